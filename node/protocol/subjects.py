@@ -1,0 +1,253 @@
+"""Names: NATS subjects and patterns, channel names, client IDs; and who is interested in a subject.
+
+A subject is tokens separated by ``.``. In a pattern the token ``*`` stands for exactly one token and
+``>``, at the end only, for one or more. Inside a longer token both are ordinary characters. A
+subject without those two tokens is *literal*.
+
+NATS subjects are ``bytes``, as they stand on the wire: nothing says they are UTF-8. Channel names and
+client IDs come from protobuf strings, are replicated and shown, and are ``str``.
+
+Source: the NATS client protocol, "Subjects"; the streaming protocol, "Names".
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Hashable
+from functools import lru_cache
+from typing import Generic, TypeVar
+
+CHANNEL_NAME_SIZE_MAX = 255
+"""Bytes of UTF-8. A channel name is also the tail of a NATS subject, which has to fit a control line."""
+
+MATCHES_CACHED_MAX = 4096
+"""Subjects whose matches an ``Interest`` remembers. It is emptied when it is full."""
+
+_SUBJECT = re.compile(rb"[^\s.]+(?:\.[^\s.]+)*")
+_CHANNEL = re.compile(r"[^\s\x00-\x1f\x7f-\x9f/*>.]+(?:\.[^\s\x00-\x1f\x7f-\x9f/*>.]+)*")
+_CLIENT_ID = re.compile(r"[a-zA-Z0-9_-]+")
+
+T = TypeVar("T", bound=Hashable)
+
+
+def valid_subject(subject: bytes) -> bool:
+    """May be subscribed to: no empty token, no white space, ``>`` only as the last token."""
+    if _SUBJECT.fullmatch(subject) is None:
+        return False
+    return b">" not in subject or b">" not in subject.split(b".")[:-1]
+
+
+def literal(subject: bytes) -> bool:
+    """May be published to: a valid subject, none of its tokens a wildcard."""
+    if _SUBJECT.fullmatch(subject) is None:
+        return False
+    return (b"*" not in subject and b">" not in subject) or not has_wildcard(subject)
+
+
+def has_wildcard(subject: bytes) -> bool:
+    """One of the tokens is ``*`` or ``>``."""
+    tokens = subject.split(b".")
+    return b"*" in tokens or b">" in tokens
+
+
+def matches(pattern: bytes, subject: bytes) -> bool:
+    """``pattern`` matches ``subject``, whose tokens are all taken literally."""
+    wanted, tokens = pattern.split(b"."), subject.split(b".")
+    if wanted[-1] == b">":
+        wanted.pop()
+        if len(tokens) <= len(wanted):
+            return False
+    elif len(tokens) != len(wanted):
+        return False
+    return all(want in (b"*", token) for want, token in zip(wanted, tokens, strict=False))
+
+
+def covers(pattern: bytes, narrower: bytes) -> bool:
+    """Every subject that matches the pattern ``narrower`` matches ``pattern`` too.
+
+    For permissions: someone allowed ``a.*`` must not subscribe to ``a.>``.
+    """
+    wanted, others = pattern.split(b"."), narrower.split(b".")
+    if wanted[-1] == b">":
+        wanted.pop()
+        if len(others) <= len(wanted):
+            return False
+    elif len(others) != len(wanted) or others[-1] == b">":
+        return False
+    return all(
+        want == other or (want == b"*" and other != b">")
+        for want, other in zip(wanted, others, strict=False)
+    )  # fmt: skip
+
+
+def overlap(pattern: bytes, other: bytes) -> bool:
+    """Some subject matches both patterns. For permissions: someone denied ``a.b`` must not hear ``a.*``."""
+    left, right = pattern.split(b"."), other.split(b".")
+    for want, have in zip(left, right, strict=False):
+        if b">" in (want, have):
+            return True
+        if want != have and b"*" not in (want, have):
+            return False
+    return len(left) == len(right)
+
+
+def valid_channel(name: str) -> bool:
+    """A channel may be called ``name``.
+
+    Not empty, no empty token, no ``/``, no ``*`` or ``>`` anywhere, no white space or control
+    character, at most 255 bytes of UTF-8. (The reference takes white space and any length; such a
+    name cannot be published to, for it does not fit a NATS subject.)
+    """
+    return len(name) <= CHANNEL_NAME_SIZE_MAX and _valid_channel(name)
+
+
+@lru_cache(maxsize=1024)  # asked for every message; the names are short, for the caller has measured them
+def _valid_channel(name: str) -> bool:
+    return _CHANNEL.fullmatch(name) is not None and len(name.encode()) <= CHANNEL_NAME_SIZE_MAX
+
+
+def valid_client_id(client_id: str) -> bool:
+    """ASCII letters, digits, ``-`` and ``_``; at least one."""
+    return _CLIENT_ID.fullmatch(client_id) is not None
+
+
+class _Level(Generic[T]):
+    """A node of the trie of wildcard patterns: what may follow one prefix of tokens."""
+
+    __slots__ = ("any_one", "any_tail", "here", "tokens")
+
+    def __init__(self) -> None:
+        self.tokens: dict[bytes, _Level[T]] = {}
+        self.any_one: _Level[T] | None = None
+        self.here: dict[T, int] = {}
+        """Values whose pattern ends here, each with the number of its insertion."""
+        self.any_tail: dict[T, int] = {}
+        """Values whose pattern goes on with ``>`` and ends."""
+
+    def child(self, token: bytes) -> _Level[T] | None:
+        return self.any_one if token == b"*" else self.tokens.get(token)
+
+    def add_child(self, token: bytes) -> _Level[T]:
+        level: _Level[T] = _Level()
+        if token == b"*":
+            self.any_one = level
+        else:
+            self.tokens[token] = level
+        return level
+
+    def drop_child(self, token: bytes) -> None:
+        if token == b"*":
+            self.any_one = None
+        else:
+            del self.tokens[token]
+
+    @property
+    def is_empty(self) -> bool:
+        return not (self.tokens or self.here or self.any_tail or self.any_one)
+
+
+class Interest(Generic[T]):
+    """Which values belong to the patterns that match a subject.
+
+    Literal patterns, by far the most, are in a dictionary; the others in a trie by token. The
+    matches of recently asked subjects are remembered: a literal pattern that comes or goes
+    concerns one of them, a wildcard pattern makes all forgotten. No step recurses, for a control
+    line has room for two thousand tokens.
+    """
+
+    def __init__(self) -> None:
+        self._literals: dict[bytes, dict[T, int]] = {}
+        self._root: _Level[T] = _Level()
+        self._known: dict[bytes, list[T]] = {}
+        self._inserted = 0
+        self._size = 0
+
+    def __len__(self) -> int:
+        """The number of pairs of pattern and value."""
+        return self._size
+
+    def insert(self, pattern: bytes, value: T) -> None:
+        """Add ``value`` under ``pattern``; a pair that is already there keeps its place."""
+        if has_wildcard(pattern):
+            values = self._wildcard_values(pattern)
+            self._known.clear()
+        else:
+            values = self._literals.setdefault(pattern, {})
+            self._known.pop(pattern, None)
+        if value not in values:
+            self._inserted += 1
+            self._size += 1
+            values[value] = self._inserted
+
+    def remove(self, pattern: bytes, value: T) -> None:
+        """Take ``value`` from ``pattern``.
+
+        Raises:
+            KeyError: it is not there.
+        """
+        if has_wildcard(pattern):
+            self._remove_wildcard(pattern, value)
+            self._known.clear()
+        else:
+            values = self._literals[pattern]
+            del values[value]
+            if not values:
+                del self._literals[pattern]
+            self._known.pop(pattern, None)
+        self._size -= 1
+
+    def match(self, subject: bytes) -> list[T]:
+        """The values of all patterns that match, oldest insertion first, once for each pattern.
+
+        The caller must not change the list. It is never changed here either, so it stays as it was
+        when interest changes while it is worked through.
+        """
+        found = self._known.get(subject)
+        if found is None:
+            if len(self._known) >= MATCHES_CACHED_MAX:
+                self._known.clear()
+            found = self._known[subject] = self._look_up(subject)
+        return found
+
+    def _look_up(self, subject: bytes) -> list[T]:
+        numbered = list(self._literals.get(subject, {}).items())
+        levels = [self._root]
+        for token in subject.split(b"."):
+            deeper: list[_Level[T]] = []
+            for level in levels:
+                numbered += level.any_tail.items()
+                if (child := level.tokens.get(token)) is not None:
+                    deeper.append(child)
+                if level.any_one is not None:
+                    deeper.append(level.any_one)
+            levels = deeper
+            if not levels:
+                break
+        for level in levels:
+            numbered += level.here.items()
+        numbered.sort(key=lambda pair: pair[1])
+        return [value for value, _ in numbered]
+
+    def _wildcard_values(self, pattern: bytes) -> dict[T, int]:
+        tokens = pattern.split(b".")
+        tail = tokens[-1] == b">"
+        level = self._root
+        for token in tokens[:-1] if tail else tokens:
+            level = level.child(token) or level.add_child(token)
+        return level.any_tail if tail else level.here
+
+    def _remove_wildcard(self, pattern: bytes, value: T) -> None:
+        tokens = pattern.split(b".")
+        tail = tokens[-1] == b">"
+        if tail:
+            tokens.pop()
+        path = [self._root]
+        for token in tokens:
+            level = path[-1].child(token)
+            if level is None:
+                raise KeyError(pattern)
+            path.append(level)
+        values = path[-1].any_tail if tail else path[-1].here
+        del values[value]
+        while tokens and path.pop().is_empty:  # leave nothing behind for patterns that come and go
+            path[-1].drop_child(tokens.pop())
