@@ -243,6 +243,17 @@ class RaiseVersion(NamedTuple):
     version: int
 
 
+class Found(NamedTuple):
+    """Give a new cluster its identity; ignored once it has one. Drawn by its first leader.
+
+    ``cluster_tag``: 22 random characters under which acks are recognised (R18).
+    """
+
+    term: int
+    founding_id: str
+    cluster_tag: str
+
+
 OriginCommand: TypeAlias = (
     ClientOpen
     | ClientReplace
@@ -268,6 +279,7 @@ KeeperCommand: TypeAlias = (
     | ClientRemove
     | ChannelExpire
     | RaiseVersion
+    | Found
 )
 Command: TypeAlias = SessionOpen | OriginCommand | KeeperCommand
 
@@ -295,6 +307,7 @@ TYPES: dict[int, type[Command]] = {
     40: ClientRemove,
     41: ChannelExpire,
     42: RaiseVersion,
+    43: Found,
 }
 """Numbers in the log; one is never used again for something else."""
 
