@@ -1,0 +1,134 @@
+"""Who gets in, with what, and what they may then do."""
+
+from __future__ import annotations
+
+import bcrypt
+import pytest
+
+from node.errors import ConfigError
+from node.server.auth import ANYBODY, Authenticator, Check, Identity, Permissions, User
+
+
+def hashed(password: str) -> str:
+    return bcrypt.hashpw(password.encode(), bcrypt.gensalt(4)).decode()
+
+
+def outcome(authenticator: Authenticator, **options: object) -> Identity | None:
+    """What comes of a CONNECT, the slow way included."""
+    found = authenticator.begin({key.rstrip("_"): value for key, value in options.items()})
+    return found.run() if isinstance(found, Check) else found
+
+
+def test_without_credentials_anybody_may_connect() -> None:
+    authenticator = Authenticator()
+    assert not authenticator.required
+    assert outcome(authenticator, user="who", pass_="ever") is ANYBODY
+
+
+def test_a_user_needs_the_right_password() -> None:
+    """AUT-01, AUT-02."""
+    authenticator = Authenticator([User("ann", "s3cret")])
+    assert authenticator.required
+    assert outcome(authenticator, user="ann", pass_="s3cret") == Identity("ann")
+    for options in (
+        {"user": "ann", "pass_": "S3cret"},
+        {"user": "ann"},
+        {"user": "bob", "pass_": "s3cret"},
+        {"user": "ann", "pass_": 5},
+        {"user": ["ann"], "pass_": "s3cret"},
+        {"user": "ann", "pass_": "\ud800"},
+        {"auth_token": "s3cret"},
+        {},
+    ):
+        assert outcome(authenticator, **options) is None
+
+
+def test_a_token_opens_and_nothing_else_does() -> None:
+    """AUT-02."""
+    authenticator = Authenticator(token="tok")
+    assert outcome(authenticator, auth_token="tok") is ANYBODY
+    assert outcome(authenticator, auth_token="tick") is None
+    assert outcome(authenticator, auth_token="") is None
+    assert outcome(authenticator, user="tok", pass_="tok") is None
+
+
+def test_a_bcrypt_password_is_compared_in_a_thread_once() -> None:
+    """AUT-07. The second connection with the same password doesn't cost the processor again."""
+    authenticator = Authenticator([User("ann", hashed("s3cret"), Permissions())])
+    first = authenticator.begin({"user": "ann", "pass": "s3cret"})
+    assert isinstance(first, Check)
+    queued = authenticator.begin({"user": "ann", "pass": "s3cret"})
+    assert first.run() == Identity("ann", Permissions())
+    assert isinstance(queued, Check)
+    assert queued.run() == Identity("ann", Permissions())
+    assert authenticator.begin({"user": "ann", "pass": "s3cret"}) == Identity("ann", Permissions())
+    assert outcome(authenticator, user="ann", pass_="other") is None
+
+
+def test_bcrypt_hashes_of_other_writers_work() -> None:
+    """AUT-07. ``$2a$`` and ``$2y$`` are the same computation; a token may be hashed as well."""
+    for prefix in ("$2a$", "$2y$"):
+        assert outcome(Authenticator(token=prefix + hashed("tok")[4:]), auth_token="tok") is ANYBODY
+
+
+def test_a_password_longer_than_bcrypt_reads_is_cut_and_not_an_error() -> None:
+    authenticator = Authenticator([User("ann", hashed("x" * 72))])
+    assert outcome(authenticator, user="ann", pass_="x" * 500) == Identity("ann")
+
+
+def test_an_unknown_name_takes_as_long_as_a_wrong_password() -> None:
+    authenticator = Authenticator([User("ann", hashed("s3cret"))])
+    found = authenticator.begin({"user": "bob", "pass": "s3cret"})
+    assert isinstance(found, Check)
+    assert found.run() is None
+    assert authenticator.begin({"user": "bob", "pass": "s3cret"}) is not None, "nor is that remembered"
+
+
+def test_clients_without_credentials_may_be_a_certain_user() -> None:
+    authenticator = Authenticator([User("guest", "x"), User("ann", "y")], no_auth_user="guest")
+    assert outcome(authenticator) == Identity("guest")
+    assert outcome(authenticator, user="ann", pass_="y") == Identity("ann")
+    assert outcome(authenticator, user="ann", pass_="x") is None
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: Authenticator([User("a", "1"), User("a", "2")]),
+        lambda: Authenticator([User("a", "1")], no_auth_user="b"),
+        lambda: User("a", "$2b$04$short"),
+        lambda: User("a", "$2b$04$" + "!" * 53),
+        lambda: Authenticator(token="$2b$nonsense"),
+        lambda: Permissions(publish_allow=(b"a..b",)),
+    ],
+)
+def test_what_can_not_work_is_refused_at_start(make: object) -> None:
+    with pytest.raises(ConfigError):
+        make()  # type: ignore[operator]
+
+
+def test_secrets_are_not_shown() -> None:
+    assert "s3cret" not in repr(User("ann", "s3cret"))
+
+
+def test_publish_permissions() -> None:
+    """AUT-05: a list alone means allow; deny wins."""
+    permissions = Permissions(publish_allow=(b"a.>", b"b"), publish_deny=(b"a.secret.*",))
+    for _ in range(2):  # computed, then remembered
+        assert permissions.may_publish(b"a.b.c")
+        assert permissions.may_publish(b"b")
+        assert not permissions.may_publish(b"c")
+        assert not permissions.may_publish(b"a.secret.x")
+    assert Permissions(publish_deny=(b"x",)).may_publish(b"y")
+    assert not Permissions(publish_allow=()).may_publish(b"y")
+
+
+def test_subscribe_permissions_hold_for_whole_patterns() -> None:
+    """AUT-06: a pattern wider than what is allowed is denied; what it may not hear is named."""
+    permissions = Permissions(subscribe_allow=(b"a.*", b"_INBOX.>"), subscribe_deny=(b"a.secret", b"x"))
+    assert permissions.may_subscribe(b"a.b")
+    assert permissions.may_subscribe(b"a.*")
+    assert not permissions.may_subscribe(b"a.>")
+    assert not permissions.may_subscribe(b"a.secret")
+    assert permissions.denied_within(b"a.*") == (b"a.secret",)
+    assert permissions.denied_within(b"_INBOX.x.*") == ()
