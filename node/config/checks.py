@@ -1,0 +1,298 @@
+"""Mistakes that take more than one word to see.
+
+Each check looks at a `Config` whose words are all well-formed and yields findings: what is wrong,
+and at which options, the first of them being where the complaint points. `load` leaves out
+findings about options that were wrong by themselves already.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path as FilePath
+from re import fullmatch
+from typing import TypeAlias
+
+from node.config.model import NAME, Config, Node
+from node.config.overrides import hint
+from node.config.values import Address, Secret, format_duration
+from node.errors import ConfigError
+from node.protocol.subjects import has_wildcard, valid_channel, valid_subject
+
+Path: TypeAlias = tuple[str, ...]
+"""An option: ``("cluster", "nodes", "n1", "client")``."""
+
+HEARTBEATS_MIN = 3
+"""An election timeout of fewer heartbeats would elect anew whenever one is lost. The engine, too,
+refuses it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One mistake."""
+
+    text: str
+    paths: tuple[Path, ...]
+
+
+def check(config: Config) -> list[Finding]:
+    """What is wrong with ``config`` as a whole, on whichever machine."""
+    return [
+        *_names(config),
+        *_addresses(config),
+        *_reachable(config),
+        *_peer_security(config),
+        *_raft(config),
+        *_directories(config),
+        *_encryption(config),
+        *_limits(config),
+        *_credentials(config),
+        *_clients(config),
+        *_monitoring(config),
+    ]
+
+
+def check_node(config: Config, name: str) -> list[Finding]:
+    """What keeps the node ``name`` from starting here: ``config`` is `Config.for_node` already."""
+    nodes = config.cluster.nodes
+    if name not in nodes:
+        close = hint(name, nodes) or f"; it has {', '.join(nodes) or 'none'}"
+        return [Finding(f"cluster.nodes has no node {name}{close}", (("cluster", "nodes"),))]
+    findings = []
+    security = config.cluster.peer_security
+    for key, path in (("ca", security.ca), ("cert", security.cert), ("key", security.key)):
+        if path is not None and not _readable(path):
+            at: Path = ("cluster", "peer_security", key)
+            findings.append(Finding(f"{'.'.join(at)}: {path} can't be read", (at,)))
+    for option, secret in _secrets(config):
+        try:
+            secret.reveal()
+        except ConfigError as error:
+            findings.append(Finding(f"{'.'.join(option)}: {error}", (option,)))
+    return findings
+
+
+def _readable(path: FilePath) -> bool:
+    return path.is_file() and os.access(path, os.R_OK)
+
+
+def _secrets(config: Config) -> Iterator[tuple[Path, Secret]]:
+    clients = config.clients
+    for number, user in enumerate(clients.users):
+        yield ("clients", "users", str(number), "password"), user.password
+    for option, secret in (
+        (("clients", "password"), clients.password),
+        (("clients", "token"), clients.token),
+        (("monitoring", "token"), config.monitoring.token),
+    ):
+        if secret is not None:
+            yield option, secret
+
+
+def _names(config: Config) -> Iterator[Finding]:
+    nodes = config.cluster.nodes
+    if not nodes:
+        yield Finding("cluster.nodes: missing: a cluster has at least one node", (("cluster", "nodes"),))
+    alike: dict[str, str] = {}
+    for name in nodes:
+        path = ("cluster", "nodes", name)
+        if not fullmatch(NAME, name):
+            yield Finding(f"invalid node name {name!r}: letters, digits, - and _, at most 64", (path,))
+        first = alike.setdefault(name.lower().replace("-", "_"), name)
+        if first != name:
+            yield Finding(
+                f"node name {name} is too like {first}: variables and files could not tell them", (path,)
+            )
+
+
+def _addresses(config: Config) -> Iterator[Finding]:
+    """No two listeners on one address, and no two nodes that clients would reach at the same."""
+    listening: dict[Address, tuple[str, str]] = {}
+    announced: dict[Address, str] = {}
+    for name, node in config.cluster.nodes.items():
+        ports: dict[int, str] = {}
+        for key, address in _listeners(node):
+            path = ("cluster", "nodes", name, key)
+            other_name, other_key = listening.setdefault(address, (name, key))
+            same_port = ports.setdefault(address.port, key)
+            if (other_name, other_key) != (name, key) and (other_name == name or not address.is_unspecified):
+                other = ("cluster", "nodes", other_name, other_key)
+                yield Finding(f"{'.'.join(path)}: {address} is also {'.'.join(other)}", (path, other))
+            elif same_port != key and (address.is_unspecified or _address(node, same_port).is_unspecified):
+                other = ("cluster", "nodes", name, same_port)
+                yield Finding(
+                    f"{'.'.join(path)}: port {address.port} is also {'.'.join(other)}'s", (path, other)
+                )
+        dialled = node.advertise or node.client
+        if not dialled.is_unspecified and announced.setdefault(dialled, name) != name:
+            path = ("cluster", "nodes", name, "advertise" if node.advertise else "client")
+            if node.advertise or config.cluster.nodes[announced[dialled]].advertise:
+                yield Finding(
+                    f"{'.'.join(path)}: {announced[dialled]} already tells clients {dialled}", (path,)
+                )
+
+
+def _listeners(node: Node) -> list[tuple[str, Address]]:
+    found = (("client", node.client), ("peer", node.peer), ("http", node.http))
+    return [(key, address) for key, address in found if address is not None]
+
+
+def _address(node: Node, key: str) -> Address:
+    return dict(_listeners(node))[key]
+
+
+def _reachable(config: Config) -> Iterator[Finding]:
+    nodes = config.cluster.nodes
+    for name, node in nodes.items():
+        path = ("cluster", "nodes", name)
+        if node.advertise and node.advertise.is_unspecified:
+            yield Finding(
+                f"{'.'.join(path)}.advertise: nobody can connect to {node.advertise}", ((*path, "advertise"),)
+            )
+        if len(nodes) == 1:
+            continue
+        if node.peer is None:
+            yield Finding(f"{'.'.join(path)}.peer: missing: the other nodes need it", (path, (*path, "peer")))
+        elif node.peer.is_unspecified:
+            yield Finding(f"{'.'.join(path)}.peer: nobody can connect to {node.peer}", ((*path, "peer"),))
+        if node.client.is_unspecified and node.advertise is None:
+            yield Finding(
+                f"{'.'.join(path)}.client: clients can't be told to connect to {node.client}; add advertise",
+                ((*path, "client"), (*path, "advertise")),
+            )
+
+
+def _peer_security(config: Config) -> Iterator[Finding]:
+    security = config.cluster.peer_security
+    section = ("cluster", "peer_security")
+    files = (("ca", security.ca), ("cert", security.cert), ("key", security.key))
+    if security.mode == "none":
+        for name, node in config.cluster.nodes.items():
+            path = ("cluster", "nodes", name, "peer")
+            if node.peer is not None and not node.peer.is_loopback:
+                yield Finding(
+                    f"{'.'.join(path)}: {node.peer} is not on the loopback, so cluster.peer_security.mode"
+                    " must be mtls (`stanchion certs init` makes the certificates)",
+                    (path, (*section, "mode")),
+                )
+        for key, file in files:
+            if file is not None:
+                yield Finding(
+                    f"cluster.peer_security.{key}: has no effect without mode: mtls",
+                    ((*section, key), (*section, "mode")),
+                )
+    else:
+        for key, file in files:
+            if file is None:
+                yield Finding(
+                    f"cluster.peer_security.{key}: missing: mode mtls needs ca, cert and key",
+                    (section, (*section, key)),
+                )
+
+
+def _raft(config: Config) -> Iterator[Finding]:
+    timeout, heartbeat = ("raft", "election_timeout"), ("raft", "heartbeat")
+    least, most = config.raft.election_timeout_ns
+    if least >= most:
+        yield Finding("raft.election_timeout: expected the smaller first, and two that differ", (timeout,))
+    if least <= HEARTBEATS_MIN * config.raft.heartbeat_ns:
+        yield Finding(
+            f"raft.election_timeout: its least, {format_duration(least)}, must be more than"
+            f" {HEARTBEATS_MIN} heartbeats of {format_duration(config.raft.heartbeat_ns)}",
+            (timeout, heartbeat),
+        )
+
+
+def _directories(config: Config) -> Iterator[Finding]:
+    """Two nodes of one machine may not write to the same place."""
+    hosts = Counter((node.peer or node.client).host for node in config.cluster.nodes.values())
+    shared = [host for host, count in hosts.items() if count > 1]
+    for path, place in ((("store", "dir"), config.store.dir), (("logging", "file"), config.logging.file)):
+        if shared and place is not None and "{node}" not in str(place):
+            yield Finding(
+                f"{'.'.join(path)}: the nodes on {shared[0]} would share it; put {{node}} into the path",
+                (path,),
+            )
+
+
+def _encryption(config: Config) -> Iterator[Finding]:
+    if config.store.encryption is not None:
+        yield Finding(
+            "store.encryption: this release does not have encryption at rest yet; remove the section",
+            (("store", "encryption"),),
+        )
+
+
+def _limits(config: Config) -> Iterator[Finding]:
+    section = ("limits", "channels")
+    literal = 0
+    for pattern in config.limits.channels:
+        tokens = ["x" if token in ("*", ">") else token for token in pattern.split(".")]
+        if not valid_subject(pattern.encode()) or not valid_channel(".".join(tokens)):
+            yield Finding(f'limits.channels: invalid channel name "{pattern}"', ((*section, pattern),))
+        literal += not has_wildcard(pattern.encode())
+    most = config.limits.max_channels
+    if 0 < most < literal:
+        yield Finding(
+            f"limits.channels: {literal} channels are named, but limits.max_channels is {most}",
+            (section, ("limits", "max_channels")),
+        )
+
+
+def _credentials(config: Config) -> Iterator[Finding]:
+    clients = config.clients
+    modes = [
+        key
+        for key, given in (("users", clients.users), ("user", clients.user), ("token", clients.token))
+        if given
+    ]
+    if len(modes) > 1:
+        yield Finding(
+            f"clients.{modes[1]}: give only one of users, user and token",
+            tuple(("clients", mode) for mode in modes[::-1]),
+        )
+    if (clients.user is None) != (clients.password is None):
+        there, missing = ("password", "user") if clients.user is None else ("user", "password")
+        yield Finding(
+            f"clients.{there}: has no effect without {missing}", (("clients", there), ("clients", missing))
+        )
+    seen: set[str] = set()
+    for number, user in enumerate(clients.users):
+        if user.user in seen:
+            yield Finding(
+                f"clients.users: {user.user} is given twice", (("clients", "users", str(number), "user"),)
+            )
+        seen.add(user.user)
+    for path, secret in _secrets(config):
+        if secret.source == "text" and secret.text.startswith(("$2a$", "$2b$", "$2x$", "$2y$")):
+            yield Finding(f"{'.'.join(path)}: this release does not have bcrypt passwords yet", (path,))
+
+
+def _clients(config: Config) -> Iterator[Finding]:
+    clients = config.clients
+    if clients.max_pending < clients.max_payload:
+        yield Finding(
+            "clients.max_pending: less than max_payload: the largest message could never be delivered",
+            (("clients", "max_pending"), ("clients", "max_payload")),
+        )
+
+
+def _monitoring(config: Config) -> Iterator[Finding]:
+    monitoring = config.monitoring
+    if monitoring.open and monitoring.token is not None:
+        yield Finding(
+            "monitoring.token: has no effect with open: true",
+            (("monitoring", "token"), ("monitoring", "open")),
+        )
+    if monitoring.open or monitoring.token is not None:
+        return
+    for name, node in config.cluster.nodes.items():
+        if node.http is not None and not node.http.is_loopback:
+            path = ("cluster", "nodes", name, "http")
+            yield Finding(
+                f"{'.'.join(path)}: {node.http} is not on the loopback; set monitoring.token (token_env,"
+                " token_file), or monitoring.open: true to let everyone read",
+                (path, ("monitoring", "token"), ("monitoring", "open")),
+            )

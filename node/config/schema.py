@@ -1,0 +1,121 @@
+"""The model's dataclasses as a table of options: what `load` walks and the documentation must cover."""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, TypeAlias, Union, get_args, get_origin, get_type_hints
+
+from node.config.kinds import Confidential, Kind, Range
+
+
+@dataclass(frozen=True, slots=True)
+class Word:
+    """One scalar."""
+
+    kind: Kind
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """A list of two, the smaller first."""
+
+    kind: Kind
+
+
+@dataclass(frozen=True, slots=True)
+class Hidden:
+    """A secret: one of ``key`` (if ``direct``), ``key_env`` and ``key_file``."""
+
+    direct: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Section:
+    """A mapping with the fields of ``of`` as its keys."""
+
+    of: type[Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Named:
+    """A mapping of names to mappings with the fields of ``of``."""
+
+    of: type[Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Several:
+    """A list of mappings with the fields of ``of``."""
+
+    of: type[Any]
+
+
+Shape: TypeAlias = Word | Pair | Hidden | Section | Named | Several
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """One field: its key in the file, and what that key holds."""
+
+    key: str
+    field: str
+    shape: Shape
+    required: bool
+
+    @property
+    def keys(self) -> list[str]:
+        """Every key it may be given by."""
+        match self.shape:
+            case Hidden(direct=direct):
+                return ([self.key] if direct else []) + [f"{self.key}_env", f"{self.key}_file"]
+            case _:
+                return [self.key]
+
+
+def options(of: type[Any]) -> tuple[Option, ...]:
+    """The options of a section, in the order of its fields."""
+    hints = get_type_hints(of, include_extras=True)
+    return tuple(
+        Option(
+            key=field.name.removesuffix("_ns"),
+            field=field.name,
+            shape=_shape(hints[field.name]),
+            required=field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING,
+        )
+        for field in dataclasses.fields(of)
+    )
+
+
+def _shape(hint: Any) -> Shape:
+    if get_origin(hint) is Annotated:
+        match get_args(hint)[1]:
+            case Range(of=kind):
+                return Pair(kind)
+            case Confidential(direct=direct):
+                return Hidden(direct)
+            case kind:
+                return Word(kind)
+    if get_origin(hint) in (Union, types.UnionType):
+        (hint,) = (part for part in get_args(hint) if part is not type(None))
+    if get_origin(hint) is Mapping:
+        return Named(get_args(hint)[1])
+    if get_origin(hint) is tuple:
+        return Several(get_args(hint)[0])
+    assert isinstance(hint, type), hint
+    assert dataclasses.is_dataclass(hint), f"no kind is annotated: {hint}"
+    return Section(hint)
+
+
+def paths(of: type[Any], prefix: str = "") -> Iterator[tuple[str, Shape]]:
+    """Every key there is, as a path like ``cluster.nodes.*.client``, and what it holds."""
+    for option in options(of):
+        for key in option.keys:
+            yield prefix + key, option.shape
+        match option.shape:
+            case Section(of=section):
+                yield from paths(section, f"{prefix}{option.key}.")
+            case Named(of=section) | Several(of=section):
+                yield from paths(section, f"{prefix}{option.key}.*.")

@@ -1,0 +1,102 @@
+"""Mistakes that take two options to see."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from node.config.load import load
+from node.errors import ConfigError
+
+TWO = """
+cluster:
+  nodes:
+    n1: {client: 127.0.0.1:4221, peer: 127.0.0.1:6221, http: 127.0.0.1:8221}
+    n2: {client: 127.0.0.1:4222, peer: 127.0.0.1:6222, http: 127.0.0.1:8222}
+"""
+
+
+def problems(tmp_path: Path, *overrides: str, text: str = TWO) -> str:
+    file = tmp_path / "c.yaml"
+    file.write_text(text)
+    try:
+        load(file, overrides=overrides, environ={})
+    except ConfigError as error:
+        return str(error)
+    return ""
+
+
+def test_a_sound_cluster_has_no_problems(tmp_path: Path) -> None:
+    assert problems(tmp_path) == ""
+
+
+@pytest.mark.parametrize(
+    ("override", "problem"),
+    [
+        ("cluster.nodes.n2.client=127.0.0.1:4221", "127.0.0.1:4221 is also cluster.nodes.n1.client"),
+        ("cluster.nodes.n2.http=127.0.0.1:6222", "n2.http: 127.0.0.1:6222 is also cluster.nodes.n2.peer"),
+        ("cluster.nodes.n2.client=0.0.0.0:6222", "n2.peer: port 6222 is also cluster.nodes.n2.client's"),
+        ("cluster.nodes.n2.advertise=127.0.0.1:4221", "n1 already tells clients 127.0.0.1:4221"),
+        ("cluster.nodes.n2.advertise=0.0.0.0:4222", "nobody can connect to 0.0.0.0:4222"),
+        ("cluster.nodes.n2.client=0.0.0.0:4222", "clients can't be told to connect to 0.0.0.0:4222"),
+        ("cluster.nodes.n2.peer=0.0.0.0:6222", "nobody can connect to 0.0.0.0:6222"),
+        ("cluster.nodes.n2.peer=10.0.0.1:6222", "10.0.0.1:6222 is not on the loopback"),
+        ("cluster.nodes.n2.http=0.0.0.0:8222", "0.0.0.0:8222 is not on the loopback; set monitoring.token"),
+        ("cluster.nodes.n3.client=127.0.0.1:4223", "n3.peer: missing: the other nodes need it"),
+        ('cluster.nodes."n 3"={client: 127.0.0.1:4223, peer: 127.0.0.1:6223}', "invalid node name 'n 3'"),
+        ("cluster.nodes.N2={client: 127.0.0.1:4223, peer: 127.0.0.1:6223}", "node name N2 is too like n2"),
+        ("cluster.peer_security.mode=mtls", "peer_security.ca: missing: mode mtls needs ca, cert and key"),
+        ("cluster.peer_security.ca=ca.pem", "peer_security.ca: has no effect without mode: mtls"),
+        ("raft.election_timeout=[600ms, 300ms]", "expected the smaller first"),
+        ("raft.election_timeout=[225ms, 600ms]", "its least, 225ms, must be more than 3 heartbeats of 75ms"),
+        ("raft.heartbeat=100ms", "its least, 300ms, must be more than 3 heartbeats of 100ms"),
+        ("store.dir=data", "store.dir: the nodes on 127.0.0.1 would share it; put {node} into the path"),
+        ("logging.file=node.log", "logging.file: the nodes on 127.0.0.1 would share it"),
+        ("store.encryption={key_env: KEY}", "this release does not have encryption at rest yet"),
+        ("limits.channels={a..b: {}}", 'invalid channel name "a..b"'),
+        ("limits.channels={'a.>.b': {}}", 'invalid channel name "a.>.b"'),
+        ("limits.channels={a/b: {}}", 'invalid channel name "a/b"'),
+        ("limits={max_channels: 1, channels: {a: {}, b: {}, 'c.*': {}}}", "2 channels are named, but"),
+        ("clients={token: t, user: u, password: p}", "give only one of users, user and token"),
+        ("clients={user: u}", "clients.user: has no effect without password"),
+        ("clients={password: p}", "clients.password: has no effect without user"),
+        ("clients={users: [{user: u, password: p}, {user: u, password: q}]}", "users: u is given twice"),
+        ("clients={token: $2b$10$abc}", "does not have bcrypt passwords yet"),
+        ("clients={max_pending: 64KB}", "max_pending: less than max_payload"),
+        ("monitoring={open: true, token: t}", "monitoring.token: has no effect with open: true"),
+    ],
+)  # fmt: skip
+def test_what_cannot_work_is_refused(tmp_path: Path, override: str, problem: str) -> None:
+    assert problem in problems(tmp_path, override)
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "limits={max_channels: 2, channels: {a: {}, b: {}, 'c.*': {}}}",
+        "limits={max_channels: 0, channels: {a: {}, b: {}}}",
+        "limits.channels={'>': {}, '*': {}, 'a.*.b': {}, 'a.>': {}}",
+        "raft.election_timeout=[226ms, 600ms]",
+        "cluster.nodes.n2.advertise=n2.example.com:4222",
+    ],
+)
+def test_what_can_work_is_taken(tmp_path: Path, override: str) -> None:
+    assert problems(tmp_path, override) == ""
+
+
+def test_nodes_of_different_machines_may_use_the_same_path_and_port(tmp_path: Path) -> None:
+    text = """
+cluster:
+  nodes:
+    n1: {client: "0.0.0.0:4222", advertise: "a:4222", peer: "a:6222", http: "0.0.0.0:8222"}
+    n2: {client: "0.0.0.0:4222", advertise: "b:4222", peer: "b:6222", http: "0.0.0.0:8222"}
+  peer_security: {mode: mtls, ca: ca.pem, cert: c.pem, key: k.pem}
+store: {dir: /data}
+monitoring: {open: true}
+"""
+    assert problems(tmp_path, text=text) == ""
+
+
+def test_one_word_that_is_wrong_brings_no_further_complaints_about_it(tmp_path: Path) -> None:
+    assert problems(tmp_path, "raft.heartbeat=soon").count("\n") == 0
