@@ -1,0 +1,55 @@
+# Everything a newcomer needs: `make demo` and `make test`, each with its set-up.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+CLIENTS := .clients
+
+.PHONY: demo test quick lint unit e2e clients soak bench protobuf clean help
+
+help: ## what there is
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
+
+$(VENV)/.run: pyproject.toml
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "installing what a node needs into $(VENV) …"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.run
+	@echo "installing what the tests need into $(VENV) …"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $@
+
+demo: $(VENV)/.run ## a real three-node cluster, its leader killed under load, and what happened
+	$(BIN)/stanchion demo $(ARGS)
+
+test: lint unit e2e ## everything, in under 15 minutes on 2 cores
+
+quick: lint unit ## everything that needs no real processes
+
+lint: $(VENV)/.dev ## style, types, import direction
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+unit: $(VENV)/.dev ## unit, property, script and simulator tests
+	$(BIN)/python -m pytest -q tests/unit tests/property tests/scripts tests/simulator
+
+e2e: $(VENV)/.dev ## real processes, sockets and clients
+	$(BIN)/python -m pytest -q tests/e2e
+
+clients: ## the clients nobody here wrote, for the end-to-end tests (compiler and libnats-dev are Debian's)
+	tests/e2e/clients/install $(CLIENTS)
+
+bench: $(VENV)/.run ## throughput and latency of a three-node cluster with fsync, as JSON
+	$(BIN)/python -m bench $(ARGS)
+
+soak: $(VENV)/.dev ## the simulator and the nemesis for as long as you like: make soak SECONDS=3600
+	$(BIN)/python -m pytest -q tests/simulator --soak-seconds=$(or $(SECONDS),600)
+
+protobuf: $(VENV)/.dev ## generate node/protocol/streaming_pb2.py from streaming.proto
+	$(BIN)/python -m grpc_tools.protoc -I node/protocol --python_out=node/protocol \
+	    --mypy_out=node/protocol node/protocol/streaming.proto
+
+clean: ## forget what was installed and built
+	rm -rf $(VENV) $(CLIENTS) .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info

@@ -1,0 +1,341 @@
+"""One NATS connection that outlives the nodes it is connected to.
+
+When the connection breaks, the next server that was given or learnt from INFO ``connect_urls`` is
+tried; subscriptions are made again with the same sids. What was written into the dead connection is
+lost, as in every NATS client: whoever needs an answer asks again or gives up.
+"""
+
+from __future__ import annotations
+
+import random
+import secrets
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from itertools import count
+
+import trio
+
+from node.errors import RefusedError, RemoteProtocolError, UnavailableError
+from node.protocol import nats
+
+READ_BYTES = 256 * 1024
+WRITE_BYTES = 1024 * 1024
+PAYLOAD_MAX = 64 * 1024 * 1024
+HANDSHAKE_TIMEOUT_S = 2.0
+
+Handler = Callable[[nats.Msg], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """Where a node takes clients."""
+
+    host: str
+    port: int
+
+    @classmethod
+    def parse(cls, address: str) -> Server:
+        """``host:port``, with or without ``nats://``.
+
+        Raises:
+            ValueError: not an address.
+        """
+        host, separator, port = address.removeprefix("nats://").rpartition(":")
+        if not separator or not port.isdigit() or not 0 < int(port) < 65536:
+            raise ValueError(f"{address!r} is not an address: expected host:port")
+        return cls(host.strip("[]"), int(port))
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How to connect.
+
+    ``reconnect_s`` is the longest pause before the next server is tried; the first try is at once.
+    """
+
+    name: str = ""
+    user: str = ""
+    password: str = ""
+    token: str = ""
+    reconnect_s: float = 0.25
+    ping_s: float = 5.0
+
+
+@dataclass(slots=True)
+class Sub:
+    """A subscription of the connection."""
+
+    subject: bytes
+    queue: bytes
+    handler: Handler
+    sid: bytes = field(default=b"")
+
+
+class Nats:
+    """A NATS connection to one node of a cluster at a time.
+
+    Args:
+        servers: where to try, in random order.
+        options: credentials and pauses.
+
+    Use ``run`` in a nursery; everything else may be called once ``connected`` is set.
+    """
+
+    def __init__(self, servers: Sequence[Server], options: Options | None = None) -> None:
+        if not servers:
+            raise ValueError("no server to connect to")
+        self.servers = list(servers)
+        self.options = options or Options()
+        self.server: Server | None = None
+        self.connected = trio.Event()
+        self.broken = trio.Event()
+        self.on_disconnect: Callable[[], None] = _nothing
+        self.on_connect: Callable[[], None] = _nothing
+        self.reconnects = 0
+        self._subs: dict[bytes, Sub] = {}
+        self._sids = count(1)
+        self._outbox: deque[bytes] = deque()
+        self._wake = trio.Event()
+        self._pongs: deque[trio.Event] = deque()
+        self._inbox = b"_INBOX." + secrets.token_hex(11).encode() + b"."
+        self._replies: dict[bytes, Callable[[nats.Msg], None]] = {}
+        self._reply_numbers = count(1)
+        self._pings_out = 0
+        self.subscribe(self._inbox + b"*", self._on_reply)
+
+    # --- talking ----------------------------------------------------------------------------------
+
+    def publish(self, subject: bytes, payload: bytes, reply: bytes = b"") -> None:
+        """Send a message.
+
+        Raises:
+            UnavailableError: there is no connection now.
+        """
+        if not self.connected.is_set():
+            raise UnavailableError("not connected")
+        self._write(nats.pub(subject, reply, payload))
+
+    def subscribe(self, subject: bytes, handler: Handler, queue: bytes = b"") -> bytes:
+        """Call ``handler`` for every message on ``subject``, on every connection from now on."""
+        sid = str(next(self._sids)).encode()
+        self._subs[sid] = Sub(subject, queue, handler, sid)
+        if self.connected.is_set():
+            self._write(nats.sub(subject, queue, sid))
+        return sid
+
+    def unsubscribe(self, sid: bytes) -> None:
+        """Forget a subscription."""
+        if self._subs.pop(sid, None) is not None and self.connected.is_set():
+            self._write(nats.unsub(sid, None))
+
+    def new_inbox(self) -> bytes:
+        """A subject nobody else uses."""
+        return b"_INBOX." + secrets.token_hex(11).encode()
+
+    async def request(self, subject: bytes, payload: bytes, at_once: Handler | None = None) -> bytes:
+        """The first answer to ``payload``. The caller bounds the time.
+
+        ``at_once`` is told it before anything that came in behind it is handled.
+
+        Raises:
+            UnavailableError: the connection broke before the answer came, or nobody listens.
+        """
+        answers: list[nats.Msg] = []
+        done = trio.Event()
+
+        def answered(message: nats.Msg) -> None:
+            answers.append(message)
+            if at_once is not None:
+                at_once(message)
+            done.set()
+
+        reply = self._inbox + str(next(self._reply_numbers)).encode()
+        self._replies[reply] = answered
+        try:
+            self.publish(subject, payload, reply)
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(_then, self.broken, done)
+                await done.wait()
+                nursery.cancel_scope.cancel()
+        finally:
+            self._replies.pop(reply, None)
+        if not answers:
+            raise UnavailableError("the connection broke before the answer came")
+        if answers[0].headers.startswith(b"NATS/1.0 503"):
+            raise UnavailableError("nobody serves this subject")
+        return answers[0].payload
+
+    async def flush(self) -> None:
+        """Wait until the server has handled everything sent before."""
+        pong = trio.Event()
+        self._pongs.append(pong)
+        self._write(nats.PING)
+        await pong.wait()
+
+    def _on_reply(self, message: nats.Msg) -> None:
+        answered = self._replies.pop(message.subject, None)
+        if answered is not None:
+            answered(message)
+
+    def _write(self, data: bytes) -> None:
+        self._outbox.append(data)
+        self._wake.set()
+
+    # --- the connection ---------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Connect, and connect again, until cancelled.
+
+        Raises:
+            RefusedError: the credentials were refused.
+        """
+        order = list(self.servers)
+        random.shuffle(order)  # spreads clients over nodes, keeps no secret
+        pause = 0.0
+        while True:
+            server = order.pop(0)
+            order.append(server)
+            order += [known for known in self.servers if known not in order]
+            try:
+                await self._connect(server)
+                pause = 0.0
+            except (OSError, RemoteProtocolError, trio.BrokenResourceError, trio.TooSlowError):
+                pause = min(max(2 * pause, 0.01), self.options.reconnect_s)
+            await trio.sleep(pause)
+
+    async def _connect(self, server: Server) -> None:
+        with trio.fail_after(HANDSHAKE_TIMEOUT_S):
+            stream = await trio.open_tcp_stream(server.host, server.port)
+        parser = nats.ClientParser()
+        async with stream:
+            stream.setsockopt(6, 1, 1)  # TCP_NODELAY
+            with trio.fail_after(HANDSHAKE_TIMEOUT_S):
+                early = await self._handshake(stream, parser)
+            self.server = server
+            for sub in self._subs.values():
+                self._write(nats.sub(sub.subject, sub.queue, sub.sid))
+            self._pings_out = 0
+            self.connected.set()
+            self.on_connect()
+            try:
+                await self._serve(stream, parser, early)
+            finally:
+                self._disconnected()
+
+    def _disconnected(self) -> None:
+        self.connected = trio.Event()
+        self.broken.set()
+        self.broken = trio.Event()
+        self.server = None
+        self.reconnects += 1
+        self._outbox.clear()
+        self._pongs.clear()
+        self.on_disconnect()
+
+    async def _handshake(self, stream: trio.SocketStream, parser: nats.ClientParser) -> list[nats.Reply]:
+        options = {
+            "verbose": False,
+            "pedantic": False,
+            "lang": "python",
+            "version": "1",
+            "protocol": 1,
+            "echo": True,
+            "headers": True,
+            "no_responders": True,
+            "name": self.options.name,
+        }
+        if self.options.user:
+            options |= {"user": self.options.user, "pass": self.options.password}
+        if self.options.token:
+            options["auth_token"] = self.options.token
+        ops = await self._until(stream, parser, nats.Info)
+        await stream.send_all(nats.connect(options) + nats.PING)
+        ops += await self._until(stream, parser, nats.Pong)
+        return [op for op in ops if not isinstance(op, nats.Pong)]
+
+    async def _until(
+        self, stream: trio.SocketStream, parser: nats.ClientParser, kind: type[nats.Reply]
+    ) -> list[nats.Reply]:
+        while True:
+            ops = parser.ops()
+            for op in ops:
+                if isinstance(op, nats.Err):
+                    raise RefusedError(op.text)
+            if any(isinstance(op, kind) for op in ops):
+                return ops
+            data = await stream.receive_some(READ_BYTES)
+            if not data:
+                raise RemoteProtocolError("the server closed the connection")
+            parser.feed(data)
+
+    async def _serve(
+        self, stream: trio.SocketStream, parser: nats.ClientParser, early: list[nats.Reply]
+    ) -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._write_all, stream, nursery.cancel_scope)
+            nursery.start_soon(self._ping, nursery.cancel_scope)
+            self._handle(early)
+            while True:
+                try:
+                    data = await stream.receive_some(READ_BYTES)
+                except trio.BrokenResourceError:
+                    break
+                if not data:
+                    break
+                parser.feed(data)
+                self._handle(parser.ops())
+            nursery.cancel_scope.cancel()
+
+    async def _write_all(self, stream: trio.SocketStream, scope: trio.CancelScope) -> None:
+        while True:
+            if not self._outbox:
+                self._wake = trio.Event()
+                await self._wake.wait()
+            parts: list[bytes] = []
+            size = 0
+            while self._outbox and size < WRITE_BYTES:
+                parts.append(self._outbox.popleft())
+                size += len(parts[-1])
+            try:
+                await stream.send_all(b"".join(parts))
+            except (trio.BrokenResourceError, trio.ClosedResourceError):
+                scope.cancel()
+                return
+
+    async def _ping(self, scope: trio.CancelScope) -> None:
+        while self._pings_out < 3:
+            await trio.sleep(self.options.ping_s)
+            self._pings_out += 1
+            self._write(nats.PING)
+        scope.cancel()  # three pings without an answer: the node hangs, try another
+
+    def _handle(self, ops: list[nats.Reply]) -> None:
+        for op in ops:
+            if isinstance(op, nats.Msg):
+                sub = self._subs.get(op.sid)
+                if sub is not None:
+                    sub.handler(op)
+            elif isinstance(op, nats.Ping):
+                self._write(nats.PONG)
+            elif isinstance(op, nats.Pong):
+                self._pings_out = 0
+                if self._pongs:
+                    self._pongs.popleft().set()
+            elif isinstance(op, nats.Info):
+                self._learn(op.fields.get("connect_urls") or [])
+
+    def _learn(self, urls: list[str]) -> None:
+        for url in urls:
+            server = Server.parse(url)
+            if server not in self.servers:
+                self.servers.append(server)
+
+
+async def _then(first: trio.Event, second: trio.Event) -> None:
+    await first.wait()
+    second.set()
+
+
+def _nothing() -> None:
+    """Nobody has asked to be told."""

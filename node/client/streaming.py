@@ -1,0 +1,348 @@
+"""The streaming client: publish, subscribe in every way the protocol offers, acknowledge.
+
+The session (client ID, connection ID, subscriptions) belongs to the cluster and outlives connections:
+after a reconnect nothing is asked for again, as in all clients of this protocol.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from itertools import count
+
+import trio
+
+from node.client.nats import Nats, Options, Server
+from node.errors import RefusedError, RemoteProtocolError, UnavailableError
+from node.protocol import nats
+from node.protocol import streaming as stan
+from node.protocol.positions import StartPosition
+from node.units import SECOND
+
+REQUEST_TIMEOUT_S = 2.0
+PUBLISH_TIMEOUT_S = 30.0
+PUBLISHES_IN_FLIGHT_MAX = 16_384
+
+
+@dataclass(slots=True)
+class Message:
+    """A message as it was delivered."""
+
+    subscription: Subscription
+    seq: int
+    channel: str
+    data: bytes
+    timestamp_ns: int
+    redelivered: bool
+    redelivery_count: int
+    received_s: float
+    """trio's clock when it came in."""
+
+    def ack(self) -> None:
+        """Acknowledge it. Lost if there is no connection now: it will come again."""
+        self.subscription.ack(self.seq)
+
+
+Callback = Callable[[Message], None]
+
+
+@dataclass(slots=True)
+class Subscription:
+    """A subscription of a client."""
+
+    client: Client
+    channel: str
+    callback: Callback
+    manual_ack: bool
+    inbox: bytes
+    sid: bytes
+    ack_inbox: bytes = b""
+
+    def ack(self, seq: int) -> None:
+        """Acknowledge a sequence."""
+        if self.client.nats.connected.is_set():
+            self.client.nats.publish(self.ack_inbox, stan.encode_ack(stan.Ack(self.channel, seq)))
+
+    def received(self, raw: nats.Msg) -> None:
+        """A message came in on the inbox."""
+        decoded = stan.decode_message(raw.payload)
+        message = Message(
+            self,
+            decoded.seq,
+            decoded.channel,
+            decoded.data,
+            decoded.timestamp_ns,
+            decoded.redelivered,
+            decoded.redelivery_count,
+            trio.current_time(),
+        )
+        self.callback(message)
+        if not self.manual_ack:
+            self.ack(decoded.seq)
+
+    async def close(self) -> None:
+        """Close: a durable keeps its cursor. Raises RefusedError, UnavailableError."""
+        await self.client.end_subscription(self, self.client.session.sub_close_requests)
+
+    async def unsubscribe(self) -> None:
+        """End it for good. Raises RefusedError, UnavailableError."""
+        await self.client.end_subscription(self, self.client.session.unsub_requests)
+
+
+class Client:
+    """A registered client ID. Made by ``connect``."""
+
+    def __init__(self, connection: Nats, cluster_id: str, client_id: str) -> None:
+        self.nats = connection
+        self.cluster_id = cluster_id
+        self.client_id = client_id
+        self.conn_id = secrets.token_hex(11).encode()
+        self.session = stan.ConnectResponse()
+        self.lost: str = ""
+        """Why the session ended although nobody closed it; empty while it lives."""
+        self._ack_subject = b"_STAN.acks." + secrets.token_hex(11).encode()
+        self._heartbeat_inbox = connection.new_inbox()
+        self._guids = count(1)
+        self._guid_prefix = secrets.token_hex(8)
+        self._publishes: dict[str, Callable[[str], None]] = {}
+        connection.subscribe(self._heartbeat_inbox, self._heartbeat)
+        connection.subscribe(self._ack_subject, self._published)
+
+    # --- session ----------------------------------------------------------------------------------
+
+    async def open(self, ping_interval_s: int = 5, ping_max_out: int = 88) -> None:
+        """Register the client ID.
+
+        Raises:
+            RefusedError: by the cluster; the text says why.
+            UnavailableError: no answer in time.
+        """
+        request = stan.ConnectRequest(
+            self.client_id, self._heartbeat_inbox.decode(), 1, self.conn_id, ping_interval_s, ping_max_out
+        )
+        await self._connected()
+        answer = await self._request(f"_STAN.discover.{self.cluster_id}", stan.encode_connect(request))
+        self.session = stan.decode_connect_response(answer)
+        if self.session.error:
+            raise RefusedError(self.session.error)
+
+    async def close(self) -> None:
+        """End the session. Raises RefusedError, UnavailableError."""
+        answer = await self._request(
+            self.session.close_requests, stan.encode_close(stan.CloseRequest(self.client_id))
+        )
+        error = stan.decode_close_response(answer)
+        if error:
+            raise RefusedError(error)
+
+    async def ping_for_ever(self) -> None:
+        """Ping the cluster every ``ping_interval_s``; ends when the session is no longer registered."""
+        interval = self.session.ping_interval_s
+        while interval > 0:
+            await trio.sleep(interval)
+            try:
+                payload = stan.encode_ping(stan.PingRequest(self.conn_id))
+                error = stan.decode_ping_response(await self._request(self.session.ping_requests, payload))
+            except UnavailableError:
+                continue
+            if error:
+                self.lost = error
+                return
+
+    # --- publishing -------------------------------------------------------------------------------
+
+    async def publish(self, channel: str, data: bytes, *, reply: str = "") -> None:
+        """Publish and wait until the message is stored.
+
+        Raises:
+            RefusedError: by the cluster; the text says why.
+            UnavailableError: no answer in time; the message may or may not be stored.
+        """
+        done = trio.Event()
+        errors: list[str] = []
+
+        def answered(error: str) -> None:
+            errors.append(error)
+            done.set()
+
+        guid = self.publish_async(channel, data, answered, reply=reply)
+        try:
+            with trio.fail_after(PUBLISH_TIMEOUT_S):
+                await done.wait()
+        except trio.TooSlowError:
+            raise UnavailableError("no publish acknowledgement in time") from None
+        finally:
+            self._publishes.pop(guid, None)
+        if errors[0]:
+            raise RefusedError(errors[0])
+
+    def publish_async(
+        self, channel: str, data: bytes, answered: Callable[[str], None], *, reply: str = ""
+    ) -> str:
+        """Publish; ``answered`` is told the error, empty when the message is stored. Returns the guid.
+
+        Raises:
+            UnavailableError: not connected, or too many unanswered publishes.
+        """
+        if len(self._publishes) >= PUBLISHES_IN_FLIGHT_MAX:
+            raise UnavailableError("too many publishes wait for their acknowledgement")
+        guid = f"{self._guid_prefix}{next(self._guids)}"
+        request = stan.PublishRequest(self.client_id, guid, channel, reply, data, self.conn_id)
+        subject = f"{self.session.pub_prefix}.{channel}".encode()
+        self.nats.publish(subject, stan.encode_publish(request), self._ack_subject)
+        self._publishes[guid] = answered
+        return guid
+
+    @property
+    def unanswered(self) -> int:
+        """Publishes whose acknowledgement has not come."""
+        return len(self._publishes)
+
+    def _published(self, raw: nats.Msg) -> None:
+        if raw.headers:
+            return  # 503: nobody serves the subject now; the acknowledgement may still come
+        ack = stan.decode_pub_ack(raw.payload)
+        answered = self._publishes.pop(ack.guid, None)
+        if answered is not None:
+            answered(ack.error)
+
+    def forget_unanswered(self) -> list[str]:
+        """Give up waiting for publishes whose acknowledgement was lost with a node; their guids."""
+        lost, self._publishes = list(self._publishes), {}
+        return lost
+
+    # --- subscribing ------------------------------------------------------------------------------
+
+    async def subscribe(
+        self,
+        channel: str,
+        callback: Callback,
+        *,
+        queue: str = "",
+        durable: str = "",
+        start: StartPosition = StartPosition.NEW_ONLY,
+        start_seq: int = 0,
+        start_delta_s: float = 0.0,
+        max_in_flight: int = 1024,
+        ack_wait_s: int = 30,
+        manual_ack: bool = False,
+    ) -> Subscription:
+        """Subscribe; ``callback`` is called for each message, and the message acknowledged after it.
+
+        Raises:
+            RefusedError: by the cluster; the text says why.
+            UnavailableError: no answer in time.
+        """
+        inbox = self.nats.new_inbox()
+        sub = Subscription(self, channel, callback, manual_ack, inbox, b"")
+        sub.sid = self.nats.subscribe(inbox, sub.received)
+        request = stan.SubscriptionRequest(
+            self.client_id,
+            channel,
+            queue,
+            inbox.decode(),
+            max_in_flight,
+            ack_wait_s,
+            durable,
+            start,
+            start_seq,
+            int(start_delta_s * SECOND),
+        )
+        answer: stan.SubscriptionResponse | None = None
+        try:
+            payload = await self._request(self.session.sub_requests, stan.encode_subscription(request), sub)
+            answer = stan.decode_subscription_response(payload)
+        finally:
+            if answer is None or answer.error:
+                self.nats.unsubscribe(sub.sid)
+        if answer.error:
+            raise RefusedError(answer.error)
+        return sub
+
+    async def end_subscription(self, sub: Subscription, subject: str) -> None:
+        """Send a close or unsubscribe request for ``sub``."""
+        request = stan.UnsubscribeRequest(self.client_id, sub.channel, sub.ack_inbox.decode())
+        answer = await self._request(subject, stan.encode_unsubscribe(request))
+        self.nats.unsubscribe(sub.sid)
+        error = stan.decode_unsubscribe_response(answer)
+        if error:
+            raise RefusedError(error)
+
+    # --- inside -----------------------------------------------------------------------------------
+
+    def _heartbeat(self, raw: nats.Msg) -> None:
+        if raw.reply and self.nats.connected.is_set():
+            self.nats.publish(raw.reply, b"")
+
+    async def _connected(self) -> None:
+        while not self.nats.connected.is_set():
+            await self.nats.connected.wait()
+
+    async def _request(self, subject: str, payload: bytes, sub: Subscription | None = None) -> bytes:
+        """Ask, and take the ack inbox from the answer before any message can come in behind it."""
+        try:
+            with trio.fail_after(REQUEST_TIMEOUT_S):
+                return await self.nats.request(
+                    subject.encode(), payload, None if sub is None else lambda raw: _take_ack_inbox(sub, raw)
+                )
+        except trio.TooSlowError:
+            raise UnavailableError(f"no answer on {subject} in {REQUEST_TIMEOUT_S:g} s") from None
+
+
+def _take_ack_inbox(sub: Subscription, raw: nats.Msg) -> None:
+    if not raw.headers:
+        sub.ack_inbox = stan.decode_subscription_response(raw.payload).ack_inbox.encode()
+
+
+@asynccontextmanager
+async def connect(
+    servers: Sequence[str],
+    cluster_id: str,
+    client_id: str,
+    *,
+    options: Options | None = None,
+    attempts_s: float = 10.0,
+) -> AsyncIterator[Client]:
+    """A registered client, closed at the end of the block.
+
+    Raises:
+        RefusedError: the cluster declined.
+        UnavailableError: nobody answered within ``attempts_s``.
+    """
+    connection = Nats([Server.parse(server) for server in servers], options)
+    client = Client(connection, cluster_id, client_id)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(connection.run)
+        await _open(client, attempts_s)
+        nursery.start_soon(client.ping_for_ever)
+        try:
+            yield client
+        finally:
+            with trio.move_on_after(REQUEST_TIMEOUT_S, shield=True):
+                await _close(client)
+            nursery.cancel_scope.cancel()
+
+
+async def _open(client: Client, attempts_s: float) -> None:
+    until = trio.current_time() + attempts_s
+    while True:
+        try:
+            with trio.fail_after(max(0.1, until - trio.current_time())):
+                await client.open()
+        except (UnavailableError, trio.TooSlowError) as error:
+            if trio.current_time() >= until:
+                raise UnavailableError(f"no streaming service answered within {attempts_s:g} s") from error
+            await trio.sleep(0.05)
+        else:
+            return
+
+
+async def _close(client: Client) -> None:
+    if client.lost or not client.nats.connected.is_set():
+        return
+    try:
+        await client.close()
+    except (RefusedError, UnavailableError, RemoteProtocolError):
+        return  # closing is a courtesy: the cluster notices by heartbeats too

@@ -1,0 +1,154 @@
+"""The two clocks of the log, as one node reads them (rules R11–R13).
+
+*Cluster time* only elapses. A follower learns it from the frames of the current leader: each frame
+says what the leader's cluster time was when it left, and the smallest difference to this node's own
+monotonic clock is the one that spent the least time on the way. A follower that becomes leader goes
+on from there, so deadlines neither jump nor start again. Wall clocks play no part.
+
+*Timestamps* are Unix time for messages and ages. The leader's follows the median of what a majority
+of wall clocks say, never goes back, and runs at most 10 % fast, so that one node with a wrong clock
+can't age messages away.
+
+Plain objects: whoever drives them gives them the clocks to read.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from statistics import median_low
+
+from node.units import SECOND, ClusterTime, Timestamp
+
+log = logging.getLogger("stanchion.clock")
+
+OFFSET_WINDOW_NS = 5 * SECOND
+"""How long a difference counts as recent: monotonic clocks of two machines drift apart."""
+
+REPORT_AGE_MAX_NS = 10 * SECOND
+"""A wall clock reported longer ago no longer counts towards the median."""
+
+
+class ClusterClock:
+    """Cluster time, read on this node.
+
+    Args:
+        monotonic_ns: this node's monotonic clock.
+
+    Invariant: ``now`` never goes back and is never below a stamp this node has seen in the log.
+    """
+
+    def __init__(self, monotonic_ns: Callable[[], int]) -> None:
+        self._monotonic_ns = monotonic_ns
+        self._floor = 0
+        # The smallest difference (own clock minus cluster time) of this window and of the last one.
+        self._smallest: int | None = None
+        self._smallest_before: int | None = None
+        self._window_end = 0
+        self._fixed: int | None = None
+
+    @property
+    def known(self) -> bool:
+        """Whether a live leader has told the time to this process, or it leads itself (R12)."""
+        return self._fixed is not None or self._offset() is not None
+
+    def now(self) -> ClusterTime:
+        """Cluster time in nanoseconds; the last stamp seen while nothing better is known."""
+        offset = self._fixed if self._fixed is not None else self._offset()
+        if offset is not None:
+            self._floor = max(self._floor, self._monotonic_ns() - offset)
+        return ClusterTime(self._floor)
+
+    def heard(self, leader_time_ns: int) -> None:
+        """A frame of the current leader came in, received live, never replayed (R12)."""
+        own = self._monotonic_ns()
+        if own >= self._window_end:
+            self._smallest_before, self._smallest = self._smallest, None
+            self._window_end = own + OFFSET_WINDOW_NS
+        difference = own - leader_time_ns
+        if self._smallest is None or difference < self._smallest:
+            self._smallest = difference
+
+    def seen(self, stamp_ns: int) -> None:
+        """An entry with this stamp was applied: time is at least that."""
+        self._floor = max(self._floor, stamp_ns)
+
+    def lead(self) -> None:
+        """This node orders entries from now on: its own clock carries cluster time."""
+        self._fixed = self._monotonic_ns() - self.now()
+
+    def follow(self) -> None:
+        """Another node leads, or none: what is known so far goes on until its frames say better."""
+        if self._fixed is not None:
+            self._smallest, self._smallest_before = self._fixed, None
+            self._window_end = self._monotonic_ns() + OFFSET_WINDOW_NS
+            self._fixed = None
+
+    def _offset(self) -> int | None:
+        if self._smallest is None:
+            return self._smallest_before
+        if self._smallest_before is None:
+            return self._smallest
+        return min(self._smallest, self._smallest_before)
+
+
+class WallClock:
+    """The leader's timestamps (R13).
+
+    Args:
+        monotonic_ns: this node's monotonic clock.
+        wall_ns: this node's wall clock, Unix nanoseconds; it may be wrong and may jump.
+        offset_max_ns: beyond this distance from the median this node's own clock is reported wrong.
+    """
+
+    def __init__(
+        self, monotonic_ns: Callable[[], int], wall_ns: Callable[[], int], offset_max_ns: int = 10 * SECOND
+    ) -> None:
+        self._monotonic_ns = monotonic_ns
+        self._wall_ns = wall_ns
+        self._offset_max_ns = offset_max_ns
+        self._reports: dict[str, tuple[int, int]] = {}
+        self._last: tuple[int, int] | None = None
+        self.wrong_by_ns = 0
+        """How far this node's wall clock is from the median, when that is more than allowed; else 0."""
+
+    def report(self, peer: str, wall_ns: int) -> None:
+        """A follower's answer said what its wall clock shows."""
+        self._reports[peer] = (wall_ns, self._monotonic_ns())
+
+    def reading(self) -> int:
+        """What this node's own wall clock shows, to report to the leader."""
+        return self._wall_ns()
+
+    def seen(self, timestamp_ns: int, time_ns: int) -> None:
+        """An entry with these stamps was applied."""
+        if self._last is None or timestamp_ns > self._last[0]:
+            self._last = (timestamp_ns, time_ns)
+
+    def stamp(self, time_ns: int, *, free: bool) -> Timestamp:
+        """The timestamp of an entry at cluster time ``time_ns``.
+
+        ``free`` lifts the limit of 10 % fast: at a cold start, when the cluster's clock stood still
+        for as long as the cluster was down.
+        """
+        target = self._median()
+        if self._last is None:
+            stamp = target
+        else:
+            last, last_time = self._last
+            limit = last + (time_ns - last_time) * 11 // 10
+            stamp = max(last, target if free else min(target, limit))
+        self._last = (stamp, time_ns)
+        return Timestamp(stamp)
+
+    def _median(self) -> int:
+        own = self._monotonic_ns()
+        mine = self._wall_ns()
+        readings = [mine]
+        readings += [wall + own - at for wall, at in self._reports.values() if own - at < REPORT_AGE_MAX_NS]
+        middle = median_low(readings)
+        wrong = abs(mine - middle)
+        if wrong > self._offset_max_ns and not self.wrong_by_ns:
+            log.warning("this node's wall clock is %.1f s from the cluster's median", wrong / SECOND)
+        self.wrong_by_ns = wrong if wrong > self._offset_max_ns else 0
+        return middle

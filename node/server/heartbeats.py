@@ -1,0 +1,140 @@
+"""Heartbeats to streaming clients, which only a ready leader sends (streaming protocol, "Heartbeats").
+
+Every interval an empty request goes to the client's heartbeat inbox. A missed answer makes the
+client *silent*, an answer clears that; more than ``fail_count`` misses in a row remove it. A new
+leader starts its counters at 0, so nobody is declared dead because of an election.
+
+A plain object without I/O.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from node.core.commands import ClientRemove, ClientSilent, KeeperCommand
+from node.core.state import Client, State
+from node.units import SECOND, Generation
+
+
+class Requests(Protocol):
+    """Asks something of a client, over plain NATS."""
+
+    def ask(
+        self, inbox: str, answered: Callable[[], None], missed: Callable[[], None], timeout_s: float
+    ) -> None: ...
+
+
+@dataclass(slots=True)
+class Pulse:
+    """One client's heartbeat, as this leader has seen it."""
+
+    generation: Generation
+    due_s: float
+    failures: int = 0
+    asking: bool = False
+
+
+class Heartbeats:
+    """The pulses of all clients, while this node leads.
+
+    Args:
+        state: the replicated state.
+        requests: how a client is asked.
+        propose: puts a command into the log.
+        term: this leader's term.
+        clock: monotonic seconds.
+    """
+
+    def __init__(
+        self,
+        state: Callable[[], State],
+        requests: Requests,
+        propose: Callable[[KeeperCommand], None],
+        term: int,
+        clock: Callable[[], float],
+    ) -> None:
+        self._state = state
+        self._requests = requests
+        self._propose = propose
+        self._term = term
+        self._clock = clock
+        self._pulses: dict[str, Pulse] = {}
+        self._due: list[tuple[float, str, Generation]] = []
+        self._stopped = False
+
+    def next_deadline(self) -> float | None:
+        return self._due[0][0] if self._due else None
+
+    def stop(self) -> None:
+        """This node leads no longer: answers that still come mean nothing."""
+        self._stopped = True
+
+    def register(self, client: Client) -> None:
+        """A client was registered, or this leader has just become ready: its first beat is due later."""
+        pulse = self._pulses.get(client.id)
+        if pulse is None or pulse.generation != client.generation:
+            self._pulses[client.id] = pulse = Pulse(client.generation, 0.0)
+            self._schedule(client.id, pulse, self._interval_s())
+
+    def pinged(self, client_id: str) -> None:
+        """A client that missed heartbeats has pinged: ask it at once, so that it counts as heard soon."""
+        pulse = self._pulses.get(client_id)
+        if pulse is not None and pulse.failures and not pulse.asking:
+            self._schedule(client_id, pulse, 0.0)
+
+    def beat(self) -> None:
+        """Ask every client whose interval has passed."""
+        now = self._clock()
+        while self._due and self._due[0][0] <= now:
+            due, client_id, generation = heapq.heappop(self._due)
+            pulse = self._pulses.get(client_id)
+            if pulse is None or pulse.generation != generation or pulse.due_s != due or pulse.asking:
+                continue  # replaced, or asked earlier because of a ping
+            client = self._state().clients.get(client_id)
+            if client is None or client.generation != generation:
+                del self._pulses[client_id]
+                continue
+            self._ask(client, pulse)
+
+    def _ask(self, client: Client, pulse: Pulse) -> None:
+        pulse.asking = True
+        timeout_s = self._state().settings.heartbeat_timeout_ns / SECOND
+        self._requests.ask(
+            client.heartbeat_inbox,
+            lambda: self._answered(client.id, pulse),
+            lambda: self._missed(client.id, pulse),
+            timeout_s,
+        )
+
+    def _answered(self, client_id: str, pulse: Pulse) -> None:
+        if self._over(client_id, pulse):
+            return
+        pulse.failures = 0
+        client = self._state().clients.get(client_id)
+        if client is not None and client.silent:
+            self._propose(ClientSilent(self._term, client_id, pulse.generation, False))
+        self._schedule(client_id, pulse, self._interval_s())
+
+    def _missed(self, client_id: str, pulse: Pulse) -> None:
+        if self._over(client_id, pulse):
+            return
+        pulse.failures += 1
+        if pulse.failures > self._state().settings.heartbeat_fail_count:
+            self._propose(ClientRemove(self._term, client_id, pulse.generation))
+        elif pulse.failures == 1:
+            self._propose(ClientSilent(self._term, client_id, pulse.generation, True))
+        self._schedule(client_id, pulse, self._interval_s())
+
+    def _over(self, client_id: str, pulse: Pulse) -> bool:
+        pulse.asking = False
+        return self._stopped or self._pulses.get(client_id) is not pulse
+
+    def _schedule(self, client_id: str, pulse: Pulse, after_s: float) -> None:
+        pulse.due_s = self._clock() + after_s
+        heapq.heappush(self._due, (pulse.due_s, client_id, pulse.generation))
+
+    def _interval_s(self) -> float:
+        return self._state().settings.heartbeat_interval_ns / SECOND

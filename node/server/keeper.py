@@ -1,0 +1,218 @@
+"""What only a ready leader does: notice that time has passed and who is absent (R15, R16, R20).
+
+Everything is decided in ``apply``; the keeper only proposes. Its commands carry the term and the
+generation of what they mean, so one that comes too late changes nothing.
+
+A plain object without I/O, told what happened and driven by ``pump``.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+from node.core.commands import (
+    ChannelExpire,
+    ClientAway,
+    ClientBack,
+    KeeperCommand,
+    SubscriptionAway,
+    SubscriptionBack,
+    Tick,
+)
+from node.core.state import Client, State, Subscription
+from node.server.clock import ClusterClock, WallClock
+from node.server.heartbeats import Heartbeats, Requests
+from node.server.presence import Presence, Sight
+from node.units import MILLISECOND, SECOND
+
+log = logging.getLogger("stanchion.keeper")
+
+TICK_LATE_NS = 10 * MILLISECOND
+"""A Tick is proposed this much after the earliest deadline, so that neighbours go together (R20)."""
+AGE_EVERY_S = 1.0
+SETTLE_NS = 250 * MILLISECOND
+"""How long a returning client may take until its subscriptions are heard again too."""
+LOOK_EVERY_S = 0.05
+LOOK_AT_LEAST_S = 0.5
+REPEAT_S = 1.0
+"""A finding that has not been applied after so long is proposed again."""
+
+
+class Keeper:
+    """The keeper of one term.
+
+    Args:
+        state: the replicated state.
+        propose: puts a command into the next entry.
+        presence: who is heard.
+        complete: whether every connected member has told its whole interest.
+        requests: how clients are asked for heartbeats.
+        clock, wall: the clocks of the log.
+        monotonic_s: the driver's clock.
+        term: this leader's.
+    """
+
+    def __init__(
+        self,
+        state: Callable[[], State],
+        *,
+        propose: Callable[[KeeperCommand], None],
+        presence: Presence,
+        complete: Callable[[], bool],
+        requests: Requests,
+        clock: ClusterClock,
+        wall: WallClock,
+        monotonic_s: Callable[[], float],
+        term: int,
+    ) -> None:
+        self._state = state
+        self._propose = propose
+        self._presence = presence
+        self._complete = complete
+        self._clock = clock
+        self._wall = wall
+        self._monotonic_s = monotonic_s
+        self._term = term
+        self.heartbeats = Heartbeats(state, requests, propose, term, monotonic_s)
+        self._took_over_ns = clock.now()
+        self._grace_from_ns: int | None = None  # when everybody's interest was complete
+        self._ticked_ns: int | None = None  # the time that the unapplied Tick must reach
+        self._aged_s = 0.0
+        self._looked_s = 0.0
+        self._proposed: dict[tuple[str, object], float] = {}
+        for client in state().clients.values():
+            self.heartbeats.register(client)
+
+    def stop(self) -> None:
+        """Another leads."""
+        self.heartbeats.stop()
+
+    def applied(self) -> None:
+        """An entry was applied."""
+        if self._ticked_ns is not None and self._state().time_ns >= self._ticked_ns:
+            self._ticked_ns = None
+
+    def opened(self, client_id: str) -> None:
+        """A client was registered."""
+        client = self._state().clients.get(client_id)
+        if client is not None:
+            self.heartbeats.register(client)
+
+    def pump(self) -> float:
+        """Propose what is found now. Returns when to be called again, on the driver's clock."""
+        now_s = self._monotonic_s()
+        self.heartbeats.beat()
+        if now_s - self._looked_s >= (LOOK_EVERY_S if self._presence.dirty else LOOK_AT_LEAST_S):
+            self._looked_s = now_s
+            self._look(now_s)
+            self._expire_channels(now_s)
+        self._tick(now_s)
+        return self._next(now_s)
+
+    # --- time -------------------------------------------------------------------------------------
+
+    def _tick(self, now_s: float) -> None:
+        if self._ticked_ns is not None:
+            return
+        state, now_ns = self._state(), self._clock.now()
+        deadline = state.next_deadline()
+        due = state.marked or (deadline is not None and deadline + TICK_LATE_NS <= now_ns)
+        age = state.next_age()
+        if age is not None and now_s - self._aged_s >= AGE_EVERY_S and age <= self._wall.reading():
+            self._aged_s = now_s
+            due = True
+        if due:
+            self._ticked_ns = now_ns
+            self._propose(Tick(self._term))
+
+    def _next(self, now_s: float) -> float:
+        state = self._state()
+        times = [now_s + (LOOK_EVERY_S if self._presence.dirty else LOOK_AT_LEAST_S)]
+        beat = self.heartbeats.next_deadline()
+        if beat is not None:
+            times.append(beat)
+        if self._ticked_ns is None:
+            deadline = state.next_deadline()
+            if deadline is not None:
+                times.append(now_s + (deadline + TICK_LATE_NS - self._clock.now()) / SECOND)
+            if state.next_age() is not None:
+                times.append(max(now_s, self._aged_s + AGE_EVERY_S))
+        return max(now_s, min(times))
+
+    def _expire_channels(self, now_s: float) -> None:
+        idle = self._state().expiring_channels(self._clock.now())
+        for channel in idle:
+            if self._once(("expire", channel.generation), now_s):
+                self._propose(ChannelExpire(self._term, channel.name, channel.generation))
+
+    # --- who is absent ----------------------------------------------------------------------------
+
+    def _look(self, now_s: float) -> None:
+        state = self._state()
+        now_ns = self._clock.now()
+        inboxes = [client.heartbeat_inbox for client in state.clients.values()]
+        inboxes += [sub.inbox for sub in state.subscriptions.values() if sub.online]
+        sights = self._presence.look(inboxes)
+        if self._grace_from_ns is None and self._complete():
+            self._grace_from_ns = now_ns
+        for client in state.clients.values():
+            self._judge_client(client, sights, now_ns, now_s)
+        self._proposed = {key: at for key, at in self._proposed.items() if now_s - at < REPEAT_S}
+
+    def _judge_client(self, client: Client, sights: dict[str, Sight], now_ns: int, now_s: float) -> None:
+        sight = sights[client.heartbeat_inbox]
+        online = [sub for sub in client.subscriptions.values() if sub.online]
+        if sight.where is None:
+            if not client.absent and self._grace_is_over(sight, now_ns) and self._once(client.id, now_s):
+                since = sight.gone_since_ns or self._took_over_ns
+                self._propose(ClientAway(self._term, client.id, client.generation, since))
+            return
+        if client.absent or sight.moved:
+            if not self._settled(sight, online, sights, now_ns):
+                self._presence.dirty = True
+                return
+            if self._once(client.id, now_s):
+                since = self._took_over_ns if sight.gone_since_ns is None else sight.gone_since_ns
+                self._propose(ClientBack(self._term, client.id, client.generation, since))
+                sight.moved = False
+                for sub in online:
+                    sights[sub.inbox].moved = False
+            return
+        for sub in online:
+            self._judge_subscription(sub, sights[sub.inbox], now_ns, now_s)
+
+    def _judge_subscription(self, sub: Subscription, sight: Sight, now_ns: int, now_s: float) -> None:
+        if sight.where is None:
+            if not sub.absent and self._grace_is_over(sight, now_ns) and self._once(sub.id, now_s):
+                since = sight.gone_since_ns or self._took_over_ns
+                self._propose(SubscriptionAway(self._term, sub.id, sub.generation, since))
+        elif (sub.absent or sight.moved) and self._once(sub.id, now_s):
+            since = self._took_over_ns if sight.gone_since_ns is None else sight.gone_since_ns
+            self._propose(SubscriptionBack(self._term, sub.id, sub.generation, since))
+            sight.moved = False
+
+    def _grace_is_over(self, sight: Sight, now_ns: int) -> bool:
+        if self._grace_from_ns is None:
+            return False
+        since = max(sight.gone_since_ns or self._took_over_ns, self._grace_from_ns)
+        return now_ns - since >= self._state().settings.member_grace_ns
+
+    def _settled(
+        self, sight: Sight, online: list[Subscription], sights: dict[str, Sight], now_ns: int
+    ) -> bool:
+        """Whether a returning client's subscriptions are all heard through its new connection."""
+        if all(sights[sub.inbox].where == sight.where for sub in online):
+            sight.settling_ns = None
+            return True
+        if sight.settling_ns is None:
+            sight.settling_ns = now_ns
+        return now_ns - sight.settling_ns >= SETTLE_NS
+
+    def _once(self, key: object, now_s: float) -> bool:
+        """Whether a finding is new: the same is proposed again only if it has come to nothing."""
+        full_key = (type(key).__name__, key)
+        if full_key in self._proposed:
+            return False
+        self._proposed[full_key] = now_s
+        return True

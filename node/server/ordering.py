@@ -1,0 +1,294 @@
+"""What the leader does with batches: take them in order, stamp the time, make entries (R7, R9, R21).
+
+A batch names the term it is meant for and the serial it follows. The leader takes it only in that
+term and in sequence, else it says from where to send again; so no gap reaches the log. Batches are
+put into entries as bytes, undecoded, round robin by origin.
+
+Group commit adapts itself: with nothing in flight a batch is proposed at once; while entries are in
+flight, batches gather until one of them completes or 64 KiB are there.
+
+The first entry of a term waits until every connected member has forwarded all it held, 150 ms at
+most, and only then does time advance (R9): what was acknowledged while nobody led is not due.
+
+A plain object without I/O; ``now_s`` is the driver's monotonic clock.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Callable, Iterable
+from typing import Any, Protocol
+
+from node.core.commands import (
+    ENTRY_SIZE_MAX,
+    Batch,
+    ColdStart,
+    Entry,
+    Found,
+    KeeperCommand,
+    TakeOver,
+    encode_entry,
+    encode_keeper,
+)
+from node.core.state import State
+from node.server.clock import ClusterClock, WallClock
+
+log = logging.getLogger("stanchion.ordering")
+
+ENTRY_BYTES = 64 * 1024
+HELD_WAIT_S = 0.150
+UNCOMMITTED_BYTES_MAX = 64 * 1024 * 1024
+IN_FLIGHT_MAX = 16
+"""Entries proposed and not applied, beyond which full batches gather too."""
+KEEPER_COMMANDS_MAX = 500
+"""Keeper commands in one entry: a take-over may find thousands of clients to speak of (R19)."""
+
+
+class Engine(Protocol):
+    """What ordering needs of the consensus engine."""
+
+    def propose(self, payload: bytes) -> int: ...
+
+    @property
+    def is_ready(self) -> bool: ...
+
+    @property
+    def term(self) -> int: ...
+
+    @property
+    def commit_when_elected(self) -> int: ...
+
+
+class Queue:
+    """What one origin has forwarded and the leader has not put into an entry yet."""
+
+    __slots__ = ("batches", "bytes", "session", "taken")
+
+    def __init__(self) -> None:
+        self.batches: deque[Batch] = deque()
+        self.bytes = 0
+        self.session: tuple[int, int] | None = None
+        self.taken = 0
+
+
+class Ordering:
+    """The order of the log, while this node leads.
+
+    Args:
+        engine: where entries are proposed.
+        state: the replicated state, to know how far each session was applied when the term began.
+        clock, wall: the stamps.
+        found: draws the identity of a new cluster when the state has none yet.
+        answer: sends a frame back to an origin: ``("again", term, serial)``.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        state: Callable[[], State],
+        clock: ClusterClock,
+        wall: WallClock,
+        *,
+        found: Callable[[int], Found],
+        answer: Callable[[str, tuple[Any, ...]], None],
+    ) -> None:
+        self._engine = engine
+        self._state = state
+        self._clock = clock
+        self._wall = wall
+        self._found = found
+        self._answer = answer
+        self._term: int | None = None
+        self._early: list[tuple[str, tuple[Any, ...]]] = []
+        self._queues: dict[str, Queue] = {}
+        self._turn: deque[str] = deque()
+        self._queued_bytes = 0
+        self._keeper: deque[KeeperCommand] = deque()
+        self._in_flight: deque[tuple[int, int]] = deque()  # (index, size)
+        self._in_flight_bytes = 0
+        self._held: set[str] = set()
+        self._wait_for: set[str] = set()
+        self._open_at: float | None = None
+        self.open = False
+        """Whether the first entry of this term was proposed."""
+        self.cold = False
+        """Whether that entry says ColdStart: nobody of a majority was warm (R14)."""
+
+    # --- the term ---------------------------------------------------------------------------------
+
+    def lead(self, term: int) -> None:
+        """This node was elected; its entries wait until it is ready."""
+        self.follow()
+        self._term = term
+
+    def follow(self) -> None:
+        """This node does not lead: what was queued is forwarded again by its origins."""
+        self._term = None
+        self.open = False
+        self._open_at = None
+        self._early.clear()
+        self._queues.clear()
+        self._turn.clear()
+        self._queued_bytes = 0
+        self._keeper.clear()
+        self._in_flight.clear()
+        self._in_flight_bytes = 0
+        self._held.clear()
+
+    def ready(self, now_s: float, connected: Iterable[str], *, cold: bool) -> None:
+        """The no-op of this term is applied: entries may follow once the waiting have been heard.
+
+        Args:
+            now_s: the driver's clock.
+            connected: members, this one included, whose links are up.
+            cold: nobody of a majority was warm (R14).
+        """
+        self._wait_for = set(connected)
+        self._open_at = now_s + HELD_WAIT_S
+        self.cold = cold
+        for name, session in self._state().sessions.items():
+            queue = self._queue(name)
+            queue.session, queue.taken = session.id, session.applied
+        early, self._early = self._early, []
+        for node, frame in early:
+            self.frame(node, frame)
+
+    def next_deadline(self) -> float | None:
+        """When the first entry goes out at the latest, on the driver's clock."""
+        return None if self.open else self._open_at
+
+    # --- frames of origins ------------------------------------------------------------------------
+
+    def frame(self, node: str, frame: tuple[Any, ...]) -> None:
+        """Take a frame of ``node`` (origin.py lists them). Another term's are dropped."""
+        if self._term is None or frame[1] != self._term:
+            return
+        if self._open_at is None:
+            self._early.append((node, frame))
+            return
+        kind = frame[0]
+        if kind == "batch":
+            self._take(node, frame)
+        elif kind == "open":
+            self._append(node, Batch(None, 0, 0, frame[2]))
+        elif kind == "held":
+            self._held.add(node)
+
+    def _take(self, node: str, frame: tuple[Any, ...]) -> None:
+        _, term, session, first, last, lowest, commands = frame
+        queue = self._queue(node)
+        session = (session[0], session[1])
+        if queue.session != session:
+            # Opened in this term, or ended by another: apply decides. Its serials start at 1.
+            queue.session, queue.taken = session, 0
+            known = self._state().sessions.get(node)
+            if known is not None and known.id == session:
+                queue.taken = known.applied
+        if last <= queue.taken:
+            return  # sent again, and taken before
+        if first != queue.taken + 1:
+            self._answer(node, ("again", term, queue.taken + 1))
+            return
+        if len(commands) > ENTRY_SIZE_MAX:
+            log.error("node %s forwarded a batch of %d bytes, over the limit: dropped", node, len(commands))
+            return
+        queue.taken = last
+        self._append(node, Batch(session, first, lowest, commands))
+
+    def _queue(self, node: str) -> Queue:
+        queue = self._queues.get(node)
+        if queue is None:
+            queue = self._queues[node] = Queue()
+        return queue
+
+    def _append(self, node: str, batch: Batch) -> None:
+        queue = self._queue(node)
+        if not queue.batches:
+            self._turn.append(node)
+        queue.batches.append(batch)
+        queue.bytes += len(batch.commands)
+        self._queued_bytes += len(batch.commands)
+
+    def keeper(self, command: KeeperCommand) -> None:
+        """Put a command of the keeper into the next entry."""
+        if self._term is not None:
+            self._keeper.append(command)
+
+    # --- entries ----------------------------------------------------------------------------------
+
+    def applied(self, index: int) -> None:
+        """Everything up to ``index`` is applied here: what was in flight has completed."""
+        in_flight = self._in_flight
+        while in_flight and in_flight[0][0] <= index:
+            self._in_flight_bytes -= in_flight.popleft()[1]
+
+    @property
+    def idle(self) -> bool:
+        """Nothing proposed is unapplied."""
+        return not self._in_flight
+
+    def pump(self, now_s: float) -> bool:
+        """Propose what may be proposed now. True if anything was."""
+        if self._open_at is None or not self._engine.is_ready:
+            return False
+        proposed = False
+        if not self.open:
+            if now_s < self._open_at and not self._wait_for <= self._held:
+                return False
+            self._open_term()
+            proposed = True
+        while (self._turn or self._keeper) and self._may_propose():
+            self._propose(self._next_keeper(), self._next_batches())
+            proposed = True
+        return proposed
+
+    def _may_propose(self) -> bool:
+        if not self._in_flight:
+            return True
+        full = self._queued_bytes >= ENTRY_BYTES
+        return full and len(self._in_flight) < IN_FLIGHT_MAX and self._in_flight_bytes < UNCOMMITTED_BYTES_MAX
+
+    def _open_term(self) -> None:
+        term = self._engine.term
+        self.open = True
+        commands: list[KeeperCommand] = [TakeOver(term, self._engine.commit_when_elected)]
+        if not self._state().founding_id:
+            commands.append(self._found(term))
+        if self.cold:
+            commands.append(ColdStart(term))
+        self._propose(commands, self._next_batches(), free=self.cold)
+
+    def _next_keeper(self) -> list[KeeperCommand]:
+        count = min(len(self._keeper), KEEPER_COMMANDS_MAX)
+        return [self._keeper.popleft() for _ in range(count)]
+
+    def _next_batches(self) -> list[Batch]:
+        """Up to 64 KiB of batches, one of each origin at a time; a larger one goes alone."""
+        batches: list[Batch] = []
+        size = 0
+        turn, queues = self._turn, self._queues
+        while turn:
+            node = turn[0]
+            queue = queues[node]
+            length = len(queue.batches[0].commands)
+            if batches and size + length > ENTRY_BYTES:
+                break
+            batches.append(queue.batches.popleft())
+            queue.bytes -= length
+            size += length
+            turn.popleft()
+            if queue.batches:
+                turn.append(node)
+        self._queued_bytes -= size
+        return batches
+
+    def _propose(self, keeper: list[KeeperCommand], batches: list[Batch], *, free: bool = False) -> None:
+        state = self._state()
+        time_ns = self._clock.now()
+        stamp = self._wall.stamp(time_ns, free=free)
+        entry = Entry(state.version, time_ns, stamp, [encode_keeper(command) for command in keeper], batches)
+        data = encode_entry(entry)
+        index = self._engine.propose(data)
+        self._in_flight.append((index, len(data)))
+        self._in_flight_bytes += len(data)

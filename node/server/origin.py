@@ -1,0 +1,242 @@
+"""This node as an origin: its session with the replicated machine (rules R5–R8, R21).
+
+Every request of this node's clients becomes a command with the next serial of the node's session.
+Commands gathered during one read are encoded as one batch, forwarded to the leader in order, and
+kept until this node has applied them. When the leader changes or the link to it breaks, everything
+not yet applied is forwarded again, in order; ``apply`` skips serials it has seen. So a request in
+flight at a leader's death is neither lost nor done twice: its client sees one slow answer.
+
+A plain object without I/O. Frames to the leader are tuples:
+
+    ("open", term, commands)                               a SessionOpen, which has no session yet
+    ("batch", term, session, first, last, lowest, commands)
+    ("held", term, session, next serial)                   everything this node held has been sent
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+from collections import deque
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from node.core.commands import Command, SessionOpen, encode_commands
+from node.core.effects import OK, Outcome, Replies, SessionOpened
+
+log = logging.getLogger("stanchion.origin")
+
+UNAPPLIED_BYTES_MAX = 4 * 1024 * 1024
+UNAPPLIED_COMMANDS_MAX = 16_384
+BATCH_BYTES = 64 * 1024
+"""A batch closes at this size, so that the leader can fill entries evenly from all origins (R21)."""
+
+Answer = Callable[[Outcome], None]
+"""Told the outcome of a request, once, in the order of effects (R2)."""
+
+
+class Waiting(NamedTuple):
+    """A batch that was given serials and is not applied yet."""
+
+    first: int
+    last: int
+    commands: bytes
+
+
+class Origin:
+    """The requests of this node's clients, until they are applied.
+
+    Args:
+        node: this node's name.
+        forward: sends a frame to the leader: to this node's own ordering or over the peer link. What it
+            loses is sent again after ``leader_changed``.
+    """
+
+    def __init__(self, node: str, forward: Callable[[tuple[Any, ...]], None]) -> None:
+        self._node = node
+        self._forward = forward
+        self._nonce = secrets.token_bytes(16)
+        self._session: tuple[int, int] | None = None
+        self._term: int | None = None
+        self._next = 1
+        self._new: list[Command] = []
+        self._new_bytes = 0
+        self._waiting: deque[Waiting] = deque()
+        self._unsent = 0  # how many batches at the end of _waiting were not forwarded in this term
+        self._waiting_bytes = 0
+        self._pending: dict[int, Answer | tuple[Any, ...]] = {}
+        self.publish_answered: Callable[[tuple[Any, ...], Outcome], None] = _nobody
+
+    # --- what clients ask -------------------------------------------------------------------------
+
+    @property
+    def full(self) -> bool:
+        """Whether to stop reading from clients: a request given a serial is never abandoned (R8)."""
+        return (
+            self._waiting_bytes + self._new_bytes >= UNAPPLIED_BYTES_MAX
+            or self._next - self.lowest_waited >= UNAPPLIED_COMMANDS_MAX
+        )
+
+    @property
+    def relaxed(self) -> bool:
+        """Whether there is room again for clients that were stopped."""
+        return (
+            self._waiting_bytes + self._new_bytes < UNAPPLIED_BYTES_MAX // 2
+            and self._next - self.lowest_waited < UNAPPLIED_COMMANDS_MAX // 2
+        )
+
+    @property
+    def lowest_waited(self) -> int:
+        """The lowest serial whose outcome this node still needs (R6)."""
+        return self._waiting[0].first if self._waiting else self._next - len(self._new)
+
+    @property
+    def session(self) -> tuple[int, int] | None:
+        return self._session
+
+    @property
+    def waits(self) -> bool:
+        """Whether anything is still unapplied."""
+        return bool(self._waiting or self._new)
+
+    def submit(self, command: Command, answer: Answer | None = None, *, size: int = 64) -> None:
+        """Give ``command`` the next serial; ``answer`` is told its outcome. ``flush`` sends it."""
+        if answer is not None:
+            self._pending[self._next] = answer
+        self._next += 1
+        self._new.append(command)
+        self._new_bytes += size
+        if self._new_bytes >= BATCH_BYTES:
+            self.flush()
+
+    def submit_publish(self, command: Command, pending: tuple[Any, ...], size: int) -> None:
+        """Like ``submit``, without a closure each: publishes are what there is most of."""
+        self._pending[self._next] = pending
+        self._next += 1
+        self._new.append(command)
+        self._new_bytes += size
+        if self._new_bytes >= BATCH_BYTES:
+            self.flush()
+
+    def flush(self) -> None:
+        """Close the batch of what was submitted, and forward it if there is a leader."""
+        if not self._new:
+            return
+        commands = encode_commands(self._new)
+        self._waiting.append(Waiting(self._next - len(self._new), self._next - 1, commands))
+        self._waiting_bytes += len(commands)
+        self._new = []
+        self._new_bytes = 0
+        self._unsent += 1
+        self._forward_unsent()
+
+    # --- who leads --------------------------------------------------------------------------------
+
+    def leader_changed(self, term: int | None) -> None:
+        """There is a leader that can be reached, of ``term``, or none. Everything waiting goes again.
+
+        Also to be called when the link to the leader broke and came back.
+        """
+        self._term = term
+        self._unsent = len(self._waiting)
+        if term is None:
+            return
+        if self._session is None:
+            self._open()
+        self._forward_unsent()
+        self._forward(("held", term, self._session, self._next - len(self._new)))
+
+    def again(self, term: int, serial: int) -> None:
+        """The leader of ``term`` lacks what precedes a batch: send again from ``serial`` on (R7)."""
+        if term != self._term:
+            return
+        self._unsent = sum(1 for batch in self._waiting if batch.last >= serial)
+        self._forward_unsent()
+
+    def _open(self) -> None:
+        if self._term is not None:
+            command = SessionOpen(self._node, self._nonce)
+            self._forward(("open", self._term, encode_commands([command])))
+
+    def _forward_unsent(self) -> None:
+        if self._term is None or self._session is None or not self._unsent:
+            return
+        waiting = self._waiting
+        lowest = self.lowest_waited
+        for place in range(len(waiting) - self._unsent, len(waiting)):
+            batch = waiting[place]
+            self._forward(
+                ("batch", self._term, self._session, batch.first, batch.last, lowest, batch.commands)
+            )
+        self._unsent = 0
+
+    # --- what was applied -------------------------------------------------------------------------
+
+    def opened(self, effect: SessionOpened) -> None:
+        """A session of this node was opened in the log: ours, or one that ended ours (R5)."""
+        if effect.node != self._node:
+            return
+        if effect.nonce != self._nonce:
+            log.warning("another process opened a session as node %s; opening a new one", self._node)
+            self._session = None
+            self._nonce = secrets.token_bytes(16)
+            self._open()
+            return
+        self._session = effect.session
+        self._renumber()
+        self._unsent = len(self._waiting)
+        self._forward_unsent()
+
+    def applied(self, replies: Replies) -> None:
+        """Outcomes of this node's requests: tell who asked, in order. Others' are ignored."""
+        if replies.node != self._node or replies.session != self._session:
+            return
+        pending, others = self._pending, replies.others
+        for serial in range(replies.first, replies.last + 1):
+            answer = pending.pop(serial, None)
+            if answer is None:
+                continue
+            outcome = others.get(serial, OK) if others else OK
+            if type(answer) is tuple:
+                self.publish_answered(answer, outcome)
+            else:
+                answer(outcome)  # type: ignore[operator]  # a callable: not a tuple
+
+    def applied_to(self, serial: int) -> None:
+        """Everything up to ``serial`` is applied: it need not be kept any longer."""
+        waiting = self._waiting
+        while waiting and waiting[0].last <= serial:
+            self._waiting_bytes -= len(waiting.popleft().commands)
+        self._unsent = min(self._unsent, len(waiting))
+
+    def restored(
+        self, session: tuple[int, int], nonce: bytes, applied: int, outcomes: dict[int, Outcome]
+    ) -> None:
+        """A snapshot replaced the state, and this is our node's session in it (R6).
+
+        What was applied in the entries we skipped is answered from the outcomes kept there; what was
+        not is forwarded again by ``leader_changed``.
+        """
+        if nonce != self._nonce:
+            self.opened(SessionOpened(self._node, nonce, session))
+            return
+        if session != self._session:
+            self._session = session
+            self._renumber()
+        waited = [serial for serial in self._pending if serial <= applied]
+        if waited:
+            self.applied(Replies(self._node, session, waited[0], waited[-1], outcomes))
+        self.applied_to(applied)
+
+    def _renumber(self) -> None:
+        """A new session counts from 1: what waits is what the old one had not applied."""
+        shift = self.lowest_waited - 1
+        if not shift:
+            return
+        self._waiting = deque(Waiting(b.first - shift, b.last - shift, b.commands) for b in self._waiting)
+        self._pending = {serial - shift: answer for serial, answer in self._pending.items()}
+        self._next -= shift
+
+
+def _nobody(_pending: tuple[Any, ...], _outcome: Outcome) -> None:
+    raise AssertionError("publishes are answered only where a streaming service runs")

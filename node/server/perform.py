@@ -1,0 +1,207 @@
+"""Effects to I/O: the part of every entry's effects that concerns this node (rules R2, R3).
+
+Payloads go to the store on every node. Replies go to the requests this node is the origin of.
+Deliveries go to the inboxes this node's own clients listen on, and stay *numbers* (subscription,
+sequences, entry index) until the connection has room for them: only then are they turned into
+bytes, and whatever is no longer true by then (acknowledged, redelivered since, dropped by a limit)
+is skipped.
+
+A plain object. No await between two effects of an entry: their order is a promise to clients.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, Protocol
+
+from node.core.effects import Deliver, Drop, Effects, Replies
+from node.core.state import State, Subscription
+from node.protocol.message import message, redelivered
+
+CHUNK = 128
+"""Messages fetched from the store at a time, so that a full connection wastes few reads."""
+
+
+class Messages(Protocol):
+    """What is needed of the store."""
+
+    def put(self, channel: int, first: int, messages: list[bytes]) -> None: ...
+    def drop(self, channel: int, up_to: int) -> None: ...
+    def drop_channel(self, channel: int) -> None: ...
+    def get_many(self, channel: int, seqs: Sequence[int]) -> list[bytes | None]: ...
+
+
+class Connection(Protocol):
+    """What is needed of a client's connection."""
+
+    @property
+    def writable(self) -> bool: ...
+    @property
+    def closed(self) -> bool: ...
+
+
+class Receiver(Protocol):
+    """A client's subscription to an inbox, on this node."""
+
+    @property
+    def connection(self) -> Connection: ...
+    def deliver(self, subject: bytes, payload: bytes) -> None: ...
+
+
+class Queued(NamedTuple):
+    """A delivery that waits for room on its connection."""
+
+    deliver: Deliver
+    inbox: bytes
+    receiver: Receiver
+
+
+class Backlog:
+    """What one connection has not had room for yet."""
+
+    __slots__ = ("items", "moved_at")
+
+    def __init__(self, now_s: float) -> None:
+        self.items: deque[Queued] = deque()
+        self.moved_at = now_s
+
+
+STUCK_S = 5.0
+"""A connection whose backlog has not moved for so long counts as not listening (R3, R15)."""
+
+
+class Performer:
+    """Does what entries ask, on this node.
+
+    Args:
+        state: the replicated state.
+        messages: the store.
+        receivers: this node's client subscriptions on an inbox.
+        reply: told this node's replies, in order.
+        clock: monotonic seconds.
+    """
+
+    def __init__(
+        self,
+        state: Callable[[], State],
+        messages: Messages,
+        *,
+        receivers: Callable[[bytes], Sequence[Receiver]],
+        reply: Callable[[Replies], None],
+        clock: Callable[[], float],
+    ) -> None:
+        self._state = state
+        self._messages = messages
+        self._receivers = receivers
+        self._reply = reply
+        self._clock = clock
+        self._backlogs: dict[Connection, Backlog] = {}
+        self.held = False
+        """After a gap in this process's life nothing is delivered before it has caught up (R4)."""
+        self.delivered = 0
+        self.delivered_bytes = 0
+
+    def perform(self, effects: Effects) -> None:
+        """Everything ``effects`` ask of this node, in the order of R2."""
+        for stored in effects.stored:
+            _, _, first, timestamp_ns, bodies = stored
+            self._messages.put(
+                stored.channel,
+                first,
+                [message(seq, timestamp_ns, body) for seq, body in enumerate(bodies, first)],
+            )
+        for dropped in effects.dropped:
+            if isinstance(dropped, Drop):
+                self._messages.drop(dropped.channel, dropped.up_to)
+            else:
+                self._messages.drop_channel(dropped.channel)
+        for replies in effects.opened:
+            self._reply(replies)
+        for deliver in effects.deliveries:
+            self._deliver(deliver)
+        for replies in effects.replies:
+            self._reply(replies)
+
+    def resume(self) -> None:
+        """This node has caught up: deliver what is still true of what was held (R4)."""
+        self.held = False
+        for connection in list(self._backlogs):
+            self.drained(connection)
+
+    def redeliver_skipped(self, since: int) -> None:
+        """After a snapshot: deliver what was assigned, to clients here, in the entries it skipped.
+
+        Args:
+            since: index of the last entry this node had performed.
+        """
+        for subscription in self._state().subscriptions.values():
+            by_entry: dict[int, list[int]] = {}
+            for seq, record in subscription.unacked.items():
+                if record.entry > since:
+                    by_entry.setdefault(record.entry, []).append(seq)
+            for entry, seqs in sorted(by_entry.items()):
+                self._deliver(Deliver(subscription.id, tuple(seqs), entry))  # type: ignore[arg-type]
+
+    def stuck(self, now_s: float) -> list[Connection]:
+        """Connections whose backlog has not moved for ``STUCK_S``."""
+        return [c for c, backlog in self._backlogs.items() if now_s - backlog.moved_at >= STUCK_S]
+
+    def drained(self, connection: Connection) -> None:
+        """``connection`` has room again."""
+        backlog = self._backlogs.get(connection)
+        if backlog is None or self.held:
+            return
+        items = backlog.items
+        while items and connection.writable and not connection.closed:
+            rest = self._write(items.popleft())
+            backlog.moved_at = self._clock()
+            if rest is not None:
+                items.appendleft(rest)
+        if not items or connection.closed:
+            del self._backlogs[connection]
+
+    def _deliver(self, deliver: Deliver) -> None:
+        subscription = self._state().subscriptions.get(deliver.subscription)
+        if subscription is None:
+            return
+        inbox = subscription.inbox.encode()
+        for receiver in self._receivers(inbox):
+            queued = Queued(deliver, inbox, receiver)
+            connection = receiver.connection
+            backlog = self._backlogs.get(connection)
+            if backlog is None and connection.writable and not self.held:
+                rest = self._write(queued)
+                if rest is None:
+                    continue
+                queued = rest
+            if backlog is None:
+                backlog = self._backlogs[connection] = Backlog(self._clock())
+            backlog.items.append(queued)
+
+    def _write(self, queued: Queued) -> Queued | None:
+        """Turn a delivery into bytes while there is room; what is left of it, or None."""
+        deliver, inbox, receiver = queued
+        subscription = self._state().subscriptions.get(deliver.subscription)
+        if subscription is None or subscription.inbox.encode() != inbox:
+            return None  # closed since, or resumed with another inbox: nothing more is sent to this one
+        seqs = deliver.seqs
+        for start in range(0, len(seqs), CHUNK):
+            if not receiver.connection.writable:
+                return Queued(deliver._replace(seqs=seqs[start:]), inbox, receiver)
+            self._write_chunk(subscription, deliver.entry, seqs[start : start + CHUNK], inbox, receiver)
+        return None
+
+    def _write_chunk(
+        self, subscription: Subscription, entry: int, seqs: Sequence[int], inbox: bytes, receiver: Receiver
+    ) -> None:
+        unacked, send = subscription.unacked, receiver.deliver
+        payloads = self._messages.get_many(subscription.channel.id, seqs)
+        for seq, payload in zip(seqs, payloads, strict=True):
+            record = unacked.get(seq)
+            if payload is None or record is None or record.entry != entry:
+                continue  # dropped by a limit; acknowledged; or redelivered since, perhaps to another
+            count = record.deliveries - 1
+            send(inbox, redelivered(payload, count) if count else payload)
+            self.delivered += 1
+            self.delivered_bytes += len(payload)

@@ -1,0 +1,433 @@
+"""One node's share of the cluster, without I/O: entries in, effects out, requests on their way.
+
+Here the parts meet. The consensus engine calls in with committed entries, changes of role and the
+notes that travel on its messages; the streaming service hands over what clients ask; peers' frames
+come in by value. ``pump`` does what is due and says when it wants to be called again. The driver in
+``server.node`` and the simulator run the same object.
+
+Rules held here: R4 (catch up, then act), R9 and R14 (a leader's first entry), R21 (credit), R25.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from node.core.commands import Found, Tick
+from node.core.effects import ClientOpened, Effects, Replies
+from node.core.machine import Machine
+from node.core.state import State
+from node.errors import UnavailableError
+from node.server.clock import ClusterClock, WallClock
+from node.server.keeper import Keeper
+from node.server.names import random_name
+from node.server.ordering import Ordering
+from node.server.origin import Origin
+from node.server.perform import Messages, Performer
+from node.server.presence import Presence
+from node.server.requests import Requests
+from node.server.streaming import Streaming, Subjects
+from node.units import Index
+
+log = logging.getLogger("stanchion.node")
+
+NEVER = float("inf")
+
+
+class Engine(Protocol):
+    """What is needed of the consensus engine."""
+
+    @property
+    def term(self) -> int: ...
+    @property
+    def leader(self) -> str | None: ...
+    @property
+    def is_ready(self) -> bool: ...
+    @property
+    def applied_index(self) -> int: ...
+    @property
+    def last_index(self) -> int: ...
+    @property
+    def commit_when_elected(self) -> int: ...
+    def propose(self, payload: bytes) -> int: ...
+
+
+class Reader(Protocol):
+    """A connection that can be told to stop reading."""
+
+    def pause_reading(self) -> None: ...
+    def resume_reading(self) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Clocks:
+    """The clocks of this machine, real or virtual."""
+
+    monotonic_ns: Callable[[], int]
+    wall_ns: Callable[[], int]
+
+    def monotonic_s(self) -> float:
+        return self.monotonic_ns() / 1e9
+
+
+class Replica:
+    """The plain part of a node.
+
+    Args:
+        node: this node's name.
+        subjects: of the streaming service.
+        state: restored from the store.
+        messages: payloads by channel and sequence.
+        routing: subjects, cluster-wide.
+        clocks: this machine's.
+        send: sends a value to a member over the raft link; False if the link is down.
+        founded: told once the cluster has its identity.
+        caught_up: told when clients may be served, and when not any more.
+        election_min_s: the minimum election timeout; half of it is a gap that matters (R4).
+    """
+
+    def __init__(
+        self,
+        node: str,
+        subjects: Subjects,
+        state: State,
+        messages: Messages,
+        *,
+        routing: Any,
+        clocks: Clocks,
+        send: Callable[[str, Any], bool],
+        founded: Callable[[State], None],
+        caught_up: Callable[[bool], None],
+        election_min_s: float,
+    ) -> None:
+        self.node = node
+        self.machine = Machine(state)
+        self.clocks = clocks
+        self.clock = ClusterClock(clocks.monotonic_ns)
+        self.wall = WallClock(clocks.monotonic_ns, clocks.wall_ns)
+        self.clock.seen(state.time_ns)
+        self.wall.seen(state.timestamp_ns, state.time_ns)
+        self.routing = routing
+        self._send = send
+        self._founded = founded
+        self._tell_caught_up = caught_up
+        self._gap_s = election_min_s / 2
+        self.engine: Engine
+        self.origin = Origin(node, self._forward)
+        self.requests = Requests(routing, clocks.monotonic_s)
+        self.presence = Presence(routing, self.clock.now)
+        self.performer = Performer(
+            self._state,
+            messages,
+            receivers=routing.local_receivers,
+            reply=self.origin.applied,
+            clock=clocks.monotonic_s,
+        )
+        self.streaming = Streaming(
+            subjects,
+            state=self._state,
+            origin=self.origin,
+            routing=routing,
+            requests=self.requests,
+            clock=self.clock,
+            leader_heard=lambda: self.leader_heard,
+            client_pinged=self._client_pinged,
+        )
+        self.ordering: Ordering
+        self.keeper: Keeper | None = None
+        self.role = "follower"
+        self.term = 0
+        self.leader: str | None = None
+        self.links_up: set[str] = set()
+        self.caught_up = False
+        self.warm = False
+        self._target: int | None = None  # applied up to here, this node has caught up
+        self._caught_up_at = 0
+        self._warm_members: dict[str, bool] = {}
+        self._leader_frame_s = -NEVER
+        self._paused_readers: deque[Reader] = deque()
+        self._opened_ready = False
+        self._look_s = 0.0
+        self.leaderless_since_s: float | None = clocks.monotonic_s()
+        self._tag = ""
+
+    def attach(self, engine: Engine) -> None:
+        """The engine is made after the replica, which it calls."""
+        self.engine = engine
+        self.ordering = Ordering(
+            engine,
+            self._state,
+            self.clock,
+            self.wall,
+            found=lambda term: Found(term, random_name(), random_name()),
+            answer=self._to_origin,
+        )
+        self._check_founded()
+
+    def _state(self) -> State:
+        return self.machine.state
+
+    @property
+    def state(self) -> State:
+        """The replicated state, to read; it may be another object after a snapshot."""
+        return self.machine.state
+
+    @property
+    def leader_heard(self) -> bool:
+        """Whether this node leads, or hears one who does."""
+        return self.leader is not None and self.caught_up
+
+    # --- called by the engine ---------------------------------------------------------------------
+
+    def apply(self, index: int, _term: int, payload: bytes) -> None:
+        """Apply one committed entry and perform what it asks of this node."""
+        effects = self.machine.apply(Index(index), payload)
+        state = self.machine.state
+        self.clock.seen(state.time_ns)
+        self.wall.seen(state.timestamp_ns, state.time_ns)
+        for warning in effects.warnings:
+            log.warning("%s", warning.text)
+        for opened in effects.sessions:
+            self.origin.opened(opened)
+        self.performer.perform(effects)
+        self._applied_own()
+        self._notice_clients(effects)
+        if not self._tag:
+            self._check_founded()
+        if self.caught_up and index > self._caught_up_at:
+            self.warm = True
+
+    def applied_to(self, index: int) -> None:
+        """Everything up to ``index`` is applied, entries that are not ours included."""
+        self.ordering.applied(index)
+        if self.keeper is not None:
+            self.keeper.applied()
+        if self._target is not None and index >= self._target:
+            self._now_caught_up(index)
+
+    def role_changed(self, role: str, term: int, leader: str | None, cause: str) -> None:
+        """The engine's role, term or known leader is another."""
+        log.info("role %s term %d leader %s: %s", role, term, leader or "none", cause)
+        led_before = self.role == "leader" and self.term == term
+        leads = role == "leader"
+        self.role, self.term, self.leader = role, term, leader
+        if not (leads and led_before):
+            self._stop_leading()
+            if leads:
+                self.clock.lead()
+                self.ordering.lead(term)
+                self._opened_ready = False
+            else:
+                self.clock.follow()
+        self.leaderless_since_s = None if leader else self.clocks.monotonic_s()
+        self._tell_origin()
+
+    def leader_note(self) -> Any:
+        """What this node, as leader, attaches to every append (R12)."""
+        return self.clock.now()
+
+    def follower_note(self) -> Any:
+        """What this node attaches to every answer to a leader or candidate (R13, R14)."""
+        return [self.wall.reading(), self.warm]
+
+    def noted_leader(self, _peer: str, note: Any) -> None:
+        """A live frame of the current leader came in."""
+        now_s = self.clocks.monotonic_s()
+        if isinstance(note, int):
+            self.clock.heard(note)
+        if self.caught_up and now_s - self._leader_frame_s > self._gap_s:
+            self.hold()  # cut off for a while: apply all there is to learn, then perform what is still true
+        self._leader_frame_s = now_s
+
+    def noted_follower(self, peer: str, note: Any) -> None:
+        """An answer of a member says what its clock shows and whether it is warm."""
+        wall_ns, warm = note
+        self.wall.report(peer, int(wall_ns))
+        self._warm_members[peer] = bool(warm)
+
+    def commit_learned(self, commit: int, _term: int) -> None:
+        """The leader of the current term has told its commit index."""
+        if not self.caught_up and self._target is None:
+            self._target = commit
+            if self.engine.applied_index >= commit:
+                self._now_caught_up(self.engine.applied_index)
+
+    # --- called by the shell ----------------------------------------------------------------------
+
+    def peer_up(self, peer: str) -> None:
+        """The raft link to a member stands."""
+        self.links_up.add(peer)
+        if peer == self.leader:
+            self._tell_origin()
+
+    def peer_down(self, peer: str) -> None:
+        """The raft link to a member broke: what it lost is sent again when it is back."""
+        self.links_up.discard(peer)
+        if peer == self.leader:
+            self._tell_origin()
+
+    def frame(self, peer: str, frame: tuple[Any, ...]) -> None:
+        """A frame of another member that is not the engine's."""
+        kind = frame[0]
+        if kind == "again":
+            self.origin.again(frame[1], frame[2])
+        elif kind == "pinged":
+            if self.keeper is not None:
+                self.keeper.heartbeats.pinged(frame[1])
+        else:
+            self.ordering.frame(peer, frame)
+
+    def paused(self) -> None:
+        """This process did not run for a while: nothing is delivered before it has caught up (R4)."""
+        self.hold()
+        if self.role == "leader" and self._opened_ready:
+            # Still leading, for all this node knows: an entry that commits from now on proves it.
+            self._target = self.engine.last_index + 1
+            self.ordering.keeper(Tick(self.term))
+
+    def hold(self) -> None:
+        """Perform nothing until this node has caught up again."""
+        self.performer.held = True
+        self.caught_up = False
+        self._target = None
+
+    def read_done(self, connection: Reader) -> None:
+        """A client's read was handled: forward it; too much unapplied stops the reading (R8, R21)."""
+        self.streaming.read_done()
+        if self.origin.full:
+            connection.pause_reading()
+            self._paused_readers.append(connection)
+
+    def installed(self, state: State, since: int) -> None:
+        """A snapshot replaced everything; the last entry performed here was ``since``."""
+        self.machine = Machine(state)
+        self.clock.seen(state.time_ns)
+        self.wall.seen(state.timestamp_ns, state.time_ns)
+        self._check_founded()
+        session = state.sessions.get(self.node)
+        if session is not None:
+            self.origin.restored(session.id, session.nonce, session.applied, session.outcomes)
+        self._tell_origin()
+        self.performer.redeliver_skipped(since)
+
+    def pump(self) -> float:
+        """Do what is due. Returns when to be called again at the latest, in driver seconds."""
+        now_s = self.clocks.monotonic_s()
+        self.requests.tick()
+        self._pump_leader(now_s)
+        if now_s - self._look_s >= 0.5 and self.keeper is None:
+            self._look_s = now_s  # a follower keeps its sights fresh: it may lead next
+            state = self.state
+            self.presence.look(
+                [client.heartbeat_inbox for client in state.clients.values()]
+                + [sub.inbox for sub in state.subscriptions.values() if sub.online]
+            )
+        if self._paused_readers and self.origin.relaxed:
+            self._paused_readers.popleft().resume_reading()
+        return min(
+            now_s + 0.5,
+            self.requests.next_deadline() or NEVER,
+            self.keeper.pump() if self.keeper is not None else NEVER,
+            self.ordering.next_deadline() or NEVER,
+        )
+
+    def _pump_leader(self, now_s: float) -> None:
+        if self.role != "leader" or not self.engine.is_ready:
+            return
+        if not self._opened_ready:
+            self._opened_ready = True
+            cold = not self.warm and not any(self._warm_members.values())
+            self.ordering.ready(now_s, {self.node, *self.links_up}, cold=cold)
+        if self.keeper is not None:
+            self.keeper.pump()
+        try:
+            self.ordering.pump(now_s)
+        except UnavailableError:
+            log.info("not the leader any more: what was to be proposed is forwarded again")
+            return
+        if self.keeper is None and self.ordering.open and self.ordering.idle:
+            self._start_keeping()
+
+    def _start_keeping(self) -> None:
+        """The first entry of this term is applied: this node serves, and keeps time for all."""
+        self.keeper = Keeper(
+            self._state,
+            propose=self.ordering.keeper,
+            presence=self.presence,
+            complete=lambda: all(self.routing.complete(peer) for peer in self.links_up),
+            requests=self.requests,
+            clock=self.clock,
+            wall=self.wall,
+            monotonic_s=self.clocks.monotonic_s,
+            term=self.term,
+        )
+        if not self.caught_up and self._target is None:
+            self._now_caught_up(self.engine.applied_index)
+
+    def _stop_leading(self) -> None:
+        self.ordering.follow()
+        if self.keeper is not None:
+            self.keeper.stop()
+            self.keeper = None
+
+    # --- inside -----------------------------------------------------------------------------------
+
+    def _now_caught_up(self, index: int) -> None:
+        self._target = None
+        self._caught_up_at = max(self.engine.last_index, index)
+        self.caught_up = True
+        self._leader_frame_s = self.clocks.monotonic_s()
+        self.performer.resume()
+        self._tell_caught_up(True)
+
+    def _applied_own(self) -> None:
+        session = self.machine.state.sessions.get(self.node)
+        if session is not None and session.id == self.origin.session:
+            self.origin.applied_to(session.applied)
+
+    def _notice_clients(self, effects: Effects) -> None:
+        if not effects.opened:
+            return
+        self.presence.dirty = True
+        if self.keeper is not None:
+            for client_id in _clients_opened(effects.opened):
+                self.keeper.opened(client_id)
+
+    def _check_founded(self) -> None:
+        state = self.machine.state
+        if state.cluster_tag and not self._tag:
+            self._tag = state.cluster_tag
+            self.streaming.founded()
+            self._founded(state)
+
+    def _tell_origin(self) -> None:
+        reachable = self.leader == self.node or self.leader in self.links_up
+        self.origin.leader_changed(self.term if self.leader is not None and reachable else None)
+
+    def _forward(self, frame: tuple[Any, ...]) -> None:
+        if self.leader == self.node:
+            self.ordering.frame(self.node, frame)
+        elif self.leader is not None:
+            self._send(self.leader, frame)
+
+    def _to_origin(self, node: str, frame: tuple[Any, ...]) -> None:
+        if node == self.node:
+            self.origin.again(frame[1], frame[2])
+        else:
+            self._send(node, frame)
+
+    def _client_pinged(self, client_id: str) -> None:
+        if self.keeper is not None:
+            self.keeper.heartbeats.pinged(client_id)
+        elif self.leader is not None and self.leader != self.node:
+            self._send(self.leader, ("pinged", client_id))
+
+
+def _clients_opened(opened: Iterable[Replies]) -> Iterable[str]:
+    for replies in opened:
+        for outcome in replies.others.values():
+            if isinstance(outcome, ClientOpened):
+                yield outcome.client_id

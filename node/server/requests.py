@@ -1,0 +1,68 @@
+"""Requests of this node to streaming clients over plain NATS: heartbeats and duplicate checks.
+
+All answers come in under one internal inbox prefix, which is unguessable and known cluster-wide, so
+that a client connected to another node can answer too. A plain object without I/O.
+"""
+
+from __future__ import annotations
+
+import heapq
+import secrets
+from collections.abc import Callable
+from itertools import count
+from typing import Any, Protocol
+
+from node.server.names import random_name
+
+
+class Routing(Protocol):
+    """What is needed of routing."""
+
+    def serve(self, pattern: bytes, handler: Callable[..., None], *, announce: bool = False) -> Any: ...
+    def publish(self, source: None, subject: bytes, reply: bytes, headers: bytes, payload: bytes) -> int: ...
+
+
+class Requests:
+    """What this node has asked and not heard the answer of.
+
+    Args:
+        routing: where requests leave and answers come in.
+        clock: monotonic seconds.
+    """
+
+    def __init__(self, routing: Routing, clock: Callable[[], float]) -> None:
+        self._routing = routing
+        self._clock = clock
+        self._prefix = b"_INBOX." + random_name().encode() + b"."
+        self._asked: dict[bytes, tuple[Callable[[], None], Callable[[], None]]] = {}
+        self._ends: list[tuple[float, int, bytes]] = []
+        self._numbers = count(secrets.randbelow(1 << 32))
+        routing.serve(self._prefix + b"*", self._answer, announce=True)
+
+    def ask(
+        self, inbox: str, answered: Callable[[], None], missed: Callable[[], None], timeout_s: float
+    ) -> None:
+        """Send an empty request to ``inbox``; exactly one of the two is called, not before this returns."""
+        number = next(self._numbers)
+        reply = self._prefix + str(number).encode()
+        self._asked[reply] = answered, missed
+        heapq.heappush(self._ends, (self._clock() + timeout_s, number, reply))
+        self._routing.publish(None, inbox.encode(), reply, b"", b"")
+
+    def next_deadline(self) -> float | None:
+        while self._ends and self._ends[0][2] not in self._asked:
+            heapq.heappop(self._ends)
+        return self._ends[0][0] if self._ends else None
+
+    def tick(self) -> None:
+        """Give up on what was not answered in time."""
+        now = self._clock()
+        while self._ends and self._ends[0][0] <= now:
+            asked = self._asked.pop(heapq.heappop(self._ends)[2], None)
+            if asked is not None:
+                asked[1]()
+
+    def _answer(self, _source: object, subject: bytes, _reply: bytes, _payload: bytes) -> None:
+        asked = self._asked.pop(subject, None)
+        if asked is not None:
+            asked[0]()

@@ -1,0 +1,407 @@
+"""The streaming service, on every node: requests to commands, outcomes to replies.
+
+A request comes in as an ordinary NATS message on one of seven subjects, or as an acknowledgement
+under the cluster's tag. It is decoded and checked for what no state could make valid (R26); everything
+else becomes a command of this node's session (``origin``) and is decided in ``apply``. The outcome
+comes back as an effect and leaves as a reply.
+
+Order: requests of one connection are given serials in the order they came. Acknowledgements of one
+read are gathered by subscription, but always go before a close, an unsubscribe or a disconnect that
+the client sent after them.
+
+A plain object without I/O.
+
+Source: the streaming protocol, sections 1 and 3 to 9.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from node.core import refusals
+from node.core.commands import (
+    Acked,
+    ClientCheck,
+    ClientClose,
+    ClientKeep,
+    ClientOpen,
+    ClientReplace,
+    Publish,
+    SubscriptionClose,
+    SubscriptionOpen,
+    Unsubscribe,
+)
+from node.core.effects import ClientOpened, Outcome, Probing, Refused, SubscriptionOpened
+from node.core.state import State
+from node.errors import RemoteProtocolError
+from node.protocol import streaming as stan
+from node.protocol.message import message_body
+from node.protocol.positions import StartPosition
+from node.protocol.subjects import literal, valid_channel, valid_client_id
+from node.server.clock import ClusterClock
+from node.server.names import random_name
+from node.server.origin import Origin
+from node.server.requests import Requests
+from node.units import SECOND
+
+log = logging.getLogger("stanchion.streaming")
+
+PROBE_S = 0.5
+"""How long a registered client may take to answer when another asks for its ID (R17)."""
+
+START_POSITIONS = frozenset(int(position) for position in StartPosition)
+
+
+class Routing(Protocol):
+    """What is needed of routing."""
+
+    def serve(self, pattern: bytes, handler: Callable[..., None], *, announce: bool = False) -> Any: ...
+    def publish(self, source: None, subject: bytes, reply: bytes, headers: bytes, payload: bytes) -> int: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Subjects:
+    """The subjects of one cluster's service. Source: the streaming protocol, section 1."""
+
+    discover: str
+    pings: str
+    publish: str
+    subscribe: str
+    unsubscribe: str
+    subscription_close: str
+    close: str
+
+    @classmethod
+    def of(cls, cluster_id: str, discover_prefix: str = "_STAN.discover") -> Subjects:
+        return cls(
+            discover=f"{discover_prefix}.{cluster_id}",
+            pings=f"{discover_prefix}.{cluster_id}.pings",
+            publish=f"_STAN.pub.{cluster_id}",
+            subscribe=f"_STAN.sub.{cluster_id}",
+            unsubscribe=f"_STAN.unsub.{cluster_id}",
+            subscription_close=f"_STAN.subclose.{cluster_id}",
+            close=f"_STAN.close.{cluster_id}",
+        )
+
+
+class Streaming:
+    """The service on one node.
+
+    Args:
+        subjects: of this cluster.
+        state: the replicated state, to read.
+        origin: this node's session.
+        routing: where requests come from and replies go.
+        requests: how a client is asked whether it is alive.
+        clock: cluster time.
+        leader_heard: whether a leader is heard now.
+        client_pinged: told of a client that pinged although it is silent, for the leader (HBT-06).
+    """
+
+    def __init__(
+        self,
+        subjects: Subjects,
+        *,
+        state: Callable[[], State],
+        origin: Origin,
+        routing: Routing,
+        requests: Requests,
+        clock: ClusterClock,
+        leader_heard: Callable[[], bool],
+        client_pinged: Callable[[str], None],
+    ) -> None:
+        self._subjects = subjects
+        self._state = state
+        self._origin = origin
+        self._routing = routing
+        self._requests = requests
+        self._clock = clock
+        self._leader_heard = leader_heard
+        self._client_pinged = client_pinged
+        self._acks: dict[tuple[str, bytes], list[int]] = {}
+        self._channel_start = len(subjects.publish) + 1
+        self._ack_handle: Any = None
+        self.published = 0
+        self.published_bytes = 0
+        origin.publish_answered = self._publish_answered
+        serve = routing.serve
+        serve(subjects.discover.encode(), self._on_connect)
+        serve(subjects.pings.encode(), self._on_ping)
+        serve(subjects.publish.encode() + b".>", self._on_publish)
+        serve(subjects.subscribe.encode(), self._on_subscribe)
+        serve(subjects.unsubscribe.encode(), self._on_unsubscribe)
+        serve(subjects.subscription_close.encode(), self._on_subscription_close)
+        serve(subjects.close.encode(), self._on_close)
+
+    def founded(self) -> None:
+        """The cluster has its tag: take acknowledgements under it (R18)."""
+        if self._ack_handle is None and self._state().cluster_tag:
+            pattern = f"_INBOX.{self._state().cluster_tag}.*"
+            self._ack_handle = self._routing.serve(pattern.encode(), self._on_ack)
+
+    def read_done(self, _connection: object = None) -> None:
+        """Everything of one read was handled: what it asked for goes to the leader as one batch."""
+        self._submit_acks()
+        self._origin.flush()
+
+    # --- publishing and acknowledging -------------------------------------------------------------
+
+    def _on_publish(self, _source: object, subject: bytes, reply: bytes, payload: bytes) -> None:
+        try:
+            request = stan.decode_publish(payload)
+        except RemoteProtocolError:
+            self._reply(reply, stan.encode_pub_ack("", refusals.INVALID_PUBLISH))
+            return
+        channel = request.channel
+        if (
+            not request.guid
+            or subject[self._channel_start :] != channel.encode()  # else permissions could be bypassed
+            or not valid_channel(channel)
+            or not (request.client_id or request.conn_id)
+        ):
+            self._reply(reply, stan.encode_pub_ack(request.guid, refusals.INVALID_PUBLISH))
+            return
+        body = message_body(channel, request.reply, request.data)
+        self.published += 1
+        self.published_bytes += len(payload)
+        self._origin.submit_publish(
+            Publish("" if request.conn_id else request.client_id, request.conn_id, channel, body),
+            (reply, request.guid),
+            len(body) + 48,
+        )
+
+    def _publish_answered(self, pending: tuple[Any, ...], outcome: Outcome) -> None:
+        reply, guid = pending
+        if reply:
+            text = outcome.text if type(outcome) is Refused else ""
+            self._routing.publish(None, reply, b"", b"", stan.encode_pub_ack(guid, text))
+
+    def _on_ack(self, _source: object, subject: bytes, _reply: bytes, payload: bytes) -> None:
+        try:
+            channel, seq = stan.decode_ack(payload)
+        except RemoteProtocolError:
+            return  # an ack is never answered, not even a broken one
+        key = (channel, subject)
+        seqs = self._acks.get(key)
+        if seqs is None:
+            self._acks[key] = [seq]
+        else:
+            seqs.append(seq)
+
+    def _submit_acks(self) -> None:
+        if not self._acks:
+            return
+        acks, self._acks = self._acks, {}
+        for (channel, inbox), seqs in acks.items():
+            self._origin.submit(
+                Acked(channel, inbox.decode("utf-8", "replace"), seqs), size=48 + 4 * len(seqs)
+            )
+
+    # --- clients ----------------------------------------------------------------------------------
+
+    def _on_connect(self, _source: object, _subject: bytes, reply: bytes, payload: bytes) -> None:
+        try:
+            request = stan.decode_connect(payload)
+        except RemoteProtocolError:
+            request = None
+        if request is None or not literal(request.heartbeat_inbox.encode()):
+            self._reply(reply, _connect_error(refusals.INVALID_CONNECT))
+            return
+        if not valid_client_id(request.client_id):
+            self._reply(reply, _connect_error(refusals.INVALID_CLIENT_ID))
+            return
+        command = ClientOpen(
+            request.client_id,
+            request.conn_id,
+            request.heartbeat_inbox,
+            request.protocol,
+            request.ping_interval_s,
+            request.ping_max_out,
+            self._valid_until(),
+        )
+
+        def answer(outcome: Outcome) -> None:
+            if isinstance(outcome, Probing):
+                self._probe(outcome, command, answer)
+            elif isinstance(outcome, ClientOpened):
+                self._reply(reply, self._connected(command))
+            elif isinstance(outcome, Refused) and outcome.text:
+                self._reply(reply, _connect_error(outcome.text))
+
+        self._submit(command, answer)
+
+    def _connected(self, request: ClientOpen) -> bytes:
+        subjects = self._subjects
+        pings = request.protocol >= 1
+        return stan.encode_connect_response(
+            stan.ConnectResponse(
+                pub_prefix=subjects.publish,
+                sub_requests=subjects.subscribe,
+                unsub_requests=subjects.unsubscribe,
+                close_requests=subjects.close,
+                sub_close_requests=subjects.subscription_close,
+                ping_requests=subjects.pings if pings else "",
+                ping_interval_s=request.ping_interval_s if pings else 0,
+                ping_max_out=request.ping_max_out if pings else 0,
+                protocol=1,
+            )
+        )
+
+    def _probe(self, taken: Probing, request: ClientOpen, answer: Callable[[Outcome], None]) -> None:
+        """The ID is taken: the one who has it may answer for 500 ms, whoever listens (R17)."""
+
+        def keep() -> None:
+            self._submit(ClientKeep(taken.client_id, taken.generation), answer)
+            self.read_done()
+
+        def replace() -> None:
+            replaced = ClientReplace(
+                taken.client_id,
+                taken.generation,
+                request.conn_id,
+                request.heartbeat_inbox,
+                request.protocol,
+                request.ping_interval_s,
+                request.ping_max_out,
+                request.valid_until_ns,
+            )
+            self._submit(replaced, answer)
+            self.read_done()
+
+        self._requests.ask(taken.inbox, keep, replace, PROBE_S)
+
+    def _on_ping(self, _source: object, _subject: bytes, reply: bytes, payload: bytes) -> None:
+        if not payload or not reply:
+            return
+        try:
+            conn_id = stan.decode_ping(payload).conn_id
+        except RemoteProtocolError:
+            return
+        if not conn_id:
+            return
+        client = self._state().by_conn.get(conn_id)
+        if client is None:
+            self._submit(ClientCheck(conn_id), lambda outcome: self._pinged(reply, outcome))
+            return
+        if self._leader_heard():
+            self._reply(reply, b"")
+        if client.silent:
+            self._client_pinged(client.id)
+
+    def _pinged(self, reply: bytes, outcome: Outcome) -> None:
+        text = outcome.text if isinstance(outcome, Refused) else ""
+        self._reply(reply, stan.encode_ping_response(text))
+
+    def _on_close(self, _source: object, _subject: bytes, reply: bytes, payload: bytes) -> None:
+        try:
+            client_id = stan.decode_close(payload).client_id
+        except RemoteProtocolError:
+            self._reply(reply, stan.encode_close_response(refusals.INVALID_CLOSE))
+            return
+
+        def answer(outcome: Outcome) -> None:
+            text = outcome.text if isinstance(outcome, Refused) else ""
+            self._reply(reply, stan.encode_close_response(text))
+
+        self._submit(ClientClose(client_id), answer)
+
+    # --- subscriptions ----------------------------------------------------------------------------
+
+    def _on_subscribe(self, _source: object, _subject: bytes, reply: bytes, payload: bytes) -> None:
+        try:
+            request = stan.decode_subscription(payload)
+        except RemoteProtocolError:
+            self._reply(reply, _subscription_error(refusals.INVALID_SUBSCRIBE))
+            return
+        refusal = _refuse_subscription(request)
+        if refusal:
+            self._reply(reply, _subscription_error(refusal))
+            return
+        command = SubscriptionOpen(
+            request.client_id,
+            request.channel,
+            request.queue,
+            request.durable,
+            request.inbox,
+            f"_INBOX.{self._state().cluster_tag}.{random_name()}",
+            request.max_in_flight,
+            request.ack_wait_s * SECOND,
+            request.start,
+            request.start_seq,
+            request.start_delta_ns,
+            self._valid_until(),
+        )
+
+        def answer(outcome: Outcome) -> None:
+            if isinstance(outcome, SubscriptionOpened):
+                self._reply(reply, stan.encode_subscription_response(outcome.ack_inbox))
+            elif isinstance(outcome, Refused) and outcome.text:
+                self._reply(reply, _subscription_error(outcome.text))
+
+        self._submit(command, answer)
+
+    def _on_unsubscribe(self, _source: object, _subject: bytes, reply: bytes, payload: bytes) -> None:
+        self._end_subscription(reply, payload, for_good=True)
+
+    def _on_subscription_close(self, _source: object, _subject: bytes, reply: bytes, payload: bytes) -> None:
+        self._end_subscription(reply, payload, for_good=False)
+
+    def _end_subscription(self, reply: bytes, payload: bytes, *, for_good: bool) -> None:
+        try:
+            request = stan.decode_unsubscribe(payload)
+        except RemoteProtocolError:
+            self._reply(reply, stan.encode_unsubscribe_response(refusals.INVALID_UNSUBSCRIBE))
+            return
+
+        def answer(outcome: Outcome) -> None:
+            text = outcome.text if isinstance(outcome, Refused) else ""
+            self._reply(reply, stan.encode_unsubscribe_response(text))
+
+        if for_good:
+            self._submit(
+                Unsubscribe(request.client_id, request.channel, request.inbox, request.durable), answer
+            )
+        else:
+            self._submit(SubscriptionClose(request.client_id, request.channel, request.inbox), answer)
+
+    # --- shared -----------------------------------------------------------------------------------
+
+    def _submit(self, command: Any, answer: Callable[[Outcome], None]) -> None:
+        self._submit_acks()  # what was acknowledged before this request counts before it
+        self._origin.submit(command, answer, size=256)
+
+    def _valid_until(self) -> int:
+        return self._clock.now() + self._state().settings.request_timeout_ns
+
+    def _reply(self, reply: bytes, payload: bytes) -> None:
+        if reply:
+            self._routing.publish(None, reply, b"", b"", payload)
+
+
+def _connect_error(text: str) -> bytes:
+    return stan.encode_connect_response(stan.ConnectResponse(error=text))
+
+
+def _subscription_error(text: str) -> bytes:
+    return stan.encode_subscription_response(error=text)
+
+
+def _refuse_subscription(request: stan.SubscriptionRequest) -> str:
+    """What no state could make valid, in the protocol's order (section 5.1, checks 2 to 6 and 9)."""
+    if not request.client_id:
+        return refusals.CLIENT_ID_MISSING
+    if request.ack_wait_s < 1:
+        return refusals.INVALID_ACK_WAIT
+    if request.max_in_flight < 1:
+        return refusals.INVALID_MAX_IN_FLIGHT
+    if request.start not in START_POSITIONS:
+        return refusals.INVALID_START
+    if not valid_channel(request.channel):
+        return refusals.INVALID_SUBJECT
+    inbox = request.inbox.encode()
+    if not literal(inbox) or inbox.startswith(b"_STAN."):
+        return refusals.INVALID_SUBSCRIBE
+    return ""
