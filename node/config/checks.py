@@ -15,7 +15,7 @@ from pathlib import Path as FilePath
 from re import fullmatch
 from typing import TypeAlias
 
-from node.config.model import NAME, Config, Node
+from node.config.model import NAME, Config, Node, Subjects, User
 from node.config.overrides import hint
 from node.config.values import Address, Secret, format_duration
 from node.errors import ConfigError
@@ -265,9 +265,23 @@ def _credentials(config: Config) -> Iterator[Finding]:
                 f"clients.users: {user.user} is given twice", (("clients", "users", str(number), "user"),)
             )
         seen.add(user.user)
-    for path, secret in _secrets(config):
-        if secret.source == "text" and secret.text.startswith(("$2a$", "$2b$", "$2x$", "$2y$")):
-            yield Finding(f"{'.'.join(path)}: this release does not have bcrypt passwords yet", (path,))
+        for verb, subjects in _subjects(user):
+            for key, patterns in (("allow", subjects.allow or ()), ("deny", subjects.deny)):
+                for at, pattern in enumerate(patterns):
+                    path = ("clients", "users", str(number), "permissions", verb, key, str(at))
+                    if not valid_subject(pattern.encode()):
+                        yield Finding(f"{'.'.join(path[:-1])}: {pattern!r} is no valid subject", (path,))
+    if clients.no_auth_user is not None and clients.no_auth_user not in seen:
+        yield Finding(
+            f"clients.no_auth_user: there is no user {clients.no_auth_user} in clients.users",
+            (("clients", "no_auth_user"), ("clients", "users")),
+        )
+
+
+def _subjects(user: User) -> Iterator[tuple[str, Subjects]]:
+    if user.permissions is not None:
+        yield "publish", user.permissions.publish
+        yield "subscribe", user.permissions.subscribe
 
 
 def _clients(config: Config) -> Iterator[Finding]:

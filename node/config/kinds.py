@@ -179,6 +179,13 @@ class FilePath:
 
 
 @dataclass(frozen=True, slots=True)
+class Words:
+    """A list of words of one kind."""
+
+    of: Text
+
+
+@dataclass(frozen=True, slots=True)
 class Range:
     """Two words in a list, the smaller first."""
 

@@ -21,7 +21,7 @@ from node.config import checks
 from node.config.kinds import FilePath, Kind
 from node.config.model import NOT_YET, Config
 from node.config.overrides import apply_environment, apply_flags, hint
-from node.config.schema import Hidden, Named, Option, Pair, Section, Several, Word, options
+from node.config.schema import Hidden, Named, Option, Pair, Section, Several, Word, WordList, options
 from node.config.tree import FILE_SIZE_MAX, Items, Mapping, Scalar, Tree, describe, parse
 from node.config.values import Address, Secret
 from node.errors import ConfigError
@@ -171,6 +171,8 @@ class _Reader:
                 return self._word(tree, kind, path)
             case Pair(kind=kind):
                 return self._pair(tree, kind, path)
+            case WordList(kind=kind):
+                return self._words(tree, kind, path)
             case Hidden():
                 return self._secret(tree, key, option.key, path)
             case Section(of=of):
@@ -214,6 +216,16 @@ class _Reader:
             return None
         least, most = (self._word(value, kind, path) for value in tree.values)
         return None if least is None or most is None else (least, most)
+
+    def _words(self, tree: Tree, kind: Kind, path: checks.Path) -> object | None:
+        if not isinstance(tree, Items):
+            self.complain(path, tree.place, f"{_name(path)}: expected a list, not {describe(tree)}")
+            return None
+        words = []
+        for number, child in enumerate(tree.values):
+            self.places[*path, str(number)] = child.place
+            words.append(self._word(child, kind, (*path, str(number))))
+        return tuple(word for word in words if word is not None)
 
     def _secret(self, tree: Tree, key: str, stem: str, path: checks.Path) -> Secret | None:
         if not isinstance(tree, Scalar) or tree.type not in ("text", "word") or not tree.text:

@@ -28,6 +28,7 @@ from node.config.kinds import (
     Range,
     Size,
     Text,
+    Words,
 )
 from node.config.values import HOUR, MINUTE, Address, Secret
 from node.units import MILLISECOND, SECOND
@@ -189,6 +190,33 @@ class Limits:
     """Limits by channel name or pattern: ``*`` is one token, ``>`` the rest."""
 
 
+_PATTERN: Final = Text(means="a subject or a pattern of subjects")
+
+
+@dataclass(frozen=True, slots=True)
+class Subjects:
+    """Which subjects. ``*`` is one token, ``>`` the rest."""
+
+    allow: Annotated[tuple[str, ...] | None, Words(_PATTERN)] = None
+    """Those that are allowed. Absent: all; an empty list: none."""
+
+    deny: Annotated[tuple[str, ...], Words(_PATTERN)] = ()
+    """Those that are not, even where ``allow`` has them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Permissions:
+    """What a user may do. A streaming client has to publish to ``_STAN.>`` and ``_INBOX.>`` and to
+    subscribe to ``_INBOX.>``.
+    """
+
+    publish: Subjects = field(default_factory=Subjects)
+    """What it may publish to."""
+
+    subscribe: Subjects = field(default_factory=Subjects)
+    """What it may subscribe to."""
+
+
 @dataclass(frozen=True, slots=True)
 class User:
     """Somebody who may connect."""
@@ -197,7 +225,10 @@ class User:
     """The name in the client's CONNECT."""
 
     password: Annotated[Secret, Confidential()]
-    """In plain text; compared in constant time."""
+    """In plain text or as a bcrypt hash."""
+
+    permissions: Permissions | None = None
+    """What it may do. Absent: everything."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,10 +242,13 @@ class Clients:
     """The only user, if there is just one. With ``password``."""
 
     password: Annotated[Secret | None, Confidential()] = None
-    """The password of ``user``."""
+    """The password of ``user``, in plain text or as a bcrypt hash."""
 
     token: Annotated[Secret | None, Confidential()] = None
-    """The token every client must present."""
+    """The token every client must present, in plain text or as a bcrypt hash."""
+
+    no_auth_user: Annotated[str | None, Text(means="a user name")] = None
+    """Which of ``users`` a client is that presents nothing. Absent: it is refused."""
 
     auth_timeout_ns: Annotated[int, Duration(minimum=10 * MILLISECOND, maximum=HOUR)] = 2 * SECOND
     """How long a client may take to CONNECT where credentials are asked for."""
@@ -340,9 +374,8 @@ NOT_YET: Final[Mapping[str, str]] = MappingProxyType(
     {
         "cluster.routes": "peers of other clusters",
         "clients.tls": "TLS for clients",
-        "clients.no_auth_user": "a user for clients without credentials",
         "clients.max_subscriptions": "a bound on subscriptions of one connection",
-        "clients.users.permissions": "permissions",
+        "clients.default_permissions": "permissions for users without any",
         "limits.channels.max_redeliveries": "a bound on redeliveries",
         "limits.channels.dead_letter": "dead letters",
         "limits.channels.redelivery_backoff": "redelivery back-off",

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, TypeAlias, Union, get_args, get_origin, get_type_hints
 
-from node.config.kinds import Confidential, Kind, Range
+from node.config.kinds import Confidential, Kind, Range, Words
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +21,13 @@ class Word:
 @dataclass(frozen=True, slots=True)
 class Pair:
     """A list of two, the smaller first."""
+
+    kind: Kind
+
+
+@dataclass(frozen=True, slots=True)
+class WordList:
+    """Any number of scalars."""
 
     kind: Kind
 
@@ -53,7 +60,7 @@ class Several:
     of: type[Any]
 
 
-Shape: TypeAlias = Word | Pair | Hidden | Section | Named | Several
+Shape: TypeAlias = Word | Pair | WordList | Hidden | Section | Named | Several
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +101,8 @@ def _shape(hint: Any) -> Shape:
         match get_args(hint)[1]:
             case Range(of=kind):
                 return Pair(kind)
+            case Words(of=kind):
+                return WordList(kind)
             case Confidential(direct=direct):
                 return Hidden(direct)
             case kind:

@@ -62,7 +62,11 @@ def test_a_sound_cluster_has_no_problems(tmp_path: Path) -> None:
         ("clients={user: u}", "clients.user: has no effect without password"),
         ("clients={password: p}", "clients.password: has no effect without user"),
         ("clients={users: [{user: u, password: p}, {user: u, password: q}]}", "users: u is given twice"),
-        ("clients={token: $2b$10$abc}", "does not have bcrypt passwords yet"),
+        ("clients={no_auth_user: u}", "no_auth_user: there is no user u in clients.users"),
+        (
+            "clients={users: [{user: u, password: p, permissions: {publish: {allow: [a..b]}}}]}",
+            "clients.users.0.permissions.publish.allow: 'a..b' is no valid subject",
+        ),
         ("clients={max_pending: 64KB}", "max_pending: less than max_payload"),
         ("monitoring={open: true, token: t}", "monitoring.token: has no effect with open: true"),
     ],
