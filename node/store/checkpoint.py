@@ -1,0 +1,399 @@
+"""The store: messages and records in LMDB, moved from one applied index to the next as a whole.
+
+What is applied changes memory at once (``messages``) and the disk only at a checkpoint, a few times
+a second, in a worker thread and in one transaction (``layout`` shows where things lie). The journal has
+every entry above the applied index, so that a crash costs nothing but their replay.
+
+A checkpoint's work is bounded by what changed, with one exception: a channel dropped may have a
+million messages. So its floor hides them at once and each checkpoint deletes at most
+``GARBAGE_BLOCKS_MAX`` blocks below the floors; ``has_garbage`` says that there is more to do.
+
+A channel that gets a message now and then would end up with a block each. A checkpoint therefore takes
+the channel's last block in again if it is smaller than ``MERGE_BELOW``: LMDB writes whole pages anyway.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
+from pathlib import Path
+from typing import NamedTuple
+
+import lmdb
+
+from node.errors import DiskError
+from node.store import blocks
+from node.store.environment import KEY_SIZE_MAX, MAP_SIZE, open_environment, sealed, translate, unsealed
+from node.store.interface import CheckpointJob
+from node.store.layout import META_KEY, Meta, decode_block, floor_record, load
+from node.store.messages import GONE, Batch, Messages, Run
+from node.units import Index, Term
+
+CACHE_BYTES = 32 * 1024 * 1024
+"""Bytes of memory for messages that are already stored: the newest, so that delivery needs no read."""
+
+BLOCK_CACHE_BYTES = 4 * 1024 * 1024
+"""Bytes of memory for blocks read back, so that a slow reader doesn't verify one again and again."""
+
+GARBAGE_BLOCKS_MAX = 1000
+"""Blocks deleted by one checkpoint at most."""
+
+MERGE_BELOW = 3000
+"""Bytes. A channel's last block is written again together with what follows while it is smaller."""
+
+
+class _Tail(NamedTuple):
+    """A channel's last block: small enough to be taken in again."""
+
+    first: int
+    end: int
+
+
+class Checkpoint:
+    """One checkpoint: taken on the loop, run in a worker thread, ended on the loop."""
+
+    def __init__(
+        self,
+        store: Store,
+        meta: Meta,
+        batch: Batch,
+        changes: dict[bytes, bytes | None],
+        garbage: dict[int, int],
+    ) -> None:
+        self._path = store.path
+        self._environment = store._environment
+        self._databases = store._databases
+        self.meta = meta
+        self.batch = batch
+        self._changes = changes
+        self._garbage = garbage
+        self.tails = dict(store._tails)
+        self.unfinished: set[int] = set()
+        """Channels with more to delete."""
+        self.forgotten: list[int] = []
+        """Dropped channels of which nothing is left."""
+        self.done = False
+
+    def run(self) -> None:
+        """Write and sync it all. In a worker thread, once.
+
+        Raises:
+            DiskError: the disk is full, or failed.
+            CorruptionError: LMDB found its own pages damaged.
+        """
+        assert not self.done
+        try:
+            with self._environment.begin(write=True) as transaction:
+                self._write_messages(transaction)
+                self._write_floors(transaction)
+                self._delete_garbage(transaction)
+                self._write_state(transaction)
+                transaction.put(META_KEY, self.meta.encode(), db=self._databases.meta)
+        except lmdb.Error as error:
+            raise translate(self._path, error) from error
+        except OSError as error:
+            raise DiskError(f"{self._path}: the checkpoint failed: {error}") from error
+        self.done = True
+
+    def _write_messages(self, transaction: lmdb.Transaction[bytes]) -> None:
+        by_channel: dict[int, list[Run]] = {}
+        for run in self.batch.runs:
+            by_channel.setdefault(run.channel, []).append(run)
+        cursor = transaction.cursor(self._databases.messages)
+        for channel in sorted(by_channel):
+            runs = by_channel[channel]
+            tail = self._take_tail(transaction, channel, runs[0].first)
+            cursor.putmulti(self._encode(channel, tail, runs))
+
+    def _take_tail(self, transaction: lmdb.Transaction[bytes], channel: int, first: int) -> list[Run]:
+        """The channel's last block as a run, if it is small and ends where the new messages begin."""
+        tail = self.tails.pop(channel, None)
+        if tail is None or tail.end != first:
+            return []
+        key = blocks.key(channel, tail.first)
+        stored = transaction.get(key, db=self._databases.messages)
+        if stored is None:
+            return []  # dropped and deleted since
+        return [Run(channel, tail.first, decode_block(self._path, key, stored).messages(), 0)]
+
+    def _encode(self, channel: int, tail: list[Run], runs: list[Run]) -> Iterator[tuple[bytes, bytes]]:
+        """The runs as blocks: as few as their size allows, none across a gap."""
+        held: list[bytes] = []
+        size = first = 0
+        for run in chain(tail, runs):
+            if held and run.first != first + len(held):
+                yield self._block(channel, first, held)
+                held, size = [], 0
+            if not held:
+                first = run.first
+            for message in run.messages:
+                cost = len(message) + blocks.MESSAGE_OVERHEAD
+                if held and size + cost > blocks.BLOCK_BYTES_MAX:
+                    yield self._block(channel, first, held)
+                    first += len(held)
+                    held, size = [], 0
+                held.append(message)
+                size += cost
+        yield self._block(channel, first, held)
+        if size < MERGE_BELOW:
+            self.tails[channel] = _Tail(first, first + len(held))
+
+    def _block(self, channel: int, first: int, messages: list[bytes]) -> tuple[bytes, bytes]:
+        key = blocks.key(channel, first)
+        return key, blocks.encode(key, messages)
+
+    def _write_floors(self, transaction: lmdb.Transaction[bytes]) -> None:
+        cursor = transaction.cursor(self._databases.floors)
+        cursor.putmulti(
+            [floor_record(channel, floor) for channel, floor in sorted(self.batch.floors.items())]
+        )
+
+    def _delete_garbage(self, transaction: lmdb.Transaction[bytes]) -> None:
+        budget = GARBAGE_BLOCKS_MAX
+        for channel, floor in self._garbage.items():
+            keys, finished = self._garbage_of(transaction, channel, floor, budget)
+            for key in keys:
+                transaction.delete(key, db=self._databases.messages)
+            budget -= len(keys)
+            if not finished:
+                self.unfinished.add(channel)
+            elif floor == GONE:
+                transaction.delete(blocks.channel_key(channel), db=self._databases.floors)
+                self.forgotten.append(channel)
+
+    def _garbage_of(
+        self, transaction: lmdb.Transaction[bytes], channel: int, floor: int, limit: int
+    ) -> tuple[list[bytes], bool]:
+        """Keys of up to ``limit`` blocks that are wholly below the floor, and whether these are all.
+
+        That a block ends at or below the floor is told by where the next one begins, so that no page of
+        an old block is read from the disk; only a channel's last block must be looked into.
+        """
+        cursor = transaction.cursor(self._databases.messages)
+        if not cursor.set_range(blocks.key(channel, 0)):
+            return [], True
+        keys: list[bytes] = []
+        for key in cursor.iternext(keys=True, values=False):
+            at, first = blocks.split_key(key)
+            if at != channel:
+                break
+            if first > floor:
+                return (keys if first == floor + 1 else keys[:-1]), True
+            if len(keys) > limit:
+                return keys[:-1], False
+            keys.append(key)
+        if keys:
+            stored = transaction.get(keys[-1], b"", db=self._databases.messages)
+            if decode_block(self._path, keys[-1], stored).end > floor + 1:
+                keys.pop()
+        return keys[:limit], len(keys) <= limit
+
+    def _write_state(self, transaction: lmdb.Transaction[bytes]) -> None:
+        put: list[tuple[bytes, bytes]] = []
+        for key, value in sorted(self._changes.items()):
+            if value is None:
+                transaction.delete(key, db=self._databases.state)
+            else:
+                put.append((key, sealed(key, value)))
+        transaction.cursor(self._databases.state).putmulti(put)
+
+
+class Store:
+    """The applied state of one node: in memory what is new, on disk what was checkpointed.
+
+    Opened with ``Store.open``; everything but ``Checkpoint.run`` and ``copy_to`` belongs to one thread.
+    """
+
+    def __init__(self, path: Path, environment: lmdb.Environment, cache_bytes: int) -> None:
+        self.path = path
+        self._environment = environment
+        self._databases, self._meta, floors = load(path, environment)
+        self._garbage = set(floors)
+        self._messages = Messages(cache_bytes, floors, self._last_stored)
+        self._blocks: OrderedDict[bytes, blocks.Block] = OrderedDict()
+        self._blocks_bytes = 0
+        self._tails: dict[int, _Tail] = {}
+        self._job: Checkpoint | None = None
+
+    @classmethod
+    def open(cls, path: Path, *, map_size: int = MAP_SIZE, cache_bytes: int = CACHE_BYTES) -> Store:
+        """Open the store in the directory ``path``, or make a new one there.
+
+        Args:
+            path: a directory that is the store's alone; its parent exists.
+            map_size: bytes of address space, the most the store can ever hold.
+            cache_bytes: bytes of memory for messages already stored; 0 keeps none.
+
+        Raises:
+            CorruptionError: what is there is damaged, or of another format.
+            DiskError: it can't be opened, made or mapped.
+        """
+        environment = open_environment(path, map_size)
+        try:
+            return cls(path, environment, cache_bytes)
+        except BaseException as error:
+            environment.close()
+            if isinstance(error, lmdb.Error):
+                raise translate(path, error) from error
+            raise
+
+    def close(self) -> None:
+        """Let go of the environment. What is pending is lost: it is in the journal."""
+        assert self._job is None or self._job.done, "a checkpoint is running"
+        self._environment.close()
+
+    @property
+    def applied(self) -> tuple[Index, Term]:
+        return self._meta.applied
+
+    @property
+    def previous(self) -> tuple[Index, Term]:
+        return self._meta.previous
+
+    @property
+    def pending_bytes(self) -> int:
+        return self._messages.pending_bytes
+
+    @property
+    def pending_messages(self) -> int:
+        return self._messages.pending_messages
+
+    @property
+    def has_garbage(self) -> bool:
+        return bool(self._garbage)
+
+    @property
+    def bytes_on_disk(self) -> int:
+        """Bytes of the environment's file."""
+        info, stat = self._environment.info(), self._environment.stat()
+        return int((info["last_pgno"] + 1) * stat["psize"])
+
+    def records(self) -> Iterator[tuple[bytes, bytes]]:
+        try:
+            with self._environment.begin(self._databases.state) as transaction:
+                for key, stored in transaction.cursor():
+                    yield key, unsealed(self.path, key, stored)
+        except lmdb.Error as error:
+            raise translate(self.path, error) from error
+
+    def put(self, channel: int, first: int, messages: Sequence[bytes]) -> None:
+        self._messages.put(channel, first, messages)
+
+    def drop(self, channel: int, up_to: int) -> None:
+        assert 0 <= up_to < GONE
+        self._messages.drop(channel, up_to)
+
+    def drop_channel(self, channel: int) -> None:
+        self._messages.drop_channel(channel)
+        self._tails.pop(channel, None)
+
+    def get(self, channel: int, seq: int) -> bytes | None:
+        return self.get_many(channel, (seq,))[0]
+
+    def get_many(self, channel: int, seqs: Sequence[int]) -> list[bytes | None]:
+        found, absent = self._messages.find(channel, seqs)
+        if absent:
+            self._read(channel, seqs, found, absent)
+        return found
+
+    def begin_checkpoint(
+        self,
+        applied: tuple[int, int],
+        previous: tuple[int, int],
+        changes: Iterable[tuple[bytes, bytes | None]],
+    ) -> Checkpoint:
+        assert self._job is None, "one checkpoint at a time"
+        assert applied >= self._meta.applied, "what is applied never goes back"
+        written = dict(changes)
+        assert all(0 < len(key) <= KEY_SIZE_MAX for key in written), "a key LMDB can't hold"
+        batch = self._messages.seal()
+        garbage = self._messages.floors_of(chain(self._garbage, batch.floors))
+        meta = Meta(
+            (Index(applied[0]), Term(applied[1])),
+            (Index(previous[0]), Term(previous[1])),
+        )
+        self._garbage = set()
+        self._job = Checkpoint(self, meta, batch, written, garbage)
+        return self._job
+
+    def end_checkpoint(self, job: CheckpointJob) -> None:
+        assert job is self._job, "not the checkpoint that was begun"
+        assert self._job.done, "a checkpoint that failed is the end of the node"
+        job, self._job = self._job, None
+        self._meta = job.meta
+        self._tails = job.tails
+        self._garbage |= job.unfinished
+        self._messages.settle(job.batch)
+        for channel in job.forgotten:
+            self._messages.forget(channel)
+            self._tails.pop(channel, None)
+
+    def copy_to(self, directory: Path) -> None:
+        """Write a consistent, compact copy of the last durable checkpoint into an empty directory.
+
+        In a worker thread; readers and checkpoints go on meanwhile.
+
+        Raises:
+            DiskError: it can't be written.
+            CorruptionError: LMDB found its own pages damaged.
+        """
+        try:
+            self._environment.copy(str(directory), compact=True)
+        except lmdb.Error as error:
+            raise translate(self.path, error) from error
+
+    def _last_stored(self, channel: int) -> int:
+        try:
+            with self._environment.begin(self._databases.messages) as transaction:
+                cursor = transaction.cursor()
+                beyond = cursor.set_range(blocks.key(channel, GONE))
+                if not (cursor.prev() if beyond else cursor.last()):
+                    return 0
+                key = cursor.key()
+                if blocks.split_key(key)[0] != channel:
+                    return 0
+                return decode_block(self.path, key, cursor.value()).end - 1
+        except lmdb.Error as error:
+            raise translate(self.path, error) from error
+
+    def _read(self, channel: int, seqs: Sequence[int], found: list[bytes | None], absent: list[int]) -> None:
+        """Fill in what only the store has, block by block."""
+        try:
+            with self._environment.begin(self._databases.messages, buffers=True) as transaction:
+                cursor = transaction.cursor()
+                block = None
+                for position in absent:
+                    seq = seqs[position]
+                    if block is None or not block.first <= seq < block.end:
+                        block = self._block_with(cursor, channel, seq)
+                    if block is not None:
+                        found[position] = block.message(seq)
+        except lmdb.Error as error:
+            raise translate(self.path, error) from error
+
+    def _block_with(self, cursor: lmdb.Cursor[memoryview], channel: int, seq: int) -> blocks.Block | None:
+        """The block that holds a sequence, verified when it is read and not when it is found cached."""
+        key = blocks.key(channel, seq)
+        if not cursor.set_range(key):
+            if not cursor.last():
+                return None
+        elif cursor.key() != key and not cursor.prev():
+            return None
+        key = bytes(cursor.key())
+        if blocks.split_key(key)[0] != channel:
+            return None
+        block = self._blocks.get(key)
+        if block is None or seq >= block.end:  # it may have grown since: see MERGE_BELOW
+            block = decode_block(self.path, key, cursor.value())
+            self._keep(key, block)
+        else:
+            self._blocks.move_to_end(key)
+        return block if seq < block.end else None
+
+    def _keep(self, key: bytes, block: blocks.Block) -> None:
+        older = self._blocks.pop(key, None)
+        self._blocks_bytes += block.size - (0 if older is None else older.size)
+        self._blocks[key] = block
+        while self._blocks_bytes > BLOCK_CACHE_BYTES:
+            self._blocks_bytes -= self._blocks.popitem(last=False)[1].size

@@ -1,0 +1,137 @@
+"""How the environment is laid out, and what of it is read when it is opened.
+
+::
+
+    messages   channel, first sequence  →  block (see ``blocks``)
+    floors     channel                  →  last sequence dropped
+    state      the core's keys          →  the core's values
+    meta       "checkpoint"             →  format, applied and previous (index, term)
+
+All four are made in one transaction: a crash leaves a whole new store or none.
+"""
+
+from __future__ import annotations
+
+import struct
+from pathlib import Path
+from typing import NamedTuple
+
+import lmdb
+
+from node.errors import CorruptionError
+from node.store import blocks
+from node.store.environment import ADVICE, Database, check_size, sealed, translate, unsealed
+from node.units import Index, Term
+
+_FORMAT = 1
+META_KEY = b"checkpoint"
+_META = struct.Struct(">8sHQQQQ")
+_MAGIC = b"stanchn\x00"
+_FLOOR = struct.Struct(">Q")
+
+
+class Meta(NamedTuple):
+    """How far the store goes."""
+
+    applied: tuple[Index, Term]
+    previous: tuple[Index, Term]
+
+    def encode(self) -> bytes:
+        return sealed(META_KEY, _META.pack(_MAGIC, _FORMAT, *self.applied, *self.previous))
+
+
+def _decode_meta(path: Path, stored: bytes) -> Meta:
+    value = unsealed(path, META_KEY, stored)
+    if len(value) < 10 or not value.startswith(_MAGIC):
+        raise CorruptionError(f"{path}: not a store of ours. {ADVICE}")
+    version = int.from_bytes(value[8:10], "big")
+    if version != _FORMAT or len(value) != _META.size:
+        raise CorruptionError(
+            f"{path}: a store of format {version}, and this release reads format {_FORMAT} only:"
+            " use the release that wrote it"
+        )
+    _, _, index, term, previous_index, previous_term = _META.unpack(value)
+    return Meta((index, term), (previous_index, previous_term))
+
+
+class Databases(NamedTuple):
+    messages: Database
+    floors: Database
+    state: Database
+    meta: Database
+
+
+def floor_record(channel: int, floor: int) -> tuple[bytes, bytes]:
+    """Key and value of a channel's floor."""
+    key = blocks.channel_key(channel)
+    return key, sealed(key, _FLOOR.pack(floor))
+
+
+def decode_block(path: Path, key: bytes, value: memoryview | bytes) -> blocks.Block:
+    """The block stored under ``key``.
+
+    Raises:
+        CorruptionError: it fails its checksum; the text says what to do.
+    """
+    try:
+        return blocks.decode(key, value)
+    except CorruptionError as error:
+        raise CorruptionError(f"{path}: {error}. {ADVICE}") from error
+
+
+def applied_in(path: Path) -> tuple[tuple[Index, Term], tuple[Index, Term]]:
+    """Applied and previous (index, term) of a store that nobody has open, such as a copy; it stays as it is.
+
+    Raises:
+        CorruptionError: it is no store, or a damaged one.
+        DiskError: it can't be read.
+    """
+    try:
+        environment = lmdb.open(str(path), readonly=True, create=False, lock=False, max_dbs=4)
+    except lmdb.Error as error:
+        raise translate(path, error) from error
+    try:
+        check_size(path, environment)
+        _, meta, _ = load(path, environment)
+    except lmdb.Error as error:
+        raise translate(path, error) from error
+    finally:
+        environment.close()
+    return meta.applied, meta.previous
+
+
+def load(path: Path, environment: lmdb.Environment) -> tuple[Databases, Meta, dict[int, int]]:
+    """Open the databases, made if the environment is new; read how far it goes and the floors.
+
+    Raises:
+        CorruptionError: something of it is missing, damaged or of another format.
+    """
+    if environment.stat()["entries"] == 0:
+        return _make(path, environment)
+    try:
+        databases = Databases(
+            *(environment.open_db(name.encode(), create=False) for name in Databases._fields)
+        )
+    except lmdb.NotFoundError as error:
+        raise CorruptionError(f"{path}: a part of the store is missing: {error}. {ADVICE}") from error
+    with environment.begin() as transaction:
+        stored = transaction.get(META_KEY, db=databases.meta)
+        if stored is None:
+            raise CorruptionError(f"{path}: the store has lost its checkpoint record. {ADVICE}")
+        meta = _decode_meta(path, stored)
+        floors = {}
+        for key, value in transaction.cursor(databases.floors):
+            floors[blocks.split_channel_key(key)] = int(_FLOOR.unpack(unsealed(path, key, value))[0])
+    return databases, meta, floors
+
+
+def _make(path: Path, environment: lmdb.Environment) -> tuple[Databases, Meta, dict[int, int]]:
+    if environment.flags()["readonly"]:
+        raise CorruptionError(f"{path}: an empty store. {ADVICE}")
+    meta = Meta((Index(0), Term(0)), (Index(0), Term(0)))
+    with environment.begin(write=True) as transaction:
+        databases = Databases(
+            *(environment.open_db(name.encode(), transaction) for name in Databases._fields)
+        )
+        transaction.put(META_KEY, meta.encode(), db=databases.meta)
+    return databases, meta, {}

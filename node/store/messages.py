@@ -1,0 +1,256 @@
+"""Payloads by channel and sequence, as far as they are in memory.
+
+Three kinds of messages are here, in this order of age within a channel:
+
+* *cached*: already in the store, kept so that a fresh message is delivered without reading it back;
+  the oldest go when all cached ones together exceed their bound;
+* *sealed*: handed to the checkpoint that runs now;
+* *pending*: put since then; the next checkpoint takes them.
+
+All are kept as runs, lists of consecutive messages, for a run costs a few hundred bytes where a
+dictionary entry a message would cost as much as the message. Only the newest pending run of a channel
+still grows; a sealed run never changes again, so the worker thread may read it without a lock.
+
+A channel's *floor* is the last sequence dropped. It hides messages at once, wherever they still are,
+and is stored with the next checkpoint; the store's space behind it is given back bit by bit. A channel
+that is dropped altogether has the highest possible floor, ``GONE``, until nothing of it is left.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from enum import Enum, auto
+
+GONE = (1 << 64) - 1
+"""The floor of a channel that was dropped. Its id never comes again."""
+
+OVERHEAD = 41
+"""Bytes that a message takes in memory besides its own: an object's head and a place in a list."""
+
+_RUN_MESSAGES = 256
+"""A run takes no more messages once it has this many: a run is freed as a whole."""
+
+
+class _Stage(Enum):
+    PENDING = auto()
+    SEALED = auto()
+    CACHED = auto()
+    DROPPED = auto()
+
+
+class Run:
+    """Consecutive messages of one channel, ``first`` the sequence of the first."""
+
+    __slots__ = ("channel", "first", "messages", "size", "stage")
+
+    def __init__(self, channel: int, first: int, messages: Sequence[bytes], size: int) -> None:
+        self.channel = channel
+        self.first = first
+        self.messages = list(messages)
+        self.size = size
+        """Bytes of payload."""
+        self.stage = _Stage.PENDING
+
+    @property
+    def last(self) -> int:
+        return self.first + len(self.messages) - 1
+
+    @property
+    def memory(self) -> int:
+        """Bytes, about."""
+        return self.size + OVERHEAD * len(self.messages)
+
+
+class _Log:
+    """The runs of one channel. The first ``head`` of them are gone, and cut off now and then."""
+
+    __slots__ = ("firsts", "head", "last", "runs")
+
+    def __init__(self, last: int) -> None:
+        self.last = last
+        self.firsts: list[int] = []
+        self.runs: list[Run | None] = []
+        self.head = 0
+
+    def append(self, run: Run) -> None:
+        self.firsts.append(run.first)
+        self.runs.append(run)
+
+    def oldest(self) -> Run | None:
+        return self.runs[self.head] if self.head < len(self.runs) else None
+
+    def pop_oldest(self) -> None:
+        self.runs[self.head] = None
+        self.head += 1
+        if self.head >= 64 and self.head * 2 >= len(self.runs):
+            del self.firsts[: self.head], self.runs[: self.head]
+            self.head = 0
+
+    def run_with(self, seq: int) -> Run | None:
+        at = bisect_right(self.firsts, seq, self.head) - 1
+        if at < self.head:
+            return None
+        run = self.runs[at]
+        return run if run is not None and seq <= run.last else None
+
+
+class Batch:
+    """What one checkpoint makes durable: runs in the order they were put, and floors that moved."""
+
+    __slots__ = ("floors", "runs")
+
+    def __init__(self, runs: list[Run], floors: dict[int, int]) -> None:
+        self.runs = runs
+        self.floors = floors
+
+
+class Messages:
+    """The messages in memory, and the floors of all channels.
+
+    Args:
+        cache_bytes: how much is kept of what is already in the store, overhead included.
+        floors: every channel's floor, as stored.
+        last_stored: the last sequence the store holds of a channel, 0 if none; asked once a channel.
+    """
+
+    def __init__(self, cache_bytes: int, floors: dict[int, int], last_stored: Callable[[int], int]) -> None:
+        self._cache_bytes = cache_bytes
+        self._last_stored = last_stored
+        self._floors = floors
+        self._logs: dict[int, _Log] = {}
+        self._pending: list[Run] = []
+        self._growing: dict[int, Run] = {}
+        self._moved: dict[int, int] = {}
+        self._cached: deque[Run] = deque()
+        self._cached_dropped = 0
+        self.cached_bytes = 0
+        self.pending_bytes = 0
+        self.pending_messages = 0
+
+    def put(self, channel: int, first: int, messages: Sequence[bytes]) -> None:
+        """Add messages ``first``, ``first + 1``, …; those not above the channel's last are ignored.
+
+        That makes an entry applied twice harmless (rule S4). A gap above the last one is kept as it is.
+        """
+        log = self._logs.get(channel)
+        if log is None:
+            log = self._logs[channel] = _Log(max(self._floor(channel), self._last_stored(channel)))
+        if first <= log.last:
+            messages = messages[log.last + 1 - first :]
+            first = log.last + 1
+        if not messages:
+            return
+        size = sum(map(len, messages))
+        run = self._growing.get(channel)
+        if run is not None and log.last + 1 == first and len(run.messages) < _RUN_MESSAGES:
+            run.messages.extend(messages)
+            run.size += size
+        else:
+            run = self._growing[channel] = Run(channel, first, messages, size)
+            log.append(run)
+            self._pending.append(run)
+        log.last = run.last
+        self.pending_bytes += size
+        self.pending_messages += len(messages)
+
+    def drop(self, channel: int, up_to: int) -> None:
+        """Forget everything up to and including ``up_to``. Dropped once, a sequence never returns."""
+        if up_to <= self._floor(channel):
+            return
+        self._floors[channel] = self._moved[channel] = up_to
+        log = self._logs.get(channel)
+        if log is None:
+            return
+        log.last = max(log.last, up_to)
+        while (run := log.oldest()) is not None and run.last <= up_to:
+            log.pop_oldest()
+            self._release(run)
+        if up_to == GONE:
+            del self._logs[channel]
+
+    def drop_channel(self, channel: int) -> None:
+        """Forget everything of a channel, for good."""
+        self.drop(channel, GONE)
+
+    def find(self, channel: int, seqs: Sequence[int]) -> tuple[list[bytes | None], list[int]]:
+        """The messages that are here, and the positions in ``seqs`` of those that only the store may have."""
+        found: list[bytes | None] = []
+        absent: list[int] = []
+        floor = self._floor(channel)
+        log = self._logs.get(channel)
+        last = GONE if log is None else log.last
+        base = start = end = 0
+        here: list[bytes] = []
+        for seq in seqs:
+            if start <= seq < end:
+                found.append(here[seq - base])
+                continue
+            run = log.run_with(seq) if log is not None and seq > floor else None
+            if run is None:
+                found.append(None)
+                if floor < seq <= last:
+                    absent.append(len(found) - 1)
+                continue
+            here, base, end = run.messages, run.first, run.last + 1
+            start = max(base, floor + 1)
+            found.append(here[seq - base])
+        return found, absent
+
+    def seal(self) -> Batch:
+        """Everything pending, for the checkpoint that begins now; from here on it doesn't change."""
+        runs = [run for run in self._pending if run.stage is _Stage.PENDING]
+        for run in runs:
+            run.stage = _Stage.SEALED
+        batch = Batch(runs, self._moved)
+        self._pending = []
+        self._growing = {}
+        self._moved = {}
+        self.pending_bytes = self.pending_messages = 0
+        return batch
+
+    def settle(self, batch: Batch) -> None:
+        """The batch is in the store: what of it is still wanted is now only cached."""
+        for run in batch.runs:
+            if run.stage is _Stage.SEALED:
+                run.stage = _Stage.CACHED
+                self._cached.append(run)
+                self.cached_bytes += run.memory
+        while self.cached_bytes > self._cache_bytes:
+            run = self._cached.popleft()
+            if run.stage is _Stage.DROPPED:
+                self._cached_dropped -= 1
+                continue
+            log = self._logs[run.channel]
+            assert log.oldest() is run, "runs leave a channel in the order they came"
+            log.pop_oldest()
+            self.cached_bytes -= run.memory
+        if self._cached_dropped * 2 > len(self._cached):
+            self._cached = deque(run for run in self._cached if run.stage is _Stage.CACHED)
+            self._cached_dropped = 0
+
+    def floors_of(self, channels: Iterable[int]) -> dict[int, int]:
+        """The floors of some channels, in ascending order of the channels."""
+        return {channel: self._floors[channel] for channel in sorted(set(channels))}
+
+    def forget(self, channel: int) -> None:
+        """Nothing of a dropped channel is left in the store, nor its floor."""
+        del self._floors[channel]
+
+    def _floor(self, channel: int) -> int:
+        return self._floors.get(channel, 0)
+
+    def _release(self, run: Run) -> None:
+        stage, run.stage = run.stage, _Stage.DROPPED
+        if stage is _Stage.SEALED:
+            return  # the checkpoint still stores it: the drop belongs to the next one
+        if stage is _Stage.PENDING:
+            self.pending_bytes -= run.size
+            self.pending_messages -= len(run.messages)
+            if self._growing.get(run.channel) is run:
+                del self._growing[run.channel]
+        else:
+            self.cached_bytes -= run.memory
+            self._cached_dropped += 1
+        run.messages = []  # the queue it stands in may hold it for a while

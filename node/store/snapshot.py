@@ -1,0 +1,281 @@
+"""Snapshots: a consistent copy of the store, its manifest, and putting one in the store's place.
+
+A snapshot is a directory ``<term>-<index>`` that holds a copy of the environment's file and a manifest:
+what it is a copy of, how long the file is, its SHA-256 and the CRC-32 of every 256 KiB of it. It is
+made under another name and renamed when it is on the disk, so that a snapshot that has its name is whole.
+LMDB copies while checkpoints go on. Everything here blocks on the disk: it is for a worker thread.
+
+Installing needs no more than one rename. The environment is one file; its lock file has no meaning
+once nobody has the environment open, and is made anew. So a crash leaves the old store or the new
+one, and in between, at most, the old one without its lock file. Whoever installs has first written in
+the journal what the log now begins with (raft: the base record), and closed the old store.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from zlib import crc32
+
+import msgpack
+
+from node.errors import CorruptionError, DiskError, RemoteProtocolError
+from node.store.checkpoint import CACHE_BYTES, Store
+from node.store.environment import (
+    DATA_FILE,
+    LOCK_FILE,
+    MAP_SIZE,
+    sealed,
+    sync_directory,
+    sync_file,
+    unsealed,
+)
+from node.store.layout import applied_in
+from node.units import Index, Term
+
+CHUNK_BYTES = 256 * 1024
+"""Bytes that are verified, sent and resumed as one."""
+
+CONTEXT_BYTES_MAX = 64 * 1024
+"""Bytes of what the shell adds to a manifest."""
+
+MANIFEST_FILE = "manifest"
+_MANIFEST_VERSION = 1
+_NAME = re.compile(r"(\d+)-(\d+)")
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """What a snapshot is, and how to know that one has all of it."""
+
+    index: Index
+    """Of the last entry applied in it."""
+    term: Term
+    previous: tuple[Index, Term]
+    """Of the entry before."""
+    size: int
+    """Bytes of the file."""
+    sha256: bytes
+    crcs: bytes
+    """CRC-32, 4 bytes big-endian, of each ``CHUNK_BYTES`` of the file."""
+    context: bytes = b""
+    """The shell's own: members, cluster id. Opaque here."""
+
+    @property
+    def snapshot_id(self) -> str:
+        """Names exactly these bytes: two nodes' copies of the same state differ in theirs."""
+        return f"{self.term}-{self.index}-{self.sha256[:12].hex()}"
+
+    def chunk_size(self, offset: int) -> int:
+        return min(CHUNK_BYTES, self.size - offset)
+
+    def crc(self, offset: int) -> int:
+        at = offset // CHUNK_BYTES * 4
+        return int.from_bytes(self.crcs[at : at + 4], "big")
+
+    def to_plain(self) -> list[Any]:
+        """Values that msgpack takes."""
+        return [
+            _MANIFEST_VERSION,
+            self.index,
+            self.term,
+            list(self.previous),
+            self.size,
+            self.sha256,
+            self.crcs,
+            self.context,
+        ]
+
+    @classmethod
+    def from_plain(cls, value: object, size_max: int = MAP_SIZE) -> Manifest:
+        """The manifest that became ``value``.
+
+        Raises:
+            RemoteProtocolError: it is none, or of a file larger than ``size_max`` bytes.
+        """
+        match value:
+            case [
+                1,
+                int(index),
+                int(term),
+                [int(before), int(term_before)],
+                int(size),
+                bytes(sha),
+                bytes(crcs),
+                bytes(context),
+            ]:
+                pass
+            case _:
+                raise RemoteProtocolError("a snapshot's manifest that is none")
+        if min(index, term, before, term_before) < 0 or before > index or len(sha) != 32:
+            raise RemoteProtocolError("a snapshot's manifest that contradicts itself")
+        if not 0 < size <= size_max:
+            raise RemoteProtocolError(f"a snapshot of {size} bytes; at most {size_max} are taken")
+        if len(crcs) != -(-size // CHUNK_BYTES) * 4 or len(context) > CONTEXT_BYTES_MAX:
+            raise RemoteProtocolError("a snapshot's manifest whose parts don't fit its size")
+        previous = (Index(before), Term(term_before))
+        return cls(Index(index), Term(term), previous, size, sha, crcs, context)
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """A whole snapshot on this node's disk."""
+
+    path: Path
+    """The directory with the copy and its manifest."""
+    manifest: Manifest
+
+    @property
+    def data(self) -> Path:
+        return self.path / DATA_FILE
+
+
+def produce(store: Store, directory: Path, *, context: bytes = b"", keep: int = 2) -> Snapshot:
+    """Copy the store's last durable checkpoint into ``directory``; keep the newest ``keep`` there.
+
+    In a worker thread. Costs one reading and one writing of all the store holds. If there is a snapshot
+    of the same index already, that one is returned.
+
+    Raises:
+        DiskError: the copy can't be written.
+        CorruptionError: the store is damaged.
+    """
+    assert len(context) <= CONTEXT_BYTES_MAX
+    temporary = directory / "copy.tmp"
+    try:
+        directory.mkdir(mode=0o750, exist_ok=True)
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir(mode=0o750)
+        store.copy_to(temporary)
+        manifest = _describe(temporary, context)
+        write_manifest(temporary, manifest)
+        sync_file(temporary / DATA_FILE)
+        final = directory / f"{manifest.term}-{manifest.index}"
+        existing = load(final)
+        if existing is not None:
+            shutil.rmtree(temporary)
+            return existing
+        shutil.rmtree(final, ignore_errors=True)
+        temporary.rename(final)
+        sync_directory(directory)
+        for old in find_all(directory)[keep:]:
+            shutil.rmtree(old.path)
+    except OSError as error:
+        raise DiskError(f"{directory}: a snapshot can't be written: {error}") from error
+    return Snapshot(final, manifest)
+
+
+def find_all(directory: Path) -> list[Snapshot]:
+    """The whole snapshots in a directory, newest first; anything else is passed over."""
+    if not directory.is_dir():
+        return []
+    loaded = [load(path) for path in directory.iterdir() if _NAME.fullmatch(path.name)]
+    whole = [snapshot for snapshot in loaded if snapshot is not None]
+    return sorted(whole, key=lambda snapshot: (snapshot.manifest.index, snapshot.manifest.term), reverse=True)
+
+
+def load(path: Path) -> Snapshot | None:
+    """The snapshot in a directory, or None if there is no whole one."""
+    manifest = load_manifest(path)
+    data = path / DATA_FILE
+    if manifest is None or not data.exists() or data.stat().st_size != manifest.size:
+        return None
+    return Snapshot(path, manifest)
+
+
+def load_manifest(path: Path) -> Manifest | None:
+    """The manifest in a snapshot's directory, or None if there is no good one: it is only a copy's."""
+    try:
+        stored = (path / MANIFEST_FILE).read_bytes()
+        return Manifest.from_plain(msgpack.unpackb(unsealed(path, b"", stored)))
+    except (FileNotFoundError, CorruptionError, RemoteProtocolError, ValueError):
+        return None
+
+
+def install(
+    received: Snapshot, store_path: Path, *, map_size: int = MAP_SIZE, cache_bytes: int = CACHE_BYTES
+) -> Store:
+    """Put a received snapshot in the place of the store, and open it.
+
+    The store at ``store_path``, if there is one, is closed; it lies on the same file system. In a worker
+    thread. A crash at any point leaves the old store or the new.
+
+    Raises:
+        RemoteProtocolError: the snapshot isn't what its manifest says; the old store is untouched.
+        CorruptionError: nor is it a store at all.
+        DiskError: the disk refused.
+    """
+    manifest = received.manifest
+    if applied_in(received.path) != ((manifest.index, manifest.term), manifest.previous):
+        raise RemoteProtocolError(f"snapshot {manifest.snapshot_id} holds another index than it says")
+    try:
+        sync_file(received.data)
+        store_path.mkdir(mode=0o750, exist_ok=True)
+        sync_directory(store_path.parent)
+        (store_path / LOCK_FILE).unlink(missing_ok=True)
+        received.data.rename(store_path / DATA_FILE)
+        sync_directory(store_path)
+        shutil.rmtree(received.path)
+    except OSError as error:
+        raise DiskError(f"{store_path}: a snapshot can't be installed: {error}") from error
+    return Store.open(store_path, map_size=map_size, cache_bytes=cache_bytes)
+
+
+def write_manifest(path: Path, manifest: Manifest) -> None:
+    """Write a manifest into a snapshot's directory, durably."""
+    target = path / MANIFEST_FILE
+    target.write_bytes(sealed(b"", msgpack.packb(manifest.to_plain())))
+    sync_file(target)
+    sync_directory(path)
+
+
+def chunks(path: Path) -> Iterator[bytes]:
+    """A file, ``CHUNK_BYTES`` at a time."""
+    with path.open("rb", buffering=0) as file:
+        while chunk := file.read(CHUNK_BYTES):
+            yield chunk
+
+
+def _describe(path: Path, context: bytes) -> Manifest:
+    (index, term), previous = applied_in(path)
+    sha, crcs, size = hashlib.sha256(), bytearray(), 0
+    for chunk in chunks(path / DATA_FILE):
+        sha.update(chunk)
+        crcs += crc32(chunk).to_bytes(4, "big")
+        size += len(chunk)
+    return Manifest(index, term, previous, size, sha.digest(), bytes(crcs), context)
+
+
+def open_reader(snapshot: Snapshot) -> SnapshotReader:
+    """A reader that stays good even if the snapshot is pruned meanwhile.
+
+    Raises:
+        DiskError: the snapshot is gone.
+    """
+    return SnapshotReader(snapshot.data)
+
+
+class SnapshotReader:
+    """Reads a snapshot's file at any offset: what a ``SnapshotSender`` wants. Close it."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        try:
+            self._descriptor = os.open(path, os.O_RDONLY)
+        except OSError as error:
+            raise DiskError(f"{path}: the snapshot can't be read: {error}") from error
+
+    def __call__(self, offset: int, size: int) -> bytes:
+        try:
+            return os.pread(self._descriptor, size, offset)
+        except OSError as error:
+            raise DiskError(f"{self._path}: the snapshot can't be read: {error}") from error
+
+    def close(self) -> None:
+        os.close(self._descriptor)
