@@ -1,0 +1,438 @@
+"""The only place that knows the private names of pysyncobj 0.3.17.
+
+The library keeps the role state machine, the vote rule, the append handler, the commit rule and
+the apply loop. Everything that decides *when* is taken from it: its election deadline, its
+heartbeat time and its table of responses are properties of this subclass that answer by what the
+engine allows, so its clock and its random generator are never decisive and several engines in one
+process can't meet through them. Its journal, serializer, poller, transport and command queue are
+replaced by ours or by nothing. No thread, socket or pickle of the library's comes into being.
+
+A library used like this is a particular file, not a range of versions: `verify` compares version,
+names, parameters and the files themselves, and refuses anything else.
+"""
+
+# The names of the methods below are the library's.
+# ruff: noqa: N802, N803
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import inspect
+import math
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from pysyncobj import SyncObj, SyncObjConf
+from pysyncobj import syncobj as library_module
+from pysyncobj.node import Node
+from pysyncobj.transport import Transport
+from pysyncobj.version import VERSION
+
+from node.errors import NodeError
+from node.raft.library_log import LibraryLog, Received
+from node.raft.ports import Entry, Role, Timing
+
+SUPPORTED_VERSION = "0.3.17"
+
+# Line ends are normalised before hashing.
+SOURCES = {
+    "syncobj.py": "e8bdf06797085d734df86e24ab4802fe87893dff77268565ec036f7ad4a1cfe4",
+    "config.py": "fbbc7ff9f18e4d15a7fd563376e42f5bd192956879d4b810b056d5248b955698",
+    "transport.py": "0c9d89f9c4781ec9772df8011d7975a1a4a1a5f541357e12eae85a813e92b50b",
+    "node.py": "e4a3f027cd8291f558334bb9c977e952f6b6989e7e1fa1588d3005ef0b990e2c",
+}
+
+METHODS = {
+    "_onTick": ("timeToWait",),
+    "_checkCommandsToApply": (),
+    "_SyncObj__connectedToAnyone": (),
+    "_SyncObj__doApplyCommand": ("command",),
+    "_SyncObj__generateRaftTimeout": (),
+    "_SyncObj__loadDumpFile": ("clearJournal",),
+    "_SyncObj__onMessageReceived": ("node", "message"),
+    "_SyncObj__onNodeConnected": ("node",),
+    "_SyncObj__onNodeDisconnected": ("node",),
+    "_SyncObj__parseChangeClusterRequest": ("command",),
+    "_SyncObj__sendAppendEntries": (),
+    "_SyncObj__setCurrentTerm": ("term", "votedForNodeId"),
+    "_SyncObj__setState": ("newState",),
+    "_SyncObj__tryLogCompaction": (),
+    "transferLeadership": ("node", "callback"),
+}
+"""Methods called or overridden, with their parameters."""
+
+ATTRIBUTES = (
+    "_SyncObj__lastResponseTime",
+    "_SyncObj__needLoadDumpFile",
+    "_SyncObj__newAppendEntriesTime",
+    "_SyncObj__noopIDx",
+    "_SyncObj__raftCommitIndex",
+    "_SyncObj__raftCurrentTerm",
+    "_SyncObj__raftElectionDeadline",
+    "_SyncObj__raftLastApplied",
+    "_SyncObj__raftLeader",
+    "_SyncObj__raftLog",
+    "_SyncObj__raftState",
+    "_SyncObj__serializer",
+    "_SyncObj__transferInProgress",
+    "_poller",
+)
+"""Attributes read, written or replaced by properties; the library's constructor sets each."""
+
+_ROLES = {0: Role.FOLLOWER, 1: Role.CANDIDATE, 2: Role.LEADER}
+_FOLLOWER = 0
+_FAR_S = 1e12
+
+
+@functools.cache
+def verify() -> None:
+    """Check that the installed pysyncobj is the one this module was written against.
+
+    Raises:
+        NodeError: it isn't; the text says what differs.
+    """
+    problems = _differences()
+    if problems:
+        raise NodeError(
+            f"pysyncobj {SUPPORTED_VERSION} is needed, unchanged, but " + "; ".join(problems) + "; "
+            f"install it again: pip install --force-reinstall pysyncobj=={SUPPORTED_VERSION}"
+        )
+
+
+def _differences() -> list[str]:
+    if VERSION != SUPPORTED_VERSION:
+        return [f"version {VERSION} is installed"]
+    problems = []
+    for name, parameters in METHODS.items():
+        method = getattr(SyncObj, name, None)
+        if method is None:
+            problems.append(f"method {name} is missing")
+        elif tuple(inspect.signature(method).parameters) != ("self", *parameters):
+            problems.append(f"method {name} takes {inspect.signature(method)}")
+    assigned = SyncObj.__init__.__code__.co_names
+    problems += [f"attribute {name} is missing" for name in ATTRIBUTES if name not in assigned]
+    folder = Path(library_module.__file__).parent
+    for name, expected in SOURCES.items():
+        try:
+            source = (folder / name).read_bytes()
+        except OSError as error:
+            problems.append(f"its source {name} can't be read ({error.strerror})")
+            continue
+        if hashlib.sha256(source.replace(b"\r\n", b"\n")).hexdigest() != expected:
+            problems.append(f"its source {name} is not the released one")
+    return problems
+
+
+class Timer(Protocol):
+    """Who decides when the library may campaign."""
+
+    @property
+    def authorised(self) -> bool: ...
+    def rearm(self) -> None: ...
+    def authorise(self, *, transfer: bool) -> None: ...
+
+
+class Owner(Protocol):
+    """What the library reports, through the subclass. None of it may raise, but for a failed apply."""
+
+    def library_sent(self, peer: str, message: dict[str, Any]) -> None: ...
+    def library_beat(self) -> None: ...
+    def library_applies(self, index: int, payload: bytes) -> None: ...
+    def library_role(self, old: Role, new: Role) -> None: ...
+
+
+class _Member(Node):  # type: ignore[misc]  # the library is untyped
+    """A node known by name. The hash is fixed, so the library's sets iterate alike in every process."""
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Member) and self.id == other.id
+
+    def __hash__(self) -> int:
+        return zlib.crc32(self.id.encode())
+
+
+class _Gate(Transport):  # type: ignore[misc]  # the library is untyped
+    """The library's way out: what it sends goes to the engine, which sends what it means."""
+
+    def __init__(self, owner: Owner) -> None:
+        super().__init__(None, None, [])
+        self._owner = owner
+
+    def send(self, node: _Member, message: dict[str, Any]) -> bool:
+        self._owner.library_sent(node.id, message)
+        return True
+
+
+class _NoPoller:
+    """The library polls its sockets through this: it has none."""
+
+    def poll(self, timeout: float) -> None:
+        pass
+
+
+class _Responses:
+    """The library's table of last responses. It answers what check-quorum (ours) found."""
+
+    def __init__(self) -> None:
+        self.quorum = True
+
+    def clear(self) -> None:
+        pass
+
+    def __setitem__(self, node: _Member, at: float) -> None:
+        pass
+
+    def __getitem__(self, node: _Member) -> float:
+        return math.inf if self.quorum else -math.inf
+
+
+def _conf(timing: Timing) -> Any:
+    return SyncObjConf(
+        autoTick=False,
+        useFork=False,
+        dynamicMembershipChange=False,
+        raftMinTimeout=timing.election_min_s,
+        raftMaxTimeout=timing.election_max_s,
+        appendEntriesPeriod=timing.heartbeat_s,
+        leaderFallbackTimeout=timing.election_max_s,
+        connectionTimeout=max(5.0, timing.election_max_s),
+        appendEntriesUseBatch=True,
+        appendEntriesBatchSizeBytes=16 << 20,
+        logCompactionMinEntries=1 << 60,
+        logCompactionMinTime=_FAR_S,
+        pollerType="select",
+    )
+
+
+class Library(SyncObj):  # type: ignore[misc]  # the library is untyped
+    """One pysyncobj engine, held by its private names. The rest of `raft` sees only its typed face."""
+
+    def __init__(
+        self, *, node: str, peers: Sequence[str], log: LibraryLog, timing: Timing, timer: Timer, owner: Owner
+    ) -> None:
+        self._log = log
+        self._timer = timer
+        self._owner = owner
+        self._gate = _Gate(owner)
+        self._responses = _Responses()
+        self._answers: list[dict[str, Any]] = []
+        self._members = {name: _Member(name) for name in peers}
+        self.beat_due = False
+        """The next tick of a leader sends heartbeats."""
+        super().__init__(
+            _Member(node),
+            list(self._members.values()),
+            conf=_conf(timing),
+            nodeClass=_Member,
+            transport=self._gate,
+        )
+        self._SyncObj__needLoadDumpFile = False
+
+    # --- what the library decided -------------------------------------------------------------------
+
+    @property
+    def role(self) -> Role:
+        return _ROLES[self._SyncObj__raftState]
+
+    @property
+    def current_term(self) -> int:
+        return int(self._SyncObj__raftCurrentTerm)
+
+    @property
+    def leader(self) -> str | None:
+        leader = self._SyncObj__raftLeader
+        return None if leader is None else str(leader.id)
+
+    @property
+    def commit(self) -> int:
+        return int(self._SyncObj__raftCommitIndex)
+
+    @property
+    def applied(self) -> int:
+        return int(self._SyncObj__raftLastApplied)
+
+    @property
+    def no_op_index(self) -> int | None:
+        """Where the no-op of the latest leadership of this node is."""
+        index = self._SyncObj__noopIDx
+        return None if index is None else int(index)
+
+    # --- what the engine makes it do ------------------------------------------------------------------
+
+    def start_from(self, applied: int) -> None:
+        """Everything up to ``applied`` is in the state already, and committed."""
+        self._SyncObj__raftLastApplied = applied
+        self._SyncObj__raftCommitIndex = max(applied, self.commit)
+
+    def tick(self, *, quorum: bool) -> None:
+        """Campaign if authorised; as a leader commit, and step down without a quorum; apply."""
+        self._responses.quorum = quorum
+        self._onTick(0.0)
+
+    def connect(self, peer: str) -> None:
+        self._SyncObj__onNodeConnected(self._members[peer])
+
+    def disconnect(self, peer: str) -> None:
+        self._SyncObj__onNodeDisconnected(self._members[peer])
+
+    def hear(self, peer: str, term: int) -> None:
+        """``peer`` leads ``term``: a frame that says this and moves nothing in the log."""
+        self._receive(peer, {"type": "append_entries", "term": term, "commit_index": 0, "serialized": None})
+
+    def append(
+        self, peer: str, *, term: int, prev: int, prev_term: int, entries: list[Entry], commit: int
+    ) -> None:
+        """``peer`` leads ``term``, and its log goes on after ``prev`` with ``entries``."""
+        self._answers.clear()
+        self._receive(
+            peer,
+            {
+                "type": "append_entries",
+                "term": term,
+                "commit_index": commit,
+                "prevLogIdx": prev,
+                "prevLogTerm": prev_term,
+                "entries": [(Received(payload), index, of_term) for index, of_term, payload in entries],
+            },
+        )
+        answers = [answer["success"] for answer in self._answers]
+        assert answers == [True], f"the library answered {answers} to what was verified"
+
+    def acked(self, peer: str, match: int) -> None:
+        self._receive(
+            peer, {"type": "next_node_idx", "reset": False, "success": True, "next_node_idx": match + 1}
+        )
+
+    def ask_vote(self, peer: str, *, term: int, last_index: int, last_term: int) -> None:
+        """``peer`` asks for this node's vote."""
+        self._receive(
+            peer,
+            {
+                "type": "request_vote",
+                "term": term,
+                "last_log_index": last_index,
+                "last_log_term": last_term,
+            },
+        )
+
+    def voted(self, peer: str, term: int) -> None:
+        self._receive(peer, {"type": "response_vote", "term": term})
+
+    def take_over(self, peer: str, term: int) -> None:
+        """The leader ``peer`` asks this node to campaign: the timer is told."""
+        self._receive(peer, {"type": "timeout_now", "term": term})
+
+    def hand_over(self, peer: str) -> bool:
+        """Ask ``peer`` to campaign; False unless it has everything."""
+        results: list[object] = []
+        self.transferLeadership(self._members[peer], lambda _, reason: results.append(reason))
+        return results == [0]
+
+    def no_transfer(self) -> None:
+        """No campaign came of a transfer: the leader is heard again as before."""
+        self._SyncObj__transferInProgress = False
+
+    def forget_leader(self) -> None:
+        """The leader was silent too long; a candidate's campaign led nowhere."""
+        self._SyncObj__raftLeader = None
+        if self.role is Role.CANDIDATE:
+            self._SyncObj__setState(_FOLLOWER)
+
+    def step_down(self, term: int) -> None:
+        """There is a later term, and nobody known leads it."""
+        self._SyncObj__setCurrentTerm(term, None)
+        self._SyncObj__setState(_FOLLOWER)
+        self._SyncObj__raftLeader = None
+        self._SyncObj__transferInProgress = False
+
+    def _receive(self, peer: str, message: dict[str, Any]) -> None:
+        self._SyncObj__onMessageReceived(self._members[peer], message)
+
+    def answered(self, message: dict[str, Any]) -> None:
+        """The library answered an append. Ours says more; this one is only compared."""
+        self._answers.append(message)
+
+    # --- properties in the place of the library's attributes --------------------------------------------
+
+    @property
+    def _SyncObj__raftLog(self) -> LibraryLog:
+        return self._log
+
+    @_SyncObj__raftLog.setter
+    def _SyncObj__raftLog(self, journal: object) -> None:
+        """The library's own journal is dropped as soon as it is made."""
+
+    @property
+    def _SyncObj__raftElectionDeadline(self) -> float:
+        return -math.inf if self._timer.authorised else math.inf
+
+    @_SyncObj__raftElectionDeadline.setter
+    def _SyncObj__raftElectionDeadline(self, deadline: float) -> None:
+        if deadline == 0:  # only a transfer of leadership assigns zero
+            self._timer.authorise(transfer=True)
+        else:
+            self._timer.rearm()
+
+    @property
+    def _SyncObj__newAppendEntriesTime(self) -> float:
+        return -math.inf if self.beat_due else math.inf
+
+    @_SyncObj__newAppendEntriesTime.setter
+    def _SyncObj__newAppendEntriesTime(self, at: float) -> None:
+        """The engine keeps this time."""
+
+    @property
+    def _SyncObj__lastResponseTime(self) -> _Responses:
+        return self._responses
+
+    @_SyncObj__lastResponseTime.setter
+    def _SyncObj__lastResponseTime(self, table: object) -> None:
+        """The engine keeps these times."""
+
+    @property
+    def _SyncObj__serializer(self) -> None:
+        """Nothing: snapshots are the store's."""
+
+    @_SyncObj__serializer.setter
+    def _SyncObj__serializer(self, serializer: object) -> None:
+        pass
+
+    @property
+    def _poller(self) -> _NoPoller:
+        return _NoPoller()
+
+    @_poller.setter
+    def _poller(self, poller: object) -> None:
+        pass
+
+    # --- methods in the place of the library's ----------------------------------------------------------
+
+    def _SyncObj__generateRaftTimeout(self) -> float:
+        return 0.0
+
+    def _SyncObj__sendAppendEntries(self) -> None:
+        self._owner.library_beat()
+
+    def _SyncObj__doApplyCommand(self, command: bytes) -> None:
+        self._owner.library_applies(self.applied + 1, command)
+
+    def _SyncObj__setState(self, state: int) -> None:
+        old = self.role
+        super()._SyncObj__setState(state)
+        if self.role is not old:
+            self._owner.library_role(old, self.role)
+
+    def _SyncObj__parseChangeClusterRequest(self, command: object) -> None:
+        """Membership is not the library's (S8, S9)."""
+
+    def _SyncObj__tryLogCompaction(self) -> None:
+        """The journal drops its own prefix."""
+
+    def _SyncObj__loadDumpFile(self, clearJournal: bool) -> None:
+        raise AssertionError("the library never loads a snapshot")
+
+    def _checkCommandsToApply(self) -> None:
+        """Proposals go straight to the journal."""

@@ -1,0 +1,132 @@
+"""When a node may campaign, and when a leader must stop: timer, pre-vote, stickiness, quorum.
+
+The library campaigns whenever its deadline has passed (L6, L7): a node that was cut off comes back
+with a higher term and deposes a leader that everybody else hears. Here the timer is ours, and what
+it starts is a *pre-vote*: would a majority vote for me? Only with their yes, and only for that one
+tick, is the library authorised to campaign. A node that hears a leader says no to pre-votes, and
+ignores vote requests (*stickiness*) unless the leader itself asked for the election. A leader that
+has no acks of a majority for the longest election timeout steps down (*check-quorum*), so that its
+clients don't wait for a node that can commit nothing.
+
+Who merely lost its connection to the leader need not wait out the timer: it asks early, and the
+others answer by what they see themselves. So a killed leader is replaced after a few heartbeats,
+while one bad cable deposes nobody.
+
+Source: Ongaro, *Consensus: Bridging Theory and Practice*, §4.2.3, §6.2, §9.6.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Sequence
+
+from node.raft.ports import Clock, Timing
+
+
+class Election:
+    """The times and votes of one node. It decides; who changes roles is the library."""
+
+    def __init__(self, *, timing: Timing, clock: Clock, rng: random.Random, peers: Sequence[str]) -> None:
+        self._timing = timing
+        self._clock = clock
+        self._rng = rng
+        self._majority = (len(peers) + 1) // 2 + 1
+        self.deadline = 0.0
+        """When this node, hearing nobody, asks for pre-votes."""
+        self.authorised = False
+        """The library may campaign in this tick."""
+        self.transfer = False
+        """The campaign was asked for by the leader."""
+        self._heard_at = -math.inf
+        self._pre_vote: tuple[int, set[str]] | None = None
+        self._voters: set[str] = set()
+        self._contacts: dict[str, float] = dict.fromkeys(peers, -math.inf)
+        self.rearm()
+
+    # --- the timer ------------------------------------------------------------------------------
+
+    def rearm(self) -> None:
+        """Start the timer again at a random timeout, and take back any authority."""
+        low, high = self._timing.election_min_s, self._timing.election_max_s
+        self.deadline = self._clock() + low + (high - low) * self._rng.random()
+        self.authorised = False
+
+    def expired(self) -> bool:
+        return self._clock() >= self.deadline
+
+    def authorise(self, *, transfer: bool) -> None:
+        self._pre_vote = None
+        self.authorised = True
+        self.transfer = transfer
+
+    def revoke(self) -> None:
+        """The tick is over; authority that wasn't used is gone."""
+        self.authorised = self.transfer = False
+
+    # --- the leader, as a follower knows it --------------------------------------------------------
+
+    def heard_leader(self) -> None:
+        self._heard_at = self._clock()
+        self._pre_vote = None
+
+    def hears_leader(self) -> bool:
+        """Whether a leader was heard so recently that no other is wanted."""
+        return self._clock() - self._heard_at < self._timing.election_min_s
+
+    def lost_leader(self) -> None:
+        """The connection to the leader broke: unless it comes back within a few heartbeats, ask."""
+        self._heard_at = -math.inf
+        soon = self._clock() + self._timing.heartbeat_s * (1 + self._rng.random())
+        self.deadline = min(self.deadline, soon)
+
+    # --- votes ------------------------------------------------------------------------------------
+
+    def ask(self, term: int) -> None:
+        """Open a round of pre-votes for ``term``."""
+        self._pre_vote = (term, set())
+
+    def pre_voted(self, peer: str, term: int) -> bool:
+        """Count a granted pre-vote; True when it makes the majority."""
+        if self._pre_vote is None or self._pre_vote[0] != term or self.hears_leader():
+            return False
+        granted = self._pre_vote[1]
+        granted.add(peer)
+        return len(granted) + 1 >= self._majority
+
+    def campaigning(self) -> None:
+        """A campaign begins: nobody has voted yet."""
+        self._voters.clear()
+
+    def voted(self, peer: str) -> bool:
+        """Count a vote of this term; False when that peer's was counted before (S11)."""
+        if peer in self._voters:
+            return False
+        self._voters.add(peer)
+        return True
+
+    # --- check-quorum -----------------------------------------------------------------------------
+
+    def leading(self) -> None:
+        """Leadership begins: everybody counts as heard now."""
+        self._pre_vote = None
+        now = self._clock()
+        for peer in self._contacts:
+            self._contacts[peer] = now
+
+    def contact(self, peer: str) -> None:
+        self._contacts[peer] = self._clock()
+
+    def contact_age(self, peer: str) -> float:
+        return self._clock() - self._contacts[peer]
+
+    def has_quorum(self) -> bool:
+        """Whether a majority, this node included, acknowledged something recently."""
+        oldest = self._clock() - self._timing.election_max_s
+        return sum(at > oldest for at in self._contacts.values()) + 1 >= self._majority
+
+    def forgive(self, gap_s: float) -> None:
+        """This node itself stood still for that long: it doesn't count against anybody."""
+        now = self._clock()
+        for peer, at in self._contacts.items():
+            self._contacts[peer] = min(now, at + gap_s)

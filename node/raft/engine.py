@@ -1,0 +1,617 @@
+"""The Raft engine of one node: pysyncobj's role machine and commit rule, with everything around them ours.
+
+Sans-IO: it is told what arrived, what became durable and that time has passed; it sends through a
+function it was given and tells a `Listener` what happened. Production and simulator run this same
+code. The parts: `frames` (what goes over the wire), `inbound` (what an append means for our log),
+`progress` (how our log reaches the peers), `election` (when to campaign, when to stop), `promises`
+(what waits for the disk), `compat` (the library, held by its private names).
+
+The order of work in one round, which the driver keeps (durability contract):
+
+1. `receive` every frame that is there. 2. `propose`. 3. `replicate`: offers leave at once, beside
+our own sync. 4. `tick`: commit, apply, timers. 5. Start a flush of the journal if none runs.
+6. When it is done: `on_durable`, which releases what was promised and ticks.
+
+`next_deadline` says how long nothing need be called if nothing arrives.
+
+Safety in short. A frame of a later term makes us step down, whatever it is, except a pre-vote and
+a vote request that stickiness ignores. What is appended was compared with our log first. A
+promise leaves when it is durable. Our own copy counts when it is durable. What is applied is
+committed, in order, once. What contradicts this is a `CorruptionError`, after which the engine
+refuses to go on; so it does when applying fails.
+"""
+
+from __future__ import annotations
+
+import functools
+import random
+from collections.abc import Callable, Sequence
+from typing import Any, Concatenate, ParamSpec, TypeVar
+
+from node.errors import CorruptionError, NodeError, RemoteProtocolError, UnavailableError
+from node.raft import frames
+from node.raft.compat import Library, verify
+from node.raft.election import Election
+from node.raft.frames import (
+    Ack,
+    Alive,
+    Append,
+    PreVote,
+    PreVoteRequest,
+    Refusal,
+    Stale,
+    TakeOver,
+    Vote,
+    VoteRequest,
+)
+from node.raft.inbound import Accept, Refuse, judge
+from node.raft.library_log import LibraryLog
+from node.raft.ports import (
+    Clock,
+    EntryType,
+    JournalView,
+    Limits,
+    Listener,
+    Message,
+    PeerState,
+    Role,
+    Timing,
+)
+from node.raft.progress import Replicator
+from node.raft.promises import Promises
+from node.units import Index, Term
+
+_BATCH = bytes([EntryType.BATCH])
+_SNAPSHOT_REMINDER = 4
+"""A missing snapshot is called for again after this many longest election timeouts."""
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def _stops_for_good(
+    method: Callable[Concatenate[Engine, P], R],
+) -> Callable[Concatenate[Engine, P], R]:
+    """Let no call through after one that failed: what it left half done must not be built upon.
+
+    The library would apply the entry again, or the next one without it (S13).
+    """
+
+    @functools.wraps(method)
+    def guarded(self: Engine, /, *args: P.args, **kwargs: P.kwargs) -> R:
+        if self._broken is not None:
+            raise NodeError(f"the raft engine stopped: {self._broken}") from self._broken
+        try:
+            return method(self, *args, **kwargs)
+        except (RemoteProtocolError, UnavailableError):
+            raise
+        except BaseException as error:
+            self._broken = error
+            raise
+
+    return guarded
+
+
+class Engine:
+    """One member of one Raft group.
+
+    All methods are called from one thread, and none from within a callback of another.
+
+    Args:
+        node: this node's name, one of ``members``.
+        members: the names of all members.
+        journal: log, term and vote. An empty one is given entry 1, a no-op of term 0.
+        applied: the index up to which the state machine has applied; 0 if it is new.
+        timing: the election timeouts and the heartbeat.
+        clock: seconds that only elapse.
+        rng: for the election timeout.
+        send: gives a frame to the transport. It may be lost; it must not be changed, for peers share it.
+        apply: called with each committed batch, once, in order. What it raises stops the engine.
+        listener: who is told.
+        limits: bounds on what is done at once.
+
+    Raises:
+        NodeError: the installed pysyncobj isn't the one this was built on.
+        CorruptionError: journal and state machine don't fit together.
+    """
+
+    def __init__(
+        self,
+        *,
+        node: str,
+        members: Sequence[str],
+        journal: JournalView,
+        applied: int,
+        timing: Timing,
+        clock: Clock,
+        rng: random.Random,
+        send: Callable[[str, Message], None],
+        apply: Callable[[Index, Term, bytes], None],
+        listener: Listener,
+        limits: Limits | None = None,
+    ) -> None:
+        verify()
+        if node not in members or len(set(members)) != len(members):
+            raise NodeError(f"{node} can't be a member of {list(members)}: expected it once, every name once")
+        limits = limits or Limits()
+        self.name = node
+        self.peers = sorted(name for name in members if name != node)
+        self.commit_when_elected = 0
+        """The commit index this node knew when it became leader last."""
+        self._journal, self._timing, self._clock = journal, timing, clock
+        self._send, self._apply, self._listener = send, apply, listener
+        self._broken: BaseException | None = None
+        self._suspended = False
+        self._beat_at = 0.0
+        self._cause = "start"
+        self._election = Election(timing=timing, clock=clock, rng=rng, peers=self.peers)
+        self._promises = Promises(journal)
+        self._replicator = Replicator(
+            peers=self.peers,
+            journal=journal,
+            clock=clock,
+            limits=limits,
+            remind_s=_SNAPSHOT_REMINDER * timing.election_max_s,
+            send=send,
+            note=listener.leader_note,
+            needs_snapshot=listener.needs_snapshot,
+        )
+        log = LibraryLog(journal, readable=self._readable, clock=clock, budget_s=limits.apply_s)
+        self._library = Library(
+            node=node, peers=self.peers, log=log, timing=timing, timer=self._election, owner=self
+        )
+        self._start_from(applied)
+        self._told: tuple[Role, int, str | None] = (self.role, self.term, self.leader)
+
+    def _start_from(self, applied: int) -> None:
+        first, last = self._journal.first_index, self._journal.last_index
+        applied = max(applied, 1)  # entry 1 is the same no-op in every log
+        if not max(first, self._journal.first_readable - 1) <= applied <= last:
+            raise CorruptionError(
+                f"the state has applied entry {applied}, but the journal holds entries "
+                f"{self._journal.first_readable} to {last}"
+            )
+        self._applied = applied
+        self._library.start_from(applied)
+
+    # --- what is known ------------------------------------------------------------------------------
+
+    @property
+    def role(self) -> Role:
+        return self._library.role
+
+    @property
+    def term(self) -> int:
+        return self._library.current_term
+
+    @property
+    def leader(self) -> str | None:
+        """Who leads the current term, as far as this node knows; itself included."""
+        return self._library.leader
+
+    @property
+    def commit_index(self) -> int:
+        return self._library.commit
+
+    @property
+    def applied_index(self) -> int:
+        """The last entry given to ``apply``, or passed."""
+        return self._applied
+
+    @property
+    def last_index(self) -> int:
+        return self._journal.last_index
+
+    @property
+    def is_ready(self) -> bool:
+        """Leader, and everything committed before its term is applied: it may propose."""
+        no_op = self._library.no_op_index
+        return self.role is Role.LEADER and no_op is not None and self._applied >= no_op
+
+    def peer_states(self) -> list[PeerState]:
+        """How every peer stands, by name."""
+        leading = self.role is Role.LEADER
+        return [
+            PeerState(
+                name=flow.name,
+                state=str(flow.state),
+                match=flow.match,
+                next=flow.next,
+                connected=flow.connected,
+                contact_age_s=self._election.contact_age(flow.name) if leading else None,
+                inflight_bytes=flow.inflight_bytes,
+            )
+            for flow in self._replicator.flows.values()
+        ]
+
+    def next_deadline(self) -> float:
+        """When `tick` must be called at the latest, in seconds of the clock; infinity for never."""
+        if self._applied < self.commit_index and not self._suspended:
+            return self._clock()
+        if self.role is Role.LEADER:
+            return self._beat_at if self.peers else float("inf")
+        return self._election.deadline
+
+    # --- what happens ---------------------------------------------------------------------------------
+
+    @_stops_for_good
+    def connected(self, peer: str) -> None:
+        """A connection to ``peer`` is up, perhaps in place of an earlier one."""
+        self._known(peer)
+        self._library.connect(peer)
+        self._replicator.connected(peer, self.commit_index)
+
+    @_stops_for_good
+    def disconnected(self, peer: str) -> None:
+        """No connection to ``peer`` is left."""
+        self._known(peer)
+        self._library.disconnect(peer)
+        self._replicator.disconnected(peer)
+        self._promises.forget(peer)
+        if peer == self.leader:
+            self._election.lost_leader()
+
+    @_stops_for_good
+    def receive(self, peer: str, message: Message) -> None:
+        """Take a frame of ``peer``, whose identity the transport has verified.
+
+        Raises:
+            RemoteProtocolError: not a member (S18), or not a frame: drop the connection.
+            CorruptionError: logs contradict each other where they are committed.
+        """
+        self._known(peer)
+        match frames.parse(message):
+            case Append() as append:
+                self._on_append(peer, append)
+            case Alive() as alive:
+                self._on_alive(peer, alive)
+            case Ack() | Refusal() as answer:
+                self._on_answer(peer, answer)
+            case VoteRequest() as request:
+                self._on_vote_request(peer, request)
+            case Vote() as vote:
+                self._on_vote(peer, vote)
+            case PreVoteRequest() as request:
+                self._on_pre_vote_request(peer, request)
+            case PreVote() as answer:
+                self._on_pre_vote(peer, answer)
+            case TakeOver() as order:
+                self._on_take_over(peer, order)
+            case Stale(term=term):
+                self._overtaken(peer, term)
+        self._settle()
+
+    @_stops_for_good
+    def propose(self, payload: bytes) -> Index:
+        """Append a batch to the log; `replicate` sends it. Whether it commits, `apply` will tell.
+
+        Raises:
+            UnavailableError: this node doesn't lead.
+        """
+        if self.role is not Role.LEADER:
+            raise UnavailableError(f"{self.name} is not the leader")
+        index = Index(self._journal.last_index + 1)
+        self._journal.append(index, self.term, _BATCH + payload)
+        return index
+
+    @_stops_for_good
+    def replicate(self) -> None:
+        """Send the peers what is new, as far as their windows admit."""
+        self._replicator.replicate(self.commit_index)
+
+    @_stops_for_good
+    def tick(self) -> None:
+        """Let time pass: timers, commit, apply."""
+        self._tick()
+        self._settle()
+
+    @_stops_for_good
+    def on_durable(self) -> None:
+        """A flush of the journal is done: promises leave, our own copy counts."""
+        self._promises.release()
+        self._tick()
+        self._settle()
+
+    @_stops_for_good
+    def paused(self, gap_s: float) -> None:
+        """This process stood still for ``gap_s``: judge nobody by it, and hear what has arrived first."""
+        self._election.rearm()
+        self._election.forgive(gap_s)
+
+    @_stops_for_good
+    def transfer_leadership(self, to: str | None = None) -> bool:
+        """Ask a peer that has everything to take over; it needs one round of votes.
+
+        Stop proposing first and wait until this returns True: under load nobody ever has
+        everything (L10). True means that it was asked.
+        """
+        if self.role is not Role.LEADER:
+            return False
+        flows = self._replicator.flows
+        ready = [
+            name
+            for name in self.peers
+            if flows[name].connected and flows[name].match == self._journal.last_index and to in {None, name}
+        ]
+        ready.sort(key=self._election.contact_age)
+        return bool(ready) and self._library.hand_over(ready[0])
+
+    # --- snapshots ------------------------------------------------------------------------------------
+
+    def wants_snapshot(self, index: int, term: int) -> bool:
+        """Whether a snapshot up to that entry would bring anything that the log won't (S10)."""
+        return index > self.commit_index and self._journal.term_at(index) != term
+
+    def suspend_applying(self) -> None:
+        """A snapshot is being put in place of the state: apply nothing until it is done or given up."""
+        self._suspended = True
+
+    def resume_applying(self) -> None:
+        self._suspended = False
+
+    @_stops_for_good
+    def snapshot_installed(self, index: int, term: int, previous: tuple[int, int]) -> None:
+        """The state machine is now that of entry ``index``, durably; let the log follow.
+
+        Call it after `wants_snapshot`, with applying suspended meanwhile, when the store's new
+        content is complete and in place (S6: anything less is never acknowledged). The ack leaves
+        when the journal's new base is durable. Applying is resumed.
+
+        Args:
+            index: the last entry that the snapshot contains.
+            term: that entry's term.
+            previous: index and term of the entry before it.
+        """
+        if index <= self._applied:
+            raise CorruptionError(
+                f"a snapshot of entry {index} was installed over the state of entry {self._applied}"
+            )
+        if self._journal.term_at(index) != term:
+            self._journal.reset(base=(index, term), previous=previous)
+        self._applied = index
+        self._library.start_from(index)
+        self._suspended = False
+        leader = self.leader
+        if leader is not None and leader != self.name:
+            self._promise(leader, Ack(self.term, index))
+        self._settle()
+
+    # --- appends --------------------------------------------------------------------------------------
+
+    def _on_append(self, peer: str, append: Append) -> None:
+        if self._is_stale(peer, append.term):
+            return
+        verdict = judge(append, self._journal, self.commit_index)
+        match verdict:
+            case Refuse(refused=refused, next=following):
+                self._library.hear(peer, append.term)
+                self._promise(peer, Refusal(append.term, refused, following))
+            case Accept(match=match, prev=prev, entries=entries, commit=commit):
+                if not entries:  # nothing new: no reason to let the library delete what follows
+                    prev = self._journal.last_index
+                prev_term = self._journal.term_at(prev)
+                assert prev_term is not None, f"entry {prev} was verified but isn't there"
+                self._library.append(
+                    peer,
+                    term=append.term,
+                    prev=prev,
+                    prev_term=prev_term,
+                    entries=entries,
+                    commit=commit,
+                )
+                if append.ask:
+                    self._promise(peer, Ack(append.term, match))
+        self._heard(peer, append.term, append.commit, append.note)
+
+    def _on_alive(self, peer: str, alive: Alive) -> None:
+        if self._is_stale(peer, alive.term):
+            return
+        self._library.hear(peer, alive.term)
+        # What is committed here is in the log of whoever leads now.
+        self._promise(peer, Ack(alive.term, self.commit_index))
+        self._heard(peer, alive.term, alive.commit, alive.note)
+
+    def _is_stale(self, peer: str, term: int) -> bool:
+        """Answer a leader of the past (L5). There can't be two of the present."""
+        if term < self.term:
+            self._promise(peer, Stale(self.term))
+            return True
+        if term == self.term and self.leader not in {None, peer}:
+            raise CorruptionError(f"term {term} has two leaders: {self.leader} and {peer}")
+        return False
+
+    def _heard(self, peer: str, term: int, commit: int, note: Any) -> None:
+        self._cause = f"{peer} leads"
+        self._election.heard_leader()
+        self._listener.noted_leader(peer, note)
+        self._listener.commit_learned(commit, term)
+
+    def _on_answer(self, peer: str, answer: Ack | Refusal) -> None:
+        if self._overtaken(peer, answer.term):
+            return
+        if answer.term < self.term or self.role is not Role.LEADER:
+            return  # S5: it was meant for an earlier leadership
+        self._election.contact(peer)
+        self._listener.noted_follower(peer, answer.note)
+        flow = self._replicator.flows[peer]
+        match answer:
+            case Ack(match=match):
+                if match > self._journal.last_index:
+                    raise RemoteProtocolError(
+                        f"{peer} acknowledges entry {match}, the log of this term ends at "
+                        f"{self._journal.last_index}"
+                    )
+                if flow.acked(match):
+                    self._library.acked(peer, match)
+            case Refusal(refused=refused, next=following):
+                if flow.refused(refused, following, self._journal.last_index):
+                    self._listener.lost_entries(peer, flow.match, following - 1)
+        self._replicator.feed(peer, self.commit_index)
+
+    # --- elections ------------------------------------------------------------------------------------
+
+    def _on_vote_request(self, peer: str, request: VoteRequest) -> None:
+        if request.term < self.term:
+            self._promise(peer, Stale(self.term))
+            return
+        if not request.transfer and (self.role is Role.LEADER or self._election.hears_leader()):
+            return  # stickiness
+        if request.term == self.term and self._journal.voted_for == peer:
+            self._promise(peer, Vote(self.term))  # L8: the first answer may be lost
+            return
+        self._cause = f"{peer} campaigns"
+        self._library.ask_vote(
+            peer, term=request.term, last_index=request.last_index, last_term=request.last_term
+        )
+
+    def _on_vote(self, peer: str, vote: Vote) -> None:
+        if self._overtaken(peer, vote.term) or vote.term < self.term:
+            return
+        self._listener.noted_follower(peer, vote.note)
+        if self.role is Role.CANDIDATE and self._election.voted(peer):
+            self._cause = f"elected, last by {peer}"
+            self._library.voted(peer, vote.term)
+
+    def _on_pre_vote_request(self, peer: str, request: PreVoteRequest) -> None:
+        last = self._journal.last_index
+        granted = (
+            self.role is not Role.LEADER
+            and not self._election.hears_leader()
+            and request.term > self.term
+            and (request.last_term, request.last_index) >= (self._journal.term_at(last), last)
+        )
+        self._promise(peer, PreVote(request.term, granted, self.term))
+
+    def _on_pre_vote(self, peer: str, answer: PreVote) -> None:
+        if self._overtaken(peer, answer.current):
+            return
+        self._listener.noted_follower(peer, answer.note)
+        if not answer.granted or answer.term != self.term + 1 or self.role is Role.LEADER:
+            return
+        if self._election.pre_voted(peer, answer.term):
+            self._cause = "a majority would vote for this node"
+            self._election.authorise(transfer=False)
+            self._tick()
+
+    def _on_take_over(self, peer: str, order: TakeOver) -> None:
+        if order.term == self.term and self.leader == peer:
+            self._cause = f"{peer} hands leadership over"
+            self._library.take_over(peer, order.term)
+            self._tick()
+
+    def _overtaken(self, peer: str, term: int) -> bool:
+        """Step down before a later term, whoever speaks of it."""
+        if term <= self.term:
+            return False
+        self._cause = f"{peer} knows of term {term}"
+        self._library.step_down(term)
+        self._election.rearm()
+        return True
+
+    def _election_timeout(self) -> None:
+        self._election.rearm()
+        self._cause = "no leader was heard"
+        self._library.forget_leader()
+        if not self.peers:
+            self._election.authorise(transfer=False)
+            return
+        self._election.ask(self.term + 1)
+        last = self._journal.last_index
+        request = PreVoteRequest(self.term + 1, last, self._journal.term_at(last) or 0).encode()
+        for peer, flow in self._replicator.flows.items():
+            if flow.connected:
+                self._send(peer, request)
+
+    # --- the tick -------------------------------------------------------------------------------------
+
+    def _tick(self) -> None:
+        now = self._clock()
+        quorum = True
+        if self.role is Role.LEADER:
+            quorum = self._election.has_quorum()
+            self._library.beat_due = now >= self._beat_at
+        elif not self._election.authorised and self._election.expired():
+            self._election_timeout()
+        commit = self.commit_index
+        self._library.tick(quorum=quorum)
+        self._library.beat_due = False
+        if self._election.authorised or self._election.transfer:
+            self._election.revoke()
+            self._library.no_transfer()
+        if not quorum:
+            self._cause = "no acks of a majority"
+        if self.commit_index > commit:
+            self._replicator.replicate(self.commit_index)
+
+    def _readable(self) -> int:
+        """How far the library may read to commit and apply."""
+        if self.role is Role.LEADER:
+            return self._journal.durable_index
+        return self._applied if self._suspended else self._journal.last_index
+
+    def _settle(self) -> None:
+        """Tell of a change once, when the call that brought it is over."""
+        now = (self.role, self.term, self.leader)
+        if now != self._told:
+            self._told = now
+            self._listener.role_changed(*now, self._cause)
+
+    def _known(self, peer: str) -> None:
+        if peer not in self._replicator.flows:
+            raise RemoteProtocolError(f"{peer!r:.60} is not a member")
+
+    # --- what the library reports -----------------------------------------------------------------------
+
+    def library_sent(self, peer: str, message: dict[str, Any]) -> None:
+        """Send what the library means, in our own words."""
+        match message:
+            case {"type": "next_node_idx"}:
+                self._library.answered(message)
+            case {"type": "request_vote", "term": term, "last_log_index": index, "last_log_term": of}:
+                self._promise(peer, VoteRequest(term, index, of, self._election.transfer))
+            case {"type": "response_vote", "term": term}:
+                self._promise(peer, Vote(term))
+            case {"type": "timeout_now", "term": term}:
+                self._send(peer, TakeOver(term).encode())
+            case _:
+                raise AssertionError(f"the library sends {message.get('type')}")
+
+    def library_beat(self) -> None:
+        """A leader's heartbeat is due, or its leadership begins."""
+        self._beat_at = self._clock() + self._timing.heartbeat_s
+        self._replicator.replicate(self.commit_index, beat=True)
+
+    def library_role(self, old: Role, new: Role) -> None:
+        match new:
+            case Role.LEADER:
+                self.commit_when_elected = self.commit_index
+                self._election.leading()
+                self._replicator.lead(self.term)
+            case Role.CANDIDATE:
+                self._election.campaigning()
+        if old is Role.LEADER:
+            self._replicator.stop()
+            self._election.rearm()  # L7: don't campaign at once against the successor
+
+    def library_applies(self, index: int, payload: bytes) -> None:
+        """Entry ``index`` is committed and next."""
+        term = self._journal.term_at(index)
+        assert term is not None, f"entry {index} is to be applied but isn't there"
+        match payload[:1]:
+            case b"\x01":
+                self._apply(Index(index), Term(term), payload[1:])
+                self._applied = index
+            case b"\x00":
+                self._applied = index
+                self._listener.applied_to(Index(index), Term(term))
+            case kind:
+                raise CorruptionError(f"entry {index} has the unknown type {kind!r}")
+
+    def _promise(self, peer: str, frame: Ack | Refusal | Stale | VoteRequest | Vote | PreVote) -> None:
+        def leave() -> None:
+            if isinstance(frame, Ack | Refusal | Vote | PreVote):
+                self._send(peer, frame._replace(note=self._listener.follower_note()).encode())
+            else:
+                self._send(peer, frame.encode())
+
+        self._promises.send(peer, leave)

@@ -1,0 +1,248 @@
+"""The frames of the Raft engine: their fields, how they are written and how they are read.
+
+Every frame carries the term of its sender, so an answer that was meant for an earlier leadership
+is recognised as such (the library's own acknowledgements carry none: S5). Whatever comes in,
+`RemoteProtocolError` is the only error: a frame is checked here once, completely, and the rest of
+the engine trusts it.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple, TypeAlias
+
+from node.errors import RemoteProtocolError
+from node.raft.ports import Entry, Message
+from node.units import Index, Term
+
+_LIMIT = 1 << 63
+
+
+class Append(NamedTuple):
+    """Entries that follow ``prev``; without entries a heartbeat or news of a commit."""
+
+    term: int
+    prev: int
+    prev_term: int
+    commit: int
+    entries: list[Entry]
+    ask: bool
+    """Whether the sender wants an ack. A refusal is always sent."""
+    note: Any
+
+    def encode(self) -> Message:
+        return {"type": "append", "x": self.note} | {
+            "term": self.term,
+            "prev": self.prev,
+            "prev_term": self.prev_term,
+            "commit": self.commit,
+            "entries": self.entries,
+            "ask": self.ask,
+        }
+
+
+class Alive(NamedTuple):
+    """A leader's heartbeat to a peer whose place in the log it can't name: that peer needs a snapshot.
+
+    ``commit`` is told for the peer's information; it moves nothing there (S2).
+    """
+
+    term: int
+    commit: int
+    note: Any
+
+    def encode(self) -> Message:
+        return {"type": "alive", "term": self.term, "commit": self.commit, "x": self.note}
+
+
+class Ack(NamedTuple):
+    """Everything up to ``match`` is durable at the sender and equal to the leader's log."""
+
+    term: int
+    match: int
+    note: Any = None
+
+    def encode(self) -> Message:
+        return {"type": "ack", "term": self.term, "match": self.match, "x": self.note}
+
+
+class Refusal(NamedTuple):
+    """An append whose ``prev`` was ``refused`` doesn't fit; ``next`` is where to try."""
+
+    term: int
+    refused: int
+    next: int
+    note: Any = None
+
+    def encode(self) -> Message:
+        return {"type": "refusal", "term": self.term, "refused": self.refused, "next": self.next} | {
+            "x": self.note
+        }
+
+
+class Stale(NamedTuple):
+    """The answer to a leader or candidate of an earlier term: there is a later one (L5)."""
+
+    term: int
+
+    def encode(self) -> Message:
+        return {"type": "stale", "term": self.term}
+
+
+class VoteRequest(NamedTuple):
+    term: int
+    last_index: int
+    last_term: int
+    transfer: bool
+    """The leader asked for this election: stickiness doesn't protect it."""
+
+    def encode(self) -> Message:
+        return {"type": "vote", "term": self.term, "transfer": self.transfer} | {
+            "last_index": self.last_index,
+            "last_term": self.last_term,
+        }
+
+
+class Vote(NamedTuple):
+    """The sender's vote, given in ``term`` to the receiver."""
+
+    term: int
+    note: Any = None
+
+    def encode(self) -> Message:
+        return {"type": "voted", "term": self.term, "x": self.note}
+
+
+class PreVoteRequest(NamedTuple):
+    """Would you vote for me in ``term``? Nothing is promised and nothing changes."""
+
+    term: int
+    last_index: int
+    last_term: int
+
+    def encode(self) -> Message:
+        return {"type": "prevote", "term": self.term} | {
+            "last_index": self.last_index,
+            "last_term": self.last_term,
+        }
+
+
+class PreVote(NamedTuple):
+    """The answer to a pre-vote request for ``term``; ``current`` is the sender's own term."""
+
+    term: int
+    granted: bool
+    current: int
+    note: Any = None
+
+    def encode(self) -> Message:
+        return {"type": "prevoted", "term": self.term, "granted": self.granted} | {
+            "current": self.current,
+            "x": self.note,
+        }
+
+
+class TakeOver(NamedTuple):
+    """The leader asks the receiver to campaign now."""
+
+    term: int
+
+    def encode(self) -> Message:
+        return {"type": "takeover", "term": self.term}
+
+
+Answer: TypeAlias = Ack | Refusal | Vote | PreVote
+"""What carries a follower's note."""
+
+Frame: TypeAlias = Append | Alive | Stale | VoteRequest | PreVoteRequest | TakeOver | Answer
+
+
+def parse(message: Message) -> Frame:
+    """Check a message of a peer and give it its type.
+
+    Raises:
+        RemoteProtocolError: a field is missing, has the wrong type or can't be.
+    """
+    fields = _Fields(message)
+    match message.get("type"):
+        case "append":
+            return _parse_append(fields)
+        case "alive":
+            return Alive(fields.number("term"), fields.number("commit"), fields.note())
+        case "ack":
+            return Ack(fields.number("term"), fields.number("match"), fields.note())
+        case "refusal":
+            return Refusal(
+                fields.number("term"), fields.number("refused"), fields.number("next"), fields.note()
+            )
+        case "stale":
+            return Stale(fields.number("term"))
+        case "vote":
+            return VoteRequest(
+                fields.number("term"),
+                fields.number("last_index"),
+                fields.number("last_term"),
+                fields.flag("transfer"),
+            )
+        case "voted":
+            return Vote(fields.number("term"), fields.note())
+        case "prevote":
+            return PreVoteRequest(
+                fields.number("term"), fields.number("last_index"), fields.number("last_term")
+            )
+        case "prevoted":
+            return PreVote(
+                fields.number("term"), fields.flag("granted"), fields.number("current"), fields.note()
+            )
+        case "takeover":
+            return TakeOver(fields.number("term"))
+        case unknown:
+            raise RemoteProtocolError(f"raft frame of unknown type {unknown!r:.40}")
+
+
+class _Fields:
+    """One message's fields, each checked when it is asked for."""
+
+    __slots__ = ("_message",)
+
+    def __init__(self, message: Message) -> None:
+        self._message = message
+
+    def number(self, key: str) -> int:
+        value = self._message.get(key)
+        if type(value) is not int or not 0 <= value < _LIMIT:
+            raise RemoteProtocolError(f"raft frame: {key} is {value!r:.40}, expected a number")
+        return value
+
+    def flag(self, key: str) -> bool:
+        value = self._message.get(key)
+        if type(value) is not bool:
+            raise RemoteProtocolError(f"raft frame: {key} is {value!r:.40}, expected true or false")
+        return value
+
+    def note(self) -> Any:
+        return self._message.get("x")
+
+    def items(self, key: str) -> list[Any] | tuple[Any, ...]:
+        value = self._message.get(key)
+        if not isinstance(value, list | tuple):
+            raise RemoteProtocolError(f"raft frame: {key} is {value!r:.40}, expected a list")
+        return value
+
+
+def _parse_append(fields: _Fields) -> Append:
+    term, prev, prev_term = fields.number("term"), fields.number("prev"), fields.number("prev_term")
+    if prev < 1 or prev_term > term:
+        raise RemoteProtocolError(f"append of term {term} after entry {prev} of term {prev_term}")
+    entries: list[Entry] = []
+    index, entry_term = prev, prev_term
+    for item in fields.items("entries"):
+        match item:
+            case [int(at), int(of), bytes(payload)] if (
+                at == index + 1 and entry_term <= of <= term and payload
+            ):
+                index, entry_term = at, of
+                entries.append((Index(at), Term(of), payload))
+            case _:
+                # S12: the library would put a hole into its log.
+                raise RemoteProtocolError(f"append of term {term}: {item!r:.60} can't follow entry {index}")
+    return Append(term, prev, prev_term, fields.number("commit"), entries, fields.flag("ask"), fields.note())

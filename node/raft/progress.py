@@ -1,0 +1,235 @@
+"""How a leader brings its log to its peers: one state, one window and one place in the log for each.
+
+The library sends each peer the rest of the log every period, resends what is in flight after each
+partial ack (P2), knows no window (P4), and obeys every refusal, also the stale ones of a burst, so
+that one divergent entry and a lag of more than a batch keep a follower from ever catching up (L1).
+This replaces its sending. A peer is in one of four states:
+
+``probe``
+    where its log agrees with ours isn't known: one frame is out, and its answer decides.
+``replicate``
+    it is: frames follow each other without waiting, up to a window of bytes; a commit is told at once.
+``snapshot``
+    what it needs is no longer in the log: it only hears that a leader is alive.
+``lost``
+    it refused what it had acknowledged in this very term: its disk lost something. It is asked once
+    a heartbeat and counted for what it acknowledged, since that can't be taken back.
+
+A success never moves ``next`` back (S1); a refusal is believed only if it refuses what is being
+asked now. Nothing here decides what is committed: the library does, from ``match``.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections import deque
+from collections.abc import Callable, Sequence
+
+from node.raft.frames import Alive, Append
+from node.raft.ports import Clock, Entry, JournalView, Limits, Message
+
+
+class FlowState(enum.StrEnum):
+    PROBE = "probe"
+    REPLICATE = "replicate"
+    SNAPSHOT = "snapshot"
+    LOST = "lost"
+
+
+class Flow:
+    """What a leader knows about one peer, and what is on the way to it."""
+
+    __slots__ = (
+        "_inflight",
+        "asked",
+        "commit_told",
+        "connected",
+        "inflight_bytes",
+        "match",
+        "name",
+        "next",
+        "reminded_at",
+        "state",
+    )
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.connected = False
+        self.match = 0
+        self.next = 1
+        self.reminded_at = 0.0
+        """When a snapshot was last called for."""
+        self.probe(1)
+
+    def probe(self, next_index: int) -> None:
+        """Start again from a place in the log that has to be agreed upon."""
+        self.state = FlowState.PROBE
+        self.next = next_index
+        self.asked: int | None = None
+        """In ``probe``: the ``prev`` of the frame whose answer is awaited."""
+        self.commit_told = 0
+        self._inflight: deque[tuple[int, int]] = deque()
+        self.inflight_bytes = 0
+
+    def sent(self, last: int, size_bytes: int) -> None:
+        """Entries up to ``last`` left for the peer."""
+        if self.state is not FlowState.REPLICATE:
+            self.asked = self.next - 1
+        self.next = last + 1
+        self._inflight.append((last, size_bytes))
+        self.inflight_bytes += size_bytes
+
+    def may_send(self, last: int, window_bytes: int) -> bool:
+        """Whether another frame of entries may leave; ``last`` is the end of our log."""
+        if self.state is FlowState.REPLICATE:
+            return self.next <= last and self.inflight_bytes < window_bytes
+        return self.next <= last and self.asked is None
+
+    def acked(self, match: int) -> bool:
+        """The peer's log is ours up to ``match``. True if that is news."""
+        while self._inflight and self._inflight[0][0] <= match:
+            self.inflight_bytes -= self._inflight.popleft()[1]
+        news = match > self.match
+        self.match = max(self.match, match)
+        if self.state is FlowState.REPLICATE:
+            self.next = max(self.next, self.match + 1)
+        elif self.state is FlowState.SNAPSHOT or self.asked is None or match >= self.asked:
+            self.probe(self.match + 1)
+            self.state = FlowState.REPLICATE
+        return news
+
+    def refused(self, refused: int, hint: int, last: int) -> bool:
+        """The peer can't take what follows ``refused``. True if it lost what it had acknowledged."""
+        match self.state:
+            case FlowState.REPLICATE if refused < self.match:
+                return False  # an old frame that arrived late: by now the peer has more
+            case FlowState.PROBE | FlowState.LOST if refused != self.asked:
+                return False  # one of a burst: its neighbour was believed already
+            case FlowState.SNAPSHOT:
+                return False
+        was_lost = self.state is FlowState.LOST
+        self.probe(max(self.match + 1, min(hint, refused, last + 1)))
+        if hint > self.match:
+            return False
+        self.state = FlowState.LOST
+        self.asked = self.match  # wait for the heartbeat: it would only refuse again
+        return not was_lost
+
+
+class Replicator:
+    """Sends a leader's log. Idle (`stop`) on every other node."""
+
+    def __init__(
+        self,
+        *,
+        peers: Sequence[str],
+        journal: JournalView,
+        clock: Clock,
+        limits: Limits,
+        remind_s: float,
+        send: Callable[[str, Message], None],
+        note: Callable[[], object],
+        needs_snapshot: Callable[[str], None],
+    ) -> None:
+        self.flows = {name: Flow(name) for name in peers}
+        self._journal = journal
+        self._clock = clock
+        self._limits = limits
+        self._remind_s = remind_s
+        self._send = send
+        self._note = note
+        self._needs_snapshot = needs_snapshot
+        self._term = 0
+        self._leading = False
+
+    def lead(self, term: int) -> None:
+        """Leadership of ``term`` begins, before its no-op is in the log."""
+        self._term, self._leading = term, True
+        for flow in self.flows.values():
+            flow.match = 0
+            flow.reminded_at = self._clock() - self._remind_s
+            flow.probe(self._journal.last_index + 1)
+
+    def stop(self) -> None:
+        self._leading = False
+
+    def connected(self, peer: str, commit: int) -> None:
+        """A new connection: what was on the way in the old one may be lost."""
+        flow = self.flows[peer]
+        flow.connected = True
+        if self._leading:
+            flow.probe(flow.match + 1 if flow.match else self._journal.last_index + 1)
+            self._fill(flow, commit, {}, beat=True)
+
+    def disconnected(self, peer: str) -> None:
+        self.flows[peer].connected = False
+
+    def replicate(self, commit: int, *, beat: bool = False) -> None:
+        """Send every peer what its window admits, and the commit index if that is news.
+
+        Peers at the same place get the very same message object, so it need be encoded only once.
+
+        Args:
+            commit: the commit index.
+            beat: a heartbeat is due: every peer gets at least one frame, and answers it.
+        """
+        if self._leading:
+            frames: dict[int, tuple[Message, int, int]] = {}
+            for flow in self.flows.values():
+                self._fill(flow, commit, frames, beat=beat)
+
+    def feed(self, peer: str, commit: int) -> None:
+        """Send one peer what its window admits now."""
+        if self._leading:
+            self._fill(self.flows[peer], commit, {}, beat=False)
+
+    # --- frames -----------------------------------------------------------------------------------
+
+    def _fill(
+        self, flow: Flow, commit: int, frames: dict[int, tuple[Message, int, int]], *, beat: bool
+    ) -> None:
+        if not flow.connected:
+            return
+        if flow.next <= self._journal.first_index or flow.next < self._journal.first_readable:
+            self._keep_alive(flow, commit, beat=beat)
+            return
+        last, sent = self._journal.last_index, False
+        while flow.may_send(last, self._limits.window_bytes):
+            if flow.next not in frames:
+                frames[flow.next] = self._entries(flow.next, commit)
+            message, end, size_bytes = frames[flow.next]
+            self._send(flow.name, message)
+            flow.sent(end, size_bytes)
+            sent = True
+        if sent:
+            flow.commit_told = commit
+        elif beat:
+            prev = flow.asked if flow.asked is not None else min(flow.next - 1, last)
+            if flow.state is not FlowState.REPLICATE:
+                flow.asked = prev
+            self._send(flow.name, self._append(prev, commit, [], ask=True))
+            flow.commit_told = commit
+        elif flow.state is FlowState.REPLICATE and flow.commit_told < commit:
+            self._send(flow.name, self._append(flow.next - 1, commit, [], ask=False))
+            flow.commit_told = commit
+
+    def _keep_alive(self, flow: Flow, commit: int, *, beat: bool) -> None:
+        if flow.state is not FlowState.SNAPSHOT:
+            flow.probe(flow.next)
+            flow.state = FlowState.SNAPSHOT
+        if self._clock() - flow.reminded_at >= self._remind_s:
+            flow.reminded_at = self._clock()
+            self._needs_snapshot(flow.name)
+        if beat:
+            self._send(flow.name, Alive(self._term, commit, self._note()).encode())
+
+    def _entries(self, index: int, commit: int) -> tuple[Message, int, int]:
+        entries = self._journal.read(index, self._limits.frame_bytes)
+        assert entries, f"the log ends before entry {index}"
+        size_bytes = sum(len(payload) for _, _, payload in entries)
+        return self._append(index - 1, commit, entries, ask=True), entries[-1][0], size_bytes
+
+    def _append(self, prev: int, commit: int, entries: list[Entry], *, ask: bool) -> Message:
+        prev_term = self._journal.term_at(prev)
+        assert prev_term is not None, f"entry {prev} is not in the log"
+        return Append(self._term, prev, prev_term, commit, entries, ask, self._note()).encode()

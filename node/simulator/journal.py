@@ -1,0 +1,179 @@
+"""A journal in memory, for tests and simulations of what stands on the journal.
+
+A `Tape` is the disk: an ordered list of operations of which a prefix is durable. It survives a
+crash; a `MemoryJournal` is made from it again by replaying what is left. A process that dies loses
+nothing that it wrote; a power failure loses any part of what no flush had made durable.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from typing import TypeAlias
+
+from node.units import Index, Term
+
+Operation: TypeAlias = Callable[["MemoryJournal"], None]
+
+
+class Tape:
+    """What is on the disk: operations in order."""
+
+    def __init__(self) -> None:
+        self.operations: list[Operation] = []
+        self.durable = 0
+
+    def lose(self, rng: random.Random) -> int:
+        """The power fails: keep what is durable and any part of the rest. Returns how many are lost."""
+        keep = rng.randint(self.durable, len(self.operations))
+        lost = len(self.operations) - keep
+        del self.operations[keep:]
+        self.durable = keep
+        return lost
+
+
+class MemoryFlush:
+    """A flush that is under way: it covers what was written when it began."""
+
+    def __init__(self, tape: Tape, seq: int, last_index: int) -> None:
+        self._tape = tape
+        self.seq = seq
+        self.last_index = last_index
+
+    def run(self) -> None:
+        """What a worker thread does with a real disk."""
+        self._tape.durable = max(self._tape.durable, self.seq)
+
+
+class MemoryJournal:
+    """Log, term and vote; the interface of `node.raft.journal.Journal`, as far as the engine knows it."""
+
+    def __init__(self, tape: Tape) -> None:
+        self._tape = tape
+        self._first = 1
+        self._entries: list[tuple[int, bytes]] = []
+        self._base = 0
+        self._flush: MemoryFlush | None = None
+        self.term = 0
+        self.voted_for: str | None = None
+        for operation in tape.operations:
+            operation(self)
+        self.durable = len(tape.operations)  # what was read back is on the disk
+        self.durable_index = self.last_index
+        tape.durable = self.durable
+
+    @property
+    def written(self) -> int:
+        return len(self._tape.operations)
+
+    @property
+    def first_index(self) -> int:
+        return self._first if self._entries else 0
+
+    @property
+    def first_readable(self) -> int:
+        return max(self._first, self._base + 1)
+
+    @property
+    def last_index(self) -> int:
+        return self._first + len(self._entries) - 1 if self._entries else 0
+
+    def term_at(self, index: int) -> int | None:
+        return self._entries[index - self._first][0] if self._first <= index <= self.last_index else None
+
+    def payload_at(self, index: int) -> bytes:
+        assert self._first <= index <= self.last_index
+        return self._entries[index - self._first][1]
+
+    def read(self, index: int, max_bytes: int) -> list[tuple[Index, Term, bytes]]:
+        assert index >= self.first_readable, f"entry {index} has no payload here"
+        found: list[tuple[Index, Term, bytes]] = []
+        for at in range(index, self.last_index + 1):
+            term, payload = self._entries[at - self._first]
+            max_bytes -= len(payload)
+            if found and max_bytes < 0:
+                break
+            found.append((Index(at), Term(term), payload))
+        return found
+
+    def first_index_of_term_at(self, index: int) -> int:
+        term = self.term_at(index)
+        while index > self._first and self.term_at(index - 1) == term:
+            index -= 1
+        return index
+
+    # --- changing ---------------------------------------------------------------------------------
+
+    def append(self, index: int, term: int, payload: bytes) -> None:
+        assert index == self.last_index + 1 or not self._entries
+        assert not self._entries or term >= self._entries[-1][0], "terms never decrease"
+        self._write(lambda journal: journal._entries.append((term, payload)))
+
+    def truncate(self, from_index: int) -> None:
+        self._write(lambda journal: journal._cut(from_index))
+        self._limit_durable(from_index - 1)
+
+    def set_term(self, term: int, voted_for: str | None) -> None:
+        if (term, voted_for) == (self.term, self.voted_for):
+            return
+        assert term > self.term or self.voted_for is None, "one vote a term"
+
+        def write(journal: MemoryJournal) -> None:
+            journal.term, journal.voted_for = term, voted_for
+
+        self._write(write)
+
+    def reset(self, base: tuple[int, int], previous: tuple[int, int]) -> None:
+        def write(journal: MemoryJournal) -> None:
+            journal._first, journal._base = previous[0], base[0]
+            journal._entries = [(previous[1], b""), (base[1], b"")]
+
+        self._write(write)
+        self._limit_durable(0)
+
+    def drop_before(self, index: int) -> None:
+        """Forget entries before ``index``; two stay. At once durable: a real journal deletes files."""
+        keep = min(index, self.last_index - 1)
+        if keep > self._first:
+            self._write(lambda journal: journal._drop(keep))
+
+    # --- flushing ---------------------------------------------------------------------------------
+
+    def begin_flush(self) -> MemoryFlush | None:
+        if self._flush is not None or self.durable == self.written:
+            return None
+        self._flush = MemoryFlush(self._tape, self.written, self.last_index)
+        return self._flush
+
+    def end_flush(self, flush: MemoryFlush) -> None:
+        assert flush is self._flush
+        self._flush = None
+        self.durable = max(self.durable, flush.seq)
+        self.durable_index = max(self.durable_index, flush.last_index)
+
+    def flush(self) -> None:
+        """Make everything durable at once."""
+        flush = self.begin_flush()
+        if flush is not None:
+            flush.run()
+            self.end_flush(flush)
+
+    # --- replayed -----------------------------------------------------------------------------------
+
+    def _write(self, operation: Operation) -> None:
+        self._tape.operations.append(operation)
+        operation(self)
+
+    def _cut(self, from_index: int) -> None:
+        assert from_index > self._first
+        del self._entries[from_index - self._first :]
+
+    def _drop(self, keep: int) -> None:
+        del self._entries[: keep - self._first]
+        self._first = keep
+
+    def _limit_durable(self, index: int) -> None:
+        # What took the place of those entries isn't durable yet, nor does a running flush carry it.
+        self.durable_index = min(self.durable_index, index)
+        if self._flush is not None:
+            self._flush.last_index = min(self._flush.last_index, index)
