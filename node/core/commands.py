@@ -367,7 +367,7 @@ def decode_entry(data: bytes) -> Entry:
 
 def _unpack(data: bytes) -> Any:
     # Tuples throughout: cheaper than lists, and generations compare equal to the state's own.
-    return msgpack.unpackb(data, use_list=False, max_buffer_size=len(data))
+    return msgpack.unpackb(data, use_list=False)
 
 
 def decode_commands(data: bytes) -> list[tuple[Any, ...]]:

@@ -153,6 +153,9 @@ class Replica:
         self._look_s = 0.0
         self.leaderless_since_s: float | None = clocks.monotonic_s()
         self._tag = ""
+        self._stuck: set[Any] = set()
+        self._marked_s = 0.0
+        routing.on_interest_change = self._interest_changed
 
     def attach(self, engine: Engine) -> None:
         """The engine is made after the replica, which it calls."""
@@ -173,7 +176,8 @@ class Replica:
     @property
     def state(self) -> State:
         """The replicated state, to read; it may be another object after a snapshot."""
-        return self.machine.state
+        state: State = self.machine.state
+        return state
 
     @property
     def leader_heard(self) -> bool:
@@ -199,9 +203,10 @@ class Replica:
             self._check_founded()
         if self.caught_up and index > self._caught_up_at:
             self.warm = True
+        self.applied_to(index, _term)
 
-    def applied_to(self, index: int) -> None:
-        """Everything up to ``index`` is applied, entries that are not ours included."""
+    def applied_to(self, index: int, _term: int) -> None:
+        """Everything up to ``index`` is applied, the engine's own entries included."""
         self.ordering.applied(index)
         if self.keeper is not None:
             self.keeper.applied()
@@ -296,6 +301,7 @@ class Replica:
 
     def read_done(self, connection: Reader) -> None:
         """A client's read was handled: forward it; too much unapplied stops the reading (R8, R21)."""
+        self.routing.flush()
         self.streaming.read_done()
         if self.origin.full:
             connection.pause_reading()
@@ -317,6 +323,7 @@ class Replica:
         """Do what is due. Returns when to be called again at the latest, in driver seconds."""
         now_s = self.clocks.monotonic_s()
         self.requests.tick()
+        self._watch_connections(now_s)
         self._pump_leader(now_s)
         if now_s - self._look_s >= 0.5 and self.keeper is None:
             self._look_s = now_s  # a follower keeps its sights fresh: it may lead next
@@ -350,6 +357,19 @@ class Replica:
             return
         if self.keeper is None and self.ordering.open and self.ordering.idle:
             self._start_keeping()
+
+    def _watch_connections(self, now_s: float) -> None:
+        """A connection whose deliveries don't move counts as not listening (R3), until they do."""
+        stuck = set(self.performer.stuck(now_s))
+        for connection in stuck - self._stuck:
+            self.routing.set_stuck(connection, True)
+        for connection in self._stuck - stuck:
+            self.routing.set_stuck(connection, False)
+        self._stuck = stuck
+        self.routing.flush()
+        if now_s - self._marked_s >= 1.0:
+            self._marked_s = now_s
+            self.routing.tick()
 
     def _start_keeping(self) -> None:
         """The first entry of this term is applied: this node serves, and keeps time for all."""
@@ -395,6 +415,9 @@ class Replica:
         if self.keeper is not None:
             for client_id in _clients_opened(effects.opened):
                 self.keeper.opened(client_id)
+
+    def _interest_changed(self, _node: str, changes: Iterable[Any]) -> None:
+        self.presence.changed(change.subject for change in changes)
 
     def _check_founded(self) -> None:
         state = self.machine.state

@@ -1,0 +1,126 @@
+"""Writing what was applied to the store, behind the log (architecture, "The store").
+
+The journal makes entries durable; the store is a checkpoint of what they led to. Every few hundred
+milliseconds, or few MiB, what changed is taken on the loop and written in a worker thread. A
+checkpoint is written only once this node's own journal has it on the disk: the store never holds
+what the journal might lose. Behind a checkpoint the journal's older segments may go.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+
+import trio
+
+from node.core.records import take_changes
+from node.core.state import State
+from node.store.interface import StoreInterface
+
+log = logging.getLogger("stanchion.store")
+
+PENDING_BYTES_MAX = 4 * 1024 * 1024
+"""A checkpoint begins early when this much is served from memory only."""
+
+TRAILING_ENTRIES = 10_000
+"""Entries kept in the journal behind the checkpoint, for followers that lag a little."""
+
+JOURNAL_BYTES_MAX = 1024 * 1024 * 1024
+"""Above this the journal no longer waits for a follower that lags: it will need a snapshot."""
+
+
+class Journal(Protocol):
+    """What is needed of the journal."""
+
+    @property
+    def durable_index(self) -> int: ...
+    @property
+    def first_index(self) -> int: ...
+    @property
+    def last_index(self) -> int: ...
+    @property
+    def bytes_on_disk(self) -> int: ...
+    def term_at(self, index: int) -> int | None: ...
+    def drop_before(self, index: int) -> None: ...
+
+
+class Checkpointer:
+    """Writes checkpoints while the node runs.
+
+    Args:
+        store: where to; replaced when a snapshot is installed.
+        journal: this node's log.
+        state: the replicated state.
+        applied: index of the last applied entry, the engine's own included.
+        matches: for each connected peer, the last entry known to be on its disk.
+        durable: waits until the journal has an index on the disk.
+        interval_s: the longest time between two checkpoints.
+    """
+
+    def __init__(
+        self,
+        store: StoreInterface,
+        journal: Journal,
+        state: Callable[[], State],
+        *,
+        applied: Callable[[], int],
+        matches: Callable[[], Mapping[str, int]],
+        durable: Callable[[int], Any],
+        interval_s: float,
+    ) -> None:
+        self.store = store
+        self._journal = journal
+        self._state = state
+        self._applied = applied
+        self._matches = matches
+        self._durable = durable
+        self._interval_s = interval_s
+        self._pressed = trio.Event()
+        self._lock = trio.Lock()
+
+    def pressed(self) -> None:
+        """An entry was applied: begin early if a lot waits in memory."""
+        if self.store.pending_bytes >= PENDING_BYTES_MAX:
+            self._pressed.set()
+
+    async def run(self) -> None:
+        """Write checkpoints until cancelled.
+
+        Raises:
+            DiskError: the disk refused; the node stops.
+        """
+        while True:
+            with trio.move_on_after(self._interval_s):
+                await self._pressed.wait()
+            self._pressed = trio.Event()
+            await self.checkpoint()
+
+    async def checkpoint(self) -> None:
+        """Write one now, if anything was applied since the last."""
+        async with self._lock:
+            index = self._applied()
+            if index <= self.store.applied[0] and not self.store.has_garbage:
+                return
+            term, before = self._journal.term_at(index), self._journal.term_at(index - 1)
+            assert term is not None, index
+            # No await up to here and on to the next line: the changes are exactly those up to index.
+            job = self.store.begin_checkpoint(
+                (index, term), (index - 1, before or 0), take_changes(self._state())
+            )
+            await self._durable(index)
+            await trio.to_thread.run_sync(job.run)
+            self.store.end_checkpoint(job)
+            self._trim()
+
+    def paused(self) -> trio.Lock:
+        """Held while a snapshot is installed: no checkpoint runs meanwhile."""
+        return self._lock
+
+    def _trim(self) -> None:
+        checkpointed = self.store.applied[0]
+        keep = checkpointed - TRAILING_ENTRIES
+        if self._journal.bytes_on_disk < JOURNAL_BYTES_MAX:
+            keep = min([keep, *self._matches().values()])
+        if keep > self._journal.first_index:
+            self._journal.drop_before(keep)

@@ -1,0 +1,122 @@
+"""The two clocks of the log (R11–R13)."""
+
+from __future__ import annotations
+
+from node.server.clock import ClusterClock, WallClock
+from node.units import MILLISECOND, SECOND
+
+
+class Machine:
+    """A machine's clocks, set by the test."""
+
+    def __init__(self, monotonic_ns: int = 0, wall_ns: int = 0) -> None:
+        self.monotonic_ns = monotonic_ns
+        self.wall_ns = wall_ns
+
+    def pass_(self, ns: int) -> None:
+        self.monotonic_ns += ns
+        self.wall_ns += ns
+
+
+def cluster_clock(machine: Machine) -> ClusterClock:
+    return ClusterClock(lambda: machine.monotonic_ns)
+
+
+def wall_clock(machine: Machine) -> WallClock:
+    return WallClock(lambda: machine.monotonic_ns, lambda: machine.wall_ns)
+
+
+def test_a_follower_reads_the_leaders_time_from_its_fastest_frame() -> None:
+    """R11: of several frames the one that was least delayed says most."""
+    machine = Machine(monotonic_ns=1000 * SECOND)
+    clock = cluster_clock(machine)
+    clock.heard(50 * SECOND - 40 * MILLISECOND)  # 40 ms on its way
+    assert clock.now() == 50 * SECOND - 40 * MILLISECOND
+    clock.heard(50 * SECOND - 1 * MILLISECOND)
+    assert clock.now() == 50 * SECOND - 1 * MILLISECOND
+    clock.heard(50 * SECOND - 90 * MILLISECOND)
+    assert clock.now() == 50 * SECOND - 1 * MILLISECOND
+
+
+def test_time_goes_on_while_nobody_leads() -> None:
+    """R11: deadlines neither jump nor start again when a follower becomes leader."""
+    machine = Machine(monotonic_ns=7 * SECOND)
+    clock = cluster_clock(machine)
+    clock.heard(100 * SECOND)
+    machine.pass_(2 * SECOND)
+    clock.lead()
+    assert clock.now() == 102 * SECOND
+    machine.pass_(3 * SECOND)
+    assert clock.now() == 105 * SECOND
+    clock.follow()
+    machine.pass_(1 * SECOND)
+    assert clock.now() == 106 * SECOND
+
+
+def test_a_new_leader_without_an_offset_continues_from_the_last_stamp() -> None:
+    """R12: replayed entries say no more than that it is at least so late."""
+    machine = Machine(monotonic_ns=5)
+    clock = cluster_clock(machine)
+    clock.seen(77 * SECOND)
+    assert not clock.known
+    clock.lead()
+    machine.pass_(SECOND)
+    assert clock.now() == 78 * SECOND
+
+
+def test_time_never_goes_back() -> None:
+    machine = Machine(monotonic_ns=10 * SECOND)
+    clock = cluster_clock(machine)
+    clock.heard(20 * SECOND)
+    assert clock.now() == 20 * SECOND
+    clock.seen(25 * SECOND)
+    assert clock.now() == 25 * SECOND
+    machine.pass_(SECOND)
+    assert clock.now() == 25 * SECOND
+
+
+def test_an_old_difference_is_forgotten() -> None:
+    """Two machines' clocks drift: only recent frames count."""
+    machine = Machine(monotonic_ns=0)
+    clock = cluster_clock(machine)
+    clock.heard(10 * SECOND)
+    for _ in range(3):
+        machine.pass_(6 * SECOND)
+        clock.heard(10 * SECOND + machine.monotonic_ns - 5 * MILLISECOND)
+    assert clock.now() == 10 * SECOND + machine.monotonic_ns - 5 * MILLISECOND
+
+
+def test_the_timestamp_is_the_median_of_the_wall_clocks() -> None:
+    """R13: one node with a wrong clock doesn't date messages."""
+    machine = Machine(wall_ns=2_000_000_000 * SECOND)
+    wall = wall_clock(machine)
+    wall.report("n2", 1_700_000_000 * SECOND)
+    wall.report("n3", 1_700_000_001 * SECOND)
+    assert wall.stamp(0, free=True) == 1_700_000_001 * SECOND
+    assert wall.wrong_by_ns > 0
+
+
+def test_timestamps_run_at_most_ten_percent_fast() -> None:
+    """R13: a clock that jumps ahead can't age messages away."""
+    machine = Machine(wall_ns=1000 * SECOND)
+    wall = wall_clock(machine)
+    assert wall.stamp(50 * SECOND, free=False) == 1000 * SECOND
+    machine.wall_ns += 3600 * SECOND
+    assert wall.stamp(60 * SECOND, free=False) == 1011 * SECOND
+    assert wall.stamp(60 * SECOND, free=True) == 4600 * SECOND
+
+
+def test_timestamps_never_go_back() -> None:
+    machine = Machine(wall_ns=1000 * SECOND)
+    wall = wall_clock(machine)
+    wall.seen(1500 * SECOND, 10 * SECOND)
+    assert wall.stamp(11 * SECOND, free=True) == 1500 * SECOND
+
+
+def test_an_old_report_no_longer_counts() -> None:
+    machine = Machine(wall_ns=1000 * SECOND)
+    wall = wall_clock(machine)
+    wall.report("n2", 10 * SECOND)
+    wall.report("n3", 10 * SECOND)
+    machine.pass_(11 * SECOND)
+    assert wall.stamp(0, free=True) == 1011 * SECOND

@@ -1,0 +1,185 @@
+"""An origin's requests survive the leader (R5–R8, R21)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from node.core.commands import ClientClose, Publish, decode_commands
+from node.core.effects import OK, Outcome, Refused, Replies, SessionOpened
+from node.server.origin import UNAPPLIED_COMMANDS_MAX, Origin
+
+SESSION = (5, 0)
+
+
+class Wire:
+    """Frames that an origin has sent to the leader."""
+
+    def __init__(self) -> None:
+        self.frames: list[tuple[Any, ...]] = []
+
+    def take(self, kind: str) -> list[tuple[Any, ...]]:
+        taken = [frame for frame in self.frames if frame[0] == kind]
+        self.frames = []
+        return taken
+
+    def serials(self) -> list[tuple[int, int]]:
+        return [(frame[3], frame[4]) for frame in self.take("batch")]
+
+
+def opened_origin() -> tuple[Origin, Wire]:
+    wire = Wire()
+    origin = Origin("n1", wire.frames.append)
+    origin.leader_changed(1)
+    nonce = decode_commands(wire.take("open")[0][2])[0][2]
+    origin.opened(SessionOpened("n1", nonce, SESSION))
+    wire.frames.clear()
+    return origin, wire
+
+
+def close(origin: Origin, answers: list[Outcome]) -> None:
+    origin.submit(ClientClose("c"), answers.append)
+    origin.flush()
+
+
+def test_a_session_is_opened_before_anything_else() -> None:
+    """R5: what was asked before is forwarded once the session is open."""
+    wire = Wire()
+    origin = Origin("n1", wire.frames.append)
+    close(origin, [])
+    origin.leader_changed(3)
+    assert [frame[0] for frame in wire.frames] == ["open", "held"]
+    nonce = decode_commands(wire.take("open")[0][2])[0][2]
+    origin.opened(SessionOpened("n1", nonce, SESSION))
+    assert wire.serials() == [(1, 1)]
+
+
+def test_serials_follow_each_other_without_gaps() -> None:
+    origin, wire = opened_origin()
+    for _ in range(3):
+        origin.submit(ClientClose("c"), None)
+    origin.flush()
+    close(origin, [])
+    assert wire.serials() == [(1, 3), (4, 4)]
+
+
+def test_what_is_not_applied_goes_again_to_a_new_leader_in_order() -> None:
+    """R8: an origin never abandons a request it has given a serial."""
+    origin, wire = opened_origin()
+    answers: list[Outcome] = []
+    close(origin, answers)
+    close(origin, answers)
+    close(origin, answers)
+    origin.applied(Replies("n1", SESSION, 1, 1))
+    origin.applied_to(1)
+    wire.frames.clear()
+    origin.leader_changed(None)
+    assert wire.frames == []
+    origin.leader_changed(2)
+    assert wire.serials() == [(2, 2), (3, 3)]
+    assert answers == [OK]
+
+
+def test_held_says_that_everything_was_sent() -> None:
+    """R9: the new leader's first entry waits for it."""
+    origin, wire = opened_origin()
+    close(origin, [])
+    wire.frames.clear()
+    origin.leader_changed(2)
+    assert [frame[0] for frame in wire.frames] == ["batch", "held"]
+    assert wire.take("held")[0][1:] == (2, SESSION, 2)
+
+
+def test_outcomes_reach_who_asked_once() -> None:
+    origin, _ = opened_origin()
+    answers: list[Outcome] = []
+    close(origin, answers)
+    refusal = Replies("n1", SESSION, 1, 1, {1: Refused("no")})
+    origin.applied(refusal)
+    origin.applied(refusal)
+    assert answers == [Refused("no")]
+
+
+def test_publishes_are_answered_in_bulk() -> None:
+    origin, _ = opened_origin()
+    answered: list[tuple[Any, Outcome]] = []
+    origin.publish_answered = lambda pending, outcome: answered.append((pending, outcome))
+    for guid in ("a", "b"):
+        origin.submit_publish(Publish("", b"conn", "foo", b"body"), (b"reply", guid), 50)
+    origin.flush()
+    origin.applied(Replies("n1", SESSION, 1, 2, {2: Refused("too many channels")}))
+    assert answered == [((b"reply", "a"), OK), ((b"reply", "b"), Refused("too many channels"))]
+
+
+def test_another_nodes_and_another_sessions_outcomes_are_not_ours() -> None:
+    origin, _ = opened_origin()
+    answers: list[Outcome] = []
+    close(origin, answers)
+    origin.applied(Replies("n2", SESSION, 1, 1))
+    origin.applied(Replies("n1", (4, 0), 1, 1))
+    assert answers == []
+
+
+def test_the_leader_can_ask_for_what_it_lacks() -> None:
+    """R7: a gap is filled by the origin, not by the log."""
+    origin, wire = opened_origin()
+    for _ in range(3):
+        close(origin, [])
+    wire.frames.clear()
+    origin.again(1, 2)
+    assert wire.serials() == [(2, 2), (3, 3)]
+    origin.again(9, 1)  # another term's leader
+    assert wire.serials() == []
+
+
+def test_a_session_ended_by_another_process_is_replaced_and_renumbered() -> None:
+    """R5: what the old session had not applied is sent in the new one, from serial 1."""
+    origin, wire = opened_origin()
+    answers: list[Outcome] = []
+    for _ in range(3):
+        close(origin, answers)
+    origin.applied(Replies("n1", SESSION, 1, 1))
+    origin.applied_to(1)
+    wire.frames.clear()
+    origin.opened(SessionOpened("n1", b"somebody else's", (9, 0)))
+    nonce = decode_commands(wire.take("open")[0][2])[0][2]
+    origin.opened(SessionOpened("n1", nonce, (10, 0)))
+    assert wire.serials() == [(1, 1), (2, 2)]
+    origin.applied(Replies("n1", (10, 0), 1, 2, {2: Refused("x")}))
+    assert answers == [OK, OK, Refused("x")]
+
+
+def test_outcomes_kept_in_a_snapshot_are_collected() -> None:
+    """R6: what was applied in entries this node skipped is answered from the session's outcomes."""
+    origin, wire = opened_origin()
+    answers: list[Outcome] = []
+    close(origin, answers)
+    close(origin, answers)
+    nonce = origin._nonce
+    origin.restored(SESSION, nonce, 1, {1: Refused("kept")})
+    assert answers == [Refused("kept")]
+    wire.frames.clear()
+    origin.leader_changed(2)
+    assert wire.serials() == [(2, 2)]
+
+
+def test_a_full_table_says_so_until_half_of_it_is_applied() -> None:
+    """R21: credit."""
+    origin, _ = opened_origin()
+    for _ in range(UNAPPLIED_COMMANDS_MAX):
+        origin.submit(ClientClose("c"), None, size=0)
+    origin.flush()
+    assert origin.full
+    assert not origin.relaxed
+    origin.applied_to(UNAPPLIED_COMMANDS_MAX)
+    assert origin.relaxed
+
+
+def test_the_lowest_serial_waited_for_travels_with_each_batch() -> None:
+    """R6: the session forgets the outcomes below it."""
+    origin, wire = opened_origin()
+    close(origin, [])
+    close(origin, [])
+    assert [frame[5] for frame in wire.take("batch")] == [1, 1]
+    origin.applied_to(2)
+    close(origin, [])
+    assert [frame[5] for frame in wire.take("batch")] == [3]
