@@ -19,7 +19,7 @@ class Wire:
 
     def take(self, kind: str) -> list[tuple[Any, ...]]:
         taken = [frame for frame in self.frames if frame[0] == kind]
-        self.frames = []
+        self.frames.clear()
         return taken
 
     def serials(self) -> list[tuple[int, int]]:
