@@ -1,0 +1,180 @@
+"""Whose directory this is: the identity file, and the lock that keeps a second process out.
+
+A node that lost its disk must not come back as if nothing had happened: it would vote a second time
+and acknowledge what it no longer has (S17). So a directory says which node of which founding of
+which cluster it belongs to, and an empty one is a new member, which somebody has to want.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from types import TracebackType
+
+from node.errors import DiskError, IdentityError
+from node.raft.disk import Disk
+
+IDENTITY_FILE = "identity.json"
+LOCK_FILE = "lock"
+_FORMAT = 1
+_SIZE_MAX = 1 << 16
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """What a node's directory belongs to."""
+
+    cluster_id: str
+    founding_id: str
+    """Random, drawn when the cluster was founded: two clusters of one name are still two."""
+    cluster_tag: str
+    """Random; part of every ack inbox (R18). Never shown in monitoring."""
+    node: str
+
+
+def load_identity(disk: Disk, *, cluster_id: str, node: str) -> Identity | None:
+    """What the directory says it belongs to; None if it says nothing, as a new one does.
+
+    Args:
+        disk: the node's directory.
+        cluster_id: the cluster this node is configured for.
+        node: its configured name.
+
+    Raises:
+        IdentityError: it belongs to another node or cluster, or the file is damaged.
+        DiskError: the disk refused.
+    """
+    if IDENTITY_FILE not in disk.names():
+        return None
+    where = disk.describe(IDENTITY_FILE)
+    with contextlib.closing(disk.open(IDENTITY_FILE)) as file:
+        identity = _decode(file.read(0, _SIZE_MAX), where)
+    for what, stored, configured in (
+        ("cluster", identity.cluster_id, cluster_id),
+        ("node", identity.node, node),
+    ):
+        if stored != configured:
+            raise IdentityError(
+                f"{where}: this directory belongs to {what} {stored!r}, but the configuration says "
+                f"{configured!r}. Point the node at its own directory, or correct the name."
+            )
+    return identity
+
+
+def save_identity(disk: Disk, identity: Identity) -> None:
+    """Write the identity, at once or not at all, durable on return.
+
+    Raises:
+        IdentityError: the directory already has another one.
+        DiskError: the disk refused.
+    """
+    existing = load_identity(disk, cluster_id=identity.cluster_id, node=identity.node)
+    if existing == identity:
+        return
+    if existing is not None:
+        where = disk.describe(IDENTITY_FILE)
+        raise IdentityError(f"{where}: this directory belongs to another founding of the same cluster")
+    temporary = IDENTITY_FILE + ".tmp"
+    if temporary in disk.names():
+        disk.unlink(temporary)  # of a save that did not come to its end
+    with contextlib.closing(disk.open(temporary, create=True)) as file:
+        file.write(0, [_encode(identity)])
+        file.sync()
+    disk.rename(temporary, IDENTITY_FILE)
+    disk.sync_dir()
+
+
+def _checksum(values: object) -> str:
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+
+
+def _encode(identity: Identity) -> bytes:
+    values = asdict(identity)
+    document = {"format": _FORMAT, "identity": values, "sha256": _checksum([_FORMAT, values])}
+    return json.dumps(document, indent=2).encode() + b"\n"
+
+
+def _decode(data: bytes, where: str) -> Identity:
+    damaged = IdentityError(
+        f"{where}: the identity of this directory is damaged, so whose data this is can't be known. "
+        "Restore the directory from a copy, or replace the node (stanchion cluster replace)."
+    )
+    try:
+        document = json.loads(data)
+    except ValueError:
+        raise damaged from None
+    names = {field.name for field in fields(Identity)}
+    match document:
+        case {"format": int(version), "identity": dict(values), "sha256": str(checksum)}:
+            if checksum != _checksum([version, values]):
+                raise damaged
+            if version != _FORMAT:
+                raise IdentityError(f"{where}: format {version}, this program reads format {_FORMAT}")
+            if set(values) != names or not all(isinstance(value, str) for value in values.values()):
+                raise damaged
+            return Identity(**values)
+        case _:
+            raise damaged
+
+
+class DirectoryLock:
+    """Keeps other processes out of a node's directory, until `release` or the end of the process.
+
+    The lock is the kernel's (flock), so a killed process leaves none behind; the file stays and
+    names the last holder. Use it as a context manager.
+    """
+
+    def __init__(self, directory: Path | str) -> None:
+        self.path = Path(directory) / LOCK_FILE
+        self._fd = -1
+
+    def acquire(self) -> None:
+        """Take the lock, without waiting.
+
+        Raises:
+            IdentityError: another process has it.
+            DiskError: the directory is not there or can't be written.
+        """
+        assert self._fd < 0
+        try:
+            fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise DiskError(f"lock {self.path}: {error.strerror}") from error
+        try:
+            self._lock(fd)
+        except BaseException:
+            os.close(fd)
+            raise
+        self._fd = fd
+
+    def _lock(self, fd: int) -> None:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            os.ftruncate(fd, 0)
+            os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
+        except BlockingIOError:
+            holder = os.pread(fd, 32, 0).decode("ascii", "replace").strip() or "unknown"
+            raise IdentityError(
+                f"{self.path.parent}: another process uses this directory (process {holder})"
+            ) from None
+        except OSError as error:
+            raise DiskError(f"lock {self.path}: {error.strerror}") from error
+
+    def release(self) -> None:
+        if self._fd >= 0:
+            fd, self._fd = self._fd, -1
+            os.close(fd)
+
+    def __enter__(self) -> DirectoryLock:
+        self.acquire()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.release()

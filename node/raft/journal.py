@@ -1,0 +1,541 @@
+"""The Raft log, the term and the vote on disk: one log of records in segments of equal size.
+
+The journal is used from one thread and never waits for the disk: changes go to memory and to a
+buffer at once, and the owner carries the buffer to the disk in a worker thread::
+
+    flush = journal.begin_flush()
+    if flush is not None:
+        await in_a_thread(flush.run)      # one gathered write, one fdatasync
+        journal.end_flush(flush)          # durable, durable_index have moved
+
+Meanwhile the journal may be read and changed; what is new goes into the next flush. There is one
+flush at a time, which is what lets recovery tell a torn end from damage (`node.raft.records`).
+
+Every record has a sequence number, ``written`` is the last one's, and a promise made when
+``written`` was s may leave when ``durable >= s`` (the hold rule of the engine).
+
+Memory: 20 bytes an entry, and the payloads of the newest entries up to ``cache_bytes``; those not
+yet written are always held, whatever they take. Older ones are read from disk, and each read is
+checked against its checksum.
+
+After a write or a sync failed the journal refuses everything: nobody knows what is on the disk, and
+trying again may find a kernel that thinks all is well (S4, and `node.raft.disk`).
+
+Not here: the commit index (learned again after a restart, S3), what an entry means.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import Protocol
+
+from node.errors import DiskError
+from node.raft.disk import Disk
+from node.raft.log_state import Base, LogState
+from node.raft.records import RECORD_BYTES, Header, Kind, pack_members
+from node.raft.recovery import POSITION_BITS, TornTail, recover
+from node.raft.segments import Segment
+from node.units import Index, Term
+
+SEGMENT_BYTES = 64 << 20
+CACHE_BYTES = 64 << 20
+_OFFSET = (1 << POSITION_BITS) - 1
+_NOTHING = b""
+
+
+class Sealer(Protocol):
+    """Encrypts payloads at rest. The checksum covers what is on disk: the sealed bytes."""
+
+    def seal(self, payload: bytes, context: bytes) -> bytes: ...
+
+    def open(self, sealed: bytes, context: bytes) -> bytes:
+        """The payload again; a CorruptionError if it isn't what was sealed in this context."""
+
+
+class Journal:
+    """The log, term and vote of one node. Open it with `open`.
+
+    Invariant: ``durable <= written``, and ``durable_index <= last_index``; an entry beyond the
+    latter is in the cache.
+    """
+
+    def __init__(
+        self,
+        disk: Disk,
+        segments: list[Segment],
+        state: LogState,
+        *,
+        next_seq: int,
+        end: int,
+        torn: TornTail | None,
+        segment_bytes: int,
+        cache_bytes: int,
+        relaxed: bool,
+        sealer: Sealer | None,
+    ) -> None:
+        self.torn = torn
+        """What a power cut tore, found by `open`; None if the end was clean."""
+        self._disk = disk
+        self._segments = segments
+        self._state = state
+        self._segment_bytes = segment_bytes
+        self._cache_bytes_max = cache_bytes
+        self._relaxed = relaxed
+        self._sealer = sealer
+
+        self.written = self.durable = next_seq - 1
+        self._durable_index = state.last_index
+        self._tail = segments[-1]
+        self._end = end
+        self._parts = [_Part(self._tail, end)]
+        self._flush_first = next_seq  # the first record of the flush now being filled
+        self._running: Flush | None = None
+        self._doomed: list[Segment] = []  # to be deleted by the next flushes, oldest first
+        self._failure: DiskError | None = None
+
+        self._cache: dict[int, bytes] = {}  # contiguous, up to the last entry
+        self._cached_bytes = 0
+
+    @classmethod
+    def open(
+        cls,
+        disk: Disk,
+        *,
+        segment_bytes: int = SEGMENT_BYTES,
+        cache_bytes: int = CACHE_BYTES,
+        relaxed: bool = False,
+        sealer: Sealer | None = None,
+        journal_id: bytes | None = None,
+    ) -> Journal:
+        """Read the journal back, or begin a new one in a directory that has none.
+
+        Args:
+            disk: the journal's own directory.
+            segment_bytes: size of a file; preallocated. A larger record gets a file of its own.
+            cache_bytes: payloads of durable entries held in memory.
+            relaxed: don't sync before calling a flush durable: a power cut loses acknowledged data.
+            sealer: encrypts the payloads of entries.
+            journal_id: 16 bytes for a new journal; drawn if None.
+
+        Raises:
+            CorruptionError: damage that no power cut explains.
+            DiskError: the disk refused.
+        """
+        found = recover(disk, segment_bytes=segment_bytes)
+        if found is None:
+            header = Header(journal_id or os.urandom(16), 1, 1, Index(1), Term(0), None, None)
+            first = Segment(disk, header, capacity=segment_bytes)
+            first.create()
+            segments, state, next_seq, end, torn = [first], LogState(), 1, first.start, None
+        else:
+            segments, state, torn = found.segments, found.state, found.torn
+            next_seq, end = found.next_seq, found.end
+        return cls(
+            disk,
+            segments,
+            state,
+            next_seq=next_seq,
+            end=end,
+            torn=torn,
+            segment_bytes=segment_bytes,
+            cache_bytes=cache_bytes,
+            relaxed=relaxed,
+            sealer=sealer,
+        )
+
+    def close(self) -> None:
+        """Close the files. What was not flushed is lost; no flush may be running."""
+        assert self._running is None
+        for segment in (*self._segments, *self._doomed):
+            segment.close()
+
+    # --- reading ----------------------------------------------------------------------------------
+
+    @property
+    def term(self) -> Term:
+        return self._state.term
+
+    @property
+    def voted_for(self) -> str | None:
+        """Who got this node's vote in `term`."""
+        return self._state.voted_for
+
+    @property
+    def members(self) -> list[str] | None:
+        """What `set_members` stored last."""
+        return None if self._state.members is None else list(self._state.members)
+
+    @property
+    def base(self) -> Base | None:
+        """The snapshot the log starts behind; None if it starts with a real entry."""
+        return self._state.base
+
+    @property
+    def first_index(self) -> Index:
+        """0 when empty."""
+        return self._state.first_index
+
+    @property
+    def last_index(self) -> Index:
+        """0 when empty."""
+        return self._state.last_index
+
+    @property
+    def first_readable(self) -> Index:
+        """The first entry whose payload is here; beyond ``last_index`` if there is none.
+
+        A follower that needs an earlier one needs a snapshot.
+        """
+        base = self._state.base
+        return Index(self._state.first if base is None else base.index + 1)
+
+    @property
+    def durable_index(self) -> Index:
+        """The last entry that is durable as it stands in the log; 0 if none is."""
+        return self._durable_index
+
+    @property
+    def bytes_on_disk(self) -> int:
+        """Size of all segments, preallocated space included."""
+        return sum(segment.capacity for segment in self._segments)
+
+    def term_at(self, index: int) -> Term | None:
+        """The term of an entry; None if the log does not hold it."""
+        return self._state.term_at(index)
+
+    def first_index_of_term_at(self, index: int) -> Index:
+        """The first entry in the log that has the term of entry ``index``.
+
+        Raises:
+            IndexError: the log does not hold it.
+        """
+        return self._state.first_index_of_term_at(index)
+
+    def first_index_within(self, bytes_max: int) -> Index:
+        """The first entry of as many of the newest segments as take no more than ``bytes_max``.
+
+        At least the newest one counts. For dropping entries that cost too much to keep.
+        """
+        number, total = self._tail.number, self._tail.capacity
+        for segment in reversed(self._segments[:-1]):
+            total += segment.capacity
+            if total > bytes_max:
+                break
+            number = segment.number
+        return self._state.first_at_or_after(number << POSITION_BITS)
+
+    def payload_at(self, index: int) -> bytes:
+        """The payload of an entry; empty for the two entries that stand for a snapshot.
+
+        Raises:
+            IndexError: the log does not hold it.
+            CorruptionError: the bytes on disk are not those that were written.
+            DiskError: the disk refused, now or earlier.
+        """
+        if self._failure is not None:
+            self._check()
+        payload = self._cache.get(index)
+        if payload is not None:
+            return payload
+        if index < self.first_readable and self._state.term_at(index) is not None:
+            return _NOTHING
+        return self._read(index)
+
+    def read(self, index: int, max_bytes: int) -> list[tuple[Index, Term, bytes]]:
+        """Entries from ``index`` on, about ``max_bytes`` of payload; at least one if there is any.
+
+        Raises:
+            IndexError: ``index`` is below `first_readable`.
+            CorruptionError: the bytes on disk are not those that were written.
+            DiskError: the disk refused, now or earlier.
+        """
+        if index < self.first_readable:
+            raise IndexError(
+                f"entry {index} has no payload here, the first that has is {self.first_readable}"
+            )
+        state = self._state
+        entries: list[tuple[Index, Term, bytes]] = []
+        for at in range(index, state.next_index):
+            max_bytes -= state.length(at)
+            if entries and max_bytes < 0:
+                break
+            term = state.term_at(at)
+            assert term is not None
+            entries.append((Index(at), term, self.payload_at(at)))
+        return entries
+
+    def _read(self, index: int) -> bytes:
+        state = self._state
+        position, length = state.position(index), state.length(index)
+        segment = self._segments[(position >> POSITION_BITS) - self._segments[0].number]
+        offset = position & _OFFSET
+        record = segment.record(offset, length)
+        term = state.term_at(index)
+        assert term is not None
+        if record is None or (record.kind, record.index, record.term) != (Kind.ENTRY, index, term):
+            raise segment.damage("a damaged entry", offset=offset, index=index)
+        if self._sealer is None:
+            return record.payload
+        return self._sealer.open(record.payload, _context(index, term))
+
+    # --- changing ---------------------------------------------------------------------------------
+
+    def append(self, index: int, term: int, payload: bytes) -> None:
+        """Append the entry after the last one. Terms never decrease.
+
+        Raises:
+            DiskError: the disk refused earlier.
+        """
+        state = self._state
+        assert index == state.next_index, f"entry {index} cannot follow {state.next_index - 1}"
+        last_term = state.term_at(index - 1)
+        assert last_term is None or term >= last_term, f"entry {index}: term {term} after {last_term}"
+        stored = payload if self._sealer is None else self._sealer.seal(payload, _context(index, term))
+        position = self._put(Kind.ENTRY, index, term, stored)
+        state.append(index, term, position, len(stored))
+        self._cache[index] = payload
+        self._cached_bytes += len(payload)
+        if self._cached_bytes > self._cache_bytes_max:
+            self._evict()
+
+    def truncate(self, from_index: int) -> None:
+        """Remove entry ``from_index`` and all later ones; nothing if there are none.
+
+        Raises:
+            DiskError: the disk refused earlier.
+        """
+        state = self._state
+        if from_index >= state.next_index:
+            return
+        keep = 0 if self._segments[0].number == 1 else state.first  # else entries were dropped before it
+        keep = keep if state.base is None else state.base.index
+        assert from_index > keep, f"truncating from {from_index}, but all up to {keep} is committed"
+        self._put(Kind.TRUNCATE, from_index, 0, _NOTHING)
+        for index in range(max(from_index, state.first), state.next_index):
+            self._cached_bytes -= len(self._cache.pop(index, _NOTHING))
+        state.truncate(from_index)
+        self._limit_durable(from_index - 1)
+
+    def set_term(self, term: int, voted_for: str | None) -> None:
+        """Store the term and, once in a term, the vote. No record if nothing changes.
+
+        Raises:
+            DiskError: the disk refused earlier.
+        """
+        now = (self._state.term, self._state.voted_for)
+        if (term, voted_for) == now:
+            return
+        assert term > now[0] or (term == now[0] and now[1] is None), f"{now} can't become {(term, voted_for)}"
+        payload = _NOTHING if voted_for is None else voted_for.encode()
+        self._put(Kind.VOTE, int(voted_for is not None), term, payload)
+        self._state.vote(Term(term), voted_for)
+
+    def set_members(self, members: Sequence[str] | None) -> None:
+        """Store the cluster's members, as the engine wants them at the next start.
+
+        Raises:
+            DiskError: the disk refused earlier.
+        """
+        value = None if members is None else tuple(members)
+        if value != self._state.members:
+            self._put(Kind.MEMBERS, 0, 0, pack_members(value))
+            self._state.members = value
+
+    def reset(self, base: tuple[int, int], previous: tuple[int, int]) -> None:
+        """Start over behind a snapshot: the log is these two (index, term), without payloads.
+
+        Durable with the next flush; older segments go after it.
+
+        Raises:
+            DiskError: the disk refused earlier.
+        """
+        assert base[0] == previous[0] + 1 > 1, (base, previous)
+        assert base[1] >= previous[1], (base, previous)
+        value = Base(Index(base[0]), Term(base[1]), Term(previous[1]))
+        position = self._put(Kind.BASE, *base, previous[1].to_bytes(8, "little"))
+        self._state.start_over(value, position)
+        self._cache.clear()
+        self._cached_bytes = 0
+        self._limit_durable(0)
+        self._doom_before(self._tail.number)
+
+    def drop_before(self, index: int) -> None:
+        """Let segments go that hold only entries before ``index``; at least two entries stay.
+
+        Only whole segments go, so `first_index` moves to the first entry of the oldest one left, or
+        not at all. The files are deleted by the next flushes, one each, after their sync.
+
+        Raises:
+            DiskError: the disk refused earlier.
+        """
+        self._check()
+        state = self._state
+        keep = min(index, state.last_index - 1)
+        if keep <= state.first_index:
+            return
+        number = state.position(keep) >> POSITION_BITS
+        first = state.first
+        state.drop_positions_below(number << POSITION_BITS)
+        for dropped in range(first, state.first):
+            self._cached_bytes -= len(self._cache.pop(dropped, _NOTHING))
+        self._doom_before(number)
+
+    def _doom_before(self, number: int) -> None:
+        count = number - self._segments[0].number
+        self._doomed += self._segments[:count]
+        del self._segments[:count]
+
+    def _limit_durable(self, index: int) -> None:
+        # Entries behind it were replaced: neither what is durable nor what is just being
+        # written says anything about those that took their place.
+        self._durable_index = min(self._durable_index, Index(index))
+        if self._running is not None:
+            self._running.last_index = min(self._running.last_index, index)
+
+    def _put(self, kind: int, index: int, term: int, payload: bytes) -> int:
+        """Buffer a record; returns its position. The state is not changed yet."""
+        if self._failure is not None:
+            self._check()
+        size = RECORD_BYTES + len(payload)
+        at = self._end
+        if at + size > self._tail.capacity:
+            self._roll(size)
+            at = self._end
+        self.written = seq = self.written + 1
+        tail = self._tail
+        buffers = self._parts[-1].buffers
+        buffers.append(tail.frame.encode(kind, seq, seq - self._flush_first, index, term, payload))
+        if payload:
+            buffers.append(payload)
+        self._end = at + size
+        return tail.number << POSITION_BITS | at
+
+    def _roll(self, size: int) -> None:
+        """Go on in a new segment; the next flush creates it, after syncing the old one."""
+        state, old = self._state, self._tail
+        header = Header(
+            journal_id=old.header.journal_id,
+            number=old.number + 1,
+            first_seq=self.written + 1,
+            next_index=Index(state.next_index),
+            term=state.term,
+            voted_for=state.voted_for,
+            members=state.members,
+        )
+        self._tail = tail = Segment(self._disk, header, capacity=self._segment_bytes)
+        tail.capacity = max(tail.capacity, tail.start + size)
+        self._segments.append(tail)
+        self._end = tail.start
+        self._parts.append(_Part(tail, self._end))
+        self._flush_first = self.written + 1
+
+    def _evict(self) -> None:
+        """Forget payloads of durable entries, oldest first, down to the limit."""
+        cache = self._cache
+        while cache and self._cached_bytes > self._cache_bytes_max:
+            oldest = next(iter(cache))
+            if oldest > self._durable_index:
+                break
+            self._cached_bytes -= len(cache.pop(oldest))
+
+    # --- flushing ---------------------------------------------------------------------------------
+
+    def begin_flush(self) -> Flush | None:
+        """Take what is buffered; None if nothing is, or a flush is running.
+
+        Raises:
+            DiskError: the disk refused earlier.
+        """
+        self._check()
+        if self._running is not None or (self.written == self.durable and not self._doomed):
+            return None
+        parts, self._parts = self._parts, [_Part(self._tail, self._end)]
+        self._running = flush = Flush(self, parts, self._doomed[:1], relaxed=self._relaxed)
+        del self._doomed[:1]
+        if not self._relaxed:
+            self._flush_first = self.written + 1
+        return flush
+
+    def end_flush(self, flush: Flush) -> None:
+        """Take note that ``flush`` ran: what it carried is durable.
+
+        Raises:
+            DiskError: it failed, or the disk refused earlier.
+        """
+        self._check()
+        assert flush is self._running
+        assert flush.finished
+        self._running = None
+        self.durable = flush.seq
+        self._durable_index = max(self._durable_index, Index(flush.last_index))
+        if self._cached_bytes > self._cache_bytes_max:
+            self._evict()
+
+    def failed(self, error: DiskError) -> None:
+        """Refuse everything from now on. For `Flush.run`, in its thread."""
+        self._failure = error
+
+    def _check(self) -> None:
+        if self._failure is not None:
+            raise DiskError(f"the journal stopped after: {self._failure}") from self._failure
+
+
+class _Part:
+    """Buffers that go to one place in one segment."""
+
+    __slots__ = ("at", "buffers", "segment")
+
+    def __init__(self, segment: Segment, at: int) -> None:
+        self.segment = segment
+        self.at = at
+        self.buffers: list[bytes] = []
+
+
+class Flush:
+    """What one trip to the disk carries. `run` may be called in another thread, once."""
+
+    __slots__ = ("_doomed", "_journal", "_parts", "_relaxed", "finished", "last_index", "seq")
+
+    def __init__(self, journal: Journal, parts: list[_Part], doomed: list[Segment], *, relaxed: bool) -> None:
+        self._journal = journal
+        self._parts = parts
+        self._doomed = doomed
+        self._relaxed = relaxed
+        self.seq = journal.written
+        """The last record it carries."""
+        self.last_index = int(journal.last_index)
+        """The last entry that is durable when it has run; lowered when that entry is replaced."""
+        self.finished = False
+
+    def run(self) -> None:
+        """Write and sync: one gathered write and one fdatasync, unless a segment was full.
+
+        Raises:
+            DiskError: the disk refused. The journal refuses everything from now on.
+        """
+        assert not self.finished
+        try:
+            for part in self._parts:
+                self._write(part, last=part is self._parts[-1])
+            for segment in self._doomed:
+                segment.remove()
+        except DiskError as error:
+            self._journal.failed(error)
+            raise
+        self.finished = True
+
+    def _write(self, part: _Part, *, last: bool) -> None:
+        segment = part.segment
+        if not segment.exists:
+            segment.create()
+        if part.buffers:
+            segment.file.write(part.at, part.buffers)
+        # A full segment is synced before the next one exists, so that only the last can be torn;
+        # and all is synced before an old one goes, which may hold what is needed to start again.
+        if self._doomed or not last or (part.buffers and not self._relaxed):
+            segment.file.sync()
+
+
+def _context(index: int, term: int) -> bytes:
+    return index.to_bytes(8, "little") + term.to_bytes(8, "little")

@@ -1,0 +1,199 @@
+"""The bytes of the journal: records, and the header in front of each segment. No I/O.
+
+A record is::
+
+    marker 4 | crc32c 4 | length 4 | kind 1 | delta 4 | seq 8 | index 8 | term 8 | payload
+
+all little-endian. The checksum covers everything behind it and is seeded with the journal's id and
+the segment's number, so a record found in another segment or another journal is no record.
+
+Two numbers make damage tell its story. ``seq`` counts the records of a journal from its first day,
+without gaps. ``seq - delta`` is the first record of the same flush, and flushes follow each other:
+when a record was written, *everything before the first record of its flush was already synced*. So
+if a record is bad and a later one is good, the later one knows: had the bad one been synced, it is
+damage; were both in one flush, a power cut tore that flush, and nobody was promised anything.
+
+The header is written and synced before its segment gets its name, so it is never torn. It carries
+what must outlive the segments before it: term, vote, members.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import cast
+
+import msgpack
+from google_crc32c import extend  # 6 times faster than zlib.crc32, and CRC32C finds more
+
+from node.units import Index, Term
+
+FORMAT = 1
+RECORD_BYTES = 41
+"""What a record takes in front of its payload."""
+
+HEADER_BYTES = 4096
+"""A header takes this much, or a multiple: no later write shares a disk block with it."""
+
+_LEAD = struct.Struct("<4sI")
+_BODY = struct.Struct("<IBIQQQ")
+_HEADER = struct.Struct("<8sHII")
+_MAGIC = b"STANJRNL"
+assert _LEAD.size + _BODY.size == RECORD_BYTES
+
+
+class Kind(IntEnum):
+    """What a record says."""
+
+    ENTRY = 1
+    """Entry ``index`` of ``term`` is appended; the payload is the entry's."""
+    TRUNCATE = 2
+    """Entry ``index`` and all later ones are removed."""
+    VOTE = 3
+    """The node is in ``term``; ``index`` is 1 if it voted, for the node named by the payload."""
+    MEMBERS = 4
+    """The cluster's members are those of the payload (msgpack)."""
+    BASE = 5
+    """The log starts over behind a snapshot at ``index``, ``term``; payload: term of the entry before."""
+
+
+@dataclass(slots=True)
+class Record:
+    """A record as it was found; not frozen, for millions are made at a start."""
+
+    kind: int
+    seq: int
+    flush_first: int
+    """The first record of the flush that wrote this one."""
+    index: Index
+    term: Term
+    payload: bytes
+
+
+class Frame:
+    """Encodes and decodes the records of one segment."""
+
+    __slots__ = ("_seed", "marker")
+
+    def __init__(self, journal_id: bytes, number: int) -> None:
+        self._seed = extend(0, journal_id + number.to_bytes(8, "little"))
+        # No zero in it: preallocated space never looks like a record. Different in each segment, so
+        # that nobody can publish a payload full of markers to slow down the search after a crash.
+        noise = extend(self._seed, b"marker").to_bytes(4, "little")
+        self.marker = bytes(byte | 1 for byte in noise)
+
+    def encode(self, kind: int, seq: int, delta: int, index: int, term: int, payload: bytes) -> bytes:
+        """The bytes in front of the payload."""
+        body = _BODY.pack(len(payload), kind, delta, seq, index, term)
+        crc: int = extend(extend(self._seed, body), payload)
+        return self.marker + crc.to_bytes(4, "little") + body
+
+    def length(self, data: bytes, at: int = 0) -> int | None:
+        """How many bytes the record at ``at`` claims, payload included; None if none starts there."""
+        if not data.startswith(self.marker, at):
+            return None
+        return RECORD_BYTES + int.from_bytes(data[at + 8 : at + 12], "little")
+
+    def decode(self, data: bytes, at: int = 0) -> Record | None:
+        """The record at ``at``, or None if it is not whole there."""
+        if at + RECORD_BYTES > len(data):
+            return None
+        marker, crc = _LEAD.unpack_from(data, at)
+        length, kind, delta, seq, index, term = _BODY.unpack_from(data, at + _LEAD.size)
+        start = at + RECORD_BYTES
+        end = start + length
+        if marker != self.marker or end > len(data):
+            return None
+        if extend(self._seed, data[at + _LEAD.size : end]) != crc:
+            return None
+        return Record(kind, seq, seq - delta, Index(index), Term(term), data[start:end])
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """What stands in front of a segment: whose it is, and what was true when it began."""
+
+    journal_id: bytes
+    number: int
+    """1, 2, 3 …, without gaps but for old segments that were dropped."""
+    first_seq: int
+    """The number of the segment's first record."""
+    next_index: Index
+    """The index of the next entry to be appended."""
+    term: Term
+    voted_for: str | None
+    members: tuple[str, ...] | None
+
+    def encode(self) -> bytes:
+        fields = (
+            self.journal_id,
+            self.number,
+            self.first_seq,
+            self.next_index,
+            self.term,
+            self.voted_for,
+            self.members,
+        )
+        body = cast(bytes, msgpack.packb(fields))
+        size = -(-(_HEADER.size + len(body)) // HEADER_BYTES) * HEADER_BYTES
+        body = body.ljust(size - _HEADER.size, b"\0")
+        lead = _HEADER.pack(_MAGIC, FORMAT, size, 0)
+        return _HEADER.pack(_MAGIC, FORMAT, size, extend(extend(0, lead), body)) + body
+
+
+class HeaderError(Exception):
+    """Bytes that are no header of ours; the text says why. For `node.raft.segments` only."""
+
+
+def header_bytes(lead: bytes) -> int:
+    """How many bytes the header takes, from the first ones of a segment.
+
+    Raises:
+        HeaderError: it is no segment, or one of another format.
+    """
+    if len(lead) < _HEADER.size:
+        raise HeaderError("the segment has no header")
+    magic, version, size, _crc = _HEADER.unpack_from(lead)
+    if magic != _MAGIC:
+        raise HeaderError("this is no segment of a journal")
+    if version != FORMAT:
+        raise HeaderError(f"the segment has format {version}, this program reads format {FORMAT}")
+    if size == 0 or size % HEADER_BYTES:
+        raise HeaderError("the segment's header is damaged")
+    return int(size)
+
+
+def decode_header(data: bytes) -> Header:
+    """Decode a header from exactly its bytes.
+
+    Raises:
+        HeaderError: a checksum that does not fit.
+    """
+    magic, version, size, crc = _HEADER.unpack_from(data)
+    body = data[_HEADER.size :]
+    lead = _HEADER.pack(magic, version, size, 0)
+    if len(data) != size or extend(extend(0, lead), body) != crc:
+        raise HeaderError("the segment's header is damaged")
+    unpacker = msgpack.Unpacker()
+    unpacker.feed(body)
+    journal_id, number, first_seq, next_index, term, voted_for, members = unpacker.unpack()
+    return Header(
+        journal_id,
+        number,
+        first_seq,
+        Index(next_index),
+        Term(term),
+        voted_for,
+        None if members is None else tuple(members),
+    )
+
+
+def pack_members(members: Sequence[str] | None) -> bytes:
+    return cast(bytes, msgpack.packb(members))
+
+
+def unpack_members(payload: bytes) -> tuple[str, ...] | None:
+    members = msgpack.unpackb(payload)
+    return None if members is None else tuple(members)

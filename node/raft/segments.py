@@ -1,0 +1,219 @@
+"""The files of the journal: their names, their birth, how they are read, what damage looks like.
+
+A segment is created under a temporary name, gets its space and its header, is synced, renamed, and
+the directory is synced. Only then is the first record written. So a file with a segment's name has
+a whole header and belongs to the journal, whatever happened later; a temporary file is nothing.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from node.errors import CorruptionError
+from node.raft.disk import Disk, File
+from node.raft.records import (
+    RECORD_BYTES,
+    Frame,
+    Header,
+    HeaderError,
+    Record,
+    decode_header,
+    header_bytes,
+)
+
+_NAME = re.compile(r"segment-([0-9a-f]{16})\.log")
+_TEMPORARY = re.compile(r"segment-[0-9a-f]{16}\.tmp")
+_WINDOW_BYTES = 1 << 20
+_ZEROS = bytes(_WINDOW_BYTES)
+_LEAD_BYTES = 64
+
+_ADVICE = (
+    "This node's data can't be trusted: do not delete parts of it. Restore the whole directory from a "
+    "copy, or replace the node (stanchion cluster replace) and let it take a snapshot from the others."
+)
+
+
+class JournalDamageError(CorruptionError):
+    """The journal's bytes contradict each other or their checksums.
+
+    Args:
+        problem: what is wrong.
+        file: the file it is in, as the operator knows it.
+        offset: where in the file, in bytes.
+        index: the log index expected or stored there.
+    """
+
+    def __init__(self, problem: str, *, file: str, offset: int, index: int) -> None:
+        super().__init__(f"{file}: {problem} (byte {offset}, log index {index}). {_ADVICE}")
+        self.file = file
+        self.offset = offset
+        self.index = index
+
+
+def segment_name(number: int) -> str:
+    return f"segment-{number:016x}.log"
+
+
+def segment_number(name: str) -> int | None:
+    """The number of the segment called so; None if it is no segment's name."""
+    match = _NAME.fullmatch(name)
+    return None if match is None else int(match[1], 16)
+
+
+def is_temporary(name: str) -> bool:
+    """Whether the file is a segment that was never finished."""
+    return _TEMPORARY.fullmatch(name) is not None
+
+
+class Segment:
+    """One file of the journal. `create` and `remove` may run in a worker thread."""
+
+    __slots__ = ("_disk", "_file", "_head", "capacity", "frame", "header", "number", "start")
+
+    def __init__(self, disk: Disk, header: Header, *, capacity: int) -> None:
+        """A segment that does not exist yet; `create` makes it.
+
+        Args:
+            disk: where it will be.
+            header: what stands in front of its records.
+            capacity: size of the file in bytes, all preallocated.
+        """
+        self._disk = disk
+        self._head = header.encode()
+        self._file: File | None = None
+        self.header = header
+        self.number = header.number
+        self.frame = Frame(header.journal_id, header.number)
+        self.start = len(self._head)
+        self.capacity = max(capacity, self.start)
+
+    @classmethod
+    def open(cls, disk: Disk, number: int) -> Segment:
+        """Open an existing segment.
+
+        Raises:
+            JournalDamageError: its header is not what a header of that segment must be.
+        """
+        name = segment_name(number)
+        file = disk.open(name)
+        try:
+            head = file.read(0, header_bytes(file.read(0, _LEAD_BYTES)))
+            header = decode_header(head)
+            if header.number != number:
+                raise HeaderError(f"the file holds segment {header.number}")
+        except HeaderError as error:
+            file.close()
+            raise JournalDamageError(str(error), file=disk.describe(name), offset=0, index=0) from error
+        segment = cls(disk, header, capacity=file.size())
+        segment._file = file
+        return segment
+
+    @property
+    def exists(self) -> bool:
+        return self._file is not None
+
+    @property
+    def file(self) -> File:
+        assert self._file is not None, f"segment {self.number} is not created yet"
+        return self._file
+
+    def create(self) -> None:
+        """Make the file, durably: see the module's text.
+
+        Raises:
+            DiskError: the disk refused.
+        """
+        name = segment_name(self.number)
+        temporary = name.replace(".log", ".tmp")
+        file = self._disk.open(temporary, create=True)
+        file.allocate(self.capacity)
+        file.write(0, [self._head])
+        file.sync()
+        self._disk.rename(temporary, name)
+        self._disk.sync_dir()
+        self._file = file
+
+    def remove(self) -> None:
+        """Delete the file, durably.
+
+        Raises:
+            DiskError: the disk refused.
+        """
+        self.close()
+        self._disk.unlink(segment_name(self.number))
+        self._disk.sync_dir()
+
+    def close(self) -> None:
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+    def damage(self, problem: str, *, offset: int, index: int) -> JournalDamageError:
+        """The error that says what is wrong in this segment."""
+        where = self._disk.describe(segment_name(self.number))
+        return JournalDamageError(problem, file=where, offset=offset, index=index)
+
+    # --- reading ----------------------------------------------------------------------------------
+
+    def record(self, offset: int, length: int) -> Record | None:
+        """The record at ``offset`` with a payload of ``length`` bytes; None if it is not whole."""
+        return self.frame.decode(self.file.read(offset, RECORD_BYTES + length))
+
+    def records(self) -> Iterator[tuple[int, Record]]:
+        """(offset, record) from the first record on, up to where none is whole.
+
+        Holds one window of a MiB in memory, or one record if that is longer.
+        """
+        file, frame, size = self.file, self.frame, self.file.size()
+        at = origin = self.start
+        window = b""
+        while True:
+            if at - origin + RECORD_BYTES > len(window):
+                origin, window = at, file.read(at, _WINDOW_BYTES)
+            length = frame.length(window, at - origin)
+            if length is None or at + length > size:
+                return
+            if at - origin + length > len(window):
+                origin, window = at, file.read(at, max(length, _WINDOW_BYTES))
+            record = frame.decode(window, at - origin)
+            if record is None:
+                return
+            yield at, record
+            at += length
+
+    def tail(self, at: int) -> Tail:
+        """What follows ``at``, where the last whole record ends."""
+        file = self.file
+        size = file.size()
+        end = at
+        latest_flush_first = 0
+        overlap = RECORD_BYTES  # a marker may lie across two windows
+        for origin in range(at, size, _WINDOW_BYTES):
+            window = file.read(origin, _WINDOW_BYTES + overlap)
+            if window[:_WINDOW_BYTES] == _ZEROS[: min(_WINDOW_BYTES, len(window))]:
+                continue
+            end = max(end, origin + len(window.rstrip(b"\0")))
+            found = window.find(self.frame.marker)
+            while found >= 0:
+                record = self._record_if_any(origin + found, size)
+                if record is not None:
+                    latest_flush_first = max(latest_flush_first, record.flush_first)
+                found = window.find(self.frame.marker, found + 1)
+        return Tail(end - at, latest_flush_first)
+
+    def _record_if_any(self, offset: int, size: int) -> Record | None:
+        length = self.frame.length(self.file.read(offset, RECORD_BYTES))
+        if length is None or offset + length > size:
+            return None
+        return self.frame.decode(self.file.read(offset, length))
+
+
+class Tail(NamedTuple):
+    """The rest of a segment behind its last whole record."""
+
+    garbage: int
+    """Bytes up to the last one that is not zero: 0 means the clean, preallocated end."""
+    latest_flush_first: int
+    """The greatest ``flush_first`` of all whole records found there; 0 if there are none."""

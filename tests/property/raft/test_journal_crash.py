@@ -1,0 +1,204 @@
+"""Wherever the power goes, what was flushed is there, and nothing is there that never was."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from node.errors import CorruptionError
+from node.raft.journal import Journal
+from node.raft.records import HEADER_BYTES
+from node.simulator.disk import PowerCutError, SimulatedDisk
+
+SEGMENT_BYTES = HEADER_BYTES + 1200
+
+View = tuple[Any, ...]
+
+
+def view(journal: Journal) -> View:
+    """All that a journal says, but for old entries that may be dropped or not."""
+    entries = {i: (t, p) for i, t, p in journal.read(journal.first_readable, 1 << 30)}
+    return (journal.last_index, journal.term, journal.voted_for, journal.members, entries)
+
+
+def agrees(found: View, expected: View) -> bool:
+    """Whether a journal read back is the expected one; dropped entries may be back or gone."""
+    return found[:4] == expected[:4] and all(
+        found[4][i] == expected[4][i] for i in found[4].keys() & expected[4].keys()
+    )
+
+
+class Life:
+    """A journal, its disk, and what it said after each record."""
+
+    def __init__(self, seed: int, *, relaxed: bool = False) -> None:
+        self.rng = random.Random(seed)
+        self.disk = SimulatedDisk(self.rng)
+        self.relaxed = relaxed
+        self.said: dict[int, View] = {}
+        self.durable = 0
+        self.kept_from = 0
+        """Entries from this index on were never dropped."""
+        self.journal = self.opened()
+
+    def opened(self) -> Journal:
+        return Journal.open(
+            self.disk,
+            segment_bytes=SEGMENT_BYTES,
+            cache_bytes=300,
+            relaxed=self.relaxed,
+            journal_id=b"j" * 16,
+        )
+
+    def note(self) -> None:
+        self.said[self.journal.written] = view(self.journal)
+
+    def step(self, what: str, size: int) -> None:
+        journal = self.journal
+        last = journal.last_index
+        match what:
+            case "append":
+                term = max(journal.term, journal.term_at(last) or 0)
+                journal.append(journal._state.next_index, term, self.rng.randbytes(size))
+            case "truncate":
+                floor = max(journal.first_index, journal.base.index if journal.base else 0)
+                if last > floor + 1:
+                    journal.truncate(max(floor + 1, last - size % 4))
+            case "term":
+                journal.set_term(journal.term + 1, self.rng.choice([None, "a", "b"]))
+            case "members":
+                journal.set_members(["a", "b", "c"][: size % 4])
+            case "flush":
+                self.flush()
+            case "drop":
+                journal.drop_before(min(journal.durable_index, last - size % 5))
+                self.kept_from = journal.first_index
+            case "reset":
+                term = max(journal.term, journal.term_at(last) or 0)
+                journal.reset((last + 2 + size % 7, term), (last + 1 + size % 7, term))
+            case "roll":
+                journal.append(
+                    journal._state.next_index, max(journal.term, journal.term_at(last) or 0), bytes(1300)
+                )
+        self.note()
+
+    def live(self, steps: list[tuple[str, int]]) -> None:
+        for what, size in steps:
+            self.step(what, size)
+
+    def flush(self) -> None:
+        """A flush during which more is appended."""
+        flush = self.journal.begin_flush()
+        if flush is not None:
+            self.note()
+            if self.rng.random() < 0.5:
+                self.step("append", 50)
+            flush.run()
+            self.journal.end_flush(flush)
+            self.durable = self.journal.durable
+
+    def crash(self, *, power: bool) -> None:
+        """Stop, start again, and check what is found."""
+        if power:
+            self.disk.power_cut()
+        else:
+            self.disk.kill()
+        journal = self.opened()
+        if not self.relaxed:
+            assert journal.written >= self.durable, "flushed records are lost"
+        found = view(journal)
+        if journal.written:
+            assert agrees(found, self.said[journal.written]), "found what never was"
+        assert min(found[4], default=0) <= max(self.kept_from, journal.first_readable)
+        assert journal.durable_index == journal.last_index
+        self.journal = journal
+        self.said = {journal.written: found}
+        self.durable = journal.written
+        self.kept_from = journal.first_index
+
+
+STEPS = st.lists(
+    st.tuples(
+        st.sampled_from(
+            ["append"] * 6 + ["flush"] * 4 + ["truncate", "term", "members", "drop", "reset", "roll"]
+        ),
+        st.integers(0, 400),
+    ),
+    max_size=25,
+)
+LIVES = st.lists(st.tuples(STEPS, st.integers(0, 60), st.booleans()), min_size=1, max_size=3)
+
+
+@settings(deadline=None, max_examples=150)
+@given(seed=st.integers(0, 1 << 32), lives=LIVES, relaxed=st.sampled_from([False, False, True]))
+def test_any_crash_point(
+    seed: int, lives: list[tuple[list[tuple[str, int]], int, bool]], relaxed: bool
+) -> None:
+    """Several lives in a row, each ended inside some disk operation, with or without the power."""
+    life = Life(seed, relaxed=relaxed)
+    for steps, operations, power in lives:
+        life.disk.stop_after(operations)
+        with contextlib.suppress(PowerCutError):
+            life.live(steps)
+        life.crash(power=power)
+
+
+@settings(deadline=None, max_examples=60)
+@given(seed=st.integers(0, 1 << 32), steps=STEPS, cuts=st.lists(st.integers(0, 6), min_size=1, max_size=4))
+def test_crash_during_recovery(seed: int, steps: list[tuple[str, int]], cuts: list[int]) -> None:
+    """A start that is itself interrupted, again and again, loses nothing."""
+    life = Life(seed)
+    life.disk.stop_after(40)
+    with contextlib.suppress(PowerCutError):
+        life.live(steps)
+    for cut in cuts:
+        life.disk.power_cut()
+        life.disk.stop_after(cut)
+        with contextlib.suppress(PowerCutError):
+            life.opened()
+    life.crash(power=True)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_every_flipped_byte_is_noticed_or_in_the_last_flush(seed: int) -> None:
+    """Flip a bit at every offset: refused, or harmless, or only the last flush is cut, and reported."""
+    life = Life(seed)
+    life.live([
+        ("append", 30), ("append", 9), ("flush", 0), ("term", 0), ("append", 300), ("append", 300),
+        ("flush", 0), ("append", 400), ("truncate", 1), ("flush", 0), ("append", 300), ("members", 3),
+        ("flush", 0), ("append", 40), ("flush", 0), ("flush", 0), ("append", 30), ("append", 20),
+    ])  # fmt: skip
+    synced = life.journal.durable
+    life.flush()
+    while life.journal.durable < life.journal.written:
+        synced = life.journal.durable
+        life.flush()
+    whole = life.said[life.journal.written]
+    refused = cut = 0
+    files = {name: life.disk.content(name) for name in life.disk.names()}
+    assert len(files) > 1
+    for name, content in files.items():
+        for at in range(len(content)):
+            disk = SimulatedDisk(random.Random(0))
+            for copied, data in files.items():
+                disk.open(copied, create=True).write(0, [data])
+            disk.rot(name, at, 1 << random.Random(at).randrange(8))
+            try:
+                journal = Journal.open(disk, segment_bytes=SEGMENT_BYTES)
+            except CorruptionError:
+                refused += 1
+                continue
+            if journal.written == life.journal.written:
+                assert agrees(view(journal), whole)
+            else:
+                assert journal.torn is not None
+                assert journal.written >= synced
+                assert agrees(view(journal), life.said[journal.written])
+                cut += 1
+    assert refused > 0
+    assert cut > 0

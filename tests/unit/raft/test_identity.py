@@ -1,0 +1,104 @@
+"""A directory knows whose it is, and lets one process in."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import random
+from pathlib import Path
+
+import pytest
+
+from node.errors import DiskError, IdentityError
+from node.raft.disk import RealDisk
+from node.raft.identity import IDENTITY_FILE, DirectoryLock, Identity, load_identity, save_identity
+from node.simulator.disk import PowerCutError, SimulatedDisk
+
+WHO = Identity(cluster_id="shop", founding_id="f1", cluster_tag="t" * 22, node="a")
+
+
+def test_saved_identity_is_loaded(tmp_path: Path) -> None:
+    disk = RealDisk(tmp_path)
+    assert load_identity(disk, cluster_id="shop", node="a") is None
+    save_identity(disk, WHO)
+    save_identity(disk, WHO)  # the same again is no change
+    assert load_identity(disk, cluster_id="shop", node="a") == WHO
+    assert disk.names() == [IDENTITY_FILE]
+
+
+@pytest.mark.parametrize(
+    ("cluster_id", "node", "text"),
+    [("other", "a", "belongs to cluster 'shop'"), ("shop", "b", "belongs to node 'a'")],
+)
+def test_directory_of_another_is_refused(tmp_path: Path, cluster_id: str, node: str, text: str) -> None:
+    disk = RealDisk(tmp_path)
+    save_identity(disk, WHO)
+    with pytest.raises(IdentityError, match=text):
+        load_identity(disk, cluster_id=cluster_id, node=node)
+
+
+def test_another_founding_never_overwrites(tmp_path: Path) -> None:
+    disk = RealDisk(tmp_path)
+    save_identity(disk, WHO)
+    with pytest.raises(IdentityError, match="another founding"):
+        save_identity(disk, Identity("shop", "f2", "t" * 22, "a"))
+    assert load_identity(disk, cluster_id="shop", node="a") == WHO
+
+
+def test_every_flipped_bit_is_noticed_or_harmless() -> None:
+    disk = SimulatedDisk(random.Random(1))
+    save_identity(disk, WHO)
+    for at in range(len(disk.content(IDENTITY_FILE))):
+        for bit in range(8):
+            disk.rot(IDENTITY_FILE, at, 1 << bit)
+            with contextlib.suppress(IdentityError):
+                assert load_identity(disk, cluster_id="shop", node="a") == WHO  # white space
+            disk.rot(IDENTITY_FILE, at, 1 << bit)
+
+
+@pytest.mark.parametrize(
+    "text", [b"", b"[]", b'{"format": 1}', b"\xff", b'{"format":1,"identity":{},"sha256":""}']
+)
+def test_garbage_is_refused(tmp_path: Path, text: bytes) -> None:
+    (tmp_path / IDENTITY_FILE).write_bytes(text)
+    with pytest.raises(IdentityError, match="damaged"):
+        load_identity(RealDisk(tmp_path), cluster_id="shop", node="a")
+
+
+def test_newer_format_is_refused(tmp_path: Path) -> None:
+    checksum = hashlib.sha256(json.dumps([2, {}]).encode()).hexdigest()
+    document = {"format": 2, "identity": {}, "sha256": checksum}
+    (tmp_path / IDENTITY_FILE).write_text(json.dumps(document))
+    with pytest.raises(IdentityError, match="format 2"):
+        load_identity(RealDisk(tmp_path), cluster_id="shop", node="a")
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_power_cut_leaves_all_or_nothing(seed: int) -> None:
+    """Wherever it comes, the identity is there whole or not at all, and can be saved again."""
+    disk = SimulatedDisk(random.Random(seed))
+    disk.stop_after(seed % 6)
+    try:
+        save_identity(disk, WHO)
+        saved = True
+    except PowerCutError:
+        saved = False
+    disk.power_cut()
+    found = load_identity(disk, cluster_id="shop", node="a")
+    assert found == WHO if saved else found in (None, WHO)
+    save_identity(disk, WHO)
+    assert load_identity(disk, cluster_id="shop", node="a") == WHO
+
+
+def test_second_process_is_kept_out(tmp_path: Path) -> None:
+    with DirectoryLock(tmp_path), pytest.raises(IdentityError, match=rf"another process .*{os.getpid()}"):
+        DirectoryLock(tmp_path).acquire()
+    with DirectoryLock(tmp_path):
+        pass
+
+
+def test_lock_needs_the_directory(tmp_path: Path) -> None:
+    with pytest.raises(DiskError, match="No such file"):
+        DirectoryLock(tmp_path / "missing").acquire()

@@ -1,0 +1,380 @@
+"""The journal in ordinary life: append, truncate, vote, flush, roll, drop, start over, read back."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import pytest
+
+from node.errors import CorruptionError, DiskError
+from node.raft.disk import Disk, RealDisk
+from node.raft.journal import Journal
+from node.raft.log_state import Base
+from node.raft.records import HEADER_BYTES, RECORD_BYTES
+from node.simulator.disk import SimulatedDisk
+
+SMALL = HEADER_BYTES + 500
+"""Segments of this size hold four entries of 80 bytes."""
+
+
+@pytest.fixture
+def disk() -> SimulatedDisk:
+    return SimulatedDisk(random.Random(1))
+
+
+def opened(disk: Disk, **options: int | bool) -> Journal:
+    return Journal.open(disk, segment_bytes=SMALL, **options)  # type: ignore[arg-type]
+
+
+def reopened(disk: SimulatedDisk, **options: int | bool) -> Journal:
+    disk.kill()
+    return opened(disk, **options)
+
+
+def flushed(journal: Journal) -> None:
+    while (flush := journal.begin_flush()) is not None:
+        flush.run()
+        journal.end_flush(flush)
+
+
+def payload(index: int) -> bytes:
+    return b"%03d" % index + b"." * 77
+
+
+def filled(journal: Journal, count: int) -> Journal:
+    for index in range(journal.last_index + 1, journal.last_index + 1 + count):
+        journal.append(index, 1, payload(index))
+    flushed(journal)
+    return journal
+
+
+def log(journal: Journal) -> list[tuple[int, int, bytes]]:
+    return list(journal.read(journal.first_readable, 1 << 30))
+
+
+def test_new_journal_is_empty(disk: SimulatedDisk) -> None:
+    journal = opened(disk)
+    assert (journal.first_index, journal.last_index, journal.durable_index) == (0, 0, 0)
+    assert (journal.term, journal.voted_for, journal.members, journal.base) == (0, None, None, None)
+    assert journal.written == journal.durable == 0
+    assert journal.read(1, 100) == []
+    assert journal.term_at(1) is None
+    assert journal.begin_flush() is None
+    with pytest.raises(IndexError):
+        journal.payload_at(1)
+
+
+def test_everything_is_read_back(tmp_path: Path) -> None:
+    disk = RealDisk(tmp_path)
+    journal = opened(disk)
+    journal.append(1, 0, b"")
+    journal.set_term(3, None)
+    journal.set_term(3, "node b")
+    journal.set_members(["a", "b", "c"])
+    journal.append(2, 3, b"two")
+    journal.append(3, 3, b"x" * 5000)  # longer than a segment
+    flushed(journal)
+    journal.close()
+
+    journal = opened(disk)
+    assert log(journal) == [(1, 0, b""), (2, 3, b"two"), (3, 3, b"x" * 5000)]
+    assert (journal.term, journal.voted_for, journal.members) == (3, "node b", ["a", "b", "c"])
+    assert (journal.first_index, journal.last_index, journal.durable_index) == (1, 3, 3)
+    assert journal.written == journal.durable == 6
+    assert journal.torn is None
+    journal.close()
+
+
+def test_offers_are_visible_before_they_are_durable(disk: SimulatedDisk) -> None:
+    journal = opened(disk)
+    journal.append(1, 1, b"a")
+    journal.set_term(2, "me")
+    assert journal.payload_at(1) == b"a"
+    assert (journal.written, journal.durable, journal.durable_index) == (2, 0, 0)
+    flush = journal.begin_flush()
+    assert flush is not None
+    journal.append(2, 2, b"b")
+    assert journal.begin_flush() is None  # one at a time
+    flush.run()
+    journal.end_flush(flush)
+    assert (journal.written, journal.durable, journal.durable_index) == (3, 2, 1)
+    flushed(journal)
+    assert (journal.written, journal.durable, journal.durable_index) == (3, 3, 2)
+
+
+def test_flush_is_one_write_and_one_sync(disk: SimulatedDisk) -> None:
+    journal = opened(disk)
+    before = disk.operations, disk.syncs
+    for index in (1, 2, 3):
+        journal.append(index, 1, b"x")
+    flushed(journal)
+    assert (disk.operations - before[0], disk.syncs - before[1]) == (2, 1)
+
+
+def test_unchanged_term_and_members_cost_nothing(disk: SimulatedDisk) -> None:
+    journal = opened(disk)
+    journal.set_term(1, "a")
+    journal.set_members(["a"])
+    written = journal.written
+    journal.set_term(1, "a")
+    journal.set_members(["a"])
+    assert journal.written == written
+
+
+def test_a_second_vote_in_a_term_is_a_bug(disk: SimulatedDisk) -> None:
+    journal = opened(disk)
+    journal.set_term(1, "a")
+    for term, vote in ((1, "b"), (1, None), (0, None)):
+        with pytest.raises(AssertionError):
+            journal.set_term(term, vote)
+
+
+def test_gaps_and_falling_terms_are_bugs(disk: SimulatedDisk) -> None:
+    journal = opened(disk)
+    with pytest.raises(AssertionError):
+        journal.append(2, 1, b"")
+    journal.append(1, 2, b"")
+    with pytest.raises(AssertionError):
+        journal.append(2, 1, b"")
+
+
+def test_truncation_and_what_took_its_place(disk: SimulatedDisk) -> None:
+    journal = filled(opened(disk), 9)
+    journal.truncate(6)
+    journal.append(6, 2, b"new 6")
+    assert (journal.last_index, journal.durable_index) == (6, 5)
+    assert journal.payload_at(6) == b"new 6"
+    flushed(journal)
+    journal.truncate(7)  # nothing there
+    assert journal.written == journal.durable
+    journal = reopened(disk)
+    assert [(i, t) for i, t, _ in log(journal)] == [(1, 1), (2, 1), (3, 1), (4, 1), (5, 1), (6, 2)]
+    assert journal.payload_at(6) == b"new 6"
+
+
+def test_a_flush_says_nothing_about_entries_replaced_meanwhile(disk: SimulatedDisk) -> None:
+    """It wrote the old entries 3 and 4; the new ones of these indexes are not durable."""
+    journal = opened(disk)
+    for index in (1, 2, 3, 4):
+        journal.append(index, 1, b"old")
+    flush = journal.begin_flush()
+    assert flush is not None
+    journal.truncate(3)
+    for index in (3, 4):
+        journal.append(index, 2, b"new")
+    flush.run()
+    journal.end_flush(flush)
+    assert journal.durable_index == 2
+    flushed(journal)
+    assert journal.durable_index == 4
+
+
+def test_first_index_of_term(disk: SimulatedDisk) -> None:
+    journal = opened(disk)
+    for index, term in enumerate((1, 1, 2, 2, 2, 5), start=1):
+        journal.append(index, term, b"")
+    assert [journal.first_index_of_term_at(i) for i in range(1, 7)] == [1, 1, 3, 3, 3, 6]
+    with pytest.raises(IndexError):
+        journal.first_index_of_term_at(7)
+
+
+def test_read_is_bounded_but_never_empty(disk: SimulatedDisk) -> None:
+    journal = filled(opened(disk), 10)
+    assert [i for i, _, _ in journal.read(3, 160)] == [3, 4]
+    assert [i for i, _, _ in journal.read(3, 1)] == [3]
+    assert journal.read(11, 100) == []
+
+
+def test_payloads_beyond_the_cache_come_from_disk(disk: SimulatedDisk) -> None:
+    journal = filled(opened(disk, cache_bytes=200), 50)
+    assert journal._cached_bytes <= 200
+    assert log(journal) == [(i, 1, payload(i)) for i in range(1, 51)]
+
+
+def test_unwritten_payloads_are_held_whatever_they_take(disk: SimulatedDisk) -> None:
+    journal = opened(disk, cache_bytes=100)
+    for index in range(1, 20):
+        journal.append(index, 1, payload(index))
+    assert [p for _, _, p in log(journal)] == [payload(i) for i in range(1, 20)]
+    flushed(journal)
+    assert journal._cached_bytes <= 100
+
+
+def test_rotten_payload_is_noticed_when_read(disk: SimulatedDisk) -> None:
+    journal = filled(opened(disk, cache_bytes=0), 3)
+    disk.rot("segment-0000000000000001.log", HEADER_BYTES + RECORD_BYTES + 5, 1)
+    with pytest.raises(CorruptionError, match=r"damaged entry \(byte 4096, log index 1\)"):
+        journal.payload_at(1)
+    assert journal.payload_at(2) == payload(2)
+
+
+def test_drop_takes_whole_segments_and_keeps_two_entries(disk: SimulatedDisk) -> None:
+    journal = filled(opened(disk), 20)
+    assert len(disk.names()) == 5
+    journal.drop_before(4)
+    assert journal.first_index == 1
+    journal.drop_before(11)
+    assert journal.first_index == 9
+    assert journal.first_readable == 9
+    assert journal.term_at(8) is None
+    flushed(journal)
+    assert len(disk.names()) == 3
+    journal.drop_before(1000)
+    flushed(journal)
+    assert journal.first_index == 17
+    journal = reopened(disk)
+    assert log(journal) == [(i, 1, payload(i)) for i in range(17, 21)]
+    filled(journal, 1)
+    journal.drop_before(1000)
+    assert journal.first_index == 17  # 20 has to stay, and is in the segment of 17
+
+
+def test_vote_and_members_outlive_their_segments(disk: SimulatedDisk) -> None:
+    journal = opened(disk)
+    journal.set_term(7, "b")
+    journal.set_members(["a", "b"])
+    for index in range(1, 30):
+        journal.append(index, 7, payload(index))
+    journal.drop_before(25)
+    flushed(journal)
+    journal = reopened(disk)
+    assert journal.first_index > 20
+    assert (journal.term, journal.voted_for, journal.members) == (7, "b", ["a", "b"])
+
+
+def test_first_index_within_bytes(disk: SimulatedDisk) -> None:
+    journal = filled(opened(disk), 20)
+    assert journal.bytes_on_disk == 5 * SMALL
+    assert journal.first_index_within(2 * SMALL) == 13
+    assert journal.first_index_within(0) == 17
+    assert journal.first_index_within(100 * SMALL) == 1
+
+
+def test_reset_starts_over_behind_a_snapshot(disk: SimulatedDisk) -> None:
+    journal = filled(opened(disk), 10)
+    journal.set_term(9, "b")
+    journal.reset((100, 8), (99, 7))
+    assert (journal.first_index, journal.last_index, journal.durable_index) == (99, 100, 0)
+    flushed(journal)
+    assert journal.durable_index == 100
+    journal.append(101, 9, b"after")
+    flushed(journal)
+    assert len(disk.names()) == 1
+    for again in (journal, reopened(disk)):
+        assert again.base == Base(100, 8, 7)
+        assert [again.term_at(i) for i in (98, 99, 100, 101)] == [None, 7, 8, 9]
+        assert again.payload_at(100) == b""
+        assert again.first_readable == 101
+        assert log(again) == [(101, 9, b"after")]
+        assert again.voted_for == "b"
+        with pytest.raises(IndexError):
+            again.read(100, 10)
+        with pytest.raises(AssertionError):
+            again.truncate(100)
+
+
+def test_base_is_forgotten_with_its_segment(disk: SimulatedDisk) -> None:
+    journal = opened(disk)
+    journal.reset((100, 8), (99, 7))
+    for index in range(101, 121):
+        journal.append(index, 8, payload(index))
+    flushed(journal)
+    journal.drop_before(115)
+    assert journal.base is None
+    flushed(journal)
+    journal = reopened(disk)
+    assert journal.base is None
+    assert journal.first_readable == journal.first_index > 101
+
+
+def test_a_log_with_a_past_is_never_truncated_to_nothing(disk: SimulatedDisk) -> None:
+    journal = filled(opened(disk), 20)
+    journal.drop_before(18)
+    flushed(journal)
+    with pytest.raises(AssertionError):
+        journal.truncate(journal.first_index)
+
+
+def test_a_log_without_a_past_may_be(disk: SimulatedDisk) -> None:
+    journal = filled(opened(disk), 3)
+    journal.truncate(1)
+    flushed(journal)
+    assert reopened(disk).last_index == 0
+    assert filled(reopened(disk), 2).last_index == 2
+
+
+@pytest.mark.parametrize("fail", ["fail_syncs", "fail_writes"])
+def test_after_a_disk_error_everything_is_refused(disk: SimulatedDisk, fail: str) -> None:
+    journal = filled(opened(disk), 2)
+    journal.append(3, 1, b"x")
+    flush = journal.begin_flush()
+    assert flush is not None
+    getattr(disk, fail)()
+    with pytest.raises(DiskError, match="Input/output error"):
+        flush.run()
+    for attempt in (
+        lambda: journal.end_flush(flush),
+        journal.begin_flush,
+        lambda: journal.append(4, 1, b""),
+        lambda: journal.set_term(5, None),
+        lambda: journal.set_members([]),
+        lambda: journal.truncate(1),
+        lambda: journal.reset((9, 1), (8, 1)),
+        lambda: journal.drop_before(1),
+        lambda: journal.payload_at(1),
+    ):
+        with pytest.raises(DiskError, match="the journal stopped after: "):
+            attempt()
+    assert journal.durable == 2
+
+
+def test_full_disk_stops_the_journal(disk: SimulatedDisk) -> None:
+    journal = opened(disk)
+    disk.capacity = 2 * SMALL
+    for index in range(1, 20):
+        journal.append(index, 1, payload(index))
+    flush = journal.begin_flush()
+    assert flush is not None
+    with pytest.raises(DiskError, match="No space left"):
+        flush.run()
+
+
+def test_relaxed_syncs_only_full_segments(disk: SimulatedDisk) -> None:
+    journal = opened(disk, relaxed=True)
+    before = disk.syncs
+    filled(journal, 3)
+    assert disk.syncs == before
+    assert journal.durable_index == 3
+    filled(journal, 3)
+    assert disk.syncs == before + 3  # the old segment, the new one's header, the directory
+    assert log(reopened(disk, relaxed=True)) == [(i, 1, payload(i)) for i in range(1, 7)]
+
+
+class Xor:
+    """A sealer that shows that bytes on disk are sealed, and bound to their place."""
+
+    def seal(self, payload: bytes, context: bytes) -> bytes:
+        return context + bytes(byte ^ 0x55 for byte in payload)
+
+    def open(self, sealed: bytes, context: bytes) -> bytes:
+        assert sealed.startswith(context)
+        return bytes(byte ^ 0x55 for byte in sealed[len(context) :])
+
+
+def test_sealed_payloads(disk: SimulatedDisk) -> None:
+    journal = Journal.open(disk, segment_bytes=SMALL, sealer=Xor())
+    journal.append(1, 1, b"secret")
+    flushed(journal)
+    assert b"secret" not in disk.content("segment-0000000000000001.log")
+    disk.kill()
+    assert Journal.open(disk, segment_bytes=SMALL, sealer=Xor()).payload_at(1) == b"secret"
+
+
+def test_given_journal_id_makes_the_bytes_repeatable() -> None:
+    contents = []
+    for seed in (1, 2):
+        disk = SimulatedDisk(random.Random(seed))
+        filled(Journal.open(disk, segment_bytes=SMALL, journal_id=b"i" * 16), 10)
+        contents.append([disk.content(name) for name in disk.names()])
+    assert contents[0] == contents[1]

@@ -1,0 +1,229 @@
+"""What a start makes of a journal that was hurt: a torn end is cut, damage is refused."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from node.errors import CorruptionError, DiskError
+from node.raft.journal import Journal
+from node.raft.records import HEADER_BYTES, RECORD_BYTES
+from node.raft.segments import JournalDamageError
+from node.simulator.disk import PowerCutError, SimulatedDisk
+
+SMALL = HEADER_BYTES + 500
+FIRST = "segment-0000000000000001.log"
+SECOND = "segment-0000000000000002.log"
+ENTRY_BYTES = RECORD_BYTES + 80
+
+
+@pytest.fixture
+def disk() -> SimulatedDisk:
+    return SimulatedDisk(random.Random(1))
+
+
+def opened(disk: SimulatedDisk) -> Journal:
+    disk.kill()
+    return Journal.open(disk, segment_bytes=SMALL)
+
+
+def flushed(journal: Journal) -> None:
+    while (flush := journal.begin_flush()) is not None:
+        flush.run()
+        journal.end_flush(flush)
+
+
+def filled(journal: Journal, count: int, *, flushes: int = 1) -> Journal:
+    """Append ``count`` entries in ``flushes`` equal flushes."""
+    for number in range(flushes * count // flushes):
+        journal.append(journal.last_index + 1, 1, b"%080d" % number)
+        if (number + 1) % (count // flushes) == 0:
+            flushed(journal)
+    return journal
+
+
+def offset(nth: int) -> int:
+    """Where the nth entry (from 0) of a segment that holds nothing else begins."""
+    return HEADER_BYTES + nth * ENTRY_BYTES
+
+
+def test_damage_in_the_last_flush_is_cut_and_reported(disk: SimulatedDisk) -> None:
+    filled(opened(disk), 3, flushes=3)
+    disk.rot(FIRST, offset(2) + 50, 1)
+    journal = opened(disk)
+    assert journal.last_index == 2
+    assert journal.torn is not None
+    assert (journal.torn.file, journal.torn.offset) == ("disk/" + FIRST, offset(2))
+    assert (journal.torn.garbage, journal.torn.next_index) == (ENTRY_BYTES, 3)
+    assert disk.content(FIRST)[offset(2) :].strip(b"\0") == b""
+    assert len(disk.content(FIRST)) == SMALL
+    assert opened(disk).torn is None
+
+
+def test_damage_with_a_later_flush_behind_it_is_refused(disk: SimulatedDisk) -> None:
+    filled(opened(disk), 3, flushes=3)
+    disk.rot(FIRST, offset(1) + 50, 1)
+    with pytest.raises(JournalDamageError, match="records written after it was synced") as caught:
+        opened(disk)
+    error = caught.value
+    assert (error.file, error.offset, error.index) == ("disk/" + FIRST, offset(1), 2)
+    assert "cluster replace" in str(error)
+
+
+def test_whole_records_of_the_torn_flush_never_come_back(disk: SimulatedDisk) -> None:
+    """1 | 2 3: record 2 was torn, 3 was whole. A new 2 of the same length must not bring 3 back."""
+    journal = filled(opened(disk), 1)
+    filled(journal, 2)
+    disk.rot(FIRST, offset(1) + 50, 1)
+    journal = opened(disk)
+    assert journal.last_index == 1
+    filled(journal, 1)
+    assert opened(disk).last_index == 2
+
+
+def test_zeros_where_a_record_was_are_a_gap_too(disk: SimulatedDisk) -> None:
+    filled(opened(disk), 3, flushes=3)
+    content = disk.content(FIRST)
+    for at in range(offset(1), offset(2)):
+        disk.rot(FIRST, at, content[at])
+    with pytest.raises(CorruptionError, match="records written after it was synced"):
+        opened(disk)
+
+
+def test_damage_in_an_earlier_segment_is_refused(disk: SimulatedDisk) -> None:
+    """Even in its very last record: the segment was synced before the next one existed."""
+    filled(opened(disk), 5)
+    disk.rot(FIRST, offset(3) + 50, 1)
+    with pytest.raises(JournalDamageError, match="not in the last segment") as caught:
+        opened(disk)
+    assert (caught.value.offset, caught.value.index) == (offset(3), 4)
+
+
+def test_records_missing_at_the_end_of_an_earlier_segment(disk: SimulatedDisk) -> None:
+    filled(opened(disk), 5)
+    content = disk.content(FIRST)
+    for at in range(offset(3), len(content)):
+        disk.rot(FIRST, at, content[at])
+    with pytest.raises(CorruptionError, match="records are missing before this segment"):
+        opened(disk)
+
+
+@pytest.mark.parametrize("at", [0, 8, 10, 14, 30, 200, HEADER_BYTES - 1])
+def test_damaged_header_is_refused(disk: SimulatedDisk, at: int) -> None:
+    filled(opened(disk), 5)
+    disk.rot(SECOND, at, 0x40)
+    with pytest.raises(CorruptionError, match=SECOND):
+        opened(disk)
+
+
+def test_missing_segment_is_named(disk: SimulatedDisk) -> None:
+    filled(opened(disk), 12)
+    disk.unlink(SECOND)
+    with pytest.raises(CorruptionError, match=f"is missing: disk/{SECOND}"):
+        opened(disk)
+
+
+def test_segment_under_another_name_is_refused(disk: SimulatedDisk) -> None:
+    filled(opened(disk), 5)
+    disk.unlink(FIRST)
+    disk.rename(SECOND, FIRST)
+    with pytest.raises(CorruptionError, match="the file holds segment 2"):
+        opened(disk)
+
+
+def test_segment_of_another_journal_is_refused(disk: SimulatedDisk) -> None:
+    filled(opened(disk), 5)
+    other = SimulatedDisk(random.Random(2))
+    filled(opened(other), 5)
+    stray = other.content(SECOND)
+    disk.unlink(SECOND)
+    disk.open(SECOND, create=True).write(0, [stray])
+    with pytest.raises(CorruptionError, match="belongs to another journal"):
+        opened(disk)
+
+
+def test_old_bytes_of_another_segment_are_no_records(disk: SimulatedDisk) -> None:
+    """Records are bound to their segment: old bytes in a block used again mean nothing."""
+    filled(opened(disk), 6)
+    old = disk.content(FIRST)[offset(2) : offset(4)]
+    disk.open(SECOND).write(offset(2), [old])
+    journal = opened(disk)
+    assert journal.last_index == 6
+    assert journal.torn is not None
+    assert journal.torn.garbage == len(old.rstrip(b"\0"))
+
+
+def test_every_entry_gone_after_a_drop_is_damage(disk: SimulatedDisk) -> None:
+    """Segments are dropped only behind synced entries, so an empty log can't be a torn end."""
+    journal = filled(opened(disk), 6)
+    journal.drop_before(5)
+    flushed(journal)
+    assert disk.names() == [SECOND]
+    disk.rot(SECOND, offset(0) + 50, 1)
+    with pytest.raises(CorruptionError, match="every entry of the log is gone"):
+        opened(disk)
+
+
+def test_unfinished_segment_is_swept_away(disk: SimulatedDisk) -> None:
+    filled(opened(disk), 2)
+    disk.open(SECOND.replace(".log", ".tmp"), create=True)
+    disk.open("lock", create=True)
+    assert opened(disk).last_index == 2
+    assert disk.names() == ["lock", FIRST]
+
+
+def test_what_a_killed_process_left_unsynced_is_synced_before_use(disk: SimulatedDisk) -> None:
+    journal = opened(disk)
+    journal.append(1, 1, b"x")
+    flush = journal.begin_flush()
+    assert flush is not None
+    disk.stop_after(1)  # written, not synced
+    with pytest.raises(PowerCutError):
+        flush.run()
+    assert opened(disk).durable_index == 1
+    disk.power_cut()
+    assert opened(disk).last_index == 1
+
+
+def test_what_a_failed_sync_left_is_written_again(disk: SimulatedDisk) -> None:
+    """The kernel shows the data and calls it clean: only writing it anew makes it durable."""
+    journal = filled(opened(disk), 1)
+    journal.append(2, 1, b"x")
+    flush = journal.begin_flush()
+    assert flush is not None
+    disk.fail_syncs()
+    with pytest.raises(DiskError):
+        flush.run()
+    assert opened(disk).durable_index == 2
+    disk.power_cut()
+    assert opened(disk).last_index == 2
+
+
+def test_a_bigger_segment_size_grows_the_last_segment(disk: SimulatedDisk) -> None:
+    filled(opened(disk), 2)
+    disk.kill()
+    journal = Journal.open(disk, segment_bytes=4 * SMALL)
+    assert journal.bytes_on_disk == len(disk.content(FIRST)) == 4 * SMALL
+    filled(journal, 10)
+    assert disk.names() == [FIRST]
+
+
+def test_long_logs_are_read_in_windows(disk: SimulatedDisk) -> None:
+    """Records across the edges of the reading window, and one longer than the window."""
+    journal = Journal.open(disk, segment_bytes=8 << 20)
+    sizes = [400_000, 700_000, 5, 1_500_000, 0, 300_000, 1 << 20]
+    for index, size in enumerate(sizes, start=1):
+        journal.append(index, 1, b"%d" % index * size)
+    flushed(journal)
+    journal = opened(disk)
+    assert journal.torn is None
+    assert [p for _, _, p in journal.read(1, 1 << 30)] == [
+        b"%d" % i * n for i, n in enumerate(sizes, start=1)
+    ]
+    disk.rot(FIRST, HEADER_BYTES + 3_000_000, 1)
+    journal = opened(disk)
+    assert journal.torn is not None
+    assert (journal.last_index, journal.torn.next_index) == (6, 7)
+    assert journal.torn.garbage == RECORD_BYTES + sizes[-1]
+    assert opened(disk).torn is None
