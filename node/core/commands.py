@@ -21,7 +21,7 @@ tens of thousands a second, and a NamedTuple costs a third of a frozen dataclass
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias, cast, get_origin, get_type_hints
 
 import msgpack
 
@@ -316,6 +316,16 @@ NUMBER_OF = {command: number for number, command in TYPES.items()}
 FIRST_KEEPER_TYPE = 32
 
 
+def _signature(command: type[Command]) -> tuple[type, ...]:
+    """The types of a command's number and fields as msgpack gives them: arrays are tuples."""
+    types = [get_origin(hint) or hint for hint in get_type_hints(command).values()]
+    return (int, *(tuple if kind is Sequence else kind for kind in types))
+
+
+SIGNATURES: dict[int, tuple[type, ...]] = {number: _signature(command) for number, command in TYPES.items()}
+"""What ``tuple(map(type, fields))`` must be; so a command is checked at the cost of one comparison."""
+
+
 class Batch(NamedTuple):
     """An origin's commands inside an entry; ``session`` is None for a ``SessionOpen``."""
 
@@ -360,9 +370,23 @@ def decode_entry(data: bytes) -> Entry:
     """
     try:
         version, time_ns, timestamp_ns, keeper, batches = _unpack(data)
-        return Entry(version, time_ns, timestamp_ns, list(keeper), [Batch(*batch) for batch in batches])
+        entry = Entry(version, time_ns, timestamp_ns, list(keeper), [Batch(*batch) for batch in batches])
     except (ValueError, TypeError, msgpack.UnpackException) as error:
         raise RemoteProtocolError(f"not an entry: {error}") from error
+    if not _well_formed(entry):
+        raise RemoteProtocolError("not an entry: a field of another type, or out of range")
+    return entry
+
+
+def _well_formed(entry: Entry) -> bool:
+    stamps = (entry.version, entry.time_ns, entry.timestamp_ns)
+    return all(type(stamp) is int and 0 <= stamp < 1 << 63 for stamp in stamps) and all(
+        type(batch.session) in (tuple, type(None))
+        and type(batch.first_serial) is int
+        and type(batch.lowest_waited) is int
+        and type(batch.commands) is bytes
+        for batch in entry.batches
+    )
 
 
 def _unpack(data: bytes) -> Any:
@@ -380,19 +404,74 @@ def decode_commands(data: bytes) -> list[tuple[Any, ...]]:
         commands = _unpack(data)
     except (ValueError, msgpack.UnpackException) as error:
         raise RemoteProtocolError(f"not a batch of commands: {error}") from error
-    if not isinstance(commands, tuple):
-        raise RemoteProtocolError("not a batch of commands: not an array")
+    if type(commands) is not tuple or not set(map(type, commands)) <= {tuple}:
+        raise RemoteProtocolError("not a batch of commands: not an array of arrays")
     return list(commands)
+
+
+def count_commands(data: bytes) -> int:
+    """How many commands a batch claims to hold, for one whose commands can't be decoded; at least 1.
+
+    Serials must go on behind it, alike on every node (R22).
+    """
+    unpacker = msgpack.Unpacker(max_buffer_size=max(len(data), 1))
+    unpacker.feed(data)
+    try:
+        count = int(unpacker.read_array_header())
+    except (ValueError, msgpack.UnpackException):
+        return 1
+    return max(1, min(count, len(data)))
 
 
 def decode_command(fields: tuple[Any, ...]) -> Command:
     """The command in ``(type, field, …)``.
 
     Raises:
-        RemoteProtocolError: an unknown type, or not its number of fields.
+        RemoteProtocolError: an unknown type, or not its fields.
     """
-    try:
-        number, *rest = fields
-        return TYPES[number](*rest)
-    except (KeyError, TypeError, ValueError) as error:
-        raise RemoteProtocolError(f"not a command: {error!r}") from error
+    if type(fields) is not tuple or not fields or type(fields[0]) is not int:
+        raise RemoteProtocolError("not a command")
+    number = fields[0]
+    if tuple(map(type, fields)) != SIGNATURES.get(number):
+        raise RemoteProtocolError(f"not a command of a known type with its fields: type {number}")
+    return TYPES[number](*fields[1:])
+
+
+def decode_origin(fields: tuple[Any, ...]) -> OriginCommand:
+    """The command in ``(type, field, …)``, one that an origin's session may carry.
+
+    Raises:
+        RemoteProtocolError: it is not.
+    """
+    command = decode_command(fields)
+    if fields[0] >= FIRST_KEEPER_TYPE or isinstance(command, SessionOpen):
+        raise RemoteProtocolError(f"not a command of a session: type {fields[0]}")
+    if isinstance(command, Acked) and not all(type(seq) is int for seq in command.seqs):
+        raise RemoteProtocolError("not sequences")
+    return cast(OriginCommand, command)
+
+
+def decode_keeper(fields: tuple[Any, ...]) -> KeeperCommand:
+    """The command in ``(type, field, …)``, one that the keeper may propose.
+
+    Raises:
+        RemoteProtocolError: it is not.
+    """
+    command = decode_command(fields)
+    if fields[0] < FIRST_KEEPER_TYPE:
+        raise RemoteProtocolError(f"not a keeper's command: type {fields[0]}")
+    return cast(KeeperCommand, command)
+
+
+def decode_session_open(data: bytes) -> SessionOpen:
+    """The only command of a batch without a session.
+
+    Raises:
+        RemoteProtocolError: it is another, or not alone.
+    """
+    commands = decode_commands(data)
+    if len(commands) == 1:
+        command = decode_command(commands[0])
+        if isinstance(command, SessionOpen):
+            return command
+    raise RemoteProtocolError("a batch without a session must open one")

@@ -1,0 +1,114 @@
+"""Channels: created by their first publish or subscription, filled by publishes, deleted when idle."""
+
+from __future__ import annotations
+
+from node.errors import RefusedError
+from node.protocol.message import message_size
+from node.units import ChannelID, Seq
+
+from . import limits, refusals
+from .effects import DropChannel, Store
+from .state import Channel, folded
+from .turn import Publishing, Turn
+
+
+def find_or_create(turn: Turn, name: str) -> Channel:
+    """The channel ``name``, which is valid.
+
+    Raises:
+        RefusedError: there are too many channels, or one whose name differs in case only.
+    """
+    state = turn.state
+    channel = state.channels.get(name)
+    if channel is not None:
+        return channel
+    other = state.by_folded_name.get(folded(name))
+    if other is not None:
+        raise RefusedError(refusals.other_case(name, other.name))
+    if state.settings.max_channels and len(state.channels) >= state.settings.max_channels:
+        raise RefusedError(refusals.TOO_MANY_CHANNELS)
+    state.last_channel += 1
+    channel = Channel(
+        id=ChannelID(state.last_channel),
+        name=name,
+        generation=turn.generation(),
+        limits=limits.limits_of(state.settings, name),
+        active_ns=turn.time_ns,
+    )
+    state.channels[name] = channel
+    state.channels_by_id[channel.id] = channel
+    state.by_folded_name[folded(name)] = channel
+    state.touched.channels[channel.id] = name
+    return channel
+
+
+def delete(turn: Turn, channel: Channel) -> None:
+    """Delete an idle channel with its log and its offline durables (I2)."""
+    state = turn.state
+    assert channel.idle
+    for group in channel.groups.values():
+        shadow = group.shadow
+        assert shadow is not None
+        del state.subscriptions[shadow.id]
+        state.overdue.pop(group.id, None)
+        state.hungry.pop(group.id, None)
+        state.touched.subscriptions[shadow.id] = None
+        state.touched.unacked[shadow.id] = None
+        state.touched.groups[group.id] = channel.id
+    state.age_deadlines.disarm(channel.id)
+    del state.channels[channel.name]
+    del state.channels_by_id[channel.id]
+    del state.by_folded_name[folded(channel.name)]
+    state.touched.channels[channel.id] = channel.name
+    for number in (*channel.log.touched, *channel.log.block_numbers()):
+        state.touched.gone_blocks[channel.id, number] = None
+    turn.effects.dropped.append(DropChannel(channel.id))
+
+
+def start_publishing(turn: Turn, name: str) -> list[bytes]:
+    """The list to which this entry's messages for the channel are appended.
+
+    Raises:
+        RefusedError: see ``find_or_create``.
+    """
+    channel = find_or_create(turn, name)
+    publishing = Publishing(channel, Seq(channel.log.last + 1))
+    turn.publishing[name] = publishing
+    turn.bodies[name] = publishing.bodies
+    return publishing.bodies
+
+
+def settle(turn: Turn, name: str) -> None:
+    """Bring what the entry has published to the channel so far into its log."""
+    publishing = turn.publishing.get(name)
+    if publishing is None:
+        return
+    bodies, log = publishing.bodies, publishing.channel.log
+    if publishing.settled:
+        bodies = bodies[publishing.settled :]
+    if bodies:
+        log.append(_sizes(log.last, turn.timestamp_ns, bodies), turn.timestamp_ns)
+        publishing.settled += len(bodies)
+
+
+def _sizes(last: Seq, timestamp_ns: int, bodies: list[bytes]) -> list[int]:
+    """Sizes of the encoded messages that follow sequence ``last``."""
+    frame = message_size(last + 1, timestamp_ns, 0)
+    if message_size(last + len(bodies), timestamp_ns, 0) == frame:
+        return [frame + len(body) for body in bodies]
+    return [message_size(last + 1 + n, timestamp_ns, len(body)) for n, body in enumerate(bodies)]
+
+
+def finish_publishing(turn: Turn) -> None:
+    """All commands of the entry have taken effect: store what it published, then apply limits."""
+    state = turn.state
+    for name, publishing in turn.publishing.items():
+        settle(turn, name)
+        channel = publishing.channel
+        channel.active_ns = turn.time_ns
+        state.touched.channels[channel.id] = name
+        state.hungry.update(channel.groups)
+        turn.effects.stored.append(
+            Store(channel.id, name, publishing.first, turn.timestamp_ns, publishing.bodies)
+        )
+        limits.enforce(turn, channel)

@@ -1,0 +1,260 @@
+"""Dispatch: which subscription gets which message, decided once an entry, for each cursor touched.
+
+An entry's commands only mark groups: *overdue* (something is due at once) or *hungry* (there may be
+something new to send, and room for it). After the last command, each overdue group sends what is
+due, in sequence order, then each hungry one what is new (R1). Both lists are worked off in order
+and within bounds (R19); who isn't finished goes to the end of the list, and stays marked for the
+next entry.
+
+What is **due at once**: messages whose AckWait has run out, orphans of members that left, what a
+member holds that nobody hears while another can hear, everything unacked after a resume or a cold
+start, and what was sent while its receiver was gone. It goes out whatever max in flight says (D3).
+
+What **waits**: nothing at all is sent to a subscription that nobody hears, nothing is redelivered to
+a plain or durable one whose client is silent (D25). Such a subscription is not marked and has no
+deadline to look at; ``resume_sending`` looks again when it is back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from itertools import islice
+from typing import cast
+
+from node.units import Seq
+
+from .effects import Deliver
+from .group import choose_for_redelivery, share_out
+from .state import Group, Record, State, Subscription
+from .turn import Turn
+
+ENTRY_MESSAGES_MAX = 2000
+"""How many messages an entry sends at most; a group looked at counts as one."""
+
+GROUP_MESSAGES_MAX = 500
+"""How many of them go to one subscription or queue group."""
+
+DELIVERIES_MAX = (1 << 32) - 1
+"""The redelivery count on the wire has 32 bits; after its highest value it is 1 again, never 0 (D7)."""
+
+
+def dispatch(turn: Turn) -> None:
+    """Send what is due at the entry's time, then what is new."""
+    state = turn.state
+    for subscription_id in state.ack_deadlines.fire(turn.time_ns):
+        subscription = state.subscriptions.get(subscription_id)
+        if subscription is not None and may_redeliver(subscription):
+            resume_sending(state, subscription, turn.time_ns)
+    budget = _work_off(turn, state.overdue, _send_due, ENTRY_MESSAGES_MAX)
+    _work_off(turn, state.hungry, _send_new, budget)
+
+
+def _work_off(
+    turn: Turn,
+    marked: dict[int, Group],
+    send: Callable[[Turn, Group, int], tuple[int, bool]],
+    budget: int,
+) -> int:
+    """Let each marked group send, within ``budget``; what is left of that."""
+    for group in list(marked.values()):
+        if budget <= 0:
+            break
+        del marked[group.id]
+        sent, unfinished = send(turn, group, min(budget, GROUP_MESSAGES_MAX))
+        if unfinished:
+            marked[group.id] = group
+        budget -= sent or 1
+    return budget
+
+
+# --- what is new ---------------------------------------------------------------------------------
+
+
+def _send_new(turn: Turn, group: Group, most: int) -> tuple[int, bool]:
+    """Send up to ``most`` new messages; how many, and whether there are more to send now."""
+    state = turn.state
+    if group.id in state.overdue:
+        return 0, False  # the due ones are ahead of the new; when they are out, it is hungry again
+    log, members = group.channel.log, group.members
+    first = max(group.cursor + 1, log.first)  # what has gone unsent is skipped (D11)
+    last = min(log.last, first + most - 1)
+    if first > last or not members:
+        return 0, False
+    if len(members) > 1:
+        return _share_new(turn, group, first, last)
+    member = members[0]
+    last = min(last, first + member.max_in_flight - len(member.unacked) - 1)
+    if first > last or not member.heard:
+        return 0, False
+    seqs = range(first, last + 1)
+    member.unacked.update(dict.fromkeys(seqs, Record(turn.time_ns, turn.index, 1)))
+    member.last_sent = last
+    _sent(turn, member, seqs)
+    _moved(turn, group, last)
+    return len(seqs), last < log.last and not member.stalled
+
+
+def _share_new(turn: Turn, group: Group, first: int, last: int) -> tuple[int, bool]:
+    """The same for a queue group of several."""
+    able = [member for member in group.members if member.heard]
+    if not able:
+        return 0, False
+    shares = share_out(group, able, first, last)
+    record = Record(turn.time_ns, turn.index, 1)
+    count = 0
+    for member in able:
+        seqs = shares.get(member.id)
+        if seqs:
+            member.unacked.update(dict.fromkeys(seqs, record))
+            member.last_sent = max(member.last_sent, seqs[-1])
+            count += len(seqs)
+            _sent(turn, member, seqs)
+    if count:
+        _moved(turn, group, first + count - 1)
+    return count, first + count > last and last < group.channel.log.last
+
+
+def _moved(turn: Turn, group: Group, cursor: int) -> None:
+    group.cursor = cursor
+    turn.state.touched.groups[group.id] = group.channel.id
+
+
+def _sent(turn: Turn, member: Subscription, seqs: range | list[int]) -> None:
+    """``member``'s unacked has the messages; let them be delivered, and the AckWait run."""
+    state = turn.state
+    turn.effects.deliveries.append(Deliver(member.id, cast("Sequence[Seq]", seqs), turn.index))
+    state.touched.subscriptions[member.id] = None
+    state.touched.unacked[member.id] = None
+    if member.id not in state.ack_deadlines:
+        watch(state, member)
+
+
+# --- what is due ---------------------------------------------------------------------------------
+
+
+def _send_due(turn: Turn, group: Group, most: int) -> tuple[int, bool]:
+    """Send up to ``most`` due messages again; how many, and whether there are more to send now."""
+    state = turn.state
+    state.hungry[group.id] = group  # in any case: rooms may have changed, and the new were held back
+    able = [member for member in group.members if may_redeliver(member)]
+    if not able:
+        return 0, False
+    holders = [member for member in group.members if _gives(state, group, member)]
+    claims = _next_due(group, holders, most)
+    out: dict[int, list[int]] = {}
+    fresh: dict[int, Record] = {}
+    first_in_log = group.channel.log.first
+    for seq, holder in claims:
+        unacked = group.orphans if holder is None else holder.unacked
+        record = unacked.get(seq)
+        if record is None or seq < first_in_log:  # acked meanwhile (D26), or gone from the log (D24)
+            unacked.pop(seq, None)
+            continue
+        if len(able) == 1:
+            receiver = able[0]
+        elif holder is not None and holder.due_here and holder.heard:
+            receiver = holder
+        else:
+            receiver = choose_for_redelivery(group, able)
+        del unacked[seq]
+        again = fresh.get(record.deliveries)
+        if again is None:
+            again = fresh[record.deliveries] = _again(turn, record)
+        receiver.unacked[seq] = again
+        receiver.last_sent = max(receiver.last_sent, seq)
+        out.setdefault(receiver.id, []).append(seq)
+    for giver in holders:
+        state.touched.subscriptions[giver.id] = None
+        state.touched.unacked[giver.id] = None
+    state.touched.groups[group.id] = group.channel.id
+    for member in able:
+        if member.id in out:
+            _sent(turn, member, out[member.id])
+    for giver in holders:
+        if not giver.due:
+            giver.due_here = False
+            watch(state, giver)
+    unfinished = bool(group.orphans) or any(_gives(state, group, member) for member in group.members)
+    return len(claims), unfinished
+
+
+def _gives(state: State, group: Group, member: Subscription) -> bool:
+    """``member`` holds messages that are due. What nobody hears gives all it has to the others.
+
+    After a cold start it keeps them for the grace: its client may still be on its way back (R14).
+    """
+    if member.heard:
+        return bool(member.due)
+    if state.cold_grace_ns or not member.unacked:
+        return False
+    if len(member.due) < len(member.unacked):
+        member.due = sorted(member.unacked, reverse=True)
+    return True
+
+
+def _next_due(group: Group, holders: list[Subscription], most: int) -> list[tuple[int, Subscription | None]]:
+    """Take the ``most`` lowest due sequences off their lists, in order, each with who holds it."""
+    claims: list[tuple[int, Subscription | None]] = [(seq, None) for seq in islice(group.orphans, most)]
+    for holder in holders:
+        claims += [(seq, holder) for seq in holder.due[: -most - 1 : -1]]
+    claims.sort(key=lambda claim: claim[0])
+    del claims[most:]
+    for _, holder in claims:
+        if holder is not None:
+            holder.due.pop()
+    return claims
+
+
+def _again(turn: Turn, record: Record) -> Record:
+    deliveries = record.deliveries + 1
+    if deliveries > DELIVERIES_MAX + 1:
+        deliveries = 2
+    return Record(turn.time_ns, turn.index, deliveries)
+
+
+# --- deadlines -----------------------------------------------------------------------------------
+
+
+def may_redeliver(member: Subscription) -> bool:
+    """A message may be sent to it again. A silent member of a queue group takes its part (D29)."""
+    return member.heard and (bool(member.group.queue) or not member.silent)
+
+
+def watch(state: State, member: Subscription) -> None:
+    """Arm the deadline of its first unacked message, unless something else will look after them."""
+    if member.unacked and not member.due and member.id not in state.ack_deadlines and may_redeliver(member):
+        first = next(iter(member.unacked.values()))
+        state.ack_deadlines.arm(member.id, first.sent_at_ns + member.ack_wait_ns)
+
+
+def resume_sending(
+    state: State, member: Subscription, now_ns: int, gone_since_ns: int | None = None, *, here: bool = False
+) -> None:
+    """Make due what has waited for its AckWait, and what was sent since ``gone_since_ns``.
+
+    Called when a deadline fires, and when a subscription that could not be sent to may be again.
+    ``here``: what is due goes to this member, not to the one that its group would choose.
+    """
+    latest = now_ns - member.ack_wait_ns
+    overdue: list[int] = []
+    for seq, record in member.unacked.items():
+        if record.sent_at_ns > latest:
+            break
+        overdue.append(seq)
+    if gone_since_ns is not None:
+        for seq in reversed(member.unacked):
+            if member.unacked[seq].sent_at_ns < gone_since_ns:
+                break
+            overdue.append(seq)
+    make_due(state, member, overdue, here=here)
+    watch(state, member)
+
+
+def make_due(state: State, member: Subscription, seqs: list[int], *, here: bool = False) -> None:
+    """``seqs`` of its unacked messages are due at once, beside those that are already."""
+    if seqs:
+        member.due = sorted(dict.fromkeys([*member.due, *seqs]), reverse=True)
+        member.due_here = member.due_here or here
+        state.touched.subscriptions[member.id] = None
+    if member.due:
+        state.overdue[member.group.id] = member.group

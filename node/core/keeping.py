@@ -1,0 +1,77 @@
+"""The keeper's commands: what only the ready leader may say, and only in its own term (R16)."""
+
+from __future__ import annotations
+
+from typing import assert_never
+
+from . import channels, clients, presence
+from .commands import (
+    ChannelExpire,
+    ClientAway,
+    ClientBack,
+    ClientRemove,
+    ClientSilent,
+    ColdStart,
+    Found,
+    KeeperCommand,
+    RaiseVersion,
+    SubscriptionAway,
+    SubscriptionBack,
+    TakeOver,
+    Tick,
+)
+from .turn import Turn
+
+
+def apply(turn: Turn, command: KeeperCommand) -> None:
+    """Apply one command, unless its term is over."""
+    if isinstance(command, TakeOver):
+        if command.term > turn.state.term:
+            presence.take_over(turn, command)
+        return
+    if command.term != turn.state.term:
+        return
+    match command:
+        case Tick():
+            pass  # the entry's time is what it brings
+        case ColdStart():
+            presence.cold_start(turn)
+        case ClientAway():
+            presence.client_away(turn, command)
+        case ClientBack():
+            presence.client_back(turn, command)
+        case SubscriptionAway():
+            presence.subscription_away(turn, command)
+        case SubscriptionBack():
+            presence.subscription_back(turn, command)
+        case ClientSilent():
+            presence.client_silent(turn, command)
+        case ClientRemove():
+            client = presence.find_client(turn.state, command.client_id, command.generation)
+            if client is not None:
+                clients.remove_client(turn, client)
+        case ChannelExpire():
+            _expire_channel(turn, command)
+        case RaiseVersion():
+            turn.state.version = max(turn.state.version, command.version)
+        case Found():
+            _found(turn, command)
+        case _:
+            assert_never(command)
+
+
+def _expire_channel(turn: Turn, command: ChannelExpire) -> None:
+    """Delete the channel, if it has still been inactive for too long (I1 to I4)."""
+    channel = turn.state.channels.get(command.channel)
+    if channel is None or channel.generation != command.generation:
+        return
+    expires_ns = channel.expires_ns
+    if expires_ns is not None and expires_ns <= turn.time_ns:
+        channels.delete(turn, channel)
+
+
+def _found(turn: Turn, command: Found) -> None:
+    state = turn.state
+    if not state.founding_id:
+        state.founding_id = command.founding_id
+        state.cluster_tag = command.cluster_tag

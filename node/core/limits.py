@@ -1,0 +1,98 @@
+"""Which limits hold for a channel, and what they let go.
+
+Limits are configured for names and patterns, each partially. A channel starts from the global ones;
+every entry that matches its name overrides what it gives, the widest pattern first and the literal
+name last. The rules L1 to L6 hold on every node alike, since counts, sizes, ages (by the entry's
+timestamp) and the limits themselves are all in the replicated state.
+
+Source: store-and-limits, "Limits" and "Per-channel limits".
+"""
+
+from __future__ import annotations
+
+from node.protocol.subjects import matches
+from node.units import Seq
+
+from .commands import Configure
+from .effects import OK, Drop, Ok, Warn
+from .settings import LIMIT_NAMES, Limits, Settings
+from .state import Channel
+from .turn import Turn
+
+
+def limits_of(settings: Settings, name: str) -> Limits:
+    """The limits of the channel ``name``."""
+    values = {limit: int(getattr(settings, limit)) for limit in LIMIT_NAMES}
+    subject = name.encode()
+    matching = [pattern for pattern in settings.channels if matches(pattern.encode(), subject)]
+    for pattern in sorted(matching, key=_width, reverse=True):
+        values.update(settings.channels[pattern])
+    return Limits(**values)
+
+
+def configure(turn: Turn, command: Configure) -> Ok:
+    """Replace the replicated settings. Lower limits apply to what is there, at once (L5).
+
+    Raises:
+        RefusedError: the settings make no sense.
+    """
+    state = turn.state
+    if command.only_if_unset and state.settings.set:
+        return OK
+    state.settings = Settings.of(command.settings)
+    for channel in state.channels.values():
+        channel.limits = limits_of(state.settings, channel.name)
+        state.touched.channels[channel.id] = channel.name
+        state.age_deadlines.disarm(channel.id)
+        enforce(turn, channel)
+    return OK
+
+
+def _width(pattern: str) -> list[int]:
+    """Sorts the patterns that match one name: a literal token is narrower than ``*``, that than ``>``."""
+    return [{"*": 1, ">": 2}.get(token, 0) for token in pattern.split(".")]
+
+
+def enforce(turn: Turn, channel: Channel) -> None:
+    """Let go the oldest messages above ``max_msgs`` and ``max_bytes``; the newest stays (L1, L2)."""
+    log, limits = channel.log, channel.limits
+    keep: int = log.first
+    if limits.max_msgs and len(log) > limits.max_msgs:
+        keep = max(keep, log.last - limits.max_msgs + 1)
+    if limits.max_bytes and log.bytes > limits.max_bytes:
+        keep = max(keep, log.first_within(limits.max_bytes))
+    if keep > log.first:
+        if not channel.limit_reached:
+            channel.limit_reached = True
+            turn.effects.warnings.append(
+                Warn(f"channel {channel.name!r} has reached its limits: oldest messages go")
+            )
+        _drop_before(turn, channel, keep)
+    watch_age(turn, channel)
+
+
+def watch_age(turn: Turn, channel: Channel) -> None:
+    """Arm the deadline of the channel's oldest message, unless an earlier one is armed."""
+    log, max_age_ns = channel.log, channel.limits.max_age_ns
+    deadlines = turn.state.age_deadlines
+    if max_age_ns and len(log) and channel.id not in deadlines:
+        deadlines.arm(channel.id, log.timestamp(log.first) + max_age_ns)
+
+
+def expire(turn: Turn) -> None:
+    """Let go every message that is ``max_age`` old by the entry's timestamp (L4, L6)."""
+    state = turn.state
+    for channel_id in state.age_deadlines.fire(turn.timestamp_ns):
+        channel = state.channels_by_id[channel_id]
+        max_age_ns = channel.limits.max_age_ns
+        if max_age_ns:
+            keep = channel.log.first_at_or_after(turn.timestamp_ns - max_age_ns + 1)
+            if keep > channel.log.first:
+                _drop_before(turn, channel, keep)
+        watch_age(turn, channel)
+
+
+def _drop_before(turn: Turn, channel: Channel, keep: int) -> None:
+    channel.log.drop_before(keep)
+    turn.state.touched.channels[channel.id] = channel.name
+    turn.effects.dropped.append(Drop(channel.id, Seq(keep - 1)))

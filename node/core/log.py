@@ -1,0 +1,153 @@
+"""What the core knows of a channel's messages: their sequences, sizes and timestamps (rule R27).
+
+Payloads are elsewhere, moved by effects; these 12 bytes a message are what limits and start
+positions are decided by. They stand in blocks of ``BLOCK_MESSAGES``, aligned to the sequence: block
+``n`` holds sequences ``n * BLOCK_MESSAGES + 1`` to ``(n + 1) * BLOCK_MESSAGES``. So dropping a
+million messages drops a thousand blocks, a position in time is found by two bisections, and a
+checkpoint writes the touched blocks only.
+
+A block lives until its last message is dropped; what it still holds of older ones is not looked at.
+"""
+
+from __future__ import annotations
+
+import sys
+from array import array
+from bisect import bisect_left
+from collections.abc import Sequence
+
+from node.units import Seq, Timestamp
+
+BLOCK_MESSAGES = 1024
+
+
+class Block:
+    """Sizes (bytes) and timestamps (Unix ns) of up to ``BLOCK_MESSAGES`` messages in a row."""
+
+    __slots__ = ("sizes", "times")
+
+    def __init__(self) -> None:
+        self.sizes = array("I")
+        self.times = array("Q")
+
+    def pack(self) -> bytes:
+        """Little-endian: all sizes, four bytes each, then all timestamps, eight bytes each."""
+        return _little_endian(self.sizes).tobytes() + _little_endian(self.times).tobytes()
+
+    @classmethod
+    def unpack(cls, packed: bytes) -> Block:
+        block = cls()
+        count = len(packed) // 12
+        block.sizes.frombytes(packed[: 4 * count])
+        block.times.frombytes(packed[4 * count :])
+        block.sizes, block.times = _little_endian(block.sizes), _little_endian(block.times)
+        return block
+
+
+def _little_endian(numbers: array[int]) -> array[int]:
+    if sys.byteorder == "big":
+        numbers = numbers[:]
+        numbers.byteswap()
+    return numbers
+
+
+class MessageLog:
+    """Sequences ``first`` to ``last`` of a channel, without gaps. Empty: ``first == last + 1``.
+
+    ``last`` never goes back, so a sequence is never used again. ``bytes`` is the sum of the sizes.
+    ``touched`` names the blocks that changed or went since the last checkpoint.
+    """
+
+    __slots__ = ("_blocks", "_first_block", "bytes", "first", "last", "touched")
+
+    def __init__(self, first: int = 1, last: int = 0, size: int = 0) -> None:
+        self.first = Seq(first)
+        self.last = Seq(last)
+        self.bytes = size
+        self.touched: dict[int, None] = {}
+        self._blocks: list[Block] = []
+        self._first_block = (first - 1) // BLOCK_MESSAGES
+
+    def __len__(self) -> int:
+        return self.last - self.first + 1
+
+    @property
+    def shown_first(self) -> int:
+        """The first sequence as monitoring shows it: 0 if nothing was ever stored (S2)."""
+        return self.first if self.last else 0
+
+    def append(self, sizes: Sequence[int], timestamp_ns: int) -> None:
+        """Add messages that were all stored at ``timestamp_ns``, which is not below the last one's."""
+        done, count = 0, len(sizes)
+        while done < count:
+            number = self.last // BLOCK_MESSAGES
+            at = number - self._first_block
+            if at == len(self._blocks):
+                self._blocks.append(Block())
+            block = self._blocks[at]
+            part = sizes[done : done + BLOCK_MESSAGES - self.last % BLOCK_MESSAGES]
+            block.sizes.extend(part)
+            block.times.extend([timestamp_ns] * len(part))
+            self.touched[number] = None
+            self.last = Seq(self.last + len(part))
+            done += len(part)
+        self.bytes += sum(sizes)
+
+    def size(self, seq: int) -> int:
+        """Bytes of a message in the log."""
+        number, place = divmod(seq - 1, BLOCK_MESSAGES)
+        return self._blocks[number - self._first_block].sizes[place]
+
+    def timestamp(self, seq: int) -> Timestamp:
+        """When a message in the log was stored."""
+        number, place = divmod(seq - 1, BLOCK_MESSAGES)
+        return Timestamp(self._blocks[number - self._first_block].times[place])
+
+    def first_at_or_after(self, timestamp_ns: int) -> Seq:
+        """The first message in the log with that timestamp or a later one; ``last + 1`` if none."""
+        low, high = 0, len(self._blocks)
+        while low < high:  # the first block whose last message is late enough
+            middle = (low + high) // 2
+            times = self._blocks[middle].times
+            if times[-1] < timestamp_ns:
+                low = middle + 1
+            else:
+                high = middle
+        if low == len(self._blocks):
+            return Seq(self.last + 1)
+        place = bisect_left(self._blocks[low].times, timestamp_ns)
+        return Seq(max(self.first, (low + self._first_block) * BLOCK_MESSAGES + place + 1))
+
+    def first_within(self, bytes_max: int) -> Seq:
+        """The first message to keep so that the rest is at most ``bytes_max``; never beyond ``last``."""
+        seq, size = self.first, self.bytes
+        while size > bytes_max and seq < self.last:
+            size -= self.size(seq)
+            seq = Seq(seq + 1)
+        return seq
+
+    def drop_before(self, seq: int) -> None:
+        """Forget every message below ``seq``, which is at most ``last + 1``."""
+        assert seq <= self.last + 1
+        while self.first < seq:
+            number, place = divmod(self.first - 1, BLOCK_MESSAGES)
+            end = min(BLOCK_MESSAGES, place + seq - self.first)
+            self.bytes -= sum(self._blocks[number - self._first_block].sizes[place:end])
+            self.first = Seq(self.first + end - place)
+        keep = (self.first - 1) // BLOCK_MESSAGES
+        if keep > self._first_block:
+            self.touched.update(dict.fromkeys(range(self._first_block, keep)))
+            del self._blocks[: keep - self._first_block]
+            self._first_block = keep
+
+    def block(self, number: int) -> Block | None:
+        """The block of that number; None once all its messages are dropped."""
+        at = number - self._first_block
+        return self._blocks[at] if 0 <= at < len(self._blocks) else None
+
+    def block_numbers(self) -> range:
+        return range(self._first_block, self._first_block + len(self._blocks))
+
+    def restore_block(self, block: Block) -> None:
+        """Add a block of a checkpoint; they come in order of their numbers."""
+        self._blocks.append(block)

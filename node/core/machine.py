@@ -1,0 +1,224 @@
+"""``apply``: one committed entry in, effects out; the same on every node.
+
+An entry takes effect in this order (R1): the keeper's commands, the origins' batches, each command
+in its place; then limits and age; then what is due at the entry's time; then what is new. The
+effects stand in the order in which they are performed (R2).
+
+What a request may not do is refused, and the refusal is its outcome. What can't be decoded is
+refused too, alike on every node (R22). Any other exception is a bug: it leaves ``apply``, and the
+node must stop.
+"""
+
+from __future__ import annotations
+
+from typing import Any, assert_never
+
+from node.errors import NodeError, RefusedError, RemoteProtocolError
+from node.units import Index
+
+from . import acks, channels, clients, keeping, limits, refusals, sessions, subscriptions
+from .commands import (
+    MACHINE_VERSION,
+    NUMBER_OF,
+    SIGNATURES,
+    Acked,
+    Batch,
+    ClientCheck,
+    ClientClose,
+    ClientKeep,
+    ClientOpen,
+    ClientReplace,
+    Configure,
+    Entry,
+    KeeperCommand,
+    OriginCommand,
+    Publish,
+    RaiseVersion,
+    SubscriptionClose,
+    SubscriptionOpen,
+    Unsubscribe,
+    count_commands,
+    decode_commands,
+    decode_entry,
+    decode_keeper,
+    decode_origin,
+    decode_session_open,
+)
+from .dispatch import dispatch
+from .effects import OK, Effects, Outcome, Refused, Warn
+from .presence import end_cold_start
+from .state import Session, State
+from .turn import Turn
+
+_PUBLISH_SIGNATURE = SIGNATURES[NUMBER_OF[Publish]]
+_PUBLISH = NUMBER_OF[Publish]
+
+
+class UnsupportedVersionError(NodeError):
+    """An entry needs a machine version that this release doesn't know; it was not applied (R24)."""
+
+
+class Machine:
+    """The replicated state machine: a state, and ``apply``."""
+
+    def __init__(self, state: State) -> None:
+        self.state = state
+
+    def apply(self, index: Index, data: bytes) -> Effects:
+        """Apply one committed entry; what must now happen, in order.
+
+        Deterministic: the same state and entry give the same result on every node. The only time
+        there is, is the entry's own.
+
+        Args:
+            index: the entry's; above that of the last one applied.
+            data: the entry's bytes, see ``commands``.
+
+        Raises:
+            UnsupportedVersionError: nothing was applied; a newer release is needed.
+        """
+        state = self.state
+        assert index > state.applied, f"entry {index} comes after {state.applied}"
+        effects = Effects(index)
+        try:
+            entry = decode_entry(data)
+        except RemoteProtocolError as error:
+            effects.warnings.append(Warn(f"entry {index} is ignored: {error}"))
+            state.applied = index
+            return effects
+        keeper = _decode_keeper(entry, effects)
+        _check_version(entry, keeper)
+        state.applied = index
+        state.time_ns = max(state.time_ns, entry.time_ns)
+        state.timestamp_ns = max(state.timestamp_ns, entry.timestamp_ns)
+        turn = Turn(state, index, state.time_ns, state.timestamp_ns, effects)
+        for command in keeper:
+            keeping.apply(turn, command)
+        for batch in entry.batches:
+            _apply_batch(turn, batch)
+        channels.finish_publishing(turn)
+        limits.expire(turn)
+        end_cold_start(turn)
+        dispatch(turn)
+        return effects
+
+
+def _decode_keeper(entry: Entry, effects: Effects) -> list[KeeperCommand]:
+    commands = []
+    for fields in entry.keeper:
+        try:
+            commands.append(decode_keeper(fields))
+        except RemoteProtocolError as error:
+            effects.warnings.append(Warn(f"entry {effects.index}: a keeper's command is ignored: {error}"))
+    return commands
+
+
+def _check_version(entry: Entry, keeper: list[KeeperCommand]) -> None:
+    raised = [command.version for command in keeper if isinstance(command, RaiseVersion)]
+    needed = max(entry.version, *raised) if raised else entry.version
+    if needed > MACHINE_VERSION:
+        raise UnsupportedVersionError(
+            f"the log needs machine version {needed}, this release knows up to {MACHINE_VERSION}: "
+            "start a newer release"
+        )
+
+
+def _apply_batch(turn: Turn, batch: Batch) -> None:
+    """Apply the commands of an origin's batch that were not applied before; tell all their outcomes."""
+    if batch.session is None:
+        try:
+            sessions.open_session(turn, decode_session_open(batch.commands))
+        except RemoteProtocolError as error:
+            turn.effects.warnings.append(Warn(f"entry {turn.index}: a session is not opened: {error}"))
+        return
+    session = sessions.find_session(turn.state, batch.session)
+    if session is None:
+        return  # it has ended: its node has another by now, or is gone
+    try:
+        commands = decode_commands(batch.commands)
+    except RemoteProtocolError as error:
+        _warn_of(turn, session, error)
+        commands = [()] * count_commands(batch.commands)
+    first, last = batch.first_serial, batch.first_serial + len(commands) - 1
+    seen = sessions.skip_seen(session, first, len(commands))
+    others = sessions.kept_outcomes(session, first, last) if seen else {}
+    if seen < len(commands):
+        fresh = _apply_commands(turn, session, commands[seen:] if seen else commands, first + seen)
+        session.applied = last
+        session.outcomes.update(fresh)
+        others.update(fresh)
+    sessions.forget_collected(session, batch.lowest_waited)
+    turn.state.touched.sessions[session.node] = None
+    if commands:
+        sessions.tell(turn, session, first, last, others)
+
+
+def _apply_commands(
+    turn: Turn, session: Session, commands: list[tuple[Any, ...]], first_serial: int
+) -> dict[int, Outcome]:
+    """Apply commands in order; the outcomes of those that were not ``Ok``, by serial.
+
+    Publishes are the many, so they are taken apart here, without a call for each.
+    """
+    by_conn, registered, bodies_of = turn.state.by_conn, turn.state.clients, turn.bodies
+    others: dict[int, Outcome] = {}
+    serial = first_serial - 1
+    for fields in commands:
+        serial += 1
+        try:
+            if fields and fields[0] == _PUBLISH and tuple(map(type, fields)) == _PUBLISH_SIGNATURE:
+                _, client_id, conn_id, channel, body = fields
+                if (conn_id not in by_conn) if conn_id else (client_id not in registered):
+                    others[serial] = Refused(refusals.INVALID_PUBLISH)
+                    continue
+                bodies = bodies_of.get(channel)
+                if bodies is None:
+                    bodies = channels.start_publishing(turn, channel)
+                bodies.append(body)
+                continue
+            outcome = _apply_command(turn, decode_origin(fields))
+            if outcome is not OK:
+                others[serial] = outcome
+        except RefusedError as refusal:
+            others[serial] = Refused(str(refusal))
+        except RemoteProtocolError as error:
+            _warn_of(turn, session, error)
+            others[serial] = Refused(refusals.UNDECODABLE)
+    return others
+
+
+def _apply_command(turn: Turn, command: OriginCommand) -> Outcome:
+    """Apply one command of an origin.
+
+    Raises:
+        RefusedError: its text is the outcome.
+    """
+    match command:
+        case Acked():
+            return acks.apply_acks(turn, command)
+        case SubscriptionOpen():
+            return subscriptions.open_subscription(turn, command)
+        case SubscriptionClose():
+            return subscriptions.close_subscription(turn, command)
+        case Unsubscribe():
+            return subscriptions.unsubscribe(turn, command)
+        case ClientOpen():
+            return clients.open_client(turn, command)
+        case ClientReplace():
+            return clients.replace_client(turn, command)
+        case ClientKeep():
+            return clients.keep_client(turn, command)
+        case ClientClose():
+            return clients.close_client(turn, command)
+        case ClientCheck():
+            return clients.check_client(turn, command)
+        case Configure():
+            return limits.configure(turn, command)
+        case Publish():
+            raise AssertionError("publishes are taken apart before")
+        case _:
+            assert_never(command)
+
+
+def _warn_of(turn: Turn, session: Session, error: RemoteProtocolError) -> None:
+    turn.effects.warnings.append(Warn(f"entry {turn.index}, from node {session.node}: refused: {error}"))

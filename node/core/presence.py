@@ -1,0 +1,173 @@
+"""Who can be reached, as the ready leader found it (R15); and what a new term begins with (R10, R14).
+
+These are the keeper's commands. They carry the term they were proposed in and the generation of what
+they mean, and are ignored when either differs (R16): a finding about a client says nothing about
+the one that has replaced it, and a deposed leader's findings say nothing at all.
+"""
+
+from __future__ import annotations
+
+from node.units import SECOND, Generation
+
+from .commands import (
+    ClientAway,
+    ClientBack,
+    ClientSilent,
+    SubscriptionAway,
+    SubscriptionBack,
+    TakeOver,
+)
+from .dispatch import make_due, resume_sending
+from .state import Client, Group, Record, State, Subscription
+from .turn import Turn
+
+COLD_RELEASE_NS = 10 * SECOND
+"""After a cold start a subscription whose client is back waits at most so long for its own inbox."""
+
+
+def find_client(state: State, client_id: str, generation: Generation) -> Client | None:
+    """That generation of the client, None if there is none any more."""
+    client = state.clients.get(client_id)
+    return client if client is not None and client.generation == generation else None
+
+
+def client_away(turn: Turn, command: ClientAway) -> None:
+    state = turn.state
+    client = find_client(state, command.client_id, command.generation)
+    if client is None or client.absent:
+        return
+    client.absent = True
+    client.gone_since_ns = command.gone_since_ns
+    state.touched.clients[client.generation] = client.id
+    for subscription in client.subscriptions.values():
+        _look_again(state, subscription.group)
+
+
+def client_back(turn: Turn, command: ClientBack) -> None:
+    state = turn.state
+    client = find_client(state, command.client_id, command.generation)
+    if client is None:
+        return
+    gone_since_ns = command.gone_since_ns
+    if client.absent:
+        gone_since_ns = min(gone_since_ns, client.gone_since_ns)
+    client.absent = False
+    client.gone_since_ns = 0
+    state.touched.clients[client.generation] = client.id
+    for subscription in client.subscriptions.values():
+        _back(turn, subscription, gone_since_ns)
+
+
+def subscription_away(turn: Turn, command: SubscriptionAway) -> None:
+    state = turn.state
+    subscription = state.subscriptions.get(command.subscription)
+    if subscription is None or subscription.generation != command.generation or not subscription.online:
+        return
+    if not subscription.absent:
+        subscription.absent = True
+        subscription.gone_since_ns = command.gone_since_ns
+        state.touched.subscriptions[subscription.id] = None
+        _look_again(state, subscription.group)
+
+
+def subscription_back(turn: Turn, command: SubscriptionBack) -> None:
+    subscription = turn.state.subscriptions.get(command.subscription)
+    if subscription is None or subscription.generation != command.generation or not subscription.online:
+        return
+    gone_since_ns = command.gone_since_ns
+    if subscription.absent:
+        gone_since_ns = min(gone_since_ns, subscription.gone_since_ns)
+    subscription.absent = False
+    subscription.gone_since_ns = 0
+    turn.state.touched.subscriptions[subscription.id] = None
+    _back(turn, subscription, gone_since_ns)
+
+
+def _back(turn: Turn, subscription: Subscription, gone_since_ns: int) -> None:
+    """What it was sent while it could not hear is due at once, and to itself."""
+    resume_sending(turn.state, subscription, turn.time_ns, gone_since_ns, here=True)
+    _look_again(turn.state, subscription.group)
+
+
+def _look_again(state: State, group: Group) -> None:
+    """Who can be sent to has changed: absent members' messages may move, new ones may flow."""
+    if group.queue:
+        state.overdue[group.id] = group
+    state.hungry[group.id] = group
+
+
+def client_silent(turn: Turn, command: ClientSilent) -> None:
+    state = turn.state
+    client = find_client(state, command.client_id, command.generation)
+    if client is None or client.silent == command.silent:
+        return
+    client.silent = command.silent
+    state.touched.clients[client.generation] = client.id
+    for subscription in client.subscriptions.values():
+        if not client.silent:
+            resume_sending(state, subscription, turn.time_ns)
+        state.hungry[subscription.group.id] = subscription.group
+
+
+def take_over(turn: Turn, command: TakeOver) -> None:
+    """A new term. What was sent by entries that its leader did not know committed starts its AckWait now.
+
+    For nobody can have performed those entries before: sent means committed (R10). They are the
+    youngest records, at the back of each ``unacked``.
+    """
+    state = turn.state
+    state.term = command.term
+    for subscription in state.subscriptions.values():
+        restarted: dict[Record, Record] = {}
+        for seq in reversed(subscription.unacked):
+            record = subscription.unacked[seq]
+            if record.entry <= command.known_commit:
+                break
+            if record not in restarted:
+                restarted[record] = record._replace(sent_at_ns=turn.time_ns)
+            subscription.unacked[seq] = restarted[record]  # a new value in its old place
+        if restarted:
+            state.touched.unacked[subscription.id] = None
+
+
+def cold_start(turn: Turn) -> None:
+    """Nobody was up: everyone is absent until seen, and everything unacked is due (R14)."""
+    state = turn.state
+    for client in state.clients.values():
+        client.absent = True
+        client.silent = False
+        client.gone_since_ns = turn.time_ns
+        state.touched.clients[client.generation] = client.id
+    for subscription in state.subscriptions.values():
+        if subscription.online:
+            subscription.absent = True
+            subscription.gone_since_ns = turn.time_ns
+            state.touched.subscriptions[subscription.id] = None
+            make_due(state, subscription, list(subscription.unacked), here=True)
+    state.cold_grace_ns = turn.time_ns + state.settings.member_grace_ns
+    state.cold_release_ns = turn.time_ns + COLD_RELEASE_NS
+
+
+def end_cold_start(turn: Turn) -> None:
+    """The two deadlines of a cold start, once they have passed.
+
+    After ``member_grace`` the others in a queue group get what the absent members hold. After ten
+    seconds the subscriptions of clients that are back wait no longer for news of their own inboxes.
+    """
+    state = turn.state
+    if state.cold_release_ns and turn.time_ns >= state.cold_release_ns:
+        started_ns = state.cold_release_ns - COLD_RELEASE_NS
+        state.cold_release_ns = 0
+        for subscription in state.subscriptions.values():
+            client = subscription.client
+            waits = subscription.absent and subscription.gone_since_ns == started_ns
+            if waits and client is not None and not client.absent:
+                subscription.absent = False
+                state.touched.subscriptions[subscription.id] = None
+                _back(turn, subscription, started_ns)
+    if state.cold_grace_ns and turn.time_ns >= state.cold_grace_ns:
+        state.cold_grace_ns = 0
+        for channel in state.channels.values():
+            for group in channel.groups.values():
+                if group.queue:
+                    state.overdue[group.id] = group

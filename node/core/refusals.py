@@ -1,0 +1,52 @@
+"""The exact texts with which requests are refused; clients compare some of them byte by byte.
+
+Source: the streaming protocol, "Error strings".
+"""
+
+from __future__ import annotations
+
+# connecting
+INVALID_CONNECT = "stan: invalid connection request"
+INVALID_CLIENT_ID = "stan: invalid clientID: only alphanumeric and `-` or `_` characters allowed"
+CLIENT_ID_TAKEN = "stan: clientID already registered"
+CLIENT_REPLACED = "client has been replaced or is no longer registered"
+"""The answer to a ping; without the ``stan: `` of all the others."""
+
+# publishing
+INVALID_PUBLISH = "stan: invalid publish request"
+
+# subscribing
+INVALID_SUBSCRIBE = "stan: invalid subscription request"
+CLIENT_ID_MISSING = "stan: clientID missing"
+INVALID_ACK_WAIT = "stan: invalid ack wait time, should be >= 1s"
+INVALID_MAX_IN_FLIGHT = "stan: invalid MaxInflight, should be >= 1"
+INVALID_START = "stan: invalid start position"
+INVALID_SUBJECT = "stan: invalid subject"
+DURABLE_NAME_COLON = "stan: durable name of a durable queue subscriber can't contain the character ':'"
+DUPLICATE_DURABLE = "stan: duplicate durable registration"
+TOO_MANY_SUBSCRIPTIONS = "too many subscriptions per channel"
+
+# unsubscribing and closing
+INVALID_UNSUBSCRIBE = "stan: invalid unsubscribe request"
+UNKNOWN_CHANNEL = "stan: unknown channel"
+INVALID_SUBSCRIPTION = "stan: invalid subscription"
+INVALID_CLOSE = "stan: invalid close request"
+UNKNOWN_CLIENT_ID = "stan: unknown clientID"
+
+# channels
+TOO_MANY_CHANNELS = "too many channels"
+CHANNEL_BEING_DELETED = "stan: channel is being deleted"
+
+# ours alone
+TOO_LATE = ""
+"""A request whose client has given up already (rule R8): nobody reads the text."""
+UNDECODABLE = "stan: undecodable request"
+"""A command that apply can't read (rule R22): a bug of the node it came from, never of a client."""
+INVALID_CONFIGURATION = "stan: invalid configuration"
+
+
+def other_case(name: str, existing: str) -> str:
+    """Channels whose names differ only in case are refused; the misspelling is the protocol's own."""
+    return (
+        f'rejecting channel "{name}" because channel "{existing}" alreay exists (different cases not allowed)'
+    )

@@ -1,0 +1,88 @@
+"""What ``apply`` reads besides its entries: limits, graces, heartbeats (rule R23).
+
+They are part of the state, and only a ``Configure`` command changes them, so that no two nodes
+decide by different limits. A limit of 0 means none.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
+
+from node.errors import RefusedError
+from node.units import SECOND
+
+from . import refusals
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What one channel may hold. 0 means unlimited."""
+
+    max_msgs: int
+    max_bytes: int
+    """Bytes of encoded MsgProto. The newest message is kept even if it alone exceeds this."""
+    max_age_ns: int
+    max_subscriptions: int
+    """Offline durables and offline durable queue groups count."""
+    max_inactivity_ns: int
+    """A channel without online subscriptions and publishes for this long is deleted."""
+
+
+LIMIT_NAMES = tuple(limit.name for limit in fields(Limits))
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """The replicated settings. ``channels`` holds limits by channel name or pattern, each partial."""
+
+    set: bool = False
+    """A ``Configure`` was applied: the defaults below no longer give way to a node's file."""
+
+    max_channels: int = 100
+    max_msgs: int = 1_000_000
+    max_bytes: int = 1_024_000_000
+    max_age_ns: int = 0
+    max_subscriptions: int = 1000
+    max_inactivity_ns: int = 0
+    channels: dict[str, dict[str, int]] = field(default_factory=dict)
+
+    replace_durable: bool = False
+    """A second subscription to an online durable takes it over instead of being refused."""
+
+    member_grace_ns: int = 3 * SECOND
+    """How long an inbox may be unheard before its client or subscription is absent (R15)."""
+    heartbeat_interval_ns: int = 30 * SECOND
+    heartbeat_timeout_ns: int = 10 * SECOND
+    heartbeat_fail_count: int = 10
+    """Heartbeats missed in a row before the next miss removes the client."""
+    request_timeout_ns: int = 2 * SECOND
+
+    @classmethod
+    def of(cls, given: dict[str, Any]) -> Settings:
+        """The settings that a ``Configure`` command gives, defaults for what it leaves out.
+
+        Raises:
+            RefusedError: an unknown name, a wrong type or a negative number.
+        """
+        for name, value in given.items():
+            default = _DEFAULTS.get(name)
+            if default is None or type(value) is not type(default):
+                raise RefusedError(f"{refusals.INVALID_CONFIGURATION}: {name}")
+            if type(value) is int and value < 0:
+                raise RefusedError(f"{refusals.INVALID_CONFIGURATION}: {name} is negative")
+        for pattern, limits in given.get("channels", {}).items():
+            if type(pattern) is not str or type(limits) is not dict or not _are_limits(limits):
+                raise RefusedError(f"{refusals.INVALID_CONFIGURATION}: channels: {pattern}")
+        return cls(**{**given, "set": True})
+
+    def values(self) -> dict[str, Any]:
+        """The fields by name, as plain values; ``of`` takes them back."""
+        return asdict(self)
+
+
+def _are_limits(limits: dict[Any, Any]) -> bool:
+    return all(name in LIMIT_NAMES and type(value) is int and value >= 0 for name, value in limits.items())
+
+
+_DEFAULTS = Settings().values()

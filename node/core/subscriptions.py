@@ -1,0 +1,277 @@
+"""Subscriptions: opened, resumed, closed; and groups, which come and go with them."""
+
+from __future__ import annotations
+
+from node.errors import RefusedError
+from node.protocol.positions import StartPosition
+from node.units import SubscriptionID
+
+from . import channels, refusals
+from .commands import SubscriptionClose, SubscriptionOpen, Unsubscribe
+from .dispatch import make_due
+from .effects import OK, Ok, SubscriptionOpened
+from .log import MessageLog
+from .state import Channel, Client, Group, Record, State, Subscription
+from .turn import Turn
+
+
+def open_subscription(turn: Turn, command: SubscriptionOpen) -> SubscriptionOpened:
+    """Create a subscription, or resume a durable or an offline durable queue group.
+
+    Checks 1 to 6 of the protocol were made by the origin; here are those that need the state.
+
+    Raises:
+        RefusedError: with its text.
+    """
+    state = turn.state
+    if turn.time_ns > command.valid_until_ns:
+        raise RefusedError(refusals.TOO_LATE)
+    client = state.clients.get(command.client_id)
+    if client is None:
+        raise RefusedError(refusals.UNKNOWN_CLIENT_ID)
+    channel = channels.find_or_create(turn, command.channel)
+    if command.queue and ":" in command.durable:
+        raise RefusedError(refusals.DURABLE_NAME_COLON)
+    if command.ack_inbox in state.by_ack_inbox:  # drawn at random by the origin: its bug
+        raise RefusedError(refusals.INVALID_SUBSCRIBE)
+    group = _find_group(channel, command)
+    if group is not None and not group.queue and group.members:
+        if not state.settings.replace_durable:
+            raise RefusedError(refusals.DUPLICATE_DURABLE)
+        end(turn, group.members[0], for_good=False)
+    if group is not None and group.shadow is not None:
+        _resume(turn, group, client, command)
+    else:
+        most = channel.limits.max_subscriptions
+        if most and channel.subscription_count >= most:
+            raise RefusedError(refusals.TOO_MANY_SUBSCRIPTIONS)
+        _create(turn, channel, group, client, command)
+    client.silent = False  # it has just been heard (D46)
+    state.touched.clients[client.generation] = client.id
+    return SubscriptionOpened(command.ack_inbox)
+
+
+def _find_group(channel: Channel, command: SubscriptionOpen) -> Group | None:
+    if command.queue:
+        if command.durable:
+            return channel.durable_queues.get((command.durable, command.queue))
+        return channel.queues.get(command.queue)
+    if command.durable:
+        return channel.durables.get((command.client_id, command.durable))
+    return None
+
+
+def _create(
+    turn: Turn, channel: Channel, group: Group | None, client: Client, command: SubscriptionOpen
+) -> None:
+    """A new subscription: the first of a new group, or one more member of ``group`` (D17)."""
+    state = turn.state
+    state.last_subscription += 1
+    number = SubscriptionID(state.last_subscription)
+    if group is None:
+        channels.settle(turn, channel.name)  # "new only" is after what the entry has published so far
+        start = start_seq(channel.log, command, turn.timestamp_ns)
+        group = Group(
+            id=number,
+            channel=channel,
+            durable=command.durable,
+            queue=command.queue,
+            client_id="" if command.queue else command.client_id,
+            cursor=start - 1,
+        )
+        _add_group(channel, group)
+    subscription = Subscription(
+        id=number,
+        generation=turn.generation(),
+        client_id=client.id,
+        group=group,
+        inbox=command.inbox,
+        ack_inbox=command.ack_inbox,
+        max_in_flight=command.max_in_flight,
+        ack_wait_ns=command.ack_wait_ns,
+        last_sent=0 if group.members else group.cursor,
+    )
+    state.subscriptions[number] = subscription
+    _go_online(state, subscription, client)
+
+
+def start_seq(log: MessageLog, command: SubscriptionOpen, timestamp_ns: int) -> int:
+    """The first sequence that a new cursor wants. No start position is ever an error.
+
+    Source: the streaming protocol, "Start positions".
+    """
+    end = log.last + 1
+    match command.start:
+        case StartPosition.LAST_RECEIVED:
+            return log.last if len(log) else end
+        case StartPosition.FIRST:
+            return log.first
+        case StartPosition.SEQUENCE_START:
+            return min(max(command.start_seq, log.first), end)
+        case StartPosition.TIME_DELTA_START if command.start_delta_ns > 0:
+            return log.first_at_or_after(timestamp_ns - command.start_delta_ns)
+        case _:  # new only; a delta of nothing or into the future is that too
+            return end
+
+
+def _resume(turn: Turn, group: Group, client: Client, command: SubscriptionOpen) -> None:
+    """Take the shadow's place: its cursor and all it holds, due at once (D39, D46)."""
+    subscription = group.shadow
+    assert subscription is not None
+    group.shadow = None
+    subscription.generation = turn.generation()
+    subscription.client_id = client.id
+    subscription.inbox = command.inbox
+    subscription.ack_inbox = command.ack_inbox
+    subscription.max_in_flight = command.max_in_flight
+    subscription.ack_wait_ns = command.ack_wait_ns
+    make_due(turn.state, subscription, list(subscription.unacked))
+    _go_online(turn.state, subscription, client)
+
+
+def _go_online(state: State, subscription: Subscription, client: Client) -> None:
+    group = subscription.group
+    subscription.client = client
+    client.subscriptions[subscription.id] = subscription
+    group.members.append(subscription)
+    state.by_ack_inbox[subscription.ack_inbox] = subscription
+    if len(group.members) > 1:
+        state.overdue[group.id] = group  # the others may be absent and have something for it
+    state.hungry[group.id] = group
+    _touch(state, subscription)
+
+
+# --- the end of a subscription -------------------------------------------------------------------
+
+
+def close_subscription(turn: Turn, command: SubscriptionClose) -> Ok:
+    """Close: a durable goes offline, anything else ends.
+
+    Raises:
+        RefusedError: with its text.
+    """
+    channel = _known_channel(turn.state, command.channel)
+    end(turn, _owned(turn.state, channel, command.inbox, command.client_id), for_good=False)
+    return OK
+
+
+def unsubscribe(turn: Turn, command: Unsubscribe) -> Ok:
+    """End a subscription for good, an offline durable too (by its name).
+
+    Raises:
+        RefusedError: with its text.
+    """
+    channel = _known_channel(turn.state, command.channel)
+    if command.durable and not command.inbox:
+        group = channel.durables.get((command.client_id, command.durable))
+        if group is None:
+            raise RefusedError(refusals.INVALID_SUBSCRIPTION)
+        subscription = group.shadow or group.members[0]
+    else:
+        subscription = _owned(turn.state, channel, command.inbox, command.client_id)
+    end(turn, subscription, for_good=True)
+    return OK
+
+
+def _known_channel(state: State, name: str) -> Channel:
+    channel = state.channels.get(name)
+    if channel is None:
+        raise RefusedError(refusals.UNKNOWN_CHANNEL)
+    return channel
+
+
+def _owned(state: State, channel: Channel, inbox: str, client_id: str) -> Subscription:
+    """The online subscription with that ack inbox, else with that message inbox, of that client.
+
+    Clients choose message inboxes, so two of them may choose alike: the caller's own is found first.
+    """
+    subscription = state.by_ack_inbox.get(inbox)
+    if subscription is None or subscription.group.channel is not channel:
+        listening = [
+            member for group in channel.groups.values() for member in group.members if member.inbox == inbox
+        ]
+        if not listening:
+            raise RefusedError(refusals.INVALID_SUBSCRIPTION)
+        subscription = next((member for member in listening if member.client_id == client_id), listening[0])
+    if subscription.client_id != client_id:
+        raise RefusedError(refusals.UNKNOWN_CLIENT_ID)
+    return subscription
+
+
+def end(turn: Turn, subscription: Subscription, *, for_good: bool) -> None:
+    """The subscription's end: removed, or (a durable, unless ``for_good``) kept offline."""
+    state, group = turn.state, subscription.group
+    if subscription.client is not None:
+        _go_offline(turn, subscription)
+    if group.members:
+        group.orphans = dict(sorted({**group.orphans, **subscription.unacked}.items()))
+        _forget(state, subscription)
+        state.overdue[group.id] = group
+        state.touched.groups[group.id] = group.channel.id
+    elif group.durable and not for_good:
+        group.shadow = subscription
+        subscription.unacked = _merged(subscription.unacked, group.orphans)
+        group.orphans = {}
+        _touch(state, subscription)
+    else:
+        _forget(state, subscription)
+        _remove_group(state, group)
+
+
+def _go_offline(turn: Turn, subscription: Subscription) -> None:
+    state, group, client = turn.state, subscription.group, subscription.client
+    assert client is not None
+    del client.subscriptions[subscription.id]
+    del state.by_ack_inbox[subscription.ack_inbox]
+    group.members.remove(subscription)
+    state.ack_deadlines.disarm(subscription.id)
+    subscription.client = None
+    subscription.absent = False
+    subscription.due = []
+    subscription.due_here = False
+    group.channel.active_ns = turn.time_ns
+    state.touched.channels[group.channel.id] = group.channel.name
+
+
+def _merged(unacked: dict[int, Record], orphans: dict[int, Record]) -> dict[int, Record]:
+    """Both, in order of time."""
+    if not orphans:
+        return unacked
+    return dict(sorted([*unacked.items(), *orphans.items()], key=lambda item: (item[1].sent_at_ns, item[0])))
+
+
+def _forget(state: State, subscription: Subscription) -> None:
+    del state.subscriptions[subscription.id]
+    state.touched.subscriptions[subscription.id] = None
+    state.touched.unacked[subscription.id] = None
+
+
+def _touch(state: State, subscription: Subscription) -> None:
+    group = subscription.group
+    state.touched.subscriptions[subscription.id] = None
+    state.touched.unacked[subscription.id] = None
+    state.touched.groups[group.id] = group.channel.id
+
+
+def _add_group(channel: Channel, group: Group) -> None:
+    channel.groups[group.id] = group
+    if group.queue and group.durable:
+        channel.durable_queues[group.durable, group.queue] = group
+    elif group.queue:
+        channel.queues[group.queue] = group
+    elif group.durable:
+        channel.durables[group.client_id, group.durable] = group
+
+
+def _remove_group(state: State, group: Group) -> None:
+    channel = group.channel
+    del channel.groups[group.id]
+    if group.queue and group.durable:
+        del channel.durable_queues[group.durable, group.queue]
+    elif group.queue:
+        del channel.queues[group.queue]
+    elif group.durable:
+        del channel.durables[group.client_id, group.durable]
+    state.overdue.pop(group.id, None)
+    state.hungry.pop(group.id, None)
+    state.touched.groups[group.id] = channel.id
