@@ -105,8 +105,8 @@ def _info(fields: dict[str, Any]) -> bytes:
 
 
 def err(text: str) -> bytes:
-    """``-ERR`` with ``text`` in single quotes, on one line whatever it quotes."""
-    one_line = " ".join(text.split()).encode("utf-8", "backslashreplace")
+    """``-ERR`` with ``text`` in single quotes, on one line of ASCII whatever it quotes."""
+    one_line = " ".join(text.split()).encode("ascii", "backslashreplace")
     return b"-ERR '%b'\r\n" % one_line[:ERR_TEXT_SIZE_MAX]
 
 
@@ -179,7 +179,8 @@ class ClientParser(LineParser[Reply]):
 
     def _other(self, args: list[bytes], data: bytes, start: int, after: int) -> tuple[Reply | None, int]:
         """As ``nats.Parser._other``; the line is ``data[start:after]``."""
-        match args[0].upper() if args else b"", len(args) - 1:
+        name = args[0].upper() if args else b""
+        match name, len(args) - 1:
             case b"MSG", 3 | 4:
                 return self._message(args, 1, data, after)
             case b"HMSG", 4 | 5:
@@ -194,7 +195,9 @@ class ClientParser(LineParser[Reply]):
                 return Info(json_object(_text(data[start:after]))), after
             case b"-ERR", _:
                 return _err(_text(data[start:after])), after
-        raise ProtocolViolation(f"unknown operation, or not its {len(args) - 1} arguments")
+        if name in _NAMES:
+            raise ProtocolViolation(f"{name.decode()} with {len(args) - 1} arguments")
+        raise ProtocolViolation("unknown operation")
 
     def _message(self, args: list[bytes], numbers: int, data: bytes, after: int) -> tuple[Msg | None, int]:
         total = number(args[-1])
