@@ -1,0 +1,598 @@
+"""One NATS client, without its socket: bytes in, bytes out, and everything its operations mean.
+
+Owns the client's options, identity, subscriptions, outbox and counters. ``received`` works through
+a whole read buffer with no await: each PUB goes to routing at once, and the streaming service,
+which gathers what it is given, is told when the buffer is through. What moves the bytes, a *driver*
+(``clients``, or a simulator), calls ``received``, ``take``, ``sent`` and ``on_deadline``.
+
+What may happen when::
+
+    phase      carried out       read   left by
+    ---------  ----------------  -----  ------------------------------------------------------------
+    HANDSHAKE  CONNECT only      yes    the first other operation: to OPEN, or HELD, or CLOSED if
+                                        credentials are wanted and weren't given; CONNECT: to CHECKING
+    CHECKING   nothing           no     checked(): back, or CLOSED. A password is compared in a thread
+    HELD       nothing           no     release(), once the node is ready (rule R4)
+    OPEN       everything        yes    CONNECT: to CHECKING if the password needs it
+    CLOSED     nothing           no     -
+
+Nothing of what waits is lost or overtaken: CHECKING and HELD keep the operations in order.
+
+*The gap.* Between CONNECT and the first PONG nothing leaves but +OK and -ERR, besides messages the
+client asked for. The Go, C and Python clients read one line there and compare it with PONG. So a
+new INFO waits for the PONG, and no PING is sent.
+
+*The outbox* has two bounds. Above the soft one the connection isn't ``writable``: who can wait does,
+and ``drained`` says when to go on. Above the hard one the client is too slow and is cut off without
+a word, and its outbox is dropped.
+
+Source: the NATS client protocol, "Connection start" to "Liveness and slow consumers".
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from enum import Enum, auto
+from typing import Any, Protocol
+
+from node.protocol.nats import (
+    OK,
+    PING,
+    PONG,
+    Connect,
+    Hpub,
+    Op,
+    Parser,
+    Ping,
+    Pong,
+    ProtocolViolation,
+    Pub,
+    Sub,
+    Unsub,
+    err,
+    hmsg,
+    msg,
+)
+from node.protocol.nats_replies import (
+    AUTHENTICATION_TIMEOUT,
+    AUTHORIZATION_VIOLATION,
+    INVALID_CLIENT_PROTOCOL,
+    INVALID_PUBLISH_SUBJECT,
+    INVALID_SUBJECT,
+    MAX_CONNECTIONS_EXCEEDED,
+    MAX_SUBSCRIPTIONS_EXCEEDED,
+    NO_RESPONDERS_HEADERS,
+    NO_RESPONDERS_NEED_HEADERS,
+    STALE_CONNECTION,
+    UNKNOWN_OPERATION,
+)
+from node.protocol.subjects import literal, valid_subject
+from node.server.auth import Check, Identity
+from node.server.context import PROTOCOL_MAX, ClientLimits, ClientOptions, Context, ServerInfo, Service
+from node.server.liveness import Liveness
+from node.server.routing import LocalSubscription
+
+__all__ = [
+    "ClientLimits",
+    "ClientOptions",
+    "Connection",
+    "Context",
+    "Driver",
+    "Phase",
+    "ServerInfo",
+    "Service",
+]
+
+log = logging.getLogger("stanchion.clients")
+
+FIRST_PING_GRACE_S = 30.0
+"""Who has not sent a PING so long after CONNECT isn't in the gap any more, only a client that never
+pings; it is sent PINGs like the others. The clients give up waiting for their PONG after 2 s."""
+
+
+class Driver(Protocol):
+    """What moves the bytes of one connection."""
+
+    def output(self) -> None:
+        """There is something to write, or the connection was closed (see ``aborted``)."""
+
+    def input(self) -> None:
+        """``reading`` has changed."""
+
+
+class Phase(Enum):
+    """See the table at the top of the module."""
+
+    HANDSHAKE = auto()
+    CHECKING = auto()
+    HELD = auto()
+    OPEN = auto()
+    CLOSED = auto()
+
+
+class Connection:
+    """The state of one client connection. Its driver writes the outbox, which opens with INFO.
+
+    No call raises because of what the client sent: it closes the connection, and says why in
+    ``close_reason``.
+
+    Args:
+        context: what all connections of the node share.
+        cid: its number: 1, 2, 3 …, shown to client and operator.
+        epoch: a number above 0 that grows with time and is never used again, not even by the node's
+            next process; see `routing.Receiver`.
+        address: the client's IP address and port.
+    """
+
+    __slots__ = (
+        "_backlog",
+        "_connect_seen_s",
+        "_context",
+        "_driver",
+        "_fast",
+        "_gap",
+        "_identity",
+        "_info_pending",
+        "_liveness",
+        "_parser",
+        "_paused",
+        "_phase",
+        "_promised",
+        "_soft",
+        "aborted",
+        "address",
+        "check",
+        "cid",
+        "close_reason",
+        "closed_s",
+        "epoch",
+        "in_bytes",
+        "in_msgs",
+        "options",
+        "out_bytes",
+        "out_msgs",
+        "outbox",
+        "outbox_bytes",
+        "started_s",
+        "subscriptions",
+    )
+
+    def __init__(self, context: Context, *, cid: int, epoch: int, address: tuple[str, int]) -> None:
+        now = context.clock()
+        required = context.authenticator.required
+        self.cid = cid
+        self.epoch = epoch
+        self.address = address
+        self.options = ClientOptions()
+        self.subscriptions: dict[bytes, LocalSubscription] = {}
+        self.outbox: list[bytes] = []
+        """What is to be written next. Bytes being written are not in it any more."""
+        self.outbox_bytes = 0
+        """In ``outbox``, and taken but not yet ``sent``."""
+        self.in_msgs = self.in_bytes = self.out_msgs = self.out_bytes = 0
+        self.started_s = now
+        """By the context's clock; from the end of the TLS handshake."""
+        self.check: Check | None = None
+        """In CHECKING: the driver calls its ``run`` in a thread, then ``checked`` with what came out."""
+        self.closed_s = 0.0
+        self.close_reason = ""
+        self.aborted = False
+        """Closed with nothing more to be written; what is being written is to be given up."""
+        self._context = context
+        self._driver: Driver | None = None
+        self._parser = Parser(
+            context.limits.max_payload, context.limits.max_control_line, connect_first=required
+        )
+        self._phase = Phase.HANDSHAKE
+        self._identity = None if required else Identity()
+        self._promised = ClientOptions()  # of the CONNECT being checked
+        self._backlog: list[Op] = []
+        self._fast = False  # nothing but routing is to be done for a PUB
+        self._gap = False
+        self._info_pending = False
+        self._paused = False
+        self._connect_seen_s = now
+        self._liveness = Liveness(now, context.limits.ping_interval_s, context.limits.ping_max)
+        self._soft = context.limits.pending_soft
+        self._out(context.info_line(cid, address[0]))
+
+    # --- for who drives it ------------------------------------------------------------------------
+
+    @property
+    def phase(self) -> Phase:
+        return self._phase
+
+    @property
+    def closed(self) -> bool:
+        """Nothing is carried out or delivered any more; the outbox may still hold last words."""
+        return self._phase is Phase.CLOSED
+
+    @property
+    def reading(self) -> bool:
+        """More bytes may be given to ``received``. Else they should stay in the socket."""
+        return not self._paused and self._phase in (Phase.HANDSHAKE, Phase.OPEN)
+
+    @property
+    def writable(self) -> bool:
+        """There is room for deliveries that could wait."""
+        return self.outbox_bytes < self._soft
+
+    @property
+    def identity(self) -> Identity | None:
+        """Whose connection it is; ``None`` before a CONNECT that is needed."""
+        return self._identity
+
+    @property
+    def last_activity_s(self) -> float:
+        """When bytes last came or went."""
+        return max(self._liveness.came_s, self._liveness.left_s)
+
+    @property
+    def rtt_s(self) -> float:
+        """Between the last PING and its PONG; 0 before the first."""
+        return self._liveness.rtt_s
+
+    def attach(self, driver: Driver) -> None:
+        """Have ``driver`` told of everything from now on. Before, nobody is."""
+        self._driver = driver
+
+    def secured(self) -> None:
+        """The TLS handshake is over: the time for CONNECT starts now."""
+        self.started_s = self._context.clock()
+
+    def received(self, data: bytes | bytearray) -> None:
+        """Carry out everything that is complete in what the client has sent.
+
+        May be called while not ``reading``; then what came just waits.
+        """
+        if self._phase is Phase.CLOSED:
+            return
+        self._liveness.came_s = self._context.clock()
+        self._parser.feed(data)
+        self._work()
+
+    def release(self) -> None:
+        """The node has become ready: go on with what was held."""
+        if self._phase is Phase.HELD:
+            self._phase = Phase.HANDSHAKE
+            self._go_on()
+
+    def checked(self, identity: Identity | None) -> None:
+        """The password was compared: whose connection it is, ``None`` for wrong."""
+        if self._phase is not Phase.CHECKING:
+            return  # closed in the meantime
+        self.check = None
+        self._phase = Phase.HANDSHAKE
+        self._connected(identity, self._promised)
+        self._go_on()
+
+    def take(self) -> list[bytes]:
+        """Everything to be written, in order; the caller writes it and tells ``sent``."""
+        taken = self.outbox
+        self.outbox = []
+        return taken
+
+    def sent(self, size: int) -> None:
+        """``size`` bytes of what was taken have been written."""
+        self._liveness.left_s = self._context.clock()
+        before = self.outbox_bytes
+        self.outbox_bytes = before - size
+        if before >= self._soft > self.outbox_bytes and self._phase is not Phase.CLOSED:
+            self._context.service.drained(self)
+
+    def deadline_s(self) -> float:
+        """When ``on_deadline`` is to be called next, by the context's clock. It may move to later."""
+        if self._phase is Phase.CLOSED:
+            return float("inf")
+        if self._awaits_connect:
+            return self.started_s + self._context.limits.auth_timeout_s
+        return self._liveness.due_s
+
+    def on_deadline(self) -> None:
+        """The time of ``deadline_s`` has come; if it has moved, nothing happens."""
+        now = self._context.clock()
+        if now < self.deadline_s():
+            return
+        in_gap = self._gap and now - self._connect_seen_s < FIRST_PING_GRACE_S
+        if self._awaits_connect:
+            self.close("authentication timeout", AUTHENTICATION_TIMEOUT)
+        elif in_gap or self._phase not in (Phase.HANDSHAKE, Phase.OPEN):
+            self._liveness.skip(now)
+        elif self._liveness.ping(now):
+            self._out(PING)
+        else:
+            self.close("stale connection", STALE_CONNECTION)
+
+    @property
+    def _awaits_connect(self) -> bool:
+        return self._identity is None and self._phase is not Phase.CHECKING
+
+    # --- for the rest of the node -----------------------------------------------------------------
+
+    def pause_reading(self) -> None:
+        """Leave further bytes in the socket, for this node has too much unapplied (R21)."""
+        self._paused = True
+
+    def resume_reading(self) -> None:
+        """Read again."""
+        if self._paused:
+            self._paused = False
+            self._wake_input()
+
+    def announce(self) -> None:
+        """What INFO says has changed: tell the client as soon as it may be told."""
+        self._info_pending = True
+        self._announce_pending()
+
+    def refuse(self) -> None:
+        """There are too many connections: say so and close."""
+        self.close("maximum connections exceeded", MAX_CONNECTIONS_EXCEEDED)
+
+    def close(self, reason: str, error: str = "") -> None:
+        """End the connection; its outbox, with ``error`` as the last word, is still written."""
+        if self._phase is Phase.CLOSED:
+            return
+        if error:
+            self._out(err(error))
+        self._end(reason)
+
+    def abort(self, reason: str) -> None:
+        """End the connection and drop its outbox: nothing more can be written."""
+        self.outbox = []
+        self.outbox_bytes = 0
+        self.aborted = True
+        if self._phase is Phase.CLOSED:
+            self._wake_output()
+        else:
+            self._end(reason)
+
+    def deliver(
+        self, subscription: LocalSubscription, subject: bytes, reply: bytes, headers: bytes, payload: bytes
+    ) -> None:
+        """Send the client a message for one of its subscriptions, unless that is ``gone``."""
+        if subscription.gone:
+            return
+        if headers and self.options.headers:
+            data = hmsg(subject, subscription.sid, reply, headers, payload)
+        else:
+            data = msg(subject, subscription.sid, reply, payload)
+        outbox = self.outbox
+        if not outbox:
+            self._wake_output()
+        outbox.append(data)
+        self.outbox_bytes += len(data)
+        self.out_msgs += 1
+        self.out_bytes += len(payload)
+        subscription.delivered += 1
+        if subscription.delivered == subscription.max_msgs:
+            self._unsubscribe(subscription)
+        if self.outbox_bytes > self._context.limits.max_pending:
+            self.abort("slow consumer: too much pending")
+
+    # --- operations -------------------------------------------------------------------------------
+
+    def _go_on(self) -> None:
+        """With what was kept while nothing was carried out."""
+        self._work()
+        self._wake_input()
+
+    def _work(self) -> None:
+        try:
+            while self._phase in (Phase.HANDSHAKE, Phase.OPEN):
+                ops, self._backlog = self._backlog or self._parser.ops(), []
+                if not ops:
+                    break
+                self._carry_out(ops)
+        except ProtocolViolation as violation:
+            if violation.wire:
+                self._out(violation.wire)
+            self._end(str(violation))
+        self._context.routing.flush()
+        self._context.service.read_done(self)
+
+    def _carry_out(self, ops: Iterable[Op]) -> None:
+        publish = self._context.routing.publish
+        waiting = iter(ops)
+        for op in waiting:
+            if self._fast and type(op) is Pub:  # nearly everything a busy client sends
+                subject, reply, payload = op
+                self.in_msgs += 1
+                self.in_bytes += len(payload)
+                count = publish(self, subject, reply, b"", payload, echo=self.options.echo)
+                if not count and reply:
+                    self._no_responders(reply)
+            elif not self._admit(op):
+                if self._phase is not Phase.CLOSED:
+                    self._backlog = [op, *waiting]
+                return
+
+    def _admit(self, op: Op) -> bool:
+        """Carry ``op`` out if this is the time for it; if not, nothing after it may be either."""
+        if self._phase is Phase.HANDSHAKE:
+            if isinstance(op, Connect):
+                self._connect(op.options)
+                return True
+            if self._identity is None:
+                self.close("no CONNECT first", AUTHORIZATION_VIOLATION)
+                return False
+            if not self._context.node_ready():
+                self._phase = Phase.HELD
+                return False
+            self._phase = Phase.OPEN
+            self._set_fast()
+        elif self._phase is not Phase.OPEN:
+            return False
+        self._operate(op)
+        return True
+
+    def _operate(self, op: Op) -> None:
+        match op:
+            case Pub(subject, reply, payload):
+                self._publish(subject, reply, b"", payload)
+            case Hpub(subject, reply, headers, payload):
+                if not self._context.info.headers:
+                    raise ProtocolViolation("HPUB, which is switched off", err(UNKNOWN_OPERATION))
+                self._publish(subject, reply, headers, payload)
+            case Sub(subject, queue, sid):
+                self._subscribe(subject, queue, sid)
+            case Unsub(sid, max_msgs):
+                self._unsub(sid, max_msgs)
+            case Ping():
+                self._ping()
+            case Pong():
+                self._liveness.pong(self._context.clock())
+            case Connect(options):
+                self._connect(options)
+
+    def _connect(self, options: dict[str, Any]) -> None:
+        self._promised = ClientOptions.parse(options)
+        found = self._context.authenticator.begin(options)
+        if isinstance(found, Check):
+            self.check = found
+            self._phase = Phase.CHECKING
+            self._fast = False
+        else:
+            self._connected(found, self._promised)
+
+    def _connected(self, identity: Identity | None, options: ClientOptions) -> None:
+        headers = options.headers and self._context.info.headers
+        self._identity = identity or self._identity
+        if identity is None:
+            self.close("authorization violation", AUTHORIZATION_VIOLATION)
+        elif not 0 <= options.protocol <= PROTOCOL_MAX:
+            self.close(f"client protocol {options.protocol}", INVALID_CLIENT_PROTOCOL)
+        elif options.no_responders and not headers:
+            self.close("no responders without headers", NO_RESPONDERS_NEED_HEADERS)
+        else:
+            self.options = options._replace(headers=headers)
+            self._gap = True
+            self._connect_seen_s = self._context.clock()
+            self._set_fast()
+            self._ok()
+
+    def _set_fast(self) -> None:
+        self._fast = (
+            self._phase is Phase.OPEN
+            and not (self.options.verbose or self.options.pedantic)
+            and self._identity is not None
+            and self._identity.permissions is None
+        )
+
+    def _publish(self, subject: bytes, reply: bytes, headers: bytes, payload: bytes) -> None:
+        self.in_msgs += 1
+        self.in_bytes += len(headers) + len(payload)
+        assert self._identity is not None
+        permissions = self._identity.permissions
+        if permissions is not None and not permissions.may_publish(subject):
+            self._err(f'Permissions Violation for Publish to "{_text(subject)}"')
+            return
+        wrong = self.options.pedantic and not literal(subject)
+        if wrong:
+            self._err(INVALID_PUBLISH_SUBJECT)
+        else:
+            self._ok()
+        count = self._context.routing.publish(
+            self, subject, reply, headers, payload, echo=self.options.echo, as_written=wrong
+        )
+        if not count and reply:
+            self._no_responders(reply)
+
+    def _no_responders(self, reply: bytes) -> None:
+        """Tell the client at once that nobody will answer, if it wants to know."""
+        if self.options.no_responders:
+            for subscription in self._context.routing.matching(reply):
+                if subscription.connection is self:
+                    self.deliver(subscription, reply, b"", NO_RESPONDERS_HEADERS, b"")
+                    return
+
+    def _subscribe(self, subject: bytes, queue: bytes, sid: bytes) -> None:
+        assert self._identity is not None
+        permissions = self._identity.permissions
+        denied: tuple[bytes, ...] = ()
+        if not valid_subject(subject):
+            self._err(INVALID_SUBJECT)
+            return
+        if permissions is not None:
+            if not permissions.may_subscribe(subject):
+                self._err(f'Permissions Violation for Subscription to "{_text(subject)}"')
+                return
+            denied = permissions.denied_within(subject)
+        if sid not in self.subscriptions:
+            limit = self._context.limits.max_subscriptions
+            if limit and len(self.subscriptions) >= limit:
+                self._err(MAX_SUBSCRIPTIONS_EXCEEDED)
+                return
+            self.subscriptions[sid] = self._context.routing.subscribe(
+                self, subject, queue, sid, denied=denied
+            )
+        self._ok()
+
+    def _unsub(self, sid: bytes, max_msgs: int | None) -> None:
+        subscription = self.subscriptions.get(sid)
+        if subscription is not None:
+            if max_msgs is not None and max_msgs > subscription.delivered:
+                subscription.max_msgs = max_msgs
+            else:
+                self._unsubscribe(subscription)
+        self._ok()
+
+    def _unsubscribe(self, subscription: LocalSubscription) -> None:
+        del self.subscriptions[subscription.sid]
+        self._context.routing.unsubscribe(subscription)
+
+    def _ping(self) -> None:
+        self._out(PONG)
+        self._gap = False
+        self._announce_pending()
+
+    # --- output -----------------------------------------------------------------------------------
+
+    def _announce_pending(self) -> None:
+        if self._info_pending and self.options.protocol >= 1 and not self._gap:
+            self._info_pending = False
+            self._out(self._context.info_line(self.cid, self.address[0]))
+
+    def _ok(self) -> None:
+        if self.options.verbose:
+            self._out(OK)
+
+    def _err(self, text: str) -> None:
+        log.info("client %d at %s: %s", self.cid, self.address[0], text)
+        self._out(err(text))
+
+    def _out(self, data: bytes) -> None:
+        if self._phase is Phase.CLOSED:
+            return
+        if not self.outbox:
+            self._wake_output()
+        self.outbox.append(data)
+        self.outbox_bytes += len(data)
+        if self.outbox_bytes > self._context.limits.max_pending:
+            self.abort("slow consumer: too much pending")
+
+    def _end(self, reason: str) -> None:
+        self._phase = Phase.CLOSED
+        self._fast = False
+        self.close_reason = reason
+        self.closed_s = self._context.clock()
+        self.check = None
+        self._backlog = []
+        self._parser = Parser(0)
+        self._context.routing.remove(self)
+        self.subscriptions.clear()
+        self._context.service.closed(self)
+        self._wake_output()
+        self._wake_input()
+
+    def _wake_output(self) -> None:
+        if self._driver is not None:
+            self._driver.output()
+
+    def _wake_input(self) -> None:
+        if self._driver is not None:
+            self._driver.input()
+
+
+def _text(subject: bytes) -> str:
+    return subject.decode("utf-8", "replace")

@@ -1,0 +1,430 @@
+"""Who gets a published message: clients here, services here, clients on other nodes.
+
+Owns subscriptions and the node's picture of who listens where (``interest`` keeps that picture
+in step between nodes). It never sees a socket: clients are `Receiver`s, other nodes are names to
+``send`` frames to, and a frame from one comes in through ``peer_frame``.
+
+Every node is linked to every other, so a message takes one hop at most. Published here, it goes to
+services and plain subscriptions here, to one member of each queue group (a member here if there
+is one, else one on another node, which is told the group), and once to each node with plain interest
+in it. Coming from another node it goes to client subscriptions and announced services only. *Services*
+are subscriptions of the node itself; one that is not announced serves what comes from here.
+
+Who gets a subject's messages is worked out once and kept as a `Plan` until a subscription that
+matters to it comes or goes. A publish is then a dictionary hit and a loop over a tuple.
+
+Frame of a message, beside those of ``interest``; ``queues`` are pairs of (pattern, queue)::
+
+    ["msg", subject, reply, headers, payload, to_plain, queues]
+
+A plain object without I/O. Not reentrant where it matters: handlers and deliveries may publish,
+subscribe and close connections while a publish is under way; it goes on with the plan it began with.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from node.errors import RemoteProtocolError
+from node.protocol.subjects import Interest, has_wildcard, literal, valid_subject
+from node.server.interest import Exchange, InterestChange, Key, Remote
+from node.server.subscriptions import (
+    NOBODY,
+    Handler,
+    InternalSubscription,
+    LocalSubscription,
+    Plan,
+    QueueGroup,
+    Receiver,
+)
+
+__all__ = ["Handler", "InterestChange", "InternalSubscription", "LocalSubscription", "Receiver", "Routing"]
+
+PLANS_MAX = 32_768
+"""Subjects whose receivers are remembered. All are forgotten when it is full."""
+
+PLANS_SEARCHED_MAX = 4096
+"""With more plans than this a wildcard subscription makes all forgotten rather than look for its own."""
+
+
+class Routing:
+    """Subscriptions of this node, and what is published to them.
+
+    Args:
+        node: this node's name.
+        send: puts a frame on the link to another node. Frames may get lost, not overtake one another.
+        on_interest_change: told who hears what on which node: the node's name and its changes.
+    """
+
+    def __init__(
+        self,
+        node: str,
+        *,
+        send: Callable[[str, Any], None],
+        on_interest_change: Callable[[str, list[InterestChange]], None] | None = None,
+    ) -> None:
+        self.node = node
+        self.on_interest_change = on_interest_change
+        self._send = send
+        self._plans: dict[bytes, Plan] = {}
+        self._services: Interest[InternalSubscription] = Interest()
+        self._clients: Interest[LocalSubscription] = Interest()
+        self._remotes: Interest[Remote] = Interest()
+        self._groups: Interest[QueueGroup] = Interest()
+        self._group_by_key: dict[Key, QueueGroup] = {}
+        self._local_count = 0
+        self._stuck: set[int] = set()
+        self._exchange = Exchange(
+            node, send=send, came=self._came, went=self._went, changed=self._interest_changed
+        )
+        self.inserts = 0
+        self.removes = 0
+        self.plans_made = 0
+
+    # --- subscriptions ----------------------------------------------------------------------------
+
+    @property
+    def subscription_count(self) -> int:
+        """Subscriptions of clients of this node, and services."""
+        return self._local_count + len(self._services)
+
+    @property
+    def plan_count(self) -> int:
+        return len(self._plans)
+
+    def subscribe(
+        self,
+        connection: Receiver,
+        subject: bytes,
+        queue: bytes,
+        sid: bytes,
+        max_msgs: int = 0,
+        *,
+        denied: Sequence[bytes] = (),
+    ) -> LocalSubscription:
+        """Start delivering. The other nodes learn of it at the next ``flush``.
+
+        Args:
+            connection: where to; the caller keeps its ``subscriptions``.
+            subject: a valid subject or pattern.
+            queue: the queue group; empty for none.
+            sid: the client's name for it.
+            max_msgs: it ends after so many deliveries; 0: never. Counting is the connection's work.
+            denied: patterns within ``subject`` whose messages are not for it.
+        """
+        subscription = LocalSubscription(connection, subject, queue, sid, max_msgs, denied)
+        if queue:
+            self._group(subscription.key).members.append(subscription)
+        else:
+            self._clients.insert(subject, subscription)
+        self._local_count += 1
+        self.inserts += 1
+        self._forget(subject)
+        self._exchange.own.add(subscription.key, connection.epoch)
+        return subscription
+
+    def unsubscribe(self, subscription: LocalSubscription) -> None:
+        """Deliver nothing more to it. Once more does nothing."""
+        if subscription.gone:
+            return
+        subscription.gone = True
+        if subscription.queue:
+            group = self._group_by_key[subscription.key]
+            group.members.remove(subscription)
+            self._drop_if_empty(group)
+        else:
+            self._clients.remove(subscription.subject, subscription)
+        self._local_count -= 1
+        self.removes += 1
+        self._forget(subscription.subject)
+        self._exchange.own.remove(subscription.key, subscription.connection.epoch)
+
+    def remove(self, connection: Receiver) -> None:
+        """The connection has ended: all its subscriptions go, and everybody is told at once."""
+        for subscription in connection.subscriptions.values():
+            self.unsubscribe(subscription)
+        self._stuck.discard(connection.epoch)
+        self._exchange.own.set_stuck(connection.epoch, (), False)
+        self._exchange.flush()
+
+    def set_stuck(self, connection: Receiver, stuck: bool) -> None:
+        """A connection that takes nothing any more counts as not listening, until it does again (R3).
+
+        Nothing else changes: what is published for it is still delivered.
+        """
+        if stuck:
+            self._stuck.add(connection.epoch)
+        else:
+            self._stuck.discard(connection.epoch)
+        keys = [subscription.key for subscription in connection.subscriptions.values()]
+        self._exchange.own.set_stuck(connection.epoch, keys, stuck)
+        self._exchange.flush()
+
+    def serve(self, pattern: bytes, handler: Handler, *, announce: bool = False) -> InternalSubscription:
+        """Have ``handler`` called for every message to ``pattern``.
+
+        Args:
+            pattern: a valid subject or pattern.
+            handler: called with (connection or None, subject, reply, payload).
+            announce: other nodes send theirs too.
+        """
+        assert valid_subject(pattern)
+        service = InternalSubscription(pattern, handler, announce, self._service_ended)
+        self._services.insert(pattern, service)
+        self._forget(pattern)
+        if announce:
+            self._exchange.own.add((pattern, b""), 0)
+            self._exchange.flush()
+        return service
+
+    def _service_ended(self, service: InternalSubscription) -> None:
+        self._services.remove(service.pattern, service)
+        self._forget(service.pattern)
+        if service.announced:
+            self._exchange.own.remove((service.pattern, b""), 0)
+            self._exchange.flush()
+
+    def _group(self, key: Key) -> QueueGroup:
+        group = self._group_by_key.get(key)
+        if group is None:
+            group = self._group_by_key[key] = QueueGroup(key)
+            self._groups.insert(key[0], group)
+        return group
+
+    def _drop_if_empty(self, group: QueueGroup) -> None:
+        if not (group.members or group.remotes):
+            del self._group_by_key[group.key]
+            self._groups.remove(group.key[0], group)
+
+    # --- messages ---------------------------------------------------------------------------------
+
+    def publish(
+        self,
+        source: Receiver | None,
+        subject: bytes,
+        reply: bytes,
+        headers: bytes,
+        payload: bytes,
+        *,
+        echo: bool = True,
+        as_written: bool = False,
+    ) -> int:
+        """Send a message to whoever wants it.
+
+        Args:
+            source: the connection it came from; None: this node itself.
+            subject: where to. A message to a subject with wildcards or empty tokens goes nowhere.
+            reply: empty for none.
+            headers: a header block; empty for none. Services don't get it.
+            payload: the message.
+            echo: False: not to subscriptions of ``source``.
+            as_written: route a subject that isn't literal all the same, token by token.
+
+        Returns:
+            The number of receivers known: services, subscriptions and queue groups here, other nodes.
+        """
+        plan = self._plans.get(subject)
+        if plan is None or as_written:
+            plan = self._make_plan(subject) if as_written else self._plan(subject)
+        for handler in plan.handlers:
+            handler(source, subject, reply, payload)
+        if plan.is_local:
+            return len(plan.handlers)
+        return len(plan.handlers) + self._route(plan, source, subject, reply, headers, payload, echo)
+
+    def local_receivers(self, inbox: bytes) -> Sequence[LocalSubscription]:
+        """Client subscriptions of this node on ``inbox``; of a queue group one member.
+
+        It never changes; ask again for the next message. Cost: a dictionary hit.
+        """
+        plan = self._plans.get(inbox)
+        return plan.receivers if plan is not None else self._plan(inbox).receivers
+
+    def matching(self, subject: bytes) -> list[LocalSubscription]:
+        """All client subscriptions of this node that match, every member of queue groups too."""
+        found = list(self._clients.match(subject))
+        for group in self._groups.match(subject):
+            found += group.members
+        return found
+
+    def _route(
+        self,
+        plan: Plan,
+        source: Receiver | None,
+        subject: bytes,
+        reply: bytes,
+        headers: bytes,
+        payload: bytes,
+        echo: bool,
+    ) -> int:
+        count = 0
+        for subscription in plan.plain:
+            connection = subscription.connection
+            if echo or connection is not source:
+                connection.deliver(subscription, subject, reply, headers, payload)
+                count += 1
+        queues: dict[str, list[Key]] = {peer: [] for peer in plan.peers}
+        for group in plan.groups:
+            member = group.next_member(subject, source, echo)
+            if member is not None:
+                member.connection.deliver(member, subject, reply, headers, payload)
+                count += 1
+            elif (peer := group.next_remote()) is not None:
+                queues.setdefault(peer, []).append(group.key)
+        if queues:
+            self._exchange.flush()  # a reply must not arrive before the interest in it
+            for peer, keys in queues.items():
+                self._send(peer, ["msg", subject, reply, headers, payload, peer in plan.peers, keys])
+        return count + len(queues)
+
+    def _plan(self, subject: bytes) -> Plan:
+        if len(self._plans) >= PLANS_MAX:
+            self._plans.clear()
+        plan = self._plans[subject] = self._make_plan(subject) if literal(subject) else NOBODY
+        return plan
+
+    def _make_plan(self, subject: bytes) -> Plan:
+        self.plans_made += 1
+        services = self._services.match(subject)
+        plain = [found for found in self._clients.match(subject) if found.may_hear(subject)]
+        groups = self._groups.match(subject)
+        remotes = self._remotes.match(subject)
+        return Plan(services, plain, groups, remotes) if services or plain or groups or remotes else NOBODY
+
+    def _forget(self, pattern: bytes) -> None:
+        """Interest in ``pattern`` changed: the plans it may concern are made again when needed."""
+        plans = self._plans
+        if not has_wildcard(pattern):
+            plans.pop(pattern, None)
+        elif len(plans) > PLANS_SEARCHED_MAX:
+            plans.clear()
+        else:
+            # Every client that connects subscribes to _INBOX.<its own>.*; that mustn't cost
+            # the inboxes of all others their plans.
+            prefix = _literal_prefix(pattern)
+            for subject in [subject for subject in plans if subject.startswith(prefix)]:
+                del plans[subject]
+
+    # --- who hears what ---------------------------------------------------------------------------
+
+    def heard(self, subject: bytes) -> bool:
+        """A client somewhere in the cluster has a subscription that matches ``subject``."""
+        return self.where(subject) is not None
+
+    def where(self, subject: bytes) -> tuple[str, int] | None:
+        """The node whose client hears ``subject``, and the epoch of that client's connection.
+
+        Should several hear it, one that subscribed to just this subject comes before those that
+        listen to more, and then the newest: a connection whose client has left without a word
+        may go on for a while beside the client's next one.
+        """
+        plan = self._plans.get(subject) or self._plan(subject)
+        best = max(self._hearing(plan, subject), default=None)
+        return None if best is None else (best[2], best[1])
+
+    def _hearing(self, plan: Plan, subject: bytes) -> Iterator[tuple[bool, int, str]]:
+        for subscription in plan.receivers:
+            epoch = subscription.connection.epoch
+            if epoch not in self._stuck:
+                yield subscription.subject == subject, epoch, self.node
+        for remote in (*plan.remotes, *(remote for group in plan.groups for remote in group.remotes)):
+            if remote.epoch:
+                yield remote.subject == subject, remote.epoch, remote.peer
+
+    def complete(self, peer: str) -> bool:
+        """``peer`` is linked and has sent its whole interest."""
+        return self._exchange.complete(peer)
+
+    def flush(self) -> None:
+        """Tell the others what was subscribed and unsubscribed. After every read buffer, and by itself."""
+        self._exchange.flush()
+
+    def _interest_changed(self, node: str, changes: list[InterestChange]) -> None:
+        if self.on_interest_change is not None:
+            self.on_interest_change(node, changes)
+
+    # --- other nodes ------------------------------------------------------------------------------
+
+    def peer_up(self, peer: str) -> None:
+        """The link to ``peer`` is there, new or anew."""
+        self._exchange.peer_up(peer)
+
+    def peer_down(self, peer: str) -> None:
+        """The link to ``peer`` is gone: nobody there is heard any more."""
+        self._exchange.peer_down(peer)
+
+    def tick(self) -> None:
+        """Once a second or so: lets the others notice that they missed something."""
+        self._exchange.tick()
+
+    def peer_interest_count(self, peer: str) -> int:
+        """The number of patterns ``peer`` has told."""
+        return self._exchange.size(peer)
+
+    def peer_frame(self, peer: str, value: Any) -> None:
+        """A frame came from ``peer``.
+
+        Raises:
+            RemoteProtocolError: it is malformed.
+        """
+        match value:
+            case ["msg", bytes(subject), bytes(reply), bytes(headers), bytes(payload), bool(plain), [*keys]]:
+                self._from_peer(subject, reply, headers, payload, plain, _queue_keys(peer, keys))
+            case [str(), *_]:
+                self._exchange.received(peer, value)
+            case _:
+                raise RemoteProtocolError(f"{peer}: not a routing frame")
+
+    def _from_peer(
+        self, subject: bytes, reply: bytes, headers: bytes, payload: bytes, plain: bool, keys: Sequence[Key]
+    ) -> None:
+        if plain:
+            plan = self._plans.get(subject) or self._plan(subject)
+            for handler in plan.announced:
+                handler(None, subject, reply, payload)
+            for subscription in plan.plain:
+                subscription.connection.deliver(subscription, subject, reply, headers, payload)
+        for key in keys:
+            group = self._group_by_key.get(key)
+            member = group.next_member(subject, None, True) if group is not None else None
+            if member is not None:  # else the last has just left, and the message is lost like others then
+                member.connection.deliver(member, subject, reply, headers, payload)
+
+    def _came(self, remote: Remote) -> None:
+        if remote.queue:
+            self._group((remote.subject, remote.queue)).remotes.append(remote)
+        else:
+            self._remotes.insert(remote.subject, remote)
+        self._forget(remote.subject)
+
+    def _went(self, remote: Remote) -> None:
+        if remote.queue:
+            group = self._group_by_key[remote.subject, remote.queue]
+            group.remotes.remove(remote)
+            self._drop_if_empty(group)
+        else:
+            self._remotes.remove(remote.subject, remote)
+        self._forget(remote.subject)
+
+
+def _queue_keys(peer: str, values: Sequence[Any]) -> list[Key]:
+    keys: list[Key] = []
+    for value in values:
+        match value:
+            case [bytes(pattern), bytes(queue)]:
+                keys.append((pattern, queue))
+            case _:
+                raise RemoteProtocolError(f"{peer}: not a queue group: {value!r:.200}")
+    return keys
+
+
+def _literal_prefix(pattern: bytes) -> bytes:
+    """What every subject that matches ``pattern`` begins with."""
+    tokens: list[bytes] = []
+    for token in pattern.split(b"."):
+        if token in (b"*", b">"):
+            tokens.append(b"")
+            break
+        tokens.append(token)
+    return b".".join(tokens)

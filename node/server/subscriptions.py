@@ -1,0 +1,169 @@
+"""Who wants a message: subscriptions, queue groups, and a plan of where a subject's messages go.
+
+These are the entries of ``routing``'s tables. They decide nothing but whose turn it is in a queue group.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol, TypeAlias
+
+from node.protocol.subjects import matches
+from node.server.interest import Key, Remote
+
+
+class Receiver(Protocol):
+    """What routing needs of a client's connection."""
+
+    @property
+    def epoch(self) -> int:
+        """A number above 0 that no other connection of this node has, nor had before it was restarted.
+
+        It grows with time, roughly alike on all nodes, so that the newest of several can be told.
+        """
+
+    @property
+    def closed(self) -> bool:
+        """It takes nothing any more."""
+
+    @property
+    def writable(self) -> bool:
+        """It has room; who can wait with a delivery should do so while it has not."""
+
+    @property
+    def subscriptions(self) -> dict[bytes, LocalSubscription]:
+        """By sid. Kept by the connection."""
+
+    def deliver(
+        self, subscription: LocalSubscription, subject: bytes, reply: bytes, headers: bytes, payload: bytes
+    ) -> None:
+        """Send one message, unless the subscription is ``gone``. Must not raise."""
+
+
+Handler: TypeAlias = Callable[[Any, bytes, bytes, bytes], None]
+"""Called with the publishing connection (None: this node itself, or another node), subject, reply and
+payload. Must not raise."""
+
+
+class LocalSubscription:
+    """One subscription of one client of this node. ``queue`` is empty for none."""
+
+    __slots__ = ("connection", "delivered", "denied", "gone", "max_msgs", "queue", "sid", "subject")
+
+    def __init__(
+        self,
+        connection: Receiver,
+        subject: bytes,
+        queue: bytes,
+        sid: bytes,
+        max_msgs: int,
+        denied: Sequence[bytes],
+    ) -> None:
+        self.connection = connection
+        self.subject = subject
+        self.queue = queue
+        self.sid = sid
+        self.max_msgs = max_msgs
+        """It ends after so many deliveries; 0: never."""
+        self.denied = denied
+        """Patterns within ``subject`` that its user may not hear."""
+        self.delivered = 0
+        self.gone = False
+        """Unsubscribed: nothing may be delivered any more."""
+
+    @property
+    def key(self) -> Key:
+        return self.subject, self.queue
+
+    def may_hear(self, subject: bytes) -> bool:
+        return not (self.denied and any(matches(pattern, subject) for pattern in self.denied))
+
+    def deliver(self, subject: bytes, payload: bytes) -> None:
+        """Send it a message without reply or headers, as the streaming service does."""
+        self.connection.deliver(self, subject, b"", b"", payload)
+
+
+class InternalSubscription:
+    """What a service of this node listens on. ``close`` ends it."""
+
+    __slots__ = ("_ended", "announced", "handler", "is_open", "pattern")
+
+    def __init__(
+        self, pattern: bytes, handler: Handler, announced: bool, ended: Callable[[InternalSubscription], None]
+    ) -> None:
+        self.pattern = pattern
+        self.handler = handler
+        self.announced = announced
+        self.is_open = True
+        self._ended = ended
+
+    def close(self) -> None:
+        """End it. Once more does nothing."""
+        if self.is_open:
+            self.is_open = False
+            self._ended(self)
+
+
+class QueueGroup:
+    """The members of one queue group, here and elsewhere.
+
+    Invariant: it is in the routing table exactly as long as it has any.
+    """
+
+    __slots__ = ("key", "members", "remotes", "turn")
+
+    def __init__(self, key: Key) -> None:
+        self.key = key
+        self.members: list[LocalSubscription] = []
+        self.remotes: list[Remote] = []
+        self.turn = 0
+
+    def next_member(self, subject: bytes, source: Receiver | None, echo: bool) -> LocalSubscription | None:
+        """The member here whose turn it is, among those that may have the message."""
+        members = self.members
+        for _ in range(len(members)):
+            self.turn += 1
+            member = members[self.turn % len(members)]
+            if (echo or member.connection is not source) and member.may_hear(subject):
+                return member
+        return None
+
+    def next_remote(self) -> str | None:
+        """The node whose turn it is; one with twice the members has twice the turns."""
+        total = sum(remote.count for remote in self.remotes)
+        if not total:
+            return None
+        self.turn += 1
+        ticket = self.turn % total
+        for remote in self.remotes:
+            ticket -= remote.count
+            if ticket < 0:
+                return remote.peer
+        raise AssertionError("the counts don't add up")
+
+
+class Plan:
+    """Where messages of one subject go."""
+
+    __slots__ = ("announced", "groups", "handlers", "is_local", "peers", "plain", "receivers", "remotes")
+
+    def __init__(
+        self,
+        services: Sequence[InternalSubscription],
+        plain: Sequence[LocalSubscription],
+        groups: Sequence[QueueGroup],
+        remotes: Sequence[Remote],
+    ) -> None:
+        self.handlers = tuple(service.handler for service in services)
+        self.announced = tuple(service.handler for service in services if service.announced)
+        self.plain = tuple(plain)
+        self.groups = tuple(groups)
+        self.remotes = tuple(remotes)
+        self.peers = tuple(dict.fromkeys(remote.peer for remote in remotes))
+        self.receivers = self.plain + tuple(group.members[0] for group in groups if group.members)
+        """Every plain subscription here, and one member of each queue group."""
+        self.is_local = not (plain or groups or remotes)
+        """Only services want it: the usual case of a streaming client's publishes and acks."""
+
+
+NOBODY = Plan((), (), (), ())
