@@ -1,0 +1,172 @@
+"""How two nodes know that they talk to each other: mutual TLS, or nothing but the loopback.
+
+TLS 1.3 only. Both sides show a certificate that the cluster's authority signed, and a peer is who
+its certificate says: the ``DNS:<node name>`` among its alternative names must be, letter for letter,
+the name in its hello. Hosts and addresses are not looked at, for nodes move; wildcards and common
+names count for nothing.
+
+Plaintext is refused unless every address involved is on the loopback.
+
+Source: RFC 8446; raft-engine.md X5, S18.
+"""
+
+from __future__ import annotations
+
+import logging
+import ssl
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn, Protocol
+
+from node.errors import ConfigError, IdentityError
+from node.raft.authority import dns_names
+from node.raft.links import Address
+
+log = logging.getLogger("stanchion.peers")
+
+
+@dataclass(frozen=True, slots=True)
+class Contexts:
+    """What OpenSSL needs for either end of a connection."""
+
+    accept: ssl.SSLContext
+    dial: ssl.SSLContext
+
+
+class Security(Protocol):
+    """What the transport asks."""
+
+    @property
+    def contexts(self) -> Contexts | None:
+        """None: no TLS."""
+
+    def check_addresses(self, addresses: Iterable[Address]) -> None:
+        """Refuse addresses that this kind of security is too weak for.
+
+        Raises:
+            ConfigError: one line for each of them.
+        """
+
+    def check_peer(self, certificate: Mapping[str, Any] | None, node: str) -> None:
+        """Compare the name in a hello with the certificate (as `ssl` decodes it; None without TLS).
+
+        Raises:
+            IdentityError: it is another's.
+        """
+
+
+class Plaintext:
+    """No security but the loopback's: whoever reaches the port may claim any name."""
+
+    @property
+    def contexts(self) -> None:
+        return None
+
+    def check_addresses(self, addresses: Iterable[Address]) -> None:
+        """See `Security`. A host name counts as loopback only if it is ``localhost``."""
+        problems = [
+            f"peer address {address}: without TLS peers must be on the loopback (peer_security mode: mtls)"
+            for address in addresses
+            if not address.is_loopback
+        ]
+        if problems:
+            raise ConfigError(problems)
+
+    def check_peer(self, certificate: Mapping[str, Any] | None, node: str) -> None:
+        """See `Security`: there is nothing to compare with."""
+
+
+class MutualTLS:
+    """TLS 1.3 with certificates on both sides.
+
+    Args:
+        node: our own name; our own certificate must carry it, or no peer would take us.
+        ca: the authority's certificate, PEM; several may stand in one file while it is replaced.
+        cert: our certificate, PEM.
+        key: its private key, PEM, not encrypted.
+
+    Raises:
+        ConfigError: a file is missing or no PEM, the key is another certificate's, the certificate
+            is not for this node.
+    """
+
+    def __init__(self, node: str, ca: Path, cert: Path, key: Path) -> None:
+        self._node = node
+        self._ca = ca
+        self._cert = cert
+        self._key = key
+        self._contexts = self._load()
+
+    @property
+    def contexts(self) -> Contexts:
+        return self._contexts
+
+    def reload(self) -> None:
+        """Read the files again, for new connections; those that stand are not touched.
+
+        Raises:
+            ConfigError: as at start; the old certificates stay in use then.
+        """
+        self._contexts = self._load()
+
+    def check_addresses(self, addresses: Iterable[Address]) -> None:
+        """See `Security`: good for any address."""
+
+    def check_peer(self, certificate: Mapping[str, Any] | None, node: str) -> None:
+        """See `Security`."""
+        names = [value for kind, value in (certificate or {}).get("subjectAltName", ()) if kind == "DNS"]
+        if node not in names:
+            raise IdentityError(
+                f"says it is {node!r}, but its certificate is for {', '.join(names) or 'nobody'}"
+            )
+
+    def _load(self) -> Contexts:
+        self._check_files()
+        return Contexts(
+            accept=self._context(ssl.PROTOCOL_TLS_SERVER), dial=self._context(ssl.PROTOCOL_TLS_CLIENT)
+        )
+
+    def _check_files(self) -> None:
+        for path in (self._ca, self._cert, self._key):
+            try:
+                content = path.read_bytes()
+            except OSError as error:
+                raise ConfigError([f"{path}: {error.strerror}"]) from error
+            if path == self._cert:
+                self._check_own(content)
+        if self._key.stat().st_mode & 0o077:
+            log.warning("%s can be read by others than its owner", self._key)
+
+    def _check_own(self, content: bytes) -> None:
+        names = dns_names(content, self._cert)
+        if self._node not in names:
+            known = ", ".join(names) or "nobody"
+            raise ConfigError([f"{self._cert}: a certificate for {known}, where DNS:{self._node} is needed"])
+
+    def _context(self, protocol: int) -> ssl.SSLContext:
+        context = ssl.SSLContext(protocol)
+        context.minimum_version = ssl.TLSVersion.TLSv1_3
+        context.check_hostname = False  # the name of the node is compared, in check_peer, not its host
+        context.verify_mode = ssl.CERT_REQUIRED
+        if protocol == ssl.PROTOCOL_TLS_SERVER:
+            # No tickets: every connection shows its certificates anew, so a reload takes effect.
+            context.num_tickets = 0
+        try:
+            context.load_verify_locations(self._ca)
+        except (ssl.SSLError, OSError) as error:
+            raise ConfigError([f"{self._ca}: no certificate of an authority in PEM: {error}"]) from error
+        try:
+            context.load_cert_chain(self._cert, self._key, password=_refuse_password)
+        except (ssl.SSLError, OSError, _EncryptedKeyError) as error:
+            raise ConfigError([f"{self._key}: not the usable key of {self._cert}: {error}"]) from error
+        return context
+
+
+class _EncryptedKeyError(Exception):
+    pass
+
+
+def _refuse_password() -> NoReturn:
+    # Without this OpenSSL would ask on the terminal, and a service would wait there for ever.
+    raise _EncryptedKeyError("the key is encrypted")
