@@ -22,9 +22,17 @@ from typing import NamedTuple
 
 import lmdb
 
-from node.errors import DiskError
+from node.errors import CorruptionError, DiskError
 from node.store import blocks
-from node.store.environment import KEY_SIZE_MAX, MAP_SIZE, open_environment, sealed, translate, unsealed
+from node.store.environment import (
+    ADVICE,
+    KEY_SIZE_MAX,
+    MAP_SIZE,
+    open_environment,
+    sealed,
+    translate,
+    unsealed,
+)
 from node.store.interface import CheckpointJob
 from node.store.layout import META_KEY, Meta, decode_block, floor_record, load
 from node.store.messages import GONE, Batch, Messages, Run
@@ -73,7 +81,7 @@ class Checkpoint:
         """Channels with more to delete."""
         self.forgotten: list[int] = []
         """Dropped channels of which nothing is left."""
-        self.done = False
+        self.running = self.done = False
 
     def run(self) -> None:
         """Write and sync it all. In a worker thread, once.
@@ -83,6 +91,7 @@ class Checkpoint:
             CorruptionError: LMDB found its own pages damaged.
         """
         assert not self.done
+        self.running = True
         try:
             with self._environment.begin(write=True) as transaction:
                 self._write_messages(transaction)
@@ -94,6 +103,8 @@ class Checkpoint:
             raise translate(self._path, error) from error
         except OSError as error:
             raise DiskError(f"{self._path}: the checkpoint failed: {error}") from error
+        finally:
+            self.running = False
         self.done = True
 
     def _write_messages(self, transaction: lmdb.Transaction[bytes]) -> None:
@@ -118,15 +129,12 @@ class Checkpoint:
         return [Run(channel, tail.first, decode_block(self._path, key, stored).messages(), 0)]
 
     def _encode(self, channel: int, tail: list[Run], runs: list[Run]) -> Iterator[tuple[bytes, bytes]]:
-        """The runs as blocks: as few as their size allows, none across a gap."""
+        """The runs as blocks, as few as their size allows."""
         held: list[bytes] = []
-        size = first = 0
+        size = 0
+        first = (tail or runs)[0].first
         for run in chain(tail, runs):
-            if held and run.first != first + len(held):
-                yield self._block(channel, first, held)
-                held, size = [], 0
-            if not held:
-                first = run.first
+            assert run.first == first + len(held), "what a channel drops is its oldest"
             for message in run.messages:
                 cost = len(message) + blocks.MESSAGE_OVERHEAD
                 if held and size + cost > blocks.BLOCK_BYTES_MAX:
@@ -240,7 +248,7 @@ class Store:
 
     def close(self) -> None:
         """Let go of the environment. What is pending is lost: it is in the journal."""
-        assert self._job is None or self._job.done, "a checkpoint is running"
+        assert self._job is None or not self._job.running, "a checkpoint is running"
         self._environment.close()
 
     @property
@@ -367,8 +375,11 @@ class Store:
                     seq = seqs[position]
                     if block is None or not block.first <= seq < block.end:
                         block = self._block_with(cursor, channel, seq)
-                    if block is not None:
-                        found[position] = block.message(seq)
+                    if block is None:
+                        raise CorruptionError(
+                            f"{self.path}: message {seq} of channel {channel} is missing. {ADVICE}"
+                        )
+                    found[position] = block.message(seq)
         except lmdb.Error as error:
             raise translate(self.path, error) from error
 

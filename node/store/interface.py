@@ -58,7 +58,10 @@ class StoreInterface(Protocol):
         ...
 
     def put(self, channel: int, first: int, messages: Sequence[bytes]) -> None:
-        """Keep messages ``first``, ``first + 1``, …; any the channel already had are ignored (S4)."""
+        """Keep messages ``first``, ``first + 1``, ….
+
+        Any that the channel already had are ignored (S4); a gap above them is a bug of the caller (S1).
+        """
         ...
 
     def drop(self, channel: int, up_to: int) -> None:

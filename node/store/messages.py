@@ -64,7 +64,11 @@ class Run:
 
 
 class _Log:
-    """The runs of one channel. The first ``head`` of them are gone, and cut off now and then."""
+    """The runs of one channel, without gaps up to ``last``.
+
+    Invariant: any sequence above the floor and up to ``last`` is in a run or in the store. The first
+    ``head`` runs are gone, and cut off now and then.
+    """
 
     __slots__ = ("firsts", "head", "last", "runs")
 
@@ -132,11 +136,11 @@ class Messages:
     def put(self, channel: int, first: int, messages: Sequence[bytes]) -> None:
         """Add messages ``first``, ``first + 1``, …; those not above the channel's last are ignored.
 
-        That makes an entry applied twice harmless (rule S4). A gap above the last one is kept as it is.
+        That makes an entry applied twice harmless (rule S4). There are no gaps (rule S1), so that a
+        message found missing in the store is known to be lost.
         """
-        log = self._logs.get(channel)
-        if log is None:
-            log = self._logs[channel] = _Log(max(self._floor(channel), self._last_stored(channel)))
+        log = self._log(channel)
+        assert first <= log.last + 1, "a gap in a channel"
         if first <= log.last:
             messages = messages[log.last + 1 - first :]
             first = log.last + 1
@@ -144,7 +148,7 @@ class Messages:
             return
         size = sum(map(len, messages))
         run = self._growing.get(channel)
-        if run is not None and log.last + 1 == first and len(run.messages) < _RUN_MESSAGES:
+        if run is not None and len(run.messages) < _RUN_MESSAGES:
             run.messages.extend(messages)
             run.size += size
         else:
@@ -175,22 +179,23 @@ class Messages:
         self.drop(channel, GONE)
 
     def find(self, channel: int, seqs: Sequence[int]) -> tuple[list[bytes | None], list[int]]:
-        """The messages that are here, and the positions in ``seqs`` of those that only the store may have."""
+        """The messages that are here, and the positions in ``seqs`` of those that the store must have."""
         found: list[bytes | None] = []
         absent: list[int] = []
         floor = self._floor(channel)
-        log = self._logs.get(channel)
-        last = GONE if log is None else log.last
+        if floor == GONE:
+            return [None] * len(seqs), []
+        log = self._log(channel)
         base = start = end = 0
         here: list[bytes] = []
         for seq in seqs:
             if start <= seq < end:
                 found.append(here[seq - base])
                 continue
-            run = log.run_with(seq) if log is not None and seq > floor else None
+            run = log.run_with(seq) if seq > floor else None
             if run is None:
                 found.append(None)
-                if floor < seq <= last:
+                if floor < seq <= log.last:
                     absent.append(len(found) - 1)
                 continue
             here, base, end = run.messages, run.first, run.last + 1
@@ -240,6 +245,12 @@ class Messages:
 
     def _floor(self, channel: int) -> int:
         return self._floors.get(channel, 0)
+
+    def _log(self, channel: int) -> _Log:
+        log = self._logs.get(channel)
+        if log is None:
+            log = self._logs[channel] = _Log(max(self._floor(channel), self._last_stored(channel)))
+        return log
 
     def _release(self, run: Run) -> None:
         stage, run.stage = run.stage, _Stage.DROPPED

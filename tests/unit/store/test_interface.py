@@ -208,14 +208,13 @@ def test_a_sequence_stored_twice_is_stored_once(disk: Disk) -> None:
     assert store.pending_messages == 1
 
 
-def test_a_gap_stays_a_gap(disk: Disk) -> None:
-    """There should be none; if there is, nothing moves into it."""
+def test_a_gap_is_refused(disk: Disk) -> None:
+    """S1: sequences have no gaps, so a gap is a bug of ours."""
     disk.store.put(1, 1, [b"a"])
-    disk.store.put(1, 5, [b"e"])
-    expected = [b"a", None, None, None, b"e", None]
-    assert disk.store.get_many(1, range(1, 7)) == expected
-    disk.checkpoint(1)
-    assert disk.reopen().get_many(1, range(1, 7)) == expected
+    with pytest.raises(AssertionError):
+        disk.store.put(1, 3, [b"c"])
+    with pytest.raises(AssertionError):
+        disk.store.put(2, 2, [b"b"])
 
 
 def test_messages_of_any_size(disk: Disk) -> None:

@@ -1,0 +1,90 @@
+from __future__ import annotations
+
+from node.store.messages import GONE, OVERHEAD, Messages
+
+
+def settled(messages: Messages) -> None:
+    messages.settle(messages.seal())
+
+
+def empty(cache_bytes: int = 1 << 20) -> Messages:
+    return Messages(cache_bytes, {}, lambda channel: 0)
+
+
+def test_the_cache_is_bounded() -> None:
+    """The oldest leave first, over all channels; what isn't stored yet never leaves."""
+    each = 100 + OVERHEAD
+    messages = empty(cache_bytes=25 * each)
+    for channel in (1, 2, 3):
+        messages.put(channel, 1, [b"x" * 100] * 10)
+        settled(messages)
+    assert messages.cached_bytes == 20 * each
+    assert messages.find(1, range(1, 11)) == ([None] * 10, list(range(10)))
+    assert messages.find(2, [1, 10])[1] == []
+    messages.put(1, 11, [b"y" * 100] * 100)
+    assert messages.find(1, range(11, 111))[1] == []
+
+
+def test_dropped_messages_leave_the_cache() -> None:
+    """They free their memory, and what the queue of cached runs keeps of them stays small."""
+    messages = empty()
+    messages.put(1, 1, [b"stays"])
+    settled(messages)
+    before = messages.cached_bytes
+    for seq in range(1, 500):
+        messages.put(2, seq, [b"x" * 1000])
+        settled(messages)
+        messages.drop(2, seq)
+        assert messages.cached_bytes == before
+        assert len(messages._cached) < 5
+    messages.drop_channel(1)
+    assert messages.cached_bytes == 0
+
+
+def test_last_stored_is_asked_once_a_channel() -> None:
+    """And never of a channel that is gone."""
+    asked: list[int] = []
+
+    def last_stored(channel: int) -> int:
+        asked.append(channel)
+        return 7
+
+    messages = Messages(1000, {5: GONE}, last_stored)
+    assert messages.find(1, [6, 7, 8]) == ([None, None, None], [0, 1])
+    messages.put(1, 8, [b"a"])
+    messages.put(1, 9, [b"b"])
+    assert messages.find(5, [1]) == ([None], [])
+    assert asked == [1]
+
+
+def test_a_floor_inside_a_run_hides_its_beginning() -> None:
+    """In any order of asking."""
+    messages = empty()
+    messages.put(1, 1, [b"a", b"b", b"c"])
+    messages.drop(1, 2)
+    assert messages.find(1, [3, 2, 1, 3]) == ([b"c", None, None, b"c"], [])
+
+
+def test_a_sealed_run_never_changes() -> None:
+    """The worker reads it while the loop puts and drops."""
+    messages = empty()
+    messages.put(1, 1, [b"a"])
+    batch = messages.seal()
+    messages.put(1, 2, [b"b"])
+    messages.drop(1, 2)
+    assert [(run.first, run.messages) for run in batch.runs] == [(1, [b"a"])]
+    assert batch.floors == {}
+    messages.settle(batch)
+    assert messages.cached_bytes == 0
+    assert messages.seal().floors == {1: 2}
+
+
+def test_many_small_puts_share_runs() -> None:
+    """A run for each would cost more than the messages; and a long history of drops costs nothing."""
+    messages = empty()
+    for seq in range(1, 5001):
+        messages.put(1, seq, [b"x"])
+        if seq > 1000:
+            messages.drop(1, seq - 1000)
+    assert len(messages.seal().runs) <= 6
+    assert messages.find(1, [4000, 4001, 5000]) == ([None, b"x", b"x"], [])
