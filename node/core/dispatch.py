@@ -123,7 +123,6 @@ def _sent(turn: Turn, member: Subscription, seqs: range | list[int]) -> None:
     """``member``'s unacked has the messages; let them be delivered, and the AckWait run."""
     state = turn.state
     turn.effects.deliveries.append(Deliver(member.id, cast("Sequence[Seq]", seqs), turn.index))
-    state.touched.subscriptions[member.id] = None
     state.touched.unacked[member.id] = None
     if member.id not in state.ack_deadlines:
         watch(state, member)
@@ -164,7 +163,6 @@ def _send_due(turn: Turn, group: Group, most: int) -> tuple[int, bool]:
         receiver.last_sent = max(receiver.last_sent, seq)
         out.setdefault(receiver.id, []).append(seq)
     for giver in holders:
-        state.touched.subscriptions[giver.id] = None
         state.touched.unacked[giver.id] = None
     state.touched.groups[group.id] = group.channel.id
     for member in able:
@@ -199,9 +197,9 @@ def _next_due(group: Group, holders: list[Subscription], most: int) -> list[tupl
         claims += [(seq, holder) for seq in holder.due[: -most - 1 : -1]]
     claims.sort(key=lambda claim: claim[0])
     del claims[most:]
-    for _, holder in claims:
-        if holder is not None:
-            holder.due.pop()
+    for _, giver in claims:
+        if giver is not None:
+            giver.due.pop()
     return claims
 
 
@@ -255,6 +253,6 @@ def make_due(state: State, member: Subscription, seqs: list[int], *, here: bool 
     if seqs:
         member.due = sorted(dict.fromkeys([*member.due, *seqs]), reverse=True)
         member.due_here = member.due_here or here
-        state.touched.subscriptions[member.id] = None
+        state.touched.unacked[member.id] = None
     if member.due:
         state.overdue[member.group.id] = member.group

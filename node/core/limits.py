@@ -16,7 +16,7 @@ from node.units import Seq
 from .commands import Configure
 from .effects import OK, Drop, Ok, Warn
 from .settings import LIMIT_NAMES, Limits, Settings
-from .state import Channel
+from .state import Channel, State
 from .turn import Turn
 
 
@@ -68,15 +68,14 @@ def enforce(turn: Turn, channel: Channel) -> None:
                 Warn(f"channel {channel.name!r} has reached its limits: oldest messages go")
             )
         _drop_before(turn, channel, keep)
-    watch_age(turn, channel)
+    watch_age(turn.state, channel)
 
 
-def watch_age(turn: Turn, channel: Channel) -> None:
+def watch_age(state: State, channel: Channel) -> None:
     """Arm the deadline of the channel's oldest message, unless an earlier one is armed."""
     log, max_age_ns = channel.log, channel.limits.max_age_ns
-    deadlines = turn.state.age_deadlines
-    if max_age_ns and len(log) and channel.id not in deadlines:
-        deadlines.arm(channel.id, log.timestamp(log.first) + max_age_ns)
+    if max_age_ns and len(log) and channel.id not in state.age_deadlines:
+        state.age_deadlines.arm(channel.id, log.timestamp(log.first) + max_age_ns)
 
 
 def expire(turn: Turn) -> None:
@@ -89,7 +88,7 @@ def expire(turn: Turn) -> None:
             keep = channel.log.first_at_or_after(turn.timestamp_ns - max_age_ns + 1)
             if keep > channel.log.first:
                 _drop_before(turn, channel, keep)
-        watch_age(turn, channel)
+        watch_age(state, channel)
 
 
 def _drop_before(turn: Turn, channel: Channel, keep: int) -> None:

@@ -16,6 +16,7 @@ from array import array
 from bisect import bisect_left
 from collections.abc import Sequence
 
+from node.errors import CorruptionError
 from node.units import Seq, Timestamp
 
 BLOCK_MESSAGES = 1024
@@ -148,6 +149,23 @@ class MessageLog:
     def block_numbers(self) -> range:
         return range(self._first_block, self._first_block + len(self._blocks))
 
-    def restore_block(self, block: Block) -> None:
-        """Add a block of a checkpoint; they come in order of their numbers."""
+    def restore_block(self, number: int, block: Block) -> None:
+        """Add a block of a checkpoint; they come in order of their numbers.
+
+        Raises:
+            CorruptionError: another should come first.
+        """
+        if number != self._first_block + len(self._blocks):
+            raise CorruptionError(f"block {number} of a log follows block {self._first_block}")
         self._blocks.append(block)
+
+    def check(self) -> None:
+        """All blocks are restored.
+
+        Raises:
+            CorruptionError: they don't hold what the log says it holds.
+        """
+        full, rest = divmod(self.last - self._first_block * BLOCK_MESSAGES, BLOCK_MESSAGES)
+        wanted = [BLOCK_MESSAGES] * full + ([rest] if rest else [])
+        if [len(block.sizes) for block in self._blocks] != wanted:
+            raise CorruptionError(f"a log of sequences {self.first} to {self.last} lacks some of them")

@@ -182,6 +182,24 @@ class Channel:
     limit_reached: bool = False
     """max_msgs or max_bytes has dropped a message; an operator was told."""
 
+    def add(self, group: Group) -> None:
+        self.groups[group.id] = group
+        if group.queue and group.durable:
+            self.durable_queues[group.durable, group.queue] = group
+        elif group.queue:
+            self.queues[group.queue] = group
+        elif group.durable:
+            self.durables[group.client_id, group.durable] = group
+
+    def remove(self, group: Group) -> None:
+        del self.groups[group.id]
+        if group.queue and group.durable:
+            del self.durable_queues[group.durable, group.queue]
+        elif group.queue:
+            del self.queues[group.queue]
+        elif group.durable:
+            del self.durables[group.client_id, group.durable]
+
     @property
     def subscription_count(self) -> int:
         return sum(group.size for group in self.groups.values())

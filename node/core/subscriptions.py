@@ -79,7 +79,7 @@ def _create(
             client_id="" if command.queue else command.client_id,
             cursor=start - 1,
         )
-        _add_group(channel, group)
+        channel.add(group)
     subscription = Subscription(
         id=number,
         generation=turn.generation(),
@@ -253,25 +253,9 @@ def _touch(state: State, subscription: Subscription) -> None:
     state.touched.groups[group.id] = group.channel.id
 
 
-def _add_group(channel: Channel, group: Group) -> None:
-    channel.groups[group.id] = group
-    if group.queue and group.durable:
-        channel.durable_queues[group.durable, group.queue] = group
-    elif group.queue:
-        channel.queues[group.queue] = group
-    elif group.durable:
-        channel.durables[group.client_id, group.durable] = group
-
-
 def _remove_group(state: State, group: Group) -> None:
     channel = group.channel
-    del channel.groups[group.id]
-    if group.queue and group.durable:
-        del channel.durable_queues[group.durable, group.queue]
-    elif group.queue:
-        del channel.queues[group.queue]
-    elif group.durable:
-        del channel.durables[group.client_id, group.durable]
+    channel.remove(group)
     state.overdue.pop(group.id, None)
     state.hungry.pop(group.id, None)
     state.touched.groups[group.id] = channel.id

@@ -1,0 +1,67 @@
+"""Keys and small encodings of the records that ``records`` writes and ``restoring`` reads."""
+
+from __future__ import annotations
+
+import struct
+
+from .effects import ClientOpened, Ok, Outcome, Probing, Refused, SubscriptionOpened
+from .state import Record
+
+FORMAT = 1
+"""Version of the records, in ``m``."""
+
+META = b"m"
+CLIENT = struct.Struct(">cQI")
+CHANNEL = struct.Struct(">cI")
+BLOCK = struct.Struct(">cIQ")
+NUMBER = struct.Struct(">cQ")
+
+OUTCOME_TYPES: tuple[type[Outcome], ...] = (Ok, Refused, ClientOpened, Probing, SubscriptionOpened)
+"""An outcome is written with its place here; new ones are added at the end."""
+
+PackedRecords = list[tuple[int, int, int, list[int]]]
+
+
+def pack_records(unacked: dict[int, Record]) -> PackedRecords:
+    """Neighbours that share a record, each ``(sent_at, entry, deliveries, runs of sequences)``."""
+    packed: PackedRecords = []
+    shared: Record | None = None
+    seqs: list[int] = []
+    for seq, record in unacked.items():
+        if record is not shared and record != shared:
+            if shared is not None:
+                packed.append((*shared, pack_runs(seqs)))
+            shared, seqs = record, []
+        seqs.append(seq)
+    if shared is not None:
+        packed.append((*shared, pack_runs(seqs)))
+    return packed
+
+
+def unpack_records(packed: PackedRecords) -> dict[int, Record]:
+    """The dict in its order; neighbours share a record again."""
+    unacked: dict[int, Record] = {}
+    for sent_at_ns, entry, deliveries, runs in packed:
+        unacked.update(dict.fromkeys(unpack_runs(runs), Record(sent_at_ns, entry, deliveries)))
+    return unacked
+
+
+def pack_runs(seqs: list[int], step: int = 1) -> list[int]:
+    """``[start, count, start, count, …]`` of sequences, each run going on by ``step``."""
+    runs: list[int] = []
+    expected = None
+    for seq in seqs:
+        if seq == expected:
+            runs[-1] += 1
+        else:
+            runs += (seq, 1)
+        expected = seq + step
+    return runs
+
+
+def unpack_runs(runs: list[int], step: int = 1) -> list[int]:
+    """The sequences in their order."""
+    seqs: list[int] = []
+    for start, count in zip(runs[::2], runs[1::2], strict=True):
+        seqs += range(start, start + count * step, step)
+    return seqs

@@ -1,0 +1,207 @@
+"""The state as records, keys and values of bytes: what a checkpoint and a snapshot hold.
+
+A checkpoint writes only what changed since the last one, so the cost is that of the change: each
+object that changed is in ``State.touched`` (or, a block of a log, in that log's ``touched``). Keys
+sort in the order in which things were created, and that is the order in which they are restored,
+so a restored state iterates exactly like the one that made it (R30)::
+
+    m                          time, term, settings, what is marked
+    n <node name>              the session of a node
+    c <generation>             a client
+    h <channel id>             a channel
+    l <channel id> <block>     a block of its log
+    g <group id>               a group: cursor, members in order, orphans
+    s <subscription id>        a subscription
+    u <subscription id>        what it was sent: unacked, due, last sent
+
+Numbers in keys are big-endian, values msgpack arrays (a block is raw). What follows from other
+records isn't written: deadlines, limits, lookups.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import struct
+from collections.abc import Iterator
+from typing import Any
+
+import msgpack
+
+from node.units import Generation
+
+from .record_keys import BLOCK, CHANNEL, CLIENT, FORMAT, META, NUMBER, OUTCOME_TYPES, pack_records, pack_runs
+from .restoring import restore
+from .state import Channel, Client, Group, Session, State, Subscription, Touched
+
+__all__ = ["Change", "all_records", "digest", "restore", "take_changes"]
+
+Change = tuple[bytes, bytes | None]
+
+
+def take_changes(state: State) -> list[Change]:
+    """What changed since the last call: key and value, or None for what is gone.
+
+    Together with all earlier changes it is the state as it is now.
+    """
+    touched, state.touched = state.touched, Touched()
+    changes: list[Change] = [_meta(state)]
+    changes += [_session(state.sessions[node]) for node in touched.sessions]
+    for generation, client_id in touched.clients.items():
+        client = state.clients.get(client_id)
+        live = client is not None and client.generation == generation
+        changes.append(_client(client) if client is not None and live else (_client_key(generation), None))
+    for number in touched.channels:
+        channel = state.channels_by_id.get(number)
+        changes.append(_channel(channel) if channel is not None else (CHANNEL.pack(b"h", number), None))
+        if channel is not None:
+            changes += [_block(channel, block) for block in channel.log.touched]
+            channel.log.touched = {}
+    changes += [(BLOCK.pack(b"l", *place), None) for place in touched.gone_blocks]
+    for number, channel_id in touched.groups.items():
+        channel = state.channels_by_id.get(channel_id)
+        group = channel.groups.get(number) if channel is not None else None
+        changes.append(_group(group) if group is not None else (NUMBER.pack(b"g", number), None))
+    for number in touched.subscriptions:
+        subscription = state.subscriptions.get(number)
+        changes.append(
+            _subscription(subscription) if subscription is not None else (NUMBER.pack(b"s", number), None)
+        )
+    for number in touched.unacked:
+        subscription = state.subscriptions.get(number)
+        changes.append(
+            _unacked(subscription) if subscription is not None else (NUMBER.pack(b"u", number), None)
+        )
+    return changes
+
+
+def all_records(state: State) -> Iterator[tuple[bytes, bytes]]:
+    """The whole state, not in the order of the keys."""
+    yield _meta(state)
+    yield from map(_session, state.sessions.values())
+    yield from map(_client, state.clients.values())
+    for channel in state.channels.values():
+        yield _channel(channel)
+        for number in channel.log.block_numbers():
+            key, packed = _block(channel, number)
+            assert packed is not None
+            yield key, packed
+        yield from map(_group, channel.groups.values())
+    for subscription in state.subscriptions.values():
+        yield _subscription(subscription)
+        yield _unacked(subscription)
+
+
+def digest(state: State) -> bytes:
+    """32 bytes that are equal on nodes whose states are equal."""
+    hasher = hashlib.blake2b(digest_size=32)
+    for key, value in sorted(all_records(state)):
+        hasher.update(struct.pack(">II", len(key), len(value)))
+        hasher.update(key)
+        hasher.update(value)
+    return hasher.digest()
+
+
+def _pack(*values: Any) -> bytes:
+    packed: bytes = msgpack.packb(values)
+    return packed
+
+
+def _meta(state: State) -> tuple[bytes, bytes]:
+    return META, _pack(
+        FORMAT,
+        state.applied,
+        state.time_ns,
+        state.timestamp_ns,
+        state.term,
+        state.version,
+        state.founding_id,
+        state.cluster_tag,
+        state.last_channel,
+        state.last_subscription,
+        state.cold_grace_ns,
+        state.cold_release_ns,
+        state.settings.values(),
+        list(state.overdue),
+        list(state.hungry),
+    )
+
+
+def _session(session: Session) -> tuple[bytes, bytes]:
+    outcomes = [
+        (serial, OUTCOME_TYPES.index(type(outcome)), *outcome) for serial, outcome in session.outcomes.items()
+    ]
+    return b"n" + session.node.encode(), _pack(
+        session.id, session.nonce, session.applied, session.lowest_waited, outcomes
+    )
+
+
+def _client_key(generation: Generation) -> bytes:
+    return CLIENT.pack(b"c", *generation)
+
+
+def _client(client: Client) -> tuple[bytes, bytes]:
+    return _client_key(client.generation), _pack(
+        client.id,
+        client.conn_id,
+        client.heartbeat_inbox,
+        client.protocol,
+        client.ping_interval_s,
+        client.ping_max_out,
+        client.absent,
+        client.silent,
+        client.gone_since_ns,
+        client.probed_until_ns,
+    )
+
+
+def _channel(channel: Channel) -> tuple[bytes, bytes]:
+    log = channel.log
+    return CHANNEL.pack(b"h", channel.id), _pack(
+        channel.name,
+        channel.generation,
+        log.first,
+        log.last,
+        log.bytes,
+        channel.active_ns,
+        channel.limit_reached,
+    )
+
+
+def _block(channel: Channel, number: int) -> Change:
+    block = channel.log.block(number)
+    return BLOCK.pack(b"l", channel.id, number), block.pack() if block is not None else None
+
+
+def _group(group: Group) -> tuple[bytes, bytes]:
+    return NUMBER.pack(b"g", group.id), _pack(
+        group.channel.id,
+        group.durable,
+        group.queue,
+        group.client_id,
+        group.cursor,
+        [member.id for member in group.members],
+        group.shadow.id if group.shadow is not None else 0,
+        pack_records(group.orphans),
+    )
+
+
+def _subscription(subscription: Subscription) -> tuple[bytes, bytes]:
+    return NUMBER.pack(b"s", subscription.id), _pack(
+        subscription.generation,
+        subscription.client_id,
+        subscription.inbox,
+        subscription.ack_inbox,
+        subscription.max_in_flight,
+        subscription.ack_wait_ns,
+        subscription.absent,
+        subscription.gone_since_ns,
+    )
+
+
+def _unacked(subscription: Subscription) -> tuple[bytes, bytes]:
+    return NUMBER.pack(b"u", subscription.id), _pack(
+        subscription.last_sent,
+        pack_records(subscription.unacked),
+        pack_runs(subscription.due, -1),
+        subscription.due_here,
+    )

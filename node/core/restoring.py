@@ -1,0 +1,192 @@
+"""A state from its records: the other direction of ``records``."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import msgpack
+
+from node.errors import CorruptionError
+from node.units import ChannelID, Generation, SubscriptionID
+
+from . import limits
+from .dispatch import watch
+from .log import Block, MessageLog
+from .record_keys import (
+    BLOCK,
+    CHANNEL,
+    CLIENT,
+    FORMAT,
+    META,
+    NUMBER,
+    OUTCOME_TYPES,
+    unpack_records,
+    unpack_runs,
+)
+from .settings import Settings
+from .state import Channel, Client, Group, Session, State, Subscription, folded
+
+_Fields = tuple[Any, ...]
+
+
+def restore(records: Iterable[tuple[bytes, bytes]]) -> State:
+    """The state that made these records. They come in order of their keys; none at all: a new state.
+
+    Raises:
+        CorruptionError: they contradict each other, or another release wrote them.
+    """
+    by_kind: dict[bytes, list[tuple[bytes, bytes]]] = {}
+    for key, value in records:
+        by_kind.setdefault(key[:1], []).append((key, value))
+    if not by_kind:
+        return State()
+    try:
+        return _Restoring(by_kind).state
+    except (LookupError, ValueError, TypeError, struct.error, msgpack.UnpackException) as error:
+        raise CorruptionError(f"the checkpoint contradicts itself: {error!r}") from error
+
+
+class _Restoring:
+    """A state being put together, kind by kind: each needs only those before it."""
+
+    def __init__(self, by_kind: dict[bytes, list[tuple[bytes, bytes]]]) -> None:
+        self._by_kind = by_kind
+        self._groups: dict[int, Group] = {}
+        self.state = State()
+        overdue, hungry = self._meta()
+        self._sessions()
+        self._clients()
+        self._channels()
+        self._blocks()
+        self._read_groups(self._subscriptions())
+        self._derived()
+        self.state.overdue = {number: self._groups[number] for number in overdue}
+        self.state.hungry = {number: self._groups[number] for number in hungry}
+
+    def _unpacked(self, kind: bytes) -> Iterator[tuple[bytes, _Fields]]:
+        for key, value in self._by_kind.get(kind, []):
+            yield key, msgpack.unpackb(value, use_list=False)
+
+    def _meta(self) -> tuple[list[int], list[int]]:
+        ((_, (written, *values)),) = self._unpacked(META)
+        if written != FORMAT:
+            raise CorruptionError(f"the checkpoint has format {written}, this release reads {FORMAT}")
+        state = self.state
+        (
+            state.applied,
+            state.time_ns,
+            state.timestamp_ns,
+            state.term,
+            state.version,
+            state.founding_id,
+            state.cluster_tag,
+            state.last_channel,
+            state.last_subscription,
+            state.cold_grace_ns,
+            state.cold_release_ns,
+            settings,
+            overdue,
+            hungry,
+        ) = values
+        state.settings = Settings(**settings)
+        return overdue, hungry
+
+    def _sessions(self) -> None:
+        for key, (session_id, nonce, applied, lowest_waited, outcomes) in self._unpacked(b"n"):
+            session = Session(key[1:].decode(), session_id, nonce, applied, lowest_waited)
+            for serial, kind, *fields in outcomes:
+                session.outcomes[serial] = OUTCOME_TYPES[kind](*fields)
+            self.state.sessions[session.node] = session
+
+    def _clients(self) -> None:
+        for key, (client_id, *values) in self._unpacked(b"c"):
+            _, index, position = CLIENT.unpack(key)
+            client = Client(client_id, (index, position), *values)
+            self.state.clients[client_id] = client
+            if client.conn_id:
+                self.state.by_conn[client.conn_id] = client
+
+    def _channels(self) -> None:
+        state = self.state
+        for key, (name, generation, first, last, size, active_ns, limit_reached) in self._unpacked(b"h"):
+            channel = Channel(
+                id=ChannelID(CHANNEL.unpack(key)[1]),
+                name=name,
+                generation=generation,
+                limits=limits.limits_of(state.settings, name),
+                log=MessageLog(first, last, size),
+                active_ns=active_ns,
+                limit_reached=limit_reached,
+            )
+            state.channels[name] = channel
+            state.channels_by_id[channel.id] = channel
+            state.by_folded_name[folded(name)] = channel
+
+    def _blocks(self) -> None:
+        for key, packed in self._by_kind.get(b"l", []):
+            _, channel_id, number = BLOCK.unpack(key)
+            self.state.channels_by_id[channel_id].log.restore_block(number, Block.unpack(packed))
+        for channel in self.state.channels.values():
+            channel.log.check()
+
+    def _subscriptions(self) -> dict[int, tuple[_Fields, _Fields]]:
+        """What is written of each subscription, by its id."""
+        sent = {key[1:]: values for key, values in self._unpacked(b"u")}
+        return {NUMBER.unpack(key)[1]: (values, sent[key[1:]]) for key, values in self._unpacked(b"s")}
+
+    def _read_groups(self, written: dict[int, tuple[_Fields, _Fields]]) -> None:
+        found: dict[int, Subscription] = {}
+        for key, values in self._unpacked(b"g"):
+            channel_id, durable, queue, client_id, cursor, members, shadow, orphans = values
+            channel = self.state.channels_by_id[channel_id]
+            group = Group(NUMBER.unpack(key)[1], channel, durable, queue, client_id, cursor)
+            group.orphans = unpack_records(orphans)
+            channel.add(group)
+            self._groups[group.id] = group
+            for number in members:
+                found[number] = _subscription(number, group, *written[number])
+                group.members.append(found[number])
+            if shadow:
+                found[shadow] = group.shadow = _subscription(shadow, group, *written[shadow])
+        if len(found) != len(written):
+            raise CorruptionError("the checkpoint has a subscription without a group")
+        self.state.subscriptions = {number: found[number] for number in written}
+
+    def _derived(self) -> None:
+        """What is not written: who is whose, ack inboxes, deadlines."""
+        state = self.state
+        online = [member for group in self._groups.values() for member in group.members]
+        for member in sorted(online, key=_generation):  # the order in which they came online
+            member.client = state.clients[member.client_id]
+            member.client.subscriptions[member.id] = member
+            state.by_ack_inbox[member.ack_inbox] = member
+            watch(state, member)
+        for channel in state.channels.values():
+            limits.watch_age(state, channel)
+
+
+def _generation(subscription: Subscription) -> Generation:
+    return subscription.generation
+
+
+def _subscription(number: int, group: Group, described: _Fields, sent: _Fields) -> Subscription:
+    generation, client_id, inbox, ack_inbox, max_in_flight, ack_wait_ns, absent, gone_since_ns = described
+    last_sent, unacked, due, due_here = sent
+    return Subscription(
+        id=SubscriptionID(number),
+        generation=generation,
+        client_id=client_id,
+        group=group,
+        inbox=inbox,
+        ack_inbox=ack_inbox,
+        max_in_flight=max_in_flight,
+        ack_wait_ns=ack_wait_ns,
+        absent=absent,
+        gone_since_ns=gone_since_ns,
+        last_sent=last_sent,
+        unacked=unpack_records(unacked),
+        due=unpack_runs(due, -1),
+        due_here=due_here,
+    )
