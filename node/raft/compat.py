@@ -265,7 +265,11 @@ class Library(SyncObj):  # type: ignore[misc]  # the library is untyped
     def start_from(self, applied: int) -> None:
         """Everything up to ``applied`` is in the state already, and committed."""
         self._SyncObj__raftLastApplied = applied
-        self._SyncObj__raftCommitIndex = max(applied, self.commit)
+        self.commit_to(max(applied, self.commit))
+
+    def commit_to(self, index: int) -> None:
+        """Everything up to ``index``, which is in the log, is known to be committed."""
+        self._SyncObj__raftCommitIndex = index
 
     def tick(self, *, quorum: bool) -> None:
         """Campaign if authorised; as a leader commit, and step down without a quorum; apply."""

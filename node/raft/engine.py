@@ -338,9 +338,19 @@ class Engine:
 
     # --- snapshots ------------------------------------------------------------------------------------
 
-    def wants_snapshot(self, index: int, term: int) -> bool:
-        """Whether a snapshot up to that entry would bring anything that the log won't (S10)."""
-        return index > self.commit_index and self._journal.term_at(index) != term
+    @_stops_for_good
+    def offered_snapshot(self, index: int, term: int) -> bool:
+        """A peer offers a snapshot up to that entry: is it wanted?
+
+        It isn't if the log has that entry (S10). Then the log needn't be thrown away: what the
+        snapshot contains is committed, so everything up to there is now known to be, and the
+        leader is told.
+        """
+        if index > self.commit_index and self._journal.term_at(index) != term:
+            return True
+        self._library.commit_to(max(index, self.commit_index))
+        self._tell_leader(self.commit_index)
+        return False
 
     def suspend_applying(self) -> None:
         """A snapshot is being put in place of the state: apply nothing until it is done or given up."""
@@ -353,7 +363,7 @@ class Engine:
     def snapshot_installed(self, index: int, term: int, previous: tuple[int, int]) -> None:
         """The state machine is now that of entry ``index``, durably; let the log follow.
 
-        Call it after `wants_snapshot`, with applying suspended meanwhile, when the store's new
+        Call it after `offered_snapshot`, with applying suspended meanwhile, when the store's new
         content is complete and in place (S6: anything less is never acknowledged). The ack leaves
         when the journal's new base is durable. Applying is resumed.
 
@@ -371,10 +381,13 @@ class Engine:
         self._applied = index
         self._library.start_from(index)
         self._suspended = False
+        self._tell_leader(index)
+        self._settle()
+
+    def _tell_leader(self, match: int) -> None:
         leader = self.leader
         if leader is not None and leader != self.name:
-            self._promise(leader, Ack(self.term, index))
-        self._settle()
+            self._promise(leader, Ack(self.term, match))
 
     # --- appends --------------------------------------------------------------------------------------
 

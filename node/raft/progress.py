@@ -71,6 +71,11 @@ class Flow:
         self._inflight: deque[tuple[int, int]] = deque()
         self.inflight_bytes = 0
 
+    @property
+    def place(self) -> int:
+        """The entry that the next frame follows: in a probe that is out, what it asked about."""
+        return self.next - 1 if self.asked is None else self.asked
+
     def sent(self, last: int, size_bytes: int) -> None:
         """Entries up to ``last`` left for the peer."""
         if self.state is not FlowState.REPLICATE:
@@ -100,16 +105,12 @@ class Flow:
 
     def refused(self, refused: int, hint: int, last: int) -> bool:
         """The peer can't take what follows ``refused``. True if it lost what it had acknowledged."""
-        match self.state:
-            case FlowState.REPLICATE if refused < self.match:
-                return False  # an old frame that arrived late: by now the peer has more
-            case FlowState.PROBE | FlowState.LOST if refused != self.asked:
-                return False  # one of a burst: its neighbour was believed already
-            case FlowState.SNAPSHOT:
-                return False
+        probing = self.state in {FlowState.PROBE, FlowState.LOST}
+        if self.state is FlowState.SNAPSHOT or refused < self.match or (probing and refused != self.asked):
+            return False  # an old frame that arrived late, or one of a burst: its neighbour was believed
         was_lost = self.state is FlowState.LOST
         self.probe(max(self.match + 1, min(hint, refused, last + 1)))
-        if hint > self.match:
+        if hint > self.match or not probing or refused > self.match:
             return False
         self.state = FlowState.LOST
         self.asked = self.match  # wait for the heartbeat: it would only refuse again
@@ -190,7 +191,7 @@ class Replicator:
     ) -> None:
         if not flow.connected:
             return
-        if flow.next <= self._journal.first_index or flow.next < self._journal.first_readable:
+        if not self._has(flow.place):
             self._keep_alive(flow, commit, beat=beat)
             return
         last, sent = self._journal.last_index, False
@@ -204,7 +205,7 @@ class Replicator:
         if sent:
             flow.commit_told = commit
         elif beat:
-            prev = flow.asked if flow.asked is not None else min(flow.next - 1, last)
+            prev = flow.place
             if flow.state is not FlowState.REPLICATE:
                 flow.asked = prev
             self._send(flow.name, self._append(prev, commit, [], ask=True))
@@ -213,9 +214,13 @@ class Replicator:
             self._send(flow.name, self._append(flow.next - 1, commit, [], ask=False))
             flow.commit_told = commit
 
+    def _has(self, prev: int) -> bool:
+        """Whether a frame can follow ``prev``: its term and what comes after it are in the log."""
+        return prev >= self._journal.first_index and prev + 1 >= self._journal.first_readable
+
     def _keep_alive(self, flow: Flow, commit: int, *, beat: bool) -> None:
         if flow.state is not FlowState.SNAPSHOT:
-            flow.probe(flow.next)
+            flow.probe(flow.place + 1)
             flow.state = FlowState.SNAPSHOT
         if self._clock() - flow.reminded_at >= self._remind_s:
             flow.reminded_at = self._clock()

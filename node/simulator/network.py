@@ -1,0 +1,160 @@
+"""Links between hosts: connections that come and go, and messages that take time.
+
+A link behaves like a TCP connection: messages arrive in order, and when it breaks, what was on the
+way is gone. A direction can be *blocked* for a while: what is sent meanwhile arrives late, or never
+if the link breaks. In *rough* weather messages are also lost, doubled and reordered, which no TCP
+connection does, but which no rule may depend on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from typing import Any, Protocol
+
+from node.simulator.world import World
+
+
+class Endpoint(Protocol):
+    """A host, as the network sees it."""
+
+    name: str
+    up: bool
+
+    def link_up(self, peer: str) -> None: ...
+    def link_down(self, peer: str) -> None: ...
+    def deliver(self, peer: str, message: Any) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Weather:
+    """What may happen to a single message: probabilities."""
+
+    loss: float = 0.0
+    duplicate: float = 0.0
+    reorder: float = 0.0
+
+
+CALM = Weather()
+ROUGH = Weather(loss=0.03, duplicate=0.05, reorder=0.1)
+
+_LATE_S = 0.4
+_RECONNECT_S = (0.0005, 0.005, 0.05, 0.3)
+
+
+class Network:
+    """All links of a world. A pair of hosts has one link, with an epoch for each time it is up."""
+
+    def __init__(self, world: World, hosts: Sequence[Endpoint], weather: Weather = CALM) -> None:
+        self._world = world
+        self._hosts = {host.name: host for host in hosts}
+        self._weather = weather
+        self._epochs: dict[tuple[str, str], int] = {}
+        self._epoch = 0
+        self._blocked: dict[tuple[str, str], int] = {}
+        self._waiting: dict[tuple[str, str], list[tuple[int, Any]]] = {}
+        self._last_arrival: dict[tuple[str, str], float] = {}
+
+    def calm(self) -> None:
+        """From now on: no bad weather, nothing blocked, every link comes back."""
+        self._weather = CALM
+        for pair in list(self._blocked):
+            self._blocked[pair] = 1
+            self._unblock(pair)
+        for a, b in combinations(self._hosts, 2):
+            self._world.after(0.01, lambda a=a, b=b: self.connect(a, b))  # type: ignore[misc]
+
+    # --- links ------------------------------------------------------------------------------------
+
+    def connect(self, a: str, b: str) -> None:
+        """Bring the link up, if both hosts are; later if the way is blocked."""
+        first, second = self._hosts[a], self._hosts[b]
+        if not (first.up and second.up) or self._link(a, b) is not None:
+            return
+        if (a, b) in self._blocked or (b, a) in self._blocked:
+            self._world.after(0.05, lambda: self.connect(a, b))
+            return
+        self._epoch += 1
+        self._epochs[_pair(a, b)] = self._epoch
+        self._world.note(f"link {a}-{b} up")
+        first.link_up(b)
+        second.link_up(a)
+
+    def cut(self, a: str, b: str) -> None:
+        """Break the link; it comes back by itself after a while, short or long."""
+        if self._epochs.pop(_pair(a, b), None) is None:
+            return
+        self._world.note(f"link {a}-{b} down")
+        for here, there in ((a, b), (b, a)):
+            self._waiting.pop((here, there), None)
+            if self._hosts[here].up:
+                self._hosts[here].link_down(there)
+        self._world.after(self._world.rng.choice(_RECONNECT_S), lambda: self.connect(a, b))
+
+    def cut_all(self, name: str) -> None:
+        for other in self._hosts:
+            if other != name:
+                self.cut(name, other)
+
+    def connect_all(self, name: str) -> None:
+        """A host has started: its links come up soon."""
+        for other in self._hosts:
+            if other != name:
+                delay = self._world.rng.uniform(0, 0.05)
+                self._world.after(delay, lambda other=other: self.connect(name, other))  # type: ignore[misc]
+
+    def block(self, pairs: Iterable[tuple[str, str]], seconds: float) -> None:
+        """Let nothing through in these directions for a while."""
+        for pair in pairs:
+            self._blocked[pair] = self._blocked.get(pair, 0) + 1
+            self._world.note(f"{pair[0]} to {pair[1]} blocked for {seconds:.2f} s")
+            self._world.after(seconds, lambda pair=pair: self._unblock(pair))  # type: ignore[misc]
+
+    def _unblock(self, pair: tuple[str, str]) -> None:
+        count = self._blocked.pop(pair, 0)
+        if count > 1:
+            self._blocked[pair] = count - 1
+            return
+        waiting = self._waiting.pop(pair, [])
+        if self._world.chance(0.4):
+            self.cut(*pair)
+        for epoch, message in waiting:
+            self._post(*pair, epoch, message)
+
+    # --- messages ---------------------------------------------------------------------------------
+
+    def send(self, sender: str, receiver: str, message: Any) -> None:
+        epoch = self._link(sender, receiver)
+        if epoch is None:
+            return
+        if self._world.chance(self._weather.loss):
+            return
+        if self._world.chance(self._weather.duplicate):
+            delay = self._world.rng.uniform(0.001, _LATE_S)
+            self._world.after(delay, lambda: self._arrive(sender, receiver, epoch, message))
+        if (sender, receiver) in self._blocked:
+            self._waiting.setdefault((sender, receiver), []).append((epoch, message))
+        else:
+            self._post(sender, receiver, epoch, message)
+
+    def _post(self, sender: str, receiver: str, epoch: int, message: Any) -> None:
+        rng, now = self._world.rng, self._world.now
+        delay = rng.uniform(0.0003, 0.003) if rng.random() < 0.95 else rng.uniform(0.003, 0.08)
+        if self._world.chance(self._weather.reorder):
+            delay = rng.uniform(0.003, _LATE_S)
+        elif not self._weather.reorder:
+            delay = max(delay, self._last_arrival.get((sender, receiver), 0.0) - now + 1e-6)
+            self._last_arrival[sender, receiver] = now + delay
+        self._world.after(delay, lambda: self._arrive(sender, receiver, epoch, message))
+
+    def _arrive(self, sender: str, receiver: str, epoch: int, message: Any) -> None:
+        if self._link(sender, receiver) == epoch and self._hosts[receiver].up:
+            self._hosts[receiver].deliver(sender, message)
+
+    def _link(self, a: str, b: str) -> int | None:
+        return self._epochs.get(_pair(a, b))
+
+
+def _pair(a: str, b: str) -> tuple[str, str]:
+    return (a, b) if a < b else (b, a)

@@ -1,0 +1,117 @@
+"""What Raft promises, checked while a group runs. The first broken promise ends the run.
+
+*Election safety*: a term has one leader. *Leader completeness*: who is elected has every entry that
+was committed in an earlier term. *State machine safety*: all apply the same batch at the same
+index, in order, each once. *Log matching*: two logs that agree on an entry's term agree on all
+before it. *Durability*: what was applied anywhere is in every state in the end. *Convergence*: when
+everything is healed there is a leader, and all states are equal.
+
+Source: Ongaro and Ousterhout, *In Search of an Understandable Consensus Algorithm*, figure 3.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol, TypeAlias
+
+from node.raft.ports import JournalView
+
+State: TypeAlias = list[tuple[int, bytes]]
+"""What a host has applied: index and payload of each batch."""
+
+
+class ViolationError(Exception):
+    """A promise is broken: ``kind`` names it."""
+
+    def __init__(self, kind: str, text: str) -> None:
+        super().__init__(f"{kind}: {text}")
+        self.kind = kind
+
+
+class Observed(Protocol):
+    """A host in the end, as the checker sees it."""
+
+    name: str
+    state: State
+
+    @property
+    def log(self) -> JournalView: ...
+    @property
+    def is_ready(self) -> bool: ...
+    @property
+    def applied(self) -> int: ...
+
+
+class RaftChecker:
+    """Told of every election, commit and application; remembers what was committed where."""
+
+    def __init__(self) -> None:
+        self.committed: dict[int, tuple[int, bytes]] = {}
+        """Term and payload of each entry that any leader committed or any node applied."""
+        self._commit_terms: dict[int, int] = {}
+        self._leaders: dict[int, str] = {}
+
+    def elected(self, name: str, term: int, journal: JournalView) -> None:
+        leader = self._leaders.setdefault(term, name)
+        if leader != name:
+            raise ViolationError("election safety", f"term {term} is led by {leader} and {name}")
+        for index, entry in self.committed.items():
+            if index >= journal.first_readable and self._commit_terms[index] < term:
+                self._expect(name, journal, index, entry)
+
+    def _expect(self, name: str, journal: JournalView, index: int, entry: tuple[int, bytes]) -> None:
+        if index > journal.last_index or journal.term_at(index) != entry[0]:
+            raise ViolationError(
+                "leader completeness",
+                f"{name} leads, entry {index} of term {entry[0]} is committed, and there it has term "
+                f"{journal.term_at(index)} (last entry {journal.last_index})",
+            )
+
+    def commits(self, name: str, journal: JournalView, term: int, above: int, up_to: int) -> None:
+        """The leader of ``term`` has moved its commit index."""
+        for index in range(max(above + 1, journal.first_readable), up_to + 1):
+            self._commit(name, index, journal.term_at(index) or 0, journal.payload_at(index), term)
+
+    def applies(self, name: str, index: int, term: int, payload: bytes, state: State) -> None:
+        """A node applies a batch to ``state``, which doesn't contain it yet."""
+        if state and state[-1][0] >= index:
+            raise ViolationError("state machine safety", f"{name} applies {index} after {state[-1][0]}")
+        self._commit(name, index, term, b"\x01" + payload, term)
+
+    def _commit(self, name: str, index: int, term: int, payload: bytes, at_term: int) -> None:
+        self._commit_terms.setdefault(index, at_term)
+        known = self.committed.setdefault(index, (term, payload))
+        if known != (term, payload):
+            raise ViolationError(
+                "state machine safety",
+                f"{name} commits {payload[:12]!r} of term {term} at {index}, where "
+                f"{known[1][:12]!r} of term {known[0]} was committed",
+            )
+
+    # --- in the end -------------------------------------------------------------------------------
+
+    def finish(self, hosts: Sequence[Observed]) -> None:
+        """Everything is healed and some time has passed."""
+        for position, one in enumerate(hosts):
+            for other in hosts[:position]:
+                self._match(one, other)
+        applied = {host.name: host.applied for host in hosts}
+        if not any(host.is_ready for host in hosts):
+            raise ViolationError("convergence", "there is no ready leader")
+        if len(set(applied.values())) > 1:
+            raise ViolationError("convergence", f"not all have applied the same: {applied}")
+        entries = sorted(self.committed.items())
+        batches = [(index, payload[1:]) for index, (_, payload) in entries if payload[:1] == b"\x01"]
+        for host in hosts:
+            if host.state != batches:
+                missing = [batch for batch in batches if batch not in host.state]
+                raise ViolationError("durability", f"{host.name} misses {len(missing)}: {missing[:3]}")
+
+    def _match(self, one: Observed, other: Observed) -> None:
+        a, b = one.log, other.log
+        first, last = max(a.first_readable, b.first_readable), min(a.last_index, b.last_index)
+        agreed = False
+        for index in range(last, first - 1, -1):
+            agreed = agreed or a.term_at(index) == b.term_at(index)
+            if agreed and (a.term_at(index), a.payload_at(index)) != (b.term_at(index), b.payload_at(index)):
+                raise ViolationError("log matching", f"{one.name} and {other.name} differ at {index}")

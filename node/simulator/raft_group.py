@@ -1,0 +1,322 @@
+"""A Raft group in a simulated world: real engines, journals in memory, a small state machine.
+
+A host stands for a process and its disk. Its engine is driven as `node.raft.driver` drives it:
+frames, tick, flush, and asleep until the engine's next deadline. The state machine is the list of
+batches it was given; its store is a copy of that list, made now and then, no further than what is
+durable in the journal, which then drops its prefix. A peer that needs what was dropped is sent the
+copy.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from node.raft.engine import Engine
+from node.raft.ports import Limits, Role, Timing
+from node.simulator.journal import MemoryFlush, MemoryJournal, Tape
+from node.simulator.network import CALM, Network, Weather
+from node.simulator.raft_checks import RaftChecker, State
+from node.simulator.world import World
+
+TIMING = Timing(election_min_s=0.3, election_max_s=0.6, heartbeat_s=0.05)
+LIMITS = Limits(frame_bytes=300, window_bytes=2000)
+"""Small, so that short logs already need many frames."""
+
+_FLUSH_S = (0.0005, 0.002, 0.002, 0.01, 0.04)
+
+
+class Snapshot(NamedTuple):
+    """A state, durably stored or on its way: it contains everything up to entry ``up_to``."""
+
+    up_to: int
+    term: int
+    previous: tuple[int, int]
+    state: State
+
+
+_EMPTY = Snapshot(0, 0, (0, 0), [])
+
+
+@dataclass(frozen=True, slots=True)
+class GroupOptions:
+    """Options of a group."""
+
+    nodes: int = 3
+    weather: Weather = field(default=CALM)
+    timing: Timing = field(default=TIMING)
+    limits: Limits = field(default=LIMITS)
+
+
+class RaftHost:
+    """One process that can be started, killed, paused and robbed of its power."""
+
+    def __init__(self, group: RaftGroup, name: str) -> None:
+        self.name = name
+        self.up = False
+        self.paused = False
+        self.journal: MemoryJournal
+        self.engine: Engine
+        self.state: State = []
+        self._group = group
+        self._world = group.world
+        self._tape = Tape()
+        self._store = _EMPTY
+        self._life = 0
+        self._inbox: list[tuple[str, Any]] = []
+        self._paused_at = 0.0
+        self._woken_at = float("inf")
+        self._led_term = 0
+        self._seen_commit = 0
+
+    @property
+    def log(self) -> MemoryJournal:
+        return self.journal
+
+    @property
+    def is_ready(self) -> bool:
+        return self.up and self.engine.is_ready
+
+    @property
+    def leads(self) -> bool:
+        return self.up and self.engine.role is Role.LEADER
+
+    @property
+    def applied(self) -> int:
+        return self.engine.applied_index
+
+    # --- life and death ---------------------------------------------------------------------------
+
+    def start(self) -> None:
+        if self.up:
+            return
+        self.up, self.paused = True, False
+        self._life += 1
+        self._inbox.clear()
+        self._woken_at = float("inf")
+        self.journal = journal = MemoryJournal(self._tape)
+        stored = self._store
+        self.state = list(stored.state)
+        if stored.up_to and not journal.first_index <= stored.up_to <= journal.last_index:
+            # The store was in place before the journal's new base was durable.
+            journal.reset((stored.up_to, stored.term), stored.previous)
+        self.engine = Engine(
+            node=self.name,
+            members=self._group.names,
+            journal=journal,
+            applied=stored.up_to,
+            timing=self._group.options.timing,
+            clock=self._world.clock,
+            rng=self._world.rng,
+            send=lambda peer, message: self._group.network.send(self.name, peer, message),
+            apply=self._apply,
+            listener=self,
+            limits=self._group.options.limits,
+        )
+        self._seen_commit = self.engine.commit_index
+        self._world.note(f"{self.name} starts at entry {stored.up_to} of {journal.last_index}")
+        self._group.network.connect_all(self.name)
+        self._work()
+
+    def crash(self, *, power: bool) -> None:
+        """Kill the process; with ``power`` the disk also loses what no flush has made durable."""
+        if not self.up:
+            return
+        self._world.counts["crashes"] += 1
+        self._world.note(f"{self.name} dies{' with its power' if power else ''}")
+        self.up = False
+        self._life += 1
+        self._group.network.cut_all(self.name)
+        if power:
+            self._world.counts["operations lost"] += self._tape.lose(self._world.rng)
+
+    def pause(self, seconds: float) -> None:
+        """Stop the process for a while; what arrives waits in its sockets."""
+        if self.up and not self.paused:
+            self._world.note(f"{self.name} pauses for {seconds:.2f} s")
+            self.paused, self._paused_at = True, self._world.now
+            life = self._life
+            self._world.after(seconds, lambda: self.resume() if self._life == life else None)
+
+    def resume(self) -> None:
+        if not self.paused:
+            return
+        self._world.note(f"{self.name} resumes")
+        self.paused = False
+        inbox, self._inbox = self._inbox, []
+        if self._world.chance(0.5):
+            self.engine.paused(self._world.now - self._paused_at)
+        for peer, message in inbox:
+            self._take(peer, message)
+        self._tick()
+
+    # --- network ----------------------------------------------------------------------------------
+
+    def link_up(self, peer: str) -> None:
+        self.engine.connected(peer)
+        self._work()
+
+    def link_down(self, peer: str) -> None:
+        self._inbox = [(sender, message) for sender, message in self._inbox if sender != peer]
+        self.engine.disconnected(peer)
+        self._work()
+
+    def deliver(self, peer: str, message: Any) -> None:
+        if self.paused:
+            self._inbox.append((peer, message))
+        else:
+            self._take(peer, message)
+
+    def _take(self, peer: str, message: Any) -> None:
+        if isinstance(message, Snapshot):
+            self._install(message)
+        else:
+            self.engine.receive(peer, message)
+        self._work()
+
+    # --- driving ----------------------------------------------------------------------------------
+
+    def propose(self, payload: bytes) -> None:
+        self.engine.propose(payload)
+        self.engine.replicate()
+        self._work()
+
+    def _work(self) -> None:
+        """After anything that happened: look, flush what is dirty, and sleep until the next deadline."""
+        self._observe()
+        if self.journal.written > self.journal.durable:
+            flush = self.journal.begin_flush()
+            if flush is not None:
+                life = self._life
+                delay = self._world.rng.choice(_FLUSH_S)
+                self._world.after(delay, lambda: self._flushed(flush, life))
+        deadline = self.engine.next_deadline()
+        if deadline < self._woken_at:
+            self._woken_at = deadline
+            life = self._life
+            self._world.after(max(0.0, deadline - self._world.now), lambda: self._wake(deadline, life))
+
+    def _flushed(self, flush: MemoryFlush, life: int) -> None:
+        if life != self._life:
+            return
+        if self.paused:
+            self._world.after(0.01, lambda: self._flushed(flush, life))
+            return
+        flush.run()
+        self.journal.end_flush(flush)
+        self.engine.on_durable()
+        self._work()
+
+    def _wake(self, deadline: float, life: int) -> None:
+        if life == self._life and deadline == self._woken_at:
+            self._woken_at = float("inf")
+            if not self.paused:
+                self._tick()
+
+    def _tick(self) -> None:
+        self.engine.tick()
+        self._work()
+
+    def _observe(self) -> None:
+        engine, checker = self.engine, self._group.checker
+        if engine.role is Role.LEADER:
+            if engine.term > self._led_term:
+                self._led_term = engine.term
+                self._world.counts["elections"] += 1
+                self._world.note(f"{self.name} leads term {engine.term}")
+                checker.elected(self.name, engine.term, self.journal)
+            checker.commits(self.name, self.journal, engine.term, self._seen_commit, engine.commit_index)
+        self._seen_commit = engine.commit_index
+
+    # --- state, store and snapshots -----------------------------------------------------------------
+
+    def _apply(self, index: int, term: int, payload: bytes) -> None:
+        self._group.checker.applies(self.name, index, term, payload, self.state)
+        self.state.append((index, payload))
+
+    def checkpoint(self, keep: int) -> None:
+        """Store the state, if the journal is as far on the disk; drop all but ``keep`` entries behind it."""
+        index = self.engine.applied_index
+        term, previous = self.journal.term_at(index), self.journal.term_at(index - 1)
+        if index - self._store.up_to < 25 or self.journal.durable_index < index:
+            return
+        assert term is not None
+        assert previous is not None
+        self._world.counts["checkpoints"] += 1
+        self._store = Snapshot(index, term, (index - 1, previous), list(self.state))
+        self.journal.drop_before(index - keep)
+        self._work()
+
+    def _install(self, snapshot: Snapshot) -> None:
+        if not self.engine.offered_snapshot(snapshot.up_to, snapshot.term):
+            return
+        self._world.counts["snapshots installed"] += 1
+        self.engine.suspend_applying()
+        self._store = snapshot
+        self.state = list(snapshot.state)
+        self.engine.snapshot_installed(snapshot.up_to, snapshot.term, snapshot.previous)
+
+    def needs_snapshot(self, peer: str) -> None:
+        self._world.counts["snapshots sent"] += 1
+        self._group.network.send(self.name, peer, self._store)
+
+    # --- what else the engine tells -------------------------------------------------------------------
+
+    def role_changed(self, role: Role, term: int, leader: str | None, cause: str) -> None:
+        self._world.note(f"{self.name} is {role} in term {term} under {leader}: {cause}")
+
+    def applied_to(self, index: int, term: int) -> None:
+        pass
+
+    def leader_note(self) -> None:
+        return None
+
+    def follower_note(self) -> None:
+        return None
+
+    def noted_leader(self, peer: str, note: Any) -> None:
+        pass
+
+    def noted_follower(self, peer: str, note: Any) -> None:
+        pass
+
+    def lost_entries(self, peer: str, acknowledged: int, last: int) -> None:
+        self._world.counts["lost entries reported"] += 1
+
+    def commit_learned(self, commit: int, term: int) -> None:
+        pass
+
+
+class RaftGroup:
+    """The hosts, their network and the checker."""
+
+    def __init__(self, world: World, options: GroupOptions) -> None:
+        self.world = world
+        self.options = options
+        self.checker = RaftChecker()
+        self.names = [f"n{number}" for number in range(1, options.nodes + 1)]
+        self.hosts = [RaftHost(self, name) for name in self.names]
+        self.network = Network(world, self.hosts, options.weather)
+        self._proposed = 0
+
+    def start(self) -> None:
+        for host in self.hosts:
+            host.start()
+
+    def propose(self, count: int) -> None:
+        """Every host that believes to lead proposes so many batches of its own."""
+        for host in self.hosts:
+            if host.leads and not host.paused:
+                for _ in range(count):
+                    self._proposed += 1
+                    self.world.counts["proposed"] += 1
+                    size = self.world.rng.choice((5, 20, 120))
+                    host.propose(b"%06d" % self._proposed + b"." * size)
+
+    def heal(self) -> None:
+        """Nothing fails any more, and what did comes back."""
+        self.world.note("heal")
+        self.network.calm()
+        for host in self.hosts:
+            host.resume()
+            host.start()

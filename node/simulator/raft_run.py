@@ -1,0 +1,66 @@
+"""One run of a Raft group under an adversary: break things for a while, heal, and look."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+
+from node.simulator.adversary import Adversary, Faults
+from node.simulator.network import CALM, Weather
+from node.simulator.raft_group import GroupOptions, RaftGroup
+from node.simulator.world import World
+
+_QUIET_S = 1.0
+"""In the end nobody proposes any more, so that all states can be compared."""
+
+
+@dataclass(frozen=True, slots=True)
+class RaftRun:
+    """What a run is like, apart from its seed."""
+
+    faults: Faults = field(default_factory=Faults)
+    weather: Weather = CALM
+    nodes: tuple[int, ...] = (3, 3, 5)
+    """How many there are: one of these."""
+    trouble_s: float = 6.0
+    healed_s: float = 4.0
+
+
+def run_raft(seed: int, run: RaftRun, *, trace: list[str] | None = None) -> Counter[str]:
+    """Run one seed.
+
+    Args:
+        seed: decides everything.
+        run: the kind of run.
+        trace: is filled with what happened, line by line, also if a promise is broken.
+
+    Returns:
+        What happened how often.
+
+    Raises:
+        ViolationError: a promise is broken.
+    """
+    world = World(seed, trace=trace is not None)
+    if trace is not None:
+        world.trace = trace
+    group = RaftGroup(world, GroupOptions(nodes=world.rng.choice(run.nodes), weather=run.weather))
+    adversary = Adversary(group, run.faults)
+
+    until = world.now + run.trouble_s + run.healed_s
+
+    def client() -> None:
+        if world.now < until:
+            group.propose(world.rng.choice((1, 1, 2, 8)))
+            world.after(world.rng.uniform(0.01, 0.12), client)
+
+    group.start()
+    world.after(0.5, client)
+    world.after(1.0, adversary.start)
+    world.run(run.trouble_s)
+    adversary.stop()
+    group.heal()
+    world.run(run.healed_s)
+    world.run(_QUIET_S)
+    group.checker.finish(group.hosts)
+    world.counts["committed"] = len(group.checker.committed)
+    return world.counts
