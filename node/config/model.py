@@ -268,6 +268,9 @@ class Clients:
     max_connections: Annotated[int, Count(minimum=1)] = 65536
     """Client connections of one node. One more is told so and closed."""
 
+    max_subscriptions: Annotated[int, Count()] = 0
+    """Subscriptions of one connection. One more is refused. 0: no limit."""
+
     max_pending: Annotated[int, Size(minimum=64 * 1024)] = 64 * 1024 * 1024
     """Bytes waiting for one client that reads too slowly; with more it is cut off."""
 
@@ -374,7 +377,6 @@ NOT_YET: Final[Mapping[str, str]] = MappingProxyType(
     {
         "cluster.routes": "peers of other clusters",
         "clients.tls": "TLS for clients",
-        "clients.max_subscriptions": "a bound on subscriptions of one connection",
         "clients.default_permissions": "permissions for users without any",
         "limits.channels.max_redeliveries": "a bound on redeliveries",
         "limits.channels.dead_letter": "dead letters",

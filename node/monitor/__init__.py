@@ -1,1 +1,1 @@
-"""(filled in by the room)."""
+"""Monitoring: state to plain values (`views`, `nats_views`), and the HTTP server that shows them (`http`)."""

@@ -1,0 +1,215 @@
+"""What monitoring needs to know, as plain values, and who tells it: the `Source`.
+
+The shell implements `Source` over its real objects; tests over fakes. Everything is read in one go
+or between the steps of a view, on the node's own event loop, and never changed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from node.core.state import State
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """What stays the same while the process lives. Times are Unix nanoseconds."""
+
+    name: str
+    """The node's name."""
+    cluster_id: str
+    server_id: str
+    """Of the NATS server; random for each process."""
+    streaming_id: str
+    """Of the streaming server; random for each process, and another one."""
+    version: str
+    start_ns: int
+    is_clustered: bool
+    """The cluster has more than one member."""
+    host: str
+    port: int
+    """Where clients connect."""
+    http_host: str
+    http_port: int
+    auth_required: bool
+    auth_timeout_ns: int
+    max_connections: int
+    max_payload: int
+    max_control_line: int
+    max_pending: int
+    ping_interval_ns: int
+    ping_max: int
+    write_deadline_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class Traffic:
+    """Counters of this node since the process started."""
+
+    connections_total: int = 0
+    """Client connections there have been, closed ones included."""
+    slow_consumers: int = 0
+    """Client connections that were cut off because they read too slowly."""
+    in_msgs: int = 0
+    in_bytes: int = 0
+    out_msgs: int = 0
+    out_bytes: int = 0
+    """NATS messages from and to clients; bytes of payload."""
+    streaming_in_msgs: int = 0
+    streaming_in_bytes: int = 0
+    """Publishes to the streaming service that came in at this node; bytes of payload."""
+    streaming_out_msgs: int = 0
+    streaming_out_bytes: int = 0
+    """Messages this node sent to streaming subscriptions, redeliveries included; bytes of MsgProto."""
+
+
+@dataclass(frozen=True, slots=True)
+class Interest:
+    """The routing table of this node."""
+
+    subscriptions: int = 0
+    """Of clients here, of other nodes and of the node's own services."""
+    cached: int = 0
+    inserts: int = 0
+    removes: int = 0
+    matches: int = 0
+    cache_hit_rate: float = 0.0
+    max_fanout: int = 0
+    average_fanout: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class NatsSubscription:
+    """One subscription of a client connection or of the node itself (``cid`` 0)."""
+
+    subject: str
+    queue: str
+    sid: str
+    cid: int
+    msgs: int = 0
+    """Messages delivered to it."""
+    max_msgs: int = 0
+    """It ends after so many; 0: never."""
+
+
+@dataclass(frozen=True, slots=True)
+class Connection:
+    """One client connection. Times are Unix nanoseconds."""
+
+    cid: int
+    ip: str
+    port: int
+    start_ns: int
+    last_activity_ns: int
+    subscriptions: int = 0
+    pending_bytes: int = 0
+    in_msgs: int = 0
+    out_msgs: int = 0
+    in_bytes: int = 0
+    out_bytes: int = 0
+    rtt_ns: int | None = None
+    name: str = ""
+    lang: str = ""
+    version: str = ""
+    user: str = ""
+    """Whom it authenticated as; shown only when asked for."""
+    stop_ns: int | None = None
+    """When it closed; None: it is open."""
+    reason: str = ""
+    """Why it closed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """The link to one other node."""
+
+    rid: int
+    name: str
+    dialled: bool
+    """This node opened it."""
+    ip: str
+    port: int
+    start_ns: int
+    last_activity_ns: int
+    subscriptions: int = 0
+    """Subjects the other node is interested in."""
+    pending_bytes: int = 0
+    in_msgs: int = 0
+    out_msgs: int = 0
+    in_bytes: int = 0
+    out_bytes: int = 0
+    rtt_ns: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """Another member, as this node sees it."""
+
+    name: str
+    is_connected: bool
+    last_contact_ns: int | None
+    """How long ago it was last heard; None: not since this process started."""
+    match_index: int = 0
+    """The last entry known to be on its disk; only a leader knows."""
+    next_index: int = 0
+    """The next entry to send it; only a leader knows."""
+    state: str = ""
+    """How it is being sent entries: ``probe``, ``replicate``, ``snapshot``; only a leader knows."""
+
+
+@dataclass(frozen=True, slots=True)
+class Raft:
+    """How this node stands in its group."""
+
+    role: Literal["leader", "follower", "candidate"]
+    term: int
+    leader: str | None
+    is_ready: bool
+    """It leads and has applied an entry of its own term."""
+    first_index: int
+    last_index: int
+    durable_index: int
+    """The last entry on this node's own disk."""
+    commit_index: int
+    applied_index: int
+    members: Sequence[str] = ()
+    peers: Sequence[Peer] = ()
+
+
+class Source(Protocol):
+    """A running node, as monitoring sees it."""
+
+    @property
+    def identity(self) -> Identity: ...
+
+    @property
+    def state(self) -> State:
+        """What this node has applied."""
+
+    def now_ns(self) -> int:
+        """Unix time in nanoseconds."""
+
+    def cluster_time_ns(self) -> int:
+        """The best estimate of cluster time at this moment, for AckWaits that count down."""
+
+    def unhealthy(self) -> str:
+        """Why the node can't serve: it hears no leader, it is restoring. Empty: it can."""
+
+    def raft(self) -> Raft: ...
+
+    def traffic(self) -> Traffic: ...
+
+    def interest(self) -> Interest: ...
+
+    def connect_urls(self) -> Sequence[str]:
+        """``host:port`` of every node that takes clients."""
+
+    def connections(self, *, closed: bool) -> Sequence[Connection]:
+        """The open client connections, or the last closed ones as far as they are remembered."""
+
+    def subscriptions(self, cid: int | None = None) -> Iterable[NatsSubscription]:
+        """Those of one client connection, or all of this node's."""
+
+    def routes(self) -> Sequence[Route]: ...

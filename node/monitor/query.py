@@ -1,0 +1,74 @@
+"""The query of a monitoring request. What the streaming pages forgive, the NATS pages refuse."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Final
+
+from node.errors import RefusedError
+
+LIMIT_DEFAULT: Final = 1024
+
+_INTEGER = re.compile(r"[+-]?[0-9]{1,18}", re.ASCII)
+
+
+class NotFoundError(RefusedError):
+    """There is no such thing: 404, with the text as body."""
+
+
+class BadQueryError(RefusedError):
+    """The query can't be read: 400, with the text as body."""
+
+
+class Query:
+    """Names and values as they came; the first of several with one name."""
+
+    __slots__ = ("_values",)
+
+    def __init__(self, values: Mapping[str, str] | None = None) -> None:
+        self._values = values or {}
+
+    def text(self, name: str) -> str:
+        return self._values.get(name, "")
+
+    def forgiving_page(self) -> tuple[int, int]:
+        """``(limit, offset)``; what can't be used has its default. Source: monitoring, "clientsz"."""
+        limit, offset = (_integer(self.text(name)) for name in ("limit", "offset"))
+        return (limit if limit and limit > 0 else LIMIT_DEFAULT), (offset if offset and offset > 0 else 0)
+
+    def is_one(self, name: str) -> bool:
+        """Whether it is exactly ``1``."""
+        return self.text(name) == "1"
+
+    def integer(self, name: str, default: int) -> int:
+        """A whole number.
+
+        Raises:
+            BadQueryError: something else.
+        """
+        text = self.text(name)
+        value = _integer(text) if text else default
+        if value is None:
+            raise BadQueryError(f"Error decoding {name}: {text!r} is not a whole number")
+        return value
+
+    def page(self) -> tuple[int, int]:
+        """``(limit, offset)`` of a NATS page.
+
+        Raises:
+            BadQueryError: not whole numbers.
+        """
+        limit, offset = self.integer("limit", LIMIT_DEFAULT), self.integer("offset", 0)
+        return (limit if limit > 0 else LIMIT_DEFAULT), max(offset, 0)
+
+    def flag(self, name: str) -> bool:
+        """Raise BadQueryError unless it is one of 1, 0, true and false, in any case, or absent."""
+        text = self.text(name).lower()
+        if text not in ("", "1", "0", "true", "false", "t", "f"):
+            raise BadQueryError(f"Error decoding {name}: {text!r} is not true or false")
+        return text in ("1", "true", "t")
+
+
+def _integer(text: str) -> int | None:
+    return int(text) if _INTEGER.fullmatch(text) else None

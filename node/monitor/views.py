@@ -1,0 +1,334 @@
+"""The streaming pages: what the cluster has agreed on, and how this node stands in its group.
+
+Pure functions from a `Source` and a `Query` to plain values; `http` makes JSON of them. Pages whose
+length nobody bounds are generators: they yield where the event loop may take a breath, since a
+node that stood still for long would be taken for dead. What they show of two channels may
+therefore be of two moments; what they show of one is of one.
+
+Every field and type of the reference's pages is there. Beside them a subscription shows the messages
+it holds (``unacked``: how often each was sent and how long its AckWait still runs) and its queue group.
+
+Source: the monitoring pages of the reference server, section "Streaming endpoints".
+"""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Generator, Sequence
+from dataclasses import replace
+from itertools import islice
+from typing import Any, Final, TypeAlias
+
+from node.core.limits import limits_of
+from node.core.settings import Limits, Settings
+from node.core.state import Channel, Client, Group, State, Subscription
+from node.monitor.figures import Peer, Source
+from node.monitor.formats import time_text, uptime_text
+from node.monitor.process import Process
+from node.monitor.query import NotFoundError, Query
+from node.protocol.subjects import covers
+from node.units import MILLISECOND, SECOND
+
+View: TypeAlias = dict[str, Any]
+Steps: TypeAlias = Generator[None, None, View]
+"""A view in the making: done when it returns; others may run whenever it yields."""
+
+UNACKED_SHOWN_MAX: Final = 100
+"""Of one subscription: those that fall due first."""
+MEMBERS_SHOWN_MAX: Final = 100
+"""Of one queue group."""
+
+
+def finished(steps: Steps) -> View:
+    """The view, made in one go."""
+    while True:
+        try:
+            next(steps)
+        except StopIteration as done:
+            view: View = done.value
+            return view
+
+
+def _head(source: Source) -> View:
+    identity = source.identity
+    return {
+        "cluster_id": identity.cluster_id,
+        "server_id": identity.streaming_id,
+        "now": time_text(source.now_ns()),
+    }
+
+
+def serverz(source: Source, process: Process) -> View:
+    """``/streaming/serverz``: the node, and sums over the cluster's state."""
+    identity, state, traffic = source.identity, source.state, source.traffic()
+    now_ns = source.now_ns()
+    view: View = {
+        **_head(source),
+        "version": identity.version,
+        "go": python_version(),
+        "state": "CLUSTERED" if identity.is_clustered else "STANDALONE",
+        "now": time_text(now_ns),
+        "start_time": time_text(identity.start_ns),
+        "uptime": uptime_text(now_ns - identity.start_ns),
+        "clients": len(state.clients),
+        "subscriptions": len(state.subscriptions),
+        "channels": len(state.channels),
+        **_stored(state),
+        "in_msgs": traffic.streaming_in_msgs,
+        "in_bytes": traffic.streaming_in_bytes,
+        "out_msgs": traffic.streaming_out_msgs,
+        "out_bytes": traffic.streaming_out_bytes,
+    }
+    if identity.is_clustered:
+        view["role"] = source.raft().role.capitalize()
+        view["node_id"] = identity.name
+    if process.open_fds:
+        view["open_fds"] = process.open_fds
+    if process.max_fds:
+        view["max_fds"] = process.max_fds
+    return view
+
+
+def python_version() -> str:
+    """What stands where the reference names its Go."""
+    return f"python{platform.python_version()}"
+
+
+def _stored(state: State) -> View:
+    return {
+        "total_msgs": sum(len(channel.log) for channel in state.channels.values()),
+        "total_bytes": sum(channel.log.bytes for channel in state.channels.values()),
+    }
+
+
+def storez(source: Source) -> View:
+    """``/streaming/storez``: what is kept, and within which limits."""
+    settings = source.state.settings
+    limits: View = {"max_channels": settings.max_channels, **_limits(settings)}
+    channels = {pattern: _limits(_limits_of(settings, pattern)) for pattern in sorted(settings.channels)}
+    if channels:
+        limits["channels"] = channels
+    return {
+        **_head(source),
+        "type": "RAFT_FILE" if source.identity.is_clustered else "FILE",
+        "limits": limits,
+        **_stored(source.state),
+    }
+
+
+def _limits_of(settings: Settings, pattern: str) -> Limits:
+    """What ``pattern`` inherits, from those that match all it matches, and gives itself."""
+    wider = {
+        other: limits
+        for other, limits in settings.channels.items()
+        if covers(other.encode(), pattern.encode())
+    }
+    return limits_of(replace(settings, channels=wider), pattern)
+
+
+def _limits(limits: Limits | Settings) -> View:
+    return {
+        "max_msgs": limits.max_msgs,
+        "max_bytes": limits.max_bytes,
+        "max_age": limits.max_age_ns,
+        "max_subscriptions": limits.max_subscriptions,
+        "max_inactivity": limits.max_inactivity_ns,
+    }
+
+
+def _page(source: Source, query: Query, names: Sequence[str]) -> tuple[View, Sequence[str]]:
+    limit, offset = query.forgiving_page()
+    shown = names[offset : offset + limit]
+    view = {
+        **_head(source),
+        "offset": offset,
+        "limit": limit,
+        "count": len(shown),
+        "total": len(names),
+    }
+    return view, shown
+
+
+def clientsz(source: Source, query: Query) -> Steps:
+    """``/streaming/clientsz``: all registered clients, or one.
+
+    Raises:
+        NotFoundError: there is no client of the name asked for.
+    """
+    with_subscriptions = query.is_one("subs")
+    wanted = query.text("client")
+    if wanted:
+        client = source.state.clients.get(wanted)
+        if client is None:
+            raise NotFoundError(f"Client {wanted} not found")
+        return _client(source, client, with_subscriptions)
+    view, shown = _page(source, query, sorted(source.state.clients))
+    clients = []
+    for name in shown:
+        client = source.state.clients.get(name)
+        if client is not None:  # it may have left since the last step
+            clients.append(_client(source, client, with_subscriptions))
+            yield
+    view["count"] = len(clients)
+    view["clients"] = clients
+    return view
+
+
+def _client(source: Source, client: Client, with_subscriptions: bool) -> View:
+    view: View = {
+        "id": client.id,
+        "hb_inbox": client.heartbeat_inbox,
+        "subs_count": len(client.subscriptions),
+    }
+    if with_subscriptions and client.subscriptions:
+        by_channel: dict[str, list[View]] = {}
+        for subscription in client.subscriptions.values():
+            shown = _subscription(source, subscription)
+            by_channel.setdefault(subscription.channel.name, []).append(shown)
+        view["subscriptions"] = by_channel
+    return view
+
+
+def channelsz(source: Source, query: Query) -> Steps:
+    """``/streaming/channelsz``: names, or with ``subs=1`` everything about all channels, or one.
+
+    Raises:
+        NotFoundError: there is no channel of the name asked for.
+    """
+    with_subscriptions = query.is_one("subs")
+    wanted = query.text("channel")
+    if wanted:
+        channel = source.state.channels.get(wanted)
+        if channel is None:
+            raise NotFoundError(f"Channel {wanted} not found")
+        return _channel(source, channel, with_subscriptions)
+    view, shown = _page(source, query, sorted(source.state.channels))
+    if not with_subscriptions:
+        if shown:
+            view["names"] = list(shown)
+        return view
+    channels = []
+    for name in shown:
+        channel = source.state.channels.get(name)
+        if channel is not None:  # it may have expired since the last step
+            channels.append(_channel(source, channel, with_subscriptions))
+            yield
+    view["count"] = len(channels)
+    if channels:
+        view["channels"] = channels
+    return view
+
+
+def _channel(source: Source, channel: Channel, with_subscriptions: bool) -> View:
+    view: View = {
+        "name": channel.name,
+        "msgs": len(channel.log),
+        "bytes": channel.log.bytes,
+        "first_seq": channel.log.shown_first,
+        "last_seq": channel.log.last,
+        "subs_count": channel.subscription_count,
+    }
+    if with_subscriptions and channel.groups:
+        view["subscriptions"] = [
+            _subscription(source, subscription)
+            for group in channel.groups.values()
+            for subscription in (*group.members, *([group.shadow] if group.shadow else []))
+        ]
+    return view
+
+
+def _subscription(source: Source, subscription: Subscription) -> View:
+    group = subscription.group
+    view: View = {
+        "client_id": subscription.client_id,
+        "inbox": subscription.inbox,
+        "ack_inbox": _masked(subscription.ack_inbox, source.state.cluster_tag),
+        "is_durable": bool(subscription.durable),
+        "is_offline": not subscription.online,
+        "max_inflight": subscription.max_in_flight,
+        "ack_wait": subscription.ack_wait_ns // SECOND,
+        "last_sent": subscription.last_sent,
+        "pending_count": len(subscription.unacked),
+        "is_stalled": subscription.stalled,
+        "is_absent": subscription.online and not subscription.heard,
+        "unacked": _unacked(source, subscription),
+    }
+    if group.queue:
+        view["queue_name"] = group.name
+        view["group"] = _group(group)
+    elif subscription.durable:
+        view["durable_name"] = subscription.durable
+    return view
+
+
+def _masked(inbox: str, tag: str) -> str:
+    """Whoever knows the cluster's tag can forge acks of inboxes yet to come; it is never shown."""
+    return inbox.replace(tag, "***") if tag else inbox
+
+
+def _unacked(source: Source, subscription: Subscription) -> list[View]:
+    """What it holds, what falls due next first; ``remaining_ms`` is null while nothing counts down."""
+    now_ns = source.cluster_time_ns()
+    due = set(subscription.due)
+    shown = []
+    for seq, record in islice(subscription.unacked.items(), UNACKED_SHOWN_MAX):
+        remaining_ns = record.sent_at_ns + subscription.ack_wait_ns - now_ns
+        remaining_ms = 0 if seq in due else max(0, remaining_ns) // MILLISECOND
+        shown.append(
+            {
+                "seq": seq,
+                "deliveries": record.deliveries,
+                "remaining_ms": remaining_ms if subscription.online else None,
+            }
+        )
+    return shown
+
+
+def _group(group: Group) -> View:
+    """The queue group of a subscription: its cursor, its members in the order of their turns."""
+    return {
+        "last_sent": group.cursor,
+        "members": [member.client_id for member in group.members[:MEMBERS_SHOWN_MAX]],
+        "members_count": len(group.members),
+        "orphans_count": len(group.orphans),
+    }
+
+
+def raftz(source: Source) -> View:
+    """``/raftz``: roles, indices and peers of the node's Raft group."""
+    identity, raft, state = source.identity, source.raft(), source.state
+    return {
+        **_head(source),
+        "node_id": identity.name,
+        "role": raft.role.capitalize(),
+        "term": raft.term,
+        "leader": raft.leader or "",
+        "is_ready": raft.is_ready,
+        "first_index": raft.first_index,
+        "last_index": raft.last_index,
+        "durable_index": raft.durable_index,
+        "commit_index": raft.commit_index,
+        "applied_index": raft.applied_index,
+        "machine_version": state.version,
+        "cluster_time_ns": source.cluster_time_ns(),
+        "members": list(raft.members),
+        "peers": [_peer(peer) for peer in raft.peers],
+    }
+
+
+def _peer(peer: Peer) -> View:
+    heard = peer.last_contact_ns
+    return {
+        "node_id": peer.name,
+        "is_connected": peer.is_connected,
+        "last_contact_ms": None if heard is None else heard // MILLISECOND,
+        "match_index": peer.match_index,
+        "next_index": peer.next_index,
+        "state": peer.state,
+    }
+
+
+def healthz(source: Source) -> tuple[bool, View]:
+    """``/healthz``: whether the node can serve, and if not, why."""
+    error = source.unhealthy()
+    return not error, {"status": "error", "error": error} if error else {"status": "ok"}

@@ -1,0 +1,172 @@
+"""The pages over real sockets on the loopback: paths, JSON, tokens, and a prompt end."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from functools import partial
+from typing import Any, NamedTuple
+
+import pytest
+import trio
+
+from node.errors import NodeError
+from node.monitor.http import CONNECTIONS_MAX, serve
+
+from .conftest import FakeSource
+
+Serving = Callable[..., AbstractAsyncContextManager[tuple[str, int]]]
+
+
+class Answer(NamedTuple):
+    status: int
+    headers: dict[str, str]
+    body: str
+
+    @property
+    def json(self) -> dict[str, Any]:
+        value: dict[str, Any] = json.loads(self.body)
+        return value
+
+
+@pytest.fixture
+def serving(source: FakeSource) -> Serving:
+    @asynccontextmanager
+    async def serving(**how: Any) -> AsyncIterator[tuple[str, int]]:
+        async with trio.open_nursery() as nursery:
+            address = await nursery.start(partial(serve, source, ("127.0.0.1", 0), **how))
+            yield address
+            nursery.cancel_scope.cancel()
+
+    return serving
+
+
+async def get(address: tuple[str, int], path: str, *, method: str = "GET", token: str = "") -> Answer:
+    stream = await trio.open_tcp_stream(*address)
+    async with stream:
+        authorization = f"Authorization: Bearer {token}\r\n" if token else ""
+        request = f"{method} {path} HTTP/1.1\r\nHost: n1\r\nConnection: close\r\n{authorization}\r\n"
+        await stream.send_all(request.encode())
+        answer = b"".join([part async for part in stream]).decode()
+    head, _, body = answer.partition("\r\n\r\n")
+    status, *lines = head.split("\r\n")
+    headers = dict(line.lower().split(": ", 1) for line in lines)
+    return Answer(int(status.split()[1]), headers, body)
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["/varz", "/connz", "/routez", "/subsz", "/subscriptionsz", "/raftz", "/streaming/serverz",
+     "/streaming/storez", "/streaming/clientsz", "/streaming/channelsz", "/streaming/channelsz?subs=1",
+     "/streaming/raftz"],
+)  # fmt: skip
+async def test_every_page_is_json_indented_by_two(serving: Serving, source: FakeSource, path: str) -> None:
+    source.subscription(source.channel("orders", [1]), source.client("ann"))
+    async with serving() as address:
+        answer = await get(address, path)
+    assert answer.status == 200
+    assert answer.headers["content-type"] == "application/json"
+    assert answer.body.startswith('{\n  "')
+    assert "now" in answer.json
+
+
+async def test_pages_of_links(serving: Serving) -> None:
+    async with serving() as address:
+        assert '<a href="/varz">' in (await get(address, "/")).body
+        assert '<a href="/streaming/channelsz">' in (await get(address, "/streaming")).body
+
+
+async def test_health_is_a_status(serving: Serving, source: FakeSource) -> None:
+    async with serving() as address:
+        assert (await get(address, "/healthz"))[::2] == (200, '{"status":"ok"}')
+        source.error = "no leader"
+        assert (await get(address, "/healthz"))[::2] == (503, '{"status":"error","error":"no leader"}')
+
+
+async def test_nobody_is_ft_active(serving: Serving) -> None:
+    async with serving() as address:
+        assert (await get(address, "/streaming/isFTActive"))[::2] == (204, "")
+
+
+async def test_what_is_not_there_is_404(serving: Serving) -> None:
+    async with serving() as address:
+        assert (await get(address, "/nope")).status == 404
+        answer = await get(address, "/streaming/clientsz?client=zoe")
+        assert (answer.status, answer.body) == (404, "Client zoe not found\n")
+        assert answer.headers["content-type"].startswith("text/plain")
+
+
+async def test_what_cannot_be_read_is_400(serving: Serving) -> None:
+    async with serving() as address:
+        assert (await get(address, "/connz?limit=x")).status == 400
+        assert (await get(address, "/varz?callback=alert(1)//")).status == 400
+
+
+async def test_a_callback_gets_javascript(serving: Serving) -> None:
+    async with serving() as address:
+        answer = await get(address, "/varz?callback=seen")
+    assert answer.headers["content-type"].startswith("application/javascript")
+    assert answer.body.startswith("seen({")
+    assert answer.body.endswith("})")
+
+
+@pytest.mark.parametrize("method", ["POST", "PUT", "DELETE"])
+async def test_only_get(serving: Serving, method: str) -> None:
+    async with serving() as address:
+        assert (await get(address, "/varz", method=method)).status == 405
+
+
+async def test_requests_are_counted(serving: Serving) -> None:
+    async with serving() as address:
+        await get(address, "/varz")
+        await get(address, "/healthz")
+        assert (await get(address, "/varz")).json["http_req_stats"] == {"/varz": 2, "/healthz": 1}
+
+
+async def test_a_token_is_needed_for_everything(serving: Serving) -> None:
+    async with serving(token="hunter2") as address:
+        for token in ("", "hunter", "hunter22"):
+            answer = await get(address, "/healthz", token=token)
+            assert (answer.status, answer.headers["www-authenticate"]) == (401, "bearer")
+        assert (await get(address, "/healthz", token="hunter2")).status == 200
+
+
+async def test_a_base_path_stands_before_everything(serving: Serving) -> None:
+    async with serving(base_path="/nats") as address:
+        assert (await get(address, "/nats/varz")).json["http_base_path"] == "/nats"
+        assert '<a href="/nats/varz">' in (await get(address, "/nats/")).body
+        assert (await get(address, "/varz")).status == 404
+
+
+async def test_an_address_in_use_is_named(serving: Serving, source: FakeSource) -> None:
+    async with serving() as address:
+        with pytest.raises(NodeError, match=rf"can't listen on 127\.0\.0\.1:{address[1]}"):
+            await serve(source, address)
+
+
+async def test_cancelling_ends_idle_and_stalled_connections_at_once(
+    serving: Serving, source: FakeSource
+) -> None:
+    """A reader that never reads holds up hypercorn's own server for as long as it likes."""
+    for number in range(3000):
+        source.channel(f"{'long' * 800}.{number}")
+    with trio.fail_after(5):
+        async with serving() as address:
+            idle = await trio.open_tcp_stream(*address)
+            stalled = trio.socket.socket()
+            stalled.setsockopt(trio.socket.SOL_SOCKET, trio.socket.SO_RCVBUF, 2048)
+            await stalled.connect(address)
+            await stalled.send(b"GET /streaming/channelsz?limit=3000&subs=1 HTTP/1.1\r\nHost: n1\r\n\r\n")
+            await stalled.recv(1)  # an answer of ten megabytes is on its way
+    await idle.aclose()
+    stalled.close()
+
+
+async def test_connections_above_the_bound_are_closed(serving: Serving) -> None:
+    async with serving() as address:
+        streams = [await trio.open_tcp_stream(*address) for _ in range(CONNECTIONS_MAX + 1)]
+        with trio.fail_after(5):
+            assert await streams[-1].receive_some(1) == b""
+        for stream in streams:
+            await stream.aclose()
