@@ -257,8 +257,10 @@ class Nats:
     async def _until(
         self, stream: trio.SocketStream, parser: nats.ClientParser, kind: type[nats.Reply]
     ) -> list[nats.Reply]:
+        ops: list[nats.Reply] = []
         while True:
-            ops = parser.ops()
+            while found := parser.ops():
+                ops += found
             for op in ops:
                 if isinstance(op, nats.Err):
                     raise RefusedError(op.text)
@@ -284,7 +286,8 @@ class Nats:
                 if not data:
                     break
                 parser.feed(data)
-                self._handle(parser.ops())
+                while ops := parser.ops():
+                    self._handle(ops)
             nursery.cancel_scope.cancel()
 
     async def _write_all(self, stream: trio.SocketStream, scope: trio.CancelScope) -> None:

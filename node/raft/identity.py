@@ -31,7 +31,8 @@ class Identity:
 
     cluster_id: str
     founding_id: str
-    """Random, drawn when the cluster was founded: two clusters of one name are still two."""
+    """Random, drawn when the cluster was founded: two clusters of one name are still two. Empty from
+    a node's admission to a founding until it has learnt what the founder drew."""
     cluster_tag: str
     """Random; part of every ack inbox (R18). Never shown in monitoring."""
     node: str
@@ -70,13 +71,13 @@ def save_identity(disk: Disk, identity: Identity) -> None:
     """Write the identity, at once or not at all, durable on return.
 
     Raises:
-        IdentityError: the directory already has another one.
+        IdentityError: the directory already has another one, with a founding of its own.
         DiskError: the disk refused.
     """
     existing = load_identity(disk, cluster_id=identity.cluster_id, node=identity.node)
     if existing == identity:
         return
-    if existing is not None:
+    if existing is not None and existing.founding_id:
         where = disk.describe(IDENTITY_FILE)
         raise IdentityError(f"{where}: this directory belongs to another founding of the same cluster")
     temporary = IDENTITY_FILE + ".tmp"

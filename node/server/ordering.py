@@ -110,6 +110,7 @@ class Ordering:
         self._held: set[str] = set()
         self._wait_for: set[str] = set()
         self._open_at: float | None = None
+        self._stopped = False
         self.open = False
         """Whether the first entry of this term was proposed."""
         self.cold = False
@@ -125,6 +126,7 @@ class Ordering:
     def follow(self) -> None:
         """This node does not lead: what was queued is forwarded again by its origins."""
         self._term = None
+        self._stopped = False
         self.open = False
         self._open_at = None
         self._early.clear()
@@ -135,6 +137,10 @@ class Ordering:
         self._in_flight.clear()
         self._in_flight_bytes = 0
         self._held.clear()
+
+    def stop(self) -> None:
+        """Propose nothing more in this term: leadership is handed over, and others take it from here."""
+        self._stopped = True
 
     def ready(self, now_s: float, connected: Iterable[str], *, cold: bool) -> None:
         """The no-op of this term is applied: entries may follow once the waiting have been heard.
@@ -230,7 +236,7 @@ class Ordering:
 
     def pump(self, now_s: float) -> bool:
         """Propose what may be proposed now. True if anything was."""
-        if self._open_at is None or not self._engine.is_ready:
+        if self._open_at is None or self._stopped or not self._engine.is_ready:
             return False
         proposed = False
         if not self.open:

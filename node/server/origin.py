@@ -16,7 +16,6 @@ A plain object without I/O. Frames to the leader are tuples:
 from __future__ import annotations
 
 import logging
-import secrets
 from collections import deque
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -50,12 +49,19 @@ class Origin:
         node: this node's name.
         forward: sends a frame to the leader: to this node's own ordering or over the peer link. What it
             loses is sent again after ``leader_changed``.
+        random_bytes: for nonces.
     """
 
-    def __init__(self, node: str, forward: Callable[[tuple[Any, ...]], None]) -> None:
+    def __init__(
+        self,
+        node: str,
+        forward: Callable[[tuple[Any, ...]], None],
+        random_bytes: Callable[[int], bytes],
+    ) -> None:
+        self._random_bytes = random_bytes
         self._node = node
         self._forward = forward
-        self._nonce = secrets.token_bytes(16)
+        self._nonce = random_bytes(16)
         self._session: tuple[int, int] | None = None
         self._term: int | None = None
         self._next = 1
@@ -179,7 +185,7 @@ class Origin:
         if effect.nonce != self._nonce:
             log.warning("another process opened a session as node %s; opening a new one", self._node)
             self._session = None
-            self._nonce = secrets.token_bytes(16)
+            self._nonce = self._random_bytes(16)
             self._open()
             return
         self._session = effect.session

@@ -161,6 +161,10 @@ class Performer:
         if not items or connection.closed:
             del self._backlogs[connection]
 
+    def forget(self, connection: Connection) -> None:
+        """``connection`` has ended: what was not written to it is unacked, and comes again."""
+        self._backlogs.pop(connection, None)
+
     def _deliver(self, deliver: Deliver) -> None:
         subscription = self._state().subscriptions.get(deliver.subscription)
         if subscription is None:

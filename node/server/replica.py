@@ -12,18 +12,17 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol
 
 from node.core.commands import Found, Tick
 from node.core.effects import ClientOpened, Effects, Replies
 from node.core.machine import Machine
 from node.core.state import State
-from node.errors import UnavailableError
+from node.errors import RemoteProtocolError, UnavailableError
 from node.server.clock import ClusterClock, WallClock
+from node.server.host import Host
 from node.server.keeper import Keeper
-from node.server.names import random_name
 from node.server.ordering import Ordering
 from node.server.origin import Origin
 from node.server.perform import Messages, Performer
@@ -62,17 +61,6 @@ class Reader(Protocol):
     def resume_reading(self) -> None: ...
 
 
-@dataclass(frozen=True, slots=True)
-class Clocks:
-    """The clocks of this machine, real or virtual."""
-
-    monotonic_ns: Callable[[], int]
-    wall_ns: Callable[[], int]
-
-    def monotonic_s(self) -> float:
-        return self.monotonic_ns() / 1e9
-
-
 class Replica:
     """The plain part of a node.
 
@@ -82,10 +70,12 @@ class Replica:
         state: restored from the store.
         messages: payloads by channel and sequence.
         routing: subjects, cluster-wide.
-        clocks: this machine's.
+        host: clocks and chance of this machine.
         send: sends a value to a member over the raft link; False if the link is down.
+        kick: asks for a ``pump`` soon.
         founded: told once the cluster has its identity.
-        caught_up: told when clients may be served, and when not any more.
+        caught_up: told when clients may be served.
+        changed: told of another role, term or leader.
         election_min_s: the minimum election timeout; half of it is a gap that matters (R4).
     """
 
@@ -97,34 +87,38 @@ class Replica:
         messages: Messages,
         *,
         routing: Any,
-        clocks: Clocks,
+        host: Host,
         send: Callable[[str, Any], bool],
+        kick: Callable[[], None],
         founded: Callable[[State], None],
-        caught_up: Callable[[bool], None],
+        caught_up: Callable[[], None],
+        changed: Callable[[], None],
         election_min_s: float,
     ) -> None:
         self.node = node
         self.machine = Machine(state)
-        self.clocks = clocks
-        self.clock = ClusterClock(clocks.monotonic_ns)
-        self.wall = WallClock(clocks.monotonic_ns, clocks.wall_ns)
+        self.host = host
+        self.clock = ClusterClock(host.monotonic_ns)
+        self.wall = WallClock(host.monotonic_ns, host.wall_ns)
         self.clock.seen(state.time_ns)
         self.wall.seen(state.timestamp_ns, state.time_ns)
         self.routing = routing
         self._send = send
+        self._kick = kick
         self._founded = founded
         self._tell_caught_up = caught_up
+        self._tell_changed = changed
         self._gap_s = election_min_s / 2
         self.engine: Engine
-        self.origin = Origin(node, self._forward)
-        self.requests = Requests(routing, clocks.monotonic_s)
+        self.origin = Origin(node, self._forward, host.random_bytes)
+        self.requests = Requests(routing, host, kick)
         self.presence = Presence(routing, self.clock.now)
         self.performer = Performer(
             self._state,
             messages,
             receivers=routing.local_receivers,
             reply=self.origin.applied,
-            clock=clocks.monotonic_s,
+            clock=host.monotonic_s,
         )
         self.streaming = Streaming(
             subjects,
@@ -135,6 +129,7 @@ class Replica:
             clock=self.clock,
             leader_heard=lambda: self.leader_heard,
             client_pinged=self._client_pinged,
+            random_name=host.random_name,
         )
         self.ordering: Ordering
         self.keeper: Keeper | None = None
@@ -151,8 +146,9 @@ class Replica:
         self._paused_readers: deque[Reader] = deque()
         self._opened_ready = False
         self._look_s = 0.0
-        self.leaderless_since_s: float | None = clocks.monotonic_s()
+        self.leaderless_since_s: float | None = host.monotonic_s()
         self._tag = ""
+        self.needs_snapshot_from: Callable[[str], None] | None = None
         self._stuck: set[Any] = set()
         self._marked_s = 0.0
         routing.on_interest_change = self._interest_changed
@@ -165,7 +161,7 @@ class Replica:
             self._state,
             self.clock,
             self.wall,
-            found=lambda term: Found(term, random_name(), random_name()),
+            found=lambda term: Found(term, self.host.random_name(), self.host.random_name()),
             answer=self._to_origin,
         )
         self._check_founded()
@@ -213,6 +209,18 @@ class Replica:
         if self._target is not None and index >= self._target:
             self._now_caught_up(index)
 
+    def needs_snapshot(self, peer: str) -> None:
+        """The log no longer reaches back to what ``peer`` needs: it fetches one (``snapshots``)."""
+        if self.needs_snapshot_from is not None:
+            self.needs_snapshot_from(peer)
+
+    def lost_entries(self, peer: str, acknowledged: int, last: int) -> None:
+        """A member lacks what it acknowledged."""
+        log.critical(
+            "node %s acknowledged entry %d and has only %d: its disk loses data; replace it",
+            peer, acknowledged, last,
+        )  # fmt: skip
+
     def role_changed(self, role: str, term: int, leader: str | None, cause: str) -> None:
         """The engine's role, term or known leader is another."""
         log.info("role %s term %d leader %s: %s", role, term, leader or "none", cause)
@@ -227,8 +235,9 @@ class Replica:
                 self._opened_ready = False
             else:
                 self.clock.follow()
-        self.leaderless_since_s = None if leader else self.clocks.monotonic_s()
+        self.leaderless_since_s = None if leader else self.host.monotonic_s()
         self._tell_origin()
+        self._tell_changed()
 
     def leader_note(self) -> Any:
         """What this node, as leader, attaches to every append (R12)."""
@@ -240,7 +249,7 @@ class Replica:
 
     def noted_leader(self, _peer: str, note: Any) -> None:
         """A live frame of the current leader came in."""
-        now_s = self.clocks.monotonic_s()
+        now_s = self.host.monotonic_s()
         if isinstance(note, int):
             self.clock.heard(note)
         if self.caught_up and now_s - self._leader_frame_s > self._gap_s:
@@ -262,7 +271,7 @@ class Replica:
 
     # --- called by the shell ----------------------------------------------------------------------
 
-    def peer_up(self, peer: str) -> None:
+    def peer_up(self, peer: str, _hello: Mapping[str, Any]) -> None:
         """The raft link to a member stands."""
         self.links_up.add(peer)
         if peer == self.leader:
@@ -274,18 +283,26 @@ class Replica:
         if peer == self.leader:
             self._tell_origin()
 
-    def frame(self, peer: str, frame: tuple[Any, ...]) -> None:
-        """A frame of another member that is not the engine's."""
-        kind = frame[0]
-        if kind == "again":
-            self.origin.again(frame[1], frame[2])
-        elif kind == "pinged":
-            if self.keeper is not None:
-                self.keeper.heartbeats.pinged(frame[1])
-        else:
-            self.ordering.frame(peer, frame)
+    def frame(self, peer: str, value: Any) -> None:
+        """Take a frame of another member that is not the engine's (``origin`` lists them).
 
-    def paused(self) -> None:
+        Raises:
+            RemoteProtocolError: no such frame.
+        """
+        match value:
+            case ("batch", int(), (int(), int()), int(first), int(last), int(), bytes()) if first <= last:
+                self.ordering.frame(peer, value)
+            case ("open", int(), bytes()) | ("held", int(), _, int()):
+                self.ordering.frame(peer, value)
+            case ("again", int(term), int(serial)):
+                self.origin.again(term, serial)
+            case ("pinged", str(client_id)):
+                if self.keeper is not None:
+                    self.keeper.heartbeats.pinged(client_id)
+            case _:
+                raise RemoteProtocolError(f"{peer}: no frame of a server: {value!r:.60}")
+
+    def paused(self, _gap_s: float) -> None:
         """This process did not run for a while: nothing is delivered before it has caught up (R4)."""
         self.hold()
         if self.role == "leader" and self._opened_ready:
@@ -307,6 +324,17 @@ class Replica:
             connection.pause_reading()
             self._paused_readers.append(connection)
 
+    def drained(self, connection: Any) -> None:
+        """A client's connection has room again."""
+        self.performer.drained(connection)
+
+    def closed(self, connection: Any) -> None:
+        """A client's connection has ended."""
+        self.performer.forget(connection)
+        self._stuck.discard(connection)
+        if connection in self._paused_readers:
+            self._paused_readers.remove(connection)
+
     def installed(self, state: State, since: int) -> None:
         """A snapshot replaced everything; the last entry performed here was ``since``."""
         self.machine = Machine(state)
@@ -321,7 +349,7 @@ class Replica:
 
     def pump(self) -> float:
         """Do what is due. Returns when to be called again at the latest, in driver seconds."""
-        now_s = self.clocks.monotonic_s()
+        now_s = self.host.monotonic_s()
         self.requests.tick()
         self._watch_connections(now_s)
         self._pump_leader(now_s)
@@ -381,7 +409,7 @@ class Replica:
             requests=self.requests,
             clock=self.clock,
             wall=self.wall,
-            monotonic_s=self.clocks.monotonic_s,
+            monotonic_s=self.host.monotonic_s,
             term=self.term,
         )
         if not self.caught_up and self._target is None:
@@ -399,9 +427,9 @@ class Replica:
         self._target = None
         self._caught_up_at = max(self.engine.last_index, index)
         self.caught_up = True
-        self._leader_frame_s = self.clocks.monotonic_s()
+        self._leader_frame_s = self.host.monotonic_s()
         self.performer.resume()
-        self._tell_caught_up(True)
+        self._tell_caught_up()
 
     def _applied_own(self) -> None:
         session = self.machine.state.sessions.get(self.node)
@@ -433,6 +461,7 @@ class Replica:
     def _forward(self, frame: tuple[Any, ...]) -> None:
         if self.leader == self.node:
             self.ordering.frame(self.node, frame)
+            self._kick()
         elif self.leader is not None:
             self._send(self.leader, frame)
 

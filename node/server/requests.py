@@ -7,12 +7,11 @@ that a client connected to another node can answer too. A plain object without I
 from __future__ import annotations
 
 import heapq
-import secrets
 from collections.abc import Callable
 from itertools import count
 from typing import Any, Protocol
 
-from node.server.names import random_name
+from node.server.host import Host
 
 
 class Routing(Protocol):
@@ -27,16 +26,18 @@ class Requests:
 
     Args:
         routing: where requests leave and answers come in.
-        clock: monotonic seconds.
+        host: its clock and chance.
+        kick: called when ``next_deadline`` is another.
     """
 
-    def __init__(self, routing: Routing, clock: Callable[[], float]) -> None:
+    def __init__(self, routing: Routing, host: Host, kick: Callable[[], None]) -> None:
         self._routing = routing
-        self._clock = clock
-        self._prefix = b"_INBOX." + random_name().encode() + b"."
+        self._kick = kick
+        self._clock = host.monotonic_s
+        self._prefix = b"_INBOX." + host.random_name().encode() + b"."
         self._asked: dict[bytes, tuple[Callable[[], None], Callable[[], None]]] = {}
         self._ends: list[tuple[float, int, bytes]] = []
-        self._numbers = count(secrets.randbelow(1 << 32))
+        self._numbers = count(1)
         routing.serve(self._prefix + b"*", self._answer, announce=True)
 
     def ask(
@@ -48,6 +49,7 @@ class Requests:
         self._asked[reply] = answered, missed
         heapq.heappush(self._ends, (self._clock() + timeout_s, number, reply))
         self._routing.publish(None, inbox.encode(), reply, b"", b"")
+        self._kick()
 
     def next_deadline(self) -> float | None:
         while self._ends and self._ends[0][2] not in self._asked:

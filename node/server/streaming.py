@@ -42,7 +42,6 @@ from node.protocol.message import message_body
 from node.protocol.positions import StartPosition
 from node.protocol.subjects import literal, valid_channel, valid_client_id
 from node.server.clock import ClusterClock
-from node.server.names import random_name
 from node.server.origin import Origin
 from node.server.requests import Requests
 from node.units import SECOND
@@ -99,6 +98,7 @@ class Streaming:
         clock: cluster time.
         leader_heard: whether a leader is heard now.
         client_pinged: told of a client that pinged although it is silent, for the leader (HBT-06).
+        random_name: for ack inboxes (R18).
     """
 
     def __init__(
@@ -112,6 +112,7 @@ class Streaming:
         clock: ClusterClock,
         leader_heard: Callable[[], bool],
         client_pinged: Callable[[str], None],
+        random_name: Callable[[], str],
     ) -> None:
         self._subjects = subjects
         self._state = state
@@ -121,6 +122,7 @@ class Streaming:
         self._clock = clock
         self._leader_heard = leader_heard
         self._client_pinged = client_pinged
+        self._random_name = random_name
         self._acks: dict[tuple[str, bytes], list[int]] = {}
         self._channel_start = len(subjects.publish) + 1
         self._ack_handle: Any = None
@@ -326,7 +328,7 @@ class Streaming:
             request.queue,
             request.durable,
             request.inbox,
-            f"_INBOX.{self._state().cluster_tag}.{random_name()}",
+            f"_INBOX.{self._state().cluster_tag}.{self._random_name()}",
             request.max_in_flight,
             request.ack_wait_s * SECOND,
             request.start,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from typing import Any
 
 from node.core.commands import ClientClose, Publish, decode_commands
@@ -28,7 +29,7 @@ class Wire:
 
 def opened_origin() -> tuple[Origin, Wire]:
     wire = Wire()
-    origin = Origin("n1", wire.frames.append)
+    origin = Origin("n1", wire.frames.append, secrets.token_bytes)
     origin.leader_changed(1)
     nonce = decode_commands(wire.take("open")[0][2])[0][2]
     origin.opened(SessionOpened("n1", nonce, SESSION))
@@ -44,7 +45,7 @@ def close(origin: Origin, answers: list[Outcome]) -> None:
 def test_a_session_is_opened_before_anything_else() -> None:
     """R5: what was asked before is forwarded once the session is open."""
     wire = Wire()
-    origin = Origin("n1", wire.frames.append)
+    origin = Origin("n1", wire.frames.append, secrets.token_bytes)
     close(origin, [])
     origin.leader_changed(3)
     assert [frame[0] for frame in wire.frames] == ["open", "held"]

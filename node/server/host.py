@@ -1,0 +1,36 @@
+"""What a node takes from the machine it runs on: clocks and chance. The simulator gives its own."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+_ALPHABET = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
+RANDOM_NAME_LENGTH = 22
+"""62 ** 22 is more than 2 ** 130: as hard to guess as a key."""
+
+
+@dataclass(frozen=True, slots=True)
+class Host:
+    """Clocks and chance of one machine."""
+
+    monotonic_ns: Callable[[], int] = time.monotonic_ns
+    """Nanoseconds that only elapse; also while the process is stopped."""
+    wall_ns: Callable[[], int] = time.time_ns
+    """Unix nanoseconds; may be wrong and may jump."""
+    random_bytes: Callable[[int], bytes] = secrets.token_bytes
+
+    def monotonic_s(self) -> float:
+        """The monotonic clock in seconds."""
+        return self.monotonic_ns() / 1e9
+
+    def random_name(self) -> str:
+        """22 random letters and digits, one token of a subject that nobody can guess."""
+        number = int.from_bytes(self.random_bytes(20))
+        letters = []
+        for _ in range(RANDOM_NAME_LENGTH):
+            number, place = divmod(number, len(_ALPHABET))
+            letters.append(_ALPHABET[place])
+        return "".join(letters)

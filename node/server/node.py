@@ -1,0 +1,451 @@
+"""A running node: every part built, started and stopped in order.
+
+The parts are plain objects; here they get their sockets, files, clocks and threads. One nursery
+holds them all: whatever fails for good (a disk, a bug) ends the node, with a line that says why.
+
+Exit codes: 0 stopped as asked; 1 it could not go on; 2 its configuration or its directory can't be
+used. The log says why.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import secrets
+import signal
+import sys
+import time
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from typing import Any
+
+import trio
+
+from node.config.model import Config
+from node.config.replicated import settings
+from node.config.values import Address
+from node.core.commands import Configure
+from node.core.effects import Outcome, Refused
+from node.core.records import restore
+from node.core.state import State
+from node.errors import ConfigError, IdentityError, NodeError
+from node.raft.disk import RealDisk
+from node.raft.driver import Driver, Outlet
+from node.raft.engine import Engine
+from node.raft.identity import DirectoryLock, Identity, load_identity, save_identity
+from node.raft.journal import Journal
+from node.raft.links import ROUTE, LinkListener
+from node.raft.ports import Timing
+from node.raft.security import MutualTLS, Plaintext, Security
+from node.raft.transport import Transport
+from node.server.auth import Authenticator, User
+from node.server.checkpointing import Checkpointer
+from node.server.clients import Clients
+from node.server.context import ClientLimits, Context, ServerInfo
+from node.server.founding import Founding
+from node.server.host import Host
+from node.server.replica import Replica
+from node.server.routing import Routing
+from node.server.streaming import Subjects
+from node.store.checkpoint import Store
+from node.units import SECOND
+
+log = logging.getLogger("stanchion.node")
+
+HAND_OVER_S = 1.0
+"""How long a leaving leader waits for a follower that has everything."""
+LEAVE_S = 5.0
+"""A node that was asked to stop has ended after this, whatever happens."""
+ALONE_S = 5.0
+"""After so long without a leader a node of a cluster sends its clients away (R25)."""
+
+
+def run(config: Config, name: str) -> int:
+    """Run node ``name`` until it is told to stop. Returns the exit code."""
+    errors: list[BaseException] = []
+    try:
+        with ExitStack() as stack:
+            node = Node(config, name, stack)
+            trio.run(node.run)
+    except* NodeError as group:
+        errors = _leaves(group)
+    for error in errors:
+        log.critical("%s", error)
+    if not errors:
+        return 0
+    return 2 if isinstance(errors[0], ConfigError | IdentityError) else 1
+
+
+def _leaves(error: BaseException) -> list[BaseException]:
+    if isinstance(error, BaseExceptionGroup):
+        return [leaf for inner in error.exceptions for leaf in _leaves(inner)]
+    return [error]
+
+
+class Node:
+    """One node of a cluster.
+
+    Args:
+        config: for this node (``Config.for_node``).
+        name: its name among ``config.cluster.nodes``.
+        stack: closes what the node holds when it has ended.
+
+    Raises:
+        IdentityError: the directory belongs to another node, or another process holds it.
+        CorruptionError, DiskError: its journal or store can't be used.
+    """
+
+    def __init__(self, config: Config, name: str, stack: ExitStack) -> None:
+        self.config = config
+        self.name = name
+        self.addresses = config.cluster.nodes[name]
+        self.members = list(config.cluster.nodes)
+        self.started_ns = time.time_ns()
+        self.stopping = False
+        self._stop = trio.Event()
+        self._changed = trio.Event()
+        self._admitted = trio.Event()
+        self._open_directory(stack)
+        self.routing = Routing(name, send=self._send_route)
+        timing = _timing(config)
+        self.replica = Replica(
+            name,
+            Subjects.of(config.cluster.id, config.streaming.discover_prefix),
+            restore(self.store.records()),
+            self.store,
+            routing=self.routing,
+            host=Host(),
+            send=self._send_member,
+            kick=self._kick,
+            founded=self._founded,
+            caught_up=self._caught_up,
+            changed=self._has_changed,
+            election_min_s=timing.election_min_s,
+        )
+        self.founding = Founding(
+            name,
+            config.cluster.id,
+            self.members,
+            self.identity,
+            str(self.client_address),
+            self._admitted.set,
+        )
+        self.transport = self._make_transport()
+        self.outlet = Outlet(self.transport)
+        self.engine = Engine(
+            node=name,
+            members=self.members,
+            journal=self.journal,
+            applied=self.store.applied[0],
+            timing=timing,
+            clock=time.monotonic,
+            rng=random.Random(secrets.randbits(64)),  # noqa: S311  # election timeouts are no secret
+            send=self.outlet.to_engine,
+            apply=self.replica.apply,
+            listener=self.replica,
+        )
+        self.replica.attach(self.engine)
+        self.driver = Driver(
+            self.engine,
+            self.journal,
+            self.transport,
+            outlet=self.outlet,
+            server=self.replica,
+            election_min_s=timing.election_min_s,
+        )
+        self.checkpointer = Checkpointer(
+            self.store,
+            self.journal,
+            lambda: self.replica.state,
+            applied=lambda: self.engine.applied_index,
+            matches=self._matches,
+            durable=self._durable,
+            interval_s=config.store.checkpoint_interval_ns / SECOND,
+        )
+        self.context = self._make_context()
+        self.clients = Clients(self.context)
+
+    def _open_directory(self, stack: ExitStack) -> None:
+        directory = self.config.store.dir
+        directory.mkdir(parents=True, exist_ok=True, mode=0o750)
+        stack.enter_context(DirectoryLock(directory))
+        self.disk = RealDisk(directory)
+        self.identity = load_identity(self.disk, cluster_id=self.config.cluster.id, node=self.name)
+        self.journal = Journal.open(RealDisk(directory / "journal"))
+        stack.callback(self.journal.close)
+        self.store = Store.open(directory / "store")
+        stack.callback(self.store.close)
+        if self.journal.torn is not None:
+            log.warning("%s", self.journal.torn)
+
+    @property
+    def client_address(self) -> Address:
+        """What clients are told to connect to."""
+        return self.addresses.advertise or self.addresses.client
+
+    # --- parts ------------------------------------------------------------------------------------
+
+    def _make_transport(self) -> Transport | Alone:
+        if self.addresses.peer is None:
+            return Alone()
+        peers = {name: node.peer for name, node in self.config.cluster.nodes.items() if node.peer is not None}
+        transport = Transport(
+            self.name,
+            peers,
+            self.addresses.peer,
+            _security(self.config, self.name),
+            self.founding.hello,
+            self.founding.check_hello,
+        )
+        transport.attach(ROUTE, RouteLink(self))
+        return transport
+
+    def _make_context(self) -> Context:
+        clients = self.config.clients
+        users = [User(user.user, user.password.reveal()) for user in clients.users]
+        if clients.user is not None and clients.password is not None:
+            users.append(User(clients.user, clients.password.reveal()))
+        return Context(
+            routing=self.routing,
+            service=self.replica,
+            info=ServerInfo(
+                server_id=secrets.token_hex(16).upper(),
+                server_name=self.name,
+                host=self.addresses.client.host,
+                port=self.addresses.client.port,
+                go=f"python{sys.version_info.major}.{sys.version_info.minor}.{sys.version_info.micro}",
+                cluster=self.config.cluster.id,
+            ),
+            clock=time.monotonic,
+            limits=ClientLimits(
+                max_payload=clients.max_payload,
+                max_control_line=clients.max_control_line,
+                max_connections=clients.max_connections,
+                max_pending=clients.max_pending,
+                write_deadline_s=clients.write_deadline_ns / SECOND,
+                ping_interval_s=clients.ping_interval_ns / SECOND,
+                ping_max=clients.ping_max,
+                auth_timeout_s=clients.auth_timeout_ns / SECOND,
+            ),
+            authenticator=Authenticator(users, token=clients.token.reveal() if clients.token else ""),
+            node_ready=lambda: self.replica.caught_up,
+        )
+
+    # --- running ----------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Start everything, serve until told to stop, stop in steps.
+
+        Raises:
+            NodeError: what ended the node, in an exception group.
+        """
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._signals)
+            nursery.start_soon(self._stop_when_asked, nursery.cancel_scope)
+            await nursery.start(self.transport.run)
+            self.founding.start()
+            if not self._admitted.is_set() and self.identity is None:
+                log.info("waiting for the other members, to found the cluster together")
+            await self._wait_for_admission()
+            nursery.start_soon(self._serve_http)
+            await nursery.start(self.clients.run, self.addresses.client)
+            await nursery.start(self.driver.run)
+            nursery.start_soon(self.checkpointer.run)
+            nursery.start_soon(self._watch_leader)
+            nursery.start_soon(self._configure)
+
+    async def _wait_for_admission(self) -> None:
+        if self.identity is not None:
+            return
+        while not self._admitted.is_set():
+            with trio.move_on_after(0.1):
+                await self._admitted.wait()
+            if self.founding.refused is not None:
+                raise self.founding.refused
+        self.identity = Identity(self.config.cluster.id, "", "", self.name)
+        await trio.to_thread.run_sync(save_identity, self.disk, self.identity)
+        self.founding.identify(self.identity)
+
+    async def _signals(self) -> None:
+        with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as received:
+            async for number in received:
+                log.info("%s: stopping", signal.Signals(number).name)
+                self.stopping = True
+                self._stop.set()
+
+    async def _stop_when_asked(self, scope: trio.CancelScope) -> None:
+        await self._stop.wait()
+        with trio.move_on_after(LEAVE_S):
+            await self._hand_over()
+            await self.clients.close()
+            if self._admitted.is_set() or self.replica.state.applied:
+                await self.checkpointer.checkpoint()
+        log.info("stopped")
+        scope.cancel()
+
+    async def _hand_over(self) -> None:
+        """A leader that leaves asks a follower to take over, and waits until it has."""
+        if self.engine.role != "leader" or len(self.members) == 1:
+            return
+        self.replica.ordering.stop()
+        with trio.move_on_after(HAND_OVER_S):
+            while not self.engine.transfer_leadership():  # noqa: ASYNC110  # acks are no event of ours
+                await trio.sleep(0.002)
+        with trio.move_on_after(2 * _timing(self.config).election_max_s):
+            await self._until(lambda: self.engine.leader not in {None, self.name})
+
+    async def _until(self, condition: Callable[[], bool]) -> None:
+        """Wait until something of role, leader or catching up has made ``condition`` true."""
+        while not condition():
+            await self._changed.wait()
+
+    def _has_changed(self) -> None:
+        self._changed.set()
+        self._changed = trio.Event()
+
+    async def _watch_leader(self) -> None:
+        """Without a leader for long, clients are better off with another node (R25)."""
+        if len(self.members) == 1:
+            return
+        suspended = False
+        while True:
+            since = self.replica.leaderless_since_s
+            alone = since is not None and time.monotonic() - since >= ALONE_S
+            if alone and not suspended:
+                log.warning("no leader for %g s: sending clients to other nodes", ALONE_S)
+                await self.clients.suspend()
+                suspended = True
+            elif suspended and not alone:
+                log.info("a leader is heard: taking clients again")
+                await self.clients.resume()
+                suspended = False
+            await trio.sleep(0.25)
+
+    async def _configure(self) -> None:
+        """Propose this node's limits if the cluster has none yet; say so if they differ (R23)."""
+        await self._until(lambda: self.replica.caught_up)
+        ours = settings(self.config)
+        if not self.replica.state.settings.set:
+            self.replica.origin.submit(Configure(ours, True), _log_refusal, size=4096)
+            self.replica.origin.flush()
+            return
+        agreed = self.replica.state.settings.values()
+        different = sorted(key for key, value in ours.items() if agreed.get(key) != value)
+        if different:
+            log.warning(
+                "this node's file says otherwise than the cluster has agreed on: %s", ", ".join(different)
+            )
+
+    async def _serve_http(self) -> None:
+        if self.addresses.http is None:
+            return
+        from node.monitor.http import serve
+        from node.server.source import Source
+
+        token = self.config.monitoring.token
+        await serve(
+            Source(self),
+            (self.addresses.http.host, self.addresses.http.port),
+            token.reveal() if token else "",
+            base_path=self.config.monitoring.http_base_path,
+        )
+
+    # --- what the parts ask for -------------------------------------------------------------------
+
+    def _send_route(self, peer: str, value: Any) -> None:
+        self.transport.send(peer, ROUTE, value)
+
+    def _send_member(self, peer: str, value: Any) -> bool:
+        return self.outlet.to_server(peer, value)
+
+    def _kick(self) -> None:
+        self.driver.kick()
+
+    def _matches(self) -> Mapping[str, int]:
+        return {peer.name: peer.match for peer in self.engine.peer_states() if peer.connected and peer.match}
+
+    async def _durable(self, index: int) -> None:
+        while self.journal.durable_index < index:
+            await self.driver.flushed()
+
+    def _founded(self, state: State) -> None:
+        identity = Identity(self.config.cluster.id, state.founding_id, state.cluster_tag, self.name)
+        if self.identity is not None and self.identity.founding_id not in {"", state.founding_id}:
+            raise IdentityError(f"{self.config.store.dir}: the log belongs to another founding")
+        if identity != self.identity:
+            save_identity(self.disk, identity)
+            self.identity = identity
+            self.founding.identify(identity)
+
+    def _caught_up(self) -> None:
+        self.clients.release()
+        self._has_changed()
+
+    def announce(self) -> None:
+        """Tell clients where the cluster's nodes take clients."""
+        others = [address for _, address in sorted(self.founding.client_addresses.items())]
+        self.clients.announce([str(self.client_address), *others])
+
+
+class RouteLink(LinkListener):
+    """The route link: interest and plain NATS traffic between nodes."""
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+
+    def on_up(self, peer: str, link: str, hello: Mapping[str, Any]) -> None:
+        """See `LinkListener`."""
+        self._node.routing.peer_up(peer)
+        self._node.announce()
+
+    def on_down(self, peer: str, link: str) -> None:
+        """See `LinkListener`."""
+        self._node.routing.peer_down(peer)
+
+    def on_frames(self, peer: str, link: str, values: list[Any]) -> None:
+        """See `LinkListener`."""
+        for value in values:
+            self._node.routing.peer_frame(peer, value)
+
+
+class Alone:
+    """The transport of a node without peers."""
+
+    def attach(self, link: str, listener: LinkListener) -> None:
+        """Nobody will ever call."""
+
+    def send(self, peer: str, link: str, value: Any) -> bool:
+        """There is nobody."""
+        return False
+
+    def send_encoded(self, peer: str, link: str, frame: bytes) -> bool:
+        """There is nobody."""
+        return False
+
+    def is_up(self, peer: str, link: str) -> bool:
+        """There is nobody."""
+        return False
+
+    async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Nothing to do."""
+        task_status.started()
+
+
+def _timing(config: Config) -> Timing:
+    shortest, longest = config.raft.election_timeout_ns
+    return Timing(shortest / SECOND, longest / SECOND, config.raft.heartbeat_ns / SECOND)
+
+
+def _security(config: Config, name: str) -> Security:
+    security = config.cluster.peer_security
+    if security.mode == "none":
+        return Plaintext()
+    assert security.ca is not None
+    assert security.cert is not None
+    assert security.key is not None
+    return MutualTLS(name, security.ca, security.cert, security.key)
+
+
+def _log_refusal(outcome: Outcome) -> None:
+    if isinstance(outcome, Refused):
+        log.error("the cluster refused this node's limits: %s", outcome.text)

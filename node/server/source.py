@@ -1,0 +1,176 @@
+"""A running node, as monitoring sees it: real objects to the plain figures of ``monitor``."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Literal
+
+from node import __version__
+from node.core.state import State
+from node.monitor import figures
+from node.units import SECOND
+
+if TYPE_CHECKING:
+    from node.server.connection import Connection
+    from node.server.node import Node
+
+
+class Source(figures.Source):
+    """What ``monitor`` asks of a node. Everything is read when it is asked for."""
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+        self._identity = _identity(node)
+
+    @property
+    def identity(self) -> figures.Identity:
+        """See `figures.Source`."""
+        return self._identity
+
+    @property
+    def state(self) -> State:
+        """See `figures.Source`."""
+        return self._node.replica.state
+
+    def now_ns(self) -> int:
+        """See `figures.Source`."""
+        return time.time_ns()
+
+    def cluster_time_ns(self) -> int:
+        """See `figures.Source`."""
+        return self._node.replica.clock.now()
+
+    def unhealthy(self) -> str:
+        """See `figures.Source`."""
+        node = self._node
+        if node.stopping:
+            return "stopping"
+        if node.replica.leader is None:
+            return "no leader"
+        if not node.replica.caught_up:
+            return "catching up with the cluster"
+        return ""
+
+    def raft(self) -> figures.Raft:
+        """See `figures.Source`."""
+        engine, journal = self._node.engine, self._node.journal
+        return figures.Raft(
+            role=_role(engine.role),
+            term=engine.term,
+            leader=engine.leader,
+            is_ready=engine.is_ready,
+            first_index=journal.first_index,
+            last_index=engine.last_index,
+            durable_index=journal.durable_index,
+            commit_index=engine.commit_index,
+            applied_index=engine.applied_index,
+            members=self._node.members,
+            peers=[
+                figures.Peer(
+                    peer.name,
+                    peer.connected,
+                    None if peer.contact_age_s is None else int(peer.contact_age_s * SECOND),
+                    peer.match,
+                    peer.next,
+                    peer.state,
+                )
+                for peer in engine.peer_states()
+            ],
+        )
+
+    def traffic(self) -> figures.Traffic:
+        """See `figures.Source`."""
+        clients, replica = self._node.clients, self._node.replica
+        totals = clients.totals()
+        return figures.Traffic(
+            connections_total=clients.accepted,
+            slow_consumers=clients.slow_consumers,
+            in_msgs=totals.in_msgs,
+            in_bytes=totals.in_bytes,
+            out_msgs=totals.out_msgs,
+            out_bytes=totals.out_bytes,
+            streaming_in_msgs=replica.streaming.published,
+            streaming_in_bytes=replica.streaming.published_bytes,
+            streaming_out_msgs=replica.performer.delivered,
+            streaming_out_bytes=replica.performer.delivered_bytes,
+        )
+
+    def interest(self) -> figures.Interest:
+        """See `figures.Source`."""
+        routing = self._node.routing
+        remote = sum(routing.peer_interest_count(peer) for peer in self._node.members)
+        return figures.Interest(
+            subscriptions=routing.subscription_count + remote,
+            cached=routing.plan_count,
+            inserts=routing.inserts,
+            removes=routing.removes,
+            matches=routing.plans_made,
+        )
+
+    def connect_urls(self) -> Sequence[str]:
+        """See `figures.Source`."""
+        return self._node.context.connect_urls
+
+    def connections(self, *, closed: bool) -> Sequence[figures.Connection]:
+        """See `figures.Source`."""
+        clients = self._node.clients
+        found = clients.closed_connections if closed else clients.connections
+        return [self._connection(connection) for connection in found]
+
+    def subscriptions(self, cid: int | None = None) -> Iterable[figures.NatsSubscription]:
+        """See `figures.Source`."""
+        for connection in self._node.clients.connections:
+            if cid is not None and connection.cid != cid:
+                continue
+            for sub in connection.subscriptions.values():
+                yield figures.NatsSubscription(
+                    _text(sub.subject),
+                    _text(sub.queue),
+                    _text(sub.sid),
+                    connection.cid,
+                    sub.delivered,
+                    sub.max_msgs,
+                )
+
+    def routes(self) -> Sequence[figures.Route]:
+        """See `figures.Source`."""
+        return []
+
+    def _connection(self, connection: Connection) -> figures.Connection:
+        raise AssertionError
+
+
+def _identity(node: Node) -> figures.Identity:
+    clients, http = node.config.clients, node.addresses.http
+    return figures.Identity(
+        name=node.name,
+        cluster_id=node.config.cluster.id,
+        server_id=node.context.info.server_id,
+        streaming_id=secrets.token_hex(11),
+        version=__version__,
+        start_ns=node.started_ns,
+        is_clustered=len(node.members) > 1,
+        host=node.addresses.client.host,
+        port=node.addresses.client.port,
+        http_host=http.host if http else "",
+        http_port=http.port if http else 0,
+        auth_required=node.context.authenticator.required,
+        auth_timeout_ns=clients.auth_timeout_ns,
+        max_connections=clients.max_connections,
+        max_payload=clients.max_payload,
+        max_control_line=clients.max_control_line,
+        max_pending=clients.max_pending,
+        ping_interval_ns=clients.ping_interval_ns,
+        ping_max=clients.ping_max,
+        write_deadline_ns=clients.write_deadline_ns,
+    )
+
+
+def _role(role: str) -> Literal["leader", "follower", "candidate"]:
+    return "leader" if role == "leader" else "candidate" if role == "candidate" else "follower"
+
+
+def _text(subject: bytes) -> str:
+    return subject.decode("utf-8", "replace")
