@@ -313,16 +313,23 @@ async def connect(
     """
     connection = Nats([Server.parse(server) for server in servers], options)
     client = Client(connection, cluster_id, client_id)
+    failure: RefusedError | UnavailableError | None = None
     async with trio.open_nursery() as nursery:
         nursery.start_soon(connection.run)
-        await _open(client, attempts_s)
-        nursery.start_soon(client.ping_for_ever)
         try:
-            yield client
-        finally:
-            with trio.move_on_after(REQUEST_TIMEOUT_S, shield=True):
-                await _close(client)
-            nursery.cancel_scope.cancel()
+            await _open(client, attempts_s)
+        except (RefusedError, UnavailableError) as error:
+            failure = error
+        else:
+            nursery.start_soon(client.ping_for_ever)
+            try:
+                yield client
+            finally:
+                with trio.move_on_after(REQUEST_TIMEOUT_S, shield=True):
+                    await _close(client)
+        nursery.cancel_scope.cancel()
+    if failure is not None:
+        raise failure  # by itself, not in the nursery's group
 
 
 async def _open(client: Client, attempts_s: float) -> None:

@@ -91,6 +91,10 @@ FIRST_PING_GRACE_S = 30.0
 pings; it is sent PINGs like the others. The clients give up waiting for their PONG after 2 s."""
 
 
+SLOW_CONSUMER = "slow consumer"
+"""How the reason of such an end begins."""
+
+
 class Driver(Protocol):
     """What moves the bytes of one connection."""
 
@@ -217,6 +221,11 @@ class Connection:
     def writable(self) -> bool:
         """There is room for deliveries that could wait."""
         return self.outbox_bytes < self._soft
+
+    @property
+    def is_slow_consumer(self) -> bool:
+        """It was cut off because it took too little."""
+        return self.close_reason.startswith(SLOW_CONSUMER)
 
     @property
     def identity(self) -> Identity | None:
@@ -368,7 +377,7 @@ class Connection:
         if subscription.delivered == subscription.max_msgs:
             self._unsubscribe(subscription)
         if self.outbox_bytes > self._context.limits.max_pending:
-            self.abort("slow consumer: too much pending")
+            self.abort(f"{SLOW_CONSUMER}: too much pending")
 
     # --- operations -------------------------------------------------------------------------------
 
@@ -569,7 +578,7 @@ class Connection:
         self.outbox.append(data)
         self.outbox_bytes += len(data)
         if self.outbox_bytes > self._context.limits.max_pending:
-            self.abort("slow consumer: too much pending")
+            self.abort(f"{SLOW_CONSUMER}: too much pending")
 
     def _end(self, reason: str) -> None:
         self._phase = Phase.CLOSED

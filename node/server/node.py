@@ -104,6 +104,7 @@ class Node:
         self.stopping = False
         self._stop = trio.Event()
         self._changed = trio.Event()
+        self._clients_gone = trio.Event()
         self._admitted = trio.Event()
         self._open_directory(stack)
         self.routing = Routing(name, send=self._send_route)
@@ -163,7 +164,9 @@ class Node:
             interval_s=config.store.checkpoint_interval_ns / SECOND,
         )
         self.context = self._make_context()
-        self.clients = Clients(self.context)
+        self.clients = Clients(
+            self.context, host=self.addresses.client.host, port=self.addresses.client.port
+        )
 
     def _open_directory(self, stack: ExitStack) -> None:
         directory = self.config.store.dir
@@ -216,7 +219,7 @@ class Node:
                 go=f"python{sys.version_info.major}.{sys.version_info.minor}.{sys.version_info.micro}",
                 cluster=self.config.cluster.id,
             ),
-            clock=time.monotonic,
+            clock=trio.current_time,
             limits=ClientLimits(
                 max_payload=clients.max_payload,
                 max_control_line=clients.max_control_line,
@@ -248,11 +251,17 @@ class Node:
                 log.info("waiting for the other members, to found the cluster together")
             await self._wait_for_admission()
             nursery.start_soon(self._serve_http)
-            await nursery.start(self.clients.run, self.addresses.client)
+            await nursery.start(self._run_clients)
             await nursery.start(self.driver.run)
             nursery.start_soon(self.checkpointer.run)
             nursery.start_soon(self._watch_leader)
             nursery.start_soon(self._configure)
+
+    async def _run_clients(self, task_status: trio.TaskStatus[int]) -> None:
+        try:
+            await self.clients.run(task_status=task_status)
+        finally:
+            self._clients_gone.set()
 
     async def _wait_for_admission(self) -> None:
         if self.identity is not None:
@@ -277,7 +286,9 @@ class Node:
         await self._stop.wait()
         with trio.move_on_after(LEAVE_S):
             await self._hand_over()
-            await self.clients.close()
+            self.clients.leave(self._others())
+            self.clients.stop("this node stops")
+            await self._clients_gone.wait()
             if self._admitted.is_set() or self.replica.state.applied:
                 await self.checkpointer.checkpoint()
         log.info("stopped")
@@ -313,11 +324,11 @@ class Node:
             alone = since is not None and time.monotonic() - since >= ALONE_S
             if alone and not suspended:
                 log.warning("no leader for %g s: sending clients to other nodes", ALONE_S)
-                await self.clients.suspend()
+                self.clients.suspend("this node has no leader")
                 suspended = True
             elif suspended and not alone:
                 log.info("a leader is heard: taking clients again")
-                await self.clients.resume()
+                self.clients.resume()
                 suspended = False
             await trio.sleep(0.25)
 
@@ -383,8 +394,11 @@ class Node:
 
     def announce(self) -> None:
         """Tell clients where the cluster's nodes take clients."""
-        others = [address for _, address in sorted(self.founding.client_addresses.items())]
-        self.clients.announce([str(self.client_address), *others])
+        if not self.stopping:
+            self.clients.announce([str(self.client_address), *self._others()])
+
+    def _others(self) -> list[str]:
+        return [address for _, address in sorted(self.founding.client_addresses.items())]
 
 
 class RouteLink(LinkListener):

@@ -83,7 +83,7 @@ class Source(figures.Source):
     def traffic(self) -> figures.Traffic:
         """See `figures.Source`."""
         clients, replica = self._node.clients, self._node.replica
-        totals = clients.totals()
+        totals = clients.counters()
         return figures.Traffic(
             connections_total=clients.accepted,
             slow_consumers=clients.slow_consumers,
@@ -116,12 +116,12 @@ class Source(figures.Source):
     def connections(self, *, closed: bool) -> Sequence[figures.Connection]:
         """See `figures.Source`."""
         clients = self._node.clients
-        found = clients.closed_connections if closed else clients.connections
-        return [self._connection(connection) for connection in found]
+        found = clients.closed if closed else clients.connections.values()
+        return [self._connection(connection) for connection in list(found)]
 
     def subscriptions(self, cid: int | None = None) -> Iterable[figures.NatsSubscription]:
         """See `figures.Source`."""
-        for connection in self._node.clients.connections:
+        for connection in list(self._node.clients.connections.values()):
             if cid is not None and connection.cid != cid:
                 continue
             for sub in connection.subscriptions.values():
@@ -139,7 +139,32 @@ class Source(figures.Source):
         return []
 
     def _connection(self, connection: Connection) -> figures.Connection:
-        raise AssertionError
+        now_s, now_ns = self._node.context.clock(), self.now_ns()
+
+        def unix_ns(at_s: float) -> int:
+            return now_ns - int((now_s - at_s) * SECOND)
+
+        options, identity = connection.options, connection.identity
+        return figures.Connection(
+            cid=connection.cid,
+            ip=connection.address[0],
+            port=connection.address[1],
+            start_ns=unix_ns(connection.started_s),
+            last_activity_ns=unix_ns(connection.last_activity_s),
+            subscriptions=len(connection.subscriptions),
+            pending_bytes=connection.outbox_bytes,
+            in_msgs=connection.in_msgs,
+            out_msgs=connection.out_msgs,
+            in_bytes=connection.in_bytes,
+            out_bytes=connection.out_bytes,
+            rtt_ns=int(connection.rtt_s * SECOND) or None,
+            name=options.name,
+            lang=options.lang,
+            version=options.version,
+            user=identity.name if identity else "",
+            stop_ns=unix_ns(connection.closed_s) if connection.closed else None,
+            reason=connection.close_reason,
+        )
 
 
 def _identity(node: Node) -> figures.Identity:

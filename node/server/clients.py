@@ -1,0 +1,375 @@
+"""Client connections on trio: listening, reading, writing, timing, and ending well.
+
+What operations mean is `Connection`'s work; here its bytes are moved. Each connection has one nursery with
+three tasks: a reader, which hands over up to 256 KiB at a time and leaves bytes in the
+socket while the connection isn't ``reading``; a writer, which puts everything that has gathered since
+its last write into one; and a timekeeper. When the connection is closed the writer still writes its
+last words, for at most ``CLOSE_GRACE_S``; when it is aborted nothing more is written.
+
+A client's failure ends in a log line, in ``serve``; anything else that gets out is a bug of ours.
+
+Source: the NATS client protocol, "Cluster discovery, lame duck", "Liveness and slow consumers".
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
+from typing import NamedTuple, TypeAlias
+
+import trio
+
+from node.errors import ConfigError
+from node.server.connection import SLOW_CONSUMER, Connection, Context
+
+log = logging.getLogger("stanchion.clients")
+
+READ_BYTES_MAX = 256 * 1024
+WRITE_BYTES_MAX = 256 * 1024
+
+CLOSE_GRACE_S = 1.0
+"""How long a closed connection may take over its last words, and the client over closing its end."""
+
+CHECKS_MAX = 2
+"""Passwords compared at a time: each keeps a processor busy, and consensus needs one too."""
+
+CLOSED_KEPT_MAX = 1000
+"""Ended connections that monitoring can still show."""
+
+BIND_AGAIN_S = 1.0
+"""When the port can't be had back after ``suspend``."""
+
+LAME_DUCK_STEP_S_MAX = 1.0
+"""A lame duck's connections are closed at most this far apart."""
+
+Wrap: TypeAlias = Callable[[trio.abc.Stream], Awaitable[trio.abc.Stream]]
+"""Does the TLS handshake, after INFO was sent. Raises ``trio.BrokenResourceError`` if that fails."""
+
+
+class Counters(NamedTuple):
+    """Of all connections since the node started."""
+
+    in_msgs: int
+    in_bytes: int
+    out_msgs: int
+    out_bytes: int
+
+
+class Clients:
+    """All client connections of this node.
+
+    Args:
+        context: what the connections share. Its clock has to be ``trio.current_time``.
+        host: address or name to listen on.
+        port: 0: any that is free; ``port`` and INFO tell which.
+        wrap: how a connection gets its TLS; None for none.
+    """
+
+    def __init__(self, context: Context, *, host: str, port: int, wrap: Wrap | None = None) -> None:
+        self.context = context
+        self.host = host
+        self.port = port
+        self.connections: dict[int, Connection] = {}
+        """By cid, oldest first."""
+        self.closed: deque[Connection] = deque(maxlen=CLOSED_KEPT_MAX)
+        """Ended ones, newest last."""
+        self.accepted = 0
+        self.slow_consumers = 0
+        self._wrap = wrap
+        self._checks = trio.CapacityLimiter(CHECKS_MAX)
+        self._epoch = 0
+        self._past = Counters(0, 0, 0, 0)
+        self._bound = False
+        self._listening = True  # what is wanted, not what is
+        self._stopped = False
+        self._changed = trio.Event()
+        self._accepting = trio.CancelScope()
+
+    # --- listening --------------------------------------------------------------------------------
+
+    async def run(self, *, task_status: trio.TaskStatus[int] = trio.TASK_STATUS_IGNORED) -> None:
+        """Listen and serve until ``stop`` or cancelled. Started, with the port, once it listens.
+
+        Raises:
+            ConfigError: the address can't be listened on.
+        """
+        async with trio.open_nursery() as nursery:
+            while not self._stopped:
+                if self._listening:
+                    await self._listen(nursery, task_status)
+                else:
+                    self._changed = trio.Event()
+                    await self._changed.wait()
+
+    async def _listen(self, nursery: trio.Nursery, task_status: trio.TaskStatus[int]) -> None:
+        with trio.CancelScope() as self._accepting:
+            listeners = await self._bind()
+            if not self._bound:
+                self._bound = True
+                self.port = int(listeners[0].socket.getsockname()[1])
+                self.context.info = replace(self.context.info, port=self.port)
+                task_status.started(self.port)
+            log.info("listening for clients on %s:%d", self.host, self.port)
+            try:
+                await trio.serve_listeners(self._accept, listeners, handler_nursery=nursery)
+            finally:  # all of them, also if it was cancelled before it knew them all
+                for listener in listeners:
+                    listener.socket.close()
+
+    async def _bind(self) -> list[trio.SocketListener]:
+        while True:
+            try:
+                return await trio.open_tcp_listeners(self.port, host=self.host)  # with SO_REUSEADDR
+            except OSError as error:
+                problem = f"can't listen for clients on {self.host}:{self.port}: {error}"
+                if not self._bound:
+                    raise ConfigError([problem]) from error
+                log.warning("%s; trying again", problem)
+            await trio.sleep(BIND_AGAIN_S)
+
+    def suspend(self, reason: str) -> None:
+        """Send all clients away and listen no more, until ``resume`` (R25)."""
+        self._stop_listening()
+        self.close_all(reason)
+
+    def resume(self) -> None:
+        """Listen again, on the same port."""
+        self._listening = True
+        self._changed.set()
+
+    def stop(self, reason: str) -> None:
+        """Like ``suspend``, for good: ``run`` returns when the last words are written."""
+        self._stopped = True
+        self.suspend(reason)
+
+    def close_all(self, reason: str) -> None:
+        """Close every connection; what is in their outboxes is still written."""
+        for connection in list(self.connections.values()):
+            connection.close(reason)
+
+    def _stop_listening(self) -> None:
+        self._listening = False
+        self._accepting.cancel()
+        self._changed.set()
+
+    # --- telling clients --------------------------------------------------------------------------
+
+    def announce(self, connect_urls: Sequence[str]) -> None:
+        """These are the addresses that take clients now; every client is told if they have changed.
+
+        Args:
+            connect_urls: ``host:port`` of all of them, this node's own first; never only what changed.
+        """
+        if tuple(connect_urls) != self.context.connect_urls:
+            self.context.connect_urls = tuple(connect_urls)
+            self._announce()
+
+    def leave(self, connect_urls: Sequence[str]) -> None:
+        """Say that this node is about to leave, and accept nobody any more.
+
+        Args:
+            connect_urls: ``host:port`` of the other nodes.
+        """
+        self._stop_listening()
+        self.context.connect_urls = tuple(connect_urls)
+        self.context.lame_duck = True
+        self._announce()
+
+    async def lame_duck(
+        self, connect_urls: Sequence[str], *, grace_s: float = 10.0, duration_s: float = 120.0
+    ) -> None:
+        """Leave slowly: say so, wait, then close one connection after the other, and stop.
+
+        Args:
+            connect_urls: ``host:port`` of the other nodes.
+            grace_s: how long nobody is closed.
+            duration_s: how long it takes altogether.
+        """
+        self.leave(connect_urls)
+        await trio.sleep(grace_s)
+        waiting = list(self.connections.values())
+        step_s = min(LAME_DUCK_STEP_S_MAX, (duration_s - grace_s) / max(1, len(waiting)))
+        for connection in waiting:
+            connection.close("this node leaves")
+            await trio.sleep(step_s)
+        self.stop("this node leaves")
+
+    def release(self) -> None:
+        """The node has become ready: go on with the connections that were held (R4)."""
+        for connection in list(self.connections.values()):
+            connection.release()
+
+    def _announce(self) -> None:
+        for connection in list(self.connections.values()):
+            connection.announce()
+
+    # --- connections ------------------------------------------------------------------------------
+
+    def counters(self) -> Counters:
+        """Messages and bytes of all connections, past ones too."""
+        return _sum([self._past, *(_counters(connection) for connection in self.connections.values())])
+
+    async def serve(self, stream: trio.abc.Stream, address: tuple[str, int]) -> None:
+        """One client, from its first byte to its last."""
+        connection = self._open(address)
+        try:
+            async with stream:
+                await _Talk(connection, self.context).run(stream, self._wrap, self._checks)
+        except* trio.BrokenResourceError as errors:
+            log.debug("client %d at %s:%d: %s", connection.cid, *address, errors.exceptions[0])
+            connection.abort("the connection broke")
+        finally:
+            connection.abort("this node stops")  # if nobody has ended it before
+            self._close(connection)
+
+    async def _accept(self, stream: trio.SocketStream) -> None:
+        try:
+            address = stream.socket.getpeername()
+        except OSError:  # it has left already
+            await trio.aclose_forcefully(stream)
+            return
+        await self.serve(stream, (str(address[0]), int(address[1])))
+
+    def _open(self, address: tuple[str, int]) -> Connection:
+        # Time makes epochs grow across restarts and roughly alike on all nodes; adding one keeps
+        # them apart and growing here whatever the wall clock does.
+        self._epoch = max(self._epoch + 1, time.time_ns() // 1000)
+        self.accepted += 1
+        connection = Connection(self.context, cid=self.accepted, epoch=self._epoch, address=address)
+        if not self._listening:
+            connection.close("accepted while this node left")
+        elif len(self.connections) >= self.context.limits.max_connections:
+            connection.refuse()
+        self.connections[connection.cid] = connection
+        return connection
+
+    def _close(self, connection: Connection) -> None:
+        del self.connections[connection.cid]
+        self.closed.append(connection)
+        self._past = _sum([self._past, _counters(connection)])
+        if connection.is_slow_consumer:
+            self.slow_consumers += 1
+        level = logging.WARNING if connection.is_slow_consumer else logging.DEBUG
+        log.log(level, "client %d at %s:%d: %s", connection.cid, *connection.address, connection.close_reason)
+
+
+class _Talk:
+    """Moves the bytes of one connection."""
+
+    def __init__(self, connection: Connection, context: Context) -> None:
+        self._connection = connection
+        self._limits = context.limits
+        self._scope = trio.CancelScope()
+        self._output = trio.Event()
+        self._input = trio.Event()
+        connection.attach(self)
+
+    def output(self) -> None:
+        """See `connection.Driver`."""
+        self._output.set()
+        if self._connection.aborted:
+            self._scope.cancel()
+        elif self._connection.closed and self._scope.deadline == math.inf:
+            self._scope.deadline = trio.current_time() + CLOSE_GRACE_S
+
+    def input(self) -> None:
+        """See `connection.Driver`."""
+        self._input.set()
+
+    async def run(self, stream: trio.abc.Stream, wrap: Wrap | None, checks: trio.CapacityLimiter) -> None:
+        """Until the connection is closed and its last words are written, or it is aborted.
+
+        Raises:
+            trio.BrokenResourceError: the stream broke. Perhaps in a group.
+        """
+        self.output()  # it may have been closed before anybody listened
+        with self._scope:
+            await self._write_all(stream)  # INFO comes before TLS
+            if wrap is not None:
+                stream = await wrap(stream)
+            self._connection.secured()
+            async with stream:
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(self._read, stream, checks)
+                    nursery.start_soon(self._keep_time)
+                    await self._write(stream)
+                    nursery.cancel_scope.cancel()
+                await self._linger(stream)
+
+    async def _read(self, stream: trio.abc.Stream, checks: trio.CapacityLimiter) -> None:
+        connection = self._connection
+        while not connection.closed:
+            if connection.check is not None:
+                identity = await trio.to_thread.run_sync(
+                    connection.check.run, limiter=checks, abandon_on_cancel=True
+                )
+                connection.checked(identity)
+            elif not connection.reading:
+                self._input = trio.Event()
+                await self._input.wait()
+            elif data := await stream.receive_some(READ_BYTES_MAX):
+                connection.received(data)  # the whole buffer: no await per message
+            else:
+                connection.close("the client has left")
+
+    async def _write(self, stream: trio.abc.Stream) -> None:
+        while True:
+            await self._write_all(stream)
+            if self._connection.closed:
+                return
+            # no await since the outbox was found empty: what comes now finds this event
+            self._output = trio.Event()
+            await self._output.wait()
+
+    async def _write_all(self, stream: trio.abc.Stream) -> None:
+        connection = self._connection
+        while parts := connection.take():
+            for data in _coalesced(parts):
+                with trio.move_on_after(self._limits.write_deadline_s) as deadline:
+                    await stream.send_all(data)
+                if deadline.cancelled_caught:
+                    connection.abort(f"{SLOW_CONSUMER}: a write took too long")
+                    return
+                connection.sent(len(data))
+
+    async def _keep_time(self) -> None:
+        while True:
+            await trio.sleep_until(self._connection.deadline_s())
+            self._connection.on_deadline()
+
+    async def _linger(self, stream: trio.abc.Stream) -> None:
+        """Let the client close first: closing on unread bytes would take our last words from it."""
+        if isinstance(stream, trio.abc.HalfCloseableStream):
+            await stream.send_eof()
+            while await stream.receive_some(READ_BYTES_MAX):
+                pass
+
+
+def _coalesced(parts: list[bytes]) -> Iterator[bytes]:
+    """The same bytes in as few pieces of at most ``WRITE_BYTES_MAX`` as copying little allows."""
+    gathered: list[bytes] = []
+    size = 0
+    for part in parts:
+        if size + len(part) > WRITE_BYTES_MAX and gathered:
+            yield b"".join(gathered)
+            gathered, size = [], 0
+        if len(part) > WRITE_BYTES_MAX:
+            for at in range(0, len(part), WRITE_BYTES_MAX):
+                yield part[at : at + WRITE_BYTES_MAX]
+        else:
+            gathered.append(part)
+            size += len(part)
+    if gathered:
+        yield b"".join(gathered)
+
+
+def _counters(connection: Connection) -> Counters:
+    return Counters(connection.in_msgs, connection.in_bytes, connection.out_msgs, connection.out_bytes)
+
+
+def _sum(counters: Iterable[Counters]) -> Counters:
+    return Counters(*(sum(column) for column in zip(*counters, strict=True)))
