@@ -12,8 +12,8 @@ This replaces its sending. A peer is in one of four states:
 ``snapshot``
     what it needs is no longer in the log: it only hears that a leader is alive.
 ``lost``
-    it refused what it had acknowledged in this very term: its disk lost something. It is asked once
-    a heartbeat and counted for what it acknowledged, since that can't be taken back.
+    it refuses again and again what it had acknowledged in this very term: its disk lost something.
+    It is asked once a heartbeat and counted for what it acknowledged: that can't be taken back.
 
 A success never moves ``next`` back (S1); a refusal is believed only if it refuses what is being
 asked now. Nothing here decides what is committed: the library does, from ``match``.
@@ -28,6 +28,9 @@ from collections.abc import Callable, Sequence
 from node.raft.frames import Alive, Append
 from node.raft.ports import Clock, Entry, JournalView, Limits, Message
 
+_DOUBTS = 3
+"""So many refusals of what was acknowledged, one after the other, mean that it is lost."""
+
 
 class FlowState(enum.StrEnum):
     PROBE = "probe"
@@ -40,6 +43,7 @@ class Flow:
     """What a leader knows about one peer, and what is on the way to it."""
 
     __slots__ = (
+        "_doubts",
         "_inflight",
         "asked",
         "commit_told",
@@ -59,6 +63,7 @@ class Flow:
         self.next = 1
         self.reminded_at = 0.0
         """When a snapshot was last called for."""
+        self._doubts = 0
         self.probe(1)
 
     def probe(self, next_index: int) -> None:
@@ -94,6 +99,7 @@ class Flow:
         """The peer's log is ours up to ``match``. True if that is news."""
         while self._inflight and self._inflight[0][0] <= match:
             self.inflight_bytes -= self._inflight.popleft()[1]
+        self._doubts = 0
         news = match > self.match
         self.match = max(self.match, match)
         if self.state is FlowState.REPLICATE:
@@ -108,13 +114,14 @@ class Flow:
         probing = self.state in {FlowState.PROBE, FlowState.LOST}
         if self.state is FlowState.SNAPSHOT or refused < self.match or (probing and refused != self.asked):
             return False  # an old frame that arrived late, or one of a burst: its neighbour was believed
-        was_lost = self.state is FlowState.LOST
         self.probe(max(self.match + 1, min(hint, refused, last + 1)))
         if hint > self.match or not probing or refused > self.match:
             return False
-        self.state = FlowState.LOST
-        self.asked = self.match  # wait for the heartbeat: it would only refuse again
-        return not was_lost
+        self.asked = self.match  # it would only refuse again: wait for the heartbeat
+        self._doubts += 1
+        if self._doubts >= _DOUBTS:
+            self.state = FlowState.LOST
+        return self._doubts == _DOUBTS
 
 
 class Replicator:

@@ -40,18 +40,16 @@ class Adversary:
     def _strike(self) -> None:
         if not self._active:
             return
-        strikes = (
-            self._crash,
-            self._crash,
-            self._blackout,
+        alone = (self._crash, self._crash, self._blackout, self._pause)
+        together = (
             self._partition,
             self._partition,
             self._cut,
             self._cut,
             self._stall,
-            self._pause,
             self._hand_over,
         )
+        strikes = alone if len(self._group.hosts) == 1 else alone + together
         self._world.rng.choice(strikes)()
         if self._faults.checkpoints:
             host = self._any()

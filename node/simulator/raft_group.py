@@ -23,7 +23,8 @@ TIMING = Timing(election_min_s=0.3, election_max_s=0.6, heartbeat_s=0.05)
 LIMITS = Limits(frame_bytes=300, window_bytes=2000)
 """Small, so that short logs already need many frames."""
 
-_FLUSH_S = (0.0005, 0.002, 0.002, 0.01, 0.04)
+FLUSH_S = (0.0005, 0.002, 0.002, 0.01, 0.04)
+"""How long a flush may take: one of these."""
 
 
 class Snapshot(NamedTuple):
@@ -46,6 +47,7 @@ class GroupOptions:
     weather: Weather = field(default=CALM)
     timing: Timing = field(default=TIMING)
     limits: Limits = field(default=LIMITS)
+    flush_s: tuple[float, ...] = FLUSH_S
 
 
 class RaftHost:
@@ -188,7 +190,7 @@ class RaftHost:
             flush = self.journal.begin_flush()
             if flush is not None:
                 life = self._life
-                delay = self._world.rng.choice(_FLUSH_S)
+                delay = self._world.rng.choice(self._group.options.flush_s)
                 self._world.after(delay, lambda: self._flushed(flush, life))
         deadline = self.engine.next_deadline()
         if deadline < self._woken_at:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from node.simulator.adversary import Adversary, Faults
 from node.simulator.network import CALM, Weather
-from node.simulator.raft_group import GroupOptions, RaftGroup
+from node.simulator.raft_group import FLUSH_S, GroupOptions, RaftGroup
 from node.simulator.world import World
 
 _QUIET_S = 1.0
@@ -22,6 +22,7 @@ class RaftRun:
     weather: Weather = CALM
     nodes: tuple[int, ...] = (3, 3, 5)
     """How many there are: one of these."""
+    flush_s: tuple[float, ...] = FLUSH_S
     trouble_s: float = 6.0
     healed_s: float = 4.0
 
@@ -43,7 +44,8 @@ def run_raft(seed: int, run: RaftRun, *, trace: list[str] | None = None) -> Coun
     world = World(seed, trace=trace is not None)
     if trace is not None:
         world.trace = trace
-    group = RaftGroup(world, GroupOptions(nodes=world.rng.choice(run.nodes), weather=run.weather))
+    nodes = world.rng.choice(run.nodes)
+    group = RaftGroup(world, GroupOptions(nodes=nodes, weather=run.weather, flush_s=run.flush_s))
     adversary = Adversary(group, run.faults)
 
     until = world.now + run.trouble_s + run.healed_s
