@@ -1,0 +1,247 @@
+"""One connection between two nodes: its socket, its TLS, its first frame; then a queue, a reader, a writer.
+
+Whose connection it is and whether it is the link is for the `transport` to know. What goes wrong on a
+stream is translated here, once, into `LostError`; a connection that is a link never raises it
+but ends with a reason (`Connection.closed`).
+"""
+
+from __future__ import annotations
+
+import socket
+import ssl
+from collections import deque
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+import trio
+
+from node.errors import RemoteProtocolError, UnavailableError
+from node.protocol.peer import (
+    HEADER_BYTES,
+    HELLO_BYTES_MAX,
+    HELLO_ITEMS_MAX,
+    FrameDecoder,
+    decode_body,
+    encode_frame,
+    frame_length,
+)
+from node.raft.links import Hello, Limits
+from node.raft.security import Contexts
+from node.raft.tls import ByteStream, TlsStream
+
+STREAM_ERRORS: Final = (trio.BrokenResourceError, trio.ClosedResourceError, OSError)
+"""How a stream says that it is no more. TLS errors are among the last."""
+
+
+class LostError(Exception):
+    """A connection has ended or never came up; the text says why."""
+
+
+class Connection:
+    """One connection that holds, or held, a link: a stream and what is queued for it."""
+
+    __slots__ = ("_outbox", "_scope", "_wake", "closed", "hello", "queued_bytes", "remote", "stream")
+
+    def __init__(self, stream: ByteStream, hello: Hello, remote: str) -> None:
+        self.stream = stream
+        self.hello = hello
+        self.remote = remote
+        self.queued_bytes = 0
+        """Bytes that no write has finished for."""
+        self.closed: str | None = None
+        """Why it was closed. From then on nothing goes out and nothing that came in counts."""
+        self._outbox: deque[bytes] = deque()
+        self._wake = trio.Event()
+        self._scope = trio.CancelScope()
+
+    def push(self, frame: bytes, bytes_max: int) -> bool:
+        """Queue a frame. False: it is closed, if only because more than ``bytes_max`` would be queued."""
+        if self.closed is not None:
+            return False
+        if self.queued_bytes + len(frame) > bytes_max:
+            self.close(f"the peer does not read: {self.queued_bytes} bytes are queued")
+            return False
+        self._outbox.append(frame)
+        self.queued_bytes += len(frame)
+        self._wake.set()
+        return True
+
+    def close(self, reason: str) -> None:
+        """End it; the first reason stands."""
+        if self.closed is None:
+            self.closed = reason
+            self._scope.cancel()
+
+    async def run(self, limits: Limits, take: Callable[[list[Any]], None]) -> None:
+        """Read and write until it is closed. ``take`` gets everything that one read brought."""
+        with self._scope:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._write, limits.write_bytes)
+                await self._read(limits, take)
+
+    async def _read(self, limits: Limits, take: Callable[[list[Any]], None]) -> None:
+        decoder = FrameDecoder(limits.frame_bytes_max)
+        while True:
+            try:
+                data = await self.stream.receive_some(limits.read_bytes)
+            except STREAM_ERRORS as error:
+                return self.close(reason(error))
+            if not data:
+                return self.close("closed by the peer")
+            values = decoder.feed(data)
+            if self.closed is not None:  # replaced after the bytes had come in
+                return None
+            if values:
+                try:
+                    take(values)
+                except RemoteProtocolError as error:
+                    return self.close(str(error))
+            if decoder.error is not None:
+                return self.close(str(decoder.error))
+
+    async def _write(self, bytes_max: int) -> None:
+        while True:
+            if not self._outbox:
+                self._wake = trio.Event()
+                await self._wake.wait()
+            data = self._next_write(bytes_max)
+            try:
+                await self.stream.send_all(data)
+            except STREAM_ERRORS as error:
+                return self.close(reason(error))
+            self.queued_bytes -= len(data)
+
+    def _next_write(self, bytes_max: int) -> bytes:
+        outbox = self._outbox
+        frames = [outbox.popleft()]
+        size = len(frames[0])
+        while outbox and size + len(outbox[0]) <= bytes_max:
+            size += len(outbox[0])
+            frames.append(outbox.popleft())
+        return b"".join(frames) if len(frames) > 1 else frames[0]
+
+
+class SnapshotChannel:
+    """A connection of its own for one snapshot: frames both ways, each side at its own pace."""
+
+    def __init__(self, peer: str, stream: ByteStream, limits: Limits) -> None:
+        self.peer = peer
+        self._stream = stream
+        self._limits = limits
+        self._decoder = FrameDecoder(limits.snapshot_frame_bytes_max)
+
+    async def send(self, value: Any) -> None:
+        """Send one frame; returns when the socket took it. One sender at a time.
+
+        Raises:
+            UnavailableError: the connection is lost.
+        """
+        await self.send_encoded(encode_frame(value))
+
+    async def send_encoded(self, frame: bytes) -> None:
+        """Send one frame as `encode_frame` made it; as `send` otherwise."""
+        try:
+            await self._stream.send_all(frame)
+        except STREAM_ERRORS as error:
+            raise self._lost(error) from error
+
+    async def receive(self) -> list[Any]:
+        """Wait for frames; returns at least one, or [] once the peer has closed the connection.
+
+        Raises:
+            RemoteProtocolError: no frames.
+            UnavailableError: the connection is lost.
+        """
+        while True:
+            if self._decoder.error is not None:
+                raise self._decoder.error
+            try:
+                data = await self._stream.receive_some(self._limits.read_bytes)
+            except STREAM_ERRORS as error:
+                raise self._lost(error) from error
+            values = self._decoder.feed(data)
+            if values or not data:
+                return values
+
+    def _lost(self, error: Exception) -> UnavailableError:
+        return UnavailableError(f"snapshot connection with {self.peer}: {reason(error)}")
+
+
+async def secure(
+    stream: trio.SocketStream, contexts: Contexts | None, *, server_side: bool, unanswered_s: float
+) -> tuple[ByteStream, Mapping[str, Any] | None]:
+    """Tune the socket and add TLS; return the peer's certificate, as `ssl` decodes it, as well.
+
+    Raises:
+        LostError: the TLS handshake failed.
+    """
+    try:
+        tune(stream.socket, unanswered_s)
+        if contexts is None:
+            return stream, None
+        context = contexts.accept if server_side else contexts.dial
+        secured = TlsStream(stream, context, server_side=server_side)
+        await secured.do_handshake()
+        return secured, secured.peer_certificate()
+    except STREAM_ERRORS as error:
+        raise LostError(f"TLS: {reason(error)}") from error
+
+
+async def send(stream: ByteStream, value: Any) -> None:
+    try:
+        await stream.send_all(encode_frame(value))
+    except STREAM_ERRORS as error:
+        raise LostError(reason(error)) from error
+
+
+async def receive_hello(stream: ByteStream) -> Any:
+    """Read the first frame and not one byte more, for what follows has other limits."""
+    length = frame_length(await _receive_exactly(stream, HEADER_BYTES), HELLO_BYTES_MAX)
+    return decode_body(await _receive_exactly(stream, length), HELLO_ITEMS_MAX)
+
+
+async def _receive_exactly(stream: ByteStream, size: int) -> bytearray:
+    received = bytearray()
+    while len(received) < size:
+        try:
+            data = await stream.receive_some(size - len(received))
+        except STREAM_ERRORS as error:
+            raise LostError(reason(error)) from error
+        if not data:
+            raise LostError("closed by the peer before its hello")
+        received += data
+    return received
+
+
+def tune(sock: trio.socket.SocketType, unanswered_s: float) -> None:
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 1)  # seconds
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 1)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, round(unanswered_s * 1000))
+
+
+def remote(stream: trio.SocketStream) -> str:
+    try:
+        host, port, *_ = stream.socket.getpeername()
+    except OSError as error:  # gone already
+        raise LostError(reason(error)) from error
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def reason(error: BaseException) -> str:
+    """Say what went wrong in the words of whoever noticed first."""
+    cause: BaseException = error
+    while True:
+        if isinstance(cause, BaseExceptionGroup):  # one for each address that was tried
+            cause = cause.exceptions[0]
+        elif cause.__cause__ is not None:
+            cause = cause.__cause__
+        else:
+            break
+    if isinstance(cause, ssl.SSLCertVerificationError):
+        return f"certificate verify failed: {cause.verify_message}"
+    if isinstance(cause, ssl.SSLError) and cause.reason:
+        return cause.reason.lower().replace("_", " ")
+    return str(cause) or type(cause).__name__

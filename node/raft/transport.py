@@ -1,0 +1,434 @@
+"""Frames between nodes over trio streams: dialing, accepting, hello, queues. One connection a link.
+
+Each peer is held on two links, ``raft`` and ``route``, for as long as this runs; ``snapshot`` connections
+are opened on demand. Which of several connections is the link is decided in `links`, who a
+peer is in `security`, what a frame is in `node.protocol.peer`. This module moves bytes and knows
+nothing of what they mean.
+
+Order of a connection: TCP, TLS, one hello each way (the dialer's first; nothing else is read before
+it), then frames. Between ``on_up`` and ``on_down`` frames arrive complete and in order, or the link
+goes down. Nothing is promised about the order between links, and nothing is kept for a peer that
+is down: `Transport.send` says False, and whoever sent sends again after ``on_up``.
+
+Bounds: an outbox that outgrows its limit costs the connection, for its peer does not read; a dead
+host is found out by the kernel (unacknowledged data, keepalives), a peer that lives but says nothing
+is the business of those who expect something from it.
+
+A peer can cause nothing but a log line and the end of its own connection. Errors of the listeners'
+own (anything but `RemoteProtocolError`) are not caught here: they end the node.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import secrets
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any, Final
+
+import trio
+
+from node.errors import ConfigError, IdentityError, RemoteProtocolError, UnavailableError
+from node.protocol.peer import encode_frame
+from node.raft.connection import (
+    Connection,
+    LostError,
+    SnapshotChannel,
+    reason,
+    receive_hello,
+    remote,
+    secure,
+    send,
+)
+from node.raft.links import (
+    INSTANCE_BYTES,
+    RAFT,
+    ROUTE,
+    SNAPSHOT,
+    Address,
+    CollisionError,
+    Hello,
+    Limits,
+    LinkListener,
+    Slot,
+    refusal,
+)
+from node.raft.security import Security
+from node.raft.tls import ByteStream
+
+log = logging.getLogger("stanchion.peers")
+
+_PEER_FAULTS: Final = (LostError, RemoteProtocolError, IdentityError, CollisionError)
+
+
+@dataclass(frozen=True, slots=True)
+class LinkStatus:
+    """How one link stands, for monitoring."""
+
+    peer: str
+    link: str
+    connected: bool
+    queued_bytes: int
+    address: str
+    """The remote end of the present connection; "" without one."""
+    problem: str
+    """Why there is no connection, as far as known; "" with one."""
+
+
+class _Dialed(Slot[Connection]):
+    """A slot with what dialing it takes."""
+
+    __slots__ = ("address", "attempt", "problem", "vacant")
+
+    def __init__(self, node: str, peer: str, link: str, address: Address) -> None:
+        super().__init__(node, peer, link)
+        self.address = address
+        self.attempt: trio.CancelScope | None = None
+        """Our attempt to dial, until it has become the link."""
+        self.vacant = trio.Event()
+        self.vacant.set()
+        self.problem = "not dialed yet"
+
+
+ServeSnapshot = Callable[[str, SnapshotChannel], Awaitable[None]]
+"""Serves a snapshot connection that a peer has opened. It ends when this returns."""
+
+
+class Transport:
+    """The links to all peers.
+
+    Args:
+        node: our own name.
+        peers: the members, dialed on ``raft`` and ``route``. Our own name among them is passed over.
+        listen: where peers reach us.
+        security: how peers prove who they are.
+        hello: makes the server's part of our hello on a kind of link.
+        check_hello: looks at a peer's (link, hello), names and certificate being right already.
+            Raises IdentityError to decline; the peer is told its text.
+        limits: bounds.
+        routes: nodes of other clusters, dialed on ``route`` only. Their names must differ from ours.
+
+    Raises:
+        ConfigError: addresses that the security is too weak for, or one name in both lists.
+    """
+
+    def __init__(
+        self,
+        node: str,
+        peers: Mapping[str, Address],
+        listen: Address,
+        security: Security,
+        hello: Callable[[str], dict[str, Any]],
+        check_hello: Callable[[str, Mapping[str, Any]], None],
+        limits: Limits | None = None,
+        *,
+        routes: Mapping[str, Address] | None = None,
+        jitter: Callable[[], float] = random.random,
+    ) -> None:
+        members = {name: address for name, address in peers.items() if name != node}
+        strangers = dict(routes or {})
+        if both := sorted(strangers.keys() & {node, *members}):
+            raise ConfigError([f"{name}: both a node of this cluster and a routing peer" for name in both])
+        security.check_addresses([listen, *members.values(), *strangers.values()])
+        self._node = node
+        self._listen = listen
+        self._security = security
+        self._hello = hello
+        self._check_hello = check_hello
+        self._limits = limits or Limits()
+        self._jitter = jitter
+        self._instance = secrets.token_bytes(INSTANCE_BYTES)
+        self._epoch = 0
+        self._handshakes = 0
+        self._slots = {
+            (peer, link): _Dialed(node, peer, link, address)
+            for links, addresses in (((RAFT, ROUTE), members), ((ROUTE,), strangers))
+            for peer, address in addresses.items()
+            for link in links
+        }
+        self._members = members
+        self._listeners: dict[str, LinkListener] = {}
+        self._serve_snapshot: ServeSnapshot | None = None
+        self.listening: list[tuple[str, int]] = []
+        """(address, port) of each listening socket, once `run` has opened them."""
+
+    # --- for those above --------------------------------------------------------------------------
+
+    def attach(self, link: str, listener: LinkListener) -> None:
+        """Say who is told about a kind of link. One each for raft and route, before `run`."""
+        assert link in (RAFT, ROUTE)
+        assert link not in self._listeners
+        self._listeners[link] = listener
+
+    def serve_snapshots(self, serve: ServeSnapshot) -> None:
+        """Say who serves snapshot connections. It may raise UnavailableError and RemoteProtocolError."""
+        self._serve_snapshot = serve
+
+    def send(self, peer: str, link: str, value: Any) -> bool:
+        """Queue one frame. False: the link is down, or just went down because its queue was full."""
+        return self.is_up(peer, link) and self.send_encoded(peer, link, encode_frame(value))
+
+    def send_encoded(self, peer: str, link: str, frame: bytes) -> bool:
+        """Queue a frame as `encode_frame` made it: one encoding may go to many peers."""
+        slot = self._slots.get((peer, link))
+        if slot is None or slot.current is None:
+            return False
+        return slot.current.push(frame, self._limits.outbox_bytes_max)
+
+    def is_up(self, peer: str, link: str) -> bool:
+        slot = self._slots.get((peer, link))
+        return slot is not None and slot.current is not None
+
+    def queued_bytes(self, peer: str, link: str) -> int:
+        """What waits for this peer to read; 0 when the link is down."""
+        slot = self._slots.get((peer, link))
+        return slot.current.queued_bytes if slot and slot.current else 0
+
+    def drop(self, peer: str, link: str, reason: str) -> None:
+        """End the present connection, if there is one; it is dialed again."""
+        slot = self._slots.get((peer, link))
+        if slot is not None and slot.current is not None:
+            slot.current.close(reason)
+
+    def status(self) -> list[LinkStatus]:
+        """How every link stands, by peer."""
+        return [
+            LinkStatus(peer, link, True, now.queued_bytes, now.remote, "")
+            if (now := slot.current)
+            else LinkStatus(peer, link, False, 0, "", slot.problem)
+            for (peer, link), slot in sorted(self._slots.items())
+        ]
+
+    # --- running ----------------------------------------------------------------------------------
+
+    async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Listen, dial and hold the links until cancelled. Started once the port is open.
+
+        Raises:
+            ConfigError: the port can't be opened.
+        """
+        try:
+            listeners = await trio.open_tcp_listeners(self._listen.port, host=self._listen.host)
+        except OSError as error:
+            raise ConfigError([f"can't listen for peers on {self._listen}: {error}"]) from error
+        self.listening = [listener.socket.getsockname()[:2] for listener in listeners]
+        async with trio.open_nursery() as nursery:
+            await nursery.start(trio.serve_listeners, self._accept, listeners)
+            task_status.started()
+            for slot in self._slots.values():
+                nursery.start_soon(self._keep_dialed, slot)
+
+    async def _hold(self, slot: _Dialed, connection: Connection) -> None:
+        """Let this connection be the link until it ends."""
+        peer, link, hello = slot.peer, slot.link, connection.hello
+        listener = self._listeners.get(link)
+        replaced = slot.take(connection, hello)
+        slot.vacant = trio.Event()
+        if slot.attempt is not None:
+            slot.attempt.cancel()
+        if replaced is not None:
+            replaced.close("replaced by a later connection")
+            log.info("%s link with %s: replaced by a later connection", link, peer)
+            if listener is not None:
+                listener.on_down(peer, link)
+
+        def take(values: list[Any]) -> None:
+            if listener is not None:
+                listener.on_frames(peer, link, values)
+
+        log.info("%s link with %s is up (%s)", link, peer, connection.remote)
+        try:
+            if listener is not None:
+                listener.on_up(peer, link, hello.fields)
+            await connection.run(self._limits, take)
+        finally:
+            connection.close("this node stops")
+            if slot.release(connection):
+                slot.problem = connection.closed or ""
+                log.info("%s link with %s is down: %s", link, peer, slot.problem)
+                slot.vacant.set()
+                if listener is not None:
+                    listener.on_down(peer, link)
+
+    # --- accepting --------------------------------------------------------------------------------
+
+    async def _accept(self, stream: trio.SocketStream) -> None:
+        where = "an unknown address"
+        try:
+            try:
+                where = remote(stream)
+                secured, hello, slot = await self._greeted(stream)
+            except _PEER_FAULTS as error:
+                level = logging.DEBUG if isinstance(error, CollisionError) else logging.WARNING
+                log.log(level, "peer connection from %s dropped: %s", where, error)
+                return
+            answer = encode_frame(self._own_hello(hello.link, hello.node))
+            # No await from the judgement of the hello to here: the connection is the link, or none, at once.
+            if slot is not None:
+                connection = Connection(secured, hello, where)
+                connection.push(answer, self._limits.outbox_bytes_max)
+                await self._hold(slot, connection)
+            else:
+                await self._answer_snapshot(SnapshotChannel(hello.node, secured, self._limits), answer)
+        finally:
+            await trio.aclose_forcefully(stream)
+
+    async def _greeted(self, stream: trio.SocketStream) -> tuple[ByteStream, Hello, _Dialed | None]:
+        """Learn who has dialed us, and judge it."""
+        if self._handshakes >= self._limits.handshakes_max:
+            raise LostError(f"{self._handshakes} others have not said hello yet")
+        self._handshakes += 1
+        try:
+            with trio.move_on_after(self._limits.handshake_s):
+                secured, certificate = await self._secured(stream, server_side=True)
+                hello = Hello.of(await receive_hello(secured))
+                try:
+                    return secured, hello, self._slot_for(hello, certificate)
+                except (IdentityError, CollisionError) as error:
+                    await send(secured, refusal(error))
+                    raise
+        finally:
+            self._handshakes -= 1
+        raise LostError(f"no hello within {self._limits.handshake_s} s")
+
+    async def _answer_snapshot(self, channel: SnapshotChannel, answer: bytes) -> None:
+        if self._serve_snapshot is None:
+            return
+        try:
+            await channel.send_encoded(answer)
+            await self._serve_snapshot(channel.peer, channel)
+        except (RemoteProtocolError, UnavailableError) as error:
+            log.warning("snapshot connection from %s dropped: %s", channel.peer, error)
+
+    def _slot_for(self, hello: Hello, certificate: Mapping[str, Any] | None) -> _Dialed | None:
+        """Judge a hello; None for a snapshot, which needs no slot."""
+        self._security.check_peer(certificate, hello.node)
+        slot = self._slots.get((hello.node, hello.link))
+        if slot is None and not (hello.link == SNAPSHOT and hello.node in self._members):
+            raise IdentityError(f"{hello.node!r} is no {hello.link} peer of {self._node!r}")
+        if hello.to != self._node:
+            raise IdentityError(f"this is {self._node!r}, not {hello.to!r}: a wrong peer address")
+        self._check_hello(hello.link, hello.fields)
+        if slot is not None:
+            slot.judge(hello)
+        return slot
+
+    # --- dialing ----------------------------------------------------------------------------------
+
+    async def _keep_dialed(self, slot: _Dialed) -> None:
+        failures = 0
+        while True:
+            await slot.vacant.wait()
+            if slot.current is not None:
+                continue  # taken between the event and this task's turn
+            # No await from here until the attempt can be cancelled.
+            began = trio.current_time()
+            established = await self._dial_once(slot)
+            settled = established and trio.current_time() - began >= self._limits.settled_s
+            failures = 0 if settled else failures + 1
+            await trio.sleep(self._pause_s(failures))
+
+    def _pause_s(self, failures: int) -> float:
+        longest = min(self._limits.backoff_max_s, self._limits.backoff_min_s * 2.0 ** min(failures, 16))
+        return longest * (0.5 + 0.5 * self._jitter())
+
+    async def _dial_once(self, slot: _Dialed) -> bool:
+        """Dial, and hold the link while it lasts. Returns whether it ever was the link."""
+        attempt = slot.attempt = trio.CancelScope()
+        stream: trio.SocketStream | None = None
+        try:
+            try:
+                with attempt:  # cancelled when the peer's own connection becomes the link
+                    stream = await self._connected(slot.address)
+                    secured, hello = await self._introduced(stream, slot.peer, slot.link, slot)
+                    connection = Connection(secured, hello, remote(stream))
+            except _PEER_FAULTS as error:
+                self._note_problem(slot, error)
+                return False
+            finally:
+                slot.attempt, slot.dialing = None, False
+            if attempt.cancel_called:
+                return False
+            await self._hold(slot, connection)
+            return True
+        finally:
+            if stream is not None:
+                await trio.aclose_forcefully(stream)
+
+    def _note_problem(self, slot: _Dialed, error: Exception) -> None:
+        if slot.current is not None or isinstance(error, CollisionError) or slot.problem == str(error):
+            return  # what stays as it was is told once, not twice a second
+        slot.problem = str(error)
+        level = logging.INFO if isinstance(error, LostError) else logging.WARNING
+        log.log(level, "no %s link with %s (%s): %s", slot.link, slot.peer, slot.address, error)
+
+    async def _connected(self, address: Address) -> trio.SocketStream:
+        with trio.move_on_after(self._limits.connect_s):
+            try:
+                return await trio.open_tcp_stream(address.host, address.port)
+            except OSError as error:
+                raise LostError(reason(error)) from error
+        raise LostError(f"no connection within {self._limits.connect_s} s")
+
+    async def _introduced(
+        self, stream: trio.SocketStream, peer: str, link: str, slot: _Dialed | None
+    ) -> tuple[ByteStream, Hello]:
+        """Say hello on a connection that we have dialed, and judge the answer."""
+        with trio.move_on_after(self._limits.handshake_s):
+            secured, certificate = await self._secured(stream, server_side=False)
+            # Nobody learns anything about us from an address that isn't our peer's.
+            self._security.check_peer(certificate, peer)
+            if slot is not None:
+                slot.dialing = True
+            await send(secured, self._own_hello(link, peer))
+            hello = Hello.of(await receive_hello(secured))
+            if (hello.node, hello.link, hello.to) != (peer, link, self._node):
+                raise IdentityError(f"answers as {hello.link} link of {hello.node!r} to {hello.to!r}")
+            self._check_hello(link, hello.fields)
+            return secured, hello
+        raise LostError(f"no hello within {self._limits.handshake_s} s")
+
+    @asynccontextmanager
+    async def open_snapshot(self, peer: str) -> AsyncIterator[SnapshotChannel]:
+        """Open a snapshot connection to a member; closed at the end of the block.
+
+        Raises:
+            UnavailableError: the peer can't be reached, or declines.
+        """
+        if peer not in self._members:
+            raise UnavailableError(f"no snapshot connection with {peer}: {peer} is no member")
+        stream: trio.SocketStream | None = None
+        try:
+            try:
+                stream = await self._connected(self._members[peer])
+                secured, _hello = await self._introduced(stream, peer, SNAPSHOT, None)
+            except _PEER_FAULTS as error:
+                raise UnavailableError(f"no snapshot connection with {peer}: {error}") from error
+            yield SnapshotChannel(peer, secured, self._limits)
+        finally:
+            if stream is not None:
+                await trio.aclose_forcefully(stream)
+
+    # --- both -------------------------------------------------------------------------------------
+
+    async def _secured(
+        self, stream: trio.SocketStream, *, server_side: bool
+    ) -> tuple[ByteStream, Mapping[str, Any] | None]:
+        return await secure(
+            stream,
+            self._security.contexts,
+            server_side=server_side,
+            unanswered_s=self._limits.unanswered_s,
+        )
+
+    def _own_hello(self, link: str, to: str) -> dict[str, Any]:
+        self._epoch += 1
+        return self._hello(link) | {
+            "link": link,
+            "node": self._node,
+            "to": to,
+            "instance": self._instance,
+            "epoch": self._epoch,
+        }
