@@ -1,0 +1,363 @@
+"""Conversations with the core: entries in, effects out.
+
+Each test tells a story in commands and looks at what was answered. Beside the story, after every
+entry, `Conversation` checks what must always hold: the invariants of the state, that a checkpoint
+taken by changes is the whole state, and that a node which restored that checkpoint answers the next
+entry alike (R30).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import count, pairwise
+from typing import Any
+
+from node.core.commands import (
+    Acked,
+    Batch,
+    ClientAway,
+    ClientBack,
+    ClientClose,
+    ClientOpen,
+    ClientRemove,
+    ClientSilent,
+    Command,
+    Configure,
+    Entry,
+    KeeperCommand,
+    Publish,
+    SessionOpen,
+    SubscriptionAway,
+    SubscriptionBack,
+    SubscriptionClose,
+    SubscriptionOpen,
+    TakeOver,
+    Tick,
+    Unsubscribe,
+    encode_commands,
+    encode_entry,
+    encode_keeper,
+)
+from node.core.dispatch import may_redeliver
+from node.core.effects import OK, Effects, Outcome, Refused
+from node.core.machine import Machine
+from node.core.records import all_records, digest, restore, take_changes
+from node.core.state import Group, State, Subscription
+from node.protocol.positions import StartPosition
+
+SECOND = 1_000_000_000
+EPOCH_NS = 1_700_000_000 * SECOND
+"""Unix time at cluster time 0."""
+
+LATE = 1 << 62
+"""A valid_until that never passes."""
+
+
+@dataclass
+class Answer:
+    """What came of one entry."""
+
+    effects: Effects
+    sent: dict[str, list[int]]
+    """Sequences by the inbox they were sent to, in order."""
+    counts: dict[tuple[str, int], int]
+    """Redelivery counts by inbox and sequence."""
+    outcomes: list[Outcome]
+    """Of the entry's commands, in order."""
+
+    @property
+    def outcome(self) -> Outcome:
+        (outcome,) = self.outcomes
+        return outcome
+
+    @property
+    def refusal(self) -> str:
+        """The text of the only command's refusal."""
+        assert isinstance(self.outcome, Refused)
+        return self.outcome.text
+
+    def redelivered(self, inbox: str) -> dict[int, int]:
+        """What that inbox got again, with the counts."""
+        return {seq: n for (to, seq), n in self.counts.items() if to == inbox and n}
+
+
+class Conversation:
+    """One core and its origin ``n1``. Times are seconds of cluster time; they stay where they are set."""
+
+    def __init__(self, **settings: Any) -> None:
+        self.machine = Machine(State())
+        self.records: dict[bytes, bytes] = {}
+        self.index = 0
+        self.now = 0.0
+        self.term = 1
+        self.serial = 1
+        self.session: tuple[int, int] | None = None
+        self.checked = True
+        """Check everything after each entry; too slow for a story of thousands."""
+        self.acks: dict[str, str] = {}
+        """The ack inbox of each inbox."""
+        self._fresh = count(1)
+        opened = self.entry(
+            [Batch(None, 0, 0, encode_commands([SessionOpen("n1", b"nonce")]))], [TakeOver(1, 0)]
+        )
+        self.session = opened.sessions[0].session
+        if settings:
+            self.say(Configure(settings, only_if_unset=False))
+
+    @property
+    def state(self) -> State:
+        return self.machine.state
+
+    # --- entries ---------------------------------------------------------------------------------
+
+    def say(
+        self, *commands: Command, keeper: list[KeeperCommand] | None = None, at: float | None = None
+    ) -> Answer:
+        """One entry with these commands of the origin, and what came of it."""
+        if at is not None:
+            self.now = at
+        first, self.serial = self.serial, self.serial + len(commands)
+        batches = [Batch(self.session, first, first, encode_commands(list(commands)))] if commands else []
+        effects = self.entry(batches, keeper or [])
+        others: dict[int, Outcome] = {}
+        for replies in effects.replies:
+            others.update(replies.others)
+        return Answer(
+            effects,
+            self._sent(effects),
+            {
+                (subscription.inbox, seq): subscription.unacked[seq].deliveries - 1
+                for deliver in effects.deliveries
+                for subscription in [self.state.subscriptions[deliver.subscription]]
+                for seq in deliver.seqs
+            },
+            [others.get(serial, OK) for serial in range(first, self.serial)],
+        )
+
+    def entry(self, batches: list[Batch], keeper: list[KeeperCommand]) -> Effects:
+        """One entry as the leader makes it, applied, checked, and applied by a restored node too."""
+        self.index += 1
+        time_ns = round(self.now * SECOND)
+        packed = [encode_keeper(command) for command in keeper]
+        return self.apply(encode_entry(Entry(1, time_ns, EPOCH_NS + time_ns, packed, batches)))
+
+    def apply(self, data: bytes) -> Effects:
+        if not self.checked:
+            return self.machine.apply(self.index, data)
+        twin = Machine(restore(sorted(self.records.items())))
+        effects = self.machine.apply(self.index, data)
+        assert twin.apply(self.index, data) == effects
+        assert digest(twin.state) == digest(self.state)
+        for key, value in take_changes(self.state):
+            if value is None:
+                self.records.pop(key, None)
+            else:
+                self.records[key] = value
+        assert self.records == dict(all_records(self.state))
+        check_invariants(self.state)
+        return effects
+
+    def _sent(self, effects: Effects) -> dict[str, list[int]]:
+        sent: dict[str, list[int]] = {}
+        for deliver in effects.deliveries:
+            assert deliver.entry == effects.index
+            sent.setdefault(self.state.subscriptions[deliver.subscription].inbox, []).extend(deliver.seqs)
+        return sent
+
+    # --- what clients and the keeper say ---------------------------------------------------------
+
+    def connect(self, *client_ids: str) -> Answer:
+        return self.say(*(client_open(client_id) for client_id in client_ids))
+
+    def subscribe(self, inbox: str, client: str = "me", **options: Any) -> Answer:
+        return self.say(self.subscription(inbox, client, **options))
+
+    def subscription(
+        self,
+        inbox: str,
+        client: str = "me",
+        *,
+        channel: str = "foo",
+        queue: str = "",
+        durable: str = "",
+        mif: int = 10,
+        wait: float = 30,
+        start: int = StartPosition.NEW_ONLY,
+        seq: int = 0,
+        delta: float = 0,
+        valid_until: int = LATE,
+    ) -> SubscriptionOpen:
+        """The command that opens a subscription; its ack inbox is new each time."""
+        self.acks[inbox] = f"ack.{inbox}.{next(self._fresh)}"
+        return SubscriptionOpen(
+            client,
+            channel,
+            queue,
+            durable,
+            inbox,
+            self.acks[inbox],
+            mif,
+            round(wait * SECOND),
+            int(start),
+            seq,
+            round(delta * SECOND),
+            valid_until,
+        )
+
+    def publish(
+        self, messages: int = 1, *, channel: str = "foo", client: str = "me", at: float | None = None
+    ) -> Answer:
+        return self.say(*publishes(messages, channel=channel, client=client), at=at)
+
+    def ack(self, inbox: str, *seqs: int, channel: str = "foo", at: float | None = None) -> Answer:
+        return self.say(self.acked(inbox, *seqs, channel=channel), at=at)
+
+    def acked(self, inbox: str, *seqs: int, channel: str = "foo") -> Acked:
+        return Acked(channel, self.acks[inbox], seqs)
+
+    def close(self, inbox: str, client: str = "me", *, channel: str = "foo") -> Answer:
+        return self.say(SubscriptionClose(client, channel, self.acks[inbox]))
+
+    def unsubscribe(self, inbox: str, client: str = "me", *, channel: str = "foo") -> Answer:
+        return self.say(Unsubscribe(client, channel, self.acks[inbox], ""))
+
+    def leave(self, client: str = "me") -> Answer:
+        return self.say(ClientClose(client))
+
+    def tick(self, at: float | None = None) -> Answer:
+        return self.say(keeper=[Tick(self.term)], at=at)
+
+    def away(self, client: str, since: float | None = None) -> Answer:
+        generation = self.state.clients[client].generation
+        return self.say(keeper=[ClientAway(self.term, client, generation, self._ns(since))])
+
+    def back(self, client: str, since: float | None = None, *, at: float | None = None) -> Answer:
+        """The client and all its subscriptions are heard again."""
+        known = self.state.clients[client]
+        gone = self._ns(since)
+        keeper: list[KeeperCommand] = [ClientBack(self.term, client, known.generation, gone)]
+        keeper += [
+            SubscriptionBack(self.term, subscription.id, subscription.generation, gone)
+            for subscription in known.subscriptions.values()
+            if subscription.absent
+        ]
+        return self.say(keeper=keeper, at=at)
+
+    def inbox_away(self, inbox: str, since: float | None = None) -> Answer:
+        subscription = self.find(inbox)
+        return self.say(
+            keeper=[SubscriptionAway(self.term, subscription.id, subscription.generation, self._ns(since))]
+        )
+
+    def inbox_back(self, inbox: str, since: float | None = None) -> Answer:
+        subscription = self.find(inbox)
+        return self.say(
+            keeper=[SubscriptionBack(self.term, subscription.id, subscription.generation, self._ns(since))]
+        )
+
+    def silent(self, client: str, silent: bool = True, *, at: float | None = None) -> Answer:
+        generation = self.state.clients[client].generation
+        return self.say(keeper=[ClientSilent(self.term, client, generation, silent)], at=at)
+
+    def heartbeats_fail(self, client: str) -> Answer:
+        return self.say(keeper=[ClientRemove(self.term, client, self.state.clients[client].generation)])
+
+    def _ns(self, seconds: float | None) -> int:
+        return round((self.now if seconds is None else seconds) * SECOND)
+
+    # --- looking ---------------------------------------------------------------------------------
+
+    def find(self, inbox: str) -> Subscription:
+        (found,) = [known for known in self.state.subscriptions.values() if known.inbox == inbox]
+        return found
+
+    def unacked(self, inbox: str) -> list[int]:
+        return sorted(self.find(inbox).unacked)
+
+    def members(self, inbox: str) -> list[str]:
+        """The inboxes of the group that ``inbox`` belongs to, in its order."""
+        return [member.inbox for member in self.find(inbox).group.members]
+
+
+def client_open(
+    client_id: str, conn: bytes | None = None, inbox: str = "", valid_until: int = LATE
+) -> ClientOpen:
+    return ClientOpen(
+        client_id,
+        client_id.encode() if conn is None else conn,
+        inbox or f"hb.{client_id}",
+        1,
+        5,
+        3,
+        valid_until,
+    )
+
+
+def publishes(
+    messages: int = 1, *, channel: str = "foo", client: str = "me", size: int = 20
+) -> list[Command]:
+    return [Publish("", client.encode(), channel, b"x" * size)] * messages
+
+
+def check_invariants(state: State) -> None:
+    """What holds after every entry."""
+    online: dict[str, Subscription] = {}
+    seen: list[int] = []
+    for channel in state.channels.values():
+        assert state.channels_by_id[channel.id] is channel
+        log = channel.log
+        assert log.bytes == sum(log.size(seq) for seq in range(log.first, log.last + 1))
+        for group in channel.groups.values():
+            assert group.channel is channel
+            online.update({member.ack_inbox: member for member in group.members})
+            seen += [member.id for member in group.members]
+            if group.shadow is not None:
+                seen.append(group.shadow.id)
+            _check_group(state, group)
+    assert state.by_ack_inbox == online
+    assert sorted(seen) == list(state.subscriptions)
+    held = [member for client in state.clients.values() for member in client.subscriptions.values()]
+    assert sorted(member.id for member in held) == sorted(member.id for member in online.values())
+    for session in state.sessions.values():
+        assert all(serial >= session.lowest_waited for serial in session.outcomes)
+        assert list(session.outcomes) == sorted(session.outcomes)
+
+
+def _check_group(state: State, group: Group) -> None:
+    assert bool(group.members) != (group.shadow is not None)
+    assert group.durable or group.shadow is None
+    assert group.queue or len(group.members) <= 1
+    holders = [member.unacked for member in group.members] + [group.orphans]
+    if group.shadow is not None:
+        assert not group.orphans
+        assert not group.shadow.due
+        holders.append(group.shadow.unacked)
+    held = [seq for holder in holders for seq in holder]
+    assert len(held) == len(set(held)), "a message is held twice"
+    assert all(seq <= group.cursor for seq in held)
+    assert list(group.orphans) == sorted(group.orphans)
+    for member in group.members:
+        _check_member(state, member)
+    log = group.channel.log
+    room = any(member.heard and not member.stalled for member in group.members)
+    if room and log.last >= max(group.cursor + 1, log.first):
+        assert group.id in state.hungry or group.id in state.overdue, "new messages are forgotten"
+    if any(may_redeliver(member) for member in group.members):
+        gone = [m for m in group.members if not m.heard and m.unacked and not state.cold_grace_ns]
+        if group.orphans or gone or any(member.due for member in group.members if member.heard):
+            assert group.id in state.overdue, "due messages are forgotten"
+
+
+def _check_member(state: State, member: Subscription) -> None:
+    assert member.client is state.clients[member.client_id]
+    assert member.due == sorted(set(member.due), reverse=True)
+    due = set(member.due)
+    running = [record for seq, record in member.unacked.items() if seq not in due]
+    assert all(one.sent_at_ns <= other.sent_at_ns for one, other in pairwise(running))
+    assert all(record.sent_at_ns <= state.time_ns for record in running)
+    if may_redeliver(member) and running and not due:
+        first_ns = running[0].sent_at_ns + member.ack_wait_ns
+        assert first_ns > state.time_ns, "an AckWait has passed and nothing happened"
+        earliest = state.next_deadline()
+        assert earliest is not None
+        assert earliest <= first_ns, "a deadline is forgotten"

@@ -1,0 +1,302 @@
+"""Delivery and redelivery, rule by rule (D…) and example by example (E…)."""
+
+from __future__ import annotations
+
+from conversation import Conversation, publishes
+
+from node.core.records import take_changes
+from node.protocol.positions import StartPosition
+
+
+def talk_of(*client_ids: str, **settings: object) -> Conversation:
+    talk = Conversation(**settings)
+    talk.connect(*(client_ids or ("me",)))
+    return talk
+
+
+# --- new messages --------------------------------------------------------------------------------
+
+
+def test_max_in_flight_holds_new_messages_back() -> None:
+    """E1 (D2, D4, D9, D12): as many unacked as max in flight; each ack of one of them makes room for one."""
+    talk = talk_of()
+    talk.subscribe("A", mif=2)
+    assert talk.publish(4, at=0).sent == {"A": [1, 2]}
+    assert talk.find("A").stalled
+    assert talk.ack("A", 2, at=1).sent == {"A": [3]}
+    assert talk.ack("A", 2, 99, at=2).sent == {}
+    assert talk.unacked("A") == [1, 3]
+    assert talk.ack("A", 1, at=3).sent == {"A": [4]}
+    assert talk.unacked("A") == [3, 4]
+
+
+def test_a_first_send_is_not_flagged() -> None:
+    """D7: flag and count belong to a cursor; another subscription's first copy says nothing."""
+    talk = talk_of()
+    talk.subscribe("A", wait=1)
+    talk.publish()
+    again = talk.tick(at=1)
+    assert again.counts == {("A", 1): 1}
+    first = talk.subscribe("B", start=StartPosition.FIRST)
+    assert first.counts == {("B", 1): 0}
+
+
+def test_a_stalled_subscription_delays_no_other() -> None:
+    """D13, DEL-06, DEL-07: subscriptions of a channel are independent, also those of one client."""
+    talk = talk_of()
+    talk.subscribe("A", mif=1)
+    talk.subscribe("B")
+    assert talk.publish(3).sent == {"A": [1], "B": [1, 2, 3]}
+
+
+def test_messages_dropped_unsent_are_skipped() -> None:
+    """D11, DEL-08: below the first available the cursor jumps to it."""
+    talk = talk_of(max_msgs=3)
+    talk.subscribe("A", mif=1)
+    talk.publish()
+    talk.publish(5)
+    assert talk.ack("A", 1).sent == {"A": [4]}
+    assert talk.find("A").group.cursor == 4
+
+
+def test_limits_are_ahead_of_dispatch() -> None:
+    """R1: what an entry's own publishes push out of the log is not sent."""
+    talk = talk_of(max_msgs=3)
+    talk.subscribe("A")
+    assert talk.publish(5).sent == {"A": [3, 4, 5]}
+
+
+def test_delivery_goes_on_when_everything_has_expired() -> None:
+    """D11: a cursor behind an empty log waits for what comes after it."""
+    talk = talk_of(max_age_ns=5_000_000_000)
+    talk.subscribe("A", mif=1)
+    talk.publish(3, at=0)
+    talk.tick(at=6)
+    assert talk.ack("A", 1).sent == {}
+    assert talk.publish().sent == {"A": [4]}
+
+
+def test_nothing_is_sent_offline() -> None:
+    """D1, DUR-12: an offline durable gets nothing."""
+    talk = talk_of()
+    talk.subscribe("A", durable="d")
+    talk.close("A")
+    assert talk.publish(3).sent == {}
+
+
+# --- AckWait -------------------------------------------------------------------------------------
+
+
+def test_unacked_messages_come_again_after_each_ack_wait() -> None:
+    """E6 (D3, D22, D23, RDL-02, RDL-03): at +W, +2W …, although stalled, counted 1, 2 …"""
+    talk = talk_of()
+    talk.subscribe("A", mif=1, wait=1)
+    assert talk.publish(2, at=0).sent == {"A": [1]}
+    assert talk.tick(at=0.999).sent == {}
+    assert talk.tick(at=1.0).counts == {("A", 1): 1}
+    assert talk.tick(at=1.999).sent == {}
+    assert talk.tick(at=2.0).counts == {("A", 1): 2}
+
+
+def test_messages_keep_their_own_schedules() -> None:
+    """E7 (D19, D20, RDL-05): 1 sent at 0.0 and 2 at 0.6 come again at 1.0, 1.6, 2.0, 2.6."""
+    talk = talk_of()
+    talk.subscribe("A", wait=1)
+    talk.publish(at=0)
+    talk.publish(at=0.6)
+    seen = []
+    for tenth in range(7, 30):
+        seen += [(tenth / 10, seq) for seq in talk.tick(at=tenth / 10).sent.get("A", [])]
+    assert seen == [(1.0, 1), (1.6, 2), (2.0, 1), (2.6, 2)]
+
+
+def test_neighbouring_deadlines_go_together() -> None:
+    """E8 (D20, D21 Target): deadlines 10 ms apart, one tick after both: together, in sequence order."""
+    talk = talk_of()
+    talk.subscribe("A", wait=1)
+    talk.publish(at=0)
+    talk.publish(at=0.010)
+    assert talk.state.next_deadline() == 1_000_000_000
+    assert talk.tick(at=1.010).sent == {"A": [1, 2]}
+
+
+def test_acks_leave_the_timer_alone() -> None:
+    """E9 (D19): 1 acked, so at 1.0 nothing is due; the timer goes on for 2, until 1.5."""
+    talk = talk_of()
+    talk.subscribe("A", wait=1)
+    talk.publish(at=0)
+    talk.ack("A", 1, at=0.2)
+    talk.publish(at=0.5)
+    assert talk.state.next_deadline() == 1_000_000_000
+    assert talk.tick(at=1.0).sent == {}
+    assert talk.state.next_deadline() == 1_500_000_000
+    assert talk.tick(at=1.5).sent == {"A": [2]}
+
+
+def test_the_timer_goes_off_when_nothing_is_unacked() -> None:
+    """D20: fired with nothing pending, there is no deadline any more."""
+    talk = talk_of()
+    talk.subscribe("A", wait=1)
+    talk.publish(at=0)
+    talk.ack("A", 1)
+    talk.tick(at=1)
+    assert talk.state.next_deadline() is None
+
+
+def test_messages_gone_from_the_log_are_forgotten_in_their_turn() -> None:
+    """E10 (D24, RDL-10): until the timer they take up max in flight; then they go, and new ones come."""
+    talk = talk_of(max_msgs=3)
+    talk.subscribe("A", mif=3, wait=1)
+    talk.publish(3, at=0)
+    assert talk.publish(at=0.5).sent == {}
+    assert talk.unacked("A") == [1, 2, 3]
+    answer = talk.tick(at=1)
+    assert answer.sent == {"A": [2, 3, 4]}
+    assert answer.redelivered("A") == {2: 1, 3: 1}
+
+
+def test_an_ack_in_the_same_entry_is_ahead_of_the_deadline() -> None:
+    """D26, R1: what is acked by the time its turn comes is not sent."""
+    talk = talk_of()
+    talk.subscribe("A", wait=1)
+    talk.publish(2, at=0)
+    assert talk.ack("A", 1, at=1).sent == {"A": [2]}
+
+
+def test_due_messages_are_ahead_of_new_ones() -> None:
+    """R1, T3: in one entry, first what is due in sequence order, then what is new."""
+    talk = talk_of()
+    talk.subscribe("A", wait=1)
+    talk.publish(at=0)
+    talk.publish(at=0.2)
+    answer = talk.publish(2, at=1.5)
+    assert answer.sent == {"A": [1, 2, 3, 4]}
+    assert answer.redelivered("A") == {1: 1, 2: 1}
+
+
+def test_due_messages_come_in_sequence_order_whatever_their_deadlines() -> None:
+    """RDL-06, T3: 1 was sent again after 2, so 2 is due before it; due together, 1 is first."""
+    talk = talk_of()
+    talk.subscribe("A", wait=1)
+    talk.publish(at=0)
+    talk.publish(at=0.5)
+    talk.tick(at=1)  # 1 again
+    assert list(talk.find("A").unacked) == [2, 1]
+    assert talk.tick(at=3).sent == {"A": [1, 2]}
+
+
+def test_a_late_redelivery_waits_its_whole_ack_wait() -> None:
+    """D21 Target, RDL-12: the next deadline counts from the redelivery, not from when it was due."""
+    talk = talk_of()
+    talk.subscribe("A", wait=1)
+    talk.publish(at=0)
+    talk.tick(at=7.5)
+    assert talk.tick(at=8.4).sent == {}
+    assert talk.tick(at=8.5).counts == {("A", 1): 2}
+
+
+def test_a_redelivered_message_can_be_acked() -> None:
+    """RDL-08, RDL-13: the ack of a redelivered message frees its place and stops it for good."""
+    talk = talk_of()
+    talk.subscribe("A", mif=1, wait=1)
+    talk.publish(2, at=0)
+    talk.tick(at=1)
+    assert talk.ack("A", 1).sent == {"A": [2]}
+    assert talk.tick(at=2).sent == {"A": [2]}
+
+
+def test_ack_waits_are_independent() -> None:
+    """RDL-14: two subscriptions, two AckWaits."""
+    talk = talk_of()
+    talk.subscribe("A", wait=1)
+    talk.subscribe("B", wait=2)
+    talk.publish(at=0)
+    assert talk.tick(at=1).sent == {"A": [1]}
+    assert talk.tick(at=2).sent == {"A": [1], "B": [1]}
+
+
+def test_redelivery_counts_wrap_to_one() -> None:
+    """D7: after 2³²−1 the count is 1 again, never 0."""
+    talk = talk_of()
+    talk.subscribe("A", wait=1)
+    talk.publish(at=0)
+    member = talk.find("A")
+    member.unacked[1] = member.unacked[1]._replace(deliveries=(1 << 32) - 1)
+    talk.state.touched.unacked[member.id] = None
+    talk.records.update(dict(_changes(talk)))
+    assert talk.tick(at=1).counts == {("A", 1): (1 << 32) - 1}
+    assert talk.tick(at=2).counts == {("A", 1): 1}
+
+
+def _changes(talk: Conversation) -> list[tuple[bytes, bytes]]:
+    return [(key, value) for key, value in take_changes(talk.state) if value is not None]
+
+
+# --- bounds --------------------------------------------------------------------------------------
+
+
+def test_an_entry_sends_a_subscription_so_much_and_no_more() -> None:
+    """R19: 500 a subscription; the rest is marked, and follows with the next entries."""
+    talk = talk_of()
+    talk.publish(1200)
+    assert talk.subscribe("A", mif=5000, start=StartPosition.FIRST).sent == {"A": list(range(1, 501))}
+    assert talk.state.marked
+    assert talk.tick().sent == {"A": list(range(501, 1001))}
+    assert talk.tick().sent == {"A": list(range(1001, 1201))}
+    assert not talk.state.marked
+
+
+def test_an_entry_sends_so_much_altogether_and_everyone_has_a_turn() -> None:
+    """R19: 2,000 an entry; who is left out is first the next time."""
+    talk = talk_of()
+    talk.publish(600)
+    talk.say(*(talk.subscription(f"S{n}", mif=5000, start=StartPosition.FIRST) for n in range(6)))
+    told: dict[str, list[int]] = {f"S{n}": list(range(1, 501)) for n in range(4)}
+    for _ in range(2):
+        assert talk.state.marked
+        for inbox, seqs in talk.tick().sent.items():
+            told.setdefault(inbox, []).extend(seqs)
+    assert told == {f"S{n}": list(range(1, 601)) for n in range(6)}
+    assert not talk.state.marked
+
+
+def test_redeliveries_within_the_bound_stay_ahead_of_new_messages() -> None:
+    """R19, DUR-14: a resumed durable gets all it has not acked before anything new, however much."""
+    talk = talk_of()
+    talk.subscribe("A", durable="d", mif=5000)
+    for _ in range(3):
+        talk.publish(400)
+    talk.tick()
+    talk.close("A")
+    talk.publish(2)
+    got = talk.subscribe("B", durable="d", mif=5000).sent["B"]
+    assert got == list(range(1, 501))
+    while talk.state.marked:
+        got += talk.publish().sent["B"]
+    assert got[:1200] == list(range(1, 1201))
+    assert got == sorted(got)
+    assert len(got) == talk.state.channels["foo"].log.last
+
+
+def test_a_dead_end_leaves_no_mark() -> None:
+    """R19: a group that can't go on is not marked, or the leader would tick for ever."""
+    talk = talk_of()
+    talk.subscribe("A", mif=1, wait=1)
+    talk.publish(5, at=0)
+    assert not talk.state.marked
+    talk.away("me")
+    talk.tick(at=2)
+    assert not talk.state.marked
+    assert talk.state.next_deadline() is None
+
+
+def test_one_entry_touches_many_channels_in_order() -> None:
+    """R1: new messages are dispatched once a channel touched, in the order of first touch."""
+    talk = talk_of()
+    for channel in ("b", "a", "c"):
+        talk.subscribe(channel, channel=channel)
+    answer = talk.say(
+        *publishes(channel="c"), *publishes(channel="a"), *publishes(channel="c"), *publishes(channel="b")
+    )
+    assert list(answer.sent.items()) == [("c", [1, 2]), ("a", [1]), ("b", [1])]
+    assert [store.name for store in answer.effects.stored] == ["c", "a", "b"]

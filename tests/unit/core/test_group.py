@@ -1,0 +1,310 @@
+"""Queue groups: who is next, who gets what is sent again, what becomes of those who leave."""
+
+from __future__ import annotations
+
+from conversation import Conversation
+
+from node.protocol.positions import StartPosition
+
+
+def group_of(
+    *inboxes: str, mif: int = 10, wait: float = 30, durable: str = "", **settings: object
+) -> Conversation:
+    """A queue group ``q``; each member has a client of its own, named like its inbox in lower case."""
+    talk = Conversation(**settings)
+    talk.connect("me", *(inbox.lower() for inbox in inboxes))
+    for inbox in inboxes:
+        talk.subscribe(inbox, inbox.lower(), queue="q", mif=mif, wait=wait, durable=durable)
+    return talk
+
+
+# --- new messages --------------------------------------------------------------------------------
+
+
+def test_equal_members_take_turns() -> None:
+    """E2 (D15, QUE-03): without acks, 1→A, 2→B, 3→C, 4→A …; the list rotates with it."""
+    talk = group_of("A", "B", "C")
+    assert talk.publish().sent == {"A": [1]}
+    assert talk.members("A") == ["B", "C", "A"]
+    assert talk.publish().sent == {"B": [2]}
+    assert talk.members("A") == ["C", "A", "B"]
+    assert talk.publish().sent == {"C": [3]}
+    assert talk.publish(3).sent == {"A": [4], "B": [5], "C": [6]}
+    assert talk.members("A") == ["A", "B", "C"]
+
+
+def test_fewest_unacked_is_next() -> None:
+    """E3 (QUE-05): [A, B, C] with 2, 0, 1 unacked: next is B, and since it isn't the head the list stays."""
+    talk = group_of("A", "B", "C")
+    talk.publish(6)
+    talk.ack("B", 2, 5)
+    talk.ack("C", 3)
+    assert talk.members("A") == ["A", "B", "C"]
+    assert talk.publish().sent == {"B": [7]}
+    assert talk.members("A") == ["A", "B", "C"]
+
+
+def test_a_stalled_member_does_not_stall_the_group() -> None:
+    """E4 (D16, QUE-06): A (max in flight 1) holds 1, so 2 to 6 go to B."""
+    talk = Conversation()
+    talk.connect("me")
+    talk.subscribe("A", queue="q", mif=1)
+    talk.subscribe("B", queue="q", mif=10)
+    assert talk.publish().sent == {"A": [1]}
+    assert talk.publish(5).sent == {"B": [2, 3, 4, 5, 6]}
+
+
+def test_auto_acking_members_share_evenly() -> None:
+    """E5 (QUE-04): 5 members that ack at once, 2,048 messages in bursts: each gets more than 400."""
+    for burst in (1, 3, 64, 256):
+        talk = group_of("A", "B", "C", "D", "E", mif=1024)
+        talk.checked = False
+        got = dict.fromkeys("ABCDE", 0)
+        left = 2048
+        while left:
+            answer = talk.publish(min(burst, left))
+            left -= min(burst, left)
+            for inbox, seqs in answer.sent.items():
+                got[inbox] += len(seqs)
+                talk.ack(inbox, *seqs)
+        assert min(got.values()) > 400, (burst, got)
+
+
+def test_all_stalled_then_one_has_room() -> None:
+    """QUE-07, QUE-08, D18: at the sum of all max in flight nothing new flows; one ack lets one more go."""
+    talk = group_of("A", "B", mif=2)
+    assert sum(map(len, talk.publish(9).sent.values())) == 4
+    assert talk.ack("B", 2).sent == {"B": [5]}
+    assert not talk.state.marked
+
+
+def test_every_group_and_plain_subscription_gets_each_message() -> None:
+    """QUE-02, D14: two groups and a plain subscription, each message once for each."""
+    talk = group_of("A", "B")
+    talk.subscribe("C", queue="other")
+    talk.subscribe("D")
+    answer = talk.publish(4)
+    assert sorted(answer.sent["A"] + answer.sent["B"]) == [1, 2, 3, 4]
+    assert answer.sent["C"] == answer.sent["D"] == [1, 2, 3, 4]
+
+
+def test_a_joining_member_gets_nothing_old() -> None:
+    """D17, QUE-19: no start position, nothing others hold; it takes part from the next message on."""
+    talk = group_of("A")
+    talk.publish(3)
+    assert talk.subscribe("B", queue="q", start=StartPosition.FIRST).sent == {}
+    assert talk.publish().sent == {"B": [4]}
+
+
+def test_a_silent_member_is_passed_over() -> None:
+    """D15, QUE-21: who misses heartbeats gets nothing while another can take it."""
+    talk = group_of("A", "B")
+    talk.silent("a")
+    assert talk.publish(4).sent == {"B": [1, 2, 3, 4]}
+    talk.silent("a", False)
+    assert talk.publish().sent == {"A": [5]}
+
+
+def test_a_silent_member_is_better_than_none() -> None:
+    """D16 Target, QUE-25, table 5.3: [A stalled, B silent]: B takes it as long as it has room."""
+    talk = group_of("A", "B", mif=2)
+    talk.silent("b")
+    assert talk.publish(6).sent == {"A": [1, 2], "B": [3, 4]}
+    assert talk.members("A")[0] == "A"
+
+
+def test_all_silent_and_none_stalled() -> None:
+    """Table 5.3, QUE-22: still sent, to the head of the list, up to max in flight."""
+    talk = group_of("A", "B", mif=2)
+    talk.silent("a")
+    talk.silent("b")
+    assert talk.publish(5).sent == {"A": [1, 3], "B": [2, 4]}
+
+
+# --- AckWait -------------------------------------------------------------------------------------
+
+
+def test_one_message_and_two_members() -> None:
+    """Table 5.1 (D5, D27, D28, QUE-09, QUE-11, QUE-12): W(A) = 1 s, W(B) = 3 s, never acked."""
+    talk = Conversation()
+    talk.connect("me")
+    talk.subscribe("A", queue="q", wait=1)
+    talk.subscribe("B", queue="q", wait=3)
+    assert talk.publish(at=0).sent == {"A": [1]}
+    assert talk.tick(at=1).counts == {("B", 1): 1}
+    assert talk.unacked("A") == []
+    assert talk.tick(at=3.9).sent == {}
+    assert talk.tick(at=4).counts == {("A", 1): 2}
+    assert talk.tick(at=5).counts == {("B", 1): 3}
+
+
+def test_a_single_member_gets_it_itself() -> None:
+    """QUE-10."""
+    talk = group_of("A", wait=1)
+    talk.publish(at=0)
+    assert talk.tick(at=1).counts == {("A", 1): 1}
+
+
+def test_redelivery_goes_on_though_all_are_stalled() -> None:
+    """D30, D3: nobody is eligible, so the head of the list gets it, and the list rotates."""
+    talk = group_of("A", "B", mif=1, wait=1)
+    talk.publish(2, at=0)
+    answer = talk.tick(at=1)
+    assert sorted(seq for seqs in answer.sent.values() for seq in seqs) == [1, 2]
+    assert answer.sent == {"A": [1], "B": [2]}
+
+
+def test_silence_does_not_stop_a_groups_redelivery() -> None:
+    """D29, QUE-22: silent members are only passed over; all silent, the head gets it."""
+    talk = group_of("A", "B", wait=1)
+    talk.publish(at=0)
+    talk.silent("a")
+    assert talk.tick(at=1).sent == {"B": [1]}
+    talk.silent("b")
+    assert sum(map(len, talk.tick(at=2).sent.values())) == 1
+
+
+def test_due_messages_of_several_members_go_in_sequence_order() -> None:
+    """R1, D27: all that is due in the group, in the order of sequences, whoever held it."""
+    talk = group_of("A", "B", wait=1)
+    talk.publish(6, at=0)  # A: 1 3 5, B: 2 4 6
+    answer = talk.tick(at=1)
+    order = [seq for deliver in answer.effects.deliveries for seq in deliver.seqs]
+    assert sorted(order) == [1, 2, 3, 4, 5, 6]
+    assert all(seqs == sorted(seqs) for seqs in answer.sent.values())
+    assert set(answer.redelivered("A").values()) | set(answer.redelivered("B").values()) == {1}
+
+
+def test_the_member_that_lost_a_message_has_room_again() -> None:
+    """D28: A's message has moved to B, so A, with max in flight 1, takes a new one at once."""
+    talk = Conversation()
+    talk.connect("me")
+    talk.subscribe("A", queue="q", mif=1, wait=1)
+    talk.publish(at=0)
+    talk.subscribe("B", queue="q", mif=1, wait=60)
+    assert talk.publish(2, at=0.5).sent == {"B": [2]}
+    talk.ack("B", 2, at=0.6)  # and gets 3
+    assert talk.unacked("B") == [3]
+    answer = talk.tick(at=1)
+    assert sorted(seq for seqs in answer.sent.values() for seq in seqs) == [1]
+
+
+# --- leaving -------------------------------------------------------------------------------------
+
+
+def test_a_leaving_members_messages_go_to_the_others_at_once() -> None:
+    """E11 (D34, D35 Target, D36, QUE-15, QUE-17): flagged, counted on, in the same entry."""
+    talk = group_of("A", "B", "C", wait=60)
+    talk.publish(9)  # A: 1 4 7
+    talk.ack("B", 2, 5, 8)
+    talk.ack("C", 3, 6, 9)
+    answer = talk.close("A", "a")
+    assert sorted(answer.sent["B"] + answer.sent["C"]) == [1, 4, 7]
+    assert answer.redelivered("B") | answer.redelivered("C") == {1: 1, 4: 1, 7: 1}
+    assert [abs(len(answer.sent["B"]) - len(answer.sent["C"]))] == [1]
+    assert talk.publish(2).sent  # new ones flow on
+    assert talk.find("B").group.cursor == 11
+
+
+def test_redistribution_ignores_max_in_flight() -> None:
+    """D34, QUE-18: the one that remains is full, and gets them all the same; new ones wait."""
+    talk = group_of("A", "B", mif=2)
+    talk.publish(6)
+    assert talk.unsubscribe("A", "a").sent == {"B": [1, 3]}
+    assert len(talk.unacked("B")) == 4
+    assert talk.ack("B", 1, 2).sent == {}
+    assert talk.ack("B", 3).sent == {"B": [5]}
+
+
+def test_redistributed_messages_are_ahead_of_new_ones() -> None:
+    """R1 and the command table: in sequence order, ahead of new ones, in the same entry."""
+    talk = group_of("A", "B", mif=2)
+    talk.publish(4)
+    talk.ack("B", 2, 4)
+    talk.publish(3)
+    assert talk.unacked("B") == [5, 6]
+    talk.ack("B", 5, 6)
+    answer = talk.close("A", "a")
+    assert answer.sent["B"][:2] == [1, 3]
+
+
+def test_however_a_member_leaves_its_messages_are_handed_over() -> None:
+    """QUE-16, HBT-04: unsubscribe, client close and heartbeat removal alike."""
+    for leave in ("unsubscribe", "leave", "heartbeats_fail"):
+        talk = group_of("A", "B")
+        talk.publish(2)
+        answer = {
+            "unsubscribe": lambda talk=talk: talk.unsubscribe("A", "a"),
+            "leave": lambda talk=talk: talk.leave("a"),
+            "heartbeats_fail": lambda talk=talk: talk.heartbeats_fail("a"),
+        }[leave]()
+        assert answer.sent == {"B": [1]}, leave
+        assert answer.counts == {("B", 1): 1}
+
+
+def test_the_last_member_of_a_plain_group_takes_it_along() -> None:
+    """QUE-20: group, cursor and unacked are gone; the next member starts a new group where it wants."""
+    talk = group_of("A")
+    talk.publish(3)
+    talk.close("A", "a")
+    assert talk.state.channels["foo"].groups == {}
+    assert talk.subscribe("B", queue="q", start=StartPosition.FIRST).sent == {"B": [1, 2, 3]}
+
+
+# --- durable groups ------------------------------------------------------------------------------
+
+
+def test_the_last_member_of_a_durable_group_becomes_its_shadow() -> None:
+    """D38, D39, DQU-01, DQU-02: the next to join, any client, gets what is unacked, then what is new."""
+    talk = group_of("A", durable="d", wait=60)
+    talk.publish(3)
+    talk.ack("A", 2)
+    talk.leave("a")
+    assert not talk.find("A").online
+    talk.publish(2)
+    answer = talk.subscribe("B", queue="q", durable="d", start=StartPosition.NEW_ONLY)
+    assert answer.sent == {"B": [1, 3, 4, 5]}
+    assert answer.redelivered("B") == {1: 1, 3: 1}
+    assert talk.find("B").group.name == "d:q"
+
+
+def test_unsubscribe_of_the_last_member_ends_a_durable_group() -> None:
+    """DQU-04, DQU-05: the last one's unsubscribe removes it; another's only hands over."""
+    talk = group_of("A", "B", durable="d")
+    talk.publish(2)
+    assert talk.unsubscribe("A", "a").sent == {"B": [1]}
+    talk.unsubscribe("B", "b")
+    assert talk.state.channels["foo"].groups == {}
+    assert talk.state.subscriptions == {}
+
+
+def test_durable_and_plain_groups_of_one_name_are_two() -> None:
+    """DQU-03: both get each message; nor does a plain group named like a durable one's display collide."""
+    talk = group_of("A", durable="dur")
+    talk.subscribe("B", queue="q")
+    talk.subscribe("C", queue="dur:q")
+    assert talk.publish().sent == {"A": [1], "B": [1], "C": [1]}
+
+
+def test_both_clients_of_a_durable_group_crash_and_come_back() -> None:
+    """E14 (DQU-06): 20 published, max in flight 1, W 60 s; all come promptly, to whoever is there first."""
+    talk = Conversation()
+    talk.connect("me", "m1", "m2")
+    talk.subscribe("A", "m1", queue="q", durable="d", mif=1, wait=60)
+    talk.subscribe("B", "m2", queue="q", durable="d", mif=1, wait=60)
+    talk.publish(20)
+    assert talk.leave("m1").sent == {"B": [1]}  # dealt to the old m2, which is dead
+    talk.leave("m2")
+    talk.connect("m1", "m2")
+    answer = talk.subscribe("C", "m1", queue="q", durable="d", mif=1, wait=60)
+    assert answer.sent == {"C": [1, 2]}
+    seen = [1, 2]
+    held = [("C", 1), ("C", 2)]
+    assert talk.subscribe("D", "m2", queue="q", durable="d", mif=1, wait=60).sent == {"D": [3]}
+    seen.append(3)
+    held.append(("D", 3))
+    while held:
+        for inbox, seqs in talk.ack(*held.pop(0)).sent.items():
+            seen += seqs
+            held += [(inbox, seq) for seq in seqs]
+    assert seen == list(range(1, 21))
