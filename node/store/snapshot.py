@@ -262,7 +262,7 @@ def open_reader(snapshot: Snapshot) -> SnapshotReader:
 
 
 class SnapshotReader:
-    """Reads a snapshot's file at any offset: what a ``SnapshotSender`` wants. Close it."""
+    """Reads a snapshot's file at any offset: what a ``SnapshotSender`` wants. Close it, or use ``with``."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -276,6 +276,12 @@ class SnapshotReader:
             return os.pread(self._descriptor, size, offset)
         except OSError as error:
             raise DiskError(f"{self._path}: the snapshot can't be read: {error}") from error
+
+    def __enter__(self) -> SnapshotReader:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def close(self) -> None:
         os.close(self._descriptor)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import resource
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -32,9 +33,9 @@ def opened(path: Path, **options: int) -> Iterator[Store]:
         store.close()
 
 
-def blocks_in(path: Path) -> int:
+def blocks_in(path: Path, database: bytes = b"messages") -> int:
     with lmdb.open(str(path), max_dbs=4) as environment, environment.begin() as transaction:
-        return int(transaction.stat(environment.open_db(b"messages", transaction, create=False))["entries"])
+        return int(transaction.stat(environment.open_db(database, transaction, create=False))["entries"])
 
 
 @contextmanager
@@ -74,6 +75,7 @@ def test_a_channel_is_deleted_bit_by_bit(tmp_path: Path, monkeypatch: pytest.Mon
         assert store.get(1, 1) == b"a"
         assert store.get(3, 2) == b"x" * 60_000
     assert blocks_in(path) == 1 + 2
+    assert blocks_in(path, b"floors") == 0
 
 
 def test_space_below_a_floor_is_given_back(tmp_path: Path) -> None:
@@ -268,3 +270,29 @@ def test_an_environment_of_another_program(tmp_path: Path) -> None:
         transaction.put(b"theirs", b"data")
     with pytest.raises(CorruptionError, match="missing"):
         Store.open(tmp_path / "store")
+
+
+# --- beside the loop -------------------------------------------------------------------------------
+
+
+def test_checkpoints_run_in_another_thread(tmp_path: Path) -> None:
+    """While they do, the loop puts, drops and reads, and always sees the same."""
+    with opened(tmp_path / "store", cache_bytes=0) as store, ThreadPoolExecutor(1) as worker:
+        seq = 0
+        for index in range(1, 21):
+            store.put(1, seq + 1, [b"%d" % n for n in range(seq + 1, seq + 301)])
+            seq += 300
+            job = store.begin_checkpoint((index, 1), (index - 1, 1), [(b"seq", b"%d" % seq)])
+            running = worker.submit(job.run)
+            store.put(1, seq + 1, [b"%d" % (seq + 1)])
+            seq += 1
+            store.drop(1, seq // 2)
+            while True:
+                finished = running.done()
+                wanted = range(1, seq + 1, 7)
+                expected = [None if n <= seq // 2 else b"%d" % n for n in wanted]
+                assert store.get_many(1, wanted) == expected
+                if finished:
+                    break
+            running.result()
+            store.end_checkpoint(job)

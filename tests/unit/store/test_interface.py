@@ -166,6 +166,19 @@ def test_everything_dropped_goes_on_at_the_next_sequence(disk: Disk) -> None:
     assert store.get_many(1, [1, 2, 3]) == [None, None, b"c"]
 
 
+def test_dropped_ahead_of_what_was_put(disk: Disk) -> None:
+    """A floor above the last sequence is where the channel goes on, also beside stored messages."""
+    disk.store.put(1, 1, [b"a", b"b", b"c"])
+    disk.checkpoint(1)
+    disk.store.put(1, 4, [b"d", b"e"])
+    disk.store.drop(1, 7)
+    disk.store.put(1, 8, [b"h"])
+    disk.checkpoint(2)
+    expected = [None] * 7 + [b"h", None]
+    assert disk.store.get_many(1, range(1, 10)) == expected
+    assert disk.reopen().get_many(1, range(1, 10)) == expected
+
+
 def test_a_dropped_channel_is_gone(disk: Disk) -> None:
     """Pending, stored or in the next life; its neighbours stay."""
     for channel in (1, 2, 3):
