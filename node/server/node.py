@@ -28,7 +28,7 @@ from node.core.commands import Configure
 from node.core.effects import Outcome, Refused
 from node.core.records import restore
 from node.core.state import State
-from node.errors import ConfigError, IdentityError, NodeError
+from node.errors import ConfigError, IdentityError, NodeError, UnavailableError
 from node.raft.disk import RealDisk
 from node.raft.driver import Driver, Outlet
 from node.raft.engine import Engine
@@ -46,6 +46,7 @@ from node.server.founding import Founding
 from node.server.host import Host
 from node.server.replica import Replica
 from node.server.routing import Routing
+from node.server.snapshots import Snapshots
 from node.server.streaming import Subjects
 from node.store.checkpoint import Store
 from node.units import SECOND
@@ -163,10 +164,19 @@ class Node:
             durable=self._durable,
             interval_s=config.store.checkpoint_interval_ns / SECOND,
         )
-        self.context = self._make_context()
-        self.clients = Clients(
-            self.context, host=self.addresses.client.host, port=self.addresses.client.port
+        self.snapshots = Snapshots(
+            config.store.dir,
+            self.checkpointer,
+            self.engine,
+            self.replica,
+            open_channel=self.transport.open_snapshot,
+            replaced=self._replaced,
+            kick=self._kick,
         )
+        self.replica.needs_snapshot_from = self.snapshots.wanted
+        self.transport.serve_snapshots(self.snapshots.serve)
+        self.context = self._make_context()
+        self.clients = Clients(self.context, host=self.addresses.client.host, port=self.addresses.client.port)
 
     def _open_directory(self, stack: ExitStack) -> None:
         directory = self.config.store.dir
@@ -177,7 +187,7 @@ class Node:
         self.journal = Journal.open(RealDisk(directory / "journal"))
         stack.callback(self.journal.close)
         self.store = Store.open(directory / "store")
-        stack.callback(self.store.close)
+        stack.callback(lambda: self.store.close())  # whichever is the node's by then
         if self.journal.torn is not None:
             log.warning("%s", self.journal.torn)
 
@@ -254,6 +264,7 @@ class Node:
             await nursery.start(self._run_clients)
             await nursery.start(self.driver.run)
             nursery.start_soon(self.checkpointer.run)
+            nursery.start_soon(self.snapshots.run)
             nursery.start_soon(self._watch_leader)
             nursery.start_soon(self._configure)
 
@@ -379,6 +390,9 @@ class Node:
         while self.journal.durable_index < index:
             await self.driver.flushed()
 
+    def _replaced(self, store: Store) -> None:
+        self.store = store
+
     def _founded(self, state: State) -> None:
         identity = Identity(self.config.cluster.id, state.founding_id, state.cluster_tag, self.name)
         if self.identity is not None and self.identity.founding_id not in {"", state.founding_id}:
@@ -439,6 +453,13 @@ class Alone:
     def is_up(self, peer: str, link: str) -> bool:
         """There is nobody."""
         return False
+
+    def serve_snapshots(self, serve: Any) -> None:
+        """Nobody will ever need one."""
+
+    def open_snapshot(self, peer: str) -> Any:
+        """There is nobody to need one."""
+        raise UnavailableError(f"{peer} is no member")
 
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Nothing to do."""

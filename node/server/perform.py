@@ -123,6 +123,10 @@ class Performer:
         for replies in effects.replies:
             self._reply(replies)
 
+    def replace(self, messages: Messages) -> None:
+        """A snapshot has brought another store."""
+        self._messages = messages
+
     def resume(self) -> None:
         """This node has caught up: deliver what is still true of what was held (R4)."""
         self.held = False

@@ -145,6 +145,7 @@ class Replica:
         self._leader_frame_s = -NEVER
         self._paused_readers: deque[Reader] = deque()
         self._opened_ready = False
+        self._suspended = False
         self._look_s = 0.0
         self.leaderless_since_s: float | None = host.monotonic_s()
         self._tag = ""
@@ -264,7 +265,7 @@ class Replica:
 
     def commit_learned(self, commit: int, _term: int) -> None:
         """The leader of the current term has told its commit index."""
-        if not self.caught_up and self._target is None:
+        if not self.caught_up and self._target is None and not self._suspended:
             self._target = commit
             if self.engine.applied_index >= commit:
                 self._now_caught_up(self.engine.applied_index)
@@ -335,9 +336,16 @@ class Replica:
         if connection in self._paused_readers:
             self._paused_readers.remove(connection)
 
-    def installed(self, state: State, since: int) -> None:
+    def suspend(self) -> None:
+        """A snapshot is about to replace the store: nothing is read from it meanwhile."""
+        self.hold()
+        self._suspended = True
+
+    def installed(self, state: State, messages: Messages, since: int) -> None:
         """A snapshot replaced everything; the last entry performed here was ``since``."""
+        self._suspended = False
         self.machine = Machine(state)
+        self.performer.replace(messages)
         self.clock.seen(state.time_ns)
         self.wall.seen(state.timestamp_ns, state.time_ns)
         self._check_founded()
