@@ -187,7 +187,7 @@ class Node:
         self.journal = Journal.open(RealDisk(directory / "journal"))
         stack.callback(self.journal.close)
         self.store = Store.open(directory / "store")
-        stack.callback(lambda: self.store.close())  # whichever is the node's by then
+        stack.callback(self._close_store)
         if self.journal.torn is not None:
             log.warning("%s", self.journal.torn)
 
@@ -392,6 +392,9 @@ class Node:
 
     def _replaced(self, store: Store) -> None:
         self.store = store
+
+    def _close_store(self) -> None:
+        self.store.close()
 
     def _founded(self, state: State) -> None:
         identity = Identity(self.config.cluster.id, state.founding_id, state.cluster_tag, self.name)

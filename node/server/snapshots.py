@@ -33,7 +33,7 @@ class Engine(Protocol):
 
     @property
     def applied_index(self) -> int: ...
-    def wants_snapshot(self, index: int, term: int) -> bool: ...
+    def offered_snapshot(self, index: int, term: int) -> bool: ...
     def suspend_applying(self) -> None: ...
     def resume_applying(self) -> None: ...
     def snapshot_installed(self, index: int, term: int, previous: tuple[int, int]) -> None: ...
@@ -148,13 +148,14 @@ class Snapshots:
             self._receiving = False
 
     def _refusal(self, manifest: Manifest) -> str | None:
-        if self._engine.wants_snapshot(manifest.index, manifest.term):
+        """For the receiver, in its worker thread: the engine is asked on the loop."""
+        if trio.from_thread.run_sync(self._engine.offered_snapshot, manifest.index, manifest.term):
             return None
         return "the log brings as much"
 
     async def _install(self, received: Snapshot) -> None:
         manifest = received.manifest
-        if not self._engine.wants_snapshot(manifest.index, manifest.term):
+        if not self._engine.offered_snapshot(manifest.index, manifest.term):
             return
         since = self._engine.applied_index
         self._engine.suspend_applying()
