@@ -1,1 +1,1 @@
-"""(filled in by the room)."""
+"""The command line: `main` finds the command, each module here is one."""

@@ -1,0 +1,171 @@
+"""Ask the nodes of a cluster how they are.
+
+Prints who leads and how far each node has come, and the channels with their subscriptions as the
+leader has them. The exit status is 0 if all nodes answer, are well and follow one leader, else 1.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import trio
+
+from node.cli.ask import ask, monitoring_address
+from node.cli.options import add_config, names
+from node.config.load import load
+from node.config.values import Address
+from node.errors import ConfigError, UnavailableError
+
+PAGES = {
+    "healthz": "/healthz",
+    "serverz": "/streaming/serverz",
+    "raftz": "/raftz",
+    "channelsz": "/streaming/channelsz?subs=1",
+}
+
+
+@dataclass(slots=True)
+class NodeStatus:
+    """What one node said; ``error`` if it could not be asked, and then nothing else."""
+
+    name: str
+    address: Address | None
+    error: str = ""
+    healthz: Any = None
+    serverz: Any = None
+    raftz: Any = None
+    channelsz: Any = None
+
+    @property
+    def is_well(self) -> bool:
+        return not self.error and self.healthz["status"] == "ok"
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """The command line of ``stanchion status``."""
+    add_config(parser)
+    parser.add_argument("--only", type=names, metavar="N1,N2,…", help="ask only these nodes")
+    parser.add_argument("--json", action="store_true", help="print everything that was answered, as JSON")
+    parser.add_argument("--timeout", type=float, default=2.0, metavar="SECONDS", help="for each answer (2)")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Ask, print, and judge."""
+    config = load(args.config, overrides=args.overrides)
+    asked: list[str] = args.only or list(config.cluster.nodes)
+    unknown = [name for name in asked if name not in config.cluster.nodes]
+    if unknown:
+        raise ConfigError([f"--only: {args.config} has no node {name}" for name in unknown])
+    token = config.monitoring.token.reveal() if config.monitoring.token else ""
+    base_path = config.monitoring.http_base_path.rstrip("/")
+    statuses = [NodeStatus(name, monitoring_address(config.cluster.nodes[name])) for name in asked]
+    trio.run(_ask_all, statuses, base_path, token, args.timeout)
+    print(
+        json.dumps(as_json(config.cluster.id, statuses), indent=2)
+        if args.json
+        else table(config.cluster.id, statuses)
+    )
+    leaders = {status.raftz["leader"] for status in statuses if not status.error}
+    is_one_cluster = len(leaders) == 1 and "" not in leaders
+    return 0 if is_one_cluster and all(status.is_well for status in statuses) else 1
+
+
+async def _ask_all(statuses: Sequence[NodeStatus], base_path: str, token: str, timeout_s: float) -> None:
+    async with trio.open_nursery() as nursery:
+        for status in statuses:
+            nursery.start_soon(_ask_node, status, base_path, token, timeout_s)
+
+
+async def _ask_node(status: NodeStatus, base_path: str, token: str, timeout_s: float) -> None:
+    if status.address is None:
+        status.error = "has no http address"
+        return
+    try:
+        for page, path in PAGES.items():
+            answer = await ask(status.address, base_path + path, token=token, timeout_s=timeout_s)
+            setattr(status, page, answer)
+    except UnavailableError as error:
+        status.error = str(error)
+
+
+def as_json(cluster_id: str, statuses: Sequence[NodeStatus]) -> dict[str, Any]:
+    """Everything that was answered, by node."""
+    nodes = {
+        status.name: {"error": status.error}
+        if status.error
+        else {page: getattr(status, page) for page in PAGES}
+        for status in statuses
+    }
+    return {"cluster_id": cluster_id, "nodes": nodes}
+
+
+def table(cluster_id: str, statuses: Sequence[NodeStatus]) -> str:
+    """The same for eyes: the nodes, then the channels as the leader has them."""
+    answered = [status for status in statuses if not status.error]
+    head = ("node", "role", "term", "leader", "commit", "applied", "last", "clients", "uptime", "")
+    lines = [
+        f"cluster {cluster_id}: {len(answered)} of {len(statuses)} nodes answer",
+        "",
+        *_aligned([head, *map(_node, statuses)]),
+    ]
+    if answered:
+        leading = max(answered, key=lambda s: (s.raftz["role"] == "Leader", s.raftz["applied_index"]))
+        lines += ["", *_channels(leading)]
+    return "\n".join(lines)
+
+
+def _node(status: NodeStatus) -> tuple[str, ...]:
+    if status.error:
+        return (status.name, *["-"] * 8, status.error)
+    raft, server = status.raftz, status.serverz
+    return (
+        status.name,
+        raft["role"],
+        *(str(raft[name] or "-") for name in ("term", "leader")),
+        *(str(raft[f"{name}_index"]) for name in ("commit", "applied", "last")),
+        str(server["clients"]),
+        server["uptime"],
+        status.healthz.get("error", ""),
+    )
+
+
+def _channels(status: NodeStatus) -> list[str]:
+    channels = status.channelsz.get("channels", [])
+    if not channels:
+        return [f"no channels (as {status.name} has them)"]
+    total, shown = status.channelsz["total"], len(channels)
+    more = [f"… and {total - shown} more"] if total > shown else []
+    head: tuple[str, ...] = ("channel", "messages", "bytes", "first", "last", "subscriptions")
+    keys = ("name", "msgs", "bytes", "first_seq", "last_seq", "subs_count")
+    rows = [tuple(str(channel[key]) for key in keys) for channel in channels]
+    lines = [f"channels, as {status.name} has them", *_aligned([head, *rows]), *more]
+    rows = [_subscription(c["name"], each) for c in channels for each in c.get("subscriptions", [])]
+    if rows:
+        head = ("channel", "client", "durable or queue", "last sent", "unacked", "in flight", "")
+        lines += ["", "subscriptions", *_aligned([head, *rows])]
+    return lines
+
+
+def _subscription(channel: str, shown: dict[str, Any]) -> tuple[str, ...]:
+    name = shown.get("queue_name") or shown.get("durable_name") or ""
+    numbers = (str(shown[key]) for key in ("last_sent", "pending_count", "max_inflight"))
+    marks = " ".join(word for word in ("offline", "absent", "stalled") if shown[f"is_{word}"])
+    return channel, shown["client_id"], name, *numbers, marks
+
+
+def _aligned(rows: Sequence[tuple[str, ...]]) -> list[str]:
+    """Columns as wide as their widest word; those of numbers are flush right."""
+    columns = list(zip(*rows, strict=True))
+    widths = [max(map(len, column)) for column in columns]
+    numeric = [all(word.isdigit() or word == "-" for word in column[1:]) for column in columns]
+    return [
+        "  ".join(
+            word.rjust(width) if right else word.ljust(width)
+            for word, width, right in zip(row, widths, numeric, strict=True)
+        ).rstrip()
+        for row in rows
+    ]
