@@ -17,7 +17,8 @@ A receiver that meets a number it didn't expect asks for the whole again and ign
 it comes; meanwhile the old table holds. ``mark`` finds a lost frame that nothing follows.
 
 Plain objects without I/O. Nothing is assumed of a link but that frames come in order; they may be
-lost. What is malformed is `RemoteProtocolError`.
+lost, and a send may find the link broken and say so, by ``peer_down``, before it returns. What is
+malformed is `RemoteProtocolError`.
 """
 
 from __future__ import annotations
@@ -230,14 +231,15 @@ class Exchange:
             return
         items, changes = self.own.take_changes()
         for part in _parts(items):
-            for peer, state in self._peers.items():
-                self._send(peer, ["change", state.sent, part])
+            for peer, state in list(self._peers.items()):
+                number = state.sent
                 state.sent += 1
+                self._send(peer, ["change", number, part])
         self._tell(self._node, changes)
 
     def tick(self) -> None:
         """Once a second or so: lets the others notice what they missed."""
-        for peer, state in self._peers.items():
+        for peer, state in list(self._peers.items()):
             self._send(peer, ["mark", state.sent])
 
     def received(self, peer: str, frame: Sequence[Any]) -> None:
@@ -264,9 +266,9 @@ class Exchange:
 
     def _send_whole(self, peer: str, state: _Peer) -> None:
         parts = list(_parts(self.own.whole())) or [[]]
+        state.sent = len(parts)
         for number, part in enumerate(parts):
             self._send(peer, ["whole", number, number == len(parts) - 1, part])
-        state.sent = len(parts)
 
     def _ask_again(self, peer: str, state: _Peer) -> None:
         state.expected = state.staged = None

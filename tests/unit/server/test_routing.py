@@ -524,6 +524,33 @@ def test_a_lost_change_that_nothing_follows_is_noticed_by_a_tick() -> None:
     assert not cluster.nodes["n1"].heard(b"a")
 
 
+def test_a_send_may_find_its_link_broken() -> None:
+    """The transport gives a link up when its queue is full, and says so from within the send."""
+    broken = False
+
+    def send(peer: str, _value: Any) -> None:
+        if broken:
+            routing.peer_down(peer)
+
+    routing = Routing("n1", send=send)
+    ann = Client(routing, 1)
+    attempts = (
+        routing.tick,
+        lambda: ann.sub(b"b"),
+        lambda: ann.pub(b"a"),
+        lambda: routing.peer_frame("n2", ["again"]),
+        lambda: routing.peer_frame("n2", ["mark", 77]),
+    )
+    for attempt in attempts:
+        broken = False
+        for peer in ("n2", "n3"):
+            routing.peer_up(peer)
+            routing.peer_frame(peer, ["whole", 0, True, [[b"a", b"", 1, 1], [b"a", b"q", 1, 1]]])
+        broken = True
+        attempt()
+        assert not routing.complete("n2")
+
+
 def test_a_large_interest_goes_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("node.server.interest.ITEMS_MAX", 10)
     cluster = Cluster("n1", "n2")
