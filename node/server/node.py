@@ -190,6 +190,14 @@ class Node:
         stack.callback(self._close_store)
         if self.journal.torn is not None:
             log.warning("%s", self.journal.torn)
+        self._finish_installing()
+
+    def _finish_installing(self) -> None:
+        """A snapshot was put in place, but the process died before the journal followed it."""
+        index, term = self.store.applied
+        if index and self.journal.term_at(index) != term:
+            log.warning("the journal goes on behind the store's snapshot of entry %d", index)
+            self.journal.reset((index, term), self.store.previous)
 
     @property
     def client_address(self) -> Address:
