@@ -612,7 +612,11 @@ class Engine:
         assert term is not None, f"entry {index} is to be applied but isn't there"
         match payload[:1]:
             case b"\x01":
-                self._apply(Index(index), Term(term), payload[1:])
+                try:
+                    self._apply(Index(index), Term(term), payload[1:])
+                except BaseException as error:
+                    self._broken = error  # whatever it is: half an entry may be applied
+                    raise
                 self._applied = index
             case b"\x00":
                 self._applied = index
