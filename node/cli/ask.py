@@ -43,8 +43,8 @@ def _ask(address: Address, path: str, token: str, timeout_s: float) -> Any:
     connection = http.client.HTTPConnection(address.host, address.port, timeout=timeout_s)
     try:
         connection.request("GET", path, headers=headers)
-        answer = connection.getresponse()
-        body = answer.read(ANSWER_SIZE_MAX)
+        with connection.getresponse() as answer:
+            body = answer.read(ANSWER_SIZE_MAX)
     except (OSError, http.client.HTTPException) as error:
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
         raise UnavailableError(f"can't be reached: {reason.lower()}") from error
