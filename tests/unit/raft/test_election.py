@@ -1,0 +1,102 @@
+"""Timer, pre-votes, stickiness and quorum, without an engine around them."""
+
+from __future__ import annotations
+
+import random
+
+from node.raft.election import Election
+from node.raft.ports import Timing
+
+TIMING = Timing(election_min_s=0.3, election_max_s=0.6, heartbeat_s=0.05)
+
+
+class Clock:
+    now = 50.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def _election(peers: str = "bc") -> tuple[Election, Clock]:
+    clock = Clock()
+    return Election(timing=TIMING, clock=clock, rng=random.Random(1), peers=list(peers)), clock
+
+
+def test_timer_ends_between_the_two_timeouts() -> None:
+    election, clock = _election()
+    waits = set()
+    for _ in range(50):
+        election.rearm()
+        waits.add(election.deadline - clock.now)
+    assert min(waits) >= 0.3
+    assert max(waits) <= 0.6
+    assert len(waits) > 40
+
+
+def test_rearming_takes_authority_back() -> None:
+    election, _ = _election()
+    election.authorise(transfer=False)
+    election.rearm()
+    assert not election.authorised
+
+
+def test_leader_is_heard_for_the_shortest_timeout() -> None:
+    election, clock = _election()
+    assert not election.hears_leader()
+    election.heard_leader()
+    clock.now += 0.29
+    assert election.hears_leader()
+    clock.now += 0.02
+    assert not election.hears_leader()
+
+
+def test_pre_votes_of_another_round_dont_count() -> None:
+    election, _ = _election("bcde")
+    election.ask(7)
+    assert not election.pre_voted("b", 6)
+    assert not election.pre_voted("b", 7)
+    assert not election.pre_voted("b", 7)  # one peer, one vote
+    assert election.pre_voted("c", 7)
+
+
+def test_hearing_a_leader_ends_the_round() -> None:
+    election, _ = _election()
+    election.ask(7)
+    election.heard_leader()
+    assert not election.pre_voted("b", 7)
+
+
+def test_lost_connection_ends_the_wait_after_heartbeats() -> None:
+    election, clock = _election()
+    election.heard_leader()
+    election.rearm()
+    election.lost_leader()
+    assert 0.05 <= election.deadline - clock.now <= 0.1
+    assert not election.hears_leader()
+
+
+def test_quorum_is_a_majority_heard_recently() -> None:
+    election, clock = _election("bcde")
+    election.leading()
+    clock.now += 0.5
+    election.contact("b")
+    clock.now += 0.2
+    assert not election.has_quorum()
+    election.contact("c")
+    assert election.has_quorum()
+    assert round(election.contact_age("b"), 3) == 0.2
+
+
+def test_own_standstill_counts_against_nobody() -> None:
+    election, clock = _election()
+    election.leading()
+    clock.now += 9.0
+    assert not election.has_quorum()
+    election.forgive(9.0)
+    assert election.has_quorum()
+
+
+def test_alone_is_a_majority() -> None:
+    election, clock = _election("")
+    clock.now += 9.0
+    assert election.has_quorum()

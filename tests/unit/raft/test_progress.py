@@ -1,0 +1,186 @@
+"""How one peer's place in the log is found, kept and lost."""
+
+from __future__ import annotations
+
+from node.raft.ports import Limits, Message
+from node.raft.progress import Flow, FlowState, Replicator
+from node.simulator.journal import MemoryJournal, Tape
+
+
+class Bench:
+    """A leader's sending side with ten entries of a byte each, one a frame."""
+
+    def __init__(self, *, frame_bytes: int = 1, window_bytes: int = 4) -> None:
+        self.now = 0.0
+        self.journal = MemoryJournal(Tape())
+        for index in range(1, 11):
+            self.journal.append(index, 1, b"\x01")
+        self.sent: list[Message] = []
+        self.snapshots: list[str] = []
+        self.replicator = Replicator(
+            peers=["b"],
+            journal=self.journal,
+            clock=lambda: self.now,
+            limits=Limits(frame_bytes=frame_bytes, window_bytes=window_bytes),
+            remind_s=2.0,
+            send=lambda peer, message: self.sent.append(message),
+            note=lambda: None,
+            needs_snapshot=self.snapshots.append,
+        )
+        self.flow = self.replicator.flows["b"]
+        self.replicator.connected("b", 0)
+        self.replicator.lead(1)
+
+    def took(self) -> list[tuple[int, int]]:
+        """``prev`` and number of entries of each frame since the last look."""
+        frames = [(message["prev"], len(message["entries"])) for message in self.sent]
+        self.sent.clear()
+        return frames
+
+
+def test_leadership_begins_with_one_question() -> None:
+    bench = Bench()
+    bench.journal.append(11, 1, b"\x00")
+    bench.replicator.replicate(0, beat=True)
+    assert bench.took() == [(10, 1)]
+    bench.replicator.replicate(0)
+    assert bench.took() == []
+    bench.replicator.replicate(0, beat=True)
+    assert bench.took() == [(10, 0)]  # the question again, without its burden
+
+
+def test_answer_opens_the_window() -> None:
+    bench = Bench()
+    bench.flow.probe(3)
+    bench.replicator.replicate(0)
+    assert bench.took() == [(2, 1)]
+    assert bench.flow.acked(3)
+    bench.replicator.feed("b", 0)
+    assert bench.took() == [(3, 1), (4, 1), (5, 1), (6, 1)]
+    assert bench.flow.inflight_bytes == 4
+    bench.flow.acked(5)
+    bench.replicator.feed("b", 0)
+    assert bench.took() == [(7, 1), (8, 1)]
+
+
+def test_commit_is_told_once_to_those_who_follow() -> None:
+    bench = Bench()
+    bench.flow.probe(11)
+    bench.replicator.replicate(0, beat=True)
+    bench.flow.acked(10)
+    bench.took()
+    bench.replicator.replicate(7)
+    bench.replicator.replicate(7)
+    assert [(frame["prev"], frame["commit"], frame["ask"]) for frame in bench.sent] == [(10, 7, False)]
+
+
+def test_lost_frame_is_found_by_the_next_heartbeat() -> None:
+    bench = Bench()
+    bench.flow.probe(9)
+    bench.replicator.replicate(0)
+    bench.flow.acked(9)
+    bench.replicator.feed("b", 0)
+    bench.took()
+    bench.replicator.replicate(0, beat=True)
+    assert bench.took() == [(10, 0)]
+    assert not bench.flow.refused(10, 10, 10)
+    bench.replicator.feed("b", 0)
+    assert bench.took() == [(9, 1)]
+
+
+def test_new_connection_asks_behind_what_is_known() -> None:
+    bench = Bench()
+    bench.flow.probe(5)
+    bench.replicator.replicate(0)
+    bench.flow.acked(5)
+    bench.replicator.feed("b", 0)
+    bench.took()
+    bench.replicator.disconnected("b")
+    bench.replicator.replicate(0, beat=True)
+    assert bench.took() == []
+    bench.replicator.connected("b", 0)
+    assert bench.took() == [(5, 1)]
+    assert bench.flow.state is FlowState.PROBE
+
+
+def test_place_that_leaves_the_log_needs_a_snapshot() -> None:
+    bench = Bench()
+    bench.flow.probe(3)
+    bench.replicator.replicate(0)
+    bench.took()
+    bench.journal.drop_before(6)
+    bench.replicator.replicate(4, beat=True)
+    assert bench.flow.state is FlowState.SNAPSHOT
+    assert [frame["type"] for frame in bench.sent] == ["alive"]
+    bench.replicator.replicate(4)
+    bench.now = 2.5
+    bench.replicator.replicate(4)
+    assert bench.snapshots == ["b", "b"]
+    bench.sent.clear()
+    bench.flow.acked(3)  # it is alive, and still there
+    bench.replicator.feed("b", 4)
+    assert bench.flow.state is FlowState.SNAPSHOT
+    bench.flow.acked(8)  # it has the snapshot
+    bench.replicator.feed("b", 4)
+    assert bench.took() == [(8, 1), (9, 1)]
+
+
+def test_entries_without_payload_cant_be_sent() -> None:
+    """Behind a snapshot the log has two terms without entries."""
+    bench = Bench()
+    bench.journal.reset((20, 2), (19, 1))
+    bench.journal.append(21, 2, b"\x01")
+    bench.flow.probe(20)
+    bench.replicator.replicate(0)
+    assert bench.flow.state is FlowState.SNAPSHOT
+    bench.flow.acked(20)
+    bench.replicator.feed("b", 0)
+    assert bench.took() == [(20, 1)]
+
+
+def test_follower_of_somebody_else_sends_nothing() -> None:
+    bench = Bench()
+    bench.replicator.stop()
+    bench.replicator.replicate(0, beat=True)
+    bench.replicator.feed("b", 0)
+    bench.replicator.connected("b", 0)
+    assert bench.sent == []
+
+
+def test_refusals_are_believed_only_if_they_answer_the_question() -> None:
+    flow = Flow("b")
+    flow.probe(9)
+    flow.sent(9, 1)
+    assert not flow.refused(7, 2, 20)
+    assert flow.next == 10
+    assert not flow.refused(8, 5, 20)
+    assert flow.next == 5
+    flow.sent(5, 1)
+    flow.acked(5)
+    assert not flow.refused(4, 2, 20)  # long past
+    assert flow.state is FlowState.REPLICATE
+
+
+def test_hint_beyond_the_own_log_is_cut() -> None:
+    flow = Flow("b")
+    flow.probe(9)
+    flow.sent(9, 1)
+    flow.refused(8, 151, 20)
+    assert flow.next == 8
+
+
+def test_what_was_acknowledged_is_lost_when_refused_again_and_again() -> None:
+    flow = Flow("b")
+    flow.probe(5)
+    flow.sent(5, 1)
+    flow.acked(5)
+    assert not flow.refused(7, 2, 20)  # it may have been on the way for long: ask
+    assert flow.place == 5
+    flow.sent(6, 1)
+    reports = [flow.refused(5, 2, 20) for _ in range(4)]
+    assert reports == [False, False, True, False]
+    assert flow.state is FlowState.LOST
+    assert flow.match == 5
+    assert not flow.may_send(20, 100)
+    flow.acked(5)
+    assert flow.state is FlowState.REPLICATE
