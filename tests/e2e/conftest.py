@@ -24,8 +24,10 @@ _CLUSTERS = pytest.StashKey[list[Cluster]]()
 
 
 @pytest.fixture(scope="session")
-def ports() -> Ports:
-    return Ports()
+def ports() -> Iterator[Ports]:
+    ports = Ports()
+    yield ports
+    ports.close()
 
 
 @pytest.fixture(scope="session")

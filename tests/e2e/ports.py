@@ -15,19 +15,19 @@ import socket
 import subprocess
 import sys
 import tempfile
+from contextlib import ExitStack
 from pathlib import Path
-from typing import IO
 
 FIRST, LAST = 15_000, 30_000
 
 
 class Ports:
-    """Free ports on the loopback, ours until the process ends."""
+    """Free ports on the loopback, ours until they are closed."""
 
     def __init__(self) -> None:
         self._folder = Path(tempfile.gettempdir()) / "stanchion-test-ports"
         self._folder.mkdir(exist_ok=True)
-        self._held: list[IO[str]] = []
+        self._locks = ExitStack()
 
     def take(self) -> int:
         """A port nobody listens on and no other run was given."""
@@ -40,9 +40,12 @@ class Ports:
                 lock.close()
                 continue
             if _is_free(port):
-                self._held.append(lock)
+                self._locks.enter_context(lock)
                 return port
             lock.close()
+
+    def close(self) -> None:
+        self._locks.close()
 
 
 def _is_free(port: int) -> bool:

@@ -160,6 +160,9 @@ class Program:
     def wait_for(self, what: str, check: Callable[[], Any], timeout_s: float = 15.0) -> None:
         until(f"{self.kind}: {what}", check, timeout_s)
 
+    def signal(self, number: int) -> None:
+        self._child.signal(number)
+
     def kill(self) -> None:
         """kill -9: the client says no farewell."""
         self._child.end()
@@ -167,3 +170,6 @@ class Program:
     def end(self) -> None:
         self._child.end()
         self._reader.join(10)
+        for pipe in (self._child.process.stdin, self._child.process.stdout):
+            assert pipe is not None
+            pipe.close()
