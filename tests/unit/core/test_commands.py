@@ -1,0 +1,91 @@
+"""Commands as bytes."""
+
+from __future__ import annotations
+
+import pytest
+
+from node.core.commands import (
+    NUMBER_OF,
+    SIGNATURES,
+    TYPES,
+    Acked,
+    Batch,
+    ClientReplace,
+    Configure,
+    Entry,
+    Publish,
+    Tick,
+    decode_command,
+    decode_commands,
+    decode_entry,
+    decode_keeper,
+    decode_origin,
+    encode_commands,
+    encode_entry,
+    encode_keeper,
+)
+from node.errors import RemoteProtocolError
+
+
+def test_commands_there_and_back() -> None:
+    commands = [
+        Publish("", b"conn", "foo", b"body"),
+        Acked("foo", "ack", (1, 2, 3)),
+        ClientReplace("me", (7, 2), b"c", "hb", 1, -5, 3, 99),
+        Configure({"channels": {"a": {"max_msgs": 1}}}, True),
+    ]
+    again = [decode_origin(fields) for fields in decode_commands(encode_commands(list(commands)))]
+    assert again == commands
+    assert [type(command) for command in again] == [type(command) for command in commands]
+
+
+def test_an_entry_there_and_back() -> None:
+    batch = Batch((5, 1), 3, 2, encode_commands([Publish("", b"c", "foo", b"x")]))
+    entry = Entry(1, 10, 20, [encode_keeper(Tick(4))], [batch, Batch(None, 0, 0, b"\x90")])
+    assert decode_entry(encode_entry(entry)) == entry
+    assert decode_keeper(entry.keeper[0]) == Tick(4)
+
+
+def test_numbers_are_for_ever() -> None:
+    """They stand in logs on disks: none may change its meaning."""
+    numbers = {number: command.__name__ for number, command in TYPES.items()}
+    assert numbers == {
+        1: "SessionOpen",
+        2: "ClientOpen",
+        3: "ClientReplace",
+        4: "ClientKeep",
+        5: "ClientClose",
+        6: "ClientCheck",
+        7: "Publish",
+        8: "SubscriptionOpen",
+        9: "SubscriptionClose",
+        10: "Unsubscribe",
+        11: "Acked",
+        12: "Configure",
+        32: "Tick",
+        33: "TakeOver",
+        34: "ColdStart",
+        35: "ClientAway",
+        36: "ClientBack",
+        37: "SubscriptionAway",
+        38: "SubscriptionBack",
+        39: "ClientSilent",
+        40: "ClientRemove",
+        41: "ChannelExpire",
+        42: "RaiseVersion",
+        43: "Found",
+    }
+
+
+def test_signatures_follow_the_fields() -> None:
+    assert SIGNATURES[NUMBER_OF[Publish]] == (int, str, bytes, str, bytes)
+    assert SIGNATURES[NUMBER_OF[Acked]] == (int, str, str, tuple)
+    assert SIGNATURES[NUMBER_OF[ClientReplace]] == (int, str, tuple, bytes, str, int, int, int, int)
+    assert SIGNATURES[NUMBER_OF[Configure]] == (int, dict, bool)
+    assert SIGNATURES.keys() == TYPES.keys()
+
+
+@pytest.mark.parametrize("fields", [(), (99,), (32,), (32, "1"), (32, True), (32, 1, 2), ("32", 1), ([], 1)])
+def test_what_is_no_command(fields: tuple[object, ...]) -> None:
+    with pytest.raises(RemoteProtocolError):
+        decode_command(fields)

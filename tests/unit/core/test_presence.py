@@ -1,0 +1,381 @@
+"""Absent, silent, taken over, cold: what is sent to whom while things are broken."""
+
+from __future__ import annotations
+
+from conversation import EPOCH_NS, SECOND, Conversation, publishes
+
+from node.core.commands import (
+    Batch,
+    ClientAway,
+    ClientBack,
+    ClientSilent,
+    ColdStart,
+    Entry,
+    SubscriptionAway,
+    SubscriptionBack,
+    TakeOver,
+    encode_commands,
+    encode_entry,
+    encode_keeper,
+)
+from node.protocol.positions import StartPosition
+
+
+def talk_of(*client_ids: str, **settings: object) -> Conversation:
+    talk = Conversation(**settings)
+    talk.connect("me", *client_ids)
+    return talk
+
+
+def pair(wait: float = 30, **options: object) -> Conversation:
+    """A queue group of A (client a) and B (client b)."""
+    talk = talk_of("a", "b")
+    talk.subscribe("A", "a", queue="q", wait=wait, **options)
+    talk.subscribe("B", "b", queue="q", wait=wait, **options)
+    return talk
+
+
+# --- absent --------------------------------------------------------------------------------------
+
+
+def test_nothing_is_sent_to_an_absent_client() -> None:
+    """R15, T5: no new message, no redelivery; when it is back, what is overdue first, then the new."""
+    talk = talk_of("a")
+    talk.subscribe("A", "a", wait=1)
+    talk.publish(2, at=0)
+    talk.away("a", since=0.5)
+    assert talk.publish(2, at=1.5).sent == {}
+    assert talk.tick(at=5).sent == {}
+    answer = talk.back("a", since=5)
+    assert answer.sent == {"A": [1, 2, 3, 4]}
+    assert answer.redelivered("A") == {1: 1, 2: 1}
+
+
+def test_what_was_sent_while_the_client_was_gone_is_due_when_it_is_back() -> None:
+    """R15: first sent after gone_since: at once, flagged. What it had before waits for its AckWait."""
+    talk = talk_of("a")
+    talk.subscribe("A", "a", wait=30)
+    talk.publish(at=1)
+    talk.publish(at=3)
+    answer = talk.back("a", since=2, at=4)
+    assert answer.counts == {("A", 2): 1}
+    assert talk.tick(at=31).sent == {"A": [1]}
+    assert talk.tick(at=34).sent == {"A": [2]}
+
+
+def test_the_earlier_of_two_departures_counts() -> None:
+    """R15: gone since 1 by the finding that took it away, since 3 by the one that brings it back: 1."""
+    talk = talk_of("a")
+    talk.subscribe("A", "a")
+    talk.publish(at=2)
+    talk.now = 4
+    talk.away("a", since=1)
+    assert talk.back("a", since=3).sent == {"A": [1]}
+
+
+def test_an_absent_subscription_waits_though_its_client_is_heard() -> None:
+    """R15: a subscription's own inbox counts too."""
+    talk = talk_of("a")
+    talk.subscribe("A", "a")
+    talk.subscribe("B", "a")
+    talk.inbox_away("A")
+    assert talk.publish(2).sent == {"B": [1, 2]}
+    assert talk.inbox_back("A").sent == {"A": [1, 2]}
+
+
+def test_an_absent_members_messages_go_to_the_others() -> None:
+    """§5.4, R15: away after the grace, so in the same entry B gets them, in order, counted on."""
+    talk = pair()
+    talk.publish(5)  # A: 1 3 5
+    answer = talk.away("a")
+    assert answer.sent == {"B": [1, 3, 5]}
+    assert set(answer.counts.values()) == {1}
+    assert talk.publish(2).sent == {"B": [6, 7]}
+
+
+def test_if_all_are_absent_their_messages_wait() -> None:
+    """R15: nobody to give them to; whoever is back first gets all."""
+    talk = pair()
+    talk.publish(4)
+    talk.away("a")  # 1 and 3 move to B
+    assert talk.away("b").sent == {}
+    assert talk.publish(2).sent == {}
+    assert not talk.state.marked
+    answer = talk.back("a", since=99)
+    assert answer.sent == {"A": [1, 2, 3, 4, 5, 6]}
+    assert answer.redelivered("A") == {1: 2, 2: 1, 3: 2, 4: 1}
+    assert talk.back("b", since=99).sent == {}
+
+
+def test_a_member_leaves_while_all_others_are_absent() -> None:
+    """R15, D36: what it leaves behind belongs to nobody, is not lost, and goes to the first who is back."""
+    talk = pair()
+    talk.publish(2)
+    talk.away("b")
+    talk.leave("a")
+    assert talk.unacked("B") == []
+    assert list(talk.find("B").group.orphans) == [1, 2]
+    answer = talk.back("b", since=99)
+    assert answer.sent == {"B": [1, 2]}
+    assert answer.redelivered("B") == {1: 1, 2: 2}
+
+
+def test_orphans_go_to_the_shadow_when_the_last_member_leaves_too() -> None:
+    """D38 with R15: the durable group's next member inherits what was left behind as well."""
+    talk = pair(durable="d")
+    talk.publish(2)
+    talk.away("b")
+    talk.leave("a")
+    talk.leave("b")
+    assert talk.subscribe("C", queue="q", durable="d").sent == {"C": [1, 2]}
+
+
+def test_a_new_member_takes_what_the_absent_hold() -> None:
+    """R15: a joining member is the only one that can hear, so it takes their messages over."""
+    talk = pair()
+    talk.publish(2)
+    talk.away("a")
+    talk.away("b")
+    assert talk.subscribe("C", queue="q").sent == {"C": [1, 2]}
+
+
+def test_a_member_that_is_back_gets_its_own_messages() -> None:
+    """R15: what went into its dead connection goes to itself, not to the one with the fewest unacked."""
+    talk = pair()
+    talk.publish(4, at=2)
+    answer = talk.back("a", since=1)
+    assert answer.sent == {"A": [1, 3]}
+
+
+def test_findings_about_another_generation_are_ignored() -> None:
+    """R16: the client was replaced, the subscription resumed; the finding meant the one before."""
+    talk = talk_of("a")
+    talk.subscribe("A", "a", durable="d")
+    client, subscription = talk.state.clients["a"], talk.find("A")
+    old, older = subscription.generation, client.generation
+    talk.leave("a")
+    talk.connect("a")
+    talk.say(keeper=[SubscriptionAway(1, subscription.id, old, 0)])  # offline: nothing to find
+    talk.subscribe("B", "a", durable="d")
+    stale = [
+        ClientAway(1, "a", older, 0),
+        ClientBack(1, "a", older, 0),
+        ClientSilent(1, "a", older, True),
+        SubscriptionAway(1, subscription.id, old, 0),
+        SubscriptionBack(1, subscription.id, old, 0),
+        ClientAway(1, "unknown", older, 0),
+        SubscriptionAway(1, 999, old, 0),
+    ]
+    assert talk.say(keeper=stale).sent == {}
+    assert talk.find("B").heard
+    assert not talk.state.clients["a"].silent
+
+
+# --- silent --------------------------------------------------------------------------------------
+
+
+def test_a_silent_client_gets_new_messages_but_no_redelivery() -> None:
+    """D25, RDL-11, table 6: plain subscription; overdue ones come as soon as it answers again."""
+    talk = talk_of("a")
+    talk.subscribe("A", "a", wait=1, mif=3)
+    talk.publish(2, at=0)
+    talk.silent("a", at=0.5)
+    assert talk.publish(2, at=1.5).sent == {"A": [3]}
+    assert talk.tick(at=4).sent == {}
+    assert talk.state.next_deadline() is None
+    assert talk.silent("a", False).sent == {"A": [1, 2, 3]}
+
+
+def test_saying_the_same_twice_changes_nothing() -> None:
+    """R15: the keeper's findings are differences; repeated ones do no harm."""
+    talk = talk_of("a")
+    talk.subscribe("A", "a")
+    talk.silent("a")
+    talk.silent("a")
+    talk.silent("a", False)
+    talk.away("a", since=0)
+    talk.now = 5
+    talk.away("a", since=4)
+    assert talk.state.clients["a"].gone_since_ns == 0
+
+
+def test_opening_a_subscription_ends_silence() -> None:
+    """D46: a client that asks for something is alive; a durable it resumes gets its unacked at once."""
+    talk = talk_of("a")
+    talk.subscribe("A", "a", durable="d")
+    talk.publish(2)
+    talk.close("A", "a")
+    talk.silent("a")
+    assert talk.subscribe("B", "a", durable="d").sent == {"B": [1, 2]}
+
+
+# --- a new term ----------------------------------------------------------------------------------
+
+
+def test_ack_waits_run_on_over_a_change_of_leader() -> None:
+    """§5.2, CLU-05: sent at 0 with W = 30; the leader dies at 20; due at 30, not at 50."""
+    talk = talk_of("a")
+    talk.subscribe("A", "a", wait=30)
+    talk.publish(at=0)
+    known = talk.index
+    talk.say(keeper=[TakeOver(2, known)], at=20)
+    talk.term = 2
+    assert talk.tick(at=29.9).sent == {}
+    assert talk.tick(at=30).counts == {("A", 1): 1}
+
+
+def test_sent_means_committed() -> None:
+    """R10: entries above what the new leader knew committed may have been seen by nobody: W starts now."""
+    talk = talk_of("a")
+    talk.subscribe("A", "a", wait=5)
+    talk.publish(at=0)
+    known = talk.index
+    talk.publish(2, at=1)
+    talk.say(keeper=[TakeOver(2, known)], at=4)
+    talk.term = 2
+    assert talk.tick(at=5).sent == {"A": [1]}
+    assert talk.tick(at=8.9).sent == {}
+    assert talk.tick(at=9).sent == {"A": [2, 3]}
+
+
+def test_acks_that_waited_are_ahead_of_what_fell_due() -> None:
+    """R9, R1: the term's first entry carries the acks of the gap, so nothing they name is redelivered."""
+    talk = talk_of("a")
+    talk.subscribe("A", "a", wait=1)
+    talk.publish(3, at=0)
+    answer = talk.say(talk.acked("A", 1, 3), *publishes(), keeper=[TakeOver(2, talk.index)], at=9)
+    assert answer.sent == {"A": [2, 4]}
+
+
+def test_overdue_messages_come_in_sequence_order_after_an_election() -> None:
+    """T3: whatever their deadlines were."""
+    talk = talk_of("a")
+    talk.subscribe("A", "a", wait=1)
+    talk.publish(3, at=0)
+    talk.ack("A", 2, at=0.5)
+    talk.tick(at=1)
+    talk.publish(2, at=1.5)
+    answer = talk.say(*publishes(), keeper=[TakeOver(2, talk.index)], at=60)
+    assert answer.sent == {"A": [1, 3, 4, 5, 6]}
+
+
+def test_counts_go_on_over_a_change_of_leader() -> None:
+    """D7 Target, CLU-10: the count is part of the state."""
+    talk = talk_of("a")
+    talk.subscribe("A", "a", wait=1)
+    talk.publish(at=0)
+    talk.tick(at=1)
+    talk.say(keeper=[TakeOver(2, talk.index)], at=1.5)
+    talk.term = 2
+    assert talk.tick(at=2).counts == {("A", 1): 2}
+
+
+def test_an_old_terms_commands_are_void() -> None:
+    """R16: neither a deposed leader's findings nor its take-over say anything."""
+    talk = talk_of("a")
+    talk.subscribe("A", "a")
+    talk.say(keeper=[TakeOver(5, talk.index)])
+    talk.away("a")  # still in term 1
+    talk.say(keeper=[TakeOver(3, 0), ColdStart(3)])
+    assert talk.state.term == 5
+    assert talk.find("A").heard
+
+
+# --- cold start ----------------------------------------------------------------------------------
+
+
+def test_after_a_cold_start_everyone_waits_until_seen() -> None:
+    """R14, §5.3, RST-05: all unacked ones are due, in sequence order, before new ones, once it is back."""
+    talk = talk_of("a", "b")
+    talk.subscribe("A", "a", wait=60)
+    talk.subscribe("B", "b", wait=60)
+    talk.publish(3)
+    talk.ack("A", 2)
+    talk.say(keeper=[TakeOver(2, talk.index), ColdStart(2)], at=1)
+    talk.term = 2
+    assert talk.publish(2).sent == {}
+    assert not talk.state.marked
+    answer = talk.back("a", since=1)
+    assert answer.sent == {"A": [1, 3, 4, 5]}
+    assert answer.redelivered("A") == {1: 1, 3: 1}
+    assert talk.back("b", since=1).sent == {"B": [1, 2, 3, 4, 5]}
+
+
+def test_after_a_cold_start_queue_messages_go_to_who_held_them() -> None:
+    """R14, RST-08, D41: no reassignment while members return."""
+    talk = pair()
+    talk.publish(4)  # A: 1 3, B: 2 4
+    talk.say(keeper=[ColdStart(1)], at=1)
+    assert talk.back("a", since=1).sent == {"A": [1, 3]}
+    assert talk.tick(at=3.9).sent == {}
+    assert talk.back("b", since=1).sent == {"B": [2, 4]}
+    assert talk.state.next_deadline() is not None
+
+
+def test_who_is_not_back_within_the_grace_loses_its_queue_messages() -> None:
+    """R14: still absent member_grace after ColdStart, its messages go to the others."""
+    talk = pair()
+    talk.publish(4)
+    talk.say(keeper=[ColdStart(1)], at=1)
+    talk.back("a", since=1)
+    assert talk.state.next_deadline() == 4 * SECOND
+    assert talk.tick(at=4).sent == {"A": [2, 4]}
+
+
+def test_a_client_that_is_back_waits_ten_seconds_for_its_inbox_at_most() -> None:
+    """R14: its subscription's own inbox was never reported; after 10 s it is sent to all the same."""
+    talk = talk_of("a", "b")
+    talk.subscribe("A", "a", wait=60)
+    talk.subscribe("B", "b", wait=60)
+    talk.publish(2)
+    talk.say(keeper=[ColdStart(1)], at=1)
+    client = talk.state.clients["a"]
+    assert talk.say(keeper=[ClientBack(1, "a", client.generation, SECOND)]).sent == {}
+    talk.tick(at=4)
+    assert talk.state.next_deadline() == 11 * SECOND
+    assert talk.tick(at=11).sent == {"A": [1, 2]}  # B's client is still absent
+    assert talk.tick(at=70.9).sent == {}
+    assert talk.tick(at=71).sent == {"A": [1, 2]}
+
+
+def test_offline_durables_get_nothing_on_a_cold_start() -> None:
+    """D44: until they are resumed, as ever."""
+    talk = talk_of("a")
+    talk.subscribe("A", "a", durable="d")
+    talk.publish(2)
+    talk.close("A", "a")
+    talk.say(keeper=[ColdStart(1)], at=1)
+    assert talk.tick(at=20).sent == {}
+    talk.back("a", since=1)
+    assert talk.subscribe("B", "a", durable="d").sent == {"B": [1, 2]}
+
+
+def test_a_message_gone_from_the_log_is_dropped_in_the_first_pass() -> None:
+    """D43: it expired while all were down."""
+    talk = talk_of("a", max_age_ns=10 * SECOND)
+    talk.subscribe("A", "a")
+    talk.publish(at=0)
+    talk.publish(at=8)
+    talk.say(keeper=[ColdStart(1)], at=12)
+    assert talk.back("a", since=12).sent == {"A": [2]}
+    assert talk.unacked("A") == [2]
+
+
+def test_a_new_leader_resumes_where_the_machine_stood() -> None:
+    """T2, T6: two leaders' entries, one log: what the first sent is not sent again by the second."""
+    talk = talk_of("a")
+    talk.subscribe("A", "a", start=StartPosition.FIRST)
+    assert talk.publish(2, at=0).sent == {"A": [1, 2]}
+    commands = encode_commands(list(publishes()))
+    talk.index += 1
+    first = talk.serial
+    talk.serial += 1
+    entry = Entry(
+        1,
+        SECOND,
+        EPOCH_NS + SECOND,
+        [encode_keeper(TakeOver(2, talk.index - 1))],
+        [Batch(talk.session, first, first, commands)],
+    )
+    effects = talk.apply(encode_entry(entry))
+    assert [list(deliver.seqs) for deliver in effects.deliveries] == [[3]]
