@@ -8,9 +8,10 @@ code. The parts: `frames` (what goes over the wire), `inbound` (what an append m
 
 The order of work in one round, which the driver keeps (durability contract):
 
-1. `receive` every frame that is there. 2. `propose`. 3. `replicate`: offers leave at once, beside
-our own sync. 4. `tick`: commit, apply, timers. 5. Start a flush of the journal if none runs.
-6. When it is done: `on_durable`, which releases what was promised and ticks.
+1. `receive` every frame that is there. 2. `tick`: commit, apply, timers. 3. `propose` what is now
+possible. 4. `replicate`: new entries, or else the new commit index, leave at once, beside our own
+sync. 5. Start a flush of the journal if none runs. When it is done: `on_durable`, which releases
+what was promised and ticks; then again from 3.
 
 `next_deadline` says how long nothing need be called if nothing arrives.
 
@@ -296,7 +297,7 @@ class Engine:
 
     @_stops_for_good
     def replicate(self) -> None:
-        """Send the peers what is new, as far as their windows admit."""
+        """Send the peers what is new, as far as their windows admit: entries, or a commit index alone."""
         self._replicator.replicate(self.commit_index)
 
     @_stops_for_good
@@ -307,7 +308,7 @@ class Engine:
 
     @_stops_for_good
     def on_durable(self) -> None:
-        """A flush of the journal is done: promises leave, our own copy counts."""
+        """A flush of the journal is done: promises leave, our own copy counts. `replicate` after it."""
         self._promises.release()
         self._tick()
         self._settle()
@@ -545,7 +546,6 @@ class Engine:
             self._library.beat_due = now >= self._beat_at
         elif not self._election.authorised and self._election.expired():
             self._election_timeout()
-        commit = self.commit_index
         self._library.tick(quorum=quorum)
         self._library.beat_due = False
         if self._election.authorised or self._election.transfer:
@@ -553,14 +553,12 @@ class Engine:
             self._library.no_transfer()
         if not quorum:
             self._cause = "no acks of a majority"
-        if self.commit_index > commit:
-            self._replicator.replicate(self.commit_index)
 
     def _readable(self) -> int:
         """How far the library may read to commit and apply."""
-        if self.role is Role.LEADER:
-            return self._journal.durable_index
-        return self._applied if self._suspended else self._journal.last_index
+        if self._suspended:
+            return self._applied
+        return self._journal.durable_index if self.role is Role.LEADER else self._journal.last_index
 
     def _settle(self) -> None:
         """Tell of a change once, when the call that brought it is over."""

@@ -174,18 +174,18 @@ class RaftHost:
             self._install(message)
         else:
             self.engine.receive(peer, message)
-        self._work()
+        self._tick()
 
     # --- driving ----------------------------------------------------------------------------------
 
     def propose(self, payload: bytes) -> None:
         self.engine.propose(payload)
-        self.engine.replicate()
         self._work()
 
     def _work(self) -> None:
-        """After anything that happened: look, flush what is dirty, and sleep until the next deadline."""
+        """After anything that happened: look, send, flush, and sleep until the next deadline."""
         self._observe()
+        self.engine.replicate()
         if self.journal.written > self.journal.durable:
             flush = self.journal.begin_flush()
             if flush is not None:

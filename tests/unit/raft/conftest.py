@@ -92,6 +92,7 @@ class Member:
     def flush(self) -> None:
         self.journal.flush()
         self.engine.on_durable()
+        self.engine.replicate()
 
     def write(self, *payloads: bytes) -> int:
         for payload in payloads:
@@ -155,6 +156,7 @@ class Group:
             for member in self.members.values():
                 if member.engine.next_deadline() <= self.now:
                     member.engine.tick()
+                    member.engine.replicate()
             self.settle()
 
     def isolate(self, name: str) -> None:

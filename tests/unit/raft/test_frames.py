@@ -61,6 +61,7 @@ def test_missing_and_wrong_fields_are_refused(frame) -> None:
         [(6, 4, b"\x01")],  # a term that isn't yet
         [(6, 2, b"")],  # no type byte
         [(6, 2, "\x01")],
+        [(6, True, b"\x01")],
         [(6, 2)],
         [6],
     ],
