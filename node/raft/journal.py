@@ -7,6 +7,9 @@ buffer at once, and the owner carries the buffer to the disk in a worker thread:
     if flush is not None:
         await in_a_thread(flush.run)      # one gathered write, one fdatasync
         journal.end_flush(flush)          # durable, durable_index have moved
+    sweep = journal.begin_sweep()         # now and then: files that were dropped
+    if sweep is not None:
+        await in_a_thread(sweep.run)      # may run beside a flush
 
 Meanwhile the journal may be read and changed; what is new goes into the next flush. There is one
 flush at a time, which is what lets recovery tell a torn end from damage (`node.raft.records`).
@@ -32,7 +35,9 @@ from typing import Protocol
 
 from node.errors import DiskError
 from node.raft.disk import Disk
+from node.raft.flush import Flush, Part, Sweep
 from node.raft.log_state import Base, LogState
+from node.raft.payloads import Payloads
 from node.raft.records import RECORD_BYTES, Header, Kind, pack_members
 from node.raft.recovery import POSITION_BITS, TornTail, recover
 from node.raft.segments import Segment
@@ -40,6 +45,8 @@ from node.units import Index, Term
 
 SEGMENT_BYTES = 64 << 20
 CACHE_BYTES = 64 << 20
+_DOOMED_MAX = 4
+"""So many segments wait for a sweep; more, and a flush takes them along."""
 _OFFSET = (1 << POSITION_BITS) - 1
 _NOTHING = b""
 
@@ -80,7 +87,6 @@ class Journal:
         self._segments = segments
         self._state = state
         self._segment_bytes = segment_bytes
-        self._cache_bytes_max = cache_bytes
         self._relaxed = relaxed
         self._sealer = sealer
 
@@ -88,14 +94,15 @@ class Journal:
         self._durable_index = state.last_index
         self._tail = segments[-1]
         self._end = end
-        self._parts = [_Part(self._tail, end)]
+        self._parts = [Part(self._tail, end)]
         self._flush_first = next_seq  # the first record of the flush now being filled
         self._running: Flush | None = None
-        self._doomed: list[Segment] = []  # to be deleted by the next flushes, oldest first
+        self._doomed: list[Segment] = []  # to be deleted, oldest first
+        self._doomed_at = 0  # once this record is durable
+        self._sweeping: Sweep | None = None
         self._failure: DiskError | None = None
 
-        self._cache: dict[int, bytes] = {}  # contiguous, up to the last entry
-        self._cached_bytes = 0
+        self._payloads = Payloads(cache_bytes)
 
     @classmethod
     def open(
@@ -235,7 +242,7 @@ class Journal:
         """
         if self._failure is not None:
             self._check()
-        payload = self._cache.get(index)
+        payload = self._payloads.get(index)
         if payload is not None:
             return payload
         if index < self.first_readable and self._state.term_at(index) is not None:
@@ -294,10 +301,7 @@ class Journal:
         stored = payload if self._sealer is None else self._sealer.seal(payload, _context(index, term))
         position = self._put(Kind.ENTRY, index, term, stored)
         state.append(index, term, position, len(stored))
-        self._cache[index] = payload
-        self._cached_bytes += len(payload)
-        if self._cached_bytes > self._cache_bytes_max:
-            self._evict()
+        self._payloads.add(index, payload, self._durable_index)
 
     def truncate(self, from_index: int) -> None:
         """Remove entry ``from_index`` and all later ones; nothing if there are none.
@@ -312,8 +316,7 @@ class Journal:
         keep = keep if state.base is None else state.base.index
         assert from_index > keep, f"truncating from {from_index}, but all up to {keep} is committed"
         self._put(Kind.TRUNCATE, from_index, 0, _NOTHING)
-        for index in range(max(from_index, state.first), state.next_index):
-            self._cached_bytes -= len(self._cache.pop(index, _NOTHING))
+        self._payloads.discard_from(from_index)
         state.truncate(from_index)
         self._limit_durable(from_index - 1)
 
@@ -345,7 +348,7 @@ class Journal:
     def reset(self, base: tuple[int, int], previous: tuple[int, int]) -> None:
         """Start over behind a snapshot: the log is these two (index, term), without payloads.
 
-        Durable with the next flush; older segments go after it.
+        Durable with the next flush; older segments go with the next `begin_sweep` after it.
 
         Raises:
             DiskError: the disk refused earlier.
@@ -355,8 +358,7 @@ class Journal:
         value = Base(Index(base[0]), Term(base[1]), Term(previous[1]))
         position = self._put(Kind.BASE, *base, previous[1].to_bytes(8, "little"))
         self._state.start_over(value, position)
-        self._cache.clear()
-        self._cached_bytes = 0
+        self._payloads.clear()
         self._limit_durable(0)
         self._doom_before(self._tail.number)
 
@@ -364,7 +366,7 @@ class Journal:
         """Let segments go that hold only entries before ``index``; at least two entries stay.
 
         Only whole segments go, so `first_index` moves to the first entry of the oldest one left, or
-        not at all. The files are deleted by the next flushes, one each, after their sync.
+        not at all. The files go with the next `begin_sweep`.
 
         Raises:
             DiskError: the disk refused earlier.
@@ -375,13 +377,12 @@ class Journal:
         if keep <= state.first_index:
             return
         number = state.position(keep) >> POSITION_BITS
-        first = state.first
         state.drop_positions_below(number << POSITION_BITS)
-        for dropped in range(first, state.first):
-            self._cached_bytes -= len(self._cache.pop(dropped, _NOTHING))
+        self._payloads.discard_before(state.first)
         self._doom_before(number)
 
     def _doom_before(self, number: int) -> None:
+        self._doomed_at = self.written
         count = number - self._segments[0].number
         self._doomed += self._segments[:count]
         del self._segments[:count]
@@ -427,17 +428,8 @@ class Journal:
         tail.capacity = max(tail.capacity, tail.start + size)
         self._segments.append(tail)
         self._end = tail.start
-        self._parts.append(_Part(tail, self._end))
+        self._parts.append(Part(tail, self._end))
         self._flush_first = self.written + 1
-
-    def _evict(self) -> None:
-        """Forget payloads of durable entries, oldest first, down to the limit."""
-        cache = self._cache
-        while cache and self._cached_bytes > self._cache_bytes_max:
-            oldest = next(iter(cache))
-            if oldest > self._durable_index:
-                break
-            self._cached_bytes -= len(cache.pop(oldest))
 
     # --- flushing ---------------------------------------------------------------------------------
 
@@ -448,11 +440,17 @@ class Journal:
             DiskError: the disk refused earlier.
         """
         self._check()
-        if self._running is not None or (self.written == self.durable and not self._doomed):
+        if self._running is not None or self.written == self.durable:
             return None
-        parts, self._parts = self._parts, [_Part(self._tail, self._end)]
-        self._running = flush = Flush(self, parts, self._doomed[:1], relaxed=self._relaxed)
-        del self._doomed[:1]
+        parts, self._parts = self._parts, [Part(self._tail, self._end)]
+        self._running = flush = Flush(
+            parts,
+            self._sweep() if len(self._doomed) > _DOOMED_MAX else None,
+            seq=self.written,
+            last_index=self._state.last_index,
+            relaxed=self._relaxed,
+            failed=self._stop,
+        )
         if not self._relaxed:
             self._flush_first = self.written + 1
         return flush
@@ -469,72 +467,35 @@ class Journal:
         self._running = None
         self.durable = flush.seq
         self._durable_index = max(self._durable_index, Index(flush.last_index))
-        if self._cached_bytes > self._cache_bytes_max:
-            self._evict()
+        self._payloads.shrink(self._durable_index)
 
-    def failed(self, error: DiskError) -> None:
-        """Refuse everything from now on. For `Flush.run`, in its thread."""
+    def begin_sweep(self) -> Sweep | None:
+        """The deletion of what `drop_before` and `reset` left behind, for another thread.
+
+        None if there is nothing to delete, or not yet, or a sweep is running. It may run beside a
+        flush, and needs no end. If nobody asks, flushes delete the files when they become many.
+
+        Raises:
+            DiskError: the disk refused earlier.
+        """
+        self._check()
+        return self._sweep() if self._doomed and self._doomed_at <= self.durable else None
+
+    def _sweep(self) -> Sweep | None:
+        if self._sweeping is not None and not self._sweeping.finished:
+            return None
+        kept = self._segments if self._relaxed else ()
+        self._sweeping = Sweep(self._doomed, kept, failed=self._stop)
+        self._doomed = []
+        return self._sweeping
+
+    def _stop(self, error: DiskError) -> None:
+        """Refuse everything from now on. Called in the thread of a flush."""
         self._failure = error
 
     def _check(self) -> None:
         if self._failure is not None:
             raise DiskError(f"the journal stopped after: {self._failure}") from self._failure
-
-
-class _Part:
-    """Buffers that go to one place in one segment."""
-
-    __slots__ = ("at", "buffers", "segment")
-
-    def __init__(self, segment: Segment, at: int) -> None:
-        self.segment = segment
-        self.at = at
-        self.buffers: list[bytes] = []
-
-
-class Flush:
-    """What one trip to the disk carries. `run` may be called in another thread, once."""
-
-    __slots__ = ("_doomed", "_journal", "_parts", "_relaxed", "finished", "last_index", "seq")
-
-    def __init__(self, journal: Journal, parts: list[_Part], doomed: list[Segment], *, relaxed: bool) -> None:
-        self._journal = journal
-        self._parts = parts
-        self._doomed = doomed
-        self._relaxed = relaxed
-        self.seq = journal.written
-        """The last record it carries."""
-        self.last_index = int(journal.last_index)
-        """The last entry that is durable when it has run; lowered when that entry is replaced."""
-        self.finished = False
-
-    def run(self) -> None:
-        """Write and sync: one gathered write and one fdatasync, unless a segment was full.
-
-        Raises:
-            DiskError: the disk refused. The journal refuses everything from now on.
-        """
-        assert not self.finished
-        try:
-            for part in self._parts:
-                self._write(part, last=part is self._parts[-1])
-            for segment in self._doomed:
-                segment.remove()
-        except DiskError as error:
-            self._journal.failed(error)
-            raise
-        self.finished = True
-
-    def _write(self, part: _Part, *, last: bool) -> None:
-        segment = part.segment
-        if not segment.exists:
-            segment.create()
-        if part.buffers:
-            segment.file.write(part.at, part.buffers)
-        # A full segment is synced before the next one exists, so that only the last can be torn;
-        # and all is synced before an old one goes, which may hold what is needed to start again.
-        if self._doomed or not last or (part.buffers and not self._relaxed):
-            segment.file.sync()
 
 
 def _context(index: int, term: int) -> bytes:

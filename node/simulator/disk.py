@@ -2,10 +2,10 @@
 
 It passes the same tests as `node.raft.disk.RealDisk`, and promises no more than that: between two
 syncs every operation is only *pending*. `power_cut` decides over each pending operation by itself:
-kept, lost, or torn in sectors of 512 bytes, in any combination. Pending changes of the directory
-survive up to a random point, in order, as a file system with a journal does it; a file whose name
-did not survive is gone, synced or not. A process that is killed (`kill`) loses only its open files:
-what it wrote is still there, still pending.
+kept, lost, or torn in sectors of 512 bytes, in any combination. So are pending changes of the
+directory, except that none is torn; a file whose name did not survive is gone, synced or not. A
+process that is killed (`kill`) loses only its open files: what it wrote is still there, still
+pending.
 
 All chance comes from the generator handed in, so one seed decides everything.
 """
@@ -94,7 +94,7 @@ class SimulatedDisk:
         self._name = name
         self._files: dict[str, _Inode] = {}
         self._durable_files: dict[str, _Inode] = {}
-        self._pending_names: list[Callable[[dict[str, _Inode]], None]] = []
+        self._pending_names: list[Callable[[dict[str, _Inode]], object]] = []
         self._epoch = 0  # file handles of an earlier life are dead
         self._operations_left: int | None = None
         self._sync_failures = 0
@@ -137,7 +137,7 @@ class SimulatedDisk:
         self._operation()
         if name not in self._files:
             raise DiskError(f"unlink {self.describe(name)}: No such file or directory")
-        self._change_names(lambda files: files.__delitem__(name))
+        self._change_names(lambda files: files.pop(name, None))
 
     def sync_dir(self) -> None:
         self._operation()
@@ -148,7 +148,7 @@ class SimulatedDisk:
     def describe(self, name: str) -> str:
         return f"{self._name}/{name}"
 
-    def _change_names(self, change: Callable[[dict[str, _Inode]], None]) -> None:
+    def _change_names(self, change: Callable[[dict[str, _Inode]], object]) -> None:
         change(self._files)
         self._pending_names.append(change)
 
@@ -212,8 +212,9 @@ class SimulatedDisk:
         """The machine is gone: so is what was not synced, or some of it."""
         self.kill()
         names = dict(self._durable_files)
-        for change in self._pending_names[: self._rng.randrange(len(self._pending_names) + 1)]:
-            change(names)
+        for change in self._pending_names:
+            if self._rng.random() < 0.5:
+                change(names)
         self._pending_names.clear()
         reachable = [*self._files.values(), *self._durable_files.values()]
         for inode in {id(inode): inode for inode in reachable}.values():

@@ -26,10 +26,12 @@ def view(journal: Journal) -> View:
     return (journal.last_index, journal.term, journal.voted_for, journal.members, entries)
 
 
-def agrees(found: View, expected: View) -> bool:
-    """Whether a journal read back is the expected one; dropped entries may be back or gone."""
-    return found[:4] == expected[:4] and all(
-        found[4][i] == expected[4][i] for i in found[4].keys() & expected[4].keys()
+def agrees(found: View, expected: View, kept_from: int = 1) -> bool:
+    """Whether a journal read back is the expected one; entries before ``kept_from`` may be gone."""
+    return (
+        found[:4] == expected[:4]
+        and found[4].keys() >= {index for index in expected[4] if index >= kept_from}
+        and all(found[4][i] == expected[4][i] for i in found[4].keys() & expected[4].keys())
     )
 
 
@@ -42,9 +44,10 @@ class Life:
         self.relaxed = relaxed
         self.said: dict[int, View] = {}
         self.durable = 0
-        self.kept_from = 0
+        self.kept_from = 1
         """Entries from this index on were never dropped."""
         self.journal = self.opened()
+        self.note()
 
     def opened(self) -> Journal:
         return Journal.open(
@@ -56,7 +59,13 @@ class Life:
         )
 
     def note(self) -> None:
-        self.said[self.journal.written] = view(self.journal)
+        journal = self.journal
+        self.said[journal.written] = now = view(journal)
+        last, *_, entries = self.said[journal.durable]
+        assert journal.durable_index <= last
+        for index in now[4].keys() & entries.keys():
+            if index <= journal.durable_index:
+                assert now[4][index] == entries[index], "called durable, but it is another entry that is"
 
     def step(self, what: str, size: int) -> None:
         journal = self.journal
@@ -74,10 +83,16 @@ class Life:
             case "members":
                 journal.set_members(["a", "b", "c"][: size % 4])
             case "flush":
-                self.flush()
+                self.flush(busy=True)
+            case "quiet flush":
+                self.flush(busy=False)
             case "drop":
                 journal.drop_before(min(journal.durable_index, last - size % 5))
                 self.kept_from = journal.first_index
+            case "sweep":
+                sweep = journal.begin_sweep()
+                if sweep is not None:
+                    sweep.run()
             case "reset":
                 term = max(journal.term, journal.term_at(last) or 0)
                 journal.reset((last + 2 + size % 7, term), (last + 1 + size % 7, term))
@@ -91,16 +106,17 @@ class Life:
         for what, size in steps:
             self.step(what, size)
 
-    def flush(self) -> None:
-        """A flush during which more is appended."""
+    def flush(self, *, busy: bool) -> None:
+        """A flush, if busy one during which the journal changes."""
         flush = self.journal.begin_flush()
         if flush is not None:
             self.note()
-            if self.rng.random() < 0.5:
-                self.step("append", 50)
+            if busy:
+                self.step(self.rng.choice(["append", "append", "truncate", "term"]), 1)
             flush.run()
             self.journal.end_flush(flush)
             self.durable = self.journal.durable
+            self.note()
 
     def crash(self, *, power: bool) -> None:
         """Stop, start again, and check what is found."""
@@ -112,9 +128,7 @@ class Life:
         if not self.relaxed:
             assert journal.written >= self.durable, "flushed records are lost"
         found = view(journal)
-        if journal.written:
-            assert agrees(found, self.said[journal.written]), "found what never was"
-        assert min(found[4], default=0) <= max(self.kept_from, journal.first_readable)
+        assert agrees(found, self.said[journal.written], self.kept_from), "found what never was"
         assert journal.durable_index == journal.last_index
         self.journal = journal
         self.said = {journal.written: found}
@@ -122,16 +136,26 @@ class Life:
         self.kept_from = journal.first_index
 
 
+KINDS = {
+    "append": 7,
+    "flush": 6,
+    "roll": 2,
+    "drop": 2,
+    "sweep": 2,
+    "truncate": 2,
+    "term": 1,
+    "members": 1,
+    "reset": 1,
+}
 STEPS = st.lists(
     st.tuples(
-        st.sampled_from(
-            ["append"] * 6 + ["flush"] * 4 + ["truncate", "term", "members", "drop", "reset", "roll"]
-        ),
-        st.integers(0, 400),
+        st.sampled_from([kind for kind, weight in KINDS.items() for _ in range(weight)]),
+        st.sampled_from([0, 1, 2, 30, 30, 400]),  # few sizes, so that old records fit where new ones end
     ),
+    min_size=5,
     max_size=25,
 )
-LIVES = st.lists(st.tuples(STEPS, st.integers(0, 60), st.booleans()), min_size=1, max_size=3)
+LIVES = st.lists(st.tuples(STEPS, st.integers(0, 25), st.booleans()), min_size=1, max_size=5)
 
 
 @settings(deadline=None, max_examples=150)
@@ -164,26 +188,23 @@ def test_crash_during_recovery(seed: int, steps: list[tuple[str, int]], cuts: li
     life.crash(power=True)
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(2))
 def test_every_flipped_byte_is_noticed_or_in_the_last_flush(seed: int) -> None:
-    """Flip a bit at every offset: refused, or harmless, or only the last flush is cut, and reported."""
+    """Flip a bit anywhere: refused, or harmless, or nothing but the last flush is cut, and reported."""
     life = Life(seed)
     life.live([
-        ("append", 30), ("append", 9), ("flush", 0), ("term", 0), ("append", 300), ("append", 300),
-        ("flush", 0), ("append", 400), ("truncate", 1), ("flush", 0), ("append", 300), ("members", 3),
-        ("flush", 0), ("append", 40), ("flush", 0), ("flush", 0), ("append", 30), ("append", 20),
+        ("append", 30), ("append", 9), ("quiet flush", 0), ("term", 0), ("append", 300), ("append", 300),
+        ("quiet flush", 0), ("append", 200), ("truncate", 1), ("quiet flush", 0), ("append", 300),
+        ("members", 3), ("quiet flush", 0), ("append", 40), ("quiet flush", 0),
     ])  # fmt: skip
     synced = life.journal.durable
-    life.flush()
-    while life.journal.durable < life.journal.written:
-        synced = life.journal.durable
-        life.flush()
+    life.live([("append", 30), ("append", 20), ("quiet flush", 0)])
     whole = life.said[life.journal.written]
     refused = cut = 0
     files = {name: life.disk.content(name) for name in life.disk.names()}
     assert len(files) > 1
     for name, content in files.items():
-        for at in range(len(content)):
+        for at in (*range(128), *range(128, HEADER_BYTES, 61), *range(HEADER_BYTES, len(content))):
             disk = SimulatedDisk(random.Random(0))
             for copied, data in files.items():
                 disk.open(copied, create=True).write(0, [data])
@@ -194,11 +215,11 @@ def test_every_flipped_byte_is_noticed_or_in_the_last_flush(seed: int) -> None:
                 refused += 1
                 continue
             if journal.written == life.journal.written:
-                assert agrees(view(journal), whole)
+                assert agrees(view(journal), whole, life.kept_from)
             else:
                 assert journal.torn is not None
                 assert journal.written >= synced
-                assert agrees(view(journal), life.said[journal.written])
+                assert agrees(view(journal), life.said[journal.written], life.kept_from)
                 cut += 1
     assert refused > 0
     assert cut > 0

@@ -38,6 +38,14 @@ def flushed(journal: Journal) -> None:
         journal.end_flush(flush)
 
 
+def swept(journal: Journal) -> None:
+    flushed(journal)
+    sweep = journal.begin_sweep()
+    assert sweep is not None
+    assert journal.begin_sweep() is None
+    sweep.run()
+
+
 def payload(index: int) -> bytes:
     return b"%03d" % index + b"." * 77
 
@@ -188,7 +196,7 @@ def test_read_is_bounded_but_never_empty(disk: SimulatedDisk) -> None:
 
 def test_payloads_beyond_the_cache_come_from_disk(disk: SimulatedDisk) -> None:
     journal = filled(opened(disk, cache_bytes=200), 50)
-    assert journal._cached_bytes <= 200
+    assert journal._payloads.size <= 200
     assert log(journal) == [(i, 1, payload(i)) for i in range(1, 51)]
 
 
@@ -198,7 +206,7 @@ def test_unwritten_payloads_are_held_whatever_they_take(disk: SimulatedDisk) -> 
         journal.append(index, 1, payload(index))
     assert [p for _, _, p in log(journal)] == [payload(i) for i in range(1, 20)]
     flushed(journal)
-    assert journal._cached_bytes <= 100
+    assert journal._payloads.size <= 100
 
 
 def test_rotten_payload_is_noticed_when_read(disk: SimulatedDisk) -> None:
@@ -218,10 +226,10 @@ def test_drop_takes_whole_segments_and_keeps_two_entries(disk: SimulatedDisk) ->
     assert journal.first_index == 9
     assert journal.first_readable == 9
     assert journal.term_at(8) is None
-    flushed(journal)
+    swept(journal)
     assert len(disk.names()) == 3
     journal.drop_before(1000)
-    flushed(journal)
+    swept(journal)
     assert journal.first_index == 17
     journal = reopened(disk)
     assert log(journal) == [(i, 1, payload(i)) for i in range(17, 21)]
@@ -230,14 +238,44 @@ def test_drop_takes_whole_segments_and_keeps_two_entries(disk: SimulatedDisk) ->
     assert journal.first_index == 17  # 20 has to stay, and is in the segment of 17
 
 
+def test_nothing_is_deleted_before_what_replaces_it_is_durable(disk: SimulatedDisk) -> None:
+    journal = filled(opened(disk), 10)
+    journal.reset((100, 8), (99, 7))
+    assert journal.begin_sweep() is None
+    assert reopened(disk).last_index == 10
+
+
+def test_flushes_delete_what_nobody_sweeps(disk: SimulatedDisk) -> None:
+    journal = filled(opened(disk), 40)
+    journal.drop_before(19)
+    filled(journal, 1)
+    assert len(disk.names()) == 11
+    journal.drop_before(23)
+    filled(journal, 1)
+    assert len(disk.names()) == 6
+
+
+def test_a_failed_sweep_stops_the_journal(disk: SimulatedDisk) -> None:
+    journal = filled(opened(disk), 40)
+    journal.drop_before(19)
+    sweep = journal.begin_sweep()
+    assert sweep is not None
+    disk.fail_syncs()
+    with pytest.raises(DiskError):
+        sweep.run()
+    with pytest.raises(DiskError, match="the journal stopped"):
+        journal.begin_flush()
+
+
 def test_vote_and_members_outlive_their_segments(disk: SimulatedDisk) -> None:
     journal = opened(disk)
     journal.set_term(7, "b")
     journal.set_members(["a", "b"])
     for index in range(1, 30):
         journal.append(index, 7, payload(index))
-    journal.drop_before(25)
     flushed(journal)
+    journal.drop_before(25)
+    swept(journal)
     journal = reopened(disk)
     assert journal.first_index > 20
     assert (journal.term, journal.voted_for, journal.members) == (7, "b", ["a", "b"])
@@ -259,7 +297,7 @@ def test_reset_starts_over_behind_a_snapshot(disk: SimulatedDisk) -> None:
     flushed(journal)
     assert journal.durable_index == 100
     journal.append(101, 9, b"after")
-    flushed(journal)
+    swept(journal)
     assert len(disk.names()) == 1
     for again in (journal, reopened(disk)):
         assert again.base == Base(100, 8, 7)
@@ -282,7 +320,7 @@ def test_base_is_forgotten_with_its_segment(disk: SimulatedDisk) -> None:
     flushed(journal)
     journal.drop_before(115)
     assert journal.base is None
-    flushed(journal)
+    swept(journal)
     journal = reopened(disk)
     assert journal.base is None
     assert journal.first_readable == journal.first_index > 101
@@ -291,7 +329,6 @@ def test_base_is_forgotten_with_its_segment(disk: SimulatedDisk) -> None:
 def test_a_log_with_a_past_is_never_truncated_to_nothing(disk: SimulatedDisk) -> None:
     journal = filled(opened(disk), 20)
     journal.drop_before(18)
-    flushed(journal)
     with pytest.raises(AssertionError):
         journal.truncate(journal.first_index)
 
@@ -322,6 +359,7 @@ def test_after_a_disk_error_everything_is_refused(disk: SimulatedDisk, fail: str
         lambda: journal.truncate(1),
         lambda: journal.reset((9, 1), (8, 1)),
         lambda: journal.drop_before(1),
+        journal.begin_sweep,
         lambda: journal.payload_at(1),
     ):
         with pytest.raises(DiskError, match="the journal stopped after: "):

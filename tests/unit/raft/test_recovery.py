@@ -158,7 +158,9 @@ def test_every_entry_gone_after_a_drop_is_damage(disk: SimulatedDisk) -> None:
     """Segments are dropped only behind synced entries, so an empty log can't be a torn end."""
     journal = filled(opened(disk), 6)
     journal.drop_before(5)
-    flushed(journal)
+    sweep = journal.begin_sweep()
+    assert sweep is not None
+    sweep.run()
     assert disk.names() == [SECOND]
     disk.rot(SECOND, offset(0) + 50, 1)
     with pytest.raises(CorruptionError, match="every entry of the log is gone"):
@@ -173,7 +175,9 @@ def test_unfinished_segment_is_swept_away(disk: SimulatedDisk) -> None:
     assert disk.names() == ["lock", FIRST]
 
 
-def test_what_a_killed_process_left_unsynced_is_synced_before_use(disk: SimulatedDisk) -> None:
+@pytest.mark.parametrize("seed", range(8))
+def test_what_a_killed_process_left_unsynced_is_synced_before_use(seed: int) -> None:
+    disk = SimulatedDisk(random.Random(seed))
     journal = opened(disk)
     journal.append(1, 1, b"x")
     flush = journal.begin_flush()
@@ -198,6 +202,37 @@ def test_what_a_failed_sync_left_is_written_again(disk: SimulatedDisk) -> None:
     assert opened(disk).durable_index == 2
     disk.power_cut()
     assert opened(disk).last_index == 2
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_a_killed_process_left_a_segment_whose_name_is_not_durable(seed: int) -> None:
+    disk = SimulatedDisk(random.Random(seed))
+    journal = filled(opened(disk), 4)
+    journal.append(5, 1, b"x" * 80)
+    flush = journal.begin_flush()
+    assert flush is not None
+    disk.stop_after(6)  # old segment synced; created, allocated, header, synced, renamed
+    with pytest.raises(PowerCutError):
+        flush.run()
+    filled(opened(disk), 1)
+    disk.power_cut()
+    assert opened(disk).last_index == 5
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_a_drop_cut_short_leaves_no_gap(seed: int) -> None:
+    disk = SimulatedDisk(random.Random(seed))
+    journal = filled(opened(disk), 40)
+    journal.drop_before(35)
+    disk.stop_after(1 + seed)
+    sweep = journal.begin_sweep()
+    assert sweep is not None
+    with pytest.raises(PowerCutError):
+        sweep.run()
+    disk.power_cut()
+    journal = opened(disk)
+    assert journal.last_index == 40
+    assert journal.first_index <= 33
 
 
 def test_a_bigger_segment_size_grows_the_last_segment(disk: SimulatedDisk) -> None:
