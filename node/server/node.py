@@ -38,7 +38,7 @@ from node.raft.links import ROUTE, LinkListener
 from node.raft.ports import Timing
 from node.raft.security import MutualTLS, Plaintext, Security
 from node.raft.transport import Transport
-from node.server.auth import Authenticator, User
+from node.server.access import authenticator
 from node.server.checkpointing import Checkpointer
 from node.server.clients import Clients
 from node.server.context import ClientLimits, Context, ServerInfo
@@ -223,9 +223,6 @@ class Node:
 
     def _make_context(self) -> Context:
         clients = self.config.clients
-        users = [User(user.user, user.password.reveal()) for user in clients.users]
-        if clients.user is not None and clients.password is not None:
-            users.append(User(clients.user, clients.password.reveal()))
         return Context(
             routing=self.routing,
             service=self.replica,
@@ -242,13 +239,14 @@ class Node:
                 max_payload=clients.max_payload,
                 max_control_line=clients.max_control_line,
                 max_connections=clients.max_connections,
+                max_subscriptions=clients.max_subscriptions,
                 max_pending=clients.max_pending,
                 write_deadline_s=clients.write_deadline_ns / SECOND,
                 ping_interval_s=clients.ping_interval_ns / SECOND,
                 ping_max=clients.ping_max,
                 auth_timeout_s=clients.auth_timeout_ns / SECOND,
             ),
-            authenticator=Authenticator(users, token=clients.token.reveal() if clients.token else ""),
+            authenticator=authenticator(clients),
             node_ready=lambda: self.replica.caught_up,
         )
 

@@ -1,0 +1,39 @@
+"""Who may connect, from the words of the configuration."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from node.config import model
+from node.server.auth import Authenticator, Permissions, User
+
+
+def authenticator(clients: model.Clients) -> Authenticator:
+    """What ``clients`` says of users, tokens and permissions.
+
+    Raises:
+        ConfigError: a secret that isn't where it should be, or a password that is no bcrypt hash though it
+            looks like one.
+    """
+    users = [User(user.user, user.password.reveal(), permissions(user.permissions)) for user in clients.users]
+    if clients.user is not None and clients.password is not None:
+        users.append(User(clients.user, clients.password.reveal()))
+    token = clients.token.reveal() if clients.token else ""
+    return Authenticator(users, token=token, no_auth_user=clients.no_auth_user or "")
+
+
+def permissions(given: model.Permissions | None) -> Permissions | None:
+    """The same, of subjects as they stand on the wire."""
+    if given is None:
+        return None
+    publish, subscribe = given.publish, given.subscribe
+    return Permissions(
+        publish_allow=None if publish.allow is None else _encoded(publish.allow),
+        publish_deny=_encoded(publish.deny),
+        subscribe_allow=None if subscribe.allow is None else _encoded(subscribe.allow),
+        subscribe_deny=_encoded(subscribe.deny),
+    )
+
+
+def _encoded(subjects: Iterable[str]) -> tuple[bytes, ...]:
+    return tuple(subject.encode() for subject in subjects)
