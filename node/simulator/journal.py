@@ -1,19 +1,46 @@
-"""A journal in memory, for tests and simulations of what stands on the journal.
+"""Journals for simulations of what stands on the journal: one in memory, and the real one.
 
-A `Tape` is the disk: an ordered list of operations of which a prefix is durable. It survives a
-crash; a `MemoryJournal` is made from it again by replaying what is left. A process that dies loses
-nothing that it wrote; a power failure loses any part of what no flush had made durable.
+A `Tape` is the disk of the first: an ordered list of operations of which a prefix is durable. It
+survives a crash; a `MemoryJournal` is made from it again by replaying what is left. A process that
+dies loses nothing that it wrote; a power failure loses any part of what no flush had made durable.
+It is fast and can't be wrong in the ways a file format can.
+
+A `JournalDisk` holds a real journal (`node.raft.journal`) on a `SimulatedDisk`, with torn writes.
 """
 
 from __future__ import annotations
 
+import contextlib
 import random
 from collections.abc import Callable
-from typing import TypeAlias
+from typing import Any, Protocol, TypeAlias
 
+from node.raft.journal import Journal
+from node.raft.ports import JournalView
+from node.simulator.disk import PowerCutError, SimulatedDisk
 from node.units import Index, Term
 
 Operation: TypeAlias = Callable[["MemoryJournal"], None]
+
+
+class FlushedJournal(JournalView, Protocol):
+    """A journal and what its driver does with it. A flush has ``run``."""
+
+    def begin_flush(self) -> Any: ...
+    def end_flush(self, flush: Any) -> None: ...
+    def drop_before(self, index: int) -> None: ...
+
+
+class Medium(Protocol):
+    """What survives a process: open it again after each crash."""
+
+    def open(self) -> FlushedJournal: ...
+
+    def killed(self) -> None:
+        """The process died."""
+
+    def lose(self, rng: random.Random) -> int:
+        """The power failed: what isn't durable may be gone. Returns how many records are."""
 
 
 class Tape:
@@ -23,13 +50,57 @@ class Tape:
         self.operations: list[Operation] = []
         self.durable = 0
 
+    def open(self) -> MemoryJournal:
+        return MemoryJournal(self)
+
+    def killed(self) -> None:
+        """What was written stays."""
+
     def lose(self, rng: random.Random) -> int:
-        """The power fails: keep what is durable and any part of the rest. Returns how many are lost."""
         keep = rng.randint(self.durable, len(self.operations))
         lost = len(self.operations) - keep
         del self.operations[keep:]
         self.durable = keep
         return lost
+
+
+class JournalDisk:
+    """A real journal on a simulated disk. Small segments and a small cache: both limits are met.
+
+    Args:
+        rng: decides what survives a power failure.
+        name: in messages.
+    """
+
+    def __init__(self, rng: random.Random, name: str) -> None:
+        self._disk = SimulatedDisk(rng, name=name)
+        self._journal: Journal | None = None
+
+    def open(self) -> Journal:
+        self._journal = Journal.open(
+            self._disk,
+            segment_bytes=8192,
+            cache_bytes=2048,
+            journal_id=self._disk.describe("").encode()[:16].ljust(16),
+        )
+        return self._journal
+
+    def killed(self) -> None:
+        self._disk.kill()
+
+    def lose(self, rng: random.Random) -> int:
+        """The power fails, perhaps in the middle of a flush."""
+        assert self._journal is not None
+        written = self._journal.written
+        flush = self._journal.begin_flush() if rng.random() < 0.5 else None
+        if flush is not None:
+            self._disk.stop_after(rng.randrange(4))
+            with contextlib.suppress(PowerCutError):
+                flush.run()
+        self._disk.power_cut()
+        kept = self.open().written
+        self._disk.kill()
+        return written - kept
 
 
 class MemoryFlush:

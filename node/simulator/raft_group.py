@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from node.raft.engine import Engine
 from node.raft.ports import Limits, Role, Timing
-from node.simulator.journal import MemoryFlush, MemoryJournal, Tape
+from node.simulator.journal import FlushedJournal, JournalDisk, Medium, Tape
 from node.simulator.network import CALM, Network, Weather
 from node.simulator.raft_checks import RaftChecker, State
 from node.simulator.world import World
@@ -48,6 +48,8 @@ class GroupOptions:
     timing: Timing = field(default=TIMING)
     limits: Limits = field(default=LIMITS)
     flush_s: tuple[float, ...] = FLUSH_S
+    real_journal: bool = False
+    """The journal that nodes have, on a simulated disk, instead of one in memory."""
 
 
 class RaftHost:
@@ -57,12 +59,12 @@ class RaftHost:
         self.name = name
         self.up = False
         self.paused = False
-        self.journal: MemoryJournal
+        self.journal: FlushedJournal
         self.engine: Engine
         self.state: State = []
         self._group = group
         self._world = group.world
-        self._tape = Tape()
+        self._medium: Medium = JournalDisk(self._world.rng, name) if group.options.real_journal else Tape()
         self._store = _EMPTY
         self._life = 0
         self._inbox: list[tuple[str, Any]] = []
@@ -72,7 +74,7 @@ class RaftHost:
         self._seen_commit = 0
 
     @property
-    def log(self) -> MemoryJournal:
+    def log(self) -> FlushedJournal:
         return self.journal
 
     @property
@@ -96,7 +98,7 @@ class RaftHost:
         self._life += 1
         self._inbox.clear()
         self._woken_at = float("inf")
-        self.journal = journal = MemoryJournal(self._tape)
+        self.journal = journal = self._medium.open()
         stored = self._store
         self.state = list(stored.state)
         if stored.up_to and not journal.first_index <= stored.up_to <= journal.last_index:
@@ -129,8 +131,9 @@ class RaftHost:
         self.up = False
         self._life += 1
         self._group.network.cut_all(self.name)
+        self._medium.killed()
         if power:
-            self._world.counts["operations lost"] += self._tape.lose(self._world.rng)
+            self._world.counts["operations lost"] += self._medium.lose(self._world.rng)
 
     def pause(self, seconds: float) -> None:
         """Stop the process for a while; what arrives waits in its sockets."""
@@ -198,7 +201,7 @@ class RaftHost:
             life = self._life
             self._world.after(max(0.0, deadline - self._world.now), lambda: self._wake(deadline, life))
 
-    def _flushed(self, flush: MemoryFlush, life: int) -> None:
+    def _flushed(self, flush: Any, life: int) -> None:
         if life != self._life:
             return
         if self.paused:

@@ -23,6 +23,7 @@ class RaftRun:
     nodes: tuple[int, ...] = (3, 3, 5)
     """How many there are: one of these."""
     flush_s: tuple[float, ...] = FLUSH_S
+    real_journal: bool = False
     trouble_s: float = 6.0
     healed_s: float = 4.0
 
@@ -45,7 +46,10 @@ def run_raft(seed: int, run: RaftRun, *, trace: list[str] | None = None) -> Coun
     if trace is not None:
         world.trace = trace
     nodes = world.rng.choice(run.nodes)
-    group = RaftGroup(world, GroupOptions(nodes=nodes, weather=run.weather, flush_s=run.flush_s))
+    options = GroupOptions(
+        nodes=nodes, weather=run.weather, flush_s=run.flush_s, real_journal=run.real_journal
+    )
+    group = RaftGroup(world, options)
     adversary = Adversary(group, run.faults)
 
     until = world.now + run.trouble_s + run.healed_s

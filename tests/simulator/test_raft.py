@@ -26,6 +26,9 @@ MIXES = {
 }
 
 
+REAL = RaftRun(Faults(power=True, checkpoints=True), real_journal=True)
+
+
 @pytest.mark.parametrize("seed", range(10))
 @pytest.mark.parametrize("mix", MIXES)
 def test_promises_hold(mix: str, seed: int) -> None:
@@ -36,6 +39,13 @@ def test_promises_hold(mix: str, seed: int) -> None:
         pytest.fail(f"{mix}, seed {seed}: {error}\n" + "\n".join(lines[-40:]))
     assert counts["committed"] > 50
     assert counts["committed"] <= counts["proposed"] + counts["elections"] + 1
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_promises_hold_with_the_real_journal(seed: int) -> None:
+    """On a disk that tears what it was writing when the power failed."""
+    counts = run_raft(seed, REAL)
+    assert counts["committed"] > 50
 
 
 @pytest.mark.slow
