@@ -192,6 +192,9 @@ def _gives(state: State, group: Group, member: Subscription) -> bool:
 
 def _next_due(group: Group, holders: list[Subscription], most: int) -> list[tuple[int, Subscription | None]]:
     """Take the ``most`` lowest due sequences off their lists, in order, each with who holds it."""
+    if not group.orphans_sorted:
+        group.orphans = dict(sorted(group.orphans.items()))
+        group.orphans_sorted = True
     claims: list[tuple[int, Subscription | None]] = [(seq, None) for seq in islice(group.orphans, most)]
     for holder in holders:
         claims += [(seq, holder) for seq in holder.due[: -most - 1 : -1]]

@@ -181,7 +181,7 @@ def _group(group: Group) -> tuple[bytes, bytes]:
         group.cursor,
         [member.id for member in group.members],
         group.shadow.id if group.shadow is not None else 0,
-        pack_records(group.orphans),
+        pack_records(dict(sorted(group.orphans.items()))),
     )
 
 

@@ -150,6 +150,7 @@ class _Restoring:
                 group.members.append(found[number])
             if shadow:
                 found[shadow] = group.shadow = _subscription(shadow, group, *written[shadow])
+            channel.subscription_count += len(group.members) + bool(shadow)
         if len(found) != len(written):
             raise CorruptionError("the checkpoint has a subscription without a group")
         self.state.subscriptions = {number: found[number] for number in written}

@@ -148,17 +148,14 @@ class Group:
     """Online ones, in the order in which they take turns (D15)."""
     shadow: Subscription | None = None
     orphans: dict[int, Record] = field(default_factory=dict)
-    """Left behind by members that went away, by sequence: due at once, to whoever can hear (D35)."""
+    """Left behind by members that went away: due at once, to whoever can hear (D35)."""
+    orphans_sorted: bool = True
+    """They stand in order of sequence; else dispatch will see to it."""
 
     @property
     def name(self) -> str:
         """As monitoring shows a queue group; durable ones are ``durable:queue``."""
         return f"{self.durable}:{self.queue}" if self.durable and self.queue else self.queue
-
-    @property
-    def size(self) -> int:
-        """Subscriptions that count against ``max_subscriptions``."""
-        return len(self.members) + (self.shadow is not None)
 
 
 @dataclass(slots=True, eq=False)
@@ -177,6 +174,8 @@ class Channel:
     queues: dict[str, Group] = field(default_factory=dict)
     durable_queues: dict[tuple[str, str], Group] = field(default_factory=dict)
     """By (durable, queue)."""
+    subscription_count: int = 0
+    """Members and shadows of all its groups: what counts against ``max_subscriptions``."""
     active_ns: int = 0
     """Cluster time when it was last published to or lost its last online subscription."""
     limit_reached: bool = False
@@ -199,10 +198,6 @@ class Channel:
             del self.queues[group.queue]
         elif group.durable:
             del self.durables[group.client_id, group.durable]
-
-    @property
-    def subscription_count(self) -> int:
-        return sum(group.size for group in self.groups.values())
 
     @property
     def idle(self) -> bool:

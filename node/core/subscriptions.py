@@ -92,6 +92,7 @@ def _create(
         last_sent=0 if group.members else group.cursor,
     )
     state.subscriptions[number] = subscription
+    channel.subscription_count += 1
     _go_online(state, subscription, client)
 
 
@@ -204,7 +205,8 @@ def end(turn: Turn, subscription: Subscription, *, for_good: bool) -> None:
     if subscription.client is not None:
         _go_offline(turn, subscription)
     if group.members:
-        group.orphans = dict(sorted({**group.orphans, **subscription.unacked}.items()))
+        group.orphans.update(subscription.unacked)
+        group.orphans_sorted = False
         _forget(state, subscription)
         state.overdue[group.id] = group
         state.touched.groups[group.id] = group.channel.id
@@ -212,6 +214,7 @@ def end(turn: Turn, subscription: Subscription, *, for_good: bool) -> None:
         group.shadow = subscription
         subscription.unacked = _merged(subscription.unacked, group.orphans)
         group.orphans = {}
+        group.orphans_sorted = True
         _touch(state, subscription)
     else:
         _forget(state, subscription)
@@ -242,6 +245,7 @@ def _merged(unacked: dict[int, Record], orphans: dict[int, Record]) -> dict[int,
 
 def _forget(state: State, subscription: Subscription) -> None:
     del state.subscriptions[subscription.id]
+    subscription.group.channel.subscription_count -= 1
     state.touched.subscriptions[subscription.id] = None
     state.touched.unacked[subscription.id] = None
 

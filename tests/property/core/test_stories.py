@@ -1,0 +1,331 @@
+"""Stories nobody thought of: random commands, and what must hold whatever they are.
+
+`Conversation` checks the state's invariants after every entry, that a checkpoint by changes is the
+whole state, and that a node restored from it answers the next entry alike. Here each story is also
+judged as clients see it: every message once as new on each cursor, in order; counts without a gap;
+nothing that was acknowledged ever again; nothing to who can't hear; and in the end, when all is
+well again, nothing forgotten.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgpack
+from conversation import SECOND, Answer, Conversation, client_open, publishes
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from node.core.commands import (
+    Batch,
+    ChannelExpire,
+    ClientKeep,
+    ClientReplace,
+    ColdStart,
+    Command,
+    Configure,
+    KeeperCommand,
+    TakeOver,
+    Unsubscribe,
+    encode_commands,
+)
+from node.core.machine import Machine
+from node.core.records import digest, restore, take_changes
+from node.core.state import State, Subscription
+
+CLIENTS = ("a", "b", "c")
+CHANNELS = ("foo", "bar")
+KINDS: tuple[dict[str, Any], ...] = (
+    {},
+    {"durable": "d"},
+    {"queue": "q"},
+    {"queue": "q", "durable": "d"},
+)
+STEPS = (
+    *("publish",) * 6,
+    *("ack",) * 4,
+    *("subscribe",) * 4,
+    *("time",) * 4,
+    "connect",
+    "close",
+    "unsubscribe",
+    "leave",
+    "away",
+    "back",
+    "inbox away",
+    "inbox back",
+    "silent",
+    "heard",
+    "remove",
+    "probe",
+    "replace",
+    "keep",
+    "take over",
+    "cold start",
+    "configure",
+    "expire",
+)
+
+step = st.tuples(st.sampled_from(STEPS), st.integers(0, 11), st.integers(0, 11))
+
+
+class Story:
+    """A conversation with its reader, who remembers what every cursor was sent."""
+
+    def __init__(self) -> None:
+        self.talk = Conversation(max_msgs=40, max_inactivity_ns=20 * SECOND, member_grace_ns=3 * SECOND)
+        self.counts: dict[tuple[int, int], int] = {}
+        """Highest redelivery count of each (group, sequence)."""
+        self.acked: set[tuple[int, int]] = set()
+        self.newest: dict[int, int] = {}
+        """The last sequence each group was sent as new."""
+        self.inboxes = 0
+        for client in CLIENTS:
+            self.read(self.talk.connect(client))
+
+    @property
+    def state(self) -> State:
+        return self.talk.state
+
+    def read(self, answer: Answer) -> None:
+        """Judge what an entry sent."""
+        new: dict[int, list[int]] = {}
+        for deliver in answer.effects.deliveries:
+            receiver = self.state.subscriptions[deliver.subscription]
+            group = receiver.group
+            assert receiver.heard, "sent to who can't hear"
+            assert list(deliver.seqs) == sorted(deliver.seqs)
+            for seq in deliver.seqs:
+                count = receiver.unacked[seq].deliveries - 1
+                assert (group.id, seq) not in self.acked, "acknowledged, and sent again"
+                assert count == self.counts.get((group.id, seq), -1) + 1, "counts go up one by one"
+                if count == 0:
+                    new.setdefault(group.id, []).append(seq)
+                else:
+                    assert group.queue or not receiver.silent, "redelivered to a silent client"
+                self.counts[group.id, seq] = count
+                assert group.channel.log.first <= seq <= group.channel.log.last
+        for number, seqs in new.items():
+            assert min(seqs) > self.newest.get(number, 0), "new messages come in order"
+            assert sorted(seqs) == [*range(min(seqs), max(seqs) + 1)], "none is left out"
+            self.newest[number] = max(seqs)
+
+    def members(self) -> list[Subscription]:
+        return [known for known in self.state.subscriptions.values() if known.online]
+
+    def tell(self, what: str, this: int, that: int) -> None:
+        """One step. The numbers choose among what there is."""
+        talk, client = self.talk, CLIENTS[this % len(CLIENTS)]
+        members = self.members()
+        member = members[that % len(members)] if members else None
+        match what:
+            case "publish":
+                self.read(
+                    talk.say(*publishes(this * this % 23 + 1, channel=CHANNELS[that % 2], client=client))
+                )
+            case "time":
+                talk.now += (0.01, 0.5, 1, 2, 5, 31)[this % 6]
+                self.read(talk.tick())
+            case "subscribe":
+                self.inboxes += 1
+                options = {**KINDS[that % 4], "channel": CHANNELS[this % 2], "start": that % 5, "seq": this}
+                options |= {"mif": (1, 3, 100)[that % 3], "wait": (1, 4)[this % 2], "delta": that}
+                self.read(talk.subscribe(f"I{self.inboxes}", client, **options))
+            case "connect":
+                self.read(talk.say(client_open(client, f"{client}{that}".encode())))
+            case "leave":
+                self.read(talk.leave(client))
+            case "cold start":
+                self.read(talk.say(keeper=[ColdStart(talk.term)]))
+            case "take over":
+                talk.term += 1
+                self.read(talk.say(keeper=[TakeOver(talk.term, talk.index - that)]))
+            case "configure":
+                self.read(
+                    talk.say(Configure({"max_msgs": 20 + this, "max_age_ns": that * SECOND}, bool(this % 2)))
+                )
+            case "expire":
+                channels = talk.state.expiring_channels(round(talk.now * SECOND))
+                keeper: list[KeeperCommand] = [
+                    ChannelExpire(talk.term, channel.name, channel.generation) for channel in channels
+                ]
+                for channel in channels:
+                    self.forget([*channel.groups])
+                self.read(talk.say(keeper=keeper))
+            case "away" | "back" | "silent" | "heard" | "remove" | "probe" | "replace" | "keep":
+                if client in talk.state.clients:
+                    self.tell_of(what, client, that)
+            case _:
+                if member is not None:
+                    self.tell_member(what, member, this)
+
+    def tell_of(self, what: str, client: str, that: int) -> None:
+        """A step that concerns a registered client."""
+        talk, generation = self.talk, self.state.clients[client].generation
+        conn = f"{client}{that}".encode()
+        match what:
+            case "away":
+                answer = talk.away(client, talk.now - that / 4)
+            case "back":
+                answer = talk.back(client, talk.now - that / 4)
+            case "silent" | "heard":
+                answer = talk.silent(client, what == "silent")
+            case "remove":
+                answer = talk.heartbeats_fail(client)
+            case "probe":
+                answer = talk.say(client_open(client, conn, "hb.other"))
+            case "replace":
+                answer = talk.say(ClientReplace(client, generation, conn, "hb.new", 1, 5, 3, 1 << 62))
+            case _:
+                answer = talk.say(ClientKeep(client, generation))
+        self.read(answer)
+
+    def tell_member(self, what: str, member: Subscription, this: int) -> None:
+        """A step that concerns an online subscription."""
+        talk, group = self.talk, member.group
+        channel = group.channel.name
+        match what:
+            case "ack":
+                held = [*member.unacked][: this + 1]
+                self.acked |= {(group.id, seq) for seq in held}
+                self.read(talk.ack(member.inbox, *held, 10**6, channel=channel))
+            case "close":
+                self.read(talk.close(member.inbox, member.client_id, channel=channel))
+            case "unsubscribe":
+                command = Unsubscribe(member.client_id, channel, member.ack_inbox, "")
+                self.read(talk.say(command))
+            case "inbox away":
+                self.read(talk.inbox_away(member.inbox, talk.now - this / 4))
+            case "inbox back":
+                self.read(talk.inbox_back(member.inbox, talk.now - this / 4))
+
+    def forget(self, groups: list[int]) -> None:
+        """The channel of these groups is deleted: its sequences start again."""
+        for key in [key for key in self.counts if key[0] in groups]:
+            del self.counts[key]
+
+    def heal(self) -> None:
+        """Everyone is back and answers; then acknowledge whatever comes until nothing does."""
+        talk = self.talk
+        for client in list(talk.state.clients):
+            self.read(talk.back(client))
+            self.read(talk.silent(client, False))
+        for member in self.members():
+            self.read(talk.inbox_back(member.inbox))
+        for _ in range(60):
+            held = [(member.inbox, member.channel.name, [*member.unacked]) for member in self.members()]
+            if not any(seqs for _, _, seqs in held) and not talk.state.marked:
+                break
+            for inbox, channel, seqs in held:
+                group = talk.find(inbox).group
+                self.acked |= {(group.id, seq) for seq in seqs}
+                self.read(talk.ack(inbox, *seqs, channel=channel))
+        for member in self.members():
+            assert not member.unacked
+            assert not member.group.orphans
+            log = member.channel.log
+            assert max(member.group.cursor + 1, log.first) > log.last, "new messages are left"
+
+
+@given(st.lists(step, min_size=10, max_size=50))
+@settings(deadline=None, max_examples=40)
+def test_whatever_happens_nothing_is_lost_doubled_or_forgotten(steps: list[tuple[str, int, int]]) -> None:
+    story = Story()
+    for what, this, that in steps:
+        story.tell(what, this, that)
+    story.heal()
+
+
+class Recording(Conversation):
+    """Keeps the log it makes, and checks nothing."""
+
+    def __init__(self, **settings: Any) -> None:
+        self.log: list[tuple[int, bytes]] = []
+        super().__init__(**settings)
+        self.checked = False
+
+    def apply(self, data: bytes) -> Any:
+        self.log.append((self.index, data))
+        return super().apply(data)
+
+
+@given(
+    st.lists(step, min_size=5, max_size=40),
+    st.integers(0, 40),
+    st.lists(st.integers(1, 9), min_size=1, max_size=9),
+)
+@settings(deadline=None, max_examples=25)
+def test_replay_from_a_checkpoint_is_replay(
+    steps: list[tuple[str, int, int]], at: int, gaps: list[int]
+) -> None:
+    """Two nodes fed one log are equal, and so is one that starts from a checkpoint taken at any point."""
+    story = Story()
+    story.talk = recording = Recording(max_msgs=40)
+    recording.connect(*CLIENTS)
+    for what, this, that in steps:
+        story.tell(what, this, that)
+    other = Machine(State())
+    records: dict[bytes, bytes] = {}
+    saved, next_save, from_saved = 0, gaps[0], Machine(State())
+    for n, (index, data) in enumerate(recording.log):
+        effects = other.apply(index, data)  # type: ignore[arg-type]
+        if n >= next_save:
+            next_save += gaps[n % len(gaps)]
+            for key, value in take_changes(other.state):
+                records.pop(key, None)
+                if value is not None:
+                    records[key] = value
+            if n <= at:
+                saved, from_saved = n + 1, Machine(restore(sorted(records.items())))
+        assert effects.index == index
+    for index, data in recording.log[saved:]:
+        from_saved.apply(index, data)  # type: ignore[arg-type]
+    assert digest(other.state) == digest(recording.state) == digest(from_saved.state)
+
+
+commands = st.lists(
+    st.one_of(
+        st.binary(max_size=12),
+        st.lists(
+            st.lists(
+                st.one_of(
+                    st.integers(-3, 45),
+                    st.integers(-(1 << 63), (1 << 64) - 1),
+                    st.text(max_size=4),
+                    st.binary(max_size=4),
+                    st.none(),
+                    st.booleans(),
+                    st.lists(st.integers(-2, 9), max_size=3),
+                    st.dictionaries(st.text(max_size=3), st.integers(), max_size=2),
+                ),
+                max_size=9,
+            ),
+            max_size=4,
+        ),
+    ),
+    max_size=5,
+)
+
+
+@given(commands)
+@settings(deadline=None, max_examples=60)
+def test_no_batch_is_poison(batches: list[Any]) -> None:
+    """R22: whatever bytes or fields a batch has, it is refused or applied, and the next one works."""
+    talk = Conversation()
+    talk.connect("me")
+    talk.subscribe("A")
+    serial = 3
+    for batch in batches:
+        data = batch if isinstance(batch, bytes) else _packed(batch)
+        effects = talk.entry([Batch(talk.session, serial, 1, data)], [])
+        serial = max([serial, *(replies.last + 1 for replies in effects.replies)])
+    known: list[Command] = list(publishes(2))
+    effects = talk.entry([Batch(talk.session, serial, 1, encode_commands(known))], [])
+    assert effects.replies[0].last == serial + 1
+
+
+def _packed(batch: Any) -> bytes:
+    try:
+        return bytes(msgpack.packb(batch))
+    except (OverflowError, ValueError):
+        return b"\xc1"
