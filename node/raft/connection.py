@@ -242,6 +242,6 @@ def reason(error: BaseException) -> str:
             break
     if isinstance(cause, ssl.SSLCertVerificationError):
         return f"certificate verify failed: {cause.verify_message}"
-    if isinstance(cause, ssl.SSLError) and cause.reason:
-        return cause.reason.lower().replace("_", " ")
+    if isinstance(cause, ssl.SSLError) and (word := getattr(cause, "reason", None)):
+        return str(word).lower().replace("_", " ")
     return str(cause) or type(cause).__name__

@@ -54,7 +54,7 @@ class TlsStream:
                 self._tls.do_handshake()
             except ssl.SSLWantReadError:
                 await self._flush()
-                await self._fill(RECORD_BYTES)
+                await self._fill(0)
             except ssl.SSLError:
                 await self._flush()  # the alert
                 raise
@@ -90,7 +90,8 @@ class TlsStream:
             return b"".join(records)
 
     async def _fill(self, max_bytes: int) -> None:
-        if data := await self._stream.receive_some(max_bytes):
+        # No less than a record, lest a short hello be read in drops.
+        if data := await self._stream.receive_some(max(max_bytes, RECORD_BYTES)):
             self._incoming.write(data)
         else:
             self._incoming.write_eof()

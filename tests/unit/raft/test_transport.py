@@ -255,7 +255,7 @@ async def test_large_frames_pass_up_to_the_limit_and_none_beyond() -> None:
 
 async def test_when_both_dial_at_once_one_connection_is_left_and_stays() -> None:
     """A node with a free port for the other is needed, so the ports are fixed by a first listen."""
-    for _round in range(10):
+    for _round in range(25):
         async with running(Node("n1", {})) as first, running(Node("n2", {})) as second:
             ports = {"n1": first.address, "n2": second.address}
         n1 = Node("n1", ports, port=ports["n1"].port)
@@ -392,7 +392,7 @@ async def test_whoever_says_nothing_is_closed_in_time() -> None:
 
 async def test_strangers_cannot_use_up_the_node() -> None:
     """Beyond the limit connections are closed at once; those who have said hello don't count."""
-    async with running(Node("n1", {"n2": NOWHERE}, limits=Limits(handshakes_max=3))) as n1:
+    async with running(Node("n1", {"n2": NOWHERE}, limits=Limits(handshakes_max=3, handshake_s=3600))) as n1:
         peer = await dial(n1)
         await peer.send_all(hello())
         await n1.heard.until(is_up())
@@ -523,6 +523,37 @@ async def test_a_wrong_address_is_noticed_by_whoever_dials(peers_log: PeersLog) 
     async with running(n1), running(Node("n2", {"n3": n1.address})):
         (line, _) = await peers_log.until("refused by the peer: this is 'n1', not 'n3'", 2)
         assert "link with n3" in line
+
+
+async def test_what_the_dialing_server_declines_is_declined_too(peers_log: PeersLog) -> None:
+    """It judges the answer to its hello as it would judge a hello."""
+    n1 = Node("n1", {"n2": NOWHERE})
+    async with running(n1):
+        n2 = Node("n2", {"n1": n1.address}, declined=lambda link, said: f"not {said['from']}")
+        async with running(n2):
+            await peers_log.until("not n1", 2)
+            assert n2.heard.events == []
+
+
+@pytest.mark.parametrize("wrong", [{"node": "n3"}, {"to": "n3"}, {"link": ROUTE}])
+async def test_an_answer_that_is_not_for_us_is_none(wrong: dict[str, str], peers_log: PeersLog) -> None:
+    """Something else listens there, which says hello to everybody."""
+    own = {"node": "n1", "to": "n2", "link": RAFT} | wrong
+
+    async def listen(stream: trio.SocketStream) -> None:
+        async with stream:
+            await answer(stream)
+            await stream.send_all(hello(**own))
+            await is_closed(stream)
+
+    async with trio.open_nursery() as nursery:
+        (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
+        nursery.start_soon(trio.serve_listeners, listen, [listener])
+        n2 = Node("n2", {"n1": Address(*listener.socket.getsockname())})
+        async with running(n2):
+            await peers_log.until("no raft link with n1")
+            assert RAFT not in {event[2] for event in n2.heard.events}
+        nursery.cancel_scope.cancel()
 
 
 async def test_routing_peers_have_the_route_link_only() -> None:
