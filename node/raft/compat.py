@@ -147,11 +147,15 @@ class Owner(Protocol):
 class _Member(Node):  # type: ignore[misc]  # the library is untyped
     """A node known by name. The hash is fixed, so the library's sets iterate alike in every process."""
 
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self._hash = zlib.crc32(name.encode())
+
     def __eq__(self, other: object) -> bool:
         return isinstance(other, _Member) and self.id == other.id
 
     def __hash__(self) -> int:
-        return zlib.crc32(self.id.encode())
+        return self._hash
 
 
 class _Gate(Transport):  # type: ignore[misc]  # the library is untyped

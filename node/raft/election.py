@@ -38,7 +38,7 @@ class Election:
         """The library may campaign in this tick."""
         self.transfer = False
         """The campaign was asked for by the leader."""
-        self._heard_at = -math.inf
+        self._heard_at = self._asked_at = -math.inf
         self._pre_vote: tuple[int, set[str]] | None = None
         self._voters: set[str] = set()
         self._contacts: dict[str, float] = dict.fromkeys(peers, -math.inf)
@@ -80,11 +80,30 @@ class Election:
         soon = self._clock() + self._timing.heartbeat_s * (1 + self._rng.random())
         self.deadline = min(self.deadline, soon)
 
+    def give_way(self) -> None:
+        """Another was promised a vote: let its campaign go first, if only for a moment.
+
+        No longer, for who asks again and again without hearing the answers must not keep the
+        others from asking.
+        """
+        self._pre_vote = None
+        self.deadline = max(self.deadline, self._clock() + 2 * self._timing.heartbeat_s)
+
     # --- votes ------------------------------------------------------------------------------------
 
     def ask(self, term: int) -> None:
         """Open a round of pre-votes for ``term``."""
         self._pre_vote = (term, set())
+        self._asked_at = self._clock()
+
+    def asks(self, term: int) -> bool:
+        """Whether this node has just asked for pre-votes for ``term`` itself.
+
+        Two who ask at the same moment must not both be encouraged: they would both campaign, and
+        nobody would win. Only for a heartbeat's time, for the answers may never come.
+        """
+        just_now = self._clock() - self._asked_at < self._timing.heartbeat_s
+        return just_now and self._pre_vote is not None and self._pre_vote[0] == term
 
     def pre_voted(self, peer: str, term: int) -> bool:
         """Count a granted pre-vote; True when it makes the majority."""

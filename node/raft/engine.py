@@ -488,12 +488,18 @@ class Engine:
 
     def _on_pre_vote_request(self, peer: str, request: PreVoteRequest) -> None:
         last = self._journal.last_index
+        ours = (self._journal.term_at(last) or 0, last)
+        theirs = (request.last_term, request.last_index)
         granted = (
             self.role is not Role.LEADER
             and not self._election.hears_leader()
             and request.term > self.term
-            and (request.last_term, request.last_index) >= (self._journal.term_at(last), last)
+            and theirs >= ours
         )
+        if granted and self._election.asks(request.term):
+            granted = (*theirs, peer) > (*ours, self.name)
+        if granted:
+            self._election.give_way()
         self._promise(peer, PreVote(request.term, granted, self.term))
 
     def _on_pre_vote(self, peer: str, answer: PreVote) -> None:

@@ -25,7 +25,7 @@ class RaftRun:
     flush_s: tuple[float, ...] = FLUSH_S
     real_journal: bool = False
     trouble_s: float = 6.0
-    healed_s: float = 4.0
+    healed_s: float = 3.0
 
 
 def run_raft(seed: int, run: RaftRun, *, trace: list[str] | None = None) -> Counter[str]:

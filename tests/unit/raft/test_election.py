@@ -100,3 +100,24 @@ def test_alone_is_a_majority() -> None:
     election, clock = _election("")
     clock.now += 9.0
     assert election.has_quorum()
+
+
+def test_own_question_counts_for_a_heartbeat() -> None:
+    election, clock = _election()
+    election.ask(7)
+    assert election.asks(7)
+    assert not election.asks(8)
+    clock.now += 0.06
+    assert not election.asks(7)
+
+
+def test_giving_way_is_short_and_ends_the_own_round() -> None:
+    election, clock = _election()
+    election.deadline = clock.now
+    election.ask(7)
+    election.give_way()
+    assert 0.09 < election.deadline - clock.now < 0.11
+    assert not election.pre_voted("b", 7)
+    election.deadline = clock.now + 5
+    election.give_way()
+    assert election.deadline == clock.now + 5

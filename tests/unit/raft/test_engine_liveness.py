@@ -376,3 +376,43 @@ def test_answers_to_a_lost_connection_are_forgotten(group) -> None:
     follower.engine.disconnected("a")
     follower.flush()
     assert _sent(table, "b", "ack") == []
+
+
+def test_two_who_ask_at_the_same_moment_dont_split_the_votes(group) -> None:
+    """Both lost their leader in the same instant: one of them gives way."""
+    table = group("abc")
+    table.elect("a")
+    table.isolate("a")
+    table.now += 0.31
+    for name in "bc":
+        table[name].engine._election.deadline = table.now
+        table[name].engine.tick()
+    table.settle()
+    assert [table[name].engine.role for name in "bc"] == [Role.FOLLOWER, Role.LEADER]
+
+
+def test_the_longer_log_goes_first(group) -> None:
+    table = group("abc")
+    leader = table.elect("a")
+    table.cut |= {("a", "c")}
+    leader.write(b"x")
+    table.deliver()
+    table.isolate("a")
+    table.now += 0.31
+    for name in "bc":
+        table[name].flush()
+        table[name].engine._election.deadline = table.now
+        table[name].engine.tick()
+    table.settle()
+    assert table["b"].engine.role is Role.LEADER
+
+
+def test_who_hears_no_answers_keeps_nobody_from_asking(group) -> None:
+    """c is heard but hears nothing: b gives way to it for a moment, then asks itself."""
+    table = group("abcde")
+    table.elect("a")
+    table.isolate("a")
+    table.cut |= {(name, "c") for name in table.names}
+    table.advance(3.0)
+    leaders = [name for name in "bde" if table[name].engine.is_ready]
+    assert len(leaders) == 1
