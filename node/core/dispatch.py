@@ -89,7 +89,8 @@ def _send_new(turn: Turn, group: Group, most: int) -> tuple[int, bool]:
     seqs = range(first, last + 1)
     member.unacked.update(dict.fromkeys(seqs, Record(turn.time_ns, turn.index, 1)))
     member.last_sent = last
-    _sent(turn, member, seqs)
+    turn.effects.deliveries.append(Deliver(member.id, cast("Sequence[Seq]", seqs), turn.index))
+    _sent(state, member)
     _moved(turn, group, last)
     return len(seqs), last < log.last and not member.stalled
 
@@ -99,19 +100,15 @@ def _share_new(turn: Turn, group: Group, first: int, last: int) -> tuple[int, bo
     able = [member for member in group.members if member.heard]
     if not able:
         return 0, False
-    shares = share_out(group, able, first, last)
+    receivers = share_out(group, able, first, last)
     record = Record(turn.time_ns, turn.index, 1)
-    count = 0
-    for member in able:
-        seqs = shares.get(member.id)
-        if seqs:
-            member.unacked.update(dict.fromkeys(seqs, record))
-            member.last_sent = max(member.last_sent, seqs[-1])
-            count += len(seqs)
-            _sent(turn, member, seqs)
-    if count:
-        _moved(turn, group, first + count - 1)
-    return count, first + count > last and last < group.channel.log.last
+    for seq, member in enumerate(receivers, first):
+        member.unacked[seq] = record
+        member.last_sent = max(member.last_sent, seq)
+    _deliver(turn, list(zip(receivers, range(first, last + 1), strict=False)))
+    if receivers:
+        _moved(turn, group, first + len(receivers) - 1)
+    return len(receivers), first + len(receivers) > last and last < group.channel.log.last
 
 
 def _moved(turn: Turn, group: Group, cursor: int) -> None:
@@ -119,10 +116,27 @@ def _moved(turn: Turn, group: Group, cursor: int) -> None:
     turn.state.touched.groups[group.id] = group.channel.id
 
 
-def _sent(turn: Turn, member: Subscription, seqs: range | list[int]) -> None:
-    """``member``'s unacked has the messages; let them be delivered, and the AckWait run."""
-    state = turn.state
-    turn.effects.deliveries.append(Deliver(member.id, cast("Sequence[Seq]", seqs), turn.index))
+def _deliver(turn: Turn, dealt: list[tuple[Subscription, int]]) -> None:
+    """The members' unacked has what was dealt to them; let it be delivered, in this order.
+
+    In the order of sequences and not member by member: on a shared connection acks would come back in
+    blocks, and who acks first would get the most of what comes next.
+    """
+    deliveries, index = turn.effects.deliveries, turn.index
+    last: Subscription | None = None
+    seqs: list[Seq] = []
+    receivers: dict[int, Subscription] = {}
+    for member, seq in dealt:
+        if member is not last:
+            last, seqs = member, []
+            deliveries.append(Deliver(member.id, seqs, index))
+            receivers[member.id] = member
+        seqs.append(cast(Seq, seq))
+    for member in receivers.values():
+        _sent(turn.state, member)
+
+
+def _sent(state: State, member: Subscription) -> None:
     state.touched.unacked[member.id] = None
     if member.id not in state.ack_deadlines:
         watch(state, member)
@@ -140,7 +154,7 @@ def _send_due(turn: Turn, group: Group, most: int) -> tuple[int, bool]:
         return 0, False
     holders = [member for member in group.members if _gives(state, group, member)]
     claims = _next_due(group, holders, most)
-    out: dict[int, list[int]] = {}
+    dealt: list[tuple[Subscription, int]] = []
     fresh: dict[int, Record] = {}
     first_in_log = group.channel.log.first
     for seq, holder in claims:
@@ -161,13 +175,11 @@ def _send_due(turn: Turn, group: Group, most: int) -> tuple[int, bool]:
             again = fresh[record.deliveries] = _again(turn, record)
         receiver.unacked[seq] = again
         receiver.last_sent = max(receiver.last_sent, seq)
-        out.setdefault(receiver.id, []).append(seq)
+        dealt.append((receiver, seq))
     for giver in holders:
         state.touched.unacked[giver.id] = None
     state.touched.groups[group.id] = group.channel.id
-    for member in able:
-        if member.id in out:
-            _sent(turn, member, out[member.id])
+    _deliver(turn, dealt)
     for giver in holders:
         if not giver.due:
             giver.due_here = False

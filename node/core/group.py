@@ -37,49 +37,40 @@ def choose_for_redelivery(group: Group, able: list[Subscription]) -> Subscriptio
     return chosen
 
 
-def share_out(group: Group, able: list[Subscription], first: int, last: int) -> dict[int, list[int]]:
-    """Deal the new messages ``first`` to ``last``, as far as there is room.
+def share_out(group: Group, able: list[Subscription], first: int, last: int) -> list[Subscription]:
+    """Who gets each of the new messages ``first`` to ``last``, as far as there is room.
 
     Nothing is sent yet; but the members have taken their turns.
 
     Returns:
-        Each receiving member's sequences, by its id. Together they are ``first`` and those that
-        follow it without a gap; fewer than asked if the members are full.
+        The receivers of ``first`` and those that follow it; fewer than asked if the members are full.
     """
-    pending = [len(member.unacked) for member in able]
-    room = [member.max_in_flight for member in able]
+    hands = able.copy()  # these three rotate together
+    rooms = [member.max_in_flight - len(member.unacked) for member in hands]
     counts = [
-        _FULL if member.silent or have >= most else have
-        for member, have, most in zip(able, pending, room, strict=True)
+        _FULL if member.silent or room <= 0 else len(member.unacked)
+        for member, room in zip(hands, rooms, strict=True)
     ]
-    given: list[list[int]] = [[] for _ in able]
-    hands = list(zip(able, given, room, strict=True))  # rotates together with counts
+    receivers: list[Subscription] = []
     turns = 0
-    for seq in range(first, last + 1):
+    for _ in range(first, last + 1):
         fewest = min(counts)
-        if fewest == _FULL:
-            at = _with_room(hands)  # nobody is eligible: a silent one, as long as it has room (D16, Target)
-            if at is None:
-                break
-        else:
-            at = counts.index(fewest)
-        _, seqs, most = hands[at]
-        seqs.append(seq)
         if fewest != _FULL:
-            counts[at] = fewest + 1 if fewest + 1 < most else _FULL
+            at = counts.index(fewest)
+            counts[at] = fewest + 1 if rooms[at] > 1 else _FULL
+        else:  # nobody is eligible: the first that has room, a silent one then (D16, Target)
+            at = next((place for place, room in enumerate(rooms) if room > 0), -1)
+            if at < 0:
+                break
+        rooms[at] -= 1
+        receivers.append(hands[at])
         if at == 0:
             turns += 1
             hands.append(hands.pop(0))
+            rooms.append(rooms.pop(0))
             counts.append(counts.pop(0))
-    _rotate(group, [member for member, _, _ in hands], turns)
-    return {member.id: seqs for member, seqs, _ in hands if seqs}
-
-
-def _with_room(hands: list[tuple[Subscription, list[int], int]]) -> int | None:
-    for at, (member, seqs, most) in enumerate(hands):
-        if len(member.unacked) + len(seqs) < most:
-            return at
-    return None
+    _rotate(group, hands, turns)
+    return receivers
 
 
 def _rotate(group: Group, able: list[Subscription], turns: int) -> None:

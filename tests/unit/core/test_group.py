@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from conversation import Conversation
+from random import Random
+
+from conversation import Conversation, publishes
 
 from node.protocol.positions import StartPosition
 
@@ -76,6 +78,33 @@ def test_all_stalled_then_one_has_room() -> None:
     assert sum(map(len, talk.publish(9).sent.values())) == 4
     assert talk.ack("B", 2).sent == {"B": [5]}
     assert not talk.state.marked
+
+
+def test_deliveries_stand_in_the_order_of_sequences() -> None:
+    """QUE-04: on a connection that several members share, not member by member: acks come back evenly then."""
+    talk = group_of("A", "B")
+    effects = talk.publish(5).effects
+    assert [deliver.seqs for deliver in effects.deliveries] == [[1], [2], [3], [4], [5]]
+    talk.silent("a")
+    effects = talk.publish(3).effects  # neighbours to one member go together
+    assert [deliver.seqs for deliver in effects.deliveries] == [[6, 7, 8]]
+
+
+def test_members_share_evenly_though_acks_come_late() -> None:
+    """E5 (QUE-04): of what is in flight a random part has been acked, in the order it was sent, at each burst."""
+    rng = Random(5)
+    talk = group_of("A", "B", "C", "D", "E", mif=1024)
+    talk.checked = False
+    got = dict.fromkeys("ABCDE", 0)
+    flying: list[tuple[str, int]] = []
+    for _ in range(16):
+        acked, flying = flying[: (cut := rng.randint(0, len(flying)))], flying[cut:]
+        answer = talk.say(*publishes(128), *(talk.acked(inbox, seq) for inbox, seq in acked))
+        for deliver in answer.effects.deliveries:
+            inbox = talk.state.subscriptions[deliver.subscription].inbox
+            got[inbox] += len(deliver.seqs)
+            flying += [(inbox, seq) for seq in deliver.seqs]
+    assert min(got.values()) > 400, got
 
 
 def test_every_group_and_plain_subscription_gets_each_message() -> None:
