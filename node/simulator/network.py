@@ -152,6 +152,10 @@ class Network:
         if self._link(sender, receiver) == epoch and self._hosts[receiver].up:
             self._hosts[receiver].deliver(sender, message)
 
+    def linked(self, a: str, b: str) -> bool:
+        """Whether the link is up."""
+        return self._link(a, b) is not None
+
     def _link(self, a: str, b: str) -> int | None:
         return self._epochs.get(_pair(a, b))
 
