@@ -119,10 +119,7 @@ class Outlet:
         self._transport.send_encoded(peer, RAFT, known[1])
 
     def to_server(self, peer: str, value: Any) -> bool:
-        """Send an array of plain values to the peer's server. False: the link is down.
-
-        The tuple or list must not be a map: those are the engine's.
-        """
+        """Send an array of plain values to the peer's server (maps are the engine's). False: no link."""
         assert isinstance(value, tuple | list)
         if not self._transport.is_up(peer, RAFT):
             return False
@@ -234,6 +231,7 @@ class Driver:
                 continue
             await trio.to_thread.run_sync(flush.run, limiter=self._limiter)
             self._journal.end_flush(flush)
+            self._notice_gap()
             self._engine.on_durable()
             self._flushed.set()
             self._flushed = trio.Event()

@@ -52,6 +52,7 @@ class FakeJournal:
         self.disk = threading.Event()
         self.disk.set()
         self.failure: DiskError | None = None
+        self.on_end: Callable[[], None] = lambda: None
         self._running: FakeFlush | None = None
 
     def begin_flush(self) -> FakeFlush | None:
@@ -65,6 +66,7 @@ class FakeJournal:
         self._running = None
         self.durable = flush.seq
         self.say("durable", flush.seq)
+        self.on_end()
 
 
 class World:
@@ -325,6 +327,18 @@ async def test_frames_that_waited_meanwhile_come_after_it(still_clock: trio.test
         world.listener.on_frames("n2", RAFT, [(0, {"type": "append"})])
         await settle()
     assert world.words() == ["paused", "paused", "receive", "tick", "pump", "replicate"]
+
+
+async def test_a_flush_that_ended_meanwhile_comes_after_it(still_clock: trio.testing.MockClock) -> None:
+    """What is durable now may commit and apply: the server must know before."""
+    world = World(trio.current_time)
+    world.engine_due = trio.current_time() + 0.1
+    async with driven(world) as driver:
+        world.journal.on_end = lambda: still_clock.jump(0.5)
+        world.journal.written = 1
+        driver.kick()
+        await world.until("on_durable")
+    assert world.words()[-4:] == ["durable", "paused", "paused", "on_durable"]
 
 
 async def test_being_a_little_late_is_no_gap(still_clock: trio.testing.MockClock) -> None:
