@@ -235,6 +235,19 @@ def test_a_drop_cut_short_leaves_no_gap(seed: int) -> None:
     assert journal.first_index <= 33
 
 
+@pytest.mark.parametrize("seed", range(8))
+def test_relaxed_files_go_only_behind_synced_entries(seed: int) -> None:
+    """Without a sync at each flush a power cut may take what is new, but never leave no log at all."""
+    disk = SimulatedDisk(random.Random(seed))
+    journal = filled(Journal.open(disk, segment_bytes=SMALL, relaxed=True), 10)
+    journal.drop_before(9)
+    sweep = journal.begin_sweep()
+    assert sweep is not None
+    sweep.run()
+    disk.power_cut()
+    assert (opened(disk).first_index, opened(disk).last_index) == (9, 10)
+
+
 def test_a_bigger_segment_size_grows_the_last_segment(disk: SimulatedDisk) -> None:
     filled(opened(disk), 2)
     disk.kill()
