@@ -109,6 +109,13 @@ class Raft:
     durability: Annotated[str, Choice(("fsync",))] = "fsync"
     """``fsync``: a publish is acknowledged once the disks of a majority have it."""
 
+    journal_segment: Annotated[int, Size(minimum=64 * 1024, maximum=1024 * 1024 * 1024)] = 64 * 1024 * 1024
+    """Bytes of one file of the journal. Old entries go by whole files."""
+
+    trailing_logs: Annotated[int, Count(minimum=0, maximum=100_000_000)] = 10_240
+    """Entries kept in the journal behind the store's checkpoint, so that a node that was away for a
+    while needs no snapshot."""
+
 
 @dataclass(frozen=True, slots=True)
 class Encryption:

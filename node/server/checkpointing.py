@@ -23,9 +23,6 @@ log = logging.getLogger("stanchion.store")
 PENDING_BYTES_MAX = 4 * 1024 * 1024
 """A checkpoint begins early when this much is served from memory only."""
 
-TRAILING_ENTRIES = 10_000
-"""Entries kept in the journal behind the checkpoint, for followers that lag a little."""
-
 JOURNAL_BYTES_MAX = 1024 * 1024 * 1024
 """Above this the journal no longer waits for a follower that lags: it will need a snapshot."""
 
@@ -56,6 +53,7 @@ class Checkpointer:
         matches: for each connected peer, the last entry known to be on its disk.
         durable: waits until the journal has an index on the disk.
         interval_s: the longest time between two checkpoints.
+        trailing_entries: kept in the journal behind the checkpoint, for followers that lag a little.
     """
 
     def __init__(
@@ -68,6 +66,7 @@ class Checkpointer:
         matches: Callable[[], Mapping[str, int]],
         durable: Callable[[int], Any],
         interval_s: float,
+        trailing_entries: int,
     ) -> None:
         self.store = store
         self._journal = journal
@@ -76,6 +75,7 @@ class Checkpointer:
         self._matches = matches
         self._durable = durable
         self._interval_s = interval_s
+        self._trailing_entries = trailing_entries
         self._pressed = trio.Event()
         self._lock = trio.Lock()
 
@@ -119,7 +119,7 @@ class Checkpointer:
 
     def _trim(self) -> None:
         checkpointed = self.store.applied[0]
-        keep = checkpointed - TRAILING_ENTRIES
+        keep = checkpointed - self._trailing_entries
         if self._journal.bytes_on_disk < JOURNAL_BYTES_MAX:
             keep = min([keep, *self._matches().values()])
         if keep > self._journal.first_index:

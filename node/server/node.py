@@ -163,6 +163,7 @@ class Node:
             matches=self._matches,
             durable=self._durable,
             interval_s=config.store.checkpoint_interval_ns / SECOND,
+            trailing_entries=config.raft.trailing_logs,
         )
         self.snapshots = Snapshots(
             config.store.dir,
@@ -184,7 +185,9 @@ class Node:
         stack.enter_context(DirectoryLock(directory))
         self.disk = RealDisk(directory)
         self.identity = load_identity(self.disk, cluster_id=self.config.cluster.id, node=self.name)
-        self.journal = Journal.open(RealDisk(directory / "journal"))
+        self.journal = Journal.open(
+            RealDisk(directory / "journal"), segment_bytes=self.config.raft.journal_segment
+        )
         stack.callback(self.journal.close)
         self.store = Store.open(directory / "store")
         stack.callback(self._close_store)

@@ -17,6 +17,8 @@ ONE_NODE = "cluster: {nodes: {n1: {client: 127.0.0.1:4222}}}\n"
 
 Write = Callable[[str], Path]
 
+RAFT_KEYS = "election_timeout, heartbeat, durability, journal_segment, trailing_logs"
+
 
 @pytest.fixture
 def write(tmp_path: Path) -> Write:
@@ -90,8 +92,8 @@ def test_every_mistake_is_listed_at_once_with_its_place(write: Write) -> None:
     [
         ("stor: {}", "unknown key stor; did you mean store?"),
         ("zzz: {}", "unknown key zzz; known: cluster, raft,"),
-        ("raft: [1]", "raft: expected a mapping of election_timeout, heartbeat, durability, not a list"),
-        ("raft: 3", "raft: expected a mapping of election_timeout, heartbeat, durability, not an integer"),
+        ("raft: [1]", "raft: expected a mapping of " + RAFT_KEYS + ", not a list"),
+        ("raft: 3", "raft: expected a mapping of " + RAFT_KEYS + ", not an integer"),
         ("raft: {heartbeat: 75}", "raft.heartbeat: expected a duration such as 300ms, 2m or 1h30m, not '75'"),
         ("raft: {heartbeat: }", "raft.heartbeat: expected a duration such as 300ms or 2m, not nothing"),
         ("raft: {heartbeat: 0}", "raft.heartbeat: expected at least 1ms, not '0'"),
