@@ -259,6 +259,11 @@ class Library(SyncObj):  # type: ignore[misc]  # the library is untyped
         return int(self._SyncObj__raftLastApplied)
 
     @property
+    def alone(self) -> bool:
+        """The group has no other member."""
+        return not self._members
+
+    @property
     def no_op_index(self) -> int | None:
         """Where the no-op of the latest leadership of this node is."""
         index = self._SyncObj__noopIDx

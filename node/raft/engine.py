@@ -3,7 +3,7 @@
 Sans-IO: it is told what arrived, what became durable and that time has passed; it sends through a
 function it was given and tells a `Listener` what happened. Production and simulator run this same
 code. The parts: `frames` (what goes over the wire), `inbound` (what an append means for our log),
-`progress` (how our log reaches the peers), `election` (when to campaign, when to stop), `promises`
+`progress` (how our log reaches the peers), `election` and `voting` (when to campaign, when to stop), `promises`
 (what waits for the disk), `compat` (the library, held by its private names).
 
 The order of work in one round, which the driver keeps (durability contract):
@@ -37,8 +37,6 @@ from node.raft.frames import (
     Ack,
     Alive,
     Append,
-    PreVote,
-    PreVoteRequest,
     Refusal,
     Stale,
     TakeOver,
@@ -60,6 +58,7 @@ from node.raft.ports import (
 )
 from node.raft.progress import Replicator
 from node.raft.promises import Promises
+from node.raft.voting import Voting
 from node.units import Index, Term
 
 _BATCH = bytes([EntryType.BATCH])
@@ -144,9 +143,8 @@ class Engine:
         self._broken: BaseException | None = None
         self._suspended = False
         self._beat_at = 0.0
-        self._cause = "start"
         self._election = Election(timing=timing, clock=clock, rng=rng, peers=self.peers)
-        self._promises = Promises(journal)
+        self._promises = Promises(journal, send=send, note=listener.follower_note)
         self._replicator = Replicator(
             peers=self.peers,
             journal=journal,
@@ -160,6 +158,16 @@ class Engine:
         log = LibraryLog(journal, readable=self._readable, clock=clock, budget_s=limits.apply_s)
         self._library = Library(
             node=node, peers=self.peers, log=log, timing=timing, timer=self._election, owner=self
+        )
+        self._voting = Voting(
+            name=node,
+            library=self._library,
+            journal=journal,
+            election=self._election,
+            connected=lambda: [name for name, flow in self._replicator.flows.items() if flow.connected],
+            ask=send,
+            promise=self._promises.send,
+            noted=listener.noted_follower,
         )
         self._start_from(applied)
         self._told: tuple[Role, int, str | None] = (self.role, self.term, self.leader)
@@ -268,18 +276,9 @@ class Engine:
                 self._on_alive(peer, alive)
             case Ack() | Refusal() as answer:
                 self._on_answer(peer, answer)
-            case VoteRequest() as request:
-                self._on_vote_request(peer, request)
-            case Vote() as vote:
-                self._on_vote(peer, vote)
-            case PreVoteRequest() as request:
-                self._on_pre_vote_request(peer, request)
-            case PreVote() as answer:
-                self._on_pre_vote(peer, answer)
-            case TakeOver() as order:
-                self._on_take_over(peer, order)
-            case Stale(term=term):
-                self._overtaken(peer, term)
+            case ballot:
+                if self._voting.receive(peer, ballot):
+                    self._tick()
         self._settle()
 
     @_stops_for_good
@@ -388,7 +387,7 @@ class Engine:
     def _tell_leader(self, match: int) -> None:
         leader = self.leader
         if leader is not None and leader != self.name:
-            self._promise(leader, Ack(self.term, match))
+            self._promises.send(leader, Ack(self.term, match))
 
     # --- appends --------------------------------------------------------------------------------------
 
@@ -399,7 +398,7 @@ class Engine:
         match verdict:
             case Refuse(refused=refused, next=following):
                 self._library.hear(peer, append.term)
-                self._promise(peer, Refusal(append.term, refused, following))
+                self._promises.send(peer, Refusal(append.term, refused, following))
             case Accept(match=match, prev=prev, entries=entries, commit=commit):
                 if not entries:  # nothing new: no reason to let the library delete what follows
                     prev = self._journal.last_index
@@ -414,7 +413,7 @@ class Engine:
                     commit=commit,
                 )
                 if append.ask:
-                    self._promise(peer, Ack(append.term, match))
+                    self._promises.send(peer, Ack(append.term, match))
         self._heard(peer, append.term, append.commit, append.note)
 
     def _on_alive(self, peer: str, alive: Alive) -> None:
@@ -422,26 +421,26 @@ class Engine:
             return
         self._library.hear(peer, alive.term)
         # What is committed here is in the log of whoever leads now.
-        self._promise(peer, Ack(alive.term, self.commit_index))
+        self._promises.send(peer, Ack(alive.term, self.commit_index))
         self._heard(peer, alive.term, alive.commit, alive.note)
 
     def _is_stale(self, peer: str, term: int) -> bool:
         """Answer a leader of the past (L5). There can't be two of the present."""
         if term < self.term:
-            self._promise(peer, Stale(self.term))
+            self._promises.send(peer, Stale(self.term))
             return True
         if term == self.term and self.leader not in {None, peer}:
             raise CorruptionError(f"term {term} has two leaders: {self.leader} and {peer}")
         return False
 
     def _heard(self, peer: str, term: int, commit: int, note: Any) -> None:
-        self._cause = f"{peer} leads"
+        self._voting.cause = f"{peer} leads"
         self._election.heard_leader()
         self._listener.noted_leader(peer, note)
         self._listener.commit_learned(commit, term)
 
     def _on_answer(self, peer: str, answer: Ack | Refusal) -> None:
-        if self._overtaken(peer, answer.term):
+        if self._voting.overtaken(peer, answer.term):
             return
         if answer.term < self.term or self.role is not Role.LEADER:
             return  # S5: it was meant for an earlier leadership
@@ -462,86 +461,6 @@ class Engine:
                     self._listener.lost_entries(peer, flow.match, following - 1)
         self._replicator.feed(peer, self.commit_index)
 
-    # --- elections ------------------------------------------------------------------------------------
-
-    def _on_vote_request(self, peer: str, request: VoteRequest) -> None:
-        if request.term < self.term:
-            self._promise(peer, Stale(self.term))
-            return
-        if not request.transfer and (self.role is Role.LEADER or self._election.hears_leader()):
-            return  # stickiness
-        if request.term == self.term and self._journal.voted_for == peer:
-            self._promise(peer, Vote(self.term))  # L8: the first answer may be lost
-            return
-        self._cause = f"{peer} campaigns"
-        self._library.ask_vote(
-            peer, term=request.term, last_index=request.last_index, last_term=request.last_term
-        )
-
-    def _on_vote(self, peer: str, vote: Vote) -> None:
-        if self._overtaken(peer, vote.term) or vote.term < self.term:
-            return
-        self._listener.noted_follower(peer, vote.note)
-        if self.role is Role.CANDIDATE and self._election.voted(peer):
-            self._cause = f"elected, last by {peer}"
-            self._library.voted(peer, vote.term)
-
-    def _on_pre_vote_request(self, peer: str, request: PreVoteRequest) -> None:
-        last = self._journal.last_index
-        ours = (self._journal.term_at(last) or 0, last)
-        theirs = (request.last_term, request.last_index)
-        granted = (
-            self.role is not Role.LEADER
-            and not self._election.hears_leader()
-            and request.term > self.term
-            and theirs >= ours
-        )
-        if granted and self._election.asks(request.term):
-            granted = (*theirs, peer) > (*ours, self.name)
-        if granted:
-            self._election.give_way()
-        self._promise(peer, PreVote(request.term, granted, self.term))
-
-    def _on_pre_vote(self, peer: str, answer: PreVote) -> None:
-        if self._overtaken(peer, answer.current):
-            return
-        self._listener.noted_follower(peer, answer.note)
-        if not answer.granted or answer.term != self.term + 1 or self.role is Role.LEADER:
-            return
-        if self._election.pre_voted(peer, answer.term):
-            self._cause = "a majority would vote for this node"
-            self._election.authorise(transfer=False)
-            self._tick()
-
-    def _on_take_over(self, peer: str, order: TakeOver) -> None:
-        if order.term == self.term and self.leader == peer:
-            self._cause = f"{peer} hands leadership over"
-            self._library.take_over(peer, order.term)
-            self._tick()
-
-    def _overtaken(self, peer: str, term: int) -> bool:
-        """Step down before a later term, whoever speaks of it."""
-        if term <= self.term:
-            return False
-        self._cause = f"{peer} knows of term {term}"
-        self._library.step_down(term)
-        self._election.rearm()
-        return True
-
-    def _election_timeout(self) -> None:
-        self._election.rearm()
-        self._cause = "no leader was heard"
-        self._library.forget_leader()
-        if not self.peers:
-            self._election.authorise(transfer=False)
-            return
-        self._election.ask(self.term + 1)
-        last = self._journal.last_index
-        request = PreVoteRequest(self.term + 1, last, self._journal.term_at(last) or 0).encode()
-        for peer, flow in self._replicator.flows.items():
-            if flow.connected:
-                self._send(peer, request)
-
     # --- the tick -------------------------------------------------------------------------------------
 
     def _tick(self) -> None:
@@ -551,14 +470,14 @@ class Engine:
             quorum = self._election.has_quorum()
             self._library.beat_due = now >= self._beat_at
         elif not self._election.authorised and self._election.expired():
-            self._election_timeout()
+            self._voting.ask()
         self._library.tick(quorum=quorum)
         self._library.beat_due = False
         if self._election.authorised or self._election.transfer:
             self._election.revoke()
             self._library.no_transfer()
         if not quorum:
-            self._cause = "no acks of a majority"
+            self._voting.cause = "no acks of a majority"
 
     def _readable(self) -> int:
         """How far the library may read to commit and apply."""
@@ -571,7 +490,7 @@ class Engine:
         now = (self.role, self.term, self.leader)
         if now != self._told:
             self._told = now
-            self._listener.role_changed(*now, self._cause)
+            self._listener.role_changed(*now, self._voting.cause)
 
     def _known(self, peer: str) -> None:
         if peer not in self._replicator.flows:
@@ -585,9 +504,9 @@ class Engine:
             case {"type": "next_node_idx"}:
                 self._library.answered(message)
             case {"type": "request_vote", "term": term, "last_log_index": index, "last_log_term": of}:
-                self._promise(peer, VoteRequest(term, index, of, self._election.transfer))
+                self._promises.send(peer, VoteRequest(term, index, of, self._election.transfer))
             case {"type": "response_vote", "term": term}:
-                self._promise(peer, Vote(term))
+                self._promises.send(peer, Vote(term))
             case {"type": "timeout_now", "term": term}:
                 self._send(peer, TakeOver(term).encode())
             case _:
@@ -627,12 +546,3 @@ class Engine:
                 self._listener.applied_to(Index(index), Term(term))
             case kind:
                 raise CorruptionError(f"entry {index} has the unknown type {kind!r}")
-
-    def _promise(self, peer: str, frame: Ack | Refusal | Stale | VoteRequest | Vote | PreVote) -> None:
-        def leave() -> None:
-            if isinstance(frame, Ack | Refusal | Vote | PreVote):
-                self._send(peer, frame._replace(note=self._listener.follower_note()).encode())
-            else:
-                self._send(peer, frame.encode())
-
-        self._promises.send(peer, leave)

@@ -10,8 +10,12 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
+from typing import Any, TypeAlias
 
-from node.raft.ports import JournalView
+from node.raft.frames import Ack, PreVote, Refusal, Stale, Vote, VoteRequest
+from node.raft.ports import JournalView, Message
+
+Promise: TypeAlias = Ack | Refusal | Vote | PreVote | VoteRequest | Stale
 
 
 class Promises:
@@ -21,26 +25,43 @@ class Promises:
     the time of one flush.
     """
 
-    def __init__(self, journal: JournalView) -> None:
+    def __init__(
+        self, journal: JournalView, *, send: Callable[[str, Message], None], note: Callable[[], Any]
+    ) -> None:
+        """No promises yet.
+
+        Args:
+            journal: says what is written and what is durable.
+            send: gives a frame to the transport.
+            note: what the follower's note says now; asked when a frame leaves.
+        """
         self._journal = journal
-        self._held: deque[tuple[int, str, Callable[[], None]]] = deque()
+        self._send = send
+        self._note = note
+        self._held: deque[tuple[int, str, Promise]] = deque()
 
     def __len__(self) -> int:
         return len(self._held)
 
-    def send(self, peer: str, leave: Callable[[], None]) -> None:
-        """Call ``leave`` as soon as everything written so far is durable, perhaps now."""
+    def send(self, peer: str, promise: Promise) -> None:
+        """Send it as soon as everything written so far is durable, perhaps now."""
         written = self._journal.written
         if not self._held and self._journal.durable >= written:
-            leave()
+            self._leave(peer, promise)
         else:
-            self._held.append((written, peer, leave))
+            self._held.append((written, peer, promise))
+
+    def _leave(self, peer: str, promise: Promise) -> None:
+        if isinstance(promise, Ack | Refusal | Vote | PreVote):
+            promise = promise._replace(note=self._note())
+        self._send(peer, promise.encode())
 
     def release(self) -> None:
         """Let go what the last flush made true."""
         durable = self._journal.durable
         while self._held and self._held[0][0] <= durable:
-            self._held.popleft()[2]()
+            _, peer, promise = self._held.popleft()
+            self._leave(peer, promise)
 
     def forget(self, peer: str) -> None:
         """The connection is gone, and with it what would have been sent there."""

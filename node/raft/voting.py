@@ -1,0 +1,166 @@
+"""How a node takes part in elections: asking, answering, and giving in to a later term.
+
+`Election` keeps times and counts; the library gives votes and becomes leader. This is what lies
+between them and the peers' frames, and where each rule of an election is written down:
+
+- Who hears no leader asks for *pre-votes* first. That costs nobody a term.
+- A leader, and who hears one, wants no other (stickiness), unless the leader itself asked for it.
+- Whoever speaks of a later term is believed, and nobody of an earlier term goes unanswered (L5).
+- Two who ask at the same moment don't encourage each other: the better log goes first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias
+
+from node.raft.compat import Library
+from node.raft.election import Election
+from node.raft.frames import PreVote, PreVoteRequest, Stale, TakeOver, Vote, VoteRequest
+from node.raft.ports import JournalView, Message, Role
+from node.raft.promises import Promise
+
+Ballot: TypeAlias = VoteRequest | Vote | PreVoteRequest | PreVote | TakeOver | Stale
+
+
+class Voting:
+    """The part of an engine that campaigns and votes.
+
+    Args:
+        name: this node's.
+        library: changes roles and gives votes.
+        journal: the log that is compared, and who got this term's vote.
+        election: times and counts.
+        connected: the peers that can be asked.
+        ask: sends what promises nothing.
+        promise: sends what must be durable first.
+        noted: is told of notes on answers.
+    """
+
+    def __init__(
+        self,
+        *,
+        name: str,
+        library: Library,
+        journal: JournalView,
+        election: Election,
+        connected: Callable[[], Sequence[str]],
+        ask: Callable[[str, Message], None],
+        promise: Callable[[str, Promise], None],
+        noted: Callable[[str, Any], None],
+    ) -> None:
+        self.cause = "start"
+        """Why role, term or leader changed last."""
+        self._name = name
+        self._library = library
+        self._journal = journal
+        self._election = election
+        self._connected = connected
+        self._ask = ask
+        self._promise = promise
+        self._noted = noted
+
+    @property
+    def _term(self) -> int:
+        return self._library.current_term
+
+    @property
+    def _last(self) -> tuple[int, int]:
+        """Term and index of the last entry: the better log has the greater."""
+        last = self._journal.last_index
+        return self._journal.term_at(last) or 0, last
+
+    def ask(self) -> None:
+        """The timer ended: ask for pre-votes. Alone, there is nobody to ask."""
+        self._election.rearm()
+        self.cause = "no leader was heard"
+        self._library.forget_leader()
+        if self._library.alone:
+            self._election.authorise(transfer=False)
+            return
+        term, (last_term, last_index) = self._term + 1, self._last
+        self._election.ask(term)
+        request = PreVoteRequest(term, last_index, last_term).encode()
+        for peer in self._connected():
+            self._ask(peer, request)
+
+    def receive(self, peer: str, ballot: Ballot) -> bool:
+        """Take a frame. True if the library may campaign now: tick."""
+        match ballot:
+            case VoteRequest():
+                self._on_vote_request(peer, ballot)
+            case Vote():
+                self._on_vote(peer, ballot)
+            case PreVoteRequest():
+                self._on_pre_vote_request(peer, ballot)
+            case PreVote():
+                return self._on_pre_vote(peer, ballot)
+            case TakeOver():
+                return self._on_take_over(peer, ballot)
+            case Stale():
+                self.overtaken(peer, ballot.term)
+        return False
+
+    def overtaken(self, peer: str, term: int) -> bool:
+        """Step down before a later term, whoever speaks of it. True if it is later."""
+        if term <= self._term:
+            return False
+        self.cause = f"{peer} knows of term {term}"
+        self._library.step_down(term)
+        self._election.rearm()
+        return True
+
+    def _on_vote_request(self, peer: str, request: VoteRequest) -> None:
+        if request.term < self._term:
+            self._promise(peer, Stale(self._term))
+            return
+        if not request.transfer and (self._library.role is Role.LEADER or self._election.hears_leader()):
+            return
+        if request.term == self._term and self._journal.voted_for == peer:
+            self._promise(peer, Vote(self._term))  # L8: the first answer may be lost
+            return
+        self.cause = f"{peer} campaigns"
+        self._library.ask_vote(
+            peer, term=request.term, last_index=request.last_index, last_term=request.last_term
+        )
+
+    def _on_vote(self, peer: str, vote: Vote) -> None:
+        if self.overtaken(peer, vote.term) or vote.term < self._term:
+            return
+        self._noted(peer, vote.note)
+        if self._library.role is Role.CANDIDATE and self._election.voted(peer):
+            self.cause = f"elected, last by {peer}"
+            self._library.voted(peer, vote.term)
+
+    def _on_pre_vote_request(self, peer: str, request: PreVoteRequest) -> None:
+        ours, theirs = self._last, (request.last_term, request.last_index)
+        granted = (
+            self._library.role is not Role.LEADER
+            and not self._election.hears_leader()
+            and request.term > self._term
+            and theirs >= ours
+        )
+        if granted and self._election.asks(request.term):
+            granted = (theirs, peer) > (ours, self._name)
+        if granted:
+            self._election.give_way()
+        self._promise(peer, PreVote(request.term, granted, self._term))
+
+    def _on_pre_vote(self, peer: str, answer: PreVote) -> bool:
+        if self.overtaken(peer, answer.current):
+            return False
+        self._noted(peer, answer.note)
+        if not answer.granted or answer.term != self._term + 1 or self._library.role is Role.LEADER:
+            return False
+        if not self._election.pre_voted(peer, answer.term):
+            return False
+        self.cause = "a majority would vote for this node"
+        self._election.authorise(transfer=False)
+        return True
+
+    def _on_take_over(self, peer: str, order: TakeOver) -> bool:
+        if order.term != self._term or self._library.leader != peer:
+            return False
+        self.cause = f"{peer} hands leadership over"
+        self._library.take_over(peer, order.term)
+        return True
