@@ -3,8 +3,8 @@
 Sans-IO: it is told what arrived, what became durable and that time has passed; it sends through a
 function it was given and tells a `Listener` what happened. Production and simulator run this same
 code. The parts: `frames` (what goes over the wire), `inbound` (what an append means for our log),
-`progress` (how our log reaches the peers), `election` and `voting` (when to campaign, when to stop), `promises`
-(what waits for the disk), `compat` (the library, held by its private names).
+`progress` (how our log reaches the peers), `election` and `voting` (when to campaign, when to stop),
+`promises` (what waits for the disk), `compat` (the library, held by its private names).
 
 The order of work in one round, which the driver keeps (durability contract):
 
