@@ -183,6 +183,8 @@ class Origin:
         if effect.node != self._node:
             return
         if effect.nonce != self._nonce:
+            if self._session is None:
+                return  # an earlier process of this node, in entries that are being caught up with
             log.warning("another process opened a session as node %s; opening a new one", self._node)
             self._session = None
             self._nonce = self._random_bytes(16)

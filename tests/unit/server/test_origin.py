@@ -149,6 +149,18 @@ def test_a_session_ended_by_another_process_is_replaced_and_renumbered() -> None
     assert answers == [OK, OK, Refused("x")]
 
 
+def test_sessions_of_earlier_processes_in_the_log_are_passed_over() -> None:
+    """R5: a node that restarts catches up with entries in which its earlier selves opened sessions."""
+    wire = Wire()
+    origin = Origin("n1", wire.frames.append, secrets.token_bytes)
+    origin.leader_changed(1)
+    nonce = decode_commands(wire.take("open")[0][2])[0][2]
+    origin.opened(SessionOpened("n1", b"of an earlier process", (3, 0)))
+    assert wire.frames == []
+    origin.opened(SessionOpened("n1", nonce, SESSION))
+    assert origin.session == SESSION
+
+
 def test_outcomes_kept_in_a_snapshot_are_collected() -> None:
     """R6: what was applied in entries this node skipped is answered from the session's outcomes."""
     origin, wire = opened_origin()
