@@ -168,14 +168,22 @@ class _Guarded:
 
 
 class _Stream:
-    """One connection as hypercorn's handler uses it, with a deadline for each write."""
+    """One connection as hypercorn's handler uses it, with a deadline for each write.
 
-    def __init__(self, stream: trio.SocketStream) -> None:
+    Awaits ``gone`` when the reader has hung up: hypercorn would wait out its keep-alive all the same,
+    and a few readers that ask often would fill the house with connections that are none.
+    """
+
+    def __init__(self, stream: trio.SocketStream, gone: Callable[[], Awaitable[None]]) -> None:
         self._stream = stream
+        self._gone = gone
         self.socket = stream.socket
 
     async def receive_some(self, max_bytes: int) -> bytes | bytearray:
-        return await self._stream.receive_some(max_bytes)
+        data = await self._stream.receive_some(max_bytes)
+        if not data:
+            await self._gone()
+        return data
 
     async def send_all(self, data: bytes) -> None:
         with trio.move_on_after(WRITE_TIMEOUT_S) as scope:
@@ -224,7 +232,6 @@ async def serve(
     app = wrap_app(
         cast("Any", application(source, token=token, base_path=base_path)), config.wsgi_max_body_size, "asgi"
     )
-    context = WorkerContext(None)
     state = LifespanState()
     open_now: set[trio.SocketStream] = set()
 
@@ -232,7 +239,9 @@ async def serve(
         try:
             if len(open_now) < CONNECTIONS_MAX:
                 open_now.add(stream)
-                await TCPServer(app, config, context, ConnectionState(state), cast("Any", _Stream(stream)))
+                context = WorkerContext(None)  # its own: "terminated" is this connection's end
+                told = cast("Any", _Stream(stream, context.terminated.set))
+                await TCPServer(app, config, context, ConnectionState(state), told)
         finally:
             open_now.discard(stream)
             stream.socket.close()

@@ -170,3 +170,12 @@ async def test_connections_above_the_bound_are_closed(serving: Serving) -> None:
             assert await streams[-1].receive_some(1) == b""
         for stream in streams:
             await stream.aclose()
+
+
+async def test_readers_that_hang_up_leave_nothing_behind(serving: Serving) -> None:
+    """Many short connections in a row: each closed by its reader, none waits out a keep-alive."""
+    async with serving() as address:
+        for _ in range(2 * CONNECTIONS_MAX):
+            async with await trio.open_tcp_stream(*address) as stream:
+                await stream.send_all(b"GET /healthz HTTP/1.1\r\nHost: n1\r\n\r\n")
+                assert (await stream.receive_some()).startswith(b"HTTP/1.1 200")
