@@ -109,6 +109,7 @@ class Cluster:
         self.ports = {f"n{i + 1}": {kind: ports.take() for kind in kinds} for i in range(size)}
         self.names = list(self.ports)
         self.children: dict[str, Child] = {}
+        self._ended: set[str] = set()
         self.config = folder / "cluster.yaml"
         self.config.write_text(json.dumps(self._document(settings or {}), indent=2))  # JSON is YAML
 
@@ -131,15 +132,18 @@ class Cluster:
         for name in names or self.names:
             child = self.children.get(name)
             if child is None or not child.is_running:
+                self._ended.discard(name)
                 command = [str(STANCHION), "node", "--config", str(self.config), "--name", name]
                 self.children[name] = Child(name, command, self.log(name), self._guard)
 
     def kill(self, name: str) -> None:
         """kill -9."""
+        self._ended.add(name)
         self.children[name].end()
 
     def stop(self, name: str, timeout_s: float = 10.0) -> int:
         """SIGTERM; the exit code."""
+        self._ended.add(name)
         self.children[name].signal(signal.SIGTERM)
         return self.children[name].wait(timeout_s)
 
@@ -155,7 +159,8 @@ class Cluster:
 
     def heal(self) -> None:
         """Whatever a test has done to the nodes: all run again, and follow one leader."""
-        for name in self.children:
+        for name, child in self.children.items():
+            assert child.is_running or name in self._ended, f"{name} ended by itself, {child.process.poll()}"
             self.resume(name)
         self.start()
         self.wait_ready()
@@ -183,14 +188,14 @@ class Cluster:
         return [name for name in self.names if name in self.children and self.children[name].is_running]
 
     def get(self, name: str, path: str, timeout_s: float = 5.0) -> tuple[int, Any]:
-        """A page of a node's monitoring: its status and its JSON, or 0 and None if it can't be had."""
+        """A page of a node's monitoring: its status and its JSON, or 0 and why it can't be had."""
         connection = http.client.HTTPConnection("127.0.0.1", self.ports[name]["http"], timeout=timeout_s)
         try:
             connection.request("GET", path)
             response = connection.getresponse()
             body = response.read()
-        except (OSError, http.client.HTTPException):
-            return 0, None
+        except (OSError, http.client.HTTPException) as error:
+            return 0, repr(error)
         finally:
             connection.close()
         return response.status, json.loads(body) if body[:1] == b"{" else body.decode()
@@ -228,8 +233,9 @@ class Cluster:
             for name in waited:
                 if self.get(name, "/healthz", timeout_s=1.0)[0] != 200:
                     return False
-                leaders.add((self.get(name, "/raftz", timeout_s=1.0)[1] or {}).get("leader"))
-            return len(leaders) == 1 and None not in leaders
+                status, raft = self.get(name, "/raftz", timeout_s=1.0)
+                leaders.add(raft["leader"] if status == 200 else "")
+            return len(leaders) == 1 and "" not in leaders
 
         until(f"{', '.join(waited)} ready", are_ready, timeout_s)
 
