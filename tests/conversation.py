@@ -333,6 +333,8 @@ def _check_group(state: State, group: Group) -> None:
     if group.shadow is not None:
         assert not group.orphans
         assert not group.shadow.due
+        assert not group.shadow.due_here
+        assert not group.shadow.absent
         holders.append(group.shadow.unacked)
     held = [seq for holder in holders for seq in holder]
     assert len(held) == len(set(held)), "a message is held twice"
@@ -353,12 +355,13 @@ def _check_member(state: State, member: Subscription) -> None:
     assert member.client is state.clients[member.client_id]
     assert member.due == sorted(set(member.due), reverse=True)
     due = set(member.due)
+    assert due or not member.due_here
     running = [record for seq, record in member.unacked.items() if seq not in due]
     assert all(one.sent_at_ns <= other.sent_at_ns for one, other in pairwise(running))
     assert all(record.sent_at_ns <= state.time_ns for record in running)
     if may_redeliver(member) and running and not due:
         first_ns = running[0].sent_at_ns + member.ack_wait_ns
         assert first_ns > state.time_ns, "an AckWait has passed and nothing happened"
-        earliest = state.next_deadline()
-        assert earliest is not None
-        assert earliest <= first_ns, "a deadline is forgotten"
+        armed_ns = state.ack_deadlines.armed(member.id)
+        assert armed_ns is not None, "a deadline is forgotten"
+        assert armed_ns <= first_ns

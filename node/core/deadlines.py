@@ -27,6 +27,10 @@ class Deadlines:
     def __contains__(self, number: int) -> bool:
         return number in self._armed
 
+    def armed(self, number: int) -> int | None:
+        """The deadline of that number, None if it has none."""
+        return self._armed.get(number)
+
     def arm(self, number: int, deadline_ns: int) -> None:
         self._armed[number] = deadline_ns
         heappush(self._heap, (deadline_ns, number))

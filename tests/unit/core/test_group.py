@@ -6,6 +6,7 @@ from random import Random
 
 from conversation import Conversation, publishes
 
+from node.core.commands import ClientClose
 from node.protocol.positions import StartPosition
 
 
@@ -81,7 +82,7 @@ def test_all_stalled_then_one_has_room() -> None:
 
 
 def test_deliveries_stand_in_the_order_of_sequences() -> None:
-    """QUE-04: on a connection that several members share, not member by member: acks come back evenly then."""
+    """QUE-04: not member by member; on a connection they share, acks come back evenly then."""
     talk = group_of("A", "B")
     effects = talk.publish(5).effects
     assert [deliver.seqs for deliver in effects.deliveries] == [[1], [2], [3], [4], [5]]
@@ -91,7 +92,7 @@ def test_deliveries_stand_in_the_order_of_sequences() -> None:
 
 
 def test_members_share_evenly_though_acks_come_late() -> None:
-    """E5 (QUE-04): of what is in flight a random part has been acked, in the order it was sent, at each burst."""
+    """E5 (QUE-04): at each burst a random part of what is in flight was acked, in the order it was sent."""
     rng = Random(5)
     talk = group_of("A", "B", "C", "D", "E", mif=1024)
     talk.checked = False
@@ -193,6 +194,41 @@ def test_silence_does_not_stop_a_groups_redelivery() -> None:
     assert sum(map(len, talk.tick(at=2).sent.values())) == 1
 
 
+def test_redelivery_passes_over_the_stalled_and_the_silent() -> None:
+    """D15, D27: with fewest unacked, and yet neither gets it while a third one can."""
+    talk = Conversation()
+    talk.connect("me", "a")
+    talk.subscribe("S", queue="q", mif=1)
+    talk.publish(at=0)
+    talk.subscribe("C", queue="q", mif=10, wait=60)
+    talk.publish(4, at=0)
+    talk.subscribe("Q", "a", queue="q", mif=10)
+    talk.silent("a")
+    assert (talk.unacked("S"), talk.unacked("C"), talk.unacked("Q")) == ([1], [2, 3, 4, 5], [])
+    assert talk.tick(at=30).sent == {"C": [1]}
+
+
+def test_what_a_member_still_holds_keeps_its_deadline() -> None:
+    """D20: 1 has moved from A to B; 2 is A's own, and due half a second later."""
+    talk = group_of("A", wait=1)
+    talk.publish(at=0)
+    talk.publish(at=0.5)
+    talk.subscribe("B", queue="q", wait=60)
+    assert talk.tick(at=1).sent == {"B": [1]}
+    assert talk.state.next_deadline() == 1_500_000_000
+    assert talk.tick(at=1.5).counts != {}
+
+
+def test_absent_members_keep_their_place_in_the_list() -> None:
+    """D15 with R15: only the one that was chosen, at the head of those that can hear, moves to the end."""
+    talk = group_of("A", "B", "X", "C")
+    talk.away("x")
+    talk.publish()
+    assert talk.members("A") == ["B", "X", "C", "A"]
+    talk.publish(4)
+    assert talk.members("A") == ["X", "C", "A", "B"]
+
+
 def test_due_messages_of_several_members_go_in_sequence_order() -> None:
     """R1, D27: all that is due in the group, in the order of sequences, whoever held it."""
     talk = group_of("A", "B", wait=1)
@@ -255,6 +291,18 @@ def test_redistributed_messages_are_ahead_of_new_ones() -> None:
     talk.ack("B", 5, 6)
     answer = talk.close("A", "a")
     assert answer.sent["B"][:2] == [1, 3]
+
+
+def test_members_that_leave_together_are_dealt_out_in_sequence_order() -> None:
+    """D35 Target with R19: more than an entry can send; the lowest go first, whoever left them."""
+    talk = group_of("A", "B", mif=1000)
+    talk.connect("c")
+    for _ in range(2):
+        talk.publish(500)
+    talk.say(talk.subscription("C", "c", queue="q", mif=1), *(ClientClose(client) for client in "ab"))
+    got = talk.unacked("C")
+    assert got == list(range(1, 501))
+    assert talk.tick().sent == {"C": list(range(501, 1001))}
 
 
 def test_however_a_member_leaves_its_messages_are_handed_over() -> None:

@@ -63,6 +63,14 @@ def test_what_was_sent_while_the_client_was_gone_is_due_when_it_is_back() -> Non
     assert talk.tick(at=34).sent == {"A": [2]}
 
 
+def test_what_was_sent_at_the_very_moment_counts_as_sent_while_gone() -> None:
+    """R15: nobody can tell whether it arrived."""
+    talk = talk_of("a")
+    talk.subscribe("A", "a")
+    talk.publish(at=2)
+    assert talk.back("a", since=2).sent == {"A": [1]}
+
+
 def test_the_earlier_of_two_departures_counts() -> None:
     """R15: gone since 1 by the finding that took it away, since 3 by the one that brings it back: 1."""
     talk = talk_of("a")
@@ -145,6 +153,24 @@ def test_a_member_that_is_back_gets_its_own_messages() -> None:
     talk.publish(4, at=2)
     answer = talk.back("a", since=1)
     assert answer.sent == {"A": [1, 3]}
+
+
+def test_what_it_got_again_goes_by_the_rule_the_next_time() -> None:
+    """D27: only what was lost with the connection is its own; when AckWait ends, D15 chooses as ever."""
+    talk = pair(wait=5)
+    talk.publish(at=2)
+    assert talk.back("a", since=1, at=3).sent == {"A": [1]}
+    assert talk.tick(at=8).sent == {"B": [1]}
+
+
+def test_a_resumed_subscription_is_not_absent() -> None:
+    """R15: its new inbox has nothing to do with the old one."""
+    talk = talk_of("a")
+    talk.subscribe("A", "a", durable="d")
+    talk.inbox_away("A")
+    talk.publish()
+    talk.close("A", "a")
+    assert talk.subscribe("B", "a", durable="d").sent == {"B": [1]}
 
 
 def test_findings_about_another_generation_are_ignored() -> None:
@@ -338,6 +364,29 @@ def test_a_client_that_is_back_waits_ten_seconds_for_its_inbox_at_most() -> None
     assert talk.tick(at=71).sent == {"A": [1, 2]}
 
 
+def test_an_inbox_lost_after_the_cold_start_stays_absent() -> None:
+    """R14, R15: the ten seconds end the wait of those that were never seen, not of one seen to go."""
+    talk = talk_of("a")
+    talk.subscribe("A", "a", wait=60)
+    talk.say(keeper=[ColdStart(1)], at=1)
+    talk.back("a", since=1)
+    talk.now = 5
+    talk.inbox_away("A")
+    talk.publish()
+    assert talk.tick(at=12).sent == {}
+    assert talk.inbox_back("A").sent == {"A": [1]}
+
+
+def test_nobody_is_silent_after_a_cold_start() -> None:
+    """R14: a new leader's heartbeats start from nothing missed."""
+    talk = talk_of("a")
+    talk.subscribe("A", "a", wait=60)
+    talk.publish()
+    talk.silent("a")
+    talk.say(keeper=[ColdStart(1)], at=1)
+    assert talk.back("a", since=1).sent == {"A": [1]}
+
+
 def test_offline_durables_get_nothing_on_a_cold_start() -> None:
     """D44: until they are resumed, as ever."""
     talk = talk_of("a")
@@ -348,6 +397,17 @@ def test_offline_durables_get_nothing_on_a_cold_start() -> None:
     assert talk.tick(at=20).sent == {}
     talk.back("a", since=1)
     assert talk.subscribe("B", "a", durable="d").sent == {"B": [1, 2]}
+
+
+def test_a_durable_closed_before_it_was_seen_again_is_resumed_as_ever() -> None:
+    """R14, D46: its client came back and closed it; nothing of the cold start clings to it."""
+    talk = talk_of("a")
+    talk.subscribe("A", "a", durable="d")
+    talk.publish()
+    talk.say(keeper=[ColdStart(1)], at=1)
+    talk.close("A", "a")
+    talk.back("a", since=1)
+    assert talk.subscribe("B", "a", durable="d").sent == {"B": [1]}
 
 
 def test_a_message_gone_from_the_log_is_dropped_in_the_first_pass() -> None:
