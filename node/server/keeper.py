@@ -136,8 +136,10 @@ class Keeper:
             deadline = state.next_deadline()
             if deadline is not None:
                 times.append(now_s + (deadline + TICK_LATE_NS - self._clock.now()) / SECOND)
-            if state.next_age() is not None:
-                times.append(max(now_s, self._aged_s + AGE_EVERY_S))
+            age = state.next_age()
+            if age is not None:
+                away_s = (age - self._wall.reading()) / SECOND
+                times.append(max(now_s + away_s, self._aged_s + AGE_EVERY_S))
         return max(now_s, min(times))
 
     def _expire_channels(self, now_s: float) -> None:

@@ -360,7 +360,7 @@ class Replica:
         now_s = self.host.monotonic_s()
         self.requests.tick()
         self._watch_connections(now_s)
-        self._pump_leader(now_s)
+        keeper_s = self._pump_leader(now_s)
         if now_s - self._look_s >= 0.5 and self.keeper is None:
             self._look_s = now_s  # a follower keeps its sights fresh: it may lead next
             state = self.state
@@ -373,35 +373,40 @@ class Replica:
         return min(
             now_s + 0.5,
             self.requests.next_deadline() or NEVER,
-            self.keeper.pump() if self.keeper is not None else NEVER,
+            keeper_s,
             self.ordering.next_deadline() or NEVER,
         )
 
-    def _pump_leader(self, now_s: float) -> None:
+    def _pump_leader(self, now_s: float) -> float:
+        """What a leader does. Returns when its keeper wants to be called again."""
         if self.role != "leader" or not self.engine.is_ready:
-            return
+            return NEVER
         if not self._opened_ready:
             self._opened_ready = True
+            log.info("ready to lead term %d", self.term)
             cold = not self.warm and not any(self._warm_members.values())
             self.ordering.ready(now_s, {self.node, *self.links_up}, cold=cold)
-        if self.keeper is not None:
-            self.keeper.pump()
+        keeper_s = self.keeper.pump() if self.keeper is not None else NEVER
         try:
             self.ordering.pump(now_s)
         except UnavailableError:
             log.info("not the leader any more: what was to be proposed is forwarded again")
-            return
+            return NEVER
         if self.keeper is None and self.ordering.open and self.ordering.idle:
             self._start_keeping()
+            return now_s
+        return keeper_s
 
     def _watch_connections(self, now_s: float) -> None:
         """A connection whose deliveries don't move counts as not listening (R3), until they do."""
-        stuck = set(self.performer.stuck(now_s))
-        for connection in stuck - self._stuck:
-            self.routing.set_stuck(connection, True)
-        for connection in self._stuck - stuck:
-            self.routing.set_stuck(connection, False)
-        self._stuck = stuck
+        stuck = self.performer.stuck(now_s)
+        if stuck or self._stuck:
+            for connection in stuck:
+                if connection not in self._stuck:
+                    self.routing.set_stuck(connection, True)
+            for connection in self._stuck - set(stuck):
+                self.routing.set_stuck(connection, False)
+            self._stuck = set(stuck)
         self.routing.flush()
         if now_s - self._marked_s >= 1.0:
             self._marked_s = now_s
