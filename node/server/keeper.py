@@ -31,6 +31,7 @@ log = logging.getLogger("stanchion.keeper")
 TICK_LATE_NS = 10 * MILLISECOND
 """A Tick is proposed this much after the earliest deadline, so that neighbours go together (R20)."""
 AGE_EVERY_S = 1.0
+EXPIRE_EVERY_S = 1.0
 SETTLE_NS = 250 * MILLISECOND
 """How long a returning client may take until its subscriptions are heard again too."""
 LOOK_EVERY_S = 0.05
@@ -80,6 +81,7 @@ class Keeper:
         self._ticked_ns: int | None = None  # the time that the unapplied Tick must reach
         self._aged_s = 0.0
         self._looked_s = 0.0
+        self._expired_s = 0.0
         self._proposed: dict[tuple[str, object], float] = {}
         for client in state().clients.values():
             self.heartbeats.register(client)
@@ -106,6 +108,8 @@ class Keeper:
         if now_s - self._looked_s >= (LOOK_EVERY_S if self._presence.dirty else LOOK_AT_LEAST_S):
             self._looked_s = now_s
             self._look(now_s)
+        if now_s - self._expired_s >= EXPIRE_EVERY_S:
+            self._expired_s = now_s
             self._expire_channels(now_s)
         self._tick(now_s)
         return self._next(now_s)
@@ -179,10 +183,16 @@ class Keeper:
                 self._propose(ClientBack(self._term, client.id, client.generation, since))
                 sight.moved = False
                 for sub in online:
-                    sights[sub.inbox].moved = False
+                    self._back_with_client(sub, sights[sub.inbox], since, now_s)
             return
         for sub in online:
             self._judge_subscription(sub, sights[sub.inbox], now_ns, now_s)
+
+    def _back_with_client(self, sub: Subscription, sight: Sight, since: int, now_s: float) -> None:
+        """A client's subscriptions come back with it: in the same entry, if they are heard."""
+        sight.moved = False
+        if sub.absent and sight.where is not None and self._once(sub.id, now_s):
+            self._propose(SubscriptionBack(self._term, sub.id, sub.generation, since))
 
     def _judge_subscription(self, sub: Subscription, sight: Sight, now_ns: int, now_s: float) -> None:
         if sight.where is None:

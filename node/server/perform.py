@@ -191,7 +191,7 @@ class Performer:
         """Turn a delivery into bytes while there is room; what is left of it, or None."""
         deliver, inbox, receiver = queued
         subscription = self._state().subscriptions.get(deliver.subscription)
-        if subscription is None or subscription.inbox.encode() != inbox:
+        if subscription is None or not subscription.online or subscription.inbox.encode() != inbox:
             return None  # closed since, or resumed with another inbox: nothing more is sent to this one
         seqs = deliver.seqs
         for start in range(0, len(seqs), CHUNK):

@@ -196,6 +196,8 @@ class Replica:
         self.performer.perform(effects)
         self._applied_own()
         self._notice_clients(effects)
+        if effects.returned:
+            self.presence.acted(effects.returned, state.time_ns)
         if not self._tag:
             self._check_founded()
         if self.caught_up and index > self._caught_up_at:
@@ -246,7 +248,7 @@ class Replica:
 
     def follower_note(self) -> Any:
         """What this node attaches to every answer to a leader or candidate (R13, R14)."""
-        return [self.wall.reading(), self.warm]
+        return (self.wall.reading(), self.warm)
 
     def noted_leader(self, _peer: str, note: Any) -> None:
         """A live frame of the current leader came in."""
@@ -259,9 +261,12 @@ class Replica:
 
     def noted_follower(self, peer: str, note: Any) -> None:
         """An answer of a member says what its clock shows and whether it is warm."""
-        wall_ns, warm = note
-        self.wall.report(peer, int(wall_ns))
-        self._warm_members[peer] = bool(warm)
+        match note:
+            case (int(wall_ns), bool(warm)):
+                self.wall.report(peer, wall_ns)
+                self._warm_members[peer] = warm
+            case _:
+                log.warning("%s: a note that says nothing: %.60r", peer, note)
 
     def commit_learned(self, commit: int, _term: int) -> None:
         """The leader of the current term has told its commit index."""
@@ -457,8 +462,8 @@ class Replica:
             for client_id in _clients_opened(effects.opened):
                 self.keeper.opened(client_id)
 
-    def _interest_changed(self, _node: str, changes: Iterable[Any]) -> None:
-        self.presence.changed(change.subject for change in changes)
+    def _interest_changed(self, node: str, changes: Iterable[Any]) -> None:
+        self.presence.changed(node, changes)
 
     def _check_founded(self) -> None:
         state = self.machine.state
