@@ -1,0 +1,183 @@
+"""Heartbeats: who is asked when, and what a missed one means (streaming protocol, "Heartbeats")."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from conversation import Conversation
+
+from node.core.commands import ClientRemove, ClientSilent, KeeperCommand
+from node.server.heartbeats import Heartbeats
+
+INTERVAL_S = 30.0
+FAIL_COUNT = 10
+
+
+class Asked:
+    """Clients that were asked and have neither answered nor missed yet."""
+
+    def __init__(self) -> None:
+        self.open: list[tuple[str, Callable[[], None], Callable[[], None]]] = []
+
+    def ask(
+        self, inbox: str, answered: Callable[[], None], missed: Callable[[], None], timeout_s: float
+    ) -> None:
+        assert timeout_s == 10.0
+        self.open.append((inbox, answered, missed))
+
+    @property
+    def inboxes(self) -> list[str]:
+        return [inbox for inbox, _, _ in self.open]
+
+    def answer(self) -> None:
+        self.open.pop(0)[1]()
+
+    def miss(self) -> None:
+        self.open.pop(0)[2]()
+
+
+class Leader:
+    """A leader's heartbeats over a core, at a time the test sets."""
+
+    def __init__(self, *clients: str) -> None:
+        self.talk = Conversation()
+        self.talk.connect(*clients)
+        self.now = 1000.0
+        self.asked = Asked()
+        self.proposed: list[KeeperCommand] = []
+        self.heartbeats = Heartbeats(
+            lambda: self.talk.state, self.asked, self.proposed.append, 1, lambda: self.now
+        )
+        for client in self.talk.state.clients.values():
+            self.heartbeats.register(client)
+
+    def later(self, seconds: float = INTERVAL_S) -> None:
+        self.now += seconds
+        self.heartbeats.beat()
+
+    def generation(self, client: str) -> tuple[int, int]:
+        return self.talk.state.clients[client].generation
+
+    def apply(self) -> None:
+        """What was proposed takes effect."""
+        proposed, self.proposed[:] = list(self.proposed), []
+        self.talk.say(keeper=proposed)
+
+
+def test_every_client_is_asked_once_an_interval() -> None:
+    """HBT-01: the first time one interval after it was registered, then one interval after each answer."""
+    leader = Leader("a", "b")
+    assert leader.heartbeats.next_deadline() == 1000.0 + INTERVAL_S
+    leader.later(INTERVAL_S - 1)
+    assert leader.asked.inboxes == []
+    leader.later(1)
+    assert leader.asked.inboxes == ["hb.a", "hb.b"]
+    leader.later()  # neither has answered: nobody is asked twice at a time
+    assert leader.asked.inboxes == ["hb.a", "hb.b"]
+    leader.asked.answer()
+    leader.later()
+    assert leader.asked.inboxes == ["hb.b", "hb.a"]
+    assert leader.proposed == []
+
+
+def test_the_first_miss_makes_silent_and_an_answer_clears_it() -> None:
+    """D15, D25, D29: one missed heartbeat is enough to be passed over, one answer to be back."""
+    leader = Leader("a")
+    leader.later()
+    leader.asked.miss()
+    assert leader.proposed == [ClientSilent(1, "a", leader.generation("a"), True)]
+    leader.apply()
+    leader.later()
+    leader.asked.miss()
+    assert leader.proposed == []  # it is silent already
+    leader.later()
+    leader.asked.answer()
+    assert leader.proposed == [ClientSilent(1, "a", leader.generation("a"), False)]
+    leader.apply()
+    leader.later()
+    leader.asked.answer()
+    assert leader.proposed == []
+
+
+def test_removed_with_the_miss_after_the_last_that_is_allowed() -> None:
+    """HBT-02, HBT-03: the eleventh in a row at the defaults, not the tenth; an answer starts over."""
+    leader = Leader("a")
+
+    def miss(times: int) -> None:
+        for _ in range(times):
+            leader.later()
+            leader.asked.miss()
+
+    miss(FAIL_COUNT)
+    leader.later()
+    leader.asked.answer()
+    miss(FAIL_COUNT)
+    assert not any(isinstance(command, ClientRemove) for command in leader.proposed)
+    miss(1)
+    assert leader.proposed[-1] == ClientRemove(1, "a", leader.generation("a"))
+    leader.apply()
+    leader.later()
+    assert leader.asked.inboxes == []
+    assert leader.heartbeats.next_deadline() is None
+
+
+def test_a_new_leader_counts_from_nothing() -> None:
+    """HBT-05, CLU-22: nobody is declared dead because of an election."""
+    leader = Leader("a")
+    for _ in range(FAIL_COUNT):
+        leader.later()
+        leader.asked.miss()
+    leader.heartbeats.stop()
+    next_one = Leader("a")
+    next_one.later()
+    next_one.asked.miss()
+    assert [type(command) for command in next_one.proposed] == [ClientSilent]
+
+
+def test_what_is_answered_after_the_term_means_nothing() -> None:
+    """R16: the keeper's findings die with its term."""
+    leader = Leader("a", "b")
+    leader.later()
+    leader.heartbeats.stop()
+    leader.asked.miss()
+    leader.asked.answer()
+    assert leader.proposed == []
+
+
+def test_a_ping_of_a_silent_client_asks_it_at_once() -> None:
+    """HBT-06: so that its flag clears soon after it reconnected."""
+    leader = Leader("a")
+    leader.heartbeats.pinged("a")
+    leader.later(0)
+    assert leader.asked.inboxes == []  # it missed nothing
+    leader.later()
+    leader.asked.miss()
+    leader.heartbeats.pinged("a")
+    leader.heartbeats.pinged("nobody")
+    leader.later(0)
+    assert leader.asked.inboxes == ["hb.a"]
+    leader.asked.answer()
+    leader.later(INTERVAL_S - 1)
+    assert leader.asked.inboxes == []  # what was due before the ping is not asked in addition
+
+
+def test_a_client_that_came_again_has_a_pulse_of_its_own() -> None:
+    """R16: the misses of the one it replaced are not its own."""
+    leader = Leader("a")
+    leader.later()
+    leader.asked.miss()
+    leader.apply()
+    leader.talk.leave("a")
+    leader.talk.connect("a")
+    leader.heartbeats.register(leader.talk.state.clients["a"])
+    leader.later()
+    assert leader.asked.inboxes == ["hb.a"]
+    leader.asked.miss()
+    assert leader.proposed == [ClientSilent(1, "a", leader.generation("a"), True)]
+
+
+def test_one_that_left_meanwhile_is_forgotten() -> None:
+    leader = Leader("a", "b")
+    leader.talk.leave("a")
+    leader.later()
+    assert leader.asked.inboxes == ["hb.b"]

@@ -1,0 +1,115 @@
+"""What a node asks of clients: exactly one of answered and missed comes of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from node.server.host import Host
+from node.server.requests import Requests
+
+
+class Wire:
+    """Routing with nobody on it but the requests."""
+
+    def __init__(self) -> None:
+        self.handler: Callable[..., None] | None = None
+        self.pattern = b""
+        self.announced = False
+        self.published: list[tuple[bytes, bytes]] = []
+
+    def serve(self, pattern: bytes, handler: Callable[..., None], *, announce: bool = False) -> Any:
+        self.pattern, self.handler, self.announced = pattern, handler, announce
+
+    def publish(self, source: None, subject: bytes, reply: bytes, headers: bytes, payload: bytes) -> int:
+        assert (headers, payload) == (b"", b"")
+        self.published.append((subject, reply))
+        return 0
+
+    def answer(self, reply: bytes) -> None:
+        assert self.handler is not None
+        self.handler(None, reply, b"", b"")
+
+
+class Asking:
+    def __init__(self) -> None:
+        self.wire = Wire()
+        self.now = 50.0
+        self.kicks = 0
+        host = Host(monotonic_ns=lambda: int(self.now * 1e9), random_bytes=lambda size: b"r" * size)
+        self.requests = Requests(self.wire, host, self._kick)
+        self.came: list[str] = []
+
+    def _kick(self) -> None:
+        self.kicks += 1
+
+    def ask(self, name: str, timeout_s: float) -> bytes:
+        """Ask the inbox ``name``; the reply subject of the request."""
+        self.requests.ask(
+            name, lambda: self.came.append(f"{name} answered"), lambda: self.came.append(f"{name} missed"),
+            timeout_s,
+        )  # fmt: skip
+        subject, reply = self.wire.published[-1]
+        assert subject == name.encode()
+        return reply
+
+
+def test_answers_come_in_under_one_prefix_that_is_known_everywhere() -> None:
+    """The client may be connected to another node: the prefix is announced, its tail unguessable."""
+    asking = Asking()
+    reply = asking.ask("hb.a", 1.0)
+    assert asking.wire.announced
+    assert asking.wire.pattern.startswith(b"_INBOX.")
+    assert asking.wire.pattern.endswith(b".*")
+    assert reply.startswith(asking.wire.pattern[:-1])
+    assert len(asking.wire.pattern.split(b".")[1]) == 22
+
+
+def test_an_answer_counts_once() -> None:
+    asking = Asking()
+    reply = asking.ask("hb.a", 1.0)
+    asking.wire.answer(reply)
+    asking.wire.answer(reply)
+    asking.now += 5
+    asking.requests.tick()
+    assert asking.came == ["hb.a answered"]
+
+
+def test_no_answer_in_time_is_a_miss_and_a_later_one_nothing() -> None:
+    asking = Asking()
+    reply = asking.ask("hb.a", 0.5)
+    asking.now += 0.49
+    asking.requests.tick()
+    assert asking.came == []
+    asking.now += 0.01
+    asking.requests.tick()
+    asking.wire.answer(reply)
+    assert asking.came == ["hb.a missed"]
+
+
+def test_the_driver_knows_when_to_look_again() -> None:
+    """The earliest of those that are still open; each new one asks for an iteration."""
+    asking = Asking()
+    assert asking.requests.next_deadline() is None
+    asking.ask("slow", 10.0)
+    first = asking.ask("quick", 0.5)
+    assert asking.requests.next_deadline() == 50.5
+    asking.wire.answer(first)
+    assert asking.requests.next_deadline() == 60.0
+    assert asking.kicks == 2
+
+
+def test_requests_are_told_apart() -> None:
+    asking = Asking()
+    asking.ask("hb.a", 1.0)
+    reply = asking.ask("hb.b", 1.0)
+    asking.wire.answer(reply)
+    asking.now += 1
+    asking.requests.tick()
+    assert asking.came == ["hb.b answered", "hb.a missed"]
+
+
+def test_what_nobody_asked_is_ignored() -> None:
+    asking = Asking()
+    asking.wire.answer(asking.wire.pattern[:-1] + b"99")
+    assert asking.came == []
