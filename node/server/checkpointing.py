@@ -27,6 +27,12 @@ JOURNAL_BYTES_MAX = 1024 * 1024 * 1024
 """Above this the journal no longer waits for a follower that lags: it will need a snapshot."""
 
 
+class Sweep(Protocol):
+    """Deletes files of the journal that hold nothing any more."""
+
+    def run(self) -> None: ...
+
+
 class Journal(Protocol):
     """What is needed of the journal."""
 
@@ -40,6 +46,7 @@ class Journal(Protocol):
     def bytes_on_disk(self) -> int: ...
     def term_at(self, index: int) -> int | None: ...
     def drop_before(self, index: int) -> None: ...
+    def begin_sweep(self) -> Sweep | None: ...
 
 
 class Checkpointer:
@@ -112,6 +119,9 @@ class Checkpointer:
             await trio.to_thread.run_sync(job.run)
             self.store.end_checkpoint(job)
             self._trim()
+            sweep = self._journal.begin_sweep()
+            if sweep is not None:
+                await trio.to_thread.run_sync(sweep.run)
 
     def paused(self) -> trio.Lock:
         """Held while a snapshot is installed: no checkpoint runs meanwhile."""
