@@ -38,6 +38,12 @@ class TornTail(NamedTuple):
     next_index: int
     """Entries from this index on are not in the log, if they were being written."""
 
+    def __str__(self) -> str:
+        return (
+            f"{self.file}: a write that never ended was cut off at offset {self.offset}, {self.garbage} bytes; "
+            f"entries from {self.next_index} on come from the other nodes"
+        )
+
 
 @dataclass(slots=True)
 class Recovered:

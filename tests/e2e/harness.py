@@ -13,7 +13,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -141,11 +141,9 @@ class Cluster:
         self._ended.add(name)
         self.children[name].end()
 
-    def stop(self, name: str, timeout_s: float = 10.0) -> int:
-        """SIGTERM; the exit code."""
+    def ask_to_stop(self, name: str, number: signal.Signals = signal.SIGTERM) -> None:
         self._ended.add(name)
-        self.children[name].signal(signal.SIGTERM)
-        return self.children[name].wait(timeout_s)
+        self.children[name].signal(number)
 
     def pause(self, name: str) -> None:
         self.children[name].signal(signal.SIGSTOP)
@@ -208,10 +206,11 @@ class Cluster:
 
     def leader(self, timeout_s: float = READY_S) -> str:
         """The leader that is ready; waits until there is one."""
-        return until("a ready leader", self._leader, timeout_s)
+        return until("a ready leader", self.ready_leader, timeout_s)
 
-    def _leader(self) -> str:
-        for name in self.running:
+    def ready_leader(self, among: Sequence[str] | None = None) -> str:
+        """The leader that is ready, now, or nothing."""
+        for name in among or self.running:
             status, raft = self.get(name, "/raftz", timeout_s=1.0)
             if status == 200 and raft["role"] == "Leader" and raft["is_ready"]:
                 return name
