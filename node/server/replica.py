@@ -375,6 +375,8 @@ class Replica:
             )
         if self._paused_readers and self.origin.relaxed:
             self._paused_readers.popleft().resume_reading()
+            if self._paused_readers:
+                self._kick()  # by turns: the next one after this one has had its read
         return min(
             now_s + 0.5,
             self.requests.next_deadline() or NEVER,
