@@ -1,0 +1,371 @@
+"""What the leader does with batches: order, sequence, time, entries (R7, R9, R21)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from conversation import Conversation
+
+from node.core.commands import (
+    ENTRY_SIZE_MAX,
+    ColdStart,
+    Entry,
+    Found,
+    KeeperCommand,
+    Publish,
+    TakeOver,
+    Tick,
+    decode_entry,
+    decode_keeper,
+    encode_commands,
+)
+from node.core.state import State
+from node.server.clock import ClusterClock, WallClock
+from node.server.ordering import ENTRY_BYTES, HELD_WAIT_S, IN_FLIGHT_MAX, KEEPER_COMMANDS_MAX, Ordering
+
+TERM = 3
+SESSION = (1, 1)
+"""Node n1's, as `Conversation` opens it."""
+
+
+class Engine:
+    """Takes every proposal, and says when it is applied only when told so."""
+
+    def __init__(self) -> None:
+        self.is_ready = True
+        self.term = TERM
+        self.commit_when_elected = 7
+        self.proposed: list[bytes] = []
+
+    def propose(self, payload: bytes) -> int:
+        self.proposed.append(payload)
+        return 100 + len(self.proposed)
+
+    @property
+    def entries(self) -> list[Entry]:
+        return [decode_entry(payload) for payload in self.proposed]
+
+    @property
+    def last(self) -> Entry:
+        return self.entries[-1]
+
+
+class Leader:
+    """A node that leads term 3, over a core in which n1 has a session."""
+
+    def __init__(self, state: State | None = None) -> None:
+        self.state = Conversation().state if state is None else state
+        self.monotonic_ns = 0
+        self.engine = Engine()
+        self.again: list[tuple[str, tuple[Any, ...]]] = []
+        clock = ClusterClock(lambda: self.monotonic_ns)
+        clock.lead()
+        self.ordering = Ordering(
+            self.engine,
+            lambda: self.state,
+            clock,
+            WallClock(lambda: self.monotonic_ns, lambda: self.monotonic_ns),
+            found=lambda term: Found(term, "founding", "tag"),
+            answer=lambda node, frame: self.again.append((node, frame)),
+        )
+        self.now = 50.0
+        self.ordering.lead(TERM)
+
+    def ready(self, *connected: str, cold: bool = False) -> None:
+        self.ordering.ready(self.now, connected or ("n1",), cold=cold)
+
+    def opened(self) -> Leader:
+        """Past the first entry of the term, with nothing in flight."""
+        self.ready()
+        self.held("n1")
+        self.pump()
+        self.applied()
+        self.engine.proposed.clear()
+        return self
+
+    def pump(self, after_s: float = 0.0) -> bool:
+        self.now += after_s
+        self.monotonic_ns += int(after_s * 1e9)
+        return self.ordering.pump(self.now)
+
+    def applied(self) -> None:
+        """All that was proposed is applied."""
+        self.ordering.applied(1000)
+
+    def held(self, *nodes: str) -> None:
+        for node in nodes:
+            self.ordering.frame(node, ("held", TERM, None, 1))
+
+    def batch(
+        self,
+        first: int,
+        last: int | None = None,
+        *,
+        node: str = "n1",
+        session: tuple[int, int] = SESSION,
+        term: int = TERM,
+        data: bytes | None = None,
+    ) -> None:
+        count = (first if last is None else last) - first + 1
+        commands = encode_commands([Publish("", b"c", "foo", b"m")] * count) if data is None else data
+        frame = ("batch", term, session, first, first + count - 1, first, commands)
+        self.ordering.frame(node, frame)
+
+
+def keepers(entry: Entry) -> list[KeeperCommand]:
+    return [decode_keeper(fields) for fields in entry.keeper]
+
+
+def serials(entry: Entry) -> list[int]:
+    return [batch.first_serial for batch in entry.batches]
+
+
+# --- the first entry of a term --------------------------------------------------------------------
+
+
+def test_the_first_entry_waits_until_all_have_forwarded_what_they_held() -> None:
+    """R9: what was acknowledged while nobody led is in it, so it isn't due."""
+    leader = Leader()
+    leader.ready("n1", "n2")
+    leader.batch(1)
+    leader.held("n1")
+    assert not leader.pump()
+    leader.held("n2")
+    assert leader.pump()
+    assert keepers(leader.engine.last)[0] == TakeOver(TERM, 7)
+    assert serials(leader.engine.last) == [1]
+
+
+def test_it_waits_150_ms_at_most() -> None:
+    """R9: a member that is connected and says nothing holds up nobody for longer."""
+    leader = Leader()
+    leader.ready("n1", "n2")
+    leader.held("n1")
+    assert leader.ordering.next_deadline() == leader.now + HELD_WAIT_S
+    assert not leader.pump(HELD_WAIT_S - 0.01)
+    assert leader.pump(0.02)
+    assert leader.ordering.next_deadline() is None
+    assert leader.ordering.open
+
+
+def test_it_founds_a_cluster_that_has_no_identity() -> None:
+    """R18: its first leader draws the founding id and the cluster's tag; never again."""
+    leader = Leader()
+    leader.ready()
+    leader.held("n1")
+    leader.pump()
+    assert Found(TERM, "founding", "tag") in keepers(leader.engine.last)
+    founded = Leader()
+    founded.state.founding_id = "known"
+    founded.ready()
+    founded.held("n1")
+    founded.pump()
+    assert keepers(founded.engine.last) == [TakeOver(TERM, 7)]
+
+
+def test_it_says_cold_start_when_nobody_was_warm() -> None:
+    """R14: behind TakeOver, which opens the term; not in the entries after it."""
+    leader = Leader()
+    leader.ready(cold=True)
+    leader.held("n1")
+    leader.pump()
+    assert keepers(leader.engine.last)[-1] == ColdStart(TERM)
+    leader.applied()
+    leader.batch(1)
+    leader.pump()
+    assert keepers(leader.engine.last) == []
+
+
+def test_nothing_is_proposed_before_the_leader_is_ready() -> None:
+    """Its own no-op must be applied: only then is everything committed before it in its state."""
+    leader = Leader()
+    leader.engine.is_ready = False
+    leader.ready()
+    leader.held("n1")
+    assert not leader.pump(1)
+    leader.engine.is_ready = True
+    assert leader.pump()
+
+
+def test_what_came_before_it_was_ready_is_not_lost() -> None:
+    """Origins forward as soon as they hear of a leader, which may be before its no-op is applied."""
+    leader = Leader()
+    leader.batch(1)
+    leader.held("n1")
+    leader.ready("n1")
+    assert leader.pump()
+    assert serials(leader.engine.last) == [1]
+
+
+# --- sequence -------------------------------------------------------------------------------------
+
+
+def test_a_batch_is_taken_in_sequence_only() -> None:
+    """R7: a gap never reaches the log; the origin is told from where to send again."""
+    leader = Leader().opened()
+    leader.batch(1, 2)
+    leader.batch(4)
+    assert leader.again == [("n1", ("again", TERM, 3))]
+    leader.batch(3)
+    leader.batch(4)
+    leader.pump()
+    assert serials(leader.engine.last) == [1, 3, 4]
+
+
+def test_a_batch_that_was_taken_is_not_taken_again() -> None:
+    """Origins forward again after every broken link."""
+    leader = Leader().opened()
+    leader.batch(1, 2)
+    leader.batch(1, 2)
+    leader.pump()
+    assert serials(leader.engine.last) == [1]
+    assert leader.again == []
+
+
+def test_what_the_session_had_applied_before_is_not_taken() -> None:
+    """The state says how far a session is when the term begins."""
+    talk = Conversation()
+    talk.connect("me")
+    leader = Leader(talk.state).opened()
+    leader.batch(1)
+    leader.batch(2)
+    leader.pump()
+    assert serials(leader.engine.last) == [2]
+
+
+def test_another_terms_frames_are_dropped() -> None:
+    """R7: a batch is meant for one term; the origin sends it again for the next."""
+    leader = Leader().opened()
+    leader.batch(1, term=TERM - 1)
+    leader.batch(1, term=TERM + 1)
+    assert not leader.pump()
+    leader.ordering.follow()
+    leader.batch(1)
+    assert not leader.pump()
+
+
+def test_a_session_that_opened_in_this_term_counts_from_one() -> None:
+    """R5: a node that came back has another session; whether it is open is for apply to say."""
+    leader = Leader().opened()
+    leader.batch(1)
+    leader.batch(1, session=(9, 0))
+    leader.batch(2, session=(9, 0))
+    leader.pump()
+    assert [batch.session for batch in leader.engine.last.batches] == [SESSION, (9, 0), (9, 0)]
+
+
+def test_an_open_request_goes_into_the_log_without_a_session() -> None:
+    leader = Leader().opened()
+    leader.ordering.frame("n2", ("open", TERM, b"commands"))
+    leader.pump()
+    assert leader.engine.last.batches[0].session is None
+
+
+def test_a_batch_over_the_limit_is_dropped(caplog: pytest.LogCaptureFixture) -> None:
+    """R22: sizes are checked before they are in the log."""
+    leader = Leader().opened()
+    leader.batch(1, data=b"x" * (ENTRY_SIZE_MAX + 1))
+    assert not leader.pump()
+    assert "over the limit" in caplog.text
+
+
+# --- entries --------------------------------------------------------------------------------------
+
+
+def test_an_idle_leader_proposes_at_once_and_a_busy_one_gathers() -> None:
+    """Group commit that adapts itself: one entry in flight, then what came meanwhile in one."""
+    leader = Leader().opened()
+    leader.batch(1)
+    assert leader.pump()
+    leader.batch(2)
+    leader.batch(3)
+    assert not leader.pump()
+    leader.applied()
+    assert leader.pump()
+    assert [serials(entry) for entry in leader.engine.entries] == [[1], [2, 3]]
+    assert not leader.ordering.idle
+
+
+def test_a_full_entry_does_not_wait() -> None:
+    """64 KiB are enough to be worth an entry of their own, as long as few are in flight."""
+    leader = Leader().opened()
+    leader.batch(1)
+    leader.pump()
+    serial = 2
+    for _ in range(2 * IN_FLIGHT_MAX):
+        leader.batch(serial, data=b"x" * ENTRY_BYTES)
+        leader.pump()
+        serial += 1
+    assert len(leader.engine.proposed) == IN_FLIGHT_MAX
+
+
+def test_origins_take_turns() -> None:
+    """R21: one that sends a lot doesn't keep the others out."""
+    leader = Leader().opened()
+    for serial in (1, 2, 3):
+        leader.batch(serial, data=b"x" * 20_000)
+    leader.batch(1, node="n2", session=(8, 0), data=b"y" * 20_000)
+    leader.pump()
+    first = leader.engine.last
+    assert [batch.commands[:1] for batch in first.batches] == [b"x", b"y", b"x"]
+    assert sum(len(batch.commands) for batch in first.batches) <= ENTRY_BYTES
+
+
+def test_one_large_batch_goes_alone() -> None:
+    """The largest message there may be fits, whatever an entry's usual size."""
+    leader = Leader().opened()
+    leader.batch(1, data=b"x" * 1_000_000)
+    leader.batch(2)
+    leader.pump()
+    assert serials(leader.engine.last) == [1]
+
+
+def test_the_keepers_commands_go_ahead_in_bounded_numbers() -> None:
+    """R19: a take-over may find thousands of clients to speak of."""
+    leader = Leader().opened()
+    for _ in range(KEEPER_COMMANDS_MAX + 1):
+        leader.ordering.keeper(Tick(TERM))
+    leader.batch(1)
+    leader.pump()
+    leader.applied()
+    leader.pump()
+    assert [len(entry.keeper) for entry in leader.engine.entries] == [KEEPER_COMMANDS_MAX, 1]
+
+
+def test_an_entry_carries_the_time_at_which_it_was_made() -> None:
+    """R11: cluster time and timestamp, neither going back."""
+    leader = Leader().opened()
+    leader.pump(2.0)
+    leader.batch(1)
+    leader.pump()
+    leader.applied()
+    leader.batch(2)
+    leader.pump(1.0)
+    first, second = leader.engine.entries
+    assert second.time_ns - first.time_ns == 1_000_000_000
+    assert second.timestamp_ns > first.timestamp_ns
+
+
+def test_one_who_hands_over_proposes_nothing_more() -> None:
+    """Its origins keep what they have; the next leader gets it."""
+    leader = Leader().opened()
+    leader.ordering.stop()
+    leader.batch(1)
+    assert not leader.pump()
+
+
+def test_what_was_queued_is_gone_with_the_term() -> None:
+    """Nothing of an earlier leadership leaks into a later one: origins send again."""
+    leader = Leader().opened()
+    leader.batch(1)
+    leader.ordering.keeper(Tick(TERM))
+    leader.ordering.lead(TERM)
+    assert not leader.ordering.open
+    leader.ready()
+    leader.held("n1")
+    leader.pump()
+    assert serials(leader.engine.last) == []
+    leader.batch(1)
+    leader.applied()
+    assert leader.pump()
