@@ -127,3 +127,5 @@ class Effects:
     """Replies to ClientOpen, ClientReplace, ClientKeep and SubscriptionOpen: before deliveries."""
     deliveries: list[Deliver] = field(default_factory=list)
     replies: list[Replies] = field(default_factory=list)
+    returned: list[str] = field(default_factory=list)
+    """Inboxes whose return has been acted on: no node needs to remember it any longer (R15)."""

@@ -53,6 +53,7 @@ def client_back(turn: Turn, command: ClientBack) -> None:
         gone_since_ns = min(gone_since_ns, client.gone_since_ns)
     client.absent = False
     client.gone_since_ns = 0
+    turn.effects.returned.append(client.heartbeat_inbox)
     state.touched.clients[client.generation] = client.id
     for subscription in client.subscriptions.values():
         _back(turn, subscription, gone_since_ns)
@@ -85,6 +86,7 @@ def subscription_back(turn: Turn, command: SubscriptionBack) -> None:
 
 def _back(turn: Turn, subscription: Subscription, gone_since_ns: int) -> None:
     """What it was sent while it could not hear is due at once, and to itself."""
+    turn.effects.returned.append(subscription.inbox)
     resume_sending(turn.state, subscription, turn.time_ns, gone_since_ns, here=True)
     _look_again(turn.state, subscription.group)
 

@@ -5,7 +5,14 @@ node knows the whole cluster's interest, so every node keeps this table; only a 
 it (``keeper``). A new leader therefore knows when an inbox fell silent although it did not lead then.
 
 An inbox that is heard again, but through another connection, has *moved*: what went into the dead
-connection is lost, and its subscription is told so at once instead of after AckWait.
+connection is lost, and its subscription is told so at once instead of after AckWait. Every node sees the
+move and remembers it, for the leader may die before it has acted. Once it has, which is seen when its
+command is applied, every node forgets it: else the next leader would act on it again, seconds
+later, and what was sent meanwhile would come again long before its AckWait.
+
+An inbox that this process has never heard has not moved when it is heard at last: a restarted node
+learns everybody's interest anew. Nor has one that is heard through the connection it had before: only
+the link to its node was away.
 
 A plain object without I/O.
 """
@@ -16,10 +23,24 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
+from node.units import MILLISECOND, SECOND
+
 Where = tuple[str, int]
 """(node, connection epoch) through which an inbox is heard."""
 
-FORGET_NS = 600 * 1_000_000_000
+
+class Change(Protocol):
+    """What is needed of a change of interest. Epochs of connections; 0 is none."""
+
+    @property
+    def subject(self) -> bytes: ...
+    @property
+    def before(self) -> int: ...
+    @property
+    def now(self) -> int: ...
+
+
+FORGET_NS = 600 * SECOND
 """How long the time at which a subject fell silent is remembered."""
 
 
@@ -27,6 +48,11 @@ class Interest(Protocol):
     """What is needed of routing."""
 
     def where(self, subject: bytes) -> Where | None: ...
+
+
+ACTED_NS = 250 * MILLISECOND
+"""A move that is noticed so long after it was acted on is still the same: interest and log take
+different links."""
 
 
 @dataclass(slots=True)
@@ -40,6 +66,10 @@ class Sight:
     """It came back, through another connection than before, and nobody has acted on that yet."""
     settling_ns: int | None = None
     """Since when a returning client is waited for to subscribe to the rest of its inboxes."""
+    last: Where | None = None
+    """Through which connection it was heard before it went."""
+    acted_ns: int = 0
+    """Cluster time of the entry in which a leader last acted on its return."""
 
 
 class Presence:
@@ -58,14 +88,33 @@ class Presence:
         self.dirty = True
         """Interest has changed since the last ``look``."""
 
-    def changed(self, subjects: Iterable[bytes]) -> None:
-        """Interest in these subjects or patterns came, went or moved."""
+    def changed(self, node: str, changes: Iterable[Change]) -> None:
+        """Interest in these subjects or patterns came, went or moved on ``node``.
+
+        What is noted is when an inbox was last sure to be heard: when the connection that heard it went, or
+        when another came beside it, whichever is first.
+        """
         now = self._now_ns()
-        for subject in subjects:
-            self._gone.pop(subject, None)
-            self._gone[subject] = now
+        for change in changes:
+            sight = self._sights.get(change.subject.decode(errors="replace"))
+            if sight is None:
+                doubtful = change.before != 0
+            elif change.before:
+                doubtful = sight.where == (node, change.before)
+            else:
+                doubtful = sight.where is not None
+            if doubtful:
+                self._gone.setdefault(change.subject, now)
         self.dirty = True
         self._forget(now)
+
+    def acted(self, inboxes: Iterable[str], time_ns: int) -> None:
+        """An entry at ``time_ns`` was applied in which a leader acted on the return of ``inboxes``."""
+        for inbox in inboxes:
+            sight = self._sights.get(inbox)
+            if sight is not None:
+                sight.acted_ns = time_ns
+                sight.moved = sight.moved and self._is_news(sight)
 
     def look(self, inboxes: Iterable[str]) -> dict[str, Sight]:
         """The sights of ``inboxes``, and of no others from now on."""
@@ -79,20 +128,23 @@ class Presence:
     def _look(self, inbox: str, sight: Sight | None) -> Sight:
         subject = inbox.encode()
         where = self._interest.where(subject)
+        noted_ns = self._gone.pop(subject, None)
+        gone_ns = self._now_ns() if noted_ns is None else noted_ns
         if sight is None:
-            return Sight(where, None if where else self._gone_at(subject))
-        if where is None:
-            if sight.where is not None:
-                sight.gone_since_ns = self._gone_at(subject)
-        elif where != sight.where:
-            if sight.where is not None:
-                sight.gone_since_ns = self._gone_at(subject)  # gone and back between two looks
-            sight.moved = sight.gone_since_ns is not None
+            return Sight(where, None if where else gone_ns)
+        if where == sight.where:
+            return sight
+        if sight.where is not None:  # it went, or moved between two looks
+            sight.last = sight.where
+            if not sight.moved:
+                sight.gone_since_ns = gone_ns
         sight.where = where
+        if where is not None and sight.last not in (None, where) and self._is_news(sight):
+            sight.moved = True
         return sight
 
-    def _gone_at(self, subject: bytes) -> int:
-        return self._gone.get(subject) or self._now_ns()
+    def _is_news(self, sight: Sight) -> bool:
+        return sight.gone_since_ns is not None and sight.gone_since_ns > sight.acted_ns + ACTED_NS
 
     def _forget(self, now: int) -> None:
         gone = self._gone

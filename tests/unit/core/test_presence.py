@@ -63,6 +63,17 @@ def test_what_was_sent_while_the_client_was_gone_is_due_when_it_is_back() -> Non
     assert talk.tick(at=34).sent == {"A": [2]}
 
 
+def test_every_node_is_told_whose_return_was_acted_on() -> None:
+    """R15: else the next leader acts on it again, and AckWaits end early."""
+    talk = talk_of("a", "b")
+    talk.subscribe("A", "a")
+    talk.subscribe("B", "b")
+    client = talk.state.clients["a"]
+    assert talk.back("a", since=2).effects.returned == [client.heartbeat_inbox, "A"]
+    talk.inbox_away("B", since=3)
+    assert talk.inbox_back("B", since=3).effects.returned == ["B"]
+
+
 def test_what_was_sent_at_the_very_moment_counts_as_sent_while_gone() -> None:
     """R15: nobody can tell whether it arrived."""
     talk = talk_of("a")
