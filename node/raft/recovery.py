@@ -40,7 +40,7 @@ class TornTail(NamedTuple):
 
     def __str__(self) -> str:
         return (
-            f"{self.file}: a write that never ended was cut off at offset {self.offset}, {self.garbage} bytes; "
+            f"{self.file}: a write that never ended was cut off at {self.offset}, {self.garbage} bytes; "
             f"entries from {self.next_index} on come from the other nodes"
         )
 
