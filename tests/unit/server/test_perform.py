@@ -1,0 +1,252 @@
+"""Effects to I/O: the order of an entry's effects, and deliveries that stay numbers (R2, R3, R4)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from conversation import SECOND, Answer, Conversation, publishes
+
+from node.core.commands import ChannelExpire
+from node.core.effects import Replies
+from node.protocol.streaming import Message, decode_message
+from node.server.perform import CHUNK, STUCK_S, Performer
+from node.store.memory import MemoryStore
+
+
+class Connection:
+    """A client's connection with room for so many messages."""
+
+    def __init__(self, room: int = 1000) -> None:
+        self.room = room
+        self.closed = False
+
+    @property
+    def writable(self) -> bool:
+        return self.room > 0
+
+
+class Inbox:
+    """A client's subscription on this node: what arrived, with everything else in the order it left."""
+
+    def __init__(self, connection: Connection, left: list[object]) -> None:
+        self.connection = connection
+        self._left = left
+        self.got: list[Message] = []
+
+    def deliver(self, subject: bytes, payload: bytes) -> None:
+        message = decode_message(payload)
+        self.connection.room -= 1
+        self.got.append(message)
+        self._left.append((subject.decode(), message.seq))
+
+    @property
+    def seqs(self) -> list[int]:
+        return [message.seq for message in self.got]
+
+
+class Node:
+    """A performer over a core; every entry said is performed at once."""
+
+    def __init__(self, *inboxes: str, room: int = 1000, **settings: Any) -> None:
+        self.talk = Conversation(**settings)
+        self.store = MemoryStore()
+        self.left: list[object] = []
+        self.now = 0.0
+        self.connection = Connection(room)
+        self.inboxes = {inbox: Inbox(self.connection, self.left) for inbox in inboxes}
+        self.performer = Performer(
+            lambda: self.talk.state,
+            self.store,
+            receivers=lambda inbox: [self.inboxes[inbox.decode()]] if inbox.decode() in self.inboxes else [],
+            reply=self.left.append,
+            clock=lambda: self.now,
+        )
+        self.performs(self.talk.connect("me"))
+
+    def performs(self, answer: Answer) -> Answer:
+        self.performer.perform(answer.effects)
+        return answer
+
+    def subscribes(self, inbox: str, **options: Any) -> Inbox:
+        self.performs(self.talk.subscribe(inbox, **options))
+        self.left.clear()
+        return self.inboxes.get(inbox, Inbox(self.connection, []))
+
+
+def test_opening_replies_then_deliveries_then_the_rest() -> None:
+    """R2, SUB-11, PUB-09: a client knows its ack inbox before the first message, and sees its message
+    before the ack of its publish."""
+    node = Node("in")
+    node.left.clear()
+    node.performs(node.talk.say(node.talk.subscription("in"), *publishes()))
+    opened, delivered, others = node.left
+    assert isinstance(opened, Replies)
+    assert delivered == ("in", 1)
+    assert isinstance(others, Replies)
+
+
+def test_payloads_are_stored_wherever_the_client_is() -> None:
+    """Every node has every message; only where the client listens is one delivered."""
+    node = Node()
+    node.subscribes("elsewhere")
+    node.performs(node.talk.publish(2))
+    channel = node.talk.state.channels["foo"].id
+    assert [decode_message(data or b"").seq for data in node.store.get_many(channel, [1, 2])] == [1, 2]
+    assert node.performer.delivered == 0
+
+
+def test_a_redelivery_is_marked_and_counted() -> None:
+    """D7, D8: on the wire copy only; what is stored stays as it was."""
+    node = Node("in")
+    inbox = node.subscribes("in", wait=1)
+    node.performs(node.talk.publish())
+    node.performs(node.talk.tick(at=1.0))
+    node.performs(node.talk.tick(at=2.0))
+    assert [(m.seq, m.redelivered, m.redelivery_count) for m in inbox.got] == [
+        (1, False, 0), (1, True, 1), (1, True, 2),
+    ]  # fmt: skip
+    stored = node.store.get(node.talk.state.channels["foo"].id, 1)
+    assert not decode_message(stored or b"").redelivered
+
+
+def test_what_does_not_fit_waits_as_numbers() -> None:
+    """R3: bytes are made only while there is room, in order, and the rest when there is again."""
+    node = Node("in", room=1)
+    inbox = node.subscribes("in", mif=1000)
+    node.performs(node.talk.publish(3 * CHUNK))
+    node.performs(node.talk.publish())
+    assert inbox.seqs == [*range(1, CHUNK + 1)]  # room is asked for once a chunk
+    node.connection.room = CHUNK + 1
+    node.performer.drained(node.connection)
+    assert inbox.seqs == [*range(1, 3 * CHUNK + 1)]
+    node.connection.room = 10
+    node.performer.drained(node.connection)
+    node.performs(node.talk.publish())  # nothing waits any more: straight through
+    assert inbox.seqs == [*range(1, 3 * CHUNK + 3)]
+
+
+def test_what_was_acknowledged_meanwhile_is_not_sent() -> None:
+    """R3: another node's copy of the same message may have been acknowledged while this one waited."""
+    node = Node("in", room=0)
+    inbox = node.subscribes("in", mif=100)
+    node.performs(node.talk.publish(3))
+    node.performs(node.talk.ack("in", 2))
+    node.connection.room = 10
+    node.performer.drained(node.connection)
+    assert inbox.seqs == [1, 3]
+
+
+def test_what_was_redelivered_meanwhile_is_sent_once() -> None:
+    """R3: the record carries a later entry's index, so the earlier decision is void."""
+    node = Node("in", room=0)
+    inbox = node.subscribes("in", mif=100, wait=1)
+    node.performs(node.talk.publish(2))
+    node.performs(node.talk.tick(at=1.0))  # both again, while 2 still waits
+    node.connection.room = 10
+    node.performer.drained(node.connection)
+    assert [(m.seq, m.redelivery_count) for m in inbox.got] == [(1, 1), (2, 1)]
+
+
+def test_what_a_limit_dropped_meanwhile_is_skipped() -> None:
+    """R3, DEL-08: its payload has left the log."""
+    node = Node("in", room=0)
+    inbox = node.subscribes("in", mif=100)
+    node.performs(node.talk.publish(3))
+    node.store.drop(node.talk.state.channels["foo"].id, 2)
+    node.connection.room = 10
+    node.performer.drained(node.connection)
+    assert inbox.seqs == [3]
+
+
+def test_nothing_is_sent_to_a_closed_subscription() -> None:
+    """UNS-08: what waited for room when it was closed goes nowhere."""
+    node = Node("in", room=0)
+    inbox = node.subscribes("in", mif=100)
+    node.performs(node.talk.publish(3))
+    node.performs(node.talk.close("in"))
+    node.connection.room = 10
+    node.performer.drained(node.connection)
+    assert inbox.seqs == []
+
+
+def test_nothing_is_sent_to_the_inbox_a_durable_had_before() -> None:
+    """A durable resumed with another inbox: what waited for the old one isn't sent there."""
+    node = Node("old", "new", room=0)
+    old = node.subscribes("old", durable="d", mif=100)
+    node.performs(node.talk.publish(3))
+    node.performs(node.talk.close("old"))
+    node.performs(node.talk.subscribe("new", durable="d", mif=100))
+    node.connection.room = 10
+    node.performer.drained(node.connection)
+    assert old.seqs == []
+    assert node.inboxes["new"].seqs == [1, 2, 3]
+
+
+def test_a_dead_connections_backlog_is_forgotten() -> None:
+    """What was not written is unacked, and comes again."""
+    node = Node("in", room=0)
+    inbox = node.subscribes("in", mif=100)
+    node.performs(node.talk.publish(3))
+    node.performer.forget(node.connection)
+    node.connection.room = 10
+    node.performer.drained(node.connection)
+    assert inbox.seqs == []
+
+
+def test_a_connection_that_does_not_move_is_stuck() -> None:
+    """R3, R15: after 5 s it counts as not listening; it isn't sent the same bytes again."""
+    node = Node("in", room=0)
+    node.subscribes("in", mif=100)
+    node.performs(node.talk.publish(3))
+    assert node.performer.stuck(STUCK_S - 0.1) == []
+    assert node.performer.stuck(STUCK_S) == [node.connection]
+    node.now = 6.0
+    node.connection.room = 1
+    node.performer.drained(node.connection)
+    assert node.performer.stuck(STUCK_S + 1) == []
+
+
+def test_while_held_nothing_is_delivered() -> None:
+    """R4: after a gap this node first applies what it missed, then performs what is still true."""
+    node = Node("in")
+    inbox = node.subscribes("in", mif=100)
+    node.performer.held = True
+    node.performs(node.talk.publish(3))
+    node.performer.drained(node.connection)
+    assert inbox.seqs == []
+    node.performs(node.talk.ack("in", 1, 2))
+    node.performer.resume()
+    assert inbox.seqs == [3]
+
+
+def test_after_a_snapshot_what_the_skipped_entries_assigned_is_delivered() -> None:
+    """R6: the entry index of each record tells which were skipped here."""
+    node = Node("in")
+    inbox = node.subscribes("in", mif=100)
+    node.performs(node.talk.publish(2))
+    since = node.talk.index
+    skipped = [node.talk.publish(2), node.talk.publish(1)]
+    for answer in skipped:
+        for stored in answer.effects.stored:  # the snapshot brought the payloads
+            node.performer.perform(type(answer.effects)(answer.effects.index, stored=[stored]))
+    node.performer.redeliver_skipped(since)
+    assert inbox.seqs == [1, 2, 3, 4, 5]
+
+
+def test_a_snapshot_brings_another_store() -> None:
+    node = Node("in")
+    inbox = node.subscribes("in")
+    node.performer.replace(MemoryStore())
+    node.performs(node.talk.publish())
+    assert inbox.seqs == [1]
+    assert node.store.get(node.talk.state.channels["foo"].id, 1) is None
+
+
+def test_dropped_messages_and_channels_leave_the_store() -> None:
+    """Drop and DropChannel are every node's."""
+    node = Node(max_msgs=2, max_inactivity_ns=SECOND)
+    node.performs(node.talk.publish(5))
+    channel = node.talk.state.channels["foo"]
+    assert [seq for seq in range(1, 6) if node.store.get(channel.id, seq)] == [4, 5]
+    node.performs(node.talk.say(keeper=[ChannelExpire(1, "foo", channel.generation)], at=2.0))
+    assert node.store.get(channel.id, 5) is None
