@@ -32,6 +32,7 @@ MISUSED: Final = 2
 INTERRUPTED: Final = 130
 
 COMMANDS: Final = {
+    "demo": "a cluster on this machine whose leader is killed under load, and what happens",
     "node": "run one node of a cluster",
     "cluster": "run all nodes of a cluster on this machine",
     "status": "ask the nodes of a cluster how they are",

@@ -102,6 +102,8 @@ class Nats:
         self._replies: dict[bytes, Callable[[nats.Msg], None]] = {}
         self._reply_numbers = count(1)
         self._pings_out = 0
+        self._move_to: Server | None = None
+        self._serving: trio.CancelScope | None = None
         self.subscribe(self._inbox + b"*", self._on_reply)
 
     # --- talking ----------------------------------------------------------------------------------
@@ -167,11 +169,25 @@ class Nats:
         return answers[0].payload
 
     async def flush(self) -> None:
-        """Wait until the server has handled everything sent before."""
-        pong = trio.Event()
+        """Wait until the server has handled everything sent before.
+
+        Raises:
+            UnavailableError: there is no connection, or it broke before the answer came.
+        """
+        if not self.connected.is_set():
+            raise UnavailableError("not connected")
+        pong, broken = trio.Event(), self.broken
         self._pongs.append(pong)
         self._write(nats.PING)
         await pong.wait()
+        if broken.is_set():
+            raise UnavailableError("the connection broke before the answer came")
+
+    def move(self, server: Server) -> None:
+        """Break the connection, and try ``server`` first for the next."""
+        self._move_to = server
+        if self._serving is not None:
+            self._serving.cancel()
 
     def _on_reply(self, message: nats.Msg) -> None:
         answered = self._replies.pop(message.subject, None)
@@ -194,15 +210,23 @@ class Nats:
         random.shuffle(order)  # spreads clients over nodes, keeps no secret
         pause = 0.0
         while True:
-            server = order.pop(0)
+            server, self._move_to = self._move_to or order[0], None
+            if server in order:
+                order.remove(server)
             order.append(server)
-            order += [known for known in self.servers if known not in order]
+            order += self._not_in(order)
             try:
                 await self._connect(server)
                 pause = 0.0
             except (OSError, RemoteProtocolError, trio.BrokenResourceError, trio.TooSlowError):
                 pause = min(max(2 * pause, 0.01), self.options.reconnect_s)
             await trio.sleep(pause)
+
+    def _not_in(self, order: list[Server]) -> list[Server]:
+        """Servers learnt of meanwhile, shuffled: else all clients of a dead node went to the same one."""
+        new = [server for server in self.servers if server not in order]
+        random.shuffle(new)
+        return new
 
     async def _connect(self, server: Server) -> None:
         with trio.fail_after(HANDSHAKE_TIMEOUT_S):
@@ -227,10 +251,12 @@ class Nats:
         self.connected = trio.Event()
         self.broken.set()
         self.broken = trio.Event()
-        self.server = None
+        self.server = self._serving = None
         self.reconnects += 1
         self._outbox.clear()
-        self._pongs.clear()
+        self._pings_out = 0
+        while self._pongs:
+            self._pongs.popleft().set()  # who waits looks at ``broken``
         self.on_disconnect()
 
     async def _handshake(self, stream: trio.SocketStream, parser: nats.ClientParser) -> list[nats.Reply]:
@@ -275,20 +301,21 @@ class Nats:
         self, stream: trio.SocketStream, parser: nats.ClientParser, early: list[nats.Reply]
     ) -> None:
         async with trio.open_nursery() as nursery:
+            self._serving = nursery.cancel_scope
             nursery.start_soon(self._write_all, stream, nursery.cancel_scope)
             nursery.start_soon(self._ping, nursery.cancel_scope)
-            self._handle(early)
-            while True:
-                try:
-                    data = await stream.receive_some(READ_BYTES)
-                except trio.BrokenResourceError:
-                    break
-                if not data:
-                    break
-                parser.feed(data)
-                while ops := parser.ops():
-                    self._handle(ops)
+            try:
+                self._handle(early)
+                await self._read_all(stream, parser)
+            except (RemoteProtocolError, trio.BrokenResourceError):
+                pass  # broken, or no server of this protocol: ``run`` tries the next
             nursery.cancel_scope.cancel()
+
+    async def _read_all(self, stream: trio.SocketStream, parser: nats.ClientParser) -> None:
+        while data := await stream.receive_some(READ_BYTES):
+            parser.feed(data)
+            while ops := parser.ops():
+                self._handle(ops)
 
     async def _write_all(self, stream: trio.SocketStream, scope: trio.CancelScope) -> None:
         while True:

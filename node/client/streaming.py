@@ -158,7 +158,8 @@ class Client:
 
         Raises:
             RefusedError: by the cluster; the text says why.
-            UnavailableError: no answer in time; the message may or may not be stored.
+            UnavailableError: no answer in time, or the connection broke before it came; the message
+                may or may not be stored.
         """
         done = trio.Event()
         errors: list[str] = []
@@ -167,14 +168,20 @@ class Client:
             errors.append(error)
             done.set()
 
+        broken = self.nats.broken
         guid = self.publish_async(channel, data, answered, reply=reply)
         try:
             with trio.fail_after(PUBLISH_TIMEOUT_S):
-                await done.wait()
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(_then, broken, done)
+                    await done.wait()
+                    nursery.cancel_scope.cancel()
         except trio.TooSlowError:
             raise UnavailableError("no publish acknowledgement in time") from None
         finally:
             self._publishes.pop(guid, None)
+        if not errors:
+            raise UnavailableError("the connection broke before the publish was acknowledged")
         if errors[0]:
             raise RefusedError(errors[0])
 
@@ -291,6 +298,11 @@ class Client:
             raise UnavailableError(f"no answer on {subject} in {REQUEST_TIMEOUT_S:g} s") from None
 
 
+async def _then(first: trio.Event, second: trio.Event) -> None:
+    await first.wait()
+    second.set()
+
+
 def _take_ack_inbox(sub: Subscription, raw: nats.Msg) -> None:
     if not raw.headers:
         sub.ack_inbox = stan.decode_subscription_response(raw.payload).ack_inbox.encode()
@@ -314,8 +326,18 @@ async def connect(
     connection = Nats([Server.parse(server) for server in servers], options)
     client = Client(connection, cluster_id, client_id)
     failure: RefusedError | UnavailableError | None = None
+
+    async def keep_connected(scope: trio.CancelScope) -> None:
+        nonlocal failure
+        try:
+            await connection.run()
+        except RefusedError as error:  # the credentials: no other server takes them either
+            failure = error
+            client.lost = str(error)
+            scope.cancel()
+
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(connection.run)
+        nursery.start_soon(keep_connected, nursery.cancel_scope)
         try:
             await _open(client, attempts_s)
         except (RefusedError, UnavailableError) as error:

@@ -1,0 +1,273 @@
+"""Three real node processes: started, killed, paused, and what they log, as it happens.
+
+The configuration is that of ``cluster-configs/three-node.yaml`` (a copy of it lies beside this module, so
+that an installed package has it too). Where its ports are taken, others are used. Each node's log goes
+through a pipe to us, so that a change of role is known, on our clock, when it happens; and to a file.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Final
+
+import trio
+
+from node.config.load import load
+from node.errors import UnavailableError
+
+PORTS: Final = (15_000, 30_000)
+"""Where ports are looked for: below those that the kernel gives to outgoing connections."""
+
+ADDRESS: Final = re.compile(r"127\.0\.0\.1:(\d+)")
+ROLE: Final = re.compile(r"role (\w+) term (\d+) leader (\S+): (.*)")
+READY: Final = re.compile(r"ready to lead term (\d+)")
+LOG_TAIL_LINES: Final = 5
+STOP_S: Final = 8.0
+PAGE_SIZE_MAX: Final = 16 * 1024 * 1024
+
+
+@dataclass(slots=True)
+class Node:
+    """One node and the process that runs it now."""
+
+    name: str
+    client: str
+    """``host:port`` for clients."""
+    http: tuple[str, int]
+    process: trio.Process | None = None
+    is_paused: bool = False
+    role: str = "down"
+    term: int = 0
+    log: list[str] = field(default_factory=list)
+
+    @property
+    def is_up(self) -> bool:
+        return self.process is not None and self.process.poll() is None
+
+
+class Cluster:
+    """The nodes.
+
+    Args:
+        folder: where configuration, data and logs go.
+        nursery: runs what reads the nodes' logs.
+    """
+
+    def __init__(self, folder: Path, nursery: trio.Nursery) -> None:
+        self.folder = folder
+        self.config = folder / "three-node.yaml"
+        self.config.write_text(with_free_ports(packaged_config()))
+        self._store = f"store.dir={folder}/data/{{node}}"
+        config = load(self.config, overrides=[self._store])
+        self.id = config.cluster.id
+        self.nodes = {}
+        for name, each in config.cluster.nodes.items():
+            assert each.http is not None
+            self.nodes[name] = Node(name, str(each.client), (each.http.host, each.http.port))
+        self._nursery = nursery
+        self.on_role: Callable[[Node, str, int, str], None] = _nothing
+        """Told of a node's new role: node, role, term, cause."""
+        self.on_ready: Callable[[Node, int], None] = _nothing
+        """Told that a node is ready to lead: node, term."""
+        self._leader: tuple[int, str] = (0, "")
+        self._changed = trio.Event()
+
+    @property
+    def leader(self) -> Node | None:
+        """Whoever was ready to lead last, as long as its process runs."""
+        node = self.nodes.get(self._leader[1])
+        return node if node is not None and node.is_up and not node.is_paused else None
+
+    @property
+    def term(self) -> int:
+        """Of the last leader that was ready."""
+        return self._leader[0]
+
+    # --- processes --------------------------------------------------------------------------------
+
+    async def start(self, name: str) -> None:
+        """Start a node's process."""
+        node = self.nodes[name]
+        assert not node.is_up
+        command = [sys.executable, "-m", "node.cli.main", "node", "--config", str(self.config)]
+        command += ["--name", name, "--set", self._store, "--set", "logging.format=json"]
+        # Its own process group: the terminal's Ctrl-C is for us, and we end our children in order.
+        node.process = await trio.lowlevel.open_process(
+            command, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, process_group=0
+        )
+        node.is_paused = False
+        node.role = "starting"
+        self._nursery.start_soon(self._read_log, node, node.process)
+
+    def kill(self, name: str) -> None:
+        """``kill -9``."""
+        process = self.nodes[name].process
+        assert process is not None
+        process.send_signal(signal.SIGKILL)
+
+    def pause(self, name: str) -> None:
+        """SIGSTOP."""
+        node = self.nodes[name]
+        assert node.process is not None
+        node.process.send_signal(signal.SIGSTOP)
+        node.is_paused = True
+
+    def resume(self, name: str) -> None:
+        """SIGCONT."""
+        node = self.nodes[name]
+        assert node.process is not None
+        node.is_paused = False
+        node.process.send_signal(signal.SIGCONT)
+
+    async def stop(self) -> None:
+        """SIGTERM to all that run; kill what has not ended in time."""
+        running = [node.process for node in self.nodes.values() if node.process is not None and node.is_up]
+        for process in running:
+            process.send_signal(signal.SIGCONT)
+            process.terminate()
+        with trio.move_on_after(STOP_S):
+            for process in running:
+                await process.wait()
+        self.kill_all()
+
+    def kill_all(self) -> None:
+        """However this ends, no child of ours outlives it."""
+        for node in self.nodes.values():
+            if node.process is not None:
+                node.process.kill()
+
+    async def _read_log(self, node: Node, process: trio.Process) -> None:
+        assert process.stderr is not None
+        left = b""
+        with (self.folder / f"{node.name}.log").open("ab") as file:
+            async for data in process.stderr:
+                file.write(data)
+                file.flush()
+                *lines, left = (left + data).split(b"\n")
+                for line in lines:
+                    self._logged(node, line)
+        await process.wait()
+        if node.process is process:
+            node.role = "down"
+            self._notify()
+
+    def _logged(self, node: Node, line: bytes) -> None:
+        text = said(line)
+        node.log = [*node.log[1 - LOG_TAIL_LINES :], text]
+        if found := ROLE.fullmatch(text):
+            node.role, node.term = found[1], int(found[2])
+            self.on_role(node, found[1], int(found[2]), found[4])
+        elif found := READY.fullmatch(text):
+            self._leader = max(self._leader, (int(found[1]), node.name))
+            self.on_ready(node, int(found[1]))
+        self._notify()
+
+    def _notify(self) -> None:
+        changed, self._changed = self._changed, trio.Event()
+        changed.set()
+
+    async def leader_after(self, term: int) -> Node:
+        """Wait for a leader that is ready in a later term than ``term``. The caller bounds the time."""
+        while True:
+            leader = self.leader
+            if leader is not None and self.term > term:
+                return leader
+            await self._changed.wait()
+
+    # --- asking -----------------------------------------------------------------------------------
+
+    async def page(self, name: str, path: str, timeout_s: float = 1.0) -> Any:
+        """A page of a node's monitoring.
+
+        Raises:
+            UnavailableError: it could not be had in time.
+        """
+        host, port = self.nodes[name].http
+        try:
+            with trio.fail_after(timeout_s):
+                return json.loads(await _get(host, port, path))
+        except (OSError, trio.BrokenResourceError, trio.TooSlowError, ValueError) as error:
+            raise UnavailableError(f"{name}: {path} can't be had: {error}") from error
+
+    async def wait_well(self, name: str) -> None:
+        """Wait until a node says that it is healthy. The caller bounds the time.
+
+        Raises:
+            UnavailableError: its process has ended.
+        """
+        while True:
+            if not self.nodes[name].is_up:
+                raise UnavailableError(f"{name} ended: {'; '.join(self.nodes[name].log)}")
+            try:
+                if (await self.page(name, "/healthz"))["status"] == "ok":
+                    return
+            except UnavailableError:
+                pass  # not yet: that is what is waited for
+            await trio.sleep(0.05)
+
+
+def _nothing(*_: object) -> None:
+    """Nobody has asked to be told."""
+
+
+def said(line: bytes) -> str:
+    """The message of a line of a node's log; the line itself if it isn't one of our JSON."""
+    try:
+        return str(json.loads(line)["message"])
+    except (ValueError, KeyError, TypeError):
+        return line.decode(errors="replace")
+
+
+async def _get(host: str, port: int, path: str) -> bytes:
+    request = f"GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n".encode()
+    async with await trio.open_tcp_stream(host, port) as stream:
+        await stream.send_all(request)
+        answer = bytearray()
+        async for data in stream:
+            answer += data
+            if len(answer) > PAGE_SIZE_MAX:
+                raise ValueError("a page longer than any of ours")
+    _, _, body = bytes(answer).partition(b"\r\n\r\n")
+    return body
+
+
+# --- configuration --------------------------------------------------------------------------------
+
+
+def packaged_config() -> str:
+    """The text of ``cluster-configs/three-node.yaml``."""
+    return files("node.demo").joinpath("three-node.yaml").read_text(encoding="utf-8")
+
+
+def with_free_ports(config: str) -> str:
+    """The same with other ports, if any of its own is taken."""
+    ports = list(dict.fromkeys(int(port) for port in ADDRESS.findall(config)))
+    if all(_is_free(port) for port in ports):
+        return config
+    others: dict[int, int] = {}
+    chance = random.SystemRandom()  # two demos that start together shall not choose the same
+    while len(others) < len(ports):
+        port = chance.randrange(*PORTS)
+        if port not in others.values() and port not in ports and _is_free(port):
+            others[ports[len(others)]] = port
+    return ADDRESS.sub(lambda found: f"127.0.0.1:{others[int(found[1])]}", config)
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True

@@ -1,0 +1,421 @@
+"""The load: publishers and subscribers on real sockets, each telling the history what it sees.
+
+Every client is a *station*: one client ID with its connection, which lives through the deaths of nodes as any
+client of the protocol does, and notes when its link breaks. They all run in this process, so that
+all times are of one clock.
+
+====================  =======================================================================
+publishers            one on each node; together `Rates.orders` messages a second, and a few
+                      to the channel of those who hold them back
+durable               a durable subscription to the orders, acknowledged at once
+queue group           three members; each takes a moment for every order, then acknowledges
+holders               one on each node, with a subscription for each AckWait that is measured;
+                      they acknowledge only what has come again
+replay                at the end: everything once more, from the first sequence
+====================  =======================================================================
+"""
+
+from __future__ import annotations
+
+import random
+from collections import deque
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from itertools import count
+from typing import Final
+
+import trio
+
+from node.client import Client, Message, connect
+from node.client.nats import Server
+from node.demo.checker import why
+from node.demo.history import Ack, Cursor, Delivery, History, Link
+from node.errors import UnavailableError
+from node.protocol.positions import StartPosition
+
+ORDERS: Final = "demo.orders"
+HELD: Final = "demo.held"
+DURABLE: Final = "orders, durable"
+GROUP: Final = "orders, group"
+
+UNANSWERED_MAX: Final = 2000
+"""A publisher that waits for so many acknowledgements publishes nothing more."""
+
+PAUSE_S: Final = 0.010
+"""Publishers wake so often."""
+
+MAX_IN_FLIGHT: Final = 4096
+
+ACK_AFTER: Final = {1: 3, 5: 1, 30: 1}
+"""By AckWait in seconds: holders acknowledge what has come again so many times."""
+
+Told = Callable[[str, str, str, int], None]
+"""What is told of a redelivery: reason, subscriber, cursor, sequence."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rates:
+    """Messages a second, and bytes of each."""
+
+    orders: float = 600.0
+    held: float = 3.0
+    payload: int = 128
+
+
+@dataclass(slots=True)
+class Station:
+    """A client, and what it sees of its own connection."""
+
+    client: Client
+    history: History
+    nodes: dict[int, str]
+    """Names of the nodes by the port at which they take clients."""
+    link: Link | None = None
+
+    @property
+    def name(self) -> str:
+        return self.client.client_id
+
+    def watch(self) -> None:
+        """From now on note every connection that is made, and every one that breaks."""
+        self.client.nats.on_connect = self._connected
+        self.client.nats.on_disconnect = self._disconnected
+        if self.client.nats.connected.is_set():
+            self._connected()
+
+    def _connected(self) -> None:
+        server = self.client.nats.server
+        assert server is not None
+        self.link = Link(self.name, self.client.nats.reconnects, self.nodes[server.port])
+        self.history.link_made(self.link, trio.current_time())
+
+    def _disconnected(self) -> None:
+        if self.link is not None:
+            self.history.link_broke(self.link, trio.current_time())
+        self.link = None
+        self.client.forget_unanswered()
+
+
+@dataclass(slots=True)
+class Counts:
+    """For the picture."""
+
+    published: int = 0
+    stored: int = 0
+    delivered: int = 0
+    acked: int = 0
+
+
+class Load:
+    """All clients of the demo.
+
+    Args:
+        servers: where each node takes clients, ``host:port`` by its name.
+        cluster_id: of the cluster.
+        history: told everything.
+        told: told of every redelivery.
+        chance: for sizes and pauses.
+    """
+
+    def __init__(
+        self,
+        servers: dict[str, str],
+        cluster_id: str,
+        history: History,
+        told: Told,
+        chance: random.Random,
+        rates: Rates | None = None,
+    ) -> None:
+        self.history = history
+        self.stations: dict[str, Station] = {}
+        self.counts = Counts()
+        self.last_stored_s = 0.0
+        self._servers = servers
+        self._names = {int(address.rpartition(":")[2]): name for name, address in servers.items()}
+        self._cluster_id = cluster_id
+        self._told = told
+        self._chance = chance
+        self._rates = rates or Rates()
+        self.well = set(servers)
+        """Nodes that may be used; the story knows which are hit."""
+        self._publishing = True
+        self._holding = True
+        self._letting_go = trio.Event()
+        self._members: dict[str, trio.CancelScope] = {}
+        self._numbers = count(1)
+
+    # --- the cast ---------------------------------------------------------------------------------
+
+    async def start(self, nursery: trio.Nursery) -> None:
+        """Connect and subscribe everybody, then let the publishers begin."""
+        names = list(self._servers)
+        durable = self.history.add_cursor(Cursor(DURABLE, ORDERS, 5))
+        self.history.add_cursor(Cursor(GROUP, ORDERS, 30, is_group=True))
+        await nursery.start(self._durable, "durable", names[0], durable)
+        for name in names:
+            await self.join(nursery, name)
+        for number, name in enumerate(names, 1):
+            await nursery.start(self._holder, f"holder-{number}", name)
+        for number, name in enumerate(names, 1):
+            nursery.start_soon(self._publisher, f"publisher-{number}", name)
+
+    async def join(self, nursery: trio.Nursery, home: str) -> str:
+        """Another member for the queue group, connected to ``home`` at first. Its name."""
+        name = f"member-{next(self._numbers)}"
+        await nursery.start(self._member, name, home)
+        return name
+
+    @property
+    def members(self) -> dict[str, str]:
+        """The members of the queue group that live, and the node each is connected to."""
+        return {name: self.node_of(name) for name in self._members}
+
+    def node_of(self, station: str) -> str:
+        """The node a station is connected to now, or an empty text."""
+        found = self.stations.get(station)
+        return found.link.node if found is not None and found.link is not None else ""
+
+    def kill_member(self, name: str) -> None:
+        """Its connection ends, with no word to anybody, as if its process had been killed."""
+        station = self.stations[name]
+        now = trio.current_time()
+        self.history.ended[name] = now
+        if station.link is not None:
+            self.history.link_broke(station.link, now)
+        station.client.lost = "killed"  # so it doesn't say goodbye
+        self._members.pop(name).cancel()
+
+    def stop_publishing(self) -> None:
+        self._publishing = False
+
+    def let_go(self) -> None:
+        """Holders acknowledge what they hold, and whatever comes from now on."""
+        self._holding = False
+        self._letting_go.set()
+
+    @property
+    def unanswered(self) -> int:
+        """Publishes that wait for their acknowledgement."""
+        return sum(station.client.unanswered for station in self.stations.values())
+
+    @asynccontextmanager
+    async def _station(self, name: str, home: str) -> AsyncIterator[Station]:
+        # One address to begin with, so that clients are spread; it tells them the others.
+        async with connect([self._servers[home]], self._cluster_id, name) as client:
+            station = self.stations[name] = Station(client, self.history, self._names)
+            station.watch()
+            yield station
+
+    # --- publishing -------------------------------------------------------------------------------
+
+    async def _publisher(self, name: str, home: str) -> None:
+        share = 1 / len(self._servers)
+        async with self._station(name, home) as station:
+            owed_orders, owed_held = 0.0, self._chance.random()
+            before = trio.current_time()
+            while self._publishing:
+                await trio.sleep(PAUSE_S)
+                if self._may_go_home(station, home):
+                    if not station.client.unanswered:
+                        station.client.nats.move(Server.parse(self._servers[home]))
+                    continue
+                now = trio.current_time()
+                # A publisher that was held up doesn't make up for it later in one go.
+                passed, before = min(now - before, 10 * PAUSE_S), now
+                owed_orders += passed * self._rates.orders * share
+                owed_held += passed * self._rates.held * share
+                while owed_orders >= 1:
+                    owed_orders -= 1
+                    self._publish(station, ORDERS)
+                while owed_held >= 1:
+                    owed_held -= 1
+                    self._publish(station, HELD)
+            await trio.sleep_forever()
+
+    def _may_go_home(self, station: Station, home: str) -> bool:
+        """Publishers return to their node: were all at one, and that one paused, nobody would publish."""
+        return station.link is not None and station.link.node != home and home in self.well
+
+    def _publish(self, station: Station, channel: str) -> None:
+        if station.link is None or station.client.unanswered >= UNANSWERED_MAX:
+            return
+        self.counts.published += 1
+        message = f"{station.name}.{self.counts.published}"
+        size = self._chance.randint(self._rates.payload // 2, self._rates.payload * 3 // 2)
+
+        def answered(error: str) -> None:
+            self.last_stored_s = trio.current_time()
+            self.counts.stored += not error
+            self.history.answered(channel, message, error, self.last_stored_s)
+
+        self.history.publishing(channel, message, trio.current_time())
+        try:
+            station.client.publish_async(channel, message.encode().ljust(size, b" "), answered)
+        except UnavailableError:
+            return  # the connection broke just now
+
+    # --- receiving --------------------------------------------------------------------------------
+
+    def _received(self, station: Station, cursor: Cursor, message: Message) -> Delivery:
+        link = station.link
+        assert link is not None
+        delivery = Delivery(
+            message.received_s, station.name, link, message.redelivery_count, message.redelivered
+        )
+        text = message.data.split(b" ", 1)[0].decode(errors="replace")
+        before = self.history.received(cursor, message.seq, text, delivery)
+        self.counts.delivered += 1
+        if message.redelivered:
+            self._told(why(self.history, cursor, before, delivery), station.name, cursor.name, message.seq)
+        return delivery
+
+    def _ack(self, station: Station, cursor: Cursor, message: Message) -> None:
+        """Acknowledge, if there is a connection; if not the message comes again."""
+        if station.link is None:
+            return
+        self.history.acked(cursor, message.seq, Ack(trio.current_time(), station.name, station.link))
+        self.counts.acked += 1
+        message.ack()
+
+    async def _durable(
+        self, name: str, home: str, cursor: Cursor, *, task_status: trio.TaskStatus[None]
+    ) -> None:
+        async with self._station(name, home) as station:
+
+            def received(message: Message) -> None:
+                self._received(station, cursor, message)
+                self._ack(station, cursor, message)
+
+            await station.client.subscribe(
+                cursor.channel,
+                received,
+                durable="demo",
+                start=StartPosition.FIRST,
+                max_in_flight=MAX_IN_FLIGHT,
+                ack_wait_s=int(cursor.ack_wait_s),
+                manual_ack=True,
+            )
+            task_status.started()
+            await trio.sleep_forever()
+
+    async def _member(self, name: str, home: str, *, task_status: trio.TaskStatus[None]) -> None:
+        cursor = self.history.cursors[GROUP]
+        takes_s = self._chance.uniform(0.15, 0.35)
+        with trio.CancelScope() as scope:
+            async with self._station(name, home) as station:
+                self._members[name] = scope
+                work = Work(lambda message: self._ack(station, cursor, message))
+
+                def received(message: Message) -> None:
+                    self._received(station, cursor, message)
+                    work.add(message.received_s + takes_s, message)
+
+                await station.client.subscribe(
+                    cursor.channel,
+                    received,
+                    queue="demo",
+                    start=StartPosition.FIRST,
+                    max_in_flight=MAX_IN_FLIGHT,
+                    ack_wait_s=int(cursor.ack_wait_s),
+                    manual_ack=True,
+                )
+                task_status.started()
+                await work.run()
+
+    async def _holder(self, name: str, home: str, *, task_status: trio.TaskStatus[None]) -> None:
+        async with self._station(name, home) as station, trio.open_nursery() as nursery:
+            for ack_wait_s, resends in ACK_AFTER.items():
+                cursor = self.history.add_cursor(
+                    Cursor(f"{name}, {ack_wait_s} s", HELD, ack_wait_s, is_measured=True)
+                )
+                await self._hold(nursery, station, cursor, resends)
+            task_status.started()
+
+    async def _hold(self, nursery: trio.Nursery, station: Station, cursor: Cursor, resends: int) -> None:
+        held: dict[int, Message] = {}
+
+        def received(message: Message) -> None:
+            self._received(station, cursor, message)
+            if self._holding and message.redelivery_count < resends:
+                held[message.seq] = message
+            else:
+                held.pop(message.seq, None)
+                self._ack(station, cursor, message)
+
+        async def let_go() -> None:
+            await self._letting_go.wait()
+            for message in held.values():
+                self._ack(station, cursor, message)
+
+        await station.client.subscribe(
+            cursor.channel,
+            received,
+            start=StartPosition.FIRST,
+            max_in_flight=MAX_IN_FLIGHT,
+            ack_wait_s=int(cursor.ack_wait_s),
+            manual_ack=True,
+        )
+        nursery.start_soon(let_go)
+
+    # --- the end ----------------------------------------------------------------------------------
+
+    async def replay(self, home: str, lasts: dict[str, int]) -> None:
+        """Read everything again from the first sequence. The caller bounds the time.
+
+        Args:
+            home: the node to read from.
+            lasts: the last sequence of each channel.
+        """
+        async with self._station("replay", home) as station:
+            for channel, last in lasts.items():
+                await self._replay_channel(station, channel, last)
+
+    async def _replay_channel(self, station: Station, channel: str, last: int) -> None:
+        cursor = self.history.add_cursor(Cursor(f"replay of {channel}", channel, 30))
+        done = trio.Event()
+
+        def received(message: Message) -> None:
+            self._received(station, cursor, message)
+            self._ack(station, cursor, message)
+            if len(cursor.events) >= last:
+                done.set()
+
+        await station.client.subscribe(
+            channel,
+            received,
+            start=StartPosition.FIRST,
+            max_in_flight=MAX_IN_FLIGHT,
+            manual_ack=True,
+        )
+        if last:
+            await done.wait()
+
+    def missing(self, lasts: dict[str, int]) -> int:
+        """How many sequences, up to the last of each channel, have not come to a cursor yet."""
+        cursors = self.history.cursors.values()
+        return sum(max(0, lasts.get(cursor.channel, 0) - len(cursor.events)) for cursor in cursors)
+
+
+@dataclass(slots=True)
+class Work:
+    """Messages that are being worked on, and acknowledged when they are done."""
+
+    done: Callable[[Message], None]
+    _queue: deque[tuple[float, Message]] = field(default_factory=deque)
+    _wake: trio.Event = field(default_factory=trio.Event)
+
+    def add(self, until_s: float, message: Message) -> None:
+        """Every message takes equally long, so they are done in the order in which they came."""
+        self._queue.append((until_s, message))
+        self._wake.set()
+
+    async def run(self) -> None:
+        while True:
+            if not self._queue:
+                self._wake = trio.Event()
+                await self._wake.wait()
+            await trio.sleep_until(self._queue[0][0])
+            now = trio.current_time()
+            while self._queue and self._queue[0][0] <= now:
+                self.done(self._queue.popleft()[1])

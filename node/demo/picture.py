@@ -1,0 +1,176 @@
+"""The screen: the show, drawn with rich. Pure but for the time it is given."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Final, TypeVar
+
+from rich import box
+from rich.console import Group, RenderableType
+from rich.panel import Panel
+from rich.table import Table
+from rich.text import Text
+
+from node.demo.show import Countdown, Line, NodeView, Redelivery, Show
+
+T = TypeVar("T")
+
+ROLE_STYLES: Final = {"leader": "bold black on green", "follower": "green", "candidate": "bold yellow"}
+LINE_STYLES: Final = {
+    "kill": "bold red",
+    "pause": "bold magenta",
+    "election": "bold green",
+    "client": "yellow",
+    "phase": "dim",
+}
+REASON_STYLES: Final = {"due": "cyan", "redistributed": "yellow", "came back": "magenta"}
+REASONS: Final = {
+    "due": "AckWait ran out",
+    "redistributed": "its member died",
+    "came back": "went into a dead connection",
+}
+BAR: Final = 24
+LINES_SHOWN: Final = 11
+
+
+def picture(show: Show, now_s: float, *, lines: int = LINES_SHOWN) -> RenderableType:
+    """The whole screen at ``now_s``."""
+    halves = Table.grid(expand=True, padding=(0, 1, 0, 0))
+    halves.add_column(ratio=1)
+    halves.add_column(ratio=1)
+    halves.add_row(_nodes(show, now_s), _channels(show))
+    halves.add_row(
+        _panel("what came again, to whom and why", _redeliveries(show, lines)),
+        _panel("what happened", _timeline(show, lines)),
+    )
+    return Group(_head(show, now_s), halves, _countdowns(show, now_s))
+
+
+def _panel(title: str, content: RenderableType) -> Panel:
+    return Panel(content, title=title, title_align="left", box=box.ROUNDED, border_style="dim")
+
+
+def _head(show: Show, now_s: float) -> Text:
+    stored, delivered, acked = show.rates
+    text = Text(no_wrap=True, overflow="ellipsis")
+    text.append(" stanchion demo ", "bold white on blue")
+    text.append(f"  {now_s - show.started_s:5.1f} s  ", "bold")
+    text.append(f"{show.phase}  ", "bold cyan")
+    text.append(f"{stored:4.0f} published/s  {delivered:5.0f} delivered/s  {acked:5.0f} acked/s  ")
+    text.append(f"{show.unanswered} publishes wait", "bold red" if show.unanswered > 50 else "dim")
+    return text
+
+
+def _nodes(show: Show, now_s: float) -> RenderableType:
+    table = Table(box=None, expand=True, header_style="dim", pad_edge=False)
+    for name in ("node", "role"):
+        table.add_column(name, no_wrap=True)
+    for name in ("term", "commit", "applied", "clients"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for view in show.nodes.values():
+        figures = (str(view.term), str(view.commit), str(view.applied), str(view.clients))
+        style = "dim" if view.role in ("down", "starting") or view.is_paused else ""
+        table.add_row(Text(view.name, "bold"), _role(view), *(Text(figure, style) for figure in figures))
+    since_s = show.leaderless_since_s
+    if since_s is None:
+        return _panel("nodes", table)
+    title = f"nodes · [bold red]nobody leads since {(now_s - since_s) * 1000:.0f} ms[/]"
+    return _panel(title, table)
+
+
+def _role(view: NodeView) -> Text:
+    if view.is_paused:
+        return Text(" paused ", "bold white on magenta")
+    if view.role == "down":
+        return Text(" killed ", "bold white on red")
+    return Text(f" {view.role} ", ROLE_STYLES.get(view.role, "dim"))
+
+
+def _channels(show: Show) -> Panel:
+    table = Table(box=None, expand=True, header_style="dim", pad_edge=False)
+    table.add_column("channel", no_wrap=True)
+    for name in ("messages", "bytes", "subscriptions", "unacked"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for channel in show.channels[:3]:
+        unacked = sum(sub["pending_count"] for sub in channel.get("subscriptions", []))
+        table.add_row(
+            Text(channel["name"], "bold"),
+            str(channel["msgs"]),
+            f"{channel['bytes'] / 1024:,.0f} KiB",
+            str(channel["subs_count"]),
+            str(unacked),
+        )
+    return _panel(f"channels, as {show.seen_by or 'nobody'} has them", table)
+
+
+def _countdowns(show: Show, now_s: float) -> Panel:
+    table = Table(box=None, expand=True, header_style="dim", pad_edge=False)
+    table.add_column("AckWait", justify="right", no_wrap=True)
+    table.add_column("message", justify="right", no_wrap=True)
+    table.add_column("sent", justify="right", no_wrap=True)
+    table.add_column("comes again in", no_wrap=True, ratio=1)
+    for each in show.countdowns:
+        table.add_row(
+            f"{each.ack_wait_s:g} s", str(each.seq), _times(each.deliveries), _countdown(each, show, now_s)
+        )
+    held = f" of {show.countdowns[0].cursor}" if show.countdowns else ""
+    title = f"unacknowledged messages{held}, counting down on {show.seen_by or 'nobody'}"
+    return _panel(title, table)
+
+
+def _times(count: int) -> str:
+    return "once" if count == 1 else f"{count} times"
+
+
+def _countdown(each: Countdown, show: Show, now_s: float) -> Text:
+    left_s = max(0.0, each.due_s - now_s)
+    filled = round(BAR * min(1.0, left_s / each.ack_wait_s))
+    style = (
+        "red" if left_s < 0.15 * each.ack_wait_s else "yellow" if left_s < 0.4 * each.ack_wait_s else "cyan"
+    )
+    text = Text(no_wrap=True)
+    text.append("━" * filled, style)
+    text.append("─" * (BAR - filled), "dim")
+    if left_s > 0:
+        text.append(f" {left_s:5.1f} s", "bold")
+    else:
+        waits = show.leaderless_since_s is not None
+        text.append("   due" + (", waits for a leader" if waits else ""), "bold red")
+    return text
+
+
+def _redeliveries(show: Show, count: int) -> RenderableType:
+    text = Text(no_wrap=True, overflow="ellipsis")
+    for each in _last(show.redeliveries, count - 1):
+        text.append(f"{each.at_s - show.started_s:5.1f} ", "dim")
+        text.append(f"{_sequences(each)} → ", "bold")
+        text.append(f"{each.subscriber} ")
+        wait = each.cursor.rpartition(", ")[2]
+        text.append(f"({wait}) " if wait.endswith(" s") else "")
+        text.append(f"{REASONS.get(each.reason, each.reason)}\n", REASON_STYLES.get(each.reason, ""))
+    total = ", ".join(f"{count} {reason}" for reason, count in sorted(show.reasons.items()))
+    text.append(f"in all: {total or 'nothing'}", "dim")
+    return text
+
+
+def _sequences(each: Redelivery) -> str:
+    if len(each.seqs) == 1:
+        return f"{each.seqs[0]}"
+    return f"{len(each.seqs)} messages"
+
+
+def _timeline(show: Show, count: int) -> RenderableType:
+    text = Text(no_wrap=True, overflow="ellipsis")
+    for each in _last(show.timeline, count):
+        text.append(f"{each.at_s - show.started_s:5.1f} ", "dim")
+        text.append(f"{each.text}\n", LINE_STYLES.get(each.kind, ""))
+    return text
+
+
+def _last(items: Iterable[T], count: int) -> list[T]:
+    return list(items)[-count:]
+
+
+def plain(line: Line, started_s: float) -> str:
+    """A line of the timeline where there is no screen."""
+    return f"{line.at_s - started_s:6.1f} s  {line.text}"

@@ -1,0 +1,179 @@
+"""The verdict in figures: as JSON for machines, as text for eyes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+from node.demo.checker import EARLY_S, LATE_S, Verdict, handed_over, silence
+from node.demo.history import Delivery, History, Hit
+
+GAP_MAX_S: Final = 1.5
+"""The longest time without a publish acknowledgement around a hit."""
+
+TIMES: Final = ("late", "gap")
+"""Rules about how long something may take. On a machine that is busy with other things they say little."""
+
+VIOLATIONS_SHOWN_MAX: Final = 20
+
+
+def report(
+    history: History,
+    verdict: Verdict,
+    *,
+    seed: int,
+    seconds: float,
+    load_s: tuple[float, float],
+    end_s: float,
+    failure: str = "",
+    patient: bool = False,
+) -> dict[str, Any]:
+    """Everything that is said at the end.
+
+    Args:
+        history: what happened.
+        verdict: what the checker found in it; publish gaps are added to it.
+        seed: of the demo.
+        seconds: how long it took in all.
+        load_s: when publishing began and ended.
+        end_s: when one stopped looking.
+        failure: why the story did not come to its end.
+        patient: times are shown and not judged.
+    """
+    stored_s = sorted(at_s for channel in history.stored.values() for at_s in channel.values())
+    delivered_s = _first_deliveries(history)
+    hits = [_hit(hit, stored_s, delivered_s, load_s[1] or end_s) for hit in history.hits]
+    for hit, shown in zip(history.hits, hits, strict=True):
+        if shown["publish_gap_ms"] > GAP_MAX_S * 1000:
+            text = f"{shown['publish_gap_ms']:.0f} ms without a publish acknowledgement"
+            verdict.broke("gap", hit.at_s, f"{hit.kind} of {hit.node}: {text}")
+    judged = [each for each in verdict.violations if not (patient and each.rule in TIMES)]
+    published = sum(len(channel) for channel in history.published.values())
+    load_seconds = max(0.001, load_s[1] - load_s[0])
+    return {
+        "held": not judged and not failure,
+        "failure": failure,
+        "seed": seed,
+        "seconds": round(seconds, 1),
+        "published": published,
+        "published_per_s": round(published / load_seconds, 1),
+        "acked": len(stored_s),
+        "unknown": published - len(stored_s) - len(history.refused),
+        "delivered": sum(_deliveries(history)),
+        "lost": verdict.count("lost"),
+        "duplicates": verdict.count("duplicate"),
+        "redelivered_early": verdict.count("early"),
+        "redelivered_late": verdict.count("late"),
+        "count_errors": verdict.count("count"),
+        "diverged": verdict.count("diverged"),
+        "refused": verdict.count("refused"),
+        "ackwait_error_ms": _spread(verdict.ackwait_errors_s),
+        "redelivered": dict(sorted(verdict.reasons.items())),
+        "redistributed": len(handed_over(history)),
+        "redistributed_after_ms": _spread([after_s for _, _, after_s in handed_over(history)]),
+        "kills": [shown for shown in hits if shown["kind"] == "kill"],
+        "pauses": [shown for shown in hits if shown["kind"] == "pause"],
+        "violations": [
+            {"rule": each.rule, "at_s": round(each.at_s, 3), "text": each.text} for each in verdict.violations
+        ],
+    }
+
+
+def _first_deliveries(history: History) -> list[float]:
+    return sorted(
+        event.at_s
+        for cursor in history.cursors.values()
+        for events in cursor.events.values()
+        for event in events
+        if isinstance(event, Delivery) and not event.flagged
+    )
+
+
+def _deliveries(history: History) -> list[int]:
+    return [
+        sum(isinstance(event, Delivery) for event in events)
+        for cursor in history.cursors.values()
+        for events in cursor.events.values()
+    ]
+
+
+def _hit(hit: Hit, stored_s: Sequence[float], delivered_s: Sequence[float], end_s: float) -> dict[str, Any]:
+    return {
+        "kind": hit.kind,
+        "victim": hit.node,
+        "role": hit.role,
+        "at_s": round(hit.at_s, 3),
+        "leaderless_ms": None if hit.ready_s is None else round((hit.ready_s - hit.at_s) * 1000, 1),
+        "publish_gap_ms": round(silence(stored_s, hit, end_s) * 1000, 1),
+        "delivery_gap_ms": round(silence(delivered_s, hit, end_s) * 1000, 1),
+        "new_leader": hit.new_leader,
+        "term": hit.term,
+    }
+
+
+def _spread(values_s: Sequence[float]) -> dict[str, Any]:
+    """Percentiles in milliseconds (nearest rank); null where there is nothing."""
+    if not values_s:
+        return {"count": 0, "min": None, "p50": None, "p99": None, "max": None}
+    ordered = sorted(values_s)
+    ranks = {"min": 0.0, "p50": 0.5, "p99": 0.99, "max": 1.0}
+    last = len(ordered) - 1
+    found = {name: round(ordered[round(last * rank)] * 1000, 1) for name, rank in ranks.items()}
+    return {"count": len(ordered), **found}
+
+
+def lines(report: dict[str, Any]) -> list[str]:
+    """The report as text."""
+    errors = report["ackwait_error_ms"]
+    reasons = ", ".join(f"{count} {reason}" for reason, count in report["redelivered"].items()) or "none"
+    found = [
+        f"published {report['published']} ({report['published_per_s']:.0f}/s), "
+        f"acknowledged {report['acked']}, unknown {report['unknown']}; delivered {report['delivered']}",
+        f"lost {report['lost']}, duplicates {report['duplicates']}, "
+        f"redelivered early {report['redelivered_early']}",
+        f"AckWait across failures: {errors['count']} messages came again "
+        + (
+            f"{errors['min']:+.0f} to {errors['max']:+.0f} ms from when they should, "
+            f"half of them within {errors['p50']:+.0f} ms "
+            f"(allowed {-EARLY_S * 1000:+.0f} to {LATE_S * 1000:+.0f})"
+            if errors["count"]
+            else "(none was unacknowledged that long)"
+        ),
+        f"redelivered: {reasons}",
+    ]
+    if report["redistributed"]:
+        after = report["redistributed_after_ms"]
+        found.append(
+            f"redistributed: {report['redistributed']} messages of a dead queue member went to the others "
+            f"within {after['max'] / 1000:.1f} s"
+        )
+    found += ["", *_hit_lines([*report["kills"], *report["pauses"]]), ""]
+    for each in report["violations"][:VIOLATIONS_SHOWN_MAX]:
+        found.append(f"VIOLATION {each['rule']} at {each['at_s']}: {each['text']}")
+    more = len(report["violations"]) - VIOLATIONS_SHOWN_MAX
+    if more > 0:
+        found.append(f"… and {more} more")
+    found.append(_judgement(report))
+    return found
+
+
+def _hit_lines(hits: Sequence[dict[str, Any]]) -> list[str]:
+    found = ["what   victim  new leader  term  leaderless  publish gap  delivery gap"]
+    for hit in sorted(hits, key=lambda hit: float(hit["at_s"])):
+        leaderless = "-" if hit["leaderless_ms"] is None else f"{hit['leaderless_ms']:.0f} ms"
+        found.append(
+            f"{hit['kind']:<5}  {hit['victim']:<6}  {hit['new_leader']:<10}  {hit['term']:>4}"
+            f"  {leaderless:>10}  {hit['publish_gap_ms']:>8.0f} ms  {hit['delivery_gap_ms']:>9.0f} ms"
+        )
+    return found
+
+
+def _judgement(report: dict[str, Any]) -> str:
+    if report["failure"]:
+        return f"FAILED: {report['failure']}"
+    if not report["held"]:
+        return f"VIOLATED: {len(report['violations'])} promises were broken"
+    return (
+        f"HELD: {len(report['kills'])} kills and {len(report['pauses'])} pauses of the leader, nothing lost, "
+        "nothing twice, every AckWait kept"
+    )

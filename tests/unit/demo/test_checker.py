@@ -1,0 +1,469 @@
+"""The checker finds what is wrong, and leaves alone what the rules excuse."""
+
+from __future__ import annotations
+
+import pytest
+
+from node.demo.checker import ack_counts_from, ackwait_error, handed_over, judge, silence, why
+from node.demo.history import Ack, Cursor, Delivery, History, Hit, Link
+
+CHANNEL = "c"
+AT_N1 = Link("sub", 0, "n1")
+AT_N2 = Link("sub", 1, "n2")
+
+
+class Told:
+    """A history with one cursor, told in short words. Messages are published 10 ms before they are seen."""
+
+    def __init__(self, ack_wait_s: float = 5, *, is_group: bool = False, is_measured: bool = False) -> None:
+        self.history = History()
+        self.cursor = self.history.add_cursor(
+            Cursor("cursor", CHANNEL, ack_wait_s, is_group=is_group, is_measured=is_measured)
+        )
+
+    def stored(self, message: str, at_s: float) -> Told:
+        self.history.publishing(CHANNEL, message, at_s - 0.01)
+        self.history.answered(CHANNEL, message, "", at_s)
+        return self
+
+    def got(
+        self, at_s: float, resends: int = 0, *, seq: int = 1, link: Link = AT_N1, flagged: bool | None = None
+    ) -> Delivery:
+        message = f"m{seq}"
+        self.history.published.setdefault(CHANNEL, {}).setdefault(message, at_s - 0.01)
+        flag = resends > 0 if flagged is None else flagged
+        delivery = Delivery(at_s, link.client, link, resends, flag)
+        self.history.received(self.cursor, seq, message, delivery)
+        return delivery
+
+    def acked(self, at_s: float, *, seq: int = 1, link: Link = AT_N1) -> Ack:
+        ack = Ack(at_s, link.client, link)
+        self.history.acked(self.cursor, seq, ack)
+        return ack
+
+    def killed(self, node: str, at_s: float, ready_s: float | None, role: str = "leader") -> Hit:
+        hit = Hit(node, "kill", at_s, role, ready_s=ready_s)
+        self.history.hits.append(hit)
+        return hit
+
+    def paused(self, node: str, at_s: float, resumed_s: float, ready_s: float) -> Hit:
+        hit = Hit(node, "pause", at_s, "leader", resumed_s=resumed_s, ready_s=ready_s)
+        self.history.hits.append(hit)
+        return hit
+
+    def rules(self, end_s: float = 100.0) -> list[str]:
+        return [violation.rule for violation in judge(self.history, end_s).violations]
+
+    def errors_ms(self) -> list[int]:
+        return [round(error_s * 1000) for error_s in judge(self.history, 100).ackwait_errors_s]
+
+
+# --- lost -----------------------------------------------------------------------------------------
+
+
+def test_a_quiet_history_breaks_nothing() -> None:
+    told = Told().stored("m1", 1.0)
+    told.got(1.01)
+    told.acked(1.02)
+    assert told.rules() == []
+
+
+def test_stored_and_never_received_is_lost() -> None:
+    told = Told().stored("m1", 1.0).stored("m2", 1.1)
+    told.got(1.01)
+    told.acked(1.02)
+    assert told.rules() == ["lost"]
+
+
+def test_a_publish_that_was_never_acknowledged_may_be_lost() -> None:
+    told = Told()
+    told.history.publishing(CHANNEL, "m1", 1.0)
+    assert told.rules() == []
+
+
+def test_a_sequence_left_out_is_lost() -> None:
+    told = Told()
+    for seq in (1, 3):
+        told.got(1.0, seq=seq)
+        told.acked(1.1, seq=seq)
+    assert told.rules() == ["lost"]
+
+
+def test_two_messages_under_one_sequence_diverge() -> None:
+    told = Told()
+    told.got(1.0)
+    told.history.received(told.cursor, 1, "another", Delivery(6.0, "sub", AT_N1, 1, True))
+    told.acked(6.1)
+    assert told.rules() == ["diverged"]
+
+
+def test_a_refused_publish_is_told() -> None:
+    told = Told()
+    told.history.answered(CHANNEL, "m1", "no", 1.0)
+    assert told.rules() == ["refused"]
+
+
+def test_what_is_held_back_and_never_comes_again_is_lost() -> None:
+    told = Told(5)
+    told.got(1.0)
+    assert told.rules(end_s=9.0) == ["lost"]
+
+
+def test_what_is_held_back_need_not_come_before_its_time() -> None:
+    told = Told(5)
+    told.got(1.0)
+    assert told.rules(end_s=7.9) == []
+
+
+def test_what_a_dead_member_held_and_nobody_gets_is_lost() -> None:
+    told = Told(30, is_group=True)
+    told.got(1.0)
+    told.history.ended["sub"] = 1.2
+    assert told.rules(end_s=10) == ["lost"]
+
+
+def test_what_a_dead_member_held_comes_to_another() -> None:
+    told = Told(30, is_group=True)
+    told.got(1.0)
+    told.history.ended["sub"] = 1.2
+    other = Link("other", 0, "n2")
+    told.got(4.5, 1, link=other)
+    told.acked(4.6, link=other)
+    assert told.rules(end_s=10) == []
+    assert handed_over(told.history) == [("cursor", 1, pytest.approx(3.3))]
+
+
+# --- duplicates -----------------------------------------------------------------------------------
+
+
+def test_again_without_its_flag_is_a_duplicate() -> None:
+    told = Told(5)
+    told.got(1.0)
+    told.got(6.1, 0)
+    told.acked(6.2)
+    assert told.rules() == ["duplicate"]
+
+
+def test_a_group_shares_the_flag() -> None:
+    """The other member never saw it, but the group did."""
+    told = Told(5, is_group=True)
+    told.got(1.0)
+    other = Link("other", 0, "n2")
+    told.got(6.1, 0, link=other)
+    told.acked(6.2, link=other)
+    assert told.rules() == ["duplicate"]
+
+
+def test_what_a_paused_node_had_in_its_buffers_may_be_stale() -> None:
+    told = Told(1, is_group=True)
+    told.paused("n1", 1.0, resumed_s=4.0, ready_s=1.5)
+    other = Link("other", 0, "n2")
+    told.got(2.0, 1, link=other)
+    told.acked(2.1, link=other)
+    told.got(4.1, 0, link=AT_N1)
+    told.acked(4.2)
+    assert "duplicate" in told.rules()  # it was acknowledged two seconds ago, and at another node
+    told.cursor.events[1] = [event for event in told.cursor.events[1] if isinstance(event, Delivery)]
+    told.acked(4.2)
+    assert told.rules() == []
+
+
+def test_again_after_an_old_ack_is_a_duplicate() -> None:
+    told = Told(5)
+    told.got(1.0)
+    told.acked(1.1)
+    told.got(6.0, 1)
+    told.acked(6.1)
+    assert told.rules() == ["duplicate"]
+
+
+def test_again_within_a_second_of_the_ack_is_none() -> None:
+    told = Told(5)
+    told.got(1.0)
+    told.acked(5.9)
+    told.got(6.0, 1)
+    told.acked(6.1)
+    assert told.rules() == []
+
+
+def test_an_ack_that_died_with_its_node_does_not_count() -> None:
+    told = Told(5)
+    told.got(1.0)
+    told.acked(1.5)
+    told.killed("n1", 2.0, ready_s=2.2)
+    told.history.link_broke(AT_N1, 2.0)
+    told.got(6.1, 1, link=AT_N2)
+    told.acked(6.2, link=AT_N2)
+    assert told.rules() == []
+
+
+def test_an_ack_a_second_older_than_its_nodes_death_does_count() -> None:
+    told = Told(5)
+    told.got(0.5)
+    told.acked(0.9)
+    told.killed("n1", 2.0, ready_s=2.2)
+    told.history.link_broke(AT_N1, 2.0)
+    told.got(5.6, 1, link=AT_N2)
+    told.acked(5.7, link=AT_N2)
+    assert told.rules() == ["duplicate"]
+
+
+def test_the_death_of_another_node_excuses_nothing() -> None:
+    told = Told(5)
+    told.got(1.0)
+    told.acked(1.5)
+    told.killed("n2", 2.0, ready_s=2.2)
+    told.got(6.1, 1)
+    told.acked(6.2)
+    assert told.rules() == ["duplicate"]
+
+
+def test_an_ack_to_a_paused_node_counts_when_that_goes_on() -> None:
+    told = Told()
+    told.paused("n1", 1.0, resumed_s=3.0, ready_s=1.4)
+    assert ack_counts_from(told.history, Ack(0.9, "sub", AT_N1)) == pytest.approx(5.0)
+    assert ack_counts_from(told.history, Ack(2.0, "sub", AT_N1)) == pytest.approx(5.0)
+    assert ack_counts_from(told.history, Ack(2.0, "sub", AT_N2)) == pytest.approx(3.0)
+
+
+def test_counts_rise() -> None:
+    told = Told(1)
+    told.got(1.0)
+    told.got(2.01, 1)
+    told.got(3.02, 1)
+    told.acked(3.1)
+    assert told.rules() == ["count"]
+
+
+def test_a_count_without_a_flag_is_wrong() -> None:
+    told = Told(1)
+    told.got(1.0, 1, flagged=False)
+    told.acked(1.1)
+    assert told.rules() == ["count"]
+
+
+# --- early ----------------------------------------------------------------------------------------
+
+
+def test_before_its_ack_wait_is_early() -> None:
+    told = Told(5)
+    told.got(1.0)
+    told.got(5.9, 1)
+    told.acked(6.0)
+    assert told.rules() == ["early"]
+
+
+@pytest.mark.parametrize("at_s", [5.96, 6.0, 6.2])
+def test_fifty_milliseconds_are_not_early(at_s: float) -> None:
+    told = Told(5)
+    told.got(1.0)
+    told.got(at_s, 1)
+    told.acked(at_s)
+    assert told.rules() == []
+
+
+def test_a_delivery_that_was_slow_makes_no_redelivery_early() -> None:
+    """It was sent at once and seen late; its AckWait ran from when it was sent."""
+    told = Told(5)
+    told.history.publishing(CHANNEL, "m1", 1.0)
+    told.got(1.5)
+    told.got(6.02, 1)
+    told.acked(6.1)
+    assert told.rules() == []
+
+
+def test_not_even_a_slow_delivery_excuses_one_before_its_publish_and_ack_wait() -> None:
+    told = Told(5)
+    told.history.publishing(CHANNEL, "m1", 1.0)
+    told.got(1.5)
+    told.got(5.95, 1)
+    told.acked(6.1)
+    assert told.rules() == ["early"]
+
+
+def test_the_second_redelivery_waits_as_well() -> None:
+    told = Told(1)
+    told.got(1.0)
+    told.got(2.01, 1)
+    told.got(2.5, 2)
+    told.acked(2.6)
+    assert told.rules() == ["early"]
+
+
+def test_a_timer_that_began_anew_with_a_new_leader_is_not_early_but_late() -> None:
+    told = Told(5, is_measured=True)
+    told.got(1.0)
+    told.killed("n2", 2.0, ready_s=2.2)
+    told.got(7.2, 1)
+    told.acked(7.3)
+    assert told.rules() == ["late"]
+
+
+def test_everything_at_once_at_a_take_over_is_early() -> None:
+    told = Told(5)
+    told.got(1.0)
+    told.killed("n2", 3.0, ready_s=3.2)
+    told.got(3.3, 1)
+    told.acked(3.4)
+    assert told.rules() == ["early"]
+
+
+def test_what_went_into_a_dead_connection_may_come_at_once() -> None:
+    told = Told(5)
+    told.got(2.5)
+    told.killed("n1", 3.0, ready_s=3.2)
+    told.history.link_broke(AT_N1, 3.0)
+    told.history.link_made(AT_N2, 3.1)
+    told.got(3.5, 1, link=AT_N2)
+    told.acked(3.6, link=AT_N2)
+    assert told.rules() == []
+
+
+def test_what_was_sent_long_before_the_link_broke_may_not() -> None:
+    told = Told(5)
+    told.got(1.0)
+    told.killed("n1", 3.0, ready_s=3.2)
+    told.history.link_broke(AT_N1, 3.0)
+    told.history.link_made(AT_N2, 3.1)
+    told.got(3.5, 1, link=AT_N2)
+    told.acked(3.6, link=AT_N2)
+    assert told.rules() == ["early"]
+
+
+def test_what_was_sent_to_a_client_just_back_may_come_at_once() -> None:
+    """The cluster notices that a client is back a moment after it is."""
+    told = Told(5)
+    told.history.link_broke(AT_N1, 3.0)
+    told.history.link_made(AT_N2, 3.1)
+    told.got(3.2, link=AT_N2)
+    told.got(3.4, 1, link=AT_N2)
+    told.acked(3.5, link=AT_N2)
+    assert told.rules() == []
+
+
+def test_a_client_that_has_been_back_for_long_is_as_any_other() -> None:
+    told = Told(5)
+    told.history.link_broke(AT_N1, 3.0)
+    told.history.link_made(AT_N2, 3.1)
+    told.got(4.2, link=AT_N2)
+    told.got(4.4, 1, link=AT_N2)
+    told.acked(4.5, link=AT_N2)
+    assert told.rules() == ["early"]
+
+
+def test_a_dead_members_messages_go_to_others_at_once() -> None:
+    told = Told(30, is_group=True)
+    told.got(1.0)
+    told.history.ended["sub"] = 1.5
+    other = Link("other", 0, "n2")
+    told.got(1.6, 1, link=other)
+    told.acked(1.7, link=other)
+    assert told.rules() == []
+
+
+def test_a_living_members_messages_stay_with_it() -> None:
+    told = Told(30, is_group=True)
+    told.got(1.0)
+    other = Link("other", 0, "n2")
+    told.got(1.6, 1, link=other)
+    told.acked(1.7, link=other)
+    assert told.rules() == ["early"]
+
+
+# --- late -----------------------------------------------------------------------------------------
+
+
+def test_ack_wait_runs_on_across_a_kill() -> None:
+    told = Told(5, is_measured=True)
+    told.got(1.0)
+    told.killed("n2", 3.0, ready_s=3.2)
+    told.got(6.03, 1)
+    told.acked(6.1)
+    assert told.errors_ms() == [30]
+    assert told.rules() == []
+
+
+def test_without_a_hit_nothing_is_measured() -> None:
+    told = Told(5, is_measured=True)
+    told.got(1.0)
+    told.got(6.5, 1)
+    told.acked(6.6)
+    assert told.errors_ms() == []
+
+
+def test_due_while_nobody_leads_counts_from_the_new_leader() -> None:
+    told = Told(5, is_measured=True)
+    told.got(1.0)
+    told.killed("n2", 5.9, ready_s=6.5)
+    told.got(6.55, 1)
+    told.acked(6.6)
+    assert told.errors_ms() == [50]
+
+
+def test_due_just_before_the_kill_may_not_have_been_carried_out() -> None:
+    told = Told(5, is_measured=True)
+    told.got(1.0)
+    told.killed("n2", 6.02, ready_s=6.5)
+    told.got(6.51, 1)
+    told.acked(6.6)
+    assert told.errors_ms() == [10]
+
+
+def test_seen_just_before_the_kill_may_begin_anew() -> None:
+    told = Told(5, is_measured=True)
+    told.got(2.95)
+    told.killed("n2", 3.0, ready_s=3.5)
+    told.got(8.53, 1)
+    told.acked(8.6)
+    assert told.errors_ms() == [30]
+
+
+def test_seen_earlier_may_not_begin_anew() -> None:
+    told = Told(5, is_measured=True)
+    told.got(2.8)
+    told.killed("n2", 3.0, ready_s=3.5)
+    told.got(8.53, 1)
+    told.acked(8.6)
+    assert told.errors_ms() == [730]
+    assert told.rules() == ["late"]
+
+
+def test_who_was_at_the_node_that_was_hit_is_not_measured() -> None:
+    told = Told(5)
+    first = told.got(1.0)
+    told.killed("n1", 3.0, ready_s=3.2)
+    told.history.link_broke(AT_N1, 3.0)
+    second = told.got(6.9, 1, link=AT_N2)
+    assert ackwait_error(told.history, told.cursor, first, second) is None
+
+
+# --- why ------------------------------------------------------------------------------------------
+
+
+def test_reasons() -> None:
+    told = Told(5, is_group=True)
+    first = told.got(1.0)
+    due = told.got(6.0, 1)
+    assert why(told.history, told.cursor, first, due) == "due"
+    told.history.ended["sub"] = 6.1
+    given = told.got(6.2, 2, link=Link("other", 0, "n2"))
+    assert why(told.history, told.cursor, due, given) == "redistributed"
+    assert why(told.history, told.cursor, None, given) == "came back"
+
+
+def test_reason_of_what_went_into_a_dead_connection() -> None:
+    told = Told(5)
+    first = told.got(2.5)
+    told.history.link_broke(AT_N1, 3.0)
+    again = told.got(3.3, 1, link=AT_N2)
+    assert why(told.history, told.cursor, first, again) == "came back"
+
+
+# --- figures --------------------------------------------------------------------------------------
+
+
+def test_silence_is_the_longest_gap_around_the_hit() -> None:
+    hit = Hit("n1", "kill", 10.0, "leader", ready_s=10.4)
+    assert silence([1.0, 9.99, 10.5, 10.6, 13.0], hit, 20.0) == pytest.approx(2.4)
+    assert silence([1.0, 9.99, 10.5, 11.6, 20.0], hit, 20.0) == pytest.approx(1.1)
+    assert silence([9.99], hit, 20.0) == pytest.approx(10.01)
