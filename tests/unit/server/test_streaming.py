@@ -1,0 +1,476 @@
+"""The streaming service: requests in, commands to the log, outcomes back (streaming protocol 1, 3 to 9)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from conversation import Conversation
+
+from node.core import refusals
+from node.core.commands import (
+    Acked,
+    ClientCheck,
+    ClientClose,
+    ClientKeep,
+    ClientOpen,
+    ClientReplace,
+    Publish,
+    SubscriptionClose,
+    SubscriptionOpen,
+    Unsubscribe,
+)
+from node.core.effects import OK, ClientOpened, Outcome, Probing, Refused, SubscriptionOpened
+from node.core.state import State
+from node.protocol import streaming as stan
+from node.protocol.message import message_body
+from node.server.clock import ClusterClock
+from node.server.streaming import PROBE_S, Streaming, Subjects
+
+NOW_NS = 77_000_000_000
+
+
+class Origin:
+    """Notes what is submitted; the test says what came of it."""
+
+    def __init__(self) -> None:
+        self.commands: list[Any] = []
+        self.answers: list[Callable[[Outcome], None] | tuple[Any, ...] | None] = []
+        self.flushes = 0
+        self.publish_answered: Callable[[tuple[Any, ...], Outcome], None]
+
+    def submit(
+        self, command: Any, answer: Callable[[Outcome], None] | None = None, *, size: int = 64
+    ) -> None:
+        self.commands.append(command)
+        self.answers.append(answer)
+
+    def submit_publish(self, command: Publish, pending: tuple[Any, ...], size: int) -> None:
+        self.commands.append(command)
+        self.answers.append(pending)
+
+    def flush(self) -> None:
+        self.flushes += 1
+
+    def outcome(self, outcome: Outcome, place: int = -1) -> None:
+        """What came of the command at ``place``."""
+        answer = self.answers[place]
+        if isinstance(answer, tuple):
+            self.publish_answered(answer, outcome)
+        elif answer is not None:
+            answer(outcome)
+
+
+class Service:
+    """The service of one node; cluster id ``c``, cluster tag ``tag``."""
+
+    def __init__(self, state: State | None = None) -> None:
+        self.state = State() if state is None else state
+        self.state.cluster_tag = "tag"
+        self.origin = Origin()
+        self.handlers: dict[str, Callable[..., None]] = {}
+        self.replies: list[tuple[bytes, bytes]] = []
+        self.asked: list[tuple[str, Callable[[], None], Callable[[], None], float]] = []
+        self.leader_heard = True
+        self.pinged: list[str] = []
+        clock = ClusterClock(lambda: 0)
+        clock.seen(NOW_NS)
+        self.streaming = Streaming(
+            Subjects.of("c"),
+            state=lambda: self.state,
+            origin=self.origin,  # type: ignore[arg-type]
+            routing=self,
+            requests=self,  # type: ignore[arg-type]
+            clock=clock,
+            leader_heard=lambda: self.leader_heard,
+            client_pinged=self.pinged.append,
+            random_name=lambda: "random",
+        )
+
+    def serve(self, pattern: bytes, handler: Callable[..., None], *, announce: bool = False) -> object:
+        assert pattern.decode() not in self.handlers
+        self.handlers[pattern.decode()] = handler
+        return object()
+
+    def publish(self, source: None, subject: bytes, reply: bytes, headers: bytes, payload: bytes) -> int:
+        self.replies.append((subject, payload))
+        return 1
+
+    def ask(
+        self, inbox: str, answered: Callable[[], None], missed: Callable[[], None], timeout_s: float
+    ) -> None:
+        self.asked.append((inbox, answered, missed, timeout_s))
+
+    def gets(self, pattern: str, payload: bytes, *, subject: str = "", reply: bytes = b"reply") -> None:
+        self.handlers[pattern](None, (subject or pattern).encode(), reply, payload)
+
+    @property
+    def reply(self) -> bytes:
+        """The payload of the only reply, which is taken."""
+        ((subject, payload),) = self.replies
+        assert subject == b"reply"
+        self.replies.clear()
+        return payload
+
+    @property
+    def command(self) -> Any:
+        (command,) = self.origin.commands
+        return command
+
+    # --- requests, as clients make them ---
+
+    def connects(self, client: str = "me", inbox: str = "hb.me", protocol: int = 1) -> None:
+        request = stan.ConnectRequest(client, inbox, protocol, b"conn", 5, 3)
+        self.gets("_STAN.discover.c", stan.encode_connect(request))
+
+    def publishes(self, channel: str = "foo", *, suffix: str = "", **fields: Any) -> None:
+        request = stan.PublishRequest(
+            **{
+                "client_id": "me",
+                "guid": "g",
+                "channel": channel,
+                "data": b"data",
+                "conn_id": b"conn",
+                **fields,
+            }
+        )
+        subject = f"_STAN.pub.c.{suffix or channel}"
+        self.gets("_STAN.pub.c.>", stan.encode_publish(request), subject=subject)
+
+    def subscribes(self, **fields: Any) -> None:
+        request = stan.SubscriptionRequest(
+            **{
+                "client_id": "me", "channel": "foo", "inbox": "in", "max_in_flight": 10, "ack_wait_s": 30,
+                **fields,
+            }
+        )  # fmt: skip
+        self.gets("_STAN.sub.c", stan.encode_subscription(request))
+
+    def acks(self, seq: int, inbox: str = "_INBOX.tag.a", channel: str = "foo") -> None:
+        payload = stan.encode_ack(stan.Ack(channel, seq))
+        self.gets("_INBOX.tag.*", payload, subject=inbox, reply=b"")
+
+    def closes_subscription(self, *, for_good: bool = False) -> None:
+        request = stan.UnsubscribeRequest("me", "foo", "in")
+        subject = "_STAN.unsub.c" if for_good else "_STAN.subclose.c"
+        self.gets(subject, stan.encode_unsubscribe(request))
+
+    def pings(self, conn_id: bytes = b"conn") -> None:
+        self.gets("_STAN.discover.c.pings", stan.encode_ping(stan.PingRequest(conn_id)))
+
+
+def registered() -> State:
+    """A state in which the client ``me`` has connection ID ``conn``."""
+    talk = Conversation()
+    talk.connect("me")
+    client = talk.state.clients["me"]
+    talk.state.by_conn[b"conn"] = client
+    return talk.state
+
+
+def test_seven_subjects_are_served_and_the_acks_once_there_is_a_tag() -> None:
+    """Streaming protocol 1; R18: acknowledgements are known by the cluster's tag, on every node."""
+    service = Service()
+    assert len(service.handlers) == 7
+    service.state.cluster_tag = ""
+    service.streaming.founded()
+    assert len(service.handlers) == 7
+    service.state.cluster_tag = "tag"
+    service.streaming.founded()
+    service.streaming.founded()
+    assert len(service.handlers) == 8
+    assert "_INBOX.tag.*" in service.handlers
+
+
+# --- connecting -----------------------------------------------------------------------------------
+
+
+def test_a_client_learns_the_subjects() -> None:
+    """CON-01, CON-02, CON-08."""
+    service = Service()
+    service.connects()
+    assert service.command == ClientOpen("me", b"conn", "hb.me", 1, 5, 3, NOW_NS + 2_000_000_000)
+    service.origin.outcome(ClientOpened("me"))
+    response = stan.decode_connect_response(service.reply)
+    assert response.pub_prefix == "_STAN.pub.c"
+    assert response.ping_requests == "_STAN.discover.c.pings"
+    assert (response.ping_interval_s, response.ping_max_out, response.protocol) == (5, 3, 1)
+
+
+def test_an_old_client_is_told_nothing_of_pings() -> None:
+    """CON-03."""
+    service = Service()
+    service.connects(protocol=0)
+    service.origin.outcome(ClientOpened("me"))
+    response = stan.decode_connect_response(service.reply)
+    assert (response.ping_requests, response.ping_interval_s, response.protocol) == ("", 0, 1)
+
+
+@pytest.mark.parametrize("client", ["", "a.b", "a b", "a:b", "a*", "ä"])
+def test_what_no_state_could_make_valid_is_refused_here(client: str) -> None:
+    """R26, CON-05: an origin refuses by itself only what apply would refuse in any state."""
+    service = Service()
+    service.connects(client)
+    assert stan.decode_connect_response(service.reply).error == refusals.INVALID_CLIENT_ID
+    assert service.origin.commands == []
+
+
+def test_garbage_is_answered_as_the_protocol_says() -> None:
+    """CON-04, PUB-02, SUB-01, UNS-05, UNS-06: an error each, and no command."""
+    service = Service()
+    errors = {
+        "_STAN.discover.c": (stan.decode_connect_response, refusals.INVALID_CONNECT),
+        "_STAN.sub.c": (stan.decode_subscription_response, refusals.INVALID_SUBSCRIBE),
+    }
+    for subject, (decode, text) in errors.items():
+        service.gets(subject, b"dummy")
+        assert decode(service.reply).error == text  # type: ignore[operator]
+    service.gets("_STAN.pub.c.>", b"dummy", subject="_STAN.pub.c.foo")
+    assert stan.decode_pub_ack(service.reply).error == refusals.INVALID_PUBLISH
+    for subject in ("_STAN.unsub.c", "_STAN.subclose.c"):
+        service.gets(subject, b"dummy")
+        assert stan.decode_unsubscribe_response(service.reply) == refusals.INVALID_UNSUBSCRIBE
+    service.gets("_STAN.close.c", b"dummy")
+    assert stan.decode_close_response(service.reply) == refusals.INVALID_CLOSE
+    service.connects(inbox="")
+    assert stan.decode_connect_response(service.reply).error == refusals.INVALID_CONNECT
+    assert service.origin.commands == []
+
+
+def test_a_taken_id_is_probed_for_half_a_second() -> None:
+    """R17, DUP-01: the one who has it answers, so it keeps it."""
+    service = Service()
+    service.connects()
+    service.origin.outcome(Probing("me", (4, 0), "hb.old"))
+    inbox, answered, _, timeout_s = service.asked[0]
+    assert (inbox, timeout_s) == ("hb.old", PROBE_S)
+    assert service.replies == []
+    answered()
+    assert service.origin.commands[-1] == ClientKeep("me", (4, 0))
+    service.origin.outcome(Refused(refusals.CLIENT_ID_TAKEN))
+    assert stan.decode_connect_response(service.reply).error == refusals.CLIENT_ID_TAKEN
+
+
+def test_one_that_does_not_answer_is_replaced() -> None:
+    """R17, DUP-05: only the generation that was probed."""
+    service = Service()
+    service.connects()
+    service.origin.outcome(Probing("me", (4, 0), "hb.old"))
+    service.asked[0][2]()
+    assert service.origin.commands[-1] == ClientReplace(
+        "me", (4, 0), b"conn", "hb.me", 1, 5, 3, NOW_NS + 2_000_000_000
+    )
+    assert service.origin.flushes == 1  # nobody's read will send it
+    service.origin.outcome(ClientOpened("me"))
+    assert stan.decode_connect_response(service.reply).error == ""
+
+
+def test_a_request_that_came_too_late_is_not_answered() -> None:
+    """R8: its client has given up; a refusal without a text is nobody's business."""
+    service = Service()
+    service.connects()
+    service.origin.outcome(Refused(""))
+    service.subscribes()
+    service.origin.outcome(Refused(""))
+    assert service.replies == []
+
+
+# --- publishing and acknowledging -----------------------------------------------------------------
+
+
+def test_a_publish_becomes_a_command_and_is_acked_when_it_is_applied() -> None:
+    """PUB-01: the ack carries the guid, and no error."""
+    service = Service()
+    service.publishes(reply="r")
+    assert service.command == Publish("", b"conn", "foo", message_body("foo", "r", b"data"))
+    assert service.replies == []
+    service.origin.outcome(OK)
+    assert stan.decode_pub_ack(service.reply) == stan.PubAck("g", "")
+
+
+def test_a_refused_publish_says_why() -> None:
+    """PUB-17."""
+    service = Service()
+    service.publishes()
+    service.origin.outcome(Refused("too many channels"))
+    assert stan.decode_pub_ack(service.reply) == stan.PubAck("g", "too many channels")
+
+
+def test_a_publish_without_a_reply_subject_is_not_acked() -> None:
+    """PUB-07."""
+    service = Service()
+    request = stan.PublishRequest("me", "g", "foo", "", b"", b"conn")
+    service.gets("_STAN.pub.c.>", stan.encode_publish(request), subject="_STAN.pub.c.foo", reply=b"")
+    service.origin.outcome(OK)
+    assert service.replies == []
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"guid": ""},
+        {"channel": "a*"},
+        {"channel": "a..b"},
+        {"channel": "a/b"},
+        {"channel": "foo bar"},
+        {"suffix": "bar"},  # PUB-12: permissions are by subject
+        {"client_id": "", "conn_id": b""},
+    ],
+)
+def test_a_publish_that_can_not_be_valid_is_refused_at_once(fields: dict[str, Any]) -> None:
+    """PUB-02, PUB-05, PUB-12, R26."""
+    service = Service()
+    service.publishes(**fields)
+    assert stan.decode_pub_ack(service.reply).error == refusals.INVALID_PUBLISH
+    assert service.origin.commands == []
+
+
+def test_an_old_clients_publish_is_known_by_its_id() -> None:
+    """PUB-04: the client ID counts only where there is no connection ID."""
+    service = Service()
+    service.publishes(conn_id=b"")
+    assert service.command.client_id == "me"
+
+
+def test_acks_of_one_read_are_gathered_by_subscription() -> None:
+    """One command each, sent when the read is done."""
+    service = Service()
+    service.streaming.founded()
+    for seq in (1, 2):
+        service.acks(seq)
+    service.acks(7, "_INBOX.tag.b")
+    assert service.origin.commands == []
+    service.streaming.read_done()
+    assert service.origin.commands == [
+        Acked("foo", "_INBOX.tag.a", [1, 2]),
+        Acked("foo", "_INBOX.tag.b", [7]),
+    ]
+    assert service.origin.flushes == 1
+
+
+def test_acks_go_ahead_of_the_request_that_follows_them() -> None:
+    """UNS-09, DUR-03: what was acknowledged before a close counts."""
+    service = Service()
+    service.streaming.founded()
+    service.acks(1)
+    service.closes_subscription()
+    service.acks(2)
+    service.gets("_STAN.close.c", stan.encode_close(stan.CloseRequest("me")))
+    assert [type(command) for command in service.origin.commands] == [
+        Acked, SubscriptionClose, Acked, ClientClose,
+    ]  # fmt: skip
+
+
+def test_a_broken_ack_is_ignored() -> None:
+    """ACK-01."""
+    service = Service()
+    service.streaming.founded()
+    service.gets("_INBOX.tag.*", b"dummy", subject="_INBOX.tag.a", reply=b"")
+    service.streaming.read_done()
+    assert service.origin.commands == []
+    assert service.replies == []
+
+
+# --- subscriptions --------------------------------------------------------------------------------
+
+
+def test_a_subscription_gets_an_ack_inbox_nobody_can_guess() -> None:
+    """R18, SUB-12: under the cluster's tag, drawn by its origin."""
+    service = Service()
+    service.subscribes(durable="d", start=4)
+    command = service.command
+    assert isinstance(command, SubscriptionOpen)
+    assert command.ack_inbox == "_INBOX.tag.random"
+    assert (command.durable, command.start, command.ack_wait_ns) == ("d", 4, 30_000_000_000)
+    assert command.valid_until_ns == NOW_NS + 2_000_000_000
+    service.origin.outcome(SubscriptionOpened("_INBOX.tag.random"))
+    assert stan.decode_subscription_response(service.reply).ack_inbox == "_INBOX.tag.random"
+
+
+@pytest.mark.parametrize(
+    ("fields", "text"),
+    [
+        ({"client_id": "", "ack_wait_s": 0}, refusals.CLIENT_ID_MISSING),
+        ({"ack_wait_s": 0, "max_in_flight": 0}, refusals.INVALID_ACK_WAIT),
+        ({"ack_wait_s": -1}, refusals.INVALID_ACK_WAIT),
+        ({"max_in_flight": 0, "start": 5}, refusals.INVALID_MAX_IN_FLIGHT),
+        ({"start": 5, "channel": "a*"}, refusals.INVALID_START),
+        ({"channel": "a*"}, refusals.INVALID_SUBJECT),
+        ({"inbox": "a.*"}, refusals.INVALID_SUBSCRIBE),
+        ({"inbox": "_STAN.pub.c.foo"}, refusals.INVALID_SUBSCRIBE),
+    ],
+)
+def test_the_first_check_that_fails_is_the_answer(fields: dict[str, Any], text: str) -> None:
+    """SUB-02 to SUB-06: the protocol's order, and nothing reaches the log."""
+    service = Service()
+    service.subscribes(**fields)
+    assert stan.decode_subscription_response(service.reply).error == text
+    assert service.origin.commands == []
+
+
+def test_closing_and_unsubscribing_are_told_apart() -> None:
+    """UNS-01: both are answered with nothing when all is well."""
+    for for_good, kind in ((True, Unsubscribe), (False, SubscriptionClose)):
+        service = Service()
+        service.closes_subscription(for_good=for_good)
+        assert type(service.command) is kind
+        service.origin.outcome(OK)
+        assert service.reply == b""
+
+
+def test_a_refused_close_says_why() -> None:
+    """UNS-02."""
+    service = Service()
+    service.closes_subscription()
+    service.origin.outcome(Refused("stan: unknown channel"))
+    assert stan.decode_unsubscribe_response(service.reply) == "stan: unknown channel"
+
+
+# --- pings ----------------------------------------------------------------------------------------
+
+
+def test_a_known_client_is_answered_from_what_is_applied() -> None:
+    """PNG-01, R26: without a round through the log, while a leader is heard."""
+    service = Service(registered())
+    service.pings()
+    assert service.reply == b""
+    assert service.origin.commands == []
+
+
+def test_without_a_leader_nobody_is_told_anything() -> None:
+    """PNG-04: silence costs a client a ping; an error would cost it its session."""
+    service = Service(registered())
+    service.leader_heard = False
+    service.pings()
+    assert service.replies == []
+
+
+def test_only_the_log_says_that_a_client_is_not_registered() -> None:
+    """PNG-02, R26: this node's state may be behind."""
+    service = Service()
+    service.pings()
+    assert service.command == ClientCheck(b"conn")
+    assert service.replies == []
+    service.origin.outcome(Refused(refusals.CLIENT_REPLACED))
+    assert stan.decode_ping_response(service.reply) == refusals.CLIENT_REPLACED
+
+
+def test_a_ping_that_says_nothing_is_ignored() -> None:
+    """PNG-03."""
+    service = Service()
+    for payload in (b"", b"dummy"):
+        service.gets("_STAN.discover.c.pings", payload)
+    assert service.replies == []
+    assert service.origin.commands == []
+
+
+def test_a_silent_clients_ping_is_told_to_the_leader() -> None:
+    """HBT-06: who asks it at once, so that it counts as heard again."""
+    state = registered()
+    service = Service(state)
+    service.pings()
+    assert service.pinged == []
+    state.clients["me"].silent = True
+    service.pings()
+    assert service.pinged == ["me"]
