@@ -3,7 +3,9 @@
 *Cluster time* only elapses. A follower learns it from the frames of the current leader: each frame
 says what the leader's cluster time was when it left, and the smallest difference to this node's own
 monotonic clock is the one that spent the least time on the way. A follower that becomes leader goes
-on from there, so deadlines neither jump nor start again. Wall clocks play no part.
+on from there, so deadlines neither jump nor start again. Wall clocks play no part. What a leader knew
+less well than the one before it is lost for good: whoever heard both goes by the later one, or
+time would run ahead when it leads, and what was sent meanwhile would be redelivered early.
 
 *Timestamps* are Unix time for messages and ages. The leader's follows the median of what a majority
 of wall clocks say, never goes back, and runs at most 10 % fast, so that one node with a wrong clock
@@ -35,12 +37,15 @@ class ClusterClock:
     Args:
         monotonic_ns: this node's monotonic clock.
 
-    Invariant: ``now`` never goes back and is never below a stamp this node has seen in the log.
+    Invariant: ``now`` is never below a stamp this node has seen in the log, and goes back at most
+    when another leader is heard, or this node becomes one.
     """
 
     def __init__(self, monotonic_ns: Callable[[], int]) -> None:
         self._monotonic_ns = monotonic_ns
+        self._stamp = 0
         self._floor = 0
+        self._heard_term = 0
         # The smallest difference (own clock minus cluster time) of this window and of the last one.
         self._smallest: int | None = None
         self._smallest_before: int | None = None
@@ -59,10 +64,15 @@ class ClusterClock:
             self._floor = max(self._floor, self._monotonic_ns() - offset)
         return ClusterTime(self._floor)
 
-    def heard(self, leader_time_ns: int) -> None:
-        """A frame of the current leader came in, received live, never replayed (R12)."""
+    def heard(self, leader_time_ns: int, term: int = 0) -> None:
+        """A frame of the current leader, of ``term``, came in, received live, never replayed (R12)."""
         own = self._monotonic_ns()
-        if own >= self._window_end:
+        if term != self._heard_term:
+            self._heard_term = term
+            self._floor = self._stamp
+            self._smallest = self._smallest_before = None
+            self._window_end = own + OFFSET_WINDOW_NS
+        elif own >= self._window_end:
             self._smallest_before, self._smallest = self._smallest, None
             self._window_end = own + OFFSET_WINDOW_NS
         difference = own - leader_time_ns
@@ -71,10 +81,16 @@ class ClusterClock:
 
     def seen(self, stamp_ns: int) -> None:
         """An entry with this stamp was applied: time is at least that."""
+        self._stamp = max(self._stamp, stamp_ns)
         self._floor = max(self._floor, stamp_ns)
+        if self._fixed is not None:
+            # Elected before it had applied all of its log: time goes on from there, and doesn't wait
+            # until it has caught up with what it says meanwhile, for followers believe every frame.
+            self._fixed = min(self._fixed, self._monotonic_ns() - stamp_ns)
 
     def lead(self) -> None:
         """This node orders entries from now on: its own clock carries cluster time."""
+        self._floor = self._stamp  # not what an offset said that no longer counts
         self._fixed = self._monotonic_ns() - self.now()
 
     def follow(self) -> None:

@@ -254,7 +254,7 @@ class Replica:
         """A live frame of the current leader came in."""
         now_s = self.host.monotonic_s()
         if isinstance(note, int):
-            self.clock.heard(note)
+            self.clock.heard(note, self.engine.term)
         if self.caught_up and now_s - self._leader_frame_s > self._gap_s:
             self.hold()  # cut off for a while: apply all there is to learn, then perform what is still true
         self._leader_frame_s = now_s

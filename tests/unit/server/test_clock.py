@@ -53,6 +53,22 @@ def test_time_goes_on_while_nobody_leads() -> None:
     assert clock.now() == 106 * SECOND
 
 
+def test_a_later_leader_has_the_last_word() -> None:
+    """R12: what the second leader lost of the first one's time, a third may not find again.
+
+    The simulator saw deadlines of messages that the second had sent pass too early under the third.
+    """
+    machine = Machine(monotonic_ns=7 * SECOND)
+    clock = cluster_clock(machine)
+    clock.heard(100 * SECOND, term=1)
+    assert clock.now() == 100 * SECOND
+    clock.heard(100 * SECOND - 200 * MILLISECOND, term=2)
+    assert clock.now() == 100 * SECOND - 200 * MILLISECOND
+    machine.pass_(SECOND)
+    clock.lead()
+    assert clock.now() == 101 * SECOND - 200 * MILLISECOND
+
+
 def test_a_new_leader_without_an_offset_continues_from_the_last_stamp() -> None:
     """R12: replayed entries say no more than that it is at least so late."""
     machine = Machine(monotonic_ns=5)
@@ -60,6 +76,17 @@ def test_a_new_leader_without_an_offset_continues_from_the_last_stamp() -> None:
     clock.seen(77 * SECOND)
     assert not clock.known
     clock.lead()
+    machine.pass_(SECOND)
+    assert clock.now() == 78 * SECOND
+
+
+def test_a_leader_that_is_still_applying_its_log_does_not_stand_still() -> None:
+    """Followers would take the frame after the halt for a fast one, and run ahead when they lead."""
+    machine = Machine(monotonic_ns=5)
+    clock = cluster_clock(machine)
+    clock.seen(70 * SECOND)
+    clock.lead()
+    clock.seen(77 * SECOND)
     machine.pass_(SECOND)
     assert clock.now() == 78 * SECOND
 
