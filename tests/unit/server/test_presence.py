@@ -1,170 +1,198 @@
-"""Who is heard: what counts as gone, back, moved, and when a move is old news (R15)."""
+"""Who is heard, since when not, and through which connection (R15)."""
 
 from __future__ import annotations
 
 from node.server.interest import InterestChange
-from node.server.presence import ACTED_NS, Presence, Sight, Where
-from node.units import MILLISECOND, SECOND
+from node.server.presence import ACTED_NS, FORGET_NS, Presence, Sight, Where
+from node.units import SECOND
 
-INBOX = "_INBOX.a"
-N1: Where = ("n1", 11)
-N2: Where = ("n2", 22)
+START_S = 100
 
 
 class World:
-    """One inbox, who hears it, and the time."""
+    """The cluster's interest, as a table; cluster time as the test sets it, in seconds."""
 
-    def __init__(self, where: Where | None = N1) -> None:
-        self.time_ns = SECOND
-        self.heard = where
-        self.presence = Presence(self, lambda: self.time_ns)
+    def __init__(self) -> None:
+        self.table: dict[bytes, Where] = {}
+        self.now = START_S
+        self.presence = Presence(self, lambda: self.now * SECOND)
 
-    def where(self, _subject: bytes) -> Where | None:
-        return self.heard
+    def where(self, subject: bytes) -> Where | None:
+        return self.table.get(subject)
 
-    def look(self) -> Sight:
-        return self.presence.look([INBOX])[INBOX]
+    def comes(self, inbox: str, node: str = "n1", epoch: int = 1, *, moves: bool = False) -> None:
+        before = self.table.get(inbox.encode(), ("", 0))[1] if moves else 0
+        self.table[inbox.encode()] = (node, epoch)
+        self.presence.changed(node, [InterestChange(inbox.encode(), b"", before, epoch)])
 
-    def changes(self, where: Where, *, gone: bool) -> None:
-        before, now = (where[1], 0) if gone else (0, where[1])
-        self.presence.changed(where[0], [InterestChange(INBOX.encode(), b"", before, now)])
+    def goes(self, inbox: str) -> None:
+        node, epoch = self.table.pop(inbox.encode())
+        self.presence.changed(node, [InterestChange(inbox.encode(), b"", epoch, 0)])
 
-    def goes(self, where: Where, at_ns: int) -> None:
-        self.time_ns = at_ns
-        if self.heard == where:
-            self.heard = None
-        self.changes(where, gone=True)
-
-    def comes(self, where: Where, at_ns: int) -> None:
-        self.time_ns = at_ns
-        self.heard = where
-        self.changes(where, gone=False)
+    def look(self, inbox: str = "hb.a") -> Sight:
+        return self.presence.look([inbox])[inbox]
 
 
-def test_an_inbox_that_stays_has_not_moved() -> None:
+def test_a_heard_inbox_is_where_its_connection_is() -> None:
     world = World()
-    assert world.look() == Sight(N1, None)
-    assert not world.look().moved
+    world.comes("hb.a", "n2", 7)
+    sight = world.look()
+    assert sight.where == ("n2", 7)
+    assert sight.gone_since_ns is None
+    assert not sight.moved
 
 
-def test_gone_since_the_connection_went_not_since_somebody_looked() -> None:
+def test_a_gone_inbox_is_gone_since_its_interest_went() -> None:
+    """Not since somebody looked: what was sent in between went nowhere."""
     world = World()
+    world.comes("hb.a")
     world.look()
-    world.goes(N1, 2 * SECOND)
-    world.time_ns = 3 * SECOND
+    world.now += 5
+    world.goes("hb.a")
+    world.now += 5
     sight = world.look()
     assert sight.where is None
-    assert sight.gone_since_ns == 2 * SECOND
-    assert not sight.moved
+    assert sight.gone_since_ns == 105 * SECOND
 
 
-def test_back_through_another_connection_has_moved_since_it_went() -> None:
+def test_an_inbox_that_comes_through_another_connection_has_moved() -> None:
+    """R15: what went into the dead connection needn't wait for its AckWait."""
     world = World()
+    world.comes("hb.a", "n1", 1)
     world.look()
-    world.goes(N1, 2 * SECOND)
+    world.now += 1
+    world.goes("hb.a")
     world.look()
-    world.comes(N2, 4 * SECOND)
+    world.now += 1
+    world.comes("hb.a", "n2", 9)
     sight = world.look()
     assert sight.moved
-    assert sight.gone_since_ns == 2 * SECOND
+    assert sight.gone_since_ns == 101 * SECOND
 
 
-def test_moved_between_two_looks_it_was_gone_since_it_went() -> None:
-    """Its coming back was taken for its going: what it missed meanwhile waited for its AckWait."""
+def test_what_counts_is_when_it_went_not_when_it_came_back() -> None:
+    """R15: gone at 101 s, back at 103 s, and nobody looked meanwhile."""
     world = World()
+    world.comes("hb.a", "n1", 1)
     world.look()
-    world.goes(N1, 2 * SECOND)
-    world.comes(N2, 2 * SECOND + 100 * MILLISECOND)
+    world.now += 1
+    world.goes("hb.a")
+    world.now += 2
+    world.comes("hb.a", "n2", 5)
     sight = world.look()
     assert sight.moved
-    assert sight.gone_since_ns == 2 * SECOND
+    assert sight.gone_since_ns == 101 * SECOND
 
 
-def test_where_the_new_connection_comes_before_the_old_is_seen_to_go_that_moment_counts() -> None:
+def test_a_second_connection_beside_the_first_has_moved_it() -> None:
+    """The half-open one is not noticed for minutes; the client has been on the other since it came."""
     world = World()
+    world.comes("hb.a", "n1", 1)
     world.look()
-    world.comes(N2, 2 * SECOND)
-    world.goes(N1, 5 * SECOND)
+    world.now += 1
+    world.comes("hb.a", "n1", 2, moves=True)
     sight = world.look()
     assert sight.moved
-    assert sight.gone_since_ns == 2 * SECOND
+    assert sight.gone_since_ns == 101 * SECOND
 
 
-def test_an_old_connection_that_goes_later_says_nothing_of_the_next_move() -> None:
+def test_one_that_came_back_through_its_old_connection_has_not_moved() -> None:
+    """Only the link to its node was away: nothing went into a dead connection."""
+    world = World()
+    world.comes("hb.a", "n2", 4)
+    world.look()
+    world.goes("hb.a")
+    world.look()
+    world.comes("hb.a", "n2", 4)
+    assert not world.look().moved
+
+
+def test_one_that_was_never_away_has_not_moved() -> None:
+    world = World()
+    world.comes("hb.a", "n1", 1)
+    for _ in range(3):
+        world.now += 1
+        assert not world.look().moved
+
+
+def test_what_a_restarted_node_hears_for_the_first_time_has_not_moved() -> None:
+    """It learns everybody's interest anew, and knows of no connection before."""
     world = World()
     world.look()
-    world.comes(N2, 2 * SECOND)
-    world.look()
-    world.goes(N1, 3 * SECOND)
-    world.look().moved = False
-    world.goes(N2, 9 * SECOND)
-    assert world.look().gone_since_ns == 9 * SECOND
+    world.now += 1
+    world.comes("hb.a")
+    assert not world.look().moved
 
 
-def test_a_move_that_a_leader_acted_on_is_forgotten_by_all() -> None:
-    """Else the next leader acted on it again, and what was sent since came again long before its AckWait."""
+def test_a_move_that_was_acted_on_is_forgotten() -> None:
+    """Else the next leader would act on it again, and messages come long before their AckWait."""
     world = World()
+    world.comes("hb.a", "n1", 1)
     world.look()
-    world.goes(N1, 2 * SECOND)
-    world.comes(N2, 2 * SECOND + MILLISECOND)
+    world.now += 1
+    world.comes("hb.a", "n2", 2, moves=True)
     assert world.look().moved
-    world.presence.acted([INBOX], 3 * SECOND)
+    world.presence.acted(["hb.a", "unknown"], world.now * SECOND)
+    assert not world.look().moved
+    world.now += 1
+    world.goes("hb.a")
+    world.comes("hb.a", "n1", 3)
+    assert world.look().moved  # another move is news
+
+
+def test_a_move_is_news_only_if_it_went_after_it_was_acted_on() -> None:
+    """Interest and log take different links: the same move may be noticed after its command was applied."""
+    world = World()
+    world.comes("hb.a", "n1", 1)
+    world.look()
+    world.presence.acted(["hb.a"], world.now * SECOND - ACTED_NS // 2)
+    world.comes("hb.a", "n2", 2, moves=True)
     assert not world.look().moved
 
 
-def test_a_move_seen_only_after_a_leader_acted_on_it_is_no_news() -> None:
-    """A follower looks twice a second; the leader may have acted by then."""
+def test_a_new_leader_knows_when_an_inbox_fell_silent() -> None:
+    """Every node keeps what it saw, so the one that leads next needn't guess."""
     world = World()
-    world.look()
-    world.goes(N1, 2 * SECOND)
-    world.comes(N2, 2 * SECOND + MILLISECOND)
-    world.presence.acted([INBOX], 2 * SECOND + 300 * MILLISECOND)
-    assert not world.look().moved
+    world.comes("hb.a")
+    world.now += 3
+    world.goes("hb.a")
+    world.now += 2
+    assert world.look().gone_since_ns == 103 * SECOND  # its first look
 
 
-def test_a_move_after_the_leader_acted_is_another() -> None:
+def test_what_nobody_saw_go_is_gone_from_now_on() -> None:
+    assert World().look().gone_since_ns == START_S * SECOND
+
+
+def test_only_what_is_looked_at_is_kept() -> None:
+    """A client that closes and one that opens later with its inbox are two."""
     world = World()
-    world.look()
-    world.goes(N1, 2 * SECOND)
-    world.comes(N2, 2 * SECOND + MILLISECOND)
-    world.presence.acted([INBOX], 3 * SECOND)
-    world.look()
-    world.goes(N2, 3 * SECOND + ACTED_NS + MILLISECOND)
-    world.comes(N1, 4 * SECOND)
-    sight = world.look()
-    assert sight.moved
-    assert sight.gone_since_ns == 3 * SECOND + ACTED_NS + MILLISECOND
+    world.comes("hb.a")
+    world.comes("hb.b")
+    world.presence.look(["hb.a", "hb.b"])
+    world.goes("hb.a")
+    assert set(world.presence.look(["hb.b"])) == {"hb.b"}
+    world.comes("hb.a", "n1", 2)
+    assert not world.look("hb.a").moved
 
 
-def test_moved_twice_before_a_leader_acted_it_was_gone_since_the_first() -> None:
+def test_change_is_noticed_until_somebody_looks() -> None:
     world = World()
+    world.presence.look([])
+    assert not world.presence.dirty
+    world.comes("hb.a")
+    assert world.presence.dirty
     world.look()
-    world.goes(N1, 2 * SECOND)
-    world.comes(N2, 2 * SECOND + MILLISECOND)
-    world.look()
-    world.goes(N2, 3 * SECOND)
-    world.look()
-    world.comes(N1, 4 * SECOND)
-    sight = world.look()
-    assert sight.moved
-    assert sight.gone_since_ns == 2 * SECOND
+    assert not world.presence.dirty
 
 
-def test_first_heard_by_this_process_is_not_moved() -> None:
-    """A restarted node learns everybody's interest anew; when it led, everybody seemed to have moved."""
-    world = World(None)
-    world.look()
-    world.comes(N1, 2 * SECOND)
-    sight = world.look()
-    assert sight.where == N1
-    assert not sight.moved
-
-
-def test_back_through_the_same_connection_is_not_moved() -> None:
-    """Only the link to its node was away; the client's own connection was not."""
+def test_departures_are_forgotten_in_time() -> None:
+    """Ten minutes: request inboxes come and go by the thousand."""
     world = World()
-    world.look()
-    world.goes(N1, 2 * SECOND)
-    world.look()
-    world.comes(N1, 4 * SECOND)
-    assert not world.look().moved
+    for number in range(100):
+        world.comes(f"reply.{number}")
+        world.goes(f"reply.{number}")
+    assert len(world.presence._gone) == 100
+    world.now += FORGET_NS // SECOND
+    world.comes("hb.a")
+    assert world.presence._gone == {}

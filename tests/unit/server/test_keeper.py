@@ -1,0 +1,329 @@
+"""What a ready leader proposes on its own: ticks, who is absent, what has expired (R15, R16, R20)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from conversation import EPOCH_NS, SECOND, Conversation
+
+from node.core.commands import (
+    ChannelExpire,
+    ClientAway,
+    ClientBack,
+    KeeperCommand,
+    SubscriptionAway,
+    SubscriptionBack,
+    Tick,
+)
+from node.server.clock import ClusterClock, WallClock
+from node.server.interest import InterestChange
+from node.server.keeper import LOOK_AT_LEAST_S, LOOK_EVERY_S, REPEAT_S, SETTLE_NS, TICK_LATE_NS, Keeper
+from node.server.presence import Presence, Where
+
+TERM = 1
+GRACE_S = 3.0
+STEP_S = LOOK_EVERY_S
+
+
+class Nobody:
+    """Heartbeats that nobody answers and nobody misses."""
+
+    def ask(
+        self, inbox: str, answered: Callable[[], None], missed: Callable[[], None], timeout_s: float
+    ) -> None:
+        pass
+
+
+class Leader:
+    """A keeper over a core, a table of interest, and one clock for everything."""
+
+    def __init__(self, *clients: str, **settings: Any) -> None:
+        self.talk = Conversation(**settings)
+        self.talk.connect("me", *clients)
+        self.now = 10.0
+        self.complete = True
+        self.table: dict[bytes, Where] = {}
+        self.proposed: list[KeeperCommand] = []
+        clock = ClusterClock(lambda: round(self.now * SECOND))
+        clock.heard(round(self.now * SECOND))
+        clock.lead()
+        self.presence = Presence(self, clock.now)
+        for client in ("me", *clients):
+            self.heard(f"hb.{client}")
+        self.talk.now = self.now
+        self.keeper = Keeper(
+            lambda: self.talk.state,
+            propose=self.proposed.append,
+            presence=self.presence,
+            complete=lambda: self.complete,
+            requests=Nobody(),
+            clock=clock,
+            wall=WallClock(lambda: round(self.now * SECOND), lambda: EPOCH_NS + round(self.now * SECOND)),
+            monotonic_s=lambda: self.now,
+            term=TERM,
+        )
+        self.keeper.pump()
+
+    def where(self, subject: bytes) -> Where | None:
+        return self.table.get(subject)
+
+    def heard(self, *inboxes: str, node: str = "n1", epoch: int = 1) -> None:
+        for inbox in inboxes:
+            before = self.table.get(inbox.encode())
+            self.table[inbox.encode()] = (node, epoch)
+            change = InterestChange(inbox.encode(), b"", before[1] if before else 0, epoch)
+            self.presence.changed(node, [change])
+
+    def lost(self, *inboxes: str) -> None:
+        for inbox in inboxes:
+            node, epoch = self.table.pop(inbox.encode())
+            self.presence.changed(node, [InterestChange(inbox.encode(), b"", epoch, 0)])
+
+    def subscribe(self, inbox: str, **options: Any) -> None:
+        self.talk.subscribe(inbox, **options)
+        self.heard(inbox)
+
+    def wait(self, seconds: float) -> list[KeeperCommand]:
+        """Let time pass in steps as the driver would; what was proposed, nothing applied."""
+        end = self.now + seconds
+        while self.now < end - 1e-9:
+            self.now = min(end, self.now + STEP_S)
+            self.keeper.pump()
+        found, self.proposed[:] = list(self.proposed), []
+        return found
+
+    def apply(self, *commands: KeeperCommand) -> None:
+        self.talk.say(keeper=list(commands), at=self.now)
+        self.keeper.applied()
+
+    def generation(self, client: str = "me") -> tuple[int, int]:
+        return self.talk.state.clients[client].generation
+
+
+def ns(seconds: float) -> int:
+    return round(seconds * SECOND)
+
+
+# --- ticks ----------------------------------------------------------------------------------------
+
+
+def test_a_tick_is_proposed_after_a_deadline_never_before() -> None:
+    """R20: a little late, so that neighbours go together."""
+    leader = Leader()
+    leader.subscribe("in", wait=5)
+    leader.talk.publish(at=leader.now)
+    sent = leader.now
+    assert Tick(TERM) not in leader.wait(5.0)
+    leader.now = sent + 5 + TICK_LATE_NS / SECOND - 0.001
+    leader.keeper.pump()
+    assert Tick(TERM) not in leader.proposed
+    leader.now += 0.001
+    leader.keeper.pump()
+    assert leader.proposed.count(Tick(TERM)) == 1
+    assert TICK_LATE_NS <= 15_000_000
+
+
+def test_the_keeper_says_when_it_wants_to_be_called() -> None:
+    """It sleeps until the earliest deadline, whoever else is quiet."""
+    leader = Leader()
+    leader.subscribe("in", wait=1)
+    leader.talk.publish(at=leader.now)
+    leader.wait(0.9)
+    asked = leader.keeper.pump()
+    assert abs(asked - (10.0 + 1 + TICK_LATE_NS / SECOND)) < 1e-6
+
+
+def test_one_tick_at_a_time() -> None:
+    """R20: the next waits until the last is applied."""
+    leader = Leader()
+    leader.subscribe("in", wait=1)
+    leader.talk.publish(at=leader.now)
+    assert leader.wait(3.0).count(Tick(TERM)) == 1
+    leader.apply(Tick(TERM))
+    assert Tick(TERM) in leader.wait(1.1)
+
+
+def test_work_left_over_is_ticked_at_once() -> None:
+    """R19: while anything is marked."""
+    leader = Leader()
+    leader.subscribe("in", mif=5000)
+    leader.talk.publish(600, at=leader.now)  # an entry sends 500 to a subscription
+    assert leader.talk.state.marked
+    assert leader.wait(STEP_S) == [Tick(TERM)]
+    leader.apply(Tick(TERM))
+    assert not leader.talk.state.marked
+    assert leader.wait(STEP_S) == []
+
+
+def test_age_is_ticked_at_most_once_a_second() -> None:
+    """R20, LIM-03: a channel whose messages age all the time costs an entry a second."""
+    leader = Leader(max_age_ns=SECOND)
+    leader.talk.publish(at=leader.now)
+    ticks = 0
+    for _ in range(3):
+        for command in leader.wait(1.0):
+            ticks += command == Tick(TERM)
+            leader.apply(command)
+            leader.talk.publish(at=leader.now)
+    assert 1 <= ticks <= 3
+
+
+def test_an_idle_cluster_needs_no_tick() -> None:
+    leader = Leader()
+    leader.subscribe("in")
+    assert leader.wait(20.0) == []
+
+
+def test_a_channel_that_was_idle_for_too_long_expires() -> None:
+    """I4, INA-01, R16: with the generation that is meant; again only if nothing came of it."""
+    leader = Leader(max_inactivity_ns=2 * SECOND)
+    leader.talk.publish(at=leader.now)
+    generation = leader.talk.state.channels["foo"].generation
+    found = leader.wait(2.0 + LOOK_AT_LEAST_S)
+    assert ChannelExpire(TERM, "foo", generation) in found
+    assert len(found) == 1
+    leader.apply(*found)
+    assert leader.wait(3.0) == []
+
+
+# --- who is absent --------------------------------------------------------------------------------
+
+
+def test_a_client_nobody_hears_is_absent_after_the_grace() -> None:
+    """R15: 3 s, above the clients' pause before they reconnect; since when it went, not since now."""
+    leader = Leader()
+    leader.wait(1.0)
+    leader.lost("hb.me")
+    gone = leader.now
+    assert leader.wait(GRACE_S - STEP_S) == []
+    assert leader.wait(LOOK_AT_LEAST_S + 2 * STEP_S) == [
+        ClientAway(TERM, "me", leader.generation(), ns(gone))
+    ]
+
+
+def test_one_that_is_back_in_time_is_not_absent() -> None:
+    leader = Leader()
+    leader.wait(1.0)
+    leader.lost("hb.me")
+    leader.wait(2.0)
+    leader.heard("hb.me")
+    assert leader.wait(2 * GRACE_S) == []
+
+
+def test_a_new_leader_gives_the_grace_anew() -> None:
+    """R15: from when every connected member has sent its whole interest: till then it hears too few."""
+    leader = Leader()
+    leader.keeper.stop()
+    leader.table.clear()
+    leader.complete = False
+    leader.presence.changed("n1", [])
+    leader.keeper = Keeper(
+        lambda: leader.talk.state,
+        propose=leader.proposed.append,
+        presence=leader.presence,
+        complete=lambda: leader.complete,
+        requests=Nobody(),
+        clock=leader.keeper._clock,
+        wall=leader.keeper._wall,
+        monotonic_s=lambda: leader.now,
+        term=TERM,
+    )
+    assert leader.wait(3 * GRACE_S) == []
+    leader.complete = True
+    assert leader.wait(GRACE_S - STEP_S) == []
+    assert [type(command) for command in leader.wait(LOOK_AT_LEAST_S + 2 * STEP_S)] == [ClientAway]
+
+
+def test_a_finding_is_proposed_once_and_again_if_nothing_comes_of_it() -> None:
+    """R16: the entry may have died with its term, or not; twice changes nothing."""
+    leader = Leader()
+    leader.lost("hb.me")
+    found = leader.wait(GRACE_S + REPEAT_S / 2)
+    assert len(found) == 1
+    assert leader.wait(REPEAT_S + LOOK_AT_LEAST_S) == found
+    leader.apply(*found)
+    assert leader.wait(5.0) == []
+
+
+def test_one_that_comes_back_says_since_when_it_may_have_missed_something() -> None:
+    """R15: what was first sent after it went is due at once."""
+    leader = Leader()
+    leader.wait(1.0)
+    leader.lost("hb.me")
+    gone = leader.now
+    leader.apply(*leader.wait(GRACE_S + LOOK_AT_LEAST_S))
+    leader.wait(REPEAT_S + STEP_S)
+    leader.heard("hb.me", epoch=2)
+    assert leader.wait(2 * STEP_S) == [ClientBack(TERM, "me", leader.generation(), ns(gone))]
+
+
+def test_an_inbox_that_merely_moved_is_back_too() -> None:
+    """R15: it was never absent, but what went into the dead connection needn't wait for AckWait."""
+    leader = Leader()
+    leader.wait(1.0)
+    leader.heard("hb.me", epoch=2)
+    moved = leader.now
+    found = leader.wait(2 * STEP_S)
+    assert found == [ClientBack(TERM, "me", leader.generation(), ns(moved))]
+    leader.apply(*found)
+    assert leader.wait(5.0) == []
+
+
+def test_a_returning_client_is_waited_for_until_its_inboxes_are_heard() -> None:
+    """Its subscriptions come a moment after its heartbeat inbox: not before them."""
+    leader = Leader()
+    leader.subscribe("in")
+    leader.wait(1.0)
+    leader.lost("hb.me", "in")
+    leader.wait(0.5)
+    leader.heard("hb.me", epoch=2)
+    assert leader.wait(SETTLE_NS / SECOND / 2) == []
+    leader.heard("in", epoch=2)
+    assert [type(command) for command in leader.wait(2 * STEP_S)] == [ClientBack]
+
+
+def test_it_is_not_waited_for_any_longer_than_that() -> None:
+    """A client may have given up a subscription while it was away."""
+    leader = Leader()
+    leader.subscribe("in")
+    leader.wait(1.0)
+    leader.lost("hb.me", "in")
+    leader.wait(0.5)
+    leader.heard("hb.me", epoch=2)
+    assert [type(command) for command in leader.wait(SETTLE_NS / SECOND + 3 * STEP_S)] == [ClientBack]
+
+
+def test_one_inbox_of_a_client_can_be_absent_by_itself() -> None:
+    """R15: a client that unsubscribed on the NATS level only, or whose connection takes nothing."""
+    leader = Leader()
+    leader.subscribe("in")
+    leader.wait(1.0)
+    leader.lost("in")
+    gone = leader.now
+    found = leader.wait(GRACE_S + LOOK_AT_LEAST_S)
+    sub = leader.talk.find("in")
+    assert found == [SubscriptionAway(TERM, sub.id, sub.generation, ns(gone))]
+    leader.apply(*found)
+    leader.wait(REPEAT_S + STEP_S)
+    leader.heard("in", epoch=2)
+    assert leader.wait(2 * STEP_S) == [SubscriptionBack(TERM, sub.id, sub.generation, ns(gone))]
+
+
+def test_offline_durables_are_nobodys_absence() -> None:
+    """D44: they are waited for, by nobody in particular."""
+    leader = Leader()
+    leader.subscribe("in", durable="d")
+    leader.talk.close("in")
+    leader.lost("in")
+    assert leader.wait(2 * GRACE_S) == []
+
+
+def test_nothing_is_found_after_the_term() -> None:
+    """R16: a keeper that is stopped takes no answer any more."""
+    leader = Leader()
+    leader.keeper.stop()
+    leader.keeper.opened("me")
+    leader.keeper.opened("nobody")
+    leader.keeper.heartbeats.beat()
+    assert leader.proposed == []
