@@ -22,6 +22,16 @@ applied state on disk), ``server`` (sockets, and how the parts meet), ``monitor`
 ``client``, ``demo``, ``simulator``, ``cli``.
 """
 
-from importlib.metadata import version
+from typing import TYPE_CHECKING
 
-__version__ = version("stanchion")
+if TYPE_CHECKING:
+    __version__: str
+
+
+def __getattr__(name: str) -> str:
+    """``__version__`` is looked up when somebody asks: it takes a tenth of a node's start."""
+    if name != "__version__":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib.metadata import version
+
+    return version("stanchion")

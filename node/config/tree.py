@@ -12,9 +12,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Protocol, TypeAlias
+from typing import TYPE_CHECKING, Protocol, TypeAlias
 
-import yaml
+if TYPE_CHECKING:
+    import yaml
 
 FILE_SIZE_MAX = 1024 * 1024
 """Bytes. A thousand times what a large cluster needs."""
@@ -88,6 +89,8 @@ def parse(text: str, name: str, *, positions: bool = True) -> Parsed:
         name: the file, variable or flag it comes from, as complaints shall name it.
         positions: whether complaints name line and column too; a variable has just its name.
     """
+    import yaml  # only when there is YAML to read: the reference's command has other files
+
     problems: list[str] = []
 
     def place(mark: _Mark | None) -> str:
@@ -128,12 +131,16 @@ def parse(text: str, name: str, *, positions: bool = True) -> Parsed:
 
 
 def _aliases(text: str) -> Iterator[_Mark | None]:
+    import yaml
+
     for event in yaml.parse(text, Loader=yaml.SafeLoader):
         if isinstance(event, yaml.AliasEvent):
             yield event.start_mark
 
 
 def _put(mapping: Mapping, key: yaml.Node, place: str, value: Tree, problems: list[str]) -> None:
+    import yaml
+
     if not isinstance(key, yaml.ScalarNode):
         problems.append(f"{place}: expected a key, a single word")
     elif key.value in mapping.values:

@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Any, NoReturn, Protocol
 
 from node.errors import ConfigError, IdentityError
-from node.raft.authority import dns_names
 from node.raft.links import Address
 
 log = logging.getLogger("stanchion.peers")
@@ -139,6 +138,8 @@ class MutualTLS:
             log.warning("%s can be read by others than its owner", self._key)
 
     def _check_own(self, content: bytes) -> None:
+        from node.raft.authority import dns_names  # brings cryptography along
+
         names = dns_names(content, self._cert)
         if self._node not in names:
             known = ", ".join(names) or "nobody"

@@ -20,8 +20,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import bcrypt
-
 from node.errors import ConfigError
 from node.protocol.subjects import covers, matches, overlap, valid_subject
 
@@ -114,6 +112,8 @@ def is_hashed(secret: str) -> bool:
 
 def _refuse_bad_hash(who: str, secret: str) -> None:
     if is_hashed(secret):
+        import bcrypt  # only where there are hashes
+
         try:
             # Only the salt and the cost are read before the work starts: a hash that is broken
             # there is found now and not when somebody can't get in. Cost 4 keeps it short.
@@ -156,6 +156,8 @@ class Check:
         """Compare. Takes long; touches nothing but a dictionary, so any thread may call it."""
         if self._identity is not None and self._authenticator.knows(self._hashed, self._given):
             return self._identity  # another connection was here first while this one queued
+        import bcrypt
+
         password = self._given.encode("utf-8", "surrogatepass")[:BCRYPT_PASSWORD_SIZE_MAX]
         right = bcrypt.checkpw(password, self._hashed.encode())
         if not right or self._identity is None:
