@@ -143,7 +143,7 @@ class Node:
             clock=time.monotonic,
             rng=random.Random(secrets.randbits(64)),  # noqa: S311  # election timeouts are no secret
             send=self.outlet.to_engine,
-            apply=self.replica.apply,
+            apply=self._apply,
             listener=self.replica,
         )
         self.replica.attach(self.engine)
@@ -391,6 +391,10 @@ class Node:
 
     def _kick(self) -> None:
         self.driver.kick()
+
+    def _apply(self, index: int, term: int, payload: bytes) -> None:
+        self.replica.apply(index, term, payload)
+        self.checkpointer.pressed()
 
     def _matches(self) -> Mapping[str, int]:
         return {peer.name: peer.match for peer in self.engine.peer_states() if peer.connected and peer.match}

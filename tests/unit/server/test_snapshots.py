@@ -1,0 +1,286 @@
+"""Snapshots between two nodes: sent beside the log, installed all or nothing."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import msgpack
+import pytest
+import trio
+from conversation import Conversation
+
+from node.core.records import digest, restore, take_changes
+from node.core.state import State
+from node.errors import UnavailableError
+from node.protocol.message import message
+from node.server.snapshots import Snapshots
+from node.store.checkpoint import Store
+
+TERM = 3
+
+
+class Engine:
+    """Of the receiving node: how far it is, and in which order it was told what."""
+
+    def __init__(self, applied_index: int, *, wants: bool = True) -> None:
+        self.applied_index = applied_index
+        self.wants = wants
+        self.told: list[object] = []
+
+    def offered_snapshot(self, index: int, term: int) -> bool:
+        return self.wants and index > self.applied_index
+
+    def suspend_applying(self) -> None:
+        self.told.append("suspend")
+
+    def resume_applying(self) -> None:
+        self.told.append("resume")
+
+    def snapshot_installed(self, index: int, term: int, previous: tuple[int, int]) -> None:
+        self.told.append(("installed", index, term, previous))
+        self.applied_index = index
+
+
+class Replica:
+    def __init__(self, told: list[object]) -> None:
+        self._told = told
+        self.state: State | None = None
+
+    def suspend(self) -> None:
+        self._told.append("replica suspended")
+
+    def installed(self, state: State, messages: Store, since: int) -> None:
+        self._told.append(("replica", since))
+        self.state = state
+
+
+class Checkpointer:
+    """A store, and that checkpoints can be asked for and held up."""
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self.checkpoints = 0
+        self._lock = trio.Lock()
+
+    async def checkpoint(self) -> None:
+        self.checkpoints += 1
+
+    def paused(self) -> trio.Lock:
+        return self._lock
+
+
+class Channel:
+    """One end of a connection: values as the wire would give them."""
+
+    def __init__(self, out: trio.MemorySendChannel[bytes], into: trio.MemoryReceiveChannel[bytes]) -> None:
+        self._out = out
+        self._into = into
+
+    async def send(self, value: Any) -> None:
+        try:
+            await self._out.send(msgpack.packb(value))
+        except trio.BrokenResourceError as error:
+            raise UnavailableError("the other end has gone") from error
+
+    async def receive(self) -> list[Any]:
+        try:
+            return [msgpack.unpackb(await self._into.receive())]
+        except trio.EndOfChannel:
+            return []
+
+    async def aclose(self) -> None:
+        await self._out.aclose()
+        await self._into.aclose()
+
+
+class Node:
+    def __init__(self, directory: Path, *, wants: bool = True) -> None:
+        directory.mkdir()
+        self.directory = directory
+        self.store = Store.open(directory / "store")
+        self.engine = Engine(self.store.applied[0], wants=wants)
+        self.replica = Replica(self.engine.told)
+        self.checkpointer = Checkpointer(self.store)
+        self.kicks = 0
+        self.reach: Callable[[str], Any] = self._nobody
+        self.snapshots = Snapshots(
+            directory,
+            self.checkpointer,  # type: ignore[arg-type]
+            self.engine,
+            self.replica,  # type: ignore[arg-type]
+            open_channel=self._open,
+            replaced=self._replaced,
+            kick=self._kick,
+        )
+
+    def _open(self, peer: str) -> Any:
+        return self.reach(peer)
+
+    def _nobody(self, peer: str) -> Any:
+        raise UnavailableError(f"{peer} can't be reached")
+
+    def _replaced(self, store: Store) -> None:
+        self.store = store
+
+    def _kick(self) -> None:
+        self.kicks += 1
+
+
+@pytest.fixture
+def talk() -> Conversation:
+    """What the sending node has applied."""
+    talk = Conversation()
+    talk.checked = False
+    talk.connect("me")
+    talk.subscribe("in", durable="d")
+    return talk
+
+
+@pytest.fixture
+def sender(tmp_path: Path, talk: Conversation) -> Node:
+    node = Node(tmp_path / "n1")
+    for stored in talk.publish(50).effects.stored:
+        bodies = enumerate(stored.bodies, stored.first)
+        node.store.put(
+            stored.channel, stored.first, [message(seq, stored.timestamp_ns, body) for seq, body in bodies]
+        )
+    index = talk.index
+    job = node.store.begin_checkpoint((index, TERM), (index - 1, TERM), take_changes(talk.state))
+    job.run()
+    node.store.end_checkpoint(job)
+    return node
+
+
+@pytest.fixture
+def receiver(tmp_path: Path) -> Node:
+    return Node(tmp_path / "n2")
+
+
+def connect(sender: Node, receiver: Node, nursery: trio.Nursery, *, cut_after: int = 1_000_000) -> None:
+    """Have ``sender`` reach ``receiver``, over a connection that breaks after so many values."""
+
+    @asynccontextmanager
+    async def reach(_peer: str) -> AsyncIterator[Channel]:
+        there, from_here = trio.open_memory_channel[bytes](4)
+        here, from_there = trio.open_memory_channel[bytes](4)
+        far = Channel(here, from_here)
+        near = Channel(there, from_there)
+        left = cut_after
+
+        async def send(value: Any) -> None:
+            nonlocal left
+            left -= 1
+            if left < 0:
+                await near.aclose()
+                raise UnavailableError("cut")
+            await Channel.send(near, value)
+
+        near.send = send  # type: ignore[method-assign]
+        nursery.start_soon(_serve, receiver, far)
+        try:
+            yield near
+        finally:
+            await near.aclose()
+
+    sender.reach = reach
+
+
+async def _serve(receiver: Node, channel: Channel) -> None:
+    await receiver.snapshots.serve("n1", channel)
+    await channel.aclose()
+
+
+async def deliver(sender: Node, receiver: Node, **options: Any) -> None:
+    """Let one attempt at a snapshot come to its end."""
+    async with trio.open_nursery() as nursery:
+        connect(sender, receiver, nursery, **options)
+        async with trio.open_nursery() as sending:
+            sending.start_soon(sender.snapshots.run)
+            sender.snapshots.wanted("n2")
+            with trio.fail_after(10):
+                while sender.snapshots._wanted:
+                    await trio.lowlevel.checkpoint()
+            sending.cancel_scope.cancel()
+
+
+async def test_a_node_that_fell_behind_gets_the_whole_state(
+    sender: Node, receiver: Node, talk: Conversation
+) -> None:
+    """CLU-14: clients, subscriptions, unacked messages and payloads, as they were at one entry."""
+    await deliver(sender, receiver)
+    assert receiver.replica.state is not None
+    assert digest(receiver.replica.state) == digest(talk.state)
+    assert receiver.store.applied == (talk.index, TERM)
+    channel = talk.state.channels["foo"].id
+    seqs = range(1, 51)
+    assert receiver.store.get_many(channel, seqs) == sender.store.get_many(channel, seqs)
+    assert receiver.checkpointer.store is receiver.store
+    assert sender.checkpointer.checkpoints == 1  # what is sent is as new as it can be
+
+
+async def test_it_is_installed_between_two_entries(sender: Node, receiver: Node, talk: Conversation) -> None:
+    """Nothing is applied meanwhile; the replica learns from where on it skipped entries (R6)."""
+    await deliver(sender, receiver)
+    assert receiver.engine.told == [
+        "suspend",
+        "replica suspended",
+        ("replica", 0),
+        ("installed", talk.index, TERM, (talk.index - 1, TERM)),
+        "resume",
+    ]
+    assert receiver.kicks == 1
+
+
+async def test_it_is_there_after_a_restart(sender: Node, receiver: Node, talk: Conversation) -> None:
+    await deliver(sender, receiver)
+    receiver.store.close()
+    again = Store.open(receiver.directory / "store")
+    assert again.applied == (talk.index, TERM)
+    assert digest(restore(again.records())) == digest(talk.state)
+    again.close()
+
+
+async def test_one_that_is_not_needed_is_refused(tmp_path: Path, sender: Node) -> None:
+    """The log brings as much: state that is already ahead is never replaced."""
+    receiver = Node(tmp_path / "n2", wants=False)
+    await deliver(sender, receiver)
+    assert receiver.engine.told == []
+    assert receiver.store.applied == (0, 0)
+
+
+async def test_a_cut_leaves_the_old_state_and_the_next_attempt_ends_well(
+    sender: Node, receiver: Node, talk: Conversation, caplog: pytest.LogCaptureFixture
+) -> None:
+    """All or nothing; the engine says again that it is wanted."""
+    await deliver(sender, receiver, cut_after=1)
+    assert "snapshot for n2: cut" in caplog.text
+    assert receiver.engine.told == []
+    assert receiver.store.applied == (0, 0)
+    await deliver(sender, receiver)
+    assert receiver.store.applied == (talk.index, TERM)
+
+
+async def test_who_can_not_be_reached_is_given_up_for_now(
+    sender: Node, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(sender.snapshots.run)
+        sender.snapshots.wanted("n2")
+        while sender.snapshots._wanted:
+            await trio.lowlevel.checkpoint()
+        nursery.cancel_scope.cancel()
+    assert "n2 can't be reached" in caplog.text
+
+
+async def test_one_at_a_time_is_received(receiver: Node) -> None:
+    """Two leaders of two terms may both find that this node needs one."""
+    out, into = trio.open_memory_channel[bytes](0)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(receiver.snapshots.serve, "n1", Channel(out, into))
+        await trio.testing.wait_all_tasks_blocked()
+        with pytest.raises(UnavailableError, match="another snapshot"):
+            await receiver.snapshots.serve("n3", Channel(out, into))
+        nursery.cancel_scope.cancel()
