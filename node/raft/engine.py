@@ -208,6 +208,11 @@ class Engine:
         return self._applied
 
     @property
+    def applied_term(self) -> int:
+        """That entry's term."""
+        return self._journal.term_at(self._applied) or 0
+
+    @property
     def last_index(self) -> int:
         return self._journal.last_index
 

@@ -97,6 +97,7 @@ class Performer:
         self._reply = reply
         self._clock = clock
         self._backlogs: dict[Connection, Backlog] = {}
+        self._accepted_ns: dict[Connection, int] = {}
         self.held = False
         """After a gap in this process's life nothing is delivered before it has caught up (R4)."""
         self.delivered = 0
@@ -118,10 +119,21 @@ class Performer:
                 self._messages.drop_channel(dropped.channel)
         for replies in effects.opened:
             self._reply(replies)
+        decided_ns = self._state().time_ns
         for deliver in effects.deliveries:
-            self._deliver(deliver)
+            self._deliver(deliver, decided_ns)
         for replies in effects.replies:
             self._reply(replies)
+
+    def accepted(self, connection: Connection, time_ns: int) -> None:
+        """A client was here at ``time_ns`` of cluster time, when it first said something.
+
+        What was decided before that, its node of then may have delivered, so this one, which may only
+        now come to apply it, must not: without its flag it would pass for another message. What the
+        client did miss is due at once as soon as its move is noticed (R15), or after its AckWait.
+        """
+        if not connection.closed:
+            self._accepted_ns.setdefault(connection, time_ns)
 
     def replace(self, messages: Messages) -> None:
         """A snapshot has brought another store."""
@@ -145,7 +157,8 @@ class Performer:
                 if record.entry > since:
                     by_entry.setdefault(record.entry, []).append(seq)
             for entry, seqs in sorted(by_entry.items()):
-                self._deliver(Deliver(subscription.id, tuple(seqs), entry))  # type: ignore[arg-type]
+                sent_at_ns = subscription.unacked[seqs[0]].sent_at_ns
+                self._deliver(Deliver(subscription.id, tuple(seqs), entry), sent_at_ns)  # type: ignore[arg-type]
 
     def stuck(self, now_s: float) -> list[Connection]:
         """Connections whose backlog has not moved for ``STUCK_S``."""
@@ -168,8 +181,9 @@ class Performer:
     def forget(self, connection: Connection) -> None:
         """``connection`` has ended: what was not written to it is unacked, and comes again."""
         self._backlogs.pop(connection, None)
+        self._accepted_ns.pop(connection, None)
 
-    def _deliver(self, deliver: Deliver) -> None:
+    def _deliver(self, deliver: Deliver, decided_ns: int) -> None:
         subscription = self._state().subscriptions.get(deliver.subscription)
         if subscription is None:
             return
@@ -177,6 +191,8 @@ class Performer:
         for receiver in self._receivers(inbox):
             queued = Queued(deliver, inbox, receiver)
             connection = receiver.connection
+            if decided_ns < self._accepted_ns.get(connection, 0):
+                continue
             backlog = self._backlogs.get(connection)
             if backlog is None and connection.writable and not self.held:
                 rest = self._write(queued)

@@ -48,6 +48,8 @@ class Engine(Protocol):
     @property
     def applied_index(self) -> int: ...
     @property
+    def applied_term(self) -> int: ...
+    @property
     def last_index(self) -> int: ...
     @property
     def commit_when_elected(self) -> int: ...
@@ -183,7 +185,7 @@ class Replica:
 
     # --- called by the engine ---------------------------------------------------------------------
 
-    def apply(self, index: int, _term: int, payload: bytes) -> None:
+    def apply(self, index: int, term: int, payload: bytes) -> None:
         """Apply one committed entry and perform what it asks of this node."""
         effects = self.machine.apply(Index(index), payload)
         state = self.machine.state
@@ -202,14 +204,15 @@ class Replica:
             self._check_founded()
         if self.caught_up and index > self._caught_up_at:
             self.warm = True
-        self.applied_to(index, _term)
+        self.applied_to(index, term)
 
-    def applied_to(self, index: int, _term: int) -> None:
+    def applied_to(self, index: int, term: int) -> None:
         """Everything up to ``index`` is applied, the engine's own entries included."""
         self.ordering.applied(index)
         if self.keeper is not None:
             self.keeper.applied()
-        if self._target is not None and index >= self._target:
+        # A leader knows what is committed only from an entry of its own term on.
+        if self._target is not None and index >= self._target and term == self.engine.term:
             self._now_caught_up(index)
 
     def needs_snapshot(self, peer: str) -> None:
@@ -272,7 +275,7 @@ class Replica:
         """The leader of the current term has told its commit index."""
         if not self.caught_up and self._target is None and not self._suspended:
             self._target = commit
-            if self.engine.applied_index >= commit:
+            if self.engine.applied_index >= commit and self.engine.applied_term == self.engine.term:
                 self._now_caught_up(self.engine.applied_index)
 
     # --- called by the shell ----------------------------------------------------------------------
@@ -322,8 +325,9 @@ class Replica:
         self.caught_up = False
         self._target = None
 
-    def read_done(self, connection: Reader) -> None:
+    def read_done(self, connection: Any) -> None:
         """A client's read was handled: forward it; too much unapplied stops the reading (R8, R21)."""
+        self.performer.accepted(connection, self.clock.now())
         self.routing.flush()
         self.streaming.read_done()
         if self.origin.full:

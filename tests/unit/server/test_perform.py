@@ -250,3 +250,25 @@ def test_dropped_messages_and_channels_leave_the_store() -> None:
     assert [seq for seq in range(1, 6) if node.store.get(channel.id, seq)] == [4, 5]
     node.performs(node.talk.say(keeper=[ChannelExpire(1, "foo", channel.generation)], at=2.0))
     assert node.store.get(channel.id, 5) is None
+
+
+def test_what_was_decided_before_a_client_came_is_left_to_where_it_was() -> None:
+    """A node that lags applies entries that others performed before the client moved to it.
+
+    The simulator saw such a message twice, the second time without its flag: from the node the client
+    had been at, and again from a node that was cut off meanwhile.
+    """
+    node = Node("in")
+    inbox = node.subscribes("in", mif=100)
+    node.talk.now = 1.0
+    lagging = node.talk.publish(2)
+    node.performer.accepted(node.connection, round(1.5 * SECOND))
+    node.performs(lagging)
+    assert inbox.seqs == []
+    node.talk.now = 2.0
+    node.performs(node.talk.publish())
+    assert inbox.seqs == [3]
+    node.performer.forget(node.connection)
+    node.connection.closed = True
+    node.performer.accepted(node.connection, 0)  # the read in which it ended: nothing is kept of it
+    assert not node.performer._accepted_ns
