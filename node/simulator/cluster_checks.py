@@ -1,166 +1,300 @@
-"""What must hold in a simulated cluster, looked at after every step; the first breach ends the run."""
+"""What must hold in a simulated cluster, looked at after every step; the first breach ends the run.
+
+Three points of view. What the log decides is held against an `Account` of its own. What nodes do is
+held against what the log decided: equal entries, equal effects, nothing delivered that this node
+knows to be acknowledged. What clients see is held against both.
+"""
 
 from __future__ import annotations
 
 import hashlib
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from node.core.commands import TakeOver, decode_entry, decode_keeper
+from node.core.effects import Effects
 from node.core.records import digest
 from node.core.state import State
+from node.protocol.streaming import Message, decode_message
+from node.simulator.account import Account
 from node.simulator.raft_checks import ViolationError
 
 if TYPE_CHECKING:
     from node.simulator.cluster import Cluster
-    from node.simulator.sim_client import Received, SimClient
+    from node.simulator.sim_client import Seen, SimClient
     from node.simulator.sim_node import SimNode
 
-EARLY_S = 0.3
-"""How much earlier than AckWait a client may see a redelivery: the first delivery may have been so long
-on its way to the client's node and through it."""
+DIGEST_EVERY = 32
+"""Entries between two comparisons of whole states."""
+
+AHEAD_S = 0.02
+"""How much faster than real time cluster time may have run: clocks drift."""
+
+BEHIND_S = 0.4
+"""How much a leader that heard the one before it may lose of cluster time."""
+
+LATE_S = 0.15
+"""How late a redelivery may be while nothing is broken."""
+
+LOST_S = 0.5
+"""How long a decided delivery may take to reach a client whose connection stands, with nothing broken."""
+
+LEADER_WITHIN_S = 5.0
+"""After everything has healed."""
 
 
 class ClusterChecker:
     """Safety while things break, liveness after they healed."""
 
     def __init__(self, cluster: Cluster) -> None:
+        self.account = Account()
         self._cluster = cluster
+        self._world = cluster.world
         self._entries: dict[int, bytes] = {}
+        self._effects: dict[int, Effects] = {}
         self._digests: dict[int, bytes] = {}
         self._leaders: dict[int, str] = {}
-        self._acked_in: dict[tuple[int, int], int] = {}
-        self.cold_starts = 0
+        self._commits: dict[str, int] = {}
+        self._elected_with: dict[int, int] = {}
+        """By term: what its leader knew to be committed just before it was elected."""
+        self._proposed: dict[tuple[int, bytes], tuple[float, bool]] = {}
+        self._offset_s: float | None = None
 
     # --- the log and the state --------------------------------------------------------------------
 
     def observe(self, node: SimNode) -> None:
-        """At most one leader a term."""
+        """At most one leader a term; it knows all that it had known to be committed."""
         if node.leads:
             term = node.engine.term
             if term not in self._leaders:
-                self._cluster.world.counts["elections"] += 1
-                self._cluster.world.note(f"{node.name} leads term {term}")
+                self._world.counts["elections"] += 1
+                self._world.note(f"{node.name} leads term {term}")
+                self._elected_with[term] = self._commits.get(node.name, 0)
             other = self._leaders.setdefault(term, node.name)
             if other != node.name:
                 raise ViolationError("election safety", f"term {term} is led by {other} and by {node.name}")
+        self._commits[node.name] = node.engine.commit_index
+
+    def started(self, node: SimNode) -> None:
+        """A process knows nothing of the commit index of the one before it."""
+        self._commits.pop(node.name, None)
+
+    def proposed(self, node: SimNode, index: int, payload: bytes) -> None:
+        """A leader has stamped an entry."""
+        self._proposed[index, _hash(payload)] = (self._world.now, node.knows_time)
+        node.knows_time = True
+        for fields in decode_entry(payload).keeper:
+            command = decode_keeper(fields)
+            if isinstance(command, TakeOver):
+                known = self._elected_with.get(command.term, 0)
+                if command.known_commit < known:
+                    raise ViolationError("take-over", f"{node.name} knew entry {known} to be committed")
 
     def applying(self, node: SimNode, index: int, payload: bytes) -> None:
         """Every node applies the same entry at the same index."""
-        entry = hashlib.blake2b(payload, digest_size=16).digest()
+        entry = _hash(payload)
         if self._entries.setdefault(index, entry) != entry:
             raise ViolationError("state machine safety", f"{node.name} applies another entry at {index}")
 
-    def applied(self, node: SimNode, index: int, state: State) -> None:
-        """Nodes that applied the same entries hold the same state; its invariants hold."""
-        if index % 16 == 0:
-            found = digest(state)
-            if self._digests.setdefault(index, found) != found:
-                raise ViolationError(
-                    "state machine safety", f"{node.name} has another state after entry {index}"
+    def applied(self, node: SimNode, payload: bytes, effects: Effects, state: State) -> None:
+        """Who applies the same entry does the same, and comes to the same state."""
+        index = effects.index
+        known = self._effects.get(index)
+        if known is None:
+            if index <= self.account.applied:
+                raise ViolationError("state machine safety", f"entry {index} was never applied in its place")
+            self._effects[index] = effects
+            self._check_time(index, payload)
+            self.account.entry(index, payload, effects, state)
+            self._check_lateness()
+            if self._world.trace is not None:
+                self._world.note(
+                    f"entry {index}, first applied by {node.name}: {self.account.summary(payload, effects)}"
                 )
-        for channel in state.channels.values():
-            for group in channel.groups.values():
-                held: dict[int, int] = {}
-                for member in group.members:
-                    for seq in member.unacked:
-                        if held.setdefault(seq, member.id) != member.id:
-                            raise ViolationError(
-                                "one holder", f"message {seq} is held by two members of a group"
-                            )
-                if group.cursor > channel.log.last:
-                    raise ViolationError("cursor", f"a cursor of {channel.name} is beyond the end of the log")
+        elif known != effects:
+            raise ViolationError("state machine safety", f"{node.name} decides otherwise in entry {index}")
+        if index % DIGEST_EVERY == 0:
+            self._same_state(node, index, state)
+
+    def installing(self, node: SimNode, index: int, state: State) -> None:
+        """A snapshot holds what everybody had after that entry."""
+        self._world.counts["states compared"] += 1
+        if state.applied in self._digests:
+            self._same_state(node, state.applied, state)
+
+    def _same_state(self, node: SimNode, index: int, state: State) -> None:
+        found = digest(state)
+        if self._digests.setdefault(index, found) != found:
+            raise ViolationError("state machine safety", f"{node.name} has another state after entry {index}")
+
+    def _check_time(self, index: int, payload: bytes) -> None:
+        """Cluster time elapses as real time does; what it loses when leaders change is little (R11, R12)."""
+        stamped = self._proposed.get((index, _hash(payload)))
+        if stamped is None:
+            raise ViolationError("log", f"nobody proposed entry {index}")
+        at_s, heard = stamped
+        offset_s = decode_entry(payload).time_ns / 1e9 - at_s
+        if self._offset_s is not None:
+            if offset_s > self._offset_s + AHEAD_S:
+                ahead_s = offset_s - self._offset_s
+                raise ViolationError("cluster time", f"entry {index} runs {ahead_s:.3f} s ahead")
+            if heard and offset_s < self._offset_s - BEHIND_S:
+                behind_s = self._offset_s - offset_s
+                raise ViolationError("cluster time", f"entry {index} has lost {behind_s:.3f} s")
+        self._offset_s = offset_s if self._offset_s is None else min(self._offset_s, offset_s)
+
+    def _check_lateness(self) -> None:
+        """While nothing is broken a redelivery happens when it is due (R20)."""
+        for index, seq, late_ns, inbox in self.account.redeliveries:
+            if late_ns > LATE_S * 1e9 and not self._cluster.troubled_since(self._world.now - late_ns / 1e9):
+                raise ViolationError(
+                    "AckWait", f"entry {index} sends {seq} to {inbox} again {late_ns / 1e9:.3f} s late"
+                )
+
+    # --- what nodes do ----------------------------------------------------------------------------
+
+    def delivering(self, node: SimNode, subject: bytes, payload: bytes) -> None:
+        """A message is turned into bytes for a client: it is still to be had (R3)."""
+        found = self.account.by_inbox.get(subject.decode())
+        if found is None:
+            return
+        message = decode_message(payload)
+        seq = message.seq
+        if self._world.trace is not None:
+            count = f" again ({message.redelivery_count})" if message.redelivered else ""
+            self._world.note(
+                f"{node.name} at entry {node.state.applied} sends {subject.decode()} {seq}{count}"
+            )
+        acked_in = self.account.groups[found[1]].acked.get(seq)
+        if acked_in is not None and acked_in <= node.state.applied:
+            raise ViolationError(
+                "acks", f"{node.name} delivers {seq} to {subject.decode()}, acknowledged in entry {acked_in}"
+            )
 
     # --- what clients see -------------------------------------------------------------------------
 
-    def stored(self, client: SimClient, guid: str) -> None:
-        """A publish was acknowledged."""
-        if guid in client.stored:
-            raise ViolationError("one answer", f"{client.name} got the acknowledgement of {guid} twice")
+    def stored(self, client: SimClient, guid: str, error: str) -> None:
+        """A publish was answered: once, and it is in the log, or its client has been closed."""
+        if guid in client.stored or guid in client.refused or guid not in client.published:
+            raise ViolationError("one answer", f"{client.name} got another answer for {guid}")
+        if not error and guid.encode() not in self.account.stored:
+            raise ViolationError("durability", f"{guid} was acknowledged and is not in the log")
+        if error and not client.closings:
+            raise ViolationError("publish", f"{client.name}: {guid} was refused: {error}")
 
-    def received(self, client: SimClient, received: Received) -> None:
-        """A delivery: flagged if it is not the first, not early, and its count never falls."""
-        earlier = [before for before in client.seen.received if before.seq == received.seq]
-        if not earlier:
-            return
-        last = earlier[-1]
-        if received.data != last.data:
-            raise ViolationError("content", f"{client.name}: message {received.seq} has changed")
-        if not received.redelivered:
-            raise ViolationError(
-                "redelivered flag", f"{client.name}: message {received.seq} came again without its flag"
-            )
-        if received.count < last.count:
-            raise ViolationError(
-                "redelivery count", f"{client.name}: the count of message {received.seq} fell"
-            )
-        same_connection = received.session == last.session
-        if client.habits.queue or not same_connection or self._cluster.troubled_since(last.at_s):
-            return
-        after_s = received.at_s - last.at_s
-        if after_s < client.habits.ack_wait_s - EARLY_S:
-            raise ViolationError(
-                "AckWait", f"{client.name}: message {received.seq} came again after {after_s:.3f} s"
-            )
+    def refused(self, client: SimClient, what: str, error: str) -> None:
+        """A registration or subscription was refused."""
+        self._world.counts["refusals"] += 1
+        self._world.note(f"{client.name}: {what} refused: {error}")
+
+    def received(self, client: SimClient, seen: Seen, message: Message) -> None:
+        """A delivery: it was decided; flagged if it is not the first; its count never falls."""
+        seq, account = message.seq, self.account
+        where = f"{client.name}: message {seq}"
+        if seq >= len(account.log) or account.log[seq] != message.data:
+            raise ViolationError("content", f"{where} is not what the log has")
+        before = seen.messages.get(seq)
+        if not message.redelivered:
+            if before is not None:
+                raise ViolationError("redelivered flag", f"{where} came again without its flag")
+            if seq <= seen.highest_new:
+                raise ViolationError("order", f"{where} came as new after {seen.highest_new}")
+        if bool(message.redelivery_count) != message.redelivered:
+            raise ViolationError("redelivery count", f"{where} with count {message.redelivery_count}")
+        if before is not None and message.redelivery_count <= before.redeliveries:
+            raise ViolationError("redelivery count", f"{where} came again with the same count")
+        since_s = self._world.now - client.habits.ack_wait_s - LOST_S
+        if (
+            message.redelivered
+            and before is None
+            and not client.habits.queue
+            and message.redelivery_count == 1
+        ):
+            alone = client.connected_s < since_s and not client.habits.durable
+            if alone and not self._cluster.troubled_since(since_s):
+                raise ViolationError("delivery", f"{where} came only when it was sent again")
 
     # --- the end ----------------------------------------------------------------------------------
 
+    def expect_leader(self) -> None:
+        """Everything healed a while ago."""
+        if not any(node.ready for node in self._cluster.nodes):
+            raise ViolationError("liveness", f"no leader {LEADER_WITHIN_S} s after everything has healed")
+
+    @property
+    def converged(self) -> bool:
+        """All nodes have applied the same; clients have, and have acknowledged, everything."""
+        nodes = self._cluster.nodes
+        if len({node.engine.applied_index for node in nodes}) > 1 or not all(node.up for node in nodes):
+            return False
+        return not self._complaints()
+
+    def _complaints(self) -> list[tuple[str, str]]:
+        return [*self._undelivered(), *self._unacked(), *self._unanswered()]
+
     def finish(self) -> None:
         """Everything has healed and been quiet: what was promised is there, and everywhere."""
-        cluster = self._cluster
-        digests = {digest(node.state) for node in cluster.nodes}
-        if len(digests) != 1:
-            applied = [node.engine.applied_index for node in cluster.nodes]
-            raise ViolationError("convergence", f"the nodes end in different states, applied {applied}")
-        self._check_log()
-        self._check_delivered()
+        nodes = self._cluster.nodes
+        applied = [node.engine.applied_index for node in nodes]
+        if len(set(applied)) > 1:
+            raise ViolationError("convergence", f"the nodes have applied {applied}")
+        for complaint in self._complaints():
+            raise ViolationError(*complaint)
+        if len({digest(node.state) for node in nodes}) > 1:
+            raise ViolationError("convergence", f"the nodes end in different states at entry {applied}")
+        for node in nodes:
+            self._check_store(node)
+        self.account.compare(nodes[0].state)
 
-    def _check_log(self) -> None:
-        node = self._cluster.nodes[0]
-        stored: dict[bytes, int] = {}
-        for channel in node.state.channels.values():
-            for seq in range(1, channel.log.last + 1):
-                payload = node.store.get(channel.id, seq)
-                if payload is None:
-                    raise ViolationError("store", f"message {seq} of {channel.name} is not in the store")
-                data = _data(payload)
-                if data in stored:
-                    raise ViolationError(
-                        "exactly once", f"{data!r} is stored twice, as {stored[data]} and as {seq}"
-                    )
-                stored[data] = seq
+    def _check_store(self, node: SimNode) -> None:
+        channel = node.state.channels.get("foo")
+        last = channel.log.last if channel else 0
+        if last != len(self.account.log) - 1:
+            raise ViolationError("durability", f"{node.name} has {last} messages")
+        for seq in range(1, last + 1):
+            assert channel is not None
+            payload = node.store.get(channel.id, seq)
+            if payload is None or decode_message(payload).data != self.account.log[seq]:
+                raise ViolationError("store", f"message {seq} is not in the store of {node.name}")
         for client in self._cluster.clients:
-            missing = [guid for guid, data in client.stored.items() if data not in stored]
+            missing = [guid for guid in client.stored if guid.encode() not in self.account.stored]
             if missing:
                 raise ViolationError("durability", f"acknowledged and lost: {missing[:5]}")
 
-    def _check_delivered(self) -> None:
-        channel = self._cluster.nodes[0].state.channels.get("foo")
-        last = channel.log.last if channel else 0
-        everything = set(range(1, last + 1))
-        queues: dict[tuple[str, str], set[int]] = {}
+    def _undelivered(self) -> list[tuple[str, str]]:
+        last = len(self.account.log) - 1
+        groups: dict[Any, set[int]] = {}
         for client in self._cluster.clients:
-            if not client.habits.subscribes:
+            habits = client.habits
+            if not habits.subscribes or (client.dead and not habits.queue):
                 continue
-            seqs = {received.seq for received in client.seen.received}
-            if client.habits.queue:
-                queues.setdefault((client.habits.queue, client.habits.durable), set()).update(seqs)
-            elif seqs != everything:
-                raise ViolationError(
-                    "delivery", f"{client.name} never got {sorted(everything - seqs)[:10]} of {last}"
-                )
-        for name, seqs in queues.items():
-            if seqs != everything:
-                raise ViolationError(
-                    "delivery", f"queue group {name} never got {sorted(everything - seqs)[:10]} of {last}"
-                )
-        for node in self._cluster.nodes:
-            left = {
-                sub.id: sorted(sub.unacked)[:5] for sub in node.state.subscriptions.values() if sub.unacked
-            }
-            if left:
-                raise ViolationError("acks", f"{node.name}: never acknowledged in the end: {left}")
+            if habits.queue:
+                name: Any = (habits.queue, habits.durable)
+            else:
+                name = client.name
+            got = client.received if habits.queue or habits.durable else set(client.seen.messages)
+            groups.setdefault(name, set()).update(got)
+        return [
+            ("delivery", f"{name} never got {sorted(set(range(1, last + 1)) - got)[:10]} of {last}")
+            for name, got in groups.items()
+            if len(got) < last
+        ]
+
+    def _unacked(self) -> list[tuple[str, str]]:
+        living = {client.seen.inbox: client for client in self._cluster.clients if not client.dead}
+        return [
+            ("acks", f"{living[sub.inbox].name}: never acknowledged: {sorted(sub.unacked)[:5]}")
+            for sub in self._cluster.nodes[0].state.subscriptions.values()
+            if sub.unacked and sub.inbox in living
+        ]
+
+    def _unanswered(self) -> list[tuple[str, str]]:
+        return [
+            ("liveness", f"{client.name} is not {'subscribed' if client.registered else 'registered'}")
+            for client in self._cluster.clients
+            if not client.dead
+            and not (client.registered and (client.subscribed or not client.habits.subscribes))
+        ]
 
 
-def _data(payload: bytes) -> bytes:
-    from node.protocol.streaming import decode_message
-
-    return decode_message(payload).data
+def _hash(payload: bytes) -> bytes:
+    return hashlib.blake2b(payload, digest_size=16).digest()

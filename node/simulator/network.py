@@ -20,8 +20,9 @@ class Endpoint(Protocol):
     """A host, as the network sees it."""
 
     name: str
-    up: bool
 
+    @property
+    def up(self) -> bool: ...
     def link_up(self, peer: str) -> None: ...
     def link_down(self, peer: str) -> None: ...
     def deliver(self, peer: str, message: Any) -> None: ...
@@ -110,6 +111,11 @@ class Network:
             self._blocked[pair] = self._blocked.get(pair, 0) + 1
             self._world.note(f"{pair[0]} to {pair[1]} blocked for {seconds:.2f} s")
             self._world.after(seconds, lambda pair=pair: self._unblock(pair))  # type: ignore[misc]
+
+    @property
+    def is_blocked(self) -> bool:
+        """Whether some direction is."""
+        return bool(self._blocked)
 
     def _unblock(self, pair: tuple[str, str]) -> None:
         count = self._blocked.pop(pair, 0)

@@ -1,26 +1,30 @@
 """A streaming client in a simulated world: it speaks bytes, reconnects, and remembers all it saw.
 
 It behaves as the public clients do: after a lost connection it waits, connects to some node, subscribes
-to the same inboxes again and says nothing to the streaming service, whose session it still has.
+to the same inboxes again and says nothing to the streaming service, whose session it still has. What
+it asks the service waits two seconds for its answer. A subscription it gave up on, it closes later.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from node.protocol import nats
 from node.protocol import streaming as stan
 from node.protocol.positions import StartPosition
 from node.server.connection import Connection
+from node.simulator.sim_node import CLUSTER_ID
 
 if TYPE_CHECKING:
     from node.simulator.cluster import Cluster
     from node.simulator.sim_node import SimNode
 
-RECONNECT_S = 0.5
+RECONNECT_S = (0.05, 0.5)
 DELAY_S = (0.0002, 0.002)
+TIMEOUT_S = 2.0
+"""For an answer of the streaming service."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,25 +43,24 @@ class Habits:
     """How likely it acknowledges a delivery."""
 
 
-@dataclass(slots=True)
-class Received:
-    """One delivery, as the client saw it."""
+class Received(NamedTuple):
+    """A delivery, as the client saw it: the last one of its sequence."""
 
-    seq: int
     data: bytes
-    redelivered: bool
-    count: int
+    redeliveries: int
     at_s: float
     session: int
     """Which of the client's connections it came through."""
 
 
 @dataclass(slots=True)
-class Consumer:
-    """What a subscribing client has seen."""
+class Seen:
+    """What one subscription has got, from the moment it was asked for."""
 
-    received: list[Received] = field(default_factory=list)
-    acked_s: dict[int, float] = field(default_factory=dict)
+    inbox: str
+    messages: dict[int, Received] = field(default_factory=dict)
+    highest_new: int = 0
+    """The highest sequence that came without a flag."""
 
 
 class SimClient:
@@ -66,12 +69,23 @@ class SimClient:
     def __init__(self, cluster: Cluster, name: str, habits: Habits) -> None:
         self.name = name
         self.habits = habits
-        self.seen = Consumer()
-        self.published: dict[str, bytes] = {}
-        self.stored: dict[str, bytes] = {}
+        self.published: dict[str, float] = {}
+        """When each guid was published."""
+        self.stored: set[str] = set()
+        self.refused: set[str] = set()
+        self.received: set[int] = set()
+        """Sequences, through whatever subscription."""
+        self.deliveries = 0
+        self.seen = Seen("")
         self.quiet = False
+        self.dead = False
         self.registered = False
         self.subscribed = False
+        self.closings = 0
+        """How often it closed itself at the service."""
+        self.connected_s = 0.0
+        self._closing = False
+        self._reading = True
         self._cluster = cluster
         self._world = cluster.world
         self._session = 0
@@ -79,55 +93,104 @@ class SimClient:
         self._node: SimNode | None = None
         self._parser = nats.ClientParser()
         self._ack_inbox = b""
+        self._lost_inboxes: list[str] = []
         self._asked: dict[bytes, Callable[[bytes], None]] = {}
         self._numbers = 0
         self._flow_s = 0.0
-        self._reading = True
+        self._publishing = False
 
     @property
     def connected(self) -> bool:
         return self._connection is not None and not self._connection.closed
 
+    @property
+    def reading(self) -> bool:
+        return self._reading
+
+    @property
+    def conn_id(self) -> bytes:
+        """Another one each time it registers anew."""
+        return f"conn-{self.name}-{self.closings}".encode()
+
+    @property
+    def _heartbeats(self) -> str:
+        return f"_INBOX.{self.name}.hb{self.closings}"
+
     # --- connection -------------------------------------------------------------------------------
 
     def connect(self) -> None:
         """Connect to some node that takes clients; again later if there is none."""
+        if self.dead or self._connection is not None:
+            return
         nodes = [node for node in self._cluster.nodes if node.serves and node.replica.caught_up]
         if not nodes:
-            self._world.after(RECONNECT_S, self.connect)
+            self._world.after(RECONNECT_S[1], self.connect)
             return
         self._session += 1
         self._node = self._world.rng.choice(nodes)
         self._parser = nats.ClientParser()
-        wire = _Wire(self, self._session)
-        self._connection = self._node.accept(wire)
+        wire = Wire(self, self._node, self._session)
+        self._connection = wire.connection = self._node.accept(wire)
+        self.connected_s = self._world.now
         wire.output()
         options = {"verbose": False, "pedantic": False, "protocol": 1, "headers": True, "no_responders": True}
         self._send(nats.connect(options) + nats.PING)
-        for number, subject in enumerate(self._inboxes(), 1):
-            self._send(nats.sub(subject, b"", str(number).encode()))
+        self._listen(1, self._heartbeats)
+        self._listen(2, f"_INBOX.{self.name}.r.*")
+        self._listen(3, f"_INBOX.{self.name}.acks")
+        if self.seen.inbox:
+            self._listen(4, self.seen.inbox)
         self._world.note(f"{self.name} connects to {self._node.name}")
+        if self.quiet and self._closing:
+            self.close()
+        self._go_on()
+
+    def _listen(self, sid: int, inbox: str) -> None:
+        self._send(nats.sub(inbox.encode(), b"", str(sid).encode()))
+
+    def _go_on(self) -> None:
+        """Ask for whatever it wants and doesn't have."""
+        if self._closing or not self.connected:
+            return
         if not self.registered:
             self._register()
         elif self.habits.subscribes and not self.subscribed:
             self._subscribe()
 
-    def _inboxes(self) -> list[bytes]:
-        name = self.name.encode()
-        return [b"_INBOX." + name + suffix for suffix in (b".hb", b".msg", b".r.*", b".acks")]
-
     def lost(self, session: int) -> None:
+        """The connection has ended."""
         if session == self._session and self._connection is not None:
             self._connection = None
             self._asked.clear()
-            self._world.after(self._world.rng.uniform(0.05, RECONNECT_S), self.connect)
+            if not self.dead:
+                self._world.after(self._world.rng.uniform(*RECONNECT_S), self.connect)
 
-    def drop(self) -> None:
-        """The network between client and node breaks."""
-        if self._connection is not None and self._node is not None:
-            connection = self._connection
-            self._node.now_or_when_resumed(lambda: connection.close("the client has left"))
-            self.lost(self._session)
+    def drop(self, *, unnoticed_s: float = 0.0) -> None:
+        """The network between client and node breaks; the node notices at once or later."""
+        connection, node = self._connection, self._node
+        if connection is None or node is None:
+            return
+
+        def notice() -> None:
+            node.now_or_when_resumed(lambda: connection.abort("the client has left"))
+
+        self._world.after(unnoticed_s, notice)
+        self.lost(self._session)
+
+    def die(self, *, unnoticed_s: float = 0.0) -> None:
+        """It never comes back."""
+        self._world.note(f"{self.name} dies")
+        self.dead = True
+        self.drop(unnoticed_s=unnoticed_s)
+
+    def stop_reading(self, seconds: float) -> None:
+        """Leave what comes in its socket for a while."""
+        self._world.note(f"{self.name} does not read for {seconds:.2f} s")
+        self._reading = False
+        self._world.after(seconds, self.read_on)
+
+    def read_on(self) -> None:
+        self._reading = True
 
     def _send(self, data: bytes) -> None:
         connection, node, session = self._connection, self._node, self._session
@@ -143,7 +206,8 @@ class SimClient:
         self._world.after(self._flow_s - self._world.now, arrive)
 
     def arrived(self, session: int, data: bytes) -> None:
-        if session != self._session:
+        """Bytes of the connection ``session``."""
+        if session != self._session or self._connection is None:
             return
         self._parser.feed(data)
         while ops := self._parser.ops():
@@ -155,90 +219,136 @@ class SimClient:
 
     # --- the streaming session --------------------------------------------------------------------
 
-    def _request(self, subject: str, payload: bytes, answered: Callable[[bytes], None]) -> None:
+    def _request(
+        self, subject: str, payload: bytes, answered: Callable[[bytes], None], timed_out: Callable[[], None]
+    ) -> None:
         self._numbers += 1
         reply = f"_INBOX.{self.name}.r.{self._numbers}".encode()
         self._asked[reply] = answered
-        self._send(nats.pub(subject.encode(), reply, payload))
+        self._send(nats.pub(f"{subject}.{CLUSTER_ID}".encode(), reply, payload))
+        session = self._session
+
+        def late() -> None:
+            if session == self._session and self._asked.pop(reply, None) is not None:
+                timed_out()
+
+        self._world.after(TIMEOUT_S, late)
 
     def _register(self) -> None:
-        request = stan.ConnectRequest(
-            self.name, f"_INBOX.{self.name}.hb", 1, f"conn-{self.name}".encode(), 5, 88
-        )
-        session = self._session
+        request = stan.ConnectRequest(self.name, self._heartbeats, 1, self.conn_id, 5, 88)
 
         def answered(payload: bytes) -> None:
             error = stan.decode_connect_response(payload).error
-            assert not error, f"{self.name}: {error}"
+            if error:
+                self._cluster.checker.refused(self, "registration", error)
+                self._world.after(1.0, self._go_on)
+                return
             self.registered = True
-            if self.habits.subscribes:
-                self._subscribe()
-            if self.habits.publishes_every_s:
+            self._go_on()
+            if self.habits.publishes_every_s and not self._publishing:
+                self._publishing = True
                 self._publish()
 
-        self._request("_STAN.discover.test-cluster", stan.encode_connect(request), answered)
-        self._world.after(2.0, lambda: self._again(session, lambda: self.registered, self._register))
+        self._request("_STAN.discover", stan.encode_connect(request), answered, self._go_on)
 
     def _subscribe(self) -> None:
         habits = self.habits
+        if self.seen.inbox:
+            self._lost_inboxes.append(self.seen.inbox)
+            self._send(nats.unsub(b"4", None))
+        self._numbers += 1
+        seen = self.seen = Seen(f"_INBOX.{self.name}.m{self._numbers}")
+        self._listen(4, seen.inbox)
+        self._ack_inbox = b""
         request = stan.SubscriptionRequest(
             self.name,
             habits.channel,
             habits.queue,
-            f"_INBOX.{self.name}.msg",
+            seen.inbox,
             habits.max_in_flight,
             habits.ack_wait_s,
             habits.durable,
             StartPosition.FIRST,
         )
-        session = self._session
 
         def answered(payload: bytes) -> None:
             response = stan.decode_subscription_response(payload)
-            if response.error and "duplicate durable" in response.error:
-                # An earlier request was applied, its answer lost with the connection: close that one.
+            if response.error:
+                # As a rule an earlier request was applied after all and holds the durable.
+                self._cluster.checker.refused(self, "subscription", response.error)
                 self._close_lost()
+                self._world.after(0.3, self._go_on)
                 return
-            assert not response.error, f"{self.name}: {response.error}"
             self._ack_inbox = response.ack_inbox.encode()
             self.subscribed = True
+            self._close_lost()
 
-        self._request("_STAN.sub.test-cluster", stan.encode_subscription(request), answered)
-        self._world.after(2.0, lambda: self._again(session, lambda: self.subscribed, self._subscribe))
+        self._request("_STAN.sub", stan.encode_subscription(request), answered, self._go_on)
 
     def _close_lost(self) -> None:
         """As public clients do after a subscribe request timed out: close by message inbox."""
-        request = stan.UnsubscribeRequest(self.name, self.habits.channel, f"_INBOX.{self.name}.msg")
-        self._request("_STAN.subclose.test-cluster", stan.encode_unsubscribe(request), lambda _payload: None)
+        for inbox in self._lost_inboxes[-10:]:
+            request = stan.UnsubscribeRequest(self.name, self.habits.channel, inbox)
+            self._request("_STAN.subclose", stan.encode_unsubscribe(request), _ignore, _nothing)
 
-    def _again(self, session: int, done: Callable[[], bool], again: Callable[[], None]) -> None:
-        if session == self._session and self._connection is not None and not done():
-            again()
+    def end_subscription(self, *, for_good: bool) -> None:
+        """Close the subscription, or unsubscribe, and subscribe again soon."""
+        if not (self.subscribed and self.connected) or self._closing:
+            return
+        self._world.note(f"{self.name} {'unsubscribes' if for_good else 'closes its subscription'}")
+        self.subscribed = False
+        request = stan.UnsubscribeRequest(self.name, self.habits.channel, self._ack_inbox.decode())
+        pause_s = self._world.rng.uniform(0, 1.5)
+
+        def answered(_payload: bytes) -> None:
+            self._world.after(pause_s, self._go_on)
+
+        subject = "_STAN.unsub" if for_good else "_STAN.subclose"
+        self._request(subject, stan.encode_unsubscribe(request), answered, self._go_on)
+
+    def close(self) -> None:
+        """Close at the service, and come back after a while as somebody new with the same name."""
+        if not (self.registered and self.connected):
+            return
+        self._world.note(f"{self.name} closes")
+        self._closing = True
+        pause_s = self._world.rng.uniform(0, 1.5)
+
+        def closed(_payload: bytes = b"") -> None:
+            self._closing = False
+            self.closings += 1
+            self.registered = self.subscribed = False
+            self.seen = Seen("")
+            self._lost_inboxes.clear()
+            connection = self._connection
+            if connection is not None:
+                self.drop()
+                self._world.after(pause_s, self.connect)
+
+        self._request("_STAN.close", stan.encode_close(stan.CloseRequest(self.name)), closed, closed)
 
     def _publish(self) -> None:
         habits = self.habits
         self._world.after(self._world.rng.expovariate(1 / habits.publishes_every_s), self._publish)
-        if self.quiet or not self.connected:
+        if self.quiet or self.dead or self._closing or not (self.connected and self.registered):
             return
-        guid = f"{self.name}-{len(self.published)}"
-        data = guid.encode()
-        self.published[guid] = data
-        request = stan.PublishRequest(self.name, guid, habits.channel, "", data, f"conn-{self.name}".encode())
-        subject = f"_STAN.pub.test-cluster.{habits.channel}".encode()
+        guid = f"{self.name}/{self._session}/{len(self.published)}"
+        self.published[guid] = self._world.now
+        request = stan.PublishRequest(self.name, guid, habits.channel, "", guid.encode(), self.conn_id)
+        subject = f"_STAN.pub.{CLUSTER_ID}.{habits.channel}".encode()
         self._send(nats.pub(subject, f"_INBOX.{self.name}.acks".encode(), stan.encode_publish(request)))
 
     def _message(self, message: nats.Msg) -> None:
         tail = message.subject.rpartition(b".")[2]
-        if tail == b"hb":
+        if tail.startswith(b"hb"):
             if message.reply:
                 self._send(nats.pub(message.reply, b"", b""))
         elif tail == b"acks":
             if not message.headers:
                 ack = stan.decode_pub_ack(message.payload)
-                assert not ack.error, f"{self.name}: {ack.error}"
-                self._cluster.checker.stored(self, ack.guid)
-                self.stored[ack.guid] = self.published[ack.guid]
-        elif tail == b"msg":
+                self._cluster.checker.stored(self, ack.guid, ack.error)
+                (self.refused if ack.error else self.stored).add(ack.guid)
+        elif message.subject == self.seen.inbox.encode():
             self._delivery(message.payload)
         elif not message.headers:
             answered = self._asked.pop(message.subject, None)
@@ -247,58 +357,75 @@ class SimClient:
 
     def _delivery(self, payload: bytes) -> None:
         message = stan.decode_message(payload)
-        received = Received(
-            message.seq,
-            message.data,
-            message.redelivered,
-            message.redelivery_count,
-            self._world.now,
-            self._session,
-        )
-        self._cluster.checker.received(self, received)
-        self.seen.received.append(received)
+        seq, seen = message.seq, self.seen
+        self.deliveries += 1
+        self.received.add(seq)
+        self._cluster.checker.received(self, seen, message)
+        seen.messages[seq] = Received(message.data, message.redelivery_count, self._world.now, self._session)
+        if not message.redelivered:
+            seen.highest_new = seq
         if self.quiet or self._world.chance(self.habits.acks):
-            delay = 0.0 if self._world.chance(0.7) else self._world.rng.uniform(0, self.habits.ack_wait_s)
-            self._world.after(delay, lambda: self._ack(message.seq))
+            at_once = self.quiet or self._world.chance(0.7)
+            delay = 0.0 if at_once else self._world.rng.uniform(0, self.habits.ack_wait_s)
+            self._world.after(delay, lambda: self._ack(seen, seq))
 
-    def _ack(self, seq: int) -> None:
-        if self._ack_inbox and self.connected:
-            self.seen.acked_s.setdefault(seq, self._world.now)
+    def _ack(self, seen: Seen, seq: int) -> None:
+        if seen is self.seen and self._ack_inbox and self.connected:
             self._send(nats.pub(self._ack_inbox, b"", stan.encode_ack(stan.Ack(self.habits.channel, seq))))
 
 
-class _Wire:
+def _ignore(_payload: bytes) -> None:
+    """Whether there was such a subscription is of no interest."""
+
+
+def _nothing() -> None:
+    """It will be tried again with the next subscription."""
+
+
+class Wire:
     """Moves what a node writes to a client."""
 
-    def __init__(self, client: SimClient, session: int) -> None:
+    connection: Connection
+
+    def __init__(self, client: SimClient, node: SimNode, session: int) -> None:
         self._client = client
+        self._node = node
         self._session = session
         self._scheduled = False
         self._at_s = 0.0
 
+    @property
+    def _current(self) -> bool:
+        return self._client._session == self._session and self._client._connection is not None
+
     def output(self) -> None:
         """See `connection.Driver`."""
-        client, world = self._client, self._client._world
-        connection = client._connection
-        if connection is None or client._session != self._session:
-            return
-        if connection.closed:
-            world.after(0.001, lambda: client.lost(self._session))
-            return
-        if not self._scheduled:
+        world = self._client._world
+        if self.connection.closed:
+            world.after(0.001, lambda: self._client.lost(self._session))
+        elif not self._scheduled:
             self._scheduled = True
-            world.after(0.0, self._write)
+            world.after(0.0, self._turn)
+
+    def _turn(self) -> None:
+        self._node.now_or_when_resumed(self._write)
 
     def _write(self) -> None:
         self._scheduled = False
         client, world = self._client, self._client._world
-        connection = client._connection
-        if connection is None or client._session != self._session:
+        connection = self.connection
+        if connection.closed:
+            return
+        if self._current and not client.reading:
+            # The sockets between them are full.
+            self._scheduled = True
+            world.after(0.01, self._turn)
             return
         data = b"".join(connection.take())
         connection.sent(len(data))
-        self._at_s = max(self._at_s + 1e-7, world.now + world.rng.uniform(*DELAY_S))
-        world.after(self._at_s - world.now, lambda: client.arrived(self._session, data))
+        if self._current:
+            self._at_s = max(self._at_s + 1e-7, world.now + world.rng.uniform(*DELAY_S))
+            world.after(self._at_s - world.now, lambda: client.arrived(self._session, data))
 
     def input(self) -> None:
         """See `connection.Driver`: what came while reading was stopped has been kept."""

@@ -1,8 +1,9 @@
-"""A whole node in a simulated world: replica, engine, routing and client connections, driven as production is.
+"""A whole node in a simulated world: replica, engine, routing, client connections, driven as production is.
 
 A host stands for a machine: its disk (journal tape and store) and its clocks outlive the process.
 Everything plain is the real thing; journal and store are the fakes that pass the real ones' tests,
-and peers' frames travel through the simulated network as values.
+and peers' frames travel through the simulated network as bytes. As in production each pair of nodes
+has two links, one for consensus and forwarded batches (and, here, snapshots), one for routes.
 """
 
 from __future__ import annotations
@@ -10,28 +11,107 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from node.core.effects import Effects
+from node.core.machine import Machine
 from node.core.records import restore, take_changes
 from node.core.state import State
+from node.protocol.peer import HEADER_BYTES, decode_body, encode_frame
 from node.raft.engine import Engine
 from node.raft.ports import Role, Timing
 from node.server.connection import Connection
-from node.server.context import Context, ServerInfo
+from node.server.context import ClientLimits, Context, ServerInfo
 from node.server.host import Host
 from node.server.replica import Replica
-from node.server.routing import Routing
+from node.server.routing import LocalSubscription, Routing
 from node.server.streaming import Subjects
 from node.simulator.journal import MemoryFlush, MemoryJournal, Tape
-from node.simulator.network import Network
+from node.simulator.machine_clock import MachineClock
+from node.simulator.network import Endpoint, Network
 from node.store.memory import MemoryStore
+from node.units import Index
 
 if TYPE_CHECKING:
     from node.simulator.cluster import Cluster
+    from node.simulator.cluster_checks import ClusterChecker
 
+CLUSTER_ID = "test-cluster"
 TIMING = Timing(election_min_s=0.3, election_max_s=0.6, heartbeat_s=0.075)
 FLUSH_S = (0.0005, 0.002, 0.002, 0.01, 0.04)
+"""How long a flush of the journal may take: one of these."""
+TIMER_LATE_S = 20e-6
+"""A timer is always a little late; clocks in whole nanoseconds would else never get there."""
 CHECKPOINT_S = 0.3
 TRAILING_ENTRIES = 30
 """Few, so that a node that was down for a while needs a snapshot."""
+ALONE_S = 5.0
+"""Without a leader for so long a node sends its clients away (R25)."""
+HAND_OVER_S = 1.0
+LIMITS = ClientLimits(pending_soft=2048, max_pending=128 * 1024)
+"""Small, so that a client that reads slowly soon has a backlog."""
+
+
+class WatchedMachine(Machine):
+    """The machine, with the checkers looking on."""
+
+    def __init__(self, state: State, node: SimNode, checker: ClusterChecker) -> None:
+        super().__init__(state)
+        self._node = node
+        self._checker = checker
+
+    def apply(self, index: Index, data: bytes) -> Effects:
+        self._checker.applying(self._node, index, data)
+        effects = super().apply(index, data)
+        self._checker.applied(self._node, data, effects, self.state)
+        return effects
+
+
+class WatchedEngine(Engine):
+    """The engine, with the checkers told of what is proposed."""
+
+    watcher: Callable[[int, bytes], None]
+
+    def propose(self, payload: bytes) -> Index:
+        index = super().propose(payload)
+        self.watcher(index, payload)
+        return index
+
+
+class WatchedConnection(Connection):
+    """A connection, with the checkers told of what is delivered."""
+
+    __slots__ = ("watcher",)
+
+    def __init__(self, context: Context, node: SimNode, *, cid: int, epoch: int) -> None:
+        super().__init__(context, cid=cid, epoch=epoch, address=("client", 1))
+        self.watcher = node
+
+    def deliver(
+        self, subscription: LocalSubscription, subject: bytes, reply: bytes, headers: bytes, payload: bytes
+    ) -> None:
+        self.watcher.checker.delivering(self.watcher, subject, payload)
+        super().deliver(subscription, subject, reply, headers, payload)
+
+
+class Port:
+    """One end of a node's links of one kind; the network knows nodes by it."""
+
+    def __init__(self, node: SimNode, kind: str) -> None:
+        self.name = node.name
+        self._node = node
+        self._kind = kind
+
+    @property
+    def up(self) -> bool:
+        return self._node.up
+
+    def link_up(self, peer: str) -> None:
+        self._node.now_or_when_resumed(lambda: self._node.linked(self._kind, peer))
+
+    def link_down(self, peer: str) -> None:
+        self._node.now_or_when_resumed(lambda: self._node.unlinked(self._kind, peer))
+
+    def deliver(self, peer: str, message: Any) -> None:
+        self._node.now_or_when_resumed(lambda: self._node.take(self._kind, peer, message))
 
 
 class SimNode:
@@ -41,9 +121,14 @@ class SimNode:
         self.name = name
         self.up = False
         self.paused = False
+        self.leaving = False
+        self.knows_time = False
+        """A live leader has told this process the cluster time, without much delay."""
         self.replica: Replica
-        self.engine: Engine
-        self.connections: list[Connection] = []
+        self.engine: WatchedEngine
+        self.connections: list[WatchedConnection] = []
+        self.clock = MachineClock(cluster.world, skew_s=2.0)
+        self.checker = cluster.checker
         self._cluster = cluster
         self._world = cluster.world
         self._tape = Tape()
@@ -53,15 +138,15 @@ class SimNode:
         self._paused_at = 0.0
         self._woken_at = float("inf")
         self._working = False
-        self._wall_skew_ns = int(self._world.rng.uniform(-2, 2) * 1e9)
+        self._kicked = False
         self._epoch = 0
         self._checkpointing = False
 
     # --- life and death ---------------------------------------------------------------------------
 
     @property
-    def network(self) -> Network:
-        return self._cluster.network
+    def raft(self) -> Network:
+        return self._cluster.networks["raft"]
 
     @property
     def state(self) -> State:
@@ -76,68 +161,83 @@ class SimNode:
         return self.up and self.engine.role is Role.LEADER
 
     @property
+    def ready(self) -> bool:
+        """It leads, and its term has begun for clients too."""
+        return self.leads and not self.paused and self.engine.is_ready and self.replica.ordering.open
+
+    @property
     def serves(self) -> bool:
         """Clients can connect."""
-        return self.up and not self.paused
+        return self.up and not self.paused and not self.leaving and not self._alone
+
+    @property
+    def _alone(self) -> bool:
+        since = self.replica.leaderless_since_s
+        return (
+            len(self._cluster.names) > 1 and since is not None and self.clock.monotonic_s() - since >= ALONE_S
+        )
 
     def start(self) -> None:
         if self.up:
             return
         world = self._world
-        self.up, self.paused = True, False
+        self.up, self.paused, self.leaving = True, False, False
         self._life += 1
         self._inbox.clear()
         self._woken_at = float("inf")
-        self._checkpointing = False
+        self._checkpointing = self._kicked = False
         self.journal = MemoryJournal(self._tape)
         index, term = self._store.applied
         if index and self.journal.term_at(index) != term:
             self.journal.reset((index, term), self._store.previous)
-        self.routing = Routing(self.name, send=lambda peer, value: self._send(peer, ("route", value)))
+        self.routing = Routing(self.name, send=self._send_route)
         self.replica = Replica(
             self.name,
-            Subjects.of("test-cluster"),
+            Subjects.of(CLUSTER_ID),
             restore(self._store.records()),
             self._store,
             routing=self.routing,
-            host=Host(
-                lambda: int(world.now * 1e9),
-                lambda: int(world.now * 1e9) + 1_700_000_000_000_000_000 + self._wall_skew_ns,
-                world.rng.randbytes,
-            ),
-            send=lambda peer, value: self._send(peer, ("server", value)),
+            host=Host(self.clock.monotonic_ns, self.clock.wall_ns, world.rng.randbytes),
+            send=self._send_member,
             kick=self._kick,
             founded=lambda state: None,
             caught_up=self._release,
             changed=lambda: None,
             election_min_s=TIMING.election_min_s,
         )
-        self.engine = Engine(
+        self.engine = WatchedEngine(
             node=self.name,
             members=self._cluster.names,
             journal=self.journal,
             applied=index,
             timing=TIMING,
-            clock=world.clock,
+            clock=self.clock.monotonic_s,
             rng=world.rng,
-            send=lambda peer, message: self._send(peer, ("engine", message)),
+            send=lambda peer, message: self.raft.send(self.name, peer, encode_frame((0, message))),
             apply=self._apply,
             listener=self.replica,
         )
+        self.engine.watcher = lambda index, payload: self.checker.proposed(self, index, payload)
+        self.replica.machine = WatchedMachine(self.replica.state, self, self.checker)
         self.replica.attach(self.engine)
         self.replica.needs_snapshot_from = self._send_snapshot
         self.context = Context(
             routing=self.routing,
             service=self.replica,
             info=ServerInfo(server_id=self.name, server_name=self.name, host=self.name, port=1),
-            clock=world.clock,
+            clock=self.clock.monotonic_s,
+            limits=LIMITS,
             node_ready=lambda: self.replica.caught_up,
         )
         self.connections = []
+        self.knows_time = False
+        self.checker.started(self)
         world.note(f"{self.name} starts at entry {index} of {self.journal.last_index}")
-        self.network.connect_all(self.name)
+        for network in self._cluster.networks.values():
+            network.connect_all(self.name)
         self._work()
         self._later(CHECKPOINT_S, self._checkpoint)
+        self._later(ALONE_S, self._watch_leader)
 
     def crash(self, *, power: bool = False) -> None:
         """Kill the process; with ``power`` the disk also loses what no flush has made durable."""
@@ -147,12 +247,41 @@ class SimNode:
         self._world.note(f"{self.name} dies{' with its power' if power else ''}")
         self.up = False
         self._life += 1
-        self.network.cut_all(self.name)
+        for network in self._cluster.networks.values():
+            network.cut_all(self.name)
         self._store = self._store.after_crash()
         if power:
             self._world.counts["operations lost"] += self._tape.lose(self._world.rng)
+            self.clock.reboot()
         for connection in self.connections:
             connection.abort("the node died")
+
+    def leave(self) -> None:
+        """SIGTERM: hand leadership over, send the clients away, end."""
+        if not self.up or self.paused or self.leaving:
+            return
+        self._world.counts["leaves"] += 1
+        self._world.note(f"{self.name} is told to stop")
+        self.leaving = True
+        until_s = self._world.now + HAND_OVER_S
+
+        def go() -> None:
+            for connection in list(self.connections):
+                connection.close("this node stops")
+            self._later(0.05, self.crash)
+
+        def hand_over() -> None:
+            if not self.leads or self.engine.transfer_leadership() or self._world.now > until_s:
+                self._work()
+                self._later(0.1, go)
+            else:
+                self._later(0.002, hand_over)
+
+        if self.leads and len(self._cluster.names) > 1:
+            self.replica.ordering.stop()
+            hand_over()
+        else:
+            go()
 
     def pause(self, seconds: float) -> None:
         """Stop the process for a while; what arrives waits in its sockets."""
@@ -181,59 +310,71 @@ class SimNode:
         life = self._life
         self._world.after(delay_s, lambda: call() if self._life == life else None)
 
+    def _when_running(self, call: Callable[[], None]) -> None:
+        """Now, or when a pause is over."""
+        if self.paused:
+            self._inbox.append(call)
+        else:
+            call()
+
     def now_or_when_resumed(self, call: Callable[[], None]) -> None:
         """Something arrived: a process that is paused sees it when it goes on."""
         if self.paused:
             self._inbox.append(call)
         elif self.up:
             call()
-            self._work()
+            self._kick()
 
     # --- network ----------------------------------------------------------------------------------
 
-    def _send(self, peer: str, value: Any) -> bool:
-        self.network.send(self.name, peer, value)
-        return self.network.linked(self.name, peer)
+    def port(self, kind: str) -> Endpoint:
+        """This node's end of its links of one kind."""
+        return Port(self, kind)
 
-    def link_up(self, peer: str) -> None:
-        self.now_or_when_resumed(lambda: self._linked(peer))
+    def _send_member(self, peer: str, value: Any) -> bool:
+        self.raft.send(self.name, peer, encode_frame((1, value)))
+        return self.raft.linked(self.name, peer)
 
-    def _linked(self, peer: str) -> None:
-        self.engine.connected(peer)
-        self.replica.peer_up(peer, {})
-        self.routing.peer_up(peer)
+    def _send_route(self, peer: str, value: Any) -> None:
+        self._cluster.networks["route"].send(self.name, peer, encode_frame(value))
 
-    def link_down(self, peer: str) -> None:
-        self.now_or_when_resumed(lambda: self._unlinked(peer))
-
-    def _unlinked(self, peer: str) -> None:
-        self.engine.disconnected(peer)
-        self.replica.peer_down(peer)
-        self.routing.peer_down(peer)
-
-    def deliver(self, peer: str, message: Any) -> None:
-        self.now_or_when_resumed(lambda: self._take(peer, message))
-
-    def _take(self, peer: str, message: Any) -> None:
-        kind, value = message
-        if kind == "engine":
-            self.engine.receive(peer, value)
-        elif kind == "server":
-            self.replica.frame(peer, value)
-        elif kind == "route":
-            self.routing.peer_frame(peer, value)
+    def linked(self, kind: str, peer: str) -> None:
+        if kind == "route":
+            self.routing.peer_up(peer)
         else:
-            self._install(value)
+            self.engine.connected(peer)
+            self.replica.peer_up(peer, {})
+
+    def unlinked(self, kind: str, peer: str) -> None:
+        if kind == "route":
+            self.routing.peer_down(peer)
+        else:
+            self.engine.disconnected(peer)
+            self.replica.peer_down(peer)
+
+    def take(self, kind: str, peer: str, message: Any) -> None:
+        if isinstance(message, MemoryStore):
+            self._install(message)
+            return
+        value = decode_body(message[HEADER_BYTES:])
+        if kind == "route":
+            self.routing.peer_frame(peer, value)
+        elif value[0] == 0:
+            self.engine.receive(peer, value[1])
+            if self.engine.leader == peer and self._cluster.network_is_fine:
+                self.knows_time = True
+        else:
+            self.replica.frame(peer, value[1])
 
     # --- driving: as node.raft.driver does --------------------------------------------------------
 
     def _kick(self) -> None:
-        if not self._working:
-            self._later(0.0, self._iterate)
+        if not self._working and not self._kicked:
+            self._kicked = True
+            self._later(0.0, self._kicked_on)
 
-    def _iterate(self) -> None:
-        if self.paused:
-            return
+    def _kicked_on(self) -> None:
+        self._kicked = False
         self._work()
 
     def _work(self) -> None:
@@ -246,37 +387,45 @@ class SimNode:
             self.engine.replicate()
         finally:
             self._working = False
-        self._cluster.checker.observe(self)
-        if self.journal.written > self.journal.durable:
-            flush = self.journal.begin_flush()
-            if flush is not None:
-                self._later(self._world.rng.choice(FLUSH_S), lambda: self._flushed(flush))
+        self.checker.observe(self)
+        self._flush()
         deadline = min(self.engine.next_deadline(), wanted)
         if deadline < self._woken_at:
             self._woken_at = deadline
-            self._later(max(0.0, deadline - self._world.now), lambda: self._wake(deadline))
-
-    def _flushed(self, flush: MemoryFlush) -> None:
-        if self.paused:
-            self._later(0.01, lambda: self._flushed(flush))
-            return
-        flush.run()
-        self.journal.end_flush(flush)
-        self.engine.on_durable()
-        self._work()
+            self._later(self.clock.until_s(deadline) + TIMER_LATE_S, lambda: self._wake(deadline))
 
     def _wake(self, deadline: float) -> None:
         if deadline == self._woken_at:
             self._woken_at = float("inf")
             self._work()
 
+    def _flush(self) -> None:
+        if self.journal.written > self.journal.durable:
+            flush = self.journal.begin_flush()
+            if flush is not None:
+                delay_s = self._world.rng.choice(FLUSH_S) * self._cluster.disk_slowness
+                self._later(delay_s, lambda: self._flushed(flush))
+
+    def _flushed(self, flush: MemoryFlush) -> None:
+        flush.run()
+
+        def done() -> None:
+            self.journal.end_flush(flush)
+            self.engine.on_durable()
+            self._work()
+
+        self._when_running(done)
+
+    def _watch_leader(self) -> None:
+        self._later(0.25, self._watch_leader)
+        if not self.paused and self._alone:
+            for connection in list(self.connections):
+                connection.close("this node has no leader")
+
     # --- state, store and snapshots ---------------------------------------------------------------
 
     def _apply(self, index: int, term: int, payload: bytes) -> None:
-        machine = self.replica.machine
-        self._cluster.checker.applying(self, index, payload)
         self.replica.apply(index, term, payload)
-        self._cluster.checker.applied(self, index, machine.state)
 
     def _checkpoint(self) -> None:
         self._later(CHECKPOINT_S, self._checkpoint)
@@ -306,7 +455,7 @@ class SimNode:
     def _send_snapshot(self, peer: str) -> None:
         if self._store.applied[0]:
             self._world.counts["snapshots sent"] += 1
-            self._send(peer, ("snapshot", self._store.after_crash()))
+            self.raft.send(self.name, peer, self._store.after_crash())
 
     def _install(self, store: MemoryStore) -> None:
         (index, term), previous = store.applied, store.previous
@@ -319,21 +468,23 @@ class SimNode:
         self.replica.suspend()
         self._store = store.after_crash()
         self._checkpointing = False
-        self.replica.installed(restore(self._store.records()), self._store, since)
+        state = restore(self._store.records())
+        self.checker.installing(self, index, state)
+        self.replica.installed(state, self._store, since)
+        self.replica.machine = WatchedMachine(state, self, self.checker)
         self.engine.snapshot_installed(index, term, previous)
 
     # --- clients ----------------------------------------------------------------------------------
 
     def accept(self, driver: Any) -> Connection:
         """A client has connected."""
-        self._epoch = max(self._epoch + 1, int(self._world.now * 1e6))
-        connection = Connection(
-            self.context, cid=len(self.connections) + 1, epoch=self._epoch, address=("client", 1)
-        )
+        self._epoch = max(self._epoch + 1, self.clock.wall_ns() // 1000)
+        connection = WatchedConnection(self.context, self, cid=self._epoch, epoch=self._epoch)
         connection.attach(driver)
+        self.connections = [before for before in self.connections if not before.closed]
         self.connections.append(connection)
         return connection
 
     def _release(self) -> None:
-        for connection in self.connections:
+        for connection in list(self.connections):
             connection.release()

@@ -11,6 +11,13 @@ import random
 from collections import Counter
 from collections.abc import Callable
 
+CALLS_PER_SECOND_MAX = 200_000
+"""In one second of virtual time. A quiet one has some thousands."""
+
+
+class StandstillError(Exception):
+    """Somebody asks to be called again and again without any time in between."""
+
 
 class World:
     """Time, chance, and what will happen.
@@ -22,7 +29,7 @@ class World:
 
     def __init__(self, seed: int, *, trace: bool = False) -> None:
         self.rng = random.Random(seed)  # noqa: S311  # to be repeated, not to be secret
-        self.now = 100.0
+        self.now = self.started_s = 100.0
         """Seconds."""
         self.counts: Counter[str] = Counter()
         """What happened how often, for the reader of a report."""
@@ -39,10 +46,20 @@ class World:
         heapq.heappush(self._queue, (self.now + delay_s, self._number, call))
 
     def run(self, seconds: float) -> None:
-        """Let time pass. Whatever a call raises ends the run, and time stands still."""
+        """Let time pass. Whatever a call raises ends the run, and time stands still.
+
+        Raises:
+            StandstillError: so much is called that time hardly passes any more.
+        """
         until = self.now + seconds
-        while self._queue and self._queue[0][0] <= until:
-            self.now, _, call = heapq.heappop(self._queue)
+        queue, second, calls = self._queue, int(self.now), 0
+        while queue and queue[0][0] <= until:
+            self.now, _, call = heapq.heappop(queue)
+            calls += 1
+            if int(self.now) > second:
+                second, calls = int(self.now), 0
+            elif calls > CALLS_PER_SECOND_MAX:
+                raise StandstillError(f"{calls} calls in second {second}, the last one {call}")
             call()
         self.now = until
 

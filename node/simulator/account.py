@@ -1,0 +1,407 @@
+"""The checkers' own account of what the log has decided: kept beside the nodes', from entries and effects.
+
+The first node to apply an entry tells of it; what the others make of the same entry must be equal. The
+account knows the rules of redelivery in a few lines, written from the rules and not from the core:
+who holds what since when, whether an ack of it was applied, and for which reasons it may be sent
+again. Those are: its AckWait has passed in cluster time; its holder has left, or resumed (D46); its
+holder is gone, and others of the group are not (R15); its holder was away when it was sent (R15); a
+cold start (R14). Anything else is a violation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from node.core import commands as c
+from node.core.effects import Effects, Store
+from node.core.state import State, Subscription
+from node.protocol.streaming import decode_message
+from node.simulator.raft_checks import ViolationError
+
+COMPARE_EVERY = 16
+"""Entries between two comparisons of the whole account with the state."""
+
+
+@dataclass(slots=True)
+class Held:
+    """A message that was sent and is not acknowledged."""
+
+    holder: int
+    sent_at_ns: int
+    deliveries: int
+    entry: int
+    free: str = ""
+    """Why it may be sent again before its AckWait has passed; empty: it may not."""
+
+
+@dataclass(slots=True)
+class Member:
+    """A subscription, as it was after the last entry."""
+
+    id: int
+    generation: tuple[int, int]
+    group: int
+    client: str
+    inbox: str
+    ack_inbox: str
+    ack_wait_ns: int
+    max_in_flight: int
+
+
+@dataclass(slots=True)
+class Cursor:
+    """A group: who shares a cursor, and what is out."""
+
+    cursor: int | None = None
+    held: dict[int, Held] = field(default_factory=dict)
+    acked: dict[int, int] = field(default_factory=dict)
+    """The index of the entry that held the ack, by sequence."""
+
+
+class Account:
+    """Told of every entry once, in order."""
+
+    def __init__(self) -> None:
+        self.applied = 0
+        self.time_ns = 0
+        self.timestamp_ns = 0
+        self.term = 0
+        self.stored: dict[bytes, int] = {}
+        """The sequence of every message, by its data."""
+        self.log: list[bytes] = [b""]
+        """Data by sequence; all clients use one channel."""
+        self.groups: dict[int, Cursor] = {}
+        self.members: dict[int, Member] = {}
+        """Online ones."""
+        self.by_inbox: dict[str, tuple[int, int]] = {}
+        """(subscription, group) of every message inbox there ever was."""
+        self.cold_starts = 0
+        self.redeliveries: list[tuple[int, int, int, str]] = []
+        """(entry, sequence, how late in ns, why) of what the last entry sent again."""
+        self._by_ack_inbox: dict[str, Member] = {}
+        self._clients: dict[str, tuple[int, int]] = {}
+        self._sessions: dict[str, tuple[tuple[int, int], int]] = {}
+        self._gone: dict[tuple[str, object], int] = {}
+        self._order: dict[str, int] = {}
+        self._batch: c.Entry
+
+    # --- one entry --------------------------------------------------------------------------------
+
+    def entry(self, index: int, data: bytes, effects: Effects, state: State) -> None:
+        """Entry ``index`` was applied for the first time anywhere.
+
+        Raises:
+            ViolationError: what was decided breaks a rule.
+        """
+        entry = c.decode_entry(data)
+        if entry.time_ns < self.time_ns or entry.timestamp_ns < self.timestamp_ns:
+            raise ViolationError("time", f"entry {index} goes back in time")
+        self.applied, self.time_ns, self.timestamp_ns = index, entry.time_ns, entry.timestamp_ns
+        self.redeliveries = []
+        for fields in entry.keeper:
+            self._keeper(c.decode_keeper(fields))
+        published = 0
+        for batch in entry.batches:
+            published += self._origin(index, batch, effects)
+        for stored in effects.stored:
+            self._store(stored)
+        stored_count = sum(len(stored.bodies) for stored in effects.stored)
+        if stored_count > published:
+            raise ViolationError(
+                "exactly once", f"entry {index} stores {stored_count} messages, {published} were published"
+            )
+        self._look_at_members(state)
+        self._deliver(index, effects, state)
+        self._expect_nothing_overdue(index, state)
+        if index % COMPARE_EVERY == 0:
+            self.compare(state)
+
+    def _keeper(self, command: c.KeeperCommand) -> None:
+        if isinstance(command, c.TakeOver):
+            if command.term > self.term:
+                self.term = command.term
+                self._take_over(command.known_commit)
+            return
+        if command.term != self.term:
+            return
+        match command:
+            case c.ColdStart():
+                self.cold_starts += 1
+                for group in self.groups.values():
+                    self._free(group, "cold start")
+            case c.ClientAway(_, client, generation, since):
+                if self._clients.get(client) == generation:
+                    self._gone.setdefault(("client", client), since)
+                    self._free_members(lambda member: member.client == client, "its holder is absent")
+            case c.ClientBack(_, client, generation, since):
+                if self._clients.get(client) == generation:
+                    since = min(since, self._gone.pop(("client", client), since))
+                    self._back(lambda member: member.client == client, since)
+            case c.SubscriptionAway(_, number, generation, since):
+                found = self.members.get(number)
+                if found is not None and found.generation == generation:
+                    self._gone.setdefault(("subscription", number), since)
+                    self._free_members(lambda member: member.id == number, "its holder is absent")
+            case c.SubscriptionBack(_, number, generation, since):
+                found = self.members.get(number)
+                if found is not None and found.generation == generation:
+                    since = min(since, self._gone.pop(("subscription", number), since))
+                    self._back(lambda member: member.id == number, since)
+            case _:
+                pass
+
+    def _take_over(self, known_commit: int) -> None:
+        for group in self.groups.values():
+            for held in group.held.values():
+                if held.entry > known_commit:
+                    held.sent_at_ns = self.time_ns
+
+    def _free(self, group: Cursor, why: str) -> None:
+        for held in group.held.values():
+            held.free = held.free or why
+
+    def _free_members(self, which: Any, why: str, since_ns: int = 0) -> None:
+        numbers = {member.id for member in self.members.values() if which(member)}
+        for number in numbers:
+            for held in self.groups[self.members[number].group].held.values():
+                if held.holder == number and held.sent_at_ns >= since_ns:
+                    held.free = held.free or why
+
+    def _back(self, which: Any, since_ns: int) -> None:
+        self._free_members(which, "sent while its holder was away", since_ns)
+
+    def _origin(self, index: int, batch: c.Batch, effects: Effects) -> int:
+        """Take in an origin's batch as far as it is new; how many publishes are."""
+        if batch.session is None:
+            for opened in effects.sessions:
+                if self._sessions.get(opened.node, (None, 0))[0] != opened.session:
+                    self._sessions[opened.node] = (opened.session, 0)
+            return 0
+        node = next((name for name, (number, _) in self._sessions.items() if number == batch.session), None)
+        if node is None:
+            return 0
+        number, applied = self._sessions[node]
+        commands = c.decode_commands(batch.commands)
+        last = batch.first_serial + len(commands) - 1
+        if batch.first_serial > applied + 1:
+            raise ViolationError("sessions", f"a gap in the session of {node} at entry {index}")
+        fresh = commands[max(0, applied + 1 - batch.first_serial) :]
+        self._sessions[node] = (number, max(applied, last))
+        published = 0
+        for fields in fresh:
+            command = c.decode_origin(fields)
+            if isinstance(command, c.Publish):
+                published += 1
+            else:
+                self._request(index, command)
+        return published
+
+    def _request(self, index: int, command: c.OriginCommand) -> None:
+        match command:
+            case c.Acked(_, ack_inbox, seqs):
+                member = self._by_ack_inbox.get(ack_inbox)
+                if member is not None:
+                    group = self.groups[member.group]
+                    for seq in seqs:
+                        if group.held.pop(seq, None) is not None:
+                            group.acked[seq] = index
+            case c.SubscriptionClose(client, _, inbox) | c.Unsubscribe(client, _, inbox, _):
+                for member in list(self.members.values()):
+                    if member.client == client and inbox in {member.inbox, member.ack_inbox}:
+                        self._leaves(member)
+            case c.ClientClose(client) | c.ClientReplace(client):
+                for member in list(self.members.values()):
+                    if member.client == client:
+                        self._leaves(member)
+            case _:
+                pass
+
+    def _leaves(self, member: Member) -> None:
+        """Perhaps: if the request is refused, ``_look_at_members`` finds it again."""
+        self._by_ack_inbox.pop(member.ack_inbox, None)
+        self._free_members(lambda other: other.id == member.id, "its holder has left")
+
+    def _store(self, stored: Store) -> None:
+        if stored.first != len(self.log):
+            raise ViolationError("sequences", f"message {stored.first} follows {len(self.log) - 1}")
+        for body in stored.bodies:
+            data = decode_message(body).data
+            if data in self.stored:
+                raise ViolationError("exactly once", f"{data!r} is stored twice")
+            self.stored[data] = len(self.log)
+            self.log.append(data)
+            connection, _, number = data.decode().rpartition("/")
+            if self._order.get(connection, -1) >= int(number):
+                raise ViolationError("order", f"{data!r} is stored after a later message of its client")
+            self._order[connection] = int(number)
+
+    # --- what it led to -----------------------------------------------------------------------------
+
+    def _look_at_members(self, state: State) -> None:
+        before, self.members = self.members, {}
+        self._by_ack_inbox = {}
+        for subscription in state.subscriptions.values():
+            if not subscription.online:
+                continue
+            known = before.get(subscription.id)
+            if known is None or known.generation != subscription.generation:
+                known = self._new_member(subscription)
+            self.members[known.id] = known
+            self._by_ack_inbox[known.ack_inbox] = known
+        for number, member in before.items():
+            now = self.members.get(number)
+            if now is None or now.generation != member.generation:
+                for held in self.groups[member.group].held.values():
+                    if held.holder == number:
+                        held.free = held.free or "its holder has left"
+                self._gone.pop(("subscription", number), None)
+        live = {group for channel in state.channels.values() for group in channel.groups}
+        for number in list(self.groups):
+            if number not in live:
+                self.groups[number].held.clear()
+        if len(self._clients) != len(state.clients) or any(
+            self._clients.get(name) != client.generation for name, client in state.clients.items()
+        ):
+            for name in self._clients:
+                if name not in state.clients or state.clients[name].generation != self._clients[name]:
+                    self._gone.pop(("client", name), None)
+            self._clients = {name: client.generation for name, client in state.clients.items()}
+
+    def _new_member(self, subscription: Subscription) -> Member:
+        member = Member(
+            subscription.id,
+            subscription.generation,
+            subscription.group.id,
+            subscription.client_id,
+            subscription.inbox,
+            subscription.ack_inbox,
+            subscription.ack_wait_ns,
+            subscription.max_in_flight,
+        )
+        group = self.groups.setdefault(member.group, Cursor())
+        self.by_inbox[member.inbox] = (member.id, member.group)
+        for held in group.held.values():  # a resume sends everything again; and orphans find somebody
+            if held.holder == member.id:
+                held.free = held.free or "resumed"
+        return member
+
+    def _deliver(self, index: int, effects: Effects, state: State) -> None:
+        got_new: dict[int, int] = {}
+        last_again: dict[int, int] = {}
+        for deliver in effects.deliveries:
+            member = self.members.get(deliver.subscription)
+            if member is None or deliver.entry != index:
+                raise ViolationError("delivery", f"entry {index} delivers to nobody: {deliver}")
+            group = self.groups[member.group]
+            for seq in deliver.seqs:
+                if seq in group.held:
+                    if member.id in got_new:
+                        raise ViolationError("order", f"entry {index} sends {seq} again after new messages")
+                    if last_again.get(member.group, 0) >= seq:
+                        raise ViolationError("order", f"entry {index} sends {seq} again out of order")
+                    last_again[member.group] = seq
+                    self._send_again(index, group, member, seq)
+                else:
+                    self._send_new(index, group, member, seq)
+                    got_new[member.id] = seq
+        for number in got_new:
+            member = self.members[number]
+            if len(state.subscriptions[number].unacked) > member.max_in_flight:
+                raise ViolationError("max in flight", f"entry {index} gives {member.inbox} too much")
+        self._check_counts(effects, state)
+
+    def _send_new(self, index: int, group: Cursor, member: Member, seq: int) -> None:
+        if seq in group.acked:
+            raise ViolationError("acks", f"{seq}, acked in entry {group.acked[seq]}, is sent in {index}")
+        if seq != (group.cursor or 0) + 1:  # all start with the first message, and none is dropped
+            raise ViolationError("cursor", f"entry {index} sends {seq} to a cursor at {group.cursor}")
+        if seq >= len(self.log):
+            raise ViolationError("cursor", f"entry {index} sends {seq}, which is not in the log")
+        group.cursor = seq
+        group.held[seq] = Held(member.id, self.time_ns, 1, index)
+
+    def _send_again(self, index: int, group: Cursor, member: Member, seq: int) -> None:
+        held = group.held[seq]
+        holder = self.members.get(held.holder)
+        if not held.free:
+            assert holder is not None
+            due_ns = held.sent_at_ns + holder.ack_wait_ns
+            if due_ns > self.time_ns:
+                raise ViolationError(
+                    "AckWait",
+                    f"entry {index} sends {seq} again to {member.inbox}, "
+                    f"{(due_ns - self.time_ns) / 1e9:.3f} s before its deadline",
+                )
+            self.redeliveries.append((index, seq, self.time_ns - due_ns, holder.inbox))
+        del group.held[seq]
+        group.held[seq] = Held(member.id, self.time_ns, held.deliveries + 1, index)
+
+    def _check_counts(self, effects: Effects, state: State) -> None:
+        for deliver in effects.deliveries:
+            records = state.subscriptions[deliver.subscription].unacked
+            group = self.groups[self.members[deliver.subscription].group]
+            for seq in deliver.seqs:
+                if records[seq].deliveries != group.held[seq].deliveries:
+                    raise ViolationError("redelivery count", f"of message {seq}: {records[seq]}")
+
+    def _expect_nothing_overdue(self, index: int, state: State) -> None:
+        if state.marked:
+            return
+        for subscription in state.subscriptions.values():
+            client = subscription.client
+            if client is None or client.absent or subscription.absent or not subscription.unacked:
+                continue
+            if client.silent and not subscription.queue:
+                continue
+            seq = next(iter(subscription.unacked))
+            held = self.groups[subscription.group.id].held.get(seq)
+            if held is not None and held.sent_at_ns + subscription.ack_wait_ns <= self.time_ns:
+                raise ViolationError("AckWait", f"{seq} is overdue and entry {index} doesn't send it again")
+
+    def summary(self, data: bytes, effects: Effects) -> str:
+        """What an entry says and does, in a line for the trace."""
+        entry = c.decode_entry(data)
+        said = [str(c.decode_keeper(fields)) for fields in entry.keeper]
+        for batch in entry.batches:
+            for fields in c.decode_commands(batch.commands):
+                command = c.decode_command(fields)
+                said.append(command.body[-12:].decode() if isinstance(command, c.Publish) else str(command))
+        done = [
+            f"{self.members[deliver.subscription].inbox}: {_ranges(deliver.seqs)}"
+            for deliver in effects.deliveries
+        ]
+        return f"at {entry.time_ns / 1e9:.3f}: {'; '.join(said)} => {'; '.join(done)}"
+
+    def compare(self, state: State) -> None:
+        """Everything: who holds what, since when, sent how often."""
+        for channel in state.channels.values():
+            for group in channel.groups.values():
+                account = self.groups[group.id]
+                found: dict[int, tuple[int, int, int]] = {}
+                holders = group.members if group.shadow is None else [group.shadow]
+                for member in holders:
+                    for seq, record in member.unacked.items():
+                        if seq in found:
+                            raise ViolationError("one holder", f"message {seq} is held twice")
+                        found[seq] = (member.id, record.sent_at_ns, record.deliveries)
+                for seq, record in group.orphans.items():
+                    found[seq] = (account.held[seq].holder, record.sent_at_ns, record.deliveries)
+                known = {
+                    seq: (held.holder, held.sent_at_ns, held.deliveries) for seq, held in account.held.items()
+                }
+                if group.shadow is not None:  # it took over what others had left
+                    known = {seq: (group.shadow.id, *rest) for seq, (_, *rest) in known.items()}  # type: ignore[misc]
+                if found != known:
+                    wrong = {seq for seq in {*found, *known} if found.get(seq) != known.get(seq)}
+                    raise ViolationError(
+                        "unacked",
+                        f"{group.name or group.durable or group.id} at entry {self.applied}: "
+                        + ", ".join(f"{s}: {found.get(s)} not {known.get(s)}" for s in sorted(wrong)[:3]),
+                    )
+
+
+def _ranges(seqs: Sequence[int]) -> str:
+    first, last = seqs[0], seqs[-1]
+    return f"{first}-{last}" if len(seqs) == last - first + 1 > 2 else ", ".join(map(str, seqs))

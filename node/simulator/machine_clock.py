@@ -1,0 +1,44 @@
+"""The clocks of one machine: a monotonic one from an arbitrary start, and a wall clock that may be wrong."""
+
+from __future__ import annotations
+
+from node.simulator.world import World
+from node.units import SECOND
+
+EPOCH_NS = 1_700_000_000 * SECOND
+"""Unix time when the world begins; any will do."""
+
+DRIFT = 100e-6
+"""Quartz runs up to a hundred parts in a million fast or slow."""
+
+
+class MachineClock:
+    """Reads as the machine's own clocks would. Its monotonic clock starts anew with the machine."""
+
+    def __init__(self, world: World, *, skew_s: float) -> None:
+        self._world = world
+        self._rate = 1 + world.rng.uniform(-DRIFT, DRIFT)
+        self._skew_ns = int(world.rng.uniform(-skew_s, skew_s) * SECOND)
+        self._booted_s = 0.0
+        self.reboot()
+
+    def reboot(self) -> None:
+        """The power was gone: the monotonic clock starts somewhere else."""
+        self._booted_s = self._world.now - self._world.rng.uniform(1, 1e6)
+
+    def jump(self, seconds: float) -> None:
+        """Somebody sets the wall clock."""
+        self._skew_ns += int(seconds * SECOND)
+
+    def monotonic_s(self) -> float:
+        return (self._world.now - self._booted_s) * self._rate
+
+    def monotonic_ns(self) -> int:
+        return int((self._world.now - self._booted_s) * self._rate * SECOND)
+
+    def wall_ns(self) -> int:
+        return EPOCH_NS + int(self._world.now * SECOND) + self._skew_ns
+
+    def until_s(self, deadline_s: float) -> float:
+        """How much virtual time passes until the monotonic clock shows that; at least 0."""
+        return max(0.0, (deadline_s - self.monotonic_s()) / self._rate)
