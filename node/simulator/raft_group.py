@@ -128,7 +128,8 @@ class RaftHost:
             return
         self._world.counts["crashes"] += 1
         self._world.note(f"{self.name} dies{' with its power' if power else ''}")
-        self.up = False
+        self.up = self.paused = False
+        self._inbox.clear()
         self._life += 1
         self._group.network.cut_all(self.name)
         self._medium.killed()

@@ -245,7 +245,8 @@ class SimNode:
             return
         self._world.counts["crashes"] += 1
         self._world.note(f"{self.name} dies{' with its power' if power else ''}")
-        self.up = False
+        self.up = self.paused = False
+        self._inbox.clear()
         self._life += 1
         for network in self._cluster.networks.values():
             network.cut_all(self.name)
