@@ -109,6 +109,8 @@ class Cluster:
         self.ports = {f"n{i + 1}": {kind: ports.take() for kind in kinds} for i in range(size)}
         self.names = list(self.ports)
         self.children: dict[str, Child] = {}
+        self.options: dict[str, list[str]] = {}
+        """By node: more words for its command line."""
         self._ended: set[str] = set()
         self.config = folder / "cluster.yaml"
         self.config.write_text(json.dumps(self._document(settings or {}), indent=2))  # JSON is YAML
@@ -134,6 +136,7 @@ class Cluster:
             if child is None or not child.is_running:
                 self._ended.discard(name)
                 command = [str(STANCHION), "node", "--config", str(self.config), "--name", name]
+                command += self.options.get(name, [])
                 self.children[name] = Child(name, command, self.log(name), self._guard)
 
     def kill(self, name: str) -> None:
