@@ -33,13 +33,13 @@ import os
 from collections.abc import Sequence
 from typing import Protocol
 
-from node.errors import DiskError
+from node.errors import CorruptionError, DiskError
 from node.raft.disk import Disk
 from node.raft.flush import Flush, Part, Sweep
 from node.raft.log_state import Base, LogState
 from node.raft.payloads import Payloads
 from node.raft.records import RECORD_BYTES, Header, Kind, pack_members
-from node.raft.recovery import POSITION_BITS, TornTail, recover
+from node.raft.recovery import POSITION_BITS, Recovered, TornTail, recover
 from node.raft.segments import Segment
 from node.units import Index, Term
 
@@ -52,7 +52,7 @@ _NOTHING = b""
 
 
 class Sealer(Protocol):
-    """Encrypts payloads at rest. The checksum covers what is on disk: the sealed bytes."""
+    """Encrypts payloads at rest (`node.sealing`). The checksum covers what is on disk: the sealed bytes."""
 
     def seal(self, payload: bytes, context: bytes) -> bytes: ...
 
@@ -89,6 +89,7 @@ class Journal:
         self._segment_bytes = segment_bytes
         self._relaxed = relaxed
         self._sealer = sealer
+        self._entry_kind = Kind.ENTRY if sealer is None else Kind.SEALED
 
         self.written = self.durable = next_seq - 1
         self._durable_index = state.last_index
@@ -122,11 +123,12 @@ class Journal:
             segment_bytes: size of a file; preallocated. A larger record gets a file of its own.
             cache_bytes: payloads of durable entries held in memory.
             relaxed: don't sync before calling a flush durable: a power cut loses acknowledged data.
-            sealer: encrypts the payloads of entries.
+            sealer: encrypts the payloads of entries. Term, vote and members stay readable.
             journal_id: 16 bytes for a new journal; drawn if None.
 
         Raises:
-            CorruptionError: damage that no power cut explains.
+            CorruptionError: damage that no power cut explains, entries sealed and no sealer, or entries
+                that should be sealed and aren't.
             DiskError: the disk refused.
         """
         found = recover(disk, segment_bytes=segment_bytes)
@@ -136,6 +138,7 @@ class Journal:
             first.create()
             segments, state, next_seq, end, torn = [first], LogState(), 1, first.start, None
         else:
+            _check_sealed(found, sealer)
             segments, state, torn = found.segments, found.state, found.torn
             next_seq, end = found.next_seq, found.end
         return cls(
@@ -280,11 +283,14 @@ class Journal:
         record = segment.record(offset, length)
         term = state.term_at(index)
         assert term is not None
-        if record is None or (record.kind, record.index, record.term) != (Kind.ENTRY, index, term):
+        if record is None or (record.kind, record.index, record.term) != (self._entry_kind, index, term):
             raise segment.damage("a damaged entry", offset=offset, index=index)
         if self._sealer is None:
             return record.payload
-        return self._sealer.open(record.payload, _context(index, term))
+        try:
+            return self._sealer.open(record.payload, _context(index, term))
+        except CorruptionError as error:
+            raise segment.damage(f"an entry can't be opened: {error}", offset=offset, index=index) from error
 
     # --- changing ---------------------------------------------------------------------------------
 
@@ -299,7 +305,7 @@ class Journal:
         last_term = state.term_at(index - 1)
         assert last_term is None or term >= last_term, f"entry {index}: term {term} after {last_term}"
         stored = payload if self._sealer is None else self._sealer.seal(payload, _context(index, term))
-        position = self._put(Kind.ENTRY, index, term, stored)
+        position = self._put(self._entry_kind, index, term, stored)
         state.append(index, term, position, len(stored))
         self._payloads.add(index, payload, self._durable_index)
 
@@ -496,6 +502,17 @@ class Journal:
     def _check(self) -> None:
         if self._failure is not None:
             raise DiskError(f"the journal stopped after: {self._failure}") from self._failure
+
+
+def _check_sealed(found: Recovered, sealer: Sealer | None) -> None:
+    if sealer is None:
+        wrong, problem = Kind.SEALED, "the journal's entries are encrypted, and this node has no key for them"
+    else:
+        wrong, problem = Kind.ENTRY, "the journal has entries that aren't encrypted, and this node takes none"
+    if wrong in found.kinds:
+        for segment in found.segments:
+            segment.close()
+        raise found.segments[0].damage(problem, offset=0, index=found.state.first_index)
 
 
 def _context(index: int, term: int) -> bytes:

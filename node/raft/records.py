@@ -57,6 +57,8 @@ class Kind(IntEnum):
     """The cluster's members are those of the payload (msgpack)."""
     BASE = 5
     """The log starts over behind a snapshot at ``index``, ``term``; payload: term of the entry before."""
+    SEALED = 6
+    """As ``ENTRY``, and the payload is encrypted. A journal has only the one or only the other."""
 
 
 @dataclass(slots=True)

@@ -55,6 +55,8 @@ class Recovered:
     end: int
     """Offset in the last segment where the next record goes."""
     torn: TornTail | None
+    kinds: set[int]
+    """The kinds of records there are."""
 
 
 def recover(disk: Disk, *, segment_bytes: int) -> Recovered | None:
@@ -81,7 +83,7 @@ def recover(disk: Disk, *, segment_bytes: int) -> Recovered | None:
         for segment in segments:
             segment.close()
         raise
-    return Recovered(segments, replay.state, replay.seq, replay.end, torn)
+    return Recovered(segments, replay.state, replay.seq, replay.end, torn, replay.kinds)
 
 
 def _open_all(disk: Disk, numbers: list[int]) -> list[Segment]:
@@ -117,6 +119,7 @@ class _Replay:
         self.flush_at = first.start
         """Where the last flush of that segment begins."""
         self.torn: TornTail | None = None
+        self.kinds: set[int] = set()
 
     def read(self, segment: Segment, *, last: bool) -> None:
         """Apply a segment's records; in the last one the end may be torn."""
@@ -160,8 +163,9 @@ class _Replay:
 
     def _apply(self, segment: Segment, offset: int, position: int, record: Record) -> None:
         state = self.state
+        self.kinds.add(record.kind)
         match record.kind:
-            case Kind.ENTRY:
+            case Kind.ENTRY | Kind.SEALED:
                 if record.index != state.next_index:
                     problem = f"entry {record.index} follows entry {state.next_index - 1}"
                     raise segment.damage(problem, offset=offset, index=state.next_index)

@@ -409,6 +409,58 @@ def test_sealed_payloads(disk: SimulatedDisk) -> None:
     assert Journal.open(disk, segment_bytes=SMALL, sealer=Xor()).payload_at(1) == b"secret"
 
 
+@pytest.mark.parametrize("cache_bytes", [0, 1 << 20])
+def test_a_sealed_journal_is_a_journal(disk: SimulatedDisk, cache_bytes: int) -> None:
+    """Rolled, truncated, started over, read back: as without encryption."""
+    for life in range(3):
+        journal = Journal.open(disk, segment_bytes=SMALL, cache_bytes=cache_bytes, sealer=Xor())
+        assert journal.last_index == life * 10
+        filled(journal, 12)
+        journal.truncate(journal.last_index - 1)
+        flushed(journal)
+        assert log(journal) == [(i, 1, payload(i)) for i in range(1, life * 10 + 11)]
+        disk.kill()
+    journal = Journal.open(disk, segment_bytes=SMALL, cache_bytes=cache_bytes, sealer=Xor())
+    journal.reset((100, 2), (99, 2))
+    journal.append(101, 2, b"behind a snapshot")
+    flushed(journal)
+    disk.kill()
+    journal = Journal.open(disk, segment_bytes=SMALL, cache_bytes=cache_bytes, sealer=Xor())
+    assert log(journal) == [(101, 2, b"behind a snapshot")]
+    assert journal.payload_at(100) == b""
+
+
+def test_entries_that_are_not_sealed_are_refused(disk: SimulatedDisk) -> None:
+    """Nothing is taken for an entry that somebody without the key may have written."""
+    filled(opened(disk), 3)
+    disk.kill()
+    with pytest.raises(CorruptionError, match=r"segment-0+1.log: .*aren't encrypted"):
+        Journal.open(disk, segment_bytes=SMALL, sealer=Xor())
+    assert reopened(disk).last_index == 3
+
+
+def test_sealed_entries_are_refused_without_a_key(disk: SimulatedDisk) -> None:
+    """Ciphertext would be applied as if it were a command."""
+    filled(Journal.open(disk, segment_bytes=SMALL, sealer=Xor()), 3)
+    disk.kill()
+    with pytest.raises(CorruptionError, match="no key"):
+        opened(disk)
+
+
+def test_an_entry_that_does_not_open_is_damage(disk: SimulatedDisk) -> None:
+    """The error says where, as for any other."""
+    filled(Journal.open(disk, segment_bytes=SMALL, sealer=Xor()), 3)
+    disk.kill()
+
+    class Another(Xor):
+        def open(self, sealed: bytes, context: bytes) -> bytes:
+            raise CorruptionError("another key")
+
+    journal = Journal.open(disk, segment_bytes=SMALL, cache_bytes=0, sealer=Another())
+    with pytest.raises(CorruptionError, match=r"segment-0+1.log: .*another key .*log index 2"):
+        journal.payload_at(2)
+
+
 def test_given_journal_id_makes_the_bytes_repeatable() -> None:
     contents = []
     for seed in (1, 2):
