@@ -16,8 +16,10 @@ const pause = (ms) => new Promise((resolve) => setTimeout(resolve, ms))
 
 function connect (request) {
   return new Promise((resolve, reject) => {
+    const urls = request.urls.split(',')
     const options = {
-      servers: request.urls.split(','),
+      url: urls[0], // else it tries localhost:4222 first, whatever the servers
+      servers: urls,
       noRandomize: true,
       reconnectTimeWait: 250,
       connectTimeout: request.timeout_ms || 2000,
