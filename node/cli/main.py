@@ -35,6 +35,8 @@ COMMANDS: Final = {
     "demo": "a cluster on this machine whose leader is killed under load, and what happens",
     "node": "run one node of a cluster",
     "cluster": "run all nodes of a cluster on this machine",
+    "pub": "publish to a channel",
+    "sub": "subscribe to a channel and show what comes",
     "status": "ask the nodes of a cluster how they are",
     "config": "check a configuration",
     "certs": "make the certificates by which the nodes know one another",

@@ -15,7 +15,7 @@ from itertools import count
 import trio
 
 from node.client.nats import Nats, Options, Server
-from node.errors import RefusedError, RemoteProtocolError, UnavailableError
+from node.errors import NodeError, RefusedError, RemoteProtocolError, UnavailableError
 from node.protocol import nats
 from node.protocol import streaming as stan
 from node.protocol.positions import StartPosition
@@ -102,6 +102,8 @@ class Client:
         self.session = stan.ConnectResponse()
         self.lost: str = ""
         """Why the session ended although nobody closed it; empty while it lives."""
+        self.ended = trio.Event()
+        """Set when ``lost`` is."""
         self._ack_subject = b"_STAN.acks." + secrets.token_hex(11).encode()
         self._heartbeat_inbox = connection.new_inbox()
         self._guids = count(1)
@@ -149,6 +151,7 @@ class Client:
                 continue
             if error:
                 self.lost = error
+                self.ended.set()
                 return
 
     # --- publishing -------------------------------------------------------------------------------
@@ -322,10 +325,11 @@ async def connect(
     Raises:
         RefusedError: the cluster declined.
         UnavailableError: nobody answered within ``attempts_s``.
+        NodeError: whatever the block raises of them, by itself too.
     """
     connection = Nats([Server.parse(server) for server in servers], options)
     client = Client(connection, cluster_id, client_id)
-    failure: RefusedError | UnavailableError | None = None
+    failure: NodeError | None = None
 
     async def keep_connected(scope: trio.CancelScope) -> None:
         nonlocal failure
@@ -334,6 +338,7 @@ async def connect(
         except RefusedError as error:  # the credentials: no other server takes them either
             failure = error
             client.lost = str(error)
+            client.ended.set()
             scope.cancel()
 
     async with trio.open_nursery() as nursery:
@@ -346,6 +351,8 @@ async def connect(
             nursery.start_soon(client.ping_for_ever)
             try:
                 yield client
+            except NodeError as error:
+                failure = error
             finally:
                 with trio.move_on_after(REQUEST_TIMEOUT_S, shield=True):
                     await _close(client)

@@ -31,6 +31,9 @@ REASONS: Final = {
 }
 BAR: Final = 24
 LINES_SHOWN: Final = 11
+LINES_MAX: Final = 14
+HEIGHT: Final = 22
+"""Lines of the screen beside those of the two lists of events."""
 
 
 def picture(show: Show, now_s: float, *, lines: int = LINES_SHOWN) -> RenderableType:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import random
+import re
 import shutil
 import signal
 import sys
@@ -21,7 +22,7 @@ from node.demo.checker import judge
 from node.demo.cluster import Cluster
 from node.demo.history import History
 from node.demo.load import Load
-from node.demo.picture import picture, plain
+from node.demo.picture import HEIGHT, LINES_MAX, picture, plain
 from node.demo.report import lines, report
 from node.demo.show import Line, Show
 from node.demo.story import Story
@@ -33,6 +34,9 @@ PROGRESS_S: Final = 5.0
 SVG_WIDTH: Final = 120
 SVG_AFTER_S: Final = 1.1
 """A picture is saved so long after the last kill, while the victim is still down."""
+
+FONT_FACE: Final = re.compile(r"@font-face \{.*?\}\s*", re.DOTALL)
+"""Where a picture would fetch its font from. Any monospaced one will do."""
 
 INTERRUPTED: Final = 130
 
@@ -179,7 +183,8 @@ class _Demo:
 
     async def _screen(self) -> None:
         def frame() -> Any:
-            return picture(self.show, trio.current_time())
+            lines = max(2, min(LINES_MAX, self.console.height - HEIGHT))
+            return picture(self.show, trio.current_time(), lines=lines)
 
         with Live(console=self.console, screen=True, auto_refresh=False) as live:
             while True:
@@ -200,4 +205,5 @@ class _Demo:
         await trio.sleep(SVG_AFTER_S)
         console = Console(record=True, width=SVG_WIDTH, file=io.StringIO(), force_terminal=True)
         console.print(picture(self.show, trio.current_time()))
-        console.save_svg(self.options.svg, title="stanchion demo")
+        svg = console.export_svg(title="stanchion demo", unique_id="demo")
+        await trio.Path(self.options.svg).write_text(FONT_FACE.sub("", svg), encoding="utf-8")

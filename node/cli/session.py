@@ -1,0 +1,73 @@
+"""What `pub` and `sub` share: a session with a cluster, and an orderly end by Ctrl-C."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import secrets
+import signal
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+
+import trio
+
+from node.client import Client, connect
+from node.client.nats import Options
+from node.errors import ConfigError, NodeError
+from node.protocol.subjects import valid_channel, valid_client_id
+
+STOPPED = 130
+
+
+@asynccontextmanager
+async def session(args: argparse.Namespace) -> AsyncIterator[Client]:
+    """A registered client, as the command line describes it (``options.add_client``).
+
+    Raises:
+        ConfigError: the channel or the client ID is not a valid one.
+        RefusedError, UnavailableError: by the cluster.
+    """
+    client_id = args.client_id or f"stanchion-{secrets.token_hex(4)}"
+    if not valid_channel(args.channel):
+        raise ConfigError([f"{args.channel!r} is not the name of a channel"])
+    if not valid_client_id(client_id):
+        raise ConfigError([f"--client-id {client_id!r}: expected letters, digits, - and _"])
+    options = Options(
+        name=client_id,
+        user=args.user,
+        password=args.password or os.environ.get("STANCHION_CLIENT_PASSWORD", ""),
+        token=args.token or os.environ.get("STANCHION_CLIENT_TOKEN", ""),
+    )
+    async with connect(args.server, args.cluster, client_id, options=options) as client:
+        yield client
+
+
+def run_until_stopped(work: Callable[[], Awaitable[int]], stopped: int = STOPPED) -> int:
+    """Run ``work``; its status, or ``stopped`` if SIGINT or SIGTERM came first.
+
+    Raises:
+        NodeError: by ``work``.
+    """
+    status = stopped
+    failure: NodeError | None = None
+
+    async def main() -> None:
+        nonlocal status, failure
+        with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(_cancel_on_signal, signals, nursery.cancel_scope)
+                try:
+                    status = await work()
+                except NodeError as error:
+                    failure = error
+                nursery.cancel_scope.cancel()
+
+    trio.run(main)
+    if failure is not None:
+        raise failure  # by itself, not in the nursery's group
+    return status
+
+
+async def _cancel_on_signal(signals: AsyncIterator[int], scope: trio.CancelScope) -> None:
+    async for _ in signals:
+        scope.cancel()

@@ -1,0 +1,152 @@
+"""Subscribe to a channel and show what comes, until Ctrl-C.
+
+Each message is a line: its sequence, whether it is redelivered, its data. It is acknowledged when
+it was shown; with --manual-ack never, so it comes again after every --ack-wait. A durable
+subscription goes on where it stood; it belongs to its client ID, which is made of its name unless
+--client-id says otherwise.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import TYPE_CHECKING, Any
+
+from node.cli.options import add_client
+from node.config.values import parse_duration
+from node.errors import UnavailableError
+from node.protocol.positions import StartPosition
+from node.units import SECOND
+
+if TYPE_CHECKING:
+    from node.client import Message
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """The command line of ``stanchion sub``."""
+    parser.add_argument("channel", metavar="CHANNEL", help="a name, tokens with dots between them")
+    parser.add_argument(
+        "--queue", default="", metavar="G", help="share the channel with others of this group"
+    )
+    parser.add_argument("--durable", default="", metavar="D", help="remember under this name how far it came")
+    parser.add_argument(
+        "--ack-wait", type=seconds, default=30, metavar="30s", help="until a message comes again (30s)"
+    )
+    parser.add_argument("--manual-ack", action="store_true", help="show messages, do not acknowledge them")
+    parser.add_argument(
+        "--start",
+        type=start,
+        default={"start": StartPosition.NEW_ONLY},
+        metavar="WHERE",
+        help="first, last, new, seq:N or since:10m (new); without effect on a durable that exists",
+    )
+    parser.add_argument(
+        "--max-in-flight", type=positive, default=1024, metavar="N", help="unacknowledged messages (1024)"
+    )
+    parser.add_argument("--count", type=positive, metavar="N", help="end after so many messages")
+    add_client(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Show messages until enough have come (0) or it is stopped (0 too: there is no other end)."""
+    import trio
+
+    from node.cli.session import run_until_stopped, session
+
+    if args.durable and not args.queue and not args.client_id:
+        args.client_id = f"stanchion-{args.durable}"
+
+    async def work() -> int:
+        async with session(args) as client:
+            done = trio.Event()
+            left = args.count
+
+            def received(message: Message) -> None:
+                nonlocal left
+                if done.is_set():
+                    return
+                show(message)
+                if not args.manual_ack:
+                    message.ack()
+                if left is not None:
+                    left -= 1
+                    if not left:
+                        done.set()
+
+            sub = await client.subscribe(
+                args.channel,
+                received,
+                queue=args.queue,
+                durable=args.durable,
+                max_in_flight=args.max_in_flight,
+                ack_wait_s=args.ack_wait,
+                manual_ack=True,  # by `received`: what comes after the last is not acknowledged
+                **args.start,
+            )
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(_then, client.ended, done)
+                await done.wait()
+                nursery.cancel_scope.cancel()
+            if client.lost:
+                raise UnavailableError(f"the cluster ended the session: {client.lost}")
+            await sub.close()
+        return 0
+
+    return run_until_stopped(work, stopped=0)
+
+
+async def _then(first: Any, second: Any) -> None:
+    await first.wait()
+    second.set()
+
+
+def show(message: Message) -> None:
+    """One line; data that is no text as Python writes it."""
+    again = f" redelivered {message.redelivery_count}" if message.redelivered else ""
+    try:
+        text = message.data.decode()
+    except UnicodeDecodeError:
+        text = repr(message.data)
+    print(f"{message.seq}{again}: {text}", file=sys.stdout, flush=True)
+
+
+# --- words of the command line --------------------------------------------------------------------
+
+
+def start(text: str) -> dict[str, Any]:
+    """Arguments for ``subscribe``; for argparse's ``type``."""
+    plain = {
+        "first": StartPosition.FIRST,
+        "last": StartPosition.LAST_RECEIVED,
+        "new": StartPosition.NEW_ONLY,
+    }
+    if text in plain:
+        return {"start": plain[text]}
+    kind, colon, value = text.partition(":")
+    if colon and kind == "seq" and value.isdigit() and int(value) > 0:
+        return {"start": StartPosition.SEQUENCE_START, "start_seq": int(value)}
+    if colon and kind == "since":
+        return {"start": StartPosition.TIME_DELTA_START, "start_delta_s": _duration(value) / SECOND}
+    raise argparse.ArgumentTypeError(f"expected first, last, new, seq:N or since:10m, not {text!r}")
+
+
+def seconds(text: str) -> int:
+    """Whole seconds of a duration; for argparse's ``type``. The protocol knows no shorter ones."""
+    ns = _duration(text if not text.isdigit() else f"{text}s")
+    if ns < SECOND or ns % SECOND:
+        raise argparse.ArgumentTypeError(f"expected whole seconds, not {text!r}")
+    return ns // SECOND
+
+
+def positive(text: str) -> int:
+    """A number above 0; for argparse's ``type``."""
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected a number above 0, not {text!r}")
+    return int(text)
+
+
+def _duration(text: str) -> int:
+    try:
+        return parse_duration(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{error}, not {text!r}") from error
