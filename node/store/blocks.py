@@ -9,8 +9,11 @@ some twenty puts, reading them back is as many lookups, and one checksum covers 
 A block's key is channel and first sequence, both 8 bytes big-endian, so that LMDB's order is theirs.
 Its value, in the machine's byte order as LMDB's own pages are::
 
-    u32 crc32 of key and all that follows │ u8 kind (1) │ 3 zero bytes │ u32 count
+    u32 crc32 of key and all that follows │ u8 kind │ 3 zero bytes │ u32 count
     u32 end of each message in the data   │ data: the messages, one after the other
+
+Kind 1 is that. In kind 2 the second line is sealed, for this key and this head; the checksum is over what
+is on the disk.
 """
 
 from __future__ import annotations
@@ -19,12 +22,17 @@ import struct
 from array import array
 from collections.abc import Sequence
 from itertools import accumulate
+from typing import TYPE_CHECKING
 from zlib import crc32
 
 from node.errors import CorruptionError
 
-BLOCK_BYTES_MAX = 64 * 1024 - 16
-"""Bytes of a block's value that fill sixteen pages. A larger message has a block of its own."""
+if TYPE_CHECKING:
+    from node.sealing import Sealer
+
+BLOCK_BYTES_MAX = 64 * 1024 - 16 - 12 - 45
+"""Bytes of messages that fill sixteen pages, with LMDB's head, the block's and a seal. A larger message
+has a block of its own."""
 
 MESSAGE_OVERHEAD = 4
 """Bytes a message takes in a block besides its own."""
@@ -33,7 +41,7 @@ _KEY = struct.Struct(">QQ")
 _CRC = struct.Struct("=I")
 _HEAD = struct.Struct("=BxxxI")
 _PREFIX = _CRC.size + _HEAD.size
-_PLAIN = 1
+_PLAIN, _SEALED = 1, 2
 
 key = _KEY.pack
 """``key(channel, first)``."""
@@ -78,25 +86,46 @@ class Block:
         return [data[offsets[at] : offsets[at + 1]] for at in range(len(offsets) - 1)]
 
 
-def encode(block_key: bytes, messages: Sequence[bytes]) -> bytes:
+def encode(block_key: bytes, messages: Sequence[bytes], sealer: Sealer | None = None) -> bytes:
     """The value to store under ``block_key``."""
     ends = array("I", accumulate(map(len, messages)))
-    body = b"".join((_HEAD.pack(_PLAIN, len(messages)), ends.tobytes(), *messages))
+    if sealer is None:
+        body = b"".join((_HEAD.pack(_PLAIN, len(messages)), ends.tobytes(), *messages))
+    else:
+        head = _HEAD.pack(_SEALED, len(messages))
+        body = head + sealer.seal(b"".join((ends.tobytes(), *messages)), _context(block_key, head))
     return _CRC.pack(crc32(body, crc32(block_key))) + body
 
 
-def decode(block_key: bytes, value: memoryview | bytes) -> Block:
+def decode(block_key: bytes, value: memoryview | bytes, sealer: Sealer | None = None) -> Block:
     """The block stored under ``block_key``; its contents are copied.
 
     Raises:
-        CorruptionError: it isn't what was written under this key.
+        CorruptionError: it isn't what was written under this key, or it is sealed and there is no key, or
+            it isn't sealed and should be.
     """
     channel, first = split_key(block_key)
     if len(value) < _PREFIX or _CRC.unpack_from(value)[0] != crc32(value[_CRC.size :], crc32(block_key)):
         raise CorruptionError(f"messages of channel {channel} from sequence {first} on fail their checksum")
     kind, count = _HEAD.unpack_from(value, _CRC.size)
-    if kind != _PLAIN:
-        raise CorruptionError(f"messages of channel {channel} from {first} on are of unknown kind {kind}")
+    contents: memoryview | bytes = value[_PREFIX:]
+    match kind:
+        case 1 if sealer is None:
+            pass
+        case 2 if sealer is not None:
+            try:
+                contents = sealer.open(contents, _context(block_key, bytes(value[_CRC.size : _PREFIX])))
+            except CorruptionError as error:
+                raise CorruptionError(f"messages of channel {channel} from {first} on: {error}") from error
+        case 1 | 2:
+            wrong = "encrypted, and this node has no key" if sealer is None else "not encrypted"
+            raise CorruptionError(f"messages of channel {channel} from {first} on are {wrong}")
+        case _:
+            raise CorruptionError(f"messages of channel {channel} from {first} on are of unknown kind {kind}")
     offsets = array("I", (0,))
-    offsets.frombytes(value[_PREFIX : _PREFIX + 4 * count])
-    return Block(first, offsets, bytes(value[_PREFIX + 4 * count :]))
+    offsets.frombytes(contents[: 4 * count])
+    return Block(first, offsets, bytes(contents[4 * count :]))
+
+
+def _context(block_key: bytes, head: bytes) -> bytes:
+    return b"messages/" + block_key + head

@@ -18,7 +18,7 @@ from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import lmdb
 
@@ -29,14 +29,16 @@ from node.store.environment import (
     KEY_SIZE_MAX,
     MAP_SIZE,
     open_environment,
-    sealed,
     translate,
-    unsealed,
 )
 from node.store.interface import CheckpointJob
-from node.store.layout import META_KEY, Meta, decode_block, floor_record, load
+from node.store.layout import META_KEY, STATE, Meta, decode_block, floor_record, load
 from node.store.messages import GONE, Batch, Messages, Run
+from node.store.values import Values
 from node.units import Index, Term
+
+if TYPE_CHECKING:
+    from node.sealing import Sealer
 
 CACHE_BYTES = 32 * 1024 * 1024
 """Bytes of memory for messages that are already stored: the newest, so that delivery needs no read."""
@@ -70,6 +72,7 @@ class Checkpoint:
         garbage: dict[int, int],
     ) -> None:
         self._path = store.path
+        self._values = store._values
         self._environment = store._environment
         self._databases = store._databases
         self.meta = meta
@@ -98,7 +101,7 @@ class Checkpoint:
                 self._write_floors(transaction)
                 self._delete_garbage(transaction)
                 self._write_state(transaction)
-                transaction.put(META_KEY, self.meta.encode(), db=self._databases.meta)
+                transaction.put(META_KEY, self.meta.encode(self._values), db=self._databases.meta)
         except lmdb.Error as error:
             raise translate(self._path, error) from error
         except OSError as error:
@@ -126,7 +129,7 @@ class Checkpoint:
         stored = transaction.get(key, db=self._databases.messages)
         if stored is None:
             return []  # dropped and deleted since
-        return [Run(channel, tail.first, decode_block(self._path, key, stored).messages(), 0)]
+        return [Run(channel, tail.first, decode_block(self._values, key, stored).messages(), 0)]
 
     def _encode(self, channel: int, tail: list[Run], runs: list[Run]) -> Iterator[tuple[bytes, bytes]]:
         """The runs as blocks, as few as their size allows."""
@@ -149,12 +152,15 @@ class Checkpoint:
 
     def _block(self, channel: int, first: int, messages: list[bytes]) -> tuple[bytes, bytes]:
         key = blocks.key(channel, first)
-        return key, blocks.encode(key, messages)
+        return key, blocks.encode(key, messages, self._values.sealer)
 
     def _write_floors(self, transaction: lmdb.Transaction[bytes]) -> None:
         cursor = transaction.cursor(self._databases.floors)
         cursor.putmulti(
-            [floor_record(channel, floor) for channel, floor in sorted(self.batch.floors.items())]
+            [
+                floor_record(self._values, channel, floor)
+                for channel, floor in sorted(self.batch.floors.items())
+            ]
         )
 
     def _delete_garbage(self, transaction: lmdb.Transaction[bytes]) -> None:
@@ -193,7 +199,7 @@ class Checkpoint:
             keys.append(key)
         if keys:
             stored = transaction.get(keys[-1], b"", db=self._databases.messages)
-            if decode_block(self._path, keys[-1], stored).end > floor + 1:
+            if decode_block(self._values, keys[-1], stored).end > floor + 1:
                 keys.pop()
         return keys[:limit], len(keys) <= limit
 
@@ -203,7 +209,7 @@ class Checkpoint:
             if value is None:
                 transaction.delete(key, db=self._databases.state)
             else:
-                put.append((key, sealed(key, value)))
+                put.append((key, self._values.encode(STATE, key, value)))
         transaction.cursor(self._databases.state).putmulti(put)
 
 
@@ -213,10 +219,11 @@ class Store:
     Opened with ``Store.open``; everything but ``Checkpoint.run`` and ``copy_to`` belongs to one thread.
     """
 
-    def __init__(self, path: Path, environment: lmdb.Environment, cache_bytes: int) -> None:
-        self.path = path
+    def __init__(self, values: Values, environment: lmdb.Environment, cache_bytes: int) -> None:
+        self.path = values.path
+        self._values = values
         self._environment = environment
-        self._databases, self._meta, floors = load(path, environment)
+        self._databases, self._meta, floors = load(values, environment)
         self._garbage = set(floors)
         self._messages = Messages(cache_bytes, floors, self._last_stored)
         self._blocks: OrderedDict[bytes, blocks.Block] = OrderedDict()
@@ -225,21 +232,29 @@ class Store:
         self._job: Checkpoint | None = None
 
     @classmethod
-    def open(cls, path: Path, *, map_size: int = MAP_SIZE, cache_bytes: int = CACHE_BYTES) -> Store:
+    def open(
+        cls,
+        path: Path,
+        *,
+        map_size: int = MAP_SIZE,
+        cache_bytes: int = CACHE_BYTES,
+        sealer: Sealer | None = None,
+    ) -> Store:
         """Open the store in the directory ``path``, or make a new one there.
 
         Args:
             path: a directory that is the store's alone; its parent exists.
             map_size: bytes of address space, the most the store can ever hold.
             cache_bytes: bytes of memory for messages already stored; 0 keeps none.
+            sealer: encrypts every value on the disk; None: nothing is encrypted.
 
         Raises:
-            CorruptionError: what is there is damaged, or of another format.
+            CorruptionError: what is there is damaged, of another format, or encrypted otherwise.
             DiskError: it can't be opened, made or mapped.
         """
         environment = open_environment(path, map_size)
         try:
-            return cls(path, environment, cache_bytes)
+            return cls(Values(path, sealer), environment, cache_bytes)
         except BaseException as error:
             environment.close()
             if isinstance(error, lmdb.Error):
@@ -281,7 +296,7 @@ class Store:
         try:
             with self._environment.begin(self._databases.state) as transaction:
                 for key, stored in transaction.cursor():
-                    yield key, unsealed(self.path, key, stored)
+                    yield key, self._values.decode(STATE, key, stored)
         except lmdb.Error as error:
             raise translate(self.path, error) from error
 
@@ -351,6 +366,10 @@ class Store:
         except lmdb.Error as error:
             raise translate(self.path, error) from error
 
+    def values_in(self, copy: Path) -> Values:
+        """How the values of a copy of this store are read."""
+        return Values(copy, self._values.sealer)
+
     def _last_stored(self, channel: int) -> int:
         try:
             with self._environment.begin(self._databases.messages) as transaction:
@@ -361,7 +380,7 @@ class Store:
                 key = cursor.key()
                 if blocks.split_key(key)[0] != channel:
                     return 0
-                return decode_block(self.path, key, cursor.value()).end - 1
+                return decode_block(self._values, key, cursor.value()).end - 1
         except lmdb.Error as error:
             raise translate(self.path, error) from error
 
@@ -396,7 +415,7 @@ class Store:
             return None
         block = self._blocks.get(key)
         if block is None or seq >= block.end:  # it may have grown since: see MERGE_BELOW
-            block = decode_block(self.path, key, cursor.value())
+            block = decode_block(self._values, key, cursor.value())
             self._keep(key, block)
         else:
             self._blocks.move_to_end(key)

@@ -7,10 +7,10 @@ and don't count as the process's own memory.
 
 What it lacks, and what is done about it:
 
-* *No checksums.* Every value of ours carries a CRC-32 over key and value (``sealed``, ``unsealed``;
-  message blocks have their own header in ``blocks``), checked whenever it is read. Damage to the
-  tree's own pages is found by LMDB where it can; where it can't the process dies of it, which is also
-  a way to stop rather than guess.
+* *No checksums.* Every value of ours carries one over key and value (``values``; message blocks have
+  their own header in ``blocks``), checked whenever it is read. Damage to the tree's own pages is found
+  by LMDB where it can; where it can't the process dies of it, which is also a way to stop rather than
+  guess.
 * *A file that lost its end kills the process* (SIGBUS on the first touch of a missing page). The size
   is held against LMDB's own last page number before any page is touched.
 * *The directory entry of a new file isn't synced.* It is here.
@@ -24,10 +24,8 @@ Don't put the environment on a network file system: LMDB's locks and its map nee
 from __future__ import annotations
 
 import os
-import struct
 from pathlib import Path
 from typing import TypeAlias
-from zlib import crc32
 
 import lmdb
 
@@ -57,7 +55,6 @@ _DAMAGED = (
     lmdb.VersionMismatchError,
     lmdb.IncompatibleError,
 )
-_CRC = struct.Struct(">I")
 
 
 def translate(path: Path, error: lmdb.Error) -> NodeError:
@@ -131,20 +128,3 @@ def sync_file(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def sealed(key: bytes, value: bytes) -> bytes:
-    """``value`` with the checksum that ``unsealed`` verifies."""
-    return value + _CRC.pack(crc32(value, crc32(key)))
-
-
-def unsealed(path: Path, key: bytes, stored: bytes) -> bytes:
-    """The value that was sealed under ``key``.
-
-    Raises:
-        CorruptionError: what is stored isn't what was written under this key.
-    """
-    value = stored[:-4]
-    if len(stored) < 4 or _CRC.unpack_from(stored, len(stored) - 4)[0] != crc32(value, crc32(key)):
-        raise CorruptionError(f"{path}: the record {key!r} fails its checksum. {ADVICE}")
-    return value

@@ -13,18 +13,19 @@ All four are made in one transaction: a crash leaves a whole new store or none.
 from __future__ import annotations
 
 import struct
-from pathlib import Path
 from typing import NamedTuple
 
 import lmdb
 
 from node.errors import CorruptionError
 from node.store import blocks
-from node.store.environment import ADVICE, Database, check_size, sealed, translate, unsealed
+from node.store.environment import ADVICE, Database, check_size, translate
+from node.store.values import Values
 from node.units import Index, Term
 
 _FORMAT = 1
 META_KEY = b"checkpoint"
+FLOORS, STATE, META = b"floors", b"state", b"meta"
 _META = struct.Struct(">8sHQQQQ")
 _MAGIC = b"stanchn\x00"
 _FLOOR = struct.Struct(">Q")
@@ -36,14 +37,14 @@ class Meta(NamedTuple):
     applied: tuple[Index, Term]
     previous: tuple[Index, Term]
 
-    def encode(self) -> bytes:
-        return sealed(META_KEY, _META.pack(_MAGIC, _FORMAT, *self.applied, *self.previous))
+    def encode(self, values: Values) -> bytes:
+        return values.encode(META, META_KEY, _META.pack(_MAGIC, _FORMAT, *self.applied, *self.previous))
 
 
-def _decode_meta(path: Path, stored: bytes) -> Meta:
-    value = unsealed(path, META_KEY, stored)
+def _decode_meta(values: Values, stored: bytes) -> Meta:
+    path, value = values.path, values.decode(META, META_KEY, stored)
     if len(value) < 10 or not value.startswith(_MAGIC):
-        raise CorruptionError(f"{path}: not a store of ours. {ADVICE}")
+        raise CorruptionError(f"{path}: not a store of ours, or an encrypted one. {ADVICE}")
     version = int.from_bytes(value[8:10], "big")
     if version != _FORMAT or len(value) != _META.size:
         raise CorruptionError(
@@ -61,38 +62,42 @@ class Databases(NamedTuple):
     meta: Database
 
 
-def floor_record(channel: int, floor: int) -> tuple[bytes, bytes]:
+def floor_record(values: Values, channel: int, floor: int) -> tuple[bytes, bytes]:
     """Key and value of a channel's floor."""
     key = blocks.channel_key(channel)
-    return key, sealed(key, _FLOOR.pack(floor))
+    return key, values.encode(FLOORS, key, _FLOOR.pack(floor))
 
 
-def decode_block(path: Path, key: bytes, value: memoryview | bytes) -> blocks.Block:
+def decode_block(values: Values, key: bytes, stored: memoryview | bytes) -> blocks.Block:
     """The block stored under ``key``.
 
     Raises:
-        CorruptionError: it fails its checksum; the text says what to do.
+        CorruptionError: it isn't what was written there; the text says what to do.
     """
     try:
-        return blocks.decode(key, value)
+        return blocks.decode(key, stored, values.sealer)
     except CorruptionError as error:
-        raise CorruptionError(f"{path}: {error}. {ADVICE}") from error
+        raise CorruptionError(f"{values.path}: {error}. {ADVICE}") from error
 
 
-def applied_in(path: Path) -> tuple[tuple[Index, Term], tuple[Index, Term]]:
+def applied_in(values: Values) -> tuple[tuple[Index, Term], tuple[Index, Term]]:
     """Applied and previous (index, term) of a store that nobody has open, such as a copy; it stays as it is.
+
+    Args:
+        values: of that store.
 
     Raises:
         CorruptionError: it is no store, or a damaged one.
         DiskError: it can't be read.
     """
+    path = values.path
     try:
         environment = lmdb.open(str(path), readonly=True, create=False, lock=False, max_dbs=4)
     except lmdb.Error as error:
         raise translate(path, error) from error
     try:
         check_size(path, environment)
-        _, meta, _ = load(path, environment)
+        _, meta, _ = load(values, environment)
     except lmdb.Error as error:
         raise translate(path, error) from error
     finally:
@@ -100,14 +105,15 @@ def applied_in(path: Path) -> tuple[tuple[Index, Term], tuple[Index, Term]]:
     return meta.applied, meta.previous
 
 
-def load(path: Path, environment: lmdb.Environment) -> tuple[Databases, Meta, dict[int, int]]:
+def load(values: Values, environment: lmdb.Environment) -> tuple[Databases, Meta, dict[int, int]]:
     """Open the databases, made if the environment is new; read how far it goes and the floors.
 
     Raises:
         CorruptionError: something of it is missing, damaged or of another format.
     """
+    path = values.path
     if environment.stat()["entries"] == 0:
-        return _make(path, environment)
+        return _make(values, environment)
     try:
         databases = Databases(
             *(environment.open_db(name.encode(), create=False) for name in Databases._fields)
@@ -118,20 +124,21 @@ def load(path: Path, environment: lmdb.Environment) -> tuple[Databases, Meta, di
         stored = transaction.get(META_KEY, db=databases.meta)
         if stored is None:
             raise CorruptionError(f"{path}: the store has lost its checkpoint record. {ADVICE}")
-        meta = _decode_meta(path, stored)
+        meta = _decode_meta(values, stored)
         floors = {}
-        for key, value in transaction.cursor(databases.floors):
-            floors[blocks.split_channel_key(key)] = int(_FLOOR.unpack(unsealed(path, key, value))[0])
+        for key, stored in transaction.cursor(databases.floors):
+            floor = _FLOOR.unpack(values.decode(FLOORS, key, stored))[0]
+            floors[blocks.split_channel_key(key)] = int(floor)
     return databases, meta, floors
 
 
-def _make(path: Path, environment: lmdb.Environment) -> tuple[Databases, Meta, dict[int, int]]:
+def _make(values: Values, environment: lmdb.Environment) -> tuple[Databases, Meta, dict[int, int]]:
     if environment.flags()["readonly"]:
-        raise CorruptionError(f"{path}: an empty store. {ADVICE}")
+        raise CorruptionError(f"{values.path}: an empty store. {ADVICE}")
     meta = Meta((Index(0), Term(0)), (Index(0), Term(0)))
     with environment.begin(write=True) as transaction:
         databases = Databases(
             *(environment.open_db(name.encode(), transaction) for name in Databases._fields)
         )
-        transaction.put(META_KEY, meta.encode(), db=databases.meta)
+        transaction.put(META_KEY, meta.encode(values), db=databases.meta)
     return databases, meta, {}

@@ -20,7 +20,7 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from zlib import crc32
 
 import msgpack
@@ -31,13 +31,15 @@ from node.store.environment import (
     DATA_FILE,
     LOCK_FILE,
     MAP_SIZE,
-    sealed,
     sync_directory,
     sync_file,
-    unsealed,
 )
 from node.store.layout import applied_in
+from node.store.values import Values, verified, with_checksum
 from node.units import Index, Term
+
+if TYPE_CHECKING:
+    from node.sealing import Sealer
 
 CHUNK_BYTES = 256 * 1024
 """Bytes that are verified, sent and resumed as one."""
@@ -65,7 +67,7 @@ class Manifest:
     crcs: bytes
     """CRC-32, 4 bytes big-endian, of each ``CHUNK_BYTES`` of the file."""
     context: bytes = b""
-    """The shell's own: members, cluster id. Opaque here."""
+    """The shell's own: what it takes to read it, if it is encrypted. Opaque here."""
 
     @property
     def snapshot_id(self) -> str:
@@ -140,7 +142,7 @@ def produce(store: Store, directory: Path, *, context: bytes = b"", keep: int = 
     """Copy the store's last durable checkpoint into ``directory``; keep the newest ``keep`` there.
 
     In a worker thread. Costs one reading and one writing of all the store holds. If there is a snapshot
-    of the same index already, that one is returned.
+    of the same index and context already, that one is returned.
 
     Raises:
         DiskError: the copy can't be written.
@@ -153,12 +155,12 @@ def produce(store: Store, directory: Path, *, context: bytes = b"", keep: int = 
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(mode=0o750)
         store.copy_to(temporary)
-        manifest = _describe(temporary, context)
+        manifest = _describe(store.values_in(temporary), context)
         write_manifest(temporary, manifest)
         sync_file(temporary / DATA_FILE)
         final = directory / f"{manifest.term}-{manifest.index}"
         existing = load(final)
-        if existing is not None:
+        if existing is not None and existing.manifest.context == context:
             shutil.rmtree(temporary)
             return existing
         shutil.rmtree(final, ignore_errors=True)
@@ -193,13 +195,18 @@ def load_manifest(path: Path) -> Manifest | None:
     """The manifest in a snapshot's directory, or None if there is no good one: it is only a copy's."""
     try:
         stored = (path / MANIFEST_FILE).read_bytes()
-        return Manifest.from_plain(msgpack.unpackb(unsealed(path, b"", stored)))
+        return Manifest.from_plain(msgpack.unpackb(verified(path, b"", stored)))
     except (FileNotFoundError, CorruptionError, RemoteProtocolError, ValueError):
         return None
 
 
 def install(
-    received: Snapshot, store_path: Path, *, map_size: int = MAP_SIZE, cache_bytes: int = CACHE_BYTES
+    received: Snapshot,
+    store_path: Path,
+    *,
+    map_size: int = MAP_SIZE,
+    cache_bytes: int = CACHE_BYTES,
+    sealer: Sealer | None = None,
 ) -> Store:
     """Put a received snapshot in the place of the store, and open it.
 
@@ -212,7 +219,7 @@ def install(
         DiskError: the disk refused.
     """
     manifest = received.manifest
-    if applied_in(received.path) != ((manifest.index, manifest.term), manifest.previous):
+    if applied_in(Values(received.path, sealer)) != ((manifest.index, manifest.term), manifest.previous):
         raise RemoteProtocolError(f"snapshot {manifest.snapshot_id} holds another index than it says")
     try:
         sync_file(received.data)
@@ -224,13 +231,13 @@ def install(
         shutil.rmtree(received.path)
     except OSError as error:
         raise DiskError(f"{store_path}: a snapshot can't be installed: {error}") from error
-    return Store.open(store_path, map_size=map_size, cache_bytes=cache_bytes)
+    return Store.open(store_path, map_size=map_size, cache_bytes=cache_bytes, sealer=sealer)
 
 
 def write_manifest(path: Path, manifest: Manifest) -> None:
     """Write a manifest into a snapshot's directory, durably."""
     target = path / MANIFEST_FILE
-    target.write_bytes(sealed(b"", msgpack.packb(manifest.to_plain())))
+    target.write_bytes(with_checksum(b"", msgpack.packb(manifest.to_plain())))
     sync_file(target)
     sync_directory(path)
 
@@ -242,10 +249,10 @@ def chunks(path: Path) -> Iterator[bytes]:
             yield chunk
 
 
-def _describe(path: Path, context: bytes) -> Manifest:
-    (index, term), previous = applied_in(path)
+def _describe(values: Values, context: bytes) -> Manifest:
+    (index, term), previous = applied_in(values)
     sha, crcs, size = hashlib.sha256(), bytearray(), 0
-    for chunk in chunks(path / DATA_FILE):
+    for chunk in chunks(values.path / DATA_FILE):
         sha.update(chunk)
         crcs += crc32(chunk).to_bytes(4, "big")
         size += len(chunk)

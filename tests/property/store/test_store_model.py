@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from node.errors import RemoteProtocolError
+from node.sealing import Sealer
 from node.store import checkpoint as module
 from node.store.checkpoint import Checkpoint, Store
 from node.store.memory import MemoryCheckpoint, MemoryStore
@@ -31,10 +32,11 @@ operations = st.one_of(
 class Both:
     """A store and a fake that are told the same."""
 
-    def __init__(self, path: Path, cache_bytes: int) -> None:
+    def __init__(self, path: Path, cache_bytes: int, sealer: Sealer | None) -> None:
         self.path = path
         self.cache_bytes = cache_bytes
-        self.real = Store.open(path, cache_bytes=cache_bytes)
+        self.sealer = sealer
+        self.real = Store.open(path, cache_bytes=cache_bytes, sealer=sealer)
         self.fake = MemoryStore()
         self.jobs: tuple[Checkpoint, MemoryCheckpoint] | None = None
         self.index = 0
@@ -80,7 +82,7 @@ class Both:
                 self.stored = self.sealed
             case ("crash",):
                 self.real.close()
-                self.real = Store.open(self.path, cache_bytes=self.cache_bytes)
+                self.real = Store.open(self.path, cache_bytes=self.cache_bytes, sealer=self.sealer)
                 self.fake = self.fake.after_crash()
                 self.jobs = None
                 self.index = self.fake.applied[0]
@@ -100,15 +102,21 @@ class Both:
             assert self.real.get_many(channel, seqs) == self.fake.get_many(channel, seqs)
 
 
-@given(st.lists(operations, max_size=40), st.sampled_from([0, 3000, 1 << 20]), st.sampled_from([1, 1000]))
+@given(
+    st.lists(operations, max_size=40),
+    st.sampled_from([0, 3000, 1 << 20]),
+    st.sampled_from([1, 1000]),
+    st.booleans(),
+)
 @settings(deadline=None, max_examples=60)
 def test_the_fake_and_the_real_store_agree(
-    steps: list[tuple[object, ...]], cache_bytes: int, garbage_max: int
+    steps: list[tuple[object, ...]], cache_bytes: int, garbage_max: int, encrypted: bool
 ) -> None:
-    """Through drops, repeats, checkpoints begun and not ended, and crashes at any point."""
+    """Through drops, repeats, checkpoints begun and not ended, and crashes at any point; also sealed."""
+    sealer = Sealer({b"key-id-8": b"k" * 32}, b"key-id-8", "aes-256-gcm", "store") if encrypted else None
     with tempfile.TemporaryDirectory() as directory, pytest.MonkeyPatch.context() as patched:
         patched.setattr(module, "GARBAGE_BLOCKS_MAX", garbage_max)
-        both = Both(Path(directory) / "store", cache_bytes)
+        both = Both(Path(directory) / "store", cache_bytes, sealer)
         try:
             for step in steps:
                 both.do(step)

@@ -1,8 +1,13 @@
 from __future__ import annotations
 
+import sys
+import zlib
+from collections.abc import Callable
+
 import pytest
 
 from node.errors import CorruptionError
+from node.sealing import Keyring
 from node.store import blocks
 
 
@@ -43,3 +48,35 @@ def test_every_flipped_bit_is_found() -> None:
     for size in range(len(value)):
         with pytest.raises(CorruptionError):
             blocks.decode(key, value[:size])
+
+
+def test_a_sealed_block_gives_back_its_messages(keyring: Callable[..., Keyring]) -> None:
+    """And shows nothing of them."""
+    sealer = keyring("n1").sealer("store")
+    messages = [b"one and more", b"", b"three" * 1000]
+    key = blocks.key(7, 41)
+    stored = blocks.encode(key, messages, sealer)
+    assert b"one and more" not in stored
+    assert b"threethree" not in stored
+    assert blocks.decode(key, memoryview(stored), sealer).messages() == messages
+
+
+def test_a_sealed_block_is_bound_to_key_and_head(keyring: Callable[..., Keyring]) -> None:
+    """With its checksum made right, elsewhere or with another count it doesn't open."""
+    sealer = keyring("n1").sealer("store")
+    key, other = blocks.key(7, 41), blocks.key(7, 42)
+    body = blocks.encode(key, [b"a", b"b"], sealer)[4:]
+    for block_key, moved in ((other, body), (key, body[:4] + b"\x01" + body[5:])):
+        value = zlib.crc32(moved, zlib.crc32(block_key)).to_bytes(4, sys.byteorder) + moved
+        with pytest.raises(CorruptionError, match=r"channel 7 from .*for this place"):
+            blocks.decode(block_key, value, sealer)
+
+
+def test_sealed_and_plain_blocks_are_not_mixed(keyring: Callable[..., Keyring]) -> None:
+    """A plain block could be anybody's; a sealed one is nothing without the key."""
+    sealer = keyring("n1").sealer("store")
+    key = blocks.key(1, 1)
+    with pytest.raises(CorruptionError, match="not encrypted"):
+        blocks.decode(key, blocks.encode(key, [b"a"]), sealer)
+    with pytest.raises(CorruptionError, match="no key"):
+        blocks.decode(key, blocks.encode(key, [b"a"], sealer))

@@ -14,8 +14,8 @@ import pytest
 from node.errors import CorruptionError, DiskError
 from node.store import checkpoint as module
 from node.store.checkpoint import Store
-from node.store.environment import sealed
 from node.store.layout import META_KEY
+from node.store.values import with_checksum
 
 
 def run(store: Store, index: int, changes: dict[bytes, bytes | None] | None = None) -> None:
@@ -213,7 +213,9 @@ def test_a_damaged_record_is_found_when_it_is_read(path: Path, part: bytes) -> N
         list(store.records())
 
 
-@pytest.mark.parametrize("part", [b"QRSTUVWX", b"stanchn", sealed(b"\0" * 7 + b"\1", b"\0" * 7 + b"\1")])
+@pytest.mark.parametrize(
+    "part", [b"QRSTUVWX", b"stanchn", with_checksum(b"\0" * 7 + b"\1", b"\0" * 7 + b"\1")]
+)
 def test_a_damaged_checkpoint_record_or_floor_stops_the_opening(path: Path, part: bytes) -> None:
     damage(path, part)
     with pytest.raises(CorruptionError, match=r"checksum.*replace"):
@@ -259,7 +261,7 @@ def test_another_format_is_refused_by_name(path: Path) -> None:
     with lmdb.open(str(path), max_dbs=4) as environment:
         meta = environment.open_db(b"meta", create=False)
         with environment.begin(meta, write=True) as transaction:
-            later = sealed(META_KEY, b"stanchn\0\0\2 and what format 2 has here")
+            later = with_checksum(META_KEY, b"stanchn\0\0\2 and what format 2 has here")
             transaction.put(META_KEY, later)
     with pytest.raises(CorruptionError, match="format 2"):
         Store.open(path)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from node.sealing import Keyring
 from node.store.checkpoint import Store
 from node.store.interface import StoreInterface
 from node.store.memory import MemoryStore
@@ -33,15 +34,16 @@ class Disk:
         self.store.end_checkpoint(job)
 
 
-@pytest.fixture(params=["lmdb", "lmdb without cache", "memory"])
-def disk(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Disk]:
+@pytest.fixture(params=["lmdb", "lmdb without cache", "lmdb sealed", "lmdb sealed without cache", "memory"])
+def disk(request: pytest.FixtureRequest, tmp_path: Path, keyring: Callable[..., Keyring]) -> Iterator[Disk]:
     if request.param == "memory":
         made = Disk(MemoryStore(), lambda store: store.after_crash())
     else:
         cache_bytes = 0 if "without" in request.param else 1 << 20
 
         def opened() -> Store:
-            return Store.open(tmp_path / "store", cache_bytes=cache_bytes)
+            sealer = keyring("n1").sealer("store") if "sealed" in request.param else None
+            return Store.open(tmp_path / "store", cache_bytes=cache_bytes, sealer=sealer)
 
         def reopened(store: StoreInterface) -> Store:
             store.close()

@@ -10,6 +10,7 @@ import msgpack
 import pytest
 
 from node.errors import CorruptionError, DiskError, NodeError, RemoteProtocolError
+from node.sealing import Keyring
 from node.store import snapshot as module
 from node.store.checkpoint import Store
 from node.store.snapshot import (
@@ -285,3 +286,53 @@ def test_what_is_no_store_is_not_installed(store: Store, tmp_path: Path, damage:
         install(received, tmp_path / "store")
     assert isinstance(raised.value, NodeError)
     assert not (tmp_path / "store").exists()
+
+
+# --- sealed ----------------------------------------------------------------------------------------
+
+
+def sealed_store(path: Path, keyring: Keyring) -> Store:
+    store = Store.open(path, sealer=keyring.sealer("store"))
+    store.put(1, 1, [b"the payload %d" % seq for seq in range(1, 2001)])
+    run(store, 10)
+    return store
+
+
+def test_a_sealed_snapshot_is_read_by_another_node(tmp_path: Path, keyring: Callable[..., Keyring]) -> None:
+    """Whose directory has other keys: those of the origin travel with it."""
+    theirs, ours = keyring("n1"), keyring("n2")
+    origin = sealed_store(tmp_path / "origin", theirs)
+    made = produce(origin, tmp_path / "snapshots", context=theirs.export())
+    expected = contents(origin)
+    origin.close()
+    assert b"the payload" not in made.data.read_bytes()
+    ours.adopt(made.manifest.context)
+    new = install(made, tmp_path / "copy", sealer=ours.sealer("store"))
+    assert contents(new) == expected
+    new.put(1, 2001, [b"and on"])
+    run(new, 11)
+    new.close()
+    again = Store.open(tmp_path / "copy", sealer=keyring("n2").sealer("store"))
+    assert again.get_many(1, [2000, 2001]) == [b"the payload 2000", b"and on"]
+    again.close()
+
+
+def test_a_snapshot_without_its_keys_is_not_installed(
+    tmp_path: Path, keyring: Callable[..., Keyring]
+) -> None:
+    origin = sealed_store(tmp_path / "origin", keyring("n1"))
+    made = produce(origin, tmp_path / "snapshots")
+    origin.close()
+    for sealer in (None, keyring("n2").sealer("store")):
+        with pytest.raises(CorruptionError):
+            install(made, tmp_path / "copy", sealer=sealer)
+    assert not (tmp_path / "copy").exists()
+
+
+def test_a_snapshot_is_made_anew_when_its_keys_have_changed(store: Store, tmp_path: Path) -> None:
+    """Who is to receive it may not be able to read the old ones any more."""
+    first = produce(store, tmp_path / "snapshots", context=b"old keys")
+    again = produce(store, tmp_path / "snapshots", context=b"new keys")
+    assert again.manifest.context == b"new keys"
+    assert find_all(tmp_path / "snapshots") == [again]
+    assert first.path == again.path

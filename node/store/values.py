@@ -1,0 +1,75 @@
+"""How a value lies in the store: with a checksum behind it and, if the node encrypts, sealed.
+
+LMDB checks nothing, so every value of ours carries a CRC-32 over key and value, verified whenever it is
+read. On a sealed value it covers what is on the disk: damage is told from a wrong key. (Blocks of
+messages have their own head, see ``blocks``.)
+
+All values are sealed or none is. Their keys are not: they are numbers, and names of nodes.
+"""
+
+from __future__ import annotations
+
+import struct
+from pathlib import Path
+from typing import TYPE_CHECKING
+from zlib import crc32
+
+from node.errors import CorruptionError
+from node.store.environment import ADVICE
+
+if TYPE_CHECKING:
+    from node.sealing import Sealer  # imported by who has a key, and by nobody else: it takes time
+
+_CRC = struct.Struct(">I")
+
+
+def with_checksum(key: bytes, value: bytes) -> bytes:
+    """``value`` with the checksum that ``verified`` looks at."""
+    return value + _CRC.pack(crc32(value, crc32(key)))
+
+
+def verified(path: Path, key: bytes, stored: bytes) -> bytes:
+    """The value that was stored under ``key``, without its checksum.
+
+    Raises:
+        CorruptionError: what is stored isn't what was written under this key.
+    """
+    value = stored[:-4]
+    if len(stored) < 4 or _CRC.unpack_from(stored, len(stored) - 4)[0] != crc32(value, crc32(key)):
+        raise CorruptionError(f"{path}: the record {key!r} fails its checksum. {ADVICE}")
+    return value
+
+
+class Values:
+    """Encodes and decodes the values of one store.
+
+    Args:
+        path: of the store, for errors.
+        sealer: None: values are stored as they are.
+    """
+
+    __slots__ = ("path", "sealer")
+
+    def __init__(self, path: Path, sealer: Sealer | None = None) -> None:
+        self.path = path
+        self.sealer = sealer
+
+    def encode(self, database: bytes, key: bytes, value: bytes) -> bytes:
+        """What to store under ``key`` in a database."""
+        if self.sealer is not None:
+            value = self.sealer.seal(value, database + b"/" + key)
+        return with_checksum(key, value)
+
+    def decode(self, database: bytes, key: bytes, stored: bytes) -> bytes:
+        """The value again.
+
+        Raises:
+            CorruptionError: what is stored isn't what was written there, or it isn't sealed and should be.
+        """
+        value = verified(self.path, key, stored)
+        if self.sealer is None:
+            return value
+        try:
+            return self.sealer.open(value, database + b"/" + key)
+        except CorruptionError as error:
+            raise CorruptionError(f"{self.path}: the record {key!r}: {error}. {ADVICE}") from error
