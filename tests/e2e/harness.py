@@ -50,6 +50,8 @@ class Child:
         self.name = name
         self.log = log
         self._guard = guard
+        # What is meant for the tests, or was meant for another node, is no setting of this one.
+        environment = {key: value for key, value in os.environ.items() if not key.startswith("STANCHION_")}
         with log.open("ab") as output:
             self.process = subprocess.Popen(
                 command,
@@ -57,6 +59,7 @@ class Child:
                 stdout=options.pop("stdout", output),
                 stdin=options.pop("stdin", subprocess.DEVNULL),
                 start_new_session=True,
+                env=environment | options.pop("env", {}),
                 **options,
             )
         guard.watch(self.process.pid)

@@ -41,8 +41,6 @@ class History:
     refused: list[str] = field(default_factory=list)
     deliveries: list[Delivery] = field(default_factory=list)
     kills_s: list[float] = field(default_factory=list)
-    hasty: int = 0
-    """Messages that came again, flagged, before their ack can have had its effect."""
     changed: trio.Event = field(default_factory=trio.Event)
 
     def note(self) -> None:
@@ -100,9 +98,6 @@ class History:
         assert again.redelivered, f"{again.seq} came again without its flag"
         assert again.count > earlier.count, f"{again.seq}: count {earlier.count}, then {again.count}"
         acked_s = earlier.at_s
-        if again.at_s - acked_s < FORGOTTEN_ACK_S:
-            self.hasty += 1  # the ack was on its way
-            return
         assert any(abs(kill_s - acked_s) < FORGOTTEN_ACK_S for kill_s in self.kills_s), (
             f"{again.seq} came again {again.at_s - acked_s:.3f} s after its ack; kills, from the ack on: "
             f"{[round(kill_s - acked_s, 3) for kill_s in self.kills_s]}\n{self._around(acked_s)}"

@@ -17,7 +17,7 @@ from e2e.harness import Child, Cluster, until
 from e2e.ports import Guard
 
 HERE = Path(__file__).parent
-FOLDER = Path(os.environ.get("STANCHION_CLIENTS", HERE.parents[1] / ".clients"))
+FOLDER = Path(os.environ.get("STANCHION_TEST_CLIENTS", HERE.parents[1] / ".clients"))
 KINDS = ("python", "node", "c")
 
 
@@ -70,7 +70,7 @@ class Program:
         self._ids = 0
         self._ended = False
         self._changed = threading.Condition()
-        environment = {**os.environ, "NODE_PATH": str(FOLDER / "node/node_modules")}
+        environment = {"NODE_PATH": str(FOLDER / "node/node_modules")}
         self._child = Child(
             kind, started, log, guard, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment
         )
