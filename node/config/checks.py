@@ -46,6 +46,7 @@ def check(config: Config) -> list[Finding]:
         *_peer_security(config),
         *_raft(config),
         *_directories(config),
+        *_memory(config),
         *_encryption(config),
         *_limits(config),
         *_credentials(config),
@@ -114,6 +115,8 @@ def _addresses(config: Config) -> Iterator[Finding]:
     for name, node in config.cluster.nodes.items():
         ports: dict[int, str] = {}
         for key, address in _listeners(node):
+            if address.port == 0:
+                continue  # any that is free
             path = ("cluster", "nodes", name, key)
             other_name, other_key = listening.setdefault(address, (name, key))
             same_port = ports.setdefault(address.port, key)
@@ -126,6 +129,8 @@ def _addresses(config: Config) -> Iterator[Finding]:
                     f"{'.'.join(path)}: port {address.port} is also {'.'.join(other)}'s", (path, other)
                 )
         dialled = node.advertise or node.client
+        if dialled.port == 0:
+            continue
         if not dialled.is_unspecified and announced.setdefault(dialled, name) != name:
             path = ("cluster", "nodes", name, "advertise" if node.advertise else "client")
             if node.advertise or config.cluster.nodes[announced[dialled]].advertise:
@@ -217,6 +222,15 @@ def _directories(config: Config) -> Iterator[Finding]:
             )
 
 
+def _memory(config: Config) -> Iterator[Finding]:
+    if config.store.store == "memory" and len(config.cluster.nodes) > 1:
+        yield Finding(
+            "store.store: memory is for a node alone: a node of a cluster that forgot what it acknowledged"
+            " would break the others' promises",
+            (("store", "store"), ("cluster", "nodes")),
+        )
+
+
 def _encryption(config: Config) -> Iterator[Finding]:
     if config.store.encryption is not None:
         yield Finding(
@@ -290,6 +304,11 @@ def _clients(config: Config) -> Iterator[Finding]:
         yield Finding(
             "clients.max_pending: less than max_payload: the largest message could never be delivered",
             (("clients", "max_pending"), ("clients", "max_payload")),
+        )
+    if clients.lame_duck_grace_period_ns >= clients.lame_duck_duration_ns:
+        yield Finding(
+            "clients.lame_duck_grace_period: must be shorter than lame_duck_duration, of which it is a part",
+            (("clients", "lame_duck_grace_period"), ("clients", "lame_duck_duration")),
         )
 
 

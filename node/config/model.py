@@ -56,6 +56,9 @@ class Node:
     advertise: Annotated[Address | None, HostPort()] = None
     """What clients are told to connect to, if that isn't ``client``: behind NAT, in containers."""
 
+    server_name: Annotated[str | None, Text(r"[^\s\x00-\x1f\x7f]{1,256}", "a name without spaces")] = None
+    """What clients are told this server is called. Absent: the node's name."""
+
 
 @dataclass(frozen=True, slots=True)
 class PeerSecurity:
@@ -131,6 +134,10 @@ class Encryption:
 @dataclass(frozen=True, slots=True)
 class Store:
     """What a node keeps on its disk."""
+
+    store: Annotated[str, Choice(("file", "memory"))] = "file"
+    """``file``: everything is in ``dir``. ``memory``: nothing is kept anywhere, and a restart begins
+    empty; only for a node alone."""
 
     dir: Annotated[Path, FilePath()] = Path("data/{node}")
     """The node's directory, and nobody else's: its identity, journal and store."""
@@ -283,6 +290,12 @@ class Clients:
 
     write_deadline_ns: Annotated[int, Duration(minimum=10 * MILLISECOND, maximum=HOUR)] = 10 * SECOND
     """How long one write to a client may take before it is cut off."""
+
+    lame_duck_duration_ns: Annotated[int, Duration(minimum=SECOND, maximum=HOUR)] = 2 * MINUTE
+    """How long a node that was told to leave slowly (SIGUSR2) takes to close its connections."""
+
+    lame_duck_grace_period_ns: Annotated[int, Duration(maximum=HOUR)] = 10 * SECOND
+    """How long it closes none of them. Part of ``lame_duck_duration``."""
 
 
 @dataclass(frozen=True, slots=True)

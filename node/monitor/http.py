@@ -127,6 +127,16 @@ def application(source: Source, *, token: str = "", base_path: str = "/") -> ASG
     return _Guarded(app, token) if token else app
 
 
+def prepare() -> None:
+    """Import what `serve` needs. In a worker thread, so that a node that serves goes on serving."""
+    import hypercorn.trio.tcp_server
+    import hypercorn.trio.worker_context
+    import hypercorn.utils  # noqa: F401
+    import starlette.applications
+    import starlette.responses
+    import starlette.routing  # noqa: F401
+
+
 async def _made(steps: views.Steps) -> views.View:
     """The view, with a checkpoint at each of its breaks."""
     while True:

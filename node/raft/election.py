@@ -47,9 +47,13 @@ class Election:
     # --- the timer ------------------------------------------------------------------------------
 
     def rearm(self) -> None:
-        """Start the timer again at a random timeout, and take back any authority."""
+        """Start the timer again at a random timeout, and take back any authority.
+
+        Who is alone has nobody to hear, and may lead at once.
+        """
         low, high = self._timing.election_min_s, self._timing.election_max_s
-        self.deadline = self._clock() + low + (high - low) * self._rng.random()
+        timeout_s = low + (high - low) * self._rng.random()
+        self.deadline = self._clock() + (timeout_s if self._contacts else 0.0)
         self.authorised = False
 
     def expired(self) -> bool:

@@ -54,6 +54,13 @@ class Security(Protocol):
             IdentityError: it is another's.
         """
 
+    def reload(self) -> None:
+        """Read certificates again, if there are any, for new connections.
+
+        Raises:
+            ConfigError: they can't be used; the old ones stay in use.
+        """
+
 
 class Plaintext:
     """No security but the loopback's: whoever reaches the port may claim any name."""
@@ -74,6 +81,9 @@ class Plaintext:
 
     def check_peer(self, certificate: Mapping[str, Any] | None, node: str) -> None:
         """See `Security`: there is nothing to compare with."""
+
+    def reload(self) -> None:
+        """See `Security`: there is nothing to read."""
 
 
 class MutualTLS:

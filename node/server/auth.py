@@ -215,6 +215,15 @@ class Authenticator:
         # An unknown name takes as long as a wrong password, so that names can't be found by timing.
         return self._compare(self._dummy_hash, password, None) if self._dummy_hash else None
 
+    def still_knows(self, identity: Identity, before: Authenticator) -> bool:
+        """Whether who ``before`` took for ``identity`` would still be taken for it, with the same rights."""
+        if not self.required:
+            return True
+        if not identity.name:
+            return bool(self._token) and self._token == before._token
+        user = self._users.get(identity.name)
+        return user is not None and user == before._users.get(identity.name)
+
     def _compare(self, stored: str, given: str, identity: Identity | None) -> Identity | Check | None:
         if not is_hashed(stored):
             return identity if _same(stored, given) else None

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import logging
 import math
+import socket
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
@@ -66,10 +67,19 @@ class Clients:
         context: what the connections share. Its clock has to be ``trio.current_time``.
         host: address or name to listen on.
         port: 0: any that is free; ``port`` and INFO tell which.
+        sockets: what to listen on at first; it listens already. Empty: host and port are bound.
         wrap: how a connection gets its TLS; None for none.
     """
 
-    def __init__(self, context: Context, *, host: str, port: int, wrap: Wrap | None = None) -> None:
+    def __init__(
+        self,
+        context: Context,
+        *,
+        host: str,
+        port: int,
+        sockets: Sequence[socket.socket] = (),
+        wrap: Wrap | None = None,
+    ) -> None:
         self.context = context
         self.host = host
         self.port = port
@@ -80,6 +90,7 @@ class Clients:
         self.accepted = 0
         self.slow_consumers = 0
         self._wrap = wrap
+        self._sockets = sockets
         self._checks = trio.CapacityLimiter(CHECKS_MAX)
         self._epoch = 0
         self._past = Counters(0, 0, 0, 0)
@@ -121,6 +132,9 @@ class Clients:
                     listener.socket.close()
 
     async def _bind(self) -> list[trio.SocketListener]:
+        given, self._sockets = self._sockets, ()
+        if given:
+            return [trio.SocketListener(trio.socket.from_stdlib_socket(one)) for one in given]
         while True:
             try:
                 return await trio.open_tcp_listeners(self.port, host=self.host)  # with SO_REUSEADDR

@@ -8,6 +8,10 @@ words; what varies goes into ``extra``, so that both formats keep it apart::
     2026-11-22T14:52:01.123Z INF ordering: became leader term=4
     {"time": "2026-11-22T14:52:01.123Z", "level": "info", "room": "ordering", …, "term": 4}
 
+``nats-streaming-server`` writes lines as the Go server does, for those who search its logs::
+
+    [4711] 2026/11/22 15:52:01.123456 [INF] STREAM: became leader term=4
+
 A line stays a line, whatever names clients choose for themselves: control characters are escaped.
 Fields that are named like secrets are masked, though nobody should pass them.
 """
@@ -17,10 +21,12 @@ from __future__ import annotations
 import datetime
 import json
 import logging
-import logging.handlers
+import os
 import re
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, Final
 
@@ -50,14 +56,21 @@ _CONTROL: Final = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 1
 }
 
 
-def set_up(level: str, style: str, file: Path | None = None, *, node: str = "") -> None:
+NATS_ROOMS: Final = frozenset({"clients"})
+"""Rooms whose lines the Go server writes as its NATS part, without ``STREAM:``."""
+
+
+def set_up(
+    level: str, style: str, file: Path | None = None, *, node: str = "", with_time: bool = True
+) -> None:
     """Make all loggers write to standard error or to ``file``. Replaces what was set up before.
 
     Args:
         level: the least grave lines that are written, one of `LEVELS`. Libraries only warn.
-        style: ``text`` or ``json``.
+        style: ``text``, ``json``, or ``nats``: the Go server's.
         file: opened anew once it was moved away, as log rotation does.
         node: the node's name, which every JSON line carries.
+        with_time: whether a line of style ``nats`` says when.
 
     Raises:
         ConfigError: the file can't be written.
@@ -66,21 +79,46 @@ def set_up(level: str, style: str, file: Path | None = None, *, node: str = "") 
     if file is None:
         handler = logging.StreamHandler(sys.stderr)
     else:
+        from logging.handlers import WatchedFileHandler
+
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
-            handler = logging.handlers.WatchedFileHandler(file, encoding="utf-8")
+            handler = WatchedFileHandler(file, encoding="utf-8")
         except OSError as error:
             raise ConfigError([f"logging.file: {file} can't be written: {error.strerror}"]) from error
-    handler.setFormatter(JsonFormatter(node) if style == "json" else TextFormatter())
+    formatters: dict[str, logging.Formatter] = {
+        "text": TextFormatter(),
+        "json": JsonFormatter(node),
+        "nats": NatsFormatter(with_time=with_time),
+    }
+    handler.setFormatter(formatters[style])
     everything = logging.getLogger()
     for old in everything.handlers[:]:
-        if isinstance(old.formatter, JsonFormatter | TextFormatter):
+        if isinstance(old.formatter, _Line):
             everything.removeHandler(old)
             old.close()
     everything.addHandler(handler)
     everything.setLevel(logging.WARNING)
-    logging.getLogger(ROOT).setLevel(LEVELS[level])
+    set_level(level)
     logging.captureWarnings(True)
+
+
+def set_level(level: str, rooms: Mapping[str, str] | None = None) -> None:
+    """Write lines from ``level`` on, and from another level on in some ``rooms``."""
+    logging.getLogger(ROOT).setLevel(LEVELS[level])
+    for room in NATS_ROOMS:
+        chosen = (rooms or {}).get(room)
+        logging.getLogger(f"{ROOT}.{room}").setLevel(LEVELS[chosen] if chosen else logging.NOTSET)
+
+
+def reopen() -> None:
+    """Open the log file anew if it was moved away, without waiting for a line to be written."""
+    from logging.handlers import WatchedFileHandler
+
+    for handler in logging.getLogger().handlers:
+        if isinstance(handler.formatter, _Line) and isinstance(handler, WatchedFileHandler):
+            with handler.lock or nullcontext():
+                handler.reopenIfNeeded()
 
 
 def _time(record: logging.LogRecord) -> str:
@@ -98,17 +136,44 @@ def _fields(record: logging.LogRecord) -> Iterator[tuple[str, Any]]:
             yield name, "***" if _SECRET.search(name) else value
 
 
-class TextFormatter(logging.Formatter):
-    """Time, level, room, words, fields. A traceback follows, indented."""
+class _Line(logging.Formatter):
+    """One of ours."""
 
-    def format(self, record: logging.LogRecord) -> str:
+    def _text(self, prefix: str, record: logging.LogRecord) -> str:
+        """Prefix, words, fields. A traceback follows, indented."""
         fields = "".join(f" {name}={_word(value)}" for name, value in _fields(record))
-        level = _SHORT.get(record.levelname, record.levelname)
-        line = f"{_time(record)} {level} {_room(record)}: {record.getMessage()}{fields}".translate(_CONTROL)
+        line = f"{prefix}{record.getMessage()}{fields}".translate(_CONTROL)
         if record.exc_info:
             trace = self.formatException(record.exc_info).splitlines()
             line += "".join(f"\n    {part.translate(_CONTROL)}" for part in trace)
         return line
+
+
+def _level(record: logging.LogRecord) -> str:
+    return _SHORT.get(record.levelname, record.levelname)
+
+
+class TextFormatter(_Line):
+    """Time, level, room, words, fields."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return self._text(f"{_time(record)} {_level(record)} {_room(record)}: ", record)
+
+
+class NatsFormatter(_Line):
+    """As the Go server writes them: process, local time, level, part, words, fields."""
+
+    def __init__(self, *, with_time: bool = True) -> None:
+        super().__init__()
+        self._with_time = with_time
+
+    def format(self, record: logging.LogRecord) -> str:
+        at = ""
+        if self._with_time:
+            second = time.strftime("%Y/%m/%d %H:%M:%S", time.localtime(record.created))
+            at = f"{second}.{int(record.created % 1 * 1_000_000):06d} "
+        part = "" if _room(record) in NATS_ROOMS else "STREAM: "
+        return self._text(f"[{os.getpid()}] {at}[{_level(record)}] {part}", record)
 
 
 def _word(value: object) -> str:
@@ -116,7 +181,7 @@ def _word(value: object) -> str:
     return json.dumps(text) if not text or " " in text or '"' in text else text
 
 
-class JsonFormatter(logging.Formatter):
+class JsonFormatter(_Line):
     """One object a line. What JSON can't hold is shown as text."""
 
     def __init__(self, node: str = "") -> None:

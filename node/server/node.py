@@ -3,6 +3,9 @@
 The parts are plain objects; here they get their sockets, files, clocks and threads. One nursery
 holds them all: whatever fails for good (a disk, a bug) ends the node, with a line that says why.
 
+Signals: SIGTERM and SIGINT stop it, SIGUSR2 does so slowly (lame duck), SIGHUP reads the configuration
+again, SIGUSR1 opens the log file anew.
+
 Exit codes: 0 stopped as asked; 1 it could not go on; 2 its configuration or its directory can't be
 used. The log says why.
 """
@@ -17,7 +20,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import trio
 
@@ -29,27 +32,31 @@ from node.core.effects import Outcome, Refused
 from node.core.records import restore
 from node.core.state import State
 from node.errors import ConfigError, IdentityError, NodeError, UnavailableError
-from node.raft.disk import RealDisk
 from node.raft.driver import Driver, Outlet
 from node.raft.engine import Engine
-from node.raft.identity import DirectoryLock, Identity, load_identity, save_identity
-from node.raft.journal import Journal
+from node.raft.identity import Identity, save_identity
 from node.raft.links import ROUTE, LinkListener
 from node.raft.ports import Timing
-from node.raft.security import MutualTLS, Plaintext, Security
-from node.raft.transport import Transport
+from node.server import logs
 from node.server.access import authenticator
 from node.server.checkpointing import Checkpointer
 from node.server.clients import Clients
 from node.server.context import ClientLimits, Context, ServerInfo
 from node.server.founding import Founding
 from node.server.host import Host
+from node.server.launch import Launch
+from node.server.reload import reload
 from node.server.replica import Replica
 from node.server.routing import Routing
-from node.server.snapshots import Snapshots
+from node.server.storage import open_storage
 from node.server.streaming import Subjects
-from node.store.checkpoint import Store
 from node.units import SECOND
+
+if TYPE_CHECKING:
+    from node.raft.security import Security
+    from node.raft.transport import Transport
+    from node.server.snapshots import Snapshots
+    from node.store.interface import StoreInterface
 
 log = logging.getLogger("stanchion.node")
 
@@ -61,19 +68,20 @@ ALONE_S = 5.0
 """After so long without a leader a node of a cluster sends its clients away (R25)."""
 
 
-def run(config: Config, name: str) -> int:
+def run(config: Config, name: str, launch: Launch | None = None) -> int:
     """Run node ``name`` until it is told to stop. Returns the exit code."""
     errors: list[BaseException] = []
+    status = 0
     try:
         with ExitStack() as stack:
-            node = Node(config, name, stack)
-            trio.run(node.run)
+            node = Node(config, name, stack, launch or Launch())
+            status = trio.run(node.run)
     except* NodeError as group:
         errors = _leaves(group)
     for error in errors:
         log.critical("%s", error)
     if not errors:
-        return 0
+        return status
     return 2 if isinstance(errors[0], ConfigError | IdentityError) else 1
 
 
@@ -90,24 +98,31 @@ class Node:
         config: for this node (``Config.for_node``).
         name: its name among ``config.cluster.nodes``.
         stack: closes what the node holds when it has ended.
+        launch: how the process around it behaves.
 
     Raises:
         IdentityError: the directory belongs to another node, or another process holds it.
         CorruptionError, DiskError: its journal or store can't be used.
     """
 
-    def __init__(self, config: Config, name: str, stack: ExitStack) -> None:
+    def __init__(self, config: Config, name: str, stack: ExitStack, launch: Launch) -> None:
         self.config = config
+        self.launch = launch
         self.name = name
         self.addresses = config.cluster.nodes[name]
         self.members = list(config.cluster.nodes)
         self.started_ns = time.time_ns()
         self.stopping = False
         self._stop = trio.Event()
+        self._slowly = trio.Event()
+        self._status = 0
+        self._served = False
         self._changed = trio.Event()
         self._clients_gone = trio.Event()
         self._admitted = trio.Event()
-        self._open_directory(stack)
+        self._storage = open_storage(config, name, stack)
+        self.identity = self._storage.identity
+        self.journal = self._storage.journal
         self.routing = Routing(name, send=self._send_route)
         timing = _timing(config)
         self.replica = Replica(
@@ -132,6 +147,7 @@ class Node:
             str(self.client_address),
             self._admitted.set,
         )
+        self.security: Security | None = None
         self.transport = self._make_transport()
         self.outlet = Outlet(self.transport)
         self.engine = Engine(
@@ -165,42 +181,19 @@ class Node:
             interval_s=config.store.checkpoint_interval_ns / SECOND,
             trailing_entries=config.raft.trailing_logs,
         )
-        self.snapshots = Snapshots(
-            config.store.dir,
-            self.checkpointer,
-            self.engine,
-            self.replica,
-            open_channel=self.transport.open_snapshot,
-            replaced=self._replaced,
-            kick=self._kick,
-        )
-        self.replica.needs_snapshot_from = self.snapshots.wanted
-        self.transport.serve_snapshots(self.snapshots.serve)
+        self.snapshots = self._make_snapshots()
         self.context = self._make_context()
-        self.clients = Clients(self.context, host=self.addresses.client.host, port=self.addresses.client.port)
-
-    def _open_directory(self, stack: ExitStack) -> None:
-        directory = self.config.store.dir
-        directory.mkdir(parents=True, exist_ok=True, mode=0o750)
-        stack.enter_context(DirectoryLock(directory))
-        self.disk = RealDisk(directory)
-        self.identity = load_identity(self.disk, cluster_id=self.config.cluster.id, node=self.name)
-        self.journal = Journal.open(
-            RealDisk(directory / "journal"), segment_bytes=self.config.raft.journal_segment
+        self.clients = Clients(
+            self.context,
+            host=self.addresses.client.host,
+            port=self.addresses.client.port,
+            sockets=launch.sockets,
         )
-        stack.callback(self.journal.close)
-        self.store = Store.open(directory / "store")
-        stack.callback(self._close_store)
-        if self.journal.torn is not None:
-            log.warning("%s", self.journal.torn)
-        self._finish_installing()
 
-    def _finish_installing(self) -> None:
-        """A snapshot was put in place, but the process died before the journal followed it."""
-        index, term = self.store.applied
-        if index and self.journal.term_at(index) != term:
-            log.warning("the journal goes on behind the store's snapshot of entry %d", index)
-            self.journal.reset((index, term), self.store.previous)
+    @property
+    def store(self) -> StoreInterface:
+        """What is applied, as of the last checkpoint; another object after a snapshot."""
+        return self._storage.store
 
     @property
     def client_address(self) -> Address:
@@ -212,17 +205,39 @@ class Node:
     def _make_transport(self) -> Transport | Alone:
         if self.addresses.peer is None:
             return Alone()
+        from node.raft.transport import Transport
+
+        self.security = _security(self.config, self.name)
         peers = {name: node.peer for name, node in self.config.cluster.nodes.items() if node.peer is not None}
         transport = Transport(
             self.name,
             peers,
             self.addresses.peer,
-            _security(self.config, self.name),
+            self.security,
             self.founding.hello,
             self.founding.check_hello,
         )
         transport.attach(ROUTE, RouteLink(self))
         return transport
+
+    def _make_snapshots(self) -> Snapshots | None:
+        """Where there are others, one may fall behind."""
+        if len(self.members) == 1:
+            return None
+        from node.server.snapshots import Snapshots
+
+        snapshots = Snapshots(
+            self.config.store.dir,
+            self.checkpointer,
+            self.engine,
+            self.replica,
+            open_channel=self.transport.open_snapshot,
+            replaced=self._replaced,
+            kick=self._kick,
+        )
+        self.replica.needs_snapshot_from = snapshots.wanted
+        self.transport.serve_snapshots(snapshots.serve)
+        return snapshots
 
     def _make_context(self) -> Context:
         clients = self.config.clients
@@ -231,7 +246,7 @@ class Node:
             service=self.replica,
             info=ServerInfo(
                 server_id=secrets.token_hex(16).upper(),
-                server_name=self.name,
+                server_name=self.addresses.server_name or self.name,
                 host=self.addresses.client.host,
                 port=self.addresses.client.port,
                 go=f"python{sys.version_info.major}.{sys.version_info.minor}.{sys.version_info.micro}",
@@ -255,8 +270,8 @@ class Node:
 
     # --- running ----------------------------------------------------------------------------------
 
-    async def run(self) -> None:
-        """Start everything, serve until told to stop, stop in steps.
+    async def run(self) -> int:
+        """Start everything, serve until told to stop, stop in steps. Returns the exit code.
 
         Raises:
             NodeError: what ended the node, in an exception group.
@@ -269,13 +284,15 @@ class Node:
             if not self._admitted.is_set() and self.identity is None:
                 log.info("waiting for the other members, to found the cluster together")
             await self._wait_for_admission()
-            nursery.start_soon(self._serve_http)
             await nursery.start(self._run_clients)
             await nursery.start(self.driver.run)
             nursery.start_soon(self.checkpointer.run)
-            nursery.start_soon(self.snapshots.run)
+            nursery.start_soon(self._serve_http)
+            if self.snapshots is not None:
+                nursery.start_soon(self.snapshots.run)
             nursery.start_soon(self._watch_leader)
             nursery.start_soon(self._configure)
+        return self._status
 
     async def _run_clients(self, task_status: trio.TaskStatus[int]) -> None:
         try:
@@ -292,18 +309,35 @@ class Node:
             if self.founding.refused is not None:
                 raise self.founding.refused
         self.identity = Identity(self.config.cluster.id, "", "", self.name)
-        await trio.to_thread.run_sync(save_identity, self.disk, self.identity)
+        await trio.to_thread.run_sync(save_identity, self._storage.disk, self.identity)
         self.founding.identify(self.identity)
 
     async def _signals(self) -> None:
-        with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as received:
+        ends = (signal.SIGTERM, signal.SIGINT)
+        others = (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+        with trio.open_signal_receiver(*ends, *others) as received:
             async for number in received:
-                log.info("%s: stopping", signal.Signals(number).name)
-                self.stopping = True
-                self._stop.set()
+                name = signal.Signals(number).name
+                if number in ends:
+                    log.info("%s: stopping", name)
+                    self.stopping = True
+                    self._status = self.launch.terminated_status if number == signal.SIGTERM else 0
+                    self._stop.set()
+                elif number == signal.SIGHUP:
+                    await reload(self)
+                elif number == signal.SIGUSR2:
+                    log.info("%s: leaving slowly", name)
+                    self.stopping = True
+                    self._slowly.set()
+                else:
+                    logs.reopen()
+                    log.info("%s: the log file is opened anew", name)
 
     async def _stop_when_asked(self, scope: trio.CancelScope) -> None:
-        await self._stop.wait()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._leave_slowly)
+            await self._stop.wait()
+            nursery.cancel_scope.cancel()
         with trio.move_on_after(LEAVE_S):
             await self._hand_over()
             self.clients.leave(self._others())
@@ -313,6 +347,19 @@ class Node:
                 await self.checkpointer.checkpoint()
         log.info("stopped")
         scope.cancel()
+
+    async def _leave_slowly(self) -> None:
+        """Lame duck: others lead, clients are told, and closed one by one while there is time."""
+        await self._slowly.wait()
+        clients = self.config.clients
+        with trio.move_on_after(LEAVE_S):
+            await self._hand_over()
+        await self.clients.lame_duck(
+            self._others(),
+            grace_s=clients.lame_duck_grace_period_ns / SECOND,
+            duration_s=clients.lame_duck_duration_ns / SECOND,
+        )
+        self._stop.set()
 
     async def _hand_over(self) -> None:
         """A leader that leaves asks a follower to take over, and waits until it has."""
@@ -355,21 +402,33 @@ class Node:
     async def _configure(self) -> None:
         """Propose this node's limits if the cluster has none yet; say so if they differ (R23)."""
         await self._until(lambda: self.replica.caught_up)
-        ours = settings(self.config)
         if not self.replica.state.settings.set:
-            self.replica.origin.submit(Configure(ours, True), _log_refusal, size=4096)
-            self.replica.origin.flush()
+            self.propose(only_if_unset=True)
             return
-        agreed = self.replica.state.settings.values()
-        different = sorted(key for key, value in ours.items() if agreed.get(key) != value)
-        if different:
+        different = self.different_settings()
+        if different and self.launch.proposes:
+            self.propose(only_if_unset=False)
+        elif different:
             log.warning(
                 "this node's file says otherwise than the cluster has agreed on: %s", ", ".join(different)
             )
 
+    def different_settings(self) -> list[str]:
+        """The settings in which this node's configuration differs from what the cluster goes by."""
+        agreed = self.replica.state.settings.values()
+        return sorted(key for key, value in settings(self.config).items() if agreed.get(key) != value)
+
+    def propose(self, *, only_if_unset: bool) -> None:
+        """Propose this node's settings to the cluster."""
+        self.replica.origin.submit(Configure(settings(self.config), only_if_unset), _log_refusal, size=4096)
+        self.replica.origin.flush()
+
     async def _serve_http(self) -> None:
         if self.addresses.http is None:
             return
+        await self._until(lambda: self.replica.caught_up or len(self.members) > 1)
+        # In a thread: it takes a quarter of a second, and heartbeats don't wait so long.
+        await trio.to_thread.run_sync(_import_monitoring)
         from node.monitor.http import serve
         from node.server.source import Source
 
@@ -403,24 +462,24 @@ class Node:
         while self.journal.durable_index < index:
             await self.driver.flushed()
 
-    def _replaced(self, store: Store) -> None:
-        self.store = store
-
-    def _close_store(self) -> None:
-        self.store.close()
+    def _replaced(self, store: StoreInterface) -> None:
+        self._storage.store = store
 
     def _founded(self, state: State) -> None:
         identity = Identity(self.config.cluster.id, state.founding_id, state.cluster_tag, self.name)
         if self.identity is not None and self.identity.founding_id not in {"", state.founding_id}:
             raise IdentityError(f"{self.config.store.dir}: the log belongs to another founding")
         if identity != self.identity:
-            save_identity(self.disk, identity)
+            save_identity(self._storage.disk, identity)
             self.identity = identity
             self.founding.identify(identity)
 
     def _caught_up(self) -> None:
         self.clients.release()
         self._has_changed()
+        if not self._served:
+            self._served = True
+            log.info("%s", self.launch.ready)
 
     def announce(self) -> None:
         """Tell clients where the cluster's nodes take clients."""
@@ -488,6 +547,8 @@ def _timing(config: Config) -> Timing:
 
 
 def _security(config: Config, name: str) -> Security:
+    from node.raft.security import MutualTLS, Plaintext
+
     security = config.cluster.peer_security
     if security.mode == "none":
         return Plaintext()
@@ -495,6 +556,13 @@ def _security(config: Config, name: str) -> Security:
     assert security.cert is not None
     assert security.key is not None
     return MutualTLS(name, security.ca, security.cert, security.key)
+
+
+def _import_monitoring() -> None:
+    import node.server.source  # noqa: F401
+    from node.monitor.http import prepare
+
+    prepare()
 
 
 def _log_refusal(outcome: Outcome) -> None:

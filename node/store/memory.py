@@ -13,7 +13,7 @@ from node.store.messages import GONE
 from node.units import Index, Term
 
 
-class _Contents:
+class Contents:
     """Messages and floors; the same operations change what is in memory and, later, what is durable."""
 
     def __init__(self) -> None:
@@ -42,8 +42,13 @@ class _Contents:
             for seq in range(floor + 1, up_to + 1):
                 kept.pop(seq, None)
 
-    def copy(self) -> _Contents:
-        other = _Contents()
+    def forget(self, channel: int) -> None:
+        """Everything of a channel that never comes again; not even a floor is left."""
+        for kept in (self.messages, self.floors, self.lasts):
+            kept.pop(channel, None)
+
+    def copy(self) -> Contents:
+        other = Contents()
         other.messages = {channel: dict(messages) for channel, messages in self.messages.items()}
         other.floors = dict(self.floors)
         other.lasts = dict(self.lasts)
@@ -53,7 +58,7 @@ class _Contents:
 class _Durable:
     def __init__(self) -> None:
         self.applied = self.previous = (Index(0), Term(0))
-        self.contents = _Contents()
+        self.contents = Contents()
         self.records: dict[bytes, bytes] = {}
 
 
@@ -66,7 +71,7 @@ class MemoryCheckpoint:
         applied: tuple[Index, Term],
         previous: tuple[Index, Term],
         changes: dict[bytes, bytes | None],
-        operations: list[Callable[[_Contents], object]],
+        operations: list[Callable[[Contents], object]],
     ) -> None:
         self._durable = durable
         self._applied = applied
@@ -97,8 +102,8 @@ class MemoryStore:
 
     def __init__(self) -> None:
         self._durable = _Durable()
-        self._contents = _Contents()
-        self._operations: list[Callable[[_Contents], object]] = []
+        self._contents = Contents()
+        self._operations: list[Callable[[Contents], object]] = []
         self._fresh: list[tuple[int, int, int]] = []
         self._job: MemoryCheckpoint | None = None
         self._applied = self._previous = (Index(0), Term(0))

@@ -12,6 +12,7 @@ import pytest
 from node.cli import node as command
 from node.cli.main import main
 from node.config.model import Config
+from node.server.launch import Launch
 
 
 def test_a_node_runs_with_the_file_as_it_reads_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -20,8 +21,10 @@ def test_a_node_runs_with_the_file_as_it_reads_it(tmp_path: Path, monkeypatch: p
     ran: list[tuple[Config, str]] = []
     logs: list[tuple[Any, ...]] = []
 
-    def run(config: Config, name: str) -> int:
+    def run(config: Config, name: str, launch: Launch) -> int:
         ran.append((config, name))
+        assert launch.reload is not None
+        assert launch.reload() == config
         return 7
 
     server = ModuleType("node.server.node")

@@ -1,4 +1,4 @@
-"""What every disk promises, the real one and the simulated one alike."""
+"""What every disk promises: the real one, the one in memory and the simulated one alike."""
 
 from __future__ import annotations
 
@@ -10,14 +10,15 @@ import pytest
 
 from node.errors import DiskError
 from node.raft.disk import Disk, RealDisk
+from node.raft.memory_disk import MemoryDisk
 from node.simulator.disk import SimulatedDisk
 
 
-@pytest.fixture(params=["real", "simulated"])
+@pytest.fixture(params=["real", "memory", "simulated"])
 def disk(request: pytest.FixtureRequest, tmp_path: Path) -> Disk:
     if request.param == "real":
         return RealDisk(tmp_path / "made" / "when missing")
-    return SimulatedDisk(random.Random(1))
+    return MemoryDisk() if request.param == "memory" else SimulatedDisk(random.Random(1))
 
 
 def test_gathered_write_is_read_back(disk: Disk) -> None:

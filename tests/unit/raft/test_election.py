@@ -33,6 +33,15 @@ def test_timer_ends_between_the_two_timeouts() -> None:
     assert len(waits) > 40
 
 
+def test_alone_nobody_is_waited_for() -> None:
+    """A single server is ready when it has read its disk, not an election timeout later."""
+    election, clock = _election("")
+    clock.now += 1
+    election.rearm()
+    assert election.deadline == clock.now
+    assert election.expired()
+
+
 def test_rearming_takes_authority_back() -> None:
     election, _ = _election()
     election.authorise(transfer=False)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
+import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,7 +13,7 @@ import pytest
 
 from node.config.values import Secret
 from node.errors import ConfigError
-from node.server.logs import set_up
+from node.server.logs import reopen, set_level, set_up
 
 log = logging.getLogger("stanchion.ordering")
 
@@ -108,3 +110,47 @@ def test_a_file_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(ConfigError, match=r"logging\.file: .*n1\.log can't be written"):
         set_up("info", "text", tmp_path / "file" / "n1.log")
+
+
+def test_lines_as_the_go_server_writes_them(capsys: pytest.CaptureFixture[str]) -> None:
+    """Tools search for ``STREAM:`` and the level in brackets."""
+    set_up("info", "nats")
+    log.info("Streaming Server is ready")
+    logging.getLogger("stanchion.clients").warning("a slow one")
+    ready, slow = capsys.readouterr().err.splitlines()
+    assert re.fullmatch(
+        r"\[\d+\] \d{4}/\d\d/\d\d \d\d:\d\d:\d\d\.\d{6} \[INF\] STREAM: Streaming Server is ready", ready
+    )
+    assert slow.endswith(" [WRN] a slow one")
+    set_up("info", "nats", with_time=False)
+    log.error("no time")
+    assert capsys.readouterr().err == f"[{os.getpid()}] [ERR] STREAM: no time\n"
+
+
+def test_a_room_may_have_a_level_of_its_own(capsys: pytest.CaptureFixture[str]) -> None:
+    """The reference has one flag for debug lines of its NATS part, another for the streaming part."""
+    clients = logging.getLogger("stanchion.clients")
+    set_up("info", "text")
+    set_level("info", {"clients": "debug"})
+    log.debug("hidden")
+    clients.debug("shown")
+    set_level("debug", {"clients": "info"})
+    log.debug("shown too")
+    clients.debug("hidden")
+    set_level("info")
+    clients.debug("hidden")
+    assert [line.rsplit(": ")[1] for line in capsys.readouterr().err.splitlines()] == ["shown", "shown too"]
+
+
+def test_a_moved_file_is_back_before_the_next_line(tmp_path: Path) -> None:
+    """Whoever rotates logs sends SIGUSR1 and expects the file."""
+    file = tmp_path / "node.log"
+    set_up("info", "text", file)
+    log.info("before")
+    file.rename(tmp_path / "node.log.1")
+    reopen()
+    assert file.read_text() == ""
+    log.info("after")
+    assert "after" in file.read_text()
+    set_up("info", "text")
+    reopen()  # standard error needs none

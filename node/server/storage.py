@@ -1,0 +1,94 @@
+"""What a node keeps, and where: its identity, journal and store, in a directory or nowhere.
+
+A node in memory has all of them too, so that everything else is the same for it; it starts empty each
+time, as the Go server does with its memory store.
+"""
+
+from __future__ import annotations
+
+import logging
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from node.config.model import Config
+from node.raft.disk import Disk, RealDisk
+from node.raft.identity import DirectoryLock, Identity, load_identity
+from node.raft.journal import Journal
+from node.raft.memory_disk import MemoryDisk
+
+if TYPE_CHECKING:
+    from node.store.interface import StoreInterface
+
+log = logging.getLogger("stanchion.node")
+
+MEMORY_SEGMENT_BYTES = 1024 * 1024
+"""Of a journal in memory: it forgets by whole segments, and shall forget soon."""
+MEMORY_CACHE_BYTES = 256 * 1024
+"""Payloads such a journal holds twice."""
+
+
+@dataclass(slots=True)
+class Storage:
+    """Opened and read; the store may be replaced by a snapshot's."""
+
+    disk: Disk
+    """Where the identity is kept."""
+    identity: Identity | None
+    """None: this node has never been part of a cluster."""
+    journal: Journal
+    store: StoreInterface
+
+
+def open_storage(config: Config, name: str, stack: ExitStack) -> Storage:
+    """Open what node ``name`` keeps; ``stack`` closes it.
+
+    Raises:
+        IdentityError: the directory belongs to another node, or another process holds it.
+        CorruptionError, DiskError: its journal or store can't be used.
+    """
+    storage = _in_memory() if config.store.store == "memory" else _in_directory(config, name, stack)
+
+    def close() -> None:
+        storage.store.close()  # perhaps not the one that was opened
+        storage.journal.close()
+
+    stack.callback(close)
+    return storage
+
+
+def _in_memory() -> Storage:
+    from node.store.volatile import VolatileStore
+
+    journal = Journal.open(
+        MemoryDisk(), segment_bytes=MEMORY_SEGMENT_BYTES, cache_bytes=MEMORY_CACHE_BYTES, relaxed=True
+    )
+    return Storage(MemoryDisk(), None, journal, VolatileStore())
+
+
+def _in_directory(config: Config, name: str, stack: ExitStack) -> Storage:
+    from node.store.checkpoint import Store
+
+    directory = config.store.dir
+    directory.mkdir(parents=True, exist_ok=True, mode=0o750)
+    stack.enter_context(DirectoryLock(directory))
+    disk = RealDisk(directory)
+    identity = load_identity(disk, cluster_id=config.cluster.id, node=name)
+    journal = Journal.open(RealDisk(directory / "journal"), segment_bytes=config.raft.journal_segment)
+    try:
+        if journal.torn is not None:
+            log.warning("%s", journal.torn)
+        store = Store.open(directory / "store")
+    except BaseException:
+        journal.close()
+        raise
+    _finish_installing(journal, store)
+    return Storage(disk, identity, journal, store)
+
+
+def _finish_installing(journal: Journal, store: StoreInterface) -> None:
+    """A snapshot was put in place, but the process died before the journal followed it."""
+    index, term = store.applied
+    if index and journal.term_at(index) != term:
+        log.warning("the journal goes on behind the store's snapshot of entry %d", index)
+        journal.reset((index, term), store.previous)
