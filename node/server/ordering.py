@@ -113,6 +113,9 @@ class Ordering:
         self._stopped = False
         self.open = False
         """Whether the first entry of this term was proposed."""
+        self.serving = False
+        """Whether that entry is applied. What is in flight says nothing of it: under load that never ends."""
+        self._first_index = 0
         self.cold = False
         """Whether that entry says ColdStart: nobody of a majority was warm (R14)."""
 
@@ -128,6 +131,7 @@ class Ordering:
         self._term = None
         self._stopped = False
         self.open = False
+        self.serving = False
         self._open_at = None
         self._early.clear()
         self._queues.clear()
@@ -228,6 +232,8 @@ class Ordering:
         in_flight = self._in_flight
         while in_flight and in_flight[0][0] <= index:
             self._in_flight_bytes -= in_flight.popleft()[1]
+        if self.open and index >= self._first_index:
+            self.serving = True
 
     @property
     def idle(self) -> bool:
@@ -263,7 +269,7 @@ class Ordering:
             commands.append(self._found(term))
         if self.cold:
             commands.append(ColdStart(term))
-        self._propose(commands, self._next_batches(), free=self.cold)
+        self._first_index = self._propose(commands, self._next_batches(), free=self.cold)
 
     def _next_keeper(self) -> list[KeeperCommand]:
         count = min(len(self._keeper), KEEPER_COMMANDS_MAX)
@@ -289,7 +295,7 @@ class Ordering:
         self._queued_bytes -= size
         return batches
 
-    def _propose(self, keeper: list[KeeperCommand], batches: list[Batch], *, free: bool = False) -> None:
+    def _propose(self, keeper: list[KeeperCommand], batches: list[Batch], *, free: bool = False) -> int:
         state = self._state()
         time_ns = self._clock.now()
         stamp = self._wall.stamp(time_ns, free=free)
@@ -298,3 +304,4 @@ class Ordering:
         index = self._engine.propose(data)
         self._in_flight.append((index, len(data)))
         self._in_flight_bytes += len(data)
+        return index

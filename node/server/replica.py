@@ -403,7 +403,7 @@ class Replica:
         except UnavailableError:
             log.info("not the leader any more: what was to be proposed is forwarded again")
             return NEVER
-        if self.keeper is None and self.ordering.open and self.ordering.idle:
+        if self.keeper is None and self.ordering.serving:
             self._start_keeping()
             return now_s
         return keeper_s

@@ -287,6 +287,24 @@ def test_an_idle_leader_proposes_at_once_and_a_busy_one_gathers() -> None:
     assert not leader.ordering.idle
 
 
+def test_it_serves_once_its_first_entry_is_applied_whatever_is_in_flight() -> None:
+    """Under load something always is: the keeper began seconds late, and nobody was missed meanwhile."""
+    leader = Leader()
+    leader.ready()
+    leader.held("n1")
+    leader.pump()
+    leader.batch(1)
+    leader.pump()
+    assert not leader.ordering.serving
+    leader.ordering.applied(101)
+    leader.batch(2)
+    leader.pump()
+    assert leader.ordering.serving
+    assert not leader.ordering.idle
+    leader.ordering.follow()
+    assert not leader.ordering.serving
+
+
 def test_a_full_entry_does_not_wait() -> None:
     """64 KiB are enough to be worth an entry of their own, as long as few are in flight."""
     leader = Leader().opened()
