@@ -5,14 +5,18 @@ the last checkpoint is made in a worker thread and sent on a connection of its o
 no heartbeat. The follower keeps it in its own directory until it is whole and verified; then applying
 and checkpoints are suspended, the store is replaced, the state is read back from it, and the log
 continues behind it. A crash at any point leaves the old state or the new.
+
+A store that is encrypted travels as it is. What it takes to read it (`node.sealing`) comes with the offer, so
+that one that can't be read here is refused before it is sent.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import trio
 
@@ -24,6 +28,9 @@ from node.server.replica import Replica
 from node.store.checkpoint import Store
 from node.store.snapshot import Manifest, Snapshot, install, open_reader, produce
 from node.store.transfer import SnapshotReceiver, SnapshotSender
+
+if TYPE_CHECKING:
+    from node.sealing import Keyring, Sealer
 
 log = logging.getLogger("stanchion.snapshots")
 
@@ -57,6 +64,7 @@ class Snapshots:
         open_channel: opens a snapshot connection to a member.
         replaced: told of the store that a snapshot brought.
         kick: asks the driver for an iteration.
+        keyring: of this node's directory; None if it isn't encrypted.
     """
 
     def __init__(
@@ -69,6 +77,7 @@ class Snapshots:
         open_channel: Callable[[str], Any],
         replaced: Callable[[Store], None],
         kick: Callable[[], None],
+        keyring: Keyring | None = None,
     ) -> None:
         self._made = directory / "snapshots"
         self._received = directory / "received"
@@ -79,6 +88,7 @@ class Snapshots:
         self._open_channel = open_channel
         self._replaced = replaced
         self._kick = kick
+        self._keyring = keyring
         self._wanted: set[str] = set()
         self._asked = trio.Event()
         self._receiving = False
@@ -105,7 +115,8 @@ class Snapshots:
         await self._checkpointer.checkpoint()
         store = self._checkpointer.store
         assert isinstance(store, Store)
-        snapshot = await trio.to_thread.run_sync(produce, store, self._made)
+        context = b"" if self._keyring is None else self._keyring.export()
+        snapshot = await trio.to_thread.run_sync(partial(produce, store, self._made, context=context))
         manifest = snapshot.manifest
         log.info("sending %s a snapshot of entry %d, %d bytes", peer, manifest.index, manifest.size)
         reader = await trio.to_thread.run_sync(open_reader, snapshot)
@@ -149,9 +160,24 @@ class Snapshots:
 
     def _refusal(self, manifest: Manifest) -> str | None:
         """For the receiver, in its worker thread: the engine is asked on the loop."""
-        if trio.from_thread.run_sync(self._engine.offered_snapshot, manifest.index, manifest.term):
-            return None
-        return "the log brings as much"
+        if not trio.from_thread.run_sync(self._engine.offered_snapshot, manifest.index, manifest.term):
+            return "the log brings as much"
+        why = self._unreadable(manifest.context)
+        if why is not None:
+            log.error("a snapshot of entry %d can't be taken: %s", manifest.index, why)
+        return why
+
+    def _unreadable(self, keys: bytes) -> str | None:
+        """Why a store with these keys can't be read here; if it can, it can from now on."""
+        if self._keyring is None:
+            return "it is encrypted, and this node has no store.encryption" if keys else None
+        if not keys:
+            return "it is not encrypted, and this node takes nothing that isn't"
+        try:
+            self._keyring.adopt(keys)
+        except RemoteProtocolError as error:
+            return str(error)
+        return None
 
     async def _install(self, received: Snapshot) -> None:
         manifest = received.manifest
@@ -163,7 +189,8 @@ class Snapshots:
         try:
             async with self._checkpointer.paused():
                 self._checkpointer.store.close()
-                store, state = await trio.to_thread.run_sync(_replace, received, self._store_path)
+                sealer = None if self._keyring is None else self._keyring.sealer("store")
+                store, state = await trio.to_thread.run_sync(_replace, received, self._store_path, sealer)
                 # No await from here: store, state, log and engine change together.
                 self._checkpointer.store = store
                 self._replaced(store)
@@ -175,6 +202,6 @@ class Snapshots:
         log.info("installed a snapshot of entry %d from term %d", manifest.index, manifest.term)
 
 
-def _replace(received: Snapshot, store_path: Path) -> tuple[Store, State]:
-    store = install(received, store_path)
+def _replace(received: Snapshot, store_path: Path, sealer: Sealer | None) -> tuple[Store, State]:
+    store = install(received, store_path, sealer=sealer)
     return store, restore(store.records())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -12,10 +12,12 @@ import pytest
 import trio
 from conversation import Conversation
 
+from node import sealing
 from node.core.records import digest, restore, take_changes
 from node.core.state import State
 from node.errors import UnavailableError
 from node.protocol.message import message
+from node.sealing import Keyring
 from node.server.snapshots import Snapshots
 from node.store.checkpoint import Store
 
@@ -97,10 +99,14 @@ class Channel:
 
 
 class Node:
-    def __init__(self, directory: Path, *, wants: bool = True) -> None:
+    def __init__(self, directory: Path, *, wants: bool = True, phrases: Sequence[str] = ()) -> None:
         directory.mkdir()
         self.directory = directory
-        self.store = Store.open(directory / "store")
+        self.keyring = (
+            Keyring.open(directory, phrases, cipher="chacha20-poly1305", empty=True) if phrases else None
+        )
+        sealer = self.keyring.sealer("store") if self.keyring else None
+        self.store = Store.open(directory / "store", sealer=sealer)
         self.engine = Engine(self.store.applied[0], wants=wants)
         self.replica = Replica(self.engine.told)
         self.checkpointer = Checkpointer(self.store)
@@ -114,6 +120,7 @@ class Node:
             open_channel=self._open,
             replaced=self._replaced,
             kick=self._kick,
+            keyring=self.keyring,
         )
 
     def _open(self, peer: str) -> Any:
@@ -141,7 +148,10 @@ def talk() -> Conversation:
 
 @pytest.fixture
 def sender(tmp_path: Path, talk: Conversation) -> Node:
-    node = Node(tmp_path / "n1")
+    return with_all_of(talk, Node(tmp_path / "n1"))
+
+
+def with_all_of(talk: Conversation, node: Node) -> Node:
     for stored in talk.publish(50).effects.stored:
         bodies = enumerate(stored.bodies, stored.first)
         node.store.put(
@@ -284,3 +294,59 @@ async def test_one_at_a_time_is_received(receiver: Node) -> None:
         with pytest.raises(UnavailableError, match="another snapshot"):
             await receiver.snapshots.serve("n3", Channel(out, into))
         nursery.cancel_scope.cancel()
+
+
+# --- encrypted -------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def cheap(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A pass phrase costs a quarter of a second; not here."""
+    monkeypatch.setattr(sealing, "_N", 16)
+
+
+@pytest.mark.usefixtures("cheap")
+@pytest.mark.parametrize("phrases", [["pass"], ["new", "pass"]])
+async def test_an_encrypted_store_is_read_with_the_keys_that_come_along(
+    tmp_path: Path, talk: Conversation, phrases: list[str]
+) -> None:
+    """By nodes with a pass phrase in common, though each directory has keys of its own."""
+    sender = with_all_of(talk, Node(tmp_path / "n1", phrases=["pass"]))
+    receiver = Node(tmp_path / "n2", phrases=phrases)
+    await deliver(sender, receiver)
+    assert receiver.replica.state is not None
+    assert digest(receiver.replica.state) == digest(talk.state)
+    receiver.store.close()
+    keys = Keyring.open(receiver.directory, phrases, cipher="aes-256-gcm", empty=False)
+    again = Store.open(receiver.directory / "store", sealer=keys.sealer("store"))
+    assert digest(restore(again.records())) == digest(talk.state)
+    again.close()
+
+
+@pytest.mark.usefixtures("cheap")
+@pytest.mark.parametrize(
+    ("theirs", "ours", "why"),
+    [
+        (["pass"], ["another"], "another pass phrase"),
+        (["pass"], [], "no store.encryption"),
+        ([], ["pass"], "not encrypted"),
+    ],
+)
+async def test_a_store_that_can_not_be_read_is_refused_before_it_is_sent(
+    tmp_path: Path,
+    talk: Conversation,
+    caplog: pytest.LogCaptureFixture,
+    theirs: list[str],
+    ours: list[str],
+    why: str,
+) -> None:
+    """Both sides say why; nothing is changed."""
+    caplog.set_level("INFO")
+    sender = with_all_of(talk, Node(tmp_path / "n1", phrases=theirs))
+    receiver = Node(tmp_path / "n2", phrases=ours)
+    await deliver(sender, receiver)
+    assert receiver.engine.told == []
+    assert receiver.store.applied == (0, 0)
+    said = [record.getMessage() for record in caplog.records if why in record.getMessage()]
+    assert len(said) == 2
+    assert not (receiver.directory / "received").exists()
