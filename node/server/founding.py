@@ -1,4 +1,4 @@
-"""Who may form a cluster, and who belongs to it (S17; architecture, "Founding").
+"""Who may form a cluster, and who belongs to it (raft S17; architecture, "Founding").
 
 A node that lost its directory must not take part as if nothing had happened: it would vote twice
 and acknowledge what it no longer has. So an empty node takes part only in a *founding*: when every

@@ -1,4 +1,4 @@
-"""Who may form a cluster, and who must not start (S17)."""
+"""Who may form a cluster, and who must not start (raft S17)."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def test_who_comes_last_is_admitted_by_having_been_met() -> None:
 
 
 def test_a_second_empty_process_was_not_met() -> None:
-    """S17: its name was met, its nonce wasn't: it is one that lost its directory since."""
+    """raft S17: its name was met, its nonce wasn't: it is one that lost its directory since."""
     n1, n2, n3 = (Member(name) for name in MEMBERS)
     n1.hears(n2, n3)
     again = Member("n3")
@@ -78,7 +78,7 @@ def test_a_second_empty_process_was_not_met() -> None:
 
 
 def test_an_empty_node_among_others_with_state_is_refused() -> None:
-    """S17: it would vote a second time and acknowledge what it no longer has. An operator decides."""
+    """raft S17: it would vote a second time and acknowledge what it no longer has. An operator decides."""
     n3 = Member("n3")
     n3.hears(Member("n1", founding_id="f"))
     assert not n3.admitted
