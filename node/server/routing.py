@@ -214,7 +214,8 @@ class Routing:
 
         Args:
             source: the connection it came from; None: this node itself.
-            subject: where to. A message to a subject with wildcards or empty tokens goes nowhere.
+            subject: where to. A message to a subject with wildcards or empty tokens goes to services
+                alone, which may refuse it in words (PUB-05).
             reply: empty for none.
             headers: a header block; empty for none. Services don't get it.
             payload: the message.
@@ -281,8 +282,14 @@ class Routing:
     def _plan(self, subject: bytes) -> Plan:
         if len(self._plans) >= PLANS_MAX:
             self._plans.clear()
-        plan = self._plans[subject] = self._make_plan(subject) if literal(subject) else NOBODY
+        plan = self._make_plan(subject) if literal(subject) else self._make_service_plan(subject)
+        self._plans[subject] = plan
         return plan
+
+    def _make_service_plan(self, subject: bytes) -> Plan:
+        self.plans_made += 1
+        services = self._services.match(subject)
+        return Plan(services, (), (), ()) if services else NOBODY
 
     def _make_plan(self, subject: bytes) -> Plan:
         self.plans_made += 1

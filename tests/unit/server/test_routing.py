@@ -190,6 +190,18 @@ def test_a_subject_that_is_no_literal_goes_nowhere_unless_asked(alone: Routing) 
         assert ann.pub(b"a.*", as_written=True) == 1
 
 
+def test_a_service_hears_what_is_no_literal(alone: Routing) -> None:
+    """PUB-05: a publish to ``a.>`` is a request that the service refuses in words; nobody else gets it."""
+    heard: list[bytes] = []
+    alone.serve(b"s.>", lambda _source, subject, _reply, _payload: heard.append(subject))
+    ann = Client(alone, 1)
+    ann.sub(b"s.>")
+    for subject in (b"s.>", b"s.*", b"s..", b"s.a."):
+        assert ann.pub(subject) == 1
+    assert heard == [b"s.>", b"s.*", b"s..", b"s.a."]
+    assert ann.pub(b"t.*") == 0
+
+
 def test_plans_follow_every_change(alone: Routing) -> None:
     """A remembered plan must not outlive the subscriptions it was made of."""
     ann, bob = Client(alone, 1), Client(alone, 2)
