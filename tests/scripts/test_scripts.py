@@ -1,0 +1,38 @@
+"""Cluster stories: each text file here holds commands and what comes of them (`node.simulator.story`).
+
+After a change of behaviour that is meant, ``pytest tests/scripts --rewrite`` writes them anew; the diff
+is what is reviewed.
+"""
+
+from __future__ import annotations
+
+import gc
+from pathlib import Path
+
+import pytest
+
+from node.simulator.story import Story
+from node.simulator.story_text import parse, unparse
+from node.simulator.story_world import StoryError
+
+STORIES = sorted(Path(__file__).parent.glob("*.txt"))
+
+
+@pytest.mark.parametrize("path", STORIES, ids=lambda path: path.stem)
+def test_story(path: Path, rewrite: bool) -> None:
+    text = path.read_text()
+    blocks = parse(text)
+    story = Story()
+    for block in blocks:
+        if block.commands:
+            try:
+                block.outcome = story.play(block)
+            except StoryError as error:
+                raise StoryError(f"{path.name}, line {block.line}: {error}") from error
+    told = unparse(blocks)
+    if rewrite and told != text:
+        path.write_text(told)
+    del story
+    gc.collect()
+    assert rewrite or told == text
+    assert "!!" not in told, "a promise is broken that always holds"
