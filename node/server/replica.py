@@ -46,6 +46,8 @@ class Engine(Protocol):
     @property
     def is_ready(self) -> bool: ...
     @property
+    def commit_index(self) -> int: ...
+    @property
     def applied_index(self) -> int: ...
     @property
     def applied_term(self) -> int: ...
@@ -143,6 +145,9 @@ class Replica:
         self.warm = False
         self._target: int | None = None  # applied up to here, this node has caught up
         self._caught_up_at = 0
+        self._question = 0  # counts the gaps
+        self._answered = 0  # the last one that the leader answered for
+        self._asked_s = -NEVER
         self._warm_members: dict[str, bool] = {}
         self._leader_frame_s = -NEVER
         self._paused_readers: deque[Reader] = deque()
@@ -241,6 +246,9 @@ class Replica:
                 self._opened_ready = False
             else:
                 self.clock.follow()
+            if not self.caught_up:
+                self._target = None  # what another leader told, or what this one meant to prove
+                self._ask()
         self.leaderless_since_s = None if leader else self.host.monotonic_s()
         self._tell_origin()
         self._tell_changed()
@@ -272,8 +280,14 @@ class Replica:
                 log.warning("%s: a note that says nothing: %.60r", peer, note)
 
     def commit_learned(self, commit: int, _term: int) -> None:
-        """The leader of the current term has told its commit index."""
-        if not self.caught_up and self._target is None and not self._suspended:
+        """The leader of the current term has told its commit index.
+
+        After a gap it counts only once the leader has answered (``_ask``): until then the frame may
+        have lain in a buffer for as long as the gap was.
+        """
+        if self.caught_up or self._suspended or self._answered < self._question:
+            return
+        if self._target is None:
             self._target = commit
             if self.engine.applied_index >= commit and self.engine.applied_term == self.engine.term:
                 self._now_caught_up(self.engine.applied_index)
@@ -285,6 +299,7 @@ class Replica:
         self.links_up.add(peer)
         if peer == self.leader:
             self._tell_origin()
+            self._ask()
 
     def peer_down(self, peer: str) -> None:
         """The raft link to a member broke: what it lost is sent again when it is back."""
@@ -308,6 +323,13 @@ class Replica:
             case ("pinged", str(client_id)):
                 if self.keeper is not None:
                     self.keeper.heartbeats.pinged(client_id)
+            case ("where", int(question)):
+                if self.role == "leader" and self.caught_up and self.engine.is_ready:
+                    self._send(peer, ("here", question, self.term, self.engine.commit_index))
+            case ("here", int(question), int(term), int(commit)):
+                if (question, term, peer) == (self._question, self.term, self.leader):
+                    self._answered = question
+                    self.commit_learned(commit, term)
             case _:
                 raise RemoteProtocolError(f"{peer}: no frame of a server: {value!r:.60}")
 
@@ -324,6 +346,24 @@ class Replica:
         self.performer.held = True
         self.caught_up = False
         self._target = None
+        self._question += 1
+        self._ask()
+
+    def _ask(self) -> None:
+        """Ask the leader how far it has committed, if what its frames say may be old."""
+        if self._answered == self._question or self.caught_up:
+            return
+        if self.leader in self.links_up:
+            self._asked_s = self.host.monotonic_s()
+            self._send(self.leader, ("where", self._question))
+
+    def _ask_again(self, now_s: float) -> float:
+        """An answer may be lost, or the leader not ready to give one. Returns when to look again."""
+        if self.caught_up or self._answered == self._question:
+            return NEVER
+        if now_s - self._asked_s >= self._gap_s:
+            self._ask()
+        return max(self._asked_s, now_s) + self._gap_s
 
     def read_done(self, connection: Any) -> None:
         """A client's read was handled: forward it; too much unapplied stops the reading (R8, R21)."""
@@ -362,6 +402,7 @@ class Replica:
         if session is not None:
             self.origin.restored(session.id, session.nonce, session.applied, session.outcomes)
         self._tell_origin()
+        self._ask()
         self.performer.redeliver_skipped(since)
 
     def pump(self) -> float:
@@ -385,6 +426,7 @@ class Replica:
             now_s + 0.5,
             self.requests.next_deadline() or NEVER,
             keeper_s,
+            self._ask_again(now_s),
             self.ordering.next_deadline() or NEVER,
         )
 

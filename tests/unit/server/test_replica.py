@@ -1,0 +1,170 @@
+"""Catching up (R4): when a node that was away may perform what it applies."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from node.core.state import State
+from node.server.host import Host
+from node.server.replica import Replica
+from node.server.routing import Routing
+from node.server.streaming import Subjects
+from node.store.memory import MemoryStore
+
+ELECTION_MIN_S = 0.3
+TERM = 4
+
+
+class Engine:
+    """Is where the test says it is."""
+
+    def __init__(self) -> None:
+        self.term = self.applied_term = TERM
+        self.leader: str | None = None
+        self.is_ready = False
+        self.commit_index = self.applied_index = self.last_index = self.commit_when_elected = 0
+
+    def propose(self, payload: bytes) -> int:
+        self.last_index += 1
+        return self.last_index
+
+
+class Node:
+    """A replica on a clock that the test moves."""
+
+    def __init__(self) -> None:
+        self.now_s = 100.0
+        self.sent: list[tuple[str, Any]] = []
+        self.engine = Engine()
+        self.replica = Replica(
+            "n1",
+            Subjects.of("test-cluster"),
+            State(),
+            MemoryStore(),
+            routing=Routing("n1", send=lambda peer, value: None),
+            host=Host(lambda: int(self.now_s * 1e9), lambda: int(self.now_s * 1e9), bytes),
+            send=self._send,
+            kick=lambda: None,
+            founded=lambda state: None,
+            caught_up=lambda: None,
+            changed=lambda: None,
+            election_min_s=ELECTION_MIN_S,
+        )
+        self.replica.attach(self.engine)
+
+    def _send(self, peer: str, value: Any) -> bool:
+        self.sent.append((peer, value))
+        return True
+
+    def follow(self, leader: str | None, term: int = TERM) -> None:
+        self.engine.leader, self.engine.term, self.engine.applied_term = leader, term, term
+        self.replica.role_changed("follower", term, leader, "the test says so")
+
+    def frame(self, commit: int, leader: str = "n2") -> None:
+        """An append of the leader: everything up to ``commit`` is applied on the way."""
+        self.replica.noted_leader(leader, int(self.now_s * 1e9))
+        self.replica.commit_learned(commit, self.engine.term)
+        self.engine.applied_index = self.engine.commit_index = commit
+        self.replica.applied_to(commit, self.engine.term)
+
+    @property
+    def questions(self) -> list[tuple[str, int]]:
+        return [(peer, value[1]) for peer, value in self.sent if value[0] == "where"]
+
+
+@pytest.fixture
+def node() -> Node:
+    """It follows n2, and has caught up."""
+    node = Node()
+    for peer in ("n2", "n3"):
+        node.replica.peer_up(peer, {})
+    node.follow("n2")
+    node.frame(10)
+    assert node.replica.caught_up
+    assert not node.questions
+    return node
+
+
+def test_frames_of_a_pause_say_nothing_about_its_end(node: Node) -> None:
+    """A process that stood still finds its sockets full of old frames: it asks how far the leader is."""
+    node.now_s += 3
+    node.replica.paused(3)
+    ((peer, question),) = node.questions
+    assert peer == "n2"
+    for commit in (11, 12, 13):
+        node.frame(commit)
+        assert not node.replica.caught_up, "the frame may be as old as the pause"
+    node.replica.frame("n2", ("here", question, TERM, 14))
+    assert not node.replica.caught_up
+    node.frame(14)
+    assert node.replica.caught_up
+    assert not node.replica.performer.held
+
+
+def test_gap_between_frames_is_a_pause_too(node: Node) -> None:
+    node.now_s += ELECTION_MIN_S
+    node.frame(11)
+    assert not node.replica.caught_up
+    ((_, question),) = node.questions
+    node.replica.frame("n2", ("here", question, TERM, 11))
+    assert node.replica.caught_up
+
+
+def test_answer_to_an_earlier_question_is_none(node: Node) -> None:
+    node.replica.paused(3)
+    node.replica.paused(3)
+    (_, first), (_, second) = node.questions
+    node.replica.frame("n2", ("here", first, TERM, 10))
+    assert not node.replica.caught_up
+    node.replica.frame("n2", ("here", second, TERM - 1, 10))
+    node.replica.frame("n3", ("here", second, TERM, 10))
+    assert not node.replica.caught_up, "another leader's"
+    node.replica.frame("n2", ("here", second, TERM, 10))
+    assert node.replica.caught_up
+
+
+def test_question_is_put_again(node: Node) -> None:
+    """To the next leader at once; to the same when its link is back, or no answer has come."""
+    node.replica.paused(3)
+    node.follow("n3", TERM + 1)
+    node.replica.peer_down("n3")
+    node.replica.peer_up("n3", {})
+    assert [peer for peer, _ in node.questions] == ["n2", "n3", "n3"]
+    assert node.replica.pump() <= node.now_s + ELECTION_MIN_S
+    node.now_s += ELECTION_MIN_S
+    node.replica.pump()
+    assert len(node.questions) == 4
+    node.replica.frame("n3", ("here", node.questions[-1][1], TERM + 1, 10))
+    node.now_s += ELECTION_MIN_S
+    node.replica.pump()
+    assert len(node.questions) == 4
+
+
+def test_deposed_leader_forgets_what_it_meant_to_prove(node: Node) -> None:
+    """It was paused as a leader; the index it waited for is another leader's entry now, and an old one."""
+    node.engine.leader, node.engine.is_ready = "n1", True
+    node.replica.role_changed("leader", TERM + 1, "n1", "elected")
+    node.engine.term = TERM + 1
+    node.replica.pump()  # ready
+    node.replica.paused(3)
+    node.follow("n3", TERM + 2)
+    for commit in range(11, 20):
+        node.frame(commit, leader="n3")
+        assert not node.replica.caught_up
+
+
+def test_only_a_leader_that_knows_answers(node: Node) -> None:
+    def answers() -> list[Any]:
+        return [value for _, value in node.sent if value[0] == "here"]
+
+    node.replica.frame("n3", ("where", 7))
+    assert not answers()
+    node.engine.leader, node.engine.is_ready, node.engine.commit_index = "n1", True, 42
+    node.replica.role_changed("leader", TERM + 1, "n1", "elected")
+    node.replica.frame("n3", ("where", 7))
+    assert answers() == [("here", 7, TERM + 1, 42)]
+    node.replica.hold()
+    node.replica.frame("n3", ("where", 8))
+    assert len(answers()) == 1, "it may have been deposed while it stood still"
