@@ -17,8 +17,8 @@ HEALED_MAX_S = 40.0
 """So long after everything has healed, all must be delivered and acknowledged."""
 
 HABITS = (
-    Habits(publishes_every_s=0.03, subscribes=False),
-    Habits(publishes_every_s=0.05, durable="d", ack_wait_s=1),
+    Habits(publishes_every_s=0.06, subscribes=False),
+    Habits(publishes_every_s=0.1, durable="d", ack_wait_s=1),
     Habits(ack_wait_s=2, max_in_flight=4),
     Habits(durable="slow", ack_wait_s=5, max_in_flight=64, acks=0.5),
     Habits(queue="q", ack_wait_s=2, acks=0.7),
@@ -77,7 +77,7 @@ class Cluster:
 
     @property
     def network_is_fine(self) -> bool:
-        return not any(network.is_blocked for network in self.networks.values())
+        return all(network.is_fine for network in self.networks.values())
 
     def troubled_since(self, at_s: float) -> bool:
         """Whether anything was broken at ``at_s`` or later: then whatever happens may happen late."""

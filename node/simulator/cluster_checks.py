@@ -38,6 +38,9 @@ LATE_S = 0.15
 LOST_S = 0.5
 """How long a decided delivery may take to reach a client whose connection stands, with nothing broken."""
 
+ACK_WAITED_S = 0.25
+"""An ack that came to a node so long before a new leader's first entry is in that entry at the latest."""
+
 LEADER_WITHIN_S = 5.0
 """After everything has healed."""
 
@@ -58,6 +61,7 @@ class ClusterChecker:
         """By term: what its leader knew to be committed just before it was elected."""
         self._proposed: dict[tuple[int, bytes], tuple[float, bool]] = {}
         self._offset_s: float | None = None
+        self._acks_came: dict[tuple[str, int], tuple[float, SimNode, int]] = {}
 
     # --- the log and the state --------------------------------------------------------------------
 
@@ -106,6 +110,7 @@ class ClusterChecker:
             self._check_time(index, payload)
             self.account.entry(index, payload, effects, state)
             self._check_lateness()
+            self._check_acks_that_waited(node, index, payload)
             if self._world.trace is not None:
                 self._world.note(
                     f"entry {index}, first applied by {node.name}: {self.account.summary(payload, effects)}"
@@ -150,6 +155,22 @@ class ClusterChecker:
                     "AckWait", f"entry {index} sends {seq} to {inbox} again {late_ns / 1e9:.3f} s late"
                 )
 
+    def _check_acks_that_waited(self, leader: SimNode, index: int, payload: bytes) -> None:
+        """What was acknowledged while nobody led is not due with the first entry (R9)."""
+        if self._cluster.profile.partitions or not self.account.redeliveries:
+            return
+        if not any(isinstance(decode_keeper(fields), TakeOver) for fields in decode_entry(payload).keeper):
+            return
+        at_s = self._proposed[index, _hash(payload)][0]
+        for _, seq, _, inbox in self.account.redeliveries:
+            came_s, node, life = self._acks_came.get((inbox, seq), (at_s, leader, -1))
+            awake = node.up and node.life == life and not node.paused and node.resumed_s < came_s
+            if awake and came_s < at_s - ACK_WAITED_S:
+                raise ViolationError(
+                    "take-over",
+                    f"entry {index} sends {seq} to {inbox} again, whose ack came to {node.name} at {came_s:.3f}",
+                )
+
     # --- what nodes do ----------------------------------------------------------------------------
 
     def delivering(self, node: SimNode, subject: bytes, payload: bytes) -> None:
@@ -169,6 +190,10 @@ class ClusterChecker:
             raise ViolationError(
                 "acks", f"{node.name} delivers {seq} to {subject.decode()}, acknowledged in entry {acked_in}"
             )
+
+    def ack_came(self, node: SimNode, inbox: str, seq: int) -> None:
+        """A client's ack has reached its node."""
+        self._acks_came[inbox, seq] = (self._world.now, node, node.life)
 
     # --- what clients see -------------------------------------------------------------------------
 

@@ -54,6 +54,7 @@ class Network:
         self._epochs: dict[tuple[str, str], int] = {}
         self._epoch = 0
         self._blocked: dict[tuple[str, str], int] = {}
+        self._unblocked_s = float("-inf")
         self._waiting: dict[tuple[str, str], list[tuple[int, Any]]] = {}
         self._last_arrival: dict[tuple[str, str], float] = {}
 
@@ -113,11 +114,12 @@ class Network:
             self._world.after(seconds, lambda pair=pair: self._unblock(pair))  # type: ignore[misc]
 
     @property
-    def is_blocked(self) -> bool:
-        """Whether some direction is."""
-        return bool(self._blocked)
+    def is_fine(self) -> bool:
+        """Nothing is blocked, nor was it a moment ago: what arrives now was sent just now."""
+        return not self._blocked and self._world.now - self._unblocked_s > _LATE_S
 
     def _unblock(self, pair: tuple[str, str]) -> None:
+        self._unblocked_s = self._world.now
         count = self._blocked.pop(pair, 0)
         if count > 1:
             self._blocked[pair] = count - 1

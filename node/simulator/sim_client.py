@@ -141,7 +141,7 @@ class SimClient:
         if self.seen.inbox:
             self._listen(4, self.seen.inbox)
         self._world.note(f"{self.name} connects to {self._node.name}")
-        if self.quiet and self._closing:
+        if self._closing:
             self.close()
         self._go_on()
 
@@ -192,14 +192,19 @@ class SimClient:
     def read_on(self) -> None:
         self._reading = True
 
-    def _send(self, data: bytes) -> None:
+    def _send(self, data: bytes, arrived: Callable[[SimNode], None] | None = None) -> None:
         connection, node, session = self._connection, self._node, self._session
         if connection is None or node is None:
             return
 
         def arrive() -> None:
             if session == self._session and not connection.closed and node.up:
-                node.now_or_when_resumed(lambda: connection.received(data))
+                node.now_or_when_resumed(read)
+
+        def read() -> None:
+            connection.received(data)
+            if arrived is not None:
+                arrived(node)
 
         # Bytes of one connection stay in order.
         self._flow_s = max(self._flow_s + 1e-7, self._world.now + self._world.rng.uniform(*DELAY_S))
@@ -371,7 +376,9 @@ class SimClient:
 
     def _ack(self, seen: Seen, seq: int) -> None:
         if seen is self.seen and self._ack_inbox and self.connected:
-            self._send(nats.pub(self._ack_inbox, b"", stan.encode_ack(stan.Ack(self.habits.channel, seq))))
+            ack = stan.encode_ack(stan.Ack(self.habits.channel, seq))
+            came = self._cluster.checker.ack_came
+            self._send(nats.pub(self._ack_inbox, b"", ack), lambda node: came(node, seen.inbox, seq))
 
 
 def _ignore(_payload: bytes) -> None:

@@ -38,6 +38,8 @@ CLUSTER_ID = "test-cluster"
 TIMING = Timing(election_min_s=0.3, election_max_s=0.6, heartbeat_s=0.075)
 FLUSH_S = (0.0005, 0.002, 0.002, 0.01, 0.04)
 """How long a flush of the journal may take: one of these."""
+STEP_S = 0.0004
+"""How long a turn of the loop takes: what comes meanwhile is handled together."""
 TIMER_LATE_S = 20e-6
 """A timer is always a little late; clocks in whole nanoseconds would else never get there."""
 CHECKPOINT_S = 0.3
@@ -135,6 +137,9 @@ class SimNode:
         self._store = MemoryStore()
         self._life = 0
         self._inbox: list[Callable[[], None]] = []
+        self._late = False
+        """What arrives now has waited for the end of a pause."""
+        self.resumed_s = float("-inf")
         self._paused_at = 0.0
         self._woken_at = float("inf")
         self._working = False
@@ -155,6 +160,11 @@ class SimNode:
     @property
     def store(self) -> MemoryStore:
         return self._store
+
+    @property
+    def life(self) -> int:
+        """Changes with every start and every death of the process."""
+        return self._life
 
     @property
     def leads(self) -> bool:
@@ -297,13 +307,16 @@ class SimNode:
             return
         self._world.note(f"{self.name} resumes")
         self.paused = False
+        self.resumed_s = self._world.now
         gap_s = self._world.now - self._paused_at
         if gap_s > TIMING.election_min_s / 2:
             self.engine.paused(gap_s)
             self.replica.paused(gap_s)
         inbox, self._inbox = self._inbox, []
+        self._late = True
         for call in inbox:
             call()
+        self._late = False
         self._work()
 
     def _later(self, delay_s: float, call: Callable[[], None]) -> None:
@@ -362,7 +375,7 @@ class SimNode:
             self.routing.peer_frame(peer, value)
         elif value[0] == 0:
             self.engine.receive(peer, value[1])
-            if self.engine.leader == peer and self._cluster.network_is_fine:
+            if self.engine.leader == peer and self._cluster.network_is_fine and not self._late:
                 self.knows_time = True
         else:
             self.replica.frame(peer, value[1])
@@ -372,7 +385,7 @@ class SimNode:
     def _kick(self) -> None:
         if not self._working and not self._kicked:
             self._kicked = True
-            self._later(0.0, self._kicked_on)
+            self._later(STEP_S, self._kicked_on)
 
     def _kicked_on(self) -> None:
         self._kicked = False
@@ -442,7 +455,7 @@ class SimNode:
         def finish() -> None:
             if store is not self._store:
                 return
-            if self.journal.durable_index < index:
+            if not self._may_store(index):
                 self._later(0.01, finish)
                 return
             job.run()
@@ -452,6 +465,10 @@ class SimNode:
             self.journal.drop_before(index - TRAILING_ENTRIES)
 
         self._later(0.005, finish)
+
+    def _may_store(self, index: int) -> bool:
+        """The store never holds what this node's own journal might lose."""
+        return self.journal.durable_index >= index
 
     def _send_snapshot(self, peer: str) -> None:
         if self._store.applied[0]:
