@@ -1,0 +1,126 @@
+"""One NATS connection that outlives the nodes it is connected to."""
+
+from __future__ import annotations
+
+import pytest
+import trio
+from unit.client.scripted_server import ScriptedServer
+
+from node.client.nats import Nats, Options, Server
+from node.errors import RefusedError, UnavailableError
+from node.protocol import nats
+
+
+@pytest.mark.parametrize("text", ["localhost:4222", "nats://localhost:4222"])
+def test_an_address_is_host_and_port(text: str) -> None:
+    assert Server.parse(text) == Server("localhost", 4222)
+
+
+@pytest.mark.parametrize("text", ["localhost", "localhost:", "localhost:http", "a:0", "a:70000"])
+def test_what_is_no_address_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="expected host:port"):
+        Server.parse(text)
+
+
+async def test_without_a_server_there_is_no_connection() -> None:
+    with pytest.raises(ValueError, match="no server"):
+        Nats([])
+
+
+async def test_a_request_gets_its_answer(nursery: trio.Nursery) -> None:
+    server = ScriptedServer(lambda here, pub: here.message(pub.reply, b"you said " + pub.payload))
+    await nursery.start(server.run)
+    client = Nats([server.server])
+    nursery.start_soon(client.run)
+    await client.connected.wait()
+    assert await client.request(b"ask", b"this") == b"you said this"
+
+
+async def test_nobody_serving_a_subject_is_told_at_once(nursery: trio.Nursery) -> None:
+    server = ScriptedServer(lambda here, pub: here.message(pub.reply, b"", b"NATS/1.0 503\r\n\r\n"))
+    await nursery.start(server.run)
+    client = Nats([server.server])
+    nursery.start_soon(client.run)
+    await client.connected.wait()
+    with pytest.raises(UnavailableError, match="nobody serves"):
+        await client.request(b"ask", b"this")
+
+
+async def test_subscriptions_are_made_again_with_the_same_sids(nursery: trio.Nursery) -> None:
+    """As every NATS client does on a reconnect, so that a streaming session goes on."""
+    server = ScriptedServer()
+    await nursery.start(server.run)
+    got: list[bytes] = []
+    client = Nats([server.server])
+    client.subscribe(b"inbox", lambda message: got.append(message.payload))
+    nursery.start_soon(client.run)
+    await client.connected.wait()
+    await client.flush()
+    before = dict(server.subs)
+    await server.drop()
+    await client.broken.wait()
+    while not client.connected.is_set():
+        await client.connected.wait()
+    await client.flush()
+    assert server.subs == before
+    server.message(b"inbox", b"hello again")
+    await server.push()
+    await client.flush()
+    assert got == [b"hello again"]
+    assert server.connections == 2
+
+
+async def test_a_request_under_way_when_the_connection_breaks_fails(nursery: trio.Nursery) -> None:
+    server = ScriptedServer()
+    await nursery.start(server.run)
+    client = Nats([server.server])
+    nursery.start_soon(client.run)
+    await client.connected.wait()
+    nursery.start_soon(_drop_when_asked, server)
+    with pytest.raises(UnavailableError, match="broke before"):
+        await client.request(b"ask", b"this")
+
+
+async def _drop_when_asked(server: ScriptedServer) -> None:
+    while not any(isinstance(op, nats.Pub) for op in server.ops):
+        await trio.lowlevel.checkpoint()
+    await server.drop()
+
+
+async def test_other_nodes_are_learnt_from_info(nursery: trio.Nursery) -> None:
+    """When the first node is gone, the client goes on with one that it was told of."""
+    second = ScriptedServer()
+    await nursery.start(second.run)
+    address = f"127.0.0.1:{second.server.port}"
+    first = ScriptedServer(info={"connect_urls": [address]})
+    first_nursery = trio.CancelScope()
+
+    async def run_first(task_status: trio.TaskStatus[None]) -> None:
+        with first_nursery:
+            await first.run(task_status)
+
+    await nursery.start(run_first)
+    client = Nats([first.server])
+    nursery.start_soon(client.run)
+    await client.connected.wait()
+    first_nursery.cancel()
+    await client.broken.wait()
+    while not client.connected.is_set():
+        await client.connected.wait()
+    assert client.server == second.server
+
+
+async def test_refused_credentials_end_it(nursery: trio.Nursery) -> None:
+    listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
+
+    async def refuse(stream: trio.SocketStream) -> None:
+        await stream.send_all(nats.info({"auth_required": True, "max_payload": 1}))
+        await stream.receive_some(4096)
+        await stream.send_all(nats.err("Authorization Violation"))
+
+    nursery.start_soon(trio.serve_listeners, refuse, listeners)
+    client = Nats(
+        [Server("127.0.0.1", listeners[0].socket.getsockname()[1])], Options(user="a", password="b")
+    )
+    with pytest.raises(RefusedError, match="Authorization Violation"):
+        await client.run()

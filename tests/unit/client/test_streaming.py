@@ -1,0 +1,165 @@
+"""The streaming client against a server that answers as the protocol says."""
+
+from __future__ import annotations
+
+import pytest
+import trio
+from unit.client.scripted_server import ScriptedServer
+
+from node.client.nats import Nats
+from node.client.streaming import Client, Message, connect
+from node.errors import RefusedError, UnavailableError
+from node.protocol import nats
+from node.protocol import streaming as stan
+from node.protocol.message import message, message_body
+
+SESSION = stan.ConnectResponse(
+    pub_prefix="_STAN.pub.c",
+    sub_requests="_STAN.sub.c",
+    unsub_requests="_STAN.unsub.c",
+    close_requests="_STAN.close.c",
+    sub_close_requests="_STAN.subclose.c",
+    ping_requests="_STAN.discover.c.pings",
+    ping_interval_s=5,
+    ping_max_out=88,
+    protocol=1,
+)
+
+
+class Service:
+    """A streaming service that says yes, unless told otherwise."""
+
+    def __init__(self) -> None:
+        self.subscribed: stan.SubscriptionRequest | None = None
+        self.acked: list[int] = []
+        self.ended: list[bytes] = []
+        self.refuse = ""
+        self.server = ScriptedServer(self.answer)
+
+    def answer(self, here: ScriptedServer, pub: nats.Pub) -> None:
+        subject, reply, payload = pub
+        if subject == b"_STAN.discover.c":
+            here.message(reply, stan.encode_connect_response(SESSION))
+        elif subject.startswith(b"_STAN.pub.c."):
+            here.message(reply, stan.encode_pub_ack(stan.decode_publish(payload).guid, self.refuse))
+        elif subject == b"_STAN.sub.c":
+            self.subscribed = stan.decode_subscription(payload)
+            here.message(reply, stan.encode_subscription_response("" if self.refuse else "acks", self.refuse))
+            if not self.refuse:
+                body = message_body("foo", "", b"first")
+                here.message(self.subscribed.inbox.encode(), message(1, 7, body))
+        elif subject == b"acks":
+            self.acked.append(stan.decode_ack(payload).seq)
+        elif subject in {b"_STAN.subclose.c", b"_STAN.unsub.c"} or subject == b"_STAN.close.c":
+            self.ended.append(subject)
+            here.message(reply, b"")
+
+
+async def opened(service: Service, nursery: trio.Nursery) -> Client:
+    await nursery.start(service.server.run)
+    connection = Nats([service.server.server])
+    client = Client(connection, "c", "me")
+    nursery.start_soon(connection.run)
+    await client.open()
+    return client
+
+
+async def test_a_publish_ends_when_it_is_stored(nursery: trio.Nursery) -> None:
+    service = Service()
+    client = await opened(service, nursery)
+    await client.publish("foo", b"data")
+    assert client.unanswered == 0
+
+
+async def test_a_refused_publish_says_why(nursery: trio.Nursery) -> None:
+    service = Service()
+    client = await opened(service, nursery)
+    service.refuse = "too many channels"
+    with pytest.raises(RefusedError, match="too many channels"):
+        await client.publish("foo", b"data")
+
+
+async def test_the_first_message_can_be_acknowledged(nursery: trio.Nursery) -> None:
+    """It comes right behind the response that names the ack inbox, in the same bytes."""
+    service = Service()
+    client = await opened(service, nursery)
+    got: list[Message] = []
+    await client.subscribe("foo", got.append, ack_wait_s=5, max_in_flight=3)
+    await client.nats.flush()
+    assert [(here.seq, here.data) for here in got] == [(1, b"first")]
+    assert service.acked == [1]
+    assert service.subscribed is not None
+    assert (service.subscribed.ack_wait_s, service.subscribed.max_in_flight) == (5, 3)
+
+
+async def test_with_manual_acks_nothing_is_acknowledged_by_itself(nursery: trio.Nursery) -> None:
+    service = Service()
+    client = await opened(service, nursery)
+    got: list[Message] = []
+    await client.subscribe("foo", got.append, manual_ack=True)
+    await client.nats.flush()
+    assert service.acked == []
+    got[0].ack()
+    await client.nats.flush()
+    assert service.acked == [1]
+
+
+async def test_a_refused_subscription_leaves_no_inbox(nursery: trio.Nursery) -> None:
+    service = Service()
+    client = await opened(service, nursery)
+    await client.nats.flush()
+    before = dict(service.server.subs)
+    service.refuse = "stan: duplicate durable registration"
+    with pytest.raises(RefusedError, match="duplicate durable"):
+        await client.subscribe("foo", lambda _message: None, durable="d")
+    await client.nats.flush()
+    assert service.server.subs == before
+
+
+async def test_close_and_unsubscribe_use_their_own_subjects(nursery: trio.Nursery) -> None:
+    service = Service()
+    client = await opened(service, nursery)
+    first = await client.subscribe("foo", lambda _message: None)
+    second = await client.subscribe("foo", lambda _message: None)
+    await first.close()
+    await second.unsubscribe()
+    assert service.ended == [b"_STAN.subclose.c", b"_STAN.unsub.c"]
+
+
+async def test_heartbeats_are_answered(nursery: trio.Nursery) -> None:
+    service = Service()
+    client = await opened(service, nursery)
+    await client.nats.flush()
+    inbox = client._heartbeat_inbox
+    sid = next(sid for sid, subject in service.server.subs.items() if subject == inbox)
+    service.server._out.append(nats.msg(inbox, sid, b"leader.asks", b""))
+    await service.server.push()
+    await client.nats.flush()
+    assert nats.Pub(b"leader.asks", b"", b"") in service.server.ops
+
+
+async def test_publishes_whose_answer_was_lost_can_be_given_up(nursery: trio.Nursery) -> None:
+    service = Service()
+    client = await opened(service, nursery)
+    service.server._answer = None
+    guid = client.publish_async("foo", b"data", lambda _error: None)
+    assert client.unanswered == 1
+    assert client.forget_unanswered() == [guid]
+    assert client.unanswered == 0
+
+
+async def test_connect_closes_the_session_at_the_end() -> None:
+    service = Service()
+    async with trio.open_nursery() as nursery:
+        await nursery.start(service.server.run)
+        async with connect([f"127.0.0.1:{service.server.server.port}"], "c", "me") as client:
+            assert client.session.protocol == 1
+        nursery.cancel_scope.cancel()
+    assert service.ended == [b"_STAN.close.c"]
+
+
+async def test_nobody_answering_is_an_error_of_its_own() -> None:
+    """Not a group of errors: callers catch UnavailableError."""
+    with pytest.raises(UnavailableError, match="no streaming service answered"):
+        async with connect(["127.0.0.1:1"], "c", "me", attempts_s=0.2):
+            raise AssertionError
