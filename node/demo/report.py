@@ -25,6 +25,7 @@ def report(
     seconds: float,
     load_s: tuple[float, float],
     end_s: float,
+    held_up_s: float = 0.0,
     failure: str = "",
     patient: bool = False,
 ) -> dict[str, Any]:
@@ -37,6 +38,7 @@ def report(
         seconds: how long it took in all.
         load_s: when publishing began and ended.
         end_s: when one stopped looking.
+        held_up_s: by how much the demo itself came to run too late, at worst.
         failure: why the story did not come to its end.
         patient: times are shown and not judged.
     """
@@ -55,6 +57,7 @@ def report(
         "failure": failure,
         "seed": seed,
         "seconds": round(seconds, 1),
+        "held_up_ms": round(held_up_s * 1000, 1),
         "published": published,
         "published_per_s": round(published / load_seconds, 1),
         "acked": len(stored_s),
@@ -172,7 +175,13 @@ def _judgement(report: dict[str, Any]) -> str:
     if report["failure"]:
         return f"FAILED: {report['failure']}"
     if not report["held"]:
-        return f"VIOLATED: {len(report['violations'])} promises were broken"
+        text = f"VIOLATED: {len(report['violations'])} promises were broken"
+        if {each["rule"] for each in report["violations"]} <= set(TIMES):
+            text += (
+                ", all about time. Is this machine busy with other things? "
+                f"The demo itself was held up for {report['held_up_ms']:.0f} ms at worst"
+            )
+        return text
     return (
         f"HELD: {len(report['kills'])} kills and {len(report['pauses'])} pauses of the leader, nothing lost, "
         "nothing twice, every AckWait kept"

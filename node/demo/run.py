@@ -31,6 +31,7 @@ from node.errors import NodeError
 
 FRAMES_A_SECOND: Final = 10
 PROGRESS_S: Final = 5.0
+LOOK_S: Final = 0.02
 SVG_WIDTH: Final = 120
 SVG_AFTER_S: Final = 1.1
 """A picture is saved so long after the last kill, while the victim is still down."""
@@ -111,6 +112,8 @@ class _Demo:
         self.folder = folder
         self.interrupted = False
         self.found: dict[str, Any] | None = None
+        self.held_up_s = 0.0
+        """The longest time by which a task of ours came to run too late: how busy the machine was."""
         self.console = Console()
         self.show = Show(trio.current_time(), options.seed)
         self.history = History()
@@ -145,6 +148,7 @@ class _Demo:
         failure = ""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(watch, cluster, load, self.show)
+            nursery.start_soon(self._watch_machine)
             nursery.start_soon(self._screen if self.options.tty else self._progress)
             if self.options.svg:
                 nursery.start_soon(self._take_picture, story)
@@ -162,11 +166,18 @@ class _Demo:
             judge(self.history, now),
             seed=self.options.seed,
             seconds=now - self.show.started_s,
-            load_s=(story.load_began_s, story.load_ended_s),
+            load_s=(story.load_began_s, story.load_ended_s or now),
             end_s=now,
+            held_up_s=self.held_up_s,
             failure=failure,
             patient=self.options.patient,
         )
+
+    async def _watch_machine(self) -> None:
+        while True:
+            due_s = trio.current_time() + LOOK_S
+            await trio.sleep_until(due_s)
+            self.held_up_s = max(self.held_up_s, trio.current_time() - due_s)
 
     # --- showing ----------------------------------------------------------------------------------
 

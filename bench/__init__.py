@@ -1,0 +1,1 @@
+"""How fast a three-node cluster is on this machine: ``python -m bench``."""

@@ -1,0 +1,58 @@
+"""``stanchion demo`` as its users run it: a verdict, figures, and nothing left behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+from pathlib import Path
+
+import pytest
+from e2e.harness import STANCHION
+
+pytestmark = [pytest.mark.slow, pytest.mark.alone]
+
+
+def children(pid: int) -> list[int]:
+    tasks = Path(f"/proc/{pid}/task")
+    return [int(child) for task in tasks.iterdir() for child in (task / "children").read_text().split()]
+
+
+def test_two_kills_and_a_pause(tmp_path: Path) -> None:
+    """Times are shown and not judged here: this machine may be busy."""
+    report = tmp_path / "report.json"
+    picture = tmp_path / "demo.svg"
+    command = [STANCHION, "demo", "--kills", "2", "--seed", "3", "--no-tty", "--patient"]
+    done = subprocess.run(
+        [*command, "--json", str(report), "--svg", str(picture)],
+        capture_output=True, text=True, timeout=150, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "HELD: 2 kills and 1 pauses" in done.stdout
+    found = json.loads(report.read_text())
+    assert (found["lost"], found["duplicates"], found["redelivered_early"]) == (0, 0, 0)
+    assert found["acked"] > 1000
+    assert found["redistributed"] > 0
+    assert found["ackwait_error_ms"]["count"] > 0
+    assert [kill["role"] for kill in found["kills"]] == ["leader", "leader"]
+    gaps_ms = sorted(hit["publish_gap_ms"] for hit in found["kills"] + found["pauses"])
+    assert gaps_ms[1] < 1500
+    assert gaps_ms[2] < 5000
+    assert "unacknowledged messages" in picture.read_text().replace("&#160;", " ")
+
+
+def test_interrupted_it_leaves_no_process_and_no_file(tmp_path: Path) -> None:
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+    demo = subprocess.Popen(
+        [STANCHION, "demo", "--no-tty"], stdout=subprocess.PIPE, env=environment, text=True
+    )
+    assert demo.stdout is not None
+    assert any("at work" in line for line in demo.stdout)  # reads no further than that
+    nodes = children(demo.pid)
+    assert len(nodes) == 3
+    demo.send_signal(signal.SIGINT)
+    assert demo.wait(15) == 130
+    demo.communicate()
+    assert not [node for node in nodes if Path(f"/proc/{node}").exists()]
+    assert list(tmp_path.iterdir()) == []
