@@ -63,7 +63,7 @@ class Sweep:
 class Flush:
     """What one trip carries there. It runs once."""
 
-    __slots__ = ("_failed", "_parts", "_relaxed", "_sweep", "finished", "last_index", "seq")
+    __slots__ = ("_failed", "_parts", "_relaxed", "_sweep", "finished", "last_index", "running", "seq")
 
     def __init__(
         self,
@@ -83,6 +83,8 @@ class Flush:
         """The last record it carries."""
         self.last_index = last_index
         """The last entry that is durable when it has run; lowered when that entry is replaced."""
+        self.running = False
+        """In ``run``. A flush that was begun may never run: the node stops."""
         self.finished = False
 
     def run(self) -> None:
@@ -92,14 +94,17 @@ class Flush:
             DiskError: the disk refused. The journal refuses everything from now on.
         """
         assert not self.finished
+        self.running = True
         try:
             for part in self._parts:
                 self._write(part, last=part is self._parts[-1])
+            if self._sweep is not None:
+                self._sweep.run()
         except DiskError as error:
             self._failed(error)
             raise
-        if self._sweep is not None:
-            self._sweep.run()
+        finally:
+            self.running = False
         self.finished = True
 
     def _write(self, part: Part, *, last: bool) -> None:

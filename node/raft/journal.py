@@ -155,8 +155,8 @@ class Journal:
         )
 
     def close(self) -> None:
-        """Close the files. What was not flushed is lost; no flush may be running."""
-        assert self._running is None
+        """Close the files. What was not flushed is lost, also if its flush was begun; none may be running."""
+        assert self._running is None or not self._running.running
         for segment in (*self._segments, *self._doomed):
             segment.close()
 

@@ -94,6 +94,27 @@ def test_everything_is_read_back(tmp_path: Path) -> None:
     journal.close()
 
 
+def test_flush_that_never_ran_keeps_nobody_from_closing(disk: SimulatedDisk) -> None:
+    """The node stops between the two: what it would have carried is as lost as what was not begun."""
+    journal = opened(disk)
+    journal.append(1, 1, b"a")
+    assert journal.begin_flush() is not None
+    journal.close()
+    assert opened(disk).last_index == 0
+
+
+def test_failed_flush_keeps_nobody_from_closing(disk: SimulatedDisk) -> None:
+    """Nor does it hide why the node stops."""
+    journal = opened(disk)
+    journal.append(1, 1, b"a")
+    flush = journal.begin_flush()
+    assert flush is not None
+    disk.fail_syncs()
+    with pytest.raises(DiskError):
+        flush.run()
+    journal.close()
+
+
 def test_offers_are_visible_before_they_are_durable(disk: SimulatedDisk) -> None:
     journal = opened(disk)
     journal.append(1, 1, b"a")
