@@ -147,6 +147,10 @@ class Cluster:
         self._ended.add(name)
         self.children[name].end()
 
+    def expect_end(self, name: str) -> None:
+        """It will end by itself, as the test means it to."""
+        self._ended.add(name)
+
     def ask_to_stop(self, name: str, number: signal.Signals = signal.SIGTERM) -> None:
         self._ended.add(name)
         self.children[name].signal(number)
