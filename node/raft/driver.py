@@ -224,6 +224,8 @@ class Driver:
 
     async def _flush_forever(self) -> None:
         while True:
+            # Begun is ended: the thread is waited for when this is cancelled, but would not be started.
+            await trio.lowlevel.checkpoint_if_cancelled()
             flush = self._journal.begin_flush()
             if flush is None:
                 self._dirty = trio.Event()

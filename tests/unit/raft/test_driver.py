@@ -291,6 +291,18 @@ async def test_cancelling_ends_it(still_clock: trio.testing.MockClock) -> None:
     assert scope.cancelled_caught
 
 
+async def test_cancelling_leaves_no_flush_begun(still_clock: trio.testing.MockClock) -> None:
+    """Or the journal could not be closed: a node that was told to stop ended with status 1."""
+    world = World(trio.current_time)
+    with trio.CancelScope() as scope:
+        async with driven(world) as driver:
+            world.journal.written = 7
+            driver._wake_flusher()
+            scope.cancel()  # before the flusher has run
+            await trio.lowlevel.checkpoint()
+    assert world.journal._running is None
+
+
 async def test_a_mistake_in_the_engine_ends_the_driver(still_clock: trio.testing.MockClock) -> None:
     world = World(trio.current_time)
 
