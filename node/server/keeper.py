@@ -82,7 +82,7 @@ class Keeper:
         self._aged_s = 0.0
         self._looked_s = 0.0
         self._expired_s = 0.0
-        self._proposed: dict[tuple[str, object], float] = {}
+        self._proposed: dict[tuple[type[KeeperCommand], KeeperCommand], float] = {}
         for client in state().clients.values():
             self.heartbeats.register(client)
 
@@ -149,14 +149,14 @@ class Keeper:
     def _expire_channels(self, now_s: float) -> None:
         idle = self._state().expiring_channels(self._clock.now())
         for channel in idle:
-            if self._once(("expire", channel.generation), now_s):
-                self._propose(ChannelExpire(self._term, channel.name, channel.generation))
+            self._propose_once(ChannelExpire(self._term, channel.name, channel.generation), now_s)
 
     # --- who is absent ----------------------------------------------------------------------------
 
     def _look(self, now_s: float) -> None:
         state = self._state()
         now_ns = self._clock.now()
+        self._proposed = {key: at for key, at in self._proposed.items() if now_s - at < REPEAT_S}
         inboxes = [client.heartbeat_inbox for client in state.clients.values()]
         inboxes += [sub.inbox for sub in state.subscriptions.values() if sub.online]
         sights = self._presence.look(inboxes)
@@ -164,23 +164,21 @@ class Keeper:
             self._grace_from_ns = now_ns
         for client in state.clients.values():
             self._judge_client(client, sights, now_ns, now_s)
-        self._proposed = {key: at for key, at in self._proposed.items() if now_s - at < REPEAT_S}
 
     def _judge_client(self, client: Client, sights: dict[str, Sight], now_ns: int, now_s: float) -> None:
         sight = sights[client.heartbeat_inbox]
         online = [sub for sub in client.subscriptions.values() if sub.online]
         if sight.where is None:
-            if not client.absent and self._grace_is_over(sight, now_ns) and self._once(client.id, now_s):
+            if not client.absent and self._grace_is_over(sight, now_ns):
                 since = sight.gone_since_ns or self._took_over_ns
-                self._propose(ClientAway(self._term, client.id, client.generation, since))
+                self._propose_once(ClientAway(self._term, client.id, client.generation, since), now_s)
             return
         if client.absent or sight.moved:
             if not self._settled(sight, online, sights, now_ns):
                 self._presence.dirty = True
                 return
-            if self._once(client.id, now_s):
-                since = self._took_over_ns if sight.gone_since_ns is None else sight.gone_since_ns
-                self._propose(ClientBack(self._term, client.id, client.generation, since))
+            since = self._took_over_ns if sight.gone_since_ns is None else sight.gone_since_ns
+            if self._propose_once(ClientBack(self._term, client.id, client.generation, since), now_s):
                 sight.moved = False
                 for sub in online:
                     self._back_with_client(sub, sights[sub.inbox], since, now_s)
@@ -191,18 +189,18 @@ class Keeper:
     def _back_with_client(self, sub: Subscription, sight: Sight, since: int, now_s: float) -> None:
         """A client's subscriptions come back with it: in the same entry, if they are heard."""
         sight.moved = False
-        if sub.absent and sight.where is not None and self._once(sub.id, now_s):
-            self._propose(SubscriptionBack(self._term, sub.id, sub.generation, since))
+        if sub.absent and sight.where is not None:
+            self._propose_once(SubscriptionBack(self._term, sub.id, sub.generation, since), now_s)
 
     def _judge_subscription(self, sub: Subscription, sight: Sight, now_ns: int, now_s: float) -> None:
         if sight.where is None:
-            if not sub.absent and self._grace_is_over(sight, now_ns) and self._once(sub.id, now_s):
+            if not sub.absent and self._grace_is_over(sight, now_ns):
                 since = sight.gone_since_ns or self._took_over_ns
-                self._propose(SubscriptionAway(self._term, sub.id, sub.generation, since))
-        elif (sub.absent or sight.moved) and self._once(sub.id, now_s):
+                self._propose_once(SubscriptionAway(self._term, sub.id, sub.generation, since), now_s)
+        elif sub.absent or sight.moved:
             since = self._took_over_ns if sight.gone_since_ns is None else sight.gone_since_ns
-            self._propose(SubscriptionBack(self._term, sub.id, sub.generation, since))
-            sight.moved = False
+            if self._propose_once(SubscriptionBack(self._term, sub.id, sub.generation, since), now_s):
+                sight.moved = False
 
     def _grace_is_over(self, sight: Sight, now_ns: int) -> bool:
         if self._grace_from_ns is None:
@@ -221,10 +219,11 @@ class Keeper:
             sight.settling_ns = now_ns
         return now_ns - sight.settling_ns >= SETTLE_NS
 
-    def _once(self, key: object, now_s: float) -> bool:
-        """Whether a finding is new: the same is proposed again only if it has come to nothing."""
-        full_key = (type(key).__name__, key)
-        if full_key in self._proposed:
+    def _propose_once(self, command: KeeperCommand, now_s: float) -> bool:
+        """Propose a finding that is new; the same again only if it has come to nothing. Whether it was."""
+        key = (type(command), command)  # as tuples, an away and a back may be equal
+        if key in self._proposed:
             return False
-        self._proposed[full_key] = now_s
+        self._proposed[key] = now_s
+        self._propose(command)
         return True

@@ -258,6 +258,18 @@ def test_one_that_comes_back_says_since_when_it_may_have_missed_something() -> N
     assert leader.wait(2 * STEP_S) == [ClientBack(TERM, "me", leader.generation(), ns(gone))]
 
 
+def test_one_that_comes_back_just_after_it_was_found_absent_does_not_wait() -> None:
+    """Away and back are two findings: the one that was proposed a moment ago doesn't hold up the other."""
+    leader = Leader()
+    leader.wait(1.0)
+    leader.lost("hb.me")
+    gone = leader.now
+    leader.apply(*leader.wait(GRACE_S + LOOK_AT_LEAST_S))
+    assert leader.talk.state.clients["me"].absent
+    leader.heard("hb.me", epoch=2)
+    assert leader.wait(2 * STEP_S) == [ClientBack(TERM, "me", leader.generation(), ns(gone))]
+
+
 def test_an_inbox_that_merely_moved_is_back_too() -> None:
     """R15: it was never absent, but what went into the dead connection needn't wait for AckWait."""
     leader = Leader()
