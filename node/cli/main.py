@@ -39,6 +39,7 @@ COMMANDS: Final = {
     "sub": "subscribe to a channel and show what comes",
     "status": "ask the nodes of a cluster how they are",
     "config": "check a configuration",
+    "simulate": "run clusters in a simulated world, and check what they promise",
     "certs": "make the certificates by which the nodes know one another",
 }
 """The commands and what they are for; each is a module of this package."""

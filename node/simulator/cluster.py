@@ -75,6 +75,9 @@ class Cluster:
         self.clients = [SimClient(self, f"c{number}", habits) for number, habits in enumerate(HABITS)]
         self.adversary = ClusterAdversary(self)
 
+    def node(self, name: str) -> SimNode:
+        return self.nodes[self.names.index(name)]
+
     @property
     def network_is_fine(self) -> bool:
         return all(network.is_fine for network in self.networks.values())

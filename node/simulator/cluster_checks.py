@@ -59,7 +59,7 @@ class ClusterChecker:
         self._commits: dict[str, int] = {}
         self._elected_with: dict[int, int] = {}
         """By term: what its leader knew to be committed just before it was elected."""
-        self._proposed: dict[tuple[int, bytes], tuple[float, bool]] = {}
+        self._proposed: dict[tuple[int, bytes], tuple[float, SimNode, int, bool]] = {}
         self._offset_s: float | None = None
         self._acks_came: dict[tuple[str, int], tuple[float, SimNode, int]] = {}
 
@@ -84,8 +84,7 @@ class ClusterChecker:
 
     def proposed(self, node: SimNode, index: int, payload: bytes) -> None:
         """A leader has stamped an entry."""
-        self._proposed[index, _hash(payload)] = (self._world.now, node.knows_time)
-        node.knows_time = True
+        self._proposed[index, _hash(payload)] = (self._world.now, node, node.life, node.knows_time)
         for fields in decode_entry(payload).keeper:
             command = decode_keeper(fields)
             if isinstance(command, TakeOver):
@@ -136,7 +135,9 @@ class ClusterChecker:
         stamped = self._proposed.get((index, _hash(payload)))
         if stamped is None:
             raise ViolationError("log", f"nobody proposed entry {index}")
-        at_s, heard = stamped
+        at_s, leader, life, heard = stamped
+        if leader.life == life:
+            leader.knows_time = True
         offset_s = decode_entry(payload).time_ns / 1e9 - at_s
         if self._offset_s is not None:
             if offset_s > self._offset_s + AHEAD_S:
@@ -168,7 +169,7 @@ class ClusterChecker:
             if awake and came_s < at_s - ACK_WAITED_S:
                 raise ViolationError(
                     "take-over",
-                    f"entry {index} sends {seq} to {inbox} again, whose ack came to {node.name} at {came_s:.3f}",
+                    f"entry {index} sends {seq} to {inbox}, whose ack came to {node.name} at {came_s:.3f}",
                 )
 
     # --- what nodes do ----------------------------------------------------------------------------

@@ -125,7 +125,7 @@ class SimNode:
         self.paused = False
         self.leaving = False
         self.knows_time = False
-        """A live leader has told this process the cluster time, without much delay."""
+        """This process has stamped an entry that was applied, or heard one who had, without much delay."""
         self.replica: Replica
         self.engine: WatchedEngine
         self.connections: list[WatchedConnection] = []
@@ -375,8 +375,9 @@ class SimNode:
             self.routing.peer_frame(peer, value)
         elif value[0] == 0:
             self.engine.receive(peer, value[1])
-            if self.engine.leader == peer and self._cluster.network_is_fine and not self._late:
-                self.knows_time = True
+            if self.engine.leader == peer:
+                prompt = self._cluster.network_is_fine and not self._late
+                self.knows_time = self._cluster.node(peer).knows_time and (prompt or self.knows_time)
         else:
             self.replica.frame(peer, value[1])
 
