@@ -46,7 +46,7 @@ import json
 import os
 import secrets
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, Protocol
 
@@ -100,6 +100,9 @@ class Sealer:
     """Seals and opens the values of one purpose. Any number of threads may use it."""
 
     def __init__(self, keys: Mapping[bytes, bytes], writing: bytes, cipher: str, purpose: str) -> None:
+        from cryptography.exceptions import InvalidTag
+
+        self._invalid = InvalidTag
         self._keys = keys
         self._purpose = purpose
         code = _CIPHERS[cipher]
@@ -124,8 +127,6 @@ class Sealer:
         Raises:
             CorruptionError: it isn't that; the text says why, but not where.
         """
-        from cryptography.exceptions import InvalidTag
-
         head = bytes(sealed[:_HEAD_BYTES])
         if len(sealed) < OVERHEAD or head[0] not in _NAMES:
             raise CorruptionError("it is not sealed, and this node takes nothing that isn't")
@@ -133,7 +134,7 @@ class Sealer:
         nonce = _PAD + bytes(sealed[_HEAD_BYTES:_BODY_AT])
         try:
             return reader.decrypt(nonce, sealed[_BODY_AT:], head + context)
-        except InvalidTag:
+        except self._invalid:
             raise CorruptionError("it isn't what was sealed for this place") from None
 
     def _reader(self, head: bytes) -> _Aead:
@@ -159,12 +160,35 @@ class _Slot:
 
     @classmethod
     def make(cls, phrase: str, master: bytes) -> _Slot:
-        salt = secrets.token_bytes(16)
-        return cls(_N, _R, _P, salt, _wrap(_stretch(phrase, _N, _R, _P, salt), master, b"master"))
+        blank = cls(_N, _R, _P, secrets.token_bytes(16), b"")
+        return blank.holding(master, blank.stretch(phrase))
 
-    def open(self, phrase: str) -> bytes | None:
-        """The master; None if this isn't the pass phrase."""
-        return _unwrap(_stretch(phrase, self.n, self.r, self.p, self.salt), self.master, b"master")
+    def holding(self, master: bytes, key: bytes) -> _Slot:
+        """The same for another master."""
+        return replace(self, master=_wrap(key, master, b"master"))
+
+    def stretch(self, phrase: str) -> bytes:
+        """The key that the pass phrase is here. This is what takes its time."""
+        # hashlib's scrypt, for it lets other threads run meanwhile
+        return hashlib.scrypt(
+            phrase.encode(),
+            salt=self.salt,
+            n=self.n,
+            r=self.r,
+            p=self.p,
+            maxmem=_SCRYPT_BYTES_MAX,
+            dklen=_KEY_BYTES,
+        )
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class _Opened:
+    """A slot, opened by a pass phrase."""
+
+    at: int
+    slot: _Slot
+    key: bytes
+    master: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,18 +206,15 @@ class _Document:
         ring = _wrap(master, b"".join(keys.values()), b"".join(keys))
         return cls(tuple(slots), tuple(keys), ring)
 
-    def slots_of(self, phrases: Sequence[str]) -> tuple[bytes | None, list[int | None]]:
-        """The master, if any of the pass phrases opens a slot, and the slot that each opens."""
-        master: bytes | None = None
-        opened: list[int | None] = []
-        for place, phrase in enumerate(phrases):
-            opened.append(None)
-            for at in sorted(range(len(self.slots)), key=lambda at: at != place):  # the likeliest first
-                found = self.slots[at].open(phrase)
-                if found is not None:
-                    master, opened[-1] = found, at
-                    break
-        return master, opened
+    def opened_by(self, phrase: str, likely: int = 0) -> _Opened | None:
+        """The slot that the pass phrase opens; slot ``likely`` is tried first."""
+        for at in sorted(range(len(self.slots)), key=lambda at: at != likely):
+            slot = self.slots[at]
+            key = slot.stretch(phrase)
+            master = _unwrap(key, slot.master, b"master")
+            if master is not None:
+                return _Opened(at, slot, key, master)
+        return None
 
     def keys(self, master: bytes) -> dict[bytes, bytes]:
         """The data keys by id.
@@ -304,7 +325,8 @@ class Keyring:
         """Open the keys of a node's directory, or make them in a new one.
 
         If the pass phrases aren't those of the last time, the file is written anew for exactly these,
-        and a new data key writes. Takes a quarter of a second for each pass phrase, more after a change.
+        and a new data key writes. Takes a quarter of a second for each pass phrase, twice that when one is
+        new.
 
         Args:
             directory: the node's own; nobody else uses it.
@@ -329,10 +351,11 @@ class Keyring:
                         "start with an empty directory. If the file was lost, put it back from a copy."
                     ]
                 )
-            return cls._renewed(path, phrases, cipher, {})
+            return cls._renewed(path, phrases, cipher, [None] * len(phrases), {})
         try:
             document = _Document.decode(stored)
-            master, opened = document.slots_of(phrases)
+            opened = [document.opened_by(phrase, at) for at, phrase in enumerate(phrases)]
+            master = next((found.master for found in opened if found is not None), None)
             keys = {} if master is None else document.keys(master)
         except ValueError as error:
             raise CorruptionError(
@@ -346,20 +369,29 @@ class Keyring:
                     "sealed with. If it was changed, name the one before in store.encryption.previous_keys."
                 ]
             )
-        if opened == list(range(len(document.slots))):
+        if [found and found.at for found in opened] == list(range(len(document.slots))):
             return cls(path, phrases, cipher, document, master)
-        return cls._renewed(path, phrases, cipher, keys)
+        return cls._renewed(path, phrases, cipher, opened, keys)
 
     @classmethod
     def _renewed(
-        cls, path: Path, phrases: Sequence[str], cipher: str, keys: Mapping[bytes, bytes]
+        cls,
+        path: Path,
+        phrases: Sequence[str],
+        cipher: str,
+        opened: Sequence[_Opened | None],
+        keys: Mapping[bytes, bytes],
     ) -> Keyring:
         """Write the file for these pass phrases, with one more data key."""
         if len(phrases) > _SLOTS_MAX or len(keys) >= KEYS_MAX:
             raise ConfigError([f"{path}: at most {_SLOTS_MAX} pass phrases and {KEYS_MAX} data keys"])
         master = secrets.token_bytes(_KEY_BYTES)
         keys = {**keys, secrets.token_bytes(_ID_BYTES): secrets.token_bytes(_KEY_BYTES)}
-        document = _Document.make([_Slot.make(phrase, master) for phrase in phrases], master, keys)
+        slots = [
+            _Slot.make(phrase, master) if found is None else found.slot.holding(master, found.key)
+            for phrase, found in zip(phrases, opened, strict=True)
+        ]
+        document = _Document.make(slots, master, keys)
         _write(path, document.encode())
         keyring = cls(path, phrases, cipher, document, master)
         keyring.changed = True
@@ -390,10 +422,10 @@ class Keyring:
         """
         try:
             document = _Document.decode(exported)
-            master, _ = document.slots_of(self._phrases)
-            if master is None:
+            opened = next(filter(None, map(document.opened_by, self._phrases)), None)
+            if opened is None:
                 raise RemoteProtocolError("it is sealed with another pass phrase than this node's")
-            theirs = document.keys(master)
+            theirs = document.keys(opened.master)
         except ValueError as error:
             raise RemoteProtocolError(f"its keys can't be read: {error}") from error
         new = {key_id: key for key_id, key in theirs.items() if key_id not in self._keys}
@@ -424,15 +456,8 @@ def refuse_sealed(directory: Path) -> None:
         )
 
 
-def _stretch(phrase: str, n: int, r: int, p: int, salt: bytes) -> bytes:
-    # hashlib's, for it lets other threads run meanwhile
-    return hashlib.scrypt(
-        phrase.encode(), salt=salt, n=n, r=r, p=p, maxmem=_SCRYPT_BYTES_MAX, dklen=_KEY_BYTES
-    )
-
-
 def _wrap(key: bytes, secret: bytes, context: bytes) -> bytes:
-    """Every key wraps once, but the master: once for each set of keys. Random nonces are plenty."""
+    """A key wraps a few times in its life, at starts and for new keys: random nonces are plenty."""
     nonce = secrets.token_bytes(_NONCE_BYTES)
     return nonce + _aead(_CIPHERS["aes-256-gcm"], key).encrypt(nonce, secret, b"stanchion keys " + context)
 

@@ -90,6 +90,11 @@ def _secrets(config: Config) -> Iterator[tuple[Path, Secret]]:
     ):
         if secret is not None:
             yield option, secret
+    encryption = config.store.encryption
+    if encryption is not None and encryption.key is not None:
+        yield ("store", "encryption", "key"), encryption.key
+    for number, previous in enumerate(encryption.previous_keys if encryption is not None else ()):
+        yield ("store", "encryption", "previous_keys", str(number), "key"), previous.key
 
 
 def _names(config: Config) -> Iterator[Finding]:
@@ -232,11 +237,16 @@ def _memory(config: Config) -> Iterator[Finding]:
 
 
 def _encryption(config: Config) -> Iterator[Finding]:
-    if config.store.encryption is not None:
+    encryption, section = config.store.encryption, ("store", "encryption")
+    if encryption is None:
+        return
+    if encryption.key is None:
         yield Finding(
-            "store.encryption: this release does not have encryption at rest yet; remove the section",
-            (("store", "encryption"),),
+            "store.encryption: encryption key required: give key_env or key_file",
+            (section, (*section, "key")),
         )
+    if config.store.store == "memory":
+        yield Finding("store.encryption: has no effect with store: memory", (section, ("store", "store")))
 
 
 def _limits(config: Config) -> Iterator[Finding]:

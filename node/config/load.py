@@ -28,7 +28,12 @@ from node.errors import ConfigError
 
 T = TypeVar("T")
 
-_BLANKS: dict[str, object] = {"client": Address("", 0), "user": "", "password": Secret("text", "")}
+_BLANKS: dict[str, object] = {
+    "client": Address("", 0),
+    "user": "",
+    "password": Secret("text", ""),
+    "key": Secret("text", ""),
+}
 """What stands in for a required option that is missing or wrong, until everything has been read."""
 
 

@@ -121,14 +121,26 @@ class Raft:
 
 
 @dataclass(frozen=True, slots=True)
+class PreviousKey:
+    """A pass phrase that is no longer the current one."""
+
+    key: Annotated[Secret, Confidential(direct=False)]
+    """The pass phrase. Never in the file itself."""
+
+
+@dataclass(frozen=True, slots=True)
 class Encryption:
-    """Encryption of message payloads and journal records on disk."""
+    """Encryption of the journal, the store and its copies on the disk: messages, and who wants them."""
 
     cipher: Annotated[str, Choice(("aes-256-gcm", "chacha20-poly1305"))] = "aes-256-gcm"
-    """What new records are sealed with; either is read."""
+    """What is written is sealed with this; either is read."""
 
     key: Annotated[Secret | None, Confidential(direct=False)] = None
-    """The pass phrase keys are derived from. Never in the file itself."""
+    """The pass phrase that opens the directory's keys; all nodes have the same. Never in the file itself.
+    Needed."""
+
+    previous_keys: tuple[PreviousKey, ...] = ()
+    """Pass phrases that open them too, while ``key`` is being changed on one node after the other."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +161,7 @@ class Store:
     longer replay after a crash. Nothing is lost in between, for the journal has it."""
 
     encryption: Encryption | None = None
-    """Absent: records are stored as they are."""
+    """Absent: everything is stored as it is."""
 
 
 @dataclass(frozen=True, slots=True)

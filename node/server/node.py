@@ -102,6 +102,7 @@ class Node:
 
     Raises:
         IdentityError: the directory belongs to another node, or another process holds it.
+        ConfigError: its pass phrase isn't the right one.
         CorruptionError, DiskError: its journal or store can't be used.
     """
 
@@ -234,6 +235,7 @@ class Node:
             open_channel=self.transport.open_snapshot,
             replaced=self._replaced,
             kick=self._kick,
+            keyring=self._storage.keyring,
         )
         self.replica.needs_snapshot_from = snapshots.wanted
         self.transport.serve_snapshots(snapshots.serve)

@@ -7,17 +7,21 @@ time, as the Go server does with its memory store.
 from __future__ import annotations
 
 import logging
+import shutil
 from contextlib import ExitStack
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from node.config.model import Config
+from node.config.model import Config, Encryption
+from node.errors import DiskError
 from node.raft.disk import Disk, RealDisk
 from node.raft.identity import DirectoryLock, Identity, load_identity
 from node.raft.journal import Journal
 from node.raft.memory_disk import MemoryDisk
 
 if TYPE_CHECKING:
+    from node.sealing import Keyring
     from node.store.interface import StoreInterface
 
 log = logging.getLogger("stanchion.node")
@@ -38,6 +42,8 @@ class Storage:
     """None: this node has never been part of a cluster."""
     journal: Journal
     store: StoreInterface
+    keyring: Keyring | None = None
+    """None: the directory isn't encrypted."""
 
 
 def open_storage(config: Config, name: str, stack: ExitStack) -> Storage:
@@ -45,6 +51,7 @@ def open_storage(config: Config, name: str, stack: ExitStack) -> Storage:
 
     Raises:
         IdentityError: the directory belongs to another node, or another process holds it.
+        ConfigError: it is encrypted with another pass phrase, or without one, or isn't and should be.
         CorruptionError, DiskError: its journal or store can't be used.
     """
     storage = _in_memory() if config.store.store == "memory" else _in_directory(config, name, stack)
@@ -74,16 +81,44 @@ def _in_directory(config: Config, name: str, stack: ExitStack) -> Storage:
     stack.enter_context(DirectoryLock(directory))
     disk = RealDisk(directory)
     identity = load_identity(disk, cluster_id=config.cluster.id, node=name)
-    journal = Journal.open(RealDisk(directory / "journal"), segment_bytes=config.raft.journal_segment)
+    keyring = _keyring(directory, config.store.encryption, empty=identity is None)
+    journal = Journal.open(
+        RealDisk(directory / "journal"),
+        segment_bytes=config.raft.journal_segment,
+        sealer=None if keyring is None else keyring.sealer("journal"),
+    )
     try:
         if journal.torn is not None:
             log.warning("%s", journal.torn)
-        store = Store.open(directory / "store")
+        store = Store.open(directory / "store", sealer=None if keyring is None else keyring.sealer("store"))
     except BaseException:
         journal.close()
         raise
     _finish_installing(journal, store)
-    return Storage(disk, identity, journal, store)
+    return Storage(disk, identity, journal, store, keyring)
+
+
+def _keyring(directory: Path, encryption: Encryption | None, *, empty: bool) -> Keyring | None:
+    """The directory's keys: made before there is anything else in it, and never for data that is there."""
+    from node import sealing
+
+    if encryption is None:
+        sealing.refuse_sealed(directory)
+        return None
+    assert encryption.key is not None
+    phrases = [encryption.key.reveal(), *(previous.key.reveal() for previous in encryption.previous_keys)]
+    empty = empty and not any((directory / room).exists() for room in ("journal", "store"))
+    keyring = sealing.Keyring.open(directory, phrases, cipher=encryption.cipher, empty=empty)
+    if keyring.changed:
+        log.info("%s: what is written from now on is sealed with key %s", directory, keyring.key_ids[-1])
+        # Copies for other nodes, or from them, still open with pass phrases that may be no longer ours.
+        for copies in (directory / "snapshots", directory / "received"):
+            try:
+                if copies.exists():
+                    shutil.rmtree(copies)
+            except OSError as error:
+                raise DiskError(f"{copies}: can't be removed: {error.strerror}") from error
+    return keyring
 
 
 def _finish_installing(journal: Journal, store: StoreInterface) -> None:

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from node.config.load import load
-from node.config.model import ChannelLimits, Config
-from node.config.values import Address
+from node.config.model import ChannelLimits, Config, PreviousKey
+from node.config.values import Address, Secret
 from node.errors import ConfigError
 
 ONE_NODE = "cluster: {nodes: {n1: {client: 127.0.0.1:4222}}}\n"
@@ -285,6 +285,59 @@ def test_secrets_and_certificates_must_be_there_for_a_node_only(write: Write) ->
         "c.yaml:4:25: monitoring.token: environment variable NO_SUCH_VARIABLE is not set,"
         " but a secret is read from it",
     ]
+
+
+ENCRYPTED = (
+    ONE_NODE
+    + "store:\n"
+    + "  encryption:\n"
+    + "    cipher: chacha20-poly1305\n"
+    + "    key_env: NOW\n"
+    + "    previous_keys: [{key_env: BEFORE}, {key_file: f}]\n"
+)
+
+
+def test_the_pass_phrases_of_encryption(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The current one and those before; a node needs them all at its start, and an override replaces them."""
+    file = write(ENCRYPTED)
+    assert mistakes(file, node="n1") == [
+        "c.yaml:5:14: store.encryption.key: environment variable NOW is not set,"
+        " but a secret is read from it",
+        "c.yaml:6:31: store.encryption.previous_keys.0.key: environment variable BEFORE is not set,"
+        " but a secret is read from it",
+        f"c.yaml:6:51: store.encryption.previous_keys.1.key: secret file {file.parent}/f can't be read:"
+        " No such file or directory",
+    ]
+    monkeypatch.setenv("NOW", "now")
+    monkeypatch.setenv("BEFORE", "before")
+    (file.parent / "f").write_text("file\n")
+    encryption = load(file, node="n1", environ={}).store.encryption
+    assert encryption is not None
+    assert encryption.key is not None
+    assert [encryption.key.reveal(), *(old.key.reveal() for old in encryption.previous_keys)] == [
+        "now", "before", "file",
+    ]  # fmt: skip
+    assert encryption.cipher == "chacha20-poly1305"
+    overridden = load(
+        file,
+        environ={
+            "STANCHION_STORE_ENCRYPTION_KEY_FILE": "g",
+            "STANCHION_STORE_ENCRYPTION_PREVIOUS_KEYS": "[{key_env: NOW}]",
+        },
+    ).store.encryption
+    assert overridden is not None
+    assert overridden.key == Secret("file", f"{file.parent}/g")
+    assert overridden.previous_keys == (PreviousKey(Secret("environment", "NOW")),)
+
+
+def test_a_previous_pass_phrase_never_stands_in_the_file(write: Write) -> None:
+    found = mistakes(
+        write(ONE_NODE + "store: {encryption: {key_env: K, previous_keys: [{key: hunter2}, {}]}}\n")
+    )
+    assert len(found) == 3
+    assert "unknown key key in store.encryption.previous_keys.0" in found[1]
+    assert any("store.encryption.previous_keys.1.key: missing" in line for line in found)
+    assert "hunter2" not in "".join(found)
 
 
 def test_no_secret_is_shown_by_a_configuration_or_a_mistake(write: Write) -> None:

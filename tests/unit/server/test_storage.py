@@ -8,16 +8,21 @@ from types import MappingProxyType
 
 import pytest
 
-from node.config.model import Cluster, Config, Node, Store
-from node.config.values import Address
-from node.errors import DiskError, IdentityError
+from node import sealing
+from node.config.model import Cluster, Config, Encryption, Node, PreviousKey, Store
+from node.config.values import Address, Secret
+from node.errors import ConfigError, CorruptionError, DiskError, IdentityError
 from node.raft.identity import Identity, save_identity
 from node.server.storage import open_storage
 
 
-def config(directory: Path, kind: str = "file") -> Config:
+def config(directory: Path, kind: str = "file", *phrases: str) -> Config:
+    """For a node that encrypts, if there are pass phrases."""
     nodes = MappingProxyType({"n1": Node(Address("127.0.0.1", 4222))})
-    return Config(cluster=Cluster(nodes=nodes), store=Store(store=kind, dir=directory))
+    key, *before = [Secret("text", phrase) for phrase in phrases] or [None]
+    encryption = Encryption(key=key, previous_keys=tuple(PreviousKey(old) for old in before if old))
+    store = Store(store=kind, dir=directory, encryption=encryption if phrases else None)
+    return Config(cluster=Cluster(nodes=nodes), store=store)
 
 
 def test_a_directory_is_made_and_kept(tmp_path: Path) -> None:
@@ -81,3 +86,115 @@ def test_what_was_opened_is_closed_when_something_after_it_fails(tmp_path: Path)
     (tmp_path / "store").unlink()
     with ExitStack() as stack:
         open_storage(config(tmp_path), "n1", stack)
+
+
+# --- encrypted -------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def cheap(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A pass phrase costs a quarter of a second; not here."""
+    monkeypatch.setattr(sealing, "_N", 16)
+
+
+def write(here: Config, index: int) -> None:
+    """An entry in the journal, a message and a record in the store."""
+    with ExitStack() as stack:
+        storage = open_storage(here, "n1", stack)
+        save_identity(storage.disk, Identity("test-cluster", "f", "t", "n1"))
+        storage.journal.append(index, 1, b"the-payload in the journal")
+        flush = storage.journal.begin_flush()
+        assert flush is not None
+        flush.run()
+        storage.journal.end_flush(flush)
+        storage.store.put(1, index, [b"the-payload in the store"])
+        job = storage.store.begin_checkpoint((index, 1), (index - 1, 1), [(b"c%d" % index, b"the-client")])
+        job.run()
+        storage.store.end_checkpoint(job)
+
+
+def check(here: Config, last: int) -> None:
+    with ExitStack() as stack:
+        storage = open_storage(here, "n1", stack)
+        for index in range(1, last + 1):
+            assert storage.journal.payload_at(index) == b"the-payload in the journal"
+            assert storage.store.get(1, index) == b"the-payload in the store"
+        assert len(list(storage.store.records())) == last
+
+
+def files(directory: Path) -> list[Path]:
+    return [path for path in directory.rglob("*") if path.is_file()]
+
+
+@pytest.mark.usefixtures("cheap")
+def test_encrypted_nothing_is_readable_and_everything_is_found_again(tmp_path: Path) -> None:
+    here = config(tmp_path, "file", "pass")
+    write(here, 1)
+    write(here, 2)
+    check(here, 2)
+    for path in files(tmp_path):
+        content = path.read_bytes()
+        assert b"the-payload" not in content, path
+        assert b"the-client" not in content, path
+
+
+@pytest.mark.usefixtures("cheap")
+def test_encryption_is_neither_turned_on_nor_off_by_the_way(tmp_path: Path) -> None:
+    """A plain directory isn't sealed from some day on, and a sealed one needs its pass phrase."""
+    plain, sealed = config(tmp_path / "plain"), config(tmp_path / "sealed", "file", "pass")
+    write(plain, 1)
+    write(sealed, 1)
+    for here, wrong, why in (
+        (plain, config(tmp_path / "plain", "file", "pass"), "can't be encrypted where it is"),
+        (sealed, config(tmp_path / "sealed"), "no store.encryption"),
+        (sealed, config(tmp_path / "sealed", "file", "another"), "not the one"),
+    ):
+        with ExitStack() as stack, pytest.raises(ConfigError, match=why):
+            open_storage(wrong, "n1", stack)
+        check(here, 1)
+
+
+@pytest.mark.usefixtures("cheap")
+def test_the_keys_are_made_before_there_is_anything_else(tmp_path: Path) -> None:
+    """Else a node that ended during its first start could not start again."""
+    (tmp_path / "store").write_text("not a directory")
+    here = config(tmp_path, "file", "pass")
+    with ExitStack() as stack, pytest.raises(ConfigError):
+        open_storage(here, "n1", stack)
+    (tmp_path / "store").unlink()
+    sealing.Keyring.open(tmp_path, ["pass"], cipher="aes-256-gcm", empty=True)
+    write(here, 1)
+    check(here, 1)
+
+
+@pytest.mark.usefixtures("cheap")
+def test_data_without_its_keys_is_not_taken_for_anything(tmp_path: Path) -> None:
+    """Whoever deletes sealing.json gets neither a node that begins anew nor one that reads ciphertext."""
+    here = config(tmp_path, "file", "pass")
+    write(here, 1)
+    (tmp_path / "sealing.json").unlink()
+    with ExitStack() as stack, pytest.raises(ConfigError, match="from a copy"):
+        open_storage(here, "n1", stack)
+    with ExitStack() as stack, pytest.raises(CorruptionError, match="no key"):
+        open_storage(config(tmp_path), "n1", stack)
+
+
+@pytest.mark.usefixtures("cheap")
+def test_a_changed_pass_phrase_takes_copies_of_the_old_keys_along(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    write(config(tmp_path, "file", "pass"), 1)
+    copies = [tmp_path / room for room in ("snapshots", "received")]
+    for phrases in (["new", "pass"], ["new"]):
+        for copy in copies:
+            (copy / "1-1").mkdir(parents=True)
+            (copy / "1-1" / "manifest").write_bytes(b"keys")
+        caplog.clear()
+        check(config(tmp_path, "file", *phrases), 1)
+        assert "is sealed with key" in caplog.text
+        assert not any(copy.exists() for copy in copies)
+    write(config(tmp_path, "file", "new"), 2)
+    check(config(tmp_path, "file", "new"), 2)
+    with ExitStack() as stack, pytest.raises(ConfigError, match="not the one"):
+        open_storage(config(tmp_path, "file", "pass"), "n1", stack)
