@@ -10,6 +10,9 @@ move and remembers it, for the leader may die before it has acted. Once it has, 
 command is applied, every node forgets it: else the next leader would act on it again, seconds
 later, and what was sent meanwhile would come again long before its AckWait.
 
+A move that nobody has acted on for a while is forgotten too. To act on it late would do the same harm, and
+what it is about comes again anyway, when its AckWait has passed.
+
 An inbox that this process has never heard has not moved when it is heard at last: a restarted node
 learns everybody's interest anew. Nor has one that is heard through the connection it had before: only
 the link to its node was away.
@@ -55,6 +58,10 @@ ACTED_NS = 250 * MILLISECOND
 different links."""
 
 
+MOVED_MAX_NS = 5 * SECOND
+"""After so long a move is forgotten, acted on or not. Longer than an election and a take-over."""
+
+
 @dataclass(slots=True)
 class Sight:
     """What is known of one inbox."""
@@ -68,6 +75,8 @@ class Sight:
     """Since when a returning client is waited for to subscribe to the rest of its inboxes."""
     last: Where | None = None
     """Through which connection it was heard before it went."""
+    moved_ns: int = 0
+    """Cluster time when the move was noticed."""
     acted_ns: int = 0
     """Cluster time of the entry in which a leader last acted on its return."""
 
@@ -84,7 +93,8 @@ class Presence:
         self._interest = interest
         self._now_ns = now_ns
         self._sights: dict[str, Sight] = {}
-        self._gone: dict[bytes, int] = {}
+        self._gone: dict[bytes, tuple[int, Where]] = {}
+        """When a connection that heard a subject went, and which; since the last look at that subject."""
         self.dirty = True
         """Interest has changed since the last ``look``."""
 
@@ -97,14 +107,12 @@ class Presence:
         now = self._now_ns()
         for change in changes:
             sight = self._sights.get(change.subject.decode(errors="replace"))
-            if sight is None:
-                doubtful = change.before != 0
-            elif change.before:
-                doubtful = sight.where == (node, change.before)
-            else:
-                doubtful = sight.where is not None
-            if doubtful:
-                self._gone.setdefault(change.subject, now)
+            heard = (node, change.before) if change.before else None
+            if sight is not None and heard != sight.where:
+                # An old connection, and that another hears has been seen; or another comes beside the old.
+                heard = None if change.before else sight.where
+            if heard is not None:
+                self._gone.setdefault(change.subject, (now, heard))
         self.dirty = True
         self._forget(now)
 
@@ -120,18 +128,21 @@ class Presence:
         """The sights of ``inboxes``, and of no others from now on."""
         before, after = self._sights, {}
         for inbox in inboxes:
-            after[inbox] = self._look(inbox, before.get(inbox))
+            after[inbox] = self._look(inbox, before.pop(inbox, None))
+        for inbox in before:
+            self._gone.pop(inbox.encode(), None)
         self._sights = after
         self.dirty = False
         return after
 
     def _look(self, inbox: str, sight: Sight | None) -> Sight:
-        subject = inbox.encode()
+        subject, now = inbox.encode(), self._now_ns()
         where = self._interest.where(subject)
-        noted_ns = self._gone.pop(subject, None)
-        gone_ns = self._now_ns() if noted_ns is None else noted_ns
+        gone_ns, last = self._gone.pop(subject, (now, None))
         if sight is None:
-            return Sight(where, None if where else gone_ns)
+            sight = Sight(None, gone_ns if last or not where else None, last=last)
+        if sight.moved and now - sight.moved_ns > MOVED_MAX_NS:
+            sight.moved = False
         if where == sight.where:
             return sight
         if sight.where is not None:  # it went, or moved between two looks
@@ -140,7 +151,7 @@ class Presence:
                 sight.gone_since_ns = gone_ns
         sight.where = where
         if where is not None and sight.last not in (None, where) and self._is_news(sight):
-            sight.moved = True
+            sight.moved, sight.moved_ns = True, now
         return sight
 
     def _is_news(self, sight: Sight) -> bool:
@@ -149,7 +160,7 @@ class Presence:
     def _forget(self, now: int) -> None:
         gone = self._gone
         while gone:
-            subject, at = next(iter(gone.items()))
+            subject, (at, _) = next(iter(gone.items()))
             if now - at < FORGET_NS:
                 return
             del gone[subject]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from node.server.interest import InterestChange
-from node.server.presence import ACTED_NS, FORGET_NS, Presence, Sight, Where
+from node.server.presence import ACTED_NS, FORGET_NS, MOVED_MAX_NS, Presence, Sight, Where
 from node.units import SECOND
 
 START_S = 100
@@ -196,3 +196,36 @@ def test_departures_are_forgotten_in_time() -> None:
     world.now += FORGET_NS // SECOND
     world.comes("hb.a")
     assert world.presence._gone == {}
+
+
+def test_one_that_moved_before_the_first_look_has_moved() -> None:
+    """A client that had just come when its node died; the next leader didn't see that it had moved."""
+    world = World()
+    world.comes("hb.a", "n1", 1)
+    world.now += 1
+    world.goes("hb.a")
+    world.comes("hb.a", "n2", 2)
+    sight = world.look()
+    assert sight.moved
+    assert sight.gone_since_ns == 101 * SECOND
+
+
+def test_one_that_was_away_before_the_first_look_has_not() -> None:
+    world = World()
+    world.comes("hb.a", "n1", 1)
+    world.goes("hb.a")
+    world.comes("hb.a", "n1", 1)
+    assert not world.look().moved
+
+
+def test_a_move_that_nobody_acts_on_is_forgotten() -> None:
+    """A node that led 21 s later acted on it, and everything sent since came again."""
+    world = World()
+    world.comes("hb.a", "n1", 1)
+    world.look()
+    world.comes("hb.a", "n2", 2, moves=True)
+    assert world.look().moved
+    world.now += MOVED_MAX_NS // SECOND
+    assert world.look().moved
+    world.now += 1
+    assert not world.look().moved
