@@ -22,7 +22,7 @@ import trio
 
 from node.core.records import restore
 from node.core.state import State
-from node.errors import RemoteProtocolError, UnavailableError
+from node.errors import DiskError, RemoteProtocolError, UnavailableError
 from node.server.checkpointing import Checkpointer
 from node.server.replica import Replica
 from node.store.checkpoint import Store
@@ -116,7 +116,11 @@ class Snapshots:
         store = self._checkpointer.store
         assert isinstance(store, Store)
         context = b"" if self._keyring is None else self._keyring.export()
-        snapshot = await trio.to_thread.run_sync(partial(produce, store, self._made, context=context))
+        try:
+            snapshot = await trio.to_thread.run_sync(partial(produce, store, self._made, context=context))
+        except DiskError as error:
+            # Nothing of ours depends on a copy. If the leader stopped for want of it, so would the next.
+            raise UnavailableError(str(error)) from error
         manifest = snapshot.manifest
         log.info("sending %s a snapshot of entry %d, %d bytes", peer, manifest.index, manifest.size)
         reader = await trio.to_thread.run_sync(open_reader, snapshot)

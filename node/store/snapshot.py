@@ -145,7 +145,7 @@ def produce(store: Store, directory: Path, *, context: bytes = b"", keep: int = 
     of the same index and context already, that one is returned.
 
     Raises:
-        DiskError: the copy can't be written.
+        DiskError: there is no room for the copy, or it can't be written. Nothing is left of it.
         CorruptionError: the store is damaged.
     """
     assert len(context) <= CONTEXT_BYTES_MAX
@@ -153,23 +153,32 @@ def produce(store: Store, directory: Path, *, context: bytes = b"", keep: int = 
     try:
         directory.mkdir(mode=0o750, exist_ok=True)
         shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir(mode=0o750)
-        store.copy_to(temporary)
-        manifest = _describe(store.values_in(temporary), context)
-        write_manifest(temporary, manifest)
-        sync_file(temporary / DATA_FILE)
-        final = directory / f"{manifest.term}-{manifest.index}"
-        existing = load(final)
-        if existing is not None and existing.manifest.context == context:
-            shutil.rmtree(temporary)
-            return existing
-        shutil.rmtree(final, ignore_errors=True)
-        temporary.rename(final)
-        sync_directory(directory)
-        for old in find_all(directory)[keep:]:
-            shutil.rmtree(old.path)
+        return _produce(store, directory, temporary, context, keep)
     except OSError as error:
         raise DiskError(f"{directory}: a snapshot can't be written: {error}") from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _produce(store: Store, directory: Path, temporary: Path, context: bytes, keep: int) -> Snapshot:
+    # As much again must be left: a copy that fills the disk would stop the node.
+    status = os.statvfs(directory)
+    if status.f_bavail * status.f_frsize < 2 * store.bytes_on_disk:
+        raise DiskError(f"{directory}: no room for a snapshot of {store.bytes_on_disk} bytes")
+    temporary.mkdir(mode=0o750)
+    store.copy_to(temporary)
+    manifest = _describe(store.values_in(temporary), context)
+    write_manifest(temporary, manifest)
+    sync_file(temporary / DATA_FILE)
+    final = directory / f"{manifest.term}-{manifest.index}"
+    existing = load(final)
+    if existing is not None and existing.manifest.context == context:
+        return existing
+    shutil.rmtree(final, ignore_errors=True)
+    temporary.rename(final)
+    sync_directory(directory)
+    for old in find_all(directory)[keep:]:
+        shutil.rmtree(old.path)
     return Snapshot(final, manifest)
 
 

@@ -285,6 +285,17 @@ async def test_who_can_not_be_reached_is_given_up_for_now(
     assert "n2 can't be reached" in caplog.text
 
 
+async def test_a_copy_that_can_not_be_made_stops_nobody(
+    sender: Node, receiver: Node, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Or the leader's full disk would take one leader after the other from the cluster."""
+    (sender.directory / "snapshots").write_bytes(b"in the way")
+    await deliver(sender, receiver)
+    assert "snapshot for n2: " in caplog.text
+    assert str(sender.directory) in caplog.text
+    assert receiver.engine.told == []
+
+
 async def test_one_at_a_time_is_received(receiver: Node) -> None:
     """Two leaders of two terms may both find that this node needs one."""
     out, into = trio.open_memory_channel[bytes](0)

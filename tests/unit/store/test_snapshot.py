@@ -120,6 +120,22 @@ def test_what_is_not_whole_is_no_snapshot(store: Store, tmp_path: Path) -> None:
     assert load(made.path) is None
 
 
+def test_a_copy_that_would_fill_the_disk_is_not_begun(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The node that makes it lives on that disk."""
+    status = os.statvfs(tmp_path)
+    little = 2 * store.bytes_on_disk // status.f_frsize - 1
+
+    class Status:
+        f_bavail, f_frsize = little, status.f_frsize
+
+    monkeypatch.setattr(os, "statvfs", lambda path: Status)
+    with pytest.raises(DiskError, match="no room for a snapshot"):
+        produce(store, tmp_path / "snapshots")
+    assert not list((tmp_path / "snapshots").iterdir())
+
+
 def test_a_full_disk_is_a_disk_error(store: Store, tmp_path: Path) -> None:
     """So is a place that can't be written."""
     (tmp_path / "file").write_bytes(b"")
