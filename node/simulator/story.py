@@ -23,7 +23,7 @@ NODE is ``n1``, ``leader``, ``follower`` (one of them), ``followers``, ``dead`` 
 
 Clients, as ``a``::
 
-    connect a to NODE [as ID] [conn C] [proto 0] [ping 5 88] [heartbeats INBOX] [cluster CID] [roams]
+    connect a to NODE [as ID] [conn C] [proto 0] [ping 5 88] [heartbeats INBOX] [cluster CID] [roams [quietly]]
     attach a to NODE                      NATS alone: CONNECT and PING
     open a to NODE                        not even that
     raw a "SUB x 1"                       a line; CR LF within it: several
@@ -39,8 +39,10 @@ Subscriptions, as ``s`` (called like their client if the story gives no name)::
     subscribe a CHANNEL [as s] [queue Q] [durable D] [mif 10] [wait 30s] [by ID] [inbox INBOX]
         [from new|last|first|seq:N|ago:5s|position:N] [acks] [quiet] [data] [times N]
     ack s 1 2 5..9 [inbox of t | earlier] [through b] [channel C]
+    garbage s                             what is no acknowledgement, to its ack inbox
     close s | unsubscribe s [by inbox] [by ID] [channel C]
     forget a CHANNEL durable D            unsubscribe from an offline durable
+    forget channel CHANNEL                it was deleted: the next message 1 is another
 
 Publishing::
 
@@ -49,7 +51,7 @@ Publishing::
 
 Looking::
 
-    show state | count | channels | leader | agreement | received s | published a | message s SEQ | response a
+    show state | count | channels | leader | agreement | received s | complete s | share s t | published a | message s SEQ | response a
 """
 
 from __future__ import annotations
@@ -58,6 +60,7 @@ import shlex
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 
+from node.protocol import nats
 from node.protocol import streaming as stan
 from node.protocol.positions import StartPosition
 from node.simulator import story_views as views
@@ -313,6 +316,7 @@ class Story:
             client = ScriptedClient(self.there.world, name, self._tell, self.there.next_node)
             self.clients[name] = client
         client.roams = words.flag("roams")
+        client.roams_quietly = words.flag("quietly")
         client.heartbeat_inbox = words.after("heartbeats", client.heartbeat_inbox)
         to = words.after("to")
         if to:
@@ -481,7 +485,14 @@ class Story:
         request = stan.UnsubscribeRequest(client_id, channel, inbox)
         client.request(SUBJECTS[kind], stan.encode_unsubscribe(request), answered)
 
+    def _do_garbage(self, words: Words) -> None:
+        consumer = self._consumer(words)
+        self._owners[consumer.handle].send(nats.pub(consumer.ack_inbox.encode(), b"", b"dummy"))
+
     def _do_forget(self, words: Words) -> None:
+        if words.flag("channel"):
+            self._ledger.forget(words.next())
+            return
         client, channel = self._client(words), words.next()
         durable = words.after("durable")
 
@@ -545,6 +556,13 @@ class Story:
                 self._say([self.there.agreement()])
             case "received":
                 self._say([views.received(self._consumer(words))])
+            case "complete":
+                self._say([views.complete(self._consumer(words), self.there.state)])
+            case "share":
+                handles = words.rest()
+                shares = [len(self.consumers[handle].received) for handle in handles]
+                fair = "each more than 400" if min(shares) > 400 else "UNFAIR"  # noqa: PLR2004
+                self._say([f"{sum(shares)} in all, {fair}"])
             case "published":
                 self._say([views.published(self._client(words))])
             case "message":

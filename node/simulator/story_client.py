@@ -102,6 +102,7 @@ class ScriptedClient:
         self.tells_heartbeats = False
         self.roams = False
         """It connects to another node when its connection is lost."""
+        self.roams_quietly = False
         self.consumers: dict[str, Consumer] = {}
         """By inbox."""
         self.guids: dict[str, bool] = {}
@@ -177,7 +178,7 @@ class ScriptedClient:
             return
         self._connection = None
         self._asked.clear()
-        if reason:
+        if reason and not self.roams_quietly:
             self.say("disconnected")
         if self.roams:
             self._world.after(ROAM_S, self._roam)
@@ -189,7 +190,8 @@ class ScriptedClient:
                 self._world.after(ROAM_S, self._roam)
             else:
                 self.open(node)
-                self.say("connected again")
+                if not self.roams_quietly:
+                    self.say("connected again")
 
     def freeze(self) -> None:
         """It stands still: neither reads nor writes, and its connection stays."""

@@ -111,6 +111,18 @@ def received(consumer: Consumer) -> str:
     return f"{text}; {ranges(again)} again"
 
 
+def complete(consumer: Consumer, known: State) -> str:
+    """Whether a subscription got every message of its channel, in order, and any of them twice only with its flag."""
+    new = [message.seq for message in consumer.received if not message.redelivered]
+    seen = {message.seq for message in consumer.received}
+    missing = set(range(1, known.channels[consumer.channel].log.last + 1)) - seen
+    if missing:
+        return f"{consumer.handle}: NEVER GOT {ranges(sorted(missing))}"
+    if new != sorted(set(new)):
+        return f"{consumer.handle}: OUT OF ORDER OR TWICE"
+    return f"{consumer.handle}: everything, in order, nothing twice without its flag"
+
+
 def published(client: ScriptedClient) -> str:
     """How much of what a client published is known to be stored."""
     stored = sum(client.guids.values())
