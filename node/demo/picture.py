@@ -167,6 +167,7 @@ def _timeline(show: Show, count: int) -> RenderableType:
     for each in _last(show.timeline, count):
         text.append(f"{each.at_s - show.started_s:5.1f} ", "dim")
         text.append(f"{each.text}\n", LINE_STYLES.get(each.kind, ""))
+    text.rstrip()
     return text
 
 
