@@ -112,7 +112,7 @@ def received(consumer: Consumer) -> str:
 
 
 def complete(consumer: Consumer, known: State) -> str:
-    """Whether a subscription got every message of its channel, in order, and any of them twice only with its flag."""
+    """Whether a subscription got all of its channel, in order, and nothing twice without its flag."""
     new = [message.seq for message in consumer.received if not message.redelivered]
     seen = {message.seq for message in consumer.received}
     missing = set(range(1, known.channels[consumer.channel].log.last + 1)) - seen

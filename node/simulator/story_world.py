@@ -7,7 +7,7 @@ may, and clocks are right, so that a story tells the same whatever else changes.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
 from node.core.commands import Configure
@@ -15,21 +15,17 @@ from node.core.effects import Effects
 from node.core.records import digest
 from node.core.settings import LIMIT_NAMES, Settings
 from node.core.state import State
-from node.errors import NodeError
 from node.simulator.cluster import PROFILES, Cluster
 from node.simulator.cluster_checks import ClusterChecker
 from node.simulator.raft_checks import ViolationError
 from node.simulator.sim_node import SimNode
+from node.simulator.story_words import StoryError, seconds
 from node.simulator.world import World
 
 T = TypeVar("T")
 
 LEADER_WITHIN_S = 10.0
 EVER_S = 1e9
-
-
-class StoryError(NodeError):
-    """The story makes no sense: it is to be corrected, not the server."""
 
 
 class Steady(random.Random):
@@ -241,37 +237,3 @@ def _setting(name: str, value: str, known: dict[str, Any]) -> tuple[str, Any]:
     if name not in known:
         raise StoryError(f"no setting {name}")
     return name, value == "yes" if isinstance(known[name], bool) else int(value)
-
-
-def seconds(text: str) -> float:
-    """``2s``, ``500ms``, ``3m``, or a number of seconds.
-
-    Raises:
-        StoryError: it is none of them.
-    """
-    for unit, factor in (("ms", 0.001), ("s", 1.0), ("m", 60.0), ("h", 3600.0)):
-        if text.endswith(unit):
-            text, scale = text[: -len(unit)], factor
-            break
-    else:
-        scale = 1.0
-    try:
-        return float(text) * scale
-    except ValueError:
-        raise StoryError(f"no time: {text}") from None
-
-
-def numbers(words: Sequence[str]) -> list[int]:
-    """``1 2 5..9``.
-
-    Raises:
-        StoryError: something else.
-    """
-    found: list[int] = []
-    for word in words:
-        first, dots, last = word.partition("..")
-        try:
-            found += range(int(first), int(last if dots else first) + 1)
-        except ValueError:
-            raise StoryError(f"no number: {word}") from None
-    return found

@@ -13,7 +13,7 @@ import pytest
 
 from node.simulator.story import Story
 from node.simulator.story_text import parse, unparse
-from node.simulator.story_world import StoryError
+from node.simulator.story_words import StoryError
 
 STORIES = sorted(Path(__file__).parent.glob("*.txt"))
 
