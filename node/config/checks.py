@@ -37,15 +37,20 @@ class Finding:
     paths: tuple[Path, ...]
 
 
-def check(config: Config) -> list[Finding]:
-    """What is wrong with ``config`` as a whole, on whichever machine."""
+def check(config: Config, *, is_shared: bool = True) -> list[Finding]:
+    """What is wrong with ``config`` as a whole, on whichever machine.
+
+    Args:
+        config: all of it.
+        is_shared: every node reads the same; else it is one node's own.
+    """
     return [
         *_names(config),
         *_addresses(config),
         *_reachable(config),
         *_peer_security(config),
         *_raft(config),
-        *_directories(config),
+        *(_directories(config) if is_shared else ()),
         *_memory(config),
         *_encryption(config),
         *_limits(config),

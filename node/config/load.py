@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from collections.abc import Mapping as AbstractMapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -75,6 +75,30 @@ def load(
         reader.report(finding, f"{path}:1:1")
     if overriding or reader.problems:
         raise ConfigError(overriding + sorted(reader.problems, key=_in_order))
+    return config
+
+
+def read_tree(
+    tree: Mapping, directory: Path, *, node: str, start: str, complete: Callable[[Config], Config]
+) -> Config:
+    """The configuration of one node that somebody has made a tree of.
+
+    Args:
+        tree: it.
+        directory: where relative paths begin.
+        node: the node.
+        start: how to call the place of what is missing.
+        complete: adds what no tree can hold, before it is all looked at together.
+
+    Raises:
+        ConfigError: with every mistake there is.
+    """
+    reader = _Reader(directory, [])
+    config = complete(reader.section(tree, Config, ())).for_node(node)
+    for finding in (*checks.check(config, is_shared=False), *checks.check_node(config, node)):
+        reader.report(finding, start)
+    if reader.problems:
+        raise ConfigError(reader.problems)
     return config
 
 

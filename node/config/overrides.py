@@ -10,7 +10,6 @@ A variable whose name starts with no section's is somebody else's: container pla
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Iterable
 from collections.abc import Mapping as AbstractMapping
@@ -152,5 +151,7 @@ def _put(tree: Mapping, path: tuple[str, ...], shape: Shape | None, text: str, p
 
 def hint(word: str, known: Iterable[str]) -> str:
     """``; did you mean …?`` with the closest of ``known``, or nothing if none is close."""
+    import difflib  # only for mistakes
+
     close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
     return f"; did you mean {close[0]}?" if close else ""

@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from statistics import median_low
 
 from node.units import SECOND, ClusterTime, Timestamp
 
@@ -162,7 +161,7 @@ class WallClock:
         mine = self._wall_ns()
         readings = [mine]
         readings += [wall + own - at for wall, at in self._reports.values() if own - at < REPORT_AGE_MAX_NS]
-        middle = median_low(readings)
+        middle = sorted(readings)[(len(readings) - 1) // 2]  # the lower one of an even number
         wrong = abs(mine - middle)
         if wrong > self._offset_max_ns and not self.wrong_by_ns:
             log.warning("this node's wall clock is %.1f s from the cluster's median", wrong / SECOND)

@@ -1,0 +1,160 @@
+"""``nats-streaming-server``: this server with the Go server's command line, files, signals and log lines.
+
+The port is bound as soon as the flags are read; everything that takes time is imported afterwards. A client
+that connects in that moment waits in the kernel's queue for a few hundred milliseconds, where it would
+have been refused, and given up.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import signal
+import socket
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Final, NoReturn
+
+from node.config.reference import Invocation, configuration, read
+from node.errors import ConfigError, NodeError
+
+if TYPE_CHECKING:
+    from node.config.model import Config
+
+NAME: Final = "nats-streaming-server"
+REFERENCE_VERSION: Final = "0.25.6"
+"""The release of the Go server whose behaviour this one has."""
+
+TERMINATED: Final = 128 + signal.SIGTERM
+_BACKLOG: Final = 4096
+_READY: Final = "Streaming Server is ready"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line ``argv``, by default the process's own; return the exit status."""
+    arguments = sys.argv[1:] if argv is None else list(argv)
+    try:
+        made = read(arguments)
+        match made.action:
+            case "help":
+                from node.config.reference_flags import usage
+
+                print(usage())
+            case "version":
+                from node import __version__
+
+                print(f"{NAME} version {REFERENCE_VERSION} (stanchion {__version__})")
+            case "signal":
+                from node.cli.signals import send
+
+                send(made.signal)
+            case "check":
+                configuration(made, made.port or 1)
+                print(f"{NAME}: the configuration is valid", file=sys.stderr)
+            case _:
+                return _serve(made, arguments)
+    except ConfigError as error:
+        for problem in error.problems:
+            print(f"{NAME}: {problem}", file=sys.stderr)
+        return 1
+    except NodeError as error:
+        print(f"{NAME}: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 0
+    return 0
+
+
+def _serve(made: Invocation, arguments: list[str]) -> int:
+    signal.signal(signal.SIGTERM, _terminated)  # until the node listens to signals itself
+    sockets = listen(made.host, made.port)
+    gc.disable()  # imports make a hundred thousand objects, and none of them is garbage
+    port = sockets[0].getsockname()[1]
+    config = configuration(made, port)
+
+    from node.server import logs
+
+    logs.set_up(config.logging.level, "nats", config.logging.file, with_time=made.log_time)
+    logs.set_level(config.logging.level, _rooms(made))
+    _say_hello(made, config)
+    _write_pid(made.pid_file)
+
+    from node.server import node
+    from node.server.launch import Launch
+
+    again = made
+
+    def reload() -> Config:
+        nonlocal again
+        again = read(arguments)
+        return configuration(again, port)
+
+    launch = Launch(
+        sockets=sockets,
+        reload=reload,
+        relevel=lambda config: logs.set_level(config.logging.level, _rooms(again)),
+        ready=_READY,
+        proposes=not made.is_clustered,
+        terminated_status=TERMINATED,
+    )
+    gc.freeze()
+    gc.enable()
+    return min(1, status) if (status := node.run(config, made.node, launch)) != TERMINATED else status
+
+
+def _rooms(made: Invocation) -> dict[str, str]:
+    return {"clients": "debug" if made.debug_nats else "info"}
+
+
+def _terminated(_number: int, _frame: Any) -> NoReturn:
+    raise SystemExit(TERMINATED)
+
+
+def listen(host: str, port: int) -> list[socket.socket]:
+    """Sockets that listen on every address of ``host``; port 0: any that is free, the same on all.
+
+    Raises:
+        ConfigError: they can't.
+    """
+    sockets: list[socket.socket] = []
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        for family, kind, protocol, _, address in found:
+            one = socket.socket(family, kind, protocol)
+            sockets.append(one)
+            one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if family == socket.AF_INET6:
+                one.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            one.bind((address[0], port, *address[2:]))
+            port = one.getsockname()[1]
+            one.listen(_BACKLOG)
+    except OSError as error:
+        for one in sockets:
+            one.close()
+        raise ConfigError([f"can't listen for clients on {host}:{port}: {error.strerror}"]) from error
+    return sockets
+
+
+def _say_hello(made: Invocation, config: Config) -> None:
+    import logging
+
+    log = logging.getLogger("stanchion.node")
+    log.info("Starting %s[%s] version %s", NAME, config.cluster.id, REFERENCE_VERSION)
+    for note in made.notes:
+        log.info("%s", note)
+    for warning in made.warnings:
+        log.warning("%s", warning)
+
+
+def _write_pid(path: str) -> None:
+    if not path:
+        return
+    try:
+        with open(path, "w", encoding="ascii") as file:  # noqa: PTH123  # pathlib isn't needed otherwise
+            file.write(f"{os.getpid()}")
+    except OSError as error:
+        raise ConfigError([f"-pid: {path} can't be written: {error.strerror}"]) from error
+
+
+if __name__ == "__main__":
+    sys.exit(main())

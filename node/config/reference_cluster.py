@@ -1,0 +1,146 @@
+"""``--clustered`` and what belongs to it, as our ``cluster``.
+
+The Go server learns where its peers are from the NATS routes between them. Our nodes dial each other, so
+each peer is given with its address: ``--cluster_peers n2=10.0.0.2:6222,n3=10.0.0.3:6222``, where the port is
+that of the peer's own ``--cluster``. Where the others take clients is learnt from themselves.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from node.config.reference_input import is_on
+from node.config.tree import Items, Mapping, Scalar, Tree
+from node.config.values import Address, parse_address
+
+if TYPE_CHECKING:
+    from node.config.reference import Digest
+
+_CLUSTER_ONLY: Final = frozenset({"cluster_node_id", "cluster_peers"})
+_NODES: Final = "; nodes of one streaming cluster need none: --clustered, --cluster_node_id, --cluster_peers"
+
+
+def cluster(digest: Digest) -> None:
+    """Whether this is a node of a cluster, and of which; routes to anybody else are refused."""
+    made = digest.made
+    wanted = [
+        given
+        for given in digest.last.values()
+        if given.option.section == "streaming.cluster"
+        and (not given.by_flag or given.option.to == "(cluster)")
+    ]
+    made.is_clustered = digest.flag("-clustered") or any(not given.by_flag for given in wanted)
+    if digest.word("-clustered").lower() in ("false", "f", "0"):
+        made.is_clustered = False
+    routes = [digest.last[name] for name in ("-cluster_listen", "-routes") if name in digest.last]
+    if made.is_clustered:
+        _members(digest)
+        return
+    for given in wanted:
+        if given.by_flag and given.option.flags[-1] in _CLUSTER_ONLY:
+            digest.fail(given, "has no effect without --clustered")
+    for given in routes:
+        if is_on(given.value):
+            digest.fail(given, f"plain NATS routes between servers are not in this release{_NODES}")
+
+
+def _members(digest: Digest) -> None:
+    made = digest.made
+    place = next(
+        (digest.last[n].place for n in ("-cluster_node_id", "-clustered") if n in digest.last), "cluster"
+    )
+    if not digest.word("-cluster_node_id"):
+        digest.problems.append(f"{place}: a node of a cluster needs a name: --cluster_node_id NAME")
+        return
+    made.node = digest.name()
+    if digest.word("-store").upper() not in ("FILE", "SQL"):
+        digest.problems.append(f"{place}: the MEMORY store can't be clustered: use --store FILE --dir DIR")
+    digest.put("store.dir", place, digest.word("-dir") or ".")
+    peers = _peers(digest)
+    own = _own_peer_address(digest) or peers.pop(made.node, None)
+    peers.pop(made.node, None)
+    missing = [name for name, address in peers.items() if address is None]
+    if missing:
+        example = ",".join(f"{name}=HOST:PORT" for name in missing)
+        digest.fail(
+            digest.last["-cluster_peers"],
+            f"{', '.join(missing)}: no address. Nodes dial each other, so give each as NAME=HOST:PORT,"
+            f" the PORT being that of its own --cluster: --cluster_peers {example}",
+        )
+    if own is None and peers:
+        digest.problems.append(
+            f"{place}: this node needs an address where the others reach it: --cluster nats://HOST:PORT"
+        )
+    if not peers:
+        digest.problems.append(f"{place}: a cluster needs its other nodes: --cluster_peers NAME=HOST:PORT,…")
+    made.peers = {name: address for name, address in peers.items() if address is not None}
+    if own is not None:
+        digest.put(f"cluster.nodes.{made.node}.peer", place, str(own))
+        if Address(made.host, 1).is_unspecified and not digest.word("-client_advertise"):
+            made.notes.append(f"clients are told to connect to {own.host}; see --client_advertise")
+    for name, address in made.peers.items():
+        digest.put(f"cluster.nodes.{name}.peer", digest.last["-cluster_peers"].place, str(address))
+        digest.put(f"cluster.nodes.{name}.client", digest.last["-cluster_peers"].place, str(address))
+    if "-routes" in digest.last:
+        made.notes.append(f"{digest.last['-routes'].name}: nodes dial what --cluster_peers says")
+    _peer_security(digest)
+
+
+def _peers(digest: Digest) -> dict[str, Address | None]:
+    given = digest.get("-cluster_peers")
+    found: dict[str, Address | None] = {}
+    for word in _words(given.value) if given is not None else ():
+        name, equals, address = word.partition("=")
+        found[name] = None
+        if equals:
+            try:
+                found[name] = parse_address(_without_scheme(address))
+            except ValueError as error:
+                assert given is not None
+                digest.fail(given, f"{name}: {error}")
+                del found[name]
+    return found
+
+
+def _own_peer_address(digest: Digest) -> Address | None:
+    given = digest.get("-cluster_listen")
+    host, port = digest.get("cluster.host"), digest.get("cluster.port")
+    if given is None and port is None:
+        return None
+    text = digest.word("-cluster_listen") or f"{digest.word('cluster.host')}:{digest.word('cluster.port')}"
+    try:
+        return parse_address(_without_scheme(text))
+    except ValueError as error:
+        digest.fail(given or host or digest.last["cluster.port"], str(error))
+        return None
+
+
+def _peer_security(digest: Digest) -> None:
+    given = digest.get("cluster.tls")
+    if given is None or not isinstance(given.value, Mapping):
+        return
+    names = {"cert_file": "cert", "key_file": "key", "ca_file": "ca"}
+    for key, value in given.value.values.items():
+        place = f"{given.value.key_places[key]}: {key}"
+        if key.lower() in ("verify", "timeout", "insecure", "verify_and_map"):
+            if key.lower() == "insecure" and is_on(value):
+                digest.problems.append(f"{place}: nodes always check each other's certificates")
+            continue  # both sides are always verified
+        if key.lower() not in names or not isinstance(value, Scalar):
+            digest.problems.append(f"{place}: unknown key; known: {', '.join(names)}")
+            continue
+        digest.put(f"cluster.peer_security.{names[key.lower()]}", place, value.text)
+    digest.put("cluster.peer_security.mode", given.place, "mtls")
+
+
+def _words(value: Tree) -> list[str]:
+    """The words of a list, or of a text with commas."""
+    if isinstance(value, Items):
+        return [item.text for item in value.values if isinstance(item, Scalar)]
+    assert isinstance(value, Scalar)
+    return [word.strip() for word in value.text.split(",") if word.strip()]
+
+
+def _without_scheme(text: str) -> str:
+    """``host:port`` of ``nats://user:password@host:port``."""
+    return text.rpartition("//")[2].rpartition("@")[2].rstrip("/")

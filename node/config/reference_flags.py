@@ -1,0 +1,652 @@
+"""Every option of the Go server ``nats-streaming-server``, and what becomes of it here.
+
+An option has flags, keys in a section of the file, or both. It is *mapped* onto an option of ours
+(``to``), or *noted*: accepted with one line in the log that says what applies instead; or *refused*,
+with what to use instead, when accepting it would quietly leave somebody less safe than they asked to
+be, or without something they rely on. A refused switch may still be given as off.
+
+The table is plain data and imports nothing that takes time: the port is bound when it has been read.
+``docs/reference-server.md`` shows it, and a test keeps the two alike.
+
+Source: nats-streaming-server v0.25, its usage text, and its configuration file.
+"""
+
+from __future__ import annotations
+
+from typing import Final, NamedTuple
+
+BOOL: Final = "a boolean"
+INT: Final = "an integer"
+SIZE: Final = "a size such as 64MB"
+DURATION: Final = "a duration such as 30s"
+SECONDS: Final = "a number of seconds"
+TEXT: Final = "text"
+LIST: Final = "a list"
+MAP: Final = "a map"
+
+
+class Option(NamedTuple):
+    """One option."""
+
+    flags: tuple[str, ...]
+    """Its flags, without dashes, the longest meaning last; they take one dash or two."""
+    keys: tuple[str, ...]
+    """Its keys in the file, in lower case."""
+    section: str
+    """Which map of the file they stand in: see `SECTIONS`."""
+    kind: str
+    """What it holds."""
+    to: str = ""
+    """Mapped: the path of our option; or a word in brackets for what needs more than a new name."""
+    note: str = ""
+    """Noted: what applies instead."""
+    refused: str = ""
+    """Refused: why, and what to use instead."""
+    about: str = ""
+    """What it is, for the usage text; mapped ones only."""
+
+    @property
+    def name(self) -> str:
+        """How it is called when we speak of it."""
+        return f"-{self.flags[-1]}" if self.flags else f"{self.section}.{self.keys[-1]}"
+
+
+SECTIONS: Final = {
+    "streaming": "the map `streaming`; the whole file, if it has none",
+    "limits": "`limits` (`store_limits`) in that",
+    "file": "`file` (`file_options`) in that",
+    "sql": "`sql` (`sql_options`) in that",
+    "streaming.tls": "`tls` in that",
+    "streaming.cluster": "`cluster` in that",
+    "nats": "the file's top",
+    "authorization": "`authorization` there",
+    "cluster": "`cluster` there",
+    "command": "",
+}
+"""The sections, and where they are in the file."""
+
+SECTION_KEYS: Final = {
+    "limits": "limits",
+    "store_limits": "limits",
+    "storelimits": "limits",
+    "file": "file",
+    "file_options": "file",
+    "sql": "sql",
+    "sql_options": "sql",
+    "tls": "streaming.tls",
+    "cluster": "streaming.cluster",
+}
+"""Keys of the streaming part that are sections themselves."""
+
+_ALONE = "one process has no connection of its own to NATS, the two are one"
+_SPACE = "the store gives space back by itself"
+_ROUTES = (
+    "plain NATS routes are not in this release; nodes of one streaming cluster need none"
+    " (--clustered, --cluster_node_id, --cluster_peers)"
+)
+_CLIENT_TLS = "TLS for clients is not in this release; put a TLS proxy before the port"
+_RAFT = "elections follow raft.election_timeout of this server, 300 to 600 ms"
+_SQL = "there is no SQL store: use --store FILE --dir DIR, replicated with --clustered"
+_SYSLOG = "log lines go to standard error, which systemd and containers pass on, or to --log FILE"
+_ENCRYPTS = "(encryption)"
+
+OPTIONS: Final[tuple[Option, ...]] = (
+    # --- streaming
+    Option(
+        ("cid", "cluster_id"),
+        ("id", "cid", "cluster_id"),
+        "streaming",
+        TEXT,
+        "cluster.id",
+        about="cluster ID",
+    ),
+    Option((), ("discover_prefix",), "streaming", TEXT, "streaming.discover_prefix"),
+    Option(
+        ("st", "store"),
+        ("st", "store", "store_type", "storetype"),
+        "streaming",
+        TEXT,
+        "(store)",
+        about="MEMORY (nothing is kept) or FILE",
+    ),
+    Option(("dir",), ("dir", "datastore"), "streaming", TEXT, "(dir)", about="directory of the FILE store"),
+    Option(
+        ("ns", "nats_server"),
+        ("ns", "nats_server", "nats_server_url"),
+        "streaming",
+        TEXT,
+        refused="an external NATS server is not in this release; clients connect to this server",
+    ),
+    Option((), ("credentials",), "streaming", TEXT, note=_ALONE),
+    Option((), ("username", "user"), "streaming", TEXT, note=_ALONE),
+    Option((), ("password", "pass"), "streaming", TEXT, note=_ALONE),
+    Option((), ("token",), "streaming", TEXT, note=_ALONE),
+    Option((), ("nkey_seed_file",), "streaming", TEXT, note=_ALONE),
+    Option(("secure",), ("secure",), "streaming", BOOL, note=_ALONE),
+    Option(("tls_client_cert",), ("client_cert",), "streaming.tls", TEXT, note=_ALONE),
+    Option(("tls_client_key",), ("client_key",), "streaming.tls", TEXT, note=_ALONE),
+    Option(("tls_client_cacert",), ("client_ca", "client_cacert"), "streaming.tls", TEXT, note=_ALONE),
+    Option((), ("server_name", "server_hostname"), "streaming.tls", TEXT, note=_ALONE),
+    Option((), ("skip_verify", "insecure"), "streaming.tls", BOOL, note=_ALONE),
+    Option(
+        ("hbi", "hb_interval"),
+        ("hbi", "hb_interval", "server_to_client_hb_interval"),
+        "streaming",
+        DURATION,
+        "streaming.hb_interval",
+        about="how often a client is sent a heartbeat",
+    ),
+    Option(
+        ("hbt", "hb_timeout"),
+        ("hbt", "hb_timeout", "server_to_client_hb_timeout"),
+        "streaming",
+        DURATION,
+        "streaming.hb_timeout",
+        about="how long it may take to answer",
+    ),
+    Option(
+        ("hbf", "hb_fail_count"),
+        ("hbf", "hb_fail_count", "server_to_client_hb_fail_count"),
+        "streaming",
+        INT,
+        "streaming.hb_fail_count",
+        about="how many in a row it may miss",
+    ),
+    Option(
+        ("replace_durable",),
+        ("replace_durable", "replace_durables", "replace_duplicate_durable", "replace_duplicate_durables"),
+        "streaming",
+        BOOL,
+        "streaming.replace_durable",
+        about="a second subscriber takes an online durable over",
+    ),
+    Option(
+        ("ft_group",),
+        ("ft_group", "ft_group_name"),
+        "streaming",
+        TEXT,
+        refused="there is no fault-tolerant mode with a shared store: use three nodes with --clustered",
+    ),
+    Option(
+        (),
+        ("partitioning",),
+        "streaming",
+        BOOL,
+        refused="channels are not partitioned between servers: use one cluster, or cluster IDs of their own",
+    ),
+    Option(("io_batch_size",), (), "streaming", INT, note="batches adapt to the load by themselves"),
+    Option(("io_sleep_time",), (), "streaming", INT, note="batches adapt to the load by themselves"),
+    Option(("encrypt",), ("encrypt",), "streaming", BOOL, _ENCRYPTS, about="encrypt what is on the disk"),
+    Option(
+        ("encryption_cipher",),
+        ("encryption_cipher",),
+        "streaming",
+        TEXT,
+        _ENCRYPTS,
+        about="AES (AES-256-GCM) or CHACHA (ChaCha20-Poly1305)",
+    ),
+    Option(
+        ("encryption_key",),
+        ("encryption_key",),
+        "streaming",
+        TEXT,
+        _ENCRYPTS,
+        about="pass phrase; better NATS_STREAMING_ENCRYPTION_KEY in the environment",
+    ),
+    Option(
+        ("SD", "stan_debug"), ("sd", "stan_debug"), "streaming", BOOL, "(log)", about="debug lines, streaming"
+    ),
+    Option(
+        ("SV", "stan_trace"), ("sv", "stan_trace"), "streaming", BOOL, "(log)", about="the same as -SD here"
+    ),
+    Option(("SDV",), (), "streaming", BOOL, "(log)", about="both"),
+    Option(("syslog_name",), ("syslog_name",), "streaming", TEXT, note=_SYSLOG),
+    # --- limits
+    Option(
+        ("mc", "max_channels"),
+        ("mc", "max_channels", "maxchannels"),
+        "limits",
+        INT,
+        "limits.max_channels",
+        about="channels",
+    ),
+    Option(
+        ("msu", "max_subs"),
+        ("msu", "max_subs", "max_subscriptions", "maxsubscriptions"),
+        "limits",
+        INT,
+        "limits.max_subs",
+        about="subscriptions of a channel",
+    ),
+    Option(
+        ("mm", "max_msgs"),
+        ("mm", "max_msgs", "maxmsgs", "max_count", "maxcount"),
+        "limits",
+        INT,
+        "limits.max_msgs",
+        about="messages kept of a channel",
+    ),
+    Option(
+        ("mb", "max_bytes"),
+        ("mb", "max_bytes", "maxbytes"),
+        "limits",
+        SIZE,
+        "limits.max_bytes",
+        about="bytes kept of a channel",
+    ),
+    Option(
+        ("ma", "max_age"),
+        ("ma", "max_age", "maxage"),
+        "limits",
+        DURATION,
+        "limits.max_age",
+        about="how long a message is kept",
+    ),
+    Option(
+        ("mi", "max_inactivity"),
+        ("mi", "max_inactivity", "maxinactivity"),
+        "limits",
+        DURATION,
+        "limits.max_inactivity",
+        about="how long a channel that nobody uses is kept",
+    ),
+    Option(
+        (),
+        ("channels", "channels_limits", "channelslimits", "per_channel", "per_channel_limits"),
+        "limits",
+        MAP,
+        "limits.channels",
+    ),
+    # --- file store
+    Option(("file_compact_enabled",), ("compact", "compact_enabled"), "file", BOOL, note=_SPACE),
+    Option(("file_compact_frag",), ("compact_frag", "compact_fragmentation"), "file", INT, note=_SPACE),
+    Option(("file_compact_interval",), ("compact_interval",), "file", INT, note=_SPACE),
+    Option(("file_compact_min_size",), ("compact_min_size",), "file", SIZE, note=_SPACE),
+    Option(("file_buffer_size",), ("buffer_size",), "file", SIZE, note="writes are gathered by themselves"),
+    Option(
+        ("file_read_buffer_size",),
+        ("read_buffer_size", "file_read_buffer_size"),
+        "file",
+        SIZE,
+        note="the operating system reads ahead",
+    ),
+    Option(
+        ("file_crc",),
+        ("crc", "do_crc"),
+        "file",
+        BOOL,
+        note="what is stored is always checked when it is read",
+    ),
+    Option(("file_crc_poly",), ("crc_poly",), "file", INT, note="checksums are CRC-32C"),
+    Option(
+        ("file_sync",),
+        ("sync", "do_sync", "sync_on_flush"),
+        "file",
+        BOOL,
+        note="a publish is always on the disk before it is acknowledged",
+    ),
+    Option(
+        ("file_auto_sync",),
+        ("auto_sync", "file_auto_sync"),
+        "file",
+        DURATION,
+        note="a publish is always on the disk before it is acknowledged",
+    ),
+    Option(
+        ("file_slice_max_msgs",),
+        ("slice_max_msgs", "slice_max_count", "slice_msgs", "slice_count"),
+        "file",
+        INT,
+        note=_SPACE,
+    ),
+    Option(
+        ("file_slice_max_bytes",),
+        ("slice_max_bytes", "slice_max_size", "slice_bytes", "slice_size"),
+        "file",
+        SIZE,
+        note=_SPACE,
+    ),
+    Option(
+        ("file_slice_max_age",),
+        ("slice_max_age", "slice_age", "slice_max_time", "slice_time_limit"),
+        "file",
+        DURATION,
+        note=_SPACE,
+    ),
+    Option(
+        ("file_slice_archive_script",),
+        ("slice_archive_script", "slice_archive", "slice_script"),
+        "file",
+        TEXT,
+        refused="there are no slices that a script could archive: archive with a durable subscriber",
+    ),
+    Option(
+        ("file_fds_limit",), ("fds_limit", "file_descriptors_limit"), "file", INT, note="few files are opened"
+    ),
+    Option(
+        ("file_parallel_recovery",),
+        ("parallel_recovery",),
+        "file",
+        INT,
+        note="recovery does not go by channels",
+    ),
+    Option(("file_truncate_bad_eof",), (), "file", BOOL, note="a torn end is found and cut off by itself"),
+    # --- SQL store
+    Option(("sql_driver",), ("driver",), "sql", TEXT, refused=_SQL),
+    Option(("sql_source",), ("source",), "sql", TEXT, refused=_SQL),
+    Option(("sql_no_caching",), ("no_caching",), "sql", BOOL, refused=_SQL),
+    Option(("sql_max_open_conns",), ("max_open_conns", "max_conns"), "sql", INT, refused=_SQL),
+    Option(("sql_bulk_insert_limit",), ("bulk_insert_limit",), "sql", INT, refused=_SQL),
+    # --- clustering
+    Option(("clustered",), (), "streaming.cluster", BOOL, "(cluster)", about="one node of a cluster"),
+    Option(
+        ("cluster_node_id",),
+        ("node_id",),
+        "streaming.cluster",
+        TEXT,
+        "(cluster)",
+        about="this node's name",
+    ),
+    Option(
+        ("cluster_peers",),
+        ("peers",),
+        "streaming.cluster",
+        LIST,
+        "(cluster)",
+        about="the other nodes, NAME=HOST:PORT,…; PORT as in their --cluster",
+    ),
+    Option(
+        ("cluster_bootstrap",),
+        ("bootstrap",),
+        "streaming.cluster",
+        BOOL,
+        refused="a cluster is founded by all its nodes together: name them in --cluster_peers",
+    ),
+    Option(("cluster_log_path",), ("log_path",), "streaming.cluster", TEXT, note="the log is in --dir"),
+    Option(
+        ("cluster_log_cache_size",), ("log_cache_size",), "streaming.cluster", INT, note="sized by itself"
+    ),
+    Option(("cluster_log_snapshots",), ("log_snapshots",), "streaming.cluster", INT, note="one is kept"),
+    Option(
+        ("cluster_trailing_logs",),
+        ("trailing_logs",),
+        "streaming.cluster",
+        INT,
+        "raft.trailing_logs",
+        about="entries kept for nodes that were away",
+    ),
+    Option(
+        ("cluster_sync",),
+        ("sync",),
+        "streaming.cluster",
+        BOOL,
+        note="a publish is always on the disks of a majority before it is acknowledged",
+    ),
+    Option(("cluster_raft_logging",), ("raft_logging",), "streaming.cluster", BOOL, note="see -SD"),
+    Option(
+        ("cluster_proceed_on_restore_failure",),
+        ("proceed_on_restore_failure",),
+        "streaming.cluster",
+        BOOL,
+        note="a node whose data can't be trusted stops, and is given a copy by the others",
+    ),
+    Option(
+        ("cluster_allow_add_remove_node",),
+        ("allow_add_remove_node",),
+        "streaming.cluster",
+        BOOL,
+        refused="nodes are not added or removed over NATS in this release",
+    ),
+    Option((), ("raft_heartbeat_timeout",), "streaming.cluster", DURATION, note=_RAFT),
+    Option((), ("raft_election_timeout",), "streaming.cluster", DURATION, note=_RAFT),
+    Option((), ("raft_lease_timeout",), "streaming.cluster", DURATION, note=_RAFT),
+    Option(
+        (), ("raft_commit_timeout",), "streaming.cluster", DURATION, note="followers hear of commits at once"
+    ),
+    Option((), ("bolt_free_list_sync",), "streaming.cluster", BOOL, note="there is no such database"),
+    Option((), ("bolt_free_list_map",), "streaming.cluster", BOOL, note="there is no such database"),
+    Option(
+        (), ("nodes_connections",), "streaming.cluster", BOOL, note="nodes always have links of their own"
+    ),
+    # --- NATS
+    Option(("a", "addr", "net"), ("host", "net"), "nats", TEXT, "(host)", about="address to listen on"),
+    Option(("p", "port"), ("port",), "nats", INT, "(port)", about="port for clients, -1 for any"),
+    Option((), ("listen",), "nats", TEXT, "(listen)", about="host and port of clients in one"),
+    Option(
+        ("n", "name", "server_name"),
+        ("server_name",),
+        "nats",
+        TEXT,
+        "(server_name)",
+        about="name of this server",
+    ),
+    Option(
+        ("client_advertise",),
+        ("client_advertise",),
+        "nats",
+        TEXT,
+        "(advertise)",
+        about="where clients are told to connect",
+    ),
+    Option(
+        ("m", "http_port"),
+        ("http_port", "monitor_port"),
+        "nats",
+        INT,
+        "(monitor)",
+        about="port for monitoring, on the loopback",
+    ),
+    Option(
+        (),
+        ("http",),
+        "nats",
+        TEXT,
+        "(monitor)",
+        about="the same, or `HOST:PORT`: whoever reaches that may read it",
+    ),
+    Option(
+        ("ms", "https_port"),
+        ("https_port", "https"),
+        "nats",
+        TEXT,
+        refused="monitoring over TLS is not in this release: use -m, on the loopback, behind a TLS proxy",
+    ),
+    Option((), ("http_base_path",), "nats", TEXT, "monitoring.http_base_path"),
+    Option(("user",), ("user", "username"), "authorization", TEXT, "clients.user", about="the only user"),
+    Option(("pass",), ("pass", "password"), "authorization", TEXT, "clients.password", about="its password"),
+    Option(
+        ("auth",), ("token",), "authorization", TEXT, "clients.token", about="token that clients must present"
+    ),
+    Option((), ("timeout",), "authorization", SECONDS, "clients.auth_timeout"),
+    Option((), ("users",), "authorization", LIST, "(users)", about="`clients.users`, with their permissions"),
+    Option(
+        (),
+        ("default_permissions",),
+        "authorization",
+        MAP,
+        "(users)",
+        about="of users that have none of their own",
+    ),
+    Option((), ("no_auth_user",), "nats", TEXT, "clients.no_auth_user"),
+    Option(("tls",), (), "nats", BOOL, refused=_CLIENT_TLS),
+    Option((), ("tls",), "nats", MAP, refused=_CLIENT_TLS),
+    Option(("tlscert",), (), "nats", TEXT, refused=_CLIENT_TLS),
+    Option(("tlskey",), (), "nats", TEXT, refused=_CLIENT_TLS),
+    Option(("tlscacert",), (), "nats", TEXT, refused=_CLIENT_TLS),
+    Option(("tlsverify",), (), "nats", BOOL, refused=_CLIENT_TLS),
+    Option((), ("allow_non_tls",), "nats", BOOL, note="there is no TLS for clients in this release"),
+    Option((), ("max_payload",), "nats", SIZE, "clients.max_payload"),
+    Option((), ("max_control_line",), "nats", SIZE, "clients.max_control_line"),
+    Option((), ("max_pending",), "nats", SIZE, "clients.max_pending"),
+    Option((), ("max_connections", "max_conn"), "nats", INT, "clients.max_connections"),
+    Option((), ("max_subscriptions", "max_subs"), "nats", INT, "clients.max_subscriptions"),
+    Option((), ("max_sub_tokens",), "nats", INT, refused="subjects are bounded by max_control_line only"),
+    Option((), ("ping_interval",), "nats", SECONDS, "clients.ping_interval"),
+    Option((), ("ping_max",), "nats", INT, "clients.ping_max"),
+    Option((), ("write_deadline",), "nats", SECONDS, "clients.write_deadline"),
+    Option((), ("lame_duck_duration",), "nats", SECONDS, "clients.lame_duck_duration"),
+    Option((), ("lame_duck_grace_period",), "nats", SECONDS, "clients.lame_duck_grace_period"),
+    Option(
+        (), ("no_header_support",), "nats", BOOL, note="headers stay; clients that use none notice nothing"
+    ),
+    Option(
+        ("cluster", "cluster_listen"),
+        ("listen",),
+        "cluster",
+        TEXT,
+        "(peer)",
+        about="where this node listens for the others, nats://HOST:PORT",
+    ),
+    Option((), ("host",), "cluster", TEXT, "(peer)", about="the host in `-cluster`"),
+    Option((), ("port",), "cluster", INT, "(peer)", about="the port in `-cluster`"),
+    Option(
+        ("routes",),
+        ("routes",),
+        "cluster",
+        LIST,
+        "(routes)",
+        about="with --clustered, nothing is left for it to do",
+    ),
+    Option(("cluster_name",), ("name",), "cluster", TEXT, note="the cluster is called like its cluster ID"),
+    Option(
+        ("cluster_advertise",), ("advertise",), "cluster", TEXT, note="nodes dial what --cluster_peers says"
+    ),
+    Option(
+        ("no_advertise",),
+        ("no_advertise",),
+        "cluster",
+        BOOL,
+        note="clients are told of the cluster's own nodes",
+    ),
+    Option(("connect_retries",), ("connect_retries",), "cluster", INT, note="nodes dial each other for ever"),
+    Option(
+        (),
+        ("authorization",),
+        "cluster",
+        MAP,
+        refused="nodes know each other by certificates: cluster { tls { cert_file, key_file, ca_file } }",
+    ),
+    Option(
+        (),
+        ("tls",),
+        "cluster",
+        MAP,
+        "(peer)",
+        about="`cluster.peer_security`: `cert_file`, `key_file`, `ca_file`; always mutual",
+    ),
+    Option((), ("permissions",), "cluster", MAP, refused=_ROUTES),
+    Option(
+        ("l", "log"),
+        ("log_file", "logfile"),
+        "nats",
+        TEXT,
+        "logging.file",
+        about="write the log to this file",
+    ),
+    Option(
+        ("log_size_limit",),
+        ("log_size_limit", "logfile_size_limit"),
+        "nats",
+        SIZE,
+        note="rotate with logrotate or by hand; SIGUSR1 opens the file anew",
+    ),
+    Option(("T", "logtime"), ("logtime",), "nats", BOOL, "(log)", about="log lines say when"),
+    Option(("D", "debug"), ("debug",), "nats", BOOL, "(log)", about="debug lines, NATS"),
+    Option(("V", "trace"), ("trace",), "nats", BOOL, "(log)", about="the same as -D here"),
+    Option(("DV",), (), "nats", BOOL, "(log)", about="both"),
+    Option(("VV",), ("trace_verbose",), "nats", BOOL, "(log)", about="the same as -D here"),
+    Option(("DVV",), (), "nats", BOOL, "(log)", about="both"),
+    Option(("s", "syslog"), ("syslog",), "nats", BOOL, note=_SYSLOG),
+    Option(("r", "remote_syslog"), ("remote_syslog",), "nats", TEXT, note=_SYSLOG),
+    Option(
+        ("P", "pid"),
+        ("pid_file", "pidfile"),
+        "nats",
+        TEXT,
+        "(pid)",
+        about="write the process ID to this file",
+    ),
+    Option(("ports_file_dir",), ("ports_file_dir",), "nats", TEXT, note="the log says which ports are used"),
+    Option(("profile",), ("prof_port",), "nats", INT, note="there is no Go runtime to profile"),
+    Option(("max_traced_msg_len",), ("max_traced_msg_len",), "nats", INT, note="messages are not traced"),
+    # --- the command itself
+    Option(("c", "config"), (), "command", TEXT, "(file)", about="configuration file"),
+    Option(
+        ("sc", "stan_config"),
+        (),
+        "command",
+        TEXT,
+        "(file)",
+        about="its streaming part, if that is another file",
+    ),
+    Option(("t",), (), "command", BOOL, "(action)", about="check the configuration and exit"),
+    Option(("v", "version"), (), "command", BOOL, "(action)", about="say the version and exit"),
+    Option(("h", "help"), (), "command", BOOL, "(action)", about="say this and exit"),
+    Option(("help_tls",), (), "command", BOOL, "(action)", about="the same"),
+    Option(
+        ("sl", "signal"),
+        (),
+        "command",
+        TEXT,
+        "(action)",
+        about="quit, stop, reopen, reload or ldm a running server, =PID if there are several",
+    ),
+)
+"""All of them, in the order of the documentation."""
+
+NOTE, REFUSED, MAPPED = "noted", "refused", "mapped"
+
+
+def fate(option: Option) -> str:
+    """What becomes of it."""
+    return REFUSED if option.refused else NOTE if option.note else MAPPED
+
+
+def row(option: Option) -> str:
+    """Its row in the documentation: flags, keys, fate, and why or whereto."""
+    flags = ", ".join(f"`-{flag}`" for flag in option.flags) or "–"
+    keys = ", ".join(f"`{key}`" for key in option.keys) or "–"
+    text = option.refused or option.note or option.about
+    if not option.to.startswith("(") and option.to:
+        text = f"`{option.to}`" + (f": {text}" if text else "")
+    return f"| {flags} | {keys} | {fate(option)} | {text} |"
+
+
+def by_flag() -> dict[str, Option]:
+    """The options by each of their flags."""
+    return {flag: option for option in OPTIONS for flag in option.flags}
+
+
+def by_key(section: str) -> dict[str, Option]:
+    """The options of one section of the file by each of their keys."""
+    return {key: option for option in OPTIONS if option.section == section for key in option.keys}
+
+
+def usage() -> str:
+    """What ``-h`` says."""
+    titles = {
+        "streaming": "Streaming server",
+        "limits": "Limits, 0 for none",
+        "streaming.cluster": "Cluster",
+        "nats": "Connections and log",
+        "command": "This command",
+    }
+    lines = [
+        "Usage: nats-streaming-server [flags]",
+        "",
+        "Flags take one dash or two, -flag value or -flag=value.",
+    ]
+    for section, title in titles.items():
+        lines += ["", f"{title}:"]
+        for option in OPTIONS:
+            beside = {"authorization": "nats", "cluster": "streaming.cluster"}.get(
+                option.section, option.section
+            )
+            if beside == section and option.flags and option.about:
+                flags = ", ".join(f"-{flag}" for flag in option.flags)
+                lines.append(f"    {flags:32} {option.about}")
+    others = [f"-{flag}" for option in OPTIONS if option.note for flag in option.flags]
+    lines += ["", "Accepted without effect, each with a line in the log: " + ", ".join(others)]
+    refused = [f"-{flag}" for option in OPTIONS if option.refused for flag in option.flags]
+    lines += ["Refused, with what to use instead: " + ", ".join(refused)]
+    return "\n".join(lines)

@@ -1,0 +1,474 @@
+"""The Go server's flags and files as our configuration: every option mapped, noted or refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from node.config.model import Config
+from node.config.reference import Invocation, configuration, read
+from node.config.reference_flags import OPTIONS, row
+from node.config.values import HOUR, MINUTE, Address, Secret
+from node.errors import ConfigError
+from node.units import MILLISECOND, SECOND
+
+DOCUMENT = Path(__file__).parents[3] / "docs" / "reference-server.md"
+
+
+def made(*argv: str, port: int = 4222, **environ: str) -> tuple[Invocation, Config]:
+    invocation = read(argv, environ)
+    return invocation, configuration(invocation, invocation.port or port)
+
+
+def config(*argv: str) -> Config:
+    return made(*argv)[1]
+
+
+def problems(*argv: str, **environ: str) -> str:
+    """What is wrong with it, however far it gets."""
+    with pytest.raises(ConfigError) as caught:
+        made(*argv, **environ)
+    return "\n".join(caught.value.problems)
+
+
+@pytest.fixture
+def conf(tmp_path: Path) -> Any:
+    def write(text: str, name: str = "test.conf") -> str:
+        (tmp_path / name).write_text(text)
+        return str(tmp_path / name)
+
+    return write
+
+
+# --- the command line -----------------------------------------------------------------------------
+
+
+def test_without_flags_it_is_the_go_servers_default() -> None:
+    """In memory, on port 4222 of every address, no monitoring, the reference's limits."""
+    invocation, found = made()
+    assert (invocation.host, invocation.port, invocation.action) == ("0.0.0.0", 4222, "")
+    assert found.store.store == "memory"
+    assert found.cluster.id == "test-cluster"
+    (node,) = found.cluster.nodes.values()
+    assert (node.client, node.peer, node.http, node.advertise) == (Address("0.0.0.0", 4222), None, None, None)
+    assert (found.limits.max_channels, found.limits.max_msgs) == (100, 1_000_000)
+    assert invocation.notes == invocation.warnings == []
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["-mc", "5"],
+        ["--mc", "5"],
+        ["-mc=5"],
+        ["--max_channels", "5"],
+        ["-max_channels=5"],
+        ["-mc", "4", "-mc", "5"],
+        ["-replace_durable=false", "-mc", "5"],
+    ],
+)
+def test_flags_take_one_dash_or_two_and_an_equals_sign(words: list[str]) -> None:
+    """CFG-01."""
+    assert config(*words).limits.max_channels == 5
+
+
+@pytest.mark.parametrize(
+    ("words", "value"),
+    [
+        (["-replace_durable"], True),
+        (["--replace_durable=true"], True),
+        (["-replace_durable=T"], True),
+        (["-replace_durable=0"], False),
+    ],
+)
+def test_booleans(words: list[str], value: bool) -> None:
+    assert config(*words).streaming.replace_durable is value
+
+
+def test_the_mapped_flags() -> None:
+    words = (
+        "-cid c1 -hbi 1s -hbt 500ms -hbf 3 -mc 1 -msu 2 -mm 3 -mb 4KB -ma 1h30m -mi 5m "
+        "-a 127.0.0.1 -p 4333 -n me -m 8333 --user ann --pass pw -l x.log -P x.pid -SDV "
+        "-client_advertise out:9"
+    )
+    invocation, found = made(*words.split())
+    (node,) = found.cluster.nodes.values()
+    assert node.client == Address("127.0.0.1", 4333)
+    assert node.http == Address("127.0.0.1", 8333)
+    assert node.advertise == Address("out", 9)
+    assert node.server_name == "me"
+    limits, streaming = found.limits, found.streaming
+    assert (limits.max_channels, limits.max_subs, limits.max_msgs, limits.max_bytes) == (1, 2, 3, 4096)
+    assert (limits.max_age_ns, limits.max_inactivity_ns) == (90 * MINUTE, 5 * MINUTE)
+    assert (streaming.hb_interval_ns, streaming.hb_timeout_ns) == (SECOND, 500 * MILLISECOND)
+    assert streaming.hb_fail_count == 3
+    assert found.cluster.id == "c1"
+    assert (found.clients.user, found.clients.password) == ("ann", Secret("text", "pw"))
+    assert found.logging.file == Path.cwd() / "x.log"
+    assert found.logging.level == "debug"
+    assert (invocation.pid_file, invocation.debug_nats, invocation.debug_streaming) == ("x.pid", False, True)
+    assert not found.monitoring.open
+
+
+@pytest.mark.parametrize(
+    ("words", "nats", "streaming"),
+    [("-D", 1, 0), ("-V", 1, 0), ("-DV", 1, 0), ("-SD", 0, 1), ("-SDV -DV", 1, 1), ("-SD=false", 0, 0)],
+)
+def test_levels(words: str, nats: bool, streaming: bool) -> None:
+    invocation = read(words.split(), {})
+    assert (invocation.debug_nats, invocation.debug_streaming) == (nats, streaming)
+
+
+def test_a_random_port() -> None:
+    """-p -1; the file's ``listen`` gives way to the flag."""
+    invocation, found = made("-p", "-1", port=30303)
+    assert invocation.port == 0
+    assert found.cluster.nodes["n1"].client.port == 30303
+
+
+@pytest.mark.parametrize(
+    ("words", "action"),
+    [("-h", "help"), ("--help", "help"), ("-v", "version"), ("-t -mc 5", "check"), ("-sl quit=5", "signal")],
+)
+def test_actions(words: str, action: str) -> None:
+    invocation = read(words.split(), {})
+    assert invocation.action == action
+    assert invocation.signal == ("quit=5" if action == "signal" else "")
+
+
+@pytest.mark.parametrize(
+    ("words", "problem"),
+    [
+        ("-max_chanels 5", "unknown flag -max_chanels; did you mean max_channels?"),
+        ("--nothing", "unknown flag -nothing"),
+        ("serve", "unexpected argument 'serve'"),
+        ("-mc", "flag -mc: expected an integer after it"),
+        ("-mc five", "flag -mc: expected an integer, not 'five'"),
+        ("-mc=-1", "flag -mc: limits.max_channels: max channels limit cannot be negative (-1)"),
+        ("-ma 5", "flag -ma: expected a duration such as 30s, not '5'"),
+        ("-mb lots", "flag -mb: expected a size such as 64MB, not 'lots'"),
+        ("-replace_durable=maybe", "flag -replace_durable: expected a boolean, not 'maybe'"),
+        ("-replace_durable true", "unexpected argument 'true'"),
+        ("-p 70000", "flag -p: expected a port"),
+        ("-a no/host", "flag -a: expected a host name"),
+        ("-st DISK", "flag -st: expected MEMORY or FILE, not DISK"),
+        ("-st SQL", "flag -st: there is no SQL store: use FILE with --dir, replicated with --clustered"),
+        ("-st FILE", "flag -st: the FILE store needs its directory: --dir DIR"),
+        ("-ft_group g", "use three nodes with --clustered"),
+        ("-ns nats://ann:pw@host:4222", "flag -ns: an external NATS server is not in this release"),
+        ("-routes nats://host:5222", "plain NATS routes between servers are not in this release"),
+        ("-cluster nats://host:5222", "plain NATS routes between servers are not in this release"),
+        ("-tls", "TLS for clients is not in this release"),
+        ("-sql_driver mysql", "there is no SQL store"),
+        ("-file_slice_archive_script x.sh", "archive with a durable subscriber"),
+        ("-encrypt", "flag -encrypt: encryption key required"),
+        ("-encryption_key k -encryption_cipher DES", "encryption cipher not supported"),
+        ("-m -1", "flag -m: expected the port for monitoring"),
+        ("-user ann", "clients.user: has no effect without password"),
+        ("-c nowhere.conf", "nowhere.conf: can't be read"),
+    ],
+)
+def test_what_is_refused(words: str, problem: str) -> None:
+    """CFG-03: the flag is named, and what was wrong with it, or what to use instead."""
+    assert problem in problems(*words.split())
+
+
+def test_all_mistakes_are_reported_at_once(conf: Any) -> None:
+    file = conf("prot: 1\nstreaming { hbi: 5 }")
+    found = problems("-c", file, "-mc", "x", "-st", "SQL", "--what")
+    for part in (
+        "unknown flag -what",
+        "-mc: expected",
+        "unknown key prot",
+        "hbi: expected a duration",
+        "SQL",
+    ):
+        assert part in found
+
+
+def test_secrets_are_in_no_complaint(conf: Any) -> None:
+    file = conf("authorization { users: [ {user: ann, password: 12345678} ] }")
+    assert "12345678" not in problems("-c", file)
+
+
+@pytest.mark.parametrize("option", [option for option in OPTIONS if option.note], ids=lambda o: o.name)
+def test_what_has_no_meaning_gives_one_line(option: Any, conf: Any) -> None:
+    """Accepted, with what applies instead."""
+    value = {"a boolean": "true", "an integer": "5", "a size such as 64MB": "5"}.get(option.kind, "x")
+    value = '"5s"' if option.kind.startswith("a duration") else value
+    if option.flags:
+        invocation, _ = made(f"-{option.flags[0]}={value.strip(chr(34))}")
+    else:
+        way = {"streaming.tls": "tls", "streaming.cluster": "cluster", "nats": ""}.get(option.section, "")
+        inner = f"{option.keys[0]}: {value}"
+        inner = f"{way} {{ {inner} }}" if way else inner
+        text = inner if option.section == "nats" else f"streaming {{ {inner} }}"
+        if option.section == "streaming.cluster":
+            invocation = read(["-c", conf(text), *f"{NODE} -cluster_peers n2=127.0.0.1:2".split()], {})
+        else:
+            invocation, _ = made("-c", conf(text))
+    assert len([note for note in invocation.notes if option.note in note]) == 1
+
+
+def test_what_is_refused_may_be_given_as_off(conf: Any) -> None:
+    """Files list defaults: a switch that is off asks for nothing."""
+    file = conf(
+        "tls: {}\nhttps: 0\nstreaming { partitioning: false, ft_group: '', sql { max_open_conns: 0 } }"
+    )
+    assert made("-c", file, "-tls=false", "-routes=", "-encrypt=false", "-clustered=false")[0].notes == []
+
+
+# --- files ----------------------------------------------------------------------------------------
+
+BOTH = """
+# NATS
+MINE: 4444
+listen: "127.0.0.1:$PORT"
+port: $MINE
+http: 8444
+max_payload: 2MB
+Ping_Interval: 30        // seconds
+write_deadline: "3s"
+max_connections: 10
+authorization {
+    timeout: 0.5
+    default_permissions { publish: "a.>", subscribe { deny: [b, c.*] } }
+    users: [
+        {user: ann, password: $PW}
+        {username: bob, pass: $2a$11$aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa
+         permissions {sub: {allow: ">"}}}
+    ]
+}
+no_auth_user: ann
+streaming {
+    cluster_id: "c2"
+    store: file
+    dir: "/nowhere/at/all"
+    hb_interval: "20s"
+    store_limits {
+        max_msgs: 10
+        max_bytes: 1MB
+        max_age: "24h"
+        channels {
+            "foo.>": { max_msgs: 400 }
+            foo.Bar: { mm: 0, max_age: "1h" }
+        }
+    }
+}
+"""
+
+
+def test_a_file(conf: Any) -> None:
+    """Case of keys, variables, sizes, durations, users with permissions, limits of channels."""
+    text = BOTH.replace('"127.0.0.1:$PORT"', '"127.0.0.1:1"')
+    invocation, found = made("-c", conf(text), PW="12345")
+    (node,) = found.cluster.nodes.values()
+    assert node.client == Address("127.0.0.1", 4444)
+    assert node.http == Address("127.0.0.1", 8444)
+    clients = found.clients
+    assert clients.max_payload == 2 << 20
+    assert (clients.ping_interval_ns, clients.write_deadline_ns) == (30 * SECOND, 3 * SECOND)
+    assert (clients.max_connections, clients.auth_timeout_ns) == (10, SECOND // 2)
+    ann, bob = clients.users
+    assert (ann.user, ann.password, clients.no_auth_user) == ("ann", Secret("text", "12345"), "ann")
+    assert ann.permissions is not None
+    assert (ann.permissions.publish.allow, ann.permissions.subscribe.deny) == (("a.>",), ("b", "c.*"))
+    assert bob.permissions is not None
+    assert bob.permissions.subscribe.allow == (">",)
+    assert bob.permissions.publish.allow is None
+    assert found.cluster.id == "c2"
+    assert (found.store.store, found.store.dir) == ("file", Path("/nowhere/at/all"))
+    limits = found.limits
+    assert (limits.max_msgs, limits.max_bytes, limits.max_age_ns) == (10, 1 << 20, 24 * HOUR)
+    assert limits.channels["foo.>"].max_msgs == 400
+    assert (limits.channels["foo.Bar"].max_msgs, limits.channels["foo.Bar"].max_age_ns) == (0, HOUR)
+    assert limits.channels["foo.Bar"].max_bytes is None
+    assert invocation.warnings == []
+
+
+def test_the_command_line_beats_the_file(conf: Any) -> None:
+    """CFG-02: also where several keys say one thing, and all of the file's credentials go at once."""
+    words = "-p 5555 -cid c9 -mm 7 -st MEMORY -m 9999 --auth t0ken"
+    file = conf(BOTH.replace("no_auth_user: ann", "").replace("$PORT", "1"))
+    _, found = made("-c", file, *words.split(), PW="p")
+    (node,) = found.cluster.nodes.values()
+    assert (node.client.port, node.http) == (5555, Address("127.0.0.1", 9999))
+    assert (found.cluster.id, found.limits.max_msgs, found.store.store) == ("c9", 7, "memory")
+    assert (found.clients.users, found.clients.token) == ((), Secret("text", "t0ken"))
+    assert found.limits.max_bytes == 1 << 20
+
+
+def test_one_file_without_a_streaming_map_is_both(conf: Any) -> None:
+    text = "port: 4555\ncid: c3\nlimits { mc: 3 }\ntls { client_cert: x }\nmax_payload: 1k\n"
+    text += "cluster { sync: true }"
+    file = conf(text)
+    for flag in ("-c", "-sc"):
+        with pytest.raises(ConfigError, match="a node of a cluster needs a name"):
+            made(flag, file)
+        invocation, found = made(flag, file, "-clustered=false")
+        assert (found.cluster.id, found.limits.max_channels) == ("c3", 3)
+        assert found.clients.max_payload == 1000
+        assert found.cluster.nodes["n1"].client.port == 4555
+        assert [note.split(":")[0] for note in invocation.notes] == ["client_cert", "sync"]
+
+
+def test_two_files(conf: Any) -> None:
+    nats, stan = conf("port: 4555", "nats.conf"), conf("streaming { cid: c4 }", "stan.conf")
+    found = config("-c", nats, "-sc", stan)
+    assert (found.cluster.id, found.cluster.nodes["n1"].client.port) == ("c4", 4555)
+    assert config("-c", nats, "-sc", conf("cid: c5", "plain.conf")).cluster.id == "c5"
+    assert "unknown key cid" in problems("-c", conf("cid: c4", "wrong.conf"), "-sc", stan)
+    assert "unknown key port" in problems("-c", nats, "-sc", conf("port: 5\nstreaming {}", "wrong.conf"))
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ('port: "4222"', "test.conf:1:1: port: expected an integer, not text"),
+        ("streaming { encrypt: 1 }", "test.conf:1:13: encrypt: expected a boolean, not an integer"),
+        ("streaming { hbi: 30 }", "hbi: expected a duration such as 30s, not an integer"),
+        ('streaming { hbi: "soon" }', "hbi: expected a duration such as 30s, not 'soon'"),
+        ("streaming { cid: 5 }", "cid: expected text, not an integer"),
+        ("streaming { limits: 5 }", "limits: expected a map, not an integer"),
+        ("streaming: 5", "streaming: expected a map"),
+        ("streaming { limits { max_channels: '5' } }", "max_channels: expected an integer, not text"),
+        ("streaming { limits { channels { foo: { max_msg: 5 } } } }", "unknown key; did you mean max_msgs?"),
+        ("streaming { limits { channels { foo: { max_channels: 5 } } } }", "max_channels: unknown key"),
+        ("streaming { limits { channels { foo: 5 } } }", "foo: expected a map"),
+        ("streaming { limits { channels { 'foo..x': {} } } }", 'invalid channel name "foo..x"'),
+        (
+            "streaming { limits { mm: -1 } }",
+            "mm: limits.max_msgs: max messages limit cannot be negative (-1)",
+        ),
+        ("streaming { clusterid: x }", "unknown key clusterid; did you mean cluster_id?"),
+        ("tls { cert_file: x }", "tls: TLS for clients is not in this release"),
+        ("streaming { sql { driver: mysql } }", "driver: there is no SQL store"),
+        ("authorization { users: [ 5 ] }", "users[0]: expected a map"),
+        ("authorization { users: [ {user: a, password: b, nkey: c} ] }", "nkey: unknown key"),
+        (
+            "authorization { users: [ {user: a, password: b, permissions {publsh: x}} ] }",
+            "publsh: unknown key",
+        ),
+        ("authorization { users: [ {user: a, password: b, permissions {pub: {al: x}}} ] }", "unknown key al"),
+        ("authorization { default_permissions {} }", "has no effect without users"),
+        ("listen: 'x:y'", "listen: expected host:port"),
+        ("cluster { authorization { user: a } , port: 1}", "nodes know each other by certificates"),
+        ("max_payload: 100MB", "max_payload: clients.max_payload: expected at most"),
+    ],
+)
+def test_mistakes_in_files_say_where(text: str, problem: str, conf: Any) -> None:
+    assert problem in problems("-c", conf(text))
+
+
+def test_monitoring_is_for_this_machine_unless_the_file_says_otherwise(conf: Any) -> None:
+    """-m binds the loopback; an address that somebody wrote out is theirs to answer for."""
+    invocation, found = made("-m", "8222")
+    assert found.cluster.nodes["n1"].http == Address("127.0.0.1", 8222)
+    assert "on the loopback only" in invocation.notes[0]
+    invocation, found = made("-c", conf('http: "0.0.0.0:8222"'))
+    assert found.cluster.nodes["n1"].http == Address("0.0.0.0", 8222)
+    assert found.monitoring.open
+    assert "whoever reaches 0.0.0.0:8222" in invocation.warnings[0]
+    assert config("-m", "0").cluster.nodes["n1"].http is None
+
+
+# --- the store and its encryption -----------------------------------------------------------------
+
+
+def test_the_file_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Relative to where the command was started, as the Go server has it; never over a Go server's data."""
+    monkeypatch.chdir(tmp_path)
+    found = config("-store", "file", "-dir", "data")
+    assert (found.store.store, found.store.dir) == ("file", tmp_path / "data")
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "server.dat").touch()
+    assert "holds the store of a Go server" in problems("-store", "file", "-dir", "data")
+    assert "MEMORY store keeps nothing" in made("-dir", "data")[0].notes[0]
+
+
+def test_encryption(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The environment wins over the flag (CFG-08); a key alone encrypts; it is shown nowhere."""
+    words = ["-st", "FILE", "-dir", str(tmp_path)]
+    found = config(*words, "-encryption_key", "hidden", "-encryption_cipher", "chacha").store.encryption
+    assert found is not None
+    assert (found.cipher, found.key) == ("chacha20-poly1305", Secret("text", "hidden"))
+    assert "hidden" not in repr(found)
+    monkeypatch.setenv("NATS_STREAMING_ENCRYPTION_KEY", "other")
+    found = made(*words, "-encrypt", "-encryption_key", "k", NATS_STREAMING_ENCRYPTION_KEY="other")[1]
+    assert found.store.encryption is not None
+    assert found.store.encryption.key is not None
+    assert found.store.encryption.key.reveal() == "other"
+    assert config(*words).store.encryption is None
+    invocation, found = made("-encryption_key", "k")
+    assert found.store.encryption is None
+    assert "writes nothing that could be encrypted" in invocation.notes[0]
+
+
+# --- clusters -------------------------------------------------------------------------------------
+
+NODE = "-clustered -cluster_node_id n1 -st FILE -dir d1 -cluster nats://127.0.0.1:6001 -p 4333"
+
+
+def test_a_node_of_a_cluster() -> None:
+    """Peers come with their addresses; where they take clients is theirs to say."""
+    peers = "-cluster_peers n2=127.0.0.1:6002,n3=nats-route://u:p@127.0.0.1:6003"
+    invocation, found = made(*NODE.split(), *peers.split(), "-routes", "nats://127.0.0.1:6002")
+    assert invocation.node == "n1"
+    nodes = found.cluster.nodes
+    assert set(nodes) == {"n1", "n2", "n3"}
+    assert [nodes[name].peer for name in ("n1", "n2", "n3")] == [
+        Address("127.0.0.1", port) for port in (6001, 6002, 6003)
+    ]
+    assert nodes["n1"].client == Address("0.0.0.0", 4333)
+    assert nodes["n1"].advertise == Address("127.0.0.1", 4333)
+    assert nodes["n2"].client.port == 0
+    assert any("-routes: nodes dial what --cluster_peers says" in note for note in invocation.notes)
+
+
+def test_a_cluster_in_a_file(conf: Any) -> None:
+    """The own name in the list is its address; TLS between nodes is mutual."""
+    text = """
+    listen: "10.0.0.1:4222"
+    streaming { cid: c, st: FILE, dir: d,
+      cluster { node_id: n1, peers: ["n1=10.0.0.1:6222", "n2=10.0.0.2:6222"], sync: true } }
+    cluster { tls { cert_file: "CERT", key_file: "KEY", ca_file: "CA", verify: true } }
+    """
+    for name in ("CERT", "KEY", "CA"):
+        text = text.replace(f'"{name}"', f'"{conf("x", name)}"')
+    found = config("-c", conf(text))
+    assert found.cluster.peer_security.mode == "mtls"
+    assert found.cluster.peer_security.cert is not None
+    assert found.cluster.nodes["n1"].peer == Address("10.0.0.1", 6222)
+
+
+@pytest.mark.parametrize(
+    ("words", "problem"),
+    [
+        ("-clustered", "a node of a cluster needs a name: --cluster_node_id"),
+        (f"{NODE} -cluster_peers n2,n3", "n2, n3: no address. Nodes dial each other, so give each as NAME="),
+        (f"{NODE} -cluster_peers n2=nowhere", "n2: expected an address"),
+        (NODE, "a cluster needs its other nodes"),
+        (f"{NODE} -cluster_bootstrap", "founded by all its nodes together"),
+        (f"{NODE} -cluster_peers n2=10.0.0.2:6222", "is not on the loopback, so cluster.peer_security.mode"),
+        (
+            "-clustered -cluster_node_id n1 -st FILE -dir d -cluster_peers n2=127.0.0.1:6002",
+            "needs an address where the others reach it: --cluster",
+        ),
+        (NODE.replace("-st FILE -dir d1", "-cluster_peers n2=h:1"), "MEMORY store can't be clustered"),
+        ("-cluster_peers a,b", "flag -cluster_peers: has no effect without --clustered"),
+    ],
+)
+def test_what_a_cluster_needs(words: str, problem: str) -> None:
+    assert problem in problems(*words.split())
+
+
+# --- the documentation ----------------------------------------------------------------------------
+
+
+def test_every_option_is_documented_with_its_fate() -> None:
+    """docs/reference-server.md has a row for each, which says what becomes of it and why."""
+    lines = DOCUMENT.read_text(encoding="utf-8").splitlines()
+    documented = [line for line in lines if line.startswith(("| `-", "| –"))]
+    assert sorted(documented) == sorted(row(option) for option in OPTIONS)
