@@ -82,7 +82,9 @@ def _dispatch(argv: list[str]) -> int:
         of_command = argparse.ArgumentParser(prog=f"stanchion {name}", description=module.__doc__)
         of_command.formatter_class = argparse.RawDescriptionHelpFormatter
         module.arguments(of_command)
-        args = of_command.parse_args(argv[1:])
+        # An optional word may also stand behind options, as in `pub CHANNEL --count 2 DATA`.
+        parse = of_command.parse_intermixed_args if name == "pub" else of_command.parse_args
+        args = parse(argv[1:])
     except SystemExit as exit_:  # argparse has printed its help (0) or what is wrong (2)
         return exit_.code if isinstance(exit_.code, int) else MISUSED
     status: int = module.run(args)

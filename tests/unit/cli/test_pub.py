@@ -19,6 +19,15 @@ def test_data_so_many_times() -> None:
     assert list(command.messages("x", 3, 0)) == [b"x"] * 3
 
 
+def test_data_may_stand_behind_options(monkeypatch: pytest.MonkeyPatch) -> None:
+    """argparse by itself takes an optional word only right behind the one before."""
+    said: list[Any] = []
+    monkeypatch.setattr(command, "run", lambda args: said.append((args.channel, args.data, args.count)) or 0)
+    assert main(["pub", "orders", "--count", "2", "hello"]) == 0
+    assert main(["pub", "orders", "hello", "--count", "2"]) == 0
+    assert said == [("orders", "hello", 2)] * 2
+
+
 def test_made_up_data_has_its_size() -> None:
     assert list(command.messages(None, 1, 4)) == [b"...."]
 
