@@ -152,7 +152,8 @@ def lines(report: dict[str, Any]) -> list[str]:
         )
     found += ["", *_hit_lines([*report["kills"], *report["pauses"]]), ""]
     for each in report["violations"][:VIOLATIONS_SHOWN_MAX]:
-        found.append(f"VIOLATION {each['rule']} at {each['at_s']}: {each['text']}")
+        word = "not judged:" if report["held"] else "VIOLATION"
+        found.append(f"{word} {each['rule']} at {each['at_s']}: {each['text']}")
     more = len(report["violations"]) - VIOLATIONS_SHOWN_MAX
     if more > 0:
         found.append(f"… and {more} more")
@@ -182,7 +183,8 @@ def _judgement(report: dict[str, Any]) -> str:
                 f"The demo itself was held up for {report['held_up_ms']:.0f} ms at worst"
             )
         return text
+    times = "times were not judged" if report["violations"] else "every AckWait kept"
     return (
         f"HELD: {len(report['kills'])} kills and {len(report['pauses'])} pauses of the leader, nothing lost, "
-        "nothing twice, every AckWait kept"
+        f"nothing twice, {times}"
     )

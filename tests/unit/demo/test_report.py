@@ -62,6 +62,8 @@ def test_a_long_gap_is_a_bad_run_unless_one_is_patient() -> None:
     found = made(told, patient=True)
     assert found["held"]
     assert found["kills"][0]["publish_gap_ms"] == pytest.approx(2000, abs=1)
+    assert lines(found)[-1].endswith("times were not judged")
+    assert not any(line.startswith("VIOLATION") for line in lines(found))
 
 
 def test_a_story_without_its_end_is_a_bad_run() -> None:
