@@ -78,6 +78,9 @@ class Cluster:
     def node(self, name: str) -> SimNode:
         return self.nodes[self.names.index(name)]
 
+    def client(self, name: str) -> SimClient:
+        return self.clients[int(name[1:])]
+
     @property
     def network_is_fine(self) -> bool:
         return all(network.is_fine for network in self.networks.values())

@@ -28,11 +28,17 @@ class ClusterAdversary:
         self._profile = cluster.profile
         self._active = False
         self._until_s = float("-inf")
+        self._nodes_until_s = float("-inf")
 
     @property
     def troubled_until_s(self) -> float:
         """When the consequences of all faults so far are over; the world begins with one."""
         return max(self._until_s, self._world.started_s + AFTERMATH_S)
+
+    @property
+    def nodes_troubled_until_s(self) -> float:
+        """The same of nodes and links alone."""
+        return max(self._nodes_until_s, self._world.started_s + AFTERMATH_S)
 
     def start(self) -> None:
         self._active = True
@@ -44,6 +50,8 @@ class ClusterAdversary:
 
     def _trouble(self, seconds: float = 0.0) -> None:
         self._until_s = max(self._until_s, self._world.now + AFTERMATH_S + seconds)
+        if self._profile.nodes or self._profile.partitions:
+            self._nodes_until_s = self._until_s
 
     def _schedule(self) -> None:
         if self._profile.every_s:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 from typing import TYPE_CHECKING, Any
 
-from node.core.commands import TakeOver, decode_entry, decode_keeper
+from node.core.commands import ColdStart, TakeOver, decode_entry, decode_keeper
 from node.core.effects import Effects
 from node.core.records import digest
 from node.core.state import State
@@ -38,6 +38,9 @@ LATE_S = 0.15
 LOST_S = 0.5
 """How long a decided delivery may take to reach a client whose connection stands, with nothing broken."""
 
+ABSENT_WITHIN_S = 5.0
+"""A client that nobody hears any more is absent by then; the grace is 3 s."""
+
 ACK_WAITED_S = 0.25
 """An ack that came to a node so long before a new leader's first entry is in that entry at the latest."""
 
@@ -61,6 +64,7 @@ class ClusterChecker:
         """By term: what its leader knew to be committed just before it was elected."""
         self._proposed: dict[tuple[int, bytes], tuple[float, SimNode, int, bool]] = {}
         self._offset_s: float | None = None
+        self._nobody_left = False
         self._acks_came: dict[tuple[str, int], tuple[float, SimNode, int]] = {}
 
     # --- the log and the state --------------------------------------------------------------------
@@ -110,6 +114,8 @@ class ClusterChecker:
             self.account.entry(index, payload, effects, state)
             self._check_lateness()
             self._check_acks_that_waited(node, index, payload)
+            self._check_cold_start(node, index, payload)
+            self._check_absent(effects)
             if self._world.trace is not None:
                 self._world.note(
                     f"entry {index}, first applied by {node.name}: {self.account.summary(payload, effects)}"
@@ -170,6 +176,31 @@ class ClusterChecker:
                 raise ViolationError(
                     "take-over",
                     f"entry {index} sends {seq} to {inbox}, whose ack came to {node.name} at {came_s:.3f}",
+                )
+
+    def died(self) -> None:
+        """A process has. When none is left nobody knows any more what was sent (R14)."""
+        self._nobody_left = self._nobody_left or not any(node.up for node in self._cluster.nodes)
+
+    def _check_cold_start(self, node: SimNode, index: int, payload: bytes) -> None:
+        if not self._nobody_left:
+            return
+        keeper = [decode_keeper(fields) for fields in decode_entry(payload).keeper]
+        if any(isinstance(command, TakeOver) for command in keeper):
+            # An entry of before may still come: its leader's, whose successor says it.
+            self._nobody_left = False
+            if not any(isinstance(command, ColdStart) for command in keeper):
+                raise ViolationError("cold start", f"entry {index} takes over where everybody was down")
+
+    def _check_absent(self, effects: Effects) -> None:
+        """Nothing is sent to a client that left for good a while ago (R15)."""
+        if self._cluster.adversary.nodes_troubled_until_s > self._world.now - ABSENT_WITHIN_S:
+            return
+        for deliver in effects.deliveries:
+            client = self._cluster.client(self.account.members[deliver.subscription].client)
+            if client.dead and client.noticed_s < self._world.now - ABSENT_WITHIN_S:
+                raise ViolationError(
+                    "absent", f"entry {effects.index} sends something to {client.name}, who is dead"
                 )
 
     # --- what nodes do ----------------------------------------------------------------------------

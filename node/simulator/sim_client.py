@@ -79,6 +79,8 @@ class SimClient:
         self.seen = Seen("")
         self.quiet = False
         self.dead = False
+        self.noticed_s = 0.0
+        """When no node believes any more in a connection that it has lost."""
         self.registered = False
         self.subscribed = False
         self.closings = 0
@@ -174,6 +176,7 @@ class SimClient:
         def notice() -> None:
             node.now_or_when_resumed(lambda: connection.abort("the client has left"))
 
+        self.noticed_s = max(self.noticed_s, self._world.now + unnoticed_s)
         self._world.after(unnoticed_s, notice)
         self.lost(self._session)
 
@@ -277,6 +280,8 @@ class SimClient:
         )
 
         def answered(payload: bytes) -> None:
+            if seen is not self.seen:
+                return  # it has asked again since, and will close this one
             response = stan.decode_subscription_response(payload)
             if response.error:
                 # As a rule an earlier request was applied after all and holds the durable.

@@ -266,6 +266,7 @@ class SimNode:
             self.clock.reboot()
         for connection in self.connections:
             connection.abort("the node died")
+        self.checker.died()
 
     def leave(self) -> None:
         """SIGTERM: hand leadership over, send the clients away, end."""
