@@ -64,7 +64,7 @@ class ClusterChecker:
         """By term: what its leader knew to be committed just before it was elected."""
         self._proposed: dict[tuple[int, bytes], tuple[float, SimNode, int, bool]] = {}
         self._offset_s: float | None = None
-        self._nobody_left = False
+        self._nobody_left_s: float | None = None
         self._acks_came: dict[tuple[str, int], tuple[float, SimNode, int]] = {}
 
     # --- the log and the state --------------------------------------------------------------------
@@ -114,7 +114,7 @@ class ClusterChecker:
             self.account.entry(index, payload, effects, state)
             self._check_lateness()
             self._check_acks_that_waited(node, index, payload)
-            self._check_cold_start(node, index, payload)
+            self._check_cold_start(index, payload)
             self._check_absent(effects)
             if self._world.trace is not None:
                 self._world.note(
@@ -180,15 +180,16 @@ class ClusterChecker:
 
     def died(self) -> None:
         """A process has. When none is left nobody knows any more what was sent (R14)."""
-        self._nobody_left = self._nobody_left or not any(node.up for node in self._cluster.nodes)
+        if not any(node.up for node in self._cluster.nodes):
+            self._nobody_left_s = self._world.now
 
-    def _check_cold_start(self, node: SimNode, index: int, payload: bytes) -> None:
-        if not self._nobody_left:
+    def _check_cold_start(self, index: int, payload: bytes) -> None:
+        at_s = self._proposed[index, _hash(payload)][0]
+        if self._nobody_left_s is None or at_s < self._nobody_left_s:
             return
         keeper = [decode_keeper(fields) for fields in decode_entry(payload).keeper]
         if any(isinstance(command, TakeOver) for command in keeper):
-            # An entry of before may still come: its leader's, whose successor says it.
-            self._nobody_left = False
+            self._nobody_left_s = None
             if not any(isinstance(command, ColdStart) for command in keeper):
                 raise ViolationError("cold start", f"entry {index} takes over where everybody was down")
 

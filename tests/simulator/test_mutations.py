@@ -1,0 +1,268 @@
+"""The checkers bite: a rule is taken away, and within so many seeds a run finds what it prevented.
+
+Each mutation is a change someone could make with good intentions. The number of seeds says how rare
+the moment is in which it matters; most are found by the first.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import pytest
+
+from node.core import dispatch as core_dispatch
+from node.core import machine as core_machine
+from node.core import presence, subscriptions
+from node.errors import NodeError
+from node.raft.engine import Engine
+from node.raft.promises import Promises
+from node.server import perform
+from node.server.clock import ClusterClock
+from node.server.ordering import Ordering
+from node.server.origin import Origin
+from node.server.perform import Performer
+from node.server.replica import Replica
+from node.server.routing import Routing
+from node.simulator.cluster import PROFILES, run_cluster
+from node.simulator.machine_clock import EPOCH_NS
+from node.simulator.raft_checks import ViolationError
+from node.simulator.world import StandstillError
+
+Patch = pytest.MonkeyPatch
+
+
+class Mutation(NamedTuple):
+    """A rule taken away."""
+
+    without: str
+    apply: Callable[[Patch], None]
+    profile: str
+    seeds: int
+    """Within so many it is caught."""
+
+    first: int = 0
+    """A seed to begin with: what matters rarely would else take its time in every test run."""
+
+
+def _ackwait_restarts_at_failover(patch: Patch) -> None:
+    take_over = presence.take_over
+    patch.setattr(presence, "take_over", lambda turn, c: take_over(turn, c._replace(known_commit=0)))
+
+
+def _ackwait_counts_from_what_nobody_sent(patch: Patch) -> None:
+    take_over = presence.take_over
+    patch.setattr(presence, "take_over", lambda turn, c: take_over(turn, c._replace(known_commit=1 << 60)))
+
+
+def _known_commit_is_forgotten(patch: Patch) -> None:
+    patch.setattr(
+        Engine, "commit_when_elected", property(lambda self: 0, lambda self, _: None), raising=False
+    )
+
+
+def _wall_clock_is_cluster_time(patch: Patch) -> None:
+    changed = Replica.role_changed
+
+    def role_changed(self: Replica, role: str, term: int, leader: str | None, cause: str) -> None:
+        changed(self, role, term, leader, cause)
+        if role == "leader":
+            wall_ns = self.host.wall_ns() - EPOCH_NS
+            self.clock._fixed = self.host.monotonic_ns() - wall_ns
+
+    patch.setattr(Replica, "role_changed", role_changed)
+
+
+def _offsets_of_past_leaders_count(patch: Patch) -> None:
+    heard = ClusterClock.heard
+    patch.setattr(ClusterClock, "heard", lambda self, time_ns, term=0: heard(self, time_ns))
+
+
+def _time_before_the_waiting(patch: Patch) -> None:
+    open_term, next_batches = Ordering._open_term, Ordering._next_batches
+
+    def without_batches(self: Ordering) -> None:
+        patch.setattr(Ordering, "_next_batches", lambda self: [])
+        open_term(self)
+        patch.setattr(Ordering, "_next_batches", next_batches)
+
+    patch.setattr(Ordering, "_open_term", without_batches)
+
+
+def _nobody_says_cold_start(patch: Patch) -> None:
+    ready = Ordering.ready
+
+    def never(self: Ordering, now_s: float, connected: Any, *, cold: bool) -> None:
+        ready(self, now_s, connected, cold=False)
+
+    patch.setattr(Ordering, "ready", never)
+
+
+def _promises_leave_at_once(patch: Patch) -> None:
+    patch.setattr(Promises, "send", Promises._leave)
+
+
+def _own_copy_counts_at_once(patch: Patch) -> None:
+    def readable(self: Engine) -> int:
+        return self._applied if self._suspended else self._journal.last_index
+
+    patch.setattr(Engine, "_readable", readable)
+
+
+def _pending_forgotten_on_leader_change(patch: Patch) -> None:
+    changed = Origin.leader_changed
+
+    def leader_changed(self: Origin, term: int | None) -> None:
+        if term is None:
+            self._waiting.clear()
+            self._pending.clear()
+        changed(self, term)
+
+    patch.setattr(Origin, "leader_changed", leader_changed)
+
+
+def _acked_before_it_is_committed(patch: Patch) -> None:
+    flush = Origin.flush
+
+    def flush_and_answer(self: Origin) -> None:
+        from node.core.effects import OK
+
+        flush(self)
+        for serial in [serial for serial, pending in self._pending.items() if type(pending) is tuple]:
+            self.publish_answered(self._pending.pop(serial), OK)  # type: ignore[arg-type]
+
+    patch.setattr(Origin, "flush", flush_and_answer)
+
+
+def _a_restarted_node_serves_at_once(patch: Patch) -> None:
+    def commit_learned(self: Replica, commit: int, term: int) -> None:
+        if not self.caught_up and not self._suspended:
+            self._now_caught_up(self.engine.applied_index)
+
+    patch.setattr(Replica, "commit_learned", commit_learned)
+
+
+def _whoever_comes_gets_what_was_before(patch: Patch) -> None:
+    patch.setattr(Performer, "accepted", lambda self, connection, time_ns: None)
+
+
+def _acknowledged_deliveries_go_out(patch: Patch) -> None:
+    def write_chunk(self: Any, subscription: Any, entry: int, seqs: Any, inbox: bytes, receiver: Any) -> None:
+        payloads = self._messages.get_many(subscription.channel.id, seqs)
+        for payload in payloads:
+            if payload is not None:
+                receiver.deliver(inbox, payload)
+
+    patch.setattr(Performer, "_write_chunk", write_chunk)
+
+
+def _no_flag(patch: Patch) -> None:
+    patch.setattr(perform, "redelivered", lambda payload, count: payload)
+
+
+def _max_in_flight_is_exceeded(patch: Patch) -> None:
+    def share_out(group: Any, able: list[Any], first: int, last: int) -> list[Any]:
+        return [able[0] for _ in range(first, last + 1)]
+
+    patch.setattr(core_dispatch, "share_out", share_out)
+
+
+def _who_leaves_takes_messages_along(patch: Patch) -> None:
+    end = subscriptions.end
+
+    def forget(turn: Any, subscription: Any, *, for_good: bool) -> None:
+        if len(subscription.group.members) > 1:
+            subscription.unacked = {}
+        end(turn, subscription, for_good=for_good)
+
+    patch.setattr(subscriptions, "end", forget)
+
+
+def _a_move_makes_everything_due(patch: Patch) -> None:
+    resume = presence.resume_sending
+
+    def everything(
+        state: Any, member: Any, now_ns: int, gone: int | None = None, *, here: bool = False
+    ) -> None:
+        resume(state, member, now_ns, 0 if gone is not None else None, here=here)
+
+    patch.setattr(presence, "resume_sending", everything)
+
+
+def _moves_go_unnoticed(patch: Patch) -> None:
+    patch.setattr(Routing, "where", lambda self, subject: ("n1", 1))
+
+
+def _a_set_decides_the_order(patch: Patch) -> None:
+    """R30: what iterates differently in another process decides differently there."""
+    dispatch = core_machine.dispatch
+    runs = iter(range(1 << 30))
+
+    def disordered(turn: Any) -> None:
+        if next(runs) % 2:
+            turn.state.hungry = dict(reversed(turn.state.hungry.items()))
+        dispatch(turn)
+
+    patch.setattr(core_machine, "dispatch", disordered)
+
+
+CAUGHT = (ViolationError, AssertionError, NodeError, KeyError, RecursionError, StandstillError)
+"""Whatever stops the run: the node's own assertions are checkers too."""
+
+MUTATIONS = [
+    Mutation("the waiting are heard first (R9)", _time_before_the_waiting, "kills", 5),
+    Mutation("cold starts are told (R14)", _nobody_says_cold_start, "kills", 5),
+    Mutation("promises wait for the disk", _promises_leave_at_once, "brutal", 10, first=6),
+    Mutation("a leader's copy counts when it is durable", _own_copy_counts_at_once, "brutal", 10, first=24),
+    Mutation("AckWait restarts at failover", _ackwait_restarts_at_failover, "kills", 3),
+    Mutation("AckWait runs for what nobody sent", _ackwait_counts_from_what_nobody_sent, "kills", 6),
+    Mutation("the commit index known when elected", _known_commit_is_forgotten, "kills", 3),
+    Mutation("cluster time without wall clocks", _wall_clock_is_cluster_time, "kills", 3),
+    Mutation("only the present leader tells the time", _offsets_of_past_leaders_count, "partitions", 10),
+    Mutation("the pending are forwarded again (R8)", _pending_forgotten_on_leader_change, "kills", 5),
+    Mutation("acked after commit", _acked_before_it_is_committed, "quiet", 1),
+    Mutation("catch up, then act (R4)", _a_restarted_node_serves_at_once, "kills", 10),
+    Mutation(
+        "what was before belongs to others", _whoever_comes_gets_what_was_before, "partitions", 10, first=12
+    ),
+    Mutation("nothing that was acknowledged (R3)", _acknowledged_deliveries_go_out, "clients", 5),
+    Mutation("the flag", _no_flag, "quiet", 1),
+    Mutation("max in flight", _max_in_flight_is_exceeded, "quiet", 1),
+    Mutation("who leaves leaves its messages", _who_leaves_takes_messages_along, "clients", 5),
+    Mutation("only what was sent since (R15)", _a_move_makes_everything_due, "clients", 5),
+    Mutation("who is absent (R15)", _moves_go_unnoticed, "clients", 5),
+    Mutation("the same order everywhere (R30)", _a_set_decides_the_order, "quiet", 1),
+]
+
+
+def caught_by(mutation: Mutation) -> tuple[int, str] | None:
+    """The first seed that finds it, and what it says."""
+    profile = replace(PROFILES[mutation.profile])
+    for seed in range(mutation.first, mutation.first + mutation.seeds):
+        try:
+            run_cluster(seed, profile, nodes=3)
+        except (
+            ViolationError,
+            AssertionError,
+            NodeError,
+            KeyError,
+            RecursionError,
+            StandstillError,
+        ) as error:
+            return seed, f"{type(error).__name__}: {error}"
+    return None
+
+
+@pytest.fixture(autouse=True)
+def _quiet_logs() -> Iterator[None]:
+    logging.disable(logging.CRITICAL)
+    yield
+    logging.disable(logging.NOTSET)
+
+
+@pytest.mark.parametrize("mutation", MUTATIONS, ids=lambda mutation: mutation.without)
+def test_is_caught(mutation: Mutation, monkeypatch: pytest.MonkeyPatch) -> None:
+    mutation.apply(monkeypatch)
+    assert caught_by(mutation) is not None
