@@ -33,7 +33,7 @@ lint: $(VENV)/.dev ## style, types, import direction
 	$(BIN)/mypy
 
 unit: $(VENV)/.dev ## unit, property, script and simulator tests
-	$(BIN)/python -m pytest -q tests/unit tests/property tests/scripts tests/simulator
+	$(BIN)/python -m pytest -q -n 2 tests/unit tests/property tests/scripts tests/simulator
 
 e2e: $(VENV)/.dev ## real processes, sockets and clients
 	$(BIN)/python -m pytest -q tests/e2e
