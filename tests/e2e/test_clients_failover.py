@@ -43,7 +43,7 @@ def texts(client: Program, sub: str) -> set[str]:
 def test_durable_goes_on_through_the_leaders_death(
     cluster: Cluster, kind: str, side: str, program: MakeProgram, unique: str
 ) -> None:
-    """Publishing and a durable subscription, in one session, without the application's doing."""
+    """PNG-06. Publishing and a durable subscription, in one session, without the application's doing."""
     leader = cluster.leader()
     at = leader if side == "leader" else cluster.follower()
     client = program(kind)

@@ -59,7 +59,7 @@ def overwrite(path: Path, at: int, data: bytes) -> None:
 
 
 def test_torn_end_is_cut_and_fetched_again(mine: Cluster) -> None:
-    """As a power cut leaves it: behind what was promised, a record that is not whole. The others have it."""
+    """RST-11. As a power cut leaves it: behind what was promised a record that is not whole."""
     victim = mine.follower()
     mine.kill(victim)
     segment, end = written(mine, victim)

@@ -135,6 +135,7 @@ def test_every_mistake_is_listed_at_once_with_its_place(write: Write) -> None:
     ],
 )  # fmt: skip
 def test_a_mistake_is_named(write: Write, line: str, problem: str) -> None:
+    """LIM-08, and every other value that can't be."""
     found = mistakes(write(ONE_NODE + line + "\n"))
     assert any(problem in line for line in found), found
 

@@ -461,6 +461,7 @@ def test_a_cluster_in_a_file(conf: Any) -> None:
     ],
 )
 def test_what_a_cluster_needs(words: str, problem: str) -> None:
+    """CLU-21 among it: a store in memory can't be clustered."""
     assert problem in problems(*words.split())
 
 

@@ -78,6 +78,7 @@ async def test_pages_of_links(serving: Serving) -> None:
 
 
 async def test_health_is_a_status(serving: Serving, source: FakeSource) -> None:
+    """MON-14."""
     async with serving() as address:
         assert (await get(address, "/healthz"))[::2] == (200, '{"status":"ok"}')
         source.error = "no leader"
@@ -85,11 +86,13 @@ async def test_health_is_a_status(serving: Serving, source: FakeSource) -> None:
 
 
 async def test_nobody_is_ft_active(serving: Serving) -> None:
+    """MON-16."""
     async with serving() as address:
         assert (await get(address, "/streaming/isFTActive"))[::2] == (204, "")
 
 
 async def test_what_is_not_there_is_404(serving: Serving) -> None:
+    """MON-05."""
     async with serving() as address:
         assert (await get(address, "/nope")).status == 404
         answer = await get(address, "/streaming/clientsz?client=zoe")
@@ -104,6 +107,7 @@ async def test_what_cannot_be_read_is_400(serving: Serving) -> None:
 
 
 async def test_a_callback_gets_javascript(serving: Serving) -> None:
+    """MON-10."""
     async with serving() as address:
         answer = await get(address, "/varz?callback=seen")
     assert answer.headers["content-type"].startswith("application/javascript")

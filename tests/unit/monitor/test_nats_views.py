@@ -30,6 +30,7 @@ def cids(source: FakeSource, **query: str) -> list[int]:
 
 
 def test_varz_has_the_types_that_tools_decode(source: FakeSource) -> None:
+    """MON-11."""
     source.traffic_now = Traffic(
         connections_total=7, slow_consumers=1, in_msgs=2, in_bytes=3, out_msgs=4, out_bytes=5
     )
@@ -93,6 +94,7 @@ def test_a_connection_shows_its_user_only_when_asked(source: FakeSource) -> None
     ],
 )
 def test_connections_are_sorted(source: FakeSource, sort: str, order: list[int]) -> None:
+    """MON-12."""
     source.opened = [
         connection(3, subscriptions=5, out_bytes=9, pending_bytes=2),
         connection(1, subscriptions=0, out_bytes=8, pending_bytes=3),
@@ -102,6 +104,7 @@ def test_connections_are_sorted(source: FakeSource, sort: str, order: list[int])
 
 
 def test_connections_are_paged_and_filtered(source: FakeSource) -> None:
+    """MON-12."""
     source.opened = [connection(cid, user="u" if cid % 2 else "v") for cid in range(1, 6)]
     assert cids(source, limit="2", offset="3") == [4, 5]
     assert cids(source, cid="4") == [4]
@@ -124,6 +127,7 @@ def test_closed_connections_say_when_and_why(source: FakeSource) -> None:
 
 
 def test_subscriptions_of_a_connection_by_subject_or_in_detail(source: FakeSource) -> None:
+    """MON-12."""
     source.opened = [connection(1)]
     source.subscribed = [
         NatsSubscription("a.>", "q", "7", 1, msgs=3, max_msgs=5),
@@ -149,6 +153,7 @@ def test_subscriptions_of_a_connection_by_subject_or_in_detail(source: FakeSourc
     ],
 )
 def test_what_cannot_be_read_is_refused(source: FakeSource, query: dict[str, str]) -> None:
+    """MON-12: a sort that isn't one."""
     with pytest.raises(BadQueryError):
         shown(source, **query)
 

@@ -22,6 +22,7 @@ def shown(steps: Any) -> dict[str, Any]:
 
 
 def test_serverz_sums_over_all_channels(source: FakeSource) -> None:
+    """MON-01."""
     ann = source.client("ann")
     orders = source.channel("orders", [100, 200])
     source.channel("empty")
@@ -41,12 +42,14 @@ def test_serverz_sums_over_all_channels(source: FakeSource) -> None:
 
 
 def test_serverz_of_a_single_node_has_no_role() -> None:
+    """MON-01: nor a node's name."""
     view = serverz(FakeSource(identity=identity(is_clustered=False)), Process())
     assert view["state"] == "STANDALONE"
     assert not {"role", "node_id", "open_fds", "max_fds"} & set(view)
 
 
 def test_storez_shows_limits_after_inheritance(source: FakeSource) -> None:
+    """MON-08."""
     source.state.settings = Settings(
         max_msgs=10,
         channels={"foo.>": {"max_msgs": 400}, "foo.*": {"max_bytes": 1000}, "foo.bar": {"max_msgs": 0}},
@@ -78,11 +81,13 @@ def test_clientsz_is_sorted_and_paged(source: FakeSource) -> None:
     "values", [{"limit": "0", "offset": "-1"}, {"limit": "-5"}, {"limit": "x", "offset": "y"}]
 )
 def test_what_a_page_cannot_use_has_its_default(source: FakeSource, values: dict[str, str]) -> None:
+    """MON-09."""
     view = shown(clientsz(source, Query(values)))
     assert (view["limit"], view["offset"]) == (1024, 0)
 
 
 def test_one_client_with_its_subscriptions_by_channel(source: FakeSource) -> None:
+    """MON-07."""
     ann = source.client("ann")
     source.subscription(source.channel("a"), ann)
     source.subscription(source.channel("b"), ann)
@@ -92,11 +97,13 @@ def test_one_client_with_its_subscriptions_by_channel(source: FakeSource) -> Non
 
 
 def test_an_unknown_client_is_not_found(source: FakeSource) -> None:
+    """MON-05."""
     with pytest.raises(NotFoundError, match=r"^Client zoe not found$"):
         shown(clientsz(source, Query({"client": "zoe"})))
 
 
 def test_channelsz_lists_names(source: FakeSource) -> None:
+    """MON-03."""
     assert "names" not in shown(channelsz(source, Query()))
     for name in ("b", "a"):
         source.channel(name)
@@ -132,6 +139,7 @@ def test_a_channel_that_never_held_anything_starts_at_0(source: FakeSource) -> N
 
 
 def test_an_unknown_channel_is_not_found(source: FakeSource) -> None:
+    """MON-05."""
     with pytest.raises(NotFoundError, match=r"^Channel nope not found$"):
         shown(channelsz(source, Query({"channel": "nope"})))
 

@@ -33,6 +33,7 @@ def test_saved_identity_is_loaded(tmp_path: Path) -> None:
     [("other", "a", "belongs to cluster 'shop'"), ("shop", "b", "belongs to node 'a'")],
 )
 def test_directory_of_another_is_refused(tmp_path: Path, cluster_id: str, node: str, text: str) -> None:
+    """RST-10."""
     disk = RealDisk(tmp_path)
     save_identity(disk, WHO)
     with pytest.raises(IdentityError, match=text):

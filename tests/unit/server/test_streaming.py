@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -170,7 +171,7 @@ def registered() -> State:
 
 
 def test_seven_subjects_are_served_and_the_acks_once_there_is_a_tag() -> None:
-    """Streaming protocol 1; R18: acknowledgements are known by the cluster's tag, on every node."""
+    """MON-13. Streaming protocol 1; R18: acknowledgements are known by the cluster's tag, on every node."""
     service = Service()
     assert len(service.handlers) == 7
     service.state.cluster_tag = ""
@@ -181,6 +182,13 @@ def test_seven_subjects_are_served_and_the_acks_once_there_is_a_tag() -> None:
     service.streaming.founded()
     assert len(service.handlers) == 8
     assert "_INBOX.tag.*" in service.handlers
+
+
+def test_another_discover_prefix() -> None:
+    """CON-11: it is where clients connect and ping; all else they learn from the answer."""
+    subjects, usual = Subjects.of("c", "_OURS.here"), Subjects.of("c")
+    assert (subjects.discover, subjects.pings) == ("_OURS.here.c", "_OURS.here.c.pings")
+    assert replace(subjects, discover=usual.discover, pings=usual.pings) == usual
 
 
 # --- connecting -----------------------------------------------------------------------------------
