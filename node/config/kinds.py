@@ -66,9 +66,10 @@ class _Bounded:
         return value
 
 
-@dataclass(frozen=True, slots=True)
 class Count(_Bounded):
     """A whole number."""
+
+    __slots__ = ()
 
     takes = frozenset({"integer"})
     expected = "a whole number"
@@ -79,9 +80,10 @@ class Count(_Bounded):
         return self._checked(int(text), str, 2**63 - 1)
 
 
-@dataclass(frozen=True, slots=True)
 class Size(_Bounded):
     """A number of bytes."""
+
+    __slots__ = ()
 
     takes = frozenset({"integer", "text"})
     expected = "a size such as 64KB or 1GiB"
@@ -90,9 +92,10 @@ class Size(_Bounded):
         return self._checked(parse_size(text), str, SIZE_MAX)
 
 
-@dataclass(frozen=True, slots=True)
 class Duration(_Bounded):
     """A time, read into nanoseconds. A bare number has no unit and is refused, 0 excepted."""
+
+    __slots__ = ()
 
     takes = frozenset({"text", "integer"})
     expected = "a duration such as 300ms or 2m"
@@ -101,9 +104,10 @@ class Duration(_Bounded):
         return self._checked(parse_duration(text), format_duration, DURATION_MAX_NS)
 
 
-@dataclass(frozen=True, slots=True)
 class Flag:
     """Yes or no."""
+
+    __slots__ = ()
 
     takes = frozenset({"boolean"})
     expected = "true or false"
@@ -151,9 +155,10 @@ class Choice:
         return text
 
 
-@dataclass(frozen=True, slots=True)
 class HostPort:
     """An address with its port."""
+
+    __slots__ = ()
 
     takes = frozenset({"text"})
     expected = "an address such as 127.0.0.1:4222"
@@ -162,9 +167,10 @@ class HostPort:
         return parse_address(text)
 
 
-@dataclass(frozen=True, slots=True)
 class FilePath:
     """A path; a relative one starts at the configuration file's directory. ``{node}`` is the node's name."""
+
+    __slots__ = ()
 
     takes = frozenset({"text"})
     expected = "a path"

@@ -5,56 +5,48 @@ from __future__ import annotations
 import dataclasses
 import types
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from typing import Annotated, Any, TypeAlias, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, NamedTuple, TypeAlias, Union, get_args, get_origin, get_type_hints
 
 from node.config.kinds import Confidential, Kind, Range, Words
 
 
-@dataclass(frozen=True, slots=True)
-class Word:
+class Word(NamedTuple):
     """One scalar."""
 
     kind: Kind
 
 
-@dataclass(frozen=True, slots=True)
-class Pair:
+class Pair(NamedTuple):
     """A list of two, the smaller first."""
 
     kind: Kind
 
 
-@dataclass(frozen=True, slots=True)
-class WordList:
+class WordList(NamedTuple):
     """Any number of scalars."""
 
     kind: Kind
 
 
-@dataclass(frozen=True, slots=True)
-class Hidden:
+class Hidden(NamedTuple):
     """A secret: one of ``key`` (if ``direct``), ``key_env`` and ``key_file``."""
 
     direct: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Section:
+class Section(NamedTuple):
     """A mapping with the fields of ``of`` as its keys."""
 
     of: type[Any]
 
 
-@dataclass(frozen=True, slots=True)
-class Named:
+class Named(NamedTuple):
     """A mapping of names to mappings with the fields of ``of``."""
 
     of: type[Any]
 
 
-@dataclass(frozen=True, slots=True)
-class Several:
+class Several(NamedTuple):
     """A list of mappings with the fields of ``of``."""
 
     of: type[Any]
@@ -63,8 +55,7 @@ class Several:
 Shape: TypeAlias = Word | Pair | WordList | Hidden | Section | Named | Several
 
 
-@dataclass(frozen=True, slots=True)
-class Option:
+class Option(NamedTuple):
     """One field: its key in the file, and what that key holds."""
 
     key: str
