@@ -37,6 +37,10 @@ class LostError(Exception):
     """A connection has ended or never came up; the text says why."""
 
 
+class SilentError(LostError):
+    """It ended before it had said anything: a dialer that needs it no more, or somebody who looked."""
+
+
 class Connection:
     """One connection that holds, or held, a link: a stream and what is queued for it."""
 
@@ -208,7 +212,8 @@ async def _receive_exactly(stream: ByteStream, size: int) -> bytearray:
         except STREAM_ERRORS as error:
             raise LostError(reason(error)) from error
         if not data:
-            raise LostError("closed by the peer before its hello")
+            kind = LostError if received else SilentError
+            raise kind("closed by the peer before its hello")
         received += data
     return received
 

@@ -35,6 +35,7 @@ from node.protocol.peer import encode_frame
 from node.raft.connection import (
     Connection,
     LostError,
+    SilentError,
     SnapshotChannel,
     reason,
     receive_hello,
@@ -61,6 +62,8 @@ from node.raft.tls import ByteStream
 log = logging.getLogger("stanchion.peers")
 
 _PEER_FAULTS: Final = (LostError, RemoteProtocolError, IdentityError, CollisionError)
+_LEVELS: Final = {CollisionError: logging.DEBUG, SilentError: logging.INFO}
+"""How a connection to us that came to nothing is logged; else as a warning."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -261,7 +264,7 @@ class Transport:
                 where = remote(stream)
                 secured, hello, slot = await self._greeted(stream)
             except _PEER_FAULTS as error:
-                level = logging.DEBUG if isinstance(error, CollisionError) else logging.WARNING
+                level = _LEVELS.get(type(error), logging.WARNING)
                 log.log(level, "peer connection from %s dropped: %s", where, error)
                 return
             answer = encode_frame(self._own_hello(hello.link, hello.node))

@@ -326,7 +326,7 @@ def test_logs_for_machines(make_cluster: MakeCluster) -> None:
 # --- memory -----------------------------------------------------------------------------------------
 
 MIB = 1 << 20
-CLIENTS = 1000
+CLIENTS = 500  # twice
 SUBSCRIPTIONS = 2500  # twice
 AT_A_TIME = 50
 GROWTH_MAX = 6 * MIB

@@ -14,7 +14,14 @@ import trio.testing
 
 from node.errors import RemoteProtocolError, UnavailableError
 from node.protocol.peer import encode_frame
-from node.raft.connection import Connection, LostError, SnapshotChannel, reason, receive_hello, tune
+from node.raft.connection import (
+    Connection,
+    SilentError,
+    SnapshotChannel,
+    reason,
+    receive_hello,
+    tune,
+)
 from node.raft.links import INSTANCE_BYTES, Hello, Limits
 
 HELLO = Hello("raft", "n2", "n1", b"i" * INSTANCE_BYTES, 1, {})
@@ -143,7 +150,7 @@ async def test_a_hello_is_read_without_what_follows_it() -> None:
         assert await receive_hello(ours) == {"node": "n2"}
         assert await ours.receive_some(100) == b"rest"
     await theirs.aclose()
-    with pytest.raises(LostError, match="before its hello"):
+    with pytest.raises(SilentError, match="before its hello"):
         await receive_hello(ours)
 
 
