@@ -117,7 +117,7 @@ class Raft:
 
     trailing_logs: Annotated[int, Count(minimum=0, maximum=100_000_000)] = 10_240
     """Entries kept in the journal behind the store's checkpoint, so that a node that was away for a
-    while needs no snapshot."""
+    while needs no snapshot. A node alone keeps none."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -180,7 +180,7 @@ class Node:
             matches=self._matches,
             durable=self._durable,
             interval_s=config.store.checkpoint_interval_ns / SECOND,
-            trailing_entries=config.raft.trailing_logs,
+            trailing_entries=config.raft.trailing_logs if len(self.members) > 1 else 0,
         )
         self.snapshots = self._make_snapshots()
         self.context = self._make_context()
