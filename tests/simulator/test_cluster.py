@@ -11,6 +11,7 @@ import os
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator
 from itertools import count
 
@@ -21,16 +22,16 @@ from node.simulator.raft_checks import ViolationError
 
 SEEDS = {
     ("quiet", 1): 1,
-    ("quiet", 3): 3,
-    ("clients", 3): 8,
+    ("quiet", 3): 2,
+    ("clients", 3): 4,
     ("kills", 1): 2,
-    ("kills", 3): 14,
-    ("kills", 5): 2,
-    ("partitions", 3): 12,
-    ("partitions", 5): 3,
+    ("kills", 3): 6,
+    ("kills", 5): 1,
+    ("partitions", 3): 6,
+    ("partitions", 5): 1,
     ("brutal", 1): 2,
-    ("brutal", 3): 12,
-    ("brutal", 5): 3,
+    ("brutal", 3): 6,
+    ("brutal", 5): 1,
 }
 """How many seeds of which profile, with how many nodes."""
 
@@ -86,17 +87,11 @@ def test_a_quiet_cluster_redelivers_nothing_that_was_acknowledged_and_loses_no_t
 
 def test_runs_differ_and_things_do_break() -> None:
     """The adversary is at work: each kind of trouble is met in a few seeds."""
-    total = sum((run_cluster(seed, PROFILES["brutal"], nodes=3) for seed in range(20, 25)), start=_nothing())
+    total = sum((run_cluster(seed, PROFILES["brutal"], nodes=3) for seed in range(20, 23)), start=Counter())
     for what in ("crashes", "partitions", "pauses", "leaves", "checkpoints", "snapshots installed"):
         assert total[what], what
     assert total["elections"] > 10
     assert total["delivered"] > 1000
-
-
-def _nothing():  # type: ignore[no-untyped-def]
-    from collections import Counter
-
-    return Counter()
 
 
 REPLAY = """
