@@ -67,7 +67,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _serve(made: Invocation, arguments: list[str]) -> int:
     signal.signal(signal.SIGTERM, _terminated)  # until the node listens to signals itself
-    sockets = listen(made.host, made.port)
+    sockets = listen("clients", made.host, made.port)
+    http_sockets = listen("monitoring", made.http.host, made.http.port) if made.http else []
     gc.disable()  # imports make a hundred thousand objects, and none of them is garbage
     port = sockets[0].getsockname()[1]
     config = configuration(made, port)
@@ -91,6 +92,7 @@ def _serve(made: Invocation, arguments: list[str]) -> int:
 
     launch = Launch(
         sockets=sockets,
+        http_sockets=http_sockets,
         reload=reload,
         relevel=lambda config: logs.set_level(config.logging.level, _rooms(again)),
         ready=_READY,
@@ -110,8 +112,13 @@ def _terminated(_number: int, _frame: Any) -> NoReturn:
     raise SystemExit(TERMINATED)
 
 
-def listen(host: str, port: int) -> list[socket.socket]:
+def listen(what: str, host: str, port: int) -> list[socket.socket]:
     """Sockets that listen on every address of ``host``; port 0: any that is free, the same on all.
+
+    Args:
+        what: listens, for a complaint.
+        host: name or address.
+        port: of all of them.
 
     Raises:
         ConfigError: they can't.
@@ -131,7 +138,7 @@ def listen(host: str, port: int) -> list[socket.socket]:
     except OSError as error:
         for one in sockets:
             one.close()
-        raise ConfigError([f"can't listen for clients on {host}:{port}: {error.strerror}"]) from error
+        raise ConfigError([f"can't listen for {what} on {host}:{port}: {error.strerror}"]) from error
     return sockets
 
 

@@ -52,6 +52,8 @@ class Invocation:
     host: str = "0.0.0.0"  # noqa: S104  # the reference's default, which drop-in users rely on
     port: int = DEFAULT_PORT
     """0: any that is free."""
+    http: Address | None = None
+    """Where monitoring is served."""
     advertise: str = ""
     """Where clients are told to connect, perhaps without a port."""
     node: str = NODE
@@ -301,6 +303,7 @@ class Digest:
         here = Address(self.made.host, 1)
         address = Address(host or (here.host if here.is_loopback else "127.0.0.1"), port)
         self.put(f"cluster.nodes.{self.name()}.http", given.place, str(address))
+        self.made.http = address
         if not address.is_loopback:
             self.put("monitoring.open", given.place, "true")
             self.made.warnings.append(f"{given.name}: whoever reaches {address} can read the monitoring")

@@ -15,8 +15,9 @@ import hmac
 import json
 import logging
 import re
+import socket
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Any, Final, TypeAlias, cast
 
 import trio
@@ -214,6 +215,7 @@ async def serve(
     token: str = "",
     *,
     base_path: str = "/",
+    sockets: Sequence[socket.socket] = (),
     task_status: trio.TaskStatus[tuple[str, int]] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Serve the pages of ``source`` until cancelled; cancelling closes every connection at once.
@@ -223,6 +225,7 @@ async def serve(
         address: host and port to listen on; port 0 for any.
         token: what a request must carry as ``Authorization: Bearer``; empty: nothing.
         base_path: what stands before every path.
+        sockets: what to listen on; it listens already. Empty: the address is bound.
         task_status: told the address once it listens.
 
     Raises:
@@ -257,7 +260,10 @@ async def serve(
             stream.socket.close()
 
     try:
-        listeners = await trio.open_tcp_listeners(port, host=host)
+        if sockets:
+            listeners = [trio.SocketListener(trio.socket.from_stdlib_socket(one)) for one in sockets]
+        else:
+            listeners = await trio.open_tcp_listeners(port, host=host)
     except OSError as error:
         raise NodeError(f"monitoring can't listen on {host}:{port}: {error.strerror or error}") from error
     async with trio.open_nursery() as nursery:

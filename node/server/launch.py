@@ -20,6 +20,9 @@ class Launch:
     """Sockets for clients that listen already; empty: the node opens its own. A command that binds the
     port first takes clients while the rest of it is still being imported."""
 
+    http_sockets: Sequence[socket.socket] = ()
+    """The same for monitoring, whose pages are there a little later still."""
+
     reload: Callable[[], Config] | None = None
     """Reads the configuration once more, for SIGHUP; raises `ConfigError`. None: there is no file."""
 

@@ -440,6 +440,7 @@ class Node:
             (self.addresses.http.host, self.addresses.http.port),
             token.reveal() if token else "",
             base_path=self.config.monitoring.http_base_path,
+            sockets=self.launch.http_sockets,
         )
 
     # --- what the parts ask for -------------------------------------------------------------------

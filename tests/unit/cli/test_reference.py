@@ -75,13 +75,13 @@ def test_a_port_that_is_taken(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_listening() -> None:
     """Connections are taken before anybody accepts them; every address of a name has the same port."""
-    sockets = listen("localhost", 0)
+    sockets = listen("clients", "localhost", 0)
     (port,) = {one.getsockname()[1] for one in sockets}
     socket.create_connection(("127.0.0.1", port)).close()
     for one in sockets:
         one.close()
-    with pytest.raises(ConfigError, match="can't listen"):
-        listen("no.such.host.invalid", 1)
+    with pytest.raises(ConfigError, match="can't listen for monitoring"):
+        listen("monitoring", "no.such.host.invalid", 1)
 
 
 def test_the_node_gets_the_socket_and_behaves_as_the_reference(
