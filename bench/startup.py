@@ -33,7 +33,9 @@ def main() -> int:
         measured = [start(folder) for _ in range(args.starts + 1)][1:]
     found = {
         name: {"median": round(statistics.median(column)), "min": round(min(column))}
-        for name, column in zip(("taken_ms", "info_ms", "pong_ms", "cpu_ms"), zip(*measured), strict=True)
+        for name, column in zip(
+            ("taken_ms", "info_ms", "pong_ms", "cpu_ms"), zip(*measured, strict=True), strict=True
+        )
     }
     met = found["pong_ms"]["median"] <= TARGET_MS
     print(json.dumps({**found, "load": os.getloadavg()[0], "target_ms": TARGET_MS, "met": met}, indent=2))
