@@ -216,8 +216,14 @@ class Replica:
         self.ordering.applied(index)
         if self.keeper is not None:
             self.keeper.applied()
-        # A leader knows what is committed only from an entry of its own term on.
-        if self._target is not None and index >= self._target and term == self.engine.term:
+        # A leader knows what is committed only from an entry of its own term on. And nobody is served
+        # before the cluster is founded: ack inboxes made without its tag would reach nobody (R18).
+        if (
+            self._target is not None
+            and index >= self._target
+            and term == self.engine.term
+            and self.state.cluster_tag
+        ):
             self._now_caught_up(index)
 
     def needs_snapshot(self, peer: str) -> None:
@@ -289,7 +295,8 @@ class Replica:
             return
         if self._target is None:
             self._target = commit
-            if self.engine.applied_index >= commit and self.engine.applied_term == self.engine.term:
+            current = self.engine.applied_term == self.engine.term
+            if self.engine.applied_index >= commit and current and self.state.cluster_tag:
                 self._now_caught_up(self.engine.applied_index)
 
     # --- called by the shell ----------------------------------------------------------------------
@@ -490,6 +497,7 @@ class Replica:
     # --- inside -----------------------------------------------------------------------------------
 
     def _now_caught_up(self, index: int) -> None:
+        assert self.state.cluster_tag
         self._target = None
         self._caught_up_at = max(self.engine.last_index, index)
         self.caught_up = True

@@ -10,6 +10,7 @@ time, in steps of 0.1 s. ``at 1.5`` waits until the clock shows that.
 Nodes and time::
 
     nodes 3 max_msgs=5 foo.*:max_age=2s   a new world, a cluster with these settings; n1 leads it
+    nodes 3 founding                      the same, before they have founded a cluster
     settings max_msgs=5 …                 other settings
     kill | power-off | stop | start | pause | resume | isolate NODE …
                                           SIGKILL, that and unsynced writes lost, SIGTERM …
@@ -142,7 +143,8 @@ class Story(ClientActs):
         self._settle()
         self._said += self._told()
         self.begin()
-        self._there = StoryWorld(int(words.next()), words.rest())
+        founded = not words.flag("founding")
+        self._there = StoryWorld(int(words.next()), words.rest(), founded=founded)
 
     def _do_settings(self, words: Words) -> None:
         self.there.configure(words.rest())

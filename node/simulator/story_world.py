@@ -83,15 +83,20 @@ class StoryWorld:
     Args:
         nodes: how many.
         settings: replicated settings that are not the defaults, as written in the story.
+        founded: wait until the cluster is.
         seed: of what is drawn.
     """
 
-    def __init__(self, nodes: int, settings: Iterable[str] = (), *, seed: int = 1) -> None:
+    def __init__(
+        self, nodes: int, settings: Iterable[str] = (), *, founded: bool = True, seed: int = 1
+    ) -> None:
         self.world = World(seed)
         self.world.rng = Steady(seed)
         self.cluster = StoryCluster(self.world, nodes)
         for node in self.cluster.nodes:
             node.start()
+        if not founded:
+            return
         self.await_leader()
         first = self.cluster.nodes[0]
         while not first.ready:
