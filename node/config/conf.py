@@ -108,6 +108,8 @@ class _Files:
             raise ConfigError([f"{path}: can't be read: {error.strerror}"]) from error
         except UnicodeDecodeError as error:
             raise ConfigError([f"{path}: not UTF-8 text: byte {error.start}"]) from error
+        except ValueError as error:  # a name that no file can have, with a NUL in it
+            raise ConfigError([f"{path!r}: can't be read: {error}"]) from error
 
 
 class _Parser:

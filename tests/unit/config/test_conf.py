@@ -148,6 +148,12 @@ def test_an_included_mistake_says_both_places(tmp_path: Path) -> None:
         conf(tmp_path, "include more.conf")
 
 
+def test_a_name_that_no_file_can_have_is_a_mistake_like_others(tmp_path: Path) -> None:
+    """Found by random text: a NUL in the name of an include was no OSError."""
+    with pytest.raises(ConfigError, match="can't be read"):
+        conf(tmp_path, 'include "a\x00b"')
+
+
 def test_files_are_bounded(tmp_path: Path) -> None:
     """One that includes itself, one that is too long, one that is too long together with others."""
     with pytest.raises(ConfigError, match=f"{INCLUDES_MAX} deep"):

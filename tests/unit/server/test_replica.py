@@ -41,7 +41,7 @@ class Node:
         self.replica = Replica(
             "n1",
             Subjects.of("test-cluster"),
-            State(),
+            State(founding_id="founded", cluster_tag="tag"),
             MemoryStore(),
             routing=Routing("n1", send=lambda peer, value: None),
             host=Host(lambda: int(self.now_s * 1e9), lambda: int(self.now_s * 1e9), bytes),
