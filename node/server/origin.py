@@ -190,6 +190,8 @@ class Origin:
             self._nonce = self._random_bytes(16)
             self._open()
             return
+        if effect.session == self._session:
+            return  # it was asked for twice, because the first request seemed lost; serials go on
         self._session = effect.session
         self._renumber()
         self._unsent = len(self._waiting)

@@ -149,6 +149,23 @@ def test_a_session_ended_by_another_process_is_replaced_and_renumbered() -> None
     assert answers == [OK, OK, Refused("x")]
 
 
+def test_a_session_asked_for_twice_is_opened_once() -> None:
+    """The simulator saw requests lost: told of its session again, the origin counted from 1 again."""
+    origin, wire = opened_origin()
+    answers: list[Outcome] = []
+    close(origin, answers)
+    close(origin, answers)
+    nonce = origin._nonce
+    origin.applied(Replies("n1", SESSION, 1, 1))
+    origin.applied_to(1)
+    wire.frames.clear()
+    origin.opened(SessionOpened("n1", nonce, SESSION))  # the second request, applied late
+    origin.leader_changed(2)
+    assert wire.serials() == [(2, 2)]
+    origin.applied(Replies("n1", SESSION, 2, 2, {2: Refused("no")}))
+    assert answers == [OK, Refused("no")]
+
+
 def test_sessions_of_earlier_processes_in_the_log_are_passed_over() -> None:
     """R5: a node that restarts catches up with entries in which its earlier selves opened sessions."""
     wire = Wire()
