@@ -183,7 +183,8 @@ def _send_due(turn: Turn, group: Group, most: int) -> tuple[int, bool]:
     for giver in holders:
         if not giver.due:
             giver.due_here = False
-            watch(state, giver)
+            if may_redeliver(giver):  # while it had due ones, nobody looked at its other deadlines
+                resume_sending(state, giver, turn.time_ns)
     unfinished = bool(group.orphans) or any(_gives(state, group, member) for member in group.members)
     return len(claims), unfinished
 

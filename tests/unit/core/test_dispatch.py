@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import pytest
 from conversation import Conversation, publishes
 
+from node.core import dispatch
 from node.core.records import take_changes
 from node.protocol.positions import StartPosition
 
@@ -300,3 +302,20 @@ def test_one_entry_touches_many_channels_in_order() -> None:
     )
     assert list(answer.sent.items()) == [("c", [1, 2]), ("a", [1]), ("b", [1])]
     assert [store.name for store in answer.effects.stored] == ["c", "a", "b"]
+
+
+def test_deadlines_that_passed_behind_due_messages_are_not_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    """R1, R19: while a subscription has due messages left over, the AckWait of its others goes on.
+
+    The simulator of sessions saw new messages sent ahead of those that had become due meanwhile.
+    """
+    talk = talk_of()
+    talk.subscribe("A", mif=20, wait=1, durable="d")
+    talk.publish(10, at=0)
+    talk.close("A")
+    monkeypatch.setattr(dispatch, "GROUP_MESSAGES_MAX", 7)
+    resumed = talk.say(talk.subscription("B", mif=20, wait=1, durable="d"), at=0.5)
+    assert resumed.sent == {"B": [1, 2, 3, 4, 5, 6, 7]}
+    late = talk.publish(1, at=2)
+    assert late.sent == {"B": [8, 9, 10]}
+    assert talk.tick(at=2).sent == {"B": [1, 2, 3, 4, 5, 6, 7, 11]}
