@@ -359,7 +359,7 @@ def _check_member(state: State, member: Subscription) -> None:
     running = [record for seq, record in member.unacked.items() if seq not in due]
     assert all(one.sent_at_ns <= other.sent_at_ns for one, other in pairwise(running))
     assert all(record.sent_at_ns <= state.time_ns for record in running)
-    if may_redeliver(member) and running and not due:
+    if may_redeliver(member) and running:
         first_ns = running[0].sent_at_ns + member.ack_wait_ns
         assert first_ns > state.time_ns, "an AckWait has passed and nothing happened"
         armed_ns = state.ack_deadlines.armed(member.id)

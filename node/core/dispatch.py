@@ -183,8 +183,7 @@ def _send_due(turn: Turn, group: Group, most: int) -> tuple[int, bool]:
     for giver in holders:
         if not giver.due:
             giver.due_here = False
-            if may_redeliver(giver):  # while it had due ones, nobody looked at its other deadlines
-                resume_sending(state, giver, turn.time_ns)
+        watch(state, giver)
     unfinished = bool(group.orphans) or any(_gives(state, group, member) for member in group.members)
     return len(claims), unfinished
 
@@ -235,10 +234,16 @@ def may_redeliver(member: Subscription) -> bool:
 
 
 def watch(state: State, member: Subscription) -> None:
-    """Arm the deadline of its first unacked message, unless something else will look after them."""
-    if member.unacked and not member.due and member.id not in state.ack_deadlines and may_redeliver(member):
-        first = next(iter(member.unacked.values()))
-        state.ack_deadlines.arm(member.id, first.sent_at_ns + member.ack_wait_ns)
+    """Arm the deadline of its first unacked message that isn't due yet, if it may be sent to at all.
+
+    Also while others are due already: more may become so before those are out, and whether a deadline is
+    armed must follow from the state alone, or a restored node would find other messages due (R30).
+    """
+    if member.unacked and member.id not in state.ack_deadlines and may_redeliver(member):
+        due = set(member.due)
+        first = next((record for seq, record in member.unacked.items() if seq not in due), None)
+        if first is not None:
+            state.ack_deadlines.arm(member.id, first.sent_at_ns + member.ack_wait_ns)
 
 
 def resume_sending(

@@ -103,12 +103,24 @@ def client_silent(turn: Turn, command: ClientSilent) -> None:
     client = find_client(state, command.client_id, command.generation)
     if client is None or client.silent == command.silent:
         return
-    client.silent = command.silent
+    if not command.silent:
+        client_heard(turn, client)
+        return
+    client.silent = True
     state.touched.clients[client.generation] = client.id
     for subscription in client.subscriptions.values():
-        if not client.silent:
-            resume_sending(state, subscription, turn.time_ns)
         state.hungry[subscription.group.id] = subscription.group
+
+
+def client_heard(turn: Turn, client: Client) -> None:
+    """A client has answered, or asked for something: if it was silent, what has waited for it goes on."""
+    if not client.silent:
+        return
+    client.silent = False
+    turn.state.touched.clients[client.generation] = client.id
+    for subscription in client.subscriptions.values():
+        resume_sending(turn.state, subscription, turn.time_ns)
+        turn.state.hungry[subscription.group.id] = subscription.group
 
 
 def take_over(turn: Turn, command: TakeOver) -> None:

@@ -6,9 +6,9 @@ from node.errors import RefusedError
 from node.protocol.positions import StartPosition
 from node.units import SubscriptionID
 
-from . import channels, refusals
+from . import channels, presence, refusals
 from .commands import SubscriptionClose, SubscriptionOpen, Unsubscribe
-from .dispatch import make_due
+from .dispatch import make_due, watch
 from .effects import OK, Ok, SubscriptionOpened
 from .log import MessageLog
 from .state import Channel, Client, Group, Record, State, Subscription
@@ -46,8 +46,7 @@ def open_subscription(turn: Turn, command: SubscriptionOpen) -> SubscriptionOpen
         if most and channel.subscription_count >= most:
             raise RefusedError(refusals.TOO_MANY_SUBSCRIPTIONS)
         _create(turn, channel, group, client, command)
-    client.silent = False  # it has just been heard (D46)
-    state.touched.clients[client.generation] = client.id
+    presence.client_heard(turn, client)  # D46
     return SubscriptionOpened(command.ack_inbox)
 
 
@@ -136,6 +135,7 @@ def _go_online(state: State, subscription: Subscription, client: Client) -> None
     client.subscriptions[subscription.id] = subscription
     group.members.append(subscription)
     state.by_ack_inbox[subscription.ack_inbox] = subscription
+    watch(state, subscription)
     if len(group.members) > 1:
         state.overdue[group.id] = group  # the others may be absent and have something for it
     state.hungry[group.id] = group
