@@ -351,6 +351,7 @@ class Replica:
     def hold(self) -> None:
         """Perform nothing until this node has caught up again."""
         self.performer.held = True
+        self.streaming.hold()
         self.caught_up = False
         self._target = None
         self._question += 1
@@ -503,6 +504,7 @@ class Replica:
         self.caught_up = True
         self._leader_frame_s = self.host.monotonic_s()
         self.performer.resume()
+        self.streaming.resume()
         self._tell_caught_up()
 
     def _applied_own(self) -> None:

@@ -126,6 +126,7 @@ class Streaming:
         self._acks: dict[tuple[str, bytes], list[int]] = {}
         self._channel_start = len(subjects.publish) + 1
         self._ack_handle: Any = None
+        self._held: list[tuple[bytes, bytes]] | None = None  # answers to publishes, while this node holds
         self.published = 0
         self.published_bytes = 0
         origin.publish_answered = self._publish_answered
@@ -143,6 +144,20 @@ class Streaming:
         if self._ack_handle is None and self._state().cluster_tag:
             pattern = f"_INBOX.{self._state().cluster_tag}.*"
             self._ack_handle = self._routing.serve(pattern.encode(), self._on_ack)
+
+    def hold(self) -> None:
+        """Deliveries are held until this node has caught up (R4): answers to publishes wait behind them.
+
+        Else who publishes and subscribes on one connection saw its publish acknowledged first (PUB-09).
+        """
+        if self._held is None:
+            self._held = []
+
+    def resume(self) -> None:
+        """What was held has been delivered."""
+        held, self._held = self._held, None
+        for reply, payload in held or ():
+            self._routing.publish(None, reply, b"", b"", payload)
 
     def read_done(self, _connection: object = None) -> None:
         """Everything of one read was handled: what it asked for goes to the leader as one batch."""
@@ -179,7 +194,11 @@ class Streaming:
         reply, guid = pending
         if reply:
             text = outcome.text if type(outcome) is Refused else ""
-            self._routing.publish(None, reply, b"", b"", stan.encode_pub_ack(guid, text))
+            payload = stan.encode_pub_ack(guid, text)
+            if self._held is None:
+                self._routing.publish(None, reply, b"", b"", payload)
+            else:
+                self._held.append((reply, payload))
 
     def _on_ack(self, _source: object, subject: bytes, _reply: bytes, payload: bytes) -> None:
         try:

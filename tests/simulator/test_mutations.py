@@ -214,7 +214,7 @@ CAUGHT = (ViolationError, AssertionError, NodeError, KeyError, RecursionError, S
 MUTATIONS = [
     Mutation("the waiting are heard first (R9)", _time_before_the_waiting, "kills", 5),
     Mutation("cold starts are told (R14)", _nobody_says_cold_start, "kills", 5),
-    Mutation("promises wait for the disk", _promises_leave_at_once, "brutal", 10, first=6),
+    Mutation("promises wait for the disk", _promises_leave_at_once, "brutal", 5, first=54),
     Mutation("a leader's copy counts when it is durable", _own_copy_counts_at_once, "brutal", 10, first=24),
     Mutation("AckWait restarts at failover", _ackwait_restarts_at_failover, "kills", 3),
     Mutation("AckWait runs for what nobody sent", _ackwait_counts_from_what_nobody_sent, "kills", 6),

@@ -305,6 +305,22 @@ def test_a_refused_publish_says_why() -> None:
     assert stan.decode_pub_ack(service.reply) == stan.PubAck("g", "too many channels")
 
 
+def test_while_deliveries_are_held_so_are_the_answers_to_publishes() -> None:
+    """PUB-09, R4: who publishes and subscribes on one connection sees the message first."""
+    service = Service()
+    service.streaming.hold()
+    for _ in range(2):
+        service.publishes()
+        service.origin.outcome(OK)
+    assert service.replies == []
+    service.streaming.hold()
+    service.streaming.resume()
+    assert len(service.replies) == 2
+    service.publishes()
+    service.origin.outcome(OK)
+    assert len(service.replies) == 3
+
+
 def test_a_publish_without_a_reply_subject_is_not_acked() -> None:
     """PUB-07."""
     service = Service()
