@@ -16,6 +16,7 @@ Nodes and time::
                                           SIGKILL, that and unsynced writes lost, SIGTERM …
     heal                                  everything gets through again
     hand over                             the leader gives its place to another
+    lead NODE                             it gets the leader's place
     await leader                          until one is ready
     wait 2s; clock; clock hidden; clock off; at 1.5; set clock of n2 ahead 5s
     repeat 20: command; command           as one block, settling after each command
@@ -24,7 +25,7 @@ NODE is ``n1``, ``leader``, ``follower`` (one of them), ``followers``, ``dead`` 
 
 Clients, as ``a``::
 
-    connect a to NODE [as ID] [conn C] [proto 0] [ping 5 88] [heartbeats INBOX] [roams [quietly]]
+    connect a to NODE [as ID] [conn C] [proto 0] [ping 5 88] [heartbeats INBOX] [roams] [quiet]
         [cluster CID]
     attach a to NODE                      NATS alone: CONNECT and PING
     open a to NODE                        not even that
@@ -75,10 +76,15 @@ STEP_S = 0.005
 
 
 class Story(ClientActs):
-    """Carries out commands, and tells what came of them."""
+    """Carries out commands, and tells what came of them.
 
-    def __init__(self) -> None:
+    Args:
+        seed: of what is drawn in its worlds: names, elections, orders that are accidents.
+    """
+
+    def __init__(self, seed: int = 1) -> None:
         super().__init__()
+        self._seed = seed
         self._said: list[str] = []
 
     def begin(self) -> None:
@@ -144,7 +150,7 @@ class Story(ClientActs):
         self._said += self._told()
         self.begin()
         founded = not words.flag("founding")
-        self._there = StoryWorld(int(words.next()), words.rest(), founded=founded)
+        self._there = StoryWorld(int(words.next()), words.rest(), founded=founded, seed=self._seed)
 
     def _do_settings(self, words: Words) -> None:
         self.there.configure(words.rest())
@@ -190,6 +196,10 @@ class Story(ClientActs):
         self.there.run_until(lambda: not leader.leads or leader.engine.transfer_leadership())
         self.there.run_until(lambda: not leader.leads)
         self.there.await_leader()
+
+    def _do_lead(self, words: Words) -> None:
+        (node,) = self._nodes(words)
+        self.there.let_lead(node)
 
     def _do_await(self, words: Words) -> None:
         if not words.flag("leader"):

@@ -73,7 +73,7 @@ class ClientActs:
             client = ScriptedClient(self.there.world, name, self._tell, self.there.next_node)
             self.clients[name] = client
         client.roams = words.flag("roams")
-        client.roams_quietly = words.flag("quietly")
+        client.quiet = words.flag("quiet")
         client.heartbeat_inbox = words.after("heartbeats", client.heartbeat_inbox)
         to = words.after("to")
         if to:

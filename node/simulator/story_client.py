@@ -102,7 +102,8 @@ class ScriptedClient:
         self.tells_heartbeats = False
         self.roams = False
         """It connects to another node when its connection is lost."""
-        self.roams_quietly = False
+        self.quiet = False
+        """That it is disconnected and back, and what of its publishes is stored, isn't told."""
         self.consumers: dict[str, Consumer] = {}
         """By inbox."""
         self.guids: dict[str, bool] = {}
@@ -178,7 +179,7 @@ class ScriptedClient:
             return
         self._connection = None
         self._asked.clear()
-        if reason and not self.roams_quietly:
+        if reason and not self.quiet:
             self.say("disconnected")
         if self.roams:
             self._world.after(ROAM_S, self._roam)
@@ -190,7 +191,7 @@ class ScriptedClient:
                 self._world.after(ROAM_S, self._roam)
             else:
                 self.open(node)
-                if not self.roams_quietly:
+                if not self.quiet:
                     self.say("connected again")
 
     def freeze(self) -> None:
@@ -328,7 +329,8 @@ class ScriptedClient:
             self.say(f"!! {guid} is acknowledged twice")
         else:
             self.guids[guid] = True
-            self._tell(Stored(self._world.now, self.name, guid))
+            if not self.quiet:
+                self._tell(Stored(self._world.now, self.name, guid))
 
     def _delivery(self, consumer: Consumer, message: stan.Message) -> None:
         self._tell(Delivered(self._world.now, self.name, consumer, message))

@@ -50,14 +50,13 @@ class Ledger:
 
 
 def state(known: State, consumers: Iterable[Consumer]) -> Iterator[str]:
-    """Clients, channels, subscriptions and what they hold."""
+    """Clients, channels, subscriptions and what they hold, by name."""
     handles = {consumer.inbox: consumer.handle for consumer in consumers}
-    clients = [_client(name, known) for name in known.clients]
+    clients = [_client(name, known) for name in sorted(known.clients)]
     yield f"clients: {', '.join(clients) or 'none'}"
-    for channel in known.channels.values():
+    for _, channel in sorted(known.channels.items()):
         yield f"{channel.name}: {_span(channel.log.first, channel.log.last)}"
-        for group in channel.groups.values():
-            yield f"  {_group(group, handles)}"
+        yield from sorted(f"  {_group(group, handles)}" for group in channel.groups.values())
 
 
 def _client(name: str, known: State) -> str:
@@ -89,7 +88,7 @@ def _group(group: Group, handles: dict[str, str]) -> str:
 
 def channels(known: State) -> Iterator[str]:
     """Names and what is left of each log."""
-    for channel in known.channels.values():
+    for _, channel in sorted(known.channels.items()):
         yield f"{channel.name}: {_span(channel.log.first, channel.log.last)}"
     if not known.channels:
         yield "no channels"

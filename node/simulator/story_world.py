@@ -98,11 +98,7 @@ class StoryWorld:
         if not founded:
             return
         self.await_leader()
-        first = self.cluster.nodes[0]
-        while not first.ready:
-            self.leader.engine.transfer_leadership(first.name)
-            self.world.run(0.5)
-            self.await_leader()
+        self.let_lead(self.cluster.nodes[0])
         given = list(settings)
         if given:
             self.configure(given)
@@ -136,6 +132,13 @@ class StoryWorld:
             if self.world.now >= until_s:
                 raise StoryError(f"no leader within {LEADER_WITHIN_S:g} s")
             self.world.run(0.01)
+
+    def let_lead(self, node: SimNode) -> None:
+        """Have leadership handed to ``node``."""
+        while not node.ready:
+            self.leader.engine.transfer_leadership(node.name)
+            self.world.run(0.5)
+            self.await_leader()
 
     def find(self, name: str) -> list[SimNode]:
         """The nodes of a name: ``n1``, ``leader``, ``follower``, ``followers``, ``dead``, ``all``.

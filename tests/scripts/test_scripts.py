@@ -1,7 +1,7 @@
 """Cluster stories: each text file here holds commands and what comes of them (`node.simulator.story`).
 
 After a change of behaviour that is meant, ``pytest tests/scripts --rewrite`` writes them anew; the diff
-is what is reviewed.
+is what is reviewed. ``--story-seed 2`` draws names, elections and orders otherwise; a story tells the same.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ STORIES = sorted(Path(__file__).parent.glob("*.txt"))
 
 
 @pytest.mark.parametrize("path", STORIES, ids=lambda path: path.stem)
-def test_story(path: Path, rewrite: bool) -> None:
+def test_story(path: Path, rewrite: bool, story_seed: int) -> None:
     text = path.read_text()
     blocks = parse(text)
-    story = Story()
+    story = Story(story_seed)
     for block in blocks:
         if block.commands:
             try:
