@@ -37,8 +37,12 @@ def check_channel(cluster: Cluster, channel: str, last: int) -> None:
 
 @pytest.fixture
 def mine(make_cluster: MakeCluster) -> Cluster:
-    """Three nodes with a channel of 200 messages; their disks may be spoiled."""
+    """Three nodes with a channel of 200 messages; their disks may be spoiled.
+
+    No checkpoint comes in between: what a node's store has, its journal may lose without harm.
+    """
     cluster = make_cluster()
+    cluster.options = {name: ["--set", "store.checkpoint_interval=30s"] for name in cluster.names}
     cluster.start()
     cluster.wait_ready()
     trio.run(publish, cluster, "foo", 1, 200)
