@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from node.core import commands as c
-from node.core.effects import Effects, Store
+from node.core.effects import Effects, Refused, Store
 from node.core.state import State, Subscription
 from node.protocol.streaming import decode_message
 from node.simulator.raft_checks import ViolationError
@@ -65,7 +65,7 @@ class Account:
 
     def __init__(self) -> None:
         self.applied = 0
-        self.time_ns = 0
+        self.time_ns = self._before_ns = 0
         self.timestamp_ns = 0
         self.term = 0
         self.stored: dict[bytes, int] = {}
@@ -98,6 +98,7 @@ class Account:
         entry = c.decode_entry(data)
         if entry.time_ns < self.time_ns or entry.timestamp_ns < self.timestamp_ns:
             raise ViolationError("time", f"entry {index} goes back in time")
+        self._before_ns = self.time_ns
         self.applied, self.time_ns, self.timestamp_ns = index, entry.time_ns, entry.timestamp_ns
         self.redeliveries = []
         for fields in entry.keeper:
@@ -108,7 +109,7 @@ class Account:
         for stored in effects.stored:
             self._store(stored)
         stored_count = sum(len(stored.bodies) for stored in effects.stored)
-        if stored_count > published:
+        if stored_count != published:
             raise ViolationError(
                 "exactly once", f"entry {index} stores {stored_count} messages, {published} were published"
             )
@@ -139,6 +140,10 @@ class Account:
                 if self._clients.get(client) == generation:
                     since = min(since, self._gone.pop(("client", client), since))
                     self._back(lambda member: member.client == client, since)
+            case c.ClientRemove(_, client, generation):
+                if self._clients.get(client) == generation:
+                    for member in [member for member in self.members.values() if member.client == client]:
+                        self._leaves(member)
             case c.SubscriptionAway(_, number, generation, since):
                 found = self.members.get(number)
                 if found is not None and found.generation == generation:
@@ -156,6 +161,9 @@ class Account:
         for group in self.groups.values():
             for held in group.held.values():
                 if held.entry > known_commit:
+                    holder = self.members.get(held.holder)
+                    if holder is not None and held.sent_at_ns + holder.ack_wait_ns <= self._before_ns:
+                        held.free = held.free or "it was due before the term began"
                     held.sent_at_ns = self.time_ns
 
     def _free(self, group: Cursor, why: str) -> None:
@@ -175,9 +183,12 @@ class Account:
     def _origin(self, index: int, batch: c.Batch, effects: Effects) -> int:
         """Take in an origin's batch as far as it is new; how many publishes are."""
         if batch.session is None:
+            asked = c.decode_session_open(batch.commands)
             for opened in effects.sessions:
-                if self._sessions.get(opened.node, (None, 0))[0] != opened.session:
-                    self._sessions[opened.node] = (opened.session, 0)
+                if (opened.node, opened.nonce) == asked:
+                    known = self._sessions.get(opened.node)
+                    if known is None or known[0] != opened.session:
+                        self._sessions[opened.node] = (opened.session, 0)
             return 0
         node = next((name for name, (number, _) in self._sessions.items() if number == batch.session), None)
         if node is None:
@@ -189,9 +200,18 @@ class Account:
             raise ViolationError("sessions", f"a gap in the session of {node} at entry {index}")
         fresh = commands[max(0, applied + 1 - batch.first_serial) :]
         self._sessions[node] = (number, max(applied, last))
+        refused = {
+            serial
+            for replies in effects.replies
+            if replies.session == number
+            for serial, outcome in replies.others.items()
+            if isinstance(outcome, Refused)
+        }
         published = 0
-        for fields in fresh:
+        for serial, fields in enumerate(fresh, last + 1 - len(fresh)):
             command = c.decode_origin(fields)
+            if serial in refused:
+                continue
             if isinstance(command, c.Publish):
                 published += 1
             else:
@@ -219,7 +239,7 @@ class Account:
                 pass
 
     def _leaves(self, member: Member) -> None:
-        """Perhaps: if the request is refused, ``_look_at_members`` finds it again."""
+        """From here on in the entry its ack inbox is nobody's."""
         self._by_ack_inbox.pop(member.ack_inbox, None)
         self._free_members(lambda other: other.id == member.id, "its holder has left")
 
@@ -378,7 +398,7 @@ class Account:
         """Everything: who holds what, since when, sent how often."""
         for channel in state.channels.values():
             for group in channel.groups.values():
-                account = self.groups[group.id]
+                account = self.groups.setdefault(group.id, Cursor())
                 found: dict[int, tuple[int, int, int]] = {}
                 holders = group.members if group.shadow is None else [group.shadow]
                 for member in holders:
@@ -388,11 +408,16 @@ class Account:
                         found[seq] = (member.id, record.sent_at_ns, record.deliveries)
                 for seq, record in group.orphans.items():
                     found[seq] = (account.held[seq].holder, record.sent_at_ns, record.deliveries)
+                present = {member.id for member in holders}
                 known = {
-                    seq: (held.holder, held.sent_at_ns, held.deliveries) for seq, held in account.held.items()
+                    # What a member left behind its shadow has taken over, and who resumed that.
+                    seq: (
+                        held.holder if held.holder in present or seq not in found else found[seq][0],
+                        held.sent_at_ns,
+                        held.deliveries,
+                    )
+                    for seq, held in account.held.items()
                 }
-                if group.shadow is not None:  # it took over what others had left
-                    known = {seq: (group.shadow.id, *rest) for seq, (_, *rest) in known.items()}  # type: ignore[misc]
                 if found != known:
                     wrong = {seq for seq in {*found, *known} if found.get(seq) != known.get(seq)}
                     raise ViolationError(

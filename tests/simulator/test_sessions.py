@@ -1,0 +1,670 @@
+"""Core and sessions alone: machines and origins around a log, and a forwarder one can't rely on.
+
+No consensus engine, no network, no clients' bytes: a log that loses its uncommitted end when leaders
+change, two or three nodes with the real `Origin`, `Ordering` and `Machine`, frames that are lost, doubled
+and reordered, nodes that lag, restart and install snapshots. So thousands of steps take a second, and
+rules are met that whole nodes meet once in a night: R1 to R8 and R15 to R19.
+
+`Account` keeps the books of deliveries, as in a simulated cluster. Beside it: every request of a living
+process is answered once, with the outcome that the log gave it; no publish is stored twice or after
+the session that carried it had ended; nodes that applied the same are the same.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from conversation import check_invariants
+
+from node.core import commands as c
+from node.core import dispatch, keeping, presence, sessions
+from node.core.effects import OK, ClientOpened, Effects, Outcome, Probing, Refused, SubscriptionOpened
+from node.core.machine import Machine
+from node.core.records import digest, restore, take_changes
+from node.core.state import State
+from node.protocol.message import message_body
+from node.protocol.positions import StartPosition
+from node.server.clock import ClusterClock, WallClock
+from node.server.ordering import HELD_WAIT_S, Ordering
+from node.server.origin import Origin
+from node.simulator.account import Account
+from node.simulator.raft_checks import ViolationError
+from node.units import SECOND
+
+STEPS = 2000
+HEAL_ROUNDS_MAX = 400
+FRAMES_MAX = 5000
+"""In one round of healing."""
+EPOCH_NS = 1_700_000_000 * SECOND
+
+
+class Unnamed:
+    """Stands for a request that looks like others."""
+
+
+class Node:
+    """A process: an origin and a machine over what its disk held; and an ordering, should it lead."""
+
+    def __init__(self, world: World, name: str) -> None:
+        self.world, self.name = world, name
+        self.disk: dict[bytes, bytes] = {}
+        self.life = 0
+        self.start()
+
+    def start(self) -> None:
+        """A new process, which knows what was checkpointed."""
+        world = self.world
+        self.life += 1
+        self.machine = Machine(restore(sorted(self.disk.items())))
+        self.applied = max(self.machine.state.applied, 0)
+        self.origin = Origin(self.name, self.forward, world.rng.randbytes)
+        self.origin.publish_answered = world.publish_answered
+        self.leader: str | None = None
+        clock = ClusterClock(lambda: world.now_ns)
+        clock.seen(self.state.time_ns)
+        self.clock = clock
+        self.wall = WallClock(lambda: world.now_ns, lambda: EPOCH_NS + world.now_ns)
+        self.wall.seen(self.state.timestamp_ns, self.state.time_ns)
+        self.ordering = Ordering(
+            world,
+            lambda: self.state,
+            clock,
+            self.wall,
+            found=lambda term: c.Found(term, "founding", "tag"),
+            answer=lambda node, frame: world.send(self.name, node, frame),
+        )
+        self.unanswered: set[object] = set()
+
+    @property
+    def state(self) -> State:
+        return self.machine.state
+
+    def forward(self, frame: tuple[Any, ...]) -> None:
+        """What its origin has for the leader."""
+        if self.leader == self.name:
+            self.ordering.frame(self.name, frame)
+        elif self.leader is not None:
+            self.world.send(self.name, self.leader, frame)
+
+    def frame(self, sender: str, frame: tuple[Any, ...]) -> None:
+        if frame[0] == "again":
+            self.origin.again(frame[1], frame[2])
+        else:
+            self.ordering.frame(sender, frame)
+
+    def learn(self, leader: str | None) -> None:
+        """Who leads; also when the way there broke and is back."""
+        self.leader = leader
+        self.origin.leader_changed(self.world.term if leader is not None else None)
+
+    def apply(self) -> None:
+        """The next committed entry."""
+        self.applied += 1
+        payload = self.world.log[self.applied - 1][1]
+        if payload is not None:
+            effects = self.machine.apply(self.applied, payload)
+            self.clock.seen(self.state.time_ns)
+            self.wall.seen(self.state.timestamp_ns, self.state.time_ns)
+            self.world.looked_at(self, payload, effects)
+            for opened in effects.sessions:
+                self.origin.opened(opened)
+            for replies in (*effects.opened, *effects.replies):
+                self.origin.applied(replies)
+            session = self.state.sessions.get(self.name)
+            if session is not None and session.id == self.origin.session:
+                self.origin.applied_to(session.applied)
+        self.ordering.applied(self.applied)
+
+    def checkpoint(self) -> None:
+        for key, value in take_changes(self.state):
+            if value is None:
+                self.disk.pop(key, None)
+            else:
+                self.disk[key] = value
+        self.checkpointed = self.applied
+
+    def install(self, other: Node) -> None:
+        """The state of a node that is further: what was applied in between, this one never sees."""
+        self.disk = dict(other.disk)
+        self.machine = Machine(restore(sorted(self.disk.items())))
+        self.applied = self.state.applied
+        self.clock.seen(self.state.time_ns)
+        self.wall.seen(self.state.timestamp_ns, self.state.time_ns)
+        session = self.state.sessions.get(self.name)
+        if session is not None:
+            self.origin.restored(session.id, session.nonce, session.applied, session.outcomes)
+        self.learn(self.leader)
+
+
+class World:
+    """The log, the forwarder, what clients ask, and the books. It is the engine that `Ordering` sees."""
+
+    def __init__(self, seed: int, nodes: int) -> None:
+        self.rng = random.Random(seed)
+        self.now_ns = 5 * SECOND
+        self.log: list[tuple[int, bytes | None]] = []
+        self.committed = 0
+        self.term = 0
+        self.leads: str | None = None
+        self.commit_when_elected = 0
+        self.account = Account()
+        self.digests: dict[int, bytes] = {}
+        self.effects: dict[int, Effects] = {}
+        self.truth: dict[object, Outcome] = {}
+        """What the log made of a request, by what it is known by."""
+        self.answers: dict[object, Outcome] = {}
+        self.frames: list[tuple[str, str, int, tuple[Any, ...]]] = []
+        self.published = 0
+        self.asked = 0
+        self.delivered: list[tuple[str, int]] = []
+        self.ready_at = 0
+        self.calm = False
+        self.now_what: list[Callable[[], None]] = []
+        self.nodes = {f"n{number}": Node(self, f"n{number}") for number in range(1, nodes + 1)}
+
+    # --- the engine, as the leader's ordering sees it ---------------------------------------------
+
+    @property
+    def is_ready(self) -> bool:
+        return self.leads is not None and self.nodes[self.leads].applied >= self.ready_at
+
+    def propose(self, payload: bytes) -> int:
+        self.log.append((self.term, payload))
+        return len(self.log)
+
+    # --- the forwarder ----------------------------------------------------------------------------
+
+    def send(self, sender: str, receiver: str, frame: tuple[Any, ...]) -> None:
+        self.frames.append((sender, receiver, self.nodes[receiver].life, frame))
+
+    def forward(self) -> None:
+        """Some frame arrives, or doesn't, or does so twice; in order only when all is calm."""
+        if not self.frames:
+            return
+        at = 0 if self.calm or self.rng.random() < 0.6 else self.rng.randrange(len(self.frames))
+        sender, receiver, life, frame = self.frames.pop(at)
+        if not self.calm and self.rng.random() < 0.1:
+            return
+        if not self.calm and self.rng.random() < 0.1:
+            self.frames.append((sender, receiver, life, frame))
+        node = self.nodes[receiver]
+        if node.life == life:
+            node.frame(sender, frame)
+
+    # --- the log ----------------------------------------------------------------------------------
+
+    def elect(self) -> None:
+        """Another term. Of what was not committed some is left, and is committed now."""
+        if self.leads is not None:
+            self.nodes[self.leads].ordering.follow()
+        self.term += 1
+        del self.log[self.rng.randint(self.committed, len(self.log)) :]
+        far = [name for name, node in self.nodes.items() if node.applied <= self.committed]
+        self.leads = self.rng.choice(far)
+        leader = self.nodes[self.leads]
+        self.commit_when_elected = self.rng.randint(leader.applied, self.committed)
+        self.log.append((self.term, None))
+        self.ready_at = len(self.log)
+        leader.clock.lead()
+        leader.ordering.lead(self.term)
+        leader.readied = False  # type: ignore[attr-defined]
+        leader.learn(self.leads)
+
+    def lead(self) -> None:
+        """What a leader does in a turn of its loop."""
+        if self.leads is None or not self.is_ready:
+            return
+        leader = self.nodes[self.leads]
+        if not leader.readied:  # type: ignore[attr-defined]
+            leader.readied = True  # type: ignore[attr-defined]
+            leader.ordering.ready(self.now_ns / SECOND, self.nodes, cold=self.term == 1)
+        if leader.ordering.open and leader.ordering.idle and self.needs_time(leader):
+            leader.ordering.keeper(c.Tick(self.term))
+        leader.ordering.pump(self.now_ns / SECOND)
+
+    def needs_time(self, leader: Node) -> bool:
+        deadline = leader.state.next_deadline()
+        return leader.state.marked or (deadline is not None and deadline <= leader.clock.now())
+
+    def commit(self) -> None:
+        if self.committed < len(self.log):
+            self.committed = self.rng.randint(self.committed + 1, len(self.log))
+
+    def apply(self, node: Node) -> None:
+        for _ in range(self.rng.randint(1, 4)):
+            if node.applied < self.committed:
+                node.apply()
+
+    # --- the books --------------------------------------------------------------------------------
+
+    def looked_at(self, node: Node, payload: bytes, effects: Effects) -> None:
+        """A node has applied an entry: the first one decides, the others agree."""
+        index = effects.index
+        if index not in self.effects:
+            self.effects[index] = effects
+            self.digests[index] = digest(node.state)
+            self.note_truth(payload, effects)
+            self.account.entry(index, payload, effects, node.state)
+            check_invariants(node.state)
+            self.check_bounds(effects, node.state)
+            for deliver in effects.deliveries:
+                ack_inbox = node.state.subscriptions[deliver.subscription].ack_inbox
+                self.delivered += [(ack_inbox, seq) for seq in deliver.seqs]
+        elif effects != self.effects[index] or digest(node.state) != self.digests[index]:
+            raise ViolationError("state machine safety", f"{node.name} differs after entry {index}")
+
+    def note_truth(self, payload: bytes, effects: Effects) -> None:
+        for batch in c.decode_entry(payload).batches:
+            for replies in effects.replies:
+                if batch.session is None or replies.session != batch.session:
+                    continue
+                for serial, fields in enumerate(c.decode_commands(batch.commands), batch.first_serial):
+                    if replies.first <= serial <= replies.last:
+                        key = known_by(c.decode_origin(fields))
+                        if key is not None:
+                            self.truth.setdefault(key, replies.others.get(serial, OK))
+
+    def check_bounds(self, effects: Effects, state: State) -> None:
+        """R19, and the leader ticks on until nothing is marked."""
+        sent: dict[int, int] = {}
+        for deliver in effects.deliveries:
+            group = state.subscriptions[deliver.subscription].group.id
+            sent[group] = sent.get(group, 0) + len(deliver.seqs)
+        if sum(sent.values()) > dispatch.ENTRY_MESSAGES_MAX + dispatch.GROUP_MESSAGES_MAX:
+            raise ViolationError("bounds", f"entry {effects.index} sends {sent}")
+
+    def answered(self, node: Node, life: int, key: object, outcome: Outcome) -> None:
+        if node.life != life or key not in node.unanswered:
+            raise ViolationError("one answer", f"{key} is answered again, or to nobody")
+        node.unanswered.discard(key)
+        self.answers[key] = outcome
+        if not isinstance(key, Unnamed) and self.truth.get(key) != outcome:
+            raise ViolationError("outcome", f"{key}: told {outcome}, and it was {self.truth.get(key)}")
+
+    def publish_answered(self, pending: tuple[Any, ...], outcome: Outcome) -> None:
+        node, life, key = pending
+        self.answered(node, life, key, outcome)
+
+    # --- what clients ask -------------------------------------------------------------------------
+
+    def submit(self, node: Node, command: c.OriginCommand) -> None:
+        key, life = known_by(command) or Unnamed(), node.life
+        node.unanswered.add(key)
+        if isinstance(command, c.Publish):
+            node.origin.submit_publish(command, (node, life, key), 64)
+            return
+
+        def answer(outcome: Outcome) -> None:
+            self.answered(node, life, key, outcome)
+            if isinstance(outcome, Probing) and isinstance(command, c.ClientOpen):
+                self.now_what.append(lambda: self.decide(node, life, command, outcome))
+
+        node.origin.submit(command, answer)
+
+    def decide(self, node: Node, life: int, command: c.ClientOpen, probing: Probing) -> None:
+        """The one who has the ID has answered, or not (R17)."""
+        if node.life != life:
+            return
+        self.asked += 1
+        if self.rng.random() < 0.4:
+            self.submit(node, c.ClientKeep(probing.client_id, probing.generation))
+        else:
+            name, _, inbox, *rest = command
+            conn_id = b"%d" % self.asked
+            self.submit(node, c.ClientReplace(name, probing.generation, conn_id, inbox, *rest))
+        node.origin.flush()
+
+    def ask(self) -> None:
+        """A client says something at some node."""
+        rng = self.rng
+        node = rng.choice(list(self.nodes.values()))
+        if node.origin.full:
+            return
+        self.asked += 1
+        client = f"c{rng.randrange(4)}"
+        valid_until = node.clock.now() + rng.choice((0, 2, 2, 2)) * SECOND
+        what = rng.random()
+        if what < 0.4:
+            self.publish(node, client)
+        elif what < 0.7 and self.delivered:
+            self.ack(node)
+        elif what < 0.78:
+            conn_id = b"%d" % self.asked
+            self.submit(node, c.ClientOpen(client, conn_id, f"hb.{self.asked}", 1, 5, 3, valid_until))
+        elif what < 0.8:
+            self.submit(node, c.ClientClose(client))
+        elif what < 0.93:
+            queue = rng.choice(("", "", "q"))
+            durable = rng.choice(("", "d"))
+            inbox, ack_inbox = f"in.{client}.{rng.randrange(3)}", f"ack.{self.asked}"
+            wait_ns, most = rng.choice((1, 3, 9)) * SECOND, rng.choice((1, 4, 50))
+            self.submit(
+                node,
+                c.SubscriptionOpen(
+                    client, "foo", queue, durable, inbox, ack_inbox, most, wait_ns,
+                    StartPosition.FIRST, 0, 0, valid_until,
+                ),
+            )  # fmt: skip
+        else:
+            self.leave(node)
+        if rng.random() < 0.7:
+            node.origin.flush()
+
+    def publish(self, node: Node, client: str) -> None:
+        for _ in range(self.rng.choice((1, 1, 3, 12))):
+            self.published += 1
+            data = f"{node.name}.{node.life}/{self.published}".encode()
+            self.submit(node, c.Publish(client, b"", "foo", message_body("foo", "", data)))
+
+    def ack(self, node: Node) -> None:
+        count = min(len(self.delivered), self.rng.choice((1, 3, 10)))
+        acked = [self.delivered.pop(self.rng.randrange(len(self.delivered))) for _ in range(count)]
+        for ack_inbox, seq in acked:
+            seqs = (seq,) if self.rng.random() < 0.9 else (seq, 10_000)
+            node.origin.submit(c.Acked("foo", ack_inbox, seqs))
+        node.origin.submit(c.Acked("foo", "ack.nobody", (1, 2, 3)))
+
+    def leave(self, node: Node) -> None:
+        subscriptions = [sub for sub in node.state.subscriptions.values() if sub.online]
+        if subscriptions:
+            sub = self.rng.choice(subscriptions)
+            if self.rng.random() < 0.5:
+                command: c.OriginCommand = c.SubscriptionClose(sub.client_id, "foo", sub.ack_inbox)
+            else:
+                command = c.Unsubscribe(sub.client_id, "foo", sub.ack_inbox, "")
+            node.origin.submit(command)
+
+    def keep(self) -> None:
+        """The keeper has found something; or a keeper of the past says so, or of what is no more (R16)."""
+        leader = self.nodes[self.leads] if self.leads else None
+        if leader is None or not leader.ordering.open or not leader.state.clients:
+            return
+        rng, state = self.rng, leader.state
+        term = self.term if rng.random() < 0.8 else self.term - 1
+        client = rng.choice(list(state.clients.values()))
+        generation = client.generation if rng.random() < 0.8 else (1, 1)
+        since_ns = max(0, state.time_ns - rng.choice((0, 1, 3)) * SECOND)
+        commands: list[Any] = [
+            c.ClientAway(term, client.id, generation, since_ns),
+            c.ClientBack(term, client.id, generation, since_ns),
+            c.ClientSilent(term, client.id, generation, rng.random() < 0.5),
+        ]
+        if rng.random() < 0.1:
+            commands.append(c.ClientRemove(term, client.id, generation))
+        if client.subscriptions:
+            sub = rng.choice(list(client.subscriptions.values()))
+            of_sub = sub.generation if rng.random() < 0.8 else (1, 1)
+            commands.append(c.SubscriptionAway(term, sub.id, of_sub, since_ns))
+            commands.append(c.SubscriptionBack(term, sub.id, of_sub, since_ns))
+        leader.ordering.keeper(rng.choice(commands))
+
+    # --- a run ------------------------------------------------------------------------------------
+
+    def step(self) -> None:
+        rng = self.rng
+        self.now_ns += int(rng.expovariate(1 / 0.03) * SECOND)
+        node = rng.choice(list(self.nodes.values()))
+        what = rng.random()
+        if what < 0.25:
+            self.ask()
+        elif what < 0.5:
+            for _ in range(2):
+                self.forward()
+        elif what < 0.66:
+            self.lead()
+            self.commit()
+        elif what < 0.84:
+            self.apply(node)
+        elif what < 0.88:
+            self.keep()
+        elif what < 0.92:
+            node.learn(self.leads if rng.random() < 0.8 else None)
+        elif what < 0.945:
+            node.checkpoint()
+        elif what < 0.953:
+            self.elect()
+        elif what < 0.963:
+            self.restart(node)
+        elif self.now_what:
+            self.now_what.pop(rng.randrange(len(self.now_what)))()
+        else:
+            self.snapshot(node)
+
+    def restart(self, node: Node) -> None:
+        if node.name == self.leads:
+            self.leads = None
+        node.start()
+
+    def snapshot(self, node: Node) -> None:
+        others = [other for other in self.nodes.values() if other.disk and node.name != self.leads]
+        if others:
+            other = self.rng.choice(others)
+            if restore(sorted(other.disk.items())).applied > node.applied:
+                node.install(other)
+
+    def heal(self) -> None:
+        """Everything asked is answered in the end, and all come to the same."""
+        self.calm = True
+        self.elect()
+        for node in self.nodes.values():
+            node.origin.flush()
+        for round_ in range(HEAL_ROUNDS_MAX):
+            self.now_ns += int(HELD_WAIT_S * SECOND)
+            if round_ < 2:
+                for node in self.nodes.values():
+                    node.learn(self.leads)
+            while self.now_what:
+                self.now_what.pop()()
+            for _ in range(FRAMES_MAX):
+                self.forward()
+            if self.frames:
+                raise ViolationError("liveness", "frames go to and fro for ever")
+            self.lead()
+            self.committed = len(self.log)
+            for node in self.nodes.values():
+                while node.applied < self.committed:
+                    node.apply()
+            if round_ > 3 and not any(node.unanswered or node.origin.waits for node in self.nodes.values()):
+                break
+
+    def finish(self) -> None:
+        for node in self.nodes.values():
+            if node.unanswered:
+                raise ViolationError(
+                    "liveness", f"{node.name} never answered {sorted(map(str, node.unanswered))[:5]}"
+                )
+        if len({digest(node.state) for node in self.nodes.values()}) != 1:
+            raise ViolationError("convergence", "the nodes end in different states")
+        for key, outcome in self.answers.items():
+            if isinstance(key, bytes) and (outcome is OK or outcome == OK) != (key in self.account.stored):
+                raise ViolationError("durability", f"{key!r} was answered with {outcome}")
+
+
+def known_by(command: c.OriginCommand) -> object:
+    """What a request is known by, however often it is sent; None if others may be alike."""
+    match command:
+        case c.Publish(_, _, _, body):
+            from node.protocol.streaming import decode_message
+
+            return decode_message(body).data
+        case c.SubscriptionOpen(ack_inbox=ack_inbox):
+            return ack_inbox
+        case c.ClientOpen(conn_id=conn_id) | c.ClientReplace(conn_id=conn_id):
+            return (type(command).__name__, conn_id)
+        case _:
+            return None
+
+
+def run(seed: int) -> World:
+    world = World(seed, 2 + seed % 2)
+    world.elect()
+    for _ in range(STEPS):
+        world.step()
+    world.heal()
+    world.finish()
+    return world
+
+
+@pytest.fixture(autouse=True)
+def _small_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that work is left over for the next entry, and the next (R19)."""
+    monkeypatch.setattr(dispatch, "ENTRY_MESSAGES_MAX", 20)
+    monkeypatch.setattr(dispatch, "GROUP_MESSAGES_MAX", 7)
+
+
+@pytest.mark.parametrize("block", range(6))
+def test_promises_hold(block: int) -> None:
+    for seed in range(block * 5, block * 5 + 5):
+        try:
+            run(seed)
+        except Exception as error:
+            error.add_note(f"seed {seed}")
+            raise
+
+
+def test_soak(soak_seconds: float) -> None:
+    import time
+
+    end = time.monotonic() + soak_seconds / 4
+    seed = 1_000_000
+    while time.monotonic() < end:
+        run(seed)
+        seed += 1
+    if not soak_seconds:
+        pytest.skip("takes as long as --soak-seconds says")
+
+
+def test_what_happens_in_a_run() -> None:
+    """Requests of all kinds come to something, and to nothing."""
+    worlds = [run(seed) for seed in range(100, 104)]
+    outcomes = {type(outcome) for world in worlds for outcome in world.truth.values()}
+    assert outcomes >= {type(OK), Refused, ClientOpened, SubscriptionOpened, Probing}
+    assert all(len(world.account.stored) > 30 for world in worlds)
+    assert sum(world.account.applied for world in worlds) > 200
+
+
+# --- the checkers are awake: take a rule away, and it is missed -----------------------------------
+
+
+def _taken_again(patch: pytest.MonkeyPatch) -> None:
+    """A leader that takes batches twice: that alone does no harm."""
+    take = Ordering._take
+
+    def take_again(self: Ordering, node: str, frame: tuple[Any, ...]) -> None:
+        queue = self._queue(node)
+        if queue.session == frame[2]:
+            queue.taken = min(queue.taken, frame[3] - 1)
+        take(self, node, frame)
+
+    patch.setattr(Ordering, "_take", take_again)
+
+
+def _applied_again(patch: pytest.MonkeyPatch) -> None:
+    _taken_again(patch)
+    patch.setattr(sessions, "skip_seen", lambda session, first, count: 0)
+
+
+def _ended_sessions_are_trusted(patch: pytest.MonkeyPatch) -> None:
+    find = sessions.find_session
+
+    def find_session(state: State, session_id: tuple[int, int]) -> Any:
+        return find(state, session_id) or next(iter(state.sessions.values()), None)
+
+    patch.setattr(sessions, "find_session", find_session)
+
+
+def _gaps_reach_the_log(patch: pytest.MonkeyPatch) -> None:
+    take = Ordering._take
+
+    def take_anything(self: Ordering, node: str, frame: tuple[Any, ...]) -> None:
+        self._queue(node).session, self._queue(node).taken = frame[2], frame[3] - 1
+        take(self, node, frame)
+
+    patch.setattr(Ordering, "_take", take_anything)
+
+
+def _outcomes_are_not_kept(patch: pytest.MonkeyPatch) -> None:
+    restored = Origin.restored
+
+    def without(self: Origin, session: Any, nonce: bytes, applied: int, outcomes: dict[int, Outcome]) -> None:
+        restored(self, session, nonce, applied, {})
+
+    patch.setattr(Origin, "restored", without)
+
+
+def _keepers_of_the_past_are_obeyed(patch: pytest.MonkeyPatch) -> None:
+    apply = keeping.apply
+
+    def obey(turn: Any, command: Any) -> None:
+        apply(turn, command if isinstance(command, c.TakeOver) else command._replace(term=turn.state.term))
+
+    patch.setattr(keeping, "apply", obey)
+
+
+def _generations_are_not_compared(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(presence, "find_client", lambda state, client_id, generation: state.clients.get(client_id))
+
+
+def _sessions_count_from_1_when_told_again(patch: pytest.MonkeyPatch) -> None:
+    opened = Origin.opened
+
+    def opened_anew(self: Origin, effect: Any) -> None:
+        if effect.nonce == self._nonce:
+            self._session = None
+        opened(self, effect)
+
+    patch.setattr(Origin, "opened", opened_anew)
+
+
+def _nothing_is_sent_again(patch: pytest.MonkeyPatch) -> None:
+    def leader_changed(self: Origin, term: int | None) -> None:
+        self._term = term
+        if term is not None and self._session is None:
+            self._open()
+            self._forward_unsent()
+
+    patch.setattr(Origin, "leader_changed", leader_changed)
+    patch.setattr(Origin, "again", lambda self, term, serial: None)
+
+
+def _an_entry_has_no_bounds(patch: pytest.MonkeyPatch) -> None:
+    work_off = dispatch._work_off
+    patch.setattr(
+        dispatch, "_work_off", lambda turn, marked, send, budget: work_off(turn, marked, send, 1 << 30)
+    )
+
+
+MUTATIONS = {
+    "each request once (R5)": (_applied_again, 20),
+    "ended sessions stay ended (R5)": (_ended_sessions_are_trusted, 20),
+    "a session is opened once (R5)": (_sessions_count_from_1_when_told_again, 60),
+    "outcomes are kept (R6)": (_outcomes_are_not_kept, 60),
+    "no gaps (R7)": (_gaps_reach_the_log, 20),
+    "what is not applied goes again (R8)": (_nothing_is_sent_again, 20),
+    "a keeper's term (R16)": (_keepers_of_the_past_are_obeyed, 20),
+    "a keeper's generation (R16)": (_generations_are_not_compared, 20),
+    "bounded entries (R19)": (_an_entry_has_no_bounds, 60),
+}
+"""What is taken away, and within how many seeds it is missed."""
+
+
+def test_a_leader_that_takes_batches_twice_does_no_harm(monkeypatch: pytest.MonkeyPatch) -> None:
+    """R5: apply skips what it has seen, whatever the leader does."""
+    _taken_again(monkeypatch)
+    for seed in range(10):
+        run(seed)
+
+
+@pytest.mark.parametrize("rule", MUTATIONS)
+def test_without_a_rule_something_breaks(rule: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    take_away, seeds = MUTATIONS[rule]
+    take_away(monkeypatch)
+    for seed in range(seeds):
+        try:
+            run(seed)
+        except (ViolationError, AssertionError, KeyError, RecursionError):
+            return
+    pytest.fail(f"{seeds} seeds without {rule}, and nobody noticed")
