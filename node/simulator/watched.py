@@ -1,0 +1,83 @@
+"""The parts of a node through which the checkers look on: machine, engine, connections; its links."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from node.core.effects import Effects
+from node.core.machine import Machine
+from node.core.state import State
+from node.raft.engine import Engine
+from node.server.connection import Connection
+from node.server.context import Context
+from node.server.routing import LocalSubscription
+from node.units import Index
+
+if TYPE_CHECKING:
+    from node.simulator.cluster_checks import ClusterChecker
+    from node.simulator.sim_node import SimNode
+
+
+class WatchedMachine(Machine):
+    """The machine, with the checkers looking on."""
+
+    def __init__(self, state: State, node: SimNode, checker: ClusterChecker) -> None:
+        super().__init__(state)
+        self._node = node
+        self._checker = checker
+
+    def apply(self, index: Index, data: bytes) -> Effects:
+        self._checker.applying(self._node, index, data)
+        effects = super().apply(index, data)
+        self._checker.applied(self._node, data, effects, self.state)
+        return effects
+
+
+class WatchedEngine(Engine):
+    """The engine, with the checkers told of what is proposed."""
+
+    watcher: Callable[[int, bytes], None]
+
+    def propose(self, payload: bytes) -> Index:
+        index = super().propose(payload)
+        self.watcher(index, payload)
+        return index
+
+
+class WatchedConnection(Connection):
+    """A connection, with the checkers told of what is delivered."""
+
+    __slots__ = ("watcher",)
+
+    def __init__(self, context: Context, node: SimNode, *, cid: int, epoch: int) -> None:
+        super().__init__(context, cid=cid, epoch=epoch, address=("client", 1))
+        self.watcher = node
+
+    def deliver(
+        self, subscription: LocalSubscription, subject: bytes, reply: bytes, headers: bytes, payload: bytes
+    ) -> None:
+        self.watcher.checker.delivering(self.watcher, subject, payload)
+        super().deliver(subscription, subject, reply, headers, payload)
+
+
+class Port:
+    """One end of a node's links of one kind; the network knows nodes by it."""
+
+    def __init__(self, node: SimNode, kind: str) -> None:
+        self.name = node.name
+        self._node = node
+        self._kind = kind
+
+    @property
+    def up(self) -> bool:
+        return self._node.up
+
+    def link_up(self, peer: str) -> None:
+        self._node.now_or_when_resumed(lambda: self._node.linked(self._kind, peer))
+
+    def link_down(self, peer: str) -> None:
+        self._node.now_or_when_resumed(lambda: self._node.unlinked(self._kind, peer))
+
+    def deliver(self, peer: str, message: Any) -> None:
+        self._node.now_or_when_resumed(lambda: self._node.take(self._kind, peer, message))
