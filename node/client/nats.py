@@ -92,6 +92,7 @@ class Nats:
         self.broken = trio.Event()
         self.on_disconnect: Callable[[], None] = _nothing
         self.on_connect: Callable[[], None] = _nothing
+        self.on_error: Callable[[str], None] = _ignored
         self.reconnects = 0
         self._subs: dict[bytes, Sub] = {}
         self._sids = count(1)
@@ -354,6 +355,8 @@ class Nats:
                     self._pongs.popleft().set()
             elif isinstance(op, nats.Info):
                 self._learn(op.fields.get("connect_urls") or [])
+            elif isinstance(op, nats.Err):
+                self.on_error(op.text)
 
     def _learn(self, urls: list[str]) -> None:
         for url in urls:
@@ -369,3 +372,7 @@ async def _then(first: trio.Event, second: trio.Event) -> None:
 
 def _nothing() -> None:
     """Nobody has asked to be told."""
+
+
+def _ignored(_text: str) -> None:
+    """The same, of what a server refuses."""

@@ -89,8 +89,13 @@ class Identity:
     permissions: Permissions | None = None
     """``None``: everything is permitted."""
 
+    proven: bool = field(default=False, compare=False)
+    """A secret was shown, and was right: it isn't merely whom this node takes everybody for."""
+
 
 ANYBODY = Identity()
+BEARER = Identity(proven=True)
+"""Who has the token."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,9 +211,10 @@ class Authenticator:
             return ANYBODY
         name, password, token = (_text(options, key) for key in ("user", "pass", "auth_token"))
         if self._token and token:
-            return self._compare(self._token, token, ANYBODY)
+            return self._compare(self._token, token, BEARER)
         if not (name or password or token) and self._no_auth_user:
-            return _identity(self._users[self._no_auth_user])
+            guest = self._users[self._no_auth_user]
+            return Identity(guest.name, guest.permissions)
         user = self._users.get(name)
         if user is not None:
             return self._compare(user.password, password, _identity(user))
@@ -245,7 +251,7 @@ class Authenticator:
 
 
 def _identity(user: User) -> Identity:
-    return Identity(user.name, user.permissions)
+    return Identity(user.name, user.permissions, proven=True)
 
 
 def _text(options: Mapping[str, Any], key: str) -> str:

@@ -39,6 +39,7 @@ from node.raft.links import ROUTE, LinkListener
 from node.raft.ports import Timing
 from node.server import logs
 from node.server.access import authenticator
+from node.server.administration import Administration
 from node.server.checkpointing import Checkpointer
 from node.server.clients import Clients
 from node.server.context import ClientLimits, Context, ServerInfo
@@ -125,6 +126,8 @@ class Node:
         self.identity = self._storage.identity
         self.journal = self._storage.journal
         self.routing = Routing(name, send=self._send_route)
+        self.administration = Administration(config.cluster.id, self.routing)
+        """Where requests of operators come in; whoever does what they ask registers its verbs."""
         timing = _timing(config)
         self.replica = Replica(
             name,

@@ -6,7 +6,7 @@ import bcrypt
 import pytest
 
 from node.errors import ConfigError
-from node.server.auth import ANYBODY, Authenticator, Check, Identity, Permissions, User
+from node.server.auth import ANYBODY, BEARER, Authenticator, Check, Identity, Permissions, User
 
 
 def hashed(password: str) -> str:
@@ -46,7 +46,7 @@ def test_a_user_needs_the_right_password() -> None:
 def test_a_token_opens_and_nothing_else_does() -> None:
     """AUT-02."""
     authenticator = Authenticator(token="tok")
-    assert outcome(authenticator, auth_token="tok") is ANYBODY
+    assert outcome(authenticator, auth_token="tok") is BEARER
     assert outcome(authenticator, auth_token="tick") is None
     assert outcome(authenticator, auth_token="") is None
     assert outcome(authenticator, user="tok", pass_="tok") is None
@@ -68,7 +68,7 @@ def test_a_bcrypt_password_is_compared_in_a_thread_once() -> None:
 def test_bcrypt_hashes_of_other_writers_work() -> None:
     """AUT-07. ``$2a$`` and ``$2y$`` are the same computation; a token may be hashed as well."""
     for prefix in ("$2a$", "$2y$"):
-        assert outcome(Authenticator(token=prefix + hashed("tok")[4:]), auth_token="tok") is ANYBODY
+        assert outcome(Authenticator(token=prefix + hashed("tok")[4:]), auth_token="tok") is BEARER
 
 
 def test_a_password_longer_than_bcrypt_reads_is_cut_and_not_an_error() -> None:
@@ -87,6 +87,8 @@ def test_an_unknown_name_takes_as_long_as_a_wrong_password() -> None:
 def test_clients_without_credentials_may_be_a_certain_user() -> None:
     authenticator = Authenticator([User("guest", "x"), User("ann", "y")], no_auth_user="guest")
     assert outcome(authenticator) == Identity("guest")
+    assert not outcome(authenticator).proven, "nobody has shown anything"
+    assert outcome(authenticator, user="ann", pass_="y").proven
     assert outcome(authenticator, user="ann", pass_="y") == Identity("ann")
     assert outcome(authenticator, user="ann", pass_="x") is None
 

@@ -1,0 +1,143 @@
+"""A request of the command line, and what becomes of it."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+from unit.client.scripted_server import ScriptedServer
+
+from node.cli.administer import Cluster, add_cluster, ask, cluster_of
+from node.errors import ConfigError, RefusedError, UnavailableError
+from node.protocol.nats import Pub
+
+
+def answering(*values: Any) -> Callable[[ScriptedServer, Pub], None]:
+    def answer(server: ScriptedServer, request: Pub) -> None:
+        for value in values:
+            server.message(request.reply, json.dumps(value).encode())
+
+    return answer
+
+
+@asynccontextmanager
+async def served(answer: Callable[[ScriptedServer, Pub], None]) -> AsyncIterator[Cluster]:
+    async with trio.open_nursery() as nursery:
+        server = ScriptedServer(answer)
+        await nursery.start(server.run)
+        yield Cluster([f"127.0.0.1:{server.server.port}"], "shop")
+        nursery.cancel_scope.cancel()
+
+
+async def test_the_answer_is_what_is_ok() -> None:
+    asked: list[tuple[bytes, Any]] = []
+
+    def answer(server: ScriptedServer, request: Pub) -> None:
+        asked.append((request.subject, json.loads(request.payload)))
+        answering({"progress": "one"}, {"progress": "two"}, {"ok": {"n": 1}})(server, request)
+
+    said: list[str] = []
+    async with served(answer) as cluster:
+        assert await ask(cluster, "greet", {"name": "ann"}, progress=said.append) == {"n": 1}
+    assert asked == [(b"_STANCHION.admin.shop.greet", {"name": "ann"})]
+    assert said == ["one", "two"]
+
+
+async def test_a_refusal_comes_in_the_nodes_words() -> None:
+    async with served(answering({"error": "not today"})) as cluster:
+        with pytest.raises(RefusedError, match=r"^not today$"):
+            await ask(cluster, "greet", {})
+
+
+async def test_nonsense_is_no_answer() -> None:
+    async with served(answering([1])) as cluster:
+        with pytest.raises(UnavailableError, match="answers something else"):
+            await ask(cluster, "greet", {})
+
+
+async def test_another_cluster_serves_nobody_there() -> None:
+    def answer(server: ScriptedServer, request: Pub) -> None:
+        server.message(request.reply, b"", b"NATS/1.0 503\r\n\r\n")
+
+    async with served(answer) as cluster:
+        with pytest.raises(RefusedError, match=r"127.0.0.1:\d+ is no node of cluster 'shop'"):
+            await ask(cluster, "greet", {})
+
+
+async def test_nobody_is_there(autojump_clock: trio.testing.MockClock) -> None:
+    with pytest.raises(UnavailableError, match=r"no node takes the connection: tried 127\.0\.0\.1:1$"):
+        await ask(Cluster(["127.0.0.1:1"], "shop"), "greet", {}, timeout_s=0.5)
+
+
+async def test_no_answer_leaves_it_open(autojump_clock: trio.testing.MockClock) -> None:
+    autojump_clock.autojump_threshold = 0.05
+    async with served(answering()) as cluster:
+        with pytest.raises(UnavailableError, match=r"no answer to greet within 3 s; .* is unknown"):
+            await ask(cluster, "greet", {}, timeout_s=3)
+
+
+class Breaking:
+    """A node that dies of the first requests."""
+
+    def __init__(self, deaths: int) -> None:
+        self.deaths = deaths
+        self.asked = 0
+        self.dying = trio.Event()
+
+    def __call__(self, server: ScriptedServer, request: Pub) -> None:
+        self.asked += 1
+        if self.asked > self.deaths:
+            answering({"ok": self.asked})(server, request)
+        else:
+            self.dying.set()
+
+    async def die(self, server: ScriptedServer) -> None:
+        await self.dying.wait()
+        await server.drop()
+
+
+@pytest.mark.parametrize("repeats", [False, True])
+async def test_only_what_may_be_done_twice_is_asked_for_again(repeats: bool) -> None:
+    breaking = Breaking(1)
+    async with trio.open_nursery() as nursery:
+        server = ScriptedServer(breaking)
+        await nursery.start(server.run)
+        nursery.start_soon(breaking.die, server)
+        cluster = Cluster([f"127.0.0.1:{server.server.port}"], "shop")
+        if repeats:
+            assert await ask(cluster, "greet", {}, repeats=True) == 2
+        else:
+            with pytest.raises(UnavailableError, match="broke before greet was answered"):
+                await ask(cluster, "greet", {})
+            assert breaking.asked == 1
+        nursery.cancel_scope.cancel()
+
+
+def arguments(words: Iterable[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser()
+    add_cluster(parser)
+    return parser.parse_args(list(words))
+
+
+def test_whom_to_ask_is_in_the_file_or_on_the_command_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "c.yaml"
+    file.write_text(
+        "cluster: {id: shop, nodes: {n1: {client: '0.0.0.0:4100'}}}\nstore: {dir: data}\n", encoding="utf-8"
+    )
+    monkeypatch.setenv("STANCHION_CLIENT_PASSWORD", "pass")
+    asked = cluster_of(arguments(["--config", str(file), "--user", "ann"]))
+    assert asked == Cluster(["127.0.0.1:4100"], "shop", "ann", "pass")
+    assert "pass" not in repr(asked)
+    asked = cluster_of(arguments(["--config", str(file), "--server", "h:1,i:2", "--cluster", "x"]))
+    assert (asked.servers, asked.id) == (["h:1", "i:2"], "x")
+    assert cluster_of(arguments([])).id == "test-cluster"
+    with pytest.raises(ConfigError):
+        cluster_of(arguments(["--set", "cluster.id=x"]))
