@@ -20,6 +20,10 @@ class RefusedError(NodeError):
     """A well-formed request that we decline; ``str(error)`` is the text on the wire."""
 
 
+class ConflictError(RefusedError):
+    """Refused because something of its kind is under way: ask again when that is done."""
+
+
 class UnavailableError(NodeError):
     """No leader or no quorum: the outcome is unknown, and the same serial is forwarded again."""
 

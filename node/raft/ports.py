@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol, TypeAlias
 
 from node.errors import ConfigError
+from node.raft.membership import Membership
 from node.units import Index, Term
 
 Message: TypeAlias = dict[str, Any]
@@ -39,7 +40,7 @@ class EntryType(enum.IntEnum):
     BATCH = 1
     """What was proposed."""
     MEMBERSHIP = 2
-    """Reserved: a change of members."""
+    """The whole new membership (`node.raft.membership`), in force from when it is appended."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,3 +172,17 @@ class Listener(Protocol):
 
     def commit_learned(self, commit: int, term: int) -> None:
         """The leader of the current term said how far it has committed."""
+
+    def membership_changed(self, membership: Membership, index: Index) -> None:
+        """Another membership is in force on this node, since entry ``index``.
+
+        Told when its entry was appended, when the entry of the one before was removed from the log,
+        with a snapshot, and at the start, then from within the engine's constructor. It may not be
+        committed yet, and may be undone.
+        """
+
+    def membership_committed(self, membership: Membership, index: Index) -> None:
+        """The entry of that membership is applied, or a snapshot taken with it: it stays."""
+
+    def member_left(self, name: str) -> None:
+        """A removed member has learnt that it is removed, or was given time to: its links may go."""

@@ -20,6 +20,7 @@ from node.core.effects import ClientOpened, Effects, Replies
 from node.core.machine import Machine
 from node.core.state import State
 from node.errors import RemoteProtocolError, UnavailableError
+from node.raft.membership import Membership
 from node.server.clock import ClusterClock, WallClock
 from node.server.host import Host
 from node.server.keeper import Keeper
@@ -210,6 +211,15 @@ class Replica:
         if self.caught_up and index > self._caught_up_at:
             self.warm = True
         self.applied_to(index, term)
+
+    def membership_changed(self, membership: Membership, index: Index) -> None:
+        """Another membership is in force, perhaps not committed."""
+
+    def membership_committed(self, membership: Membership, index: Index) -> None:
+        """A membership stays."""
+
+    def member_left(self, name: str) -> None:
+        """A removed member needs its links no more."""
 
     def applied_to(self, index: int, term: int) -> None:
         """Everything up to ``index`` is applied, the engine's own entries included."""

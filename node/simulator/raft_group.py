@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from node.raft.engine import Engine
+from node.raft.membership import Membership
 from node.raft.ports import Limits, Role, Timing
 from node.simulator.journal import FlushedJournal, JournalDisk, Medium, Tape
 from node.simulator.network import CALM, Network, Weather
@@ -290,6 +291,15 @@ class RaftHost:
         self._world.counts["lost entries reported"] += 1
 
     def commit_learned(self, commit: int, term: int) -> None:
+        pass
+
+    def membership_changed(self, membership: Membership, index: int) -> None:
+        pass
+
+    def membership_committed(self, membership: Membership, index: int) -> None:
+        pass
+
+    def member_left(self, name: str) -> None:
         pass
 
 

@@ -11,6 +11,7 @@ import msgpack
 import pytest
 
 from node.raft.engine import Engine
+from node.raft.membership import Membership
 from node.raft.ports import Limits, Message, Role, Timing
 from node.simulator.journal import MemoryJournal, Tape
 
@@ -29,6 +30,9 @@ class Heard:
         self.snapshots: list[str] = []
         self.lost: list[tuple[str, int, int]] = []
         self.commits: list[tuple[int, int]] = []
+        self.memberships: list[tuple[Membership, int]] = []
+        self.kept: list[tuple[Membership, int]] = []
+        self.left: list[str] = []
 
     def role_changed(self, role: Role, term: int, leader: str | None, cause: str) -> None:
         self.roles.append((role, term, leader, cause))
@@ -56,6 +60,15 @@ class Heard:
 
     def commit_learned(self, commit: int, term: int) -> None:
         self.commits.append((commit, term))
+
+    def membership_changed(self, membership: Membership, index: int) -> None:
+        self.memberships.append((membership, index))
+
+    def membership_committed(self, membership: Membership, index: int) -> None:
+        self.kept.append((membership, index))
+
+    def member_left(self, name: str) -> None:
+        self.left.append(name)
 
 
 class Member:
