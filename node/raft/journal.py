@@ -21,10 +21,8 @@ Memory: 20 bytes an entry, and the payloads of the newest entries up to ``cache_
 yet written are always held, whatever they take. Older ones are read from disk, and each read is
 checked against its checksum.
 
-After a write or a sync failed the journal refuses everything: nobody knows what is on the disk, and
-trying again may find a kernel that thinks all is well (S4, and `node.raft.disk`).
-
-Not here: the commit index (learned again after a restart, S3), what an entry means.
+Not here: how records reach the disk (`node.raft.writer`), the commit index (learned again after a
+restart, S3), what an entry means.
 """
 
 from __future__ import annotations
@@ -33,20 +31,19 @@ import os
 from collections.abc import Sequence
 from typing import Protocol
 
-from node.errors import CorruptionError, DiskError
+from node.errors import CorruptionError
 from node.raft.disk import Disk
-from node.raft.flush import Flush, Part, Sweep
+from node.raft.flush import Flush, Sweep
 from node.raft.log_state import Base, LogState
 from node.raft.payloads import Payloads
-from node.raft.records import RECORD_BYTES, Header, Kind, pack_members
+from node.raft.records import Header, Kind, pack_members
 from node.raft.recovery import POSITION_BITS, Recovered, TornTail, recover
 from node.raft.segments import Segment
+from node.raft.writer import Writer
 from node.units import Index, Term
 
 SEGMENT_BYTES = 64 << 20
 CACHE_BYTES = 64 << 20
-_DOOMED_MAX = 4
-"""So many segments wait for a sweep; more, and a flush takes them along."""
 _OFFSET = (1 << POSITION_BITS) - 1
 _NOTHING = b""
 
@@ -83,27 +80,20 @@ class Journal:
     ) -> None:
         self.torn = torn
         """What a power cut tore, found by `open`; None if the end was clean."""
-        self._disk = disk
-        self._segments = segments
         self._state = state
-        self._segment_bytes = segment_bytes
-        self._relaxed = relaxed
         self._sealer = sealer
         self._entry_kind = Kind.ENTRY if sealer is None else Kind.SEALED
-
-        self.written = self.durable = next_seq - 1
         self._durable_index = state.last_index
-        self._tail = segments[-1]
-        self._end = end
-        self._parts = [Part(self._tail, end)]
-        self._flush_first = next_seq  # the first record of the flush now being filled
-        self._running: Flush | None = None
-        self._doomed: list[Segment] = []  # to be deleted, oldest first
-        self._doomed_at = 0  # once this record is durable
-        self._sweeping: Sweep | None = None
-        self._failure: DiskError | None = None
-
         self._payloads = Payloads(cache_bytes)
+        self._writer = Writer(
+            disk,
+            segments,
+            next_seq=next_seq,
+            end=end,
+            segment_bytes=segment_bytes,
+            relaxed=relaxed,
+            header=self._header,
+        )
 
     @classmethod
     def open(
@@ -156,11 +146,19 @@ class Journal:
 
     def close(self) -> None:
         """Close the files. What was not flushed is lost, also if its flush was begun; none may be running."""
-        assert self._running is None or not self._running.running
-        for segment in (*self._segments, *self._doomed):
-            segment.close()
+        self._writer.close()
 
     # --- reading ----------------------------------------------------------------------------------
+
+    @property
+    def written(self) -> int:
+        """The number of the last record."""
+        return self._writer.written
+
+    @property
+    def durable(self) -> int:
+        """The last record that is durable, and all before it."""
+        return self._writer.durable
 
     @property
     def term(self) -> Term:
@@ -208,7 +206,7 @@ class Journal:
     @property
     def bytes_on_disk(self) -> int:
         """Size of all segments, preallocated space included."""
-        return sum(segment.capacity for segment in self._segments)
+        return sum(segment.capacity for segment in self._writer.segments)
 
     def term_at(self, index: int) -> Term | None:
         """The term of an entry; None if the log does not hold it."""
@@ -227,8 +225,9 @@ class Journal:
 
         At least the newest one counts. For dropping entries that cost too much to keep.
         """
-        number, total = self._tail.number, self._tail.capacity
-        for segment in reversed(self._segments[:-1]):
+        *older, tail = self._writer.segments
+        number, total = tail.number, tail.capacity
+        for segment in reversed(older):
             total += segment.capacity
             if total > bytes_max:
                 break
@@ -243,8 +242,7 @@ class Journal:
             CorruptionError: the bytes on disk are not those that were written.
             DiskError: the disk refused, now or earlier.
         """
-        if self._failure is not None:
-            self._check()
+        self._writer.check()
         payload = self._payloads.get(index)
         if payload is not None:
             return payload
@@ -278,7 +276,8 @@ class Journal:
     def _read(self, index: int) -> bytes:
         state = self._state
         position, length = state.position(index), state.length(index)
-        segment = self._segments[(position >> POSITION_BITS) - self._segments[0].number]
+        segments = self._writer.segments
+        segment = segments[(position >> POSITION_BITS) - segments[0].number]
         offset = position & _OFFSET
         record = segment.record(offset, length)
         term = state.term_at(index)
@@ -305,7 +304,7 @@ class Journal:
         last_term = state.term_at(index - 1)
         assert last_term is None or term >= last_term, f"entry {index}: term {term} after {last_term}"
         stored = payload if self._sealer is None else self._sealer.seal(payload, _context(index, term))
-        position = self._put(self._entry_kind, index, term, stored)
+        position = self._writer.put(self._entry_kind, index, term, stored)
         state.append(index, term, position, len(stored))
         self._payloads.add(index, payload, self._durable_index)
 
@@ -318,10 +317,12 @@ class Journal:
         state = self._state
         if from_index >= state.next_index:
             return
-        keep = 0 if self._segments[0].number == 1 else state.first  # else entries were dropped before it
+        keep = (
+            0 if self._writer.segments[0].number == 1 else state.first
+        )  # else entries were dropped before it
         keep = keep if state.base is None else state.base.index
         assert from_index > keep, f"truncating from {from_index}, but all up to {keep} is committed"
-        self._put(Kind.TRUNCATE, from_index, 0, _NOTHING)
+        self._writer.put(Kind.TRUNCATE, from_index, 0, _NOTHING)
         self._payloads.discard_from(from_index)
         state.truncate(from_index)
         self._limit_durable(from_index - 1)
@@ -337,7 +338,7 @@ class Journal:
             return
         assert term > now[0] or (term == now[0] and now[1] is None), f"{now} can't become {(term, voted_for)}"
         payload = _NOTHING if voted_for is None else voted_for.encode()
-        self._put(Kind.VOTE, int(voted_for is not None), term, payload)
+        self._writer.put(Kind.VOTE, int(voted_for is not None), term, payload)
         self._state.vote(Term(term), voted_for)
 
     def set_members(self, members: Sequence[str] | None) -> None:
@@ -348,7 +349,7 @@ class Journal:
         """
         value = None if members is None else tuple(members)
         if value != self._state.members:
-            self._put(Kind.MEMBERS, 0, 0, pack_members(value))
+            self._writer.put(Kind.MEMBERS, 0, 0, pack_members(value))
             self._state.members = value
 
     def reset(self, base: tuple[int, int], previous: tuple[int, int]) -> None:
@@ -362,11 +363,11 @@ class Journal:
         assert base[0] == previous[0] + 1 > 1, (base, previous)
         assert base[1] >= previous[1], (base, previous)
         value = Base(Index(base[0]), Term(base[1]), Term(previous[1]))
-        position = self._put(Kind.BASE, *base, previous[1].to_bytes(8, "little"))
+        position = self._writer.put(Kind.BASE, *base, previous[1].to_bytes(8, "little"))
         self._state.start_over(value, position)
         self._payloads.clear()
         self._limit_durable(0)
-        self._doom_before(self._tail.number)
+        self._writer.doom_before(self._writer.segments[-1].number)
 
     def drop_before(self, index: int) -> None:
         """Let segments go that hold only entries before ``index``; at least two entries stay.
@@ -377,7 +378,7 @@ class Journal:
         Raises:
             DiskError: the disk refused earlier.
         """
-        self._check()
+        self._writer.check()
         state = self._state
         keep = min(index, state.last_index - 1)
         if keep <= state.first_index:
@@ -385,57 +386,27 @@ class Journal:
         number = state.position(keep) >> POSITION_BITS
         state.drop_positions_below(number << POSITION_BITS)
         self._payloads.discard_before(state.first)
-        self._doom_before(number)
-
-    def _doom_before(self, number: int) -> None:
-        self._doomed_at = self.written
-        count = number - self._segments[0].number
-        self._doomed += self._segments[:count]
-        del self._segments[:count]
+        self._writer.doom_before(number)
 
     def _limit_durable(self, index: int) -> None:
         # Entries behind it were replaced: neither what is durable nor what is just being
         # written says anything about those that took their place.
         self._durable_index = min(self._durable_index, Index(index))
-        if self._running is not None:
-            self._running.last_index = min(self._running.last_index, index)
+        if self._writer.running is not None:
+            self._writer.running.last_index = min(self._writer.running.last_index, index)
 
-    def _put(self, kind: int, index: int, term: int, payload: bytes) -> int:
-        """Buffer a record; returns its position. The state is not changed yet."""
-        if self._failure is not None:
-            self._check()
-        size = RECORD_BYTES + len(payload)
-        at = self._end
-        if at + size > self._tail.capacity:
-            self._roll(size)
-            at = self._end
-        self.written = seq = self.written + 1
-        tail = self._tail
-        buffers = self._parts[-1].buffers
-        buffers.append(tail.frame.encode(kind, seq, seq - self._flush_first, index, term, payload))
-        if payload:
-            buffers.append(payload)
-        self._end = at + size
-        return tail.number << POSITION_BITS | at
-
-    def _roll(self, size: int) -> None:
-        """Go on in a new segment; the next flush creates it, after syncing the old one."""
-        state, old = self._state, self._tail
-        header = Header(
-            journal_id=old.header.journal_id,
-            number=old.number + 1,
-            first_seq=self.written + 1,
+    def _header(self, number: int, first_seq: int) -> Header:
+        """What a new segment must say, so that all before it may go."""
+        state = self._state
+        return Header(
+            journal_id=self._writer.segments[0].header.journal_id,
+            number=number,
+            first_seq=first_seq,
             next_index=Index(state.next_index),
             term=state.term,
             voted_for=state.voted_for,
             members=state.members,
         )
-        self._tail = tail = Segment(self._disk, header, capacity=self._segment_bytes)
-        tail.capacity = max(tail.capacity, tail.start + size)
-        self._segments.append(tail)
-        self._end = tail.start
-        self._parts.append(Part(tail, self._end))
-        self._flush_first = self.written + 1
 
     # --- flushing ---------------------------------------------------------------------------------
 
@@ -445,21 +416,7 @@ class Journal:
         Raises:
             DiskError: the disk refused earlier.
         """
-        self._check()
-        if self._running is not None or self.written == self.durable:
-            return None
-        parts, self._parts = self._parts, [Part(self._tail, self._end)]
-        self._running = flush = Flush(
-            parts,
-            self._sweep() if len(self._doomed) > _DOOMED_MAX else None,
-            seq=self.written,
-            last_index=self._state.last_index,
-            relaxed=self._relaxed,
-            failed=self._stop,
-        )
-        if not self._relaxed:
-            self._flush_first = self.written + 1
-        return flush
+        return self._writer.begin_flush(self._state.last_index)
 
     def end_flush(self, flush: Flush) -> None:
         """Take note that ``flush`` ran: what it carried is durable.
@@ -467,11 +424,7 @@ class Journal:
         Raises:
             DiskError: it failed, or the disk refused earlier.
         """
-        self._check()
-        assert flush is self._running
-        assert flush.finished
-        self._running = None
-        self.durable = flush.seq
+        self._writer.end_flush(flush)
         self._durable_index = max(self._durable_index, Index(flush.last_index))
         self._payloads.shrink(self._durable_index)
 
@@ -484,24 +437,7 @@ class Journal:
         Raises:
             DiskError: the disk refused earlier.
         """
-        self._check()
-        return self._sweep() if self._doomed and self._doomed_at <= self.durable else None
-
-    def _sweep(self) -> Sweep | None:
-        if self._sweeping is not None and not self._sweeping.finished:
-            return None
-        kept = self._segments if self._relaxed else ()
-        self._sweeping = Sweep(self._doomed, kept, failed=self._stop)
-        self._doomed = []
-        return self._sweeping
-
-    def _stop(self, error: DiskError) -> None:
-        """Refuse everything from now on. Called in the thread of a flush."""
-        self._failure = error
-
-    def _check(self) -> None:
-        if self._failure is not None:
-            raise DiskError(f"the journal stopped after: {self._failure}") from self._failure
+        return self._writer.begin_sweep()
 
 
 def _check_sealed(found: Recovered, sealer: Sealer | None) -> None:

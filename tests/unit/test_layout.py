@@ -33,6 +33,7 @@ TESTED_ELSEWHERE = {
     "protocol/streaming_pb2.py": "generated",
     "raft/flush.py": "test_journal, test_disk and tests/property/raft/test_journal_crash.py",
     "raft/segments.py": "test_journal and test_recovery",
+    "raft/writer.py": "test_journal, test_disk and tests/property/raft/test_journal_crash.py",
     "server/context.py": "test_connection",
     "server/host.py": "two clocks and a random name; the simulator gives its own",
     "server/interest.py": "test_routing: interest is seen in where messages go",
