@@ -5,7 +5,7 @@ notes that travel on its messages; the streaming service hands over what clients
 come in by value. ``pump`` does what is due and says when it wants to be called again. The driver in
 ``server.node`` and the simulator run the same object.
 
-Rules held here: R4 (catch up, then act), R9 and R14 (a leader's first entry), R21 (credit), R25.
+Rules held here: R9 and R14 (a leader's first entry), R21 (credit), R25.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from node.core.machine import Machine
 from node.core.state import State
 from node.errors import RemoteProtocolError, UnavailableError
 from node.raft.membership import Membership
+from node.server.catching_up import CatchUp
 from node.server.clock import ClusterClock, WallClock
 from node.server.host import Host
 from node.server.keeper import Keeper
@@ -113,7 +114,6 @@ class Replica:
         self._founded = founded
         self._tell_caught_up = caught_up
         self._tell_changed = changed
-        self._gap_s = election_min_s / 2
         self.engine: Engine
         self.origin = Origin(node, self._forward, host.random_bytes)
         self.requests = Requests(routing, host, kick)
@@ -142,18 +142,18 @@ class Replica:
         self.term = 0
         self.leader: str | None = None
         self.links_up: set[str] = set()
-        self.caught_up = False
-        self.warm = False
-        self._target: int | None = None  # applied up to here, this node has caught up
-        self._caught_up_at = 0
-        self._question = 0  # counts the gaps
-        self._answered = 0  # the last one that the leader answered for
-        self._asked_s = -NEVER
+        self.catch_up = CatchUp(
+            links_up=self.links_up,
+            send=send,
+            monotonic_s=host.monotonic_s,
+            gap_s=election_min_s / 2,
+            founded=lambda: bool(self.state.cluster_tag),
+            held=self._held,
+            caught_up=self._now_caught_up,
+        )
         self._warm_members: dict[str, bool] = {}
-        self._leader_frame_s = -NEVER
         self._paused_readers: deque[Reader] = deque()
         self._opened_ready = False
-        self._suspended = False
         self._look_s = 0.0
         self.leaderless_since_s: float | None = host.monotonic_s()
         self._tag = ""
@@ -165,6 +165,7 @@ class Replica:
     def attach(self, engine: Engine) -> None:
         """The engine is made after the replica, which it calls."""
         self.engine = engine
+        self.catch_up.attach(engine)
         self.ordering = Ordering(
             engine,
             self._state,
@@ -183,6 +184,11 @@ class Replica:
         """The replicated state, to read; it may be another object after a snapshot."""
         state: State = self.machine.state
         return state
+
+    @property
+    def caught_up(self) -> bool:
+        """Clients may be served, and effects are performed (R4)."""
+        return self.catch_up.done
 
     @property
     def leader_heard(self) -> bool:
@@ -208,8 +214,7 @@ class Replica:
             self.presence.acted(effects.returned, state.time_ns)
         if not self._tag:
             self._check_founded()
-        if self.caught_up and index > self._caught_up_at:
-            self.warm = True
+        self.catch_up.applied_batch(index)
         self.applied_to(index, term)
 
     def membership_changed(self, membership: Membership, index: Index) -> None:
@@ -226,15 +231,7 @@ class Replica:
         self.ordering.applied(index)
         if self.keeper is not None:
             self.keeper.applied()
-        # A leader knows what is committed only from an entry of its own term on. And nobody is served
-        # before the cluster is founded: ack inboxes made without its tag would reach nobody (R18).
-        if (
-            self._target is not None
-            and index >= self._target
-            and term == self.engine.term
-            and self.state.cluster_tag
-        ):
-            self._now_caught_up(index)
+        self.catch_up.applied_to(index, term)
 
     def needs_snapshot(self, peer: str) -> None:
         """The log no longer reaches back to what ``peer`` needs: it fetches one (``snapshots``)."""
@@ -262,9 +259,7 @@ class Replica:
                 self._opened_ready = False
             else:
                 self.clock.follow()
-            if not self.caught_up:
-                self._target = None  # what another leader told, or what this one meant to prove
-                self._ask()
+        self.catch_up.role_changed(term, leader, goes_on_leading=leads and led_before)
         self.leaderless_since_s = None if leader else self.host.monotonic_s()
         self._tell_origin()
         self._tell_changed()
@@ -275,16 +270,13 @@ class Replica:
 
     def follower_note(self) -> Any:
         """What this node attaches to every answer to a leader or candidate (R13, R14)."""
-        return (self.wall.reading(), self.warm)
+        return (self.wall.reading(), self.catch_up.warm)
 
     def noted_leader(self, _peer: str, note: Any) -> None:
         """A live frame of the current leader came in."""
-        now_s = self.host.monotonic_s()
         if isinstance(note, int):
             self.clock.heard(note, self.engine.term)
-        if self.caught_up and now_s - self._leader_frame_s > self._gap_s:
-            self.hold()  # cut off for a while: apply all there is to learn, then perform what is still true
-        self._leader_frame_s = now_s
+        self.catch_up.leader_heard()
 
     def noted_follower(self, peer: str, note: Any) -> None:
         """An answer of a member says what its clock shows and whether it is warm."""
@@ -296,18 +288,8 @@ class Replica:
                 log.warning("%s: a note that says nothing: %.60r", peer, note)
 
     def commit_learned(self, commit: int, _term: int) -> None:
-        """The leader of the current term has told its commit index.
-
-        After a gap it counts only once the leader has answered (``_ask``): until then the frame may
-        have lain in a buffer for as long as the gap was.
-        """
-        if self.caught_up or self._suspended or self._answered < self._question:
-            return
-        if self._target is None:
-            self._target = commit
-            current = self.engine.applied_term == self.engine.term
-            if self.engine.applied_index >= commit and current and self.state.cluster_tag:
-                self._now_caught_up(self.engine.applied_index)
+        """The leader of the current term has told its commit index."""
+        self.catch_up.commit_learned(commit)
 
     # --- called by the shell ----------------------------------------------------------------------
 
@@ -316,7 +298,7 @@ class Replica:
         self.links_up.add(peer)
         if peer == self.leader:
             self._tell_origin()
-            self._ask()
+            self.catch_up.ask()
 
     def peer_down(self, peer: str) -> None:
         """The raft link to a member broke: what it lost is sent again when it is back."""
@@ -341,47 +323,19 @@ class Replica:
                 if self.keeper is not None:
                     self.keeper.heartbeats.pinged(client_id)
             case ("where", int(question)):
-                if self.role == "leader" and self.caught_up and self.engine.is_ready:
-                    self._send(peer, ("here", question, self.term, self.engine.commit_index))
+                self.catch_up.asked(peer, question)
             case ("here", int(question), int(term), int(commit)):
-                if (question, term, peer) == (self._question, self.term, self.leader):
-                    self._answered = question
-                    self.commit_learned(commit, term)
+                self.catch_up.answered(peer, question, term, commit)
             case _:
                 raise RemoteProtocolError(f"{peer}: no frame of a server: {value!r:.60}")
 
     def paused(self, _gap_s: float) -> None:
         """This process did not run for a while: nothing is delivered before it has caught up (R4)."""
-        self.hold()
+        self.catch_up.hold()
         if self.role == "leader" and self._opened_ready:
             # Still leading, for all this node knows: an entry that commits from now on proves it.
-            self._target = self.engine.last_index + 1
+            self.catch_up.prove()
             self.ordering.keeper(Tick(self.term))
-
-    def hold(self) -> None:
-        """Perform nothing until this node has caught up again."""
-        self.performer.held = True
-        self.streaming.hold()
-        self.caught_up = False
-        self._target = None
-        self._question += 1
-        self._ask()
-
-    def _ask(self) -> None:
-        """Ask the leader how far it has committed, if what its frames say may be old."""
-        if self._answered == self._question or self.caught_up:
-            return
-        if self.leader in self.links_up:
-            self._asked_s = self.host.monotonic_s()
-            self._send(self.leader, ("where", self._question))
-
-    def _ask_again(self, now_s: float) -> float:
-        """An answer may be lost, or the leader not ready to give one. Returns when to look again."""
-        if self.caught_up or self._answered == self._question:
-            return NEVER
-        if now_s - self._asked_s >= self._gap_s:
-            self._ask()
-        return max(self._asked_s, now_s) + self._gap_s
 
     def read_done(self, connection: Any) -> None:
         """A client's read was handled: forward it; too much unapplied stops the reading (R8, R21)."""
@@ -405,12 +359,10 @@ class Replica:
 
     def suspend(self) -> None:
         """A snapshot is about to replace the store: nothing is read from it meanwhile."""
-        self.hold()
-        self._suspended = True
+        self.catch_up.suspend()
 
     def installed(self, state: State, messages: Messages, since: int) -> None:
         """A snapshot replaced everything; the last entry performed here was ``since``."""
-        self._suspended = False
         self.machine = Machine(state)
         self.performer.replace(messages)
         self.clock.seen(state.time_ns)
@@ -420,7 +372,7 @@ class Replica:
         if session is not None:
             self.origin.restored(session.id, session.nonce, session.applied, session.outcomes)
         self._tell_origin()
-        self._ask()
+        self.catch_up.resume()
         self.performer.redeliver_skipped(since)
 
     def pump(self) -> float:
@@ -444,7 +396,7 @@ class Replica:
             now_s + 0.5,
             self.requests.next_deadline() or NEVER,
             keeper_s,
-            self._ask_again(now_s),
+            self.catch_up.pump(now_s),
             self.ordering.next_deadline() or NEVER,
         )
 
@@ -455,7 +407,7 @@ class Replica:
         if not self._opened_ready:
             self._opened_ready = True
             log.info("ready to lead term %d", self.term)
-            cold = not self.warm and not any(self._warm_members.values())
+            cold = not self.catch_up.warm and not any(self._warm_members.values())
             self.ordering.ready(now_s, {self.node, *self.links_up}, cold=cold)
         keeper_s = self.keeper.pump() if self.keeper is not None else NEVER
         try:
@@ -496,8 +448,7 @@ class Replica:
             monotonic_s=self.host.monotonic_s,
             term=self.term,
         )
-        if not self.caught_up and self._target is None:
-            self._now_caught_up(self.engine.applied_index)
+        self.catch_up.first_entry_applied()
 
     def _stop_leading(self) -> None:
         self.ordering.follow()
@@ -507,12 +458,11 @@ class Replica:
 
     # --- inside -----------------------------------------------------------------------------------
 
-    def _now_caught_up(self, index: int) -> None:
-        assert self.state.cluster_tag
-        self._target = None
-        self._caught_up_at = max(self.engine.last_index, index)
-        self.caught_up = True
-        self._leader_frame_s = self.host.monotonic_s()
+    def _held(self) -> None:
+        self.performer.held = True
+        self.streaming.hold()
+
+    def _now_caught_up(self) -> None:
         self.performer.resume()
         self.streaming.resume()
         self._tell_caught_up()

@@ -1,4 +1,4 @@
-"""Catching up (R4): when a node that was away may perform what it applies."""
+"""The parts of a node together: catching up (R4), and what a leader and its followers tell one another."""
 
 from __future__ import annotations
 
@@ -165,6 +165,6 @@ def test_only_a_leader_that_knows_answers(node: Node) -> None:
     node.replica.role_changed("leader", TERM + 1, "n1", "elected")
     node.replica.frame("n3", ("where", 7))
     assert answers() == [("here", 7, TERM + 1, 42)]
-    node.replica.hold()
+    node.replica.catch_up.hold()
     node.replica.frame("n3", ("where", 8))
     assert len(answers()) == 1, "it may have been deposed while it stood still"
