@@ -342,7 +342,7 @@ def _check_group(state: State, group: Group) -> None:
     for member in group.members:
         _check_member(state, member)
     log = group.channel.log
-    room = any(member.heard and not member.stalled for member in group.members)
+    room = group.paused_ns is None and any(member.heard and not member.stalled for member in group.members)
     if room and log.last >= max(group.cursor + 1, log.first):
         assert group.id in state.hungry or group.id in state.overdue, "new messages are forgotten"
     if any(may_redeliver(member) for member in group.members):
@@ -358,6 +358,9 @@ def _check_member(state: State, member: Subscription) -> None:
     assert due or not member.due_here
     running = [record for seq, record in member.unacked.items() if seq not in due]
     assert all(one.sent_at_ns <= other.sent_at_ns for one, other in pairwise(running))
+    assert member.group.paused_ns is None or member.id not in state.ack_deadlines, (
+        "an AckWait runs in a pause"
+    )
     assert all(record.sent_at_ns <= state.time_ns for record in running)
     if may_redeliver(member) and running:
         first_ns = running[0].sent_at_ns + member.ack_wait_ns

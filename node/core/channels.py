@@ -43,7 +43,10 @@ def find_or_create(turn: Turn, name: str) -> Channel:
 
 
 def delete(turn: Turn, channel: Channel) -> None:
-    """Delete an idle channel with its log and its offline durables (I2)."""
+    """Delete an idle channel with its log and its offline durables (I2).
+
+    What the entry has published to it so far goes with it; what follows is for a new channel (S3).
+    """
     state = turn.state
     assert channel.idle
     for group in channel.groups.values():
@@ -56,6 +59,8 @@ def delete(turn: Turn, channel: Channel) -> None:
         state.touched.unacked[shadow.id] = None
         state.touched.groups[group.id] = channel.id
     state.age_deadlines.disarm(channel.id)
+    turn.publishing.pop(channel.name, None)
+    turn.bodies.pop(channel.name, None)
     del state.channels[channel.name]
     del state.channels_by_id[channel.id]
     del state.by_folded_name[folded(channel.name)]

@@ -21,6 +21,7 @@ tens of thousands a second, and a NamedTuple costs a third of a frozen dataclass
 from __future__ import annotations
 
 from collections.abc import Sequence
+from enum import IntEnum
 from typing import Any, NamedTuple, TypeAlias, cast, get_origin, get_type_hints
 
 import msgpack
@@ -29,7 +30,11 @@ from node.errors import RemoteProtocolError
 from node.units import Generation
 
 MACHINE_VERSION = 1
-"""The newest machine version this release knows (rule R24)."""
+"""The newest machine version this release knows (rule R24).
+
+A command that is added to a version which was released makes the next one. Version 1 is still growing:
+no release has written it yet.
+"""
 
 ENTRY_SIZE_MAX = 8 * 1024 * 1024 + 64 * 1024
 """Bytes. The largest ``max_payload`` plus room for one command's other fields."""
@@ -152,6 +157,73 @@ class Configure(NamedTuple):
     only_if_unset: bool
 
 
+# --- what an operator asks for (see ``administration``); each is refused after ``valid_until_ns`` ------
+
+
+class SeekTo(IntEnum):
+    """Where a cursor is put."""
+
+    END = 0
+    """Behind everything: only what is published from now on."""
+    SEQUENCE = 1
+    """Before the sequence given, or the first there is behind it."""
+    TIME = 2
+    """Before the first message stored at the Unix time given (ns), or later."""
+    FIRST = 3
+    """Before everything that is in the log."""
+    LAST = 4
+    """Before the last message."""
+
+
+class ChannelDelete(NamedTuple):
+    """Delete a channel with its log and its subscriptions; online ones only if ``force``."""
+
+    channel: str
+    force: bool
+    valid_until_ns: int
+
+
+class ChannelPurge(NamedTuple):
+    """Drop a channel's messages up to and including ``up_to``; 0: all of them."""
+
+    channel: str
+    up_to: int
+    valid_until_ns: int
+
+
+class SubscriptionRemove(NamedTuple):
+    """End a subscription for good, with ``group`` all that share its cursor; ``force`` for online ones."""
+
+    subscription: int
+    group: bool
+    force: bool
+    valid_until_ns: int
+
+
+class SubscriptionSeek(NamedTuple):
+    """Put the cursor of a durable or a queue group elsewhere: to a ``SeekTo``, with its value."""
+
+    subscription: int
+    to: int
+    value: int
+    valid_until_ns: int
+
+
+class SubscriptionPause(NamedTuple):
+    """Send nothing from this cursor, until it is told otherwise (``paused`` false)."""
+
+    subscription: int
+    paused: bool
+    valid_until_ns: int
+
+
+class ClientKick(NamedTuple):
+    """Close a client, as if it had asked for it."""
+
+    client_id: str
+    valid_until_ns: int
+
+
 # --- commands of the keeper, which only a ready leader has ---------------------------------------
 
 
@@ -254,6 +326,9 @@ class Found(NamedTuple):
     cluster_tag: str
 
 
+AdminCommand: TypeAlias = (
+    ChannelDelete | ChannelPurge | SubscriptionRemove | SubscriptionSeek | SubscriptionPause | ClientKick
+)
 OriginCommand: TypeAlias = (
     ClientOpen
     | ClientReplace
@@ -266,6 +341,7 @@ OriginCommand: TypeAlias = (
     | Unsubscribe
     | Acked
     | Configure
+    | AdminCommand
 )
 KeeperCommand: TypeAlias = (
     Tick
@@ -296,6 +372,12 @@ TYPES: dict[int, type[Command]] = {
     10: Unsubscribe,
     11: Acked,
     12: Configure,
+    13: ChannelDelete,
+    14: ChannelPurge,
+    15: SubscriptionRemove,
+    16: SubscriptionSeek,
+    17: SubscriptionPause,
+    18: ClientKick,
     32: Tick,
     33: TakeOver,
     34: ColdStart,

@@ -12,7 +12,8 @@ start, and what was sent while its receiver was gone. It goes out whatever max i
 
 What **waits**: nothing at all is sent to a subscription that nobody hears, nothing is redelivered to
 a plain or durable one whose client is silent (D25). Such a subscription is not marked and has no
-deadline to look at; ``resume_sending`` looks again when it is back.
+deadline to look at; ``resume_sending`` looks again when it is back. The same holds for all that share a
+cursor which an operator has paused; their AckWaits stand still.
 """
 
 from __future__ import annotations
@@ -76,6 +77,8 @@ def _send_new(turn: Turn, group: Group, most: int) -> tuple[int, bool]:
     if group.id in state.overdue:
         return 0, False  # the due ones are ahead of the new; when they are out, it is hungry again
     log, members = group.channel.log, group.members
+    if group.paused_ns is not None:
+        return 0, False
     first = max(group.cursor + 1, log.first)  # what has gone unsent is skipped (D11)
     last = min(log.last, first + most - 1)
     if first > last or not members:
@@ -87,7 +90,7 @@ def _send_new(turn: Turn, group: Group, most: int) -> tuple[int, bool]:
     if first > last or not member.heard:
         return 0, False
     seqs = range(first, last + 1)
-    member.unacked.update(dict.fromkeys(seqs, Record(turn.time_ns, turn.index, 1)))
+    member.unacked.update(_new_records(turn, group, seqs))
     member.last_sent = last
     turn.effects.deliveries.append(Deliver(member.id, cast("Sequence[Seq]", seqs), turn.index))
     _sent(state, member)
@@ -101,14 +104,23 @@ def _share_new(turn: Turn, group: Group, first: int, last: int) -> tuple[int, bo
     if not able:
         return 0, False
     receivers = share_out(group, able, first, last)
-    record = Record(turn.time_ns, turn.index, 1)
+    records = _new_records(turn, group, range(first, first + len(receivers)))
     for seq, member in enumerate(receivers, first):
-        member.unacked[seq] = record
+        member.unacked[seq] = records[seq]
         member.last_sent = max(member.last_sent, seq)
     _deliver(turn, list(zip(receivers, range(first, last + 1), strict=False)))
     if receivers:
         _moved(turn, group, first + len(receivers) - 1)
     return len(receivers), first + len(receivers) > last and last < group.channel.log.last
+
+
+def _new_records(turn: Turn, group: Group, seqs: range) -> dict[int, Record]:
+    """Of messages that the cursor comes to: sent for the first time, unless it was put back behind them."""
+    records = dict.fromkeys(seqs, Record(turn.time_ns, turn.index, 1))
+    if seqs.start <= group.replayed_to:
+        before = range(seqs.start, min(seqs.stop, group.replayed_to + 1))
+        records.update(dict.fromkeys(before, Record(turn.time_ns, turn.index, 2)))
+    return records
 
 
 def _moved(turn: Turn, group: Group, cursor: int) -> None:
@@ -230,7 +242,8 @@ def _again(turn: Turn, record: Record) -> Record:
 
 def may_redeliver(member: Subscription) -> bool:
     """A message may be sent to it again. A silent member of a queue group takes its part (D29)."""
-    return member.heard and (bool(member.group.queue) or not member.silent)
+    group = member.group
+    return member.heard and group.paused_ns is None and (bool(group.queue) or not member.silent)
 
 
 def watch(state: State, member: Subscription) -> None:
@@ -254,7 +267,8 @@ def resume_sending(
     Called when a deadline fires, and when a subscription that could not be sent to may be again.
     ``here``: what is due goes to this member, not to the one that its group would choose.
     """
-    latest = now_ns - member.ack_wait_ns
+    paused_ns = member.group.paused_ns
+    latest = (now_ns if paused_ns is None else paused_ns) - member.ack_wait_ns
     overdue: list[int] = []
     for seq, record in member.unacked.items():
         if record.sent_at_ns > latest:

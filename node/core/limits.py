@@ -67,7 +67,7 @@ def enforce(turn: Turn, channel: Channel) -> None:
             turn.effects.warnings.append(
                 Warn(f"channel {channel.name!r} has reached its limits: oldest messages go")
             )
-        _drop_before(turn, channel, keep)
+        drop_before(turn, channel, keep)
     watch_age(turn.state, channel)
 
 
@@ -87,11 +87,12 @@ def expire(turn: Turn) -> None:
         if max_age_ns:
             keep = channel.log.first_at_or_after(turn.timestamp_ns - max_age_ns + 1)
             if keep > channel.log.first:
-                _drop_before(turn, channel, keep)
+                drop_before(turn, channel, keep)
         watch_age(state, channel)
 
 
-def _drop_before(turn: Turn, channel: Channel, keep: int) -> None:
+def drop_before(turn: Turn, channel: Channel, keep: int) -> None:
+    """Let go every message below ``keep``, which is at most ``last + 1``."""
     channel.log.drop_before(keep)
     turn.state.touched.channels[channel.id] = channel.name
     turn.effects.dropped.append(Drop(channel.id, Seq(keep - 1)))

@@ -16,16 +16,19 @@ from typing import Any, assert_never
 from node.errors import NodeError, RefusedError, RemoteProtocolError
 from node.units import Index
 
-from . import acks, channels, clients, keeping, limits, refusals, sessions, subscriptions
+from . import acks, administration, channels, clients, keeping, limits, refusals, sessions, subscriptions
 from .commands import (
     MACHINE_VERSION,
     NUMBER_OF,
     SIGNATURES,
     Acked,
     Batch,
+    ChannelDelete,
+    ChannelPurge,
     ClientCheck,
     ClientClose,
     ClientKeep,
+    ClientKick,
     ClientOpen,
     ClientReplace,
     Configure,
@@ -36,6 +39,9 @@ from .commands import (
     RaiseVersion,
     SubscriptionClose,
     SubscriptionOpen,
+    SubscriptionPause,
+    SubscriptionRemove,
+    SubscriptionSeek,
     Unsubscribe,
     count_commands,
     decode_commands,
@@ -214,6 +220,15 @@ def _apply_command(turn: Turn, command: OriginCommand) -> Outcome:
             return clients.check_client(turn, command)
         case Configure():
             return limits.configure(turn, command)
+        case (
+            ChannelDelete()
+            | ChannelPurge()
+            | SubscriptionRemove()
+            | SubscriptionSeek()
+            | SubscriptionPause()
+            | ClientKick()
+        ):
+            return administration.administer(turn, command)
         case Publish():
             raise AssertionError("publishes are taken apart before")
         case _:

@@ -182,6 +182,8 @@ def _group(group: Group) -> tuple[bytes, bytes]:
         [member.id for member in group.members],
         group.shadow.id if group.shadow is not None else 0,
         pack_records(dict(sorted(group.orphans.items()))),
+        group.paused_ns,
+        group.replayed_to,
     )
 
 

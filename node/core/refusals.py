@@ -44,6 +44,29 @@ UNDECODABLE = "stan: undecodable request"
 """A command that apply can't read (rule R22): a bug of the node it came from, never of a client."""
 INVALID_CONFIGURATION = "stan: invalid configuration"
 
+# administration: read by operators
+ADMIN_TOO_LATE = "too late: whoever asked has given up, and nothing was changed"
+NO_CURSOR = "only a durable subscription and a queue group can be moved: a plain one keeps no place"
+UNKNOWN_PLACE = "there is no such place to move to"
+
+
+def no_channel(name: str) -> str:
+    return f'there is no channel "{name}"'
+
+
+def no_subscription(number: int) -> str:
+    return f"there is no subscription {number}"
+
+
+def no_client(client_id: str) -> str:
+    return f'there is no client "{client_id}"'
+
+
+def in_use(count: int) -> str:
+    """The clients of online subscriptions would not learn of their end: the protocol has no word for it."""
+    online = "1 online subscription" if count == 1 else f"{count} online subscriptions"
+    return f"{online} would end without the client being told: close it there, or use force"
+
 
 def other_case(name: str, existing: str) -> str:
     """Channels whose names differ only in case are refused; the misspelling is the protocol's own."""

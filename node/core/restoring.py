@@ -139,10 +139,11 @@ class _Restoring:
     def _read_groups(self, written: dict[int, tuple[_Fields, _Fields]]) -> None:
         found: dict[int, Subscription] = {}
         for key, values in self._unpacked(b"g"):
-            channel_id, durable, queue, client_id, cursor, members, shadow, orphans = values
+            channel_id, durable, queue, client_id, cursor, members, shadow, orphans, *rest = values
             channel = self.state.channels_by_id[channel_id]
             group = Group(NUMBER.unpack(key)[1], channel, durable, queue, client_id, cursor)
             group.orphans = unpack_records(orphans)
+            group.paused_ns, group.replayed_to = rest
             channel.add(group)
             self._groups[group.id] = group
             for number in members:

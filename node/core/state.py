@@ -151,6 +151,10 @@ class Group:
     """Left behind by members that went away: due at once, to whoever can hear (D35)."""
     orphans_sorted: bool = True
     """They stand in order of sequence; else dispatch will see to it."""
+    paused_ns: int | None = None
+    """Cluster time at which an operator paused it: nothing is sent, and no AckWait runs. None: it isn't."""
+    replayed_to: int = 0
+    """An operator put the cursor back: up to here messages may have been sent before, and say so (D7)."""
 
     @property
     def name(self) -> str:

@@ -221,6 +221,16 @@ def end(turn: Turn, subscription: Subscription, *, for_good: bool) -> None:
         _remove_group(state, group)
 
 
+def end_group(turn: Turn, group: Group) -> None:
+    """The end of all that share a cursor, and of what they hold."""
+    shadow = [group.shadow] if group.shadow is not None else []
+    for subscription in [*group.members, *shadow]:
+        if subscription.client is not None:
+            _go_offline(turn, subscription)
+        _forget(turn.state, subscription)
+    _remove_group(turn.state, group)
+
+
 def _go_offline(turn: Turn, subscription: Subscription) -> None:
     state, group, client = turn.state, subscription.group, subscription.client
     assert client is not None

@@ -12,19 +12,25 @@ from __future__ import annotations
 from typing import Any
 
 import msgpack
-from conversation import SECOND, Answer, Conversation, client_open, publishes
+from conversation import EPOCH_NS, LATE, SECOND, Answer, Conversation, client_open, publishes
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from node.core.commands import (
     Batch,
+    ChannelDelete,
     ChannelExpire,
+    ChannelPurge,
     ClientKeep,
+    ClientKick,
     ClientReplace,
     ColdStart,
     Command,
     Configure,
     KeeperCommand,
+    SubscriptionPause,
+    SubscriptionRemove,
+    SubscriptionSeek,
     TakeOver,
     Unsubscribe,
     encode_commands,
@@ -64,6 +70,16 @@ STEPS = (
     "cold start",
     "configure",
     "expire",
+    "delete",
+    "purge",
+    "seek",
+    "seek",
+    "pause",
+    "pause",
+    "unpause",
+    "unpause",
+    "end",
+    "kick",
 )
 
 step = st.tuples(st.sampled_from(STEPS), st.integers(0, 11), st.integers(0, 11))
@@ -94,6 +110,7 @@ class Story:
             receiver = self.state.subscriptions[deliver.subscription]
             group = receiver.group
             assert receiver.heard, "sent to who can't hear"
+            assert group.paused_ns is None, "sent in a pause"
             assert list(deliver.seqs) == sorted(deliver.seqs)
             for seq in deliver.seqs:
                 count = receiver.unacked[seq].deliveries - 1
@@ -101,7 +118,7 @@ class Story:
                 assert count == self.counts.get((group.id, seq), -1) + 1, "counts go up one by one"
                 if count == 0:
                     new.setdefault(group.id, []).append(seq)
-                else:
+                elif count > 1 or seq > group.replayed_to:
                     assert group.queue or not receiver.silent, "redelivered to a silent client"
                 self.counts[group.id, seq] = count
                 assert group.channel.log.first <= seq <= group.channel.log.last
@@ -152,6 +169,19 @@ class Story:
                 for channel in channels:
                     self.forget([*channel.groups])
                 self.read(talk.say(keeper=keeper))
+            case "delete":
+                name = CHANNELS[that % 2]
+                if name in self.state.channels:
+                    self.forget([*self.state.channels[name].groups])
+                    self.read(talk.say(*publishes(this, channel=name), ChannelDelete(name, True, LATE)))
+            case "purge":
+                self.read(talk.say(ChannelPurge(CHANNELS[that % 2], 3 * this, LATE)))
+            case "seek" | "pause" | "unpause" | "end":
+                known = list(self.state.subscriptions.values())
+                if known:
+                    self.administer(what, known[that % len(known)], this)
+            case "kick":
+                self.read(talk.say(ClientKick(client, LATE)))
             case "away" | "back" | "silent" | "heard" | "remove" | "probe" | "replace" | "keep":
                 if client in talk.state.clients:
                     self.tell_of(what, client, that)
@@ -199,6 +229,28 @@ class Story:
             case "inbox back":
                 self.read(talk.inbox_back(member.inbox, talk.now - this / 4))
 
+    def administer(self, what: str, known: Subscription, this: int) -> None:
+        """A step of an operator that concerns a subscription, online or not."""
+        talk, group = self.talk, known.group
+        command: Command
+        match what:
+            case "seek":
+                to = this % 5
+                value = EPOCH_NS + this * SECOND if to == 2 else 3 * this
+                if group.durable or group.queue:
+                    sent = [seq for number, seq in self.counts if number == group.id]
+                    self.forget([group.id])
+                    self.acked = {(number, seq) for number, seq in self.acked if number != group.id}
+                    before = max(group.replayed_to, group.cursor)
+                    assert before >= max(sent, default=0), "an earlier delivery is forgotten"
+                    self.counts.update(((group.id, seq), 0) for seq in range(before + 1))
+                command = SubscriptionSeek(known.id, to, value, LATE)
+            case "end":
+                command = SubscriptionRemove(known.id, this % 2 == 0, True, LATE)
+            case _:
+                command = SubscriptionPause(known.id, what == "pause", LATE)
+        self.read(talk.say(command))
+
     def forget(self, groups: list[int]) -> None:
         """The channel of these groups is deleted: its sequences start again."""
         for key in [key for key in self.counts if key[0] in groups]:
@@ -210,6 +262,8 @@ class Story:
         for client in list(talk.state.clients):
             self.read(talk.back(client))
             self.read(talk.silent(client, False))
+        for known in list(talk.state.subscriptions.values()):
+            self.read(talk.say(SubscriptionPause(known.id, False, LATE)))
         for member in self.members():
             self.read(talk.inbox_back(member.inbox))
         for _ in range(60):

@@ -1,0 +1,243 @@
+"""What an operator asks for: channels deleted and purged, cursors moved and paused, clients removed.
+
+These commands are replicated like any other: they take effect once, at one place in the log, on every node
+alike. An operator who has given up must not be surprised an hour later by a cluster that has a majority
+again, so each is refused when ``valid_until_ns`` has passed (R8).
+
+*Whoever is online is told nothing*: the protocol has no message by which a server ends a subscription. So
+what ends online subscriptions asks for force and leaves a line in every node's log. A client that was
+removed learns of it by its next ping, as after failed heartbeats.
+
+*A pause* is one of a cursor: of a plain or durable subscription, or of a queue group as a whole. Nothing is
+sent, new or again; acknowledgements count, members come and go, limits drop messages. AckWaits stand
+still: what had five seconds left has five seconds left when the pause is over. A durable that goes offline
+and comes back is still paused. What was sent before the pause may still be on its way.
+
+*A seek* forgets what is unacknowledged, and counts. Messages go out from the new place on, as new ones; but
+where the cursor had been before they are flagged as redelivered, with count 1: an earlier delivery can't be
+excluded, and an application that looks closely at flagged messages must see them so (D7, Target).
+
+*A purge* drops messages as limits do. Cursors below move on, and what was unacknowledged of them is
+forgotten at once, so subscriptions that were full of it have room again.
+"""
+
+from __future__ import annotations
+
+from typing import assert_never
+
+from node.errors import RefusedError
+
+from . import channels, clients, limits, refusals, subscriptions
+from .commands import (
+    AdminCommand,
+    ChannelDelete,
+    ChannelPurge,
+    ClientKick,
+    SeekTo,
+    SubscriptionPause,
+    SubscriptionRemove,
+    SubscriptionSeek,
+)
+from .dispatch import may_redeliver, resume_sending
+from .effects import OK, Ok, Warn
+from .log import MessageLog
+from .state import Channel, Group, Record, State, Subscription
+from .turn import Turn
+
+
+def administer(turn: Turn, command: AdminCommand) -> Ok:
+    """Apply one command of an operator.
+
+    Raises:
+        RefusedError: with a text for the operator; nothing was changed.
+    """
+    if turn.time_ns > command.valid_until_ns:
+        raise RefusedError(refusals.ADMIN_TOO_LATE)
+    match command:
+        case ChannelDelete():
+            _delete_channel(turn, command)
+        case ChannelPurge():
+            _purge_channel(turn, command)
+        case SubscriptionRemove():
+            _remove_subscription(turn, command)
+        case SubscriptionSeek():
+            _seek(turn, command)
+        case SubscriptionPause():
+            group = _find_subscription(turn.state, command.subscription).group
+            if command.paused and group.paused_ns is None:
+                _pause(turn, group)
+            elif not command.paused and group.paused_ns is not None:
+                _resume(turn, group, group.paused_ns)
+        case ClientKick():
+            client = turn.state.clients.get(command.client_id)
+            if client is None:
+                raise RefusedError(refusals.no_client(command.client_id))
+            clients.remove_client(turn, client)
+            _note(turn, f"client {command.client_id!r} is removed")
+        case _:
+            assert_never(command)
+    return OK
+
+
+def _find_channel(state: State, name: str) -> Channel:
+    channel = state.channels.get(name)
+    if channel is None:
+        raise RefusedError(refusals.no_channel(name))
+    return channel
+
+
+def _find_subscription(state: State, number: int) -> Subscription:
+    subscription = state.subscriptions.get(number)
+    if subscription is None:
+        raise RefusedError(refusals.no_subscription(number))
+    return subscription
+
+
+def _note(turn: Turn, text: str) -> None:
+    turn.effects.warnings.append(Warn(f"{text}, as an operator asked"))
+
+
+# --- channels ------------------------------------------------------------------------------------
+
+
+def _delete_channel(turn: Turn, command: ChannelDelete) -> None:
+    channel = _find_channel(turn.state, command.channel)
+    online = sum(len(group.members) for group in channel.groups.values())
+    if online and not command.force:
+        raise RefusedError(refusals.in_use(online))
+    for group in [group for group in channel.groups.values() if group.members]:
+        subscriptions.end_group(turn, group)
+    channels.delete(turn, channel)
+    _note(turn, f"channel {channel.name!r} is deleted, with {online} online subscriptions")
+
+
+def _purge_channel(turn: Turn, command: ChannelPurge) -> None:
+    channel = _find_channel(turn.state, command.channel)
+    channels.settle(turn, channel.name)
+    log = channel.log
+    up_to = min(command.up_to or log.last, log.last)
+    if up_to < log.first:
+        return
+    limits.drop_before(turn, channel, up_to + 1)
+    for group in channel.groups.values():
+        if group.cursor < up_to:
+            group.cursor = up_to
+            turn.state.touched.groups[group.id] = channel.id
+        _forget_up_to(turn.state, group, up_to)
+    _note(turn, f"messages of channel {channel.name!r} are dropped up to {up_to}")
+
+
+def _forget_up_to(state: State, group: Group, up_to: int) -> None:
+    """What is unacked up to ``up_to`` is so no longer; who holds it has room again."""
+    for holder in _holders(group):
+        if any(seq <= up_to for seq in holder.unacked):
+            holder.unacked = {seq: record for seq, record in holder.unacked.items() if seq > up_to}
+            holder.due = [seq for seq in holder.due if seq > up_to]
+            holder.due_here = holder.due_here and bool(holder.due)
+            state.touched.unacked[holder.id] = None
+    if any(seq <= up_to for seq in group.orphans):
+        group.orphans = {seq: record for seq, record in group.orphans.items() if seq > up_to}
+        state.touched.groups[group.id] = group.channel.id
+    state.hungry[group.id] = group
+
+
+def _holders(group: Group) -> list[Subscription]:
+    return [*group.members, group.shadow] if group.shadow is not None else list(group.members)
+
+
+# --- subscriptions -------------------------------------------------------------------------------
+
+
+def _remove_subscription(turn: Turn, command: SubscriptionRemove) -> None:
+    subscription = _find_subscription(turn.state, command.subscription)
+    group = subscription.group
+    ending = _holders(group) if command.group else [subscription]
+    online = sum(each.online for each in ending)
+    if online and not command.force:
+        raise RefusedError(refusals.in_use(online))
+    if command.group:
+        subscriptions.end_group(turn, group)
+    else:
+        subscriptions.end(turn, subscription, for_good=True)
+    numbers = ", ".join(str(each.id) for each in ending)
+    _note(turn, f"subscription {numbers} of channel {group.channel.name!r} is removed")
+
+
+def _seek(turn: Turn, command: SubscriptionSeek) -> None:
+    state = turn.state
+    group = _find_subscription(state, command.subscription).group
+    if not (group.durable or group.queue):
+        raise RefusedError(refusals.NO_CURSOR)
+    try:
+        to = SeekTo(command.to)
+    except ValueError:
+        raise RefusedError(refusals.UNKNOWN_PLACE) from None
+    channels.settle(turn, group.channel.name)
+    cursor = _place(group.channel.log, to, command.value) - 1
+    group.replayed_to = max(group.replayed_to, group.cursor)
+    group.cursor = cursor
+    for holder in _holders(group):
+        holder.unacked = {}
+        holder.due = []
+        holder.due_here = False
+        holder.last_sent = min(holder.last_sent, cursor) if group.queue else cursor
+        state.ack_deadlines.disarm(holder.id)
+        state.touched.unacked[holder.id] = None
+    group.orphans = {}
+    group.orphans_sorted = True
+    state.touched.groups[group.id] = group.channel.id
+    state.overdue.pop(group.id, None)
+    if group.members:
+        state.hungry[group.id] = group
+    _note(turn, f"the cursor of subscription {command.subscription} is put to {cursor}")
+
+
+def _place(log: MessageLog, to: SeekTo, value: int) -> int:
+    """The first sequence that the cursor wants. Beyond the ends of the log means its end."""
+    match to:
+        case SeekTo.END:
+            return log.last + 1
+        case SeekTo.SEQUENCE:
+            return min(max(value, log.first), log.last + 1)
+        case SeekTo.TIME:
+            return log.first_at_or_after(value)
+        case SeekTo.FIRST:
+            return log.first
+        case SeekTo.LAST:
+            return log.last if len(log) else log.last + 1
+        case _:
+            assert_never(to)
+
+
+def _pause(turn: Turn, group: Group) -> None:
+    group.paused_ns = turn.time_ns
+    turn.state.touched.groups[group.id] = group.channel.id
+    for member in group.members:
+        turn.state.ack_deadlines.disarm(member.id)
+
+
+def _resume(turn: Turn, group: Group, paused_ns: int) -> None:
+    """Everything goes on as if the pause had taken no time."""
+    state = turn.state
+    stood_ns = turn.time_ns - paused_ns
+    group.paused_ns = None
+    for holder in _holders(group):
+        holder.unacked = _later(holder.unacked, stood_ns, turn.time_ns)
+        state.touched.unacked[holder.id] = None
+    group.orphans = _later(group.orphans, stood_ns, turn.time_ns)
+    state.touched.groups[group.id] = group.channel.id
+    for member in group.members:
+        if may_redeliver(member):
+            resume_sending(state, member, turn.time_ns)
+    if group.members:
+        state.overdue[group.id] = group  # what fell due, and what members left behind, in the pause
+        state.hungry[group.id] = group
+
+
+def _later(unacked: dict[int, Record], by_ns: int, now_ns: int) -> dict[int, Record]:
+    """The records, sent ``by_ns`` later than they were, but not after now; in their order."""
+    moved: dict[Record, Record] = {}
+    for record in unacked.values():
+        if record not in moved:
+            moved[record] = record._replace(sent_at_ns=min(record.sent_at_ns + by_ns, now_ns))
+    return {seq: moved[record] for seq, record in unacked.items()}
