@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -18,7 +19,7 @@ from e2e.ports import Guard
 
 HERE = Path(__file__).parent
 FOLDER = Path(os.environ.get("STANCHION_TEST_CLIENTS", HERE.parents[1] / ".clients"))
-KINDS = ("python", "node", "c")
+KINDS = ("python", "node", "c", "go")
 
 
 class ProgramError(Exception):
@@ -47,6 +48,8 @@ def command(kind: str) -> list[str] | None:
         modules, node = FOLDER / "node/node_modules", shutil.which("node")
         found = node and (modules / "node-nats-streaming").exists()
         return [str(node), str(HERE / "clients/stan_node.js")] if found else None
+    if kind == "go":  # its frames, see there: nothing to install
+        return [sys.executable, str(HERE / "clients/stan_go.py")]
     program = FOLDER / "c/stan_c"
     return [str(program)] if program.exists() else None
 

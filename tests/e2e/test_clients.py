@@ -1,4 +1,4 @@
-"""Programs of three public client libraries, unmodified, do all that their APIs offer.
+"""Programs of three public client libraries, unmodified, and stan.go's stand-in do all that their APIs offer.
 
 Each test runs with each client, connected to the leader and to a follower.
 """

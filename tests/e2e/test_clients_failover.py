@@ -1,4 +1,4 @@
-"""Programs of three public client libraries, unmodified, live through the leader's death.
+"""Programs of three public client libraries, unmodified, and stan.go's stand-in live on when the leader dies.
 
 Each test runs with each client, connected to the leader that is killed, or to a follower.
 """
