@@ -12,7 +12,7 @@ import fcntl
 import hashlib
 import json
 import os
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from types import TracebackType
 
@@ -21,7 +21,9 @@ from node.raft.disk import Disk
 
 IDENTITY_FILE = "identity.json"
 LOCK_FILE = "lock"
-_FORMAT = 1
+_FORMAT = 2
+_BEFORE = {1: frozenset({"cluster_id", "founding_id", "cluster_tag", "node"})}
+"""The fields of earlier formats. What they lack is empty."""
 _SIZE_MAX = 1 << 16
 
 
@@ -36,6 +38,11 @@ class Identity:
     cluster_tag: str
     """Random; part of every ack inbox (R18). Never shown in monitoring."""
     node: str
+    directory: str = ""
+    """Random, drawn by a node that was added at run time: says which copy of the log this is. Empty for
+    those who founded the cluster, whose directories nothing has come before."""
+    recovered_from: str = ""
+    """The founding whose data this is, until the log says as much (`recover_identity`)."""
 
 
 def load_identity(disk: Disk, *, cluster_id: str, node: str) -> Identity | None:
@@ -50,11 +57,10 @@ def load_identity(disk: Disk, *, cluster_id: str, node: str) -> Identity | None:
         IdentityError: it belongs to another node or cluster, or the file is damaged.
         DiskError: the disk refused.
     """
-    if IDENTITY_FILE not in disk.names():
+    identity = read_identity(disk)
+    if identity is None:
         return None
     where = disk.describe(IDENTITY_FILE)
-    with contextlib.closing(disk.open(IDENTITY_FILE)) as file:
-        identity = _decode(file.read(0, _SIZE_MAX), where)
     for what, stored, configured in (
         ("cluster", identity.cluster_id, cluster_id),
         ("node", identity.node, node),
@@ -77,9 +83,54 @@ def save_identity(disk: Disk, identity: Identity) -> None:
     existing = load_identity(disk, cluster_id=identity.cluster_id, node=identity.node)
     if existing == identity:
         return
-    if existing is not None and existing.founding_id:
+    if existing is not None and existing.founding_id and not _same_copy(existing, identity):
         where = disk.describe(IDENTITY_FILE)
         raise IdentityError(f"{where}: this directory belongs to another founding of the same cluster")
+    _write(disk, identity)
+
+
+def read_identity(disk: Disk) -> Identity | None:
+    """What the directory says it belongs to, whatever that is; None if it says nothing.
+
+    Raises:
+        IdentityError: the file is damaged.
+        DiskError: the disk refused.
+    """
+    if IDENTITY_FILE not in disk.names():
+        return None
+    with contextlib.closing(disk.open(IDENTITY_FILE)) as file:
+        return _decode(file.read(0, _SIZE_MAX), disk.describe(IDENTITY_FILE))
+
+
+def recover_identity(disk: Disk, cluster_id: str, founding_id: str) -> Identity:
+    """Make the directory's data that of another cluster, at once or not at all; the identity it has now.
+
+    ``recovered_from`` says whose it was: log and state still say so themselves.
+
+    Raises:
+        IdentityError: it belongs to nobody yet, or the file is damaged.
+        DiskError: the disk refused.
+    """
+    existing = read_identity(disk)
+    if existing is None or not existing.founding_id:
+        raise IdentityError(f"{disk.describe(IDENTITY_FILE)}: there is no cluster's data in this directory")
+    was = existing.recovered_from or existing.founding_id
+    identity = replace(existing, cluster_id=cluster_id, founding_id=founding_id, recovered_from=was)
+    _write(disk, identity)
+    return identity
+
+
+def _same_copy(existing: Identity, identity: Identity) -> bool:
+    """One copy of one log: it has learnt the cluster's tag, or its log has learnt of its recovery."""
+    return (
+        existing.founding_id == identity.founding_id
+        and existing.cluster_tag in {"", identity.cluster_tag}
+        and existing.directory == identity.directory
+        and identity.recovered_from in {"", existing.recovered_from}
+    )
+
+
+def _write(disk: Disk, identity: Identity) -> None:
     temporary = IDENTITY_FILE + ".tmp"
     if temporary in disk.names():
         disk.unlink(temporary)  # of a save that did not come to its end
@@ -114,9 +165,11 @@ def _decode(data: bytes, where: str) -> Identity:
         case {"format": int(version), "identity": dict(values), "sha256": str(checksum)}:
             if checksum != _checksum([version, values]):
                 raise damaged
-            if version != _FORMAT:
-                raise IdentityError(f"{where}: format {version}, this program reads format {_FORMAT}")
-            if set(values) != names or not all(isinstance(value, str) for value in values.values()):
+            if version != _FORMAT and version not in _BEFORE:
+                raise IdentityError(f"{where}: format {version}, this program reads formats 1 to {_FORMAT}")
+            if set(values) != _BEFORE.get(version, names) or not all(
+                isinstance(value, str) for value in values.values()
+            ):
                 raise damaged
             return Identity(**values)
         case _:

@@ -7,13 +7,21 @@ import hashlib
 import json
 import os
 import random
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from node.errors import DiskError, IdentityError
 from node.raft.disk import RealDisk
-from node.raft.identity import IDENTITY_FILE, DirectoryLock, Identity, load_identity, save_identity
+from node.raft.identity import (
+    IDENTITY_FILE,
+    DirectoryLock,
+    Identity,
+    load_identity,
+    recover_identity,
+    save_identity,
+)
 from node.simulator.disk import PowerCutError, SimulatedDisk
 
 WHO = Identity(cluster_id="shop", founding_id="f1", cluster_tag="t" * 22, node="a")
@@ -68,11 +76,55 @@ def test_garbage_is_refused(tmp_path: Path, text: bytes) -> None:
         load_identity(RealDisk(tmp_path), cluster_id="shop", node="a")
 
 
+def document(version: int, values: dict[str, str]) -> str:
+    checksum = hashlib.sha256(json.dumps([version, values], sort_keys=True).encode()).hexdigest()
+    return json.dumps({"format": version, "identity": values, "sha256": checksum})
+
+
+def test_an_earlier_format_is_read(tmp_path: Path) -> None:
+    """Format 1 knew founders only."""
+    values = {"cluster_id": "shop", "founding_id": "f1", "cluster_tag": "t" * 22, "node": "a"}
+    (tmp_path / IDENTITY_FILE).write_text(document(1, values))
+    assert load_identity(RealDisk(tmp_path), cluster_id="shop", node="a") == WHO
+    (tmp_path / IDENTITY_FILE).write_text(document(2, values))
+    with pytest.raises(IdentityError, match="damaged"):
+        load_identity(RealDisk(tmp_path), cluster_id="shop", node="a")
+
+
+def test_who_was_let_in_learns_the_tag_later(tmp_path: Path) -> None:
+    """A node added at run time knows the founding at once, the tag from the log; its directory stays one."""
+    disk = RealDisk(tmp_path)
+    joined = Identity("shop", "f1", "", "d", directory="x")
+    save_identity(disk, joined)
+    save_identity(disk, replace(joined, cluster_tag="t"))
+    for other in (
+        replace(joined, cluster_tag="u"),
+        replace(joined, cluster_tag="t", directory="y"),
+        replace(joined, cluster_tag="t", recovered_from="f0"),
+    ):
+        with pytest.raises(IdentityError, match="another founding"):
+            save_identity(disk, other)
+
+
+def test_recovered_data_belongs_to_another_cluster(tmp_path: Path) -> None:
+    """What it was is remembered until the log has learnt of it; once more starts from the same."""
+    disk = RealDisk(tmp_path)
+    with pytest.raises(IdentityError, match="no cluster's data"):
+        recover_identity(disk, "new", "g1")
+    save_identity(disk, WHO)
+    recovered = recover_identity(disk, "new", "g1")
+    assert recovered == replace(WHO, cluster_id="new", founding_id="g1", recovered_from="f1")
+    assert load_identity(disk, cluster_id="new", node="a") == recovered
+    with pytest.raises(IdentityError, match="belongs to cluster 'new'"):
+        load_identity(disk, cluster_id="shop", node="a")
+    assert recover_identity(disk, "newer", "g2").recovered_from == "f1"
+    save_identity(disk, Identity("newer", "g2", "t" * 22, "a"))
+    assert load_identity(disk, cluster_id="newer", node="a") == Identity("newer", "g2", "t" * 22, "a")
+
+
 def test_newer_format_is_refused(tmp_path: Path) -> None:
-    checksum = hashlib.sha256(json.dumps([2, {}]).encode()).hexdigest()
-    document = {"format": 2, "identity": {}, "sha256": checksum}
-    (tmp_path / IDENTITY_FILE).write_text(json.dumps(document))
-    with pytest.raises(IdentityError, match="format 2"):
+    (tmp_path / IDENTITY_FILE).write_text(document(3, {}))
+    with pytest.raises(IdentityError, match="format 3"):
         load_identity(RealDisk(tmp_path), cluster_id="shop", node="a")
 
 
