@@ -326,6 +326,25 @@ class Found(NamedTuple):
     cluster_tag: str
 
 
+class Refound(NamedTuple):
+    """What was the cluster ``before`` goes on as another: recovered from one node's data.
+
+    The tag stays: subscriptions that are kept have their ack inboxes under it.
+    """
+
+    term: int
+    founding_id: str
+    before: str
+
+
+class SessionEnd(NamedTuple):
+    """``node`` is no member any more: that session of it ends, and no other (R5)."""
+
+    term: int
+    node: str
+    session: Generation
+
+
 AdminCommand: TypeAlias = (
     ChannelDelete | ChannelPurge | SubscriptionRemove | SubscriptionSeek | SubscriptionPause | ClientKick
 )
@@ -356,6 +375,8 @@ KeeperCommand: TypeAlias = (
     | ChannelExpire
     | RaiseVersion
     | Found
+    | Refound
+    | SessionEnd
 )
 Command: TypeAlias = SessionOpen | OriginCommand | KeeperCommand
 
@@ -390,6 +411,8 @@ TYPES: dict[int, type[Command]] = {
     41: ChannelExpire,
     42: RaiseVersion,
     43: Found,
+    44: Refound,
+    45: SessionEnd,
 }
 """Numbers in the log; one is never used again for something else."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import assert_never
 
-from . import channels, clients, presence
+from . import channels, clients, presence, sessions
 from .commands import (
     ChannelExpire,
     ClientAway,
@@ -15,6 +15,8 @@ from .commands import (
     Found,
     KeeperCommand,
     RaiseVersion,
+    Refound,
+    SessionEnd,
     SubscriptionAway,
     SubscriptionBack,
     TakeOver,
@@ -56,6 +58,11 @@ def apply(turn: Turn, command: KeeperCommand) -> None:
             turn.state.version = max(turn.state.version, command.version)
         case Found():
             _found(turn, command)
+        case Refound():
+            if turn.state.founding_id == command.before:
+                turn.state.founding_id = command.founding_id
+        case SessionEnd():
+            sessions.end_session(turn, command)
         case _:
             assert_never(command)
 

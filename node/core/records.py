@@ -45,7 +45,9 @@ def take_changes(state: State) -> list[Change]:
     """
     touched, state.touched = state.touched, Touched()
     changes: list[Change] = [_meta(state)]
-    changes += [_session(state.sessions[node]) for node in touched.sessions]
+    for node in touched.sessions:
+        session = state.sessions.get(node)
+        changes.append(_session(session) if session is not None else (_session_key(node), None))
     for generation, client_id in touched.clients.items():
         client = state.clients.get(client_id)
         live = client is not None and client.generation == generation
@@ -126,11 +128,15 @@ def _meta(state: State) -> tuple[bytes, bytes]:
     )
 
 
+def _session_key(node: str) -> bytes:
+    return b"n" + node.encode()
+
+
 def _session(session: Session) -> tuple[bytes, bytes]:
     outcomes = [
         (serial, OUTCOME_TYPES.index(type(outcome)), *outcome) for serial, outcome in session.outcomes.items()
     ]
-    return b"n" + session.node.encode(), _pack(
+    return _session_key(session.node), _pack(
         session.id, session.nonce, session.applied, session.lowest_waited, outcomes
     )
 

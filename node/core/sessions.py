@@ -9,7 +9,7 @@ Source: the Raft thesis, 6.3, "Implementing linearizable semantics".
 
 from __future__ import annotations
 
-from .commands import SessionOpen
+from .commands import SessionEnd, SessionOpen
 from .effects import ClientOpened, Outcome, Probing, Replies, SessionOpened, SubscriptionOpened
 from .state import Session, State
 from .turn import Turn
@@ -31,6 +31,15 @@ def open_session(turn: Turn, command: SessionOpen) -> None:
         state.sessions[command.node] = session
         state.touched.sessions[command.node] = None
     turn.effects.sessions.append(SessionOpened(command.node, command.nonce, session.id))
+
+
+def end_session(turn: Turn, command: SessionEnd) -> None:
+    """End the session of a node that is no member any more; if it has come back it has another."""
+    sessions = turn.state.sessions
+    session = sessions.get(command.node)
+    if session is not None and session.id == command.session:
+        del sessions[command.node]
+        turn.state.touched.sessions[command.node] = None
 
 
 def find_session(state: State, session_id: tuple[int, int]) -> Session | None:

@@ -80,6 +80,8 @@ def test_numbers_are_for_ever() -> None:
         41: "ChannelExpire",
         42: "RaiseVersion",
         43: "Found",
+        44: "Refound",
+        45: "SessionEnd",
     }
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from conversation import Conversation
 
-from node.core.commands import ClientRemove, Found, RaiseVersion, TakeOver, Tick
+from node.core.commands import ClientRemove, Found, RaiseVersion, Refound, TakeOver, Tick
 
 
 def test_a_client_is_removed_once_and_only_the_one_that_was_meant() -> None:
@@ -27,6 +27,16 @@ def test_a_cluster_is_founded_once() -> None:
     talk.say(keeper=[Found(1, "one", "tag")])
     talk.say(keeper=[Found(1, "two", "other")])
     assert (talk.state.founding_id, talk.state.cluster_tag) == ("one", "tag")
+
+
+def test_a_recovered_cluster_is_another_with_the_same_tag() -> None:
+    """Who proposes it twice, or for another cluster, changes nothing (R16, R18)."""
+    talk = Conversation()
+    talk.say(keeper=[Found(1, "one", "tag")])
+    talk.say(keeper=[Refound(1, "x", "other"), Refound(0, "x", "one")])
+    assert talk.state.founding_id == "one"
+    talk.say(keeper=[Refound(1, "two", "one"), Refound(1, "three", "one")])
+    assert (talk.state.founding_id, talk.state.cluster_tag) == ("two", "tag")
 
 
 def test_the_version_only_rises() -> None:

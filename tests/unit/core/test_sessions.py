@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from conversation import Conversation, client_open, publishes
 
-from node.core.commands import Batch, Command, SessionOpen, encode_commands
+from node.core.commands import Batch, Command, SessionEnd, SessionOpen, encode_commands
 from node.core.effects import OK, ClientOpened, Effects, Refused, SubscriptionOpened
 
 
@@ -128,3 +128,29 @@ def test_what_opens_something_is_told_ahead() -> None:
     assert ahead == [ClientOpened("me"), SubscriptionOpened(talk.acks["A"])]
     assert answer.outcomes == [*ahead, OK]
     assert answer.sent == {"A": [1]}
+
+
+def test_a_node_that_is_no_member_has_no_session() -> None:
+    """R5: what it sent is skipped, nothing of it is kept, and if it comes back it has another."""
+    talk = Conversation()
+    talk.connect("me")
+    node, old = next((name, session.id) for name, session in talk.state.sessions.items())
+    assert old == talk.session
+    talk.say(keeper=[SessionEnd(1, node, (old[0], old[1] + 1)), SessionEnd(0, node, old)])
+    assert node in talk.state.sessions, "another session, or of a term that is over"
+    talk.say(keeper=[SessionEnd(1, node, old), SessionEnd(1, node, old), SessionEnd(1, "nobody", old)])
+    assert talk.state.sessions == {}
+    assert stored(talk.entry([batch(talk, 2, *publishes())], [])) == 0
+    talk.entry([opening(node, b"new")], [])
+    again = talk.state.sessions[node]
+    talk.say(keeper=[SessionEnd(1, node, old)])
+    assert talk.state.sessions == {node: again}
+
+
+def test_the_end_of_a_session_is_kept() -> None:
+    """A checkpoint says so, else a node that restored it would still skip what others apply."""
+    talk = Conversation()
+    talk.entry([opening("other", b"1")], [])
+    assert b"nother" in talk.records
+    talk.say(keeper=[SessionEnd(1, "other", talk.state.sessions["other"].id)])
+    assert b"nother" not in talk.records
