@@ -22,13 +22,12 @@ yet written are always held, whatever they take. Older ones are read from disk, 
 checked against its checksum.
 
 Not here: how records reach the disk (`node.raft.writer`), the commit index (learned again after a
-restart, S3), what an entry means.
+restart, S3), what an entry means, but for one thing: which membership is in force where.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 from typing import Protocol
 
 from node.errors import CorruptionError
@@ -36,7 +35,8 @@ from node.raft.disk import Disk
 from node.raft.flush import Flush, Sweep
 from node.raft.log_state import Base, LogState
 from node.raft.payloads import Payloads
-from node.raft.records import Header, Kind, pack_members
+from node.raft.ports import EntryType
+from node.raft.records import Header, Kind, Placed, pack_base, pack_placed
 from node.raft.recovery import POSITION_BITS, Recovered, TornTail, recover
 from node.raft.segments import Segment
 from node.raft.writer import Writer
@@ -46,6 +46,7 @@ SEGMENT_BYTES = 64 << 20
 CACHE_BYTES = 64 << 20
 _OFFSET = (1 << POSITION_BITS) - 1
 _NOTHING = b""
+_MEMBERSHIP = bytes([EntryType.MEMBERSHIP])
 
 
 class Sealer(Protocol):
@@ -113,7 +114,7 @@ class Journal:
             segment_bytes: size of a file; preallocated. A larger record gets a file of its own.
             cache_bytes: payloads of durable entries held in memory.
             relaxed: don't sync before calling a flush durable: a power cut loses acknowledged data.
-            sealer: encrypts the payloads of entries. Term, vote and members stay readable.
+            sealer: encrypts the payloads of entries. Term, vote and memberships stay readable.
             journal_id: 16 bytes for a new journal; drawn if None.
 
         Raises:
@@ -170,9 +171,13 @@ class Journal:
         return self._state.voted_for
 
     @property
-    def members(self) -> list[str] | None:
-        """What `set_members` stored last."""
-        return None if self._state.members is None else list(self._state.members)
+    def membership(self) -> Placed | None:
+        """What is in force at the end of the log, and since which entry; None: nothing the log says."""
+        return self._state.membership
+
+    def membership_at(self, index: int) -> Placed | None:
+        """What is in force at entry ``index``, one that the log holds."""
+        return self._state.membership_at(index)
 
     @property
     def base(self) -> Base | None:
@@ -282,9 +287,10 @@ class Journal:
         record = segment.record(offset, length)
         term = state.term_at(index)
         assert term is not None
-        if record is None or (record.kind, record.index, record.term) != (self._entry_kind, index, term):
+        kinds = (self._entry_kind, Kind.MEMBERSHIP)
+        if record is None or record.kind not in kinds or (record.index, record.term) != (index, term):
             raise segment.damage("a damaged entry", offset=offset, index=index)
-        if self._sealer is None:
+        if self._sealer is None or record.kind == Kind.MEMBERSHIP:
             return record.payload
         try:
             return self._sealer.open(record.payload, _context(index, term))
@@ -296,6 +302,8 @@ class Journal:
     def append(self, index: int, term: int, payload: bytes) -> None:
         """Append the entry after the last one. Terms never decrease.
 
+        If its type is `EntryType.MEMBERSHIP`, what follows the type is in force from here on.
+
         Raises:
             DiskError: the disk refused earlier.
         """
@@ -303,9 +311,15 @@ class Journal:
         assert index == state.next_index, f"entry {index} cannot follow {state.next_index - 1}"
         last_term = state.term_at(index - 1)
         assert last_term is None or term >= last_term, f"entry {index}: term {term} after {last_term}"
-        stored = payload if self._sealer is None else self._sealer.seal(payload, _context(index, term))
-        position = self._writer.put(self._entry_kind, index, term, stored)
+        kind, stored = self._entry_kind, payload
+        if payload[:1] == _MEMBERSHIP:
+            kind = Kind.MEMBERSHIP
+        elif self._sealer is not None:
+            stored = self._sealer.seal(payload, _context(index, term))
+        position = self._writer.put(kind, index, term, stored)
         state.append(index, term, position, len(stored))
+        if kind is Kind.MEMBERSHIP:
+            state.change_members(index, payload[1:])
         self._payloads.add(index, payload, self._durable_index)
 
     def truncate(self, from_index: int) -> None:
@@ -322,7 +336,10 @@ class Journal:
         )  # else entries were dropped before it
         keep = keep if state.base is None else state.base.index
         assert from_index > keep, f"truncating from {from_index}, but all up to {keep} is committed"
-        self._writer.put(Kind.TRUNCATE, from_index, 0, _NOTHING)
+        again = state.membership_at(from_index - 1)
+        self._writer.put(
+            Kind.TRUNCATE, from_index, 0, pack_placed(again if again != state.membership else None)
+        )
         self._payloads.discard_from(from_index)
         state.truncate(from_index)
         self._limit_durable(from_index - 1)
@@ -341,21 +358,17 @@ class Journal:
         self._writer.put(Kind.VOTE, int(voted_for is not None), term, payload)
         self._state.vote(Term(term), voted_for)
 
-    def set_members(self, members: Sequence[str] | None) -> None:
-        """Store the cluster's members, as the engine wants them at the next start.
-
-        Raises:
-            DiskError: the disk refused earlier.
-        """
-        value = None if members is None else tuple(members)
-        if value != self._state.members:
-            self._writer.put(Kind.MEMBERS, 0, 0, pack_members(value))
-            self._state.members = value
-
-    def reset(self, base: tuple[int, int], previous: tuple[int, int]) -> None:
+    def reset(
+        self, base: tuple[int, int], previous: tuple[int, int], membership: bytes | None = None
+    ) -> None:
         """Start over behind a snapshot: the log is these two (index, term), without payloads.
 
         Durable with the next flush; older segments go with the next `begin_sweep` after it.
+
+        Args:
+            base: the last entry that the snapshot contains.
+            previous: the entry before it.
+            membership: the one that the snapshot was taken with, encoded. None: the one in force stays.
 
         Raises:
             DiskError: the disk refused earlier.
@@ -363,8 +376,10 @@ class Journal:
         assert base[0] == previous[0] + 1 > 1, (base, previous)
         assert base[1] >= previous[1], (base, previous)
         value = Base(Index(base[0]), Term(base[1]), Term(previous[1]))
-        position = self._writer.put(Kind.BASE, *base, previous[1].to_bytes(8, "little"))
-        self._state.start_over(value, position)
+        if membership is None and self._state.membership is not None:
+            _, membership = self._state.membership
+        position = self._writer.put(Kind.BASE, *base, pack_base(previous[1], membership))
+        self._state.start_over(value, position, membership)
         self._payloads.clear()
         self._limit_durable(0)
         self._writer.doom_before(self._writer.segments[-1].number)
@@ -405,7 +420,7 @@ class Journal:
             next_index=Index(state.next_index),
             term=state.term,
             voted_for=state.voted_for,
-            members=state.members,
+            membership=state.membership,
         )
 
     # --- flushing ---------------------------------------------------------------------------------

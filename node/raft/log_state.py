@@ -10,9 +10,11 @@ Twenty bytes an entry: 16 million entries take 320 MB, a log of one GiB in batch
 from __future__ import annotations
 
 from array import array
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from dataclasses import dataclass
+from operator import itemgetter
 
+from node.raft.records import Placed
 from node.units import Index, Term
 
 
@@ -26,7 +28,7 @@ class Base:
 
 
 class LogState:
-    """Entries by index (term, position, length), term, vote, members, base.
+    """Entries by index (term, position, length), term, vote, memberships, base.
 
     A *position* says where an entry's record is; the owner chooses the numbers, and they grow from
     entry to entry.
@@ -40,7 +42,7 @@ class LogState:
         "_terms",
         "base",
         "first",
-        "members",
+        "memberships",
         "next_index",
         "term",
         "voted_for",
@@ -55,7 +57,8 @@ class LogState:
         self.next_index = 1
         self.term = Term(0)
         self.voted_for: str | None = None
-        self.members: tuple[str, ...] | None = None
+        self.memberships: list[Placed] = []
+        """By index: what is in force at the first entry, and every later one. Empty if the log has none."""
         self.base: Base | None = None
 
     def __len__(self) -> int:
@@ -71,18 +74,32 @@ class LogState:
         self._lengths.append(length)
         self.next_index = index + 1
 
-    def truncate(self, index: int) -> None:
-        """Remove entry ``index`` and all later ones."""
+    def truncate(self, index: int, membership: Placed | None = None) -> None:
+        """Remove entry ``index`` and all later ones.
+
+        Args:
+            index: the first that goes; after older segments went, perhaps one from before them.
+            membership: what is in force again, in case that was written before them too.
+        """
         keep = max(0, index - self.first)
         del self._terms[keep:], self._positions[keep:], self._lengths[keep:]
         self.next_index = index
+        while self.memberships and self.memberships[-1][0] >= index:
+            self.memberships.pop()
+        if membership is not None and not self.memberships:
+            self.memberships.append(membership)
+
+    def change_members(self, index: int, membership: bytes) -> None:
+        """Entry ``index``, which was just appended, brings another membership."""
+        self.memberships.append((index, membership))
 
     def vote(self, term: Term, voted_for: str | None) -> None:
         self.term = term
         self.voted_for = voted_for
 
-    def start_over(self, base: Base, position: int) -> None:
+    def start_over(self, base: Base, position: int, membership: bytes | None) -> None:
         """Hold nothing but the base and the entry before it, both at ``position``, without payload."""
+        self.memberships = [(base.index, membership)] if membership else []
         self._terms = array("Q", (base.previous_term, base.term))
         self._positions = array("Q", (position, position))
         self._lengths = array("I", (0, 0))
@@ -99,6 +116,7 @@ class LogState:
         self.first += count
         if self.base is not None and self.base.index < self.first:
             self.base = None
+        del self.memberships[: max(0, self._in_force(self.first))]
 
     # --- reading ----------------------------------------------------------------------------------
 
@@ -113,6 +131,20 @@ class LogState:
     def term_at(self, index: int) -> Term | None:
         at = index - self.first
         return Term(self._terms[at]) if 0 <= at < len(self._terms) else None
+
+    @property
+    def membership(self) -> Placed | None:
+        """What is in force at the end of the log."""
+        return self.memberships[-1] if self.memberships else None
+
+    def membership_at(self, index: int) -> Placed | None:
+        """What is in force up to entry ``index``, one that the log holds."""
+        at = self._in_force(index)
+        return self.memberships[at] if at >= 0 else None
+
+    def _in_force(self, index: int) -> int:
+        """Where in ``memberships`` the one for entry ``index`` is; -1 if none is."""
+        return bisect_right(self.memberships, index, key=itemgetter(0)) - 1
 
     def first_index_of_term_at(self, index: int) -> Index:
         """The first entry that has the term of entry ``index``, as far back as the log goes."""

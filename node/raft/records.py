@@ -14,23 +14,27 @@ if a record is bad and a later one is good, the later one knows: had the bad one
 damage; were both in one flush, a power cut tore that flush, and nobody was promised anything.
 
 The header is written and synced before its segment gets its name, so it is never torn. It carries
-what must outlive the segments before it: term, vote, members.
+what must outlive the segments before it: term, vote, and the membership in force.
+
+An entry that changes the members is a kind of its own, so that recovery knows without decrypting
+anything which membership is in force where.
 """
 
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import cast
+from typing import TypeAlias, cast
 
 import msgpack
 from google_crc32c import extend  # 6 times faster than zlib.crc32, and CRC32C finds more
 
 from node.units import Index, Term
 
-FORMAT = 1
+FORMAT = 2
+"""What is written. Format 1 knew no changes of members; it is read, and goes as segments are dropped."""
+_FORMATS = (1, 2)
 RECORD_BYTES = 41
 """What a record takes in front of its payload."""
 
@@ -50,15 +54,21 @@ class Kind(IntEnum):
     ENTRY = 1
     """Entry ``index`` of ``term`` is appended; the payload is the entry's."""
     TRUNCATE = 2
-    """Entry ``index`` and all later ones are removed."""
+    """Entry ``index`` and all later ones are removed. Payload: the membership that is in force again, if
+    one of those was a membership and the log knows an earlier one."""
     VOTE = 3
     """The node is in ``term``; ``index`` is 1 if it voted, for the node named by the payload."""
-    MEMBERS = 4
-    """The cluster's members are those of the payload (msgpack)."""
     BASE = 5
-    """The log starts over behind a snapshot at ``index``, ``term``; payload: term of the entry before."""
+    """The log starts over behind a snapshot at ``index``, ``term``. Payload: term of the entry before, and
+    the membership that the snapshot was taken with, if it is known."""
     SEALED = 6
     """As ``ENTRY``, and the payload is encrypted. A journal has only the one or only the other."""
+    MEMBERSHIP = 7
+    """As ``ENTRY``, and the payload is an entry type byte and a membership. Never encrypted."""
+
+
+Placed: TypeAlias = tuple[int, bytes]
+"""An encoded membership, and the index of the entry that brought it, or of a snapshot taken with it."""
 
 
 @dataclass(slots=True)
@@ -126,7 +136,8 @@ class Header:
     """The index of the next entry to be appended."""
     term: Term
     voted_for: str | None
-    members: tuple[str, ...] | None
+    membership: Placed | None
+    """What is in force when the segment begins, and since which entry; None: nothing the log says."""
 
     def encode(self) -> bytes:
         fields = (
@@ -136,7 +147,7 @@ class Header:
             self.next_index,
             self.term,
             self.voted_for,
-            self.members,
+            self.membership,
         )
         body = cast(bytes, msgpack.packb(fields))
         size = -(-(_HEADER.size + len(body)) // HEADER_BYTES) * HEADER_BYTES
@@ -160,7 +171,7 @@ def header_bytes(lead: bytes) -> int:
     magic, version, size, _crc = _HEADER.unpack_from(lead)
     if magic != _MAGIC:
         raise HeaderError("this is no segment of a journal")
-    if version != FORMAT:
+    if version not in _FORMATS:
         raise HeaderError(f"the segment has format {version}, this program reads format {FORMAT}")
     if size == 0 or size % HEADER_BYTES:
         raise HeaderError("the segment's header is damaged")
@@ -180,7 +191,7 @@ def decode_header(data: bytes) -> Header:
         raise HeaderError("the segment's header is damaged")
     unpacker = msgpack.Unpacker()
     unpacker.feed(body)
-    journal_id, number, first_seq, next_index, term, voted_for, members = unpacker.unpack()
+    journal_id, number, first_seq, next_index, term, voted_for, membership = unpacker.unpack()
     return Header(
         journal_id,
         number,
@@ -188,14 +199,27 @@ def decode_header(data: bytes) -> Header:
         Index(next_index),
         Term(term),
         voted_for,
-        None if members is None else tuple(members),
+        None if version == 1 or membership is None else (int(membership[0]), bytes(membership[1])),
     )
 
 
-def pack_members(members: Sequence[str] | None) -> bytes:
-    return cast(bytes, msgpack.packb(members))
+def pack_placed(membership: Placed | None) -> bytes:
+    """The payload of a ``TRUNCATE``."""
+    return b"" if membership is None else cast(bytes, msgpack.packb(membership))
 
 
-def unpack_members(payload: bytes) -> tuple[str, ...] | None:
-    members = msgpack.unpackb(payload)
-    return None if members is None else tuple(members)
+def unpack_placed(payload: bytes) -> Placed | None:
+    if not payload:
+        return None
+    index, membership = msgpack.unpackb(payload)
+    return int(index), bytes(membership)
+
+
+def pack_base(previous_term: int, membership: bytes | None) -> bytes:
+    """The payload of a ``BASE``."""
+    return previous_term.to_bytes(8, "little") + (membership or b"")
+
+
+def unpack_base(payload: bytes) -> tuple[Term, bytes | None]:
+    """The term of the entry before the base, and the membership at it, if it is known."""
+    return Term(int.from_bytes(payload[:8], "little")), payload[8:] or None

@@ -18,9 +18,8 @@ from typing import NamedTuple
 
 from node.raft.disk import Disk
 from node.raft.log_state import Base, LogState
-from node.raft.records import RECORD_BYTES, Kind, Record, unpack_members
+from node.raft.records import RECORD_BYTES, Kind, Record, unpack_base, unpack_placed
 from node.raft.segments import Segment, is_temporary, segment_name, segment_number
-from node.units import Term
 
 POSITION_BITS = 40
 """A position is a segment's number and the offset of a record in it, so many bits of it."""
@@ -111,7 +110,7 @@ class _Replay:
         self.state = state = LogState()
         state.next_index = header.next_index
         state.vote(header.term, header.voted_for)
-        state.members = header.members
+        state.memberships = [] if header.membership is None else [header.membership]
         self.seq = header.first_seq
         """The number the next record must have."""
         self.end = first.start
@@ -139,8 +138,8 @@ class _Replay:
 
     def _check_header(self, segment: Segment) -> None:
         header, state = segment.header, self.state
-        written = (header.first_seq, header.next_index, header.term, header.voted_for, header.members)
-        read = (self.seq, state.next_index, state.term, state.voted_for, state.members)
+        written = (header.first_seq, header.next_index, header.term, header.voted_for, header.membership)
+        read = (self.seq, state.next_index, state.term, state.voted_for, state.membership)
         if written != read:
             problem = f"records are missing before this segment: it continues {written}, found {read}"
             raise segment.damage(problem, offset=0, index=state.next_index)
@@ -165,23 +164,23 @@ class _Replay:
         state = self.state
         self.kinds.add(record.kind)
         match record.kind:
-            case Kind.ENTRY | Kind.SEALED:
+            case Kind.ENTRY | Kind.SEALED | Kind.MEMBERSHIP:
                 if record.index != state.next_index:
                     problem = f"entry {record.index} follows entry {state.next_index - 1}"
                     raise segment.damage(problem, offset=offset, index=state.next_index)
                 state.append(record.index, record.term, position, len(record.payload))
+                if record.kind == Kind.MEMBERSHIP:
+                    state.change_members(record.index, record.payload[1:])
             case Kind.TRUNCATE:
                 if record.index > state.next_index:
                     problem = f"a removal from entry {record.index} on, but the log ends before it"
                     raise segment.damage(problem, offset=offset, index=state.next_index)
-                state.truncate(record.index)
+                state.truncate(record.index, unpack_placed(record.payload))
             case Kind.VOTE:
                 state.vote(record.term, record.payload.decode() if record.index else None)
-            case Kind.MEMBERS:
-                state.members = unpack_members(record.payload)
             case Kind.BASE:
-                previous = Term(int.from_bytes(record.payload, "little"))
-                state.start_over(Base(record.index, record.term, previous), position)
+                previous, membership = unpack_base(record.payload)
+                state.start_over(Base(record.index, record.term, previous), position, membership)
             case unknown:
                 problem = f"a record of kind {unknown}, which this program does not know"
                 raise segment.damage(problem, offset=offset, index=state.next_index)

@@ -23,7 +23,7 @@ View = tuple[Any, ...]
 def view(journal: Journal) -> View:
     """All that a journal says, but for old entries that may be dropped or not."""
     entries = {i: (t, p) for i, t, p in journal.read(journal.first_readable, 1 << 30)}
-    return (journal.last_index, journal.term, journal.voted_for, journal.members, entries)
+    return (journal.last_index, journal.term, journal.voted_for, journal.membership, entries)
 
 
 def agrees(found: View, expected: View, kept_from: int = 1) -> bool:
@@ -94,7 +94,8 @@ class Life:
             case "term":
                 journal.set_term(journal.term + 1, self.rng.choice([None, "a", "b"]))
             case "members":
-                journal.set_members(["a", "b", "c"][: size % 4])
+                term = max(journal.term, journal.term_at(last) or 0)
+                journal.append(journal._state.next_index, term, b"\x02" + self.rng.randbytes(size % 40 + 1))
             case "flush":
                 self.flush(busy=True)
             case "quiet flush":
@@ -157,7 +158,7 @@ KINDS = {
     "sweep": 2,
     "truncate": 2,
     "term": 1,
-    "members": 1,
+    "members": 2,
     "reset": 1,
 }
 STEPS = st.lists(

@@ -6,6 +6,7 @@ import random
 from pathlib import Path
 
 import pytest
+from google_crc32c import extend
 
 from node.errors import CorruptionError, DiskError
 from node.raft.disk import Disk, RealDisk
@@ -23,11 +24,11 @@ def disk() -> SimulatedDisk:
     return SimulatedDisk(random.Random(1))
 
 
-def opened(disk: Disk, **options: int | bool) -> Journal:
+def opened(disk: Disk, **options: object) -> Journal:
     return Journal.open(disk, segment_bytes=SMALL, **options)  # type: ignore[arg-type]
 
 
-def reopened(disk: SimulatedDisk, **options: int | bool) -> Journal:
+def reopened(disk: SimulatedDisk, **options: object) -> Journal:
     disk.kill()
     return opened(disk, **options)
 
@@ -64,7 +65,7 @@ def log(journal: Journal) -> list[tuple[int, int, bytes]]:
 def test_new_journal_is_empty(disk: SimulatedDisk) -> None:
     journal = opened(disk)
     assert (journal.first_index, journal.last_index, journal.durable_index) == (0, 0, 0)
-    assert (journal.term, journal.voted_for, journal.members, journal.base) == (0, None, None, None)
+    assert (journal.term, journal.voted_for, journal.membership, journal.base) == (0, None, None, None)
     assert journal.written == journal.durable == 0
     assert journal.read(1, 100) == []
     assert journal.term_at(1) is None
@@ -79,16 +80,16 @@ def test_everything_is_read_back(tmp_path: Path) -> None:
     journal.append(1, 0, b"")
     journal.set_term(3, None)
     journal.set_term(3, "node b")
-    journal.set_members(["a", "b", "c"])
     journal.append(2, 3, b"two")
     journal.append(3, 3, b"x" * 5000)  # longer than a segment
+    journal.append(4, 3, b"\x02abc")
     flushed(journal)
     journal.close()
 
     journal = opened(disk)
-    assert log(journal) == [(1, 0, b""), (2, 3, b"two"), (3, 3, b"x" * 5000)]
-    assert (journal.term, journal.voted_for, journal.members) == (3, "node b", ["a", "b", "c"])
-    assert (journal.first_index, journal.last_index, journal.durable_index) == (1, 3, 3)
+    assert log(journal) == [(1, 0, b""), (2, 3, b"two"), (3, 3, b"x" * 5000), (4, 3, b"\x02abc")]
+    assert (journal.term, journal.voted_for, journal.membership) == (3, "node b", (4, b"abc"))
+    assert (journal.first_index, journal.last_index, journal.durable_index) == (1, 4, 4)
     assert journal.written == journal.durable == 6
     assert journal.torn is None
     journal.close()
@@ -141,13 +142,11 @@ def test_flush_is_one_write_and_one_sync(disk: SimulatedDisk) -> None:
     assert (disk.operations - before[0], disk.syncs - before[1]) == (2, 1)
 
 
-def test_unchanged_term_and_members_cost_nothing(disk: SimulatedDisk) -> None:
+def test_unchanged_term_costs_nothing(disk: SimulatedDisk) -> None:
     journal = opened(disk)
     journal.set_term(1, "a")
-    journal.set_members(["a"])
     written = journal.written
     journal.set_term(1, "a")
-    journal.set_members(["a"])
     assert journal.written == written
 
 
@@ -288,18 +287,19 @@ def test_a_failed_sweep_stops_the_journal(disk: SimulatedDisk) -> None:
         journal.begin_flush()
 
 
-def test_vote_and_members_outlive_their_segments(disk: SimulatedDisk) -> None:
+def test_vote_and_membership_outlive_their_segments(disk: SimulatedDisk) -> None:
     journal = opened(disk)
     journal.set_term(7, "b")
-    journal.set_members(["a", "b"])
-    for index in range(1, 30):
+    journal.append(1, 7, b"\x02ab")
+    for index in range(2, 30):
         journal.append(index, 7, payload(index))
     flushed(journal)
     journal.drop_before(25)
     swept(journal)
     journal = reopened(disk)
     assert journal.first_index > 20
-    assert (journal.term, journal.voted_for, journal.members) == (7, "b", ["a", "b"])
+    assert (journal.term, journal.voted_for, journal.membership) == (7, "b", (1, b"ab"))
+    assert journal.membership_at(journal.first_index) == (1, b"ab")
 
 
 def test_first_index_within_bytes(disk: SimulatedDisk) -> None:
@@ -376,7 +376,6 @@ def test_after_a_disk_error_everything_is_refused(disk: SimulatedDisk, fail: str
         journal.begin_flush,
         lambda: journal.append(4, 1, b""),
         lambda: journal.set_term(5, None),
-        lambda: journal.set_members([]),
         lambda: journal.truncate(1),
         lambda: journal.reset((9, 1), (8, 1)),
         lambda: journal.drop_before(1),
@@ -489,3 +488,107 @@ def test_given_journal_id_makes_the_bytes_repeatable() -> None:
         filled(Journal.open(disk, segment_bytes=SMALL, journal_id=b"i" * 16), 10)
         contents.append([disk.content(name) for name in disk.names()])
     assert contents[0] == contents[1]
+
+
+# --- memberships ------------------------------------------------------------------------------------
+
+
+def memberships(journal: Journal) -> list[bytes | None]:
+    """Which one is in force at each entry."""
+    found = [journal.membership_at(index) for index in range(journal.first_index, journal.last_index + 1)]
+    return [None if placed is None else placed[1] for placed in found]
+
+
+def test_membership_is_in_force_from_its_entry_on(disk: SimulatedDisk) -> None:
+    journal = filled(opened(disk), 1)
+    journal.append(2, 1, b"\x02abc")
+    journal.append(3, 1, b"\x01x")
+    journal.append(4, 1, b"\x02abcd")
+    assert journal.membership == (4, b"abcd")
+    flushed(journal)
+    for again in (journal, reopened(disk)):
+        assert memberships(again) == [None, b"abc", b"abc", b"abcd"]
+        assert again.payload_at(4) == b"\x02abcd"
+
+
+def test_truncation_undoes_a_membership(disk: SimulatedDisk) -> None:
+    journal = filled(opened(disk), 1)
+    journal.append(2, 1, b"\x02abc")
+    journal.append(3, 1, b"\x02abcd")
+    journal.truncate(3)
+    assert journal.membership == (2, b"abc")
+    journal.append(3, 2, b"\x02ab")
+    flushed(journal)
+    journal = reopened(disk)
+    assert memberships(journal) == [None, b"abc", b"ab"]
+    journal.truncate(2)
+    assert journal.membership is None
+    flushed(journal)
+    assert reopened(disk).membership is None
+
+
+def test_truncation_undoes_what_the_segments_left_never_told(disk: SimulatedDisk) -> None:
+    """The oldest segment begins under a membership that its own first records take back."""
+    journal = opened(disk)
+    journal.append(1, 1, b"\x02abc")
+    for index in range(2, 8):
+        journal.append(index, 1, payload(index))
+    journal.append(8, 1, b"\x02abcd")
+    while journal.bytes_on_disk == 2 * SMALL:
+        journal.append(journal.last_index + 1, 1, payload(journal.last_index + 1))
+    journal.truncate(8)
+    for index in range(8, 20):
+        journal.append(index, 2, payload(index))
+    flushed(journal)
+    journal.drop_before(8)
+    assert (journal.first_index, journal.membership) == (8, (1, b"abc"))
+    swept(journal)
+    journal = reopened(disk)
+    assert (journal.first_index, journal.membership) == (8, (1, b"abc"))
+
+
+def test_snapshot_brings_its_membership(disk: SimulatedDisk) -> None:
+    journal = filled(opened(disk), 3)
+    journal.append(4, 1, b"\x02abc")
+    journal.reset((9, 1), (8, 1), b"abd")
+    assert journal.membership == (9, b"abd")
+    flushed(journal)
+    journal = reopened(disk)
+    assert journal.membership == journal.membership_at(9) == (9, b"abd")
+    journal.reset((20, 1), (19, 1))  # the one in force stays
+    assert journal.membership == (20, b"abd")
+    flushed(journal)
+    assert reopened(disk).membership == (20, b"abd")
+
+
+def test_membership_is_never_sealed(disk: SimulatedDisk) -> None:
+    """It is known at a start before any key is tried."""
+    journal = opened(disk, sealer=Xor())
+    journal.append(1, 1, b"\x01secret")
+    journal.append(2, 1, b"\x02members")
+    flushed(journal)
+    content = disk.content("segment-0000000000000001.log")
+    assert b"members" in content
+    assert b"secret" not in content
+    journal = reopened(disk, sealer=Xor())
+    assert (journal.payload_at(1), journal.payload_at(2)) == (b"\x01secret", b"\x02members")
+    assert journal.membership == (2, b"members")
+
+
+def test_journal_of_the_first_format_still_opens(disk: SimulatedDisk) -> None:
+    """Its segments have no memberships; those that follow are of the present format."""
+    filled(opened(disk), 3)
+    name = "segment-0000000000000001.log"
+    lead, body = disk.content(name)[:18], disk.content(name)[18:HEADER_BYTES]
+    lead = lead[:8] + b"\x01\x00" + lead[10:14] + bytes(4)
+    checksum = extend(extend(0, lead), body)
+    disk.open(name).write(0, [lead[:14] + checksum.to_bytes(4, "little")])
+    journal = reopened(disk)
+    assert (journal.last_index, journal.membership) == (3, None)
+    journal.append(4, 1, b"\x02abc")
+    filled(journal, 8)
+    journal = reopened(disk)
+    assert (journal.last_index, journal.membership) == (12, (4, b"abc"))
+    journal.drop_before(11)
+    swept(journal)
+    assert reopened(disk).membership == (4, b"abc")

@@ -14,10 +14,14 @@ from node.raft.records import (
     Record,
     decode_header,
     header_bytes,
+    pack_base,
+    pack_placed,
+    unpack_base,
+    unpack_placed,
 )
 
 FRAME = Frame(b"j" * 16, 7)
-HEADER = Header(b"j" * 16, 7, 100, 50, 3, "b", ("a", "b"))
+HEADER = Header(b"j" * 16, 7, 100, 50, 3, "b", (9, b"ab"))
 
 
 def test_record_is_read_back() -> None:
@@ -55,7 +59,7 @@ def test_zeros_are_no_record() -> None:
     [
         HEADER,
         Header(b"j" * 16, 1, 1, 1, 0, None, None),
-        Header(b"j" * 16, 1, 1, 1, 0, "x", tuple("n" * 3000)),
+        Header(b"j" * 16, 1, 1, 1, 0, "x", (9, b"n" * 9000)),
     ],
 )
 def test_header_is_read_back(header: Header) -> None:
@@ -68,7 +72,7 @@ def test_header_is_read_back(header: Header) -> None:
 def test_header_of_another_format_says_so() -> None:
     data = bytearray(HEADER.encode())
     data[8] = 9
-    with pytest.raises(HeaderError, match="format 9, this program reads format 1"):
+    with pytest.raises(HeaderError, match="format 9, this program reads format 2"):
         header_bytes(bytes(data))
 
 
@@ -76,3 +80,10 @@ def test_header_of_another_format_says_so() -> None:
 def test_no_header(data: bytes) -> None:
     with pytest.raises(HeaderError):
         header_bytes(data)
+
+
+def test_payloads_that_carry_a_membership() -> None:
+    for placed in (None, (7, b"members")):
+        assert unpack_placed(pack_placed(placed)) == placed
+    for membership in (None, b"members"):
+        assert unpack_base(pack_base(5, membership)) == (5, membership)
