@@ -1,13 +1,22 @@
 """Who may form a cluster, and who belongs to it (raft S17; architecture, "Founding").
 
 A node that lost its directory must not take part as if nothing had happened: it would vote twice
-and acknowledge what it no longer has. So an empty node takes part only in a *founding*: when every
-configured member has said hello and is empty too. If any of them has state, the empty one refuses
-to start, for it is either new or has lost its disk, and an operator must say which.
+and acknowledge what it no longer has. So an empty node takes part in one of two cases. In a *founding*:
+when every configured member has said hello and is empty too. Or *invited*: when a member says in its hello
+that the cluster has added this name and it doesn't vote yet, so it has promised nothing that it could have
+forgotten. If others have state and it is not invited, it refuses to start, for it is either new or has lost
+its disk, and an operator must say which.
 
 Two nodes may notice the founding at different moments. A node that was admitted therefore says in
 its hello whom it met as empty; who finds itself there, with the nonce of this very process, is part
 of the founding too.
+
+Who was invited draws an id for its directory and says it in every hello. When it becomes a voter the
+log says with which directory, and from then on whoever knows that refuses the name with another one. So a
+voter that lost its disk can't come back even by way of a node that lags behind and would invite it.
+
+Every hello carries the sender's membership: that is the invitation, and tells who is invited where the
+others are.
 
 A plain object without I/O.
 """
@@ -15,14 +24,25 @@ A plain object without I/O.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from node.core.commands import MACHINE_VERSION
 from node.errors import IdentityError
 from node.raft.identity import Identity
+from node.raft.membership import Membership
 
 WIRE_VERSION = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Invitation:
+    """A cluster has added this node."""
+
+    founding_id: str
+    membership: Membership
+    """As the member that invites knows it. This node is a learner in it."""
 
 
 class Founding:
@@ -31,30 +51,36 @@ class Founding:
     Args:
         node: this node's name.
         cluster_id: as configured.
-        members: names of all configured members, this one included.
+        founders: names of all configured members, this one included.
         identity: of the directory; None if it is empty.
         client_address: what clients are told to connect to.
-        admitted: told once, when this node may take part; not if ``identity`` is given.
+        admitted: told once, when this node may take part; not if ``identity`` is given. If there is an
+            ``invitation`` then, that is how.
     """
 
     def __init__(
         self,
         node: str,
         cluster_id: str,
-        members: Sequence[str],
+        founders: Sequence[str],
         identity: Identity | None,
         client_address: str,
         admitted: Callable[[], None],
     ) -> None:
         self._node = node
         self._cluster_id = cluster_id
-        self._members = frozenset(members)
+        self._founders = frozenset(founders)
         self._identity = identity
         self._empty = identity is None
         self._client_address = client_address
         self._admitted = admitted
         self._nonce = secrets.token_hex(16)
         self._met: dict[str, str] = {}
+        self._membership: Membership | None = None
+        self._leaving: frozenset[str] = frozenset()
+        self._directories: dict[str, str] = {}
+        self.invitation: Invitation | None = None
+        """The cluster has added this node, which is empty."""
         self.refused: IdentityError | None = None
         """Why this node must not start, once that is known."""
         self.client_addresses: dict[str, str] = {}
@@ -69,6 +95,23 @@ class Founding:
         """The cluster was founded, and this is our identity in it."""
         self._identity = identity
 
+    def members_are(self, membership: Membership, leaving: Collection[str] = ()) -> list[str]:
+        """Another membership is in force; those who are ``leaving`` it may still be told so.
+
+        Returns the peers who are linked under a name that is another's now: their links are to be dropped.
+        """
+        self._membership = membership
+        self._leaving = frozenset(leaving)
+        known = {*membership.names, *leaving}
+        for kept in (self.client_addresses, self.machine_versions, self._directories):
+            for peer in kept.keys() - known:
+                del kept[peer]
+        return [peer for peer, directory in self._directories.items() if self._is_another(peer, directory)]
+
+    def directory(self, peer: str) -> str:
+        """The id of a member's directory, as it said last; empty if it has none, or was never heard."""
+        return self._directories.get(peer, "")
+
     def hello(self, _link: str) -> dict[str, Any]:
         """Our part of the hello on any link."""
         return {
@@ -80,13 +123,17 @@ class Founding:
             "nonce": self._nonce,
             "met": dict(self._met),
             "client": self._client_address,
+            "directory": self._identity.directory if self._identity else "",
+            "members": b"" if self._empty or self._membership is None else self._membership.encode(),
         }
 
     def check_hello(self, _link: str, hello: Mapping[str, Any]) -> None:
         """Look at a member's hello.
 
         Raises:
-            IdentityError: it belongs to another cluster or founding, or speaks another protocol.
+            IdentityError: it belongs to another cluster or founding, speaks another protocol, is no member,
+                or has lost its directory.
+            RemoteProtocolError: it says something that can't be.
         """
         peer = str(hello.get("node"))
         if hello.get("wire") != WIRE_VERSION:
@@ -99,7 +146,29 @@ class Founding:
         ours = self._identity.founding_id if self._identity else ""
         if ours and founding and founding != ours:
             raise IdentityError(f"{peer} belongs to another founding of cluster {self._cluster_id!r}")
+        if not self._empty:
+            self._check_member(peer, hello)
         self._note(peer, hello)
+
+    def _check_member(self, peer: str, hello: Mapping[str, Any]) -> None:
+        membership = self._membership
+        if membership is None:
+            return  # its log isn't read yet
+        if membership.get(peer) is None and peer not in self._leaving:
+            raise IdentityError(
+                f"{peer} is no member of cluster {self._cluster_id!r}: it was never added, or was removed. "
+                f"To let it in: stanchion cluster add {peer}"
+            )
+        if hello.get("empty") is not True and self._is_another(peer, hello.get("directory")):
+            raise IdentityError(
+                f"{peer} comes with another directory than it was added with: it has lost what it "
+                f"acknowledged. Stop it, and: stanchion cluster replace {peer} {peer}"
+            )
+
+    def _is_another(self, peer: str, directory: object) -> bool:
+        """Whether a member of that name that votes is known to have another directory."""
+        member = None if self._membership is None else self._membership.get(peer)
+        return member is not None and member.voter and member.directory != directory
 
     def _note(self, peer: str, hello: Mapping[str, Any]) -> None:
         client, machine, nonce, met = (hello.get(key) for key in ("client", "machine", "nonce", "met"))
@@ -107,21 +176,39 @@ class Founding:
             self.client_addresses[peer] = client
         if isinstance(machine, int):
             self.machine_versions[peer] = machine
-        if not self._empty:
+        if hello.get("empty") is not True:
+            self._directories[peer] = str(hello.get("directory") or "")
+        if not self._empty or self.invitation is not None:
             return
         took_part = isinstance(met, Mapping) and met.get(self._node) == self._nonce
         if hello.get("empty") is True or took_part:
             self._met[peer] = str(nonce)
             self._check()
+        elif (invitation := self._invitation(hello)) is not None:
+            self.invitation = invitation
+            self._admitted()
         else:
             self.refused = IdentityError(
                 f"node {self._node} has an empty directory, but {peer} has the state of cluster "
                 f"{self._cluster_id!r}. If {self._node} lost its directory, put it back or let the cluster "
-                f"replace it: stanchion cluster replace {self._node} NEW. If this is meant to be a new "
-                f"cluster, empty the other nodes' directories too."
+                f"replace it: stanchion cluster replace {self._node} NEW, where NEW may be {self._node}. If "
+                f"this is meant to be a new cluster, empty the other nodes' directories too."
             )
 
+    def _invitation(self, hello: Mapping[str, Any]) -> Invitation | None:
+        """What the hello of a node with state says of this one, if it has added it.
+
+        Raises:
+            RemoteProtocolError: something else than a membership.
+        """
+        founding, encoded = hello.get("founding"), hello.get("members")
+        if not (isinstance(founding, str) and founding and isinstance(encoded, bytes) and encoded):
+            return None
+        membership = Membership.decode(encoded)
+        member = membership.get(self._node)
+        return None if member is None or member.voter else Invitation(founding, membership)
+
     def _check(self) -> None:
-        if self._empty and self._met.keys() >= self._members - {self._node}:
+        if self._empty and self._met.keys() >= self._founders - {self._node}:
             self._empty = False
             self._admitted()

@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
-from node.errors import IdentityError
+from node.errors import IdentityError, RemoteProtocolError
 from node.raft.identity import Identity
+from node.raft.membership import Membership
 from node.server.founding import Founding
 
 MEMBERS = ("n1", "n2", "n3")
@@ -23,12 +24,16 @@ class Member:
         founding_id: str | None = None,
         cluster: str = "test",
         members: tuple[str, ...] = MEMBERS,
+        directory: str = "",
+        membership: Membership | None = None,
     ) -> None:
-        identity = None if founding_id is None else Identity(cluster, founding_id, "tag", name)
+        identity = None if founding_id is None else Identity(cluster, founding_id, "tag", name, directory)
         self.name = name
         self.admissions = 0
         self.founding = Founding(name, cluster, members, identity, f"{name}:4222", self._admitted)
         self.founding.start()
+        if membership is not None:
+            self.founding.members_are(membership)
 
     def _admitted(self) -> None:
         self.admissions += 1
@@ -125,3 +130,91 @@ def test_the_identity_is_told_once_it_is_known() -> None:
     n1.founding.identify(Identity("test", "f", "tag", "n1"))
     assert n1.hello()["founding"] == "f"
     assert "tag" not in n1.hello().values()  # R18: it is nobody's business but the clients'
+
+
+THREE = Membership.founders(MEMBERS)
+WITH_LEARNER = THREE.with_learner("n4", "h:6")
+FOUR = (*MEMBERS, "n4")
+
+
+def test_an_empty_node_that_was_added_is_invited() -> None:
+    """It learns whose data it will get, and where everybody is. It isn't part of a founding."""
+    n1 = Member("n1", founding_id="f", membership=WITH_LEARNER)
+    n4 = Member("n4", members=FOUR)
+    n1.hears(n4)  # which it may: it has nothing to lose yet
+    n4.hears(n1)
+    assert n4.admitted
+    assert n4.founding.refused is None
+    assert n4.founding.invitation is not None
+    assert n4.founding.invitation.founding_id == "f"
+    assert n4.founding.invitation.membership == WITH_LEARNER
+    n4.hears(Member("n2", founding_id="f", membership=WITH_LEARNER))
+    assert n4.admissions == 1
+
+
+@pytest.mark.parametrize("founding_id", ["", None])
+def test_nobody_is_invited_to_what_is_not_founded(founding_id: str | None) -> None:
+    n1 = Member("n1", founding_id=founding_id, membership=WITH_LEARNER)
+    n4 = Member("n4", members=FOUR)
+    n4.hears(n1)
+    assert n4.founding.invitation is None
+
+
+def test_an_empty_node_whose_name_votes_is_not_invited() -> None:
+    """raft S17: it has promised something, and has forgotten what."""
+    n3 = Member("n3")
+    n3.hears(Member("n1", founding_id="f", membership=THREE))
+    assert n3.founding.invitation is None
+    assert "stanchion cluster replace n3 NEW" in str(n3.founding.refused)
+
+
+def test_who_is_no_member_is_told_how_to_become_one() -> None:
+    """Added never, or removed: the answer is the same."""
+    n1 = Member("n1", founding_id="f", membership=THREE)
+    for name in ("n4", "n5"):
+        with pytest.raises(IdentityError, match=f"{name} is no member .* stanchion cluster add {name}"):
+            n1.hears(Member(name, founding_id="f"))
+    with pytest.raises(IdentityError, match="n4 is no member"):
+        n1.hears(Member("n4"))
+    n1.founding.members_are(THREE, leaving=["n4"])
+    n1.hears(Member("n4", founding_id="f"))
+
+
+def test_a_voter_comes_with_its_directory_and_no_other() -> None:
+    """A voter that lost its disk may have been invited again, by a node that didn't know that it votes."""
+    n1 = Member("n1", founding_id="f", membership=WITH_LEARNER.with_voter("n4", "x"))
+    n1.hears(Member("n4", founding_id="f", directory="x"))
+    assert n1.founding.directory("n4") == "x"
+    for directory in ("", "y"):
+        with pytest.raises(IdentityError, match="n4 comes with another directory"):
+            n1.hears(Member("n4", founding_id="f", directory=directory))
+    with pytest.raises(IdentityError, match="n2 comes with another directory"):
+        n1.hears(Member("n2", founding_id="f", directory="z"))
+    n1.hears(Member("n2", founding_id="f"))
+
+
+def test_links_of_who_turns_out_to_be_another_are_named() -> None:
+    """It was let in while this node lagged behind; now its log says that the name has another directory."""
+    n1 = Member("n1", founding_id="f", membership=WITH_LEARNER)
+    n1.hears(Member("n4", founding_id="f", directory="y"), Member("n2", founding_id="f"))
+    assert n1.founding.members_are(WITH_LEARNER) == []
+    assert n1.founding.members_are(WITH_LEARNER.with_voter("n4", "y")) == []
+    assert n1.founding.members_are(WITH_LEARNER.with_voter("n4", "x")) == ["n4"]
+
+
+def test_nothing_is_kept_of_who_has_left() -> None:
+    """Clients aren't sent to a removed node."""
+    n1 = Member("n1", founding_id="f", membership=THREE)
+    n1.hears(Member("n2", founding_id="f"), Member("n3", founding_id="f"))
+    n1.founding.members_are(THREE.without("n3"), leaving=["n3"])
+    assert set(n1.founding.client_addresses) == {"n2", "n3"}
+    n1.founding.members_are(THREE.without("n3"))
+    assert set(n1.founding.client_addresses) == set(n1.founding.machine_versions) == {"n2"}
+
+
+def test_an_empty_node_invites_nobody() -> None:
+    """What it takes for the membership is only its file."""
+    n1 = Member("n1", membership=WITH_LEARNER)
+    assert n1.hello()["members"] == b""
+    with pytest.raises(RemoteProtocolError):
+        Member("n4").founding.check_hello("raft", {**Member("n1", founding_id="f").hello(), "members": b"x"})
