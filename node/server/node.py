@@ -39,6 +39,7 @@ from node.raft.links import ROUTE, LinkListener
 from node.raft.ports import Timing
 from node.server import logs
 from node.server.access import authenticator
+from node.server.administering import Administering
 from node.server.administration import Administration
 from node.server.checkpointing import Checkpointer
 from node.server.clients import Clients
@@ -167,6 +168,7 @@ class Node:
             listener=self.replica,
         )
         self.replica.attach(self.engine)
+        self._serve_operators()
         self.driver = Driver(
             self.engine,
             self.journal,
@@ -205,6 +207,22 @@ class Node:
         return self.addresses.advertise or self.addresses.client
 
     # --- parts ------------------------------------------------------------------------------------
+
+    def _serve_operators(self) -> None:
+        replica = self.replica
+
+        def messages() -> StoreInterface:
+            if not replica.caught_up or replica.performer.held:
+                raise UnavailableError("this node is catching up with the others: ask another one")
+            return self.store
+
+        Administering(
+            state=lambda: replica.state,
+            requests=replica.origin,
+            clock=replica.clock,
+            wall_ns=replica.host.wall_ns,
+            messages=messages,
+        ).register(self.administration)
 
     def _make_transport(self) -> Transport | Alone:
         if self.addresses.peer is None:
