@@ -41,6 +41,10 @@ class Identity:
     directory: str = ""
     """Random, drawn by a node that was added at run time: says which copy of the log this is. Empty for
     those who founded the cluster, whose directories nothing has come before."""
+    membership: str = ""
+    """Hexadecimal: the members this directory started with, as founders agreed or the member said that
+    invited it (`node.raft.membership`). It holds until the log names others, and so a changed configuration
+    never changes who votes."""
     recovered_from: str = ""
     """The founding whose data this is, until the log says as much (`recover_identity`)."""
 
@@ -102,10 +106,11 @@ def read_identity(disk: Disk) -> Identity | None:
         return _decode(file.read(0, _SIZE_MAX), disk.describe(IDENTITY_FILE))
 
 
-def recover_identity(disk: Disk, cluster_id: str, founding_id: str) -> Identity:
+def recover_identity(disk: Disk, cluster_id: str, founding_id: str, directory: str) -> Identity:
     """Make the directory's data that of another cluster, at once or not at all; the identity it has now.
 
-    ``recovered_from`` says whose it was: log and state still say so themselves.
+    ``recovered_from`` says whose it was: log and state still say so themselves. A new ``directory`` id tells
+    memberships of the new cluster from those of the old.
 
     Raises:
         IdentityError: it belongs to nobody yet, or the file is damaged.
@@ -115,7 +120,9 @@ def recover_identity(disk: Disk, cluster_id: str, founding_id: str) -> Identity:
     if existing is None or not existing.founding_id:
         raise IdentityError(f"{disk.describe(IDENTITY_FILE)}: there is no cluster's data in this directory")
     was = existing.recovered_from or existing.founding_id
-    identity = replace(existing, cluster_id=cluster_id, founding_id=founding_id, recovered_from=was)
+    identity = replace(
+        existing, cluster_id=cluster_id, founding_id=founding_id, directory=directory, recovered_from=was
+    )
     _write(disk, identity)
     return identity
 
@@ -126,6 +133,7 @@ def _same_copy(existing: Identity, identity: Identity) -> bool:
         existing.founding_id == identity.founding_id
         and existing.cluster_tag in {"", identity.cluster_tag}
         and existing.directory == identity.directory
+        and existing.membership == identity.membership
         and identity.recovered_from in {"", existing.recovered_from}
     )
 

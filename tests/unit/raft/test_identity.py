@@ -100,6 +100,7 @@ def test_who_was_let_in_learns_the_tag_later(tmp_path: Path) -> None:
     for other in (
         replace(joined, cluster_tag="u"),
         replace(joined, cluster_tag="t", directory="y"),
+        replace(joined, cluster_tag="t", membership="00"),
         replace(joined, cluster_tag="t", recovered_from="f0"),
     ):
         with pytest.raises(IdentityError, match="another founding"):
@@ -110,16 +111,17 @@ def test_recovered_data_belongs_to_another_cluster(tmp_path: Path) -> None:
     """What it was is remembered until the log has learnt of it; once more starts from the same."""
     disk = RealDisk(tmp_path)
     with pytest.raises(IdentityError, match="no cluster's data"):
-        recover_identity(disk, "new", "g1")
+        recover_identity(disk, "new", "g1", "y")
     save_identity(disk, WHO)
-    recovered = recover_identity(disk, "new", "g1")
-    assert recovered == replace(WHO, cluster_id="new", founding_id="g1", recovered_from="f1")
+    recovered = recover_identity(disk, "new", "g1", "y")
+    assert recovered == replace(WHO, cluster_id="new", founding_id="g1", directory="y", recovered_from="f1")
     assert load_identity(disk, cluster_id="new", node="a") == recovered
     with pytest.raises(IdentityError, match="belongs to cluster 'new'"):
         load_identity(disk, cluster_id="shop", node="a")
-    assert recover_identity(disk, "newer", "g2").recovered_from == "f1"
-    save_identity(disk, Identity("newer", "g2", "t" * 22, "a"))
-    assert load_identity(disk, cluster_id="newer", node="a") == Identity("newer", "g2", "t" * 22, "a")
+    assert recover_identity(disk, "newer", "g2", "z").recovered_from == "f1"
+    done = Identity("newer", "g2", "t" * 22, "a", "z")
+    save_identity(disk, done)
+    assert load_identity(disk, cluster_id="newer", node="a") == done
 
 
 def test_newer_format_is_refused(tmp_path: Path) -> None:

@@ -1,0 +1,150 @@
+"""Requests to the leader, whoever that is when they are carried out."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from node.errors import RefusedError, RemoteProtocolError
+from node.server.asking import AGAIN_S, NO_LEADER_S, WAITING_MAX, Answer, Asking
+
+
+class Member:
+    """One node of a cluster, with one verb: it keeps what it is asked."""
+
+    def __init__(self, cluster: Cluster, name: str) -> None:
+        self.cluster = cluster
+        self.name = name
+        self.asking = Asking(name, self.send, first_number=100)
+        self.asking.register("add", self.add)
+        self.asked: list[tuple[dict[str, Any], Answer]] = []
+
+    def send(self, peer: str, value: Any) -> bool:
+        self.cluster.sent.append((self.name, peer, value))
+        return True
+
+    def add(self, fields: dict[str, Any], answer: Answer) -> None:
+        if not fields:
+            raise RefusedError("nothing to add")
+        self.asked.append((fields, answer))
+
+
+class Cluster:
+    """Members whose frames arrive at once, unless they get lost."""
+
+    def __init__(self) -> None:
+        self.sent: list[tuple[str, str, Any]] = []
+        self.members = {name: Member(self, name) for name in ("n1", "n2", "n3")}
+        self.answers: list[Any] = []
+
+    def leader_is(self, leader: str | None, term: int = 1) -> None:
+        for member in self.members.values():
+            member.asking.leader_is(leader, term)
+        self.settle()
+
+    def settle(self, *, lose: bool = False) -> None:
+        while self.sent:
+            source, target, value = self.sent.pop(0)
+            if not lose:
+                self.members[target].asking.frame(source, value)
+
+    def ask(self, verb: str = "add", at: str = "n1", **fields: Any) -> None:
+        self.members[at].asking.ask(verb, fields, self.answers.append)
+        self.settle()
+
+    def pump(self, now_s: float) -> None:
+        for member in self.members.values():
+            member.asking.pump(now_s)
+        self.settle()
+
+
+@pytest.fixture
+def cluster() -> Cluster:
+    cluster = Cluster()
+    cluster.leader_is("n2")
+    return cluster
+
+
+@pytest.mark.parametrize("at", ["n1", "n2"])
+def test_the_leader_is_asked_and_its_answer_comes_back(cluster: Cluster, at: str) -> None:
+    """Also if it is the very node that was asked."""
+    cluster.ask(at=at, name="n4")
+    ((fields, answer),) = cluster.members["n2"].asked
+    assert fields == {"name": "n4"}
+    for value in ({"progress": "half"}, {"ok": 1}, {"ok": 2}):
+        answer(value)
+    cluster.settle()
+    assert cluster.answers == [{"progress": "half"}, {"ok": 1}]
+
+
+def test_a_refusal_is_an_answer(cluster: Cluster) -> None:
+    cluster.ask()
+    cluster.ask("remove", name="x")
+    assert cluster.answers == [
+        {"error": "nothing to add"},
+        {"error": "the leader, n2, doesn't know the request 'remove'"},
+    ]
+
+
+def test_a_leader_at_work_isn_t_asked_to_begin_again(cluster: Cluster) -> None:
+    """It is asked again all the same, for the request or its answer may have been lost."""
+    cluster.ask(name="n4")
+    for second in range(5):
+        cluster.pump(second * AGAIN_S)
+    assert len(cluster.members["n2"].asked) == 1
+    cluster.members["n2"].asked[0][1]({"ok": 1})
+    cluster.settle(lose=True)
+    assert cluster.answers == []
+    cluster.pump(10)
+    assert len(cluster.members["n2"].asked) == 2
+    cluster.members["n2"].asked[1][1]({"ok": 2})
+    cluster.settle()
+    assert cluster.answers == [{"ok": 2}]
+    cluster.pump(20)
+    assert len(cluster.members["n2"].asked) == 2
+
+
+def test_the_next_leader_is_asked_what_the_last_did_not_answer(cluster: Cluster) -> None:
+    """What the last one still says doesn't count: it may not be true any more."""
+    cluster.ask(name="n4")
+    cluster.leader_is(None)
+    cluster.members["n2"].asked[0][1]({"ok": "late"})
+    cluster.leader_is("n1")
+    assert cluster.answers == []
+    assert [fields for fields, _ in cluster.members["n1"].asked] == [{"name": "n4"}]
+    cluster.members["n1"].asked[0][1]({"ok": 1})
+    assert cluster.answers == [{"ok": 1}]
+
+
+def test_a_leader_of_another_term_begins_anew(cluster: Cluster) -> None:
+    """It has dropped what it was at when its term ended."""
+    cluster.ask(at="n2", name="n4")
+    cluster.leader_is("n2", 2)
+    assert len(cluster.members["n2"].asked) == 2
+
+
+def test_without_a_leader_for_long_that_is_the_answer(cluster: Cluster) -> None:
+    cluster.leader_is(None)
+    cluster.ask(name="n4")
+    cluster.pump(1)
+    cluster.pump(NO_LEADER_S)
+    assert cluster.answers == []
+    cluster.pump(1 + NO_LEADER_S)
+    assert cluster.answers == [{"error": "there has been no leader for 10 s"}]
+
+
+def test_who_waits_is_bounded(cluster: Cluster) -> None:
+    cluster.leader_is(None)
+    for _ in range(WAITING_MAX + 1):
+        cluster.ask(name="n4")
+    assert cluster.answers == [{"error": "64 requests wait for the leader; try again later"}]
+
+
+@pytest.mark.parametrize(
+    "frame",
+    [("ask", 1, "add"), ("ask", 1, "add", "{"), ("told", 1, "[]"), ("tell", 1, "{}"), ("told", "x", "{}")],
+)
+def test_what_is_no_such_frame(cluster: Cluster, frame: tuple[Any, ...]) -> None:
+    with pytest.raises(RemoteProtocolError):
+        cluster.members["n2"].asking.frame("n1", frame)
