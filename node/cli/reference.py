@@ -15,7 +15,7 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
-from node.config.reference import Invocation, configuration, read
+from node.config.reference import DEFAULT_PORT, Invocation, configuration, read
 from node.errors import ConfigError, NodeError
 
 if TYPE_CHECKING:
@@ -67,10 +67,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _serve(made: Invocation, arguments: list[str]) -> int:
     signal.signal(signal.SIGTERM, _terminated)  # until the node listens to signals itself
-    sockets = listen("clients", made.host, made.port)
+    sockets = [] if made.is_external else listen("clients", made.host, made.port)
     http_sockets = listen("monitoring", made.http.host, made.http.port) if made.http else []
     gc.disable()  # imports make a hundred thousand objects, and none of them is garbage
-    port = sockets[0].getsockname()[1]
+    port = sockets[0].getsockname()[1] if sockets else made.port or DEFAULT_PORT
     config = configuration(made, port)
 
     from node.server import logs

@@ -52,6 +52,7 @@ def check(config: Config, *, is_shared: bool = True) -> list[Finding]:
         *_raft(config),
         *(_directories(config) if is_shared else ()),
         *_memory(config),
+        *_nats_server(config),
         *_encryption(config),
         *_limits(config),
         *_credentials(config),
@@ -71,6 +72,11 @@ def check_node(config: Config, name: str) -> list[Finding]:
     for key, path in (("ca", security.ca), ("cert", security.cert), ("key", security.key)):
         if path is not None and not _readable(path):
             at: Path = ("cluster", "peer_security", key)
+            findings.append(Finding(f"{'.'.join(at)}: {path} can't be read", (at,)))
+    tls = config.streaming.nats_server and config.streaming.nats_server.tls
+    for key, path in (("ca", tls.ca), ("cert", tls.cert), ("key", tls.key)) if tls else ():
+        if path is not None and not _readable(path):
+            at = ("streaming", "nats_server", "tls", key)
             findings.append(Finding(f"{'.'.join(at)}: {path} can't be read", (at,)))
     for option, secret in _secrets(config):
         try:
@@ -95,6 +101,11 @@ def _secrets(config: Config) -> Iterator[tuple[Path, Secret]]:
     ):
         if secret is not None:
             yield option, secret
+    external = config.streaming.nats_server
+    if external is not None:
+        for key, secret in (("password", external.password), ("token", external.token)):
+            if secret is not None:
+                yield ("streaming", "nats_server", key), secret
     encryption = config.store.encryption
     if encryption is not None and encryption.key is not None:
         yield ("store", "encryption", "key"), encryption.key
@@ -239,6 +250,46 @@ def _memory(config: Config) -> Iterator[Finding]:
             " would break the others' promises",
             (("store", "store"), ("cluster", "nodes")),
         )
+
+
+def _nats_server(config: Config) -> Iterator[Finding]:
+    """An external NATS server is for a node alone (R29), whose own clients' settings mean nothing then."""
+    server, section = config.streaming.nats_server, ("streaming", "nats_server")
+    if server is None:
+        return
+    if len(config.cluster.nodes) > 1:
+        yield Finding(
+            "streaming.nats_server: is for a node alone; clients connect to a cluster's nodes themselves",
+            (section, ("cluster", "nodes")),
+        )
+    if not server.urls:
+        yield Finding(
+            "streaming.nats_server.urls: missing: where is the server?", (section, (*section, "urls"))
+        )
+    if (server.user is None) != (server.password is None):
+        there, missing = ("password", "user") if server.user is None else ("user", "password")
+        yield Finding(
+            f"streaming.nats_server.{there}: has no effect without {missing}",
+            ((*section, there), (*section, missing)),
+        )
+    if server.token is not None and server.user is not None:
+        yield Finding(
+            "streaming.nats_server.token: give either it or user and password",
+            ((*section, "token"), (*section, "user")),
+        )
+    if server.tls is not None and (server.tls.cert is None) != (server.tls.key is None):
+        there, missing = ("key", "cert") if server.tls.cert is None else ("cert", "key")
+        yield Finding(
+            f"streaming.nats_server.tls.{there}: has no effect without {missing}",
+            ((*section, "tls", there), (*section, "tls", missing)),
+        )
+    clients = config.clients
+    for key, given in (("users", clients.users), ("user", clients.user), ("token", clients.token)):
+        if given:
+            yield Finding(
+                f"clients.{key}: has no effect with streaming.nats_server: that server lets clients in",
+                (("clients", key), section),
+            )
 
 
 def _encryption(config: Config) -> Iterator[Finding]:

@@ -18,6 +18,7 @@ from node.config.values import (
     parse_address,
     parse_duration,
     parse_size,
+    parse_url,
 )
 
 _INTEGER = re.compile(r"[+-]?\d+(_\d+)*")
@@ -167,6 +168,18 @@ class HostPort:
         return parse_address(text)
 
 
+class NatsURL:
+    """A NATS server's address, perhaps with credentials: what is wrong with it is said without showing it."""
+
+    __slots__ = ()
+
+    takes = frozenset({"text"})
+    expected = "a URL such as nats://127.0.0.1:4222"
+
+    def read(self, text: str) -> object:
+        return parse_url(text)
+
+
 class FilePath:
     """A path; a relative one starts at the configuration file's directory. ``{node}`` is the node's name."""
 
@@ -188,7 +201,7 @@ class FilePath:
 class Words:
     """A list of words of one kind."""
 
-    of: Text
+    of: Text | NatsURL
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,12 +25,13 @@ from node.config.kinds import (
     FilePath,
     Flag,
     HostPort,
+    NatsURL,
     Range,
     Size,
     Text,
     Words,
 )
-from node.config.values import HOUR, MINUTE, Address, Secret
+from node.config.values import HOUR, MINUTE, Address, Secret, ServerURL
 from node.units import MILLISECOND, SECOND
 
 NAME: Final = r"[A-Za-z0-9_-]{1,64}"
@@ -311,6 +312,49 @@ class Clients:
 
 
 @dataclass(frozen=True, slots=True)
+class NatsTLS:
+    """TLS of the connection to an external NATS server. It is used where the server asks for it or its URL
+    says ``tls://``.
+    """
+
+    ca: Annotated[Path | None, FilePath()] = None
+    """The authority whose certificates the server may have, PEM. Absent: those the machine trusts."""
+
+    cert: Annotated[Path | None, FilePath()] = None
+    """Our certificate, PEM, where the server asks for one. With ``key``."""
+
+    key: Annotated[Path | None, FilePath()] = None
+    """Its private key, PEM."""
+
+    server_name: Annotated[str | None, Text(r"[A-Za-z0-9._-]{1,253}", "a host name")] = None
+    """The name its certificate must be for. Absent: the host in its URL."""
+
+    skip_verify: Annotated[bool, Flag()] = False
+    """Whether its certificate is not looked at: whoever sits in between can read and change everything."""
+
+
+@dataclass(frozen=True, slots=True)
+class NatsServer:
+    """Somebody else's NATS server, which the clients of a node alone connect to instead of to the node."""
+
+    urls: Annotated[tuple[ServerURL, ...], Words(NatsURL())] = ()
+    """Where it is, ``nats://host:port``, perhaps with ``user:password@`` or ``token@``. Several are tried by
+    turns. Needed."""
+
+    user: Annotated[str | None, Text(means="a user name")] = None
+    """Who we are there, where the URL doesn't say. With ``password``."""
+
+    password: Annotated[Secret | None, Confidential()] = None
+    """The password of ``user``."""
+
+    token: Annotated[Secret | None, Confidential()] = None
+    """The token to present, where the URL has none."""
+
+    tls: NatsTLS | None = None
+    """TLS of that connection. Absent: servers that ask for it aren't connected to."""
+
+
+@dataclass(frozen=True, slots=True)
 class Streaming:
     """The streaming service: sessions of clients with the cluster as a whole."""
 
@@ -339,6 +383,9 @@ class Streaming:
         "_STAN.discover"
     )
     """The subject, before the cluster ID, that clients send their connect requests to."""
+
+    nats_server: NatsServer | None = None
+    """The NATS server that the service is attached to. Absent: the node's own. Only for a node alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -392,8 +439,14 @@ class Config:
             return path and Path(str(path).replace("{node}", name))
 
         security = self.cluster.peer_security
+        external = self.streaming.nats_server
+        if external is not None and external.tls is not None:
+            tls = external.tls
+            tls = replace(tls, ca=named(tls.ca), cert=named(tls.cert), key=named(tls.key))
+            external = replace(external, tls=tls)
         return replace(
             self,
+            streaming=replace(self.streaming, nats_server=external),
             cluster=replace(
                 self.cluster,
                 peer_security=replace(

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from node.config.reference_cluster import cluster
+from node.config.reference_external import external
 from node.config.reference_flags import BOOL, MAP, SECONDS, by_key
 from node.config.reference_input import BOOLEANS, Given, Input, hint, is_on, wrong
 from node.config.reference_users import credentials
@@ -58,6 +59,8 @@ class Invocation:
     """Where clients are told to connect, perhaps without a port."""
     node: str = NODE
     is_clustered: bool = False
+    is_external: bool = False
+    """Clients connect to another NATS server: nothing listens at ``host`` and ``port``."""
     tree: Mapping = field(default_factory=lambda: Mapping("the command line"))
     """Our configuration, but for ports that aren't known yet."""
     peers: dict[str, Address] = field(default_factory=dict)
@@ -128,6 +131,7 @@ class Digest:
         self._store()
         self._encryption()
         cluster(self)
+        external(self)
         if self.problems:
             raise ConfigError(self.problems)
         return self.made

@@ -78,7 +78,6 @@ SECTION_KEYS: Final = {
 }
 """Keys of the streaming part that are sections themselves."""
 
-_ALONE = "one process has no connection of its own to NATS, the two are one"
 _SPACE = "the store gives space back by itself"
 _ROUTES = (
     "plain NATS routes are not in this release; nodes of one streaming cluster need none"
@@ -115,19 +114,55 @@ OPTIONS: Final[tuple[Option, ...]] = (
         ("ns", "nats_server", "nats_server_url"),
         "streaming",
         TEXT,
-        refused="an external NATS server is not in this release; clients connect to this server",
+        "(external)",
+        about="URLs of NATS servers that clients connect to instead of to this one",
     ),
-    Option((), ("credentials",), "streaming", TEXT, note=_ALONE),
-    Option((), ("username", "user"), "streaming", TEXT, note=_ALONE),
-    Option((), ("password", "pass"), "streaming", TEXT, note=_ALONE),
-    Option((), ("token",), "streaming", TEXT, note=_ALONE),
-    Option((), ("nkey_seed_file",), "streaming", TEXT, note=_ALONE),
-    Option(("secure",), ("secure",), "streaming", BOOL, note=_ALONE),
-    Option(("tls_client_cert",), ("client_cert",), "streaming.tls", TEXT, note=_ALONE),
-    Option(("tls_client_key",), ("client_key",), "streaming.tls", TEXT, note=_ALONE),
-    Option(("tls_client_cacert",), ("client_ca", "client_cacert"), "streaming.tls", TEXT, note=_ALONE),
-    Option((), ("server_name", "server_hostname"), "streaming.tls", TEXT, note=_ALONE),
-    Option((), ("skip_verify", "insecure"), "streaming.tls", BOOL, note=_ALONE),
+    Option((), ("credentials",), "streaming", TEXT, "(external)", about="refused with `-ns`; see below"),
+    Option((), ("username", "user"), "streaming", TEXT, "(external)", about="who we are at `-ns`"),
+    Option((), ("password", "pass"), "streaming", TEXT, "(external)", about="with it"),
+    Option((), ("token",), "streaming", TEXT, "(external)", about="the token for `-ns`"),
+    Option((), ("nkey_seed_file",), "streaming", TEXT, "(external)", about="refused with `-ns`; see below"),
+    Option(
+        ("secure",),
+        ("secure",),
+        "streaming",
+        BOOL,
+        "(external)",
+        about="TLS to -ns, its certificate not checked",
+    ),
+    Option(
+        ("tls_client_cert",),
+        ("client_cert",),
+        "streaming.tls",
+        TEXT,
+        "(external)",
+        about="our certificate for -ns",
+    ),
+    Option(("tls_client_key",), ("client_key",), "streaming.tls", TEXT, "(external)", about="its key"),
+    Option(
+        ("tls_client_cacert",),
+        ("client_ca", "client_cacert"),
+        "streaming.tls",
+        TEXT,
+        "(external)",
+        about="the authority of -ns's certificate",
+    ),
+    Option(
+        (),
+        ("server_name", "server_hostname"),
+        "streaming.tls",
+        TEXT,
+        "(external)",
+        about="the name in `-ns`'s certificate",
+    ),
+    Option(
+        (),
+        ("skip_verify", "insecure"),
+        "streaming.tls",
+        BOOL,
+        "(external)",
+        about="`-ns`'s certificate is not checked",
+    ),
     Option(
         ("hbi", "hb_interval"),
         ("hbi", "hb_interval", "server_to_client_hb_interval"),

@@ -12,6 +12,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
+from urllib.parse import unquote
 
 from node.errors import ConfigError
 from node.units import MILLISECOND, SECOND
@@ -197,3 +198,52 @@ class Secret:
         if not found:
             raise ConfigError([f"secret file {self.text} is empty"])
         return found
+
+
+@dataclass(frozen=True, slots=True)
+class ServerURL:
+    """A NATS server's address, and who we are there. Neither ``repr`` nor ``str`` shows a secret."""
+
+    host: str
+    port: int
+    user: str = ""
+    password: str = ""
+    token: str = ""
+    is_tls: bool = False
+
+    def __repr__(self) -> str:
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{'tls' if self.is_tls else 'nats'}://{host}:{self.port}"
+
+    __str__ = __repr__
+
+
+NATS_PORT: Final = 4222
+
+
+def parse_url(text: str) -> ServerURL:
+    """``nats://user:password@host:port``; scheme, credentials and port may be missing.
+
+    Raises:
+        ValueError: no such URL; the text never quotes what stands before an ``@``.
+    """
+    scheme, separator, rest = text.strip().rpartition("://")
+    if separator and scheme.lower() not in ("nats", "tls", "nats-route"):
+        raise ValueError(f"a URL that begins with {scheme!r}, where nats:// or tls:// is understood")
+    credentials, _, address = rest.rstrip("/").rpartition("@")
+    user, colon, password = (unquote(part) for part in credentials.partition(":"))
+    host, has_port, port = address.rpartition(":")
+    if not has_port or (address.endswith("]") and address.startswith("[")):
+        host, port = address, str(NATS_PORT)
+    try:
+        parsed = parse_address(f"{host}:{port}")
+    except ValueError as error:
+        raise ValueError(f"a URL whose address is wrong: {error}") from None
+    return ServerURL(
+        parsed.host,
+        parsed.port,
+        user=user if colon else "",
+        password=password,
+        token="" if colon else user,
+        is_tls=scheme.lower() == "tls",
+    )

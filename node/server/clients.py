@@ -248,12 +248,16 @@ class Clients:
             return
         await self.serve(stream, (str(address[0]), int(address[1])))
 
-    def _open(self, address: tuple[str, int]) -> Connection:
+    def next_epoch(self) -> int:
+        """The epoch of a new connection; see `routing.Receiver`."""
         # Time makes epochs grow across restarts and roughly alike on all nodes; adding one keeps
         # them apart and growing here whatever the wall clock does.
         self._epoch = max(self._epoch + 1, time.time_ns() // 1000)
+        return self._epoch
+
+    def _open(self, address: tuple[str, int]) -> Connection:
         self.accepted += 1
-        connection = Connection(self.context, cid=self.accepted, epoch=self._epoch, address=address)
+        connection = Connection(self.context, cid=self.accepted, epoch=self.next_epoch(), address=address)
         if not self._listening:
             connection.close("accepted while this node left")
         elif len(self.connections) >= self.context.limits.max_connections:

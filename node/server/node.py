@@ -18,7 +18,7 @@ import secrets
 import signal
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
@@ -57,6 +57,8 @@ from node.units import SECOND
 if TYPE_CHECKING:
     from node.raft.security import Security
     from node.raft.transport import Transport
+    from node.server.external import ExternalRouting
+    from node.server.external_link import External
     from node.server.snapshots import Snapshots
     from node.store.interface import StoreInterface
 
@@ -123,10 +125,12 @@ class Node:
         self._changed = trio.Event()
         self._clients_gone = trio.Event()
         self._admitted = trio.Event()
+        self._host = Host()
         self._storage = open_storage(config, name, stack)
         self.identity = self._storage.identity
         self.journal = self._storage.journal
         self.routing = Routing(name, send=self._send_route)
+        external = self._make_external_routing()
         self.administration = Administration(config.cluster.id, self.routing)
         """Where requests of operators come in; whoever does what they ask registers its verbs."""
         timing = _timing(config)
@@ -135,8 +139,8 @@ class Node:
             Subjects.of(config.cluster.id, config.streaming.discover_prefix),
             restore(self.store.records()),
             self.store,
-            routing=self.routing,
-            host=Host(),
+            routing=self.routing if external is None else external,
+            host=self._host,
             send=self._send_member,
             kick=self._kick,
             founded=self._founded,
@@ -195,6 +199,7 @@ class Node:
             port=self.addresses.client.port,
             sockets=launch.sockets,
         )
+        self.external = None if external is None else self._make_external(external)
 
     @property
     def store(self) -> StoreInterface:
@@ -241,6 +246,43 @@ class Node:
         )
         transport.attach(ROUTE, RouteLink(self))
         return transport
+
+    def _make_external_routing(self) -> ExternalRouting | None:
+        """What takes the place of routing where clients connect to another NATS server."""
+        if self.config.streaming.nats_server is None:
+            return None
+        from node.server.external import ExternalRouting
+
+        def inboxes() -> Iterator[str]:
+            yield from (client.heartbeat_inbox for client in self.replica.state.clients.values())
+            yield from (sub.inbox for sub in self.replica.state.subscriptions.values() if sub.online)
+
+        return ExternalRouting(
+            self.name,
+            clock=self._host.monotonic_s,
+            random_name=self._host.random_name,
+            clients=lambda: [client.heartbeat_inbox for client in self.replica.state.clients.values()],
+            inboxes=inboxes,
+        )
+
+    def _make_external(self, routing: ExternalRouting) -> External:
+        from node.server.external_link import External, servers, trust
+
+        wanted = self.config.streaming.nats_server
+        assert wanted is not None
+        return External(
+            routing,
+            self.replica,
+            servers(wanted),
+            name=f"_NSS-{self.config.cluster.id}-{self.name}",
+            discover=f"{self.config.streaming.discover_prefix}.{self.config.cluster.id}",
+            cluster_id=self.config.cluster.id,
+            tls=None if wanted.tls is None else trust(wanted.tls),
+            server_name=(wanted.tls and wanted.tls.server_name) or "",
+            went=self.replica.requests.suspend,
+            came=self.replica.requests.resume,
+            epoch=self.clients.next_epoch,
+        )
 
     def _make_snapshots(self) -> Snapshots | None:
         """Where there are others, one may fall behind."""
@@ -307,10 +349,14 @@ class Node:
             if not self._admitted.is_set() and self.identity is None:
                 log.info("waiting for the other members, to found the cluster together")
             await self._wait_for_admission()
-            await nursery.start(self._run_clients)
+            nursery.start_soon(self._serve_http)
+            if self.external is None:
+                await nursery.start(self._run_clients)
+            else:
+                self._clients_gone.set()
+                await nursery.start(self.external.run)
             await nursery.start(self.driver.run)
             nursery.start_soon(self.checkpointer.run)
-            nursery.start_soon(self._serve_http)
             if self.snapshots is not None:
                 nursery.start_soon(self.snapshots.run)
             nursery.start_soon(self._watch_leader)
@@ -363,6 +409,8 @@ class Node:
             nursery.cancel_scope.cancel()
         with trio.move_on_after(LEAVE_S):
             await self._hand_over()
+            if self.external is not None:
+                self.external.stop()
             self.clients.leave(self._others())
             self.clients.stop("this node stops")
             await self._clients_gone.wait()
@@ -449,7 +497,9 @@ class Node:
     async def _serve_http(self) -> None:
         if self.addresses.http is None:
             return
-        await self._until(lambda: self.replica.caught_up or len(self.members) > 1)
+        await self._until(
+            lambda: self.replica.caught_up or len(self.members) > 1 or self.external is not None
+        )
         # In a thread: it takes a quarter of a second, and heartbeats don't wait so long.
         await trio.to_thread.run_sync(_import_monitoring)
         from node.monitor.http import serve
@@ -499,6 +549,8 @@ class Node:
             self.founding.identify(identity)
 
     def _caught_up(self) -> None:
+        if self.external is not None:
+            self.external.open()
         self.clients.release()
         self._has_changed()
         if not self._served:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import heapq
 from collections.abc import Callable
 from itertools import count
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from node.server.host import Host
 
@@ -19,6 +19,15 @@ class Routing(Protocol):
 
     def serve(self, pattern: bytes, handler: Callable[..., None], *, announce: bool = False) -> Any: ...
     def publish(self, source: None, subject: bytes, reply: bytes, headers: bytes, payload: bytes) -> int: ...
+
+
+class _Asked(NamedTuple):
+    """A request that waits for its answer."""
+
+    inbox: bytes
+    answered: Callable[[], None]
+    missed: Callable[[], None]
+    timeout_s: float
 
 
 class Requests:
@@ -35,20 +44,39 @@ class Requests:
         self._kick = kick
         self._clock = host.monotonic_s
         self._prefix = b"_INBOX." + host.random_name().encode() + b"."
-        self._asked: dict[bytes, tuple[Callable[[], None], Callable[[], None]]] = {}
+        self._asked: dict[bytes, _Asked] = {}
         self._ends: list[tuple[float, int, bytes]] = []
         self._numbers = count(1)
+        self._suspended = False
         routing.serve(self._prefix + b"*", self._answer, announce=True)
 
     def ask(
         self, inbox: str, answered: Callable[[], None], missed: Callable[[], None], timeout_s: float
     ) -> None:
         """Send an empty request to ``inbox``; exactly one of the two is called, not before this returns."""
-        number = next(self._numbers)
-        reply = self._prefix + str(number).encode()
-        self._asked[reply] = answered, missed
-        heapq.heappush(self._ends, (self._clock() + timeout_s, number, reply))
-        self._routing.publish(None, inbox.encode(), reply, b"", b"")
+        reply = self._prefix + str(next(self._numbers)).encode()
+        self._asked[reply] = _Asked(inbox.encode(), answered, missed, timeout_s)
+        if not self._suspended:
+            self._send(reply)
+        self._kick()
+
+    def _send(self, reply: bytes) -> None:
+        asked = self._asked[reply]
+        number = int(reply[len(self._prefix) :])
+        heapq.heappush(self._ends, (self._clock() + asked.timeout_s, number, reply))
+        self._routing.publish(None, asked.inbox, reply, b"", b"")
+
+    def suspend(self) -> None:
+        """Nobody can be reached, for a reason of this node's: nobody misses anything until ``resume``."""
+        self._suspended = True
+        self._ends.clear()
+
+    def resume(self) -> None:
+        """Ask everybody again whose answer is waited for; their time begins anew."""
+        self._suspended = False
+        self._ends.clear()
+        for reply in self._asked:
+            self._send(reply)
         self._kick()
 
     def next_deadline(self) -> float | None:
@@ -62,9 +90,9 @@ class Requests:
         while self._ends and self._ends[0][0] <= now:
             asked = self._asked.pop(heapq.heappop(self._ends)[2], None)
             if asked is not None:
-                asked[1]()
+                asked.missed()
 
     def _answer(self, _source: object, subject: bytes, _reply: bytes, _payload: bytes) -> None:
         asked = self._asked.pop(subject, None)
         if asked is not None:
-            asked[0]()
+            asked.answered()

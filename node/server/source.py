@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, Protocol
 
 from node import __version__
 from node.core.state import State
@@ -15,6 +15,19 @@ from node.units import SECOND
 if TYPE_CHECKING:
     from node.server.connection import Connection
     from node.server.node import Node
+
+
+class Counted(Protocol):
+    """What has counters of messages."""
+
+    @property
+    def in_msgs(self) -> int: ...
+    @property
+    def in_bytes(self) -> int: ...
+    @property
+    def out_msgs(self) -> int: ...
+    @property
+    def out_bytes(self) -> int: ...
 
 
 class Source(figures.Source):
@@ -49,6 +62,8 @@ class Source(figures.Source):
             return "stopping"
         if node.replica.leader is None:
             return "no leader"
+        if node.external is not None and node.external.problem:
+            return node.external.problem
         if not node.replica.caught_up:
             return "catching up with the cluster"
         return ""
@@ -83,7 +98,9 @@ class Source(figures.Source):
     def traffic(self) -> figures.Traffic:
         """See `figures.Source`."""
         clients, replica = self._node.clients, self._node.replica
-        totals = clients.counters()
+        totals: Counted = clients.counters()
+        if self._node.external is not None:
+            totals = self._node.external.routing
         return figures.Traffic(
             connections_total=clients.accepted,
             slow_consumers=clients.slow_consumers,
@@ -100,6 +117,9 @@ class Source(figures.Source):
     def interest(self) -> figures.Interest:
         """See `figures.Source`."""
         routing = self._node.routing
+        if self._node.external is not None:
+            own = self._node.external.routing
+            return figures.Interest(own.subscription_count, inserts=own.inserts, removes=own.removes)
         remote = sum(routing.peer_interest_count(peer) for peer in self._node.members)
         return figures.Interest(
             subscriptions=routing.subscription_count + remote,

@@ -157,7 +157,10 @@ def test_actions(words: str, action: str) -> None:
         ("-st SQL", "flag -st: there is no SQL store: use FILE with --dir, replicated with --clustered"),
         ("-st FILE", "flag -st: the FILE store needs its directory: --dir DIR"),
         ("-ft_group g", "use three nodes with --clustered"),
-        ("-ns nats://ann:pw@host:4222", "flag -ns: an external NATS server is not in this release"),
+        ("-ns nats://ann:pw@ho/st:4222", "flag -ns: a URL whose address is wrong: expected a host name"),
+        ("-ns http://ann:pw@host:4222", "flag -ns: a URL that begins with 'http'"),
+        ("-ns h -clustered", "flag -ns: is for a server alone"),
+        ("-ns h -tls_client_cert c.pem", "streaming.nats_server.tls.cert: has no effect without key"),
         ("-routes nats://host:5222", "plain NATS routes between servers are not in this release"),
         ("-cluster nats://host:5222", "plain NATS routes between servers are not in this release"),
         ("-tls", "TLS for clients is not in this release"),
@@ -311,7 +314,7 @@ def test_one_file_without_a_streaming_map_is_both(conf: Any) -> None:
         assert (found.cluster.id, found.limits.max_channels) == ("c3", 3)
         assert found.clients.max_payload == 1000
         assert found.cluster.nodes["n1"].client.port == 4555
-        assert [note.split(":")[0] for note in invocation.notes] == ["client_cert", "sync"]
+        assert [note.split(":")[0] for note in invocation.notes] == ["sync", "client_cert"]
 
 
 def test_two_files(conf: Any) -> None:
@@ -404,6 +407,84 @@ def test_encryption(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     invocation, found = made("-encryption_key", "k")
     assert found.store.encryption is None
     assert "writes nothing that could be encrypted" in invocation.notes[0]
+
+
+# --- an external NATS server ----------------------------------------------------------------------
+
+
+def test_an_external_server() -> None:
+    """Several URLs, each with who we are there; what is for clients here has no effect, and is noted."""
+    invocation, found = made(
+        "-ns", "nats://ann:p%40w@a:4333,s3same@b,tls://[::1]:1", "-p", "4555", "-a", "1.2.3.4"
+    )
+    server = found.streaming.nats_server
+    assert server is not None
+    assert invocation.is_external
+    assert [(url.host, url.port) for url in server.urls] == [("a", 4333), ("b", 4222), ("::1", 1)]
+    assert [(url.user, url.password, url.token) for url in server.urls] == [
+        ("ann", "p@w", ""), ("", "", "s3same"), ("", "", ""),
+    ]  # fmt: skip
+    assert server.tls is not None, "tls:// asks for it"
+    assert "p@w" not in repr(found)
+    assert "s3same" not in repr(server)
+    assert [note for note in invocation.notes if "clients connect to the NATS server of -ns" in note] == [
+        "-p, -a: no effect, for clients connect to the NATS server of -ns"
+    ] or "-a, -p: no effect" in invocation.notes[0]
+    assert config().streaming.nats_server is None
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["-ns", "h:1", "-user", "ann", "-pass", "pw"],
+        ["-ns", "h:1", "-c", "streaming { username: ann, password: pw }"],
+        [
+            "-c",
+            "authorization { user: ann, password: pw }\nstreaming { ns: 'nats://h:1', user: bob, pass: x }",
+        ],
+    ],
+)
+def test_who_we_are_at_an_external_server(words: list[str], conf: Any) -> None:
+    """The NATS part's credentials are for that connection then, and beat the streaming part's."""
+    words = [conf(word) if "{" in word else word for word in words]
+    found = config(*words)
+    server = found.streaming.nats_server
+    assert server is not None
+    assert server.password is not None
+    assert (server.user, server.password.reveal()) == ("ann", "pw")
+    assert (found.clients.user, found.clients.users) == (None, ())
+
+
+def test_tls_to_an_external_server(conf: Any) -> None:
+    """-secure is said to be insecure; nkeys and files of credentials are refused rather than passed over."""
+    file = conf(
+        f"streaming {{ ns: 'h:1', tls {{ client_ca: '{conf('x', 'CA')}', server_name: n.example }} }}"
+    )
+    server = config("-c", file).streaming.nats_server
+    assert server is not None
+    assert server.tls is not None
+    assert (server.tls.ca is not None, server.tls.server_name, server.tls.skip_verify) == (
+        True,
+        "n.example",
+        False,
+    )
+    invocation, found = made("-ns", "h:1", "-secure")
+    assert found.streaming.nats_server is not None
+    assert found.streaming.nats_server.tls is not None
+    assert found.streaming.nats_server.tls.skip_verify
+    assert "is not checked" in invocation.warnings[0]
+    for key in ("credentials", "nkey_seed_file"):
+        assert f"{key}: " in problems("-c", conf(f"streaming {{ ns: 'h:1', {key}: x }}"))
+
+
+def test_without_one_there_is_no_connection_to_nats(conf: Any) -> None:
+    invocation, _ = made(
+        "-secure", "-c", conf("streaming { username: ann, password: pw, tls { client_ca: x } }")
+    )
+    assert sorted(note.split(":")[0] for note in invocation.notes) == [
+        "-secure", "client_ca", "password", "username",
+    ]  # fmt: skip
+    assert all("no connection of its own to NATS" in note for note in invocation.notes)
 
 
 # --- clusters -------------------------------------------------------------------------------------

@@ -113,3 +113,24 @@ def test_what_nobody_asked_is_ignored() -> None:
     asking = Asking()
     asking.wire.answer(asking.wire.pattern[:-1] + b"99")
     assert asking.came == []
+
+
+def test_who_cannot_be_asked_misses_nothing() -> None:
+    """While the NATS server is away nobody's time runs out; then everybody is asked again, in full time."""
+    asking = Asking()
+    reply = asking.ask("hb.a", 1.0)
+    asking.requests.suspend()
+    asking.now += 100.0
+    asking.requests.tick()
+    assert asking.requests.next_deadline() is None
+    asking.requests.ask("hb.b", lambda: asking.came.append("b answered"), lambda: None, 1.0)
+    assert len(asking.wire.published) == 1
+    asking.requests.resume()
+    assert [subject for subject, _ in asking.wire.published] == [b"hb.a", b"hb.a", b"hb.b"]
+    asking.now += 0.9
+    asking.requests.tick()
+    assert asking.came == []
+    asking.wire.answer(reply)
+    asking.now += 0.2
+    asking.requests.tick()
+    assert asking.came == ["hb.a answered"]

@@ -1,0 +1,355 @@
+"""The streaming service behind somebody else's NATS server: what stands in for ``routing`` then.
+
+Services become subscriptions at that server, publishes go to it, and of who listens to what nothing
+can be seen. What can be known of a client is whether it answers:
+
+* A request (a heartbeat, a duplicate check) that nobody listens to comes back at once as a 503, if the server
+  has headers. That client counts as absent (rule R15), and is asked again and again until it answers.
+* When the connection is new, every client is asked. One is absent until it answers, nobody having been told
+  that its inbox is gone; one that is listening but silent is present after ``PROBE_S``.
+* A server without headers tells nothing: while it is connected everyone is present, and missed heartbeats
+  decide, as they do of clients that hang.
+* While it isn't connected everyone is absent, and nobody misses heartbeats: `Requests` is suspended.
+
+A request nobody heard is sent again, with the same reply subject, for as long as anybody may still wait for
+its answer: a client that reconnects within the heartbeat's time-out has missed none.
+
+A plain object without I/O. `external_link` gives it an `Outlet` for as long as a connection stands. Answers
+that are published while none does are kept for the next, up to ``BUFFER_BYTES_MAX``; more are dropped, like
+what is on its way when a connection breaks. Requests are not kept but asked again, deliveries made again.
+
+Source: the NATS client protocol, "Headers and no-responders".
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from node.protocol import nats
+from node.protocol.subjects import literal, valid_subject
+from node.server.interest import InterestChange
+from node.server.subscriptions import Handler, InternalSubscription
+
+log = logging.getLogger("stanchion.external")
+
+BUFFER_BYTES_MAX = 8 * 1024 * 1024
+"""Of what is published while there is no connection."""
+
+PROBE_S = 0.5
+"""Who doesn't answer for so long, though somebody listens, counts as present: heartbeats decide."""
+
+AGAIN_MIN_S, AGAIN_MAX_S = 0.25, 4.0
+"""When somebody that nobody hears is asked again; the pause doubles from the first to the second."""
+
+ASKED_S = 60.0
+"""How long a request is remembered whose answer hasn't come; longer than anybody waits for one."""
+
+ASKED_MAX = 65_536
+"""Requests remembered at a time. More go out all the same, but their answers tell nothing."""
+
+PAYLOAD_MAX = 8 * 1024 * 1024
+"""Bytes of a message that comes in. One must fit into an entry of the log; a longer one is dropped."""
+
+
+class Outlet(Protocol):
+    """The connection to the NATS server, as far as it is needed here."""
+
+    @property
+    def epoch(self) -> int:
+        """Grows from connection to connection."""
+
+    @property
+    def has_headers(self) -> bool:
+        """Requests that nobody listens to come back."""
+
+    @property
+    def max_payload(self) -> int:
+        """Bytes. The server would end the connection for a longer one."""
+
+    @property
+    def writable(self) -> bool: ...
+
+    @property
+    def closed(self) -> bool: ...
+
+    def write(self, data: bytes) -> None: ...
+
+
+class Inbox:
+    """A client's subscription, which can't be seen: what is sent goes out, if anybody is there or not."""
+
+    __slots__ = ("_routing", "connection")
+
+    def __init__(self, routing: ExternalRouting, connection: Outlet) -> None:
+        self._routing = routing
+        self.connection = connection
+
+    def deliver(self, subject: bytes, payload: bytes) -> None:
+        """Send one message."""
+        self._routing.publish(None, subject, b"", b"", payload)
+
+
+@dataclass(slots=True)
+class _Asked:
+    """A request that is out."""
+
+    inbox: bytes
+    data: bytes
+    sent_s: float
+    until_s: float
+    is_unheard: bool = False
+    """Nobody listened when it was last sent."""
+    pause_s: float = AGAIN_MIN_S
+
+
+class ExternalRouting:
+    """What ``replica`` needs of routing, over one connection to a NATS server.
+
+    Args:
+        node: this node's name.
+        clock: monotonic seconds.
+        random_name: 22 characters nobody can guess.
+        clients: the heartbeat inboxes of all clients there are.
+        inboxes: the same, and those of all subscriptions that are online.
+    """
+
+    def __init__(
+        self,
+        node: str,
+        *,
+        clock: Callable[[], float],
+        random_name: Callable[[], str],
+        clients: Callable[[], Iterable[str]],
+        inboxes: Callable[[], Iterable[str]],
+    ) -> None:
+        self.node = node
+        self.on_interest_change: Callable[[str, list[InterestChange]], None] | None = None
+        self._clock = clock
+        self._clients = clients
+        self._inboxes = inboxes
+        self._outlet: Outlet | None = None
+        self._inbox: Inbox | None = None
+        self._is_open = False
+        self._stuck = False
+        self._services: dict[bytes, InternalSubscription] = {}
+        self._sid = 0
+        self._buffer: list[bytes] = []
+        self._buffered_bytes = 0
+        self._dropping = False
+        self._asked: dict[bytes, _Asked] = {}
+        self._awaited: dict[bytes, bytes] = {}
+        """Heartbeat inboxes nobody is known to listen to, and the reply subject of what was asked there."""
+        self._prefix = b"_INBOX." + random_name().encode() + b"."
+        self._probes = 0
+        self.dropped = 0
+        """Messages that were not sent: too long for the server, or too many while it was away."""
+        self.in_msgs = self.in_bytes = self.out_msgs = self.out_bytes = 0
+        self.inserts = 0
+        self.removes = 0
+        self.serve(self._prefix + b"*", _ignore)
+
+    # --- what replica and its parts need ----------------------------------------------------------
+
+    @property
+    def subscription_count(self) -> int:
+        """What this node has subscribed to."""
+        return len(self._services)
+
+    def serve(self, pattern: bytes, handler: Handler, *, announce: bool = False) -> InternalSubscription:
+        """See `Routing.serve`. Once `open`, or else then, it is subscribed to at the server."""
+        assert valid_subject(pattern)
+        self._sid += 1
+        sid = b"%d" % self._sid
+        service = InternalSubscription(pattern, handler, announce, lambda _ended: self._ended(sid))
+        self._services[sid] = service
+        self.inserts += 1
+        if self._is_open and self._outlet is not None:
+            self._outlet.write(nats.sub(pattern, b"", sid))
+        return service
+
+    def _ended(self, sid: bytes) -> None:
+        del self._services[sid]
+        self.removes += 1
+        if self._is_open and self._outlet is not None:
+            self._outlet.write(nats.unsub(sid))
+
+    def publish(
+        self, source: None, subject: bytes, reply: bytes, headers: bytes, payload: bytes, **_more: object
+    ) -> int:
+        """Send a message. Whether anybody wants it isn't known: counts as one."""
+        if not literal(subject) or (reply and not literal(reply)):
+            return 0  # a client may have named anything as its inbox; the server would end the connection
+        outlet = self._outlet
+        if outlet is not None and len(payload) + len(headers) > outlet.max_payload:
+            self._drop(
+                f"{len(payload)} bytes for {subject.decode(errors='replace')}: too long for the server"
+            )
+            return 0
+        data = nats.hpub(subject, reply, headers, payload) if headers else nats.pub(subject, reply, payload)
+        if reply and len(self._asked) < ASKED_MAX:
+            now = self._clock()
+            self._asked[reply] = _Asked(subject, data, now, now + ASKED_S)
+        if outlet is not None:
+            self.out_msgs += 1
+            self.out_bytes += len(payload)
+            outlet.write(data)
+        elif not reply:
+            self._keep(data)
+        return 1
+
+    def local_receivers(self, inbox: bytes) -> Sequence[Inbox]:
+        """Whoever listens there, once for all of them; nobody while there is no connection."""
+        return () if self._inbox is None or not literal(inbox) else (self._inbox,)
+
+    def heard(self, subject: bytes) -> bool:
+        """As far as is known, somebody listens to ``subject``."""
+        return self.where(subject) is not None
+
+    def where(self, subject: bytes) -> tuple[str, int] | None:
+        """This node and the present connection, unless nobody is known to listen to ``subject``."""
+        if self._outlet is None or not self._is_open or self._stuck or subject in self._awaited:
+            return None
+        return self.node, self._outlet.epoch
+
+    def set_stuck(self, _connection: object, stuck: bool) -> None:
+        """The server takes nothing any more, or does again (R3)."""
+        self._stuck = stuck
+        self._changed()
+
+    def complete(self, _peer: str) -> bool:
+        """There are no other nodes."""
+        return True
+
+    def flush(self) -> None:
+        """Nobody else is told."""
+
+    def tick(self) -> None:
+        """Once a second or so: forgets what nobody can still wait for."""
+        now = self._clock()
+        for reply in [reply for reply, asked in self._asked.items() if asked.until_s <= now]:
+            del self._asked[reply]
+        if self._awaited:
+            known = {inbox.encode() for inbox in self._clients()}
+            for inbox in [inbox for inbox in self._awaited if inbox not in known]:
+                del self._awaited[inbox]
+
+    # --- the connection ---------------------------------------------------------------------------
+
+    def open(self) -> None:
+        """The node can serve: subscribe, here and on every connection to come."""
+        if not self._is_open:
+            self._is_open = True
+            self._begin()
+
+    def up(self, outlet: Outlet) -> None:
+        """A connection stands, and is the one from now on."""
+        assert self._outlet is None
+        self._outlet = outlet
+        self._inbox = Inbox(self, outlet)
+        self._stuck = self._dropping = False
+        self._begin()
+
+    def down(self, outlet: Outlet) -> None:
+        """That connection is gone. What it had not written may be lost."""
+        if self._outlet is not outlet:
+            return
+        self._outlet = self._inbox = None
+        self._awaited.clear()
+        self._asked.clear()
+        if self.on_interest_change is not None:
+            gone = [InterestChange(inbox.encode(), b"", outlet.epoch, 0) for inbox in self._inboxes()]
+            self.on_interest_change(self.node, gone)
+
+    def received(self, message: nats.Msg) -> None:
+        """The server sent a message."""
+        self.in_msgs += 1
+        self.in_bytes += len(message.payload)
+        service = self._services.get(message.sid)
+        asked = self._asked.get(message.subject)
+        if message.headers.startswith(b"NATS/1.0 503") and not message.payload:
+            if asked is not None:
+                asked.is_unheard = True
+                self._absent(asked.inbox, message.subject)
+            return
+        if asked is not None:
+            del self._asked[message.subject]
+            self._present(asked.inbox)
+        if len(message.payload) > PAYLOAD_MAX:
+            self._drop(f"{len(message.payload)} bytes on {message.subject.decode(errors='replace')} came in")
+        elif service is not None:
+            service.handler(None, message.subject, message.reply, message.payload)
+
+    def beat(self) -> None:
+        """Several times a second: asks those again that nobody heard."""
+        outlet, now = self._outlet, self._clock()
+        if outlet is None:
+            return
+        for asked in self._asked.values():
+            if asked.is_unheard and now - asked.sent_s >= asked.pause_s:
+                asked.is_unheard, asked.sent_s = False, now
+                asked.pause_s = min(2 * asked.pause_s, AGAIN_MAX_S)
+                outlet.write(asked.data)
+        for inbox, reply in list(self._awaited.items()):
+            probe = self._asked.get(reply)
+            if probe is None:
+                self._probe(inbox)
+            elif not probe.is_unheard and now - probe.sent_s >= PROBE_S:
+                self._present(inbox)
+
+    def _probe(self, inbox: bytes) -> None:
+        """Ask a client whether it is there; it answers like to a heartbeat."""
+        self._probes += 1
+        reply = self._prefix + b"%d" % self._probes
+        if self.publish(None, inbox, reply, b"", b"") and reply in self._asked:
+            self._awaited[inbox] = reply
+        else:
+            self._awaited.pop(inbox, None)  # it can't be asked: heartbeats decide
+
+    def _begin(self) -> None:
+        """Both open and connected: subscribe, send what was kept, ask who is there."""
+        outlet = self._outlet
+        if outlet is None or not self._is_open:
+            return
+        for sid, service in self._services.items():
+            outlet.write(nats.sub(service.pattern, b"", sid))
+        kept, self._buffer, self._buffered_bytes = self._buffer, [], 0
+        for data in kept:
+            outlet.write(data)
+        if outlet.has_headers:
+            for inbox in self._clients():
+                self._probe(inbox.encode())
+        self._changed()
+
+    def _absent(self, inbox: bytes, reply: bytes) -> None:
+        if inbox not in self._awaited and self._outlet is not None:
+            self._awaited[inbox] = reply
+            self._changed([InterestChange(inbox, b"", self._outlet.epoch, 0)])
+
+    def _present(self, inbox: bytes) -> None:
+        if self._awaited.pop(inbox, None) is not None:
+            self._changed()
+
+    def _changed(self, changes: list[InterestChange] | None = None) -> None:
+        if self.on_interest_change is not None:
+            self.on_interest_change(self.node, changes or [])
+
+    def _keep(self, data: bytes) -> None:
+        if self._buffered_bytes + len(data) > BUFFER_BYTES_MAX:
+            self.dropped += 1
+            if not self._dropping:
+                self._dropping = True
+                log.warning("no NATS server for long: answers to clients are dropped now")
+            return
+        self._buffer.append(data)
+        self._buffered_bytes += len(data)
+
+    def _drop(self, what: str) -> None:
+        self.dropped += 1
+        log.error("dropped: %s", what)
+
+
+def _ignore(_source: Any, _subject: bytes, _reply: bytes, _payload: bytes) -> None:
+    """That an answer came is all that counts."""

@@ -1,0 +1,560 @@
+"""The connection to somebody else's NATS server, kept up: dial, log in, read, write, dial again.
+
+One connection carries everything, so that what a client sends keeps its order: an acknowledgement before
+the close that follows it. Reading stops while this node has too much unapplied (R21): the NATS server then
+holds the rest, and its own bound decides. What is to be written is bounded too: above the soft limit
+deliveries wait as numbers (R3), above the hard one the connection is given up.
+
+A connection that breaks is dialed again at once, then with pauses; the servers that were given and those
+they tell of (``connect_urls``) by turns. Nothing of a client's state changes meanwhile: see `external`.
+Credentials that are refused end the node if none ever worked, for then the configuration is wrong;
+later they are only complained of.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import ssl
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+import trio
+
+from node.config.model import NatsServer, NatsTLS
+from node.config.values import ServerURL
+from node.errors import ConfigError, IdentityError, NodeError, RemoteProtocolError
+from node.protocol import nats
+from node.protocol import streaming as stan
+from node.server.external import ExternalRouting
+
+log = logging.getLogger("stanchion.external")
+
+READ_BYTES_MAX = 256 * 1024
+WRITE_BYTES_MAX = 256 * 1024
+
+CONNECT_S = 2.0
+"""For TCP; and again for TLS and login."""
+
+WRITE_S = 10.0
+"""For one write of at most ``WRITE_BYTES_MAX``. Longer, and the server doesn't read."""
+
+PING_S = 5.0
+"""How often the server has to answer a PING; three that it hasn't are too many."""
+PINGS_MAX = 2
+
+PAUSE_MIN_S, PAUSE_MAX_S = 0.05, 1.0
+"""Between two attempts; doubles from the first to the second, half of it random."""
+
+DISCOVER_S = 0.25
+"""How long another service of this cluster ID may take to show itself."""
+
+BEAT_S = 0.1
+"""How often `ExternalRouting.beat` is called."""
+
+SERVERS_MAX = 64
+"""Of those learnt of. A server that tells of more is not believed."""
+
+_REFUSALS = ("authorization violation", "authentication", "user authentication")
+_STREAM_ERRORS = (trio.BrokenResourceError, trio.ClosedResourceError, OSError, ssl.SSLError)
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Bytes waiting to be written."""
+
+    pending_soft: int = 1024 * 1024
+    """From which on deliveries wait."""
+
+    pending_max: int = 64 * 1024 * 1024
+    """More, and the connection is given up."""
+
+
+def servers(config: NatsServer) -> list[ServerURL]:
+    """Where to connect, and as whom.
+
+    Raises:
+        ConfigError: a secret isn't where it should be.
+    """
+    user = config.user or ""
+    password = config.password.reveal() if config.password else ""
+    token = config.token.reveal() if config.token else ""
+    return [
+        url if url.user or url.token else replace(url, user=user, password=password, token=token)
+        for url in config.urls
+    ]
+
+
+def trust(config: NatsTLS) -> ssl.SSLContext:
+    """How a server is known, and we to it.
+
+    Raises:
+        ConfigError: the certificates can't be used.
+    """
+    try:
+        context = ssl.create_default_context(cafile=str(config.ca) if config.ca else None)
+        if config.skip_verify:
+            context.check_hostname = False
+            context.verify_mode = ssl.CERT_NONE
+            log.warning("the NATS server's certificate is not checked (skip_verify)")
+        if config.cert is not None and config.key is not None:
+            context.load_cert_chain(config.cert, config.key)
+    except (ssl.SSLError, OSError) as error:
+        raise ConfigError([f"streaming.nats_server.tls: the certificates can't be used: {error}"]) from error
+    return context
+
+
+class LostError(NodeError):
+    """There is no connection; the text says why."""
+
+
+class RejectedError(LostError):
+    """The server doesn't take our credentials."""
+
+
+class Service(Protocol):
+    """The streaming service, as far as it is needed here."""
+
+    def read_done(self, connection: Any) -> None:
+        """Everything in one read was handled."""
+
+    def drained(self, connection: Any) -> None:
+        """The connection is writable again."""
+
+    def closed(self, connection: Any) -> None:
+        """The connection has ended."""
+
+
+class Link:
+    """One connection that stands: its outbox, and whether it may be read from."""
+
+    __slots__ = (
+        "_limits",
+        "_outbox",
+        "_outbox_bytes",
+        "_reading",
+        "_scope",
+        "_wake",
+        "closed",
+        "epoch",
+        "has_headers",
+        "max_payload",
+        "pings_out",
+        "reason",
+        "server",
+    )
+
+    def __init__(self, server: ServerURL, info: dict[str, Any], epoch: int, limits: Limits) -> None:
+        self.server = server
+        self.epoch = epoch
+        self.has_headers = info.get("headers") is True
+        payload = info.get("max_payload")
+        self.max_payload = payload if isinstance(payload, int) and payload > 0 else 1024 * 1024
+        self.closed = False
+        self.reason = ""
+        self.pings_out = 0
+        self._limits = limits
+        self._outbox: list[bytes] = []
+        self._outbox_bytes = 0
+        self._wake = trio.Event()
+        self._reading = trio.Event()
+        self._reading.set()
+        self._scope = trio.CancelScope()
+
+    @property
+    def writable(self) -> bool:
+        """There is room for deliveries."""
+        return self._outbox_bytes < self._limits.pending_soft and not self.closed
+
+    @property
+    def pending_bytes(self) -> int:
+        return self._outbox_bytes
+
+    def write(self, data: bytes) -> None:
+        """Queue a protocol operation."""
+        if self.closed:
+            return
+        if self._outbox_bytes + len(data) > self._limits.pending_max:
+            self.close(f"the server does not read: {self._outbox_bytes} bytes wait")
+            return
+        self._outbox.append(data)
+        self._outbox_bytes += len(data)
+        self._wake.set()
+
+    def close(self, reason: str) -> None:
+        """End it; the first reason stands."""
+        if not self.closed:
+            self.closed = True
+            self.reason = reason
+            self._scope.cancel()
+
+    def pause_reading(self) -> None:
+        """Leave further bytes in the socket (R21)."""
+        self._reading = trio.Event()
+
+    def resume_reading(self) -> None:
+        """Read again."""
+        self._reading.set()
+
+    async def run(
+        self,
+        stream: trio.abc.Stream,
+        parser: nats.ClientParser,
+        handle: Callable[[list[nats.Reply]], None],
+        service: Service,
+    ) -> None:
+        """Read and write until it is closed."""
+        with self._scope:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._write, stream, service)
+                nursery.start_soon(self._ping)
+                await self._read(stream, parser, handle, service)
+
+    async def _read(
+        self,
+        stream: trio.abc.Stream,
+        parser: nats.ClientParser,
+        handle: Callable[[list[nats.Reply]], None],
+        service: Service,
+    ) -> None:
+        try:
+            while True:
+                while ops := parser.ops():
+                    handle(ops)
+                service.read_done(self)
+                await self._reading.wait()
+                data = await stream.receive_some(READ_BYTES_MAX)
+                if not data:
+                    return self.close("closed by the server")
+                parser.feed(data)
+        except _STREAM_ERRORS as error:
+            self.close(_reason(error))
+        except RemoteProtocolError as error:
+            self.close(str(error))
+
+    async def _write(self, stream: trio.abc.Stream, service: Service) -> None:
+        while True:
+            if not self._outbox:
+                self._wake = trio.Event()
+                await self._wake.wait()
+            size, count = 0, 0
+            for part in self._outbox:
+                if count and size + len(part) > WRITE_BYTES_MAX:
+                    break
+                size += len(part)
+                count += 1
+            data = b"".join(self._outbox[:count])
+            del self._outbox[:count]
+            try:
+                with trio.fail_after(WRITE_S):
+                    await stream.send_all(data)
+            except trio.TooSlowError:
+                return self.close("the server does not read")
+            except _STREAM_ERRORS as error:
+                return self.close(_reason(error))
+            was_full = not self.writable
+            self._outbox_bytes -= size
+            if was_full and self.writable:
+                service.drained(self)
+
+    async def _ping(self) -> None:
+        while True:
+            await trio.sleep(PING_S)
+            if self.pings_out > PINGS_MAX:
+                return self.close("the server does not answer")
+            self.pings_out += 1
+            self.write(nats.PING)
+
+
+class External:
+    """The service's place behind a NATS server, with whatever connection there is.
+
+    Args:
+        routing: told of connections, and of every message.
+        service: told when a read was handled, and when there is room again.
+        servers: where to try, in order. Credentials of the first are used for those learnt of.
+        name: what we call ourselves there.
+        discover: the subject another service of this cluster ID would answer on.
+        cluster_id: for the complaint about that.
+        tls: how servers that want TLS are trusted; None: those are not connected to.
+        server_name: the name in their certificates; empty: the host.
+        went, came: told when the last connection ended, and when one stands again.
+    """
+
+    def __init__(
+        self,
+        routing: ExternalRouting,
+        service: Service,
+        servers: Sequence[ServerURL],
+        *,
+        name: str,
+        discover: str,
+        cluster_id: str,
+        tls: ssl.SSLContext | None = None,
+        server_name: str = "",
+        went: Callable[[], None],
+        came: Callable[[], None],
+        epoch: Callable[[], int],
+        limits: Limits | None = None,
+    ) -> None:
+        assert servers
+        self.link: Link | None = None
+        self.reconnects = 0
+        self.routing = routing
+        self._service = service
+        self._servers = list(servers)
+        self._name = name
+        self._discover = discover
+        self._cluster_id = cluster_id
+        self._tls = tls
+        self._server_name = server_name
+        self._went = went
+        self._came = came
+        self._epoch = epoch
+        self._limits = limits or Limits()
+        self._connected_once = False
+        self._stopped = False
+        self._problem = ""
+
+    @property
+    def problem(self) -> str:
+        """Why there is no connection; empty: there is one."""
+        return "" if self.link is not None else self._problem or "not connected to the NATS server yet"
+
+    def open(self) -> None:
+        """The node can serve: subscribe to what clients send."""
+        self.routing.open()
+
+    def stop(self) -> None:
+        """Take nothing any more, and connect no more."""
+        self._stopped = True
+        if self.link is not None:
+            self.link.close("this node stops")
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Keep a connection until cancelled. Started with the first one.
+
+        Raises:
+            ConfigError: every server refuses our credentials, and none has ever taken them.
+            IdentityError: another service has this cluster ID.
+        """
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._beat)
+            await self._keep_connected(task_status)
+
+    async def _keep_connected(self, task_status: trio.TaskStatus[None]) -> None:
+        pause = 0.0
+        refused: dict[ServerURL, str] = {}
+        while not self._stopped:
+            server = self._servers.pop(0)
+            self._servers.append(server)
+            try:
+                await self._connection(server, task_status)
+                pause = 0.0
+                refused.clear()
+            except RejectedError as error:
+                refused[server] = str(error)
+                self._complain(server, str(error))
+                if not self._connected_once and refused.keys() >= set(self._servers):
+                    raise ConfigError([f"NATS server {at}: {why}" for at, why in refused.items()]) from error
+            except LostError as error:
+                self._complain(server, str(error))
+            pause = min(max(2 * pause, PAUSE_MIN_S), PAUSE_MAX_S)
+            await trio.sleep(pause * (0.5 + 0.5 * random.random()))  # noqa: S311  # keeps no secret
+
+    def _complain(self, server: ServerURL, problem: str) -> None:
+        text = f"no connection with NATS server {server}: {problem}"
+        if text != self._problem:  # what stays as it was is told once
+            self._problem = text
+            log.warning("%s", text)
+
+    async def _beat(self) -> None:
+        while True:
+            await trio.sleep(BEAT_S)
+            self.routing.beat()
+
+    # --- one connection ---------------------------------------------------------------------------
+
+    async def _connection(self, server: ServerURL, task_status: trio.TaskStatus[None]) -> None:
+        """One connection, from dialing to its end.
+
+        Raises:
+            LostError: it never stood.
+        """
+        try:
+            with trio.fail_after(CONNECT_S):
+                tcp = await trio.open_tcp_stream(server.host, server.port)
+        except (OSError, trio.TooSlowError) as error:
+            raise LostError(_reason(error)) from error
+        stream: trio.abc.Stream = tcp
+        try:
+            tcp.setsockopt(6, 1, 1)  # TCP_NODELAY
+            parser = nats.ClientParser()
+            try:
+                with trio.fail_after(CONNECT_S):
+                    stream, info = await self._log_in(tcp, parser, server)
+                    await self._look_for_others(stream, parser)
+            except (*_STREAM_ERRORS, trio.TooSlowError, RemoteProtocolError) as error:
+                raise LostError(_reason(error)) from error
+            self._learn(info, server)
+            await self._stand(Link(server, info, self._epoch(), self._limits), stream, parser, task_status)
+        finally:
+            await trio.aclose_forcefully(stream)
+
+    async def _log_in(
+        self, tcp: trio.SocketStream, parser: nats.ClientParser, server: ServerURL
+    ) -> tuple[trio.abc.Stream, dict[str, Any]]:
+        stream: trio.abc.Stream = tcp
+        info = next(op.fields for op in await _until(stream, parser, nats.Info) if isinstance(op, nats.Info))
+        if info.get("tls_required") is True or server.is_tls:
+            stream = await self._secured(
+                tcp, server, offered=bool(info.get("tls_required") or info.get("tls_available"))
+            )
+        if info.get("nonce") and not (server.user or server.token):
+            raise RejectedError("it wants an nkey, which this release does not have")
+        headers = info.get("headers") is True
+        options: dict[str, Any] = {
+            "verbose": False,
+            "pedantic": False,
+            "lang": "python",
+            "version": "1",
+            "protocol": 1,
+            "echo": False,
+            "headers": headers,
+            "no_responders": headers,
+            "name": self._name,
+            "tls_required": stream is not tcp,
+        }
+        if server.user:
+            options |= {"user": server.user, "pass": server.password}
+        elif server.token:
+            options["auth_token"] = server.token
+        await stream.send_all(nats.connect(options) + nats.PING)
+        await _until(stream, parser, nats.Pong)
+        return stream, info
+
+    async def _secured(self, tcp: trio.SocketStream, server: ServerURL, *, offered: bool) -> trio.abc.Stream:
+        if self._tls is None:
+            raise RejectedError("it wants TLS: see streaming.nats_server.tls")
+        if not offered:
+            raise RejectedError("TLS is wanted, and it offers none")
+        name = self._server_name or server.host
+        stream = trio.SSLStream(tcp, self._tls, server_hostname=name, https_compatible=True)
+        await stream.do_handshake()
+        return stream
+
+    async def _look_for_others(self, stream: trio.abc.Stream, parser: nats.ClientParser) -> None:
+        """Before the first time: does another service have our cluster ID? Two would both answer.
+
+        What is sent is refused by whoever gets it, so it leaves nothing behind.
+        """
+        if self._connected_once:
+            return
+        inbox = b"_INBOX." + random.randbytes(16).hex().encode()  # noqa: S311  # keeps no secret
+        request = stan.encode_connect(stan.ConnectRequest(self._cluster_id, "", 0, b"", 0, 0))
+        await stream.send_all(nats.sub(inbox, b"", b"0") + nats.pub(self._discover.encode(), inbox, request))
+        with trio.move_on_after(DISCOVER_S):
+            found = await _until(stream, parser, nats.Msg)
+            if any(isinstance(op, nats.Msg) and not op.headers.startswith(b"NATS/1.0 503") for op in found):
+                raise IdentityError(
+                    f'discovered another streaming server with cluster ID "{self._cluster_id}"'
+                )
+        await stream.send_all(nats.unsub(b"0"))
+
+    async def _stand(
+        self,
+        link: Link,
+        stream: trio.abc.Stream,
+        parser: nats.ClientParser,
+        task_status: trio.TaskStatus[None],
+    ) -> None:
+        def handle(ops: list[nats.Reply]) -> None:
+            for op in ops:
+                if type(op) is nats.Msg:
+                    self.routing.received(op)
+                else:
+                    self._other(link, op)
+
+        log.info("connected to NATS server %s", link.server)
+        self.link, self._problem = link, ""
+        self.routing.up(link)
+        self._came()
+        if self._connected_once:
+            self.reconnects += 1
+        else:
+            self._connected_once = True
+            task_status.started()
+        try:
+            await link.run(stream, parser, handle, self._service)
+        finally:
+            link.close("this node stops")
+            self.link = None
+            self._problem = f"NATS server {link.server}: {link.reason}"
+            level = logging.INFO if self._stopped else logging.WARNING
+            log.log(level, "the connection with NATS server %s is lost: %s", link.server, link.reason)
+            self.routing.down(link)
+            self._service.closed(link)
+            self._went()
+
+    def _other(self, link: Link, op: nats.Reply) -> None:
+        match op:
+            case nats.Ping():
+                link.write(nats.PONG)
+            case nats.Pong():
+                link.pings_out = 0
+            case nats.Info(fields=fields):
+                self._learn(fields, link.server)
+            case nats.Err(text=text):
+                # One that ends the connection is followed by its end; of permissions an operator has to know.
+                log.error("NATS server %s: %s", link.server, text)
+                link.reason = link.reason or text
+            case _:
+                return
+
+    def _learn(self, info: dict[str, Any], like: ServerURL) -> None:
+        """Other servers of the same NATS cluster, to be tried when this one is gone."""
+        for url in info.get("connect_urls") or ():
+            host, colon, port = str(url).rpartition(":")
+            if not (colon and port.isdigit() and 0 < int(port) < 65536):
+                continue
+            server = replace(like, host=host.strip("[]"), port=int(port))
+            known = {(each.host, each.port) for each in self._servers}
+            if (server.host, server.port) not in known and len(known) < SERVERS_MAX:
+                self._servers.append(server)
+
+
+async def _until(
+    stream: trio.abc.Stream, parser: nats.ClientParser, kind: type[nats.Reply]
+) -> list[nats.Reply]:
+    """What came up to the first of ``kind``; what came behind it in one read is there too.
+
+    Raises:
+        RejectedError: the server has refused us.
+        LostError: it has closed the connection.
+    """
+    ops: list[nats.Reply] = []
+    while True:
+        while found := parser.ops():
+            ops += found
+        for op in ops:
+            if isinstance(op, nats.Err):
+                is_refusal = op.text.lower().startswith(_REFUSALS)
+                raise (RejectedError if is_refusal else LostError)(op.text)
+        if any(isinstance(op, kind) for op in ops):
+            return ops
+        data = await stream.receive_some(READ_BYTES_MAX)
+        if not data:
+            raise LostError("closed by the server")
+        parser.feed(data)
+
+
+def _reason(error: BaseException) -> str:
+    while isinstance(error, BaseExceptionGroup):  # one for each address that was tried
+        error = error.exceptions[0]
+    cause = error.__cause__ if isinstance(error, trio.BrokenResourceError) else None
+    if isinstance(error, OSError) and isinstance(error.__cause__, BaseExceptionGroup):
+        return _reason(error.__cause__)
+    if isinstance(error, trio.TooSlowError):
+        return f"no answer within {CONNECT_S:g} s"
+    return str(cause or error) or type(error).__name__
