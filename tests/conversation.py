@@ -333,6 +333,7 @@ def _check_group(state: State, group: Group) -> None:
     if group.shadow is not None:
         assert not group.orphans
         assert not group.shadow.due
+        assert not group.shadow.due_before
         assert not group.shadow.due_here
         assert not group.shadow.absent
         holders.append(group.shadow.unacked)
@@ -347,7 +348,7 @@ def _check_group(state: State, group: Group) -> None:
         assert group.id in state.hungry or group.id in state.overdue, "new messages are forgotten"
     if any(may_redeliver(member) for member in group.members):
         gone = [m for m in group.members if not m.heard and m.unacked and not state.cold_grace_ns]
-        if group.orphans or gone or any(member.due for member in group.members if member.heard):
+        if group.orphans or gone or any(m.due or m.due_before for m in group.members if m.heard):
             assert group.id in state.overdue, "due messages are forgotten"
 
 
@@ -355,16 +356,25 @@ def _check_member(state: State, member: Subscription) -> None:
     assert member.client is state.clients[member.client_id]
     assert member.due == sorted(set(member.due), reverse=True)
     due = set(member.due)
-    assert due or not member.due_here
-    running = [record for seq, record in member.unacked.items() if seq not in due]
-    assert all(one.sent_at_ns <= other.sent_at_ns for one, other in pairwise(running))
+    assert due or member.due_before or not member.due_here
+    records = list(member.unacked.values())
+    assert all(
+        (one.sent_at_ns, one.entry) <= (other.sent_at_ns, other.entry) for one, other in pairwise(records)
+    )
+    assert all(one.entry <= other.entry for one, other in pairwise(records))
+    running = [
+        record
+        for seq, record in member.unacked.items()
+        if seq not in due and record.entry >= member.due_before
+    ]
     assert member.group.paused_ns is None or member.id not in state.ack_deadlines, (
         "an AckWait runs in a pause"
     )
     assert all(record.sent_at_ns <= state.time_ns for record in running)
-    if may_redeliver(member) and running:
+    if may_redeliver(member) and running and not (due or member.due_before):
         first_ns = running[0].sent_at_ns + member.ack_wait_ns
-        assert first_ns > state.time_ns, "an AckWait has passed and nothing happened"
-        armed_ns = state.ack_deadlines.armed(member.id)
-        assert armed_ns is not None, "a deadline is forgotten"
-        assert armed_ns <= first_ns
+        if member.group.id not in state.overdue:
+            armed_ns = state.ack_deadlines.armed(member.id)
+            assert armed_ns is not None, "a deadline is forgotten"
+            assert armed_ns <= first_ns
+            assert first_ns > state.time_ns or state.marked, "an AckWait has passed and nothing happened"

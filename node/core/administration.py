@@ -133,7 +133,7 @@ def _forget_up_to(state: State, group: Group, up_to: int) -> None:
         if any(seq <= up_to for seq in holder.unacked):
             holder.unacked = {seq: record for seq, record in holder.unacked.items() if seq > up_to}
             holder.due = [seq for seq in holder.due if seq > up_to]
-            holder.due_here = holder.due_here and bool(holder.due)
+            holder.due_here = holder.due_here and bool(holder.due or holder.due_before)
             state.touched.unacked[holder.id] = None
     if any(seq <= up_to for seq in group.orphans):
         group.orphans = {seq: record for seq, record in group.orphans.items() if seq > up_to}
@@ -179,12 +179,12 @@ def _seek(turn: Turn, command: SubscriptionSeek) -> None:
     for holder in _holders(group):
         holder.unacked = {}
         holder.due = []
+        holder.due_before = 0
         holder.due_here = False
         holder.last_sent = min(holder.last_sent, cursor) if group.queue else cursor
         state.ack_deadlines.disarm(holder.id)
         state.touched.unacked[holder.id] = None
     group.orphans = {}
-    group.orphans_sorted = True
     state.touched.groups[group.id] = group.channel.id
     state.overdue.pop(group.id, None)
     if group.members:
@@ -228,7 +228,7 @@ def _resume(turn: Turn, group: Group, paused_ns: int) -> None:
     state.touched.groups[group.id] = group.channel.id
     for member in group.members:
         if may_redeliver(member):
-            resume_sending(state, member, turn.time_ns)
+            resume_sending(turn, member)
     if group.members:
         state.overdue[group.id] = group  # what fell due, and what members left behind, in the pause
         state.hungry[group.id] = group

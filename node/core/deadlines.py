@@ -48,15 +48,22 @@ class Deadlines:
             heappop(heap)
         return heap[0][0] if heap else None
 
+    def pop(self, now_ns: int) -> tuple[int, int] | None:
+        """Disarm the next deadline if it has passed: it and its number, else None."""
+        deadline_ns = self.earliest()
+        if deadline_ns is None or deadline_ns > now_ns:
+            return None
+        _, number = heappop(self._heap)
+        del self._armed[number]
+        return deadline_ns, number
+
     def fire(self, now_ns: int) -> list[int]:
         """Disarm every deadline that has passed; their numbers, sorted.
 
         Sorted by number and not by deadline, because lazy deadlines differ between nodes.
         """
         fired = []
-        while (deadline := self.earliest()) is not None and deadline <= now_ns:
-            number = heappop(self._heap)[1]
-            del self._armed[number]
-            fired.append(number)
+        while (passed := self.pop(now_ns)) is not None:
+            fired.append(passed[1])
         fired.sort()
         return fired

@@ -10,6 +10,11 @@ What is **due at once**: messages whose AckWait has run out, orphans of members 
 member holds that nobody hears while another can hear, everything unacked after a resume or a cold
 start, and what was sent while its receiver was gone. It goes out whatever max in flight says (D3).
 
+However much is due, an entry looks at so much of it and no more. Since ``unacked`` stands in order of time,
+what has passed its AckWait is the front of it, and so is everything before some entry (``due_before``). Only
+from there, ``ORDERED_MAX`` at a time, messages are put into order of sequence (``due``) and sent. So with
+more than that unacked on one subscription each such part is in order, and the parts in order of time.
+
 What **waits**: nothing at all is sent to a subscription that nobody hears, nothing is redelivered to
 a plain or durable one whose client is silent (D25). Such a subscription is not marked and has no
 deadline to look at; ``resume_sending`` looks again when it is back. The same holds for all that share a
@@ -35,6 +40,15 @@ ENTRY_MESSAGES_MAX = 2000
 GROUP_MESSAGES_MAX = 500
 """How many of them go to one subscription or queue group."""
 
+ORDERED_MAX = 8192
+"""How many due messages of a group are put in order of sequence at a time."""
+
+FIRED_MAX = 2000
+"""How many subscriptions an entry finds to have something due; others have their turn in the next."""
+
+MEMBERS_FOR_ONE = 64
+"""Choosing one of so many members counts like a message: each is looked at for each message."""
+
 DELIVERIES_MAX = (1 << 32) - 1
 """The redelivery count on the wire has 32 bits; after its highest value it is 1 again, never 0 (D7)."""
 
@@ -42,12 +56,33 @@ DELIVERIES_MAX = (1 << 32) - 1
 def dispatch(turn: Turn) -> None:
     """Send what is due at the entry's time, then what is new."""
     state = turn.state
-    for subscription_id in state.ack_deadlines.fire(turn.time_ns):
-        subscription = state.subscriptions.get(subscription_id)
-        if subscription is not None and may_redeliver(subscription):
-            resume_sending(state, subscription, turn.time_ns)
+    _fire(turn)
     budget = _work_off(turn, state.overdue, _send_due, ENTRY_MESSAGES_MAX)
     _work_off(turn, state.hungry, _send_new, budget)
+
+
+def _fire(turn: Turn) -> None:
+    """Mark the groups of subscriptions for whose first message AckWait has passed.
+
+    In order of that deadline. A lazy one, which differs between nodes, is set right before it counts.
+    """
+    state, deadlines, now_ns = turn.state, turn.state.ack_deadlines, turn.time_ns
+    fired = 0
+    while fired < FIRED_MAX:
+        passed = deadlines.pop(now_ns)
+        if passed is None:
+            return
+        deadline_ns, number = passed
+        member = state.subscriptions.get(number)
+        if member is None or member.due or member.due_before or not may_redeliver(member):
+            continue  # it is overdue already, and looked at then; or it will be when it may be sent to again
+        exact_ns = _first_deadline(member)
+        if exact_ns == deadline_ns:
+            state.overdue[member.group.id] = member.group
+            fired += 1
+        elif exact_ns is not None:
+            deadlines.arm(number, exact_ns)
+    turn.behind = True
 
 
 def _work_off(
@@ -61,10 +96,11 @@ def _work_off(
         if budget <= 0:
             break
         del marked[group.id]
-        sent, unfinished = send(turn, group, min(budget, GROUP_MESSAGES_MAX))
+        cost = 1 + len(group.members) // MEMBERS_FOR_ONE
+        sent, unfinished = send(turn, group, max(1, min(budget // cost, GROUP_MESSAGES_MAX)))
         if unfinished:
             marked[group.id] = group
-        budget -= sent or 1
+        budget -= (sent or 1) * cost
     return budget
 
 
@@ -79,6 +115,8 @@ def _send_new(turn: Turn, group: Group, most: int) -> tuple[int, bool]:
     log, members = group.channel.log, group.members
     if group.paused_ns is not None:
         return 0, False
+    if turn.behind and any(_passed(member, turn.time_ns) for member in members):
+        return 0, True
     first = max(group.cursor + 1, log.first)  # what has gone unsent is skipped (D11)
     last = min(log.last, first + most - 1)
     if first > last or not members:
@@ -164,7 +202,11 @@ def _send_due(turn: Turn, group: Group, most: int) -> tuple[int, bool]:
     able = [member for member in group.members if may_redeliver(member)]
     if not able:
         return 0, False
-    holders = [member for member in group.members if _gives(state, group, member)]
+    holders = [member for member in group.members if _gives(turn, member)]
+    for giver in holders:
+        if not giver.heard:
+            giver.due_before = turn.index  # all it has
+        _put_in_order(giver, turn.time_ns, wanted=most, at_most=max(most, ORDERED_MAX // len(holders)))
     claims = _next_due(group, holders, most)
     dealt: list[tuple[Subscription, int]] = []
     fresh: dict[int, Record] = {}
@@ -193,33 +235,60 @@ def _send_due(turn: Turn, group: Group, most: int) -> tuple[int, bool]:
     state.touched.groups[group.id] = group.channel.id
     _deliver(turn, dealt)
     for giver in holders:
-        if not giver.due:
+        if not giver.due and not giver.due_before:
             giver.due_here = False
         watch(state, giver)
-    unfinished = bool(group.orphans) or any(_gives(state, group, member) for member in group.members)
+    unfinished = bool(group.orphans) or any(_gives(turn, member) for member in group.members)
     return len(claims), unfinished
 
 
-def _gives(state: State, group: Group, member: Subscription) -> bool:
+def _gives(turn: Turn, member: Subscription) -> bool:
     """``member`` holds messages that are due. What nobody hears gives all it has to the others.
 
     After a cold start it keeps them for the grace: its client may still be on its way back (R14).
     """
     if member.heard:
-        return bool(member.due)
-    if state.cold_grace_ns or not member.unacked:
-        return False
-    if len(member.due) < len(member.unacked):
-        member.due = sorted(member.unacked, reverse=True)
-    return True
+        return _has_due(turn, member)
+    return bool(member.unacked) and not turn.state.cold_grace_ns
+
+
+def _has_due(turn: Turn, member: Subscription) -> bool:
+    return bool(member.due or member.due_before or _passed(member, turn.time_ns))
+
+
+def _put_in_order(member: Subscription, now_ns: int, *, wanted: int, at_most: int) -> None:
+    """See that ``wanted`` of its due messages, if there are so many, stand in order of sequence.
+
+    Looks at ``at_most`` records beyond those that do already; the more at a time, the more of them are
+    sent in order of sequence rather than of time.
+    """
+    if len(member.due) >= wanted:
+        return
+    paused_ns = member.group.paused_ns
+    latest_ns = (now_ns if paused_ns is None else paused_ns) - member.ack_wait_ns
+    known = set(member.due)
+    found: list[int] = []
+    for seq, record in member.unacked.items():
+        if seq in known:
+            continue
+        if record.entry >= member.due_before and record.sent_at_ns > latest_ns:
+            member.due_before = 0
+            break
+        if len(found) == at_most:
+            break
+        found.append(seq)
+    else:
+        member.due_before = 0
+    if found:
+        found += member.due
+        found.sort(reverse=True)
+        member.due = found
 
 
 def _next_due(group: Group, holders: list[Subscription], most: int) -> list[tuple[int, Subscription | None]]:
     """Take the ``most`` lowest due sequences off their lists, in order, each with who holds it."""
-    if not group.orphans_sorted:
-        group.orphans = dict(sorted(group.orphans.items()))
-        group.orphans_sorted = True
-    claims: list[tuple[int, Subscription | None]] = [(seq, None) for seq in islice(group.orphans, most)]
+    orphans = sorted(islice(group.orphans, ORDERED_MAX))
+    claims: list[tuple[int, Subscription | None]] = [(seq, None) for seq in orphans[:most]]
     for holder in holders:
         claims += [(seq, holder) for seq in holder.due[: -most - 1 : -1]]
     claims.sort(key=lambda claim: claim[0])
@@ -246,48 +315,65 @@ def may_redeliver(member: Subscription) -> bool:
     return member.heard and group.paused_ns is None and (bool(group.queue) or not member.silent)
 
 
-def watch(state: State, member: Subscription) -> None:
-    """Arm the deadline of its first unacked message that isn't due yet, if it may be sent to at all.
+def _first_deadline(member: Subscription) -> int | None:
+    """When AckWait passes for the first of what it holds, None if nothing. Asked while nothing is due."""
+    first = next(iter(member.unacked.values()), None)
+    return None if first is None else first.sent_at_ns + member.ack_wait_ns
 
-    Also while others are due already: more may become so before those are out, and whether a deadline is
-    armed must follow from the state alone, or a restored node would find other messages due (R30).
+
+def _passed(member: Subscription, now_ns: int) -> bool:
+    """AckWait has passed for a message that may be sent to it again. Asked while nothing is due."""
+    if not may_redeliver(member):
+        return False
+    deadline_ns = _first_deadline(member)
+    return deadline_ns is not None and deadline_ns <= now_ns
+
+
+def watch(state: State, member: Subscription) -> None:
+    """Arm the deadline of its first unacked message, if it may be sent to at all.
+
+    Not while others are due: who sends those looks for more, and calls this when they are out. Whether a
+    deadline is armed follows from the state alone, or a restored node would find other messages due (R30).
     """
-    if member.unacked and member.id not in state.ack_deadlines and may_redeliver(member):
-        due = set(member.due)
-        first = next((record for seq, record in member.unacked.items() if seq not in due), None)
-        if first is not None:
-            state.ack_deadlines.arm(member.id, first.sent_at_ns + member.ack_wait_ns)
+    if member.due or member.due_before or member.id in state.ack_deadlines or not may_redeliver(member):
+        return
+    deadline_ns = _first_deadline(member)
+    if deadline_ns is not None:
+        state.ack_deadlines.arm(member.id, deadline_ns)
 
 
 def resume_sending(
-    state: State, member: Subscription, now_ns: int, gone_since_ns: int | None = None, *, here: bool = False
+    turn: Turn, member: Subscription, gone_since_ns: int | None = None, *, here: bool = False
 ) -> None:
     """Make due what has waited for its AckWait, and what was sent since ``gone_since_ns``.
 
-    Called when a deadline fires, and when a subscription that could not be sent to may be again.
-    ``here``: what is due goes to this member, not to the one that its group would choose.
+    Called when a subscription that could not be sent to may be again. ``here``: what is due goes to this
+    member, not to the one that its group would choose.
     """
-    paused_ns = member.group.paused_ns
-    latest = (now_ns if paused_ns is None else paused_ns) - member.ack_wait_ns
-    overdue: list[int] = []
-    for seq, record in member.unacked.items():
-        if record.sent_at_ns > latest:
-            break
-        overdue.append(seq)
+    state = turn.state
     if gone_since_ns is not None:
-        for seq in reversed(member.unacked):
-            if member.unacked[seq].sent_at_ns < gone_since_ns:
-                break
-            overdue.append(seq)
-    make_due(state, member, overdue, here=here)
+        _put_in_order(member, turn.time_ns, wanted=ORDERED_MAX, at_most=ORDERED_MAX)
+        member.due = sorted({*member.due, *_sent_since(member, gone_since_ns)}, reverse=True)
+    if _has_due(turn, member):
+        member.due_here = member.due_here or here
+        state.overdue[member.group.id] = member.group
+    state.touched.unacked[member.id] = None
     watch(state, member)
 
 
-def make_due(state: State, member: Subscription, seqs: list[int], *, here: bool = False) -> None:
-    """``seqs`` of its unacked messages are due at once, beside those that are already."""
-    if seqs:
-        member.due = sorted(dict.fromkeys([*member.due, *seqs]), reverse=True)
+def _sent_since(member: Subscription, since_ns: int) -> list[int]:
+    found: list[int] = []
+    for seq in reversed(member.unacked):
+        if member.unacked[seq].sent_at_ns < since_ns or len(found) == ORDERED_MAX:
+            break
+        found.append(seq)
+    return found
+
+
+def make_all_due(turn: Turn, member: Subscription, *, here: bool = False) -> None:
+    """All that is unacked before this entry is due at once."""
+    if member.unacked:
+        member.due_before = turn.index
         member.due_here = member.due_here or here
-        state.touched.unacked[member.id] = None
-    if member.due:
-        state.overdue[member.group.id] = member.group
+        turn.state.touched.unacked[member.id] = None
+        turn.state.overdue[member.group.id] = member.group

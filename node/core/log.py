@@ -25,11 +25,13 @@ BLOCK_MESSAGES = 1024
 class Block:
     """Sizes (bytes) and timestamps (Unix ns) of up to ``BLOCK_MESSAGES`` messages in a row."""
 
-    __slots__ = ("sizes", "times")
+    __slots__ = ("bytes", "sizes", "times")
 
     def __init__(self) -> None:
         self.sizes = array("I")
         self.times = array("Q")
+        self.bytes = 0
+        """The sum of the sizes, also of messages dropped since: whole blocks go without a look at each."""
 
     def pack(self) -> bytes:
         """Little-endian: all sizes, four bytes each, then all timestamps, eight bytes each."""
@@ -42,6 +44,7 @@ class Block:
         block.sizes.frombytes(packed[: 4 * count])
         block.times.frombytes(packed[4 * count :])
         block.sizes, block.times = _little_endian(block.sizes), _little_endian(block.times)
+        block.bytes = sum(block.sizes)
         return block
 
 
@@ -89,10 +92,12 @@ class MessageLog:
             part = sizes[done : done + BLOCK_MESSAGES - self.last % BLOCK_MESSAGES]
             block.sizes.extend(part)
             block.times.extend([timestamp_ns] * len(part))
+            size = sum(part)
+            block.bytes += size
+            self.bytes += size
             self.touched[number] = None
             self.last = Seq(self.last + len(part))
             done += len(part)
-        self.bytes += sum(sizes)
 
     def size(self, seq: int) -> int:
         """Bytes of a message in the log."""
@@ -123,8 +128,14 @@ class MessageLog:
         """The first message to keep so that the rest is at most ``bytes_max``; never beyond ``last``."""
         seq, size = self.first, self.bytes
         while size > bytes_max and seq < self.last:
-            size -= self.size(seq)
-            seq = Seq(seq + 1)
+            number, place = divmod(seq - 1, BLOCK_MESSAGES)
+            block = self._blocks[number - self._first_block]
+            end = seq + BLOCK_MESSAGES
+            if place == 0 and end <= self.last and size - block.bytes > bytes_max:
+                seq, size = Seq(end), size - block.bytes
+            else:
+                size -= block.sizes[place]
+                seq = Seq(seq + 1)
         return seq
 
     def drop_before(self, seq: int) -> None:
@@ -133,7 +144,9 @@ class MessageLog:
         while self.first < seq:
             number, place = divmod(self.first - 1, BLOCK_MESSAGES)
             end = min(BLOCK_MESSAGES, place + seq - self.first)
-            self.bytes -= sum(self._blocks[number - self._first_block].sizes[place:end])
+            block = self._blocks[number - self._first_block]
+            whole = place == 0 and end == BLOCK_MESSAGES
+            self.bytes -= block.bytes if whole else sum(block.sizes[place:end])
             self.first = Seq(self.first + end - place)
         keep = (self.first - 1) // BLOCK_MESSAGES
         if keep > self._first_block:

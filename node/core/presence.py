@@ -17,7 +17,7 @@ from .commands import (
     SubscriptionBack,
     TakeOver,
 )
-from .dispatch import make_due, resume_sending
+from .dispatch import make_all_due, resume_sending
 from .state import Client, Group, Record, State, Subscription
 from .turn import Turn
 
@@ -87,7 +87,7 @@ def subscription_back(turn: Turn, command: SubscriptionBack) -> None:
 def _back(turn: Turn, subscription: Subscription, gone_since_ns: int) -> None:
     """What it was sent while it could not hear is due at once, and to itself."""
     turn.effects.returned.append(subscription.inbox)
-    resume_sending(turn.state, subscription, turn.time_ns, gone_since_ns, here=True)
+    resume_sending(turn, subscription, gone_since_ns, here=True)
     _look_again(turn.state, subscription.group)
 
 
@@ -119,7 +119,7 @@ def client_heard(turn: Turn, client: Client) -> None:
     client.silent = False
     turn.state.touched.clients[client.generation] = client.id
     for subscription in client.subscriptions.values():
-        resume_sending(turn.state, subscription, turn.time_ns)
+        resume_sending(turn, subscription)
         turn.state.hungry[subscription.group.id] = subscription.group
 
 
@@ -157,7 +157,7 @@ def cold_start(turn: Turn) -> None:
             subscription.absent = True
             subscription.gone_since_ns = turn.time_ns
             state.touched.subscriptions[subscription.id] = None
-            make_due(state, subscription, list(subscription.unacked), here=True)
+            make_all_due(turn, subscription, here=True)
     state.cold_grace_ns = turn.time_ns + state.settings.member_grace_ns
     state.cold_release_ns = turn.time_ns + COLD_RELEASE_NS
 

@@ -187,7 +187,7 @@ def _group(group: Group) -> tuple[bytes, bytes]:
         group.cursor,
         [member.id for member in group.members],
         group.shadow.id if group.shadow is not None else 0,
-        pack_records(dict(sorted(group.orphans.items()))),
+        pack_records(group.orphans),
         group.paused_ns,
         group.replayed_to,
     )
@@ -212,4 +212,5 @@ def _unacked(subscription: Subscription) -> tuple[bytes, bytes]:
         pack_records(subscription.unacked),
         pack_runs(subscription.due, -1),
         subscription.due_here,
+        subscription.due_before,
     )

@@ -175,7 +175,7 @@ def _generation(subscription: Subscription) -> Generation:
 
 def _subscription(number: int, group: Group, described: _Fields, sent: _Fields) -> Subscription:
     generation, client_id, inbox, ack_inbox, max_in_flight, ack_wait_ns, absent, gone_since_ns = described
-    last_sent, unacked, due, due_here = sent
+    last_sent, unacked, due, due_here, due_before = sent
     return Subscription(
         id=SubscriptionID(number),
         generation=generation,
@@ -191,4 +191,5 @@ def _subscription(number: int, group: Group, described: _Fields, sent: _Fields) 
         unacked=unpack_records(unacked),
         due=unpack_runs(due, -1),
         due_here=due_here,
+        due_before=due_before,
     )

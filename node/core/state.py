@@ -7,9 +7,9 @@ decides anything.
 Two kinds of order matter, because they must be the same on every node and after a restore (R30):
 
 * Dicts iterate in order of creation, which is the order of the keys of a checkpoint.
-* ``Subscription.unacked`` iterates in order of time: what is sent again moves to the back. So the
-  first record is the next to fall due. (With one exception: what is *due at once* may stand
-  anywhere; while a subscription has such messages its deadline isn't armed.)
+* ``Subscription.unacked`` iterates in order of time, and of the entries that decided: what is sent again
+  moves to the back. So the first record is the next to fall due, and what is due stands before what isn't.
+  (With one exception: what was sent while its receiver was gone stands at the back, and is in ``due``.)
 
 A **group** is what holds a cursor. A plain or durable subscription is a group with one member, a
 queue group has one or more, and all are dispatched by the same code. A durable that is offline, and
@@ -91,6 +91,8 @@ class Subscription:
     unacked: dict[int, Record] = field(default_factory=dict)
     due: list[int] = field(default_factory=list)
     """Sequences to be sent again at once, descending: the last one is next. May name acked ones."""
+    due_before: int = 0
+    """What entries below this index sent is due as well, and not in ``due`` yet (R19). 0: nothing."""
     due_here: bool = False
     """The due ones go to this member itself, not to the one that the group would choose."""
 
@@ -149,8 +151,6 @@ class Group:
     shadow: Subscription | None = None
     orphans: dict[int, Record] = field(default_factory=dict)
     """Left behind by members that went away: due at once, to whoever can hear (D35)."""
-    orphans_sorted: bool = True
-    """They stand in order of sequence; else dispatch will see to it."""
     paused_ns: int | None = None
     """Cluster time at which an operator paused it: nothing is sent, and no AckWait runs. None: it isn't."""
     replayed_to: int = 0
@@ -298,7 +298,8 @@ class State:
     @property
     def marked(self) -> bool:
         """Work is left over from the last entry (R19): the leader proposes a Tick at once."""
-        return bool(self.overdue or self.hungry)
+        earliest = self.ack_deadlines.earliest()
+        return bool(self.overdue or self.hungry or (earliest is not None and earliest <= self.time_ns))
 
     def next_deadline(self) -> int | None:
         """Cluster time of the earliest deadline: an AckWait, or what a cold start waits for.

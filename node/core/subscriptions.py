@@ -8,7 +8,7 @@ from node.units import SubscriptionID
 
 from . import channels, presence, refusals
 from .commands import SubscriptionClose, SubscriptionOpen, Unsubscribe
-from .dispatch import make_due, watch
+from .dispatch import make_all_due, watch
 from .effects import OK, Ok, SubscriptionOpened
 from .log import MessageLog
 from .state import Channel, Client, Group, Record, State, Subscription
@@ -125,7 +125,7 @@ def _resume(turn: Turn, group: Group, client: Client, command: SubscriptionOpen)
     subscription.ack_inbox = command.ack_inbox
     subscription.max_in_flight = command.max_in_flight
     subscription.ack_wait_ns = command.ack_wait_ns
-    make_due(turn.state, subscription, list(subscription.unacked))
+    make_all_due(turn, subscription)
     _go_online(turn.state, subscription, client)
 
 
@@ -205,8 +205,10 @@ def end(turn: Turn, subscription: Subscription, *, for_good: bool) -> None:
     if subscription.client is not None:
         _go_offline(turn, subscription)
     if group.members:
-        group.orphans.update(subscription.unacked)
-        group.orphans_sorted = False
+        if group.orphans:
+            group.orphans.update(subscription.unacked)
+        else:
+            group.orphans, subscription.unacked = subscription.unacked, {}
         _forget(state, subscription)
         state.overdue[group.id] = group
         state.touched.groups[group.id] = group.channel.id
@@ -214,7 +216,6 @@ def end(turn: Turn, subscription: Subscription, *, for_good: bool) -> None:
         group.shadow = subscription
         subscription.unacked = _merged(subscription.unacked, group.orphans)
         group.orphans = {}
-        group.orphans_sorted = True
         _touch(state, subscription)
     else:
         _forget(state, subscription)
@@ -241,6 +242,7 @@ def _go_offline(turn: Turn, subscription: Subscription) -> None:
     subscription.client = None
     subscription.absent = False
     subscription.due = []
+    subscription.due_before = 0
     subscription.due_here = False
     group.channel.active_ns = turn.time_ns
     state.touched.channels[group.channel.id] = group.channel.name
@@ -250,7 +252,7 @@ def _merged(unacked: dict[int, Record], orphans: dict[int, Record]) -> dict[int,
     """Both, in order of time."""
     if not orphans:
         return unacked
-    return dict(sorted([*unacked.items(), *orphans.items()], key=lambda item: (item[1].sent_at_ns, item[0])))
+    return dict(sorted([*unacked.items(), *orphans.items()], key=lambda item: (*item[1][:2], item[0])))
 
 
 def _forget(state: State, subscription: Subscription) -> None:

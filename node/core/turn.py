@@ -36,6 +36,8 @@ class Turn:
     """What is published to each channel, in order of first touch: ``publishing`` without the rest."""
     publishing: dict[str, Publishing] = field(default_factory=dict)
     created: int = 0
+    behind: bool = False
+    """More subscriptions have something due than this entry has found."""
 
     def generation(self) -> Generation:
         """A new thing's generation: this entry, and how many it had created before."""

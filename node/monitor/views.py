@@ -273,7 +273,8 @@ def _unacked(source: Source, subscription: Subscription) -> list[View]:
     shown = []
     for seq, record in islice(subscription.unacked.items(), UNACKED_SHOWN_MAX):
         remaining_ns = record.sent_at_ns + subscription.ack_wait_ns - now_ns
-        remaining_ms = 0 if seq in due else max(0, remaining_ns) // MILLISECOND
+        is_due = seq in due or record.entry < subscription.due_before
+        remaining_ms = 0 if is_due else max(0, remaining_ns) // MILLISECOND
         shown.append(
             {
                 "seq": seq,

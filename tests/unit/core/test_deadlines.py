@@ -32,6 +32,16 @@ def test_disarmed_and_rearmed() -> None:
     assert deadlines.fire(50) == [2]
 
 
+def test_popped_one_by_one_in_order_of_time() -> None:
+    deadlines = Deadlines()
+    for number, deadline in ((1, 30), (2, 10), (3, 10), (4, 20)):
+        deadlines.arm(number, deadline)
+    deadlines.disarm(3)
+    assert [deadlines.pop(25), deadlines.pop(25), deadlines.pop(25)] == [(10, 2), (20, 4), None]
+    assert deadlines.armed(2) is None
+    assert deadlines.armed(1) == 30
+
+
 def test_stale_items_do_not_pile_up() -> None:
     """Ten thousand subscriptions that come and go leave a heap of the few that are there."""
     deadlines = Deadlines()

@@ -82,6 +82,22 @@ def test_finding_by_size() -> None:
     assert log.first_within(9) == 10
 
 
+@pytest.mark.parametrize("dropped", [1, 500, 1024, 1025, 3000])
+def test_finding_by_size_in_whole_blocks(dropped: int) -> None:
+    """R19: a block is taken off as one, and the answer is what adding up message by message gives."""
+    log = filled(5000)
+    log.drop_before(dropped)
+    for bytes_max in (0, 1, 4999, 5000, 9_998, 1_000_000, 3_000_000, 8_000_000, 12_500_000, 20_000_000):
+        first, size = dropped, log.bytes
+        while size > bytes_max and first < 5000:
+            size, first = size - first, first + 1
+        assert log.first_within(bytes_max) == first
+    log.drop_before(4000)
+    assert log.bytes == sum(range(4000, 5001))
+    again = Block.unpack(log.block(4).pack())  # type: ignore[union-attr]
+    assert again.bytes == sum(range(4097, 5001))
+
+
 def test_touched_blocks() -> None:
     """A checkpoint rewrites the block that grew and deletes those that went."""
     log = filled(3 * BLOCK_MESSAGES)

@@ -1,0 +1,167 @@
+"""An entry's work is bounded, however much is unacked (R19). Looks at records are counted, not time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from conversation import Answer, Conversation, publishes
+
+from node.core import dispatch
+from node.core.commands import ColdStart, TakeOver
+from node.core.state import Record, Subscription
+
+UNACKED = 60_000
+LOOKS_MAX = 2 * dispatch.ORDERED_MAX + dispatch.ENTRY_MESSAGES_MAX
+"""What one entry may look at of one subscription."""
+
+
+class Counted(dict[int, Record]):
+    """Counts the records that somebody iterates over."""
+
+    looks = 0
+
+    def _counted(self, found: Iterator[Any]) -> Iterator[Any]:
+        for one in found:
+            self.looks += 1
+            yield one
+
+    def __iter__(self) -> Iterator[int]:
+        return self._counted(super().__iter__())
+
+    def __reversed__(self) -> Iterator[int]:
+        return self._counted(super().__reversed__())
+
+    def keys(self) -> Any:
+        return self._counted(iter(super().keys()))
+
+    def values(self) -> Any:
+        return self._counted(iter(super().values()))
+
+    def items(self) -> Any:
+        return self._counted(iter(super().items()))
+
+
+def counted(subscription: Subscription) -> Counted:
+    found = subscription.unacked = Counted(subscription.unacked)
+    return found
+
+
+def crowded(*, wait: float = 30, **options: Any) -> Conversation:
+    """``A`` holds 60,000 unacked messages."""
+    talk = Conversation(max_msgs=0, max_bytes=0)
+    talk.checked = False
+    talk.connect("me", "you")
+    talk.subscribe("A", mif=1_000_000, wait=wait, **options)
+    for _ in range(UNACKED // 2000):
+        talk.say(*publishes(2000))
+    while talk.state.marked:
+        talk.tick()
+    assert len(talk.find("A").unacked) == UNACKED
+    return talk
+
+
+def drain(talk: Conversation, first: Callable[[], Answer], inbox: str = "A") -> list[int]:
+    """What comes of an entry and of the ticks after it; each within its bounds."""
+    held = counted(talk.find("A"))
+    got: list[int] = []
+    answer = first()
+    while True:
+        sent = answer.sent.get(inbox, [])
+        assert held.looks <= LOOKS_MAX, held.looks
+        assert len(sent) <= 2 * dispatch.GROUP_MESSAGES_MAX, "due ones, then new ones"
+        got += sent
+        if not talk.state.marked:
+            return got
+        held.looks = 0
+        answer = talk.tick()
+
+
+def test_what_falls_due_all_at_once() -> None:
+    """Half a million took 55 ms, and more than ten in each entry after that."""
+    talk = crowded()
+    got = drain(talk, lambda: talk.tick(at=31))
+    assert got == list(range(1, UNACKED + 1))
+
+
+def test_a_cold_start() -> None:
+    talk = crowded()
+    held = counted(talk.find("A"))
+    talk.say(keeper=[TakeOver(2, 1 << 40), ColdStart(2)], at=5)
+    talk.term = 2
+    assert held.looks <= LOOKS_MAX
+    got = drain(talk, lambda: talk.back("me", at=6))
+    assert got == list(range(1, UNACKED + 1))
+
+
+def test_a_durable_that_is_resumed() -> None:
+    talk = crowded(durable="d")
+    held = counted(talk.find("A"))
+    talk.close("A")
+    assert held.looks <= LOOKS_MAX
+    again = talk.subscription("A", durable="d", mif=1_000_000)
+    got = drain(talk, lambda: talk.say(again))
+    assert got == list(range(1, UNACKED + 1))
+
+
+def test_a_member_that_nobody_hears() -> None:
+    """What it holds goes to the other, in order."""
+    talk = crowded(queue="q")
+    talk.subscribe("B", "you", queue="q", mif=1)
+    got = drain(talk, lambda: talk.away("me"), "B")
+    assert got == list(range(1, UNACKED + 1))
+
+
+def test_a_member_that_leaves() -> None:
+    talk = crowded(queue="q")
+    talk.subscribe("B", "you", queue="q", mif=1)
+    group = talk.find("A").group
+    talk.close("A")
+    group.orphans = held = Counted(group.orphans)
+    got = list(talk.find("B").unacked)
+    while talk.state.marked:
+        held.looks = 0
+        got += talk.tick().sent["B"]
+        assert held.looks <= LOOKS_MAX
+    assert got == list(range(1, UNACKED + 1))
+
+
+def test_new_messages_wait_for_all_that_is_due() -> None:
+    """R1: however many entries it takes."""
+    talk = crowded()
+    talk.publish(3, at=31)
+    got = drain(talk, lambda: talk.publish(2))
+    assert got == list(range(501, UNACKED + 6))
+
+
+def test_so_many_subscriptions_fall_due_in_one_entry(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The others with the next; none of them gets anything new before what is due."""
+    monkeypatch.setattr(dispatch, "FIRED_MAX", 2)
+    talk = Conversation()
+    talk.connect("me")
+    for n in range(5):
+        talk.subscribe(f"S{n}", mif=10, wait=1, channel=f"c{n}")
+        talk.publish(1, channel=f"c{n}", at=n / 100)
+    every = [command for n in range(5) for command in publishes(channel=f"c{n}")]
+    assert talk.say(*every, at=2).sent == {"S0": [1, 2], "S1": [1, 2]}
+    assert talk.state.marked
+    assert talk.tick().sent == {"S2": [1, 2], "S3": [1, 2]}
+    assert talk.tick().sent == {"S4": [1, 2]}
+    assert not talk.state.marked
+
+
+def test_a_large_group_costs_more_a_message(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each of its members is looked at for each message."""
+    monkeypatch.setattr(dispatch, "MEMBERS_FOR_ONE", 2)
+    talk = Conversation()
+    talk.checked = False
+    talk.connect("me")
+    for n in range(20):
+        talk.subscribe(f"Q{n}", queue="q", mif=1000)
+    talk.say(*publishes(1000))
+    got = [seq for member in talk.find("Q0").group.members for seq in member.unacked]
+    assert len(got) == dispatch.ENTRY_MESSAGES_MAX // (1 + 20 // 2)
+    while talk.state.marked:
+        talk.tick()
+    assert talk.find("Q0").group.cursor == 1000
