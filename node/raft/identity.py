@@ -42,9 +42,9 @@ class Identity:
     """Random, drawn by a node that was added at run time: says which copy of the log this is. Empty for
     those who founded the cluster, whose directories nothing has come before."""
     membership: str = ""
-    """Hexadecimal: the members this directory started with, as founders agreed or the member said that
-    invited it (`node.raft.membership`). It holds until the log names others, and so a changed configuration
-    never changes who votes."""
+    """The members this directory started with, as founders agreed or the member said that invited it: the
+    index of the entry, a colon, and the bytes of `node.raft.membership` in hexadecimal. It holds until the
+    log names others; so a changed configuration never changes who votes."""
     recovered_from: str = ""
     """The founding whose data this is, until the log says as much (`recover_identity`)."""
 

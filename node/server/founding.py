@@ -29,7 +29,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from node.core.commands import MACHINE_VERSION
-from node.errors import IdentityError
+from node.errors import IdentityError, RemoteProtocolError
 from node.raft.identity import Identity
 from node.raft.membership import Membership
 
@@ -41,8 +41,28 @@ class Invitation:
     """A cluster has added this node."""
 
     founding_id: str
+    index: int
+    """Of the entry that brought the membership: what the log says before it was about others of this name."""
     membership: Membership
     """As the member that invites knows it. This node is a learner in it."""
+
+
+def pack_membership(index: int, membership: Membership) -> str:
+    """What `Identity.membership` holds."""
+    return f"{index}:{membership.encode().hex()}"
+
+
+def unpack_membership(text: str) -> tuple[int, Membership]:
+    """The same, read back.
+
+    Raises:
+        IdentityError: it is none.
+    """
+    index, _, encoded = text.partition(":")
+    try:
+        return int(index), Membership.decode(bytes.fromhex(encoded))
+    except (ValueError, RemoteProtocolError) as error:
+        raise IdentityError(f"the identity of this directory names no members: {error}") from error
 
 
 class Founding:
@@ -77,8 +97,12 @@ class Founding:
         self._nonce = secrets.token_hex(16)
         self._met: dict[str, str] = {}
         self._membership: Membership | None = None
+        self._index = 0
         self._leaving: frozenset[str] = frozenset()
         self._directories: dict[str, str] = {}
+        self.newer: Membership | None = None
+        """A membership later than the one in force here, as a member says who has more of the log."""
+        self._newer_index = 0
         self.invitation: Invitation | None = None
         """The cluster has added this node, which is empty."""
         self.refused: IdentityError | None = None
@@ -95,18 +119,27 @@ class Founding:
         """The cluster was founded, and this is our identity in it."""
         self._identity = identity
 
-    def members_are(self, membership: Membership, leaving: Collection[str] = ()) -> list[str]:
-        """Another membership is in force; those who are ``leaving`` it may still be told so.
+    def members_are(self, membership: Membership, index: int, leaving: Collection[str] = ()) -> list[str]:
+        """Another membership is in force, since entry ``index``; who is ``leaving`` may still be told so.
 
         Returns the peers who are linked under a name that is another's now: their links are to be dropped.
         """
-        self._membership = membership
+        self._membership, self._index = membership, index
         self._leaving = frozenset(leaving)
-        known = {*membership.names, *leaving}
+        if index >= self._newer_index:
+            self.newer = None
+        known = self.linked
         for kept in (self.client_addresses, self.machine_versions, self._directories):
             for peer in kept.keys() - known:
                 del kept[peer]
         return [peer for peer, directory in self._directories.items() if self._is_another(peer, directory)]
+
+    @property
+    def linked(self) -> frozenset[str]:
+        """Whom this node talks to: members, who is leaving, and who has become a member as others say."""
+        memberships = [membership for membership in (self._membership, self.newer) if membership is not None]
+        names = {name for membership in memberships for name in membership.names}
+        return self._leaving.union(names) - {self._node}
 
     def directory(self, peer: str) -> str:
         """The id of a member's directory, as it said last; empty if it has none, or was never heard."""
@@ -125,6 +158,7 @@ class Founding:
             "client": self._client_address,
             "directory": self._identity.directory if self._identity else "",
             "members": b"" if self._empty or self._membership is None else self._membership.encode(),
+            "members_since": self._index,
         }
 
     def check_hello(self, _link: str, hello: Mapping[str, Any]) -> None:
@@ -151,10 +185,10 @@ class Founding:
         self._note(peer, hello)
 
     def _check_member(self, peer: str, hello: Mapping[str, Any]) -> None:
-        membership = self._membership
-        if membership is None:
+        if self._membership is None:
             return  # its log isn't read yet
-        if membership.get(peer) is None and peer not in self._leaving:
+        self._learn(hello)
+        if peer not in self.linked:
             raise IdentityError(
                 f"{peer} is no member of cluster {self._cluster_id!r}: it was never added, or was removed. "
                 f"To let it in: stanchion cluster add {peer}"
@@ -164,6 +198,14 @@ class Founding:
                 f"{peer} comes with another directory than it was added with: it has lost what it "
                 f"acknowledged. Stop it, and: stanchion cluster replace {peer} {peer}"
             )
+
+    def _learn(self, hello: Mapping[str, Any]) -> None:
+        """Take note of a membership later than ours: without it a node that was away when members changed
+        would refuse the very leader that could tell it.
+        """
+        told = _told(hello)
+        if told is not None and told[0] > max(self._index, self._newer_index):
+            self._newer_index, self.newer = told
 
     def _is_another(self, peer: str, directory: object) -> bool:
         """Whether a member of that name that votes is known to have another directory."""
@@ -201,14 +243,25 @@ class Founding:
         Raises:
             RemoteProtocolError: something else than a membership.
         """
-        founding, encoded = hello.get("founding"), hello.get("members")
-        if not (isinstance(founding, str) and founding and isinstance(encoded, bytes) and encoded):
+        founding, told = hello.get("founding"), _told(hello)
+        if told is None or not (isinstance(founding, str) and founding):
             return None
-        membership = Membership.decode(encoded)
-        member = membership.get(self._node)
-        return None if member is None or member.voter else Invitation(founding, membership)
+        member = told[1].get(self._node)
+        return None if member is None or member.voter else Invitation(founding, *told)
 
     def _check(self) -> None:
         if self._empty and self._met.keys() >= self._founders - {self._node}:
             self._empty = False
             self._admitted()
+
+
+def _told(hello: Mapping[str, Any]) -> tuple[int, Membership] | None:
+    """The membership in a hello and the index of its entry; None if it has none.
+
+    Raises:
+        RemoteProtocolError: something else than a membership.
+    """
+    encoded, index = hello.get("members"), hello.get("members_since")
+    if isinstance(encoded, bytes) and encoded and type(index) is int and index >= 0:
+        return index, Membership.decode(encoded)
+    return None

@@ -9,7 +9,7 @@ import pytest
 from node.errors import IdentityError, RemoteProtocolError
 from node.raft.identity import Identity
 from node.raft.membership import Membership
-from node.server.founding import Founding
+from node.server.founding import Founding, pack_membership, unpack_membership
 
 MEMBERS = ("n1", "n2", "n3")
 
@@ -33,7 +33,7 @@ class Member:
         self.founding = Founding(name, cluster, members, identity, f"{name}:4222", self._admitted)
         self.founding.start()
         if membership is not None:
-            self.founding.members_are(membership)
+            self.founding.members_are(membership, len(membership.members))
 
     def _admitted(self) -> None:
         self.admissions += 1
@@ -148,6 +148,7 @@ def test_an_empty_node_that_was_added_is_invited() -> None:
     assert n4.founding.invitation is not None
     assert n4.founding.invitation.founding_id == "f"
     assert n4.founding.invitation.membership == WITH_LEARNER
+    assert n4.founding.invitation.index == 4
     n4.hears(Member("n2", founding_id="f", membership=WITH_LEARNER))
     assert n4.admissions == 1
 
@@ -176,7 +177,7 @@ def test_who_is_no_member_is_told_how_to_become_one() -> None:
             n1.hears(Member(name, founding_id="f"))
     with pytest.raises(IdentityError, match="n4 is no member"):
         n1.hears(Member("n4"))
-    n1.founding.members_are(THREE, leaving=["n4"])
+    n1.founding.members_are(THREE, 3, leaving=["n4"])
     n1.hears(Member("n4", founding_id="f"))
 
 
@@ -197,19 +198,40 @@ def test_links_of_who_turns_out_to_be_another_are_named() -> None:
     """It was let in while this node lagged behind; now its log says that the name has another directory."""
     n1 = Member("n1", founding_id="f", membership=WITH_LEARNER)
     n1.hears(Member("n4", founding_id="f", directory="y"), Member("n2", founding_id="f"))
-    assert n1.founding.members_are(WITH_LEARNER) == []
-    assert n1.founding.members_are(WITH_LEARNER.with_voter("n4", "y")) == []
-    assert n1.founding.members_are(WITH_LEARNER.with_voter("n4", "x")) == ["n4"]
+    assert n1.founding.members_are(WITH_LEARNER, 4) == []
+    assert n1.founding.members_are(WITH_LEARNER.with_voter("n4", "y"), 5) == []
+    assert n1.founding.members_are(WITH_LEARNER.with_voter("n4", "x"), 5) == ["n4"]
 
 
 def test_nothing_is_kept_of_who_has_left() -> None:
     """Clients aren't sent to a removed node."""
     n1 = Member("n1", founding_id="f", membership=THREE)
     n1.hears(Member("n2", founding_id="f"), Member("n3", founding_id="f"))
-    n1.founding.members_are(THREE.without("n3"), leaving=["n3"])
+    n1.founding.members_are(THREE.without("n3"), 4, leaving=["n3"])
     assert set(n1.founding.client_addresses) == {"n2", "n3"}
-    n1.founding.members_are(THREE.without("n3"))
+    n1.founding.members_are(THREE.without("n3"), 4)
     assert set(n1.founding.client_addresses) == set(n1.founding.machine_versions) == {"n2"}
+
+
+def test_who_was_away_hears_of_members_from_those_it_knows() -> None:
+    """Else it refused the very leader whose log would tell it that there is such a member."""
+    n3 = Member("n3", founding_id="f", membership=THREE)
+    n4 = Member("n4", founding_id="f", membership=WITH_LEARNER.with_voter("n4", "x"), directory="x")
+    n3.hears(Member("n2", founding_id="f", membership=WITH_LEARNER))
+    assert n3.founding.newer == WITH_LEARNER
+    assert n3.founding.linked == {"n1", "n2", "n4"}
+    n3.hears(n4)
+    n3.founding.members_are(THREE.without("n1"), 9)
+    assert n3.founding.newer is None
+    with pytest.raises(IdentityError, match="n4 is no member"):
+        n3.hears(n4)
+
+
+def test_members_of_an_identity_are_read_back() -> None:
+    assert unpack_membership(pack_membership(7, WITH_LEARNER)) == (7, WITH_LEARNER)
+    for wrong in ("", "7", "x:00", "7:xy", "7:00"):
+        with pytest.raises(IdentityError, match="names no members"):
+            unpack_membership(wrong)
 
 
 def test_an_empty_node_invites_nobody() -> None:
