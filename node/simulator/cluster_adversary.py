@@ -1,11 +1,17 @@
-"""Who breaks a simulated cluster: nodes, links, disks, clocks and clients, at random times."""
+"""Who breaks a simulated cluster: nodes, links, disks, clocks and clients, as the schedule says.
+
+An act names what goes wrong; who is hit is decided when it happens, by the act's own chance. More
+often than not it is the leader.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import random
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from node.simulator.network import Network
+from node.simulator.network import ROUGH, Network
+from node.simulator.schedule import CLIENTS, CLOCKS, Act
 
 if TYPE_CHECKING:
     from node.simulator.cluster import Cluster
@@ -20,15 +26,45 @@ DEAD_MAX = 2
 
 
 class ClusterAdversary:
-    """Breaks something, waits a random time, breaks the next thing."""
+    """Does what is on the schedule, and knows until when it may be felt."""
 
-    def __init__(self, cluster: Cluster) -> None:
+    def __init__(self, cluster: Cluster, acts: Sequence[Act]) -> None:
+        self.struck: list[int] = []
+        """Numbers of the acts that have happened."""
         self._cluster = cluster
         self._world = cluster.world
-        self._profile = cluster.profile
+        self._acts = acts
         self._active = False
         self._until_s = float("-inf")
         self._nodes_until_s = float("-inf")
+        self._rng = random.Random()  # noqa: S311  # replaced by each act's
+        self._strikes: dict[str, Callable[[], None]] = {
+            "crash": lambda: self._kill(self._victim(), 3.0),
+            "power": lambda: self._kill(self._victim(), 3.0, power=True),
+            "majority": lambda: self._crash_many(len(self._cluster.nodes) // 2 + 1),
+            "all": lambda: self._crash_many(len(self._cluster.nodes)),
+            "blackout": self._blackout,
+            "pause": lambda: self._victim().pause(self._rng.uniform(0.1, 3.0)),
+            "leave": self._leave,
+            "hand over": self._hand_over,
+            "cut": self._cut,
+            "partition": self._partition,
+            "isolate": self._isolate,
+            "storm": self._storm,
+            "slow disk": lambda: self._slow_disks([self._victim()]),
+            "slow disks": lambda: self._slow_disks(self._cluster.nodes),
+            "sync error": self._fail_sync,
+            "write error": self._fail_write,
+            "full disk": self._fill_disk,
+            "rot": lambda: self._rot(lambda node: node.storage.rot_journal(self._rng)),
+            "rotten store": lambda: self._rot(lambda node: node.storage.rot_store(self._rng)),
+            "set clock": self._set_clock,
+            "drop": self._drop_client,
+            "stall": self._stall_client,
+            "close": lambda: self._client().close(),
+            "unsubscribe": lambda: self._client().end_subscription(for_good=self._rng.random() < 0.3),
+            "die": self._kill_client,
+        }
 
     @property
     def troubled_until_s(self) -> float:
@@ -37,145 +73,169 @@ class ClusterAdversary:
 
     @property
     def nodes_troubled_until_s(self) -> float:
-        """The same of nodes and links alone."""
+        """The same of nodes, links and disks alone."""
         return max(self._nodes_until_s, self._world.started_s + AFTERMATH_S)
 
     def start(self) -> None:
+        """The warm-up is over."""
         self._active = True
-        self._schedule()
+        for act in self._acts:
+            self._world.after(act.at_s, lambda act=act: self._strike(act))  # type: ignore[misc]
 
     def stop(self) -> None:
         self._active = False
-        self._trouble(AFTERMATH_S)
+        if self._acts:
+            self._trouble(AFTERMATH_S, nodes=True)
 
-    def _trouble(self, seconds: float = 0.0) -> None:
+    def _trouble(self, seconds: float = 0.0, *, nodes: bool = False) -> None:
         self._until_s = max(self._until_s, self._world.now + AFTERMATH_S + seconds)
-        if self._profile.nodes or self._profile.partitions:
+        if nodes:
             self._nodes_until_s = self._until_s
 
-    def _schedule(self) -> None:
-        if self._profile.every_s:
-            self._world.after(self._world.rng.expovariate(1 / self._profile.every_s), self._strike)
-
-    def _strike(self) -> None:
+    def _strike(self, act: Act) -> None:
         if not self._active:
             return
-        self._trouble()
-        strikes: list[Callable[[], None]] = []
-        profile = self._profile
-        if profile.nodes:
-            strikes += [self._crash, self._crash, self._crash_many, self._pause, self._leave, self._hand_over]
-        if profile.partitions and len(self._cluster.nodes) > 1:
-            strikes += [self._cut, self._cut, self._partition, self._partition]
-        if profile.clients:
-            strikes += [self._drop_client, self._slow_client, self._close_client, self._end_subscription]
-            strikes += [self._kill_client] if self._world.chance(0.3) else []
-        if profile.clocks:
-            strikes.append(self._set_clock)
-        if profile.disks:
-            strikes.append(self._slow_disks)
-        self._world.rng.choice(strikes)()
-        self._schedule()
+        self.struck.append(act.number)
+        self._world.counts[act.kind] += 1
+        self._world.note(f"--- act {act.number}: {act.kind}")
+        self._rng = act.chance(self._world.seed)
+        self._trouble(nodes=act.kind not in CLIENTS and act.kind not in CLOCKS)
+        self._strikes[act.kind]()
 
     # --- nodes --------------------------------------------------------------------------------------
 
     def _victim(self) -> SimNode:
         leaders = [node for node in self._cluster.nodes if node.leads]
-        if leaders and self._world.chance(0.6):
-            return self._world.rng.choice(leaders)
-        return self._world.rng.choice(self._cluster.nodes)
+        if leaders and self._rng.random() < 0.6:
+            return self._rng.choice(leaders)
+        return self._rng.choice(self._cluster.nodes)
 
-    def _crash(self) -> None:
-        self._kill(self._victim(), 3.0)
+    def _crash_many(self, count: int) -> None:
+        power = self._rng.random() < 0.5 and self._cluster.profile.power
+        for node in self._shuffled()[:count]:
+            self._kill(node, 1.0, power=power)
 
-    def _crash_many(self) -> None:
-        """A majority, or all."""
-        nodes = list(self._cluster.nodes)
-        self._world.rng.shuffle(nodes)
-        count = self._world.rng.choice((len(nodes) // 2 + 1, len(nodes)))
-        for node in nodes[:count]:
-            self._kill(node, 1.0)
+    def _kill(self, node: SimNode, down_s: float, *, power: bool = False) -> None:
+        node.crash(power=power)
+        self._world.after(self._rng.uniform(0.05, down_s), node.start)
 
-    def _kill(self, node: SimNode, down_s: float) -> None:
-        node.crash(power=self._profile.power and self._world.chance(0.6))
-        self._start_later(node, down_s)
+    def _blackout(self) -> None:
+        """All disks become slow; then all power fails, while something is being written.
 
-    def _start_later(self, node: SimNode, down_s: float) -> None:
-        self._world.after(self._world.rng.uniform(0.05, down_s), node.start)
+        What a node says before its disk has it, it has then said in vain.
+        """
+        for node in self._cluster.nodes:
+            node.storage.slowness = 50.0
+        restarts = [self._rng.uniform(0.05, 0.6) for _ in self._cluster.nodes]
+
+        def fail() -> None:
+            for node, down_s in zip(self._cluster.nodes, restarts, strict=True):
+                node.crash(power=True)
+                node.storage.quicken()
+                self._world.after(down_s, node.start)
+
+        self._world.after(self._rng.uniform(0.02, 0.5), fail)
 
     def _leave(self) -> None:
         node = self._victim()
         node.leave()
-        self._world.after(self._world.rng.uniform(1.2, 3.0), node.start)
-
-    def _pause(self) -> None:
-        self._victim().pause(self._world.rng.uniform(0.1, 3.0))
+        self._world.after(self._rng.uniform(1.2, 3.0), node.start)
 
     def _hand_over(self) -> None:
         for node in self._cluster.nodes:
             if node.leads and not node.paused and not node.leaving and node.engine.transfer_leadership():
                 self._world.counts["hand-overs"] += 1
 
-    # --- links, disks, clocks -----------------------------------------------------------------------
+    def _shuffled(self) -> list[SimNode]:
+        return self._rng.sample(self._cluster.nodes, len(self._cluster.nodes))
 
-    def _network(self) -> list[Network]:
+    # --- links --------------------------------------------------------------------------------------
+
+    def _networks(self) -> list[Network]:
         networks = list(self._cluster.networks.values())
-        return networks if self._world.chance(0.6) else [self._world.rng.choice(networks)]
+        return networks if self._rng.random() < 0.6 else [self._rng.choice(networks)]
 
     def _cut(self) -> None:
-        a, b = self._world.rng.sample(self._cluster.names, 2)
-        for network in self._network():
+        a, b = self._rng.sample(self._cluster.names, 2)
+        for network in self._networks():
             network.cut(a, b)
 
     def _partition(self) -> None:
-        names = list(self._cluster.names)
-        self._world.rng.shuffle(names)
-        size = self._world.rng.randint(1, len(names) - 1)
-        pairs = [(a, b) for a in names[:size] for b in names[size:]]
-        if self._world.chance(0.5):
+        """Two sides that don't hear each other, or one that isn't heard by the other."""
+        names = [node.name for node in self._shuffled()]
+        size = self._rng.randint(1, len(names) - 1)
+        self._block([(a, b) for a in names[:size] for b in names[size:]])
+
+    def _isolate(self) -> None:
+        """The same for a single node: the leader, more often than not."""
+        name = self._victim().name
+        pairs = [(name, other) for other in self._cluster.names if other != name]
+        self._block(pairs if self._rng.random() < 0.5 else [(b, a) for a, b in pairs])
+
+    def _block(self, pairs: list[tuple[str, str]]) -> None:
+        if self._rng.random() < 0.5:
             pairs += [(b, a) for a, b in pairs]
-        seconds = self._world.rng.uniform(0.1, 3.0)
-        self._world.counts["partitions"] += 1
-        self._trouble(seconds)
-        for network in self._network():
+        seconds = self._rng.uniform(0.1, 3.0)
+        self._trouble(seconds, nodes=True)
+        for network in self._networks():
             network.block(pairs, seconds)
 
-    def _slow_disks(self) -> None:
-        self._cluster.disk_slowness = self._world.rng.choice((5.0, 20.0))
-        self._world.after(self._world.rng.uniform(0.2, 2.0), self._heal_disks)
+    def _storm(self) -> None:
+        seconds = self._rng.uniform(0.2, 2.0)
+        self._trouble(seconds, nodes=True)
+        self._cluster.networks["raft"].storm(ROUGH, seconds)
 
-    def _heal_disks(self) -> None:
-        self._cluster.disk_slowness = 1.0
+    # --- disks and clocks ---------------------------------------------------------------------------
+
+    def _slow_disks(self, nodes: Sequence[SimNode]) -> None:
+        slowness, seconds = self._rng.choice((5.0, 20.0)), self._rng.uniform(0.2, 2.0)
+        self._trouble(seconds, nodes=True)
+        for node in nodes:
+            node.storage.slowness = slowness
+            self._world.after(seconds, node.storage.quicken)
+
+    def _fail_sync(self) -> None:
+        self._victim().storage.fail_sync()
+
+    def _fail_write(self) -> None:
+        self._victim().storage.fail_write()
+
+    def _fill_disk(self) -> None:
+        storage, seconds = self._victim().storage, self._rng.uniform(0.2, 3.0)
+        self._trouble(seconds, nodes=True)
+        storage.fill(self._rng.randrange(10_000))
+        self._world.after(seconds, storage.empty)
+
+    def _rot(self, how: Callable[[SimNode], bool]) -> None:
+        """Of a minority at most: what rots there is lost for good."""
+        node, nodes = self._victim(), self._cluster.nodes
+        rotten = sum(other.storage.rotten for other in nodes)
+        if not node.storage.rotten and rotten < (len(nodes) - 1) // 2 and how(node):
+            self._world.note(f"a bit flips on the disk of {node.name}")
 
     def _set_clock(self) -> None:
-        seconds = self._world.rng.choice((-3600.0, -5.0, 5.0, 30.0, 3600.0))
-        node = self._world.rng.choice(self._cluster.nodes)
+        seconds = self._rng.choice((-3600.0, -5.0, 5.0, 30.0, 3600.0))
+        node = self._rng.choice(self._cluster.nodes)
         self._world.note(f"the wall clock of {node.name} is set by {seconds:+.0f} s")
         node.clock.jump(seconds)
 
     # --- clients ------------------------------------------------------------------------------------
 
     def _client(self) -> SimClient:
-        return self._world.rng.choice([client for client in self._cluster.clients if not client.dead])
+        return self._rng.choice([client for client in self._cluster.clients if not client.dead])
 
     def _unnoticed_s(self) -> float:
-        return self._world.rng.uniform(0.5, 6.0) if self._world.chance(0.3) else 0.0
+        return self._rng.uniform(0.5, 6.0) if self._rng.random() < 0.3 else 0.0
 
     def _drop_client(self) -> None:
         unnoticed_s = self._unnoticed_s()
         self._trouble(unnoticed_s)
         self._client().drop(unnoticed_s=unnoticed_s)
 
-    def _slow_client(self) -> None:
-        seconds = self._world.rng.choice((0.5, 2.0, 7.0))
+    def _stall_client(self) -> None:
+        seconds = self._rng.choice((0.5, 2.0, 7.0))
         self._trouble(seconds)
         self._client().stop_reading(seconds)
-
-    def _close_client(self) -> None:
-        self._client().close()
-
-    def _end_subscription(self) -> None:
-        self._client().end_subscription(for_good=self._world.chance(0.3))
 
     def _kill_client(self) -> None:
         living = [client for client in self._cluster.clients if not client.dead]

@@ -7,7 +7,6 @@ knows to be acknowledged. What clients see is held against both.
 
 from __future__ import annotations
 
-import hashlib
 from typing import TYPE_CHECKING, Any
 
 from node.core.commands import ColdStart, TakeOver, decode_entry, decode_keeper
@@ -16,6 +15,8 @@ from node.core.records import digest
 from node.core.state import State
 from node.protocol.streaming import Message, decode_message
 from node.simulator.account import Account
+from node.simulator.log_checks import LogChecker
+from node.simulator.profiles import LEADER_WITHIN_S
 from node.simulator.raft_checks import ViolationError
 
 if TYPE_CHECKING:
@@ -44,15 +45,13 @@ ABSENT_WITHIN_S = 5.0
 ACK_WAITED_S = 0.25
 """An ack that came to a node so long before a new leader's first entry is in that entry at the latest."""
 
-LEADER_WITHIN_S = 5.0
-"""After everything has healed."""
-
 
 class ClusterChecker:
     """Safety while things break, liveness after they healed."""
 
     def __init__(self, cluster: Cluster) -> None:
         self.account = Account()
+        self.log = LogChecker()
         self._cluster = cluster
         self._world = cluster.world
         self._entries: dict[int, bytes] = {}
@@ -77,18 +76,28 @@ class ClusterChecker:
                 self._world.counts["elections"] += 1
                 self._world.note(f"{node.name} leads term {term}")
                 self._elected_with[term] = self._commits.get(node.name, 0)
+                self.log.elected(node.name, term, node.journal)
             other = self._leaders.setdefault(term, node.name)
             if other != node.name:
                 raise ViolationError("election safety", f"term {term} is led by {other} and by {node.name}")
-        self._commits[node.name] = node.engine.commit_index
+        commit = node.engine.commit_index
+        known = self._commits.get(node.name, 0)
+        if commit > known:
+            self.log.committed(node.name, node.engine.term, node.journal, known, commit)
+        self._commits[node.name] = commit
+
+    def appended(self, node: SimNode, index: int, term: int, payload: bytes, before: int | None) -> None:
+        """A journal has got an entry."""
+        self.log.appended(node.name, index, term, payload, before)
 
     def started(self, node: SimNode) -> None:
-        """A process knows nothing of the commit index of the one before it."""
+        """A process knows nothing of the commit index of the one before it; its log is what it was."""
         self._commits.pop(node.name, None)
+        self.log.reopened(node.name, node.journal)
 
     def proposed(self, node: SimNode, index: int, payload: bytes) -> None:
         """A leader has stamped an entry."""
-        self._proposed[index, _hash(payload)] = (self._world.now, node, node.life, node.knows_time)
+        self._proposed[index, payload] = (self._world.now, node, node.life, node.knows_time)
         for fields in decode_entry(payload).keeper:
             command = decode_keeper(fields)
             if isinstance(command, TakeOver):
@@ -98,8 +107,7 @@ class ClusterChecker:
 
     def applying(self, node: SimNode, index: int, payload: bytes) -> None:
         """Every node applies the same entry at the same index."""
-        entry = _hash(payload)
-        if self._entries.setdefault(index, entry) != entry:
+        if self._entries.setdefault(index, payload) != payload:
             raise ViolationError("state machine safety", f"{node.name} applies another entry at {index}")
 
     def applied(self, node: SimNode, payload: bytes, effects: Effects, state: State) -> None:
@@ -138,7 +146,7 @@ class ClusterChecker:
 
     def _check_time(self, index: int, payload: bytes) -> None:
         """Cluster time elapses as real time does; what it loses when leaders change is little (R11, R12)."""
-        stamped = self._proposed.get((index, _hash(payload)))
+        stamped = self._proposed.get((index, payload))
         if stamped is None:
             raise ViolationError("log", f"nobody proposed entry {index}")
         at_s, leader, life, heard = stamped
@@ -164,11 +172,11 @@ class ClusterChecker:
 
     def _check_acks_that_waited(self, leader: SimNode, index: int, payload: bytes) -> None:
         """What was acknowledged while nobody led is not due with the first entry (R9)."""
-        if self._cluster.profile.partitions or not self.account.redeliveries:
+        if self._cluster.profile.cuts_links or not self.account.redeliveries:
             return
         if not any(isinstance(decode_keeper(fields), TakeOver) for fields in decode_entry(payload).keeper):
             return
-        at_s = self._proposed[index, _hash(payload)][0]
+        at_s = self._proposed[index, payload][0]
         for _, seq, _, inbox in self.account.redeliveries:
             came_s, node, life = self._acks_came.get((inbox, seq), (at_s, leader, -1))
             awake = node.up and node.life == life and not node.paused and node.resumed_s < came_s
@@ -184,7 +192,7 @@ class ClusterChecker:
             self._nobody_left_s = self._world.now
 
     def _check_cold_start(self, index: int, payload: bytes) -> None:
-        at_s = self._proposed[index, _hash(payload)][0]
+        at_s = self._proposed[index, payload][0]
         if self._nobody_left_s is None or at_s < self._nobody_left_s:
             return
         keeper = [decode_keeper(fields) for fields in decode_entry(payload).keeper]
@@ -281,8 +289,8 @@ class ClusterChecker:
     @property
     def converged(self) -> bool:
         """All nodes have applied the same; clients have, and have acknowledged, everything."""
-        nodes = self._cluster.nodes
-        if len({node.engine.applied_index for node in nodes}) > 1 or not all(node.up for node in nodes):
+        nodes = self._cluster.sound
+        if not all(node.up for node in nodes) or len({node.engine.applied_index for node in nodes}) > 1:
             return False
         return not self._complaints()
 
@@ -291,7 +299,9 @@ class ClusterChecker:
 
     def finish(self) -> None:
         """Everything has healed and been quiet: what was promised is there, and everywhere."""
-        nodes = self._cluster.nodes
+        nodes = self._cluster.sound
+        if not all(node.up for node in nodes):
+            raise ViolationError("liveness", "not all nodes are up again")
         applied = [node.engine.applied_index for node in nodes]
         if len(set(applied)) > 1:
             raise ViolationError("convergence", f"the nodes have applied {applied}")
@@ -304,6 +314,8 @@ class ClusterChecker:
         self.account.compare(nodes[0].state)
 
     def _check_store(self, node: SimNode) -> None:
+        if node.storage.rotten:
+            return  # it may notice any moment
         channel = node.state.channels.get("foo")
         last = channel.log.last if channel else 0
         if last != len(self.account.log) - 1:
@@ -341,7 +353,7 @@ class ClusterChecker:
         living = {client.seen.inbox: client for client in self._cluster.clients if not client.dead}
         return [
             ("acks", f"{living[sub.inbox].name}: never acknowledged: {sorted(sub.unacked)[:5]}")
-            for sub in self._cluster.nodes[0].state.subscriptions.values()
+            for sub in self._cluster.sound[0].state.subscriptions.values()
             if sub.unacked and sub.inbox in living
         ]
 
@@ -352,7 +364,3 @@ class ClusterChecker:
             if not client.dead
             and not (client.registered and (client.subscribed or not client.habits.subscribes))
         ]
-
-
-def _hash(payload: bytes) -> bytes:
-    return hashlib.blake2b(payload, digest_size=16).digest()

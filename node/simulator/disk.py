@@ -95,6 +95,7 @@ class SimulatedDisk:
         self._files: dict[str, _Inode] = {}
         self._durable_files: dict[str, _Inode] = {}
         self._pending_names: list[Callable[[dict[str, _Inode]], object]] = []
+        self._last_write: tuple[_Inode | None, int] = (None, 0)
         self._epoch = 0  # file handles of an earlier life are dead
         self._operations_left: int | None = None
         self._sync_failures = 0
@@ -167,9 +168,13 @@ class SimulatedDisk:
             self._sync_failures -= 1
             raise DiskError(f"sync {what}: Input/output error")
 
+    @property
+    def used(self) -> int:
+        """Bytes of all files together."""
+        return sum(len(inode.seen) for inode in self._files.values())
+
     def _grow(self, what: str, by: int) -> None:
-        used = sum(len(inode.seen) for inode in self._files.values())
-        if by > 0 and self.capacity is not None and used + by > self.capacity:
+        if by > 0 and self.capacity is not None and self.used + by > self.capacity:
             raise DiskError(f"write {what}: No space left on device")
 
     def _write(self, inode: _Inode, what: str, at: int, data: bytes) -> None:
@@ -180,6 +185,7 @@ class SimulatedDisk:
             inode.do(_Pending(at, data[: self._rng.randrange(len(data) + 1)]))
             raise DiskError(f"write {what}: Input/output error")
         self.bytes_written += len(data)
+        self._last_write = (inode, at)
         inode.do(_Pending(at, data))
 
     def _resize(self, inode: _Inode, what: str, size: int, *, grow_only: bool) -> None:
@@ -237,6 +243,23 @@ class SimulatedDisk:
     def fail_writes(self, count: int = 1) -> None:
         """Fail the next writes with EIO, each after a random part of it."""
         self._write_failures = count
+
+    def rot_somewhere(self, rng: random.Random) -> bool:
+        """Flip a bit in front of what was written last in the last file. False: nothing is there."""
+        last, end = self._last_write
+        places: list[tuple[str, int]] = []
+        for name, inode in sorted(self._files.items()):
+            places.append((name, end if inode is last else len(inode.seen)))
+            if inode is last:
+                break
+        total = sum(size for _, size in places)
+        at = rng.randrange(total) if total else 0
+        for name, size in places:
+            if at < size:
+                self.rot(name, at, 1 << rng.randrange(8))
+                return True
+            at -= size
+        return False
 
     def rot(self, name: str, at: int, mask: int) -> None:
         """Flip the bits of ``mask`` in one byte of a file, as it is read and as it is stored."""

@@ -8,6 +8,7 @@ connection does, but which no rule may depend on.
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -47,10 +48,18 @@ _RECONNECT_S = (0.0005, 0.005, 0.05, 0.3)
 class Network:
     """All links of a world. A pair of hosts has one link, with an epoch for each time it is up."""
 
-    def __init__(self, world: World, hosts: Sequence[Endpoint], weather: Weather = CALM) -> None:
+    def __init__(
+        self,
+        world: World,
+        hosts: Sequence[Endpoint],
+        weather: Weather = CALM,
+        rng: random.Random | None = None,
+    ) -> None:
         self._world = world
+        self._rng = rng or world.rng
         self._hosts = {host.name: host for host in hosts}
         self._weather = weather
+        self._storms = 0
         self._epochs: dict[tuple[str, str], int] = {}
         self._epoch = 0
         self._blocked: dict[tuple[str, str], int] = {}
@@ -61,11 +70,25 @@ class Network:
     def calm(self) -> None:
         """From now on: no bad weather, nothing blocked, every link comes back."""
         self._weather = CALM
+        self._storms += 1
         for pair in list(self._blocked):
             self._blocked[pair] = 1
             self._unblock(pair)
         for a, b in combinations(self._hosts, 2):
             self._world.after(0.01, lambda a=a, b=b: self.connect(a, b))  # type: ignore[misc]
+
+    def storm(self, weather: Weather, seconds: float) -> None:
+        """Have another weather for a while; of two storms the later one lasts."""
+        self._storms += 1
+        storm = self._storms
+        self._weather = weather
+
+        def over() -> None:
+            if self._storms == storm:
+                self._weather = CALM
+                self._unblocked_s = self._world.now
+
+        self._world.after(seconds, over)
 
     # --- links ------------------------------------------------------------------------------------
 
@@ -92,7 +115,7 @@ class Network:
             self._waiting.pop((here, there), None)
             if self._hosts[here].up:
                 self._hosts[here].link_down(there)
-        self._world.after(self._world.rng.choice(_RECONNECT_S), lambda: self.connect(a, b))
+        self._world.after(self._rng.choice(_RECONNECT_S), lambda: self.connect(a, b))
 
     def cut_all(self, name: str) -> None:
         for other in self._hosts:
@@ -103,7 +126,7 @@ class Network:
         """A host has started: its links come up soon."""
         for other in self._hosts:
             if other != name:
-                delay = self._world.rng.uniform(0, 0.05)
+                delay = self._rng.uniform(0, 0.05)
                 self._world.after(delay, lambda other=other: self.connect(name, other))  # type: ignore[misc]
 
     def block(self, pairs: Iterable[tuple[str, str]], seconds: float) -> None:
@@ -116,7 +139,7 @@ class Network:
     @property
     def is_fine(self) -> bool:
         """Nothing is blocked, nor was it a moment ago: what arrives now was sent just now."""
-        return not self._blocked and self._world.now - self._unblocked_s > _LATE_S
+        return not self._blocked and self._weather is CALM and self._world.now - self._unblocked_s > _LATE_S
 
     def _unblock(self, pair: tuple[str, str]) -> None:
         self._unblocked_s = self._world.now
@@ -125,33 +148,35 @@ class Network:
             self._blocked[pair] = count - 1
             return
         waiting = self._waiting.pop(pair, [])
-        if self._world.chance(0.4):
+        if self._chance(0.4):
             self.cut(*pair)
         for epoch, message in waiting:
             self._post(*pair, epoch, message)
 
     # --- messages ---------------------------------------------------------------------------------
 
-    def send(self, sender: str, receiver: str, message: Any) -> None:
+    def send(self, sender: str, receiver: str, message: Any, *, loose: bool = True) -> None:
+        """Send a message. Weather is for what is ``loose``: all else relies on a connection's promises."""
         epoch = self._link(sender, receiver)
         if epoch is None:
             return
-        if self._world.chance(self._weather.loss):
+        weather = self._weather if loose else CALM
+        if self._chance(weather.loss):
             return
-        if self._world.chance(self._weather.duplicate):
-            delay = self._world.rng.uniform(0.001, _LATE_S)
+        if self._chance(weather.duplicate):
+            delay = self._rng.uniform(0.001, _LATE_S)
             self._world.after(delay, lambda: self._arrive(sender, receiver, epoch, message))
         if (sender, receiver) in self._blocked:
             self._waiting.setdefault((sender, receiver), []).append((epoch, message))
         else:
-            self._post(sender, receiver, epoch, message)
+            self._post(sender, receiver, epoch, message, weather.reorder)
 
-    def _post(self, sender: str, receiver: str, epoch: int, message: Any) -> None:
-        rng, now = self._world.rng, self._world.now
+    def _post(self, sender: str, receiver: str, epoch: int, message: Any, reorder: float = 0.0) -> None:
+        rng, now = self._rng, self._world.now
         delay = rng.uniform(0.0003, 0.003) if rng.random() < 0.95 else rng.uniform(0.003, 0.08)
-        if self._world.chance(self._weather.reorder):
+        if self._chance(reorder):
             delay = rng.uniform(0.003, _LATE_S)
-        elif not self._weather.reorder:
+        elif not reorder:
             delay = max(delay, self._last_arrival.get((sender, receiver), 0.0) - now + 1e-6)
             self._last_arrival[sender, receiver] = now + delay
         self._world.after(delay, lambda: self._arrive(sender, receiver, epoch, message))
@@ -159,6 +184,9 @@ class Network:
     def _arrive(self, sender: str, receiver: str, epoch: int, message: Any) -> None:
         if self._link(sender, receiver) == epoch and self._hosts[receiver].up:
             self._hosts[receiver].deliver(sender, message)
+
+    def _chance(self, probability: float) -> bool:
+        return probability > 0 and self._rng.random() < probability
 
     def linked(self, a: str, b: str) -> bool:
         """Whether the link is up."""

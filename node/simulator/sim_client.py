@@ -90,6 +90,7 @@ class SimClient:
         self._reading = True
         self._cluster = cluster
         self._world = cluster.world
+        self._rng = cluster.world.stream(name)
         self._session = 0
         self._connection: Connection | None = None
         self._node: SimNode | None = None
@@ -129,7 +130,7 @@ class SimClient:
             self._world.after(RECONNECT_S[1], self.connect)
             return
         self._session += 1
-        self._node = self._world.rng.choice(nodes)
+        self._node = self._rng.choice(nodes)
         self._parser = nats.ClientParser()
         wire = Wire(self, self._node, self._session)
         self._connection = wire.connection = self._node.accept(wire)
@@ -165,7 +166,7 @@ class SimClient:
             self._connection = None
             self._asked.clear()
             if not self.dead:
-                self._world.after(self._world.rng.uniform(*RECONNECT_S), self.connect)
+                self._world.after(self._rng.uniform(*RECONNECT_S), self.connect)
 
     def drop(self, *, unnoticed_s: float = 0.0) -> None:
         """The network between client and node breaks; the node notices at once or later."""
@@ -210,7 +211,7 @@ class SimClient:
                 arrived(node)
 
         # Bytes of one connection stay in order.
-        self._flow_s = max(self._flow_s + 1e-7, self._world.now + self._world.rng.uniform(*DELAY_S))
+        self._flow_s = max(self._flow_s + 1e-7, self._world.now + self._rng.uniform(*DELAY_S))
         self._world.after(self._flow_s - self._world.now, arrive)
 
     def arrived(self, session: int, data: bytes) -> None:
@@ -308,7 +309,7 @@ class SimClient:
         self._world.note(f"{self.name} {'unsubscribes' if for_good else 'closes its subscription'}")
         self.subscribed = False
         request = stan.UnsubscribeRequest(self.name, self.habits.channel, self._ack_inbox.decode())
-        pause_s = self._world.rng.uniform(0, 1.5)
+        pause_s = self._rng.uniform(0, 1.5)
 
         def answered(_payload: bytes) -> None:
             self._world.after(pause_s, self._go_on)
@@ -322,7 +323,7 @@ class SimClient:
             return
         self._world.note(f"{self.name} closes")
         self._closing = True
-        pause_s = self._world.rng.uniform(0, 1.5)
+        pause_s = self._rng.uniform(0, 1.5)
 
         def closed(_payload: bytes = b"") -> None:
             self._closing = False
@@ -339,7 +340,7 @@ class SimClient:
 
     def _publish(self) -> None:
         habits = self.habits
-        self._world.after(self._world.rng.expovariate(1 / habits.publishes_every_s), self._publish)
+        self._world.after(self._rng.expovariate(1 / habits.publishes_every_s), self._publish)
         if self.quiet or self.dead or self._closing or not (self.connected and self.registered):
             return
         guid = f"{self.name}/{self._session}/{len(self.published)}"
@@ -374,9 +375,9 @@ class SimClient:
         seen.messages[seq] = Received(message.data, message.redelivery_count, self._world.now, self._session)
         if not message.redelivered:
             seen.highest_new = seq
-        if self.quiet or self._world.chance(self.habits.acks):
-            at_once = self.quiet or self._world.chance(0.7)
-            delay = 0.0 if at_once else self._world.rng.uniform(0, self.habits.ack_wait_s)
+        if self.quiet or self._rng.random() < self.habits.acks:
+            at_once = self.quiet or self._rng.random() < 0.7
+            delay = 0.0 if at_once else self._rng.uniform(0, self.habits.ack_wait_s)
             self._world.after(delay, lambda: self._ack(seen, seq))
 
     def _ack(self, seen: Seen, seq: int) -> None:

@@ -1,9 +1,13 @@
 """A whole node in a simulated world: replica, engine, routing, client connections, driven as production is.
 
-A host stands for a machine: its disk (journal tape and store) and its clocks outlive the process.
-Everything plain is the real thing; journal and store are the fakes that pass the real ones' tests,
-and peers' frames travel through the simulated network as bytes. As in production each pair of nodes
-has two links, one for consensus and forwarded batches (and, here, snapshots), one for routes.
+A host stands for a machine: its disk (`sim_storage`) and its clocks outlive the process. Everything
+plain is the real thing, and peers' frames travel through the simulated network as bytes. As in
+production each pair of nodes has two links, one for consensus and forwarded batches (and, here,
+snapshots), one for routes.
+
+A process ends when its disk fails or what it reads is damaged, but only if something was done to the
+disk: whatever else it raises ends the run. A supervisor starts it again soon; a machine whose disk
+has rotted stays off.
 """
 
 from __future__ import annotations
@@ -13,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from node.core.records import restore, take_changes
 from node.core.state import State
+from node.errors import CorruptionError, DiskError
 from node.protocol.peer import HEADER_BYTES, decode_body, encode_frame
 from node.raft.ports import Role, Timing
 from node.server.connection import Connection
@@ -21,29 +26,28 @@ from node.server.host import Host
 from node.server.replica import Replica
 from node.server.routing import Routing
 from node.server.streaming import Subjects
-from node.simulator.journal import MemoryFlush, MemoryJournal, Tape
 from node.simulator.machine_clock import MachineClock
 from node.simulator.network import Endpoint, Network
+from node.simulator.sim_storage import RottingStore, SimStorage
 from node.simulator.watched import Port, WatchedConnection, WatchedEngine, WatchedMachine
-from node.store.memory import MemoryStore
 
 if TYPE_CHECKING:
     from node.simulator.cluster import Cluster
 
 CLUSTER_ID = "test-cluster"
 TIMING = Timing(election_min_s=0.3, election_max_s=0.6, heartbeat_s=0.075)
-FLUSH_S = (0.0005, 0.002, 0.002, 0.01, 0.04)
-"""How long a flush of the journal may take: one of these."""
 STEP_S = 0.0004
 """How long a turn of the loop takes: what comes meanwhile is handled together."""
 TIMER_LATE_S = 20e-6
 """A timer is always a little late; clocks in whole nanoseconds would else never get there."""
 CHECKPOINT_S = 0.3
-TRAILING_ENTRIES = 30
+TRAILING_ENTRIES = 15
 """Few, so that a node that was down for a while needs a snapshot."""
 ALONE_S = 5.0
 """Without a leader for so long a node sends its clients away (R25)."""
 HAND_OVER_S = 1.0
+RESTART_S = (0.3, 1.0)
+"""A supervisor starts a process that ended by itself again, after so long."""
 LIMITS = ClientLimits(pending_soft=2048, max_pending=128 * 1024)
 """Small, so that a client that reads slowly soon has a backlog."""
 
@@ -65,8 +69,10 @@ class SimNode:
         self.checker = cluster.checker
         self._cluster = cluster
         self._world = cluster.world
-        self._tape = Tape()
-        self._store = MemoryStore()
+        self._rng = cluster.world.stream(name)
+        self.storage = SimStorage(cluster.world, name)
+        self.broken = False
+        """Its disk has rotted: this machine never comes back."""
         self._life = 0
         self._inbox: list[Callable[[], None]] = []
         self._late = False
@@ -90,8 +96,8 @@ class SimNode:
         return self.replica.state
 
     @property
-    def store(self) -> MemoryStore:
-        return self._store
+    def store(self) -> RottingStore:
+        return self.storage.store
 
     @property
     def life(self) -> int:
@@ -120,26 +126,31 @@ class SimNode:
         )
 
     def start(self) -> None:
-        if self.up:
-            return
+        """Start the process, unless it runs; if its disk doesn't let it, again later."""
+        if not self.up and not self.broken:
+            self._guarded(self._start)
+
+    def _start(self) -> None:
         world = self._world
-        self.up, self.paused, self.leaving = True, False, False
         self._life += 1
+        self.journal = self.storage.open_journal()
+        self.journal.watcher = lambda *entry: self.checker.appended(self, *entry)
+        index, term = self.store.applied
+        if index and self.journal.term_at(index) != term:
+            self.journal.reset((index, term), self.store.previous)
+        state = restore(self.store.records())
+        self.up, self.paused, self.leaving = True, False, False
         self._inbox.clear()
         self._woken_at = float("inf")
         self._checkpointing = self._kicked = False
-        self.journal = MemoryJournal(self._tape)
-        index, term = self._store.applied
-        if index and self.journal.term_at(index) != term:
-            self.journal.reset((index, term), self._store.previous)
         self.routing = Routing(self.name, send=self._send_route)
         self.replica = Replica(
             self.name,
             Subjects.of(CLUSTER_ID),
-            restore(self._store.records()),
-            self._store,
+            state,
+            self.store,
             routing=self.routing,
-            host=Host(self.clock.monotonic_ns, self.clock.wall_ns, world.rng.randbytes),
+            host=Host(self.clock.monotonic_ns, self.clock.wall_ns, self._rng.randbytes),
             send=self._send_member,
             kick=self._kick,
             founded=lambda state: None,
@@ -154,7 +165,7 @@ class SimNode:
             applied=index,
             timing=TIMING,
             clock=self.clock.monotonic_s,
-            rng=world.rng,
+            rng=world.stream(f"{self.name} engine {self._life}"),
             send=lambda peer, message: self.raft.send(self.name, peer, encode_frame((0, message))),
             apply=self._apply,
             listener=self.replica,
@@ -192,9 +203,8 @@ class SimNode:
         self._life += 1
         for network in self._cluster.networks.values():
             network.cut_all(self.name)
-        self._store = self._store.after_crash()
+        self.storage.stop(power=power)
         if power:
-            self._world.counts["operations lost"] += self._tape.lose(self._world.rng)
             self.clock.reboot()
         for connection in self.connections:
             connection.abort("the node died")
@@ -236,8 +246,10 @@ class SimNode:
             self._later(seconds, self.resume)
 
     def resume(self) -> None:
-        if not self.paused:
-            return
+        if self.paused:
+            self._guarded(self._resume)
+
+    def _resume(self) -> None:
         self._world.note(f"{self.name} resumes")
         self.paused = False
         self.resumed_s = self._world.now
@@ -252,10 +264,30 @@ class SimNode:
         self._late = False
         self._work()
 
+    def _guarded(self, call: Callable[[], None]) -> None:
+        """A disk that something was done to may end the process."""
+        try:
+            call()
+        except DiskError as error:
+            if not self.storage.troubled:
+                raise
+            self._failed(f"can't go on: {error}", "disk errors")
+            self._world.after(self._rng.uniform(*RESTART_S), self.start)
+        except CorruptionError as error:
+            if not self.storage.rotten:
+                raise
+            self._failed(f"finds damage: {error}", "damage found")
+            self.broken = True
+
+    def _failed(self, why: str, count: str) -> None:
+        self._world.counts[count] += 1
+        self._world.note(f"{self.name} {why}")
+        self.crash()
+
     def _later(self, delay_s: float, call: Callable[[], None]) -> None:
         """Call it later, unless the process has died by then."""
         life = self._life
-        self._world.after(delay_s, lambda: call() if self._life == life else None)
+        self._world.after(delay_s, lambda: self._guarded(call) if self._life == life else None)
 
     def _when_running(self, call: Callable[[], None]) -> None:
         """Now, or when a pause is over."""
@@ -269,7 +301,7 @@ class SimNode:
         if self.paused:
             self._inbox.append(call)
         elif self.up:
-            call()
+            self._guarded(call)
             self._kick()
 
     # --- network ----------------------------------------------------------------------------------
@@ -279,11 +311,11 @@ class SimNode:
         return Port(self, kind)
 
     def _send_member(self, peer: str, value: Any) -> bool:
-        self.raft.send(self.name, peer, encode_frame((1, value)))
+        self.raft.send(self.name, peer, encode_frame((1, value)), loose=False)
         return self.raft.linked(self.name, peer)
 
     def _send_route(self, peer: str, value: Any) -> None:
-        self._cluster.networks["route"].send(self.name, peer, encode_frame(value))
+        self._cluster.networks["route"].send(self.name, peer, encode_frame(value), loose=False)
 
     def linked(self, kind: str, peer: str) -> None:
         if kind == "route":
@@ -300,7 +332,7 @@ class SimNode:
             self.replica.peer_down(peer)
 
     def take(self, kind: str, peer: str, message: Any) -> None:
-        if isinstance(message, MemoryStore):
+        if isinstance(message, RottingStore):
             self._install(message)
             return
         value = decode_body(message[HEADER_BYTES:])
@@ -348,14 +380,12 @@ class SimNode:
             self._work()
 
     def _flush(self) -> None:
-        if self.journal.written > self.journal.durable:
-            flush = self.journal.begin_flush()
-            if flush is not None:
-                delay_s = self._world.rng.choice(FLUSH_S) * self._cluster.disk_slowness
-                self._later(delay_s, lambda: self._flushed(flush))
+        flush = self.storage.begin_flush()
+        if flush is not None:
+            self._later(self.storage.flush_s(), lambda: self._flushed(flush))
 
-    def _flushed(self, flush: MemoryFlush) -> None:
-        flush.run()
+    def _flushed(self, flush: Any) -> None:
+        self.storage.run_flush(flush)
 
         def done() -> None:
             self.journal.end_flush(flush)
@@ -378,25 +408,26 @@ class SimNode:
     def _checkpoint(self) -> None:
         self._later(CHECKPOINT_S, self._checkpoint)
         index = self.engine.applied_index
-        if self.paused or self._checkpointing or index <= self._store.applied[0]:
+        if self.paused or self._checkpointing or index <= self.store.applied[0]:
             return
         term, before = self.journal.term_at(index), self.journal.term_at(index - 1)
         assert term is not None
         self._checkpointing = True
-        store = self._store
+        store = self.store
         job = store.begin_checkpoint((index, term), (index - 1, before or 0), take_changes(self.state))
 
         def finish() -> None:
-            if store is not self._store:
+            if store is not self.store:
                 return
             if not self._may_store(index):
                 self._later(0.01, finish)
                 return
-            job.run()
+            self.storage.run_checkpoint(job)
             store.end_checkpoint(job)
             self._checkpointing = False
             self._world.counts["checkpoints"] += 1
             self.journal.drop_before(index - TRAILING_ENTRIES)
+            self.storage.sweep()
 
         self._later(0.005, finish)
 
@@ -405,11 +436,11 @@ class SimNode:
         return self.journal.durable_index >= index
 
     def _send_snapshot(self, peer: str) -> None:
-        if self._store.applied[0]:
+        if self.store.applied[0]:
             self._world.counts["snapshots sent"] += 1
-            self.raft.send(self.name, peer, self._store.after_crash())
+            self.raft.send(self.name, peer, self.store.copy(), loose=False)
 
-    def _install(self, store: MemoryStore) -> None:
+    def _install(self, store: RottingStore) -> None:
         (index, term), previous = store.applied, store.previous
         if not self.engine.offered_snapshot(index, term):
             return
@@ -418,11 +449,11 @@ class SimNode:
         since = self.engine.applied_index
         self.engine.suspend_applying()
         self.replica.suspend()
-        self._store = store.after_crash()
+        self.storage.store = store.after_crash()
         self._checkpointing = False
-        state = restore(self._store.records())
+        state = restore(self.store.records())
         self.checker.installing(self, index, state)
-        self.replica.installed(state, self._store, since)
+        self.replica.installed(state, self.store, since)
         self.replica.machine = WatchedMachine(state, self, self.checker)
         self.engine.snapshot_installed(index, term, previous)
 

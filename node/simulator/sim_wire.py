@@ -56,7 +56,7 @@ class Wire:
         data = b"".join(connection.take())
         connection.sent(len(data))
         if self._current:
-            self._at_s = max(self._at_s + 1e-7, world.now + world.rng.uniform(*DELAY_S))
+            self._at_s = max(self._at_s + 1e-7, world.now + client._rng.uniform(*DELAY_S))
             world.after(self._at_s - world.now, lambda: client.arrived(self._session, data))
 
     def input(self) -> None:

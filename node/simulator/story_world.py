@@ -15,8 +15,9 @@ from node.core.effects import Effects
 from node.core.records import digest
 from node.core.settings import LIMIT_NAMES, Settings
 from node.core.state import State
-from node.simulator.cluster import PROFILES, Cluster
+from node.simulator.cluster import Cluster
 from node.simulator.cluster_checks import ClusterChecker
+from node.simulator.profiles import PROFILES
 from node.simulator.raft_checks import ViolationError
 from node.simulator.sim_node import SimNode
 from node.simulator.story_words import StoryError, seconds
@@ -90,8 +91,7 @@ class StoryWorld:
     def __init__(
         self, nodes: int, settings: Iterable[str] = (), *, founded: bool = True, seed: int = 1
     ) -> None:
-        self.world = World(seed)
-        self.world.rng = Steady(seed)
+        self.world = World(seed, chance=Steady)
         self.cluster = StoryCluster(self.world, nodes)
         for node in self.cluster.nodes:
             node.start()

@@ -7,6 +7,7 @@ real store would find: ``after_crash`` is that.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Self
 
 from node.store.interface import CheckpointJob
 from node.store.messages import GONE
@@ -108,9 +109,9 @@ class MemoryStore:
         self._job: MemoryCheckpoint | None = None
         self._applied = self._previous = (Index(0), Term(0))
 
-    def after_crash(self) -> MemoryStore:
+    def after_crash(self) -> Self:
         """What a process that starts now would open; independent of this one."""
-        other = MemoryStore()
+        other = type(self)()
         other._durable.contents = self._durable.contents.copy()
         other._durable.records = dict(self._durable.records)
         other._durable.applied = other._applied = self._durable.applied

@@ -20,14 +20,16 @@ from node.errors import NodeError
 from node.raft.engine import Engine
 from node.raft.promises import Promises
 from node.server import perform
+from node.server.catching_up import CatchUp
 from node.server.clock import ClusterClock
 from node.server.ordering import Ordering
 from node.server.origin import Origin
 from node.server.perform import Performer
 from node.server.replica import Replica
 from node.server.routing import Routing
-from node.simulator.cluster import PROFILES, run_cluster
+from node.simulator.cluster_run import run_cluster
 from node.simulator.machine_clock import EPOCH_NS
+from node.simulator.profiles import PROFILES
 from node.simulator.raft_checks import ViolationError
 from node.simulator.world import StandstillError
 
@@ -137,11 +139,11 @@ def _acked_before_it_is_committed(patch: Patch) -> None:
 
 
 def _a_restarted_node_serves_at_once(patch: Patch) -> None:
-    def commit_learned(self: Replica, commit: int, term: int) -> None:
-        if not self.caught_up and not self._suspended:
-            self._now_caught_up(self.engine.applied_index)
+    def commit_learned(self: CatchUp, commit: int) -> None:
+        if not self.done and not self._suspended:
+            self.finish(self._engine.applied_index)
 
-    patch.setattr(Replica, "commit_learned", commit_learned)
+    patch.setattr(CatchUp, "commit_learned", commit_learned)
 
 
 def _whoever_comes_gets_what_was_before(patch: Patch) -> None:

@@ -2,30 +2,40 @@
 
 from __future__ import annotations
 
+import shlex
 from collections import Counter
 
 import pytest
 
 from node.cli.main import main
-from node.simulator import cluster
-from node.simulator.raft_checks import ViolationError
+from node.simulator import cluster_run, shrink, telling
+from node.simulator.cluster_run import Case, Failure, Outcome
+from node.simulator.profiles import PROFILES, changed
 
 
-def _runs(monkeypatch: pytest.MonkeyPatch, broken: int | None = None) -> list[tuple[int, int | None]]:
-    asked = []
+def _runs(monkeypatch: pytest.MonkeyPatch, broken: int | None = None) -> list[Case]:
+    """Runs take no time, and one seed breaks a promise for as long as its first act happens."""
+    asked: list[Case] = []
 
-    def run_cluster(
-        seed: int, profile: cluster.Profile, *, nodes: int | None, trace: list[str] | None = None
-    ) -> Counter[str]:
-        asked.append((seed, nodes))
+    def attempt(case: Case, *, trace: list[str] | None = None) -> Outcome:
+        asked.append(case)
         if trace is not None:
-            trace.append(f"story of {seed}")
-        if seed == broken:
-            raise ViolationError("order", "2 before 1")
-        return Counter({"virtual milliseconds": 1500, "crashes": 2})
+            trace.append(f"story of {case.seed}")
+        failure = None
+        if case.seed == broken and (case.acts is None or 0 in case.acts):
+            failure = Failure("order", "ViolationError: order: 2 before 1", 4.5, (0, 1, 2))
+        return Outcome(case, Counter({"virtual milliseconds": 1500, "crashes": 2}), failure)
 
-    monkeypatch.setattr(cluster, "run_cluster", run_cluster)
+    for module in (cluster_run, telling):
+        monkeypatch.setattr(module, "attempt", attempt)
+    monkeypatch.setattr(shrink.Shrinker.__init__, "__kwdefaults__", _shrinker_defaults(attempt))
     return asked
+
+
+def _shrinker_defaults(attempt: object) -> dict[str, object]:
+    assert callable(attempt)
+    known = shrink.Shrinker.__init__.__kwdefaults__
+    return {**known, "run": lambda case: attempt(case).failure}
 
 
 def test_it_runs_the_seeds_and_sums_up(
@@ -33,21 +43,47 @@ def test_it_runs_the_seeds_and_sums_up(
 ) -> None:
     asked = _runs(monkeypatch)
     assert main(["simulate", "--seeds", "3", "--first-seed", "7", "--nodes", "5", "--profile", "kills"]) == 0
-    assert asked == [(7, 5), (8, 5), (9, 5)]
+    assert [(case.seed, case.nodes, case.profile.name) for case in asked] == [
+        (7, 5, "kills"),
+        (8, 5, "kills"),
+        (9, 5, "kills"),
+    ]
     printed = capsys.readouterr().out
-    assert "3 runs of profile kills, 4 virtual seconds" in printed
+    assert "3 runs of profile kills, 4 virtual seconds (0.00 hours)" in printed
     assert "crashes 6" in printed
     assert "story" not in printed
 
 
-def test_a_breach_is_told_with_its_story_and_how_to_see_it_again(
+def test_all_profiles_by_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = _runs(monkeypatch)
+    assert main(["simulate", "--profile", "all", "--seconds", "15", "--rate", "rot=0.5"]) == 0
+    assert len({case.profile.name for case in asked}) > 5
+    assert {case.profile.seconds for case in asked} == {15.0}
+    assert {case.profile.rates["rot"] for case in asked} == {0.5}
+
+
+def test_a_breach_is_shrunk_and_told_with_its_story_and_how_to_see_it_again(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    _runs(monkeypatch, broken=1)
-    assert main(["simulate"]) == 1
+    asked = _runs(monkeypatch, broken=1)
+    assert main(["simulate", "--nodes", "3"]) == 1
     printed = capsys.readouterr().out
-    assert "story of 1\nseed 1 breaks a promise: ViolationError: order: 2 before 1\n" in printed
-    assert "stanchion simulate --first-seed 1 --seeds 1 --profile brutal --trace" in printed
+    assert "seed 1 breaks a promise after 4.500 s: ViolationError: order: 2 before 1\n" in printed
+    assert " 1 are left, of 8 clients 1, after " in printed
+    assert "story of 1\nseed 1: ViolationError: order: 2 before 1\n" in printed
+    again = asked[-1].command()
+    assert f"again: {again}\n" in printed
+    assert again.startswith(
+        "stanchion simulate --first-seed 1 --seeds 1 --profile brutal --nodes 3 --acts 0 "
+    )
+
+
+def test_the_command_that_is_printed_asks_for_the_same_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = _runs(monkeypatch)
+    profile = changed(PROFILES["disks"], 12.5, {"slow disk": 0.125, "crash": 0.0})
+    case = Case(17, profile, 5, (1, 4), (0, 2))
+    assert main(shlex.split(case.command())[1:]) == 0
+    assert asked == [case]
 
 
 def test_the_whole_story_on_demand(
@@ -58,6 +94,24 @@ def test_the_whole_story_on_demand(
     assert "story of 0\nstory of 1\n2 runs" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("argv", [["--seeds", "0"], ["--nodes", "2"], ["--profile", "nice"]])
+def test_for_so_long(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """One run at least."""
+    asked = _runs(monkeypatch)
+    assert main(["simulate", "--for", "0.000001"]) == 0
+    assert len(asked) == 1
+    assert "1 runs of profile brutal" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ["--seeds", "0"],
+        ["--nodes", "2"],
+        ["--profile", "nice"],
+        ["--rate", "meteor=1"],
+        ["--rate", "rot=often"],
+        ["--acts", "one"],
+    ],
+)
 def test_what_is_asked_wrongly(argv: list[str]) -> None:
     assert main(["simulate", *argv]) == 2

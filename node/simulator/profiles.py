@@ -1,0 +1,75 @@
+"""How much breaks in a run, of what, and for how long."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+from node.simulator.schedule import LINKS, rates
+
+WARM_UP_S = 3.0
+"""Before anything goes wrong."""
+
+LEADER_WITHIN_S = 5.0
+"""After everything has healed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """A kind of runs."""
+
+    name: str
+    rates: Mapping[str, float] = field(default_factory=dict)
+    """Acts a second of virtual time, by kind (`node.simulator.schedule`)."""
+    seconds: float = 20.0
+    """Virtual time of a run, warm-up and recovery included. More if recovery takes longer."""
+
+    @property
+    def trouble_s(self) -> float:
+        """The part in which things go wrong."""
+        return max(0.0, self.seconds - WARM_UP_S - LEADER_WITHIN_S)
+
+    @property
+    def power(self) -> bool:
+        """Machines may lose their power."""
+        return bool(self.rates.get("power"))
+
+    @property
+    def cuts_links(self) -> bool:
+        return any(self.rates.get(kind) for kind in LINKS)
+
+
+_NONE: Mapping[str, float] = {}
+_NODES = {"crash": 2, "majority": 0.5, "all": 0.5, "pause": 1, "leave": 1, "hand_over": 1}
+_LINKS = {"cut": 2, "partition": 1.5, "isolate": 0.5}
+_CLIENTS = {"drop": 1, "stall": 1, "close": 1, "unsubscribe": 1, "die": 0.3}
+_DISKS = {"slow_disk": 1, "slow_disks": 1, "sync_error": 1, "write_error": 0.5, "full_disk": 1}
+
+PROFILES = {
+    profile.name: profile
+    for profile in (
+        Profile("quiet", seconds=14.0),
+        Profile("kills", rates(1.0, **_NODES, **_CLIENTS)),
+        Profile("partitions", rates(1.4, **_NODES, **_LINKS)),
+        Profile("storms", rates(1.4, **_NODES, **_LINKS, storm=4)),
+        Profile("clients", rates(3.3, **_CLIENTS)),
+        Profile("disks", rates(1.4, crash=1, power=2, blackout=1, rot=0.5, rotten_store=0.5, **_DISKS)),
+        Profile(
+            "brutal",
+            rates(
+                2.0, power=1, blackout=0.3, storm=0.3, rot=0.1, rotten_store=0.1, set_clock=1,
+                **_NODES, **_LINKS, **_DISKS, **_CLIENTS,
+            ),
+        ),
+    )
+}  # fmt: skip
+"""By name. ``clients`` leaves the nodes alone, ``quiet`` everything."""
+
+
+def changed(profile: Profile, seconds: float | None = None, rates: Mapping[str, float] = _NONE) -> Profile:
+    """The same, but of another length, and some acts more or less often."""
+    return replace(
+        profile,
+        seconds=profile.seconds if seconds is None else seconds,
+        rates={**profile.rates, **rates},
+    )

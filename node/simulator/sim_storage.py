@@ -1,0 +1,235 @@
+"""What a simulated machine keeps, and what is wrong with it: the journal on its disk, and the store.
+
+The journal is the real one, on a `SimulatedDisk`: a process that is killed loses what it was about to
+write, a power cut keeps, loses or tears each write that no sync had covered. Syncs and writes fail on
+demand, the disk fills up and empties again, bytes rot. The store is the fake that passes the tests of
+the real one: it keeps its last durable checkpoint; its checkpoints fail when the disk does.
+
+Bytes of the last flush never rot. A flush that a power cut tore and one that rotted look alike, and
+what no other node was promised must be cut off; so of this one damage nobody can be saved by a
+checksum, and the simulated operator is spared it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import random
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
+
+from node.errors import CorruptionError, DiskError
+from node.raft.journal import Journal
+from node.simulator.disk import PowerCutError, SimulatedDisk
+from node.simulator.world import World
+from node.store.memory import MemoryCheckpoint, MemoryStore
+
+FLUSH_S = (0.0005, 0.002, 0.002, 0.01, 0.04)
+"""How long a flush of the journal may take: one of these."""
+
+SEGMENT_BYTES = 8192
+CACHE_BYTES = 4096
+"""Small, so that logs of a few seconds fill many segments and are read from the disk too."""
+
+
+class WatchedJournal(Journal):
+    """The journal, with the checkers told of what is appended."""
+
+    watcher: Callable[[int, int, bytes, int | None], None]
+
+    def append(self, index: int, term: int, payload: bytes) -> None:
+        before = self.term_at(index - 1)
+        super().append(index, term, payload)
+        self.watcher(index, term, payload, before)
+
+
+class RottingStore(MemoryStore):
+    """A store of which single values rot on the disk. It notices when they are read from there."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._rotten: set[object] = set()
+        self._unread: set[object] = set()
+        """What has rotted since this process read it."""
+
+    def rot(self, rng: random.Random) -> bool:
+        """Flip a bit of something. False: there is nothing yet."""
+        durable = self._durable
+        found: list[object] = [*sorted(durable.records)]
+        for channel, messages in sorted(durable.contents.messages.items()):
+            found += [(channel, seq) for seq in messages]
+        if found:
+            self._unread.add(rng.choice(found))
+        return bool(found)
+
+    def after_crash(self) -> RottingStore:
+        other = super().after_crash()
+        other._rotten = self._rotten | self._unread
+        return other
+
+    def copy(self) -> RottingStore:
+        """A consistent copy for another node; all of it is verified.
+
+        Raises:
+            CorruptionError: something has rotted.
+        """
+        copied = self.after_crash()
+        copied._check(copied._rotten)
+        return copied
+
+    def records(self) -> Iterator[tuple[bytes, bytes]]:
+        self._check(self._rotten & self._durable.records.keys())
+        return super().records()
+
+    def get(self, channel: int, seq: int) -> bytes | None:
+        self._check(self._rotten & {(channel, seq)})
+        return super().get(channel, seq)
+
+    def get_many(self, channel: int, seqs: Sequence[int]) -> list[bytes | None]:
+        if self._rotten:
+            self._check(self._rotten & {(channel, seq) for seq in seqs})
+        return super().get_many(channel, seqs)
+
+    def begin_checkpoint(
+        self,
+        applied: tuple[int, int],
+        previous: tuple[int, int],
+        changes: Iterable[tuple[bytes, bytes | None]],
+    ) -> MemoryCheckpoint:
+        written = dict(changes)
+        for rotten in (self._rotten, self._unread):
+            rotten.difference_update(written)
+        return super().begin_checkpoint(applied, previous, written.items())
+
+    def _check(self, rotten: Iterable[object]) -> None:
+        for what in rotten:
+            raise CorruptionError(f"the store's {what!r} fails its checksum")
+
+
+class SimStorage:
+    """A machine's disk. It outlives processes.
+
+    Args:
+        world: decides what survives a power cut.
+        name: the machine's.
+    """
+
+    def __init__(self, world: World, name: str) -> None:
+        self.store = RottingStore()
+        self.slowness = 1.0
+        self.troubled = False
+        """Something was wrong with it: errors of the disk are to be expected."""
+        self.rotten = False
+        self.full = False
+        self._name = name
+        self._rng = world.stream(f"{name} disk")
+        self._disk = SimulatedDisk(self._rng, name=name)
+        self._journal: WatchedJournal | None = None
+        self._flush: Any = None
+
+    # --- for the process ----------------------------------------------------------------------------
+
+    def open_journal(self) -> WatchedJournal:
+        """What is left of it.
+
+        Raises:
+            CorruptionError: something has rotted.
+            DiskError: the disk is full.
+        """
+        self._journal = self._flush = None
+        journal = WatchedJournal.open(
+            self._disk,
+            segment_bytes=SEGMENT_BYTES,
+            cache_bytes=CACHE_BYTES,
+            journal_id=self._name.encode().ljust(16),
+        )
+        assert isinstance(journal, WatchedJournal)
+        self._journal = journal
+        return journal
+
+    def begin_flush(self) -> Any:
+        """A flush of the journal; None if there is nothing to write, or one is running."""
+        journal = self._journal
+        assert journal is not None
+        if journal.written > journal.durable and (flush := journal.begin_flush()) is not None:
+            self._flush = flush
+            return flush
+        return None
+
+    def flush_s(self) -> float:
+        """How long it takes."""
+        return self._rng.choice(FLUSH_S) * self.slowness
+
+    def run_flush(self, flush: Any) -> None:
+        """Raises: DiskError: the disk refused."""
+        self._flush = None
+        flush.run()
+
+    def run_checkpoint(self, job: MemoryCheckpoint) -> None:
+        """Raises: DiskError: the disk refused."""
+        if self.full:
+            job.fail = DiskError(f"{self._name}: the store: No space left on device")
+        job.run()
+
+    def sweep(self) -> None:
+        """Delete the journal's old files."""
+        assert self._journal is not None
+        job = self._journal.begin_sweep()
+        if job is not None:
+            job.run()
+
+    # --- the end of a process -----------------------------------------------------------------------
+
+    def stop(self, *, power: bool) -> None:
+        """The process was killed, perhaps in the middle of a flush; or its power was cut."""
+        flush, self._flush = self._flush, None
+        if flush is not None and self._rng.random() < 0.7:
+            self._disk.stop_after(self._rng.randrange(4))
+            with contextlib.suppress(PowerCutError, DiskError):
+                flush.run()
+        if power:
+            self._disk.power_cut()
+        else:
+            self._disk.kill()
+        self._journal = None
+        self.store = self.store.after_crash()
+
+    # --- what goes wrong ------------------------------------------------------------------------------
+
+    def fail_sync(self) -> None:
+        self.troubled = True
+        self._disk.fail_syncs()
+
+    def fail_write(self) -> None:
+        self.troubled = True
+        self._disk.fail_writes()
+
+    def fill(self, room: int) -> None:
+        """Only so many bytes are left."""
+        self.troubled = self.full = True
+        self._disk.capacity = self._disk.used + room
+
+    def empty(self) -> None:
+        """There is room again."""
+        self.full = False
+        self._disk.capacity = None
+
+    def quicken(self) -> None:
+        """It is no longer slow."""
+        self.slowness = 1.0
+
+    def mend(self) -> None:
+        """Nothing is wrong any more. What has rotted stays so."""
+        self.empty()
+        self.quicken()
+        self._disk.fail_syncs(0)
+        self._disk.fail_writes(0)
+
+    def rot_journal(self, rng: random.Random) -> bool:
+        """Flip a bit somewhere before the last flush. False: there is nothing yet."""
+        self.rotten = self._disk.rot_somewhere(rng)
+        return self.rotten
+
+    def rot_store(self, rng: random.Random) -> bool:
+        """Flip a bit of a value in the store. False: there is nothing yet."""
+        self.rotten = self.store.rot(rng)
+        return self.rotten
