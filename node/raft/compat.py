@@ -21,7 +21,7 @@ import hashlib
 import inspect
 import math
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -69,12 +69,15 @@ ATTRIBUTES = (
     "_SyncObj__needLoadDumpFile",
     "_SyncObj__newAppendEntriesTime",
     "_SyncObj__noopIDx",
+    "_SyncObj__otherNodes",
     "_SyncObj__raftCommitIndex",
     "_SyncObj__raftCurrentTerm",
     "_SyncObj__raftElectionDeadline",
     "_SyncObj__raftLastApplied",
     "_SyncObj__raftLeader",
     "_SyncObj__raftLog",
+    "_SyncObj__raftMatchIndex",
+    "_SyncObj__raftNextIndex",
     "_SyncObj__raftState",
     "_SyncObj__serializer",
     "_SyncObj__transferInProgress",
@@ -85,6 +88,8 @@ ATTRIBUTES = (
 _ROLES = {0: Role.FOLLOWER, 1: Role.CANDIDATE, 2: Role.LEADER}
 _FOLLOWER = 0
 _FAR_S = 1e12
+_NOBODY = ""
+"""A voter that never answers: it makes up for the library's counting this node when it is none."""
 
 
 @functools.cache
@@ -166,6 +171,8 @@ class _Gate(Transport):  # type: ignore[misc]  # the library is untyped
         self._owner = owner
 
     def send(self, node: _Member, message: dict[str, Any]) -> bool:
+        if node.id == _NOBODY:
+            return True
         self._owner.library_sent(node.id, message)
         return True
 
@@ -223,12 +230,12 @@ class Library(SyncObj):  # type: ignore[misc]  # the library is untyped
         self._gate = _Gate(owner)
         self._responses = _Responses()
         self._answers: list[dict[str, Any]] = []
-        self._members = {name: _Member(name) for name in peers}
+        self._members: dict[str, _Member] = {}
         self.beat_due = False
         """The next tick of a leader sends heartbeats."""
         super().__init__(
             _Member(node),
-            list(self._members.values()),
+            [self._member(name) for name in peers],
             conf=_conf(timing),
             nodeClass=_Member,
             transport=self._gate,
@@ -260,8 +267,8 @@ class Library(SyncObj):  # type: ignore[misc]  # the library is untyped
 
     @property
     def alone(self) -> bool:
-        """The group has no other member."""
-        return not self._members
+        """The group has no other voter."""
+        return not self._SyncObj__otherNodes
 
     @property
     def no_op_index(self) -> int | None:
@@ -270,6 +277,30 @@ class Library(SyncObj):  # type: ignore[misc]  # the library is untyped
         return None if index is None else int(index)
 
     # --- what the engine makes it do ------------------------------------------------------------------
+
+    def set_voters(self, matches: Mapping[str, int], *, counts: bool) -> None:
+        """Count other voters from now on: for votes, for commits.
+
+        The library adds one for itself and wants more than half of its others and itself. That is a
+        majority of the voters if this node is one. If it isn't, an other that never answers makes it
+        one: of n voters more than n / 2 must have answered then.
+
+        Args:
+            matches: the voters but for this node, and on a leader how far each one's log is known.
+            counts: this node is a voter.
+        """
+        found = dict(matches) if counts else {**matches, _NOBODY: 0}
+        others = {self._member(name): match for name, match in found.items()}
+        self._SyncObj__otherNodes = set(others)
+        self._SyncObj__raftMatchIndex = others
+        self._SyncObj__raftNextIndex = {node: match + 1 for node, match in others.items()}
+
+    def _member(self, name: str) -> _Member:
+        """The library's idea of a node; the same object each time."""
+        known = self._members.get(name)
+        if known is None:
+            known = self._members[name] = _Member(name)
+        return known
 
     def start_from(self, applied: int) -> None:
         """Everything up to ``applied`` is in the state already, and committed."""
@@ -286,10 +317,10 @@ class Library(SyncObj):  # type: ignore[misc]  # the library is untyped
         self._onTick(0.0)
 
     def connect(self, peer: str) -> None:
-        self._SyncObj__onNodeConnected(self._members[peer])
+        self._SyncObj__onNodeConnected(self._member(peer))
 
     def disconnect(self, peer: str) -> None:
-        self._SyncObj__onNodeDisconnected(self._members[peer])
+        self._SyncObj__onNodeDisconnected(self._member(peer))
 
     def hear(self, peer: str, term: int) -> None:
         """``peer`` leads ``term``: a frame that says this and moves nothing in the log."""
@@ -341,7 +372,7 @@ class Library(SyncObj):  # type: ignore[misc]  # the library is untyped
     def hand_over(self, peer: str) -> bool:
         """Ask ``peer`` to campaign; False unless it has everything."""
         results: list[object] = []
-        self.transferLeadership(self._members[peer], lambda _, reason: results.append(reason))
+        self.transferLeadership(self._member(peer), lambda _, reason: results.append(reason))
         return results == [0]
 
     def no_transfer(self) -> None:
@@ -354,6 +385,11 @@ class Library(SyncObj):  # type: ignore[misc]  # the library is untyped
         if self.role is Role.CANDIDATE:
             self._SyncObj__setState(_FOLLOWER)
 
+    def resign(self) -> None:
+        """Lead no more, in the same term."""
+        self._SyncObj__setState(_FOLLOWER)
+        self._SyncObj__raftLeader = None
+
     def step_down(self, term: int) -> None:
         """There is a later term, and nobody known leads it."""
         self._SyncObj__setCurrentTerm(term, None)
@@ -362,7 +398,7 @@ class Library(SyncObj):  # type: ignore[misc]  # the library is untyped
         self._SyncObj__transferInProgress = False
 
     def _receive(self, peer: str, message: dict[str, Any]) -> None:
-        self._SyncObj__onMessageReceived(self._members[peer], message)
+        self._SyncObj__onMessageReceived(self._member(peer), message)
 
     def answered(self, message: dict[str, Any]) -> None:
         """The library answered an append. Ours says more; this one is only compared."""

@@ -6,7 +6,8 @@ it starts is a *pre-vote*: would a majority vote for me? Only with their yes, an
 tick, is the library authorised to campaign. A node that hears a leader says no to pre-votes, and
 ignores vote requests (*stickiness*) unless the leader itself asked for the election. A leader that
 has no acks of a majority for the longest election timeout steps down (*check-quorum*), so that its
-clients don't wait for a node that can commit nothing.
+clients don't wait for a node that can commit nothing. Who is counted is the membership in force;
+learners are not.
 
 Who merely lost its connection to the leader need not wait out the timer: it asks early, and the
 others answer by what they see themselves. So a killed leader is replaced after a few heartbeats,
@@ -19,7 +20,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from node.raft.ports import Clock, Timing
 
@@ -31,7 +32,6 @@ class Election:
         self._timing = timing
         self._clock = clock
         self._rng = rng
-        self._majority = (len(peers) + 1) // 2 + 1
         self.deadline = 0.0
         """When this node, hearing nobody, asks for pre-votes."""
         self.authorised = False
@@ -40,9 +40,31 @@ class Election:
         """The campaign was asked for by the leader."""
         self._heard_at = self._asked_at = -math.inf
         self._pre_vote: tuple[int, set[str]] | None = None
-        self._voters: set[str] = set()
-        self._contacts: dict[str, float] = dict.fromkeys(peers, -math.inf)
+        self._granted: set[str] = set()
+        self._contacts: dict[str, float] = {}
+        self._others: frozenset[str] = frozenset()
+        self._counts = True
+        self.set_voters(peers, counts=True)
         self.rearm()
+
+    # --- the electorate -------------------------------------------------------------------------
+
+    def set_voters(self, others: Iterable[str], *, counts: bool) -> None:
+        """Go by another membership. Whoever is new counts as heard now, whoever isn't as before.
+
+        Args:
+            others: the voters but for this node.
+            counts: this node is a voter.
+        """
+        self._others, self._counts = frozenset(others), counts
+        self._pre_vote = None  # those who answered were of another electorate
+        now = self._clock()
+        for peer in sorted(self._others):
+            self._contacts.setdefault(peer, now)
+
+    @property
+    def _majority(self) -> int:
+        return (len(self._others) + self._counts) // 2 + 1
 
     # --- the timer ------------------------------------------------------------------------------
 
@@ -53,7 +75,7 @@ class Election:
         """
         low, high = self._timing.election_min_s, self._timing.election_max_s
         timeout_s = low + (high - low) * self._rng.random()
-        self.deadline = self._clock() + (timeout_s if self._contacts else 0.0)
+        self.deadline = self._clock() + (timeout_s if self._others else 0.0)
         self.authorised = False
 
     def expired(self) -> bool:
@@ -110,43 +132,53 @@ class Election:
         return just_now and self._pre_vote is not None and self._pre_vote[0] == term
 
     def pre_voted(self, peer: str, term: int) -> bool:
-        """Count a granted pre-vote; True when it makes the majority."""
-        if self._pre_vote is None or self._pre_vote[0] != term or self.hears_leader():
+        """Count a voter's granted pre-vote; True when it makes the majority."""
+        if (
+            peer not in self._others
+            or self._pre_vote is None
+            or self._pre_vote[0] != term
+            or self.hears_leader()
+        ):
             return False
         granted = self._pre_vote[1]
         granted.add(peer)
-        return len(granted) + 1 >= self._majority
+        return len(granted) + self._counts >= self._majority
 
     def campaigning(self) -> None:
         """A campaign begins: nobody has voted yet."""
-        self._voters.clear()
+        self._granted.clear()
 
     def voted(self, peer: str) -> bool:
-        """Count a vote of this term; False when that peer's was counted before (S11)."""
-        if peer in self._voters:
+        """Count a vote of this term; False if it doesn't count, or was counted before (S11)."""
+        if peer not in self._others or peer in self._granted:
             return False
-        self._voters.add(peer)
+        self._granted.add(peer)
         return True
 
     # --- check-quorum -----------------------------------------------------------------------------
 
     def leading(self) -> None:
-        """Leadership begins: everybody counts as heard now."""
+        """Leadership begins: every voter counts as heard now."""
         self._pre_vote = None
         now = self._clock()
-        for peer in self._contacts:
-            self._contacts[peer] = now
+        self._contacts = dict.fromkeys((*self._contacts, *sorted(self._others)), now)
 
     def contact(self, peer: str) -> None:
         self._contacts[peer] = self._clock()
 
     def contact_age(self, peer: str) -> float:
-        return self._clock() - self._contacts[peer]
+        """Seconds since ``peer`` acknowledged something; infinity if it never did."""
+        return self._clock() - self._contacts.get(peer, -math.inf)
+
+    def forget(self, peer: str) -> None:
+        """It is no member any more."""
+        self._contacts.pop(peer, None)
 
     def has_quorum(self) -> bool:
-        """Whether a majority, this node included, acknowledged something recently."""
+        """Whether a majority of the voters, perhaps with this node, acknowledged something recently."""
         oldest = self._clock() - self._timing.election_max_s
-        return sum(at > oldest for at in self._contacts.values()) + 1 >= self._majority
+        recent = sum(self._contacts[peer] > oldest for peer in self._others)
+        return recent + self._counts >= self._majority
 
     def forgive(self, gap_s: float) -> None:
         """This node itself stood still for that long: it doesn't count against anybody."""

@@ -4,7 +4,8 @@ Sans-IO: it is told what arrived, what became durable and that time has passed; 
 function it was given and tells a `Listener` what happened. Production and simulator run this same
 code. The parts: `frames` (what goes over the wire), `inbound` (what an append means for our log),
 `progress` (how our log reaches the peers), `election` and `voting` (when to campaign, when to stop),
-`promises` (what waits for the disk), `compat` (the library, held by its private names).
+`promises` (what waits for the disk), `reconfiguration` (who the members are), `compat` (the library,
+held by its private names).
 
 The order of work in one round, which the driver keeps (durability contract):
 
@@ -29,7 +30,7 @@ import random
 from collections.abc import Callable, Sequence
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
-from node.errors import CorruptionError, NodeError, RemoteProtocolError, UnavailableError
+from node.errors import CorruptionError, NodeError, RefusedError, RemoteProtocolError, UnavailableError
 from node.raft import frames
 from node.raft.compat import Library, verify
 from node.raft.election import Election
@@ -45,6 +46,7 @@ from node.raft.frames import (
 )
 from node.raft.inbound import Accept, Refuse, judge
 from node.raft.library_log import LibraryLog
+from node.raft.membership import Membership
 from node.raft.ports import (
     Clock,
     EntryType,
@@ -58,10 +60,12 @@ from node.raft.ports import (
 )
 from node.raft.progress import Replicator
 from node.raft.promises import Promises
+from node.raft.reconfiguration import Reconfiguration
 from node.raft.voting import Voting
 from node.units import Index, Term
 
 _BATCH = bytes([EntryType.BATCH])
+_MEMBERSHIP = bytes([EntryType.MEMBERSHIP])
 _SNAPSHOT_REMINDER = 4
 """A missing snapshot is called for again after this many longest election timeouts."""
 
@@ -83,7 +87,7 @@ def _stops_for_good(
             raise NodeError(f"the raft engine stopped: {self._broken}") from self._broken
         try:
             return method(self, *args, **kwargs)
-        except (RemoteProtocolError, UnavailableError):
+        except (RemoteProtocolError, UnavailableError, RefusedError):
             raise
         except BaseException as error:
             self._broken = error
@@ -98,8 +102,9 @@ class Engine:
     All methods are called from one thread, and none from within a callback of another.
 
     Args:
-        node: this node's name, one of ``members``.
-        members: the names of all members.
+        node: this node's name.
+        members: who founded the cluster: the names of its voters, this node's among them; or a
+            membership, in which this node may be a learner or missing. Counts until the log says better.
         journal: log, term and vote. An empty one is given entry 1, a no-op of term 0.
         applied: the index up to which the state machine has applied; 0 if it is new.
         timing: the election timeouts and the heartbeat.
@@ -119,7 +124,7 @@ class Engine:
         self,
         *,
         node: str,
-        members: Sequence[str],
+        members: Sequence[str] | Membership,
         journal: JournalView,
         applied: int,
         timing: Timing,
@@ -131,11 +136,9 @@ class Engine:
         limits: Limits | None = None,
     ) -> None:
         verify()
-        if node not in members or len(set(members)) != len(members):
-            raise NodeError(f"{node} can't be a member of {list(members)}: expected it once, every name once")
+        founders = _founders(node, members)
         limits = limits or Limits()
         self.name = node
-        self.peers = sorted(name for name in members if name != node)
         self.commit_when_elected = 0
         """The commit index this node knew when it became leader last."""
         self._journal, self._timing, self._clock = journal, timing, clock
@@ -143,10 +146,10 @@ class Engine:
         self._broken: BaseException | None = None
         self._suspended = False
         self._beat_at = 0.0
-        self._election = Election(timing=timing, clock=clock, rng=rng, peers=self.peers)
+        self._election = Election(timing=timing, clock=clock, rng=rng, peers=[])
         self._promises = Promises(journal, send=send, note=listener.follower_note)
         self._replicator = Replicator(
-            peers=self.peers,
+            peers=[],
             journal=journal,
             clock=clock,
             limits=limits,
@@ -156,21 +159,33 @@ class Engine:
             needs_snapshot=listener.needs_snapshot,
         )
         log = LibraryLog(journal, readable=self._readable, clock=clock, budget_s=limits.apply_s)
-        self._library = Library(
-            node=node, peers=self.peers, log=log, timing=timing, timer=self._election, owner=self
+        self._library = Library(node=node, peers=[], log=log, timing=timing, timer=self._election, owner=self)
+        self._reconfiguration = Reconfiguration(
+            name=node,
+            founders=founders,
+            journal=journal,
+            election=self._election,
+            library=self._library,
+            replicator=self._replicator,
         )
+        self._election.rearm()
         self._voting = Voting(
             name=node,
             library=self._library,
             journal=journal,
             election=self._election,
-            connected=lambda: [name for name, flow in self._replicator.flows.items() if flow.connected],
+            connected=lambda: [
+                name for name, flow in self._replicator.flows.items() if flow.connected and flow.voter
+            ],
+            may_campaign=lambda: self._reconfiguration.may_campaign(self.commit_index),
             ask=send,
             promise=self._promises.send,
             noted=listener.noted_follower,
         )
         self._start_from(applied)
         self._told: tuple[Role, int, str | None] = (self.role, self.term, self.leader)
+        self._told_membership = self.membership
+        listener.membership_changed(self.membership, self.membership_index)
 
     def _start_from(self, applied: int) -> None:
         first, last = self._journal.first_index, self._journal.last_index
@@ -222,6 +237,37 @@ class Engine:
         no_op = self._library.no_op_index
         return self.role is Role.LEADER and no_op is not None and self._applied >= no_op
 
+    @property
+    def membership(self) -> Membership:
+        """Who belongs to the cluster, by the last entry of this node's log that says so."""
+        return self._reconfiguration.membership
+
+    @property
+    def membership_index(self) -> Index:
+        """That entry, or that of the snapshot it came with; 0: those who founded the cluster."""
+        return self._reconfiguration.index
+
+    @property
+    def is_changing(self) -> bool:
+        """Whether the membership in force isn't known to be committed."""
+        return self._reconfiguration.index > self.commit_index
+
+    def membership_at(self, index: int) -> Membership:
+        """Who belonged to it at entry ``index``, one that the log holds: what a snapshot must carry."""
+        return self._reconfiguration.at(index)
+
+    def caught_up(self, name: str) -> bool:
+        """Whether the member ``name`` has acknowledged nearly everything to this leader, just now.
+
+        For a learner: on the connection that is up, so it is whom its hello there said it is.
+        """
+        return self._replicator.caught_up(name)
+
+    @property
+    def peers(self) -> list[str]:
+        """The other members, and those who left but may not know it yet."""
+        return sorted(self._replicator.flows)
+
     def peer_states(self) -> list[PeerState]:
         """How every peer stands, by name."""
         leading = self.role is Role.LEADER
@@ -234,8 +280,9 @@ class Engine:
                 connected=flow.connected,
                 contact_age_s=self._election.contact_age(flow.name) if leading else None,
                 inflight_bytes=flow.inflight_bytes,
+                voter=flow.voter,
             )
-            for flow in self._replicator.flows.values()
+            for _, flow in sorted(self._replicator.flows.items())
         ]
 
     def next_deadline(self) -> float:
@@ -243,22 +290,23 @@ class Engine:
         if self._applied < self.commit_index and not self._suspended:
             return self._clock()
         if self.role is Role.LEADER:
-            return self._beat_at if self.peers else float("inf")
+            return self._beat_at if self._replicator.flows else float("inf")
         return self._election.deadline
 
     # --- what happens ---------------------------------------------------------------------------------
 
     @_stops_for_good
     def connected(self, peer: str) -> None:
-        """A connection to ``peer`` is up, perhaps in place of an earlier one."""
-        self._known(peer)
+        """A connection to ``peer`` is up, perhaps in place of an earlier one.
+
+        Not only to members that this log names: it may be behind, and the leader one it doesn't know.
+        """
         self._library.connect(peer)
         self._replicator.connected(peer, self.commit_index)
 
     @_stops_for_good
     def disconnected(self, peer: str) -> None:
         """No connection to ``peer`` is left."""
-        self._known(peer)
         self._library.disconnect(peer)
         self._replicator.disconnected(peer)
         self._promises.forget(peer)
@@ -270,7 +318,7 @@ class Engine:
         """Take a frame of ``peer``, whose identity the transport has verified.
 
         Raises:
-            RemoteProtocolError: not a member (S18), or not a frame: drop the connection.
+            RemoteProtocolError: neither a member nor connected (S18), or not a frame: drop the connection.
             CorruptionError: logs contradict each other where they are committed.
         """
         self._known(peer)
@@ -300,6 +348,32 @@ class Engine:
         return index
 
     @_stops_for_good
+    def change_membership(self, new: Membership) -> Index:
+        """Append another membership, in force at once; `replicate` sends it. `is_changing` until committed.
+
+        It may be undone: when another leader is elected that doesn't have it.
+
+        Raises:
+            UnavailableError: this node is not a ready leader.
+            ConflictError: an earlier change isn't committed: try again.
+            RefusedError: this one can't be made, now or later.
+        """
+        if not self.is_ready:
+            raise UnavailableError(f"{self.name} is not a ready leader")
+        # Ready means: an entry of this leader's own term is committed. Else a change of an earlier
+        # leader might be too, that this one never saw (the bug of 2015).
+        no_op = self._library.no_op_index
+        assert no_op is not None
+        assert no_op <= self.commit_index
+        assert self._journal.term_at(no_op) == self.term
+        self._reconfiguration.check(new, self.commit_index)
+        index = Index(self._journal.last_index + 1)
+        self._journal.append(index, self.term, _MEMBERSHIP + new.encode())
+        self._reconfiguration.follow()
+        self._settle()
+        return index
+
+    @_stops_for_good
     def replicate(self) -> None:
         """Send the peers what is new, as far as their windows admit: entries, or a commit index alone."""
         self._replicator.replicate(self.commit_index)
@@ -325,18 +399,17 @@ class Engine:
 
     @_stops_for_good
     def transfer_leadership(self, to: str | None = None) -> bool:
-        """Ask a peer that has everything to take over; it needs one round of votes.
+        """Ask a voter that has everything to take over; it needs one round of votes.
 
         Stop proposing first and wait until this returns True: under load nobody ever has
         everything (L10). True means that it was asked.
         """
         if self.role is not Role.LEADER:
             return False
-        flows = self._replicator.flows
         ready = [
             name
-            for name in self.peers
-            if flows[name].connected and flows[name].match == self._journal.last_index and to in {None, name}
+            for name, flow in sorted(self._replicator.flows.items())
+            if flow.connected and flow.voter and flow.match == self._journal.last_index and to in {None, name}
         ]
         ready.sort(key=self._election.contact_age)
         return bool(ready) and self._library.hand_over(ready[0])
@@ -365,7 +438,9 @@ class Engine:
         self._suspended = False
 
     @_stops_for_good
-    def snapshot_installed(self, index: int, term: int, previous: tuple[int, int]) -> None:
+    def snapshot_installed(
+        self, index: int, term: int, previous: tuple[int, int], membership: Membership | None = None
+    ) -> None:
         """The state machine is now that of entry ``index``, durably; let the log follow.
 
         Call it after `offered_snapshot`, with applying suspended meanwhile, when the store's new
@@ -376,18 +451,23 @@ class Engine:
             index: the last entry that the snapshot contains.
             term: that entry's term.
             previous: index and term of the entry before it.
+            membership: `membership_at` this entry, where the snapshot was made. None: the one in force
+                stays, which is right only if it never changed.
         """
         if index <= self._applied:
             raise CorruptionError(
                 f"a snapshot of entry {index} was installed over the state of entry {self._applied}"
             )
         if self._journal.term_at(index) != term:
-            self._journal.reset(base=(index, term), previous=previous)
+            encoded = None if membership is None else membership.encode()
+            self._journal.reset(base=(index, term), previous=previous, membership=encoded)
         self._applied = index
         self._library.start_from(index)
         self._suspended = False
         self._tell_leader(index)
+        self._reconfiguration.follow()
         self._settle()
+        self._listener.membership_committed(self.membership_at(index), Index(index))
 
     def _tell_leader(self, match: int) -> None:
         leader = self.leader
@@ -417,6 +497,7 @@ class Engine:
                     entries=entries,
                     commit=commit,
                 )
+                self._reconfiguration.follow()
                 if append.ask:
                     self._promises.send(peer, Ack(append.term, match))
         self._heard(peer, append.term, append.commit, append.note)
@@ -451,7 +532,9 @@ class Engine:
             return  # S5: it was meant for an earlier leadership
         self._election.contact(peer)
         self._listener.noted_follower(peer, answer.note)
-        flow = self._replicator.flows[peer]
+        flow = self._replicator.flows.get(peer)
+        if flow is None:
+            return  # it left
         match answer:
             case Ack(match=match):
                 if match > self._journal.last_index:
@@ -459,7 +542,7 @@ class Engine:
                         f"{peer} acknowledges entry {match}, the log of this term ends at "
                         f"{self._journal.last_index}"
                     )
-                if flow.acked(match):
+                if flow.acked(match) and flow.voter:
                     self._library.acked(peer, match)
             case Refusal(refused=refused, next=following):
                 if flow.refused(refused, following, self._journal.last_index):
@@ -483,6 +566,17 @@ class Engine:
             self._library.no_transfer()
         if not quorum:
             self._voting.cause = "no acks of a majority"
+        self._part()
+
+    def _part(self) -> None:
+        """Let those go who left; go if this node is one of them."""
+        for name in self._replicator.gone(self.commit_index):
+            self._election.forget(name)
+            self._listener.member_left(name)
+        if self.role is Role.LEADER and self._reconfiguration.is_over(self.commit_index):
+            self.transfer_leadership()
+            self._voting.cause = "it left the cluster"
+            self._library.resign()
 
     def _readable(self) -> int:
         """How far the library may read to commit and apply."""
@@ -492,13 +586,16 @@ class Engine:
 
     def _settle(self) -> None:
         """Tell of a change once, when the call that brought it is over."""
+        if self.membership != self._told_membership:
+            self._told_membership = self.membership
+            self._listener.membership_changed(self.membership, self.membership_index)
         now = (self.role, self.term, self.leader)
         if now != self._told:
             self._told = now
             self._listener.role_changed(*now, self._voting.cause)
 
     def _known(self, peer: str) -> None:
-        if peer not in self._replicator.flows:
+        if peer not in self._replicator.flows and not self._replicator.is_linked(peer):
             raise RemoteProtocolError(f"{peer!r:.60} is not a member")
 
     # --- what the library reports -----------------------------------------------------------------------
@@ -549,5 +646,17 @@ class Engine:
             case b"\x00":
                 self._applied = index
                 self._listener.applied_to(Index(index), Term(term))
+            case b"\x02":
+                self._applied = index
+                self._listener.applied_to(Index(index), Term(term))
+                self._listener.membership_committed(self.membership_at(index), Index(index))
             case kind:
                 raise CorruptionError(f"entry {index} has the unknown type {kind!r}")
+
+
+def _founders(node: str, members: Sequence[str] | Membership) -> Membership:
+    if isinstance(members, Membership):
+        return members
+    if node not in members or len(set(members)) != len(members):
+        raise NodeError(f"{node} can't be a member of {list(members)}: expected it once, every name once")
+    return Membership.founders(members)

@@ -11,7 +11,8 @@ from __future__ import annotations
 from typing import Any, NamedTuple, TypeAlias
 
 from node.errors import RemoteProtocolError
-from node.raft.ports import Entry, Message
+from node.raft.membership import Membership
+from node.raft.ports import Entry, EntryType, Message
 from node.units import Index, Term
 
 _LIMIT = 1 << 63
@@ -240,6 +241,8 @@ def _parse_append(fields: _Fields) -> Append:
             case [int(at), int(of), bytes(payload)] if (
                 at == index + 1 and entry_term <= of <= term and payload
             ):
+                if payload[0] == EntryType.MEMBERSHIP:
+                    Membership.decode(payload[1:])
                 index, entry_term = at, of
                 entries.append((Index(at), Term(of), payload))
             case _:

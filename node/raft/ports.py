@@ -103,6 +103,8 @@ class PeerState(NamedTuple):
     contact_age_s: float | None
     """Seconds since its last ack in this term; None on a follower."""
     inflight_bytes: int
+    voter: bool = True
+    """False: a learner, or a removed member that is still served."""
 
 
 class JournalView(Protocol):
@@ -110,7 +112,8 @@ class JournalView(Protocol):
 
     ``written`` counts records: entries, truncations, terms. A promise made now may leave when
     ``durable`` has reached what ``written`` is now. Entries from ``first_index`` on have a term,
-    those from ``first_readable`` on a payload too.
+    those from ``first_readable`` on a payload too. An entry of type `EntryType.MEMBERSHIP` is in
+    force from its append on; ``membership`` is what is in force at the end, and the entry it came with.
     """
 
     @property
@@ -129,6 +132,9 @@ class JournalView(Protocol):
     def term(self) -> int: ...
     @property
     def voted_for(self) -> str | None: ...
+    @property
+    def membership(self) -> tuple[int, bytes] | None: ...
+    def membership_at(self, index: int) -> tuple[int, bytes] | None: ...
     def set_term(self, term: int, voted_for: str | None) -> None: ...
     def term_at(self, index: int) -> int | None: ...
     def payload_at(self, index: int) -> bytes: ...
@@ -136,7 +142,9 @@ class JournalView(Protocol):
     def append(self, index: int, term: int, payload: bytes) -> None: ...
     def truncate(self, from_index: int) -> None: ...
     def first_index_of_term_at(self, index: int) -> int: ...
-    def reset(self, base: tuple[int, int], previous: tuple[int, int]) -> None: ...
+    def reset(
+        self, base: tuple[int, int], previous: tuple[int, int], membership: bytes | None = None
+    ) -> None: ...
 
 
 class Listener(Protocol):

@@ -15,6 +15,9 @@ This replaces its sending. A peer is in one of four states:
     it refuses again and again what it had acknowledged in this very term: its disk lost something.
     It is asked once a heartbeat and counted for what it acknowledged: that can't be taken back.
 
+A learner is sent what a voter is, and counts for nothing. Who is no member any more is served until
+it was told so, or for a while.
+
 A success never moves ``next`` back (S1); a refusal is believed only if it refuses what is being
 asked now. Nothing here decides what is committed: the library does, from ``match``.
 """
@@ -27,6 +30,12 @@ from collections.abc import Callable, Sequence
 
 from node.raft.frames import Alive, Append
 from node.raft.ports import Clock, Entry, JournalView, Limits, Message
+
+FAREWELL_S = 5.0
+"""So long a removed member is served after its removal was committed, if it can't be reached sooner."""
+
+CAUGHT_UP_ENTRIES = 16
+"""A learner that lacks no more than this is as good as up to date: about a MiB at the very most."""
 
 _DOUBTS = 3
 """So many refusals of what was acknowledged, one after the other, mean that it is lost."""
@@ -49,16 +58,24 @@ class Flow:
         "commit_told",
         "connected",
         "inflight_bytes",
+        "leaves_at",
+        "leaving",
         "match",
         "name",
         "next",
         "reminded_at",
         "state",
+        "voter",
     )
 
     def __init__(self, name: str) -> None:
         self.name = name
         self.connected = False
+        self.voter = True
+        self.leaving: int | None = None
+        """The entry that removed it; None for a member."""
+        self.leaves_at: float | None = None
+        """When it is served no more; None until its removal is committed."""
         self.match = 0
         self.next = 1
         self.reminded_at = 0.0
@@ -139,7 +156,8 @@ class Replicator:
         note: Callable[[], object],
         needs_snapshot: Callable[[str], None],
     ) -> None:
-        self.flows = {name: Flow(name) for name in peers}
+        self.flows: dict[str, Flow] = {}
+        self._linked: set[str] = set()
         self._journal = journal
         self._clock = clock
         self._limits = limits
@@ -149,6 +167,62 @@ class Replicator:
         self._needs_snapshot = needs_snapshot
         self._term = 0
         self._leading = False
+        self.set_members(peers, peers, since=0)
+
+    # --- members ------------------------------------------------------------------------------------
+
+    def set_members(self, peers: Sequence[str], voters: Sequence[str], *, since: int) -> None:
+        """Go by another membership.
+
+        Args:
+            peers: the members but for this node.
+            voters: those of them that count.
+            since: the entry that brought it.
+        """
+        for name in peers:
+            if name not in self.flows:
+                flow = self.flows[name] = Flow(name)
+                flow.connected = name in self._linked
+                flow.reminded_at = self._clock() - self._remind_s
+                flow.probe(self._journal.last_index + 1)
+        for name, flow in self.flows.items():
+            flow.voter = name in voters
+            if name in peers:
+                flow.leaving = flow.leaves_at = None
+            elif flow.leaving is None:
+                flow.leaving = since
+
+    def gone(self, commit: int) -> list[str]:
+        """Forget the removed members that need nothing more; return their names."""
+        gone = [flow.name for flow in self.flows.values() if self._is_gone(flow, commit)]
+        for name in gone:
+            del self.flows[name]
+        return gone
+
+    def _is_gone(self, flow: Flow, commit: int) -> bool:
+        if flow.leaving is None or commit < flow.leaving:
+            return False
+        if flow.leaves_at is None:
+            flow.leaves_at = self._clock() + FAREWELL_S
+        told = self._leading and flow.commit_told >= flow.leaving and not flow.connected
+        return told or self._clock() >= flow.leaves_at
+
+    def is_linked(self, peer: str) -> bool:
+        """Whether there is a connection to ``peer``, a member or not."""
+        return peer in self._linked
+
+    def caught_up(self, peer: str) -> bool:
+        """Whether ``peer`` has nearly everything, acknowledged on the present connection."""
+        flow = self.flows.get(peer)
+        return (
+            self._leading
+            and flow is not None
+            and flow.connected
+            and flow.state is FlowState.REPLICATE
+            and flow.match + CAUGHT_UP_ENTRIES >= self._journal.last_index
+        )
+
+    # --- leading ------------------------------------------------------------------------------------
 
     def lead(self, term: int) -> None:
         """Leadership of ``term`` begins, before its no-op is in the log."""
@@ -162,15 +236,26 @@ class Replicator:
         self._leading = False
 
     def connected(self, peer: str, commit: int) -> None:
-        """A new connection: what was on the way in the old one may be lost."""
-        flow = self.flows[peer]
+        """A new connection: what was on the way in the old one may be lost.
+
+        A learner's acks count on the connection they came on, no longer: who comes back may have lost
+        its disk meanwhile, and be admitted all the same.
+        """
+        self._linked.add(peer)
+        flow = self.flows.get(peer)
+        if flow is None:
+            return
         flow.connected = True
+        if not flow.voter:
+            flow.match = 0
         if self._leading:
             flow.probe(flow.match + 1 if flow.match else self._journal.last_index + 1)
             self._fill(flow, commit, {}, beat=True)
 
     def disconnected(self, peer: str) -> None:
-        self.flows[peer].connected = False
+        self._linked.discard(peer)
+        if peer in self.flows:
+            self.flows[peer].connected = False
 
     def replicate(self, commit: int, *, beat: bool = False) -> None:
         """Send every peer what its window admits, and the commit index if that is news.
@@ -188,7 +273,7 @@ class Replicator:
 
     def feed(self, peer: str, commit: int) -> None:
         """Send one peer what its window admits now."""
-        if self._leading:
+        if self._leading and peer in self.flows:
             self._fill(self.flows[peer], commit, {}, beat=False)
 
     # --- frames -----------------------------------------------------------------------------------

@@ -6,6 +6,8 @@ between them and the peers' frames, and where each rule of an election is writte
 - Who hears no leader asks for *pre-votes* first. That costs nobody a term.
 - A leader, and who hears one, wants no other (stickiness), unless the leader itself asked for it.
 - Whoever speaks of a later term is believed, and nobody of an earlier term goes unanswered (L5).
+- A learner asks nobody and is not counted. But whoever asks for a vote is answered by its log, member
+  or not: who is behind may not know the voters of today, itself among them.
 - Two who ask at the same moment don't encourage each other: the better log goes first.
 """
 
@@ -31,7 +33,8 @@ class Voting:
         library: changes roles and gives votes.
         journal: the log that is compared, and who got this term's vote.
         election: times and counts.
-        connected: the peers that can be asked.
+        connected: the voters that can be asked.
+        may_campaign: whether this node may be a candidate at all.
         ask: sends what promises nothing.
         promise: sends what must be durable first.
         noted: is told of notes on answers.
@@ -45,6 +48,7 @@ class Voting:
         journal: JournalView,
         election: Election,
         connected: Callable[[], Sequence[str]],
+        may_campaign: Callable[[], bool],
         ask: Callable[[str, Message], None],
         promise: Callable[[str, Promise], None],
         noted: Callable[[str, Any], None],
@@ -56,6 +60,7 @@ class Voting:
         self._journal = journal
         self._election = election
         self._connected = connected
+        self._may_campaign = may_campaign
         self._ask = ask
         self._promise = promise
         self._noted = noted
@@ -71,10 +76,12 @@ class Voting:
         return self._journal.term_at(last) or 0, last
 
     def ask(self) -> None:
-        """The timer ended: ask for pre-votes. Alone, there is nobody to ask."""
+        """The timer ended: ask for pre-votes. Alone, there is nobody to ask; a learner doesn't ask."""
         self._election.rearm()
         self.cause = "no leader was heard"
         self._library.forget_leader()
+        if not self._may_campaign():
+            return
         if self._library.alone:
             self._election.authorise(transfer=False)
             return
@@ -159,7 +166,7 @@ class Voting:
         return True
 
     def _on_take_over(self, peer: str, order: TakeOver) -> bool:
-        if order.term != self._term or self._library.leader != peer:
+        if order.term != self._term or self._library.leader != peer or not self._may_campaign():
             return False
         self.cause = f"{peer} hands leadership over"
         self._library.take_over(peer, order.term)

@@ -16,9 +16,11 @@ from collections.abc import Callable
 from typing import Any, Protocol, TypeAlias
 
 from node.raft.journal import Journal
-from node.raft.ports import JournalView
+from node.raft.ports import EntryType, JournalView
 from node.simulator.disk import PowerCutError, SimulatedDisk
 from node.units import Index, Term
+
+_MEMBERSHIP = bytes([EntryType.MEMBERSHIP])
 
 Operation: TypeAlias = Callable[["MemoryJournal"], None]
 
@@ -124,6 +126,7 @@ class MemoryJournal:
         self._first = 1
         self._entries: list[tuple[int, bytes]] = []
         self._base = 0
+        self._memberships: list[tuple[int, bytes]] = []
         self._flush: MemoryFlush | None = None
         self.term = 0
         self.voted_for: str | None = None
@@ -148,6 +151,13 @@ class MemoryJournal:
     @property
     def last_index(self) -> int:
         return self._first + len(self._entries) - 1 if self._entries else 0
+
+    @property
+    def membership(self) -> tuple[int, bytes] | None:
+        return self._memberships[-1] if self._memberships else None
+
+    def membership_at(self, index: int) -> tuple[int, bytes] | None:
+        return next((placed for placed in reversed(self._memberships) if placed[0] <= index), None)
 
     def term_at(self, index: int) -> int | None:
         return self._entries[index - self._first][0] if self._first <= index <= self.last_index else None
@@ -178,7 +188,7 @@ class MemoryJournal:
     def append(self, index: int, term: int, payload: bytes) -> None:
         assert index == self.last_index + 1 or not self._entries
         assert not self._entries or term >= self._entries[-1][0], "terms never decrease"
-        self._write(lambda journal: journal._entries.append((term, payload)))
+        self._write(lambda journal: journal._append(term, payload))
 
     def truncate(self, from_index: int) -> None:
         self._write(lambda journal: journal._cut(from_index))
@@ -194,8 +204,12 @@ class MemoryJournal:
 
         self._write(write)
 
-    def reset(self, base: tuple[int, int], previous: tuple[int, int]) -> None:
+    def reset(
+        self, base: tuple[int, int], previous: tuple[int, int], membership: bytes | None = None
+    ) -> None:
         def write(journal: MemoryJournal) -> None:
+            kept = membership or (journal._memberships[-1][1] if journal._memberships else None)
+            journal._memberships = [] if kept is None else [(base[0], kept)]
             journal._first, journal._base = previous[0], base[0]
             journal._entries = [(previous[1], b""), (base[1], b"")]
 
@@ -235,8 +249,14 @@ class MemoryJournal:
         self._tape.operations.append(operation)
         operation(self)
 
+    def _append(self, term: int, payload: bytes) -> None:
+        self._entries.append((term, payload))
+        if payload[:1] == _MEMBERSHIP:
+            self._memberships.append((self.last_index, payload[1:]))
+
     def _cut(self, from_index: int) -> None:
         assert from_index > self._first
+        self._memberships = [placed for placed in self._memberships if placed[0] < from_index]
         del self._entries[from_index - self._first :]
 
     def _drop(self, keep: int) -> None:

@@ -32,6 +32,7 @@ TESTED_ELSEWHERE = {
     "monitor/query.py": "test_views and test_nats_views",
     "protocol/streaming_pb2.py": "generated",
     "raft/flush.py": "test_journal, test_disk and tests/property/raft/test_journal_crash.py",
+    "raft/reconfiguration.py": "test_engine_membership",
     "raft/segments.py": "test_journal and test_recovery",
     "raft/writer.py": "test_journal, test_disk and tests/property/raft/test_journal_crash.py",
     "server/context.py": "test_connection",

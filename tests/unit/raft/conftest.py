@@ -74,8 +74,9 @@ class Heard:
 class Member:
     """One engine and what belongs to it. `start` it again after a crash."""
 
-    def __init__(self, group: Group, name: str) -> None:
+    def __init__(self, group: Group, name: str, founders: Membership) -> None:
         self.group, self.name, self.tape = group, name, Tape()
+        self.founders = founders
         self.applied: list[tuple[int, int, bytes]] = []
         self.on_apply: Callable[[int, int, bytes], None] = lambda index, term, payload: None
         self.stored = 0
@@ -86,7 +87,7 @@ class Member:
         self.journal = MemoryJournal(self.tape)
         self.engine = Engine(
             node=self.name,
-            members=self.group.names,
+            members=self.founders,
             journal=self.journal,
             applied=self.stored,
             timing=TIMING,
@@ -128,11 +129,29 @@ class Group:
         self.now = 100.0
         self.wire: deque[tuple[str, str, Message]] = deque()
         self.cut: set[tuple[str, str]] = set()
-        self.members = {name: Member(self, name) for name in self.names}
+        self.members = {name: Member(self, name, Membership.founders(self.names)) for name in self.names}
         for a in self.names:
             for b in self.names:
                 if a != b:
                     self.members[a].engine.connected(b)
+
+    def join(self, name: str) -> Member:
+        """Start a node that isn't a member: empty, connected, a learner as far as it knows."""
+        founders = Membership.founders(self.names).with_learner(name, f"{name}:1")
+        member = self.members[name] = Member(self, name, founders)
+        self.names.append(name)
+        for other in self.names[:-1]:
+            self.members[other].engine.connected(name)
+            member.engine.connected(other)
+        return member
+
+    def leave(self, name: str) -> None:
+        """Stop a node for good."""
+        self.names.remove(name)
+        del self.members[name]
+        self.wire = deque(item for item in self.wire if name not in item[:2])
+        for member in self.members.values():
+            member.engine.disconnected(name)
 
     def __getitem__(self, name: str) -> Member:
         return self.members[name]

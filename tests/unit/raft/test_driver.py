@@ -628,6 +628,7 @@ class Member:
     # the engine's listener and the driver's server
     role_changed = applied_to = noted_leader = noted_follower = needs_snapshot = tell
     lost_entries = commit_learned = paused = tell
+    membership_changed = membership_committed = member_left = tell
 
     def leader_note(self) -> Any:
         return None

@@ -179,13 +179,20 @@ def test_s6_older_snapshot_over_a_newer_state_stops_the_node(group) -> None:
 
 
 def test_s8_membership_entries_are_not_the_librarys(group) -> None:
-    """The reserved entry type changes nothing; when it is committed, this release must stop."""
+    """The library's own commands for it change nothing and stop a node that is asked to apply one."""
     follower = group("abc")["b"]
-    follower.engine.receive("a", _append(1, (1, 0), 0, (2, 1, b"\x02whatever")))
+    follower.engine.receive("a", _append(1, (1, 0), 0, (2, 1, b"\x03[add, x]")))
     assert [state.name for state in follower.engine.peer_states()] == ["a", "c"]
     follower.engine.receive("a", _append(1, (2, 1), 2))
     with pytest.raises(CorruptionError, match="unknown type"):
         follower.engine.tick()
+
+
+def test_what_is_no_membership_is_not_even_appended(group) -> None:
+    follower = group("abc")["b"]
+    with pytest.raises(RemoteProtocolError, match="a membership that is not"):
+        follower.engine.receive("a", _append(1, (1, 0), 0, (2, 1, b"\x02whatever")))
+    assert follower.engine.last_index == 1
 
 
 def test_s10_offered_snapshot_of_what_the_log_has_is_not_taken(group) -> None:
