@@ -201,8 +201,11 @@ class ExternalRouting:
         return 1
 
     def local_receivers(self, inbox: bytes) -> Sequence[Inbox]:
-        """Whoever listens there, once for all of them; nobody while there is no connection."""
-        return () if self._inbox is None or not literal(inbox) else (self._inbox,)
+        """Whoever listens there, once for all of them; nobody while there is no connection.
+
+        Nobody, too, before this node serves: what it applies then it may have delivered before it stopped (R4).
+        """
+        return (self._inbox,) if self._inbox is not None and self._is_open and literal(inbox) else ()
 
     def heard(self, subject: bytes) -> bool:
         """As far as is known, somebody listens to ``subject``."""

@@ -123,6 +123,15 @@ def test_requests_and_deliveries_are_not_kept() -> None:
     assert receiver.connection.epoch == 7
 
 
+def test_nothing_is_delivered_before_the_node_serves() -> None:
+    """R4: after a restart it applies once more what it may have delivered; that went out without a flag."""
+    behind = Behind()
+    behind.up(has_headers=False)
+    assert behind.routing.local_receivers(b"inbox") == ()
+    behind.routing.open()
+    assert len(behind.routing.local_receivers(b"inbox")) == 1
+
+
 def test_nothing_is_sent_that_would_end_the_connection() -> None:
     """A client may call its inbox what it likes, and a server may take less than we do."""
     behind = Behind()
