@@ -83,7 +83,7 @@ class LinkStatus:
 class _Dialed(Slot[Connection]):
     """A slot with what dialing it takes."""
 
-    __slots__ = ("address", "attempt", "problem", "vacant")
+    __slots__ = ("address", "attempt", "problem", "scope", "vacant")
 
     def __init__(self, node: str, peer: str, link: str, address: Address) -> None:
         super().__init__(node, peer, link)
@@ -92,6 +92,8 @@ class _Dialed(Slot[Connection]):
         """Our attempt to dial, until it has become the link."""
         self.vacant = trio.Event()
         self.vacant.set()
+        self.scope = trio.CancelScope()
+        """Of the task that dials it, for as long as the peer is one."""
         self.problem = "not dialed yet"
 
 
@@ -104,7 +106,8 @@ class Transport:
 
     Args:
         node: our own name.
-        peers: the members, dialed on ``raft`` and ``route``. Our own name among them is passed over.
+        peers: the members, dialed on ``raft`` and ``route``, until `set_members` names others. Our own
+            name among them is passed over.
         listen: where peers reach us.
         security: how peers prove who they are.
         hello: makes the server's part of our hello on a kind of link.
@@ -152,6 +155,8 @@ class Transport:
             for link in links
         }
         self._members = members
+        self._strangers = frozenset(strangers)
+        self._dialers: trio.Nursery | None = None
         self._listeners: dict[str, LinkListener] = {}
         self._serve_snapshot: ServeSnapshot | None = None
         self.listening: list[tuple[str, int]] = []
@@ -168,6 +173,41 @@ class Transport:
     def serve_snapshots(self, serve: ServeSnapshot) -> None:
         """Say who serves snapshot connections. It may raise UnavailableError and RemoteProtocolError."""
         self._serve_snapshot = serve
+
+    def set_members(self, members: Mapping[str, Address]) -> None:
+        """Hold links with these from now on: dial who is new, close with who is gone, and refuse it.
+
+        A new address of a member counts from the next attempt on. ``on_down`` of a link that is closed
+        is told after this has returned. In ``run`` or before it.
+
+        Raises:
+            ConfigError: addresses that the security is too weak for, or a routing peer's name; nothing
+                has changed.
+        """
+        members = {name: address for name, address in members.items() if name != self._node}
+        if both := sorted(self._strangers & members.keys()):
+            raise ConfigError([f"{name}: both a node of this cluster and a routing peer" for name in both])
+        self._security.check_addresses(
+            [address for name, address in members.items() if self._members.get(name) != address]
+        )
+        gone, self._members = self._members.keys() - members.keys(), members
+        for name in sorted(gone):
+            for link in (RAFT, ROUTE):
+                self._close_slot(self._slots.pop((name, link)))
+        for name, address in members.items():
+            for link in (RAFT, ROUTE):
+                slot = self._slots.get((name, link))
+                if slot is not None:
+                    slot.address = address
+                    continue
+                slot = self._slots[name, link] = _Dialed(self._node, name, link, address)
+                if self._dialers is not None:
+                    self._dialers.start_soon(self._keep_dialed, slot)
+
+    def _close_slot(self, slot: _Dialed) -> None:
+        if slot.current is not None:
+            slot.current.close(f"{slot.peer} is no member any more")
+        slot.scope.cancel()
 
     def send(self, peer: str, link: str, value: Any) -> bool:
         """Queue one frame. False: the link is down, or just went down because its queue was full."""
@@ -217,11 +257,15 @@ class Transport:
         except OSError as error:
             raise ConfigError([f"can't listen for peers on {self._listen}: {error}"]) from error
         self.listening = [listener.socket.getsockname()[:2] for listener in listeners]
-        async with trio.open_nursery() as nursery:
-            await nursery.start(trio.serve_listeners, self._accept, listeners)
-            task_status.started()
-            for slot in self._slots.values():
-                nursery.start_soon(self._keep_dialed, slot)
+        try:
+            async with trio.open_nursery() as nursery:
+                await nursery.start(trio.serve_listeners, self._accept, listeners)
+                self._dialers = nursery
+                task_status.started()
+                for slot in self._slots.values():
+                    nursery.start_soon(self._keep_dialed, slot)
+        finally:
+            self._dialers = None
 
     async def _hold(self, slot: _Dialed, connection: Connection) -> None:
         """Let this connection be the link until it ends."""
@@ -310,7 +354,7 @@ class Transport:
         self._security.check_peer(certificate, hello.node)
         slot = self._slots.get((hello.node, hello.link))
         if slot is None and not (hello.link == SNAPSHOT and hello.node in self._members):
-            raise IdentityError(f"{hello.node!r} is no {hello.link} peer of {self._node!r}")
+            raise IdentityError(self._stranger(hello))
         if hello.to != self._node:
             raise IdentityError(f"this is {self._node!r}, not {hello.to!r}: a wrong peer address")
         self._check_hello(hello.link, hello.fields)
@@ -318,9 +362,19 @@ class Transport:
             slot.judge(hello)
         return slot
 
+    def _stranger(self, hello: Hello) -> str:
+        text = f"{hello.node!r} is no {hello.link} peer of {self._node!r}"
+        if hello.node == self._node or hello.node in self._strangers:
+            return text
+        return f"{text}: a new member has to be added (stanchion cluster add {hello.node})"
+
     # --- dialing ----------------------------------------------------------------------------------
 
     async def _keep_dialed(self, slot: _Dialed) -> None:
+        with slot.scope:
+            await self._dial_forever(slot)
+
+    async def _dial_forever(self, slot: _Dialed) -> None:
         failures = 0
         while True:
             await slot.vacant.wait()

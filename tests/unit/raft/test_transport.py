@@ -486,7 +486,10 @@ async def test_a_mistake_of_our_own_is_not_taken_for_the_peers() -> None:
 @pytest.mark.parametrize(
     ("said", "refusal"),
     [
-        (hello(node="n9"), "'n9' is no raft peer of 'n1'"),
+        (
+            hello(node="n9"),
+            "'n9' is no raft peer of 'n1': a new member has to be added (stanchion cluster add n9)",
+        ),
         (hello(node="n1"), "'n1' is no raft peer of 'n1'"),
         (hello(node="r1"), "'r1' is no raft peer of 'n1'"),
         (hello(node="r1", link=SNAPSHOT), "'r1' is no snapshot peer of 'n1'"),
@@ -502,6 +505,68 @@ async def test_strangers_are_refused_and_told_why(said: bytes, refusal: str) -> 
         assert (await answer(stream))["refused"] == refusal
         await is_closed(stream)
         assert n1.heard.events == []
+
+
+# --- members that come and go ------------------------------------------------------------------------
+
+
+async def test_a_new_member_is_dialed_and_taken() -> None:
+    async with running(Node("n1", {})) as n1, running(Node("n2", {"n1": n1.address})) as n2:
+        assert n1.transport.status() == []
+        assert not n1.transport.send("n2", RAFT, "too early")
+        n1.transport.set_members({"n1": n1.address, "n2": n2.address})
+        for node in (n1, n2):
+            await node.heard.until(is_up(RAFT))
+            await node.heard.until(is_up(ROUTE))
+        assert n1.transport.send("n2", RAFT, "welcome")
+        assert await n2.frames(1) == ["welcome"]
+        n1.transport.set_members({"n2": n2.address})  # nothing new: the links stay
+        assert n1.transport.is_up("n2", RAFT)
+
+
+async def test_a_member_that_left_is_cut_off_and_refused(peers_log: PeersLog) -> None:
+    async with pair() as (n1, _n2):
+        n1.transport.set_members({})
+        assert not n1.transport.is_up("n2", RAFT)
+        assert not n1.transport.send("n2", ROUTE, "no more")
+        assert n1.heard.kinds() == ["up"]  # told when this has returned
+        for link in (RAFT, ROUTE):
+            await n1.heard.until(lambda heard, link=link: heard.kinds(link) == ["up", "down"])
+        await peers_log.until("n2 is no member any more", 2)
+        await peers_log.until("refused by the peer: 'n2' is no raft peer of 'n1'")
+        with pytest.raises(UnavailableError, match="no member"):
+            async with n1.transport.open_snapshot("n2"):
+                pass
+        n1.transport.set_members({"n2": NOWHERE})  # it is added again
+        await n1.heard.until(lambda heard: heard.kinds() == ["up", "down", "up"])
+        assert n1.heard.kinds(ROUTE)[:2] == ["up", "down"]
+
+
+async def test_a_new_address_counts_from_the_next_attempt_on() -> None:
+    async with running(Node("n2", {"n1": NOWHERE})) as n2, running(Node("n1", {"n2": NOWHERE})) as n1:
+        n1.transport.set_members({"n2": n2.address})
+        await n1.heard.until(is_up(RAFT))
+        n1.transport.set_members({"n2": NOWHERE})
+        assert n1.transport.is_up("n2", RAFT)
+
+
+async def test_members_that_cannot_be_are_refused_and_nothing_changes() -> None:
+    async with pair(routes={"r1": NOWHERE}) as (n1, n2):
+        with pytest.raises(ConfigError, match="r1: both a node of this cluster and a routing peer"):
+            n1.transport.set_members({"r1": NOWHERE})
+        with pytest.raises(ConfigError, match="must be on the loopback"):
+            n1.transport.set_members({"n3": Address("192.0.2.1", 6222)})
+        assert n1.transport.send("n2", RAFT, "still here")
+        assert await n2.frames(1) == ["still here"]
+
+
+async def test_members_named_before_it_runs_are_dialed() -> None:
+    async with running(Node("n2", {"n1": NOWHERE})) as n2:
+        n1 = Node("n1", {"n9": NOWHERE})
+        n1.transport.set_members({"n2": n2.address})
+        async with running(n1):
+            await n1.heard.until(is_up(RAFT))
+        n1.transport.set_members({})  # it has stopped: nothing to close
 
 
 async def test_what_the_server_declines_is_declined_and_both_logs_say_why(peers_log: PeersLog) -> None:
