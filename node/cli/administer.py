@@ -46,9 +46,15 @@ class Cluster:
     token: str = field(default="", repr=False)
 
 
-def add_cluster(parser: argparse.ArgumentParser, *, timeout_s: float = 10.0) -> None:
-    """Which cluster, as who, how long; and ``--json``. `cluster_of` reads it."""
-    parser.add_argument("--config", metavar="FILE", help="the cluster's configuration: its nodes are asked")
+def add_cluster(
+    parser: argparse.ArgumentParser, *, timeout_s: float = 10.0, positional: bool = False
+) -> None:
+    """Which cluster, as who, how long; and ``--json``. `cluster_of` reads it.
+
+    With ``positional`` the configuration isn't an option, but what the command is about.
+    """
+    name = "config" if positional else "--config"
+    parser.add_argument(name, metavar="FILE", help="the cluster's configuration: its nodes are asked")
     parser.add_argument("--set", action="append", default=[], dest="overrides", metavar="SECTION.KEY=VALUE",
                         help="use this value instead of the file's; may be repeated")  # fmt: skip
     parser.add_argument("--server", type=servers, metavar="HOST:PORT,…",

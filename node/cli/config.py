@@ -1,16 +1,24 @@
-"""Check a configuration without starting anything.
+"""Check a configuration, and have a running cluster go by its limits.
 
-Prints every mistake with its file, line and column (exit status 2), or what the file describes.
-With --node also what that node needs on this machine: its secrets and certificates.
+`check` starts nothing: it prints every mistake with its file, line and column (exit status 2), or what the
+file describes. With --node also what that node needs on this machine: its secrets and certificates.
+
+`apply` checks as well, then proposes to the cluster what belongs to all of it, the sections `limits` and
+`streaming`, as one command; it prints what changes, with --dry-run only that. Lower limits take effect at
+once, on what is stored too. A node whose own file says otherwise says so when it is started again.
 """
 
 from __future__ import annotations
 
 import argparse
+from typing import Any
 
+from node.cli.administer import add_cluster, administer, show
+from node.cli.listing import changing
 from node.cli.options import add_config
 from node.config.load import load
 from node.config.model import Config
+from node.config.replicated import settings
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -18,16 +26,43 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
     check = actions.add_parser("check", help="list every mistake in FILE", description=__doc__)
     check.formatter_class = argparse.RawDescriptionHelpFormatter
+    apply = actions.add_parser("apply", help="have the cluster go by FILE's limits", description=__doc__)
+    apply.formatter_class = argparse.RawDescriptionHelpFormatter
+    add_cluster(apply, positional=True)
+    apply.add_argument("--dry-run", action="store_true", help="only show what would change")
     add_config(check, positional=True)
     check.add_argument("--node", metavar="NAME", help="check as this node, on this machine")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Check, and print a summary."""
+    """Check, and print a summary, or have it applied."""
+    if args.action == "apply":
+        return _apply(args)
     config = load(args.config, node=args.node, overrides=args.overrides)
     print(f"{args.config}: no mistakes")
     print(summary(config))
     return 0
+
+
+def _apply(args: argparse.Namespace) -> int:
+    config = load(args.config, overrides=args.overrides)
+    fields = changing(args, settings=settings(config), dry_run=args.dry_run)
+    show(args, administer(args, "config.apply", fields), _changes)
+    return 0
+
+
+def _changes(answer: Any) -> str:
+    changes = answer["changes"]
+    if not changes:
+        return "no changes: the cluster goes by these limits already"
+    lines = [f"{name}: {_value(old)} -> {_value(new)}" for name, (old, new) in changes.items()]
+    return "\n".join([*lines, "applied" if answer["applied"] else "not applied: this was a dry run"])
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, dict):
+        return " ".join(f"{name}={limit}" for name, limit in value.items()) or "nothing"
+    return "nothing" if value is None else str(value)
 
 
 def summary(config: Config) -> str:

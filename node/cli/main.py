@@ -37,12 +37,18 @@ COMMANDS: Final = {
     "cluster": "run all nodes of a cluster on this machine",
     "pub": "publish to a channel",
     "sub": "subscribe to a channel and show what comes",
+    "channel": "look at channels and change them",
+    "subscription": "look at subscriptions and change them (`sub ls`, `sub info` … is the same)",
+    "client": "look at streaming clients, and remove them",
     "status": "ask the nodes of a cluster how they are",
-    "config": "check a configuration",
+    "config": "check a configuration, and have a cluster go by its limits",
     "simulate": "run clusters in a simulated world, and check what they promise",
     "certs": "make the certificates by which the nodes know one another",
 }
 """The commands and what they are for; each is a module of this package."""
+
+SUBSCRIPTION_ACTIONS: Final = ("ls", "info", "rm", "seek", "pause", "resume")
+"""`sub` with one of these words first is `subscription`. A channel of that name: ``sub -- ls``."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -78,6 +84,8 @@ def _dispatch(argv: list[str]) -> int:
     parser.add_argument("command", choices=COMMANDS, metavar="COMMAND")
     try:
         name = parser.parse_args(argv[:1]).command
+        if name == "sub" and argv[1:2] and argv[1] in SUBSCRIPTION_ACTIONS:
+            name = "subscription"
         module = importlib.import_module(f"node.cli.{name}")
         of_command = argparse.ArgumentParser(prog=f"stanchion {name}", description=module.__doc__)
         of_command.formatter_class = argparse.RawDescriptionHelpFormatter

@@ -16,6 +16,7 @@ import trio
 
 from node.cli.ask import ask, monitoring_address
 from node.cli.options import add_config, names
+from node.cli.tables import aligned
 from node.config.load import load
 from node.config.values import Address
 from node.errors import ConfigError, UnavailableError
@@ -110,7 +111,7 @@ def table(cluster_id: str, statuses: Sequence[NodeStatus]) -> str:
     lines = [
         f"cluster {cluster_id}: {len(answered)} of {len(statuses)} nodes answer",
         "",
-        *_aligned([head, *map(_node, statuses)]),
+        *aligned([head, *map(_node, statuses)]),
     ]
     if answered:
         leading = max(answered, key=lambda s: (s.raftz["role"] == "Leader", s.raftz["applied_index"]))
@@ -142,11 +143,11 @@ def _channels(status: NodeStatus) -> list[str]:
     head: tuple[str, ...] = ("channel", "messages", "bytes", "first", "last", "subscriptions")
     keys = ("name", "msgs", "bytes", "first_seq", "last_seq", "subs_count")
     rows = [tuple(str(channel[key]) for key in keys) for channel in channels]
-    lines = [f"channels, as {status.name} has them", *_aligned([head, *rows]), *more]
+    lines = [f"channels, as {status.name} has them", *aligned([head, *rows]), *more]
     rows = [_subscription(c["name"], each) for c in channels for each in c.get("subscriptions", [])]
     if rows:
         head = ("channel", "client", "durable or queue", "last sent", "unacked", "in flight", "")
-        lines += ["", "subscriptions", *_aligned([head, *rows])]
+        lines += ["", "subscriptions", *aligned([head, *rows])]
     return lines
 
 
@@ -155,17 +156,3 @@ def _subscription(channel: str, shown: dict[str, Any]) -> tuple[str, ...]:
     numbers = (str(shown[key]) for key in ("last_sent", "pending_count", "max_inflight"))
     marks = " ".join(word for word in ("offline", "absent", "stalled") if shown[f"is_{word}"])
     return channel, shown["client_id"], name, *numbers, marks
-
-
-def _aligned(rows: Sequence[tuple[str, ...]]) -> list[str]:
-    """Columns as wide as their widest word; those of numbers are flush right."""
-    columns = list(zip(*rows, strict=True))
-    widths = [max(map(len, column)) for column in columns]
-    numeric = [all(word.isdigit() or word == "-" for word in column[1:]) for column in columns]
-    return [
-        "  ".join(
-            word.rjust(width) if right else word.ljust(width)
-            for word, width, right in zip(row, widths, numeric, strict=True)
-        ).rstrip()
-        for row in rows
-    ]

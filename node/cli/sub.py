@@ -4,6 +4,9 @@ Each message is a line: its sequence, whether it is redelivered, its data. It is
 it was shown; with --manual-ack never, so it comes again after every --ack-wait. A durable
 subscription goes on where it stood; it belongs to its client ID, which is made of its name unless
 --client-id says otherwise.
+
+`stanchion sub ls`, `info`, `rm`, `seek`, `pause` and `resume` are `stanchion subscription …`. For a channel
+of such a name: `stanchion sub -- ls`.
 """
 
 from __future__ import annotations

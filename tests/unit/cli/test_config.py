@@ -1,10 +1,11 @@
-"""``stanchion config check`` lists mistakes, or what the file describes."""
+"""``stanchion config`` lists mistakes, or what the file describes, or has a cluster go by it."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import pytest
+from unit.cli.answers import Asked
 
 from node.cli.main import main
 
@@ -51,3 +52,35 @@ def test_overrides_count(tmp_path: Path) -> None:
     file = tmp_path / "c.yaml"
     file.write_text("cluster: {nodes: {n1: {client: nowhere}}}\n")
     assert main(["config", "check", str(file), "--set", "cluster.nodes.n1.client=127.0.0.1:1"]) == 0
+
+
+SINGLE = str(Path(__file__).parents[3] / "cluster-configs" / "single.yaml")
+
+
+def test_limits_are_proposed_to_the_cluster(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """R23: what belongs to the whole cluster, under the core's names; and it is said what changes."""
+    asked = Asked(monkeypatch)
+    changes = {"max_msgs": [1, 7], "channels.a.>": [None, {"max_msgs": 2}]}
+    asked.answers = [{"changes": changes, "applied": dry == 0} for dry in range(2)]
+    asked.answers += [{"changes": {}, "applied": False}] * 2
+    override = ["--set", "limits.max_msgs=7"]
+    assert main(["config", "apply", SINGLE, *override]) == 0
+    assert main(["config", "apply", SINGLE, *override, "--dry-run"]) == 0
+    assert main(["config", "apply", SINGLE]) == 0
+    assert main(["config", "apply", SINGLE, "--json"]) == 0
+    shown = "max_msgs: 1 -> 7\nchannels.a.>: nothing -> max_msgs=2\n"
+    printed = capsys.readouterr().out
+    assert printed.startswith(f"{shown}applied\n{shown}not applied: this was a dry run\nno changes")
+    (verb, fields), (_, dry_run), *_ = asked.requests
+    assert (verb, fields["dry_run"], dry_run["dry_run"]) == ("config.apply", False, True)
+    assert fields["settings"]["max_msgs"] == 7
+
+
+def test_mistakes_are_not_proposed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = Asked(monkeypatch)
+    file = tmp_path / "c.yaml"
+    file.write_text("limits: {max_msgs: -3}\n")
+    assert main(["config", "apply", str(file)]) == 2
+    assert not asked.requests

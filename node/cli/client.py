@@ -1,0 +1,62 @@
+"""Look at streaming clients, and remove them: list, show, kick.
+
+A client is a registered client ID; it outlives connections and nodes. One that is kicked is closed as if it
+had asked for it: its durables keep their places, its other subscriptions end. It learns so by its next ping.
+"""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from node.cli.administer import add_cluster, administer, show
+from node.cli.listing import add_page, changing, listed
+from node.cli.subscription import subscription_rows
+from node.cli.tables import aligned, described
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """The command line of ``stanchion client``."""
+    actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
+    add_page(actions.add_parser("ls", help="list the clients"), "ID")
+    for name, summary in {"info": "show one and its subscriptions", "kick": "close it"}.items():
+        action = actions.add_parser(name, help=summary, description=summary)
+        action.add_argument("client", metavar="ID")
+        add_cluster(action)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Ask for it, and print the answer."""
+    match args.action:
+        case "ls":
+            show(args, listed(args, "client.ls", "clients", {}), _table)
+        case "info":
+            show(args, administer(args, "client.info", {"client": args.client}, repeats=True), _in_full)
+        case "kick":
+            show(args, administer(args, "client.kick", changing(args, client=args.client)), _kicked)
+    return 0
+
+
+def _table(answer: Any) -> str:
+    rows = [
+        (shown["id"], str(shown["subscriptions"]), _state(shown), shown["heartbeat_inbox"])
+        for shown in answer["clients"]
+    ]
+    head = ("client", "subscriptions", "state", "heartbeats to")
+    return "\n".join(aligned([head, *rows])) if rows else "no clients"
+
+
+def _state(shown: Any) -> str:
+    return " ".join(word for word in ("absent", "silent") if shown[word]) or "well"
+
+
+def _in_full(shown: Any) -> str:
+    lines = described(shown, [key for key in shown if key != "subscriptions_shown"])
+    subscriptions = shown["subscriptions_shown"]
+    if subscriptions:
+        lines += ["", *aligned(subscription_rows(subscriptions))]
+    return "\n".join(lines)
+
+
+def _kicked(shown: Any) -> str:
+    return f"{shown['id']} is closed, with {shown['subscriptions']} subscriptions"

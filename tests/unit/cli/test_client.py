@@ -1,0 +1,55 @@
+"""The words of ``stanchion client``, and how it shows answers."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from unit.cli.answers import Asked, row
+
+from node.cli.main import main
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> Asked:
+    return Asked(monkeypatch)
+
+
+def me(**values: Any) -> dict[str, Any]:
+    return {
+        "id": "me",
+        "absent": False,
+        "silent": False,
+        "subscriptions": 2,
+        "heartbeat_inbox": "hb",
+    } | values
+
+
+def test_a_list(asked: Asked, capsys: pytest.CaptureFixture[str]) -> None:
+    asked.answers = [{"clients": [me(), me(id="you", absent=True, silent=True)], "next": None}]
+    assert main(["client", "ls"]) == 0
+    assert capsys.readouterr().out == (
+        "client  subscriptions  state          heartbeats to\n"
+        "me                  2  well           hb\n"
+        "you                 2  absent silent  hb\n"
+    )
+
+
+def test_one_in_full(asked: Asked, capsys: pytest.CaptureFixture[str]) -> None:
+    asked.answers = [me(protocol=1, subscriptions_shown=[row()])]
+    assert main(["client", "info", "me"]) == 0
+    printed = capsys.readouterr().out
+    assert "protocol         1\n\nid  channel  client" in printed
+    assert asked.requests == [("client.info", {"client": "me"})]
+
+
+def test_one_is_kicked(asked: Asked, capsys: pytest.CaptureFixture[str]) -> None:
+    """Never twice by itself: by then it may be another connection's."""
+    asked.answers = [me(), me()]
+    assert main(["client", "kick", "me"]) == 0
+    assert capsys.readouterr().out == "me is closed, with 2 subscriptions\n"
+    assert main(["client", "kick", "me", "--json", "--timeout", "2"]) == 0
+    assert json.loads(capsys.readouterr().out) == me()
+    assert asked.requests[1] == ("client.kick", {"client": "me", "timeout_s": 2.0})
+    assert asked.repeatable == [False, False]
