@@ -17,7 +17,7 @@ Plain objects: whoever drives them gives them the clocks to read.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from node.units import SECOND, ClusterTime, Timestamp
 
@@ -123,13 +123,21 @@ class WallClock:
         self._wall_ns = wall_ns
         self._offset_max_ns = offset_max_ns
         self._reports: dict[str, tuple[int, int]] = {}
+        self._voters: frozenset[str] | None = None
         self._last: tuple[int, int] | None = None
         self.wrong_by_ns = 0
         """How far this node's wall clock is from the median, when that is more than allowed; else 0."""
 
+    def voters_are(self, names: Iterable[str]) -> None:
+        """Whose clocks count: those of voting members, for the median is to be a majority's."""
+        self._voters = frozenset(names)
+        for peer in self._reports.keys() - self._voters:
+            del self._reports[peer]
+
     def report(self, peer: str, wall_ns: int) -> None:
         """A follower's answer said what its wall clock shows."""
-        self._reports[peer] = (wall_ns, self._monotonic_ns())
+        if self._voters is None or peer in self._voters:
+            self._reports[peer] = (wall_ns, self._monotonic_ns())
 
     def reading(self) -> int:
         """What this node's own wall clock shows, to report to the leader."""

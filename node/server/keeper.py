@@ -16,6 +16,7 @@ from node.core.commands import (
     ClientAway,
     ClientBack,
     KeeperCommand,
+    SessionEnd,
     SubscriptionAway,
     SubscriptionBack,
     Tick,
@@ -52,6 +53,7 @@ class Keeper:
         clock, wall: the clocks of the log.
         monotonic_s: the driver's clock.
         term: this leader's.
+        is_member: whether a node may have a session (R5).
     """
 
     def __init__(
@@ -66,8 +68,10 @@ class Keeper:
         wall: WallClock,
         monotonic_s: Callable[[], float],
         term: int,
+        is_member: Callable[[str], bool],
     ) -> None:
         self._state = state
+        self._is_member = is_member
         self._propose = propose
         self._presence = presence
         self._complete = complete
@@ -111,6 +115,7 @@ class Keeper:
         if now_s - self._expired_s >= EXPIRE_EVERY_S:
             self._expired_s = now_s
             self._expire_channels(now_s)
+            self._end_sessions(now_s)
         self._tick(now_s)
         return self._next(now_s)
 
@@ -150,6 +155,12 @@ class Keeper:
         idle = self._state().expiring_channels(self._clock.now())
         for channel in idle:
             self._propose_once(ChannelExpire(self._term, channel.name, channel.generation), now_s)
+
+    def _end_sessions(self, now_s: float) -> None:
+        """Of nodes that were removed."""
+        for node, session in self._state().sessions.items():
+            if not self._is_member(node):
+                self._propose_once(SessionEnd(self._term, node, session.id), now_s)
 
     # --- who is absent ----------------------------------------------------------------------------
 

@@ -146,6 +146,10 @@ class Ordering:
         """Propose nothing more in this term: leadership is handed over, and others take it from here."""
         self._stopped = True
 
+    def go_on(self) -> None:
+        """Nobody has taken over: propose again."""
+        self._stopped = False
+
     def ready(self, now_s: float, connected: Iterable[str], *, cold: bool) -> None:
         """The no-op of this term is applied: entries may follow once the waiting have been heard.
 

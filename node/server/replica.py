@@ -12,19 +12,21 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
-from node.core.commands import Found, Tick
+from node.core.commands import Found, Refound, Tick
 from node.core.effects import ClientOpened, Effects, Replies
 from node.core.machine import Machine
 from node.core.state import State
 from node.errors import RemoteProtocolError, UnavailableError
 from node.raft.membership import Membership
+from node.server.asking import Asking
 from node.server.catching_up import CatchUp
 from node.server.clock import ClusterClock, WallClock
 from node.server.host import Host
 from node.server.keeper import Keeper
+from node.server.membership import Changes, Neighbours, NoNeighbours, Peer
 from node.server.ordering import Ordering
 from node.server.origin import Origin
 from node.server.perform import Messages, Performer
@@ -57,7 +59,13 @@ class Engine(Protocol):
     def last_index(self) -> int: ...
     @property
     def commit_when_elected(self) -> int: ...
+    @property
+    def is_changing(self) -> bool: ...
     def propose(self, payload: bytes) -> int: ...
+    def peer_states(self) -> Sequence[Peer]: ...
+    def caught_up(self, name: str) -> bool: ...
+    def change_membership(self, new: Membership) -> int: ...
+    def transfer_leadership(self) -> bool: ...
 
 
 class Reader(Protocol):
@@ -83,6 +91,8 @@ class Replica:
         caught_up: told when clients may be served.
         changed: told of another role, term or leader.
         election_min_s: the minimum election timeout; half of it is a gap that matters (R4).
+        neighbours: told of the members.
+        recovered: the founding id of a cluster whose data is recovered here, and that of the one it was.
     """
 
     def __init__(
@@ -100,6 +110,8 @@ class Replica:
         caught_up: Callable[[], None],
         changed: Callable[[], None],
         election_min_s: float,
+        neighbours: Neighbours | None = None,
+        recovered: tuple[str, str] | None = None,
     ) -> None:
         self.node = node
         self.machine = Machine(state)
@@ -151,10 +163,16 @@ class Replica:
             held=self._held,
             caught_up=self._now_caught_up,
         )
+        self.neighbours: Neighbours = neighbours or NoNeighbours()
+        self.membership: Membership | None = None
+        self.asking = Asking(node, send, int.from_bytes(host.random_bytes(6)))
+        self.changes: Changes
+        self._recovered = recovered
         self._warm_members: dict[str, bool] = {}
         self._paused_readers: deque[Reader] = deque()
         self._opened_ready = False
         self._look_s = 0.0
+        self._looked_around_s = 0.0
         self.leaderless_since_s: float | None = host.monotonic_s()
         self._tag = ""
         self.needs_snapshot_from: Callable[[str], None] | None = None
@@ -174,6 +192,21 @@ class Replica:
             found=lambda term: Found(term, self.host.random_name(), self.host.random_name()),
             answer=self._to_origin,
         )
+        self.changes = Changes(
+            self.node,
+            engine,
+            self.ordering,
+            directory=self.neighbours.directory_of,
+            check_address=self.neighbours.check_address,
+            kick=self._kick,
+        )
+        self.asking.register("cluster.add", self.changes.add)
+        self.asking.register("cluster.remove", self.changes.remove)
+        self.asking.register("cluster.members", self.changes.view)
+        if self.membership is not None:
+            self.changes.changed(self.membership)
+            if not engine.is_changing:
+                self.changes.is_committed(self.membership)
         self._check_founded()
 
     def _state(self) -> State:
@@ -212,19 +245,30 @@ class Replica:
         self._notice_clients(effects)
         if effects.returned:
             self.presence.acted(effects.returned, state.time_ns)
-        if not self._tag:
+        if not self._tag or (self._recovered is not None and state.founding_id == self._recovered[0]):
             self._check_founded()
         self.catch_up.applied_batch(index)
         self.applied_to(index, term)
 
     def membership_changed(self, membership: Membership, index: Index) -> None:
-        """Another membership is in force, perhaps not committed."""
+        """Another membership is in force, perhaps not committed. Told of the first before `attach`."""
+        attached = self.membership is not None
+        self.membership = membership
+        self.wall.voters_are(membership.voters)
+        for peer in self._warm_members.keys() - {*membership.names}:
+            del self._warm_members[peer]
+        self.neighbours.membership_changed(membership, index)
+        if attached:
+            self.changes.changed(membership)
 
     def membership_committed(self, membership: Membership, index: Index) -> None:
         """A membership stays."""
+        self.changes.is_committed(membership)
+        self.neighbours.membership_committed(membership, index)
 
     def member_left(self, name: str) -> None:
         """A removed member needs its links no more."""
+        self.neighbours.member_left(name)
 
     def applied_to(self, index: int, term: int) -> None:
         """Everything up to ``index`` is applied, the engine's own entries included."""
@@ -283,7 +327,8 @@ class Replica:
         match note:
             case (int(wall_ns), bool(warm)):
                 self.wall.report(peer, wall_ns)
-                self._warm_members[peer] = warm
+                if self.membership is None or self.membership.get(peer) is not None:
+                    self._warm_members[peer] = warm
             case _:
                 log.warning("%s: a note that says nothing: %.60r", peer, note)
 
@@ -326,6 +371,8 @@ class Replica:
                 self.catch_up.asked(peer, question)
             case ("here", int(question), int(term), int(commit)):
                 self.catch_up.answered(peer, question, term, commit)
+            case ("ask" | "told", *_):
+                self.asking.frame(peer, value)
             case _:
                 raise RemoteProtocolError(f"{peer}: no frame of a server: {value!r:.60}")
 
@@ -380,7 +427,11 @@ class Replica:
         now_s = self.host.monotonic_s()
         self.requests.tick()
         self._watch_connections(now_s)
+        asking_s = self.asking.pump(now_s)
         keeper_s = self._pump_leader(now_s)
+        if now_s - self._looked_around_s >= 0.5:
+            self._looked_around_s = now_s
+            self.neighbours.look()
         if now_s - self._look_s >= 0.5 and self.keeper is None:
             self._look_s = now_s  # a follower keeps its sights fresh: it may lead next
             state = self.state
@@ -396,6 +447,7 @@ class Replica:
             now_s + 0.5,
             self.requests.next_deadline() or NEVER,
             keeper_s,
+            asking_s,
             self.catch_up.pump(now_s),
             self.ordering.next_deadline() or NEVER,
         )
@@ -418,7 +470,9 @@ class Replica:
         if self.keeper is None and self.ordering.serving:
             self._start_keeping()
             return now_s
-        return keeper_s
+        if self.keeper is None:
+            return keeper_s
+        return min(keeper_s, self.changes.pump(now_s))
 
     def _watch_connections(self, now_s: float) -> None:
         """A connection whose deliveries don't move counts as not listening (R3), until they do."""
@@ -447,7 +501,11 @@ class Replica:
             wall=self.wall,
             monotonic_s=self.host.monotonic_s,
             term=self.term,
+            is_member=lambda node: node in self.changes.names,
         )
+        if self._recovered is not None and self.state.founding_id == self._recovered[1]:
+            self.ordering.keeper(Refound(self.term, *self._recovered))
+        self._tell_asking()
         self.catch_up.first_entry_applied()
 
     def _stop_leading(self) -> None:
@@ -455,6 +513,7 @@ class Replica:
         if self.keeper is not None:
             self.keeper.stop()
             self.keeper = None
+            self.changes.stop()
 
     # --- inside -----------------------------------------------------------------------------------
 
@@ -489,10 +548,19 @@ class Replica:
             self._tag = state.cluster_tag
             self.streaming.founded()
             self._founded(state)
+        elif self._recovered is not None and state.founding_id == self._recovered[0]:
+            self._recovered = None  # the log says it now, too
+            self._founded(state)
 
     def _tell_origin(self) -> None:
         reachable = self.leader == self.node or self.leader in self.links_up
         self.origin.leader_changed(self.term if self.leader is not None and reachable else None)
+        self._tell_asking()
+
+    def _tell_asking(self) -> None:
+        """Who can be asked for what only a leader does: this node only once it serves as one."""
+        leads = self.leader == self.node and self.keeper is not None
+        self.asking.leader_is(self.leader if leads or self.leader in self.links_up else None, self.term)
 
     def _forward(self, frame: tuple[Any, ...]) -> None:
         if self.leader == self.node:

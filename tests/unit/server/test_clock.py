@@ -147,3 +147,17 @@ def test_an_old_report_no_longer_counts() -> None:
     wall.report("n3", 10 * SECOND)
     machine.pass_(11 * SECOND)
     assert wall.stamp(0, free=True) == 1011 * SECOND
+
+
+def test_only_voters_clocks_count() -> None:
+    """R13: learners and removed members are no part of a majority."""
+    machine = Machine(wall_ns=SECOND)
+    wall = wall_clock(machine)
+    wall.voters_are(["n1", "n2", "n3"])
+    for peer in ("n4", "n5", "n6"):
+        wall.report(peer, 100 * SECOND)
+    assert wall.stamp(0, free=True) == SECOND
+    wall.report("n2", 5 * SECOND)
+    wall.report("n3", 6 * SECOND)
+    wall.voters_are(["n1", "n4"])
+    assert wall.stamp(0, free=True) == SECOND

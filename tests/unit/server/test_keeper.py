@@ -12,6 +12,7 @@ from node.core.commands import (
     ClientAway,
     ClientBack,
     KeeperCommand,
+    SessionEnd,
     SubscriptionAway,
     SubscriptionBack,
     Tick,
@@ -43,6 +44,7 @@ class Leader:
         self.talk.connect("me", *clients)
         self.now = 10.0
         self.complete = True
+        self.removed: set[str] = set()
         self.table: dict[bytes, Where] = {}
         self.proposed: list[KeeperCommand] = []
         clock = ClusterClock(lambda: round(self.now * SECOND))
@@ -62,6 +64,7 @@ class Leader:
             wall=WallClock(lambda: round(self.now * SECOND), lambda: EPOCH_NS + round(self.now * SECOND)),
             monotonic_s=lambda: self.now,
             term=TERM,
+            is_member=lambda node: node not in self.removed,
         )
         self.keeper.pump()
 
@@ -228,6 +231,7 @@ def test_a_new_leader_gives_the_grace_anew() -> None:
         wall=leader.keeper._wall,
         monotonic_s=lambda: leader.now,
         term=TERM,
+        is_member=lambda node: True,
     )
     assert leader.wait(3 * GRACE_S) == []
     leader.complete = True
@@ -339,3 +343,16 @@ def test_nothing_is_found_after_the_term() -> None:
     leader.keeper.opened("nobody")
     leader.keeper.heartbeats.beat()
     assert leader.proposed == []
+
+
+def test_a_removed_node_has_no_session() -> None:
+    """R5: it ends once the node is no member; proposed again if nothing came of it."""
+    leader = Leader()
+    ((node, session),) = leader.talk.state.sessions.items()
+    assert not any(isinstance(command, SessionEnd) for command in leader.wait(2.0))
+    leader.removed.add(node)
+    found = [command for command in leader.wait(1.1) if isinstance(command, SessionEnd)]
+    assert found == [SessionEnd(TERM, node, session.id)]
+    leader.talk.say(keeper=found)
+    assert leader.talk.state.sessions == {}
+    assert not any(isinstance(command, SessionEnd) for command in leader.wait(3.0))

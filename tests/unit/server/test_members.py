@@ -1,0 +1,169 @@
+"""Members become links, and what the log says of this node itself ends it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import pytest
+
+from node.config.values import Address
+from node.errors import ConfigError, IdentityError
+from node.raft.identity import Identity
+from node.raft.membership import Membership
+from node.raft.security import Plaintext
+from node.server.founding import Founding
+from node.server.members import Members, parse
+
+FILE = {f"n{i}": Address("127.0.0.1", 6000 + i) for i in (1, 2, 3)}
+THREE = Membership.founders(FILE)
+WITH_LEARNER = THREE.with_learner("n4", "127.0.0.1:6004")
+
+
+class Node:
+    """n1, or another, and its transport."""
+
+    def __init__(self, name: str = "n1", *, directory: str = "", since: int = 0) -> None:
+        identity = Identity("test", "f", "tag", name, directory)
+        self.founding = Founding(name, "test", list(FILE), identity, "c:1", lambda: None)
+        self.removed_by: list[int] = []
+        self.changes = 0
+        self.links: dict[str, str] = {}
+        self.dropped: list[tuple[str, str]] = []
+        self.sets = 0
+        self.members = Members(
+            name,
+            FILE,
+            self.founding,
+            directory=directory,
+            since=since,
+            removed=self.removed_by.append,
+            changed=self._changed,
+        )
+        self.members.attach(self, Plaintext())
+
+    def _changed(self) -> None:
+        self.changes += 1
+
+    def set_members(self, peers: Mapping[str, Any]) -> None:
+        self.sets += 1
+        self.links = {name: str(address) for name, address in peers.items()}
+
+    def drop(self, peer: str, link: str, reason: str) -> None:
+        self.dropped.append((peer, link))
+
+    def hears(self, peer: str, membership: Membership, index: int, *, directory: str = "") -> None:
+        identity = Identity("test", "f", "tag", peer, directory)
+        other = Founding(peer, "test", list(FILE), identity, f"{peer}:1", lambda: None)
+        other.members_are(membership, index)
+        self.founding.check_hello("raft", {**other.hello("raft"), "node": peer})
+
+
+def test_links_follow_the_membership() -> None:
+    """The file's addresses before the log's; a member that leaves is linked until it knows."""
+    node = Node()
+    assert node.members.names == ("n1", "n2", "n3")
+    node.members.membership_changed(THREE, 0)
+    assert node.links == {"n2": "127.0.0.1:6002", "n3": "127.0.0.1:6003"}
+    node.members.membership_changed(WITH_LEARNER, 10)
+    assert node.links == {"n2": "127.0.0.1:6002", "n3": "127.0.0.1:6003", "n4": "127.0.0.1:6004"}
+    node.members.membership_changed(WITH_LEARNER.without("n2"), 20)
+    assert set(node.links) == {"n2", "n3", "n4"}
+    assert node.members.names == ("n1", "n3", "n4")
+    node.members.membership_committed(WITH_LEARNER.without("n2"), 20)
+    node.members.member_left("n2")
+    assert set(node.links) == {"n3", "n4"}
+    assert node.changes == 4
+    assert node.removed_by == []
+
+
+def test_a_change_that_is_undone_undoes_the_links() -> None:
+    node = Node()
+    node.members.membership_changed(WITH_LEARNER, 10)
+    node.members.membership_changed(THREE, 0)
+    node.members.member_left("n4")
+    assert set(node.links) == {"n2", "n3"}
+
+
+def test_an_address_in_the_file_wins() -> None:
+    """A node that moves is in the file of every node, and not in the log."""
+    node = Node()
+    moved = THREE.without("n3").with_learner("n3", "127.0.0.1:9")
+    node.members.membership_changed(moved, 10)
+    assert node.links["n3"] == "127.0.0.1:6003"
+
+
+@pytest.mark.parametrize("peer", ["", "10.0.0.1:6004"])
+def test_who_can_not_be_reached_is_named_once(peer: str, caplog: pytest.LogCaptureFixture) -> None:
+    """Without TLS only the loopback counts, whatever the log says."""
+    node = Node()
+    node.members.membership_changed(THREE.with_learner("n4", peer), 10)
+    assert set(node.links) == {"n2", "n3"}
+    said = len(caplog.records)
+    assert "n4" in caplog.text
+    node.members.look()
+    assert (node.sets, len(caplog.records)) == (1, said)
+
+
+def test_members_that_only_others_know_are_linked() -> None:
+    """Its log will tell; but perhaps one of them leads, and nobody else would send it the log."""
+    node = Node()
+    node.members.membership_changed(THREE, 0)
+    node.members.look()
+    assert node.sets == 1
+    node.hears("n2", WITH_LEARNER.with_voter("n4", "x"), 12)
+    node.members.look()
+    assert node.links["n4"] == "127.0.0.1:6004"
+    node.hears("n4", WITH_LEARNER.with_voter("n4", "x"), 12, directory="x")
+
+
+def test_a_removed_node_ends_when_that_is_committed() -> None:
+    node = Node("n2")
+    node.members.membership_changed(THREE.without("n2"), 10)
+    assert node.removed_by == []
+    assert set(node.links) == {"n1", "n3"}
+    node.members.membership_committed(THREE.without("n2"), 10)
+    assert node.removed_by == [10]
+
+
+def test_what_the_log_says_of_earlier_nodes_of_the_name_is_not_about_this_one() -> None:
+    """n2 was added, removed and added again: the third has all of that in its log."""
+    node = Node("n2", directory="y", since=30)
+    earlier = THREE.without("n2").with_learner("n2", "").with_voter("n2", "x")
+    for index, membership in ((10, earlier), (20, THREE.without("n2"))):
+        node.members.membership_changed(membership, index)
+        node.members.membership_committed(membership, index)
+    assert node.removed_by == []
+    mine = THREE.without("n2").with_learner("n2", "")
+    node.members.membership_changed(mine, 30)
+    node.members.membership_changed(mine.with_voter("n2", "y"), 40)
+    with pytest.raises(IdentityError, match="with another directory than this one"):
+        node.members.membership_changed(mine.with_voter("n2", "z"), 40)
+
+
+def test_links_with_another_of_the_name_are_cut() -> None:
+    """It was let in by a node that lagged behind, which now knows better."""
+    node = Node()
+    node.members.membership_changed(WITH_LEARNER, 10)
+    node.hears("n4", WITH_LEARNER, 10, directory="y")
+    node.members.membership_changed(WITH_LEARNER.with_voter("n4", "x"), 12)
+    assert node.dropped == [("n4", "raft"), ("n4", "route")]
+
+
+@pytest.mark.parametrize(
+    "text", ["", "h", "h:", ":1", "h:0", "h:65536", "h:x", "h:²", "0.0.0.0:6001", "[::]:1"]
+)
+def test_what_is_no_address(text: str) -> None:
+    with pytest.raises(ConfigError):
+        parse(text)
+
+
+def test_addresses() -> None:
+    assert parse("h:1") == Address("h", 1)
+    assert parse("[::1]:2") == Address("::1", 2)
+    node = Node()
+    node.members.check_address("localhost:1")
+    with pytest.raises(ConfigError, match="without TLS"):
+        node.members.check_address("10.0.0.1:1")
+    addresses: Iterable[Any] = [parse("127.0.0.1:1")]
+    Plaintext().check_addresses(addresses)

@@ -1,0 +1,311 @@
+"""What a leader does to let members in and out, step by step."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from node.errors import ConfigError, ConflictError, RefusedError, UnavailableError
+from node.raft.membership import Membership
+from node.server.membership import HAND_OVER_S, PROGRESS_S, STEP_S, Changes
+
+THREE = Membership.founders(["n1", "n2", "n3"])
+
+
+@dataclass
+class Peer:
+    name: str
+    match: int = 100
+    connected: bool = True
+    state: str = "replicate"
+
+
+class Leader:
+    """n1 leads; entries commit when the test says so."""
+
+    def __init__(self, membership: Membership = THREE) -> None:
+        self.now_s = 50.0
+        self.last_index = 100
+        self.peers = {name: Peer(name) for name in membership.names if name != "n1"}
+        self.directories: dict[str, str] = {}
+        self.stopped = False
+        self.transfers = 0
+        self.ready = True
+        self.changes = Changes(
+            "n1",
+            self,
+            self,
+            directory=lambda peer: self.directories.get(peer, ""),
+            check_address=self._check_address,
+            kick=lambda: None,
+        )
+        self.changes.changed(membership)
+        self.changes.is_committed(membership)
+
+    # the engine
+
+    def peer_states(self) -> list[Peer]:
+        return list(self.peers.values())
+
+    def caught_up(self, name: str) -> bool:
+        return self.peers[name].match >= self.last_index - 5
+
+    def change_membership(self, new: Membership) -> int:
+        if not self.ready:
+            raise UnavailableError("n1 is not a ready leader")
+        if self.in_force != self.changes.committed:
+            raise ConflictError("not committed yet")
+        self.last_index += 1
+        for name in new.names:
+            if name != "n1":
+                self.peers.setdefault(name, Peer(name, match=0, connected=False))
+        self.changes.changed(new)
+        return self.last_index
+
+    def transfer_leadership(self) -> bool:
+        self.transfers += 1
+        return False
+
+    # ordering
+
+    def stop(self) -> None:
+        self.stopped = True
+
+    def go_on(self) -> None:
+        self.stopped = False
+
+    # the test
+
+    def _check_address(self, text: str) -> None:
+        if ":" not in text:
+            raise ConfigError([f"{text!r} is no address"])
+
+    @property
+    def in_force(self) -> Membership:
+        assert self.changes.in_force is not None
+        return self.changes.in_force
+
+    def commit(self) -> None:
+        self.changes.is_committed(self.in_force)
+        self.pump()
+
+    def pump(self, after_s: float = 0.0) -> float:
+        self.now_s += after_s
+        return self.changes.pump(self.now_s)
+
+    def add(self, name: str = "n4", peer: str = "h:6", **fields: Any) -> list[Any]:
+        answers: list[Any] = []
+        self.changes.add({"name": name, "peer": peer, **fields}, answers.append)
+        self.pump()
+        return answers
+
+    def remove(self, name: str, **fields: Any) -> list[Any]:
+        answers: list[Any] = []
+        self.changes.remove({"name": name, **fields}, answers.append)
+        self.pump()
+        return answers
+
+    def comes(self, name: str = "n4", match: int = 100, directory: str = "x") -> None:
+        self.peers[name] = Peer(name, match)
+        self.directories[name] = directory
+        self.pump()
+
+
+def test_a_newcomer_learns_before_it_votes() -> None:
+    """Each step is told, and the answer comes when its vote is committed."""
+    leader = Leader()
+    answers = leader.add()
+    assert leader.in_force.learners == ("n4",)
+    leader.comes()
+    assert leader.in_force.learners == ("n4",), "not before the first change is committed"
+    leader.peers["n4"].match = 20
+    leader.commit()
+    assert leader.in_force.learners == ("n4",), "nor before it has caught up"
+    leader.peers["n4"].match = 99
+    leader.pump()
+    assert leader.in_force == THREE.with_learner("n4", "h:6").with_voter("n4", "x")
+    assert {"ok"} not in [answer.keys() for answer in answers]
+    leader.commit()
+    assert answers == [
+        {"progress": "n4 is being added, at h:6"},
+        {"progress": "n4 catches up: it has 20 of 101 entries"},
+        {"progress": "n4 has caught up"},
+        {"ok": {"name": "n4", "role": "voter", "changed": True}},
+    ]
+    assert leader.pump() == float("inf")
+
+
+def test_who_need_not_wait_is_answered_when_it_is_a_learner() -> None:
+    """And it votes all the same once it has caught up."""
+    leader = Leader()
+    answers = leader.add(wait=False)
+    leader.commit()
+    assert answers[-1] == {"ok": {"name": "n4", "role": "learner", "changed": True}}
+    leader.comes()
+    assert leader.in_force.is_voter("n4")
+
+
+def test_who_is_not_there_is_called_for() -> None:
+    """Told once, and again now and then if it changes; an empty node has no directory yet."""
+    leader = Leader()
+    answers = leader.add()
+    leader.commit()
+    assert "start it, with an empty directory: it does not answer at h:6" in answers[-1]["progress"]
+    leader.comes(directory="")
+    count = len(answers)
+    for _ in range(20):
+        assert leader.pump(STEP_S) == leader.now_s + STEP_S
+    assert len(answers) == count
+    leader.comes(match=1)
+    assert "1 of 101" in answers[-1]["progress"]
+    leader.peers["n4"].match = 2
+    leader.pump(PROGRESS_S / 2)
+    assert "1 of 101" in answers[-1]["progress"]
+    leader.pump(PROGRESS_S)
+    assert "2 of 101" in answers[-1]["progress"]
+
+
+def test_adding_twice_is_adding_once() -> None:
+    leader = Leader()
+    assert leader.add("n2") == [{"ok": {"name": "n2", "role": "voter", "changed": False}}]
+    first = leader.add()
+    leader.commit()
+    second = leader.add()
+    leader.comes()
+    leader.commit()
+    assert first[-1] == {"ok": {"name": "n4", "role": "voter", "changed": True}}
+    assert second[-1] == {"ok": {"name": "n4", "role": "voter", "changed": False}}
+
+
+def test_a_learner_may_be_given_another_address() -> None:
+    """The one that was said first may have been wrong, and then it never comes."""
+    leader = Leader()
+    leader.add(wait=False)
+    leader.commit()
+    leader.add(peer="h:7")
+    member = leader.in_force.get("n4")
+    assert member is not None
+    assert member.peer == "h:7"
+
+
+def test_changes_wait_for_one_another() -> None:
+    leader = Leader()
+    first, second = leader.add("n4", wait=False), leader.add("n5", wait=False)
+    assert leader.in_force.names == ("n1", "n2", "n3", "n4")
+    assert second == [{"progress": "waiting for another change of members to be committed"}]
+    leader.commit()
+    assert first[-1]["ok"]["role"] == "learner"
+    leader.commit()
+    assert second[-1]["ok"]["role"] == "learner"
+
+
+def test_nobody_votes_whom_the_cluster_would_stop_for() -> None:
+    """Of four three are needed: the newcomer makes three with two that are there, and not with one."""
+    leader = Leader()
+    leader.add()
+    leader.commit()
+    leader.peers["n2"].connected = leader.peers["n3"].connected = False
+    leader.comes()
+    assert not leader.in_force.is_voter("n4")
+    leader.peers["n2"].connected = True
+    leader.pump()
+    assert leader.in_force.is_voter("n4")
+
+
+def test_a_follower_is_removed() -> None:
+    leader = Leader()
+    answers = leader.remove("n3")
+    assert leader.in_force.names == ("n1", "n2")
+    assert answers == [{"progress": "n3 is being removed"}]
+    assert leader.changes.names == {"n1", "n2", "n3"}, "as long as it may come to nothing"
+    leader.commit()
+    assert answers[-1] == {"ok": {"name": "n3", "role": "none", "changed": True}}
+    assert leader.changes.names == {"n1", "n2"}
+    assert leader.remove("n3") == [{"ok": {"name": "n3", "role": "none", "changed": False}}]
+
+
+def test_a_leader_hands_over_before_it_is_removed() -> None:
+    """The next one is asked. If there is none, it goes on leading."""
+    leader = Leader()
+    answers = leader.remove("n1")
+    assert answers == [{"progress": "n1 leads: it hands over first"}]
+    assert leader.stopped
+    leader.pump(0.01)
+    assert leader.transfers == 2
+    assert leader.in_force == THREE
+    leader.pump(HAND_OVER_S)
+    assert "nobody took over" in answers[-1]["error"]
+    assert not leader.stopped
+    again = leader.remove("n1")
+    leader.changes.stop()
+    leader.pump()
+    assert len(again) == 1, "whoever asked asks the next leader"
+
+
+@pytest.mark.parametrize(("name", "dead"), [("n2", "n3"), ("n1", "n3")])
+def test_what_would_stop_the_cluster_is_refused(name: str, dead: str) -> None:
+    leader = Leader()
+    leader.peers[dead].connected = False
+    (answer,) = leader.remove(name)
+    assert f"without {name} there are 2 voting nodes" in answer["error"]
+    assert leader.in_force == THREE
+    assert leader.remove(dead) == [{"progress": f"{dead} is being removed"}]
+
+
+def test_the_last_one_stays() -> None:
+    (answer,) = Leader(Membership.founders(["n1"])).remove("n1")
+    assert answer == {"error": "n1 is the only voting member"}
+
+
+def test_only_who_is_gone_is_replaced_by_its_own_name() -> None:
+    leader = Leader()
+    with pytest.raises(RefusedError, match="n2 runs, with its directory: stop it first"):
+        leader.remove("n2", absent=True)
+    leader.peers["n2"].connected = False
+    assert leader.remove("n2", absent=True) == [{"progress": "n2 is being removed"}]
+
+
+def test_who_was_removed_meanwhile_is_not_added_again() -> None:
+    leader = Leader()
+    added = leader.add()
+    leader.commit()
+    leader.remove("n4")
+    leader.pump()
+    assert added[-1] == {"error": "n4 was removed again"}
+
+
+@pytest.mark.parametrize(
+    "fields", [{"name": "a b", "peer": "h:1"}, {"name": "n4"}, {"peer": "h:1"}, {"name": "n4", "peer": "h"}]
+)
+def test_what_can_not_be_added(fields: dict[str, Any]) -> None:
+    with pytest.raises(RefusedError):
+        Leader().changes.add(fields, lambda answer: None)
+
+
+def test_a_leader_no_more_leaves_it_to_the_next() -> None:
+    leader = Leader()
+    leader.ready = False
+    answers = leader.add()
+    assert answers == []
+    assert leader.in_force == THREE
+
+
+def test_members_as_the_leader_sees_them() -> None:
+    leader = Leader()
+    leader.add(wait=False)
+    leader.peers["n3"].connected = False
+    answers: list[Any] = []
+    leader.changes.view({}, answers.append)
+    view = answers[0]["ok"]
+    assert (view["leader"], view["last"], view["settled"]) == ("n1", 101, False)
+    shown = [
+        (m["name"], m["role"], m["peer"], m["leads"], m["connected"], m["match"]) for m in view["members"]
+    ]
+    assert shown == [
+        ("n1", "voter", "", True, True, 101),
+        ("n2", "voter", "", False, True, 100),
+        ("n3", "voter", "", False, False, 100),
+        ("n4", "learner", "h:6", False, False, 0),
+    ]
