@@ -22,6 +22,7 @@ A plain object without I/O.
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Protocol
@@ -43,8 +44,12 @@ class Change(Protocol):
     def now(self) -> int: ...
 
 
-FORGET_NS = 600 * SECOND
-"""How long the time at which a subject fell silent is remembered."""
+FORGET_NS = 10 * SECOND
+"""How long the time is remembered at which a subject fell silent that is no known client's inbox. It may
+become one: who asked to be a client may be gone before that is applied, an election later."""
+
+STRANGERS_MAX = 10_000
+"""Such subjects at most. Programs that make an inbox for each of their requests drop thousands a second."""
 
 
 class Interest(Protocol):
@@ -94,7 +99,9 @@ class Presence:
         self._now_ns = now_ns
         self._sights: dict[str, Sight] = {}
         self._gone: dict[bytes, tuple[int, Where]] = {}
-        """When a connection that heard a subject went, and which; since the last look at that subject."""
+        """When a connection that heard an inbox went, and which; since the last look at that inbox."""
+        self._strangers: OrderedDict[bytes, tuple[int, Where]] = OrderedDict()
+        """The same of subjects that are no inboxes, or none yet; the oldest first."""
         self.dirty = True
         """Interest has changed since the last ``look``."""
 
@@ -112,7 +119,8 @@ class Presence:
                 # An old connection, and that another hears has been seen; or another comes beside the old.
                 heard = None if change.before else sight.where
             if heard is not None:
-                self._gone.setdefault(change.subject, (now, heard))
+                gone = self._strangers if sight is None else self._gone
+                gone.setdefault(change.subject, (now, heard))
         self.dirty = True
         self._forget(now)
 
@@ -138,7 +146,8 @@ class Presence:
     def _look(self, inbox: str, sight: Sight | None) -> Sight:
         subject, now = inbox.encode(), self._now_ns()
         where = self._interest.where(subject)
-        gone_ns, last = self._gone.pop(subject, (now, None))
+        gone = self._strangers if sight is None else self._gone
+        gone_ns, last = gone.pop(subject, (now, None))
         if sight is None:
             sight = Sight(None, gone_ns if last or not where else None, last=last)
         if sight.moved and now - sight.moved_ns > MOVED_MAX_NS:
@@ -158,9 +167,9 @@ class Presence:
         return sight.gone_since_ns is not None and sight.gone_since_ns > sight.acted_ns + ACTED_NS
 
     def _forget(self, now: int) -> None:
-        gone = self._gone
-        while gone:
-            subject, (at, _) = next(iter(gone.items()))
-            if now - at < FORGET_NS:
+        strangers = self._strangers
+        while strangers:
+            at, _ = next(iter(strangers.values()))
+            if now - at < FORGET_NS and len(strangers) <= STRANGERS_MAX:
                 return
-            del gone[subject]
+            strangers.popitem(last=False)
