@@ -309,10 +309,14 @@ class ChannelExpire(NamedTuple):
 
 
 class RaiseVersion(NamedTuple):
-    """All members can do ``version``: new behaviour takes effect from here on (R24)."""
+    """All members can do ``version``: new behaviour takes effect from here on (R24).
+
+    ``release`` is the leader's: what a node must run to go on from here.
+    """
 
     term: int
     version: int
+    release: str
 
 
 class Found(NamedTuple):
@@ -343,6 +347,13 @@ class SessionEnd(NamedTuple):
     term: int
     node: str
     session: Generation
+
+
+class AgesWait(NamedTuple):
+    """No message is let go for its age, for the leader's wall clock is wrong; or they are again (R13)."""
+
+    term: int
+    wait: bool
 
 
 AdminCommand: TypeAlias = (
@@ -377,6 +388,7 @@ KeeperCommand: TypeAlias = (
     | Found
     | Refound
     | SessionEnd
+    | AgesWait
 )
 Command: TypeAlias = SessionOpen | OriginCommand | KeeperCommand
 
@@ -413,8 +425,16 @@ TYPES: dict[int, type[Command]] = {
     43: Found,
     44: Refound,
     45: SessionEnd,
+    46: AgesWait,
 }
 """Numbers in the log; one is never used again for something else."""
+
+SINCE: dict[type[Command], int] = {}
+"""The machine version that brought a command; those not here are of the first.
+
+Below that version nobody proposes it, and ``apply`` takes it for one it doesn't know: a node of an older
+release, which really doesn't, must decide alike (R24).
+"""
 
 NUMBER_OF = {command: number for number, command in TYPES.items()}
 

@@ -6,6 +6,7 @@ from typing import assert_never
 
 from . import channels, clients, presence, sessions
 from .commands import (
+    AgesWait,
     ChannelExpire,
     ClientAway,
     ClientBack,
@@ -55,7 +56,10 @@ def apply(turn: Turn, command: KeeperCommand) -> None:
         case ChannelExpire():
             _expire_channel(turn, command)
         case RaiseVersion():
-            turn.state.version = max(turn.state.version, command.version)
+            if command.version > turn.state.version:
+                turn.state.version, turn.state.release = command.version, command.release
+        case AgesWait():
+            turn.state.ages_wait = command.wait
         case Found():
             _found(turn, command)
         case Refound():

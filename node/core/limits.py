@@ -79,8 +79,10 @@ def watch_age(state: State, channel: Channel) -> None:
 
 
 def expire(turn: Turn) -> None:
-    """Let go every message that is ``max_age`` old by the entry's timestamp (L4, L6)."""
+    """Let go every message that is ``max_age`` old by the entry's timestamp (L4, L6), unless ages wait."""
     state = turn.state
+    if state.ages_wait:
+        return
     for channel_id in state.age_deadlines.fire(turn.timestamp_ns):
         channel = state.channels_by_id[channel_id]
         max_age_ns = channel.limits.max_age_ns

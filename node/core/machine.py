@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from typing import Any, assert_never
 
-from node.errors import NodeError, RefusedError, RemoteProtocolError
+from node.errors import RefusedError, RemoteProtocolError
 from node.units import Index
 
 from . import acks, administration, channels, clients, keeping, limits, refusals, sessions, subscriptions
@@ -53,19 +53,22 @@ from .commands import (
 from .dispatch import dispatch
 from .effects import OK, Effects, Outcome, Refused, Warn
 from .presence import end_cold_start
+from .rolling import roll
 from .state import Session, State
 from .turn import Turn
+from .versions import UnsupportedVersionError, check_version, claimed_version, too_new
+
+__all__ = ["Machine", "UnsupportedVersionError"]
 
 _PUBLISH_SIGNATURE = SIGNATURES[NUMBER_OF[Publish]]
 _PUBLISH = NUMBER_OF[Publish]
 
 
-class UnsupportedVersionError(NodeError):
-    """An entry needs a machine version that this release doesn't know; it was not applied (R24)."""
-
-
 class Machine:
     """The replicated state machine: a state, and ``apply``."""
+
+    version = MACHINE_VERSION
+    """The newest machine version it knows."""
 
     def __init__(self, state: State) -> None:
         self.state = state
@@ -89,11 +92,15 @@ class Machine:
         try:
             entry = decode_entry(data)
         except RemoteProtocolError as error:
+            check_version(claimed_version(data), "", self.version)
             effects.warnings.append(Warn(f"entry {index} is ignored: {error}"))
             state.applied = index
             return effects
-        keeper = _decode_keeper(entry, effects)
-        _check_version(entry, keeper)
+        check_version(entry.version, "", self.version)
+        keeper = _decode_keeper(entry, effects, state.version)
+        for command in keeper:
+            if isinstance(command, RaiseVersion):
+                check_version(command.version, command.release, self.version)
         state.applied = index
         state.time_ns = max(state.time_ns, entry.time_ns)
         state.timestamp_ns = max(state.timestamp_ns, entry.timestamp_ns)
@@ -106,27 +113,21 @@ class Machine:
         limits.expire(turn)
         end_cold_start(turn)
         dispatch(turn)
+        roll(turn, data)
         return effects
 
 
-def _decode_keeper(entry: Entry, effects: Effects) -> list[KeeperCommand]:
+def _decode_keeper(entry: Entry, effects: Effects, version: int) -> list[KeeperCommand]:
     commands = []
     for fields in entry.keeper:
         try:
-            commands.append(decode_keeper(fields))
+            command = decode_keeper(fields)
+            if too_new(command, version):
+                raise RemoteProtocolError(f"version {version} has no command of type {fields[0]}")
+            commands.append(command)
         except RemoteProtocolError as error:
             effects.warnings.append(Warn(f"entry {effects.index}: a keeper's command is ignored: {error}"))
     return commands
-
-
-def _check_version(entry: Entry, keeper: list[KeeperCommand]) -> None:
-    raised = [command.version for command in keeper if isinstance(command, RaiseVersion)]
-    needed = max(entry.version, *raised) if raised else entry.version
-    if needed > MACHINE_VERSION:
-        raise UnsupportedVersionError(
-            f"the log needs machine version {needed}, this release knows up to {MACHINE_VERSION}: "
-            "start a newer release"
-        )
 
 
 def _apply_batch(turn: Turn, batch: Batch) -> None:
@@ -182,7 +183,10 @@ def _apply_commands(
                     bodies = channels.start_publishing(turn, channel)
                 bodies.append(body)
                 continue
-            outcome = _apply_command(turn, decode_origin(fields))
+            command = decode_origin(fields)
+            if too_new(command, turn.state.version):
+                raise RemoteProtocolError(f"version {turn.state.version} has no command of type {fields[0]}")
+            outcome = _apply_command(turn, command)
             if outcome is not OK:
                 others[serial] = outcome
         except RefusedError as refusal:

@@ -125,6 +125,10 @@ def _meta(state: State) -> tuple[bytes, bytes]:
         state.settings.values(),
         list(state.overdue),
         list(state.hungry),
+        state.release,
+        state.ages_wait,
+        state.rolled,
+        state.milestone,
     )
 
 

@@ -27,6 +27,7 @@ from .record_keys import (
 )
 from .settings import Settings
 from .state import Channel, Client, Group, Session, State, Subscription, folded
+from .versions import check_version
 
 _Fields = tuple[Any, ...]
 
@@ -36,6 +37,7 @@ def restore(records: Iterable[tuple[bytes, bytes]]) -> State:
 
     Raises:
         CorruptionError: they contradict each other, or another release wrote them.
+        UnsupportedVersionError: a newer release is needed.
     """
     by_kind: dict[bytes, list[tuple[bytes, bytes]]] = {}
     for key, value in records:
@@ -89,7 +91,12 @@ class _Restoring:
             settings,
             overdue,
             hungry,
+            state.release,
+            state.ages_wait,
+            state.rolled,
+            state.milestone,
         ) = values
+        check_version(state.version, state.release)
         state.settings = Settings(**settings)
         return overdue, hungry
 

@@ -273,6 +273,14 @@ class State:
     """The highest term that was taken over."""
     version: int = 1
     """Machine version in effect (R24)."""
+    release: str = ""
+    """The release that brought that version into effect; empty for version 1."""
+    ages_wait: bool = False
+    """The leader's wall clock is wrong: no message is let go for its age (R13)."""
+    rolled: bytes = b""
+    """The rolling digest after the last entry (R30); see ``rolling``."""
+    milestone: tuple[int, bytes] = (0, b"")
+    """The last entry at which nodes compare, and the digest after it."""
     founding_id: str = ""
     cluster_tag: str = ""
     last_channel: int = 0

@@ -82,6 +82,7 @@ def test_numbers_are_for_ever() -> None:
         43: "Found",
         44: "Refound",
         45: "SessionEnd",
+        46: "AgesWait",
     }
 
 

@@ -42,7 +42,7 @@ def test_a_recovered_cluster_is_another_with_the_same_tag() -> None:
 def test_the_version_only_rises() -> None:
     """R24."""
     talk = Conversation()
-    talk.say(keeper=[RaiseVersion(1, 1), RaiseVersion(1, 0)])
+    talk.say(keeper=[RaiseVersion(1, 1, "0.1"), RaiseVersion(1, 0, "0.0")])
     assert talk.state.version == 1
 
 

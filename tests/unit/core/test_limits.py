@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from conversation import EPOCH_NS, SECOND, Conversation, publishes
 
-from node.core.commands import Configure
+from node.core.commands import AgesWait, Configure
 from node.core.effects import OK, Drop
 from node.core.limits import limits_of
 from node.core.settings import Settings
@@ -163,3 +163,21 @@ def test_configure_settles_what_its_entry_has_published() -> None:
     talk.say(*publishes(3), Configure({"max_msgs": 2}, False), *publishes(3))
     log = talk.state.channels["foo"].log
     assert (log.first, log.last) == (5, 6)
+
+
+def test_ages_wait_while_the_leaders_clock_is_wrong() -> None:
+    """R13: nothing goes for its age meanwhile; counts and sizes still let messages go."""
+    talk = Conversation(max_age_ns=5 * SECOND, max_msgs=3)
+    talk.connect("me")
+    talk.publish(2, at=0)
+    talk.say(keeper=[AgesWait(talk.term, True)], at=4)
+    talk.tick(at=60)
+    log = talk.state.channels["foo"].log
+    assert (log.first, log.last) == (1, 2)
+    talk.publish(2)
+    assert (log.first, log.last) == (2, 4)
+    talk.say(keeper=[AgesWait(talk.term - 1, False)])
+    assert talk.state.ages_wait, "another term's"
+    assert talk.state.next_age() is not None, "they are only late"
+    talk.say(keeper=[AgesWait(talk.term, False)])
+    assert (log.first, log.last) == (3, 4)

@@ -1,0 +1,55 @@
+"""Machine versions: what a release knows, and what an older one must not touch (R24).
+
+New behaviour takes effect through the log, at one place in it, once every member can do it. So an entry
+names the version it was made for. A node that doesn't know that version stops *before* it applies the entry:
+what it would make of it is not what the others make of it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgpack
+
+from node.errors import NodeError
+
+from .commands import MACHINE_VERSION, SINCE, Command
+
+
+class UnsupportedVersionError(NodeError):
+    """An entry, or a checkpoint, needs a machine version that this release doesn't know."""
+
+
+def check_version(needed: int, release: str, known: int | None = None) -> None:
+    """Is ``needed`` a version that this release knows?
+
+    Args:
+        needed: what an entry or a checkpoint was made for.
+        release: the release that brought it into effect; empty if that isn't known here.
+        known: the newest that is known; None: what this release knows.
+
+    Raises:
+        UnsupportedVersionError: no; it says what to start instead.
+    """
+    known = MACHINE_VERSION if known is None else known
+    if needed > known:
+        newer = f"stanchion {release} or a newer release" if release else "a newer release"
+        raise UnsupportedVersionError(
+            f"the log needs machine version {needed}, this release knows up to {known}: start {newer}. "
+            "Nothing was applied of it, and nothing is lost"
+        )
+
+
+def claimed_version(data: bytes) -> int:
+    """The version that an entry names which can't be decoded otherwise; 0 if not even that."""
+    try:
+        fields: Any = msgpack.unpackb(data, strict_map_key=False)
+    except (ValueError, msgpack.UnpackException):
+        return 0
+    return fields[0] if isinstance(fields, list) and fields and type(fields[0]) is int else 0
+
+
+def too_new(command: Command | type[Command], version: int) -> bool:
+    """While ``version`` is in effect, nobody proposes this, and who applies it doesn't know it."""
+    kind = command if isinstance(command, type) else type(command)
+    return SINCE.get(kind, 1) > version
