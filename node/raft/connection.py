@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import socket
 import ssl
+import sys
+import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Any, Final
@@ -41,10 +43,44 @@ class SilentError(LostError):
     """It ended before it had said anything: a dialer that needs it no more, or somebody who looked."""
 
 
+class Counted:
+    """What went over one connection, for monitoring. Times are Unix nanoseconds."""
+
+    __slots__ = ("in_bytes", "in_frames", "last_ns", "out_bytes", "out_frames", "start_ns")
+
+    def __init__(self, start_ns: int) -> None:
+        self.start_ns = self.last_ns = start_ns
+        self.in_bytes = self.in_frames = self.out_bytes = self.out_frames = 0
+
+    def came(self, size: int, frames: int) -> None:
+        """So many bytes were read, and so many frames complete with them."""
+        self.last_ns = time.time_ns()
+        self.in_bytes += size
+        self.in_frames += frames
+
+    def left(self, size: int) -> None:
+        """So many bytes were written."""
+        self.last_ns = time.time_ns()
+        self.out_bytes += size
+
+
 class Connection:
     """One connection that holds, or held, a link: a stream and what is queued for it."""
 
-    __slots__ = ("_outbox", "_scope", "_wake", "closed", "hello", "queued_bytes", "remote", "stream")
+    __slots__ = (
+        "_drained",
+        "_outbox",
+        "_paused",
+        "_scope",
+        "_soft",
+        "_wake",
+        "closed",
+        "counted",
+        "hello",
+        "queued_bytes",
+        "remote",
+        "stream",
+    )
 
     def __init__(self, stream: ByteStream, hello: Hello, remote: str) -> None:
         self.stream = stream
@@ -54,6 +90,10 @@ class Connection:
         """Bytes that no write has finished for."""
         self.closed: str | None = None
         """Why it was closed. From then on nothing goes out and nothing that came in counts."""
+        self.counted = Counted(time.time_ns())
+        self._paused: trio.Event | None = None
+        self._drained: Callable[[], None] | None = None
+        self._soft = 0
         self._outbox: deque[bytes] = deque()
         self._wake = trio.Event()
         self._scope = trio.CancelScope()
@@ -67,8 +107,24 @@ class Connection:
             return False
         self._outbox.append(frame)
         self.queued_bytes += len(frame)
+        self.counted.out_frames += 1
         self._wake.set()
         return True
+
+    def tell_drained(self, soft: int, drained: Callable[[], None]) -> None:
+        """Have ``drained`` called whenever less than ``soft`` bytes are queued again."""
+        self._soft, self._drained = soft, drained
+
+    def pause_reading(self) -> None:
+        """Leave further bytes in the socket."""
+        if self._paused is None:
+            self._paused = trio.Event()
+
+    def resume_reading(self) -> None:
+        """Read again."""
+        if self._paused is not None:
+            self._paused.set()
+            self._paused = None
 
     def close(self, reason: str) -> None:
         """End it; the first reason stands."""
@@ -93,6 +149,7 @@ class Connection:
             if not data:
                 return self.close("closed by the peer")
             values = decoder.feed(data)
+            self.counted.came(len(data), len(values))
             if self.closed is not None:  # replaced after the bytes had come in
                 return None
             if values:
@@ -100,6 +157,8 @@ class Connection:
                     take(values)
                 except RemoteProtocolError as error:
                     return self.close(str(error))
+            if self._paused is not None:
+                await self._paused.wait()
             if decoder.error is not None:
                 return self.close(str(decoder.error))
 
@@ -113,7 +172,11 @@ class Connection:
                 await self.stream.send_all(data)
             except STREAM_ERRORS as error:
                 return self.close(reason(error))
+            before = self.queued_bytes
             self.queued_bytes -= len(data)
+            self.counted.left(len(data))
+            if self._drained is not None and before >= self._soft > self.queued_bytes:
+                self._drained()
 
     def _next_write(self, bytes_max: int) -> bytes:
         outbox = self._outbox
@@ -225,6 +288,27 @@ def tune(sock: trio.socket.SocketType, unanswered_s: float) -> None:
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 1)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, round(unanswered_s * 1000))
+
+
+def round_trip_ns(sock: trio.socket.SocketType) -> int | None:
+    """How long the kernel sees the other end take for an answer; None where it doesn't say (not on Linux).
+
+    Source: tcp(7), TCP_INFO: ``tcpi_rtt``, microseconds, smoothed.
+    """
+    option = getattr(socket, "TCP_INFO", None)
+    if option is None:
+        return None
+    try:
+        info = sock.getsockopt(socket.IPPROTO_TCP, option, _TCPI_RTT_AT + 4)
+    except OSError:  # closed meanwhile
+        return None
+    return (
+        int.from_bytes(info[_TCPI_RTT_AT:], sys.byteorder) * 1000 if len(info) == _TCPI_RTT_AT + 4 else None
+    )
+
+
+_TCPI_RTT_AT: Final = 8 + 15 * 4
+"""In ``struct tcp_info``: behind eight bytes of flags and fifteen numbers of four."""
 
 
 def remote(stream: trio.SocketStream) -> str:

@@ -114,6 +114,8 @@ class Engine:
         apply: called with each committed batch, once, in order. What it raises stops the engine.
         listener: who is told.
         limits: bounds on what is done at once.
+        directory: the id of this node's directory, as its hello says it; "" if it is a founder's. Voters
+            in the log that have this node's name and another directory are not this node. None: they are.
 
     Raises:
         NodeError: the installed pysyncobj isn't the one this was built on.
@@ -134,6 +136,7 @@ class Engine:
         apply: Callable[[Index, Term, bytes], None],
         listener: Listener,
         limits: Limits | None = None,
+        directory: str | None = None,
     ) -> None:
         verify()
         founders = _founders(node, members)
@@ -162,6 +165,7 @@ class Engine:
         self._library = Library(node=node, peers=[], log=log, timing=timing, timer=self._election, owner=self)
         self._reconfiguration = Reconfiguration(
             name=node,
+            directory=directory,
             founders=founders,
             journal=journal,
             election=self._election,

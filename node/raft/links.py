@@ -32,7 +32,10 @@ ROUTE: Final = "route"
 SNAPSHOT: Final = "snapshot"
 """A snapshot on its way; opened on demand, any number at a time."""
 
-LINKS: Final = frozenset({RAFT, ROUTE, SNAPSHOT})
+FOREIGN: Final = "foreign"
+"""Interest and plain NATS traffic with a node of another cluster, which need not be known before."""
+
+LINKS: Final = frozenset({RAFT, ROUTE, SNAPSHOT, FOREIGN})
 
 INSTANCE_BYTES: Final = 16
 NAME_LENGTH_MAX: Final = 255

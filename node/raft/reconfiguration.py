@@ -36,6 +36,8 @@ class Reconfiguration:
 
     Args:
         name: this node's.
+        directory: the id of its directory; a voter of its name with another one is not this node, but
+            one that had the name before it, or lost that directory. None: by name alone.
         founders: in force as long as the log names no members.
         journal: says what is in force where.
         election, library, replicator: go by it from `follow` on.
@@ -45,6 +47,7 @@ class Reconfiguration:
         self,
         *,
         name: str,
+        directory: str | None,
         founders: Membership,
         journal: JournalView,
         election: Election,
@@ -52,6 +55,7 @@ class Reconfiguration:
         replicator: Replicator,
     ) -> None:
         self._name = name
+        self._directory = directory
         self._founders = founders
         self._journal = journal
         self._election = election
@@ -90,7 +94,7 @@ class Reconfiguration:
     def _adopt(self) -> None:
         others = [name for name in self.membership.names if name != self._name]
         voters = [name for name in self.membership.voters if name != self._name]
-        counts = self.membership.is_voter(self._name)
+        counts = self._votes_in(self.membership)
         self._replicator.set_members(others, voters, since=self.index)
         self._election.set_voters(voters, counts=counts)
         matches = {name: self._replicator.flows[name].match for name in voters}
@@ -98,19 +102,24 @@ class Reconfiguration:
         if self._library.role is Role.CANDIDATE:
             self._library.forget_leader()  # its votes were counted by another majority
 
+    def _votes_in(self, membership: Membership) -> bool:
+        """Whether this node, this very copy of the log, is a voter in it."""
+        member = membership.get(self._name)
+        return member is not None and member.voter and self._directory in {None, member.directory}
+
     # --- rules --------------------------------------------------------------------------------------
 
     def may_campaign(self, commit: int) -> bool:
         """Whether this node may ask for votes: see the module's text on who is removed."""
-        if self.membership.is_voter(self._name):
+        if self._votes_in(self.membership):
             return True
         if self.index <= commit or self.membership.get(self._name) is not None:
             return False
-        return self.at(commit).is_voter(self._name)
+        return self._votes_in(self.at(commit))
 
     def is_over(self, commit: int) -> bool:
         """Whether this node leads a cluster that it has left."""
-        return self.index <= commit and not self.membership.is_voter(self._name)
+        return self.index <= commit and not self._votes_in(self.membership)
 
     def check(self, new: Membership, commit: int) -> None:
         """Whether ``new`` may follow the membership in force.
@@ -124,7 +133,7 @@ class Reconfiguration:
             raise ConflictError(f"the change of members in entry {self.index} is not committed yet")
         if new == now:
             raise RefusedError("that is the membership already")
-        if not new.is_voter(self._name):
+        if not self._votes_in(new):
             raise RefusedError(
                 f"{self._name} leads, and a leader doesn't remove itself: hand leadership over first"
             )

@@ -44,6 +44,7 @@ from node.raft.connection import (
     send,
 )
 from node.raft.links import (
+    FOREIGN,
     INSTANCE_BYTES,
     RAFT,
     ROUTE,
@@ -99,6 +100,10 @@ class _Dialed(Slot[Connection]):
 
 ServeSnapshot = Callable[[str, SnapshotChannel], Awaitable[None]]
 """Serves a snapshot connection that a peer has opened. It ends when this returns."""
+
+ServeForeign = Callable[[ByteStream, Hello, str], Awaitable[None]]
+"""Serves a connection that a node of another cluster has opened: answers its hello, or declines. The last is where
+it came from. The connection ends when this returns."""
 
 
 class Transport:
@@ -159,6 +164,7 @@ class Transport:
         self._dialers: trio.Nursery | None = None
         self._listeners: dict[str, LinkListener] = {}
         self._serve_snapshot: ServeSnapshot | None = None
+        self._serve_foreign: ServeForeign | None = None
         self.listening: list[tuple[str, int]] = []
         """(address, port) of each listening socket, once `run` has opened them."""
 
@@ -173,6 +179,10 @@ class Transport:
     def serve_snapshots(self, serve: ServeSnapshot) -> None:
         """Say who serves snapshot connections. It may raise UnavailableError and RemoteProtocolError."""
         self._serve_snapshot = serve
+
+    def serve_foreign(self, serve: ServeForeign) -> None:
+        """Say who serves nodes of other clusters; by default they are declined."""
+        self._serve_foreign = serve
 
     def set_members(self, members: Mapping[str, Address]) -> None:
         """Hold links with these from now on: dial who is new, close with who is gone, and refuse it.
@@ -311,6 +321,8 @@ class Transport:
                 level = _LEVELS.get(type(error), logging.WARNING)
                 log.log(level, "peer connection from %s dropped: %s", where, error)
                 return
+            if hello.link == FOREIGN and self._serve_foreign is not None:
+                return await self._serve_foreign(secured, hello, where)
             answer = encode_frame(self._own_hello(hello.link, hello.node))
             # No await from the judgement of the hello to here: the connection is the link, or none, at once.
             if slot is not None:
@@ -350,8 +362,10 @@ class Transport:
             log.warning("snapshot connection from %s dropped: %s", channel.peer, error)
 
     def _slot_for(self, hello: Hello, certificate: Mapping[str, Any] | None) -> _Dialed | None:
-        """Judge a hello; None for a snapshot, which needs no slot."""
+        """Judge a hello; None for a snapshot or a foreign node, which need no slot."""
         self._security.check_peer(certificate, hello.node)
+        if hello.link == FOREIGN and self._serve_foreign is not None:
+            return None
         slot = self._slots.get((hello.node, hello.link))
         if slot is None and not (hello.link == SNAPSHOT and hello.node in self._members):
             raise IdentityError(self._stranger(hello))

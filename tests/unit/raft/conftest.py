@@ -77,6 +77,7 @@ class Member:
     def __init__(self, group: Group, name: str, founders: Membership) -> None:
         self.group, self.name, self.tape = group, name, Tape()
         self.founders = founders
+        self.directory: str | None = None
         self.applied: list[tuple[int, int, bytes]] = []
         self.on_apply: Callable[[int, int, bytes], None] = lambda index, term, payload: None
         self.stored = 0
@@ -97,6 +98,7 @@ class Member:
             apply=self._apply,
             listener=self.heard,
             limits=self.group.limits,
+            directory=self.directory,
         )
 
     def _apply(self, index: int, term: int, payload: bytes) -> None:

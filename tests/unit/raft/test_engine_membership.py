@@ -483,3 +483,36 @@ def test_node_that_knows_it_was_removed_stays_quiet(group) -> None:
     table.advance(3.0)
     assert not any(sender == "c" and frame["type"] == "prevote" for sender, _, frame in table.wire)
     assert gone.engine.role is Role.FOLLOWER
+
+
+def test_voter_of_the_same_name_and_another_directory_is_somebody_else(group) -> None:
+    """c was removed and is added again, empty: the old log says that c votes, and means another."""
+    table = group("abc")
+    leader = table.elect("a")
+    changed(leader, ABC.without("c"))
+    table.advance(0.2)
+    table.leave("c")
+    table.advance(0.2)
+    again = table.join("c")
+    again.directory, again.founders = "new", ABC
+    again = table.restart("c")
+    table.isolate("a")
+    table.isolate("b")
+    table.advance(3.0)
+    assert again.engine.membership.is_voter("c")  # as the founders' membership has it
+    assert again.engine.role is Role.FOLLOWER
+    assert not any(frame["type"] == "prevote" for sender, _, frame in table.wire if sender == "c")
+    table.heal()
+    table.advance(2.0)
+    leader = next(table[name] for name in "ab" if table[name].engine.is_ready)
+    changed(leader, leader.engine.membership.with_learner("c", "c:1"))
+    table.advance(0.2)
+    changed(leader, leader.engine.membership.with_voter("c", "new"))
+    table.advance(0.2)
+    other = "b" if leader.name == "a" else "a"
+    assert leader.engine.transfer_leadership("c")
+    table.settle()
+    assert again.engine.is_ready
+    again.write(b"x")
+    table.settle()
+    assert table[other].payloads() == [b"x"]
