@@ -76,14 +76,27 @@ class Connection:
         "_wake",
         "closed",
         "counted",
+        "dialled",
         "hello",
         "queued_bytes",
         "remote",
+        "socket",
         "stream",
     )
 
-    def __init__(self, stream: ByteStream, hello: Hello, remote: str) -> None:
+    def __init__(
+        self,
+        stream: ByteStream,
+        hello: Hello,
+        remote: str,
+        socket: trio.socket.SocketType | None = None,
+        *,
+        dialled: bool = False,
+    ) -> None:
         self.stream = stream
+        self.socket = socket
+        self.dialled = dialled
+        """This node opened it."""
         self.hello = hello
         self.remote = remote
         self.queued_bytes = 0

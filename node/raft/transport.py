@@ -101,9 +101,9 @@ class _Dialed(Slot[Connection]):
 ServeSnapshot = Callable[[str, SnapshotChannel], Awaitable[None]]
 """Serves a snapshot connection that a peer has opened. It ends when this returns."""
 
-ServeForeign = Callable[[ByteStream, Hello, str], Awaitable[None]]
-"""Serves a connection that a node of another cluster has opened: answers its hello, or declines. The last is where
-it came from. The connection ends when this returns."""
+ServeForeign = Callable[[ByteStream, Hello, trio.SocketStream], Awaitable[None]]
+"""Serves a connection that a node of another cluster has opened: answers its hello, or declines. The last is
+its socket. The connection ends when this returns."""
 
 
 class Transport:
@@ -254,6 +254,12 @@ class Transport:
             for (peer, link), slot in sorted(self._slots.items())
         ]
 
+    def connections(self, link: str) -> list[Connection]:
+        """The connections that hold a kind of link now, by peer."""
+        return [
+            slot.current for (_, kind), slot in sorted(self._slots.items()) if kind == link and slot.current
+        ]
+
     # --- running ----------------------------------------------------------------------------------
 
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -322,11 +328,12 @@ class Transport:
                 log.log(level, "peer connection from %s dropped: %s", where, error)
                 return
             if hello.link == FOREIGN and self._serve_foreign is not None:
-                return await self._serve_foreign(secured, hello, where)
+                await self._serve_foreign(secured, hello, stream)
+                return
             answer = encode_frame(self._own_hello(hello.link, hello.node))
             # No await from the judgement of the hello to here: the connection is the link, or none, at once.
             if slot is not None:
-                connection = Connection(secured, hello, where)
+                connection = Connection(secured, hello, where, stream.socket, dialled=False)
                 connection.push(answer, self._limits.outbox_bytes_max)
                 await self._hold(slot, connection)
             else:
@@ -414,7 +421,7 @@ class Transport:
                 with attempt:  # cancelled when the peer's own connection becomes the link
                     stream = await self._connected(slot.address)
                     secured, hello = await self._introduced(stream, slot.peer, slot.link, slot)
-                    connection = Connection(secured, hello, remote(stream))
+                    connection = Connection(secured, hello, remote(stream), stream.socket, dialled=True)
             except _PEER_FAULTS as error:
                 self._note_problem(slot, error)
                 return False
