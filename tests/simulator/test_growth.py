@@ -1,0 +1,119 @@
+"""Nothing grows for ever: what clients leave behind is found, and named, in the nodes' own objects.
+
+Clients of all kinds come, work and go on a simulated cluster. Then everything that a node's parts hold is
+counted, attribute by attribute: entries of containers, by the class and the name of the attribute that leads
+to them. After as many clients again the counts are the same.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Iterable
+from typing import Any
+
+import pytest
+
+from node.server import presence
+from node.simulator.story import Story
+from node.simulator.story_text import Block
+from node.units import SECOND
+
+OURS = ("node.core.", "node.server.", "node.protocol.")
+CONTAINERS = (dict, list, set, frozenset, tuple, deque)
+PASSED_S = 35
+"""Longer than anything is remembered that nobody uses, and than a heartbeat's interval."""
+
+BOUNDED = {"Interest._known"}
+"""A cache of at most MATCHES_CACHED_MAX, which is more than comes together here."""
+
+KINDS = ("", "durable d", "queue q", "queue q durable d")
+
+
+def entries(root: object) -> Counter[str]:
+    """How much is held below ``root``, by ``Class.attribute``: in objects of ours and in plain containers."""
+    found: Counter[str] = Counter()
+    seen: set[int] = set()
+    stack: list[tuple[str, Any]] = [("", root)]
+    while stack:
+        where, thing = stack.pop()
+        if id(thing) in seen:
+            continue
+        seen.add(id(thing))
+        if isinstance(thing, CONTAINERS):
+            found[where] += len(thing)
+            parts = [*thing, *thing.values()] if isinstance(thing, dict) else thing
+            stack += [(where, part) for part in parts]
+        elif type(thing).__module__.startswith(OURS):
+            name = type(thing).__name__
+            stack += [(f"{name}.{attribute}", value) for attribute, value in attributes(thing)]
+    return found
+
+
+def attributes(thing: object) -> Iterable[tuple[str, Any]]:
+    """What an object holds, with a dictionary of its own or without."""
+    names = {name for kind in type(thing).__mro__ for name in getattr(kind, "__slots__", ())}
+    names |= getattr(thing, "__dict__", {}).keys()
+    for name in names:
+        if hasattr(thing, name):
+            yield name, getattr(thing, name)
+
+
+def play(story: Story, *commands: str) -> None:
+    story.play(Block(0, list(commands)))
+
+
+def come_and_go(story: Story, generation: str, nodes: int) -> None:
+    """Clients on every node; each with one subscription of each kind, with messages acknowledged and not."""
+    for number in range(6):
+        name = f"{generation}{number}"
+        play(story, f"connect {name} to n{number % nodes + 1}")
+        for kind, words in enumerate(KINDS):
+            play(
+                story, f"subscribe {name} foo.{kind} as {name}s{kind} {words}", f"publish {name} foo.{kind} 3"
+            )
+        if number % 2:
+            play(story, f"drop {name}")
+            play(story, f"reconnect {name} to n{(number + 1) % nodes + 1}")
+        for kind, words in enumerate(KINDS):
+            if words.startswith("durable"):  # it outlives its client's connection, unless that says otherwise
+                play(story, f"close {name}s{kind}")
+                play(story, f"subscribe {name} foo.{kind} as {name}t{kind} {words}")
+                play(story, f"unsubscribe {name}t{kind}")
+            else:
+                play(story, f"{'unsubscribe' if 'durable' in words else 'close'} {name}s{kind}")
+        play(story, f"quit {name}")
+        play(story, f"drop {name}")
+    play(story, f"wait {PASSED_S}s")
+    for command in ("connect {} to n1", "quit {}", "drop {}"):  # whoever goes makes room
+        play(story, command.format(generation))
+
+
+def grown(nodes: int) -> dict[str, tuple[int, int]]:
+    """What there is more of after three more generations of clients: how much before, how much then."""
+    story = Story()
+    play(story, f"nodes {nodes} max_msgs=5")
+    come_and_go(story, "first", nodes)
+    come_and_go(story, "second", nodes)
+    before = census(story)
+    for generation in ("third", "fourth", "fifth"):
+        come_and_go(story, generation, nodes)
+    after = census(story)
+    return {where: (before[where], now) for where, now in after.items() if now > before[where]}
+
+
+def census(story: Story) -> Counter[str]:
+    assert story._there is not None
+    found: Counter[str] = Counter()
+    for node in story._there.cluster.nodes:
+        found += entries(node.replica)
+    return found
+
+
+@pytest.mark.parametrize("nodes", [1, 3])
+def test_what_clients_leave_behind_does_not_grow(nodes: int) -> None:
+    assert grown(nodes).keys() <= BOUNDED
+
+
+def test_what_does_grow_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(presence, "FORGET_NS", 3600 * SECOND)
+    assert grown(1).keys() - BOUNDED == {"Presence._strangers"}
