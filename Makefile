@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 CLIENTS := .clients
+SOAK = $(or $(SECONDS),600)
 
 .PHONY: demo test quick lint unit e2e clients soak bench protobuf clean help
 
@@ -45,7 +46,9 @@ bench: $(VENV)/.run ## throughput and latency of a three-node cluster with fsync
 	$(BIN)/python -m bench $(ARGS)
 
 soak: $(VENV)/.dev ## the simulator and the nemesis for as long as you like: make soak SECONDS=3600
-	$(BIN)/python -m pytest -q tests/simulator --soak-seconds=$(or $(SECONDS),600)
+	@$(BIN)/python -m pytest -q tests/simulator --soak-seconds=$(SOAK) & simulator=$$!; \
+	STANCHION_NEMESIS_SOAK=$(SOAK) $(BIN)/python -m pytest -q -s tests/e2e/test_nemesis.py -k soak; nemesis=$$?; \
+	wait $$simulator && exit $$nemesis
 
 protobuf: $(VENV)/.dev ## generate node/protocol/streaming_pb2.py from streaming.proto
 	$(BIN)/python -m grpc_tools.protoc -I node/protocol --python_out=node/protocol \

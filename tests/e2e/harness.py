@@ -13,7 +13,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -93,7 +93,9 @@ class Cluster:
     Args:
         folder: where the configuration, data and logs go.
         size: how many nodes; they are called n1, n2, …
-        settings: sections of the configuration beside ``cluster`` and ``store``.
+        settings: sections of the configuration; of ``cluster`` what is said beside id and nodes.
+        hosts: by node, where it listens; else the loopback.
+        launchers: by node, words that start its command somewhere else.
     """
 
     def __init__(
@@ -104,10 +106,14 @@ class Cluster:
         *,
         size: int = 3,
         settings: dict[str, Any] | None = None,
+        hosts: Mapping[str, str] | None = None,
+        launchers: Mapping[str, Sequence[str]] | None = None,
     ) -> None:
         self.folder = folder
         self.cluster_id = "test-cluster"
         self._guard = guard
+        self._hosts = hosts or {}
+        self._launchers = launchers or {}
         kinds = ("client", "peer", "http") if size > 1 else ("client", "http")
         self.ports = {f"n{i + 1}": {kind: ports.take() for kind in kinds} for i in range(size)}
         self.names = list(self.ports)
@@ -120,14 +126,14 @@ class Cluster:
 
     def _document(self, settings: dict[str, Any]) -> dict[str, Any]:
         nodes = {
-            name: {kind: f"127.0.0.1:{port}" for kind, port in ports.items()}
+            name: {kind: f"{self.host(name)}:{port}" for kind, port in ports.items()}
             for name, ports in self.ports.items()
         }
         return {
-            "cluster": {"id": self.cluster_id, "nodes": nodes},
             "store": {"dir": "data/{node}"},
             "limits": {"max_channels": 0},
             **settings,
+            "cluster": {"id": self.cluster_id, "nodes": nodes, **settings.get("cluster", {})},
         }
 
     # --- processes --------------------------------------------------------------------------------
@@ -138,8 +144,8 @@ class Cluster:
             child = self.children.get(name)
             if child is None or not child.is_running:
                 self._ended.discard(name)
-                command = [str(STANCHION), "node", "--config", str(self.config), "--name", name]
-                command += self.options.get(name, [])
+                command = [*self._launchers.get(name, []), str(STANCHION), "node"]
+                command += ["--config", str(self.config), "--name", name, *self.options.get(name, [])]
                 self.children[name] = Child(name, command, self.log(name), self._guard)
 
     def kill(self, name: str) -> None:
@@ -175,11 +181,14 @@ class Cluster:
 
     # --- asking -----------------------------------------------------------------------------------
 
+    def host(self, name: str) -> str:
+        return self._hosts.get(name, "127.0.0.1")
+
     def url(self, name: str) -> str:
-        return f"nats://127.0.0.1:{self.ports[name]['client']}"
+        return f"nats://{self.address(name)}"
 
     def address(self, name: str) -> str:
-        return f"127.0.0.1:{self.ports[name]['client']}"
+        return f"{self.host(name)}:{self.ports[name]['client']}"
 
     def addresses(self, first: str | None = None) -> list[str]:
         """Where clients may connect, beginning with node ``first``."""
@@ -197,7 +206,7 @@ class Cluster:
 
     def get(self, name: str, path: str, timeout_s: float = 5.0) -> tuple[int, Any]:
         """A page of a node's monitoring: its status and its JSON, or 0 and why it can't be had."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.ports[name]["http"], timeout=timeout_s)
+        connection = http.client.HTTPConnection(self.host(name), self.ports[name]["http"], timeout=timeout_s)
         try:
             connection.request("GET", path)
             response = connection.getresponse()

@@ -1,0 +1,61 @@
+"""Real nodes are killed, stopped, cut off and left without disk space, and clients see what they may see.
+
+45 seconds each on three and on five nodes; STANCHION_NEMESIS_SECONDS for longer, STANCHION_NEMESIS_SEED for
+the same faults again. Three nodes live in network namespaces and on a tmpfs where we may make them, five
+always behind proxies and with a limit on their files, so that both are tried. The rules are in
+`nemesis/history.py`.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import random
+import shutil
+import time
+from pathlib import Path
+
+import pytest
+from e2e.nemesis.run import cluster_in_trouble, torment
+from e2e.ports import Guard, Ports
+
+SECONDS = float(os.environ.get("STANCHION_NEMESIS_SECONDS", "45"))
+SOAK_SECONDS = float(os.environ.get("STANCHION_NEMESIS_SOAK", "0"))
+SEED = int(os.environ.get("STANCHION_NEMESIS_SEED", random.randrange(1_000_000)))
+
+pytestmark = [pytest.mark.slow, pytest.mark.alone]
+
+
+async def _torment(
+    folder: Path, ports: Ports, guard: Guard, size: int, *, privileged: bool, seed: int = SEED
+) -> None:
+    with cluster_in_trouble(folder, ports, guard, size, privileged=privileged) as (network, disks):
+        run = await torment(network, disks, seed, SECONDS)
+        if run.violations:
+            for name in network.cluster.names:
+                print(f"\n--- log of {name}\n{network.cluster.tail(name)}")  # noqa: T201 - beside the report
+    print(run.summary)  # noqa: T201 - shown with -rP
+    assert not run.violations, run.told()
+
+
+async def test_nemesis_on_3_nodes(tmp_path: Path, ports: Ports, guard: Guard) -> None:
+    await _torment(tmp_path, ports, guard, 3, privileged=True)
+
+
+async def test_nemesis_on_5_nodes(tmp_path: Path, ports: Ports, guard: Guard) -> None:
+    await _torment(tmp_path, ports, guard, 5, privileged=False)
+
+
+async def test_soak(tmp_path: Path, ports: Ports, guard: Guard) -> None:
+    """STANCHION_NEMESIS_SOAK seconds of it: three nodes and five in turn, each time with another seed."""
+    if not SOAK_SECONDS:
+        pytest.skip("takes as long as STANCHION_NEMESIS_SOAK says")
+    end_s = time.monotonic() + SOAK_SECONDS
+    for number in itertools.count():
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        size = (3, 5)[number % 2]
+        await _torment(folder, ports, guard, size, privileged=number % 4 < 2, seed=SEED + number)
+        shutil.rmtree(folder)
+        if time.monotonic() > end_s:
+            return
