@@ -214,6 +214,8 @@ class History:
                 continue
             if delivery.count in counts:
                 yield broke(delivery, "flag", f"count {delivery.count} twice")
+            elif counts and not delivery.flagged:
+                yield broke(delivery, "flag", "again, and not flagged")
             if delivery.count <= highest.get(delivery.subscriber, -1):
                 yield broke(delivery, "flag", f"count {delivery.count} to {delivery.subscriber} after more")
             counts.add(delivery.count)
