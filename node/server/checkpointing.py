@@ -73,7 +73,7 @@ class Checkpointer:
         matches: Callable[[], Mapping[str, int]],
         durable: Callable[[int], Any],
         interval_s: float,
-        trailing_entries: int,
+        trailing_entries: Callable[[], int],
     ) -> None:
         self.store = store
         self._journal = journal
@@ -129,7 +129,7 @@ class Checkpointer:
 
     def _trim(self) -> None:
         checkpointed = self.store.applied[0]
-        keep = checkpointed - self._trailing_entries
+        keep = checkpointed - self._trailing_entries()
         if self._journal.bytes_on_disk < JOURNAL_BYTES_MAX:
             keep = min([keep, *self._matches().values()])
         if keep > self._journal.first_index:

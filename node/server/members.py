@@ -101,6 +101,11 @@ class Members:
                 f"node {self._node} votes in this cluster, but with another directory than this one, which "
                 f"was let in by mistake. Put the other back, or: stanchion cluster replace {self._node} NEW"
             )
+        if index > self._since and me is not None and not (me.voter or self._directory):
+            raise IdentityError(
+                f"node {self._node} was removed from this cluster and added again: its directory holds what "
+                f"it had before. Start it with an empty one"
+            )
         if me is None and index > self._since:
             log.warning("entry %d removes this node from the cluster; waiting for its commit", index)
         for peer in self._founding.members_are(membership, index, self._leaving):

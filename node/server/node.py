@@ -18,7 +18,7 @@ import secrets
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
@@ -34,10 +34,11 @@ from node.core.state import State
 from node.errors import ConfigError, IdentityError, NodeError, UnavailableError
 from node.raft.driver import Driver, Outlet
 from node.raft.engine import Engine
-from node.raft.identity import Identity, save_identity
+from node.raft.identity import save_identity
 from node.raft.links import ROUTE, LinkListener
+from node.raft.membership import Membership
 from node.raft.ports import Timing
-from node.server import logs
+from node.server import joining, logs
 from node.server.access import authenticator
 from node.server.administering import Administering
 from node.server.administration import Administration
@@ -47,6 +48,8 @@ from node.server.context import ClientLimits, Context, ServerInfo
 from node.server.founding import Founding
 from node.server.host import Host
 from node.server.launch import Launch
+from node.server.members import Members
+from node.server.membership_requests import serve_membership
 from node.server.reload import reload
 from node.server.replica import Replica
 from node.server.routing import Routing
@@ -75,16 +78,18 @@ ALONE_S = 5.0
 def run(config: Config, name: str, launch: Launch | None = None) -> int:
     """Run node ``name`` until it is told to stop. Returns the exit code."""
     errors: list[BaseException] = []
-    status = 0
+    status: int | None = None
     try:
-        with ExitStack() as stack:
-            node = Node(config, name, stack, launch or Launch())
-            status = trio.run(node.run)
+        while status is None:  # once more when it was let into a cluster: with a directory that says so
+            with ExitStack() as stack:
+                node = Node(config, name, stack, launch or Launch())
+                status = trio.run(node.run)
     except* NodeError as group:
         errors = _leaves(group)
     for error in errors:
         log.critical("%s", error)
     if not errors:
+        assert status is not None
         return status
     return 2 if isinstance(errors[0], ConfigError | IdentityError) else 1
 
@@ -115,7 +120,6 @@ class Node:
         self.launch = launch
         self.name = name
         self.addresses = config.cluster.nodes[name]
-        self.members = list(config.cluster.nodes)
         self.started_ns = time.time_ns()
         self.stopping = False
         self._stop = trio.Event()
@@ -129,11 +133,36 @@ class Node:
         self._storage = open_storage(config, name, stack)
         self.identity = self._storage.identity
         self.journal = self._storage.journal
+        since, first_members = joining.first_members(self.identity, config.cluster.nodes)
+        recovered = None
+        if self.identity is not None and self.identity.recovered_from:
+            recovered = (self.identity.founding_id, self.identity.recovered_from)
+            joining.claim_log(self.journal, self.identity)
         self.routing = Routing(name, send=self._send_route)
         external = self._make_external_routing()
         self.administration = Administration(config.cluster.id, self.routing)
         """Where requests of operators come in; whoever does what they ask registers its verbs."""
         timing = _timing(config)
+        self.founding = Founding(
+            name,
+            config.cluster.id,
+            list(config.cluster.nodes),
+            self.identity,
+            str(self.client_address),
+            self._admitted.set,
+        )
+        self.membership = Members(
+            name,
+            self._peer_addresses(),
+            self.founding,
+            directory=self.identity.directory if self.identity is not None else "",
+            since=since,
+            removed=self._was_removed,
+            changed=self._members_changed,
+        )
+        self.security: Security | None = None
+        self.transport = self._make_transport()
+        self.outlet = Outlet(self.transport)
         self.replica = Replica(
             name,
             Subjects.of(config.cluster.id, config.streaming.discover_prefix),
@@ -147,21 +176,12 @@ class Node:
             caught_up=self._caught_up,
             changed=self._has_changed,
             election_min_s=timing.election_min_s,
+            neighbours=None if self.is_alone else self.membership,
+            recovered=recovered,
         )
-        self.founding = Founding(
-            name,
-            config.cluster.id,
-            self.members,
-            self.identity,
-            str(self.client_address),
-            self._admitted.set,
-        )
-        self.security: Security | None = None
-        self.transport = self._make_transport()
-        self.outlet = Outlet(self.transport)
         self.engine = Engine(
             node=name,
-            members=self.members,
+            members=first_members,
             journal=self.journal,
             applied=self.store.applied[0],
             timing=timing,
@@ -171,6 +191,7 @@ class Node:
             apply=self._apply,
             listener=self.replica,
         )
+        joining.refuse_removed(self.engine, name, since)
         self.replica.attach(self.engine)
         self._serve_operators()
         self.driver = Driver(
@@ -189,7 +210,7 @@ class Node:
             matches=self._matches,
             durable=self._durable,
             interval_s=config.store.checkpoint_interval_ns / SECOND,
-            trailing_entries=config.raft.trailing_logs if len(self.members) > 1 else 0,
+            trailing_entries=lambda: config.raft.trailing_logs if len(self.members) > 1 else 0,
         )
         self.snapshots = self._make_snapshots()
         self.context = self._make_context()
@@ -211,6 +232,16 @@ class Node:
         """What clients are told to connect to."""
         return self.addresses.advertise or self.addresses.client
 
+    @property
+    def members(self) -> Sequence[str]:
+        """Everybody in the cluster, this node included, as far as its log says."""
+        return self.membership.names
+
+    @property
+    def is_alone(self) -> bool:
+        """No others can come: there is no address for them."""
+        return self.addresses.peer is None
+
     # --- parts ------------------------------------------------------------------------------------
 
     def _serve_operators(self) -> None:
@@ -228,6 +259,7 @@ class Node:
             wall_ns=replica.host.wall_ns,
             messages=messages,
         ).register(self.administration)
+        serve_membership(self.administration, replica.asking)
 
     def _make_transport(self) -> Transport | Alone:
         if self.addresses.peer is None:
@@ -235,17 +267,22 @@ class Node:
         from node.raft.transport import Transport
 
         self.security = _security(self.config, self.name)
-        peers = {name: node.peer for name, node in self.config.cluster.nodes.items() if node.peer is not None}
         transport = Transport(
             self.name,
-            peers,
+            self._peer_addresses(),
             self.addresses.peer,
             self.security,
             self.founding.hello,
             self.founding.check_hello,
         )
         transport.attach(ROUTE, RouteLink(self))
+        self.membership.attach(transport, self.security)
         return transport
+
+    def _peer_addresses(self) -> dict[str, Address]:
+        """Where the nodes of the configuration are for their peers."""
+        nodes = self.config.cluster.nodes
+        return {name: node.peer for name, node in nodes.items() if node.peer is not None}
 
     def _make_external_routing(self) -> ExternalRouting | None:
         """What takes the place of routing where clients connect to another NATS server."""
@@ -286,7 +323,7 @@ class Node:
 
     def _make_snapshots(self) -> Snapshots | None:
         """Where there are others, one may fall behind."""
-        if len(self.members) == 1:
+        if self.is_alone or self.config.store.store == "memory":
             return None
         from node.server.snapshots import Snapshots
 
@@ -296,6 +333,7 @@ class Node:
             self.engine,
             self.replica,
             open_channel=self.transport.open_snapshot,
+            membership_at=self._membership_at,
             replaced=self._replaced,
             kick=self._kick,
             keyring=self._storage.keyring,
@@ -335,8 +373,10 @@ class Node:
 
     # --- running ----------------------------------------------------------------------------------
 
-    async def run(self) -> int:
-        """Start everything, serve until told to stop, stop in steps. Returns the exit code.
+    async def run(self) -> int | None:
+        """Start everything, serve until told to stop, stop in steps.
+
+        Returns the exit code; None if the node was let into a cluster: then it is to be made anew.
 
         Raises:
             NodeError: what ended the node, in an exception group.
@@ -347,8 +387,11 @@ class Node:
             await nursery.start(self.transport.run)
             self.founding.start()
             if not self._admitted.is_set() and self.identity is None:
-                log.info("waiting for the other members, to found the cluster together")
+                log.info("waiting for the other members, to found the cluster together, or to be let in")
             await self._wait_for_admission()
+            if self.founding.invitation is not None:
+                nursery.cancel_scope.cancel()
+                return None
             nursery.start_soon(self._serve_http)
             if self.external is None:
                 await nursery.start(self._run_clients)
@@ -377,7 +420,13 @@ class Node:
                 await self._admitted.wait()
             if self.founding.refused is not None:
                 raise self.founding.refused
-        self.identity = Identity(self.config.cluster.id, "", "", self.name)
+        cluster = self.config.cluster
+        invitation = self.founding.invitation
+        if invitation is None:
+            self.identity = joining.founder(cluster.id, self.name, cluster.nodes)
+        else:
+            log.info("added to cluster %s, by entry %d", cluster.id, invitation.index)
+            self.identity = joining.invited(cluster.id, self.name, invitation)
         await trio.to_thread.run_sync(save_identity, self._storage.disk, self.identity)
         self.founding.identify(self.identity)
 
@@ -434,7 +483,7 @@ class Node:
 
     async def _hand_over(self) -> None:
         """A leader that leaves asks a follower to take over, and waits until it has."""
-        if self.engine.role != "leader" or len(self.members) == 1:
+        if self.engine.role != "leader" or len(self.engine.membership.voters) == 1:
             return
         self.replica.ordering.stop()
         with trio.move_on_after(HAND_OVER_S):
@@ -454,7 +503,7 @@ class Node:
 
     async def _watch_leader(self) -> None:
         """Without a leader for long, clients are better off with another node (R25)."""
-        if len(self.members) == 1:
+        if self.is_alone:
             return
         suspended = False
         while True:
@@ -536,13 +585,33 @@ class Node:
         while self.journal.durable_index < index:
             await self.driver.flushed()
 
+    def _membership_at(self, index: int) -> Membership:
+        """Who belonged to the cluster at entry ``index``.
+
+        Raises:
+            UnavailableError: the log doesn't reach back to it, and the members have changed since.
+        """
+        if self.engine.membership_index <= index:
+            return self.engine.membership
+        if index < self.journal.first_index:
+            raise UnavailableError(f"the members have changed since entry {index}, which is gone")
+        return self.engine.membership_at(index)
+
+    def _members_changed(self) -> None:
+        if self._served:
+            self.announce()
+
+    def _was_removed(self, index: int) -> None:
+        if not self.stopping:
+            log.warning("entry %d removed this node from the cluster: it stops", index)
+            self.stopping = True
+            self._stop.set()
+
     def _replaced(self, store: StoreInterface) -> None:
         self._storage.store = store
 
     def _founded(self, state: State) -> None:
-        identity = Identity(self.config.cluster.id, state.founding_id, state.cluster_tag, self.name)
-        if self.identity is not None and self.identity.founding_id not in {"", state.founding_id}:
-            raise IdentityError(f"{self.config.store.dir}: the log belongs to another founding")
+        identity = joining.learnt(self.identity, self.config.cluster.id, self.name, state)
         if identity != self.identity:
             save_identity(self._storage.disk, identity)
             self.identity = identity

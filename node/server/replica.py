@@ -204,9 +204,8 @@ class Replica:
         self.asking.register("cluster.remove", self.changes.remove)
         self.asking.register("cluster.members", self.changes.view)
         if self.membership is not None:
-            self.changes.changed(self.membership)
-            if not engine.is_changing:
-                self.changes.is_committed(self.membership)
+            self.changes.in_force = self.membership
+            self.changes.committed = None if engine.is_changing else self.membership
         self._check_founded()
 
     def _state(self) -> State:

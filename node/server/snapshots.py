@@ -6,14 +6,16 @@ no heartbeat. The follower keeps it in its own directory until it is whole and v
 and checkpoints are suspended, the store is replaced, the state is read back from it, and the log
 continues behind it. A crash at any point leaves the old state or the new.
 
-A store that is encrypted travels as it is. What it takes to read it (`node.sealing`) comes with the offer, so
-that one that can't be read here is refused before it is sent.
+With the offer comes what the copy itself doesn't hold (`Context`): who the members were at that entry, which
+is the log's to know; and, as a store that is encrypted travels as it is, what it takes to read it
+(`node.sealing`), so that one that can't be read here is refused before it is sent.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -23,6 +25,7 @@ import trio
 from node.core.records import restore
 from node.core.state import State
 from node.errors import DiskError, RemoteProtocolError, UnavailableError
+from node.raft.membership import Membership
 from node.server.checkpointing import Checkpointer
 from node.server.replica import Replica
 from node.store.checkpoint import Store
@@ -43,7 +46,33 @@ class Engine(Protocol):
     def offered_snapshot(self, index: int, term: int) -> bool: ...
     def suspend_applying(self) -> None: ...
     def resume_applying(self) -> None: ...
-    def snapshot_installed(self, index: int, term: int, previous: tuple[int, int]) -> None: ...
+    def snapshot_installed(
+        self, index: int, term: int, previous: tuple[int, int], membership: Membership | None
+    ) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """What comes with a snapshot."""
+
+    membership: Membership
+    """In force at its entry."""
+    keys: bytes
+    """What it takes to read it (`sealing.Keyring.export`); empty: nothing."""
+
+    def encode(self) -> bytes:
+        members = self.membership.encode()
+        return len(members).to_bytes(4) + members + self.keys
+
+    @classmethod
+    def decode(cls, data: bytes) -> Context:
+        """Read it back.
+
+        Raises:
+            RemoteProtocolError: it is none.
+        """
+        size = int.from_bytes(data[:4])
+        return cls(Membership.decode(data[4 : 4 + size]), data[4 + size :])
 
 
 class Channel(Protocol):
@@ -62,6 +91,7 @@ class Snapshots:
         engine: knows who needs one.
         replica: has the state.
         open_channel: opens a snapshot connection to a member.
+        membership_at: who belonged to the cluster at an entry. Raises UnavailableError if the log is past it.
         replaced: told of the store that a snapshot brought.
         kick: asks the driver for an iteration.
         keyring: of this node's directory; None if it isn't encrypted.
@@ -75,6 +105,7 @@ class Snapshots:
         replica: Replica,
         *,
         open_channel: Callable[[str], Any],
+        membership_at: Callable[[int], Membership],
         replaced: Callable[[Store], None],
         kick: Callable[[], None],
         keyring: Keyring | None = None,
@@ -86,6 +117,7 @@ class Snapshots:
         self._engine = engine
         self._replica = replica
         self._open_channel = open_channel
+        self._membership_at = membership_at
         self._replaced = replaced
         self._kick = kick
         self._keyring = keyring
@@ -115,13 +147,15 @@ class Snapshots:
         await self._checkpointer.checkpoint()
         store = self._checkpointer.store
         assert isinstance(store, Store)
-        context = b"" if self._keyring is None else self._keyring.export()
+        keys = b"" if self._keyring is None else self._keyring.export()
         try:
-            snapshot = await trio.to_thread.run_sync(partial(produce, store, self._made, context=context))
+            snapshot = await trio.to_thread.run_sync(partial(produce, store, self._made, context=keys))
         except DiskError as error:
             # Nothing of ours depends on a copy. If the leader stopped for want of it, so would the next.
             raise UnavailableError(str(error)) from error
         manifest = snapshot.manifest
+        context = Context(self._membership_at(manifest.index), keys)
+        manifest = replace(manifest, context=context.encode())
         log.info("sending %s a snapshot of entry %d, %d bytes", peer, manifest.index, manifest.size)
         reader = await trio.to_thread.run_sync(open_reader, snapshot)
         try:
@@ -166,7 +200,10 @@ class Snapshots:
         """For the receiver, in its worker thread: the engine is asked on the loop."""
         if not trio.from_thread.run_sync(self._engine.offered_snapshot, manifest.index, manifest.term):
             return "the log brings as much"
-        why = self._unreadable(manifest.context)
+        try:
+            why = self._unreadable(Context.decode(manifest.context).keys)
+        except RemoteProtocolError as error:
+            why = str(error)
         if why is not None:
             log.error("a snapshot of entry %d can't be taken: %s", manifest.index, why)
         return why
@@ -188,6 +225,7 @@ class Snapshots:
         if not self._engine.offered_snapshot(manifest.index, manifest.term):
             return
         since = self._engine.applied_index
+        membership = Context.decode(manifest.context).membership
         self._engine.suspend_applying()
         self._replica.suspend()
         try:
@@ -199,7 +237,7 @@ class Snapshots:
                 self._checkpointer.store = store
                 self._replaced(store)
                 self._replica.installed(state, store, since)
-                self._engine.snapshot_installed(manifest.index, manifest.term, manifest.previous)
+                self._engine.snapshot_installed(manifest.index, manifest.term, manifest.previous, membership)
         finally:
             self._engine.resume_applying()
             self._kick()

@@ -81,7 +81,7 @@ class Source(figures.Source):
             durable_index=journal.durable_index,
             commit_index=engine.commit_index,
             applied_index=engine.applied_index,
-            members=self._node.members,
+            members=list(self._node.members),
             peers=[
                 figures.Peer(
                     peer.name,
@@ -196,7 +196,7 @@ def _identity(node: Node) -> figures.Identity:
         streaming_id=secrets.token_hex(11),
         version=__version__,
         start_ns=node.started_ns,
-        is_clustered=len(node.members) > 1,
+        is_clustered=not node.is_alone,
         host=node.addresses.client.host,
         port=node.addresses.client.port,
         http_host=http.host if http else "",

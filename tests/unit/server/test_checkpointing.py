@@ -64,7 +64,7 @@ class Node:
             matches=self._matches,
             durable=self._durable,
             interval_s=INTERVAL_S,
-            trailing_entries=TRAILING,
+            trailing_entries=lambda: TRAILING,
         )
         self.enter("connect")
 

@@ -141,6 +141,14 @@ def test_what_the_log_says_of_earlier_nodes_of_the_name_is_not_about_this_one() 
         node.members.membership_changed(mine.with_voter("n2", "z"), 40)
 
 
+def test_who_comes_back_comes_empty() -> None:
+    """Added again, n2 would never vote with the directory it founded the cluster with."""
+    node = Node("n2")
+    node.members.membership_changed(THREE, 0)
+    with pytest.raises(IdentityError, match="Start it with an empty one"):
+        node.members.membership_changed(THREE.without("n2").with_learner("n2", ""), 9)
+
+
 def test_links_with_another_of_the_name_are_cut() -> None:
     """It was let in by a node that lagged behind, which now knows better."""
     node = Node()

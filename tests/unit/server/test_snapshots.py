@@ -17,11 +17,13 @@ from node.core.records import digest, restore, take_changes
 from node.core.state import State
 from node.errors import UnavailableError
 from node.protocol.message import message
+from node.raft.membership import Membership
 from node.sealing import Keyring
 from node.server.snapshots import Snapshots
 from node.store.checkpoint import Store
 
 TERM = 3
+MEMBERS = Membership.founders(["n1", "n2"]).with_learner("n3", "h:1")
 
 
 class Engine:
@@ -41,7 +43,10 @@ class Engine:
     def resume_applying(self) -> None:
         self.told.append("resume")
 
-    def snapshot_installed(self, index: int, term: int, previous: tuple[int, int]) -> None:
+    def snapshot_installed(
+        self, index: int, term: int, previous: tuple[int, int], membership: Membership | None
+    ) -> None:
+        assert membership == MEMBERS
         self.told.append(("installed", index, term, previous))
         self.applied_index = index
 
@@ -118,6 +123,7 @@ class Node:
             self.engine,
             self.replica,  # type: ignore[arg-type]
             open_channel=self._open,
+            membership_at=lambda index: MEMBERS,
             replaced=self._replaced,
             kick=self._kick,
             keyring=self.keyring,

@@ -1,0 +1,117 @@
+"""What a node's directory says of its place in the cluster, from its first start on.
+
+A founder starts with the members of its configuration, who agree on them by having met (`founding`); who was
+invited, with those that the invitation names; and who goes on with recovered data, with itself alone. All of
+that is in the directory, so that it doesn't change with the file.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import Protocol
+
+from node.core.state import State
+from node.errors import IdentityError
+from node.raft.identity import Identity
+from node.raft.journal import Journal
+from node.raft.membership import Member, Membership
+from node.raft.ports import EntryType
+from node.server.founding import Invitation, pack_membership, unpack_membership
+
+log = logging.getLogger("stanchion.membership")
+
+
+class Engine(Protocol):
+    """What is needed of the consensus engine."""
+
+    @property
+    def membership(self) -> Membership: ...
+    @property
+    def membership_index(self) -> int: ...
+    @property
+    def is_changing(self) -> bool: ...
+
+
+def founder(cluster_id: str, node: str, founders: Iterable[str]) -> Identity:
+    """Of a node that founds a cluster together with others, or alone."""
+    return Identity(cluster_id, "", "", node, membership=pack_membership(0, Membership.founders(founders)))
+
+
+def invited(cluster_id: str, node: str, invitation: Invitation) -> Identity:
+    """Of a node that the cluster has added."""
+    return Identity(
+        cluster_id,
+        invitation.founding_id,
+        "",
+        node,
+        directory=secrets.token_hex(11),
+        membership=pack_membership(invitation.index, invitation.membership),
+    )
+
+
+def first_members(identity: Identity | None, configured: Iterable[str]) -> tuple[int, Membership]:
+    """Who belongs to the cluster as long as the log says nothing, and since which entry.
+
+    Raises:
+        IdentityError: the identity says something that can't be.
+    """
+    if identity is None or not identity.membership:
+        return 0, Membership.founders(configured)
+    return unpack_membership(identity.membership)
+
+
+def learnt(identity: Identity | None, cluster_id: str, node: str, state: State) -> Identity:
+    """The identity, now that the state says what was drawn for the cluster.
+
+    Raises:
+        IdentityError: the state is that of another founding.
+    """
+    before = identity or Identity(cluster_id, "", "", node)
+    if before.recovered_from and before.recovered_from == state.founding_id:
+        return before  # the log has not learnt yet whose it is now
+    if before.founding_id not in {"", state.founding_id}:
+        raise IdentityError(f"node {node}: the log in this directory belongs to another founding")
+    return replace(before, founding_id=state.founding_id, cluster_tag=state.cluster_tag, recovered_from="")
+
+
+def claim_log(journal: Journal, identity: Identity) -> None:
+    """Make this node the only member of the cluster whose recovered data it has, if it isn't yet.
+
+    What the log holds beyond what was committed then counts as committed: it may be all there is of it.
+
+    Raises:
+        DiskError: the disk refused.
+    """
+    if not identity.recovered_from:
+        return
+    placed = journal.membership
+    if placed is not None:
+        member = Membership.decode(placed[1]).get(identity.node)
+        if member is not None and member.directory == identity.directory:
+            return
+    index = journal.last_index + 1
+    term = max(journal.term, journal.term_at(journal.last_index) or 0)
+    alone = Membership((Member(identity.node, "", True, identity.directory),))
+    journal.append(index, term, bytes([EntryType.MEMBERSHIP]) + alone.encode())
+    flush = journal.begin_flush()
+    assert flush is not None
+    flush.run()
+    journal.end_flush(flush)
+    log.warning("entry %d makes this node the only member of cluster %s", index, identity.cluster_id)
+
+
+def refuse_removed(engine: Engine, node: str, since: int) -> None:
+    """Not to be started is a node of which its own log says, for good, that it was removed.
+
+    Raises:
+        IdentityError: that is so.
+    """
+    removed = engine.membership_index > since and engine.membership.get(node) is None
+    if removed and not engine.is_changing:
+        raise IdentityError(
+            f"node {node} was removed from this cluster, by entry {engine.membership_index}. To let it in "
+            f"again: empty its directory, and stanchion cluster add {node}"
+        )

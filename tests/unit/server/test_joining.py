@@ -1,0 +1,91 @@
+"""With whom a node starts, and whose its data is."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from node.core.state import State
+from node.errors import IdentityError
+from node.raft.identity import Identity
+from node.raft.journal import Journal
+from node.raft.membership import Member, Membership
+from node.raft.ports import EntryType
+from node.server.founding import Invitation
+from node.server.joining import claim_log, first_members, founder, invited, learnt, refuse_removed
+from node.simulator.disk import SimulatedDisk
+
+THREE = Membership.founders(["n1", "n2", "n3"])
+WITH_LEARNER = THREE.with_learner("n4", "h:6")
+
+
+def test_an_edited_file_changes_no_members() -> None:
+    """Who founded the cluster is kept; only a directory that knows nothing goes by the file."""
+    identity = founder("shop", "n1", ["n1", "n2", "n3"])
+    assert first_members(identity, ["n1", "n2", "n3", "n4", "n5"]) == (0, THREE)
+    assert first_members(None, ["n1", "n2", "n3"]) == (0, THREE)
+    assert first_members(Identity("shop", "f", "t", "n1"), ["n1", "n2", "n3"]) == (0, THREE)
+
+
+def test_who_is_invited_starts_with_whom_the_invitation_names() -> None:
+    """Its directory gets an id of its own."""
+    identity = invited("shop", "n4", Invitation("f", 12, WITH_LEARNER))
+    assert first_members(identity, ["n4"]) == (12, WITH_LEARNER)
+    assert identity.founding_id == "f"
+    assert len(identity.directory) > 20
+    assert identity.directory != invited("shop", "n4", Invitation("f", 12, WITH_LEARNER)).directory
+
+
+def test_the_state_says_what_was_drawn() -> None:
+    state = State(founding_id="f", cluster_tag="tag")
+    assert learnt(None, "shop", "n1", state) == Identity("shop", "f", "tag", "n1")
+    identity = learnt(invited("shop", "n4", Invitation("f", 12, WITH_LEARNER)), "shop", "n4", state)
+    assert (identity.founding_id, identity.cluster_tag, bool(identity.directory)) == ("f", "tag", True)
+    with pytest.raises(IdentityError, match="another founding"):
+        learnt(Identity("shop", "g", "tag", "n1"), "shop", "n1", state)
+
+
+def test_recovered_data_is_the_old_clusters_until_the_log_says_otherwise() -> None:
+    recovered = Identity("new", "g", "tag", "n1", directory="d", recovered_from="f")
+    assert learnt(recovered, "new", "n1", State(founding_id="f", cluster_tag="tag")) is recovered
+    done = learnt(recovered, "new", "n1", State(founding_id="g", cluster_tag="tag"))
+    assert done == Identity("new", "g", "tag", "n1", directory="d")
+    with pytest.raises(IdentityError, match="another founding"):
+        learnt(recovered, "new", "n1", State(founding_id="x", cluster_tag="tag"))
+
+
+def test_the_recovered_log_is_claimed_once() -> None:
+    """Also if the process dies before or after. Members that come later stay."""
+    disk = SimulatedDisk(random.Random(1))
+    journal = Journal.open(disk)
+    journal.append(1, 0, b"\x00")
+    journal.append(2, 3, b"\x01x")
+    recovered = Identity("new", "g", "tag", "n2", directory="d", recovered_from="f")
+    claim_log(journal, Identity("shop", "f", "tag", "n2"))
+    assert journal.membership is None
+    claim_log(journal, recovered)
+    alone = Membership((Member("n2", "", True, "d"),))
+    assert journal.membership == (3, alone.encode())
+    assert journal.durable_index == 3
+    claim_log(journal, recovered)
+    assert journal.last_index == 3
+    more = alone.with_learner("n5", "h:1")
+    journal.append(4, 4, bytes([EntryType.MEMBERSHIP]) + more.encode())
+    claim_log(journal, recovered)
+    assert journal.membership == (4, more.encode())
+    journal.close()
+
+
+class Engine:
+    def __init__(self, membership: Membership, index: int, *, changing: bool = False) -> None:
+        self.membership, self.membership_index, self.is_changing = membership, index, changing
+
+
+def test_a_removed_node_does_not_start() -> None:
+    """If that is certain: a change that isn't committed may come to nothing."""
+    refuse_removed(Engine(THREE, 0), "n2", 0)
+    refuse_removed(Engine(THREE.without("n2"), 9, changing=True), "n2", 0)
+    refuse_removed(Engine(THREE.without("n2"), 9), "n2", 10)
+    with pytest.raises(IdentityError, match="n2 was removed from this cluster, by entry 9"):
+        refuse_removed(Engine(THREE.without("n2"), 9), "n2", 0)
