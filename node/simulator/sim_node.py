@@ -322,7 +322,7 @@ class SimNode:
             self.routing.peer_up(peer)
         else:
             self.engine.connected(peer)
-            self.replica.peer_up(peer, {})
+            self.replica.peer_up(peer, {"machine": self._cluster.node(peer).replica.machine.version})
 
     def unlinked(self, kind: str, peer: str) -> None:
         if kind == "route":
