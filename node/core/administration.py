@@ -2,7 +2,7 @@
 
 These commands are replicated like any other: they take effect once, at one place in the log, on every node
 alike. An operator who has given up must not be surprised an hour later by a cluster that has a majority
-again, so each is refused when ``valid_until_ns`` has passed (R8).
+again, so each is refused in an entry that was proposed after ``valid_until_ns`` (R8).
 
 *Whoever is online is told nothing*: the protocol has no message by which a server ends a subscription. So
 what ends online subscriptions asks for force and leaves a line in every node's log. A client that was

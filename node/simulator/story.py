@@ -52,6 +52,8 @@ Publishing::
     publish a CHANNEL [COUNT] [data X] [reply R] [guid G] [conn C | by ID] [suffix S] [unacknowledged]
         [every 10ms for 2s]
 
+Operators: see `story_operator`.
+
 Looking::
 
     show state | count | channels | leader | agreement | received s | complete s | share s t
@@ -63,6 +65,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Callable, Iterable
 
+from node.simulator import story_operator
 from node.simulator import story_views as views
 from node.simulator.sim_node import SimNode
 from node.simulator.story_acts import ClientActs
@@ -228,6 +231,16 @@ class Story(ClientActs):
             raise StoryError("set clock of NODE ahead 5s")
         for node in self._nodes(words):
             node.clock.jump(ahead_s)
+
+    # --- operators ------------------------------------------------------------------------------------
+
+    def _do_operator(self, words: Words) -> None:
+        waits = not words.flag("unanswered")
+        (node,) = self.there.find(words.next())
+        answers = story_operator.ask(node, words, self._consumer)
+        if waits:
+            self.there.run_until(lambda: bool(answers))
+            self._say([story_operator.told(answers[0])])
 
     # --- looking --------------------------------------------------------------------------------------
 
