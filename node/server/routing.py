@@ -13,6 +13,8 @@ are subscriptions of the node itself; one that is not announced serves what come
 Who gets a subject's messages is worked out once and kept as a `Plan` until a subscription that
 matters to it comes or goes. A publish is then a dictionary hit and a loop over a tuple.
 
+Nodes of other clusters are nodes like those of the own one, but for services: see ``foreign``.
+
 Frame of a message, beside those of ``interest``; ``queues`` are pairs of (pattern, queue)::
 
     ["msg", subject, reply, headers, payload, to_plain, queues]
@@ -28,9 +30,11 @@ from typing import Any
 
 from node.errors import RemoteProtocolError
 from node.protocol.subjects import Interest, has_wildcard, literal, valid_subject
+from node.server.foreign import Foreign, Link
 from node.server.interest import Exchange, InterestChange, Key, Remote
 from node.server.subscriptions import (
     NOBODY,
+    Deliverable,
     Handler,
     InternalSubscription,
     LocalSubscription,
@@ -55,6 +59,7 @@ class Routing:
         node: this node's name.
         send: puts a frame on the link to another node. Frames may get lost, not overtake one another.
         on_interest_change: told who hears what on which node: the node's name and its changes.
+        offers: which services are for clients of other clusters too; by default none.
     """
 
     def __init__(
@@ -63,8 +68,12 @@ class Routing:
         *,
         send: Callable[[str, Any], None],
         on_interest_change: Callable[[str, list[InterestChange]], None] | None = None,
+        offers: Callable[[bytes], bool] = lambda _pattern: False,
     ) -> None:
         self.node = node
+        self._offers = offers
+        self._offered: list[bytes] = []
+        self.foreign = Foreign(send, self._foreign_changed)
         self.on_interest_change = on_interest_change
         self._send = send
         self._plans: dict[bytes, Plan] = {}
@@ -173,6 +182,9 @@ class Routing:
         service = InternalSubscription(pattern, handler, announce, self._service_ended)
         self._services.insert(pattern, service)
         self._forget(pattern)
+        if not announce and self._offers(pattern):
+            self._offered.append(pattern)
+            self.foreign.offer(self._offered)
         if announce:
             self._exchange.own.add((pattern, b""), 0)
             self._exchange.flush()
@@ -181,6 +193,9 @@ class Routing:
     def _service_ended(self, service: InternalSubscription) -> None:
         self._services.remove(service.pattern, service)
         self._forget(service.pattern)
+        if not service.announced and service.pattern in self._offered:
+            self._offered.remove(service.pattern)
+            self.foreign.offer(self._offered)
         if service.announced:
             self._exchange.own.remove((service.pattern, b""), 0)
             self._exchange.flush()
@@ -234,13 +249,13 @@ class Routing:
             return len(plan.handlers)
         return len(plan.handlers) + self._route(plan, source, subject, reply, headers, payload, echo)
 
-    def local_receivers(self, inbox: bytes) -> Sequence[LocalSubscription]:
-        """Client subscriptions of this node on ``inbox``; of a queue group one member.
+    def local_receivers(self, inbox: bytes) -> Sequence[Deliverable]:
+        """Client subscriptions of this node on ``inbox``, of a queue group one member, and guests.
 
         It never changes; ask again for the next message. Cost: a dictionary hit.
         """
         plan = self._plans.get(inbox)
-        return plan.receivers if plan is not None else self._plan(inbox).receivers
+        return plan.deliverable if plan is not None else self._plan(inbox).deliverable
 
     def matching(self, subject: bytes) -> list[LocalSubscription]:
         """All client subscriptions of this node that match, every member of queue groups too."""
@@ -265,7 +280,7 @@ class Routing:
             if echo or connection is not source:
                 connection.deliver(subscription, subject, reply, headers, payload)
                 count += 1
-        queues: dict[str, list[Key]] = {peer: [] for peer in plan.peers}
+        queues: dict[str, list[Key]] = {peer: [] for peer in (*plan.peers, *plan.homes)}
         for group in plan.groups:
             member = group.next_member(subject, source, echo)
             if member is not None:
@@ -276,7 +291,8 @@ class Routing:
         if queues:
             self._exchange.flush()  # a reply must not arrive before the interest in it
             for peer, keys in queues.items():
-                self._send(peer, ["msg", subject, reply, headers, payload, peer in plan.peers, keys])
+                kind = "ask" if peer in plan.homes else "msg"
+                self._send(peer, [kind, subject, reply, headers, payload, peer in plan.peers, keys])
         return count + len(queues)
 
     def _plan(self, subject: bytes) -> Plan:
@@ -289,7 +305,8 @@ class Routing:
     def _make_service_plan(self, subject: bytes) -> Plan:
         self.plans_made += 1
         services = self._services.match(subject)
-        return Plan(services, (), (), ()) if services else NOBODY
+        homes = self.foreign.serving(subject)
+        return Plan(services, (), (), (), homes=homes) if services or homes else NOBODY
 
     def _make_plan(self, subject: bytes) -> Plan:
         self.plans_made += 1
@@ -297,7 +314,11 @@ class Routing:
         plain = [found for found in self._clients.match(subject) if found.may_hear(subject)]
         groups = self._groups.match(subject)
         remotes = self._remotes.match(subject)
-        return Plan(services, plain, groups, remotes) if services or plain or groups or remotes else NOBODY
+        homes = self.foreign.serving(subject)
+        if not (services or plain or groups or remotes or homes):
+            return NOBODY
+        guests = self.foreign.guests(dict.fromkeys(remote.peer for remote in remotes))
+        return Plan(services, plain, groups, remotes, homes=homes, guests=tuple(guests))
 
     def _forget(self, pattern: bytes) -> None:
         """Interest in ``pattern`` changed: the plans it may concern are made again when needed."""
@@ -360,6 +381,37 @@ class Routing:
     def peer_down(self, peer: str) -> None:
         """The link to ``peer`` is gone: nobody there is heard any more."""
         self._exchange.peer_down(peer)
+
+    def foreign_up(self, peer: str, link: Link) -> None:
+        """The link to a node of another cluster is there, new or anew."""
+        self._exchange.peer_up(peer)
+        self.foreign.up(peer, link)
+
+    def foreign_down(self, peer: str) -> None:
+        """The link to a node of another cluster is gone."""
+        self.foreign.down(peer)
+        self._exchange.peer_down(peer)
+
+    def foreign_frame(self, peer: str, value: Any) -> None:
+        """A frame came from a node of another cluster.
+
+        Raises:
+            RemoteProtocolError: it is malformed.
+        """
+        match value:
+            case ["ask", bytes(subject), bytes(reply), bytes(headers), bytes(payload), bool(plain), [*keys]]:
+                plan = self._plans.get(subject) or self._plan(subject)
+                for handler in plan.handlers:
+                    if not (plain and handler in plan.announced):
+                        handler(None, subject, reply, payload)
+                self._from_peer(subject, reply, headers, payload, plain, _queue_keys(peer, keys))
+            case [str(), *_] if self.foreign.received(peer, value):
+                pass
+            case _:
+                self.peer_frame(peer, value)
+
+    def _foreign_changed(self) -> None:
+        self._plans.clear()
 
     def tick(self) -> None:
         """Once a second or so: lets the others notice that they missed something."""

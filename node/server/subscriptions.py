@@ -142,10 +142,32 @@ class QueueGroup:
         raise AssertionError("the counts don't add up")
 
 
+class Deliverable(Protocol):
+    """What the streaming service delivers to."""
+
+    @property
+    def connection(self) -> Any:
+        """Which has room, or hasn't."""
+
+    def deliver(self, subject: bytes, payload: bytes) -> None:
+        """Send one message."""
+
+
 class Plan:
     """Where messages of one subject go."""
 
-    __slots__ = ("announced", "groups", "handlers", "is_local", "peers", "plain", "receivers", "remotes")
+    __slots__ = (
+        "announced",
+        "deliverable",
+        "groups",
+        "handlers",
+        "homes",
+        "is_local",
+        "peers",
+        "plain",
+        "receivers",
+        "remotes",
+    )
 
     def __init__(
         self,
@@ -153,6 +175,9 @@ class Plan:
         plain: Sequence[LocalSubscription],
         groups: Sequence[QueueGroup],
         remotes: Sequence[Remote],
+        *,
+        homes: Sequence[str] = (),
+        guests: Sequence[Deliverable] = (),
     ) -> None:
         self.handlers = tuple(service.handler for service in services)
         self.announced = tuple(service.handler for service in services if service.announced)
@@ -162,7 +187,11 @@ class Plan:
         self.peers = tuple(dict.fromkeys(remote.peer for remote in remotes))
         self.receivers = self.plain + tuple(group.members[0] for group in groups if group.members)
         """Every plain subscription here, and one member of each queue group."""
-        self.is_local = not (plain or groups or remotes)
+        self.deliverable: tuple[Deliverable, ...] = (*self.receivers, *guests)
+        """The same, and foreign nodes with plain interest that this node delivers to."""
+        self.homes = tuple(homes)
+        """Foreign nodes whose cluster serves it."""
+        self.is_local = not (plain or groups or remotes or homes)
         """Only services want it: the usual case of a streaming client's publishes and acks."""
 
 
