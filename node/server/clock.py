@@ -125,8 +125,10 @@ class WallClock:
         self._reports: dict[str, tuple[int, int]] = {}
         self._voters: frozenset[str] | None = None
         self._last: tuple[int, int] | None = None
-        self.wrong_by_ns = 0
-        """How far this node's wall clock is from the median, when that is more than allowed; else 0."""
+        self.offset_ns: int | None = None
+        """How far this node's wall clock is ahead of the median, as last known; behind if negative."""
+        self.wrong = False
+        """Whether that is more than is allowed."""
 
     def voters_are(self, names: Iterable[str]) -> None:
         """Whose clocks count: those of voting members, for the median is to be a majority's."""
@@ -154,7 +156,7 @@ class WallClock:
         ``free`` lifts the limit of 10 % fast: at a cold start, when the cluster's clock stood still
         for as long as the cluster was down.
         """
-        target = self._median()
+        target = self.median()
         if self._last is None:
             stamp = target
         else:
@@ -164,14 +166,33 @@ class WallClock:
         self._last = (stamp, time_ns)
         return Timestamp(stamp)
 
-    def _median(self) -> int:
+    def median(self) -> int:
+        """What the leader goes by: the median of the voters' wall clocks, as far as heard lately; Unix ns."""
         own = self._monotonic_ns()
         mine = self._wall_ns()
         readings = [mine]
         readings += [wall + own - at for wall, at in self._reports.values() if own - at < REPORT_AGE_MAX_NS]
         middle = sorted(readings)[(len(readings) - 1) // 2]  # the lower one of an even number
-        wrong = abs(mine - middle)
-        if wrong > self._offset_max_ns and not self.wrong_by_ns:
-            log.warning("this node's wall clock is %.1f s from the cluster's median", wrong / SECOND)
-        self.wrong_by_ns = wrong if wrong > self._offset_max_ns else 0
+        self._judge(mine - middle)
         return middle
+
+    def heard(self, median_ns: int) -> None:
+        """The leader said what the median is."""
+        self._judge(self._wall_ns() - median_ns)
+
+    def _judge(self, offset_ns: int) -> None:
+        """Is this node's own clock wrong, or right again? Not both in turn while it is near the limit."""
+        self.offset_ns = offset_ns
+        off_ns = abs(offset_ns)
+        wrong = off_ns > self._offset_max_ns or (self.wrong and off_ns > self._offset_max_ns * 9 // 10)
+        if wrong == self.wrong:
+            return
+        self.wrong = wrong
+        if wrong:
+            direction = "ahead of" if offset_ns > 0 else "behind"
+            log.warning(
+                "this node's wall clock is %.1f s %s the cluster's median: while such a node leads, "
+                "no message is dropped for its age", off_ns / SECOND, direction,
+            )  # fmt: skip
+        else:
+            log.warning("this node's wall clock agrees with the cluster's again")

@@ -19,11 +19,12 @@ from node.core.commands import Found, Refound, Tick
 from node.core.effects import ClientOpened, Effects, Replies
 from node.core.machine import Machine
 from node.core.state import State
-from node.errors import RemoteProtocolError, UnavailableError
+from node.errors import CorruptionError, RemoteProtocolError, UnavailableError
 from node.raft.membership import Membership
 from node.server.asking import Asking
 from node.server.catching_up import CatchUp
 from node.server.clock import ClusterClock, WallClock
+from node.server.comparing import Comparing
 from node.server.host import Host
 from node.server.keeper import Keeper
 from node.server.membership import Changes, Neighbours, NoNeighbours, Peer
@@ -33,6 +34,7 @@ from node.server.perform import Messages, Performer
 from node.server.presence import Presence
 from node.server.requests import Requests
 from node.server.streaming import Streaming, Subjects
+from node.server.upkeep import Upkeep
 from node.units import Index
 
 log = logging.getLogger("stanchion.node")
@@ -165,6 +167,13 @@ class Replica:
         )
         self.neighbours: Neighbours = neighbours or NoNeighbours()
         self.membership: Membership | None = None
+        self.comparing = Comparing(
+            node,
+            voters=lambda: self.membership.voters if self.membership is not None else (),
+            peers=lambda: self.links_up,
+            send=send,
+        )
+        self.comparing.applied(state)
         self.asking = Asking(node, send, int.from_bytes(host.random_bytes(6)))
         self.changes: Changes
         self._recovered = recovered
@@ -191,6 +200,14 @@ class Replica:
             self.wall,
             found=lambda term: Found(term, self.host.random_name(), self.host.random_name()),
             answer=self._to_origin,
+        )
+        self.upkeep = Upkeep(
+            self.node,
+            self.machine.version,
+            self._state,
+            self.wall,
+            members=lambda: self.membership.names if self.membership is not None else (),
+            propose=self.ordering.keeper,
         )
         self.changes = Changes(
             self.node,
@@ -248,6 +265,7 @@ class Replica:
             self._check_founded()
         self.catch_up.applied_batch(index)
         self.applied_to(index, term)
+        self.comparing.applied(state)
 
     def membership_changed(self, membership: Membership, index: Index) -> None:
         """Another membership is in force, perhaps not committed. Told of the first before `attach`."""
@@ -256,6 +274,7 @@ class Replica:
         self.wall.voters_are(membership.voters)
         for peer in self._warm_members.keys() - {*membership.names}:
             del self._warm_members[peer]
+        self.comparing.forget(membership.names)
         self.neighbours.membership_changed(membership, index)
         if attached:
             self.changes.changed(membership)
@@ -287,6 +306,7 @@ class Replica:
             "node %s acknowledged entry %d and has only %d: its disk loses data; replace it",
             peer, acknowledged, last,
         )  # fmt: skip
+        self._send(peer, ("lost", acknowledged, last))
 
     def role_changed(self, role: str, term: int, leader: str | None, cause: str) -> None:
         """The engine's role, term or known leader is another."""
@@ -308,17 +328,21 @@ class Replica:
         self._tell_changed()
 
     def leader_note(self) -> Any:
-        """What this node, as leader, attaches to every append (R12)."""
-        return self.clock.now()
+        """What this node, as leader, attaches to every append (R12, R13)."""
+        return (self.clock.now(), self.wall.median())
 
     def follower_note(self) -> Any:
         """What this node attaches to every answer to a leader or candidate (R13, R14)."""
         return (self.wall.reading(), self.catch_up.warm)
 
-    def noted_leader(self, _peer: str, note: Any) -> None:
+    def noted_leader(self, peer: str, note: Any) -> None:
         """A live frame of the current leader came in."""
-        if isinstance(note, int):
-            self.clock.heard(note, self.engine.term)
+        match note:
+            case (int(time_ns), int(median_ns)):
+                self.clock.heard(time_ns, self.engine.term)
+                self.wall.heard(median_ns)
+            case _:
+                log.warning("%s: a note that says nothing: %.60r", peer, note)
         self.catch_up.leader_heard()
 
     def noted_follower(self, peer: str, note: Any) -> None:
@@ -337,9 +361,11 @@ class Replica:
 
     # --- called by the shell ----------------------------------------------------------------------
 
-    def peer_up(self, peer: str, _hello: Mapping[str, Any]) -> None:
+    def peer_up(self, peer: str, hello: Mapping[str, Any]) -> None:
         """The raft link to a member stands."""
         self.links_up.add(peer)
+        self.upkeep.met(peer, hello)
+        self.comparing.peer_up(peer)
         if peer == self.leader:
             self._tell_origin()
             self.catch_up.ask()
@@ -355,6 +381,7 @@ class Replica:
 
         Raises:
             RemoteProtocolError: no such frame.
+            CorruptionError: this node must not go on; it says why.
         """
         match value:
             case ("batch", int(), (int(), int()), int(first), int(last), int(), bytes()) if first <= last:
@@ -372,6 +399,15 @@ class Replica:
                 self.catch_up.answered(peer, question, term, commit)
             case ("ask" | "told", *_):
                 self.asking.frame(peer, value)
+            case ("state", list(milestones) | tuple(milestones)):
+                self.comparing.frame(peer, milestones)
+            case ("lost", int(acknowledged), int(last)):
+                raise CorruptionError(
+                    f"node {peer} leads, and has this node's word for entry {acknowledged}, but its log ends "
+                    f"at {last}: its disk has lost what was promised, so it must not vote or serve. Look "
+                    "after the disk, and give the cluster another node in its place: "
+                    f"stanchion cluster replace {self.node} NEW"
+                )
             case _:
                 raise RemoteProtocolError(f"{peer}: no frame of a server: {value!r:.60}")
 
@@ -410,6 +446,7 @@ class Replica:
     def installed(self, state: State, messages: Messages, since: int) -> None:
         """A snapshot replaced everything; the last entry performed here was ``since``."""
         self.machine = Machine(state)
+        self.comparing.replaced()
         self.performer.replace(messages)
         self.clock.seen(state.time_ns)
         self.wall.seen(state.timestamp_ns, state.time_ns)
@@ -471,6 +508,7 @@ class Replica:
             return now_s
         if self.keeper is None:
             return keeper_s
+        self.upkeep.pump(now_s, self.term)
         return min(keeper_s, self.changes.pump(now_s))
 
     def _watch_connections(self, now_s: float) -> None:

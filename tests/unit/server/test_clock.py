@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from node.server.clock import ClusterClock, WallClock
 from node.units import MILLISECOND, SECOND
 
@@ -120,7 +122,8 @@ def test_the_timestamp_is_the_median_of_the_wall_clocks() -> None:
     wall.report("n2", 1_700_000_000 * SECOND)
     wall.report("n3", 1_700_000_001 * SECOND)
     assert wall.stamp(0, free=True) == 1_700_000_001 * SECOND
-    assert wall.wrong_by_ns > 0
+    assert wall.wrong
+    assert wall.offset_ns == (2_000_000_000 - 1_700_000_001) * SECOND
 
 
 def test_timestamps_run_at_most_ten_percent_fast() -> None:
@@ -161,3 +164,28 @@ def test_only_voters_clocks_count() -> None:
     wall.report("n3", 6 * SECOND)
     wall.voters_are(["n1", "n4"])
     assert wall.stamp(0, free=True) == SECOND
+
+
+def test_a_wrong_clock_is_told_once_and_once_that_it_is_right(caplog: pytest.LogCaptureFixture) -> None:
+    """R13: on any node, by what the leader says; being near the limit is not told again and again."""
+    machine = Machine(wall_ns=1000 * SECOND)
+    wall = wall_clock(machine)
+    for ahead_s, wrong in (
+        (9, False),
+        (11, True),
+        (300, True),
+        (9.5, True),
+        (10.5, True),
+        (8, False),
+        (9.5, False),
+    ):
+        wall.heard(machine.wall_ns - int(ahead_s * SECOND))
+        assert wall.wrong is wrong
+        assert wall.offset_ns == int(ahead_s * SECOND)
+    wall.heard(machine.wall_ns + 60 * SECOND)
+    assert wall.wrong
+    assert [record.message.split(":")[0] for record in caplog.records] == [
+        "this node's wall clock is 11.0 s ahead of the cluster's median",
+        "this node's wall clock agrees with the cluster's again",
+        "this node's wall clock is 60.0 s behind the cluster's median",
+    ]

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from node.core.state import State
+from node.errors import CorruptionError
 from node.server.host import Host
 from node.server.replica import Replica
 from node.server.routing import Routing
@@ -64,7 +65,7 @@ class Node:
 
     def frame(self, commit: int, leader: str = "n2") -> None:
         """An append of the leader: everything up to ``commit`` is applied on the way."""
-        self.replica.noted_leader(leader, int(self.now_s * 1e9))
+        self.replica.noted_leader(leader, (int(self.now_s * 1e9), int(self.now_s * 1e9)))
         self.replica.commit_learned(commit, self.engine.term)
         self.engine.applied_index = self.engine.commit_index = commit
         self.replica.applied_to(commit, self.engine.term)
@@ -168,3 +169,19 @@ def test_only_a_leader_that_knows_answers(node: Node) -> None:
     node.replica.catch_up.hold()
     node.replica.frame("n3", ("where", 8))
     assert len(answers()) == 1, "it may have been deposed while it stood still"
+
+
+def test_a_follower_that_lost_what_it_promised_stops(node: Node) -> None:
+    """Only the leader can know. A node that goes on would help to elect one with less than was acked."""
+    node.replica.lost_entries("n3", 12, 10)
+    assert node.sent[-1] == ("n3", ("lost", 12, 10))
+    with pytest.raises(CorruptionError, match=r"entry 12, but its log ends at 10: .*cluster replace n1 NEW"):
+        node.replica.frame("n2", ("lost", 12, 10))
+
+
+def test_followers_know_how_wrong_their_wall_clock_is(node: Node) -> None:
+    """R13: the leader's frames say what the median is."""
+    now_ns = int(node.now_s * 1e9)
+    node.replica.noted_leader("n2", (now_ns, now_ns - 20_000_000_000))
+    assert node.replica.wall.wrong
+    assert node.replica.wall.offset_ns == 20_000_000_000
