@@ -69,6 +69,9 @@ def check_node(config: Config, name: str) -> list[Finding]:
         return [Finding(f"cluster.nodes has no node {name}{close}", (("cluster", "nodes"),))]
     findings = []
     security = config.cluster.peer_security
+    if len(nodes) > 1 and nodes[name].peer is None:
+        text = f"cluster.nodes.{name}.peer: missing: the other nodes need it"
+        findings.append(Finding(text, (("cluster", "nodes", name, "peer"),)))
     for key, path in (("ca", security.ca), ("cert", security.cert), ("key", security.key)):
         if path is not None and not _readable(path):
             at: Path = ("cluster", "peer_security", key)
@@ -179,6 +182,8 @@ def _reachable(config: Config) -> Iterator[Finding]:
             )
         if len(nodes) == 1:
             continue
+        if node.peer is None and config.cluster.routes:
+            continue  # whoever is found on a route says where it is
         if node.peer is None:
             yield Finding(f"{'.'.join(path)}.peer: missing: the other nodes need it", (path, (*path, "peer")))
         elif node.peer.is_unspecified:
@@ -202,6 +207,13 @@ def _peer_security(config: Config) -> Iterator[Finding]:
                     f"{'.'.join(path)}: {node.peer} is not on the loopback, so cluster.peer_security.mode"
                     " must be mtls (`stanchion certs init` makes the certificates)",
                     (path, (*section, "mode")),
+                )
+        for number, address in enumerate(config.cluster.routes or ()):
+            if not address.is_loopback:
+                yield Finding(
+                    f"cluster.routes: {address} is not on the loopback, so cluster.peer_security.mode must be"
+                    " mtls, with certificates of one authority for all clusters",
+                    (("cluster", "routes", str(number)), (*section, "mode")),
                 )
         for key, file in files:
             if file is not None:
@@ -282,6 +294,11 @@ def _nats_server(config: Config) -> Iterator[Finding]:
         yield Finding(
             f"streaming.nats_server.tls.{there}: has no effect without {missing}",
             ((*section, "tls", there), (*section, "tls", missing)),
+        )
+    if config.cluster.routes is not None:
+        yield Finding(
+            "cluster.routes: have no effect with streaming.nats_server: that server has routes of its own",
+            (("cluster", "routes"), section),
         )
     clients = config.clients
     for key, given in (("users", clients.users), ("user", clients.user), ("token", clients.token)):

@@ -201,7 +201,7 @@ class FilePath:
 class Words:
     """A list of words of one kind."""
 
-    of: Text | NatsURL
+    of: Text | NatsURL | HostPort
 
 
 @dataclass(frozen=True, slots=True)

@@ -91,7 +91,15 @@ class Cluster:
     and only the addresses are read from here."""
 
     peer_security: PeerSecurity = field(default_factory=PeerSecurity)
-    """How the nodes know one another."""
+    """How the nodes know one another, and routing peers."""
+
+    routes: Annotated[tuple[Address, ...] | None, Words(HostPort())] = None
+    """Nodes of other clusters, by their ``peer`` addresses. Plain NATS traffic flows between the clusters,
+    and each one's clients can use the other's service. One of two clusters has to name a node of the other.
+    An empty list: those that name us are welcome. Absent: they are not."""
+
+    no_advertise: Annotated[bool, Flag()] = False
+    """Whether routing peers' clients are not told where this cluster takes clients."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -460,7 +468,6 @@ class Config:
 
 NOT_YET: Final[Mapping[str, str]] = MappingProxyType(
     {
-        "cluster.routes": "peers of other clusters",
         "clients.tls": "TLS for clients",
         "clients.default_permissions": "permissions for users without any",
         "limits.channels.max_redeliveries": "a bound on redeliveries",

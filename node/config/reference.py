@@ -63,7 +63,8 @@ class Invocation:
     """Clients connect to another NATS server: nothing listens at ``host`` and ``port``."""
     tree: Mapping = field(default_factory=lambda: Mapping("the command line"))
     """Our configuration, but for ports that aren't known yet."""
-    peers: dict[str, Address] = field(default_factory=dict)
+    peers: dict[str, Address | None] = field(default_factory=dict)
+    """The other members, and where they are; None: that is learnt on the routes."""
     notes: list[str] = field(default_factory=list)
     """Lines for the log: what applies instead of what was given."""
     warnings: list[str] = field(default_factory=list)
@@ -391,7 +392,7 @@ def configuration(made: Invocation, port: int) -> Config:
         nodes = dict(config.cluster.nodes)
         for name, address in made.peers.items():
             # Where the others take clients is learnt from themselves.
-            nodes[name] = replace(nodes[name], client=Address(address.host, 0))
+            nodes[name] = replace(nodes[name], client=Address(address.host if address else "127.0.0.1", 0))
         config = replace(config, cluster=replace(config.cluster, nodes=MappingProxyType(nodes)))
         if made.encryption is not None:
             cipher, key = made.encryption

@@ -1,8 +1,9 @@
-"""``--clustered`` and what belongs to it, as our ``cluster``.
+"""``--clustered``, ``--cluster``, ``--routes`` and what belongs to them, as our ``cluster``.
 
-The Go server learns where its peers are from the NATS routes between them. Our nodes dial each other, so
-each peer is given with its address: ``--cluster_peers n2=10.0.0.2:6222,n3=10.0.0.3:6222``, where the port is
-that of the peer's own ``--cluster``. Where the others take clients is learnt from themselves.
+``--cluster`` is where this node listens for others, ``--routes`` where they are. They may be of this cluster
+or of another; who is there says so. Of its own cluster a node has to know the names of all:
+``--cluster_peers n2,n3``. Their addresses are learnt on the routes, or given: ``n2=10.0.0.2:6222``, where the
+port is that of the peer's own ``--cluster``. Where the others take clients is learnt from themselves.
 """
 
 from __future__ import annotations
@@ -11,17 +12,19 @@ from typing import TYPE_CHECKING, Final
 
 from node.config.reference_input import is_on
 from node.config.tree import Items, Mapping, Scalar, Tree
-from node.config.values import Address, parse_address
+from node.config.values import Address, parse_address, parse_url
 
 if TYPE_CHECKING:
     from node.config.reference import Digest
 
+ROUTE_PORT: Final = 6222
+"""Where routes lead that don't name a port."""
+
 _CLUSTER_ONLY: Final = frozenset({"cluster_node_id", "cluster_peers"})
-_NODES: Final = "; nodes of one streaming cluster need none: --clustered, --cluster_node_id, --cluster_peers"
 
 
 def cluster(digest: Digest) -> None:
-    """Whether this is a node of a cluster, and of which; routes to anybody else are refused."""
+    """Whether this is a node of a cluster, and of which; whom it has routes to."""
     made = digest.made
     wanted = [
         given
@@ -32,16 +35,47 @@ def cluster(digest: Digest) -> None:
     made.is_clustered = digest.flag("-clustered") or any(not given.by_flag for given in wanted)
     if digest.word("-clustered").lower() in ("false", "f", "0"):
         made.is_clustered = False
-    routes = [digest.last[name] for name in ("-cluster_listen", "-routes") if name in digest.last]
+    _routes(digest)
     if made.is_clustered:
         _members(digest)
         return
     for given in wanted:
         if given.by_flag and given.option.flags[-1] in _CLUSTER_ONLY:
             digest.fail(given, "has no effect without --clustered")
-    for given in routes:
-        if is_on(given.value):
-            digest.fail(given, f"plain NATS routes between servers are not in this release{_NODES}")
+    own = _own_peer_address(digest)
+    if own is not None:
+        place = digest.last[_listening(digest)].place
+        digest.put(f"cluster.nodes.{digest.name()}.peer", place, str(own))
+    _peer_security(digest)
+
+
+def _routes(digest: Digest) -> None:
+    """Who is dialed. A node that listens for others takes those that dial it, too."""
+    given = digest.get("-routes")
+    if given is None and not _listening(digest):
+        return
+    addresses: list[Tree] = []
+    for word in _words(given.value) if given is not None else ():
+        assert given is not None
+        try:
+            url = parse_url(word, default_port=ROUTE_PORT)
+        except ValueError as error:
+            digest.fail(given, str(error))
+            continue
+        if url.user or url.token:
+            digest.made.notes.append(f"{given.name}: nodes know each other by certificates, not by passwords")
+        addresses.append(Scalar(given.place, "word", str(Address(url.host, url.port))))
+    place = given.place if given is not None else digest.last[_listening(digest)].place
+    digest.mapping("cluster", place).put("routes", place, Items(place, addresses))
+
+
+def _listening(digest: Digest) -> str:
+    """The option that says where this node listens for others; empty if none does."""
+    for name in ("-cluster_listen", "cluster.port"):
+        given = digest.get(name)
+        if given is not None and is_on(given.value):
+            return name
+    return ""
 
 
 def _members(digest: Digest) -> None:
@@ -60,12 +94,12 @@ def _members(digest: Digest) -> None:
     own = _own_peer_address(digest) or peers.pop(made.node, None)
     peers.pop(made.node, None)
     missing = [name for name, address in peers.items() if address is None]
-    if missing:
+    if missing and not _is_routed(digest):
         example = ",".join(f"{name}=HOST:PORT" for name in missing)
         digest.fail(
             digest.last["-cluster_peers"],
-            f"{', '.join(missing)}: no address. Nodes dial each other, so give each as NAME=HOST:PORT,"
-            f" the PORT being that of its own --cluster: --cluster_peers {example}",
+            f"{', '.join(missing)}: no address. Give --routes, so that it can be found, or each as"
+            f" NAME=HOST:PORT, the PORT being that of its own --cluster: --cluster_peers {example}",
         )
     if own is None and peers:
         digest.problems.append(
@@ -73,17 +107,22 @@ def _members(digest: Digest) -> None:
         )
     if not peers:
         digest.problems.append(f"{place}: a cluster needs its other nodes: --cluster_peers NAME=HOST:PORT,…")
-    made.peers = {name: address for name, address in peers.items() if address is not None}
+    made.peers = peers
     if own is not None:
         digest.put(f"cluster.nodes.{made.node}.peer", place, str(own))
         if Address(made.host, 1).is_unspecified and not digest.word("-client_advertise"):
             made.notes.append(f"clients are told to connect to {own.host}; see --client_advertise")
     for name, address in made.peers.items():
-        digest.put(f"cluster.nodes.{name}.peer", digest.last["-cluster_peers"].place, str(address))
-        digest.put(f"cluster.nodes.{name}.client", digest.last["-cluster_peers"].place, str(address))
-    if "-routes" in digest.last:
-        made.notes.append(f"{digest.last['-routes'].name}: nodes dial what --cluster_peers says")
+        at = digest.last["-cluster_peers"].place
+        if address is not None:
+            digest.put(f"cluster.nodes.{name}.peer", at, str(address))
+        digest.put(f"cluster.nodes.{name}.client", at, str(address or Address("127.0.0.1", 1)))
     _peer_security(digest)
+
+
+def _is_routed(digest: Digest) -> bool:
+    given = digest.get("-routes")
+    return given is not None and is_on(given.value)
 
 
 def _peers(digest: Digest) -> dict[str, Address | None]:
@@ -104,9 +143,11 @@ def _peers(digest: Digest) -> dict[str, Address | None]:
 
 def _own_peer_address(digest: Digest) -> Address | None:
     given = digest.get("-cluster_listen")
-    host, port = digest.get("cluster.host"), digest.get("cluster.port")
-    if given is None and port is None:
+    host = digest.get("cluster.host")
+    if not _listening(digest):
         return None
+    if given is not None and "@" in digest.word("-cluster_listen"):
+        digest.fail(given, "nodes know each other by certificates, not by passwords: see cluster { tls {} }")
     text = digest.word("-cluster_listen") or f"{digest.word('cluster.host')}:{digest.word('cluster.port')}"
     try:
         return parse_address(_without_scheme(text))

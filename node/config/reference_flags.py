@@ -79,10 +79,6 @@ SECTION_KEYS: Final = {
 """Keys of the streaming part that are sections themselves."""
 
 _SPACE = "the store gives space back by itself"
-_ROUTES = (
-    "plain NATS routes are not in this release; nodes of one streaming cluster need none"
-    " (--clustered, --cluster_node_id, --cluster_peers)"
-)
 _CLIENT_TLS = "TLS for clients is not in this release; put a TLS proxy before the port"
 _RAFT = "elections follow raft.election_timeout of this server, 300 to 600 ms"
 _SQL = "there is no SQL store: use --store FILE --dir DIR, replicated with --clustered"
@@ -388,7 +384,7 @@ OPTIONS: Final[tuple[Option, ...]] = (
         "streaming.cluster",
         LIST,
         "(cluster)",
-        about="the other nodes, NAME=HOST:PORT,…; PORT as in their --cluster",
+        about="the other nodes' names; NAME=HOST:PORT for those not found by --routes",
     ),
     Option(
         ("cluster_bootstrap",),
@@ -540,20 +536,27 @@ OPTIONS: Final[tuple[Option, ...]] = (
         "cluster",
         LIST,
         "(routes)",
-        about="with --clustered, nothing is left for it to do",
+        about="where others are, of this cluster or another, nats://HOST:PORT,…",
     ),
     Option(("cluster_name",), ("name",), "cluster", TEXT, note="the cluster is called like its cluster ID"),
     Option(
-        ("cluster_advertise",), ("advertise",), "cluster", TEXT, note="nodes dial what --cluster_peers says"
+        ("cluster_advertise",), ("advertise",), "cluster", TEXT, note="nodes tell the address of --cluster"
     ),
     Option(
         ("no_advertise",),
         ("no_advertise",),
         "cluster",
         BOOL,
-        note="clients are told of the cluster's own nodes",
+        "cluster.no_advertise",
+        about="clients of routing peers are not told of this server",
     ),
-    Option(("connect_retries",), ("connect_retries",), "cluster", INT, note="nodes dial each other for ever"),
+    Option(
+        ("connect_retries",),
+        ("connect_retries",),
+        "cluster",
+        INT,
+        note="what --routes names is dialed for ever",
+    ),
     Option(
         (),
         ("authorization",),
@@ -569,7 +572,13 @@ OPTIONS: Final[tuple[Option, ...]] = (
         "(peer)",
         about="`cluster.peer_security`: `cert_file`, `key_file`, `ca_file`; always mutual",
     ),
-    Option((), ("permissions",), "cluster", MAP, refused=_ROUTES),
+    Option(
+        (),
+        ("permissions",),
+        "cluster",
+        MAP,
+        refused="routes have no permissions here: clusters that share an authority trust each other",
+    ),
     Option(
         ("l", "log"),
         ("log_file", "logfile"),

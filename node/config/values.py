@@ -221,7 +221,7 @@ class ServerURL:
 NATS_PORT: Final = 4222
 
 
-def parse_url(text: str) -> ServerURL:
+def parse_url(text: str, default_port: int = NATS_PORT) -> ServerURL:
     """``nats://user:password@host:port``; scheme, credentials and port may be missing.
 
     Raises:
@@ -234,7 +234,7 @@ def parse_url(text: str) -> ServerURL:
     user, colon, password = (unquote(part) for part in credentials.partition(":"))
     host, has_port, port = address.rpartition(":")
     if not has_port or (address.endswith("]") and address.startswith("[")):
-        host, port = address, str(NATS_PORT)
+        host, port = address, str(default_port)
     try:
         parsed = parse_address(f"{host}:{port}")
     except ValueError as error:

@@ -161,8 +161,14 @@ def test_actions(words: str, action: str) -> None:
         ("-ns http://ann:pw@host:4222", "flag -ns: a URL that begins with 'http'"),
         ("-ns h -clustered", "flag -ns: is for a server alone"),
         ("-ns h -tls_client_cert c.pem", "streaming.nats_server.tls.cert: has no effect without key"),
-        ("-routes nats://host:5222", "plain NATS routes between servers are not in this release"),
-        ("-cluster nats://host:5222", "plain NATS routes between servers are not in this release"),
+        ("-routes nats://host:5222", "cluster.routes: host:5222 is not on the loopback"),
+        (
+            "-cluster nats://host:5222",
+            "flag -cluster: cluster.nodes.n1.peer: host:5222 is not on the loopback",
+        ),
+        ("-cluster nats://u:p@127.0.0.1:5222", "flag -cluster: nodes know each other by certificates"),
+        ("-routes nats://u:p@ho/st:5222", "flag -routes: a URL whose address is wrong"),
+        ("-ns h -routes nats://127.0.0.1:1", "cluster.routes: have no effect with streaming.nats_server"),
         ("-tls", "TLS for clients is not in this release"),
         ("-sql_driver mysql", "there is no SQL store"),
         ("-file_slice_archive_script x.sh", "archive with a durable subscriber"),
@@ -505,7 +511,33 @@ def test_a_node_of_a_cluster() -> None:
     assert nodes["n1"].client == Address("0.0.0.0", 4333)
     assert nodes["n1"].advertise == Address("127.0.0.1", 4333)
     assert nodes["n2"].client.port == 0
-    assert any("-routes: nodes dial what --cluster_peers says" in note for note in invocation.notes)
+    assert found.cluster.routes == (Address("127.0.0.1", 6002),)
+
+
+def test_peers_are_found_on_routes() -> None:
+    """As the Go server's: names here, addresses there."""
+    routes = "-routes nats://127.0.0.1:6002,nats-route://127.0.0.1"
+    invocation, found = made(*NODE.split(), *routes.split(), "-cluster_peers", "n2,n3")
+    assert invocation.peers == {"n2": None, "n3": None}
+    assert [node.peer for node in found.cluster.nodes.values()] == [Address("127.0.0.1", 6001), None, None]
+    assert found.cluster.routes == (Address("127.0.0.1", 6002), Address("127.0.0.1", 6222))
+
+
+def test_routes_of_a_server_alone(conf: Any) -> None:
+    """Where it listens, and whom it dials; who only listens takes those that dial it."""
+    found = config("-cluster", "nats://127.0.0.1:6222")
+    assert found.cluster.nodes["n1"].peer == Address("127.0.0.1", 6222)
+    assert (found.cluster.routes, found.cluster.no_advertise) == ((), False)
+    text = (
+        "cluster { host: localhost, port: 6222, no_advertise: true, routes: ['nats-route://localhost:7222'] }"
+    )
+    found = config("-c", conf(text + "\nstreaming { cid: c }"))
+    assert found.cluster.nodes["n1"].peer == Address("localhost", 6222)
+    assert (found.cluster.routes, found.cluster.no_advertise) == ((Address("localhost", 7222),), True)
+    assert config("-routes", "nats://127.0.0.1:6222").cluster.nodes["n1"].peer is None
+    assert config().cluster.routes is None
+    invocation, _ = made("-routes", "nats://u:pw@127.0.0.1:6222")
+    assert "-routes: nodes know each other by certificates, not by passwords" in invocation.notes
 
 
 def test_a_cluster_in_a_file(conf: Any) -> None:
@@ -528,7 +560,7 @@ def test_a_cluster_in_a_file(conf: Any) -> None:
     ("words", "problem"),
     [
         ("-clustered", "a node of a cluster needs a name: --cluster_node_id"),
-        (f"{NODE} -cluster_peers n2,n3", "n2, n3: no address. Nodes dial each other, so give each as NAME="),
+        (f"{NODE} -cluster_peers n2,n3", "n2, n3: no address. Give --routes, so that"),
         (f"{NODE} -cluster_peers n2=nowhere", "n2: expected an address"),
         (NODE, "a cluster needs its other nodes"),
         (f"{NODE} -cluster_bootstrap", "founded by all its nodes together"),
