@@ -1,8 +1,9 @@
-"""Run all nodes of a cluster on this machine.
+"""A cluster as a whole: run it on this machine, say who belongs to it, recover what is left of it.
 
 `up` starts every node of FILE as a process of its own and shows what they say, each line with its
 node's name before it. A node that ends is not started again. Ctrl-C, or SIGTERM, stops them all,
-once more kills them.
+once more kills them. `add`, `remove`, `replace` and `members` ask a cluster that runs (`node.cli.members`);
+`recover` makes a new one of a single node's data (`node.cli.recover`).
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from typing import Final
 
 import trio
 
+from node.cli import members, recover
 from node.cli.options import add_config, names
 from node.config.load import load
 from node.errors import ConfigError
@@ -33,14 +35,19 @@ _COLOURS: Final = (36, 33, 32, 35, 34, 31)
 def arguments(parser: argparse.ArgumentParser) -> None:
     """The command line of ``stanchion cluster``."""
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
-    up = actions.add_parser("up", help="run every node of FILE", description=__doc__)
-    up.formatter_class = argparse.RawDescriptionHelpFormatter
+    up = actions.add_parser("up", help="run every node of FILE", description="Run every node of FILE.")
     add_config(up, positional=True)
     up.add_argument("--only", type=names, metavar="N1,N2,…", help="run only these nodes")
+    members.arguments(actions)
+    recover.arguments(actions)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run the nodes until they have all ended; 0 if every one of them ended well."""
+    """Do what is asked. Of ``up``: run the nodes until they have all ended; 0 if every one ended well."""
+    if args.action == "recover":
+        return recover.run(args)
+    if args.action != "up":
+        return members.run(args)
     config = load(args.config, overrides=args.overrides)
     nodes: list[str] = args.only or list(config.cluster.nodes)
     unknown = [name for name in nodes if name not in config.cluster.nodes]

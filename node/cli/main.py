@@ -34,7 +34,7 @@ INTERRUPTED: Final = 130
 COMMANDS: Final = {
     "demo": "a cluster on this machine whose leader is killed under load, and what happens",
     "node": "run one node of a cluster",
-    "cluster": "run all nodes of a cluster on this machine",
+    "cluster": "run a cluster on this machine, add and remove nodes, recover one",
     "pub": "publish to a channel",
     "sub": "subscribe to a channel and show what comes",
     "channel": "look at channels and change them",

@@ -45,6 +45,11 @@ class Storage:
     keyring: Keyring | None = None
     """None: the directory isn't encrypted."""
 
+    def close(self) -> None:
+        """Close what is open now: the store is perhaps not the one that was opened."""
+        self.store.close()
+        self.journal.close()
+
 
 def open_storage(config: Config, name: str, stack: ExitStack) -> Storage:
     """Open what node ``name`` keeps; ``stack`` closes it.
@@ -54,14 +59,15 @@ def open_storage(config: Config, name: str, stack: ExitStack) -> Storage:
         ConfigError: it is encrypted with another pass phrase, or without one, or isn't and should be.
         CorruptionError, DiskError: its journal or store can't be used.
     """
-    storage = _in_memory() if config.store.store == "memory" else _in_directory(config, name, stack)
-
-    def close() -> None:
-        storage.store.close()  # perhaps not the one that was opened
-        storage.journal.close()
-
-    stack.callback(close)
-    return storage
+    if config.store.store == "memory":
+        storage = _in_memory()
+        stack.callback(storage.close)
+        return storage
+    directory = config.store.dir
+    directory.mkdir(parents=True, exist_ok=True, mode=0o750)
+    stack.enter_context(DirectoryLock(directory))
+    identity = load_identity(RealDisk(directory), cluster_id=config.cluster.id, node=name)
+    return open_directory(config, identity, stack)
 
 
 def _in_memory() -> Storage:
@@ -73,14 +79,16 @@ def _in_memory() -> Storage:
     return Storage(MemoryDisk(), None, journal, VolatileStore())
 
 
-def _in_directory(config: Config, name: str, stack: ExitStack) -> Storage:
+def open_directory(config: Config, identity: Identity | None, stack: ExitStack) -> Storage:
+    """Open what is in a directory that this process has locked; ``stack`` closes it.
+
+    Raises:
+        ConfigError: it is encrypted with another pass phrase, or without one, or isn't and should be.
+        CorruptionError, DiskError: its journal or store can't be used.
+    """
     from node.store.checkpoint import Store
 
     directory = config.store.dir
-    directory.mkdir(parents=True, exist_ok=True, mode=0o750)
-    stack.enter_context(DirectoryLock(directory))
-    disk = RealDisk(directory)
-    identity = load_identity(disk, cluster_id=config.cluster.id, node=name)
     keyring = _keyring(directory, config.store.encryption, empty=identity is None)
     journal = Journal.open(
         RealDisk(directory / "journal"),
@@ -94,8 +102,10 @@ def _in_directory(config: Config, name: str, stack: ExitStack) -> Storage:
     except BaseException:
         journal.close()
         raise
+    storage = Storage(RealDisk(directory), identity, journal, store, keyring)
+    stack.callback(storage.close)
     _finish_installing(journal, store)
-    return Storage(disk, identity, journal, store, keyring)
+    return storage
 
 
 def _keyring(directory: Path, encryption: Encryption | None, *, empty: bool) -> Keyring | None:
