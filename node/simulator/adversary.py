@@ -16,7 +16,7 @@ class Faults:
     checkpoints: bool = False
     """Hosts store their state and drop their log, so that snapshots are needed."""
     every_s: float = 0.5
-    """Mean time between two faults."""
+    """Mean time between two faults; 0: there are none."""
 
 
 class Adversary:

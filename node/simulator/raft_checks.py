@@ -4,7 +4,9 @@
 was committed in an earlier term. *State machine safety*: all apply the same batch at the same
 index, in order, each once. *Log matching*: two logs that agree on an entry's term agree on all
 before it. *Durability*: what was applied anywhere is in every state in the end. *Convergence*: when
-everything is healed there is a leader, and all states are equal.
+everything is healed there is a leader, and all states are equal. *Membership*: of two memberships
+that are committed one after the other, one voter at most differs, as a name and as a directory; and
+what a node applies, or a snapshot brings, is the membership that was committed there.
 
 Source: Ongaro and Ousterhout, *In Search of an Understandable Consensus Algorithm*, figure 3.
 """
@@ -12,8 +14,10 @@ Source: Ongaro and Ousterhout, *In Search of an Understandable Consensus Algorit
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Protocol, TypeAlias
 
+from node.raft.membership import Membership
 from node.raft.ports import JournalView
 
 State: TypeAlias = list[tuple[int, bytes]]
@@ -35,6 +39,8 @@ class Observed(Protocol):
     state: State
 
     @property
+    def up(self) -> bool: ...
+    @property
     def log(self) -> JournalView: ...
     @property
     def is_ready(self) -> bool: ...
@@ -45,7 +51,9 @@ class Observed(Protocol):
 class RaftChecker:
     """Told of every election, commit and application; remembers what was committed where."""
 
-    def __init__(self) -> None:
+    def __init__(self, founders: Membership) -> None:
+        self.memberships: dict[int, Membership] = {0: founders}
+        """Those that were committed, by the index of their entry."""
         self.committed: dict[int, tuple[int, bytes]] = {}
         """Term and payload of each entry that any leader committed or any node applied."""
         self._commit_terms: dict[int, int] = {}
@@ -78,8 +86,14 @@ class RaftChecker:
             raise ViolationError("state machine safety", f"{name} applies {index} after {state[-1][0]}")
         self._commit(name, index, term, b"\x01" + payload, term)
 
+    def passes(self, name: str, index: int, term: int, payload: bytes) -> None:
+        """A node passes an entry that is no batch."""
+        self._commit(name, index, term, payload, term)
+
     def _commit(self, name: str, index: int, term: int, payload: bytes, at_term: int) -> None:
         self._commit_terms.setdefault(index, at_term)
+        if index not in self.committed and payload[:1] == b"\x02":
+            self._members_committed(index, Membership.decode(payload[1:]))
         known = self.committed.setdefault(index, (term, payload))
         if known != (term, payload):
             raise ViolationError(
@@ -88,11 +102,34 @@ class RaftChecker:
                 f"{known[1][:12]!r} of term {known[0]} was committed",
             )
 
+    @property
+    def members(self) -> Membership:
+        """The latest that is committed."""
+        return self.memberships[max(self.memberships)]
+
+    def _members_committed(self, index: int, membership: Membership) -> None:
+        self.memberships[index] = membership
+        ordered = [self.memberships[at] for at in sorted(self.memberships)]
+        for before, after in pairwise(ordered):
+            if len(before.copies() ^ after.copies()) > 1:
+                raise ViolationError("membership", f"{before.voters} became {after.voters}")
+
+    def members_applied(self, name: str, index: int, membership: Membership) -> None:
+        """A node takes a membership for committed, as of entry ``index``."""
+        expected = self.memberships[max(at for at in self.memberships if at <= index)]
+        if membership != expected:
+            raise ViolationError(
+                "membership",
+                f"{name} takes {membership.names} for committed at {index}, where {expected.names} was",
+            )
+
     # --- in the end -------------------------------------------------------------------------------
 
     def finish(self, hosts: Sequence[Observed]) -> None:
         """Everything is healed and some time has passed."""
         for position, one in enumerate(hosts):
+            if not one.up:
+                raise ViolationError("convergence", f"{one.name} is a member and isn't there")
             for other in hosts[:position]:
                 self._match(one, other)
         applied = {host.name: host.applied for host in hosts}

@@ -5,6 +5,10 @@ frames, tick, flush, and asleep until the engine's next deadline. The state mach
 batches it was given; its store is a copy of that list, made now and then, no further than what is
 durable in the journal, which then drops its prefix. A peer that needs what was dropped is sent the
 copy.
+
+With *spares* a group has more hosts than members. A spare is recruited when a leader adds it: its disk
+is wiped and its directory gets a new id, which it says when a link comes up. A host that applies its
+own removal is retired; one that never hears of it goes on, and must do no harm.
 """
 
 from __future__ import annotations
@@ -12,12 +16,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from node.errors import RefusedError, UnavailableError
 from node.raft.engine import Engine
 from node.raft.membership import Membership
 from node.raft.ports import Limits, Role, Timing
-from node.simulator.journal import FlushedJournal, JournalDisk, Medium, Tape
+from node.simulator.journal import FlushedJournal, JournalDisk, Medium, MemoryJournal, Tape
 from node.simulator.network import CALM, Network, Weather
-from node.simulator.raft_checks import RaftChecker, State
+from node.simulator.raft_checks import RaftChecker, State, ViolationError
 from node.simulator.world import World
 
 TIMING = Timing(election_min_s=0.3, election_max_s=0.6, heartbeat_s=0.05)
@@ -35,9 +40,11 @@ class Snapshot(NamedTuple):
     term: int
     previous: tuple[int, int]
     state: State
+    membership: Membership | None
 
 
-_EMPTY = Snapshot(0, 0, (0, 0), [])
+_EMPTY = Snapshot(0, 0, (0, 0), [], None)
+_HELLO_AGAIN_S = 0.2
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,13 +58,18 @@ class GroupOptions:
     flush_s: tuple[float, ...] = FLUSH_S
     real_journal: bool = False
     """The journal that nodes have, on a simulated disk, instead of one in memory."""
+    spares: int = 0
+    """Hosts that found nothing and can be added later."""
 
 
 class RaftHost:
     """One process that can be started, killed, paused and robbed of its power."""
 
-    def __init__(self, group: RaftGroup, name: str) -> None:
+    def __init__(self, group: RaftGroup, name: str, founders: Membership | None) -> None:
         self.name = name
+        self.founders = founders
+        """What it was told when it was made or recruited; None: it wasn't."""
+        self.directory = ""
         self.up = False
         self.paused = False
         self.journal: FlushedJournal
@@ -65,14 +77,19 @@ class RaftHost:
         self.state: State = []
         self._group = group
         self._world = group.world
-        self._medium: Medium = JournalDisk(self._world.rng, name) if group.options.real_journal else Tape()
+        self._medium = self._new_medium()
         self._store = _EMPTY
+        self._invited_at = 0
+        self._said: dict[str, str] = {}  # the peers that are linked, and their directories
         self._life = 0
         self._inbox: list[tuple[str, Any]] = []
         self._paused_at = 0.0
         self._woken_at = float("inf")
         self._led_term = 0
         self._seen_commit = 0
+
+    def _new_medium(self) -> Medium:
+        return JournalDisk(self._world.rng, self.name) if self._group.options.real_journal else Tape()
 
     @property
     def log(self) -> FlushedJournal:
@@ -92,22 +109,40 @@ class RaftHost:
 
     # --- life and death ---------------------------------------------------------------------------
 
+    def recruit(self, index: int, membership: Membership) -> None:
+        """Be somebody new, with an empty disk, invited by the entry ``index``; `start` it then."""
+        self.crash(power=False)
+        self._world.counts["recruited"] += 1
+        self.directory = f"directory {self._world.counts['recruited']} of {self.name}"
+        self._world.note(f"{self.name} begins again with {self.directory}")
+        self.founders, self._invited_at = membership, index
+        self._medium, self._store = self._new_medium(), _EMPTY
+        self._led_term = 0
+
+    def retire(self) -> None:
+        """It has learnt that it left."""
+        self.crash(power=False)
+        self._world.counts["retired"] += 1
+        self.founders = None
+
     def start(self) -> None:
-        if self.up:
+        if self.up or self.founders is None:
             return
         self.up, self.paused = True, False
         self._life += 1
         self._inbox.clear()
+        self._said.clear()
         self._woken_at = float("inf")
         self.journal = journal = self._medium.open()
         stored = self._store
         self.state = list(stored.state)
         if stored.up_to and not journal.first_index <= stored.up_to <= journal.last_index:
             # The store was in place before the journal's new base was durable.
-            journal.reset((stored.up_to, stored.term), stored.previous)
+            assert stored.membership is not None
+            journal.reset((stored.up_to, stored.term), stored.previous, stored.membership.encode())
         self.engine = Engine(
             node=self.name,
-            members=self._group.names,
+            members=self.founders,
             journal=journal,
             applied=stored.up_to,
             timing=self._group.options.timing,
@@ -117,6 +152,7 @@ class RaftHost:
             apply=self._apply,
             listener=self,
             limits=self._group.options.limits,
+            directory=self.directory,
         )
         self._seen_commit = self.engine.commit_index
         self._world.note(f"{self.name} starts at entry {stored.up_to} of {journal.last_index}")
@@ -160,15 +196,39 @@ class RaftHost:
     # --- network ----------------------------------------------------------------------------------
 
     def link_up(self, peer: str) -> None:
+        """Both ends decide alike whether they talk to each other; if not, they try again later."""
+        other = self._group.host(peer)
+        if self.refuses(other) or other.refuses(self):
+            life = self._life
+            self._world.after(_HELLO_AGAIN_S, lambda: self._hello_again(peer, life))
+            return
+        self._said[peer] = other.directory
         self.engine.connected(peer)
         self._work()
 
+    def _hello_again(self, peer: str, life: int) -> None:
+        if life == self._life and peer not in self._said and self._group.network.linked(self.name, peer):
+            self.link_up(peer)
+
+    def refuses(self, other: RaftHost) -> bool:
+        """The log says that this name votes with another directory: that one's disk is lost."""
+        member = self.engine.membership.get(other.name)
+        return member is not None and member.voter and member.directory != other.directory
+
+    def directory_of(self, peer: str) -> str | None:
+        """What ``peer`` said on the present link."""
+        return self._said.get(peer)
+
     def link_down(self, peer: str) -> None:
+        if self._said.pop(peer, None) is None:
+            return
         self._inbox = [(sender, message) for sender, message in self._inbox if sender != peer]
         self.engine.disconnected(peer)
         self._work()
 
     def deliver(self, peer: str, message: Any) -> None:
+        if peer not in self._said:
+            return
         if self.paused:
             self._inbox.append((peer, message))
         else:
@@ -186,6 +246,29 @@ class RaftHost:
     def propose(self, payload: bytes) -> None:
         self.engine.propose(payload)
         self._work()
+
+    def change_members(self, new: Membership) -> int | None:
+        """Ask this host for another membership; None if it refuses."""
+        try:
+            index = self.engine.change_membership(new)
+        except (RefusedError, UnavailableError) as error:
+            self._world.counts["changes refused"] += 1
+            self._world.note(f"{self.name} makes no change: {error}")
+            return None
+        self._world.counts["changes"] += 1
+        self._world.note(f"{self.name} appends at {index}: {describe(new)}")
+        self._work()
+        return index
+
+    def holds(self, index: int, term: int) -> bool:
+        """Whether entry ``index`` of ``term`` is durable here, or in what a snapshot brought."""
+        if not self.up and isinstance(self._medium, Tape):
+            journal: FlushedJournal = MemoryJournal(self._medium)
+        else:
+            journal = self.journal
+        if index < journal.first_readable:
+            return True
+        return journal.durable_index >= index and journal.term_at(index) == term
 
     def _work(self) -> None:
         """After anything that happened: look, send, flush, and sleep until the next deadline."""
@@ -232,7 +315,9 @@ class RaftHost:
                 self._world.counts["elections"] += 1
                 self._world.note(f"{self.name} leads term {engine.term}")
                 checker.elected(self.name, engine.term, self.journal)
-            checker.commits(self.name, self.journal, engine.term, self._seen_commit, engine.commit_index)
+            if engine.commit_index > self._seen_commit:
+                checker.commits(self.name, self.journal, engine.term, self._seen_commit, engine.commit_index)
+                self._group.check_majority(self)
         self._seen_commit = engine.commit_index
 
     # --- state, store and snapshots -----------------------------------------------------------------
@@ -250,7 +335,8 @@ class RaftHost:
         assert term is not None
         assert previous is not None
         self._world.counts["checkpoints"] += 1
-        self._store = Snapshot(index, term, (index - 1, previous), list(self.state))
+        members = self.engine.membership_at(index)
+        self._store = Snapshot(index, term, (index - 1, previous), list(self.state), members)
         self.journal.drop_before(index - keep)
         self._work()
 
@@ -261,7 +347,7 @@ class RaftHost:
         self.engine.suspend_applying()
         self._store = snapshot
         self.state = list(snapshot.state)
-        self.engine.snapshot_installed(snapshot.up_to, snapshot.term, snapshot.previous)
+        self.engine.snapshot_installed(snapshot.up_to, snapshot.term, snapshot.previous, snapshot.membership)
 
     def needs_snapshot(self, peer: str) -> None:
         self._world.counts["snapshots sent"] += 1
@@ -294,13 +380,26 @@ class RaftHost:
         pass
 
     def membership_changed(self, membership: Membership, index: int) -> None:
-        pass
+        self._world.note(f"{self.name} goes by {describe(membership)}, of entry {index}")
 
     def membership_committed(self, membership: Membership, index: int) -> None:
-        pass
+        checker, journal = self._group.checker, self.journal
+        if index >= journal.first_readable:
+            checker.passes(self.name, index, journal.term_at(index) or 0, journal.payload_at(index))
+        checker.members_applied(self.name, index, membership)
+        member = membership.get(self.name)
+        gone = member is None or member.directory not in {"", self.directory}
+        if gone and index >= self._invited_at:
+            life = self._life
+            self._world.after(0.0, lambda: self.retire() if life == self._life else None)
 
     def member_left(self, name: str) -> None:
-        pass
+        self._world.counts["left"] += 1
+
+
+def describe(membership: Membership) -> str:
+    """Voters, and learners in brackets."""
+    return " ".join(member.name if member.voter else f"({member.name})" for member in membership.members)
 
 
 class RaftGroup:
@@ -309,15 +408,45 @@ class RaftGroup:
     def __init__(self, world: World, options: GroupOptions) -> None:
         self.world = world
         self.options = options
-        self.checker = RaftChecker()
-        self.names = [f"n{number}" for number in range(1, options.nodes + 1)]
-        self.hosts = [RaftHost(self, name) for name in self.names]
+        self.names = [f"n{number}" for number in range(1, options.nodes + options.spares + 1)]
+        founders = Membership.founders(self.names[: options.nodes])
+        self.checker = RaftChecker(founders)
+        self.hosts = [RaftHost(self, name, founders if founders.get(name) else None) for name in self.names]
+        self._by_name = {host.name: host for host in self.hosts}
         self.network = Network(world, self.hosts, options.weather)
         self._proposed = 0
+
+    def host(self, name: str) -> RaftHost:
+        return self._by_name[name]
 
     def start(self) -> None:
         for host in self.hosts:
             host.start()
+
+    def check_majority(self, leader: RaftHost) -> None:
+        """What a leader says is committed is on the disks of a majority of those who vote."""
+        index = leader.engine.commit_index
+        term = leader.journal.term_at(index) or 0
+        voters = [member for member in leader.engine.membership.members if member.voter]
+        hosts = [self.host(member.name) for member in voters]
+        holders = [
+            host.name
+            for host, member in zip(hosts, voters, strict=True)
+            if host.directory == member.directory and host.holds(index, term)
+        ]
+        if 2 * len(holders) <= len(voters):
+            raise ViolationError(
+                "durability",
+                f"{leader.name} commits entry {index} of term {term}, which of "
+                f"{describe(leader.engine.membership)} only {' '.join(holders)} have",
+            )
+
+    def members(self) -> list[RaftHost]:
+        """The hosts of those that belong to the group, by a ready leader's log; all if there is none."""
+        leader = max(
+            (host for host in self.hosts if host.is_ready), key=lambda host: host.engine.term, default=None
+        )
+        return self.hosts if leader is None else [self.host(name) for name in leader.engine.membership.names]
 
     def propose(self, count: int) -> None:
         """Every host that believes to lead proposes so many batches of its own."""

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from node.simulator.adversary import Adversary, Faults
 from node.simulator.network import CALM, Weather
 from node.simulator.raft_group import FLUSH_S, GroupOptions, RaftGroup
+from node.simulator.raft_members import Operator
 from node.simulator.world import World
 
 _QUIET_S = 1.0
@@ -24,6 +25,8 @@ class RaftRun:
     """How many there are: one of these."""
     flush_s: tuple[float, ...] = FLUSH_S
     real_journal: bool = False
+    members_every_s: float = 0.0
+    """Mean time between two changes of the members; 0: there are none."""
     trouble_s: float = 6.0
     healed_s: float = 3.0
 
@@ -47,10 +50,15 @@ def run_raft(seed: int, run: RaftRun, *, trace: list[str] | None = None) -> Coun
         world.trace = trace
     nodes = world.rng.choice(run.nodes)
     options = GroupOptions(
-        nodes=nodes, weather=run.weather, flush_s=run.flush_s, real_journal=run.real_journal
+        nodes=nodes,
+        weather=run.weather,
+        flush_s=run.flush_s,
+        real_journal=run.real_journal,
+        spares=3 if run.members_every_s else 0,
     )
     group = RaftGroup(world, options)
     adversary = Adversary(group, run.faults)
+    operator = Operator(group, run.members_every_s or 1.0)
 
     until = world.now + run.trouble_s + run.healed_s
 
@@ -61,12 +69,16 @@ def run_raft(seed: int, run: RaftRun, *, trace: list[str] | None = None) -> Coun
 
     group.start()
     world.after(0.5, client)
-    world.after(1.0, adversary.start)
+    if run.faults.every_s:
+        world.after(1.0, adversary.start)
+    if run.members_every_s:
+        world.after(0.7, operator.start)
     world.run(run.trouble_s)
     adversary.stop()
+    operator.stop()
     group.heal()
     world.run(run.healed_s)
     world.run(_QUIET_S)
-    group.checker.finish(group.hosts)
+    group.checker.finish(group.members())
     world.counts["committed"] = len(group.checker.committed)
     return world.counts

@@ -5,6 +5,8 @@ A failing seed replays exactly: ``run_raft(seed, MIXES[mix], trace=lines)`` tell
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from node.errors import CorruptionError
@@ -25,6 +27,13 @@ MIXES = {
     "slow disks": RaftRun(Faults(power=True, every_s=0.3), flush_s=(0.02, 0.1, 0.3)),
 }
 
+MEMBERS = {
+    "quiet": RaftRun(Faults(every_s=0), members_every_s=0.3),
+    "kills": RaftRun(members_every_s=0.4),
+    "snapshots": RaftRun(Faults(power=True, checkpoints=True), members_every_s=0.4),
+    "brutal": RaftRun(Faults(power=True, checkpoints=True, every_s=0.3), weather=ROUGH, members_every_s=0.3),
+}
+"""The same while members are added, promoted, removed and replaced, leaders among them."""
 
 REAL = RaftRun(Faults(power=True, checkpoints=True), real_journal=True)
 
@@ -41,6 +50,24 @@ def test_promises_hold(mix: str, seed: int) -> None:
     assert counts["committed"] <= counts["proposed"] + counts["elections"] + 1
 
 
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("mix", MEMBERS)
+def test_promises_hold_while_members_change(mix: str, seed: int) -> None:
+    lines: list[str] = []
+    try:
+        counts = run_raft(seed, MEMBERS[mix], trace=lines)
+    except (ViolationError, CorruptionError) as error:
+        pytest.fail(f"{mix}, seed {seed}: {error}\n" + "\n".join(lines[-40:]))
+    assert counts["committed"] > 50
+    assert counts["changes"] > 1
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_members_change_on_the_real_journal(seed: int) -> None:
+    counts = run_raft(seed, replace(REAL, members_every_s=0.4))
+    assert counts["changes"] > 1
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_promises_hold_with_the_real_journal(seed: int) -> None:
     """On a disk that tears what it was writing when the power failed."""
@@ -53,6 +80,13 @@ def test_promises_hold_with_the_real_journal(seed: int) -> None:
 def test_promises_hold_for_many_seeds(mix: str, soak_seconds: float) -> None:
     for seed in range(1000, 1100 if soak_seconds else 1008):
         run_raft(seed, MIXES[mix])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mix", MEMBERS)
+def test_promises_hold_while_members_change_for_many_seeds(mix: str, soak_seconds: float) -> None:
+    for seed in range(1000, 1200 if soak_seconds else 1008):
+        run_raft(seed, MEMBERS[mix])
 
 
 def test_seed_decides_everything() -> None:
