@@ -1,0 +1,120 @@
+"""What nodes agree on beside the log: the machine version (R24), equal states (R30), a wrong clock (R13)."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from node.core import rolling
+from node.core.machine import Machine
+from node.core.versions import UnsupportedVersionError
+from node.errors import CorruptionError
+from node.simulator.cluster import Cluster
+from node.simulator.cluster_checks import ClusterChecker
+from node.simulator.cluster_run import Case, Run
+from node.simulator.profiles import PROFILES
+from node.simulator.sim_node import SimNode
+
+SEED = 3
+
+
+@pytest.fixture(autouse=True)
+def _quiet_logs() -> Iterator[None]:
+    logging.disable(logging.CRITICAL)
+    yield
+    logging.disable(logging.NOTSET)
+
+
+def started() -> Cluster:
+    """Three nodes and their clients; nothing breaks."""
+    run = Run(Case(SEED, PROFILES["quiet"], nodes=3))
+    run.cluster.start()
+    return run.cluster
+
+
+def until(cluster: Cluster, condition: Callable[[], bool], *, within_s: float = 10.0) -> None:
+    """Let time pass until something is so."""
+    passed_s = 0.0
+    while not condition():
+        assert passed_s < within_s
+        cluster.world.run(0.1)
+        passed_s += 0.1
+
+
+def leader(cluster: Cluster) -> SimNode | None:
+    return next((node for node in cluster.nodes if node.ready), None)
+
+
+def crash(cluster: Cluster, number: int) -> None:
+    """Kill a node; the checkers are told that what comes late has a reason."""
+    cluster.adversary._trouble(60.0, nodes=True)
+    cluster.nodes[number].crash()
+
+
+def versions(cluster: Cluster) -> set[int]:
+    return {node.state.version for node in cluster.nodes if node.up}
+
+
+def test_the_version_is_raised_once_the_last_node_knows_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """R24: a rolling upgrade. While one node runs the older release, nothing changes; it may lead, too."""
+    cluster = started()
+    until(cluster, lambda: leader(cluster) is not None)
+    for node in cluster.nodes:
+        node.replica.machine.version = 1  # a process goes on as what it was started as
+    monkeypatch.setattr(Machine, "version", 2)
+    for number, node in enumerate(cluster.nodes[:2]):
+        crash(cluster, number)
+        cluster.world.run(2.0)
+        node.start()
+        cluster.world.run(3.0)
+        assert versions(cluster) == {1}, "one node still runs the older release"
+    crash(cluster, 2)
+    cluster.world.run(3.0)
+    assert versions(cluster) == {1}, "the one that is down has not said that it knows more"
+    cluster.nodes[2].start()
+    until(cluster, lambda: versions(cluster) == {2})
+
+
+def test_a_node_that_goes_back_stops_before_it_applies(monkeypatch: pytest.MonkeyPatch) -> None:
+    """R24: the older release doesn't touch the state, found in its store or in its log."""
+    with monkeypatch.context() as patch:
+        patch.setattr(Machine, "version", 2)
+        patch.setattr("node.core.versions.MACHINE_VERSION", 2)
+        cluster = started()
+        until(cluster, lambda: versions(cluster) == {2})
+        crash(cluster, 0)
+        cluster.world.run(3.0)
+    with pytest.raises(UnsupportedVersionError, match="needs machine version 2"):  # noqa: PT012  # either may
+        cluster.nodes[0].start()
+        cluster.world.run(1.0)
+
+
+@pytest.mark.parametrize("victim", [0, 1, 2])
+def test_a_node_whose_state_differs_stops(monkeypatch: pytest.MonkeyPatch, victim: int) -> None:
+    """R30: whoever it is, the leader too, within two milestones; and no other."""
+    monkeypatch.setattr(rolling, "MILESTONE", 32)
+    monkeypatch.setattr(rolling, "LOOKED_AT_WITHIN", 8)
+    monkeypatch.setattr(ClusterChecker, "_same_state", lambda self, node, index, state: None)
+    cluster = started()
+    until(cluster, lambda: all(node.replica.comparing.agreed for node in cluster.nodes))
+    node = cluster.nodes[victim]
+    for channel in node.state.channels.values():
+        block = channel.log.block(0)
+        assert block is not None
+        block.sizes[0] ^= 1
+    with pytest.raises(CorruptionError, match=f"cluster replace {node.name} NEW"):
+        cluster.world.run(10.0)
+
+
+def test_ages_wait_while_the_leaders_clock_is_wrong() -> None:
+    """R13: and no longer, on every node alike."""
+    cluster = started()
+    until(cluster, lambda: leader(cluster) is not None)
+    node = leader(cluster)
+    assert node is not None
+    node.clock.jump(3600)
+    until(cluster, lambda: all(each.state.ages_wait for each in cluster.nodes))
+    node.clock.jump(-3600)
+    until(cluster, lambda: not any(each.state.ages_wait for each in cluster.nodes))
