@@ -113,6 +113,7 @@ def table(cluster_id: str, statuses: Sequence[NodeStatus]) -> str:
         "",
         *aligned([head, *map(_node, statuses)]),
     ]
+    lines += _warnings(answered)
     if answered:
         leading = max(answered, key=lambda s: (s.raftz["role"] == "Leader", s.raftz["applied_index"]))
         lines += ["", *_channels(leading)]
@@ -132,6 +133,11 @@ def _node(status: NodeStatus) -> tuple[str, ...]:
         server["uptime"],
         status.healthz.get("error", ""),
     )
+
+
+def _warnings(answered: Sequence[NodeStatus]) -> list[str]:
+    found = [f"{status.name}: {text}" for status in answered for text in status.healthz.get("warnings", [])]
+    return ["", *found] if found else []
 
 
 def _channels(status: NodeStatus) -> list[str]:

@@ -118,8 +118,9 @@ class Raft:
     heartbeat_ns: Annotated[int, Duration(minimum=MILLISECOND, maximum=10 * SECOND)] = 75 * MILLISECOND
     """How often an idle leader says that it lives."""
 
-    durability: Annotated[str, Choice(("fsync",))] = "fsync"
-    """``fsync``: a publish is acknowledged once the disks of a majority have it."""
+    durability: Annotated[str, Choice(("fsync", "relaxed"))] = "fsync"
+    """``fsync``: a publish is acknowledged once the disks of a majority have it. ``relaxed``: once the
+    operating systems of a majority have it; they write it to their disks soon."""
 
     journal_segment: Annotated[int, Size(minimum=64 * 1024, maximum=1024 * 1024 * 1024)] = 64 * 1024 * 1024
     """Bytes of one file of the journal. Old entries go by whole files."""

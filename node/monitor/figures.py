@@ -42,6 +42,8 @@ class Identity:
     ping_interval_ns: int
     ping_max: int
     write_deadline_ns: int
+    durability: str = "fsync"
+    """When a publish is acknowledged: see ``raft.durability``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,6 +180,18 @@ class Raft:
     peers: Sequence[Peer] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class Agreement:
+    """What this node knows of how far it and the others agree."""
+
+    clock_offset_ns: int | None = None
+    """How far its wall clock is ahead of the median of the cluster's; None: nobody has said yet."""
+    clock_is_wrong: bool = False
+    """That is more than is allowed."""
+    state_agreed_index: int = 0
+    """The last entry after which another node is known to have had the same state; 0: none yet."""
+
+
 class Source(Protocol):
     """A running node, as monitoring sees it."""
 
@@ -198,6 +212,8 @@ class Source(Protocol):
         """Why the node can't serve: it hears no leader, it is restoring. Empty: it can."""
 
     def raft(self) -> Raft: ...
+
+    def agreement(self) -> Agreement: ...
 
     def traffic(self) -> Traffic: ...
 

@@ -74,6 +74,7 @@ def serverz(source: Source, process: Process) -> View:
         "subscriptions": len(state.subscriptions),
         "channels": len(state.channels),
         **_stored(state),
+        "durability": identity.durability,
         "in_msgs": traffic.streaming_in_msgs,
         "in_bytes": traffic.streaming_in_bytes,
         "out_msgs": traffic.streaming_out_msgs,
@@ -297,7 +298,8 @@ def _group(group: Group) -> View:
 
 def raftz(source: Source) -> View:
     """``/raftz``: roles, indices and peers of the node's Raft group."""
-    identity, raft, state = source.identity, source.raft(), source.state
+    identity, raft, state, agreement = source.identity, source.raft(), source.state, source.agreement()
+    offset_ns = agreement.clock_offset_ns
     return {
         **_head(source),
         "node_id": identity.name,
@@ -312,6 +314,9 @@ def raftz(source: Source) -> View:
         "applied_index": raft.applied_index,
         "machine_version": state.version,
         "cluster_time_ns": source.cluster_time_ns(),
+        "clock_offset_ms": None if offset_ns is None else offset_ns // MILLISECOND,
+        "ages_wait": state.ages_wait,
+        "state_agreed_index": agreement.state_agreed_index,
         "members": list(raft.members),
         "peers": [_peer(peer) for peer in raft.peers],
     }
@@ -330,6 +335,24 @@ def _peer(peer: Peer) -> View:
 
 
 def healthz(source: Source) -> tuple[bool, View]:
-    """``/healthz``: whether the node can serve, and if not, why."""
+    """``/healthz``: whether the node can serve, and if not, why; and what an operator should look after."""
     error = source.unhealthy()
-    return not error, {"status": "error", "error": error} if error else {"status": "ok"}
+    view: View = {"status": "error", "error": error} if error else {"status": "ok"}
+    warnings = _warnings(source)
+    if warnings:
+        view["warnings"] = warnings
+    return not error, view
+
+
+def _warnings(source: Source) -> list[str]:
+    """What is not well although the node serves."""
+    warnings = []
+    agreement = source.agreement()
+    if agreement.clock_is_wrong:
+        off_s = (agreement.clock_offset_ns or 0) / SECOND
+        warnings.append(f"this node's wall clock is {off_s:+.1f} s from the cluster's median")
+    if source.state.ages_wait:
+        warnings.append("no message is dropped for its age: the leader's wall clock is wrong")
+    if source.identity.durability != "fsync":
+        warnings.append("durability is relaxed: a power failure may lose what was acknowledged")
+    return warnings

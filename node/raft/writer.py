@@ -15,7 +15,7 @@ from collections.abc import Callable
 from node.errors import DiskError
 from node.raft.disk import Disk
 from node.raft.flush import Flush, Part, Sweep
-from node.raft.records import RECORD_BYTES, Header
+from node.raft.records import RECORD_BYTES, Header, Kind
 from node.raft.recovery import POSITION_BITS
 from node.raft.segments import Segment
 
@@ -32,7 +32,7 @@ class Writer:
         next_seq: the number of the next record.
         end: where it goes in the last segment.
         segment_bytes: size of a file. A larger record gets a file of its own.
-        relaxed: don't sync before calling a flush durable.
+        relaxed: don't sync before calling a flush durable that carries entries alone.
         header: makes the header of a new segment from its number and its first record's.
 
     Invariant: ``durable <= written``.
@@ -54,6 +54,7 @@ class Writer:
         self._disk = disk
         self._segment_bytes = segment_bytes
         self._relaxed = relaxed
+        self._must_sync = False  # something waits that isn't an entry
         self._header = header
         self._tail = segments[-1]
         self._end = end
@@ -90,6 +91,9 @@ class Writer:
         """
         if self._failure is not None:
             self.check()
+        if kind != Kind.ENTRY:
+            # A node that forgets its vote may give two in one term. They are few, so they cost nothing.
+            self._must_sync = True
         size = RECORD_BYTES + len(payload)
         at = self._end
         if at + size > self._tail.capacity:
@@ -131,15 +135,16 @@ class Writer:
         if self._running is not None or self.written == self.durable:
             return None
         parts, self._parts = self._parts, [Part(self._tail, self._end)]
+        relaxed, self._must_sync = self._relaxed and not self._must_sync, False
         self._running = flush = Flush(
             parts,
             self._sweep() if len(self._doomed) > _DOOMED_MAX else None,
             seq=self.written,
             last_index=last_index,
-            relaxed=self._relaxed,
+            relaxed=relaxed,
             failed=self._stop,
         )
-        if not self._relaxed:
+        if not relaxed:
             self._flush_first = self.written + 1
         return flush
 

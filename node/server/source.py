@@ -95,6 +95,11 @@ class Source(figures.Source):
             ],
         )
 
+    def agreement(self) -> figures.Agreement:
+        """See `figures.Source`."""
+        replica = self._node.replica
+        return figures.Agreement(replica.wall.offset_ns, replica.wall.wrong, replica.comparing.agreed)
+
     def traffic(self) -> figures.Traffic:
         """See `figures.Source`."""
         clients, replica = self._node.clients, self._node.replica
@@ -210,6 +215,7 @@ def _identity(node: Node) -> figures.Identity:
         ping_interval_ns=clients.ping_interval_ns,
         ping_max=clients.ping_max,
         write_deadline_ns=clients.write_deadline_ns,
+        durability=node.config.raft.durability,
     )
 
 

@@ -32,6 +32,12 @@ MEMORY_CACHE_BYTES = 256 * 1024
 """Payloads such a journal holds twice."""
 
 
+RELAXED = (
+    "raft.durability is relaxed: publishes are acknowledged before they are on any disk. If machines lose "
+    "their power or their systems crash, acknowledged messages may be lost, and nodes may have to be replaced"
+)
+
+
 @dataclass(slots=True)
 class Storage:
     """Opened and read; the store may be replaced by a snapshot's."""
@@ -93,9 +99,12 @@ def open_directory(config: Config, identity: Identity | None, stack: ExitStack) 
     journal = Journal.open(
         RealDisk(directory / "journal"),
         segment_bytes=config.raft.journal_segment,
+        relaxed=config.raft.durability == "relaxed",
         sealer=None if keyring is None else keyring.sealer("journal"),
     )
     try:
+        if config.raft.durability == "relaxed":
+            log.warning("%s", RELAXED)
         if journal.torn is not None:
             log.warning("%s", journal.torn)
         store = Store.open(directory / "store", sealer=None if keyring is None else keyring.sealer("store"))

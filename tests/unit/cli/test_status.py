@@ -136,6 +136,16 @@ def test_bad_news_is_status_1(asked: Asked, file: str, second: dict[str, Any]) -
     assert main(["status", "--config", file, "--only", "n1,n2"]) == 1
 
 
+def test_warnings_are_shown_and_are_no_failure(
+    asked: Asked, file: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    warned = pages("Follower")
+    warned["/nats/healthz"] = {"status": "ok", "warnings": ["durability is relaxed"]}
+    asked.nodes = {3: pages("Leader"), 6: warned}
+    assert main(["status", "--config", file, "--only", "n1,n2"]) == 0
+    assert "\n\nn2: durability is relaxed\n\n" in capsys.readouterr().out
+
+
 def test_json_has_everything_that_was_answered(
     asked: Asked, file: str, capsys: pytest.CaptureFixture[str]
 ) -> None:

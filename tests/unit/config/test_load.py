@@ -100,7 +100,7 @@ def test_every_mistake_is_listed_at_once_with_its_place(write: Write) -> None:
         ("raft: {heartbeat: 11s}", "raft.heartbeat: expected at most 10s"),
         ("raft: {election_timeout: 1s}", "expected a list of two, [least, most], not text"),
         ("raft: {election_timeout: [1s]}", "expected a list of two, [least, most], not a list of 1"),
-        ("raft: {durability: relaxed}", "raft.durability: expected fsync, not 'relaxed'"),
+        ("raft: {durability: none}", "raft.durability: expected fsync or relaxed, not 'none'"),
         ("limits: {max_msgs: '3'}", "limits.max_msgs: expected a whole number, not text"),
         ("limits: {max_msgs: 3.5}", "limits.max_msgs: expected a whole number, not a decimal"),
         ("limits: {max_channels: -1}", "max channels limit cannot be negative (-1)"),

@@ -11,6 +11,7 @@ from node.core.limits import limits_of
 from node.core.settings import Settings
 from node.core.state import Channel, Client, Group, Record, State, Subscription
 from node.monitor.figures import (
+    Agreement,
     Connection,
     Identity,
     Interest,
@@ -65,6 +66,7 @@ class FakeSource:
     closed: list[Connection] = field(default_factory=list)
     subscribed: list[NatsSubscription] = field(default_factory=list)
     linked: list[Route] = field(default_factory=list)
+    agreed: Agreement = field(default_factory=Agreement)
 
     def now_ns(self) -> int:
         return NOW_NS
@@ -92,6 +94,9 @@ class FakeSource:
                 Peer("n3", False, None),
             ),
         )
+
+    def agreement(self) -> Agreement:
+        return self.agreed
 
     def traffic(self) -> Traffic:
         return self.traffic_now

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from node.core.settings import Settings
+from node.monitor.figures import Agreement
 from node.monitor.process import Process
 from node.monitor.query import NotFoundError, Query
 from node.monitor.views import channelsz, clientsz, finished, healthz, raftz, serverz, storez
@@ -273,3 +275,31 @@ def test_health_names_its_reason(source: FakeSource) -> None:
     assert healthz(source) == (True, {"status": "ok"})
     source.error = "no leader"
     assert healthz(source) == (False, {"status": "error", "error": "no leader"})
+
+
+def test_health_tells_what_to_look_after(source: FakeSource) -> None:
+    """R13: a node whose clock is wrong serves all the same."""
+    source.agreed = Agreement(clock_offset_ns=-12_300_000_000, clock_is_wrong=True)
+    source.state.ages_wait = True
+    source.identity = replace(source.identity, durability="relaxed")
+    assert healthz(source) == (
+        True,
+        {
+            "status": "ok",
+            "warnings": [
+                "this node's wall clock is -12.3 s from the cluster's median",
+                "no message is dropped for its age: the leader's wall clock is wrong",
+                "durability is relaxed: a power failure may lose what was acknowledged",
+            ],
+        },
+    )
+    assert serverz(source, PROCESS)["durability"] == "relaxed"
+
+
+def test_raftz_shows_how_far_nodes_agree(source: FakeSource) -> None:
+    """R13, R30."""
+    assert raftz(source)["clock_offset_ms"] is None
+    source.agreed = Agreement(clock_offset_ns=1_500_000, state_agreed_index=8192)
+    source.state.ages_wait = True
+    view = raftz(source)
+    assert (view["clock_offset_ms"], view["ages_wait"], view["state_agreed_index"]) == (1, True, 8192)

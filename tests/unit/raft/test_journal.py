@@ -409,6 +409,18 @@ def test_relaxed_syncs_only_full_segments(disk: SimulatedDisk) -> None:
     assert log(reopened(disk, relaxed=True)) == [(i, 1, payload(i)) for i in range(1, 7)]
 
 
+def test_relaxed_syncs_terms_and_votes(disk: SimulatedDisk) -> None:
+    """Entries may be lost with the power; a vote that is forgotten is given twice."""
+    journal = opened(disk, relaxed=True)
+    before = disk.syncs
+    journal.append(1, 1, payload(1))
+    journal.set_term(7, "b")
+    flushed(journal)
+    assert disk.syncs == before + 1
+    filled(journal, 1)
+    assert disk.syncs == before + 1
+
+
 class Xor:
     """A sealer that shows that bytes on disk are sealed, and bound to their place."""
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 
 import pytest
 
 from node import sealing
-from node.config.model import Cluster, Config, Encryption, Node, PreviousKey, Store
+from node.config.model import Cluster, Config, Encryption, Node, PreviousKey, Raft, Store
 from node.config.values import Address, Secret
 from node.errors import ConfigError, CorruptionError, DiskError, IdentityError
 from node.raft.identity import Identity, save_identity
@@ -47,6 +48,23 @@ def test_a_directory_is_made_and_kept(tmp_path: Path) -> None:
         assert storage.store.applied == (0, 0)
     with ExitStack() as stack, pytest.raises(IdentityError, match="n1"):
         open_storage(here, "n2", stack)
+
+
+def test_relaxed_durability_says_so_loudly(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """At every start; it is the journal that doesn't wait for the disk."""
+    here = replace(config(tmp_path), raft=Raft(durability="relaxed"))
+    with ExitStack() as stack:
+        journal = open_storage(here, "n1", stack).journal
+        journal.append(1, 1, b"entry")
+        flush = journal.begin_flush()
+        assert flush is not None
+        assert flush._relaxed
+        flush.run()
+        journal.end_flush(flush)
+    (warning,) = caplog.messages
+    assert warning.startswith(
+        "raft.durability is relaxed: publishes are acknowledged before they are on any disk"
+    )
 
 
 def test_a_snapshot_whose_journal_did_not_follow(tmp_path: Path) -> None:
