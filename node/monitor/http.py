@@ -64,7 +64,7 @@ def application(source: Source, *, token: str = "", base_path: str = "/") -> ASG
     pages: dict[str, Page] = {
         "/varz": lambda query: nats_views.varz(source, meter.look(), requests, base_path),
         "/connz": lambda query: nats_views.connz(source, query),
-        "/routez": lambda query: nats_views.routez(source),
+        "/routez": lambda query: nats_views.routez(source, query),
         "/subsz": lambda query: nats_views.subsz(source, query),
         "/subscriptionsz": lambda query: nats_views.subsz(source, query),
         "/raftz": lambda query: views.raftz(source),

@@ -26,7 +26,7 @@ MAX_PROTOCOL: Final = 1
 def varz(source: Source, process: Process, requests: Mapping[str, int], base_path: str) -> View:
     """``/varz``: the node at a glance. ``requests`` counts what was asked of each page."""
     identity, traffic = source.identity, source.traffic()
-    now_ns = source.now_ns()
+    now_ns, routes = source.now_ns(), source.routes()
     view: View = {
         "server_id": identity.server_id,
         "server_name": identity.name,
@@ -58,8 +58,8 @@ def varz(source: Source, process: Process, requests: Mapping[str, int], base_pat
         "cpu": process.cpu,
         "connections": len(source.connections(closed=False)),
         "total_connections": traffic.connections_total,
-        "routes": len(source.routes()),
-        "remotes": len(source.routes()),
+        "routes": len(routes),
+        "remotes": len({route.name for route in routes}),
         "leafnodes": 0,
         "in_msgs": traffic.in_msgs,
         "out_msgs": traffic.out_msgs,
@@ -199,10 +199,10 @@ def _subscription(subscription: NatsSubscription) -> View:
     return view
 
 
-def routez(source: Source) -> View:
-    """``/routez``: the link to each other node."""
-    now_ns = source.now_ns()
-    routes = [_route(route, now_ns) for route in source.routes()]
+def routez(source: Source, query: Query) -> View:
+    """``/routez``: the link to each other node; with ``subs=1``, what it is interested in."""
+    now_ns, subs = source.now_ns(), query.flag("subs")
+    routes = [_route(route, now_ns) | _subjects(route, subs) for route in source.routes()]
     return {
         "server_id": source.identity.server_id,
         "now": time_text(now_ns),
@@ -216,7 +216,7 @@ def _route(route: Route, now_ns: int) -> View:
         "rid": route.rid,
         "remote_id": route.name,
         "did_solicit": route.dialled,
-        "is_configured": True,
+        "is_configured": route.is_configured,
         "ip": route.ip,
         "port": route.port,
         "start": time_text(route.start_ns),
@@ -225,6 +225,10 @@ def _route(route: Route, now_ns: int) -> View:
         "idle": uptime_text(now_ns - route.last_activity_ns),
         **_counters(route, pending="pending_size"),
     }
+
+
+def _subjects(route: Route, shown: bool) -> View:
+    return {"subscriptions_list": sorted(route.subjects())} if shown else {}
 
 
 def subsz(source: Source, query: Query) -> Steps:

@@ -7,6 +7,7 @@ but ends with a reason (`Connection.closed`).
 
 from __future__ import annotations
 
+import itertools
 import socket
 import ssl
 import sys
@@ -41,6 +42,9 @@ class LostError(Exception):
 
 class SilentError(LostError):
     """It ended before it had said anything: a dialer that needs it no more, or somebody who looked."""
+
+
+_numbers = itertools.count(1)
 
 
 class Counted:
@@ -78,6 +82,7 @@ class Connection:
         "counted",
         "dialled",
         "hello",
+        "number",
         "queued_bytes",
         "remote",
         "socket",
@@ -93,6 +98,8 @@ class Connection:
         *,
         dialled: bool = False,
     ) -> None:
+        self.number = next(_numbers)
+        """No other connection of this process has it."""
         self.stream = stream
         self.socket = socket
         self.dialled = dialled

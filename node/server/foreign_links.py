@@ -70,11 +70,10 @@ class Peer:
     be paused while this node has too much unapplied.
     """
 
-    def __init__(self, key: str, connection: Connection, limits: Limits, rid: int) -> None:
+    def __init__(self, key: str, connection: Connection, limits: Limits) -> None:
         self.key = key
         self.connection = connection
-        self.rid = rid
-        self.epoch = -rid
+        self.epoch = -connection.number
         """No client's."""
         self.subscriptions: dict[bytes, Any] = {}
         """None: what its clients listen to is in the exchange of interest."""
@@ -184,7 +183,6 @@ class ForeignLinks:
         self._limits = limits or Limits()
         self._instance = secrets.token_bytes(INSTANCE_BYTES)
         self._epoch = 0
-        self._rids = 0
         self._nursery: trio.Nursery | None = None
         self._routes = {address: _Route(address, True) for address in routes}
         self.peers: dict[str, Peer] = {}
@@ -200,6 +198,10 @@ class ForeignLinks:
         """Where the routing peers take clients, as they said."""
         found = (peer.hello.fields.get("client") for _, peer in sorted(self.peers.items()))
         return [address for address in found if isinstance(address, str) and address]
+
+    def is_configured(self, key: str) -> bool:
+        """This node was told where that peer is."""
+        return any(route.is_configured and route.found == key for route in self._routes.values())
 
     async def run(self) -> None:
         """Dial and hold links until cancelled."""
@@ -426,8 +428,7 @@ class ForeignLinks:
 
     async def _hold(self, key: str, connection: Connection) -> None:
         """Let this connection be the link until it ends."""
-        self._rids += 1
-        peer = Peer(key, connection, self._limits, self._rids)
+        peer = Peer(key, connection, self._limits)
         old = self.peers.pop(key, None)
         if old is not None:
             old.connection.close("replaced by a later connection")

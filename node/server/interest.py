@@ -209,6 +209,11 @@ class Exchange:
         state = self._peers.get(peer)
         return 0 if state is None else len(state.items)
 
+    def items(self, peer: str) -> list[Key]:
+        """What ``peer`` is interested in."""
+        state = self._peers.get(peer)
+        return [] if state is None else list(state.items)
+
     def peer_up(self, peer: str) -> None:
         """The link to ``peer`` is there, new or anew: nothing sent on an earlier one comes any more."""
         state = self._peers.setdefault(peer, _Peer())

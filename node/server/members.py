@@ -29,6 +29,7 @@ class Transport(Protocol):
     """What is needed of the transport."""
 
     def set_members(self, peers: Mapping[str, Any]) -> None: ...
+    def is_up(self, peer: str, link: str) -> bool: ...
     def drop(self, peer: str, link: str, reason: str) -> None: ...
 
 
@@ -49,6 +50,7 @@ class Members:
         since: the index of the entry with which this node came; 0 for a founder.
         removed: told once it is committed that this node is no member.
         changed: told that there are other members, or that it is known of others where they take clients.
+        routed: whether members are looked for on routes.
     """
 
     def __init__(
@@ -61,9 +63,12 @@ class Members:
         since: int,
         removed: Callable[[int], None],
         changed: Callable[[], None],
+        routed: bool = False,
     ) -> None:
         self._node = node
         self._configured = configured
+        self._routed = routed
+        self._found: dict[str, Address] = {}
         self._founding = founding
         self._directory = directory
         self._since = since
@@ -145,6 +150,21 @@ class Members:
         if self._security is not None:
             self._security.check_addresses([address])
 
+    def found(self, name: str, address: Address) -> None:
+        """On a route somebody said that it is this member, or that it knows it, and where it is.
+
+        The file comes first; and who is linked is where it is, whatever others say.
+        """
+        if name in self._configured or self._found.get(name) == address:
+            return
+        if self._transport is None or not self._transport.is_up(name, RAFT):
+            self._found[name] = address
+            self._link()
+
+    def addresses(self) -> dict[str, Address | None]:
+        """All members but this one, and where they are as far as this node knows."""
+        return {name: self._address(name) for name in self._founding.linked}
+
     def _link(self) -> None:
         """Have links to whom they should be to, and to nobody else."""
         linked, unknown = {}, set()
@@ -155,6 +175,9 @@ class Members:
             else:
                 linked[name] = address
         for name in sorted(unknown - self._unknown):
+            if self._routed:
+                log.info("%s is looked for on the routes", name)
+                continue
             log.warning("where %s is, neither this node's file nor the log says: add it to the file", name)
         self._unknown = unknown
         if linked != self._linked and self._transport is not None:
@@ -163,8 +186,9 @@ class Members:
 
     def _address(self, name: str) -> Address | None:
         """Where a member is; None if nothing says so that can be used."""
-        if name in self._configured:
-            return self._configured[name]
+        known = self._configured.get(name) or self._found.get(name)
+        if known is not None:
+            return known
         for membership in (self.in_force, self._founding.newer):
             member = None if membership is None else membership.get(name)
             if member is None or not member.peer:

@@ -45,6 +45,7 @@ from node.server.administration import Administration
 from node.server.checkpointing import Checkpointer
 from node.server.clients import Clients
 from node.server.context import ClientLimits, Context, ServerInfo
+from node.server.foreign import cluster_of
 from node.server.founding import Founding
 from node.server.host import Host
 from node.server.launch import Launch
@@ -62,6 +63,7 @@ if TYPE_CHECKING:
     from node.raft.transport import Transport
     from node.server.external import ExternalRouting
     from node.server.external_link import External
+    from node.server.foreign_links import ForeignLinks
     from node.server.snapshots import Snapshots
     from node.store.interface import StoreInterface
 
@@ -138,7 +140,7 @@ class Node:
         if self.identity is not None and self.identity.recovered_from:
             recovered = (self.identity.founding_id, self.identity.recovered_from)
             joining.claim_log(self.journal, self.identity)
-        self.routing = Routing(name, send=self._send_route)
+        self.routing = Routing(name, send=self._send_route, offers=self._offers)
         external = self._make_external_routing()
         self.administration = Administration(config.cluster.id, self.routing)
         """Where requests of operators come in; whoever does what they ask registers its verbs."""
@@ -159,6 +161,7 @@ class Node:
             since=since,
             removed=self._was_removed,
             changed=self._members_changed,
+            routed=bool(config.cluster.routes),
         )
         self.security: Security | None = None
         self.transport = self._make_transport()
@@ -221,6 +224,7 @@ class Node:
             sockets=launch.sockets,
         )
         self.external = None if external is None else self._make_external(external)
+        self.foreign = self._make_foreign()
 
     @property
     def store(self) -> StoreInterface:
@@ -283,6 +287,27 @@ class Node:
         """Where the nodes of the configuration are for their peers."""
         nodes = self.config.cluster.nodes
         return {name: node.peer for name, node in nodes.items() if node.peer is not None}
+
+    def _make_foreign(self) -> ForeignLinks | None:
+        """The links to nodes of other clusters, if any are wanted or welcome."""
+        routes = self.config.cluster.routes
+        if routes is None:
+            return None
+        from node.server.foreign_links import ForeignLinks
+        from node.server.foreign_traffic import ForeignTraffic
+
+        foreign = ForeignLinks(
+            self.config.cluster.id,
+            self.name,
+            listen=self.addresses.peer,
+            client="" if self.config.cluster.no_advertise else str(self.client_address),
+            routes=routes,
+            security=self.security or _security(self.config, self.name),
+            members=self.membership.addresses,
+            listener=ForeignTraffic(self.routing, self.replica, self.membership.found, self.announce),
+        )
+        self.transport.serve_foreign(foreign.accept)
+        return foreign
 
     def _make_external_routing(self) -> ExternalRouting | None:
         """What takes the place of routing where clients connect to another NATS server."""
@@ -385,6 +410,8 @@ class Node:
             nursery.start_soon(self._signals)
             nursery.start_soon(self._stop_when_asked, nursery.cancel_scope)
             await nursery.start(self.transport.run)
+            if self.foreign is not None:
+                nursery.start_soon(self.foreign.run)
             self.founding.start()
             if not self._admitted.is_set() and self.identity is None:
                 log.info("waiting for the other members, to found the cluster together, or to be let in")
@@ -566,7 +593,15 @@ class Node:
     # --- what the parts ask for -------------------------------------------------------------------
 
     def _send_route(self, peer: str, value: Any) -> None:
-        self.transport.send(peer, ROUTE, value)
+        if self.foreign is not None and cluster_of(peer):
+            self.foreign.send(peer, value)
+        else:
+            self.transport.send(peer, ROUTE, value)
+
+    def _offers(self, pattern: bytes) -> bool:
+        """Whether other clusters' clients may use a service: that of streaming, none of operators."""
+        discover = self.config.streaming.discover_prefix.encode()
+        return pattern.startswith((b"_STAN.", b"_INBOX.", discover + b"."))
 
     def _send_member(self, peer: str, value: Any) -> bool:
         return self.outlet.to_server(peer, value)
@@ -632,7 +667,8 @@ class Node:
             self.clients.announce([str(self.client_address), *self._others()])
 
     def _others(self) -> list[str]:
-        return [address for _, address in sorted(self.founding.client_addresses.items())]
+        own = [address for _, address in sorted(self.founding.client_addresses.items())]
+        return own if self.foreign is None else own + self.foreign.client_addresses()
 
 
 class RouteLink(LinkListener):
@@ -674,8 +710,15 @@ class Alone:
         """There is nobody."""
         return False
 
+    def connections(self, link: str) -> list[Any]:
+        """There are none."""
+        return []
+
     def serve_snapshots(self, serve: Any) -> None:
         """Nobody will ever need one."""
+
+    def serve_foreign(self, serve: Any) -> None:
+        """Nobody can dial this node."""
 
     def open_snapshot(self, peer: str) -> Any:
         """There is nobody to need one."""

@@ -348,6 +348,9 @@ class Routing:
         may go on for a while beside the client's next one.
         """
         plan = self._plans.get(subject) or self._plan(subject)
+        if len(plan.receivers) == 1 and not plan.remotes and not plan.groups:  # nearly every inbox
+            epoch = plan.receivers[0].connection.epoch
+            return None if epoch in self._stuck else (self.node, epoch)
         best = max(self._hearing(plan, subject), default=None)
         return None if best is None else (best[2], best[1])
 
@@ -420,6 +423,10 @@ class Routing:
     def peer_interest_count(self, peer: str) -> int:
         """The number of patterns ``peer`` has told."""
         return self._exchange.size(peer)
+
+    def peer_interest(self, peer: str) -> list[bytes]:
+        """Those patterns."""
+        return [subject for subject, _ in self._exchange.items(peer)]
 
     def peer_frame(self, peer: str, value: Any) -> None:
         """A frame came from ``peer``.

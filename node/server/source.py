@@ -10,6 +10,9 @@ from typing import TYPE_CHECKING, Literal, Protocol
 from node import __version__
 from node.core.state import State
 from node.monitor import figures
+from node.raft.connection import Connection as Link
+from node.raft.connection import round_trip_ns
+from node.raft.links import ROUTE
 from node.units import SECOND
 
 if TYPE_CHECKING:
@@ -125,7 +128,7 @@ class Source(figures.Source):
         if self._node.external is not None:
             own = self._node.external.routing
             return figures.Interest(own.subscription_count, inserts=own.inserts, removes=own.removes)
-        remote = sum(routing.peer_interest_count(peer) for peer in self._node.members)
+        remote = sum(route.subscriptions for route in self.routes())
         return figures.Interest(
             subscriptions=routing.subscription_count + remote,
             cached=routing.plan_count,
@@ -161,7 +164,36 @@ class Source(figures.Source):
 
     def routes(self) -> Sequence[figures.Route]:
         """See `figures.Source`."""
-        return []
+        node = self._node
+        found = [self._route(link.hello.node, link, True) for link in node.transport.connections(ROUTE)]
+        if node.foreign is not None:
+            found += [
+                self._route(key, peer.connection, node.foreign.is_configured(key))
+                for key, peer in sorted(node.foreign.peers.items())
+            ]
+        return found
+
+    def _route(self, name: str, link: Link, is_configured: bool) -> figures.Route:
+        routing, counted = self._node.routing, link.counted
+        host, _, port = link.remote.rpartition(":")
+        return figures.Route(
+            rid=link.number,
+            name=name,
+            dialled=link.dialled,
+            ip=host.strip("[]"),
+            port=int(port),
+            start_ns=counted.start_ns,
+            last_activity_ns=counted.last_ns,
+            subscriptions=routing.peer_interest_count(name),
+            subjects=lambda: [_text(subject) for subject in routing.peer_interest(name)],
+            pending_bytes=link.queued_bytes,
+            in_msgs=counted.in_frames,
+            out_msgs=counted.out_frames,
+            in_bytes=counted.in_bytes,
+            out_bytes=counted.out_bytes,
+            rtt_ns=None if link.socket is None else round_trip_ns(link.socket),
+            is_configured=is_configured,
+        )
 
     def _connection(self, connection: Connection) -> figures.Connection:
         now_s, now_ns = self._node.context.clock(), self.now_ns()

@@ -160,11 +160,21 @@ def test_what_cannot_be_read_is_refused(source: FakeSource, query: dict[str, str
 
 def test_routez_has_one_entry_for_each_other_node(source: FakeSource) -> None:
     source.linked = [
-        Route(1, "n2", True, "127.0.0.1", 6222, NOW_NS - SECOND, NOW_NS, in_msgs=4, rtt_ns=1_500_000)
+        Route(1, "n2", True, "127.0.0.1", 6222, NOW_NS - SECOND, NOW_NS, in_msgs=4, rtt_ns=1_500_000),
+        Route(
+            2, "c/n2", False, "::1", 6223, NOW_NS, NOW_NS, subjects=lambda: ["b", "a"], is_configured=False
+        ),
     ]
-    view = routez(source)
-    assert view["num_routes"] == 1
-    assert view["routes"][0]["remote_id"] == "n2"
+    view = routez(source, Query())
+    assert view["num_routes"] == 2
+    assert [(route["remote_id"], route["is_configured"]) for route in view["routes"]] == [
+        ("n2", True), ("c/n2", False),
+    ]  # fmt: skip
+    assert "subscriptions_list" not in view["routes"][1]
+    listed = routez(source, Query({"subs": "1"}))
+    assert [route["subscriptions_list"] for route in listed["routes"]] == [[], ["a", "b"]]
+    counted = varz(source, Process(), {}, "/")
+    assert (counted["routes"], counted["remotes"]) == (2, 2)
     assert (view["routes"][0]["rtt"], view["routes"][0]["pending_size"]) == ("1.5ms", 0)
 
 
@@ -184,7 +194,7 @@ def test_every_page_is_json(source: FakeSource) -> None:
     for view in (
         varz(source, Process(), {}, "/"),
         shown(source),
-        routez(source),
+        routez(source, Query()),
         finished(subsz(source, Query())),
     ):
         json.dumps(view, allow_nan=False)
