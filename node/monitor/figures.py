@@ -6,7 +6,7 @@ or between the steps of a view, on the node's own event loop, and never changed.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -125,7 +125,7 @@ class Connection:
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """The link to one other node."""
+    """The link to one other node, of this cluster or of another."""
 
     rid: int
     name: str
@@ -137,6 +137,10 @@ class Route:
     last_activity_ns: int
     subscriptions: int = 0
     """Subjects the other node is interested in."""
+    subjects: Callable[[], Iterable[str]] = tuple
+    """Which those are."""
+    is_configured: bool = True
+    """Where it is, this node was told; else it came by itself, or was heard of."""
     pending_bytes: int = 0
     in_msgs: int = 0
     out_msgs: int = 0
