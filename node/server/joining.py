@@ -70,8 +70,10 @@ def learnt(identity: Identity | None, cluster_id: str, node: str, state: State) 
         IdentityError: the state is that of another founding.
     """
     before = identity or Identity(cluster_id, "", "", node)
-    if before.recovered_from and before.recovered_from == state.founding_id:
-        return before  # the log has not learnt yet whose it is now
+    if before.directory and before.founding_id != state.founding_id:
+        # Recovered, or let into what was recovered: that is further on in the log. Who was let in is
+        # known by the members it has met, and not by how their log begins.
+        return before
     if before.founding_id not in {"", state.founding_id}:
         raise IdentityError(f"node {node}: the log in this directory belongs to another founding")
     return replace(before, founding_id=state.founding_id, cluster_tag=state.cluster_tag, recovered_from="")

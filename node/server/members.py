@@ -199,7 +199,7 @@ class Members:
                 log.error("%s can't be linked to: %s", name, error)
                 return None
             return parse(member.peer)
-        return None
+        return (self._linked or {}).get(name)  # it is leaving: the membership says nothing of it any more
 
     def _drop(self, peer: str) -> None:
         log.error("%s comes with another directory than it was added with; its links are cut", peer)

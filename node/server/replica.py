@@ -183,7 +183,7 @@ class Replica:
         self._look_s = 0.0
         self._looked_around_s = 0.0
         self.leaderless_since_s: float | None = host.monotonic_s()
-        self._tag = ""
+        self._founding = ""
         self.needs_snapshot_from: Callable[[str], None] | None = None
         self._stuck: set[Any] = set()
         self._marked_s = 0.0
@@ -261,7 +261,7 @@ class Replica:
         self._notice_clients(effects)
         if effects.returned:
             self.presence.acted(effects.returned, state.time_ns)
-        if not self._tag or (self._recovered is not None and state.founding_id == self._recovered[0]):
+        if state.founding_id != self._founding:
             self._check_founded()
         self.catch_up.applied_batch(index)
         self.applied_to(index, term)
@@ -581,13 +581,13 @@ class Replica:
 
     def _check_founded(self) -> None:
         state = self.machine.state
-        if state.cluster_tag and not self._tag:
-            self._tag = state.cluster_tag
-            self.streaming.founded()
-            self._founded(state)
-        elif self._recovered is not None and state.founding_id == self._recovered[0]:
+        if state.founding_id == self._founding:
+            return
+        self._founding = state.founding_id
+        if self._recovered is not None and state.founding_id == self._recovered[0]:
             self._recovered = None  # the log says it now, too
-            self._founded(state)
+        self.streaming.founded()
+        self._founded(state)
 
     def _tell_origin(self) -> None:
         reachable = self.leader == self.node or self.leader in self.links_up

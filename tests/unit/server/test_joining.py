@@ -51,8 +51,8 @@ def test_recovered_data_is_the_old_clusters_until_the_log_says_otherwise() -> No
     assert learnt(recovered, "new", "n1", State(founding_id="f", cluster_tag="tag")) is recovered
     done = learnt(recovered, "new", "n1", State(founding_id="g", cluster_tag="tag"))
     assert done == Identity("new", "g", "tag", "n1", directory="d")
-    with pytest.raises(IdentityError, match="another founding"):
-        learnt(recovered, "new", "n1", State(founding_id="x", cluster_tag="tag"))
+    joined = invited("new", "n4", Invitation("g", 12, WITH_LEARNER))
+    assert learnt(joined, "new", "n4", State(founding_id="f", cluster_tag="tag")) is joined
 
 
 def test_the_recovered_log_is_claimed_once() -> None:

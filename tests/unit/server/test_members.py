@@ -70,10 +70,13 @@ def test_links_follow_the_membership() -> None:
     node.members.membership_changed(WITH_LEARNER.without("n2"), 20)
     assert set(node.links) == {"n2", "n3", "n4"}
     assert node.members.names == ("n1", "n3", "n4")
+    node.members.membership_changed(THREE.without("n2"), 30)
+    assert node.links["n4"] == "127.0.0.1:6004", "which only the log of before says"
     node.members.membership_committed(WITH_LEARNER.without("n2"), 20)
     node.members.member_left("n2")
-    assert set(node.links) == {"n3", "n4"}
-    assert node.changes == 4
+    node.members.member_left("n4")
+    assert set(node.links) == {"n3"}
+    assert node.changes == 6
     assert node.removed_by == []
 
 
