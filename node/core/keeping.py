@@ -23,6 +23,7 @@ from .commands import (
     TakeOver,
     Tick,
 )
+from .effects import Warn
 from .turn import Turn
 
 
@@ -59,7 +60,7 @@ def apply(turn: Turn, command: KeeperCommand) -> None:
             if command.version > turn.state.version:
                 turn.state.version, turn.state.release = command.version, command.release
         case AgesWait():
-            turn.state.ages_wait = command.wait
+            _ages_wait(turn, command)
         case Found():
             _found(turn, command)
         case Refound():
@@ -79,6 +80,15 @@ def _expire_channel(turn: Turn, command: ChannelExpire) -> None:
     expires_ns = channel.expires_ns
     if expires_ns is not None and expires_ns <= turn.time_ns:
         channels.delete(turn, channel)
+
+
+def _ages_wait(turn: Turn, command: AgesWait) -> None:
+    if command.wait != turn.state.ages_wait:
+        turn.state.ages_wait = command.wait
+        what = "messages are not dropped for their age: the leader's clock is wrong"
+        turn.effects.warnings.append(
+            Warn(what if command.wait else "messages are dropped for their age again")
+        )
 
 
 def _found(turn: Turn, command: Found) -> None:

@@ -42,6 +42,8 @@ TOO_LATE = ""
 """A request whose client has given up already (rule R8): nobody reads the text."""
 UNDECODABLE = "stan: undecodable request"
 """A command that apply can't read (rule R22): a bug of the node it came from, never of a client."""
+NOT_YET = "stan: not every node of the cluster has a release that can do this"
+"""The command belongs to a machine version that is not in effect yet (rule R24)."""
 INVALID_CONFIGURATION = "stan: invalid configuration"
 
 # administration: read by operators

@@ -321,8 +321,11 @@ class State:
         return min(waits, default=None)
 
     def next_age(self) -> int | None:
-        """Unix time (ns) at which the next message is over its channel's max_age; may be early."""
-        return self.age_deadlines.earliest()
+        """Unix time (ns) at which the next message is over its channel's max_age; may be early.
+
+        None while ages wait: then nothing becomes due by its age.
+        """
+        return None if self.ages_wait else self.age_deadlines.earliest()
 
     def deliverable(self, subscription: int, seq: int, entry: int) -> Record | None:
         """The record of a decided delivery that is still worth making, else None (rule R3).

@@ -20,8 +20,10 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from node.core import refusals
 from node.core.commands import Command, SessionOpen, encode_commands
-from node.core.effects import OK, Outcome, Replies, SessionOpened
+from node.core.effects import OK, Outcome, Refused, Replies, SessionOpened
+from node.core.versions import too_new
 
 log = logging.getLogger("stanchion.origin")
 
@@ -72,6 +74,8 @@ class Origin:
         self._waiting_bytes = 0
         self._pending: dict[int, Answer | tuple[Any, ...]] = {}
         self.publish_answered: Callable[[tuple[Any, ...], Outcome], None] = _nobody
+        self.version: Callable[[], int] = lambda: 1
+        """The machine version in effect: commands above it are refused here, not proposed (R24)."""
 
     # --- what clients ask -------------------------------------------------------------------------
 
@@ -106,7 +110,14 @@ class Origin:
         return bool(self._waiting or self._new)
 
     def submit(self, command: Command, answer: Answer | None = None, *, size: int = 64) -> None:
-        """Give ``command`` the next serial; ``answer`` is told its outcome. ``flush`` sends it."""
+        """Give ``command`` the next serial; ``answer`` is told its outcome. ``flush`` sends it.
+
+        One that not every member knows yet is refused at once, and gets none.
+        """
+        if too_new(command, self.version()):
+            if answer is not None:
+                answer(Refused(refusals.NOT_YET))
+            return
         if answer is not None:
             self._pending[self._next] = answer
         self._next += 1

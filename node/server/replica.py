@@ -130,6 +130,7 @@ class Replica:
         self._tell_changed = changed
         self.engine: Engine
         self.origin = Origin(node, self._forward, host.random_bytes)
+        self.origin.version = lambda: self.state.version
         self.requests = Requests(routing, host, kick)
         self.presence = Presence(routing, self.clock.now)
         self.performer = Performer(

@@ -5,8 +5,12 @@ from __future__ import annotations
 import secrets
 from typing import Any
 
+import pytest
+
+from node.core import commands
 from node.core.commands import ClientClose, Publish, decode_commands
 from node.core.effects import OK, Outcome, Refused, Replies, SessionOpened
+from node.core.refusals import NOT_YET
 from node.server.origin import UNAPPLIED_COMMANDS_MAX, Origin
 
 SESSION = (5, 0)
@@ -213,3 +217,16 @@ def test_the_lowest_serial_waited_for_travels_with_each_batch() -> None:
     origin.applied_to(2)
     close(origin, [])
     assert [frame[5] for frame in wire.take("batch")] == [3]
+
+
+def test_a_command_that_not_every_member_knows_is_not_proposed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """R24: it is refused at once, and takes no serial."""
+    monkeypatch.setitem(commands.SINCE, ClientClose, 2)
+    origin, wire = opened_origin()
+    answers: list[Outcome] = []
+    close(origin, answers)
+    assert answers == [Refused(NOT_YET)]
+    assert wire.frames == []
+    origin.version = lambda: 2
+    close(origin, answers)
+    assert wire.serials() == [(1, 1)]
