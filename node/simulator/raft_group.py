@@ -211,9 +211,15 @@ class RaftHost:
             self.link_up(peer)
 
     def refuses(self, other: RaftHost) -> bool:
-        """The log says that this name votes with another directory: that one's disk is lost."""
+        """The log says that this name votes with another directory: that one's disk is lost.
+
+        Unless this log is behind: the name may have left since and been added again. Who has only been
+        admitted by those that are behind can't know of a commit beyond what this log says.
+        """
         member = self.engine.membership.get(other.name)
-        return member is not None and member.voter and member.directory != other.directory
+        if member is None or not member.voter or member.directory == other.directory:
+            return False
+        return other.engine.commit_index < self.engine.membership_index
 
     def directory_of(self, peer: str) -> str | None:
         """What ``peer`` said on the present link."""
@@ -309,6 +315,7 @@ class RaftHost:
 
     def _observe(self) -> None:
         engine, checker = self.engine, self._group.checker
+        self.check_membership()
         if engine.role is Role.LEADER:
             if engine.term > self._led_term:
                 self._led_term = engine.term
@@ -319,6 +326,16 @@ class RaftHost:
                 checker.commits(self.name, self.journal, engine.term, self._seen_commit, engine.commit_index)
                 self._group.check_majority(self)
         self._seen_commit = engine.commit_index
+
+    def check_membership(self) -> None:
+        """What this host goes by is what the end of its log says, committed or not."""
+        engine = self.engine
+        since, _ = self.journal.membership or (0, b"")
+        if engine.membership_index != since:
+            raise ViolationError(
+                "membership",
+                f"{self.name} goes by the one of entry {engine.membership_index}, its log by that of {since}",
+            )
 
     # --- state, store and snapshots -----------------------------------------------------------------
 
@@ -409,7 +426,7 @@ class RaftGroup:
         self.world = world
         self.options = options
         self.names = [f"n{number}" for number in range(1, options.nodes + options.spares + 1)]
-        founders = Membership.founders(self.names[: options.nodes])
+        self.founders = founders = Membership.founders(self.names[: options.nodes])
         self.checker = RaftChecker(founders)
         self.hosts = [RaftHost(self, name, founders if founders.get(name) else None) for name in self.names]
         self._by_name = {host.name: host for host in self.hosts}
@@ -424,10 +441,12 @@ class RaftGroup:
             host.start()
 
     def check_majority(self, leader: RaftHost) -> None:
-        """What a leader says is committed is on the disks of a majority of those who vote."""
+        """What a leader says is committed is on the disks of a majority of those who vote, by its log."""
         index = leader.engine.commit_index
         term = leader.journal.term_at(index) or 0
-        voters = [member for member in leader.engine.membership.members if member.voter]
+        placed = leader.journal.membership
+        membership = self.founders if placed is None else Membership.decode(placed[1])
+        voters = [member for member in membership.members if member.voter]
         hosts = [self.host(member.name) for member in voters]
         holders = [
             host.name
@@ -438,7 +457,7 @@ class RaftGroup:
             raise ViolationError(
                 "durability",
                 f"{leader.name} commits entry {index} of term {term}, which of "
-                f"{describe(leader.engine.membership)} only {' '.join(holders)} have",
+                f"{describe(membership)} only {' '.join(holders)} have",
             )
 
     def members(self) -> list[RaftHost]:

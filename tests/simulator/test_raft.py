@@ -9,15 +9,20 @@ from dataclasses import replace
 
 import pytest
 
-from node.errors import CorruptionError
+from node.errors import CorruptionError, UnavailableError
 from node.raft import engine
+from node.raft.engine import Engine
 from node.raft.frames import Append
 from node.raft.inbound import Accept, Refuse, Verdict
-from node.raft.ports import JournalView
+from node.raft.membership import Membership
+from node.raft.ports import JournalView, Role
+from node.raft.reconfiguration import Reconfiguration
 from node.simulator.adversary import Faults
 from node.simulator.network import ROUGH
 from node.simulator.raft_checks import ViolationError
+from node.simulator.raft_group import RaftHost
 from node.simulator.raft_run import RaftRun, run_raft
+from node.simulator.world import StandstillError
 
 MIXES = {
     "kills": RaftRun(),
@@ -112,8 +117,10 @@ def _broken_by(run: RaftRun, seeds: range) -> str | None:
             run_raft(seed, run)
         except ViolationError as error:
             return error.kind
-        except CorruptionError:
+        except (CorruptionError, AssertionError):
             return "contradiction found by the engine"
+        except StandstillError:
+            return "standstill"
     return None
 
 
@@ -143,3 +150,96 @@ def test_without_the_bound_on_commit_leftovers_are_applied(monkeypatch: pytest.M
 
     monkeypatch.setattr(engine, "judge", unbounded)
     assert _broken_by(MIXES["rough"], range(60)) is not None
+
+
+# --- the same for the rules of membership ----------------------------------------------------------
+
+HASTY = RaftRun(Faults(power=True, every_s=0.25), members_every_s=0.1)
+"""Members change more often than anybody would have them."""
+
+
+def test_members_change_in_haste() -> None:
+    for seed in range(4):
+        run_raft(seed, HASTY)
+
+
+def test_a_membership_that_counts_only_when_it_is_committed_makes_two_majorities(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    applies = Engine.library_applies
+
+    def follow(self: Reconfiguration) -> None:
+        placed = self._journal.membership_at(self._library.commit)
+        if placed != self._placed:
+            self._placed = placed
+            self.membership, self.index = self._read(placed)
+            self._adopt()
+
+    def apply_and_follow(self: Engine, index: int, payload: bytes) -> None:
+        applies(self, index, payload)
+        self._reconfiguration.follow()
+
+    monkeypatch.setattr(Reconfiguration, "follow", follow)
+    monkeypatch.setattr(Engine, "library_applies", apply_and_follow)
+    monkeypatch.setattr(RaftHost, "check_membership", lambda host: None)
+    assert _broken_by(HASTY, range(20)) in {"durability", "state machine safety", "leader completeness"}
+
+
+def test_learners_that_are_counted_make_majorities_of_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    def adopt(self: Reconfiguration) -> None:
+        others = [name for name in self.membership.names if name != self._name]
+        self._replicator.set_members(others, others, since=self.index)
+        self._election.set_voters(others, counts=True)
+        matches = {name: self._replicator.flows[name].match for name in others}
+        self._library.set_voters(matches, counts=True)
+
+    monkeypatch.setattr(Reconfiguration, "_adopt", adopt)
+    assert _broken_by(HASTY, range(20)) == "durability"
+
+
+def test_changes_on_top_of_each_other_make_two_majorities(monkeypatch: pytest.MonkeyPatch) -> None:
+    check = Reconfiguration.check
+    monkeypatch.setattr(Reconfiguration, "check", lambda self, new, commit: check(self, new, 1 << 60))
+    assert _broken_by(HASTY, range(30)) is not None
+
+
+def test_changes_of_leaders_that_are_not_ready_make_two_majorities(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The bug of 2015: nothing of the leader's own term is committed when it appends its change."""
+
+    def change(self: Engine, new: Membership) -> int:
+        if self.role is not Role.LEADER:
+            raise UnavailableError(self.name)
+        self._reconfiguration.check(new, 1 << 60)
+        index = self._journal.last_index + 1
+        self._journal.append(index, self.term, b"\x02" + new.encode())
+        self._reconfiguration.follow()
+        return index
+
+    monkeypatch.setattr(Engine, "change_membership", change)
+    assert _broken_by(HASTY, range(30)) is not None
+
+
+def test_a_change_that_outlives_its_entry_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Truncation must undo it."""
+    follow = Reconfiguration.follow
+
+    def forward(self: Reconfiguration) -> None:
+        now, before = self._journal.membership, self._placed
+        if now is not None and (before is None or now[0] >= before[0]):
+            follow(self)
+
+    monkeypatch.setattr(Reconfiguration, "follow", forward)
+    assert _broken_by(HASTY, range(20)) == "membership"
+
+
+def test_a_snapshot_without_its_membership_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who installs it would go on with the one it had."""
+    install = Engine.snapshot_installed
+
+    def forget(
+        self: Engine, index: int, term: int, previous: tuple[int, int], membership: Membership | None
+    ) -> None:
+        install(self, index, term, previous)
+
+    monkeypatch.setattr(Engine, "snapshot_installed", forget)
+    assert _broken_by(MEMBERS["snapshots"], range(20)) == "membership"
