@@ -10,7 +10,7 @@ import random
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from node.simulator.network import ROUGH, Network
+from node.simulator.network import Network
 from node.simulator.schedule import CLIENTS, CLOCKS, Act
 
 if TYPE_CHECKING:
@@ -183,7 +183,7 @@ class ClusterAdversary:
     def _storm(self) -> None:
         seconds = self._rng.uniform(0.2, 2.0)
         self._trouble(seconds, nodes=True)
-        self._cluster.networks["raft"].storm(ROUGH, seconds)
+        self._cluster.networks["raft"].storm(self._cluster.profile.weather, seconds)
 
     # --- disks and clocks ---------------------------------------------------------------------------
 
@@ -212,6 +212,8 @@ class ClusterAdversary:
         rotten = sum(other.storage.rotten for other in nodes)
         if not node.storage.rotten and rotten < (len(nodes) - 1) // 2 and how(node):
             self._world.note(f"a bit flips on the disk of {node.name}")
+            if self._rng.random() < 0.5:
+                self._kill(node, 0.5)
 
     def _set_clock(self) -> None:
         seconds = self._rng.choice((-3600.0, -5.0, 5.0, 30.0, 3600.0))

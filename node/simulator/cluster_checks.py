@@ -84,7 +84,40 @@ class ClusterChecker:
         known = self._commits.get(node.name, 0)
         if commit > known:
             self.log.committed(node.name, node.engine.term, node.journal, known, commit)
+            if node.leads:
+                self._check_majority(node, commit)
         self._commits[node.name] = commit
+
+    def _check_majority(self, leader: SimNode, index: int) -> None:
+        """What a leader commits is on the disks of a majority, whatever they told it (S4, S5).
+
+        But for entry 1, which every log begins with.
+        """
+        term = leader.journal.term_at(index)
+        disks = [node.journal for node in self._cluster.nodes if node.name in leader.engine.membership.voters]
+        having = [
+            journal
+            for journal in disks
+            if journal.durable_index >= index
+            and (index < journal.first_index or journal.term_at(index) == term)
+        ]
+        if index > 1 and 2 * len(having) <= len(disks):
+            raise ViolationError(
+                "commitment",
+                f"{leader.name} commits entry {index}: {len(having)} of {len(disks)} disks have it",
+            )
+
+    def stopped(self, node: SimNode) -> None:
+        """A process ends; what it knew to be durable it may have promised."""
+        self.log.stopped(node.name, node.journal)
+
+    def checkpointed(self, node: SimNode, index: int) -> None:
+        """A store is at ``index``: its journal can't lose that any more."""
+        if node.journal.durable_index < index:
+            raise ViolationError(
+                "store",
+                f"{node.name} stores entry {index}, its journal is durable to {node.journal.durable_index}",
+            )
 
     def appended(self, node: SimNode, index: int, term: int, payload: bytes, before: int | None) -> None:
         """A journal has got an entry."""

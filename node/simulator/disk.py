@@ -245,21 +245,22 @@ class SimulatedDisk:
         self._write_failures = count
 
     def rot_somewhere(self, rng: random.Random) -> bool:
-        """Flip a bit in front of what was written last in the last file. False: nothing is there."""
+        """Flip a bit in front of what was written last; as likely in the last file as in all others.
+
+        False: nothing is there.
+        """
         last, end = self._last_write
-        places: list[tuple[str, int]] = []
+        sizes: dict[str, int] = {}
         for name, inode in sorted(self._files.items()):
-            places.append((name, end if inode is last else len(inode.seen)))
+            sizes[name] = end if inode is last else len(inode.seen)
             if inode is last:
                 break
-        total = sum(size for _, size in places)
-        at = rng.randrange(total) if total else 0
-        for name, size in places:
-            if at < size:
-                self.rot(name, at, 1 << rng.randrange(8))
-                return True
-            at -= size
-        return False
+        names = [name for name, size in sizes.items() if size]
+        if not names:
+            return False
+        name = names[-1] if rng.random() < 0.5 else rng.choice(names)
+        self.rot(name, rng.randrange(sizes[name]), 1 << rng.randrange(8))
+        return True
 
     def rot(self, name: str, at: int, mask: int) -> None:
         """Flip the bits of ``mask`` in one byte of a file, as it is read and as it is stored."""

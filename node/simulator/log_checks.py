@@ -20,6 +20,8 @@ class LogChecker:
     def __init__(self) -> None:
         self._entries: dict[tuple[int, int], tuple[bytes, int | None]] = {}
         """By index and term: the payload, and the term of the entry before."""
+        self._durable: dict[str, tuple[int, int | None]] = {}
+        """By name: the last entry known to be durable when the process ended, and its term."""
         self._committed: dict[int, int] = {}
         """The term of each entry that anybody knew to be committed."""
         self._last_of_term: dict[int, int] = {}
@@ -41,8 +43,22 @@ class LogChecker:
                 )
             self._entries[index, term] = (payload, known[1] if before is None else before)
 
+    def stopped(self, name: str, journal: JournalView) -> None:
+        """A process ends: what it knew to be durable must be found again."""
+        index = journal.durable_index
+        self._durable[name] = (index, journal.term_at(index))
+
     def reopened(self, name: str, journal: JournalView) -> None:
-        """A journal was read back: what is left of it is what it was."""
+        """A journal was read back: what is left of it is what it was, and nothing durable is missing."""
+        durable, its_term = self._durable.get(name, (0, None))
+        if durable > journal.last_index or (
+            durable >= max(1, journal.first_index) and journal.term_at(durable) != its_term
+        ):
+            raise ViolationError(
+                "durability",
+                f"entry {durable} of term {its_term} was durable on {name}, which finds "
+                f"{journal.term_at(durable)} there (last entry {journal.last_index})",
+            )
         for index in range(journal.first_readable, journal.last_index + 1):
             term = journal.term_at(index)
             assert term is not None

@@ -40,6 +40,7 @@ class Weather:
 
 CALM = Weather()
 ROUGH = Weather(loss=0.03, duplicate=0.05, reorder=0.1)
+WILD = Weather(loss=0.1, duplicate=0.5, reorder=0.4)
 
 _LATE_S = 0.4
 _RECONNECT_S = (0.0005, 0.005, 0.05, 0.3)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
+from node.simulator.network import ROUGH, WILD, Weather
 from node.simulator.schedule import LINKS, rates
 
 WARM_UP_S = 3.0
@@ -21,6 +22,8 @@ class Profile:
     name: str
     rates: Mapping[str, float] = field(default_factory=dict)
     """Acts a second of virtual time, by kind (`node.simulator.schedule`)."""
+    weather: Weather = ROUGH
+    """In a storm."""
     seconds: float = 20.0
     """Virtual time of a run, warm-up and recovery included. More if recovery takes longer."""
 
@@ -52,6 +55,11 @@ PROFILES = {
         Profile("kills", rates(1.0, **_NODES, **_CLIENTS)),
         Profile("partitions", rates(1.4, **_NODES, **_LINKS)),
         Profile("storms", rates(1.4, **_NODES, **_LINKS, storm=4)),
+        Profile(
+            "elections",
+            rates(2.5, isolate=2, pause=2, crash=2, hand_over=1, leave=0.5, storm=2),
+            weather=WILD,
+        ),
         Profile("clients", rates(3.3, **_CLIENTS)),
         Profile("disks", rates(1.4, crash=1, power=2, blackout=1, rot=0.5, rotten_store=0.5, **_DISKS)),
         Profile(

@@ -203,6 +203,7 @@ class SimNode:
         self._life += 1
         for network in self._cluster.networks.values():
             network.cut_all(self.name)
+        self.checker.stopped(self)
         self.storage.stop(power=power)
         if power:
             self.clock.reboot()
@@ -424,6 +425,7 @@ class SimNode:
                 return
             self.storage.run_checkpoint(job)
             store.end_checkpoint(job)
+            self.checker.checkpointed(self, index)
             self._checkpointing = False
             self._world.counts["checkpoints"] += 1
             self.journal.drop_before(index - TRAILING_ENTRIES)

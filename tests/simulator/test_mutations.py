@@ -6,9 +6,9 @@ the moment is in which it matters; most are found by the first.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from typing import Any, NamedTuple
 
 import pytest
@@ -16,9 +16,14 @@ import pytest
 from node.core import dispatch as core_dispatch
 from node.core import machine as core_machine
 from node.core import presence, subscriptions
-from node.errors import NodeError
+from node.errors import DiskError
+from node.raft import engine, records
 from node.raft.engine import Engine
+from node.raft.frames import Ack
+from node.raft.inbound import Accept, Refuse, Verdict
+from node.raft.ports import Role
 from node.raft.promises import Promises
+from node.raft.voting import Voting
 from node.server import perform
 from node.server.catching_up import CatchUp
 from node.server.clock import ClusterClock
@@ -27,11 +32,11 @@ from node.server.origin import Origin
 from node.server.perform import Performer
 from node.server.replica import Replica
 from node.server.routing import Routing
-from node.simulator.cluster_run import run_cluster
+from node.simulator.cluster_run import Case, Failure, attempt
+from node.simulator.disk import SimulatedFile
 from node.simulator.machine_clock import EPOCH_NS
 from node.simulator.profiles import PROFILES
-from node.simulator.raft_checks import ViolationError
-from node.simulator.world import StandstillError
+from node.simulator.sim_node import SimNode
 
 Patch = pytest.MonkeyPatch
 
@@ -47,6 +52,8 @@ class Mutation(NamedTuple):
 
     first: int = 0
     """A seed to begin with: what matters rarely would else take its time in every test run."""
+
+    nodes: int = 3
 
 
 def _ackwait_restarts_at_failover(patch: Patch) -> None:
@@ -208,14 +215,117 @@ def _a_set_decides_the_order(patch: Patch) -> None:
     patch.setattr(core_machine, "dispatch", disordered)
 
 
-CAUGHT = (ViolationError, AssertionError, NodeError, KeyError, RecursionError, StandstillError)
-"""Whatever stops the run: the node's own assertions are checkers too."""
+# --- consensus and the disk -----------------------------------------------------------------------
+
+
+def _an_ack_counts_for_all(patch: Patch) -> None:
+    """Whatever it names: what was sent will arrive."""
+    on_answer = Engine._on_answer
+
+    def hopeful(self: Engine, peer: str, answer: Any) -> None:
+        if isinstance(answer, Ack) and answer.term == self.term:
+            answer = answer._replace(match=max(answer.match, self._journal.last_index))
+        on_answer(self, peer, answer)
+
+    patch.setattr(Engine, "_on_answer", hopeful)
+
+
+def _leaders_of_the_past_are_believed(patch: Patch) -> None:
+    on_append = Engine._on_append
+
+    def believing(self: Engine, peer: str, append: Any) -> None:
+        if append.term < self.term and self.leader not in {None, self.name}:
+            append, peer = append._replace(term=self.term), self.leader
+        on_append(self, peer, append)
+
+    patch.setattr(Engine, "_on_append", believing)
+
+
+def _own_copy_counts_twice(patch: Patch) -> None:
+    """Of three, that makes a majority: the leader alone."""
+    on_durable = Engine.on_durable
+
+    def self_assured(self: Engine) -> None:
+        if self.role is Role.LEADER and self._replicator.flows:
+            self._library.acked(min(self._replicator.flows), self._journal.durable_index)
+        on_durable(self)
+
+    patch.setattr(Engine, "on_durable", self_assured)
+
+
+def _whoever_asks_gets_a_vote(patch: Patch) -> None:
+    """Leader completeness is what the comparison of logs is for."""
+    on_vote, on_pre_vote = Voting._on_vote_request, Voting._on_pre_vote_request
+    best = {"last_index": 1 << 40, "last_term": 1 << 40}
+
+    def vote(self: Voting, peer: str, request: Any) -> None:
+        on_vote(self, peer, request._replace(**best))
+
+    def pre_vote(self: Voting, peer: str, request: Any) -> None:
+        on_pre_vote(self, peer, request._replace(**best))
+
+    patch.setattr(Voting, "_on_vote_request", vote)
+    patch.setattr(Voting, "_on_pre_vote_request", pre_vote)
+
+
+def _the_log_is_cut_as_the_library_does(patch: Patch) -> None:
+    """S1: delete whatever follows ``prev``, add what came."""
+
+    def judge(append: Any, log: Any, commit: int) -> Verdict:
+        prev = append.prev
+        if not log.first_index <= prev <= log.last_index:
+            return Refuse(prev, log.last_index + 1)
+        if log.term_at(prev) != append.prev_term:
+            return Refuse(prev, prev)
+        match = prev + len(append.entries)
+        return Accept(match, min(append.commit, match), prev, append.entries)
+
+    patch.setattr(engine, "judge", judge)
+
+
+def _checkpoints_outrun_the_journal(patch: Patch) -> None:
+    patch.setattr(SimNode, "_may_store", lambda self, index: True)
+
+
+def _a_failed_sync_is_ignored(patch: Patch) -> None:
+    """S4: the next one will succeed; and says nothing of what the kernel has dropped."""
+    sync = SimulatedFile.sync
+
+    def sync_again(self: SimulatedFile) -> None:
+        with contextlib.suppress(DiskError):
+            sync(self)
+
+    patch.setattr(SimulatedFile, "sync", sync_again)
+
+
+def _nothing_is_synced(patch: Patch) -> None:
+    patch.setattr(SimulatedFile, "sync", lambda self: None)
+
+
+def _checksums_are_not_looked_at(patch: Patch) -> None:
+    patch.setattr(records, "extend", lambda crc, data: 0)
+
+
+# --- sessions -------------------------------------------------------------------------------------
+
+
+def _sessions_are_forgotten(patch: Patch) -> None:
+    """R5: a new leader knows of no session; origins open theirs again and send what they hold."""
+    take_over = presence.take_over
+
+    def forgetful(turn: Any, command: Any) -> None:
+        take_over(turn, command)
+        turn.state.touched.sessions.update(dict.fromkeys(turn.state.sessions))
+        turn.state.sessions.clear()
+
+    patch.setattr(presence, "take_over", forgetful)
+
 
 MUTATIONS = [
     Mutation("the waiting are heard first (R9)", _time_before_the_waiting, "kills", 5),
     Mutation("cold starts are told (R14)", _nobody_says_cold_start, "kills", 5),
-    Mutation("promises wait for the disk", _promises_leave_at_once, "brutal", 5, first=54),
-    Mutation("a leader's copy counts when it is durable", _own_copy_counts_at_once, "brutal", 10, first=24),
+    Mutation("promises wait for the disk", _promises_leave_at_once, "disks", 1),
+    Mutation("a leader's copy counts when it is durable", _own_copy_counts_at_once, "disks", 1),
     Mutation("AckWait restarts at failover", _ackwait_restarts_at_failover, "kills", 3),
     Mutation("AckWait runs for what nobody sent", _ackwait_counts_from_what_nobody_sent, "kills", 6),
     Mutation("the commit index known when elected", _known_commit_is_forgotten, "kills", 3),
@@ -224,9 +334,7 @@ MUTATIONS = [
     Mutation("the pending are forwarded again (R8)", _pending_forgotten_on_leader_change, "kills", 5),
     Mutation("acked after commit", _acked_before_it_is_committed, "quiet", 1),
     Mutation("catch up, then act (R4)", _a_restarted_node_serves_at_once, "kills", 10),
-    Mutation(
-        "what was before belongs to others", _whoever_comes_gets_what_was_before, "partitions", 10, first=12
-    ),
+    Mutation("what was before belongs to others", _whoever_comes_gets_what_was_before, "partitions", 10),
     Mutation("nothing that was acknowledged (R3)", _acknowledged_deliveries_go_out, "clients", 5),
     Mutation("the flag", _no_flag, "quiet", 1),
     Mutation("max in flight", _max_in_flight_is_exceeded, "quiet", 1),
@@ -234,24 +342,25 @@ MUTATIONS = [
     Mutation("only what was sent since (R15)", _a_move_makes_everything_due, "clients", 5),
     Mutation("who is absent (R15)", _moves_go_unnoticed, "clients", 5),
     Mutation("the same order everywhere (R30)", _a_set_decides_the_order, "quiet", 1),
+    Mutation("an ack counts for what it names", _an_ack_counts_for_all, "storms", 1),
+    Mutation("the term is looked at (L5)", _leaders_of_the_past_are_believed, "elections", 20),
+    Mutation("a leader's copy counts once", _own_copy_counts_twice, "disks", 1),
+    Mutation("votes go to the better log", _whoever_asks_gets_a_vote, "partitions", 20),
+    Mutation("equal entries stay (S1)", _the_log_is_cut_as_the_library_does, "storms", 3),
+    Mutation("the store never outruns the journal", _checkpoints_outrun_the_journal, "disks", 5),
+    Mutation("a failed sync is the end (S4)", _a_failed_sync_is_ignored, "disks", 10),
+    Mutation("what was promised is synced", _nothing_is_synced, "disks", 3),
+    Mutation("what is read is checked", _checksums_are_not_looked_at, "disks", 10),
+    Mutation("sessions outlive leaders (R5)", _sessions_are_forgotten, "kills", 3),
 ]
 
 
-def caught_by(mutation: Mutation) -> tuple[int, str] | None:
+def caught_by(mutation: Mutation) -> tuple[int, Failure] | None:
     """The first seed that finds it, and what it says."""
-    profile = replace(PROFILES[mutation.profile])
     for seed in range(mutation.first, mutation.first + mutation.seeds):
-        try:
-            run_cluster(seed, profile, nodes=3)
-        except (
-            ViolationError,
-            AssertionError,
-            NodeError,
-            KeyError,
-            RecursionError,
-            StandstillError,
-        ) as error:
-            return seed, f"{type(error).__name__}: {error}"
+        failure = attempt(Case(seed, PROFILES[mutation.profile], mutation.nodes)).failure
+        if failure is not None:
+            return seed, failure
     return None
 
 
