@@ -90,6 +90,10 @@ class Cluster:
     """The nodes by name. They found the cluster once; afterwards the membership in the log holds,
     and only the addresses are read from here."""
 
+    allow_add_remove_node: Annotated[bool, Flag()] = False
+    """Whether anybody who may publish to ``_STAN.raft.<id>.node.add`` and ``….node.remove`` adds and removes
+    nodes, as with the Go server. ``stanchion cluster add`` needs no such thing."""
+
     peer_security: PeerSecurity = field(default_factory=PeerSecurity)
     """How the nodes know one another, and routing peers."""
 

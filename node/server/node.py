@@ -50,7 +50,7 @@ from node.server.founding import Founding
 from node.server.host import Host
 from node.server.launch import Launch
 from node.server.members import Members
-from node.server.membership_requests import serve_membership
+from node.server.membership_requests import serve_go_requests, serve_membership
 from node.server.reload import reload
 from node.server.replica import Replica
 from node.server.routing import Routing
@@ -264,6 +264,8 @@ class Node:
             messages=messages,
         ).register(self.administration)
         serve_membership(self.administration, replica.asking)
+        if self.config.cluster.allow_add_remove_node:
+            serve_go_requests(self.routing, self.config.cluster.id, replica.asking, self._peer_addresses())
 
     def _make_transport(self) -> Transport | Alone:
         if self.addresses.peer is None:

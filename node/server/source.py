@@ -233,7 +233,7 @@ def _identity(node: Node) -> figures.Identity:
         streaming_id=secrets.token_hex(11),
         version=__version__,
         start_ns=node.started_ns,
-        is_clustered=not node.is_alone,
+        is_clustered=len(node.members) > 1,
         host=node.addresses.client.host,
         port=node.addresses.client.port,
         http_host=http.host if http else "",
