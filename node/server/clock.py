@@ -7,6 +7,9 @@ on from there, so deadlines neither jump nor start again. Wall clocks play no pa
 less well than the one before it is lost for good: whoever heard both goes by the later one, or
 time would run ahead when it leads, and what was sent meanwhile would be redelivered early.
 
+Who is elected soon after its process began may have heard no leader yet. Those who voted for it have: their
+answers say what time it is, and whose word that is. It counts if no later leader has stamped an entry.
+
 *Timestamps* are Unix time for messages and ages. The leader's follows the median of what a majority
 of wall clocks say, never goes back, and runs at most 10 % fast, so that one node with a wrong clock
 can't age messages away.
@@ -50,6 +53,10 @@ class ClusterClock:
         self._smallest_before: int | None = None
         self._window_end = 0
         self._fixed: int | None = None
+        self._unsure = False  # leads, and nobody has told the time to this process
+        self._offered: tuple[int, int] | None = (
+            None  # a voter's word: the leader's term it is from, difference
+        )
 
     @property
     def known(self) -> bool:
@@ -71,6 +78,7 @@ class ClusterClock:
             self._floor = self._stamp
             self._smallest = self._smallest_before = None
             self._window_end = own + OFFSET_WINDOW_NS
+            self._offered = None
         elif own >= self._window_end:
             self._smallest_before, self._smallest = self._smallest, None
             self._window_end = own + OFFSET_WINDOW_NS
@@ -87,10 +95,34 @@ class ClusterClock:
             # until it has caught up with what it says meanwhile, for followers believe every frame.
             self._fixed = min(self._fixed, self._monotonic_ns() - stamp_ns)
 
-    def lead(self) -> None:
-        """This node orders entries from now on: its own clock carries cluster time."""
+    def word(self) -> tuple[int, int] | None:
+        """What this node has heard: cluster time, and the term of the leader who said so. None: nothing."""
+        return (self.now(), self._heard_term) if self.known else None
+
+    def offered(self, time_ns: int, term: int) -> None:
+        """A voter's word arrived. That of the latest leader counts, and of those the least delayed one."""
+        difference = self._monotonic_ns() - time_ns
+        if self._offered is None or (term, -difference) > (self._offered[0], -self._offered[1]):
+            self._offered = (term, difference)
+
+    def lead(self, term: int = 0) -> None:
+        """This node orders entries of ``term`` from now on: its own clock carries cluster time."""
+        self._unsure = not self.known
+        self._heard_term = term
         self._floor = self._stamp  # not what an offset said that no longer counts
         self._fixed = self._monotonic_ns() - self.now()
+
+    def adopt(self, stamped_term: int) -> None:
+        """Before it stamps its first entry: if it knows no better, this leader goes by a voter's word (R12).
+
+        ``stamped_term`` is the last term in which entries were stamped. The word of an earlier leader
+        would run ahead of them.
+        """
+        if self._unsure and self._fixed is not None and self._offered is not None:
+            term, difference = self._offered
+            if term >= stamped_term:
+                self._fixed = min(self._fixed, difference)
+        self._unsure = False
 
     def follow(self) -> None:
         """Another node leads, or none: what is known so far goes on until its frames say better."""

@@ -318,7 +318,7 @@ class Replica:
         if not (leads and led_before):
             self._stop_leading()
             if leads:
-                self.clock.lead()
+                self.clock.lead(term)
                 self.ordering.lead(term)
                 self._opened_ready = False
             else:
@@ -333,8 +333,8 @@ class Replica:
         return (self.clock.now(), self.wall.median())
 
     def follower_note(self) -> Any:
-        """What this node attaches to every answer to a leader or candidate (R13, R14)."""
-        return (self.wall.reading(), self.catch_up.warm)
+        """What this node attaches to every answer to a leader or candidate (R12, R13, R14)."""
+        return (self.wall.reading(), self.catch_up.warm, self.clock.word())
 
     def noted_leader(self, peer: str, note: Any) -> None:
         """A live frame of the current leader came in."""
@@ -347,10 +347,12 @@ class Replica:
         self.catch_up.leader_heard()
 
     def noted_follower(self, peer: str, note: Any) -> None:
-        """An answer of a member says what its clock shows and whether it is warm."""
+        """An answer of a member says what its clock shows, whether it is warm, and what time it has heard."""
         match note:
-            case (int(wall_ns), bool(warm)):
+            case (int(wall_ns), bool(warm), None | (int(), int()) as word):
                 self.wall.report(peer, wall_ns)
+                if word is not None and word[1] < self.engine.term:
+                    self.clock.offered(*word)
                 if self.membership is None or self.membership.get(peer) is not None:
                     self._warm_members[peer] = warm
             case _:
@@ -496,6 +498,7 @@ class Replica:
         if not self._opened_ready:
             self._opened_ready = True
             log.info("ready to lead term %d", self.term)
+            self.clock.adopt(self.state.term)
             cold = not self.catch_up.warm and not any(self._warm_members.values())
             self.ordering.ready(now_s, {self.node, *self.links_up}, cold=cold)
         keeper_s = self.keeper.pump() if self.keeper is not None else NEVER

@@ -82,6 +82,61 @@ def test_a_new_leader_without_an_offset_continues_from_the_last_stamp() -> None:
     assert clock.now() == 78 * SECOND
 
 
+def test_a_new_leader_without_an_offset_goes_by_a_voters_word() -> None:
+    """R12: a process that was just started and is elected loses nothing of the time while nobody led."""
+    voter_machine, machine = Machine(monotonic_ns=900 * SECOND), Machine(monotonic_ns=5)
+    voter, clock = cluster_clock(voter_machine), cluster_clock(machine)
+    assert voter.word() is None
+    voter.heard(80 * SECOND, term=3)
+    voter_machine.pass_(3 * SECOND)
+    clock.seen(77 * SECOND)
+    word = voter.word()
+    assert word == (83 * SECOND, 3)
+    clock.offered(*word)
+    clock.offered(82 * SECOND, 3)
+    machine.pass_(SECOND)
+    clock.lead(4)
+    assert clock.now() == 77 * SECOND
+    clock.adopt(3)
+    assert clock.now() == 84 * SECOND
+    assert clock.word() == (84 * SECOND, 4)
+
+
+def test_the_word_of_a_leader_before_the_last_runs_ahead() -> None:
+    """The last one lost time; what it had sent would be redelivered early."""
+    machine = Machine(monotonic_ns=5)
+    clock = cluster_clock(machine)
+    clock.seen(77 * SECOND)
+    clock.offered(80 * SECOND, 3)
+    clock.lead(5)
+    clock.adopt(4)
+    assert clock.now() == 77 * SECOND
+
+
+def test_who_has_heard_a_leader_itself_asks_nobody() -> None:
+    machine = Machine(monotonic_ns=5)
+    clock = cluster_clock(machine)
+    clock.offered(90 * SECOND, 3)
+    clock.heard(80 * SECOND, term=3)
+    clock.offered(91 * SECOND, 3)
+    clock.lead(4)
+    clock.adopt(3)
+    assert clock.now() == 80 * SECOND
+
+
+def test_the_word_of_the_latest_leader_counts() -> None:
+    machine = Machine(monotonic_ns=5)
+    clock = cluster_clock(machine)
+    clock.seen(70 * SECOND)
+    clock.offered(80 * SECOND, 3)
+    clock.offered(79 * SECOND, 4)
+    clock.offered(90 * SECOND, 2)
+    clock.offered(78 * SECOND, 4)
+    clock.lead(5)
+    clock.adopt(3)
+    assert clock.now() == 79 * SECOND
+
+
 def test_a_leader_that_is_still_applying_its_log_does_not_stand_still() -> None:
     """Followers would take the frame after the halt for a fast one, and run ahead when they lead."""
     machine = Machine(monotonic_ns=5)

@@ -185,3 +185,18 @@ def test_followers_know_how_wrong_their_wall_clock_is(node: Node) -> None:
     node.replica.noted_leader("n2", (now_ns, now_ns - 20_000_000_000))
     assert node.replica.wall.wrong
     assert node.replica.wall.offset_ns == 20_000_000_000
+
+
+def test_a_leader_that_heard_none_goes_by_its_voters(node: Node) -> None:
+    """R12: what they say of the time while it was not elected yet, not what they have from itself."""
+    fresh = Node()
+    fresh.engine.term = TERM + 1
+    fresh.replica.noted_follower("n2", (0, True, (50_000_000_000, TERM)))
+    fresh.replica.noted_follower("n3", (0, True, None))
+    fresh.engine.leader, fresh.engine.is_ready = "n1", True
+    fresh.replica.role_changed("leader", TERM + 1, "n1", "elected")
+    fresh.replica.noted_follower("n3", (0, True, (90_000_000_000, TERM + 1)))
+    assert fresh.replica.clock.now() == 0
+    fresh.replica.pump()
+    assert fresh.replica.clock.now() == 50_000_000_000
+    assert node.replica.follower_note()[2] is not None, "it heard the leader"
