@@ -175,7 +175,8 @@ class ForeignLinks:
         self._cluster = cluster
         self._node = node
         self._key = f"{cluster}/{node}"
-        self._listen = listen
+        self.listen = listen
+        """Where others can dial this node."""
         self._client = client
         self._security = security
         self._members = members
@@ -226,7 +227,7 @@ class ForeignLinks:
             "to": to,
             "instance": self._instance,
             "epoch": self._epoch,
-            "listen": "" if self._listen is None else str(self._listen),
+            "listen": "" if self.listen is None else str(self.listen),
             "client": self._client,
             "peers": self._known(),
         }

@@ -29,7 +29,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from node.errors import RemoteProtocolError
-from node.protocol.subjects import Interest, has_wildcard, literal, valid_subject
+from node.protocol.subjects import Interest, has_wildcard, literal, matches, valid_subject
 from node.server.foreign import Foreign, Link
 from node.server.interest import Exchange, InterestChange, Key, Remote
 from node.server.subscriptions import (
@@ -404,9 +404,10 @@ class Routing:
         match value:
             case ["ask", bytes(subject), bytes(reply), bytes(headers), bytes(payload), bool(plain), [*keys]]:
                 plan = self._plans.get(subject) or self._plan(subject)
-                for handler in plan.handlers:
-                    if not (plain and handler in plan.announced):
-                        handler(None, subject, reply, payload)
+                if any(matches(pattern, subject) for pattern in self._offered):  # else it guesses at others
+                    for handler in plan.handlers:
+                        if not (plain and handler in plan.announced):
+                            handler(None, subject, reply, payload)
                 self._from_peer(subject, reply, headers, payload, plain, _queue_keys(peer, keys))
             case [str(), *_] if self.foreign.received(peer, value):
                 pass

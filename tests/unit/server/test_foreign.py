@@ -171,6 +171,8 @@ def test_only_the_service_is_offered(world: World) -> None:
     assert client.pub(b"_ADMIN.x") == 1
     world.settle()
     assert world.served == [*before, ("A/n1", b"", b"")]
+    world.nodes["B/n1"].foreign_frame("A/n1", ["ask", b"_ADMIN.x", b"", b"", b"", True, []])
+    assert world.served == [*before, ("A/n1", b"", b"")], "a node that guesses"
 
 
 def test_the_home_delivers_and_no_other(world: World) -> None:
