@@ -12,12 +12,12 @@ subscriber holds comes again, to it or to another, when its AckWait has passed a
 **refused**: no publish is answered with an error. **session**: no client loses its session.
 **progress**: see `run.py`.
 
-What excuses: the bytes in the buffers of a node that stood still leave it when it goes on (`STALE_S`). What
-was sent to a subscriber over a link that breaks, or that has just taken the place of one that broke, or whose
-node is hurt, may never have come, so it may come again at once. An acknowledgement that was given to a node
-which died within a second, or whose link broke, may have died too; one given to a node that was cut off or
-stood still, or while nobody led, counts from when that was over. After the death of all nodes everything
-unacknowledged is due.
+What excuses: the bytes in the buffers of a node that stood still leave it when it goes on (`STALE_S`), and
+one that was cut off may not know yet what was decided a moment ago (`LAG_S`). What was sent to a subscriber
+over a link that breaks, or that has just taken the place of one that broke, or whose node is hurt, may never
+have come, so it may come again at once. An acknowledgement that was given to a node which died within a
+second, or whose link broke, may have died too; one given to a node that was cut off or stood still, or while
+nobody led, counts from when that was over. After the death of all nodes everything unacknowledged is due.
 """
 
 from __future__ import annotations
@@ -34,6 +34,9 @@ ACKED_S = 1.0
 
 STALE_S = 1.0
 """So long a node that stood still may go on emptying its buffers."""
+
+LAG_S = 0.5
+"""So much later than others a node may learn what was decided when it has just been hurt."""
 
 DISTURBED_S = 1.0
 """What was sent so shortly before a link broke or a node was hurt may not have arrived."""
@@ -207,10 +210,10 @@ class History:
         deliveries = [event for event in events if isinstance(event, Delivery)]
         counts: set[int] = set()
         highest: dict[str, int] = {}
-        for delivery in deliveries:
+        for number, delivery in enumerate(deliveries):
             if delivery.flagged != (delivery.count > 0):
                 yield broke(delivery, "flag", f"flag {delivery.flagged}, count {delivery.count}")
-            if self._may_be_stale(delivery):
+            if self._may_be_stale(delivery) or self._lags(deliveries[:number], delivery):
                 continue
             if delivery.count in counts:
                 yield broke(delivery, "flag", f"count {delivery.count} twice")
@@ -238,6 +241,16 @@ class History:
             trouble.stops
             and delivery.link.node in trouble.nodes
             and trouble.began_s <= delivery.at_s < trouble.over_s + STALE_S
+            for trouble in self.troubles
+        )
+
+    def _lags(self, before: Sequence[Delivery], delivery: Delivery) -> bool:
+        """Whether its node, that was hurt a moment ago, could not yet know what was sent since."""
+        newer = [other.at_s for other in before if other.count > delivery.count]
+        return bool(newer) and any(
+            delivery.link.node in trouble.nodes
+            and trouble.began_s < delivery.at_s < trouble.over_s + STALE_S
+            and delivery.at_s - newer[0] < LAG_S
             for trouble in self.troubles
         )
 
