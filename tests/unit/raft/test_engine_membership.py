@@ -8,6 +8,7 @@ from node.errors import ConflictError, RefusedError, UnavailableError
 from node.raft.engine import Engine
 from node.raft.membership import Membership
 from node.raft.ports import Limits, Role
+from node.raft.reconfiguration import Reconfiguration
 
 ABC = Membership.founders("abc")
 
@@ -516,3 +517,107 @@ def test_voter_of_the_same_name_and_another_directory_is_somebody_else(group) ->
     again.write(b"x")
     table.settle()
     assert table[other].payloads() == [b"x"]
+
+
+# --- what the two rules of change_membership prevent ---------------------------------------------------
+
+
+def _elected_but_unready(table, name: str, others: str) -> None:
+    """Let ``name`` win the votes of ``others``, and nobody get a frame of its leadership."""
+    member = table[name]
+    table.now += 0.6
+    for other in table.members.values():
+        other.engine._election.deadline = table.now + 1
+    member.engine._election.deadline = table.now
+    member.engine.tick()
+    while member.engine.role is not Role.LEADER:
+        for voter in (name, *others):
+            table[voter].journal.flush()
+            table[voter].engine.on_durable()
+        assert table.deliver(1)
+    table.wire.clear()
+
+
+def _leader_of_a_minority_change(table):
+    """Of abcd, a leads and has made e a voter, which only e knows; then b is elected by c and d."""
+    leader = table.elect("a")
+    table.join("e")
+    changed(leader, leader.engine.membership.with_learner("e", "e:1"))
+    table.advance(0.2)
+    table.cut = {("a", name) for name in "bcd"}
+    changed(leader, leader.engine.membership.with_voter("e", "dir"))
+    table.settle()
+    assert table["e"].engine.membership.is_voter("e")
+    table.isolate("a")
+    table.isolate("e")
+    _elected_but_unready(table, "b", "cd")
+    table.cut |= {("b", "d")}  # d has voted, and hears nothing of it
+    return table["b"]
+
+
+def test_leader_with_nothing_committed_of_its_own_changes_nothing(group) -> None:
+    """The bug of 2015. b and c are three of four no longer, nor two of three yet."""
+    table = group("abcd")
+    second = _leader_of_a_minority_change(table)
+    table.advance(0.2)
+    assert second.engine.role is Role.LEADER
+    assert not second.engine.is_ready
+    with pytest.raises(UnavailableError):
+        second.engine.change_membership(second.engine.membership.without("d"))
+
+
+def test_if_it_did_what_is_committed_could_be_overwritten(group, monkeypatch: pytest.MonkeyPatch) -> None:
+    """b and c commit as two of three; a, with d and e, as three of five: at the same index."""
+    table = group("abcd")
+    second = _leader_of_a_minority_change(table)
+    engine = second.engine
+    engine._journal.append(
+        engine.last_index + 1, engine.term, b"\x02" + engine.membership.without("d").encode()
+    )
+    engine._reconfiguration.follow()
+    second.write(b"lost")
+    table.advance(0.2)
+    assert second.payloads() == [b"lost"] == table["c"].payloads()
+    table.heal()
+    table.isolate("b")
+    table.isolate("c")
+    table.advance(3.0)
+    first = next(table[name] for name in "ade" if table[name].engine.is_ready)
+    first.write(b"other", b"other", b"other")
+    table.settle()
+    index = second.applied[-1][0]
+    assert [payload for at, _, payload in first.applied if at == index] != [b"lost"]
+
+
+def test_two_changes_at_once_would_make_two_majorities(group, monkeypatch: pytest.MonkeyPatch) -> None:
+    """a, d and e are three of five while b and c are still two of three."""
+    table = group("abc")
+    leader = table.elect("a")
+    for name in "de":
+        table.join(name)
+        changed(leader, leader.engine.membership.with_learner(name, f"{name}:1"))
+        table.advance(0.2)
+    for name in "ade":
+        table.cut |= {(name, other) for other in "bc"} | {(other, name) for other in "bc"}
+    changed(leader, leader.engine.membership.with_voter("d", "dir d"))
+    table.settle()
+    both = leader.engine.membership.with_voter("e", "dir e")
+    with pytest.raises(ConflictError):
+        leader.engine.change_membership(both)
+    commit = leader.engine.commit_index
+    leader.write(b"waits")
+    table.settle()
+    assert leader.engine.commit_index == commit  # a and d are two of four
+
+    check = Reconfiguration.check
+    monkeypatch.setattr(Reconfiguration, "check", lambda self, new, commit: check(self, new, 1 << 60))
+    changed(leader, both)
+    table.settle()
+    assert leader.payloads() == [b"waits"]  # committed
+    table["b"].engine._election.deadline = table.now
+    table.advance(1.0)
+    other = next(table[name] for name in "bc" if table[name].engine.is_ready)
+    other.write(b"other", b"other")
+    table.settle()
+    assert leader.applied[0][0] in [index for index, _, _ in other.applied]
+    assert b"waits" not in other.payloads()
