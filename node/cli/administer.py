@@ -9,20 +9,16 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, Final
 
 import trio
 
-from node.cli.options import DEFAULT_SERVERS, servers
+from node.cli.target import Cluster, add_target, cluster_of
 from node.client.nats import Nats, Options, Server
-from node.config.load import load
-from node.config.values import Address
-from node.errors import ConfigError, RefusedError, UnavailableError
+from node.errors import RefusedError, UnavailableError
 from node.protocol.nats import Msg
 from node.server.administration import subject
 
@@ -33,66 +29,17 @@ an election, during which nodes take none."""
 Progress = Callable[[str], None]
 
 
-@dataclass(frozen=True, slots=True)
-class Cluster:
-    """Whom to ask, and as who."""
-
-    servers: Sequence[str]
-    """``host:port`` of nodes."""
-
-    id: str
-    user: str = ""
-    password: str = field(default="", repr=False)
-    token: str = field(default="", repr=False)
-
-
 def add_cluster(
     parser: argparse.ArgumentParser, *, timeout_s: float = 10.0, positional: bool = False
 ) -> None:
-    """Which cluster, as who, how long; and ``--json``. `cluster_of` reads it.
+    """Which cluster, as who, how long; and ``--json``. `target.cluster_of` reads it.
 
     With ``positional`` the configuration isn't an option, but what the command is about.
     """
-    name = "config" if positional else "--config"
-    parser.add_argument(name, metavar="FILE", help="the cluster's configuration: its nodes are asked")
-    parser.add_argument("--set", action="append", default=[], dest="overrides", metavar="SECTION.KEY=VALUE",
-                        help="use this value instead of the file's; may be repeated")  # fmt: skip
-    parser.add_argument("--server", type=servers, metavar="HOST:PORT,…",
-                        help="or nodes to ask, instead of those of the file")  # fmt: skip
-    parser.add_argument("--cluster", metavar="ID", help="and its id, instead of the file's (test-cluster)")
-    parser.add_argument("--user", default="", help="who asks; needed from another machine")
-    parser.add_argument("--password", default="", help="of --user; better in STANCHION_CLIENT_PASSWORD")
-    parser.add_argument("--token", default="", help="or a token; better in STANCHION_CLIENT_TOKEN")
+    add_target(parser, positional=positional)
     parser.add_argument("--timeout", type=float, default=timeout_s, metavar="SECONDS",
                         help=f"how long to wait for the answer ({timeout_s:g})")  # fmt: skip
     parser.add_argument("--json", action="store_true", help="print what was answered as JSON")
-
-
-def cluster_of(args: argparse.Namespace) -> Cluster:
-    """What the command line says of the cluster.
-
-    Raises:
-        ConfigError: of the file.
-    """
-    addresses, cluster_id = args.server or DEFAULT_SERVERS, args.cluster or "test-cluster"
-    if args.config:
-        config = load(args.config, overrides=args.overrides)
-        known = [address_of(node.advertise or node.client) for node in config.cluster.nodes.values()]
-        addresses, cluster_id = args.server or known, args.cluster or config.cluster.id
-    elif args.overrides:
-        raise ConfigError(["--set is of no use without --config"])
-    return Cluster(
-        addresses,
-        cluster_id,
-        args.user,
-        args.password or os.environ.get("STANCHION_CLIENT_PASSWORD", ""),
-        args.token or os.environ.get("STANCHION_CLIENT_TOKEN", ""),
-    )
-
-
-def address_of(address: Address) -> str:
-    """Where to connect to a node that listens there; on every address means on this machine's too."""
-    return str(Address("127.0.0.1", address.port) if address.is_unspecified else address)
 
 
 def administer(

@@ -9,8 +9,9 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from node.cli.administer import add_cluster, administer, cluster_of, say, show
+from node.cli.administer import add_cluster, administer, say, show
 from node.cli.tables import aligned
+from node.cli.target import cluster_of
 from node.config.load import load
 from node.errors import ConfigError
 

@@ -15,7 +15,7 @@ from functools import partial
 from itertools import repeat
 from typing import TYPE_CHECKING, Final
 
-from node.cli.options import add_client
+from node.cli.target import add_client
 from node.errors import RefusedError, UnavailableError
 
 if TYPE_CHECKING:

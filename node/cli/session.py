@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import secrets
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -11,6 +10,7 @@ from contextlib import asynccontextmanager
 
 import trio
 
+from node.cli.target import cluster_of
 from node.client import Client, connect
 from node.client.nats import Options
 from node.errors import ConfigError, NodeError
@@ -21,10 +21,10 @@ STOPPED = 130
 
 @asynccontextmanager
 async def session(args: argparse.Namespace) -> AsyncIterator[Client]:
-    """A registered client, as the command line describes it (``options.add_client``).
+    """A registered client, as the command line describes it (`target.add_client`).
 
     Raises:
-        ConfigError: the channel or the client ID is not a valid one.
+        ConfigError: the channel or the client ID is not a valid one, or what is wrong with the file.
         RefusedError, UnavailableError: by the cluster.
     """
     client_id = args.client_id or f"stanchion-{secrets.token_hex(4)}"
@@ -32,13 +32,9 @@ async def session(args: argparse.Namespace) -> AsyncIterator[Client]:
         raise ConfigError([f"{args.channel!r} is not the name of a channel"])
     if not valid_client_id(client_id):
         raise ConfigError([f"--client-id {client_id!r}: expected letters, digits, - and _"])
-    options = Options(
-        name=client_id,
-        user=args.user,
-        password=args.password or os.environ.get("STANCHION_CLIENT_PASSWORD", ""),
-        token=args.token or os.environ.get("STANCHION_CLIENT_TOKEN", ""),
-    )
-    async with connect(args.server, args.cluster, client_id, options=options) as client:
+    cluster = cluster_of(args)
+    options = Options(name=client_id, user=cluster.user, password=cluster.password, token=cluster.token)
+    async with connect(cluster.servers, cluster.id, client_id, options=options) as client:
         yield client
 
 

@@ -15,7 +15,7 @@ import argparse
 import sys
 from typing import TYPE_CHECKING, Any
 
-from node.cli.options import add_client
+from node.cli.target import add_client
 from node.config.values import parse_duration
 from node.errors import UnavailableError
 from node.protocol.positions import StartPosition

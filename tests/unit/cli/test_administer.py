@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import argparse
 import json
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from pathlib import Path
 from typing import Any
 
 import pytest
 import trio
 from unit.client.scripted_server import ScriptedServer
 
-from node.cli.administer import Cluster, add_cluster, ask, cluster_of
-from node.errors import ConfigError, RefusedError, UnavailableError
+from node.cli.administer import ask
+from node.cli.target import Cluster
+from node.errors import RefusedError, UnavailableError
 from node.protocol.nats import Pub
 
 
@@ -117,27 +116,3 @@ async def test_only_what_may_be_done_twice_is_asked_for_again(repeats: bool) -> 
                 await ask(cluster, "greet", {})
             assert breaking.asked == 1
         nursery.cancel_scope.cancel()
-
-
-def arguments(words: Iterable[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser()
-    add_cluster(parser)
-    return parser.parse_args(list(words))
-
-
-def test_whom_to_ask_is_in_the_file_or_on_the_command_line(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    file = tmp_path / "c.yaml"
-    file.write_text(
-        "cluster: {id: shop, nodes: {n1: {client: '0.0.0.0:4100'}}}\nstore: {dir: data}\n", encoding="utf-8"
-    )
-    monkeypatch.setenv("STANCHION_CLIENT_PASSWORD", "pass")
-    asked = cluster_of(arguments(["--config", str(file), "--user", "ann"]))
-    assert asked == Cluster(["127.0.0.1:4100"], "shop", "ann", "pass")
-    assert "pass" not in repr(asked)
-    asked = cluster_of(arguments(["--config", str(file), "--server", "h:1,i:2", "--cluster", "x"]))
-    assert (asked.servers, asked.id) == (["h:1", "i:2"], "x")
-    assert cluster_of(arguments([])).id == "test-cluster"
-    with pytest.raises(ConfigError):
-        cluster_of(arguments(["--set", "cluster.id=x"]))

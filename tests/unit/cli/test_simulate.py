@@ -35,7 +35,7 @@ def _runs(monkeypatch: pytest.MonkeyPatch, broken: int | None = None) -> list[Ca
 def _shrinker_defaults(attempt: object) -> dict[str, object]:
     assert callable(attempt)
     known = shrink.Shrinker.__init__.__kwdefaults__
-    return {**known, "run": lambda case: attempt(case).failure}
+    return {**known, "run": lambda case, _: attempt(case).failure}
 
 
 def test_it_runs_the_seeds_and_sums_up(
