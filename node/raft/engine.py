@@ -2,10 +2,10 @@
 
 Sans-IO: it is told what arrived, what became durable and that time has passed; it sends through a
 function it was given and tells a `Listener` what happened. Production and simulator run this same
-code. The parts: `frames` (what goes over the wire), `inbound` (what an append means for our log),
-`progress` (how our log reaches the peers), `election` and `voting` (when to campaign, when to stop),
-`promises` (what waits for the disk), `reconfiguration` (who the members are), `compat` (the library,
-held by its private names).
+code. The parts: `frames` (what goes over the wire), `following` and `inbound` (what a leader's frames
+mean for our log), `applying` (what is committed), `progress` (how our log reaches the peers),
+`election` and `voting` (when to campaign, when to stop), `promises` (what waits for the disk),
+`reconfiguration` (who the members are), `compat` (the library, held by its private names).
 
 The order of work in one round, which the driver keeps (durability contract):
 
@@ -32,19 +32,19 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from node.errors import CorruptionError, NodeError, RefusedError, RemoteProtocolError, UnavailableError
 from node.raft import frames
+from node.raft.applying import Applier
 from node.raft.compat import Library, verify
 from node.raft.election import Election
+from node.raft.following import Follower
 from node.raft.frames import (
     Ack,
     Alive,
     Append,
     Refusal,
-    Stale,
     TakeOver,
     Vote,
     VoteRequest,
 )
-from node.raft.inbound import Accept, Refuse, judge
 from node.raft.library_log import LibraryLog
 from node.raft.membership import Membership
 from node.raft.ports import (
@@ -145,9 +145,8 @@ class Engine:
         self.commit_when_elected = 0
         """The commit index this node knew when it became leader last."""
         self._journal, self._timing, self._clock = journal, timing, clock
-        self._send, self._apply, self._listener = send, apply, listener
+        self._send, self._listener = send, listener
         self._broken: BaseException | None = None
-        self._suspended = False
         self._beat_at = 0.0
         self._election = Election(timing=timing, clock=clock, rng=rng, peers=[])
         self._promises = Promises(journal, send=send, note=listener.follower_note)
@@ -186,21 +185,23 @@ class Engine:
             promise=self._promises.send,
             noted=listener.noted_follower,
         )
-        self._start_from(applied)
+        self._follower = Follower(
+            name=node,
+            library=self._library,
+            journal=journal,
+            election=self._election,
+            voting=self._voting,
+            promises=self._promises,
+            reconfiguration=self._reconfiguration,
+            listener=listener,
+        )
+        self._applier = Applier(
+            journal=journal, apply=apply, reconfiguration=self._reconfiguration, listener=listener
+        )
+        self._library.start_from(self._applier.start_from(applied))
         self._told: tuple[Role, int, str | None] = (self.role, self.term, self.leader)
         self._told_membership = self.membership
         listener.membership_changed(self.membership, self.membership_index)
-
-    def _start_from(self, applied: int) -> None:
-        first, last = self._journal.first_index, self._journal.last_index
-        applied = max(applied, 1)  # entry 1 is the same no-op in every log
-        if not max(first, self._journal.first_readable - 1) <= applied <= last:
-            raise CorruptionError(
-                f"the state has applied entry {applied}, but the journal holds entries "
-                f"{self._journal.first_readable} to {last}"
-            )
-        self._applied = applied
-        self._library.start_from(applied)
 
     # --- what is known ------------------------------------------------------------------------------
 
@@ -224,12 +225,12 @@ class Engine:
     @property
     def applied_index(self) -> int:
         """The last entry given to ``apply``, or passed."""
-        return self._applied
+        return self._applier.index
 
     @property
     def applied_term(self) -> int:
         """That entry's term."""
-        return self._journal.term_at(self._applied) or 0
+        return self._journal.term_at(self._applier.index) or 0
 
     @property
     def last_index(self) -> int:
@@ -239,7 +240,7 @@ class Engine:
     def is_ready(self) -> bool:
         """Leader, and everything committed before its term is applied: it may propose."""
         no_op = self._library.no_op_index
-        return self.role is Role.LEADER and no_op is not None and self._applied >= no_op
+        return self.role is Role.LEADER and no_op is not None and self._applier.index >= no_op
 
     @property
     def membership(self) -> Membership:
@@ -291,7 +292,7 @@ class Engine:
 
     def next_deadline(self) -> float:
         """When `tick` must be called at the latest, in seconds of the clock; infinity for never."""
-        if self._applied < self.commit_index and not self._suspended:
+        if self._applier.index < self.commit_index and not self._applier.suspended:
             return self._clock()
         if self.role is Role.LEADER:
             return self._beat_at if self._replicator.flows else float("inf")
@@ -328,9 +329,9 @@ class Engine:
         self._known(peer)
         match frames.parse(message):
             case Append() as append:
-                self._on_append(peer, append)
+                self._follower.append(peer, append)
             case Alive() as alive:
-                self._on_alive(peer, alive)
+                self._follower.alive(peer, alive)
             case Ack() | Refusal() as answer:
                 self._on_answer(peer, answer)
             case ballot:
@@ -431,15 +432,15 @@ class Engine:
         if index > self.commit_index and self._journal.term_at(index) != term:
             return True
         self._library.commit_to(max(index, self.commit_index))
-        self._tell_leader(self.commit_index)
+        self._follower.tell_leader(self.commit_index)
         return False
 
     def suspend_applying(self) -> None:
         """A snapshot is being put in place of the state: apply nothing until it is done or given up."""
-        self._suspended = True
+        self._applier.suspended = True
 
     def resume_applying(self) -> None:
-        self._suspended = False
+        self._applier.suspended = False
 
     @_stops_for_good
     def snapshot_installed(
@@ -458,87 +459,33 @@ class Engine:
             membership: `membership_at` this entry, where the snapshot was made. None: the one in force
                 stays, which is right only if it never changed.
         """
-        if index <= self._applied:
+        if index <= self._applier.index:
             raise CorruptionError(
-                f"a snapshot of entry {index} was installed over the state of entry {self._applied}"
+                f"a snapshot of entry {index} was installed over the state of entry {self._applier.index}"
             )
         if self._journal.term_at(index) != term:
             encoded = None if membership is None else membership.encode()
             self._journal.reset(base=(index, term), previous=previous, membership=encoded)
-        self._applied = index
+        self._applier.index = index
         self._library.start_from(index)
-        self._suspended = False
-        self._tell_leader(index)
+        self._applier.suspended = False
+        self._follower.tell_leader(index)
         self._reconfiguration.follow()
         self._settle()
         self._listener.membership_committed(self.membership_at(index), Index(index))
 
-    def _tell_leader(self, match: int) -> None:
-        leader = self.leader
-        if leader is not None and leader != self.name:
-            self._promises.send(leader, Ack(self.term, match))
-
-    # --- appends --------------------------------------------------------------------------------------
-
-    def _on_append(self, peer: str, append: Append) -> None:
-        if self._is_stale(peer, append.term):
-            return
-        verdict = judge(append, self._journal, self.commit_index)
-        match verdict:
-            case Refuse(refused=refused, next=following):
-                self._library.hear(peer, append.term)
-                self._promises.send(peer, Refusal(append.term, refused, following))
-            case Accept(match=match, prev=prev, entries=entries, commit=commit):
-                if not entries:  # nothing new: no reason to let the library delete what follows
-                    prev = self._journal.last_index
-                prev_term = self._journal.term_at(prev)
-                assert prev_term is not None, f"entry {prev} was verified but isn't there"
-                self._library.append(
-                    peer,
-                    term=append.term,
-                    prev=prev,
-                    prev_term=prev_term,
-                    entries=entries,
-                    commit=commit,
-                )
-                self._reconfiguration.follow()
-                if append.ask:
-                    self._promises.send(peer, Ack(append.term, match))
-        self._heard(peer, append.term, append.commit, append.note)
-
-    def _on_alive(self, peer: str, alive: Alive) -> None:
-        if self._is_stale(peer, alive.term):
-            return
-        self._library.hear(peer, alive.term)
-        # What is committed here is in the log of whoever leads now.
-        self._promises.send(peer, Ack(alive.term, self.commit_index))
-        self._heard(peer, alive.term, alive.commit, alive.note)
-
-    def _is_stale(self, peer: str, term: int) -> bool:
-        """Answer a leader of the past (L5). There can't be two of the present."""
-        if term < self.term:
-            self._promises.send(peer, Stale(self.term))
-            return True
-        if term == self.term and self.leader not in {None, peer}:
-            raise CorruptionError(f"term {term} has two leaders: {self.leader} and {peer}")
-        return False
-
-    def _heard(self, peer: str, term: int, commit: int, note: Any) -> None:
-        self._voting.cause = f"{peer} leads"
-        self._election.heard_leader()
-        self._listener.noted_leader(peer, note)
-        self._listener.commit_learned(commit, term)
+    # --- answers --------------------------------------------------------------------------------------
 
     def _on_answer(self, peer: str, answer: Ack | Refusal) -> None:
         if self._voting.overtaken(peer, answer.term):
             return
         if answer.term < self.term or self.role is not Role.LEADER:
             return  # S5: it was meant for an earlier leadership
-        self._election.contact(peer)
-        self._listener.noted_follower(peer, answer.note)
         flow = self._replicator.flows.get(peer)
         if flow is None:
             return  # it left
+        self._election.contact(peer)
+        self._listener.noted_follower(peer, answer.note)
         match answer:
             case Ack(match=match):
                 if match > self._journal.last_index:
@@ -584,8 +531,8 @@ class Engine:
 
     def _readable(self) -> int:
         """How far the library may read to commit and apply."""
-        if self._suspended:
-            return self._applied
+        if self._applier.suspended:
+            return self._applier.index
         return self._journal.durable_index if self.role is Role.LEADER else self._journal.last_index
 
     def _settle(self) -> None:
@@ -637,25 +584,11 @@ class Engine:
 
     def library_applies(self, index: int, payload: bytes) -> None:
         """Entry ``index`` is committed and next."""
-        term = self._journal.term_at(index)
-        assert term is not None, f"entry {index} is to be applied but isn't there"
-        match payload[:1]:
-            case b"\x01":
-                try:
-                    self._apply(Index(index), Term(term), payload[1:])
-                except BaseException as error:
-                    self._broken = error  # whatever it is: half an entry may be applied
-                    raise
-                self._applied = index
-            case b"\x00":
-                self._applied = index
-                self._listener.applied_to(Index(index), Term(term))
-            case b"\x02":
-                self._applied = index
-                self._listener.applied_to(Index(index), Term(term))
-                self._listener.membership_committed(self.membership_at(index), Index(index))
-            case kind:
-                raise CorruptionError(f"entry {index} has the unknown type {kind!r}")
+        try:
+            self._applier.apply(index, payload)
+        except BaseException as error:
+            self._broken = error  # whatever it is: half an entry may be applied
+            raise
 
 
 def _founders(node: str, members: Sequence[str] | Membership) -> Membership:

@@ -10,7 +10,7 @@ from dataclasses import replace
 import pytest
 
 from node.errors import CorruptionError, UnavailableError
-from node.raft import engine
+from node.raft import following
 from node.raft.engine import Engine
 from node.raft.frames import Append
 from node.raft.inbound import Accept, Refuse, Verdict
@@ -136,19 +136,19 @@ def _as_the_library_would(append: Append, log: JournalView, commit: int) -> Verd
 
 def test_without_the_comparison_committed_entries_are_lost(monkeypatch: pytest.MonkeyPatch) -> None:
     """S1: delete what follows ``prev``, add what came."""
-    monkeypatch.setattr(engine, "judge", _as_the_library_would)
+    monkeypatch.setattr(following, "judge", _as_the_library_would)
     assert _broken_by(MIXES["rough"], range(20)) is not None
 
 
 def test_without_the_bound_on_commit_leftovers_are_applied(monkeypatch: pytest.MonkeyPatch) -> None:
     """S19: commit up to the end of the log, not of what was verified."""
-    judge = engine.judge
+    judge = following.judge
 
     def unbounded(append: Append, log: JournalView, commit: int) -> Verdict:
         verdict = judge(append, log, commit)
         return verdict._replace(commit=append.commit) if isinstance(verdict, Accept) else verdict
 
-    monkeypatch.setattr(engine, "judge", unbounded)
+    monkeypatch.setattr(following, "judge", unbounded)
     assert _broken_by(MIXES["rough"], range(60)) is not None
 
 
