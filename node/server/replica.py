@@ -5,13 +5,12 @@ notes that travel on its messages; the streaming service hands over what clients
 come in by value. ``pump`` does what is due and says when it wants to be called again. The driver in
 ``server.node`` and the simulator run the same object.
 
-Rules held here: R9 and R14 (a leader's first entry), R21 (credit), R25.
+Rules held here: R9 and R14 (a leader's first entry), R25.
 """
 
 from __future__ import annotations
 
 import logging
-from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
@@ -30,6 +29,7 @@ from node.server.keeper import Keeper
 from node.server.membership import Changes, Neighbours, NoNeighbours, Peer
 from node.server.ordering import Ordering
 from node.server.origin import Origin
+from node.server.pacing import Pacing
 from node.server.perform import Messages, Performer
 from node.server.presence import Presence
 from node.server.requests import Requests
@@ -68,13 +68,6 @@ class Engine(Protocol):
     def caught_up(self, name: str) -> bool: ...
     def change_membership(self, new: Membership) -> int: ...
     def transfer_leadership(self) -> bool: ...
-
-
-class Reader(Protocol):
-    """A connection that can be told to stop reading."""
-
-    def pause_reading(self) -> None: ...
-    def resume_reading(self) -> None: ...
 
 
 class Replica:
@@ -179,14 +172,13 @@ class Replica:
         self.changes: Changes
         self._recovered = recovered
         self._warm_members: dict[str, bool] = {}
-        self._paused_readers: deque[Reader] = deque()
         self._opened_ready = False
         self._look_s = 0.0
         self._looked_around_s = 0.0
         self.leaderless_since_s: float | None = host.monotonic_s()
         self._founding = ""
         self.needs_snapshot_from: Callable[[str], None] | None = None
-        self._stuck: set[Any] = set()
+        self.pacing = Pacing(self.origin, stuck=self.performer.stuck, set_stuck=routing.set_stuck, kick=kick)
         self._marked_s = 0.0
         routing.on_interest_change = self._interest_changed
 
@@ -427,9 +419,7 @@ class Replica:
         self.performer.accepted(connection, self.clock.now())
         self.routing.flush()
         self.streaming.read_done()
-        if self.origin.full:
-            connection.pause_reading()
-            self._paused_readers.append(connection)
+        self.pacing.read_done(connection)
 
     def drained(self, connection: Any) -> None:
         """A client's connection has room again."""
@@ -438,9 +428,7 @@ class Replica:
     def closed(self, connection: Any) -> None:
         """A client's connection has ended."""
         self.performer.forget(connection)
-        self._stuck.discard(connection)
-        if connection in self._paused_readers:
-            self._paused_readers.remove(connection)
+        self.pacing.closed(connection)
 
     def suspend(self) -> None:
         """A snapshot is about to replace the store: nothing is read from it meanwhile."""
@@ -465,7 +453,11 @@ class Replica:
         """Do what is due. Returns when to be called again at the latest, in driver seconds."""
         now_s = self.host.monotonic_s()
         self.requests.tick()
-        self._watch_connections(now_s)
+        self.pacing.pump(now_s)
+        self.routing.flush()
+        if now_s - self._marked_s >= 1.0:
+            self._marked_s = now_s
+            self.routing.tick()
         asking_s = self.asking.pump(now_s)
         keeper_s = self._pump_leader(now_s)
         if now_s - self._looked_around_s >= 0.5:
@@ -478,10 +470,7 @@ class Replica:
                 [client.heartbeat_inbox for client in state.clients.values()]
                 + [sub.inbox for sub in state.subscriptions.values() if sub.online]
             )
-        if self._paused_readers and self.origin.relaxed:
-            self._paused_readers.popleft().resume_reading()
-            if self._paused_readers:
-                self._kick()  # by turns: the next one after this one has had its read
+        self.pacing.go_on()
         return min(
             now_s + 0.5,
             self.requests.next_deadline() or NEVER,
@@ -514,21 +503,6 @@ class Replica:
             return keeper_s
         self.upkeep.pump(now_s, self.term)
         return min(keeper_s, self.changes.pump(now_s))
-
-    def _watch_connections(self, now_s: float) -> None:
-        """A connection whose deliveries don't move counts as not listening (R3), until they do."""
-        stuck = self.performer.stuck(now_s)
-        if stuck or self._stuck:
-            for connection in stuck:
-                if connection not in self._stuck:
-                    self.routing.set_stuck(connection, True)
-            for connection in self._stuck - set(stuck):
-                self.routing.set_stuck(connection, False)
-            self._stuck = set(stuck)
-        self.routing.flush()
-        if now_s - self._marked_s >= 1.0:
-            self._marked_s = now_s
-            self.routing.tick()
 
     def _start_keeping(self) -> None:
         """The first entry of this term is applied: this node serves, and keeps time for all."""
