@@ -383,16 +383,28 @@ class Account:
     def summary(self, data: bytes, effects: Effects) -> str:
         """What an entry says and does, in a line for the trace."""
         entry = c.decode_entry(data)
-        said = [str(c.decode_keeper(fields)) for fields in entry.keeper]
+        said = [_told(c.decode_keeper(fields)) for fields in entry.keeper]
         for batch in entry.batches:
+            if batch.session is None:
+                said.append(f"session of {c.decode_session_open(batch.commands)[0]}")
+                continue
             for fields in c.decode_commands(batch.commands):
-                command = c.decode_command(fields)
-                said.append(command.body[-12:].decode() if isinstance(command, c.Publish) else str(command))
+                said.append(self._command(c.decode_origin(fields)))
         done = [
-            f"{self.members[deliver.subscription].inbox}: {_ranges(deliver.seqs)}"
+            f"{_short(self.members[deliver.subscription].inbox)} gets {_ranges(deliver.seqs)}"
             for deliver in effects.deliveries
         ]
-        return f"at {entry.time_ns / 1e9:.3f}: {'; '.join(said)} => {'; '.join(done)}"
+        return f"at {entry.time_ns / 1e9:.3f}: {', '.join(said)}" + (f" => {', '.join(done)}" if done else "")
+
+    def _command(self, command: c.OriginCommand) -> str:
+        match command:
+            case c.Publish():
+                return "publish {}".format(command.body[-12:].decode(errors="replace").lstrip())
+            case c.Acked(_, ack_inbox, seqs):
+                member = self._by_ack_inbox.get(ack_inbox)
+                return f"{_short(member.inbox) if member else 'somebody gone'} acks {_ranges(seqs)}"
+            case _:
+                return _told(command)
 
     def compare(self, state: State) -> None:
         """Everything: who holds what, since when, sent how often."""
@@ -425,6 +437,18 @@ class Account:
                         f"{group.name or group.durable or group.id} at entry {self.applied}: "
                         + ", ".join(f"{s}: {found.get(s)} not {known.get(s)}" for s in sorted(wrong)[:3]),
                     )
+
+
+def _short(inbox: str) -> str:
+    return inbox.removeprefix("_INBOX.")
+
+
+def _told(command: object) -> str:
+    """``Name(field=value, …)`` without what is empty."""
+    if not isinstance(command, tuple) or not hasattr(command, "_fields"):
+        return str(command)
+    fields = [f"{name}={value}" for name, value in zip(command._fields, command, strict=True) if value]
+    return f"{type(command).__name__}({', '.join(fields)})"
 
 
 def _ranges(seqs: Sequence[int]) -> str:

@@ -54,7 +54,12 @@ class Cluster:
         self.checker = ClusterChecker(self)
         self.nodes = [SimNode(self, name) for name in self.names]
         self.networks = {
-            kind: Network(world, [node.port(kind) for node in self.nodes], rng=world.stream(f"{kind} links"))
+            kind: Network(
+                world,
+                [node.port(kind) for node in self.nodes],
+                rng=world.stream(f"{kind} links"),
+                name=f"{kind} link",
+            )
             for kind in ("raft", "route")
         }
         drawn = world.stream("habits")

@@ -256,9 +256,8 @@ class ClusterChecker:
         seq = message.seq
         if self._world.trace is not None:
             count = f" again ({message.redelivery_count})" if message.redelivered else ""
-            self._world.note(
-                f"{node.name} at entry {node.state.applied} sends {subject.decode()} {seq}{count}"
-            )
+            inbox = subject.decode().removeprefix("_INBOX.")
+            self._world.note(f"{node.name} at entry {node.state.applied} sends {inbox} {seq}{count}")
         acked_in = self.account.groups[found[1]].acked.get(seq)
         if acked_in is not None and acked_in <= node.state.applied:
             raise ViolationError(

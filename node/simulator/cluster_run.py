@@ -88,8 +88,11 @@ class Run:
         """Numbers of the acts that have happened so far."""
         return self.cluster.adversary.struck
 
-    def run(self) -> Counter[str]:
+    def run(self, *, until_s: float = float("inf")) -> Counter[str]:
         """Let things break for a while, heal, and look. Returns what happened how often.
+
+        Args:
+            until_s: if that is before everything heals, the run is over then.
 
         Raises:
             ViolationError: a promise is broken. So may whatever else `BROKEN` names tell.
@@ -97,7 +100,10 @@ class Run:
         world, cluster = self.world, self.cluster
         cluster.start()
         world.after(WARM_UP_S, cluster.adversary.start)
-        world.run(WARM_UP_S + self.case.profile.trouble_s)
+        troubled_s = WARM_UP_S + self.case.profile.trouble_s
+        world.run(min(troubled_s, until_s))
+        if until_s < troubled_s:
+            return self._counts()
         cluster.heal()
         world.run(LEADER_WITHIN_S)
         cluster.checker.expect_leader()
@@ -139,11 +145,11 @@ class Outcome(NamedTuple):
     failure: Failure | None
 
 
-def attempt(case: Case, *, trace: list[str] | None = None) -> Outcome:
-    """Run a case; a broken promise is an outcome."""
+def attempt(case: Case, *, trace: list[str] | None = None, until_s: float = float("inf")) -> Outcome:
+    """Run a case; a broken promise is an outcome. See `Run`."""
     run = Run(case, trace=trace)
     try:
-        return Outcome(case, run.run(), None)
+        return Outcome(case, run.run(until_s=until_s), None)
     except BROKEN as error:
         kind = error.kind if isinstance(error, ViolationError) else type(error).__name__
         text = f"{type(error).__name__}: {error}"

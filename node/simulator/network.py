@@ -55,7 +55,9 @@ class Network:
         hosts: Sequence[Endpoint],
         weather: Weather = CALM,
         rng: random.Random | None = None,
+        name: str = "link",
     ) -> None:
+        self._name = name
         self._world = world
         self._rng = rng or world.rng
         self._hosts = {host.name: host for host in hosts}
@@ -103,7 +105,7 @@ class Network:
             return
         self._epoch += 1
         self._epochs[_pair(a, b)] = self._epoch
-        self._world.note(f"link {a}-{b} up")
+        self._world.note(f"{self._name} {a}-{b} up")
         first.link_up(b)
         second.link_up(a)
 
@@ -111,7 +113,7 @@ class Network:
         """Break the link; it comes back by itself after a while, short or long."""
         if self._epochs.pop(_pair(a, b), None) is None:
             return
-        self._world.note(f"link {a}-{b} down")
+        self._world.note(f"{self._name} {a}-{b} down")
         for here, there in ((a, b), (b, a)):
             self._waiting.pop((here, there), None)
             if self._hosts[here].up:
@@ -134,7 +136,7 @@ class Network:
         """Let nothing through in these directions for a while."""
         for pair in pairs:
             self._blocked[pair] = self._blocked.get(pair, 0) + 1
-            self._world.note(f"{pair[0]} to {pair[1]} blocked for {seconds:.2f} s")
+            self._world.note(f"{self._name} {pair[0]} to {pair[1]} blocked for {seconds:.2f} s")
             self._world.after(seconds, lambda pair=pair: self._unblock(pair))  # type: ignore[misc]
 
     @property

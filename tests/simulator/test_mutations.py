@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Callable, Iterator
+from itertools import count
 from typing import Any, NamedTuple
 
 import pytest
@@ -36,6 +37,7 @@ from node.simulator.cluster_run import Case, Failure, attempt
 from node.simulator.disk import SimulatedFile
 from node.simulator.machine_clock import EPOCH_NS
 from node.simulator.profiles import PROFILES
+from node.simulator.shrink import Shrinker
 from node.simulator.sim_node import SimNode
 
 Patch = pytest.MonkeyPatch
@@ -375,3 +377,21 @@ def _quiet_logs() -> Iterator[None]:
 def test_is_caught(mutation: Mutation, monkeypatch: pytest.MonkeyPatch) -> None:
     mutation.apply(monkeypatch)
     assert caught_by(mutation) is not None
+
+
+def test_a_breach_is_shrunk_to_what_it_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One change of leaders, and somebody who is sent something; and it can be seen again."""
+    _ackwait_restarts_at_failover(monkeypatch)
+    case = Case(0, PROFILES["kills"], 3, clients=(0, 1, 2, 3))
+    moments = count()  # time passes when somebody looks: about twice a run
+    failure = attempt(case).failure
+    assert failure is not None
+    shrinker = Shrinker(case, failure, seconds=40, clock=lambda: next(moments))
+    shrunk = shrinker.shrink()
+    assert len(shrunk.schedule()) <= 2 < len(case.schedule())
+    assert len(shrunk.present()) <= 3
+    lines: list[str] = []
+    assert attempt(shrunk, trace=lines).failure == shrinker.failure
+    story = "\n".join(lines)
+    for told in ("leads term 2", "--- act ", "gets ", "acks ", "publish "):
+        assert told in story, told

@@ -17,7 +17,7 @@ def failed(kind: str = "order", struck: tuple[int, ...] = ACTS) -> Failure:
 def test_what_has_no_part_in_it_is_left_out() -> None:
     """Two acts and one client are what it takes."""
 
-    def run(case: Case) -> Failure | None:
+    def run(case: Case, so_far: float) -> Failure | None:
         acts = ACTS if case.acts is None else case.acts
         return failed(struck=acts) if {5, 17} <= {*acts} and 3 in case.present() else None
 
@@ -29,7 +29,7 @@ def test_what_has_no_part_in_it_is_left_out() -> None:
 
 
 def test_another_breach_is_not_the_same() -> None:
-    def run(case: Case) -> Failure | None:
+    def run(case: Case, so_far: float) -> Failure | None:
         return failed(kind="order" if case.acts is not None and 2 in case.acts else "time")
 
     assert Shrinker(CASE, failed(), seconds=60, run=run).shrink().acts == (2,)
@@ -38,7 +38,7 @@ def test_another_breach_is_not_the_same() -> None:
 def test_what_comes_after_the_breach_goes_at_once() -> None:
     runs = []
 
-    def run(case: Case) -> Failure | None:
+    def run(case: Case, so_far: float) -> Failure | None:
         runs.append(case)
         return failed(struck=(0, 1))
 
@@ -53,7 +53,7 @@ def test_it_ends_in_time() -> None:
     def clock() -> float:
         return now
 
-    def run(case: Case) -> Failure | None:
+    def run(case: Case, so_far: float) -> Failure | None:
         nonlocal now
         now += 1.0
         return failed(struck=case.acts or ())
@@ -64,5 +64,5 @@ def test_it_ends_in_time() -> None:
 
 
 def test_one_client_is_always_left() -> None:
-    case = Shrinker(CASE, failed(), seconds=60, run=lambda case: failed(struck=case.acts or ())).shrink()
+    case = Shrinker(CASE, failed(), seconds=60, run=lambda case, _: failed(struck=case.acts or ())).shrink()
     assert (case.acts, len(case.present())) == ((), 1)
