@@ -253,9 +253,13 @@ class Replicator:
             self._fill(flow, commit, {}, beat=True)
 
     def disconnected(self, peer: str) -> None:
+        """No connection is left; see `connected` on what becomes of a learner's acks."""
         self._linked.discard(peer)
-        if peer in self.flows:
-            self.flows[peer].connected = False
+        flow = self.flows.get(peer)
+        if flow is not None:
+            flow.connected = False
+            if not flow.voter:
+                flow.match = 0
 
     def replicate(self, commit: int, *, beat: bool = False) -> None:
         """Send every peer what its window admits, and the commit index if that is news.

@@ -519,6 +519,49 @@ def test_voter_of_the_same_name_and_another_directory_is_somebody_else(group) ->
     assert table[other].payloads() == [b"x"]
 
 
+def test_acks_of_a_learner_end_with_its_connection(group) -> None:
+    """Made a voter while it is away, it counts for nothing until it has said anew what it has."""
+    table = group("a")
+    leader = table.elect("a")
+    table.join("b")
+    changed(leader, leader.engine.membership.with_learner("b", "b:1"))
+    leader.write(b"x")
+    table.advance(0.2)
+    table.leave("b")
+    index = changed(leader, leader.engine.membership.with_voter("b", "dir"))
+    table.settle()
+    assert leader.engine.commit_index == index - 1
+    again = table.join("b")
+    table.settle()
+    assert leader.engine.commit_index == index
+    assert again.payloads() == [b"x"]
+
+
+def test_node_that_is_made_the_only_voter_offline_goes_on_alone(group) -> None:
+    """What a recovery after the loss of a majority writes into the journal while nothing runs."""
+    table = group("abc")
+    leader = table.elect("a")
+    leader.write(b"x")
+    table.settle()
+    table.isolate("b")
+    table.isolate("c")
+    leader.write(b"not committed")
+    leader.flush()
+    leader.journal.set_term(leader.journal.term + 1, None)
+    leader.journal.append(
+        leader.journal.last_index + 1,
+        leader.journal.term,
+        b"\x02" + Membership.founders(["a"]).encode(),
+    )
+    leader.journal.flush()
+    alone = table.restart("a")
+    alone.applied.clear()
+    table.advance(1.0)
+    assert alone.engine.is_ready
+    assert alone.payloads() == [b"x", b"not committed"]
+    assert alone.engine.membership.names == ("a",)
+
+
 # --- what the two rules of change_membership prevent ---------------------------------------------------
 
 
