@@ -63,6 +63,9 @@ from node.raft.tls import ByteStream
 log = logging.getLogger("stanchion.peers")
 
 _PEER_FAULTS: Final = (LostError, RemoteProtocolError, IdentityError, CollisionError)
+TOLD_S: Final = 60.0
+"""How often a node that is refused again and again is mentioned in the log."""
+_TOLD_MAX: Final = 256
 _LEVELS: Final = {CollisionError: logging.DEBUG, SilentError: logging.INFO}
 """How a connection to us that came to nothing is logged; else as a warning."""
 
@@ -153,6 +156,7 @@ class Transport:
         self._instance = secrets.token_bytes(INSTANCE_BYTES)
         self._epoch = 0
         self._handshakes = 0
+        self._told: dict[str, float] = {}
         self._slots = {
             (peer, link): _Dialed(node, peer, link, address)
             for links, addresses in (((RAFT, ROUTE), members), ((ROUTE,), strangers))
@@ -325,6 +329,8 @@ class Transport:
                 secured, hello, slot = await self._greeted(stream)
             except _PEER_FAULTS as error:
                 level = _LEVELS.get(type(error), logging.WARNING)
+                if isinstance(error, IdentityError) and self._told_lately(str(error)):
+                    level = logging.DEBUG  # whoever waits to be let in comes several times a second
                 log.log(level, "peer connection from %s dropped: %s", where, error)
                 return
             if hello.link == FOREIGN and self._serve_foreign is not None:
@@ -340,6 +346,16 @@ class Transport:
                 await self._answer_snapshot(SnapshotChannel(hello.node, secured, self._limits), answer)
         finally:
             await trio.aclose_forcefully(stream)
+
+    def _told_lately(self, text: str) -> bool:
+        """Whether the same has been logged within ``TOLD_S``."""
+        now = trio.current_time()
+        if len(self._told) >= _TOLD_MAX:
+            self._told.clear()
+        if now - self._told.get(text, -TOLD_S) < TOLD_S:
+            return True
+        self._told[text] = now
+        return False
 
     async def _greeted(self, stream: trio.SocketStream) -> tuple[ByteStream, Hello, _Dialed | None]:
         """Learn who has dialed us, and judge it."""

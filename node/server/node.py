@@ -135,6 +135,7 @@ class Node:
         self._storage = open_storage(config, name, stack)
         self.identity = self._storage.identity
         self.journal = self._storage.journal
+        directory = self.identity.directory if self.identity is not None else ""
         since, first_members = joining.first_members(self.identity, config.cluster.nodes)
         recovered = None
         if self.identity is not None and self.identity.recovered_from:
@@ -157,7 +158,7 @@ class Node:
             name,
             self._peer_addresses(),
             self.founding,
-            directory=self.identity.directory if self.identity is not None else "",
+            directory=directory,
             since=since,
             removed=self._was_removed,
             changed=self._members_changed,
@@ -185,6 +186,7 @@ class Node:
         self.engine = Engine(
             node=name,
             members=first_members,
+            directory=directory,
             journal=self.journal,
             applied=self.store.applied[0],
             timing=timing,
