@@ -18,7 +18,7 @@ from node.core import dispatch as core_dispatch
 from node.core import machine as core_machine
 from node.core import presence, subscriptions
 from node.errors import DiskError
-from node.raft import engine, records
+from node.raft import following, records
 from node.raft.engine import Engine
 from node.raft.frames import Ack
 from node.raft.inbound import Accept, Refuse, Verdict
@@ -117,7 +117,7 @@ def _promises_leave_at_once(patch: Patch) -> None:
 
 def _own_copy_counts_at_once(patch: Patch) -> None:
     def readable(self: Engine) -> int:
-        return self._applied if self._suspended else self._journal.last_index
+        return self._applier.index if self._applier.suspended else self._journal.last_index
 
     patch.setattr(Engine, "_readable", readable)
 
@@ -233,14 +233,16 @@ def _an_ack_counts_for_all(patch: Patch) -> None:
 
 
 def _leaders_of_the_past_are_believed(patch: Patch) -> None:
-    on_append = Engine._on_append
+    """L5: whatever comes, comes from the leader."""
+    take = following.Follower.append
 
-    def believing(self: Engine, peer: str, append: Any) -> None:
-        if append.term < self.term and self.leader not in {None, self.name}:
-            append, peer = append._replace(term=self.term), self.leader
-        on_append(self, peer, append)
+    def believing(self: following.Follower, peer: str, append: Any) -> None:
+        leader, term = self._library.leader, self._library.current_term
+        if append.term < term and leader not in {None, self._name}:
+            append, peer = append._replace(term=term), leader
+        take(self, peer, append)
 
-    patch.setattr(Engine, "_on_append", believing)
+    patch.setattr(following.Follower, "append", believing)
 
 
 def _own_copy_counts_twice(patch: Patch) -> None:
@@ -282,7 +284,7 @@ def _the_log_is_cut_as_the_library_does(patch: Patch) -> None:
         match = prev + len(append.entries)
         return Accept(match, min(append.commit, match), prev, append.entries)
 
-    patch.setattr(engine, "judge", judge)
+    patch.setattr(following, "judge", judge)
 
 
 def _checkpoints_outrun_the_journal(patch: Patch) -> None:
@@ -332,7 +334,9 @@ MUTATIONS = [
     Mutation("AckWait runs for what nobody sent", _ackwait_counts_from_what_nobody_sent, "kills", 6),
     Mutation("the commit index known when elected", _known_commit_is_forgotten, "kills", 3),
     Mutation("cluster time without wall clocks", _wall_clock_is_cluster_time, "kills", 3),
-    Mutation("only the present leader tells the time", _offsets_of_past_leaders_count, "partitions", 10),
+    Mutation(
+        "only the present leader tells the time", _offsets_of_past_leaders_count, "partitions", 5, first=6
+    ),
     Mutation("the pending are forwarded again (R8)", _pending_forgotten_on_leader_change, "kills", 5),
     Mutation("acked after commit", _acked_before_it_is_committed, "quiet", 1),
     Mutation("catch up, then act (R4)", _a_restarted_node_serves_at_once, "kills", 10),
@@ -347,7 +351,7 @@ MUTATIONS = [
     Mutation("an ack counts for what it names", _an_ack_counts_for_all, "storms", 1),
     Mutation("the term is looked at (L5)", _leaders_of_the_past_are_believed, "elections", 20),
     Mutation("a leader's copy counts once", _own_copy_counts_twice, "disks", 1),
-    Mutation("votes go to the better log", _whoever_asks_gets_a_vote, "partitions", 20),
+    Mutation("votes go to the better log", _whoever_asks_gets_a_vote, "partitions", 5, first=3),
     Mutation("equal entries stay (S1)", _the_log_is_cut_as_the_library_does, "storms", 3),
     Mutation("the store never outruns the journal", _checkpoints_outrun_the_journal, "disks", 5),
     Mutation("a failed sync is the end (S4)", _a_failed_sync_is_ignored, "disks", 10),
