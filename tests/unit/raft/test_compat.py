@@ -120,3 +120,22 @@ def test_start_overwrites_no_loaded_journal(group) -> None:
     assert table["a"].log() == [(1, 0)]
     assert table["a"].journal.payload_at(1) == b"\x00"
     assert table.restart("a").log() == [(1, 0)]
+
+
+@pytest.mark.parametrize("others", range(1, 7))
+def test_node_that_is_no_voter_needs_a_majority_of_the_others(group, others: int) -> None:
+    """The library counts itself, always; it is given somebody who never answers."""
+    table = group("a")
+    library = table["a"].engine._library
+    names = [f"v{number}" for number in range(others)]
+    library.set_voters(dict.fromkeys(names, 0), counts=False)
+    library.connect(names[0])
+    table["a"].engine._election.authorise(transfer=False)
+    library.tick(quorum=True)
+    needed = 0
+    while library.role is Role.CANDIDATE:
+        library.voted(names[needed], library.current_term)
+        needed += 1
+    assert library.role is Role.LEADER
+    assert needed == others // 2 + 1
+    assert not any(receiver == "" for _, receiver, _ in table.wire)

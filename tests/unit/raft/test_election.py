@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 
 from node.raft.election import Election
@@ -130,3 +131,52 @@ def test_giving_way_is_short_and_ends_the_own_round() -> None:
     election.deadline = clock.now + 5
     election.give_way()
     assert election.deadline == clock.now + 5
+
+
+# --- another electorate -------------------------------------------------------------------------------
+
+
+def test_only_voters_are_counted() -> None:
+    election, _ = _election("bcd")
+    election.set_voters("bc", counts=True)
+    election.ask(2)
+    assert not election.pre_voted("d", 2)
+    assert election.pre_voted("b", 2)
+    election.campaigning()
+    assert not election.voted("d")
+    assert election.voted("b")
+
+
+def test_who_does_not_vote_does_not_count_itself() -> None:
+    """Of four others three are needed, of three two."""
+    election, clock = _election("bcde")
+    election.set_voters("bcde", counts=False)
+    election.ask(2)
+    assert [election.pre_voted(peer, 2) for peer in "bcd"] == [False, False, True]
+    election.leading()
+    clock.now += 0.5
+    election.contact("b")
+    election.contact("c")
+    clock.now += 0.5
+    assert not election.has_quorum()
+    election.set_voters("bcd", counts=False)
+    assert election.has_quorum()
+
+
+def test_answers_of_another_electorate_are_forgotten() -> None:
+    election, _ = _election("bc")
+    election.ask(2)
+    election.set_voters("bcd", counts=True)
+    assert not election.pre_voted("b", 2)
+
+
+def test_new_voter_counts_as_heard_and_an_old_one_as_before() -> None:
+    election, clock = _election("b")
+    election.leading()
+    clock.now += 1
+    assert not election.has_quorum()
+    election.set_voters("bc", counts=True)
+    assert election.has_quorum()
+    assert election.contact_age("b") == 1
+    election.forget("b")
+    assert election.contact_age("b") == math.inf

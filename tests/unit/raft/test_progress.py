@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from node.raft.ports import Limits, Message
-from node.raft.progress import Flow, FlowState, Replicator
+from node.raft.progress import FAREWELL_S, Flow, FlowState, Replicator
 from node.simulator.journal import MemoryJournal, Tape
 
 
@@ -184,3 +184,67 @@ def test_what_was_acknowledged_is_lost_when_refused_again_and_again() -> None:
     assert not flow.may_send(20, 100)
     flow.acked(5)
     assert flow.state is FlowState.REPLICATE
+
+
+# --- members that come and go ---------------------------------------------------------------------------
+
+
+def test_newcomer_is_asked_and_sent_the_log() -> None:
+    bench = Bench()
+    bench.replicator.connected("c", 0)  # a stranger, as far as the log goes
+    assert "c" not in bench.replicator.flows
+    bench.replicator.set_members(["b", "c"], ["b"], since=10)
+    newcomer = bench.replicator.flows["c"]
+    assert (newcomer.connected, newcomer.voter, newcomer.next) == (True, False, 11)
+    bench.replicator.replicate(0, beat=True)
+    assert newcomer.refused(10, 1, 10) is False
+    assert newcomer.next == 1
+    assert not bench.replicator.caught_up("c")
+    assert newcomer.acked(10)
+    assert bench.replicator.caught_up("c")
+
+
+def test_acks_of_a_learner_last_as_long_as_its_connection() -> None:
+    bench = Bench()
+    bench.flow.acked(10)
+    bench.replicator.disconnected("b")
+    assert bench.flow.match == 10
+    bench.replicator.set_members(["b"], [], since=10)
+    bench.replicator.connected("b", 0)
+    assert bench.flow.match == 0
+    bench.flow.acked(10)
+    bench.replicator.disconnected("b")
+    assert bench.flow.match == 0
+
+
+def test_who_left_is_served_until_it_knows() -> None:
+    bench = Bench()
+    bench.replicator.set_members([], [], since=10)
+    assert (bench.flow.leaving, bench.flow.voter) == (10, False)
+    assert bench.replicator.gone(9) == []
+    bench.flow.acked(10)
+    bench.replicator.replicate(10)
+    assert bench.flow.commit_told == 10
+    assert bench.replicator.gone(10) == []  # it may not have read it
+    bench.replicator.disconnected("b")
+    assert bench.replicator.gone(10) == ["b"]
+    assert bench.replicator.flows == {}
+
+
+def test_who_left_and_is_away_is_waited_for_only_so_long() -> None:
+    bench = Bench()
+    bench.replicator.disconnected("b")
+    bench.replicator.set_members([], [], since=10)
+    assert bench.replicator.gone(10) == []
+    bench.now += FAREWELL_S
+    assert bench.replicator.gone(10) == ["b"]
+
+
+def test_who_is_back_before_it_was_gone_has_not_left() -> None:
+    bench = Bench()
+    bench.replicator.set_members([], [], since=10)
+    assert bench.replicator.gone(10) == []
+    bench.replicator.set_members(["b"], ["b"], since=11)
+    bench.now += 2 * FAREWELL_S
+    assert bench.replicator.gone(11) == []
+    assert bench.flow.voter
