@@ -53,7 +53,11 @@ async def reload(node: Node) -> None:
     node.config = replace(
         old,
         limits=config.limits,
-        streaming=replace(config.streaming, discover_prefix=old.streaming.discover_prefix),
+        streaming=replace(
+            config.streaming,
+            discover_prefix=old.streaming.discover_prefix,
+            nats_server=old.streaming.nats_server,
+        ),
         clients=replace(old.clients, **{name: getattr(config.clients, name) for name in _CREDENTIALS}),
         logging=replace(old.logging, level=config.logging.level),
     )

@@ -23,7 +23,15 @@ WITH_LEARNER = THREE.with_learner("n4", "127.0.0.1:6004")
 class Node:
     """n1, or another, and its transport."""
 
-    def __init__(self, name: str = "n1", *, directory: str = "", since: int = 0) -> None:
+    def __init__(
+        self,
+        name: str = "n1",
+        *,
+        directory: str = "",
+        since: int = 0,
+        configured: Mapping[str, Address] = FILE,
+        routed: bool = False,
+    ) -> None:
         identity = Identity("test", "f", "tag", name, directory)
         self.founding = Founding(name, "test", list(FILE), identity, "c:1", lambda: None)
         self.removed_by: list[int] = []
@@ -31,14 +39,16 @@ class Node:
         self.links: dict[str, str] = {}
         self.dropped: list[tuple[str, str]] = []
         self.sets = 0
+        self.up: set[str] = set()
         self.members = Members(
             name,
-            FILE,
+            configured,
             self.founding,
             directory=directory,
             since=since,
             removed=self.removed_by.append,
             changed=self._changed,
+            routed=routed,
         )
         self.members.attach(self, Plaintext())
 
@@ -48,6 +58,9 @@ class Node:
     def set_members(self, peers: Mapping[str, Any]) -> None:
         self.sets += 1
         self.links = {name: str(address) for name, address in peers.items()}
+
+    def is_up(self, peer: str, _link: str) -> bool:
+        return peer in self.up
 
     def drop(self, peer: str, link: str, reason: str) -> None:
         self.dropped.append((peer, link))
@@ -78,6 +91,25 @@ def test_links_follow_the_membership() -> None:
     assert set(node.links) == {"n3"}
     assert node.changes == 6
     assert node.removed_by == []
+
+
+def test_members_are_found_on_routes(caplog: pytest.LogCaptureFixture) -> None:
+    """The file comes first; who is linked is where it is, whatever is said; nobody is missed aloud."""
+    configured = {"n1": FILE["n1"], "n3": FILE["n3"]}
+    node = Node(configured=configured, routed=True)
+    node.members.membership_changed(THREE, 0)
+    assert node.links == {"n3": "127.0.0.1:6003"}
+    assert "add it to the file" not in caplog.text
+    node.members.found("n2", FILE["n2"])
+    node.members.found("n3", Address("127.0.0.1", 1))
+    assert node.links == {"n2": "127.0.0.1:6002", "n3": "127.0.0.1:6003"}
+    assert node.members.addresses() == {"n2": FILE["n2"], "n3": FILE["n3"]}
+    node.up.add("n2")
+    node.members.found("n2", Address("127.0.0.1", 2))
+    assert node.links["n2"] == "127.0.0.1:6002"
+    node.up.clear()
+    node.members.found("n2", Address("127.0.0.1", 2))
+    assert node.links["n2"] == "127.0.0.1:2"
 
 
 def test_a_change_that_is_undone_undoes_the_links() -> None:

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from node.config.model import Clients, Config, Limits, Logging, Raft, Streaming, User
-from node.config.values import Secret
+from node.config.model import Clients, Config, Limits, Logging, NatsServer, Raft, Streaming, User
+from node.config.values import Secret, ServerURL
 from node.errors import ConfigError
 from node.server.access import authenticator
 from node.server.auth import Identity
@@ -148,3 +148,18 @@ def test_secrets_are_compared_and_not_opened() -> None:
     old, new = Config(clients=Clients(users=(ANN,))), Config(clients=Clients(users=(BOB,)))
     assert restart_needed(old, new) == ["clients.users"]
     assert restart_needed(old, old) == []
+
+
+async def test_an_external_server_waits_for_a_restart(caplog: pytest.LogCaptureFixture) -> None:
+    """The connection stands; who we are at its other end was said there."""
+    caplog.set_level(logging.WARNING)
+    there = NatsServer(urls=(ServerURL("a", 4222, password="s3cret"),))
+    elsewhere = replace(there, urls=(ServerURL("b", 4222, password="s3cret"),))
+    old, new = (
+        Config(streaming=Streaming(nats_server=there)),
+        Config(streaming=Streaming(nats_server=elsewhere)),
+    )
+    node = await reloaded(old, new)
+    assert node.config.streaming.nats_server == there
+    assert "started again: streaming.nats_server.urls" in caplog.text
+    assert "s3cret" not in caplog.text
