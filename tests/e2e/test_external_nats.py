@@ -10,6 +10,7 @@ import json
 import os
 import shutil
 import signal
+import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -294,6 +295,41 @@ def test_credentials(server_kind: str, started: tuple[Start, Start], flags: list
     for one in (right, beside, wrong):
         assert "s3cret" not in one.said()
         assert "other" not in one.said()
+
+
+def test_tls(started: tuple[Start, Start], tmp_path: Path) -> None:
+    """A server that asks for TLS, and for a certificate: trusted by its authority, or not at all."""
+    if FOREIGN is None:
+        pytest.skip("nats-server is not installed")
+    start, service = started
+    init = [str(STANCHION), "certs", "init", str(tmp_path / "certs"), "--nodes", "server,service"]
+    subprocess.run([*init], check=True, timeout=60)
+    subprocess.run(
+        [str(STANCHION), "certs", "init", str(tmp_path / "others"), "--nodes", "x"], check=True, timeout=60
+    )
+    certs = tmp_path / "certs"
+    server = start(
+        "foreign", "--tlsverify", "--tlscert", f"{certs}/server.pem", "--tlskey", f"{certs}/server.key",
+        "--tlscacert", f"{certs}/ca.pem",
+    )  # fmt: skip
+
+    def with_tls(cid: str, authority: str, name: str) -> Service:
+        file = tmp_path / f"{cid}.conf"
+        file.write_text(
+            f"streaming {{ cid: {cid}, tls {{ client_cert: '{certs}/service.pem', server_name: {name},"
+            f" client_key: '{certs}/service.key', client_ca: '{tmp_path}/{authority}/ca.pem' }} }}"
+        )
+        found: Service = service(f"tls://{server.address}", "-c", str(file))
+        return found
+
+    with_tls("right", "certs", "server").ready()
+    for cid, authority, name in (("authority", "others", "server"), ("name", "certs", "another")):
+        wrong = with_tls(cid, authority, name)
+        until("a complaint", lambda wrong=wrong: "no connection with NATS server" in wrong.said())
+        assert "certificate verify failed" in wrong.said()
+    plain = service(f"nats://{server.address}", "-cid", "plain")
+    assert plain.child.wait(15) == 1
+    assert "it wants TLS" in plain.said()
 
 
 def test_another_service_of_the_same_id(server: Nats, service: Start) -> None:
