@@ -170,6 +170,7 @@ class Replica:
         self.comparing.applied(state)
         self.asking = Asking(node, send, int.from_bytes(host.random_bytes(6)))
         self.changes: Changes
+        self._attached = False
         self._recovered = recovered
         self._warm_members: dict[str, bool] = {}
         self._opened_ready = False
@@ -216,6 +217,7 @@ class Replica:
         if self.membership is not None:
             self.changes.in_force = self.membership
             self.changes.committed = None if engine.is_changing else self.membership
+        self._attached = True
         self._check_founded()
 
     def _state(self) -> State:
@@ -262,14 +264,13 @@ class Replica:
 
     def membership_changed(self, membership: Membership, index: Index) -> None:
         """Another membership is in force, perhaps not committed. Told of the first before `attach`."""
-        attached = self.membership is not None
         self.membership = membership
         self.wall.voters_are(membership.voters)
         for peer in self._warm_members.keys() - {*membership.names}:
             del self._warm_members[peer]
         self.comparing.forget(membership.names)
         self.neighbours.membership_changed(membership, index)
-        if attached:
+        if self._attached:
             self.changes.changed(membership)
 
     def membership_committed(self, membership: Membership, index: Index) -> None:

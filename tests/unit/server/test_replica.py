@@ -6,13 +6,16 @@ from typing import Any
 
 import pytest
 
+from node.core.commands import Refound, decode_entry, decode_keeper
 from node.core.state import State
-from node.errors import CorruptionError
+from node.errors import CorruptionError, RemoteProtocolError
+from node.raft.membership import Membership
 from node.server.host import Host
 from node.server.replica import Replica
 from node.server.routing import Routing
 from node.server.streaming import Subjects
 from node.store.memory import MemoryStore
+from node.units import Index
 
 ELECTION_MIN_S = 0.3
 TERM = 4
@@ -25,17 +28,23 @@ class Engine:
         self.term = self.applied_term = TERM
         self.leader: str | None = None
         self.is_ready = False
+        self.is_changing = False
+        self.proposed: list[tuple[int, bytes]] = []
         self.commit_index = self.applied_index = self.last_index = self.commit_when_elected = 0
+
+    def peer_states(self) -> list[Any]:
+        return []
 
     def propose(self, payload: bytes) -> int:
         self.last_index += 1
+        self.proposed.append((self.last_index, payload))
         return self.last_index
 
 
 class Node:
     """A replica on a clock that the test moves."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, recovered: tuple[str, str] | None = None, founded: list[str] | None = None) -> None:
         self.now_s = 100.0
         self.sent: list[tuple[str, Any]] = []
         self.engine = Engine()
@@ -48,10 +57,11 @@ class Node:
             host=Host(lambda: int(self.now_s * 1e9), lambda: int(self.now_s * 1e9), bytes),
             send=self._send,
             kick=lambda: None,
-            founded=lambda state: None,
+            founded=lambda state: None if founded is None else founded.append(state.founding_id),
             caught_up=lambda: None,
             changed=lambda: None,
             election_min_s=ELECTION_MIN_S,
+            recovered=recovered,
         )
         self.replica.attach(self.engine)
 
@@ -200,3 +210,73 @@ def test_a_leader_that_heard_none_goes_by_its_voters(node: Node) -> None:
     fresh.replica.pump()
     assert fresh.replica.clock.now() == 50_000_000_000
     assert node.replica.follower_note()[2] is not None, "it heard the leader"
+
+
+# --- members --------------------------------------------------------------------------------------
+
+THREE = Membership.founders(["n1", "n2", "n3"])
+
+
+def test_what_only_a_leader_does_is_asked_of_it(node: Node) -> None:
+    """And of the next one, as soon as it can be reached; this node's own handlers wait until it serves."""
+    answers: list[Any] = []
+    node.replica.asking.ask("cluster.remove", {"name": "n9"}, answers.append)
+    peer, (kind, number, verb, _) = node.sent[-1]
+    assert (peer, kind, verb) == ("n2", "ask", "cluster.remove")
+    node.follow("n3", TERM + 1)
+    assert node.sent[-1] == ("n3", ("ask", number, verb, '{"name": "n9"}'))
+    node.replica.frame("n3", ("told", number, '{"ok": 1}'))
+    assert answers == [{"ok": 1}]
+    node.replica.frame("n3", ("ask", 5, verb, '{"name": "n9"}'))
+    assert node.sent[-1][1][0] != "told", "it doesn't lead"
+    with pytest.raises(RemoteProtocolError):
+        node.replica.frame("n3", ("told", number))
+
+
+def test_only_members_say_whether_the_cluster_is_warm(node: Node) -> None:
+    """R13, R14: nor do the clocks of others count."""
+    node.replica.noted_follower("n3", (0, True, None))
+    node.replica.membership_changed(THREE, Index(0))
+    node.replica.noted_follower("n4", (0, True, None))
+    assert node.replica._warm_members == {"n3": True}
+    node.replica.membership_changed(THREE.without("n3"), Index(9))
+    assert node.replica._warm_members == {}
+
+
+def lead(node: Node) -> list[list[Any]]:
+    """Have it elected and serve; the keeper's commands of each entry it proposes, as they are applied."""
+    entries: list[list[Any]] = []
+    node.engine.leader, node.engine.is_ready, node.engine.term = "n1", True, TERM + 1
+    node.replica.role_changed("leader", TERM + 1, "n1", "elected")
+    for _ in range(6):
+        node.now_s += 0.2
+        node.replica.pump()
+        proposed, node.engine.proposed = node.engine.proposed, []
+        for index, payload in proposed:
+            entries.append([decode_keeper(fields) for fields in decode_entry(payload).keeper])
+            node.replica.apply(index, TERM + 1, payload)
+    return entries
+
+
+def test_recovered_data_is_given_its_new_founding_once() -> None:
+    """The leader proposes it with its second entry, and the shell hears of it when it is applied."""
+    founded: list[str] = []
+    node = Node(recovered=("new", "founded"), founded=founded)
+    assert founded == ["founded"]
+    entries = lead(node)
+    refound = [command for entry in entries for command in entry if isinstance(command, Refound)]
+    assert refound == [Refound(TERM + 1, "new", "founded")]
+    assert founded == ["founded", "new"]
+    assert node.replica.state.cluster_tag == "tag"
+    again = Node()
+    assert not any(isinstance(command, Refound) for entry in lead(again) for command in entry)
+
+
+def test_a_leader_takes_requests_once_it_serves(node: Node) -> None:
+    node.replica.membership_changed(THREE, Index(0))
+    node.replica.changes.committed = THREE
+    node.sent.clear()
+    lead(node)
+    node.replica.frame("n3", ("ask", 5, "cluster.remove", '{"name": "n9"}'))
+    node.replica.pump()
+    assert ("n3", ("told", 5, '{"ok": {"name": "n9", "role": "none", "changed": false}}')) in node.sent
