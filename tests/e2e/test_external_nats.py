@@ -235,6 +235,41 @@ async def has_published(client: Client, data: bytes) -> None:
             return
 
 
+def test_one_of_several_nats_servers_is_killed(
+    server_kind: str, started: tuple[Start, Start], ports: Ports
+) -> None:
+    """The service goes on at another one that it was only told of; a client there hardly notices."""
+    start, service = started
+    routes = [f"nats://127.0.0.1:{ports.take()}" for _ in range(2)]
+    name = ["--cluster_name", "both"] if server_kind == "foreign" else []
+    first = start(server_kind, "--cluster", routes[0], *name)
+    # Of ours each needs a cluster ID of its own; the last that is given counts.
+    other_id = [] if server_kind == "foreign" else ["-cid", "somewhere"]
+    second = start(server_kind, "--cluster", routes[1], "--routes", routes[0], *name, *other_id)
+    until("the addresses of both", lambda: all(len(told(each)) == 2 for each in (first, second)))
+    one = service(f"nats://{first.address}", "-hbi", "500ms", "-hbt", "500ms").ready()
+
+    async def talk(client: Client) -> None:
+        client.nats.servers[1:] = []
+        got: list[Message] = []
+        await client.subscribe("foo", got.append)
+        await client.publish("foo", b"before")
+        first.kill()
+        await has(lambda: one.said().count(RECONNECT) == 2, "the service's next connection")
+        await has_published(client, b"after")
+        await has(lambda: [message.data for message in got] == [b"before", b"after"], "both messages")
+        assert client.nats.reconnects == 0
+
+    as_client(second, "me", talk)
+
+
+def told(server: Nats) -> list[str]:
+    """Where clients of ``server`` are told to connect."""
+    with Wire(server.port) as wire:
+        urls: list[str] = json.loads(wire.info.partition(b" ")[2]).get("connect_urls", [])
+    return urls
+
+
 def test_the_service_is_killed(server: Nats, service: Start) -> None:
     """Its clients' connections are not even touched; with the file store the session goes on."""
     one = service(f"nats://{server.address}", "-st", "FILE", "--dir", "data").ready()
