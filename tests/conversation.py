@@ -231,13 +231,16 @@ class Conversation:
         generation = self.state.clients[client].generation
         return self.say(keeper=[ClientAway(self.term, client, generation, self._ns(since))])
 
-    def back(self, client: str, since: float | None = None, *, at: float | None = None) -> Answer:
-        """The client and all its subscriptions are heard again."""
+    def back(
+        self, client: str, since: float | None = None, *, heard: float | None = None, at: float | None = None
+    ) -> Answer:
+        """The client and all its subscriptions are heard again, just now or since ``heard``."""
         known = self.state.clients[client]
         gone = self._ns(since)
-        keeper: list[KeeperCommand] = [ClientBack(self.term, client, known.generation, gone)]
+        back = LATE if heard is None else self._ns(heard)
+        keeper: list[KeeperCommand] = [ClientBack(self.term, client, known.generation, gone, back)]
         keeper += [
-            SubscriptionBack(self.term, subscription.id, subscription.generation, gone)
+            SubscriptionBack(self.term, subscription.id, subscription.generation, gone, back)
             for subscription in known.subscriptions.values()
             if subscription.absent
         ]
@@ -252,7 +255,9 @@ class Conversation:
     def inbox_back(self, inbox: str, since: float | None = None) -> Answer:
         subscription = self.find(inbox)
         return self.say(
-            keeper=[SubscriptionBack(self.term, subscription.id, subscription.generation, self._ns(since))]
+            keeper=[
+                SubscriptionBack(self.term, subscription.id, subscription.generation, self._ns(since), LATE)
+            ]
         )
 
     def silent(self, client: str, silent: bool = True, *, at: float | None = None) -> Answer:

@@ -258,13 +258,15 @@ class ClientAway(NamedTuple):
 class ClientBack(NamedTuple):
     """The client's heartbeat inbox is heard again, or moved to another connection (R15).
 
-    What was first sent after ``gone_since_ns`` is due at once.
+    What was sent from ``gone_since_ns`` on is due at once; but not what was sent from ``back_ns`` on, when
+    all its inboxes were heard again: that has reached it.
     """
 
     term: int
     client_id: str
     generation: Generation
     gone_since_ns: int
+    back_ns: int
 
 
 class SubscriptionAway(NamedTuple):
@@ -281,6 +283,7 @@ class SubscriptionBack(NamedTuple):
     subscription: int
     generation: Generation
     gone_since_ns: int
+    back_ns: int
 
 
 class ClientSilent(NamedTuple):

@@ -343,9 +343,14 @@ def watch(state: State, member: Subscription) -> None:
 
 
 def resume_sending(
-    turn: Turn, member: Subscription, gone_since_ns: int | None = None, *, here: bool = False
+    turn: Turn,
+    member: Subscription,
+    gone_since_ns: int | None = None,
+    back_ns: int | None = None,
+    *,
+    here: bool = False,
 ) -> None:
-    """Make due what has waited for its AckWait, and what was sent since ``gone_since_ns``.
+    """Make due what has waited for its AckWait, and what was sent from ``gone_since_ns`` to ``back_ns``.
 
     Called when a subscription that could not be sent to may be again. ``here``: what is due goes to this
     member, not to the one that its group would choose.
@@ -353,7 +358,8 @@ def resume_sending(
     state = turn.state
     if gone_since_ns is not None:
         _put_in_order(member, turn.time_ns, wanted=ORDERED_MAX, at_most=ORDERED_MAX)
-        member.due = sorted({*member.due, *_sent_since(member, gone_since_ns)}, reverse=True)
+        missed = _sent_between(member, gone_since_ns, turn.time_ns + 1 if back_ns is None else back_ns)
+        member.due = sorted({*member.due, *missed}, reverse=True)
     if _has_due(turn, member):
         member.due_here = member.due_here or here
         state.overdue[member.group.id] = member.group
@@ -361,12 +367,15 @@ def resume_sending(
     watch(state, member)
 
 
-def _sent_since(member: Subscription, since_ns: int) -> list[int]:
+def _sent_between(member: Subscription, since_ns: int, before_ns: int) -> list[int]:
+    """What it was sent last from ``since_ns`` on, and before ``before_ns``; looks at so many of the last."""
     found: list[int] = []
-    for seq in reversed(member.unacked):
-        if member.unacked[seq].sent_at_ns < since_ns or len(found) == ORDERED_MAX:
+    for seq in islice(reversed(member.unacked), ORDERED_MAX):
+        sent_at_ns = member.unacked[seq].sent_at_ns
+        if sent_at_ns < since_ns:
             break
-        found.append(seq)
+        if sent_at_ns < before_ns:
+            found.append(seq)
     return found
 
 

@@ -56,7 +56,7 @@ def client_back(turn: Turn, command: ClientBack) -> None:
     turn.effects.returned.append(client.heartbeat_inbox)
     state.touched.clients[client.generation] = client.id
     for subscription in client.subscriptions.values():
-        _back(turn, subscription, gone_since_ns)
+        _back(turn, subscription, gone_since_ns, command.back_ns)
 
 
 def subscription_away(turn: Turn, command: SubscriptionAway) -> None:
@@ -81,13 +81,13 @@ def subscription_back(turn: Turn, command: SubscriptionBack) -> None:
     subscription.absent = False
     subscription.gone_since_ns = 0
     turn.state.touched.subscriptions[subscription.id] = None
-    _back(turn, subscription, gone_since_ns)
+    _back(turn, subscription, gone_since_ns, command.back_ns)
 
 
-def _back(turn: Turn, subscription: Subscription, gone_since_ns: int) -> None:
+def _back(turn: Turn, subscription: Subscription, gone_since_ns: int, back_ns: int | None = None) -> None:
     """What it was sent while it could not hear is due at once, and to itself."""
     turn.effects.returned.append(subscription.inbox)
-    resume_sending(turn, subscription, gone_since_ns, here=True)
+    resume_sending(turn, subscription, gone_since_ns, back_ns, here=True)
     _look_again(turn.state, subscription.group)
 
 

@@ -37,6 +37,8 @@ SETTLE_NS = 250 * MILLISECOND
 """How long a returning client may take until its subscriptions are heard again too."""
 LOOK_EVERY_S = 0.05
 LOOK_AT_LEAST_S = 0.5
+NOT_HEARD_NS = 1 << 62
+"""A time that nothing is sent after."""
 REPEAT_S = 1.0
 """A finding that has not been applied after so long is proposed again."""
 
@@ -189,7 +191,9 @@ class Keeper:
                 self._presence.dirty = True
                 return
             since = self._took_over_ns if sight.gone_since_ns is None else sight.gone_since_ns
-            if self._propose_once(ClientBack(self._term, client.id, client.generation, since), now_s):
+            heard_ns = self._all_heard_ns(sight, [sights[sub.inbox] for sub in online])
+            back = ClientBack(self._term, client.id, client.generation, since, heard_ns)
+            if self._propose_once(back, now_s):
                 sight.moved = False
                 for sub in online:
                     self._back_with_client(sub, sights[sub.inbox], since, now_s)
@@ -197,11 +201,18 @@ class Keeper:
         for sub in online:
             self._judge_subscription(sub, sights[sub.inbox], now_ns, now_s)
 
+    def _all_heard_ns(self, client: Sight, its: list[Sight]) -> int:
+        """Since when all that is sent to the client arrives on its new connection; never if it does not."""
+        if any(each.where != client.where for each in its):
+            return NOT_HEARD_NS
+        return max((each.heard_since_ns for each in its), default=client.heard_since_ns)
+
     def _back_with_client(self, sub: Subscription, sight: Sight, since: int, now_s: float) -> None:
         """A client's subscriptions come back with it: in the same entry, if they are heard."""
         sight.moved = False
         if sub.absent and sight.where is not None:
-            self._propose_once(SubscriptionBack(self._term, sub.id, sub.generation, since), now_s)
+            back = SubscriptionBack(self._term, sub.id, sub.generation, since, sight.heard_since_ns)
+            self._propose_once(back, now_s)
 
     def _judge_subscription(self, sub: Subscription, sight: Sight, now_ns: int, now_s: float) -> None:
         if sight.where is None:
@@ -210,7 +221,8 @@ class Keeper:
                 self._propose_once(SubscriptionAway(self._term, sub.id, sub.generation, since), now_s)
         elif sub.absent or sight.moved:
             since = self._took_over_ns if sight.gone_since_ns is None else sight.gone_since_ns
-            if self._propose_once(SubscriptionBack(self._term, sub.id, sub.generation, since), now_s):
+            back = SubscriptionBack(self._term, sub.id, sub.generation, since, sight.heard_since_ns)
+            if self._propose_once(back, now_s):
                 sight.moved = False
 
     def _grace_is_over(self, sight: Sight, now_ns: int) -> bool:

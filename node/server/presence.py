@@ -84,6 +84,8 @@ class Sight:
     """Cluster time when the move was noticed."""
     acted_ns: int = 0
     """Cluster time of the entry in which a leader last acted on its return."""
+    heard_since_ns: int = 0
+    """Cluster time when it was first seen to be heard through the connection it is heard through now."""
 
 
 class Presence:
@@ -158,7 +160,7 @@ class Presence:
             sight.last = sight.where
             if not sight.moved:
                 sight.gone_since_ns = gone_ns
-        sight.where = where
+        sight.where, sight.heard_since_ns = where, now
         if where is not None and sight.last not in (None, where) and self._is_news(sight):
             sight.moved, sight.moved_ns = True, now
         return sight

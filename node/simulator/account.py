@@ -136,10 +136,10 @@ class Account:
                 if self._clients.get(client) == generation:
                     self._gone.setdefault(("client", client), since)
                     self._free_members(lambda member: member.client == client, "its holder is absent")
-            case c.ClientBack(_, client, generation, since):
+            case c.ClientBack(_, client, generation, since, back):
                 if self._clients.get(client) == generation:
                     since = min(since, self._gone.pop(("client", client), since))
-                    self._back(lambda member: member.client == client, since)
+                    self._back(lambda member: member.client == client, since, back)
             case c.ClientRemove(_, client, generation):
                 if self._clients.get(client) == generation:
                     for member in [member for member in self.members.values() if member.client == client]:
@@ -149,11 +149,11 @@ class Account:
                 if found is not None and found.generation == generation:
                     self._gone.setdefault(("subscription", number), since)
                     self._free_members(lambda member: member.id == number, "its holder is absent")
-            case c.SubscriptionBack(_, number, generation, since):
+            case c.SubscriptionBack(_, number, generation, since, back):
                 found = self.members.get(number)
                 if found is not None and found.generation == generation:
                     since = min(since, self._gone.pop(("subscription", number), since))
-                    self._back(lambda member: member.id == number, since)
+                    self._back(lambda member: member.id == number, since, back)
             case _:
                 pass
 
@@ -170,15 +170,15 @@ class Account:
         for held in group.held.values():
             held.free = held.free or why
 
-    def _free_members(self, which: Any, why: str, since_ns: int = 0) -> None:
+    def _free_members(self, which: Any, why: str, since_ns: int = 0, before_ns: int = 1 << 62) -> None:
         numbers = {member.id for member in self.members.values() if which(member)}
         for number in numbers:
             for held in self.groups[self.members[number].group].held.values():
-                if held.holder == number and held.sent_at_ns >= since_ns:
+                if held.holder == number and since_ns <= held.sent_at_ns < before_ns:
                     held.free = held.free or why
 
-    def _back(self, which: Any, since_ns: int) -> None:
-        self._free_members(which, "sent while its holder was away", since_ns)
+    def _back(self, which: Any, since_ns: int, before_ns: int) -> None:
+        self._free_members(which, "sent while its holder was away", since_ns, before_ns)
 
     def _origin(self, index: int, batch: c.Batch, effects: Effects) -> int:
         """Take in an origin's batch as far as it is new; how many publishes are."""

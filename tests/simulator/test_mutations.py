@@ -194,8 +194,10 @@ def _who_leaves_takes_messages_along(patch: Patch) -> None:
 def _a_move_makes_everything_due(patch: Patch) -> None:
     resume = presence.resume_sending
 
-    def everything(turn: Any, member: Any, gone: int | None = None, *, here: bool = False) -> None:
-        resume(turn, member, 0 if gone is not None else None, here=here)
+    def everything(
+        turn: Any, member: Any, gone: int | None = None, back: int | None = None, *, here: bool = False
+    ) -> None:
+        resume(turn, member, 0 if gone is not None else None, back, here=here)
 
     patch.setattr(presence, "resume_sending", everything)
 

@@ -387,9 +387,10 @@ class World:
         client = rng.choice(list(state.clients.values()))
         generation = client.generation if rng.random() < 0.8 else (1, 1)
         since_ns = max(0, state.time_ns - rng.choice((0, 1, 3)) * SECOND)
+        back_ns = since_ns + rng.choice((0, 1, 5)) * SECOND
         commands: list[Any] = [
             c.ClientAway(term, client.id, generation, since_ns),
-            c.ClientBack(term, client.id, generation, since_ns),
+            c.ClientBack(term, client.id, generation, since_ns, back_ns),
             c.ClientSilent(term, client.id, generation, rng.random() < 0.5),
         ]
         if rng.random() < 0.1:
@@ -398,7 +399,7 @@ class World:
             sub = rng.choice(list(client.subscriptions.values()))
             of_sub = sub.generation if rng.random() < 0.8 else (1, 1)
             commands.append(c.SubscriptionAway(term, sub.id, of_sub, since_ns))
-            commands.append(c.SubscriptionBack(term, sub.id, of_sub, since_ns))
+            commands.append(c.SubscriptionBack(term, sub.id, of_sub, since_ns, back_ns))
         leader.ordering.keeper(rng.choice(commands))
 
     # --- a run ------------------------------------------------------------------------------------

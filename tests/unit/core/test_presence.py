@@ -63,6 +63,19 @@ def test_what_was_sent_while_the_client_was_gone_is_due_when_it_is_back() -> Non
     assert talk.tick(at=34).sent == {"A": [2]}
 
 
+def test_what_reached_the_new_connection_is_not_given_twice() -> None:
+    """R15: between the moment its inboxes were heard again and the command that says so."""
+    talk = talk_of("me")
+    talk.subscribe("A")
+    talk.publish(1, at=1)
+    talk.publish(1, at=2)
+    talk.publish(1, at=3)
+    talk.publish(1, at=3.2)
+    assert talk.back("me", since=2, heard=3, at=3.3).redelivered("A") == {2: 1}
+    assert talk.state.next_deadline() == 31 * SECOND, "AckWait goes on for all the others"
+    assert talk.tick(at=31).redelivered("A") == {1: 1}
+
+
 def test_every_node_is_told_whose_return_was_acted_on() -> None:
     """R15: else the next leader acts on it again, and AckWaits end early."""
     talk = talk_of("a", "b")
@@ -196,10 +209,10 @@ def test_findings_about_another_generation_are_ignored() -> None:
     talk.subscribe("B", "a", durable="d")
     stale = [
         ClientAway(1, "a", older, 0),
-        ClientBack(1, "a", older, 0),
+        ClientBack(1, "a", older, 0, 1),
         ClientSilent(1, "a", older, True),
         SubscriptionAway(1, subscription.id, old, 0),
-        SubscriptionBack(1, subscription.id, old, 0),
+        SubscriptionBack(1, subscription.id, old, 0, 1),
         ClientAway(1, "unknown", older, 0),
         SubscriptionAway(1, 999, old, 0),
     ]
@@ -367,7 +380,7 @@ def test_a_client_that_is_back_waits_ten_seconds_for_its_inbox_at_most() -> None
     talk.publish(2)
     talk.say(keeper=[ColdStart(1)], at=1)
     client = talk.state.clients["a"]
-    assert talk.say(keeper=[ClientBack(1, "a", client.generation, SECOND)]).sent == {}
+    assert talk.say(keeper=[ClientBack(1, "a", client.generation, SECOND, SECOND)]).sent == {}
     talk.tick(at=4)
     assert talk.state.next_deadline() == 11 * SECOND
     assert talk.tick(at=11).sent == {"A": [1, 2]}  # B's client is still absent

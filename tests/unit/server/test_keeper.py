@@ -259,7 +259,8 @@ def test_one_that_comes_back_says_since_when_it_may_have_missed_something() -> N
     leader.apply(*leader.wait(GRACE_S + LOOK_AT_LEAST_S))
     leader.wait(REPEAT_S + STEP_S)
     leader.heard("hb.me", epoch=2)
-    assert leader.wait(2 * STEP_S) == [ClientBack(TERM, "me", leader.generation(), ns(gone))]
+    heard = leader.now + STEP_S
+    assert leader.wait(2 * STEP_S) == [ClientBack(TERM, "me", leader.generation(), ns(gone), ns(heard))]
 
 
 def test_one_that_comes_back_just_after_it_was_found_absent_does_not_wait() -> None:
@@ -271,7 +272,8 @@ def test_one_that_comes_back_just_after_it_was_found_absent_does_not_wait() -> N
     leader.apply(*leader.wait(GRACE_S + LOOK_AT_LEAST_S))
     assert leader.talk.state.clients["me"].absent
     leader.heard("hb.me", epoch=2)
-    assert leader.wait(2 * STEP_S) == [ClientBack(TERM, "me", leader.generation(), ns(gone))]
+    heard = leader.now + STEP_S
+    assert leader.wait(2 * STEP_S) == [ClientBack(TERM, "me", leader.generation(), ns(gone), ns(heard))]
 
 
 def test_an_inbox_that_merely_moved_is_back_too() -> None:
@@ -281,7 +283,7 @@ def test_an_inbox_that_merely_moved_is_back_too() -> None:
     leader.heard("hb.me", epoch=2)
     moved = leader.now
     found = leader.wait(2 * STEP_S)
-    assert found == [ClientBack(TERM, "me", leader.generation(), ns(moved))]
+    assert found == [ClientBack(TERM, "me", leader.generation(), ns(moved), ns(moved + STEP_S))]
     leader.apply(*found)
     assert leader.wait(5.0) == []
 
@@ -323,7 +325,8 @@ def test_one_inbox_of_a_client_can_be_absent_by_itself() -> None:
     leader.apply(*found)
     leader.wait(REPEAT_S + STEP_S)
     leader.heard("in", epoch=2)
-    assert leader.wait(2 * STEP_S) == [SubscriptionBack(TERM, sub.id, sub.generation, ns(gone))]
+    heard = leader.now + STEP_S
+    assert leader.wait(2 * STEP_S) == [SubscriptionBack(TERM, sub.id, sub.generation, ns(gone), ns(heard))]
 
 
 def test_offline_durables_are_nobodys_absence() -> None:

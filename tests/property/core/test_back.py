@@ -1,0 +1,45 @@
+"""Who comes back gets what it missed, and nothing of the rest before its AckWait (R15)."""
+
+from __future__ import annotations
+
+from conversation import Conversation
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+WAIT_S = 20
+TIMES = st.integers(min_value=0, max_value=15)
+
+
+@settings(deadline=None, max_examples=80)
+@given(
+    sent=st.lists(TIMES, min_size=1, max_size=12).map(sorted),
+    gone=TIMES,
+    away=st.integers(min_value=0, max_value=8),
+    settling=st.integers(min_value=0, max_value=3),
+    acked=st.sets(st.integers(min_value=1, max_value=12)),
+    queue=st.booleans(),
+)
+def test_a_client_that_moved_gets_exactly_what_it_missed(
+    sent: list[int], gone: int, away: int, settling: int, acked: set[int], queue: bool
+) -> None:
+    """Its connection went, ``away`` later its inboxes are heard, ``settling`` later that is applied."""
+    talk = Conversation()
+    talk.connect("me")
+    talk.subscribe("A", mif=100, wait=WAIT_S, queue="q" if queue else "")
+    heard, applied = gone + away, gone + away + settling
+    first = {seq: at for seq, at in enumerate(sent, 1) if at <= applied}
+    for at in first.values():
+        talk.publish(1, at=at)
+    talk.ack("A", *acked, at=max(talk.now, 0))
+    waiting = {seq: at for seq, at in first.items() if seq not in acked}
+    missed = {seq for seq, at in waiting.items() if gone <= at < heard}
+    overdue = {seq for seq, at in waiting.items() if at + WAIT_S <= applied}
+    answer = talk.back("me", since=gone, heard=heard, at=applied)
+    assert answer.redelivered("A") == dict.fromkeys(sorted(missed | overdue), 1)
+    for seq, at in waiting.items():
+        if seq not in missed | overdue and at + WAIT_S > talk.now:
+            assert seq not in talk.tick(at=at + WAIT_S - 0.001).sent.get("A", [])
+    last = max((*waiting.values(), applied)) + 2 * WAIT_S
+    talk.tick(at=last)
+    assert {record.deliveries for record in talk.find("A").unacked.values()} <= {2, 3}
+    assert set(talk.find("A").unacked) == set(waiting)
