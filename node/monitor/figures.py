@@ -14,6 +14,18 @@ from node.core.state import State
 
 
 @dataclass(frozen=True, slots=True)
+class Peering:
+    """Where a node listens for others, and whom it was told of."""
+
+    host: str
+    port: int
+    """0: it listens for nobody."""
+    urls: Sequence[str]
+    """``host:port`` of members and routing peers that are configured."""
+    is_tls: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Identity:
     """What stays the same while the process lives. Times are Unix nanoseconds."""
 
@@ -42,6 +54,8 @@ class Identity:
     ping_interval_ns: int
     ping_max: int
     write_deadline_ns: int
+    peers: Peering | None = None
+    """How other nodes are reached; None: this node has nothing to do with any."""
     durability: str = "fsync"
     """When a publish is acknowledged: see ``raft.durability``."""
 

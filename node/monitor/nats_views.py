@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
-from node.monitor.figures import Connection, NatsSubscription, Route, Source
+from node.monitor.figures import Connection, Identity, NatsSubscription, Route, Source
 from node.monitor.formats import round_trip_text, time_text, uptime_text
 from node.monitor.process import Process
 from node.monitor.query import BadQueryError, Query
@@ -68,13 +68,28 @@ def varz(source: Source, process: Process, requests: Mapping[str, int], base_pat
         "slow_consumers": traffic.slow_consumers,
         "subscriptions": source.interest().subscriptions,
         "http_req_stats": dict(requests),
-        "cluster": {"name": identity.cluster_id} if identity.is_clustered else {},
+        "cluster": _cluster(identity),
         **{name: {} for name in ("gateway", "leaf", "mqtt", "websocket", "jetstream")},
     }
     if identity.auth_required:
         view["auth_required"] = True
     if urls := list(source.connect_urls()):
         view["connect_urls"] = urls
+    return view
+
+
+def _cluster(identity: Identity) -> View:
+    """Of the routes; what is empty is left out."""
+    peers = identity.peers
+    view: View = {"name": identity.cluster_id} if identity.is_clustered or peers is not None else {}
+    if peers is None:
+        return view
+    if peers.port:
+        view |= {"addr": peers.host, "cluster_port": peers.port}
+    if peers.urls:
+        view["urls"] = list(peers.urls)
+    if peers.is_tls:
+        view |= {"tls_required": True, "tls_verify": True}
     return view
 
 

@@ -247,8 +247,19 @@ def _identity(node: Node) -> figures.Identity:
         ping_interval_ns=clients.ping_interval_ns,
         ping_max=clients.ping_max,
         write_deadline_ns=clients.write_deadline_ns,
+        peers=_peering(node),
         durability=node.config.raft.durability,
     )
+
+
+def _peering(node: Node) -> figures.Peering | None:
+    cluster, listen = node.config.cluster, node.addresses.peer
+    if listen is None and not cluster.routes:
+        return None
+    others = [other.peer for name, other in cluster.nodes.items() if name != node.name]
+    urls = [str(address) for address in (*others, *(cluster.routes or ())) if address is not None]
+    host, port = (listen.host, listen.port) if listen is not None else ("", 0)
+    return figures.Peering(host, port, urls, cluster.peer_security.mode == "mtls")
 
 
 def _role(role: str) -> Literal["leader", "follower", "candidate"]:

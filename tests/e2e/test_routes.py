@@ -255,6 +255,12 @@ def test_routez(make: Make) -> None:
     (route,) = page["routes"]
     assert (page["num_routes"], east.page("/varz")["routes"], east.page("/varz")["remotes"]) == (1, 1, 1)
     assert set(page) == {"server_id", "now", "num_routes", "routes"}
+    seen = west.page("/varz")["cluster"]
+    assert (seen["name"], seen["cluster_port"], seen["urls"]) == (
+        "west",
+        west.route,
+        [f"127.0.0.1:{east.route}"],
+    )
     kinds = {
         "rid": int, "remote_id": str, "did_solicit": bool, "is_configured": bool, "ip": str, "port": int,
         "start": str, "last_activity": str, "rtt": str, "uptime": str, "idle": str, "pending_size": int,

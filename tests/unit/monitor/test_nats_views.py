@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from node.monitor.figures import Connection, NatsSubscription, Route, Traffic
+from node.monitor.figures import Connection, NatsSubscription, Peering, Route, Traffic
 from node.monitor.nats_views import connz, routez, subsz, varz
 from node.monitor.process import Process
 from node.monitor.query import BadQueryError, Query
@@ -51,6 +52,12 @@ def test_varz_has_the_types_that_tools_decode(source: FakeSource) -> None:
     assert view["http_req_stats"] == {"/varz": 3}
     assert "auth_required" not in view
     assert view["cluster"] == {"name": "test-cluster"}
+    peers = Peering("127.0.0.1", 6222, ["127.0.0.1:7222"], is_tls=True)
+    source.identity = replace(source.identity, peers=peers)
+    assert varz(source, Process(), {}, "/")["cluster"] == {
+        "name": "test-cluster", "addr": "127.0.0.1", "cluster_port": 6222, "urls": ["127.0.0.1:7222"],
+        "tls_required": True, "tls_verify": True,
+    }  # fmt: skip
 
 
 def test_a_connection_leaves_out_what_is_not_set(source: FakeSource) -> None:
