@@ -37,7 +37,8 @@ unit: $(VENV)/.dev ## unit, property, script and simulator tests
 	$(BIN)/python -m pytest -q -n 2 tests/unit tests/property tests/scripts tests/simulator
 
 e2e: $(VENV)/.dev ## real processes, sockets and clients
-	$(BIN)/python -m pytest -q tests/e2e
+	$(BIN)/python -m pytest -q -n 2 --dist worksteal -m 'not alone' tests/e2e
+	$(BIN)/python -m pytest -q -m alone tests/e2e
 
 clients: ## the clients nobody here wrote, for the end-to-end tests (compiler and libnats-dev are Debian's)
 	tests/e2e/clients/install $(CLIENTS)

@@ -69,6 +69,7 @@ class Nemesis:
                 ("kill a follower", partial(self._kill, follower)),
                 ("kill a majority", partial(self._kill, self._majority)),
                 ("kill all", partial(self._kill, self._all)),
+                ("kill the leader and the next", self._kill_two_leaders),
             ],
             [
                 ("cut off the leader", partial(self._cut, alone, "both ways")),
@@ -140,6 +141,20 @@ class Nemesis:
             await trio.to_thread.run_sync(self.cluster.kill, name)
         await self._go_on(trouble, for_s)
         self.cluster.start(*names)
+        await self._heal(trouble)
+
+    async def _kill_two_leaders(self) -> None:
+        """The next one as soon as it is ready. Three nodes have no majority then, five have."""
+        leader = await self._leader()
+        for_s = self.chance.uniform(*DEAD_S)
+        trouble = self._begin(f"kill -9 of {leader}, and of whoever leads next", [leader], kills=True)
+        await trio.to_thread.run_sync(self.cluster.kill, leader)
+        successor = await self._leader_of([name for name in self.cluster.names if name != leader])
+        trouble.nodes |= {successor}
+        self.note(f"that is {successor}")
+        await trio.to_thread.run_sync(self.cluster.kill, successor)
+        await self._go_on(trouble, for_s)
+        self.cluster.start(leader, successor)
         await self._heal(trouble)
 
     async def _pause(self, who: Callable[[str], list[str]]) -> None:
