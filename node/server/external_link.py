@@ -44,6 +44,9 @@ PING_S = 5.0
 """How often the server has to answer a PING; three that it hasn't are too many."""
 PINGS_MAX = 2
 
+STOP_S = 1.0
+"""How long what is queued may take to be written when this node stops."""
+
 PAUSE_MIN_S, PAUSE_MAX_S = 0.05, 1.0
 """Between two attempts; doubles from the first to the second, half of it random."""
 
@@ -130,6 +133,7 @@ class Link:
     """One connection that stands: its outbox, and whether it may be read from."""
 
     __slots__ = (
+        "_finishing",
         "_limits",
         "_outbox",
         "_outbox_bytes",
@@ -137,6 +141,7 @@ class Link:
         "_scope",
         "_wake",
         "closed",
+        "ended",
         "epoch",
         "has_headers",
         "max_payload",
@@ -154,9 +159,12 @@ class Link:
         self.closed = False
         self.reason = ""
         self.pings_out = 0
+        self.ended = trio.Event()
+        """Set when nothing is read or written any more."""
         self._limits = limits
         self._outbox: list[bytes] = []
         self._outbox_bytes = 0
+        self._finishing = False
         self._wake = trio.Event()
         self._reading = trio.Event()
         self._reading.set()
@@ -189,13 +197,20 @@ class Link:
             self.reason = reason
             self._scope.cancel()
 
+    def finish(self) -> None:
+        """Read nothing more, write what is queued, and end."""
+        self.pause_reading()
+        self._finishing = True
+        self._wake.set()
+
     def pause_reading(self) -> None:
         """Leave further bytes in the socket (R21)."""
         self._reading = trio.Event()
 
     def resume_reading(self) -> None:
-        """Read again."""
-        self._reading.set()
+        """Read again, unless it is to end."""
+        if not self._finishing:
+            self._reading.set()
 
     async def run(
         self,
@@ -205,11 +220,14 @@ class Link:
         service: Service,
     ) -> None:
         """Read and write until it is closed."""
-        with self._scope:
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._write, stream, service)
-                nursery.start_soon(self._ping)
-                await self._read(stream, parser, handle, service)
+        try:
+            with self._scope:
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(self._write, stream, service)
+                    nursery.start_soon(self._ping)
+                    await self._read(stream, parser, handle, service)
+        finally:
+            self.ended.set()
 
     async def _read(
         self,
@@ -235,7 +253,9 @@ class Link:
 
     async def _write(self, stream: trio.abc.Stream, service: Service) -> None:
         while True:
-            if not self._outbox:
+            while not self._outbox:
+                if self._finishing:
+                    return self.close("this node stops")
                 self._wake = trio.Event()
                 await self._wake.wait()
             size, count = 0, 0
@@ -326,11 +346,15 @@ class External:
         """The node can serve: subscribe to what clients send."""
         self.routing.open()
 
-    def stop(self) -> None:
-        """Take nothing any more, and connect no more."""
+    async def stop(self) -> None:
+        """Take nothing any more, say what is left to say, for at most ``STOP_S``, and connect no more."""
         self._stopped = True
-        if self.link is not None:
-            self.link.close("this node stops")
+        link = self.link
+        if link is not None:
+            link.finish()
+            with trio.move_on_after(STOP_S):
+                await link.ended.wait()
+            link.close("this node stops")
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Keep a connection until cancelled. Started with the first one.

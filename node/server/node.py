@@ -490,7 +490,7 @@ class Node:
         with trio.move_on_after(LEAVE_S):
             await self._hand_over()
             if self.external is not None:
-                self.external.stop()
+                await self.external.stop()
             self.clients.leave(self._others())
             self.clients.stop("this node stops")
             await self._clients_gone.wait()

@@ -202,8 +202,11 @@ async def test_it_connects_and_connects_again() -> None:
         assert world.seen == ["came", "went", "came"]
         assert world.service.events.count("closed") == 1
         assert bytes(fake.heard).count(b"_STAN.discover.c") == 1, "looked for once"
-        world.external.stop()
+        assert world.external.link is not None
+        world.external.link.write(b"PUB the.last 0\r\n\r\n")
+        await world.external.stop()
         await world.until(lambda: world.seen[-1] == "went")
+        await world.until(lambda: fake.heard.endswith(b"PUB the.last 0\r\n\r\n"))
         assert world.external.problem.endswith("this node stops")
 
 
