@@ -387,7 +387,7 @@ class World:
         client = rng.choice(list(state.clients.values()))
         generation = client.generation if rng.random() < 0.8 else (1, 1)
         since_ns = max(0, state.time_ns - rng.choice((0, 1, 3)) * SECOND)
-        back_ns = since_ns + rng.choice((0, 1, 5)) * SECOND
+        back_ns = since_ns + state.applied % 3 * SECOND
         commands: list[Any] = [
             c.ClientAway(term, client.id, generation, since_ns),
             c.ClientBack(term, client.id, generation, since_ns, back_ns),
