@@ -25,7 +25,7 @@ from node.core.state import Client, State, Subscription
 from node.server.clock import ClusterClock, WallClock
 from node.server.heartbeats import Heartbeats, Requests
 from node.server.presence import Presence, Sight
-from node.units import MILLISECOND, SECOND
+from node.units import MILLISECOND, SECOND, SubscriptionID
 
 log = logging.getLogger("stanchion.keeper")
 
@@ -36,9 +36,13 @@ EXPIRE_EVERY_S = 1.0
 SETTLE_NS = 250 * MILLISECOND
 """How long a returning client may take until its subscriptions are heard again too."""
 LOOK_EVERY_S = 0.05
+"""How soon a change of interest is looked at."""
 LOOK_AT_LEAST_S = 0.5
+"""How often all inboxes are looked at, changed or not: graces end. Where there are very many, it is less
+often (`Presence.pause_s`), and what has changed is looked at in between."""
 NOT_HEARD_NS = 1 << 62
 """A time that nothing is sent after."""
+NEVER = float("inf")
 REPEAT_S = 1.0
 """A finding that has not been applied after so long is proposed again."""
 
@@ -87,6 +91,14 @@ class Keeper:
         self._ticked_ns: int | None = None  # the time that the unapplied Tick must reach
         self._aged_s = 0.0
         self._looked_s = 0.0
+        self._glanced_s = 0.0
+        self._users: dict[str, list[str | SubscriptionID]] = {}
+        """Whose inboxes these are, as of the last look at all: clients and subscriptions."""
+        self._unsettled: dict[str, None] = {}
+        """Clients that are returning, and waited for."""
+        self._unheard: dict[str, None] = {}
+        """Clients of which an inbox isn't heard, and a grace runs."""
+        self._counted_s = 0.0
         self._expired_s = 0.0
         self._proposed: dict[tuple[type[KeeperCommand], KeeperCommand], float] = {}
         for client in state().clients.values():
@@ -111,9 +123,12 @@ class Keeper:
         """Propose what is found now. Returns when to be called again, on the driver's clock."""
         now_s = self._monotonic_s()
         self.heartbeats.beat()
-        if now_s - self._looked_s >= (LOOK_EVERY_S if self._presence.dirty else LOOK_AT_LEAST_S):
-            self._looked_s = now_s
+        if now_s - self._looked_s >= self._pause_s():
+            self._looked_s = self._glanced_s = now_s
             self._look(now_s)
+        elif self._glance_s() <= now_s:
+            self._glanced_s = now_s
+            self._glance(now_s)
         if now_s - self._expired_s >= EXPIRE_EVERY_S:
             self._expired_s = now_s
             self._expire_channels(now_s)
@@ -139,7 +154,7 @@ class Keeper:
 
     def _next(self, now_s: float) -> float:
         state = self._state()
-        times = [now_s + (LOOK_EVERY_S if self._presence.dirty else LOOK_AT_LEAST_S)]
+        times = [self._looked_s + self._pause_s(), self._glance_s()]
         beat = self.heartbeats.next_deadline()
         if beat is not None:
             times.append(beat)
@@ -166,40 +181,92 @@ class Keeper:
 
     # --- who is absent ----------------------------------------------------------------------------
 
+    def _pause_s(self) -> float:
+        return self._presence.pause_s(LOOK_EVERY_S if self._presence.dirty else LOOK_AT_LEAST_S)
+
+    def _glance_s(self) -> float:
+        """When to look at what has changed, and at graces."""
+        if self._presence.has_changed or self._unsettled:
+            return self._glanced_s + LOOK_EVERY_S
+        return self._counted_s + LOOK_AT_LEAST_S if self._unheard else NEVER
+
     def _look(self, now_s: float) -> None:
+        """Look at all inboxes, and judge all clients."""
         state = self._state()
         now_ns = self._clock.now()
         self._proposed = {key: at for key, at in self._proposed.items() if now_s - at < REPEAT_S}
-        inboxes = [client.heartbeat_inbox for client in state.clients.values()]
-        inboxes += [sub.inbox for sub in state.subscriptions.values() if sub.online]
-        sights = self._presence.look(inboxes)
+        users: dict[str, list[str | SubscriptionID]] = {}
+        for client in state.clients.values():
+            users.setdefault(client.heartbeat_inbox, []).append(client.id)
+        for sub in state.subscriptions.values():
+            if sub.online:
+                users.setdefault(sub.inbox, []).append(sub.id)
+        self._users = users
+        self._unsettled, self._unheard = {}, {}
+        self._counted_s = now_s
+        self._presence.look(users)
         if self._grace_from_ns is None and self._complete():
             self._grace_from_ns = now_ns
         for client in state.clients.values():
-            self._judge_client(client, sights, now_ns, now_s)
+            self._judge_client(client, now_ns, now_s)
 
-    def _judge_client(self, client: Client, sights: dict[str, Sight], now_ns: int, now_s: float) -> None:
-        sight = sights[client.heartbeat_inbox]
-        online = [sub for sub in client.subscriptions.values() if sub.online]
+    def _glance(self, now_s: float) -> None:
+        """Look at inboxes in which interest has changed, and judge whose they are."""
+        state, see = self._state(), self._presence.see
+        now_ns = self._clock.now()
+        judged, self._unsettled = self._unsettled, {}
+        if now_s - self._counted_s >= LOOK_AT_LEAST_S:
+            self._counted_s = now_s
+            judged.update(self._unheard)
+            self._unheard = {}
+        for inbox in self._presence.take_changed():
+            sight = see(inbox)
+            for user in self._users.get(inbox, ()):
+                if isinstance(user, str):
+                    judged[user] = None
+                    continue
+                sub = state.subscriptions.get(user)
+                if sub is None or sub.client is None or sub.inbox != inbox:
+                    continue
+                if self._is_steady(sub.client, see(sub.client.heartbeat_inbox)):
+                    self._judge_subscription(sub, sight, now_ns, now_s)
+                else:
+                    judged[sub.client.id] = None
+        for client_id in judged:
+            client = state.clients.get(client_id)
+            if client is not None:
+                self._judge_client(client, now_ns, now_s)
+
+    def _is_steady(self, client: Client, sight: Sight) -> bool:
+        """It neither goes nor comes: its subscriptions are judged each by itself."""
+        return sight.where is not None and not client.absent and not sight.moved
+
+    def _judge_client(self, client: Client, now_ns: int, now_s: float) -> None:
+        sight = self._presence.sight(client.heartbeat_inbox)
         if sight.where is None:
-            if not client.absent and self._grace_is_over(sight, now_ns):
+            if client.absent:
+                return
+            self._unheard[client.id] = None
+            if self._grace_is_over(sight, now_ns):
                 since = sight.gone_since_ns or self._took_over_ns
                 self._propose_once(ClientAway(self._term, client.id, client.generation, since), now_s)
             return
-        if client.absent or sight.moved:
-            if not self._settled(sight, online, sights, now_ns):
+        online = [(sub, self._presence.sight(sub.inbox)) for sub in client.subscriptions.values()]
+        if not self._is_steady(client, sight):
+            if not self._settled(sight, [its for _, its in online], now_ns):
                 self._presence.dirty = True
+                self._unsettled[client.id] = None
                 return
             since = self._took_over_ns if sight.gone_since_ns is None else sight.gone_since_ns
-            heard_ns = self._all_heard_ns(sight, [sights[sub.inbox] for sub in online])
+            heard_ns = self._all_heard_ns(sight, [its for _, its in online])
             back = ClientBack(self._term, client.id, client.generation, since, heard_ns)
             if self._propose_once(back, now_s):
                 sight.moved = False
-                for sub in online:
-                    self._back_with_client(sub, sights[sub.inbox], since, now_s)
+                for sub, its in online:
+                    self._back_with_client(sub, its, since, now_s)
             return
-        for sub in online:
-            self._judge_subscription(sub, sights[sub.inbox], now_ns, now_s)
+        for sub, its in online:
+            self._judge_subscription(sub, its, now_ns, now_s)
 
     def _all_heard_ns(self, client: Sight, its: list[Sight]) -> int:
         """Since when all that is sent to the client arrives on its new connection; never if it does not."""
@@ -216,7 +283,10 @@ class Keeper:
 
     def _judge_subscription(self, sub: Subscription, sight: Sight, now_ns: int, now_s: float) -> None:
         if sight.where is None:
-            if not sub.absent and self._grace_is_over(sight, now_ns):
+            if sub.absent:
+                return
+            self._unheard[sub.client_id] = None
+            if self._grace_is_over(sight, now_ns):
                 since = sight.gone_since_ns or self._took_over_ns
                 self._propose_once(SubscriptionAway(self._term, sub.id, sub.generation, since), now_s)
         elif sub.absent or sight.moved:
@@ -231,11 +301,9 @@ class Keeper:
         since = max(sight.gone_since_ns or self._took_over_ns, self._grace_from_ns)
         return now_ns - since >= self._state().settings.member_grace_ns
 
-    def _settled(
-        self, sight: Sight, online: list[Subscription], sights: dict[str, Sight], now_ns: int
-    ) -> bool:
+    def _settled(self, sight: Sight, its: list[Sight], now_ns: int) -> bool:
         """Whether a returning client's subscriptions are all heard through its new connection."""
-        if all(sights[sub.inbox].where == sight.where for sub in online):
+        if all(each.where == sight.where for each in its):
             sight.settling_ns = None
             return True
         if sight.settling_ns is None:

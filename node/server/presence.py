@@ -67,6 +67,11 @@ MOVED_MAX_NS = 5 * SECOND
 """After so long a move is forgotten, acted on or not. Longer than an election and a take-over."""
 
 
+LOOK_COST_S = 0.000_2
+"""For each inbox, a look at all of them is followed by so long a pause. Looking takes a few microseconds
+an inbox, so a few hundredths of the time go into it, however many there are and however often they change."""
+
+
 @dataclass(slots=True)
 class Sight:
     """What is known of one inbox."""
@@ -104,8 +109,19 @@ class Presence:
         """When a connection that heard an inbox went, and which; since the last look at that inbox."""
         self._strangers: OrderedDict[bytes, tuple[int, Where]] = OrderedDict()
         """The same of subjects that are no inboxes, or none yet; the oldest first."""
+        self._changed: dict[str, None] = {}
+        """Inboxes with sights in which interest has changed since they were looked at."""
         self.dirty = True
         """Interest has changed since the last ``look``."""
+
+    @property
+    def has_changed(self) -> bool:
+        """``take_changed`` has something to take."""
+        return bool(self._changed)
+
+    def pause_s(self, least_s: float) -> float:
+        """How long to wait between two looks at everything."""
+        return max(least_s, len(self._sights) * LOOK_COST_S)
 
     def changed(self, node: str, changes: Iterable[Change]) -> None:
         """Interest in these subjects or patterns came, went or moved on ``node``.
@@ -115,7 +131,10 @@ class Presence:
         """
         now = self._now_ns()
         for change in changes:
-            sight = self._sights.get(change.subject.decode(errors="replace"))
+            inbox = change.subject.decode(errors="replace")
+            sight = self._sights.get(inbox)
+            if sight is not None:
+                self._changed[inbox] = None
             heard = (node, change.before) if change.before else None
             if sight is not None and heard != sight.where:
                 # An old connection, and that another hears has been seen; or another comes beside the old.
@@ -136,17 +155,34 @@ class Presence:
 
     def look(self, inboxes: Iterable[str]) -> dict[str, Sight]:
         """The sights of ``inboxes``, and of no others from now on."""
-        before, after = self._sights, {}
+        before, now = self._sights, self._now_ns()
+        after: dict[str, Sight] = {}
         for inbox in inboxes:
-            after[inbox] = self._look(inbox, before.pop(inbox, None))
+            after[inbox] = self._look(inbox, before.pop(inbox, None) or after.get(inbox), now)
         for inbox in before:
             self._gone.pop(inbox.encode(), None)
         self._sights = after
+        self._changed.clear()
         self.dirty = False
         return after
 
-    def _look(self, inbox: str, sight: Sight | None) -> Sight:
-        subject, now = inbox.encode(), self._now_ns()
+    def take_changed(self) -> list[str]:
+        """Inboxes in which interest has changed since they were looked at; whoever asks will ``see`` them."""
+        changed, self._changed = self._changed, {}
+        return list(changed)
+
+    def sight(self, inbox: str) -> Sight:
+        """The sight of one inbox as it was last looked at, or now if it never was."""
+        sight = self._sights.get(inbox)
+        return self.see(inbox) if sight is None else sight
+
+    def see(self, inbox: str) -> Sight:
+        """The sight of one inbox, between two looks at all."""
+        sight = self._sights[inbox] = self._look(inbox, self._sights.get(inbox), self._now_ns())
+        return sight
+
+    def _look(self, inbox: str, sight: Sight | None, now: int) -> Sight:
+        subject = inbox.encode()
         where = self._interest.where(subject)
         gone = self._strangers if sight is None else self._gone
         gone_ns, last = gone.pop(subject, (now, None))

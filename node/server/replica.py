@@ -175,6 +175,7 @@ class Replica:
         self._warm_members: dict[str, bool] = {}
         self._opened_ready = False
         self._look_s = 0.0
+        self._looked_at_all_s = 0.0
         self._looked_around_s = 0.0
         self.leaderless_since_s: float | None = host.monotonic_s()
         self._founding = ""
@@ -465,12 +466,8 @@ class Replica:
             self._looked_around_s = now_s
             self.neighbours.look()
         if now_s - self._look_s >= 0.5 and self.keeper is None:
-            self._look_s = now_s  # a follower keeps its sights fresh: it may lead next
-            state = self.state
-            self.presence.look(
-                [client.heartbeat_inbox for client in state.clients.values()]
-                + [sub.inbox for sub in state.subscriptions.values() if sub.online]
-            )
+            self._look_s = now_s
+            self._look_around(now_s)
         self.pacing.go_on()
         return min(
             now_s + 0.5,
@@ -532,6 +529,19 @@ class Replica:
             self.changes.stop()
 
     # --- inside -----------------------------------------------------------------------------------
+
+    def _look_around(self, now_s: float) -> None:
+        """A follower keeps its sights fresh: it may lead next."""
+        if now_s - self._looked_at_all_s < self.presence.pause_s(0.5):
+            for inbox in self.presence.take_changed():
+                self.presence.see(inbox)
+            return
+        self._looked_at_all_s = now_s
+        state = self.state
+        self.presence.look(
+            [client.heartbeat_inbox for client in state.clients.values()]
+            + [sub.inbox for sub in state.subscriptions.values() if sub.online]
+        )
 
     def _held(self) -> None:
         self.performer.held = True

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import pytest
 from conversation import EPOCH_NS, SECOND, Conversation
 
 from node.core.commands import (
@@ -17,6 +18,7 @@ from node.core.commands import (
     SubscriptionBack,
     Tick,
 )
+from node.server import presence
 from node.server.clock import ClusterClock, WallClock
 from node.server.interest import InterestChange
 from node.server.keeper import LOOK_AT_LEAST_S, LOOK_EVERY_S, REPEAT_S, SETTLE_NS, TICK_LATE_NS, Keeper
@@ -346,6 +348,59 @@ def test_nothing_is_found_after_the_term() -> None:
     leader.keeper.opened("nobody")
     leader.keeper.heartbeats.beat()
     assert leader.proposed == []
+
+
+# --- very many inboxes ----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def costly(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if there were so many inboxes that a look at all of them is for once in ages."""
+    monkeypatch.setattr(presence, "LOOK_COST_S", 1000.0)
+
+
+@pytest.mark.usefixtures("costly")
+def test_what_changes_is_noticed_between_two_looks_at_all() -> None:
+    """R15: who goes is absent after the grace, who comes back is so at once, with its subscriptions."""
+    leader = Leader("you")
+    leader.subscribe("A")
+    leader.keeper.pump()
+    leader.lost("hb.me", "A")
+    gone_ns = round(leader.now * SECOND)
+    assert leader.wait(GRACE_S - 0.6) == []
+    away = leader.wait(1.2)
+    assert [(type(found), found.gone_since_ns) for found in away] == [(ClientAway, gone_ns)]
+    leader.apply(*away)
+    leader.wait(1)
+    leader.heard("hb.me", "A", node="n2", epoch=7)
+    back = leader.wait(2 * LOOK_EVERY_S)
+    assert [(type(found), found.gone_since_ns) for found in back] == [(ClientBack, gone_ns)]
+
+
+@pytest.mark.usefixtures("costly")
+def test_one_inbox_that_goes_and_comes_is_noticed_between_two_looks_at_all() -> None:
+    leader = Leader()
+    leader.subscribe("A")
+    leader.presence.dirty = True
+    leader.keeper._look(leader.now)  # once in ages, behind the subscription
+    leader.lost("A")
+    away = leader.wait(GRACE_S + 0.6)
+    assert [type(found) for found in away] == [SubscriptionAway]
+    leader.apply(*away)
+    leader.heard("A", epoch=2)
+    assert [type(found) for found in leader.wait(2 * LOOK_EVERY_S)] == [SubscriptionBack]
+
+
+@pytest.mark.usefixtures("costly")
+def test_who_settles_is_waited_for_between_two_looks_at_all() -> None:
+    leader = Leader()
+    leader.subscribe("A")
+    leader.presence.dirty = True
+    leader.keeper._look(leader.now)
+    leader.heard("hb.me", node="n2", epoch=5)
+    assert leader.wait(0.1) == []
+    leader.heard("A", node="n2", epoch=5)
+    assert [type(found) for found in leader.wait(2 * LOOK_EVERY_S)] == [ClientBack]
 
 
 def test_a_removed_node_has_no_session() -> None:

@@ -3,7 +3,16 @@
 from __future__ import annotations
 
 from node.server.interest import InterestChange
-from node.server.presence import ACTED_NS, FORGET_NS, MOVED_MAX_NS, STRANGERS_MAX, Presence, Sight, Where
+from node.server.presence import (
+    ACTED_NS,
+    FORGET_NS,
+    LOOK_COST_S,
+    MOVED_MAX_NS,
+    STRANGERS_MAX,
+    Presence,
+    Sight,
+    Where,
+)
 from node.units import SECOND
 
 START_S = 100
@@ -235,3 +244,40 @@ def test_inboxes_of_passing_requests_are_forgotten() -> None:
     assert len(world.presence._strangers) == 1
     assert world.look().gone_since_ns == START_S * SECOND
     assert not world.presence._gone
+
+
+# --- very many inboxes ----------------------------------------------------------------------------
+
+
+def test_between_two_looks_at_all_only_what_changed_is_seen() -> None:
+    """A known inbox that changes is named once; what is a stranger's, or was looked at, isn't."""
+    world = World()
+    world.comes("hb.a", "n1", 1)
+    world.comes("hb.b", "n1", 2)
+    world.presence.look(["hb.a", "hb.b"])
+    assert not world.presence.has_changed
+    world.now += 1
+    world.goes("hb.a")
+    world.comes("hb.c", "n1", 3)
+    assert world.presence.take_changed() == ["hb.a"]
+    assert world.presence.take_changed() == []
+    assert world.presence.sight("hb.a").where == ("n1", 1)
+    assert world.presence.see("hb.a").gone_since_ns == 101 * SECOND
+    assert world.presence.sight("hb.a").where is None
+    world.comes("hb.a", "n2", 9)
+    assert world.look("hb.a").moved
+    assert not world.presence.has_changed
+
+
+def test_an_inbox_that_was_never_looked_at_is_seen_when_asked_for() -> None:
+    world = World()
+    world.comes("hb.a", "n1", 1)
+    assert world.presence.sight("hb.a").where == ("n1", 1)
+
+
+def test_the_more_inboxes_the_longer_the_pause() -> None:
+    """Looking takes a part of the time that doesn't grow with their number."""
+    world = World()
+    assert world.presence.pause_s(0.5) == 0.5
+    world.presence.look(f"hb.{n}" for n in range(10_000))
+    assert world.presence.pause_s(0.5) == 10_000 * LOOK_COST_S
