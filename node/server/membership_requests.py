@@ -25,6 +25,10 @@ NAME_SIZE_MAX = 256
 """Bytes of a payload that is taken for a name."""
 
 
+FOREIGN = "only clients of this cluster's nodes may ask"
+"""A request without a connection here is one of another cluster's clients."""
+
+
 class Routing(Protocol):
     """What is needed of routing."""
 
@@ -72,10 +76,12 @@ def serve_go_requests(
 
         return answer
 
-    def on_add(_source: object, _subject: bytes, reply: bytes, payload: bytes) -> None:
+    def on_add(source: object, _subject: bytes, reply: bytes, payload: bytes) -> None:
         name = _text(payload)
         answer = reply_to(reply, "adding", name)
-        if not name or len(payload) > NAME_SIZE_MAX:
+        if source is None:
+            answer({"error": FOREIGN})
+        elif not name or len(payload) > NAME_SIZE_MAX:
             answer({"error": "invalid node ID"})
         elif name not in addresses:
             answer({"error": "its address is not in this node's configuration"})
@@ -83,10 +89,12 @@ def serve_go_requests(
             log.info("node %s is to be added", name)
             asking.ask("cluster.add", {"name": name, "peer": str(addresses[name]), "wait": False}, answer)
 
-    def on_remove(_source: object, _subject: bytes, reply: bytes, payload: bytes) -> None:
+    def on_remove(source: object, _subject: bytes, reply: bytes, payload: bytes) -> None:
         name = _text(payload)
         answer = reply_to(reply, "removing", name)
-        if len(payload) > NAME_SIZE_MAX:
+        if source is None:
+            answer({"error": FOREIGN})
+        elif len(payload) > NAME_SIZE_MAX:
             answer({"error": "invalid node ID"})
         else:
             log.info("node %s is to be removed", name)

@@ -13,6 +13,10 @@ from node.server.asking import Asking
 from node.server.membership_requests import NAME_SIZE_MAX, serve_go_requests, serve_membership
 
 
+CLIENT = object()
+"""A connection of this node."""
+
+
 class Node:
     """A node that leads, and does nothing by itself."""
 
@@ -42,7 +46,7 @@ class Node:
         subject = f"_STAN.raft.shop.node.{what}".encode()
         before = len(self.asked)
         self.published.clear()
-        self.served[subject](None, subject, b"r", name)
+        self.served[subject](CLIENT, subject, b"r", name)
         for answer in answers:
             self.asked[before][2](answer)
         assert all(subject == b"r" for subject, _ in self.published)
@@ -72,9 +76,19 @@ def test_what_the_go_server_says(node: Node) -> None:
 
 def test_who_wants_no_reply_gets_none(node: Node) -> None:
     subject = b"_STAN.raft.shop.node.remove"
-    node.served[subject](None, subject, b"", b"n2")
+    node.served[subject](CLIENT, subject, b"", b"n2")
     node.asked[0][2]({"ok": {}})
     assert node.published == []
+
+
+@pytest.mark.parametrize("what", ["add", "remove"])
+def test_other_clusters_clients_change_no_members(node: Node, what: str) -> None:
+    """They may use the streaming service, and its subjects begin alike."""
+    subject = f"_STAN.raft.shop.node.{what}".encode()
+    node.served[subject](None, subject, b"r", b"n4")
+    ((_, reply),) = node.published
+    assert b"only clients of this cluster's nodes may ask" in reply
+    assert node.asked == []
 
 
 def test_operators_requests_have_their_verbs(node: Node) -> None:
