@@ -12,7 +12,6 @@ from node.server.administration import Administration, Answer
 from node.server.asking import Asking
 from node.server.membership_requests import NAME_SIZE_MAX, serve_go_requests, serve_membership
 
-
 CLIENT = object()
 """A connection of this node."""
 
