@@ -44,7 +44,7 @@ GROUP: Final = 0
 class Engine(Protocol):
     """What is driven: see `node.raft.engine.Engine`."""
 
-    def connected(self, peer: str) -> None: ...
+    def connected(self, peer: str, directory: str | None = None) -> None: ...
     def disconnected(self, peer: str) -> None: ...
     def receive(self, peer: str, message: Message) -> None: ...
     def tick(self) -> None: ...
@@ -242,8 +242,9 @@ class Driver:
     # --- the raft link ----------------------------------------------------------------------------
 
     def on_up(self, peer: str, link: str, hello: Mapping[str, Any]) -> None:
-        """See `LinkListener`."""
-        self._engine.connected(peer)
+        """See `LinkListener`. A hello says with which directory its sender comes, "" for a founder's."""
+        directory = hello.get("directory")
+        self._engine.connected(peer, directory if isinstance(directory, str) else None)
         self._server.peer_up(peer, hello)
         self.kick()
 

@@ -178,8 +178,9 @@ class Engine:
             journal=journal,
             election=self._election,
             connected=lambda: [
-                name for name, flow in self._replicator.flows.items() if flow.connected and flow.voter
+                name for name, flow in self._replicator.flows.items() if flow.connected and flow.counts
             ],
+            counts=self._counts,
             may_campaign=lambda: self._reconfiguration.may_campaign(self.commit_index),
             ask=send,
             promise=self._promises.send,
@@ -258,7 +259,11 @@ class Engine:
         return self._reconfiguration.index > self.commit_index
 
     def membership_at(self, index: int) -> Membership:
-        """Who belonged to it at entry ``index``, one that the log holds: what a snapshot must carry."""
+        """Who belonged to it at entry ``index``, one that the log holds: what a snapshot must carry.
+
+        Before the first entry that says so, and behind no snapshot, those that the constructor was given.
+        For a node that was invited they are those of a later entry: it makes no snapshot before that.
+        """
         return self._reconfiguration.at(index)
 
     def caught_up(self, name: str) -> bool:
@@ -301,13 +306,19 @@ class Engine:
     # --- what happens ---------------------------------------------------------------------------------
 
     @_stops_for_good
-    def connected(self, peer: str) -> None:
+    def connected(self, peer: str, directory: str | None = None) -> None:
         """A connection to ``peer`` is up, perhaps in place of an earlier one.
 
         Not only to members that this log names: it may be behind, and the leader one it doesn't know.
+
+        Args:
+            peer: its name.
+            directory: the id of its directory, as its hello says. If the log says that this name votes
+                with another one, it is sent the log and its votes and acks don't count: it is another
+                copy of the log than the one that voted. None: it is whom its name says.
         """
         self._library.connect(peer)
-        self._replicator.connected(peer, self.commit_index)
+        self._replicator.connected(peer, self.commit_index, directory)
 
     @_stops_for_good
     def disconnected(self, peer: str) -> None:
@@ -414,7 +425,10 @@ class Engine:
         ready = [
             name
             for name, flow in sorted(self._replicator.flows.items())
-            if flow.connected and flow.voter and flow.match == self._journal.last_index and to in {None, name}
+            if flow.connected
+            and flow.counts
+            and flow.match == self._journal.last_index
+            and to in {None, name}
         ]
         ready.sort(key=self._election.contact_age)
         return bool(ready) and self._library.hand_over(ready[0])
@@ -484,7 +498,8 @@ class Engine:
         flow = self._replicator.flows.get(peer)
         if flow is None:
             return  # it left
-        self._election.contact(peer)
+        if flow.counts or not flow.voter:
+            self._election.contact(peer)
         self._listener.noted_follower(peer, answer.note)
         match answer:
             case Ack(match=match):
@@ -493,7 +508,7 @@ class Engine:
                         f"{peer} acknowledges entry {match}, the log of this term ends at "
                         f"{self._journal.last_index}"
                     )
-                if flow.acked(match) and flow.voter:
+                if flow.acked(match) and flow.counts:
                     self._library.acked(peer, match)
             case Refusal(refused=refused, next=following):
                 if flow.refused(refused, following, self._journal.last_index):
@@ -544,6 +559,10 @@ class Engine:
         if now != self._told:
             self._told = now
             self._listener.role_changed(*now, self._voting.cause)
+
+    def _counts(self, peer: str) -> bool:
+        flow = self._replicator.flows.get(peer)
+        return flow is not None and flow.counts
 
     def _known(self, peer: str) -> None:
         if peer not in self._replicator.flows and not self._replicator.is_linked(peer):

@@ -26,7 +26,7 @@ from __future__ import annotations
 
 import enum
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from node.raft.frames import Alive, Append
 from node.raft.ports import Clock, Entry, JournalView, Limits, Message
@@ -57,6 +57,8 @@ class Flow:
         "asked",
         "commit_told",
         "connected",
+        "counts",
+        "directory",
         "inflight_bytes",
         "leaves_at",
         "leaving",
@@ -72,6 +74,11 @@ class Flow:
         self.name = name
         self.connected = False
         self.voter = True
+        """By the membership in force."""
+        self.directory = ""
+        """The one it votes with."""
+        self.counts = True
+        """It is that voter: not a learner, and not another copy of the log under a voter's name."""
         self.leaving: int | None = None
         """The entry that removed it; None for a member."""
         self.leaves_at: float | None = None
@@ -157,7 +164,7 @@ class Replicator:
         needs_snapshot: Callable[[str], None],
     ) -> None:
         self.flows: dict[str, Flow] = {}
-        self._linked: set[str] = set()
+        self._linked: dict[str, str | None] = {}
         self._journal = journal
         self._clock = clock
         self._limits = limits
@@ -167,16 +174,16 @@ class Replicator:
         self._needs_snapshot = needs_snapshot
         self._term = 0
         self._leading = False
-        self.set_members(peers, peers, since=0)
+        self.set_members(peers, dict.fromkeys(peers, ""), since=0)
 
     # --- members ------------------------------------------------------------------------------------
 
-    def set_members(self, peers: Sequence[str], voters: Sequence[str], *, since: int) -> None:
+    def set_members(self, peers: Sequence[str], voters: Mapping[str, str], *, since: int) -> None:
         """Go by another membership.
 
         Args:
             peers: the members but for this node.
-            voters: those of them that count.
+            voters: those of them that count, and the directory each votes with.
             since: the entry that brought it.
         """
         for name in peers:
@@ -186,11 +193,15 @@ class Replicator:
                 flow.reminded_at = self._clock() - self._remind_s
                 flow.probe(self._journal.last_index + 1)
         for name, flow in self.flows.items():
-            flow.voter = name in voters
+            flow.voter, flow.directory = name in voters, voters.get(name, "")
+            flow.counts = self._is_counted(flow)
             if name in peers:
                 flow.leaving = flow.leaves_at = None
             elif flow.leaving is None:
                 flow.leaving = since
+
+    def _is_counted(self, flow: Flow) -> bool:
+        return flow.voter and self._linked.get(flow.name) in {None, flow.directory}
 
     def gone(self, commit: int) -> list[str]:
         """Forget the removed members that need nothing more; return their names."""
@@ -235,18 +246,20 @@ class Replicator:
     def stop(self) -> None:
         self._leading = False
 
-    def connected(self, peer: str, commit: int) -> None:
+    def connected(self, peer: str, commit: int, directory: str | None = None) -> None:
         """A new connection: what was on the way in the old one may be lost.
 
         A learner's acks count on the connection they came on, no longer: who comes back may have lost
-        its disk meanwhile, and be admitted all the same.
+        its disk meanwhile, and be admitted all the same. So it is with another directory than the
+        voter's of that name. None: it is whom its name says.
         """
-        self._linked.add(peer)
+        self._linked[peer] = directory
         flow = self.flows.get(peer)
         if flow is None:
             return
         flow.connected = True
-        if not flow.voter:
+        flow.counts = self._is_counted(flow)
+        if not flow.counts:
             flow.match = 0
         if self._leading:
             flow.probe(flow.match + 1 if flow.match else self._journal.last_index + 1)
@@ -254,12 +267,12 @@ class Replicator:
 
     def disconnected(self, peer: str) -> None:
         """No connection is left; see `connected` on what becomes of a learner's acks."""
-        self._linked.discard(peer)
         flow = self.flows.get(peer)
         if flow is not None:
             flow.connected = False
-            if not flow.voter:
+            if not flow.counts:
                 flow.match = 0
+        self._linked.pop(peer, None)
 
     def replicate(self, commit: int, *, beat: bool = False) -> None:
         """Send every peer what its window admits, and the commit index if that is news.

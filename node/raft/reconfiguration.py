@@ -93,11 +93,16 @@ class Reconfiguration:
 
     def _adopt(self) -> None:
         others = [name for name in self.membership.names if name != self._name]
-        voters = [name for name in self.membership.voters if name != self._name]
+        voters = {
+            member.name: member.directory
+            for member in self.membership.members
+            if member.voter and member.name != self._name
+        }
         counts = self._votes_in(self.membership)
         self._replicator.set_members(others, voters, since=self.index)
         self._election.set_voters(voters, counts=counts)
-        matches = {name: self._replicator.flows[name].match for name in voters}
+        flows = self._replicator.flows
+        matches = {name: flows[name].match if flows[name].counts else 0 for name in voters}
         self._library.set_voters(matches, counts=counts)
         if self._library.role is Role.CANDIDATE:
             self._library.forget_leader()  # its votes were counted by another majority

@@ -34,6 +34,7 @@ class Voting:
         journal: the log that is compared, and who got this term's vote.
         election: times and counts.
         connected: the voters that can be asked.
+        counts: whether a peer is a voter, and the very copy of the log that is.
         may_campaign: whether this node may be a candidate at all.
         ask: sends what promises nothing.
         promise: sends what must be durable first.
@@ -48,6 +49,7 @@ class Voting:
         journal: JournalView,
         election: Election,
         connected: Callable[[], Sequence[str]],
+        counts: Callable[[str], bool],
         may_campaign: Callable[[], bool],
         ask: Callable[[str, Message], None],
         promise: Callable[[str, Promise], None],
@@ -60,6 +62,7 @@ class Voting:
         self._journal = journal
         self._election = election
         self._connected = connected
+        self._counts = counts
         self._may_campaign = may_campaign
         self._ask = ask
         self._promise = promise
@@ -135,6 +138,8 @@ class Voting:
         if self.overtaken(peer, vote.term) or vote.term < self._term:
             return
         self._noted(peer, vote.note)
+        if not self._counts(peer):
+            return
         if self._library.role is Role.CANDIDATE and self._election.voted(peer):
             self.cause = f"elected, last by {peer}"
             self._library.voted(peer, vote.term)
@@ -159,7 +164,7 @@ class Voting:
         self._noted(peer, answer.note)
         if not answer.granted or answer.term != self._term + 1 or self._library.role is Role.LEADER:
             return False
-        if not self._election.pre_voted(peer, answer.term):
+        if not (self._counts(peer) and self._election.pre_voted(peer, answer.term)):
             return False
         self.cause = "a majority would vote for this node"
         self._election.authorise(transfer=False)

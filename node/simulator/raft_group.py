@@ -44,7 +44,6 @@ class Snapshot(NamedTuple):
 
 
 _EMPTY = Snapshot(0, 0, (0, 0), [], None)
-_HELLO_AGAIN_S = 0.2
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,30 +195,9 @@ class RaftHost:
     # --- network ----------------------------------------------------------------------------------
 
     def link_up(self, peer: str) -> None:
-        """Both ends decide alike whether they talk to each other; if not, they try again later."""
-        other = self._group.host(peer)
-        if self.refuses(other) or other.refuses(self):
-            life = self._life
-            self._world.after(_HELLO_AGAIN_S, lambda: self._hello_again(peer, life))
-            return
-        self._said[peer] = other.directory
-        self.engine.connected(peer)
+        directory = self._said[peer] = self._group.host(peer).directory
+        self.engine.connected(peer, directory)
         self._work()
-
-    def _hello_again(self, peer: str, life: int) -> None:
-        if life == self._life and peer not in self._said and self._group.network.linked(self.name, peer):
-            self.link_up(peer)
-
-    def refuses(self, other: RaftHost) -> bool:
-        """The log says that this name votes with another directory: that one's disk is lost.
-
-        Unless this log is behind: the name may have left since and been added again. Who has only been
-        admitted by those that are behind can't know of a commit beyond what this log says.
-        """
-        member = self.engine.membership.get(other.name)
-        if member is None or not member.voter or member.directory == other.directory:
-            return False
-        return other.engine.commit_index < self.engine.membership_index
 
     def directory_of(self, peer: str) -> str | None:
         """What ``peer`` said on the present link."""
@@ -349,6 +327,8 @@ class RaftHost:
         term, previous = self.journal.term_at(index), self.journal.term_at(index - 1)
         if index - self._store.up_to < 25 or self.journal.durable_index < index:
             return
+        if index < self._invited_at:
+            return  # who belonged to the group then is more than it was told
         assert term is not None
         assert previous is not None
         self._world.counts["checkpoints"] += 1

@@ -188,7 +188,9 @@ def test_a_membership_that_counts_only_when_it_is_committed_makes_two_majorities
 def test_learners_that_are_counted_make_majorities_of_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     def adopt(self: Reconfiguration) -> None:
         others = [name for name in self.membership.names if name != self._name]
-        self._replicator.set_members(others, others, since=self.index)
+        self._replicator.set_members(others, dict.fromkeys(others, ""), since=self.index)
+        for flow in self._replicator.flows.values():
+            flow.counts = True
         self._election.set_voters(others, counts=True)
         matches = {name: self._replicator.flows[name].match for name in others}
         self._library.set_voters(matches, counts=True)

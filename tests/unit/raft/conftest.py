@@ -137,13 +137,16 @@ class Group:
                 if a != b:
                     self.members[a].engine.connected(b)
 
-    def join(self, name: str) -> Member:
-        """Start a node that isn't a member: empty, connected, a learner as far as it knows."""
+    def join(self, name: str, directory: str | None = None) -> Member:
+        """Start a node that isn't a member: empty, connected, a learner as far as it knows.
+
+        With a directory it says that in its hellos.
+        """
         founders = Membership.founders(self.names).with_learner(name, f"{name}:1")
         member = self.members[name] = Member(self, name, founders)
         self.names.append(name)
         for other in self.names[:-1]:
-            self.members[other].engine.connected(name)
+            self.members[other].engine.connected(name, directory)
             member.engine.connected(other)
         return member
 

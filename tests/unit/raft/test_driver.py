@@ -98,8 +98,8 @@ class World:
                 await self._news.wait()
 
     # the engine
-    def connected(self, peer: str) -> None:
-        self.say("connected", peer)
+    def connected(self, peer: str, directory: str | None = None) -> None:
+        self.say("connected", peer, *([directory] if directory is not None else []))
 
     def disconnected(self, peer: str) -> None:
         self.say("disconnected", peer)
@@ -513,6 +513,18 @@ async def test_links_are_told_to_both(still_clock: trio.testing.MockClock) -> No
         ("disconnected", "n2"),
         ("peer down", "n2"),
     ]
+    async with driven(world := World(trio.current_time)):
+        world.listener.on_up("n2", RAFT, {"from": "n2", "directory": "d2"})
+        assert ("connected", "n2", "d2") in world.diary
+
+
+async def test_a_link_kicks_the_loop(still_clock: trio.testing.MockClock) -> None:
+    world = World(trio.current_time)
+    async with driven(world):
+        world.listener.on_up("n2", RAFT, {"from": "n2"})
+        await settle()
+        world.listener.on_down("n2", RAFT)
+        await settle()
     assert world.words().count("tick") == 2
 
 

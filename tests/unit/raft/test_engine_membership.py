@@ -664,3 +664,45 @@ def test_two_changes_at_once_would_make_two_majorities(group, monkeypatch: pytes
     table.settle()
     assert leader.applied[0][0] in [index for index, _, _ in other.applied]
     assert b"waits" not in other.payloads()
+
+
+@pytest.mark.parametrize(("said", "elected"), [("new", False), (None, True)])
+def test_vote_of_another_copy_under_a_voters_name_does_not_count(group, said: str, elected: bool) -> None:
+    """b was away while it left, then c, and c was added again, empty: b's log still names a, b and c.
+
+    The new c votes for b, whose log is better than none. Told only the name, b would lead without
+    what a has committed.
+    """
+    table = group("abc")
+    leader = table.elect("a")
+    table.isolate("b")
+    changed(leader, ABC.without("b"))
+    table.settle()
+    changed(leader, ABC.without("b").without("c"))
+    table.settle()
+    table.leave("c")
+    leader.write(b"committed")
+    table.settle()
+    assert leader.payloads() == [b"committed"]
+    table.heal()
+    table.isolate("a")
+    table.join("c", said)
+    table.advance(3.0)
+    assert table["b"].engine.membership == ABC
+    assert (table["b"].engine.role is Role.LEADER) is elected
+
+
+def test_acks_of_another_copy_under_a_voters_name_do_not_count(group) -> None:
+    """It is sent the log all the same, for it may have a right to the name that this log doesn't know yet."""
+    table = group("abc")
+    leader = table.elect("a")
+    table.leave("c")
+    again = table.join("c", "new")
+    table.isolate("b")
+    leader.write(b"x")
+    table.advance(0.3)
+    assert [payload for _, _, payload in again.journal.read(3, 1000)] == [b"\x01x"]
+    assert leader.payloads() == []
+    assert not leader.engine.transfer_leadership()
+    table.advance(1.0)
+    assert leader.engine.role is not Role.LEADER  # nor does it make a quorum

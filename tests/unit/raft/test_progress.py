@@ -193,7 +193,7 @@ def test_newcomer_is_asked_and_sent_the_log() -> None:
     bench = Bench()
     bench.replicator.connected("c", 0)  # a stranger, as far as the log goes
     assert "c" not in bench.replicator.flows
-    bench.replicator.set_members(["b", "c"], ["b"], since=10)
+    bench.replicator.set_members(["b", "c"], {"b": ""}, since=10)
     newcomer = bench.replicator.flows["c"]
     assert (newcomer.connected, newcomer.voter, newcomer.next) == (True, False, 11)
     bench.replicator.replicate(0, beat=True)
@@ -209,7 +209,7 @@ def test_acks_of_a_learner_last_as_long_as_its_connection() -> None:
     bench.flow.acked(10)
     bench.replicator.disconnected("b")
     assert bench.flow.match == 10
-    bench.replicator.set_members(["b"], [], since=10)
+    bench.replicator.set_members(["b"], {}, since=10)
     bench.replicator.connected("b", 0)
     assert bench.flow.match == 0
     bench.flow.acked(10)
@@ -219,7 +219,7 @@ def test_acks_of_a_learner_last_as_long_as_its_connection() -> None:
 
 def test_who_left_is_served_until_it_knows() -> None:
     bench = Bench()
-    bench.replicator.set_members([], [], since=10)
+    bench.replicator.set_members([], {}, since=10)
     assert (bench.flow.leaving, bench.flow.voter) == (10, False)
     assert bench.replicator.gone(9) == []
     bench.flow.acked(10)
@@ -234,7 +234,7 @@ def test_who_left_is_served_until_it_knows() -> None:
 def test_who_left_and_is_away_is_waited_for_only_so_long() -> None:
     bench = Bench()
     bench.replicator.disconnected("b")
-    bench.replicator.set_members([], [], since=10)
+    bench.replicator.set_members([], {}, since=10)
     assert bench.replicator.gone(10) == []
     bench.now += FAREWELL_S
     assert bench.replicator.gone(10) == ["b"]
@@ -242,9 +242,9 @@ def test_who_left_and_is_away_is_waited_for_only_so_long() -> None:
 
 def test_who_is_back_before_it_was_gone_has_not_left() -> None:
     bench = Bench()
-    bench.replicator.set_members([], [], since=10)
+    bench.replicator.set_members([], {}, since=10)
     assert bench.replicator.gone(10) == []
-    bench.replicator.set_members(["b"], ["b"], since=11)
+    bench.replicator.set_members(["b"], {"b": ""}, since=11)
     bench.now += 2 * FAREWELL_S
     assert bench.replicator.gone(11) == []
     assert bench.flow.voter
