@@ -29,9 +29,10 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from node.errors import RemoteProtocolError
-from node.protocol.subjects import Interest, has_wildcard, literal, matches, valid_subject
+from node.protocol.subjects import Interest, literal, matches, valid_subject
 from node.server.foreign import Foreign, Link
 from node.server.interest import Exchange, InterestChange, Key, Remote
+from node.server.plans import Plans
 from node.server.subscriptions import (
     NOBODY,
     Deliverable,
@@ -44,12 +45,6 @@ from node.server.subscriptions import (
 )
 
 __all__ = ["Handler", "InterestChange", "InternalSubscription", "LocalSubscription", "Receiver", "Routing"]
-
-PLANS_MAX = 32_768
-"""Subjects whose receivers are remembered. All are forgotten when it is full."""
-
-PLANS_SEARCHED_MAX = 4096
-"""With more plans than this a wildcard subscription makes all forgotten rather than look for its own."""
 
 
 class Routing:
@@ -76,7 +71,7 @@ class Routing:
         self.foreign = Foreign(send, self._foreign_changed)
         self.on_interest_change = on_interest_change
         self._send = send
-        self._plans: dict[bytes, Plan] = {}
+        self._plans = Plans()
         self._services: Interest[InternalSubscription] = Interest()
         self._clients: Interest[LocalSubscription] = Interest()
         self._remotes: Interest[Remote] = Interest()
@@ -129,7 +124,7 @@ class Routing:
             self._clients.insert(subject, subscription)
         self._local_count += 1
         self.inserts += 1
-        self._forget(subject)
+        self._plans.forget(subject)
         self._exchange.own.add(subscription.key, connection.epoch)
         return subscription
 
@@ -146,7 +141,7 @@ class Routing:
             self._clients.remove(subscription.subject, subscription)
         self._local_count -= 1
         self.removes += 1
-        self._forget(subscription.subject)
+        self._plans.forget(subscription.subject)
         self._exchange.own.remove(subscription.key, subscription.connection.epoch)
 
     def remove(self, connection: Receiver) -> None:
@@ -181,7 +176,7 @@ class Routing:
         assert valid_subject(pattern)
         service = InternalSubscription(pattern, handler, announce, self._service_ended)
         self._services.insert(pattern, service)
-        self._forget(pattern)
+        self._plans.forget(pattern)
         if not announce and self._offers(pattern):
             self._offered.append(pattern)
             self.foreign.offer(self._offered)
@@ -192,7 +187,7 @@ class Routing:
 
     def _service_ended(self, service: InternalSubscription) -> None:
         self._services.remove(service.pattern, service)
-        self._forget(service.pattern)
+        self._plans.forget(service.pattern)
         if not service.announced and service.pattern in self._offered:
             self._offered.remove(service.pattern)
             self.foreign.offer(self._offered)
@@ -296,10 +291,8 @@ class Routing:
         return count + len(queues)
 
     def _plan(self, subject: bytes) -> Plan:
-        if len(self._plans) >= PLANS_MAX:
-            self._plans.clear()
         plan = self._make_plan(subject) if literal(subject) else self._make_service_plan(subject)
-        self._plans[subject] = plan
+        self._plans.remember(subject, plan)
         return plan
 
     def _make_service_plan(self, subject: bytes) -> Plan:
@@ -319,20 +312,6 @@ class Routing:
             return NOBODY
         guests = self.foreign.guests(dict.fromkeys(remote.peer for remote in remotes))
         return Plan(services, plain, groups, remotes, homes=homes, guests=tuple(guests))
-
-    def _forget(self, pattern: bytes) -> None:
-        """Interest in ``pattern`` changed: the plans it may concern are made again when needed."""
-        plans = self._plans
-        if not has_wildcard(pattern):
-            plans.pop(pattern, None)
-        elif len(plans) > PLANS_SEARCHED_MAX:
-            plans.clear()
-        else:
-            # Every client that connects subscribes to _INBOX.<its own>.*; that mustn't cost
-            # the inboxes of all others their plans.
-            prefix = _literal_prefix(pattern)
-            for subject in [subject for subject in plans if subject.startswith(prefix)]:
-                del plans[subject]
 
     # --- who hears what ---------------------------------------------------------------------------
 
@@ -463,7 +442,7 @@ class Routing:
             self._group((remote.subject, remote.queue)).remotes.append(remote)
         else:
             self._remotes.insert(remote.subject, remote)
-        self._forget(remote.subject)
+        self._plans.forget(remote.subject)
 
     def _went(self, remote: Remote) -> None:
         if remote.queue:
@@ -472,7 +451,7 @@ class Routing:
             self._drop_if_empty(group)
         else:
             self._remotes.remove(remote.subject, remote)
-        self._forget(remote.subject)
+        self._plans.forget(remote.subject)
 
 
 def _queue_keys(peer: str, values: Sequence[Any]) -> list[Key]:
@@ -484,14 +463,3 @@ def _queue_keys(peer: str, values: Sequence[Any]) -> list[Key]:
             case _:
                 raise RemoteProtocolError(f"{peer}: not a queue group: {value!r:.200}")
     return keys
-
-
-def _literal_prefix(pattern: bytes) -> bytes:
-    """What every subject that matches ``pattern`` begins with."""
-    tokens: list[bytes] = []
-    for token in pattern.split(b"."):
-        if token in (b"*", b">"):
-            tokens.append(b"")
-            break
-        tokens.append(token)
-    return b".".join(tokens)

@@ -228,8 +228,8 @@ def test_plans_follow_every_change(alone: Routing) -> None:
 
 
 def test_plans_are_bounded(alone: Routing, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("node.server.routing.PLANS_MAX", 10)
-    monkeypatch.setattr("node.server.routing.PLANS_SEARCHED_MAX", 5)
+    monkeypatch.setattr("node.server.plans.PLANS_MAX", 10)
+    monkeypatch.setattr("node.server.plans.PLANS_SEARCHED_MAX", 5)
     ann = Client(alone, 1)
     ann.sub(b"s.>")
     for number in range(100):
