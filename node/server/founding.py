@@ -109,7 +109,6 @@ class Founding:
         """Why this node must not start, once that is known."""
         self.client_addresses: dict[str, str] = {}
         """Where the other nodes take clients, as they said."""
-        self.machine_versions: dict[str, int] = {}
 
     def start(self) -> None:
         """Look whether there is anybody to wait for."""
@@ -129,7 +128,7 @@ class Founding:
         if index >= self._newer_index:
             self.newer = None
         known = self.linked
-        for kept in (self.client_addresses, self.machine_versions, self._directories):
+        for kept in (self.client_addresses, self._directories):
             for peer in kept.keys() - known:
                 del kept[peer]
         return [peer for peer, directory in self._directories.items() if self._is_another(peer, directory)]
@@ -213,11 +212,9 @@ class Founding:
         return member is not None and member.voter and member.directory != directory
 
     def _note(self, peer: str, hello: Mapping[str, Any]) -> None:
-        client, machine, nonce, met = (hello.get(key) for key in ("client", "machine", "nonce", "met"))
+        client, nonce, met = (hello.get(key) for key in ("client", "nonce", "met"))
         if isinstance(client, str) and client:
             self.client_addresses[peer] = client
-        if isinstance(machine, int):
-            self.machine_versions[peer] = machine
         if hello.get("empty") is not True:
             self._directories[peer] = str(hello.get("directory") or "")
         if not self._empty or self.invitation is not None:

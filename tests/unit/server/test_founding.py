@@ -121,7 +121,6 @@ def test_what_a_hello_tells_is_kept() -> None:
     n1 = Member("n1")
     n1.hears(Member("n2"))
     assert n1.founding.client_addresses == {"n2": "n2:4222"}
-    assert set(n1.founding.machine_versions) == {"n2"}
 
 
 def test_the_identity_is_told_once_it_is_known() -> None:
@@ -210,7 +209,7 @@ def test_nothing_is_kept_of_who_has_left() -> None:
     n1.founding.members_are(THREE.without("n3"), 4, leaving=["n3"])
     assert set(n1.founding.client_addresses) == {"n2", "n3"}
     n1.founding.members_are(THREE.without("n3"), 4)
-    assert set(n1.founding.client_addresses) == set(n1.founding.machine_versions) == {"n2"}
+    assert set(n1.founding.client_addresses) == {"n2"}
 
 
 def test_who_was_away_hears_of_members_from_those_it_knows() -> None:
