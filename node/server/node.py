@@ -15,7 +15,6 @@ from __future__ import annotations
 import logging
 import random
 import secrets
-import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -35,10 +34,10 @@ from node.errors import ConfigError, IdentityError, NodeError, UnavailableError
 from node.raft.driver import Driver, Outlet
 from node.raft.engine import Engine
 from node.raft.identity import save_identity
-from node.raft.links import ROUTE, LinkListener
+from node.raft.links import ROUTE
 from node.raft.membership import Membership
 from node.raft.ports import Timing
-from node.server import joining, logs
+from node.server import joining
 from node.server.access import authenticator
 from node.server.administering import Administering
 from node.server.administration import Administration
@@ -49,9 +48,10 @@ from node.server.foreign import cluster_of
 from node.server.founding import Founding
 from node.server.host import Host
 from node.server.launch import Launch
+from node.server.leaving import Leaving
 from node.server.members import Members
 from node.server.membership_requests import serve_go_requests, serve_membership
-from node.server.reload import reload
+from node.server.peer_links import Alone, RouteLink
 from node.server.replica import Replica
 from node.server.routing import Routing
 from node.server.storage import open_storage
@@ -69,10 +69,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("stanchion.node")
 
-HAND_OVER_S = 1.0
-"""How long a leaving leader waits for a follower that has everything."""
-LEAVE_S = 5.0
-"""A node that was asked to stop has ended after this, whatever happens."""
 ALONE_S = 5.0
 """After so long without a leader a node of a cluster sends its clients away (R25)."""
 
@@ -123,13 +119,9 @@ class Node:
         self.name = name
         self.addresses = config.cluster.nodes[name]
         self.started_ns = time.time_ns()
-        self.stopping = False
-        self._stop = trio.Event()
-        self._slowly = trio.Event()
-        self._status = 0
+        self.leaving = Leaving(self)
         self._served = False
         self._changed = trio.Event()
-        self._clients_gone = trio.Event()
         self._admitted = trio.Event()
         self._host = Host()
         self._storage = open_storage(config, name, stack)
@@ -239,6 +231,16 @@ class Node:
         return self.addresses.advertise or self.addresses.client
 
     @property
+    def stopping(self) -> bool:
+        """It was asked to stop."""
+        return self.leaving.begun
+
+    @property
+    def takes_part(self) -> bool:
+        """It belongs to a cluster, and doesn't wait to be let into one."""
+        return self._admitted.is_set() or bool(self.replica.state.applied)
+
+    @property
     def members(self) -> Sequence[str]:
         """Everybody in the cluster, this node included, as far as its log says."""
         return self.membership.names
@@ -283,7 +285,7 @@ class Node:
             self.founding.hello,
             self.founding.check_hello,
         )
-        transport.attach(ROUTE, RouteLink(self))
+        transport.attach(ROUTE, RouteLink(self.routing, self.announce))
         self.membership.attach(transport, self.security)
         return transport
 
@@ -411,8 +413,8 @@ class Node:
             NodeError: what ended the node, in an exception group.
         """
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._signals)
-            nursery.start_soon(self._stop_when_asked, nursery.cancel_scope)
+            nursery.start_soon(self.leaving.heed_signals)
+            nursery.start_soon(self.leaving.stop_when_asked, nursery.cancel_scope)
             await nursery.start(self.transport.run)
             if self.foreign is not None:
                 nursery.start_soon(self.foreign.run)
@@ -425,9 +427,8 @@ class Node:
                 return None
             nursery.start_soon(self._serve_http)
             if self.external is None:
-                await nursery.start(self._run_clients)
+                await nursery.start(self.leaving.serve_clients)
             else:
-                self._clients_gone.set()
                 await nursery.start(self.external.run)
             await nursery.start(self.driver.run)
             nursery.start_soon(self.checkpointer.run)
@@ -435,13 +436,7 @@ class Node:
                 nursery.start_soon(self.snapshots.run)
             nursery.start_soon(self._watch_leader)
             nursery.start_soon(self._configure)
-        return self._status
-
-    async def _run_clients(self, task_status: trio.TaskStatus[int]) -> None:
-        try:
-            await self.clients.run(task_status=task_status)
-        finally:
-            self._clients_gone.set()
+        return self.leaving.status
 
     async def _wait_for_admission(self) -> None:
         if self.identity is not None:
@@ -461,69 +456,7 @@ class Node:
         await trio.to_thread.run_sync(save_identity, self._storage.disk, self.identity)
         self.founding.identify(self.identity)
 
-    async def _signals(self) -> None:
-        ends = (signal.SIGTERM, signal.SIGINT)
-        others = (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
-        with trio.open_signal_receiver(*ends, *others) as received:
-            async for number in received:
-                name = signal.Signals(number).name
-                if number in ends:
-                    log.info("%s: stopping", name)
-                    self.stopping = True
-                    self._status = self.launch.terminated_status if number == signal.SIGTERM else 0
-                    self._stop.set()
-                elif number == signal.SIGHUP:
-                    await reload(self)
-                elif number == signal.SIGUSR2:
-                    log.info("%s: leaving slowly", name)
-                    self.stopping = True
-                    self._slowly.set()
-                else:
-                    logs.reopen()
-                    log.info("%s: the log file is opened anew", name)
-
-    async def _stop_when_asked(self, scope: trio.CancelScope) -> None:
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._leave_slowly)
-            await self._stop.wait()
-            nursery.cancel_scope.cancel()
-        with trio.move_on_after(LEAVE_S):
-            await self._hand_over()
-            if self.external is not None:
-                await self.external.stop()
-            self.clients.leave(self._others())
-            self.clients.stop("this node stops")
-            await self._clients_gone.wait()
-            if self._admitted.is_set() or self.replica.state.applied:
-                await self.checkpointer.checkpoint()
-        log.info("stopped")
-        scope.cancel()
-
-    async def _leave_slowly(self) -> None:
-        """Lame duck: others lead, clients are told, and closed one by one while there is time."""
-        await self._slowly.wait()
-        clients = self.config.clients
-        with trio.move_on_after(LEAVE_S):
-            await self._hand_over()
-        await self.clients.lame_duck(
-            self._others(),
-            grace_s=clients.lame_duck_grace_period_ns / SECOND,
-            duration_s=clients.lame_duck_duration_ns / SECOND,
-        )
-        self._stop.set()
-
-    async def _hand_over(self) -> None:
-        """A leader that leaves asks a follower to take over, and waits until it has."""
-        if self.engine.role != "leader" or len(self.engine.membership.voters) == 1:
-            return
-        self.replica.ordering.stop()
-        with trio.move_on_after(HAND_OVER_S):
-            while not self.engine.transfer_leadership():  # noqa: ASYNC110  # acks are no event of ours
-                await trio.sleep(0.002)
-        with trio.move_on_after(2 * _timing(self.config).election_max_s):
-            await self._until(lambda: self.engine.leader not in {None, self.name})
-
-    async def _until(self, condition: Callable[[], bool]) -> None:
+    async def until(self, condition: Callable[[], bool]) -> None:
         """Wait until something of role, leader or catching up has made ``condition`` true."""
         while not condition():
             await self._changed.wait()
@@ -552,7 +485,7 @@ class Node:
 
     async def _configure(self) -> None:
         """Propose this node's limits if the cluster has none yet; say so if they differ (R23)."""
-        await self._until(lambda: self.replica.caught_up)
+        await self.until(lambda: self.replica.caught_up)
         if not self.replica.state.settings.set:
             self.propose(only_if_unset=True)
             return
@@ -577,9 +510,7 @@ class Node:
     async def _serve_http(self) -> None:
         if self.addresses.http is None:
             return
-        await self._until(
-            lambda: self.replica.caught_up or len(self.members) > 1 or self.external is not None
-        )
+        await self.until(lambda: self.replica.caught_up or len(self.members) > 1 or self.external is not None)
         # In a thread: it takes a quarter of a second, and heartbeats don't wait so long.
         await trio.to_thread.run_sync(_import_monitoring)
         from node.monitor.http import serve
@@ -643,8 +574,7 @@ class Node:
     def _was_removed(self, index: int) -> None:
         if not self.stopping:
             log.warning("entry %d removed this node from the cluster: it stops", index)
-            self.stopping = True
-            self._stop.set()
+            self.leaving.at_once()
 
     def _replaced(self, store: StoreInterface) -> None:
         self._storage.store = store
@@ -668,69 +598,12 @@ class Node:
     def announce(self) -> None:
         """Tell clients where the cluster's nodes take clients."""
         if not self.stopping:
-            self.clients.announce([str(self.client_address), *self._others()])
+            self.clients.announce([str(self.client_address), *self.other_addresses()])
 
-    def _others(self) -> list[str]:
+    def other_addresses(self) -> list[str]:
+        """Where other nodes take clients."""
         own = [address for _, address in sorted(self.founding.client_addresses.items())]
         return own if self.foreign is None else own + self.foreign.client_addresses()
-
-
-class RouteLink(LinkListener):
-    """The route link: interest and plain NATS traffic between nodes."""
-
-    def __init__(self, node: Node) -> None:
-        self._node = node
-
-    def on_up(self, peer: str, link: str, hello: Mapping[str, Any]) -> None:
-        """See `LinkListener`."""
-        self._node.routing.peer_up(peer)
-        self._node.announce()
-
-    def on_down(self, peer: str, link: str) -> None:
-        """See `LinkListener`."""
-        self._node.routing.peer_down(peer)
-
-    def on_frames(self, peer: str, link: str, values: list[Any]) -> None:
-        """See `LinkListener`."""
-        for value in values:
-            self._node.routing.peer_frame(peer, value)
-
-
-class Alone:
-    """The transport of a node without peers."""
-
-    def attach(self, link: str, listener: LinkListener) -> None:
-        """Nobody will ever call."""
-
-    def send(self, peer: str, link: str, value: Any) -> bool:
-        """There is nobody."""
-        return False
-
-    def send_encoded(self, peer: str, link: str, frame: bytes) -> bool:
-        """There is nobody."""
-        return False
-
-    def is_up(self, peer: str, link: str) -> bool:
-        """There is nobody."""
-        return False
-
-    def connections(self, link: str) -> list[Any]:
-        """There are none."""
-        return []
-
-    def serve_snapshots(self, serve: Any) -> None:
-        """Nobody will ever need one."""
-
-    def serve_foreign(self, serve: Any) -> None:
-        """Nobody can dial this node."""
-
-    def open_snapshot(self, peer: str) -> Any:
-        """There is nobody to need one."""
-        raise UnavailableError(f"{peer} is no member")
-
-    async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Nothing to do."""
-        task_status.started()
 
 
 def _timing(config: Config) -> Timing:

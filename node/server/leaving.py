@@ -1,0 +1,121 @@
+"""How a node stops: at a signal or because it was removed, at once or slowly, in steps and with a deadline.
+
+Leadership is handed over first, so that nobody waits for an election; clients are told where the others are;
+their connections are closed; a last checkpoint makes the next start short. Whatever of that takes too long is
+left: nothing depends on it, a killed node loses nothing either.
+"""
+
+from __future__ import annotations
+
+import logging
+import signal
+from typing import TYPE_CHECKING, Final
+
+import trio
+
+from node.server import logs
+from node.server.reload import reload
+from node.units import SECOND
+
+if TYPE_CHECKING:
+    from node.server.node import Node
+
+log = logging.getLogger("stanchion.node")
+
+HAND_OVER_S: Final = 1.0
+"""How long a leaving leader waits for a follower that has everything."""
+LEAVE_S: Final = 5.0
+"""A node that was asked to stop has ended after this, whatever happens."""
+
+
+class Leaving:
+    """The end of one node."""
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+        self._stop = trio.Event()
+        self._slowly = trio.Event()
+        self._clients_gone = trio.Event()
+        self._clients_gone.set()
+        self.begun = False
+        """It was asked to stop."""
+        self.status = 0
+        """The exit code."""
+
+    def at_once(self) -> None:
+        """Stop, in steps."""
+        self.begun = True
+        self._stop.set()
+
+    async def serve_clients(self, task_status: trio.TaskStatus[int]) -> None:
+        """Run the part that takes clients: a node that stops waits for it."""
+        self._clients_gone = trio.Event()
+        try:
+            await self._node.clients.run(task_status=task_status)
+        finally:
+            self._clients_gone.set()
+
+    async def heed_signals(self) -> None:
+        """Do what signals say, until cancelled."""
+        ends = (signal.SIGTERM, signal.SIGINT)
+        others = (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+        with trio.open_signal_receiver(*ends, *others) as received:
+            async for number in received:
+                name = signal.Signals(number).name
+                if number in ends:
+                    log.info("%s: stopping", name)
+                    self.status = self._node.launch.terminated_status if number == signal.SIGTERM else 0
+                    self.at_once()
+                elif number == signal.SIGHUP:
+                    await reload(self._node)
+                elif number == signal.SIGUSR2:
+                    log.info("%s: leaving slowly", name)
+                    self.begun = True
+                    self._slowly.set()
+                else:
+                    logs.reopen()
+                    log.info("%s: the log file is opened anew", name)
+
+    async def stop_when_asked(self, scope: trio.CancelScope) -> None:
+        """Wait until the node is asked to stop; do so, and cancel ``scope``."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._leave_slowly)
+            await self._stop.wait()
+            nursery.cancel_scope.cancel()
+        node = self._node
+        with trio.move_on_after(LEAVE_S):
+            await self._hand_over()
+            if node.external is not None:
+                await node.external.stop()
+            node.clients.leave(node.other_addresses())
+            node.clients.stop("this node stops")
+            await self._clients_gone.wait()
+            if node.takes_part:
+                await node.checkpointer.checkpoint()
+        log.info("stopped")
+        scope.cancel()
+
+    async def _leave_slowly(self) -> None:
+        """Lame duck: others lead, clients are told, and closed one by one while there is time."""
+        await self._slowly.wait()
+        node = self._node
+        with trio.move_on_after(LEAVE_S):
+            await self._hand_over()
+        await node.clients.lame_duck(
+            node.other_addresses(),
+            grace_s=node.config.clients.lame_duck_grace_period_ns / SECOND,
+            duration_s=node.config.clients.lame_duck_duration_ns / SECOND,
+        )
+        self._stop.set()
+
+    async def _hand_over(self) -> None:
+        """A leader that leaves asks a follower to take over, and waits until it has."""
+        node = self._node
+        if node.engine.role != "leader" or len(node.engine.membership.voters) == 1:
+            return
+        node.replica.ordering.stop()
+        with trio.move_on_after(HAND_OVER_S):
+            while not node.engine.transfer_leadership():  # noqa: ASYNC110  # acks are no event of ours
+                await trio.sleep(0.002)
+        with trio.move_on_after(2 * node.config.raft.election_timeout_ns[1] / SECOND):
+            await node.until(lambda: node.engine.leader not in {None, node.name})
