@@ -16,6 +16,7 @@ from __future__ import annotations
 import logging
 import random
 import ssl
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
@@ -137,6 +138,7 @@ class Link:
         "_limits",
         "_outbox",
         "_outbox_bytes",
+        "_pings",
         "_reading",
         "_scope",
         "_wake",
@@ -164,6 +166,7 @@ class Link:
         self._limits = limits
         self._outbox: list[bytes] = []
         self._outbox_bytes = 0
+        self._pings: deque[Callable[[], None] | None] = deque()
         self._finishing = False
         self._wake = trio.Event()
         self._reading = trio.Event()
@@ -196,6 +199,19 @@ class Link:
             self.closed = True
             self.reason = reason
             self._scope.cancel()
+
+    def ping(self, answered: Callable[[], None] | None = None) -> None:
+        """Ask the server; ``answered`` is told when it has handled all that was written before."""
+        self.pings_out += 1
+        self._pings.append(answered)
+        self.write(nats.PING)
+
+    def pong(self) -> None:
+        """It has answered the oldest question, and so it lives."""
+        self.pings_out = 0
+        answered = self._pings.popleft() if self._pings else None
+        if answered is not None:
+            answered()
 
     def finish(self) -> None:
         """Read nothing more, write what is queued, and end."""
@@ -283,8 +299,7 @@ class Link:
             await trio.sleep(PING_S)
             if self.pings_out > PINGS_MAX:
                 return self.close("the server does not answer")
-            self.pings_out += 1
-            self.write(nats.PING)
+            self.ping()
 
 
 class External:
@@ -333,6 +348,7 @@ class External:
         self._came = came
         self._epoch = epoch
         self._limits = limits or Limits()
+        self._served: Callable[[], None] | None = None
         self._connected_once = False
         self._stopped = False
         self._problem = ""
@@ -342,9 +358,21 @@ class External:
         """Why there is no connection; empty: there is one."""
         return "" if self.link is not None else self._problem or "not connected to the NATS server yet"
 
-    def open(self) -> None:
-        """The node can serve: subscribe to what clients send."""
+    def open(self, served: Callable[[], None]) -> None:
+        """The node can serve: subscribe to what clients send. ``served`` is told once that arrives here."""
         self.routing.open()
+        self._served = served
+        self._ask_whether_served()
+
+    def _ask_whether_served(self) -> None:
+        """The PONG to a PING behind the subscriptions says that the server has them."""
+        if self._served is not None and self.link is not None:
+            self.link.ping(self._answered)
+
+    def _answered(self) -> None:
+        served, self._served = self._served, None
+        if served is not None:
+            served()
 
     async def stop(self) -> None:
         """Take nothing any more, say what is left to say, for at most ``STOP_S``, and connect no more."""
@@ -504,6 +532,7 @@ class External:
         self.link, self._problem = link, ""
         self.routing.up(link)
         self._came()
+        self._ask_whether_served()
         if self._connected_once:
             self.reconnects += 1
         else:
@@ -526,7 +555,7 @@ class External:
             case nats.Ping():
                 link.write(nats.PONG)
             case nats.Pong():
-                link.pings_out = 0
+                link.pong()
             case nats.Info(fields=fields):
                 self._learn(fields, link.server)
             case nats.Err(text=text):

@@ -587,10 +587,15 @@ class Node:
             self.founding.identify(identity)
 
     def _caught_up(self) -> None:
-        if self.external is not None:
-            self.external.open()
         self.clients.release()
         self._has_changed()
+        if self.external is not None:
+            self.external.open(self._serves)
+        else:
+            self._serves()
+
+    def _serves(self) -> None:
+        """What clients ask is answered."""
         if not self._served:
             self._served = True
             log.info("%s", self.launch.ready)

@@ -150,6 +150,8 @@ class FakeServer:
                 self.heard += data
                 if b"CONNECT" in data:
                     await stream.send_all(nats.err(self.error) if self.error else nats.PONG)
+                elif b"PING" in data:
+                    await stream.send_all(nats.PONG)
                 if b"SUB " in data and self.answers:
                     await stream.send_all(self.answers.pop())
         except (trio.BrokenResourceError, trio.ClosedResourceError):
@@ -208,6 +210,25 @@ async def test_it_connects_and_connects_again() -> None:
         await world.until(lambda: world.seen[-1] == "went")
         await world.until(lambda: fake.heard.endswith(b"PUB the.last 0\r\n\r\n"))
         assert world.external.problem.endswith("this node stops")
+
+
+async def test_it_serves_when_the_server_has_its_subscriptions() -> None:
+    """Who asks as soon as it says so isn't told that nobody listens. If need be on the next connection."""
+    fake = FakeServer()
+    async with serving(fake) as nursery:
+        world = World(fake.url)
+        await nursery.start(world.external.run)
+        heard: list[bytes] = []
+        world.routing.serve(b"a.b", lambda *_: None)
+        world.external.open(lambda: heard.append(bytes(fake.heard)))
+        await world.until(lambda: heard)
+        assert b"SUB a.b " in heard[0]
+        assert heard[0].endswith(nats.PING)
+        again: list[int] = []
+        world.external.open(lambda: again.append(world.external.reconnects))
+        assert world.external.link is not None
+        world.external.link.close("a test")
+        await world.until(lambda: again == [1])
 
 
 async def test_another_server_that_it_was_told_of_is_tried() -> None:
