@@ -16,6 +16,7 @@ from node.raft.frames import Append
 from node.raft.inbound import Accept, Refuse, Verdict
 from node.raft.membership import Membership
 from node.raft.ports import JournalView, Role
+from node.raft.progress import Replicator
 from node.raft.reconfiguration import Reconfiguration
 from node.simulator.adversary import Faults
 from node.simulator.network import ROUGH
@@ -189,13 +190,12 @@ def test_learners_that_are_counted_make_majorities_of_nothing(monkeypatch: pytes
     def adopt(self: Reconfiguration) -> None:
         others = [name for name in self.membership.names if name != self._name]
         self._replicator.set_members(others, dict.fromkeys(others, ""), since=self.index)
-        for flow in self._replicator.flows.values():
-            flow.counts = True
         self._election.set_voters(others, counts=True)
         matches = {name: self._replicator.flows[name].match for name in others}
         self._library.set_voters(matches, counts=True)
 
     monkeypatch.setattr(Reconfiguration, "_adopt", adopt)
+    monkeypatch.setattr(Replicator, "_is_counted", lambda self, flow: flow.voter)
     assert _broken_by(HASTY, range(20)) == "durability"
 
 
@@ -232,6 +232,16 @@ def test_a_change_that_outlives_its_entry_is_noticed(monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr(Reconfiguration, "follow", forward)
     assert _broken_by(HASTY, range(20)) == "membership"
+
+
+def test_a_name_that_votes_with_any_directory_elects_who_lacks_what_is_committed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Names come back with empty disks while some still count on what they had."""
+    connected = Engine.connected
+    monkeypatch.setattr(Engine, "connected", lambda self, peer, directory: connected(self, peer))
+    run = replace(HASTY, faults=Faults(power=True, checkpoints=True, every_s=0.25), members_every_s=0.12)
+    assert _broken_by(run, range(1215, 1225)) is not None
 
 
 def test_a_snapshot_without_its_membership_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
