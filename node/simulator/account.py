@@ -140,6 +140,9 @@ class Account:
                 if self._clients.get(client) == generation:
                     since = min(since, self._gone.pop(("client", client), since))
                     self._back(lambda member: member.client == client, since, back)
+            case c.SessionEnd(_, node, session):
+                if self._sessions.get(node, (None, 0))[0] == session:
+                    del self._sessions[node]
             case c.ClientRemove(_, client, generation):
                 if self._clients.get(client) == generation:
                     for member in [member for member in self.members.values() if member.client == client]:

@@ -12,6 +12,7 @@ from node.simulator.profiles import Profile
 from node.simulator.schedule import Act
 from node.simulator.sim_client import Habits, SimClient
 from node.simulator.sim_node import SimNode
+from node.simulator.sim_operator import Operator
 from node.simulator.world import World
 
 HABITS = (
@@ -50,15 +51,17 @@ class Cluster:
     ) -> None:
         self.world = world
         self.profile = profile
-        self.names = [f"n{number}" for number in range(1, nodes + 1)]
+        self.names = [f"n{number}" for number in range(1, nodes + profile.spares + 1)]
         self.checker = ClusterChecker(self)
-        self.nodes = [SimNode(self, name) for name in self.names]
+        founders = self.names[:nodes] if profile.spares else None
+        self.nodes = [SimNode(self, name, founders) for name in self.names]
         self.networks = {
             kind: Network(
                 world,
                 [node.port(kind) for node in self.nodes],
                 rng=world.stream(f"{kind} links"),
                 name=f"{kind} link",
+                admit=lambda a, b, kind=kind: self._admit(kind, a, b),  # type: ignore[misc]
             )
             for kind in ("raft", "route")
         }
@@ -70,6 +73,7 @@ class Cluster:
             if clients is None or number in clients
         ]
         self._clients = {client.name: client for client in self.clients}
+        self.operator = Operator(self)
         self.adversary = ClusterAdversary(self, acts)
 
     def node(self, name: str) -> SimNode:
@@ -80,8 +84,18 @@ class Cluster:
 
     @property
     def sound(self) -> list[SimNode]:
-        """The nodes that aren't lost for good."""
-        return [node for node in self.nodes if not node.broken]
+        """The nodes that belong to the cluster and aren't lost for good."""
+        return [node for node in self.nodes if not node.broken and not node.outside]
+
+    def _admit(self, kind: str, a: str, b: str) -> bool:
+        """Whether a link comes to be: somebody wants it, and each takes the other's hello."""
+        one, other = self.node(a).standing, self.node(b).standing
+        if one is None or other is None:
+            return True
+        if not (one.wants(b) or other.wants(a)) or self.node(a).paused or self.node(b).paused:
+            return False
+        taken = [one.takes(other, kind), other.takes(one, kind)]
+        return all(taken) and self.node(a).up and self.node(b).up
 
     @property
     def network_is_fine(self) -> bool:

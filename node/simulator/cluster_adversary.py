@@ -39,10 +39,13 @@ class ClusterAdversary:
         self._nodes_until_s = float("-inf")
         self._rng = random.Random()  # noqa: S311  # replaced by each act's
         self._strikes: dict[str, Callable[[], None]] = {
+            "add": lambda: self._cluster.operator.add(self._rng),
+            "remove": lambda: self._cluster.operator.remove(self._victim().name),
+            "replace": lambda: self._cluster.operator.add(self._rng, instead_of=self._victim().name),
             "crash": lambda: self._kill(self._victim(), 3.0),
             "power": lambda: self._kill(self._victim(), 3.0, power=True),
-            "majority": lambda: self._crash_many(len(self._cluster.nodes) // 2 + 1),
-            "all": lambda: self._crash_many(len(self._cluster.nodes)),
+            "majority": lambda: self._crash_many(len(self._cluster.sound) // 2 + 1),
+            "all": lambda: self._crash_many(len(self._cluster.sound)),
             "blackout": self._blackout,
             "pause": lambda: self._victim().pause(self._rng.uniform(0.1, 3.0)),
             "leave": self._leave,
@@ -52,7 +55,7 @@ class ClusterAdversary:
             "isolate": self._isolate,
             "storm": self._storm,
             "slow disk": lambda: self._slow_disks([self._victim()]),
-            "slow disks": lambda: self._slow_disks(self._cluster.nodes),
+            "slow disks": lambda: self._slow_disks(self._cluster.sound),
             "sync error": self._fail_sync,
             "write error": self._fail_write,
             "full disk": self._fill_disk,
@@ -105,10 +108,10 @@ class ClusterAdversary:
     # --- nodes --------------------------------------------------------------------------------------
 
     def _victim(self) -> SimNode:
-        leaders = [node for node in self._cluster.nodes if node.leads]
+        leaders = [node for node in self._cluster.sound if node.leads]
         if leaders and self._rng.random() < 0.6:
             return self._rng.choice(leaders)
-        return self._rng.choice(self._cluster.nodes)
+        return self._rng.choice(self._cluster.sound)
 
     def _crash_many(self, count: int) -> None:
         power = self._rng.random() < 0.5 and self._cluster.profile.power
@@ -124,12 +127,13 @@ class ClusterAdversary:
 
         What a node says before its disk has it, it has then said in vain.
         """
-        for node in self._cluster.nodes:
+        nodes = self._cluster.sound
+        restarts = [self._rng.uniform(0.05, 0.6) for _ in nodes]
+        for node in nodes:
             node.storage.slowness = 50.0
-        restarts = [self._rng.uniform(0.05, 0.6) for _ in self._cluster.nodes]
 
         def fail() -> None:
-            for node, down_s in zip(self._cluster.nodes, restarts, strict=True):
+            for node, down_s in zip(nodes, restarts, strict=True):
                 node.crash(power=True)
                 node.storage.quicken()
                 self._world.after(down_s, node.start)
@@ -142,12 +146,12 @@ class ClusterAdversary:
         self._world.after(self._rng.uniform(1.2, 3.0), node.start)
 
     def _hand_over(self) -> None:
-        for node in self._cluster.nodes:
+        for node in self._cluster.sound:
             if node.leads and not node.paused and not node.leaving and node.engine.transfer_leadership():
                 self._world.counts["hand-overs"] += 1
 
     def _shuffled(self) -> list[SimNode]:
-        return self._rng.sample(self._cluster.nodes, len(self._cluster.nodes))
+        return self._rng.sample(self._cluster.sound, len(self._cluster.sound))
 
     # --- links --------------------------------------------------------------------------------------
 
@@ -208,7 +212,7 @@ class ClusterAdversary:
 
     def _rot(self, how: Callable[[SimNode], bool]) -> None:
         """Of a minority at most: what rots there is lost for good."""
-        node, nodes = self._victim(), self._cluster.nodes
+        node, nodes = self._victim(), self._cluster.sound
         rotten = sum(other.storage.rotten for other in nodes)
         if not node.storage.rotten and rotten < (len(nodes) - 1) // 2 and how(node):
             self._world.note(f"a bit flips on the disk of {node.name}")
@@ -217,7 +221,7 @@ class ClusterAdversary:
 
     def _set_clock(self) -> None:
         seconds = self._rng.choice((-3600.0, -5.0, 5.0, 30.0, 3600.0))
-        node = self._rng.choice(self._cluster.nodes)
+        node = self._rng.choice(self._cluster.sound)
         self._world.note(f"the wall clock of {node.name} is set by {seconds:+.0f} s")
         node.clock.jump(seconds)
 

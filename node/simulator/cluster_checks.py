@@ -93,23 +93,31 @@ class ClusterChecker:
 
         But for entry 1, which every log begins with.
         """
-        term = leader.journal.term_at(index)
-        disks = [node.journal for node in self._cluster.nodes if node.name in leader.engine.membership.voters]
-        having = [
-            journal
-            for journal in disks
-            if journal.durable_index >= index
+        term, engine = leader.journal.term_at(index), leader.engine
+        having = {
+            node.name
+            for node in self._cluster.nodes
+            if (journal := node.storage.last_journal) is not None
+            and journal.durable_index >= index
             and (index < journal.first_index or journal.term_at(index) == term)
-        ]
-        if index > 1 and 2 * len(having) <= len(disks):
+        }
+        # It may have been committed before the members in force came to be.
+        electorates = [engine.membership.voters]
+        if leader.journal.first_index <= index < engine.membership_index:
+            electorates.append(engine.membership_at(index).voters)
+        if index > 1 and not any(2 * len(having & {*voters}) > len(voters) for voters in electorates):
             raise ViolationError(
                 "commitment",
-                f"{leader.name} commits entry {index}: {len(having)} of {len(disks)} disks have it",
+                f"{leader.name} commits entry {index}: of {electorates} only {sorted(having)} have it",
             )
 
     def stopped(self, node: SimNode) -> None:
         """A process ends; what it knew to be durable it may have promised."""
         self.log.stopped(node.name, node.journal)
+
+    def emptied(self, node: SimNode) -> None:
+        """A machine has lost its directory, on purpose."""
+        self.log.emptied(node.name)
 
     def checkpointed(self, node: SimNode, index: int) -> None:
         """A store is at ``index``: its journal can't lose that any more."""

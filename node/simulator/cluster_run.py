@@ -109,6 +109,7 @@ class Run:
         cluster.checker.expect_leader()
         healed_s = LEADER_WITHIN_S
         while not cluster.checker.converged and healed_s < HEALED_MAX_S:
+            cluster.operator.settle()
             world.run(0.5)
             healed_s += 0.5
         cluster.checker.finish()

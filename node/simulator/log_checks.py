@@ -48,6 +48,10 @@ class LogChecker:
         index = journal.durable_index
         self._durable[name] = (index, journal.term_at(index))
 
+    def emptied(self, name: str) -> None:
+        """A machine has lost its disk, on purpose."""
+        self._durable.pop(name, None)
+
     def reopened(self, name: str, journal: JournalView) -> None:
         """A journal was read back: what is left of it is what it was, and nothing durable is missing."""
         durable, its_term = self._durable.get(name, (0, None))

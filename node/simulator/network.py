@@ -9,7 +9,7 @@ connection does, but which no rule may depend on.
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Any, Protocol
@@ -43,6 +43,7 @@ ROUGH = Weather(loss=0.03, duplicate=0.05, reorder=0.1)
 WILD = Weather(loss=0.1, duplicate=0.5, reorder=0.4)
 
 _LATE_S = 0.4
+_REFUSED_S = 0.3
 _RECONNECT_S = (0.0005, 0.005, 0.05, 0.3)
 
 
@@ -56,8 +57,10 @@ class Network:
         weather: Weather = CALM,
         rng: random.Random | None = None,
         name: str = "link",
+        admit: Callable[[str, str], bool] = lambda a, b: True,
     ) -> None:
         self._name = name
+        self._admit = admit
         self._world = world
         self._rng = rng or world.rng
         self._hosts = {host.name: host for host in hosts}
@@ -103,11 +106,18 @@ class Network:
         if (a, b) in self._blocked or (b, a) in self._blocked:
             self._world.after(0.05, lambda: self.connect(a, b))
             return
+        if not self._admit(a, b):
+            self._world.after(_REFUSED_S, lambda: self.connect(a, b))
+            return
         self._epoch += 1
         self._epochs[_pair(a, b)] = self._epoch
         self._world.note(f"{self._name} {a}-{b} up")
         first.link_up(b)
         second.link_up(a)
+
+    def connect_soon(self, a: str, b: str) -> None:
+        """One of them wants the link now."""
+        self._world.after(0.001, lambda: self.connect(a, b))
 
     def cut(self, a: str, b: str) -> None:
         """Break the link; it comes back by itself after a while, short or long."""

@@ -24,6 +24,8 @@ class Profile:
     """Acts a second of virtual time, by kind (`node.simulator.schedule`)."""
     weather: Weather = ROUGH
     """In a storm."""
+    spares: int = 0
+    """Machines that are not in the cluster, or not yet."""
     seconds: float = 20.0
     """Virtual time of a run, warm-up and recovery included. More if recovery takes longer."""
 
@@ -59,6 +61,9 @@ PROFILES = {
             "elections",
             rates(2.5, isolate=2, pause=2, crash=2, hand_over=1, leave=0.5, storm=2),
             weather=WILD,
+        ),
+        Profile(
+            "members", rates(1.6, add=3, remove=2, replace=2, power=1, **_NODES, **_LINKS), spares=2
         ),
         Profile("clients", rates(3.3, **_CLIENTS)),
         Profile("disks", rates(1.4, crash=1, power=2, blackout=1, rot=0.5, rotten_store=0.5, **_DISKS)),

@@ -23,9 +23,12 @@ DISKS = ("slow disk", "slow disks", "sync error", "write error", "full disk", "r
 CLOCKS = ("set clock",)
 CLIENTS = ("drop", "stall", "close", "unsubscribe", "die")
 
-KINDS = (*NODES, *LINKS, *DISKS, *CLOCKS, *CLIENTS)
+MEMBERS = ("add", "remove", "replace")
+"""Machines join the cluster and leave it for good."""
 
-NEED_OTHERS = frozenset({"majority", "hand over", *LINKS, "rot", "rotten store"})
+KINDS = (*MEMBERS, *NODES, *LINKS, *DISKS, *CLOCKS, *CLIENTS)
+
+NEED_OTHERS = frozenset({"majority", "hand over", *LINKS, *MEMBERS, "rot", "rotten store"})
 """What can't happen to a node alone, or what it couldn't survive."""
 
 

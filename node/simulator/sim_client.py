@@ -15,8 +15,8 @@ from node.protocol import nats
 from node.protocol import streaming as stan
 from node.protocol.positions import StartPosition
 from node.server.connection import Connection
-from node.simulator.sim_node import CLUSTER_ID
 from node.simulator.sim_wire import DELAY_S, Wire
+from node.simulator.standing import CLUSTER_ID
 
 if TYPE_CHECKING:
     from node.simulator.cluster import Cluster

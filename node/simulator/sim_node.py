@@ -12,14 +12,17 @@ has rotted stays off.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from node.core.records import restore, take_changes
 from node.core.state import State
-from node.errors import CorruptionError, DiskError
+from node.errors import CorruptionError, DiskError, IdentityError, RemoteProtocolError, UnavailableError
 from node.protocol.peer import HEADER_BYTES, decode_body, encode_frame
+from node.raft.membership import Membership
 from node.raft.ports import Role, Timing
+from node.server import joining
 from node.server.connection import Connection
 from node.server.context import ClientLimits, Context, ServerInfo
 from node.server.host import Host
@@ -28,13 +31,13 @@ from node.server.routing import Routing
 from node.server.streaming import Subjects
 from node.simulator.machine_clock import MachineClock
 from node.simulator.network import Endpoint, Network
-from node.simulator.sim_storage import RottingStore, SimStorage
+from node.simulator.sim_storage import RottingStore, SimStorage, WatchedJournal
+from node.simulator.standing import CLUSTER_ID, Standing
 from node.simulator.watched import Port, WatchedConnection, WatchedEngine, WatchedMachine
 
 if TYPE_CHECKING:
     from node.simulator.cluster import Cluster
 
-CLUSTER_ID = "test-cluster"
 TIMING = Timing(election_min_s=0.3, election_max_s=0.6, heartbeat_s=0.075)
 STEP_S = 0.0004
 """How long a turn of the loop takes: what comes meanwhile is handled together."""
@@ -46,6 +49,8 @@ TRAILING_ENTRIES = 15
 ALONE_S = 5.0
 """Without a leader for so long a node sends its clients away (R25)."""
 HAND_OVER_S = 1.0
+WAIT_S = 2.0
+"""A process that waits to be added and is not, is started anew after so long."""
 RESTART_S = (0.3, 1.0)
 """A supervisor starts a process that ended by itself again, after so long."""
 LIMITS = ClientLimits(pending_soft=2048, max_pending=128 * 1024)
@@ -55,15 +60,27 @@ LIMITS = ClientLimits(pending_soft=2048, max_pending=128 * 1024)
 class SimNode:
     """One machine and, while it is up, the node's process on it."""
 
-    def __init__(self, cluster: Cluster, name: str) -> None:
+    def __init__(self, cluster: Cluster, name: str, founders: Sequence[str] | None = None) -> None:
+        """A machine that is off.
+
+        Args:
+            cluster: where it is.
+            name: its own.
+            founders: who founds the cluster; None: all, and nobody else ever joins.
+        """
         self.name = name
         self.up = False
+        self.waiting = False
+        """Its process has an empty directory, and waits to be added to the cluster."""
+        self.outside = founders is not None and name not in founders
+        """It is not in the cluster: not yet, or no more."""
         self.paused = False
         self.leaving = False
         self.knows_time = False
         """This process has stamped an entry that was applied, or heard one who had, without much delay."""
         self.replica: Replica
         self.engine: WatchedEngine
+        self.journal: WatchedJournal
         self.connections: list[WatchedConnection] = []
         self.clock = MachineClock(cluster.world, skew_s=2.0)
         self.checker = cluster.checker
@@ -73,6 +90,7 @@ class SimNode:
         self.storage = SimStorage(cluster.world, name)
         self.broken = False
         """Its disk has rotted: this machine never comes back."""
+        self.standing = None if founders is None else Standing(self, cluster, founders)
         self._life = 0
         self._inbox: list[Callable[[], None]] = []
         self._late = False
@@ -122,13 +140,61 @@ class SimNode:
     def _alone(self) -> bool:
         since = self.replica.leaderless_since_s
         return (
-            len(self._cluster.names) > 1 and since is not None and self.clock.monotonic_s() - since >= ALONE_S
+            len(self.engine.membership.names) > 1
+            and since is not None
+            and self.clock.monotonic_s() - since >= ALONE_S
         )
 
     def start(self) -> None:
         """Start the process, unless it runs; if its disk doesn't let it, again later."""
-        if not self.up and not self.broken:
+        if not (self.up or self.broken or self.outside):
             self._guarded(self._start)
+
+    def wait(self) -> None:
+        """Start the process with an empty directory: it says hello, and waits to be added."""
+        assert self.standing is not None
+        self._life += 1
+        self.waiting = True
+        self.standing.begin()
+        self._world.note(f"{self.name} waits to be added")
+        for network in self._cluster.networks.values():
+            network.connect_all(self.name)
+        self._later(WAIT_S, self._wait_again)
+
+    def _wait_again(self) -> None:
+        """Who was refused ends, and is started again."""
+        if self.waiting:
+            self.wait()
+
+    def admitted(self) -> None:
+        """The cluster has added this machine. Not to be gone on with in the middle of a hello."""
+        self._later(0.0, self._join)
+
+    def _join(self) -> None:
+        assert self.standing is not None
+        if self.waiting:
+            self._world.note(f"{self.name} is let in")
+            self.standing.admit()
+            self.waiting = self.outside = False
+            self._start()
+
+    def removed(self, index: int) -> None:
+        """Entry ``index``, which is committed, removes this node."""
+        self._world.note(f"{self.name} was removed by entry {index}: it ends")
+        self._later(0.0, self.retire)
+
+    def retire(self) -> None:
+        """The machine is taken out of service, and its directory emptied."""
+        assert self.standing is not None
+        self.crash()
+        self.waiting = False
+        self._life += 1
+        if not self.outside:
+            self._world.counts["retired"] += 1
+        self.outside = True
+        self.standing.forget()
+        self.storage = SimStorage(self._world, self.name)
+        self.checker.emptied(self)
 
     def _start(self) -> None:
         world = self._world
@@ -139,6 +205,11 @@ class SimNode:
         if index and self.journal.term_at(index) != term:
             self.journal.reset((index, term), self.store.previous)
         state = restore(self.store.records())
+        since, members = (
+            (0, Membership.founders(self._cluster.names))
+            if self.standing is None
+            else (self.standing.begin())
+        )
         self.up, self.paused, self.leaving = True, False, False
         self._inbox.clear()
         self._woken_at = float("inf")
@@ -153,14 +224,16 @@ class SimNode:
             host=Host(self.clock.monotonic_ns, self.clock.wall_ns, self._rng.randbytes),
             send=self._send_member,
             kick=self._kick,
-            founded=lambda state: None,
+            founded=(lambda state: None) if self.standing is None else self.standing.founded,
             caught_up=self._release,
             changed=lambda: None,
             election_min_s=TIMING.election_min_s,
+            neighbours=None if self.standing is None else self.standing.members,
         )
         self.engine = WatchedEngine(
             node=self.name,
-            members=self._cluster.names,
+            members=members,
+            directory="" if self.standing is None else self.standing.directory,
             journal=self.journal,
             applied=index,
             timing=TIMING,
@@ -171,6 +244,8 @@ class SimNode:
             listener=self.replica,
         )
         self.engine.watcher = lambda index, payload: self.checker.proposed(self, index, payload)
+        if self.standing is not None:
+            joining.refuse_removed(self.engine, self.name, since)
         self.replica.machine = WatchedMachine(self.replica.state, self, self.checker)
         self.replica.attach(self.engine)
         self.replica.needs_snapshot_from = self._send_snapshot
@@ -232,7 +307,7 @@ class SimNode:
             else:
                 self._later(0.002, hand_over)
 
-        if self.leads and len(self._cluster.names) > 1:
+        if self.leads and len(self.engine.membership.voters) > 1:
             self.replica.ordering.stop()
             hand_over()
         else:
@@ -274,6 +349,11 @@ class SimNode:
                 raise
             self._failed(f"can't go on: {error}", "disk errors")
             self._world.after(self._rng.uniform(*RESTART_S), self.start)
+        except IdentityError as error:
+            if self.standing is None:
+                raise
+            self._failed(f"must not run: {error}", "identities refused")
+            self.retire()
         except CorruptionError as error:
             if not self.storage.rotten:
                 raise
@@ -333,14 +413,20 @@ class SimNode:
             self.replica.peer_down(peer)
 
     def take(self, kind: str, peer: str, message: Any) -> None:
-        if isinstance(message, RottingStore):
-            self._install(message)
+        if isinstance(message, tuple):
+            self._install(*message)
             return
         value = decode_body(message[HEADER_BYTES:])
         if kind == "route":
             self.routing.peer_frame(peer, value)
         elif value[0] == 0:
-            self.engine.receive(peer, value[1])
+            try:
+                self.engine.receive(peer, value[1])
+            except RemoteProtocolError:
+                if self.standing is None:
+                    raise
+                self.raft.cut(self.name, peer)  # no member, as this log knows it
+                return
             if self.engine.leader == peer:
                 prompt = self._cluster.network_is_fine and not self._late
                 self.knows_time = self._cluster.node(peer).knows_time and (prompt or self.knows_time)
@@ -440,9 +526,18 @@ class SimNode:
     def _send_snapshot(self, peer: str) -> None:
         if self.store.applied[0]:
             self._world.counts["snapshots sent"] += 1
-            self.raft.send(self.name, peer, self.store.copy(), loose=False)
+            with suppress(UnavailableError):  # as in production: the next checkpoint will do
+                members = self._members_at(self.store.applied[0])
+                self.raft.send(self.name, peer, (self.store.copy(), members), loose=False)
 
-    def _install(self, store: RottingStore) -> None:
+    def _members_at(self, index: int) -> Membership:
+        if self.engine.membership_index <= index:
+            return self.engine.membership
+        if index < self.journal.first_index:
+            raise UnavailableError(f"the members have changed since entry {index}, which is gone")
+        return self.engine.membership_at(index)
+
+    def _install(self, store: RottingStore, members: Membership) -> None:
         (index, term), previous = store.applied, store.previous
         if not self.engine.offered_snapshot(index, term):
             return
@@ -457,7 +552,7 @@ class SimNode:
         self.checker.installing(self, index, state)
         self.replica.installed(state, self.store, since)
         self.replica.machine = WatchedMachine(state, self, self.checker)
-        self.engine.snapshot_installed(index, term, previous)
+        self.engine.snapshot_installed(index, term, previous, members)
 
     # --- clients ----------------------------------------------------------------------------------
 

@@ -123,6 +123,8 @@ class SimStorage:
         self._name = name
         self._rng = world.stream(f"{name} disk")
         self._disk = SimulatedDisk(self._rng, name=name)
+        self.last_journal: WatchedJournal | None = None
+        """Of the present process or the last one; what it calls durable is on this disk."""
         self._journal: WatchedJournal | None = None
         self._flush: Any = None
 
@@ -143,7 +145,7 @@ class SimStorage:
             journal_id=self._name.encode().ljust(16),
         )
         assert isinstance(journal, WatchedJournal)
-        self._journal = journal
+        self._journal = self.last_journal = journal
         return journal
 
     def begin_flush(self) -> Any:

@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from node.protocol import nats
 from node.protocol import streaming as stan
-from node.simulator.sim_node import CLUSTER_ID
+from node.simulator.standing import CLUSTER_ID
 from node.simulator.story_client import Consumer, Event, ScriptedClient
 from node.simulator.story_views import Ledger
 from node.simulator.story_words import StoryError, Words, numbers, position, seconds

@@ -15,7 +15,8 @@ from typing import TypeAlias
 from node.protocol import nats, nats_replies
 from node.protocol import streaming as stan
 from node.server.connection import Connection
-from node.simulator.sim_node import CLUSTER_ID, SimNode
+from node.simulator.sim_node import SimNode
+from node.simulator.standing import CLUSTER_ID
 from node.simulator.world import World
 
 TRAVEL_S = 0.0002

@@ -71,7 +71,7 @@ class Port:
 
     @property
     def up(self) -> bool:
-        return self._node.up
+        return self._node.up or self._node.waiting
 
     def link_up(self, peer: str) -> None:
         self._node.now_or_when_resumed(lambda: self._node.linked(self._kind, peer))

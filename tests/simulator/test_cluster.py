@@ -28,17 +28,21 @@ SEEDS = {
     ("clients", 3): 20,
     ("clients", 5): 5,
     ("kills", 1): 10,
-    ("kills", 3): 30,
-    ("kills", 5): 10,
-    ("partitions", 3): 30,
+    ("kills", 3): 20,
+    ("kills", 5): 5,
+    ("elections", 3): 10,
+    ("elections", 5): 5,
+    ("members", 3): 20,
+    ("members", 5): 5,
+    ("partitions", 3): 20,
     ("partitions", 5): 10,
-    ("storms", 3): 20,
-    ("storms", 5): 10,
+    ("storms", 3): 15,
+    ("storms", 5): 5,
     ("disks", 1): 10,
     ("disks", 3): 30,
     ("disks", 5): 10,
     ("brutal", 1): 10,
-    ("brutal", 3): 55,
+    ("brutal", 3): 50,
     ("brutal", 5): 15,
 }
 """How many seeds of which profile, with how many nodes: 300 in all."""
@@ -120,6 +124,13 @@ def test_a_disk_that_rots_is_found_out() -> None:
     """The node stops; the others go on without it."""
     total = sum((run_cluster(seed, PROFILES["disks"], nodes=3) for seed in range(6)), start=Counter())
     assert total["damage found"]
+
+
+def test_members_come_and_go() -> None:
+    """While links break and nodes die: machines are added, removed, and added again."""
+    total = sum((run_cluster(seed, PROFILES["members"], nodes=3) for seed in range(3)), start=Counter())
+    for what in ("cluster.add done", "cluster.remove done", "retired", "snapshots installed", "crashes"):
+        assert total[what], what
 
 
 REPLAY = """

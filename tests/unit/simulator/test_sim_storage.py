@@ -1,0 +1,108 @@
+"""What a simulated machine keeps, what it loses, and what its process is told."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from node.errors import CorruptionError, DiskError
+from node.simulator.sim_storage import RottingStore, SimStorage, WatchedJournal
+from node.simulator.world import World
+
+
+def opened(storage: SimStorage) -> WatchedJournal:
+    journal = storage.open_journal()
+    journal.watcher = lambda index, term, payload, before: None
+    return journal
+
+
+def written(storage: SimStorage, entries: int, *, flush: bool = True) -> WatchedJournal:
+    journal = opened(storage)
+    for _ in range(entries):
+        journal.append(journal.last_index + 1, 1, b"x" * 100)
+    if flush:
+        running = storage.begin_flush()
+        storage.run_flush(running)
+        journal.end_flush(running)
+    return journal
+
+
+def checkpointed(store: RottingStore, index: int, messages: list[bytes]) -> None:
+    store.put(1, 1, messages)
+    job = store.begin_checkpoint((index, 1), (index - 1, 1), [(b"key", b"value")])
+    job.run()
+    store.end_checkpoint(job)
+
+
+@pytest.mark.parametrize("power", [False, True])
+def test_what_was_flushed_is_found_again(power: bool) -> None:
+    storage = SimStorage(World(1), "n1")
+    written(storage, 200)
+    storage.stop(power=power)
+    assert opened(storage).last_index == 200
+
+
+def test_what_was_not_flushed_may_be_lost_with_the_power() -> None:
+    left = set()
+    for seed in range(20):
+        storage = SimStorage(World(seed), "n1")
+        written(storage, 3, flush=False)
+        storage.begin_flush()
+        storage.stop(power=True)
+        left.add(opened(storage).last_index)
+    assert len(left) > 1
+
+
+def test_a_disk_that_fails_or_is_full_says_so_until_it_is_mended() -> None:
+    for trouble in (SimStorage.fail_sync, SimStorage.fail_write, lambda storage: storage.fill(0)):
+        storage = SimStorage(World(1), "n1")
+        written(storage, 200, flush=False)
+        trouble(storage)
+        assert storage.troubled
+        with pytest.raises(DiskError):
+            storage.run_flush(storage.begin_flush())
+        storage.mend()
+        storage.stop(power=False)
+        assert opened(storage).last_index <= 200
+
+
+def test_a_full_disk_takes_no_checkpoint() -> None:
+    storage = SimStorage(World(1), "n1")
+    storage.fill(0)
+    storage.store.put(1, 1, [b"a"])
+    with pytest.raises(DiskError, match="No space"):
+        storage.run_checkpoint(storage.store.begin_checkpoint((1, 1), (0, 0), []))
+
+
+def test_rot_in_the_journal_is_found_at_the_next_start() -> None:
+    """In front of the last flush, and nowhere else."""
+    for seed in range(20):
+        storage = SimStorage(World(1), "n1")
+        assert not storage.rot_journal(random.Random(seed))
+        written(storage, 100)
+        journal = opened(storage)
+        journal.append(101, 1, b"y")
+        running = storage.begin_flush()
+        storage.run_flush(running)
+        assert storage.rot_journal(random.Random(seed))
+        storage.stop(power=False)
+        with pytest.raises(CorruptionError):
+            opened(storage)
+
+
+def test_rot_in_the_store_is_noticed_by_the_next_process_and_never_copied() -> None:
+    store = RottingStore()
+    assert not store.rot(random.Random(1))
+    checkpointed(store, 5, [b"a", b"b"])
+    for seed in range(10):
+        rotten = store.after_crash()
+        assert rotten.rot(random.Random(seed))
+        assert rotten.get_many(1, [1, 2]) == [b"a", b"b"]  # in memory it is still whole
+        assert list(rotten.records())
+        with pytest.raises(CorruptionError):
+            rotten.copy()
+        again = rotten.after_crash()
+        with pytest.raises(CorruptionError):
+            assert list(again.records())
+            assert again.get_many(1, [1, 2])
