@@ -35,7 +35,7 @@ ARROWS = {
     "client": LEAVES | {"protocol"},
     "server": LEAVES | {"monitor", "raft", "store", "config", "core", "protocol", "sealing"},
     "demo": LEAVES | {"client", "config", "protocol"},
-    "simulator": LEAVES | {"server", "raft", "store", "core", "protocol", "sealing"},
+    "simulator": LEAVES | {"server", "raft", "store", "core", "protocol", "sealing", "config"},
     "cli": LEAVES | {"server", "raft", "config", "client", "demo", "simulator", "protocol"},
 }
 """What each room may import besides itself and the package's version."""
