@@ -9,7 +9,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from e2e.harness import STANCHION
+from e2e.harness import STANCHION, until
 
 pytestmark = [pytest.mark.slow, pytest.mark.alone]
 
@@ -54,5 +54,5 @@ def test_interrupted_it_leaves_no_process_and_no_file(tmp_path: Path) -> None:
     demo.send_signal(signal.SIGINT)
     assert demo.wait(15) == 130
     demo.communicate()
-    assert not [node for node in nodes if Path(f"/proc/{node}").exists()]
+    until("no node", lambda: not [node for node in nodes if Path(f"/proc/{node}").exists()])
     assert list(tmp_path.iterdir()) == []

@@ -44,7 +44,7 @@ DISTURBED_S = 1.0
 BACK_S = 1.0
 """So long after its client is back, the cluster may not have noticed, and what is sent may come twice."""
 
-EARLY_S = 0.25
+EARLY_S = 0.5
 """A client can't know when it was sent what it got: the test's own process may have kept it waiting."""
 
 
