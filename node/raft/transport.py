@@ -403,7 +403,7 @@ class Transport:
         text = f"{hello.node!r} is no {hello.link} peer of {self._node!r}"
         if hello.node == self._node or hello.node in self._strangers:
             return text
-        return f"{text}: a new member has to be added (stanchion cluster add {hello.node})"
+        return f"{text}: it was never added, or was removed (stanchion cluster add {hello.node})"
 
     # --- dialing ----------------------------------------------------------------------------------
 

@@ -488,7 +488,7 @@ async def test_a_mistake_of_our_own_is_not_taken_for_the_peers() -> None:
     [
         (
             hello(node="n9"),
-            "'n9' is no raft peer of 'n1': a new member has to be added (stanchion cluster add n9)",
+            "'n9' is no raft peer of 'n1': it was never added, or was removed (stanchion cluster add n9)",
         ),
         (hello(node="n1"), "'n1' is no raft peer of 'n1'"),
         (hello(node="r1"), "'r1' is no raft peer of 'n1'"),

@@ -15,11 +15,11 @@ from conversation import Conversation
 from node import sealing
 from node.core.records import digest, restore, take_changes
 from node.core.state import State
-from node.errors import UnavailableError
+from node.errors import RemoteProtocolError, UnavailableError
 from node.protocol.message import message
 from node.raft.membership import Membership
 from node.sealing import Keyring
-from node.server.snapshots import Snapshots
+from node.server.snapshots import Context, Snapshots
 from node.store.checkpoint import Store
 
 TERM = 3
@@ -367,3 +367,18 @@ async def test_a_store_that_can_not_be_read_is_refused_before_it_is_sent(
     said = [record.getMessage() for record in caplog.records if why in record.getMessage()]
     assert len(said) == 2
     assert not (receiver.directory / "received").exists()
+
+
+def test_what_comes_with_a_snapshot_is_read_back() -> None:
+    """The members, and the keys that open it."""
+    for keys in (b"", b"keys"):
+        assert Context.decode(Context(MEMBERS, keys).encode()) == Context(MEMBERS, keys)
+
+
+@pytest.mark.parametrize(
+    "data", [b"", b"\0\0", b"\0\0\0\1\xc0", b"\xff\xff\xff\xff", b"keys of an older release"]
+)
+def test_what_names_no_members_is_refused(data: bytes) -> None:
+    """A node that took it would go by its own idea of who votes."""
+    with pytest.raises(RemoteProtocolError):
+        Context.decode(data)
