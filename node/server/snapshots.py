@@ -232,7 +232,9 @@ class Snapshots:
             async with self._checkpointer.paused():
                 self._checkpointer.store.close()
                 sealer = None if self._keyring is None else self._keyring.sealer("store")
-                store, state = await trio.to_thread.run_sync(_replace, received, self._store_path, sealer)
+                store, state = await trio.to_thread.run_sync(
+                    _replace, received, self._store_path, sealer, membership
+                )
                 # No await from here: store, state, log and engine change together.
                 self._checkpointer.store = store
                 self._replaced(store)
@@ -244,6 +246,8 @@ class Snapshots:
         log.info("installed a snapshot of entry %d from term %d", manifest.index, manifest.term)
 
 
-def _replace(received: Snapshot, store_path: Path, sealer: Sealer | None) -> tuple[Store, State]:
-    store = install(received, store_path, sealer=sealer)
+def _replace(
+    received: Snapshot, store_path: Path, sealer: Sealer | None, membership: Membership
+) -> tuple[Store, State]:
+    store = install(received, store_path, sealer=sealer, note=membership.encode())
     return store, restore(store.records())

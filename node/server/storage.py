@@ -113,7 +113,7 @@ def open_directory(config: Config, identity: Identity | None, stack: ExitStack) 
         raise
     storage = Storage(RealDisk(directory), identity, journal, store, keyring)
     stack.callback(storage.close)
-    _finish_installing(journal, store)
+    _finish_installing(journal, store, directory / "store")
     return storage
 
 
@@ -140,9 +140,15 @@ def _keyring(directory: Path, encryption: Encryption | None, *, empty: bool) -> 
     return keyring
 
 
-def _finish_installing(journal: Journal, store: StoreInterface) -> None:
-    """A snapshot was put in place, but the process died before the journal followed it."""
+def _finish_installing(journal: Journal, store: StoreInterface, store_path: Path) -> None:
+    """A snapshot was put in place, but the process died before the journal followed it.
+
+    The members are those of the snapshot then. What the journal says is of a log that is gone, and
+    may never have been committed.
+    """
     index, term = store.applied
     if index and journal.term_at(index) != term:
+        from node.store.snapshot import note_of
+
         log.warning("the journal goes on behind the store's snapshot of entry %d", index)
-        journal.reset((index, term), store.previous)
+        journal.reset((index, term), store.previous, note_of(store_path, store.applied) or None)

@@ -7,8 +7,10 @@ LMDB copies while checkpoints go on. Everything here blocks on the disk: it is f
 
 Installing needs no more than one rename. The environment is one file; its lock file has no meaning
 once nobody has the environment open, and is made anew. So a crash leaves the old store or the new
-one, and in between, at most, the old one without its lock file. Whoever installs has first written in
-the journal what the log now begins with (raft: the base record), and closed the old store.
+one, and in between, at most, the old one without its lock file. Whoever installs has closed the old
+store, and tells the journal afterwards where the log now begins. If the process dies before that is
+durable, the next start has to tell it; what it needs and no store knows lies beside the store from
+before the rename on, as a *note* (`note_of`).
 """
 
 from __future__ import annotations
@@ -48,6 +50,8 @@ CONTEXT_BYTES_MAX = 64 * 1024
 """Bytes of what the shell adds to a manifest."""
 
 MANIFEST_FILE = "manifest"
+NOTE_FILE = "installed"
+"""Beside the environment's file: the note of the snapshot installed last."""
 _MANIFEST_VERSION = 1
 _NAME = re.compile(r"(\d+)-(\d+)")
 
@@ -216,11 +220,12 @@ def install(
     map_size: int = MAP_SIZE,
     cache_bytes: int = CACHE_BYTES,
     sealer: Sealer | None = None,
+    note: bytes = b"",
 ) -> Store:
     """Put a received snapshot in the place of the store, and open it.
 
     The store at ``store_path``, if there is one, is closed; it lies on the same file system. In a worker
-    thread. A crash at any point leaves the old store or the new.
+    thread. A crash at any point leaves the old store or the new, and the new one not without its note.
 
     Raises:
         RemoteProtocolError: the snapshot isn't what its manifest says; the old store is untouched.
@@ -234,6 +239,8 @@ def install(
         sync_file(received.data)
         store_path.mkdir(mode=0o750, exist_ok=True)
         sync_directory(store_path.parent)
+        if note:
+            _write_note(store_path, (manifest.index, manifest.term), note)
         (store_path / LOCK_FILE).unlink(missing_ok=True)
         received.data.rename(store_path / DATA_FILE)
         sync_directory(store_path)
@@ -241,6 +248,27 @@ def install(
     except OSError as error:
         raise DiskError(f"{store_path}: a snapshot can't be installed: {error}") from error
     return Store.open(store_path, map_size=map_size, cache_bytes=cache_bytes, sealer=sealer)
+
+
+def _write_note(store_path: Path, of: tuple[Index, Term], note: bytes) -> None:
+    temporary = store_path / f"{NOTE_FILE}.tmp"
+    temporary.write_bytes(with_checksum(b"", msgpack.packb([*of, note])))
+    sync_file(temporary)
+    temporary.rename(store_path / NOTE_FILE)
+    sync_directory(store_path)
+
+
+def note_of(store_path: Path, applied: tuple[Index, Term]) -> bytes:
+    """The note that the snapshot of this index and term was installed with; empty if there is none.
+
+    Raises:
+        CorruptionError: it isn't what was written.
+    """
+    path = store_path / NOTE_FILE
+    if not path.exists():
+        return b""
+    index, term, note = msgpack.unpackb(verified(path, b"", path.read_bytes()))
+    return bytes(note) if (index, term) == applied else b""
 
 
 def write_manifest(path: Path, manifest: Manifest) -> None:

@@ -15,6 +15,8 @@ from node.config.values import Address, Secret
 from node.errors import ConfigError, CorruptionError, DiskError, IdentityError
 from node.raft.identity import Identity, save_identity
 from node.server.storage import open_storage
+from node.store import checkpoint
+from node.store.snapshot import install, produce
 
 
 def config(directory: Path, kind: str = "file", *phrases: str) -> Config:
@@ -80,6 +82,29 @@ def test_a_snapshot_whose_journal_did_not_follow(tmp_path: Path) -> None:
         assert storage.journal.term_at(7) == 3
         assert storage.journal.term_at(6) == 2
         assert storage.journal.last_index == 7
+
+
+def test_a_snapshot_whose_journal_did_not_follow_brought_its_members(tmp_path: Path) -> None:
+    """Whoever belonged to the cluster by the log before it, perhaps uncommitted, is of no interest."""
+    here = config(tmp_path / "here")
+    other = checkpoint.Store.open(tmp_path / "other")
+    job = other.begin_checkpoint((7, 3), (6, 2), [(b"key", b"value")])
+    job.run()
+    other.end_checkpoint(job)
+    received = produce(other, tmp_path / "received")
+    other.close()
+    with ExitStack() as stack:
+        storage = open_storage(here, "n1", stack)
+        storage.journal.append(1, 1, b"\x02members of a log that is gone")
+        flush = storage.journal.begin_flush()
+        assert flush is not None
+        flush.run()
+        storage.journal.end_flush(flush)
+    directory = next(path for path in (tmp_path / "here").rglob("store") if path.is_dir())
+    install(received, directory, note=b"members at entry 7").close()
+    with ExitStack() as stack:
+        journal = open_storage(here, "n1", stack).journal
+        assert (journal.last_index, journal.membership) == (7, (7, b"members at entry 7"))
 
 
 def test_in_memory_nothing_is_written_and_nothing_is_found(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from node.store.snapshot import (
     find_all,
     install,
     load,
+    note_of,
     open_reader,
     produce,
 )
@@ -262,6 +263,34 @@ def test_a_crash_while_installing_leaves_the_old_or_the_new(
     assert outcomes == sorted(outcomes, reverse=True), "old until the rename, new from then on"
     assert outcomes.count("old") >= 4
     assert outcomes.count("new") >= 3
+
+
+def test_a_note_lies_beside_the_store_before_it_is_the_new_one(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Wherever the process ends: the new store has the new note, the old store the old one or none."""
+    seen = set()
+    for step in range(25):
+        path = tmp_path / f"noted{step}"
+        with monkeypatch.context() as patched:
+            crash_at(patched, step)
+            try:
+                install(received_from(store, tmp_path), path, note=b"note").close()
+                crashed = False
+            except Crash:
+                crashed = True
+        if (path / "data.mdb").exists():
+            installed = Store.open(path)
+            assert note_of(path, installed.applied) == b"note"
+            assert note_of(path, (installed.applied[0] + 1, installed.applied[1])) == b""
+            installed.close()
+        seen.add((path / "data.mdb").exists())
+        if not crashed:
+            break
+    else:
+        pytest.fail("more steps than expected")
+    assert seen == {False, True}
+    assert note_of(tmp_path / "nowhere", (1, 1)) == b""
 
 
 def test_the_rename_is_made_durable(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
