@@ -171,6 +171,13 @@ def test_a_follower_and_then_the_leader_are_removed(mine: Cluster, ports: Ports)
         cluster.start(name)
         ended(cluster, name, 2)
         assert f"node {name} was removed from this cluster" in cluster.tail(name)
+    before = roles(cluster)
+    for name in before:
+        cluster.kill(name)
+    cluster.start(*before)
+    cluster.wait_ready(before)
+    assert roles(cluster) == before, "whatever the file says, which still names all four"
+    trio.run(publish, cluster, "foo", 101, 110)
 
 
 def test_what_would_stop_the_cluster_is_refused(mine: Cluster) -> None:
