@@ -160,5 +160,6 @@ def _channels(status: NodeStatus) -> list[str]:
 def _subscription(channel: str, shown: dict[str, Any]) -> tuple[str, ...]:
     name = shown.get("queue_name") or shown.get("durable_name") or ""
     numbers = (str(shown[key]) for key in ("last_sent", "pending_count", "max_inflight"))
-    marks = " ".join(word for word in ("offline", "absent", "stalled") if shown[f"is_{word}"])
+    words = ("offline", "absent", "stalled", "paused")
+    marks = " ".join(word for word in words if shown.get(f"is_{word}"))
     return channel, shown["client_id"], name, *numbers, marks

@@ -252,6 +252,7 @@ def _subscription(source: Source, subscription: Subscription) -> View:
         "pending_count": len(subscription.unacked),
         "is_stalled": subscription.stalled,
         "is_absent": subscription.online and not subscription.heard,
+        "is_paused": group.paused_ns is not None,
         "unacked": _unacked(source, subscription),
     }
     if group.queue:
@@ -271,6 +272,7 @@ def _unacked(source: Source, subscription: Subscription) -> list[View]:
     """What it holds, what falls due next first; ``remaining_ms`` is null while nothing counts down."""
     now_ns = source.cluster_time_ns()
     due = set(subscription.due)
+    counts_down = subscription.online and subscription.group.paused_ns is None
     shown = []
     for seq, record in islice(subscription.unacked.items(), UNACKED_SHOWN_MAX):
         remaining_ns = record.sent_at_ns + subscription.ack_wait_ns - now_ns
@@ -280,7 +282,7 @@ def _unacked(source: Source, subscription: Subscription) -> list[View]:
             {
                 "seq": seq,
                 "deliveries": record.deliveries,
-                "remaining_ms": remaining_ms if subscription.online else None,
+                "remaining_ms": remaining_ms if counts_down else None,
             }
         )
     return shown

@@ -56,6 +56,7 @@ CHANNEL = {
             "is_offline": False,
             "is_absent": False,
             "is_stalled": True,
+            "is_paused": True,
         }
     ],
 }
@@ -106,7 +107,7 @@ def test_the_table_shows_nodes_channels_and_subscriptions(
         "\n"
         "subscriptions\n"
         "channel  client  durable or queue  last sent  unacked  in flight\n"
-        "orders   ann     d:workers                 6        2          2  stalled\n"
+        "orders   ann     d:workers                 6        2          2  stalled paused\n"
     )
     assert asked.tokens == {"hunter2"}
 

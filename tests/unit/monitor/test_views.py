@@ -171,6 +171,7 @@ def test_a_subscription_shows_what_it_holds_and_how_long_its_ack_wait_still_runs
         "pending_count": 3,
         "is_stalled": True,
         "is_absent": False,
+        "is_paused": False,
         "unacked": [
             {"seq": 4, "deliveries": 1, "remaining_ms": 10_000},
             {"seq": 5, "deliveries": 3, "remaining_ms": 25_000},
@@ -190,6 +191,15 @@ def test_what_is_due_at_once_has_no_time_left(source: FakeSource) -> None:
     source.sent(subscription, 4, at_ns=99 * SECOND)
     subscription.due = [4]
     assert the_subscription(source)["unacked"][0]["remaining_ms"] == 0
+
+
+def test_nothing_counts_down_in_a_pause(source: FakeSource) -> None:
+    subscription = source.subscription(source.channel("orders", [1] * 9), source.client("ann"))
+    source.sent(subscription, 4, at_ns=99 * SECOND)
+    subscription.group.paused_ns = 99 * SECOND
+    view = the_subscription(source)
+    assert view["is_paused"]
+    assert view["unacked"][0]["remaining_ms"] is None
 
 
 def test_only_what_falls_due_first_is_listed(source: FakeSource) -> None:
