@@ -40,6 +40,7 @@ SETTINGS: dict[str, Any] = {"raft": {"journal_segment": f"{JOURNAL_SEGMENT_BYTES
 class Run:
     """What happened, as it is told when something was wrong."""
 
+    folder: Path
     seed: int
     size: int
     seconds: float
@@ -77,6 +78,7 @@ class Run:
         text += [f"{self._at(at_s)} {line}" for at_s, line in self.lines]
         text += [
             "",
+            f"the nodes' logs: {self.folder}",
             "again, as nearly as that can be:",
             f"  STANCHION_NEMESIS_SEED={self.seed} STANCHION_NEMESIS_SECONDS={self.seconds:g} "
             f"python -m pytest tests/e2e/test_nemesis.py -k on_{self.size}_nodes",
@@ -108,7 +110,7 @@ def cluster_in_trouble(
 async def torment(network: Network, disks: Disks, seed: int, seconds: float) -> Run:
     """Start the cluster, hurt it for a while, and see what its clients saw."""
     cluster = network.cluster
-    run = Run(seed, len(cluster.names), seconds)
+    run = Run(cluster.folder, seed, len(cluster.names), seconds)
     cluster.start()
     await trio.to_thread.run_sync(cluster.wait_ready)
     run.began_s, run.began_unix_s = trio.current_time(), time.time()
