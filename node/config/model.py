@@ -126,6 +126,12 @@ class Raft:
     """``fsync``: a publish is acknowledged once the disks of a majority have it. ``relaxed``: once the
     operating systems of a majority have it; they write it to their disks soon."""
 
+    max_clock_offset_ns: Annotated[int, Duration(minimum=100 * MILLISECOND, maximum=24 * 60 * MINUTE)] = (
+        10 * SECOND
+    )
+    """How far a node's wall clock may be from the median of the cluster's before it counts as wrong. While
+    the leader's is, no message is dropped for its age (R13)."""
+
     journal_segment: Annotated[int, Size(minimum=64 * 1024, maximum=1024 * 1024 * 1024)] = 64 * 1024 * 1024
     """Bytes of one file of the journal. Old entries go by whole files."""
 

@@ -172,6 +172,7 @@ class Node:
             caught_up=self._caught_up,
             changed=self._has_changed,
             election_min_s=timing.election_min_s,
+            max_clock_offset_ns=config.raft.max_clock_offset_ns,
             neighbours=None if self.is_alone else self.membership,
             recovered=recovered,
         )

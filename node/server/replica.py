@@ -35,7 +35,7 @@ from node.server.presence import Presence
 from node.server.requests import Requests
 from node.server.streaming import Streaming, Subjects
 from node.server.upkeep import Upkeep
-from node.units import Index
+from node.units import SECOND, Index
 
 log = logging.getLogger("stanchion.node")
 
@@ -86,6 +86,7 @@ class Replica:
         caught_up: told when clients may be served.
         changed: told of another role, term or leader.
         election_min_s: the minimum election timeout; half of it is a gap that matters (R4).
+        max_clock_offset_ns: how far this machine's wall clock may be from the cluster's median (R13).
         neighbours: told of the members.
         recovered: the founding id of a cluster whose data is recovered here, and that of the one it was.
     """
@@ -105,6 +106,7 @@ class Replica:
         caught_up: Callable[[], None],
         changed: Callable[[], None],
         election_min_s: float,
+        max_clock_offset_ns: int = 10 * SECOND,
         neighbours: Neighbours | None = None,
         recovered: tuple[str, str] | None = None,
     ) -> None:
@@ -112,7 +114,7 @@ class Replica:
         self.machine = Machine(state)
         self.host = host
         self.clock = ClusterClock(host.monotonic_ns)
-        self.wall = WallClock(host.monotonic_ns, host.wall_ns)
+        self.wall = WallClock(host.monotonic_ns, host.wall_ns, max_clock_offset_ns)
         self.clock.seen(state.time_ns)
         self.wall.seen(state.timestamp_ns, state.time_ns)
         self.routing = routing

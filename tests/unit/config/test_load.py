@@ -17,7 +17,7 @@ ONE_NODE = "cluster: {nodes: {n1: {client: 127.0.0.1:4222}}}\n"
 
 Write = Callable[[str], Path]
 
-RAFT_KEYS = "election_timeout, heartbeat, durability, journal_segment, trailing_logs"
+RAFT_KEYS = "election_timeout, heartbeat, durability, max_clock_offset, journal_segment, trailing_logs"
 
 
 @pytest.fixture
