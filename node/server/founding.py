@@ -14,6 +14,9 @@ of the founding too.
 Who was invited draws an id for its directory and says it in every hello. When it becomes a voter the
 log says with which directory, and from then on whoever knows that refuses the name with another one. So a
 voter that lost its disk can't come back even by way of a node that lags behind and would invite it.
+A node that lags behind may itself be wrong about a directory, for the name left since and was added
+again: who names a later membership, with a place of its own in it, is let in. Nothing is risked by
+that, for the engine counts votes and acknowledgements by name and directory.
 
 Every hello carries the sender's membership: that is the invitation, and tells who is invited where the
 others are.
@@ -100,6 +103,8 @@ class Founding:
         self._index = 0
         self._leaving: frozenset[str] = frozenset()
         self._directories: dict[str, str] = {}
+        self._ahead: dict[str, int] = {}
+        """Who was let in for a membership later than ours, and the index of its entry."""
         self.newer: Membership | None = None
         """A membership later than the one in force here, as a member says who has more of the log."""
         self._newer_index = 0
@@ -128,10 +133,14 @@ class Founding:
         if index >= self._newer_index:
             self.newer = None
         known = self.linked
-        for kept in (self.client_addresses, self._directories):
+        for kept in (self.client_addresses, self._directories, self._ahead):
             for peer in kept.keys() - known:
                 del kept[peer]
-        return [peer for peer, directory in self._directories.items() if self._is_another(peer, directory)]
+        return [
+            peer
+            for peer, directory in self._directories.items()
+            if self._is_another(peer, directory) and self._ahead.get(peer, 0) <= index
+        ]
 
     @property
     def linked(self) -> frozenset[str]:
@@ -192,7 +201,12 @@ class Founding:
                 f"{peer} is no member of cluster {self._cluster_id!r}: it was never added, or was removed. "
                 f"To let it in: stanchion cluster add {peer}"
             )
-        if hello.get("empty") is not True and self._is_another(peer, hello.get("directory")):
+        directory, told = hello.get("directory"), _told(hello)
+        self._ahead.pop(peer, None)
+        if hello.get("empty") is not True and self._is_another(peer, directory):
+            if told is not None and told[0] > self._index and _belongs(told[1], peer, directory):
+                self._ahead[peer] = told[0]
+                return
             raise IdentityError(
                 f"{peer} comes with another directory than it was added with: it has lost what it "
                 f"acknowledged. Stop it, and: stanchion cluster replace {peer} {peer}"
@@ -262,3 +276,8 @@ def _told(hello: Mapping[str, Any]) -> tuple[int, Membership] | None:
     if isinstance(encoded, bytes) and encoded and type(index) is int and index >= 0:
         return index, Membership.decode(encoded)
     return None
+
+
+def _belongs(membership: Membership, peer: str, directory: object) -> bool:
+    member = membership.get(peer)
+    return member is not None and (not member.voter or member.directory == directory)

@@ -193,6 +193,26 @@ def test_a_voter_comes_with_its_directory_and_no_other() -> None:
     n1.hears(Member("n2", founding_id="f"))
 
 
+def test_who_is_ahead_may_have_the_name_by_right() -> None:
+    """n3 left and was added again, empty, while n1 was away: by n1's log it is the founder that votes."""
+    n1 = Member("n1", founding_id="f", membership=THREE)
+    later = THREE.without("n3").with_learner("n3", "h:1").with_voter("n3", "y")
+    n3 = Member("n3", founding_id="f", membership=later, directory="y")
+    n1.founding.members_are(THREE, 0)
+    n3.founding.members_are(later, 9)
+    n1.hears(n3)
+    assert n1.founding.members_are(THREE.with_learner("n4", "h:1"), 5) == []
+    n1.hears(n3)
+    assert n1.founding.members_are(THREE, 9) == ["n3"]  # as far as it said, and it isn't so
+    with pytest.raises(IdentityError, match="n3 comes with another directory"):
+        n1.hears(n3)
+    n1.founding.members_are(THREE, 0)
+    lost = Member("n3", founding_id="f", membership=later, directory="z")
+    lost.founding.members_are(later, 9)
+    with pytest.raises(IdentityError, match="n3 comes with another directory"):
+        n1.hears(lost)
+
+
 def test_links_of_who_turns_out_to_be_another_are_named() -> None:
     """It was let in while this node lagged behind; now its log says that the name has another directory."""
     n1 = Member("n1", founding_id="f", membership=WITH_LEARNER)
