@@ -135,6 +135,11 @@ class Connection:
         """Have ``drained`` called whenever less than ``soft`` bytes are queued again."""
         self._soft, self._drained = soft, drained
 
+    @property
+    def is_paused(self) -> bool:
+        """Bytes are left in the socket."""
+        return self._paused is not None
+
     def pause_reading(self) -> None:
         """Leave further bytes in the socket."""
         if self._paused is None:

@@ -16,7 +16,10 @@ has dialed, and of two in one direction the later; a node that was started anew 
 Under mutual TLS both have to show a certificate of the same authority, for the name in the hello. Without it
 every address has to be on the loopback.
 
-Frame, beside those of ``foreign``: ``["peers", [[cluster, node, address], …]]``.
+Each end says something at least once a second. Who says nothing for five is taken for gone although its
+socket stands: a process that was stopped must not stay anybody's home.
+
+Frames, beside those of ``foreign``: ``["peers", [[cluster, node, address], …]]`` and ``["alive"]``.
 """
 
 from __future__ import annotations
@@ -60,6 +63,12 @@ PAUSE_MIN_S, PAUSE_MAX_S = 0.05, 2.0
 DECLINED_PAUSE_S = 5.0
 """When the other end has declined us, or is one of us."""
 
+ALIVE_S = 1.0
+"""How often every peer is told that this node lives."""
+
+SILENT_MAX = 5
+"""So many times in a row nothing may have come from a peer when it is looked at."""
+
 _FAULTS = (LostError, RemoteProtocolError, IdentityError, CollisionError)
 
 
@@ -78,6 +87,8 @@ class Peer:
         self.subscriptions: dict[bytes, Any] = {}
         """None: what its clients listen to is in the exchange of interest."""
         self._limits = limits
+        self._bytes_heard = 0
+        self._silent = 0
 
     @property
     def hello(self) -> Hello:
@@ -94,6 +105,16 @@ class Peer:
     def send(self, value: Any) -> None:
         """Queue a frame; too much, and the link is closed."""
         self.connection.push(encode_frame(value), self._limits.outbox_bytes_max)
+
+    def watch(self) -> None:
+        """Say that this node lives, and give the peer up if it has said nothing for long."""
+        self.send(["alive"])
+        heard = self.connection.counted.in_bytes
+        is_silent = heard == self._bytes_heard and not self.connection.is_paused
+        self._silent = self._silent + 1 if is_silent else 0
+        self._bytes_heard = heard
+        if self._silent >= SILENT_MAX:
+            self.connection.close("it says nothing any more")
 
     def pause_reading(self) -> None:
         """Leave further bytes in the socket (R21)."""
@@ -211,7 +232,10 @@ class ForeignLinks:
             try:
                 for route in self._routes.values():
                     nursery.start_soon(self._keep_dialed, route)
-                await trio.sleep_forever()
+                while True:
+                    await trio.sleep(ALIVE_S)
+                    for peer in list(self.peers.values()):
+                        peer.watch()
             finally:
                 self._nursery = None
 
@@ -465,6 +489,8 @@ class ForeignLinks:
             match value:
                 case ["peers", [*told]]:
                     self._hear(told)
+                case ["alive"]:
+                    pass
                 case _:
                     others.append(value)
         if others and self.peers.get(peer.key) is peer:

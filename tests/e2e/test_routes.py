@@ -325,6 +325,13 @@ def test_clusters_of_three(make: Make) -> None:
                     north[victim].start().ready(2)
                     until("it is back", lambda: all(len(server.linked()) == 5 for server in everybody), 30)
 
+            # Stopped, a process keeps its sockets: whoever had it for a home finds another.
+            for stopped in names:
+                north[stopped].child.signal(signal.SIGSTOP)
+                await has_published(client, b"while %s is stopped" % stopped.encode())
+                north[stopped].child.signal(signal.SIGCONT)
+                until("it is back", lambda: all(len(server.linked()) == 5 for server in everybody), 30)
+
     trio.run(talk)
 
 

@@ -229,6 +229,22 @@ async def test_who_does_not_read_is_cut_off() -> None:
         await one.heard.until(lambda: one.heard.of("down") == ["b/n1"])
 
 
+async def test_who_says_nothing_is_gone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that was stopped keeps its sockets; nobody may wait for it."""
+    monkeypatch.setattr(foreign_links, "ALIVE_S", 0.01)
+    async with Node("a", "n1").running() as one, Node("b", "n1", one).running() as two:
+        await one.linked("b/n1")
+        await two.linked("a/n1")
+        peer = two.links.peers["a/n1"]
+        with trio.fail_after(SOON):
+            while peer.connection.counted.in_frames < 3 * foreign_links.SILENT_MAX:  # noqa: ASYNC110
+                await trio.sleep(0.01)
+        assert not one.heard.of("down"), "both live"
+        monkeypatch.setattr(peer, "send", lambda _value: None)
+        await one.heard.until(lambda: one.heard.of("down") == ["b/n1"])
+        assert one.heard.of("frame") == []
+
+
 async def test_a_transport_without_routes_declines() -> None:
     """Closed unless somebody opened it."""
     async with trio.open_nursery() as nursery:
