@@ -48,6 +48,8 @@ class Leader:
         self.complete = True
         self.removed: set[str] = set()
         self.table: dict[bytes, Where] = {}
+        self.asked = 0
+        """How often anybody asked where an inbox is heard."""
         self.proposed: list[KeeperCommand] = []
         clock = ClusterClock(lambda: round(self.now * SECOND))
         clock.heard(round(self.now * SECOND))
@@ -71,6 +73,7 @@ class Leader:
         self.keeper.pump()
 
     def where(self, subject: bytes) -> Where | None:
+        self.asked += 1
         return self.table.get(subject)
 
     def heard(self, *inboxes: str, node: str = "n1", epoch: int = 1) -> None:
@@ -401,6 +404,20 @@ def test_who_settles_is_waited_for_between_two_looks_at_all() -> None:
     assert leader.wait(0.1) == []
     leader.heard("A", node="n2", epoch=5)
     assert [type(found) for found in leader.wait(2 * LOOK_EVERY_S)] == [ClientBack]
+
+
+def test_who_comes_does_not_have_everybody_looked_at_again() -> None:
+    """2,000 inboxes, one more every 50 ms: all are looked at now and then, not 20 times a second."""
+    leader = Leader()
+    leader.talk.checked = False
+    for number in range(2000):
+        leader.subscribe(f"I{number}")
+    leader.wait(1)
+    leader.asked = 0
+    for number in range(40):
+        leader.subscribe(f"J{number}")
+        leader.wait(LOOK_EVERY_S)
+    assert leader.asked < 6 * 2100 + 40 * 10
 
 
 def test_a_removed_node_has_no_session() -> None:
