@@ -34,6 +34,8 @@ AGAIN_S = 1.0
 """How long the leader may be silent before it is asked again. Silence is normal: it works on it."""
 NO_LEADER_S = 10.0
 """After so long without a leader the answer is that there is none."""
+GIVE_UP_S = 600.0
+"""After so long nobody waits for the answer any more: the request is forgotten, here and by the leader."""
 WAITING_MAX = 64
 """Requests of one node that wait for a leader. One more is refused."""
 
@@ -46,6 +48,7 @@ class _Waiting:
     fields: str
     answer: Answer
     asked_s: float
+    since_s: float
     leaderless_since_s: float | None = None
 
 
@@ -80,7 +83,7 @@ class Asking:
             answer({"error": f"{WAITING_MAX} requests wait for the leader; try again later"})
             return
         number, self._next = self._next, self._next + 1
-        self._waiting[number] = _Waiting(verb, json.dumps(fields), answer, self._now_s)
+        self._waiting[number] = _Waiting(verb, json.dumps(fields), answer, self._now_s, self._now_s)
         self._put(number)
 
     def leader_is(self, leader: str | None, term: int) -> None:
@@ -110,7 +113,9 @@ class Asking:
         """Ask again what has not been answered. Returns when to be called again."""
         self._now_s = now_s
         for number, waiting in list(self._waiting.items()):
-            if self._leader is None:
+            if now_s - waiting.since_s >= GIVE_UP_S:
+                self._told(number, {"error": f"{waiting.verb} took longer than {GIVE_UP_S:g} s; ask again"})
+            elif self._leader is None:
                 waiting.leaderless_since_s = waiting.leaderless_since_s or now_s
                 if now_s - waiting.leaderless_since_s >= NO_LEADER_S:
                     self._told(number, {"error": f"there has been no leader for {NO_LEADER_S:g} s"})

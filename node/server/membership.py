@@ -31,7 +31,7 @@ from typing import Any, Protocol
 from node.config.model import NAME
 from node.errors import ConfigError, ConflictError, RefusedError, UnavailableError
 from node.raft.membership import Member, Membership
-from node.server.asking import Answer
+from node.server.asking import GIVE_UP_S, Answer
 
 log = logging.getLogger("stanchion.membership")
 
@@ -123,6 +123,8 @@ class _Request:
     peer: str
     wait: bool
     answer: Answer
+    since_s: float | None = None
+    """When it was first looked at."""
     changed: bool = False
     """Something was proposed for it."""
     seen: bool = False
@@ -245,7 +247,13 @@ class Changes:
             return float("inf")
         self._promote()
         for request in list(self._requests):
-            self._step(request)
+            if request.since_s is None:
+                request.since_s = now_s
+            if now_s - request.since_s < GIVE_UP_S:
+                self._step(request)
+            else:
+                self._requests.remove(request)
+                request.answer({"error": f"not within {GIVE_UP_S:g} s; {request.name} is left as it is"})
         if any(request.hand_over_until_s is not None for request in self._requests):
             return now_s + HURRY_S
         busy = self._requests or self.in_force.learners

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from node.errors import RefusedError, RemoteProtocolError
-from node.server.asking import AGAIN_S, NO_LEADER_S, WAITING_MAX, Answer, Asking
+from node.server.asking import AGAIN_S, GIVE_UP_S, NO_LEADER_S, WAITING_MAX, Answer, Asking
 
 
 class Member:
@@ -132,6 +132,18 @@ def test_without_a_leader_for_long_that_is_the_answer(cluster: Cluster) -> None:
     assert cluster.answers == []
     cluster.pump(1 + NO_LEADER_S)
     assert cluster.answers == [{"error": "there has been no leader for 10 s"}]
+
+
+def test_nobody_waits_for_ever(cluster: Cluster) -> None:
+    """Else a node that never comes, added again and again, used up the room for requests."""
+    cluster.ask(name="n4")
+    cluster.pump(GIVE_UP_S - 1)
+    assert cluster.answers == []
+    cluster.pump(GIVE_UP_S)
+    assert cluster.answers == [{"error": "add took longer than 600 s; ask again"}]
+    asked = len(cluster.members["n2"].asked)
+    cluster.pump(GIVE_UP_S + 5)
+    assert len(cluster.members["n2"].asked) == asked
 
 
 def test_who_waits_is_bounded(cluster: Cluster) -> None:

@@ -9,6 +9,7 @@ import pytest
 
 from node.errors import ConfigError, ConflictError, RefusedError, UnavailableError
 from node.raft.membership import Membership
+from node.server.asking import GIVE_UP_S
 from node.server.membership import HAND_OVER_S, PROGRESS_S, STEP_S, Changes
 
 THREE = Membership.founders(["n1", "n2", "n3"])
@@ -265,6 +266,19 @@ def test_only_who_is_gone_is_replaced_by_its_own_name() -> None:
         leader.remove("n2", absent=True)
     leader.peers["n2"].connected = False
     assert leader.remove("n2", absent=True) == [{"progress": "n2 is being removed"}]
+
+
+def test_a_request_that_comes_to_nothing_is_forgotten() -> None:
+    """The learner stays: it may still come."""
+    leader = Leader()
+    answers = leader.add()
+    leader.commit()
+    leader.pump(GIVE_UP_S)
+    assert answers[-1] == {"error": "not within 600 s; n4 is left as it is"}
+    count = len(answers)
+    leader.comes()
+    assert leader.in_force.is_voter("n4")
+    assert len(answers) == count
 
 
 def test_who_was_removed_meanwhile_is_not_added_again() -> None:
