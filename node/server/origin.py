@@ -197,9 +197,7 @@ class Origin:
             if self._session is None:
                 return  # an earlier process of this node, in entries that are being caught up with
             log.warning("another process opened a session as node %s; opening a new one", self._node)
-            self._session = None
-            self._nonce = self._random_bytes(16)
-            self._open()
+            self.ended()
             return
         if effect.session == self._session:
             return  # it was asked for twice, because the first request seemed lost; serials go on
@@ -207,6 +205,15 @@ class Origin:
         self._renumber()
         self._unsent = len(self._waiting)
         self._forward_unsent()
+
+    def ended(self) -> None:
+        """Our session has ended in the log: open another, and send there what the old one had not applied.
+
+        Another process opened one under our name, or this node was no member for a while.
+        """
+        self._session = None
+        self._nonce = self._random_bytes(16)
+        self._open()
 
     def applied(self, replies: Replies) -> None:
         """Outcomes of this node's requests: tell who asked, in order. Others' are ignored."""

@@ -554,10 +554,16 @@ class Replica:
         self.streaming.resume()
         self._tell_caught_up()
 
+    @property
+    def _is_member(self) -> bool:
+        return self.membership is None or self.membership.get(self.node) is not None
+
     def _applied_own(self) -> None:
         session = self.machine.state.sessions.get(self.node)
         if session is not None and session.id == self.origin.session:
             self.origin.applied_to(session.applied)
+        elif session is None and self.origin.session is not None and self._is_member:
+            self.origin.ended()  # the leader ended it: this node was no member, and is one again
 
     def _notice_clients(self, effects: Effects) -> None:
         if not effects.opened:

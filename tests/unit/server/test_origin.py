@@ -153,6 +153,26 @@ def test_a_session_ended_by_another_process_is_replaced_and_renumbered() -> None
     assert answers == [OK, OK, Refused("x")]
 
 
+def test_a_session_that_was_ended_is_followed_by_another() -> None:
+    """The simulator saw a node's clients unheard for ever: let in by an entry that another leader overwrote,
+    added again by the next, it went on in the session that had been ended in between.
+    """
+    origin, wire = opened_origin()
+    answers: list[Outcome] = []
+    close(origin, answers)
+    close(origin, answers)
+    origin.applied(Replies("n1", SESSION, 1, 1))
+    origin.applied_to(1)
+    wire.frames.clear()
+    origin.ended()
+    assert origin.session is None
+    nonce = decode_commands(wire.take("open")[0][2])[0][2]
+    origin.opened(SessionOpened("n1", nonce, (10, 0)))
+    assert wire.serials() == [(1, 1)]
+    origin.applied(Replies("n1", (10, 0), 1, 1))
+    assert answers == [OK, OK]
+
+
 def test_a_session_asked_for_twice_is_opened_once() -> None:
     """The simulator saw requests lost: told of its session again, the origin counted from 1 again."""
     origin, wire = opened_origin()

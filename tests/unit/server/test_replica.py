@@ -6,7 +6,19 @@ from typing import Any
 
 import pytest
 
-from node.core.commands import Refound, decode_entry, decode_keeper
+from node.core.commands import (
+    MACHINE_VERSION,
+    Batch,
+    Entry,
+    KeeperCommand,
+    Refound,
+    SessionEnd,
+    TakeOver,
+    decode_entry,
+    decode_keeper,
+    encode_entry,
+    encode_keeper,
+)
 from node.core.state import State
 from node.errors import CorruptionError, RemoteProtocolError
 from node.raft.membership import Membership
@@ -241,6 +253,33 @@ def test_only_members_say_whether_the_cluster_is_warm(node: Node) -> None:
     assert node.replica._warm_members == {"n3": True}
     node.replica.membership_changed(THREE.without("n3"), Index(9))
     assert node.replica._warm_members == {}
+
+
+def test_a_member_whose_session_was_ended_opens_another(node: Node) -> None:
+    """R5: it was no member for a while. The simulator saw such a node's clients unheard for ever."""
+
+    def apply(index: int, keeper: list[KeeperCommand], batches: list[Batch]) -> None:
+        entry = Entry(MACHINE_VERSION, index, index, [encode_keeper(command) for command in keeper], batches)
+        node.replica.apply(index, TERM, encode_entry(entry))
+
+    def opened() -> list[bytes]:
+        taken = [value[2] for _, value in node.sent if value[0] == "open"]
+        node.sent.clear()
+        return taken
+
+    node.replica.membership_changed(THREE, Index(0))
+    apply(11, [TakeOver(TERM, 0)], [Batch(None, 0, 0, opened()[0])])
+    session = node.replica.origin.session
+    assert session is not None
+    node.replica.membership_changed(THREE.without("n1"), Index(12))
+    apply(13, [SessionEnd(TERM, "n1", session)], [])
+    assert opened() == []  # no member, no session
+    node.replica.membership_changed(THREE, Index(14))
+    apply(15, [], [])
+    again = opened()
+    assert len(again) == 1
+    apply(16, [], [Batch(None, 0, 0, again[0])])
+    assert node.replica.origin.session not in {None, session}
 
 
 def lead(node: Node) -> list[list[Any]]:
