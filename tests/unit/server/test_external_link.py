@@ -16,9 +16,10 @@ from node.config.model import NatsServer, NatsTLS
 from node.config.values import Secret, ServerURL, parse_url
 from node.errors import ConfigError, IdentityError
 from node.protocol import nats
-from node.server import external_link
+from node.server import external_connection, external_link
 from node.server.external import ExternalRouting
-from node.server.external_link import External, Limits, Link, servers, trust
+from node.server.external_connection import Limits, Link
+from node.server.external_link import External, servers, trust
 
 HERE = ServerURL("127.0.0.1", 4222)
 SOON = 5.0  # seconds until a test that hangs is given up; nothing waits for it
@@ -61,7 +62,7 @@ async def test_a_server_that_answers_no_pings_is_given_up(autojump_clock: trio.t
     talk = Talk()
     await talk.run()
     assert talk.link.reason == "the server does not answer"
-    assert trio.current_time() == 4 * external_link.PING_S
+    assert trio.current_time() == 4 * external_connection.PING_S
     assert await talk.theirs.receive_some() == nats.PING * 3
 
 
@@ -76,7 +77,7 @@ async def test_a_server_that_does_not_read_is_given_up(autojump_clock: trio.test
     talk.link.write(b"PUB a 0\r\n\r\n")
     await talk.run()
     assert talk.link.reason == "the server does not read"
-    assert trio.current_time() == external_link.WRITE_S
+    assert trio.current_time() == external_connection.WRITE_S
 
 
 async def test_what_waits_is_bounded() -> None:
