@@ -80,11 +80,12 @@ def decode_block(values: Values, key: bytes, stored: memoryview | bytes) -> bloc
         raise CorruptionError(f"{values.path}: {error}. {ADVICE}") from error
 
 
-def applied_in(values: Values) -> tuple[tuple[Index, Term], tuple[Index, Term]]:
+def applied_in(values: Values, *, whole: bool = False) -> tuple[tuple[Index, Term], tuple[Index, Term]]:
     """Applied and previous (index, term) of a store that nobody has open, such as a copy; it stays as it is.
 
     Args:
         values: of that store.
+        whole: read all the rest, too, and see whether it is what was written.
 
     Raises:
         CorruptionError: it is no store, or a damaged one.
@@ -97,12 +98,22 @@ def applied_in(values: Values) -> tuple[tuple[Index, Term], tuple[Index, Term]]:
         raise translate(path, error) from error
     try:
         check_size(path, environment)
-        _, meta, _ = load(values, environment)
+        databases, meta, _ = load(values, environment)
+        if whole:
+            _verify(values, environment, databases)
     except lmdb.Error as error:
         raise translate(path, error) from error
     finally:
         environment.close()
     return meta.applied, meta.previous
+
+
+def _verify(values: Values, environment: lmdb.Environment, databases: Databases) -> None:
+    with environment.begin() as transaction:
+        for key, stored in transaction.cursor(databases.state):
+            values.decode(STATE, key, stored)
+        for key, stored in transaction.cursor(databases.messages):
+            decode_block(values, key, stored)
 
 
 def load(values: Values, environment: lmdb.Environment) -> tuple[Databases, Meta, dict[int, int]]:

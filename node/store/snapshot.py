@@ -287,7 +287,8 @@ def chunks(path: Path) -> Iterator[bytes]:
 
 
 def _describe(values: Values, context: bytes) -> Manifest:
-    (index, term), previous = applied_in(values)
+    # All of it is read first: damage in a leader's store must not travel to those who have none.
+    (index, term), previous = applied_in(values, whole=True)
     sha, crcs, size = hashlib.sha256(), bytearray(), 0
     for chunk in chunks(values.path / DATA_FILE):
         sha.update(chunk)

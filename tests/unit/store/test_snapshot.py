@@ -57,6 +57,21 @@ def contents(store: Store) -> tuple[object, ...]:
 # --- producing -----------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("part", [b"message 1234", b"index"])
+def test_a_damaged_store_is_not_handed_on(store: Store, tmp_path: Path, part: bytes) -> None:
+    """The simulator saw one node's rotten disk stop those who took a snapshot of it."""
+    data = tmp_path / "origin" / "data.mdb"
+    content = data.read_bytes()
+    places = [at for at in range(len(content)) if content.startswith(part, at)]
+    with data.open("r+b") as file:
+        for at in places:
+            file.seek(at + len(part) - 1)
+            file.write(b"!")
+    with pytest.raises(CorruptionError):
+        produce(store, tmp_path / "snapshots")
+    assert find_all(tmp_path / "snapshots") == []
+
+
 def test_a_snapshot_says_what_it_is(store: Store, tmp_path: Path) -> None:
     """Index, term, the entry before, and the shell's own context; a whole one is found again."""
     made = produce(store, tmp_path / "snapshots", context=b"members")
