@@ -203,7 +203,8 @@ class ExternalRouting:
     def local_receivers(self, inbox: bytes) -> Sequence[Inbox]:
         """Whoever listens there, once for all of them; nobody while there is no connection.
 
-        Nobody, too, before this node serves: what it applies then it may have delivered before it stopped (R4).
+        Nobody, too, before this node serves: what it applies then may have been delivered before it stopped
+        (R4).
         """
         return (self._inbox,) if self._inbox is not None and self._is_open and literal(inbox) else ()
 
