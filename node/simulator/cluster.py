@@ -107,7 +107,8 @@ class Cluster:
 
     def start(self) -> None:
         for node in self.nodes:
-            node.start()
+            if not node.outside:
+                node.start()
         rng = self.world.stream("start")
         for client in self.clients:
             self.world.after(rng.uniform(1.0, 2.0), client.connect)
@@ -121,7 +122,8 @@ class Cluster:
         for node in self.nodes:
             node.storage.mend()
             node.resume()
-            node.start()
+            if not node.outside:
+                node.start()
         for client in self.clients:
             client.read_on()
             client.quiet = True

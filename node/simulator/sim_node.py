@@ -147,8 +147,12 @@ class SimNode:
 
     def start(self) -> None:
         """Start the process, unless it runs; if its disk doesn't let it, again later."""
-        if not (self.up or self.broken or self.outside):
+        if self.up or self.waiting or self.broken:
+            return
+        if not self.outside:
             self._guarded(self._start)
+        elif self.standing is not None and self._rng.random() < 0.5:
+            self.wait()  # nobody told its supervisor that it isn't wanted
 
     def wait(self) -> None:
         """Start the process with an empty directory: it says hello, and waits to be added."""

@@ -43,6 +43,8 @@ class Standing:
         self._node = node
         self._cluster = cluster
         self._linked: frozenset[str] = frozenset()
+        self._refused: dict[str, str] = {}
+        """Why a peer was refused last: told once."""
         self._rng = cluster.world.stream(f"{node.name} directory")
         names = sorted(founders)
         if node.name in names:
@@ -129,6 +131,8 @@ class Standing:
         try:
             self.founding.check_hello(link, hello)
         except (IdentityError, RemoteProtocolError) as error:
-            self._cluster.world.note(f"{self._node.name} refuses {peer._node.name}: {error}")
+            if self._refused.get(peer._node.name) != str(error):
+                self._refused[peer._node.name] = str(error)
+                self._cluster.world.note(f"{self._node.name} refuses {peer._node.name}: {error}")
             return False
         return True
