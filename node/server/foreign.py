@@ -15,18 +15,23 @@ Frames, beside those of ``routing`` and ``interest``::
     ["home", whether]          whether the receiver is the sender's home in the receiver's cluster
     ["ask", subject, reply, headers, payload, to_plain, queues]   like "msg"; services take it too
 
-No entry of the log and nothing of the replicated state goes to a foreign node.
+A peer serves what `offered` grants its cluster; what else it claims is left out. What this node serves itself
+no other is asked. No entry of the log and nothing of the replicated state goes to a foreign node.
 
 A plain object without I/O.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Protocol
 
 from node.errors import RemoteProtocolError
 from node.protocol.subjects import Interest, valid_subject
+from node.server.offered import is_ack_inbox
+
+log = logging.getLogger("stanchion.routes")
 
 PATTERNS_MAX = 64
 """Of one cluster's services: there are eight."""
@@ -69,11 +74,18 @@ class Foreign:
     Args:
         send: puts a frame on the link to a foreign node.
         changed: told when requests or deliveries go another way than before.
+        offers: whether a cluster's service at a pattern is for clients of other clusters.
     """
 
-    def __init__(self, send: Callable[[str, Any], None], changed: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        send: Callable[[str, Any], None],
+        changed: Callable[[], None],
+        offers: Callable[[str, bytes], bool],
+    ) -> None:
         self._send = send
         self._changed = changed
+        self._offers = offers
         self._links: dict[str, Link] = {}
         self._served: dict[str, tuple[bytes, ...]] = {}
         """By node, what its cluster serves."""
@@ -83,6 +95,8 @@ class Foreign:
         self._foreign: Interest[str] = Interest()
         """Clusters by the patterns their homes serve."""
         self._own: tuple[bytes, ...] = ()
+        self._warned: set[str] = set()
+        """Whose claims were complained of since their links came up."""
 
     # --- this node's part -------------------------------------------------------------------------
 
@@ -145,6 +159,7 @@ class Foreign:
         if peer not in self._links:
             return  # the link has gone since
         cluster = cluster_of(peer)
+        patterns = self._granted(peer, cluster, patterns)
         is_home = self._homes.get(cluster) == peer
         if is_home:
             self._remove_patterns(cluster)
@@ -154,6 +169,17 @@ class Foreign:
             self._changed()
         elif cluster not in self._homes:
             self._choose(cluster)
+
+    def _granted(self, peer: str, cluster: str, patterns: tuple[bytes, ...]) -> tuple[bytes, ...]:
+        """Of what a peer claims to serve, what it may: once each, and of inboxes one."""
+        own = [pattern for pattern in dict.fromkeys(patterns) if self._offers(cluster, pattern)]
+        inboxes = [pattern for pattern in own if is_ack_inbox(pattern)]
+        granted = tuple(pattern for pattern in own if pattern not in inboxes[1:] and pattern not in self._own)
+        refused = sorted({*patterns} - {*granted})
+        if refused and peer not in self._warned:
+            self._warned.add(peer)
+            log.warning("routing peer %s claims to serve %.100r, which isn't its service's", peer, refused[0])
+        return granted
 
     def _note_guest(self, peer: str, is_home: bool) -> None:
         link = self._links.get(peer)
@@ -182,6 +208,7 @@ class Foreign:
             self._choose(cluster)
         self._served.pop(peer, None)
         self._guests.pop(peer, None)
+        self._warned.discard(peer)
         if known:
             self._changed()
 

@@ -51,6 +51,7 @@ from node.server.launch import Launch
 from node.server.leaving import Leaving
 from node.server.members import Members
 from node.server.membership_requests import serve_go_requests, serve_membership
+from node.server.offered import is_offered
 from node.server.peer_links import Alone, RouteLink
 from node.server.replica import Replica
 from node.server.routing import Routing
@@ -133,7 +134,7 @@ class Node:
         if self.identity is not None and self.identity.recovered_from:
             recovered = (self.identity.founding_id, self.identity.recovered_from)
             joining.claim_log(self.journal, self.identity)
-        self.routing = Routing(name, send=self._send_route, offers=self._offers)
+        self.routing = Routing(name, send=self._send_route, cluster=config.cluster.id, offers=self._offers)
         external = self._make_external_routing()
         self.administration = Administration(config.cluster.id, self.routing)
         """Where requests of operators come in; whoever does what they ask registers its verbs."""
@@ -534,10 +535,8 @@ class Node:
         else:
             self.transport.send(peer, ROUTE, value)
 
-    def _offers(self, pattern: bytes) -> bool:
-        """Whether other clusters' clients may use a service: that of streaming, none of operators."""
-        discover = self.config.streaming.discover_prefix.encode()
-        return pattern.startswith((b"_STAN.", b"_INBOX.", discover + b"."))
+    def _offers(self, cluster: str, pattern: bytes) -> bool:
+        return is_offered(cluster, pattern, self.config.streaming.discover_prefix)
 
     def _send_member(self, peer: str, value: Any) -> bool:
         return self.outlet.to_server(peer, value)

@@ -15,6 +15,8 @@ matters to it comes or goes. A publish is then a dictionary hit and a loop over 
 
 Nodes of other clusters are nodes like those of the own one, but for services: see ``foreign``.
 
+Requests of operators go to services here and to nobody else, whoever listens: who hears one could answer it.
+
 Frame of a message, beside those of ``interest``; ``queues`` are pairs of (pattern, queue)::
 
     ["msg", subject, reply, headers, payload, to_plain, queues]
@@ -30,6 +32,7 @@ from typing import Any
 
 from node.errors import RemoteProtocolError
 from node.protocol.subjects import Interest, literal, matches, valid_subject
+from node.server import administration
 from node.server.foreign import Foreign, Link
 from node.server.interest import Exchange, InterestChange, Key, Remote
 from node.server.plans import Plans
@@ -46,6 +49,9 @@ from node.server.subscriptions import (
 
 __all__ = ["Handler", "InterestChange", "InternalSubscription", "LocalSubscription", "Receiver", "Routing"]
 
+SERVICES_ONLY = administration.PREFIX.encode() + b"."
+"""What such subjects begin with isn't for clients' subscriptions, nor for other nodes."""
+
 
 class Routing:
     """Subscriptions of this node, and what is published to them.
@@ -54,7 +60,8 @@ class Routing:
         node: this node's name.
         send: puts a frame on the link to another node. Frames may get lost, not overtake one another.
         on_interest_change: told who hears what on which node: the node's name and its changes.
-        offers: which services are for clients of other clusters too; by default none.
+        cluster: its ID.
+        offers: whether a cluster's service at a pattern is for clients of other clusters; by default none is.
     """
 
     def __init__(
@@ -63,12 +70,14 @@ class Routing:
         *,
         send: Callable[[str, Any], None],
         on_interest_change: Callable[[str, list[InterestChange]], None] | None = None,
-        offers: Callable[[bytes], bool] = lambda _pattern: False,
+        cluster: str = "",
+        offers: Callable[[str, bytes], bool] = lambda _cluster, _pattern: False,
     ) -> None:
         self.node = node
+        self._cluster = cluster
         self._offers = offers
         self._offered: list[bytes] = []
-        self.foreign = Foreign(send, self._foreign_changed)
+        self.foreign = Foreign(send, self._foreign_changed, offers)
         self.on_interest_change = on_interest_change
         self._send = send
         self._plans = Plans()
@@ -177,7 +186,7 @@ class Routing:
         service = InternalSubscription(pattern, handler, announce, self._service_ended)
         self._services.insert(pattern, service)
         self._plans.forget(pattern)
-        if not announce and self._offers(pattern):
+        if not announce and self._offers(self._cluster, pattern):
             self._offered.append(pattern)
             self.foreign.offer(self._offered)
         if announce:
@@ -298,16 +307,18 @@ class Routing:
     def _make_service_plan(self, subject: bytes) -> Plan:
         self.plans_made += 1
         services = self._services.match(subject)
-        homes = self.foreign.serving(subject)
+        homes = () if services else self.foreign.serving(subject)
         return Plan(services, (), (), (), homes=homes) if services or homes else NOBODY
 
     def _make_plan(self, subject: bytes) -> Plan:
+        if subject.startswith(SERVICES_ONLY):
+            return self._make_service_plan(subject)
         self.plans_made += 1
         services = self._services.match(subject)
         plain = [found for found in self._clients.match(subject) if found.may_hear(subject)]
         groups = self._groups.match(subject)
         remotes = self._remotes.match(subject)
-        homes = self.foreign.serving(subject)
+        homes = () if services else self.foreign.serving(subject)
         if not (services or plain or groups or remotes or homes):
             return NOBODY
         guests = self.foreign.guests(dict.fromkeys(remote.peer for remote in remotes))

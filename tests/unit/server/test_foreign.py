@@ -8,6 +8,7 @@ import pytest
 
 from node.errors import RemoteProtocolError
 from node.server.foreign import cluster_of
+from node.server.offered import is_offered
 from node.server.routing import LocalSubscription, Routing
 
 
@@ -75,7 +76,8 @@ class World:
             send=lambda peer, value: self.frames.append(
                 (key, peer if "/" in peer else f"{cluster}/{peer}", value)
             ),
-            offers=lambda pattern: pattern.startswith(b"_STAN."),
+            cluster=cluster,
+            offers=is_offered,
         )
         served = b"_STAN.pub." + cluster.encode() + b".>"
         routing.serve(served, lambda _, subject, _reply, payload: self.served.append((key, subject, payload)))
@@ -213,11 +215,50 @@ def test_a_node_founded_later_offers_its_ack_inboxes_then(world: World) -> None:
     """The tag of ack inboxes is drawn when a cluster is founded."""
     acks = []
     for key in ("B/n1", "B/n2", "B/n3"):
-        world.nodes[key].serve(b"_STAN.tag.*", lambda _, subject, *_more: acks.append(subject))
+        world.nodes[key].serve(
+            b"_INBOX.0123456789abcdefABCDEF.*", lambda _, subject, *_more: acks.append(subject)
+        )
     world.settle()
-    assert world.client("A/n1").pub(b"_STAN.tag.1") == 1
+    assert world.client("A/n1").pub(b"_INBOX.0123456789abcdefABCDEF.1") == 1
     world.settle()
-    assert acks == [b"_STAN.tag.1"]
+    assert acks == [b"_INBOX.0123456789abcdefABCDEF.1"]
+
+
+def test_a_peer_claims_its_own_service_and_nothing_else(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    """One that could claim any subject would answer our clients' connects and our operators' requests."""
+    node = world.nodes["A/n1"]
+    served: list[bytes] = []
+    for pattern in (b"_STAN.discover.A", b"_STANCHION.admin.A.>", b"_INBOX.abcdefABCDEF0123456789.*"):
+        node.serve(pattern, lambda _, subject, *_more: served.append(subject))
+    world.settle()
+    claims = [b">", b"_STAN.discover.A", b"_STAN.>", b"_STANCHION.admin.A.>", b"orders", b"_STAN.pub.*.>"]
+    claims += [b"_INBOX.abcdefABCDEF0123456789.*", b"_INBOX.0123456789abcdefABCDEF.*", b"_STAN.pub.B.>"]
+    for _ in range(2):
+        node.foreign_frame("B/n1", ["serves", claims])
+    node.foreign.up("C/n1", Pipe(world, "A/n1", "C/n1"))
+    node.foreign_frame("C/n1", ["serves", [b"_STAN.pub.B.>"]])
+    world.frames.clear()
+    ours = [b"_STAN.discover.A", b"_STANCHION.admin.A.x", b"_INBOX.abcdefABCDEF0123456789.1"]
+    for subject in (b"orders", b"_STAN.sub.B", *ours):
+        node.publish(None, subject, b"reply", b"", b"x")
+    assert world.frames == []
+    assert served == ours
+    assert node.publish(None, b"_STAN.pub.B.foo", b"", b"", b"x") == 1
+    assert [target for _, target, _ in world.frames] == ["B/n1"], "what it does serve"
+    assert caplog.text.count("routing peer B/n1 claims to serve") == 1
+
+
+def test_what_is_served_here_goes_nowhere_else(world: World) -> None:
+    """Whoever comes first: a peer that drew our inbox of acknowledgements would hear of every one."""
+    node, tag = world.nodes["A/n1"], b"_INBOX.abcdefABCDEF0123456789"
+    node.foreign_frame("B/n1", ["serves", [tag + b".*"]])
+    assert node.publish(None, tag + b".1", b"", b"", b"x") == 1
+    world.frames.clear()
+    node.serve(tag + b".*", lambda *_: None)
+    assert node.publish(None, tag + b".1", b"", b"", b"x") == 1
+    assert [frame for _, _, frame in world.frames if frame[0] == "ask"] == []
 
 
 @pytest.mark.parametrize(

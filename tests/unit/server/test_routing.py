@@ -657,3 +657,27 @@ def test_counts_by_subject_do_not_leak() -> None:
     assert cluster.nodes["n1"].subscription_count == 0
     assert cluster.nodes["n2"].peer_interest_count("n1") == 0
     assert Counter(change.now == 0 for _, change in cluster.changes["n2"]) == {True: 120, False: 120}
+
+
+def test_requests_of_operators_go_to_services_alone() -> None:
+    """Neither to who listens to everything here, nor to other nodes; replies go as usual."""
+    cluster = Cluster("n1", "n2")
+    spies = [cluster.client("n1"), cluster.client("n2")]
+    for spy in spies:
+        spy.sub(b">")
+        spy.sub(b"_STANCHION.admin.c.*", b"q")
+    cluster.settle()
+    asked: list[bytes] = []
+    cluster.nodes["n1"].serve(b"_STANCHION.admin.c.>", lambda _, subject, *_more: asked.append(subject))
+    operator = cluster.client("n1")
+    assert operator.pub(b"_STANCHION.admin.c.kick", b"{}", b"_INBOX.op") == 1
+    assert operator.pub(b"_STANCHION.admin.other.kick") == 0
+    assert operator.pub(b"_STANCHION.admin.c.kick", as_written=True) == 1
+    assert cluster.frames == []
+    message = ["msg", b"_STANCHION.admin.c.kick", b"", b"", b"x", True, []]
+    cluster.nodes["n1"].peer_frame("n2", message)
+    assert asked == [b"_STANCHION.admin.c.kick"] * 2, "not announced: other nodes can't ask"
+    assert [spy.got for spy in spies] == [[], []]
+    cluster.nodes["n1"].publish(None, b"_INBOX.op", b"", b"", b"{}")
+    cluster.settle()
+    assert [len(spy.got) for spy in spies] == [1, 1]
