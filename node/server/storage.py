@@ -14,11 +14,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from node.config.model import Config, Encryption
-from node.errors import DiskError
+from node.errors import CorruptionError, DiskError, IdentityError
 from node.raft.disk import Disk, RealDisk
 from node.raft.identity import DirectoryLock, Identity, load_identity
 from node.raft.journal import Journal
 from node.raft.memory_disk import MemoryDisk
+from node.raft.segments import segment_number
 
 if TYPE_CHECKING:
     from node.sealing import Keyring
@@ -90,12 +91,15 @@ def open_directory(config: Config, identity: Identity | None, stack: ExitStack) 
 
     Raises:
         ConfigError: it is encrypted with another pass phrase, or without one, or isn't and should be.
+        IdentityError: it is a node's, and the journal is gone.
         CorruptionError, DiskError: its journal or store can't be used.
     """
     from node.store.checkpoint import Store
 
     directory = config.store.dir
     keyring = _keyring(directory, config.store.encryption, empty=identity is None)
+    if identity is not None:
+        _check_journal(directory / "journal", identity.node)
     journal = Journal.open(
         RealDisk(directory / "journal"),
         segment_bytes=config.raft.journal_segment,
@@ -113,8 +117,53 @@ def open_directory(config: Config, identity: Identity | None, stack: ExitStack) 
         raise
     storage = Storage(RealDisk(directory), identity, journal, store, keyring)
     stack.callback(storage.close)
+    if identity is not None:
+        _check_store(journal, store, directory, config)
     _finish_installing(journal, store, directory / "store")
     return storage
+
+
+def _check_journal(path: Path, node: str) -> None:
+    """Refuse a node whose journal is gone: an empty one would vote again in terms it has voted in.
+
+    A journal is made before the identity is, and always has a file: whatever else was interrupted.
+    """
+    if not path.is_dir() or not any(segment_number(file.name) is not None for file in path.iterdir()):
+        raise IdentityError(
+            f"{path}: the journal of node {node} is gone: its votes, and the entries that it acknowledged. "
+            f"If it is on a disk of its own, mount that. Else restore the whole directory as it was when "
+            f"the node stopped, or replace the node: stanchion cluster replace {node} NEW"
+        )
+
+
+def _check_store(journal: Journal, store: StoreInterface, directory: Path, config: Config) -> None:
+    """Refuse a store and a journal that don't belong together: one is gone, or is an older copy.
+
+    A store is behind the journal's beginning only then; and ahead of its end only while a snapshot is being
+    installed, which leaves a note. Or after a power cut, where the journal doesn't wait for the disk.
+
+    Raises:
+        CorruptionError: they don't.
+    """
+    from node.store.snapshot import note_of
+
+    index, _ = store.applied
+    first = max(journal.first_index, journal.first_readable - 1)
+    if max(index, 1) < first:  # entry 1 is the same in every log
+        has = f"has nothing beyond entry {index}" if index else "is empty"
+        problem = f"the store {has}, but the journal goes on only behind entry {first}"
+    elif (
+        index > journal.last_index
+        and config.raft.durability != "relaxed"
+        and not note_of(directory / "store", store.applied)
+    ):
+        problem = f"the journal ends at entry {journal.last_index}, but the store has entry {index}"
+    else:
+        return
+    raise CorruptionError(
+        f"{directory}: {problem}: one of them is gone, or is an older copy. Restore the whole directory as "
+        "it was when the node stopped, or replace the node: stanchion cluster replace"
+    )
 
 
 def _keyring(directory: Path, encryption: Encryption | None, *, empty: bool) -> Keyring | None:

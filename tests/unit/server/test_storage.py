@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -105,6 +106,75 @@ def test_a_snapshot_whose_journal_did_not_follow_brought_its_members(tmp_path: P
     with ExitStack() as stack:
         journal = open_storage(here, "n1", stack).journal
         assert (journal.last_index, journal.membership) == (7, (7, b"members at entry 7"))
+
+
+def member(here: Config, last: int, applied: int, *, dropped: int = 0) -> None:
+    """A node with a vote, a log up to entry ``last`` and a store of entry ``applied``."""
+    with ExitStack() as stack:
+        storage = open_storage(here, "n1", stack)
+        save_identity(storage.disk, Identity("test-cluster", "f", "t", "n1"))
+        storage.journal.set_term(7, "n1")
+        for index in range(1, last + 1):
+            storage.journal.append(index, 1, bytes(100))
+        flush = storage.journal.begin_flush()
+        assert flush is not None
+        flush.run()
+        storage.journal.end_flush(flush)
+        storage.journal.drop_before(dropped)
+        sweep = storage.journal.begin_sweep()
+        if sweep is not None:
+            sweep.run()
+        if applied:
+            job = storage.store.begin_checkpoint((applied, 1), (applied - 1, 1), [])
+            job.run()
+            storage.store.end_checkpoint(job)
+
+
+@pytest.mark.parametrize("applied", [0, 80])
+@pytest.mark.parametrize("remains", [False, True])
+def test_without_its_journal_a_node_is_refused(tmp_path: Path, applied: int, *, remains: bool) -> None:
+    """It would vote a second time in a term, and lack what it acknowledged: the disk wasn't mounted."""
+    here = config(tmp_path)
+    member(here, 100, applied)
+    shutil.rmtree(tmp_path / "journal")
+    if remains:
+        (tmp_path / "journal").mkdir()
+        (tmp_path / "journal" / "lost+found").mkdir()
+    for _ in range(2):
+        with (
+            ExitStack() as stack,
+            pytest.raises(IdentityError, match=r"journal of node n1 is gone.*replace n1"),
+        ):
+            open_storage(here, "n1", stack)
+
+
+@pytest.mark.parametrize("applied", [0, 3])
+def test_a_store_from_before_the_journal_begins_is_refused(tmp_path: Path, applied: int) -> None:
+    """The store's directory is gone, or is an old copy, and the journal no longer reaches back to it."""
+    here = replace(config(tmp_path / "here"), raft=Raft(journal_segment=8192))
+    member(config(tmp_path / "old"), 200, applied)
+    member(here, 200, 190, dropped=180)
+    shutil.rmtree(tmp_path / "here" / "store")
+    (tmp_path / "old" / "store").rename(tmp_path / "here" / "store")
+    with ExitStack() as stack, pytest.raises(CorruptionError, match=r"the store .*older copy.*replace"):
+        open_storage(here, "n1", stack)
+
+
+def test_a_journal_that_ends_before_the_store_is_refused(tmp_path: Path) -> None:
+    """An old copy. Only a snapshot, which leaves a note, or a power cut makes the store the newer one."""
+    here = config(tmp_path / "here")
+    member(config(tmp_path / "old"), 50, 40)
+    member(here, 100, 80)
+    shutil.rmtree(tmp_path / "here" / "journal")
+    (tmp_path / "old" / "journal").rename(tmp_path / "here" / "journal")
+    with (
+        ExitStack() as stack,
+        pytest.raises(CorruptionError, match=r"ends at entry 50, .* store has entry 80"),
+    ):
+        open_storage(here, "n1", stack)
+    with ExitStack() as stack:
+        relaxed = replace(here, raft=Raft(durability="relaxed"))
+        assert open_storage(relaxed, "n1", stack).journal.last_index == 80
 
 
 def test_in_memory_nothing_is_written_and_nothing_is_found(tmp_path: Path) -> None:
