@@ -11,9 +11,9 @@ asks the leader for it, is the business of who registers it; here it is decided 
 the request is well formed, and what goes back.
 
 *Who may ask.* The node a client is connected to decides, for it alone knows the connection: requests are
-never routed, neither to other nodes nor to who subscribes to them here (see ``routing``). Who connects from this very machine
-may, for who has an account here has ways enough; and who has shown a password or token that is right, if
-their permissions let them publish to the subject. Nobody else.
+never routed, neither to other nodes nor to who subscribes to them here (see ``routing``). Who connects from
+this very machine may, for who has an account here has ways enough; and who has shown a password or token that
+is right, if their permissions let them publish to the subject. Nobody else.
 
 A plain object without I/O.
 """
