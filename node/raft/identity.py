@@ -106,11 +106,13 @@ def read_identity(disk: Disk) -> Identity | None:
         return _decode(file.read(0, _SIZE_MAX), disk.describe(IDENTITY_FILE))
 
 
-def recover_identity(disk: Disk, cluster_id: str, founding_id: str, directory: str) -> Identity:
+def recover_identity(
+    disk: Disk, cluster_id: str, founding_id: str, directory: str, membership: str = ""
+) -> Identity:
     """Make the directory's data that of another cluster, at once or not at all; the identity it has now.
 
     ``recovered_from`` says whose it was: log and state still say so themselves. A new ``directory`` id tells
-    memberships of the new cluster from those of the old.
+    memberships of the new cluster from those of the old, and ``membership`` says since which entry it is.
 
     Raises:
         IdentityError: it belongs to nobody yet, or the file is damaged.
@@ -121,7 +123,12 @@ def recover_identity(disk: Disk, cluster_id: str, founding_id: str, directory: s
         raise IdentityError(f"{disk.describe(IDENTITY_FILE)}: there is no cluster's data in this directory")
     was = existing.recovered_from or existing.founding_id
     identity = replace(
-        existing, cluster_id=cluster_id, founding_id=founding_id, directory=directory, recovered_from=was
+        existing,
+        cluster_id=cluster_id,
+        founding_id=founding_id,
+        directory=directory,
+        membership=membership,
+        recovered_from=was,
     )
     _write(disk, identity)
     return identity

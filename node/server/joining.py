@@ -79,6 +79,11 @@ def learnt(identity: Identity | None, cluster_id: str, node: str, state: State) 
     return replace(before, founding_id=state.founding_id, cluster_tag=state.cluster_tag, recovered_from="")
 
 
+def alone(node: str, directory: str) -> Membership:
+    """Of a cluster that goes on with one node's data."""
+    return Membership((Member(node, "", True, directory),))
+
+
 def claim_log(journal: Journal, identity: Identity) -> None:
     """Make this node the only member of the cluster whose recovered data it has, if it isn't yet.
 
@@ -96,8 +101,8 @@ def claim_log(journal: Journal, identity: Identity) -> None:
             return
     index = journal.last_index + 1
     term = max(journal.term, journal.term_at(journal.last_index) or 0)
-    alone = Membership((Member(identity.node, "", True, identity.directory),))
-    journal.append(index, term, bytes([EntryType.MEMBERSHIP]) + alone.encode())
+    membership = alone(identity.node, identity.directory)
+    journal.append(index, term, bytes([EntryType.MEMBERSHIP]) + membership.encode())
     flush = journal.begin_flush()
     assert flush is not None
     flush.run()

@@ -22,8 +22,9 @@ from node.raft.disk import RealDisk
 from node.raft.identity import DirectoryLock, read_identity, recover_identity
 from node.raft.journal import Journal
 from node.raft.ports import EntryType
+from node.server.founding import pack_membership
 from node.server.host import Host
-from node.server.joining import claim_log
+from node.server.joining import alone, claim_log
 from node.server.storage import open_directory
 
 
@@ -84,7 +85,15 @@ def recover(config: Config, name: str, *, pretend: bool = False) -> Recovered:
             stamp,
         )
         if not pretend:
-            new = recover_identity(disk, config.cluster.id, Host().random_name(), secrets.token_hex(11))
+            directory_id = secrets.token_hex(11)
+            since = storage.journal.last_index + 1
+            new = recover_identity(
+                disk,
+                config.cluster.id,
+                Host().random_name(),
+                directory_id,
+                pack_membership(since, alone(name, directory_id)),
+            )
             claim_log(storage.journal, new)
         return recovered
 

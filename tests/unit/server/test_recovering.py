@@ -15,8 +15,11 @@ from node.errors import ConfigError, IdentityError, RefusedError
 from node.raft.disk import RealDisk
 from node.raft.identity import DirectoryLock, Identity, read_identity, save_identity
 from node.raft.journal import Journal
-from node.raft.membership import Membership
+from node.raft.membership import Member, Membership
 from node.raft.ports import EntryType
+from node.server.founding import Founding
+from node.server.joining import first_members
+from node.server.members import Members
 from node.server.recovering import recover
 from node.server.storage import open_storage
 
@@ -91,6 +94,35 @@ def test_once_more_is_another_cluster_again(folder: Path) -> None:
     new = identity(folder)
     assert new is not None
     assert (new.cluster_id, new.recovered_from) == ("later", "f")
+
+
+def test_what_the_log_said_before_is_not_about_this_node(folder: Path) -> None:
+    """Its last entry, never committed, removed n1: that is applied as well, and must not end the node."""
+    with ExitStack() as stack:
+        journal = open_storage(config(folder, "before"), "n1", stack).journal
+        journal.append(5, 2, bytes([EntryType.MEMBERSHIP]) + Membership.founders(["n2", "n3"]).encode())
+        flush = journal.begin_flush()
+        assert flush is not None
+        flush.run()
+        journal.end_flush(flush)
+    recover(config(folder), "n1")
+    new = identity(folder)
+    assert new is not None
+    since, first = first_members(new, ["n1", "n2", "n3"])
+    only = Membership((Member("n1", "", True, new.directory),))
+    assert (since, first) == (6, only)
+    ended: list[int] = []
+    founding = Founding("n1", "after", ["n1"], new, "c:1", lambda: None)
+    members = Members(
+        "n1", {}, founding, directory=new.directory, since=since, removed=ended.append, changed=lambda: None
+    )
+    members.membership_changed(only, 6)
+    members.membership_committed(Membership.founders(["n2", "n3"]), 5)
+    members.membership_committed(only, 6)
+    assert ended == []
+    members.membership_changed(Membership.founders(["n2"]), 9)
+    members.membership_committed(Membership.founders(["n2"]), 9)
+    assert ended == [9]
 
 
 def test_the_old_id_is_refused(folder: Path) -> None:
