@@ -5,6 +5,8 @@ order: an acknowledgement before the close that follows it.
 
 A connection that breaks is dialed again at once, then with pauses; the servers that were given and those
 they tell of (``connect_urls``) by turns. Nothing of a client's state changes meanwhile: see `external`.
+Whom a server tells of is shown our credentials over TLS whose certificates are checked, or where they were to
+be shown anyway: on a host that was given, or on this machine. Else it isn't tried.
 Credentials that are refused end the node if none ever worked, for then the configuration is wrong;
 later they are only complained of.
 """
@@ -21,7 +23,7 @@ from typing import Any
 import trio
 
 from node.config.model import NatsServer, NatsTLS
-from node.config.values import ServerURL
+from node.config.values import Address, ServerURL
 from node.errors import ConfigError, IdentityError, NodeError, RemoteProtocolError
 from node.protocol import nats
 from node.protocol import streaming as stan
@@ -130,6 +132,9 @@ class External:
         self.routing = routing
         self._service = service
         self._servers = list(servers)
+        self._hosts = {server.host for server in servers}
+        self._passed_over: set[ServerURL] = set()
+        """Told of, but not to be shown our credentials."""
         self._name = name
         self._discover = discover
         self._cluster_id = cluster_id
@@ -240,6 +245,7 @@ class External:
                     await self._look_for_others(stream, parser)
             except (*STREAM_ERRORS, trio.TooSlowError, RemoteProtocolError) as error:
                 raise LostError(why(error)) from error
+            server = replace(server, is_tls=stream is not tcp)
             self._learn(info, server)
             await self._stand(Link(server, info, self._epoch(), self._limits), stream, parser, task_status)
         finally:
@@ -357,15 +363,38 @@ class External:
                 return
 
     def _learn(self, info: dict[str, Any], like: ServerURL) -> None:
-        """Other servers of the same NATS cluster, to be tried when this one is gone."""
+        """Other servers of the same NATS cluster, to be tried when this one is gone.
+
+        Who shows credentials to whomever a server names shows them to whoever can speak for a server.
+        """
         for url in info.get("connect_urls") or ():
             host, colon, port = str(url).rpartition(":")
             if not (colon and port.isdigit() and 0 < int(port) < 65536):
                 continue
             server = replace(like, host=host.strip("[]"), port=int(port))
             known = {(each.host, each.port) for each in self._servers}
-            if (server.host, server.port) not in known and len(known) < SERVERS_MAX:
+            if (server.host, server.port) in known or len(known) >= SERVERS_MAX:
+                continue
+            if self._may_know_us(server):
                 self._servers.append(server)
+            else:
+                self._pass_over(server, like)
+
+    def _may_know_us(self, server: ServerURL) -> bool:
+        """Whether our credentials may go to a server that was only told of."""
+        if not (server.user or server.token) or server.host in self._hosts:
+            return True
+        is_checked = self._tls is not None and self._tls.verify_mode is ssl.CERT_REQUIRED
+        return (server.is_tls and is_checked) or Address(server.host, server.port).is_loopback
+
+    def _pass_over(self, server: ServerURL, teller: ServerURL) -> None:
+        if server in self._passed_over or len(self._passed_over) >= SERVERS_MAX:
+            return  # told once
+        self._passed_over.add(server)
+        log.warning(
+            "NATS server %s, which %s tells of, is not tried: our credentials would go there unprotected",
+            server, teller,
+        )  # fmt: skip
 
 
 async def _until(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import ssl
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -243,6 +244,55 @@ async def test_another_server_that_it_was_told_of_is_tried() -> None:
         assert b'"user":"ann"' in bytes(other.heard), "as the same user"
         assert world.external.link is not None
         assert not world.external.link.has_headers
+
+
+def told_of(like: ServerURL, *urls: str, tls: ssl.SSLContext | None = None) -> list[ServerURL]:
+    """The servers that are tried, besides the first one, when that tells of ``urls``."""
+    world = World(like, tls=tls)
+    for _ in range(2):
+        world.external._learn({"connect_urls": list(urls)}, like)
+    return world.external._servers[1:]
+
+
+def test_a_password_is_not_shown_in_plain_text_to_whoever_a_server_names(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Only where it was to be shown anyway, on this machine, or to whom a certificate is asked of."""
+    ann = ServerURL("10.0.0.1", 4222, user="ann", password="pw")
+    urls = ("10.0.0.1:4223", "127.0.0.1:4222", "[::1]:4222", "localhost:4224", "10.0.0.2:4222", "evil.com:1")
+    assert [str(url) for url in told_of(ann, *urls)] == [
+        "nats://10.0.0.1:4223", "nats://127.0.0.1:4222", "nats://[::1]:4222", "nats://localhost:4224",
+    ]  # fmt: skip
+    assert caplog.text.count("evil.com:1") == 1
+    assert "pw" not in caplog.text
+    assert len(told_of(ServerURL("10.0.0.1", 4222, token="t"), *urls)) == 4
+    assert len(told_of(ServerURL("10.0.0.1", 4222), *urls)) == 6, "there is nothing to show"
+
+
+def test_over_tls_all_are_tried_and_asked_for_it() -> None:
+    """Also where the URL didn't say so, but the server that tells of them did."""
+    over_tls = ServerURL("10.0.0.1", 4222, user="ann", password="pw", is_tls=True)
+    found = told_of(over_tls, "10.0.0.2:4222", "127.0.0.1:1", tls=ssl.create_default_context())
+    assert [str(url) for url in found] == ["tls://10.0.0.2:4222", "tls://127.0.0.1:1"]
+    unchecked = ssl.create_default_context()
+    unchecked.check_hostname = False
+    unchecked.verify_mode = ssl.CERT_NONE
+    found = told_of(over_tls, "10.0.0.2:4222", "10.0.0.1:2", tls=unchecked)
+    assert [str(url) for url in found] == ["tls://10.0.0.1:2"], "elsewhere, nobody proves who he is"
+
+
+async def test_a_connection_that_tls_was_asked_for_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The URL says nats://, the server wants TLS: whom it tells of has to have it too."""
+    fake = FakeServer(tls_required=True, connect_urls=["10.0.0.2:4222"])
+
+    async def secured(_self: External, tcp: trio.SocketStream, *_args: Any, **_more: Any) -> trio.abc.Stream:
+        return trio.StapledStream(tcp, tcp)
+
+    monkeypatch.setattr(External, "_secured", secured)
+    async with serving(fake) as nursery:
+        world = World(fake.url, tls=ssl.create_default_context())
+        await nursery.start(world.external.run)
+        assert [str(url) for url in world.external._servers[1:]] == ["tls://10.0.0.2:4222"]
 
 
 async def test_refused_credentials_end_the_start_when_all_refuse() -> None:
