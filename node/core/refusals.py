@@ -38,6 +38,8 @@ TOO_MANY_CHANNELS = "too many channels"
 CHANNEL_BEING_DELETED = "stan: channel is being deleted"
 
 # ours alone
+MESSAGE_TOO_LONG = "stan: message too long to be delivered"
+"""To a publisher behind another NATS server: what it takes isn't enough for the message as delivered."""
 TOO_LATE = ""
 """A request whose client has given up already (rule R8): nobody reads the text."""
 UNDECODABLE = "stan: undecodable request"

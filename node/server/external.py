@@ -28,7 +28,10 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from node.errors import RemoteProtocolError
 from node.protocol import nats
+from node.protocol.message import message_size, redelivered
+from node.protocol.streaming import decode_message
 from node.protocol.subjects import literal, valid_subject
 from node.server.interest import InterestChange
 from node.server.subscriptions import Handler, InternalSubscription
@@ -52,6 +55,12 @@ ASKED_MAX = 65_536
 
 PAYLOAD_MAX = 8 * 1024 * 1024
 """Bytes of a message that comes in. One must fit into an entry of the log; a longer one is dropped."""
+
+ENVELOPE_SIZE_MAX = message_size(2**64 - 1, 2**63 - 1, 0) + len(redelivered(b"", 2**32 - 1))
+"""Bytes that a delivery has beyond the message's body."""
+
+TOO_LONG_TOLD_MAX = 256
+"""Messages too long for the server that are told of in the log, of one connection."""
 
 
 class Outlet(Protocol):
@@ -139,6 +148,8 @@ class ExternalRouting:
         self._buffer: list[bytes] = []
         self._buffered_bytes = 0
         self._dropping = False
+        self._too_long: set[tuple[bytes, int]] = set()
+        """Inbox and sequence of what this connection can't deliver."""
         self._asked: dict[bytes, _Asked] = {}
         self._awaited: dict[bytes, bytes] = {}
         """Heartbeat inboxes nobody is known to listen to, and the reply subject of what was asked there."""
@@ -157,6 +168,11 @@ class ExternalRouting:
     def subscription_count(self) -> int:
         """What this node has subscribed to."""
         return len(self._services)
+
+    @property
+    def body_size_max(self) -> int | None:
+        """Bytes of a published message's body that can be delivered; None: not connected, nobody knows."""
+        return None if self._outlet is None else max(self._outlet.max_payload - ENVELOPE_SIZE_MAX, 1)
 
     def serve(self, pattern: bytes, handler: Handler, *, announce: bool = False) -> InternalSubscription:
         """See `Routing.serve`. Once `open`, or else then, it is subscribed to at the server."""
@@ -184,9 +200,7 @@ class ExternalRouting:
             return 0  # a client may have named anything as its inbox; the server would end the connection
         outlet = self._outlet
         if outlet is not None and len(payload) + len(headers) > outlet.max_payload:
-            self._drop(
-                f"{len(payload)} bytes for {subject.decode(errors='replace')}: too long for the server"
-            )
+            self._drop_too_long(subject, payload, outlet.max_payload)
             return 0
         data = nats.hpub(subject, reply, headers, payload) if headers else nats.pub(subject, reply, payload)
         if reply and len(self._asked) < ASKED_MAX:
@@ -254,6 +268,7 @@ class ExternalRouting:
         self._outlet = outlet
         self._inbox = Inbox(self, outlet)
         self._stuck = self._dropping = False
+        self._too_long.clear()
         self._begin()
 
     def down(self, outlet: Outlet) -> None:
@@ -349,6 +364,27 @@ class ExternalRouting:
             return
         self._buffer.append(data)
         self._buffered_bytes += len(data)
+
+    def _drop_too_long(self, subject: bytes, payload: bytes, size_max: int) -> None:
+        """A delivery is tried again at each AckWait: it is told once of each message and inbox."""
+        self.dropped += 1
+        try:
+            found = decode_message(payload)
+        except RemoteProtocolError:
+            found = None
+        key = (subject, found.seq if found is not None else len(payload))
+        if key in self._too_long or len(self._too_long) > TOO_LONG_TOLD_MAX:
+            return
+        self._too_long.add(key)
+        if len(self._too_long) > TOO_LONG_TOLD_MAX:
+            log.error("dropped: many messages are too long for the server; no more are told of")
+            return
+        what = f"message {found.seq} of channel {found.channel}, " if found is not None else ""
+        where = subject.decode(errors="replace")
+        log.error(
+            "dropped: %s%d bytes for %s: too long for the server, whose max_payload is %d",
+            what, len(payload), where, size_max,
+        )  # fmt: skip
 
     def _drop(self, what: str) -> None:
         self.dropped += 1

@@ -220,6 +220,8 @@ class Node:
             sockets=launch.sockets,
         )
         self.external = None if external is None else self._make_external(external)
+        if external is not None:
+            self.replica.streaming.body_size_max = lambda: external.body_size_max
         self.foreign = self._make_foreign()
 
     @property

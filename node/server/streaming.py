@@ -17,6 +17,7 @@ Source: the streaming protocol, sections 1 and 3 to 9.
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -127,6 +128,8 @@ class Streaming:
         self._channel_start = len(subjects.publish) + 1
         self._ack_handle: Any = None
         self._held: list[tuple[bytes, bytes]] | None = None  # answers to publishes, while this node holds
+        self.body_size_max: Callable[[], int | None] | None = None
+        """What can be delivered, where another NATS server decides that; of more than that none."""
         self.published = 0
         self.published_bytes = 0
         origin.publish_answered = self._publish_answered
@@ -182,6 +185,9 @@ class Streaming:
             self._reply(reply, stan.encode_pub_ack(request.guid, refusals.INVALID_PUBLISH))
             return
         body = message_body(channel, request.reply, request.data)
+        if self.body_size_max is not None and len(body) > (self.body_size_max() or sys.maxsize):
+            self._reply(reply, stan.encode_pub_ack(request.guid, refusals.MESSAGE_TOO_LONG))
+            return
         self.published += 1
         self.published_bytes += len(payload)
         self._origin.submit_publish(

@@ -5,7 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import pytest
+
 from node.protocol import nats
+from node.protocol.message import message as encode
+from node.protocol.message import message_body, redelivered
 from node.server import external
 from node.server.external import ExternalRouting
 from node.server.interest import InterestChange
@@ -143,6 +147,45 @@ def test_nothing_is_sent_that_would_end_the_connection() -> None:
     assert pipe.published() == []
     assert behind.routing.publish(None, b"inbox", b"", b"", b"x" * 10) == 1
     assert behind.routing.dropped == 1
+
+
+def test_what_can_not_be_delivered_is_complained_of_once(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is tried again at every AckWait; the server may take more one day."""
+    monkeypatch.setattr(external, "TOO_LONG_TOLD_MAX", 2)
+    behind = Behind()
+    behind.routing.open()
+    pipe = behind.up(has_headers=False, max_payload=40)
+    message = encode(7, 1, message_body("orders", "", b"x" * 40))
+    for count in range(300):
+        behind.routing.publish(None, b"inbox", b"", b"", redelivered(message, count + 1))
+    assert caplog.text.count("message 7 of channel orders") == 1
+    for subject in (b"other", b"a", b"b", b"inbox"):
+        behind.routing.publish(None, subject, b"", b"", message)
+    assert caplog.text.count("message 7 of channel orders") == 2, "another subscriber's"
+    assert caplog.text.count("too long") == 3, "and that no more are told"
+    assert behind.routing.dropped == 304
+    assert pipe.published() == []
+    behind.routing.down(pipe)
+    behind.up(8, has_headers=False, max_payload=40)
+    behind.routing.publish(None, b"inbox", b"", b"", b"\xff" * 41)
+    assert "41 bytes for inbox" in caplog.text, "told anew for another connection; what it is may be unknown"
+
+
+def test_how_long_a_message_may_be() -> None:
+    """So long that it fits with whatever is put to it: the last sequence, redelivered for ever."""
+    behind = Behind()
+    assert behind.routing.body_size_max is None
+    pipe = behind.up(has_headers=False, max_payload=1000)
+    size = behind.routing.body_size_max
+    assert size is not None
+    behind.routing.open()
+    longest = redelivered(encode(2**64 - 1, 2**63 - 1, b"\x22" + bytes(size - 1)), 2**32 - 1)
+    assert len(longest) == 1000
+    assert behind.routing.publish(None, b"inbox", b"", b"", longest) == 1
+    behind.routing.down(pipe)
+    assert behind.routing.body_size_max is None
 
 
 def test_a_server_without_headers_tells_nothing_of_clients() -> None:

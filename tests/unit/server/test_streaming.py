@@ -297,6 +297,19 @@ def test_a_publish_becomes_a_command_and_is_acked_when_it_is_applied() -> None:
     assert stan.decode_pub_ack(service.reply) == stan.PubAck("g", "")
 
 
+def test_what_could_not_be_delivered_is_refused_at_once() -> None:
+    """Through another NATS server that takes less; it would be tried for ever."""
+    service = Service()
+    service.streaming.body_size_max = lambda: 10
+    service.publishes("foo", data=b"123")
+    assert len(service.origin.commands) == 1
+    service.publishes("foo", data=b"1234")
+    assert stan.decode_pub_ack(service.reply).error == refusals.MESSAGE_TOO_LONG
+    service.streaming.body_size_max = lambda: None
+    service.publishes("foo", data=b"1234")
+    assert len(service.origin.commands) == 2
+
+
 def test_a_refused_publish_says_why() -> None:
     """PUB-17."""
     service = Service()
