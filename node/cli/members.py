@@ -88,12 +88,13 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _add(args: argparse.Namespace, name: str) -> Any:
-    fields = {"name": name, "peer": _peer(args, name), "wait": args.wait}
+    fields = {"name": name, "peer": _peer(args, name), "wait": args.wait, "within": args.timeout}
     return administer(args, "cluster.add", fields, repeats=True)
 
 
 def _remove(args: argparse.Namespace, name: str, *, absent: bool = False) -> Any:
-    return administer(args, "cluster.remove", {"name": name, "absent": absent}, repeats=True)
+    fields = {"name": name, "absent": absent, "within": args.timeout}
+    return administer(args, "cluster.remove", fields, repeats=True)
 
 
 def _replace(args: argparse.Namespace) -> Any:

@@ -3,7 +3,8 @@
 Any node may be asked (`administration`), but some things only a leader can do, and leaders change. So the
 node that was asked keeps the request and puts it to the leader, and to the next one, again and again until
 one has answered; the answers come back over the same link. Whatever is asked for like this must be safe to
-do twice: a leader may have done it and died before it said so.
+do twice: a leader may have done it and died before it said so. Who asks for the very same again while it is
+under way takes no more room: both are told the answer.
 
 Frames of the raft link; the payloads are JSON::
 
@@ -38,6 +39,8 @@ GIVE_UP_S = 600.0
 """After so long nobody waits for the answer any more: the request is forgotten, here and by the leader."""
 WAITING_MAX = 64
 """Requests of one node that wait for a leader. One more is refused."""
+SHARED_MAX = 8
+"""So many may wait for the answer to the very same request. One more, and the first is told to ask again."""
 
 
 @dataclass(slots=True)
@@ -46,9 +49,12 @@ class _Waiting:
 
     verb: str
     fields: str
-    answer: Answer
+    answers: list[Answer]
+    """Whoever asked for the very same."""
     asked_s: float
-    since_s: float
+    until_s: float
+    """Nobody waits any longer."""
+    within_s: float
     leaderless_since_s: float | None = None
 
 
@@ -78,13 +84,34 @@ class Asking:
         self._handlers[verb] = handler
 
     def ask(self, verb: str, fields: dict[str, Any], answer: Answer) -> None:
-        """Have the leader carry out ``verb``, whoever that is by then; ``answer`` is told in the end."""
+        """Have the leader carry out ``verb``, whoever that is by then; ``answer`` is told in the end.
+
+        A field ``within`` says for how many seconds somebody waits for the answer, up to `GIVE_UP_S`.
+        """
+        within_s = waited_for_s(fields)
+        text = json.dumps(fields, sort_keys=True)
+        answers = [*self._withdraw(verb, text), answer]
+        if len(answers) > SHARED_MAX:
+            answers.pop(0)({"error": f"{verb} is asked for by others too; ask again"})
         if len(self._waiting) >= WAITING_MAX:
-            answer({"error": f"{WAITING_MAX} requests wait for the leader; try again later"})
+            for told in answers:
+                told({"error": f"{WAITING_MAX} requests wait for the leader; try again later"})
             return
         number, self._next = self._next, self._next + 1
-        self._waiting[number] = _Waiting(verb, json.dumps(fields), answer, self._now_s, self._now_s)
+        until_s = self._now_s + within_s
+        self._waiting[number] = _Waiting(verb, text, answers, self._now_s, until_s, within_s)
         self._put(number)
+
+    def _withdraw(self, verb: str, fields: str) -> list[Answer]:
+        """Forget the same request, if it waits. Returns who waits for its answer.
+
+        An answer that the leader found before must not be that to a later question.
+        """
+        for number, waiting in self._waiting.items():
+            if (waiting.verb, waiting.fields) == (verb, fields):
+                del self._waiting[number]
+                return waiting.answers
+        return []
 
     def leader_is(self, leader: str | None, term: int) -> None:
         """Who leads, if it can be reached; this node only once it is ready. Called whenever that changes."""
@@ -113,8 +140,9 @@ class Asking:
         """Ask again what has not been answered. Returns when to be called again."""
         self._now_s = now_s
         for number, waiting in list(self._waiting.items()):
-            if now_s - waiting.since_s >= GIVE_UP_S:
-                self._told(number, {"error": f"{waiting.verb} took longer than {GIVE_UP_S:g} s; ask again"})
+            if now_s >= waiting.until_s:
+                text = f"{waiting.verb} took longer than {waiting.within_s:g} s; ask again"
+                self._told(number, {"error": text})
             elif self._leader is None:
                 waiting.leaderless_since_s = waiting.leaderless_since_s or now_s
                 if now_s - waiting.leaderless_since_s >= NO_LEADER_S:
@@ -167,7 +195,16 @@ class Asking:
             return
         if "progress" not in value:
             del self._waiting[number]
-        waiting.answer(value)
+        for answer in waiting.answers:
+            answer(value)
+
+
+def waited_for_s(fields: dict[str, Any]) -> float:
+    """For how many seconds somebody waits for the answer to a request with these fields."""
+    within = fields.get("within", GIVE_UP_S)
+    if type(within) in (int, float) and 0 <= within < GIVE_UP_S:  # not NaN
+        return float(within)
+    return GIVE_UP_S
 
 
 def _object(peer: str, text: str) -> dict[str, Any]:

@@ -31,7 +31,7 @@ from typing import Any, Protocol
 from node.config.model import NAME
 from node.errors import ConfigError, ConflictError, RefusedError, UnavailableError
 from node.raft.membership import Member, Membership
-from node.server.asking import GIVE_UP_S, Answer
+from node.server.asking import GIVE_UP_S, SHARED_MAX, Answer, waited_for_s
 
 log = logging.getLogger("stanchion.membership")
 
@@ -122,7 +122,10 @@ class _Request:
     name: str
     peer: str
     wait: bool
-    answer: Answer
+    answers: list[Answer]
+    """Whoever asked for it."""
+    within_s: float = GIVE_UP_S
+    """How long somebody waits for it."""
     since_s: float | None = None
     """When it was first looked at."""
     changed: bool = False
@@ -133,6 +136,10 @@ class _Request:
     """Progress as told last: its kind, and the words."""
     told_s: float = 0.0
     hand_over_until_s: float | None = None
+
+    def answer(self, value: dict[str, Any]) -> None:
+        for answer in self.answers:
+            answer(value)
 
 
 class Changes:
@@ -203,7 +210,7 @@ class Changes:
             self._check_address(peer)
         except ConfigError as error:
             raise RefusedError(str(error)) from error
-        self._take(_Request(self._add, name, peer, bool(wait), answer))
+        self._take(_Request(self._add, name, peer, bool(wait), [answer], waited_for_s(fields)))
 
     def remove(self, fields: dict[str, Any], answer: Answer) -> None:
         """Make ``name`` no member; with ``absent``, only if it isn't connected.
@@ -214,7 +221,7 @@ class Changes:
         name = str(fields.get("name"))
         if fields.get("absent") and name in self._connected() and self._is_member(name):
             raise RefusedError(f"{name} runs, with its directory: stop it first")
-        self._take(_Request(self._remove, name, "", True, answer))
+        self._take(_Request(self._remove, name, "", True, [answer], waited_for_s(fields)))
 
     def view(self, _fields: dict[str, Any], answer: Answer) -> None:
         """Who is a member, and how far each has come."""
@@ -249,18 +256,29 @@ class Changes:
         for request in list(self._requests):
             if request.since_s is None:
                 request.since_s = now_s
-            if now_s - request.since_s < GIVE_UP_S:
+            if now_s - request.since_s < request.within_s:
                 self._step(request)
             else:
                 self._requests.remove(request)
-                request.answer({"error": f"not within {GIVE_UP_S:g} s; {request.name} is left as it is"})
+                request.answer(
+                    {"error": f"not within {request.within_s:g} s; {request.name} is left as it is"}
+                )
         if any(request.hand_over_until_s is not None for request in self._requests):
             return now_s + HURRY_S
         busy = self._requests or self.in_force.learners
         return now_s + STEP_S if busy else float("inf")
 
     def _take(self, request: _Request) -> None:
-        self._requests.append(request)
+        """Begin with it; if it is under way, tell who asks now, too. Who asked first may be gone."""
+        for other in self._requests:
+            if (other.step, other.name, other.peer, other.wait) == (
+                request.step, request.name, request.peer, request.wait,
+            ):  # fmt: skip
+                other.answers = [*other.answers, *request.answers][-SHARED_MAX:]
+                other.within_s, other.since_s, other.told = request.within_s, None, ("", "")
+                break
+        else:
+            self._requests.append(request)
         self._kick()
 
     def _step(self, request: _Request) -> None:

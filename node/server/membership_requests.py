@@ -43,10 +43,16 @@ def serve_membership(administration: Administration, asking: Asking) -> None:
         return lambda fields, answer: asking.ask(verb, fields, answer)
 
     administration.register(
-        "cluster.add", ask("cluster.add"), required={"name": str, "peer": str}, optional={"wait": bool}
+        "cluster.add",
+        ask("cluster.add"),
+        required={"name": str, "peer": str},
+        optional={"wait": bool, "within": float},
     )
     administration.register(
-        "cluster.remove", ask("cluster.remove"), required={"name": str}, optional={"absent": bool}
+        "cluster.remove",
+        ask("cluster.remove"),
+        required={"name": str},
+        optional={"absent": bool, "within": float},
     )
     administration.register("cluster.members", ask("cluster.members"))
 

@@ -28,6 +28,7 @@ class Cluster:
     ) -> Any:
         assert repeats, "whoever connects to a node that dies asks another one"
         given = dict(fields or {})
+        assert verb == "cluster.members" or given.pop("within") == args.timeout
         self.asked.append((verb, given))
         if verb == self.refuses:
             raise RefusedError("not now")

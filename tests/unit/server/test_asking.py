@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
 
 from node.errors import RefusedError, RemoteProtocolError
-from node.server.asking import AGAIN_S, GIVE_UP_S, NO_LEADER_S, WAITING_MAX, Answer, Asking
+from node.server.asking import AGAIN_S, GIVE_UP_S, NO_LEADER_S, SHARED_MAX, WAITING_MAX, Answer, Asking
 
 
 class Member:
@@ -148,9 +149,39 @@ def test_nobody_waits_for_ever(cluster: Cluster) -> None:
 
 def test_who_waits_is_bounded(cluster: Cluster) -> None:
     cluster.leader_is(None)
-    for _ in range(WAITING_MAX + 1):
-        cluster.ask(name="n4")
+    for number in range(WAITING_MAX + 1):
+        cluster.ask(name=f"n{number}")
     assert cluster.answers == [{"error": "64 requests wait for the leader; try again later"}]
+
+
+@pytest.mark.parametrize(
+    ("within", "waited_s"), [(30, 30), (0.5, 0.5), (1e9, GIVE_UP_S), (math.nan, GIVE_UP_S)]
+)
+def test_who_asks_says_how_long_the_answer_is_of_use(
+    cluster: Cluster, within: float, waited_s: float
+) -> None:
+    cluster.pump(100)
+    cluster.ask(name="n4", within=within)
+    cluster.pump(100 + waited_s - 0.25)
+    assert cluster.answers == []
+    cluster.pump(100 + waited_s)
+    assert cluster.answers == [{"error": f"add took longer than {waited_s:g} s; ask again"}]
+
+
+def test_the_same_request_again_takes_no_more_room(cluster: Cluster) -> None:
+    """A script that adds a node which never comes; what others ask for is not refused because of it."""
+    for _ in range(3 * WAITING_MAX):
+        cluster.ask(name="n4")
+    again = {"error": "add is asked for by others too; ask again"}
+    assert cluster.answers == [again] * (3 * WAITING_MAX - SHARED_MAX)
+    cluster.ask(verb="unknown")
+    assert "doesn't know the request" in cluster.answers.pop()["error"]
+    cluster.members["n2"].asked[0][1]({"ok": "what was found before the last one asked"})
+    cluster.settle()
+    assert {"ok": 1} not in cluster.answers
+    cluster.members["n2"].asked[-1][1]({"ok": 1})
+    cluster.settle()
+    assert cluster.answers[-SHARED_MAX:] == [{"ok": 1}] * SHARED_MAX
 
 
 @pytest.mark.parametrize(

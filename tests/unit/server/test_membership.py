@@ -177,7 +177,7 @@ def test_adding_twice_is_adding_once() -> None:
     leader.comes()
     leader.commit()
     assert first[-1] == {"ok": {"name": "n4", "role": "voter", "changed": True}}
-    assert second[-1] == {"ok": {"name": "n4", "role": "voter", "changed": False}}
+    assert second[-1] == first[-1]
 
 
 def test_a_learner_may_be_given_another_address() -> None:
@@ -279,6 +279,32 @@ def test_a_request_that_comes_to_nothing_is_forgotten() -> None:
     leader.comes()
     assert leader.in_force.is_voter("n4")
     assert len(answers) == count
+
+
+def test_a_request_comes_to_its_end_when_nobody_waits_any_more() -> None:
+    leader = Leader()
+    answers = leader.add(within=30)
+    leader.commit()
+    leader.pump(29)
+    assert "error" not in answers[-1]
+    leader.pump(1)
+    assert answers[-1] == {"error": "not within 30 s; n4 is left as it is"}
+
+
+def test_the_same_request_again_is_the_one_under_way() -> None:
+    """Its time begins anew, and both are told."""
+    leader = Leader()
+    first = leader.add(within=30)
+    leader.commit()
+    leader.pump(29)
+    second = leader.add(within=30)
+    assert second == [first[-1]]
+    leader.pump(29)
+    assert leader.changes._requests[1:] == []
+    leader.comes()
+    leader.commit()
+    done = {"ok": {"name": "n4", "role": "voter", "changed": True}}
+    assert (first[-1], second[-1]) == (done, done)
 
 
 def test_who_was_removed_meanwhile_is_not_added_again() -> None:
