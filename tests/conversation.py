@@ -376,10 +376,11 @@ def _check_member(state: State, member: Subscription) -> None:
         "an AckWait runs in a pause"
     )
     assert all(record.sent_at_ns <= state.time_ns for record in running)
-    if may_redeliver(member) and running and not (due or member.due_before):
-        first_ns = running[0].sent_at_ns + member.ack_wait_ns
-        if member.group.id not in state.overdue:
-            armed_ns = state.ack_deadlines.armed(member.id)
-            assert armed_ns is not None, "a deadline is forgotten"
-            assert armed_ns <= first_ns
-            assert first_ns > state.time_ns or state.marked, "an AckWait has passed and nothing happened"
+    if may_redeliver(member) and records and member.group.id not in state.overdue:  # see dispatch.watch
+        assert not due, "due messages are forgotten"
+        assert not member.due_before, "due messages are forgotten"
+        first_ns = records[0].sent_at_ns + member.ack_wait_ns
+        armed_ns = state.ack_deadlines.armed(member.id)
+        assert armed_ns is not None, "a deadline is forgotten"
+        assert armed_ns <= first_ns
+        assert first_ns > state.time_ns or state.marked, "an AckWait has passed and nothing happened"

@@ -64,7 +64,8 @@ def dispatch(turn: Turn) -> None:
 def _fire(turn: Turn) -> None:
     """Mark the groups of subscriptions for whose first message AckWait has passed.
 
-    In order of that deadline. A lazy one, which differs between nodes, is set right before it counts.
+    In order of that deadline. What differs between nodes doesn't count: a lazy deadline is set right first,
+    and one whose group is overdue already is forgotten (a restored node may not even have it).
     """
     state, deadlines, now_ns = turn.state, turn.state.ack_deadlines, turn.time_ns
     fired = 0
@@ -74,8 +75,8 @@ def _fire(turn: Turn) -> None:
             return
         deadline_ns, number = passed
         member = state.subscriptions.get(number)
-        if member is None or member.due or member.due_before or not may_redeliver(member):
-            continue  # it is overdue already, and looked at then; or it will be when it may be sent to again
+        if member is None or member.group.id in state.overdue or not may_redeliver(member):
+            continue  # ``watch`` is called when its group isn't overdue any more, or it may be sent to again
         exact_ns = _first_deadline(member)
         if exact_ns == deadline_ns:
             state.overdue[member.group.id] = member.group
@@ -237,9 +238,11 @@ def _send_due(turn: Turn, group: Group, most: int) -> tuple[int, bool]:
     for giver in holders:
         if not giver.due and not giver.due_before:
             giver.due_here = False
-        watch(state, giver)
-    unfinished = bool(group.orphans) or any(_gives(turn, member) for member in group.members)
-    return len(claims), unfinished
+    if group.orphans or any(_gives(turn, member) for member in group.members):
+        return len(claims), True
+    for member in group.members:  # not the holders only: what another had due may have been acked meanwhile
+        watch(state, member)
+    return len(claims), False
 
 
 def _gives(turn: Turn, member: Subscription) -> bool:
@@ -283,6 +286,8 @@ def _put_in_order(member: Subscription, now_ns: int, *, wanted: int, at_most: in
         found += member.due
         found.sort(reverse=True)
         member.due = found
+    elif not member.due and not member.due_before:
+        member.due_here = False  # what was due is acked, or gone
 
 
 def _next_due(group: Group, holders: list[Subscription], most: int) -> list[tuple[int, Subscription | None]]:
@@ -332,10 +337,12 @@ def _passed(member: Subscription, now_ns: int) -> bool:
 def watch(state: State, member: Subscription) -> None:
     """Arm the deadline of its first unacked message, if it may be sent to at all.
 
-    Not while others are due: who sends those looks for more, and calls this when they are out. Whether a
-    deadline is armed follows from the state alone, or a restored node would find other messages due (R30).
+    Not while its group is overdue: who sends what is due looks for more, and calls this for every member when
+    there is none. So always: *who holds something that may be sent to it again is armed, no later than
+    when the first of it falls due; or its group is overdue.* That follows from the state alone, as it must:
+    otherwise a restored node, which arms everyone of whom it is true, would find other messages due (R30).
     """
-    if member.due or member.due_before or member.id in state.ack_deadlines or not may_redeliver(member):
+    if member.id in state.ack_deadlines or member.group.id in state.overdue or not may_redeliver(member):
         return
     deadline_ns = _first_deadline(member)
     if deadline_ns is not None:

@@ -63,9 +63,9 @@ class _Restoring:
         self._channels()
         self._blocks()
         self._read_groups(self._subscriptions())
-        self._derived()
         self.state.overdue = {number: self._groups[number] for number in overdue}
         self.state.hungry = {number: self._groups[number] for number in hungry}
+        self._derived()
 
     def _unpacked(self, kind: bytes) -> Iterator[tuple[bytes, _Fields]]:
         for key, value in self._by_kind.get(kind, []):

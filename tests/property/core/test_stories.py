@@ -12,10 +12,12 @@ from __future__ import annotations
 from typing import Any
 
 import msgpack
+import pytest
 from conversation import EPOCH_NS, LATE, SECOND, Answer, Conversation, client_open, publishes
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from node.core import dispatch
 from node.core.commands import (
     Batch,
     ChannelDelete,
@@ -88,8 +90,8 @@ step = st.tuples(st.sampled_from(STEPS), st.integers(0, 11), st.integers(0, 11))
 class Story:
     """A conversation with its reader, who remembers what every cursor was sent."""
 
-    def __init__(self) -> None:
-        self.talk = Conversation(max_msgs=40, max_inactivity_ns=20 * SECOND, member_grace_ns=3 * SECOND)
+    def __init__(self, kind: type[Conversation] = Conversation) -> None:
+        self.talk = kind(max_msgs=40, max_inactivity_ns=20 * SECOND, member_grace_ns=3 * SECOND)
         self.counts: dict[tuple[int, int], int] = {}
         """Highest redelivery count of each (group, sequence)."""
         self.acked: set[tuple[int, int]] = set()
@@ -256,7 +258,7 @@ class Story:
         for key in [key for key in self.counts if key[0] in groups]:
             del self.counts[key]
 
-    def heal(self) -> None:
+    def heal(self, rounds: int = 60) -> None:
         """Everyone is back and answers; then acknowledge whatever comes until nothing does."""
         talk = self.talk
         for client in list(talk.state.clients):
@@ -266,7 +268,7 @@ class Story:
             self.read(talk.say(SubscriptionPause(known.id, False, LATE)))
         for member in self.members():
             self.read(talk.inbox_back(member.inbox))
-        for _ in range(60):
+        for _ in range(rounds):
             held = [(member.inbox, member.channel.name, [*member.unacked]) for member in self.members()]
             if not any(seqs for _, _, seqs in held) and not talk.state.marked:
                 break
@@ -288,6 +290,65 @@ def test_whatever_happens_nothing_is_lost_doubled_or_forgotten(steps: list[tuple
     for what, this, that in steps:
         story.tell(what, this, that)
     story.heal()
+
+
+class Accompanied(Conversation):
+    """Beside it go nodes that were restored at some of its entries: they decide alike ever after.
+
+    Which deadlines are armed differs between them all the while, and nothing else.
+    """
+
+    def __init__(self, **settings: Any) -> None:
+        self.beside: list[Machine] = []
+        super().__init__(**settings)
+
+    def apply(self, data: bytes) -> Any:
+        if self.index % 7 == 3:
+            self.beside = [*self.beside[-1:], Machine(restore(sorted(self.records.items())))]
+        effects = super().apply(data)
+        for machine in self.beside:
+            assert machine.apply(self.index, data) == effects  # type: ignore[arg-type]
+            assert machine.state.rolled == self.state.rolled
+            assert digest(machine.state) == digest(self.state)
+        return effects
+
+
+BUSY = (
+    *("publish",) * 8,
+    *("ack",) * 6,
+    *("time",) * 6,
+    *("away", "back", "inbox away", "inbox back", "silent", "heard"),
+    *(
+        "cold start",
+        "take over",
+        "purge",
+        "seek",
+        "pause",
+        "unpause",
+        "close",
+        "subscribe",
+        "kick",
+        "connect",
+    ),
+)
+busy = st.tuples(st.sampled_from(BUSY), st.integers(0, 11), st.integers(0, 11))
+
+
+@given(st.lists(busy, min_size=30, max_size=50), st.lists(st.integers(0, 11), min_size=6, max_size=6))
+@settings(deadline=None, max_examples=8)
+def test_what_is_left_over_is_left_over_alike(steps: list[tuple[str, int, int]], kinds: list[int]) -> None:
+    """An entry does so little here that most of what is due waits for later ones, on nodes of every age."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(dispatch, "ENTRY_MESSAGES_MAX", 6)
+        patch.setattr(dispatch, "GROUP_MESSAGES_MAX", 3)
+        patch.setattr(dispatch, "ORDERED_MAX", 8)
+        patch.setattr(dispatch, "FIRED_MAX", 2)
+        story = Story(Accompanied)
+        for number, kind in enumerate(kinds):
+            story.tell("subscribe", number, kind)
+        for what, this, that in steps:
+            story.tell(what, this, that)
+        story.heal(rounds=600)
 
 
 class Recording(Conversation):

@@ -6,10 +6,10 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from conversation import Answer, Conversation, publishes
+from conversation import LATE, Answer, Conversation, publishes
 
 from node.core import dispatch
-from node.core.commands import ColdStart, TakeOver
+from node.core.commands import ChannelPurge, ColdStart, TakeOver
 from node.core.state import Record, Subscription
 
 UNACKED = 60_000
@@ -165,3 +165,65 @@ def test_a_large_group_costs_more_a_message(monkeypatch: pytest.MonkeyPatch) -> 
     while talk.state.marked:
         talk.tick()
     assert talk.find("Q0").group.cursor == 1000
+
+
+def test_a_deadline_outlives_what_was_overdue_before_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """More is due than an entry sends. The last one's due messages are acked before it has its turn; it
+    holds a younger message, whose AckWait was forgotten."""
+    monkeypatch.setattr(dispatch, "ENTRY_MESSAGES_MAX", 4)
+    talk = Conversation()
+    talk.connect("me")
+    for n in range(3):
+        talk.subscribe(f"S{n}", mif=10, wait=30, channel=f"c{n}")
+        talk.publish(2, channel=f"c{n}", at=0)
+    talk.publish(1, channel="c2", at=20)
+    assert talk.tick(at=31).sent == {"S0": [1, 2], "S1": [1, 2]}
+    assert talk.ack("S2", 1, 2, channel="c2").sent == {}
+    assert talk.tick(at=49).sent == {}
+    assert talk.tick(at=50).sent == {"S2": [3]}
+
+
+@pytest.mark.parametrize("queue", ["", "q"])
+def test_a_deadline_outlives_a_purge(monkeypatch: pytest.MonkeyPatch, queue: str) -> None:
+    """What was due is gone from the log, what is younger isn't; nor is its AckWait."""
+    monkeypatch.setattr(dispatch, "GROUP_MESSAGES_MAX", 2)
+    talk = Conversation()
+    talk.connect("me")
+    talk.subscribe("A", mif=10, wait=30, queue=queue)
+    talk.publish(5, at=0)
+    while talk.state.marked:
+        talk.tick()
+    talk.publish(1, at=20)
+    assert talk.tick(at=31).sent == {"A": [1, 2]}
+    assert talk.say(ChannelPurge("foo", 5, LATE)).sent == {}
+    assert talk.tick(at=49).sent == {}
+    assert talk.tick(at=50).sent == {"A": [6]}
+
+
+def test_who_is_overdue_already_isnt_found_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A restored node arms everyone's deadline. Those of overdue groups were counted, and left others for
+    the next entry whom the live nodes found in this one."""
+    monkeypatch.setattr(dispatch, "ENTRY_MESSAGES_MAX", 1)
+    monkeypatch.setattr(dispatch, "FIRED_MAX", 3)
+    talk = Conversation()
+    talk.connect("me")
+    for n in range(9):
+        talk.subscribe(f"S{n}", mif=10, wait=1, channel=f"c{n}")
+        talk.publish(1, channel=f"c{n}", at=n / 100)
+    talk.tick(at=2)
+    assert len(talk.state.overdue) == 2
+    talk.tick()
+    assert len(talk.state.overdue) == 4
+
+
+def test_members_of_one_group_are_found_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many of them have something due: it is the group that is looked at."""
+    monkeypatch.setattr(dispatch, "FIRED_MAX", 2)
+    talk = Conversation()
+    talk.connect("me")
+    for n in range(5):
+        talk.subscribe(f"Q{n}", mif=10, wait=1, queue="q")
+    talk.subscribe("A", mif=10, wait=1, channel="bar")
+    talk.say(*publishes(5), *publishes(1, channel="bar"), at=0)
+    answer = talk.tick(at=2)
+    assert sorted(seq for seqs in answer.sent.values() for seq in seqs) == [1, 1, 2, 3, 4, 5]

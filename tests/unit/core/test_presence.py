@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from conversation import EPOCH_NS, SECOND, Conversation, publishes
+from conversation import EPOCH_NS, LATE, SECOND, Conversation, publishes
 
 from node.core.commands import (
     Batch,
+    ChannelPurge,
     ClientAway,
     ClientBack,
     ClientSilent,
@@ -463,3 +464,13 @@ def test_a_new_leader_resumes_where_the_machine_stood() -> None:
     )
     effects = talk.apply(encode_entry(entry))
     assert [list(deliver.seqs) for deliver in effects.deliveries] == [[3]]
+
+
+def test_nothing_due_is_due_nowhere() -> None:
+    """A cold start makes all due, to its holder itself. A purge takes it all: then nothing is, to nobody."""
+    talk = pair()
+    talk.publish(4)
+    talk.say(keeper=[ColdStart(1)], at=5)
+    talk.say(ChannelPurge("foo", 0, LATE))
+    assert talk.back("a").sent == {}
+    assert not talk.find("A").due_here
