@@ -184,13 +184,30 @@ class Founding:
             raise IdentityError(
                 f"{peer} belongs to cluster {hello.get('cluster')!r}, this node to {self._cluster_id!r}"
             )
-        founding = hello.get("founding")
-        ours = self._identity.founding_id if self._identity else ""
-        if ours and founding and founding != ours:
-            raise IdentityError(f"{peer} belongs to another founding of cluster {self._cluster_id!r}")
+        self._check_founding(peer, hello)
         if not self._empty:
             self._check_member(peer, hello)
         self._note(peer, hello)
+
+    def _check_founding(self, peer: str, hello: Mapping[str, Any]) -> None:
+        """Refuse who belongs to another founding.
+
+        To none that it could name belongs who is empty; and a founder that was stopped before it had applied
+        what was drawn for the cluster. It must be let in, or it could never learn it. Who was added has
+        known the founding from its first day on.
+        """
+        founding, empty = hello.get("founding"), hello.get("empty")
+        if not isinstance(founding, str) or not isinstance(empty, bool):
+            raise RemoteProtocolError(
+                f"{peer}: a hello that belongs nowhere: {founding!r:.60}, {empty!r:.60}"
+            )
+        ours = self._identity.founding_id if self._identity else ""
+        if not ours or founding == ours or (empty and not founding):
+            return
+        member = None if self._membership is None else self._membership.get(peer)
+        founder = not hello.get("directory") and (member is None or (member.voter and not member.directory))
+        if founding or not founder:
+            raise IdentityError(f"{peer} belongs to another founding of cluster {self._cluster_id!r}")
 
     def _check_member(self, peer: str, hello: Mapping[str, Any]) -> None:
         if self._membership is None:

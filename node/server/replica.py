@@ -400,6 +400,8 @@ class Replica:
                 self.asking.frame(peer, value)
             case ("state", list(milestones) | tuple(milestones)):
                 self.comparing.frame(peer, milestones)
+            case ("lost", int(), int()) if peer != self.leader:
+                log.warning("%s says that this node lost entries, and doesn't lead: ignored", peer)
             case ("lost", int(acknowledged), int(last)):
                 raise CorruptionError(
                     f"node {peer} leads, and has this node's word for entry {acknowledged}, but its log ends "

@@ -117,6 +117,33 @@ def test_strangers_are_refused_by_name(hello: dict[str, Any], why: str) -> None:
         n1.founding.check_hello("raft", {**Member("n2", founding_id="f").hello(), **hello})
 
 
+@pytest.mark.parametrize(
+    ("hello", "refused"),
+    [
+        ({"founding": "", "empty": False}, None),
+        ({"founding": "", "empty": True}, None),
+        ({"founding": "", "empty": False, "directory": "x"}, IdentityError),
+        ({"founding": "", "empty": False, "node": "n4"}, IdentityError),
+        ({"founding": None}, RemoteProtocolError),
+        ({"founding": 0, "empty": True}, RemoteProtocolError),
+        ({"founding": "g", "empty": True}, IdentityError),
+        ({"founding": "f", "empty": None}, RemoteProtocolError),
+        ({"cluster": None}, IdentityError),
+    ],
+)
+def test_only_a_founder_may_not_know_the_founding_yet(
+    hello: dict[str, Any], refused: type[Exception] | None
+) -> None:
+    """It was stopped before it applied what was drawn, and has to learn it. Who was added was told."""
+    n1 = Member("n1", founding_id="f", membership=WITH_LEARNER)
+    said = {**Member("n2", founding_id="f").hello(), **hello}
+    if refused is None:
+        n1.founding.check_hello("raft", said)
+    else:
+        with pytest.raises(refused):
+            n1.founding.check_hello("raft", said)
+
+
 def test_what_a_hello_tells_is_kept() -> None:
     n1 = Member("n1")
     n1.hears(Member("n2"))
