@@ -384,6 +384,8 @@ def test_yaml(tmp_path: Path, guard: Guard, ports: Ports) -> None:
     try:
         until("the link", lambda: "routing peer b/n1 is linked" in (tmp_path / "a.log").read_text())
         until("the refusal", lambda: "no routing peer at" in (tmp_path / "b.log").read_text())
+        logs = [tmp_path / f"{cid}.log" for cid in children]  # who hasn't started yet refuses too
+        until("all", lambda: all("ready: taking clients" in log.read_text() for log in logs))
         for child in children.values():
             child.signal(signal.SIGTERM)
         assert {child.wait(10) for child in children.values()} == {0}
