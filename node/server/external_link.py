@@ -3,12 +3,9 @@
 One connection at a time (`external_connection`) carries everything, so that what a client sends keeps its
 order: an acknowledgement before the close that follows it.
 
-A connection that breaks is dialed again at once, then with pauses; the servers that were given and those
-they tell of (``connect_urls``) by turns. Nothing of a client's state changes meanwhile: see `external`.
-Whom a server tells of is shown our credentials over TLS whose certificates are checked, or where they were to
-be shown anyway: on a host that was given, or on this machine. Else it isn't tried.
-Credentials that are refused end the node if none ever worked, for then the configuration is wrong;
-later they are only complained of.
+A connection that breaks is dialed again at once, then with pauses; all servers by turns (`external_servers`).
+Nothing of a client's state changes meanwhile: see `external`. Credentials that are refused end the node if
+none ever worked, for then the configuration is wrong; later they are only complained of.
 """
 
 from __future__ import annotations
@@ -22,13 +19,13 @@ from typing import Any
 
 import trio
 
-from node.config.model import NatsServer, NatsTLS
-from node.config.values import Address, ServerURL
+from node.config.values import ServerURL
 from node.errors import ConfigError, IdentityError, NodeError, RemoteProtocolError
 from node.protocol import nats
 from node.protocol import streaming as stan
 from node.server.external import ExternalRouting
 from node.server.external_connection import READ_BYTES_MAX, STREAM_ERRORS, Limits, Link, Service, why
+from node.server.external_servers import Servers
 
 log = logging.getLogger("stanchion.external")
 
@@ -47,44 +44,7 @@ DISCOVER_S = 0.25
 BEAT_S = 0.1
 """How often `ExternalRouting.beat` is called."""
 
-SERVERS_MAX = 64
-"""Of those learnt of. A server that tells of more is not believed."""
-
 _REFUSALS = ("authorization violation", "authentication", "user authentication")
-
-
-def servers(config: NatsServer) -> list[ServerURL]:
-    """Where to connect, and as whom.
-
-    Raises:
-        ConfigError: a secret isn't where it should be.
-    """
-    user = config.user or ""
-    password = config.password.reveal() if config.password else ""
-    token = config.token.reveal() if config.token else ""
-    return [
-        url if url.user or url.token else replace(url, user=user, password=password, token=token)
-        for url in config.urls
-    ]
-
-
-def trust(config: NatsTLS) -> ssl.SSLContext:
-    """How a server is known, and we to it.
-
-    Raises:
-        ConfigError: the certificates can't be used.
-    """
-    try:
-        context = ssl.create_default_context(cafile=str(config.ca) if config.ca else None)
-        if config.skip_verify:
-            context.check_hostname = False
-            context.verify_mode = ssl.CERT_NONE
-            log.warning("the NATS server's certificate is not checked (skip_verify)")
-        if config.cert is not None and config.key is not None:
-            context.load_cert_chain(config.cert, config.key)
-    except (ssl.SSLError, OSError) as error:
-        raise ConfigError([f"streaming.nats_server.tls: the certificates can't be used: {error}"]) from error
-    return context
 
 
 class LostError(NodeError):
@@ -131,10 +91,7 @@ class External:
         self.reconnects = 0
         self.routing = routing
         self._service = service
-        self._servers = list(servers)
-        self._hosts = {server.host for server in servers}
-        self._passed_over: set[ServerURL] = set()
-        """Told of, but not to be shown our credentials."""
+        self._servers = Servers(servers, is_checked=tls is not None and tls.verify_mode is ssl.CERT_REQUIRED)
         self._name = name
         self._discover = discover
         self._cluster_id = cluster_id
@@ -195,8 +152,7 @@ class External:
         pause = 0.0
         refused: dict[ServerURL, str] = {}
         while not self._stopped:
-            server = self._servers.pop(0)
-            self._servers.append(server)
+            server = self._servers.next()
             try:
                 await self._connection(server, task_status)
                 pause = 0.0
@@ -204,7 +160,7 @@ class External:
             except RejectedError as error:
                 refused[server] = str(error)
                 self._complain(server, str(error))
-                if not self._connected_once and refused.keys() >= set(self._servers):
+                if not self._connected_once and refused.keys() >= self._servers.known():
                     raise ConfigError([f"NATS server {at}: {why}" for at, why in refused.items()]) from error
             except LostError as error:
                 self._complain(server, str(error))
@@ -246,7 +202,7 @@ class External:
             except (*STREAM_ERRORS, trio.TooSlowError, RemoteProtocolError) as error:
                 raise LostError(why(error)) from error
             server = replace(server, is_tls=stream is not tcp)
-            self._learn(info, server)
+            self._servers.learn(info, server)
             await self._stand(Link(server, info, self._epoch(), self._limits), stream, parser, task_status)
         finally:
             await trio.aclose_forcefully(stream)
@@ -354,47 +310,13 @@ class External:
             case nats.Pong():
                 link.pong()
             case nats.Info(fields=fields):
-                self._learn(fields, link.server)
+                self._servers.learn(fields, link.server)
             case nats.Err(text=text):
                 # One that ends the connection is followed by its end; of permissions an operator has to know.
                 log.error("NATS server %s: %s", link.server, text)
                 link.reason = link.reason or text
             case _:
                 return
-
-    def _learn(self, info: dict[str, Any], like: ServerURL) -> None:
-        """Other servers of the same NATS cluster, to be tried when this one is gone.
-
-        Who shows credentials to whomever a server names shows them to whoever can speak for a server.
-        """
-        for url in info.get("connect_urls") or ():
-            host, colon, port = str(url).rpartition(":")
-            if not (colon and port.isdigit() and 0 < int(port) < 65536):
-                continue
-            server = replace(like, host=host.strip("[]"), port=int(port))
-            known = {(each.host, each.port) for each in self._servers}
-            if (server.host, server.port) in known or len(known) >= SERVERS_MAX:
-                continue
-            if self._may_know_us(server):
-                self._servers.append(server)
-            else:
-                self._pass_over(server, like)
-
-    def _may_know_us(self, server: ServerURL) -> bool:
-        """Whether our credentials may go to a server that was only told of."""
-        if not (server.user or server.token) or server.host in self._hosts:
-            return True
-        is_checked = self._tls is not None and self._tls.verify_mode is ssl.CERT_REQUIRED
-        return (server.is_tls and is_checked) or Address(server.host, server.port).is_loopback
-
-    def _pass_over(self, server: ServerURL, teller: ServerURL) -> None:
-        if server in self._passed_over or len(self._passed_over) >= SERVERS_MAX:
-            return  # told once
-        self._passed_over.add(server)
-        log.warning(
-            "NATS server %s, which %s tells of, is not tried: our credentials would go there unprotected",
-            server, teller,
-        )  # fmt: skip
 
 
 async def _until(

@@ -338,7 +338,8 @@ class Node:
         )
 
     def _make_external(self, routing: ExternalRouting) -> External:
-        from node.server.external_link import External, servers, trust
+        from node.server.external_link import External
+        from node.server.external_servers import servers, trust
 
         wanted = self.config.streaming.nats_server
         assert wanted is not None
