@@ -135,12 +135,12 @@ def recover_identity(
 
 
 def _same_copy(existing: Identity, identity: Identity) -> bool:
-    """One copy of one log: it has learnt the cluster's tag, or its log has learnt of its recovery."""
+    """One copy of one log: it has learnt the cluster's tag, its founders, or of its recovery."""
     return (
         existing.founding_id == identity.founding_id
         and existing.cluster_tag in {"", identity.cluster_tag}
         and existing.directory == identity.directory
-        and existing.membership == identity.membership
+        and (existing.membership == identity.membership or not (existing.membership or existing.directory))
         and identity.recovered_from in {"", existing.recovered_from}
     )
 

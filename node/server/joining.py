@@ -52,6 +52,15 @@ def invited(cluster_id: str, node: str, invitation: Invitation) -> Identity:
     )
 
 
+def pinned(identity: Identity, configured: Iterable[str]) -> Identity:
+    """The identity with its founders: one of an earlier format doesn't name them, and so they are whoever is
+    in the file now. From then on it names them.
+    """
+    if identity.membership:
+        return identity
+    return replace(identity, membership=pack_membership(0, Membership.founders(configured)))
+
+
 def first_members(identity: Identity | None, configured: Iterable[str]) -> tuple[int, Membership]:
     """Who belongs to the cluster as long as the log says nothing, and since which entry.
 

@@ -16,10 +16,11 @@ from typing import TYPE_CHECKING
 from node.config.model import Config, Encryption
 from node.errors import CorruptionError, DiskError, IdentityError
 from node.raft.disk import Disk, RealDisk
-from node.raft.identity import DirectoryLock, Identity, load_identity
+from node.raft.identity import DirectoryLock, Identity, load_identity, save_identity
 from node.raft.journal import Journal
 from node.raft.memory_disk import MemoryDisk
 from node.raft.segments import segment_number
+from node.server.joining import pinned
 
 if TYPE_CHECKING:
     from node.sealing import Keyring
@@ -73,8 +74,13 @@ def open_storage(config: Config, name: str, stack: ExitStack) -> Storage:
     directory = config.store.dir
     directory.mkdir(parents=True, exist_ok=True, mode=0o750)
     stack.enter_context(DirectoryLock(directory))
-    identity = load_identity(RealDisk(directory), cluster_id=config.cluster.id, node=name)
-    return open_directory(config, identity, stack)
+    disk = RealDisk(directory)
+    identity = load_identity(disk, cluster_id=config.cluster.id, node=name)
+    storage = open_directory(config, identity, stack)
+    if identity is not None:
+        storage.identity = pinned(identity, config.cluster.nodes)
+        save_identity(disk, storage.identity)
+    return storage
 
 
 def _in_memory() -> Storage:

@@ -15,6 +15,8 @@ from node.config.model import Cluster, Config, Encryption, Node, PreviousKey, Ra
 from node.config.values import Address, Secret
 from node.errors import ConfigError, CorruptionError, DiskError, IdentityError
 from node.raft.identity import Identity, save_identity
+from node.raft.membership import Membership
+from node.server.joining import first_members, founder
 from node.server.storage import open_storage
 from node.store import checkpoint
 from node.store.snapshot import install, produce
@@ -32,7 +34,7 @@ def config(directory: Path, kind: str = "file", *phrases: str) -> Config:
 def test_a_directory_is_made_and_kept(tmp_path: Path) -> None:
     """Identity, journal and store are found again; nobody else may open them meanwhile."""
     here = config(tmp_path / "data")
-    identity = Identity("test-cluster", "f", "t", "n1")
+    identity = founder("test-cluster", "n1", ["n1"])
     with ExitStack() as stack:
         storage = open_storage(here, "n1", stack)
         assert storage.identity is None
@@ -51,6 +53,21 @@ def test_a_directory_is_made_and_kept(tmp_path: Path) -> None:
         assert storage.store.applied == (0, 0)
     with ExitStack() as stack, pytest.raises(IdentityError, match="n1"):
         open_storage(here, "n2", stack)
+
+
+def test_an_identity_that_names_no_members_gets_them_at_the_first_start(tmp_path: Path) -> None:
+    """One of an earlier format. Later changes of the file are none of who votes."""
+    here = config(tmp_path)
+    with ExitStack() as stack:
+        save_identity(open_storage(here, "n1", stack).disk, Identity("test-cluster", "f", "t", "n1"))
+    nodes = {name: Node(Address("127.0.0.1", 4222)) for name in ("n1", "n2", "n3")}
+    three = replace(here, cluster=Cluster(nodes=MappingProxyType(nodes)))
+    for changed in (three, here):
+        with ExitStack() as stack:
+            storage = open_storage(changed, "n1", stack)
+            assert storage.identity is not None
+            assert storage.identity.founding_id == "f"
+            assert first_members(storage.identity, ["n1"]) == (0, Membership.founders(nodes))
 
 
 def test_relaxed_durability_says_so_loudly(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -214,7 +231,8 @@ def write(here: Config, index: int) -> None:
     """An entry in the journal, a message and a record in the store."""
     with ExitStack() as stack:
         storage = open_storage(here, "n1", stack)
-        save_identity(storage.disk, Identity("test-cluster", "f", "t", "n1"))
+        if storage.identity is None:
+            save_identity(storage.disk, Identity("test-cluster", "f", "t", "n1"))
         storage.journal.append(index, 1, b"the-payload in the journal")
         flush = storage.journal.begin_flush()
         assert flush is not None
