@@ -1,9 +1,9 @@
 """Which servers of somebody else's NATS cluster there are, who we are there, and whom we say it to.
 
-The servers that were given are tried by turns, and those they tell of (``connect_urls``). One that was only told
-of is shown our credentials over TLS whose certificates are checked, or where they were to be shown anyway: on
-a host that was given, or on this machine. Else it isn't tried. Who shows credentials to whomever a server names
-shows them to whoever can speak for a server.
+The servers that were given are tried by turns, and those they tell of (``connect_urls``). One that was only
+told of is shown our credentials over TLS whose certificates are checked, or where they were to be shown
+anyway: on a host that was given, or on this machine. Else it isn't tried. Who shows credentials to whomever
+a server names shows them to whoever can speak for a server.
 
 Plain objects without I/O, but for reading certificates.
 """
