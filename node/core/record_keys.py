@@ -7,8 +7,8 @@ import struct
 from .effects import ClientOpened, Ok, Outcome, Probing, Refused, SubscriptionOpened
 from .state import Record
 
-FORMAT = 1
-"""Version of the records, in ``m``."""
+FORMAT = 2
+"""Version of the records, in ``m``: 1 had fewer fields of what is kept of groups and what was sent."""
 
 META = b"m"
 CLIENT = struct.Struct(">cQI")
