@@ -25,7 +25,8 @@ from typing import NamedTuple, TypeAlias
 import trio
 
 from node.errors import ConfigError
-from node.server.connection import SLOW_CONSUMER, Connection, Context
+from node.server.connection import Connection, Context
+from node.server.outbox import SLOW_CONSUMER
 
 log = logging.getLogger("stanchion.clients")
 
@@ -287,7 +288,7 @@ class _Talk:
         connection.attach(self)
 
     def output(self) -> None:
-        """See `connection.Driver`."""
+        """See `outbox.Driver`."""
         self._output.set()
         if self._connection.aborted:
             self._scope.cancel()
@@ -295,7 +296,7 @@ class _Talk:
             self._scope.deadline = trio.current_time() + CLOSE_GRACE_S
 
     def input(self) -> None:
-        """See `connection.Driver`."""
+        """See `outbox.Driver`."""
         self._input.set()
 
     async def run(self, stream: trio.abc.Stream, wrap: Wrap | None, checks: trio.CapacityLimiter) -> None:

@@ -22,9 +22,7 @@ Nothing of what waits is lost or overtaken: CHECKING and HELD keep the operation
 client asked for. The Go, C and Python clients read one line there and compare it with PONG. So a
 new INFO waits for the PONG, and no PING is sent.
 
-*The outbox* has two bounds. Above the soft one the connection isn't ``writable``: who can wait does,
-and ``drained`` says when to go on. Above the hard one the client is too slow and is cut off without
-a word, and its outbox is dropped.
+How much may wait to be written, and what becomes of who takes too little: see ``outbox``.
 
 Source: the NATS client protocol, "Connection start" to "Liveness and slow consumers".
 """
@@ -34,7 +32,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable
 from enum import Enum, auto
-from typing import Any, Protocol
+from typing import Any
 
 from node.protocol.nats import (
     OK,
@@ -71,6 +69,7 @@ from node.protocol.subjects import literal, valid_subject
 from node.server.auth import Check, Identity
 from node.server.context import PROTOCOL_MAX, ClientLimits, ClientOptions, Context, ServerInfo, Service
 from node.server.liveness import Liveness
+from node.server.outbox import SLOW_CONSUMER, Driver, Outbox
 from node.server.routing import LocalSubscription
 
 __all__ = [
@@ -91,20 +90,6 @@ FIRST_PING_GRACE_S = 30.0
 pings; it is sent PINGs like the others. The clients give up waiting for their PONG after 2 s."""
 
 
-SLOW_CONSUMER = "slow consumer"
-"""How the reason of such an end begins."""
-
-
-class Driver(Protocol):
-    """What moves the bytes of one connection."""
-
-    def output(self) -> None:
-        """There is something to write, or the connection was closed (see ``aborted``)."""
-
-    def input(self) -> None:
-        """``reading`` has changed."""
-
-
 class Phase(Enum):
     """See the table at the top of the module."""
 
@@ -115,7 +100,7 @@ class Phase(Enum):
     CLOSED = auto()
 
 
-class Connection:
+class Connection(Outbox):
     """The state of one client connection. Its driver writes the outbox, which opens with INFO.
 
     No call raises because of what the client sent: it closes the connection, and says why in
@@ -133,7 +118,6 @@ class Connection:
         "_backlog",
         "_connect_seen_s",
         "_context",
-        "_driver",
         "_fast",
         "_gap",
         "_identity",
@@ -143,8 +127,6 @@ class Connection:
         "_paused",
         "_phase",
         "_promised",
-        "_soft",
-        "aborted",
         "address",
         "check",
         "cid",
@@ -156,13 +138,12 @@ class Connection:
         "options",
         "out_bytes",
         "out_msgs",
-        "outbox",
-        "outbox_bytes",
         "started_s",
         "subscriptions",
     )
 
     def __init__(self, context: Context, *, cid: int, epoch: int, address: tuple[str, int]) -> None:
+        super().__init__(context.limits.pending_soft, context.limits.max_pending)
         now = context.clock()
         required = context.authenticator.required
         self.cid = cid
@@ -170,10 +151,6 @@ class Connection:
         self.address = address
         self.options = ClientOptions()
         self.subscriptions: dict[bytes, LocalSubscription] = {}
-        self.outbox: list[bytes] = []
-        """What is to be written next. Bytes being written are not in it any more."""
-        self.outbox_bytes = 0
-        """In ``outbox``, and taken but not yet ``sent``."""
         self.in_msgs = self.in_bytes = self.out_msgs = self.out_bytes = 0
         self.started_s = now
         """By the context's clock; from the end of the TLS handshake."""
@@ -181,10 +158,7 @@ class Connection:
         """In CHECKING: the driver calls its ``run`` in a thread, then ``checked`` with what came out."""
         self.closed_s = 0.0
         self.close_reason = ""
-        self.aborted = False
-        """Closed with nothing more to be written; what is being written is to be given up."""
         self._context = context
-        self._driver: Driver | None = None
         self._parser = Parser(
             context.limits.max_payload, context.limits.max_control_line, connect_first=required
         )
@@ -198,7 +172,6 @@ class Connection:
         self._paused = False
         self._connect_seen_s = now
         self._liveness = Liveness(now, context.limits.ping_interval_s, context.limits.ping_max)
-        self._soft = context.limits.pending_soft
         self._out(context.info_line(cid, address[0]))
 
     # --- for who drives it ------------------------------------------------------------------------
@@ -216,11 +189,6 @@ class Connection:
     def reading(self) -> bool:
         """More bytes may be given to ``received``. Else they should stay in the socket."""
         return not self._paused and self._phase in (Phase.HANDSHAKE, Phase.OPEN)
-
-    @property
-    def writable(self) -> bool:
-        """There is room for deliveries that could wait."""
-        return self.outbox_bytes < self._soft
 
     @property
     def is_slow_consumer(self) -> bool:
@@ -241,10 +209,6 @@ class Connection:
     def rtt_s(self) -> float:
         """Between the last PING and its PONG; 0 before the first."""
         return self._liveness.rtt_s
-
-    def attach(self, driver: Driver) -> None:
-        """Have ``driver`` told of everything from now on. Before, nobody is."""
-        self._driver = driver
 
     def secured(self) -> None:
         """The TLS handshake is over: the time for CONNECT starts now."""
@@ -275,12 +239,6 @@ class Connection:
         self._phase = Phase.HANDSHAKE
         self._connected(identity, self._promised)
         self._go_on()
-
-    def take(self) -> list[bytes]:
-        """Everything to be written, in order; the caller writes it and tells ``sent``."""
-        taken = self.outbox
-        self.outbox = []
-        return taken
 
     def sent(self, size: int) -> None:
         """``size`` bytes of what was taken have been written."""
@@ -348,9 +306,7 @@ class Connection:
 
     def abort(self, reason: str) -> None:
         """End the connection and drop its outbox: nothing more can be written."""
-        self.outbox = []
-        self.outbox_bytes = 0
-        self.aborted = True
+        self._drop()
         if self._phase is Phase.CLOSED:
             self._wake_output()
         else:
@@ -376,7 +332,7 @@ class Connection:
         subscription.delivered += 1
         if subscription.delivered == subscription.max_msgs:
             self._unsubscribe(subscription)
-        if self.outbox_bytes > self._context.limits.max_pending:
+        if self.outbox_bytes > self._hard:
             self.abort(f"{SLOW_CONSUMER}: too much pending")
 
     # --- operations -------------------------------------------------------------------------------
@@ -577,7 +533,7 @@ class Connection:
             self._wake_output()
         self.outbox.append(data)
         self.outbox_bytes += len(data)
-        if self.outbox_bytes > self._context.limits.max_pending:
+        if self.outbox_bytes > self._hard:
             self.abort(f"{SLOW_CONSUMER}: too much pending")
 
     def _end(self, reason: str) -> None:
@@ -593,14 +549,6 @@ class Connection:
         self._context.service.closed(self)
         self._wake_output()
         self._wake_input()
-
-    def _wake_output(self) -> None:
-        if self._driver is not None:
-            self._driver.output()
-
-    def _wake_input(self) -> None:
-        if self._driver is not None:
-            self._driver.input()
 
 
 def _text(subject: bytes) -> str:

@@ -1,0 +1,80 @@
+"""What is to be written to one client, and how much of it may wait.
+
+It has two bounds. Above the soft one the connection isn't ``writable``: who can wait does, and ``drained``
+says when to go on. Above the hard one the client is too slow and is cut off without a word, and what waited
+is dropped.
+
+A plain object without I/O: what moves the bytes, a *driver*, is woken when there are any.
+
+Source: the NATS client protocol, "Liveness and slow consumers".
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+SLOW_CONSUMER = "slow consumer"
+"""How the reason of such an end begins."""
+
+
+class Driver(Protocol):
+    """What moves the bytes of one connection."""
+
+    def output(self) -> None:
+        """There is something to write, or the connection was closed (see ``aborted``)."""
+
+    def input(self) -> None:
+        """``reading`` has changed."""
+
+
+class Outbox:
+    """The writing half of a connection.
+
+    The connection is derived from it, and puts in and counts by itself: once for each message, where a call
+    would be felt.
+
+    Args:
+        soft, hard: bytes; the two bounds.
+    """
+
+    __slots__ = ("_driver", "_hard", "_soft", "aborted", "outbox", "outbox_bytes")
+
+    def __init__(self, soft: int, hard: int) -> None:
+        self.outbox: list[bytes] = []
+        """What is to be written next. Bytes being written are not in it any more."""
+        self.outbox_bytes = 0
+        """In ``outbox``, and taken but not yet ``sent``."""
+        self.aborted = False
+        """Closed with nothing more to be written; what is being written is to be given up."""
+        self._driver: Driver | None = None
+        self._soft = soft
+        self._hard = hard
+
+    @property
+    def writable(self) -> bool:
+        """There is room for deliveries that could wait."""
+        return self.outbox_bytes < self._soft
+
+    def attach(self, driver: Driver) -> None:
+        """Have ``driver`` told of everything from now on. Before, nobody is."""
+        self._driver = driver
+
+    def take(self) -> list[bytes]:
+        """Everything to be written, in order; the caller writes it and tells ``sent``."""
+        taken = self.outbox
+        self.outbox = []
+        return taken
+
+    def _drop(self) -> None:
+        """Nothing more can be written."""
+        self.outbox = []
+        self.outbox_bytes = 0
+        self.aborted = True
+
+    def _wake_output(self) -> None:
+        if self._driver is not None:
+            self._driver.output()
+
+    def _wake_input(self) -> None:
+        if self._driver is not None:
+            self._driver.input()
