@@ -176,7 +176,9 @@ class Journal:
         return self._state.membership
 
     def membership_at(self, index: int) -> Placed | None:
-        """What is in force at entry ``index``, one that the log holds."""
+        """What is in force at entry ``index``, one that the log holds, and not before the snapshot's."""
+        base = self._state.base
+        assert base is None or index >= base.index, f"entry {index} is in a snapshot, of entry {base.index}"
         return self._state.membership_at(index)
 
     @property

@@ -19,6 +19,7 @@ from node.raft.records import RECORD_BYTES, Header, Kind
 from node.raft.recovery import POSITION_BITS
 from node.raft.segments import Segment
 
+_ENTRIES = frozenset({Kind.ENTRY, Kind.SEALED})
 _DOOMED_MAX = 4
 """So many segments wait for a sweep; more, and a flush takes them along."""
 
@@ -91,7 +92,7 @@ class Writer:
         """
         if self._failure is not None:
             self.check()
-        if kind != Kind.ENTRY:
+        if kind not in _ENTRIES:
             # A node that forgets its vote may give two in one term. They are few, so they cost nothing.
             self._must_sync = True
         size = RECORD_BYTES + len(payload)

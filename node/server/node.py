@@ -566,7 +566,7 @@ class Node:
         """
         if self.engine.membership_index <= index:
             return self.engine.membership
-        if index < self.journal.first_index:
+        if index < max(self.journal.first_index, self.journal.first_readable - 1):
             raise UnavailableError(f"the members have changed since entry {index}, which is gone")
         return self.engine.membership_at(index)
 

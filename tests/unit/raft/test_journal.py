@@ -12,6 +12,7 @@ from node.errors import CorruptionError, DiskError
 from node.raft.disk import Disk, RealDisk
 from node.raft.journal import Journal
 from node.raft.log_state import Base
+from node.raft.ports import EntryType
 from node.raft.records import HEADER_BYTES, RECORD_BYTES
 from node.simulator.disk import SimulatedDisk
 
@@ -430,6 +431,26 @@ class Xor:
     def open(self, sealed: bytes, context: bytes) -> bytes:
         assert sealed.startswith(context)
         return bytes(byte ^ 0x55 for byte in sealed[len(context) :])
+
+
+def test_relaxed_is_relaxed_for_sealed_entries(disk: SimulatedDisk) -> None:
+    """An entry is one whether its payload is encrypted or not; members and votes are synced."""
+    journal = opened(disk, relaxed=True, sealer=Xor())
+    before = disk.syncs
+    filled(journal, 2)
+    assert disk.syncs == before
+    journal.append(3, 1, bytes([EntryType.MEMBERSHIP]) + b"members")
+    flushed(journal)
+    assert disk.syncs == before + 1
+
+
+def test_before_a_snapshot_nobody_knows_the_members(disk: SimulatedDisk) -> None:
+    """Who asks all the same must not get the founders."""
+    journal = filled(opened(disk), 2)
+    journal.reset((9, 3), (8, 3), b"members")
+    assert journal.membership_at(9) == (9, b"members")
+    with pytest.raises(AssertionError, match="entry 8 is in a snapshot"):
+        journal.membership_at(8)
 
 
 def test_sealed_payloads(disk: SimulatedDisk) -> None:
