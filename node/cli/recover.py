@@ -61,7 +61,9 @@ def text(recovered: Recovered, *, pretend: bool) -> str:
         "what the cluster acknowledged later, without this node, is missing; whether any is can't be told"
     )
     if pretend:
-        return "\n".join([*lines, "nothing was changed"])
+        return "\n".join(
+            [*lines, "nothing was changed, but for what every start mends: a write that a power cut tore"]
+        )
     return "\n".join(
         [
             *lines,

@@ -49,7 +49,8 @@ def recover(config: Config, name: str, *, pretend: bool = False) -> Recovered:
     Args:
         config: the new cluster's, for this node.
         name: the node; it keeps its name.
-        pretend: only look.
+        pretend: only look, as far as opening a directory is looking: the end of a write that a power cut
+            tore is cut off, and a snapshot half installed becomes whole, as at a start.
 
     Raises:
         IdentityError: a process uses the directory, or it is another node's, or nobody's.

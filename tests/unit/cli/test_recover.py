@@ -23,7 +23,9 @@ def test_it_says_what_there_is_what_may_be_missing_and_what_to_do() -> None:
     assert "clients connect with cluster ID after" in said
     assert "stanchion cluster add NAME" in said
     assert "don't start other nodes of cluster before with the directories they had" in said
-    assert text(FOUND, pretend=True).endswith("nothing was changed")
+    assert text(FOUND, pretend=True).endswith(
+        "nothing was changed, but for what every start mends: a write that a power cut tore"
+    )
     assert " of 1970" not in text(Recovered("n1", "a", "b", 1, 1, 0), pretend=True)
 
 
