@@ -339,6 +339,7 @@ def _check_group(state: State, group: Group) -> None:
         assert not group.orphans
         assert not group.shadow.due
         assert not group.shadow.due_before
+        assert not group.shadow.missed
         assert not group.shadow.due_here
         assert not group.shadow.absent
         holders.append(group.shadow.unacked)
@@ -353,7 +354,7 @@ def _check_group(state: State, group: Group) -> None:
         assert group.id in state.hungry or group.id in state.overdue, "new messages are forgotten"
     if any(may_redeliver(member) for member in group.members):
         gone = [m for m in group.members if not m.heard and m.unacked and not state.cold_grace_ns]
-        if group.orphans or gone or any(m.due or m.due_before for m in group.members if m.heard):
+        if group.orphans or gone or any(m.due or m.due_before or m.missed for m in group.members if m.heard):
             assert group.id in state.overdue, "due messages are forgotten"
 
 
@@ -361,7 +362,8 @@ def _check_member(state: State, member: Subscription) -> None:
     assert member.client is state.clients[member.client_id]
     assert member.due == sorted(set(member.due), reverse=True)
     due = set(member.due)
-    assert due or member.due_before or not member.due_here
+    if member.group.id not in state.overdue:
+        assert due or member.due_before or member.missed or not member.due_here
     records = list(member.unacked.values())
     assert all(
         (one.sent_at_ns, one.entry) <= (other.sent_at_ns, other.entry) for one, other in pairwise(records)
@@ -379,6 +381,7 @@ def _check_member(state: State, member: Subscription) -> None:
     if may_redeliver(member) and records and member.group.id not in state.overdue:  # see dispatch.watch
         assert not due, "due messages are forgotten"
         assert not member.due_before, "due messages are forgotten"
+        assert not member.missed, "missed messages are forgotten"
         first_ns = records[0].sent_at_ns + member.ack_wait_ns
         armed_ns = state.ack_deadlines.armed(member.id)
         assert armed_ns is not None, "a deadline is forgotten"

@@ -38,7 +38,7 @@ from .commands import (
     SubscriptionRemove,
     SubscriptionSeek,
 )
-from .dispatch import may_redeliver, resume_sending
+from .dispatch import find_missed, may_redeliver, resume_sending
 from .effects import OK, Ok, Warn
 from .log import MessageLog
 from .state import Channel, Group, Record, State, Subscription
@@ -133,7 +133,7 @@ def _forget_up_to(state: State, group: Group, up_to: int) -> None:
         if any(seq <= up_to for seq in holder.unacked):
             holder.unacked = {seq: record for seq, record in holder.unacked.items() if seq > up_to}
             holder.due = [seq for seq in holder.due if seq > up_to]
-            holder.due_here = holder.due_here and bool(holder.due or holder.due_before)
+            holder.due_here = holder.due_here and bool(holder.due or holder.due_before or holder.missed)
             state.touched.unacked[holder.id] = None
     if any(seq <= up_to for seq in group.orphans):
         group.orphans = {seq: record for seq, record in group.orphans.items() if seq > up_to}
@@ -180,6 +180,7 @@ def _seek(turn: Turn, command: SubscriptionSeek) -> None:
         holder.unacked = {}
         holder.due = []
         holder.due_before = 0
+        holder.missed = None
         holder.due_here = False
         holder.last_sent = min(holder.last_sent, cursor) if group.queue else cursor
         state.ack_deadlines.disarm(holder.id)
@@ -220,11 +221,12 @@ def _resume(turn: Turn, group: Group, paused_ns: int) -> None:
     """Everything goes on as if the pause had taken no time."""
     state = turn.state
     stood_ns = turn.time_ns - paused_ns
-    group.paused_ns = None
     for holder in _holders(group):
+        find_missed(turn, holder)  # while its records say when they were sent
         holder.unacked = _later(holder.unacked, stood_ns, turn.time_ns)
         state.touched.unacked[holder.id] = None
     group.orphans = _later(group.orphans, stood_ns, turn.time_ns)
+    group.paused_ns = None
     state.touched.groups[group.id] = group.channel.id
     for member in group.members:
         if may_redeliver(member):

@@ -31,7 +31,7 @@ from node.units import Seq
 
 from .effects import Deliver
 from .group import choose_for_redelivery, share_out
-from .state import Group, Record, State, Subscription
+from .state import Group, Missed, Record, State, Subscription
 from .turn import Turn
 
 ENTRY_MESSAGES_MAX = 2000
@@ -42,6 +42,9 @@ GROUP_MESSAGES_MAX = 500
 
 ORDERED_MAX = 8192
 """How many due messages of a group are put in order of sequence at a time."""
+
+LOOKS_MAX = 2 * ORDERED_MAX
+"""An entry that has looked at so many records to find what is due looks at no other group."""
 
 FIRED_MAX = 2000
 """How many subscriptions an entry finds to have something due; others have their turn in the next."""
@@ -58,6 +61,7 @@ def dispatch(turn: Turn) -> None:
     state = turn.state
     _fire(turn)
     budget = _work_off(turn, state.overdue, _send_due, ENTRY_MESSAGES_MAX)
+    turn.looks = 0  # what is new needs no looking for, and doesn't wait for other groups' due ones
     _work_off(turn, state.hungry, _send_new, budget)
 
 
@@ -94,7 +98,7 @@ def _work_off(
 ) -> int:
     """Let each marked group send, within ``budget``; what is left of that."""
     for group in list(marked.values()):
-        if budget <= 0:
+        if budget <= 0 or turn.looks >= LOOKS_MAX:
             break
         del marked[group.id]
         cost = 1 + len(group.members) // MEMBERS_FOR_ONE
@@ -202,12 +206,17 @@ def _send_due(turn: Turn, group: Group, most: int) -> tuple[int, bool]:
     state.hungry[group.id] = group  # in any case: rooms may have changed, and the new were held back
     able = [member for member in group.members if may_redeliver(member)]
     if not able:
+        for member in group.members:
+            _keep_here(member)
         return 0, False
     holders = [member for member in group.members if _gives(turn, member)]
     for giver in holders:
         if not giver.heard:
             giver.due_before = turn.index  # all it has
-        _put_in_order(giver, turn.time_ns, wanted=most, at_most=max(most, ORDERED_MAX // len(holders)))
+            giver.missed = None
+        elif turn.looks < LOOKS_MAX:
+            find_missed(turn, giver)
+        _put_in_order(turn, giver, wanted=most, at_most=max(most, ORDERED_MAX // len(holders)))
     claims = _next_due(group, holders, most)
     dealt: list[tuple[Subscription, int]] = []
     fresh: dict[int, Record] = {}
@@ -236,8 +245,7 @@ def _send_due(turn: Turn, group: Group, most: int) -> tuple[int, bool]:
     state.touched.groups[group.id] = group.channel.id
     _deliver(turn, dealt)
     for giver in holders:
-        if not giver.due and not giver.due_before:
-            giver.due_here = False
+        _keep_here(giver)
     if group.orphans or any(_gives(turn, member) for member in group.members):
         return len(claims), True
     for member in group.members:  # not the holders only: what another had due may have been acked meanwhile
@@ -256,10 +264,10 @@ def _gives(turn: Turn, member: Subscription) -> bool:
 
 
 def _has_due(turn: Turn, member: Subscription) -> bool:
-    return bool(member.due or member.due_before or _passed(member, turn.time_ns))
+    return bool(member.due or member.due_before or member.missed or _passed(member, turn.time_ns))
 
 
-def _put_in_order(member: Subscription, now_ns: int, *, wanted: int, at_most: int) -> None:
+def _put_in_order(turn: Turn, member: Subscription, *, wanted: int, at_most: int) -> None:
     """See that ``wanted`` of its due messages, if there are so many, stand in order of sequence.
 
     Looks at ``at_most`` records beyond those that do already; the more at a time, the more of them are
@@ -268,9 +276,10 @@ def _put_in_order(member: Subscription, now_ns: int, *, wanted: int, at_most: in
     if len(member.due) >= wanted:
         return
     paused_ns = member.group.paused_ns
-    latest_ns = (now_ns if paused_ns is None else paused_ns) - member.ack_wait_ns
+    latest_ns = (turn.time_ns if paused_ns is None else paused_ns) - member.ack_wait_ns
     known = set(member.due)
     found: list[int] = []
+    turn.looks += len(known)  # they may all stand in front
     for seq, record in member.unacked.items():
         if seq in known:
             continue
@@ -282,12 +291,18 @@ def _put_in_order(member: Subscription, now_ns: int, *, wanted: int, at_most: in
         found.append(seq)
     else:
         member.due_before = 0
+    turn.looks += len(found) + 1
     if found:
         found += member.due
         found.sort(reverse=True)
         member.due = found
-    elif not member.due and not member.due_before:
-        member.due_here = False  # what was due is acked, or gone
+    _keep_here(member)
+
+
+def _keep_here(member: Subscription) -> None:
+    """Only while something is due: it may turn out to be acked, or gone."""
+    if not (member.due or member.due_before or member.missed):
+        member.due_here = False
 
 
 def _next_due(group: Group, holders: list[Subscription], most: int) -> list[tuple[int, Subscription | None]]:
@@ -360,13 +375,17 @@ def resume_sending(
     """Make due what has waited for its AckWait, and what was sent from ``gone_since_ns`` to ``back_ns``.
 
     Called when a subscription that could not be sent to may be again. ``here``: what is due goes to this
-    member, not to the one that its group would choose.
+    member, not to the one that its group would choose. Which messages those are is looked up when its group
+    has its turn: one client may have thousands of subscriptions, and thousands of clients be back at once.
     """
     state = turn.state
-    if gone_since_ns is not None:
-        _put_in_order(member, turn.time_ns, wanted=ORDERED_MAX, at_most=ORDERED_MAX)
-        missed = _sent_between(member, gone_since_ns, turn.time_ns + 1 if back_ns is None else back_ns)
-        member.due = sorted({*member.due, *missed}, reverse=True)
+    last = next(reversed(member.unacked), None)
+    if gone_since_ns is not None and last is not None and member.unacked[last].sent_at_ns >= gone_since_ns:
+        before_ns = turn.time_ns + 1 if back_ns is None else back_ns
+        known = member.missed or Missed(gone_since_ns, before_ns, turn.index)
+        member.missed = Missed(
+            min(known.since_ns, gone_since_ns), max(known.before_ns, before_ns), turn.index
+        )
     if _has_due(turn, member):
         member.due_here = member.due_here or here
         state.overdue[member.group.id] = member.group
@@ -374,16 +393,24 @@ def resume_sending(
     watch(state, member)
 
 
-def _sent_between(member: Subscription, since_ns: int, before_ns: int) -> list[int]:
-    """What it was sent last from ``since_ns`` on, and before ``before_ns``; looks at so many of the last."""
+def find_missed(turn: Turn, member: Subscription) -> None:
+    """What it has missed joins what is due, if it is among the last ``ORDERED_MAX``."""
+    if member.missed is None:
+        return
+    since_ns, before_ns, entry = member.missed
+    _put_in_order(turn, member, wanted=ORDERED_MAX, at_most=ORDERED_MAX)
+    member.missed = None
     found: list[int] = []
     for seq in islice(reversed(member.unacked), ORDERED_MAX):
-        sent_at_ns = member.unacked[seq].sent_at_ns
-        if sent_at_ns < since_ns:
+        turn.looks += 1
+        record = member.unacked[seq]
+        if record.sent_at_ns < since_ns:
             break
-        if sent_at_ns < before_ns:
+        if record.sent_at_ns < before_ns and record.entry < entry:
             found.append(seq)
-    return found
+    if found:
+        member.due = sorted({*member.due, *found}, reverse=True)
+    _keep_here(member)
 
 
 def make_all_due(turn: Turn, member: Subscription, *, here: bool = False) -> None:

@@ -24,6 +24,9 @@ from .turn import Turn
 COLD_RELEASE_NS = 10 * SECOND
 """After a cold start a subscription whose client is back waits at most so long for its own inbox."""
 
+RELEASED_MAX = 1000
+"""So many of them an entry lets go, others the next (R19)."""
+
 
 def find_client(state: State, client_id: str, generation: Generation) -> Client | None:
     """That generation of the client, None if there is none any more."""
@@ -170,18 +173,27 @@ def end_cold_start(turn: Turn) -> None:
     """
     state = turn.state
     if state.cold_release_ns and turn.time_ns >= state.cold_release_ns:
-        started_ns = state.cold_release_ns - COLD_RELEASE_NS
-        state.cold_release_ns = 0
-        for subscription in state.subscriptions.values():
-            client = subscription.client
-            waits = subscription.absent and subscription.gone_since_ns == started_ns
-            if waits and client is not None and not client.absent:
-                subscription.absent = False
-                state.touched.subscriptions[subscription.id] = None
-                _back(turn, subscription, started_ns)
+        _release(turn, state.cold_release_ns - COLD_RELEASE_NS)
     if state.cold_grace_ns and turn.time_ns >= state.cold_grace_ns:
         state.cold_grace_ns = 0
         for channel in state.channels.values():
             for group in channel.groups.values():
                 if group.queue:
                     state.overdue[group.id] = group
+
+
+def _release(turn: Turn, started_ns: int) -> None:
+    """Let go those that wait since the cold start, so many an entry; after the last it is over."""
+    state = turn.state
+    released = 0
+    for subscription in state.subscriptions.values():
+        client = subscription.client
+        waits = subscription.absent and subscription.gone_since_ns == started_ns
+        if waits and client is not None and not client.absent:
+            if released == RELEASED_MAX:
+                return
+            released += 1
+            subscription.absent = False
+            state.touched.subscriptions[subscription.id] = None
+            _back(turn, subscription, started_ns)
+    state.cold_release_ns = 0

@@ -217,4 +217,5 @@ def _unacked(subscription: Subscription) -> tuple[bytes, bytes]:
         pack_runs(subscription.due, -1),
         subscription.due_here,
         subscription.due_before,
+        subscription.missed,
     )

@@ -26,7 +26,7 @@ from .record_keys import (
     unpack_runs,
 )
 from .settings import Settings
-from .state import Channel, Client, Group, Session, State, Subscription, folded
+from .state import Channel, Client, Group, Missed, Session, State, Subscription, folded
 from .versions import check_version
 
 _Fields = tuple[Any, ...]
@@ -182,7 +182,7 @@ def _generation(subscription: Subscription) -> Generation:
 
 def _subscription(number: int, group: Group, described: _Fields, sent: _Fields) -> Subscription:
     generation, client_id, inbox, ack_inbox, max_in_flight, ack_wait_ns, absent, gone_since_ns = described
-    last_sent, unacked, due, due_here, due_before = sent
+    last_sent, unacked, due, due_here, due_before, missed = sent
     return Subscription(
         id=SubscriptionID(number),
         generation=generation,
@@ -199,4 +199,5 @@ def _subscription(number: int, group: Group, described: _Fields, sent: _Fields) 
         due=unpack_runs(due, -1),
         due_here=due_here,
         due_before=due_before,
+        missed=None if missed is None else Missed(*missed),
     )

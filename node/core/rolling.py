@@ -10,6 +10,10 @@ subscriptions and channels, others each time, so that within ``LOOKED_AT_WITHIN`
 The cost is that of what the entry did, never that of the state.
 
 Every ``MILESTONE`` entries nodes tell each other (``server.comparing``).
+
+What is hashed is part of the machine version (R24): nodes of two releases compare theirs while a cluster is
+upgraded. A release that changes what ``roll`` takes in, the places of it, or the two numbers below raises the
+version, and goes on as before while ``state.version`` is lower.
 """
 
 from __future__ import annotations
@@ -99,6 +103,7 @@ def _subscription(sub: Subscription) -> tuple[Any, ...]:
         next(reversed(unacked.items()), None),
         len(sub.due),
         sub.due_before,
+        sub.missed,
         sub.absent,
         sub.silent,
         len(sub.group.members),

@@ -28,7 +28,18 @@ from .effects import Outcome
 from .log import MessageLog
 from .settings import Limits, Settings
 
-__all__ = ["Channel", "Client", "Group", "Limits", "Record", "Session", "Settings", "State", "Subscription"]
+__all__ = [
+    "Channel",
+    "Client",
+    "Group",
+    "Limits",
+    "Missed",
+    "Record",
+    "Session",
+    "Settings",
+    "State",
+    "Subscription",
+]
 
 
 class Record(NamedTuple):
@@ -40,6 +51,16 @@ class Record(NamedTuple):
     """Index of the entry that decided the last send (R3)."""
     deliveries: int
     """How often it was sent to this cursor: 1 is the first time; the redelivery count is one less."""
+
+
+class Missed(NamedTuple):
+    """When a subscription may have missed what it was sent."""
+
+    since_ns: int
+    before_ns: int
+    """Cluster times of the sends; the second is the first at which all was heard again."""
+    entry: int
+    """Index of the entry that says so: what later ones send is heard."""
 
 
 @dataclass(slots=True, eq=False)
@@ -93,6 +114,8 @@ class Subscription:
     """Sequences to be sent again at once, descending: the last one is next. May name acked ones."""
     due_before: int = 0
     """What entries below this index sent is due as well, and not in ``due`` yet (R19). 0: nothing."""
+    missed: Missed | None = None
+    """What it was sent then is due as well, and not in ``due`` yet (R19)."""
     due_here: bool = False
     """The due ones go to this member itself, not to the one that the group would choose."""
 
@@ -307,7 +330,9 @@ class State:
     def marked(self) -> bool:
         """Work is left over from the last entry (R19): the leader proposes a Tick at once."""
         earliest = self.ack_deadlines.earliest()
-        return bool(self.overdue or self.hungry or (earliest is not None and earliest <= self.time_ns))
+        passed = earliest is not None and earliest <= self.time_ns
+        released = bool(self.cold_release_ns) and self.cold_release_ns <= self.time_ns
+        return bool(self.overdue or self.hungry or passed or released)
 
     def next_deadline(self) -> int | None:
         """Cluster time of the earliest deadline: an AckWait, or what a cold start waits for.

@@ -243,6 +243,7 @@ def _go_offline(turn: Turn, subscription: Subscription) -> None:
     subscription.absent = False
     subscription.due = []
     subscription.due_before = 0
+    subscription.missed = None
     subscription.due_here = False
     group.channel.active_ns = turn.time_ns
     state.touched.channels[group.channel.id] = group.channel.name

@@ -36,6 +36,8 @@ class Turn:
     """What is published to each channel, in order of first touch: ``publishing`` without the rest."""
     publishing: dict[str, Publishing] = field(default_factory=dict)
     created: int = 0
+    looks: int = 0
+    """How many records it has looked at to find what is due (R19)."""
     behind: bool = False
     """More subscriptions have something due than this entry has found."""
 

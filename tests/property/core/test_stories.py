@@ -17,7 +17,7 @@ from conversation import EPOCH_NS, LATE, SECOND, Answer, Conversation, client_op
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from node.core import dispatch
+from node.core import dispatch, presence
 from node.core.commands import (
     Batch,
     ChannelDelete,
@@ -314,9 +314,9 @@ class Accompanied(Conversation):
 
 
 BUSY = (
-    *("publish",) * 8,
-    *("ack",) * 6,
-    *("time",) * 6,
+    *("publish",) * 16,
+    *("ack",) * 16,
+    *("time",) * 16,
     *("away", "back", "inbox away", "inbox back", "silent", "heard"),
     *(
         "cold start",
@@ -343,6 +343,8 @@ def test_what_is_left_over_is_left_over_alike(steps: list[tuple[str, int, int]],
         patch.setattr(dispatch, "GROUP_MESSAGES_MAX", 3)
         patch.setattr(dispatch, "ORDERED_MAX", 8)
         patch.setattr(dispatch, "FIRED_MAX", 2)
+        patch.setattr(dispatch, "LOOKS_MAX", 12)
+        patch.setattr(presence, "RELEASED_MAX", 1)
         story = Story(Accompanied)
         for number, kind in enumerate(kinds):
             story.tell("subscribe", number, kind)
