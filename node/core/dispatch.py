@@ -207,7 +207,7 @@ def _send_due(turn: Turn, group: Group, most: int) -> tuple[int, bool]:
     able = [member for member in group.members if may_redeliver(member)]
     if not able:
         for member in group.members:
-            _keep_here(member)
+            _keep_here(state, member)
         return 0, False
     holders = [member for member in group.members if _gives(turn, member)]
     for giver in holders:
@@ -245,7 +245,7 @@ def _send_due(turn: Turn, group: Group, most: int) -> tuple[int, bool]:
     state.touched.groups[group.id] = group.channel.id
     _deliver(turn, dealt)
     for giver in holders:
-        _keep_here(giver)
+        _keep_here(state, giver)
     if group.orphans or any(_gives(turn, member) for member in group.members):
         return len(claims), True
     for member in group.members:  # not the holders only: what another had due may have been acked meanwhile
@@ -296,13 +296,14 @@ def _put_in_order(turn: Turn, member: Subscription, *, wanted: int, at_most: int
         found += member.due
         found.sort(reverse=True)
         member.due = found
-    _keep_here(member)
+    _keep_here(turn.state, member)
 
 
-def _keep_here(member: Subscription) -> None:
+def _keep_here(state: State, member: Subscription) -> None:
     """Only while something is due: it may turn out to be acked, or gone."""
-    if not (member.due or member.due_before or member.missed):
+    if member.due_here and not (member.due or member.due_before or member.missed):
         member.due_here = False
+        state.touched.unacked[member.id] = None
 
 
 def _next_due(group: Group, holders: list[Subscription], most: int) -> list[tuple[int, Subscription | None]]:
@@ -410,7 +411,7 @@ def find_missed(turn: Turn, member: Subscription) -> None:
             found.append(seq)
     if found:
         member.due = sorted({*member.due, *found}, reverse=True)
-    _keep_here(member)
+    _keep_here(turn.state, member)
 
 
 def make_all_due(turn: Turn, member: Subscription, *, here: bool = False) -> None:

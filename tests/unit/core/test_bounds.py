@@ -324,3 +324,22 @@ def test_what_was_missed_is_found_after_a_pause(monkeypatch: pytest.MonkeyPatch)
     assert talk.say(SubscriptionPause(2, False, LATE), at=20).sent == {}, "it has looked enough"
     assert talk.tick(at=20).sent == {"B": [2]}
     assert not talk.state.marked
+
+
+def test_who_goes_again_before_its_turn_keeps_nothing_to_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor does a checkpoint say so."""
+    monkeypatch.setattr(dispatch, "ENTRY_MESSAGES_MAX", 1)
+    talk = Conversation(member_grace_ns=0)
+    talk.connect("me")
+    talk.subscribe("S", mif=10, wait=10)
+    talk.subscribe("A", mif=10, wait=5, queue="q")
+    talk.publish(1, at=0)
+    while talk.state.marked:
+        talk.tick()
+    talk.away("me", since=1)
+    talk.back("me", since=1, at=20)
+    assert talk.find("A").due_here
+    talk.away("me", since=20)
+    while talk.state.marked:
+        talk.tick()
+    assert not talk.find("A").due_here
