@@ -402,6 +402,9 @@ class Replica:
                 self.comparing.frame(peer, milestones)
             case ("lost", int(), int()) if peer != self.leader:
                 log.warning("%s says that this node lost entries, and doesn't lead: ignored", peer)
+            case ("lost", int(acknowledged), int(last)) if acknowledged <= self.engine.last_index:
+                # Nothing was sent again before this frame, so the log was never that short: an old refusal.
+                log.warning("%s takes this node's log to end at %d, and is wrong: ignored", peer, last)
             case ("lost", int(acknowledged), int(last)):
                 raise CorruptionError(
                     f"node {peer} leads, and has this node's word for entry {acknowledged}, but its log ends "

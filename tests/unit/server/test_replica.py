@@ -199,6 +199,9 @@ def test_a_follower_that_lost_what_it_promised_stops(node: Node) -> None:
     assert node.sent[-1] == ("n3", ("lost", 12, 10))
     node.replica.role_changed("follower", TERM, "n2", "a leader")
     node.replica.frame("n3", ("lost", 12, 10))  # it doesn't lead, so how would it know?
+    node.engine.last_index = 12
+    node.replica.frame("n2", ("lost", 12, 10))  # this node looks for itself
+    node.engine.last_index = 10
     with pytest.raises(CorruptionError, match=r"entry 12, but its log ends at 10: .*cluster replace n1 NEW"):
         node.replica.frame("n2", ("lost", 12, 10))
 
