@@ -146,7 +146,7 @@ def _share_new(turn: Turn, group: Group, first: int, last: int) -> tuple[int, bo
     able = [member for member in group.members if member.heard]
     if not able:
         return 0, False
-    receivers = share_out(group, able, first, last)
+    receivers = share_out(group, able, first, last, turn.time_ns)
     records = _new_records(turn, group, range(first, first + len(receivers)))
     for seq, member in enumerate(receivers, first):
         member.unacked[seq] = records[seq]

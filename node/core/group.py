@@ -5,13 +5,25 @@ the one earliest in the list. A chosen head of the list moves to its end, so equ
 turns. Members that are stalled or silent are passed over while another is neither (D15). A single
 subscription is a group of one, and none of this concerns it.
 
+A *burst* is dealt between two moments at which acks come in, and they come in blocks. Who happens to be
+heard first would be far ahead and get the most of it. So in a burst members that keep up are taken to
+have equally many unacked, their mean; a slow one still stands with its own number, and gets less.
+
 A member that nobody hears is out of the game altogether (R15): a message given to it would wait for
 nothing. So *list* below is always the list of those that can hear.
 """
 
 from __future__ import annotations
 
+from node.units import MILLISECOND
+
 from .state import Group, Subscription
+
+BURST = 16
+"""So many messages dealt in one entry are a burst."""
+
+KEEPS_UP_NS = 100 * MILLISECOND
+"""Who has had nothing unacked for longer keeps up: its acks are on the way."""
 
 _FULL = 1 << 62
 """Stands for the number of unacked messages of a member that is passed over."""
@@ -37,10 +49,12 @@ def choose_for_redelivery(group: Group, able: list[Subscription]) -> Subscriptio
     return chosen
 
 
-def share_out(group: Group, able: list[Subscription], first: int, last: int) -> list[Subscription]:
+def share_out(
+    group: Group, able: list[Subscription], first: int, last: int, now_ns: int
+) -> list[Subscription]:
     """Who gets each of the new messages ``first`` to ``last``, as far as there is room.
 
-    Nothing is sent yet; but the members have taken their turns.
+    Nothing is sent yet; but the members have taken their turns. ``now_ns`` is cluster time.
 
     Returns:
         The receivers of ``first`` and those that follow it; fewer than asked if the members are full.
@@ -51,6 +65,8 @@ def share_out(group: Group, able: list[Subscription], first: int, last: int) -> 
         _FULL if member.silent or room <= 0 else len(member.unacked)
         for member, room in zip(hands, rooms, strict=True)
     ]
+    if last - first + 1 >= BURST:
+        _even_out(hands, counts, now_ns)
     receivers: list[Subscription] = []
     turns = 0
     for _ in range(first, last + 1):
@@ -71,6 +87,24 @@ def share_out(group: Group, able: list[Subscription], first: int, last: int) -> 
             counts.append(counts.pop(0))
     _rotate(group, hands, turns)
     return receivers
+
+
+def _even_out(hands: list[Subscription], counts: list[int], now_ns: int) -> None:
+    """Give those that keep up the mean of their counts."""
+    even = [
+        at
+        for at, member in enumerate(hands)
+        if counts[at] != _FULL and _unacked_since_ns(member, now_ns) > now_ns - KEEPS_UP_NS
+    ]
+    if even:
+        mean = sum(counts[at] for at in even) // len(even)
+        for at in even:
+            counts[at] = mean
+
+
+def _unacked_since_ns(member: Subscription, now_ns: int) -> int:
+    record = next(iter(member.unacked.values()), None)
+    return now_ns if record is None else record.sent_at_ns
 
 
 def _rotate(group: Group, able: list[Subscription], turns: int) -> None:

@@ -315,10 +315,10 @@ class SubscriptionsTest(Case):
     async def test_distribute_queue_messages(self) -> None:
         """Five members, 2,048 messages as fast as they go: more than 400 for each.
 
-        Who has fewest unacknowledged gets the next. So a member whose acks arrive between two writes of
-        the publisher is ahead of the others, as may happen on a busy machine: once in five must do.
+        Who holds messages for longer than 100 ms counts as slow and gets less, as it does on a machine that
+        stands still for so long: once in three must do.
         """
-        for _ in range(5):
+        for _ in range(3):
             shares = await self.distribute()
             self.assertEqual(sum(shares), 2048)
             if all(share > 400 for share in shares):

@@ -108,6 +108,30 @@ def test_members_share_evenly_though_acks_come_late() -> None:
     assert min(got.values()) > 400, got
 
 
+def test_members_share_evenly_though_one_is_heard_first() -> None:
+    """E5 (QUE-04): between bursts whole blocks of acks come in, of one member, of two or of none."""
+    rng = Random(4)
+    talk = group_of("A", "B", "C", "D", "E", mif=1024)
+    talk.checked = False
+    got = dict.fromkeys("ABCDE", 0)
+    for _ in range(16):
+        for inbox, seqs in talk.publish(128).sent.items():
+            got[inbox] += len(seqs)
+        for inbox in rng.sample("ABCDE", rng.randint(0, 2)):
+            talk.ack(inbox, *talk.unacked(inbox), at=talk.now + 0.002)
+    assert min(got.values()) > 400, got
+
+
+def test_a_slow_member_gets_less_of_a_burst() -> None:
+    """D15: B has held its messages for more than a moment, so it isn't that its acks are on the way."""
+    talk = group_of("A", "B", "C", mif=1024)
+    talk.publish(90)
+    talk.ack("A", *talk.unacked("A"), at=talk.now + 0.1)
+    talk.ack("C", *talk.unacked("C"))
+    sent = talk.publish(60).sent
+    assert {inbox: len(seqs) for inbox, seqs in sent.items()} == {"A": 30, "C": 30}
+
+
 def test_every_group_and_plain_subscription_gets_each_message() -> None:
     """QUE-02, D14: two groups and a plain subscription, each message once for each."""
     talk = group_of("A", "B")
