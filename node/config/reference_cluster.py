@@ -3,7 +3,8 @@
 ``--cluster`` is where this node listens for others, ``--routes`` where they are. They may be of this cluster
 or of another; who is there says so. Of its own cluster a node has to know the names of all:
 ``--cluster_peers n2,n3``. Their addresses are learnt on the routes, or given: ``n2=10.0.0.2:6222``, where the
-port is that of the peer's own ``--cluster``. Where the others take clients is learnt from themselves.
+port is that of the peer's own ``--cluster``. Where the others take clients is learnt from themselves. With
+``--cluster_bootstrap`` and no peers a node founds the cluster alone, and others are added to it later.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 ROUTE_PORT: Final = 6222
 """Where routes lead that don't name a port."""
 
-_CLUSTER_ONLY: Final = frozenset({"cluster_node_id", "cluster_peers"})
+_CLUSTER_ONLY: Final = frozenset({"cluster_node_id", "cluster_peers", "cluster_bootstrap"})
 
 
 def cluster(digest: Digest) -> None:
@@ -101,12 +102,18 @@ def _members(digest: Digest) -> None:
             f"{', '.join(missing)}: no address. Give --routes, so that it can be found, or each as"
             f" NAME=HOST:PORT, the PORT being that of its own --cluster: --cluster_peers {example}",
         )
-    if own is None and peers:
+    alone = digest.flag("-cluster_bootstrap") and not peers
+    if own is None and (peers or alone):
         digest.problems.append(
             f"{place}: this node needs an address where the others reach it: --cluster nats://HOST:PORT"
         )
-    if not peers:
-        digest.problems.append(f"{place}: a cluster needs its other nodes: --cluster_peers NAME=HOST:PORT,…")
+    if alone:
+        made.notes.append(f"{made.node} founds the cluster alone; add others by stanchion cluster add NAME")
+    elif not peers:
+        digest.problems.append(
+            f"{place}: a cluster needs its other nodes: --cluster_peers NAME=HOST:PORT,…; or its first node"
+            " --cluster_bootstrap, which founds it alone"
+        )
     made.peers = peers
     if own is not None:
         digest.put(f"cluster.nodes.{made.node}.peer", place, str(own))

@@ -391,7 +391,8 @@ OPTIONS: Final[tuple[Option, ...]] = (
         ("bootstrap",),
         "streaming.cluster",
         BOOL,
-        refused="a cluster is founded by all its nodes together: name them in --cluster_peers",
+        "(cluster)",
+        about="without --cluster_peers: a cluster of this node; `stanchion cluster add` adds others",
     ),
     Option(("cluster_log_path",), ("log_path",), "streaming.cluster", TEXT, note="the log is in --dir"),
     Option(

@@ -556,6 +556,16 @@ def test_a_cluster_in_a_file(conf: Any) -> None:
     assert found.cluster.nodes["n1"].peer == Address("10.0.0.1", 6222)
 
 
+def test_the_first_node_may_found_a_cluster_alone() -> None:
+    """Others are added to it; where peers are named they found it together, bootstrap or not."""
+    found = config(*NODE.split(), "-cluster_bootstrap")
+    assert {name: node.peer for name, node in found.cluster.nodes.items()} == {
+        "n1": Address("127.0.0.1", 6001)
+    }
+    together = config(*NODE.split(), "-cluster_bootstrap", "-cluster_peers", "n2=127.0.0.1:6002")
+    assert set(together.cluster.nodes) == {"n1", "n2"}
+
+
 @pytest.mark.parametrize(
     ("words", "problem"),
     [
@@ -563,7 +573,11 @@ def test_a_cluster_in_a_file(conf: Any) -> None:
         (f"{NODE} -cluster_peers n2,n3", "n2, n3: no address. Give --routes, so that"),
         (f"{NODE} -cluster_peers n2=nowhere", "n2: expected an address"),
         (NODE, "a cluster needs its other nodes"),
-        (f"{NODE} -cluster_bootstrap", "founded by all its nodes together"),
+        ("-cluster_bootstrap", "flag -cluster_bootstrap: has no effect without --clustered"),
+        (
+            "-clustered -cluster_node_id n1 -st FILE -dir d -cluster_bootstrap",
+            "needs an address where the others",
+        ),
         (f"{NODE} -cluster_peers n2=10.0.0.2:6222", "is not on the loopback, so cluster.peer_security.mode"),
         (
             "-clustered -cluster_node_id n1 -st FILE -dir d -cluster_peers n2=127.0.0.1:6002",
