@@ -35,7 +35,6 @@ UNKNOWN_CLIENT_ID = "stan: unknown clientID"
 
 # channels
 TOO_MANY_CHANNELS = "too many channels"
-CHANNEL_BEING_DELETED = "stan: channel is being deleted"
 
 # ours alone
 MESSAGE_TOO_LONG = "stan: message too long to be delivered"

@@ -32,8 +32,6 @@ WHAT_TO_DO = (
     "stanchion cluster replace"
 )
 
-Milestone = tuple[int, bytes]
-
 
 class Comparing:
     """What this node and others came to.

@@ -243,6 +243,28 @@ def test_a_cluster_of_three(start: Start, ports: Ports) -> None:
         until("a leader", lambda: publish(wire, wire.register("other"), "other", "foo", b"y") == "")
 
 
+def test_a_cluster_that_begins_with_one(start: Start, ports: Ports) -> None:
+    """--cluster_bootstrap: n1 alone founds it, n2 is added, and has what n1 stored before."""
+    at = {name: ports.take() for name in ("n1", "n2")}
+
+    def node(name: str, *flags: str) -> Server:
+        return start(
+            "--clustered", "--cluster_node_id", name, "-st", "FILE", "--dir", f"data-{name}",
+            "--cluster", f"nats://127.0.0.1:{at[name]}", *flags,
+        )  # fmt: skip
+
+    first = node("n1", "--cluster_bootstrap").ready()
+    with first.wire() as wire:
+        assert publish(wire, wire.register("me"), "me", "foo", b"x") == ""
+    second = node("n2", "--cluster_peers", f"n1=127.0.0.1:{at['n1']}")
+    command = [STANCHION, "cluster", "add", "n2", "--peer", f"127.0.0.1:{at['n2']}"]
+    subprocess.run([*command, "--server", f"127.0.0.1:{first.port}"], check=True, timeout=60)
+    second.ready()
+    command = [STANCHION, "channel", "info", "foo", "--json", "--server", f"127.0.0.1:{second.port}"]
+    shown = json.loads(subprocess.run(command, check=True, timeout=60, capture_output=True).stdout)
+    assert shown["last"] == 1, shown
+
+
 def test_the_ports_are_bound_before_anything_is_loaded(start: Start, ports: Ports) -> None:
     """A suite that tries once, a quarter of a second after it started us, isn't refused.
 
