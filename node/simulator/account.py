@@ -54,6 +54,7 @@ class Member:
 class Cursor:
     """A group: who shares a cursor, and what is out."""
 
+    channel: int
     cursor: int | None = None
     held: dict[int, Held] = field(default_factory=dict)
     acked: dict[int, int] = field(default_factory=dict)
@@ -68,10 +69,10 @@ class Account:
         self.time_ns = self._before_ns = 0
         self.timestamp_ns = 0
         self.term = 0
-        self.stored: dict[bytes, int] = {}
-        """The sequence of every message, by its data."""
-        self.log: list[bytes] = [b""]
-        """Data by sequence; all clients use one channel."""
+        self.stored: dict[bytes, str] = {}
+        """The channel of every message, by its data."""
+        self.logs: dict[str, list[bytes]] = {}
+        """Data by sequence, by channel."""
         self.groups: dict[int, Cursor] = {}
         self.members: dict[int, Member] = {}
         """Online ones."""
@@ -84,8 +85,14 @@ class Account:
         self._clients: dict[str, tuple[int, int]] = {}
         self._sessions: dict[str, tuple[tuple[int, int], int]] = {}
         self._gone: dict[tuple[str, object], int] = {}
-        self._order: dict[str, int] = {}
+        self._order: dict[tuple[str, str], int] = {}
+        self._names: dict[int, str] = {}
+        """Of channels."""
         self._batch: c.Entry
+
+    def log(self, channel: str) -> list[bytes]:
+        """What it holds, by sequence; there is no message 0."""
+        return self.logs.get(channel, [b""])
 
     # --- one entry --------------------------------------------------------------------------------
 
@@ -247,18 +254,21 @@ class Account:
         self._free_members(lambda other: other.id == member.id, "its holder has left")
 
     def _store(self, stored: Store) -> None:
-        if stored.first != len(self.log):
-            raise ViolationError("sequences", f"message {stored.first} follows {len(self.log) - 1}")
+        log = self.logs.setdefault(stored.name, [b""])
+        self._names[stored.channel] = stored.name
+        if stored.first != len(log):
+            raise ViolationError("sequences", f"message {stored.first} in {stored.name} after {len(log) - 1}")
         for body in stored.bodies:
             data = decode_message(body).data
             if data in self.stored:
                 raise ViolationError("exactly once", f"{data!r} is stored twice")
-            self.stored[data] = len(self.log)
-            self.log.append(data)
+            self.stored[data] = stored.name
+            log.append(data)
             connection, _, number = data.decode().rpartition("/")
-            if self._order.get(connection, -1) >= int(number):
+            source = (connection, stored.name)
+            if self._order.get(source, -1) >= int(number):
                 raise ViolationError("order", f"{data!r} is stored after a later message of its client")
-            self._order[connection] = int(number)
+            self._order[source] = int(number)
 
     # --- what it led to -----------------------------------------------------------------------------
 
@@ -303,7 +313,7 @@ class Account:
             subscription.ack_wait_ns,
             subscription.max_in_flight,
         )
-        group = self.groups.setdefault(member.group, Cursor())
+        group = self.groups.setdefault(member.group, Cursor(subscription.channel.id))
         self.by_inbox[member.inbox] = (member.id, member.group)
         for held in group.held.values():  # a resume sends everything again; and orphans find somebody
             if held.holder == member.id:
@@ -340,7 +350,7 @@ class Account:
             raise ViolationError("acks", f"{seq}, acked in entry {group.acked[seq]}, is sent in {index}")
         if seq != (group.cursor or 0) + 1:  # all start with the first message, and none is dropped
             raise ViolationError("cursor", f"entry {index} sends {seq} to a cursor at {group.cursor}")
-        if seq >= len(self.log):
+        if seq >= len(self.log(self._names.get(group.channel, ""))):
             raise ViolationError("cursor", f"entry {index} sends {seq}, which is not in the log")
         group.cursor = seq
         group.held[seq] = Held(member.id, self.time_ns, 1, index)
@@ -413,7 +423,7 @@ class Account:
         """Everything: who holds what, since when, sent how often."""
         for channel in state.channels.values():
             for group in channel.groups.values():
-                account = self.groups.setdefault(group.id, Cursor())
+                account = self.groups.setdefault(group.id, Cursor(channel.id))
                 found: dict[int, tuple[int, int, int]] = {}
                 holders = group.members if group.shadow is None else [group.shadow]
                 for member in holders:

@@ -25,7 +25,11 @@ HABITS = (
     Habits(queue="q", durable="dq"),
     Habits(queue="q", durable="dq", acks=0.8),
 )
-"""Of each client; how long its AckWait is, is drawn."""
+"""Of each client; how long its AckWait is, and which channel it reads, is drawn."""
+
+CHANNELS = ("foo", "bar", "orders.eu", "orders.us")
+CHANNELS_MAX = (1, 1, 2, 3, 4)
+"""One of these is how many there are."""
 
 ACK_WAIT_S = (1, 1, 2, 3, 5)
 
@@ -65,8 +69,7 @@ class Cluster:
             )
             for kind in ("raft", "route")
         }
-        drawn = world.stream("habits")
-        habits = [replace(habits, ack_wait_s=drawn.choice(ACK_WAIT_S)) for habits in HABITS]
+        habits = _habits(world)
         self.clients = [
             SimClient(self, f"c{number}", habits[number])
             for number in range(len(habits))
@@ -127,3 +130,18 @@ class Cluster:
         for client in self.clients:
             client.read_on()
             client.quiet = True
+
+
+def _habits(world: World) -> list[Habits]:
+    """Of each client. Those who share a queue group read one channel; who publishes, publishes to all."""
+    waits, reads = world.stream("habits"), world.stream("channels")
+    channels = CHANNELS[: reads.choice(CHANNELS_MAX)]
+    shared: dict[tuple[str, str], str] = {}
+    found: list[Habits] = []
+    for habits in HABITS:
+        channel = reads.choice(channels)
+        if habits.queue:
+            channel = shared.setdefault((habits.queue, habits.durable), channel)
+        wait_s = waits.choice(ACK_WAIT_S)
+        found.append(replace(habits, ack_wait_s=wait_s, channel=channel, publishes_to=channels))
+    return found

@@ -282,7 +282,7 @@ class ClusterChecker:
         """A publish was answered: once, and it is in the log, or its client has been closed."""
         if guid in client.stored or guid in client.refused or guid not in client.published:
             raise ViolationError("one answer", f"{client.name} got another answer for {guid}")
-        if not error and guid.encode() not in self.account.stored:
+        if not error and self.account.stored.get(guid.encode()) != client.published[guid]:
             raise ViolationError("durability", f"{guid} was acknowledged and is not in the log")
         if error and not client.closings:
             raise ViolationError("publish", f"{client.name}: {guid} was refused: {error}")
@@ -296,7 +296,8 @@ class ClusterChecker:
         """A delivery: it was decided; flagged if it is not the first; its count never falls."""
         seq, account = message.seq, self.account
         where = f"{client.name}: message {seq}"
-        if seq >= len(account.log) or account.log[seq] != message.data:
+        log = account.log(client.habits.channel)
+        if seq >= len(log) or log[seq] != message.data:
             raise ViolationError("content", f"{where} is not what the log has")
         before = seen.messages.get(seq)
         if not message.redelivered:
@@ -356,37 +357,36 @@ class ClusterChecker:
     def _check_store(self, node: SimNode) -> None:
         if node.storage.rotten:
             return  # it may notice any moment
-        channel = node.state.channels.get("foo")
-        last = channel.log.last if channel else 0
-        if last != len(self.account.log) - 1:
-            raise ViolationError("durability", f"{node.name} has {last} messages")
-        for seq in range(1, last + 1):
-            assert channel is not None
-            payload = node.store.get(channel.id, seq)
-            if payload is None or decode_message(payload).data != self.account.log[seq]:
-                raise ViolationError("store", f"message {seq} is not in the store of {node.name}")
+        found = {name: channel.log.last for name, channel in node.state.channels.items() if channel.log.last}
+        if found != {name: len(log) - 1 for name, log in self.account.logs.items()}:
+            raise ViolationError("durability", f"{node.name} has messages {found}")
+        for name, last in found.items():
+            channel, log = node.state.channels[name], self.account.logs[name]
+            for seq in range(1, last + 1):
+                payload = node.store.get(channel.id, seq)
+                if payload is None or decode_message(payload).data != log[seq]:
+                    raise ViolationError("store", f"{node.name} has no message {seq} of {name} stored")
         for client in self._cluster.clients:
             missing = [guid for guid in client.stored if guid.encode() not in self.account.stored]
             if missing:
                 raise ViolationError("durability", f"acknowledged and lost: {missing[:5]}")
 
     def _undelivered(self) -> list[tuple[str, str]]:
-        last = len(self.account.log) - 1
         groups: dict[Any, set[int]] = {}
         for client in self._cluster.clients:
             habits = client.habits
             if not habits.subscribes or (client.dead and not habits.queue):
                 continue
             if habits.queue:
-                name: Any = (habits.queue, habits.durable)
+                name: Any = (habits.channel, habits.queue, habits.durable)
             else:
-                name = client.name
+                name = (habits.channel, client.name)
             got = client.received if habits.queue or habits.durable else set(client.seen.messages)
             groups.setdefault(name, set()).update(got)
         return [
             ("delivery", f"{name} never got {sorted(set(range(1, last + 1)) - got)[:10]} of {last}")
             for name, got in groups.items()
-            if len(got) < last
+            if len(got) < (last := len(self.account.log(name[0])) - 1)
         ]
 
     def _unacked(self) -> list[tuple[str, str]]:

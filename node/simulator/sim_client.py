@@ -32,8 +32,10 @@ class Habits:
     """What a client does."""
 
     channel: str = "foo"
+    """What it subscribes to."""
     publishes_every_s: float = 0.0
     """0: it does not publish."""
+    publishes_to: tuple[str, ...] = ("foo",)
     subscribes: bool = True
     queue: str = ""
     durable: str = ""
@@ -69,8 +71,8 @@ class SimClient:
     def __init__(self, cluster: Cluster, name: str, habits: Habits) -> None:
         self.name = name
         self.habits = habits
-        self.published: dict[str, float] = {}
-        """When each guid was published."""
+        self.published: dict[str, str] = {}
+        """The channel of each guid."""
         self.stored: set[str] = set()
         self.refused: set[str] = set()
         self.received: set[int] = set()
@@ -344,9 +346,9 @@ class SimClient:
         if self.quiet or self.dead or self._closing or not (self.connected and self.registered):
             return
         guid = f"{self.name}/{self._session}/{len(self.published)}"
-        self.published[guid] = self._world.now
-        request = stan.PublishRequest(self.name, guid, habits.channel, "", guid.encode(), self.conn_id)
-        subject = f"_STAN.pub.{CLUSTER_ID}.{habits.channel}".encode()
+        channel = self.published[guid] = self._rng.choice(habits.publishes_to)
+        request = stan.PublishRequest(self.name, guid, channel, "", guid.encode(), self.conn_id)
+        subject = f"_STAN.pub.{CLUSTER_ID}.{channel}".encode()
         self._send(nats.pub(subject, f"_INBOX.{self.name}.acks".encode(), stan.encode_publish(request)))
 
     def _message(self, message: nats.Msg) -> None:

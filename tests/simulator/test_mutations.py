@@ -169,6 +169,26 @@ def _acknowledged_deliveries_go_out(patch: Patch) -> None:
     patch.setattr(Performer, "_write_chunk", write_chunk)
 
 
+def _channels_are_mixed_up(patch: Patch) -> None:
+    """Sequences are numbers, and every channel has a message 5."""
+    write_chunk = Performer._write_chunk
+
+    def write(self: Any, subscription: Any, entry: int, seqs: Any, inbox: bytes, receiver: Any) -> None:
+        messages = self._messages
+
+        class Mixed:
+            def get_many(self, channel: int, seqs: Any) -> Any:
+                return [messages.get(1, seq) or messages.get(channel, seq) for seq in seqs]
+
+        self._messages = Mixed()
+        try:
+            write_chunk(self, subscription, entry, seqs, inbox, receiver)
+        finally:
+            self._messages = messages
+
+    patch.setattr(Performer, "_write_chunk", write)
+
+
 def _no_flag(patch: Patch) -> None:
     patch.setattr(perform, "redelivered", lambda payload, count: payload)
 
@@ -345,6 +365,7 @@ MUTATIONS = [
     Mutation("what was before belongs to others", _whoever_comes_gets_what_was_before, "partitions", 10),
     Mutation("nothing that was acknowledged (R3)", _acknowledged_deliveries_go_out, "clients", 5),
     Mutation("the flag", _no_flag, "quiet", 1),
+    Mutation("a message belongs to a channel", _channels_are_mixed_up, "quiet", 3),
     Mutation("max in flight", _max_in_flight_is_exceeded, "quiet", 1),
     Mutation("who leaves leaves its messages", _who_leaves_takes_messages_along, "clients", 5),
     Mutation("only what was sent since (R15)", _a_move_makes_everything_due, "clients", 5),
