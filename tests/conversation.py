@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from itertools import count, pairwise
 from typing import Any
 
+from node.core.ack_waits import may_redeliver
 from node.core.commands import (
     Acked,
     Batch,
@@ -38,7 +39,6 @@ from node.core.commands import (
     encode_entry,
     encode_keeper,
 )
-from node.core.dispatch import may_redeliver
 from node.core.effects import OK, Effects, Outcome, Refused
 from node.core.machine import Machine
 from node.core.records import all_records, digest, restore, take_changes
@@ -378,7 +378,7 @@ def _check_member(state: State, member: Subscription) -> None:
         "an AckWait runs in a pause"
     )
     assert all(record.sent_at_ns <= state.time_ns for record in running)
-    if may_redeliver(member) and records and member.group.id not in state.overdue:  # see dispatch.watch
+    if may_redeliver(member) and records and member.group.id not in state.overdue:  # see ack_waits.watch
         assert not due, "due messages are forgotten"
         assert not member.due_before, "due messages are forgotten"
         assert not member.missed, "missed messages are forgotten"

@@ -28,6 +28,7 @@ from typing import assert_never
 from node.errors import RefusedError
 
 from . import channels, clients, limits, refusals, subscriptions
+from .ack_waits import may_redeliver
 from .commands import (
     AdminCommand,
     ChannelDelete,
@@ -38,7 +39,7 @@ from .commands import (
     SubscriptionRemove,
     SubscriptionSeek,
 )
-from .dispatch import find_missed, may_redeliver, resume_sending
+from .due import find_missed, resume_sending
 from .effects import OK, Ok, Warn
 from .log import MessageLog
 from .state import Channel, Group, Record, State, Subscription

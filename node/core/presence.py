@@ -17,7 +17,7 @@ from .commands import (
     SubscriptionBack,
     TakeOver,
 )
-from .dispatch import make_all_due, resume_sending
+from .due import make_all_due, resume_sending
 from .state import Client, Group, Record, State, Subscription
 from .turn import Turn
 

@@ -12,7 +12,7 @@ from node.errors import CorruptionError
 from node.units import ChannelID, Generation, SubscriptionID
 
 from . import limits
-from .dispatch import watch
+from .ack_waits import watch
 from .log import Block, MessageLog
 from .record_keys import (
     BLOCK,

@@ -7,8 +7,9 @@ from node.protocol.positions import StartPosition
 from node.units import SubscriptionID
 
 from . import channels, presence, refusals
+from .ack_waits import watch
 from .commands import SubscriptionClose, SubscriptionOpen, Unsubscribe
-from .dispatch import make_all_due, watch
+from .due import make_all_due
 from .effects import OK, Ok, SubscriptionOpened
 from .log import MessageLog
 from .state import Channel, Client, Group, Record, State, Subscription

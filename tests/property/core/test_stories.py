@@ -17,7 +17,7 @@ from conversation import EPOCH_NS, LATE, SECOND, Answer, Conversation, client_op
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from node.core import dispatch, presence
+from node.core import dispatch, due, presence
 from node.core.commands import (
     Batch,
     ChannelDelete,
@@ -341,9 +341,9 @@ def test_what_is_left_over_is_left_over_alike(steps: list[tuple[str, int, int]],
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(dispatch, "ENTRY_MESSAGES_MAX", 6)
         patch.setattr(dispatch, "GROUP_MESSAGES_MAX", 3)
-        patch.setattr(dispatch, "ORDERED_MAX", 8)
+        patch.setattr(due, "ORDERED_MAX", 8)
         patch.setattr(dispatch, "FIRED_MAX", 2)
-        patch.setattr(dispatch, "LOOKS_MAX", 12)
+        patch.setattr(due, "LOOKS_MAX", 12)
         patch.setattr(presence, "RELEASED_MAX", 1)
         story = Story(Accompanied)
         for number, kind in enumerate(kinds):

@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 from conversation import LATE, Answer, Conversation, publishes
 
-from node.core import dispatch, presence
+from node.core import dispatch, due, presence
 from node.core.commands import ChannelPurge, ClientBack, ColdStart, SubscriptionPause, TakeOver
 from node.core.state import Record, Subscription
 
 UNACKED = 60_000
-LOOKS_MAX = 2 * dispatch.ORDERED_MAX + dispatch.ENTRY_MESSAGES_MAX
+LOOKS_MAX = 2 * due.ORDERED_MAX + dispatch.ENTRY_MESSAGES_MAX
 """What one entry may look at of one subscription."""
 
 
@@ -264,14 +264,14 @@ def test_a_client_with_many_subscriptions_is_back(moved: bool) -> None:
     got: dict[str, list[int]] = {}
     entries = 0
     while answer.sent or talk.state.marked:
-        assert looks_of(held) <= dispatch.LOOKS_MAX + LOOKS_MAX
+        assert looks_of(held) <= due.LOOKS_MAX + LOOKS_MAX
         for inbox, seqs in answer.sent.items():
             got.setdefault(inbox, []).extend(seqs)
         entries += 1
         answer = talk.tick()
     assert len(got) == CROWD
     assert all(seqs == list(range(1, 2001)) for seqs in got.values())
-    assert entries <= 1 + CROWD * 2000 // dispatch.ENTRY_MESSAGES_MAX + CROWD * 4000 // dispatch.LOOKS_MAX
+    assert entries <= 1 + CROWD * 2000 // dispatch.ENTRY_MESSAGES_MAX + CROWD * 4000 // due.LOOKS_MAX
 
 
 def test_the_end_of_a_cold_start(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -295,7 +295,7 @@ def test_the_end_of_a_cold_start(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_others_new_messages_dont_wait_for_those_that_are_back(monkeypatch: pytest.MonkeyPatch) -> None:
     """However much there is to look for."""
-    monkeypatch.setattr(dispatch, "LOOKS_MAX", 4)
+    monkeypatch.setattr(due, "LOOKS_MAX", 4)
     talk = Conversation()
     talk.connect("me", "you")
     for n in range(3):
@@ -312,7 +312,7 @@ def test_others_new_messages_dont_wait_for_those_that_are_back(monkeypatch: pyte
 
 def test_what_was_missed_is_found_after_a_pause(monkeypatch: pytest.MonkeyPatch) -> None:
     """The pause moves the times of what was sent; when it was missed is not forgotten over that."""
-    monkeypatch.setattr(dispatch, "LOOKS_MAX", 1)
+    monkeypatch.setattr(due, "LOOKS_MAX", 1)
     talk = Conversation()
     talk.connect("me")
     talk.subscribe("A", mif=10, wait=100)

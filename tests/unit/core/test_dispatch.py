@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import pytest
 from conversation import Conversation, publishes
 
-from node.core import dispatch
 from node.core.records import take_changes
 from node.protocol.positions import StartPosition
 
@@ -86,83 +84,7 @@ def test_nothing_is_sent_offline() -> None:
     assert talk.publish(3).sent == {}
 
 
-# --- AckWait -------------------------------------------------------------------------------------
-
-
-def test_unacked_messages_come_again_after_each_ack_wait() -> None:
-    """E6 (D3, D22, D23, RDL-02, RDL-03): at +W, +2W …, although stalled, counted 1, 2 …"""
-    talk = talk_of()
-    talk.subscribe("A", mif=1, wait=1)
-    assert talk.publish(2, at=0).sent == {"A": [1]}
-    assert talk.tick(at=0.999).sent == {}
-    assert talk.tick(at=1.0).counts == {("A", 1): 1}
-    assert talk.tick(at=1.999).sent == {}
-    assert talk.tick(at=2.0).counts == {("A", 1): 2}
-
-
-def test_messages_keep_their_own_schedules() -> None:
-    """E7 (D19, D20, RDL-05): 1 sent at 0.0 and 2 at 0.6 come again at 1.0, 1.6, 2.0, 2.6."""
-    talk = talk_of()
-    talk.subscribe("A", wait=1)
-    talk.publish(at=0)
-    talk.publish(at=0.6)
-    seen = []
-    for tenth in range(7, 30):
-        seen += [(tenth / 10, seq) for seq in talk.tick(at=tenth / 10).sent.get("A", [])]
-    assert seen == [(1.0, 1), (1.6, 2), (2.0, 1), (2.6, 2)]
-
-
-def test_neighbouring_deadlines_go_together() -> None:
-    """E8 (D20, D21 Target): deadlines 10 ms apart, one tick after both: together, in sequence order."""
-    talk = talk_of()
-    talk.subscribe("A", wait=1)
-    talk.publish(at=0)
-    talk.publish(at=0.010)
-    assert talk.state.next_deadline() == 1_000_000_000
-    assert talk.tick(at=1.010).sent == {"A": [1, 2]}
-
-
-def test_acks_leave_the_timer_alone() -> None:
-    """E9 (D19): 1 acked, so at 1.0 nothing is due; the timer goes on for 2, until 1.5."""
-    talk = talk_of()
-    talk.subscribe("A", wait=1)
-    talk.publish(at=0)
-    talk.ack("A", 1, at=0.2)
-    talk.publish(at=0.5)
-    assert talk.state.next_deadline() == 1_000_000_000
-    assert talk.tick(at=1.0).sent == {}
-    assert talk.state.next_deadline() == 1_500_000_000
-    assert talk.tick(at=1.5).sent == {"A": [2]}
-
-
-def test_the_timer_goes_off_when_nothing_is_unacked() -> None:
-    """D20: fired with nothing pending, there is no deadline any more."""
-    talk = talk_of()
-    talk.subscribe("A", wait=1)
-    talk.publish(at=0)
-    talk.ack("A", 1)
-    talk.tick(at=1)
-    assert talk.state.next_deadline() is None
-
-
-def test_messages_gone_from_the_log_are_forgotten_in_their_turn() -> None:
-    """E10 (D24, RDL-10): until the timer they take up max in flight; then they go, and new ones come."""
-    talk = talk_of(max_msgs=3)
-    talk.subscribe("A", mif=3, wait=1)
-    talk.publish(3, at=0)
-    assert talk.publish(at=0.5).sent == {}
-    assert talk.unacked("A") == [1, 2, 3]
-    answer = talk.tick(at=1)
-    assert answer.sent == {"A": [2, 3, 4]}
-    assert answer.redelivered("A") == {2: 1, 3: 1}
-
-
-def test_an_ack_in_the_same_entry_is_ahead_of_the_deadline() -> None:
-    """D26, R1: what is acked by the time its turn comes is not sent."""
-    talk = talk_of()
-    talk.subscribe("A", wait=1)
-    talk.publish(2, at=0)
-    assert talk.ack("A", 1, at=1).sent == {"A": [2]}
+# --- what is sent again ---------------------------------------------------------------------------
 
 
 def test_due_messages_are_ahead_of_new_ones() -> None:
@@ -174,47 +96,6 @@ def test_due_messages_are_ahead_of_new_ones() -> None:
     answer = talk.publish(2, at=1.5)
     assert answer.sent == {"A": [1, 2, 3, 4]}
     assert answer.redelivered("A") == {1: 1, 2: 1}
-
-
-def test_due_messages_come_in_sequence_order_whatever_their_deadlines() -> None:
-    """RDL-06, T3: 1 was sent again after 2, so 2 is due before it; due together, 1 is first."""
-    talk = talk_of()
-    talk.subscribe("A", wait=1)
-    talk.publish(at=0)
-    talk.publish(at=0.5)
-    talk.tick(at=1)  # 1 again
-    assert list(talk.find("A").unacked) == [2, 1]
-    assert talk.tick(at=3).sent == {"A": [1, 2]}
-
-
-def test_a_late_redelivery_waits_its_whole_ack_wait() -> None:
-    """D21 Target, RDL-12: the next deadline counts from the redelivery, not from when it was due."""
-    talk = talk_of()
-    talk.subscribe("A", wait=1)
-    talk.publish(at=0)
-    talk.tick(at=7.5)
-    assert talk.tick(at=8.4).sent == {}
-    assert talk.tick(at=8.5).counts == {("A", 1): 2}
-
-
-def test_a_redelivered_message_can_be_acked() -> None:
-    """RDL-08, RDL-13: the ack of a redelivered message frees its place and stops it for good."""
-    talk = talk_of()
-    talk.subscribe("A", mif=1, wait=1)
-    talk.publish(2, at=0)
-    talk.tick(at=1)
-    assert talk.ack("A", 1).sent == {"A": [2]}
-    assert talk.tick(at=2).sent == {"A": [2]}
-
-
-def test_ack_waits_are_independent() -> None:
-    """RDL-14: two subscriptions, two AckWaits."""
-    talk = talk_of()
-    talk.subscribe("A", wait=1)
-    talk.subscribe("B", wait=2)
-    talk.publish(at=0)
-    assert talk.tick(at=1).sent == {"A": [1]}
-    assert talk.tick(at=2).sent == {"A": [1], "B": [1]}
 
 
 def test_redelivery_counts_wrap_to_one() -> None:
@@ -302,31 +183,3 @@ def test_one_entry_touches_many_channels_in_order() -> None:
     )
     assert list(answer.sent.items()) == [("c", [1, 2]), ("a", [1]), ("b", [1])]
     assert [store.name for store in answer.effects.stored] == ["c", "a", "b"]
-
-
-def test_deadlines_that_passed_behind_due_messages_are_not_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
-    """R1, R19: while a subscription has due messages left over, the AckWait of its others goes on.
-
-    The simulator of sessions saw new messages sent ahead of those that had become due meanwhile; and a
-    restored node, which had looked at the clock, send others than one that had been there all the time.
-    """
-    talk = talk_of()
-    talk.subscribe("A", mif=20, wait=1, durable="d")
-    talk.publish(10, at=0)
-    talk.close("A")
-    monkeypatch.setattr(dispatch, "GROUP_MESSAGES_MAX", 7)
-    resumed = talk.say(talk.subscription("B", mif=20, wait=1, durable="d"), at=0.5)
-    assert resumed.sent == {"B": [1, 2, 3, 4, 5, 6, 7]}
-    assert talk.publish(1, at=2).sent == {"B": [1, 2, 3, 4, 5, 6, 7]}
-    assert talk.tick(at=2).sent == {"B": [8, 9, 10, 11]}
-
-
-def test_a_silent_client_that_subscribes_is_heard_on_all_its_subscriptions() -> None:
-    """D25, D46: what fell due while it was silent is sent again, and not only to what it opens."""
-    talk = talk_of()
-    talk.subscribe("A", wait=1)
-    talk.publish(at=0)
-    talk.silent("me")
-    assert talk.tick(at=2).sent == {}
-    assert talk.say(talk.subscription("B"), at=3).sent == {"A": [1]}
-    assert talk.tick(at=4).sent == {"A": [1]}

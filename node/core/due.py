@@ -1,0 +1,158 @@
+"""What is due at once: marked by whatever made it so, found within bounds when its group has its turn.
+
+Due are messages whose AckWait has run out, orphans of members that left, what a member holds that
+nobody hears while another can hear, everything unacked after a resume or a cold start, and what was
+sent while its receiver was gone. It goes out whatever max in flight says (D3).
+
+However much is due, an entry looks at so much of it and no more (R19). Since ``unacked`` stands in order of
+time, what has passed its AckWait is the front of it, and so is everything before some entry (``due_before``).
+Only from there, ``ORDERED_MAX`` at a time, messages are put into order of sequence (``due``) and sent. So
+with more than that unacked on one subscription each such part is in order, and the parts in order of time.
+"""
+
+from __future__ import annotations
+
+from itertools import islice
+
+from .ack_waits import passed, watch
+from .state import Group, Missed, State, Subscription
+from .turn import Turn
+
+ORDERED_MAX = 8192
+"""How many due messages of a group are put in order of sequence at a time."""
+
+LOOKS_MAX = 2 * ORDERED_MAX
+"""An entry that has looked at so many records to find what is due looks at no other group."""
+
+
+# --- marking it ----------------------------------------------------------------------------------
+
+
+def make_all_due(turn: Turn, member: Subscription, *, here: bool = False) -> None:
+    """All that is unacked before this entry is due at once."""
+    if member.unacked:
+        member.due_before = turn.index
+        member.due_here = member.due_here or here
+        turn.state.touched.unacked[member.id] = None
+        turn.state.overdue[member.group.id] = member.group
+
+
+def resume_sending(
+    turn: Turn,
+    member: Subscription,
+    gone_since_ns: int | None = None,
+    back_ns: int | None = None,
+    *,
+    here: bool = False,
+) -> None:
+    """Make due what has waited for its AckWait, and what was sent from ``gone_since_ns`` to ``back_ns``.
+
+    Called when a subscription that could not be sent to may be again. ``here``: what is due goes to this
+    member, not to the one that its group would choose. Which messages those are is looked up when its group
+    has its turn: one client may have thousands of subscriptions, and thousands of clients be back at once.
+    """
+    state = turn.state
+    last = next(reversed(member.unacked), None)
+    if gone_since_ns is not None and last is not None and member.unacked[last].sent_at_ns >= gone_since_ns:
+        before_ns = turn.time_ns + 1 if back_ns is None else back_ns
+        known = member.missed or Missed(gone_since_ns, before_ns, turn.index)
+        member.missed = Missed(
+            min(known.since_ns, gone_since_ns), max(known.before_ns, before_ns), turn.index
+        )
+    if has_due(turn, member):
+        member.due_here = member.due_here or here
+        state.overdue[member.group.id] = member.group
+    state.touched.unacked[member.id] = None
+    watch(state, member)
+
+
+# --- finding it ----------------------------------------------------------------------------------
+
+
+def gives(turn: Turn, member: Subscription) -> bool:
+    """``member`` holds messages that are due. What nobody hears gives all it has to the others.
+
+    After a cold start it keeps them for the grace: its client may still be on its way back (R14).
+    """
+    if member.heard:
+        return has_due(turn, member)
+    return bool(member.unacked) and not turn.state.cold_grace_ns
+
+
+def has_due(turn: Turn, member: Subscription) -> bool:
+    return bool(member.due or member.due_before or member.missed or passed(member, turn.time_ns))
+
+
+def find_missed(turn: Turn, member: Subscription) -> None:
+    """What it has missed joins what is due, if it is among the last ``ORDERED_MAX``."""
+    if member.missed is None:
+        return
+    since_ns, before_ns, entry = member.missed
+    put_in_order(turn, member, wanted=ORDERED_MAX, at_most=ORDERED_MAX)
+    member.missed = None
+    found: list[int] = []
+    for seq in islice(reversed(member.unacked), ORDERED_MAX):
+        turn.looks += 1
+        record = member.unacked[seq]
+        if record.sent_at_ns < since_ns:
+            break
+        if record.sent_at_ns < before_ns and record.entry < entry:
+            found.append(seq)
+    if found:
+        member.due = sorted({*member.due, *found}, reverse=True)
+    keep_here(turn.state, member)
+
+
+def put_in_order(turn: Turn, member: Subscription, *, wanted: int, at_most: int) -> None:
+    """See that ``wanted`` of its due messages, if there are so many, stand in order of sequence.
+
+    Looks at ``at_most`` records beyond those that do already; the more at a time, the more of them are
+    sent in order of sequence rather than of time.
+    """
+    if len(member.due) >= wanted:
+        return
+    paused_ns = member.group.paused_ns
+    latest_ns = (turn.time_ns if paused_ns is None else paused_ns) - member.ack_wait_ns
+    known = set(member.due)
+    found: list[int] = []
+    turn.looks += len(known)  # they may all stand in front
+    for seq, record in member.unacked.items():
+        if seq in known:
+            continue
+        if record.entry >= member.due_before and record.sent_at_ns > latest_ns:
+            member.due_before = 0
+            break
+        if len(found) == at_most:
+            break
+        found.append(seq)
+    else:
+        member.due_before = 0
+    turn.looks += len(found) + 1
+    if found:
+        found += member.due
+        found.sort(reverse=True)
+        member.due = found
+    keep_here(turn.state, member)
+
+
+def take_lowest(
+    group: Group, holders: list[Subscription], most: int
+) -> list[tuple[int, Subscription | None]]:
+    """Take the ``most`` lowest due sequences off their lists, in order, each with who holds it."""
+    orphans = sorted(islice(group.orphans, ORDERED_MAX))
+    claims: list[tuple[int, Subscription | None]] = [(seq, None) for seq in orphans[:most]]
+    for holder in holders:
+        claims += [(seq, holder) for seq in holder.due[: -most - 1 : -1]]
+    claims.sort(key=lambda claim: claim[0])
+    del claims[most:]
+    for _, giver in claims:
+        if giver is not None:
+            giver.due.pop()
+    return claims
+
+
+def keep_here(state: State, member: Subscription) -> None:
+    """Only while something is due: it may turn out to be acked, or gone."""
+    if member.due_here and not (member.due or member.due_before or member.missed):
+        member.due_here = False
+        state.touched.unacked[member.id] = None
