@@ -15,7 +15,6 @@ from typing import Any
 from node.core.ack_waits import may_redeliver
 from node.core.commands import (
     Acked,
-    Batch,
     ClientAway,
     ClientBack,
     ClientClose,
@@ -24,7 +23,6 @@ from node.core.commands import (
     ClientSilent,
     Command,
     Configure,
-    Entry,
     KeeperCommand,
     Publish,
     SessionOpen,
@@ -35,11 +33,15 @@ from node.core.commands import (
     TakeOver,
     Tick,
     Unsubscribe,
+)
+from node.core.effects import OK, Effects, Outcome, Refused
+from node.core.entries import (
+    Batch,
+    Entry,
     encode_commands,
     encode_entry,
     encode_keeper,
 )
-from node.core.effects import OK, Effects, Outcome, Refused
 from node.core.machine import Machine
 from node.core.records import all_records, digest, restore, take_changes
 from node.core.state import Group, State, Subscription

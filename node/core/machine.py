@@ -18,11 +18,7 @@ from node.units import Index
 
 from . import acks, administration, channels, clients, keeping, limits, refusals, sessions, subscriptions
 from .commands import (
-    MACHINE_VERSION,
-    NUMBER_OF,
-    SIGNATURES,
     Acked,
-    Batch,
     ChannelDelete,
     ChannelPurge,
     ClientCheck,
@@ -32,7 +28,6 @@ from .commands import (
     ClientOpen,
     ClientReplace,
     Configure,
-    Entry,
     KeeperCommand,
     OriginCommand,
     Publish,
@@ -43,6 +38,14 @@ from .commands import (
     SubscriptionRemove,
     SubscriptionSeek,
     Unsubscribe,
+)
+from .dispatch import dispatch
+from .effects import OK, Effects, Outcome, Refused, Warn
+from .entries import (
+    NUMBER_OF,
+    SIGNATURES,
+    Batch,
+    Entry,
     count_commands,
     decode_commands,
     decode_entry,
@@ -50,13 +53,17 @@ from .commands import (
     decode_origin,
     decode_session_open,
 )
-from .dispatch import dispatch
-from .effects import OK, Effects, Outcome, Refused, Warn
 from .presence import end_cold_start
 from .rolling import roll
 from .state import Session, State
 from .turn import Turn
-from .versions import UnsupportedVersionError, check_version, claimed_version, too_new
+from .versions import (
+    MACHINE_VERSION,
+    UnsupportedVersionError,
+    check_version,
+    claimed_version,
+    too_new,
+)
 
 __all__ = ["Machine", "UnsupportedVersionError"]
 
@@ -81,7 +88,7 @@ class Machine:
 
         Args:
             index: the entry's; above that of the last one applied.
-            data: the entry's bytes, see ``commands``.
+            data: the entry's bytes, see ``entries``.
 
         Raises:
             UnsupportedVersionError: nothing was applied; a newer release is needed.

@@ -13,7 +13,21 @@ import msgpack
 
 from node.errors import NodeError
 
-from .commands import MACHINE_VERSION, SINCE, Command
+from .commands import Command
+
+MACHINE_VERSION = 1
+"""The newest machine version this release knows (rule R24).
+
+A command that is added to a version which was released makes the next one. Version 1 is still growing:
+no release has written it yet.
+"""
+
+SINCE: dict[type[Command], int] = {}
+"""The machine version that brought a command; those not here are of the first.
+
+Below that version nobody proposes it, and ``apply`` takes it for one it doesn't know: a node of an older
+release, which really doesn't, must decide alike (R24).
+"""
 
 
 class UnsupportedVersionError(NodeError):

@@ -31,7 +31,9 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from node.core.commands import MACHINE_VERSION
+from node.core.versions import (
+    MACHINE_VERSION,
+)
 from node.errors import IdentityError, RemoteProtocolError
 from node.raft.identity import Identity
 from node.raft.membership import Membership

@@ -21,13 +21,15 @@ from collections.abc import Callable, Iterable
 from typing import Any, Protocol
 
 from node.core.commands import (
-    ENTRY_SIZE_MAX,
-    Batch,
     ColdStart,
-    Entry,
     Found,
     KeeperCommand,
     TakeOver,
+)
+from node.core.entries import (
+    ENTRY_SIZE_MAX,
+    Batch,
+    Entry,
     encode_entry,
     encode_keeper,
 )

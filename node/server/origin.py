@@ -21,8 +21,14 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from node.core import refusals
-from node.core.commands import Command, SessionOpen, encode_commands
+from node.core.commands import (
+    Command,
+    SessionOpen,
+)
 from node.core.effects import OK, Outcome, Refused, Replies, SessionOpened
+from node.core.entries import (
+    encode_commands,
+)
 from node.core.versions import too_new
 
 log = logging.getLogger("stanchion.origin")

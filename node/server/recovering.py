@@ -15,7 +15,9 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 
 from node.config.model import Config
-from node.core.commands import decode_entry
+from node.core.entries import (
+    decode_entry,
+)
 from node.core.records import restore
 from node.errors import IdentityError, RefusedError
 from node.raft.disk import RealDisk

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from node.core import commands as c
+from node.core import entries
 from node.core.effects import Effects, Refused, Store
 from node.core.state import State, Subscription
 from node.protocol.streaming import decode_message
@@ -88,7 +89,7 @@ class Account:
         self._order: dict[tuple[str, str], int] = {}
         self._names: dict[int, str] = {}
         """Of channels."""
-        self._batch: c.Entry
+        self._batch: entries.Entry
 
     def log(self, channel: str) -> list[bytes]:
         """What it holds, by sequence; there is no message 0."""
@@ -102,14 +103,14 @@ class Account:
         Raises:
             ViolationError: what was decided breaks a rule.
         """
-        entry = c.decode_entry(data)
+        entry = entries.decode_entry(data)
         if entry.time_ns < self.time_ns or entry.timestamp_ns < self.timestamp_ns:
             raise ViolationError("time", f"entry {index} goes back in time")
         self._before_ns = self.time_ns
         self.applied, self.time_ns, self.timestamp_ns = index, entry.time_ns, entry.timestamp_ns
         self.redeliveries = []
         for fields in entry.keeper:
-            self._keeper(c.decode_keeper(fields))
+            self._keeper(entries.decode_keeper(fields))
         published = 0
         for batch in entry.batches:
             published += self._origin(index, batch, effects)
@@ -190,10 +191,10 @@ class Account:
     def _back(self, which: Any, since_ns: int, before_ns: int) -> None:
         self._free_members(which, "sent while its holder was away", since_ns, before_ns)
 
-    def _origin(self, index: int, batch: c.Batch, effects: Effects) -> int:
+    def _origin(self, index: int, batch: entries.Batch, effects: Effects) -> int:
         """Take in an origin's batch as far as it is new; how many publishes are."""
         if batch.session is None:
-            asked = c.decode_session_open(batch.commands)
+            asked = entries.decode_session_open(batch.commands)
             for opened in effects.sessions:
                 if (opened.node, opened.nonce) == asked:
                     known = self._sessions.get(opened.node)
@@ -204,7 +205,7 @@ class Account:
         if node is None:
             return 0
         number, applied = self._sessions[node]
-        commands = c.decode_commands(batch.commands)
+        commands = entries.decode_commands(batch.commands)
         last = batch.first_serial + len(commands) - 1
         if batch.first_serial > applied + 1:
             raise ViolationError("sessions", f"a gap in the session of {node} at entry {index}")
@@ -219,7 +220,7 @@ class Account:
         }
         published = 0
         for serial, fields in enumerate(fresh, last + 1 - len(fresh)):
-            command = c.decode_origin(fields)
+            command = entries.decode_origin(fields)
             if serial in refused:
                 continue
             if isinstance(command, c.Publish):
@@ -395,14 +396,14 @@ class Account:
 
     def summary(self, data: bytes, effects: Effects) -> str:
         """What an entry says and does, in a line for the trace."""
-        entry = c.decode_entry(data)
-        said = [_told(c.decode_keeper(fields)) for fields in entry.keeper]
+        entry = entries.decode_entry(data)
+        said = [_told(entries.decode_keeper(fields)) for fields in entry.keeper]
         for batch in entry.batches:
             if batch.session is None:
-                said.append(f"session of {c.decode_session_open(batch.commands)[0]}")
+                said.append(f"session of {entries.decode_session_open(batch.commands)[0]}")
                 continue
-            for fields in c.decode_commands(batch.commands):
-                said.append(self._command(c.decode_origin(fields)))
+            for fields in entries.decode_commands(batch.commands):
+                said.append(self._command(entries.decode_origin(fields)))
         done = [
             f"{_short(self.members[deliver.subscription].inbox)} gets {_ranges(deliver.seqs)}"
             for deliver in effects.deliveries

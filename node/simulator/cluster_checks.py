@@ -9,8 +9,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from node.core.commands import ColdStart, TakeOver, decode_entry, decode_keeper
+from node.core.commands import (
+    ColdStart,
+    TakeOver,
+)
 from node.core.effects import Effects
+from node.core.entries import (
+    decode_entry,
+    decode_keeper,
+)
 from node.core.records import digest
 from node.core.state import State
 from node.protocol.streaming import Message, decode_message

@@ -20,7 +20,7 @@ import pytest
 from conversation import check_invariants
 
 from node.core import commands as c
-from node.core import dispatch, keeping, presence, sessions
+from node.core import dispatch, entries, keeping, presence, sessions
 from node.core.effects import OK, ClientOpened, Effects, Outcome, Probing, Refused, SubscriptionOpened
 from node.core.machine import Machine
 from node.core.records import digest, restore, take_changes
@@ -257,13 +257,13 @@ class World:
             raise ViolationError("state machine safety", f"{node.name} differs after entry {index}")
 
     def note_truth(self, payload: bytes, effects: Effects) -> None:
-        for batch in c.decode_entry(payload).batches:
+        for batch in entries.decode_entry(payload).batches:
             for replies in effects.replies:
                 if batch.session is None or replies.session != batch.session:
                     continue
-                for serial, fields in enumerate(c.decode_commands(batch.commands), batch.first_serial):
+                for serial, fields in enumerate(entries.decode_commands(batch.commands), batch.first_serial):
                     if replies.first <= serial <= replies.last:
-                        key = known_by(c.decode_origin(fields))
+                        key = known_by(entries.decode_origin(fields))
                         if key is not None:
                             self.truth.setdefault(key, replies.others.get(serial, OK))
 

@@ -17,6 +17,7 @@ SMALL_LINES = 30
 """A module of no more lines needs no test file of its own."""
 
 TESTED_ELSEWHERE = {
+    "core/commands.py": "values without behaviour; test_entries has their bytes",
     "core/effects.py": "values without behaviour; every conversation of tests/unit/core reads them",
     "core/refusals.py": "texts; each is asserted where it is the outcome",
     "core/turn.py": "carries one entry's work from module to module of the core",

@@ -19,7 +19,6 @@ from hypothesis import strategies as st
 
 from node.core import dispatch, due, presence
 from node.core.commands import (
-    Batch,
     ChannelDelete,
     ChannelExpire,
     ChannelPurge,
@@ -35,6 +34,9 @@ from node.core.commands import (
     SubscriptionSeek,
     TakeOver,
     Unsubscribe,
+)
+from node.core.entries import (
+    Batch,
     encode_commands,
 )
 from node.core.machine import Machine

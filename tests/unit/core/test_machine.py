@@ -7,19 +7,21 @@ import pytest
 from conversation import Conversation, client_open, publishes
 
 from node.core.commands import (
-    Batch,
     ClientOpen,
-    Entry,
     Publish,
     RaiseVersion,
     SessionOpen,
     SubscriptionOpen,
     Tick,
+)
+from node.core.effects import OK, Deliver, Effects, Refused
+from node.core.entries import (
+    Batch,
+    Entry,
     encode_commands,
     encode_entry,
     encode_keeper,
 )
-from node.core.effects import OK, Deliver, Effects, Refused
 from node.core.machine import Machine, UnsupportedVersionError
 from node.core.state import State
 

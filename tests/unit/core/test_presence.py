@@ -5,16 +5,18 @@ from __future__ import annotations
 from conversation import EPOCH_NS, LATE, SECOND, Conversation, publishes
 
 from node.core.commands import (
-    Batch,
     ChannelPurge,
     ClientAway,
     ClientBack,
     ClientSilent,
     ColdStart,
-    Entry,
     SubscriptionAway,
     SubscriptionBack,
     TakeOver,
+)
+from node.core.entries import (
+    Batch,
+    Entry,
     encode_commands,
     encode_entry,
     encode_keeper,

@@ -5,8 +5,16 @@ from __future__ import annotations
 import pytest
 from conversation import Conversation, client_open, publishes
 
-from node.core.commands import Batch, Command, SessionEnd, SessionOpen, encode_commands
+from node.core.commands import (
+    Command,
+    SessionEnd,
+    SessionOpen,
+)
 from node.core.effects import OK, ClientOpened, Effects, Refused, SubscriptionOpened
+from node.core.entries import (
+    Batch,
+    encode_commands,
+)
 
 
 def batch(talk: Conversation, first: int, *commands: Command, waited: int = 1) -> Batch:

@@ -8,9 +8,18 @@ import msgpack
 import pytest
 from conversation import Conversation
 
-from node.core import commands, versions
-from node.core.commands import ClientCheck, Entry, RaiseVersion, Tick, encode_entry, encode_keeper
+from node.core import versions
+from node.core.commands import (
+    ClientCheck,
+    RaiseVersion,
+    Tick,
+)
 from node.core.effects import OK, Refused
+from node.core.entries import (
+    Entry,
+    encode_entry,
+    encode_keeper,
+)
 from node.core.machine import Machine
 from node.core.records import all_records, restore
 from node.core.refusals import UNDECODABLE
@@ -23,7 +32,7 @@ def newer(monkeypatch: pytest.MonkeyPatch) -> None:
     """A release that knows version 2, which brought ``ClientCheck``."""
     monkeypatch.setattr(Machine, "version", 2)
     monkeypatch.setattr(versions, "MACHINE_VERSION", 2)
-    monkeypatch.setitem(commands.SINCE, ClientCheck, 2)
+    monkeypatch.setitem(versions.SINCE, ClientCheck, 2)
 
 
 def raised() -> Conversation:
@@ -46,7 +55,7 @@ def test_new_behaviour_begins_at_one_place_in_the_log() -> None:
 
 @pytest.mark.usefixtures("newer")
 def test_a_keepers_command_of_a_later_version_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(commands.SINCE, Tick, 2)
+    monkeypatch.setitem(versions.SINCE, Tick, 2)
     talk = Conversation()
     answer = talk.say(keeper=[Tick(1)])
     assert [warning.text for warning in answer.effects.warnings] == [

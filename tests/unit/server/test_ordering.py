@@ -8,14 +8,16 @@ import pytest
 from conversation import Conversation
 
 from node.core.commands import (
-    ENTRY_SIZE_MAX,
     ColdStart,
-    Entry,
     Found,
     KeeperCommand,
     Publish,
     TakeOver,
     Tick,
+)
+from node.core.entries import (
+    ENTRY_SIZE_MAX,
+    Entry,
     decode_entry,
     decode_keeper,
     encode_commands,

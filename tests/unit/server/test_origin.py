@@ -7,9 +7,15 @@ from typing import Any
 
 import pytest
 
-from node.core import commands
-from node.core.commands import ClientClose, Publish, decode_commands
+from node.core import versions
+from node.core.commands import (
+    ClientClose,
+    Publish,
+)
 from node.core.effects import OK, Outcome, Refused, Replies, SessionOpened
+from node.core.entries import (
+    decode_commands,
+)
 from node.core.refusals import NOT_YET
 from node.server.origin import UNAPPLIED_COMMANDS_MAX, Origin
 
@@ -241,7 +247,7 @@ def test_the_lowest_serial_waited_for_travels_with_each_batch() -> None:
 
 def test_a_command_that_not_every_member_knows_is_not_proposed(monkeypatch: pytest.MonkeyPatch) -> None:
     """R24: it is refused at once, and takes no serial."""
-    monkeypatch.setitem(commands.SINCE, ClientClose, 2)
+    monkeypatch.setitem(versions.SINCE, ClientClose, 2)
     origin, wire = opened_origin()
     answers: list[Outcome] = []
     close(origin, answers)

@@ -10,7 +10,15 @@ import pytest
 
 from node.config.load import load
 from node.config.model import Config
-from node.core.commands import Entry, Found, TakeOver, encode_entry, encode_keeper
+from node.core.commands import (
+    Found,
+    TakeOver,
+)
+from node.core.entries import (
+    Entry,
+    encode_entry,
+    encode_keeper,
+)
 from node.errors import ConfigError, IdentityError, RefusedError
 from node.raft.disk import RealDisk
 from node.raft.identity import DirectoryLock, Identity, read_identity, save_identity

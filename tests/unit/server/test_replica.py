@@ -7,19 +7,23 @@ from typing import Any
 import pytest
 
 from node.core.commands import (
-    MACHINE_VERSION,
-    Batch,
-    Entry,
     KeeperCommand,
     Refound,
     SessionEnd,
     TakeOver,
+)
+from node.core.entries import (
+    Batch,
+    Entry,
     decode_entry,
     decode_keeper,
     encode_entry,
     encode_keeper,
 )
 from node.core.state import State
+from node.core.versions import (
+    MACHINE_VERSION,
+)
 from node.errors import CorruptionError, RemoteProtocolError
 from node.raft.membership import Membership
 from node.server.host import Host

@@ -1,20 +1,22 @@
-"""Commands as bytes."""
+"""Entries and their commands as bytes, there and back; and what is none."""
 
 from __future__ import annotations
 
 import pytest
 
 from node.core.commands import (
+    Acked,
+    ClientReplace,
+    Configure,
+    Publish,
+    Tick,
+)
+from node.core.entries import (
     NUMBER_OF,
     SIGNATURES,
     TYPES,
-    Acked,
     Batch,
-    ClientReplace,
-    Configure,
     Entry,
-    Publish,
-    Tick,
     decode_command,
     decode_commands,
     decode_entry,

@@ -1,0 +1,265 @@
+"""The bytes of entries and of the commands in them: what stands in the log, on disks and between nodes.
+
+An entry is one batch (architecture, "What is replicated")::
+
+    [machine version, cluster time, timestamp, [keeper command, …],
+     [[session or nil, first serial, lowest serial waited for, bin], …]]
+
+where ``bin`` is an origin's batch as it came: itself a msgpack array of commands. A command is a
+msgpack array ``[type, field, …]`` in the order of its class's fields. The leader puts the ``bin``
+of other nodes into entries undecoded; only ``apply`` decodes, alike on every node.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple, cast, get_origin, get_type_hints
+
+import msgpack
+
+from node.errors import RemoteProtocolError
+
+from .commands import (
+    Acked,
+    AgesWait,
+    ChannelDelete,
+    ChannelExpire,
+    ChannelPurge,
+    ClientAway,
+    ClientBack,
+    ClientCheck,
+    ClientClose,
+    ClientKeep,
+    ClientKick,
+    ClientOpen,
+    ClientRemove,
+    ClientReplace,
+    ClientSilent,
+    ColdStart,
+    Command,
+    Configure,
+    Found,
+    KeeperCommand,
+    OriginCommand,
+    Publish,
+    RaiseVersion,
+    Refound,
+    SessionEnd,
+    SessionOpen,
+    SubscriptionAway,
+    SubscriptionBack,
+    SubscriptionClose,
+    SubscriptionOpen,
+    SubscriptionPause,
+    SubscriptionRemove,
+    SubscriptionSeek,
+    TakeOver,
+    Tick,
+    Unsubscribe,
+)
+
+ENTRY_SIZE_MAX = 8 * 1024 * 1024 + 64 * 1024
+"""Bytes. The largest ``max_payload`` plus room for one command's other fields."""
+
+
+TYPES: dict[int, type[Command]] = {
+    1: SessionOpen,
+    2: ClientOpen,
+    3: ClientReplace,
+    4: ClientKeep,
+    5: ClientClose,
+    6: ClientCheck,
+    7: Publish,
+    8: SubscriptionOpen,
+    9: SubscriptionClose,
+    10: Unsubscribe,
+    11: Acked,
+    12: Configure,
+    13: ChannelDelete,
+    14: ChannelPurge,
+    15: SubscriptionRemove,
+    16: SubscriptionSeek,
+    17: SubscriptionPause,
+    18: ClientKick,
+    32: Tick,
+    33: TakeOver,
+    34: ColdStart,
+    35: ClientAway,
+    36: ClientBack,
+    37: SubscriptionAway,
+    38: SubscriptionBack,
+    39: ClientSilent,
+    40: ClientRemove,
+    41: ChannelExpire,
+    42: RaiseVersion,
+    43: Found,
+    44: Refound,
+    45: SessionEnd,
+    46: AgesWait,
+}
+"""Numbers in the log; one is never used again for something else."""
+
+NUMBER_OF = {command: number for number, command in TYPES.items()}
+
+FIRST_KEEPER_TYPE = 32
+
+
+def _signature(command: type[Command]) -> tuple[type, ...]:
+    """The types of a command's number and fields as msgpack gives them: arrays are tuples."""
+    types = [get_origin(hint) or hint for hint in get_type_hints(command).values()]
+    return (int, *(tuple if kind is Sequence else kind for kind in types))
+
+
+SIGNATURES: dict[int, tuple[type, ...]] = {number: _signature(command) for number, command in TYPES.items()}
+"""What ``tuple(map(type, fields))`` must be; so a command is checked at the cost of one comparison."""
+
+
+class Batch(NamedTuple):
+    """An origin's commands inside an entry; ``session`` is None for a ``SessionOpen``."""
+
+    session: tuple[int, int] | None
+    first_serial: int
+    lowest_waited: int
+    commands: bytes
+
+
+class Entry(NamedTuple):
+    """One committed entry, decoded down to its batches."""
+
+    version: int
+    time_ns: int
+    timestamp_ns: int
+    keeper: list[tuple[Any, ...]]
+    batches: list[Batch]
+
+
+def encode_commands(commands: list[Command]) -> bytes:
+    """An origin's batch: what becomes the ``bin`` of an entry."""
+    numbers = NUMBER_OF
+    packed: bytes = msgpack.packb([(numbers[type(command)], *command) for command in commands])
+    return packed
+
+
+def encode_entry(entry: Entry) -> bytes:
+    packed: bytes = msgpack.packb(entry)
+    return packed
+
+
+def encode_keeper(command: KeeperCommand) -> tuple[Any, ...]:
+    """A keeper command as it stands in ``Entry.keeper``."""
+    return (NUMBER_OF[type(command)], *command)
+
+
+def decode_entry(data: bytes) -> Entry:
+    """The entry in ``data``.
+
+    Raises:
+        RemoteProtocolError: not an entry. Every node refuses it alike (R22).
+    """
+    try:
+        version, time_ns, timestamp_ns, keeper, batches = _unpack(data)
+        entry = Entry(version, time_ns, timestamp_ns, list(keeper), [Batch(*batch) for batch in batches])
+    except (ValueError, TypeError, msgpack.UnpackException) as error:
+        raise RemoteProtocolError(f"not an entry: {error}") from error
+    if not _well_formed(entry):
+        raise RemoteProtocolError("not an entry: a field of another type, or out of range")
+    return entry
+
+
+def _well_formed(entry: Entry) -> bool:
+    stamps = (entry.version, entry.time_ns, entry.timestamp_ns)
+    return all(type(stamp) is int and 0 <= stamp < 1 << 63 for stamp in stamps) and all(
+        type(batch.session) in (tuple, type(None))
+        and type(batch.first_serial) is int
+        and type(batch.lowest_waited) is int
+        and type(batch.commands) is bytes
+        for batch in entry.batches
+    )
+
+
+def _unpack(data: bytes) -> Any:
+    # Tuples throughout: cheaper than lists, and generations compare equal to the state's own.
+    return msgpack.unpackb(data, use_list=False)
+
+
+def decode_commands(data: bytes) -> list[tuple[Any, ...]]:
+    """The commands in a batch, each still a tuple ``(type, field, …)``; see ``decode_command``.
+
+    Raises:
+        RemoteProtocolError: not a batch of commands.
+    """
+    try:
+        commands = _unpack(data)
+    except (ValueError, msgpack.UnpackException) as error:
+        raise RemoteProtocolError(f"not a batch of commands: {error}") from error
+    if type(commands) is not tuple or not set(map(type, commands)) <= {tuple}:
+        raise RemoteProtocolError("not a batch of commands: not an array of arrays")
+    return list(commands)
+
+
+def count_commands(data: bytes) -> int:
+    """How many commands a batch claims to hold, for one whose commands can't be decoded; at least 1.
+
+    Serials must go on behind it, alike on every node (R22).
+    """
+    unpacker = msgpack.Unpacker(max_buffer_size=max(len(data), 1))
+    unpacker.feed(data)
+    try:
+        count = int(unpacker.read_array_header())
+    except (ValueError, msgpack.UnpackException):
+        return 1
+    return max(1, min(count, len(data)))
+
+
+def decode_command(fields: tuple[Any, ...]) -> Command:
+    """The command in ``(type, field, …)``.
+
+    Raises:
+        RemoteProtocolError: an unknown type, or not its fields.
+    """
+    if type(fields) is not tuple or not fields or type(fields[0]) is not int:
+        raise RemoteProtocolError("not a command")
+    number = fields[0]
+    if tuple(map(type, fields)) != SIGNATURES.get(number):
+        raise RemoteProtocolError(f"not a command of a known type with its fields: type {number}")
+    return TYPES[number](*fields[1:])
+
+
+def decode_origin(fields: tuple[Any, ...]) -> OriginCommand:
+    """The command in ``(type, field, …)``, one that an origin's session may carry.
+
+    Raises:
+        RemoteProtocolError: it is not.
+    """
+    command = decode_command(fields)
+    if fields[0] >= FIRST_KEEPER_TYPE or isinstance(command, SessionOpen):
+        raise RemoteProtocolError(f"not a command of a session: type {fields[0]}")
+    if isinstance(command, Acked) and not all(type(seq) is int for seq in command.seqs):
+        raise RemoteProtocolError("not sequences")
+    return cast(OriginCommand, command)
+
+
+def decode_keeper(fields: tuple[Any, ...]) -> KeeperCommand:
+    """The command in ``(type, field, …)``, one that the keeper may propose.
+
+    Raises:
+        RemoteProtocolError: it is not.
+    """
+    command = decode_command(fields)
+    if fields[0] < FIRST_KEEPER_TYPE:
+        raise RemoteProtocolError(f"not a keeper's command: type {fields[0]}")
+    return cast(KeeperCommand, command)
+
+
+def decode_session_open(data: bytes) -> SessionOpen:
+    """The only command of a batch without a session.
+
+    Raises:
+        RemoteProtocolError: it is another, or not alone.
+    """
+    commands = decode_commands(data)
+    if len(commands) == 1:
+        command = decode_command(commands[0])
+        if isinstance(command, SessionOpen):
+            return command
+    raise RemoteProtocolError("a batch without a session must open one")
