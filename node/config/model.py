@@ -318,7 +318,10 @@ class Clients:
     """Subscriptions of one connection. One more is refused. 0: no limit."""
 
     max_pending: Annotated[int, Size(minimum=64 * 1024)] = 64 * 1024 * 1024
-    """Bytes waiting for one client that reads too slowly; with more it is cut off."""
+    """Bytes waiting for one client that reads too slowly; with more it is cut off.
+
+    At least ``max_payload`` and 256 KiB count: who takes what it is sent must not be cut off for it.
+    """
 
     write_deadline_ns: Annotated[int, Duration(minimum=10 * MILLISECOND, maximum=HOUR)] = 10 * SECOND
     """How long one write to a client may take before it is cut off."""

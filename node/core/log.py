@@ -104,6 +104,30 @@ class MessageLog:
         number, place = divmod(seq - 1, BLOCK_MESSAGES)
         return self._blocks[number - self._first_block].sizes[place]
 
+    def count_within(self, seqs: Sequence[int], bytes_max: int) -> int:
+        """How many of ``seqs`` have at most ``bytes_max`` bytes together; at least one, if there is any.
+
+        They ascend, up to ``last`` at most; of those that were dropped nothing is left. Cost: that of one
+        sum where they stand in one block and are few bytes altogether, as nearly always.
+        """
+        if not seqs:
+            return 0
+        first = max(seqs[0], self.first)
+        number, place = divmod(first - 1, BLOCK_MESSAGES)
+        end = place + seqs[-1] - first + 1
+        if end <= place:
+            return len(seqs)
+        if end <= BLOCK_MESSAGES:
+            sizes = self._blocks[number - self._first_block].sizes
+            if sum(sizes[place:end]) <= bytes_max:
+                return len(seqs)
+        size = 0
+        for count, seq in enumerate(seqs):
+            size += self.size(seq) if seq >= first else 0
+            if size > bytes_max:
+                return max(count, 1)
+        return len(seqs)
+
     def timestamp(self, seq: int) -> Timestamp:
         """When a message in the log was stored."""
         number, place = divmod(seq - 1, BLOCK_MESSAGES)

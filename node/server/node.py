@@ -52,6 +52,7 @@ from node.server.leaving import Leaving
 from node.server.members import Members
 from node.server.membership_requests import serve_go_requests, serve_membership
 from node.server.offered import is_offered
+from node.server.outbox import SOFT_BYTES, bounds
 from node.server.peer_links import Alone, RouteLink
 from node.server.replica import Replica
 from node.server.routing import Routing
@@ -380,6 +381,7 @@ class Node:
 
     def _make_context(self) -> Context:
         clients = self.config.clients
+        soft, hard = bounds(SOFT_BYTES, clients.max_pending, clients.max_payload)
         return Context(
             routing=self.routing,
             service=self.replica,
@@ -397,7 +399,8 @@ class Node:
                 max_control_line=clients.max_control_line,
                 max_connections=clients.max_connections,
                 max_subscriptions=clients.max_subscriptions,
-                max_pending=clients.max_pending,
+                pending_soft=soft,
+                max_pending=hard,
                 write_deadline_s=clients.write_deadline_ns / SECOND,
                 ping_interval_s=clients.ping_interval_ns / SECOND,
                 ping_max=clients.ping_max,

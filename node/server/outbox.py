@@ -13,8 +13,24 @@ from __future__ import annotations
 
 from typing import Protocol
 
+SOFT_BYTES = 1024 * 1024
+"""The soft bound, where the hard one leaves so much."""
+
+AT_ONCE_BYTES = 256 * 1024
+"""So much may be put in, besides one message, between two looks at whether there is room."""
+
 SLOW_CONSUMER = "slow consumer"
 """How the reason of such an end begins."""
+
+
+def bounds(soft: int, hard: int, largest: int) -> tuple[int, int]:
+    """Both bounds, so that a client that takes what it is sent is never cut off for it.
+
+    Nothing that can wait goes in above the soft one, but below it as much as ``AT_ONCE_BYTES`` and a
+    message of ``largest`` bytes may go in at once. So the hard one is at least that, and a little more.
+    """
+    hard = max(hard, largest + AT_ONCE_BYTES)
+    return min(soft, hard - largest - AT_ONCE_BYTES // 2), hard
 
 
 class Driver(Protocol):

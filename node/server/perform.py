@@ -22,6 +22,10 @@ from node.protocol.message import message, redelivered
 CHUNK = 128
 """Messages fetched from the store at a time, so that a full connection wastes few reads."""
 
+CHUNK_BYTES = 64 * 1024
+"""Of so many bytes, unless one message is larger: what goes into a connection between two looks at its room
+must not be more than it may hold (``outbox``)."""
+
 
 class Messages(Protocol):
     """What is needed of the store."""
@@ -176,7 +180,7 @@ class Performer:
             if rest is not None:
                 items.appendleft(rest)
         if not items or connection.closed:
-            del self._backlogs[connection]
+            self._backlogs.pop(connection, None)  # what was written may have ended it: then it is forgotten
 
     def forget(self, connection: Connection) -> None:
         """``connection`` has ended: what was not written to it is unacked, and comes again."""
@@ -209,11 +213,15 @@ class Performer:
         subscription = self._state().subscriptions.get(deliver.subscription)
         if subscription is None or not subscription.online or subscription.inbox.encode() != inbox:
             return None  # closed since, or resumed with another inbox: nothing more is sent to this one
-        seqs = deliver.seqs
-        for start in range(0, len(seqs), CHUNK):
-            if not receiver.connection.writable:
+        seqs, connection, log = deliver.seqs, receiver.connection, subscription.channel.log
+        start = 0
+        while start < len(seqs) and not connection.closed:
+            if not connection.writable:
                 return Queued(deliver._replace(seqs=seqs[start:]), inbox, receiver)
-            self._write_chunk(subscription, deliver.entry, seqs[start : start + CHUNK], inbox, receiver)
+            chunk = seqs[start : start + CHUNK]
+            chunk = chunk[: log.count_within(chunk, CHUNK_BYTES)]
+            self._write_chunk(subscription, deliver.entry, chunk, inbox, receiver)
+            start += len(chunk)
         return None
 
     def _write_chunk(

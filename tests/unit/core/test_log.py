@@ -130,3 +130,21 @@ def test_restoring() -> None:
     lacking = MessageLog(log.first, log.last)
     with pytest.raises(CorruptionError, match="lacks some"):
         lacking.check()
+
+
+def test_how_many_messages_make_so_many_bytes() -> None:
+    """Message n has n bytes; what was dropped has none, and one is always among them."""
+    log = filled(3000)
+    assert log.count_within([], 10) == 0
+    assert log.count_within(range(1, 5), 10) == 4
+    assert log.count_within(range(1, 6), 10) == 4
+    assert log.count_within([2000, 2001], 10) == 1
+    assert log.count_within(range(1020, 1030), 10**6) == 10
+    assert log.count_within(range(1020, 1030), 1020 + 1021 + 1022) == 3
+    assert log.count_within([1, 1024, 3000], 1025) == 2
+    log.drop_before(2500)
+    assert log.count_within([1, 2, 2000], 0) == 3
+    assert log.count_within([1, 2, 2499, 2500, 2501], 2500) == 4
+    assert log.count_within([1, 2500], 10) == 1
+    log.drop_before(3001)
+    assert log.count_within([1, 3000], 0) == 2

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from node.server.outbox import Outbox
+from node.server.outbox import SOFT_BYTES, Outbox, bounds
+from node.server.perform import CHUNK_BYTES
 
 
 class Filled(Outbox):
@@ -61,3 +62,17 @@ def test_what_is_dropped_is_never_written() -> None:
     assert outbox.aborted
     assert outbox.writable
     assert outbox.take() == []
+
+
+def test_who_takes_what_it_is_sent_is_not_cut_off_for_it() -> None:
+    """Below the soft bound a chunk of deliveries and the largest message may go in at once.
+
+    With ``max_pending`` below a megabyte every delivery of a backlog went beyond it, again and again.
+    """
+    for hard in (0, 64 * 1024, 1024 * 1024, 2 * 1024 * 1024, 64 * 1024 * 1024):
+        for largest in (1, 64 * 1024, 1024 * 1024, 8 * 1024 * 1024):
+            soft, wide = bounds(SOFT_BYTES, hard, largest)
+            assert 0 < soft <= SOFT_BYTES
+            assert wide >= hard
+            assert soft + largest + CHUNK_BYTES < wide
+    assert bounds(SOFT_BYTES, 64 * 1024 * 1024, 1024 * 1024) == (SOFT_BYTES, 64 * 1024 * 1024)

@@ -9,7 +9,7 @@ from conversation import SECOND, Answer, Conversation, publishes
 from node.core.commands import ChannelExpire
 from node.core.effects import Replies
 from node.protocol.streaming import Message, decode_message
-from node.server.perform import CHUNK, STUCK_S, Performer
+from node.server.perform import CHUNK, CHUNK_BYTES, STUCK_S, Performer
 from node.store.memory import MemoryStore
 
 
@@ -123,6 +123,45 @@ def test_what_does_not_fit_waits_as_numbers() -> None:
     node.performer.drained(node.connection)
     node.performs(node.talk.publish())  # nothing waits any more: straight through
     assert inbox.seqs == [*range(1, 3 * CHUNK + 3)]
+
+
+def test_large_messages_go_out_a_few_at_a_time() -> None:
+    """R3: room is asked for after so many bytes, too; 128 of a megabyte each were sent without a look, twice
+    what a connection may hold, and cut its client off as a slow consumer."""
+    node = Node("in", room=1)
+    inbox = node.subscribes("in", mif=1000)
+    node.performs(node.talk.say(*publishes(CHUNK, size=CHUNK_BYTES // 4)))
+    assert inbox.seqs == [1, 2, 3]
+    node.connection.room = 1
+    node.performer.drained(node.connection)
+    assert inbox.seqs == [1, 2, 3, 4, 5, 6]
+    node.connection.room = 1000
+    node.performer.drained(node.connection)
+    assert inbox.seqs == [*range(1, CHUNK + 1)]
+    node.performs(node.talk.say(*publishes(2, size=2 * CHUNK_BYTES)))
+    assert inbox.seqs[CHUNK:] == [CHUNK + 1, CHUNK + 2]
+
+
+def test_a_connection_may_end_while_it_is_written_to() -> None:
+    """What is written may be too much for it: then it is forgotten already when the writing is over.
+
+    The node stopped on it, for a backlog that was there no more.
+    """
+    node = Node("in", room=0)
+    inbox = node.subscribes("in", mif=1000)
+    node.performs(node.talk.publish(3 * CHUNK))
+    deliver = inbox.deliver
+
+    def cut_off(subject: bytes, payload: bytes) -> None:
+        deliver(subject, payload)
+        node.connection.closed = True
+        node.performer.forget(node.connection)
+
+    inbox.deliver = cut_off  # type: ignore[method-assign]
+    node.connection.room = 10_000
+    node.performer.drained(node.connection)
+    assert len(inbox.seqs) <= CHUNK, "nothing more is read for it"
+    assert node.performer.stuck(1000.0) == []
 
 
 def test_what_was_acknowledged_meanwhile_is_not_sent() -> None:
