@@ -233,6 +233,7 @@ class Library(SyncObj):  # type: ignore[misc]  # the library is untyped
         self._members: dict[str, _Member] = {}
         self.beat_due = False
         """The next tick of a leader sends heartbeats."""
+        self.role = Role.FOLLOWER
         super().__init__(
             _Member(node),
             [self._member(name) for name in peers],
@@ -245,12 +246,9 @@ class Library(SyncObj):  # type: ignore[misc]  # the library is untyped
     # --- what the library decided -------------------------------------------------------------------
 
     @property
-    def role(self) -> Role:
-        return _ROLES[self._SyncObj__raftState]
-
-    @property
     def current_term(self) -> int:
-        return int(self._SyncObj__raftCurrentTerm)
+        term: int = self._SyncObj__raftCurrentTerm
+        return term
 
     @property
     def leader(self) -> str | None:
@@ -259,11 +257,13 @@ class Library(SyncObj):  # type: ignore[misc]  # the library is untyped
 
     @property
     def commit(self) -> int:
-        return int(self._SyncObj__raftCommitIndex)
+        index: int = self._SyncObj__raftCommitIndex
+        return index
 
     @property
     def applied(self) -> int:
-        return int(self._SyncObj__raftLastApplied)
+        index: int = self._SyncObj__raftLastApplied
+        return index
 
     @property
     def alone(self) -> bool:
@@ -312,9 +312,22 @@ class Library(SyncObj):  # type: ignore[misc]  # the library is untyped
         self._SyncObj__raftCommitIndex = index
 
     def tick(self, *, quorum: bool) -> None:
-        """Campaign if authorised; as a leader commit, and step down without a quorum; apply."""
-        self._responses.quorum = quorum
-        self._onTick(0.0)
+        """Campaign if authorised; as a leader commit, and step down without a quorum; apply.
+
+        A tick of the library's looks at everything, however little there is to do; most have nothing,
+        and are left out.
+        """
+        commit = self._SyncObj__raftCommitIndex
+        idle = (
+            quorum
+            and commit == self._SyncObj__raftLastApplied
+            and not self.beat_due
+            and not self._timer.authorised
+            and (self.role is not Role.LEADER or self._log.readable() <= commit)
+        )
+        if not idle:
+            self._responses.quorum = quorum
+            self._onTick(0.0)
 
     def connect(self, peer: str) -> None:
         self._SyncObj__onNodeConnected(self._member(peer))
@@ -471,6 +484,7 @@ class Library(SyncObj):  # type: ignore[misc]  # the library is untyped
     def _SyncObj__setState(self, state: int) -> None:
         old = self.role
         super()._SyncObj__setState(state)
+        self.role = _ROLES[state]
         if self.role is not old:
             self._owner.library_role(old, self.role)
 

@@ -552,10 +552,12 @@ class Engine:
 
     def _settle(self) -> None:
         """Tell of a change once, when the call that brought it is over."""
-        if self.membership != self._told_membership:
-            self._told_membership = self.membership
-            self._listener.membership_changed(self.membership, self.membership_index)
-        now = (self.role, self.term, self.leader)
+        membership = self._reconfiguration.membership
+        if membership is not self._told_membership and membership != self._told_membership:
+            self._told_membership = membership
+            self._listener.membership_changed(membership, self.membership_index)
+        library = self._library
+        now = (library.role, library.current_term, library.leader)
         if now != self._told:
             self._told = now
             self._listener.role_changed(*now, self._voting.cause)

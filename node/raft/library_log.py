@@ -81,8 +81,9 @@ class LibraryLog:
     def __init__(
         self, journal: JournalView, *, readable: Callable[[], int], clock: Clock, budget_s: float
     ) -> None:
+        self.readable = readable
+        """How far slices reach at most."""
         self._journal = journal
-        self._readable = readable
         self._clock = clock
         self._budget_s = budget_s
 
@@ -92,7 +93,7 @@ class LibraryLog:
     def __getitem__(self, key: int | slice) -> LibraryEntry | Window:
         first, last = self._journal.first_index, self._journal.last_index
         if isinstance(key, slice):
-            end = last + 1 if key.stop is None else min(first + key.stop, self._readable() + 1)
+            end = last + 1 if key.stop is None else min(first + key.stop, self.readable() + 1)
             return Window(self._journal, first + (key.start or 0), end, self._clock, self._budget_s)
         index = last + 1 + key if key < 0 else first + key
         if not first <= index <= last:

@@ -164,6 +164,7 @@ class Replicator:
         needs_snapshot: Callable[[str], None],
     ) -> None:
         self.flows: dict[str, Flow] = {}
+        self._some_leave = False
         self._linked: dict[str, str | None] = {}
         self._journal = journal
         self._clock = clock
@@ -199,12 +200,15 @@ class Replicator:
                 flow.leaving = flow.leaves_at = None
             elif flow.leaving is None:
                 flow.leaving = since
+        self._some_leave = any(flow.leaving is not None for flow in self.flows.values())
 
     def _is_counted(self, flow: Flow) -> bool:
         return flow.voter and self._linked.get(flow.name) in {None, flow.directory}
 
     def gone(self, commit: int) -> list[str]:
         """Forget the removed members that need nothing more; return their names."""
+        if not self._some_leave:
+            return []
         gone = [flow.name for flow in self.flows.values() if self._is_gone(flow, commit)]
         for name in gone:
             del self.flows[name]

@@ -64,6 +64,8 @@ class Reconfiguration:
         self._placed = journal.membership
         self.membership, self.index = self._read(self._placed)
         """What is in force; the entry that brought it, or that of the snapshot. 0: the founders'."""
+        self._votes = False
+        """This node is one of its voters."""
         self._adopt()
 
     def follow(self) -> None:
@@ -98,7 +100,7 @@ class Reconfiguration:
             for member in self.membership.members
             if member.voter and member.name != self._name
         }
-        counts = self._votes_in(self.membership)
+        self._votes = counts = self._votes_in(self.membership)
         self._replicator.set_members(others, voters, since=self.index)
         self._election.set_voters(voters, counts=counts)
         flows = self._replicator.flows
@@ -116,7 +118,7 @@ class Reconfiguration:
 
     def may_campaign(self, commit: int) -> bool:
         """Whether this node may ask for votes: see the module's text on who is removed."""
-        if self._votes_in(self.membership):
+        if self._votes:
             return True
         if self.index <= commit or self.membership.get(self._name) is not None:
             return False
@@ -124,7 +126,7 @@ class Reconfiguration:
 
     def is_over(self, commit: int) -> bool:
         """Whether this node leads a cluster that it has left."""
-        return self.index <= commit and not self._votes_in(self.membership)
+        return not self._votes and self.index <= commit
 
     def check(self, new: Membership, commit: int) -> None:
         """Whether ``new`` may follow the membership in force.
