@@ -112,9 +112,8 @@ class Heartbeats:
     def _answered(self, client_id: str, pulse: Pulse) -> None:
         if self._over(client_id, pulse):
             return
-        pulse.failures = 0
-        client = self._state().clients.get(client_id)
-        if client is not None and client.silent:
+        missed, pulse.failures = pulse.failures, 0
+        if missed or self._is_silent(client_id):  # what was proposed when it missed may not be applied yet
             self._propose(ClientSilent(self._term, client_id, pulse.generation, False))
         self._schedule(client_id, pulse, self._interval_s())
 
@@ -124,9 +123,13 @@ class Heartbeats:
         pulse.failures += 1
         if pulse.failures > self._state().settings.heartbeat_fail_count:
             self._propose(ClientRemove(self._term, client_id, pulse.generation))
-        elif pulse.failures == 1:
+        elif pulse.failures == 1 or not self._is_silent(client_id):  # else it has subscribed since (D46)
             self._propose(ClientSilent(self._term, client_id, pulse.generation, True))
         self._schedule(client_id, pulse, self._interval_s())
+
+    def _is_silent(self, client_id: str) -> bool:
+        client = self._state().clients.get(client_id)
+        return client is not None and client.silent
 
     def _over(self, client_id: str, pulse: Pulse) -> bool:
         pulse.asking = False

@@ -99,6 +99,33 @@ def test_the_first_miss_makes_silent_and_an_answer_clears_it() -> None:
     assert leader.proposed == []
 
 
+def test_an_answer_clears_a_miss_that_is_not_applied_yet() -> None:
+    """HBT-03, HBT-06: a ping may bring the answer before the miss is in the log; the client stayed silent
+    for an interval then, and nothing was redelivered to it."""
+    leader = Leader("a")
+    leader.later()
+    leader.asked.miss()
+    leader.heartbeats.pinged("a")
+    leader.later(0)
+    leader.asked.answer()
+    leader.apply()
+    assert not leader.talk.state.clients["a"].silent
+
+
+def test_who_has_subscribed_since_is_silent_again_with_the_next_miss() -> None:
+    """D46, R15: subscribing clears the flag although no heartbeat was answered; the next miss sets it."""
+    leader = Leader("a")
+    leader.later()
+    leader.asked.miss()
+    leader.apply()
+    leader.talk.subscribe("in", "a")
+    assert not leader.talk.state.clients["a"].silent
+    leader.later()
+    leader.asked.miss()
+    leader.apply()
+    assert leader.talk.state.clients["a"].silent
+
+
 def test_removed_with_the_miss_after_the_last_that_is_allowed() -> None:
     """HBT-02, HBT-03: the eleventh in a row at the defaults, not the tenth; an answer starts over."""
     leader = Leader("a")
