@@ -15,6 +15,7 @@ can cause is `FrameError`. What a value *means* is for its reader to check.
 
 from __future__ import annotations
 
+import reprlib
 import struct
 from typing import Any, Final, TypeAlias
 
@@ -49,6 +50,30 @@ _packer = msgpack.Packer(use_bin_type=True, autoreset=True)
 
 class FrameError(RemoteProtocolError):
     """A peer sent what is no frame of ours."""
+
+
+class _Shown(reprlib.Repr):
+    """A value in a few words, however large it is and however deep."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.maxlevel = 3
+        self.maxtuple = self.maxlist = self.maxdict = 5
+
+    def repr_bytes(self, value: bytes, _level: int) -> str:
+        return repr(value[:20]) + ("..." if len(value) > 20 else "")
+
+
+_shown = _Shown()
+
+
+def shown(value: Any) -> str:
+    """The beginning of what a peer sent, for a complaint.
+
+    Not ``repr``: that fails on what is nested a thousand deep, as a frame may be, and a failure that isn't
+    a `FrameError` would be taken for one of this node's own and end it.
+    """
+    return _shown.repr(value)
 
 
 def encode_frame(value: Any) -> bytes:

@@ -33,7 +33,7 @@ from typing import Any, Final, Protocol
 import trio
 
 from node.errors import RemoteProtocolError
-from node.protocol.peer import encode_frame
+from node.protocol.peer import encode_frame, shown
 from node.raft.links import RAFT, LinkListener
 from node.raft.ports import Message
 
@@ -265,4 +265,4 @@ class Driver:
                 case (int(group), tuple() as forwarded) if group == GROUP:
                     self._server.frame(peer, forwarded)
                 case _:
-                    raise RemoteProtocolError(f"a frame for no raft group that we know: {value!r:.60}")
+                    raise RemoteProtocolError(f"a frame for no raft group that we know: {shown(value)}")

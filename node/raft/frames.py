@@ -11,6 +11,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple, TypeAlias
 
 from node.errors import RemoteProtocolError
+from node.protocol.peer import shown
 from node.raft.membership import Membership
 from node.raft.ports import Entry, EntryType, Message
 from node.units import Index, Term
@@ -197,7 +198,7 @@ def parse(message: Message) -> Frame:
         case "takeover":
             return TakeOver(fields.number("term"))
         case unknown:
-            raise RemoteProtocolError(f"raft frame of unknown type {unknown!r:.40}")
+            raise RemoteProtocolError(f"raft frame of unknown type {shown(unknown)}")
 
 
 class _Fields:
@@ -211,13 +212,13 @@ class _Fields:
     def number(self, key: str) -> int:
         value = self._message.get(key)
         if type(value) is not int or not 0 <= value < _LIMIT:
-            raise RemoteProtocolError(f"raft frame: {key} is {value!r:.40}, expected a number")
+            raise RemoteProtocolError(f"raft frame: {key} is {shown(value)}, expected a number")
         return value
 
     def flag(self, key: str) -> bool:
         value = self._message.get(key)
         if type(value) is not bool:
-            raise RemoteProtocolError(f"raft frame: {key} is {value!r:.40}, expected true or false")
+            raise RemoteProtocolError(f"raft frame: {key} is {shown(value)}, expected true or false")
         return value
 
     def note(self) -> Any:
@@ -226,7 +227,7 @@ class _Fields:
     def items(self, key: str) -> list[Any] | tuple[Any, ...]:
         value = self._message.get(key)
         if not isinstance(value, list | tuple):
-            raise RemoteProtocolError(f"raft frame: {key} is {value!r:.40}, expected a list")
+            raise RemoteProtocolError(f"raft frame: {key} is {shown(value)}, expected a list")
         return value
 
 
@@ -247,5 +248,5 @@ def _parse_append(fields: _Fields) -> Append:
                 entries.append((Index(at), Term(of), payload))
             case _:
                 # S12: the library would put a hole into its log.
-                raise RemoteProtocolError(f"append of term {term}: {item!r:.60} can't follow entry {index}")
+                raise RemoteProtocolError(f"append of term {term}: {shown(item)} can't follow entry {index}")
     return Append(term, prev, prev_term, fields.number("commit"), entries, fields.flag("ask"), fields.note())

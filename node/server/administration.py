@@ -121,7 +121,7 @@ class Administration:
         answer = _Request(self, reply)
         try:
             verb, fields = self._admitted(source, name, payload)
-            log.info("%s asked for by %s: %.200s", name, _who(source), json.dumps(fields))
+            log.info("%s asked for by %s: %.200s", name, _who(source), payload.decode(errors="replace"))
             verb.handler(fields, answer)
         except NodeError as error:
             answer({"error": str(error)})

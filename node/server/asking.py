@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from node.errors import NodeError, RemoteProtocolError
+from node.protocol.peer import shown
 
 log = logging.getLogger("stanchion.administration")
 
@@ -134,7 +135,7 @@ class Asking:
             case ("told", int(number), str(answer)):
                 self._told(number, _object(peer, answer))
             case _:
-                raise RemoteProtocolError(f"{peer}: not a request to the leader: {frame!r:.60}")
+                raise RemoteProtocolError(f"{peer}: not a request to the leader: {shown(frame)}")
 
     def pump(self, now_s: float) -> float:
         """Ask again what has not been answered. Returns when to be called again."""
@@ -210,7 +211,7 @@ def waited_for_s(fields: dict[str, Any]) -> float:
 def _object(peer: str, text: str) -> dict[str, Any]:
     try:
         value = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise RemoteProtocolError(f"{peer}: a request that is not JSON: {error}") from error
     if not isinstance(value, dict):
         raise RemoteProtocolError(f"{peer}: a request that is no object: {text:.60}")

@@ -21,6 +21,7 @@ from typing import Any
 
 from node.core.state import State
 from node.errors import CorruptionError, RemoteProtocolError
+from node.protocol.peer import shown
 
 log = logging.getLogger("stanchion.node")
 
@@ -98,7 +99,7 @@ class Comparing:
                 case (int(index), bytes(digest)) if index > 0:
                     _remember(told, index, digest)
                 case _:
-                    raise RemoteProtocolError(f"{peer}: no milestone: {milestone!r:.60}")
+                    raise RemoteProtocolError(f"{peer}: no milestone: {shown(milestone)}")
         for index, _ in milestones:
             if index in self._own:
                 self._compare(index)

@@ -35,7 +35,7 @@ import trio
 
 from node.config.values import Address, parse_address
 from node.errors import ConfigError, IdentityError, RemoteProtocolError
-from node.protocol.peer import encode_frame
+from node.protocol.peer import encode_frame, shown
 from node.raft.connection import Connection, LostError, reason, receive_hello, remote, secure, send
 from node.raft.links import FOREIGN, INSTANCE_BYTES, CollisionError, Hello, Limits, refusal
 from node.raft.security import Security
@@ -279,7 +279,7 @@ class ForeignLinks:
         cluster = hello.fields.get("cluster")
         if hello.fields.get("wire") != WIRE_VERSION:
             raise IdentityError(
-                f"{hello.node} speaks wire version {hello.fields.get('wire')!r}, not {WIRE_VERSION}"
+                f"{hello.node} speaks wire version {shown(hello.fields.get('wire'))}, not {WIRE_VERSION}"
             )
         if not isinstance(cluster, str) or not cluster or "/" in cluster or "/" in hello.node:
             raise IdentityError(f"{hello.node} belongs to no cluster")
@@ -304,7 +304,7 @@ class ForeignLinks:
                 case [str(cluster), str(node), str(text)]:
                     self._hear_of(cluster, node, text)
                 case _:
-                    raise RemoteProtocolError(f"not a node's address: {each!r:.200}")
+                    raise RemoteProtocolError(f"not a node's address: {shown(each)}")
 
     def _hear_of(self, cluster: str, node: str, text: str) -> None:
         try:

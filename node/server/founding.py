@@ -35,6 +35,7 @@ from node.core.versions import (
     MACHINE_VERSION,
 )
 from node.errors import IdentityError, RemoteProtocolError
+from node.protocol.peer import shown
 from node.raft.identity import Identity
 from node.raft.membership import Membership
 
@@ -181,10 +182,12 @@ class Founding:
         """
         peer = str(hello.get("node"))
         if hello.get("wire") != WIRE_VERSION:
-            raise IdentityError(f"{peer} speaks wire version {hello.get('wire')!r}, this node {WIRE_VERSION}")
+            raise IdentityError(
+                f"{peer} speaks wire version {shown(hello.get('wire'))}, this node {WIRE_VERSION}"
+            )
         if hello.get("cluster") != self._cluster_id:
             raise IdentityError(
-                f"{peer} belongs to cluster {hello.get('cluster')!r}, this node to {self._cluster_id!r}"
+                f"{peer} belongs to cluster {shown(hello.get('cluster'))}, this node to {self._cluster_id!r}"
             )
         self._check_founding(peer, hello)
         if not self._empty:
@@ -201,7 +204,7 @@ class Founding:
         founding, empty = hello.get("founding"), hello.get("empty")
         if not isinstance(founding, str) or not isinstance(empty, bool):
             raise RemoteProtocolError(
-                f"{peer}: a hello that belongs nowhere: {founding!r:.60}, {empty!r:.60}"
+                f"{peer}: a hello that belongs nowhere: {shown(founding)}, {shown(empty)}"
             )
         ours = self._identity.founding_id if self._identity else ""
         if not ours or founding == ours or (empty and not founding):
@@ -245,16 +248,16 @@ class Founding:
         return member is not None and member.voter and member.directory != directory
 
     def _note(self, peer: str, hello: Mapping[str, Any]) -> None:
-        client, nonce, met = (hello.get(key) for key in ("client", "nonce", "met"))
+        client, nonce, met, directory = (hello.get(key) for key in ("client", "nonce", "met", "directory"))
         if isinstance(client, str) and client:
             self.client_addresses[peer] = client
         if hello.get("empty") is not True:
-            self._directories[peer] = str(hello.get("directory") or "")
+            self._directories[peer] = directory if isinstance(directory, str) else ""
         if not self._empty or self.invitation is not None:
             return
         took_part = isinstance(met, Mapping) and met.get(self._node) == self._nonce
         if hello.get("empty") is True or took_part:
-            self._met[peer] = str(nonce)
+            self._met[peer] = nonce if isinstance(nonce, str) else ""
             self._check()
         elif (invitation := self._invitation(hello)) is not None:
             self.invitation = invitation

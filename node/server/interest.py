@@ -27,6 +27,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
 from node.errors import RemoteProtocolError
+from node.protocol.peer import shown
 from node.protocol.subjects import valid_subject
 
 ITEMS_MAX = 2000
@@ -350,5 +351,5 @@ def _parsed(peer: str, items: list[Any]) -> list[tuple[Key, int, int]]:
             ):
                 parsed.append(((subject, queue), count, epoch))
             case _:
-                raise RemoteProtocolError(f"{peer}: not an item of interest: {item!r:.200}")
+                raise RemoteProtocolError(f"{peer}: not an item of interest: {shown(item)}")
     return parsed

@@ -19,6 +19,7 @@ from node.core.effects import ClientOpened, Effects, Replies
 from node.core.machine import Machine
 from node.core.state import State
 from node.errors import CorruptionError, RemoteProtocolError, UnavailableError
+from node.protocol.peer import shown
 from node.raft.membership import Membership
 from node.server.asking import Asking
 from node.server.catching_up import CatchUp
@@ -339,7 +340,7 @@ class Replica:
                 self.clock.heard(time_ns, self.engine.term)
                 self.wall.heard(median_ns)
             case _:
-                log.warning("%s: a note that says nothing: %.60r", peer, note)
+                log.warning("%s: a note that says nothing: %s", peer, shown(note))
         self.catch_up.leader_heard()
 
     def noted_follower(self, peer: str, note: Any) -> None:
@@ -352,7 +353,7 @@ class Replica:
                 if self.membership is None or self.membership.get(peer) is not None:
                     self._warm_members[peer] = warm
             case _:
-                log.warning("%s: a note that says nothing: %.60r", peer, note)
+                log.warning("%s: a note that says nothing: %s", peer, shown(note))
 
     def commit_learned(self, commit: int, _term: int) -> None:
         """The leader of the current term has told its commit index."""
@@ -413,7 +414,7 @@ class Replica:
                     f"stanchion cluster replace {self.node} NEW"
                 )
             case _:
-                raise RemoteProtocolError(f"{peer}: no frame of a server: {value!r:.60}")
+                raise RemoteProtocolError(f"{peer}: no frame of a server: {shown(value)}")
 
     def paused(self, _gap_s: float) -> None:
         """This process did not run for a while: nothing is delivered before it has caught up (R4)."""

@@ -31,6 +31,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from node.errors import RemoteProtocolError
+from node.protocol.peer import shown
 from node.protocol.subjects import Interest, literal, matches, valid_subject
 from node.server import administration
 from node.server.foreign import Foreign, Link
@@ -472,5 +473,5 @@ def _queue_keys(peer: str, values: Sequence[Any]) -> list[Key]:
             case [bytes(pattern), bytes(queue)]:
                 keys.append((pattern, queue))
             case _:
-                raise RemoteProtocolError(f"{peer}: not a queue group: {value!r:.200}")
+                raise RemoteProtocolError(f"{peer}: not a queue group: {shown(value)}")
     return keys

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from node.protocol import peer
-from node.protocol.peer import FrameDecoder, FrameError, decode_body, encode_frame, frame_length
+from node.protocol.peer import FrameDecoder, FrameError, decode_body, encode_frame, frame_length, shown
 
 
 def raw(body: bytes, version: int = peer.WIRE_VERSION) -> bytes:
@@ -113,3 +113,14 @@ def test_what_msgpack_cannot_hold_is_our_own_mistake(value: Any) -> None:
     with pytest.raises((TypeError, ValueError, OverflowError)):
         encode_frame([b"already packed", value])
     assert FrameDecoder().feed(encode_frame(1)) == [1]
+
+
+def test_whatever_came_can_be_shown() -> None:
+    """As deep as msgpack takes it, ``repr`` fails; as long as a frame may be, it makes a longer text yet."""
+    deep = decode_body(bytes([peer.WIRE_VERSION]) + b"\x91" * 1023 + b"\x01")
+    with pytest.raises(RecursionError):
+        repr(deep)
+    assert shown(deep) == "((((...),),),)"
+    assert shown(b"x" * 1_000_000) == "b'xxxxxxxxxxxxxxxxxxxx'..."
+    assert shown({"key": [1, (b"payload" * 9, None)]}) == "{'key': [1, (b'payloadpayloadpayloa'..., None)]}"
+    assert len(shown((10**1000, "x" * 1000, [{i: i} for i in range(1000)]))) < 300

@@ -17,7 +17,7 @@ import trio.testing
 
 from node.config.values import Address
 from node.errors import DiskError, RemoteProtocolError
-from node.protocol.peer import FrameDecoder
+from node.protocol.peer import WIRE_VERSION, FrameDecoder, decode_body
 from node.raft.disk import RealDisk
 from node.raft.driver import Driver, Outlet
 from node.raft.engine import Engine
@@ -481,7 +481,13 @@ async def test_frames_go_to_engine_or_server_and_ask_for_an_iteration(
     ]
 
 
-@pytest.mark.parametrize("value", [(1, {"type": "ack"}), {"type": "ack"}, (0, b"x"), (0,), None, (0, {}, 1)])
+DEEP = decode_body(bytes([WIRE_VERSION]) + b"\x91" * 1023 + b"\x01")
+"""As deep as a frame may be, and too deep for ``repr``."""
+
+
+@pytest.mark.parametrize(
+    "value", [(1, {"type": "ack"}), {"type": "ack"}, (0, b"x"), (0,), None, (0, {}, 1), DEEP]
+)
 async def test_a_frame_for_nobody_is_refused_and_what_came_before_counts(
     still_clock: trio.testing.MockClock, value: Any
 ) -> None:

@@ -93,6 +93,7 @@ def test_a_handler_refuses_by_raising(node: Node) -> None:
         (b"null", "expected a JSON object, not null"),
         ({"name": 5}, "'name' can't be a number"),
         ({"name": "a", "times": True}, "'times' can't be true or false"),
+        (b'{"name": "a", "times": ' + b"[" * 400 + b"]" * 400 + b"}", "'times' can't be a list"),
         ({"name": "a", "times": 1.5}, "'times' can't be a number"),
         ({"name": "a", "nmae": "b", "factor": {}}, "no such field: 'nmae'; 'factor' can't be an object"),
         ({"name": "x" * REQUEST_SIZE_MAX}, f"at most {REQUEST_SIZE_MAX}"),

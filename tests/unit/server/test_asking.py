@@ -186,7 +186,14 @@ def test_the_same_request_again_takes_no_more_room(cluster: Cluster) -> None:
 
 @pytest.mark.parametrize(
     "frame",
-    [("ask", 1, "add"), ("ask", 1, "add", "{"), ("told", 1, "[]"), ("tell", 1, "{}"), ("told", "x", "{}")],
+    [
+        ("ask", 1, "add"),
+        ("ask", 1, "add", "{"),
+        ("told", 1, "[]"),
+        ("tell", 1, "{}"),
+        ("told", "x", "{}"),
+        ("told", 1, "[" * 100_000),
+    ],
 )
 def test_what_is_no_such_frame(cluster: Cluster, frame: tuple[Any, ...]) -> None:
     with pytest.raises(RemoteProtocolError):

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 import pytest
 
 from node.errors import IdentityError, RemoteProtocolError
+from node.protocol.peer import WIRE_VERSION, decode_body
 from node.raft.identity import Identity
 from node.raft.membership import Membership
 from node.server.founding import Founding, pack_membership, unpack_membership
 
 MEMBERS = ("n1", "n2", "n3")
+DEEP = decode_body(bytes([WIRE_VERSION]) + b"\x91" * 1000 + b"\x01")
+"""As deep as a hello may say it, and too deep for ``repr``."""
 
 
 class Member:
@@ -286,3 +290,21 @@ def test_an_empty_node_invites_nobody() -> None:
     assert n1.hello()["members"] == b""
     with pytest.raises(RemoteProtocolError):
         Member("n4").founding.check_hello("raft", {**Member("n1", founding_id="f").hello(), "members": b"x"})
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"wire": DEEP},
+        {"cluster": DEEP},
+        {"founding": DEEP},
+        {"nonce": DEEP},
+        {"directory": DEEP},
+        {"met": DEEP},
+    ],
+)
+def test_a_hello_however_deep_is_taken_or_refused(said: dict[str, Any]) -> None:
+    """What fails otherwise would be taken for this node's own failure."""
+    for ours in (Member("n1"), Member("n1", founding_id="f", membership=Membership.founders(MEMBERS))):
+        with contextlib.suppress(IdentityError, RemoteProtocolError):
+            ours.founding.check_hello("raft", {**Member("n2").hello(), **said})

@@ -25,6 +25,7 @@ from node.core.versions import (
     MACHINE_VERSION,
 )
 from node.errors import CorruptionError, RemoteProtocolError
+from node.protocol.peer import WIRE_VERSION, decode_body
 from node.raft.membership import Membership
 from node.server.host import Host
 from node.server.replica import Replica
@@ -34,6 +35,8 @@ from node.store.memory import MemoryStore
 from node.units import Index
 
 ELECTION_MIN_S = 0.3
+DEEP = decode_body(bytes([WIRE_VERSION]) + b"\x91" * 1023 + b"\x01")
+"""As deep as a frame may be, and too deep for ``repr``."""
 TERM = 4
 
 
@@ -250,8 +253,16 @@ def test_what_only_a_leader_does_is_asked_of_it(node: Node) -> None:
     assert answers == [{"ok": 1}]
     node.replica.frame("n3", ("ask", 5, verb, '{"name": "n9"}'))
     assert node.sent[-1][1][0] != "told", "it doesn't lead"
-    with pytest.raises(RemoteProtocolError):
-        node.replica.frame("n3", ("told", number))
+    for frame in [("told", number), DEEP, ("lost", DEEP, DEEP), ("ask", 5, verb, "[" * 100_000)]:
+        with pytest.raises(RemoteProtocolError):
+            node.replica.frame("n3", frame)
+
+
+def test_a_note_that_says_nothing_is_passed_over(node: Node) -> None:
+    """However deep it is."""
+    for note in (None, (), DEEP):
+        node.replica.noted_leader("n2", note)
+        node.replica.noted_follower("n2", note)
 
 
 def test_only_members_say_whether_the_cluster_is_warm(node: Node) -> None:
