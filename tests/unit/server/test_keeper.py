@@ -58,6 +58,11 @@ class Leader:
         for client in ("me", *clients):
             self.heard(f"hb.{client}")
         self.talk.now = self.now
+        self.wall_ahead_ns = 0
+        self.wall = WallClock(
+            lambda: round(self.now * SECOND),
+            lambda: EPOCH_NS + round(self.now * SECOND) + self.wall_ahead_ns,
+        )
         self.keeper = Keeper(
             lambda: self.talk.state,
             propose=self.proposed.append,
@@ -65,7 +70,7 @@ class Leader:
             complete=lambda: self.complete,
             requests=Nobody(),
             clock=clock,
-            wall=WallClock(lambda: round(self.now * SECOND), lambda: EPOCH_NS + round(self.now * SECOND)),
+            wall=self.wall,
             monotonic_s=lambda: self.now,
             term=TERM,
             is_member=lambda node: node not in self.removed,
@@ -175,6 +180,17 @@ def test_age_is_ticked_at_most_once_a_second() -> None:
             leader.apply(command)
             leader.talk.publish(at=leader.now)
     assert 1 <= ticks <= 3
+
+
+def test_age_is_what_the_majority_says() -> None:
+    """LIM-03, R13: entries are dated by the median. A leader whose own clock was a few seconds behind it
+    let messages stay for so much longer."""
+    leader = Leader(max_age_ns=SECOND)
+    leader.wall_ahead_ns = -8 * SECOND
+    for peer in ("n2", "n3"):
+        leader.wall.report(peer, EPOCH_NS + round(leader.now * SECOND))
+    leader.talk.publish(at=leader.now)
+    assert Tick(TERM) in leader.wait(1.5)
 
 
 def test_an_idle_cluster_needs_no_tick() -> None:
