@@ -19,7 +19,7 @@ import hashlib
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -72,6 +72,8 @@ class Manifest:
     """CRC-32, 4 bytes big-endian, of each ``CHUNK_BYTES`` of the file."""
     context: bytes = b""
     """The shell's own: what it takes to read it, if it is encrypted. Opaque here."""
+    chunk_bytes: int = CHUNK_BYTES
+    """Both sides know: it is no part of what travels."""
 
     @property
     def snapshot_id(self) -> str:
@@ -79,10 +81,10 @@ class Manifest:
         return f"{self.term}-{self.index}-{self.sha256[:12].hex()}"
 
     def chunk_size(self, offset: int) -> int:
-        return min(CHUNK_BYTES, self.size - offset)
+        return min(self.chunk_bytes, self.size - offset)
 
     def crc(self, offset: int) -> int:
-        at = offset // CHUNK_BYTES * 4
+        at = offset // self.chunk_bytes * 4
         return int.from_bytes(self.crcs[at : at + 4], "big")
 
     def to_plain(self) -> list[Any]:
@@ -99,7 +101,7 @@ class Manifest:
         ]
 
     @classmethod
-    def from_plain(cls, value: object, size_max: int = MAP_SIZE) -> Manifest:
+    def from_plain(cls, value: object, size_max: int = MAP_SIZE, chunk_bytes: int = CHUNK_BYTES) -> Manifest:
         """The manifest that became ``value``.
 
         Raises:
@@ -123,10 +125,10 @@ class Manifest:
             raise RemoteProtocolError("a snapshot's manifest that contradicts itself")
         if not 0 < size <= size_max:
             raise RemoteProtocolError(f"a snapshot of {size} bytes; at most {size_max} are taken")
-        if len(crcs) != -(-size // CHUNK_BYTES) * 4 or len(context) > CONTEXT_BYTES_MAX:
+        if len(crcs) != -(-size // chunk_bytes) * 4 or len(context) > CONTEXT_BYTES_MAX:
             raise RemoteProtocolError("a snapshot's manifest whose parts don't fit its size")
         previous = (Index(before), Term(term_before))
-        return cls(Index(index), Term(term), previous, size, sha, crcs, context)
+        return cls(Index(index), Term(term), previous, size, sha, crcs, context, chunk_bytes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -288,13 +290,24 @@ def chunks(path: Path) -> Iterator[bytes]:
 
 def _describe(values: Values, context: bytes) -> Manifest:
     # All of it is read first: damage in a leader's store must not travel to those who have none.
-    (index, term), previous = applied_in(values, whole=True)
+    applied, previous = applied_in(values, whole=True)
+    return describe(chunks(values.path / DATA_FILE), applied, previous, context)
+
+
+def describe(
+    chunks: Iterable[bytes],
+    applied: tuple[Index, Term],
+    previous: tuple[Index, Term],
+    context: bytes,
+    chunk_bytes: int = CHUNK_BYTES,
+) -> Manifest:
+    """The manifest of a file that consists of these chunks."""
     sha, crcs, size = hashlib.sha256(), bytearray(), 0
-    for chunk in chunks(values.path / DATA_FILE):
+    for chunk in chunks:
         sha.update(chunk)
         crcs += crc32(chunk).to_bytes(4, "big")
         size += len(chunk)
-    return Manifest(index, term, previous, size, sha.digest(), bytes(crcs), context)
+    return Manifest(*applied, previous, size, sha.digest(), bytes(crcs), context, chunk_bytes)
 
 
 def open_reader(snapshot: Snapshot) -> SnapshotReader:

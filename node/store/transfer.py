@@ -10,7 +10,7 @@
                                         ◄──  ["done", id]              verified and on the disk
                                         ◄──  ["refuse", id, why]
 
-At most ``WINDOW_BYTES`` are under way beyond the last ``need``. After a cut both sides start with new
+At most ``WINDOW_CHUNKS`` are under way beyond the last ``need``. After a cut both sides start with new
 machines; what the receiver has on its disk is verified again, chunk by chunk, and is not sent twice.
 A transfer belongs to the snapshot's id, not to a term: another leader with the same bytes may go on,
 one with others begins anew. Whatever a peer sends, ``RemoteProtocolError`` is the only error it
@@ -22,21 +22,20 @@ causes.
 from __future__ import annotations
 
 import hashlib
-import os
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeAlias
 from zlib import crc32
 
 from node.errors import CorruptionError, DiskError, RemoteProtocolError
-from node.store.environment import DATA_FILE, MAP_SIZE, sync_directory, sync_file
-from node.store.snapshot import CHUNK_BYTES, Manifest, Snapshot, chunks, load_manifest, write_manifest
+from node.store.environment import MAP_SIZE
+from node.store.parts import DirectoryParts, Parts
+from node.store.snapshot import CHUNK_BYTES, Manifest, Snapshot
 
-WINDOW_BYTES = 4 * 1024 * 1024
-"""Bytes sent ahead of what the receiver said it has."""
+WINDOW_CHUNKS = 16
+"""Sent ahead of what the receiver said it has: 4 MiB."""
 
-_REPORT_BYTES = 1024 * 1024
+_REPORT_CHUNKS = 4
 
 Value: TypeAlias = list[Any]
 """A plain value, as msgpack gives it."""
@@ -78,7 +77,7 @@ class SnapshotSender:
         if not self._needed or self.done or self.refused is not None:
             return None
         at = self._sent
-        if at >= manifest.size or at - self._acknowledged >= WINDOW_BYTES:
+        if at >= manifest.size or at - self._acknowledged >= WINDOW_CHUNKS * manifest.chunk_bytes:
             return None
         chunk = self._read(at, manifest.chunk_size(at))
         if crc32(chunk) != manifest.crc(at):
@@ -95,7 +94,9 @@ class SnapshotSender:
         manifest = self._manifest
         match value:
             case ["need", manifest.snapshot_id, int(offset)] if not self._needed:
-                if not 0 <= offset <= manifest.size or (offset % CHUNK_BYTES and offset != manifest.size):
+                if not 0 <= offset <= manifest.size or (
+                    offset % manifest.chunk_bytes and offset != manifest.size
+                ):
                     raise RemoteProtocolError(f"a snapshot needed from byte {offset}")
                 self._needed = True
                 self._acknowledged = self._sent = offset
@@ -113,26 +114,29 @@ class SnapshotSender:
 
 
 class SnapshotReceiver:
-    """Receives one snapshot into a directory of its own, which may hold the part of one already.
+    """Receives one snapshot; a part of it may be there already.
 
     Args:
-        directory: where parts and whole snapshots are kept; at most one of them.
+        parts: where parts and whole snapshots are kept, at most one of them; or a directory for that.
         size_max: bytes; a larger snapshot is garbage.
         wanted: says why a snapshot isn't wanted, or None if it is.
+        chunk_bytes: of the sender, too.
     """
 
     def __init__(
         self,
-        directory: Path,
+        parts: Parts | Path,
         *,
         size_max: int = MAP_SIZE,
         wanted: Callable[[Manifest], str | None] = lambda manifest: None,
+        chunk_bytes: int = CHUNK_BYTES,
     ) -> None:
-        self._directory = directory
+        self._parts: Parts = DirectoryParts(parts) if isinstance(parts, Path) else parts
         self._size_max = size_max
+        self._chunk_bytes = chunk_bytes
         self._wanted = wanted
         self._manifest: Manifest | None = None
-        self._file: int | None = None
+        self._open = False
         self._sha = hashlib.sha256()
         self._position = self._reported = 0
         self.received: Snapshot | None = None
@@ -153,78 +157,59 @@ class SnapshotReceiver:
         try:
             match value:
                 case ["offer", plain] if self._manifest is None:
-                    return self._offered(Manifest.from_plain(plain, self._size_max))
-                case ["data", str(which), int(offset), int(crc), bytes(chunk)] if self._file is not None:
+                    return self._offered(Manifest.from_plain(plain, self._size_max, self._chunk_bytes))
+                case ["data", str(which), int(offset), int(crc), bytes(chunk)] if self._open:
                     return self._data(which, offset, crc, chunk)
                 case _:
                     raise RemoteProtocolError("a part of a snapshot that doesn't fit")
         except OSError as error:
-            raise DiskError(f"{self._directory}: a snapshot can't be received: {error}") from error
+            raise DiskError(f"{self._parts.describe()}: a snapshot can't be received: {error}") from error
 
     def close(self) -> None:
         """Let go of the file; what was received of it stays, for another receiver to go on with."""
-        if self._file is not None:
-            os.close(self._file)
-            self._file = None
+        self._open = False
+        self._parts.close()
 
     def _offered(self, manifest: Manifest) -> list[Value]:
         why = self._wanted(manifest)
         if why is not None:
             return [["refuse", manifest.snapshot_id, why]]
         self._manifest = manifest
-        self._directory.mkdir(mode=0o750, exist_ok=True)
-        for other in self._directory.iterdir():
-            if other not in {self._part(manifest), self._whole(manifest)}:
-                shutil.rmtree(other)
-        whole = self._whole(manifest)
-        if whole.exists():  # the peer didn't hear that it was done; verify it like any part
-            shutil.rmtree(self._part(manifest), ignore_errors=True)
-            whole.rename(self._part(manifest))
-        self._begin(manifest)
+        self._parts.begin(manifest)
+        self._verify(manifest)
+        if self._parts.room() < manifest.size - self._position:
+            raise DiskError(f"{self._parts.describe()}: no room for a snapshot of {manifest.size} bytes")
+        self._parts.cut(self._position)
+        self._open = True
+        self._reported = self._position
         needed: list[Value] = [["need", manifest.snapshot_id, self._position]]
         return needed + self._finish_if_whole()
 
-    def _begin(self, manifest: Manifest) -> None:
-        """Open the part, with as much of it as is still what the manifest says."""
-        part = self._part(manifest)
-        if load_manifest(part) != manifest:
-            shutil.rmtree(part, ignore_errors=True)
-            part.mkdir(mode=0o750)
-            write_manifest(part, manifest)
-        path = part / DATA_FILE
-        path.touch(mode=0o640)
-        for chunk in chunks(path):
+    def _verify(self, manifest: Manifest) -> None:
+        """Go on behind as much as is still what the manifest says."""
+        for chunk in self._parts.chunks():
             at = self._position
             if (
                 at >= manifest.size
                 or len(chunk) != manifest.chunk_size(at)
                 or crc32(chunk) != manifest.crc(at)
             ):
-                break
+                return
             self._sha.update(chunk)
             self._position += len(chunk)
-        status = os.statvfs(part)
-        if status.f_bavail * status.f_frsize < manifest.size - self._position:
-            raise DiskError(f"{part}: no room for a snapshot of {manifest.size} bytes")
-        self._reported = self._position
-        self._file = os.open(path, os.O_WRONLY)
-        os.ftruncate(self._file, self._position)
 
     def _data(self, which: str, offset: int, crc: int, chunk: bytes) -> list[Value]:
         manifest = self._manifest
         assert manifest is not None
-        assert self._file is not None
         if which != manifest.snapshot_id or offset != self._position or offset >= manifest.size:
             raise RemoteProtocolError(f"byte {offset} of snapshot {which[:80]}, expected {self._position}")
         if len(chunk) != manifest.chunk_size(offset) or not crc == crc32(chunk) == manifest.crc(offset):
             raise RemoteProtocolError(f"snapshot {which}: the bytes at {offset} aren't what was promised")
-        written = 0
-        while written < len(chunk):
-            written += os.pwrite(self._file, chunk[written:], offset + written)
+        self._parts.write(offset, chunk)
         self._sha.update(chunk)
         self._position += len(chunk)
         answers: list[Value] = []
-        if self._position - self._reported >= _REPORT_BYTES:
+        if self._position - self._reported >= _REPORT_CHUNKS * manifest.chunk_bytes:
             self._reported = self._position
             answers.append(["need", which, self._position])
         return answers + self._finish_if_whole()
@@ -234,19 +219,9 @@ class SnapshotReceiver:
         assert manifest is not None
         if self._position < manifest.size:
             return []
-        self.close()
-        part, whole = self._part(manifest), self._whole(manifest)
+        self._open = False
         if self._sha.digest() != manifest.sha256:
-            shutil.rmtree(part)
+            self._parts.discard()
             raise RemoteProtocolError(f"snapshot {manifest.snapshot_id} isn't what was promised")
-        sync_file(part / DATA_FILE)
-        part.rename(whole)
-        sync_directory(self._directory)
-        self.received = Snapshot(whole, manifest)
+        self.received = self._parts.finish()
         return [["done", manifest.snapshot_id]]
-
-    def _part(self, manifest: Manifest) -> Path:
-        return self._directory / f"{manifest.snapshot_id}.part"
-
-    def _whole(self, manifest: Manifest) -> Path:
-        return self._directory / manifest.snapshot_id

@@ -9,10 +9,10 @@ import msgpack
 import pytest
 
 from node.errors import CorruptionError, DiskError, RemoteProtocolError
-from node.store import transfer as module
+from node.store import parts as module
 from node.store.checkpoint import Store
 from node.store.snapshot import CHUNK_BYTES, Snapshot, install, open_reader, produce
-from node.store.transfer import WINDOW_BYTES, SnapshotReceiver, SnapshotSender, Value
+from node.store.transfer import WINDOW_CHUNKS, SnapshotReceiver, SnapshotSender, Value
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +26,7 @@ def snapshot(tmp_path_factory: pytest.TempPathFactory) -> Snapshot:
     store.end_checkpoint(job)
     made = produce(store, root / "snapshots")
     store.close()
-    assert made.manifest.size > WINDOW_BYTES + CHUNK_BYTES
+    assert made.manifest.size > (WINDOW_CHUNKS + 1) * CHUNK_BYTES
     return made
 
 
@@ -77,7 +77,7 @@ def test_no_more_than_the_window_is_under_way(snapshot: Snapshot, sender: Snapsh
     snapshot_id = snapshot.manifest.snapshot_id
     sender.receive(["need", snapshot_id, 0])
     values = list(iter(sender.next_value, None))
-    assert sum(len(value[4]) for value in values) == WINDOW_BYTES
+    assert sum(len(value[4]) for value in values) == WINDOW_CHUNKS * CHUNK_BYTES
     sender.receive(["need", snapshot_id, 2 * CHUNK_BYTES])
     assert len(list(iter(sender.next_value, None))) == 2
 
