@@ -29,6 +29,9 @@ class Limits:
     """A channel without online subscriptions and publishes for this long is deleted."""
 
 
+NUMBER_MAX = (1 << 63) - 1
+"""What a configuration can say, and, with any time added, an entry and a checkpoint can hold."""
+
 LIMIT_NAMES = tuple(limit.name for limit in fields(Limits))
 
 
@@ -63,17 +66,18 @@ class Settings:
         """The settings that a ``Configure`` command gives, defaults for what it leaves out.
 
         Raises:
-            RefusedError: an unknown name, a wrong type or a negative number.
+            RefusedError: an unknown name, a wrong type, a number or a text that no entry could hold.
         """
         for name, value in given.items():
             default = _DEFAULTS.get(name)
             if default is None or type(value) is not type(default):
                 raise RefusedError(f"{refusals.INVALID_CONFIGURATION}: {name}")
-            if type(value) is int and value < 0:
-                raise RefusedError(f"{refusals.INVALID_CONFIGURATION}: {name} is negative")
+            if type(value) is int and not 0 <= value <= NUMBER_MAX:
+                problem = "is negative" if value < 0 else "is too large"
+                raise RefusedError(f"{refusals.INVALID_CONFIGURATION}: {name} {problem}")
         for pattern, limits in given.get("channels", {}).items():
-            if type(pattern) is not str or type(limits) is not dict or not _are_limits(limits):
-                raise RefusedError(f"{refusals.INVALID_CONFIGURATION}: channels: {pattern}")
+            if not _is_text(pattern) or type(limits) is not dict or not _are_limits(limits):
+                raise RefusedError(f"{refusals.INVALID_CONFIGURATION}: channels: {pattern!a}")
         return cls(**{**given, "set": True})
 
     def values(self) -> dict[str, Any]:
@@ -82,7 +86,15 @@ class Settings:
 
 
 def _are_limits(limits: dict[Any, Any]) -> bool:
-    return all(name in LIMIT_NAMES and type(value) is int and value >= 0 for name, value in limits.items())
+    return all(
+        name in LIMIT_NAMES and type(value) is int and 0 <= value <= NUMBER_MAX
+        for name, value in limits.items()
+    )
+
+
+def _is_text(value: Any) -> bool:
+    """It is one, and of characters: JSON can spell halves of them, which nothing else can hold."""
+    return type(value) is str and not any("\ud800" <= character <= "\udfff" for character in value)
 
 
 _DEFAULTS = Settings().values()

@@ -182,6 +182,9 @@ def test_secrets_are_not_shown(node: Node) -> None:
         ("client.kick", {"client": "nobody"}, "there is no client 'nobody'"),
         ("config.apply", {"settings": {"max_msgs": -1}}, "max_msgs is negative"),
         ("config.apply", {"settings": {"colour": 1}}, "colour"),
+        ("config.apply", {"settings": {"max_msgs": 1 << 63}}, "max_msgs is too large"),
+        ("config.apply", {"settings": {"channels": {"a": {"max_msgs": 1 << 63}}}}, "channels: 'a'"),
+        ("config.apply", {"settings": {"channels": {"\ud800": {"max_msgs": 1}}}}, r"channels: '\\ud800'"),
     ],
 )
 def test_what_makes_no_sense_is_refused(node: Node, verb: str, fields: dict[str, Any], text: str) -> None:
