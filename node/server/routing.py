@@ -323,7 +323,7 @@ class Routing:
         if not (services or plain or groups or remotes or homes):
             return NOBODY
         guests = self.foreign.guests(dict.fromkeys(remote.peer for remote in remotes))
-        return Plan(services, plain, groups, remotes, homes=homes, guests=tuple(guests))
+        return Plan(services, plain, groups, remotes, subject=subject, homes=homes, guests=tuple(guests))
 
     # --- who hears what ---------------------------------------------------------------------------
 

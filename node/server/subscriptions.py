@@ -176,6 +176,7 @@ class Plan:
         groups: Sequence[QueueGroup],
         remotes: Sequence[Remote],
         *,
+        subject: bytes = b"",
         homes: Sequence[str] = (),
         guests: Sequence[Deliverable] = (),
     ) -> None:
@@ -185,14 +186,19 @@ class Plan:
         self.groups = tuple(groups)
         self.remotes = tuple(remotes)
         self.peers = tuple(dict.fromkeys(remote.peer for remote in remotes))
-        self.receivers = self.plain + tuple(group.members[0] for group in groups if group.members)
-        """Every plain subscription here, and one member of each queue group."""
+        members = (next(filter(_hears(subject), group.members), None) for group in groups)
+        self.receivers = self.plain + tuple(member for member in members if member is not None)
+        """Every plain subscription here, and of each queue group one member that may hear ``subject``."""
         self.deliverable: tuple[Deliverable, ...] = (*self.receivers, *guests)
         """The same, and foreign nodes with plain interest that this node delivers to."""
         self.homes = tuple(homes)
         """Foreign nodes whose cluster serves it."""
         self.is_local = not (plain or groups or remotes or homes)
         """Only services want it: the usual case of a streaming client's publishes and acks."""
+
+
+def _hears(subject: bytes) -> Callable[[LocalSubscription], bool]:
+    return lambda subscription: subscription.may_hear(subject)
 
 
 NOBODY = Plan((), (), (), ())

@@ -180,6 +180,18 @@ def test_what_is_denied_within_a_pattern_is_not_heard(alone: Routing) -> None:
     assert bob.pub(b"a.open.x") == 2
 
 
+def test_what_is_denied_within_a_pattern_is_not_delivered_either(alone: Routing) -> None:
+    """Deliveries of the streaming service take no other way around permissions than publishes."""
+    ann, bob = Client(alone, 1), Client(alone, 2)
+    ann.sub(b">", denied=(b"_INBOX.bob.>",))
+    ann.sub(b">", b"q", denied=(b"_INBOX.bob.>",))
+    assert not alone.local_receivers(b"_INBOX.bob.1")
+    assert not alone.heard(b"_INBOX.bob.1")
+    member = bob.sub(b">", b"q")
+    assert list(alone.local_receivers(b"_INBOX.bob.1")) == [member], "the member that may hear it"
+    assert len(alone.local_receivers(b"_INBOX.ann.1")) == 2
+
+
 def test_a_subject_that_is_no_literal_goes_nowhere_unless_asked(alone: Routing) -> None:
     """NET-18's routing: only a pedantic client's is routed, after it was told."""
     ann = Client(alone, 1)
