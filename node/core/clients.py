@@ -8,7 +8,7 @@ from node.errors import RefusedError
 from node.units import SECOND
 
 from . import refusals, subscriptions
-from .commands import ClientCheck, ClientClose, ClientKeep, ClientOpen, ClientReplace
+from .commands import ANY_GENERATION, ClientCheck, ClientClose, ClientKeep, ClientOpen, ClientReplace
 from .effects import OK, ClientOpened, Ok, Probing
 from .state import Client
 from .turn import Turn
@@ -76,13 +76,13 @@ def keep_client(turn: Turn, command: ClientKeep) -> NoReturn:
 
 
 def close_client(turn: Turn, command: ClientClose) -> Ok:
-    """Close a client and all its subscriptions.
+    """Close a client and all its subscriptions, unless another has its ID by now.
 
     Raises:
         RefusedError: with its text.
     """
     client = turn.state.clients.get(command.client_id)
-    if client is None:
+    if client is None or command.generation not in (client.generation, ANY_GENERATION):
         raise RefusedError(refusals.UNKNOWN_CLIENT_ID)
     remove_client(turn, client)
     return OK

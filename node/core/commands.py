@@ -58,8 +58,19 @@ class ClientKeep(NamedTuple):
     generation: Generation
 
 
+ANY_GENERATION: Generation = (0, 0)
+"""In a request of a client: whichever is registered when it is applied."""
+
+
 class ClientClose(NamedTuple):
+    """Close a client; only that generation of it, where its origin could tell which one asked.
+
+    A close waits for a leader as long as it takes. Meanwhile whoever asked may have given up, and the ID
+    may have been registered anew on another node: its new holder must not be closed for it.
+    """
+
     client_id: str
+    generation: Generation = ANY_GENERATION
 
 
 class ClientCheck(NamedTuple):

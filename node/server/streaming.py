@@ -18,12 +18,13 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from node.core import refusals
 from node.core.commands import (
+    ANY_GENERATION,
     Acked,
     ClientCheck,
     ClientClose,
@@ -45,7 +46,7 @@ from node.protocol.subjects import literal, valid_channel, valid_client_id
 from node.server.clock import ClusterClock
 from node.server.origin import Origin
 from node.server.requests import Requests
-from node.units import SECOND
+from node.units import SECOND, Generation
 
 log = logging.getLogger("stanchion.streaming")
 
@@ -60,6 +61,7 @@ class Routing(Protocol):
 
     def serve(self, pattern: bytes, handler: Callable[..., None], *, announce: bool = False) -> Any: ...
     def publish(self, source: None, subject: bytes, reply: bytes, headers: bytes, payload: bytes) -> int: ...
+    def local_receivers(self, inbox: bytes) -> Sequence[Any]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -322,7 +324,7 @@ class Streaming:
         text = outcome.text if isinstance(outcome, Refused) else ""
         self._reply(reply, stan.encode_ping_response(text))
 
-    def _on_close(self, _source: object, _subject: bytes, reply: bytes, payload: bytes) -> None:
+    def _on_close(self, source: object, _subject: bytes, reply: bytes, payload: bytes) -> None:
         try:
             client_id = stan.decode_close(payload).client_id
         except RemoteProtocolError:
@@ -333,7 +335,16 @@ class Streaming:
             text = outcome.text if isinstance(outcome, Refused) else ""
             self._reply(reply, stan.encode_close_response(text))
 
-        self._submit(ClientClose(client_id), answer)
+        self._submit(ClientClose(client_id, self._generation_at(source, client_id)), answer)
+
+    def _generation_at(self, source: object, client_id: str) -> Generation:
+        """Which generation of a client asks: the one whose heartbeats its connection hears, if it does."""
+        client = self._state().clients.get(client_id)
+        if client is not None and source is not None:
+            for receiver in self._routing.local_receivers(client.heartbeat_inbox.encode()):
+                if receiver.connection is source:
+                    return client.generation
+        return ANY_GENERATION
 
     # --- subscriptions ----------------------------------------------------------------------------
 

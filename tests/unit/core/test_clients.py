@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from conversation import SECOND, Conversation, client_open, publishes
+from conversation import LATE, SECOND, Conversation, client_open, publishes
 
 from node.core.commands import ClientCheck, ClientClose, ClientKeep, ClientReplace, Publish
 from node.core.effects import OK, ClientOpened, Probing
@@ -171,6 +171,20 @@ def test_closing_a_client() -> None:
     assert [known.inbox for known in talk.state.subscriptions.values()] == ["S1", "S3"]
     assert talk.say(ClientClose("me")).refusal == "stan: unknown clientID"
     assert talk.connect("me").outcome == ClientOpened("me")
+
+
+def test_a_close_is_for_the_client_that_asked() -> None:
+    """UNS-10, R8: it may wait for a leader until its client has come back through another node."""
+    talk = Conversation()
+    talk.connect("me")
+    before = talk.state.clients["me"].generation
+    talk.say(ClientReplace("me", before, b"new", "hb.new", 1, 5, 3, LATE))
+    talk.subscribe("S")
+    assert talk.say(ClientClose("me", before)).refusal == "stan: unknown clientID"
+    assert "me" in talk.state.clients
+    assert talk.find("S").online
+    assert talk.say(ClientClose("me", talk.state.clients["me"].generation)).outcome == OK
+    assert talk.state.clients == {}
 
 
 def test_publishes_before_a_close_count() -> None:

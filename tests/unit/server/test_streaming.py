@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from conversation import Conversation
 
 from node.core import refusals
 from node.core.commands import (
+    ANY_GENERATION,
     Acked,
     ClientCheck,
     ClientClose,
@@ -75,6 +77,8 @@ class Service:
         self.asked: list[tuple[str, Callable[[], None], Callable[[], None], float]] = []
         self.leader_heard = True
         self.pinged: list[str] = []
+        self.heard: dict[bytes, list[object]] = {}
+        """The connections here that hear an inbox."""
         clock = ClusterClock(lambda: 0)
         clock.seen(NOW_NS)
         self.streaming = Streaming(
@@ -103,8 +107,19 @@ class Service:
     ) -> None:
         self.asked.append((inbox, answered, missed, timeout_s))
 
-    def gets(self, pattern: str, payload: bytes, *, subject: str = "", reply: bytes = b"reply") -> None:
-        self.handlers[pattern](None, (subject or pattern).encode(), reply, payload)
+    def local_receivers(self, inbox: bytes) -> list[Any]:
+        return [SimpleNamespace(connection=connection) for connection in self.heard.get(inbox, [])]
+
+    def gets(
+        self,
+        pattern: str,
+        payload: bytes,
+        *,
+        subject: str = "",
+        reply: bytes = b"reply",
+        source: object = None,
+    ) -> None:
+        self.handlers[pattern](source, (subject or pattern).encode(), reply, payload)
 
     @property
     def reply(self) -> bytes:
@@ -397,6 +412,25 @@ def test_acks_go_ahead_of_the_request_that_follows_them() -> None:
     assert [type(command) for command in service.origin.commands] == [
         Acked, SubscriptionClose, Acked, ClientClose,
     ]  # fmt: skip
+
+
+def test_a_close_names_the_client_whose_connection_asks() -> None:
+    """R8: then it can't close another that has the ID by the time it is applied."""
+    talk = Conversation()
+    talk.connect("me")
+    service = Service(talk.state)
+    service.heard[b"hb.me"] = ["its connection"]
+    request = stan.encode_close(stan.CloseRequest("me"))
+    for source in ("its connection", "another", None):
+        service.gets("_STAN.close.c", request, source=source)
+    service.gets("_STAN.close.c", stan.encode_close(stan.CloseRequest("you")), source="its connection")
+    generation = talk.state.clients["me"].generation
+    assert service.origin.commands == [
+        ClientClose("me", generation),
+        ClientClose("me", ANY_GENERATION),
+        ClientClose("me", ANY_GENERATION),
+        ClientClose("you", ANY_GENERATION),
+    ]
 
 
 def test_a_broken_ack_is_ignored() -> None:
