@@ -1,11 +1,13 @@
 """Requests of this node to streaming clients over plain NATS: heartbeats and duplicate checks.
 
-All answers come in under one internal inbox prefix, which is unguessable and known cluster-wide, so
-that a client connected to another node can answer too. A plain object without I/O.
+All answers come in under one internal inbox prefix, which is known cluster-wide, so that a client connected
+to another node can answer too. Who is asked learns the prefix; what follows it is unguessable and different
+each time, or one client could answer for another. A plain object without I/O.
 """
 
 from __future__ import annotations
 
+import hashlib
 import heapq
 from collections.abc import Callable
 from itertools import count
@@ -21,9 +23,14 @@ class Routing(Protocol):
     def publish(self, source: None, subject: bytes, reply: bytes, headers: bytes, payload: bytes) -> int: ...
 
 
+_TOKEN_BYTES = 11
+"""Of what follows the prefix, and of the prefix: 88 bits."""
+
+
 class _Asked(NamedTuple):
     """A request that waits for its answer."""
 
+    number: int
     inbox: bytes
     answered: Callable[[], None]
     missed: Callable[[], None]
@@ -43,7 +50,8 @@ class Requests:
         self._routing = routing
         self._kick = kick
         self._clock = host.monotonic_s
-        self._prefix = b"_INBOX." + host.random_name().encode() + b"."
+        self._secret = host.random_name().encode()
+        self._prefix = b"_INBOX." + self._token(0) + b"."
         self._asked: dict[bytes, _Asked] = {}
         self._ends: list[tuple[float, int, bytes]] = []
         self._numbers = count(1)
@@ -53,17 +61,26 @@ class Requests:
     def ask(
         self, inbox: str, answered: Callable[[], None], missed: Callable[[], None], timeout_s: float
     ) -> None:
-        """Send an empty request to ``inbox``; exactly one of the two is called, not before this returns."""
-        reply = self._prefix + str(next(self._numbers)).encode()
-        self._asked[reply] = _Asked(inbox.encode(), answered, missed, timeout_s)
+        """Send an empty request to ``inbox``; exactly one of the two is called.
+
+        As a rule not before this returns; at once if the inbox is the subject of one of this node's own
+        services, which answers everybody.
+        """
+        number = next(self._numbers)
+        reply = self._prefix + self._token(number)
+        self._asked[reply] = _Asked(number, inbox.encode(), answered, missed, timeout_s)
         if not self._suspended:
             self._send(reply)
         self._kick()
 
+    def _token(self, number: int) -> bytes:
+        """A subject token that tells nothing of the others."""
+        digest = hashlib.blake2b(b"%d" % number, key=self._secret, digest_size=_TOKEN_BYTES)
+        return digest.hexdigest().encode()
+
     def _send(self, reply: bytes) -> None:
         asked = self._asked[reply]
-        number = int(reply[len(self._prefix) :])
-        heapq.heappush(self._ends, (self._clock() + asked.timeout_s, number, reply))
+        heapq.heappush(self._ends, (self._clock() + asked.timeout_s, asked.number, reply))
         self._routing.publish(None, asked.inbox, reply, b"", b"")
 
     def suspend(self) -> None:
@@ -75,7 +92,7 @@ class Requests:
         """Ask everybody again whose answer is waited for; their time begins anew."""
         self._suspended = False
         self._ends.clear()
-        for reply in self._asked:
+        for reply in list(self._asked):  # an answer may come before the next is asked
             self._send(reply)
         self._kick()
 

@@ -55,7 +55,7 @@ class Asking:
 
 
 def test_answers_come_in_under_one_prefix_that_is_known_everywhere() -> None:
-    """The client may be connected to another node: the prefix is announced, its tail unguessable."""
+    """The client may be connected to another node: the prefix is announced."""
     asking = Asking()
     reply = asking.ask("hb.a", 1.0)
     assert asking.wire.announced
@@ -63,6 +63,18 @@ def test_answers_come_in_under_one_prefix_that_is_known_everywhere() -> None:
     assert asking.wire.pattern.endswith(b".*")
     assert reply.startswith(asking.wire.pattern[:-1])
     assert len(asking.wire.pattern.split(b".")[1]) == 22
+
+
+def test_nobody_can_answer_for_another() -> None:
+    """Who is asked learns the prefix and its own reply subject, and nothing of the others'."""
+    asking = Asking()
+    replies = [asking.ask(f"hb.{number}", 1.0) for number in range(100)]
+    tails = {reply.rpartition(b".")[2] for reply in replies}
+    assert len(tails) == 100
+    assert {len(tail) for tail in tails} == {22}
+    for number in range(200):
+        asking.wire.answer(asking.wire.pattern[:-1] + b"%d" % number)
+    assert not asking.came
 
 
 def test_an_answer_counts_once() -> None:
@@ -134,3 +146,20 @@ def test_who_cannot_be_asked_misses_nothing() -> None:
     asking.now += 0.2
     asking.requests.tick()
     assert asking.came == ["hb.a answered"]
+
+
+def test_who_answers_at_once_disturbs_nobody() -> None:
+    """As this node's own services do, if a client says that its inbox is there."""
+    asking = Asking()
+    asking.requests.suspend()
+    for name in ("hb.a", "hb.b"):
+        asking.requests.ask(name, lambda: asking.came.append("answered"), lambda: None, 1.0)
+    publish = asking.wire.publish
+
+    def answered_at_once(*message: Any) -> int:
+        asking.wire.answer(message[2])
+        return publish(*message)
+
+    asking.wire.publish = answered_at_once  # type: ignore[method-assign]
+    asking.requests.resume()
+    assert asking.came == ["answered", "answered"]
