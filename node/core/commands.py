@@ -121,12 +121,17 @@ class SubscriptionClose(NamedTuple):
 
 
 class Unsubscribe(NamedTuple):
-    """End a subscription for good. ``durable`` names an offline one when ``inbox`` is empty."""
+    """End a subscription for good. ``durable`` names an offline one when ``inbox`` is empty.
+
+    That is refused after ``valid_until_ns`` (R8): by then the durable may have been resumed by one who
+    means to keep it. An inbox is of one subscription only, so it can't mean another later.
+    """
 
     client_id: str
     channel: str
     inbox: str
     durable: str
+    valid_until_ns: int = (1 << 63) - 1
 
 
 class Acked(NamedTuple):

@@ -165,6 +165,8 @@ def unsubscribe(turn: Turn, command: Unsubscribe) -> Ok:
     """
     channel = _known_channel(turn.state, command.channel)
     if command.durable and not command.inbox:
+        if turn.time_ns > command.valid_until_ns:
+            raise RefusedError(refusals.TOO_LATE)
         group = channel.durables.get((command.client_id, command.durable))
         if group is None:
             raise RefusedError(refusals.INVALID_SUBSCRIPTION)

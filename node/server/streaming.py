@@ -396,14 +396,14 @@ class Streaming:
 
         def answer(outcome: Outcome) -> None:
             text = outcome.text if isinstance(outcome, Refused) else ""
-            self._reply(reply, stan.encode_unsubscribe_response(text))
+            if text or not isinstance(outcome, Refused):
+                self._reply(reply, stan.encode_unsubscribe_response(text))
 
+        client_id, channel, inbox, durable = request
         if for_good:
-            self._submit(
-                Unsubscribe(request.client_id, request.channel, request.inbox, request.durable), answer
-            )
+            self._submit(Unsubscribe(client_id, channel, inbox, durable, self._valid_until()), answer)
         else:
-            self._submit(SubscriptionClose(request.client_id, request.channel, request.inbox), answer)
+            self._submit(SubscriptionClose(client_id, channel, inbox), answer)
 
     # --- shared -----------------------------------------------------------------------------------
 

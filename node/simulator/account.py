@@ -238,7 +238,7 @@ class Account:
                     for seq in seqs:
                         if group.held.pop(seq, None) is not None:
                             group.acked[seq] = index
-            case c.SubscriptionClose(client, _, inbox) | c.Unsubscribe(client, _, inbox, _):
+            case c.SubscriptionClose(client, _, inbox) | c.Unsubscribe(client, _, inbox):
                 for member in list(self.members.values()):
                     if member.client == client and inbox in {member.inbox, member.ack_inbox}:
                         self._leaves(member)

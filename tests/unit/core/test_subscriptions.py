@@ -248,6 +248,15 @@ def test_an_offline_durable_can_be_unsubscribed_by_name() -> None:
     assert talk.state.by_ack_inbox == {}
 
 
+def test_a_durable_is_not_unsubscribed_by_name_when_nobody_waits_for_it() -> None:
+    """UNS-12, R8: its client has given up, and may have resumed it since. An inbox can't mean another."""
+    talk = talk_of()
+    talk.subscribe("A", durable="d")
+    assert talk.say(Unsubscribe("me", "foo", "", "d", SECOND), at=1.1).refusal == ""
+    assert talk.find("A").online
+    assert talk.say(Unsubscribe("me", "foo", talk.acks["A"], "d", SECOND)).outcome == OK
+
+
 # --- ends ----------------------------------------------------------------------------------------
 
 

@@ -498,6 +498,15 @@ def test_a_refused_close_says_why() -> None:
     assert stan.decode_unsubscribe_response(service.reply) == "stan: unknown channel"
 
 
+def test_unsubscribing_by_name_too_late_is_not_answered() -> None:
+    """R8, UNS-12: no bytes would say that the durable is gone."""
+    service = Service()
+    service.closes_subscription(for_good=True)
+    assert service.command.valid_until_ns == NOW_NS + service.state.settings.request_timeout_ns
+    service.origin.outcome(Refused(refusals.TOO_LATE))
+    assert service.replies == []
+
+
 # --- pings ----------------------------------------------------------------------------------------
 
 
