@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -28,6 +28,7 @@ from node.errors import DiskError, RemoteProtocolError, UnavailableError
 from node.raft.membership import Membership
 from node.server.checkpointing import Checkpointer
 from node.server.replica import Replica
+from node.server.snapshot_context import Context
 from node.store.checkpoint import Store
 from node.store.snapshot import Manifest, Snapshot, install, open_reader, produce
 from node.store.transfer import SnapshotReceiver, SnapshotSender
@@ -49,30 +50,6 @@ class Engine(Protocol):
     def snapshot_installed(
         self, index: int, term: int, previous: tuple[int, int], membership: Membership | None
     ) -> None: ...
-
-
-@dataclass(frozen=True, slots=True)
-class Context:
-    """What comes with a snapshot."""
-
-    membership: Membership
-    """In force at its entry."""
-    keys: bytes
-    """What it takes to read it (`sealing.Keyring.export`); empty: nothing."""
-
-    def encode(self) -> bytes:
-        members = self.membership.encode()
-        return len(members).to_bytes(4) + members + self.keys
-
-    @classmethod
-    def decode(cls, data: bytes) -> Context:
-        """Read it back.
-
-        Raises:
-            RemoteProtocolError: it is none.
-        """
-        size = int.from_bytes(data[:4])
-        return cls(Membership.decode(data[4 : 4 + size]), data[4 + size :])
 
 
 class Channel(Protocol):

@@ -10,6 +10,7 @@ import logging
 import shutil
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,6 +21,7 @@ from node.raft.identity import DirectoryLock, Identity, load_identity, save_iden
 from node.raft.journal import Journal
 from node.raft.memory_disk import MemoryDisk
 from node.raft.segments import segment_number
+from node.server.continuity import Note, contradiction, follow
 from node.server.joining import pinned
 
 if TYPE_CHECKING:
@@ -101,6 +103,7 @@ def open_directory(config: Config, identity: Identity | None, stack: ExitStack) 
         CorruptionError, DiskError: its journal or store can't be used.
     """
     from node.store.checkpoint import Store
+    from node.store.snapshot import note_of
 
     directory = config.store.dir
     keyring = _keyring(directory, config.store.encryption, empty=identity is None)
@@ -123,9 +126,11 @@ def open_directory(config: Config, identity: Identity | None, stack: ExitStack) 
         raise
     storage = Storage(RealDisk(directory), identity, journal, store, keyring)
     stack.callback(storage.close)
+    note = partial(note_of, directory / "store", store.applied)
     if identity is not None:
-        _check_store(journal, store, directory, config)
-    _finish_installing(journal, store, directory / "store")
+        _check_store(journal, store, note, directory, relaxed=config.raft.durability == "relaxed")
+    if follow(journal, store, note):
+        log.warning("the journal goes on behind the store's snapshot of entry %d", store.applied[0])
     return storage
 
 
@@ -142,29 +147,16 @@ def _check_journal(path: Path, node: str) -> None:
         )
 
 
-def _check_store(journal: Journal, store: StoreInterface, directory: Path, config: Config) -> None:
+def _check_store(
+    journal: Journal, store: StoreInterface, note: Note, directory: Path, *, relaxed: bool
+) -> None:
     """Refuse a store and a journal that don't belong together: one is gone, or is an older copy.
-
-    A store is behind the journal's beginning only then; and ahead of its end only while a snapshot is being
-    installed, which leaves a note. Or after a power cut, where the journal doesn't wait for the disk.
 
     Raises:
         CorruptionError: they don't.
     """
-    from node.store.snapshot import note_of
-
-    index, _ = store.applied
-    first = max(journal.first_index, journal.first_readable - 1)
-    if max(index, 1) < first:  # entry 1 is the same in every log
-        has = f"has nothing beyond entry {index}" if index else "is empty"
-        problem = f"the store {has}, but the journal goes on only behind entry {first}"
-    elif (
-        index > journal.last_index
-        and config.raft.durability != "relaxed"
-        and not note_of(directory / "store", store.applied)
-    ):
-        problem = f"the journal ends at entry {journal.last_index}, but the store has entry {index}"
-    else:
+    problem = contradiction(journal, store, note, relaxed=relaxed)
+    if problem is None:
         return
     raise CorruptionError(
         f"{directory}: {problem}: one of them is gone, or is an older copy. Restore the whole directory as "
@@ -193,17 +185,3 @@ def _keyring(directory: Path, encryption: Encryption | None, *, empty: bool) -> 
             except OSError as error:
                 raise DiskError(f"{copies}: can't be removed: {error.strerror}") from error
     return keyring
-
-
-def _finish_installing(journal: Journal, store: StoreInterface, store_path: Path) -> None:
-    """A snapshot was put in place, but the process died before the journal followed it.
-
-    The members are those of the snapshot then. What the journal says is of a log that is gone, and
-    may never have been committed.
-    """
-    index, term = store.applied
-    if index and journal.term_at(index) != term:
-        from node.store.snapshot import note_of
-
-        log.warning("the journal goes on behind the store's snapshot of entry %d", index)
-        journal.reset((index, term), store.previous, note_of(store_path, store.applied) or None)
