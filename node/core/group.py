@@ -6,8 +6,9 @@ turns. Members that are stalled or silent are passed over while another is neith
 subscription is a group of one, and none of this concerns it.
 
 A *burst* is dealt between two moments at which acks come in, and they come in blocks. Who happens to be
-heard first would be far ahead and get the most of it. So in a burst members that keep up are taken to
-have equally many unacked, their mean; a slow one still stands with its own number, and gets less.
+heard first would be far ahead and get the most of it. So in a burst members that keep up with the quickest
+are taken to have equally many unacked, their mean; a slow one still stands with its own number, and gets
+less. Slow is measured by the others: when all of them stood still, as at an election, none is.
 
 A member that nobody hears is out of the game altogether (R15): a message given to it would wait for
 nothing. So *list* below is always the list of those that can hear.
@@ -23,7 +24,8 @@ BURST = 16
 """So many messages dealt in one entry are a burst."""
 
 KEEPS_UP_NS = 100 * MILLISECOND
-"""Who has had nothing unacked for longer keeps up: its acks are on the way."""
+"""Who has held its oldest unacked message no longer than this longer than the quickest of them keeps up: its
+acks are on the way."""
 
 _FULL = 1 << 62
 """Stands for the number of unacked messages of a member that is passed over."""
@@ -91,11 +93,11 @@ def share_out(
 
 def _even_out(hands: list[Subscription], counts: list[int], now_ns: int) -> None:
     """Give those that keep up the mean of their counts."""
-    even = [
-        at
-        for at, member in enumerate(hands)
-        if counts[at] != _FULL and _unacked_since_ns(member, now_ns) > now_ns - KEEPS_UP_NS
-    ]
+    since_ns = {
+        at: _unacked_since_ns(member, now_ns) for at, member in enumerate(hands) if counts[at] != _FULL
+    }
+    slow_ns = max(since_ns.values(), default=0) - KEEPS_UP_NS
+    even = [at for at, unacked_since_ns in since_ns.items() if unacked_since_ns > slow_ns]
     if even:
         mean = sum(counts[at] for at in even) // len(even)
         for at in even:

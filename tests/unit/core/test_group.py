@@ -132,6 +132,16 @@ def test_a_slow_member_gets_less_of_a_burst() -> None:
     assert {inbox: len(seqs) for inbox, seqs in sent.items()} == {"A": 30, "C": 30}
 
 
+def test_members_that_stood_still_together_share_evenly() -> None:
+    """E5 (QUE-04): all hold messages for longer than a moment, and A is merely the first to be heard."""
+    talk = group_of("A", "B", "C", mif=1024)
+    talk.publish(90)
+    talk.publish(90, at=talk.now + 0.06)
+    talk.ack("A", *talk.unacked("A")[:30], at=talk.now + 0.06)
+    sent = talk.publish(60).sent
+    assert {inbox: len(seqs) for inbox, seqs in sent.items()} == {"A": 20, "B": 20, "C": 20}
+
+
 def test_every_group_and_plain_subscription_gets_each_message() -> None:
     """QUE-02, D14: two groups and a plain subscription, each message once for each."""
     talk = group_of("A", "B")
