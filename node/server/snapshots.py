@@ -9,12 +9,17 @@ continues behind it. A crash at any point leaves the old state or the new.
 With the offer comes what the copy itself doesn't hold (`Context`): who the members were at that entry, which
 is the log's to know; and, as a store that is encrypted travels as it is, what it takes to read it
 (`node.sealing`), so that one that can't be read here is refused before it is sent.
+
+Both ends give up on a peer that is connected and silent: a process that was stopped, with a kernel that
+answers for it. Else no other member got one from this leader, or this node none from another. And a disk
+without room for what is received stops nobody: this node votes with the log that it has.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -37,6 +42,12 @@ if TYPE_CHECKING:
     from node.sealing import Keyring, Sealer
 
 log = logging.getLogger("stanchion.snapshots")
+
+SILENCE_S = 30.0
+"""So long a peer may take over what costs it nothing."""
+VERIFIED_BYTES_S = 50_000_000
+"""How fast, at least, a receiver reads again what it has before its first answer, and syncs it before its
+last."""
 
 
 class Engine(Protocol):
@@ -140,8 +151,10 @@ class Snapshots:
                 sender = SnapshotSender(manifest, reader)
                 while not sender.done and sender.refused is None:
                     while (value := await trio.to_thread.run_sync(sender.next_value)) is not None:
-                        await channel.send(value)
-                    answers = await channel.receive()
+                        with _within(SILENCE_S):
+                            await channel.send(value)
+                    with _within(SILENCE_S + manifest.size / VERIFIED_BYTES_S):
+                        answers = await channel.receive()
                     if not answers:
                         raise UnavailableError("the connection was closed before the snapshot was whole")
                     for answer in answers:
@@ -162,16 +175,24 @@ class Snapshots:
         receiver = SnapshotReceiver(self._received, wanted=self._refusal)
         try:
             while receiver.received is None:
-                values = await channel.receive()
+                with _within(SILENCE_S):
+                    values = await channel.receive()
                 if not values:
                     return
                 for value in values:
-                    for answer in await trio.to_thread.run_sync(receiver.receive, value):
-                        await channel.send(answer)
+                    for answer in await self._received_part(receiver, value):
+                        with _within(SILENCE_S):
+                            await channel.send(answer)
             await self._install(receiver.received)
         finally:
             receiver.close()
             self._receiving = False
+
+    async def _received_part(self, receiver: SnapshotReceiver, value: object) -> list[Any]:
+        try:
+            return await trio.to_thread.run_sync(receiver.receive, value)
+        except DiskError as error:
+            raise UnavailableError(str(error)) from error
 
     def _refusal(self, manifest: Manifest) -> str | None:
         """For the receiver, in its worker thread: the engine is asked on the loop."""
@@ -228,3 +249,16 @@ def _replace(
 ) -> tuple[Store, State]:
     store = install(received, store_path, sealer=sealer, note=membership.encode())
     return store, restore(store.records())
+
+
+@contextmanager
+def _within(seconds: float) -> Iterator[None]:
+    """Wait so long, no longer.
+
+    Raises:
+        UnavailableError: it took longer.
+    """
+    with trio.move_on_after(seconds) as scope:
+        yield
+    if scope.cancelled_caught:
+        raise UnavailableError(f"the other end has been silent for {seconds:g} s")

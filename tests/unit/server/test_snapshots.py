@@ -10,6 +10,7 @@ from typing import Any
 import msgpack
 import pytest
 import trio
+import trio.testing
 from conversation import Conversation
 
 from node import sealing
@@ -19,7 +20,7 @@ from node.errors import RemoteProtocolError, UnavailableError
 from node.protocol.message import message
 from node.raft.membership import Membership
 from node.sealing import Keyring
-from node.server.snapshots import Context, Snapshots
+from node.server.snapshots import SILENCE_S, Context, Snapshots
 from node.store.checkpoint import Store
 
 TERM = 3
@@ -311,6 +312,65 @@ async def test_one_at_a_time_is_received(receiver: Node) -> None:
         with pytest.raises(UnavailableError, match="another snapshot"):
             await receiver.snapshots.serve("n3", Channel(out, into))
         nursery.cancel_scope.cancel()
+
+
+async def test_who_is_silent_keeps_nobody_from_another_snapshot(
+    receiver: Node, mock_clock: trio.testing.MockClock
+) -> None:
+    """A leader that was stopped in the middle of one: its kernel still answers for it."""
+    out, into = trio.open_memory_channel[bytes](0)
+    with pytest.RaisesGroup(pytest.RaisesExc(UnavailableError, match="silent")):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(receiver.snapshots.serve, "n1", Channel(out, into))
+            await trio.testing.wait_all_tasks_blocked()
+            mock_clock.jump(SILENCE_S)
+    await out.aclose()
+    await receiver.snapshots.serve("n3", Channel(out, into))  # not refused
+
+
+async def test_the_others_do_not_wait_for_one_that_is_silent(
+    sender: Node, mock_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    """n2 was stopped when it had been offered one."""
+    offered = trio.Event()
+
+    class Silent:
+        async def send(self, value: Any) -> None:
+            offered.set()
+
+        async def receive(self) -> list[Any]:
+            await trio.sleep_forever()
+            raise AssertionError
+
+    @asynccontextmanager
+    async def reach(peer: str) -> AsyncIterator[Silent]:
+        if peer != "n2":
+            raise UnavailableError(f"{peer} was tried")
+        yield Silent()
+
+    sender.reach = reach
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(sender.snapshots.run)
+        sender.snapshots.wanted("n2")
+        sender.snapshots.wanted("n3")
+        await offered.wait()
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        mock_clock.jump(2 * SILENCE_S)
+        while sender.snapshots._wanted:
+            await trio.lowlevel.checkpoint()
+        nursery.cancel_scope.cancel()
+    assert "snapshot for n2: the other end has been silent" in caplog.text
+    assert "n3 was tried" in caplog.text
+
+
+async def test_no_room_for_a_snapshot_stops_nobody(sender: Node, receiver: Node) -> None:
+    """A voter without a state is of more use than none."""
+    (receiver.directory / "received").write_bytes(b"in the way")
+    with pytest.RaisesGroup(
+        pytest.RaisesExc(UnavailableError, match="can't be received"), flatten_subgroups=True
+    ):
+        await deliver(sender, receiver)
+    assert receiver.engine.told == []
 
 
 # --- encrypted -------------------------------------------------------------------------------------
