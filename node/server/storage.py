@@ -74,9 +74,8 @@ def open_storage(config: Config, name: str, stack: ExitStack) -> Storage:
         stack.callback(storage.close)
         return storage
     directory = config.store.dir
-    directory.mkdir(parents=True, exist_ok=True, mode=0o750)
-    stack.enter_context(DirectoryLock(directory))
     disk = RealDisk(directory)
+    stack.enter_context(DirectoryLock(directory))
     identity = load_identity(disk, cluster_id=config.cluster.id, node=name)
     storage = open_directory(config, identity, stack)
     if identity is not None:

@@ -14,6 +14,7 @@ from node import sealing
 from node.config.model import Cluster, Config, Encryption, Node, PreviousKey, Raft, Store
 from node.config.values import Address, Secret
 from node.errors import ConfigError, CorruptionError, DiskError, IdentityError
+from node.raft import disk as disk_module
 from node.raft.identity import Identity, save_identity
 from node.raft.membership import Membership
 from node.server.joining import first_members, founder
@@ -53,6 +54,25 @@ def test_a_directory_is_made_and_kept(tmp_path: Path) -> None:
         assert storage.store.applied == (0, 0)
     with ExitStack() as stack, pytest.raises(IdentityError, match="n1"):
         open_storage(here, "n2", stack)
+
+
+def test_a_new_directory_is_for_its_owner_only_and_durable(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What clients published lies there. And no power cut may take the directory itself: the node that found
+    none afterwards would take itself for a new one."""
+    synced: list[Path] = []
+    monkeypatch.setattr(disk_module, "_sync_directory", synced.append)
+    with ExitStack() as stack:
+        open_storage(config(tmp_path / "data" / "n1"), "n1", stack)
+    assert (tmp_path / "data" / "n1").stat().st_mode & 0o777 == 0o700
+    assert {tmp_path, tmp_path / "data"} <= {*synced}
+
+
+def test_a_directory_that_can_not_be_made_is_said_to_be(tmp_path: Path) -> None:
+    (tmp_path / "data").write_bytes(b"in the way")
+    with ExitStack() as stack, pytest.raises(DiskError, match="data"):
+        open_storage(config(tmp_path / "data" / "n1"), "n1", stack)
 
 
 def test_an_identity_that_names_no_members_gets_them_at_the_first_start(tmp_path: Path) -> None:
