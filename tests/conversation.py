@@ -379,12 +379,12 @@ def _check_member(state: State, member: Subscription) -> None:
     assert member.group.paused_ns is None or member.id not in state.ack_deadlines, (
         "an AckWait runs in a pause"
     )
-    assert all(record.sent_at_ns <= state.time_ns for record in running)
+    assert all(record.sent_at_ns <= member.group.clock(state.time_ns) for record in running)
     if may_redeliver(member) and records and member.group.id not in state.overdue:  # see ack_waits.watch
         assert not due, "due messages are forgotten"
         assert not member.due_before, "due messages are forgotten"
         assert not member.missed, "missed messages are forgotten"
-        first_ns = records[0].sent_at_ns + member.ack_wait_ns
+        first_ns = records[0].sent_at_ns + member.ack_wait_ns + member.group.stood_ns
         armed_ns = state.ack_deadlines.armed(member.id)
         assert armed_ns is not None, "a deadline is forgotten"
         assert armed_ns <= first_ns

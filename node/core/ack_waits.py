@@ -21,9 +21,12 @@ def may_redeliver(member: Subscription) -> bool:
 
 
 def first_deadline(member: Subscription) -> int | None:
-    """When AckWait passes for the first of what it holds, None if nothing. Asked while nothing is due."""
+    """When AckWait passes for the first of what it holds, None if nothing. Asked while nothing is due.
+
+    In cluster time, and for a group that isn't paused.
+    """
     first = next(iter(member.unacked.values()), None)
-    return None if first is None else first.sent_at_ns + member.ack_wait_ns
+    return None if first is None else first.sent_at_ns + member.ack_wait_ns + member.group.stood_ns
 
 
 def passed(member: Subscription, now_ns: int) -> bool:

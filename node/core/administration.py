@@ -39,10 +39,10 @@ from .commands import (
     SubscriptionRemove,
     SubscriptionSeek,
 )
-from .due import find_missed, resume_sending
+from .due import resume_sending
 from .effects import OK, Ok, Warn
 from .log import MessageLog
-from .state import Channel, Group, Record, State, Subscription
+from .state import Channel, Group, State, Subscription
 from .turn import Turn
 
 
@@ -68,7 +68,7 @@ def administer(turn: Turn, command: AdminCommand) -> Ok:
             if command.paused and group.paused_ns is None:
                 _pause(turn, group)
             elif not command.paused and group.paused_ns is not None:
-                _resume(turn, group, group.paused_ns)
+                _unpause(turn, group, group.paused_ns)
         case ClientKick():
             client = turn.state.clients.get(command.client_id)
             if client is None:
@@ -218,15 +218,10 @@ def _pause(turn: Turn, group: Group) -> None:
         turn.state.ack_deadlines.disarm(member.id)
 
 
-def _resume(turn: Turn, group: Group, paused_ns: int) -> None:
+def _unpause(turn: Turn, group: Group, paused_ns: int) -> None:
     """Everything goes on as if the pause had taken no time."""
     state = turn.state
-    stood_ns = turn.time_ns - paused_ns
-    for holder in _holders(group):
-        find_missed(turn, holder)  # while its records say when they were sent
-        holder.unacked = _later(holder.unacked, stood_ns, turn.time_ns)
-        state.touched.unacked[holder.id] = None
-    group.orphans = _later(group.orphans, stood_ns, turn.time_ns)
+    group.stood_ns += turn.time_ns - paused_ns
     group.paused_ns = None
     state.touched.groups[group.id] = group.channel.id
     for member in group.members:
@@ -235,12 +230,3 @@ def _resume(turn: Turn, group: Group, paused_ns: int) -> None:
     if group.members:
         state.overdue[group.id] = group  # what fell due, and what members left behind, in the pause
         state.hungry[group.id] = group
-
-
-def _later(unacked: dict[int, Record], by_ns: int, now_ns: int) -> dict[int, Record]:
-    """The records, sent ``by_ns`` later than they were, but not after now; in their order."""
-    moved: dict[Record, Record] = {}
-    for record in unacked.values():
-        if record not in moved:
-            moved[record] = record._replace(sent_at_ns=min(record.sent_at_ns + by_ns, now_ns))
-    return {seq: moved[record] for seq, record in unacked.items()}

@@ -129,7 +129,7 @@ def _share_new(turn: Turn, group: Group, first: int, last: int) -> tuple[int, bo
     able = [member for member in group.members if member.heard]
     if not able:
         return 0, False
-    receivers = share_out(group, able, first, last, turn.time_ns)
+    receivers = share_out(group, able, first, last, group.clock(turn.time_ns))
     records = _new_records(turn, group, range(first, first + len(receivers)))
     for seq, member in enumerate(receivers, first):
         member.unacked[seq] = records[seq]
@@ -142,10 +142,11 @@ def _share_new(turn: Turn, group: Group, first: int, last: int) -> tuple[int, bo
 
 def _new_records(turn: Turn, group: Group, seqs: range) -> dict[int, Record]:
     """Of messages that the cursor comes to: sent for the first time, unless it was put back behind them."""
-    records = dict.fromkeys(seqs, Record(turn.time_ns, turn.index, 1))
+    now_ns = group.clock(turn.time_ns)
+    records = dict.fromkeys(seqs, Record(now_ns, turn.index, 1))
     if seqs.start <= group.replayed_to:
         before = range(seqs.start, min(seqs.stop, group.replayed_to + 1))
-        records.update(dict.fromkeys(before, Record(turn.time_ns, turn.index, 2)))
+        records.update(dict.fromkeys(before, Record(now_ns, turn.index, 2)))
     return records
 
 
@@ -219,7 +220,7 @@ def _send_due(turn: Turn, group: Group, most: int) -> tuple[int, bool]:
         del unacked[seq]
         again = fresh.get(record.deliveries)
         if again is None:
-            again = fresh[record.deliveries] = _again(turn, record)
+            again = fresh[record.deliveries] = _again(turn, group, record)
         receiver.unacked[seq] = again
         receiver.last_sent = max(receiver.last_sent, seq)
         dealt.append((receiver, seq))
@@ -236,8 +237,8 @@ def _send_due(turn: Turn, group: Group, most: int) -> tuple[int, bool]:
     return len(claims), False
 
 
-def _again(turn: Turn, record: Record) -> Record:
+def _again(turn: Turn, group: Group, record: Record) -> Record:
     deliveries = record.deliveries + 1
     if deliveries > DELIVERIES_MAX + 1:
         deliveries = 2
-    return Record(turn.time_ns, turn.index, deliveries)
+    return Record(group.clock(turn.time_ns), turn.index, deliveries)

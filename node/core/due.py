@@ -52,18 +52,23 @@ def resume_sending(
     has its turn: one client may have thousands of subscriptions, and thousands of clients be back at once.
     """
     state = turn.state
-    last = next(reversed(member.unacked), None)
-    if gone_since_ns is not None and last is not None and member.unacked[last].sent_at_ns >= gone_since_ns:
-        before_ns = turn.time_ns + 1 if back_ns is None else back_ns
-        known = member.missed or Missed(gone_since_ns, before_ns, turn.index)
-        member.missed = Missed(
-            min(known.since_ns, gone_since_ns), max(known.before_ns, before_ns), turn.index
-        )
+    if gone_since_ns is not None:
+        _note_missed(turn, member, gone_since_ns, turn.time_ns + 1 if back_ns is None else back_ns)
     if has_due(turn, member):
         member.due_here = member.due_here or here
         state.overdue[member.group.id] = member.group
     state.touched.unacked[member.id] = None
     watch(state, member)
+
+
+def _note_missed(turn: Turn, member: Subscription, gone_since_ns: int, back_ns: int) -> None:
+    """It may have missed what it was sent between these cluster times."""
+    stood_ns = member.group.stood_ns
+    since_ns, before_ns = gone_since_ns - stood_ns, back_ns - stood_ns
+    last = next(reversed(member.unacked), None)
+    if last is not None and member.unacked[last].sent_at_ns >= since_ns:
+        known = member.missed or Missed(since_ns, before_ns, turn.index)
+        member.missed = Missed(min(known.since_ns, since_ns), max(known.before_ns, before_ns), turn.index)
 
 
 # --- finding it ----------------------------------------------------------------------------------
@@ -111,8 +116,7 @@ def put_in_order(turn: Turn, member: Subscription, *, wanted: int, at_most: int)
     """
     if len(member.due) >= wanted:
         return
-    paused_ns = member.group.paused_ns
-    latest_ns = (turn.time_ns if paused_ns is None else paused_ns) - member.ack_wait_ns
+    latest_ns = member.group.clock(turn.time_ns) - member.ack_wait_ns
     known = set(member.due)
     found: list[int] = []
     turn.looks += len(known)  # they may all stand in front

@@ -56,7 +56,7 @@ def share_out(
 ) -> list[Subscription]:
     """Who gets each of the new messages ``first`` to ``last``, as far as there is room.
 
-    Nothing is sent yet; but the members have taken their turns. ``now_ns`` is cluster time.
+    Nothing is sent yet; but the members have taken their turns. ``now_ns`` is the group's time.
 
     Returns:
         The receivers of ``first`` and those that follow it; fewer than asked if the members are full.

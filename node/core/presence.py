@@ -141,7 +141,7 @@ def take_over(turn: Turn, command: TakeOver) -> None:
             if record.entry <= command.known_commit:
                 break
             if record not in restarted:
-                restarted[record] = record._replace(sent_at_ns=turn.time_ns)
+                restarted[record] = record._replace(sent_at_ns=subscription.group.clock(turn.time_ns))
             subscription.unacked[seq] = restarted[record]  # a new value in its old place
         if restarted:
             state.touched.unacked[subscription.id] = None

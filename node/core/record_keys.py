@@ -7,8 +7,8 @@ import struct
 from .effects import ClientOpened, Ok, Outcome, Probing, Refused, SubscriptionOpened
 from .state import Record
 
-FORMAT = 2
-"""Version of the records, in ``m``: 1 had fewer fields of what is kept of groups and what was sent."""
+FORMAT = 3
+"""Version of the records, in ``m``: earlier ones kept less of groups and of what was sent."""
 
 META = b"m"
 CLIENT = struct.Struct(">cQI")

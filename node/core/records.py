@@ -193,6 +193,7 @@ def _group(group: Group) -> tuple[bytes, bytes]:
         group.shadow.id if group.shadow is not None else 0,
         pack_records(group.orphans),
         group.paused_ns,
+        group.stood_ns,
         group.replayed_to,
     )
 

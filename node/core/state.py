@@ -46,7 +46,7 @@ class Record(NamedTuple):
     """A message sent and not acknowledged. One record serves all that an entry sent to a subscription."""
 
     sent_at_ns: int
-    """Cluster time of the last send; AckWait counts from here."""
+    """When it was sent last, by the group's clock; AckWait counts from here."""
     entry: int
     """Index of the entry that decided the last send (R3)."""
     deliveries: int
@@ -58,7 +58,7 @@ class Missed(NamedTuple):
 
     since_ns: int
     before_ns: int
-    """Cluster times of the sends; the second is the first at which all was heard again."""
+    """When it was sent, by the group's clock; the second is the first time at which all was heard again."""
     entry: int
     """Index of the entry that says so: what later ones send is heard."""
 
@@ -176,6 +176,8 @@ class Group:
     """Left behind by members that went away: due at once, to whoever can hear (D35)."""
     paused_ns: int | None = None
     """Cluster time at which an operator paused it: nothing is sent, and no AckWait runs. None: it isn't."""
+    stood_ns: int = 0
+    """How long its pauses have taken, those that are over."""
     replayed_to: int = 0
     """An operator put the cursor back: up to here messages may have been sent before, and say so (D7)."""
 
@@ -183,6 +185,14 @@ class Group:
     def name(self) -> str:
         """As monitoring shows a queue group; durable ones are ``durable:queue``."""
         return f"{self.durable}:{self.queue}" if self.durable and self.queue else self.queue
+
+    def clock(self, time_ns: int) -> int:
+        """What the group's own clock shows at ``time_ns`` of cluster time: it stands still in pauses.
+
+        What its members were sent is dated by it. So the end of a pause has nothing to put right, however
+        much they hold: what had five seconds left has five seconds left.
+        """
+        return (time_ns if self.paused_ns is None else self.paused_ns) - self.stood_ns
 
 
 @dataclass(slots=True, eq=False)

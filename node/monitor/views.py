@@ -270,7 +270,7 @@ def _masked(inbox: str, tag: str) -> str:
 
 def _unacked(source: Source, subscription: Subscription) -> list[View]:
     """What it holds, what falls due next first; ``remaining_ms`` is null while nothing counts down."""
-    now_ns = source.cluster_time_ns()
+    now_ns = subscription.group.clock(source.cluster_time_ns())
     due = set(subscription.due)
     counts_down = subscription.online and subscription.group.paused_ns is None
     shown = []

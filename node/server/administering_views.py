@@ -130,7 +130,7 @@ def subscription_in_full(state: State, shown: Subscription) -> View:
 
 def _unacked(state: State, group: Group, shown: Subscription) -> Iterator[View]:
     """What it holds, those first that fall due first. An AckWait of a pause shows what is left of it."""
-    now_ns = state.time_ns if group.paused_ns is None else group.paused_ns
+    now_ns = group.clock(state.time_ns)
     due = set(shown.due)
     for seq, record in shown.unacked.items():
         left_ns = 0 if seq in due else max(0, record.sent_at_ns + shown.ack_wait_ns - now_ns)

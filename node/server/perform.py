@@ -161,7 +161,7 @@ class Performer:
                 if record.entry > since:
                     by_entry.setdefault(record.entry, []).append(seq)
             for entry, seqs in sorted(by_entry.items()):
-                sent_at_ns = subscription.unacked[seqs[0]].sent_at_ns
+                sent_at_ns = subscription.unacked[seqs[0]].sent_at_ns + subscription.group.stood_ns
                 self._deliver(Deliver(subscription.id, tuple(seqs), entry), sent_at_ns)  # type: ignore[arg-type]
 
     def stuck(self, now_s: float) -> list[Connection]:

@@ -314,6 +314,23 @@ def test_ack_waits_stand_still_in_a_pause() -> None:
     assert talk.tick(at=66).redelivered("A") == {1: 1, 2: 1}
 
 
+def test_pauses_add_up() -> None:
+    """What was sent between two of them stood still in the second only."""
+    talk = talk_of()
+    talk.subscribe("A", wait=10)
+    talk.publish(1, at=0)
+    pause(talk, "A", at=2)
+    talk.say(unpause(1), at=12)
+    talk.publish(1, at=13)
+    pause(talk, "A", at=14)
+    talk.say(unpause(1), at=24)
+    assert talk.state.next_deadline() == 30 * SECOND
+    assert talk.tick(at=30).redelivered("A") == {1: 1}
+    assert talk.tick(at=32.9).sent == {}
+    assert talk.tick(at=33).redelivered("A") == {2: 1}
+    assert talk.tick(at=40).redelivered("A") == {1: 2}
+
+
 def test_what_nobody_knew_committed_waits_its_whole_ack_wait_after_the_pause() -> None:
     """R10: a take-over in the pause starts them anew, and they stand still from there."""
     talk = talk_of()
