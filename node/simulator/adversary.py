@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from node.simulator.raft_group import RaftGroup, RaftHost
@@ -17,10 +18,18 @@ class Faults:
     """Hosts store their state and drop their log, so that snapshots are needed."""
     every_s: float = 0.5
     """Mean time between two faults; 0: there are none."""
+    rivals: bool = False
+    """Instead of all that: those who lead are made to lose that, and to come back; see `Adversary`."""
 
 
 class Adversary:
-    """Breaks something, waits a random time, breaks the next thing."""
+    """Breaks something, waits a random time, breaks the next thing.
+
+    Two faults take what seldom comes together by chance. *Come back*: a leader is cut off with one
+    follower, which takes what nobody else gets; another is elected; the first one leads again, while
+    that follower stands still and its old answers arrive a second time. *Race*: the leader dies when
+    two followers don't hear each other, and both may campaign.
+    """
 
     def __init__(self, group: RaftGroup, faults: Faults) -> None:
         self._group = group
@@ -49,7 +58,9 @@ class Adversary:
             self._stall,
             self._hand_over,
         )
-        strikes = alone if len(self._group.hosts) == 1 else alone + together
+        strikes: Sequence[Callable[[], None]] = alone if len(self._group.hosts) == 1 else alone + together
+        if self._faults.rivals:
+            strikes = (self._come_back, self._race)
         self._world.rng.choice(strikes)()
         if self._faults.checkpoints:
             host = self._any()
@@ -98,3 +109,41 @@ class Adversary:
         for host in self._group.hosts:
             if host.leads and not host.paused and host.engine.transfer_leadership():
                 self._world.counts["hand-overs"] += 1
+
+    # --- rivals -----------------------------------------------------------------------------------
+
+    def _leader(self) -> RaftHost | None:
+        leaders = [host for host in self._group.hosts if host.leads and not host.paused]
+        return self._world.rng.choice(leaders) if leaders else None
+
+    def _come_back(self) -> None:
+        leader = self._leader()
+        if leader is None:
+            return
+        rng, network = self._world.rng, self._group.network
+        friend, *others = rng.sample(self._others(leader), len(self._group.hosts) - 1)
+        away_s = rng.uniform(0.6, 1.1)
+        pairs = [(host.name, other.name) for host in (leader, friend) for other in others]
+        network.block([*pairs, *((b, a) for a, b in pairs)], away_s)
+        network.echo(friend.name, leader.name, away_s, away_s + rng.uniform(0.0, 0.6))
+        self._world.after(away_s - 0.001, lambda: friend.pause(rng.uniform(0.5, 1.5)))
+        self._world.after(away_s + 0.02, lambda: self._give_back(leader, self._world.now + 0.6))
+
+    def _give_back(self, former: RaftHost, until_s: float) -> None:
+        leader = self._leader()
+        if leader not in {None, former} and leader.engine.transfer_leadership(former.name):
+            self._world.counts["came back"] += 1
+        elif self._world.now < until_s:
+            self._world.after(0.002, lambda: self._give_back(former, until_s))
+
+    def _race(self) -> None:
+        leader = self._leader()
+        if leader is None:
+            return
+        a, b = (host.name for host in self._world.rng.sample(self._others(leader), 2))
+        self._group.network.block([(a, b), (b, a)], 0.5)
+        leader.crash(power=False)
+        self._world.after(self._world.rng.uniform(0.2, 0.6), leader.start)
+
+    def _others(self, leader: RaftHost) -> list[RaftHost]:
+        return [host for host in self._group.hosts if host is not leader]

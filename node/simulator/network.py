@@ -69,6 +69,7 @@ class Network:
         self._epochs: dict[tuple[str, str], int] = {}
         self._epoch = 0
         self._blocked: dict[tuple[str, str], int] = {}
+        self._echoes: dict[tuple[str, str], tuple[float, float]] = {}
         self._unblocked_s = float("-inf")
         self._waiting: dict[tuple[str, str], list[tuple[int, Any]]] = {}
         self._last_arrival: dict[tuple[str, str], float] = {}
@@ -149,6 +150,10 @@ class Network:
             self._world.note(f"{self._name} {pair[0]} to {pair[1]} blocked for {seconds:.2f} s")
             self._world.after(seconds, lambda pair=pair: self._unblock(pair))  # type: ignore[misc]
 
+    def echo(self, sender: str, receiver: str, seconds: float, late_s: float) -> None:
+        """For a while, whatever is sent in this direction arrives a second time, so much later."""
+        self._echoes[sender, receiver] = (self._world.now + seconds, late_s)
+
     @property
     def is_fine(self) -> bool:
         """Nothing is blocked, nor was it a moment ago: what arrives now was sent just now."""
@@ -179,6 +184,9 @@ class Network:
         if self._chance(weather.duplicate):
             delay = self._rng.uniform(0.001, _LATE_S)
             self._world.after(delay, lambda: self._arrive(sender, receiver, epoch, message))
+        until_s, late_s = self._echoes.get((sender, receiver), (0.0, 0.0))
+        if self._world.now < until_s:
+            self._world.after(late_s, lambda: self._arrive(sender, receiver, epoch, message))
         if (sender, receiver) in self._blocked:
             self._waiting.setdefault((sender, receiver), []).append((epoch, message))
         else:

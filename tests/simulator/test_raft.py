@@ -11,13 +11,15 @@ import pytest
 
 from node.errors import CorruptionError, UnavailableError
 from node.raft import following
+from node.raft.compat import Library
 from node.raft.engine import Engine
-from node.raft.frames import Append
+from node.raft.frames import Ack, Append, Refusal
 from node.raft.inbound import Accept, Refuse, Verdict
 from node.raft.membership import Membership
 from node.raft.ports import JournalView, Role
 from node.raft.progress import Replicator
 from node.raft.reconfiguration import Reconfiguration
+from node.raft.voting import Voting
 from node.simulator.adversary import Faults
 from node.simulator.network import ROUGH
 from node.simulator.raft_checks import ViolationError
@@ -31,6 +33,7 @@ MIXES = {
     "snapshots": RaftRun(Faults(power=True, checkpoints=True)),
     "rough": RaftRun(Faults(power=True, checkpoints=True), weather=ROUGH),
     "slow disks": RaftRun(Faults(power=True, every_s=0.3), flush_s=(0.02, 0.1, 0.3)),
+    "rivals": RaftRun(Faults(rivals=True, every_s=0.5)),
 }
 
 MEMBERS = {
@@ -151,6 +154,65 @@ def test_without_the_bound_on_commit_leftovers_are_applied(monkeypatch: pytest.M
 
     monkeypatch.setattr(following, "judge", unbounded)
     assert _broken_by(MIXES["rough"], range(60)) is not None
+
+
+def _stale_acks_are_trusted(monkeypatch: pytest.MonkeyPatch) -> None:
+    on_answer = Engine._on_answer
+
+    def trusting(self: Engine, peer: str, answer: Ack | Refusal) -> None:
+        if isinstance(answer, Ack) and answer.term < self.term and answer.match <= self.last_index:
+            answer = answer._replace(term=self.term)
+        on_answer(self, peer, answer)
+
+    monkeypatch.setattr(Engine, "_on_answer", trusting)
+
+
+def test_acks_of_an_earlier_leadership_make_majorities_of_two_in_five(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """S5: what a follower had in term 1 it needn't have in term 3, and other entries are there.
+
+    One seed in five shows it. With three nodes it can't happen: what two of them had stays.
+    """
+    _stale_acks_are_trusted(monkeypatch)
+    run = RaftRun(Faults(rivals=True, every_s=1.2), nodes=(5,))
+    assert _broken_by(run, range(12, 32)) in {"durability", "leader completeness"}
+
+
+def _own_vote_counts_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The library sets its count to one when a campaign begins."""
+
+    def count(self: Library, votes: int) -> None:
+        self.__dict__["votes"] = 2 if votes == 1 else votes
+
+    monkeypatch.setattr(
+        Library, "_SyncObj__votesCount", property(lambda self: self.__dict__["votes"], count), raising=False
+    )
+
+
+def test_a_vote_that_counts_twice_elects_two_in_a_term(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of three, a candidate leads without any vote; of five, with one.
+
+    Pre-votes hide it: two must have found a majority for the same term at the same time. That takes
+    a node that answers both before either asks for its vote: one seed in ten.
+    """
+    _own_vote_counts_twice(monkeypatch)
+    run = RaftRun(Faults(rivals=True, every_s=0.6), nodes=(3,))
+    assert _broken_by(run, range(16, 56)) == "election safety"
+
+
+def test_without_pre_votes_a_vote_that_counts_twice_is_found_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    def campaign(self: Voting) -> None:
+        self._election.rearm()
+        self._library.forget_leader()
+        if self._may_campaign():
+            self._election.authorise(transfer=False)
+
+    monkeypatch.setattr(Voting, "ask", campaign)
+    run = replace(MIXES["rivals"], nodes=(5,))
+    assert _broken_by(run, range(4)) is None, "without pre-votes alone nothing is unsafe"
+    _own_vote_counts_twice(monkeypatch)
+    assert _broken_by(run, range(12)) in {"election safety", "leader completeness"}
 
 
 # --- the same for the rules of membership ----------------------------------------------------------
