@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 import random
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import msgpack
 import pytest
+from pysyncobj import syncobj
+from pysyncobj.journal import FileJournal
+from stock_library import Clock, Stock
 
 from node.raft.engine import Engine
 from node.raft.membership import Membership
@@ -232,3 +237,35 @@ class Group:
 @pytest.fixture
 def group() -> Callable[..., Group]:
     return Group
+
+
+@pytest.fixture
+def stock(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Stock]]:
+    """The library without its repairs, a node a call."""
+    clock = Clock()
+    nodes: list[Stock] = []
+
+    def start(names: str = "abc", **conf: Any) -> Stock:
+        nodes.append(Stock(clock, names, **conf))
+        return nodes[-1]
+
+    monkeypatch.setattr(syncobj, "monotonicTime", lambda: clock.now)
+    logging.disable(logging.CRITICAL)
+    yield start
+    logging.disable(logging.NOTSET)
+    for node in nodes:
+        node.destroy()
+
+
+@pytest.fixture
+def stock_journal(tmp_path: Path) -> Iterator[Callable[[], FileJournal]]:
+    """The library's log in a file, opened at each call."""
+    journals: list[FileJournal] = []
+
+    def start() -> FileJournal:
+        journals.append(FileJournal(str(tmp_path / "journal")))
+        return journals[-1]
+
+    yield start
+    for journal in journals:
+        journal._destroy()

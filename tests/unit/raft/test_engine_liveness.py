@@ -1,6 +1,8 @@
-"""Each liveness and flow defect of the library (L1 to L13, P2, P4) and what the engine does instead."""
+"""Each liveness and flow defect of the library (L1 to L13, P1 to P5) and what the engine does instead."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import pytest
 
@@ -279,6 +281,19 @@ def test_l11_peer_that_needs_a_snapshot_costs_one_frame_a_heartbeat(group) -> No
     assert len(follower.applied) == 52 - 45
 
 
+def test_l12_entry_leaves_when_it_is_proposed(group) -> None:
+    """And is committed at the answer: nobody waits for a tick."""
+    table = group("abc")
+    leader = table.elect("a")
+    table.settle()
+    now = table.now
+    leader.write(b"x")
+    assert len(_sent(table, "a", "append", to="b")) == 1
+    table.settle()
+    assert [table[name].payloads() for name in "abc"] == [[b"x"]] * 3
+    assert table.now == now
+
+
 def test_l13_node_without_connections_waits(group) -> None:
     table = group("abc")
     lonely = table["c"]
@@ -289,6 +304,27 @@ def test_l13_node_without_connections_waits(group) -> None:
         lonely.engine.tick()
     assert lonely.engine.term == 0
     assert list(table.wire) == []
+
+
+def test_p1_entries_are_read_once_to_be_sent(group, monkeypatch: pytest.MonkeyPatch) -> None:
+    table = group("abc", Limits(frame_bytes=1000, window_bytes=10_000))
+    leader = table.elect("a")
+    table.isolate("c")
+    leader.write(*[b"." * 100] * 1000)
+    table.settle()
+    read: list[int] = []
+    window = leader.journal.read
+
+    def counted(index: int, max_bytes: int) -> list[Any]:
+        entries = window(index, max_bytes)
+        read.append(len(entries))
+        return entries
+
+    monkeypatch.setattr(leader.journal, "read", counted)
+    table.heal()
+    table.advance(0.2)
+    assert len(table["c"].applied) == 1000
+    assert 1000 <= sum(read) < 1100
 
 
 def test_p2_partial_ack_sends_nothing_twice(group) -> None:
@@ -302,6 +338,20 @@ def test_p2_partial_ack_sends_nothing_twice(group) -> None:
     table.wire = type(table.wire)(item for item in table.wire if item[0] == "b")
     table.deliver()
     assert _sent(table, "a", "append", to="b") == []
+
+
+def test_p3_payloads_are_loaded_to_be_applied_and_not_to_be_committed(
+    group, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table = group("abc")
+    leader = table.elect("a")
+    table.settle()
+    loaded: list[int] = []
+    payload_at = leader.journal.payload_at
+    monkeypatch.setattr(leader.journal, "payload_at", lambda index: loaded.append(index) or payload_at(index))
+    first = leader.write(*[b"x"] * 100) - 99
+    table.settle()
+    assert loaded == list(range(first, first + 100))
 
 
 def test_p4_window_bounds_what_is_on_the_way(group) -> None:

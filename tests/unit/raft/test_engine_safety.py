@@ -1,6 +1,6 @@
 """Each safety defect of the library (S1 to S20) and what the engine does instead.
 
-What the bare library does in the same situation is in `test_stock_library`.
+What the bare library does in the same situation is in `test_stock_safety`.
 """
 
 from __future__ import annotations
@@ -358,3 +358,14 @@ def test_snapshot_of_what_arrived_in_the_log_meanwhile_keeps_the_log(group) -> N
     follower.engine.tick()
     assert follower.payloads() == [b"z"]
     assert follower.log()[0] == (1, 0)
+
+
+@pytest.mark.parametrize("kind", ["apply_command", "apply_command_response", "timeout_now", "request_vote"])
+def test_x4_messages_of_the_library_are_none(group, kind: str) -> None:
+    """Whoever is a peer orders nothing and wakes nothing by speaking as the library does."""
+    table = group("abc")
+    leader = table.elect("a")
+    table.settle()
+    with pytest.raises(RemoteProtocolError, match="unknown type"):
+        leader.engine.receive("b", {"type": kind, "term": 9, "command": b"\x03x", "request_id": 1})
+    assert (leader.engine.is_ready, leader.engine.last_index) == (True, 2)
