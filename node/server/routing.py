@@ -27,6 +27,7 @@ subscribe and close connections while a publish is under way; it goes on with th
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -49,6 +50,8 @@ from node.server.subscriptions import (
 )
 
 __all__ = ["Handler", "InterestChange", "InternalSubscription", "LocalSubscription", "Receiver", "Routing"]
+
+_WORD = re.compile(rb"\S+")
 
 SERVICES_ONLY = administration.PREFIX.encode() + b"."
 """What such subjects begin with isn't for clients' subscriptions, nor for other nodes."""
@@ -393,7 +396,15 @@ class Routing:
             RemoteProtocolError: it is malformed.
         """
         match value:
-            case ["ask", bytes(subject), bytes(reply), bytes(headers), bytes(payload), bool(plain), [*keys]]:
+            case [
+                "ask",
+                bytes(subject),
+                bytes(reply),
+                bytes(headers),
+                bytes(payload),
+                bool(plain),
+                [*keys],
+            ] if _are_words(subject, reply):
                 plan = self._plans.get(subject) or self._plan(subject)
                 if any(matches(pattern, subject) for pattern in self._offered):  # else it guesses at others
                     for handler in plan.handlers:
@@ -427,7 +438,15 @@ class Routing:
             RemoteProtocolError: it is malformed.
         """
         match value:
-            case ["msg", bytes(subject), bytes(reply), bytes(headers), bytes(payload), bool(plain), [*keys]]:
+            case [
+                "msg",
+                bytes(subject),
+                bytes(reply),
+                bytes(headers),
+                bytes(payload),
+                bool(plain),
+                [*keys],
+            ] if _are_words(subject, reply):
                 self._from_peer(subject, reply, headers, payload, plain, _queue_keys(peer, keys))
             case [str(), *_]:
                 self._exchange.received(peer, value)
@@ -464,6 +483,11 @@ class Routing:
         else:
             self._remotes.remove(remote.subject, remote)
         self._plans.forget(remote.subject)
+
+
+def _are_words(subject: bytes, reply: bytes) -> bool:
+    """They may stand in a control line. With white space in it, one would be read by clients as two."""
+    return _WORD.fullmatch(subject) is not None and (not reply or _WORD.fullmatch(reply) is not None)
 
 
 def _queue_keys(peer: str, values: Sequence[Any]) -> list[Key]:

@@ -266,6 +266,7 @@ def test_what_is_served_here_goes_nowhere_else(world: World) -> None:
     [
         ["serves"], ["serves", "x"], ["serves", [b"a..b"]], ["serves", ["x"]], ["serves", [b"a"] * 65],
         ["home"], ["home", 1], ["ask", b"a"], ["ask", b"a", b"", b"", b"", 1, []], [], "x", ["nothing"],
+        ["ask", b"a", b"r 0\r\n\r\nPING", b"", b"", True, []],
     ],
 )  # fmt: skip
 def test_malformed_frames_end_the_link(world: World, frame: Any) -> None:

@@ -637,6 +637,9 @@ def test_frames_of_a_link_that_is_gone_are_ignored() -> None:
         ["mark", None],
         ["msg", b"a", b"", b"", b""],
         ["msg", b"a", b"", b"", b"", False, [[b"a"]]],
+        ["msg", b"", b"", b"", b"", True, []],
+        ["msg", b"a 1 0\r\n\r\n-ERR", b"", b"", b"", True, []],
+        ["msg", b"a", b"r 0\r\n\r\nPING", b"", b"", True, []],
     ],
 )
 def test_malformed_frames_are_the_peers_fault(value: Any) -> None:
