@@ -67,7 +67,7 @@ class Cluster:
                 name=f"{kind} link",
                 admit=lambda a, b, kind=kind: self._admit(kind, a, b),  # type: ignore[misc]
             )
-            for kind in ("raft", "route")
+            for kind in ("raft", "route", "snapshot")
         }
         habits = _habits(world)
         self.clients = [

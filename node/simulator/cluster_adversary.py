@@ -37,6 +37,8 @@ class ClusterAdversary:
         self._active = False
         self._until_s = float("-inf")
         self._nodes_until_s = float("-inf")
+        self._ambush: tuple[float, random.Random] | None = None
+        """How far a snapshot must be, and what decides what happens to it then."""
         self._rng = random.Random()  # noqa: S311  # replaced by each act's
         self._strikes: dict[str, Callable[[], None]] = {
             "add": lambda: self._cluster.operator.add(self._rng),
@@ -61,6 +63,7 @@ class ClusterAdversary:
             "full disk": self._fill_disk,
             "rot": lambda: self._rot(lambda node: node.storage.rot_journal(self._rng)),
             "rotten store": lambda: self._rot(lambda node: node.storage.rot_store(self._rng)),
+            "mid snapshot": self._ambush_snapshot,
             "set clock": self._set_clock,
             "drop": self._drop_client,
             "stall": self._stall_client,
@@ -218,6 +221,44 @@ class ClusterAdversary:
             self._world.note(f"a bit flips on the disk of {node.name}")
             if self._rng.random() < 0.5:
                 self._kill(node, 0.5)
+
+    def _ambush_snapshot(self) -> None:
+        """A follower falls behind; and when it is half way through a snapshot, something happens to that."""
+        self._ambush = (self._rng.random(), self._rng)
+        behind = [node for node in self._cluster.sound if not node.leads]
+        if behind:
+            node = self._rng.choice(behind)
+            node.crash()
+            self._world.after(self._rng.uniform(1.0, 2.5), node.start)
+
+    def snapshot_at(self, node: SimNode, peer: str, progress: float) -> None:
+        """So much of a snapshot from ``peer`` has come to ``node``, from 0 to 1."""
+        if self._ambush is None or not self._active or progress < self._ambush[0]:
+            return
+        (_, rng), self._ambush = self._ambush, None
+        sender, storage = self._cluster.node(peer), node.storage
+        self._trouble(3.0, nodes=True)
+
+        def cut() -> None:
+            self._cluster.networks["snapshot"].cut(node.name, peer)
+
+        def fill() -> None:
+            storage.fill(rng.randrange(3_000))
+            self._world.after(rng.uniform(0.2, 2.0), storage.empty)
+
+        def rot() -> None:
+            storage.kept.rot_received(rng)
+            cut()
+
+        def die() -> None:
+            power = rng.random() < 0.5 and self._cluster.profile.power
+            self._rng = rng
+            self._kill(rng.choice((node, node, sender)), 0.6, power=power)
+
+        deed = rng.choice((cut, fill, rot, die, die))
+        self._world.counts[f"snapshots hit: {deed.__name__}"] += 1
+        self._world.note(f"a snapshot from {peer} to {node.name} is at {progress:.0%}: {deed.__name__}")
+        self._world.after(rng.uniform(0.0, 0.01), deed)
 
     def _set_clock(self) -> None:
         seconds = self._rng.choice((-3600.0, -5.0, 5.0, 30.0, 3600.0))

@@ -68,6 +68,9 @@ PROFILES = {
         Profile("clients", rates(3.3, **_CLIENTS)),
         Profile("disks", rates(1.4, crash=1, power=2, blackout=1, rot=0.5, rotten_store=0.5, **_DISKS)),
         Profile(
+            "snapshots", rates(0.8, mid_snapshot=6, crash=1, power=1, hand_over=0.5, cut=0.5, full_disk=0.5)
+        ),
+        Profile(
             "brutal",
             rates(
                 2.0, power=1, blackout=0.3, storm=0.3, rot=0.1, rotten_store=0.1, set_clock=1,

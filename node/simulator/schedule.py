@@ -23,12 +23,15 @@ DISKS = ("slow disk", "slow disks", "sync error", "write error", "full disk", "r
 CLOCKS = ("set clock",)
 CLIENTS = ("drop", "stall", "close", "unsubscribe", "die")
 
+SNAPSHOTS = ("mid snapshot",)
+"""Something happens to a snapshot that is on its way."""
+
 MEMBERS = ("add", "remove", "replace")
 """Machines join the cluster and leave it for good."""
 
-KINDS = (*MEMBERS, *NODES, *LINKS, *DISKS, *CLOCKS, *CLIENTS)
+KINDS = (*MEMBERS, *SNAPSHOTS, *NODES, *LINKS, *DISKS, *CLOCKS, *CLIENTS)
 
-NEED_OTHERS = frozenset({"majority", "hand over", *LINKS, *MEMBERS, "rot", "rotten store"})
+NEED_OTHERS = frozenset({"majority", "hand over", *LINKS, *MEMBERS, *SNAPSHOTS, "rot", "rotten store"})
 """What can't happen to a node alone, or what it couldn't survive."""
 
 

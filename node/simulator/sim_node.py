@@ -2,8 +2,8 @@
 
 A host stands for a machine: its disk (`sim_storage`) and its clocks outlive the process. Everything
 plain is the real thing, and peers' frames travel through the simulated network as bytes. As in
-production each pair of nodes has two links, one for consensus and forwarded batches (and, here,
-snapshots), one for routes.
+production each pair of nodes has two links, one for consensus and forwarded batches, one for routes;
+and one for snapshots, which is always there (`sim_snapshots`).
 
 A process ends when its disk fails or what it reads is damaged, but only if something was done to the
 disk: whatever else it raises ends the run. A supervisor starts it again soon; a machine whose disk
@@ -13,27 +13,30 @@ has rotted stays off.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from node.core.records import restore, take_changes
 from node.core.state import State
 from node.errors import CorruptionError, DiskError, IdentityError, RemoteProtocolError, UnavailableError
 from node.protocol.peer import HEADER_BYTES, decode_body, encode_frame
+from node.raft.links import SNAPSHOT
 from node.raft.membership import Membership
 from node.raft.ports import Role, Timing
 from node.server import joining
 from node.server.connection import Connection
 from node.server.context import ClientLimits, Context, ServerInfo
+from node.server.continuity import contradiction, follow
 from node.server.host import Host
 from node.server.replica import Replica
 from node.server.routing import Routing
 from node.server.streaming import Subjects
 from node.simulator.machine_clock import MachineClock
 from node.simulator.network import Endpoint, Network
-from node.simulator.sim_storage import RottingStore, SimStorage, WatchedJournal
+from node.simulator.sim_snapshots import SimSnapshots
+from node.simulator.sim_storage import SimStorage, WatchedJournal
 from node.simulator.standing import CLUSTER_ID, Standing
 from node.simulator.watched import Port, WatchedConnection, WatchedEngine, WatchedMachine
+from node.store.interface import CheckpointJob, StoreInterface
 
 if TYPE_CHECKING:
     from node.simulator.cluster import Cluster
@@ -44,6 +47,8 @@ STEP_S = 0.0004
 TIMER_LATE_S = 20e-6
 """A timer is always a little late; clocks in whole nanoseconds would else never get there."""
 CHECKPOINT_S = 0.3
+STORE_S = (0.0005, 0.01)
+"""How long it takes to write one."""
 TRAILING_ENTRIES = 15
 """Few, so that a node that was down for a while needs a snapshot."""
 ALONE_S = 5.0
@@ -87,6 +92,7 @@ class SimNode:
         self._cluster = cluster
         self._world = cluster.world
         self._rng = cluster.world.stream(name)
+        self.snapshot_rng = cluster.world.stream(f"{name} snapshots")
         self.storage = SimStorage(cluster.world, name)
         self.broken = False
         """Its disk has rotted: this machine never comes back."""
@@ -101,7 +107,7 @@ class SimNode:
         self._working = False
         self._kicked = False
         self._epoch = 0
-        self._checkpointing = False
+        self.checkpointing = False
 
     # --- life and death ---------------------------------------------------------------------------
 
@@ -114,8 +120,8 @@ class SimNode:
         return self.replica.state
 
     @property
-    def store(self) -> RottingStore:
-        return self.storage.store
+    def store(self) -> StoreInterface:
+        return self.storage.kept.store
 
     @property
     def life(self) -> int:
@@ -205,9 +211,13 @@ class SimNode:
         self._life += 1
         self.journal = self.storage.open_journal()
         self.journal.watcher = lambda *entry: self.checker.appended(self, *entry)
-        index, term = self.store.applied
-        if index and self.journal.term_at(index) != term:
-            self.journal.reset((index, term), self.store.previous)
+        store, note = self.storage.kept.open(), self.storage.kept.note
+        problem = contradiction(self.journal, store, note)
+        if problem is not None:
+            raise CorruptionError(f"{self.name}: {problem}")
+        if follow(self.journal, store, note):
+            self.count("snapshots gone on behind")
+        index = store.applied[0]
         state = restore(self.store.records())
         since, members = (
             (0, Membership.founders(self._cluster.names))
@@ -217,7 +227,7 @@ class SimNode:
         self.up, self.paused, self.leaving = True, False, False
         self._inbox.clear()
         self._woken_at = float("inf")
-        self._checkpointing = self._kicked = False
+        self.checkpointing = self._kicked = False
         self.routing = Routing(self.name, send=self._send_route)
         self.replica = Replica(
             self.name,
@@ -252,7 +262,8 @@ class SimNode:
             joining.refuse_removed(self.engine, self.name, since)
         self.replica.machine = WatchedMachine(self.replica.state, self, self.checker)
         self.replica.attach(self.engine)
-        self.replica.needs_snapshot_from = self._send_snapshot
+        self.snapshots = SimSnapshots(self, self._cluster.networks[SNAPSHOT])
+        self.replica.needs_snapshot_from = self.snapshots.wanted
         self.context = Context(
             routing=self.routing,
             service=self.replica,
@@ -405,23 +416,24 @@ class SimNode:
     def linked(self, kind: str, peer: str) -> None:
         if kind == "route":
             self.routing.peer_up(peer)
-        else:
+        elif kind == "raft":
             self.engine.connected(peer)
             self.replica.peer_up(peer, {"machine": self._cluster.node(peer).replica.machine.version})
 
     def unlinked(self, kind: str, peer: str) -> None:
         if kind == "route":
             self.routing.peer_down(peer)
+        elif kind == SNAPSHOT:
+            self.snapshots.unlinked(peer)
         else:
             self.engine.disconnected(peer)
             self.replica.peer_down(peer)
 
     def take(self, kind: str, peer: str, message: Any) -> None:
-        if isinstance(message, tuple):
-            self._install(*message)
-            return
         value = decode_body(message[HEADER_BYTES:])
-        if kind == "route":
+        if kind == SNAPSHOT:
+            self.snapshots.take(peer, value)
+        elif kind == "route":
             self.routing.peer_frame(peer, value)
         elif value[0] == 0:
             try:
@@ -499,64 +511,74 @@ class SimNode:
     def _checkpoint(self) -> None:
         self._later(CHECKPOINT_S, self._checkpoint)
         index = self.engine.applied_index
-        if self.paused or self._checkpointing or index <= self.store.applied[0]:
+        if self.paused or self.checkpointing or self.snapshots.installing or index <= self.store.applied[0]:
             return
         term, before = self.journal.term_at(index), self.journal.term_at(index - 1)
         assert term is not None
-        self._checkpointing = True
-        store = self.store
-        job = store.begin_checkpoint((index, term), (index - 1, before or 0), take_changes(self.state))
+        self.checkpointing = True
+        job = self.store.begin_checkpoint((index, term), (index - 1, before or 0), take_changes(self.state))
+        self._later(0.005, lambda: self._begin_checkpoint(index, job))
 
-        def finish() -> None:
-            if store is not self.store:
-                return
-            if not self._may_store(index):
-                self._later(0.01, finish)
-                return
-            self.storage.run_checkpoint(job)
-            store.end_checkpoint(job)
-            self.checker.checkpointed(self, index)
-            self._checkpointing = False
-            self._world.counts["checkpoints"] += 1
-            self.journal.drop_before(index - TRAILING_ENTRIES)
-            self.storage.sweep()
+    def _begin_checkpoint(self, index: int, job: CheckpointJob) -> None:
+        if not self._may_store(index):
+            self._later(0.01, lambda: self._begin_checkpoint(index, job))
+            return
+        kept = self.storage.kept
+        kept.begin_checkpoint(lambda: kept.run_checkpoint(job))
+        self._later(self._rng.uniform(*STORE_S), lambda: self._end_checkpoint(index, job))
 
-        self._later(0.005, finish)
+    def _end_checkpoint(self, index: int, job: CheckpointJob) -> None:
+        kept = self.storage.kept
+        kept.end_checkpoint()
+        kept.run_checkpoint(job)
+        self.store.end_checkpoint(job)
+        self.checker.checkpointed(self, index)
+        self.checkpointing = False
+        self._world.counts["checkpoints"] += 1
+        self.journal.drop_before(index - TRAILING_ENTRIES)
+        self.storage.sweep()
 
     def _may_store(self, index: int) -> bool:
         """The store never holds what this node's own journal might lose."""
         return self.journal.durable_index >= index
 
-    def _send_snapshot(self, peer: str) -> None:
-        if self.store.applied[0]:
-            self._world.counts["snapshots sent"] += 1
-            with suppress(UnavailableError):  # as in production: the next checkpoint will do
-                members = self._members_at(self.store.applied[0])
-                self.raft.send(self.name, peer, (self.store.copy(), members), loose=False)
-
-    def _members_at(self, index: int) -> Membership:
+    def members_at(self, index: int) -> Membership:
+        """Who belonged to the cluster at an entry. Raises UnavailableError if the log is past it."""
         if self.engine.membership_index <= index:
             return self.engine.membership
         if index < self.journal.first_index:
             raise UnavailableError(f"the members have changed since entry {index}, which is gone")
         return self.engine.membership_at(index)
 
-    def _install(self, store: RottingStore, members: Membership) -> None:
-        (index, term), previous = store.applied, store.previous
-        if not self.engine.offered_snapshot(index, term):
-            return
-        self._world.counts["snapshots installed"] += 1
-        self._world.note(f"{self.name} installs a snapshot of entry {index}")
+    def installed(
+        self, store: StoreInterface, at: tuple[int, int], previous: tuple[int, int], members: Membership
+    ) -> None:
+        """A snapshot has taken the store's place: state, log and engine follow."""
+        self.count("snapshots installed")
+        self.note(f"installs a snapshot of entry {at[0]}")
         since = self.engine.applied_index
-        self.engine.suspend_applying()
-        self.replica.suspend()
-        self.storage.store = store.after_crash()
-        self._checkpointing = False
-        state = restore(self.store.records())
-        self.checker.installing(self, index, state)
-        self.replica.installed(state, self.store, since)
+        state = restore(store.records())
+        self.checker.installing(self, at[0], state)
+        self.replica.installed(state, store, since)
         self.replica.machine = WatchedMachine(state, self, self.checker)
-        self.engine.snapshot_installed(index, term, previous, members)
+        self.engine.snapshot_installed(*at, previous, members)
+        self._kick()
+
+    def half_way(self, peer: str, progress: tuple[int, int]) -> None:
+        """So many bytes, of so many, of a snapshot from ``peer`` are here."""
+        self._cluster.adversary.snapshot_at(self, peer, progress[0] / max(1, progress[1]))
+
+    def note(self, text: str) -> None:
+        """For the trace."""
+        self._world.note(f"{self.name} {text}")
+
+    def count(self, what: str) -> None:
+        """For the report."""
+        self._world.counts[what] += 1
+
+    def in_thread(self, seconds: float, call: Callable[[], None]) -> None:
+        """Call it when a worker thread is done, which stands still when the process does."""
+        self._later(seconds, lambda: self._when_running(lambda: self._guarded(call)))
 
     # --- clients ----------------------------------------------------------------------------------
 

@@ -2,8 +2,7 @@
 
 The journal is the real one, on a `SimulatedDisk`: a process that is killed loses what it was about to
 write, a power cut keeps, loses or tears each write that no sync had covered. Syncs and writes fail on
-demand, the disk fills up and empties again, bytes rot. The store is the fake that passes the tests of
-the real one: it keeps its last durable checkpoint; its checkpoints fail when the disk does.
+demand, the disk fills up and empties again, bytes rot. The store is a module of its own (`sim_store`).
 
 Bytes of the last flush never rot. A flush that a power cut tore and one that rotted look alike, and
 what no other node was promised must be cut off; so of this one damage nobody can be saved by a
@@ -14,14 +13,14 @@ from __future__ import annotations
 
 import contextlib
 import random
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable
 from typing import Any
 
-from node.errors import CorruptionError, DiskError
+from node.errors import DiskError
 from node.raft.journal import Journal
 from node.simulator.disk import PowerCutError, SimulatedDisk
+from node.simulator.sim_store import MemoryKeeper
 from node.simulator.world import World
-from node.store.memory import MemoryCheckpoint, MemoryStore
 
 FLUSH_S = (0.0005, 0.002, 0.002, 0.01, 0.04)
 """How long a flush of the journal may take: one of these."""
@@ -42,69 +41,6 @@ class WatchedJournal(Journal):
         self.watcher(index, term, payload, before)
 
 
-class RottingStore(MemoryStore):
-    """A store of which single values rot on the disk. It notices when they are read from there."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._rotten: set[object] = set()
-        self._unread: set[object] = set()
-        """What has rotted since this process read it."""
-
-    def rot(self, rng: random.Random) -> bool:
-        """Flip a bit of something. False: there is nothing yet."""
-        durable = self._durable
-        found: list[object] = [*sorted(durable.records)]
-        for channel, messages in sorted(durable.contents.messages.items()):
-            found += [(channel, seq) for seq in messages]
-        if found:
-            self._unread.add(rng.choice(found))
-        return bool(found)
-
-    def after_crash(self) -> RottingStore:
-        other = super().after_crash()
-        other._rotten = self._rotten | self._unread
-        return other
-
-    def copy(self) -> RottingStore:
-        """A consistent copy for another node; all of it is verified.
-
-        Raises:
-            CorruptionError: something has rotted.
-        """
-        copied = self.after_crash()
-        copied._check(copied._rotten)
-        return copied
-
-    def records(self) -> Iterator[tuple[bytes, bytes]]:
-        self._check(self._rotten & self._durable.records.keys())
-        return super().records()
-
-    def get(self, channel: int, seq: int) -> bytes | None:
-        self._check(self._rotten & {(channel, seq)})
-        return super().get(channel, seq)
-
-    def get_many(self, channel: int, seqs: Sequence[int]) -> list[bytes | None]:
-        if self._rotten:
-            self._check(self._rotten & {(channel, seq) for seq in seqs})
-        return super().get_many(channel, seqs)
-
-    def begin_checkpoint(
-        self,
-        applied: tuple[int, int],
-        previous: tuple[int, int],
-        changes: Iterable[tuple[bytes, bytes | None]],
-    ) -> MemoryCheckpoint:
-        written = dict(changes)
-        for rotten in (self._rotten, self._unread):
-            rotten.difference_update(written)
-        return super().begin_checkpoint(applied, previous, written.items())
-
-    def _check(self, rotten: Iterable[object]) -> None:
-        for what in rotten:
-            raise CorruptionError(f"the store's {what!r} fails its checksum")
-
-
 class SimStorage:
     """A machine's disk. It outlives processes.
 
@@ -114,12 +50,12 @@ class SimStorage:
     """
 
     def __init__(self, world: World, name: str) -> None:
-        self.store = RottingStore()
+        self.kept = MemoryKeeper(world.stream(f"{name} store"), name)
+        """The store's side of it."""
         self.slowness = 1.0
         self.troubled = False
         """Something was wrong with it: errors of the disk are to be expected."""
         self.rotten = False
-        self.full = False
         self._name = name
         self._rng = world.stream(f"{name} disk")
         self._disk = SimulatedDisk(self._rng, name=name)
@@ -166,12 +102,6 @@ class SimStorage:
         self._flush = None
         flush.run()
 
-    def run_checkpoint(self, job: MemoryCheckpoint) -> None:
-        """Raises: DiskError: the disk refused."""
-        if self.full:
-            job.fail = DiskError(f"{self._name}: the store: No space left on device")
-        job.run()
-
     def sweep(self) -> None:
         """Delete the journal's old files."""
         assert self._journal is not None
@@ -193,7 +123,7 @@ class SimStorage:
         else:
             self._disk.kill()
         self._journal = None
-        self.store = self.store.after_crash()
+        self.kept.stop(power=power)
 
     # --- what goes wrong ------------------------------------------------------------------------------
 
@@ -207,13 +137,14 @@ class SimStorage:
 
     def fill(self, room: int) -> None:
         """Only so many bytes are left."""
-        self.troubled = self.full = True
+        self.troubled = True
         self._disk.capacity = self._disk.used + room
+        self.kept.fill(room)
 
     def empty(self) -> None:
         """There is room again."""
-        self.full = False
         self._disk.capacity = None
+        self.kept.empty()
 
     def quicken(self) -> None:
         """It is no longer slow."""
@@ -233,5 +164,5 @@ class SimStorage:
 
     def rot_store(self, rng: random.Random) -> bool:
         """Flip a bit of a value in the store. False: there is nothing yet."""
-        self.rotten = self.store.rot(rng)
+        self.rotten = self.kept.rot(rng)
         return self.rotten

@@ -7,7 +7,8 @@ import random
 import pytest
 
 from node.errors import CorruptionError, DiskError
-from node.simulator.sim_storage import RottingStore, SimStorage, WatchedJournal
+from node.simulator.sim_storage import SimStorage, WatchedJournal
+from node.simulator.sim_store import RottingStore
 from node.simulator.world import World
 
 
@@ -76,9 +77,10 @@ def test_a_disk_that_fails_or_is_full_says_so_until_it_is_mended() -> None:
 def test_a_full_disk_takes_no_checkpoint() -> None:
     storage = SimStorage(World(1), "n1")
     storage.fill(0)
-    storage.store.put(1, 1, [b"a"])
+    kept = storage.kept
+    kept.store.put(1, 1, [b"a"])
     with pytest.raises(DiskError, match="No space"):
-        storage.run_checkpoint(storage.store.begin_checkpoint((1, 1), (0, 0), []))
+        kept.run_checkpoint(kept.store.begin_checkpoint((1, 1), (0, 0), []))
 
 
 def test_rot_in_the_journal_is_found_at_the_next_start() -> None:
@@ -107,7 +109,7 @@ def test_rot_in_the_store_is_noticed_by_the_next_process_and_never_copied() -> N
         assert rotten.get_many(1, [1, 2]) == [b"a", b"b"]  # in memory it is still whole
         assert list(rotten.records())
         with pytest.raises(CorruptionError):
-            rotten.copy()
+            rotten.packed()
         again = rotten.after_crash()
         with pytest.raises(CorruptionError):
             read(again)
