@@ -77,6 +77,22 @@ def _translated(what: str, path: Path) -> Iterator[None]:
         raise DiskError(f"{what} {path}: {error.strerror or error}") from error
 
 
+def replace_file(disk: Disk, name: str, data: bytes) -> None:
+    """Have ``data`` under ``name``, at once or not at all, durable on return.
+
+    Raises:
+        DiskError: the disk refused.
+    """
+    temporary = name + ".tmp"
+    if temporary in disk.names():
+        disk.unlink(temporary)  # of a time that did not come to its end
+    with contextlib.closing(disk.open(temporary, create=True)) as file:
+        file.write(0, [data])
+        file.sync()
+    disk.rename(temporary, name)
+    disk.sync_dir()
+
+
 class RealDisk:
     """A directory of the operating system, created (and made durable) when it is missing.
 

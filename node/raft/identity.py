@@ -17,7 +17,7 @@ from pathlib import Path
 from types import TracebackType
 
 from node.errors import DiskError, IdentityError
-from node.raft.disk import Disk
+from node.raft.disk import Disk, replace_file
 
 IDENTITY_FILE = "identity.json"
 LOCK_FILE = "lock"
@@ -90,7 +90,7 @@ def save_identity(disk: Disk, identity: Identity) -> None:
     if existing is not None and existing.founding_id and not _same_copy(existing, identity):
         where = disk.describe(IDENTITY_FILE)
         raise IdentityError(f"{where}: this directory belongs to another founding of the same cluster")
-    _write(disk, identity)
+    replace_file(disk, IDENTITY_FILE, _encode(identity))
 
 
 def read_identity(disk: Disk) -> Identity | None:
@@ -130,7 +130,7 @@ def recover_identity(
         membership=membership,
         recovered_from=was,
     )
-    _write(disk, identity)
+    replace_file(disk, IDENTITY_FILE, _encode(identity))
     return identity
 
 
@@ -143,17 +143,6 @@ def _same_copy(existing: Identity, identity: Identity) -> bool:
         and (existing.membership == identity.membership or not (existing.membership or existing.directory))
         and identity.recovered_from in {"", existing.recovered_from}
     )
-
-
-def _write(disk: Disk, identity: Identity) -> None:
-    temporary = IDENTITY_FILE + ".tmp"
-    if temporary in disk.names():
-        disk.unlink(temporary)  # of a save that did not come to its end
-    with contextlib.closing(disk.open(temporary, create=True)) as file:
-        file.write(0, [_encode(identity)])
-        file.sync()
-    disk.rename(temporary, IDENTITY_FILE)
-    disk.sync_dir()
 
 
 def _checksum(values: object) -> str:

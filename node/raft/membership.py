@@ -14,6 +14,9 @@ Both are the engine's to keep (`node.raft.reconfiguration`); here is only the va
 ``directory`` is what makes a voter a particular copy of the log and not merely a name: whoever
 comes back under the name with another directory has lost what it acknowledged, and is another.
 
+``joinable`` is drawn from the founding, and stays with every membership that follows from it: whether nodes
+are let in because they ask, or only because an operator does.
+
 Source: Ongaro, *Consensus: Bridging Theory and Practice*, chapter 4.
 """
 
@@ -26,13 +29,16 @@ from typing import Any, Final
 import msgpack
 
 from node.errors import RefusedError, RemoteProtocolError
+from node.protocol.peer import shown
 
 MEMBERS_MAX: Final = 64
 NAME_LENGTH_MAX: Final = 255
 PEER_LENGTH_MAX: Final = 300
 DIRECTORY_LENGTH_MAX: Final = 64
 _BYTES_MAX: Final = MEMBERS_MAX * (NAME_LENGTH_MAX + PEER_LENGTH_MAX + DIRECTORY_LENGTH_MAX) * 4
-_FORMAT: Final = 1
+_FORMAT: Final = 2
+"""Written where there is something that format 1 has no place for."""
+_FORMAT_CLOSED: Final = 1
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -46,7 +52,7 @@ class Member:
     """False: a learner."""
     directory: str
     """The random id of the directory of a member that was added at run time; "" for a founder and
-    for a learner, whose directory may still change."""
+    for a learner that an operator has added, whose directory may still change."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +64,8 @@ class Membership:
     """
 
     members: tuple[Member, ...]
+    joinable: bool = False
+    """Whether who asks is let in."""
 
     def __post_init__(self) -> None:
         problem = _problem(self.members)
@@ -95,8 +103,8 @@ class Membership:
 
     # --- changing ---------------------------------------------------------------------------------
 
-    def with_learner(self, name: str, peer: str) -> Membership:
-        """With ``name`` as a learner; if it is one, with this address.
+    def with_learner(self, name: str, peer: str, directory: str = "") -> Membership:
+        """With ``name`` as a learner; if it is one, with this address and directory.
 
         Raises:
             RefusedError: it is a voter already, can't be a name or an address, or there are too many.
@@ -104,17 +112,19 @@ class Membership:
         known = self.get(name)
         if known is not None and known.voter:
             raise RefusedError(f"{name} is a voting member already")
-        return self._replaced(name, Member(name, peer, False, ""))
+        return self._replaced(name, Member(name, peer, False, directory))
 
     def with_voter(self, name: str, directory: str) -> Membership:
         """With the learner ``name`` as a voter whose log is the one in ``directory``.
 
         Raises:
-            RefusedError: it is no learner, or that can't be the id of a directory.
+            RefusedError: it is no learner, or one with another directory, or that can't be the id of one.
         """
         known = self.get(name)
         if known is None or known.voter:
             raise RefusedError(f"{name} is {'a voting member already' if known else 'not a member'}")
+        if known.directory not in ("", directory):
+            raise RefusedError(f"{name} was let in with another directory")
         return self._replaced(name, replace(known, voter=True, directory=directory))
 
     def without(self, name: str) -> Membership:
@@ -135,13 +145,14 @@ class Membership:
         problem = _problem(members)
         if problem is not None:
             raise RefusedError(problem)
-        return Membership(members)
+        return Membership(members, self.joinable)
 
     # --- bytes ------------------------------------------------------------------------------------
 
     def encode(self) -> bytes:
         rows = [[member.name, member.peer, member.voter, member.directory] for member in self.members]
-        packed: bytes = msgpack.packb([_FORMAT, rows])
+        value = [_FORMAT, rows, True] if self.joinable else [_FORMAT_CLOSED, rows]
+        packed: bytes = msgpack.packb(value)
         return packed
 
     @classmethod
@@ -157,27 +168,34 @@ class Membership:
             value = msgpack.unpackb(data, max_array_len=MEMBERS_MAX, max_map_len=0, max_ext_len=0)
         except ValueError as error:  # every way in which msgpack refuses bytes
             raise RemoteProtocolError(f"a membership that is not msgpack as we speak it: {error}") from error
-        members = _members_of(value)
+        rows, joinable = _parts_of(value)
+        members = _members_of(rows)
         problem = _problem(members)
         if problem is not None:
             raise RemoteProtocolError(f"a membership that can't be: {problem}")
-        return cls(members)
+        return cls(members, joinable)
 
 
-def _members_of(value: Any) -> tuple[Member, ...]:
+def _parts_of(value: Any) -> tuple[list[Any], bool]:
     match value:
-        case [int(version), list(rows)]:
-            if version != _FORMAT:
-                raise RemoteProtocolError(f"a membership of format {version}, this program reads {_FORMAT}")
+        case [1, list(rows)]:
+            return rows, False
+        case [2, list(rows), True]:
+            return rows, True
+        case [int(version), *_] if version not in (_FORMAT_CLOSED, _FORMAT):
+            raise RemoteProtocolError(f"a membership of format {version}, this program reads 1 and {_FORMAT}")
         case _:
-            raise RemoteProtocolError(f"no membership: {value!r:.60}")
+            raise RemoteProtocolError(f"no membership: {shown(value)}")
+
+
+def _members_of(rows: list[Any]) -> tuple[Member, ...]:
     members = []
     for row in rows:
         match row:
             case [str(name), str(peer), bool(voter), str(directory)]:
                 members.append(Member(name, peer, voter, directory))
             case _:
-                raise RemoteProtocolError(f"no member: {row!r:.60}")
+                raise RemoteProtocolError(f"no member: {shown(row)}")
     return tuple(members)
 
 
@@ -192,9 +210,9 @@ def _problem(members: tuple[Member, ...]) -> str | None:
         return "no voting member"
     for member in members:
         if not (0 < len(member.name) <= NAME_LENGTH_MAX and member.name.isprintable()):
-            return f"{member.name!r:.60} is no name"
+            return f"{shown(member.name)} is no name"
         if not (len(member.peer) <= PEER_LENGTH_MAX and member.peer.isprintable()):
-            return f"{member.name}: {member.peer!r:.60} is no address"
+            return f"{member.name}: {shown(member.peer)} is no address"
         if not (len(member.directory) <= DIRECTORY_LENGTH_MAX and member.directory.isprintable()):
-            return f"{member.name}: {member.directory!r:.60} is no id of a directory"
+            return f"{member.name}: {shown(member.directory)} is no id of a directory"
     return None

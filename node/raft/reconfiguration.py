@@ -140,6 +140,8 @@ class Reconfiguration:
             raise ConflictError(f"the change of members in entry {self.index} is not committed yet")
         if new == now:
             raise RefusedError("that is the membership already")
+        if new.joinable != now.joinable:
+            raise RefusedError("whether nodes join by themselves is settled when a cluster is founded")
         if not self._votes_in(new):
             raise RefusedError(
                 f"{self._name} leads, and a leader doesn't remove itself: hand leadership over first"

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from node.errors import DiskError
-from node.raft.disk import Disk, RealDisk
+from node.raft.disk import Disk, RealDisk, replace_file
 from node.raft.memory_disk import MemoryDisk
 from node.simulator.disk import SimulatedDisk
 
@@ -30,6 +30,17 @@ def test_gathered_write_is_read_back(disk: Disk) -> None:
     assert file.read(0, 100) == b"\0\0\0onetwothree"
     assert file.read(14, 1) == b""
     file.close()
+
+
+def test_a_whole_file_is_replaced(disk: Disk) -> None:
+    """Also when an earlier attempt was cut short."""
+    disk.open("a.tmp", create=True).close()
+    for data in (b"one", b"2"):
+        replace_file(disk, "a", data)
+        file = disk.open("a")
+        assert file.read(0, 100) == data
+        file.close()
+    assert disk.names() == ["a"]
 
 
 def test_more_buffers_than_one_call_takes(disk: Disk) -> None:

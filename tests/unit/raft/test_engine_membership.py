@@ -210,6 +210,8 @@ def test_changes_that_cannot_be_made(group) -> None:
         engine.change_membership(moved)
     with pytest.raises(RefusedError, match="not made a learner"):
         engine.change_membership(ABC.without("b").with_learner("b", "b:1"))
+    with pytest.raises(RefusedError, match="settled when a cluster is founded"):
+        engine.change_membership(Membership(ABC.with_learner("d", "d:1").members, joinable=True))
     assert engine.last_index == 2  # nothing was appended
     engine.propose(b"and the engine goes on")
 

@@ -59,6 +59,22 @@ def test_bytes_and_back() -> None:
     assert Membership.decode(membership.encode()) == membership
 
 
+def test_whether_nodes_join_by_themselves_is_kept() -> None:
+    """It is of the founding; without it the bytes are as they always were."""
+    alone = Membership((Member("a", "host:1", True, ""),), joinable=True)
+    later = alone.with_learner("b", "host:2", "ab12").with_voter("b", "ab12").without("a")
+    assert later.joinable
+    assert Membership.decode(later.encode()) == later
+    assert Membership.founders("a").with_learner("b", "host:2").encode().startswith(b"\x92\x01")
+
+
+def test_a_learner_let_in_with_a_directory_votes_with_no_other() -> None:
+    learning = THREE.with_learner("d", "host:1", "ab12")
+    assert learning.with_voter("d", "ab12").get("d") == Member("d", "host:1", True, "ab12")
+    with pytest.raises(RefusedError, match="another directory"):
+        learning.with_voter("d", "cd34")
+
+
 @pytest.mark.parametrize(
     "value",
     [
@@ -66,6 +82,9 @@ def test_bytes_and_back() -> None:
         [],
         [1],
         [2, []],
+        [2, [["a", "", True, ""]]],
+        [2, [["a", "", True, ""]], 1.5],
+        [3, [["a", "", True, ""]], True],
         [1, []],
         [1, [["a", "", True]]],
         [1, [["a", "", 1, ""]]],
