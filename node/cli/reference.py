@@ -79,9 +79,12 @@ def _serve(made: Invocation, arguments: list[str]) -> int:
     logs.set_level(config.logging.level, _rooms(made))
     _say_hello(made, config)
     _write_pid(made.pid_file)
-
     from node.server import node
+    from node.server.joining import keep_name
     from node.server.launch import Launch
+
+    if made.name_file:
+        keep_name(made.name_file, made.node)
 
     again = made
 

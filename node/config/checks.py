@@ -47,6 +47,7 @@ def check(config: Config, *, is_shared: bool = True) -> list[Finding]:
     return [
         *_names(config),
         *_addresses(config),
+        *_founded(config),
         *_reachable(config),
         *_peer_security(config),
         *_raft(config),
@@ -172,6 +173,25 @@ def _address(node: Node, key: str) -> Address:
     return dict(_listeners(node))[key]
 
 
+def _founded(config: Config) -> Iterator[Finding]:
+    """A node that founds the cluster alone, or asks to be let in."""
+    cluster = config.cluster
+    for key, wanted in (("bootstrap", cluster.bootstrap), ("join", cluster.join)):
+        path = ("cluster", key)
+        if not wanted:
+            continue
+        if len(cluster.nodes) > 1:
+            yield Finding(
+                f"cluster.{key}: is for a file with one node: those in a file found the cluster together",
+                (path, ("cluster", "nodes")),
+            )
+    if cluster.bootstrap and cluster.join:
+        yield Finding("cluster.join: has no effect with bootstrap", (("cluster", "join"),))
+    if cluster.join and not cluster.routes:
+        problem = "cluster.join: asks at one of cluster.routes, and there are none"
+        yield Finding(problem, (("cluster", "join"),))
+
+
 def _reachable(config: Config) -> Iterator[Finding]:
     nodes = config.cluster.nodes
     for name, node in nodes.items():
@@ -180,9 +200,9 @@ def _reachable(config: Config) -> Iterator[Finding]:
             yield Finding(
                 f"{'.'.join(path)}.advertise: nobody can connect to {node.advertise}", ((*path, "advertise"),)
             )
-        if len(nodes) == 1:
+        if len(nodes) == 1 and not (config.cluster.bootstrap or config.cluster.join):
             continue
-        if node.peer is None and config.cluster.routes:
+        if node.peer is None and len(nodes) > 1 and config.cluster.routes:
             continue  # whoever is found on a route says where it is
         if node.peer is None:
             yield Finding(f"{'.'.join(path)}.peer: missing: the other nodes need it", (path, (*path, "peer")))
@@ -256,7 +276,8 @@ def _directories(config: Config) -> Iterator[Finding]:
 
 
 def _memory(config: Config) -> Iterator[Finding]:
-    if config.store.store == "memory" and len(config.cluster.nodes) > 1:
+    cluster = config.cluster
+    if config.store.store == "memory" and (len(cluster.nodes) > 1 or cluster.bootstrap or cluster.join):
         yield Finding(
             "store.store: memory is for a node alone: a node of a cluster that forgot what it acknowledged"
             " would break the others' promises",

@@ -90,6 +90,14 @@ class Cluster:
     """The nodes by name. They found the cluster once; afterwards the membership in the log holds,
     and only the addresses are read from here."""
 
+    bootstrap: Annotated[bool, Flag()] = False
+    """Whether this node founds the cluster alone, and lets others in that ask (``join``). Looked at at its
+    first start only: the cluster stays so. For a file that names no other node."""
+
+    join: Annotated[bool, Flag()] = False
+    """Whether this node asks to be let into a cluster that was founded by ``bootstrap``, at one of
+    ``routes``. Looked at only while its directory is empty. For a file that names no other node."""
+
     allow_add_remove_node: Annotated[bool, Flag()] = False
     """Whether anybody who may publish to ``_STAN.raft.<id>.node.add`` and ``….node.remove`` adds and removes
     nodes, as with the Go server. ``stanchion cluster add`` needs no such thing."""
@@ -98,9 +106,9 @@ class Cluster:
     """How the nodes know one another, and routing peers."""
 
     routes: Annotated[tuple[Address, ...] | None, Words(HostPort())] = None
-    """Nodes of other clusters, by their ``peer`` addresses. Plain NATS traffic flows between the clusters,
-    and each one's clients can use the other's service. One of two clusters has to name a node of the other.
-    An empty list: those that name us are welcome. Absent: they are not."""
+    """Nodes of other clusters, or of this one, by their ``peer`` addresses. Plain NATS traffic flows between
+    the clusters, and each one's clients can use the other's service. One of two clusters has to name a node
+    of the other. An empty list: those that name us are welcome. Absent: they are not."""
 
     no_advertise: Annotated[bool, Flag()] = False
     """Whether routing peers' clients are not told where this cluster takes clients."""

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from node.config.reference_cluster import cluster
+from node.config.reference_cluster import cluster, drawn_name
 from node.config.reference_external import external
 from node.config.reference_flags import BOOL, MAP, SECONDS, by_key
 from node.config.reference_input import BOOLEANS, Given, Input, hint, is_on, wrong
@@ -58,6 +58,8 @@ class Invocation:
     advertise: str = ""
     """Where clients are told to connect, perhaps without a port."""
     node: str = NODE
+    name_file: str = ""
+    """Where ``node`` is to be kept, which was drawn; empty: it was given, or is kept already."""
     is_clustered: bool = False
     is_external: bool = False
     """Clients connect to another NATS server: nothing listens at ``host`` and ``port``."""
@@ -110,6 +112,7 @@ class Digest:
         self._environ = environ
         self.made = Invocation()
         self.last: dict[str, Given] = {}
+        self._name = ""
         """By the option's own name, what counts."""
 
     def invocation(self, in_files: list[Given], flags: list[Given]) -> Invocation:
@@ -280,7 +283,9 @@ class Digest:
 
     def name(self) -> str:
         """This node's name; ``cluster_node_id`` if there is one."""
-        return self.word("-cluster_node_id") or NODE
+        if not self._name:
+            self._name = self.word("-cluster_node_id") or drawn_name(self) or NODE
+        return self._name
 
     def _port(self, given: Given) -> int:
         assert isinstance(given.value, Scalar)

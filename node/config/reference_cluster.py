@@ -1,17 +1,21 @@
 """``--clustered``, ``--cluster``, ``--routes`` and what belongs to them, as our ``cluster``.
 
 ``--cluster`` is where this node listens for others, ``--routes`` where they are. They may be of this cluster
-or of another; who is there says so. Of its own cluster a node has to know the names of all:
-``--cluster_peers n2,n3``. Their addresses are learnt on the routes, or given: ``n2=10.0.0.2:6222``, where the
-port is that of the peer's own ``--cluster``. Where the others take clients is learnt from themselves. With
-``--cluster_bootstrap`` and no peers a node founds the cluster alone, and others are added to it later.
+or of another; who is there says so. A cluster is founded in one of two ways. By all its nodes, which know
+each other's names: ``--cluster_peers n2,n3``. Their addresses are learnt on the routes, or given:
+``n2=10.0.0.2:6222``, where the port is that of the peer's own ``--cluster``. Or by its first node alone, with
+``--cluster_bootstrap`` and no peers; a node with neither joins one that was founded so, at one of its routes.
+Where the others take clients is learnt from themselves.
+
+A node that founds alone or joins needs no name: one is drawn, and kept in its directory.
 """
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from node.config.reference_input import is_on
+from node.config.reference_input import Given, is_on
 from node.config.tree import Items, Mapping, Scalar, Tree
 from node.config.values import Address, parse_address, parse_url
 
@@ -24,18 +28,17 @@ ROUTE_PORT: Final = 6222
 _CLUSTER_ONLY: Final = frozenset({"cluster_node_id", "cluster_peers", "cluster_bootstrap"})
 
 
+NAME_FILE: Final = "node_id"
+"""In the node's directory: the name that was drawn for it."""
+NAME_BYTES: Final = 11
+"""So many random ones, in hexadecimal, are a name."""
+
+
 def cluster(digest: Digest) -> None:
     """Whether this is a node of a cluster, and of which; whom it has routes to."""
     made = digest.made
-    wanted = [
-        given
-        for given in digest.last.values()
-        if given.option.section == "streaming.cluster"
-        and (not given.by_flag or given.option.to == "(cluster)")
-    ]
-    made.is_clustered = digest.flag("-clustered") or any(not given.by_flag for given in wanted)
-    if digest.word("-clustered").lower() in ("false", "f", "0"):
-        made.is_clustered = False
+    wanted = _wanted(digest)
+    made.is_clustered = _is_clustered(digest)
     _routes(digest)
     if made.is_clustered:
         _members(digest)
@@ -48,6 +51,49 @@ def cluster(digest: Digest) -> None:
         place = digest.last[_listening(digest)].place
         digest.put(f"cluster.nodes.{digest.name()}.peer", place, str(own))
     _peer_security(digest)
+
+
+def _wanted(digest: Digest) -> list[Given]:
+    return [
+        given
+        for given in digest.last.values()
+        if given.option.section == "streaming.cluster"
+        and (not given.by_flag or given.option.to == "(cluster)")
+    ]
+
+
+def _is_clustered(digest: Digest) -> bool:
+    if digest.word("-clustered").lower() in ("false", "f", "0"):
+        return False
+    return digest.flag("-clustered") or any(not given.by_flag for given in _wanted(digest))
+
+
+def drawn_name(digest: Digest) -> str:
+    """The name of a node of a cluster that was given none: its directory has it, or will have it. Empty: that
+    is no such node.
+    """
+    if not _is_clustered(digest) or _is_named(digest):
+        return ""
+    file = Path(digest.word("-dir") or ".", NAME_FILE)
+    try:
+        kept = file.read_text(encoding="ascii").strip()
+    except FileNotFoundError:
+        kept = ""
+    except (OSError, UnicodeError) as error:
+        digest.problems.append(f"{file}: can't be read: {error}")
+        kept = ""
+    if kept:
+        return kept
+    import secrets  # nobody else needs it before the port is open
+
+    digest.made.name_file = str(file)
+    return secrets.token_hex(NAME_BYTES)
+
+
+def _is_named(digest: Digest) -> bool:
+    """The nodes are named to each other."""
+    given = digest.get("-cluster_peers")
+    return given is not None and bool(_words(given.value))
 
 
 def _routes(digest: Digest) -> None:
@@ -84,8 +130,8 @@ def _members(digest: Digest) -> None:
     place = next(
         (digest.last[n].place for n in ("-cluster_node_id", "-clustered") if n in digest.last), "cluster"
     )
-    if not digest.word("-cluster_node_id"):
-        digest.problems.append(f"{place}: a node of a cluster needs a name: --cluster_node_id NAME")
+    if not digest.word("-cluster_node_id") and _is_named(digest):
+        digest.problems.append(f"{place}: a node that others name needs a name: --cluster_node_id NAME")
         return
     made.node = digest.name()
     if digest.word("-store").upper() not in ("FILE", "SQL"):
@@ -102,17 +148,16 @@ def _members(digest: Digest) -> None:
             f"{', '.join(missing)}: no address. Give --routes, so that it can be found, or each as"
             f" NAME=HOST:PORT, the PORT being that of its own --cluster: --cluster_peers {example}",
         )
-    alone = digest.flag("-cluster_bootstrap") and not peers
-    if own is None and (peers or alone):
+    if own is None:
         digest.problems.append(
             f"{place}: this node needs an address where the others reach it: --cluster nats://HOST:PORT"
         )
-    if alone:
-        made.notes.append(f"{made.node} founds the cluster alone; add others by stanchion cluster add NAME")
+    if not _is_named(digest):
+        _begins(digest, place)
     elif not peers:
         digest.problems.append(
             f"{place}: a cluster needs its other nodes: --cluster_peers NAME=HOST:PORT,…; or its first node"
-            " --cluster_bootstrap, which founds it alone"
+            " --cluster_bootstrap and no peers, which founds it alone"
         )
     made.peers = peers
     if own is not None:
@@ -125,6 +170,20 @@ def _members(digest: Digest) -> None:
             digest.put(f"cluster.nodes.{name}.peer", at, str(address))
         digest.put(f"cluster.nodes.{name}.client", at, str(address or Address("127.0.0.1", 1)))
     _peer_security(digest)
+
+
+def _begins(digest: Digest, place: str) -> None:
+    """How a node becomes one of a cluster whose nodes don't name each other."""
+    if digest.flag("-cluster_bootstrap"):
+        digest.put("cluster.bootstrap", digest.last["-cluster_bootstrap"].place, "true")
+        digest.made.notes.append(f"{digest.made.node} founds the cluster alone; others join it by --routes")
+    elif _is_routed(digest):
+        digest.put("cluster.join", place, "true")
+    else:
+        digest.problems.append(
+            f"{place}: a cluster needs its other nodes: --routes nats://HOST:PORT to one of them, to join it;"
+            " --cluster_peers NAME=HOST:PORT,…; or its first node --cluster_bootstrap, which founds it alone"
+        )
 
 
 def _is_routed(digest: Digest) -> bool:

@@ -376,7 +376,7 @@ OPTIONS: Final[tuple[Option, ...]] = (
         "streaming.cluster",
         TEXT,
         "(cluster)",
-        about="this node's name",
+        about="this node's name; without --cluster_peers one is drawn, and kept in --dir",
     ),
     Option(
         ("cluster_peers",),
@@ -392,7 +392,7 @@ OPTIONS: Final[tuple[Option, ...]] = (
         "streaming.cluster",
         BOOL,
         "(cluster)",
-        about="without --cluster_peers: a cluster of this node; `stanchion cluster add` adds others",
+        about="without --cluster_peers: found a cluster alone, which others join by --routes",
     ),
     Option(("cluster_log_path",), ("log_path",), "streaming.cluster", TEXT, note="the log is in --dir"),
     Option(

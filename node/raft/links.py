@@ -35,7 +35,10 @@ SNAPSHOT: Final = "snapshot"
 FOREIGN: Final = "foreign"
 """Interest and plain NATS traffic with a node of another cluster, which need not be known before."""
 
-LINKS: Final = frozenset({RAFT, ROUTE, SNAPSHOT, FOREIGN})
+JOIN: Final = "join"
+"""One question: whether a node that has an empty directory is let into the cluster."""
+
+LINKS: Final = frozenset({RAFT, ROUTE, SNAPSHOT, FOREIGN, JOIN})
 
 INSTANCE_BYTES: Final = 16
 NAME_LENGTH_MAX: Final = 255

@@ -46,6 +46,7 @@ from node.raft.connection import (
 from node.raft.links import (
     FOREIGN,
     INSTANCE_BYTES,
+    JOIN,
     RAFT,
     ROUTE,
     SNAPSHOT,
@@ -105,8 +106,8 @@ ServeSnapshot = Callable[[str, SnapshotChannel], Awaitable[None]]
 """Serves a snapshot connection that a peer has opened. It ends when this returns."""
 
 ServeForeign = Callable[[ByteStream, Hello, trio.SocketStream], Awaitable[None]]
-"""Serves a connection that a node of another cluster has opened: answers its hello, or declines. The last is
-its socket. The connection ends when this returns."""
+"""Serves a connection that no member has opened: answers its hello, or declines. The last is its socket. The
+connection ends when this returns."""
 
 
 class Transport:
@@ -168,7 +169,7 @@ class Transport:
         self._dialers: trio.Nursery | None = None
         self._listeners: dict[str, LinkListener] = {}
         self._serve_snapshot: ServeSnapshot | None = None
-        self._serve_foreign: ServeForeign | None = None
+        self._serve_others: dict[str, ServeForeign] = {}
         self.listening: list[tuple[str, int]] = []
         """(address, port) of each listening socket, once `run` has opened them."""
 
@@ -186,7 +187,11 @@ class Transport:
 
     def serve_foreign(self, serve: ServeForeign) -> None:
         """Say who serves nodes of other clusters; by default they are declined."""
-        self._serve_foreign = serve
+        self._serve_others[FOREIGN] = serve
+
+    def serve_joiners(self, serve: ServeForeign) -> None:
+        """Say who answers nodes that ask to be let in; by default they are declined."""
+        self._serve_others[JOIN] = serve
 
     def set_members(self, members: Mapping[str, Address]) -> None:
         """Hold links with these from now on: dial who is new, close with who is gone, and refuse it.
@@ -333,8 +338,9 @@ class Transport:
                     level = logging.DEBUG  # whoever waits to be let in comes several times a second
                 log.log(level, "peer connection from %s dropped: %s", where, error)
                 return
-            if hello.link == FOREIGN and self._serve_foreign is not None:
-                await self._serve_foreign(secured, hello, stream)
+            serve = self._serve_others.get(hello.link)
+            if serve is not None:
+                await serve(secured, hello, stream)
                 return
             answer = encode_frame(self._own_hello(hello.link, hello.node))
             # No await from the judgement of the hello to here: the connection is the link, or none, at once.
@@ -385,9 +391,9 @@ class Transport:
             log.warning("snapshot connection from %s dropped: %s", channel.peer, error)
 
     def _slot_for(self, hello: Hello, certificate: Mapping[str, Any] | None) -> _Dialed | None:
-        """Judge a hello; None for a snapshot or a foreign node, which need no slot."""
+        """Judge a hello; None for a snapshot or who is no member, which need no slot."""
         self._security.check_peer(certificate, hello.node)
-        if hello.link == FOREIGN and self._serve_foreign is not None:
+        if hello.link in self._serve_others:
             return None
         slot = self._slots.get((hello.node, hello.link))
         if slot is None and not (hello.link == SNAPSHOT and hello.node in self._members):

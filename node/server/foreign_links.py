@@ -8,7 +8,8 @@ was only heard of is forgotten when nobody answers there.
 
 Who turns out to be a member of the own cluster is no routing peer: only its address is passed on, for members
 whose addresses aren't configured. Who has the own cluster's ID without being a member would answer the same
-requests: it is declined.
+requests: it is declined. If both have founded the cluster alone (``bootstrap``), one of them by mistake, then
+whoever was started to do so and is still alone ends: `RivalError`. Nobody else can say which is wanted.
 
 Two connections of one pair may come up at a time. Both ends keep the one that the node with the smaller name
 has dialed, and of two in one direction the later; a node that was started anew replaces what it had.
@@ -70,6 +71,13 @@ SILENT_MAX = 5
 """So many times in a row nothing may have come from a peer when it is looked at."""
 
 _FAULTS = (LostError, RemoteProtocolError, IdentityError, CollisionError)
+
+
+class RivalError(IdentityError):
+    """Another node has founded the same cluster: this one must not go on."""
+
+    def __init__(self, node: str) -> None:
+        super().__init__(f"Server {node} was also started with -cluster_bootstrap")
 
 
 class Peer:
@@ -173,6 +181,8 @@ class ForeignLinks:
         security: how nodes know one another.
         members: the members of this cluster by name, with their addresses as far as known.
         listener: told of everything.
+        bootstrapped: whether this cluster was founded by one node alone.
+        exclusive: whether this node was started to found it, and nobody has joined it yet.
 
     Raises:
         ConfigError: addresses that the security is too weak for.
@@ -189,6 +199,8 @@ class ForeignLinks:
         security: Security,
         members: Callable[[], Mapping[str, Address | None]],
         listener: Listener,
+        bootstrapped: Callable[[], bool] = lambda: False,
+        exclusive: Callable[[], bool] = lambda: False,
         limits: Limits | None = None,
     ) -> None:
         routes = list(routes)
@@ -202,6 +214,8 @@ class ForeignLinks:
         self._security = security
         self._members = members
         self._listener = listener
+        self._bootstrapped = bootstrapped
+        self._exclusive = exclusive
         self._limits = limits or Limits()
         self._instance = secrets.token_bytes(INSTANCE_BYTES)
         self._epoch = 0
@@ -226,7 +240,11 @@ class ForeignLinks:
         return any(route.is_configured and route.found == key for route in self._routes.values())
 
     async def run(self) -> None:
-        """Dial and hold links until cancelled."""
+        """Dial and hold links until cancelled.
+
+        Raises:
+            RivalError: another node has founded the same cluster (in an exception group).
+        """
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
             try:
@@ -253,6 +271,7 @@ class ForeignLinks:
             "epoch": self._epoch,
             "listen": "" if self.listen is None else str(self.listen),
             "client": self._client,
+            "bootstrap": self._bootstrapped(),
             "peers": self._known(),
         }
 
@@ -266,7 +285,7 @@ class ForeignLinks:
         others = [
             [*key.split("/", 1), str(address)]
             for key, peer in self.peers.items()
-            if (address := _listen_of(peer.hello, peer.connection.remote)) is not None
+            if (address := listen_of(peer.hello, peer.connection.remote)) is not None
         ]
         return (members + others)[:HEARD_OF_MAX]
 
@@ -275,6 +294,7 @@ class ForeignLinks:
 
         Raises:
             IdentityError: it can't be a routing peer.
+            RivalError: nor can this node go on beside it.
         """
         cluster = hello.fields.get("cluster")
         if hello.fields.get("wire") != WIRE_VERSION:
@@ -289,8 +309,10 @@ class ForeignLinks:
         if cluster != self._cluster:
             return f"{cluster}/{hello.node}"
         if hello.node == self._node or hello.node not in self._members():
+            if hello.fields.get("bootstrap") is True and self._exclusive():
+                raise RivalError(hello.node)
             raise IdentityError(f'discovered another streaming server with cluster ID "{cluster}" at {where}')
-        address = _listen_of(hello, where)
+        address = listen_of(hello, where)
         if address is not None:
             self._listener.member(hello.node, address)
         return ""
@@ -324,7 +346,11 @@ class ForeignLinks:
     # --- accepting --------------------------------------------------------------------------------
 
     async def accept(self, stream: ByteStream, hello: Hello, tcp: trio.SocketStream) -> None:
-        """Serve a connection that somebody has dialed, from behind its hello to its end."""
+        """Serve a connection that somebody has dialed, from behind its hello to its end.
+
+        Raises:
+            RivalError: this node must not go on beside who has dialed it, which knows that by then.
+        """
         try:
             where = remote(tcp)
             key = self._judge(hello, where)
@@ -335,6 +361,8 @@ class ForeignLinks:
             level = logging.DEBUG if isinstance(error, CollisionError | LostError) else logging.WARNING
             log.log(level, "a routing peer is declined: %s", error)
             await self._decline(stream, error)
+            if isinstance(error, RivalError):
+                raise
             return
         answer = self._own_hello(hello.node)
         if not key:
@@ -348,7 +376,7 @@ class ForeignLinks:
     ) -> None:
         if answer is None:
             text = error if isinstance(error, IdentityError | CollisionError) else IdentityError(str(error))
-            answer = refusal(text) | {"key": self._key}
+            answer = refusal(text) | {"key": self._key, "bootstrap": self._bootstrapped()}
         with trio.move_on_after(self._limits.handshake_s):
             try:
                 await send(stream, answer)
@@ -374,6 +402,8 @@ class ForeignLinks:
                 pause = DECLINED_PAUSE_S
             except CollisionError:
                 failures += 1
+            except RivalError:
+                raise
             except _FAULTS as error:
                 failures += 1
                 self._complain(route, error)
@@ -426,12 +456,27 @@ class ForeignLinks:
             answer = await receive_hello(stream)
             if isinstance(answer, dict) and isinstance(key := answer.get("key"), str):
                 route.found = key  # it declines us, but if we are linked already we know what for
+                self._check_rival(key, answer, certificate)
             hello = Hello.of(answer)
             self._security.check_peer(certificate, hello.node)
             if hello.link != FOREIGN or hello.to != self._node:
                 raise IdentityError(f"answers as {hello.link} link of {hello.node!r} to {hello.to!r}")
             return stream, hello
         raise LostError(f"no hello within {self._limits.handshake_s} s")
+
+    def _check_rival(
+        self, key: str, answer: Mapping[str, Any], certificate: Mapping[str, Any] | None
+    ) -> None:
+        """Whether who declines us has founded the same cluster.
+
+        Raises:
+            RivalError: so it is.
+            IdentityError: it isn't who it says.
+        """
+        cluster, _, node = key.partition("/")
+        if cluster == self._cluster and answer.get("bootstrap") is True and self._exclusive():
+            self._security.check_peer(certificate, node)
+            raise RivalError(node)
 
     # --- both -------------------------------------------------------------------------------------
 
@@ -476,7 +521,7 @@ class ForeignLinks:
 
     def _tell_others(self, new: Peer) -> None:
         """Those who were there before hear of the new one; it has heard of them in our hello."""
-        address = _listen_of(new.hello, new.connection.remote)
+        address = listen_of(new.hello, new.connection.remote)
         if address is not None:
             told = [[*new.key.split("/", 1), str(address)]]
             for key, peer in self.peers.items():
@@ -497,7 +542,7 @@ class ForeignLinks:
             self._listener.frames(peer, others)
 
 
-def _listen_of(hello: Hello, where: str) -> Address | None:
+def listen_of(hello: Hello, where: str) -> Address | None:
     """The address a node can be dialed at; where it listens everywhere, that it was seen to come from."""
     text = hello.fields.get("listen")
     if not isinstance(text, str) or not text:

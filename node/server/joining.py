@@ -1,8 +1,9 @@
 """What a node's directory says of its place in the cluster, from its first start on.
 
-A founder starts with the members of its configuration, who agree on them by having met (`founding`); who was
-invited, with those that the invitation names; and who goes on with recovered data, with itself alone. All of
-that is in the directory, so that it doesn't change with the file.
+A founder starts with the members of its configuration, who agree on them by having met (`founding`), or with
+itself alone, where others are to join by themselves (`entering`); who was invited or let in, with those that
+it was told; and who goes on with recovered data, with itself alone. All of that is in the directory, so that
+it doesn't change with the file.
 """
 
 from __future__ import annotations
@@ -11,17 +12,33 @@ import logging
 import secrets
 from collections.abc import Iterable
 from dataclasses import replace
+from pathlib import Path
 from typing import Protocol
 
+from node.config.model import Cluster
 from node.core.state import State
 from node.errors import IdentityError
+from node.raft.disk import RealDisk, replace_file
 from node.raft.identity import Identity
 from node.raft.journal import Journal
 from node.raft.membership import Member, Membership
 from node.raft.ports import EntryType
 from node.server.founding import Invitation, pack_membership, unpack_membership
 
+DIRECTORY_BYTES = 11
+"""Of the id that tells a directory from all others."""
+
 log = logging.getLogger("stanchion.membership")
+
+
+def keep_name(path: str, node: str) -> None:
+    """Write down a node's name that was drawn: it must be the same at its next start.
+
+    Raises:
+        DiskError: the disk refused.
+    """
+    file = Path(path)
+    replace_file(RealDisk(file.parent), file.name, node.encode())
 
 
 class Engine(Protocol):
@@ -35,19 +52,28 @@ class Engine(Protocol):
     def is_changing(self) -> bool: ...
 
 
-def founder(cluster_id: str, node: str, founders: Iterable[str]) -> Identity:
+def founders(cluster: Cluster, node: str) -> Membership:
+    """Who founds a cluster that node ``node`` is configured for."""
+    if not cluster.bootstrap:
+        return Membership.founders(cluster.nodes)
+    peer = cluster.nodes[node].peer
+    known = "" if peer is None or peer.is_unspecified else str(peer)
+    return Membership((Member(node, known, True, ""),), joinable=True)
+
+
+def founder(cluster_id: str, node: str, members: Membership) -> Identity:
     """Of a node that founds a cluster together with others, or alone."""
-    return Identity(cluster_id, "", "", node, membership=pack_membership(0, Membership.founders(founders)))
+    return Identity(cluster_id, "", "", node, membership=pack_membership(0, members))
 
 
-def invited(cluster_id: str, node: str, invitation: Invitation) -> Identity:
-    """Of a node that the cluster has added."""
+def invited(cluster_id: str, node: str, invitation: Invitation, directory: str = "") -> Identity:
+    """Of a node that the cluster has added; with the ``directory`` it was let in with, if it has asked."""
     return Identity(
         cluster_id,
         invitation.founding_id,
         "",
         node,
-        directory=secrets.token_hex(11),
+        directory=directory or secrets.token_hex(DIRECTORY_BYTES),
         membership=pack_membership(invitation.index, invitation.membership),
     )
 
@@ -61,14 +87,14 @@ def pinned(identity: Identity, configured: Iterable[str]) -> Identity:
     return replace(identity, membership=pack_membership(0, Membership.founders(configured)))
 
 
-def first_members(identity: Identity | None, configured: Iterable[str]) -> tuple[int, Membership]:
+def first_members(identity: Identity | None, configured: Membership) -> tuple[int, Membership]:
     """Who belongs to the cluster as long as the log says nothing, and since which entry.
 
     Raises:
         IdentityError: the identity says something that can't be.
     """
     if identity is None or not identity.membership:
-        return 0, Membership.founders(configured)
+        return 0, configured
     return unpack_membership(identity.membership)
 
 

@@ -6,6 +6,8 @@ looks at what is so and takes its next step:
 
 * *add*: n4 becomes a learner by an entry of the log. When it has nearly everything, and is connected, it
   becomes a voter by another. The second step is taken for every learner, asked for or not.
+* *join*: as add, but asked for by the newcomer itself, with the id of its directory; only where the founding
+  allows it, and only as long as nobody else has the name. The answer is what it begins with.
 * *remove*: one entry. A leader isn't removed: it hands over first, and the next leader is asked.
 
 Refused is what would stop the cluster: to remove a voter when fewer than a majority of the remaining ones
@@ -32,6 +34,7 @@ from node.config.model import NAME
 from node.errors import ConfigError, ConflictError, RefusedError, UnavailableError
 from node.raft.membership import Member, Membership
 from node.server.asking import GIVE_UP_S, SHARED_MAX, Answer, waited_for_s
+from node.server.founding import pack_membership
 
 log = logging.getLogger("stanchion.membership")
 
@@ -126,6 +129,8 @@ class _Request:
     """Whoever asked for it."""
     within_s: float = GIVE_UP_S
     """How long somebody waits for it."""
+    directory: str = ""
+    """The id of the newcomer's directory, if it is the newcomer who asks."""
     since_s: float | None = None
     """When it was first looked at."""
     changed: bool = False
@@ -174,6 +179,8 @@ class Changes:
         self._now_s = 0.0
         self.in_force: Membership | None = None
         self.committed: Membership | None = None
+        self.committed_index = 0
+        """Of the entry that brought it."""
 
     # --- told by the engine -----------------------------------------------------------------------
 
@@ -182,9 +189,9 @@ class Changes:
         self.in_force = membership
         self._kick()
 
-    def is_committed(self, membership: Membership) -> None:
+    def is_committed(self, membership: Membership, index: int = 0) -> None:
         """And it stays."""
-        self.committed = membership
+        self.committed, self.committed_index = membership, index
         self._kick()
 
     @property
@@ -201,7 +208,34 @@ class Changes:
         Raises:
             RefusedError: that can't be a name or an address.
         """
-        name, peer, wait = fields.get("name"), fields.get("peer"), fields.get("wait", True)
+        name, peer = self._newcomer(fields)
+        wait = bool(fields.get("wait", True))
+        self._take(_Request(self._add, name, peer, wait, [answer], waited_for_s(fields)))
+
+    def join(self, fields: dict[str, Any], answer: Answer) -> None:
+        """Make ``name`` a member because it asks itself, at ``peer``, with the ``directory`` it has; answer
+        once that is committed, with the membership; or that it is ``declined``, and why.
+        """
+        directory = str(fields.get("directory"))
+        try:
+            name, peer = self._newcomer(fields)
+            if self.in_force is None or not self.in_force.joinable:
+                raise RefusedError(
+                    "this cluster was not founded by a bootstrap, so nodes don't join by themselves: "
+                    f"stanchion cluster add {name} --peer {peer}"
+                )
+        except RefusedError as error:
+            answer({"ok": {"declined": str(error)}})
+        else:
+            self._take(_Request(self._join, name, peer, False, [answer], waited_for_s(fields), directory))
+
+    def _newcomer(self, fields: dict[str, Any]) -> tuple[str, str]:
+        """Name and address of a node that is to come.
+
+        Raises:
+            RefusedError: that can't be one.
+        """
+        name, peer = fields.get("name"), fields.get("peer")
         if not (isinstance(name, str) and _NAME.fullmatch(name)):
             raise RefusedError(f"{name!r} can't be the name of a node: letters, digits, - and _, at most 64")
         if not isinstance(peer, str):
@@ -210,7 +244,7 @@ class Changes:
             self._check_address(peer)
         except ConfigError as error:
             raise RefusedError(str(error)) from error
-        self._take(_Request(self._add, name, peer, bool(wait), [answer], waited_for_s(fields)))
+        return name, peer
 
     def remove(self, fields: dict[str, Any], answer: Answer) -> None:
         """Make ``name`` no member; with ``absent``, only if it isn't connected.
@@ -271,8 +305,8 @@ class Changes:
     def _take(self, request: _Request) -> None:
         """Begin with it; if it is under way, tell who asks now, too. Who asked first may be gone."""
         for other in self._requests:
-            if (other.step, other.name, other.peer, other.wait) == (
-                request.step, request.name, request.peer, request.wait,
+            if (other.step, other.name, other.peer, other.wait, other.directory) == (
+                request.step, request.name, request.peer, request.wait, request.directory,
             ):  # fmt: skip
                 other.answers = [*other.answers, *request.answers][-SHARED_MAX:]
                 other.within_s, other.since_s, other.told = request.within_s, None, ("", "")
@@ -327,6 +361,37 @@ class Changes:
         self._tell_catching_up(request, name)
         return None
 
+    def _join(self, request: _Request, _now_s: float) -> dict[str, Any] | None:
+        try:
+            return self._let_in(request)
+        except ConflictError:
+            raise
+        except RefusedError as error:
+            return {"ok": {"declined": str(error)}}
+
+    def _let_in(self, request: _Request) -> dict[str, Any] | None:
+        assert self.in_force is not None
+        wanted = Member(request.name, request.peer, False, request.directory)
+        member = self.in_force.get(request.name)
+        if member is None and request.seen:
+            raise RefusedError(f"{request.name} was removed again")
+        if member is not None and (
+            member.voter
+            or member.directory not in ("", request.directory)
+            or self._directory(request.name) not in ("", request.directory)
+        ):
+            raise RefusedError(
+                f"{request.name} is a member of this cluster already, with another directory. Where that is "
+                f"lost: stanchion cluster replace {request.name} {request.name}. Else choose another name"
+            )
+        request.seen = request.seen or member is not None
+        if member != wanted:
+            self._change(self.in_force.with_learner(request.name, request.peer, request.directory))
+            return None
+        if self.committed is None or self.committed.get(request.name) != wanted:
+            return None
+        return {"ok": {"membership": pack_membership(self.committed_index, self.committed)}}
+
     def _done(self, request: _Request) -> dict[str, Any]:
         assert self.committed is not None
         member = self.committed.get(request.name)
@@ -354,6 +419,9 @@ class Changes:
             directory = self._directory(name)
             if name not in connected or not directory or not self._engine.caught_up(name):
                 continue
+            learner = membership.get(name)
+            if learner is not None and learner.directory not in ("", directory):
+                continue  # another copy, that was let in by mistake
             new = membership.with_voter(name, directory)
             if not _is_majority(connected, new):
                 continue

@@ -44,6 +44,7 @@ from node.server.administration import Administration
 from node.server.checkpointing import Checkpointer
 from node.server.clients import Clients
 from node.server.context import ClientLimits, Context, ServerInfo
+from node.server.entering import Entrance, Newcomer, drawn, forget
 from node.server.foreign import cluster_of
 from node.server.founding import Founding
 from node.server.host import Host
@@ -130,7 +131,8 @@ class Node:
         self.identity = self._storage.identity
         self.journal = self._storage.journal
         directory = self.identity.directory if self.identity is not None else ""
-        since, first_members = joining.first_members(self.identity, config.cluster.nodes)
+        founders = joining.founders(config.cluster, name)
+        since, first_members = joining.first_members(self.identity, founders)
         recovered = None
         if self.identity is not None and self.identity.recovered_from:
             recovered = (self.identity.founding_id, self.identity.recovered_from)
@@ -194,6 +196,10 @@ class Node:
         joining.refuse_removed(self.engine, name, since)
         self.replica.attach(self.engine)
         self._serve_operators()
+        entrance = Entrance(
+            config.cluster.id, name, lambda: self.replica.state.founding_id, self.replica.asking
+        )
+        self.transport.serve_joiners(entrance.accept)
         self.driver = Driver(
             self.engine,
             self.journal,
@@ -316,6 +322,8 @@ class Node:
             security=self.security or _security(self.config, self.name),
             members=self.membership.addresses,
             listener=ForeignTraffic(self.routing, self.replica, self.membership.found, self.announce),
+            bootstrapped=lambda: self.engine.membership.joinable,
+            exclusive=lambda: self.config.cluster.bootstrap and self.members == (self.name,),
         )
         self.transport.serve_foreign(foreign.accept)
         return foreign
@@ -371,6 +379,7 @@ class Node:
             self.replica,
             open_channel=self.transport.open_snapshot,
             membership_at=self._membership_at,
+            first_readable=lambda: self.journal.first_readable,
             replaced=self._replaced,
             kick=self._kick,
             keyring=self._storage.keyring,
@@ -423,6 +432,10 @@ class Node:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self.leaving.heed_signals)
             nursery.start_soon(self.leaving.stop_when_asked, nursery.cancel_scope)
+            if self.identity is None and self.config.cluster.join:
+                await self._enter()
+                nursery.cancel_scope.cancel()
+                return None
             await nursery.start(self.transport.run)
             if self.foreign is not None:
                 nursery.start_soon(self.foreign.run)
@@ -457,12 +470,25 @@ class Node:
         cluster = self.config.cluster
         invitation = self.founding.invitation
         if invitation is None:
-            self.identity = joining.founder(cluster.id, self.name, cluster.nodes)
+            self.identity = joining.founder(cluster.id, self.name, joining.founders(cluster, self.name))
         else:
             log.info("added to cluster %s, by entry %d", cluster.id, invitation.index)
             self.identity = joining.invited(cluster.id, self.name, invitation)
         await trio.to_thread.run_sync(save_identity, self._storage.disk, self.identity)
         self.founding.identify(self.identity)
+
+    async def _enter(self) -> None:
+        """Ask to be let into a cluster, and write down that this node is."""
+        cluster, disk = self.config.cluster, self._storage.disk
+        assert self.addresses.peer is not None
+        assert self.security is not None
+        directory = await trio.to_thread.run_sync(drawn, disk)
+        newcomer = Newcomer(cluster.id, self.name, self.addresses.peer, directory, self.security)
+        invitation = await newcomer.enter(cluster.routes or ())
+        log.info("let into cluster %s, by entry %d", cluster.id, invitation.index)
+        identity = joining.invited(cluster.id, self.name, invitation, directory)
+        await trio.to_thread.run_sync(save_identity, disk, identity)
+        await trio.to_thread.run_sync(forget, disk)
 
     async def until(self, condition: Callable[[], bool]) -> None:
         """Wait until something of role, leader or catching up has made ``condition`` true."""

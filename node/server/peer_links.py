@@ -62,6 +62,9 @@ class Alone:
     def serve_foreign(self, serve: Any) -> None:
         """Nobody can dial this node."""
 
+    def serve_joiners(self, serve: Any) -> None:
+        """Nobody can dial this node."""
+
     def open_snapshot(self, peer: str) -> Any:
         """There is nobody to need one."""
         raise UnavailableError(f"{peer} is no member")

@@ -164,6 +164,7 @@ class Replica:
         )
         self.neighbours: Neighbours = neighbours or NoNeighbours()
         self.membership: Membership | None = None
+        self._membership_index = 0
         self.comparing = Comparing(
             node,
             voters=lambda: self.membership.voters if self.membership is not None else (),
@@ -216,11 +217,13 @@ class Replica:
             kick=self._kick,
         )
         self.asking.register("cluster.add", self.changes.add)
+        self.asking.register("cluster.join", self.changes.join)
         self.asking.register("cluster.remove", self.changes.remove)
         self.asking.register("cluster.members", self.changes.view)
         if self.membership is not None:
             self.changes.in_force = self.membership
-            self.changes.committed = None if engine.is_changing else self.membership
+            if not engine.is_changing:
+                self.changes.committed, self.changes.committed_index = self.membership, self._membership_index
         self._attached = True
         self._check_founded()
 
@@ -268,7 +271,7 @@ class Replica:
 
     def membership_changed(self, membership: Membership, index: Index) -> None:
         """Another membership is in force, perhaps not committed. Told of the first before `attach`."""
-        self.membership = membership
+        self.membership, self._membership_index = membership, index
         self.wall.voters_are(membership.voters)
         for peer in self._warm_members.keys() - {*membership.names}:
             del self._warm_members[peer]
@@ -279,7 +282,7 @@ class Replica:
 
     def membership_committed(self, membership: Membership, index: Index) -> None:
         """A membership stays."""
-        self.changes.is_committed(membership)
+        self.changes.is_committed(membership, index)
         self.neighbours.membership_committed(membership, index)
 
     def member_left(self, name: str) -> None:

@@ -56,7 +56,7 @@ class Standing:
     def begin(self) -> tuple[int, Membership]:
         """A new process: whom the directory names as members, and since which entry."""
         node, cluster = self._node, self._cluster
-        since, membership = joining.first_members(self.identity, cluster.names)
+        since, membership = joining.first_members(self.identity, Membership.founders(cluster.names))
         self.founding = Founding(node.name, CLUSTER_ID, cluster.names, self.identity, "", node.admitted)
         self.members = Members(
             node.name,

@@ -10,7 +10,7 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -263,6 +263,139 @@ def test_a_cluster_that_begins_with_one(start: Start, ports: Ports) -> None:
     command = [STANCHION, "channel", "info", "foo", "--json", "--server", f"127.0.0.1:{second.port}"]
     shown = json.loads(subprocess.run(command, check=True, timeout=60, capture_output=True).stdout)
     assert shown["last"] == 1, shown
+
+
+@pytest.fixture
+def clustered(start: Start, ports: Ports) -> Callable[..., Server]:
+    """Start a node: ``clustered("n2", routes=["n1"])``; a word of its own for the directory."""
+    at: dict[str, int] = {}
+    clients: dict[str, int] = {}
+
+    def node(name: str, *flags: str, routes: Sequence[str] = (), directory: str = "") -> Server:
+        for each in (name, *routes):
+            at.setdefault(each, ports.take())
+        clients.setdefault(name, ports.take())
+        words = ["--clustered", "-st", "FILE", "--dir", directory or f"data-{name}", *flags]
+        words += ["--cluster", f"nats://127.0.0.1:{at[name]}"]
+        if routes:
+            words += ["--routes", ",".join(f"nats://127.0.0.1:{at[each]}" for each in routes)]
+        return start(*words, port=clients[name])
+
+    return node
+
+
+def published(server: Server, channel: str, data: bytes) -> str:
+    """Publish through a server, as a client of its own; the error."""
+    with server.wire() as wire:
+        name = f"c{time.monotonic_ns()}"
+        return publish(wire, wire.register(name), name, channel, data)
+
+
+def members_of(server: Server) -> dict[str, str]:
+    """Everybody's role, asked of a server; empty while there is no answer."""
+    command = [STANCHION, "cluster", "members", "--json", "--server", f"127.0.0.1:{server.port}"]
+    shown = subprocess.run(command, timeout=60, capture_output=True, check=False)
+    if shown.returncode:
+        return {}
+    return {member["name"]: member["role"] for member in json.loads(shown.stdout)["members"]}
+
+
+def last_of(server: Server, channel: str) -> int:
+    command = [STANCHION, "channel", "info", channel, "--json", "--server", f"127.0.0.1:{server.port}"]
+    shown = subprocess.run(command, timeout=60, capture_output=True, check=False)
+    return -1 if shown.returncode else int(json.loads(shown.stdout)["last"])
+
+
+def test_others_join_the_first_by_themselves(clustered: Callable[..., Server]) -> None:
+    """CLU-18: bootstrap and two with routes only, at the same moment; they replicate, outlive the first, and
+    are there again after all were stopped; a fourth joins whom the first has never met."""
+    votes = {"n1": "voter", "n2": "voter", "n3": "voter"}
+    flags = {name: ["--cluster_node_id", name] for name in ("n1", "n2", "n3", "n4")}
+    routes = {"n1": [], "n2": ["n1"], "n3": ["n1"]}
+    servers = {"n2": clustered("n2", *flags["n2"], routes=["n1"])}
+    servers["n1"] = clustered("n1", *flags["n1"], "--cluster_bootstrap").ready()
+    assert published(servers["n1"], "foo", b"x") == ""
+    servers["n3"] = clustered("n3", *flags["n3"], routes=["n1"])
+    for server in servers.values():
+        server.ready()
+    until("three vote", lambda: members_of(servers["n1"]) == votes, 60)
+    assert published(servers["n3"], "foo", b"y") == ""
+    servers["n1"].kill()
+    until("served", lambda: published(servers["n2"], "foo", b"z") == "", 60)
+    until("all of it", lambda: last_of(servers["n3"], "foo") == 3, 60)
+    fourth = clustered("n4", *flags["n4"], routes=["n1", "n3"]).ready()
+    until("four vote", lambda: members_of(fourth) == {"n1": "voter", **votes, "n4": "voter"}, 60)
+    for server in (*servers.values(), fourth):
+        server.kill()
+    for name in ("n3", "n1", "n2"):
+        bootstrap = ["--cluster_bootstrap"] if name == "n1" else []
+        servers[name] = clustered(name, *flags[name], *bootstrap, routes=routes[name])
+    for server in servers.values():
+        server.ready()
+    assert published(servers["n1"], "foo", b"again") == ""
+    until("all of it again", lambda: {last_of(server, "foo") for server in servers.values()} == {4}, 60)
+
+
+def test_nodes_without_names_draw_them_and_keep_them(
+    clustered: Callable[..., Server], tmp_path: Path
+) -> None:
+    """Neither node has --cluster_node_id; both are the same after a restart."""
+    first, second = clustered("a", "--cluster_bootstrap"), clustered("b", routes=["a"])
+    names = {}
+    for name, server in (("a", first), ("b", second)):
+        server.ready()
+        names[name] = (tmp_path / f"data-{name}" / "node_id").read_text()
+    votes = dict.fromkeys(names.values(), "voter")
+    until("two vote", lambda: members_of(first) == votes, 60)
+    for server in (first, second):
+        server.child.signal(signal.SIGTERM)
+        server.child.wait(10)
+    first, second = clustered("a", "--cluster_bootstrap"), clustered("b", routes=["a"])
+    assert published(second.ready(), "foo", b"x") == ""
+    assert members_of(first) == votes
+
+
+def test_two_that_found_the_same_cluster_both_end(clustered: Callable[..., Server]) -> None:
+    """Each says which other one; but one whom others have joined goes on."""
+    node = ["--cluster_node_id"]
+    one = clustered("n1", *node, "n1", "--cluster_bootstrap").ready()
+    two = clustered("n2", *node, "n2", "--cluster_bootstrap", routes=["n1"])
+    assert (one.child.wait(20), two.child.wait(20)) == (1, 1)
+    assert "[FTL] STREAM: Server n2 was also started with -cluster_bootstrap" in one.said()
+    assert "[FTL] STREAM: Server n1 was also started with -cluster_bootstrap" in two.said()
+    one = clustered("n1", *node, "n1", "--cluster_bootstrap").ready()
+    three = clustered("n3", *node, "n3", routes=["n1"]).ready()
+    until("n3 votes", lambda: members_of(three) == {"n1": "voter", "n3": "voter"}, 60)
+    stray = clustered("n4", *node, "n4", "--cluster_bootstrap", routes=["n1"])
+    assert stray.child.wait(20) == 1
+    assert "Server n1 was also started with -cluster_bootstrap" in stray.said()
+    assert published(one, "foo", b"x") == ""
+
+
+def test_who_is_not_let_in(clustered: Callable[..., Server], tmp_path: Path) -> None:
+    """A name that is taken; a cluster whose nodes name each other."""
+    node = ["--cluster_node_id"]
+    first = clustered("n1", *node, "n1", "--cluster_bootstrap").ready()
+    second = clustered("n2", *node, "n2", routes=["n1"]).ready()
+    until("n2 votes", lambda: members_of(first) == {"n1": "voter", "n2": "voter"}, 60)
+    other = clustered("n3", *node, "n2", routes=["n1"])
+    assert other.child.wait(20) == 1
+    said = other.said()
+    assert (
+        "[FTL] STREAM: failed to join Raft group test-cluster: n2 is a member of this cluster already" in said
+    )
+    assert "stanchion cluster replace n2 n2" in said
+    assert published(second, "foo", b"x") == ""
+    first.kill()
+    second.kill()
+
+
+def test_who_finds_no_cluster_gives_up(clustered: Callable[..., Server]) -> None:
+    """Nobody is there: it ends by itself, after 30 s, with the Go server's text."""
+    lonely = clustered("n2", "--cluster_node_id", "n2", routes=["n1"])
+    until("the first attempt", lambda: "not let in at 127.0.0.1:" in lonely.said())
+    assert lonely.child.wait(45) == 1
+    assert "[FTL] STREAM: failed to join Raft group test-cluster\n" in lonely.said()
 
 
 def test_the_ports_are_bound_before_anything_is_loaded(start: Start, ports: Ports) -> None:

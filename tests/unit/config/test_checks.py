@@ -27,6 +27,24 @@ def problems(tmp_path: Path, *overrides: str, text: str = TWO) -> str:
     return ""
 
 
+@pytest.mark.parametrize(
+    ("overrides", "problem"),
+    [
+        (("cluster.bootstrap=true",), ""),
+        (("cluster.join=true", "cluster.routes=[127.0.0.1:6222]"), ""),
+        (("cluster.join=true",), "cluster.join: asks at one of cluster.routes, and there are none"),
+        (("cluster.bootstrap=true", "cluster.join=true"), "cluster.join: has no effect with bootstrap"),
+        (("cluster.bootstrap=true", "store.store=memory"), "memory is for a node alone"),
+        (("cluster.bootstrap=true", "cluster.nodes.n1={client: 127.0.0.1:1}"), "n1.peer: missing"),
+        (("cluster.bootstrap=true", "cluster.nodes.n1.peer=0.0.0.0:1"), "nobody can connect to 0.0.0.0:1"),
+    ],
+)
+def test_a_cluster_that_begins_with_one(tmp_path: Path, overrides: tuple[str, ...], problem: str) -> None:
+    one = "cluster: {nodes: {n1: {client: 127.0.0.1:4221, peer: 127.0.0.1:6221}}}"
+    found = problems(tmp_path, *overrides, text=one)
+    assert problem in found if problem else found == ""
+
+
 def test_a_sound_cluster_has_no_problems(tmp_path: Path) -> None:
     assert problems(tmp_path) == ""
 
@@ -46,6 +64,8 @@ def test_a_sound_cluster_has_no_problems(tmp_path: Path) -> None:
         ("cluster.nodes.n3.client=127.0.0.1:4223", "n3.peer: missing: the other nodes need it"),
         ('cluster.nodes."n 3"={client: 127.0.0.1:4223, peer: 127.0.0.1:6223}', "invalid node name 'n 3'"),
         ("cluster.nodes.N2={client: 127.0.0.1:4223, peer: 127.0.0.1:6223}", "node name N2 is too like n2"),
+        ("cluster.bootstrap=true", "cluster.bootstrap: is for a file with one node"),
+        ("cluster.join=true", "cluster.join: is for a file with one node"),
         ("cluster.peer_security.mode=mtls", "peer_security.ca: missing: mode mtls needs ca, cert and key"),
         ("cluster.peer_security.ca=ca.pem", "peer_security.ca: has no effect without mode: mtls"),
         ("raft.election_timeout=[600ms, 300ms]", "expected the smaller first"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -314,7 +315,7 @@ def test_one_file_without_a_streaming_map_is_both(conf: Any) -> None:
     text += "cluster { sync: true }"
     file = conf(text)
     for flag in ("-c", "-sc"):
-        with pytest.raises(ConfigError, match="a node of a cluster needs a name"):
+        with pytest.raises(ConfigError, match="a cluster needs its other nodes"):
             made(flag, file)
         invocation, found = made(flag, file, "-clustered=false")
         assert (found.cluster.id, found.limits.max_channels) == ("c3", 3)
@@ -557,22 +558,54 @@ def test_a_cluster_in_a_file(conf: Any) -> None:
 
 
 def test_the_first_node_may_found_a_cluster_alone() -> None:
-    """Others are added to it; where peers are named they found it together, bootstrap or not."""
+    """Others join it; where peers are named they found it together, bootstrap or not."""
     found = config(*NODE.split(), "-cluster_bootstrap")
     assert {name: node.peer for name, node in found.cluster.nodes.items()} == {
         "n1": Address("127.0.0.1", 6001)
     }
+    assert (found.cluster.bootstrap, found.cluster.join) == (True, False)
     together = config(*NODE.split(), "-cluster_bootstrap", "-cluster_peers", "n2=127.0.0.1:6002")
     assert set(together.cluster.nodes) == {"n1", "n2"}
+    assert not together.cluster.bootstrap
+
+
+def test_others_join_it_by_their_routes() -> None:
+    """Neither peers nor bootstrap: as with the Go server."""
+    found = config(*NODE.split(), "-routes", "nats://127.0.0.1:6002")
+    assert set(found.cluster.nodes) == {"n1"}
+    assert (found.cluster.bootstrap, found.cluster.join) == (False, True)
+    assert found.cluster.routes == (Address("127.0.0.1", 6002),)
+
+
+def test_a_node_without_a_name_gets_one_and_keeps_it(tmp_path: Path) -> None:
+    """What is kept in its directory is its name; until then each start draws another."""
+    words = ["-clustered", "-cluster_bootstrap", "-st", "FILE", "-dir", str(tmp_path / "d")]
+    words += ["-cluster", "nats://127.0.0.1:6001", "-m", "8222"]
+    first, found = made(*words)
+    assert re.fullmatch(r"[0-9a-f]{22}", first.node)
+    assert set(found.cluster.nodes) == {first.node}
+    assert first.node != made(*words)[0].node
+    kept = Path(first.name_file)
+    kept.parent.mkdir()
+    kept.write_text(first.node)
+    again, _ = made(*words)
+    assert (again.node, again.name_file) == (first.node, "")
+    given, _ = made(*words, "-cluster_node_id", "n7")
+    assert (given.node, given.name_file) == ("n7", "")
 
 
 @pytest.mark.parametrize(
     ("words", "problem"),
     [
-        ("-clustered", "a node of a cluster needs a name: --cluster_node_id"),
+        ("-clustered", "a cluster needs its other nodes"),
+        (
+            "-clustered -cluster_peers n2=127.0.0.1:1",
+            "a node that others name needs a name: --cluster_node_id",
+        ),
         (f"{NODE} -cluster_peers n2,n3", "n2, n3: no address. Give --routes, so that"),
         (f"{NODE} -cluster_peers n2=nowhere", "n2: expected an address"),
-        (NODE, "a cluster needs its other nodes"),
+        (NODE, "a cluster needs its other nodes: --routes nats://HOST:PORT to one of them, to join it"),
+        (f"{NODE} -cluster_peers n1", "a cluster needs its other nodes: --cluster_peers"),
         ("-cluster_bootstrap", "flag -cluster_bootstrap: has no effect without --clustered"),
         (
             "-clustered -cluster_node_id n1 -st FILE -dir d -cluster_bootstrap",

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import trio
+import trio.testing
 
 from node.config.values import Address
 from node.errors import ConfigError, IdentityError, RemoteProtocolError
@@ -16,7 +17,7 @@ from node.raft.links import Limits
 from node.raft.security import Plaintext
 from node.raft.transport import Transport
 from node.server import foreign_links
-from node.server.foreign_links import ForeignLinks, Listener, Peer
+from node.server.foreign_links import ForeignLinks, Listener, Peer, RivalError
 
 SOON = 5.0  # seconds until a test that hangs is given up; nothing waits for it
 
@@ -64,7 +65,13 @@ class Node:
     """A transport and its links to foreign nodes."""
 
     def __init__(
-        self, cluster: str, name: str, *routes: Node, members: tuple[str, ...] = (), limits: Any = None
+        self,
+        cluster: str,
+        name: str,
+        *routes: Node,
+        members: tuple[str, ...] = (),
+        bootstrap: bool = False,
+        limits: Any = None,
     ) -> None:
         self.heard = Heard()
         self.members = dict.fromkeys((name, *members))
@@ -81,6 +88,8 @@ class Node:
             security=Plaintext(),
             members=lambda: self.members,
             listener=self.heard,
+            bootstrapped=lambda: bootstrap,
+            exclusive=lambda: bootstrap and not members,
             limits=limits,
         )
         self.transport.serve_foreign(self.links.accept)
@@ -271,3 +280,54 @@ def test_without_tls_routes_lead_over_the_loopback_only() -> None:
             members=dict,
             listener=Heard(),
         )
+
+
+# --- two that have founded the same cluster -------------------------------------------------------
+
+
+def _texts(error: BaseException) -> list[str]:
+    if isinstance(error, BaseExceptionGroup):
+        return [text for each in error.exceptions for text in _texts(each)]
+    return [str(error)]
+
+
+async def _ended(node: Node, started: trio.Event, texts: list[str]) -> None:
+    try:
+        async with node.running():
+            started.set()
+            await trio.sleep_forever()
+    except* RivalError as group:
+        texts += _texts(group)
+
+
+async def test_two_that_have_founded_the_same_cluster_both_end() -> None:
+    """Whoever dials, and each says which other one."""
+    one = Node("a", "n1", bootstrap=True)
+    up, there = trio.Event(), trio.Event()
+    first: list[str] = []
+    second: list[str] = []
+    with trio.fail_after(SOON):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_ended, one, up, first)
+            await up.wait()
+            nursery.start_soon(_ended, Node("a", "n2", one, bootstrap=True), there, second)
+    assert first == ["Server n2 was also started with -cluster_bootstrap"]
+    assert second == ["Server n1 was also started with -cluster_bootstrap"]
+
+
+async def test_one_whom_others_have_joined_stays() -> None:
+    texts: list[str] = []
+    async with Node("a", "n1", members=("n3",), bootstrap=True).running() as one:
+        with trio.fail_after(SOON):
+            await _ended(Node("a", "n2", one, bootstrap=True), trio.Event(), texts)
+    assert texts == ["Server n1 was also started with -cluster_bootstrap"]
+
+
+async def test_who_has_founded_nothing_is_only_declined() -> None:
+    """It doesn't end, and ends nobody."""
+    async with Node("a", "n1", bootstrap=True).running() as one, Node("a", "n2", one).running() as two:
+        (route,) = two.links._routes.values()
+        with trio.fail_after(SOON):
+            while "discovered another streaming server" not in route.problem:
+                await trio.testing.wait_all_tasks_blocked(0.01)
+        assert (one.links.peers, two.links.peers) == ({}, {})

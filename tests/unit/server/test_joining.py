@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import random
+from pathlib import Path
 
 import pytest
 
+from node.config.model import Cluster, Node
+from node.config.values import Address
 from node.core.state import State
 from node.errors import IdentityError
 from node.raft.identity import Identity
@@ -13,7 +16,16 @@ from node.raft.journal import Journal
 from node.raft.membership import Member, Membership
 from node.raft.ports import EntryType
 from node.server.founding import Invitation
-from node.server.joining import claim_log, first_members, founder, invited, learnt, refuse_removed
+from node.server.joining import (
+    claim_log,
+    first_members,
+    founder,
+    founders,
+    invited,
+    keep_name,
+    learnt,
+    refuse_removed,
+)
 from node.simulator.disk import SimulatedDisk
 
 THREE = Membership.founders(["n1", "n2", "n3"])
@@ -22,19 +34,37 @@ WITH_LEARNER = THREE.with_learner("n4", "h:6")
 
 def test_an_edited_file_changes_no_members() -> None:
     """Who founded the cluster is kept; only a directory that knows nothing goes by the file."""
-    identity = founder("shop", "n1", ["n1", "n2", "n3"])
-    assert first_members(identity, ["n1", "n2", "n3", "n4", "n5"]) == (0, THREE)
-    assert first_members(None, ["n1", "n2", "n3"]) == (0, THREE)
-    assert first_members(Identity("shop", "f", "t", "n1"), ["n1", "n2", "n3"]) == (0, THREE)
+    identity = founder("shop", "n1", THREE)
+    assert first_members(identity, Membership.founders(["n1", "n2", "n3", "n4", "n5"])) == (0, THREE)
+    assert first_members(None, THREE) == (0, THREE)
+    assert first_members(Identity("shop", "f", "t", "n1"), THREE) == (0, THREE)
 
 
 def test_who_is_invited_starts_with_whom_the_invitation_names() -> None:
     """Its directory gets an id of its own."""
     identity = invited("shop", "n4", Invitation("f", 12, WITH_LEARNER))
-    assert first_members(identity, ["n4"]) == (12, WITH_LEARNER)
+    assert first_members(identity, Membership.founders(["n4"])) == (12, WITH_LEARNER)
     assert identity.founding_id == "f"
     assert len(identity.directory) > 20
     assert identity.directory != invited("shop", "n4", Invitation("f", 12, WITH_LEARNER)).directory
+
+
+def test_who_founds_alone_says_where_it_is_and_lets_others_in() -> None:
+    """A file's nodes found together, and let nobody in who asks."""
+    nodes = {"n1": Node(Address("h", 1), peer=Address("h", 2))}
+    assert founders(Cluster(nodes=nodes), "n1") == Membership.founders(["n1"])
+    alone = founders(Cluster(nodes=nodes, bootstrap=True), "n1")
+    assert alone == Membership((Member("n1", "h:2", True, ""),), joinable=True)
+    assert first_members(founder("shop", "n1", alone), THREE) == (0, alone)
+
+
+def test_a_name_that_was_drawn_is_kept(tmp_path: Path) -> None:
+    keep_name(str(tmp_path / "d" / "node_id"), "ab12")
+    assert (tmp_path / "d" / "node_id").read_text() == "ab12"
+
+
+def test_who_asked_keeps_the_directory_it_asked_by() -> None:
+    assert invited("shop", "n4", Invitation("f", 12, WITH_LEARNER), "drawn").directory == "drawn"
 
 
 def test_the_state_says_what_was_drawn() -> None:

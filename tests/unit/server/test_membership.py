@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Any
 
 import pytest
 
 from node.errors import ConfigError, ConflictError, RefusedError, UnavailableError
-from node.raft.membership import Membership
+from node.raft.membership import Member, Membership
 from node.server.asking import GIVE_UP_S
+from node.server.founding import pack_membership
 from node.server.membership import HAND_OVER_S, PROGRESS_S, STEP_S, Changes
 
 THREE = Membership.founders(["n1", "n2", "n3"])
@@ -89,7 +91,7 @@ class Leader:
         return self.changes.in_force
 
     def commit(self) -> None:
-        self.changes.is_committed(self.in_force)
+        self.changes.is_committed(self.in_force, self.last_index)
         self.pump()
 
     def pump(self, after_s: float = 0.0) -> float:
@@ -99,6 +101,12 @@ class Leader:
     def add(self, name: str = "n4", peer: str = "h:6", **fields: Any) -> list[Any]:
         answers: list[Any] = []
         self.changes.add({"name": name, "peer": peer, **fields}, answers.append)
+        self.pump()
+        return answers
+
+    def join(self, name: str = "n4", peer: str = "h:6", directory: str = "x") -> list[Any]:
+        answers: list[Any] = []
+        self.changes.join({"name": name, "peer": peer, "directory": directory}, answers.append)
         self.pump()
         return answers
 
@@ -349,3 +357,83 @@ def test_members_as_the_leader_sees_them() -> None:
         ("n3", "voter", "", False, False, 100),
         ("n4", "learner", "h:6", False, False, 0),
     ]
+
+
+# --- joining --------------------------------------------------------------------------------------
+
+OPEN = Membership((Member("n1", "h:1", True, ""),), joinable=True)
+
+
+def test_who_asks_is_let_in_once_that_is_committed() -> None:
+    """It is told with which membership, and since which entry; asking again changes nothing."""
+    leader = Leader(OPEN)
+    answers = leader.join()
+    assert leader.in_force == OPEN.with_learner("n4", "h:6", "x")
+    assert answers == []
+    leader.commit()
+    told = {"ok": {"membership": pack_membership(101, leader.in_force)}}
+    assert answers == [told]
+    assert leader.join() == [told], "the answer was lost, or this leader follows one that died"
+    assert leader.last_index == 101
+    leader.comes(directory="y")
+    assert leader.in_force.learners == ("n4",), "another directory doesn't vote under its name"
+    leader.comes(directory="x")
+    assert leader.in_force.voters == ("n1", "n4")
+    assert leader.in_force.joinable
+
+
+def test_several_at_once_are_let_in_one_after_the_other() -> None:
+    leader = Leader(OPEN)
+    answers = [leader.join(name, f"h:{name[1:]}", name) for name in ("n4", "n5", "n6")]
+    for _ in range(3):
+        leader.commit()
+    assert ["ok" in each[-1] for each in answers] == [True, True, True]
+    assert leader.in_force.learners == ("n4", "n5", "n6")
+
+
+def test_a_name_that_another_directory_has_is_declined() -> None:
+    """Of a voter, of a learner that asked before, and of one that runs although an operator added it."""
+    leader = Leader(OPEN)
+    leader.join("n4", "h:4", "d4")
+    leader.commit()
+    leader.add("n5", "h:5", wait=False)
+    leader.commit()
+    leader.directories["n5"] = "d5"
+    for name in ("n1", "n4", "n5"):
+        (answer,) = leader.join(name, "h:9", "other")
+        assert f"stanchion cluster replace {name} {name}" in answer["ok"]["declined"]
+    assert leader.in_force.get("n4") == Member("n4", "h:4", False, "d4")
+
+
+def test_one_that_was_added_and_never_came_may_ask() -> None:
+    """Or asks from another address than before: it is still the same directory."""
+    leader = Leader(OPEN)
+    leader.add("n4", "h:4", wait=False)
+    leader.commit()
+    leader.join("n4", "h:5", "x")
+    leader.commit()
+    leader.join("n4", "h:6", "x")
+    leader.commit()
+    assert leader.in_force.get("n4") == Member("n4", "h:6", False, "x")
+
+
+def test_who_was_removed_meanwhile_is_told() -> None:
+    leader = Leader(OPEN)
+    answers = leader.join()
+    leader.pump()
+    leader.changes.changed(OPEN)
+    leader.pump()
+    assert answers == [{"ok": {"declined": "n4 was removed again"}}]
+
+
+@pytest.mark.parametrize(
+    ("membership", "name", "peer", "why"),
+    [
+        (THREE, "n4", "h:6", "not founded by a bootstrap.*stanchion cluster add n4 --peer h:6"),
+        (OPEN, "n 4", "h:6", "can't be the name"),
+        (OPEN, "n4", "nowhere", "is no address"),
+    ],
+)
+def test_who_is_declined_at_once(membership: Membership, name: str, peer: str, why: str) -> None:
+    (answer,) = Leader(membership).join(name, peer)
+    assert re.search(why, answer["ok"]["declined"])

@@ -116,7 +116,7 @@ def test_what_the_log_said_before_is_not_about_this_node(folder: Path) -> None:
     recover(config(folder), "n1")
     new = identity(folder)
     assert new is not None
-    since, first = first_members(new, ["n1", "n2", "n3"])
+    since, first = first_members(new, Membership.founders(["n1", "n2", "n3"]))
     only = Membership((Member("n1", "", True, new.directory),))
     assert (since, first) == (6, only)
     ended: list[int] = []

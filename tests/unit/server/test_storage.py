@@ -35,7 +35,7 @@ def config(directory: Path, kind: str = "file", *phrases: str) -> Config:
 def test_a_directory_is_made_and_kept(tmp_path: Path) -> None:
     """Identity, journal and store are found again; nobody else may open them meanwhile."""
     here = config(tmp_path / "data")
-    identity = founder("test-cluster", "n1", ["n1"])
+    identity = founder("test-cluster", "n1", Membership.founders(["n1"]))
     with ExitStack() as stack:
         storage = open_storage(here, "n1", stack)
         assert storage.identity is None
@@ -87,7 +87,10 @@ def test_an_identity_that_names_no_members_gets_them_at_the_first_start(tmp_path
             storage = open_storage(changed, "n1", stack)
             assert storage.identity is not None
             assert storage.identity.founding_id == "f"
-            assert first_members(storage.identity, ["n1"]) == (0, Membership.founders(nodes))
+            assert first_members(storage.identity, Membership.founders(["n1"])) == (
+                0,
+                Membership.founders(nodes),
+            )
 
 
 def test_relaxed_durability_says_so_loudly(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
