@@ -18,6 +18,7 @@ without room for what is received stops nobody: this node votes with the log tha
 from __future__ import annotations
 
 import logging
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -29,11 +30,12 @@ import trio
 
 from node.core.records import restore
 from node.core.state import State
-from node.errors import DiskError, RemoteProtocolError, UnavailableError
+from node.errors import CorruptionError, DiskError, RemoteProtocolError, UnavailableError
 from node.raft.membership import Membership
 from node.server.checkpointing import Checkpointer
 from node.server.replica import Replica
 from node.server.snapshot_context import Context
+from node.server.unfinished import Unfinished
 from node.store.checkpoint import Store
 from node.store.snapshot import Manifest, Snapshot, install, open_reader, produce
 from node.store.transfer import SnapshotReceiver, SnapshotSender
@@ -80,6 +82,7 @@ class Snapshots:
         replica: has the state.
         open_channel: opens a snapshot connection to a member.
         membership_at: who belonged to the cluster at an entry. Raises UnavailableError if the log is past it.
+        first_readable: the first entry that can be sent from the log.
         replaced: told of the store that a snapshot brought.
         kick: asks the driver for an iteration.
         keyring: of this node's directory; None if it isn't encrypted.
@@ -94,6 +97,7 @@ class Snapshots:
         *,
         open_channel: Callable[[str], Any],
         membership_at: Callable[[int], Membership],
+        first_readable: Callable[[], int],
         replaced: Callable[[Store], None],
         kick: Callable[[], None],
         keyring: Keyring | None = None,
@@ -112,6 +116,7 @@ class Snapshots:
         self._wanted: set[str] = set()
         self._asked = trio.Event()
         self._receiving = False
+        self._unfinished: Unfinished[Snapshot] = Unfinished(first_readable)
 
     def wanted(self, peer: str) -> None:
         """The engine has found that ``peer`` needs one. Told again while it does."""
@@ -127,25 +132,37 @@ class Snapshots:
                 peer = min(self._wanted)
                 try:
                     await self._send(peer)
-                except (UnavailableError, RemoteProtocolError) as error:
+                    self._unfinished.ended(peer)
+                except UnavailableError as error:
                     log.warning("snapshot for %s: %s", peer, error)
+                except RemoteProtocolError as error:
+                    log.warning("snapshot for %s: %s", peer, error)
+                    self._unfinished.ended(peer)
                 self._wanted.discard(peer)
 
-    async def _send(self, peer: str) -> None:
+    async def _copy(self, peer: str, keys: bytes) -> Snapshot:
+        """What ``peer`` has a part of, or a new copy of the store."""
+        begun = self._unfinished.of(peer)
+        if begun is not None and begun.manifest.context == keys and begun.data.exists():
+            return begun
         await self._checkpointer.checkpoint()
         store = self._checkpointer.store
         assert isinstance(store, Store)
-        keys = b"" if self._keyring is None else self._keyring.export()
         try:
-            snapshot = await trio.to_thread.run_sync(partial(produce, store, self._made, context=keys))
+            return await trio.to_thread.run_sync(partial(produce, store, self._made, context=keys))
         except DiskError as error:
             # Nothing of ours depends on a copy. If the leader stopped for want of it, so would the next.
             raise UnavailableError(str(error)) from error
+
+    async def _send(self, peer: str) -> None:
+        keys = b"" if self._keyring is None else self._keyring.export()
+        snapshot = await self._copy(peer, keys)
         manifest = snapshot.manifest
         context = Context(self._membership_at(manifest.index), keys)
         manifest = replace(manifest, context=context.encode())
         log.info("sending %s a snapshot of entry %d, %d bytes", peer, manifest.index, manifest.size)
         reader = await trio.to_thread.run_sync(open_reader, snapshot)
+        self._unfinished.begun(peer, manifest.index, snapshot)
         try:
             async with self._open_channel(peer) as channel:
                 sender = SnapshotSender(manifest, reader)
@@ -159,6 +176,11 @@ class Snapshots:
                         raise UnavailableError("the connection was closed before the snapshot was whole")
                     for answer in answers:
                         sender.receive(answer)
+        except CorruptionError as error:
+            # The copy's, not the store's: that was verified when it was made.
+            self._unfinished.ended(peer)
+            await trio.to_thread.run_sync(partial(shutil.rmtree, snapshot.path, ignore_errors=True))
+            raise UnavailableError(str(error)) from error
         finally:
             reader.close()
         log.info("snapshot of entry %d for %s: %s", manifest.index, peer, sender.refused or "delivered")

@@ -117,6 +117,7 @@ class Node:
         self.replica = Replica(self.engine.told)
         self.checkpointer = Checkpointer(self.store)
         self.kicks = 0
+        self.first_readable = 1
         self.reach: Callable[[str], Any] = self._nobody
         self.snapshots = Snapshots(
             directory,
@@ -125,6 +126,7 @@ class Node:
             self.replica,  # type: ignore[arg-type]
             open_channel=self._open,
             membership_at=lambda index: MEMBERS,
+            first_readable=lambda: self.first_readable,
             replaced=self._replaced,
             kick=self._kick,
             keyring=self.keyring,
@@ -171,13 +173,21 @@ def with_all_of(talk: Conversation, node: Node) -> Node:
     return node
 
 
+def store_much(node: Node, talk: Conversation) -> None:
+    """Some chunks."""
+    with_all_of(talk, node)
+    node.store.put(77, 1, [b"x" * 1000] * 2000)
+    with_all_of(talk, node)
+
+
 @pytest.fixture
 def receiver(tmp_path: Path) -> Node:
     return Node(tmp_path / "n2")
 
 
-def connect(sender: Node, receiver: Node, nursery: trio.Nursery, *, cut_after: int = 1_000_000) -> None:
-    """Have ``sender`` reach ``receiver``, over a connection that breaks after so many values."""
+def connect(sender: Node, receiver: Node, nursery: trio.Nursery, *, cut_after: int = 1_000_000) -> list[Any]:
+    """Have ``sender`` reach ``receiver``, over a connection that breaks after so many values: those sent."""
+    sent: list[Any] = []
 
     @asynccontextmanager
     async def reach(_peer: str) -> AsyncIterator[Channel]:
@@ -193,6 +203,7 @@ def connect(sender: Node, receiver: Node, nursery: trio.Nursery, *, cut_after: i
             if left < 0:
                 await near.aclose()
                 raise UnavailableError("cut")
+            sent.append(value)
             await Channel.send(near, value)
 
         near.send = send  # type: ignore[method-assign]
@@ -203,6 +214,7 @@ def connect(sender: Node, receiver: Node, nursery: trio.Nursery, *, cut_after: i
             await near.aclose()
 
     sender.reach = reach
+    return sent
 
 
 async def _serve(receiver: Node, channel: Channel) -> None:
@@ -210,10 +222,10 @@ async def _serve(receiver: Node, channel: Channel) -> None:
     await channel.aclose()
 
 
-async def deliver(sender: Node, receiver: Node, **options: Any) -> None:
-    """Let one attempt at a snapshot come to its end."""
+async def deliver(sender: Node, receiver: Node, **options: Any) -> list[Any]:
+    """Let one attempt at a snapshot come to its end. Returns what was sent."""
     async with trio.open_nursery() as nursery:
-        connect(sender, receiver, nursery, **options)
+        sent = connect(sender, receiver, nursery, **options)
         async with trio.open_nursery() as sending:
             sending.start_soon(sender.snapshots.run)
             sender.snapshots.wanted("n2")
@@ -221,6 +233,7 @@ async def deliver(sender: Node, receiver: Node, **options: Any) -> None:
                 while sender.snapshots._wanted:
                     await trio.lowlevel.checkpoint()
             sending.cancel_scope.cancel()
+    return sent
 
 
 async def test_a_node_that_fell_behind_gets_the_whole_state(
@@ -276,6 +289,49 @@ async def test_a_cut_leaves_the_old_state_and_the_next_attempt_ends_well(
     assert "snapshot for n2: cut" in caplog.text
     assert receiver.engine.told == []
     assert receiver.store.applied == (0, 0)
+    await deliver(sender, receiver)
+    assert receiver.store.applied == (talk.index, TERM)
+
+
+@pytest.mark.parametrize("dropped", [False, True])
+async def test_what_was_cut_off_is_gone_on_with_though_more_was_published(
+    sender: Node, receiver: Node, talk: Conversation, *, dropped: bool
+) -> None:
+    """Else nothing large would ever arrive; but for a copy behind which the log no longer goes on."""
+    before = talk.index
+    store_much(sender, talk)
+    first = talk.index
+    await deliver(sender, receiver, cut_after=3)
+    part = next((receiver.directory / "received").iterdir())
+    assert part.name.startswith(f"{TERM}-{first}-")
+    with_all_of(talk, sender)
+    if dropped:
+        sender.first_readable = first + 2
+    values = await deliver(sender, receiver)
+    assert receiver.store.applied == (talk.index if dropped else first, TERM)
+    assert before < first < talk.index
+    sizes = [len(value[4]) for value in values if value[0] == "data"]
+    whole = (receiver.directory / "store" / "data.mdb").stat().st_size
+    assert sum(sizes) >= whole if dropped else 0 < sum(sizes) < whole
+    with_all_of(talk, sender)
+    receiver.engine.applied_index = 0
+    await deliver(sender, receiver)
+    assert receiver.store.applied == (talk.index, TERM), "and then a new one is made"
+
+
+async def test_a_damaged_copy_is_thrown_away_and_stops_nobody(
+    sender: Node, receiver: Node, talk: Conversation, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is not the store that is damaged; and the next leader may have the same trouble."""
+    await deliver(sender, receiver, cut_after=1)
+    copy = next((sender.directory / "snapshots").iterdir())
+    with (copy / "data.mdb").open("r+b") as file:
+        file.seek(5_000)
+        file.write(b"rot")
+    await deliver(sender, receiver)
+    assert "is damaged" in caplog.text
+    assert not copy.exists()
+    assert receiver.engine.told == []
     await deliver(sender, receiver)
     assert receiver.store.applied == (talk.index, TERM)
 
