@@ -15,6 +15,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -66,6 +67,7 @@ class Guard:
     """
 
     def __init__(self) -> None:
+        self._lock = threading.Lock()  # some processes are ended from threads
         self._process = subprocess.Popen(
             [sys.executable, __file__], stdin=subprocess.PIPE, text=True, start_new_session=True
         )
@@ -83,8 +85,9 @@ class Guard:
 
     def _say(self, line: str) -> None:
         assert self._process.stdin is not None
-        self._process.stdin.write(line + "\n")
-        self._process.stdin.flush()
+        with self._lock:
+            self._process.stdin.write(line + "\n")
+            self._process.stdin.flush()
 
 
 def _guard() -> None:

@@ -1,11 +1,18 @@
-"""The nemesis's checker bites: each broken promise is told, and what may happen is not."""
+"""The nemesis's checker bites: each broken promise is told, and what may happen is not.
+
+And its schedule is the seed's: faults overlap, are bounded, and what is demanded meanwhile is what can be.
+"""
 
 from __future__ import annotations
 
 import math
+import random
+from itertools import islice, pairwise
 
 import pytest
 from e2e.nemesis.history import Ack, Cursor, Delivery, History, Link, Trouble
+from e2e.nemesis.schedule import AT_ONCE, SUITS, rounds
+from e2e.nemesis.standing import Standing
 
 ACK_WAIT_S = 2.0
 HERE, THERE = Link("here", 0, "n1"), Link("there", 0, "n2")
@@ -159,3 +166,96 @@ def test_old_bytes_of_a_node_that_stood_still(
     deliver(history, 1, 12.0, THERE, count=1)
     deliver(history, 1, at_s, HERE)
     assert broken(history) == rules
+
+
+# --- troubles that overlap ------------------------------------------------------------------------
+
+
+def test_a_trouble_excuses_its_own_nodes_only(history: History, cursor: Cursor) -> None:
+    """n1 stood still while n2 was killed: what is acknowledged at n1 is not lost with n2, only late."""
+    trouble(history, "n1", 10.0, 13.0, stops=True)
+    trouble(history, "n2", 11.0, 15.0, kills=True)
+    assert history.counts_from_s(Ack(10.2, "here", HERE)) == 14.0
+    assert history.counts_from_s(Ack(10.5, "there", THERE)) == math.inf
+    assert history.counts_from_s(Ack(12.9, "here", HERE)) == 14.0
+
+
+def test_while_nobody_leads_an_ack_counts_for_nothing(history: History, cursor: Cursor) -> None:
+    """n1 is paused; then n2 dies, and nobody has a majority until it is back."""
+    trouble(history, "n1", 10.0, 13.0, stops=True)
+    trouble(history, "n2", 11.0, 15.0, kills=True)
+    history.troubles[1].led_s = 14.5
+    assert history.counts_from_s(Ack(10.6, "third", Link("third", 0, "n3"))) == 15.5
+
+
+def test_an_ack_given_to_the_next_process_does_not_die_with_the_last(
+    history: History, cursor: Cursor
+) -> None:
+    trouble(history, "n1", 10.0, 15.0, kills=True)
+    history.troubles[0].died_s = 10.1
+    assert history.counts_from_s(Ack(9.5, "here", HERE)) == math.inf
+    assert history.counts_from_s(Ack(12.0, "here", HERE)) == 16.0
+
+
+# --- the schedule, and what is demanded meanwhile -------------------------------------------------
+
+
+def test_one_seed_makes_one_schedule() -> None:
+    first, again = ([*islice(rounds(random.Random(5)), 20)] for _ in range(2))
+    assert first == again
+    assert first != [*islice(rounds(random.Random(6)), 20)]
+
+
+def test_faults_of_a_round_overlap() -> None:
+    """Each begins while the one before it is in effect; never more than allowed; every fault has its turn."""
+    drawn = [*islice(rounds(random.Random(1)), 40)]
+    assert {len(each.faults) for each in drawn} == {1, 2, AT_ONCE}
+    for each in drawn:
+        assert each.faults[0].after_s == 0
+        for before, fault in pairwise(each.faults):
+            assert before.after_s <= fault.after_s <= before.after_s + before.for_s
+    known = {name for _, names in SUITS for name in names}
+    assert {fault.fault for each in drawn for fault in each.faults} == known
+
+
+@pytest.fixture
+def three() -> Standing:
+    return Standing(["n1", "n2", "n3"])
+
+
+def test_a_leader_is_demanded_of_a_majority_that_is_whole(three: Standing) -> None:
+    assert three.circles()[0] == ("n1", "n2", "n3")
+    three.hold(["n2"])
+    assert three.circles() == [("n1", "n3")]
+    three.cut([("n1", "n3")])  # one direction is enough
+    assert three.circles() == []
+    three.let_go(["n2"])
+    assert three.circles() == [("n1", "n2"), ("n2", "n3")]
+    three.mend([("n1", "n3")])
+    assert len(three.circles()) == 4
+
+
+def test_a_direction_is_whole_when_all_that_cut_it_are_over(three: Standing) -> None:
+    three.cut([("n1", "n2"), ("n1", "n3")])
+    three.cut([("n1", "n2")])
+    three.mend([("n1", "n2"), ("n1", "n3")])
+    assert [*three.cuts] == [("n1", "n2")]
+    three.mend([("n1", "n2")])
+    assert not three.cuts
+
+
+def test_who_may_start_cold(three: Standing) -> None:
+    """A majority of newcomers, if nobody who was there before can tell them better."""
+    three.hold(["n1", "n2"], kills=True)
+    assert not three.may_start_cold()
+    three.let_go(["n1", "n2"])
+    assert not three.may_start_cold()  # n3 has lived
+    three.hold(["n3"])
+    assert three.may_start_cold()
+    three.let_go(["n3"])
+    three.cut([("n3", "n1")])
+    assert three.may_start_cold()
+    three.mend([("n3", "n1")])
+    three.all_well()
+    three.hold(["n3"], kills=True)
+    assert not three.may_start_cold()

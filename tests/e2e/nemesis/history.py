@@ -1,7 +1,8 @@
 """What clients saw while nodes were hurt, and which of the cluster's promises that breaks.
 
 One clock, trio's, for everything. A *cursor* is a subscription, or a queue group with all its members; a
-*link* is one connection of a client to a node; a *trouble* is something that was done to nodes. The rules:
+*link* is one connection of a client to a node; a *trouble* is something that was done to nodes. Troubles may
+overlap; each excuses what it may have caused itself, and no more. The rules:
 
 **lost**: every publish that was acknowledged reaches every cursor of its channel; so does everything below
 what a cursor has reached. **diverged**: a sequence is one message, a message one sequence, to everybody.
@@ -87,14 +88,22 @@ class Trouble:
     began_s: float
     kills: bool = False
     """They died, so what was given to them may have died too."""
+    died_s: float = math.inf
+    """They were dead: what is given to them later is given to other processes."""
     stops: bool = False
     """They stood still."""
     is_cold: bool = False
-    """None was left: everything unacknowledged is due."""
+    """None was left that knew what had been sent: everything unacknowledged is due."""
+    has_ended: bool = False
+    """Nothing is done to them any more, but they may still feel it."""
     led_s: float = math.inf
     """Somebody led again, or still, those that were not hurt."""
     over_s: float = math.inf
-    """All was well again."""
+    """They were well again, as were those that they had been cut off from."""
+
+    @property
+    def is_led(self) -> bool:
+        return self.led_s < math.inf
 
     def until_s(self, node: str) -> float:
         """When it was over for a client of a node."""
@@ -260,7 +269,7 @@ class History:
         for trouble in self.troubles:  # in order of time
             until_s = trouble.until_s(ack.link.node)
             if trouble.began_s < from_s and until_s > ack.at_s:
-                if trouble.kills and ack.link.node in trouble.nodes:
+                if trouble.kills and ack.link.node in trouble.nodes and ack.at_s < trouble.died_s:
                     return math.inf
                 from_s = max(from_s, until_s + ACKED_S)
         return math.inf if self.broken_s.get(ack.link, math.inf) < from_s else from_s

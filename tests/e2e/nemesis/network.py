@@ -31,10 +31,10 @@ class Network(Protocol):
     cluster: Cluster
 
     def cut(self, source: str, target: str) -> None:
-        """Nothing goes from one node to the other until ``heal``; what goes the other way still does."""
+        """Nothing goes from one node to the other until ``mend``; what goes the other way still does."""
 
-    def heal(self) -> None:
-        """Everything goes everywhere again."""
+    def mend(self, source: str, target: str) -> None:
+        """What was cut goes again."""
 
     def close(self) -> None: ...
 
@@ -65,13 +65,14 @@ class Relays:
         self._lines[source, target].forth.clear()
         self._lines[target, source].back.clear()
 
-    def heal(self) -> None:
+    def mend(self, source: str, target: str) -> None:
+        self._lines[source, target].forth.set()
+        self._lines[target, source].back.set()
+
+    def close(self) -> None:
         for line in self._lines.values():
             line.forth.set()
             line.back.set()
-
-    def close(self) -> None:
-        self.heal()
         for line in self._lines.values():
             line.close()
 
@@ -152,7 +153,6 @@ class Namespaces:
         self._bridge = f"{BRIDGE}{os.getpid()}"
         self._subnet = _free_subnet()
         self._hosts = {name: f"{self._subnet}.{10 + at}" for at, name in enumerate(names)}
-        self._cuts: set[tuple[str, str]] = set()
         _ip("link", "add", self._bridge, "type", "bridge")
         try:
             self._build()
@@ -217,14 +217,10 @@ class Namespaces:
         return f"{self._bridge}-{name}"
 
     def cut(self, source: str, target: str) -> None:
-        if (source, target) not in self._cuts:
-            self._cuts.add((source, target))
-            self._route("add", source, target)
+        self._route("add", source, target)
 
-    def heal(self) -> None:
-        for source, target in self._cuts:
-            self._route("delete", source, target)
-        self._cuts.clear()
+    def mend(self, source: str, target: str) -> None:
+        self._route("delete", source, target)
 
     def _route(self, what: str, source: str, target: str) -> None:
         _ip("-n", self._namespace(source), "route", what, "blackhole", f"{self._hosts[target]}/32")

@@ -1,7 +1,7 @@
 """One run: a cluster, its clients, faults for a while, and what is demanded afterwards.
 
-**Progress**: while a majority is well, somebody leads it within `faults.LEADER_S`; after each fault all
-nodes are ready within `faults.READY_S`; after the last, a publish to every channel is acknowledged within
+**Progress**: while a majority is well, somebody leads it within `faults.LEADER_S`; after each round of faults
+all nodes are ready within `faults.READY_S`; after the last, a publish to every channel is acknowledged within
 `PROBE_S`, and within `DRAINED_S` everything that was acknowledged has come to everybody and is acknowledged
 on every node.
 """
@@ -46,6 +46,7 @@ class Run:
     seconds: float
     history: History = field(default_factory=History)
     faults: list[str] = field(default_factory=list)
+    at_once: int = 0
     violations: list[Violation] = field(default_factory=list)
     lines: list[tuple[float, str]] = field(default_factory=list)
     began_s: float = 0.0
@@ -61,7 +62,7 @@ class Run:
             len(events) for cursor in history.cursors.values() for events in cursor.events.values()
         )
         return (
-            f"{self.size} nodes, seed {self.seed}: {len(self.faults)} faults, "
+            f"{self.size} nodes, seed {self.seed}: {len(self.faults)} faults, up to {self.at_once} at once, "
             f"{len(history.published_s)} publishes, {len(history.stored_s)} acknowledged, "
             f"{deliveries} deliveries and acks, {len(self.violations)} violations"
         )
@@ -123,6 +124,7 @@ async def torment(network: Network, disks: Disks, seed: int, seconds: float) -> 
         await nursery.start(load.run)
         try:
             await nemesis.run(seconds)
+            run.at_once = nemesis.at_once
             await _demand_progress(cluster, load)
             load.calm()
             await _drain(run.history, cluster)
