@@ -3,10 +3,9 @@
 What a page says is made by `views` and `nats_views`. Here a page's breaks become checkpoints, and JSON
 of whatever length is written in a worker thread, so that nobody's curiosity holds up the cluster.
 
-Starlette and hypercorn take a quarter of a second to import, so they are imported when a server is
-started. Of hypercorn only its connection handler is used: its own server waits for connections to
-end, and shields writes from cancellation, so one reader who stalls could hold a whole node's
-shutdown for ever. Here each connection's writes have a deadline, and cancelling closes them all.
+Starlette takes a while to import, so it is imported when a server is started. Bytes and requests are
+`connection`'s. A page that fails is a mistake of ours and is logged as one; it costs the connection that
+asked for it, not the node, which has more to do than to be looked at.
 """
 
 from __future__ import annotations
@@ -17,13 +16,14 @@ import logging
 import re
 import socket
 from collections import Counter
-from collections.abc import Awaitable, Callable, Sequence
-from typing import TYPE_CHECKING, Any, Final, TypeAlias, cast
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 import trio
 
 from node.errors import NodeError
 from node.monitor import nats_views, views
+from node.monitor.connection import converse
 from node.monitor.figures import Source
 from node.monitor.process import ProcessMeter
 from node.monitor.query import BadQueryError, NotFoundError, Query
@@ -37,10 +37,6 @@ log = logging.getLogger("stanchion.monitor")
 
 CONNECTIONS_MAX: Final = 64
 """At a time. One more is closed at once."""
-READ_TIMEOUT_S: Final = 30.0
-"""For a request that has begun."""
-WRITE_TIMEOUT_S: Final = 10.0
-"""For one write. A reader that takes longer is cut off."""
 
 _CALLBACK = re.compile(r"[A-Za-z_$][A-Za-z0-9_$.]{0,127}", re.ASCII)
 
@@ -130,9 +126,6 @@ def application(source: Source, *, token: str = "", base_path: str = "/") -> ASG
 
 def prepare() -> None:
     """Import what `serve` needs. In a worker thread, so that a node that serves goes on serving."""
-    import hypercorn.trio.tcp_server
-    import hypercorn.trio.worker_context
-    import hypercorn.utils  # noqa: F401
     import starlette.applications
     import starlette.responses
     import starlette.routing  # noqa: F401
@@ -178,37 +171,6 @@ class _Guarded:
             await refusal(scope, receive, send)
 
 
-class _Stream:
-    """One connection as hypercorn's handler uses it, with a deadline for each write.
-
-    Awaits ``gone`` when the reader has hung up: hypercorn would wait out its keep-alive all the same,
-    and a few readers that ask often would fill the house with connections that are none.
-    """
-
-    def __init__(self, stream: trio.SocketStream, gone: Callable[[], Awaitable[None]]) -> None:
-        self._stream = stream
-        self._gone = gone
-        self.socket = stream.socket
-
-    async def receive_some(self, max_bytes: int) -> bytes | bytearray:
-        data = await self._stream.receive_some(max_bytes)
-        if not data:
-            await self._gone()
-        return data
-
-    async def send_all(self, data: bytes) -> None:
-        with trio.move_on_after(WRITE_TIMEOUT_S) as scope:
-            await self._stream.send_all(data)
-        if scope.cancelled_caught:
-            raise trio.BrokenResourceError("the reader is too slow")
-
-    async def send_eof(self) -> None:
-        await self._stream.send_eof()
-
-    async def aclose(self) -> None:
-        await self._stream.aclose()
-
-
 async def serve(
     source: Source,
     address: tuple[str, int],
@@ -231,34 +193,23 @@ async def serve(
     Raises:
         NodeError: it can't listen there.
     """
-    from hypercorn.config import Config
-    from hypercorn.trio.tcp_server import TCPServer
-    from hypercorn.trio.worker_context import WorkerContext
-    from hypercorn.typing import ConnectionState, LifespanState
-    from hypercorn.utils import wrap_app
-
-    host, port = address
-    config = Config()
-    config.errorlog = log
-    config.read_timeout = int(READ_TIMEOUT_S)
-    config.include_server_header = False
-    app = wrap_app(
-        cast("Any", application(source, token=token, base_path=base_path)), config.wsgi_max_body_size, "asgi"
-    )
-    state = LifespanState()
+    app = application(source, token=token, base_path=base_path)
     open_now: set[trio.SocketStream] = set()
 
     async def handle(stream: trio.SocketStream) -> None:
         try:
             if len(open_now) < CONNECTIONS_MAX:
                 open_now.add(stream)
-                context = WorkerContext(None)  # its own: "terminated" is this connection's end
-                told = cast("Any", _Stream(stream, context.terminated.set))
-                await TCPServer(app, config, context, ConnectionState(state), told)
+                await converse(stream, app)
+        except* trio.BrokenResourceError as gone:
+            log.debug("a reader of monitoring has gone: %s", gone.exceptions[0])
+        except* Exception:
+            log.exception("a request to monitoring failed")
         finally:
             open_now.discard(stream)
-            stream.socket.close()
+            await trio.aclose_forcefully(stream)
 
+    host, port = address
     try:
         if sockets:
             listeners = [trio.SocketListener(trio.socket.from_stdlib_socket(one)) for one in sockets]
@@ -266,26 +217,6 @@ async def serve(
             listeners = await trio.open_tcp_listeners(port, host=host)
     except OSError as error:
         raise NodeError(f"monitoring can't listen on {host}:{port}: {error.strerror or error}") from error
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(_close_when_cancelled, open_now)
-        await _accept(handle, listeners, nursery, task_status)
-
-
-async def _accept(
-    handle: Callable[[trio.SocketStream], Awaitable[None]],
-    listeners: list[trio.SocketListener],
-    nursery: trio.Nursery,
-    task_status: trio.TaskStatus[tuple[str, int]],
-) -> None:
     name = listeners[0].socket.getsockname()
     task_status.started((name[0], name[1]))
-    await trio.serve_listeners(handle, listeners, handler_nursery=nursery)
-
-
-async def _close_when_cancelled(open_now: set[trio.SocketStream]) -> None:
-    """Wake writers that hypercorn shields from cancellation."""
-    try:
-        await trio.sleep_forever()
-    finally:
-        for stream in list(open_now):
-            stream.socket.close()
+    await trio.serve_listeners(handle, listeners)

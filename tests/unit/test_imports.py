@@ -60,10 +60,10 @@ DOORS = {
     "yaml": {"config/tree.py"},
     "msgpack": {"protocol/peer.py", "core/", "raft/records.py", "raft/membership.py", "store/snapshot.py"},
     "starlette": {"monitor/http.py"},
-    "hypercorn": {"monitor/http.py"},
+    "h11": {"monitor/connection.py", "monitor/http.py"},
     "rich": {"demo/", "cli/"},
     "trio": {
-        "server/", "monitor/http.py", "cli/", "client/", "demo/",
+        "server/", "monitor/http.py", "monitor/connection.py", "cli/", "client/", "demo/",
         "raft/driver.py", "raft/transport.py", "raft/connection.py",
     },
 }  # fmt: skip

@@ -152,7 +152,7 @@ async def test_an_address_in_use_is_named(serving: Serving, source: FakeSource) 
 async def test_cancelling_ends_idle_and_stalled_connections_at_once(
     serving: Serving, source: FakeSource
 ) -> None:
-    """A reader that never reads holds up hypercorn's own server for as long as it likes."""
+    """A reader that never reads holds nobody up."""
     for number in range(3000):
         source.channel(f"{'long' * 800}.{number}")
     with trio.fail_after(5):
@@ -183,3 +183,19 @@ async def test_readers_that_hang_up_leave_nothing_behind(serving: Serving) -> No
             async with await trio.open_tcp_stream(*address) as stream:
                 await stream.send_all(b"GET /healthz HTTP/1.1\r\nHost: n1\r\n\r\n")
                 assert (await stream.receive_some()).startswith(b"HTTP/1.1 200")
+
+
+async def test_a_page_that_fails_costs_its_reader_the_connection(
+    serving: Serving, source: FakeSource, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """And nobody else anything: who can look at a node must not be able to end it."""
+
+    def fails(_source: object) -> None:
+        raise ZeroDivisionError("a mistake of ours")
+
+    monkeypatch.setattr("node.monitor.views.raftz", fails)
+    async with serving() as address:
+        assert (await get(address, "/raftz")).status == 500
+        assert (await get(address, "/healthz")).status == 200
+    assert "a request to monitoring failed" in caplog.text
+    assert "a mistake of ours" in caplog.text
