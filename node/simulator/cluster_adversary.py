@@ -213,11 +213,15 @@ class ClusterAdversary:
         storage.fill(self._rng.randrange(10_000))
         self._world.after(seconds, storage.empty)
 
+    def _may_rot(self, node: SimNode) -> bool:
+        nodes = self._cluster.sound
+        rotten = sum(other.storage.rotten for other in nodes)
+        return not node.storage.rotten and rotten < (len(nodes) - 1) // 2
+
     def _rot(self, how: Callable[[SimNode], bool]) -> None:
         """Of a minority at most: what rots there is lost for good."""
-        node, nodes = self._victim(), self._cluster.sound
-        rotten = sum(other.storage.rotten for other in nodes)
-        if not node.storage.rotten and rotten < (len(nodes) - 1) // 2 and how(node):
+        node = self._victim()
+        if self._may_rot(node) and how(node):
             self._world.note(f"a bit flips on the disk of {node.name}")
             if self._rng.random() < 0.5:
                 self._kill(node, 0.5)
@@ -247,7 +251,8 @@ class ClusterAdversary:
             self._world.after(rng.uniform(0.2, 2.0), storage.empty)
 
         def rot() -> None:
-            storage.kept.rot_received(rng)
+            if self._may_rot(node):
+                storage.rot_received(rng)
             cut()
 
         def die() -> None:

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 from node.errors import DiskError, RemoteProtocolError, UnavailableError
 from node.protocol.peer import encode_frame
 from node.server.snapshot_context import Context
-from node.simulator.sim_store import CHUNK_BYTES
+from node.server.unfinished import Unfinished
+from node.simulator.sim_store import CHUNK_BYTES, Copied
 from node.store.snapshot import Manifest
 from node.store.transfer import SnapshotReceiver, SnapshotSender
 
@@ -53,6 +54,7 @@ class SimSnapshots:
         self._receiver: SnapshotReceiver | None = None
         self._queue: deque[list[Any]] = deque()
         self._busy = self.installing = False
+        self._unfinished: Unfinished[Copied] = Unfinished(lambda: node.journal.first_readable)
 
     # --- sending ------------------------------------------------------------------------------------
 
@@ -73,12 +75,15 @@ class SimSnapshots:
         try:
             if not (index and self._network.linked(node.name, peer)):
                 raise UnavailableError(f"no snapshot connection with {peer}")
-            copied = node.storage.kept.copy(Context(node.members_at(index), b"").encode())
+            copied = self._unfinished.of(peer)
+            if copied is None:
+                copied = node.storage.kept.copy(Context(node.members_at(index), b"").encode())
         except UnavailableError as error:
             node.note(f"has no snapshot for {peer}: {error}")
             self._sent()
             return
         node.count("snapshots sent")
+        self._unfinished.begun(peer, copied.manifest.index, copied)
         self._sender = SnapshotSender(copied.manifest, copied.read)
         self._pump()
 
@@ -90,6 +95,7 @@ class SimSnapshots:
             self._network.send(self._node.name, peer, encode_frame(value), loose=False)
         if sender.done or sender.refused is not None:
             self._node.note(f"has sent {peer} a snapshot: {sender.refused or 'delivered'}")
+            self._unfinished.ended(peer)
             self._sent()
 
     def _sent(self) -> None:
@@ -107,6 +113,7 @@ class SimSnapshots:
             try:
                 self._sender.receive(value)
             except RemoteProtocolError:
+                self._unfinished.ended(peer)
                 self._network.cut(self._node.name, peer)
                 return
             self._pump()

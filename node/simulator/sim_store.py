@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import random
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 from node.errors import CorruptionError, DiskError, RemoteProtocolError, UnavailableError
@@ -22,6 +23,7 @@ from node.store.interface import CheckpointJob
 from node.store.memory import MemoryCheckpoint, MemoryStore
 from node.store.parts import Parts
 from node.store.snapshot import Manifest, Snapshot, describe
+from node.store.values import verified, with_checksum
 
 CHUNK_BYTES = 512
 """So small that there are many."""
@@ -67,7 +69,7 @@ class RottingStore(MemoryStore):
         self._check(self._rotten | self._unread)
         durable = self._durable
         contents = durable.contents
-        return encode_frame(
+        packed = encode_frame(
             [
                 durable.applied,
                 durable.previous,
@@ -77,11 +79,17 @@ class RottingStore(MemoryStore):
                 sorted(contents.lasts.items()),
             ]
         )
+        return with_checksum(b"", packed)
 
     @classmethod
     def unpacked(cls, packed: bytes) -> RottingStore:
-        """What was packed."""
-        applied, previous, records, messages, floors, lasts = decode_body(packed[HEADER_BYTES:])
+        """What was packed.
+
+        Raises:
+            CorruptionError: it isn't, as the real one would find by its values' checksums.
+        """
+        body = verified(Path("received"), b"", packed)[HEADER_BYTES:]
+        applied, previous, records, messages, floors, lasts = decode_body(body)
         found = cls()
         durable = found._durable
         durable.applied, durable.previous = tuple(applied), tuple(previous)
@@ -202,6 +210,7 @@ class MemoryKeeper:
 
         Raises:
             RemoteProtocolError: the snapshot isn't what it says; the old store is untouched.
+            CorruptionError: it has rotted since it was received.
         """
         for step in self._steps():
             step()
@@ -242,9 +251,9 @@ class MemoryKeeper:
             with contextlib.suppress(DiskError):
                 checkpoint()
         if self._installing is not None:
-            steps = self._steps()
-            for step in steps[: self._rng.randrange(len(steps) + 1)]:
-                with contextlib.suppress(PowerCutError):
+            with contextlib.suppress(PowerCutError, CorruptionError):
+                steps = self._steps()
+                for step in steps[: self._rng.randrange(len(steps) + 1)]:
                     step()
         if power:
             self._disk.power_cut()
