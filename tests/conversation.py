@@ -338,7 +338,6 @@ def _check_group(state: State, group: Group) -> None:
     assert group.queue or len(group.members) <= 1
     holders = [member.unacked for member in group.members] + [group.orphans]
     if group.shadow is not None:
-        assert not group.orphans
         assert not group.shadow.due
         assert not group.shadow.due_before
         assert not group.shadow.missed

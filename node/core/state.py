@@ -173,7 +173,8 @@ class Group:
     """Online ones, in the order in which they take turns (D15)."""
     shadow: Subscription | None = None
     orphans: dict[int, Record] = field(default_factory=dict)
-    """Left behind by members that went away: due at once, to whoever can hear (D35)."""
+    """Left behind by members that went away: due at once, to whoever can hear (D35). A shadow may have some
+    beside it: then everyone had gone before they could be sent."""
     paused_ns: int | None = None
     """Cluster time at which an operator paused it: nothing is sent, and no AckWait runs. None: it isn't."""
     stood_ns: int = 0

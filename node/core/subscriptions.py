@@ -12,7 +12,7 @@ from .commands import SubscriptionClose, SubscriptionOpen, Unsubscribe
 from .due import make_all_due
 from .effects import OK, Ok, SubscriptionOpened
 from .log import MessageLog
-from .state import Channel, Client, Group, Record, State, Subscription
+from .state import Channel, Client, Group, State, Subscription
 from .turn import Turn
 
 
@@ -137,8 +137,8 @@ def _go_online(state: State, subscription: Subscription, client: Client) -> None
     group.members.append(subscription)
     state.by_ack_inbox[subscription.ack_inbox] = subscription
     watch(state, subscription)
-    if len(group.members) > 1:
-        state.overdue[group.id] = group  # the others may be absent and have something for it
+    if len(group.members) > 1 or group.orphans:
+        state.overdue[group.id] = group  # the others may be absent, or have left, and have something for it
     state.hungry[group.id] = group
     _touch(state, subscription)
 
@@ -208,21 +208,25 @@ def end(turn: Turn, subscription: Subscription, *, for_good: bool) -> None:
     if subscription.client is not None:
         _go_offline(turn, subscription)
     if group.members:
-        if group.orphans:
-            group.orphans.update(subscription.unacked)
-        else:
-            group.orphans, subscription.unacked = subscription.unacked, {}
+        _leave_behind(group, subscription)
         _forget(state, subscription)
         state.overdue[group.id] = group
         state.touched.groups[group.id] = group.channel.id
     elif group.durable and not for_good:
-        group.shadow = subscription
-        subscription.unacked = _merged(subscription.unacked, group.orphans)
-        group.orphans = {}
+        group.shadow = subscription  # orphans stay such, to whoever joins next
         _touch(state, subscription)
     else:
         _forget(state, subscription)
         _remove_group(state, group)
+
+
+def _leave_behind(group: Group, subscription: Subscription) -> None:
+    """What it holds is the group's now. Of that and what others have left the less is moved."""
+    more, less = group.orphans, subscription.unacked
+    if len(more) < len(less):
+        more, less = less, more
+    more.update(less)
+    group.orphans, subscription.unacked = more, {}
 
 
 def end_group(turn: Turn, group: Group) -> None:
@@ -250,13 +254,6 @@ def _go_offline(turn: Turn, subscription: Subscription) -> None:
     subscription.due_here = False
     group.channel.active_ns = turn.time_ns
     state.touched.channels[group.channel.id] = group.channel.name
-
-
-def _merged(unacked: dict[int, Record], orphans: dict[int, Record]) -> dict[int, Record]:
-    """Both, in order of time."""
-    if not orphans:
-        return unacked
-    return dict(sorted([*unacked.items(), *orphans.items()], key=lambda item: (*item[1][:2], item[0])))
 
 
 def _forget(state: State, subscription: Subscription) -> None:

@@ -155,7 +155,7 @@ def test_a_member_leaves_while_all_others_are_absent() -> None:
     assert answer.redelivered("B") == {1: 1, 2: 2}
 
 
-def test_orphans_go_to_the_shadow_when_the_last_member_leaves_too() -> None:
+def test_orphans_stay_when_the_last_member_leaves_too() -> None:
     """D38 with R15: the durable group's next member inherits what was left behind as well."""
     talk = pair(durable="d")
     talk.publish(2)
