@@ -335,6 +335,9 @@ def check_invariants(state: State) -> None:
 def _check_group(state: State, group: Group) -> None:
     assert bool(group.members) != (group.shadow is not None)
     assert group.durable or group.shadow is None
+    assert group.purged is None or group.id in state.hungry or group.id in state.overdue, (
+        "a purge is forgotten"
+    )
     assert group.queue or len(group.members) <= 1
     holders = [member.unacked for member in group.members] + [group.orphans]
     if group.shadow is not None:

@@ -17,8 +17,8 @@ and comes back is still paused. What was sent before the pause may still be on i
 where the cursor had been before they are flagged as redelivered, with count 1: an earlier delivery can't be
 excluded, and an application that looks closely at flagged messages must see them so (D7, Target).
 
-*A purge* drops messages as limits do. Cursors below move on, and what was unacknowledged of them is
-forgotten at once, so subscriptions that were full of it have room again.
+*A purge* drops messages as limits do. Cursors below move on, and what was unacknowledged of them is forgotten
+(see ``purging``), so subscriptions that were full of it have room again.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from typing import assert_never
 
 from node.errors import RefusedError
 
-from . import channels, clients, limits, refusals, subscriptions
+from . import channels, clients, purging, refusals, subscriptions
 from .ack_waits import may_redeliver
 from .commands import (
     AdminCommand,
@@ -119,31 +119,8 @@ def _purge_channel(turn: Turn, command: ChannelPurge) -> None:
     up_to = min(command.up_to or log.last, log.last)
     if up_to < log.first:
         return
-    limits.drop_before(turn, channel, up_to + 1)
-    for group in channel.groups.values():
-        if group.cursor < up_to:
-            group.cursor = up_to
-            turn.state.touched.groups[group.id] = channel.id
-        _forget_up_to(turn.state, group, up_to)
+    purging.purge(turn, channel, up_to)
     _note(turn, f"messages of channel {channel.name!r} are dropped up to {up_to}")
-
-
-def _forget_up_to(state: State, group: Group, up_to: int) -> None:
-    """What is unacked up to ``up_to`` is so no longer; who holds it has room again."""
-    for holder in _holders(group):
-        if any(seq <= up_to for seq in holder.unacked):
-            holder.unacked = {seq: record for seq, record in holder.unacked.items() if seq > up_to}
-            holder.due = [seq for seq in holder.due if seq > up_to]
-            holder.due_here = holder.due_here and bool(holder.due or holder.due_before or holder.missed)
-            state.touched.unacked[holder.id] = None
-    if any(seq <= up_to for seq in group.orphans):
-        group.orphans = {seq: record for seq, record in group.orphans.items() if seq > up_to}
-        state.touched.groups[group.id] = group.channel.id
-    state.hungry[group.id] = group
-
-
-def _holders(group: Group) -> list[Subscription]:
-    return [*group.members, group.shadow] if group.shadow is not None else list(group.members)
 
 
 # --- subscriptions -------------------------------------------------------------------------------
@@ -152,7 +129,7 @@ def _holders(group: Group) -> list[Subscription]:
 def _remove_subscription(turn: Turn, command: SubscriptionRemove) -> None:
     subscription = _find_subscription(turn.state, command.subscription)
     group = subscription.group
-    ending = _holders(group) if command.group else [subscription]
+    ending = list(group.holders) if command.group else [subscription]
     online = sum(each.online for each in ending)
     if online and not command.force:
         raise RefusedError(refusals.in_use(online))
@@ -177,17 +154,10 @@ def _seek(turn: Turn, command: SubscriptionSeek) -> None:
     cursor = _place(group.channel.log, to, command.value) - 1
     group.replayed_to = max(group.replayed_to, group.cursor)
     group.cursor = cursor
-    for holder in _holders(group):
-        holder.unacked = {}
-        holder.due = []
-        holder.due_before = 0
-        holder.missed = None
-        holder.due_here = False
+    purging.forget_all(turn, group)
+    for holder in group.holders:
         holder.last_sent = min(holder.last_sent, cursor) if group.queue else cursor
         state.ack_deadlines.disarm(holder.id)
-        state.touched.unacked[holder.id] = None
-    group.orphans = {}
-    state.touched.groups[group.id] = group.channel.id
     state.overdue.pop(group.id, None)
     if group.members:
         state.hungry[group.id] = group

@@ -20,6 +20,7 @@ from . import due
 from .ack_waits import first_deadline, may_redeliver, passed, watch
 from .effects import Deliver
 from .group import choose_for_redelivery, share_out
+from .purging import forget_purged
 from .state import Group, Record, State, Subscription
 from .turn import Turn
 
@@ -98,6 +99,8 @@ def _work_off(
 def _send_new(turn: Turn, group: Group, most: int) -> tuple[int, bool]:
     """Send up to ``most`` new messages; how many, and whether there are more to send now."""
     state = turn.state
+    if not forget_purged(turn, group):
+        return 0, True
     if group.id in state.overdue:
         return 0, False  # the due ones are ahead of the new; when they are out, it is hungry again
     log, members = group.channel.log, group.members

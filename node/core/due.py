@@ -37,6 +37,14 @@ def make_all_due(turn: Turn, member: Subscription, *, here: bool = False) -> Non
         turn.state.overdue[member.group.id] = member.group
 
 
+def clear(member: Subscription) -> None:
+    """Nothing of what it holds is due."""
+    member.due = []
+    member.due_before = 0
+    member.missed = None
+    member.due_here = False
+
+
 def resume_sending(
     turn: Turn,
     member: Subscription,

@@ -194,6 +194,7 @@ def _group(group: Group) -> tuple[bytes, bytes]:
         pack_records(group.orphans),
         group.paused_ns,
         group.stood_ns,
+        group.purged,
         group.replayed_to,
     )
 

@@ -150,7 +150,7 @@ class _Restoring:
             channel = self.state.channels_by_id[channel_id]
             group = Group(NUMBER.unpack(key)[1], channel, durable, queue, client_id, cursor)
             group.orphans = unpack_records(orphans)
-            group.paused_ns, group.stood_ns, group.replayed_to = rest
+            group.paused_ns, group.stood_ns, group.purged, group.replayed_to = rest
             channel.add(group)
             self._groups[group.id] = group
             for number in members:

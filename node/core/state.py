@@ -179,6 +179,8 @@ class Group:
     """Cluster time at which an operator paused it: nothing is sent, and no AckWait runs. None: it isn't."""
     stood_ns: int = 0
     """How long its pauses have taken, those that are over."""
+    purged: tuple[int, int] | None = None
+    """First and last of what was purged and may still be unacked: forgotten before anything new is sent."""
     replayed_to: int = 0
     """An operator put the cursor back: up to here messages may have been sent before, and say so (D7)."""
 
@@ -186,6 +188,11 @@ class Group:
     def name(self) -> str:
         """As monitoring shows a queue group; durable ones are ``durable:queue``."""
         return f"{self.durable}:{self.queue}" if self.durable and self.queue else self.queue
+
+    @property
+    def holders(self) -> list[Subscription]:
+        """Who holds what was sent: its members, or its shadow."""
+        return self.members if self.shadow is None else [self.shadow]
 
     def clock(self, time_ns: int) -> int:
         """What the group's own clock shows at ``time_ns`` of cluster time: it stands still in pauses.

@@ -6,10 +6,9 @@ from node.errors import RefusedError
 from node.protocol.positions import StartPosition
 from node.units import SubscriptionID
 
-from . import channels, presence, refusals
+from . import channels, due, presence, refusals
 from .ack_waits import watch
 from .commands import SubscriptionClose, SubscriptionOpen, Unsubscribe
-from .due import make_all_due
 from .effects import OK, Ok, SubscriptionOpened
 from .log import MessageLog
 from .state import Channel, Client, Group, State, Subscription
@@ -126,7 +125,7 @@ def _resume(turn: Turn, group: Group, client: Client, command: SubscriptionOpen)
     subscription.ack_inbox = command.ack_inbox
     subscription.max_in_flight = command.max_in_flight
     subscription.ack_wait_ns = command.ack_wait_ns
-    make_all_due(turn, subscription)
+    due.make_all_due(turn, subscription)
     _go_online(turn.state, subscription, client)
 
 
@@ -231,8 +230,7 @@ def _leave_behind(group: Group, subscription: Subscription) -> None:
 
 def end_group(turn: Turn, group: Group) -> None:
     """The end of all that share a cursor, and of what they hold."""
-    shadow = [group.shadow] if group.shadow is not None else []
-    for subscription in [*group.members, *shadow]:
+    for subscription in list(group.holders):
         if subscription.client is not None:
             _go_offline(turn, subscription)
         _forget(turn.state, subscription)
@@ -248,10 +246,7 @@ def _go_offline(turn: Turn, subscription: Subscription) -> None:
     state.ack_deadlines.disarm(subscription.id)
     subscription.client = None
     subscription.absent = False
-    subscription.due = []
-    subscription.due_before = 0
-    subscription.missed = None
-    subscription.due_here = False
+    due.clear(subscription)
     group.channel.active_ns = turn.time_ns
     state.touched.channels[group.channel.id] = group.channel.name
 

@@ -233,7 +233,7 @@ def _channel(source: Source, channel: Channel, with_subscriptions: bool) -> View
         view["subscriptions"] = [
             _subscription(source, subscription)
             for group in channel.groups.values()
-            for subscription in (*group.members, *([group.shadow] if group.shadow else []))
+            for subscription in group.holders
         ]
     return view
 

@@ -84,9 +84,7 @@ def channel_in_full(state: State, shown: Channel) -> View:
 def subscriptions_of(shown: Channel) -> Iterator[Subscription]:
     """Its subscriptions, those that share a cursor beside each other."""
     for group in shown.groups.values():
-        yield from group.members
-        if group.shadow is not None:
-            yield group.shadow
+        yield from group.holders
 
 
 # --- subscriptions -------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ from node.core.commands import (
     SubscriptionSeek,
     TakeOver,
 )
-from node.core.effects import OK, Drop, DropChannel
+from node.core.effects import OK, DropChannel
 
 
 def talk_of(**settings: object) -> Conversation:
@@ -86,59 +86,6 @@ def test_publishes_around_a_deletion_in_one_entry() -> None:
     assert answer.effects.dropped == [DropChannel(1)]
     log = talk.state.channels["foo"].log
     assert (log.first, log.last) == (1, 3)
-
-
-def test_a_purge_drops_messages_and_keeps_the_last_sequence() -> None:
-    talk = talk_of()
-    talk.publish(5)
-    answer = talk.say(ChannelPurge("foo", 3, LATE))
-    assert answer.effects.dropped == [Drop(1, 3)]
-    log = talk.state.channels["foo"].log
-    assert (log.first, log.last, log.bytes) == (4, 5, log.size(4) + log.size(5))
-    assert talk.say(ChannelPurge("foo", 2, LATE)).effects.dropped == []
-    assert talk.say(ChannelPurge("foo", -7, LATE)).effects.dropped == []
-    talk.say(ChannelPurge("foo", 0, LATE))
-    assert (log.first, log.last, len(log)) == (6, 5, 0)
-    assert talk.publish().effects.stored[0].first == 6
-
-
-def test_a_purge_takes_what_the_entry_has_published_so_far() -> None:
-    talk = talk_of()
-    talk.subscribe("A")
-    answer = talk.say(*publishes(3), ChannelPurge("foo", 0, LATE), *publishes(1))
-    assert answer.sent == {"A": [4]}
-    assert [(store.first, len(store.bodies)) for store in answer.effects.stored] == [(1, 4)]
-    assert answer.effects.dropped == [Drop(1, 3)]
-
-
-def test_purged_messages_are_unacked_no_longer() -> None:
-    """Who was stalled by them has room at once, in the same entry; the offline and the absent alike."""
-    talk = talk_of()
-    talk.subscribe("A", mif=2)
-    talk.subscribe("B", durable="d")
-    for inbox in ("C", "D"):
-        talk.subscribe(inbox, "you", queue="q")
-    talk.publish(4)
-    talk.close("B")
-    talk.away("you")
-    talk.close("C", "you")
-    assert talk.unacked("A") == [1, 2]
-    answer = talk.say(ChannelPurge("foo", 3, LATE))
-    assert answer.sent == {"A": [4]}
-    group = talk.find("D").group
-    assert [*talk.find("B").unacked] == [4]
-    assert sorted([*group.orphans, *talk.unacked("D")]) == [4]
-    assert talk.tick(at=31).sent == {"A": [4]}
-
-
-def test_a_cursor_below_a_purge_moves_on() -> None:
-    talk = talk_of()
-    talk.publish(5)
-    talk.subscribe("A", durable="d", start=4, mif=1)
-    talk.close("A")
-    talk.say(ChannelPurge("foo", 4, LATE))
-    assert talk.find("A").group.cursor == 4
-    assert talk.subscribe("A", durable="d").sent == {"A": [5]}
 
 
 # --- removing ------------------------------------------------------------------------------------

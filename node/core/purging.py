@@ -1,0 +1,73 @@
+"""A purge: messages leave the log at once, and what subscriptions hold of them within bounds.
+
+A group whose cursor has not come further holds nothing else, and that is gone with one stroke. Else it may
+hold half a million messages of which some are purged, and there may be thousands of groups; so each
+remembers what was purged (``Group.purged``), and forgets it before it is sent anything new (R19). If it holds
+little, that is looked through; if it holds much, the purged sequences are gone through instead, so many at a
+time: what members hold stands in order of time, in which no place can be kept while acks come.
+"""
+
+from __future__ import annotations
+
+from . import due, limits
+from .state import Channel, Group, Record
+from .turn import Turn
+
+LOOKED_AT_MAX = 8192
+"""So much a group holds, or is looked for in what it holds, in one entry."""
+
+
+def purge(turn: Turn, channel: Channel, up_to: int) -> None:
+    """Drop a channel's messages up to and including ``up_to``, of which there are some."""
+    state, first = turn.state, channel.log.first
+    limits.drop_before(turn, channel, up_to + 1)
+    for group in channel.groups.values():
+        if group.cursor <= up_to:
+            group.cursor = up_to
+            forget_all(turn, group)
+        elif any(_held(group)):
+            group.purged = (min(first, group.purged[0]) if group.purged else first, up_to)
+        state.touched.groups[group.id] = channel.id
+        state.hungry[group.id] = group
+
+
+def _held(group: Group) -> list[dict[int, Record]]:
+    return [*(holder.unacked for holder in group.holders), group.orphans]
+
+
+def forget_all(turn: Turn, group: Group) -> None:
+    """Nothing that was sent on this cursor is unacked any longer."""
+    state = turn.state
+    for holder in group.holders:
+        holder.unacked = {}
+        due.clear(holder)
+        state.touched.unacked[holder.id] = None
+    group.orphans = {}
+    group.purged = None
+    state.touched.groups[group.id] = group.channel.id
+
+
+def forget_purged(turn: Turn, group: Group) -> bool:
+    """Go on forgetting what was purged; whether that is done."""
+    if group.purged is None:
+        return True
+    first, last = group.purged
+    held = _held(group)
+    size = sum(map(len, held))
+    if size <= LOOKED_AT_MAX:
+        until = last
+        for unacked in held:
+            for seq in [seq for seq in unacked if seq <= last]:
+                del unacked[seq]
+    else:
+        size = max(len(held), LOOKED_AT_MAX)
+        until = min(last, first + size // len(held) - 1)
+        for unacked in held:
+            for seq in range(first, until + 1):
+                unacked.pop(seq, None)
+    turn.looks += size
+    group.purged = (until + 1, last) if until < last else None
+    for holder in group.holders:
+        turn.state.touched.unacked[holder.id] = None
+    turn.state.touched.groups[group.id] = group.channel.id
+    return group.purged is None
