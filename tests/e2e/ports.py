@@ -1,23 +1,21 @@
 """Ports for the processes of a test run, and a guard that ends those processes with it.
 
 Several runs may go on at once on one machine. A port is taken from below the range the kernel draws
-from, and held by a lock on a file for as long as the run lasts, so no two runs are given the same.
+from, and held by an abstract socket of its number for as long as the run lasts, so no two runs are given the
+same, whosever they are.
 """
 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import random
 import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import threading
 from contextlib import ExitStack
-from pathlib import Path
 
 FIRST, LAST = 15_000, 30_000
 
@@ -26,27 +24,25 @@ class Ports:
     """Free ports on the loopback, ours until they are closed."""
 
     def __init__(self) -> None:
-        self._folder = Path(tempfile.gettempdir()) / "stanchion-test-ports"
-        self._folder.mkdir(exist_ok=True)
-        self._locks = ExitStack()
+        self._held = ExitStack()
 
     def take(self) -> int:
         """A port nobody listens on and no other run was given."""
         while True:
             port = random.randrange(FIRST, LAST)
-            lock = (self._folder / str(port)).open("w")
+            hold = socket.socket(socket.AF_UNIX)
             try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                lock.close()
+                hold.bind(f"\0stanchion-test-port-{port}")
+            except OSError:  # it is another run's, or was ours
+                hold.close()
                 continue
             if _is_free(port):
-                self._locks.enter_context(lock)
+                self._held.enter_context(hold)
                 return port
-            lock.close()
+            hold.close()
 
     def close(self) -> None:
-        self._locks.close()
+        self._held.close()
 
 
 def _is_free(port: int) -> bool:
