@@ -157,6 +157,11 @@ class Check:
         self._given = given
         self._identity = identity
 
+    @property
+    def by(self) -> Authenticator:
+        """Who had it made."""
+        return self._authenticator
+
     def run(self) -> Identity | None:
         """Compare. Takes long; touches nothing but a dictionary, so any thread may call it."""
         if self._identity is not None and self._authenticator.knows(self._hashed, self._given):

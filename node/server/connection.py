@@ -235,6 +235,9 @@ class Connection(Outbox):
         """The password was compared: whose connection it is, ``None`` for wrong."""
         if self._phase is not Phase.CHECKING:
             return  # closed in the meantime
+        assert self.check is not None
+        if identity is not None and not self._context.authenticator.still_knows(identity, self.check.by):
+            identity = None  # the configuration was read again while it was compared
         self.check = None
         self._phase = Phase.HANDSHAKE
         self._connected(identity, self._promised)

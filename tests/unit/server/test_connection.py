@@ -516,6 +516,20 @@ def test_a_slow_password_check_holds_everything_back_in_order() -> None:
     assert wrong.read() == b""
 
 
+def test_who_may_no_longer_connect_when_its_password_is_compared_does_not() -> None:
+    """The configuration was read again meanwhile: what another file said counts no more."""
+    hashed = bcrypt.hashpw(b"right", bcrypt.gensalt(4)).decode()
+    for users, may in (([User("ann", hashed)], True), ([User("ann", "another")], False), ([], True)):
+        world = World(authenticator=Authenticator([User("ann", hashed)]))
+        client = world.accept()
+        client.says(connect(user="ann", **{"pass": "right"}))
+        check = client.connection.check
+        assert check is not None
+        world.context.authenticator = Authenticator(users)
+        client.connection.checked(check.run())
+        assert client.connection.closed is not may
+
+
 def test_a_second_connect_is_checked_too() -> None:
     hashed = bcrypt.hashpw(b"x", bcrypt.gensalt(4)).decode()
     world = World(authenticator=Authenticator([User("ann", hashed), User("bob", "y")]))
