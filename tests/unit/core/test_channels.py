@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from conversation import EPOCH_NS, SECOND, Conversation, publishes
+from conversation import EPOCH_NS, LATE, SECOND, Conversation, publishes
 
-from node.core.commands import ChannelExpire
+from node.core.commands import ChannelDelete, ChannelExpire
 from node.core.effects import OK, DropChannel
 
 
@@ -129,5 +129,20 @@ def test_a_deleted_channel_leaves_nothing() -> None:
     expire(talk, at=2)
     assert talk.state.next_age() is None
     assert talk.state.next_deadline() is None
+    assert not talk.state.marked
+    assert not [key for key in talk.records if key[:1] in b"hlgsu"]
+
+
+def test_what_was_published_to_it_in_the_same_entry_goes_with_a_deleted_channel() -> None:
+    """S3, INA-07: nothing is stored or dispatched afterwards; the next publish makes a new channel."""
+    talk = talk_of()
+    talk.subscribe("A", durable="d")
+    talk.close("A")
+    answer = talk.say(*publishes(2), ChannelDelete("foo", False, LATE), *publishes(1))
+    assert [(stored.channel, stored.first, len(stored.bodies)) for stored in answer.effects.stored] == [
+        (2, 1, 1)
+    ]
+    talk.say(*publishes(2), ChannelDelete("foo", False, LATE))
+    assert talk.state.channels == {}
     assert not talk.state.marked
     assert not [key for key in talk.records if key[:1] in b"hlgsu"]

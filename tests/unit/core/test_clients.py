@@ -36,6 +36,14 @@ def test_a_repeated_request_is_answered_again() -> None:
     assert talk.state.clients["me"].generation == generation
 
 
+def test_a_connection_with_another_inbox_is_no_repetition() -> None:
+    """R17, CON-10: whoever listened on the old inbox may be alive, and is asked."""
+    talk = Conversation()
+    talk.connect("me")
+    outcome = talk.say(client_open("me", b"me", "hb.elsewhere")).outcome
+    assert outcome == Probing("me", talk.state.clients["me"].generation, "hb.me")
+
+
 def test_a_taken_id_is_probed_first() -> None:
     """R17, DUP-03: the origin pings the old inbox; whoever asks meanwhile is refused at once."""
     talk = Conversation()

@@ -209,6 +209,16 @@ def test_a_single_member_gets_it_itself() -> None:
     assert talk.tick(at=1).counts == {("A", 1): 1}
 
 
+def test_who_gets_another_members_message_was_sent_it() -> None:
+    """D37: its own last sequence rises, the group's cursor stays."""
+    talk = group_of("A", "B", mif=5)
+    talk.publish(4)  # A: 1 3, B: 2 4
+    talk.ack("A", 1, 3)
+    assert talk.find("A").last_sent == 3
+    assert talk.close("B", "b").sent == {"A": [2, 4]}
+    assert (talk.find("A").last_sent, talk.find("A").group.cursor) == (4, 4)
+
+
 def test_redelivery_goes_on_though_all_are_stalled() -> None:
     """D30, D3: nobody is eligible, so the head of the list gets it, and the list rotates."""
     talk = group_of("A", "B", mif=1, wait=1)

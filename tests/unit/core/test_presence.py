@@ -108,6 +108,16 @@ def test_the_earlier_of_two_departures_counts() -> None:
     assert talk.back("a", since=3).sent == {"A": [1]}
 
 
+def test_the_earlier_of_two_departures_of_an_inbox_counts() -> None:
+    """R15: the same of a subscription's own inbox."""
+    talk = talk_of("a")
+    talk.subscribe("A", "a")
+    talk.publish(at=2)
+    talk.now = 4
+    talk.inbox_away("A", since=1)
+    assert talk.inbox_back("A", since=3).sent == {"A": [1]}
+
+
 def test_an_absent_subscription_waits_though_its_client_is_heard() -> None:
     """R15: a subscription's own inbox counts too."""
     talk = talk_of("a")
@@ -389,6 +399,10 @@ def test_a_client_that_is_back_waits_ten_seconds_for_its_inbox_at_most() -> None
     assert talk.tick(at=11).sent == {"A": [1, 2]}  # B's client is still absent
     assert talk.tick(at=70.9).sent == {}
     assert talk.tick(at=71).sent == {"A": [1, 2]}
+    talk.now = 72
+    client = talk.state.clients["b"]
+    assert talk.say(keeper=[ClientBack(1, "b", client.generation, SECOND, SECOND)]).sent == {}
+    assert talk.inbox_back("B").sent == {"B": [1, 2]}, "the ten seconds were for those that were back"
 
 
 def test_an_inbox_lost_after_the_cold_start_stays_absent() -> None:

@@ -117,6 +117,7 @@ def test_every_position_on_an_empty_channel(start: int) -> None:
     """POS-10: all succeed, and get message 1 next."""
     talk = talk_of()
     assert talk.subscribe("A", start=start, seq=7, delta=5).sent == {}
+    assert talk.find("A").last_sent == 0
     assert talk.publish().sent == {"A": [1]}
 
 
@@ -127,6 +128,7 @@ def test_every_position_when_all_has_expired(start: int) -> None:
     talk.publish(3, at=0)
     talk.tick(at=5)
     assert talk.subscribe("A", start=start, seq=2, delta=99).sent == {}
+    assert talk.find("A").last_sent == 3
     assert talk.publish().sent == {"A": [4]}
 
 
