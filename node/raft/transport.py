@@ -170,6 +170,8 @@ class Transport:
         self._listeners: dict[str, LinkListener] = {}
         self._serve_snapshot: ServeSnapshot | None = None
         self._serve_others: dict[str, ServeForeign] = {}
+        self._explanation: Callable[[Mapping[str, Any]], dict[str, Any]] = lambda _hello: {}
+        self._refused: Callable[[str, Mapping[str, Any]], None] = lambda _peer, _refusal: None
         self.listening: list[tuple[str, int]] = []
         """(address, port) of each listening socket, once `run` has opened them."""
 
@@ -192,6 +194,16 @@ class Transport:
     def serve_joiners(self, serve: ServeForeign) -> None:
         """Say who answers nodes that ask to be let in; by default they are declined."""
         self._serve_others[JOIN] = serve
+
+    def tell_refused(
+        self,
+        explanation: Callable[[Mapping[str, Any]], dict[str, Any]],
+        refused: Callable[[str, Mapping[str, Any]], None],
+    ) -> None:
+        """Say what else is told to a node whose hello is declined, and who hears what others told this one.
+        Both ends are who they say they are by then. ``refused`` may raise RemoteProtocolError.
+        """
+        self._explanation, self._refused = explanation, refused
 
     def set_members(self, members: Mapping[str, Address]) -> None:
         """Hold links with these from now on: dial who is new, close with who is gone, and refuse it.
@@ -372,10 +384,13 @@ class Transport:
             with trio.move_on_after(self._limits.handshake_s):
                 secured, certificate = await self._secured(stream, server_side=True)
                 hello = Hello.of(await receive_hello(secured))
+                more: dict[str, Any] = {}
                 try:
-                    return secured, hello, self._slot_for(hello, certificate)
+                    self._security.check_peer(certificate, hello.node)
+                    more = self._explanation(hello.fields)
+                    return secured, hello, self._slot_for(hello)
                 except (IdentityError, CollisionError) as error:
-                    await send(secured, refusal(error))
+                    await send(secured, refusal(error) | more)
                     raise
         finally:
             self._handshakes -= 1
@@ -390,9 +405,8 @@ class Transport:
         except (RemoteProtocolError, UnavailableError) as error:
             log.warning("snapshot connection from %s dropped: %s", channel.peer, error)
 
-    def _slot_for(self, hello: Hello, certificate: Mapping[str, Any] | None) -> _Dialed | None:
+    def _slot_for(self, hello: Hello) -> _Dialed | None:
         """Judge a hello; None for a snapshot or who is no member, which need no slot."""
-        self._security.check_peer(certificate, hello.node)
         if hello.link in self._serve_others:
             return None
         slot = self._slots.get((hello.node, hello.link))
@@ -483,7 +497,10 @@ class Transport:
             if slot is not None:
                 slot.dialing = True
             await send(secured, self._own_hello(link, peer))
-            hello = Hello.of(await receive_hello(secured))
+            answer = await receive_hello(secured)
+            if isinstance(answer, dict) and "refused" in answer:
+                self._refused(peer, answer)
+            hello = Hello.of(answer)
             if (hello.node, hello.link, hello.to) != (peer, link, self._node):
                 raise IdentityError(f"answers as {hello.link} link of {hello.node!r} to {hello.to!r}")
             self._check_hello(link, hello.fields)

@@ -18,8 +18,12 @@ A node that lags behind may itself be wrong about a directory, for the name left
 again: who names a later membership, with a place of its own in it, is let in. Nothing is risked by
 that, for the engine counts votes and acknowledgements by name and directory.
 
-Every hello carries the sender's membership: that is the invitation, and tells who is invited where the
-others are.
+Every hello carries the sender's membership: it tells who is invited where the others are. The invitation
+itself is the last membership that the sender knows to be committed. An entry that isn't may be undone, and
+the newcomer would take what the log then says of its name for somebody else's past.
+
+Who was away when it was removed is refused by everybody. It is told so by the same committed membership, in
+the refusal: `explanation`, `statement`.
 
 A plain object without I/O.
 """
@@ -37,6 +41,7 @@ from node.core.versions import (
 from node.errors import IdentityError, RemoteProtocolError
 from node.protocol.peer import shown
 from node.raft.identity import Identity
+from node.raft.links import CollisionError
 from node.raft.membership import Membership
 
 WIRE_VERSION = 1
@@ -104,6 +109,7 @@ class Founding:
         self._met: dict[str, str] = {}
         self._membership: Membership | None = None
         self._index = 0
+        self._settled: tuple[int, Membership] | None = None
         self._leaving: frozenset[str] = frozenset()
         self._directories: dict[str, str] = {}
         self._ahead: dict[str, int] = {}
@@ -145,6 +151,15 @@ class Founding:
             if self._is_another(peer, directory) and self._ahead.get(peer, 0) <= index
         ]
 
+    def settled(self, membership: Membership, index: int) -> None:
+        """A membership is committed, and entry ``index`` has brought it."""
+        self._settled = index, membership
+
+    @property
+    def settled_index(self) -> int:
+        """Of the entry that brought the last membership known to be committed; 0: the founders'."""
+        return 0 if self._settled is None else self._settled[0]
+
     @property
     def linked(self) -> frozenset[str]:
         """Whom this node talks to: members, who is leaving, and who has become a member as others say."""
@@ -158,6 +173,7 @@ class Founding:
 
     def hello(self, _link: str) -> dict[str, Any]:
         """Our part of the hello on any link."""
+        settled_since, settled = (0, b"") if self._settled is None else _packed(self._settled)
         return {
             "wire": WIRE_VERSION,
             "machine": MACHINE_VERSION,
@@ -170,7 +186,29 @@ class Founding:
             "directory": self._identity.directory if self._identity else "",
             "members": b"" if self._empty or self._membership is None else self._membership.encode(),
             "members_since": self._index,
+            "settled": b"" if self._empty else settled,
+            "settled_since": settled_since,
         }
+
+    def explanation(self, hello: Mapping[str, Any]) -> dict[str, Any]:
+        """What to tell a node with this hello, which is refused: that it was removed, if it was."""
+        founding = self._identity.founding_id if self._identity is not None else ""
+        if self._settled is None or not founding or hello.get("founding") != founding:
+            return {}
+        since, members = _packed(self._settled)
+        return {"cluster": self._cluster_id, "founding": founding, "settled": members, "settled_since": since}
+
+    def statement(self, refusal: Mapping[str, Any]) -> tuple[int, Membership] | None:
+        """The members of this very cluster, as who refuses this node knows them to be committed, and since
+        which entry; None if it says nothing of them.
+
+        Raises:
+            RemoteProtocolError: something else than a membership.
+        """
+        ours = self._identity.founding_id if self._identity is not None else ""
+        if not ours or (refusal.get("cluster"), refusal.get("founding")) != (self._cluster_id, ours):
+            return None
+        return _told(refusal, "settled")
 
     def check_hello(self, _link: str, hello: Mapping[str, Any]) -> None:
         """Look at a member's hello.
@@ -179,6 +217,7 @@ class Founding:
             IdentityError: it belongs to another cluster or founding, speaks another protocol, is no member,
                 or has lost its directory.
             RemoteProtocolError: it says something that can't be.
+            CollisionError: it is to be heard again a little later.
         """
         peer = str(hello.get("node"))
         if hello.get("wire") != WIRE_VERSION:
@@ -225,10 +264,10 @@ class Founding:
             )
         directory, told = hello.get("directory"), _told(hello)
         self._ahead.pop(peer, None)
-        if hello.get("empty") is not True and self._is_another(peer, directory):
-            if told is not None and told[0] > self._index and _belongs(told[1], peer, directory):
-                self._ahead[peer] = told[0]
-                return
+        if told is not None and told[0] > self._index and _belongs(told[1], peer, directory):
+            # Also if the log has nothing against it yet: it may still tell of others of this name.
+            self._ahead[peer] = told[0]
+        elif hello.get("empty") is not True and self._is_another(peer, directory):
             raise IdentityError(
                 f"{peer} comes with another directory than it was added with: it has lost what it "
                 f"acknowledged. Stop it, and: stanchion cluster replace {peer} {peer}"
@@ -243,9 +282,10 @@ class Founding:
             self._newer_index, self.newer = told
 
     def _is_another(self, peer: str, directory: object) -> bool:
-        """Whether a member of that name that votes is known to have another directory."""
+        """Whether a member of that name is known to have another directory."""
         member = None if self._membership is None else self._membership.get(peer)
-        return member is not None and member.voter and member.directory != directory
+        is_known = member is not None and (member.voter or bool(member.directory))
+        return is_known and member is not None and member.directory != directory
 
     def _note(self, peer: str, hello: Mapping[str, Any]) -> None:
         client, nonce, met, directory = (hello.get(key) for key in ("client", "nonce", "met", "directory"))
@@ -259,9 +299,11 @@ class Founding:
         if hello.get("empty") is True or took_part:
             self._met[peer] = nonce if isinstance(nonce, str) else ""
             self._check()
-        elif (invitation := self._invitation(hello)) is not None:
+        elif (invitation := self._invitation(hello, "settled")) is not None:
             self.invitation = invitation
             self._admitted()
+        elif self._invitation(hello, "members") is not None:
+            raise CollisionError(f"{peer} doesn't know yet whether {self._node} is added for good")
         else:
             self.refused = IdentityError(
                 f"node {self._node} has an empty directory, but {peer} has the state of cluster "
@@ -270,17 +312,21 @@ class Founding:
                 f"this is meant to be a new cluster, empty the other nodes' directories too."
             )
 
-    def _invitation(self, hello: Mapping[str, Any]) -> Invitation | None:
+    def _invitation(self, hello: Mapping[str, Any], which: str) -> Invitation | None:
         """What the hello of a node with state says of this one, if it has added it.
+
+        Who has asked to be let in is known by its directory, and no other has the name.
 
         Raises:
             RemoteProtocolError: something else than a membership.
         """
-        founding, told = hello.get("founding"), _told(hello)
+        founding, told = hello.get("founding"), _told(hello, which)
         if told is None or not (isinstance(founding, str) and founding):
             return None
         member = told[1].get(self._node)
-        return None if member is None or member.voter else Invitation(founding, *told)
+        if member is None or member.voter or member.directory:
+            return None
+        return Invitation(founding, *told)
 
     def _check(self) -> None:
         if self._empty and self._met.keys() >= self._founders - {self._node}:
@@ -288,13 +334,17 @@ class Founding:
             self._admitted()
 
 
-def _told(hello: Mapping[str, Any]) -> tuple[int, Membership] | None:
-    """The membership in a hello and the index of its entry; None if it has none.
+def _packed(known: tuple[int, Membership]) -> tuple[int, bytes]:
+    return known[0], known[1].encode()
+
+
+def _told(hello: Mapping[str, Any], which: str = "members") -> tuple[int, Membership] | None:
+    """A membership in a hello and the index of its entry; None if it has none.
 
     Raises:
         RemoteProtocolError: something else than a membership.
     """
-    encoded, index = hello.get("members"), hello.get("members_since")
+    encoded, index = hello.get(which), hello.get(f"{which}_since")
     if isinstance(encoded, bytes) and encoded and type(index) is int and index >= 0:
         return index, Membership.decode(encoded)
     return None

@@ -5,7 +5,8 @@ where they are. Here the membership in force becomes links: to every member, to 
 has learnt so, and to one that this node doesn't know yet but others do. An address in the file comes before
 the one in the log, for nodes move, and then files are changed.
 
-What concerns this node itself: that it was removed ends it, once that is committed. That it votes under its
+What concerns this node itself: that it was removed ends it, once that is committed; if it was away then, a
+member says so that refuses it. That it votes under its
 name, but with another directory than its own, ends it at once. Either counts only from the entry on with
 which this node came: before it the log speaks of others of its name.
 """
@@ -19,7 +20,7 @@ from typing import Any, Protocol
 from node.config.values import Address
 from node.errors import ConfigError, IdentityError
 from node.raft.links import RAFT, ROUTE
-from node.raft.membership import Membership
+from node.raft.membership import Member, Membership
 from node.server.founding import Founding
 
 log = logging.getLogger("stanchion.membership")
@@ -31,6 +32,11 @@ class Transport(Protocol):
     def set_members(self, peers: Mapping[str, Any]) -> None: ...
     def is_up(self, peer: str, link: str) -> bool: ...
     def drop(self, peer: str, link: str, reason: str) -> None: ...
+    def tell_refused(
+        self,
+        explanation: Callable[[Mapping[str, Any]], dict[str, Any]],
+        refused: Callable[[str, Mapping[str, Any]], None],
+    ) -> None: ...
 
 
 class Security(Protocol):
@@ -90,6 +96,7 @@ class Members:
     def attach(self, transport: Transport, security: Security) -> None:
         """The transport is made after this, and needs no telling before."""
         self._transport, self._security = transport, security
+        transport.tell_refused(self._founding.explanation, self.refused)
 
     def membership_changed(self, membership: Membership, index: int) -> None:
         """Another membership is in force here.
@@ -101,7 +108,7 @@ class Members:
         self._leaving = (self._leaving | {*before}) - {*membership.names, self._node}
         self.in_force, self._index = membership, index
         me = membership.get(self._node)
-        if index > self._since and me is not None and me.voter and me.directory != self._directory:
+        if index > self._since and self._is_another(me):
             raise IdentityError(
                 f"node {self._node} votes in this cluster, but with another directory than this one, which "
                 f"was let in by mistake. Put the other back, or: stanchion cluster replace {self._node} NEW"
@@ -118,8 +125,35 @@ class Members:
         self._link()
         self._changed()
 
+    def membership_settled(self, membership: Membership, index: int) -> None:
+        """At the start: it is known to be committed."""
+        self._founding.settled(membership, index)
+
+    def refused(self, peer: str, refusal: Mapping[str, Any]) -> None:
+        """A member, known by its certificate, has refused this node. If that is because this node was removed
+        while it was away, nobody else will tell it.
+
+        What is committed without this copy of the log is so for good: the same directory never comes back.
+        But it may be of before this copy came, as a member knows it that is behind.
+
+        Raises:
+            RemoteProtocolError: it says something that can't be.
+        """
+        told = self._founding.statement(refusal)
+        if told is None or told[0] <= max(self._since, self._founding.settled_index):
+            return
+        index, membership = told
+        me = membership.get(self._node)
+        if membership.get(peer) is not None and (me is None or self._is_another(me)):
+            self._removed(index)
+
+    def _is_another(self, me: Member | None) -> bool:
+        """Whether a member of this node's name is known to have another directory."""
+        return me is not None and (me.voter or bool(me.directory)) and me.directory != self._directory
+
     def membership_committed(self, membership: Membership, index: int) -> None:
         """And it stays."""
+        self._founding.settled(membership, index)
         if index > self._since and membership.get(self._node) is None:
             self._removed(index)
 

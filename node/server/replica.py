@@ -224,6 +224,7 @@ class Replica:
             self.changes.in_force = self.membership
             if not engine.is_changing:
                 self.changes.committed, self.changes.committed_index = self.membership, self._membership_index
+                self.neighbours.membership_settled(self.membership, Index(self._membership_index))
         self._attached = True
         self._check_founded()
 

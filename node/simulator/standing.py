@@ -14,6 +14,7 @@ from node.config.values import Address
 from node.core.state import State
 from node.errors import IdentityError, RemoteProtocolError
 from node.raft.identity import Identity
+from node.raft.links import CollisionError
 from node.raft.membership import Membership
 from node.server import joining
 from node.server.founding import Founding, pack_membership
@@ -118,6 +119,9 @@ class Standing:
     def drop(self, peer: str, link: str, _reason: str) -> None:
         self._cluster.networks[link].cut(self._node.name, peer)
 
+    def tell_refused(self, _explanation: Any, _refused: Any) -> None:
+        """Who refuses whom, both machines see to (`takes`)."""
+
     def check_addresses(self, addresses: Iterable[Any]) -> None:
         """Any will do."""
 
@@ -130,7 +134,10 @@ class Standing:
         hello = {**peer.founding.hello(link), "node": peer._node.name}
         try:
             self.founding.check_hello(link, hello)
+        except CollisionError:
+            return False
         except (IdentityError, RemoteProtocolError) as error:
+            peer.members.refused(self._node.name, self.founding.explanation(hello))
             if self._refused.get(peer._node.name) != str(error):
                 self._refused[peer._node.name] = str(error)
                 self._cluster.world.note(f"{self._node.name} refuses {peer._node.name}: {error}")

@@ -542,6 +542,24 @@ async def test_a_member_that_left_is_cut_off_and_refused(peers_log: PeersLog) ->
         assert n1.heard.kinds(ROUTE)[:2] == ["up", "down"]
 
 
+async def test_who_is_refused_hears_more_than_the_text(peers_log: PeersLog) -> None:
+    """What the server has to say to this hello; a connection that comes to be hears nothing of it."""
+    told: list[tuple[str, Any]] = []
+    n1 = Node("n1", {"n3": NOWHERE})
+    n1.transport.tell_refused(lambda hello: {"about": hello["from"]}, lambda _peer, _refusal: None)
+    async with running(n1):
+        for name in ("n2", "n3"):
+            other = Node(name, {"n1": n1.address})
+            other.transport.tell_refused(lambda _hello: {}, lambda *heard: told.append(heard))
+            async with running(other):
+                if name == "n3":
+                    await other.heard.until(is_up())
+                else:
+                    await peers_log.until("refused by the peer: 'n2' is no raft peer")
+    assert {peer for peer, _ in told} == {"n1"}
+    assert {refusal["about"] for _, refusal in told} == {"n2"}
+
+
 async def test_a_new_address_counts_from_the_next_attempt_on() -> None:
     async with running(Node("n2", {"n1": NOWHERE})) as n2, running(Node("n1", {"n2": NOWHERE})) as n1:
         n1.transport.set_members({"n2": n2.address})
@@ -748,9 +766,10 @@ async def outcome(n1: Node, context: ssl.SSLContext, said: bytes) -> Any:
 async def test_a_name_that_is_not_the_certificates_is_refused(certs: Path) -> None:
     """n3 of the same cluster, with a certificate as good as any, can't be n2."""
     async with running(Node("n1", {"n2": NOWHERE, "n3": NOWHERE}, security=mutual(certs, "n1"))) as n1:
+        n1.transport.tell_refused(lambda _hello: {"settled": b"of the members"}, lambda *_heard: None)
         context = client(certs, own="good", node="n3")
         refusal = await outcome(n1, context, hello(node="n2"))
-        assert refusal["refused"] == "says it is 'n2', but its certificate is for n3"
+        assert refusal == {"refused": "says it is 'n2', but its certificate is for n3"}
         assert n1.heard.events == []
         assert (await outcome(n1, context, hello(node="n3")))["node"] == "n1"
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,9 +12,10 @@ import trio
 
 from node.config.values import Address
 from node.errors import IdentityError, UnavailableError
+from node.raft import authority
 from node.raft.membership import Member, Membership
 from node.raft.memory_disk import MemoryDisk
-from node.raft.security import Plaintext
+from node.raft.security import MutualTLS, Plaintext, Security
 from node.raft.transport import Transport
 from node.server import entering
 from node.server.asking import Answer
@@ -54,10 +56,17 @@ def leader(monkeypatch: pytest.MonkeyPatch) -> Leader:
 
 
 @asynccontextmanager
-async def member(leader: Leader, *, cluster: str = "a", founding: str = "f") -> AsyncIterator[Address]:
+async def member(
+    leader: Leader, *, cluster: str = "a", founding: str = "f", security: Security | None = None
+) -> AsyncIterator[Address]:
     """A member; where it is."""
     transport = Transport(
-        "n1", {}, Address("127.0.0.1", 0), Plaintext(), lambda _link: {}, lambda _link, _hello: None
+        "n1",
+        {},
+        Address("127.0.0.1", 0),
+        security or Plaintext(),
+        lambda _link: {},
+        lambda _link, _hello: None,
     )
     transport.serve_joiners(Entrance(cluster, "n1", lambda: founding, leader).accept)
     async with trio.open_nursery() as nursery:
@@ -135,6 +144,25 @@ async def test_a_member_that_lets_nobody_ask_is_passed_over() -> None:
         with pytest.raises(UnavailableError):
             await enter(Address("127.0.0.1", transport.listening[0][1]), within_s=0.3)
         nursery.cancel_scope.cancel()
+
+
+async def test_with_certificates_the_name_is_the_certificates(leader: Leader, tmp_path: Path) -> None:
+    """Of the newcomer, whom the leader isn't even asked about else; and of who lets it in."""
+    authority.init(tmp_path, ["n1", "n4", "n5"], {}, 30)
+
+    def mutual(node: str) -> MutualTLS:
+        return MutualTLS(node, tmp_path / "ca.pem", tmp_path / f"{node}.pem", tmp_path / f"{node}.key")
+
+    async with member(leader, security=mutual("n1")) as where:
+        invitation = await Newcomer("a", "n4", LISTEN, "d", mutual("n4")).enter([where], SOON)
+        assert invitation.membership.learners == ("n4",)
+        for security in (mutual("n5"), Plaintext()):
+            with pytest.raises(UnavailableError):
+                await Newcomer("a", "n4", LISTEN, "d", security).enter([where], 0.3)
+    assert len(leader.asked) == 1
+    async with member(leader, security=mutual("n5")) as where:  # it says it is n1
+        with pytest.raises(UnavailableError):
+            await Newcomer("a", "n4", LISTEN, "d", mutual("n4")).enter([where], 0.3)
 
 
 def test_the_directory_has_one_id_until_it_is_let_in() -> None:

@@ -10,8 +10,9 @@ import pytest
 from node.errors import IdentityError, RemoteProtocolError
 from node.protocol.peer import WIRE_VERSION, decode_body
 from node.raft.identity import Identity
+from node.raft.links import CollisionError
 from node.raft.membership import Membership
-from node.server.founding import Founding, pack_membership, unpack_membership
+from node.server.founding import Founding, Invitation, pack_membership, unpack_membership
 
 MEMBERS = ("n1", "n2", "n3")
 DEEP = decode_body(bytes([WIRE_VERSION]) + b"\x91" * 1000 + b"\x01")
@@ -38,6 +39,7 @@ class Member:
         self.founding.start()
         if membership is not None:
             self.founding.members_are(membership, len(membership.members))
+            self.founding.settled(membership, len(membership.members))
 
     def _admitted(self) -> None:
         self.admissions += 1
@@ -242,6 +244,67 @@ def test_who_is_ahead_may_have_the_name_by_right() -> None:
     lost.founding.members_are(later, 9)
     with pytest.raises(IdentityError, match="n3 comes with another directory"):
         n1.hears(lost)
+
+
+def test_who_is_ahead_is_not_cut_off_by_what_the_log_still_has_to_tell() -> None:
+    """n3 isn't known here when it comes: by n1's log it was just removed. Then the log adds one of its name,
+    which was replaced since, and only in the end the one that came."""
+    none = THREE.without("n3")
+    earlier = none.with_learner("n3", "h:1").with_voter("n3", "d1")
+    later = none.with_learner("n3", "h:1").with_voter("n3", "d2")
+    n1 = Member("n1", founding_id="f", membership=none)
+    n1.founding.members_are(none, 10)
+    n3 = Member("n3", founding_id="f", directory="d2")
+    n3.founding.members_are(later, 40)
+    n1.hears(n3)
+    for index, membership in ((20, earlier), (30, none), (40, later), (50, later.without("n2"))):
+        assert n1.founding.members_are(membership, index) == [], index
+    assert n1.founding.members_are(earlier, 60) == ["n3"]
+
+
+def test_an_invitation_is_of_what_is_committed() -> None:
+    """An entry that isn't may be undone, and is no place in the log to begin with. Who is told of one comes
+    again a little later."""
+    n1 = Member("n1", founding_id="f", membership=THREE)
+    n1.founding.members_are(WITH_LEARNER, 12)
+    n4 = Member("n4", members=FOUR)
+    with pytest.raises(CollisionError, match="doesn't know yet"):
+        n4.hears(n1)
+    assert (n4.admitted, n4.founding.refused) == (False, None)
+    n1.founding.settled(WITH_LEARNER, 12)
+    n1.founding.members_are(WITH_LEARNER.with_learner("n5", "h:7"), 15)
+    n4.hears(n1)
+    assert n4.founding.invitation == Invitation("f", 12, WITH_LEARNER)
+
+
+def test_who_has_asked_is_known_by_its_directory() -> None:
+    """Another with an empty directory isn't let in under its name, nor one with another directory."""
+    asked = THREE.with_learner("n4", "h:6", "x")
+    n1 = Member("n1", founding_id="f", membership=asked)
+    n4 = Member("n4", members=FOUR)
+    n4.hears(n1)
+    assert n4.founding.invitation is None
+    assert n4.founding.refused is not None
+    n1.hears(Member("n4", founding_id="f", directory="x"))
+    with pytest.raises(IdentityError, match="n4 comes with another directory"):
+        n1.hears(Member("n4", founding_id="f", directory="y"))
+
+
+def test_who_is_refused_is_told_what_is_committed() -> None:
+    """Only somebody of the same founding, and it believes nobody else."""
+    n1 = Member("n1", founding_id="f", membership=THREE)
+    n1.founding.members_are(WITH_LEARNER, 9)
+    n4 = Member("n4", founding_id="f", directory="x")
+    told = n1.founding.explanation(n4.hello())
+    assert n4.founding.statement(told) == (3, THREE)
+    assert Member("n4", founding_id="g").founding.statement(told) is None
+    assert Member("n4", founding_id="f", cluster="other").founding.statement(told) is None
+    assert Member("n4").founding.statement(told) is None
+    for stranger in (Member("n4", founding_id="g"), Member("n4"), Member("n4", founding_id="")):
+        assert n1.founding.explanation(stranger.hello()) == {}
+    assert Member("n2", founding_id="f").founding.explanation(n4.hello()) == {}
+    with pytest.raises(RemoteProtocolError):
+        n4.founding.statement({**told, "settled": b"nonsense"})
 
 
 def test_links_of_who_turns_out_to_be_another_are_named() -> None:

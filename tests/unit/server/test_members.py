@@ -59,6 +59,9 @@ class Node:
         self.sets += 1
         self.links = {name: str(address) for name, address in peers.items()}
 
+    def tell_refused(self, explanation: Any, refused: Any) -> None:
+        self.refused = refused
+
     def is_up(self, peer: str, _link: str) -> bool:
         return peer in self.up
 
@@ -159,6 +162,44 @@ def test_a_removed_node_ends_when_that_is_committed() -> None:
     assert set(node.links) == {"n1", "n3"}
     node.members.membership_committed(THREE.without("n2"), 10)
     assert node.removed_by == [10]
+
+
+def told(by: str, membership: Membership, index: int, founding: str = "f") -> dict[str, Any]:
+    """What a member says whom it refuses."""
+    other = Founding(by, "test", list(FILE), Identity("test", founding, "tag", by), f"{by}:1", lambda: None)
+    other.settled(membership, index)
+    return other.explanation({"founding": founding})
+
+
+def test_a_node_that_was_removed_while_it_was_away_is_told() -> None:
+    """By a member, of its own cluster, and of what came after it; not by one that is behind."""
+    node = Node("n4", directory="x", since=20)
+    member = WITH_LEARNER.with_voter("n4", "x")
+    node.members.membership_changed(member, 25)
+    node.members.membership_committed(member, 25)
+    for by, statement in (
+        ("n1", {}),
+        ("n1", told("n1", THREE, 15)),
+        ("n1", told("n1", member, 40)),
+        ("n9", told("n9", THREE, 40)),
+        ("n1", told("n1", THREE, 40, founding="g")),
+    ):
+        node.refused(by, statement)
+        assert node.removed_by == []
+    node.refused("n1", told("n1", THREE, 40))
+    assert node.removed_by == [40]
+    node.refused("n1", told("n1", WITH_LEARNER.with_voter("n4", "y"), 60))
+    assert node.removed_by == [40, 60]
+
+
+def test_a_node_that_does_not_know_what_is_committed_goes_by_when_it_came() -> None:
+    """It was restarted. What others know of the time before it came is not about it."""
+    node = Node("n4", directory="x", since=20)
+    node.members.membership_changed(WITH_LEARNER.with_voter("n4", "x"), 50)
+    node.refused("n1", told("n1", THREE, 15))
+    assert node.removed_by == []
+    node.refused("n1", told("n1", THREE, 40))
+    assert node.removed_by == [40], "and its entry 50 was never committed"
 
 
 def test_what_the_log_says_of_earlier_nodes_of_the_name_is_not_about_this_one() -> None:
