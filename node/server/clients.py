@@ -39,6 +39,9 @@ CLOSE_GRACE_S = 1.0
 CHECKS_MAX = 2
 """Passwords compared at a time: each keeps a processor busy, and consensus needs one too."""
 
+REFUSED_MAX = 64
+"""So many above the most connections are told that they are too many; others are just closed."""
+
 CLOSED_KEPT_MAX = 1000
 """Ended connections that monitoring can still show."""
 
@@ -242,6 +245,9 @@ class Clients:
             self._close(connection)
 
     async def _accept(self, stream: trio.SocketStream) -> None:
+        if len(self.connections) >= self.context.limits.max_connections + REFUSED_MAX:
+            await trio.aclose_forcefully(stream)
+            return
         try:
             address = stream.socket.getpeername()
         except OSError:  # it has left already

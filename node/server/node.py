@@ -44,6 +44,7 @@ from node.server.administration import Administration
 from node.server.checkpointing import Checkpointer
 from node.server.clients import Clients
 from node.server.context import ClientLimits, Context, ServerInfo
+from node.server.descriptors import connections_max, raise_limit
 from node.server.entering import Entrance, Newcomer, drawn, forget
 from node.server.foreign import cluster_of
 from node.server.founding import Founding
@@ -78,6 +79,7 @@ ALONE_S = 5.0
 
 def run(config: Config, name: str, launch: Launch | None = None) -> int:
     """Run node ``name`` until it is told to stop. Returns the exit code."""
+    raise_limit()
     errors: list[BaseException] = []
     status: int | None = None
     try:
@@ -406,7 +408,7 @@ class Node:
             limits=ClientLimits(
                 max_payload=clients.max_payload,
                 max_control_line=clients.max_control_line,
-                max_connections=clients.max_connections,
+                max_connections=connections_max(clients.max_connections),
                 max_subscriptions=clients.max_subscriptions,
                 pending_soft=soft,
                 max_pending=hard,

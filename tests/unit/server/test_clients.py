@@ -14,7 +14,7 @@ import trio.testing
 
 from node.errors import ConfigError
 from node.server.auth import Authenticator, User
-from node.server.clients import Clients
+from node.server.clients import REFUSED_MAX, Clients
 from node.server.connection import ClientLimits, Connection, Context, ServerInfo
 from node.server.routing import Routing
 
@@ -419,6 +419,19 @@ async def test_one_connection_too_many() -> None:
         assert await extra.rest() == b"-ERR 'maximum connections exceeded'\r\n"
         for peer in (*peers, extra):
             await peer.stream.aclose()
+
+
+async def test_many_connections_too_many_are_not_even_told() -> None:
+    """Each that is told takes a descriptor for a while, and the journal needs some too."""
+    clients = make_clients(limits={"max_connections": 2})
+    async with listening(clients) as port:
+        streams = [await trio.open_tcp_stream("127.0.0.1", port) for _ in range(2 + REFUSED_MAX + 5)]
+        with trio.fail_after(5):
+            greeted = [bool(await stream.receive_some(1)) for stream in streams]
+        assert greeted.count(False) == 5
+        assert len(clients.connections) == 2 + REFUSED_MAX
+        for stream in streams:
+            await stream.aclose()
 
 
 async def test_a_suspended_node_sends_everybody_away_and_comes_back() -> None:
