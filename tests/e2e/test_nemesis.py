@@ -1,8 +1,9 @@
 """Real nodes are killed, stopped, cut off and left without disk space, and clients see what they may see.
 
-45 seconds each on three and on five nodes; STANCHION_NEMESIS_SECONDS for longer, STANCHION_NEMESIS_SEED for
-the same faults again. Three nodes live in network namespaces and on a tmpfs where we may make them, five
-always behind proxies and with a limit on their files, so that both are tried. The rules are in
+Faults overlap, as `nemesis/schedule.py` draws them. 45 seconds each on three and on five nodes;
+STANCHION_NEMESIS_SECONDS for longer, STANCHION_NEMESIS_SEED for the same faults again. Three nodes live in
+network namespaces and on a tmpfs where we may make them, five always behind proxies and with a limit on their
+files, so that both are tried; STANCHION_NEMESIS_BY, kernel or proxies, for one of them. The rules are in
 `nemesis/history.py`.
 """
 
@@ -21,6 +22,7 @@ from e2e.ports import Guard, Ports
 
 SECONDS = float(os.environ.get("STANCHION_NEMESIS_SECONDS", "45"))
 SOAK_SECONDS = float(os.environ.get("STANCHION_NEMESIS_SOAK", "0"))
+BY = os.environ.get("STANCHION_NEMESIS_BY", "")
 SEED = int(os.environ.get("STANCHION_NEMESIS_SEED", random.randrange(1_000_000)))
 
 pytestmark = pytest.mark.slow  # not alone: what it measures has bounds far above what load does to it
@@ -29,12 +31,13 @@ pytestmark = pytest.mark.slow  # not alone: what it measures has bounds far abov
 async def _torment(
     folder: Path, ports: Ports, guard: Guard, size: int, *, privileged: bool, seed: int = SEED
 ) -> None:
-    with cluster_in_trouble(folder, ports, guard, size, privileged=privileged) as (network, disks):
+    by_kernel = BY == "kernel" if BY else privileged
+    with cluster_in_trouble(folder, ports, guard, size, privileged=by_kernel) as (network, disks):
         run = await torment(network, disks, seed, SECONDS)
         if run.violations:
             for name in network.cluster.names:
                 print(f"\n--- log of {name}\n{network.cluster.tail(name)}")  # noqa: T201 - beside the report
-    print(run.summary)  # noqa: T201 - shown with -rP
+    print(run.summary, flush=True)  # noqa: T201 - shown with -rP, and while it soaks
     assert not run.violations, run.told()
 
 

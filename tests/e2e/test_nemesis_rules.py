@@ -225,11 +225,11 @@ def three() -> Standing:
 
 def test_a_leader_is_demanded_of_a_majority_that_is_whole(three: Standing) -> None:
     assert three.circles()[0] == ("n1", "n2", "n3")
-    three.hold(["n2"])
+    three.fell(["n2"])
     assert three.circles() == [("n1", "n3")]
     three.cut([("n1", "n3")])  # one direction is enough
     assert three.circles() == []
-    three.let_go(["n2"])
+    three.rose(["n2"])
     assert three.circles() == [("n1", "n2"), ("n2", "n3")]
     three.mend([("n1", "n3")])
     assert len(three.circles()) == 4
@@ -246,16 +246,16 @@ def test_a_direction_is_whole_when_all_that_cut_it_are_over(three: Standing) -> 
 
 def test_who_may_start_cold(three: Standing) -> None:
     """A majority of newcomers, if nobody who was there before can tell them better."""
-    three.hold(["n1", "n2"], kills=True)
+    three.fell(["n1", "n2"], kills=True)
     assert not three.may_start_cold()
-    three.let_go(["n1", "n2"])
+    three.rose(["n1", "n2"])
     assert not three.may_start_cold()  # n3 has lived
-    three.hold(["n3"])
+    three.fell(["n3"])
     assert three.may_start_cold()
-    three.let_go(["n3"])
+    three.rose(["n3"])
     three.cut([("n3", "n1")])
     assert three.may_start_cold()
     three.mend([("n3", "n1")])
     three.all_well()
-    three.hold(["n3"], kills=True)
+    three.fell(["n3"], kills=True)
     assert not three.may_start_cold()

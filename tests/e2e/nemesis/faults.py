@@ -7,6 +7,7 @@ leader while several faults are in effect, `standing.py` knows; after each round
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -162,7 +163,7 @@ class Nemesis:
 
     async def _leader(self) -> str:
         """Who leads, or who did last."""
-        leader = await trio.to_thread.run_sync(self.cluster.ready_leader, self._standing.free)
+        leader = await trio.to_thread.run_sync(self.cluster.ready_leader, self._standing.up)
         self._known_leader = leader or self._known_leader
         return self._known_leader
 
@@ -202,7 +203,8 @@ class Nemesis:
 
     async def _kill_now(self, names: Sequence[str], how_long: str) -> Trouble:
         trouble = self._begin(f"kill -9 of {', '.join(names)}, {how_long}", names, kills=True)
-        self._standing.hold(names, kills=True)
+        self._standing.hold(names)
+        self._standing.fell(names, kills=True)
         self._may_be_cold()
         for name in names:
             await trio.to_thread.run_sync(self.cluster.kill, name)
@@ -211,7 +213,7 @@ class Nemesis:
 
     def _restart(self, trouble: Trouble) -> None:
         self.cluster.start(*trouble.nodes)
-        self._standing.let_go(trouble.nodes)
+        self._standing.rose(trouble.nodes)
         self._end(trouble)
 
     async def _pause(self, who: Who, planned: Planned, chance: random.Random) -> None:
@@ -220,13 +222,14 @@ class Nemesis:
             return
         trouble = self._begin(f"SIGSTOP of {', '.join(names)}, {planned.for_s:.1f} s", names, stops=True)
         self._standing.hold(names)
+        self._standing.fell(names)
         self._may_be_cold()
         for name in names:
             self.cluster.pause(name)
         await trio.sleep(planned.for_s)
         for name in names:
             self.cluster.resume(name)
-        self._standing.let_go(names)
+        self._standing.rose(names)
         self._end(trouble)
 
     async def _cut_off(self, who: Who, way: str, planned: Planned, chance: random.Random) -> None:
@@ -269,12 +272,13 @@ class Nemesis:
             return
         [name] = names
         trouble = self._begin(f"the disk of {name} is full", [name], kills=True)
-        self._standing.hold(names, kills=True)
-        self._may_be_cold()
+        self._standing.hold(names)
         self.cluster.expect_end(name)
         await trio.to_thread.run_sync(self.disks.fill, name)
         await self._ends_by_itself(name)
-        trouble.died_s = trio.current_time()
+        self._standing.fell(names, kills=True)
+        self._may_be_cold()
+        trouble.died_s, trouble.led_s = trio.current_time(), math.inf  # till then it may have led
         await trio.sleep(planned.for_s)
         await trio.to_thread.run_sync(self.disks.free, name)
         self._restart(trouble)
@@ -326,7 +330,7 @@ class Nemesis:
             circles = self._standing.circles()
             awaited = any(trouble.has_ended or not trouble.is_led for trouble in self._open)
             if circles and self._open and (awaited or led != version):
-                views = await trio.to_thread.run_sync(self._views, self._standing.free)
+                views = await trio.to_thread.run_sync(self._views, self._standing.up)
                 if version == self._standing.version:
                     if found := [circle for circle in circles if _leader_of(circle, views)]:
                         led = version

@@ -44,6 +44,8 @@ class Run:
     seed: int
     size: int
     seconds: float
+    by: str
+    """What cuts the network: kernel or proxies."""
     history: History = field(default_factory=History)
     faults: list[str] = field(default_factory=list)
     at_once: int = 0
@@ -81,7 +83,8 @@ class Run:
             "",
             f"the nodes' logs: {self.folder}",
             "again, as nearly as that can be:",
-            f"  STANCHION_NEMESIS_SEED={self.seed} STANCHION_NEMESIS_SECONDS={self.seconds:g} "
+            f"  STANCHION_NEMESIS_BY={self.by} STANCHION_NEMESIS_SEED={self.seed} "
+            f"STANCHION_NEMESIS_SECONDS={self.seconds:g} "
             f"python -m pytest tests/e2e/test_nemesis.py -k on_{self.size}_nodes",
         ]
         return "\n".join(text)
@@ -111,7 +114,8 @@ def cluster_in_trouble(
 async def torment(network: Network, disks: Disks, seed: int, seconds: float) -> Run:
     """Start the cluster, hurt it for a while, and see what its clients saw."""
     cluster = network.cluster
-    run = Run(cluster.folder, seed, len(cluster.names), seconds)
+    by = "kernel" if network.kind == Namespaces.kind else "proxies"
+    run = Run(cluster.folder, seed, len(cluster.names), seconds, by)
     cluster.start()
     await trio.to_thread.run_sync(cluster.wait_ready)
     run.began_s, run.began_unix_s = trio.current_time(), time.time()
@@ -124,7 +128,6 @@ async def torment(network: Network, disks: Disks, seed: int, seconds: float) -> 
         await nursery.start(load.run)
         try:
             await nemesis.run(seconds)
-            run.at_once = nemesis.at_once
             await _demand_progress(cluster, load)
             load.calm()
             await _drain(run.history, cluster)
@@ -135,6 +138,7 @@ async def torment(network: Network, disks: Disks, seed: int, seconds: float) -> 
             run.note(f"given up: {error}")
             load.calm()
         nursery.cancel_scope.cancel()
+    run.at_once = nemesis.at_once
     run.violations = run.history.judge(is_complete=is_complete)
     return run
 
