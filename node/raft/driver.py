@@ -21,6 +21,9 @@ and its sockets are full of the reasons why they shouldn't have. So after every 
 ended the readers go first, and a wait that ended far too late is told to engine and server before
 anything else.
 
+Links may stand before this runs: a node that waits to be admitted has them, and must not vote or acknowledge
+anything yet, for its directory doesn't say whose it is. What comes in until then is kept, up to a bound.
+
 Source: raft-engine.md §6.3, §6.4; architecture rule R4.
 """
 
@@ -39,6 +42,10 @@ from node.raft.ports import Message
 
 GROUP: Final = 0
 """The only Raft group. Every frame names its group, so that there can be more one day."""
+
+
+HELD_MAX: Final = 1024
+"""Frames kept until `Driver.run`, of all peers. One more ends the connection it came over."""
 
 
 class Engine(Protocol):
@@ -96,6 +103,7 @@ class Transport(Protocol):
     def attach(self, link: str, listener: LinkListener) -> None: ...
     def send_encoded(self, peer: str, link: str, frame: bytes) -> bool: ...
     def is_up(self, peer: str, link: str) -> bool: ...
+    def drop(self, peer: str, link: str, reason: str) -> None: ...
 
 
 class Outlet:
@@ -156,11 +164,13 @@ class Driver:
     ) -> None:
         self._engine = engine
         self._journal = journal
+        self._transport = transport
         self._outlet = outlet
         self._server = server
         self._gap_s = election_min_s / 2
         self._clock = clock
         self._due = float("inf")
+        self._held: list[tuple[str, Any]] | None = []
         self._kicked = trio.Event()
         self._dirty = trio.Event()
         self._flushed = trio.Event()
@@ -178,6 +188,7 @@ class Driver:
             DiskError: a flush failed (in an exception group, as whatever engine or server raise).
         """
         self._due = self._clock()
+        self._release()
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._flush_forever)
             task_status.started()
@@ -250,19 +261,41 @@ class Driver:
 
     def on_down(self, peer: str, link: str) -> None:
         """See `LinkListener`."""
+        if self._held is not None:
+            self._held = [(sender, value) for sender, value in self._held if sender != peer]
         self._engine.disconnected(peer)
         self._server.peer_down(peer)
         self.kick()
 
     def on_frames(self, peer: str, link: str, values: list[Any]) -> None:
         """See `LinkListener`: a map is the engine's, an array the server's."""
+        if self._held is not None:
+            if len(self._held) + len(values) > HELD_MAX:
+                raise RemoteProtocolError(f"{peer}: too many frames for a node that isn't admitted yet")
+            self._held += [(peer, value) for value in values]
+            return
         self._notice_gap()
         self.kick()
         for value in values:
-            match value:
-                case (int(group), dict() as message) if group == GROUP:
-                    self._engine.receive(peer, message)
-                case (int(group), tuple() as forwarded) if group == GROUP:
-                    self._server.frame(peer, forwarded)
-                case _:
-                    raise RemoteProtocolError(f"a frame for no raft group that we know: {shown(value)}")
+            self._take(peer, value)
+
+    def _release(self) -> None:
+        """Take what came in before this ran."""
+        held, self._held = self._held or [], None
+        dropped = set()
+        for peer, value in held:
+            try:
+                if peer not in dropped:
+                    self._take(peer, value)
+            except RemoteProtocolError as error:
+                dropped.add(peer)
+                self._transport.drop(peer, RAFT, str(error))
+
+    def _take(self, peer: str, value: Any) -> None:
+        match value:
+            case (int(group), dict() as message) if group == GROUP:
+                self._engine.receive(peer, message)
+            case (int(group), tuple() as forwarded) if group == GROUP:
+                self._server.frame(peer, forwarded)
+            case _:
+                raise RemoteProtocolError(f"a frame for no raft group that we know: {shown(value)}")

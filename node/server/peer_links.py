@@ -52,6 +52,9 @@ class Alone:
         """There is nobody."""
         return False
 
+    def drop(self, peer: str, link: str, reason: str) -> None:
+        """There is nobody."""
+
     def connections(self, link: str) -> list[Any]:
         """There are none."""
         return []

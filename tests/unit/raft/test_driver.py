@@ -19,7 +19,7 @@ from node.config.values import Address
 from node.errors import DiskError, RemoteProtocolError
 from node.protocol.peer import WIRE_VERSION, FrameDecoder, decode_body
 from node.raft.disk import RealDisk
-from node.raft.driver import Driver, Outlet
+from node.raft.driver import HELD_MAX, Driver, Outlet
 from node.raft.engine import Engine
 from node.raft.journal import Journal
 from node.raft.links import RAFT, LinkListener
@@ -152,6 +152,9 @@ class World:
         self.sent.append((peer, frame))
         return peer in self.up
 
+    def drop(self, peer: str, link: str, reason: str) -> None:
+        self.say("drop", peer, reason)
+
     def driver(self) -> Driver:
         return Driver(
             self,
@@ -279,6 +282,43 @@ async def test_readers_go_before_timers(still_clock: trio.testing.MockClock, att
         still_clock.jump(0.1)
         await settle()
     assert world.words()[:2] == ["receive", "tick"]
+
+
+async def test_nothing_is_heard_before_it_runs(still_clock: trio.testing.MockClock) -> None:
+    """A node that waits to be admitted has links, but no directory that says whose votes it gives."""
+    world = World(trio.current_time)
+    driver = world.driver()
+    for peer in ("n2", "n3", "n4"):
+        world.listener.on_up(peer, RAFT, {"from": peer})
+    world.diary.clear()
+    append, nonsense = (0, {"type": "append"}), (0, {"type": "nonsense"})
+    world.listener.on_frames("n2", RAFT, [append, (0, ("ask",))])
+    world.listener.on_frames("n3", RAFT, [append])
+    world.listener.on_frames("n4", RAFT, [nonsense, append])
+    world.listener.on_down("n3", RAFT)
+    assert world.words() == ["disconnected", "peer down"]
+    world.diary.clear()
+    async with trio.open_nursery() as nursery:
+        await nursery.start(driver.run)
+        assert world.diary[:4] == [
+            ("receive", "n2", "append"),
+            ("frame", "n2", ("ask",)),
+            ("receive", "n4", "nonsense"),
+            ("drop", "n4", "nonsense"),
+        ]
+        await settle()
+        assert world.words().count("receive") == 2
+        nursery.cancel_scope.cancel()
+
+
+async def test_what_is_kept_until_it_runs_has_a_bound(still_clock: trio.testing.MockClock) -> None:
+    world = World(trio.current_time)
+    world.driver()
+    world.listener.on_frames("n2", RAFT, [(0, ("x",))] * HELD_MAX)
+    with pytest.raises(RemoteProtocolError, match="isn't admitted yet"):
+        world.listener.on_frames("n2", RAFT, [(0, ("x",))])
+    world.listener.on_down("n2", RAFT)
+    world.listener.on_frames("n2", RAFT, [(0, ("x",))])
 
 
 async def test_cancelling_ends_it(still_clock: trio.testing.MockClock) -> None:
