@@ -420,8 +420,9 @@ class Replica:
             case _:
                 raise RemoteProtocolError(f"{peer}: no frame of a server: {shown(value)}")
 
-    def paused(self, _gap_s: float) -> None:
+    def paused(self, gap_s: float) -> None:
         """This process did not run for a while: nothing is delivered before it has caught up (R4)."""
+        self.requests.paused(gap_s)
         self.catch_up.hold()
         if self.role == "leader" and self._opened_ready:
             # Still leading, for all this node knows: an entry that commits from now on proves it.

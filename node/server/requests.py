@@ -96,6 +96,13 @@ class Requests:
             self._send(reply)
         self._kick()
 
+    def paused(self, gap_s: float) -> None:
+        """This process stood still for so long: nobody's time ran meanwhile.
+
+        An answer may be in a socket that was not read yet, and a request in one that was not written.
+        """
+        self._ends = [(end_s + gap_s, number, reply) for end_s, number, reply in self._ends]
+
     def next_deadline(self) -> float | None:
         while self._ends and self._ends[0][2] not in self._asked:
             heapq.heappop(self._ends)

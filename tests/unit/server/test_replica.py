@@ -133,6 +133,19 @@ def test_frames_of_a_pause_say_nothing_about_its_end(node: Node) -> None:
     assert not node.replica.performer.held
 
 
+def test_in_a_pause_nobodys_time_to_answer_runs(node: Node) -> None:
+    """R17: a client that is asked whether it is alive may have answered into a socket not read yet."""
+    missed: list[str] = []
+    node.replica.requests.ask("hb", lambda: None, lambda: missed.append("hb"), 0.5)
+    node.now_s += 3
+    node.replica.paused(3)
+    node.replica.requests.tick()
+    assert not missed
+    node.now_s += 0.6
+    node.replica.requests.tick()
+    assert missed
+
+
 def test_gap_between_frames_is_a_pause_too(node: Node) -> None:
     node.now_s += ELECTION_MIN_S
     node.frame(11)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import pytest
+
 from node.server.host import Host
 from node.server.requests import Requests
 
@@ -146,6 +148,23 @@ def test_who_cannot_be_asked_misses_nothing() -> None:
     asking.now += 0.2
     asking.requests.tick()
     assert asking.came == ["hb.a answered"]
+
+
+def test_a_pause_of_this_process_takes_nobodys_time() -> None:
+    """R17, R4: a live client was replaced when its node stood still for the half second it had."""
+    asking = Asking()
+    reply = asking.ask("hb.a", 0.5)
+    asking.ask("hb.b", 0.7)
+    asking.now += 0.1
+    asking.now += 3.0
+    asking.requests.paused(3.0)
+    asking.requests.tick()
+    asking.wire.answer(reply)
+    assert asking.came == ["hb.a answered"]
+    assert asking.requests.next_deadline() == pytest.approx(50 + 3.7)
+    asking.now += 0.6
+    asking.requests.tick()
+    assert asking.came == ["hb.a answered", "hb.b missed"]
 
 
 def test_who_answers_at_once_disturbs_nobody() -> None:
