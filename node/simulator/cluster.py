@@ -116,6 +116,11 @@ class Cluster:
         for client in self.clients:
             self.world.after(rng.uniform(1.0, 2.0), client.connect)
 
+    def close(self) -> None:
+        """The run is over: let go of files."""
+        for node in self.nodes:
+            node.storage.kept.close()
+
     def heal(self) -> None:
         """Nothing fails any more, and what did comes back; nobody publishes, everybody acknowledges."""
         self.adversary.stop()

@@ -97,6 +97,12 @@ class Run:
         Raises:
             ViolationError: a promise is broken. So may whatever else `BROKEN` names tell.
         """
+        try:
+            return self._run(until_s)
+        finally:
+            self.cluster.close()
+
+    def _run(self, until_s: float) -> Counter[str]:
         world, cluster = self.world, self.cluster
         cluster.start()
         world.after(WARM_UP_S, cluster.adversary.start)

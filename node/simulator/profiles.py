@@ -24,6 +24,8 @@ class Profile:
     """Acts a second of virtual time, by kind (`node.simulator.schedule`)."""
     weather: Weather = ROUGH
     """In a storm."""
+    files: bool = False
+    """The nodes have the real store, in files in memory."""
     spares: int = 0
     """Machines that are not in the cluster, or not yet."""
     seconds: float = 20.0
@@ -69,6 +71,11 @@ PROFILES = {
         Profile("disks", rates(1.4, crash=1, power=2, blackout=1, rot=0.5, rotten_store=0.5, **_DISKS)),
         Profile(
             "snapshots", rates(0.8, mid_snapshot=6, crash=1, power=1, hand_over=0.5, cut=0.5, full_disk=0.5)
+        ),
+        Profile(
+            "lmdb",
+            rates(1.4, crash=2, power=3, blackout=0.5, mid_snapshot=4, full_disk=0.5, rotten_store=0.3),
+            files=True,
         ),
         Profile(
             "brutal",

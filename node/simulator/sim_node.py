@@ -93,7 +93,7 @@ class SimNode:
         self._world = cluster.world
         self._rng = cluster.world.stream(name)
         self.snapshot_rng = cluster.world.stream(f"{name} snapshots")
-        self.storage = SimStorage(cluster.world, name)
+        self.storage = self._new_storage()
         self.broken = False
         """Its disk has rotted: this machine never comes back."""
         self.standing = None if founders is None else Standing(self, cluster, founders)
@@ -203,8 +203,12 @@ class SimNode:
             self._world.counts["retired"] += 1
         self.outside = True
         self.standing.forget()
-        self.storage = SimStorage(self._world, self.name)
+        self.storage.kept.close()
+        self.storage = self._new_storage()
         self.checker.emptied(self)
+
+    def _new_storage(self) -> SimStorage:
+        return SimStorage(self._world, self.name, files=self._cluster.profile.files)
 
     def _start(self) -> None:
         world = self._world

@@ -16,7 +16,7 @@ from node.errors import DiskError, RemoteProtocolError, UnavailableError
 from node.protocol.peer import encode_frame
 from node.server.snapshot_context import Context
 from node.server.unfinished import Unfinished
-from node.simulator.sim_store import CHUNK_BYTES, Copied
+from node.simulator.sim_store import Copied
 from node.store.snapshot import Manifest
 from node.store.transfer import SnapshotReceiver, SnapshotSender
 
@@ -133,9 +133,9 @@ class SimSnapshots:
                 self._network.cut(self._node.name, peer)  # another snapshot is being received
                 return
             self._received()
-            self._sender_is = peer
+            self._sender_is, kept = peer, self._node.storage.kept
             self._receiver = SnapshotReceiver(
-                self._node.storage.kept.parts(), wanted=self._refusal, chunk_bytes=CHUNK_BYTES
+                kept.parts(), wanted=self._refusal, chunk_bytes=kept.chunk_bytes
             )
         if peer == self._sender_is and not self.installing:
             self._queue.append(value)

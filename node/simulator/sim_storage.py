@@ -19,6 +19,7 @@ from typing import Any
 from node.errors import DiskError
 from node.raft.journal import Journal
 from node.simulator.disk import PowerCutError, SimulatedDisk
+from node.simulator.lmdb_keeper import LmdbKeeper
 from node.simulator.sim_store import MemoryKeeper
 from node.simulator.world import World
 
@@ -47,10 +48,12 @@ class SimStorage:
     Args:
         world: decides what survives a power cut.
         name: the machine's.
+        files: the store is the real one, in files.
     """
 
-    def __init__(self, world: World, name: str) -> None:
-        self.kept = MemoryKeeper(world.stream(f"{name} store"), name)
+    def __init__(self, world: World, name: str, *, files: bool = False) -> None:
+        keeper = LmdbKeeper if files else MemoryKeeper
+        self.kept: MemoryKeeper | LmdbKeeper = keeper(world.stream(f"{name} store"), name)
         """The store's side of it."""
         self.slowness = 1.0
         self.troubled = False

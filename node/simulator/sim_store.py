@@ -66,7 +66,8 @@ class RottingStore(MemoryStore):
         Raises:
             CorruptionError: something has rotted.
         """
-        self._check(self._rotten | self._unread)
+        for what in sorted(self._rotten | self._unread, key=repr)[:1]:
+            self._damaged(what, b"")
         durable = self._durable
         contents = durable.contents
         packed = encode_frame(
@@ -101,17 +102,19 @@ class RottingStore(MemoryStore):
         return found.after_crash()
 
     def records(self) -> Iterator[tuple[bytes, bytes]]:
-        self._check(self._rotten & self._durable.records.keys())
-        return super().records()
+        for key, value in super().records():
+            yield key, value if key not in self._rotten else self._damaged(key, value)
 
     def get(self, channel: int, seq: int) -> bytes | None:
-        self._check(self._rotten & {(channel, seq)})
-        return super().get(channel, seq)
+        return self.get_many(channel, (seq,))[0]
 
     def get_many(self, channel: int, seqs: Sequence[int]) -> list[bytes | None]:
+        found = super().get_many(channel, seqs)
         if self._rotten:
-            self._check(self._rotten & {(channel, seq) for seq in seqs})
-        return super().get_many(channel, seqs)
+            for at, (seq, value) in enumerate(zip(seqs, found, strict=True)):
+                if value is not None and (channel, seq) in self._rotten:
+                    found[at] = self._damaged((channel, seq), value)
+        return found
 
     def begin_checkpoint(
         self,
@@ -124,9 +127,8 @@ class RottingStore(MemoryStore):
             rotten.difference_update(written)
         return super().begin_checkpoint(applied, previous, written.items())
 
-    def _check(self, rotten: Iterable[object]) -> None:
-        for what in rotten:
-            raise CorruptionError(f"the store's {what!r} fails its checksum")
+    def _damaged(self, what: object, _value: bytes) -> bytes:
+        raise CorruptionError(f"the store's {what!r} fails its checksum")
 
 
 class MemoryKeeper:
@@ -136,6 +138,8 @@ class MemoryKeeper:
         rng: decides what survives a crash.
         name: the machine's.
     """
+
+    chunk_bytes = CHUNK_BYTES
 
     def __init__(self, rng: random.Random, name: str) -> None:
         self.store = RottingStore()

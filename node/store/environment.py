@@ -47,6 +47,9 @@ ADVICE = (
 
 Database: TypeAlias = lmdb._Database
 
+fsync = os.fsync
+"""Every sync of ours. The simulator's processes die in one now and then."""
+
 _DAMAGED = (
     lmdb.CorruptedError,
     lmdb.InvalidError,
@@ -116,7 +119,7 @@ def sync_directory(path: Path) -> None:
     """Make the names in a directory durable."""
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        os.fsync(descriptor)
+        fsync(descriptor)
     finally:
         os.close(descriptor)
 
@@ -125,6 +128,6 @@ def sync_file(path: Path) -> None:
     """Make a file's contents durable."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
-        os.fsync(descriptor)
+        fsync(descriptor)
     finally:
         os.close(descriptor)

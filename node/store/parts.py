@@ -68,14 +68,14 @@ class DirectoryParts:
         if whole.exists():  # the peer didn't hear that it was done
             shutil.rmtree(part, ignore_errors=True)
             whole.rename(part)
-        if load_manifest(part) != manifest:
+        if load_manifest(part, manifest.chunk_bytes) != manifest:
             shutil.rmtree(part, ignore_errors=True)
             part.mkdir(mode=0o750)
             write_manifest(part, manifest)
         (part / DATA_FILE).touch(mode=0o640)
 
     def chunks(self) -> Iterator[bytes]:
-        return chunks(self._part / DATA_FILE)
+        return chunks(self._part / DATA_FILE, self._manifest.chunk_bytes)
 
     def cut(self, size: int) -> None:
         self._file = os.open(self._part / DATA_FILE, os.O_WRONLY)

@@ -206,11 +206,12 @@ def load(path: Path) -> Snapshot | None:
     return Snapshot(path, manifest)
 
 
-def load_manifest(path: Path) -> Manifest | None:
+def load_manifest(path: Path, chunk_bytes: int = CHUNK_BYTES) -> Manifest | None:
     """The manifest in a snapshot's directory, or None if there is no good one: it is only a copy's."""
     try:
         stored = (path / MANIFEST_FILE).read_bytes()
-        return Manifest.from_plain(msgpack.unpackb(verified(path, b"", stored)))
+        plain = msgpack.unpackb(verified(path, b"", stored))
+        return Manifest.from_plain(plain, chunk_bytes=chunk_bytes)
     except (FileNotFoundError, CorruptionError, RemoteProtocolError, ValueError):
         return None
 
@@ -281,10 +282,10 @@ def write_manifest(path: Path, manifest: Manifest) -> None:
     sync_directory(path)
 
 
-def chunks(path: Path) -> Iterator[bytes]:
-    """A file, ``CHUNK_BYTES`` at a time."""
+def chunks(path: Path, chunk_bytes: int = CHUNK_BYTES) -> Iterator[bytes]:
+    """A file, so many bytes at a time."""
     with path.open("rb", buffering=0) as file:
-        while chunk := file.read(CHUNK_BYTES):
+        while chunk := file.read(chunk_bytes):
             yield chunk
 
 

@@ -25,24 +25,28 @@ SEEDS = {
     ("quiet", 3): 10,
     ("quiet", 5): 5,
     ("clients", 1): 5,
-    ("clients", 3): 20,
+    ("clients", 3): 16,
     ("clients", 5): 5,
     ("kills", 1): 10,
     ("kills", 3): 20,
     ("kills", 5): 5,
     ("elections", 3): 10,
     ("elections", 5): 5,
-    ("members", 3): 20,
+    ("members", 3): 16,
     ("members", 5): 5,
-    ("partitions", 3): 20,
+    ("partitions", 3): 16,
     ("partitions", 5): 10,
     ("storms", 3): 15,
     ("storms", 5): 5,
     ("disks", 1): 10,
-    ("disks", 3): 30,
+    ("disks", 3): 22,
     ("disks", 5): 10,
     ("brutal", 1): 10,
-    ("brutal", 3): 50,
+    ("snapshots", 3): 15,
+    ("snapshots", 5): 5,
+    ("lmdb", 1): 2,
+    ("lmdb", 3): 10,
+    ("brutal", 3): 38,
     ("brutal", 5): 15,
 }
 """How many seeds of which profile, with how many nodes: 300 in all."""
@@ -124,6 +128,15 @@ def test_a_disk_that_rots_is_found_out() -> None:
     """The node stops; the others go on without it."""
     total = sum((run_cluster(seed, PROFILES["disks"], nodes=3) for seed in range(6)), start=Counter())
     assert total["damage found"]
+
+
+def test_snapshots_are_hit_on_their_way() -> None:
+    """Cut off, and gone on with; with their sender or receiver dead; with no room for them."""
+    total = sum((run_cluster(seed, PROFILES["snapshots"], nodes=3) for seed in range(9)), start=Counter())
+    for what in ("cut", "fill", "rot", "die"):
+        assert total[f"snapshots hit: {what}"], what
+    for what in ("installed", "resumed", "given up"):
+        assert total[f"snapshots {what}"], what
 
 
 def test_members_come_and_go() -> None:
