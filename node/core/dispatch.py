@@ -22,6 +22,7 @@ from .effects import Deliver
 from .group import choose_for_redelivery, share_out
 from .purging import forget_purged
 from .state import Group, Record, State, Subscription
+from .taking_over import restart
 from .turn import Turn
 
 ENTRY_MESSAGES_MAX = 2000
@@ -43,6 +44,8 @@ DELIVERIES_MAX = (1 << 32) - 1
 def dispatch(turn: Turn) -> None:
     """Send what is due at the entry's time, then what is new."""
     state = turn.state
+    if not restart(turn):
+        return
     _fire(turn)
     budget = _work_off(turn, state.overdue, _send_due, ENTRY_MESSAGES_MAX)
     turn.looks = 0  # what is new needs no looking for, and doesn't wait for other groups' due ones

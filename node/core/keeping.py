@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import assert_never
 
-from . import channels, clients, presence, sessions
+from . import channels, clients, presence, sessions, taking_over
 from .commands import (
     AgesWait,
     ChannelExpire,
@@ -31,7 +31,7 @@ def apply(turn: Turn, command: KeeperCommand) -> None:
     """Apply one command, unless its term is over."""
     if isinstance(command, TakeOver):
         if command.term > turn.state.term:
-            presence.take_over(turn, command)
+            taking_over.take_over(turn, command)
         return
     if command.term != turn.state.term:
         return

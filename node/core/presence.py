@@ -1,4 +1,4 @@
-"""Who can be reached, as the ready leader found it (R15); and what a new term begins with (R10, R14).
+"""Who can be reached, as the ready leader found it (R15); and nobody can after a cold start (R14).
 
 These are the keeper's commands. They carry the term they were proposed in and the generation of what
 they mean, and are ignored when either differs (R16): a finding about a client says nothing about
@@ -15,10 +15,9 @@ from .commands import (
     ClientSilent,
     SubscriptionAway,
     SubscriptionBack,
-    TakeOver,
 )
 from .due import make_all_due, resume_sending
-from .state import Client, Group, Record, State, Subscription
+from .state import Client, Group, State, Subscription
 from .turn import Turn
 
 COLD_RELEASE_NS = 10 * SECOND
@@ -124,27 +123,6 @@ def client_heard(turn: Turn, client: Client) -> None:
     for subscription in client.subscriptions.values():
         resume_sending(turn, subscription)
         turn.state.hungry[subscription.group.id] = subscription.group
-
-
-def take_over(turn: Turn, command: TakeOver) -> None:
-    """A new term. What was sent by entries that its leader did not know committed starts its AckWait now.
-
-    For nobody can have performed those entries before: sent means committed (R10). They are the
-    youngest records, at the back of each ``unacked``.
-    """
-    state = turn.state
-    state.term = command.term
-    for subscription in state.subscriptions.values():
-        restarted: dict[Record, Record] = {}
-        for seq in reversed(subscription.unacked):
-            record = subscription.unacked[seq]
-            if record.entry <= command.known_commit:
-                break
-            if record not in restarted:
-                restarted[record] = record._replace(sent_at_ns=subscription.group.clock(turn.time_ns))
-            subscription.unacked[seq] = restarted[record]  # a new value in its old place
-        if restarted:
-            state.touched.unacked[subscription.id] = None
 
 
 def cold_start(turn: Turn) -> None:

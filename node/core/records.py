@@ -125,6 +125,7 @@ def _meta(state: State) -> tuple[bytes, bytes]:
         state.settings.values(),
         list(state.overdue),
         list(state.hungry),
+        state.restart,
         state.release,
         state.ages_wait,
         state.rolled,

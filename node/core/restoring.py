@@ -26,7 +26,7 @@ from .record_keys import (
     unpack_runs,
 )
 from .settings import Settings
-from .state import Channel, Client, Group, Missed, Session, State, Subscription, folded
+from .state import Channel, Client, Group, Missed, Restart, Session, State, Subscription, folded
 from .versions import check_version
 
 _Fields = tuple[Any, ...]
@@ -91,6 +91,7 @@ class _Restoring:
             settings,
             overdue,
             hungry,
+            restart,
             state.release,
             state.ages_wait,
             state.rolled,
@@ -98,6 +99,7 @@ class _Restoring:
         ) = values
         check_version(state.version, state.release)
         state.settings = Settings(**settings)
+        state.restart = None if restart is None else Restart(*restart)
         return overdue, hungry
 
     def _sessions(self) -> None:

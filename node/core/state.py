@@ -35,6 +35,7 @@ __all__ = [
     "Limits",
     "Missed",
     "Record",
+    "Restart",
     "Session",
     "Settings",
     "State",
@@ -61,6 +62,17 @@ class Missed(NamedTuple):
     """When it was sent, by the group's clock; the second is the first time at which all was heard again."""
     entry: int
     """Index of the entry that says so: what later ones send is heard."""
+
+
+class Restart(NamedTuple):
+    """A take-over that has not had everyone's turn yet: see ``taking_over``."""
+
+    known_commit: int
+    """What entries above this index sent starts its AckWait again."""
+    time_ns: int
+    """Cluster time of the take-over."""
+    first: int
+    """The subscription whose turn is next."""
 
 
 @dataclass(slots=True, eq=False)
@@ -332,6 +344,8 @@ class State:
     cold_release_ns: int = 0
     """At this cluster time a cold start stops holding subscriptions back; 0: not now."""
 
+    restart: Restart | None = None
+    """AckWaits that a take-over starts again; until that is done nothing is sent."""
     overdue: dict[int, Group] = field(default_factory=dict)
     """Groups with messages due at once, by id, in the order in which they get their turn."""
     hungry: dict[int, Group] = field(default_factory=dict)
@@ -350,7 +364,7 @@ class State:
         earliest = self.ack_deadlines.earliest()
         passed = earliest is not None and earliest <= self.time_ns
         released = bool(self.cold_release_ns) and self.cold_release_ns <= self.time_ns
-        return bool(self.overdue or self.hungry or passed or released)
+        return bool(self.overdue or self.hungry or self.restart or passed or released)
 
     def next_deadline(self) -> int | None:
         """Cluster time of the earliest deadline: an AckWait, or what a cold start waits for.

@@ -16,7 +16,7 @@ import pytest
 
 from node.core import dispatch as core_dispatch
 from node.core import machine as core_machine
-from node.core import presence, subscriptions
+from node.core import presence, subscriptions, taking_over
 from node.errors import DiskError
 from node.raft import following, records
 from node.raft.engine import Engine
@@ -59,13 +59,13 @@ class Mutation(NamedTuple):
 
 
 def _ackwait_restarts_at_failover(patch: Patch) -> None:
-    take_over = presence.take_over
-    patch.setattr(presence, "take_over", lambda turn, c: take_over(turn, c._replace(known_commit=0)))
+    take_over = taking_over.take_over
+    patch.setattr(taking_over, "take_over", lambda turn, c: take_over(turn, c._replace(known_commit=0)))
 
 
 def _ackwait_counts_from_what_nobody_sent(patch: Patch) -> None:
-    take_over = presence.take_over
-    patch.setattr(presence, "take_over", lambda turn, c: take_over(turn, c._replace(known_commit=1 << 60)))
+    take_over = taking_over.take_over
+    patch.setattr(taking_over, "take_over", lambda turn, c: take_over(turn, c._replace(known_commit=1 << 60)))
 
 
 def _known_commit_is_forgotten(patch: Patch) -> None:
@@ -337,14 +337,14 @@ def _checksums_are_not_looked_at(patch: Patch) -> None:
 
 def _sessions_are_forgotten(patch: Patch) -> None:
     """R5: a new leader knows of no session; origins open theirs again and send what they hold."""
-    take_over = presence.take_over
+    take_over = taking_over.take_over
 
     def forgetful(turn: Any, command: Any) -> None:
         take_over(turn, command)
         turn.state.touched.sessions.update(dict.fromkeys(turn.state.sessions))
         turn.state.sessions.clear()
 
-    patch.setattr(presence, "take_over", forgetful)
+    patch.setattr(taking_over, "take_over", forgetful)
 
 
 MUTATIONS = [

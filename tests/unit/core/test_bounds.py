@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from conversation import LATE, Answer, Conversation, publishes
+from conversation import LATE, SECOND, Answer, Conversation, publishes
 
-from node.core import dispatch, due, presence, purging
+from node.core import dispatch, due, presence, purging, taking_over
 from node.core.commands import ChannelPurge, ClientBack, ColdStart, SubscriptionPause, TakeOver
 from node.core.state import Record, Subscription
 
@@ -322,6 +322,18 @@ def test_a_purge_of_some_that_one_holds() -> None:
         assert before - len(held) <= purging.LOOKED_AT_MAX
     assert list(held) == list(range(UNACKED // 2 + 1, UNACKED + 1))
     assert held.looks <= UNACKED // 2 + 100, "nobody has looked through it but this test"
+
+
+def test_a_take_over_that_knew_little() -> None:
+    """Half a million records above the commit index it knew took 85 ms."""
+    talk, held = many()
+    talk.say(keeper=[TakeOver(2, 0)], at=5)
+    talk.term = 2
+    assert looks_of(held) <= 2 * (taking_over.RESTARTED_MAX + 2000)
+    while talk.state.marked:
+        talk.tick()
+        assert looks_of(held) <= taking_over.RESTARTED_MAX + 2000 + CROWD
+    assert all({record.sent_at_ns for record in dict.values(each)} == {5 * SECOND} for each in held)
 
 
 def test_the_end_of_a_cold_start(monkeypatch: pytest.MonkeyPatch) -> None:
