@@ -126,7 +126,7 @@ def _node(status: NodeStatus) -> tuple[str, ...]:
     raft, server = status.raftz, status.serverz
     return (
         status.name,
-        raft["role"],
+        "Learner" if status.name in raft.get("learners", ()) else raft["role"],
         *(str(raft[name] or "-") for name in ("term", "leader")),
         *(str(raft[f"{name}_index"]) for name in ("commit", "applied", "last")),
         str(server["clients"]),

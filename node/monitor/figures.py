@@ -196,6 +196,8 @@ class Raft:
     applied_index: int
     members: Sequence[str] = ()
     peers: Sequence[Peer] = ()
+    learners: Sequence[str] = ()
+    """The members that don't vote yet."""
 
 
 @dataclass(frozen=True, slots=True)

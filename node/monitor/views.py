@@ -320,6 +320,7 @@ def raftz(source: Source) -> View:
         "ages_wait": state.ages_wait,
         "state_agreed_index": agreement.state_agreed_index,
         "members": list(raft.members),
+        "learners": list(raft.learners),
         "peers": [_peer(peer) for peer in raft.peers],
     }
 

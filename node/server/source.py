@@ -96,6 +96,7 @@ class Source(figures.Source):
                 )
                 for peer in engine.peer_states()
             ],
+            learners=engine.membership.learners,
         )
 
     def agreement(self) -> figures.Agreement:

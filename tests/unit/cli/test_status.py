@@ -112,6 +112,15 @@ def test_the_table_shows_nodes_channels_and_subscriptions(
     assert asked.tokens == {"hunter2"}
 
 
+def test_a_learner_is_shown_as_one(asked: Asked, file: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """It follows, but doesn't vote: a cluster of two and a learner is not one of three."""
+    learner = pages("Follower")
+    learner["/nats/raftz"]["learners"] = ["n2"]
+    asked.nodes = {3: pages("Leader"), 6: learner}
+    assert main(["status", "--config", file, "--only", "n1,n2"]) == 0
+    assert "\nn2    Learner " in capsys.readouterr().out
+
+
 def test_a_node_that_cannot_be_asked_says_why(
     asked: Asked, file: str, capsys: pytest.CaptureFixture[str]
 ) -> None:

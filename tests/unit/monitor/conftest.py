@@ -93,6 +93,7 @@ class FakeSource:
                 Peer("n2", True, 40_000_000, match_index=19, next_index=20, state="replicate"),
                 Peer("n3", False, None),
             ),
+            learners=("n3",),
         )
 
     def agreement(self) -> Agreement:

@@ -261,6 +261,7 @@ def test_raftz_shows_the_group(source: FakeSource) -> None:
     view = raftz(source)
     assert (view["role"], view["term"], view["leader"], view["is_ready"]) == ("Leader", 3, "n1", True)
     assert (view["commit_index"], view["applied_index"], view["last_index"]) == (19, 18, 20)
+    assert (view["members"], view["learners"]) == (["n1", "n2", "n3"], ["n3"])
     assert view["peers"] == [
         {
             "node_id": "n2",
