@@ -127,6 +127,7 @@ class _Conversation:
         self._payload = payload
         self._repeats = repeats
         self._progress = progress
+        self._said = ""
         self._answer: Any = None
         self._error: RefusedError | UnavailableError | None = None
         self._reply = nats.new_inbox()
@@ -182,7 +183,9 @@ class _Conversation:
             return
         match _json(message.payload):
             case {"progress": str(text)}:
-                self._progress(text)
+                if text != self._said:  # a node that is asked after another begins with the same
+                    self._said = text
+                    self._progress(text)
             case {"ok": answer}:
                 self._answer = answer
                 self._over()

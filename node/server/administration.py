@@ -68,6 +68,7 @@ class Routing(Protocol):
 
     def serve(self, pattern: bytes, handler: Callable[..., None]) -> Any: ...
     def publish(self, source: None, subject: bytes, reply: bytes, headers: bytes, payload: bytes) -> int: ...
+    def heard(self, subject: bytes) -> bool: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,6 +155,12 @@ class Administration:
             payload = json.dumps({"error": text}).encode()
         self._routing.publish(None, reply, b"", b"", payload)
 
+    def is_given_up(self, answer: Answer) -> bool:
+        """Whether nobody listens for this answer any more, which is then done with. For what takes long: who
+        has asked may have been interrupted, and doesn't say so.
+        """
+        return isinstance(answer, _Request) and answer.give_up(self._routing)
+
     def began(self) -> None:
         """A request waits for its answer."""
         self._unanswered += 1
@@ -173,6 +180,13 @@ class _Request:
         self._reply = reply
         self._answered = False
         administration.began()
+
+    def give_up(self, routing: Routing) -> bool:
+        """Be done if nobody listens. Whether it is done."""
+        if not self._answered and not routing.heard(self._reply):
+            self._answered = True
+            self._administration.ended()
+        return self._answered
 
     def __call__(self, value: dict[str, Any]) -> None:
         assert [*value] in (["ok"], ["error"], ["progress"]), value

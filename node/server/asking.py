@@ -28,6 +28,8 @@ from node.protocol.peer import shown
 log = logging.getLogger("stanchion.administration")
 
 Answer: TypeAlias = Callable[[dict[str, Any]], None]
+Gone: TypeAlias = Callable[[], bool]
+"""Whether nobody waits for an answer any more."""
 Handler: TypeAlias = Callable[[dict[str, Any], Answer], None]
 """Carries a request out, on the leader: at once or later, and more than once if it is asked again. May raise
 a `NodeError`, whose text is the answer."""
@@ -50,13 +52,24 @@ class _Waiting:
 
     verb: str
     fields: str
-    answers: list[Answer]
+    answers: list[tuple[Answer, Gone]]
     """Whoever asked for the very same."""
     asked_s: float
     until_s: float
     """Nobody waits any longer."""
     within_s: float
     leaderless_since_s: float | None = None
+    progress: Any = None
+    """As told last. Each leader in turn may begin with the same."""
+
+    def answer(self, value: dict[str, Any]) -> None:
+        """Tell everybody; progress only if it is another."""
+        if "progress" in value:
+            if value["progress"] == self.progress:
+                return
+            self.progress = value["progress"]
+        for answer, _ in self.answers:
+            answer(value)
 
 
 class Asking:
@@ -84,18 +97,19 @@ class Asking:
         assert verb not in self._handlers, verb
         self._handlers[verb] = handler
 
-    def ask(self, verb: str, fields: dict[str, Any], answer: Answer) -> None:
-        """Have the leader carry out ``verb``, whoever that is by then; ``answer`` is told in the end.
+    def ask(self, verb: str, fields: dict[str, Any], answer: Answer, gone: Gone = lambda: False) -> None:
+        """Have the leader carry out ``verb``, whoever that is by then; ``answer`` is told in the end. Unless
+        whoever waits for it has ``gone``: then it is asked for no more.
 
         A field ``within`` says for how many seconds somebody waits for the answer, up to `GIVE_UP_S`.
         """
         within_s = waited_for_s(fields)
         text = json.dumps(fields, sort_keys=True)
-        answers = [*self._withdraw(verb, text), answer]
+        answers = [*self._withdraw(verb, text), (answer, gone)]
         if len(answers) > SHARED_MAX:
-            answers.pop(0)({"error": f"{verb} is asked for by others too; ask again"})
+            answers.pop(0)[0]({"error": f"{verb} is asked for by others too; ask again"})
         if len(self._waiting) >= WAITING_MAX:
-            for told in answers:
+            for told, _ in answers:
                 told({"error": f"{WAITING_MAX} requests wait for the leader; try again later"})
             return
         number, self._next = self._next, self._next + 1
@@ -103,7 +117,7 @@ class Asking:
         self._waiting[number] = _Waiting(verb, text, answers, self._now_s, until_s, within_s)
         self._put(number)
 
-    def _withdraw(self, verb: str, fields: str) -> list[Answer]:
+    def _withdraw(self, verb: str, fields: str) -> list[tuple[Answer, Gone]]:
         """Forget the same request, if it waits. Returns who waits for its answer.
 
         An answer that the leader found before must not be that to a later question.
@@ -141,7 +155,10 @@ class Asking:
         """Ask again what has not been answered. Returns when to be called again."""
         self._now_s = now_s
         for number, waiting in list(self._waiting.items()):
-            if now_s >= waiting.until_s:
+            waiting.answers = [(answer, gone) for answer, gone in waiting.answers if not gone()]
+            if not waiting.answers:
+                del self._waiting[number]
+            elif now_s >= waiting.until_s:
                 text = f"{waiting.verb} took longer than {waiting.within_s:g} s; ask again"
                 self._told(number, {"error": text})
             elif self._leader is None:
@@ -196,8 +213,7 @@ class Asking:
             return
         if "progress" not in value:
             del self._waiting[number]
-        for answer in waiting.answers:
-            answer(value)
+        waiting.answer(value)
 
 
 def waited_for_s(fields: dict[str, Any]) -> float:

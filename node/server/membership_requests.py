@@ -17,7 +17,7 @@ from typing import Any, Protocol
 
 from node.config.values import Address
 from node.server.administration import Administration, Answer
-from node.server.asking import Asking
+from node.server.asking import Asking, Gone
 
 log = logging.getLogger("stanchion.administration")
 
@@ -34,13 +34,17 @@ class Routing(Protocol):
 
     def serve(self, pattern: bytes, handler: Callable[..., None]) -> Any: ...
     def publish(self, source: None, subject: bytes, reply: bytes, headers: bytes, payload: bytes) -> int: ...
+    def heard(self, subject: bytes) -> bool: ...
 
 
 def serve_membership(administration: Administration, asking: Asking) -> None:
     """Have operators' requests put to the leader."""
 
     def ask(verb: str) -> Callable[[dict[str, Any], Answer], None]:
-        return lambda fields, answer: asking.ask(verb, fields, answer)
+        def put(fields: dict[str, Any], answer: Answer) -> None:
+            asking.ask(verb, fields, answer, lambda: administration.is_given_up(answer))
+
+        return put
 
     administration.register(
         "cluster.add",
@@ -82,6 +86,9 @@ def serve_go_requests(
 
         return answer
 
+    def gone(reply: bytes) -> Gone:
+        return lambda: bool(reply) and not routing.heard(reply)
+
     def on_add(source: object, _subject: bytes, reply: bytes, payload: bytes) -> None:
         name = _text(payload)
         answer = reply_to(reply, "adding", name)
@@ -93,7 +100,8 @@ def serve_go_requests(
             answer({"error": "its address is not in this node's configuration"})
         else:
             log.info("node %s is to be added", name)
-            asking.ask("cluster.add", {"name": name, "peer": str(addresses[name]), "wait": False}, answer)
+            fields = {"name": name, "peer": str(addresses[name]), "wait": False}
+            asking.ask("cluster.add", fields, answer, gone(reply))
 
     def on_remove(source: object, _subject: bytes, reply: bytes, payload: bytes) -> None:
         name = _text(payload)
@@ -104,7 +112,7 @@ def serve_go_requests(
             answer({"error": "invalid node ID"})
         else:
             log.info("node %s is to be removed", name)
-            asking.ask("cluster.remove", {"name": name}, answer)
+            asking.ask("cluster.remove", {"name": name}, answer, gone(reply))
 
     routing.serve(f"_STAN.raft.{cluster_id}.node.add".encode(), on_add)
     routing.serve(f"_STAN.raft.{cluster_id}.node.remove".encode(), on_remove)

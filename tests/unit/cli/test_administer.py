@@ -39,7 +39,8 @@ async def test_the_answer_is_what_is_ok() -> None:
 
     def answer(server: ScriptedServer, request: Pub) -> None:
         asked.append((request.subject, json.loads(request.payload)))
-        answering({"progress": "one"}, {"progress": "two"}, {"ok": {"n": 1}})(server, request)
+        answers = [{"progress": "one"}, {"progress": "two"}, {"progress": "two"}, {"ok": {"n": 1}}]
+        answering(*answers)(server, request)
 
     said: list[str] = []
     async with served(answer) as cluster:

@@ -35,6 +35,7 @@ class Node:
         self.handler: Callable[..., None]
         self.pattern = b""
         self.published: list[tuple[bytes, Any]] = []
+        self.listens = True
         self.administration = Administration("shop", self)
         self.requests: list[tuple[dict[str, Any], Answer]] = []
         self.administration.register(
@@ -47,6 +48,9 @@ class Node:
     def publish(self, source: None, subject: bytes, reply: bytes, headers: bytes, payload: bytes) -> int:
         self.published.append((subject, json.loads(payload)))
         return 1
+
+    def heard(self, subject: bytes) -> bool:
+        return self.listens and subject == b"_INBOX.r"
 
     def greet(self, fields: dict[str, Any], answer: Answer) -> None:
         if fields["name"] == "nobody":
@@ -158,3 +162,17 @@ def test_who_never_gets_answers_can_not_ask_for_ever(node: Node) -> None:
     assert "try again later" in node.ask({"name": "ann"})["error"]
     node.requests[0][1]({"ok": 1})
     assert node.ask({"name": "ann"}) is None
+
+
+def test_an_answer_that_nobody_waits_for_is_done_with(node: Node) -> None:
+    """Then it counts for nothing any more, and nothing is published."""
+    node.ask({"name": "ann"})
+    ((_, answer),) = node.requests
+    administration = node.administration
+    assert (administration.is_given_up(answer), administration._unanswered) == (False, 1)
+    node.listens = False
+    assert (administration.is_given_up(answer), administration._unanswered) == (True, 0)
+    assert administration.is_given_up(answer)
+    answer({"ok": 1})
+    assert (node.published, administration._unanswered) == ([], 0)
+    assert not administration.is_given_up(lambda _value: None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import Any
 
@@ -198,3 +199,34 @@ def test_the_same_request_again_takes_no_more_room(cluster: Cluster) -> None:
 def test_what_is_no_such_frame(cluster: Cluster, frame: tuple[Any, ...]) -> None:
     with pytest.raises(RemoteProtocolError):
         cluster.members["n2"].asking.frame("n1", frame)
+
+
+def test_progress_that_the_next_leader_repeats_is_told_once(cluster: Cluster) -> None:
+    """A leader that is removed says that it hands over; should it lead again, it says so again."""
+    cluster.ask(name="n4")
+    for leader, term in (("n2", 1), ("n3", 2), ("n2", 3)):
+        cluster.leader_is(leader, term)
+        cluster.members[leader].asked[-1][1]({"progress": f"{leader[0]} hands over first"})
+        cluster.settle()
+    cluster.members["n2"].asked[-1][1]({"progress": "removed"})
+    cluster.settle()
+    assert cluster.answers == [{"progress": "n hands over first"}, {"progress": "removed"}]
+
+
+def test_what_nobody_waits_for_is_asked_no_more(cluster: Cluster) -> None:
+    """Of two who asked for the same, one may still be there."""
+    gone: set[str] = set()
+    answers: list[Any] = []
+    asking = cluster.members["n1"].asking
+    for who in ("first", "second"):
+        told = functools.partial(lambda who, _value: answers.append(who), who)
+        asking.ask("add", {"name": "n4"}, told, functools.partial(gone.__contains__, who))
+    cluster.settle()
+    gone.add("first")
+    cluster.pump(AGAIN_S)
+    cluster.members["n2"].asked[-1][1]({"progress": "half"})
+    cluster.settle()
+    assert answers == ["second"]
+    gone.add("second")
+    assert asking.pump(2 * AGAIN_S) == math.inf
+    assert cluster.sent == []

@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 from node.config.values import Address
-from node.server.administration import Administration, Answer
+from node.server.administration import Administration, Answer, subject
 from node.server.asking import Asking
+from node.server.auth import ANYBODY
 from node.server.membership_requests import NAME_SIZE_MAX, serve_go_requests, serve_membership
 
 CLIENT = object()
@@ -23,11 +24,13 @@ class Node:
         self.served: dict[bytes, Callable[..., None]] = {}
         self.published: list[tuple[bytes, bytes]] = []
         self.asked: list[tuple[str, dict[str, Any], Answer]] = []
-        asking = Asking("n1", lambda peer, value: True, 1)
+        self.listens = True
+        self.asking = asking = Asking("n1", lambda peer, value: True, 1)
         for verb in ("cluster.add", "cluster.remove", "cluster.members"):
             asking.register(verb, self._doing(verb))
         asking.leader_is("n1", 1)
-        serve_membership(Administration("shop", self), asking)
+        self.administration = Administration("shop", self)
+        serve_membership(self.administration, asking)
         serve_go_requests(self, "shop", asking, {"n4": Address("h", 6)})
 
     def _doing(self, verb: str) -> Callable[[dict[str, Any], Answer], None]:
@@ -39,6 +42,9 @@ class Node:
     def publish(self, source: None, subject: bytes, reply: bytes, headers: bytes, payload: bytes) -> int:
         self.published.append((subject, payload))
         return 1
+
+    def heard(self, subject: bytes) -> bool:
+        return self.listens
 
     def go(self, what: str, name: bytes, *answers: dict[str, Any]) -> list[bytes]:
         """Make the Go server's request; what is replied when the leader says ``answers``."""
@@ -71,6 +77,28 @@ def test_what_the_go_server_says(node: Node) -> None:
     for what in ("add", "remove"):
         (reply,) = node.go(what, b"n" * (NAME_SIZE_MAX + 1))
         assert reply.endswith(b"invalid node ID")
+
+
+def test_who_was_interrupted_is_waited_for_no_more(node: Node) -> None:
+    """Its inbox is gone, and with it the request: else 64 of them would be in the others' way for minutes."""
+
+    class Client:
+        address = ("127.0.0.1", 50_000)
+        identity = ANYBODY
+
+    admin = subject("shop", "cluster.remove")
+    node.served[subject("shop", ">")](Client(), admin, b"r", b'{"name": "n4"}')
+    node.go("remove", b"n2")
+    go = b"_STAN.raft.shop.node.remove"
+    node.served[go](CLIENT, go, b"", b"n3")  # which wants no reply
+    node.asking.pump(1.0)
+    assert [fields["name"] for _, fields, _ in node.asked] == ["n4", "n2", "n3"]
+    node.listens = False
+    node.asking.pump(2.0)
+    assert [waiting.fields for waiting in node.asking._waiting.values()] == ['{"name": "n3"}']
+    assert node.administration._unanswered == 0
+    node.asked[0][2]({"ok": {}})
+    assert node.published == []
 
 
 def test_who_wants_no_reply_gets_none(node: Node) -> None:
