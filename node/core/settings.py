@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from node.errors import RefusedError
-from node.units import SECOND
+from node.units import MILLISECOND, SECOND
 
 from . import refusals
 
@@ -75,6 +75,8 @@ class Settings:
             if type(value) is int and not 0 <= value <= NUMBER_MAX:
                 problem = "is negative" if value < 0 else "is too large"
                 raise RefusedError(f"{refusals.INVALID_CONFIGURATION}: {name} {problem}")
+            if type(value) is int and value < _AT_LEAST.get(name, 0):
+                raise RefusedError(f"{refusals.INVALID_CONFIGURATION}: {name} is too short")
         for pattern, limits in given.get("channels", {}).items():
             if not _is_text(pattern) or type(limits) is not dict or not _are_limits(limits):
                 raise RefusedError(f"{refusals.INVALID_CONFIGURATION}: channels: {pattern!a}")
@@ -96,5 +98,10 @@ def _is_text(value: Any) -> bool:
     """It is one, and of characters: JSON can spell halves of them, which nothing else can hold."""
     return type(value) is str and not any("\ud800" <= character <= "\udfff" for character in value)
 
+
+_AT_LEAST = dict.fromkeys(
+    ("heartbeat_interval_ns", "heartbeat_timeout_ns", "request_timeout_ns"), MILLISECOND
+)
+"""With none of it a leader would do nothing but ask, everyone would be too late."""
 
 _DEFAULTS = Settings().values()
