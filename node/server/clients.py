@@ -25,7 +25,8 @@ from typing import NamedTuple, TypeAlias
 import trio
 
 from node.errors import ConfigError
-from node.server.connection import Connection, Context
+from node.server.connection import Connection
+from node.server.context import Context
 from node.server.outbox import SLOW_CONSUMER
 
 log = logging.getLogger("stanchion.clients")

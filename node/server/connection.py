@@ -67,21 +67,10 @@ from node.protocol.nats_replies import (
 )
 from node.protocol.subjects import literal, valid_subject
 from node.server.auth import Check, Identity
-from node.server.context import PROTOCOL_MAX, ClientLimits, ClientOptions, Context, ServerInfo, Service
+from node.server.context import PROTOCOL_MAX, ClientOptions, Context
 from node.server.liveness import Liveness
-from node.server.outbox import SLOW_CONSUMER, Driver, Outbox
+from node.server.outbox import SLOW_CONSUMER, Outbox
 from node.server.routing import LocalSubscription
-
-__all__ = [
-    "ClientLimits",
-    "ClientOptions",
-    "Connection",
-    "Context",
-    "Driver",
-    "Phase",
-    "ServerInfo",
-    "Service",
-]
 
 log = logging.getLogger("stanchion.clients")
 

@@ -11,7 +11,7 @@ Rules held here: R9 and R14 (a leader's first entry), R25.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol
 
 from node.core.commands import Found, Refound, Tick
@@ -21,13 +21,14 @@ from node.core.state import State
 from node.errors import CorruptionError, RemoteProtocolError, UnavailableError
 from node.protocol.peer import shown
 from node.raft.membership import Membership
+from node.server import catching_up, membership, ordering
 from node.server.asking import Asking
 from node.server.catching_up import CatchUp
 from node.server.clock import ClusterClock, WallClock
 from node.server.comparing import Comparing
 from node.server.host import Host
 from node.server.keeper import Keeper
-from node.server.membership import Changes, Neighbours, NoNeighbours, Peer
+from node.server.membership import Changes, Neighbours, NoNeighbours
 from node.server.ordering import Ordering
 from node.server.origin import Origin
 from node.server.pacing import Pacing
@@ -43,32 +44,11 @@ log = logging.getLogger("stanchion.node")
 NEVER = float("inf")
 
 
-class Engine(Protocol):
-    """What is needed of the consensus engine."""
+class Engine(catching_up.Engine, ordering.Engine, membership.Engine, Protocol):
+    """What is needed of the consensus engine: what the parts here need, each of which says so itself."""
 
     @property
-    def term(self) -> int: ...
-    @property
-    def leader(self) -> str | None: ...
-    @property
-    def is_ready(self) -> bool: ...
-    @property
-    def commit_index(self) -> int: ...
-    @property
-    def applied_index(self) -> int: ...
-    @property
-    def applied_term(self) -> int: ...
-    @property
-    def last_index(self) -> int: ...
-    @property
-    def commit_when_elected(self) -> int: ...
-    @property
     def is_changing(self) -> bool: ...
-    def propose(self, payload: bytes) -> int: ...
-    def peer_states(self) -> Sequence[Peer]: ...
-    def caught_up(self, name: str) -> bool: ...
-    def change_membership(self, new: Membership) -> int: ...
-    def transfer_leadership(self) -> bool: ...
 
 
 class Replica:

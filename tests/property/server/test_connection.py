@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from node.protocol.nats import ClientParser
 from node.server.auth import Authenticator, Permissions, User
-from node.server.connection import ClientLimits, Connection, Context, ServerInfo
+from node.server.connection import Connection
+from node.server.context import ClientLimits, Context, ServerInfo
 from node.server.routing import Routing
 
 WORDS = [

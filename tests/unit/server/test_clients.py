@@ -15,7 +15,8 @@ import trio.testing
 from node.errors import ConfigError
 from node.server.auth import Authenticator, User
 from node.server.clients import REFUSED_MAX, Clients
-from node.server.connection import ClientLimits, Connection, Context, ServerInfo
+from node.server.connection import Connection
+from node.server.context import ClientLimits, Context, ServerInfo
 from node.server.routing import Routing
 
 HELLO = b'CONNECT {"verbose":false,"pedantic":false,"protocol":1}\r\nPING\r\n'

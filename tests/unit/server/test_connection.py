@@ -11,7 +11,8 @@ import pytest
 
 from node.protocol.nats import ClientParser, Info, Msg, Reply
 from node.server.auth import Authenticator, Permissions, User
-from node.server.connection import ClientLimits, Connection, Context, Phase, ServerInfo
+from node.server.connection import Connection, Phase
+from node.server.context import ClientLimits, Context, ServerInfo
 from node.server.routing import Routing
 
 
