@@ -18,6 +18,10 @@ if TYPE_CHECKING:
 PLANS_MAX = 32_768
 """Subjects whose plans are remembered. All are forgotten when it is full."""
 
+SUBJECT_MAX = 512
+"""Bytes of a subject whose plan is remembered: any channel's or inbox's. A control line has room for eight
+times as many, and so would a client have that thinks of another one each time."""
+
 PLANS_SEARCHED_MAX = 4096
 """With more plans than this a pattern that begins otherwise makes all forgotten: none are looked for."""
 
@@ -33,7 +37,9 @@ class Plans(dict[bytes, "Plan"]):
         """Subjects of three tokens and more, by their first two."""
 
     def remember(self, subject: bytes, plan: Plan) -> None:
-        """Keep a plan, at the cost of all others if there are too many."""
+        """Keep a plan, at the cost of all others if there are too many; not that of a very long subject."""
+        if len(subject) > SUBJECT_MAX:
+            return
         if len(self) >= PLANS_MAX:
             self.clear()
         self[subject] = plan

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from node.protocol.subjects import matches
 from node.server import plans
-from node.server.plans import Plans
+from node.server.plans import SUBJECT_MAX, Plans
 from node.server.subscriptions import NOBODY
 
 
@@ -59,3 +59,12 @@ def test_too_many_are_all_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
     known.forget(b"x.*")
     assert not known
     assert not known._heads
+
+
+def test_a_very_long_subject_is_not_remembered() -> None:
+    """Thirty thousand of them would take as many times four KiB, for whoever sends each just once."""
+    known = remembering(b"a." + b"x" * (SUBJECT_MAX - 2), b"a." + b"x" * (SUBJECT_MAX - 1))
+    assert [len(subject) for subject in known] == [SUBJECT_MAX]
+    known.forget(b"a.*")
+    known.forget(b"a." + b"x" * (SUBJECT_MAX - 1))
+    assert not known
