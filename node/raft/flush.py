@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from node.errors import DiskError
+from node.raft.records import RECORD_BYTES
 from node.raft.segments import Segment
 
 
@@ -88,7 +89,7 @@ class Flush:
         self.finished = False
 
     def run(self) -> None:
-        """Write and sync: one gathered write and one fdatasync, unless a segment was full.
+        """Write and sync: one gathered write and one fdatasync, unless a segment was full; and seal it.
 
         Raises:
             DiskError: the disk refused. The journal refuses everything from now on.
@@ -98,6 +99,8 @@ class Flush:
         try:
             for part in self._parts:
                 self._write(part, last=part is self._parts[-1])
+            if not self._relaxed:
+                self._seal(self._parts[-1])
             if self._sweep is not None:
                 self._sweep.run()
         except DiskError as error:
@@ -116,3 +119,18 @@ class Flush:
         # A full segment is synced before the next one exists, so that only the last can be torn.
         if not last or (part.buffers and not self._relaxed):
             segment.file.sync()
+
+    def _seal(self, part: Part) -> None:
+        """Say that all of it was synced (`node.raft.records`)."""
+        end = part.at + sum(map(len, part.buffers))
+        write_seal(part.segment, end, self.seq + 1)
+
+
+def write_seal(segment: Segment, end: int, seq: int) -> None:
+    """Seal what ends at ``end`` of a segment: record ``seq`` comes next. A full one needs no seal.
+
+    Raises:
+        DiskError: the disk refused.
+    """
+    if end + RECORD_BYTES <= segment.capacity:
+        segment.file.write(end, [segment.frame.seal(seq)])

@@ -13,6 +13,11 @@ when a record was written, *everything before the first record of its flush was 
 if a record is bad and a later one is good, the later one knows: had the bad one been synced, it is
 damage; were both in one flush, a power cut tore that flush, and nobody was promised anything.
 
+Of the last flush no later record tells. So once it is synced a *seal* is written behind it, without
+a sync of its own: a record that says nothing, is no part of the log, and lies where the next flush
+begins, which overwrites it. It may be missing after a power cut, as long as the kernel hadn't written
+it yet; where it is, the flush before it was whole.
+
 The header is written and synced before its segment gets its name, so it is never torn. It carries
 what must outlive the segments before it: term, vote, and the membership in force.
 
@@ -65,6 +70,8 @@ class Kind(IntEnum):
     """As ``ENTRY``, and the payload is encrypted. A journal has only the one or only the other."""
     MEMBERSHIP = 7
     """As ``ENTRY``, and the payload is an entry type byte and a membership. Never encrypted."""
+    SEAL = 8
+    """Nothing: what is before it was synced. ``seq`` is the next record's, which takes its place."""
 
 
 Placed: TypeAlias = tuple[int, bytes]
@@ -101,6 +108,10 @@ class Frame:
         body = _BODY.pack(len(payload), kind, delta, seq, index, term)
         crc: int = extend(extend(self._seed, body), payload)
         return self.marker + crc.to_bytes(4, "little") + body
+
+    def seal(self, seq: int) -> bytes:
+        """What says that all before record ``seq``, which is yet to come, was synced."""
+        return self.encode(Kind.SEAL, seq, 0, 0, 0, b"")
 
     def length(self, data: bytes, at: int = 0) -> int | None:
         """How many bytes the record at ``at`` claims, payload included; None if none starts there."""

@@ -1,7 +1,8 @@
 """Reading a journal back: what counts, what a power cut tore, and what is damage.
 
 Records are replayed in order. What may be wrong at the end of the *last* segment is one flush, the
-one a power cut interrupted: it is cut off, and the report says so. Everything else that is wrong is
+one a power cut interrupted: it is cut off, and the report says so, unless a seal behind it tells that it
+was whole. Everything else that is wrong is
 damage to bytes that were synced, and perhaps promised to others: the node must not start. How the
 two are told apart: `node.raft.records`.
 
@@ -17,6 +18,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from node.raft.disk import Disk
+from node.raft.flush import write_seal
 from node.raft.log_state import Base, LogState
 from node.raft.records import RECORD_BYTES, Kind, Record, unpack_base, unpack_placed
 from node.raft.segments import Segment, is_temporary, segment_name, segment_number
@@ -117,6 +119,8 @@ class _Replay:
         """Where the last record of the segment read last ends."""
         self.flush_at = first.start
         """Where the last flush of that segment begins."""
+        self.sealed = False
+        """Where it ends, a seal says that it did."""
         self.torn: TornTail | None = None
         self.kinds: set[int] = set()
 
@@ -124,11 +128,15 @@ class _Replay:
         """Apply a segment's records; in the last one the end may be torn."""
         self._check_header(segment)
         self.end = self.flush_at = segment.start
+        self.sealed = False
         place = segment.number << POSITION_BITS
         for offset, record in segment.records():
             if record.seq != self.seq:
                 problem = f"record {record.seq} is where record {self.seq} must be"
                 raise segment.damage(problem, offset=offset, index=self.state.next_index)
+            if record.kind == Kind.SEAL:
+                self.sealed = True
+                break
             if record.flush_first == record.seq:
                 self.flush_at = offset
             self._apply(segment, offset, place | offset, record)
@@ -146,7 +154,7 @@ class _Replay:
 
     def _check_end(self, segment: Segment, *, last: bool) -> None:
         """Behind the last whole record: nothing, or a torn flush, or damage."""
-        tail = segment.tail(self.end)
+        tail = segment.tail(self.end + RECORD_BYTES if self.sealed else self.end)
         if tail.garbage == 0:
             return  # records missing here are missed by the next segment's header
         index = self.state.next_index
@@ -203,4 +211,5 @@ def _settle(replay: _Replay, segments: list[Segment], *, segment_bytes: int) -> 
     for at in range(replay.flush_at, replay.end, _COPY_BYTES):
         file.write(at, [file.read(at, min(_COPY_BYTES, replay.end - at))])
     file.sync()
+    write_seal(last, replay.end, replay.seq)
     return replay.torn

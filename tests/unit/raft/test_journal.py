@@ -134,13 +134,13 @@ def test_offers_are_visible_before_they_are_durable(disk: SimulatedDisk) -> None
     assert (journal.written, journal.durable, journal.durable_index) == (3, 3, 2)
 
 
-def test_flush_is_one_write_and_one_sync(disk: SimulatedDisk) -> None:
+def test_flush_is_one_write_one_sync_and_a_seal(disk: SimulatedDisk) -> None:
     journal = opened(disk)
     before = disk.operations, disk.syncs
     for index in (1, 2, 3):
         journal.append(index, 1, b"x")
     flushed(journal)
-    assert (disk.operations - before[0], disk.syncs - before[1]) == (2, 1)
+    assert (disk.operations - before[0], disk.syncs - before[1]) == (3, 1)
 
 
 def test_unchanged_term_costs_nothing(disk: SimulatedDisk) -> None:

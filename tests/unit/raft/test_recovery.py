@@ -48,15 +48,75 @@ def offset(nth: int) -> int:
     return HEADER_BYTES + nth * ENTRY_BYTES
 
 
-def test_damage_in_the_last_flush_is_cut_and_reported(disk: SimulatedDisk) -> None:
+def unsealed(disk: SimulatedDisk, name: str) -> None:
+    """The power went before the kernel had written what says that the last flush was synced."""
+    content = disk.content(name)
+    seal = content.rindex(content[HEADER_BYTES : HEADER_BYTES + 4])
+    for at in range(seal, seal + RECORD_BYTES):
+        disk.rot(name, at, content[at])
+
+
+def test_damage_in_the_last_flush_is_refused_where_its_seal_is(disk: SimulatedDisk) -> None:
+    """It was synced, and others may have been told: no power cut did that."""
+    for nth in (0, 1, 2):
+        disk = SimulatedDisk(random.Random(1))
+        filled(filled(opened(disk), 2), 1)
+        disk.rot(FIRST, offset(nth) + 50, 1)
+        with pytest.raises(JournalDamageError, match="records written after it was synced"):
+            opened(disk)
+
+
+def test_what_was_read_back_is_sealed_again(disk: SimulatedDisk) -> None:
     filled(opened(disk), 3, flushes=3)
+    unsealed(disk, FIRST)
+    assert opened(disk).torn is None
+    disk.rot(FIRST, offset(2) + 50, 1)
+    with pytest.raises(JournalDamageError, match="records written after it was synced"):
+        opened(disk)
+
+
+def test_a_seal_that_rotted_is_garbage(disk: SimulatedDisk) -> None:
+    filled(opened(disk), 3, flushes=3)
+    disk.rot(FIRST, offset(3) + 20, 1)
+    journal = opened(disk)
+    assert journal.last_index == 3
+    assert journal.torn is not None
+    filled(journal, 1)
+    assert opened(disk).last_index == 4
+
+
+def test_a_flush_takes_the_place_of_the_seal_before_it(disk: SimulatedDisk) -> None:
+    """Or is torn behind it, and nobody was promised it."""
+    journal = filled(opened(disk), 1)
+    journal.append(2, 1, b"")
+    flush = journal.begin_flush()
+    assert flush is not None
+    flush.run()
+    assert opened(disk).last_index == 2
+    for seed in range(40):
+        disk = SimulatedDisk(random.Random(seed))
+        journal = filled(opened(disk), 1)
+        for index in range(2, 6):
+            journal.append(index, 1, bytes([index]) * 80)
+        flush = journal.begin_flush()
+        assert flush is not None
+        disk.stop_after(1)
+        with pytest.raises(PowerCutError):
+            flush.run()
+        disk.power_cut()
+        assert opened(disk).last_index in range(1, 6)
+
+
+def test_damage_in_a_last_flush_without_a_seal_is_cut_and_reported(disk: SimulatedDisk) -> None:
+    filled(opened(disk), 3, flushes=3)
+    unsealed(disk, FIRST)
     disk.rot(FIRST, offset(2) + 50, 1)
     journal = opened(disk)
     assert journal.last_index == 2
     assert journal.torn is not None
     assert (journal.torn.file, journal.torn.offset) == ("disk/" + FIRST, offset(2))
     assert (journal.torn.garbage, journal.torn.next_index) == (ENTRY_BYTES, 3)
-    assert disk.content(FIRST)[offset(2) :].strip(b"\0") == b""
+    assert len(disk.content(FIRST)[offset(2) :].rstrip(b"\0")) <= RECORD_BYTES, "a seal"
     assert len(disk.content(FIRST)) == SMALL
     assert opened(disk).torn is None
 
@@ -75,6 +135,7 @@ def test_whole_records_of_the_torn_flush_never_come_back(disk: SimulatedDisk) ->
     """1 | 2 3: record 2 was torn, 3 was whole. A new 2 of the same length must not bring 3 back."""
     journal = filled(opened(disk), 1)
     filled(journal, 2)
+    unsealed(disk, FIRST)
     disk.rot(FIRST, offset(1) + 50, 1)
     journal = opened(disk)
     assert journal.last_index == 1
@@ -162,6 +223,7 @@ def test_every_entry_gone_after_a_drop_is_damage(disk: SimulatedDisk) -> None:
     assert sweep is not None
     sweep.run()
     assert disk.names() == [SECOND]
+    unsealed(disk, SECOND)
     disk.rot(SECOND, offset(0) + 50, 1)
     with pytest.raises(CorruptionError, match="every entry of the log is gone"):
         opened(disk)
@@ -269,6 +331,7 @@ def test_long_logs_are_read_in_windows(disk: SimulatedDisk) -> None:
     assert [p for _, _, p in journal.read(1, 1 << 30)] == [
         b"%d" % i * n for i, n in enumerate(sizes, start=1)
     ]
+    unsealed(disk, FIRST)
     disk.rot(FIRST, HEADER_BYTES + 3_000_000, 1)
     journal = opened(disk)
     assert journal.torn is not None
