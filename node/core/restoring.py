@@ -74,7 +74,10 @@ class _Restoring:
     def _meta(self) -> tuple[list[int], list[int]]:
         ((_, (written, *values)),) = self._unpacked(META)
         if written != FORMAT:
-            raise CorruptionError(f"the checkpoint has format {written}, this release reads {FORMAT}")
+            raise CorruptionError(
+                f"the checkpoint has format {written}, this release reads {FORMAT}: use the release that "
+                "wrote it, or replace the node (stanchion cluster replace)"
+            )
         state = self.state
         (
             state.applied,

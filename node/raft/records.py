@@ -183,7 +183,10 @@ def header_bytes(lead: bytes) -> int:
     if magic != _MAGIC:
         raise HeaderError("this is no segment of a journal")
     if version not in _FORMATS:
-        raise HeaderError(f"the segment has format {version}, this program reads format {FORMAT}")
+        raise HeaderError(
+            f"the segment has format {version}, this program reads format {FORMAT}: use the release that "
+            "wrote it, or replace the node (stanchion cluster replace)"
+        )
     if size == 0 or size % HEADER_BYTES:
         raise HeaderError("the segment's header is damaged")
     return int(size)

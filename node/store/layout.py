@@ -49,7 +49,7 @@ def _decode_meta(values: Values, stored: bytes) -> Meta:
     if version != _FORMAT or len(value) != _META.size:
         raise CorruptionError(
             f"{path}: a store of format {version}, and this release reads format {_FORMAT} only:"
-            " use the release that wrote it"
+            " use the release that wrote it, or replace the node (stanchion cluster replace)"
         )
     _, _, index, term, previous_index, previous_term = _META.unpack(value)
     return Meta((index, term), (previous_index, previous_term))

@@ -68,5 +68,7 @@ def test_another_releases_format_is_noticed(written: int) -> None:
     records = story().records
     meta = list(msgpack.unpackb(records[b"m"]))
     meta[0] = written
-    with pytest.raises(CorruptionError, match=f"format {written}, .* reads"):
+    with pytest.raises(
+        CorruptionError, match=f"format {written}, .* reads .*: use the release .* or replace"
+    ):
         restore(sorted({**records, b"m": msgpack.packb(meta)}.items()))

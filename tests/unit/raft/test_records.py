@@ -72,7 +72,9 @@ def test_header_is_read_back(header: Header) -> None:
 def test_header_of_another_format_says_so() -> None:
     data = bytearray(HEADER.encode())
     data[8] = 9
-    with pytest.raises(HeaderError, match="format 9, this program reads format 2"):
+    with pytest.raises(
+        HeaderError, match="format 9, this program reads format 2: use .* or replace the node"
+    ):
         header_bytes(bytes(data))
 
 
