@@ -17,7 +17,7 @@ from typing import Protocol
 
 from node.config.model import Cluster
 from node.core.state import State
-from node.errors import IdentityError
+from node.errors import IdentityError, UnavailableError
 from node.raft.disk import RealDisk, replace_file
 from node.raft.identity import Identity
 from node.raft.journal import Journal
@@ -50,6 +50,38 @@ class Engine(Protocol):
     def membership_index(self) -> int: ...
     @property
     def is_changing(self) -> bool: ...
+
+
+class Remembering(Protocol):
+    """The consensus engine, as far as it knows of earlier members."""
+
+    @property
+    def membership(self) -> Membership: ...
+    @property
+    def membership_index(self) -> int: ...
+    def membership_at(self, index: int) -> Membership: ...
+
+
+class Log(Protocol):
+    """What is needed of the log."""
+
+    @property
+    def first_index(self) -> int: ...
+    @property
+    def first_readable(self) -> int: ...
+
+
+def members_at(engine: Remembering, journal: Log, index: int) -> Membership:
+    """Who belonged to the cluster at entry ``index``.
+
+    Raises:
+        UnavailableError: the log doesn't reach back to it, and the members have changed since.
+    """
+    if engine.membership_index <= index:
+        return engine.membership
+    if index < max(journal.first_index, journal.first_readable - 1):
+        raise UnavailableError(f"the members have changed since entry {index}, which is gone")
+    return engine.membership_at(index)
 
 
 def founders(cluster: Cluster, node: str) -> Membership:

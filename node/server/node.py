@@ -590,16 +590,7 @@ class Node:
             await self.driver.flushed()
 
     def _membership_at(self, index: int) -> Membership:
-        """Who belonged to the cluster at entry ``index``.
-
-        Raises:
-            UnavailableError: the log doesn't reach back to it, and the members have changed since.
-        """
-        if self.engine.membership_index <= index:
-            return self.engine.membership
-        if index < max(self.journal.first_index, self.journal.first_readable - 1):
-            raise UnavailableError(f"the members have changed since entry {index}, which is gone")
-        return self.engine.membership_at(index)
+        return joining.members_at(self.engine, self.journal, index)
 
     def _members_changed(self) -> None:
         if self._served:

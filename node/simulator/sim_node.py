@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from node.core.records import restore, take_changes
 from node.core.state import State
-from node.errors import CorruptionError, DiskError, IdentityError, RemoteProtocolError, UnavailableError
+from node.errors import CorruptionError, DiskError, IdentityError, RemoteProtocolError
 from node.protocol.peer import HEADER_BYTES, decode_body, encode_frame
 from node.raft.links import SNAPSHOT
 from node.raft.membership import Membership
@@ -548,11 +548,7 @@ class SimNode:
 
     def members_at(self, index: int) -> Membership:
         """Who belonged to the cluster at an entry. Raises UnavailableError if the log is past it."""
-        if self.engine.membership_index <= index:
-            return self.engine.membership
-        if index < self.journal.first_index:
-            raise UnavailableError(f"the members have changed since entry {index}, which is gone")
-        return self.engine.membership_at(index)
+        return joining.members_at(self.engine, self.journal, index)
 
     def installed(
         self, store: StoreInterface, at: tuple[int, int], previous: tuple[int, int], members: Membership

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ import pytest
 from node.config.model import Cluster, Node
 from node.config.values import Address
 from node.core.state import State
-from node.errors import IdentityError
+from node.errors import IdentityError, UnavailableError
 from node.raft.identity import Identity
 from node.raft.journal import Journal
 from node.raft.membership import Member, Membership
@@ -24,6 +25,7 @@ from node.server.joining import (
     invited,
     keep_name,
     learnt,
+    members_at,
     refuse_removed,
 )
 from node.simulator.disk import SimulatedDisk
@@ -119,3 +121,27 @@ def test_a_removed_node_does_not_start() -> None:
     refuse_removed(Engine(THREE.without("n2"), 9), "n2", 10)
     with pytest.raises(IdentityError, match="n2 was removed from this cluster, by entry 9"):
         refuse_removed(Engine(THREE.without("n2"), 9), "n2", 0)
+
+
+@dataclass
+class Past:
+    """An engine and its log: since entry 40 there are three members, before there were four."""
+
+    membership = THREE
+    membership_index = 40
+    first_index: int = 1
+    first_readable: int = 1
+
+    def membership_at(self, _index: int) -> Membership:
+        return WITH_LEARNER
+
+
+def test_who_belonged_to_the_cluster_at_an_entry() -> None:
+    """A log that begins behind it doesn't say; nor one that has only terms of what a snapshot took the place
+    of, though it knows them."""
+    assert members_at(Past(), Past(), 39) == WITH_LEARNER
+    assert members_at(Past(), Past(first_index=50), 40) == THREE
+    assert members_at(Past(), Past(first_index=30, first_readable=31), 30) == WITH_LEARNER
+    for log in (Past(first_index=31), Past(first_index=1, first_readable=32)):
+        with pytest.raises(UnavailableError, match="since entry 30, which is gone"):
+            members_at(log, log, 30)
