@@ -24,10 +24,7 @@ from typing import TYPE_CHECKING, Any
 import trio
 
 from node.config.model import Config
-from node.config.replicated import settings
 from node.config.values import Address
-from node.core.commands import Configure
-from node.core.effects import Outcome, Refused
 from node.core.records import restore
 from node.core.state import State
 from node.errors import ConfigError, IdentityError, NodeError, UnavailableError
@@ -41,6 +38,7 @@ from node.server import joining
 from node.server.access import authenticator
 from node.server.administering import Administering
 from node.server.administration import Administration
+from node.server.agreeing import Agreement
 from node.server.checkpointing import Checkpointer
 from node.server.clients import Clients
 from node.server.context import ClientLimits, Context, ServerInfo
@@ -197,6 +195,9 @@ class Node:
         )
         joining.refuse_removed(self.engine, name, since)
         self.replica.attach(self.engine)
+        self.agreement = Agreement(
+            lambda: self.replica.state, lambda: self.config, self.replica.origin, proposes=launch.proposes
+        )
         self._serve_operators()
         entrance = Entrance(
             config.cluster.id, name, lambda: self.replica.state.founding_id, self.replica.asking
@@ -520,28 +521,8 @@ class Node:
             await trio.sleep(0.25)
 
     async def _configure(self) -> None:
-        """Propose this node's limits if the cluster has none yet; say so if they differ (R23)."""
         await self.until(lambda: self.replica.caught_up)
-        if not self.replica.state.settings.set:
-            self.propose(only_if_unset=True)
-            return
-        different = self.different_settings()
-        if different and self.launch.proposes:
-            self.propose(only_if_unset=False)
-        elif different:
-            log.warning(
-                "this node's file says otherwise than the cluster has agreed on: %s", ", ".join(different)
-            )
-
-    def different_settings(self) -> list[str]:
-        """The settings in which this node's configuration differs from what the cluster goes by."""
-        agreed = self.replica.state.settings.values()
-        return sorted(key for key, value in settings(self.config).items() if agreed.get(key) != value)
-
-    def propose(self, *, only_if_unset: bool) -> None:
-        """Propose this node's settings to the cluster."""
-        self.replica.origin.submit(Configure(settings(self.config), only_if_unset), _log_refusal, size=4096)
-        self.replica.origin.flush()
+        self.agreement.begin()
 
     async def _serve_http(self) -> None:
         if self.addresses.http is None:
@@ -658,8 +639,3 @@ def _import_monitoring() -> None:
     from node.monitor.http import prepare
 
     prepare()
-
-
-def _log_refusal(outcome: Outcome) -> None:
-    if isinstance(outcome, Refused):
-        log.error("the cluster refused this node's limits: %s", outcome.text)

@@ -61,9 +61,9 @@ async def reload(node: Node) -> None:
         clients=replace(old.clients, **{name: getattr(config.clients, name) for name in _CREDENTIALS}),
         logging=replace(old.logging, level=config.logging.level),
     )
-    changed = node.different_settings()
+    changed = node.agreement.different()
     if changed:
-        node.propose(only_if_unset=False)
+        node.agreement.propose(only_if_unset=False)
         log.info("SIGHUP: proposed to the cluster: %s", ", ".join(changed))
     waiting = restart_needed(node.config, config)
     if waiting:

@@ -72,7 +72,7 @@ DOORS = {
 PLAIN = {
     "origin", "ordering", "perform", "keeper", "heartbeats", "presence", "requests", "replica", "routing",
     "interest", "streaming", "subscriptions", "connection", "clock", "founding", "liveness", "host",
-    "external", "foreign", "continuity", "snapshot_context", "unfinished",
+    "external", "foreign", "continuity", "snapshot_context", "unfinished", "agreeing",
 }  # fmt: skip
 """Modules of ``server`` that do no I/O and know no event loop, so that the simulator can run them."""
 

@@ -43,13 +43,14 @@ class FakeNode:
         self.context = SimpleNamespace(authenticator=authenticator(old.clients))
         self.clients = SimpleNamespace(connections={})
         self._agreed = (old.limits, old.streaming)
+        self.agreement = SimpleNamespace(different=self.different, propose=self.propose)
 
     def connect(self, name: str) -> Connection:
         connection = Connection(Identity(name))
         self.clients.connections[len(self.clients.connections)] = connection
         return connection
 
-    def different_settings(self) -> list[str]:
+    def different(self) -> list[str]:
         return [] if (self.config.limits, self.config.streaming) == self._agreed else ["max_msgs"]
 
     def propose(self, *, only_if_unset: bool) -> None:
