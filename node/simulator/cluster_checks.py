@@ -21,8 +21,10 @@ from node.core.entries import (
 from node.core.records import digest
 from node.core.state import State
 from node.protocol.streaming import Message, decode_message
+from node.raft.ports import EntryType
 from node.simulator.account import Account
 from node.simulator.log_checks import LogChecker
+from node.simulator.member_checks import MemberChecker
 from node.simulator.profiles import LEADER_WITHIN_S
 from node.simulator.raft_checks import ViolationError
 
@@ -59,6 +61,7 @@ class ClusterChecker:
     def __init__(self, cluster: Cluster) -> None:
         self.account = Account()
         self.log = LogChecker()
+        self._members = MemberChecker(self.log) if cluster.profile.spares else None
         self._cluster = cluster
         self._world = cluster.world
         self._entries: dict[int, bytes] = {}
@@ -94,6 +97,8 @@ class ClusterChecker:
             if node.leads:
                 self._check_majority(node, commit)
         self._commits[node.name] = commit
+        if self._members is not None:
+            self._members.observe(node.name, node.engine, node.journal)
 
     def _check_majority(self, leader: SimNode, index: int) -> None:
         """What a leader commits is on the disks of a majority, whatever they told it (S4, S5).
@@ -137,6 +142,8 @@ class ClusterChecker:
     def appended(self, node: SimNode, index: int, term: int, payload: bytes, before: int | None) -> None:
         """A journal has got an entry."""
         self.log.appended(node.name, index, term, payload, before)
+        if self._members is not None and payload[0] == EntryType.MEMBERSHIP:
+            self._members.appended(index, term, payload[1:])
 
     def started(self, node: SimNode) -> None:
         """A process knows nothing of the commit index of the one before it; its log is what it was."""

@@ -75,6 +75,10 @@ class LogChecker:
             if before is not None and known[1] not in {None, before}:
                 raise ViolationError("log matching", f"{name} finds entry {index} behind another than it was")
 
+    def committed_term(self, index: int) -> int | None:
+        """The term of entry ``index``; None if nobody knows it to be committed."""
+        return self._committed.get(index)
+
     def committed(self, name: str, in_term: int, journal: JournalView, above: int, up_to: int) -> None:
         """A node that is in term ``in_term`` knows all entries to be committed up to ``up_to``."""
         for index in range(max(above + 1, journal.first_index), up_to + 1):

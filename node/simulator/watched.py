@@ -9,9 +9,11 @@ from node.core.effects import Effects
 from node.core.machine import Machine
 from node.core.state import State
 from node.raft.engine import Engine
+from node.raft.membership import Membership
 from node.server.connection import Connection
 from node.server.context import Context
 from node.server.routing import LocalSubscription
+from node.simulator.member_checks import expect_one_at_a_time
 from node.units import Index
 
 if TYPE_CHECKING:
@@ -35,13 +37,19 @@ class WatchedMachine(Machine):
 
 
 class WatchedEngine(Engine):
-    """The engine, with the checkers told of what is proposed."""
+    """The engine, with the checkers told of what is proposed, and looking at changes of members."""
 
     watcher: Callable[[int, bytes], None]
 
     def propose(self, payload: bytes) -> Index:
         index = super().propose(payload)
         self.watcher(index, payload)
+        return index
+
+    def change_membership(self, new: Membership) -> Index:
+        before = self.membership, self.membership_index, self.commit_index
+        index = super().change_membership(new)
+        expect_one_at_a_time(self.name, new, *before, knows_own=self._journal.term_at(before[2]) == self.term)
         return index
 
 

@@ -22,8 +22,11 @@ from node.raft import following, records
 from node.raft.engine import Engine
 from node.raft.frames import Ack
 from node.raft.inbound import Accept, Refuse, Verdict
+from node.raft.membership import Membership
 from node.raft.ports import Role
+from node.raft.progress import Replicator
 from node.raft.promises import Promises
+from node.raft.reconfiguration import Reconfiguration
 from node.raft.voting import Voting
 from node.server import perform
 from node.server.catching_up import CatchUp
@@ -239,6 +242,80 @@ def _a_set_decides_the_order(patch: Patch) -> None:
     patch.setattr(core_machine, "dispatch", disordered)
 
 
+# --- members --------------------------------------------------------------------------------------
+
+
+def _members_count_when_they_are_committed(patch: Patch) -> None:
+    """Not when they are in the log: two majorities may then miss each other."""
+    applies = Engine.library_applies
+
+    def follow(self: Reconfiguration) -> None:
+        placed = self._journal.membership_at(self._library.commit)
+        if placed != self._placed:
+            self._placed = placed
+            self.membership, self.index = self._read(placed)
+            self._adopt()
+
+    def apply_and_follow(self: Engine, index: int, payload: bytes) -> None:
+        applies(self, index, payload)
+        self._reconfiguration.follow()
+
+    patch.setattr(Reconfiguration, "follow", follow)
+    patch.setattr(Engine, "library_applies", apply_and_follow)
+
+
+def _changes_overlap(patch: Patch) -> None:
+    check = Reconfiguration.check
+    patch.setattr(Reconfiguration, "check", lambda self, new, commit: check(self, new, 1 << 60))
+
+
+def _changes_outlive_their_entries(patch: Patch) -> None:
+    """Truncation must undo them."""
+    follow = Reconfiguration.follow
+
+    def forward(self: Reconfiguration) -> None:
+        now, before = self._journal.membership, self._placed
+        if now is not None and (before is None or now[0] >= before[0]):
+            follow(self)
+
+    patch.setattr(Reconfiguration, "follow", forward)
+
+
+def _snapshots_bring_no_members(patch: Patch) -> None:
+    install = Engine.snapshot_installed
+
+    def forget(
+        self: Engine,
+        index: int,
+        term: int,
+        previous: tuple[int, int],
+        membership: Membership | None = None,
+    ) -> None:
+        install(self, index, term, previous)
+
+    patch.setattr(Engine, "snapshot_installed", forget)
+
+
+def _learners_count(patch: Patch) -> None:
+    """And stay what they are: else they count only for the moment between the last entry and the vote."""
+
+    def adopt(self: Reconfiguration) -> None:
+        others = [name for name in self.membership.names if name != self._name]
+        self._votes = True
+        self._replicator.set_members(others, dict.fromkeys(others, ""), since=self.index)
+        self._election.set_voters(others, counts=True)
+        self._library.set_voters({name: self._replicator.flows[name].match for name in others}, counts=True)
+
+    patch.setattr(Reconfiguration, "_adopt", adopt)
+    patch.setattr(Replicator, "_is_counted", lambda self, flow: flow.voter)
+    patch.setattr(Engine, "caught_up", lambda self, name: False)
+
+
+def _the_removed_go_on(patch: Patch) -> None:
+    """Its own vote and its own copy count for whoever is no member any more."""
+    patch.setattr(Reconfiguration, "_votes_in", lambda self, membership: True)
+
+
 # --- consensus and the disk -----------------------------------------------------------------------
 
 
@@ -375,6 +452,12 @@ MUTATIONS = [
     Mutation("the term is looked at (L5)", _leaders_of_the_past_are_believed, "elections", 3, first=6),
     Mutation("a leader's copy counts once", _own_copy_counts_twice, "disks", 1),
     Mutation("votes go to the better log", _whoever_asks_gets_a_vote, "partitions", 5, first=3),
+    Mutation("members count when they are in the log", _members_count_when_they_are_committed, "members", 3),
+    Mutation("one change of members at a time", _changes_overlap, "members", 4),
+    Mutation("truncation undoes a change", _changes_outlive_their_entries, "members", 12, first=10),
+    Mutation("a snapshot brings its members", _snapshots_bring_no_members, "members", 3),
+    Mutation("learners don't count", _learners_count, "members", 3),
+    Mutation("the removed don't count themselves", _the_removed_go_on, "members", 12, first=10),
     Mutation("equal entries stay (S1)", _the_log_is_cut_as_the_library_does, "storms", 3),
     Mutation("the store never outruns the journal", _checkpoints_outrun_the_journal, "disks", 5),
     Mutation("a failed sync is the end (S4)", _a_failed_sync_is_ignored, "disks", 5, first=10),
