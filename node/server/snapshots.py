@@ -37,7 +37,7 @@ from node.server.replica import Replica
 from node.server.snapshot_context import Context
 from node.server.unfinished import Unfinished
 from node.store.checkpoint import Store
-from node.store.snapshot import Manifest, Snapshot, install, open_reader, produce
+from node.store.snapshot import Manifest, Snapshot, install, open_reader, produce, verify
 from node.store.transfer import SnapshotReceiver, SnapshotSender
 
 if TYPE_CHECKING:
@@ -242,16 +242,21 @@ class Snapshots:
 
     async def _install(self, received: Snapshot) -> None:
         manifest = received.manifest
+        membership = Context.decode(manifest.context).membership
+        sealer = None if self._keyring is None else self._keyring.sealer("store")
+        try:
+            await trio.to_thread.run_sync(verify, received, sealer)  # while there is a store to go on with
+        except DiskError as error:
+            raise UnavailableError(str(error)) from error
+        # No await from here until applying is suspended: what is wanted now is then still wanted.
         if not self._engine.offered_snapshot(manifest.index, manifest.term):
             return
         since = self._engine.applied_index
-        membership = Context.decode(manifest.context).membership
         self._engine.suspend_applying()
         self._replica.suspend()
         try:
             async with self._checkpointer.paused():
                 self._checkpointer.store.close()
-                sealer = None if self._keyring is None else self._keyring.sealer("store")
                 store, state = await trio.to_thread.run_sync(
                     _replace, received, self._store_path, sealer, membership
                 )

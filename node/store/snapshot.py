@@ -216,6 +216,21 @@ def load_manifest(path: Path, chunk_bytes: int = CHUNK_BYTES) -> Manifest | None
         return None
 
 
+def verify(received: Snapshot, sealer: Sealer | None = None) -> None:
+    """See whether a received snapshot is a store, and the one its manifest speaks of. In a worker thread.
+
+    Raises:
+        RemoteProtocolError: it isn't. That is the fault of who has sent it: no store of ours is damaged.
+    """
+    manifest = received.manifest
+    try:
+        found = applied_in(Values(received.path, sealer))
+    except CorruptionError as error:
+        raise RemoteProtocolError(f"snapshot {manifest.snapshot_id} is none: {error}") from error
+    if found != ((manifest.index, manifest.term), manifest.previous):
+        raise RemoteProtocolError(f"snapshot {manifest.snapshot_id} holds another index than it says")
+
+
 def install(
     received: Snapshot,
     store_path: Path,
@@ -232,12 +247,10 @@ def install(
 
     Raises:
         RemoteProtocolError: the snapshot isn't what its manifest says; the old store is untouched.
-        CorruptionError: nor is it a store at all.
         DiskError: the disk refused.
     """
     manifest = received.manifest
-    if applied_in(Values(received.path, sealer)) != ((manifest.index, manifest.term), manifest.previous):
-        raise RemoteProtocolError(f"snapshot {manifest.snapshot_id} holds another index than it says")
+    verify(received, sealer)
     try:
         sync_file(received.data)
         store_path.mkdir(mode=0o750, exist_ok=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from node.raft.membership import Membership
 from node.sealing import Keyring
 from node.server.snapshots import SILENCE_S, Context, Snapshots
 from node.store.checkpoint import Store
+from node.store.snapshot import produce
 
 TERM = 3
 MEMBERS = Membership.founders(["n1", "n2"]).with_learner("n3", "h:1")
@@ -417,6 +419,21 @@ async def test_the_others_do_not_wait_for_one_that_is_silent(
         nursery.cancel_scope.cancel()
     assert "snapshot for n2: the other end has been silent" in caplog.text
     assert "n3 was tried" in caplog.text
+
+
+@pytest.mark.parametrize("damage", [None, b"", b"garbage" * 5000])
+async def test_what_is_not_what_it_says_is_found_out_while_there_is_a_store(
+    sender: Node, receiver: Node, tmp_path: Path, damage: bytes | None
+) -> None:
+    """A leader's mistake, or worse: this node goes on with what it has."""
+    made = produce(sender.store, tmp_path / "made")
+    if damage is not None:
+        made.data.write_bytes(damage)
+    manifest = replace(made.manifest, index=made.manifest.index + 1, context=Context(MEMBERS, b"").encode())
+    with pytest.raises((RemoteProtocolError, UnavailableError)):
+        await receiver.snapshots._install(replace(made, manifest=manifest))
+    assert receiver.engine.told == []
+    assert receiver.store.get(1, 1) is None, "it is open"
 
 
 async def test_no_room_for_a_snapshot_stops_nobody(sender: Node, receiver: Node) -> None:
