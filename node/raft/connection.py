@@ -47,6 +47,20 @@ class SilentError(LostError):
 _numbers = itertools.count(1)
 
 
+async def dialed(host: str, port: int, within_s: float) -> trio.SocketStream:
+    """A connection to another node's address.
+
+    Raises:
+        LostError: nobody is there, or not so soon.
+    """
+    with trio.move_on_after(within_s):
+        try:
+            return await trio.open_tcp_stream(host, port)
+        except OSError as error:
+            raise LostError(reason(error)) from error
+    raise LostError(f"no connection within {within_s} s")
+
+
 class Counted:
     """What went over one connection, for monitoring. Times are Unix nanoseconds."""
 

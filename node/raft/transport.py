@@ -37,7 +37,7 @@ from node.raft.connection import (
     LostError,
     SilentError,
     SnapshotChannel,
-    reason,
+    dialed,
     receive_hello,
     remote,
     secure,
@@ -455,7 +455,7 @@ class Transport:
         try:
             try:
                 with attempt:  # cancelled when the peer's own connection becomes the link
-                    stream = await self._connected(slot.address)
+                    stream = await dialed(slot.address.host, slot.address.port, self._limits.connect_s)
                     secured, hello = await self._introduced(stream, slot.peer, slot.link, slot)
                     connection = Connection(secured, hello, remote(stream), stream.socket, dialled=True)
             except _PEER_FAULTS as error:
@@ -477,14 +477,6 @@ class Transport:
         slot.problem = str(error)
         level = logging.INFO if isinstance(error, LostError) else logging.WARNING
         log.log(level, "no %s link with %s (%s): %s", slot.link, slot.peer, slot.address, error)
-
-    async def _connected(self, address: Address) -> trio.SocketStream:
-        with trio.move_on_after(self._limits.connect_s):
-            try:
-                return await trio.open_tcp_stream(address.host, address.port)
-            except OSError as error:
-                raise LostError(reason(error)) from error
-        raise LostError(f"no connection within {self._limits.connect_s} s")
 
     async def _introduced(
         self, stream: trio.SocketStream, peer: str, link: str, slot: _Dialed | None
@@ -519,7 +511,8 @@ class Transport:
         stream: trio.SocketStream | None = None
         try:
             try:
-                stream = await self._connected(self._members[peer])
+                address = self._members[peer]
+                stream = await dialed(address.host, address.port, self._limits.connect_s)
                 secured, _hello = await self._introduced(stream, peer, SNAPSHOT, None)
             except _PEER_FAULTS as error:
                 raise UnavailableError(f"no snapshot connection with {peer}: {error}") from error

@@ -30,17 +30,18 @@ import random
 import secrets
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 import trio
 
 from node.config.values import Address, parse_address
 from node.errors import ConfigError, IdentityError, RemoteProtocolError
 from node.protocol.peer import encode_frame, shown
-from node.raft.connection import Connection, LostError, reason, receive_hello, remote, secure, send
+from node.raft.connection import Connection, LostError, dialed, receive_hello, remote, secure, send
 from node.raft.links import FOREIGN, INSTANCE_BYTES, CollisionError, Hello, Limits, refusal
 from node.raft.security import Security
 from node.raft.tls import ByteStream
+from node.server.foreign_peer import SOFT_BYTES, Listener, Peer
 
 log = logging.getLogger("stanchion.routes")
 
@@ -55,9 +56,6 @@ HEARD_OF_MAX = 200
 HEARD_TRIES = 20
 """Attempts at an address that was only heard of."""
 
-SOFT_BYTES = 1024 * 1024
-"""Queued to one peer from which on deliveries wait."""
-
 PAUSE_MIN_S, PAUSE_MAX_S = 0.05, 2.0
 """Between two attempts; doubles from the first to the second, half of it random."""
 
@@ -67,9 +65,6 @@ DECLINED_PAUSE_S = 5.0
 ALIVE_S = 1.0
 """How often every peer is told that this node lives."""
 
-SILENT_MAX = 5
-"""So many times in a row nothing may have come from a peer when it is looked at."""
-
 _FAULTS = (LostError, RemoteProtocolError, IdentityError, CollisionError)
 
 
@@ -78,82 +73,6 @@ class RivalError(IdentityError):
 
     def __init__(self, node: str) -> None:
         super().__init__(f"Server {node} was also started with -cluster_bootstrap")
-
-
-class Peer:
-    """The link to one routing peer, for as long as it stands.
-
-    To ``replica`` and ``perform`` it is a connection as a client's is: it has room or hasn't, and reading can
-    be paused while this node has too much unapplied.
-    """
-
-    def __init__(self, key: str, connection: Connection, limits: Limits) -> None:
-        self.key = key
-        self.connection = connection
-        self.epoch = -connection.number
-        """No client's."""
-        self.subscriptions: dict[bytes, Any] = {}
-        """None: what its clients listen to is in the exchange of interest."""
-        self._limits = limits
-        self._bytes_heard = 0
-        self._silent = 0
-
-    @property
-    def hello(self) -> Hello:
-        return self.connection.hello
-
-    @property
-    def closed(self) -> bool:
-        return self.connection.closed is not None
-
-    @property
-    def writable(self) -> bool:
-        return not self.closed and self.connection.queued_bytes < SOFT_BYTES
-
-    def send(self, value: Any) -> None:
-        """Queue a frame; too much, and the link is closed."""
-        self.connection.push(encode_frame(value), self._limits.outbox_bytes_max)
-
-    def watch(self) -> None:
-        """Say that this node lives, and give the peer up if it has said nothing for long."""
-        self.send(["alive"])
-        heard = self.connection.counted.in_bytes
-        is_silent = heard == self._bytes_heard and not self.connection.is_paused
-        self._silent = self._silent + 1 if is_silent else 0
-        self._bytes_heard = heard
-        if self._silent >= SILENT_MAX:
-            self.connection.close("it says nothing any more")
-
-    def pause_reading(self) -> None:
-        """Leave further bytes in the socket (R21)."""
-        self.connection.pause_reading()
-
-    def resume_reading(self) -> None:
-        """Read again."""
-        self.connection.resume_reading()
-
-
-class Listener(Protocol):
-    """Who is told of routing peers. Called on the loop; must not wait."""
-
-    def up(self, peer: Peer) -> None:
-        """The link is there, both ways."""
-
-    def down(self, peer: Peer) -> None:
-        """It is gone, and what was on its way is lost."""
-
-    def frames(self, peer: Peer, values: list[Any]) -> None:
-        """Everything that one read brought.
-
-        Raises:
-            RemoteProtocolError: the peer broke its protocol; the link is closed.
-        """
-
-    def drained(self, peer: Peer) -> None:
-        """There is room again."""
-
-    def member(self, name: str, address: Address) -> None:
-        """A member of this cluster is to be found at this address."""
 
 
 @dataclass(slots=True)
@@ -425,7 +344,7 @@ class ForeignLinks:
         Raises:
             one of ``_FAULTS``: there is no link.
         """
-        tcp = await self._connected(route.address)
+        tcp = await dialed(route.address.host, route.address.port, self._limits.connect_s)
         try:
             where = remote(tcp)
             stream, hello = await self._introduced(tcp, route)
@@ -439,14 +358,6 @@ class ForeignLinks:
             return True
         finally:
             await trio.aclose_forcefully(tcp)
-
-    async def _connected(self, address: Address) -> trio.SocketStream:
-        with trio.move_on_after(self._limits.connect_s):
-            try:
-                return await trio.open_tcp_stream(address.host, address.port)
-            except OSError as error:
-                raise LostError(reason(error)) from error
-        raise LostError(f"no connection within {self._limits.connect_s} s")
 
     async def _introduced(self, tcp: trio.SocketStream, route: _Route) -> tuple[ByteStream, Hello]:
         with trio.move_on_after(self._limits.handshake_s):

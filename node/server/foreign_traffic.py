@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from node.config.values import Address
-from node.server.foreign_links import Listener, Peer
+from node.server.foreign_peer import Listener, Peer
 from node.server.replica import Replica
 from node.server.routing import Routing
 

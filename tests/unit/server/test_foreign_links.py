@@ -16,8 +16,9 @@ from node.protocol.peer import encode_frame
 from node.raft.links import Limits
 from node.raft.security import Plaintext
 from node.raft.transport import Transport
-from node.server import foreign_links
-from node.server.foreign_links import ForeignLinks, Listener, Peer, RivalError
+from node.server import foreign_links, foreign_peer
+from node.server.foreign_links import ForeignLinks, RivalError
+from node.server.foreign_peer import Listener, Peer
 
 SOON = 5.0  # seconds until a test that hangs is given up; nothing waits for it
 
@@ -217,7 +218,7 @@ async def test_a_bad_frame_ends_the_link() -> None:
 
 async def test_who_does_not_read_is_cut_off() -> None:
     """Above the soft bound deliveries wait, above the hard one the link ends."""
-    limits = Limits(outbox_bytes_max=4 * foreign_links.SOFT_BYTES)
+    limits = Limits(outbox_bytes_max=4 * foreign_peer.SOFT_BYTES)
     async with Node("a", "n1", limits=limits).running() as one, Node("b", "n1", one).running() as two:
         await one.linked("b/n1")
         await two.linked("a/n1")
@@ -246,7 +247,7 @@ async def test_who_says_nothing_is_gone(monkeypatch: pytest.MonkeyPatch) -> None
         await two.linked("a/n1")
         peer = two.links.peers["a/n1"]
         with trio.fail_after(SOON):
-            while peer.connection.counted.in_frames < 3 * foreign_links.SILENT_MAX:  # noqa: ASYNC110
+            while peer.connection.counted.in_frames < 3 * foreign_peer.SILENT_MAX:  # noqa: ASYNC110
                 await trio.sleep(0.01)
         assert not one.heard.of("down"), "both live"
         monkeypatch.setattr(peer, "send", lambda _value: None)
