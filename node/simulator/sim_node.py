@@ -49,8 +49,9 @@ TIMER_LATE_S = 20e-6
 CHECKPOINT_S = 0.3
 STORE_S = (0.0005, 0.01)
 """How long it takes to write one."""
-TRAILING_ENTRIES = 15
-"""Few, so that a node that was down for a while needs a snapshot."""
+TRAILING_ENTRIES = (15, 15, 80)
+"""One of these. Few, so that a node that was down for a while needs a snapshot; or enough to go on behind
+one that was cut off."""
 ALONE_S = 5.0
 """Without a leader for so long a node sends its clients away (R25)."""
 HAND_OVER_S = 1.0
@@ -92,6 +93,7 @@ class SimNode:
         self._cluster = cluster
         self._world = cluster.world
         self._rng = cluster.world.stream(name)
+        self._trailing = cluster.world.stream("trailing").choice(TRAILING_ENTRIES)
         self.snapshot_rng = cluster.world.stream(f"{name} snapshots")
         self.storage = self._new_storage()
         self.broken = False
@@ -539,7 +541,7 @@ class SimNode:
         self.checker.checkpointed(self, index)
         self.checkpointing = False
         self._world.counts["checkpoints"] += 1
-        self.journal.drop_before(index - TRAILING_ENTRIES)
+        self.journal.drop_before(index - self._trailing)
         self.storage.sweep()
 
     def _may_store(self, index: int) -> bool:

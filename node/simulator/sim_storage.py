@@ -4,9 +4,10 @@ The journal is the real one, on a `SimulatedDisk`: a process that is killed lose
 write, a power cut keeps, loses or tears each write that no sync had covered. Syncs and writes fail on
 demand, the disk fills up and empties again, bytes rot. The store is a module of its own (`sim_store`).
 
-Bytes of the last flush never rot. A flush that a power cut tore and one that rotted look alike, and
-what no other node was promised must be cut off; so of this one damage nobody can be saved by a
-checksum, and the simulated operator is spared it.
+The last flush rots like all others. But not together with a power cut, before anything else is
+written: if that takes what says that the flush was synced (`node.raft.records`), one that rotted and one
+that was torn look alike, and what no other node was promised must be cut off. Of this one damage nobody
+can be saved by a checksum, and the simulated operator is spared it.
 """
 
 from __future__ import annotations
@@ -161,7 +162,7 @@ class SimStorage:
         self._disk.fail_writes(0)
 
     def rot_journal(self, rng: random.Random) -> bool:
-        """Flip a bit somewhere before the last flush. False: there is nothing yet."""
+        """Flip a bit somewhere. False: there is nothing yet."""
         self.rotten = self._disk.rot_somewhere(rng)
         return self.rotten
 

@@ -84,7 +84,7 @@ def test_a_full_disk_takes_no_checkpoint() -> None:
 
 
 def test_rot_in_the_journal_is_found_at_the_next_start() -> None:
-    """In front of the last flush, and nowhere else."""
+    """Also in the last flush, which is sealed."""
     for seed in range(20):
         storage = SimStorage(World(1), "n1")
         assert not storage.rot_journal(random.Random(seed))
@@ -97,6 +97,16 @@ def test_rot_in_the_journal_is_found_at_the_next_start() -> None:
         storage.stop(power=False)
         with pytest.raises(CorruptionError):
             opened(storage)
+
+
+def test_the_last_flush_does_not_rot_and_lose_its_seal() -> None:
+    """It would be cut off as torn, and nobody could tell."""
+    for seed in range(40):
+        storage = SimStorage(World(seed), "n1")
+        written(storage, 5)
+        assert storage.rot_journal(random.Random(seed))
+        storage.stop(power=True)
+        assert opened(storage).last_index == 5
 
 
 def test_rot_in_the_store_is_noticed_by_the_next_process_and_never_copied() -> None:
