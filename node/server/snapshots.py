@@ -41,7 +41,8 @@ from node.store.snapshot import Manifest, Snapshot, install, open_reader, produc
 from node.store.transfer import SnapshotReceiver, SnapshotSender
 
 if TYPE_CHECKING:
-    from node.sealing import Keyring, Sealer
+    from node.sealing.keyring import Keyring
+    from node.sealing.sealer import Sealer
 
 log = logging.getLogger("stanchion.snapshots")
 

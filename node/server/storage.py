@@ -25,7 +25,7 @@ from node.server.continuity import Note, contradiction, follow
 from node.server.joining import pinned
 
 if TYPE_CHECKING:
-    from node.sealing import Keyring
+    from node.sealing.keyring import Keyring
     from node.store.interface import StoreInterface
 
 log = logging.getLogger("stanchion.node")
@@ -165,15 +165,15 @@ def _check_store(
 
 def _keyring(directory: Path, encryption: Encryption | None, *, empty: bool) -> Keyring | None:
     """The directory's keys: made before there is anything else in it, and never for data that is there."""
-    from node import sealing
+    from node.sealing.keyring import Keyring, refuse_sealed
 
     if encryption is None:
-        sealing.refuse_sealed(directory)
+        refuse_sealed(directory)
         return None
     assert encryption.key is not None
     phrases = [encryption.key.reveal(), *(previous.key.reveal() for previous in encryption.previous_keys)]
     empty = empty and not any((directory / room).exists() for room in ("journal", "store"))
-    keyring = sealing.Keyring.open(directory, phrases, cipher=encryption.cipher, empty=empty)
+    keyring = Keyring.open(directory, phrases, cipher=encryption.cipher, empty=empty)
     if keyring.changed:
         log.info("%s: what is written from now on is sealed with key %s", directory, keyring.key_ids[-1])
         # Copies for other nodes, or from them, still open with pass phrases that may be no longer ours.

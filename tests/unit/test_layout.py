@@ -38,6 +38,7 @@ TESTED_ELSEWHERE = {
     "raft/reconfiguration.py": "test_engine_membership",
     "raft/segments.py": "test_journal and test_recovery",
     "raft/writer.py": "test_journal, test_disk and tests/property/raft/test_journal_crash.py",
+    "sealing/ciphers.py": "test_sealer and test_keyring",
     "server/context.py": "test_connection",
     "server/host.py": "two clocks and a random name; the simulator gives its own",
     "server/interest.py": "test_routing: interest is seen in where messages go",

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from node.errors import RemoteProtocolError
-from node.sealing import Sealer
+from node.sealing.sealer import Sealer
 from node.store import checkpoint as module
 from node.store.checkpoint import Checkpoint, Store
 from node.store.memory import MemoryCheckpoint, MemoryStore

@@ -14,13 +14,13 @@ import trio
 import trio.testing
 from conversation import Conversation
 
-from node import sealing
 from node.core.records import digest, restore, take_changes
 from node.core.state import State
 from node.errors import RemoteProtocolError, UnavailableError
 from node.protocol.message import message
 from node.raft.membership import Membership
-from node.sealing import Keyring
+from node.sealing import document
+from node.sealing.keyring import Keyring
 from node.server.snapshots import SILENCE_S, Context, Snapshots
 from node.store.checkpoint import Store
 from node.store.snapshot import produce
@@ -452,7 +452,7 @@ async def test_no_room_for_a_snapshot_stops_nobody(sender: Node, receiver: Node)
 @pytest.fixture
 def cheap(monkeypatch: pytest.MonkeyPatch) -> None:
     """A pass phrase costs a quarter of a second; not here."""
-    monkeypatch.setattr(sealing, "_N", 16)
+    monkeypatch.setattr(document, "_N", 16)
 
 
 @pytest.mark.usefixtures("cheap")

@@ -10,13 +10,14 @@ from types import MappingProxyType
 
 import pytest
 
-from node import sealing
 from node.config.model import Cluster, Config, Encryption, Node, PreviousKey, Raft, Store
 from node.config.values import Address, Secret
 from node.errors import ConfigError, CorruptionError, DiskError, IdentityError
 from node.raft import disk as disk_module
 from node.raft.identity import Identity, save_identity
 from node.raft.membership import Membership
+from node.sealing import document
+from node.sealing.keyring import Keyring
 from node.server.joining import first_members, founder
 from node.server.storage import open_storage
 from node.store import checkpoint
@@ -247,7 +248,7 @@ def test_what_was_opened_is_closed_when_something_after_it_fails(tmp_path: Path)
 @pytest.fixture
 def cheap(monkeypatch: pytest.MonkeyPatch) -> None:
     """A pass phrase costs a quarter of a second; not here."""
-    monkeypatch.setattr(sealing, "_N", 16)
+    monkeypatch.setattr(document, "_N", 16)
 
 
 def write(here: Config, index: int) -> None:
@@ -316,7 +317,7 @@ def test_the_keys_are_made_before_there_is_anything_else(tmp_path: Path) -> None
     with ExitStack() as stack, pytest.raises(ConfigError):
         open_storage(here, "n1", stack)
     (tmp_path / "store").unlink()
-    sealing.Keyring.open(tmp_path, ["pass"], cipher="aes-256-gcm", empty=True)
+    Keyring.open(tmp_path, ["pass"], cipher="aes-256-gcm", empty=True)
     write(here, 1)
     check(here, 1)
 

@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from node import sealing
-from node.sealing import Keyring
+from node.sealing import document
+from node.sealing.keyring import Keyring
 
 
 @pytest.fixture
 def keyring(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Keyring]:
     """The keys of a directory, made or opened: ``keyring("n1")``. The pass phrase costs nothing here."""
-    monkeypatch.setattr(sealing, "_N", 16)
+    monkeypatch.setattr(document, "_N", 16)
 
     def opened(name: str, phrase: str = "pass") -> Keyring:
         directory = tmp_path / f"keys-{name}"

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from node.errors import CorruptionError
-from node.sealing import Keyring
+from node.sealing.keyring import Keyring
 from node.store import blocks
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from node.sealing import Keyring
+from node.sealing.keyring import Keyring
 from node.store.checkpoint import Store
 from node.store.interface import StoreInterface
 from node.store.memory import MemoryStore

@@ -10,7 +10,7 @@ import msgpack
 import pytest
 
 from node.errors import CorruptionError, DiskError, NodeError, RemoteProtocolError
-from node.sealing import Keyring
+from node.sealing.keyring import Keyring
 from node.store import snapshot as module
 from node.store.checkpoint import Store
 from node.store.snapshot import (

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from node.errors import CorruptionError
-from node.sealing import Keyring
+from node.sealing.keyring import Keyring
 from node.store.values import Values, verified, with_checksum
 
 PATH = Path("store")
