@@ -221,6 +221,22 @@ def test_nothing_is_sent_to_the_inbox_a_durable_had_before() -> None:
     assert node.inboxes["new"].seqs == [1, 2, 3]
 
 
+def test_nor_what_the_resume_could_not_send_again_yet() -> None:
+    """UNS-08, R19: an entry sends 500 again; the records of the others are as they were for the old inbox."""
+    node = Node("old", "new", room=0)
+    old = node.subscribes("old", durable="d", mif=1000)
+    node.performs(node.talk.publish(600))
+    node.performs(node.talk.tick())
+    node.performs(node.talk.close("old"))
+    node.performs(node.talk.subscribe("new", durable="d", mif=1000))
+    node.connection.room = 10_000
+    node.performer.drained(node.connection)
+    assert old.seqs == []
+    assert node.inboxes["new"].seqs == [*range(1, 501)]
+    node.performs(node.talk.tick())
+    assert node.inboxes["new"].seqs == [*range(1, 601)]
+
+
 def test_a_dead_connections_backlog_is_forgotten() -> None:
     """What was not written is unacked, and comes again."""
     node = Node("in", room=0)
@@ -243,6 +259,29 @@ def test_a_connection_that_does_not_move_is_stuck() -> None:
     node.connection.room = 1
     node.performer.drained(node.connection)
     assert node.performer.stuck(STUCK_S + 1) == []
+
+
+def test_who_moves_slowly_is_not_stuck() -> None:
+    """R3: it counts from the last that it took."""
+    node = Node("in", room=0)
+    node.subscribes("in", mif=1000)
+    node.performs(node.talk.publish(3 * CHUNK))
+    node.now = STUCK_S - 1
+    node.connection.room = 1
+    node.performer.drained(node.connection)
+    assert node.performer.stuck(STUCK_S) == []
+    assert node.performer.stuck(2 * STUCK_S - 1) == [node.connection]
+
+
+def test_nothing_overtakes_what_waits() -> None:
+    """DEL-05: room that nobody has told of yet isn't for what comes later."""
+    node = Node("in", room=0)
+    inbox = node.subscribes("in", mif=100)
+    node.performs(node.talk.publish(2))
+    node.connection.room = 100
+    node.performs(node.talk.publish())
+    node.performer.drained(node.connection)
+    assert inbox.seqs == [1, 2, 3]
 
 
 def test_while_held_nothing_is_delivered() -> None:
