@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 import sys
 import time
 from collections import Counter
@@ -71,6 +72,7 @@ def run(args: argparse.Namespace) -> int:
     total: Counter[str] = Counter()
     runs = 0
     began = told = time.monotonic()
+    used_s = _processor_s()
     for outcome in _outcomes(args, began):
         if outcome.failure is not None:
             _tell(args, outcome)
@@ -80,15 +82,22 @@ def run(args: argparse.Namespace) -> int:
         if time.monotonic() - told > PROGRESS_S:
             told = time.monotonic()
             print(_progress(runs, total, told - began, outcome.case), file=sys.stderr)
-    seconds = time.monotonic() - began
+    seconds, used_s = time.monotonic() - began, _processor_s() - used_s
     virtual_s = total.pop("virtual milliseconds", 0) / 1000
     print(
         f"{runs} runs of profile {args.profile}, {virtual_s:.0f} virtual seconds "
-        f"({virtual_s / 3600:.2f} hours) in {seconds:.1f} s"
+        f"({virtual_s / 3600:.2f} hours) in {seconds:.1f} s, {used_s:.1f} s of processor time: "
+        f"{virtual_s / used_s:.1f} times real time"
     )
     print(", ".join(f"{what} {number}" for what, number in sorted(total.items())))
     print("no promise was broken")
     return 0
+
+
+def _processor_s() -> float:
+    """What this process and those it has waited for have used: what other programs take doesn't count."""
+    used = os.times()
+    return used.user + used.system + used.children_user + used.children_system
 
 
 def _cases(args: argparse.Namespace) -> Iterator[Case]:

@@ -50,6 +50,7 @@ def test_it_runs_the_seeds_and_sums_up(
     ]
     printed = capsys.readouterr().out
     assert "3 runs of profile kills, 4 virtual seconds (0.00 hours)" in printed
+    assert "times real time" in printed
     assert "crashes 6" in printed
     assert "story" not in printed
 
