@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 SHOWN_MAX = 120
 """Lines of the story before a breach."""
 
+TICK_S = 0.01
+"""Processor time is counted in such pieces."""
 PROGRESS_S = 10.0
 
 ALL = "all"
@@ -87,7 +89,7 @@ def run(args: argparse.Namespace) -> int:
     print(
         f"{runs} runs of profile {args.profile}, {virtual_s:.0f} virtual seconds "
         f"({virtual_s / 3600:.2f} hours) in {seconds:.1f} s, {used_s:.1f} s of processor time: "
-        f"{virtual_s / used_s:.1f} times real time"
+        f"{virtual_s / max(used_s, TICK_S):.1f} times real time"
     )
     print(", ".join(f"{what} {number}" for what, number in sorted(total.items())))
     print("no promise was broken")
