@@ -28,12 +28,15 @@ from node.protocol.peer import (
     encode_frame,
     frame_length,
 )
-from node.raft.links import Hello, Limits
+from node.raft.links import RAFT, Hello, Limits
 from node.raft.security import Contexts
 from node.raft.tls import ByteStream, TlsStream
 
 STREAM_ERRORS: Final = (trio.BrokenResourceError, trio.ClosedResourceError, OSError)
 """How a stream says that it is no more. TLS errors are among the last."""
+
+
+_STEP_FRAMES: Final = 32
 
 
 class LostError(Exception):
@@ -191,15 +194,29 @@ class Connection:
             self.counted.came(len(data), len(values))
             if self.closed is not None:  # replaced after the bytes had come in
                 return None
-            if values:
+            step = self._step(len(values))
+            for first in range(0, len(values), step):
+                if first and not await self._turn():
+                    return None
                 try:
-                    take(values)
+                    take(values[first : first + step])
                 except RemoteProtocolError as error:
                     return self.close(str(error))
             if self._paused is not None:
                 await self._paused.wait()
             if decoder.error is not None:
                 return self.close(str(decoder.error))
+
+    async def _turn(self) -> bool:
+        """Let others have theirs, and wait if nothing may be taken. Whether what came still counts then."""
+        await trio.lowlevel.checkpoint()
+        if self._paused is not None:
+            await self._paused.wait()
+        return self.closed is None
+
+    def _step(self, count: int) -> int:
+        """How many frames are taken before others have their turn: a message to clients may be much work."""
+        return max(1, count) if self.hello.link == RAFT else _STEP_FRAMES
 
     async def _write(self, bytes_max: int) -> None:
         while True:

@@ -334,6 +334,9 @@ class _Talk:
                     connection.check.run, limiter=checks, abandon_on_cancel=True
                 )
                 connection.checked(identity)
+            elif connection.resting:
+                await trio.lowlevel.checkpoint()
+                connection.go_on()
             elif not connection.reading:
                 self._input = trio.Event()
                 await self._input.wait()

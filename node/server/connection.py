@@ -22,6 +22,10 @@ Nothing of what waits is lost or overtaken: CHECKING and HELD keep the operation
 client asked for. The Go, C and Python clients read one line there and compare it with PONG. So a
 new INFO waits for the PONG, and no PING is sent.
 
+*Steps.* What one read brought may be twenty thousand publishes, each to a thousand subscriptions: half a
+minute of work, in which a leader would be silent and lose its office. So after ``STEP_DELIVERIES`` a
+connection rests, keeps what is left, and is told to go on (``go_on``) when others have had their turn.
+
 How much may wait to be written, and what becomes of who takes too little: see ``outbox``.
 
 Source: the NATS client protocol, "Connection start" to "Liveness and slow consumers".
@@ -79,6 +83,10 @@ FIRST_PING_GRACE_S = 30.0
 pings; it is sent PINGs like the others. The clients give up waiting for their PONG after 2 s."""
 
 
+STEP_DELIVERIES = 4096
+"""Receivers of publishes in one step, some milliseconds' work. The publish that reaches it is finished."""
+
+
 class Phase(Enum):
     """See the table at the top of the module."""
 
@@ -116,6 +124,8 @@ class Connection(Outbox):
         "_paused",
         "_phase",
         "_promised",
+        "_rests",
+        "_spent",
         "address",
         "check",
         "cid",
@@ -159,6 +169,8 @@ class Connection(Outbox):
         self._gap = False
         self._info_pending = False
         self._paused = False
+        self._rests = False
+        self._spent = 0  # in this step, on publishes that weren't carried out in place
         self._connect_seen_s = now
         self._liveness = Liveness(now, context.limits.ping_interval_s, context.limits.ping_max)
         self._out(context.info_line(cid, address[0]))
@@ -177,7 +189,12 @@ class Connection(Outbox):
     @property
     def reading(self) -> bool:
         """More bytes may be given to ``received``. Else they should stay in the socket."""
-        return not self._paused and self._phase in (Phase.HANDSHAKE, Phase.OPEN)
+        return not (self._paused or self._rests) and self._phase in (Phase.HANDSHAKE, Phase.OPEN)
+
+    @property
+    def resting(self) -> bool:
+        """There is more to do of what has come: call ``go_on`` when others have had their turn."""
+        return self._rests and not self._paused
 
     @property
     def is_slow_consumer(self) -> bool:
@@ -213,6 +230,11 @@ class Connection(Outbox):
         self._liveness.came_s = self._context.clock()
         self._parser.feed(data)
         self._work()
+
+    def go_on(self) -> None:
+        """Take the next step."""
+        self._rests = False
+        self._go_on()
 
     def release(self) -> None:
         """The node has become ready: go on with what was held."""
@@ -336,7 +358,7 @@ class Connection(Outbox):
 
     def _work(self) -> None:
         try:
-            while self._phase in (Phase.HANDSHAKE, Phase.OPEN):
+            while self._phase in (Phase.HANDSHAKE, Phase.OPEN) and not self._rests:
                 ops, self._backlog = self._backlog or self._parser.ops(), []
                 if not ops:
                     break
@@ -351,6 +373,7 @@ class Connection(Outbox):
     def _carry_out(self, ops: Iterable[Op]) -> None:
         publish = self._context.routing.publish
         waiting = iter(ops)
+        spent = 0
         for op in waiting:
             if self._fast and type(op) is Pub:  # nearly everything a busy client sends
                 subject, reply, payload = op
@@ -359,9 +382,16 @@ class Connection(Outbox):
                 count = publish(self, subject, reply, b"", payload, echo=self.options.echo)
                 if not count and reply:
                     self._no_responders(reply)
-            elif not self._admit(op):
+                spent += count
+            elif self._admit(op):
+                spent += self._spent
+                self._spent = 0
+            else:
                 if self._phase is not Phase.CLOSED:
                     self._backlog = [op, *waiting]
+                return
+            if spent >= STEP_DELIVERIES and self._phase is not Phase.CLOSED:
+                self._backlog, self._rests = [*waiting], True
                 return
 
     def _admit(self, op: Op) -> bool:
@@ -452,6 +482,7 @@ class Connection(Outbox):
         count = self._context.routing.publish(
             self, subject, reply, headers, payload, echo=self.options.echo, as_written=wrong
         )
+        self._spent = count
         if not count and reply:
             self._no_responders(reply)
 
@@ -530,7 +561,7 @@ class Connection(Outbox):
 
     def _end(self, reason: str) -> None:
         self._phase = Phase.CLOSED
-        self._fast = False
+        self._fast = self._rests = False
         self.close_reason = reason
         self.closed_s = self._context.clock()
         self.check = None

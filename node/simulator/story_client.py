@@ -216,7 +216,12 @@ class ScriptedClient:
 
         def arrive() -> None:
             if not connection.closed and node.up:
-                node.now_or_when_resumed(lambda: connection.received(data))
+                node.now_or_when_resumed(read)
+
+        def read() -> None:
+            connection.received(data)
+            while connection.resting:
+                connection.go_on()
 
         self._world.after(TRAVEL_S, arrive)
 

@@ -6,6 +6,7 @@ import errno
 import socket
 import ssl
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -68,6 +69,41 @@ async def test_frames_leave_together_up_to_the_limit_of_a_write() -> None:
         await trio.testing.wait_all_tasks_blocked()
         assert stream.written == [b"a" * 10, b"b" * 400 + b"c" * 600, b"d", b"e" * 3000, b"f" * 2]
         assert link.queued_bytes == 0
+        link.close("enough")
+
+
+@pytest.mark.parametrize(
+    ("kind", "steps"), [("raft", [70]), ("route", [32, 32, 6]), ("foreign", [32, 32, 6])]
+)
+async def test_messages_for_clients_are_taken_in_steps(kind: str, steps: list[int]) -> None:
+    """Each may be for a thousand of them; what one read brings of consensus is one iteration's."""
+    stream, taken = FakeStream(), list[int]()
+    link = Connection(stream, replace(HELLO, link=kind), "127.0.0.1:1")
+    stream.feed(lambda: b"".join(encode_frame(number) for number in range(70)))
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(link.run, Limits(), lambda values: taken.append(len(values)))
+        await trio.testing.wait_all_tasks_blocked()
+        assert taken == steps
+        link.close("enough")
+
+
+@pytest.mark.parametrize("ends", [True, False])
+async def test_between_steps_a_link_may_end_or_pause(ends: bool) -> None:
+    stream, taken = FakeStream(), list[int]()
+    link = Connection(stream, replace(HELLO, link="route"), "127.0.0.1:1")
+
+    def take(values: list[Any]) -> None:
+        taken.append(len(values))
+        link.close("replaced") if ends else link.pause_reading()
+
+    stream.feed(lambda: b"".join(encode_frame(number) for number in range(70)))
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(link.run, Limits(), take)
+        await trio.testing.wait_all_tasks_blocked()
+        assert taken == [32]
+        link.resume_reading()
+        await trio.testing.wait_all_tasks_blocked()
+        assert taken == ([32] if ends else [32, 32])
         link.close("enough")
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from node.protocol.nats import ClientParser, Info, Msg, Reply
 from node.server.auth import Authenticator, Permissions, User
-from node.server.connection import Connection, Phase
+from node.server.connection import STEP_DELIVERIES, Connection, Phase
 from node.server.context import ClientLimits, Context, ServerInfo
 from node.server.routing import Routing
 
@@ -396,6 +396,8 @@ def test_order_is_kept(world: World) -> None:
     ann, bob = world.client(), world.client()
     ann.says(b"SUB a 1\r\n")
     bob.says(b"".join(b"PUB a %d\r\n%d\r\n" % (len(str(n)), n) for n in range(10_000)))
+    while bob.connection.resting:
+        bob.connection.go_on()
     parser = ClientParser()
     parser.feed(ann.read())
     got: list[Reply] = parser.ops()
@@ -765,3 +767,48 @@ def test_info_parses_as_clients_do(world: World) -> None:
     parser.feed(world.accept().read())
     (op,) = parser.ops()
     assert isinstance(op, Info)
+
+
+# --- steps ------------------------------------------------------------------------------------------
+
+
+def test_a_great_fan_out_goes_in_steps() -> None:
+    """256 KiB of small publishes to a thousand subscribers took half a minute, with nobody else served."""
+    world = World()
+    heard = [world.client() for _ in range(STEP_DELIVERIES // 8)]
+    for client in heard:
+        client.says(b"SUB a 1\r\n")
+    busy = world.client()
+    sent = b"".join(b"PUB a 2\r\n%02d\r\n" % number for number in range(20)) + b"PING\r\n"
+    assert busy.says(sent) == b""
+    steps = 1
+    while busy.connection.resting:
+        assert not busy.connection.reading
+        got = heard[0].read().count(b"MSG")
+        assert got == (8 if steps < 3 else 4)
+        busy.says(b"PING\r\n") if steps == 1 else None
+        busy.connection.go_on()
+        steps += 1
+    assert steps == 3
+    assert busy.connection.reading
+    assert busy.read() == b"PONG\r\nPONG\r\n"
+    assert heard[-1].read() == b"".join(b"MSG a 1 2\r\n%02d\r\n" % number for number in range(20))
+
+
+def test_who_is_closed_or_paused_takes_no_further_step() -> None:
+    world = World()
+    heard = [world.client() for _ in range(STEP_DELIVERIES // 2)]
+    for client in heard:
+        client.says(b"SUB a 1\r\n")
+    for ends in (True, False):
+        busy = world.client()
+        busy.says(b"PUB a 0\r\n\r\n" * 5)
+        assert busy.connection.resting
+        if ends:
+            busy.connection.close("enough")
+        else:
+            busy.connection.pause_reading()
+        assert not busy.connection.resting
+        assert not busy.connection.reading
+        busy.connection.resume_reading()
+        assert busy.connection.resting is not ends
