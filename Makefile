@@ -47,11 +47,7 @@ bench: $(VENV)/.run ## throughput and latency of a three-node cluster with fsync
 	$(BIN)/python -m bench $(ARGS)
 
 soak: $(VENV)/.dev ## the simulator and the nemesis for as long as you like: make soak SECONDS=3600
-	@{ $(BIN)/stanchion simulate --profile all --for $(SOAK) --first-seed $(or $(SEED),$(shell date +%s)) && \
-	$(BIN)/python -m pytest -q tests/simulator/test_raft.py tests/simulator/test_sessions.py --soak-seconds=60; } & \
-	simulator=$$!; \
-	STANCHION_NEMESIS_SOAK=$(SOAK) $(BIN)/python -m pytest -q -s tests/e2e/test_nemesis.py -k soak; nemesis=$$?; \
-	wait $$simulator && exit $$nemesis
+	@exec $(BIN)/python tests/soak.py $(SOAK) $(SEED)
 
 protobuf: $(VENV)/.dev ## generate node/protocol/streaming_pb2.py from streaming.proto
 	$(BIN)/python -m grpc_tools.protoc -I node/protocol --python_out=node/protocol \

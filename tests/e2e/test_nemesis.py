@@ -25,15 +25,24 @@ SOAK_SECONDS = float(os.environ.get("STANCHION_NEMESIS_SOAK", "0"))
 BY = os.environ.get("STANCHION_NEMESIS_BY", "")
 SEED = int(os.environ.get("STANCHION_NEMESIS_SEED", random.randrange(1_000_000)))
 
+SHORTEST_S = 15.0
+
 pytestmark = pytest.mark.slow  # not alone: what it measures has bounds far above what load does to it
 
 
 async def _torment(
-    folder: Path, ports: Ports, guard: Guard, size: int, *, privileged: bool, seed: int = SEED
+    folder: Path,
+    ports: Ports,
+    guard: Guard,
+    size: int,
+    *,
+    privileged: bool,
+    seed: int = SEED,
+    seconds: float = SECONDS,
 ) -> None:
     by_kernel = BY == "kernel" if BY else privileged
     with cluster_in_trouble(folder, ports, guard, size, privileged=by_kernel) as (network, disks):
-        run = await torment(network, disks, seed, SECONDS)
+        run = await torment(network, disks, seed, seconds)
         if run.violations:
             for name in network.cluster.names:
                 print(f"\n--- log of {name}\n{network.cluster.tail(name)}")  # noqa: T201 - beside the report
@@ -58,7 +67,9 @@ async def test_soak(tmp_path: Path, ports: Ports, guard: Guard) -> None:
         folder = tmp_path / str(number)
         folder.mkdir()
         size = (3, 5)[number % 2]
-        await _torment(folder, ports, guard, size, privileged=number % 4 < 2, seed=SEED + number)
+        seconds = min(SECONDS, max(SHORTEST_S, end_s - time.monotonic()))
+        kernel = number % 4 < 2
+        await _torment(folder, ports, guard, size, privileged=kernel, seed=SEED + number, seconds=seconds)
         shutil.rmtree(folder)
         if time.monotonic() > end_s:
             return

@@ -5,6 +5,8 @@ A failing seed replays exactly: ``run_raft(seed, MIXES[mix], trace=lines)`` tell
 
 from __future__ import annotations
 
+import itertools
+import time
 from dataclasses import replace
 
 import pytest
@@ -87,15 +89,26 @@ def test_promises_hold_with_the_real_journal(seed: int) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("mix", MIXES)
 def test_promises_hold_for_many_seeds(mix: str, soak_seconds: float) -> None:
-    for seed in range(1000, 1100 if soak_seconds else 1008):
-        run_raft(seed, MIXES[mix])
+    _run_seeds(MIXES[mix], 8, soak_seconds)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("mix", MEMBERS)
 def test_promises_hold_while_members_change_for_many_seeds(mix: str, soak_seconds: float) -> None:
-    for seed in range(1000, 1200 if soak_seconds else 1004):
-        run_raft(seed, MEMBERS[mix])
+    _run_seeds(MEMBERS[mix], 4, soak_seconds)
+
+
+def _run_seeds(run: RaftRun, few: int, soak_seconds: float) -> None:
+    """A few, or as many as there is time for: all mixes together get ``soak_seconds``."""
+    end_s = time.monotonic() + soak_seconds / (len(MIXES) + len(MEMBERS))
+    for seed in itertools.count(1000):
+        if seed >= 1000 + few and (not soak_seconds or time.monotonic() > end_s):
+            return
+        try:
+            run_raft(seed, run)
+        except Exception as error:
+            error.add_note(f"again: run_raft({seed}, {run})")
+            raise
 
 
 def test_seed_decides_everything() -> None:

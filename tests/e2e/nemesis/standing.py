@@ -2,8 +2,8 @@
 
 A fault *holds* a node from when it goes for its process (to kill it, to stop it, to fill its disk) until the
 process runs again; a node is held by one fault at a time. It is *down* meanwhile, but for one whose disk is
-full: that may go on, and lead, until it needs room. A direction between two nodes may be cut by several faults,
-and is whole again when all of them have ended.
+full: that may go on, and lead, until it needs room. A direction between two nodes may be cut by several
+faults, and is whole again when all of them have ended.
 
 A *circle* is a majority of the nodes of which nobody is down and where each reaches each, both ways. Where
 there is a circle there has to be a leader, soon; where there is none, nothing is demanded but that no promise
