@@ -200,7 +200,7 @@ class Streaming:
 
     def _publish_answered(self, pending: tuple[Any, ...], outcome: Outcome) -> None:
         reply, guid = pending
-        if reply:
+        if _may_be_answered(reply):
             text = outcome.text if type(outcome) is Refused else ""
             payload = stan.encode_pub_ack(guid, text)
             if self._held is None:
@@ -236,7 +236,7 @@ class Streaming:
             request = stan.decode_connect(payload)
         except RemoteProtocolError:
             request = None
-        if request is None or not literal(request.heartbeat_inbox.encode()):
+        if request is None or not _may_be_asked(request.heartbeat_inbox.encode()):
             self._reply(reply, _connect_error(refusals.INVALID_CONNECT))
             return
         if not valid_client_id(request.client_id):
@@ -415,8 +415,22 @@ class Streaming:
         return self._clock.now() + self._state().settings.request_timeout_ns
 
     def _reply(self, reply: bytes, payload: bytes) -> None:
-        if reply:
+        if _may_be_answered(reply):
             self._routing.publish(None, reply, b"", b"", payload)
+
+
+def _may_be_asked(inbox: bytes) -> bool:
+    """It may be somebody's inbox; the service itself would answer every heartbeat."""
+    return literal(inbox) and not inbox.startswith(b"_STAN.")
+
+
+def _may_be_answered(reply: bytes) -> bool:
+    """Not on subjects of the service itself.
+
+    An answer has words of its asker in it. That to a publish, sent to where clients are closed, is a request
+    to close the client whose ID was the guid: permissions would not have allowed it.
+    """
+    return bool(reply) and (not reply.startswith(b"_STAN.") or reply.startswith(b"_STAN.acks."))
 
 
 def _connect_error(text: str) -> bytes:
@@ -440,6 +454,6 @@ def _refuse_subscription(request: stan.SubscriptionRequest) -> str:
     if not valid_channel(request.channel):
         return refusals.INVALID_SUBJECT
     inbox = request.inbox.encode()
-    if not literal(inbox) or inbox.startswith(b"_STAN."):
+    if not _may_be_asked(inbox):
         return refusals.INVALID_SUBSCRIBE
     return ""

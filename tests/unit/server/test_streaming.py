@@ -433,6 +433,20 @@ def test_a_close_names_the_client_whose_connection_asks() -> None:
     ]
 
 
+def test_the_service_is_not_made_to_ask_itself() -> None:
+    """The answer to a publish would have closed the client that its guid names, whatever its asker may do."""
+    service = Service()
+    service.gets("_STAN.pub.c.>", b"dummy", subject="_STAN.pub.c.foo", reply=b"_STAN.close.c")
+    request = stan.encode_publish(stan.PublishRequest("me", "victim", "foo", "", b"", b"conn"))
+    for reply in (b"_STAN.close.c", b"_STAN.acks.x"):
+        service.gets("_STAN.pub.c.>", request, subject="_STAN.pub.c.foo", reply=reply)
+        service.origin.outcome(OK)
+    assert [subject for subject, _ in service.replies] == [b"_STAN.acks.x"]
+    service.replies.clear()
+    service.connects(inbox="_STAN.close.c")
+    assert stan.decode_connect_response(service.reply).error == refusals.INVALID_CONNECT
+
+
 def test_a_broken_ack_is_ignored() -> None:
     """ACK-01."""
     service = Service()
