@@ -84,7 +84,8 @@ pings; it is sent PINGs like the others. The clients give up waiting for their P
 
 
 STEP_DELIVERIES = 4096
-"""Receivers of publishes in one step, some milliseconds' work. The publish that reaches it is finished."""
+"""Receivers of publishes in one step, some milliseconds' work. The publish that reaches it is finished. A
+subscription that comes or goes counts for as many as its subject has bytes: a pattern takes time by token."""
 
 
 class Phase(Enum):
@@ -170,7 +171,7 @@ class Connection(Outbox):
         self._info_pending = False
         self._paused = False
         self._rests = False
-        self._spent = 0  # in this step, on publishes that weren't carried out in place
+        self._spent = 0  # in this step, on what wasn't carried out in place
         self._connect_seen_s = now
         self._liveness = Liveness(now, context.limits.ping_interval_s, context.limits.ping_max)
         self._out(context.info_line(cid, address[0]))
@@ -501,6 +502,7 @@ class Connection(Outbox):
         if not valid_subject(subject):
             self._err(INVALID_SUBJECT)
             return
+        self._spent = len(subject)
         if permissions is not None:
             if not permissions.may_subscribe(subject):
                 self._err(f'Permissions Violation for Subscription to "{_text(subject)}"')
@@ -519,6 +521,7 @@ class Connection(Outbox):
     def _unsub(self, sid: bytes, max_msgs: int | None) -> None:
         subscription = self.subscriptions.get(sid)
         if subscription is not None:
+            self._spent = len(subscription.subject)
             if max_msgs is not None and max_msgs > subscription.delivered:
                 subscription.max_msgs = max_msgs
             else:

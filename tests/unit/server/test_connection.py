@@ -812,3 +812,16 @@ def test_who_is_closed_or_paused_takes_no_further_step() -> None:
         assert not busy.connection.reading
         busy.connection.resume_reading()
         assert busy.connection.resting is not ends
+
+
+def test_long_patterns_go_in_steps_too() -> None:
+    """500 of two thousand tokens took eight seconds."""
+    client = World().client()
+    pattern = b".".join([b"a"] * 600 + [b"*"])
+    client.says(b"".join(b"SUB %b %d\r\n" % (pattern, number) for number in range(10)))
+    assert len(client.connection.subscriptions) == 4
+    while client.connection.resting:
+        client.connection.go_on()
+    assert len(client.connection.subscriptions) == 10
+    client.says(b"".join(b"UNSUB %d\r\n" % number for number in range(10)))
+    assert len(client.connection.subscriptions) == 6
