@@ -126,6 +126,6 @@ def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
         for cluster in item.stash.get(_CLUSTERS, []):
             for name in cluster.children:
                 report.sections.append((f"log of {name}", cluster.tail(name)))
-        for log in sorted(item.funcargs.get("tmp_path", Path("/nonexistent")).glob("client*.log")):
+        for log in sorted(item.funcargs.get("tmp_path", Path("/nonexistent")).glob("*.log")):
             report.sections.append((log.name, log.read_text(errors="replace")[-4000:]))
     return report  # type: ignore[return-value]

@@ -153,12 +153,12 @@ def service(started: tuple[Start, Start]) -> Start:
     return started[1]
 
 
-async def has(condition: Callable[[], Any], what: str) -> None:
-    """Wait until it is so."""
+async def has(condition: Callable[[], Any], what: str, instead: Callable[[], Any] = str) -> None:
+    """Wait until it is so. Where it isn't, the failure tells what is ``instead``."""
     with trio.move_on_after(15) as scope:
         while not condition():  # noqa: ASYNC110  # of messages that come in by callback
             await trio.sleep(0.01)
-    assert not scope.cancelled_caught, what
+    assert not scope.cancelled_caught, f"{what}; instead {instead()}"
 
 
 def as_client(server: Nats, client_id: str, talk: Callable[[Client], Any]) -> None:
@@ -180,7 +180,15 @@ def test_a_session(each_server: Nats, service: Start) -> None:
         sub = await client.subscribe("foo", got.append, ack_wait_s=2, manual_ack=True)
         for number in range(50):
             await client.publish("foo", b"%d" % number)
-        await has(lambda: len({message.seq for message in got}) == 50, "all messages")
+        await has(
+            lambda: len({message.seq for message in got}) == 50,
+            "all messages",
+            lambda: (
+                [(message.seq, message.redelivery_count) for message in got],
+                [one.page(path) for path in ("/streaming/channelsz?channel=foo&subs=1", "/healthz")],
+                (client.lost, client.nats.connected.is_set(), client.nats.reconnects),
+            ),
+        )
         news = [message.data for message in got if not message.redelivered]
         assert news == [b"%d" % number for number in range(50)]
         for seq in range(2, 51):
