@@ -70,3 +70,28 @@ def test_a_silent_client_that_subscribes_is_heard_on_all_its_subscriptions() -> 
     assert talk.tick(at=2).sent == {}
     assert talk.say(talk.subscription("B"), at=3).sent == {"A": [1]}
     assert talk.tick(at=4).sent == {"A": [1]}
+
+
+def test_what_came_after_a_return_was_not_missed() -> None:
+    """R15: a silent client gets new messages while what it missed waits for it to answer."""
+    talk = Conversation()
+    talk.connect("me", "a")
+    talk.subscribe("A", "a", wait=60)
+    talk.publish(at=2)
+    talk.silent("a")
+    assert talk.back("a", since=1, at=3).sent == {}
+    assert talk.publish(at=4).sent == {"A": [2]}
+    assert talk.silent("a", False, at=5).counts == {("A", 1): 1}
+
+
+def test_what_was_missed_twice_over_is_all_missed() -> None:
+    """R15: before what was missed the first time could be sent again its client was gone once more."""
+    talk = Conversation()
+    talk.connect("me", "a")
+    talk.subscribe("A", "a", wait=60)
+    talk.publish(at=2)
+    talk.silent("a")
+    talk.back("a", since=1, at=3)
+    talk.publish(at=5)
+    talk.back("a", since=4, at=6)
+    assert talk.silent("a", False, at=7).counts == {("A", 1): 1, ("A", 2): 1}
