@@ -419,11 +419,16 @@ class SimNode:
     def _send_route(self, peer: str, value: Any) -> None:
         self._cluster.networks["route"].send(self.name, peer, encode_frame(value), loose=False)
 
-    def linked(self, kind: str, peer: str) -> None:
+    def directory_of(self, peer: str) -> str:
+        """Which one ``peer`` has now."""
+        standing = self._cluster.node(peer).standing
+        return standing.directory if standing is not None else ""
+
+    def linked(self, kind: str, peer: str, directory: str) -> None:
         if kind == "route":
             self.routing.peer_up(peer)
         elif kind == "raft":
-            self.engine.connected(peer)
+            self.engine.connected(peer, directory)
             self.replica.peer_up(peer, {"machine": self._cluster.node(peer).replica.machine.version})
 
     def unlinked(self, kind: str, peer: str) -> None:

@@ -82,7 +82,8 @@ class Port:
         return self._node.up or self._node.waiting
 
     def link_up(self, peer: str) -> None:
-        self._node.now_or_when_resumed(lambda: self._node.linked(self._kind, peer))
+        directory = self._node.directory_of(peer)  # as its hello says, just now
+        self._node.now_or_when_resumed(lambda: self._node.linked(self._kind, peer, directory))
 
     def link_down(self, peer: str) -> None:
         self._node.now_or_when_resumed(lambda: self._node.unlinked(self._kind, peer))
