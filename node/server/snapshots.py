@@ -36,8 +36,8 @@ from node.server.checkpointing import Checkpointer
 from node.server.replica import Replica
 from node.server.snapshot_context import Context
 from node.server.unfinished import Unfinished
-from node.store.checkpoint import Store
 from node.store.snapshot import Manifest, Snapshot, install, open_reader, produce, verify
+from node.store.store import Store
 from node.store.transfer import SnapshotReceiver, SnapshotSender
 
 if TYPE_CHECKING:

@@ -101,8 +101,8 @@ def open_directory(config: Config, identity: Identity | None, stack: ExitStack) 
         IdentityError: it is a node's, and the journal is gone.
         CorruptionError, DiskError: its journal or store can't be used.
     """
-    from node.store.checkpoint import Store
     from node.store.snapshot import note_of
+    from node.store.store import Store
 
     directory = config.store.dir
     keyring = _keyring(directory, config.store.encryption, empty=identity is None)

@@ -28,11 +28,11 @@ from node.errors import CorruptionError, DiskError, RemoteProtocolError, Unavail
 from node.simulator.disk import SECTOR_BYTES, PowerCutError
 from node.simulator.sim_store import Copied
 from node.store import environment
-from node.store.checkpoint import Store
 from node.store.environment import DATA_FILE
 from node.store.interface import CheckpointJob
 from node.store.parts import DirectoryParts, Parts
 from node.store.snapshot import Snapshot, chunks, describe, install, note_of, produce
+from node.store.store import Store
 
 CHUNK_BYTES = 8192
 CACHE_BYTES = 2048

@@ -1,12 +1,11 @@
-"""The store: messages and records in LMDB, moved from one applied index to the next as a whole.
+"""A checkpoint: what was applied since the last one goes to the disk, in one transaction.
 
-What is applied changes memory at once (``messages``) and the disk only at a checkpoint, a few times
-a second, in a worker thread and in one transaction (``layout`` shows where things lie). The journal has
-every entry above the applied index, so that a crash costs nothing but their replay.
+It is taken on the loop, run in a worker thread, a few times a second, and ended on the loop; nothing but
+what it was given is its business meanwhile. ``layout`` shows where things lie.
 
 A checkpoint's work is bounded by what changed, with one exception: a channel dropped may have a
 million messages. So its floor hides them at once and each checkpoint deletes at most
-``GARBAGE_BLOCKS_MAX`` blocks below the floors; ``has_garbage`` says that there is more to do.
+``GARBAGE_BLOCKS_MAX`` blocks below the floors; ``unfinished`` says that there is more to do.
 
 A channel that gets a message now and then would end up with a block each. A checkpoint therefore takes
 the channel's last block in again if it is smaller than ``MERGE_BELOW``: LMDB writes whole pages anyway.
@@ -14,37 +13,18 @@ the channel's last block in again if it is smaller than ``MERGE_BELOW``: LMDB wr
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator
 from itertools import chain
-from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import lmdb
 
-from node.errors import CorruptionError, DiskError
+from node.errors import DiskError
 from node.store import blocks
-from node.store.environment import (
-    ADVICE,
-    KEY_SIZE_MAX,
-    MAP_SIZE,
-    open_environment,
-    translate,
-)
-from node.store.interface import CheckpointJob
-from node.store.layout import META_KEY, STATE, Meta, decode_block, floor_record, load
-from node.store.messages import GONE, Batch, Messages, Run
+from node.store.environment import translate
+from node.store.layout import META_KEY, STATE, Databases, Meta, decode_block, floor_record
+from node.store.messages import GONE, Batch, Run
 from node.store.values import Values
-from node.units import Index, Term
-
-if TYPE_CHECKING:
-    from node.sealing.sealer import Sealer
-
-CACHE_BYTES = 32 * 1024 * 1024
-"""Bytes of memory for messages that are already stored: the newest, so that delivery needs no read."""
-
-BLOCK_CACHE_BYTES = 4 * 1024 * 1024
-"""Bytes of memory for blocks read back, so that a slow reader doesn't verify one again and again."""
 
 GARBAGE_BLOCKS_MAX = 1000
 """Blocks deleted by one checkpoint at most."""
@@ -53,7 +33,7 @@ MERGE_BELOW = 3000
 """Bytes. A channel's last block is written again together with what follows while it is smaller."""
 
 
-class _Tail(NamedTuple):
+class Tail(NamedTuple):
     """A channel's last block: small enough to be taken in again."""
 
     first: int
@@ -61,25 +41,39 @@ class _Tail(NamedTuple):
 
 
 class Checkpoint:
-    """One checkpoint: taken on the loop, run in a worker thread, ended on the loop."""
+    """One checkpoint.
+
+    Args:
+        values: how values are written.
+        environment: where, and ``databases`` in it.
+        meta: what it brings the store to.
+        batch: the messages that came and the floors that moved.
+        changes: records; None for those that go.
+        garbage: floors below which blocks may be left.
+        tails: the last blocks of channels that are small.
+    """
 
     def __init__(
         self,
-        store: Store,
+        values: Values,
+        environment: lmdb.Environment,
+        databases: Databases,
         meta: Meta,
         batch: Batch,
+        *,
         changes: dict[bytes, bytes | None],
         garbage: dict[int, int],
+        tails: dict[int, Tail],
     ) -> None:
-        self._path = store.path
-        self._values = store._values
-        self._environment = store._environment
-        self._databases = store._databases
+        self._path = values.path
+        self._values = values
+        self._environment = environment
+        self._databases = databases
         self.meta = meta
         self.batch = batch
         self._changes = changes
         self._garbage = garbage
-        self.tails = dict(store._tails)
+        self.tails = dict(tails)
         self.unfinished: set[int] = set()
         """Channels with more to delete."""
         self.forgotten: list[int] = []
@@ -148,7 +142,7 @@ class Checkpoint:
                 size += cost
         yield self._block(channel, first, held)
         if size < MERGE_BELOW:
-            self.tails[channel] = _Tail(first, first + len(held))
+            self.tails[channel] = Tail(first, first + len(held))
 
     def _block(self, channel: int, first: int, messages: list[bytes]) -> tuple[bytes, bytes]:
         key = blocks.key(channel, first)
@@ -211,219 +205,3 @@ class Checkpoint:
             else:
                 put.append((key, self._values.encode(STATE, key, value)))
         transaction.cursor(self._databases.state).putmulti(put)
-
-
-class Store:
-    """The applied state of one node: in memory what is new, on disk what was checkpointed.
-
-    Opened with ``Store.open``; everything but ``Checkpoint.run`` and ``copy_to`` belongs to one thread.
-    """
-
-    def __init__(self, values: Values, environment: lmdb.Environment, cache_bytes: int) -> None:
-        self.path = values.path
-        self._values = values
-        self._environment = environment
-        self._databases, self._meta, floors = load(values, environment)
-        self._garbage = set(floors)
-        self._messages = Messages(cache_bytes, floors, self._last_stored)
-        self._blocks: OrderedDict[bytes, blocks.Block] = OrderedDict()
-        self._blocks_bytes = 0
-        self._tails: dict[int, _Tail] = {}
-        self._job: Checkpoint | None = None
-
-    @classmethod
-    def open(
-        cls,
-        path: Path,
-        *,
-        map_size: int = MAP_SIZE,
-        cache_bytes: int = CACHE_BYTES,
-        sealer: Sealer | None = None,
-    ) -> Store:
-        """Open the store in the directory ``path``, or make a new one there.
-
-        Args:
-            path: a directory that is the store's alone; its parent exists.
-            map_size: bytes of address space, the most the store can ever hold.
-            cache_bytes: bytes of memory for messages already stored; 0 keeps none.
-            sealer: encrypts every value on the disk; None: nothing is encrypted.
-
-        Raises:
-            CorruptionError: what is there is damaged, of another format, or encrypted otherwise.
-            DiskError: it can't be opened, made or mapped.
-        """
-        environment = open_environment(path, map_size)
-        try:
-            return cls(Values(path, sealer), environment, cache_bytes)
-        except BaseException as error:
-            environment.close()
-            if isinstance(error, lmdb.Error):
-                raise translate(path, error) from error
-            raise
-
-    def close(self) -> None:
-        """Let go of the environment. What is pending is lost: it is in the journal."""
-        assert self._job is None or not self._job.running, "a checkpoint is running"
-        self._environment.close()
-
-    @property
-    def applied(self) -> tuple[Index, Term]:
-        return self._meta.applied
-
-    @property
-    def previous(self) -> tuple[Index, Term]:
-        return self._meta.previous
-
-    @property
-    def pending_bytes(self) -> int:
-        return self._messages.pending_bytes
-
-    @property
-    def pending_messages(self) -> int:
-        return self._messages.pending_messages
-
-    @property
-    def has_garbage(self) -> bool:
-        return bool(self._garbage)
-
-    @property
-    def bytes_on_disk(self) -> int:
-        """Bytes of the environment's file."""
-        info, stat = self._environment.info(), self._environment.stat()
-        return int((info["last_pgno"] + 1) * stat["psize"])
-
-    def records(self) -> Iterator[tuple[bytes, bytes]]:
-        try:
-            with self._environment.begin(self._databases.state) as transaction:
-                for key, stored in transaction.cursor():
-                    yield key, self._values.decode(STATE, key, stored)
-        except lmdb.Error as error:
-            raise translate(self.path, error) from error
-
-    def put(self, channel: int, first: int, messages: Sequence[bytes]) -> None:
-        self._messages.put(channel, first, messages)
-
-    def drop(self, channel: int, up_to: int) -> None:
-        assert 0 <= up_to < GONE
-        self._messages.drop(channel, up_to)
-
-    def drop_channel(self, channel: int) -> None:
-        self._messages.drop_channel(channel)
-        self._tails.pop(channel, None)
-
-    def get(self, channel: int, seq: int) -> bytes | None:
-        return self.get_many(channel, (seq,))[0]
-
-    def get_many(self, channel: int, seqs: Sequence[int]) -> list[bytes | None]:
-        found, absent = self._messages.find(channel, seqs)
-        if absent:
-            self._read(channel, seqs, found, absent)
-        return found
-
-    def begin_checkpoint(
-        self,
-        applied: tuple[int, int],
-        previous: tuple[int, int],
-        changes: Iterable[tuple[bytes, bytes | None]],
-    ) -> Checkpoint:
-        assert self._job is None, "one checkpoint at a time"
-        assert applied >= self._meta.applied, "what is applied never goes back"
-        written = dict(changes)
-        assert all(0 < len(key) <= KEY_SIZE_MAX for key in written), "a key LMDB can't hold"
-        batch = self._messages.seal()
-        garbage = self._messages.floors_of(chain(self._garbage, batch.floors))
-        meta = Meta(
-            (Index(applied[0]), Term(applied[1])),
-            (Index(previous[0]), Term(previous[1])),
-        )
-        self._garbage = set()
-        self._job = Checkpoint(self, meta, batch, written, garbage)
-        return self._job
-
-    def end_checkpoint(self, job: CheckpointJob) -> None:
-        assert job is self._job, "not the checkpoint that was begun"
-        assert self._job.done, "a checkpoint that failed is the end of the node"
-        job, self._job = self._job, None
-        self._meta = job.meta
-        self._tails = job.tails
-        self._garbage |= job.unfinished
-        self._messages.settle(job.batch)
-        for channel in job.forgotten:
-            self._messages.forget(channel)
-            self._tails.pop(channel, None)
-
-    def copy_to(self, directory: Path) -> None:
-        """Write a consistent, compact copy of the last durable checkpoint into an empty directory.
-
-        In a worker thread; readers and checkpoints go on meanwhile.
-
-        Raises:
-            DiskError: it can't be written.
-            CorruptionError: LMDB found its own pages damaged.
-        """
-        try:
-            self._environment.copy(str(directory), compact=True)
-        except lmdb.Error as error:
-            raise translate(self.path, error) from error
-
-    def values_in(self, copy: Path) -> Values:
-        """How the values of a copy of this store are read."""
-        return Values(copy, self._values.sealer)
-
-    def _last_stored(self, channel: int) -> int:
-        try:
-            with self._environment.begin(self._databases.messages) as transaction:
-                cursor = transaction.cursor()
-                beyond = cursor.set_range(blocks.key(channel, GONE))
-                if not (cursor.prev() if beyond else cursor.last()):
-                    return 0
-                key = cursor.key()
-                if blocks.split_key(key)[0] != channel:
-                    return 0
-                return decode_block(self._values, key, cursor.value()).end - 1
-        except lmdb.Error as error:
-            raise translate(self.path, error) from error
-
-    def _read(self, channel: int, seqs: Sequence[int], found: list[bytes | None], absent: list[int]) -> None:
-        """Fill in what only the store has, block by block."""
-        try:
-            with self._environment.begin(self._databases.messages, buffers=True) as transaction:
-                cursor = transaction.cursor()
-                block = None
-                for position in absent:
-                    seq = seqs[position]
-                    if block is None or not block.first <= seq < block.end:
-                        block = self._block_with(cursor, channel, seq)
-                    if block is None:
-                        raise CorruptionError(
-                            f"{self.path}: message {seq} of channel {channel} is missing. {ADVICE}"
-                        )
-                    found[position] = block.message(seq)
-        except lmdb.Error as error:
-            raise translate(self.path, error) from error
-
-    def _block_with(self, cursor: lmdb.Cursor[memoryview], channel: int, seq: int) -> blocks.Block | None:
-        """The block that holds a sequence, verified when it is read and not when it is found cached."""
-        key = blocks.key(channel, seq)
-        if not cursor.set_range(key):
-            if not cursor.last():
-                return None
-        elif cursor.key() != key and not cursor.prev():
-            return None
-        key = bytes(cursor.key())
-        if blocks.split_key(key)[0] != channel:
-            return None
-        block = self._blocks.get(key)
-        if block is None or seq >= block.end:  # it may have grown since: see MERGE_BELOW
-            block = decode_block(self._values, key, cursor.value())
-            self._keep(key, block)
-        else:
-            self._blocks.move_to_end(key)
-        return block if seq < block.end else None
-
-    def _keep(self, key: bytes, block: blocks.Block) -> None:
-        older = self._blocks.pop(key, None)
-        self._blocks_bytes += block.size - (0 if older is None else older.size)
-        self._blocks[key] = block
-        while self._blocks_bytes > BLOCK_CACHE_BYTES:
-            self._blocks_bytes -= self._blocks.popitem(last=False)[1].size

@@ -28,7 +28,6 @@ from zlib import crc32
 import msgpack
 
 from node.errors import CorruptionError, DiskError, RemoteProtocolError
-from node.store.checkpoint import CACHE_BYTES, Store
 from node.store.environment import (
     DATA_FILE,
     LOCK_FILE,
@@ -37,6 +36,7 @@ from node.store.environment import (
     sync_file,
 )
 from node.store.layout import applied_in
+from node.store.store import CACHE_BYTES, Store
 from node.store.values import Values, verified, with_checksum
 from node.units import Index, Term
 

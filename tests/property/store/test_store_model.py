@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 from node.errors import RemoteProtocolError
 from node.sealing.sealer import Sealer
 from node.store import checkpoint as module
-from node.store.checkpoint import Checkpoint, Store
+from node.store.checkpoint import Checkpoint
 from node.store.memory import MemoryCheckpoint, MemoryStore
 from node.store.snapshot import CHUNK_BYTES, Manifest
+from node.store.store import Store
 from node.store.transfer import SnapshotReceiver
 
 channels = st.integers(1, 3)

@@ -22,8 +22,8 @@ from node.raft.membership import Membership
 from node.sealing import document
 from node.sealing.keyring import Keyring
 from node.server.snapshots import SILENCE_S, Context, Snapshots
-from node.store.checkpoint import Store
 from node.store.snapshot import produce
+from node.store.store import Store
 
 TERM = 3
 MEMBERS = Membership.founders(["n1", "n2"]).with_learner("n3", "h:1")

@@ -20,7 +20,7 @@ from node.sealing import document
 from node.sealing.keyring import Keyring
 from node.server.joining import first_members, founder
 from node.server.storage import open_storage
-from node.store import checkpoint
+from node.store import store as lmdb_store
 from node.store.snapshot import install, produce
 
 
@@ -129,7 +129,7 @@ def test_a_snapshot_whose_journal_did_not_follow(tmp_path: Path) -> None:
 def test_a_snapshot_whose_journal_did_not_follow_brought_its_members(tmp_path: Path) -> None:
     """Whoever belonged to the cluster by the log before it, perhaps uncommitted, is of no interest."""
     here = config(tmp_path / "here")
-    other = checkpoint.Store.open(tmp_path / "other")
+    other = lmdb_store.Store.open(tmp_path / "other")
     job = other.begin_checkpoint((7, 3), (6, 2), [(b"key", b"value")])
     job.run()
     other.end_checkpoint(job)

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from node.sealing.keyring import Keyring
-from node.store.checkpoint import Store
 from node.store.interface import StoreInterface
 from node.store.memory import MemoryStore
+from node.store.store import Store
 
 Changes = dict[bytes, bytes | None]
 

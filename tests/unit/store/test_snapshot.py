@@ -12,7 +12,6 @@ import pytest
 from node.errors import CorruptionError, DiskError, NodeError, RemoteProtocolError
 from node.sealing.keyring import Keyring
 from node.store import snapshot as module
-from node.store.checkpoint import Store
 from node.store.snapshot import (
     CHUNK_BYTES,
     Manifest,
@@ -24,6 +23,7 @@ from node.store.snapshot import (
     open_reader,
     produce,
 )
+from node.store.store import Store
 
 
 def run(store: Store, index: int, term: int = 3) -> None:

@@ -10,8 +10,8 @@ import pytest
 
 from node.errors import CorruptionError, DiskError, RemoteProtocolError
 from node.store import parts as module
-from node.store.checkpoint import Store
 from node.store.snapshot import CHUNK_BYTES, Snapshot, install, open_reader, produce
+from node.store.store import Store
 from node.store.transfer import WINDOW_CHUNKS, SnapshotReceiver, SnapshotSender, Value
 
 
