@@ -9,10 +9,12 @@ from node.simulator.cluster_adversary import ClusterAdversary
 from node.simulator.cluster_checks import ClusterChecker
 from node.simulator.network import Network
 from node.simulator.profiles import Profile
+from node.simulator.recovery import Recovery
 from node.simulator.schedule import Act
 from node.simulator.sim_client import Habits, SimClient
 from node.simulator.sim_node import SimNode
 from node.simulator.sim_operator import Operator
+from node.simulator.standing import CLUSTER_ID
 from node.simulator.world import World
 
 HABITS = (
@@ -55,6 +57,8 @@ class Cluster:
     ) -> None:
         self.world = world
         self.profile = profile
+        self.cluster_id = CLUSTER_ID
+        """What clients have to say."""
         self.names = [f"n{number}" for number in range(1, nodes + profile.spares + 1)]
         self.checker = ClusterChecker(self)
         founders = self.names[:nodes] if profile.spares else None
@@ -77,6 +81,7 @@ class Cluster:
         ]
         self._clients = {client.name: client for client in self.clients}
         self.operator = Operator(self)
+        self.recovery = Recovery(self)
         self.adversary = ClusterAdversary(self, acts)
 
     def node(self, name: str) -> SimNode:
@@ -115,6 +120,12 @@ class Cluster:
         rng = self.world.stream("start")
         for client in self.clients:
             self.world.after(rng.uniform(1.0, 2.0), client.connect)
+
+    def begin_anew(self, cluster_id: str, checker: ClusterChecker) -> None:
+        """From now on it is another cluster, with another past."""
+        self.cluster_id, self.checker = cluster_id, checker
+        for node in self.nodes:
+            node.checker = checker
 
     def close(self) -> None:
         """The run is over: let go of files."""

@@ -64,6 +64,7 @@ class ClusterAdversary:
             "rot": lambda: self._rot(lambda node: node.storage.rot_journal(self._rng)),
             "rotten store": lambda: self._rot(lambda node: node.storage.rot_store(self._rng)),
             "mid snapshot": self._ambush_snapshot,
+            "lost for good": self._lose_majority,
             "set clock": self._set_clock,
             "drop": self._drop_client,
             "stall": self._stall_client,
@@ -170,6 +171,8 @@ class ClusterAdversary:
     def _partition(self) -> None:
         """Two sides that don't hear each other, or one that isn't heard by the other."""
         names = [node.name for node in self._shuffled()]
+        if len(names) < 2:
+            return
         size = self._rng.randint(1, len(names) - 1)
         self._block([(a, b) for a in names[:size] for b in names[size:]])
 
@@ -225,6 +228,10 @@ class ClusterAdversary:
             self._world.note(f"a bit flips on the disk of {node.name}")
             if self._rng.random() < 0.5:
                 self._kill(node, 0.5)
+
+    def _lose_majority(self) -> None:
+        if self._cluster.recovery.strike(self._rng):
+            self._trouble(8.0, nodes=True)
 
     def _ambush_snapshot(self) -> None:
         """A follower falls behind; and when it is half way through a snapshot, something happens to that."""

@@ -67,6 +67,12 @@ PROFILES = {
         Profile(
             "members", rates(1.6, add=3, remove=2, replace=2, power=1, **_NODES, **_LINKS), spares=2
         ),
+        Profile(
+            "recovery",
+            rates(1.2, lost_for_good=4, crash=2, power=1, pause=1, cut=1, close=1, unsubscribe=1, drop=1),
+            spares=2,
+            seconds=24.0,
+        ),
         Profile("clients", rates(3.3, **_CLIENTS)),
         Profile("disks", rates(1.4, crash=1, power=2, blackout=1, rot=0.5, rotten_store=0.5, **_DISKS)),
         Profile(

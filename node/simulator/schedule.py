@@ -26,8 +26,8 @@ CLIENTS = ("drop", "stall", "close", "unsubscribe", "die")
 SNAPSHOTS = ("mid snapshot",)
 """Something happens to a snapshot that is on its way."""
 
-MEMBERS = ("add", "remove", "replace")
-"""Machines join the cluster and leave it for good."""
+MEMBERS = ("add", "remove", "replace", "lost for good")
+"""Machines join the cluster and leave it for good; all but one do, and that one's data becomes another's."""
 
 KINDS = (*MEMBERS, *SNAPSHOTS, *NODES, *LINKS, *DISKS, *CLOCKS, *CLIENTS)
 

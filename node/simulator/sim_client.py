@@ -16,9 +16,9 @@ from node.protocol import streaming as stan
 from node.protocol.positions import StartPosition
 from node.server.connection import Connection
 from node.simulator.sim_wire import DELAY_S, Wire
-from node.simulator.standing import CLUSTER_ID
 
 if TYPE_CHECKING:
+    from node.simulator.account import Account
     from node.simulator.cluster import Cluster
     from node.simulator.sim_node import SimNode
 
@@ -189,6 +189,23 @@ class SimClient:
         self.dead = True
         self.drop(unnoticed_s=unnoticed_s)
 
+    def begin_anew(self, account: Account) -> int:
+        """The cluster is another one now; the application is started anew, to use that.
+
+        Returns how many of its publishes were acknowledged and are lost.
+        """
+        self.drop()
+        self._closing = False
+        self.closings += 1
+        self.registered = self.subscribed = False
+        self.seen = Seen("")
+        self._lost_inboxes.clear()
+        last = len(account.log(self.habits.channel)) - 1
+        self.received = {seq for seq in self.received if seq <= last}
+        before = len(self.stored)
+        self.stored = {guid for guid in self.stored if guid.encode() in account.stored}
+        return before - len(self.stored)
+
     def stop_reading(self, seconds: float) -> None:
         """Leave what comes in its socket for a while."""
         self._world.note(f"{self.name} does not read for {seconds:.2f} s")
@@ -238,7 +255,7 @@ class SimClient:
         self._numbers += 1
         reply = f"_INBOX.{self.name}.r.{self._numbers}".encode()
         self._asked[reply] = answered
-        self._send(nats.pub(f"{subject}.{CLUSTER_ID}".encode(), reply, payload))
+        self._send(nats.pub(f"{subject}.{self._cluster.cluster_id}".encode(), reply, payload))
         session = self._session
 
         def late() -> None:
@@ -350,7 +367,7 @@ class SimClient:
         guid = f"{self.name}/{self._session}/{len(self.published)}"
         channel = self.published[guid] = self._rng.choice(habits.publishes_to)
         request = stan.PublishRequest(self.name, guid, channel, "", guid.encode(), self.conn_id)
-        subject = f"_STAN.pub.{CLUSTER_ID}.{channel}".encode()
+        subject = f"_STAN.pub.{self._cluster.cluster_id}.{channel}".encode()
         self._send(nats.pub(subject, f"_INBOX.{self.name}.acks".encode(), stan.encode_publish(request)))
 
     def _message(self, message: nats.Msg) -> None:

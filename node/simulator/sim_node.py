@@ -34,7 +34,7 @@ from node.simulator.machine_clock import MachineClock
 from node.simulator.network import Endpoint, Network
 from node.simulator.sim_snapshots import SimSnapshots
 from node.simulator.sim_storage import SimStorage, WatchedJournal
-from node.simulator.standing import CLUSTER_ID, Standing
+from node.simulator.standing import Standing
 from node.simulator.watched import Port, WatchedConnection, WatchedEngine, WatchedMachine
 from node.store.interface import CheckpointJob, StoreInterface
 
@@ -230,6 +230,7 @@ class SimNode:
             if self.standing is None
             else (self.standing.begin())
         )
+        recovered = None if self.standing is None else self.standing.claim(self.journal)
         self.up, self.paused, self.leaving = True, False, False
         self._inbox.clear()
         self._woken_at = float("inf")
@@ -237,7 +238,7 @@ class SimNode:
         self.routing = Routing(self.name, send=self._send_route)
         self.replica = Replica(
             self.name,
-            Subjects.of(CLUSTER_ID),
+            Subjects.of(self._cluster.cluster_id),
             state,
             self.store,
             routing=self.routing,
@@ -249,6 +250,7 @@ class SimNode:
             changed=lambda: None,
             election_min_s=TIMING.election_min_s,
             neighbours=None if self.standing is None else self.standing.members,
+            recovered=recovered,
         )
         self.engine = WatchedEngine(
             node=self.name,

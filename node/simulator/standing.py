@@ -14,6 +14,7 @@ from node.config.values import Address
 from node.core.state import State
 from node.errors import IdentityError, RemoteProtocolError
 from node.raft.identity import Identity
+from node.raft.journal import Journal
 from node.raft.links import CollisionError
 from node.raft.membership import Membership
 from node.server import joining
@@ -58,7 +59,9 @@ class Standing:
         """A new process: whom the directory names as members, and since which entry."""
         node, cluster = self._node, self._cluster
         since, membership = joining.first_members(self.identity, Membership.founders(cluster.names))
-        self.founding = Founding(node.name, CLUSTER_ID, cluster.names, self.identity, "", node.admitted)
+        self.founding = Founding(
+            node.name, cluster.cluster_id, cluster.names, self.identity, "", node.admitted
+        )
         self.members = Members(
             node.name,
             {name: Address(name, PORT) for name in cluster.names},
@@ -82,7 +85,7 @@ class Standing:
         assert invitation is not None
         membership = pack_membership(invitation.index, invitation.membership)
         self.identity = Identity(
-            CLUSTER_ID,
+            self._cluster.cluster_id,
             invitation.founding_id,
             "",
             self._node.name,
@@ -92,8 +95,16 @@ class Standing:
 
     def founded(self, state: State) -> None:
         """The state says what was drawn for the cluster."""
-        self.identity = joining.learnt(self.identity, CLUSTER_ID, self._node.name, state)
+        self.identity = joining.learnt(self.identity, self._cluster.cluster_id, self._node.name, state)
         self.founding.identify(self.identity)
+
+    def claim(self, journal: Journal) -> tuple[str, str] | None:
+        """If this is recovered data, make the log this cluster's; which founding it is now, and was."""
+        identity = self.identity
+        if identity is None or not identity.recovered_from:
+            return None
+        joining.claim_log(journal, identity)
+        return identity.founding_id, identity.recovered_from
 
     def forget(self) -> None:
         """The directory is emptied."""

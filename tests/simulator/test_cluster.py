@@ -28,7 +28,7 @@ SEEDS = {
     ("clients", 3): 16,
     ("clients", 5): 5,
     ("kills", 1): 10,
-    ("kills", 3): 20,
+    ("kills", 3): 16,
     ("kills", 5): 5,
     ("elections", 3): 10,
     ("elections", 5): 5,
@@ -36,12 +36,13 @@ SEEDS = {
     ("members", 5): 5,
     ("partitions", 3): 16,
     ("partitions", 5): 10,
-    ("storms", 3): 15,
+    ("storms", 3): 11,
     ("storms", 5): 5,
     ("disks", 1): 10,
     ("disks", 3): 22,
     ("disks", 5): 10,
     ("brutal", 1): 10,
+    ("recovery", 3): 8,
     ("snapshots", 3): 15,
     ("snapshots", 5): 5,
     ("lmdb", 1): 2,
@@ -143,6 +144,13 @@ def test_members_come_and_go() -> None:
     """While links break and nodes die: machines are added, removed, and added again."""
     total = sum((run_cluster(seed, PROFILES["members"], nodes=3) for seed in range(3)), start=Counter())
     for what in ("cluster.add done", "cluster.remove done", "retired", "snapshots installed", "crashes"):
+        assert total[what], what
+
+
+def test_a_majority_is_lost_for_good() -> None:
+    """What one directory holds goes on as another cluster; the rest is lost."""
+    total = sum((run_cluster(seed, PROFILES["recovery"], nodes=3) for seed in (4, 5)), start=Counter())
+    for what in ("recovered", "cluster.add done", "acknowledged and lost with the majority"):
         assert total[what], what
 
 

@@ -1,0 +1,130 @@
+"""A majority is lost for good, and one directory becomes another cluster: `stanchion cluster recover`.
+
+What the command does is done by the functions it is made of, on what is left of one machine: the identity
+becomes another cluster's, the log its own. All other machines are gone; new ones with empty directories
+are added later, and clients are started anew with the new cluster's id.
+
+From then on the world has another past: what the log of that directory holds. So the checkers begin
+anew, with an account of that much: what of it was acknowledged stays, what was acknowledged beyond it
+may be lost, and nothing may come back or be mixed with it.
+"""
+
+from __future__ import annotations
+
+import random
+from typing import TYPE_CHECKING
+
+from node.core.machine import Machine
+from node.core.records import restore
+from node.raft.identity import recover_identity, save_identity
+from node.raft.journal import Journal
+from node.server.continuity import contradiction, follow
+from node.server.founding import pack_membership
+from node.server.joining import alone, claim_log
+from node.simulator.cluster_checks import ClusterChecker
+from node.simulator.disk import SimulatedDisk
+from node.simulator.profiles import WARM_UP_S
+from node.units import Index
+
+if TYPE_CHECKING:
+    from node.simulator.cluster import Cluster
+    from node.simulator.sim_node import SimNode
+
+CLUSTER_ID = "recovered-cluster"
+TAKES_S = 6.0
+"""So long before the end of all trouble it happens, or not at all: new machines must join."""
+SETTLED_S = 3.0
+"""After the warm-up: clients have come by then, and something can be lost."""
+
+
+class Recovery:
+    """Happens once in a run, at most."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        self._cluster = cluster
+        self._world = cluster.world
+        self._done = False
+
+    def strike(self, rng: random.Random) -> bool:
+        """All machines but one are lost. False: not now."""
+        since_s = self._world.now - self._world.started_s - WARM_UP_S
+        left = [node for node in self._cluster.sound if node.up and not node.paused and _belongs(node)]
+        if self._done or not left or not SETTLED_S <= since_s <= self._cluster.profile.trouble_s - TAKES_S:
+            return False
+        self._done = True
+        survivor = rng.choice(left)
+        survivor.crash(power=rng.random() < 0.5)
+        self._world.after(rng.uniform(0.0, 1.5), lambda: self._lose(survivor, rng))
+        return True
+
+    def _lose(self, survivor: SimNode, rng: random.Random) -> None:
+        """It has been down for a while, and what the others have acknowledged since is lost with them."""
+        self._world.note(f"all machines but {survivor.name} are lost")
+        for node in self._cluster.nodes:
+            if node is not survivor:
+                node.retire()
+        self._world.after(rng.uniform(0.2, 1.0), lambda: self._recover(survivor, rng))
+
+    def _recover(self, node: SimNode, rng: random.Random) -> None:
+        node.crash()
+        journal = node.storage.open_journal()
+        journal.watcher = lambda *entry: None
+        store, note = node.storage.kept.open(), node.storage.kept.note
+        assert contradiction(journal, store, note) is None
+        follow(journal, store, note)
+        before = self._cluster.checker
+        checker = _begun_anew(before, self._cluster, node.name, journal)
+        self._cluster.begin_anew(CLUSTER_ID, checker)
+        account = checker.account
+        journal.watcher = lambda *entry: checker.appended(node, *entry)
+        self._change_identity(node, journal, rng)
+        self._world.note(f"{node.name} begins another cluster at entry {journal.last_index}")
+        self._world.counts["recovered"] += 1
+        self._world.counts["entries lost with the majority"] += before.account.applied - account.applied
+        for client in self._cluster.clients:
+            self._world.counts["acknowledged and lost with the majority"] += client.begin_anew(account)
+        node.storage.stop(power=False)
+        node.start()
+        for after_s in (1.0, 2.5):
+            self._world.after(after_s, lambda: self._cluster.operator.add(rng))
+
+    @staticmethod
+    def _change_identity(node: SimNode, journal: Journal, rng: random.Random) -> None:
+        """As `server.recovering` does it."""
+        assert node.standing is not None
+        assert node.standing.identity is not None
+        disk = SimulatedDisk(rng)
+        save_identity(disk, node.standing.identity)
+        directory = rng.randbytes(11).hex()
+        members = pack_membership(journal.last_index + 1, alone(node.name, directory))
+        node.standing.identity = recover_identity(
+            disk, CLUSTER_ID, rng.randbytes(11).hex(), directory, members
+        )
+        claim_log(journal, node.standing.identity)
+
+
+def _belongs(node: SimNode) -> bool:
+    """It has learnt which founding it belongs to: else there is nothing to recover."""
+    standing = node.standing
+    return standing is not None and standing.identity is not None and bool(standing.identity.founding_id)
+
+
+def _begun_anew(before: ClusterChecker, cluster: Cluster, name: str, journal: Journal) -> ClusterChecker:
+    """Checkers that know what this log holds, of all that has happened."""
+    checker = ClusterChecker(cluster)
+    entries: dict[int, bytes] = {}
+    for index, term, payload in journal.read(journal.first_readable, 1 << 30):
+        entries[index] = payload[1:]
+        checker.log.appended(name, index, term, payload, journal.term_at(index - 1))
+    machine = Machine(restore(iter(())))
+    for applied, data in sorted(before._entries.items()):
+        if applied > journal.last_index or entries.get(applied, data) != data:
+            break  # the directory had something else there, or nothing
+        effects = machine.apply(Index(applied), data)
+        checker.account.entry(applied, data, effects, machine.state)
+        checker._entries[applied], checker._effects[applied] = data, effects
+        if applied in before._digests:
+            checker._digests[applied] = before._digests[applied]
+    checker._proposed = before._proposed
+    checker._nobody_left_s = cluster.world.now
+    return checker
