@@ -65,7 +65,7 @@ STALE_S: Final = 1.0
 """How long a paused node may go on emptying the buffers that it had."""
 
 NEVER_S: Final = 2.0
-"""So long after its AckWait a message that did not come again is not late: it was forgotten."""
+"""So long after its AckWait a message that does not come again at all is not late: it was forgotten."""
 
 GAP_TAIL_S: Final = 1.0
 """Silence that begins so long after the new leader was ready is not the hit's doing."""
@@ -275,13 +275,14 @@ class _Story:
 
     def _judge_forgotten(self, verdict: Verdict, end_s: float) -> None:
         """What was not acknowledged comes again; also to who must first come back for it."""
-        following = [event.at_s for event in self.events[1:]] + [end_s]
-        for event, next_s in zip(self.events, following, strict=True):
+        for event, following in zip(self.events, [*self.events[1:], None], strict=True):
             if isinstance(event, Delivery):
+                next_s = end_s if following is None else following.at_s
                 due_s = _expected(self.history, event.at_s + self.cursor.ack_wait_s)
                 if next_s > self._excused_until(due_s) + NEVER_S:
+                    rule = "late" if isinstance(following, Delivery) else "lost"
                     text = f"did not come again within {next_s - due_s:.1f} s of its AckWait"
-                    self._broke(verdict, "lost", next_s, text)
+                    self._broke(verdict, rule, next_s, text)
 
     def _excused_until(self, due_s: float) -> float:
         """A pause may hold it up, whoever is paused: its receiver's node, or that of its successor."""

@@ -13,6 +13,9 @@ from e2e.harness import STANCHION, until
 
 pytestmark = [pytest.mark.slow, pytest.mark.alone]
 
+GOES_ON_MS = 1500
+"""So long after somebody leads again at most, publishes are acknowledged again."""
+
 
 def children(pid: int) -> list[int]:
     tasks = Path(f"/proc/{pid}/task")
@@ -20,7 +23,7 @@ def children(pid: int) -> list[int]:
 
 
 def test_two_kills_and_a_pause(tmp_path: Path) -> None:
-    """Times are shown and not judged here: this machine may be busy."""
+    """How long elections take isn't judged: this machine may be busy. That publishers go on after them is."""
     report = tmp_path / "report.json"
     picture = tmp_path / "demo.svg"
     command = [STANCHION, "demo", "--kills", "2", "--seed", "3", "--no-tty", "--patient"]
@@ -36,9 +39,8 @@ def test_two_kills_and_a_pause(tmp_path: Path) -> None:
     assert found["redistributed"] > 0
     assert found["ackwait_error_ms"]["count"] > 0
     assert [kill["role"] for kill in found["kills"]] == ["leader", "leader"]
-    gaps_ms = sorted(hit["publish_gap_ms"] for hit in found["kills"] + found["pauses"])
-    assert gaps_ms[1] < 1500
-    assert gaps_ms[2] < 5000
+    for hit in found["kills"] + found["pauses"]:
+        assert hit["publish_gap_ms"] < hit["leaderless_ms"] + found["held_up_ms"] + GOES_ON_MS, hit
     assert "unacknowledged messages" in picture.read_text().replace("&#160;", " ")
 
 

@@ -109,6 +109,22 @@ def test_what_is_held_back_and_never_comes_again_is_lost() -> None:
     assert told.rules(end_s=9.0) == ["lost"]
 
 
+def test_what_is_held_back_and_comes_again_far_too_late_is_late() -> None:
+    """It is not lost: on a machine that stood still, everything comes."""
+    told = Told()
+    told.got(1.0)
+    told.got(9.0, 1)
+    told.acked(9.1)
+    assert told.rules(end_s=10.0) == ["late"]
+
+
+def test_what_is_acknowledged_when_it_should_have_come_again_was_lost() -> None:
+    told = Told()
+    told.got(1.0)
+    told.acked(9.0)
+    assert told.rules(end_s=10.0) == ["lost"]
+
+
 def test_what_is_held_back_need_not_come_before_its_time() -> None:
     told = Told(5)
     told.got(1.0)
