@@ -235,7 +235,7 @@ class ClusterAdversary:
 
     def _ambush_snapshot(self) -> None:
         """A follower falls behind; and when it is half way through a snapshot, something happens to that."""
-        self._ambush = (self._rng.random(), self._rng)
+        self._ambush = (min(1.0, 1.3 * self._rng.random()), self._rng)
         behind = [node for node in self._cluster.sound if not node.leads]
         if behind:
             node = self._rng.choice(behind)
@@ -258,9 +258,9 @@ class ClusterAdversary:
             self._world.after(rng.uniform(0.2, 2.0), storage.empty)
 
         def rot() -> None:
-            if self._may_rot(node):
-                storage.rot_received(rng)
-            cut()
+            if node.up and node.snapshots.receives:  # what is whole was looked at for the last time
+                storage.kept.rot_received(rng)
+                cut()
 
         def die() -> None:
             power = rng.random() < 0.5 and self._cluster.profile.power
@@ -270,7 +270,7 @@ class ClusterAdversary:
         deed = rng.choice((cut, fill, rot, die, die))
         self._world.counts[f"snapshots hit: {deed.__name__}"] += 1
         self._world.note(f"a snapshot from {peer} to {node.name} is at {progress:.0%}: {deed.__name__}")
-        self._world.after(rng.uniform(0.0, 0.01), deed)
+        self._world.after(rng.uniform(0.0, 0.01 if progress < 1 else 0.04), deed)
 
     def _set_clock(self) -> None:
         seconds = self._rng.choice((-3600.0, -5.0, 5.0, 30.0, 3600.0))

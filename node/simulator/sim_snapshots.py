@@ -56,6 +56,11 @@ class SimSnapshots:
         self._busy = self.installing = False
         self._unfinished: Unfinished[Copied] = Unfinished(lambda: node.journal.first_readable)
 
+    @property
+    def receives(self) -> bool:
+        """A part of a snapshot is here, and more is expected."""
+        return self._receiver is not None and self._receiver.received is None
+
     # --- sending ------------------------------------------------------------------------------------
 
     def wanted(self, peer: str) -> None:
@@ -221,6 +226,7 @@ class SimSnapshots:
         assert received is not None
         members = Context.decode(received.manifest.context).membership
         self._node.storage.kept.begin_install(received, members.encode())
+        self._node.half_way(self._sender_is or "", (received.manifest.size, received.manifest.size))
         self._node.in_thread(self._rng.uniform(*INSTALL_S), self._finish)
 
     def _finish(self) -> None:

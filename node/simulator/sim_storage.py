@@ -166,11 +166,6 @@ class SimStorage:
         self.rotten = self._disk.rot_somewhere(rng)
         return self.rotten
 
-    def rot_received(self, rng: random.Random) -> bool:
-        """Flip a bit of what was received of a snapshot. False: there is nothing."""
-        self.rotten = self.kept.rot_received(rng)
-        return self.rotten
-
     def rot_store(self, rng: random.Random) -> bool:
         """Flip a bit of a value in the store. False: there is nothing yet."""
         self.rotten = self.kept.rot(rng)
