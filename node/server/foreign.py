@@ -37,6 +37,10 @@ PATTERNS_MAX = 64
 """Of one cluster's services: there are eight."""
 
 
+STARTED, FOUNDED = "started", "founded"
+"""What a hello says of a cluster that one node founds alone: its sender was started to, or another has."""
+
+
 def cluster_of(peer: str) -> str:
     """The cluster of a foreign node; empty for a member of the own one."""
     cluster, separator, _ = peer.partition("/")

@@ -9,7 +9,8 @@ was only heard of is forgotten when nobody answers there.
 Who turns out to be a member of the own cluster is no routing peer: only its address is passed on, for members
 whose addresses aren't configured. Who has the own cluster's ID without being a member would answer the same
 requests: it is declined. If both have founded the cluster alone (``bootstrap``), one of them by mistake, then
-whoever was started to do so and is still alone ends: `RivalError`. Nobody else can say which is wanted.
+whoever was started to do so and is still alone ends: `RivalError`. Nobody else can say which is wanted. So
+does one that has lost its directory, when it meets those that had joined it.
 
 Two connections of one pair may come up at a time. Both ends keep the one that the node with the smaller name
 has dialed, and of two in one direction the later; a node that was started anew replaces what it had.
@@ -41,6 +42,7 @@ from node.raft.connection import Connection, LostError, dialed, receive_hello, r
 from node.raft.links import FOREIGN, INSTANCE_BYTES, CollisionError, Hello, Limits, refusal
 from node.raft.security import Security
 from node.raft.tls import ByteStream
+from node.server.foreign import FOUNDED, STARTED
 from node.server.foreign_peer import SOFT_BYTES, Listener, Peer
 
 log = logging.getLogger("stanchion.routes")
@@ -69,10 +71,7 @@ _FAULTS = (LostError, RemoteProtocolError, IdentityError, CollisionError)
 
 
 class RivalError(IdentityError):
-    """Another node has founded the same cluster: this one must not go on."""
-
-    def __init__(self, node: str) -> None:
-        super().__init__(f"Server {node} was also started with -cluster_bootstrap")
+    """Another node has founded the same cluster, or is of those that have: this one must not go on."""
 
 
 @dataclass(slots=True)
@@ -100,7 +99,8 @@ class ForeignLinks:
         security: how nodes know one another.
         members: the members of this cluster by name, with their addresses as far as known.
         listener: told of everything.
-        bootstrapped: whether this cluster was founded by one node alone.
+        bootstrap: ``STARTED`` if this node was started to found its cluster alone, ``FOUNDED`` if somebody
+            else has; else empty.
         exclusive: whether this node was started to found it, and nobody has joined it yet.
 
     Raises:
@@ -118,7 +118,7 @@ class ForeignLinks:
         security: Security,
         members: Callable[[], Mapping[str, Address | None]],
         listener: Listener,
-        bootstrapped: Callable[[], bool] = lambda: False,
+        bootstrap: Callable[[], str] = lambda: "",
         exclusive: Callable[[], bool] = lambda: False,
         limits: Limits | None = None,
     ) -> None:
@@ -133,7 +133,7 @@ class ForeignLinks:
         self._security = security
         self._members = members
         self._listener = listener
-        self._bootstrapped = bootstrapped
+        self._bootstrap = bootstrap
         self._exclusive = exclusive
         self._limits = limits or Limits()
         self._instance = secrets.token_bytes(INSTANCE_BYTES)
@@ -190,7 +190,7 @@ class ForeignLinks:
             "epoch": self._epoch,
             "listen": "" if self.listen is None else str(self.listen),
             "client": self._client,
-            "bootstrap": self._bootstrapped(),
+            "bootstrap": self._bootstrap(),
             "peers": self._known(),
         }
 
@@ -228,9 +228,8 @@ class ForeignLinks:
         if cluster != self._cluster:
             return f"{cluster}/{hello.node}"
         if hello.node == self._node or hello.node not in self._members():
-            if hello.fields.get("bootstrap") is True and self._exclusive():
-                raise RivalError(hello.node)
-            raise IdentityError(f'discovered another streaming server with cluster ID "{cluster}" at {where}')
+            self._check_rival(hello.node, hello.fields.get("bootstrap"), where)
+            raise IdentityError(self._discovered(where))
         address = listen_of(hello, where)
         if address is not None:
             self._listener.member(hello.node, address)
@@ -261,6 +260,22 @@ class ForeignLinks:
         if is_new and len(self._routes) < HEARD_OF_MAX and self._nursery is not None:
             route = self._routes[address] = _Route(address, False)
             self._nursery.start_soon(self._keep_dialed, route)
+
+    def _check_rival(self, node: str, bootstrap: Any, where: str) -> None:
+        """Whether this node can't go on beside one of the same cluster that is no member.
+
+        Raises:
+            RivalError: so it is.
+        """
+        if not self._exclusive():
+            return
+        if bootstrap == STARTED:
+            raise RivalError(f"Server {node} was also started with -cluster_bootstrap")
+        if bootstrap == FOUNDED:
+            raise RivalError(self._discovered(where))
+
+    def _discovered(self, where: str) -> str:
+        return f'discovered another streaming server with cluster ID "{self._cluster}" at {where}'
 
     # --- accepting --------------------------------------------------------------------------------
 
@@ -295,7 +310,7 @@ class ForeignLinks:
     ) -> None:
         if answer is None:
             text = error if isinstance(error, IdentityError | CollisionError) else IdentityError(str(error))
-            answer = refusal(text) | {"key": self._key, "bootstrap": self._bootstrapped()}
+            answer = refusal(text) | {"key": self._key, "bootstrap": self._bootstrap()}
         with trio.move_on_after(self._limits.handshake_s):
             try:
                 await send(stream, answer)
@@ -367,27 +382,16 @@ class ForeignLinks:
             answer = await receive_hello(stream)
             if isinstance(answer, dict) and isinstance(key := answer.get("key"), str):
                 route.found = key  # it declines us, but if we are linked already we know what for
-                self._check_rival(key, answer, certificate)
+                cluster, _, node = key.partition("/")
+                if cluster == self._cluster:
+                    self._security.check_peer(certificate, node)
+                    self._check_rival(node, answer.get("bootstrap"), str(route.address))
             hello = Hello.of(answer)
             self._security.check_peer(certificate, hello.node)
             if hello.link != FOREIGN or hello.to != self._node:
                 raise IdentityError(f"answers as {hello.link} link of {hello.node!r} to {hello.to!r}")
             return stream, hello
         raise LostError(f"no hello within {self._limits.handshake_s} s")
-
-    def _check_rival(
-        self, key: str, answer: Mapping[str, Any], certificate: Mapping[str, Any] | None
-    ) -> None:
-        """Whether who declines us has founded the same cluster.
-
-        Raises:
-            RivalError: so it is.
-            IdentityError: it isn't who it says.
-        """
-        cluster, _, node = key.partition("/")
-        if cluster == self._cluster and answer.get("bootstrap") is True and self._exclusive():
-            self._security.check_peer(certificate, node)
-            raise RivalError(node)
 
     # --- both -------------------------------------------------------------------------------------
 

@@ -87,6 +87,8 @@ class Founding:
         client_address: what clients are told to connect to.
         admitted: told once, when this node may take part; not if ``identity`` is given. If there is an
             ``invitation`` then, that is how.
+        alone: this node founds the cluster alone, and others join it. There is nobody it has to meet first;
+            but if somebody has the state of this cluster already, it has lost its directory.
     """
 
     def __init__(
@@ -97,6 +99,8 @@ class Founding:
         identity: Identity | None,
         client_address: str,
         admitted: Callable[[], None],
+        *,
+        alone: bool = False,
     ) -> None:
         self._node = node
         self._cluster_id = cluster_id
@@ -105,6 +109,7 @@ class Founding:
         self._empty = identity is None
         self._client_address = client_address
         self._admitted = admitted
+        self._alone = alone
         self._nonce = secrets.token_hex(16)
         self._met: dict[str, str] = {}
         self._membership: Membership | None = None
@@ -192,6 +197,8 @@ class Founding:
 
     def explanation(self, hello: Mapping[str, Any]) -> dict[str, Any]:
         """What to tell a node with this hello, which is refused: that it was removed, if it was."""
+        if self._alone and self._empty and hello.get("cluster") == self._cluster_id and hello.get("founding"):
+            self._refuse(str(hello.get("node")))
         founding = self._identity.founding_id if self._identity is not None else ""
         if self._settled is None or not founding or hello.get("founding") != founding:
             return {}
@@ -305,12 +312,16 @@ class Founding:
         elif self._invitation(hello, "members") is not None:
             raise CollisionError(f"{peer} doesn't know yet whether {self._node} is added for good")
         else:
-            self.refused = IdentityError(
-                f"node {self._node} has an empty directory, but {peer} has the state of cluster "
-                f"{self._cluster_id!r}. If {self._node} lost its directory, put it back or let the cluster "
-                f"replace it: stanchion cluster replace {self._node} NEW, where NEW may be {self._node}. If "
-                f"this is meant to be a new cluster, empty the other nodes' directories too."
-            )
+            self._refuse(peer)
+
+    def _refuse(self, peer: str) -> None:
+        """Be nobody: ``peer`` has what this node would have, had it been here before."""
+        self.refused = IdentityError(
+            f"node {self._node} has an empty directory, but {peer} has the state of cluster "
+            f"{self._cluster_id!r}. If {self._node} lost its directory, put it back or let the cluster "
+            f"replace it: stanchion cluster replace {self._node} NEW, where NEW may be {self._node}. If "
+            f"this is meant to be a new cluster, empty the other nodes' directories too."
+        )
 
     def _invitation(self, hello: Mapping[str, Any], which: str) -> Invitation | None:
         """What the hello of a node with state says of this one, if it has added it.

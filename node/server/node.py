@@ -43,8 +43,7 @@ from node.server.checkpointing import Checkpointer
 from node.server.clients import Clients
 from node.server.context import ClientLimits, Context, ServerInfo
 from node.server.descriptors import connections_max, raise_limit
-from node.server.entering import Entrance, Newcomer, drawn, forget
-from node.server.foreign import cluster_of
+from node.server.foreign import FOUNDED, STARTED, cluster_of
 from node.server.founding import Founding
 from node.server.host import Host
 from node.server.launch import Launch
@@ -71,6 +70,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("stanchion.node")
 
+LOOK_AROUND_S = 2.0
+"""How long who founds a cluster alone looks for one that is there: several attempts of its nodes to dial."""
 ALONE_S = 5.0
 """After so long without a leader a node of a cluster sends its clients away (R25)."""
 
@@ -149,6 +150,7 @@ class Node:
             self.identity,
             str(self.client_address),
             self._admitted.set,
+            alone=config.cluster.bootstrap,
         )
         self.membership = Members(
             name,
@@ -199,10 +201,7 @@ class Node:
             lambda: self.replica.state, lambda: self.config, self.replica.origin, proposes=launch.proposes
         )
         self._serve_operators()
-        entrance = Entrance(
-            config.cluster.id, name, lambda: self.replica.state.founding_id, self.replica.asking
-        )
-        self.transport.serve_joiners(entrance.accept)
+        self._serve_newcomers()
         self.driver = Driver(
             self.engine,
             self.journal,
@@ -285,6 +284,17 @@ class Node:
         if self.config.cluster.allow_add_remove_node:
             serve_go_requests(self.routing, self.config.cluster.id, replica.asking, self._peer_addresses())
 
+    def _serve_newcomers(self) -> None:
+        if self.is_alone:
+            return
+        from node.server.entering import Entrance
+
+        replica = self.replica
+        entrance = Entrance(
+            self.config.cluster.id, self.name, lambda: replica.state.founding_id, replica.asking
+        )
+        self.transport.serve_joiners(entrance.accept)
+
     def _make_transport(self) -> Transport | Alone:
         if self.addresses.peer is None:
             return Alone()
@@ -325,11 +335,16 @@ class Node:
             security=self.security or _security(self.config, self.name),
             members=self.membership.addresses,
             listener=ForeignTraffic(self.routing, self.replica, self.membership.found, self.announce),
-            bootstrapped=lambda: self.engine.membership.joinable,
+            bootstrap=self._bootstrap,
             exclusive=lambda: self.config.cluster.bootstrap and self.members == (self.name,),
         )
         self.transport.serve_foreign(foreign.accept)
         return foreign
+
+    def _bootstrap(self) -> str:
+        if self.config.cluster.bootstrap:
+            return STARTED
+        return FOUNDED if self.engine.membership.joinable else ""
 
     def _make_external_routing(self) -> ExternalRouting | None:
         """What takes the place of routing where clients connect to another NATS server."""
@@ -442,6 +457,8 @@ class Node:
             await nursery.start(self.transport.run)
             if self.foreign is not None:
                 nursery.start_soon(self.foreign.run)
+            if self.identity is None and self.config.cluster.bootstrap:
+                await self._look_around()
             self.founding.start()
             if not self._admitted.is_set() and self.identity is None:
                 log.info("waiting for the other members, to found the cluster together, or to be let in")
@@ -480,8 +497,22 @@ class Node:
         await trio.to_thread.run_sync(save_identity, self._storage.disk, self.identity)
         self.founding.identify(self.identity)
 
+    async def _look_around(self) -> None:
+        """Before a cluster is founded alone: is there one already? Its nodes dial this one, if it was theirs.
+
+        Raises:
+            IdentityError: there is.
+        """
+        with trio.move_on_after(LOOK_AROUND_S):
+            while self.founding.refused is None:  # noqa: ASYNC110  # a hello is no event of ours
+                await trio.sleep(0.05)
+        if self.founding.refused is not None:
+            raise self.founding.refused
+
     async def _enter(self) -> None:
         """Ask to be let into a cluster, and write down that this node is."""
+        from node.server.entering import Newcomer, drawn, forget
+
         cluster, disk = self.config.cluster, self._storage.disk
         assert self.addresses.peer is not None
         assert self.security is not None

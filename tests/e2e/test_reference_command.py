@@ -6,6 +6,7 @@ import http.client
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -370,6 +371,25 @@ def test_two_that_found_the_same_cluster_both_end(clustered: Callable[..., Serve
     assert stray.child.wait(20) == 1
     assert "Server n1 was also started with -cluster_bootstrap" in stray.said()
     assert published(one, "foo", b"x") == ""
+
+
+def test_a_first_node_without_its_directory_founds_nothing_anew(
+    clustered: Callable[..., Server], tmp_path: Path
+) -> None:
+    """Its command line says bootstrap, and it knows nobody; but those that joined it dial it."""
+    name = "--cluster_node_id"
+    first = clustered("n1", name, "n1", "--cluster_bootstrap").ready()
+    second = clustered("n2", name, "n2", routes=["n1"]).ready()
+    until("n2 votes", lambda: members_of(second) == {"n1": "voter", "n2": "voter"}, 60)
+    assert published(first, "foo", b"x") == ""
+    first.kill()
+    shutil.rmtree(tmp_path / "data-n1")
+    again = clustered("n1", name, "n1", "--cluster_bootstrap")
+    assert again.child.wait(20) == 1
+    texts = ("n1 has an empty directory, but n2 has the state of", "discovered another streaming server")
+    assert any(text in again.said() for text in texts), again.said()
+    assert READY not in again.said()
+    assert not (tmp_path / "data-n1" / "identity.json").exists()
 
 
 def test_who_is_not_let_in(clustered: Callable[..., Server], tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from node.raft.links import Limits
 from node.raft.security import Plaintext
 from node.raft.transport import Transport
 from node.server import foreign_links, foreign_peer
+from node.server.foreign import FOUNDED, STARTED
 from node.server.foreign_links import ForeignLinks, RivalError
 from node.server.foreign_peer import Listener, Peer
 
@@ -71,7 +72,7 @@ class Node:
         name: str,
         *routes: Node,
         members: tuple[str, ...] = (),
-        bootstrap: bool = False,
+        bootstrap: str = "",
         limits: Any = None,
     ) -> None:
         self.heard = Heard()
@@ -89,8 +90,8 @@ class Node:
             security=Plaintext(),
             members=lambda: self.members,
             listener=self.heard,
-            bootstrapped=lambda: bootstrap,
-            exclusive=lambda: bootstrap and not members,
+            bootstrap=lambda: bootstrap,
+            exclusive=lambda: bootstrap == STARTED and not members,
             limits=limits,
         )
         self.transport.serve_foreign(self.links.accept)
@@ -303,7 +304,7 @@ async def _ended(node: Node, started: trio.Event, texts: list[str]) -> None:
 
 async def test_two_that_have_founded_the_same_cluster_both_end() -> None:
     """Whoever dials, and each says which other one."""
-    one = Node("a", "n1", bootstrap=True)
+    one = Node("a", "n1", bootstrap=STARTED)
     up, there = trio.Event(), trio.Event()
     first: list[str] = []
     second: list[str] = []
@@ -311,22 +312,31 @@ async def test_two_that_have_founded_the_same_cluster_both_end() -> None:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_ended, one, up, first)
             await up.wait()
-            nursery.start_soon(_ended, Node("a", "n2", one, bootstrap=True), there, second)
+            nursery.start_soon(_ended, Node("a", "n2", one, bootstrap=STARTED), there, second)
     assert first == ["Server n2 was also started with -cluster_bootstrap"]
     assert second == ["Server n1 was also started with -cluster_bootstrap"]
 
 
 async def test_one_whom_others_have_joined_stays() -> None:
     texts: list[str] = []
-    async with Node("a", "n1", members=("n3",), bootstrap=True).running() as one:
+    async with Node("a", "n1", members=("n3",), bootstrap=STARTED).running() as one:
         with trio.fail_after(SOON):
-            await _ended(Node("a", "n2", one, bootstrap=True), trio.Event(), texts)
+            await _ended(Node("a", "n2", one, bootstrap=STARTED), trio.Event(), texts)
     assert texts == ["Server n1 was also started with -cluster_bootstrap"]
+
+
+async def test_one_that_meets_those_who_had_joined_it_ends() -> None:
+    """It has lost its directory, and founds what is there already."""
+    texts: list[str] = []
+    async with Node("a", "n2", members=("n3",), bootstrap=FOUNDED).running() as two:
+        with trio.fail_after(SOON):
+            await _ended(Node("a", "n1", two, bootstrap=STARTED), trio.Event(), texts)
+    assert texts == [f'discovered another streaming server with cluster ID "a" at {two.address}']
 
 
 async def test_who_has_founded_nothing_is_only_declined() -> None:
     """It doesn't end, and ends nobody."""
-    async with Node("a", "n1", bootstrap=True).running() as one, Node("a", "n2", one).running() as two:
+    async with Node("a", "n1", bootstrap=STARTED).running() as one, Node("a", "n2", one).running() as two:
         (route,) = two.links._routes.values()
         with trio.fail_after(SOON):
             while "discovered another streaming server" not in route.problem:

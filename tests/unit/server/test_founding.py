@@ -307,6 +307,23 @@ def test_who_is_refused_is_told_what_is_committed() -> None:
         n4.founding.statement({**told, "settled": b"nonsense"})
 
 
+def test_who_would_found_alone_what_is_there_has_lost_its_directory() -> None:
+    """The first node of a cluster that others have joined: it knows none of them, but they dial it."""
+    identity = Identity("test", "f", "tag", "n2")
+    n2 = Founding("n2", "test", ["n1", "n2"], identity, "n2:4222", lambda: None)
+    hello = {**n2.hello("raft"), "node": "n2"}
+    empty = Founding("n2", "test", ["n1", "n2"], None, "n2:4222", lambda: None).hello("raft")
+    n1 = Founding("n1", "test", ["n1"], None, "n1:4222", lambda: None, alone=True)
+    for other in ({**hello, "cluster": "other"}, {**empty, "node": "n2"}):
+        assert n1.explanation(other) == {}
+        assert n1.refused is None
+    n1.explanation(hello)
+    assert "n1 has an empty directory, but n2 has the state of cluster 'test'" in str(n1.refused)
+    together = Founding("n1", "test", ["n1", "n3"], None, "n1:4222", lambda: None)
+    together.explanation(hello)
+    assert together.refused is None, "it is no member there, as far as the file says"
+
+
 def test_links_of_who_turns_out_to_be_another_are_named() -> None:
     """It was let in while this node lagged behind; now its log says that the name has another directory."""
     n1 = Member("n1", founding_id="f", membership=WITH_LEARNER)
