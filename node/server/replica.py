@@ -603,6 +603,7 @@ class Replica:
     def _client_pinged(self, client_id: str) -> None:
         if self.keeper is not None:
             self.keeper.heartbeats.pinged(client_id)
+            self._kick()  # it came with a client's bytes, of which the driver knows nothing
         elif self.leader is not None and self.leader != self.node:
             self._send(self.leader, ("pinged", client_id))
 

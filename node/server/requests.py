@@ -43,7 +43,7 @@ class Requests:
     Args:
         routing: where requests leave and answers come in.
         host: its clock and chance.
-        kick: called when ``next_deadline`` is another.
+        kick: called when ``next_deadline`` is another, and when there may be something to propose.
     """
 
     def __init__(self, routing: Routing, host: Host, kick: Callable[[], None]) -> None:
@@ -120,3 +120,4 @@ class Requests:
         asked = self._asked.pop(subject, None)
         if asked is not None:
             asked.answered()
+            self._kick()  # what it proposes shouldn't wait until somebody else is asked

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -20,12 +21,13 @@ from node.core.entries import (
     encode_entry,
     encode_keeper,
 )
-from node.core.state import State
+from node.core.state import Client, State
 from node.core.versions import (
     MACHINE_VERSION,
 )
 from node.errors import CorruptionError, RemoteProtocolError
 from node.protocol.peer import WIRE_VERSION, decode_body
+from node.protocol.streaming import PingRequest, encode_ping
 from node.raft.membership import Membership
 from node.server.host import Host
 from node.server.replica import Replica
@@ -66,6 +68,7 @@ class Node:
     def __init__(self, *, recovered: tuple[str, str] | None = None, founded: list[str] | None = None) -> None:
         self.now_s = 100.0
         self.sent: list[tuple[str, Any]] = []
+        self.kicks = 0
         self.engine = Engine()
         self.replica = Replica(
             "n1",
@@ -75,7 +78,7 @@ class Node:
             routing=Routing("n1", send=lambda peer, value: None),
             host=Host(lambda: int(self.now_s * 1e9), lambda: int(self.now_s * 1e9), bytes),
             send=self._send,
-            kick=lambda: None,
+            kick=self._kick,
             founded=lambda state: None if founded is None else founded.append(state.founding_id),
             caught_up=lambda: None,
             changed=lambda: None,
@@ -83,6 +86,9 @@ class Node:
             recovered=recovered,
         )
         self.replica.attach(self.engine)
+
+    def _kick(self) -> None:
+        self.kicks += 1
 
     def _send(self, peer: str, value: Any) -> bool:
         self.sent.append((peer, value))
@@ -131,6 +137,20 @@ def test_frames_of_a_pause_say_nothing_about_its_end(node: Node) -> None:
     node.frame(14)
     assert node.replica.caught_up
     assert not node.replica.performer.held
+
+
+def test_a_silent_clients_ping_at_the_leader_is_acted_on_at_once(node: Node) -> None:
+    """HBT-06: it comes with a client's bytes; a follower's word would have woken the driver by itself."""
+    pinged: list[str] = []
+    keeper: Any = SimpleNamespace(heartbeats=SimpleNamespace(pinged=pinged.append))
+    node.replica.keeper = keeper
+    client = Client("me", (1, 1), b"conn", "hb", 1, 5, 3, silent=True)
+    node.replica.state.by_conn[b"conn"] = node.replica.state.clients["me"] = client
+    before = node.kicks
+    payload = encode_ping(PingRequest(b"conn"))
+    node.replica.routing.publish(None, b"_STAN.discover.test-cluster.pings", b"reply", b"", payload)
+    assert pinged == ["me"]
+    assert node.kicks > before
 
 
 def test_in_a_pause_nobodys_time_to_answer_runs(node: Node) -> None:
