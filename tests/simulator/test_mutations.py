@@ -27,6 +27,7 @@ from node.raft.ports import Role
 from node.raft.progress import Replicator
 from node.raft.promises import Promises
 from node.raft.reconfiguration import Reconfiguration
+from node.raft.segments import Segment
 from node.raft.voting import Voting
 from node.server import perform
 from node.server.catching_up import CatchUp
@@ -37,12 +38,16 @@ from node.server.origin import Origin
 from node.server.perform import Performer
 from node.server.replica import Replica
 from node.server.routing import Routing
+from node.simulator import recovery
 from node.simulator.cluster_run import Case, Failure, attempt
 from node.simulator.disk import SimulatedFile
 from node.simulator.machine_clock import EPOCH_NS
 from node.simulator.profiles import PROFILES
 from node.simulator.shrink import Shrinker
 from node.simulator.sim_node import SimNode
+from node.simulator.sim_store import MemoryKeeper, RottingStore
+from node.store.snapshot import Manifest
+from node.store.transfer import SnapshotReceiver
 
 Patch = pytest.MonkeyPatch
 
@@ -409,8 +414,76 @@ def _nothing_is_synced(patch: Patch) -> None:
     patch.setattr(SimulatedFile, "sync", lambda self: None)
 
 
+def _damage_is_a_torn_end(patch: Patch) -> None:
+    """Whatever is wrong at the end of the log, a power cut did it."""
+    tail = Segment.tail
+    patch.setattr(Segment, "tail", lambda self, at: tail(self, at)._replace(latest_flush_first=0))
+
+
 def _checksums_are_not_looked_at(patch: Patch) -> None:
     patch.setattr(records, "extend", lambda crc, data: 0)
+
+
+# --- store and snapshots --------------------------------------------------------------------------
+
+
+def _the_store_is_read_unverified(patch: Patch) -> None:
+    def flipped(self: RottingStore, what: object, value: bytes) -> bytes:
+        at = len(value) // 2
+        return value[:at] + bytes([value[at] ^ 4]) + value[at + 1 :] if value else value
+
+    patch.setattr(RottingStore, "_damaged", flipped)
+
+
+def _checkpoints_say_first_how_far_they_go(patch: Patch) -> None:
+    """Not all in one transaction: what a crash leaves is half of it."""
+    run = MemoryKeeper.run_checkpoint
+    stop = MemoryKeeper.stop
+
+    def begun(self: MemoryKeeper, job: Any) -> None:
+        job._durable.applied, job._durable.previous = job._applied, job._previous
+
+    def stopped(self: MemoryKeeper, *, power: bool) -> None:
+        patch.setattr(MemoryKeeper, "run_checkpoint", begun)
+        stop(self, power=power)
+        patch.setattr(MemoryKeeper, "run_checkpoint", run)
+
+    patch.setattr(MemoryKeeper, "stop", stopped)
+
+
+def _parts_are_believed(patch: Patch) -> None:
+    """What lies there of a snapshot was verified when it came."""
+
+    def verify(self: SnapshotReceiver, manifest: Manifest) -> None:
+        self._position = min(manifest.size, sum(map(len, self._parts.chunks())))
+        self._position -= self._position % manifest.chunk_bytes if self._position < manifest.size else 0
+
+    def finish(self: SnapshotReceiver) -> Any:
+        assert self._manifest is not None
+        if self._position < self._manifest.size:
+            return []
+        self._open = False
+        self.received = self._parts.finish()
+        return [["done", self._manifest.snapshot_id]]
+
+    patch.setattr(SnapshotReceiver, "_verify", verify)
+    patch.setattr(SnapshotReceiver, "_finish_if_whole", finish)
+
+
+def _installed_without_a_note(patch: Patch) -> None:
+    """The store has the snapshot; who tells the journal?"""
+    patch.setattr(MemoryKeeper, "note", lambda self: b"")
+
+
+def _recovered_is_what_was_in_the_store(patch: Patch) -> None:
+    """Who knows whether the rest of the log was ever committed?"""
+    claim_log = recovery.claim_log
+
+    def cautious(journal: Any, identity: Any) -> None:
+        journal.truncate(max(journal.first_index + 1, journal.last_index - 5))
+        claim_log(journal, identity)
+
+    patch.setattr(recovery, "claim_log", cautious)
 
 
 # --- sessions -------------------------------------------------------------------------------------
@@ -466,7 +539,13 @@ MUTATIONS = [
     Mutation("the store never outruns the journal", _checkpoints_outrun_the_journal, "disks", 5),
     Mutation("a failed sync is the end (S4)", _a_failed_sync_is_ignored, "disks", 5, first=10),
     Mutation("what was promised is synced", _nothing_is_synced, "disks", 3),
+    Mutation("damage is no torn end", _damage_is_a_torn_end, "disks", 8),
     Mutation("what is read is checked", _checksums_are_not_looked_at, "disks", 10),
+    Mutation("what the store has is verified", _the_store_is_read_unverified, "disks", 5, first=5),
+    Mutation("a checkpoint is one transaction", _checkpoints_say_first_how_far_they_go, "kills", 5),
+    Mutation("parts of snapshots are verified", _parts_are_believed, "snapshots", 5),
+    Mutation("a snapshot leaves a note", _installed_without_a_note, "snapshots", 5, first=10),
+    Mutation("all of the log is recovered", _recovered_is_what_was_in_the_store, "recovery", 3),
     Mutation("sessions outlive leaders (R5)", _sessions_are_forgotten, "kills", 3),
 ]
 
