@@ -10,9 +10,11 @@ import random
 from itertools import islice, pairwise
 
 import pytest
-from e2e.nemesis.history import Ack, Cursor, Delivery, History, Link, Trouble
+from e2e.nemesis.history import Cursor, History, Trouble
 from e2e.nemesis.schedule import AT_ONCE, SUITS, rounds
 from e2e.nemesis.standing import Standing
+
+from node.demo.history import Ack, Delivery, Link
 
 ACK_WAIT_S = 2.0
 HERE, THERE = Link("here", 0, "n1"), Link("there", 0, "n2")

@@ -1,8 +1,8 @@
 """What clients saw while nodes were hurt, and which of the cluster's promises that breaks.
 
-One clock, trio's, for everything. A *cursor* is a subscription, or a queue group with all its members; a
-*link* is one connection of a client to a node; a *trouble* is something that was done to nodes. Troubles may
-overlap; each excuses what it may have caused itself, and no more. The rules:
+Deliveries, acknowledgements and links are recorded as the demo has them. One clock, trio's, for everything.
+A *cursor* is a subscription, or a queue group with all its members; a *trouble* is something that was done to
+nodes. Troubles may overlap; each excuses what it may have caused itself, and no more. The rules:
 
 **lost**: every publish that was acknowledged reaches every cursor of its channel; so does everything below
 what a cursor has reached. **diverged**: a sequence is one message, a message one sequence, to everybody.
@@ -29,7 +29,9 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple
+
+from node.demo.history import Ack, Delivery, Event, Link
 
 ACKED_S = 1.0
 """So long after it was given, an acknowledgement counts."""
@@ -48,36 +50,6 @@ BACK_S = 1.0
 
 EARLY_S = 0.5
 """A client can't know when it was sent what it got: the test's own process may have kept it waiting."""
-
-
-class Link(NamedTuple):
-    """One connection."""
-
-    client: str
-    number: int
-    node: str
-
-
-class Delivery(NamedTuple):
-    """A message came in."""
-
-    at_s: float
-    subscriber: str
-    link: Link
-    count: int
-    """How often it was sent before, as it says."""
-    flagged: bool
-
-
-class Ack(NamedTuple):
-    """An acknowledgement was written."""
-
-    at_s: float
-    subscriber: str
-    link: Link
-
-
-Event: TypeAlias = Delivery | Ack
 
 
 @dataclass(slots=True)
@@ -226,18 +198,18 @@ class History:
         counts: set[int] = set()
         highest: dict[str, int] = {}
         for number, delivery in enumerate(deliveries):
-            if delivery.flagged != (delivery.count > 0):
-                yield broke(delivery, "flag", f"flag {delivery.flagged}, count {delivery.count}")
+            if delivery.flagged != (delivery.resends > 0):
+                yield broke(delivery, "flag", f"flag {delivery.flagged}, count {delivery.resends}")
             if self._may_be_stale(delivery) or self._lags(deliveries[:number], delivery):
                 continue
-            if delivery.count in counts:
-                yield broke(delivery, "flag", f"count {delivery.count} twice")
+            if delivery.resends in counts:
+                yield broke(delivery, "flag", f"count {delivery.resends} twice")
             elif counts and not delivery.flagged:
                 yield broke(delivery, "flag", "again, and not flagged")
-            if delivery.count <= highest.get(delivery.subscriber, -1):
-                yield broke(delivery, "flag", f"count {delivery.count} to {delivery.subscriber} after more")
-            counts.add(delivery.count)
-            highest[delivery.subscriber] = delivery.count
+            if delivery.resends <= highest.get(delivery.subscriber, -1):
+                yield broke(delivery, "flag", f"count {delivery.resends} to {delivery.subscriber} after more")
+            counts.add(delivery.resends)
+            highest[delivery.subscriber] = delivery.resends
         acked_s = math.inf
         for event in events:
             if isinstance(event, Ack):
@@ -261,7 +233,7 @@ class History:
 
     def _lags(self, before: Sequence[Delivery], delivery: Delivery) -> bool:
         """Whether its node, just hurt, or cut off and not yet well, didn't know what was sent since."""
-        newer = [other.at_s for other in before if other.count > delivery.count]
+        newer = [other.at_s for other in before if other.resends > delivery.resends]
         return bool(newer) and any(
             delivery.link.node in trouble.nodes
             and trouble.began_s < delivery.at_s < trouble.over_s + STALE_S
@@ -282,14 +254,14 @@ class History:
 
     def _early_s(self, cursor: Cursor, seq: int, before: Delivery, again: Delivery) -> float:
         """How long before its time a message came again; 0 or less: it was time."""
-        if again.count != before.count + 1:
+        if again.resends != before.resends + 1:
             return 0.0  # what came between went astray
         if self.gone_s.get(before.subscriber, math.inf) < again.at_s or self._is_disturbed(before, again):
             return 0.0
         message = self.messages[cursor.channel, seq]
         # It was sent when it came, or somewhat before; surely not before it was published, nor
         # before the AckWait of each time that it was sent earlier had passed.
-        sent_s = self.published_s.get(message, before.at_s) + before.count * cursor.ack_wait_s
+        sent_s = self.published_s.get(message, before.at_s) + before.resends * cursor.ack_wait_s
         return min(before.at_s, sent_s) + cursor.ack_wait_s - again.at_s
 
     def _is_disturbed(self, before: Delivery, again: Delivery) -> bool:
@@ -319,7 +291,7 @@ class History:
 
 def _told(events: Sequence[Event]) -> str:
     return ", ".join(
-        f"{event.at_s:.3f} {'ack' if isinstance(event, Ack) else f'#{event.count}'}"
+        f"{event.at_s:.3f} {'ack' if isinstance(event, Ack) else f'#{event.resends}'}"
         f" {event.subscriber}@{event.link.node}.{event.link.number}"
         for event in events
     )

@@ -10,9 +10,10 @@ from dataclasses import dataclass
 import trio
 from e2e.harness import Cluster
 from e2e.load import abandoned
-from e2e.nemesis.history import Ack, Cursor, Delivery, History, Link
+from e2e.nemesis.history import Cursor, History
 
 from node.client.streaming import Client, Message, connect
+from node.demo.history import Ack, Delivery, Link
 from node.errors import RefusedError, UnavailableError
 from node.protocol.positions import StartPosition
 
