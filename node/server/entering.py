@@ -35,7 +35,7 @@ import trio
 
 from node.config.values import Address
 from node.errors import IdentityError, RemoteProtocolError, UnavailableError
-from node.raft.connection import LostError, reason, receive_hello, remote, secure, send
+from node.raft.connection import LostError, dialed, receive_hello, remote, secure, send
 from node.raft.disk import Disk, replace_file
 from node.raft.links import INSTANCE_BYTES, JOIN, CollisionError, Hello, Limits
 from node.raft.security import Security
@@ -132,14 +132,15 @@ class Newcomer:
                     except _DeclinedError as error:
                         raise IdentityError(f"failed to join Raft group {self._cluster}: {error}") from error
                     except _FAULTS as error:
-                        self._tell(route, str(error))
+                        self._tell(route, error)
                 await trio.sleep(PAUSE_S * (0.5 + 0.5 * random.random()))  # noqa: S311  # keeps no secret
         raise UnavailableError(f"failed to join Raft group {self._cluster}")
 
-    def _tell(self, route: Address, problem: str) -> None:
-        if self._told.get(route) != problem:  # what stays as it was is told once
-            self._told[route] = problem
-            log.warning("not let in at %s: %s", route, problem)
+    def _tell(self, route: Address, problem: Exception) -> None:
+        if self._told.get(route) != str(problem):  # what stays as it was is told once
+            self._told[route] = str(problem)
+            level = logging.INFO if isinstance(problem, LostError) else logging.WARNING
+            log.log(level, "not let in at %s: %s", route, problem)
 
     async def _ask(self, route: Address) -> Invitation:
         """Ask once.
@@ -148,13 +149,9 @@ class Newcomer:
             _DeclinedError: for good.
             LostError, RemoteProtocolError, IdentityError, CollisionError: nothing came of it.
         """
-        tcp: trio.SocketStream | None = None
+        tcp = await dialed(route.host, route.port, self._limits.connect_s)
         try:
-            with trio.move_on_after(self._limits.connect_s + self._limits.handshake_s + ANSWER_S):
-                try:
-                    tcp = await trio.open_tcp_stream(route.host, route.port)
-                except OSError as error:
-                    raise LostError(reason(error)) from error
+            with trio.move_on_after(self._limits.handshake_s + ANSWER_S):
                 contexts, unanswered_s = self._security.contexts, self._limits.unanswered_s
                 stream, certificate = await secure(
                     tcp, contexts, server_side=False, unanswered_s=unanswered_s
@@ -165,8 +162,7 @@ class Newcomer:
                 return self._read(hello)
             raise LostError("no answer")
         finally:
-            if tcp is not None:
-                await trio.aclose_forcefully(tcp)
+            await trio.aclose_forcefully(tcp)
 
     def _hello(self) -> dict[str, Any]:
         self._epoch += 1
@@ -269,6 +265,8 @@ class Entrance:
             return {"later": f"this is cluster {self._cluster!r}, wire version {WIRE_VERSION}"}
         if listen is None or not isinstance(fields.get("directory"), str):
             return {"declined": "it doesn't say where it is, or which directory it has"}
+        if not self._founding():
+            return {"later": "this node doesn't know its own cluster yet"}
         if self._waiting > JOINERS_MAX:
             return {"later": f"{JOINERS_MAX} others ask here"}
         wanted = {"name": hello.node, "peer": str(listen), "directory": fields["directory"]}
@@ -287,10 +285,9 @@ class Entrance:
         self._asking.ask("cluster.join", {**wanted, "within": ANSWER_S}, answer)
         with trio.move_on_after(ANSWER_S):
             await came.wait()
-        founding = self._founding()
         match told:
-            case {"ok": {"membership": str(packed)}} if founding:
-                return {"joined": {"founding": founding, "membership": packed}}
+            case {"ok": {"membership": str(packed)}}:
+                return {"joined": {"founding": self._founding(), "membership": packed}}
             case {"ok": {"declined": str(text)}}:
                 return {"declined": text}
             case {"error": str(text)}:
