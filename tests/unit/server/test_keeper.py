@@ -21,7 +21,15 @@ from node.core.commands import (
 from node.server import presence
 from node.server.clock import ClusterClock, WallClock
 from node.server.interest import InterestChange
-from node.server.keeper import LOOK_AT_LEAST_S, LOOK_EVERY_S, REPEAT_S, SETTLE_NS, TICK_LATE_NS, Keeper
+from node.server.keeper import (
+    LOOK_AT_LEAST_S,
+    LOOK_EVERY_S,
+    NOT_HEARD_NS,
+    REPEAT_S,
+    SETTLE_NS,
+    TICK_LATE_NS,
+    Keeper,
+)
 from node.server.presence import Presence, Where
 
 TERM = 1
@@ -330,7 +338,23 @@ def test_it_is_not_waited_for_any_longer_than_that() -> None:
     leader.lost("hb.me", "in")
     leader.wait(0.5)
     leader.heard("hb.me", epoch=2)
-    assert [type(command) for command in leader.wait(SETTLE_NS / SECOND + 3 * STEP_S)] == [ClientBack]
+    (back,) = leader.wait(SETTLE_NS / SECOND + 3 * STEP_S)
+    assert isinstance(back, ClientBack)
+    assert back.back_ns == NOT_HEARD_NS, "what is sent to the other inbox doesn't arrive yet"
+
+
+def test_one_inbox_of_a_client_can_move_by_itself() -> None:
+    """R15: what went into its dead connection is due, though its client is heard."""
+    leader = Leader()
+    leader.subscribe("in")
+    leader.wait(1.0)
+    leader.heard("in", epoch=2)
+    moved = leader.now
+    sub = leader.talk.find("in")
+    found = leader.wait(2 * STEP_S)
+    assert found == [SubscriptionBack(TERM, sub.id, sub.generation, ns(moved), ns(moved + STEP_S))]
+    leader.apply(*found)
+    assert leader.wait(5.0) == []
 
 
 def test_one_inbox_of_a_client_can_be_absent_by_itself() -> None:
@@ -348,6 +372,19 @@ def test_one_inbox_of_a_client_can_be_absent_by_itself() -> None:
     leader.heard("in", epoch=2)
     heard = leader.now + STEP_S
     assert leader.wait(2 * STEP_S) == [SubscriptionBack(TERM, sub.id, sub.generation, ns(gone), ns(heard))]
+
+
+def test_an_inbox_nobody_hears_does_not_come_back_with_its_client() -> None:
+    """R15: it was absent by itself before its client went, and still is."""
+    leader = Leader()
+    leader.subscribe("in")
+    leader.wait(1.0)
+    leader.lost("in")
+    leader.apply(*leader.wait(GRACE_S + LOOK_AT_LEAST_S))
+    assert leader.talk.find("in").absent
+    leader.heard("hb.me", epoch=2)
+    found = leader.wait(SETTLE_NS / SECOND + 3 * STEP_S)
+    assert [type(command) for command in found] == [ClientBack]
 
 
 def test_offline_durables_are_nobodys_absence() -> None:
