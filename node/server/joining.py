@@ -84,6 +84,13 @@ def members_at(engine: Remembering, journal: Log, index: int) -> Membership:
     return engine.membership_at(index)
 
 
+def is_untouched(engine: Remembering) -> bool:
+    """Nobody has joined or left the cluster that its only node has founded. Later there may be nodes about
+    that were removed; of one that is untouched nobody can have been.
+    """
+    return engine.membership_index == 0 and len(engine.membership.members) == 1
+
+
 def founders(cluster: Cluster, node: str) -> Membership:
     """Who founds a cluster that node ``node`` is configured for."""
     if not cluster.bootstrap:

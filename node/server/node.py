@@ -336,7 +336,7 @@ class Node:
             members=self.membership.addresses,
             listener=ForeignTraffic(self.routing, self.replica, self.membership.found, self.announce),
             bootstrap=self._bootstrap,
-            exclusive=lambda: self.config.cluster.bootstrap and self.members == (self.name,),
+            exclusive=lambda: self.config.cluster.bootstrap and joining.is_untouched(self.engine),
         )
         self.transport.serve_foreign(foreign.accept)
         return foreign

@@ -23,6 +23,7 @@ from node.server.joining import (
     founder,
     founders,
     invited,
+    is_untouched,
     keep_name,
     learnt,
     members_at,
@@ -121,6 +122,15 @@ def test_a_removed_node_does_not_start() -> None:
     refuse_removed(Engine(THREE.without("n2"), 9), "n2", 10)
     with pytest.raises(IdentityError, match="n2 was removed from this cluster, by entry 9"):
         refuse_removed(Engine(THREE.without("n2"), 9), "n2", 0)
+
+
+def test_a_cluster_that_others_have_left_is_not_untouched() -> None:
+    """A node that was removed and turns up doesn't end the last one, as one that founded the same would."""
+    alone = Membership.founders(["n1"])
+    engine = Past()
+    for membership, index, expected in ((alone, 0, True), (THREE, 0, False), (alone, 12, False)):
+        engine.membership, engine.membership_index = membership, index
+        assert is_untouched(engine) is expected
 
 
 @dataclass
