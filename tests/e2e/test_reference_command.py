@@ -337,6 +337,33 @@ def test_others_join_the_first_by_themselves(clustered: Callable[..., Server]) -
     until("all of it again", lambda: {last_of(server, "foo") for server in servers.values()} == {4}, 60)
 
 
+def test_who_joins_while_leaders_die_is_in_in_the_end(clustered: Callable[..., Server]) -> None:
+    """CLU-18: two ask at the same moment, and whoever leads is killed over it, again and again."""
+    names = ["n1", "n2", "n3"]
+    routes = {"n1": [], "n2": ["n1"], "n3": ["n1", "n2"], "n4": names, "n5": names}
+
+    def node(name: str) -> Server:
+        bootstrap = ["--cluster_bootstrap"] if name == "n1" else []
+        return clustered(name, "--cluster_node_id", name, *bootstrap, routes=routes[name])
+
+    servers = {name: node(name).ready() for name in names}
+    until("three vote", lambda: members_of(servers["n1"]) == dict.fromkeys(names, "voter"), 60)
+    servers |= {name: node(name) for name in ("n4", "n5")}
+    for _ in range(2):
+        leading = r"ready to lead term (\d+)"
+        terms = {name: re.findall(leading, servers[name].said())[-1:] for name in names}
+        leader = max(names, key=lambda name: int((terms[name] or ["0"])[0]))
+        asked = re.compile(r"(asking to be let in|changes the members: .*n[45])")
+        until("somebody asks", lambda asked=asked: any(asked.search(servers[n].said()) for n in servers), 60)
+        servers[leader].kill()
+        servers[leader] = node(leader).ready()
+    for server in servers.values():
+        server.ready()
+    votes = dict.fromkeys([*names, "n4", "n5"], "voter")
+    until("five vote", lambda: members_of(servers["n2"]) == votes, 60)
+    assert published(servers["n4"], "foo", b"x") == ""
+
+
 def test_nodes_without_names_draw_them_and_keep_them(
     clustered: Callable[..., Server], tmp_path: Path
 ) -> None:
