@@ -90,6 +90,25 @@ def test_what_is_not_applied_goes_again_to_a_new_leader_in_order() -> None:
     assert answers == [OK]
 
 
+def test_what_is_applied_while_nobody_leads_is_not_sent_again() -> None:
+    """R8: it had reached the log before the link broke; only what comes later is for the next leader."""
+    origin, wire = opened_origin()
+    close(origin, [])
+    close(origin, [])
+    wire.frames.clear()
+    origin.leader_changed(None)
+    origin.applied_to(2)
+    close(origin, [])
+    origin.leader_changed(2)
+    assert wire.serials() == [(3, 3)]
+    origin.leader_changed(None)
+    origin.applied_to(3)
+    origin.again(1, 1)
+    close(origin, [])
+    origin.leader_changed(3)
+    assert wire.serials() == [(4, 4)]
+
+
 def test_held_says_that_everything_was_sent() -> None:
     """R9: the new leader's first entry waits for it."""
     origin, wire = opened_origin()
