@@ -1,9 +1,9 @@
 """Which faults there will be, when, and for how long: all of it drawn from the seed.
 
 Faults come in rounds. Those of one round overlap: each begins while the one before it is still in effect, so
-up to `AT_ONCE` are in effect at a time (and one of them may kill two leaders). That is the bound: a round ends,
-everything is made well, and all nodes have to be ready again before the next one begins. What may be demanded
-meanwhile, `standing.py` knows.
+up to `AT_ONCE` are in effect at a time (and one of them may kill two leaders). That is the bound: a round
+ends, everything is made well, and all nodes have to be ready again before the next one begins. What may be
+demanded meanwhile, `standing.py` knows.
 """
 
 from __future__ import annotations
