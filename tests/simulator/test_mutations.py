@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import sys
+from array import array
 from collections.abc import Callable, Iterator
 from itertools import count
 from typing import Any, NamedTuple
@@ -29,7 +31,7 @@ from node.raft.promises import Promises
 from node.raft.reconfiguration import Reconfiguration
 from node.raft.segments import Segment
 from node.raft.voting import Voting
-from node.server import perform
+from node.server import joining, perform
 from node.server.catching_up import CatchUp
 from node.server.clock import ClusterClock
 from node.server.membership import Changes
@@ -46,6 +48,7 @@ from node.simulator.profiles import PROFILES
 from node.simulator.shrink import Shrinker
 from node.simulator.sim_node import SimNode
 from node.simulator.sim_store import MemoryKeeper, RottingStore
+from node.store import blocks, values
 from node.store.snapshot import Manifest
 from node.store.transfer import SnapshotReceiver
 
@@ -435,6 +438,19 @@ def _the_store_is_read_unverified(patch: Patch) -> None:
     patch.setattr(RottingStore, "_damaged", flipped)
 
 
+def _lmdb_is_read_unverified(patch: Patch) -> None:
+    """What a database gives back is what was put there."""
+
+    def decode(key: bytes, value: Any, sealer: Any = None) -> blocks.Block:
+        count, contents = int.from_bytes(value[8:12], sys.byteorder), value[12:]
+        offsets = array("I", (0,))
+        offsets.frombytes(contents[: 4 * count])
+        return blocks.Block(blocks.split_key(key)[1], offsets, bytes(contents[4 * count :]))
+
+    patch.setattr(blocks, "decode", decode)
+    patch.setattr(values, "verified", lambda path, key, stored: stored[:-4])
+
+
 def _checkpoints_say_first_how_far_they_go(patch: Patch) -> None:
     """Not all in one transaction: what a crash leaves is half of it."""
     run = MemoryKeeper.run_checkpoint
@@ -477,7 +493,7 @@ def _installed_without_a_note(patch: Patch) -> None:
 
 def _recovered_is_what_was_in_the_store(patch: Patch) -> None:
     """Who knows whether the rest of the log was ever committed?"""
-    claim_log = recovery.claim_log
+    claim_log = joining.claim_log
 
     def cautious(journal: Any, identity: Any) -> None:
         journal.truncate(max(journal.first_index + 1, journal.last_index - 5))
@@ -542,6 +558,7 @@ MUTATIONS = [
     Mutation("damage is no torn end", _damage_is_a_torn_end, "disks", 8),
     Mutation("what is read is checked", _checksums_are_not_looked_at, "disks", 10),
     Mutation("what the store has is verified", _the_store_is_read_unverified, "disks", 5, first=5),
+    Mutation("what LMDB has is verified", _lmdb_is_read_unverified, "lmdb", 4, first=8),
     Mutation("a checkpoint is one transaction", _checkpoints_say_first_how_far_they_go, "kills", 5),
     Mutation("parts of snapshots are verified", _parts_are_believed, "snapshots", 5),
     Mutation("a snapshot leaves a note", _installed_without_a_note, "snapshots", 5, first=10),
