@@ -31,9 +31,9 @@ if TYPE_CHECKING:
     from node.simulator.sim_node import SimNode
 
 CLUSTER_ID = "recovered-cluster"
-TAKES_S = 6.0
-"""So long before the end of all trouble it happens, or not at all: new machines must join."""
-SETTLED_S = 3.0
+TAKES_S = 0.5
+"""So long before the end of all trouble it happens, or not at all."""
+SETTLED_S = 2.0
 """After the warm-up: clients have come by then, and something can be lost."""
 
 
