@@ -254,7 +254,7 @@ class ClusterAdversary:
             self._cluster.networks["snapshot"].cut(node.name, peer)
 
         def fill() -> None:
-            storage.fill(rng.randrange(3_000))
+            storage.fill(rng.randrange(600))
             self._world.after(rng.uniform(0.2, 2.0), storage.empty)
 
         def rot() -> None:
