@@ -133,7 +133,8 @@ def test_a_disk_that_rots_is_found_out() -> None:
 
 def test_snapshots_are_hit_on_their_way() -> None:
     """Cut off, and gone on with; with their sender or receiver dead; with no room for them."""
-    total = sum((run_cluster(seed, PROFILES["snapshots"], nodes=3) for seed in (0, 2, 8, 12)), start=Counter())
+    seeds, profile = (0, 2, 8, 12), PROFILES["snapshots"]
+    total = sum((run_cluster(seed, profile, nodes=3) for seed in seeds), start=Counter())
     for what in ("cut", "fill", "rot", "die"):
         assert total[f"snapshots hit: {what}"], what
     for what in ("installed", "resumed", "given up"):
