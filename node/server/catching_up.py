@@ -1,7 +1,7 @@
 """When a node may act on what it applies: once it has applied all it can learn (rules R4, R14).
 
-A node that has just started, that stood still, or that heard no leader for a while applies entries whose
-time is over: what they deliver may have been delivered, acknowledged or moved since. So it *holds*: it
+A node that has just started, that stood still, that heard no leader for a while, or that hears it but gets
+no entries (because nothing it says arrives) applies entries whose time is over: what they deliver may have been delivered, acknowledged or moved since. So it *holds*: it
 applies, and performs nothing. It has caught up when it has applied the commit index that the leader of the
 current term has told it since.
 
@@ -51,6 +51,7 @@ class CatchUp:
         send: sends a frame to a member.
         monotonic_s: the driver's clock.
         gap_s: a gap in this process's life, or in what it hears of the leader, that matters.
+        lag_s: who has not applied after so long what the leader had called committed is cut off one way.
         founded: whether the cluster has its identity. Before, nobody is served: ack inboxes made without
             its tag would reach nobody (R18).
         held: told to perform nothing from now on.
@@ -64,6 +65,7 @@ class CatchUp:
         send: Callable[[str, Any], object],
         monotonic_s: Callable[[], float],
         gap_s: float,
+        lag_s: float,
         founded: Callable[[], bool],
         held: Callable[[], None],
         caught_up: Callable[[], None],
@@ -72,6 +74,7 @@ class CatchUp:
         self._send = send
         self._monotonic_s = monotonic_s
         self._gap_s = gap_s
+        self._lag_s = lag_s
         self._founded = founded
         self._tell_held = held
         self._tell_caught_up = caught_up
@@ -89,6 +92,8 @@ class CatchUp:
         self._answered = 0  # the last one that the leader answered for
         self._asked_s = -NEVER
         self._leader_frame_s = -NEVER
+        self._told = 0  # a commit index that the leader has told, the oldest that may not be applied yet
+        self._told_s = NEVER
 
     def attach(self, engine: Engine) -> None:
         """The engine is made later than what it calls."""
@@ -139,6 +144,8 @@ class CatchUp:
 
     def commit_learned(self, commit: int) -> None:
         """The leader of the current term has told its commit index. After a gap it must have answered."""
+        if self.done:
+            self._look_for_lag(commit)
         if self.done or self._suspended or self._answered < self._question:
             return
         if self._target is None:
@@ -146,6 +153,14 @@ class CatchUp:
             engine = self._engine
             if engine.applied_index >= commit and engine.applied_term == engine.term and self._founded():
                 self.finish(engine.applied_index)
+
+    def _look_for_lag(self, commit: int) -> None:
+        """Hold if what the leader said a while ago is still not applied."""
+        now_s = self._monotonic_s()
+        if self._engine.applied_index >= self._told:
+            self._told, self._told_s = commit, now_s
+        elif now_s - self._told_s > self._lag_s:
+            self.hold()
 
     def asked(self, peer: str, question: int) -> None:
         """A member asks. Who doesn't know for sure gives no answer."""

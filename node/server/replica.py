@@ -138,6 +138,7 @@ class Replica:
             send=send,
             monotonic_s=host.monotonic_s,
             gap_s=election_min_s / 2,
+            lag_s=election_min_s,
             founded=lambda: bool(self.state.cluster_tag),
             held=self._held,
             caught_up=self._now_caught_up,

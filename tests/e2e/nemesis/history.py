@@ -14,12 +14,11 @@ subscriber holds comes again, to it or to another, when its AckWait has passed a
 **progress**: see `run.py`.
 
 What excuses: the bytes in the buffers of a node that stood still leave it when it goes on (`STALE_S`), and
-one that was cut off may not know yet what was decided a moment ago (`LAG_S`), nor, till it is well again,
-what was decided before. What was sent to a subscriber over a link that breaks, or that has just taken the
-place of one that broke, or whose node is hurt, may never have come, so it may come again at once. An
-acknowledgement that was given to a node which died within a second, or whose link broke, may have died too;
-one given to a node that was cut off or stood still, or while nobody led, counts from when that was over.
-After the death of all nodes everything unacknowledged is due.
+one that was cut off may not know yet what was decided a moment ago (`LAG_S`). What was sent to a subscriber
+over a link that breaks, or that has just taken the place of one that broke, or whose node is hurt, may never
+have come, so it may come again at once. An acknowledgement that was given to a node which died within a
+second, or whose link broke, may have died too; one given to a node that was cut off or stood still, or while
+nobody led, counts from when that was over. After the death of all nodes everything unacknowledged is due.
 """
 
 from __future__ import annotations
@@ -73,11 +72,6 @@ class Trouble:
     """Somebody led again, or still, those that were not hurt."""
     over_s: float = math.inf
     """They were well again, as were those that they had been cut off from."""
-
-    @property
-    def cuts(self) -> bool:
-        """Their processes run on, and hear less than others, or are heard by fewer."""
-        return not (self.kills or self.stops)
 
     @property
     def is_led(self) -> bool:
@@ -232,12 +226,12 @@ class History:
         )
 
     def _lags(self, before: Sequence[Delivery], delivery: Delivery) -> bool:
-        """Whether its node, just hurt, or cut off and not yet well, didn't know what was sent since."""
+        """Whether its node, that was hurt a moment ago, could not yet know what was sent since."""
         newer = [other.at_s for other in before if other.resends > delivery.resends]
         return bool(newer) and any(
             delivery.link.node in trouble.nodes
             and trouble.began_s < delivery.at_s < trouble.over_s + STALE_S
-            and (delivery.at_s - newer[0] < LAG_S or (trouble.cuts and delivery.at_s < trouble.over_s))
+            and delivery.at_s - newer[0] < LAG_S
             for trouble in self.troubles
         )
 

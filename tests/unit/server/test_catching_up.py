@@ -9,6 +9,7 @@ import pytest
 from node.server.catching_up import NEVER, CatchUp
 
 GAP_S = 0.125
+LAG_S = 0.25
 TERM = 4
 
 
@@ -35,6 +36,7 @@ class Node:
             send=lambda peer, frame: self.sent.append((peer, frame)),
             monotonic_s=lambda: self.now_s,
             gap_s=GAP_S,
+            lag_s=LAG_S,
             founded=lambda: self.founded,
             held=lambda: self.told.append("held"),
             caught_up=lambda: self.told.append("caught up"),
@@ -101,6 +103,33 @@ def test_a_silence_of_the_leader_is_a_gap(node: Node) -> None:
     assert not node.catch_up.done
     assert node.told == ["caught up", "held"]
     assert node.sent == [("n2", ("where", 1))]
+
+
+def test_entries_that_do_not_come_are_a_gap(node: Node) -> None:
+    """It hears the leader and isn't heard: nothing is sent to it, and what it gets later is old."""
+    node.catch_up.commit_learned(0)
+    for _ in range(6):
+        node.catch_up.commit_learned(10)
+        assert node.catch_up.done
+        node.now_s += LAG_S / 5
+    node.catch_up.commit_learned(10)
+    assert not node.catch_up.done
+    node.catch_up.answered("n2", 1, TERM, 20)
+    node.apply(10)
+    assert not node.catch_up.done
+    node.apply(20)
+    assert node.told == ["caught up", "held", "caught up"]
+
+
+def test_who_applies_a_little_later_is_not_behind(node: Node) -> None:
+    """However much there is, and however long it goes on."""
+    node.catch_up.commit_learned(0)
+    for commit in range(1, 1000, 10):
+        node.catch_up.commit_learned(commit)
+        node.now_s += LAG_S * 0.9
+        node.catch_up.commit_learned(commit + 5)
+        node.apply(commit)
+    assert node.told == ["caught up"]
 
 
 def test_nothing_is_learnt_while_the_state_is_replaced(node: Node) -> None:
