@@ -264,6 +264,7 @@ def test_a_membership_that_counts_only_when_it_is_committed_makes_two_majorities
 def test_learners_that_are_counted_make_majorities_of_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     def adopt(self: Reconfiguration) -> None:
         others = [name for name in self.membership.names if name != self._name]
+        self._votes = True
         self._replicator.set_members(others, dict.fromkeys(others, ""), since=self.index)
         self._election.set_voters(others, counts=True)
         matches = {name: self._replicator.flows[name].match for name in others}
