@@ -1,9 +1,9 @@
 """When a node may act on what it applies: once it has applied all it can learn (rules R4, R14).
 
 A node that has just started, that stood still, that heard no leader for a while, or that hears it but gets
-no entries (because nothing it says arrives) applies entries whose time is over: what they deliver may have been delivered, acknowledged or moved since. So it *holds*: it
-applies, and performs nothing. It has caught up when it has applied the commit index that the leader of the
-current term has told it since.
+no entries (because nothing it says arrives) applies entries whose time is over: what they deliver may have
+been delivered, acknowledged or moved since. So it *holds*: it applies, and performs nothing. It has caught
+up when it has applied the commit index that the leader of the current term has told it since.
 
 *Since* is the difficulty. After a gap the frames of the leader may have lain in a buffer for as long as the
 gap was. So the leader is asked (``where``), and only after its answer (``here``) to the question of this
