@@ -1,6 +1,6 @@
 """Asking a cluster to do something: a request to one of its nodes, and what it answers.
 
-The other side is ``server.administration``. Any node will do; which one is tried first is chance. A
+The other side is ``server.administration.requests``. Any node will do; which one is tried first is chance. A
 connection that breaks before the answer is there leaves open whether the thing was done. A request that may
 be made twice (``repeats``) is then made again, to the next node.
 """
@@ -20,7 +20,7 @@ from node.cli.target import Cluster, add_target, cluster_of
 from node.client.nats import Nats, Options, Server
 from node.errors import RefusedError, UnavailableError
 from node.protocol.nats import Msg
-from node.server.administration import subject
+from node.server.administration.requests import subject
 
 CONNECT_S: Final = 5.0
 """A cluster of which no node has taken the connection after so long can't be reached. That is longer than

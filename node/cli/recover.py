@@ -13,7 +13,7 @@ from node.config.load import load
 from node.units import SECOND
 
 if TYPE_CHECKING:
-    from node.server.recovering import Recovered
+    from node.server.disk.recovering import Recovered
 
 DESCRIPTION = """Make a new cluster of one node's data, when a majority of the old one is lost for good.
 
@@ -42,7 +42,7 @@ def arguments(actions: Any) -> None:
 def run(args: argparse.Namespace) -> int:
     """Do it, and say what was saved."""
     config = load(args.config, node=args.name, overrides=args.overrides)
-    from node.server.recovering import recover
+    from node.server.disk.recovering import recover
 
     recovered = recover(config, args.name, pretend=args.dry_run)
     print(json.dumps(asdict(recovered), indent=2) if args.json else text(recovered, pretend=args.dry_run))

@@ -80,8 +80,8 @@ def _serve(made: Invocation, arguments: list[str]) -> int:
     _say_hello(made, config)
     _write_pid(made.pid_file)
     from node.server import node
-    from node.server.joining import keep_name
     from node.server.launch import Launch
+    from node.server.membership.joining import keep_name
 
     if made.name_file:
         keep_name(made.name_file, made.node)

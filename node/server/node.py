@@ -34,38 +34,38 @@ from node.raft.identity import save_identity
 from node.raft.links import ROUTE
 from node.raft.membership import Membership
 from node.raft.ports import Timing
-from node.server import joining
 from node.server.access import authenticator
-from node.server.administering import Administering
-from node.server.administration import Administration
+from node.server.administration.requests import Administration
+from node.server.administration.verbs import Administering
 from node.server.agreeing import Agreement
-from node.server.checkpointing import Checkpointer
 from node.server.clients import Clients
 from node.server.context import ClientLimits, Context, ServerInfo
 from node.server.descriptors import connections_max, raise_limit
-from node.server.foreign import FOUNDED, STARTED, cluster_of
-from node.server.founding import Founding
+from node.server.disk.checkpointing import Checkpointer
+from node.server.disk.storage import open_storage
+from node.server.foreign.offered import is_offered
+from node.server.foreign.peers import FOUNDED, STARTED, cluster_of
 from node.server.host import Host
 from node.server.launch import Launch
 from node.server.leaving import Leaving
-from node.server.members import Members
-from node.server.membership_requests import serve_go_requests, serve_membership
-from node.server.offered import is_offered
+from node.server.membership import joining
+from node.server.membership.founding import Founding
+from node.server.membership.members import Members
+from node.server.membership.requests import serve_go_requests, serve_membership
 from node.server.outbox import SOFT_BYTES, bounds
 from node.server.peer_links import Alone, RouteLink
 from node.server.replica import Replica
 from node.server.routing import Routing
-from node.server.storage import open_storage
 from node.server.streaming import Subjects
 from node.units import SECOND
 
 if TYPE_CHECKING:
     from node.raft.security import Security
     from node.raft.transport import Transport
-    from node.server.external import ExternalRouting
-    from node.server.external_link import External
-    from node.server.foreign_links import ForeignLinks
-    from node.server.snapshots import Snapshots
+    from node.server.disk.snapshots import Snapshots
+    from node.server.external.link import External
+    from node.server.external.routing import ExternalRouting
+    from node.server.foreign.links import ForeignLinks
     from node.store.interface import StoreInterface
 
 log = logging.getLogger("stanchion.node")
@@ -287,7 +287,7 @@ class Node:
     def _serve_newcomers(self) -> None:
         if self.is_alone:
             return
-        from node.server.entering import Entrance
+        from node.server.membership.entering import Entrance
 
         replica = self.replica
         entrance = Entrance(
@@ -323,8 +323,8 @@ class Node:
         routes = self.config.cluster.routes
         if routes is None:
             return None
-        from node.server.foreign_links import ForeignLinks
-        from node.server.foreign_traffic import ForeignTraffic
+        from node.server.foreign.links import ForeignLinks
+        from node.server.foreign.traffic import ForeignTraffic
 
         foreign = ForeignLinks(
             self.config.cluster.id,
@@ -350,7 +350,7 @@ class Node:
         """What takes the place of routing where clients connect to another NATS server."""
         if self.config.streaming.nats_server is None:
             return None
-        from node.server.external import ExternalRouting
+        from node.server.external.routing import ExternalRouting
 
         def inboxes() -> Iterator[str]:
             yield from (client.heartbeat_inbox for client in self.replica.state.clients.values())
@@ -365,8 +365,8 @@ class Node:
         )
 
     def _make_external(self, routing: ExternalRouting) -> External:
-        from node.server.external_link import External
-        from node.server.external_servers import servers, trust
+        from node.server.external.link import External
+        from node.server.external.servers import servers, trust
 
         wanted = self.config.streaming.nats_server
         assert wanted is not None
@@ -388,7 +388,7 @@ class Node:
         """Where there are others, one may fall behind."""
         if self.is_alone or self.config.store.store == "memory":
             return None
-        from node.server.snapshots import Snapshots
+        from node.server.disk.snapshots import Snapshots
 
         snapshots = Snapshots(
             self.config.store.dir,
@@ -511,7 +511,7 @@ class Node:
 
     async def _enter(self) -> None:
         """Ask to be let into a cluster, and write down that this node is."""
-        from node.server.entering import Newcomer, drawn, forget
+        from node.server.membership.entering import Newcomer, drawn, forget
 
         cluster, disk = self.config.cluster, self._storage.disk
         assert self.addresses.peer is not None

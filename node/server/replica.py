@@ -21,14 +21,15 @@ from node.core.state import State
 from node.errors import CorruptionError, RemoteProtocolError, UnavailableError
 from node.protocol.peer import shown
 from node.raft.membership import Membership
-from node.server import catching_up, membership, ordering
-from node.server.asking import Asking
+from node.server import catching_up, ordering
+from node.server.administration.asking import Asking
 from node.server.catching_up import CatchUp
 from node.server.clock import ClusterClock, WallClock
 from node.server.comparing import Comparing
 from node.server.host import Host
 from node.server.keeper import Keeper
-from node.server.membership import Changes, Neighbours, NoNeighbours
+from node.server.membership import changes as membership
+from node.server.membership.changes import Changes, Neighbours, NoNeighbours
 from node.server.ordering import Ordering
 from node.server.origin import Origin
 from node.server.pacing import Pacing

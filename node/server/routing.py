@@ -34,8 +34,8 @@ from typing import Any
 from node.errors import RemoteProtocolError
 from node.protocol.peer import shown
 from node.protocol.subjects import Interest, literal, matches, valid_subject
-from node.server import administration
-from node.server.foreign import Foreign, Link
+from node.server.administration import requests as administration
+from node.server.foreign.peers import Foreign, Link
 from node.server.interest import Exchange, InterestChange, Key, Remote
 from node.server.plans import Plans
 from node.server.subscriptions import (

@@ -18,9 +18,9 @@ from node.core.machine import Machine
 from node.core.records import restore
 from node.raft.identity import recover_identity, save_identity
 from node.raft.journal import Journal
-from node.server.continuity import contradiction, follow
-from node.server.founding import pack_membership
-from node.server.joining import alone, claim_log
+from node.server.disk.continuity import contradiction, follow
+from node.server.membership.founding import pack_membership
+from node.server.membership.joining import alone, claim_log
 from node.simulator.cluster_checks import ClusterChecker
 from node.simulator.disk import SimulatedDisk
 from node.simulator.profiles import WARM_UP_S
@@ -90,7 +90,7 @@ class Recovery:
 
     @staticmethod
     def _change_identity(node: SimNode, journal: Journal, rng: random.Random) -> None:
-        """As `server.recovering` does it."""
+        """As `server.disk.recovering` does it."""
         assert node.standing is not None
         assert node.standing.identity is not None
         disk = SimulatedDisk(rng)

@@ -22,11 +22,11 @@ from node.protocol.peer import HEADER_BYTES, decode_body, encode_frame
 from node.raft.links import SNAPSHOT
 from node.raft.membership import Membership
 from node.raft.ports import Role, Timing
-from node.server import joining
 from node.server.connection import Connection
 from node.server.context import ClientLimits, Context, ServerInfo
-from node.server.continuity import contradiction, follow
+from node.server.disk.continuity import contradiction, follow
 from node.server.host import Host
+from node.server.membership import joining
 from node.server.replica import Replica
 from node.server.routing import Routing
 from node.server.streaming import Subjects

@@ -1,7 +1,7 @@
 """Snapshots between simulated nodes: in pieces, by the code that production uses, over links of their own.
 
 Sender and receiver are the real ones (`node.store.transfer`), and what is done around them is what
-`node.server.snapshots` does: one after the other is sent to, one at a time is received, what a peer
+`node.server.disk.snapshots` does: one after the other is sent to, one at a time is received, what a peer
 says that makes no sense ends the connection. Whatever touches the disk takes a while, in which the
 process may die. Installing suspends applying, puts the snapshot in the store's place, and lets state,
 log and engine follow.
@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from node.errors import DiskError, RemoteProtocolError, UnavailableError
 from node.protocol.peer import encode_frame
-from node.server.snapshot_context import Context
-from node.server.unfinished import Unfinished
+from node.server.disk.snapshot_context import Context
+from node.server.disk.unfinished import Unfinished
 from node.simulator.sim_store import Copied
 from node.store.snapshot import Manifest
 from node.store.transfer import SnapshotReceiver, SnapshotSender

@@ -1,8 +1,8 @@
 """Where a simulated machine stands in its cluster: its identity, its hellos, and whom it links to.
 
-The rules are the node's own (`server.founding`, `server.members`); here are the directory that survives
-processes, and what takes the place of the transport: links of the simulated network are up between
-those who want them, once each has looked at the other's hello.
+The rules are the node's own (`server.membership.founding`, `server.membership.members`); here are the
+directory that survives processes, and what takes the place of the transport: links of the simulated network
+are up between those who want them, once each has looked at the other's hello.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from node.raft.identity import Identity
 from node.raft.journal import Journal
 from node.raft.links import CollisionError
 from node.raft.membership import Membership
-from node.server import joining
-from node.server.founding import Founding, pack_membership
-from node.server.members import Members
+from node.server.membership import joining
+from node.server.membership.founding import Founding, pack_membership
+from node.server.membership.members import Members
 
 if TYPE_CHECKING:
     from node.simulator.cluster import Cluster

@@ -18,7 +18,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from node.errors import RefusedError
-from node.server.administering import Administering
+from node.server.administration.verbs import Administering
 from node.simulator.sim_node import SimNode
 from node.simulator.story_client import Consumer
 from node.simulator.story_words import StoryError, Words, seconds

@@ -31,10 +31,11 @@ from node.raft.promises import Promises
 from node.raft.reconfiguration import Reconfiguration
 from node.raft.segments import Segment
 from node.raft.voting import Voting
-from node.server import joining, perform
+from node.server import perform
 from node.server.catching_up import CatchUp
 from node.server.clock import ClusterClock
-from node.server.membership import Changes
+from node.server.membership import joining
+from node.server.membership.changes import Changes
 from node.server.ordering import Ordering
 from node.server.origin import Origin
 from node.server.perform import Performer

@@ -10,8 +10,8 @@ import pytest
 
 from node.cli.main import main
 from node.cli.recover import text
-from node.server import recovering
-from node.server.recovering import Recovered
+from node.server.disk import recovering
+from node.server.disk.recovering import Recovered
 
 FOUND = Recovered("n1", "before", "after", 1234, 1200, 1_790_000_000_123_456_789)
 

@@ -19,6 +19,7 @@ DEFECTS = re.findall(r"^\| ([SLPX]\d+) \|", TABLES, re.MULTILINE)
 
 SAFETY = "unit/raft/test_engine_safety.py"
 LIVENESS = "unit/raft/test_engine_liveness.py"
+FOUNDING = "unit/server/membership/test_founding.py"
 MEMBERS = "unit/raft/test_engine_membership.py"
 TRANSPORT = "unit/raft/test_transport.py"
 TRANSFER = "unit/store/test_transfer.py"
@@ -62,7 +63,7 @@ REPAIRED: dict[str, list[tuple[str, str]]] = {
         ("unit/raft/test_journal.py", "test_drop_takes_whole_segments_and_keeps_two_entries"),
     ],
     "S16": [(SAFETY, "test_s16_leader_is_ready_when_everything_before_its_term_is_applied")],
-    "S17": [("unit/server/test_founding.py", "test_an_empty_node_among_others_with_state_is_refused")],
+    "S17": [(FOUNDING, "test_an_empty_node_among_others_with_state_is_refused")],
     "S18": [
         ("unit/raft/test_engine.py", "test_strangers_are_turned_away"),
         (TRANSPORT, "test_strangers_are_refused_and_told_why"),
@@ -94,7 +95,7 @@ REPAIRED: dict[str, list[tuple[str, str]]] = {
     "L13": [(LIVENESS, "test_l13_node_without_connections_waits")],
     "L14": [
         (
-            "unit/server/test_checkpointing.py",
+            "unit/server/disk/test_checkpointing.py",
             "test_a_connected_follower_is_waited_for_until_the_journal_is_large",
         )
     ],
