@@ -14,6 +14,9 @@ from e2e.harness import STANCHION, Cluster, until
 from e2e.load import replay
 
 from node.client.streaming import connect
+from node.raft.disk import RealDisk
+from node.raft.records import RECORD_BYTES, Kind
+from node.raft.segments import Segment, segment_number
 
 HEADER_BYTES = 4096  # in front of a segment of the journal
 
@@ -51,9 +54,23 @@ def mine(make_cluster: MakeCluster) -> Cluster:
 
 
 def written(cluster: Cluster, name: str) -> tuple[Path, int]:
-    """The newest segment of a node's journal, and where in it the last record ends."""
-    segment = max((cluster.data(name) / "journal").glob("segment-*.log"))
-    return segment, len(segment.read_bytes().rstrip(b"\0"))
+    """The newest segment of a node's journal, and where in it the last record ends.
+
+    There the next flush begins, and a seal may lie that says so.
+    """
+    folder = cluster.data(name) / "journal"
+    path = max(folder.glob("segment-*.log"))
+    number = segment_number(path.name)
+    assert number is not None
+    segment = Segment.open(RealDisk(folder), number)
+    try:
+        return path, max(
+            offset + RECORD_BYTES + len(record.payload)
+            for offset, record in segment.records()
+            if record.kind != Kind.SEAL
+        )
+    finally:
+        segment.close()
 
 
 def overwrite(path: Path, at: int, data: bytes) -> None:
@@ -81,7 +98,7 @@ def test_what_was_promised_and_is_gone_keeps_a_node_out(mine: Cluster) -> None:
     victim, leader = mine.follower(), mine.leader()
     mine.kill(victim)
     segment, end = written(mine, victim)
-    overwrite(segment, end - 20, b"\0" * 20)
+    overwrite(segment, end - 20, bytes(20 + RECORD_BYTES))  # and the seal, or it would be known for damage
     mine.start(victim)
     until("the leader to say so", lambda: f"{victim} acknowledged entry" in mine.tail(leader))
     assert mine.get(victim, "/healthz")[0] != 200
