@@ -69,9 +69,16 @@ class Child:
         return self.process.poll() is None
 
     def signal(self, number: int) -> None:
-        """To the whole group; a process that has ended needs none."""
+        """To the whole group; a process that has ended needs none. Whom it stops stands still on return."""
         if self.is_running:
             os.killpg(self.process.pid, number)
+            if number == signal.SIGSTOP:
+                until(f"{self.name} to stop", self._stands_still)
+
+    def _stands_still(self) -> bool:
+        """Whether all its threads do: on a busy machine some run on while one takes the signal."""
+        states = os.WSTOPPED | os.WEXITED | os.WNOHANG | os.WNOWAIT
+        return os.waitid(os.P_PID, self.process.pid, states) is not None
 
     def wait(self, timeout_s: float) -> int:
         """Its exit code. Raises AssertionError when it doesn't end."""
