@@ -384,20 +384,6 @@ class State:
         """
         return None if self.ages_wait else self.age_deadlines.earliest()
 
-    def deliverable(self, subscription: int, seq: int, entry: int) -> Record | None:
-        """The record of a decided delivery that is still worth making, else None (rule R3).
-
-        None if the subscription is closed, the message acked, redelivered by a later entry than
-        ``entry``, handed to another member, or no longer in the log.
-        """
-        receiver = self.subscriptions.get(subscription)
-        if receiver is None or receiver.client is None:
-            return None
-        record = receiver.unacked.get(seq)
-        if record is None or record.entry != entry or seq < receiver.group.channel.log.first:
-            return None
-        return record
-
     def expiring_channels(self, time_ns: int) -> list[Channel]:
         """Channels that have been inactive for too long at ``time_ns`` of cluster time."""
         return [

@@ -26,7 +26,7 @@ from typing import Any
 
 from node.errors import CorruptionError, DiskError, RemoteProtocolError, UnavailableError
 from node.simulator.disk import SECTOR_BYTES, PowerCutError
-from node.simulator.sim_store import Copied
+from node.simulator.sim_store import Copied, WorkUnderWay
 from node.store import environment
 from node.store.environment import DATA_FILE
 from node.store.interface import CheckpointJob
@@ -51,7 +51,7 @@ class _Parts(DirectoryParts):
         return 0 if self._keeper.full else super().room()
 
 
-class LmdbKeeper:
+class LmdbKeeper(WorkUnderWay):
     """Keeps a machine's store in files. It outlives processes; `close` it in the end.
 
     Args:
@@ -62,6 +62,7 @@ class LmdbKeeper:
     chunk_bytes = CHUNK_BYTES
 
     def __init__(self, rng: random.Random, name: str) -> None:
+        super().__init__()
         self.full = False
         self._name = name
         self._rng = rng
@@ -69,8 +70,6 @@ class LmdbKeeper:
         self._directory = Path(tempfile.mkdtemp(prefix="stanchion-simulator-", dir=parent))
         self._path = self._directory / "store"
         self._store: Store | None = None
-        self._under_way: Callable[[], object] | None = None
-        self._checkpoint: Callable[[], object] | None = None
         self._installing: tuple[Snapshot, bytes] | None = None
 
     @property
@@ -94,22 +93,6 @@ class LmdbKeeper:
     def note(self) -> bytes:
         """With what the snapshot was installed that the store is; empty: it is none."""
         return note_of(self._path, self.store.applied)
-
-    def begin(self, job: Callable[[], object]) -> None:
-        """A worker thread begins with something. A crash may let it happen, in part or not at all."""
-        self._under_way = job
-
-    def end(self) -> None:
-        """The process does it now, and all of it."""
-        self._under_way = None
-
-    def begin_checkpoint(self, job: Callable[[], object]) -> None:
-        """The same for a checkpoint."""
-        self._checkpoint = job
-
-    def end_checkpoint(self) -> None:
-        """It is done now."""
-        self._checkpoint = None
 
     def run_checkpoint(self, job: CheckpointJob) -> None:
         """Raises: DiskError: the disk refused."""

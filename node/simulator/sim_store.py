@@ -131,7 +131,31 @@ class RottingStore(MemoryStore):
         raise CorruptionError(f"the store's {what!r} fails its checksum")
 
 
-class MemoryKeeper:
+class WorkUnderWay:
+    """What worker threads of a process are doing when it dies, as far as its store is concerned."""
+
+    def __init__(self) -> None:
+        self._under_way: Callable[[], object] | None = None
+        self._checkpoint: Callable[[], object] | None = None
+
+    def begin(self, job: Callable[[], object]) -> None:
+        """A worker thread begins with something. A crash may let it happen, in part or not at all."""
+        self._under_way = job
+
+    def end(self) -> None:
+        """The process does it now, and all of it."""
+        self._under_way = None
+
+    def begin_checkpoint(self, job: Callable[[], object]) -> None:
+        """The same for a checkpoint."""
+        self._checkpoint = job
+
+    def end_checkpoint(self) -> None:
+        """It is done now."""
+        self._checkpoint = None
+
+
+class MemoryKeeper(WorkUnderWay):
     """Keeps a machine's store in memory. It outlives processes.
 
     Args:
@@ -142,6 +166,7 @@ class MemoryKeeper:
     chunk_bytes = CHUNK_BYTES
 
     def __init__(self, rng: random.Random, name: str) -> None:
+        super().__init__()
         self.store = RottingStore()
         """Of the present process or, after a crash, of the next."""
         self.full = False
@@ -149,8 +174,6 @@ class MemoryKeeper:
         self._rng = rng
         self._disk = SimulatedDisk(rng, name=f"{name}/received")
         self._note: tuple[tuple[int, int], bytes] | None = None
-        self._under_way: Callable[[], object] | None = None
-        self._checkpoint: Callable[[], object] | None = None
         self._installing: tuple[Snapshot, bytes] | None = None
 
     # --- for the process ----------------------------------------------------------------------------
@@ -162,22 +185,6 @@ class MemoryKeeper:
     def note(self) -> bytes:
         """With what the snapshot was installed that the store is; empty: it is none."""
         return self._note[1] if self._note is not None and self._note[0] == self.store.applied else b""
-
-    def begin(self, job: Callable[[], object]) -> None:
-        """A worker thread begins with something. A crash may let it happen, in part or not at all."""
-        self._under_way = job
-
-    def end(self) -> None:
-        """The process does it now, and all of it."""
-        self._under_way = None
-
-    def begin_checkpoint(self, job: Callable[[], object]) -> None:
-        """The same for a checkpoint: a crash lets all of it happen or nothing."""
-        self._checkpoint = job
-
-    def end_checkpoint(self) -> None:
-        """It is done now."""
-        self._checkpoint = None
 
     def run_checkpoint(self, job: CheckpointJob) -> None:
         """Raises: DiskError: the disk refused."""

@@ -15,6 +15,7 @@ from itertools import count
 from typing import Any, NamedTuple
 
 import pytest
+from member_mutations import changes_overlap, learners_count, members_count_when_they_are_committed
 
 from node.core import dispatch as core_dispatch
 from node.core import machine as core_machine
@@ -26,7 +27,6 @@ from node.raft.frames import Ack
 from node.raft.inbound import Accept, Refuse, Verdict
 from node.raft.membership import Membership
 from node.raft.ports import Role
-from node.raft.progress import Replicator
 from node.raft.promises import Promises
 from node.raft.reconfiguration import Reconfiguration
 from node.raft.segments import Segment
@@ -255,30 +255,6 @@ def _a_set_decides_the_order(patch: Patch) -> None:
 # --- members --------------------------------------------------------------------------------------
 
 
-def _members_count_when_they_are_committed(patch: Patch) -> None:
-    """Not when they are in the log: two majorities may then miss each other."""
-    applies = Engine.library_applies
-
-    def follow(self: Reconfiguration) -> None:
-        placed = self._journal.membership_at(self._library.commit)
-        if placed != self._placed:
-            self._placed = placed
-            self.membership, self.index = self._read(placed)
-            self._adopt()
-
-    def apply_and_follow(self: Engine, index: int, payload: bytes) -> None:
-        applies(self, index, payload)
-        self._reconfiguration.follow()
-
-    patch.setattr(Reconfiguration, "follow", follow)
-    patch.setattr(Engine, "library_applies", apply_and_follow)
-
-
-def _changes_overlap(patch: Patch) -> None:
-    check = Reconfiguration.check
-    patch.setattr(Reconfiguration, "check", lambda self, new, commit: check(self, new, 1 << 60))
-
-
 def _changes_outlive_their_entries(patch: Patch) -> None:
     """Truncation must undo them."""
     follow = Reconfiguration.follow
@@ -308,16 +284,7 @@ def _snapshots_bring_no_members(patch: Patch) -> None:
 
 def _learners_count(patch: Patch) -> None:
     """And stay what they are: else they count only for the moment between the last entry and the vote."""
-
-    def adopt(self: Reconfiguration) -> None:
-        others = [name for name in self.membership.names if name != self._name]
-        self._votes = True
-        self._replicator.set_members(others, dict.fromkeys(others, ""), since=self.index)
-        self._election.set_voters(others, counts=True)
-        self._library.set_voters({name: self._replicator.flows[name].match for name in others}, counts=True)
-
-    patch.setattr(Reconfiguration, "_adopt", adopt)
-    patch.setattr(Replicator, "_is_counted", lambda self, flow: flow.voter)
+    learners_count(patch)
     patch.setattr(Engine, "caught_up", lambda self, name: False)
 
 
@@ -546,8 +513,8 @@ MUTATIONS = [
     Mutation("the term is looked at (L5)", _leaders_of_the_past_are_believed, "elections", 4, nodes=5),
     Mutation("a leader's copy counts once", _own_copy_counts_twice, "disks", 1),
     Mutation("votes go to the better log", _whoever_asks_gets_a_vote, "partitions", 8, first=6),
-    Mutation("members count when they are in the log", _members_count_when_they_are_committed, "members", 3),
-    Mutation("one change of members at a time", _changes_overlap, "members", 4),
+    Mutation("members count when they are in the log", members_count_when_they_are_committed, "members", 3),
+    Mutation("one change of members at a time", changes_overlap, "members", 4),
     Mutation("truncation undoes a change", _changes_outlive_their_entries, "members", 20),
     Mutation("a snapshot brings its members", _snapshots_bring_no_members, "members", 3),
     Mutation("learners don't count", _learners_count, "members", 3),

@@ -10,6 +10,7 @@ import time
 from dataclasses import replace
 
 import pytest
+from member_mutations import changes_overlap, learners_count, members_count_when_they_are_committed
 
 from node.errors import CorruptionError, UnavailableError
 from node.raft import following
@@ -19,7 +20,6 @@ from node.raft.frames import Ack, Append, Refusal
 from node.raft.inbound import Accept, Refuse, Verdict
 from node.raft.membership import Membership
 from node.raft.ports import JournalView, Role
-from node.raft.progress import Replicator
 from node.raft.reconfiguration import Reconfiguration
 from node.raft.voting import Voting
 from node.simulator.adversary import Faults
@@ -242,42 +242,18 @@ def test_members_change_in_haste() -> None:
 def test_a_membership_that_counts_only_when_it_is_committed_makes_two_majorities(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    applies = Engine.library_applies
-
-    def follow(self: Reconfiguration) -> None:
-        placed = self._journal.membership_at(self._library.commit)
-        if placed != self._placed:
-            self._placed = placed
-            self.membership, self.index = self._read(placed)
-            self._adopt()
-
-    def apply_and_follow(self: Engine, index: int, payload: bytes) -> None:
-        applies(self, index, payload)
-        self._reconfiguration.follow()
-
-    monkeypatch.setattr(Reconfiguration, "follow", follow)
-    monkeypatch.setattr(Engine, "library_applies", apply_and_follow)
+    members_count_when_they_are_committed(monkeypatch)
     monkeypatch.setattr(RaftHost, "check_membership", lambda host: None)
     assert _broken_by(HASTY, range(20)) in {"durability", "state machine safety", "leader completeness"}
 
 
 def test_learners_that_are_counted_make_majorities_of_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    def adopt(self: Reconfiguration) -> None:
-        others = [name for name in self.membership.names if name != self._name]
-        self._votes = True
-        self._replicator.set_members(others, dict.fromkeys(others, ""), since=self.index)
-        self._election.set_voters(others, counts=True)
-        matches = {name: self._replicator.flows[name].match for name in others}
-        self._library.set_voters(matches, counts=True)
-
-    monkeypatch.setattr(Reconfiguration, "_adopt", adopt)
-    monkeypatch.setattr(Replicator, "_is_counted", lambda self, flow: flow.voter)
+    learners_count(monkeypatch)
     assert _broken_by(HASTY, range(20)) == "durability"
 
 
 def test_changes_on_top_of_each_other_make_two_majorities(monkeypatch: pytest.MonkeyPatch) -> None:
-    check = Reconfiguration.check
-    monkeypatch.setattr(Reconfiguration, "check", lambda self, new, commit: check(self, new, 1 << 60))
+    changes_overlap(monkeypatch)
     assert _broken_by(HASTY, range(30)) is not None
 
 

@@ -44,11 +44,7 @@ def test_an_entry_is_decoded_applied_and_dispatched() -> None:
     assert effects.deliveries == [Deliver(1, range(1, 3), talk.index)]  # type: ignore[arg-type]
     assert effects.stored[0].first == 1
     assert (effects.replies[0].first, effects.replies[0].last, effects.replies[0].others) == (3, 4, {})
-    record = talk.state.deliverable(1, 2, talk.index)
-    assert record == (3_000_000_000, talk.index, 1)
-    assert talk.state.deliverable(1, 2, talk.index - 1) is None
-    assert talk.state.deliverable(1, 3, talk.index) is None
-    assert talk.state.deliverable(7, 1, talk.index) is None
+    assert talk.state.subscriptions[1].unacked[2] == (3_000_000_000, talk.index, 1)
 
 
 def test_every_entry_carries_the_time() -> None:

@@ -295,18 +295,6 @@ def test_close_by_message_inbox() -> None:
     assert talk.find("A").client_id == "you"
 
 
-def test_nothing_is_delivered_after_a_close() -> None:
-    """UNS-08, R3: not even what an earlier entry had decided and nobody has sent yet."""
-    talk = talk_of()
-    talk.subscribe("A", durable="d")
-    deliver = talk.publish().effects.deliveries[0]
-    assert talk.state.deliverable(deliver.subscription, 1, deliver.entry) is not None
-    talk.close("A")
-    assert talk.state.deliverable(deliver.subscription, 1, deliver.entry) is None
-    talk.subscribe("B", durable="d")
-    assert talk.state.deliverable(deliver.subscription, 1, deliver.entry) is None
-
-
 def test_a_plain_subscription_leaves_nothing() -> None:
     """RDL-15: neither cursor, nor unacked, nor a deadline."""
     talk = talk_of()
