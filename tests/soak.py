@@ -1,4 +1,4 @@
-"""``make soak``: the simulator and the nemesis beside each other, with new seeds, for as long as one likes.
+"""``make soak``: the simulator beside the nemesis and the attacks, with new seeds, for as long as you like.
 
 Run as ``python tests/soak.py SECONDS [SEED]``. Each line says which part it is of; what fails tells how to
 see it again, the other part goes on, and the exit status is 1 in the end. Ctrl-C ends everything, with 130.
@@ -25,6 +25,9 @@ PYTEST = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
 ENDED_S = 20.0
 """So long a part may take to end its own processes."""
 
+ATTACKS = 20
+"""About so many attacks share a quarter of the time."""
+
 Command = tuple[list[str], dict[str, str]]
 """Words, and what is said in the environment."""
 
@@ -36,8 +39,13 @@ def parts(seconds: int, seed: int) -> dict[str, list[Command]]:
     engine = [*PYTEST, "tests/simulator/test_raft.py", "tests/simulator/test_sessions.py"]
     engine += ["-k", "many_seeds or soak", f"--soak-seconds={max(1, seconds // 5)}"]
     nemesis = [*PYTEST, "-s", "tests/e2e/test_nemesis.py", "-k", "soak"]
-    drawn = {"STANCHION_NEMESIS_SOAK": str(seconds), "STANCHION_NEMESIS_SEED": str(seed)}
-    return {"simulator": [(whole, {}), (engine, {})], "nemesis": [(nemesis, drawn)]}
+    drawn = {"STANCHION_NEMESIS_SOAK": str(max(1, seconds * 3 // 4)), "STANCHION_NEMESIS_SEED": str(seed)}
+    hostile = [*PYTEST, "tests/e2e", "-m", "alone", "-k", "hostile"]
+    attacked = {"STANCHION_HOSTILE_SECONDS": str(max(4, seconds // 4 // ATTACKS))}
+    return {
+        "simulator": [(whole, {}), (engine, {})],
+        "nemesis": [(nemesis, drawn), (hostile, attacked)],
+    }
 
 
 @dataclass(slots=True)

@@ -70,9 +70,19 @@ class Wire:
         words = line.split(b" ")
         if words[0] not in (b"MSG", b"HMSG"):
             return line
-        size = int(words[-1])
+        return self.payload(int(words[-1]))
+
+    def payload(self, size: int) -> bytes:
+        """The payload behind the line of a message.
+
+        Raises:
+            ConnectionError: the server closed in the middle of it.
+        """
         while len(self._left) < size + 2:
-            self._left += self._receive()
+            data = self._receive()
+            if not data:
+                raise ConnectionError(f"closed after {len(self._left)} of {size} bytes")
+            self._left += data
         payload, self._left = self._left[:size], self._left[size + 2 :]
         return payload
 
