@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from pytest import MonkeyPatch
+import pytest
 
 from node.raft.engine import Engine
 from node.raft.progress import Replicator
 from node.raft.reconfiguration import Reconfiguration
 
 
-def members_count_when_they_are_committed(patch: MonkeyPatch) -> None:
+def members_count_when_they_are_committed(patch: pytest.MonkeyPatch) -> None:
     """Not when they are in the log: two majorities may then miss each other."""
     applies = Engine.library_applies
 
@@ -28,12 +28,12 @@ def members_count_when_they_are_committed(patch: MonkeyPatch) -> None:
     patch.setattr(Engine, "library_applies", apply_and_follow)
 
 
-def changes_overlap(patch: MonkeyPatch) -> None:
+def changes_overlap(patch: pytest.MonkeyPatch) -> None:
     check = Reconfiguration.check
     patch.setattr(Reconfiguration, "check", lambda self, new, commit: check(self, new, 1 << 60))
 
 
-def learners_count(patch: MonkeyPatch) -> None:
+def learners_count(patch: pytest.MonkeyPatch) -> None:
     """For a majority, as voters do."""
 
     def adopt(self: Reconfiguration) -> None:
