@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 CLIENTS := .clients
 SOAK = $(or $(SECONDS),600)
 
-.PHONY: demo test quick lint unit e2e clients soak bench protobuf clean help
+.PHONY: demo test quick lint unit hints e2e clients soak bench protobuf clean help
 
 help: ## what there is
 	@grep -E '^[a-z0-9]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
@@ -34,7 +34,10 @@ lint: $(VENV)/.dev ## style, types, import direction
 	$(BIN)/mypy
 
 unit: $(VENV)/.dev ## unit, property, script and simulator tests
-	$(BIN)/python -m pytest -q -n 2 tests/unit tests/property tests/scripts tests/simulator
+	$(BIN)/python -m pytest -q -n 2 --dist worksteal tests/unit tests/property tests/scripts tests/simulator
+
+hints: $(VENV)/.dev ## find again which seeds show the simulator's mutations
+	$(BIN)/python -m pytest -q -n 2 --dist worksteal --record-hints tests/simulator/test_mutations.py tests/simulator/test_raft.py
 
 e2e: $(VENV)/.dev ## real processes, sockets and clients
 	$(BIN)/python -m pytest -q -n 2 --dist worksteal -m 'not alone' tests/e2e

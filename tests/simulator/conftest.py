@@ -1,8 +1,12 @@
-"""How long to soak."""
+"""How long to soak; and the search for a seed that shows what a mutation breaks."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import pytest
+from seed_search import HINTS, HintRecorder, SeedSearch
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -13,6 +17,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         default=0.0,
         help="go on with new seeds of whole clusters for so long (real seconds)",
     )
+    parser.addoption(
+        "--record-hints",
+        action="store_true",
+        help=f"write the seeds found for mutations to {HINTS.name}: make hints",
+    )
 
 
 @pytest.fixture
@@ -20,3 +29,16 @@ def soak_seconds(request: pytest.FixtureRequest) -> float:
     """0: don't soak."""
     seconds: float = request.config.getoption("--soak-seconds", default=0.0)
     return seconds
+
+
+@pytest.fixture
+def seeds(request: pytest.FixtureRequest, record_property: Callable[[str, object], None]) -> SeedSearch:
+    """The search for this test."""
+    test = f"{request.path.stem}: {request.node.name}"
+    return SeedSearch(test, record_property)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    worker: Any = getattr(config, "workerinput", None)
+    if config.getoption("--record-hints", default=False) and worker is None:
+        config.pluginmanager.register(HintRecorder())

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import itertools
 import time
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
 from member_mutations import changes_overlap, learners_count, members_count_when_they_are_committed
+from seed_search import SeedSearch
 
 from node.errors import CorruptionError, UnavailableError
 from node.raft import following
@@ -128,8 +130,10 @@ def test_group_of_one_survives_power_failures() -> None:
 # --- the checkers are awake: take a rule away, and they find what it prevents --------------------
 
 
-def _broken_by(run: RaftRun, seeds: range) -> str | None:
-    for seed in seeds:
+def _broken_by(run: RaftRun) -> Callable[[int], str | None]:
+    """Run a seed; returns which promise was broken."""
+
+    def broken(seed: int) -> str | None:
         try:
             run_raft(seed, run)
         except ViolationError as error:
@@ -138,7 +142,9 @@ def _broken_by(run: RaftRun, seeds: range) -> str | None:
             return "contradiction found by the engine"
         except StandstillError:
             return "standstill"
-    return None
+        return None
+
+    return broken
 
 
 def _as_the_library_would(append: Append, log: JournalView, commit: int) -> Verdict:
@@ -151,13 +157,17 @@ def _as_the_library_would(append: Append, log: JournalView, commit: int) -> Verd
     return Accept(match, min(append.commit, match), prev, append.entries)
 
 
-def test_without_the_comparison_committed_entries_are_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_the_comparison_committed_entries_are_lost(
+    seeds: SeedSearch, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """S1: delete what follows ``prev``, add what came."""
     monkeypatch.setattr(following, "judge", _as_the_library_would)
-    assert _broken_by(MIXES["rough"], range(20)) is not None
+    seeds.find(40, _broken_by(MIXES["rough"]))
 
 
-def test_without_the_bound_on_commit_leftovers_are_applied(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_the_bound_on_commit_leftovers_are_applied(
+    seeds: SeedSearch, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """S19: commit up to the end of the log, not of what was verified."""
     judge = following.judge
 
@@ -166,7 +176,7 @@ def test_without_the_bound_on_commit_leftovers_are_applied(monkeypatch: pytest.M
         return verdict._replace(commit=append.commit) if isinstance(verdict, Accept) else verdict
 
     monkeypatch.setattr(following, "judge", unbounded)
-    assert _broken_by(MIXES["rough"], range(60)) is not None
+    seeds.find(60, _broken_by(MIXES["rough"]))
 
 
 def _stale_acks_are_trusted(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -181,6 +191,7 @@ def _stale_acks_are_trusted(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_acks_of_an_earlier_leadership_make_majorities_of_two_in_five(
+    seeds: SeedSearch,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """S5: what a follower had in term 1 it needn't have in term 3, and other entries are there.
@@ -189,7 +200,7 @@ def test_acks_of_an_earlier_leadership_make_majorities_of_two_in_five(
     """
     _stale_acks_are_trusted(monkeypatch)
     run = RaftRun(Faults(rivals=True, every_s=1.2), nodes=(5,))
-    assert _broken_by(run, range(12, 32)) in {"durability", "leader completeness"}
+    seeds.find(60, _broken_by(run), kinds={"durability", "leader completeness"})
 
 
 def _own_vote_counts_twice(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -203,7 +214,9 @@ def _own_vote_counts_twice(monkeypatch: pytest.MonkeyPatch) -> None:
     )
 
 
-def test_a_vote_that_counts_twice_elects_two_in_a_term(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_vote_that_counts_twice_elects_two_in_a_term(
+    seeds: SeedSearch, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Of three, a candidate leads without any vote; of five, with one.
 
     Pre-votes hide it: two must have found a majority for the same term at the same time. That takes
@@ -211,10 +224,12 @@ def test_a_vote_that_counts_twice_elects_two_in_a_term(monkeypatch: pytest.Monke
     """
     _own_vote_counts_twice(monkeypatch)
     run = RaftRun(Faults(rivals=True, every_s=0.6), nodes=(3,))
-    assert _broken_by(run, range(16, 56)) == "election safety"
+    seeds.find(100, _broken_by(run), kinds={"election safety"})
 
 
-def test_without_pre_votes_a_vote_that_counts_twice_is_found_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_pre_votes_a_vote_that_counts_twice_is_found_at_once(
+    seeds: SeedSearch, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def campaign(self: Voting) -> None:
         self._election.rearm()
         self._library.forget_leader()
@@ -223,9 +238,9 @@ def test_without_pre_votes_a_vote_that_counts_twice_is_found_at_once(monkeypatch
 
     monkeypatch.setattr(Voting, "ask", campaign)
     run = replace(MIXES["rivals"], nodes=(5,))
-    assert _broken_by(run, range(4)) is None, "without pre-votes alone nothing is unsafe"
+    assert not any(map(_broken_by(run), range(4))), "without pre-votes alone nothing is unsafe"
     _own_vote_counts_twice(monkeypatch)
-    assert _broken_by(run, range(12)) in {"election safety", "leader completeness"}
+    seeds.find(30, _broken_by(run), kinds={"election safety", "leader completeness"})
 
 
 # --- the same for the rules of membership ----------------------------------------------------------
@@ -240,24 +255,31 @@ def test_members_change_in_haste() -> None:
 
 
 def test_a_membership_that_counts_only_when_it_is_committed_makes_two_majorities(
+    seeds: SeedSearch,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     members_count_when_they_are_committed(monkeypatch)
     monkeypatch.setattr(RaftHost, "check_membership", lambda host: None)
-    assert _broken_by(HASTY, range(20)) in {"durability", "state machine safety", "leader completeness"}
+    seeds.find(40, _broken_by(HASTY), kinds={"durability", "state machine safety", "leader completeness"})
 
 
-def test_learners_that_are_counted_make_majorities_of_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_learners_that_are_counted_make_majorities_of_nothing(
+    seeds: SeedSearch, monkeypatch: pytest.MonkeyPatch
+) -> None:
     learners_count(monkeypatch)
-    assert _broken_by(HASTY, range(20)) == "durability"
+    seeds.find(40, _broken_by(HASTY), kinds={"durability"})
 
 
-def test_changes_on_top_of_each_other_make_two_majorities(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_changes_on_top_of_each_other_make_two_majorities(
+    seeds: SeedSearch, monkeypatch: pytest.MonkeyPatch
+) -> None:
     changes_overlap(monkeypatch)
-    assert _broken_by(HASTY, range(30)) is not None
+    seeds.find(60, _broken_by(HASTY))
 
 
-def test_changes_of_leaders_that_are_not_ready_make_two_majorities(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_changes_of_leaders_that_are_not_ready_make_two_majorities(
+    seeds: SeedSearch, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The bug of 2015: nothing of the leader's own term is committed when it appends its change."""
 
     def change(self: Engine, new: Membership) -> int:
@@ -270,10 +292,12 @@ def test_changes_of_leaders_that_are_not_ready_make_two_majorities(monkeypatch: 
         return index
 
     monkeypatch.setattr(Engine, "change_membership", change)
-    assert _broken_by(HASTY, range(30)) is not None
+    seeds.find(60, _broken_by(HASTY))
 
 
-def test_a_change_that_outlives_its_entry_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_change_that_outlives_its_entry_is_noticed(
+    seeds: SeedSearch, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Truncation must undo it."""
     follow = Reconfiguration.follow
 
@@ -283,20 +307,23 @@ def test_a_change_that_outlives_its_entry_is_noticed(monkeypatch: pytest.MonkeyP
             follow(self)
 
     monkeypatch.setattr(Reconfiguration, "follow", forward)
-    assert _broken_by(HASTY, range(20)) == "membership"
+    seeds.find(40, _broken_by(HASTY), kinds={"membership"})
 
 
 def test_a_name_that_votes_with_any_directory_elects_who_lacks_what_is_committed(
+    seeds: SeedSearch,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Names come back with empty disks while some still count on what they had."""
     connected = Engine.connected
     monkeypatch.setattr(Engine, "connected", lambda self, peer, directory: connected(self, peer))
     run = replace(HASTY, faults=Faults(power=True, checkpoints=True, every_s=0.25), members_every_s=0.12)
-    assert _broken_by(run, range(1215, 1225)) is not None
+    seeds.find(1225, _broken_by(run))
 
 
-def test_a_snapshot_without_its_membership_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_snapshot_without_its_membership_is_noticed(
+    seeds: SeedSearch, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Who installs it would go on with the one it had."""
     install = Engine.snapshot_installed
 
@@ -306,4 +333,4 @@ def test_a_snapshot_without_its_membership_is_noticed(monkeypatch: pytest.Monkey
         install(self, index, term, previous)
 
     monkeypatch.setattr(Engine, "snapshot_installed", forget)
-    assert _broken_by(MEMBERS["snapshots"], range(20)) == "membership"
+    seeds.find(40, _broken_by(MEMBERS["snapshots"]), kinds={"membership"})
