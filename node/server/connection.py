@@ -38,6 +38,7 @@ from collections.abc import Iterable
 from enum import Enum, auto
 from typing import Any
 
+from node.limited_log import LimitedLog
 from node.protocol.nats import (
     OK,
     PING,
@@ -76,7 +77,8 @@ from node.server.liveness import Liveness
 from node.server.outbox import SLOW_CONSUMER, Outbox
 from node.server.routing import LocalSubscription
 
-log = logging.getLogger("stanchion.clients")
+complaints = LimitedLog(logging.getLogger("stanchion.clients"))
+"""Of what clients do wrong: as often as they like."""
 
 FIRST_PING_GRACE_S = 30.0
 """Who has not sent a PING so long after CONNECT isn't in the gap any more, only a client that never
@@ -549,7 +551,7 @@ class Connection(Outbox):
             self._out(OK)
 
     def _err(self, text: str) -> None:
-        log.info("client %d at %s: %s", self.cid, self.address[0], text)
+        complaints.info("client %d at %s: %s", self.cid, self.address[0], text)
         self._out(err(text))
 
     def _out(self, data: bytes) -> None:

@@ -21,10 +21,11 @@ import pytest
 
 PACKAGE = Path(__file__).parents[2] / "node"
 
-LEAVES = {"errors", "units"}
+LEAVES = {"errors", "units", "limited_log"}
 ARROWS = {
     "errors": set(),
     "units": set(),
+    "limited_log": set(),
     "protocol": LEAVES,
     "sealing": LEAVES,
     "core": LEAVES | {"protocol"},
