@@ -51,7 +51,7 @@ HELD_MAX: Final = 1024
 class Engine(Protocol):
     """What is driven: see `node.raft.engine.Engine`."""
 
-    def connected(self, peer: str, directory: str | None = None) -> None: ...
+    def connected(self, peer: str, directory: str | None = None, term: int | None = None) -> None: ...
     def disconnected(self, peer: str) -> None: ...
     def receive(self, peer: str, message: Message) -> None: ...
     def tick(self) -> None: ...
@@ -253,9 +253,15 @@ class Driver:
     # --- the raft link ----------------------------------------------------------------------------
 
     def on_up(self, peer: str, link: str, hello: Mapping[str, Any]) -> None:
-        """See `LinkListener`. A hello says with which directory its sender comes, "" for a founder's."""
-        directory = hello.get("directory")
-        self._engine.connected(peer, directory if isinstance(directory, str) else None)
+        """See `LinkListener`. A hello says with which directory its sender comes, "" for a founder's, and
+        in which term it is.
+        """
+        directory, term = hello.get("directory"), hello.get("term")
+        self._engine.connected(
+            peer,
+            directory if isinstance(directory, str) else None,
+            term if type(term) is int and 0 <= term < 1 << 64 else None,
+        )
         self._server.peer_up(peer, hello)
         self.kick()
 

@@ -16,10 +16,10 @@ what was promised and ticks; then again from 3.
 
 `next_deadline` says how long nothing need be called if nothing arrives.
 
-Safety in short. A frame of a later term makes us step down, whatever it is, except a pre-vote and
-a vote request that stickiness ignores. What is appended was compared with our log first. A
-promise leaves when it is durable. Our own copy counts when it is durable. What is applied is
-committed, in order, once. What contradicts this is a `CorruptionError`, after which the engine
+Safety in short. A frame of a later term makes us step down, whatever it is, except a pre-vote, a vote request
+that stickiness ignores, and a term too far ahead to be believed (`terms`). What is appended was compared
+with our log first. A promise leaves when it is durable. Our own copy counts when it is durable. What is
+applied is committed, in order, once. What contradicts this is a `CorruptionError`, after which the engine
 refuses to go on; so it does when applying fails.
 """
 
@@ -61,6 +61,7 @@ from node.raft.ports import (
 from node.raft.progress import Replicator
 from node.raft.promises import Promises
 from node.raft.reconfiguration import Reconfiguration
+from node.raft.terms import TermEvidence, spoken
 from node.raft.voting import Voting
 from node.units import Index, Term
 
@@ -172,6 +173,13 @@ class Engine:
             replicator=self._replicator,
         )
         self._election.rearm()
+        self._terms = TermEvidence(
+            name=node,
+            clock=clock,
+            own=lambda: self.term,
+            voters=lambda: self.membership.voters,
+            counts=self._counts,
+        )
         self._voting = Voting(
             name=node,
             library=self._library,
@@ -306,7 +314,7 @@ class Engine:
     # --- what happens ---------------------------------------------------------------------------------
 
     @_stops_for_good
-    def connected(self, peer: str, directory: str | None = None) -> None:
+    def connected(self, peer: str, directory: str | None = None, term: int | None = None) -> None:
         """A connection to ``peer`` is up, perhaps in place of an earlier one.
 
         Not only to members that this log names: it may be behind, and the leader one it doesn't know.
@@ -316,13 +324,16 @@ class Engine:
             directory: the id of its directory, as its hello says. If the log says that this name votes
                 with another one, it is sent the log and its votes and acks don't count: it is another
                 copy of the log than the one that voted. None: it is whom its name says.
+            term: the term it is in, as its hello says; None if the hello doesn't.
         """
+        self._terms.connected(peer, term)
         self._library.connect(peer)
         self._replicator.connected(peer, self.commit_index, directory)
 
     @_stops_for_good
     def disconnected(self, peer: str) -> None:
         """No connection to ``peer`` is left."""
+        self._terms.disconnected(peer)
         self._library.disconnect(peer)
         self._replicator.disconnected(peer)
         self._promises.forget(peer)
@@ -338,7 +349,10 @@ class Engine:
             CorruptionError: logs contradict each other where they are committed.
         """
         self._known(peer)
-        match frames.parse(message):
+        frame = frames.parse(message)
+        if not self._terms.believes(peer, spoken(frame)):
+            return
+        match frame:
             case Append() as append:
                 self._follower.append(peer, append)
             case Alive() as alive:

@@ -17,6 +17,8 @@ from node.raft.ports import Entry, EntryType, Message
 from node.units import Index, Term
 
 _LIMIT = 1 << 63
+_TERM_LIMIT = 1 << 64
+"""Terms take the 64 bits that the journal has for them; see `node.raft.terms`."""
 
 
 class Append(NamedTuple):
@@ -169,34 +171,28 @@ def parse(message: Message) -> Frame:
         case "append":
             return _parse_append(fields)
         case "alive":
-            return Alive(fields.number("term"), fields.number("commit"), fields.note())
+            return Alive(fields.term(), fields.number("commit"), fields.note())
         case "ack":
-            return Ack(fields.number("term"), fields.number("match"), fields.note())
+            return Ack(fields.term(), fields.number("match"), fields.note())
         case "refusal":
-            return Refusal(
-                fields.number("term"), fields.number("refused"), fields.number("next"), fields.note()
-            )
+            return Refusal(fields.term(), fields.number("refused"), fields.number("next"), fields.note())
         case "stale":
-            return Stale(fields.number("term"))
+            return Stale(fields.term())
         case "vote":
             return VoteRequest(
-                fields.number("term"),
+                fields.term(),
                 fields.number("last_index"),
-                fields.number("last_term"),
+                fields.term("last_term"),
                 fields.flag("transfer"),
             )
         case "voted":
-            return Vote(fields.number("term"), fields.note())
+            return Vote(fields.term(), fields.note())
         case "prevote":
-            return PreVoteRequest(
-                fields.number("term"), fields.number("last_index"), fields.number("last_term")
-            )
+            return PreVoteRequest(fields.term(), fields.number("last_index"), fields.term("last_term"))
         case "prevoted":
-            return PreVote(
-                fields.number("term"), fields.flag("granted"), fields.number("current"), fields.note()
-            )
+            return PreVote(fields.term(), fields.flag("granted"), fields.term("current"), fields.note())
         case "takeover":
-            return TakeOver(fields.number("term"))
+            return TakeOver(fields.term())
         case unknown:
             raise RemoteProtocolError(f"raft frame of unknown type {shown(unknown)}")
 
@@ -209,11 +205,14 @@ class _Fields:
     def __init__(self, message: Message) -> None:
         self._message = message
 
-    def number(self, key: str) -> int:
+    def number(self, key: str, limit: int = _LIMIT) -> int:
         value = self._message.get(key)
-        if type(value) is not int or not 0 <= value < _LIMIT:
+        if type(value) is not int or not 0 <= value < limit:
             raise RemoteProtocolError(f"raft frame: {key} is {shown(value)}, expected a number")
         return value
+
+    def term(self, key: str = "term") -> int:
+        return self.number(key, _TERM_LIMIT)
 
     def flag(self, key: str) -> bool:
         value = self._message.get(key)
@@ -232,7 +231,7 @@ class _Fields:
 
 
 def _parse_append(fields: _Fields) -> Append:
-    term, prev, prev_term = fields.number("term"), fields.number("prev"), fields.number("prev_term")
+    term, prev, prev_term = fields.term(), fields.number("prev"), fields.term("prev_term")
     if prev < 1 or prev_term > term:
         raise RemoteProtocolError(f"append of term {term} after entry {prev} of term {prev_term}")
     entries: list[Entry] = []

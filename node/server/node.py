@@ -306,7 +306,7 @@ class Node:
             self._peer_addresses(),
             self.addresses.peer,
             self.security,
-            self.founding.hello,
+            lambda link: self.founding.hello(link) | {"term": self.journal.term},
             self.founding.check_hello,
         )
         transport.attach(ROUTE, RouteLink(self.routing, self.announce))

@@ -15,6 +15,7 @@ from e2e.load import replay
 
 from node.client.streaming import connect
 from node.raft.disk import RealDisk
+from node.raft.journal import Journal
 from node.raft.records import RECORD_BYTES, Kind
 from node.raft.segments import Segment, segment_number
 
@@ -223,3 +224,28 @@ def test_config_with_mistakes_is_refused_with_all_of_them(tmp_path: Path) -> Non
     said = done.stderr.splitlines()
     for line, mistake in ((3, "99999"), (4, "soon"), (5, "-1"), (5, "max_mesages")):
         assert any(f"{config.name}:{line}:" in text and mistake in text for text in said), said
+
+
+def test_directories_in_the_last_term_of_an_earlier_release_are_usable(mine: Cluster) -> None:
+    """One frame with the term 2**63 - 1 did that to a whole cluster, and no restart helped."""
+    poisoned = (1 << 63) - 1
+    for name in mine.names:
+        mine.kill(name)
+    for name in mine.names:
+        journal = Journal.open(RealDisk(mine.data(name) / "journal"))
+        journal.set_term(poisoned, None)
+        flush = journal.begin_flush()
+        assert flush is not None
+        flush.run()
+        journal.end_flush(flush)
+        journal.close()
+    mine.start()
+    mine.wait_ready()
+    trio.run(publish, mine, "foo", 201, 300)
+    leader = mine.leader()
+    assert mine.page(leader, "/raftz")["term"] > poisoned
+    mine.kill(leader)
+    trio.run(publish, mine, "foo", 301, 400)
+    mine.start()
+    mine.wait_ready()
+    check_channel(mine, "foo", 400)

@@ -98,7 +98,7 @@ class World:
                 await self._news.wait()
 
     # the engine
-    def connected(self, peer: str, directory: str | None = None) -> None:
+    def connected(self, peer: str, directory: str | None = None, term: int | None = None) -> None:
         self.say("connected", peer, *([directory] if directory is not None else []))
 
     def disconnected(self, peer: str) -> None:

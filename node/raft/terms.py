@@ -1,0 +1,121 @@
+"""How far ahead of its own a node believes a term that a peer speaks of.
+
+Raft has a node adopt any later term. A single frame with the largest number there is would then end elections
+for good, because no term follows that one, and restarts don't help, because the term is on the disk. Terms
+grow by one with each election that a majority has wanted (pre-vote), so a term far ahead needs evidence:
+
+- A term up to `LEAP_MAX` ahead is believed at once, as in Raft.
+- A later term is believed only if a majority of the voters, each on its own connection, has shown a term
+  from which it is no further. A hello shows a term, and so does every frame. One peer is never a majority of
+  three.
+
+A frame that is not believed is ignored, and the log says so at most once a minute for each peer. Its link
+stays: what it goes on to say is evidence too.
+
+Terms take 64 bits in journal, store and frames. Releases before this module took 63 bits, so a directory
+whose term such a frame raised to 2**63 - 1 still has as many terms ahead of it.
+
+Source: raft-engine.md, Elections.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable
+from typing import Final
+
+from node.raft.frames import Frame, PreVote, PreVoteRequest
+from node.raft.ports import Clock
+
+log = logging.getLogger("stanchion.raft")
+
+LEAP_MAX: Final = 1 << 24
+"""Terms. An election every 0.3 s takes 58 days to get this far."""
+
+REPEAT_S: Final = 60.0
+"""How often an unbelievable term of one peer is logged."""
+
+
+def spoken(frame: Frame) -> int:
+    """Return the term that the sender of ``frame`` says it is in."""
+    match frame:
+        case PreVoteRequest(term=wanted):
+            return wanted - 1
+        case PreVote(current=current):
+            return current
+        case _:
+            return frame.term
+
+
+class TermEvidence:
+    """The latest term that each connected peer has shown.
+
+    Args:
+        clock: seconds that only elapse.
+        own: returns this node's term.
+        voters: returns the voters in force, this node included if it is one.
+        counts: whether a peer is such a voter, with the directory that the log names.
+        name: this node's.
+    """
+
+    def __init__(
+        self,
+        *,
+        name: str,
+        clock: Clock,
+        own: Callable[[], int],
+        voters: Callable[[], Iterable[str]],
+        counts: Callable[[str], bool],
+    ) -> None:
+        self._name = name
+        self._clock = clock
+        self._own = own
+        self._voters = voters
+        self._counts = counts
+        self._shown: dict[str, int] = {}
+        self._logged_at: dict[str, float] = {}
+
+    def connected(self, peer: str, term: int | None) -> None:
+        """A connection is up; its hello shows ``term``, or none if an earlier release sent it."""
+        self._shown[peer] = term or 0
+
+    def disconnected(self, peer: str) -> None:
+        """The connection has ended, and what was shown on it counts no more."""
+        self._shown.pop(peer, None)
+
+    def believes(self, peer: str, term: int) -> bool:
+        """Note the term of a frame, and return whether the frame may be taken."""
+        if term > self._shown.get(peer, 0):
+            self._shown[peer] = term
+        own = self._own()
+        if term <= own + LEAP_MAX or term <= self._reached_by_majority(own) + LEAP_MAX:
+            return True
+        self._complain(peer, term, own)
+        return False
+
+    def _reached_by_majority(self, own: int) -> int:
+        """Return the greatest term that a majority of the voters has reached, as far as they have shown."""
+        terms = sorted(
+            (
+                own if name == self._name else self._shown.get(name, 0) if self._counts(name) else 0
+                for name in self._voters()
+            ),
+            reverse=True,
+        )
+        return terms[len(terms) // 2] if terms else 0
+
+    def _complain(self, peer: str, term: int, own: int) -> None:
+        now = self._clock()
+        if now - self._logged_at.get(peer, -REPEAT_S) < REPEAT_S:
+            return
+        self._logged_at[peer] = now
+        log.error(
+            "%s speaks of term %d, but this node is in term %d and no majority of the voters is near that: "
+            "its frames are ignored. If this goes on, its directory is damaged: stop it, and run "
+            "stanchion cluster replace %s %s",
+            peer,
+            term,
+            own,
+            peer,
+            peer,
+        )
