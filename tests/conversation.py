@@ -13,6 +13,7 @@ from itertools import count, pairwise
 from typing import Any
 
 from node.core.ack_waits import may_redeliver
+from node.core.added_fields import pack_added
 from node.core.commands import (
     Acked,
     ClientAway,
@@ -25,6 +26,7 @@ from node.core.commands import (
     Configure,
     KeeperCommand,
     Publish,
+    RaiseVersion,
     SessionOpen,
     SubscriptionAway,
     SubscriptionBack,
@@ -45,6 +47,7 @@ from node.core.entries import (
 from node.core.machine import Machine
 from node.core.records import all_records, digest, restore, take_changes
 from node.core.state import Group, State, Subscription
+from node.core.versions import MACHINE_VERSION
 from node.protocol.positions import StartPosition
 
 SECOND = 1_000_000_000
@@ -84,9 +87,12 @@ class Answer:
 
 
 class Conversation:
-    """One core and its origin ``n1``. Times are seconds of cluster time; they stay where they are set."""
+    """One core and its origin ``n1``. Times are seconds of cluster time; they stay where they are set.
 
-    def __init__(self, **settings: Any) -> None:
+    Its machine version is ``version`` from the first entry on.
+    """
+
+    def __init__(self, *, version: int = MACHINE_VERSION, **settings: Any) -> None:
         self.machine = Machine(State())
         self.records: dict[bytes, bytes] = {}
         self.index = 0
@@ -100,7 +106,8 @@ class Conversation:
         """The ack inbox of each inbox."""
         self._fresh = count(1)
         opened = self.entry(
-            [Batch(None, 0, 0, encode_commands([SessionOpen("n1", b"nonce")]))], [TakeOver(1, 0)]
+            [Batch(None, 0, 0, encode_commands([SessionOpen("n1", b"nonce")]))],
+            [TakeOver(1, 0), RaiseVersion(1, version, "")],
         )
         self.session = opened.sessions[0].session
         if settings:
@@ -141,7 +148,9 @@ class Conversation:
         self.index += 1
         time_ns = round(self.now * SECOND)
         packed = [encode_keeper(command) for command in keeper]
-        return self.apply(encode_entry(Entry(1, time_ns, EPOCH_NS + time_ns, packed, batches)))
+        return self.apply(
+            encode_entry(Entry(self.state.version, time_ns, EPOCH_NS + time_ns, packed, batches))
+        )
 
     def apply(self, data: bytes) -> Effects:
         if not self.checked:
@@ -308,6 +317,11 @@ def publishes(
 
 def check_invariants(state: State) -> None:
     """What holds after every entry."""
+    if state.version == 1:  # a node of the older release can install a snapshot of this
+        things = [state, *state.clients.values(), *state.channels.values(), *state.sessions.values()]
+        things += [group for channel in state.channels.values() for group in channel.groups.values()]
+        things += state.subscriptions.values()
+        assert not any(pack_added(thing) for thing in things)
     online: dict[str, Subscription] = {}
     seen: list[int] = []
     for channel in state.channels.values():

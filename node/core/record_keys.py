@@ -11,6 +11,7 @@ FORMAT = 3
 """Version of the records, in ``m``: earlier ones kept less of groups and of what was sent."""
 
 META = b"m"
+ADDED_META = b"x"
 CLIENT = struct.Struct(">cQI")
 CHANNEL = struct.Struct(">cI")
 BLOCK = struct.Struct(">cIQ")

@@ -13,6 +13,7 @@ so a restored state iterates exactly like the one that made it (R30)::
     g <group id>               a group: cursor, members in order, orphans
     s <subscription id>        a subscription
     u <subscription id>        what it was sent: unacked, due, last sent
+    x                          what later machine versions added to m (``added_fields``)
 
 Numbers in keys are big-endian, values msgpack arrays (a block is raw). What follows from other
 records isn't written: deadlines, limits, lookups.
@@ -29,7 +30,19 @@ import msgpack
 
 from node.units import Generation
 
-from .record_keys import BLOCK, CHANNEL, CLIENT, FORMAT, META, NUMBER, OUTCOME_TYPES, pack_records, pack_runs
+from .added_fields import pack_added
+from .record_keys import (
+    ADDED_META,
+    BLOCK,
+    CHANNEL,
+    CLIENT,
+    FORMAT,
+    META,
+    NUMBER,
+    OUTCOME_TYPES,
+    pack_records,
+    pack_runs,
+)
 from .restoring import restore
 from .state import Channel, Client, Group, Session, State, Subscription, Touched
 
@@ -44,7 +57,7 @@ def take_changes(state: State) -> list[Change]:
     Together with all earlier changes it is the state as it is now.
     """
     touched, state.touched = state.touched, Touched()
-    changes: list[Change] = [_meta(state)]
+    changes: list[Change] = [*_meta(state)]
     for node in touched.sessions:
         session = state.sessions.get(node)
         changes.append(_session(session) if session is not None else (_session_key(node), None))
@@ -78,7 +91,7 @@ def take_changes(state: State) -> list[Change]:
 
 def all_records(state: State) -> Iterator[tuple[bytes, bytes]]:
     """The whole state, not in the order of the keys."""
-    yield _meta(state)
+    yield from _meta(state)
     yield from map(_session, state.sessions.values())
     yield from map(_client, state.clients.values())
     for channel in state.channels.values():
@@ -108,29 +121,38 @@ def _pack(*values: Any) -> bytes:
     return packed
 
 
-def _meta(state: State) -> tuple[bytes, bytes]:
-    return META, _pack(
-        FORMAT,
-        state.applied,
-        state.time_ns,
-        state.timestamp_ns,
-        state.term,
-        state.version,
-        state.founding_id,
-        state.cluster_tag,
-        state.last_channel,
-        state.last_subscription,
-        state.cold_grace_ns,
-        state.cold_release_ns,
-        state.settings.values(),
-        list(state.overdue),
-        list(state.hungry),
-        state.restart,
-        state.release,
-        state.ages_wait,
-        state.rolled,
-        state.milestone,
+def _meta(state: State) -> Iterator[tuple[bytes, bytes]]:
+    """The values of version 1, then those added since.
+
+    The first record keeps its shape: an older release reads in it which version it lacks.
+    """
+    yield (
+        META,
+        _pack(
+            FORMAT,
+            state.applied,
+            state.time_ns,
+            state.timestamp_ns,
+            state.term,
+            state.version,
+            state.founding_id,
+            state.cluster_tag,
+            state.last_channel,
+            state.last_subscription,
+            state.cold_grace_ns,
+            state.cold_release_ns,
+            state.settings.values(),
+            list(state.overdue),
+            list(state.hungry),
+            state.restart,
+            state.release,
+            state.ages_wait,
+            state.rolled,
+            state.milestone,
+        ),
     )
+    if state.version > 1:
+        yield ADDED_META, _pack(*(pack_added(state) or ({},)))
 
 
 def _session_key(node: str) -> bytes:
@@ -142,7 +164,7 @@ def _session(session: Session) -> tuple[bytes, bytes]:
         (serial, OUTCOME_TYPES.index(type(outcome)), *outcome) for serial, outcome in session.outcomes.items()
     ]
     return _session_key(session.node), _pack(
-        session.id, session.nonce, session.applied, session.lowest_waited, outcomes
+        session.id, session.nonce, session.applied, session.lowest_waited, outcomes, *pack_added(session)
     )
 
 
@@ -162,6 +184,7 @@ def _client(client: Client) -> tuple[bytes, bytes]:
         client.silent,
         client.gone_since_ns,
         client.probed_until_ns,
+        *pack_added(client),
     )
 
 
@@ -175,6 +198,7 @@ def _channel(channel: Channel) -> tuple[bytes, bytes]:
         log.bytes,
         channel.active_ns,
         channel.limit_reached,
+        *pack_added(channel),
     )
 
 
@@ -197,6 +221,7 @@ def _group(group: Group) -> tuple[bytes, bytes]:
         group.stood_ns,
         group.purged,
         group.replayed_to,
+        *pack_added(group),
     )
 
 
@@ -210,6 +235,7 @@ def _subscription(subscription: Subscription) -> tuple[bytes, bytes]:
         subscription.ack_wait_ns,
         subscription.absent,
         subscription.gone_since_ns,
+        *pack_added(subscription),
     )
 
 

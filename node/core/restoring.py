@@ -13,8 +13,10 @@ from node.units import ChannelID, Generation, SubscriptionID
 
 from . import limits
 from .ack_waits import watch
+from .added_fields import unpack_added
 from .log import Block, MessageLog
 from .record_keys import (
+    ADDED_META,
     BLOCK,
     CHANNEL,
     CLIENT,
@@ -30,6 +32,9 @@ from .state import Channel, Client, Group, Missed, Restart, Session, State, Subs
 from .versions import check_version
 
 _Fields = tuple[Any, ...]
+
+CLIENT_VALUES = 9
+"""Values of a client's record behind its ID, as version 1 has them."""
 
 
 def restore(records: Iterable[tuple[bytes, bytes]]) -> State:
@@ -103,26 +108,31 @@ class _Restoring:
         check_version(state.version, state.release)
         state.settings = Settings(**settings)
         state.restart = None if restart is None else Restart(*restart)
+        for _, (added,) in self._unpacked(ADDED_META):
+            unpack_added(state, [added])
         return overdue, hungry
 
     def _sessions(self) -> None:
-        for key, (session_id, nonce, applied, lowest_waited, outcomes) in self._unpacked(b"n"):
+        for key, (session_id, nonce, applied, lowest_waited, outcomes, *added) in self._unpacked(b"n"):
             session = Session(key[1:].decode(), session_id, nonce, applied, lowest_waited)
             for serial, kind, *fields in outcomes:
                 session.outcomes[serial] = OUTCOME_TYPES[kind](*fields)
+            unpack_added(session, added)
             self.state.sessions[session.node] = session
 
     def _clients(self) -> None:
         for key, (client_id, *values) in self._unpacked(b"c"):
             _, index, position = CLIENT.unpack(key)
-            client = Client(client_id, (index, position), *values)
+            client = Client(client_id, (index, position), *values[:CLIENT_VALUES])
+            unpack_added(client, values[CLIENT_VALUES:])
             self.state.clients[client_id] = client
             if client.conn_id:
                 self.state.by_conn[client.conn_id] = client
 
     def _channels(self) -> None:
         state = self.state
-        for key, (name, generation, first, last, size, active_ns, limit_reached) in self._unpacked(b"h"):
+        for key, values in self._unpacked(b"h"):
+            name, generation, first, last, size, active_ns, limit_reached, *added = values
             channel = Channel(
                 id=ChannelID(CHANNEL.unpack(key)[1]),
                 name=name,
@@ -132,6 +142,7 @@ class _Restoring:
                 active_ns=active_ns,
                 limit_reached=limit_reached,
             )
+            unpack_added(channel, added)
             state.channels[name] = channel
             state.channels_by_id[channel.id] = channel
             state.by_folded_name[folded(name)] = channel
@@ -155,7 +166,8 @@ class _Restoring:
             channel = self.state.channels_by_id[channel_id]
             group = Group(NUMBER.unpack(key)[1], channel, durable, queue, client_id, cursor)
             group.orphans = unpack_records(orphans)
-            group.paused_ns, group.stood_ns, group.purged, group.replayed_to = rest
+            group.paused_ns, group.stood_ns, group.purged, group.replayed_to, *added = rest
+            unpack_added(group, added)
             channel.add(group)
             self._groups[group.id] = group
             for number in members:
@@ -186,9 +198,11 @@ def _generation(subscription: Subscription) -> Generation:
 
 
 def _subscription(number: int, group: Group, described: _Fields, sent: _Fields) -> Subscription:
-    generation, client_id, inbox, ack_inbox, max_in_flight, ack_wait_ns, absent, gone_since_ns = described
+    generation, client_id, inbox, ack_inbox, max_in_flight, ack_wait_ns, absent, gone_since_ns, *added = (
+        described
+    )
     last_sent, unacked, due, due_here, due_before, missed = sent
-    return Subscription(
+    subscription = Subscription(
         id=SubscriptionID(number),
         generation=generation,
         client_id=client_id,
@@ -206,3 +220,5 @@ def _subscription(number: int, group: Group, described: _Fields, sent: _Fields) 
         due_before=due_before,
         missed=None if missed is None else Missed(*missed),
     )
+    unpack_added(subscription, added)
+    return subscription

@@ -7,7 +7,7 @@ what it would make of it is not what the others make of it.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgpack
 
@@ -15,12 +15,30 @@ from node.errors import NodeError
 
 from .commands import Command
 
-MACHINE_VERSION = 1
+MACHINE_VERSION = 2
 """The newest machine version this release knows (rule R24).
 
-A command that is added to a version which was released makes the next one. Version 1 is still growing:
-no release has written it yet.
+Version 1 was released: no decision of it changes any more. Version 2 still grows, until a release writes it.
+A command that is added to a version which was released makes the next one.
 """
+
+
+class Feature(NamedTuple):
+    """A decision that ``apply`` takes in another way from one machine version on.
+
+    The code asks ``FEATURE.active(state.version)`` at the place where it decides, and keeps the earlier
+    decision for lower versions: nodes of the older release still apply the same entries.
+    """
+
+    since: int
+    """The first machine version that has it."""
+    summary: str
+    """What is decided from then on, for people who read a log of an earlier version."""
+
+    def active(self, version: int) -> bool:
+        """Return True if the machine version in effect has this feature. Costs one comparison."""
+        return version >= self.since
+
 
 SINCE: dict[type[Command], int] = {}
 """The machine version that brought a command; those not here are of the first.

@@ -22,7 +22,6 @@ from typing import Any, Protocol
 
 from node.core.commands import (
     ColdStart,
-    Found,
     KeeperCommand,
     TakeOver,
 )
@@ -81,7 +80,8 @@ class Ordering:
         engine: where entries are proposed.
         state: the replicated state, to know how far each session was applied when the term began.
         clock, wall: the stamps.
-        found: draws the identity of a new cluster when the state has none yet.
+        found: the commands that give a new cluster its identity and machine version, for a term; asked for
+            when the state has no identity yet.
         answer: sends a frame back to an origin: ``("again", term, serial)``.
     """
 
@@ -92,7 +92,7 @@ class Ordering:
         clock: ClusterClock,
         wall: WallClock,
         *,
-        found: Callable[[int], Found],
+        found: Callable[[int], list[KeeperCommand]],
         answer: Callable[[str, tuple[Any, ...]], None],
     ) -> None:
         self._engine = engine
@@ -272,7 +272,7 @@ class Ordering:
         self.open = True
         commands: list[KeeperCommand] = [TakeOver(term, self._engine.commit_when_elected)]
         if not self._state().founding_id:
-            commands.append(self._found(term))
+            commands += self._found(term)
         if self.cold:
             commands.append(ColdStart(term))
         self._first_index = self._propose(commands, self._next_batches(), free=self.cold)

@@ -14,7 +14,7 @@ import logging
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol
 
-from node.core.commands import Found, Refound, Tick
+from node.core.commands import Found, KeeperCommand, Refound, Tick
 from node.core.effects import ClientOpened, Effects, Replies
 from node.core.machine import Machine
 from node.core.state import State
@@ -179,7 +179,7 @@ class Replica:
             self._state,
             self.clock,
             self.wall,
-            found=lambda term: Found(term, self.host.random_name(), self.host.random_name()),
+            found=self._found,
             answer=self._to_origin,
         )
         self.upkeep = Upkeep(
@@ -568,6 +568,11 @@ class Replica:
 
     def _interest_changed(self, node: str, changes: Iterable[Any]) -> None:
         self.presence.changed(node, changes)
+
+    def _found(self, term: int) -> list[KeeperCommand]:
+        """Return the commands with which the first leader of a new cluster begins its log."""
+        found = Found(term, self.host.random_name(), self.host.random_name())
+        return [found, *self.upkeep.raise_version(term)]
 
     def _check_founded(self) -> None:
         state = self.machine.state

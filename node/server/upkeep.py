@@ -61,15 +61,26 @@ class Upkeep:
         if isinstance(version, int):
             self._known[peer] = version
 
+    def raise_version(self, term: int) -> list[RaiseVersion]:
+        """Return the command that raises the machine version, if every member knows a higher one (R24).
+
+        A new cluster gets it with its identity, in its first entry, unless a member has not been met yet.
+        """
+        version = min((self._known.get(member, 0) for member in self._members()), default=0)
+        if version <= self._state().version:
+            return []
+        return [RaiseVersion(term, version, package.__version__)]
+
     def pump(self, now_s: float, term: int) -> None:
         """Propose what is to be set right. Called by whoever leads ``term``."""
         if now_s - self._looked_s < EVERY_S:
             return
         self._looked_s = now_s
         state = self._state()
-        version = min((self._known.get(member, 0) for member in self._members()), default=0)
-        if version > state.version:
-            log.info("every member knows machine version %d: raising it from %d", version, state.version)
-            self._propose(RaiseVersion(term, version, package.__version__))
+        for raised in self.raise_version(term):
+            log.info(
+                "every member knows machine version %d: raising it from %d", raised.version, state.version
+            )
+            self._propose(raised)
         if self._wall.wrong != state.ages_wait:
             self._propose(AgesWait(term, self._wall.wrong))

@@ -59,6 +59,7 @@ def versions(cluster: Cluster) -> set[int]:
 
 def test_the_version_is_raised_once_the_last_node_knows_it(monkeypatch: pytest.MonkeyPatch) -> None:
     """R24: a rolling upgrade. While one node runs the older release, nothing changes; it may lead, too."""
+    monkeypatch.setattr(Machine, "version", 1)
     cluster = started()
     until(cluster, lambda: leader(cluster) is not None)
     for node in cluster.nodes:
@@ -77,15 +78,26 @@ def test_the_version_is_raised_once_the_last_node_knows_it(monkeypatch: pytest.M
     until(cluster, lambda: versions(cluster) == {2})
 
 
+def test_a_new_cluster_begins_with_the_version_that_all_know() -> None:
+    """R24: with its first entry, unless a member is missing or runs the older release."""
+    cluster = started()
+    until(cluster, lambda: any(node.state.founding_id for node in cluster.nodes))
+    assert {node.state.version for node in cluster.nodes if node.state.founding_id} == {2}
+    mixed = started()
+    mixed.nodes[2].replica.machine.version = 1
+    until(mixed, lambda: leader(mixed) is not None)
+    mixed.world.run(5.0)
+    assert versions(mixed) == {1}
+
+
 def test_a_node_that_goes_back_stops_before_it_applies(monkeypatch: pytest.MonkeyPatch) -> None:
     """R24: the older release doesn't touch the state, found in its store or in its log."""
-    with monkeypatch.context() as patch:
-        patch.setattr(Machine, "version", 2)
-        patch.setattr("node.core.versions.MACHINE_VERSION", 2)
-        cluster = started()
-        until(cluster, lambda: versions(cluster) == {2})
-        crash(cluster, 0)
-        cluster.world.run(3.0)
+    cluster = started()
+    until(cluster, lambda: versions(cluster) == {2})
+    crash(cluster, 0)
+    cluster.world.run(3.0)
+    monkeypatch.setattr(Machine, "version", 1)
+    monkeypatch.setattr("node.core.versions.MACHINE_VERSION", 1)
     with pytest.raises(UnsupportedVersionError, match="needs machine version 2"):  # noqa: PT012  # either may
         cluster.nodes[0].start()
         cluster.world.run(1.0)

@@ -73,7 +73,7 @@ class Node:
             lambda: self.state,
             clock,
             self.wall,
-            found=lambda term: c.Found(term, "founding", "tag"),
+            found=lambda term: [c.Found(term, "founding", "tag")],
             answer=lambda node, frame: world.send(self.name, node, frame),
         )
         self.unanswered: set[object] = set()

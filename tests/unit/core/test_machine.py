@@ -76,8 +76,8 @@ def test_entries_are_applied_in_order_and_once() -> None:
 def test_a_version_that_is_not_known_is_not_applied() -> None:
     """R24: neither an entry of it, nor the command that brings it."""
     machine = Machine(State())
-    for entry in (Entry(2, 5, 5, [], []), Entry(1, 5, 5, [encode_keeper(RaiseVersion(0, 2, "9.0"))], [])):
-        with pytest.raises(UnsupportedVersionError, match="machine version 2"):
+    for entry in (Entry(3, 5, 5, [], []), Entry(1, 5, 5, [encode_keeper(RaiseVersion(0, 3, "9.0"))], [])):
+        with pytest.raises(UnsupportedVersionError, match="machine version 3"):
             machine.apply(1, encode_entry(entry))  # type: ignore[arg-type]
     assert machine.state.applied == machine.state.time_ns == 0
     machine.apply(1, encode_entry(Entry(1, 5, 5, [encode_keeper(RaiseVersion(0, 1, "0.1"))], [])))  # type: ignore[arg-type]

@@ -68,7 +68,7 @@ class Leader:
             lambda: self.state,
             clock,
             WallClock(lambda: self.monotonic_ns, lambda: self.monotonic_ns),
-            found=lambda term: Found(term, "founding", "tag"),
+            found=lambda term: [Found(term, "founding", "tag")],
             answer=lambda node, frame: self.again.append((node, frame)),
         )
         self.now = 50.0

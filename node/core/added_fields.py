@@ -1,0 +1,64 @@
+"""Fields of the state that machine version 2 added to the records of version 1 (R24).
+
+The records of version 1 have a fixed number of values, and its release refuses any other number. So a field
+that was added later is written into one map of names and values at the end of its record, and only if it
+differs from its default. While version 1 is in effect every added field has its default, so the records are
+exactly those of version 1, and a node of the older release can install a snapshot of them.
+
+To add a field: give it a default in ``state``, and name it in `ADDED`. Set it only where a ``Feature`` is
+active. A value is a number, a text, bytes, None, or a tuple or map (keys are texts) of these.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import MISSING, fields
+from typing import Any, Final
+
+from .state import Channel, Client, Group, Session, State, Subscription
+
+ADDED: Final[dict[type, tuple[str, ...]]] = {
+    State: (),
+    Session: (),
+    Client: (),
+    Channel: (),
+    Group: (),
+    Subscription: (),
+}
+"""Names of added fields by class, in the order in which they are written."""
+
+
+def _default(kind: type, name: str) -> Any:
+    (found,) = (each for each in fields(kind) if each.name == name)
+    factory = found.default_factory
+    return found.default if factory is MISSING else factory()
+
+
+_DEFAULTS: Final = {kind: {name: _default(kind, name) for name in names} for kind, names in ADDED.items()}
+
+
+def pack_added(thing: object) -> tuple[dict[str, Any], ...]:
+    """Return what follows the values of version 1 in a record: nothing, or a map of the added fields."""
+    added = {
+        name: value
+        for name, default in _DEFAULTS[type(thing)].items()
+        if (value := getattr(thing, name)) != default
+    }
+    return (added,) if added else ()
+
+
+def unpack_added(thing: object, packed: Iterable[dict[str, Any]]) -> None:
+    """Set the added fields that `pack_added` packed; the others keep their defaults.
+
+    Raises:
+        TypeError: what was packed is no map.
+        ValueError: another release added a field that this one does not know.
+    """
+    known = _DEFAULTS[type(thing)]
+    for added in packed:
+        if type(added) is not dict:
+            raise TypeError(f"a {type(thing).__name__} with {type(added).__name__} instead of added fields")
+        for name, value in added.items():
+            if name not in known:
+                raise ValueError(f"a {type(thing).__name__} with a field {name!r} that this release lacks")
+            setattr(thing, name, value)
