@@ -60,7 +60,7 @@ def run(args: argparse.Namespace) -> int:
 
 def node_command(config: str, name: str, overrides: list[str]) -> list[str]:
     """The command line that runs one node of ``config`` as a process of its own."""
-    command = [sys.executable, "-m", "node.cli.main", "node", "--config", config, "--name", name]
+    command = [sys.executable, "-m", "node.cli.entry", "node", "--config", config, "--name", name]
     for override in overrides:
         command += ["--set", override]
     return command

@@ -17,6 +17,7 @@ Exit status, of every command:
 from __future__ import annotations
 
 import argparse
+import gc
 import importlib
 import os
 import sys
@@ -24,6 +25,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from node import __version__
+from node.cli import early_signals
 from node.errors import ConfigError, NodeError
 
 OK: Final = 0
@@ -95,6 +97,9 @@ def _dispatch(argv: list[str]) -> int:
         args = parse(argv[1:])
     except SystemExit as exit_:  # argparse has printed its help (0) or what is wrong (2)
         return exit_.code if isinstance(exit_.code, int) else MISUSED
+    if name != "node":  # a node does both itself, when it has imported the rest
+        gc.enable()
+        early_signals.leave_to_python()
     status: int = module.run(args)
     return status
 

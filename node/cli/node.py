@@ -11,7 +11,9 @@ mistakes changes nothing. SIGUSR1 opens the log file anew.
 from __future__ import annotations
 
 import argparse
+import gc
 
+from node.cli import early_signals
 from node.cli.options import add_config
 from node.config.load import load
 from node.config.model import Config
@@ -40,5 +42,11 @@ def run(args: argparse.Namespace) -> int:
     from node.server import node
     from node.server.launch import Launch
 
-    launch = Launch(reload=read, relevel=lambda config: set_level(config.logging.level))
+    launch = Launch(
+        reload=read,
+        relevel=lambda config: set_level(config.logging.level),
+        early_signals=early_signals.take,
+    )
+    gc.freeze()
+    gc.enable()
     return node.run(config, args.name, launch)

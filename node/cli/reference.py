@@ -13,8 +13,9 @@ import signal
 import socket
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Final, NoReturn
+from typing import TYPE_CHECKING, Final
 
+from node.cli import early_signals
 from node.config.reference import DEFAULT_PORT, Invocation, configuration, read
 from node.errors import ConfigError, NodeError
 
@@ -66,10 +67,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _serve(made: Invocation, arguments: list[str]) -> int:
-    signal.signal(signal.SIGTERM, _terminated)  # until the node listens to signals itself
     sockets = [] if made.is_external else listen("clients", made.host, made.port)
     http_sockets = listen("monitoring", made.http.host, made.http.port) if made.http else []
-    gc.disable()  # imports make a hundred thousand objects, and none of them is garbage
     port = sockets[0].getsockname()[1] if sockets else made.port or DEFAULT_PORT
     config = configuration(made, port)
 
@@ -101,6 +100,7 @@ def _serve(made: Invocation, arguments: list[str]) -> int:
         ready=_READY,
         proposes=not made.is_clustered,
         terminated_status=TERMINATED,
+        early_signals=early_signals.take,
     )
     gc.freeze()
     gc.enable()
@@ -109,10 +109,6 @@ def _serve(made: Invocation, arguments: list[str]) -> int:
 
 def _rooms(made: Invocation) -> dict[str, str]:
     return {"clients": "debug" if made.debug_nats else "info"}
-
-
-def _terminated(_number: int, _frame: Any) -> NoReturn:
-    raise SystemExit(TERMINATED)
 
 
 def listen(what: str, host: str, port: int) -> list[socket.socket]:

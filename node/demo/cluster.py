@@ -99,7 +99,7 @@ class Cluster:
         """Start a node's process."""
         node = self.nodes[name]
         assert not node.is_up
-        command = [sys.executable, "-m", "node.cli.main", "node", "--config", str(self.config)]
+        command = [sys.executable, "-m", "node.cli.entry", "node", "--config", str(self.config)]
         command += ["--name", name, "--set", self._store, "--set", "logging.format=json"]
         # Its own process group: the terminal's Ctrl-C is for us, and we end our children in order.
         node.process = await trio.lowlevel.open_process(

@@ -36,5 +36,8 @@ class Launch:
     """Whether the node's settings are proposed at each start and not only to a new cluster (R23). For a
     node alone whose operator changes a flag and restarts it."""
 
+    early_signals: Callable[[], Sequence[int]] = tuple
+    """Returns the signals that came before the node had its own handlers, and forgets them."""
+
     terminated_status: int = 0
     """The exit status after SIGTERM; after SIGINT it is 0."""

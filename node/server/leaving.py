@@ -60,21 +60,26 @@ class Leaving:
         ends = (signal.SIGTERM, signal.SIGINT)
         others = (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
         with trio.open_signal_receiver(*ends, *others) as received:
+            for number in self._node.launch.early_signals():
+                await self._heed(number)
             async for number in received:
-                name = signal.Signals(number).name
-                if number in ends:
-                    log.info("%s: stopping", name)
-                    self.status = self._node.launch.terminated_status if number == signal.SIGTERM else 0
-                    self.at_once()
-                elif number == signal.SIGHUP:
-                    await reload(self._node)
-                elif number == signal.SIGUSR2:
-                    log.info("%s: leaving slowly", name)
-                    self.begun = True
-                    self._slowly.set()
-                else:
-                    logs.reopen()
-                    log.info("%s: the log file is opened anew", name)
+                await self._heed(number)
+
+    async def _heed(self, number: int) -> None:
+        name = signal.Signals(number).name
+        if number in (signal.SIGTERM, signal.SIGINT):
+            log.info("%s: stopping", name)
+            self.status = self._node.launch.terminated_status if number == signal.SIGTERM else 0
+            self.at_once()
+        elif number == signal.SIGHUP:
+            await reload(self._node)
+        elif number == signal.SIGUSR2:
+            log.info("%s: leaving slowly", name)
+            self.begun = True
+            self._slowly.set()
+        else:
+            logs.reopen()
+            log.info("%s: the log file is opened anew", name)
 
     async def stop_when_asked(self, scope: trio.CancelScope) -> None:
         """Wait until the node is asked to stop; do so, and cancel ``scope``."""
