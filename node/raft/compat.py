@@ -20,11 +20,20 @@ import functools
 import hashlib
 import inspect
 import math
+import sys
 import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import Any, Protocol
 
+# The library would import `cryptography` for its own transport, which is not used here: a thirtieth of
+# a node's start. Its module says so itself where that package is missing: HAS_CRYPTO is false.
+_encryptor = ModuleType("pysyncobj.encryptor")
+_encryptor.HAS_CRYPTO, _encryptor.getEncryptor = False, None  # type: ignore[attr-defined]
+sys.modules.setdefault("pysyncobj.encryptor", _encryptor)
+
+# ruff: noqa: E402  # imports below that line need it
 from pysyncobj import SyncObj, SyncObjConf
 from pysyncobj import syncobj as library_module
 from pysyncobj.node import Node
