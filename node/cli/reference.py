@@ -10,16 +10,18 @@ from __future__ import annotations
 import gc
 import os
 import signal
-import socket
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
+from node import sockets
 from node.cli import early_signals
 from node.config.reference import DEFAULT_PORT, Invocation, configuration, read
 from node.errors import ConfigError, NodeError
 
 if TYPE_CHECKING:
+    from socket import socket
+
     from node.config.model import Config
 
 NAME: Final = "nats-streaming-server"
@@ -27,7 +29,6 @@ REFERENCE_VERSION: Final = "0.25.6"
 """The release of the Go server whose behaviour this one has."""
 
 TERMINATED: Final = 128 + signal.SIGTERM
-_BACKLOG: Final = 4096
 _READY: Final = "Streaming Server is ready"
 
 
@@ -67,9 +68,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _serve(made: Invocation, arguments: list[str]) -> int:
-    sockets = [] if made.is_external else listen("clients", made.host, made.port)
+    listening = [] if made.is_external else listen("clients", made.host, made.port)
     http_sockets = listen("monitoring", made.http.host, made.http.port) if made.http else []
-    port = sockets[0].getsockname()[1] if sockets else made.port or DEFAULT_PORT
+    port = listening[0].getsockname()[1] if listening else made.port or DEFAULT_PORT
     config = configuration(made, port)
 
     from node.server import logs
@@ -93,7 +94,7 @@ def _serve(made: Invocation, arguments: list[str]) -> int:
         return configuration(again, port)
 
     launch = Launch(
-        sockets=sockets,
+        sockets=listening,
         http_sockets=http_sockets,
         reload=reload,
         relevel=lambda config: logs.set_level(config.logging.level, _rooms(again)),
@@ -111,8 +112,8 @@ def _rooms(made: Invocation) -> dict[str, str]:
     return {"clients": "debug" if made.debug_nats else "info"}
 
 
-def listen(what: str, host: str, port: int) -> list[socket.socket]:
-    """Sockets that listen on every address of ``host``; port 0: any that is free, the same on all.
+def listen(what: str, host: str, port: int) -> list[socket]:
+    """Sockets that listen on every address of ``host``; see `node.sockets`.
 
     Args:
         what: listens, for a complaint.
@@ -122,23 +123,10 @@ def listen(what: str, host: str, port: int) -> list[socket.socket]:
     Raises:
         ConfigError: they can't.
     """
-    sockets: list[socket.socket] = []
     try:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-        for family, kind, protocol, _, address in found:
-            one = socket.socket(family, kind, protocol)
-            sockets.append(one)
-            one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            if family == socket.AF_INET6:
-                one.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-            one.bind((address[0], port, *address[2:]))
-            port = one.getsockname()[1]
-            one.listen(_BACKLOG)
+        return sockets.listen(host, port)
     except OSError as error:
-        for one in sockets:
-            one.close()
         raise ConfigError([f"can't listen for {what} on {host}:{port}: {error.strerror}"]) from error
-    return sockets
 
 
 def _say_hello(made: Invocation, config: Config) -> None:

@@ -46,7 +46,7 @@ class Node:
     """Where one node listens. Every address needs a port of its own."""
 
     client: Annotated[Address, HostPort()]
-    """Where clients connect. ``0.0.0.0`` listens on every address of the machine."""
+    """Where clients connect. ``0.0.0.0`` or ``::`` listens on every address of the machine, IPv4 and IPv6."""
 
     peer: Annotated[Address | None, HostPort()] = None
     """Where the other nodes connect, and what they dial. Needed in a cluster of more than one."""

@@ -27,6 +27,7 @@ from node.monitor.connection import converse
 from node.monitor.figures import Source
 from node.monitor.process import ProcessMeter
 from node.monitor.query import BadQueryError, NotFoundError, Query
+from node.sockets import listen
 
 if TYPE_CHECKING:
     from starlette.requests import Request
@@ -211,10 +212,8 @@ async def serve(
 
     host, port = address
     try:
-        if sockets:
-            listeners = [trio.SocketListener(trio.socket.from_stdlib_socket(one)) for one in sockets]
-        else:
-            listeners = await trio.open_tcp_listeners(port, host=host)
+        opened = sockets or await trio.to_thread.run_sync(listen, host, port)
+        listeners = [trio.SocketListener(trio.socket.from_stdlib_socket(one)) for one in opened]
     except OSError as error:
         raise NodeError(f"monitoring can't listen on {host}:{port}: {error.strerror or error}") from error
     name = listeners[0].socket.getsockname()

@@ -60,6 +60,7 @@ from node.raft.links import (
 )
 from node.raft.security import Security
 from node.raft.tls import ByteStream
+from node.sockets import listen
 
 log = logging.getLogger("stanchion.peers")
 
@@ -290,7 +291,8 @@ class Transport:
             ConfigError: the port can't be opened.
         """
         try:
-            listeners = await trio.open_tcp_listeners(self._listen.port, host=self._listen.host)
+            opened = await trio.to_thread.run_sync(listen, self._listen.host, self._listen.port)
+            listeners = [trio.SocketListener(trio.socket.from_stdlib_socket(one)) for one in opened]
         except OSError as error:
             raise ConfigError([f"can't listen for peers on {self._listen}: {error}"]) from error
         self.listening = [listener.socket.getsockname()[:2] for listener in listeners]

@@ -28,6 +28,7 @@ from node.errors import ConfigError
 from node.server.connection import Connection
 from node.server.context import Context
 from node.server.outbox import SLOW_CONSUMER
+from node.sockets import listen
 
 log = logging.getLogger("stanchion.clients")
 
@@ -142,7 +143,8 @@ class Clients:
             return [trio.SocketListener(trio.socket.from_stdlib_socket(one)) for one in given]
         while True:
             try:
-                return await trio.open_tcp_listeners(self.port, host=self.host)  # with SO_REUSEADDR
+                opened = await trio.to_thread.run_sync(listen, self.host, self.port)
+                return [trio.SocketListener(trio.socket.from_stdlib_socket(one)) for one in opened]
             except OSError as error:
                 problem = f"can't listen for clients on {self.host}:{self.port}: {error}"
                 if not self._bound:

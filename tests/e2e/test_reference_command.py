@@ -32,7 +32,8 @@ class Server:
     def __init__(self, folder: Path, guard: Guard, port: int, *flags: str, **environ: str) -> None:
         self.port = port
         self.log = folder / f"{time.monotonic_ns()}.log"
-        command = [str(COMMAND), "-a", "127.0.0.1", "-p", str(port), *flags]
+        address = () if "-a" in flags else ("-a", "127.0.0.1")
+        command = [str(COMMAND), *address, "-p", str(port), *flags]
         self.child = Child("server", command, self.log, guard, cwd=folder, env={**os.environ, **environ})
 
     @property
@@ -143,6 +144,20 @@ def test_file_keeps_and_limits_are_those_of_the_last_start(
     server.child.signal(signal.SIGINT)
     assert server.child.wait(5) == 0
     assert (tmp_path / "data" / "identity.json").exists()
+
+
+@pytest.mark.parametrize("address", ["0.0.0.0", "::"])
+def test_localhost_is_both_addresses(start: Start, address: str) -> None:
+    """As with the Go server: a client that resolves localhost to ::1 first is not refused."""
+    server = start("-a", address).ready()
+    hosts = ["127.0.0.1", "::1"] if has_ipv6() else ["127.0.0.1"]
+    for host in hosts:
+        with socket.create_connection((host, server.port), timeout=10) as client:
+            assert client.recv(4096).startswith(b"INFO ")
+
+
+def has_ipv6() -> bool:
+    return any(one[4][0] == "::1" for one in socket.getaddrinfo(None, 1, type=socket.SOCK_STREAM))
 
 
 MOMENTS_S = [0.002 * 1.13**step for step in range(44)]

@@ -26,18 +26,19 @@ ARROWS = {
     "errors": set(),
     "units": set(),
     "limited_log": set(),
+    "sockets": set(),
     "protocol": LEAVES,
     "sealing": LEAVES,
     "core": LEAVES | {"protocol"},
-    "raft": LEAVES | {"protocol", "sealing"},
+    "raft": LEAVES | {"protocol", "sealing", "sockets"},
     "store": LEAVES | {"protocol", "sealing"},
     "config": LEAVES | {"protocol"},
-    "monitor": LEAVES | {"core", "protocol"},
+    "monitor": LEAVES | {"core", "protocol", "sockets"},
     "client": LEAVES | {"protocol"},
-    "server": LEAVES | {"monitor", "raft", "store", "config", "core", "protocol", "sealing"},
+    "server": LEAVES | {"monitor", "raft", "store", "config", "core", "protocol", "sealing", "sockets"},
     "demo": LEAVES | {"client", "config", "protocol"},
     "simulator": LEAVES | {"server", "raft", "store", "core", "protocol", "sealing", "config"},
-    "cli": LEAVES | {"server", "raft", "config", "client", "demo", "simulator", "protocol"},
+    "cli": LEAVES | {"server", "raft", "config", "client", "demo", "simulator", "protocol", "sockets"},
 }
 """What each room may import besides itself and the package's version."""
 
