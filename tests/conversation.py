@@ -20,8 +20,10 @@ from node.core.commands import (
     ClientBack,
     ClientClose,
     ClientOpen,
+    ClientReachable,
     ClientRemove,
     ClientSilent,
+    ClientUnreachable,
     Command,
     Configure,
     KeeperCommand,
@@ -32,9 +34,12 @@ from node.core.commands import (
     SubscriptionBack,
     SubscriptionClose,
     SubscriptionOpen,
+    SubscriptionReachable,
+    SubscriptionUnreachable,
     TakeOver,
     Tick,
     Unsubscribe,
+    Unwritten,
 )
 from node.core.effects import OK, Effects, Outcome, Refused
 from node.core.entries import (
@@ -238,38 +243,55 @@ class Conversation:
     def tick(self, at: float | None = None) -> Answer:
         return self.say(keeper=[Tick(self.term)], at=at)
 
-    def away(self, client: str, since: float | None = None) -> Answer:
+    def away(self, client: str, since: float | None = None, *, written: int | None = None) -> Answer:
+        """The client's inbox is heard nowhere; ``written``: as machine version 2 says it."""
         generation = self.state.clients[client].generation
-        return self.say(keeper=[ClientAway(self.term, client, generation, self._ns(since))])
+        gone = self._ns(since)
+        if written is None:
+            return self.say(keeper=[ClientAway(self.term, client, generation, gone)])
+        return self.say(keeper=[ClientUnreachable(self.term, client, generation, gone, written)])
 
     def back(
-        self, client: str, since: float | None = None, *, heard: float | None = None, at: float | None = None
+        self,
+        client: str,
+        since: float | None = None,
+        *,
+        heard: float | None = None,
+        at: float | None = None,
+        unwritten: Unwritten | None = None,
     ) -> Answer:
         """The client and all its subscriptions are heard again, just now or since ``heard``."""
         known = self.state.clients[client]
         gone = self._ns(since)
         back = LATE if heard is None else self._ns(heard)
-        keeper: list[KeeperCommand] = [ClientBack(self.term, client, known.generation, gone, back)]
-        keeper += [
-            SubscriptionBack(self.term, subscription.id, subscription.generation, gone, back)
-            for subscription in known.subscriptions.values()
-            if subscription.absent
-        ]
+        keeper: list[KeeperCommand]
+        if unwritten is None:
+            keeper = [ClientBack(self.term, client, known.generation, gone, back)]
+        else:
+            keeper = [ClientReachable(self.term, client, known.generation, gone, back, *unwritten)]
+        for subscription in known.subscriptions.values():
+            if subscription.absent:
+                keeper.append(self._inbox_back(subscription, gone, back, unwritten))
         return self.say(keeper=keeper, at=at)
 
-    def inbox_away(self, inbox: str, since: float | None = None) -> Answer:
+    def inbox_away(self, inbox: str, since: float | None = None, *, written: int | None = None) -> Answer:
         subscription = self.find(inbox)
-        return self.say(
-            keeper=[SubscriptionAway(self.term, subscription.id, subscription.generation, self._ns(since))]
-        )
+        which, gone = (subscription.id, subscription.generation), self._ns(since)
+        if written is None:
+            return self.say(keeper=[SubscriptionAway(self.term, *which, gone)])
+        return self.say(keeper=[SubscriptionUnreachable(self.term, *which, gone, written)])
 
-    def inbox_back(self, inbox: str, since: float | None = None) -> Answer:
-        subscription = self.find(inbox)
-        return self.say(
-            keeper=[
-                SubscriptionBack(self.term, subscription.id, subscription.generation, self._ns(since), LATE)
-            ]
-        )
+    def inbox_back(
+        self, inbox: str, since: float | None = None, *, unwritten: Unwritten | None = None
+    ) -> Answer:
+        back = self._inbox_back(self.find(inbox), self._ns(since), LATE, unwritten)
+        return self.say(keeper=[back])
+
+    def _inbox_back(
+        self, subscription: Subscription, gone: int, back: int, unwritten: Unwritten | None
+    ) -> KeeperCommand:
+        which = (self.term, subscription.id, subscription.generation, gone, back)
+        return SubscriptionBack(*which) if unwritten is None else SubscriptionReachable(*which, *unwritten)
 
     def silent(self, client: str, silent: bool = True, *, at: float | None = None) -> Answer:
         generation = self.state.clients[client].generation

@@ -278,6 +278,74 @@ class SubscriptionBack(NamedTuple):
     back_ns: int
 
 
+NOTHING_UNWRITTEN = 1 << 62
+"""As an index up to which deliveries were written: nobody knows of any that were not."""
+
+
+class Unwritten(NamedTuple):
+    """Which deliveries to a connection that has ended may not have been written to its socket (R10, R15)."""
+
+    written: int
+    """Everything decided by entries up to this index was written, or dropped for a cause."""
+    restarted_after: int
+    restarted_to: int
+    """Entries between these indexes were committed by a later leader than the one that stamped them. Their
+    records say when that was, not when they were stamped (R10); so the node to which the client had moved
+    may have left them out, whatever their records say. Two zeros: there are none."""
+
+
+class ClientUnreachable(NamedTuple):
+    """No node's client subscribes to the client's heartbeat inbox since ``gone_since_ns`` (R15)."""
+
+    term: int
+    client_id: str
+    generation: Generation
+    gone_since_ns: int
+    written: int
+    """See `Unwritten.written`: of the connection that subscribed to it last."""
+
+
+class ClientReachable(NamedTuple):
+    """The client's heartbeat inbox is subscribed to again, or by another connection than before (R15).
+
+    Due at once is what entries above ``written`` decided or what was sent from ``gone_since_ns`` on; but not
+    what was sent from ``back_ns`` on, when all its inboxes were subscribed to again: that has reached it.
+    """
+
+    term: int
+    client_id: str
+    generation: Generation
+    gone_since_ns: int
+    back_ns: int
+    written: int
+    restarted_after: int
+    restarted_to: int
+    """See `Unwritten` for these three."""
+
+
+class SubscriptionUnreachable(NamedTuple):
+    """No node's client subscribes to the subscription's inbox (R15). See `ClientUnreachable`."""
+
+    term: int
+    subscription: int
+    generation: Generation
+    gone_since_ns: int
+    written: int
+
+
+class SubscriptionReachable(NamedTuple):
+    """The subscription's inbox is subscribed to again, or elsewhere (R15). See `ClientReachable`."""
+
+    term: int
+    subscription: int
+    generation: Generation
+    gone_since_ns: int
+    back_ns: int
+    written: int
+    restarted_after: int
+    restarted_to: int
+
+
 class ClientSilent(NamedTuple):
     """A heartbeat was missed (``silent``), or answered again."""
 
@@ -376,6 +444,10 @@ KeeperCommand: TypeAlias = (
     | ClientBack
     | SubscriptionAway
     | SubscriptionBack
+    | ClientUnreachable
+    | ClientReachable
+    | SubscriptionUnreachable
+    | SubscriptionReachable
     | ClientSilent
     | ClientRemove
     | ChannelExpire

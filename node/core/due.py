@@ -15,7 +15,8 @@ from __future__ import annotations
 from itertools import islice
 
 from .ack_waits import passed, watch
-from .state import Group, Missed, State, Subscription
+from .commands import Unwritten
+from .state import Group, Lost, Missed, State, Subscription
 from .turn import Turn
 
 ORDERED_MAX = 8192
@@ -52,8 +53,11 @@ def resume_sending(
     back_ns: int | None = None,
     *,
     here: bool = False,
+    unwritten: Unwritten | None = None,
 ) -> None:
     """Make due what has waited for its AckWait, and what was sent from ``gone_since_ns`` to ``back_ns``.
+
+    With ``unwritten``, since machine version 2, also what a lost connection may not have been sent before.
 
     Called when a subscription that could not be sent to may be again. ``here``: what is due goes to this
     member, not to the one that its group would choose. Which messages those are is looked up when its group
@@ -61,7 +65,11 @@ def resume_sending(
     """
     state = turn.state
     if gone_since_ns is not None:
-        _note_missed(turn, member, gone_since_ns, turn.time_ns + 1 if back_ns is None else back_ns)
+        back_ns = turn.time_ns + 1 if back_ns is None else back_ns
+        if unwritten is None:
+            _note_missed(turn, member, gone_since_ns, back_ns)
+        else:
+            note_lost(turn, member, gone_since_ns, back_ns, unwritten)
     if has_due(turn, member):
         member.due_here = member.due_here or here
         state.overdue[member.group.id] = member.group
@@ -76,7 +84,40 @@ def _note_missed(turn: Turn, member: Subscription, gone_since_ns: int, back_ns: 
     last = next(reversed(member.unacked), None)
     if last is not None and member.unacked[last].sent_at_ns >= since_ns:
         known = member.missed or Missed(since_ns, before_ns, turn.index)
-        member.missed = Missed(min(known.since_ns, since_ns), max(known.before_ns, before_ns), turn.index)
+        since_ns, before_ns = min(known.since_ns, since_ns), max(known.before_ns, before_ns)
+        if isinstance(known, Lost):
+            member.missed = known._replace(since_ns=since_ns, before_ns=before_ns, entry=turn.index)
+        else:
+            member.missed = Missed(since_ns, before_ns, turn.index)
+
+
+def note_lost(
+    turn: Turn, member: Subscription, gone_since_ns: int, back_ns: int, unwritten: Unwritten
+) -> None:
+    """Note what of its deliveries may have been lost with a connection. It is due when the member is heard.
+
+    What was noted before and has not been sent since stays noted.
+    """
+    stood_ns = member.group.stood_ns
+    lost = Lost(gone_since_ns - stood_ns, back_ns - stood_ns, turn.index, *unwritten)
+    known = member.missed
+    if known is not None:
+        lost = lost._replace(
+            since_ns=min(known.since_ns, lost.since_ns), before_ns=max(known.before_ns, lost.before_ns)
+        )
+    if isinstance(known, Lost):
+        lost = lost._replace(written=min(known.written, lost.written))
+        if not lost.restarted_to:
+            lost = lost._replace(restarted_after=known.restarted_after, restarted_to=known.restarted_to)
+        elif known.restarted_to:
+            lost = lost._replace(
+                restarted_after=min(known.restarted_after, lost.restarted_after),
+                restarted_to=max(known.restarted_to, lost.restarted_to),
+            )
+    last = next(reversed(member.unacked), None)
+    if last is not None and lost.may_hold(member.unacked[last]):
+        member.missed = lost
+        turn.state.touched.unacked[member.id] = None
 
 
 # --- finding it ----------------------------------------------------------------------------------
@@ -100,16 +141,16 @@ def find_missed(turn: Turn, member: Subscription) -> None:
     """What it has missed joins what is due, if it is among the last ``ORDERED_MAX``."""
     if member.missed is None:
         return
-    since_ns, before_ns, entry = member.missed
+    missed = member.missed
     put_in_order(turn, member, wanted=ORDERED_MAX, at_most=ORDERED_MAX)
     member.missed = None
     found: list[int] = []
     for seq in islice(reversed(member.unacked), ORDERED_MAX):
         turn.looks += 1
         record = member.unacked[seq]
-        if record.sent_at_ns < since_ns:
+        if not missed.may_hold(record):
             break
-        if record.sent_at_ns < before_ns and record.entry < entry:
+        if missed.holds(record):
             found.append(seq)
     if found:
         member.due = sorted({*member.due, *found}, reverse=True)

@@ -32,9 +32,11 @@ from .commands import (
     ClientKeep,
     ClientKick,
     ClientOpen,
+    ClientReachable,
     ClientRemove,
     ClientReplace,
     ClientSilent,
+    ClientUnreachable,
     ColdStart,
     Command,
     Configure,
@@ -51,8 +53,10 @@ from .commands import (
     SubscriptionClose,
     SubscriptionOpen,
     SubscriptionPause,
+    SubscriptionReachable,
     SubscriptionRemove,
     SubscriptionSeek,
+    SubscriptionUnreachable,
     TakeOver,
     Tick,
     Unsubscribe,
@@ -96,6 +100,10 @@ TYPES: dict[int, type[Command]] = {
     44: Refound,
     45: SessionEnd,
     46: AgesWait,
+    50: ClientUnreachable,
+    51: ClientReachable,
+    52: SubscriptionUnreachable,
+    53: SubscriptionReachable,
 }
 """Numbers in the log; one is never used again for something else."""
 

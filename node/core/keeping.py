@@ -10,8 +10,10 @@ from .commands import (
     ChannelExpire,
     ClientAway,
     ClientBack,
+    ClientReachable,
     ClientRemove,
     ClientSilent,
+    ClientUnreachable,
     ColdStart,
     Found,
     KeeperCommand,
@@ -20,6 +22,8 @@ from .commands import (
     SessionEnd,
     SubscriptionAway,
     SubscriptionBack,
+    SubscriptionReachable,
+    SubscriptionUnreachable,
     TakeOver,
     Tick,
 )
@@ -40,13 +44,13 @@ def apply(turn: Turn, command: KeeperCommand) -> None:
             pass  # the entry's time is what it brings
         case ColdStart():
             presence.cold_start(turn)
-        case ClientAway():
+        case ClientAway() | ClientUnreachable():
             presence.client_away(turn, command)
-        case ClientBack():
+        case ClientBack() | ClientReachable():
             presence.client_back(turn, command)
-        case SubscriptionAway():
+        case SubscriptionAway() | SubscriptionUnreachable():
             presence.subscription_away(turn, command)
-        case SubscriptionBack():
+        case SubscriptionBack() | SubscriptionReachable():
             presence.subscription_back(turn, command)
         case ClientSilent():
             presence.client_silent(turn, command)

@@ -12,11 +12,16 @@ from node.units import SECOND, Generation
 from .commands import (
     ClientAway,
     ClientBack,
+    ClientReachable,
     ClientSilent,
+    ClientUnreachable,
     SubscriptionAway,
     SubscriptionBack,
+    SubscriptionReachable,
+    SubscriptionUnreachable,
+    Unwritten,
 )
-from .due import make_all_due, resume_sending
+from .due import make_all_due, note_lost, resume_sending
 from .state import Client, Group, State, Subscription
 from .turn import Turn
 
@@ -33,7 +38,11 @@ def find_client(state: State, client_id: str, generation: Generation) -> Client 
     return client if client is not None and client.generation == generation else None
 
 
-def client_away(turn: Turn, command: ClientAway) -> None:
+_NEVER_NS = 1 << 62
+"""A cluster time that is never reached."""
+
+
+def client_away(turn: Turn, command: ClientAway | ClientUnreachable) -> None:
     state = turn.state
     client = find_client(state, command.client_id, command.generation)
     if client is None or client.absent:
@@ -42,10 +51,11 @@ def client_away(turn: Turn, command: ClientAway) -> None:
     client.gone_since_ns = command.gone_since_ns
     state.touched.clients[client.generation] = client.id
     for subscription in client.subscriptions.values():
+        _note_unwritten(turn, subscription, command)
         _look_again(state, subscription.group)
 
 
-def client_back(turn: Turn, command: ClientBack) -> None:
+def client_back(turn: Turn, command: ClientBack | ClientReachable) -> None:
     state = turn.state
     client = find_client(state, command.client_id, command.generation)
     if client is None:
@@ -58,10 +68,10 @@ def client_back(turn: Turn, command: ClientBack) -> None:
     turn.effects.returned.append(client.heartbeat_inbox)
     state.touched.clients[client.generation] = client.id
     for subscription in client.subscriptions.values():
-        _back(turn, subscription, gone_since_ns, command.back_ns)
+        _back(turn, subscription, gone_since_ns, command.back_ns, unwritten=_unwritten(command))
 
 
-def subscription_away(turn: Turn, command: SubscriptionAway) -> None:
+def subscription_away(turn: Turn, command: SubscriptionAway | SubscriptionUnreachable) -> None:
     state = turn.state
     subscription = state.subscriptions.get(command.subscription)
     if subscription is None or subscription.generation != command.generation or not subscription.online:
@@ -70,10 +80,11 @@ def subscription_away(turn: Turn, command: SubscriptionAway) -> None:
         subscription.absent = True
         subscription.gone_since_ns = command.gone_since_ns
         state.touched.subscriptions[subscription.id] = None
+        _note_unwritten(turn, subscription, command)
         _look_again(state, subscription.group)
 
 
-def subscription_back(turn: Turn, command: SubscriptionBack) -> None:
+def subscription_back(turn: Turn, command: SubscriptionBack | SubscriptionReachable) -> None:
     subscription = turn.state.subscriptions.get(command.subscription)
     if subscription is None or subscription.generation != command.generation or not subscription.online:
         return
@@ -83,13 +94,43 @@ def subscription_back(turn: Turn, command: SubscriptionBack) -> None:
     subscription.absent = False
     subscription.gone_since_ns = 0
     turn.state.touched.subscriptions[subscription.id] = None
-    _back(turn, subscription, gone_since_ns, command.back_ns)
+    _back(turn, subscription, gone_since_ns, command.back_ns, unwritten=_unwritten(command))
 
 
-def _back(turn: Turn, subscription: Subscription, gone_since_ns: int, back_ns: int | None = None) -> None:
+def _unwritten(
+    command: ClientBack | ClientReachable | SubscriptionBack | SubscriptionReachable,
+) -> Unwritten | None:
+    if isinstance(command, (ClientReachable, SubscriptionReachable)):
+        return Unwritten(command.written, command.restarted_after, command.restarted_to)
+    return None
+
+
+def _note_unwritten(
+    turn: Turn,
+    subscription: Subscription,
+    command: ClientAway | ClientUnreachable | SubscriptionAway | SubscriptionUnreachable,
+) -> None:
+    """Note what of its deliveries its last connection may not have been sent, and what was sent since.
+
+    Noted here because a later leader may not know how far that connection was served. It is due when the
+    subscription is heard again; what a queue member holds goes to other members anyhow.
+    """
+    if isinstance(command, (ClientUnreachable, SubscriptionUnreachable)):
+        unwritten = Unwritten(command.written, 0, 0)
+        note_lost(turn, subscription, command.gone_since_ns, _NEVER_NS, unwritten)
+
+
+def _back(
+    turn: Turn,
+    subscription: Subscription,
+    gone_since_ns: int,
+    back_ns: int | None = None,
+    *,
+    unwritten: Unwritten | None = None,
+) -> None:
     """What it was sent while it could not hear is due at once, and to itself."""
     turn.effects.returned.append(subscription.inbox)
-    resume_sending(turn, subscription, gone_since_ns, back_ns, here=True)
+    resume_sending(turn, subscription, gone_since_ns, back_ns, here=True, unwritten=unwritten)
     _look_again(turn.state, subscription.group)
 
 

@@ -28,7 +28,7 @@ from .record_keys import (
     unpack_runs,
 )
 from .settings import Settings
-from .state import Channel, Client, Group, Missed, Restart, Session, State, Subscription, folded
+from .state import Channel, Client, Group, Lost, Missed, Restart, Session, State, Subscription, folded
 from .versions import check_version
 
 _Fields = tuple[Any, ...]
@@ -218,7 +218,11 @@ def _subscription(number: int, group: Group, described: _Fields, sent: _Fields) 
         due=unpack_runs(due, -1),
         due_here=due_here,
         due_before=due_before,
-        missed=None if missed is None else Missed(*missed),
+        missed=None
+        if missed is None
+        else Missed(*missed)
+        if len(missed) == len(Missed._fields)
+        else Lost(*missed),
     )
     unpack_added(subscription, added)
     return subscription

@@ -33,6 +33,7 @@ __all__ = [
     "Client",
     "Group",
     "Limits",
+    "Lost",
     "Missed",
     "Record",
     "Restart",
@@ -62,6 +63,41 @@ class Missed(NamedTuple):
     """When it was sent, by the group's clock; the second is the first time at which all was heard again."""
     entry: int
     """Index of the entry that says so: what later ones send is heard."""
+
+    def may_hold(self, record: Record) -> bool:
+        """Return True unless this record, and with it every older one, was sent too early to be missed."""
+        return record.sent_at_ns >= self.since_ns
+
+    def holds(self, record: Record) -> bool:
+        """Return True if what the record stands for may have been missed."""
+        return self.since_ns <= record.sent_at_ns < self.before_ns and record.entry < self.entry
+
+
+class Lost(NamedTuple):
+    """Deliveries to a subscription that may have been lost with a connection (R15); since machine version 2.
+
+    `Missed` goes by time alone. This one also knows how far deliveries to that connection were written.
+    """
+
+    since_ns: int
+    before_ns: int
+    """When it was sent, by the group's clock; the second is the first time at which all was heard again."""
+    entry: int
+    """Index of the entry that says so: what later ones send is heard."""
+    written: int
+    """What entries up to this index sent was written to the connection's socket, or dropped for a cause."""
+    restarted_after: int
+    restarted_to: int
+    """What entries between these indexes sent counts as sent before ``before_ns`` (`commands.Unwritten`)."""
+
+    def may_hold(self, record: Record) -> bool:
+        """Return True unless this record, and with it every older one, was sent too early to be lost."""
+        return record.sent_at_ns >= self.since_ns or record.entry > self.written
+
+    def holds(self, record: Record) -> bool:
+        """Return True if what the record stands for may have been lost."""
+        before = record.sent_at_ns < self.before_ns or self.restarted_after < record.entry < self.restarted_to
+        return before and record.entry < self.entry and self.may_hold(record)
 
 
 class Restart(NamedTuple):
@@ -126,7 +162,7 @@ class Subscription:
     """Sequences to be sent again at once, descending: the last one is next. May name acked ones."""
     due_before: int = 0
     """What entries below this index sent is due as well, and not in ``due`` yet (R19). 0: nothing."""
-    missed: Missed | None = None
+    missed: Missed | Lost | None = None
     """What it was sent then is due as well, and not in ``due`` yet (R19)."""
     due_here: bool = False
     """The due ones go to this member itself, not to the one that the group would choose."""

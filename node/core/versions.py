@@ -13,7 +13,13 @@ import msgpack
 
 from node.errors import NodeError
 
-from .commands import Command
+from .commands import (
+    ClientReachable,
+    ClientUnreachable,
+    Command,
+    SubscriptionReachable,
+    SubscriptionUnreachable,
+)
 
 MACHINE_VERSION = 2
 """The newest machine version this release knows (rule R24).
@@ -40,7 +46,12 @@ class Feature(NamedTuple):
         return version >= self.since
 
 
-SINCE: dict[type[Command], int] = {}
+SINCE: dict[type[Command], int] = {
+    ClientUnreachable: 2,
+    ClientReachable: 2,
+    SubscriptionUnreachable: 2,
+    SubscriptionReachable: 2,
+}
 """The machine version that brought a command; those not here are of the first.
 
 Below that version nobody proposes it, and ``apply`` takes it for one it doesn't know: a node of an older

@@ -4,8 +4,9 @@ The first node to apply an entry tells of it; what the others make of the same e
 account knows the rules of redelivery in a few lines, written from the rules and not from the core:
 who holds what since when, whether an ack of it was applied, and for which reasons it may be sent
 again. Those are: its AckWait has passed in cluster time; its holder has left, or resumed (D46); its
-holder is gone, and others of the group are not (R15); its holder was away when it was sent (R15); a
-cold start (R14). Anything else is a violation.
+holder is gone, and others of the group are not (R15); its holder was away when it was sent, or the
+connection it was for ended before it was written there (R10, R15); a cold start (R14). Anything else is a
+violation.
 """
 
 from __future__ import annotations
@@ -140,14 +141,23 @@ class Account:
                 self.cold_starts += 1
                 for group in self.groups.values():
                     self._free(group, "cold start")
-            case c.ClientAway(_, client, generation, since):
+            case c.ClientAway(_, client, generation, since) | c.ClientUnreachable(
+                _, client, generation, since
+            ):
                 if self._clients.get(client) == generation:
                     self._gone.setdefault(("client", client), since)
                     self._free_members(lambda member: member.client == client, "its holder is absent")
+                    if isinstance(command, c.ClientUnreachable):
+                        self._lost(lambda member: member.client == client, command.written)
             case c.ClientBack(_, client, generation, since, back):
                 if self._clients.get(client) == generation:
                     since = min(since, self._gone.pop(("client", client), since))
                     self._back(lambda member: member.client == client, since, back)
+            case c.ClientReachable(_, client, generation, since, back, written, after, to):
+                if self._clients.get(client) == generation:
+                    since = min(since, self._gone.pop(("client", client), since))
+                    self._back(lambda member: member.client == client, since, back)
+                    self._lost(lambda member: member.client == client, written, since, back, after, to)
             case c.SessionEnd(_, node, session):
                 if self._sessions.get(node, (None, 0))[0] == session:
                     del self._sessions[node]
@@ -155,16 +165,26 @@ class Account:
                 if self._clients.get(client) == generation:
                     for member in [member for member in self.members.values() if member.client == client]:
                         self._leaves(member)
-            case c.SubscriptionAway(_, number, generation, since):
+            case c.SubscriptionAway(_, number, generation, since) | c.SubscriptionUnreachable(
+                _, number, generation, since
+            ):
                 found = self.members.get(number)
                 if found is not None and found.generation == generation:
                     self._gone.setdefault(("subscription", number), since)
                     self._free_members(lambda member: member.id == number, "its holder is absent")
+                    if isinstance(command, c.SubscriptionUnreachable):
+                        self._lost(lambda member: member.id == number, command.written)
             case c.SubscriptionBack(_, number, generation, since, back):
                 found = self.members.get(number)
                 if found is not None and found.generation == generation:
                     since = min(since, self._gone.pop(("subscription", number), since))
                     self._back(lambda member: member.id == number, since, back)
+            case c.SubscriptionReachable(_, number, generation, since, back, written, after, to):
+                found = self.members.get(number)
+                if found is not None and found.generation == generation:
+                    since = min(since, self._gone.pop(("subscription", number), since))
+                    self._back(lambda member: member.id == number, since, back)
+                    self._lost(lambda member: member.id == number, written, since, back, after, to)
             case _:
                 pass
 
@@ -190,6 +210,26 @@ class Account:
 
     def _back(self, which: Any, since_ns: int, before_ns: int) -> None:
         self._free_members(which, "sent while its holder was away", since_ns, before_ns)
+
+    def _lost(
+        self,
+        which: Any,
+        written: int,
+        since_ns: int = 1 << 62,
+        before_ns: int = 1 << 62,
+        restarted_after: int = 0,
+        restarted_to: int = 0,
+    ) -> None:
+        """What a connection that has ended was perhaps not sent: by entries above ``written``."""
+        for member in [member for member in self.members.values() if which(member)]:
+            for held in self.groups[member.group].held.values():
+                early = held.sent_at_ns < before_ns or restarted_after < held.entry < restarted_to
+                if (
+                    held.holder == member.id
+                    and early
+                    and (held.entry > written or held.sent_at_ns >= since_ns)
+                ):
+                    held.free = held.free or "not written before its connection ended"
 
     def _origin(self, index: int, batch: entries.Batch, effects: Effects) -> int:
         """Take in an origin's batch as far as it is new; how many publishes are."""

@@ -85,6 +85,10 @@ def test_numbers_are_for_ever() -> None:
         44: "Refound",
         45: "SessionEnd",
         46: "AgesWait",
+        50: "ClientUnreachable",
+        51: "ClientReachable",
+        52: "SubscriptionUnreachable",
+        53: "SubscriptionReachable",
     }
 
 
