@@ -16,6 +16,7 @@ import json
 from typing import Any, NamedTuple, NoReturn, TypeAlias
 
 from node.protocol.lines import (
+    OPS_MAX,
     LineParser,
     ProtocolViolation,
     json_object,
@@ -124,7 +125,7 @@ _PREFIXES = name_prefixes(_NAMES)
 
 
 class Parser(LineParser[Op]):
-    """Operations of one client; see ``LineParser``.
+    """Operations of one client; see ``LineParser``. A CONNECT is the last of its list.
 
     Args:
         max_payload: bytes; for HPUB the total counts.
@@ -150,7 +151,9 @@ class Parser(LineParser[Op]):
         max_payload, max_control_line = self._max_payload, self._max_control_line
         find, append, make = data.find, ops.append, tuple.__new__
         start, searched = 0, self._searched
-        while start < length:
+        for _ in range(OPS_MAX):
+            if start >= length:
+                break
             end = find(b"\n", searched)
             if end < 0:
                 self._lacks_line_end(data[start:])
@@ -181,8 +184,10 @@ class Parser(LineParser[Op]):
                     return start
                 append(op)
                 start = searched = following
+                if type(op) is Connect:
+                    break  # the one that takes long: whoever carries it out may rest before the next
         self._lacks(0)
-        return length
+        return start
 
     def _other(self, args: list[bytes], data: bytes, start: int, after: int) -> tuple[Op | None, int]:
         """One operation, however it is spelt, and where the next one starts.

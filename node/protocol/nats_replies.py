@@ -12,6 +12,7 @@ import json
 from typing import Any, NamedTuple, NoReturn, TypeAlias
 
 from node.protocol.lines import (
+    OPS_MAX,
     LineParser,
     ProtocolViolation,
     json_object,
@@ -142,7 +143,9 @@ class ClientParser(LineParser[Reply]):
         max_payload, max_control_line = self._max_payload, self._max_control_line
         find, append, make = data.find, ops.append, tuple.__new__
         start, searched = 0, self._searched
-        while start < length:
+        for _ in range(OPS_MAX):
+            if start >= length:
+                break
             end = find(b"\n", searched)
             if end < 0:
                 self._lacks_line_end(data[start:])
@@ -175,7 +178,7 @@ class ClientParser(LineParser[Reply]):
                 append(op)
                 start = searched = following
         self._lacks(0)
-        return length
+        return start
 
     def _other(self, args: list[bytes], data: bytes, start: int, after: int) -> tuple[Reply | None, int]:
         """As ``nats.Parser._other``; the line is ``data[start:after]``."""

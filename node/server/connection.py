@@ -22,9 +22,10 @@ Nothing of what waits is lost or overtaken: CHECKING and HELD keep the operation
 client asked for. The Go, C and Python clients read one line there and compare it with PONG. So a
 new INFO waits for the PONG, and no PING is sent.
 
-*Steps.* What one read brought may be twenty thousand publishes, each to a thousand subscriptions: half a
-minute of work, in which a leader would be silent and lose its office. So after ``STEP_DELIVERIES`` a
-connection rests, keeps what is left, and is told to go on (``go_on``) when others have had their turn.
+*Steps.* What one read brought may be forty thousand PINGs, or twenty thousand publishes, each to a thousand
+subscriptions: half a minute of work, in which a leader would be silent and lose its office. So every
+operation costs something, and after ``STEP_COST`` a connection rests, keeps what is left, and is told to go
+on (``go_on``) when others have had their turn.
 
 How much may wait to be written, and what becomes of who takes too little: see ``outbox``.
 
@@ -85,9 +86,21 @@ FIRST_PING_GRACE_S = 30.0
 pings; it is sent PINGs like the others. The clients give up waiting for their PONG after 2 s."""
 
 
-STEP_DELIVERIES = 4096
-"""Receivers of publishes in one step, some milliseconds' work. The publish that reaches it is finished. A
-subscription that comes or goes counts for as many as its subject has bytes: a pattern takes time by token."""
+STEP_COST = 4096
+"""The work of one step, in deliveries to clients: some milliseconds. The operation that reaches it is
+finished. What each costs was measured as time, parsing included."""
+
+PUBLISH_COST = 8
+"""Of each publish, besides its deliveries: what the streaming service does with one."""
+
+SUBSCRIPTION_COST = 8
+"""Of a subscription that comes or goes, besides the bytes of its subject: a pattern takes time by token."""
+
+CONNECT_COST = 160
+"""Of each CONNECT, whose JSON may be as long as a control line."""
+
+OPERATION_COST = 4
+"""Of anything else."""
 
 
 class Phase(Enum):
@@ -173,7 +186,7 @@ class Connection(Outbox):
         self._info_pending = False
         self._paused = False
         self._rests = False
-        self._spent = 0  # in this step, on what wasn't carried out in place
+        self._spent = 0  # on the operation just carried out, if not in place
         self._connect_seen_s = now
         self._liveness = Liveness(now, context.limits.ping_interval_s, context.limits.ping_max)
         self._out(context.info_line(cid, address[0]))
@@ -360,12 +373,13 @@ class Connection(Outbox):
         self._wake_input()
 
     def _work(self) -> None:
+        spent = 0
         try:
             while self._phase in (Phase.HANDSHAKE, Phase.OPEN) and not self._rests:
                 ops, self._backlog = self._backlog or self._parser.ops(), []
                 if not ops:
                     break
-                self._carry_out(ops)
+                spent = self._carry_out(ops, spent)
         except ProtocolViolation as violation:
             if violation.wire:
                 self._out(violation.wire)
@@ -373,10 +387,11 @@ class Connection(Outbox):
         self._context.routing.flush()
         self._context.service.read_done(self)
 
-    def _carry_out(self, ops: Iterable[Op]) -> None:
-        publish = self._context.routing.publish
+    def _carry_out(self, ops: Iterable[Op], spent: int) -> int:
+        """Carry operations out until a step's worth is spent. Returns what is spent then."""
+        routing = self._context.routing
+        publish, routed = routing.publish, routing.spent
         waiting = iter(ops)
-        spent = 0
         for op in waiting:
             if self._fast and type(op) is Pub:  # nearly everything a busy client sends
                 subject, reply, payload = op
@@ -385,22 +400,23 @@ class Connection(Outbox):
                 count = publish(self, subject, reply, b"", payload, echo=self.options.echo)
                 if not count and reply:
                     self._no_responders(reply)
-                spent += count
+                spent += count + PUBLISH_COST
             elif self._admit(op):
                 spent += self._spent
-                self._spent = 0
             else:
                 if self._phase is not Phase.CLOSED:
                     self._backlog = [op, *waiting]
-                return
-            if spent >= STEP_DELIVERIES and self._phase is not Phase.CLOSED:
+                return spent
+            if spent + routing.spent - routed >= STEP_COST and self._phase is not Phase.CLOSED:
                 self._backlog, self._rests = [*waiting], True
-                return
+                return spent
+        return spent + routing.spent - routed
 
     def _admit(self, op: Op) -> bool:
         """Carry ``op`` out if this is the time for it; if not, nothing after it may be either."""
         if self._phase is Phase.HANDSHAKE:
             if isinstance(op, Connect):
+                self._spent = CONNECT_COST
                 self._connect(op.options)
                 return True
             if self._identity is None:
@@ -417,6 +433,7 @@ class Connection(Outbox):
         return True
 
     def _operate(self, op: Op) -> None:
+        self._spent = OPERATION_COST
         match op:
             case Pub(subject, reply, payload):
                 self._publish(subject, reply, b"", payload)
@@ -433,6 +450,7 @@ class Connection(Outbox):
             case Pong():
                 self._liveness.pong(self._context.clock())
             case Connect(options):
+                self._spent = CONNECT_COST
                 self._connect(options)
 
     def _connect(self, options: dict[str, Any]) -> None:
@@ -485,7 +503,7 @@ class Connection(Outbox):
         count = self._context.routing.publish(
             self, subject, reply, headers, payload, echo=self.options.echo, as_written=wrong
         )
-        self._spent = count
+        self._spent = count + PUBLISH_COST
         if not count and reply:
             self._no_responders(reply)
 
@@ -501,10 +519,10 @@ class Connection(Outbox):
         assert self._identity is not None
         permissions = self._identity.permissions
         denied: tuple[bytes, ...] = ()
+        self._spent = SUBSCRIPTION_COST + len(subject)
         if not valid_subject(subject):
             self._err(INVALID_SUBJECT)
             return
-        self._spent = len(subject)
         if permissions is not None:
             if not permissions.may_subscribe(subject):
                 self._err(f'Permissions Violation for Subscription to "{_text(subject)}"')
@@ -523,7 +541,7 @@ class Connection(Outbox):
     def _unsub(self, sid: bytes, max_msgs: int | None) -> None:
         subscription = self.subscriptions.get(sid)
         if subscription is not None:
-            self._spent = len(subscription.subject)
+            self._spent = SUBSCRIPTION_COST + len(subscription.subject)
             if max_msgs is not None and max_msgs > subscription.delivered:
                 subscription.max_msgs = max_msgs
             else:

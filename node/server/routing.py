@@ -53,6 +53,9 @@ __all__ = ["Handler", "InterestChange", "InternalSubscription", "LocalSubscripti
 
 _WORD = re.compile(rb"\S+")
 
+PLAN_COST = 8
+"""Of a plan that has to be made, in deliveries to clients, besides one for each 16 bytes of its subject."""
+
 SERVICES_ONLY = administration.PREFIX.encode() + b"."
 """What such subjects begin with isn't for clients' subscriptions, nor for other nodes."""
 
@@ -98,6 +101,8 @@ class Routing:
         self.inserts = 0
         self.removes = 0
         self.plans_made = 0
+        self.spent = 0
+        """What publishing has cost so far beyond deliveries, counted as so many deliveries to clients."""
 
     # --- subscriptions ----------------------------------------------------------------------------
 
@@ -310,6 +315,7 @@ class Routing:
 
     def _make_service_plan(self, subject: bytes) -> Plan:
         self.plans_made += 1
+        self.spent += PLAN_COST + (len(subject) >> 4)
         services = self._services.match(subject)
         homes = () if services else self.foreign.serving(subject)
         return Plan(services, (), (), (), homes=homes) if services or homes else NOBODY
@@ -318,6 +324,7 @@ class Routing:
         if subject.startswith(SERVICES_ONLY):
             return self._make_service_plan(subject)
         self.plans_made += 1
+        self.spent += PLAN_COST + (len(subject) >> 4)
         services = self._services.match(subject)
         plain = [found for found in self._clients.match(subject) if found.may_hear(subject)]
         groups = self._groups.match(subject)

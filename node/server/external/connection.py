@@ -182,7 +182,9 @@ class Link:
             while True:
                 while ops := parser.ops():
                     handle(ops)
-                service.read_done(self)
+                    service.read_done(self)
+                    await trio.lowlevel.checkpoint()  # one read brings thousands: others have their turn
+                    await self._reading.wait()
                 await self._reading.wait()
                 data = await stream.receive_some(READ_BYTES_MAX)
                 if not data:

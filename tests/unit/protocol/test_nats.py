@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 
+from node.protocol.lines import OPS_MAX, LineParser
 from node.protocol.nats import (
+    ClientParser,
     Connect,
     Hpub,
     Op,
@@ -230,7 +234,8 @@ def test_connect_must_come_first_when_it_is_asked_for() -> None:
     parser = Parser(10, connect_first=True)
     for cut in (b"c", b"onnect ", b"{}\r", b"\nPING\r\n", b"PING\r\n"):
         parser.feed(cut)
-    assert parser.ops() == [Connect({}), Ping(), Ping()]
+    assert parser.ops() == [Connect({})]
+    assert parser.ops() == [Ping(), Ping()]
 
 
 def test_bytearrays_may_be_reused_by_the_caller() -> None:
@@ -273,6 +278,26 @@ def test_a_large_payload_in_many_pieces_is_looked_at_once() -> None:
     assert parser.scans == 2
 
 
+@pytest.mark.parametrize("make", [lambda: Parser(10), ClientParser], ids=["requests", "replies"])
+def test_a_call_returns_a_bounded_number_of_operations(make: Callable[[], LineParser[Any]]) -> None:
+    """However many one read brings; and nothing is lost between two calls."""
+    parser = make()
+    parser.feed(b"PING\r\n" * (3 * OPS_MAX) + b"PI")
+    assert [len(parser.ops()) for _ in range(4)] == [OPS_MAX, OPS_MAX, OPS_MAX, 0]
+    parser.feed(b"NG\r\n" + b"PING\r\n" * OPS_MAX)
+    assert len(parser.ops()) == OPS_MAX
+    parser.feed(b"PI")
+    assert [len(parser.ops()) for _ in range(2)] == [1, 0]
+    parser.feed(b"NG\r\n")
+    assert parser.ops() == [Ping()]
+
+
+def test_a_connect_is_the_last_of_its_list() -> None:
+    parser = Parser(10)
+    parser.feed(b"PING\r\nCONNECT {}\r\nCONNECT {}\r\nPING\r\n")
+    assert [len(parser.ops()) for _ in range(4)] == [2, 1, 1, 0]
+
+
 def test_writers_and_parser_agree() -> None:
     options = {"verbose": False, "name": "é", "protocol": 1}
     data = b"".join(
@@ -288,8 +313,10 @@ def test_writers_and_parser_agree() -> None:
             unsub(b"2", 7),
         ]
     )
-    assert parse(data) == [
-        Connect(options),
+    parser = Parser(100)
+    parser.feed(data)
+    assert parser.ops() == [Connect(options)]
+    assert parser.ops() == [
         Pub(b"a", b"", b"x"),
         Pub(b"a", b"r", b""),
         Hpub(b"a", b"", b"NATS/1.0\r\n\r\n", b"x"),
