@@ -165,7 +165,8 @@ def _addresses(config: Config) -> Iterator[Finding]:
 
 
 def _listeners(node: Node) -> list[tuple[str, Address]]:
-    found = (("client", node.client), ("peer", node.peer), ("http", node.http))
+    peer = ("peer", node.peer) if node.peer_listen is None else ("peer_listen", node.peer_listen)
+    found = (("client", node.client), peer, ("http", node.http))
     return [(key, address) for key, address in found if address is not None]
 
 
@@ -200,6 +201,11 @@ def _reachable(config: Config) -> Iterator[Finding]:
             yield Finding(
                 f"{'.'.join(path)}.advertise: nobody can connect to {node.advertise}", ((*path, "advertise"),)
             )
+        if node.peer_listen is not None and node.peer is None:
+            yield Finding(
+                f"{'.'.join(path)}.peer_listen: has no effect without peer, the address that the others dial",
+                ((*path, "peer_listen"), (*path, "peer")),
+            )
         if len(nodes) == 1 and not (config.cluster.bootstrap or config.cluster.join):
             continue
         if node.peer is None and len(nodes) > 1 and config.cluster.routes:
@@ -227,6 +233,12 @@ def _peer_security(config: Config) -> Iterator[Finding]:
                     f"{'.'.join(path)}: {node.peer} is not on the loopback, so cluster.peer_security.mode"
                     " must be mtls (`stanchion certs init` makes the certificates)",
                     (path, (*section, "mode")),
+                )
+            if node.peer_listen is not None and not node.peer_listen.is_loopback:
+                yield Finding(
+                    f"{'.'.join(path)}_listen: {node.peer_listen} is not on the loopback, so"
+                    " cluster.peer_security.mode must be mtls",
+                    ((*path[:-1], "peer_listen"), (*section, "mode")),
                 )
         for number, address in enumerate(config.cluster.routes or ()):
             if not address.is_loopback:

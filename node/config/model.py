@@ -51,6 +51,9 @@ class Node:
     peer: Annotated[Address | None, HostPort()] = None
     """Where the other nodes connect, and what they dial. Needed in a cluster of more than one."""
 
+    peer_listen: Annotated[Address | None, HostPort()] = None
+    """Where this node listens for the other nodes, if that isn't ``peer``: behind NAT, in containers."""
+
     http: Annotated[Address | None, HostPort()] = None
     """Where monitoring is served. Absent: nowhere."""
 

@@ -5,11 +5,14 @@ file. A flag beats a variable, a variable beats the file. What follows the ``=``
 the option holds one, taken as it is; else YAML, so ``--set 'raft.election_timeout=[1s, 2s]'``.
 
 A variable whose name starts with no section's is somebody else's: container platforms make
-``STANCHION_PORT`` out of a service's name.
+``STANCHION_PORT`` out of a service's name. Those that Kubernetes makes of a service called like a
+section (``stanchion-monitoring``: ``STANCHION_MONITORING_PORT=tcp://10.0.0.7:8222``) are ignored, with a
+warning on the log.
 """
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Iterable
 from collections.abc import Mapping as AbstractMapping
@@ -19,7 +22,16 @@ from node.config.model import Config
 from node.config.schema import Hidden, Named, Section, Shape, Word, options
 from node.config.tree import Items, Mapping, Scalar, Tree, parse
 
+log = logging.getLogger("stanchion.config")
+
 PREFIX = "STANCHION_"
+_SERVICE = re.compile(
+    r"_SERVICE_HOST|_SERVICE_PORT(_[A-Z0-9_]+)?|_PORT(_\d{1,5}_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)?"
+)
+"""How the names of variables end that Kubernetes makes of a service.
+
+Source: Kubernetes documentation, "Service", environment variables."""
+_URL = re.compile(r"(tcp|udp|sctp)://")
 _STEP = re.compile(r'(?:"([^"]*)"|([^."=\s]+))(\.|=)')
 
 
@@ -39,12 +51,24 @@ def apply_environment(tree: Mapping, environ: AbstractMapping[str, str]) -> list
         if section is None:
             continue
         place = f"environment variable {name}"
+        if _is_of_a_service(name, environ):
+            log.warning("%s: ignored, because Kubernetes made it of a service's name", place)
+            continue
         if name not in names:
             problems.append(f"{place}: no option is called that{hint(name, names)}")
             continue
         path, shape = names[name]
         problems += _put(tree, path, shape, environ[name], place)
     return problems
+
+
+def _is_of_a_service(name: str, environ: AbstractMapping[str, str]) -> bool:
+    """Whether Kubernetes made the variable of a service: each service has ``<NAME>_PORT=tcp://…``."""
+    return any(
+        _URL.match(environ.get(f"{name[: found.start()]}_PORT", ""))
+        for found in _SERVICE.finditer(name)
+        if found.end() == len(name)
+    )
 
 
 def _secret_variables(tree: Tree) -> Iterable[str]:

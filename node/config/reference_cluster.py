@@ -12,6 +12,8 @@ A node that founds alone or joins needs no name: one is drawn, and kept in its d
 
 from __future__ import annotations
 
+import re
+import socket
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -27,6 +29,10 @@ ROUTE_PORT: Final = 6222
 
 _CLUSTER_ONLY: Final = frozenset({"cluster_node_id", "cluster_peers", "cluster_bootstrap"})
 
+
+EVERYWHERE: Final = "0.0.0.0"  # noqa: S104  # the reference's default for a port alone
+
+_HAS_PORT: Final = re.compile(r"(^[^:]*|\]):\d{1,5}$")
 
 NAME_FILE: Final = "node_id"
 """In the node's directory: the name that was drawn for it."""
@@ -208,18 +214,83 @@ def _peers(digest: Digest) -> dict[str, Address | None]:
 
 
 def _own_peer_address(digest: Digest) -> Address | None:
-    given = digest.get("-cluster_listen")
-    host = digest.get("cluster.host")
-    if not _listening(digest):
+    """Return where the others reach this node, and put down where it listens, if that is elsewhere.
+
+    As in the Go server a port alone, or a wildcard, listens on every address, and ``cluster_advertise``
+    says what the others dial. Without that they dial the address from which this machine reaches its
+    first route. Without certificates nothing but the loopback is listened on.
+    """
+    option = _listening(digest)
+    if not option:
         return None
-    if given is not None and "@" in digest.word("-cluster_listen"):
+    given = digest.last[option]
+    listen = _listen_address(digest, given)
+    advertised = _advertised(digest, listen) if listen is not None else None
+    if listen is None or (advertised is None and not listen.is_unspecified):
+        return listen
+    is_secured = digest.get("cluster.tls") is not None
+    if advertised is None and is_secured and not digest.made.is_clustered:
+        return listen  # routing peers dial the address that a connection was seen to come from
+    local = listen if advertised is not None else Address(_local_host(digest), listen.port)
+    peer = advertised or local
+    if listen.is_unspecified and not is_secured:
+        if not peer.is_loopback:
+            digest.fail(
+                given,
+                f"listening on every address needs certificates, cluster {{ tls {{}} }}; without them give a"
+                f" loopback address: nats://127.0.0.1:{listen.port}",
+            )
+            return None
+        listen = Address("127.0.0.1", listen.port)
+    if listen != peer:
+        digest.put(f"cluster.nodes.{digest.name()}.peer_listen", given.place, str(listen))
+    return peer
+
+
+def _listen_address(digest: Digest, given: Given) -> Address | None:
+    if "@" in digest.word("-cluster_listen"):
         digest.fail(given, "nodes know each other by certificates, not by passwords: see cluster { tls {} }")
-    text = digest.word("-cluster_listen") or f"{digest.word('cluster.host')}:{digest.word('cluster.port')}"
+    text = _without_scheme(
+        digest.word("-cluster_listen") or f"{digest.word('cluster.host')}:{digest.word('cluster.port')}"
+    )
+    host, _, port = text.rpartition(":")
     try:
-        return parse_address(_without_scheme(text))
+        return parse_address(text if host else f"{EVERYWHERE}:{port}")
     except ValueError as error:
-        digest.fail(given or host or digest.last["cluster.port"], str(error))
+        digest.fail(given, str(error))
         return None
+
+
+def _advertised(digest: Digest, listen: Address) -> Address | None:
+    """What ``cluster_advertise`` says: a host, perhaps with a port."""
+    text = digest.word("-cluster_advertise")
+    if not text:
+        return None
+    try:
+        advertised = parse_address(text if _HAS_PORT.search(text) else f"{text}:{listen.port}")
+    except ValueError as error:
+        digest.fail(digest.last["-cluster_advertise"], str(error))
+        return None
+    if advertised.is_unspecified:
+        digest.fail(digest.last["-cluster_advertise"], f"the other nodes can't connect to {advertised}")
+        return None
+    return advertised
+
+
+def _local_host(digest: Digest) -> str:
+    """The address from which this machine reaches its first route; the loopback without one."""
+    given = digest.get("-routes")
+    for word in _words(given.value) if given is not None else ():
+        try:
+            url = parse_url(word, default_port=ROUTE_PORT)
+            found = socket.getaddrinfo(url.host, url.port, type=socket.SOCK_DGRAM)
+            with socket.socket(found[0][0], socket.SOCK_DGRAM) as probe:
+                probe.connect(found[0][4])  # sends nothing: it asks the kernel for a way there
+                host: str = probe.getsockname()[0]
+        except (ValueError, OSError):
+            continue  # a wrong URL is reported by `_routes`; a name that isn't known yet says nothing
+        return host
+    return "127.0.0.1"
 
 
 def _peer_security(digest: Digest) -> None:

@@ -542,7 +542,12 @@ OPTIONS: Final[tuple[Option, ...]] = (
     ),
     Option(("cluster_name",), ("name",), "cluster", TEXT, note="the cluster is called like its cluster ID"),
     Option(
-        ("cluster_advertise",), ("advertise",), "cluster", TEXT, note="nodes tell the address of --cluster"
+        ("cluster_advertise",),
+        ("advertise", "cluster_advertise"),
+        "cluster",
+        TEXT,
+        "(peer)",
+        about="where the others reach this node, HOST or HOST:PORT",
     ),
     Option(
         ("no_advertise",),

@@ -196,7 +196,7 @@ def wrong(option: Option, value: Tree) -> str:
         TEXT: {"text"},
         LIST: {"text"},
     }[kind]
-    if option.to in ("(monitor)", "(listen)") or (option.refused and kind == TEXT):
+    if option.to in ("(monitor)", "(listen)", "(peer)") or (option.refused and kind == TEXT):
         allowed = {"text", "integer"}
     if value.type not in allowed:
         return expected + describe(value)

@@ -304,7 +304,7 @@ class Node:
         transport = Transport(
             self.name,
             self._peer_addresses(),
-            self.addresses.peer,
+            self.addresses.peer_listen or self.addresses.peer,
             self.security,
             lambda link: self.founding.hello(link) | {"term": self.journal.term},
             self.founding.check_hello,

@@ -60,6 +60,8 @@ def test_a_sound_cluster_has_no_problems(tmp_path: Path) -> None:
         ("cluster.nodes.n2.client=0.0.0.0:4222", "clients can't be told to connect to 0.0.0.0:4222"),
         ("cluster.nodes.n2.peer=0.0.0.0:6222", "nobody can connect to 0.0.0.0:6222"),
         ("cluster.nodes.n2.peer=10.0.0.1:6222", "10.0.0.1:6222 is not on the loopback"),
+        ("cluster.nodes.n2.peer_listen=0.0.0.0:6222", "n2.peer_listen: 0.0.0.0:6222 is not on the loopback"),
+        ("cluster.nodes.n2.peer_listen=127.0.0.1:4222", "n2.peer_listen: 127.0.0.1:4222 is also"),
         ("cluster.nodes.n2.http=0.0.0.0:8222", "0.0.0.0:8222 is not on the loopback; set monitoring.token"),
         ("cluster.nodes.n3.client=127.0.0.1:4223", "n3.peer: missing: the other nodes need it"),
         ('cluster.nodes."n 3"={client: 127.0.0.1:4223, peer: 127.0.0.1:6223}', "invalid node name 'n 3'"),

@@ -214,6 +214,31 @@ def test_variables_of_others_are_left_alone(write: Write) -> None:
     load(write(ONE_NODE), environ={"STANCHION_PORT_4222_TCP": "tcp://10.0.0.1:4222", "HOME": "/"})
 
 
+KUBERNETES = {
+    "STANCHION_MONITORING_SERVICE_HOST": "10.0.0.7",
+    "STANCHION_MONITORING_SERVICE_PORT": "8222",
+    "STANCHION_MONITORING_SERVICE_PORT_HTTP_ADMIN": "8222",
+    "STANCHION_MONITORING_PORT": "tcp://10.0.0.7:8222",
+    "STANCHION_MONITORING_PORT_8222_TCP": "tcp://10.0.0.7:8222",
+    "STANCHION_MONITORING_PORT_8222_TCP_PROTO": "tcp",
+    "STANCHION_MONITORING_PORT_8222_TCP_PORT": "8222",
+    "STANCHION_MONITORING_PORT_8222_TCP_ADDR": "10.0.0.7",
+}
+"""What Kubernetes puts into each pod's environment where a service is called stanchion-monitoring."""
+
+
+def test_variables_that_kubernetes_makes_of_a_service_are_ignored(
+    write: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    load(write(ONE_NODE), environ=KUBERNETES)
+    assert {name for name in KUBERNETES if f"environment variable {name}:" in caplog.text} == {*KUBERNETES}
+
+
+def test_what_only_looks_like_a_services_variable_is_a_mistake(write: Any) -> None:
+    (mistake,) = mistakes(write(ONE_NODE), environ={"STANCHION_MONITORING_PORT": "8222"})
+    assert mistake.startswith("environment variable STANCHION_MONITORING_PORT: no option is called that")
+
+
 def test_a_variable_that_holds_a_secret_of_the_file_is_no_override(write: Write) -> None:
     file = write(ONE_NODE + "clients: {token_env: STANCHION_CLIENTS_WORD}\n")
     config = load(file, environ={"STANCHION_CLIENTS_WORD": "x"})

@@ -58,6 +58,9 @@ def test_without_flags_it_is_the_go_servers_default() -> None:
     assert invocation.notes == invocation.warnings == []
 
 
+TLS = "tls { cert_file: c.pem, key_file: k.pem, ca_file: a.pem }"
+
+
 @pytest.mark.parametrize(
     "words",
     [
@@ -539,6 +542,59 @@ def test_routes_of_a_server_alone(conf: Any) -> None:
     assert config().cluster.routes is None
     invocation, _ = made("-routes", "nats://u:pw@127.0.0.1:6222")
     assert "-routes: nodes know each other by certificates, not by passwords" in invocation.notes
+
+
+@pytest.mark.parametrize(
+    ("cluster", "peer", "listen"),
+    [
+        ("port: 6222", "127.0.0.1:6222", None),
+        ("listen: 6222", "127.0.0.1:6222", None),
+        ("listen: ':6222'", "127.0.0.1:6222", None),
+        ("host: 0.0.0.0, port: 6222, routes: ['nats://127.0.0.2:7222']", "127.0.0.1:6222", None),
+        ("port: 6222, cluster_advertise: localhost", "localhost:6222", "127.0.0.1:6222"),
+        ("listen: '127.0.0.1:6222', advertise: 'localhost:7222'", "localhost:7222", "127.0.0.1:6222"),
+        (f"port: 6222, cluster_advertise: 'n1:7222', {TLS}", "n1:7222", "0.0.0.0:6222"),
+        (f"port: 6222, cluster_advertise: '[2001:db8::1]:7222', {TLS}", "[2001:db8::1]:7222", "0.0.0.0:6222"),
+        (f"port: 6222, {TLS}", "0.0.0.0:6222", None),
+    ],
+)
+def test_where_a_server_alone_listens_for_routes(
+    conf: Any, cluster: str, peer: str, listen: str | None
+) -> None:
+    """A port alone listens everywhere, as in the Go server; without certificates on the loopback only."""
+    invocation = read(["-c", conf(f"cluster {{ {cluster} }}")], {})
+    (node,) = branch(invocation, "cluster", "nodes").values()
+    assert (node["peer"], node.get("peer_listen")) == (peer, listen)
+
+
+def test_a_clustered_node_is_reached_where_it_reaches_its_route(conf: Any) -> None:
+    text = f"cluster {{ port: 6222, routes: ['nats://127.0.0.2:7222'], {TLS} }}"
+    invocation = read(["-c", conf(text), *["-clustered", "-store", "FILE", "-dir", "d"]], {})
+    (node,) = branch(invocation, "cluster", "nodes").values()
+    assert (node["peer"], node["peer_listen"]) == ("127.0.0.1:6222", "0.0.0.0:6222")
+
+
+@pytest.mark.parametrize(
+    ("cluster", "problem"),
+    [
+        ("port: 6222, cluster_advertise: '0.0.0.0'", "the other nodes can't connect to 0.0.0.0:6222"),
+        ("port: 6222, cluster_advertise: 'n1:port'", "expected an address"),
+        ("port: 6222, cluster_advertise: n1", "listening on every address needs certificates"),
+    ],
+)
+def test_a_wrong_address_for_routes_is_refused(conf: Any, cluster: str, problem: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(problem)):
+        read(["-c", conf(f"cluster {{ {cluster} }}")], {})
+
+
+def branch(invocation: Invocation, *path: str) -> dict[str, dict[str, str]]:
+    """The words below a place of the configuration that was made."""
+    tree: Any = invocation.tree
+    for step in path:
+        tree = tree.values[step]
+    return {
+        name: {key: value.text for key, value in node.values.items()} for name, node in tree.values.items()
+    }
 
 
 def test_a_cluster_in_a_file(conf: Any) -> None:
