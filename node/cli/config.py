@@ -69,7 +69,11 @@ def summary(config: Config) -> str:
     """What a configuration describes, in a few lines."""
     nodes = config.cluster.nodes
     count = "1 node" if len(nodes) == 1 else f"{len(nodes)} nodes"
-    peers = {"mtls": "peers by mutual TLS", "none": "peers unprotected, on the loopback"}
+    peers = {
+        "mtls": "peers by mutual TLS",
+        "secret": "peers by a shared secret, on the loopback",
+        "none": "peers unprotected, on the loopback",
+    }
     security = f", {peers[config.cluster.peer_security.mode]}" if len(nodes) > 1 else ""
     lines = [f"cluster {config.cluster.id}: {count}{security}"]
     width = max(len(name) for name in nodes)

@@ -102,6 +102,7 @@ def _secrets(config: Config) -> Iterator[tuple[Path, Secret]]:
         (("clients", "password"), clients.password),
         (("clients", "token"), clients.token),
         (("monitoring", "token"), config.monitoring.token),
+        (("cluster", "peer_security", "secret"), config.cluster.peer_security.secret),
     ):
         if secret is not None:
             yield option, secret
@@ -225,7 +226,7 @@ def _peer_security(config: Config) -> Iterator[Finding]:
     security = config.cluster.peer_security
     section = ("cluster", "peer_security")
     files = (("ca", security.ca), ("cert", security.cert), ("key", security.key))
-    if security.mode == "none":
+    if security.mode != "mtls":
         for name, node in config.cluster.nodes.items():
             path = ("cluster", "nodes", name, "peer")
             if node.peer is not None and not node.peer.is_loopback:
@@ -254,6 +255,16 @@ def _peer_security(config: Config) -> Iterator[Finding]:
                     ((*section, key), (*section, "mode")),
                 )
     else:
+        if security.secret is not None:
+            yield Finding(
+                "cluster.peer_security.secret: has no effect with mode: mtls",
+                (
+                    (*section, "secret"),
+                    (*section, "secret_file"),
+                    (*section, "secret_env"),
+                    (*section, "mode"),
+                ),
+            )
         for key, file in files:
             if file is None:
                 yield Finding(

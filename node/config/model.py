@@ -68,9 +68,14 @@ class Node:
 class PeerSecurity:
     """How the nodes know one another."""
 
-    mode: Annotated[str, Choice(("mtls", "none"))] = "none"
+    mode: Annotated[str, Choice(("mtls", "secret", "none"))] = "secret"
     """``mtls``: TLS 1.3, both sides with a certificate of the cluster's own authority that names
-    the node. ``none``: nothing at all, and only for peers on the loopback."""
+    the node. ``secret``: plaintext on the loopback, and both sides prove that they know the same secret.
+    ``none``: plaintext on the loopback with anybody; for a rolling upgrade from a release without secrets."""
+
+    secret: Annotated[Secret | None, Confidential(direct=False)] = None
+    """What nodes share in mode ``secret``, at least 16 characters; never in the file itself. Absent: a secret
+    that the first node makes for the user it runs as, ``~/.local/state/stanchion/peer.secret``."""
 
     ca: Annotated[Path | None, FilePath()] = None
     """The authority's certificate, PEM. Anyone it signed for may join the cluster."""

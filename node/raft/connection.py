@@ -311,16 +311,25 @@ async def secure(
 
 
 async def send(stream: ByteStream, value: Any) -> None:
+    await send_encoded(stream, encode_frame(value))
+
+
+async def send_encoded(stream: ByteStream, frame: bytes) -> None:
     try:
-        await stream.send_all(encode_frame(value))
+        await stream.send_all(frame)
     except STREAM_ERRORS as error:
         raise LostError(reason(error)) from error
 
 
 async def receive_hello(stream: ByteStream) -> Any:
-    """Read the first frame and not one byte more, for what follows has other limits."""
+    """Read the value of a frame of a handshake; see `receive_first`."""
+    return decode_body(await receive_first(stream), HELLO_ITEMS_MAX)
+
+
+async def receive_first(stream: ByteStream) -> bytearray:
+    """Read the body of a frame of a handshake and not one byte more, for what follows has other limits."""
     length = frame_length(await _receive_exactly(stream, HEADER_BYTES), HELLO_BYTES_MAX)
-    return decode_body(await _receive_exactly(stream, length), HELLO_ITEMS_MAX)
+    return await _receive_exactly(stream, length)
 
 
 async def _receive_exactly(stream: ByteStream, size: int) -> bytearray:

@@ -1,11 +1,12 @@
-"""How two nodes know that they talk to each other: mutual TLS, or nothing but the loopback.
+"""How two nodes know that they talk to each other: mutual TLS, or on the loopback a shared secret.
 
 TLS 1.3 only. Both sides show a certificate that the cluster's authority signed, and a peer is who
 its certificate says: the ``DNS:<node name>`` among its alternative names must be, letter for letter,
 the name in its hello. Hosts and addresses are not looked at, for nodes move; wildcards and common
 names count for nothing.
 
-Plaintext is refused unless every address involved is on the loopback.
+Plaintext is refused unless every address involved is on the loopback. There both ends prove that they know
+the peer secret (`handshake`), unless the configuration says that proofs are not required.
 
 Source: RFC 8446; raft-engine.md X5, S18.
 """
@@ -14,13 +15,14 @@ from __future__ import annotations
 
 import logging
 import ssl
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn, Protocol
 
 from node.errors import ConfigError, IdentityError
 from node.raft.links import Address
+from node.raft.secret import PeerSecret
 
 log = logging.getLogger("stanchion.peers")
 
@@ -39,6 +41,14 @@ class Security(Protocol):
     @property
     def contexts(self) -> Contexts | None:
         """None: no TLS."""
+
+    @property
+    def secret(self) -> PeerSecret | None:
+        """What peers without TLS share; None: there is TLS, or nothing."""
+
+    @property
+    def requires_proof(self) -> bool:
+        """Whether a peer must prove that it knows the secret."""
 
     def check_addresses(self, addresses: Iterable[Address]) -> None:
         """Refuse addresses that this kind of security is too weak for.
@@ -63,11 +73,21 @@ class Security(Protocol):
 
 
 class Plaintext:
-    """No security but the loopback's: whoever reaches the port may claim any name."""
+    """No security but the loopback's: any process that reaches the port may claim any name."""
 
     @property
     def contexts(self) -> None:
         return None
+
+    @property
+    def secret(self) -> PeerSecret | None:
+        """See `Security`: there is none."""
+        return None
+
+    @property
+    def requires_proof(self) -> bool:
+        """See `Security`."""
+        return False
 
     def check_addresses(self, addresses: Iterable[Address]) -> None:
         """See `Security`. A host name counts as loopback only if it is ``localhost``."""
@@ -84,6 +104,42 @@ class Plaintext:
 
     def reload(self) -> None:
         """See `Security`: there is nothing to read."""
+
+
+class SharedSecret(Plaintext):
+    """Plaintext on the loopback between nodes that know one secret.
+
+    Args:
+        load: reads the secret; raises ConfigError if it can't be used.
+        required: whether peers must prove that they know it. If not, this node proves itself to those that
+            want it, and takes any peer: for a rolling upgrade.
+
+    Raises:
+        ConfigError: as ``load``.
+    """
+
+    def __init__(self, load: Callable[[], str], *, required: bool = True) -> None:
+        self._load = load
+        self._secret = PeerSecret(load())
+        self._required = required
+
+    @property
+    def secret(self) -> PeerSecret:
+        """See `Security`."""
+        return self._secret
+
+    @property
+    def requires_proof(self) -> bool:
+        """See `Security`."""
+        return self._required
+
+    def reload(self) -> None:
+        """Read the secret again, for new connections.
+
+        Raises:
+            ConfigError: it can't be used; the old one stays in use.
+        """
+        self._secret = PeerSecret(self._load())
 
 
 class MutualTLS:
@@ -110,6 +166,16 @@ class MutualTLS:
     @property
     def contexts(self) -> Contexts:
         return self._contexts
+
+    @property
+    def secret(self) -> None:
+        """See `Security`: certificates are all that counts."""
+        return None
+
+    @property
+    def requires_proof(self) -> bool:
+        """See `Security`."""
+        return False
 
     def reload(self) -> None:
         """Read the files again, for new connections; those that stand are not touched.

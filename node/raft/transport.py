@@ -38,11 +38,11 @@ from node.raft.connection import (
     SilentError,
     SnapshotChannel,
     dialed,
-    receive_hello,
     remote,
     secure,
     send,
 )
+from node.raft.handshake import introduce, receive_introduction
 from node.raft.links import (
     FOREIGN,
     INSTANCE_BYTES,
@@ -385,9 +385,9 @@ class Transport:
         try:
             with trio.move_on_after(self._limits.handshake_s):
                 secured, certificate = await self._secured(stream, server_side=True)
-                hello = Hello.of(await receive_hello(secured))
                 more: dict[str, Any] = {}
                 try:
+                    hello = Hello.of(await receive_introduction(secured, self._security))
                     self._security.check_peer(certificate, hello.node)
                     more = self._explanation(hello.fields)
                     return secured, hello, self._slot_for(hello)
@@ -490,8 +490,7 @@ class Transport:
             self._security.check_peer(certificate, peer)
             if slot is not None:
                 slot.dialing = True
-            await send(secured, self._own_hello(link, peer))
-            answer = await receive_hello(secured)
+            answer = await introduce(secured, self._own_hello(link, peer), self._security)
             if isinstance(answer, dict) and "refused" in answer:
                 self._refused(peer, answer)
             hello = Hello.of(answer)

@@ -299,8 +299,9 @@ class Node:
         if self.addresses.peer is None:
             return Alone()
         from node.raft.transport import Transport
+        from node.server.peer_security import peer_security
 
-        self.security = _security(self.config, self.name)
+        self.security = peer_security(self.config, self.name)
         transport = Transport(
             self.name,
             self._peer_addresses(),
@@ -325,6 +326,7 @@ class Node:
             return None
         from node.server.foreign.links import ForeignLinks
         from node.server.foreign.traffic import ForeignTraffic
+        from node.server.peer_security import peer_security
 
         foreign = ForeignLinks(
             self.config.cluster.id,
@@ -332,7 +334,7 @@ class Node:
             listen=self.addresses.peer,
             client="" if self.config.cluster.no_advertise else str(self.client_address),
             routes=routes,
-            security=self.security or _security(self.config, self.name),
+            security=self.security or peer_security(self.config, self.name),
             members=self.membership.addresses,
             listener=ForeignTraffic(self.routing, self.replica, self.membership.found, self.announce),
             bootstrap=self._bootstrap,
@@ -651,18 +653,6 @@ class Node:
 def _timing(config: Config) -> Timing:
     shortest, longest = config.raft.election_timeout_ns
     return Timing(shortest / SECOND, longest / SECOND, config.raft.heartbeat_ns / SECOND)
-
-
-def _security(config: Config, name: str) -> Security:
-    from node.raft.security import MutualTLS, Plaintext
-
-    security = config.cluster.peer_security
-    if security.mode == "none":
-        return Plaintext()
-    assert security.ca is not None
-    assert security.cert is not None
-    assert security.key is not None
-    return MutualTLS(name, security.ca, security.cert, security.key)
 
 
 def _import_monitoring() -> None:

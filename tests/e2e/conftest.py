@@ -24,6 +24,14 @@ MakeProgram = Callable[[str], Program]
 _CLUSTERS = pytest.StashKey[list[Cluster]]()
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _state_of_its_own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """The peer secret of the nodes under test is not that of the user who runs the tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_STATE_HOME", str(tmp_path_factory.mktemp("state")))
+        yield
+
+
 @pytest.fixture(scope="session")
 def ports() -> Iterator[Ports]:
     ports = Ports()

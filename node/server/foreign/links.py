@@ -16,7 +16,7 @@ Two connections of one pair may come up at a time. Both ends keep the one that t
 has dialed, and of two in one direction the later; a node that was started anew replaces what it had.
 
 Under mutual TLS both have to show a certificate of the same authority, for the name in the hello. Without it
-every address has to be on the loopback.
+every address has to be on the loopback, and both have to know the same peer secret.
 
 Each end says something at least once a second. Who says nothing for five is taken for gone although its
 socket stands: a process that was stopped must not stay anybody's home.
@@ -38,7 +38,8 @@ import trio
 from node.config.values import Address, parse_address
 from node.errors import ConfigError, IdentityError, RemoteProtocolError
 from node.protocol.peer import encode_frame, shown
-from node.raft.connection import Connection, LostError, dialed, receive_hello, remote, secure, send
+from node.raft.connection import Connection, LostError, dialed, remote, secure, send
+from node.raft.handshake import introduce
 from node.raft.links import FOREIGN, INSTANCE_BYTES, CollisionError, Hello, Limits, refusal
 from node.raft.security import Security
 from node.raft.tls import ByteStream
@@ -378,8 +379,7 @@ class ForeignLinks:
         with trio.move_on_after(self._limits.handshake_s):
             contexts, unanswered_s = self._security.contexts, self._limits.unanswered_s
             stream, certificate = await secure(tcp, contexts, server_side=False, unanswered_s=unanswered_s)
-            await send(stream, self._own_hello(ANYBODY))
-            answer = await receive_hello(stream)
+            answer = await introduce(stream, self._own_hello(ANYBODY), self._security)
             if isinstance(answer, dict) and isinstance(key := answer.get("key"), str):
                 route.found = key  # it declines us, but if we are linked already we know what for
                 cluster, _, node = key.partition("/")

@@ -11,7 +11,7 @@ draws the id of its directory first, writes that down, and asks by it: who asks 
 asks under the name of another is told so.
 
 Who may ask is who may be a peer: under mutual TLS the certificate has the name; without it there is only the
-loopback. The question and the answer are a connection's hellos::
+loopback, and the peer secret. The question and the answer are a connection's hellos::
 
     newcomer   {link: "join", wire, cluster, node, to: "?", listen, directory}
     member     {link: "join", wire, cluster, node, to: newcomer} and one of
@@ -35,8 +35,9 @@ import trio
 
 from node.config.values import Address
 from node.errors import IdentityError, RemoteProtocolError, UnavailableError
-from node.raft.connection import LostError, dialed, receive_hello, remote, secure, send
+from node.raft.connection import LostError, dialed, remote, secure, send
 from node.raft.disk import Disk, replace_file
+from node.raft.handshake import introduce
 from node.raft.links import INSTANCE_BYTES, JOIN, CollisionError, Hello, Limits
 from node.raft.security import Security
 from node.raft.tls import ByteStream
@@ -156,8 +157,7 @@ class Newcomer:
                 stream, certificate = await secure(
                     tcp, contexts, server_side=False, unanswered_s=unanswered_s
                 )
-                await send(stream, self._hello())
-                hello = Hello.of(await receive_hello(stream))
+                hello = Hello.of(await introduce(stream, self._hello(), self._security))
                 self._security.check_peer(certificate, hello.node)
                 return self._read(hello)
             raise LostError("no answer")

@@ -1,0 +1,136 @@
+"""Attacks on the port where nodes find one another, and what they cost the cluster."""
+
+from __future__ import annotations
+
+import secrets
+import socket
+from typing import Any
+
+import pytest
+import trio
+from e2e.conftest import MakeCluster
+from e2e.harness import Cluster, until
+from e2e.load import replay
+
+from node.client.streaming import connect
+from node.protocol.peer import FrameDecoder, encode_frame
+from node.raft.frames import Stale, VoteRequest
+
+pytestmark = pytest.mark.slow
+
+FAR = (1 << 63) - 1
+
+
+async def publish(cluster: Cluster, channel: str, first: int, last: int) -> None:
+    async with connect(cluster.addresses(), cluster.cluster_id, f"publisher-{first}") as client:
+        for n in range(first, last + 1):
+            await client.publish(channel, b"%d" % n)
+
+
+def hello_of(cluster: Cluster, node: str, to: str, link: str = "raft") -> dict[str, Any]:
+    """What a node of the release before peer secrets says first, as any process can say it."""
+    return {
+        "wire": 1,
+        "machine": 1,
+        "cluster": cluster.cluster_id,
+        "founding": "",
+        "empty": True,
+        "nonce": "",
+        "met": {},
+        "client": "",
+        "directory": "",
+        "members": b"",
+        "members_since": 0,
+        "settled": b"",
+        "settled_since": 0,
+        "link": link,
+        "node": node,
+        "to": to,
+        "instance": secrets.token_bytes(16),
+        "epoch": 1,
+    }
+
+
+def said_to(port: int, *values: Any) -> list[Any]:
+    """What a node answers to these frames until it closes the connection."""
+    decoder = FrameDecoder()
+    answers: list[Any] = []
+    with socket.create_connection(("127.0.0.1", port), timeout=10) as peer:
+        for value in values:
+            peer.sendall(encode_frame(value))
+        try:
+            while data := peer.recv(65536):
+                answers += decoder.feed(data)
+        except ConnectionResetError:
+            pass
+    return answers
+
+
+def test_stranger_without_the_secret_is_nobody(cluster: Cluster, unique: str) -> None:
+    """It says that it is a node that is down, on each kind of link, and speaks of the last term there is."""
+    leader = cluster.leader()
+    away = next(name for name in cluster.names if name != leader)
+    cluster.kill(away)
+    term = cluster.page(leader, "/raftz")["term"]
+    for link in ("raft", "route", "snapshot", "foreign", "join"):
+        for frame in (Stale(FAR), VoteRequest(FAR, FAR, FAR, True)):
+            answers = said_to(
+                cluster.ports[leader]["peer"], hello_of(cluster, away, leader, link), (0, frame.encode())
+            )
+            assert len(answers) == 1, answers
+            assert set(answers[0]) == {"refused"}
+            assert "shows no proof of the peer secret" in answers[0]["refused"]
+    trio.run(publish, cluster, unique, 1, 10)
+    assert cluster.page(leader, "/raftz")["term"] == term
+    cluster.start(away)
+    cluster.wait_ready()
+    assert cluster.page(leader, "/raftz")["term"] == term
+
+
+def test_process_on_the_port_of_a_stopped_node_learns_and_changes_nothing(cluster: Cluster) -> None:
+    """It is dialed by both others, sends each a refusal, and neither of them believes it."""
+    leader = cluster.leader()
+    away = next(name for name in cluster.names if name != leader)
+    cluster.kill(away)
+    told: list[Any] = []
+    with socket.create_server(("127.0.0.1", cluster.ports[away]["peer"]), reuse_port=False) as server:
+        server.settimeout(10)
+        while len(told) < 4:
+            peer, _ = server.accept()
+            with peer:
+                peer.settimeout(10)
+                decoder = FrameDecoder()
+                values: list[Any] = []
+                while not values:
+                    values = decoder.feed(peer.recv(65536))
+                told += values
+                peer.sendall(
+                    encode_frame({"refused": "removed", "cluster": cluster.cluster_id, "settled": b"\x90"})
+                )
+    assert all(len(hello["challenge"]) == 32 for hello in told)
+    assert cluster.ready_leader() == leader
+    cluster.start(away)
+    cluster.wait_ready()
+
+
+def test_rolling_upgrade_from_a_release_without_secrets(make_cluster: MakeCluster) -> None:
+    """The second round: nodes that take anybody and nodes that require proofs, in every step of it."""
+    cluster = make_cluster()
+    cluster.options = {name: ["--set", "cluster.peer_security.mode=none"] for name in cluster.names}
+    cluster.start()
+    cluster.wait_ready()
+    answers = said_to(cluster.ports["n1"]["peer"], hello_of(cluster, "n2", "n3"))
+    assert "a wrong peer address" in answers[0]["refused"]  # the names are looked at, no proof is wanted
+    first = 1
+    for name in cluster.names:
+        cluster.ask_to_stop(name)
+        cluster.children[name].wait(10)
+        cluster.options[name] = []
+        cluster.start(name)
+        cluster.wait_ready()
+        trio.run(publish, cluster, "foo", first, first + 9)
+        first += 10
+    answers = said_to(cluster.ports["n1"]["peer"], hello_of(cluster, "n2", "n3"))
+    assert "shows no proof" in answers[0]["refused"]
+    until("the same", lambda: cluster.wait_same("foo")["last_seq"] == 30)
+    assert len(trio.run(replay, cluster.address("n1"), cluster.cluster_id, "reader", "foo", 30)) == 30
