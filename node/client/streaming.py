@@ -7,9 +7,10 @@ after a reconnect nothing is asked for again, as in all clients of this protocol
 from __future__ import annotations
 
 import secrets
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import count
 
 import trio
@@ -45,12 +46,18 @@ class Message:
         self.subscription.ack(self.seq)
 
 
-Callback = Callable[[Message], None]
+Callback = Callable[[Message], None] | Callable[[Message], Awaitable[None]]
+"""Handles a message. Messages of one subscription are handled one after the other, in order."""
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Subscription:
-    """A subscription of a client."""
+    """A subscription of a client.
+
+    A callback that returns an awaitable is awaited in a task of the subscription, and its message is
+    acknowledged when it has returned. What waits for it is bounded by the subscription's max in
+    flight: a redelivery of a message that still waits is dropped.
+    """
 
     client: Client
     channel: str
@@ -59,6 +66,8 @@ class Subscription:
     inbox: bytes
     sid: bytes
     ack_inbox: bytes = b""
+    _waiting: deque[tuple[Message, Awaitable[None]]] = field(default_factory=deque, repr=False)
+    """Messages whose awaitable has not returned, the one being awaited first."""
 
     def ack(self, seq: int) -> None:
         """Acknowledge a sequence."""
@@ -66,8 +75,14 @@ class Subscription:
             self.client.nats.publish(self.ack_inbox, stan.encode_ack(stan.Ack(self.channel, seq)))
 
     def received(self, raw: nats.Msg) -> None:
-        """A message came in on the inbox."""
+        """Handle a message that came in on the inbox.
+
+        Raises:
+            TypeError: the callback returned an awaitable, and the client has no nursery to await it in.
+        """
         decoded = stan.decode_message(raw.payload)
+        if decoded.redelivered and any(message.seq == decoded.seq for message, _ in self._waiting):
+            return
         message = Message(
             self,
             decoded.seq,
@@ -78,9 +93,34 @@ class Subscription:
             decoded.redelivery_count,
             trio.current_time(),
         )
-        self.callback(message)
-        if not self.manual_ack:
+        result = self.callback(message)
+        if isinstance(result, Awaitable):
+            self._await_later(message, result)
+        elif not self.manual_ack:
             self.ack(decoded.seq)
+
+    def _await_later(self, message: Message, result: Awaitable[None]) -> None:
+        nursery = self.client.nursery
+        if nursery is None:
+            _drop(result)
+            raise TypeError(
+                f"the callback of {self.channel!r} returned an awaitable: use `connect`, which has a nursery"
+            )
+        self._waiting.append((message, result))
+        if len(self._waiting) == 1:
+            nursery.start_soon(self._await_all)
+
+    async def _await_all(self) -> None:
+        try:
+            while self._waiting:
+                message, result = self._waiting[0]
+                await result
+                self._waiting.popleft()
+                if not self.manual_ack:
+                    self.ack(message.seq)
+        finally:
+            while self._waiting:  # cancelled, or an exception: what is left was not handled, and not acked
+                _drop(self._waiting.popleft()[1])
 
     async def close(self) -> None:
         """Close: a durable keeps its cursor. Raises RefusedError, UnavailableError."""
@@ -94,8 +134,12 @@ class Subscription:
 class Client:
     """A registered client ID. Made by ``connect``."""
 
-    def __init__(self, connection: Nats, cluster_id: str, client_id: str) -> None:
+    def __init__(
+        self, connection: Nats, cluster_id: str, client_id: str, nursery: trio.Nursery | None = None
+    ) -> None:
         self.nats = connection
+        self.nursery = nursery
+        """Where callbacks that return an awaitable are awaited; None: they are refused."""
         self.cluster_id = cluster_id
         self.client_id = client_id
         self.conn_id = secrets.token_hex(11).encode()
@@ -125,7 +169,9 @@ class Client:
             self.client_id, self._heartbeat_inbox.decode(), 1, self.conn_id, ping_interval_s, ping_max_out
         )
         await self._connected()
-        answer = await self._request(f"_STAN.discover.{self.cluster_id}", stan.encode_connect(request))
+        # Shielded: a cancelled caller that doesn't know the answer can't end the session it asked for.
+        with trio.CancelScope(shield=True):
+            answer = await self._request(f"_STAN.discover.{self.cluster_id}", stan.encode_connect(request))
         self.session = stan.decode_connect_response(answer)
         if self.session.error:
             raise RefusedError(self.session.error)
@@ -301,6 +347,12 @@ class Client:
             raise UnavailableError(f"no answer on {subject} in {REQUEST_TIMEOUT_S:g} s") from None
 
 
+def _drop(result: Awaitable[None]) -> None:
+    """Close a coroutine that will not be awaited; else Python complains that it never was."""
+    if isinstance(result, Coroutine):
+        result.close()
+
+
 async def _then(first: trio.Event, second: trio.Event) -> None:
     await first.wait()
     second.set()
@@ -320,7 +372,10 @@ async def connect(
     options: Options | None = None,
     attempts_s: float = 10.0,
 ) -> AsyncIterator[Client]:
-    """A registered client, closed at the end of the block.
+    """A registered client, closed at the end of the block, also when that is cancelled.
+
+    Once its registration is asked for, cancelling waits for the answer, `REQUEST_TIMEOUT_S` at most,
+    and as long for the answer to closing: else the client ID stayed registered until heartbeats fail.
 
     Raises:
         RefusedError: the cluster declined.
@@ -328,13 +383,14 @@ async def connect(
         NodeError: whatever the block raises of them, by itself too.
     """
     connection = Nats([Server.parse(server) for server in servers], options)
-    client = Client(connection, cluster_id, client_id)
     failure: NodeError | None = None
+    connected = trio.CancelScope(shield=True)  # until the session is closed, also if we are cancelled
 
-    async def keep_connected(scope: trio.CancelScope) -> None:
+    async def keep_connected(client: Client, scope: trio.CancelScope) -> None:
         nonlocal failure
         try:
-            await connection.run()
+            with connected:
+                await connection.run()
         except RefusedError as error:  # the credentials: no other server takes them either
             failure = error
             client.lost = str(error)
@@ -342,21 +398,19 @@ async def connect(
             scope.cancel()
 
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(keep_connected, nursery.cancel_scope)
+        client = Client(connection, cluster_id, client_id, nursery)
+        nursery.start_soon(keep_connected, client, nursery.cancel_scope)
         try:
             await _open(client, attempts_s)
-        except (RefusedError, UnavailableError) as error:
-            failure = error
-        else:
             nursery.start_soon(client.ping_for_ever)
-            try:
-                yield client
-            except NodeError as error:
-                failure = error
-            finally:
-                with trio.move_on_after(REQUEST_TIMEOUT_S, shield=True):
-                    await _close(client)
-        nursery.cancel_scope.cancel()
+            yield client
+        except NodeError as error:
+            failure = error
+        finally:
+            with trio.move_on_after(REQUEST_TIMEOUT_S, shield=True):
+                await _close(client)
+            connected.cancel()
+            nursery.cancel_scope.cancel()
     if failure is not None:
         raise failure  # by itself, not in the nursery's group
 
@@ -376,7 +430,7 @@ async def _open(client: Client, attempts_s: float) -> None:
 
 
 async def _close(client: Client) -> None:
-    if client.lost or not client.nats.connected.is_set():
+    if not client.session.close_requests or client.lost or not client.nats.connected.is_set():
         return
     try:
         await client.close()

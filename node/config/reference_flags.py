@@ -79,7 +79,7 @@ SECTION_KEYS: Final = {
 """Keys of the streaming part that are sections themselves."""
 
 _SPACE = "the store gives space back by itself"
-_CLIENT_TLS = "TLS for clients is not in this release; put a TLS proxy before the port"
+_CLIENT_TLS = "TLS for clients is not in this release; let them connect on a private network or through a VPN"
 _RAFT = "elections follow raft.election_timeout of this server, 300 to 600 ms"
 _SQL = "there is no SQL store: use --store FILE --dir DIR, replicated with --clustered"
 _SYSLOG = "log lines go to standard error, which systemd and containers pass on, or to --log FILE"
@@ -482,7 +482,7 @@ OPTIONS: Final[tuple[Option, ...]] = (
         ("https_port", "https"),
         "nats",
         TEXT,
-        refused="monitoring over TLS is not in this release: use -m, on the loopback, behind a TLS proxy",
+        refused="monitoring over TLS is not in this release: use -m, behind an HTTPS proxy",
     ),
     Option((), ("http_base_path",), "nats", TEXT, "monitoring.http_base_path"),
     Option(("user",), ("user", "username"), "authorization", TEXT, "clients.user", about="the only user"),

@@ -11,7 +11,7 @@ from node.client.streaming import Client, Message, connect
 from node.errors import RefusedError, UnavailableError
 from node.protocol import nats
 from node.protocol import streaming as stan
-from node.protocol.message import message, message_body
+from node.protocol.message import message, message_body, redelivered
 
 SESSION = stan.ConnectResponse(
     pub_prefix="_STAN.pub.c",
@@ -163,3 +163,104 @@ async def test_nobody_answering_is_an_error_of_its_own() -> None:
     with pytest.raises(UnavailableError, match="no streaming service answered"):
         async with connect(["127.0.0.1:1"], "c", "me", attempts_s=0.2):
             raise AssertionError
+
+
+async def _connected(service: Service, task_status: trio.TaskStatus[Client]) -> None:
+    async with connect([f"127.0.0.1:{service.server.server.port}"], "c", "me") as client:
+        task_status.started(client)
+        await trio.sleep_forever()
+
+
+async def test_a_cancelled_client_closes_its_session(nursery: trio.Nursery) -> None:
+    """The connection was cancelled together with the block: the client ID stayed registered for minutes."""
+    service = Service()
+    await nursery.start(service.server.run)
+    async with trio.open_nursery() as ours:
+        await ours.start(_connected, service)
+        ours.cancel_scope.cancel()
+    assert service.ended == [b"_STAN.close.c"]
+
+
+async def test_a_connect_that_is_cancelled_while_its_answer_is_on_the_way_closes_the_session(
+    nursery: trio.Nursery, autojump_clock: trio.testing.MockClock
+) -> None:
+    service = Service()
+    asked = trio.Event()
+    answer = service.answer
+
+    def hold(here: ScriptedServer, pub: nats.Pub) -> None:
+        if pub.subject == b"_STAN.discover.c" and not asked.is_set():
+            asked.set()
+            nursery.start_soon(late, pub)
+        else:
+            answer(here, pub)
+
+    async def late(pub: nats.Pub) -> None:
+        await trio.sleep(0.5)
+        answer(service.server, pub)
+        await service.server.push()
+
+    service.server._answer = hold
+    await nursery.start(service.server.run)
+    async with trio.open_nursery() as ours:
+        ours.start_soon(ours.start, _connected, service)
+        await asked.wait()
+        ours.cancel_scope.cancel()
+    assert service.ended == [b"_STAN.close.c"]
+
+
+async def test_an_async_callback_is_awaited_and_acknowledged_afterwards(nursery: trio.Nursery) -> None:
+    """It was never awaited, and its message acknowledged: lost."""
+    service = Service()
+    await nursery.start(service.server.run)
+    may_end, handled = trio.Event(), trio.Event()
+
+    async def handle(message: Message) -> None:
+        assert message.data == b"first"
+        await may_end.wait()
+        handled.set()
+
+    client = await nursery.start(_connected, service)
+    sub = await client.subscribe("foo", handle)
+    await client.nats.flush()
+    again = redelivered(message(1, 7, message_body("foo", "", b"first")), 1)
+    service.server.message(sub.inbox, again)
+    await service.server.push()
+    await client.nats.flush()
+    assert service.acked == []
+    assert len(sub._waiting) == 1  # the redelivery of what waits is dropped
+    may_end.set()
+    await handled.wait()
+    await trio.testing.wait_all_tasks_blocked()
+    await client.nats.flush()
+    assert service.acked == [1]
+
+
+async def _never_ends(_message: Message) -> None:
+    await trio.sleep_forever()
+
+
+async def test_an_async_callback_that_is_cancelled_acknowledges_nothing(nursery: trio.Nursery) -> None:
+    service = Service()
+    await nursery.start(service.server.run)
+    async with trio.open_nursery() as ours:
+        client = await ours.start(_connected, service)
+        await client.subscribe("foo", _never_ends)
+        await client.nats.flush()
+        ours.cancel_scope.cancel()
+    assert service.acked == []
+    assert service.ended == [b"_STAN.close.c"]
+
+
+async def test_an_async_callback_without_a_nursery_is_refused(nursery: trio.Nursery) -> None:
+    service = Service()
+    client = await opened(service, nursery)
+
+    async def handle(_message: Message) -> None:
+        raise AssertionError
+
+    sub = await client.subscribe("foo", lambda _message: None)
+    sub.callback = handle
+    with pytest.raises(TypeError, match="'foo' returned an awaitable: use `connect`"):
+        sub.received(nats.Msg(b"x", b"1", b"", b"", message(2, 7, message_body("foo", "", b"data"))))
+    assert service.acked == [1]
