@@ -442,6 +442,15 @@ class Monitoring:
     ] = "/"
     """What stands before every path, for a proxy that shares its names."""
 
+    hosts: Annotated[tuple[str, ...], Words(Text(r"\*|[A-Za-z0-9_.-]+", "a host name, or *"))] = ()
+    """Names under which it may be asked without a token, as ``http://NAME:8222/``. IP addresses, names of
+    this file, and names that nobody can register (``localhost``, without a dot, below ``.local``,
+    ``.internal``, ``.svc``, ``.lan``) always may. ``*``: any. A page in a browser can have a name of its
+    own resolve to the node, and would read everything under it."""
+
+    jsonp: Annotated[bool, Flag()] = False
+    """Whether ``?callback=NAME`` gets JavaScript. Any page in a browser that reaches the node can read it."""
+
 
 @dataclass(frozen=True, slots=True)
 class Logging:

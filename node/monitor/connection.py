@@ -25,6 +25,8 @@ import trio
 if TYPE_CHECKING:
     import h11
 
+    from node.monitor.admission import Seat
+
 App: TypeAlias = Callable[[Any, Any, Any], Awaitable[None]]
 """An ASGI application."""
 
@@ -39,8 +41,8 @@ _READ_BYTES: Final = 16 * 1024
 _AUTHORITY = re.compile(rb"[A-Za-z][A-Za-z0-9+.-]*://[^/?]*")
 
 
-async def converse(stream: trio.SocketStream, app: App) -> None:
-    """Answer requests until either end has enough.
+async def converse(stream: trio.SocketStream, app: App, seat: Seat | None = None) -> None:
+    """Answer requests until either end has enough. The ``seat`` is told when a request is being answered.
 
     Raises:
         trio.BrokenResourceError: the reader has gone, or takes too little.
@@ -50,7 +52,11 @@ async def converse(stream: trio.SocketStream, app: App) -> None:
     wire = h11.Connection(h11.SERVER, max_incomplete_event_size=HEAD_BYTES_MAX)
     try:
         while (request := await _request(stream, wire)) is not None:
+            if seat is not None:
+                seat.begin(request.target)
             await _Answer(stream, wire, request).of(app)
+            if seat is not None:
+                seat.end()
             if wire.states != {h11.SERVER: h11.DONE, h11.CLIENT: h11.DONE}:
                 return
             wire.start_next_cycle()
@@ -102,7 +108,7 @@ class _Answer:
         path, _, query = _AUTHORITY.sub(b"", request.target, count=1).partition(b"?")
         return {
             "type": "http",
-            "asgi": {"version": "3.0", "spec_version": "2.3"},
+            "asgi": {"version": "3.0", "spec_version": "2.4"},
             "http_version": request.http_version.decode(),
             "method": request.method.decode(),
             "scheme": "http",

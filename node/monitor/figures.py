@@ -6,7 +6,7 @@ or between the steps of a view, on the node's own event loop, and never changed.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -58,6 +58,8 @@ class Identity:
     """How other nodes are reached; None: this node has nothing to do with any."""
     durability: str = "fsync"
     """When a publish is acknowledged: see ``raft.durability``."""
+    store: str = "file"
+    """Where messages are kept: ``file`` or ``memory``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -242,10 +244,20 @@ class Source(Protocol):
     def connect_urls(self) -> Sequence[str]:
         """``host:port`` of every node that takes clients."""
 
-    def connections(self, *, closed: bool) -> Sequence[Connection]:
-        """The open client connections, or the last closed ones as far as they are remembered."""
+    @property
+    def connection_count(self) -> int:
+        """Open client connections."""
 
-    def subscriptions(self, cid: int | None = None) -> Iterable[NatsSubscription]:
-        """Those of one client connection, or all of this node's."""
+    def connections(self, *, closed: bool) -> Iterator[Connection]:
+        """The open client connections, oldest first, or the last closed ones as far as they are remembered.
+
+        Each is looked at when it is taken; taking one costs some microseconds.
+        """
+
+    def subscriptions(self, cid: int | None = None) -> Iterator[NatsSubscription]:
+        """Those of one client connection, or all of this node's clients; made one by one when taken."""
+
+    def subscription_count(self) -> int:
+        """How many `subscriptions` there are of all connections."""
 
     def routes(self) -> Sequence[Route]: ...

@@ -1,7 +1,8 @@
-"""The monitoring pages over HTTP: paths, queries, JSON, tokens.
+"""The monitoring pages over HTTP: paths, queries, JSON.
 
-What a page says is made by `views` and `nats_views`. Here a page's breaks become checkpoints, and JSON
-of whatever length is written in a worker thread, so that nobody's curiosity holds up the cluster.
+What a page says is made by `views` and `nats_views`. Here a page's breaks become checkpoints, and its JSON is
+encoded and sent piece by piece, all under one `Pacer`: nobody's curiosity holds up the cluster. Which
+connections are kept is `admission`'s business, who may read `gate`'s.
 
 Starlette takes a while to import, so it is imported when a server is started. Bytes and requests are
 `connection`'s. A page that fails is a mistake of ours and is logged as one; it costs the connection that
@@ -10,23 +11,26 @@ asked for it, not the node, which has more to do than to be looked at.
 
 from __future__ import annotations
 
-import hmac
 import json
 import logging
 import re
 import socket
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Final, TypeAlias
 
 import trio
 
 from node.errors import NodeError
-from node.monitor import nats_views, views
+from node.monitor import account_views, nats_views, views
+from node.monitor.admission import Admission
 from node.monitor.connection import converse
 from node.monitor.figures import Source
+from node.monitor.gate import Gate
+from node.monitor.pacing import Pacer
 from node.monitor.process import ProcessMeter
 from node.monitor.query import BadQueryError, NotFoundError, Query
+from node.monitor.rendering import Steps, View, pieces
 from node.sockets import listen
 
 if TYPE_CHECKING:
@@ -36,21 +40,33 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("stanchion.monitor")
 
-CONNECTIONS_MAX: Final = 64
-"""At a time. One more is closed at once."""
+CHUNK_CHARS: Final = 32 * 1024
+"""About so much of a page is encoded before it is sent."""
 
 _CALLBACK = re.compile(r"[A-Za-z_$][A-Za-z0-9_$.]{0,127}", re.ASCII)
 
-Page: TypeAlias = Callable[[Query], views.View | views.Steps]
+_HEADERS: Final = {"X-Content-Type-Options": "nosniff", "Cross-Origin-Resource-Policy": "same-origin"}
+"""Of every page: browsers show it to nobody but this server's own pages."""
+
+Page: TypeAlias = Callable[[Query], View | Steps]
 
 
-def application(source: Source, *, token: str = "", base_path: str = "/") -> ASGIApp:
+def application(
+    source: Source,
+    *,
+    token: str = "",
+    base_path: str = "/",
+    names: Iterable[str] = (),
+    jsonp: bool = False,
+) -> ASGIApp:
     """The pages of ``source`` as an ASGI application.
 
     Args:
         source: the node.
         token: what a request must carry as ``Authorization: Bearer``; empty: nothing.
         base_path: what stands before every path.
+        names: host names under which requests may come; see `gate`.
+        jsonp: whether ``callback`` gets JavaScript, which any page in a browser can read.
     """
     from starlette.applications import Starlette
     from starlette.responses import HTMLResponse, PlainTextResponse, Response
@@ -58,12 +74,19 @@ def application(source: Source, *, token: str = "", base_path: str = "/") -> ASG
 
     requests: Counter[str] = Counter()
     meter = ProcessMeter()
+    pacer, probes = Pacer(), Pacer()
     pages: dict[str, Page] = {
         "/varz": lambda query: nats_views.varz(source, meter.look(), requests, base_path),
         "/connz": lambda query: nats_views.connz(source, query),
         "/routez": lambda query: nats_views.routez(source, query),
         "/subsz": lambda query: nats_views.subsz(source, query),
         "/subscriptionsz": lambda query: nats_views.subsz(source, query),
+        "/accountz": lambda query: account_views.accountz(source, query),
+        "/accstatz": lambda query: account_views.accstatz(source, query),
+        "/gatewayz": lambda query: account_views.gatewayz(source),
+        "/leafz": lambda query: account_views.leafz(source, query),
+        "/jsz": lambda query: account_views.jsz(source, query),
+        "/ipqueuesz": lambda query: account_views.ipqueuesz(),
         "/raftz": lambda query: views.raftz(source),
         "/streaming/serverz": lambda query: views.serverz(source, meter.look()),
         "/streaming/storez": lambda query: views.storez(source),
@@ -72,33 +95,69 @@ def application(source: Source, *, token: str = "", base_path: str = "/") -> ASG
         "/streaming/raftz": lambda query: views.raftz(source),
     }
 
+    class Sent(Response):
+        """A view, encoded while it is sent."""
+
+        def __init__(self, view: View, callback: str) -> None:
+            media_type = "application/javascript" if callback else "application/json"
+            super().__init__(media_type=media_type, headers=_HEADERS)
+            del self.headers["content-length"]
+            self._callback = callback
+            self._pieces = pieces(view)
+
+        async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+            first, more = await self._chunk()
+            start = {"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers}
+            opening, closing = (f"{self._callback}(", ")") if self._callback else ("", "")
+            if not more:
+                body = f"{opening}{first}{closing}".encode()
+                start["headers"] = [*self.raw_headers, (b"content-length", b"%d" % len(body))]
+                await send(start)
+                await send({"type": "http.response.body", "body": body})
+                return
+            await send(start)
+            chunk = opening + first
+            while more:
+                await send({"type": "http.response.body", "body": chunk.encode(), "more_body": True})
+                chunk, more = await self._chunk()
+            await send({"type": "http.response.body", "body": f"{chunk}{closing}".encode()})
+
+        async def _chunk(self) -> tuple[str, bool]:
+            """The next text, and whether there is more."""
+            gathered: list[str] = []
+            size = 0
+            more = True
+            while more and size < CHUNK_CHARS:
+                some, more = await pacer.some(self._pieces)
+                gathered += some
+                size += sum(map(len, some))
+            return "".join(gathered), more
+
     def route(path: str, page: Page) -> Route:
         async def endpoint(request: Request) -> Response:
             requests[path] += 1
             query = Query(request.query_params)
             callback = query.text("callback")
             try:
+                if callback and not jsonp:
+                    raise BadQueryError("callback: JSONP is switched off (monitoring.jsonp)")
                 if callback and not _CALLBACK.fullmatch(callback):
                     raise BadQueryError(f"Error decoding callback: {callback!r} is not a function's name")
-                made = page(query)
-                view = made if isinstance(made, dict) else await _made(made)
+                made = await pacer.step(lambda: page(query))
+                view = made if isinstance(made, dict) else await _made(made, pacer)
             except NotFoundError as error:
                 return PlainTextResponse(f"{error}\n", 404)
             except BadQueryError as error:
                 return PlainTextResponse(f"{error}\n", 400)
-            body = await trio.to_thread.run_sync(_json, view)
-            if callback:
-                return Response(f"{callback}({body})", media_type="application/javascript")
-            return Response(body, media_type="application/json")
+            return Sent(view, callback)
 
         return Route(path, endpoint, methods=["GET"])
 
     async def healthz(request: Request) -> Response:
         requests["/healthz"] += 1
-        is_healthy, view = views.healthz(source)
-        return Response(
-            json.dumps(view, separators=(",", ":")), 200 if is_healthy else 503, media_type="application/json"
-        )
+        is_healthy, view = await probes.step(lambda: views.healthz(source))
+        text = json.dumps(view, separators=(",", ":"))
+        return Response(text, 200 if is_healthy else 503, media_type="application/json", headers=_HEADERS)
 
     async def is_ft_active(request: Request) -> Response:
         return Response(status_code=204)  # nodes of a cluster have no standby to be active instead of
@@ -109,7 +168,7 @@ def application(source: Source, *, token: str = "", base_path: str = "/") -> ASG
         body = _index(source.identity.name, [f"{prefix}{link}" for link in links])
 
         async def endpoint(request: Request) -> Response:
-            return HTMLResponse(body)
+            return HTMLResponse(body, headers=_HEADERS)
 
         return Route(path, endpoint, methods=["GET"])
 
@@ -122,7 +181,7 @@ def application(source: Source, *, token: str = "", base_path: str = "/") -> ASG
         *(route(path, page) for path, page in pages.items()),
     ]
     app: ASGIApp = Starlette(routes=[Mount(prefix, routes=routes)] if prefix else routes)
-    return _Guarded(app, token) if token else app
+    return _Guarded(app, Gate(token, names, base_path))
 
 
 def prepare() -> None:
@@ -132,19 +191,17 @@ def prepare() -> None:
     import starlette.routing  # noqa: F401
 
 
-async def _made(steps: views.Steps) -> views.View:
-    """The view, with a checkpoint at each of its breaks."""
-    while True:
-        try:
-            next(steps)
-        except StopIteration as done:
-            view: views.View = done.value
-            return view
-        await trio.lowlevel.checkpoint()
+async def _made(steps: Steps, pacer: Pacer) -> View:
+    """The view, made in steps."""
+    made: list[View] = []
 
+    def parts() -> Iterator[None]:
+        made.append((yield from steps))
 
-def _json(view: views.View) -> str:
-    return json.dumps(view, indent=2)
+    more, each = True, parts()
+    while more:
+        _, more = await pacer.some(each)
+    return made[0]
 
 
 def _index(name: str, links: list[str]) -> str:
@@ -153,23 +210,22 @@ def _index(name: str, links: list[str]) -> str:
 
 
 class _Guarded:
-    """Lets requests through that carry the token."""
+    """Lets requests through that may pass the `Gate`."""
 
-    def __init__(self, app: ASGIApp, token: str) -> None:
+    def __init__(self, app: ASGIApp, gate: Gate) -> None:
         self._app = app
-        self._expected = f"Bearer {token}".encode()
+        self._gate = gate
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         from starlette.responses import PlainTextResponse
 
-        if scope["type"] != "http":
-            return
-        given = dict(scope["headers"]).get(b"authorization", b"")
-        if hmac.compare_digest(given, self._expected):
+        refusal = self._gate.refusal(scope["path"], dict(scope["headers"]))
+        if refusal is None:
             await self._app(scope, receive, send)
-        else:
-            refusal = PlainTextResponse("a token is needed\n", 401, {"WWW-Authenticate": "Bearer"})
-            await refusal(scope, receive, send)
+            return
+        status, text = refusal
+        headers = {"WWW-Authenticate": "Bearer"} if status == 401 else {}
+        await PlainTextResponse(f"{text}\n", status, headers)(scope, receive, send)
 
 
 async def serve(
@@ -178,6 +234,8 @@ async def serve(
     token: str = "",
     *,
     base_path: str = "/",
+    names: Iterable[str] = (),
+    jsonp: bool = False,
     sockets: Sequence[socket.socket] = (),
     task_status: trio.TaskStatus[tuple[str, int]] = trio.TASK_STATUS_IGNORED,
 ) -> None:
@@ -188,31 +246,40 @@ async def serve(
         address: host and port to listen on; port 0 for any.
         token: what a request must carry as ``Authorization: Bearer``; empty: nothing.
         base_path: what stands before every path.
-        sockets: what to listen on; it listens already. Empty: the address is bound.
+        names: host names under which requests may come; see `gate`.
+        jsonp: whether ``callback`` gets JavaScript.
+        sockets: what to listen on; it listens already. Empty, or closed: the address is bound.
         task_status: told the address once it listens.
 
     Raises:
         NodeError: it can't listen there.
     """
-    app = application(source, token=token, base_path=base_path)
-    open_now: set[trio.SocketStream] = set()
+    app = application(source, token=token, base_path=base_path, names=names, jsonp=jsonp)
+    admission = Admission(trio.current_time)
 
     async def handle(stream: trio.SocketStream) -> None:
         try:
-            if len(open_now) < CONNECTIONS_MAX:
-                open_now.add(stream)
-                await converse(stream, app)
+            host = str(stream.socket.getpeername()[0])
+        except OSError:  # it has left already
+            await trio.aclose_forcefully(stream)
+            return
+        scope = trio.CancelScope()
+        seat = admission.admit(host, scope.cancel)
+        try:
+            with scope:
+                await converse(stream, app, seat)
         except* trio.BrokenResourceError as gone:
             log.debug("a reader of monitoring has gone: %s", gone.exceptions[0])
         except* Exception:
             log.exception("a request to monitoring failed")
         finally:
-            open_now.discard(stream)
+            admission.leave(seat)
             await trio.aclose_forcefully(stream)
 
     host, port = address
     try:
-        opened = sockets or await trio.to_thread.run_sync(listen, host, port)
+        given = [one for one in sockets if one.fileno() >= 0]
+        opened = given or await trio.to_thread.run_sync(listen, host, port)
         listeners = [trio.SocketListener(trio.socket.from_stdlib_socket(one)) for one in opened]
     except OSError as error:
         raise NodeError(f"monitoring can't listen on {host}:{port}: {error.strerror or error}") from error

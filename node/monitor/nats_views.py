@@ -9,18 +9,23 @@ read.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from typing import Any, Final
 
-from node.monitor.figures import Connection, Identity, NatsSubscription, Route, Source
+from node.monitor.figures import Connection, Identity, Interest, NatsSubscription, Route, Source
 from node.monitor.formats import round_trip_text, time_text, uptime_text
+from node.monitor.ordered import in_order, page
 from node.monitor.process import Process
 from node.monitor.query import BadQueryError, Query
-from node.monitor.views import Steps, View, python_version
-from node.protocol.subjects import matches
+from node.monitor.rendering import Rows, Steps, View
+from node.monitor.views import STEP_ROWS, python_version
+from node.protocol.subjects import literal, matches
 from node.units import SECOND
 
 MAX_PROTOCOL: Final = 1
+
+GLOBAL_ACCOUNT: Final = "$G"
+"""The account of all clients, where a NATS server has no others."""
 
 
 def varz(source: Source, process: Process, requests: Mapping[str, int], base_path: str) -> View:
@@ -56,7 +61,7 @@ def varz(source: Source, process: Process, requests: Mapping[str, int], base_pat
         "cores": process.cores,
         "gomaxprocs": 1,
         "cpu": process.cpu,
-        "connections": len(source.connections(closed=False)),
+        "connections": source.connection_count,
         "total_connections": traffic.connections_total,
         "routes": len(routes),
         "remotes": len({route.name for route in routes}),
@@ -122,41 +127,62 @@ def connz(source: Source, query: Query) -> Steps:
     limit, offset = query.page()
     sort, state, details = query.text("sort"), query.text("state") or "open", query.text("subs")
     if sort and sort not in _SORTS:
-        raise BadQueryError(f"Invalid sort option: {sort}")
+        raise BadQueryError(f"invalid sorting option: {sort}")
     if state not in ("open", "closed", "any", "all"):
-        raise BadQueryError(f"Error decoding state: {state!r} is not open, closed, any or all")
+        raise BadQueryError(f"Error decoding state for {state}")
     if sort in ("stop", "reason") and state == "open":
-        raise BadQueryError(f"Invalid sort option: {sort} is for closed connections")
-    with_subscriptions = details == "detail" or query.flag("subs")
-    with_user, cid, user = query.flag("auth"), query.integer("cid", 0), query.text("user")
-    found: list[Connection] = []
-    if state != "closed":
-        found += source.connections(closed=False)
-    if state != "open":
-        found += source.connections(closed=True)
-    found = [c for c in found if (not cid or c.cid == cid) and (not user or c.user == user)]
-    found.sort(key=_SORTS[sort or "cid"], reverse=sort not in _ASCENDING)
-    shown = []
+        raise BadQueryError(f"invalid sorting option: {sort} is for closed connections")
+    if details != "detail":
+        details = "subjects" if query.flag("subs") else ""
+    with_user = query.flag("auth")
+    chosen, total = yield from _chosen(source, query, state)
+    if sort not in _ASCENDING or state != "open":
+        chosen = yield from in_order(list(chosen), _SORTS[sort or "cid"], reverse=sort not in _ASCENDING)
+    shown = yield from page(chosen, offset, limit)
     now_ns = source.now_ns()
-    for connection in found[offset : offset + limit]:
-        view = _connection(connection, now_ns, with_user)
-        if with_subscriptions and connection.stop_ns is None:
-            subscriptions = source.subscriptions(connection.cid)
-            if details == "detail":
-                view["subscriptions_list_detail"] = [_subscription(each) for each in subscriptions]
-            else:
-                view["subscriptions_list"] = [each.subject for each in subscriptions]
-        shown.append(view)
-        yield
     return {
         "server_id": source.identity.server_id,
         "now": time_text(now_ns),
         "num_connections": len(shown),
-        "total": len(found),
+        "total": total,
         "offset": offset,
         "limit": limit,
-        "connections": shown,
+        "connections": Rows(
+            _connection(connection, now_ns, with_user) | _subscribed(source, connection, details)
+            for connection in shown
+        ),
     }
+
+
+def _chosen(
+    source: Source, query: Query, state: str
+) -> Generator[None, None, tuple[Iterator[Connection], int]]:
+    """The connections that are asked for, and how many there are."""
+    cid, user, account = query.integer("cid", 0), query.text("user"), query.text("acc")
+    everybody = not (cid or user or account)
+    if state == "open" and everybody:  # none but those of the page are looked at
+        return source.connections(closed=False), source.connection_count
+    found = []
+    for closed in (False, True):
+        if state == ("open" if closed else "closed"):
+            continue
+        for number, connection in enumerate(source.connections(closed=closed), 1):
+            if (not cid or connection.cid == cid) and (not user or connection.user == user):
+                found.append(connection)
+            if number % STEP_ROWS == 0:
+                yield
+    if account and account != GLOBAL_ACCOUNT:
+        found = []
+    return iter(found), len(found)
+
+
+def _subscribed(source: Source, connection: Connection, details: str) -> View:
+    if not details or connection.stop_ns is not None:
+        return {}
+    subscriptions = source.subscriptions(connection.cid)
+    if details == "detail":
+        return {"subscriptions_list_detail": Rows(_subscription(each) for each in subscriptions)}
+    return {"subscriptions_list": Rows(each.subject for each in subscriptions)}
 
 
 def _connection(connection: Connection, now_ns: int, with_user: bool) -> View:
@@ -217,12 +243,12 @@ def _subscription(subscription: NatsSubscription) -> View:
 def routez(source: Source, query: Query) -> View:
     """``/routez``: the link to each other node; with ``subs=1``, what it is interested in."""
     now_ns, subs = source.now_ns(), query.flag("subs")
-    routes = [_route(route, now_ns) | _subjects(route, subs) for route in source.routes()]
+    routes = source.routes()
     return {
         "server_id": source.identity.server_id,
         "now": time_text(now_ns),
         "num_routes": len(routes),
-        "routes": routes,
+        "routes": [_route(route, now_ns) | _subjects(route, subs) for route in routes],
     }
 
 
@@ -243,7 +269,18 @@ def _route(route: Route, now_ns: int) -> View:
 
 
 def _subjects(route: Route, shown: bool) -> View:
-    return {"subscriptions_list": sorted(route.subjects())} if shown else {}
+    return {"subscriptions_list": Rows(_in_order(route.subjects))} if shown else {}
+
+
+def _in_order(subjects: Callable[[], Iterable[str]]) -> Iterator[str | None]:
+    ordering = in_order(subjects())
+    while True:
+        try:
+            next(ordering)
+        except StopIteration as done:
+            yield from done.value
+            return
+        yield None
 
 
 def subsz(source: Source, query: Query) -> Steps:
@@ -253,11 +290,47 @@ def subsz(source: Source, query: Query) -> Steps:
         BadQueryError: a parameter that can't be read.
     """
     limit, offset = query.page()
-    with_list, test = query.flag("subs"), query.text("test")
+    with_list, test, account = query.flag("subs"), query.text("test"), query.text("acc")
+    if test and not literal(test.encode()):
+        raise BadQueryError(f"invalid test subject, must be valid publish subject: {test}")
     interest = source.interest()
     view: View = {
         "server_id": source.identity.server_id,
         "now": time_text(source.now_ns()),
+        **table(interest),
+        "total": interest.subscriptions,
+        "offset": offset,
+        "limit": limit,
+    }
+    if account not in ("", GLOBAL_ACCOUNT):
+        return table(Interest())
+    if with_list or test:
+        found: Iterable[NatsSubscription] = source.subscriptions()
+        view["total"] = source.subscription_count()
+        if test:
+            matching = yield from _matching(found, test.encode())
+            view["num_subscriptions"] = view["total"] = len(matching)
+            found = matching
+        shown = yield from page(found, offset, limit)
+        view["subscriptions_list"] = Rows({"account": GLOBAL_ACCOUNT, **_subscription(s)} for s in shown)
+    return view
+
+
+def _matching(
+    subscriptions: Iterable[NatsSubscription], subject: bytes
+) -> Generator[None, None, list[NatsSubscription]]:
+    found = []
+    for number, subscription in enumerate(subscriptions, 1):
+        if matches(subscription.subject.encode(), subject):
+            found.append(subscription)
+        if number % STEP_ROWS == 0:
+            yield
+    return found
+
+
+def table(interest: Interest) -> View:
+    """Figures of the routing table, as the reference names them."""
+    return {
         "num_subscriptions": interest.subscriptions,
         "num_cache": interest.cached,
         "num_inserts": interest.inserts,
@@ -266,16 +339,4 @@ def subsz(source: Source, query: Query) -> Steps:
         "cache_hit_rate": interest.cache_hit_rate,
         "max_fanout": interest.max_fanout,
         "avg_fanout": interest.average_fanout,
-        "total": interest.subscriptions,
-        "offset": offset,
-        "limit": limit,
     }
-    if with_list or test:
-        subject = test.encode()
-        found = [s for s in source.subscriptions() if not test or matches(s.subject.encode(), subject)]
-        view["total"] = len(found)
-        if test:
-            view["num_subscriptions"] = len(found)
-        yield
-        view["subscriptions_list"] = [_subscription(each) for each in found[offset : offset + limit]]
-    return view

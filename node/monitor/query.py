@@ -9,6 +9,8 @@ from typing import Final
 from node.errors import RefusedError
 
 LIMIT_DEFAULT: Final = 1024
+LIMIT_MAX: Final = 65_536
+"""The most rows of one page. Whoever wants more asks for the next page."""
 
 _INTEGER = re.compile(r"[+-]?[0-9]{1,18}", re.ASCII)
 
@@ -35,7 +37,7 @@ class Query:
     def forgiving_page(self) -> tuple[int, int]:
         """``(limit, offset)``; what can't be used has its default. Source: monitoring, "clientsz"."""
         limit, offset = (_integer(self.text(name)) for name in ("limit", "offset"))
-        return (limit if limit and limit > 0 else LIMIT_DEFAULT), (offset if offset and offset > 0 else 0)
+        return _limit(limit or 0), max(offset or 0, 0)
 
     def is_one(self, name: str) -> bool:
         """Whether it is exactly ``1``."""
@@ -50,7 +52,7 @@ class Query:
         text = self.text(name)
         value = _integer(text) if text else default
         if value is None:
-            raise BadQueryError(f"Error decoding {name}: {text!r} is not a whole number")
+            raise BadQueryError(f"Error decoding int for '{name}': parsing \"{text}\": invalid syntax")
         return value
 
     def page(self) -> tuple[int, int]:
@@ -60,14 +62,18 @@ class Query:
             BadQueryError: not whole numbers.
         """
         limit, offset = self.integer("limit", LIMIT_DEFAULT), self.integer("offset", 0)
-        return (limit if limit > 0 else LIMIT_DEFAULT), max(offset, 0)
+        return _limit(limit), max(offset, 0)
 
     def flag(self, name: str) -> bool:
         """Raise BadQueryError unless it is one of 1, 0, true and false, in any case, or absent."""
         text = self.text(name).lower()
         if text not in ("", "1", "0", "true", "false", "t", "f"):
-            raise BadQueryError(f"Error decoding {name}: {text!r} is not true or false")
+            raise BadQueryError(f"Error decoding boolean for '{name}': parsing \"{text}\": invalid syntax")
         return text in ("1", "true", "t")
+
+
+def _limit(wanted: int) -> int:
+    return min(wanted, LIMIT_MAX) if wanted > 0 else LIMIT_DEFAULT
 
 
 def _integer(text: str) -> int | None:

@@ -2,8 +2,8 @@
 
 Pure functions from a `Source` and a `Query` to plain values; `http` makes JSON of them. Pages whose
 length nobody bounds are generators: they yield where the event loop may take a breath, since a
-node that stood still for long would be taken for dead. What they show of two channels may
-therefore be of two moments; what they show of one is of one.
+node that stood still for long would be taken for dead. Their long lists are `rendering.Rows`, made while
+they are sent. So two rows of a page may be of two moments; what one row shows is of one.
 
 Every field and type of the reference's pages is there. Beside them a subscription shows the messages
 it holds (``unacked``: how often each was sent and how long its AckWait still runs) and its queue group.
@@ -14,39 +14,29 @@ Source: the monitoring pages of the reference server, section "Streaming endpoin
 from __future__ import annotations
 
 import platform
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterable, Iterator
 from dataclasses import replace
 from itertools import islice
-from typing import Any, Final, TypeAlias
+from typing import Final
 
 from node.core.limits import limits_of
 from node.core.settings import Limits, Settings
 from node.core.state import Channel, Client, Group, State, Subscription
 from node.monitor.figures import Peer, Source
 from node.monitor.formats import time_text, uptime_text
+from node.monitor.ordered import in_order, page
 from node.monitor.process import Process
 from node.monitor.query import NotFoundError, Query
+from node.monitor.rendering import Fields, Rows, Steps, View
 from node.protocol.subjects import covers
 from node.units import MILLISECOND, SECOND
-
-View: TypeAlias = dict[str, Any]
-Steps: TypeAlias = Generator[None, None, View]
-"""A view in the making: done when it returns; others may run whenever it yields."""
 
 UNACKED_SHOWN_MAX: Final = 100
 """Of one subscription: those that fall due first."""
 MEMBERS_SHOWN_MAX: Final = 100
 """Of one queue group."""
-
-
-def finished(steps: Steps) -> View:
-    """The view, made in one go."""
-    while True:
-        try:
-            next(steps)
-        except StopIteration as done:
-            view: View = done.value
-            return view
+STEP_ROWS: Final = 512
+"""Of what isn't shown but summed or sorted: so many between two breaks."""
 
 
 def _head(source: Source) -> View:
@@ -58,9 +48,10 @@ def _head(source: Source) -> View:
     }
 
 
-def serverz(source: Source, process: Process) -> View:
+def serverz(source: Source, process: Process) -> Steps:
     """``/streaming/serverz``: the node, and sums over the cluster's state."""
     identity, state, traffic = source.identity, source.state, source.traffic()
+    stored = yield from _stored(state)
     now_ns = source.now_ns()
     view: View = {
         **_head(source),
@@ -73,7 +64,7 @@ def serverz(source: Source, process: Process) -> View:
         "clients": len(state.clients),
         "subscriptions": len(state.subscriptions),
         "channels": len(state.channels),
-        **_stored(state),
+        **stored,
         "durability": identity.durability,
         "in_msgs": traffic.streaming_in_msgs,
         "in_bytes": traffic.streaming_in_bytes,
@@ -95,25 +86,30 @@ def python_version() -> str:
     return f"python{platform.python_version()}"
 
 
-def _stored(state: State) -> View:
-    return {
-        "total_msgs": sum(len(channel.log) for channel in state.channels.values()),
-        "total_bytes": sum(channel.log.bytes for channel in state.channels.values()),
-    }
+def _stored(state: State) -> Steps:
+    msgs = stored_bytes = 0
+    for number, channel in enumerate(list(state.channels.values()), 1):
+        msgs += len(channel.log)
+        stored_bytes += channel.log.bytes
+        if number % STEP_ROWS == 0:
+            yield
+    return {"total_msgs": msgs, "total_bytes": stored_bytes}
 
 
-def storez(source: Source) -> View:
+def storez(source: Source) -> Steps:
     """``/streaming/storez``: what is kept, and within which limits."""
     settings = source.state.settings
+    kind = "MEMORY" if source.identity.store == "memory" else "FILE"
+    stored = yield from _stored(source.state)
     limits: View = {"max_channels": settings.max_channels, **_limits(settings)}
     channels = {pattern: _limits(_limits_of(settings, pattern)) for pattern in sorted(settings.channels)}
     if channels:
         limits["channels"] = channels
     return {
         **_head(source),
-        "type": "RAFT_FILE" if source.identity.is_clustered else "FILE",
+        "type": f"RAFT_{kind}" if source.identity.is_clustered else kind,
         "limits": limits,
-        **_stored(source.state),
+        **stored,
     }
 
 
@@ -137,15 +133,20 @@ def _limits(limits: Limits | Settings) -> View:
     }
 
 
-def _page(source: Source, query: Query, names: Sequence[str]) -> tuple[View, Sequence[str]]:
+def _page(
+    source: Source, query: Query, names: Iterable[str]
+) -> Generator[None, None, tuple[View, list[str]]]:
+    """The head of a page, and which of the ``names`` are on it."""
     limit, offset = query.forgiving_page()
-    shown = names[offset : offset + limit]
+    every = list(names)
+    ordered = yield from in_order(every)
+    shown = yield from page(ordered, offset, limit)
     view = {
         **_head(source),
         "offset": offset,
         "limit": limit,
         "count": len(shown),
-        "total": len(names),
+        "total": len(every),
     }
     return view, shown
 
@@ -158,20 +159,16 @@ def clientsz(source: Source, query: Query) -> Steps:
     """
     with_subscriptions = query.is_one("subs")
     wanted = query.text("client")
+    clients = source.state.clients
     if wanted:
-        client = source.state.clients.get(wanted)
+        client = clients.get(wanted)
         if client is None:
             raise NotFoundError(f"Client {wanted} not found")
         return _client(source, client, with_subscriptions)
-    view, shown = _page(source, query, sorted(source.state.clients))
-    clients = []
-    for name in shown:
-        client = source.state.clients.get(name)
-        if client is not None:  # it may have left since the last step
-            clients.append(_client(source, client, with_subscriptions))
-            yield
-    view["count"] = len(clients)
-    view["clients"] = clients
+    view, names = yield from _page(source, query, clients)
+    shown = [client for name in names if (client := clients.get(name)) is not None]
+    view["count"] = len(shown)  # a client may have left since the page was begun
+    view["clients"] = Rows(_client(source, client, with_subscriptions) for client in shown)
     return view
 
 
@@ -182,12 +179,18 @@ def _client(source: Source, client: Client, with_subscriptions: bool) -> View:
         "subs_count": len(client.subscriptions),
     }
     if with_subscriptions and client.subscriptions:
-        by_channel: dict[str, list[View]] = {}
-        for subscription in client.subscriptions.values():
-            shown = _subscription(source, subscription)
-            by_channel.setdefault(subscription.channel.name, []).append(shown)
-        view["subscriptions"] = by_channel
+        view["subscriptions"] = Fields(_by_channel(source, client))
     return view
+
+
+def _by_channel(source: Source, client: Client) -> Iterator[tuple[str, Rows] | None]:
+    by_channel: dict[str, list[Subscription]] = {}
+    for number, subscription in enumerate(list(client.subscriptions.values()), 1):
+        by_channel.setdefault(subscription.channel.name, []).append(subscription)
+        if number % STEP_ROWS == 0:
+            yield None
+    for channel, subscriptions in by_channel.items():
+        yield channel, _subscriptions(source, subscriptions)
 
 
 def channelsz(source: Source, query: Query) -> Steps:
@@ -198,25 +201,21 @@ def channelsz(source: Source, query: Query) -> Steps:
     """
     with_subscriptions = query.is_one("subs")
     wanted = query.text("channel")
+    channels = source.state.channels
     if wanted:
-        channel = source.state.channels.get(wanted)
+        channel = channels.get(wanted)
         if channel is None:
             raise NotFoundError(f"Channel {wanted} not found")
         return _channel(source, channel, with_subscriptions)
-    view, shown = _page(source, query, sorted(source.state.channels))
+    view, names = yield from _page(source, query, channels)
     if not with_subscriptions:
-        if shown:
-            view["names"] = list(shown)
+        if names:
+            view["names"] = Rows(names)
         return view
-    channels = []
-    for name in shown:
-        channel = source.state.channels.get(name)
-        if channel is not None:  # it may have expired since the last step
-            channels.append(_channel(source, channel, with_subscriptions))
-            yield
-    view["count"] = len(channels)
-    if channels:
-        view["channels"] = channels
+    shown = [channel for name in names if (channel := channels.get(name)) is not None]
+    view["count"] = len(shown)  # a channel may have expired since the page was begun
+    if shown:
+        view["channels"] = Rows(_channel(source, channel, with_subscriptions) for channel in shown)
     return view
 
 
@@ -230,12 +229,13 @@ def _channel(source: Source, channel: Channel, with_subscriptions: bool) -> View
         "subs_count": channel.subscription_count,
     }
     if with_subscriptions and channel.groups:
-        view["subscriptions"] = [
-            _subscription(source, subscription)
-            for group in channel.groups.values()
-            for subscription in group.holders
-        ]
+        holders = (holder for group in list(channel.groups.values()) for holder in list(group.holders))
+        view["subscriptions"] = _subscriptions(source, holders)
     return view
+
+
+def _subscriptions(source: Source, subscriptions: Iterable[Subscription]) -> Rows:
+    return Rows(_subscription(source, subscription) for subscription in subscriptions)
 
 
 def _subscription(source: Source, subscription: Subscription) -> View:
@@ -271,10 +271,11 @@ def _masked(inbox: str, tag: str) -> str:
 def _unacked(source: Source, subscription: Subscription) -> list[View]:
     """What it holds, what falls due next first; ``remaining_ms`` is null while nothing counts down."""
     now_ns = subscription.group.clock(source.cluster_time_ns())
-    due = set(subscription.due)
+    listed = dict(islice(subscription.unacked.items(), UNACKED_SHOWN_MAX))
+    due = listed.keys() & subscription.due
     counts_down = subscription.online and subscription.group.paused_ns is None
     shown = []
-    for seq, record in islice(subscription.unacked.items(), UNACKED_SHOWN_MAX):
+    for seq, record in listed.items():
         remaining_ns = record.sent_at_ns + subscription.ack_wait_ns - now_ns
         is_due = seq in due or record.entry < subscription.due_before
         remaining_ms = 0 if is_due else max(0, remaining_ns) // MILLISECOND

@@ -72,6 +72,9 @@ log = logging.getLogger("stanchion.node")
 
 LOOK_AROUND_S = 2.0
 """How long who founds a cluster alone looks for one that is there: several attempts of its nodes to dial."""
+MONITORING_WAITS_S = 0.5
+"""How long monitoring of a node alone waits until that serves its clients. A node with much to read answers
+probes meanwhile."""
 ALONE_S = 5.0
 """After so long without a leader a node of a cluster sends its clients away (R25)."""
 
@@ -452,6 +455,7 @@ class Node:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self.leaving.heed_signals)
             nursery.start_soon(self.leaving.stop_when_asked, nursery.cancel_scope)
+            nursery.start_soon(self._serve_http)
             if self.identity is None and self.config.cluster.join:
                 await self._enter()
                 nursery.cancel_scope.cancel()
@@ -468,7 +472,6 @@ class Node:
             if self.founding.invitation is not None:
                 nursery.cancel_scope.cancel()
                 return None
-            nursery.start_soon(self._serve_http)
             if self.external is None:
                 await nursery.start(self.leaving.serve_clients)
             else:
@@ -560,7 +563,9 @@ class Node:
     async def _serve_http(self) -> None:
         if self.addresses.http is None:
             return
-        await self.until(lambda: self.replica.caught_up or len(self.members) > 1 or self.external is not None)
+        if self.is_alone:  # it usually serves within a moment: what monitoring imports would delay that
+            with trio.move_on_after(MONITORING_WAITS_S):
+                await self.until(lambda: self.replica.caught_up)
         # In a thread: it takes a quarter of a second, and heartbeats don't wait so long.
         await trio.to_thread.run_sync(_import_monitoring)
         from node.monitor.http import serve
@@ -572,8 +577,21 @@ class Node:
             (self.addresses.http.host, self.addresses.http.port),
             token.reveal() if token else "",
             base_path=self.config.monitoring.http_base_path,
+            names=self._host_names(),
+            jsonp=self.config.monitoring.jsonp,
             sockets=self.launch.http_sockets,
         )
+
+    def _host_names(self) -> set[str]:
+        """Under which names monitoring may be asked: those that the configuration knows."""
+        nodes = self.config.cluster.nodes
+        addresses = [
+            address
+            for node in nodes.values()
+            for address in (node.client, node.peer, node.http, node.advertise)
+            if address is not None
+        ]
+        return {*nodes, *(address.host for address in addresses), *self.config.monitoring.hosts}
 
     # --- what the parts ask for -------------------------------------------------------------------
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import secrets
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Literal, Protocol
 
 from node import __version__
@@ -63,6 +64,8 @@ class Source(figures.Source):
         node = self._node
         if node.stopping:
             return "stopping"
+        if not node.takes_part:
+            return "waiting for its peers to bootstrap the cluster, or to be added to it"
         if node.replica.leader is None:
             return "no leader"
         if node.external is not None and node.external.problem:
@@ -89,7 +92,7 @@ class Source(figures.Source):
                 figures.Peer(
                     peer.name,
                     peer.connected,
-                    None if peer.contact_age_s is None else int(peer.contact_age_s * SECOND),
+                    _age_ns(peer.contact_age_s),
                     peer.match,
                     peer.next,
                     peer.state,
@@ -142,18 +145,30 @@ class Source(figures.Source):
         """See `figures.Source`."""
         return self._node.context.connect_urls
 
-    def connections(self, *, closed: bool) -> Sequence[figures.Connection]:
+    @property
+    def connection_count(self) -> int:
+        """See `figures.Source`."""
+        return len(self._node.clients.connections)
+
+    def connections(self, *, closed: bool) -> Iterator[figures.Connection]:
         """See `figures.Source`."""
         clients = self._node.clients
-        found = clients.closed if closed else clients.connections.values()
-        return [self._connection(connection) for connection in list(found)]
+        found = list(clients.closed) if closed else list(clients.connections.values())
+        return map(self._connection, found)
 
-    def subscriptions(self, cid: int | None = None) -> Iterable[figures.NatsSubscription]:
+    def subscription_count(self) -> int:
         """See `figures.Source`."""
-        for connection in list(self._node.clients.connections.values()):
-            if cid is not None and connection.cid != cid:
-                continue
-            for sub in connection.subscriptions.values():
+        return sum(len(connection.subscriptions) for connection in self._node.clients.connections.values())
+
+    def subscriptions(self, cid: int | None = None) -> Iterator[figures.NatsSubscription]:
+        """See `figures.Source`."""
+        connections = self._node.clients.connections
+        if cid is None:
+            chosen = list(connections.values())
+        else:
+            chosen = [connections[cid]] if cid in connections else []
+        for connection in chosen:
+            for sub in list(connection.subscriptions.values()):
                 yield figures.NatsSubscription(
                     _text(sub.subject),
                     _text(sub.queue),
@@ -250,6 +265,7 @@ def _identity(node: Node) -> figures.Identity:
         write_deadline_ns=clients.write_deadline_ns,
         peers=_peering(node),
         durability=node.config.raft.durability,
+        store=node.config.store.store,
     )
 
 
@@ -261,6 +277,11 @@ def _peering(node: Node) -> figures.Peering | None:
     urls = [str(address) for address in (*others, *(cluster.routes or ())) if address is not None]
     host, port = (listen.host, listen.port) if listen is not None else ("", 0)
     return figures.Peering(host, port, urls, cluster.peer_security.mode == "mtls")
+
+
+def _age_ns(age_s: float | None) -> int | None:
+    """None as well for a peer that was never heard: its age is infinite."""
+    return None if age_s is None or not math.isfinite(age_s) else int(age_s * SECOND)
 
 
 def _role(role: str) -> Literal["leader", "follower", "candidate"]:

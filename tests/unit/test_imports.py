@@ -61,11 +61,12 @@ DOORS = {
     "bcrypt": {"server/auth.py"},
     "yaml": {"config/tree.py"},
     "msgpack": {"protocol/peer.py", "core/", "raft/records.py", "raft/membership.py", "store/snapshot.py"},
-    "starlette": {"monitor/http.py"},
-    "h11": {"monitor/connection.py", "monitor/http.py"},
+    "starlette": {"monitor/http.py", "monitor/pacing.py"},
+    "h11": {"monitor/connection.py", "monitor/http.py", "monitor/pacing.py"},
     "rich": {"demo/", "cli/"},
     "trio": {
-        "server/", "monitor/http.py", "monitor/connection.py", "cli/", "client/", "demo/",
+        "server/", "monitor/http.py", "monitor/pacing.py", "monitor/connection.py",
+        "cli/", "client/", "demo/",
         "raft/driver.py", "raft/transport.py", "raft/connection.py",
     },
 }  # fmt: skip

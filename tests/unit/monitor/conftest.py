@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import pytest
@@ -108,11 +108,18 @@ class FakeSource:
     def connect_urls(self) -> Sequence[str]:
         return ["127.0.0.1:4221", "127.0.0.1:4222"]
 
-    def connections(self, *, closed: bool) -> Sequence[Connection]:
-        return self.closed if closed else self.opened
+    @property
+    def connection_count(self) -> int:
+        return len(self.opened)
 
-    def subscriptions(self, cid: int | None = None) -> Iterable[NatsSubscription]:
-        return [each for each in self.subscribed if cid is None or each.cid == cid]
+    def connections(self, *, closed: bool) -> Iterator[Connection]:
+        return iter(self.closed if closed else sorted(self.opened, key=lambda each: each.cid))
+
+    def subscription_count(self) -> int:
+        return len(self.subscribed)
+
+    def subscriptions(self, cid: int | None = None) -> Iterator[NatsSubscription]:
+        return (each for each in self.subscribed if cid is None or each.cid == cid)
 
     def routes(self) -> Sequence[Route]:
         return self.linked

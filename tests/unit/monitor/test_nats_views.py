@@ -12,7 +12,7 @@ from node.monitor.figures import Connection, NatsSubscription, Peering, Route, T
 from node.monitor.nats_views import connz, routez, subsz, varz
 from node.monitor.process import Process
 from node.monitor.query import BadQueryError, Query
-from node.monitor.views import finished
+from node.monitor.rendering import finished
 from node.units import SECOND
 
 from .conftest import NOW_NS, FakeSource
@@ -172,13 +172,13 @@ def test_routez_has_one_entry_for_each_other_node(source: FakeSource) -> None:
             2, "c/n2", False, "::1", 6223, NOW_NS, NOW_NS, subjects=lambda: ["b", "a"], is_configured=False
         ),
     ]
-    view = routez(source, Query())
+    view = finished(routez(source, Query()))
     assert view["num_routes"] == 2
     assert [(route["remote_id"], route["is_configured"]) for route in view["routes"]] == [
         ("n2", True), ("c/n2", False),
     ]  # fmt: skip
     assert "subscriptions_list" not in view["routes"][1]
-    listed = routez(source, Query({"subs": "1"}))
+    listed = finished(routez(source, Query({"subs": "1"})))
     assert [route["subscriptions_list"] for route in listed["routes"]] == [[], ["a", "b"]]
     counted = varz(source, Process(), {}, "/")
     assert (counted["routes"], counted["remotes"]) == (2, 2)
@@ -192,6 +192,8 @@ def test_subsz_counts_lists_and_tests(source: FakeSource) -> None:
     assert "subscriptions_list" not in plain
     listed = finished(subsz(source, Query({"subs": "1", "offset": "1"})))
     assert [each["subject"] for each in listed["subscriptions_list"]] == ["a.*", "c"]
+    assert {each["account"] for each in listed["subscriptions_list"]} == {"$G"}
+    assert finished(subsz(source, Query({"subs": "1", "acc": "X"})))["num_subscriptions"] == 0
     tested = finished(subsz(source, Query({"test": "a.b"})))
     assert [each["subject"] for each in tested["subscriptions_list"]] == ["a.b", "a.*"]
 
@@ -201,7 +203,7 @@ def test_every_page_is_json(source: FakeSource) -> None:
     for view in (
         varz(source, Process(), {}, "/"),
         shown(source),
-        routez(source, Query()),
+        finished(routez(source, Query())),
         finished(subsz(source, Query())),
     ):
         json.dumps(view, allow_nan=False)

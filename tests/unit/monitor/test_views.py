@@ -10,8 +10,9 @@ import pytest
 from node.core.settings import Settings
 from node.monitor.figures import Agreement
 from node.monitor.process import Process
-from node.monitor.query import NotFoundError, Query
-from node.monitor.views import channelsz, clientsz, finished, healthz, raftz, serverz, storez
+from node.monitor.query import LIMIT_MAX, NotFoundError, Query
+from node.monitor.rendering import finished
+from node.monitor.views import channelsz, clientsz, healthz, raftz, serverz, storez
 from node.units import SECOND
 
 from .conftest import TAG, FakeSource, identity
@@ -30,7 +31,7 @@ def test_serverz_sums_over_all_channels(source: FakeSource) -> None:
     source.channel("empty")
     source.subscription(orders, ann)
     source.subscription(orders, None, durable="d", last_client="bob")
-    view = serverz(source, PROCESS)
+    view = shown(serverz(source, PROCESS))
     assert view["cluster_id"] == "test-cluster"
     assert view["server_id"] == "STREAMING-ID"
     assert (view["clients"], view["subscriptions"], view["channels"]) == (1, 2, 2)
@@ -45,7 +46,7 @@ def test_serverz_sums_over_all_channels(source: FakeSource) -> None:
 
 def test_serverz_of_a_single_node_has_no_role() -> None:
     """MON-01: nor a node's name."""
-    view = serverz(FakeSource(identity=identity(is_clustered=False)), Process())
+    view = shown(serverz(FakeSource(identity=identity(is_clustered=False)), Process()))
     assert view["state"] == "STANDALONE"
     assert not {"role", "node_id", "open_fds", "max_fds"} & set(view)
 
@@ -56,7 +57,7 @@ def test_storez_shows_limits_after_inheritance(source: FakeSource) -> None:
         max_msgs=10,
         channels={"foo.>": {"max_msgs": 400}, "foo.*": {"max_bytes": 1000}, "foo.bar": {"max_msgs": 0}},
     )
-    view = storez(source)
+    view = shown(storez(source))
     assert view["type"] == "RAFT_FILE"
     assert view["limits"]["max_msgs"] == 10
     assert {name: (c["max_msgs"], c["max_bytes"]) for name, c in view["limits"]["channels"].items()} == {
@@ -66,8 +67,22 @@ def test_storez_shows_limits_after_inheritance(source: FakeSource) -> None:
     }
 
 
+@pytest.mark.parametrize(
+    ("store", "is_clustered", "kind"),
+    [
+        ("file", False, "FILE"),
+        ("memory", False, "MEMORY"),
+        ("file", True, "RAFT_FILE"),
+        ("memory", True, "RAFT_MEMORY"),
+    ],
+)
+def test_storez_says_where_messages_are_kept(store: str, is_clustered: bool, kind: str) -> None:
+    source = FakeSource(identity=replace(identity(is_clustered=is_clustered), store=store))
+    assert shown(storez(source))["type"] == kind
+
+
 def test_storez_without_channel_limits_leaves_them_out(source: FakeSource) -> None:
-    assert "channels" not in storez(source)["limits"]
+    assert "channels" not in shown(storez(source))["limits"]
 
 
 def test_clientsz_is_sorted_and_paged(source: FakeSource) -> None:
@@ -77,6 +92,11 @@ def test_clientsz_is_sorted_and_paged(source: FakeSource) -> None:
     assert [client["id"] for client in view["clients"]] == ["bob", "cat"]
     assert (view["offset"], view["limit"], view["count"], view["total"]) == (1, 2, 2, 3)
     assert view["clients"][0] == {"id": "bob", "hb_inbox": "_INBOX.hb.bob", "subs_count": 0}
+
+
+def test_a_page_has_a_bound(source: FakeSource) -> None:
+    source.client("ann")
+    assert shown(clientsz(source, Query({"limit": "999999999"})))["limit"] == LIMIT_MAX
 
 
 @pytest.mark.parametrize(
@@ -304,7 +324,7 @@ def test_health_tells_what_to_look_after(source: FakeSource) -> None:
             ],
         },
     )
-    assert serverz(source, PROCESS)["durability"] == "relaxed"
+    assert shown(serverz(source, PROCESS))["durability"] == "relaxed"
 
 
 def test_raftz_shows_how_far_nodes_agree(source: FakeSource) -> None:
