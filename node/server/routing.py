@@ -21,6 +21,13 @@ Frame of a message, beside those of ``interest``; ``queues`` are pairs of (patte
 
     ["msg", subject, reply, headers, payload, to_plain, queues]
 
+A message for more queue groups of one node than a frame may name (``GROUPS_MAX``, ``GROUP_BYTES_MAX``) is
+sent in several frames, each with the payload; only the first has ``to_plain``. Other groups get what later
+frames bring, so nobody gets a message twice.
+
+The node's own answers and requests to clients (``to_services=False``) never reach a service, whatever subject
+the client has named: a service that answers would stand in for the client.
+
 A plain object without I/O. Not reentrant where it matters: handlers and deliveries may publish,
 subscribe and close connections while a publish is under way; it goes on with the plan it began with.
 """
@@ -55,6 +62,13 @@ _WORD = re.compile(rb"\S+")
 
 PLAN_COST = 8
 """Of a plan that has to be made, in deliveries to clients, besides one for each 16 bytes of its subject."""
+
+GROUPS_MAX = 1000
+"""Queue groups that one message frame names. Its receiver delivers to all of them in one step."""
+
+GROUP_BYTES_MAX = 1024 * 1024
+"""Bytes of their names (patterns and queues) in one frame. One group more is always taken: its name is a part
+of a control line."""
 
 SERVICES_ONLY = administration.PREFIX.encode() + b"."
 """What such subjects begin with isn't for clients' subscriptions, nor for other nodes."""
@@ -237,6 +251,7 @@ class Routing:
         *,
         echo: bool = True,
         as_written: bool = False,
+        to_services: bool = True,
     ) -> int:
         """Send a message to whoever wants it.
 
@@ -249,18 +264,31 @@ class Routing:
             payload: the message.
             echo: False: not to subscriptions of ``source``.
             as_written: route a subject that isn't literal all the same, token by token.
+            to_services: False: only to clients, not to services of this node or of other clusters. For what
+                the node itself sends to a subject that a client has named.
 
         Returns:
-            The number of receivers known: services, subscriptions and queue groups here, other nodes.
+            The number of receivers known: services, subscriptions, queue groups, other nodes.
         """
         plan = self._plans.get(subject)
         if plan is None or as_written:
             plan = self._make_plan(subject) if as_written else self._plan(subject)
-        for handler in plan.handlers:
-            handler(source, subject, reply, payload)
+        count = 0
+        if to_services:
+            count = len(plan.handlers)
+            for handler in plan.handlers:
+                handler(source, subject, reply, payload)
         if plan.is_local:
-            return len(plan.handlers)
-        return len(plan.handlers) + self._route(plan, source, subject, reply, headers, payload, echo)
+            return count
+        homes = plan.homes if to_services else ()
+        return count + self._route(plan, homes, source, subject, reply, headers, payload, echo)
+
+    def is_served(self, subject: bytes) -> bool:
+        """A service of this node, or of another cluster that this node passes requests to, takes
+        ``subject``.
+        """
+        plan = self._plans.get(subject) or self._plan(subject)
+        return bool(plan.handlers or plan.homes)
 
     def local_receivers(self, inbox: bytes) -> Sequence[Deliverable]:
         """Client subscriptions of this node on ``inbox``, of a queue group one member, and guests.
@@ -280,6 +308,7 @@ class Routing:
     def _route(
         self,
         plan: Plan,
+        homes: Sequence[str],
         source: Receiver | None,
         subject: bytes,
         reply: bytes,
@@ -293,7 +322,7 @@ class Routing:
             if echo or connection is not source:
                 connection.deliver(subscription, subject, reply, headers, payload)
                 count += 1
-        queues: dict[str, list[Key]] = {peer: [] for peer in (*plan.peers, *plan.homes)}
+        queues: dict[str, list[Key]] = {peer: [] for peer in (*plan.peers, *homes)}
         for group in plan.groups:
             member = group.next_member(subject, source, echo)
             if member is not None:
@@ -304,9 +333,13 @@ class Routing:
         if queues:
             self._exchange.flush()  # a reply must not arrive before the interest in it
             for peer, keys in queues.items():
-                kind = "ask" if peer in plan.homes else "msg"
-                self._send(peer, [kind, subject, reply, headers, payload, peer in plan.peers, keys])
-        return count + len(queues)
+                kind = "ask" if peer in homes else "msg"
+                plain = peer in plan.peers
+                count += len(keys) + (plain or peer in homes)
+                for part in _parts(keys):
+                    self._send(peer, [kind, subject, reply, headers, payload, plain, part])
+                    kind, plain = "msg", False
+        return count
 
     def _plan(self, subject: bytes) -> Plan:
         plan = self._make_plan(subject) if literal(subject) else self._make_service_plan(subject)
@@ -490,6 +523,26 @@ class Routing:
         else:
             self._remotes.remove(remote.subject, remote)
         self._plans.forget(remote.subject)
+
+
+def _parts(keys: list[Key]) -> Iterator[list[Key]]:
+    """Cut the queue groups of one message into as many frames as it takes; at least one."""
+    if (
+        len(keys) <= GROUPS_MAX
+        and sum(len(pattern) + len(queue) for pattern, queue in keys) <= GROUP_BYTES_MAX
+    ):
+        yield keys  # nearly every message: it has a handful
+        return
+    part: list[Key] = []
+    size = 0
+    for key in keys:
+        part.append(key)
+        size += len(key[0]) + len(key[1])
+        if len(part) == GROUPS_MAX or size >= GROUP_BYTES_MAX:
+            yield part
+            part, size = [], 0
+    if part:
+        yield part
 
 
 def _are_words(subject: bytes, reply: bytes) -> bool:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from node.errors import RemoteProtocolError
+from node.protocol.peer import FRAME_BYTES_MAX, encode_frame
 from node.server.interest import InterestChange
 from node.server.routing import LocalSubscription, Routing
 
@@ -357,10 +358,53 @@ def test_one_frame_carries_plain_copies_and_queue_turns() -> None:
     bob.sub(b"a", b"q")
     bob.sub(b"*", b"r")
     cluster.settle()
-    assert ann.pub(b"a") == 1
+    assert ann.pub(b"a") == 3
     assert len(cluster.frames) == 1
     cluster.settle()
     assert sorted(message[0] for message in bob.got) == [b"1", b"2", b"3"]
+
+
+def test_more_queue_groups_than_a_frame_can_name_get_the_message_in_several() -> None:
+    """4,600 groups with names of 3.9 KB made a frame that no peer takes: the node ended itself."""
+    cluster = Cluster("n1", "n2")
+    ann, bob = cluster.client("n1"), cluster.client("n2")
+    bob.sub(b"a")
+    for number in range(4600):
+        bob.sub(b"a", b"%04d" % number + b"q" * 3900)
+    cluster.settle()
+    payload = b"m" * (8 << 20)
+    assert ann.pub(b"a", payload) == 4601
+    assert all(len(encode_frame(value)) <= FRAME_BYTES_MAX for _, _, value in cluster.frames)
+    cluster.settle()
+    assert Counter(message[0] for message in bob.got) == {b"%d" % sid: 1 for sid in range(1, 4602)}
+
+
+def test_a_frame_names_a_bounded_number_of_queue_groups() -> None:
+    """70,000 groups with short names passed the limit of bytes and broke the receiver's limit of items."""
+    cluster = Cluster("n1", "n2")
+    ann, bob = cluster.client("n1"), cluster.client("n2")
+    for number in range(2500):
+        bob.sub(b"a", b"%d" % number)
+    cluster.settle()
+    ann.pub(b"a")
+    assert [len(value[-1]) for _, _, value in cluster.frames] == [1000, 1000, 500]
+    cluster.settle()
+    assert len(bob.got) == 2500
+
+
+def test_what_the_node_sends_to_a_subject_of_a_clients_choice_reaches_no_service(alone: Routing) -> None:
+    """A heartbeat to a subject that a service answers would be answered for ever."""
+    asked: list[bytes] = []
+    alone.serve(b"_STANCHION.admin.c.>", lambda _source, subject, *_: asked.append(subject))
+    alone.serve(b"own.>", lambda _source, subject, *_: asked.append(subject))
+    ann = Client(alone, 1)
+    ann.sub(b"own.a")
+    assert alone.publish(None, b"_STANCHION.admin.c.x", b"reply", b"", b"", to_services=False) == 0
+    assert alone.publish(None, b"own.a", b"reply", b"", b"", to_services=False) == 1
+    assert asked == []
+    assert [message[1] for message in ann.got] == [b"own.a"]
+    assert alone.is_served(b"own.a")
+    assert not alone.is_served(b"other.a")
 
 
 def test_a_queue_member_that_just_left_loses_the_message() -> None:
