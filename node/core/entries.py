@@ -12,6 +12,7 @@ of other nodes into entries undecoded; only ``apply`` decodes, alike on every no
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Sequence
 from typing import Any, NamedTuple, cast, get_origin, get_type_hints
 
@@ -62,8 +63,15 @@ from .commands import (
     Unsubscribe,
 )
 
-ENTRY_SIZE_MAX = 8 * 1024 * 1024 + 64 * 1024
-"""Bytes. The largest ``max_payload`` plus room for one command's other fields."""
+BATCH_SIZE_MAX = 8 * 1024 * 1024 + 64 * 1024
+"""Bytes of an origin's batch: the largest ``max_payload`` plus room for one command's other fields."""
+
+BATCH_COMMANDS_MAX = 16_384
+"""Commands in an origin's batch: as many as it may have unapplied (R21)."""
+
+ENTRY_SIZE_MAX = 16 * 1024 * 1024 - 64 * 1024
+"""Bytes of an entry: what one frame between nodes can hold (16 MiB), less what stands around the entry there.
+A leader proposes no larger one: no follower could be sent it, nor could the next leader send it."""
 
 
 TYPES: dict[int, type[Command]] = {
@@ -148,6 +156,11 @@ def encode_commands(commands: list[Command]) -> bytes:
     return packed
 
 
+def encoded_size(command: Command) -> int:
+    """Bytes that ``command`` takes in a batch, exactly."""
+    return len(msgpack.packb((NUMBER_OF[type(command)], *command)))
+
+
 def encode_entry(entry: Entry) -> bytes:
     packed: bytes = msgpack.packb(entry)
     return packed
@@ -217,6 +230,32 @@ def count_commands(data: bytes) -> int:
     except (ValueError, msgpack.UnpackException):
         return 1
     return max(1, min(count, len(data)))
+
+
+def claimed_count(data: bytes) -> int | None:
+    """How many commands the head of a batch says that it holds; None if it is not the head of a batch.
+
+    Looks at five bytes at most. If this is between 1 and the batch's size in bytes, ``apply`` gives the batch
+    exactly so many serials, whether it can decode the commands or not (see ``count_commands``).
+    """
+    head = data[0] if data else 0
+    if head & 0xF0 == _FIXARRAY:
+        return head & 0x0F
+    width = {_ARRAY16: 2, _ARRAY32: 4}.get(head, 0)
+    if not width or len(data) <= width:
+        return None
+    return int.from_bytes(data[1 : 1 + width], "big")
+
+
+def refused_batch(count: int) -> bytes:
+    """A batch that stands for ``count`` commands which can't be proposed: each is refused when it is
+    applied.
+    """
+    return struct.pack(">BI", _ARRAY32, count) + b"\xc0" * count
+
+
+_FIXARRAY, _ARRAY16, _ARRAY32 = 0x90, 0xDC, 0xDD
+"""How msgpack begins an array."""
 
 
 def decode_command(fields: tuple[Any, ...]) -> Command:

@@ -20,6 +20,11 @@ from typing import Generic, TypeVar
 CHANNEL_NAME_SIZE_MAX = 255
 """Bytes of UTF-8. A channel name is also the tail of a NATS subject, which has to fit a control line."""
 
+NAME_SIZE_MAX = 1024
+"""Bytes of a name that a streaming client gives: client ID, connection ID, guid, durable name, queue group,
+inbox. Each is kept in memory and replicated for as long as what it names. Applications use a few dozen
+bytes."""
+
 MATCHES_CACHED_MAX = 4096
 """Subjects whose matches an ``Interest`` remembers. It is emptied when it is full."""
 
@@ -107,8 +112,15 @@ def _valid_channel(name: str) -> bool:
 
 
 def valid_client_id(client_id: str) -> bool:
-    """ASCII letters, digits, ``-`` and ``_``; at least one."""
-    return _CLIENT_ID.fullmatch(client_id) is not None
+    """ASCII letters, digits, ``-`` and ``_``; at least one, at most ``NAME_SIZE_MAX``."""
+    return len(client_id) <= NAME_SIZE_MAX and _CLIENT_ID.fullmatch(client_id) is not None
+
+
+def is_too_long(name: str) -> bool:
+    """A streaming client may not call anything ``name``: it has more than ``NAME_SIZE_MAX`` bytes of
+    UTF-8.
+    """
+    return len(name) > NAME_SIZE_MAX or (not name.isascii() and len(name.encode()) > NAME_SIZE_MAX)
 
 
 class _Level(Generic[T]):

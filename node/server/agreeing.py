@@ -19,14 +19,11 @@ from node.core.state import State
 
 log = logging.getLogger("stanchion.node")
 
-_SIZE = 4096
-"""Bytes that a proposal counts for: settings are small."""
-
 
 class Origin(Protocol):
     """Where commands of this node go."""
 
-    def submit(self, command: Configure, answer: Callable[[Outcome], None], *, size: int) -> Any: ...
+    def submit(self, command: Configure, answer: Callable[[Outcome], None]) -> Any: ...
     def flush(self) -> None: ...
 
 
@@ -68,7 +65,7 @@ class Agreement:
 
     def propose(self, *, only_if_unset: bool) -> None:
         """Propose this node's settings to the cluster."""
-        self._origin.submit(Configure(settings(self._config()), only_if_unset), _log_refusal, size=_SIZE)
+        self._origin.submit(Configure(settings(self._config()), only_if_unset), _log_refusal)
         self._origin.flush()
 
 

@@ -7,6 +7,10 @@ put into entries as bytes, undecoded, round robin by origin.
 Group commit adapts itself: with nothing in flight a batch is proposed at once; while entries are in
 flight, batches gather until one of them completes or 64 KiB are there.
 
+An entry holds ``ENTRY_BYTES`` of the keeper's commands and as much of batches, or one larger command or
+batch: what it takes is known before it is made, and always fits a frame between nodes. A batch that is too
+large by itself, of an older release, is put into the log as so many refused requests: its origin goes on.
+
 The first entry of a term waits until every connected member has forwarded all it held, 150 ms at
 most, and only then does time advance (R9): what was acknowledged while nobody led is not due.
 
@@ -26,22 +30,34 @@ from node.core.commands import (
     TakeOver,
 )
 from node.core.entries import (
+    BATCH_COMMANDS_MAX,
+    BATCH_SIZE_MAX,
     ENTRY_SIZE_MAX,
     Batch,
     Entry,
+    claimed_count,
+    decode_session_open,
     encode_entry,
     encode_keeper,
+    encoded_size,
+    refused_batch,
 )
 from node.core.state import State
+from node.errors import RemoteProtocolError
 from node.server.clock import ClusterClock, WallClock
 
 log = logging.getLogger("stanchion.ordering")
 
 ENTRY_BYTES = 64 * 1024
+"""Bytes of the keeper's commands in one entry, and of batches; a larger command or batch goes alone."""
 HELD_WAIT_S = 0.150
 UNCOMMITTED_BYTES_MAX = 64 * 1024 * 1024
 IN_FLIGHT_MAX = 16
 """Entries proposed and not applied, beyond which full batches gather too."""
+EARLY_BYTES_MAX = 64 * 1024 * 1024
+"""Bytes of batches kept of one node until this leader is ready. With more all of them are dropped, and asked
+for again then: a link that breaks again and again brings the same again and again."""
+SESSION_OPEN_BYTES_MAX = 1024
 KEEPER_COMMANDS_MAX = 500
 """Keeper commands in one entry: a take-over may find thousands of clients to speak of (R19)."""
 
@@ -73,6 +89,18 @@ class Queue:
         self.taken = 0
 
 
+class _Early:
+    """What one node has forwarded before this leader was ready."""
+
+    __slots__ = ("bytes", "frames", "is_incomplete")
+
+    def __init__(self) -> None:
+        self.frames: list[tuple[Any, ...]] = []
+        self.bytes = 0
+        self.is_incomplete = False
+        """Frames were dropped."""
+
+
 class Ordering:
     """The order of the log, while this node leads.
 
@@ -102,11 +130,12 @@ class Ordering:
         self._found = found
         self._answer = answer
         self._term: int | None = None
-        self._early: list[tuple[str, tuple[Any, ...]]] = []
+        self._early: dict[str, _Early] = {}
         self._queues: dict[str, Queue] = {}
         self._turn: deque[str] = deque()
         self._queued_bytes = 0
-        self._keeper: deque[KeeperCommand] = deque()
+        self._keeper: deque[tuple[KeeperCommand, int]] = deque()
+        """With their sizes."""
         self._in_flight: deque[tuple[int, int]] = deque()  # (index, size)
         self._in_flight_bytes = 0
         self._held: set[str] = set()
@@ -166,9 +195,12 @@ class Ordering:
         for name, session in self._state().sessions.items():
             queue = self._queue(name)
             queue.session, queue.taken = session.id, session.applied
-        early, self._early = self._early, []
-        for node, frame in early:
-            self.frame(node, frame)
+        early, self._early = self._early, {}
+        for node, kept in early.items():
+            if kept.is_incomplete and self._term is not None:
+                self._answer(node, ("again", self._term, self._queue(node).taken + 1))
+            for frame in kept.frames:
+                self.frame(node, frame)
 
     def next_deadline(self) -> float | None:
         """When the first entry goes out at the latest, on the driver's clock."""
@@ -177,11 +209,16 @@ class Ordering:
     # --- frames of origins ------------------------------------------------------------------------
 
     def frame(self, node: str, frame: tuple[Any, ...]) -> None:
-        """Take a frame of ``node`` (origin.py lists them). Another term's are dropped."""
+        """Take a frame of ``node`` (origin.py lists them). Another term's are dropped.
+
+        Raises:
+            RemoteProtocolError: the log must not have it; see below.
+        """
         if self._term is None or frame[1] != self._term:
             return
+        self._check(node, frame)
         if self._open_at is None:
-            self._early.append((node, frame))
+            self._keep_early(node, frame)
             return
         kind = frame[0]
         if kind == "batch":
@@ -190,6 +227,35 @@ class Ordering:
             self._append(node, Batch(None, 0, 0, frame[2]))
         elif kind == "held":
             self._held.add(node)
+
+    def _check(self, node: str, frame: tuple[Any, ...]) -> None:
+        """Look at a frame of another node before anything of it can get into the log.
+
+        Raises:
+            RemoteProtocolError: it would do harm to other nodes there.
+        """
+        if frame[0] == "batch":
+            _, _, session, first, last, _, commands = frame
+            count = last - first + 1
+            if not 0 < count <= min(BATCH_COMMANDS_MAX, len(commands)) or claimed_count(commands) != count:
+                # It would leave a gap in the session, and every node that applied it would stop (R7).
+                raise RemoteProtocolError(f"{node}: a batch that doesn't hold serials {first} to {last}")
+            known = self._state().sessions.items()
+            if any(other.id == (session[0], session[1]) for name, other in known if name != node):
+                raise RemoteProtocolError(f"{node}: a batch in the session of another node")
+        elif frame[0] == "open" and (
+            len(frame[2]) > SESSION_OPEN_BYTES_MAX or decode_session_open(frame[2]).node != node
+        ):
+            raise RemoteProtocolError(f"{node}: a session that isn't its own")
+
+    def _keep_early(self, node: str, frame: tuple[Any, ...]) -> None:
+        kept = self._early.setdefault(node, _Early())
+        kept.frames.append(frame)
+        kept.bytes += len(frame[-1]) if type(frame[-1]) is bytes else 0
+        if kept.bytes > EARLY_BYTES_MAX:
+            kept.frames.clear()
+            kept.bytes = 0
+            kept.is_incomplete = True
 
     def _take(self, node: str, frame: tuple[Any, ...]) -> None:
         _, term, session, first, last, lowest, commands = frame
@@ -206,9 +272,13 @@ class Ordering:
         if first != queue.taken + 1:
             self._answer(node, ("again", term, queue.taken + 1))
             return
-        if len(commands) > ENTRY_SIZE_MAX:
-            log.error("node %s forwarded a batch of %d bytes, over the limit: dropped", node, len(commands))
-            return
+        if len(commands) > BATCH_SIZE_MAX:
+            log.error(
+                "node %s forwarded a batch of %d bytes, of at most %d: its requests %d to %d are refused. "
+                "Update that node",
+                node, len(commands), BATCH_SIZE_MAX, first, last,
+            )  # fmt: skip
+            commands = refused_batch(last - first + 1)
         queue.taken = last
         self._append(node, Batch(session, first, lowest, commands))
 
@@ -229,7 +299,7 @@ class Ordering:
     def keeper(self, command: KeeperCommand) -> None:
         """Put a command of the keeper into the next entry."""
         if self._term is not None:
-            self._keeper.append(command)
+            self._keeper.append((command, encoded_size(command)))
 
     # --- entries ----------------------------------------------------------------------------------
 
@@ -257,7 +327,8 @@ class Ordering:
             self._open_term()
             proposed = True
         while (self._turn or self._keeper) and self._may_propose():
-            self._propose(self._next_keeper(), self._next_batches())
+            keeper, size = self._next_keeper()
+            self._propose(keeper, self._next_batches() if size <= ENTRY_BYTES else [])
             proposed = True
         return proposed
 
@@ -277,9 +348,21 @@ class Ordering:
             commands.append(ColdStart(term))
         self._first_index = self._propose(commands, self._next_batches(), free=self.cold)
 
-    def _next_keeper(self) -> list[KeeperCommand]:
-        count = min(len(self._keeper), KEEPER_COMMANDS_MAX)
-        return [self._keeper.popleft() for _ in range(count)]
+    def _next_keeper(self) -> tuple[list[KeeperCommand], int]:
+        """Up to 64 KiB of the keeper's commands, and their size; a larger one goes alone.
+
+        Large are commands that name a client whose ID was registered by an older release, which took any.
+        """
+        commands: list[KeeperCommand] = []
+        total = 0
+        while self._keeper and len(commands) < KEEPER_COMMANDS_MAX:
+            command, size = self._keeper[0]
+            if commands and total + size > ENTRY_BYTES:
+                break
+            self._keeper.popleft()
+            commands.append(command)
+            total += size
+        return commands, total
 
     def _next_batches(self) -> list[Batch]:
         """Up to 64 KiB of batches, one of each origin at a time; a larger one goes alone."""
@@ -307,6 +390,7 @@ class Ordering:
         stamp = self._wall.stamp(time_ns, free=free)
         entry = Entry(state.version, time_ns, stamp, [encode_keeper(command) for command in keeper], batches)
         data = encode_entry(entry)
+        assert len(data) <= ENTRY_SIZE_MAX, f"an entry of {len(data)} bytes, which no frame can hold"
         index = self._engine.propose(data)
         self._in_flight.append((index, len(data)))
         self._in_flight_bytes += len(data)

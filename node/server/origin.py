@@ -2,7 +2,8 @@
 
 Every request of this node's clients becomes a command with the next serial of the node's session.
 Commands gathered during one read are encoded as one batch, forwarded to the leader in order, and
-kept until this node has applied them. When the leader changes or the link to it breaks, everything
+kept until this node has applied them. A batch holds one command or at most ``BATCH_BYTES``, each counted by
+its real size and ``COMMAND_OVERHEAD``. When the leader changes or the link to it breaks, everything
 not yet applied is forwarded again, in order; ``apply`` skips serials it has seen. So a request in
 flight at a leader's death is neither lost nor done twice: its client sees one slow answer.
 
@@ -27,16 +28,26 @@ from node.core.commands import (
 )
 from node.core.effects import OK, Outcome, Refused, Replies, SessionOpened
 from node.core.entries import (
+    BATCH_COMMANDS_MAX,
     encode_commands,
+    encoded_size,
 )
 from node.core.versions import too_new
 
 log = logging.getLogger("stanchion.origin")
 
 UNAPPLIED_BYTES_MAX = 4 * 1024 * 1024
-UNAPPLIED_COMMANDS_MAX = 16_384
+UNAPPLIED_COMMANDS_MAX = BATCH_COMMANDS_MAX
 BATCH_BYTES = 64 * 1024
-"""A batch closes at this size, so that the leader can fill entries evenly from all origins (R21)."""
+"""A batch closes at this size, so that the leader can fill entries evenly from all origins (R21). Only a
+batch of one command is larger."""
+
+COMMAND_OVERHEAD = 48
+"""Bytes that each command counts for beside its own. So a batch has at most some 1,300 commands, however
+small they are: applying one is work too."""
+
+ANSWER_OVERHEAD = 512
+"""Bytes that a request other than a publish counts for while its outcome is awaited: who asked, and where."""
 
 Answer = Callable[[Outcome], None]
 """Told the outcome of a request, once, in the order of effects (R2)."""
@@ -48,6 +59,8 @@ class Waiting(NamedTuple):
     first: int
     last: int
     commands: bytes
+    held_bytes: int
+    """What it takes in memory, with those who wait for its outcomes."""
 
 
 class Origin:
@@ -75,6 +88,7 @@ class Origin:
         self._next = 1
         self._new: list[Command] = []
         self._new_bytes = 0
+        self._new_held_bytes = 0
         self._waiting: deque[Waiting] = deque()
         self._unsent = 0  # how many batches at the end of _waiting were not forwarded in this term
         self._waiting_bytes = 0
@@ -89,7 +103,7 @@ class Origin:
     def full(self) -> bool:
         """Whether to stop reading from clients: a request given a serial is never abandoned (R8)."""
         return (
-            self._waiting_bytes + self._new_bytes >= UNAPPLIED_BYTES_MAX
+            self._waiting_bytes + self._new_held_bytes >= UNAPPLIED_BYTES_MAX
             or self._next - self.lowest_waited >= UNAPPLIED_COMMANDS_MAX
         )
 
@@ -97,7 +111,7 @@ class Origin:
     def relaxed(self) -> bool:
         """Whether there is room again for clients that were stopped."""
         return (
-            self._waiting_bytes + self._new_bytes < UNAPPLIED_BYTES_MAX // 2
+            self._waiting_bytes + self._new_held_bytes < UNAPPLIED_BYTES_MAX // 2
             and self._next - self.lowest_waited < UNAPPLIED_COMMANDS_MAX // 2
         )
 
@@ -115,7 +129,7 @@ class Origin:
         """Whether anything is still unapplied."""
         return bool(self._waiting or self._new)
 
-    def submit(self, command: Command, answer: Answer | None = None, *, size: int = 64) -> None:
+    def submit(self, command: Command, answer: Answer | None = None) -> None:
         """Give ``command`` the next serial; ``answer`` is told its outcome. ``flush`` sends it.
 
         One that not every member knows yet is refused at once, and gets none.
@@ -124,32 +138,45 @@ class Origin:
             if answer is not None:
                 answer(Refused(refusals.NOT_YET))
             return
+        size = encoded_size(command)
+        if self._new_bytes + size + COMMAND_OVERHEAD > BATCH_BYTES:
+            self.flush()
+        held = size
         if answer is not None:
             self._pending[self._next] = answer
+            held += size + ANSWER_OVERHEAD  # who answers knows what was asked
         self._next += 1
         self._new.append(command)
-        self._new_bytes += size
-        if self._new_bytes >= BATCH_BYTES:
-            self.flush()
+        self._new_bytes += size + COMMAND_OVERHEAD
+        self._new_held_bytes += held + COMMAND_OVERHEAD
 
-    def submit_publish(self, command: Command, pending: tuple[Any, ...], size: int) -> None:
-        """Like ``submit``, without a closure each: publishes are what there is most of."""
+    def submit_publish(self, command: Command, pending: tuple[bytes, str], size: int) -> None:
+        """Like ``submit``, without a closure each: publishes are what there is most of.
+
+        Args:
+            command: the publish.
+            pending: the reply subject and the guid; passed to ``publish_answered`` with the outcome.
+            size: bytes of the encoded command, or a few more; never fewer.
+        """
+        size += COMMAND_OVERHEAD
+        if self._new_bytes + size > BATCH_BYTES:
+            self.flush()
         self._pending[self._next] = pending
         self._next += 1
         self._new.append(command)
         self._new_bytes += size
-        if self._new_bytes >= BATCH_BYTES:
-            self.flush()
+        self._new_held_bytes += size + len(pending[0]) + len(pending[1])
 
     def flush(self) -> None:
         """Close the batch of what was submitted, and forward it if there is a leader."""
         if not self._new:
             return
         commands = encode_commands(self._new)
-        self._waiting.append(Waiting(self._next - len(self._new), self._next - 1, commands))
-        self._waiting_bytes += len(commands)
+        first, last = self._next - len(self._new), self._next - 1
+        self._waiting.append(Waiting(first, last, commands, self._new_held_bytes))
+        self._waiting_bytes += self._new_held_bytes
         self._new = []
-        self._new_bytes = 0
+        self._new_bytes = self._new_held_bytes = 0
         self._unsent += 1
         self._forward_unsent()
 
@@ -240,7 +267,7 @@ class Origin:
         """Everything up to ``serial`` is applied: it need not be kept any longer."""
         waiting = self._waiting
         while waiting and waiting[0].last <= serial:
-            self._waiting_bytes -= len(waiting.popleft().commands)
+            self._waiting_bytes -= waiting.popleft().held_bytes
         self._unsent = min(self._unsent, len(waiting))
 
     def restored(
@@ -267,7 +294,9 @@ class Origin:
         shift = self.lowest_waited - 1
         if not shift:
             return
-        self._waiting = deque(Waiting(b.first - shift, b.last - shift, b.commands) for b in self._waiting)
+        self._waiting = deque(
+            batch._replace(first=batch.first - shift, last=batch.last - shift) for batch in self._waiting
+        )
         self._pending = {serial - shift: answer for serial, answer in self._pending.items()}
         self._next -= shift
 

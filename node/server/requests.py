@@ -20,7 +20,16 @@ class Routing(Protocol):
     """What is needed of routing."""
 
     def serve(self, pattern: bytes, handler: Callable[..., None], *, announce: bool = False) -> Any: ...
-    def publish(self, source: None, subject: bytes, reply: bytes, headers: bytes, payload: bytes) -> int: ...
+    def publish(
+        self,
+        source: None,
+        subject: bytes,
+        reply: bytes,
+        headers: bytes,
+        payload: bytes,
+        *,
+        to_services: bool = True,
+    ) -> int: ...
 
 
 _TOKEN_BYTES = 11
@@ -63,8 +72,8 @@ class Requests:
     ) -> None:
         """Send an empty request to ``inbox``; exactly one of the two is called.
 
-        As a rule not before this returns; at once if the inbox is the subject of one of this node's own
-        services, which answers everybody.
+        Not before this returns, and never by a service: whoever answers is a client, however it has named its
+        inbox.
         """
         number = next(self._numbers)
         reply = self._prefix + self._token(number)
@@ -81,7 +90,7 @@ class Requests:
     def _send(self, reply: bytes) -> None:
         asked = self._asked[reply]
         heapq.heappush(self._ends, (self._clock() + asked.timeout_s, asked.number, reply))
-        self._routing.publish(None, asked.inbox, reply, b"", b"")
+        self._routing.publish(None, asked.inbox, reply, b"", b"", to_services=False)
 
     def suspend(self) -> None:
         """Nobody can be reached, for a reason of this node's: nobody misses anything until ``resume``."""

@@ -9,6 +9,15 @@ Order: requests of one connection are given serials in the order they came. Ackn
 read are gathered by subscription, but always go before a close, an unsubscribe or a disconnect that
 the client sent after them.
 
+*Names* that a client gives have at most ``NAME_SIZE_MAX`` bytes; what would register or create something
+with a longer one is refused here. An earlier release took any: what it registered can still be used and
+closed.
+
+A client must not name a subject that a service takes (this node's, or one of another cluster) as its inbox:
+the service would answer heartbeats in its place, and the client would never be found dead. Nothing that is
+sent to a subject of a client's choice reaches a service either (``to_services``), for such clients may be
+in the state.
+
 A plain object without I/O.
 
 Source: the streaming protocol, sections 1 and 3 to 9.
@@ -42,7 +51,13 @@ from node.errors import RemoteProtocolError
 from node.protocol import streaming as stan
 from node.protocol.message import message_body
 from node.protocol.positions import StartPosition
-from node.protocol.subjects import literal, valid_channel, valid_client_id
+from node.protocol.subjects import (
+    NAME_SIZE_MAX,
+    is_too_long,
+    literal,
+    valid_channel,
+    valid_client_id,
+)
 from node.server.clock import ClusterClock
 from node.server.origin import Origin
 from node.server.requests import Requests
@@ -53,6 +68,23 @@ log = logging.getLogger("stanchion.streaming")
 PROBE_S = 0.5
 """How long a registered client may take to answer when another asks for its ID (R17)."""
 
+PAYLOAD_SIZE_MAX = 8 * 1024 * 1024
+"""Bytes of a request: the largest ``clients.max_payload``. A node of another cluster could send a longer
+one."""
+
+PUBLISH_OVERHEAD = 32
+"""Bytes that an encoded publish has at most beside its names and its body."""
+
+ACK_INBOX_SIZE_MAX = 128
+"""Bytes. Ack inboxes have some 50."""
+
+ACKS_GATHERED_MAX = 4096
+"""Acknowledgements of one read that are gathered; with so many they are submitted. They make a command of a
+few dozen KB."""
+
+RESERVED = (b"_STAN.", b"_STANCHION.")
+"""What subjects of our own begin with, served here or not."""
+
 START_POSITIONS = frozenset(int(position) for position in StartPosition)
 
 
@@ -60,7 +92,17 @@ class Routing(Protocol):
     """What is needed of routing."""
 
     def serve(self, pattern: bytes, handler: Callable[..., None], *, announce: bool = False) -> Any: ...
-    def publish(self, source: None, subject: bytes, reply: bytes, headers: bytes, payload: bytes) -> int: ...
+    def publish(
+        self,
+        source: None,
+        subject: bytes,
+        reply: bytes,
+        headers: bytes,
+        payload: bytes,
+        *,
+        to_services: bool = True,
+    ) -> int: ...
+    def is_served(self, subject: bytes) -> bool: ...
     def local_receivers(self, inbox: bytes) -> Sequence[Any]: ...
 
 
@@ -127,6 +169,7 @@ class Streaming:
         self._client_pinged = client_pinged
         self._random_name = random_name
         self._acks: dict[tuple[str, bytes], list[int]] = {}
+        self._ack_count = 0
         self._channel_start = len(subjects.publish) + 1
         self._ack_handle: Any = None
         self._held: list[tuple[bytes, bytes]] | None = None  # answers to publishes, while this node holds
@@ -162,7 +205,7 @@ class Streaming:
         """What was held has been delivered."""
         held, self._held = self._held, None
         for reply, payload in held or ():
-            self._routing.publish(None, reply, b"", b"", payload)
+            self._send(reply, payload)
 
     def read_done(self, _connection: object = None) -> None:
         """Everything of one read was handled: what it asked for goes to the leader as one batch."""
@@ -173,6 +216,8 @@ class Streaming:
 
     def _on_publish(self, _source: object, subject: bytes, reply: bytes, payload: bytes) -> None:
         try:
+            if len(payload) > PAYLOAD_SIZE_MAX:
+                raise RemoteProtocolError(f"a publish of {len(payload)} bytes")
             request = stan.decode_publish(payload)
         except RemoteProtocolError:
             self._reply(reply, stan.encode_pub_ack("", refusals.INVALID_PUBLISH))
@@ -182,7 +227,7 @@ class Streaming:
             not request.guid
             or subject[self._channel_start :] != channel.encode()  # else permissions could be bypassed
             or not valid_channel(channel)
-            or not (request.client_id or request.conn_id)
+            or not self._may_publish(request)
         ):
             self._reply(reply, stan.encode_pub_ack(request.guid, refusals.INVALID_PUBLISH))
             return
@@ -192,11 +237,25 @@ class Streaming:
             return
         self.published += 1
         self.published_bytes += len(payload)
+        client_id, conn_id = "" if request.conn_id else request.client_id, request.conn_id
         self._origin.submit_publish(
-            Publish("" if request.conn_id else request.client_id, request.conn_id, channel, body),
+            Publish(client_id, conn_id, channel, body),
             (reply, request.guid),
-            len(body) + 48,
+            len(body) + len(subject) + len(client_id) + len(conn_id) + PUBLISH_OVERHEAD,
         )
+
+    def _may_publish(self, request: stan.PublishRequest) -> bool:
+        """Whether some state could know the client, and the guid is one that can be kept."""
+        if len(request.guid) > NAME_SIZE_MAX:
+            return False
+        conn_id, client_id = request.conn_id, request.client_id
+        if conn_id:
+            return len(conn_id) <= NAME_SIZE_MAX or conn_id in self._state().by_conn
+        return bool(client_id) and client_id.isascii() and not self._is_too_long_client(client_id)
+
+    def _is_too_long_client(self, client_id: str) -> bool:
+        """It names no client: it is too long, and none that an earlier release has registered."""
+        return is_too_long(client_id) and client_id not in self._state().clients
 
     def _publish_answered(self, pending: tuple[Any, ...], outcome: Outcome) -> None:
         reply, guid = pending
@@ -204,7 +263,7 @@ class Streaming:
             text = outcome.text if type(outcome) is Refused else ""
             payload = stan.encode_pub_ack(guid, text)
             if self._held is None:
-                self._routing.publish(None, reply, b"", b"", payload)
+                self._send(reply, payload)
             else:
                 self._held.append((reply, payload))
 
@@ -213,21 +272,25 @@ class Streaming:
             channel, seq = stan.decode_ack(payload)
         except RemoteProtocolError:
             return  # an ack is never answered, not even a broken one
+        if len(subject) > ACK_INBOX_SIZE_MAX or not valid_channel(channel):
+            return
         key = (channel, subject)
         seqs = self._acks.get(key)
         if seqs is None:
             self._acks[key] = [seq]
         else:
             seqs.append(seq)
+        self._ack_count += 1
+        if self._ack_count >= ACKS_GATHERED_MAX:
+            self._submit_acks()
 
     def _submit_acks(self) -> None:
         if not self._acks:
             return
         acks, self._acks = self._acks, {}
+        self._ack_count = 0
         for (channel, inbox), seqs in acks.items():
-            self._origin.submit(
-                Acked(channel, inbox.decode("utf-8", "replace"), seqs), size=48 + 4 * len(seqs)
-            )
+            self._origin.submit(Acked(channel, inbox.decode("utf-8", "replace"), seqs))
 
     # --- clients ----------------------------------------------------------------------------------
 
@@ -236,7 +299,11 @@ class Streaming:
             request = stan.decode_connect(payload)
         except RemoteProtocolError:
             request = None
-        if request is None or not _may_be_asked(request.heartbeat_inbox.encode()):
+        if (
+            request is None
+            or not self._may_be_asked(request.heartbeat_inbox)
+            or len(request.conn_id) > NAME_SIZE_MAX
+        ):
             self._reply(reply, _connect_error(refusals.INVALID_CONNECT))
             return
         if not valid_client_id(request.client_id):
@@ -312,6 +379,9 @@ class Streaming:
         if not conn_id:
             return
         client = self._state().by_conn.get(conn_id)
+        if client is None and len(conn_id) > NAME_SIZE_MAX:
+            self._pinged(reply, Refused(refusals.CLIENT_REPLACED))
+            return
         if client is None:
             self._submit(ClientCheck(conn_id), lambda outcome: self._pinged(reply, outcome))
             return
@@ -329,6 +399,9 @@ class Streaming:
             client_id = stan.decode_close(payload).client_id
         except RemoteProtocolError:
             self._reply(reply, stan.encode_close_response(refusals.INVALID_CLOSE))
+            return
+        if self._is_too_long_client(client_id):
+            self._reply(reply, stan.encode_close_response(refusals.UNKNOWN_CLIENT_ID))
             return
 
         def answer(outcome: Outcome) -> None:
@@ -354,7 +427,7 @@ class Streaming:
         except RemoteProtocolError:
             self._reply(reply, _subscription_error(refusals.INVALID_SUBSCRIBE))
             return
-        refusal = _refuse_subscription(request)
+        refusal = self._refuse_subscription(request)
         if refusal:
             self._reply(reply, _subscription_error(refusal))
             return
@@ -400,7 +473,10 @@ class Streaming:
                 self._reply(reply, stan.encode_unsubscribe_response(text))
 
         client_id, channel, inbox, durable = request
-        if for_good:
+        refusal = self._refuse_end(request)
+        if refusal:
+            self._reply(reply, stan.encode_unsubscribe_response(refusal))
+        elif for_good:
             self._submit(Unsubscribe(client_id, channel, inbox, durable, self._valid_until()), answer)
         else:
             self._submit(SubscriptionClose(client_id, channel, inbox), answer)
@@ -409,19 +485,63 @@ class Streaming:
 
     def _submit(self, command: Any, answer: Callable[[Outcome], None]) -> None:
         self._submit_acks()  # what was acknowledged before this request counts before it
-        self._origin.submit(command, answer, size=256)
+        self._origin.submit(command, answer)
 
     def _valid_until(self) -> int:
         return self._clock.now() + self._state().settings.request_timeout_ns
 
     def _reply(self, reply: bytes, payload: bytes) -> None:
         if _may_be_answered(reply):
-            self._routing.publish(None, reply, b"", b"", payload)
+            self._send(reply, payload)
 
+    def _send(self, reply: bytes, payload: bytes) -> None:
+        self._routing.publish(None, reply, b"", b"", payload, to_services=False)
 
-def _may_be_asked(inbox: bytes) -> bool:
-    """It may be somebody's inbox; the service itself would answer every heartbeat."""
-    return literal(inbox) and not inbox.startswith(b"_STAN.")
+    def _may_be_asked(self, inbox: str) -> bool:
+        """It may be somebody's inbox; a service would answer every heartbeat in its place."""
+        if is_too_long(inbox):
+            return False
+        subject = inbox.encode()
+        return literal(subject) and not subject.startswith(RESERVED) and not self._routing.is_served(subject)
+
+    def _refuse_subscription(self, request: stan.SubscriptionRequest) -> str:
+        """What no state could make valid, in the protocol's order (section 5.1, checks 2 to 7 and 9)."""
+        if not request.client_id:
+            return refusals.CLIENT_ID_MISSING
+        if request.ack_wait_s < 1:
+            return refusals.INVALID_ACK_WAIT
+        if request.max_in_flight < 1:
+            return refusals.INVALID_MAX_IN_FLIGHT
+        if request.start not in START_POSITIONS:
+            return refusals.INVALID_START
+        if not valid_channel(request.channel):
+            return refusals.INVALID_SUBJECT
+        if self._is_too_long_client(request.client_id):
+            return refusals.UNKNOWN_CLIENT_ID
+        if (
+            not self._may_be_asked(request.inbox)
+            or is_too_long(request.queue)
+            or is_too_long(request.durable)
+        ):
+            return refusals.INVALID_SUBSCRIBE
+        return ""
+
+    def _refuse_end(self, request: stan.UnsubscribeRequest) -> str:
+        """Why no state has such a subscription to end; empty if one could."""
+        client_id, channel, inbox, durable = request
+        if not valid_channel(channel):
+            return refusals.UNKNOWN_CHANNEL
+        if is_too_long(inbox):
+            return refusals.INVALID_SUBSCRIPTION
+        if is_too_long(durable) and not self._is_known_durable(channel, client_id, durable):
+            return refusals.INVALID_SUBSCRIPTION
+        if self._is_too_long_client(client_id):
+            return refusals.UNKNOWN_CLIENT_ID
+        return ""
+
+    def _is_known_durable(self, channel: str, client_id: str, durable: str) -> bool:
+        known = self._state().channels.get(channel)
+        return known is not None and (client_id, durable) in known.durables
 
 
 def _may_be_answered(reply: bytes) -> bool:
@@ -430,7 +550,7 @@ def _may_be_answered(reply: bytes) -> bool:
     An answer has words of its asker in it. That to a publish, sent to where clients are closed, is a request
     to close the client whose ID was the guid: permissions would not have allowed it.
     """
-    return bool(reply) and (not reply.startswith(b"_STAN.") or reply.startswith(b"_STAN.acks."))
+    return bool(reply) and (not reply.startswith(RESERVED) or reply.startswith(b"_STAN.acks."))
 
 
 def _connect_error(text: str) -> bytes:
@@ -439,21 +559,3 @@ def _connect_error(text: str) -> bytes:
 
 def _subscription_error(text: str) -> bytes:
     return stan.encode_subscription_response(error=text)
-
-
-def _refuse_subscription(request: stan.SubscriptionRequest) -> str:
-    """What no state could make valid, in the protocol's order (section 5.1, checks 2 to 6 and 9)."""
-    if not request.client_id:
-        return refusals.CLIENT_ID_MISSING
-    if request.ack_wait_s < 1:
-        return refusals.INVALID_ACK_WAIT
-    if request.max_in_flight < 1:
-        return refusals.INVALID_MAX_IN_FLIGHT
-    if request.start not in START_POSITIONS:
-        return refusals.INVALID_START
-    if not valid_channel(request.channel):
-        return refusals.INVALID_SUBJECT
-    inbox = request.inbox.encode()
-    if not _may_be_asked(inbox):
-        return refusals.INVALID_SUBSCRIBE
-    return ""

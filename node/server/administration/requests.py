@@ -67,7 +67,16 @@ class Routing(Protocol):
     """What is needed of routing."""
 
     def serve(self, pattern: bytes, handler: Callable[..., None]) -> Any: ...
-    def publish(self, source: None, subject: bytes, reply: bytes, headers: bytes, payload: bytes) -> int: ...
+    def publish(
+        self,
+        source: None,
+        subject: bytes,
+        reply: bytes,
+        headers: bytes,
+        payload: bytes,
+        *,
+        to_services: bool = True,
+    ) -> int: ...
     def heard(self, subject: bytes) -> bool: ...
 
 
@@ -153,7 +162,7 @@ class Administration:
         if len(payload) > ANSWER_SIZE_MAX:
             text = f"the answer has {len(payload)} bytes, more than {ANSWER_SIZE_MAX}: ask for less at a time"
             payload = json.dumps({"error": text}).encode()
-        self._routing.publish(None, reply, b"", b"", payload)
+        self._routing.publish(None, reply, b"", b"", payload, to_services=False)
 
     def is_given_up(self, answer: Answer) -> bool:
         """Whether nobody listens for this answer any more, which is then done with. For what takes long: who

@@ -51,9 +51,7 @@ _CHANGE: Final[dict[str, Kind]] = {"timeout_s": (int, float)}
 class Requests(Protocol):
     """What is needed of the session: `server.origin.Origin`."""
 
-    def submit(
-        self, command: Command, answer: Callable[[Outcome], None] | None = None, *, size: int = 64
-    ) -> None: ...
+    def submit(self, command: Command, answer: Callable[[Outcome], None] | None = None) -> None: ...
     def flush(self) -> None: ...
 
 
@@ -287,13 +285,8 @@ class Administering:
             return
         values = wanted.values()
         del values["set"]
-        size = len(str(values))
-        self._change(
-            Configure(values, only_if_unset=False),
-            answer,
-            lambda: {"changes": changes, "applied": True},
-            size=size,
-        )
+        command = Configure(values, only_if_unset=False)
+        self._change(command, answer, lambda: {"changes": changes, "applied": True})
 
     # --- changing ---------------------------------------------------------------------------------
 
@@ -303,16 +296,14 @@ class Administering:
             raise RefusedError(f"waiting is for up to {TIMEOUT_MAX_S:g} s, not {timeout_s}")
         return self._clock.now() + round(timeout_s * SECOND)
 
-    def _change(
-        self, command: Command, answer: Answer, result: Callable[[], Any], *, size: int = 256
-    ) -> None:
+    def _change(self, command: Command, answer: Answer, result: Callable[[], Any]) -> None:
         def decided(outcome: Outcome) -> None:
             if isinstance(outcome, Refused):
                 answer({"error": outcome.text})
             else:
                 answer({"ok": result()})
 
-        self._requests.submit(command, decided, size=size)
+        self._requests.submit(command, decided)
         self._requests.flush()
 
 

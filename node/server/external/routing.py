@@ -32,7 +32,7 @@ from node.errors import RemoteProtocolError
 from node.protocol import nats
 from node.protocol.message import message_size, redelivered
 from node.protocol.streaming import decode_message
-from node.protocol.subjects import literal, valid_subject
+from node.protocol.subjects import literal, matches, valid_subject
 from node.server.interest import InterestChange
 from node.server.subscriptions import Handler, InternalSubscription
 
@@ -40,6 +40,9 @@ log = logging.getLogger("stanchion.external")
 
 BUFFER_BYTES_MAX = 8 * 1024 * 1024
 """Of what is published while there is no connection."""
+
+_INBOXES = (b"_INBOX.", b"_STAN.acks.")
+"""Where nearly every answer goes. What this node serves there takes no harm from one."""
 
 PROBE_S = 0.5
 """Who doesn't answer for so long, though somebody listens, counts as present: heartbeats decide."""
@@ -98,7 +101,7 @@ class Inbox:
 
     def deliver(self, subject: bytes, payload: bytes) -> None:
         """Send one message."""
-        self._routing.publish(None, subject, b"", b"", payload)
+        self._routing.publish(None, subject, b"", b"", payload, to_services=False)
 
 
 @dataclass(slots=True)
@@ -193,11 +196,20 @@ class ExternalRouting:
             self._outlet.write(nats.unsub(sid))
 
     def publish(
-        self, source: None, subject: bytes, reply: bytes, headers: bytes, payload: bytes, **_more: object
+        self,
+        source: None,
+        subject: bytes,
+        reply: bytes,
+        headers: bytes,
+        payload: bytes,
+        *,
+        to_services: bool = True,
     ) -> int:
         """Send a message. Whether anybody wants it isn't known: counts as one."""
         if not literal(subject) or (reply and not literal(reply)):
             return 0  # a client may have named anything as its inbox; the server would end the connection
+        if not (to_services or subject.startswith(_INBOXES)) and self.is_served(subject):
+            return 0  # the server would bring it back
         outlet = self._outlet
         if outlet is not None and len(payload) + len(headers) > outlet.max_payload:
             self._drop_too_long(subject, payload, outlet.max_payload)
@@ -213,6 +225,10 @@ class ExternalRouting:
         elif not reply:
             self._keep(data)
         return 1
+
+    def is_served(self, subject: bytes) -> bool:
+        """One of this node's services takes ``subject``."""
+        return any(matches(service.pattern, subject) for service in self._services.values())
 
     def local_receivers(self, inbox: bytes) -> Sequence[Inbox]:
         """Whoever listens there, once for all of them; nobody while there is no connection.
@@ -322,7 +338,7 @@ class ExternalRouting:
         """Ask a client whether it is there; it answers like to a heartbeat."""
         self._probes += 1
         reply = self._prefix + b"%d" % self._probes
-        if self.publish(None, inbox, reply, b"", b"") and reply in self._asked:
+        if self.publish(None, inbox, reply, b"", b"", to_services=False) and reply in self._asked:
             self._awaited[inbox] = reply
         else:
             self._awaited.pop(inbox, None)  # it can't be asked: heartbeats decide

@@ -33,7 +33,16 @@ class Routing(Protocol):
     """What is needed of routing."""
 
     def serve(self, pattern: bytes, handler: Callable[..., None]) -> Any: ...
-    def publish(self, source: None, subject: bytes, reply: bytes, headers: bytes, payload: bytes) -> int: ...
+    def publish(
+        self,
+        source: None,
+        subject: bytes,
+        reply: bytes,
+        headers: bytes,
+        payload: bytes,
+        *,
+        to_services: bool = True,
+    ) -> int: ...
     def heard(self, subject: bytes) -> bool: ...
 
 
@@ -82,7 +91,7 @@ def serve_go_requests(
             else:
                 return  # progress: nobody would understand it
             if reply:
-                routing.publish(None, reply, b"", b"", said.encode())
+                routing.publish(None, reply, b"", b"", said.encode(), to_services=False)
 
         return answer
 

@@ -17,6 +17,8 @@ from node.core.entries import (
     TYPES,
     Batch,
     Entry,
+    claimed_count,
+    count_commands,
     decode_command,
     decode_commands,
     decode_entry,
@@ -25,6 +27,8 @@ from node.core.entries import (
     encode_commands,
     encode_entry,
     encode_keeper,
+    encoded_size,
+    refused_batch,
 )
 from node.errors import RemoteProtocolError
 
@@ -39,6 +43,29 @@ def test_commands_there_and_back() -> None:
     again = [decode_origin(fields) for fields in decode_commands(encode_commands(list(commands)))]
     assert again == commands
     assert [type(command) for command in again] == [type(command) for command in commands]
+
+
+@pytest.mark.parametrize("count", [1, 15, 16, 70, 65_535, 65_536])
+def test_the_head_of_a_batch_says_how_many_commands_it_holds(count: int) -> None:
+    """R7: the leader believes it, so it has to be what ``apply`` goes by, whether it can decode them or
+    not.
+    """
+    commands = encode_commands([Tick(4)] * count)
+    refused = refused_batch(count)
+    assert claimed_count(commands) == claimed_count(refused) == count
+    assert len(decode_commands(commands)) == count_commands(commands) == count_commands(refused) == count
+    with pytest.raises(RemoteProtocolError):
+        decode_commands(refused)
+
+
+@pytest.mark.parametrize("data", [b"", b"\xc0", b"\xdc", b"\xdc\x01", b"\xdd\x00\x00\x01", b"\x81\x01\x02"])
+def test_what_has_no_head_of_a_batch_claims_nothing(data: bytes) -> None:
+    assert claimed_count(data) is None
+
+
+def test_a_commands_size_is_what_it_takes_in_a_batch() -> None:
+    command = ClientReplace("me", (7, 2), b"c" * 300, "hb", 1, -5, 3, 99)
+    assert len(encode_commands([command] * 3)) == 1 + 3 * encoded_size(command)
 
 
 def test_an_entry_there_and_back() -> None:

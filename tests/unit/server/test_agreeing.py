@@ -23,7 +23,7 @@ class Origin:
         self.proposed: list[tuple[int, bool]] = []
         self._outcome = outcome
 
-    def submit(self, command: Configure, answer: Callable[[Outcome], None], *, size: int) -> None:
+    def submit(self, command: Configure, answer: Callable[[Outcome], None]) -> None:
         self.proposed.append((command.settings["max_msgs"], command.only_if_unset))
         answer(self._outcome)
 

@@ -8,23 +8,43 @@ import pytest
 from conversation import Conversation
 
 from node.core.commands import (
+    ClientClose,
+    ClientSilent,
     ColdStart,
     Found,
     KeeperCommand,
     Publish,
+    SessionOpen,
     TakeOver,
     Tick,
 )
+from node.core.effects import Refused
 from node.core.entries import (
+    BATCH_COMMANDS_MAX,
+    BATCH_SIZE_MAX,
     ENTRY_SIZE_MAX,
     Entry,
     decode_entry,
     decode_keeper,
     encode_commands,
+    refused_batch,
 )
+from node.core.machine import Machine
+from node.core.refusals import UNDECODABLE
 from node.core.state import State
+from node.errors import RemoteProtocolError
+from node.protocol.peer import FRAME_BYTES_MAX, encode_frame
+from node.server import ordering
 from node.server.clock import ClusterClock, WallClock
-from node.server.ordering import ENTRY_BYTES, HELD_WAIT_S, IN_FLIGHT_MAX, KEEPER_COMMANDS_MAX, Ordering
+from node.server.ordering import (
+    ENTRY_BYTES,
+    HELD_WAIT_S,
+    IN_FLIGHT_MAX,
+    KEEPER_COMMANDS_MAX,
+    SESSION_OPEN_BYTES_MAX,
+    Ordering,
+)
+from node.units import Index
 
 TERM = 3
 SESSION = (1, 1)
@@ -113,6 +133,12 @@ class Leader:
         commands = encode_commands([Publish("", b"c", "foo", b"m")] * count) if data is None else data
         frame = ("batch", term, session, first, first + count - 1, first, commands)
         self.ordering.frame(node, frame)
+
+
+def message(size: int, channel: str = "foo") -> bytes:
+    """A batch of one publish, ``size`` bytes in all."""
+    empty = len(encode_commands([Publish("", b"c", channel, b"m" * 70_000)])) - 70_000
+    return encode_commands([Publish("", b"c", channel, b"m" * (size - empty))])
 
 
 def keepers(entry: Entry) -> list[KeeperCommand]:
@@ -259,17 +285,86 @@ def test_a_session_that_opened_in_this_term_counts_from_one() -> None:
 
 def test_an_open_request_goes_into_the_log_without_a_session() -> None:
     leader = Leader().opened()
-    leader.ordering.frame("n2", ("open", TERM, b"commands"))
+    leader.ordering.frame("n2", ("open", TERM, encode_commands([SessionOpen("n2", b"nonce")])))
     leader.pump()
     assert leader.engine.last.batches[0].session is None
 
 
-def test_a_batch_over_the_limit_is_dropped(caplog: pytest.LogCaptureFixture) -> None:
-    """R22: sizes are checked before they are in the log."""
+def test_a_node_opens_a_session_for_itself_only() -> None:
+    """R5: a session ends the earlier one of its node, so another node must not open it."""
     leader = Leader().opened()
-    leader.batch(1, data=b"x" * (ENTRY_SIZE_MAX + 1))
+    for commands in (
+        encode_commands([SessionOpen("n1", b"nonce")]),
+        encode_commands([SessionOpen("n2", b"n" * SESSION_OPEN_BYTES_MAX)]),
+        encode_commands([ClientClose("c")]),
+        b"\xc1",
+    ):
+        with pytest.raises(RemoteProtocolError):
+            leader.ordering.frame("n2", ("open", TERM, commands))
     assert not leader.pump()
-    assert "over the limit" in caplog.text
+
+
+def test_the_requests_of_a_batch_over_the_limit_are_refused_through_the_log() -> None:
+    """R22: an older release makes such batches. Dropped, they would be forwarded again for ever."""
+    conversation = Conversation()
+    leader = Leader(conversation.state).opened()
+    commands = encode_commands([Publish("", b"c", "foo", b"m" * BATCH_SIZE_MAX), ClientClose("c")])
+    leader.batch(1, 2, data=commands)
+    leader.batch(3)
+    assert leader.pump()
+    leader.applied()
+    leader.pump()
+    assert [serials(entry) for entry in leader.engine.entries] == [[1, 3]]
+    assert max(map(len, leader.engine.proposed)) < ENTRY_BYTES
+    effects = Machine(conversation.state).apply(Index(100), leader.engine.proposed[0])
+    assert effects.replies[0].others == {1: Refused(UNDECODABLE), 2: Refused(UNDECODABLE)}
+    assert conversation.state.sessions["n1"].applied == 3
+
+
+@pytest.mark.parametrize(
+    ("first", "last", "commands"),
+    [
+        (1, 2, encode_commands([ClientClose("c")])),
+        (1, 1, encode_commands([ClientClose("c")] * 2)),
+        (1, 1, encode_commands([])),
+        (1, 1, b""),
+        (1, 1, b"\xdc\x00"),
+        (1, 1, b"x"),
+        (1, 1000, b"\xdd\x00\x00\x03\xe8"),
+        (1, 1 << 40, encode_commands([ClientClose("c")])),
+        (1, BATCH_COMMANDS_MAX + 1, refused_batch(BATCH_COMMANDS_MAX + 1)),
+        (1, 0, encode_commands([ClientClose("c")])),
+        (-5, 1, encode_commands([ClientClose("c")])),
+    ],
+)
+def test_a_batch_holds_just_the_serials_it_says(first: int, last: int, commands: bytes) -> None:
+    """R7: one that didn't would leave a gap in its session, at which every node would stop, for good."""
+    leader = Leader().opened()
+    with pytest.raises(RemoteProtocolError):
+        leader.ordering.frame("n1", ("batch", TERM, SESSION, first, last, 1, commands))
+    assert not leader.pump()
+
+
+def test_a_node_forwards_nothing_in_the_session_of_another() -> None:
+    """It would take the other's serials away."""
+    leader = Leader().opened()
+    with pytest.raises(RemoteProtocolError):
+        leader.batch(1, node="n2")
+
+
+def test_what_came_too_early_and_was_too_much_is_asked_for_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A link that breaks again and again before the leader is ready brings the same batches each time."""
+    monkeypatch.setattr(ordering, "EARLY_BYTES_MAX", 100)
+    leader = Leader()
+    for _ in range(3):
+        leader.batch(1, 2)
+        leader.batch(3, 6)
+    leader.ready()
+    assert leader.again[0] == ("n1", ("again", TERM, 1))
+    leader.batch(1, 6)
+    leader.held("n1")
+    assert leader.pump()
+    assert serials(leader.engine.last) == [1]
 
 
 # --- entries --------------------------------------------------------------------------------------
@@ -314,7 +409,7 @@ def test_a_full_entry_does_not_wait() -> None:
     leader.pump()
     serial = 2
     for _ in range(2 * IN_FLIGHT_MAX):
-        leader.batch(serial, data=b"x" * ENTRY_BYTES)
+        leader.batch(serial, data=message(ENTRY_BYTES))
         leader.pump()
         serial += 1
     assert len(leader.engine.proposed) == IN_FLIGHT_MAX
@@ -324,18 +419,18 @@ def test_origins_take_turns() -> None:
     """R21: one that sends a lot doesn't keep the others out."""
     leader = Leader().opened()
     for serial in (1, 2, 3):
-        leader.batch(serial, data=b"x" * 20_000)
-    leader.batch(1, node="n2", session=(8, 0), data=b"y" * 20_000)
+        leader.batch(serial, data=message(20_000))
+    leader.batch(1, node="n2", session=(8, 0), data=message(20_000, "bar"))
     leader.pump()
     first = leader.engine.last
-    assert [batch.commands[:1] for batch in first.batches] == [b"x", b"y", b"x"]
+    assert [b"bar" in batch.commands for batch in first.batches] == [False, True, False]
     assert sum(len(batch.commands) for batch in first.batches) <= ENTRY_BYTES
 
 
 def test_one_large_batch_goes_alone() -> None:
     """The largest message there may be fits, whatever an entry's usual size."""
     leader = Leader().opened()
-    leader.batch(1, data=b"x" * 1_000_000)
+    leader.batch(1, data=message(1_000_000))
     leader.batch(2)
     leader.pump()
     assert serials(leader.engine.last) == [1]
@@ -351,6 +446,35 @@ def test_the_keepers_commands_go_ahead_in_bounded_numbers() -> None:
     leader.applied()
     leader.pump()
     assert [len(entry.keeper) for entry in leader.engine.entries] == [KEEPER_COMMANDS_MAX, 1]
+
+
+def test_the_keepers_commands_go_ahead_in_bounded_bytes() -> None:
+    """Twenty silent clients with IDs of 1 MB, registered by an older release, made an entry no frame can
+    hold.
+    """
+    leader = Leader().opened()
+    for number in range(20):
+        leader.ordering.keeper(ClientSilent(TERM, f"{number:02}" + "c" * 1_000_000, (1, number), True))
+    leader.ordering.keeper(Tick(TERM))
+    leader.ordering.keeper(Tick(TERM))
+    leader.batch(1, data=message(BATCH_SIZE_MAX))
+    while leader.pump():
+        leader.applied()
+    assert [len(entry.keeper) for entry in leader.engine.entries] == [1] * 20 + [2]
+    assert [len(entry.batches) for entry in leader.engine.entries] == [0] * 20 + [1]
+    assert max(map(len, leader.engine.proposed)) <= ENTRY_SIZE_MAX
+
+
+def test_the_largest_command_an_older_release_left_fits_an_entry() -> None:
+    """A client ID of 8 MB was possible: its payload was all that bounded it."""
+    leader = Leader().opened()
+    leader.ordering.keeper(ClientSilent(TERM, "c" * (8 << 20), (1, 1), True))
+    leader.batch(1, data=message(BATCH_SIZE_MAX))
+    leader.pump()
+    frame = encode_frame(
+        (0, {"type": "append", "entries": [(1 << 62, 1 << 62, b"0" + leader.engine.proposed[0])]})
+    )
+    assert len(frame) <= FRAME_BYTES_MAX
 
 
 def test_an_entry_carries_the_time_at_which_it_was_made() -> None:

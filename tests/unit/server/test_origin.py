@@ -14,10 +14,18 @@ from node.core.commands import (
 )
 from node.core.effects import OK, Outcome, Refused, Replies, SessionOpened
 from node.core.entries import (
+    BATCH_SIZE_MAX,
     decode_commands,
+    encoded_size,
 )
 from node.core.refusals import NOT_YET
-from node.server.origin import UNAPPLIED_COMMANDS_MAX, Origin
+from node.server.origin import (
+    BATCH_BYTES,
+    COMMAND_OVERHEAD,
+    UNAPPLIED_BYTES_MAX,
+    UNAPPLIED_COMMANDS_MAX,
+    Origin,
+)
 
 SESSION = (5, 0)
 
@@ -245,12 +253,61 @@ def test_a_full_table_says_so_until_half_of_it_is_applied() -> None:
     """R21: credit."""
     origin, _ = opened_origin()
     for _ in range(UNAPPLIED_COMMANDS_MAX):
-        origin.submit(ClientClose("c"), None, size=0)
+        origin.submit(ClientClose("c"), None)
     origin.flush()
     assert origin.full
     assert not origin.relaxed
     origin.applied_to(UNAPPLIED_COMMANDS_MAX)
     assert origin.relaxed
+
+
+def test_a_batch_closes_before_it_would_be_too_large() -> None:
+    """The largest publish behind a nearly full batch made one that no leader took, forwarded for ever."""
+    origin, wire = opened_origin()
+    for _ in range(100):
+        origin.submit(ClientClose("c" * 500), None)
+    largest = Publish("", b"c" * 1024, "foo", b"m" * (8 << 20))
+    origin.submit_publish(largest, (b"reply", "guid"), encoded_size(largest))
+    origin.flush()
+    sizes = [len(frame[-1]) for frame in wire.frames]
+    assert wire.serials() == [(1, 100), (101, 101)]
+    assert max(sizes) <= BATCH_SIZE_MAX
+
+
+def test_a_batch_has_a_bounded_number_of_commands() -> None:
+    """However small they are: each is work for every node that applies it."""
+    origin, wire = opened_origin()
+    for _ in range(5000):
+        origin.submit(ClientClose(""), None)
+    origin.flush()
+    assert max(last - first for first, last in wire.serials()) < BATCH_BYTES // COMMAND_OVERHEAD
+
+
+def test_requests_count_with_their_real_sizes() -> None:
+    """With 256 bytes for each, a client's requests of megabytes made an entry that no frame can hold."""
+    origin, wire = opened_origin()
+    for _ in range(3):
+        origin.submit(ClientClose("c" * 1_000_000), None)
+    origin.flush()
+    assert wire.serials() == [(1, 1), (2, 2), (3, 3)]
+    assert not origin.full
+    origin.submit(ClientClose("c" * 2_000_000), lambda _outcome: None)
+    assert origin.full
+    origin.flush()
+    assert origin.full
+    origin.applied_to(4)
+    assert origin.relaxed
+
+
+def test_who_waits_for_an_answer_counts_too() -> None:
+    """A publish's reply subject and guid are kept until it is applied."""
+    origin, _ = opened_origin()
+    count = 0
+    while not origin.full:
+        count += 1
+        publish = Publish("", b"conn", "foo", b"")
+        origin.submit_publish(publish, (b"r" * 4000, "g" * 1000), encoded_size(publish))
+    assert count < UNAPPLIED_BYTES_MAX // 5000 + 1
 
 
 def test_the_lowest_serial_waited_for_travels_with_each_batch() -> None:

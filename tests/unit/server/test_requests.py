@@ -23,7 +23,17 @@ class Wire:
     def serve(self, pattern: bytes, handler: Callable[..., None], *, announce: bool = False) -> Any:
         self.pattern, self.handler, self.announced = pattern, handler, announce
 
-    def publish(self, source: None, subject: bytes, reply: bytes, headers: bytes, payload: bytes) -> int:
+    def publish(
+        self,
+        source: None,
+        subject: bytes,
+        reply: bytes,
+        headers: bytes,
+        payload: bytes,
+        *,
+        to_services: bool,
+    ) -> int:
+        assert not to_services
         assert (headers, payload) == (b"", b"")
         self.published.append((subject, reply))
         return 0
@@ -175,9 +185,9 @@ def test_who_answers_at_once_disturbs_nobody() -> None:
         asking.requests.ask(name, lambda: asking.came.append("answered"), lambda: None, 1.0)
     publish = asking.wire.publish
 
-    def answered_at_once(*message: Any) -> int:
+    def answered_at_once(*message: Any, **options: Any) -> int:
         asking.wire.answer(message[2])
-        return publish(*message)
+        return publish(*message, **options)
 
     asking.wire.publish = answered_at_once  # type: ignore[method-assign]
     asking.requests.resume()

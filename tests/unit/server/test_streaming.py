@@ -25,11 +25,21 @@ from node.core.commands import (
     Unsubscribe,
 )
 from node.core.effects import OK, ClientOpened, Outcome, Probing, Refused, SubscriptionOpened
+from node.core.entries import encoded_size
 from node.core.state import State
 from node.protocol import streaming as stan
 from node.protocol.message import message_body
+from node.protocol.subjects import NAME_SIZE_MAX, matches
 from node.server.clock import ClusterClock
-from node.server.streaming import PROBE_S, Streaming, Subjects
+from node.server.origin import BATCH_BYTES
+from node.server.streaming import (
+    ACK_INBOX_SIZE_MAX,
+    ACKS_GATHERED_MAX,
+    PAYLOAD_SIZE_MAX,
+    PROBE_S,
+    Streaming,
+    Subjects,
+)
 
 NOW_NS = 77_000_000_000
 
@@ -43,13 +53,12 @@ class Origin:
         self.flushes = 0
         self.publish_answered: Callable[[tuple[Any, ...], Outcome], None]
 
-    def submit(
-        self, command: Any, answer: Callable[[Outcome], None] | None = None, *, size: int = 64
-    ) -> None:
+    def submit(self, command: Any, answer: Callable[[Outcome], None] | None = None) -> None:
         self.commands.append(command)
         self.answers.append(answer)
 
     def submit_publish(self, command: Publish, pending: tuple[Any, ...], size: int) -> None:
+        assert encoded_size(command) <= size
         self.commands.append(command)
         self.answers.append(pending)
 
@@ -68,7 +77,7 @@ class Origin:
 class Service:
     """The service of one node; cluster id ``c``, cluster tag ``tag``."""
 
-    def __init__(self, state: State | None = None) -> None:
+    def __init__(self, state: State | None = None, subjects: Subjects | None = None) -> None:
         self.state = State() if state is None else state
         self.state.cluster_tag = "tag"
         self.origin = Origin()
@@ -82,7 +91,7 @@ class Service:
         clock = ClusterClock(lambda: 0)
         clock.seen(NOW_NS)
         self.streaming = Streaming(
-            Subjects.of("c"),
+            subjects or Subjects.of("c"),
             state=lambda: self.state,
             origin=self.origin,  # type: ignore[arg-type]
             routing=self,
@@ -98,9 +107,22 @@ class Service:
         self.handlers[pattern.decode()] = handler
         return object()
 
-    def publish(self, source: None, subject: bytes, reply: bytes, headers: bytes, payload: bytes) -> int:
+    def publish(
+        self,
+        source: None,
+        subject: bytes,
+        reply: bytes,
+        headers: bytes,
+        payload: bytes,
+        *,
+        to_services: bool,
+    ) -> int:
+        assert not to_services
         self.replies.append((subject, payload))
         return 1
+
+    def is_served(self, subject: bytes) -> bool:
+        return any(matches(pattern.encode(), subject) for pattern in self.handlers)
 
     def ask(
         self, inbox: str, answered: Callable[[], None], missed: Callable[[], None], timeout_s: float
@@ -136,8 +158,10 @@ class Service:
 
     # --- requests, as clients make them ---
 
-    def connects(self, client: str = "me", inbox: str = "hb.me", protocol: int = 1) -> None:
-        request = stan.ConnectRequest(client, inbox, protocol, b"conn", 5, 3)
+    def connects(
+        self, client: str = "me", inbox: str = "hb.me", protocol: int = 1, conn_id: bytes = b"conn"
+    ) -> None:
+        request = stan.ConnectRequest(client, inbox, protocol, conn_id, 5, 3)
         self.gets("_STAN.discover.c", stan.encode_connect(request))
 
     def publishes(self, channel: str = "foo", *, suffix: str = "", **fields: Any) -> None:
@@ -376,6 +400,169 @@ def test_a_publish_that_can_not_be_valid_is_refused_at_once(fields: dict[str, An
     service.publishes(**fields)
     assert stan.decode_pub_ack(service.reply).error == refusals.INVALID_PUBLISH
     assert service.origin.commands == []
+
+
+LONG = "n" * (NAME_SIZE_MAX + 1)
+"""Longer than any name may be; an earlier release took it."""
+
+MULTIBYTE = "\u00e4" * (NAME_SIZE_MAX // 2 + 1)
+"""Short enough in characters, too long in bytes."""
+
+
+@pytest.mark.parametrize(
+    ("fields", "error"),
+    [
+        ({"client": LONG}, refusals.INVALID_CLIENT_ID),
+        ({"inbox": LONG}, refusals.INVALID_CONNECT),
+        ({"inbox": MULTIBYTE}, refusals.INVALID_CONNECT),
+        ({"conn_id": LONG.encode()}, refusals.INVALID_CONNECT),
+    ],
+)
+def test_a_client_registers_no_long_names(fields: dict[str, Any], error: str) -> None:
+    """Each is kept in memory on every node: 1,500 IDs of 200 KB took 533 MB, for ever."""
+    service = Service()
+    service.connects(**fields)
+    assert stan.decode_connect_response(service.reply).error == error
+    assert service.origin.commands == []
+
+
+@pytest.mark.parametrize(
+    ("fields", "error"),
+    [
+        ({"client_id": LONG}, refusals.UNKNOWN_CLIENT_ID),
+        ({"channel": "c" * 256}, refusals.INVALID_SUBJECT),
+        ({"queue": LONG}, refusals.INVALID_SUBSCRIBE),
+        ({"durable": LONG}, refusals.INVALID_SUBSCRIBE),
+        ({"durable": MULTIBYTE}, refusals.INVALID_SUBSCRIBE),
+        ({"inbox": LONG}, refusals.INVALID_SUBSCRIBE),
+    ],
+)
+def test_a_subscription_has_no_long_names(fields: dict[str, Any], error: str) -> None:
+    service = Service()
+    service.subscribes(**fields)
+    assert stan.decode_subscription_response(service.reply).error == error
+    assert service.origin.commands == []
+
+
+def test_names_of_the_greatest_length_are_taken() -> None:
+    service = Service()
+    name = LONG[1:]
+    service.connects(name, inbox=name, conn_id=name.encode())
+    service.subscribes(client_id=name, queue=name, durable=name, inbox=name)
+    service.publishes(conn_id=name.encode(), guid=name)
+    assert [type(command) for command in service.origin.commands] == [ClientOpen, SubscriptionOpen, Publish]
+
+
+def test_requests_that_name_what_is_too_long_to_exist_are_not_replicated() -> None:
+    """A request of a megabyte for nothing: every node would have to take it."""
+    service = Service()
+    for fields in ({"conn_id": LONG.encode()}, {"conn_id": b"", "client_id": LONG}, {"guid": LONG}):
+        service.publishes(**fields)
+        assert stan.decode_pub_ack(service.reply).error == refusals.INVALID_PUBLISH
+    service.publishes(conn_id=b"", client_id="\u00e4")
+    assert stan.decode_pub_ack(service.reply).error == refusals.INVALID_PUBLISH
+    service.pings(LONG.encode())
+    assert stan.decode_ping_response(service.reply) == refusals.CLIENT_REPLACED
+    service.gets("_STAN.close.c", stan.encode_close(stan.CloseRequest(LONG)))
+    assert stan.decode_close_response(service.reply) == refusals.UNKNOWN_CLIENT_ID
+    for request, error in (
+        (stan.UnsubscribeRequest(LONG, "foo", "in"), refusals.UNKNOWN_CLIENT_ID),
+        (stan.UnsubscribeRequest("me", "c" * 256, "in"), refusals.UNKNOWN_CHANNEL),
+        (stan.UnsubscribeRequest("me", "foo", LONG), refusals.INVALID_SUBSCRIPTION),
+        (stan.UnsubscribeRequest("me", "foo", "", LONG), refusals.INVALID_SUBSCRIPTION),
+    ):
+        for subject in ("_STAN.unsub.c", "_STAN.subclose.c"):
+            service.gets(subject, stan.encode_unsubscribe(request))
+            assert stan.decode_unsubscribe_response(service.reply) == error
+    assert service.origin.commands == []
+
+
+def test_a_publish_of_another_clusters_node_is_no_longer_than_one_of_a_client() -> None:
+    """Its frame has room for more than a batch and an entry have."""
+    service = Service()
+    service.publishes(data=b"m" * (PAYLOAD_SIZE_MAX - 100))
+    assert len(service.origin.commands) == 1
+    service.publishes(data=b"m" * PAYLOAD_SIZE_MAX)
+    assert stan.decode_pub_ack(service.reply).error == refusals.INVALID_PUBLISH
+    assert len(service.origin.commands) == 1
+
+
+def test_long_names_that_an_earlier_release_took_can_still_be_used_and_ended() -> None:
+    talk = Conversation()
+    talk.connect(LONG)
+    talk.subscribe("in", LONG, durable=LONG)
+    talk.state.by_conn[LONG.encode()] = talk.state.clients[LONG]
+    service = Service(talk.state)
+    service.publishes(conn_id=b"", client_id=LONG)
+    service.publishes(conn_id=LONG.encode())
+    service.subscribes(client_id=LONG)
+    service.gets("_STAN.unsub.c", stan.encode_unsubscribe(stan.UnsubscribeRequest(LONG, "foo", "", LONG)))
+    service.gets("_STAN.close.c", stan.encode_close(stan.CloseRequest(LONG)))
+    kinds = [type(command) for command in service.origin.commands]
+    assert kinds == [Publish, Publish, SubscriptionOpen, Unsubscribe, ClientClose]
+    replies = len(service.replies)
+    service.pings(LONG.encode())
+    assert service.replies[replies:] == [(b"reply", b"")]
+
+
+@pytest.mark.parametrize(
+    "inbox",
+    [
+        "_STANCHION.admin.c.client.ls",
+        "_STANCHION.x",
+        "_STAN.sub.c",
+        "_STAN.acks.x",
+        "_OWN.discover.c",
+        "_OWN.discover.c.pings",
+        "_INBOX.tag.x",
+        "_INBOX.*",
+        "a b",
+        "a..b",
+    ],
+)
+def test_an_inbox_is_no_subject_of_a_service(inbox: str) -> None:
+    """The service would answer the client's heartbeats for it: such a client never dies."""
+    service = Service(subjects=Subjects.of("c", "_OWN.discover"))
+    service.streaming.founded()
+    service.gets(
+        "_OWN.discover.c", stan.encode_connect(stan.ConnectRequest("me", inbox, 1, b"conn")), reply=b"reply"
+    )
+    assert stan.decode_connect_response(service.reply).error == refusals.INVALID_CONNECT
+    service.subscribes(inbox=inbox)
+    assert stan.decode_subscription_response(service.reply).error == refusals.INVALID_SUBSCRIBE
+    assert service.origin.commands == []
+
+
+@pytest.mark.parametrize("reply", [b"_STAN.close.c", b"_STANCHION.admin.c.channel.rm", b""])
+def test_an_answer_is_no_request(reply: bytes) -> None:
+    """A guid of 32 bytes makes a publish's acknowledgement valid JSON: a request of an operator."""
+    service = Service()
+    service.gets("_STAN.sub.c", b"dummy", reply=reply)
+    service.publishes()
+    service.origin.publish_answered((reply, '{"channel": "orders"}'.ljust(32)), OK)
+    assert service.replies == []
+
+
+def test_what_is_no_ack_is_not_gathered() -> None:
+    """Its subject and channel have the lengths that acks have: each is kept, and replicated."""
+    service = Service()
+    service.streaming.founded()
+    service.acks(1, "_INBOX.tag." + "a" * ACK_INBOX_SIZE_MAX)
+    service.acks(1, channel="")
+    service.acks(1, channel="c" * 256)
+    service.streaming.read_done()
+    assert service.origin.commands == []
+
+
+def test_acks_of_one_read_are_gathered_up_to_a_number() -> None:
+    """A command with all of them would be of any size."""
+    service = Service()
+    service.streaming.founded()
+    for seq in range(ACKS_GATHERED_MAX + 1):
+        service.acks((1 << 63) + seq)
+    service.streaming.read_done()
+    assert [len(command.seqs) for command in service.origin.commands] == [ACKS_GATHERED_MAX, 1]
+    assert max(map(encoded_size, service.origin.commands)) < BATCH_BYTES
 
 
 def test_an_old_clients_publish_is_known_by_its_id() -> None:

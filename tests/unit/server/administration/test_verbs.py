@@ -50,13 +50,21 @@ class Node:
     def serve(self, _pattern: bytes, handler: Callable[..., None]) -> None:
         self.handler = handler
 
-    def publish(self, source: None, subject: bytes, reply: bytes, headers: bytes, payload: bytes) -> int:
+    def publish(
+        self,
+        source: None,
+        subject: bytes,
+        reply: bytes,
+        headers: bytes,
+        payload: bytes,
+        *,
+        to_services: bool,
+    ) -> int:
+        assert not to_services
         self.answered.append(json.loads(payload))
         return 1
 
-    def submit(
-        self, command: Command, answer: Callable[[Outcome], None] | None = None, *, size: int = 64
-    ) -> None:
+    def submit(self, command: Command, answer: Callable[[Outcome], None] | None = None) -> None:
         self.submitted.append((command, answer))
 
     def flush(self) -> None:

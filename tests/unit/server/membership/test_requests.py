@@ -39,7 +39,17 @@ class Node:
     def serve(self, pattern: bytes, handler: Callable[..., None]) -> None:
         self.served[pattern] = handler
 
-    def publish(self, source: None, subject: bytes, reply: bytes, headers: bytes, payload: bytes) -> int:
+    def publish(
+        self,
+        source: None,
+        subject: bytes,
+        reply: bytes,
+        headers: bytes,
+        payload: bytes,
+        *,
+        to_services: bool,
+    ) -> int:
+        assert not to_services
         self.published.append((subject, payload))
         return 1
 
