@@ -18,7 +18,7 @@ from typing import Any, Final
 from .state import Channel, Client, Group, Session, State, Subscription
 
 ADDED: Final[dict[type, tuple[str, ...]]] = {
-    State: (),
+    State: ("redelivery_paused",),
     Session: (),
     Client: (),
     Channel: (),

@@ -419,6 +419,16 @@ class AgesWait(NamedTuple):
     wait: bool
 
 
+class PauseRedelivery(NamedTuple):
+    """Send nothing again (``paused``), for acknowledgements made while nobody led are still to come (R9).
+
+    New messages are sent meanwhile, where nothing is due ahead of them. Since machine version 2.
+    """
+
+    term: int
+    paused: bool
+
+
 AdminCommand: TypeAlias = (
     ChannelDelete | ChannelPurge | SubscriptionRemove | SubscriptionSeek | SubscriptionPause | ClientKick
 )
@@ -456,5 +466,6 @@ KeeperCommand: TypeAlias = (
     | Refound
     | SessionEnd
     | AgesWait
+    | PauseRedelivery
 )
 Command: TypeAlias = SessionOpen | OriginCommand | KeeperCommand

@@ -42,9 +42,17 @@ DELIVERIES_MAX = (1 << 32) - 1
 
 
 def dispatch(turn: Turn) -> None:
-    """Send what is due at the entry's time, then what is new."""
+    """Send what is due at the entry's time, then what is new.
+
+    While redelivery is paused (R9) only what is new is sent, and not to a group with something due: an
+    acknowledgement of that may stand in a later entry.
+    """
     state = turn.state
     if not restart(turn):
+        return
+    if state.redelivery_paused:
+        turn.behind = True
+        _work_off(turn, state.hungry, _send_new, ENTRY_MESSAGES_MAX)
         return
     _fire(turn)
     budget = _work_off(turn, state.overdue, _send_due, ENTRY_MESSAGES_MAX)

@@ -17,6 +17,7 @@ from .commands import (
     ColdStart,
     Found,
     KeeperCommand,
+    PauseRedelivery,
     RaiseVersion,
     Refound,
     SessionEnd,
@@ -65,6 +66,8 @@ def apply(turn: Turn, command: KeeperCommand) -> None:
                 turn.state.version, turn.state.release = command.version, command.release
         case AgesWait():
             _ages_wait(turn, command)
+        case PauseRedelivery():
+            turn.state.redelivery_paused = command.paused
         case Found():
             _found(turn, command)
         case Refound():

@@ -380,6 +380,8 @@ class State:
     cold_release_ns: int = 0
     """At this cluster time a cold start stops holding subscriptions back; 0: not now."""
 
+    redelivery_paused: bool = False
+    """The leader still has acknowledgements to propose that were made while nobody led (R9)."""
     restart: Restart | None = None
     """AckWaits that a take-over starts again; until that is done nothing is sent."""
     overdue: dict[int, Group] = field(default_factory=dict)

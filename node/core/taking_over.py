@@ -23,6 +23,7 @@ def take_over(turn: Turn, command: TakeOver) -> None:
     """A new term begins."""
     state = turn.state
     state.term = command.term
+    state.redelivery_paused = False  # the leader that paused it is gone; this one says so itself
     known = command.known_commit
     if state.restart is not None:  # the term before was short: who has not had its turn has it in this one
         known = min(known, state.restart.known_commit)

@@ -17,6 +17,7 @@ from .commands import (
     ClientReachable,
     ClientUnreachable,
     Command,
+    PauseRedelivery,
     SubscriptionReachable,
     SubscriptionUnreachable,
 )
@@ -51,6 +52,7 @@ SINCE: dict[type[Command], int] = {
     ClientReachable: 2,
     SubscriptionUnreachable: 2,
     SubscriptionReachable: 2,
+    PauseRedelivery: 2,
 }
 """The machine version that brought a command; those not here are of the first.
 

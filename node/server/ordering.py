@@ -12,7 +12,8 @@ batch: what it takes is known before it is made, and always fits a frame between
 large by itself, of an older release, is put into the log as so many refused requests: its origin goes on.
 
 The first entry of a term waits until every connected member has forwarded all it held, 150 ms at
-most, and only then does time advance (R9): what was acknowledged while nobody led is not due.
+most. If that is more than one entry takes, nothing is sent again before the entry that holds the last of it
+(R9): what was acknowledged while nobody led is not due.
 
 A plain object without I/O; ``now_s`` is the driver's monotonic clock.
 """
@@ -21,12 +22,13 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Protocol
 
 from node.core.commands import (
     ColdStart,
     KeeperCommand,
+    PauseRedelivery,
     TakeOver,
 )
 from node.core.entries import (
@@ -43,6 +45,7 @@ from node.core.entries import (
     refused_batch,
 )
 from node.core.state import State
+from node.core.versions import too_new
 from node.errors import RemoteProtocolError
 from node.server.clock import ClusterClock, WallClock
 
@@ -80,13 +83,22 @@ class Engine(Protocol):
 class Queue:
     """What one origin has forwarded and the leader has not put into an entry yet."""
 
-    __slots__ = ("batches", "bytes", "session", "taken")
+    __slots__ = ("batches", "bytes", "held", "held_to", "session", "taken")
 
     def __init__(self) -> None:
         self.batches: deque[Batch] = deque()
         self.bytes = 0
         self.session: tuple[int, int] | None = None
         self.taken = 0
+        self.held = 0
+        """How many of the batches stood here when the term's first entry was proposed."""
+        self.held_to: int | None = None
+        """The origin held serials up to this one when it heard of the leader; None: it has not said so."""
+
+    @property
+    def has_all_held(self) -> bool:
+        """Everything that the origin held has arrived."""
+        return self.held_to is not None and self.taken >= self.held_to
 
 
 class _Early:
@@ -138,7 +150,8 @@ class Ordering:
         """With their sizes."""
         self._in_flight: deque[tuple[int, int]] = deque()  # (index, size)
         self._in_flight_bytes = 0
-        self._held: set[str] = set()
+        self._held_left = 0
+        """Batches that stood in the queues when the term's first entry was proposed, and still do."""
         self._wait_for: set[str] = set()
         self._open_at: float | None = None
         self._stopped = False
@@ -171,7 +184,7 @@ class Ordering:
         self._keeper.clear()
         self._in_flight.clear()
         self._in_flight_bytes = 0
-        self._held.clear()
+        self._held_left = 0
 
     def stop(self) -> None:
         """Propose nothing more in this term: leadership is handed over, and others take it from here."""
@@ -226,7 +239,7 @@ class Ordering:
         elif kind == "open":
             self._append(node, Batch(None, 0, 0, frame[2]))
         elif kind == "held":
-            self._held.add(node)
+            self._forwarded_all(node, frame[2], frame[3])
 
     def _check(self, node: str, frame: tuple[Any, ...]) -> None:
         """Look at a frame of another node before anything of it can get into the log.
@@ -282,6 +295,15 @@ class Ordering:
         queue.taken = last
         self._append(node, Batch(session, first, lowest, commands))
 
+    def _forwarded_all(self, node: str, session: Sequence[int] | None, next_serial: int) -> None:
+        """An origin has forwarded what it held: serials below ``next_serial`` of its session.
+
+        One that was told to send again has not. Without a session it holds nothing that could be forwarded.
+        """
+        queue = self._queue(node)
+        known = session is not None and queue.session == (session[0], session[1])
+        queue.held_to = next_serial - 1 if known else 0
+
     def _queue(self, node: str) -> Queue:
         queue = self._queues.get(node)
         if queue is None:
@@ -322,20 +344,27 @@ class Ordering:
             return False
         proposed = False
         if not self.open:
-            if now_s < self._open_at and not self._wait_for <= self._held:
+            if now_s < self._open_at and not all(self._queue(node).has_all_held for node in self._wait_for):
                 return False
             self._open_term()
             proposed = True
         while (self._turn or self._keeper) and self._may_propose():
-            keeper, size = self._next_keeper()
-            self._propose(keeper, self._next_batches() if size <= ENTRY_BYTES else [])
+            self._propose_next()
             proposed = True
         return proposed
+
+    def _propose_next(self) -> None:
+        keeper, size = self._next_keeper()
+        waited = self._held_left
+        batches = self._next_batches() if size <= ENTRY_BYTES else []
+        if waited and not self._held_left:
+            keeper.append(PauseRedelivery(self._engine.term, False))
+        self._propose(keeper, batches)
 
     def _may_propose(self) -> bool:
         if not self._in_flight:
             return True
-        full = self._queued_bytes >= ENTRY_BYTES
+        full = self._queued_bytes >= ENTRY_BYTES or self._held_left > 0
         return full and len(self._in_flight) < IN_FLIGHT_MAX and self._in_flight_bytes < UNCOMMITTED_BYTES_MAX
 
     def _open_term(self) -> None:
@@ -346,7 +375,14 @@ class Ordering:
             commands += self._found(term)
         if self.cold:
             commands.append(ColdStart(term))
-        self._first_index = self._propose(commands, self._next_batches(), free=self.cold)
+        if not too_new(PauseRedelivery, self._state().version):
+            for queue in self._queues.values():
+                queue.held = len(queue.batches)
+                self._held_left += queue.held
+        batches = self._next_batches()
+        if self._held_left:
+            commands.append(PauseRedelivery(term, True))
+        self._first_index = self._propose(commands, batches, free=self.cold)
 
     def _next_keeper(self) -> tuple[list[KeeperCommand], int]:
         """Up to 64 KiB of the keeper's commands, and their size; a larger one goes alone.
@@ -376,6 +412,9 @@ class Ordering:
             if batches and size + length > ENTRY_BYTES:
                 break
             batches.append(queue.batches.popleft())
+            if queue.held:
+                queue.held -= 1
+                self._held_left -= 1
             queue.bytes -= length
             size += length
             turn.popleft()

@@ -372,7 +372,7 @@ class Replica:
         match value:
             case ("batch", int(), (int(), int()), int(first), int(last), int(), bytes()) if first <= last:
                 self.ordering.frame(peer, value)
-            case ("open", int(), bytes()) | ("held", int(), _, int()):
+            case ("open", int(), bytes()) | ("held", int(), None | (int(), int()), int()):
                 self.ordering.frame(peer, value)
             case ("again", int(term), int(serial)):
                 self.origin.again(term, serial)

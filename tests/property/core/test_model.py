@@ -14,7 +14,7 @@ from conversation import Answer, Conversation, client_open, publishes
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from node.core.commands import Unsubscribe
+from node.core.commands import PauseRedelivery, Unsubscribe
 from node.core.effects import Refused
 from node.protocol.positions import StartPosition
 
@@ -110,6 +110,8 @@ class Model:
         self.people: dict[str, Person] = {}
         self.cursors: dict[tuple[str, ...], Cursor] = {}
         self.out: dict[str, list[tuple[int, int]]] = {}
+        self.paused = False
+        """Nothing is sent again (R9)."""
 
     # --- what is asked ----------------------------------------------------------------------------
 
@@ -177,14 +179,26 @@ class Model:
 
     # --- what comes of it -------------------------------------------------------------------------
 
-    def dispatch(self) -> dict[str, list[tuple[int, int]]]:
-        """After the commands of an entry: what is due, then what is new (R1)."""
+    def dispatch(self, marked: set[str]) -> dict[str, list[tuple[int, int]]]:
+        """After the commands of an entry: what is due, then what is new (R1).
+
+        While redelivery is paused nothing new overtakes what is due, or what may be: the core keeps marks of
+        that, and ``marked`` has the inboxes of such cursors.
+        """
         self.out = {}
         for cursor in self.cursors.values():
-            self._again(cursor)
+            if not self.paused:
+                self._again(cursor)
+            elif self._has_due(cursor) or any(member.inbox in marked for member in cursor.members):
+                continue
             self._new(cursor)
         self.entry += 1
         return self.out
+
+    def _has_due(self, cursor: Cursor) -> bool:
+        return bool(cursor.orphans) or any(
+            member.is_due(seq, self.now) for member in cursor.members for seq in member.unacked
+        )
 
     def _again(self, cursor: Cursor) -> None:
         able = [each for each in cursor.members if each.hears and (cursor.queue or not each.person.silent)]
@@ -259,7 +273,9 @@ class Both:
             sent.setdefault(receiver.inbox, []).extend(
                 (seq, receiver.unacked[seq].deliveries - 1) for seq in deliver.seqs
             )
-        assert sent == self.model.dispatch()
+        overdue = self.talk.state.overdue.values() if self.model.paused else ()
+        marked = {member.inbox for group in overdue for member in group.members}
+        assert sent == self.model.dispatch(marked)
         for inbox, member in self.members.items():
             assert self.talk.find(inbox).unacked.keys() == member.unacked.keys()
 
@@ -277,6 +293,9 @@ class Both:
             talk.now += (0, 0.5, 1, 1.5, 3, 7)[that % 6]
             model.now = talk.now
             self.compare(talk.tick())
+        elif what in ("pause", "go on"):
+            model.paused = what == "pause"
+            self.compare(talk.say(keeper=[PauseRedelivery(talk.term, model.paused)]))
         elif what == "connect" and person is None:
             model.people[client] = Person()
             self.compare(talk.say(client_open(client)))
@@ -339,6 +358,7 @@ STEPS = (
     *("publish", "subscribe", "time") * 4,
     *("ack", "away", "back") * 3,
     *("ack another's", "close", "connect", "silent", "heard") * 2,
+    *("pause", "go on", "go on"),
     "unsubscribe",
     "leave",
 )

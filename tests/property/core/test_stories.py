@@ -29,6 +29,7 @@ from node.core.commands import (
     Command,
     Configure,
     KeeperCommand,
+    PauseRedelivery,
     SubscriptionPause,
     SubscriptionRemove,
     SubscriptionSeek,
@@ -71,6 +72,8 @@ STEPS = (
     "replace",
     "keep",
     "take over",
+    "hold",
+    "release",
     "cold start",
     "configure",
     "expire",
@@ -161,6 +164,8 @@ class Story:
             case "take over":
                 talk.term += 1
                 self.read(talk.say(keeper=[TakeOver(talk.term, talk.index - that)]))
+            case "hold" | "release":
+                self.read(talk.say(keeper=[PauseRedelivery(talk.term, what == "hold")]))
             case "configure":
                 self.read(
                     talk.say(Configure({"max_msgs": 20 + this, "max_age_ns": that * SECOND}, bool(this % 2)))
@@ -263,6 +268,7 @@ class Story:
     def heal(self, rounds: int = 60) -> None:
         """Everyone is back and answers; then acknowledge whatever comes until nothing does."""
         talk = self.talk
+        self.read(talk.say(keeper=[PauseRedelivery(talk.term, False)]))
         for client in list(talk.state.clients):
             self.read(talk.back(client))
             self.read(talk.silent(client, False))
@@ -323,6 +329,8 @@ BUSY = (
     *(
         "cold start",
         "take over",
+        "hold",
+        "release",
         "purge",
         "seek",
         "pause",

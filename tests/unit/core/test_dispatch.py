@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from conversation import Conversation, publishes
+from conversation import Answer, Conversation, publishes
 
+from node.core.commands import Acked, PauseRedelivery, TakeOver
 from node.core.records import take_changes
 from node.protocol.positions import StartPosition
 
@@ -183,3 +184,55 @@ def test_one_entry_touches_many_channels_in_order() -> None:
     )
     assert list(answer.sent.items()) == [("c", [1, 2]), ("a", [1]), ("b", [1])]
     assert [store.name for store in answer.effects.stored] == ["c", "a", "b"]
+
+
+# --- while acknowledgements are still to come (R9) -----------------------------------------------
+
+
+def paused(talk: Conversation, paused: bool = True) -> Answer:
+    return talk.say(keeper=[PauseRedelivery(talk.term, paused)])
+
+
+def test_nothing_is_sent_again_while_redelivery_is_paused() -> None:
+    """R9: neither what is due by time, nor what a member left behind, nor what a client has missed."""
+    talk = talk_of("me", "you")
+    talk.subscribe("A", wait=1, queue="q")
+    talk.publish(2, at=0)
+    paused(talk)
+    talk.subscribe("B", "you", queue="q")
+    assert talk.tick(at=2).sent == {}
+    assert talk.close("A").sent == {}
+    assert talk.back("you", since=0).sent == {}
+    acked = talk.say(Acked("foo", talk.acks["B"], (1,)))
+    assert acked.sent == {}
+    assert paused(talk, False).sent == {"B": [2]}
+
+
+def test_new_messages_go_on_while_redelivery_is_paused() -> None:
+    """R9: but not past what is due on the same cursor, which goes first when the pause is over (T3)."""
+    talk = talk_of()
+    talk.subscribe("A", wait=1)
+    talk.subscribe("B", wait=30)
+    talk.publish(at=0)
+    paused(talk)
+    assert talk.publish(at=2).sent == {"B": [2]}
+    assert paused(talk, False).sent == {"A": [1, 2]}
+
+
+def test_a_take_over_ends_the_pause() -> None:
+    """The next leader says for itself what it has to propose."""
+    talk = talk_of()
+    talk.subscribe("A", wait=1)
+    talk.publish(at=0)
+    paused(talk)
+    assert talk.tick(at=2).sent == {}
+    talk.term += 1
+    assert talk.say(keeper=[TakeOver(talk.term, talk.index)]).sent == {"A": [1]}
+
+
+def test_a_late_pause_is_ignored() -> None:
+    """R16: of a leader whose term is over."""
+    talk = talk_of()
+    talk.term += 1
+    talk.say(keeper=[TakeOver(talk.term, talk.index), PauseRedelivery(talk.term - 1, True)])
+    assert not talk.state.redelivery_paused

@@ -112,6 +112,7 @@ def test_numbers_are_for_ever() -> None:
         44: "Refound",
         45: "SessionEnd",
         46: "AgesWait",
+        47: "PauseRedelivery",
         50: "ClientUnreachable",
         51: "ClientReachable",
         52: "SubscriptionUnreachable",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from conversation import Conversation
+from conversation import Conversation, publishes
 
 from node.core.commands import (
     ClientClose,
@@ -13,6 +13,7 @@ from node.core.commands import (
     ColdStart,
     Found,
     KeeperCommand,
+    PauseRedelivery,
     Publish,
     SessionOpen,
     TakeOver,
@@ -115,9 +116,9 @@ class Leader:
         """All that was proposed is applied."""
         self.ordering.applied(1000)
 
-    def held(self, *nodes: str) -> None:
+    def held(self, *nodes: str, session: tuple[int, int] | None = None, next_serial: int = 1) -> None:
         for node in nodes:
-            self.ordering.frame(node, ("held", TERM, None, 1))
+            self.ordering.frame(node, ("held", TERM, session, next_serial))
 
     def batch(
         self,
@@ -175,6 +176,62 @@ def test_it_waits_150_ms_at_most() -> None:
     assert leader.pump(0.02)
     assert leader.ordering.next_deadline() is None
     assert leader.ordering.open
+
+
+def test_one_who_is_told_to_send_again_has_not_forwarded_all() -> None:
+    """R9: its frame says up to where it held something."""
+    leader = Leader()
+    leader.ready("n1")
+    leader.batch(2)
+    leader.held("n1", session=SESSION, next_serial=3)
+    assert leader.again == [("n1", ("again", TERM, 1))]
+    assert not leader.pump()
+    leader.batch(1)
+    assert not leader.pump()
+    leader.batch(2)
+    assert leader.pump()
+
+
+@pytest.mark.parametrize("origins", [1, 3])
+def test_nothing_is_sent_again_before_all_that_was_held_is_applied(origins: int) -> None:
+    """R9 above 64 KiB: the acknowledgement stands in the last of several entries, and its message is due."""
+    talk = Conversation()
+    talk.connect("me")
+    talk.subscribe("A", wait=1)
+    talk.publish()
+    talk.term = TERM
+    leader = Leader(talk.state)
+    nodes = [f"n{number}" for number in range(1, origins + 1)]
+    leader.ready(*nodes)
+    for number, node in enumerate(nodes, 1):  # of which only n1 has a session that is known
+        first = talk.serial if node == "n1" else 1
+        for serial in range(first, first + 6):
+            data = encode_commands(publishes(1, size=30_000))
+            leader.batch(serial, node=node, session=(SESSION[0], number), data=data)
+    leader.batch(talk.serial + 6, data=encode_commands([talk.acked("A", 1)]))
+    leader.held(*nodes)
+    leader.pump(5.0)
+    assert not leader.pump(0.1), "all that was held is on its way"
+    sent: list[int] = []
+    for payload in leader.engine.proposed:
+        talk.index += 1
+        sent += [seq for deliver in talk.apply(payload).deliveries for seq in deliver.seqs]
+    assert len(leader.engine.proposed) > 2
+    assert sent == [*range(2, 6 + 2)], "new ones all the while, and never what was acknowledged"
+    assert not talk.state.redelivery_paused
+
+
+def test_a_leader_of_version_1_pauses_nothing() -> None:
+    """R24: the older release doesn't know the command."""
+    leader = Leader(Conversation(version=1).state)
+    leader.ready("n1")
+    for serial in range(1, 5):
+        leader.batch(serial, data=encode_commands(publishes(1, size=30_000)))
+    leader.held("n1")
+    while leader.pump():
+        leader.applied()
+    assert [keepers(entry) for entry in leader.engine.entries[1:]] == [[]]
+    assert PauseRedelivery(TERM, True) not in keepers(leader.engine.entries[0])
 
 
 def test_it_founds_a_cluster_that_has_no_identity() -> None:
