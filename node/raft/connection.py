@@ -384,6 +384,19 @@ def remote(stream: trio.SocketStream) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
+def host_of(stream: trio.SocketStream) -> str:
+    """Return the address that the other end has, without its port.
+
+    Raises:
+        LostError: it is gone already.
+    """
+    try:
+        host: str = stream.socket.getpeername()[0]
+    except OSError as error:
+        raise LostError(reason(error)) from error
+    return host
+
+
 def reason(error: BaseException) -> str:
     """Say what went wrong in the words of whoever noticed first."""
     cause: BaseException = error

@@ -98,7 +98,10 @@ class Limits:
     """The most one read takes."""
 
     handshakes_max: int = 64
-    """Connections at a time that have not said who they are; more are closed at once."""
+    """Connections at a time that have not said who they are; for a new one an older one goes (`greeting`)."""
+
+    handshakes_address_max: int = 32
+    """The same of one address."""
 
     connect_s: float = 1.0
     """A connect may take this long. The kernel's own first repeat comes after 1 s, the next after 3."""

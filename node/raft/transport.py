@@ -31,6 +31,7 @@ from typing import Any, Final
 import trio
 
 from node.errors import ConfigError, IdentityError, RemoteProtocolError, UnavailableError
+from node.limited_log import LimitedLog
 from node.protocol.peer import encode_frame
 from node.raft.connection import (
     Connection,
@@ -38,10 +39,12 @@ from node.raft.connection import (
     SilentError,
     SnapshotChannel,
     dialed,
+    host_of,
     remote,
     secure,
     send,
 )
+from node.raft.greeting import Greetings
 from node.raft.handshake import introduce, receive_introduction
 from node.raft.links import (
     FOREIGN,
@@ -68,8 +71,15 @@ _PEER_FAULTS: Final = (LostError, RemoteProtocolError, IdentityError, CollisionE
 TOLD_S: Final = 60.0
 """How often a node that is refused again and again is mentioned in the log."""
 _TOLD_MAX: Final = 256
-_LEVELS: Final = {CollisionError: logging.DEBUG, SilentError: logging.INFO}
-"""How a connection to us that came to nothing is logged; else as a warning."""
+_KINDS: Final = {
+    CollisionError: (logging.DEBUG, "peer connection from %s dropped: %s"),
+    SilentError: (logging.INFO, "silent peer connection from %s dropped: %s"),
+    LostError: (logging.WARNING, "unfinished peer connection from %s dropped: %s"),
+    IdentityError: (logging.WARNING, "refused peer connection from %s dropped: %s"),
+}
+_BROKEN: Final = (logging.WARNING, "peer connection from %s dropped: %s")
+"""How a connection to us that came to nothing is logged. Each kind is limited by itself, so that a stranger's
+noise doesn't hide that a node is refused."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +99,7 @@ class LinkStatus:
 class _Dialed(Slot[Connection]):
     """A slot with what dialing it takes."""
 
-    __slots__ = ("address", "attempt", "problem", "scope", "vacant")
+    __slots__ = ("address", "attempt", "limited", "problem", "scope", "vacant")
 
     def __init__(self, node: str, peer: str, link: str, address: Address) -> None:
         super().__init__(node, peer, link)
@@ -101,6 +111,8 @@ class _Dialed(Slot[Connection]):
         self.scope = trio.CancelScope()
         """Of the task that dials it, for as long as the peer is one."""
         self.problem = "not dialed yet"
+        self.limited = LimitedLog(log)
+        """Who answers at the peer's address may give another reason each time."""
 
 
 ServeSnapshot = Callable[[str, SnapshotChannel], Awaitable[None]]
@@ -157,7 +169,8 @@ class Transport:
         self._jitter = jitter
         self._instance = secrets.token_bytes(INSTANCE_BYTES)
         self._epoch = 0
-        self._handshakes = 0
+        self._greetings = Greetings(self._limits.handshakes_max, self._limits.handshakes_address_max)
+        self._limited = LimitedLog(log)
         self._told: dict[str, float] = {}
         self._slots = {
             (peer, link): _Dialed(node, peer, link, address)
@@ -347,10 +360,10 @@ class Transport:
                 where = remote(stream)
                 secured, hello, slot = await self._greeted(stream)
             except _PEER_FAULTS as error:
-                level = _LEVELS.get(type(error), logging.WARNING)
-                if isinstance(error, IdentityError) and self._told_lately(str(error)):
-                    level = logging.DEBUG  # whoever waits to be let in comes several times a second
-                log.log(level, "peer connection from %s dropped: %s", where, error)
+                # Whoever waits to be let in comes several times a second.
+                if not (isinstance(error, IdentityError) and self._told_lately(str(error))):
+                    level, text = _KINDS.get(type(error), _BROKEN)
+                    self._limited.log(level, text, where, error)
                 return
             serve = self._serve_others.get(hello.link)
             if serve is not None:
@@ -379,11 +392,10 @@ class Transport:
 
     async def _greeted(self, stream: trio.SocketStream) -> tuple[ByteStream, Hello, _Dialed | None]:
         """Learn who has dialed us, and judge it."""
-        if self._handshakes >= self._limits.handshakes_max:
-            raise LostError(f"{self._handshakes} others have not said hello yet")
-        self._handshakes += 1
-        try:
+        with self._greetings.admitted(host_of(stream)) as greeting:
             with trio.move_on_after(self._limits.handshake_s):
+                await trio.lowlevel.wait_readable(stream.socket)
+                greeting.has_spoken = True
                 secured, certificate = await self._secured(stream, server_side=True)
                 more: dict[str, Any] = {}
                 try:
@@ -394,9 +406,10 @@ class Transport:
                 except (IdentityError, CollisionError) as error:
                     await send(secured, refusal(error) | more)
                     raise
-        finally:
-            self._handshakes -= 1
-        raise LostError(f"no hello within {self._limits.handshake_s} s")
+        if greeting.was_evicted:
+            raise SilentError("it had to make room for others that have not said hello yet")
+        silent = LostError if greeting.has_spoken else SilentError
+        raise silent(f"no hello within {self._limits.handshake_s} s")
 
     async def _answer_snapshot(self, channel: SnapshotChannel, answer: bytes) -> None:
         if self._serve_snapshot is None:
@@ -478,7 +491,7 @@ class Transport:
             return  # what stays as it was is told once, not twice a second
         slot.problem = str(error)
         level = logging.INFO if isinstance(error, LostError) else logging.WARNING
-        log.log(level, "no %s link with %s (%s): %s", slot.link, slot.peer, slot.address, error)
+        slot.limited.log(level, "no %s link with %s (%s): %s", slot.link, slot.peer, slot.address, error)
 
     async def _introduced(
         self, stream: trio.SocketStream, peer: str, link: str, slot: _Dialed | None

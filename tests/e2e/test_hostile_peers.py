@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import secrets
 import socket
+import subprocess
+import time
+from pathlib import Path
 from typing import Any
 
 import pytest
 import trio
+from e2e.attacks import peers
 from e2e.conftest import MakeCluster
-from e2e.harness import Cluster, until
+from e2e.harness import STANCHION, Cluster, until
+from e2e.hostile import Attack, endure
 from e2e.load import replay
 
 from node.client.streaming import connect
@@ -134,3 +140,67 @@ def test_rolling_upgrade_from_a_release_without_secrets(make_cluster: MakeCluste
     assert "shows no proof" in answers[0]["refused"]
     until("the same", lambda: cluster.wait_same("foo")["last_seq"] == 30)
     assert len(trio.run(replay, cluster.address("n1"), cluster.cluster_id, "reader", "foo", 30)) == 30
+
+
+# --- floods -----------------------------------------------------------------------------------------
+
+TLS = {"mode": "mtls", "ca": "certs/ca.pem", "cert": "certs/{node}.pem", "key": "certs/{node}.key"}
+
+
+@pytest.fixture(scope="module")
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("certificates")
+    command = [str(STANCHION), "certs", "init", str(directory), "--nodes", "n1,n2,n3"]
+    subprocess.run(command, check=True, capture_output=True, timeout=60)
+    return directory
+
+
+@pytest.fixture
+def linked(request: pytest.FixtureRequest, make_cluster: MakeCluster, certificates: Path) -> Cluster:
+    """Three nodes that know one another by the one or the other."""
+    cluster = make_cluster(settings={"cluster": {"peer_security": TLS}} if request.param == "mtls" else None)
+    (cluster.folder / "certs").symlink_to(certificates)
+    cluster.start()
+    cluster.wait_ready()
+    return cluster
+
+
+FLOODS: list[tuple[str, Attack]] = [
+    ("secret", peers.hold_silent),
+    ("secret", peers.claim_names),
+    ("secret", peers.send_garbage),
+    ("mtls", peers.hold_silent),
+    ("mtls", peers.hold_half_a_hello),
+    ("mtls", peers.begin_tls),
+]
+
+
+@pytest.mark.parametrize(
+    ("linked", "flood"),
+    FLOODS,
+    indirect=["linked"],
+    ids=[f"{mode}-{flood.__name__}" for mode, flood in FLOODS],
+)
+def test_flood_of_strangers_costs_nobody_else_anything(linked: Cluster, unique: str, flood: Attack) -> None:
+    """And a node that was away comes back while it goes on at the others."""
+    leader = linked.leader()
+    damage = endure(linked, unique, {leader: [flood]}, ports={leader: linked.ports[leader]["peer"]})
+    damage.check()
+    away = next(name for name in linked.names if name != leader)
+    linked.kill(away)
+    context = multiprocessing.get_context("spawn")
+    floods = [
+        context.Process(target=flood, args=(linked.ports[name]["peer"], time.monotonic() + 60), daemon=True)
+        for name in linked.running
+    ]
+    try:
+        for process in floods:
+            process.start()
+        linked.start(away)
+        linked.wait_ready(timeout_s=15)
+        assert linked.leader() == leader
+        assert all(process.is_alive() for process in floods)
+    finally:
+        for process in floods:
+            process.kill()
+            process.join()

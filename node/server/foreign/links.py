@@ -37,6 +37,7 @@ import trio
 
 from node.config.values import Address, parse_address
 from node.errors import ConfigError, IdentityError, RemoteProtocolError
+from node.limited_log import LimitedLog
 from node.protocol.peer import encode_frame, shown
 from node.raft.connection import Connection, LostError, dialed, remote, secure, send
 from node.raft.handshake import introduce
@@ -137,6 +138,7 @@ class ForeignLinks:
         self._bootstrap = bootstrap
         self._exclusive = exclusive
         self._limits = limits or Limits()
+        self._limited = LimitedLog(log)
         self._instance = secrets.token_bytes(INSTANCE_BYTES)
         self._epoch = 0
         self._nursery: trio.Nursery | None = None
@@ -294,7 +296,7 @@ class ForeignLinks:
                 self._check_duplicate(key, connection)
         except _FAULTS as error:
             level = logging.DEBUG if isinstance(error, CollisionError | LostError) else logging.WARNING
-            log.log(level, "a routing peer is declined: %s", error)
+            self._limited.log(level, "a routing peer is declined: %s", error)
             await self._decline(stream, error)
             if isinstance(error, RivalError):
                 raise
@@ -352,7 +354,7 @@ class ForeignLinks:
         if str(error) != route.problem:  # what stays as it was is told once
             route.problem = str(error)
             level = logging.INFO if isinstance(error, LostError) else logging.WARNING
-            log.log(level, "no routing peer at %s: %s", route.address, error)
+            self._limited.log(level, "no routing peer at %s: %s", route.address, error)
 
     async def _dial(self, route: _Route) -> bool:
         """Dial once, and hold the link while it lasts. False: who is there needs none.

@@ -16,6 +16,7 @@ import trio
 
 from node.config.values import Address
 from node.errors import ConfigError, IdentityError, RemoteProtocolError, UnavailableError
+from node.limited_log import LINES_MAX
 from node.protocol.peer import FrameDecoder, encode_frame
 from node.raft import authority
 from node.raft.connection import SnapshotChannel
@@ -390,26 +391,47 @@ async def test_whoever_says_nothing_is_closed_in_time() -> None:
         assert n1.heard.events == []
 
 
-async def test_strangers_cannot_use_up_the_node() -> None:
-    """Beyond the limit connections are closed at once; those who have said hello don't count."""
-    async with running(Node("n1", {"n2": NOWHERE}, limits=Limits(handshakes_max=3, handshake_s=3600))) as n1:
+async def test_strangers_cannot_use_up_the_node(peers_log: PeersLog) -> None:
+    """For a new connection the oldest goes that is silent; those who have said hello don't count."""
+    limits = Limits(handshakes_max=9, handshakes_address_max=3, handshake_s=3600)
+    async with running(Node("n1", {"n2": NOWHERE}, limits=limits)) as n1:
         peer = await dial(n1)
         await peer.send_all(hello())
         await n1.heard.until(is_up())
+        speaking = await dial(n1)
+        await speaking.send_all(hello(link=ROUTE)[:20])
         silent = [await dial(n1) for _ in range(3)]
-        await is_closed(await dial(n1))
-        await silent[0].aclose()
-        late = await dial(n1)
-        with trio.fail_after(SOON):
-            while True:  # until the one that left has been noticed
-                try:
-                    await late.send_all(hello(link=ROUTE))
-                    if await answer(late):
-                        break
-                except trio.BrokenResourceError:
-                    pass
-                late = await dial(n1)
-        assert is_up(ROUTE)(n1.heard)
+        await is_closed(silent[0])
+        assert len(await peers_log.until("it had to make room")) == 1
+        await speaking.send_all(hello(link=ROUTE)[20:])
+        await n1.heard.until(is_up(ROUTE))
+
+
+async def test_peers_are_linked_while_strangers_hold_all_they_can(certs: Path, peers_log: PeersLog) -> None:
+    """64 silent connections, and one more for each that has to go; under TLS and without."""
+    for security in (lambda node: Plaintext(), lambda node: mutual(certs, node)):
+        n1 = Node("n1", {"n2": NOWHERE}, security=security("n1"))
+        async with running(n1):
+            for _ in range(64):
+                await dial(n1)
+            async with running(Node("n2", {"n1": n1.address}, security=security("n2"))):
+                await n1.heard.until(is_up(RAFT))
+                await n1.heard.until(is_up(ROUTE))
+    assert 1 <= len(peers_log.about("it had to make room")) <= 2 * LINES_MAX
+
+
+async def test_log_does_not_grow_by_a_line_an_attempt(peers_log: PeersLog) -> None:
+    """Each kind of failure by itself: garbage doesn't hide that somebody is refused."""
+    async with running(Node("n1", {"n2": NOWHERE})) as n1:
+        for number in range(3 * LINES_MAX):
+            stream = await dial(n1)
+            await say_all(stream, b"GET / HTTP/1.1\r\n\r\n")
+            await is_closed(stream)
+            stream = await dial(n1)
+            await say_all(stream, hello(node=f"n{number + 10}"))
+            await is_closed(stream)
+    assert len(peers_log.about("refused peer connection")) == LINES_MAX
+    assert len(peers_log.about("peer connection")) == 2 * LINES_MAX
 
 
 # --- who is refused ---------------------------------------------------------------------------------
@@ -438,7 +460,7 @@ async def test_garbage_costs_one_log_line_and_nobody_else_anything(
         await say_all(stream, garbage)
         await is_closed(stream)
         (line,) = peers_log.lines
-        assert line.startswith("peer connection from 127.0.0.1:")
+        assert "peer connection from 127.0.0.1:" in line
         n2.transport.send("n1", RAFT, "still here")
         assert await n1.frames(1) == ["still here"]
 
