@@ -43,6 +43,9 @@ from node.raft.writer import Writer
 from node.units import Index, Term
 
 SEGMENT_BYTES = 64 << 20
+READ_ENTRIES_MAX = 8192
+"""Entries of one `Journal.read`, however small. A frame between nodes holds no more than 65,536 items."""
+
 CACHE_BYTES = 64 << 20
 _OFFSET = (1 << POSITION_BITS) - 1
 _NOTHING = b""
@@ -258,7 +261,8 @@ class Journal:
         return self._read(index)
 
     def read(self, index: int, max_bytes: int) -> list[tuple[Index, Term, bytes]]:
-        """Entries from ``index`` on, about ``max_bytes`` of payload; at least one if there is any.
+        """Entries from ``index`` on, about ``max_bytes`` of payload; at least one if there is any, at most
+        ``READ_ENTRIES_MAX``.
 
         Raises:
             IndexError: ``index`` is below `first_readable`.
@@ -271,7 +275,7 @@ class Journal:
             )
         state = self._state
         entries: list[tuple[Index, Term, bytes]] = []
-        for at in range(index, state.next_index):
+        for at in range(index, min(state.next_index, index + READ_ENTRIES_MAX)):
             max_bytes -= state.length(at)
             if entries and max_bytes < 0:
                 break

@@ -17,11 +17,12 @@ import trio
 from node.core.records import take_changes
 from node.core.state import State
 from node.store.interface import StoreInterface
+from node.store.messages import OVERHEAD
 
 log = logging.getLogger("stanchion.store")
 
 PENDING_BYTES_MAX = 4 * 1024 * 1024
-"""A checkpoint begins early when this much is served from memory only."""
+"""A checkpoint begins early when this many bytes of memory hold what the store doesn't have yet."""
 
 JOURNAL_BYTES_MAX = 1024 * 1024 * 1024
 """Above this the journal no longer waits for a follower that lags: it will need a snapshot."""
@@ -88,7 +89,7 @@ class Checkpointer:
 
     def pressed(self) -> None:
         """An entry was applied: begin early if a lot waits in memory."""
-        if self.store.pending_bytes >= PENDING_BYTES_MAX:
+        if self.store.pending_bytes + OVERHEAD * self.store.pending_messages >= PENDING_BYTES_MAX:
             self._pressed.set()
 
     async def run(self) -> None:

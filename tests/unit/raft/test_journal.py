@@ -9,6 +9,7 @@ import pytest
 from google_crc32c import extend
 
 from node.errors import CorruptionError, DiskError
+from node.raft import journal as journal_module
 from node.raft.disk import Disk, RealDisk
 from node.raft.journal import Journal
 from node.raft.log_state import Base
@@ -215,9 +216,16 @@ def test_read_is_bounded_but_never_empty(disk: SimulatedDisk) -> None:
     assert journal.read(11, 100) == []
 
 
+def test_read_is_bounded_in_entries_too(disk: SimulatedDisk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A frame holds a bounded number of items: entries may be a byte long."""
+    monkeypatch.setattr(journal_module, "READ_ENTRIES_MAX", 3)
+    journal = filled(opened(disk), 10)
+    assert [i for i, _, _ in journal.read(2, 1 << 20)] == [2, 3, 4]
+
+
 def test_payloads_beyond_the_cache_come_from_disk(disk: SimulatedDisk) -> None:
-    journal = filled(opened(disk, cache_bytes=200), 50)
-    assert journal._payloads.size <= 200
+    journal = filled(opened(disk, cache_bytes=1000), 50)
+    assert journal._payloads.size <= 1000
     assert log(journal) == [(i, 1, payload(i)) for i in range(1, 51)]
 
 

@@ -1,6 +1,10 @@
 from __future__ import annotations
 
-from node.store.messages import GONE, OVERHEAD, Messages
+import tracemalloc
+
+import pytest
+
+from node.store.messages import GONE, OVERHEAD, RUN_OVERHEAD, Messages
 
 
 def settled(messages: Messages) -> None:
@@ -13,16 +17,34 @@ def empty(cache_bytes: int = 1 << 20) -> Messages:
 
 def test_the_cache_is_bounded() -> None:
     """The oldest leave first, over all channels; what isn't stored yet never leaves."""
-    each = 100 + OVERHEAD
-    messages = empty(cache_bytes=25 * each)
+    each = 10 * (100 + OVERHEAD) + RUN_OVERHEAD
+    messages = empty(cache_bytes=each * 5 // 2)
     for channel in (1, 2, 3):
         messages.put(channel, 1, [b"x" * 100] * 10)
         settled(messages)
-    assert messages.cached_bytes == 20 * each
+    assert messages.cached_bytes == 2 * each
     assert messages.find(1, range(1, 11)) == ([None] * 10, list(range(10)))
     assert messages.find(2, [1, 10])[1] == []
     messages.put(1, 11, [b"y" * 100] * 100)
     assert messages.find(1, range(11, 111))[1] == []
+
+
+@pytest.mark.parametrize(("channels", "together", "rounds"), [(400, 1, 20), (400, 2, 10), (10, 100, 5)])
+def test_what_the_cache_counts_is_what_it_takes(channels: int, together: int, rounds: int) -> None:
+    """160,000 messages of 10 bytes on 4,000 channels took 537 bytes each and were counted as 51."""
+    messages = Messages(1 << 30, {}, lambda _channel: 1_000_000)  # small numbers take no memory
+    for channel in range(channels):
+        messages.find(channel, [1_000_001])
+    tracemalloc.start()
+    before, _ = tracemalloc.get_traced_memory()
+    for number in range(rounds):
+        for channel in range(channels):
+            first = 1_000_001 + number * together
+            messages.put(channel, first, [b"%010d" % seq for seq in range(together)])
+        settled(messages)
+    after, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert messages.cached_bytes == pytest.approx(after - before, rel=0.15)
 
 
 def test_dropped_messages_leave_the_cache() -> None:
