@@ -13,6 +13,7 @@ from .effects import OK, Ok, SubscriptionOpened
 from .log import MessageLog
 from .state import Channel, Client, Group, State, Subscription
 from .turn import Turn
+from .versions import UNSUBSCRIBE_BY_NAME_OFFLINE_ONLY
 
 
 def open_subscription(turn: Turn, command: SubscriptionOpen) -> SubscriptionOpened:
@@ -168,6 +169,9 @@ def unsubscribe(turn: Turn, command: Unsubscribe) -> Ok:
             raise RefusedError(refusals.TOO_LATE)
         group = channel.durables.get((command.client_id, command.durable))
         if group is None:
+            raise RefusedError(refusals.INVALID_SUBSCRIPTION)
+        if group.members and UNSUBSCRIBE_BY_NAME_OFFLINE_ONLY.active(turn.state.version):
+            # Client IDs and durable names are no secrets, ack inboxes are: anybody could end it.
             raise RefusedError(refusals.INVALID_SUBSCRIPTION)
         subscription = group.shadow or group.members[0]
     else:

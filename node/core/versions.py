@@ -47,6 +47,10 @@ class Feature(NamedTuple):
         return version >= self.since
 
 
+UNSUBSCRIBE_BY_NAME_OFFLINE_ONLY = Feature(
+    2, "An unsubscribe by durable name ends an offline durable only; before, also one that is online."
+)
+
 SINCE: dict[type[Command], int] = {
     ClientUnreachable: 2,
     ClientReachable: 2,

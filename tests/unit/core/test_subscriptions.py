@@ -245,8 +245,24 @@ def test_an_offline_durable_can_be_unsubscribed_by_name() -> None:
     assert talk.say(Unsubscribe("you", "foo", "", "d")).refusal == "stan: invalid subscription"
     assert talk.say(Unsubscribe("me", "foo", "", "d")).outcome == OK
     assert talk.state.subscriptions == {}
+
+
+def test_an_online_durable_is_not_unsubscribed_by_name() -> None:
+    """As with the Go server. Anybody knows client IDs and durable names: anybody could have ended it."""
+    talk = talk_of("you")
+    talk.subscribe("A", durable="d")
+    assert talk.say(Unsubscribe("me", "foo", "", "d")).refusal == "stan: invalid subscription"
+    assert talk.find("A").online
+    talk.close("A")
+    assert talk.say(Unsubscribe("me", "foo", "", "d")).outcome == OK
+
+
+def test_version_1_unsubscribes_an_online_durable_by_name() -> None:
+    """R24: so decided the first release, and so decide all nodes while one of them may run it."""
+    talk = Conversation(version=1)
+    talk.connect("me")
     talk.subscribe("B", durable="d")
-    assert talk.say(Unsubscribe("me", "foo", "", "d")).outcome == OK  # an online one too
+    assert talk.say(Unsubscribe("me", "foo", "", "d")).outcome == OK
     assert talk.state.by_ack_inbox == {}
 
 
@@ -254,8 +270,9 @@ def test_a_durable_is_not_unsubscribed_by_name_when_nobody_waits_for_it() -> Non
     """UNS-12, R8: its client has given up, and may have resumed it since. An inbox can't mean another."""
     talk = talk_of()
     talk.subscribe("A", durable="d")
+    talk.close("A")
     assert talk.say(Unsubscribe("me", "foo", "", "d", SECOND), at=1.1).refusal == ""
-    assert talk.find("A").online
+    talk.subscribe("A", durable="d")
     assert talk.say(Unsubscribe("me", "foo", talk.acks["A"], "d", SECOND)).outcome == OK
 
 
