@@ -12,6 +12,11 @@ from .commands import ANY_GENERATION, ClientCheck, ClientClose, ClientKeep, Clie
 from .effects import OK, ClientOpened, Ok, Probing
 from .state import Client
 from .turn import Turn
+from .versions import CLIENTS_BOUNDED
+
+CLIENTS_MAX = 100_000
+"""Registered client IDs, of the whole cluster: heartbeats alone to so many keep a core busy. On every node each
+takes 1 KB of memory with names of usual length, 4 KB with the longest there may be."""
 
 PROBE_NS = 3 * SECOND
 """How long an ID stays reserved for the request that is asking its old connection."""
@@ -29,6 +34,7 @@ def open_client(turn: Turn, command: ClientOpen) -> ClientOpened | Probing:
     known = state.clients.get(command.client_id)
     if known is None:
         _refuse_foreign_connection(turn, command)
+        _refuse_one_more(turn)
         return _register(turn, command)
     if (
         known.conn_id
@@ -60,6 +66,8 @@ def replace_client(turn: Turn, command: ClientReplace) -> ClientOpened:
     _refuse_foreign_connection(turn, command)
     if known is not None:
         remove_client(turn, known)
+    else:
+        _refuse_one_more(turn)
     return _register(turn, command)
 
 
@@ -133,6 +141,12 @@ def _refuse_foreign_connection(turn: Turn, command: ClientOpen | ClientReplace) 
     holder = turn.state.by_conn.get(command.conn_id)
     if holder is not None and holder.id != command.client_id:
         raise RefusedError(refusals.INVALID_CONNECT)
+
+
+def _refuse_one_more(turn: Turn) -> None:
+    state = turn.state
+    if len(state.clients) >= CLIENTS_MAX and CLIENTS_BOUNDED.active(state.version):
+        raise RefusedError(refusals.TOO_MANY_CLIENTS)
 
 
 def _unprobe(turn: Turn, client: Client) -> None:

@@ -51,6 +51,8 @@ UNSUBSCRIBE_BY_NAME_OFFLINE_ONLY = Feature(
     2, "An unsubscribe by durable name ends an offline durable only; before, also one that is online."
 )
 
+CLIENTS_BOUNDED = Feature(2, "No more than CLIENTS_MAX client IDs are registered; before, any number.")
+
 SINCE: dict[type[Command], int] = {
     ClientUnreachable: 2,
     ClientReachable: 2,

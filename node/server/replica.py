@@ -425,6 +425,7 @@ class Replica:
     def closed(self, connection: Any) -> None:
         """A client's connection has ended."""
         self.performer.forget(connection)
+        self.streaming.closed(connection)
         self.pacing.closed(connection)
 
     def suspend(self) -> None:

@@ -82,6 +82,9 @@ ACKS_GATHERED_MAX = 4096
 """Acknowledgements of one read that are gathered; with so many they are submitted. They make a command of a
 few dozen KB."""
 
+CLIENTS_PER_CONNECTION_MAX = 1000
+"""Client IDs that one connection has registered and that still are. Applications register one or a few."""
+
 RESERVED = (b"_STAN.", b"_STANCHION.")
 """What subjects of our own begin with, served here or not."""
 
@@ -170,6 +173,8 @@ class Streaming:
         self._random_name = random_name
         self._acks: dict[tuple[str, bytes], list[int]] = {}
         self._ack_count = 0
+        self._registered: dict[object, dict[str, bool]] = {}
+        """Client IDs by the connection that has asked for them; True once it has them."""
         self._channel_start = len(subjects.publish) + 1
         self._ack_handle: Any = None
         self._held: list[tuple[bytes, bytes]] | None = None  # answers to publishes, while this node holds
@@ -211,6 +216,10 @@ class Streaming:
         """Everything of one read was handled: what it asked for goes to the leader as one batch."""
         self._submit_acks()
         self._origin.flush()
+
+    def closed(self, connection: object) -> None:
+        """A client's connection has ended. Its client IDs stay registered."""
+        self._registered.pop(connection, None)
 
     # --- publishing and acknowledging -------------------------------------------------------------
 
@@ -294,7 +303,7 @@ class Streaming:
 
     # --- clients ----------------------------------------------------------------------------------
 
-    def _on_connect(self, _source: object, _subject: bytes, reply: bytes, payload: bytes) -> None:
+    def _on_connect(self, source: object, _subject: bytes, reply: bytes, payload: bytes) -> None:
         try:
             request = stan.decode_connect(payload)
         except RemoteProtocolError:
@@ -309,6 +318,11 @@ class Streaming:
         if not valid_client_id(request.client_id):
             self._reply(reply, _connect_error(refusals.INVALID_CLIENT_ID))
             return
+        registered = self._registered_by(source)
+        if len(registered) >= CLIENTS_PER_CONNECTION_MAX and request.client_id not in registered:
+            self._reply(reply, _connect_error(refusals.TOO_MANY_CLIENTS))
+            return
+        registered.setdefault(request.client_id, False)
         command = ClientOpen(
             request.client_id,
             request.conn_id,
@@ -323,11 +337,28 @@ class Streaming:
             if isinstance(outcome, Probing):
                 self._probe(outcome, command, answer)
             elif isinstance(outcome, ClientOpened):
+                registered[command.client_id] = True
                 self._reply(reply, self._connected(command))
-            elif isinstance(outcome, Refused) and outcome.text:
-                self._reply(reply, _connect_error(outcome.text))
+            elif isinstance(outcome, Refused):
+                if not registered.get(command.client_id, True):
+                    del registered[command.client_id]
+                if outcome.text:
+                    self._reply(reply, _connect_error(outcome.text))
 
         self._submit(command, answer)
+
+    def _registered_by(self, source: object) -> dict[str, bool]:
+        """The client IDs of a connection, without those that have been closed since if it seems to have too
+        many. What doesn't come over a connection of a client here is not counted.
+        """
+        if source is None:
+            return {}
+        registered = self._registered.setdefault(source, {})
+        if len(registered) >= CLIENTS_PER_CONNECTION_MAX:
+            clients = self._state().clients
+            for client_id in [name for name, has in registered.items() if has and name not in clients]:
+                del registered[client_id]
+        return registered
 
     def _connected(self, request: ClientOpen) -> bytes:
         subjects = self._subjects

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import pytest
 from conversation import LATE, SECOND, Conversation, client_open, publishes
 
+from node.core import clients
 from node.core.commands import ClientCheck, ClientClose, ClientKeep, ClientReplace, Publish
 from node.core.effects import OK, ClientOpened, Probing
 
@@ -25,6 +27,27 @@ def test_a_client_is_registered() -> None:
     client = talk.state.clients["me"]
     assert (client.conn_id, client.heartbeat_inbox, client.ping_interval_s) == (b"me", "hb.me", -1)
     assert talk.state.by_conn == {b"me": client}
+
+
+def test_no_more_clients_than_a_cluster_can_ask_for_heartbeats(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each takes memory on every node for as long as it is registered. Who is, can be replaced."""
+    monkeypatch.setattr(clients, "CLIENTS_MAX", 2)
+    talk = Conversation()
+    talk.connect("me", "you")
+    assert talk.connect("they").refusal == "stan: too many clients"
+    known = talk.state.clients["me"].generation
+    gone = ClientReplace("they", (1, 1), b"conn", "hb.they", 1, 5, 3, LATE)
+    assert talk.say(gone).refusal == "stan: too many clients"
+    assert talk.say(replacement(talk, b"two", known)).outcome == ClientOpened("me")
+    assert talk.say(ClientClose("you")).outcome == OK
+    assert talk.connect("they").outcome == ClientOpened("they")
+
+
+def test_version_1_registers_any_number_of_clients(monkeypatch: pytest.MonkeyPatch) -> None:
+    """R24: as the first release does."""
+    monkeypatch.setattr(clients, "CLIENTS_MAX", 2)
+    talk = Conversation(version=1)
+    assert talk.connect("me", "you", "they").outcomes[-1] == ClientOpened("they")
 
 
 def test_a_repeated_request_is_answered_again() -> None:

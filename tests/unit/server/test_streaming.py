@@ -26,10 +26,11 @@ from node.core.commands import (
 )
 from node.core.effects import OK, ClientOpened, Outcome, Probing, Refused, SubscriptionOpened
 from node.core.entries import encoded_size
-from node.core.state import State
+from node.core.state import Client, State
 from node.protocol import streaming as stan
 from node.protocol.message import message_body
 from node.protocol.subjects import NAME_SIZE_MAX, matches
+from node.server import streaming
 from node.server.clock import ClusterClock
 from node.server.origin import BATCH_BYTES
 from node.server.streaming import (
@@ -198,6 +199,12 @@ class Service:
 
     def pings(self, conn_id: bytes = b"conn") -> None:
         self.gets("_STAN.discover.c.pings", stan.encode_ping(stan.PingRequest(conn_id)))
+
+
+def registered_client() -> Client:
+    talk = Conversation()
+    talk.connect("me")
+    return talk.state.clients["me"]
 
 
 def registered() -> State:
@@ -503,6 +510,39 @@ def test_long_names_that_an_earlier_release_took_can_still_be_used_and_ended() -
     replies = len(service.replies)
     service.pings(LONG.encode())
     assert service.replies[replies:] == [(b"reply", b"")]
+
+
+def test_one_connection_registers_a_bounded_number_of_clients(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A client that registers and registers must not fill every node's memory."""
+    monkeypatch.setattr(streaming, "CLIENTS_PER_CONNECTION_MAX", 2)
+    service = Service()
+    registered = registered_client()
+
+    def connects(client: str, outcome: Outcome | None = None, source: object = "a connection") -> str:
+        request = stan.ConnectRequest(client, "hb", 1, client.encode())
+        before = len(service.origin.commands)
+        service.gets("_STAN.discover.c", stan.encode_connect(request), source=source)
+        if len(service.origin.commands) == before:
+            return stan.decode_connect_response(service.reply).error
+        if isinstance(outcome, ClientOpened):
+            service.state.clients[client] = registered
+        if outcome is not None:
+            service.origin.outcome(outcome)
+            return stan.decode_connect_response(service.reply).error
+        return ""
+
+    assert connects("a", ClientOpened("a")) == ""
+    assert connects("b", Refused(refusals.CLIENT_ID_TAKEN)) == refusals.CLIENT_ID_TAKEN
+    assert connects("b") == ""  # no answer yet
+    assert connects("c") == refusals.TOO_MANY_CLIENTS
+    assert connects("a", ClientOpened("a")) == ""  # it is asked again, for its answer was lost
+    assert connects("c", source="another") == ""
+    assert connects("c", source=None) == ""
+    del service.state.clients["a"]
+    assert connects("c") == ""
+    assert connects("d") == refusals.TOO_MANY_CLIENTS
+    service.streaming.closed("a connection")
+    assert connects("d") == ""
 
 
 @pytest.mark.parametrize(
