@@ -15,8 +15,8 @@ from .turn import Turn
 from .versions import CLIENTS_BOUNDED
 
 CLIENTS_MAX = 100_000
-"""Registered client IDs, of the whole cluster: heartbeats alone to so many keep a core busy. On every node each
-takes 1 KB of memory with names of usual length, 4 KB with the longest there may be."""
+"""Registered client IDs, of the whole cluster: heartbeats alone to so many keep a core busy. On every node
+each takes 1 KB of memory with names of usual length, 4 KB with the longest there may be."""
 
 PROBE_NS = 3 * SECOND
 """How long an ID stays reserved for the request that is asking its old connection."""
