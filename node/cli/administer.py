@@ -59,7 +59,7 @@ def administer(
         UnavailableError: no node can be reached, or no answer came in time.
         ConfigError: of the file.
     """
-    cluster = cluster_of(args)
+    cluster = cluster_of(args).as_operator()
     work = partial(
         ask, cluster, verb, fields or {}, timeout_s=args.timeout, repeats=repeats, progress=progress or say
     )

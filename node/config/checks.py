@@ -101,6 +101,7 @@ def _secrets(config: Config) -> Iterator[tuple[Path, Secret]]:
     for option, secret in (
         (("clients", "password"), clients.password),
         (("clients", "token"), clients.token),
+        (("clients", "operator_token"), config.clients.operator_token),
         (("monitoring", "token"), config.monitoring.token),
         (("cluster", "peer_security", "secret"), config.cluster.peer_security.secret),
     ):

@@ -309,6 +309,11 @@ class Clients:
     token: Annotated[Secret | None, Confidential()] = None
     """The token every client must present, in plain text or as a bcrypt hash."""
 
+    operator_token: Annotated[Secret | None, Confidential(direct=False)] = None
+    """The token of operators, who show it as their token and may then make every request, at least 16
+    characters; never in the file itself. Absent: one that the first node makes for the user it runs as,
+    ``operator.token`` in the node's directory, which the command line finds by itself."""
+
     no_auth_user: Annotated[str | None, Text(means="a user name")] = None
     """Which of ``users`` a client is that presents nothing. Absent: it is refused."""
 

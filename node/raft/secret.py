@@ -15,13 +15,12 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-import os
 import secrets
-import stat
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Final
 
+from node import private_files
 from node.errors import ConfigError
 
 DIALER: Final = "dialer"
@@ -34,7 +33,7 @@ TEXT_LENGTH_MIN: Final = 16
 """Characters of a configured secret."""
 
 FILE_NAME: Final = "peer.secret"
-_FILE_BYTES_MAX: Final = 4096
+WHAT: Final = "peer secret"
 _PURPOSE: Final = b"stanchion peer link 1"
 
 
@@ -75,13 +74,7 @@ def default_paths(environment: Mapping[str, str], home: Path | None, data: Path 
         data: the node's own directory; None if it keeps nothing. The secret lies beside it where the user has
             no usable home, as service accounts have not.
     """
-    state = environment.get("XDG_STATE_HOME", "")
-    found = []
-    if state.startswith("/"):
-        found.append(Path(state))
-    elif home is not None and home.is_absolute():
-        found.append(home / ".local" / "state")
-    paths = [path / "stanchion" / FILE_NAME for path in found]
+    paths = private_files.state_paths(environment, home, FILE_NAME)
     return paths if data is None else [*paths, data.absolute().parent / FILE_NAME]
 
 
@@ -94,23 +87,16 @@ def obtain(
         ConfigError: none can be read or made, or one is readable by others, belongs to somebody else or is no
             secret.
     """
-    problems = []
-    for path in paths:
-        try:
-            try:
-                return path, read(path)
-            except FileNotFoundError:
-                _make(path, draw())
-                return path, read(path)
-        except OSError as error:
-            problems.append(f"{path}: {error.strerror or error}")
-    listed = "; ".join(problems) or "this user has no home directory"
-    raise ConfigError(
-        [
-            f"no place for the secret by which nodes on the loopback know one another ({listed}): name a "
-            f"file that only its owner can read with cluster.peer_security.secret_file"
-        ]
-    )
+    try:
+        path, text = private_files.obtain(paths, WHAT, draw)
+    except OSError as error:
+        raise ConfigError(
+            [
+                f"no place for the secret by which nodes on the loopback know one another ({error}): name a "
+                f"file that only its owner can read with cluster.peer_security.secret_file"
+            ]
+        ) from error
+    return path, checked(text, str(path))
 
 
 def read(path: Path) -> str:
@@ -120,22 +106,7 @@ def read(path: Path) -> str:
         ConfigError: others can read it, it belongs to somebody else, or it is no secret.
         OSError: it can't be read.
     """
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-    try:
-        status = os.fstat(descriptor)
-        text = os.read(descriptor, _FILE_BYTES_MAX) if stat.S_ISREG(status.st_mode) else b""
-    finally:
-        os.close(descriptor)
-    if status.st_uid not in {0, os.geteuid()}:
-        raise ConfigError([f"{path}: belongs to user {status.st_uid}, not to the user of this node"])
-    if status.st_mode & 0o077:
-        raise ConfigError(
-            [
-                f"{path}: mode {stat.S_IMODE(status.st_mode):04o} lets others read the peer secret: chmod "
-                f"600 {path}"
-            ]
-        )
-    return checked(text.decode("utf-8", "replace").strip(), str(path))
+    return checked(private_files.read(path, WHAT), str(path))
 
 
 def checked(text: str, where: str) -> str:
@@ -149,22 +120,3 @@ def checked(text: str, where: str) -> str:
             [f"{where}: a peer secret of {len(text)} characters, where at least {TEXT_LENGTH_MIN} are needed"]
         )
     return text
-
-
-def _make(path: Path, text: str) -> None:
-    """Make the file, unless somebody else has done so meanwhile."""
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    draft = path.with_name(f"{path.name}.{secrets.token_hex(4)}.new")
-    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    try:
-        try:
-            os.write(descriptor, text.encode() + b"\n")
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-        try:
-            os.link(draft, path)
-        except FileExistsError:
-            return
-    finally:
-        draft.unlink()

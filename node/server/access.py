@@ -8,8 +8,8 @@ from node.config import model
 from node.server.auth import Authenticator, Permissions, User
 
 
-def authenticator(clients: model.Clients) -> Authenticator:
-    """What ``clients`` says of users, tokens and permissions.
+def authenticator(clients: model.Clients, operator_token: str = "") -> Authenticator:
+    """What ``clients`` says of users, tokens and permissions. With ``operator_token``, if there is one.
 
     Raises:
         ConfigError: a secret that isn't where it should be, or a password that is no bcrypt hash though it
@@ -19,7 +19,9 @@ def authenticator(clients: model.Clients) -> Authenticator:
     if clients.user is not None and clients.password is not None:
         users.append(User(clients.user, clients.password.reveal()))
     token = clients.token.reveal() if clients.token else ""
-    return Authenticator(users, token=token, no_auth_user=clients.no_auth_user or "")
+    return Authenticator(
+        users, token=token, no_auth_user=clients.no_auth_user or "", operator_token=operator_token
+    )
 
 
 def permissions(given: model.Permissions | None) -> Permissions | None:

@@ -92,10 +92,15 @@ class Identity:
     proven: bool = field(default=False, compare=False)
     """A secret was shown, and was right: it isn't merely whom this node takes everybody for."""
 
+    is_operator: bool = field(default=False, compare=False)
+    """It was the operator token."""
+
 
 ANYBODY = Identity()
 BEARER = Identity(proven=True)
 """Who has the token."""
+OPERATOR = Identity(proven=True, is_operator=True)
+"""Who has the operator token."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,15 +188,24 @@ class Authenticator:
         users: who may connect, each name once.
         token: what anybody may connect with; plain or bcrypt; empty for none.
         no_auth_user: the user of those who give neither name nor token; empty for none.
+        operator_token: what an operator may connect with, whatever else is asked for; plain; empty for none.
 
     Raises:
         ConfigError: a name twice, or a ``no_auth_user`` that isn't there.
     """
 
-    def __init__(self, users: Sequence[User] = (), *, token: str = "", no_auth_user: str = "") -> None:
+    def __init__(
+        self,
+        users: Sequence[User] = (),
+        *,
+        token: str = "",
+        no_auth_user: str = "",
+        operator_token: str = "",
+    ) -> None:
         self._users = {user.name: user for user in users}
         self._token = token
         self._no_auth_user = no_auth_user
+        self._operator_token = operator_token
         self._key = secrets.token_bytes(32)
         self._right: dict[str, bytes] = {}
         self._dummy_hash = next((user.password for user in users if is_hashed(user.password)), "")
@@ -212,9 +226,11 @@ class Authenticator:
         Args:
             options: of the CONNECT; ``user``, ``pass`` and ``auth_token`` are read, if they are texts.
         """
+        name, password, token = (_text(options, key) for key in ("user", "pass", "auth_token"))
+        if self._operator_token and token and _same(self._operator_token, token):
+            return OPERATOR
         if not self.required:
             return ANYBODY
-        name, password, token = (_text(options, key) for key in ("user", "pass", "auth_token"))
         if self._token and token:
             return self._compare(self._token, token, BEARER)
         if not (name or password or token) and self._no_auth_user:
@@ -228,6 +244,8 @@ class Authenticator:
 
     def still_knows(self, identity: Identity, before: Authenticator) -> bool:
         """Whether who ``before`` took for ``identity`` would still be taken for it, with the same rights."""
+        if identity.is_operator:
+            return self._operator_token == before._operator_token
         if not self.required:
             return True
         if not identity.name:

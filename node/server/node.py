@@ -52,6 +52,7 @@ from node.server.membership import joining
 from node.server.membership.founding import Founding
 from node.server.membership.members import Members
 from node.server.membership.requests import serve_go_requests, serve_membership
+from node.server.operator_token import operator_token
 from node.server.outbox import SOFT_BYTES, bounds
 from node.server.peer_links import Alone, RouteLink
 from node.server.replica import Replica
@@ -438,7 +439,7 @@ class Node:
                 ping_max=clients.ping_max,
                 auth_timeout_s=clients.auth_timeout_ns / SECOND,
             ),
-            authenticator=authenticator(clients),
+            authenticator=authenticator(clients, operator_token(self.config)),
             node_ready=lambda: self.replica.caught_up,
         )
 

@@ -18,13 +18,14 @@ from node.config.values import Secret
 from node.errors import ConfigError
 from node.protocol.nats_replies import AUTHORIZATION_VIOLATION
 from node.server.access import authenticator
+from node.server.operator_token import operator_token
 
 if TYPE_CHECKING:
     from node.server.node import Node
 
 log = logging.getLogger("stanchion.node")
 
-_CREDENTIALS: Final = ("users", "user", "password", "token", "no_auth_user")
+_CREDENTIALS: Final = ("users", "user", "password", "token", "no_auth_user", "operator_token")
 
 
 async def reload(node: Node) -> None:
@@ -34,7 +35,7 @@ async def reload(node: Node) -> None:
         return
     try:
         config = await trio.to_thread.run_sync(node.launch.reload)
-        access = authenticator(config.clients)
+        access = authenticator(config.clients, operator_token(config))
         if node.security is not None:
             await trio.to_thread.run_sync(node.security.reload)
     except ConfigError as error:

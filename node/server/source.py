@@ -234,7 +234,7 @@ class Source(figures.Source):
             name=options.name,
             lang=options.lang,
             version=options.version,
-            user=identity.name if identity else "",
+            user="" if identity is None else "operator" if identity.is_operator else identity.name,
             stop_ns=unix_ns(connection.closed_s) if connection.closed else None,
             reason=connection.close_reason,
         )

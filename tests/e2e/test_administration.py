@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
+from pathlib import Path
 from typing import Any
 
 import pytest
 import trio
 from e2e.conftest import MakeCluster
 from e2e.harness import STANCHION, Cluster, until
+from e2e.wire import Wire
 
 from node.client import Client, Message, connect
 
@@ -216,3 +219,28 @@ def test_what_nobody_waits_for_any_more_is_not_done(make_cluster: MakeCluster) -
     assert run(cluster, alone, "channel", "purge", "foo").returncode == 0  # behind it in the same session
     shown = json.loads(run(cluster, alone, "sub", "info", "--durable", "d", "--json").stdout)
     assert (shown["paused"], shown["behind"]) == (False, 0)
+
+
+def test_only_an_operator_may_ask(cluster: Cluster, tmp_path: Path) -> None:
+    """Being on the node's machine is no credential: a proxy there makes all its clients local."""
+    name = cluster.names[0]
+    with Wire(cluster.ports[name]["client"]) as wire:
+        wire.hello()
+        answer = json.loads(wire.ask(f"_STANCHION.admin.{cluster.cluster_id}.channel.ls", b"{}"))
+        assert "administration needs the operator token" in answer["error"]
+
+    def ask(*words: str, token: str = "") -> subprocess.CompletedProcess[str]:
+        """As a user without a state directory of their own."""
+        environment = os.environ | {"XDG_STATE_HOME": str(tmp_path), "STANCHION_CLIENT_TOKEN": token}
+        command = [str(STANCHION), "channel", "ls", *words]
+        return subprocess.run(
+            command, capture_output=True, text=True, timeout=30, check=False, env=environment
+        )
+
+    directly = ("--server", cluster.address(name), "--cluster", cluster.cluster_id)
+    assert "has shown none" in ask(*directly).stderr
+    assert "has shown none" in ask(*directly, token="guessed").stderr
+    file = cluster.data(name) / "operator.token"
+    assert file.stat().st_mode & 0o777 == 0o600
+    assert ask(*directly, token=file.read_text().strip()).returncode == 0
+    assert ask("--config", str(cluster.config)).returncode == 0

@@ -54,7 +54,7 @@ def done(cluster: Cluster, *words: str) -> str:
 
 def roles(cluster: Cluster) -> dict[str, str]:
     """Everybody's role, as the leader says."""
-    where = Operators(cluster.addresses(), cluster.cluster_id)
+    where = Operators(cluster.addresses(), cluster.cluster_id).as_operator()
     answer = trio.run(partial(ask, where, "cluster.members", {}, repeats=True))
     return {member["name"]: member["role"] for member in answer["members"]}
 

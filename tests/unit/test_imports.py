@@ -21,12 +21,13 @@ import pytest
 
 PACKAGE = Path(__file__).parents[2] / "node"
 
-LEAVES = {"errors", "units", "limited_log"}
+LEAVES = {"errors", "units", "limited_log", "private_files"}
 ARROWS = {
     "errors": set(),
     "units": set(),
     "limited_log": set(),
     "sockets": set(),
+    "private_files": {"errors"},
     "protocol": LEAVES,
     "sealing": LEAVES,
     "core": LEAVES | {"protocol"},

@@ -11,16 +11,16 @@ asks the leader for it, is the business of who registers it; here it is decided 
 the request is well formed, and what goes back.
 
 *Who may ask.* The node a client is connected to decides, for it alone knows the connection: requests are
-never routed, neither to other nodes nor to who subscribes to them here (see ``routing``). Who connects from
-this very machine may, for who has an account here has ways enough; and who has shown a password or token that
-is right, if their permissions let them publish to the subject. Nobody else.
+never routed, neither to other nodes nor to who subscribes to them here (see ``routing``). Who has shown the
+operator token may (`operator_token`), and who has shown a password or token that is right, if their
+permissions let them publish to the subject. Nobody else: that a client connects from this very machine says
+nothing, for a proxy there makes all its clients look local.
 
 A plain object without I/O.
 """
 
 from __future__ import annotations
 
-import ipaddress
 import json
 import logging
 from collections.abc import Callable, Mapping
@@ -28,9 +28,12 @@ from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias
 
 from node.errors import NodeError, RefusedError
+from node.limited_log import LimitedLog
 from node.server.auth import Identity
 
 log = logging.getLogger("stanchion.administration")
+complaints = LimitedLog(log)
+"""Of those who may not ask: as often as they like."""
 
 PREFIX = "_STANCHION.admin"
 
@@ -126,7 +129,7 @@ class Administration:
     def _on_request(self, source: Source | None, subject: bytes, reply: bytes, payload: bytes) -> None:
         name = subject[self._verb_start :].decode(errors="replace")
         if not reply:
-            log.warning("a request %r without a reply subject: ignored", name)
+            complaints.warning("a request %.80r without a reply subject: ignored", name)
             return
         answer = _Request(self, reply)
         try:
@@ -143,10 +146,11 @@ class Administration:
             RefusedError: this is not a request, or not by somebody who may make it.
         """
         if not may_administer(source):
-            log.warning("%s: refused to %s, who has shown no credentials", name, _who(source))
+            complaints.warning("%.80s: refused to %s, who has shown no credentials", name, _who(source))
             raise RefusedError(
-                "administration is for clients on the node's own machine, and for users or tokens of the "
-                f"configuration; you are neither ({_who(source)})"
+                "administration needs the operator token, or a user or token of the configuration, and "
+                f"{_who(source)} has shown none. The token is in operator.token in the node's directory: "
+                "--config FILE finds it there if it may be read; --token gives it, --user a user"
             )
         verb = self._verbs.get(name)
         if verb is None:
@@ -209,19 +213,7 @@ class _Request:
 
 def may_administer(source: Source | None) -> bool:
     """Whether who is behind ``source`` may ask for anything at all. Permissions have been looked at."""
-    if source is None or source.identity is None:
-        return False
-    return source.identity.proven or is_loopback(source.address[0])
-
-
-def is_loopback(host: str) -> bool:
-    """``host`` is an address of this machine that others can't have."""
-    try:
-        address = ipaddress.ip_address(host)
-    except ValueError:
-        return False
-    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
-    return (mapped or address).is_loopback
+    return source is not None and source.identity is not None and source.identity.proven
 
 
 def _fields(name: str, verb: _Verb, payload: bytes) -> dict[str, Any]:
@@ -259,5 +251,6 @@ def _who(source: Source | None) -> str:
     if source is None:
         return "this node itself"
     host, port = source.address
-    name = source.identity.name if source.identity else ""
+    identity = source.identity
+    name = "" if identity is None else "the operator" if identity.is_operator else identity.name
     return f"{name} at {host}:{port}" if name else f"{host}:{port}"

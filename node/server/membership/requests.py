@@ -4,7 +4,8 @@
 allows it, those of the Go server: a node's name as plain text to ``_STAN.raft.<cluster id>.node.add`` or
 ``….node.remove``, answered ``+OK`` or ``-ERR adding node "n4": why``. There a node is added by its name
 alone, so its address must be in the file of the node that is asked. Whoever may publish to these subjects may
-use them, as with the Go server: that is what is switched on.
+use them, as with the Go server: that is what is switched on. But where clients show credentials, those who
+show none (``clients.no_auth_user``) may not.
 
 Source: the Go server's clustering, "Add/remove node over NATS".
 """
@@ -17,7 +18,7 @@ from typing import Any, Protocol
 
 from node.config.values import Address
 from node.server.administration.asking import Asking, Gone
-from node.server.administration.requests import Administration, Answer
+from node.server.administration.requests import Administration, Answer, Source
 
 log = logging.getLogger("stanchion.administration")
 
@@ -27,6 +28,9 @@ NAME_SIZE_MAX = 256
 
 FOREIGN = "only clients of this cluster's nodes may ask"
 """A request without a connection here is one of another cluster's clients."""
+
+GUEST = "clients without credentials may not ask"
+"""Where others have some."""
 
 
 class Routing(Protocol):
@@ -98,11 +102,13 @@ def serve_go_requests(
     def gone(reply: bytes) -> Gone:
         return lambda: bool(reply) and not routing.heard(reply)
 
-    def on_add(source: object, _subject: bytes, reply: bytes, payload: bytes) -> None:
+    def on_add(source: Source | None, _subject: bytes, reply: bytes, payload: bytes) -> None:
         name = _text(payload)
         answer = reply_to(reply, "adding", name)
         if source is None:
             answer({"error": FOREIGN})
+        elif is_guest(source):
+            answer({"error": GUEST})
         elif not name or len(payload) > NAME_SIZE_MAX:
             answer({"error": "invalid node ID"})
         elif name not in addresses:
@@ -112,11 +118,13 @@ def serve_go_requests(
             fields = {"name": name, "peer": str(addresses[name]), "wait": False}
             asking.ask("cluster.add", fields, answer, gone(reply))
 
-    def on_remove(source: object, _subject: bytes, reply: bytes, payload: bytes) -> None:
+    def on_remove(source: Source | None, _subject: bytes, reply: bytes, payload: bytes) -> None:
         name = _text(payload)
         answer = reply_to(reply, "removing", name)
         if source is None:
             answer({"error": FOREIGN})
+        elif is_guest(source):
+            answer({"error": GUEST})
         elif len(payload) > NAME_SIZE_MAX:
             answer({"error": "invalid node ID"})
         else:
@@ -125,6 +133,11 @@ def serve_go_requests(
 
     routing.serve(f"_STAN.raft.{cluster_id}.node.add".encode(), on_add)
     routing.serve(f"_STAN.raft.{cluster_id}.node.remove".encode(), on_remove)
+
+
+def is_guest(source: Source) -> bool:
+    """Whether it is merely whom the node takes those for who show nothing (``clients.no_auth_user``)."""
+    return source.identity is None or (bool(source.identity.name) and not source.identity.proven)
 
 
 def _text(payload: bytes) -> str:

@@ -6,7 +6,7 @@ import bcrypt
 import pytest
 
 from node.errors import ConfigError
-from node.server.auth import ANYBODY, BEARER, Authenticator, Check, Identity, Permissions, User
+from node.server.auth import ANYBODY, BEARER, OPERATOR, Authenticator, Check, Identity, Permissions, User
 
 
 def hashed(password: str) -> str:
@@ -50,6 +50,17 @@ def test_a_token_opens_and_nothing_else_does() -> None:
     assert outcome(authenticator, auth_token="tick") is None
     assert outcome(authenticator, auth_token="") is None
     assert outcome(authenticator, user="tok", pass_="tok") is None
+
+
+@pytest.mark.parametrize("users", [[], [User("ann", "s3cret")], [User("ann", hashed("s3cret"))]])
+def test_the_operator_token_opens_whatever_else_is_asked_for(users: list[User]) -> None:
+    authenticator = Authenticator(users, operator_token="operators only")
+    assert outcome(authenticator, auth_token="operators only") is OPERATOR
+    assert authenticator.required == bool(users)
+    assert outcome(authenticator, auth_token="operators") is (None if users else ANYBODY)
+    assert Authenticator(users, operator_token="operators only").still_knows(OPERATOR, authenticator)
+    assert not Authenticator(users, operator_token="another").still_knows(OPERATOR, authenticator)
+    assert outcome(Authenticator(users), auth_token="") is (None if users else ANYBODY)
 
 
 def test_a_bcrypt_password_is_compared_in_a_thread_once() -> None:

@@ -15,13 +15,13 @@ from node.errors import RefusedError
 from node.server.administration.peeking import Messages
 from node.server.administration.requests import Administration, subject
 from node.server.administration.verbs import TIMEOUT_MAX_S, Administering, changes_of
-from node.server.auth import ANYBODY
+from node.server.auth import OPERATOR
 from node.server.clock import ClusterClock
 
 
 class Client:
     address = ("127.0.0.1", 50_000)
-    identity = ANYBODY
+    identity = OPERATOR
 
 
 class Node:

@@ -10,11 +10,19 @@ import pytest
 from node.config.values import Address
 from node.server.administration.asking import Asking
 from node.server.administration.requests import Administration, Answer, subject
-from node.server.auth import ANYBODY
+from node.server.auth import ANYBODY, OPERATOR, Identity
 from node.server.membership.requests import NAME_SIZE_MAX, serve_go_requests, serve_membership
 
-CLIENT = object()
-"""A connection of this node."""
+
+class Client:
+    """A connection of this node."""
+
+    def __init__(self, identity: Identity = ANYBODY) -> None:
+        self.address = ("127.0.0.1", 50_000)
+        self.identity = identity
+
+
+CLIENT = Client()
 
 
 class Node:
@@ -92,12 +100,8 @@ def test_what_the_go_server_says(node: Node) -> None:
 def test_who_was_interrupted_is_waited_for_no_more(node: Node) -> None:
     """Its inbox is gone, and with it the request: else 64 of them would be in the others' way for minutes."""
 
-    class Client:
-        address = ("127.0.0.1", 50_000)
-        identity = ANYBODY
-
     admin = subject("shop", "cluster.remove")
-    node.served[subject("shop", ">")](Client(), admin, b"r", b'{"name": "n4"}')
+    node.served[subject("shop", ">")](Client(OPERATOR), admin, b"r", b'{"name": "n4"}')
     node.go("remove", b"n2")
     go = b"_STAN.raft.shop.node.remove"
     node.served[go](CLIENT, go, b"", b"n3")  # which wants no reply
@@ -134,3 +138,13 @@ def test_operators_requests_have_their_verbs(node: Node) -> None:
         b"_STAN.raft.shop.node.add",
         b"_STAN.raft.shop.node.remove",
     }
+
+
+@pytest.mark.parametrize("what", ["add", "remove"])
+def test_who_shows_no_credentials_where_others_do_changes_no_members(node: Node, what: str) -> None:
+    subject = f"_STAN.raft.shop.node.{what}".encode()
+    node.served[subject](Client(Identity("guest")), subject, b"r", b"n4")
+    ((_, reply),) = node.published
+    assert b"clients without credentials may not ask" in reply
+    node.served[subject](Client(Identity("ann", proven=True)), subject, b"r", b"n4")
+    assert len(node.asked) == 1
