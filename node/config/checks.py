@@ -119,6 +119,27 @@ def _secrets(config: Config) -> Iterator[tuple[Path, Secret]]:
         yield ("store", "encryption", "previous_keys", str(number), "key"), previous.key
 
 
+def exposed_files(config: Config) -> list[FilePath]:
+    """Return the files of secrets and private keys that others than their owner can read, but for
+    ``peer_security.key``.
+
+    ``config`` is `Config.for_node` already.
+    """
+    paths = [FilePath(secret.text) for _, secret in _secrets(config) if secret.source == "file"]
+    tls = config.streaming.nats_server and config.streaming.nats_server.tls
+    if tls and tls.key is not None:
+        paths.append(tls.key)
+    found = []
+    for path in dict.fromkeys(paths):
+        try:
+            is_exposed = bool(path.stat().st_mode & 0o077)
+        except OSError:
+            continue  # that it can't be read is told by whoever needs it
+        if is_exposed:
+            found.append(path)
+    return found
+
+
 def _names(config: Config) -> Iterator[Finding]:
     nodes = config.cluster.nodes
     if not nodes:

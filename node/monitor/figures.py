@@ -233,6 +233,9 @@ class Source(Protocol):
     def unhealthy(self) -> str:
         """Why the node can't serve: it hears no leader, it is restoring. Empty: it can."""
 
+    def warnings(self) -> Sequence[str]:
+        """What of this node and its machine an operator should look after, although it serves."""
+
     def raft(self) -> Raft: ...
 
     def agreement(self) -> Agreement: ...

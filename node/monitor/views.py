@@ -323,6 +323,7 @@ def raftz(source: Source) -> View:
         "members": list(raft.members),
         "learners": list(raft.learners),
         "peers": [_peer(peer) for peer in raft.peers],
+        "warnings": _warnings(source),
     }
 
 
@@ -359,4 +360,5 @@ def _warnings(source: Source) -> list[str]:
         warnings.append("no message is dropped for its age: the leader's wall clock is wrong")
     if source.identity.durability != "fsync":
         warnings.append("durability is relaxed: a power failure may lose what was acknowledged")
+    warnings += source.warnings()
     return warnings

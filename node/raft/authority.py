@@ -113,6 +113,18 @@ def expires(pem: bytes, path: Path) -> datetime.datetime:
     return _parse(pem, path).not_valid_after_utc
 
 
+def last_expires(pem: bytes, path: Path) -> datetime.datetime:
+    """Say when the last of the certificates in a PEM file's content runs out (UTC): of several authorities.
+
+    Raises:
+        ConfigError: no certificate.
+    """
+    try:
+        return max(each.not_valid_after_utc for each in x509.load_pem_x509_certificates(pem))
+    except ValueError as error:
+        raise ConfigError([f"{path}: no certificate in PEM: {error}"]) from error
+
+
 def _parse(pem: bytes, path: Path) -> x509.Certificate:
     try:
         return x509.load_pem_x509_certificate(pem)

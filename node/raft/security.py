@@ -15,12 +15,13 @@ from __future__ import annotations
 
 import logging
 import ssl
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn, Protocol
 
 from node.errors import ConfigError, IdentityError
+from node.raft.certificates import Expiry, MemberCertificates
 from node.raft.links import Address
 from node.raft.secret import PeerSecret
 
@@ -64,6 +65,23 @@ class Security(Protocol):
             IdentityError: it is another's.
         """
 
+    def check_foreign(self, certificate: Mapping[str, Any] | None, node: str, cluster: Any) -> None:
+        """Refuse a node of another cluster whose certificate is a member's of this one.
+
+        Raises:
+            IdentityError: it is.
+        """
+
+    def noted_member(self, certificate: Mapping[str, Any] | None, hello: Mapping[str, Any]) -> None:
+        """A member has linked with this certificate and this hello."""
+
+    def hello(self) -> Mapping[str, Any]:
+        """What this node's hellos to members say besides."""
+
+    @property
+    def expiries(self) -> Sequence[Expiry]:
+        """When this node's certificates run out."""
+
     def reload(self) -> None:
         """Read certificates again, if there are any, for new connections.
 
@@ -101,6 +119,21 @@ class Plaintext:
 
     def check_peer(self, certificate: Mapping[str, Any] | None, node: str) -> None:
         """See `Security`: there is nothing to compare with."""
+
+    def check_foreign(self, certificate: Mapping[str, Any] | None, node: str, cluster: Any) -> None:
+        """See `Security`: there is nothing to compare with."""
+
+    def noted_member(self, certificate: Mapping[str, Any] | None, hello: Mapping[str, Any]) -> None:
+        """See `Security`: there is nothing to note."""
+
+    def hello(self) -> Mapping[str, Any]:
+        """See `Security`: nothing."""
+        return {}
+
+    @property
+    def expiries(self) -> Sequence[Expiry]:
+        """See `Security`: nothing runs out."""
+        return ()
 
     def reload(self) -> None:
         """See `Security`: there is nothing to read."""
@@ -150,14 +183,19 @@ class MutualTLS:
         ca: the authority's certificate, PEM; several may stand in one file while it is replaced.
         cert: our certificate, PEM.
         key: its private key, PEM, not encrypted.
+        members: what members' certificates are noted in; None: they aren't.
 
     Raises:
         ConfigError: a file is missing or no PEM, the key is another certificate's, the certificate
             is not for this node.
     """
 
-    def __init__(self, node: str, ca: Path, cert: Path, key: Path) -> None:
+    def __init__(
+        self, node: str, ca: Path, cert: Path, key: Path, members: MemberCertificates | None = None
+    ) -> None:
         self._node = node
+        self._members = members
+        self._expiries: list[Expiry] = []
         self._ca = ca
         self._cert = cert
         self._key = key
@@ -196,22 +234,54 @@ class MutualTLS:
                 f"says it is {node!r}, but its certificate is for {', '.join(names) or 'nobody'}"
             )
 
+    def check_foreign(self, certificate: Mapping[str, Any] | None, node: str, cluster: Any) -> None:
+        """See `Security`."""
+        if self._members is not None:
+            self._members.check_foreign(certificate, node, cluster)
+
+    def noted_member(self, certificate: Mapping[str, Any] | None, hello: Mapping[str, Any]) -> None:
+        """See `Security`."""
+        if self._members is not None:
+            self._members.noted(certificate)
+            self._members.told(hello.get("certificates"))
+
+    def hello(self) -> Mapping[str, Any]:
+        """See `Security`."""
+        return {} if self._members is None else {"certificates": self._members.hello()}
+
+    @property
+    def expiries(self) -> Sequence[Expiry]:
+        """See `Security`."""
+        return self._expiries
+
     def _load(self) -> Contexts:
-        self._check_files()
-        return Contexts(
+        expiries = self._check_files()
+        contexts = Contexts(
             accept=self._context(ssl.PROTOCOL_TLS_SERVER), dial=self._context(ssl.PROTOCOL_TLS_CLIENT)
         )
+        self._expiries = expiries
+        return contexts
 
-    def _check_files(self) -> None:
+    def _check_files(self) -> list[Expiry]:
+        from node.raft.authority import expires, last_expires  # brings cryptography along
+
+        contents = {}
         for path in (self._ca, self._cert, self._key):
             try:
-                content = path.read_bytes()
+                contents[path] = path.read_bytes()
             except OSError as error:
                 raise ConfigError([f"{path}: {error.strerror}"]) from error
-            if path == self._cert:
-                self._check_own(content)
+        self._check_own(contents[self._cert])
         if self._key.stat().st_mode & 0o077:
             log.warning("%s can be read by others than its owner", self._key)
+        try:
+            authority_expires = last_expires(contents[self._ca], self._ca)
+        except ConfigError as error:
+            raise ConfigError([f"{self._ca}: no certificate of an authority in PEM: {error}"]) from error
+        return [
+            Expiry(self._cert, expires(contents[self._cert], self._cert)),
+            Expiry(self._ca, authority_expires),
+        ]
 
     def _check_own(self, content: bytes) -> None:
         from node.raft.authority import dns_names  # brings cryptography along

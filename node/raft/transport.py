@@ -401,8 +401,13 @@ class Transport:
                 try:
                     hello = Hello.of(await receive_introduction(secured, self._security))
                     self._security.check_peer(certificate, hello.node)
+                    if hello.link == FOREIGN:
+                        self._security.check_foreign(certificate, hello.node, hello.fields.get("cluster"))
                     more = self._explanation(hello.fields)
-                    return secured, hello, self._slot_for(hello)
+                    slot = self._slot_for(hello)
+                    if hello.link not in self._serve_others:
+                        self._security.noted_member(certificate, hello.fields)
+                    return secured, hello, slot
                 except (IdentityError, CollisionError) as error:
                     await send(secured, refusal(error) | more)
                     raise
@@ -510,6 +515,7 @@ class Transport:
             if (hello.node, hello.link, hello.to) != (peer, link, self._node):
                 raise IdentityError(f"answers as {hello.link} link of {hello.node!r} to {hello.to!r}")
             self._check_hello(link, hello.fields)
+            self._security.noted_member(certificate, hello.fields)
             return secured, hello
         raise LostError(f"no hello within {self._limits.handshake_s} s")
 

@@ -27,6 +27,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Any, Final
 
@@ -56,6 +57,9 @@ _CONTROL: Final = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 1
 }
 
 
+FILE_MODE: Final = 0o640
+"""Of a log file that is made. One that is there keeps its mode."""
+
 NATS_ROOMS: Final = frozenset({"clients"})
 """Rooms whose lines the Go server writes as its NATS part, without ``STREAM:``."""
 
@@ -79,11 +83,9 @@ def set_up(
     if file is None:
         handler = logging.StreamHandler(sys.stderr)
     else:
-        from logging.handlers import WatchedFileHandler
-
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
-            handler = WatchedFileHandler(file, encoding="utf-8")
+            handler = _file_handler(file)
         except OSError as error:
             raise ConfigError([f"logging.file: {file} can't be written: {error.strerror}"]) from error
     formatters: dict[str, logging.Formatter] = {
@@ -101,6 +103,25 @@ def set_up(
     everything.setLevel(logging.WARNING)
     set_level(level)
     logging.captureWarnings(True)
+
+
+def _file_handler(file: Path) -> logging.Handler:
+    """A handler of a file that its owner writes and its group reads: log shippers have a group, others no
+    business.
+
+    Raises:
+        OSError: it can't be opened.
+    """
+    from logging.handlers import WatchedFileHandler
+
+    class LogFile(WatchedFileHandler):
+        def _open(self) -> TextIOWrapper:
+            def opener(path: str, flags: int) -> int:
+                return os.open(path, flags, FILE_MODE)
+
+            return open(self.baseFilename, "a", encoding=self.encoding, errors=self.errors, opener=opener)
+
+    return LogFile(file, encoding="utf-8")
 
 
 def set_level(level: str, rooms: Mapping[str, str] | None = None) -> None:

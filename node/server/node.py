@@ -13,6 +13,7 @@ used. The log says why.
 from __future__ import annotations
 
 import logging
+import os
 import random
 import secrets
 import sys
@@ -23,11 +24,13 @@ from typing import TYPE_CHECKING, Any
 
 import trio
 
+from node.config.checks import exposed_files
 from node.config.model import Config
 from node.config.values import Address
 from node.core.records import restore
 from node.core.state import State
 from node.errors import ConfigError, IdentityError, NodeError, UnavailableError
+from node.raft.certificates import MemberCertificates
 from node.raft.driver import Driver, Outlet
 from node.raft.engine import Engine
 from node.raft.identity import save_identity
@@ -38,6 +41,7 @@ from node.server.access import authenticator
 from node.server.administration.requests import Administration
 from node.server.administration.verbs import Administering
 from node.server.agreeing import Agreement
+from node.server.certificate_watch import CertificateWatch
 from node.server.clients import Clients
 from node.server.context import ClientLimits, Context, ServerInfo
 from node.server.descriptors import connections_max, raise_limit
@@ -83,6 +87,9 @@ ALONE_S = 5.0
 def run(config: Config, name: str, launch: Launch | None = None) -> int:
     """Run node ``name`` until it is told to stop. Returns the exit code."""
     raise_limit()
+    os.umask(0o077)  # whatever a node writes is for its own user; the log was opened before
+    for path in exposed_files(config):
+        log.warning("%s holds a secret, and others than its owner can read it: chmod 600 %s", path, path)
     errors: list[BaseException] = []
     status: int | None = None
     try:
@@ -167,7 +174,11 @@ class Node:
             routed=bool(config.cluster.routes),
         )
         self.security: Security | None = None
+        self._member_certificates = self._open_member_certificates()
         self.transport = self._make_transport()
+        self.certificates = CertificateWatch(
+            lambda: () if self.security is None else self.security.expiries, self._member_certificates
+        )
         self.outlet = Outlet(self.transport)
         self.replica = Replica(
             name,
@@ -299,24 +310,34 @@ class Node:
         )
         self.transport.serve_joiners(entrance.accept)
 
+    def _open_member_certificates(self) -> MemberCertificates | None:
+        cluster = self.config.cluster
+        if cluster.peer_security.mode != "mtls":
+            return None
+        return MemberCertificates(cluster.id, self._storage.disk)
+
     def _make_transport(self) -> Transport | Alone:
         if self.addresses.peer is None:
             return Alone()
         from node.raft.transport import Transport
         from node.server.peer_security import peer_security
 
-        self.security = peer_security(self.config, self.name)
+        self.security = peer_security(self.config, self.name, self._member_certificates)
         transport = Transport(
             self.name,
             self._peer_addresses(),
             self.addresses.peer_listen or self.addresses.peer,
             self.security,
-            lambda link: self.founding.hello(link) | {"term": self.journal.term},
+            self._hello,
             self.founding.check_hello,
         )
         transport.attach(ROUTE, RouteLink(self.routing, self.announce))
         self.membership.attach(transport, self.security)
         return transport
+
+    def _hello(self, link: str) -> dict[str, Any]:
+        assert self.security is not None
+        return {**self.founding.hello(link), "term": self.journal.term, **self.security.hello()}
 
     def _peer_addresses(self) -> dict[str, Address]:
         """Where the nodes of the configuration are for their peers."""
@@ -332,13 +353,14 @@ class Node:
         from node.server.foreign.traffic import ForeignTraffic
         from node.server.peer_security import peer_security
 
+        security = self.security or peer_security(self.config, self.name, self._member_certificates)
         foreign = ForeignLinks(
             self.config.cluster.id,
             self.name,
             listen=self.addresses.peer,
             client="" if self.config.cluster.no_advertise else str(self.client_address),
             routes=routes,
-            security=self.security or peer_security(self.config, self.name),
+            security=security,
             members=self.membership.addresses,
             listener=ForeignTraffic(self.routing, self.replica, self.membership.found, self.announce),
             bootstrap=self._bootstrap,
@@ -482,6 +504,7 @@ class Node:
             if self.snapshots is not None:
                 nursery.start_soon(self.snapshots.run)
             nursery.start_soon(self._watch_leader)
+            nursery.start_soon(self.certificates.run)
             nursery.start_soon(self._configure)
         return self.leaving.status
 

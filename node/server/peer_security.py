@@ -8,18 +8,20 @@ from pathlib import Path
 
 from node.config.model import Config
 from node.errors import ConfigError
+from node.raft.certificates import MemberCertificates
 from node.raft.secret import checked, default_paths, obtain
 from node.raft.security import MutualTLS, Plaintext, Security, SharedSecret
 
 log = logging.getLogger("stanchion.peers")
 
 
-def peer_security(config: Config, name: str) -> Security:
+def peer_security(config: Config, name: str, members: MemberCertificates | None = None) -> Security:
     """Make the security of node ``name``'s peer links.
 
     Args:
         config: for this node (``Config.for_node``).
         name: the node's.
+        members: what members' certificates are noted in, where there are certificates.
 
     Raises:
         ConfigError: certificates or the peer secret can't be used.
@@ -29,7 +31,7 @@ def peer_security(config: Config, name: str) -> Security:
         assert security.ca is not None
         assert security.cert is not None
         assert security.key is not None
-        return MutualTLS(name, security.ca, security.cert, security.key)
+        return MutualTLS(name, security.ca, security.cert, security.key, members)
     if security.mode == "secret":
         return SharedSecret(lambda: _peer_secret(config))
     log.warning(

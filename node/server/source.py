@@ -72,7 +72,11 @@ class Source(figures.Source):
             return node.external.problem
         if not node.replica.caught_up:
             return "catching up with the cluster"
-        return ""
+        return node.certificates.problem
+
+    def warnings(self) -> Sequence[str]:
+        """See `figures.Source`."""
+        return self._node.certificates.warnings
 
     def raft(self) -> figures.Raft:
         """See `figures.Source`."""

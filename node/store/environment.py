@@ -80,13 +80,13 @@ def open_environment(path: Path, map_size: int) -> lmdb.Environment:
     """
     try:
         new = not path.exists()
-        path.mkdir(mode=0o750, exist_ok=True)
+        path.mkdir(mode=0o700, exist_ok=True)
         if new:
             sync_directory(path.parent)
     except OSError as error:
         raise DiskError(f"{path}: the store's directory can't be made: {error}") from error
     try:
-        environment = lmdb.open(str(path), map_size=map_size, max_dbs=4, max_spare_txns=1, mode=0o640)
+        environment = lmdb.open(str(path), map_size=map_size, max_dbs=4, max_spare_txns=1, mode=0o600)
     except lmdb.MemoryError as error:
         raise DiskError(
             f"{path}: {map_size} bytes of address space for the store were refused ({error}):"

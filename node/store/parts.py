@@ -61,7 +61,7 @@ class DirectoryParts:
     def begin(self, manifest: Manifest) -> None:
         self._manifest = manifest
         part, whole = self._part, self._whole
-        self._directory.mkdir(mode=0o750, exist_ok=True)
+        self._directory.mkdir(mode=0o700, exist_ok=True)
         for other in self._directory.iterdir():
             if other not in {part, whole}:
                 shutil.rmtree(other)
@@ -70,9 +70,9 @@ class DirectoryParts:
             whole.rename(part)
         if load_manifest(part, manifest.chunk_bytes) != manifest:
             shutil.rmtree(part, ignore_errors=True)
-            part.mkdir(mode=0o750)
+            part.mkdir(mode=0o700)
             write_manifest(part, manifest)
-        (part / DATA_FILE).touch(mode=0o640)
+        (part / DATA_FILE).touch(mode=0o600)
 
     def chunks(self) -> Iterator[bytes]:
         return chunks(self._part / DATA_FILE, self._manifest.chunk_bytes)

@@ -157,7 +157,7 @@ def produce(store: Store, directory: Path, *, context: bytes = b"", keep: int = 
     assert len(context) <= CONTEXT_BYTES_MAX
     temporary = directory / "copy.tmp"
     try:
-        directory.mkdir(mode=0o750, exist_ok=True)
+        directory.mkdir(mode=0o700, exist_ok=True)
         shutil.rmtree(temporary, ignore_errors=True)
         return _produce(store, directory, temporary, context, keep)
     except OSError as error:
@@ -171,7 +171,7 @@ def _produce(store: Store, directory: Path, temporary: Path, context: bytes, kee
     status = os.statvfs(directory)
     if status.f_bavail * status.f_frsize < 2 * store.bytes_on_disk:
         raise DiskError(f"{directory}: no room for a snapshot of {store.bytes_on_disk} bytes")
-    temporary.mkdir(mode=0o750)
+    temporary.mkdir(mode=0o700)
     store.copy_to(temporary)
     manifest = _describe(store.values_in(temporary), context)
     write_manifest(temporary, manifest)
@@ -253,7 +253,7 @@ def install(
     verify(received, sealer)
     try:
         sync_file(received.data)
-        store_path.mkdir(mode=0o750, exist_ok=True)
+        store_path.mkdir(mode=0o700, exist_ok=True)
         sync_directory(store_path.parent)
         if note:
             _write_note(store_path, (manifest.index, manifest.term), note)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import secrets
 import socket
+import ssl
 import subprocess
 import time
 from pathlib import Path
@@ -204,3 +205,92 @@ def test_flood_of_strangers_costs_nobody_else_anything(linked: Cluster, unique: 
         for process in floods:
             process.kill()
             process.join()
+
+
+# --- certificates -----------------------------------------------------------------------------------
+
+
+def told_by(cluster: Cluster, name: str, hello: dict[str, Any], own: str) -> Any:
+    """What a node answers to a hello under the certificate of ``own``."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.load_verify_locations(cluster.folder / "certs" / "ca.pem")
+    files = cluster.folder / "certs" / own
+    context.load_cert_chain(f"{files}.pem", f"{files}.key")
+    decoder = FrameDecoder()
+    with (
+        socket.create_connection(("127.0.0.1", cluster.ports[name]["peer"]), timeout=10) as tcp,
+        context.wrap_socket(tcp) as peer,
+    ):
+        peer.sendall(encode_frame(hello))
+        while data := peer.recv(65536):
+            if values := decoder.feed(data):
+                return values[0]
+    return None
+
+
+def foreign(node: str, cluster: str = "north") -> dict[str, Any]:
+    return {
+        "link": "foreign",
+        "wire": 1,
+        "cluster": cluster,
+        "node": node,
+        "to": "?",
+        "instance": secrets.token_bytes(16),
+        "epoch": 1,
+        "listen": "",
+        "client": "",
+        "bootstrap": "",
+        "peers": [],
+    }
+
+
+def test_certificate_of_a_removed_node_links_no_more(make_cluster: MakeCluster) -> None:
+    """Neither as a member nor as a node of another cluster, also after everybody was started again."""
+    cluster = make_cluster(settings={"cluster": {"peer_security": TLS, "routes": []}})
+    command = [str(STANCHION), "certs", "init", str(cluster.folder / "certs"), "--nodes", "n1,n2,n3,far"]
+    subprocess.run(command, check=True, capture_output=True, timeout=60)
+    cluster.start()
+    cluster.wait_ready()
+    removed = cluster.follower()
+    others = [name for name in cluster.names if name != removed]
+    cluster.expect_end(removed)
+    command = [str(STANCHION), "cluster", "remove", removed, "--config", str(cluster.config)]
+    subprocess.run(command, check=True, capture_output=True, timeout=60)
+    cluster.children[removed].wait(15)
+
+    def is_refused(name: str, link: str) -> bool:
+        """Not at once: a removed node is sent the log until it knows, or for 5 s."""
+        answer = told_by(cluster, name, hello_of(cluster, removed, name, link), removed)
+        return "never added, or was removed" in answer.get("refused", "")
+
+    for round_ in range(2):
+        for name in others:
+            for link in ("raft", "route", "snapshot"):
+                until(f"{name} to refuse {removed} on {link}", lambda: is_refused(name, link))  # noqa: B023
+            answer = told_by(cluster, name, foreign(removed), removed)
+            assert "is or was a member of 'test-cluster'" in answer["refused"], answer
+            assert told_by(cluster, name, foreign("far"), "far")["node"] == name
+        if round_ == 0:
+            for name in others:
+                cluster.ask_to_stop(name)
+                cluster.children[name].wait(10)
+            cluster.start(*others)
+            cluster.wait_ready(others)
+
+
+def test_certificate_that_runs_out_is_told_of_ahead(make_cluster: MakeCluster) -> None:
+    cluster = make_cluster(settings={"cluster": {"peer_security": TLS}})
+    command = [str(STANCHION), "certs", "init", str(cluster.folder / "certs")]
+    command += ["--nodes", "n1,n2,n3", "--days", "9"]
+    subprocess.run(command, check=True, capture_output=True, timeout=60)
+    cluster.start()
+    cluster.wait_ready()
+    for name in cluster.names:
+        text = f"{name}.pem expires in 8 days"
+        for page in ("/healthz", "/raftz"):
+            assert any(text in warning for warning in cluster.page(name, page)["warnings"])
+        assert text in cluster.log(name).read_text()
+    command = [str(STANCHION), "status", "--config", str(cluster.config)]
+    told = subprocess.run(command, check=True, capture_output=True, timeout=60, text=True).stdout
+    assert "n1.pem expires in 8 days" in told

@@ -36,6 +36,9 @@ MEMORY_CACHE_BYTES = 256 * 1024
 """Payloads such a journal holds twice."""
 
 
+PRIVATE = ("store", "snapshots", "received")
+"""Directories whose files were made readable for the group once."""
+
 RELAXED = (
     "raft.durability is relaxed: publishes are acknowledged before they are on any disk. If machines lose "
     "their power or their systems crash, acknowledged messages may be lost, and nodes may have to be replaced"
@@ -76,12 +79,31 @@ def open_storage(config: Config, name: str, stack: ExitStack) -> Storage:
     directory = config.store.dir
     disk = RealDisk(directory)
     stack.enter_context(DirectoryLock(directory))
+    _keep_private(directory)
     identity = load_identity(disk, cluster_id=config.cluster.id, node=name)
     storage = open_directory(config, identity, stack)
     if identity is not None:
         storage.identity = pinned(identity, config.cluster.nodes)
         save_identity(disk, storage.identity)
     return storage
+
+
+def _keep_private(directory: Path) -> None:
+    """Take from others what they may do with the store and its copies: earlier releases let the group read
+    them.
+
+    The node's directory itself, and whatever else lies there, is as its owner made it.
+
+    Raises:
+        DiskError: the disk refused.
+    """
+    try:
+        for name in PRIVATE:
+            for path in (directory / name, *(directory / name).rglob("*")):
+                if path.exists() and not path.is_symlink() and path.stat().st_mode & 0o077:
+                    path.chmod(path.stat().st_mode & 0o700)
+    except OSError as error:
+        raise DiskError(f"{directory}: its files can't be made private: {error}") from error
 
 
 def _in_memory() -> Storage:

@@ -390,6 +390,7 @@ class ForeignLinks:
                     self._check_rival(node, answer.get("bootstrap"), str(route.address))
             hello = Hello.of(answer)
             self._security.check_peer(certificate, hello.node)
+            self._security.check_foreign(certificate, hello.node, hello.fields.get("cluster"))
             if hello.link != FOREIGN or hello.to != self._node:
                 raise IdentityError(f"answers as {hello.link} link of {hello.node!r} to {hello.to!r}")
             return stream, hello

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from node.config.checks import exposed_files
 from node.config.load import load
 from node.errors import ConfigError
 
@@ -127,3 +128,16 @@ monitoring: {open: true}
 
 def test_one_word_that_is_wrong_brings_no_further_complaints_about_it(tmp_path: Path) -> None:
     assert problems(tmp_path, "raft.heartbeat=soon").count("\n") == 0
+
+
+def test_files_of_secrets_that_others_can_read_are_found(tmp_path: Path) -> None:
+    for name, mode in (("open", 0o644), ("group", 0o640), ("mine", 0o600)):
+        (tmp_path / name).write_text("secret")
+        (tmp_path / name).chmod(mode)
+    file = tmp_path / "c.yaml"
+    file.write_text(
+        TWO + "clients:\n  token_file: open\nmonitoring:\n  token_file: mine\n"
+        "store:\n  encryption:\n    key_file: group\n"
+    )
+    config = load(file).for_node("n1")
+    assert exposed_files(config) == [tmp_path / "open", tmp_path / "group"]

@@ -67,12 +67,16 @@ class FakeSource:
     subscribed: list[NatsSubscription] = field(default_factory=list)
     linked: list[Route] = field(default_factory=list)
     agreed: Agreement = field(default_factory=Agreement)
+    told_warnings: list[str] = field(default_factory=list)
 
     def now_ns(self) -> int:
         return NOW_NS
 
     def cluster_time_ns(self) -> int:
         return self.cluster_ns
+
+    def warnings(self) -> list[str]:
+        return self.told_warnings
 
     def unhealthy(self) -> str:
         return self.error

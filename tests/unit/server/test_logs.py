@@ -106,6 +106,20 @@ def test_a_file_that_was_moved_away_is_opened_anew(tmp_path: Path) -> None:
     assert "before" not in file.read_text()
 
 
+def test_a_file_is_for_its_owner_and_group(tmp_path: Path) -> None:
+    """Also the next one, after the first was moved away."""
+    before = os.umask(0)
+    try:
+        file = tmp_path / "n1.log"
+        set_up("info", "text", file)
+        assert file.stat().st_mode & 0o777 == 0o640
+        file.rename(tmp_path / "old.log")
+        logging.getLogger("stanchion.node").info("after")
+        assert file.stat().st_mode & 0o777 == 0o640
+    finally:
+        os.umask(before)
+
+
 def test_a_file_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(ConfigError, match=r"logging\.file: .*n1\.log can't be written"):

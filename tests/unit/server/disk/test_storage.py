@@ -70,6 +70,22 @@ def test_a_new_directory_is_for_its_owner_only_and_durable(
     assert {tmp_path, tmp_path / "data"} <= {*synced}
 
 
+def test_files_that_an_earlier_release_made_for_the_group_become_the_owners(tmp_path: Path) -> None:
+    directory = tmp_path / "data" / "n1"
+    with ExitStack() as stack:
+        open_storage(config(directory), "n1", stack)
+    mode = {path: path.stat().st_mode & 0o777 for path in directory.rglob("*")}
+    assert all(each & 0o077 == 0 for each in mode.values()), mode
+    (directory / "store").chmod(0o750)
+    (directory / "store" / "data.mdb").chmod(0o640)
+    (directory / "somebody's.txt").touch(mode=0o644)
+    with ExitStack() as stack:
+        open_storage(config(directory), "n1", stack)
+    assert (directory / "store").stat().st_mode & 0o777 == 0o700
+    assert (directory / "store" / "data.mdb").stat().st_mode & 0o777 == 0o600
+    assert (directory / "somebody's.txt").stat().st_mode & 0o077
+
+
 def test_a_directory_that_can_not_be_made_is_said_to_be(tmp_path: Path) -> None:
     (tmp_path / "data").write_bytes(b"in the way")
     with ExitStack() as stack, pytest.raises(DiskError, match="data"):
