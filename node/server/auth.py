@@ -4,7 +4,7 @@ Modes: nobody is asked; one token; users, each with a password and perhaps permi
 stored as plain text, compared in constant time, or as a bcrypt hash. A bcrypt comparison is slow on
 purpose (tens to hundreds of milliseconds), so ``begin`` hands it back as a `Check` that the shell
 runs in a worker thread; a password that was right once is remembered as a keyed digest, so that a
-thousand clients which come back after a failover don't queue for the processor.
+thousand clients which come back after a failover don't queue for the processor; so are the last wrong ones.
 
 Plain objects without I/O.
 
@@ -16,6 +16,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import secrets
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -26,6 +27,9 @@ from node.protocol.subjects import covers, matches, overlap, valid_subject
 BCRYPT_PREFIXES = ("$2a$", "$2b$", "$2x$", "$2y$")
 BCRYPT_PASSWORD_SIZE_MAX = 72
 """Bytes. bcrypt ignores what is behind them; the library refuses to be given more."""
+
+WRONG_KEPT_MAX = 4096
+"""Wrong passwords that are remembered, as digests: they are refused without being compared again."""
 
 DECISIONS_CACHED_MAX = 8192
 """Subjects a set of permissions remembers its answer for. All are forgotten when it is full."""
@@ -150,13 +154,15 @@ class Check:
         hashed: the stored hash.
         given: what the client sent.
         identity: whom it would be; ``None`` if nobody, and only the time is to be spent.
+        name: the user's, as the client gave it.
     """
 
-    __slots__ = ("_authenticator", "_given", "_hashed", "_identity")
+    __slots__ = ("_authenticator", "_given", "_hashed", "_identity", "_name")
 
     def __init__(
-        self, authenticator: Authenticator, hashed: str, given: str, identity: Identity | None
+        self, authenticator: Authenticator, hashed: str, given: str, identity: Identity | None, name: str
     ) -> None:
+        self._name = name
         self._authenticator = authenticator
         self._hashed = hashed
         self._given = given
@@ -167,6 +173,16 @@ class Check:
         """Who had it made."""
         return self._authenticator
 
+    @property
+    def user(self) -> str:
+        """Whose password it is said to be; empty for a token, or for an unknown name."""
+        return self._identity.name if self._identity is not None else ""
+
+    @property
+    def key(self) -> tuple[Authenticator, bytes]:
+        """Equal for comparisons with the same outcome."""
+        return self._authenticator, self._authenticator.digest_of(self._name, self._hashed, self._given)
+
     def run(self) -> Identity | None:
         """Compare. Takes long; touches nothing but a dictionary, so any thread may call it."""
         if self._identity is not None and self._authenticator.knows(self._hashed, self._given):
@@ -176,6 +192,7 @@ class Check:
         password = self._given.encode("utf-8", "surrogatepass")[:BCRYPT_PASSWORD_SIZE_MAX]
         right = bcrypt.checkpw(password, self._hashed.encode())
         if not right or self._identity is None:
+            self._authenticator.remember_wrong(self._name, self._hashed, self._given)
             return None
         self._authenticator.remember(self._hashed, self._given)
         return self._identity
@@ -208,6 +225,8 @@ class Authenticator:
         self._operator_token = operator_token
         self._key = secrets.token_bytes(32)
         self._right: dict[str, bytes] = {}
+        self._wrong: dict[bytes, None] = {}
+        self._changing = threading.Lock()
         self._dummy_hash = next((user.password for user in users if is_hashed(user.password)), "")
         if len(self._users) != len(users):
             raise ConfigError(["users: every name may be there only once"])
@@ -232,15 +251,15 @@ class Authenticator:
         if not self.required:
             return ANYBODY
         if self._token and token:
-            return self._compare(self._token, token, BEARER)
+            return self._compare(self._token, token, BEARER, "")
         if not (name or password or token) and self._no_auth_user:
             guest = self._users[self._no_auth_user]
             return Identity(guest.name, guest.permissions)
         user = self._users.get(name)
         if user is not None:
-            return self._compare(user.password, password, _identity(user))
+            return self._compare(user.password, password, _identity(user), name)
         # An unknown name takes as long as a wrong password, so that names can't be found by timing.
-        return self._compare(self._dummy_hash, password, None) if self._dummy_hash else None
+        return self._compare(self._dummy_hash, password, None, name) if self._dummy_hash else None
 
     def still_knows(self, identity: Identity, before: Authenticator) -> bool:
         """Whether who ``before`` took for ``identity`` would still be taken for it, with the same rights."""
@@ -253,12 +272,16 @@ class Authenticator:
         user = self._users.get(identity.name)
         return user is not None and user == before._users.get(identity.name)
 
-    def _compare(self, stored: str, given: str, identity: Identity | None) -> Identity | Check | None:
+    def _compare(
+        self, stored: str, given: str, identity: Identity | None, name: str
+    ) -> Identity | Check | None:
         if not is_hashed(stored):
             return identity if _same(stored, given) else None
         if identity is not None and self.knows(stored, given):
             return identity
-        return Check(self, stored, given, identity)
+        if self.digest_of(name, stored, given) in self._wrong:
+            return None
+        return Check(self, stored, given, identity, name)
 
     def knows(self, hashed: str, given: str) -> bool:
         """``given`` was right for ``hashed`` before."""
@@ -268,6 +291,18 @@ class Authenticator:
     def remember(self, hashed: str, given: str) -> None:
         """``given`` is right for ``hashed``."""
         self._right[hashed] = self._digest(given)
+
+    def remember_wrong(self, name: str, hashed: str, given: str) -> None:
+        """``given`` is wrong for ``hashed``: repeating it costs nothing. The last ones are kept."""
+        with self._changing:
+            self._wrong[self.digest_of(name, hashed, given)] = None
+            if len(self._wrong) > WRONG_KEPT_MAX:
+                del self._wrong[next(iter(self._wrong))]
+
+    def digest_of(self, name: str, hashed: str, given: str) -> bytes:
+        """Of a comparison. By the name that was given, known or not, so that times tell nothing of it."""
+        text = "\0".join((name, hashed, given))
+        return hmac.digest(self._key, text.encode("utf-8", "surrogatepass"), "sha256")
 
     def _digest(self, given: str) -> bytes:
         return hmac.digest(self._key, given.encode("utf-8", "surrogatepass"), "sha256")

@@ -24,10 +24,12 @@ from typing import NamedTuple, TypeAlias
 
 import trio
 
-from node.errors import ConfigError
+from node.errors import ConfigError, UnavailableError
+from node.protocol.nats_replies import AUTHENTICATION_TIMEOUT
 from node.server.connection import Connection
 from node.server.context import Context
 from node.server.outbox import SLOW_CONSUMER
+from node.server.password_checks import PasswordChecks, workers
 from node.sockets import listen
 
 log = logging.getLogger("stanchion.clients")
@@ -37,9 +39,6 @@ WRITE_BYTES_MAX = 256 * 1024
 
 CLOSE_GRACE_S = 1.0
 """How long a closed connection may take over its last words, and the client over closing its end."""
-
-CHECKS_MAX = 2
-"""Passwords compared at a time: each keeps a processor busy, and consensus needs one too."""
 
 REFUSED_MAX = 64
 """So many above the most connections are told that they are too many; others are just closed."""
@@ -97,7 +96,7 @@ class Clients:
         self.slow_consumers = 0
         self._wrap = wrap
         self._sockets = sockets
-        self._checks = trio.CapacityLimiter(CHECKS_MAX)
+        self._checks = PasswordChecks(workers())
         self._epoch = 0
         self._past = Counters(0, 0, 0, 0)
         self._bound = False
@@ -308,7 +307,7 @@ class _Talk:
         """See `outbox.Driver`."""
         self._input.set()
 
-    async def run(self, stream: trio.abc.Stream, wrap: Wrap | None, checks: trio.CapacityLimiter) -> None:
+    async def run(self, stream: trio.abc.Stream, wrap: Wrap | None, checks: PasswordChecks) -> None:
         """Until the connection is closed and its last words are written, or it is aborted.
 
         Raises:
@@ -328,14 +327,14 @@ class _Talk:
                     nursery.cancel_scope.cancel()
                 await self._linger(stream)
 
-    async def _read(self, stream: trio.abc.Stream, checks: trio.CapacityLimiter) -> None:
+    async def _read(self, stream: trio.abc.Stream, checks: PasswordChecks) -> None:
         connection = self._connection
         while not connection.closed:
             if connection.check is not None:
-                identity = await trio.to_thread.run_sync(
-                    connection.check.run, limiter=checks, abandon_on_cancel=True
-                )
-                connection.checked(identity)
+                try:
+                    connection.checked(await checks.compare(connection.check, connection.address[0]))
+                except UnavailableError as error:
+                    connection.close(str(error), AUTHENTICATION_TIMEOUT)
             elif connection.resting:
                 await trio.lowlevel.checkpoint()
                 connection.go_on()

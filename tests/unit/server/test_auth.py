@@ -92,7 +92,10 @@ def test_an_unknown_name_takes_as_long_as_a_wrong_password() -> None:
     found = authenticator.begin({"user": "bob", "pass": "s3cret"})
     assert isinstance(found, Check)
     assert found.run() is None
-    assert authenticator.begin({"user": "bob", "pass": "s3cret"}) is not None, "nor is that remembered"
+    assert isinstance(authenticator.begin({"user": "eve", "pass": "s3cret"}), Check)
+    assert authenticator.begin({"user": "bob", "pass": "s3cret"}) is None, (
+        "remembered, as a wrong password is"
+    )
 
 
 def test_clients_without_credentials_may_be_a_certain_user() -> None:
