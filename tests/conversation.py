@@ -389,7 +389,9 @@ def _check_group(state: State, group: Group) -> None:
     for member in group.members:
         _check_member(state, member)
     log = group.channel.log
-    room = group.paused_ns is None and any(member.heard and not member.stalled for member in group.members)
+    first = log.first if state.version > 1 else 0
+    able = [member for member in group.members if member.heard]
+    room = group.paused_ns is None and any(not member.stalled or member.last_sent < first for member in able)
     if room and log.last >= max(group.cursor + 1, log.first):
         assert group.id in state.hungry or group.id in state.overdue, "new messages are forgotten"
     if any(may_redeliver(member) for member in group.members):
@@ -404,6 +406,7 @@ def _check_member(state: State, member: Subscription) -> None:
     due = set(member.due)
     if member.group.id not in state.overdue:
         assert due or member.due_before or member.missed or not member.due_here
+    assert max(member.unacked, default=0) <= member.last_sent
     records = list(member.unacked.values())
     assert all(
         (one.sent_at_ns, one.entry) <= (other.sent_at_ns, other.entry) for one, other in pairwise(records)

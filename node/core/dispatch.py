@@ -20,7 +20,7 @@ from . import due
 from .ack_waits import first_deadline, may_redeliver, passed, watch
 from .effects import Deliver
 from .group import choose_for_redelivery, share_out
-from .purging import forget_purged
+from .purging import forget_purged, free_if_gone
 from .state import Group, Record, State, Subscription
 from .taking_over import restart
 from .turn import Turn
@@ -126,8 +126,11 @@ def _send_new(turn: Turn, group: Group, most: int) -> tuple[int, bool]:
     if len(members) > 1:
         return _share_new(turn, group, first, last)
     member = members[0]
+    if not member.heard:
+        return 0, False
+    free_if_gone(turn, member)
     last = min(last, first + member.max_in_flight - len(member.unacked) - 1)
-    if first > last or not member.heard:
+    if first > last:
         return 0, False
     seqs = range(first, last + 1)
     member.unacked.update(_new_records(turn, group, seqs))
@@ -143,6 +146,8 @@ def _share_new(turn: Turn, group: Group, first: int, last: int) -> tuple[int, bo
     able = [member for member in group.members if member.heard]
     if not able:
         return 0, False
+    for member in able:
+        free_if_gone(turn, member)
     receivers = share_out(group, able, first, last, group.clock(turn.time_ns))
     records = _new_records(turn, group, range(first, first + len(receivers)))
     for seq, member in enumerate(receivers, first):

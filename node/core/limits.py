@@ -18,6 +18,7 @@ from .effects import OK, Drop, Ok, Warn
 from .settings import LIMIT_NAMES, Limits, Settings
 from .state import Channel, State
 from .turn import Turn
+from .versions import FREES_DROPPED
 
 
 def limits_of(settings: Settings, name: str) -> Limits:
@@ -95,6 +96,11 @@ def expire(turn: Turn) -> None:
 
 def drop_before(turn: Turn, channel: Channel, keep: int) -> None:
     """Let go every message below ``keep``, which is at most ``last + 1``."""
+    state = turn.state
     channel.log.drop_before(keep)
-    turn.state.touched.channels[channel.id] = channel.name
+    if FREES_DROPPED.active(state.version):
+        state.hungry.update(
+            channel.groups
+        )  # all that a member holds may be gone: see ``purging.free_if_gone``
+    state.touched.channels[channel.id] = channel.name
     turn.effects.dropped.append(Drop(channel.id, Seq(keep - 1)))

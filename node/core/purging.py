@@ -5,13 +5,17 @@ hold half a million messages of which some are purged, and there may be thousand
 remembers what was purged (``Group.purged``), and forgets it before it is sent anything new (R19). If it holds
 little, that is looked through; if it holds much, the purged sequences are gone through instead, so many at a
 time: what members hold stands in order of time, in which no place can be kept while acks come.
+
+What limits and ages drop stays unacked until its turn comes (D24). But a member all of whose unacked messages
+are gone has room again at once; that is seen by the highest sequence it was sent, whatever it holds.
 """
 
 from __future__ import annotations
 
 from . import due, limits
-from .state import Channel, Group, Record
+from .state import Channel, Group, Record, Subscription
 from .turn import Turn
+from .versions import FREES_DROPPED
 
 LOOKED_AT_MAX = 8192
 """So much a group holds, or is looked for in what it holds, in one entry."""
@@ -71,3 +75,19 @@ def forget_purged(turn: Turn, group: Group) -> bool:
         turn.state.touched.unacked[holder.id] = None
     turn.state.touched.groups[group.id] = group.channel.id
     return group.purged is None
+
+
+def free_if_gone(turn: Turn, member: Subscription) -> None:
+    """Empty a stalled member's ``unacked`` if everything that it was sent has left the log (D24).
+
+    Costs one comparison. If the newest of it is still in the log, acknowledged or not, it waits for AckWait.
+    """
+    state = turn.state
+    if (
+        member.stalled
+        and member.last_sent < member.group.channel.log.first
+        and FREES_DROPPED.active(state.version)
+    ):
+        member.unacked = {}
+        due.clear(member)
+        state.touched.unacked[member.id] = None

@@ -53,6 +53,10 @@ UNSUBSCRIBE_BY_NAME_OFFLINE_ONLY = Feature(
 
 CLIENTS_BOUNDED = Feature(2, "No more than CLIENTS_MAX client IDs are registered; before, any number.")
 
+FREES_DROPPED = Feature(
+    2, "A stalled member has room when all it was sent has left the log; before, after its AckWait (D24)."
+)
+
 SINCE: dict[type[Command], int] = {
     ClientUnreachable: 2,
     ClientReachable: 2,

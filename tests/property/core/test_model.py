@@ -64,6 +64,8 @@ class Member:
     """The number of the entry that sent each."""
     keeps: bool = False
     """What is due stays with it."""
+    highest: int = 0
+    """The highest sequence it was sent."""
 
     @property
     def hears(self) -> bool:
@@ -85,6 +87,7 @@ class Member:
     def takes(self, seq: int, sent: Sent, entry: int) -> None:
         self.unacked.pop(seq, None)
         self.unacked[seq] = sent
+        self.highest = max(self.highest, seq)
         self.entries[seq] = entry
 
 
@@ -97,6 +100,8 @@ class Cursor:
     members: list[Member] = field(default_factory=list)
     kept: dict[int, Sent] = field(default_factory=dict)
     """What is unacked of an offline durable."""
+    highest: int = 0
+    """The highest sequence that an offline durable was sent."""
     orphans: dict[int, Sent] = field(default_factory=dict)
 
 
@@ -134,6 +139,7 @@ class Model:
         elif cursor.members and not cursor.queue:
             return False
         member = Member(inbox, person, cursor, most, wait)
+        member.highest = 0 if cursor.members else cursor.highest
         if not cursor.members and cursor.kept:
             member.unacked, cursor.kept, member.all_due = cursor.kept, {}, True
             member.entries = dict.fromkeys(member.unacked, 0)
@@ -149,8 +155,8 @@ class Model:
         if cursor.members:
             cursor.orphans.update(member.unacked)
         elif cursor.durable and not for_good:
-            cursor.kept = {**member.unacked, **cursor.orphans}
-            cursor.orphans = {}
+            cursor.highest = member.highest
+            cursor.kept = member.unacked  # what others have left behind stays the cursor's
         else:
             del self.cursors[cursor.key]
 
@@ -196,12 +202,16 @@ class Model:
         return self.out
 
     def _has_due(self, cursor: Cursor) -> bool:
-        return bool(cursor.orphans) or any(
-            member.is_due(seq, self.now) for member in cursor.members for seq in member.unacked
+        able = self._can_be_sent_again(cursor)
+        return bool(able and cursor.orphans) or any(
+            member.is_due(seq, self.now) for member in able for seq in member.unacked
         )
 
+    def _can_be_sent_again(self, cursor: Cursor) -> list[Member]:
+        return [each for each in cursor.members if each.hears and (cursor.queue or not each.person.silent)]
+
     def _again(self, cursor: Cursor) -> None:
-        able = [each for each in cursor.members if each.hears and (cursor.queue or not each.person.silent)]
+        able = self._can_be_sent_again(cursor)
         if not able:
             return
         due: list[tuple[int, Member | None]] = [(seq, None) for seq in cursor.orphans]
@@ -227,7 +237,11 @@ class Model:
     def _new(self, cursor: Cursor) -> None:
         able = [member for member in cursor.members if member.hears]
         alone = len(cursor.members) == 1
-        for seq in range(max(cursor.place + 1, self.first), self.last + 1):
+        new = range(max(cursor.place + 1, self.first), self.last + 1)
+        for member in able if new else ():
+            if member.room <= 0 and member.highest < self.first:
+                member.unacked.clear()  # D24
+        for seq in new:
             receiver = self._choose(cursor, able, again=False)
             if receiver is None:
                 receiver = next((member for member in able if member.room > 0), None)

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from conversation import Answer, Conversation, publishes
+from typing import Any
+
+import pytest
+from conversation import SECOND, Answer, Conversation, publishes
 
 from node.core.commands import Acked, PauseRedelivery, TakeOver
 from node.core.records import take_changes
 from node.protocol.positions import StartPosition
 
 
-def talk_of(*client_ids: str, **settings: object) -> Conversation:
+def talk_of(*client_ids: str, **settings: Any) -> Conversation:
     talk = Conversation(**settings)
     talk.connect(*(client_ids or ("me",)))
     return talk
@@ -55,9 +58,9 @@ def test_messages_dropped_unsent_are_skipped() -> None:
     talk = talk_of(max_msgs=3)
     talk.subscribe("A", mif=1)
     talk.publish()
-    talk.publish(5)
-    assert talk.ack("A", 1).sent == {"A": [4]}
+    assert talk.publish(5).sent == {"A": [4]}
     assert talk.find("A").group.cursor == 4
+    assert talk.ack("A", 4).sent == {"A": [5]}
 
 
 def test_limits_are_ahead_of_dispatch() -> None:
@@ -75,6 +78,46 @@ def test_delivery_goes_on_when_everything_has_expired() -> None:
     talk.tick(at=6)
     assert talk.ack("A", 1).sent == {}
     assert talk.publish().sent == {"A": [4]}
+
+
+@pytest.mark.parametrize("queue", ["", "q"])
+def test_a_member_whose_messages_have_all_expired_has_room(queue: str) -> None:
+    """D24: it was stalled until its AckWait, although nothing of what it held could be sent again."""
+    talk = talk_of(max_age_ns=5 * SECOND)
+    talk.subscribe("A", mif=2, wait=60, queue=queue)
+    talk.publish(2, at=0)
+    assert talk.publish(2, at=3).sent == {}
+    assert talk.tick(at=6).sent == {"A": [3, 4]}
+    assert talk.unacked("A") == [3, 4]
+
+
+@pytest.mark.parametrize("queue", ["", "q"])
+def test_a_member_whose_messages_were_all_dropped_by_a_limit_has_room(queue: str) -> None:
+    """D24: also one of several members, also while the others are full."""
+    talk = talk_of(max_msgs=3)
+    talk.subscribe("A", mif=2, wait=60, queue=queue)
+    talk.publish(2)
+    assert talk.publish(2).sent == {}, "one of the two is still there"
+    assert talk.publish().sent == {"A": [3, 4]}
+
+
+def test_a_full_member_is_freed_beside_others() -> None:
+    """D24, D16: messages flow while any member has room."""
+    talk = talk_of(max_msgs=2)
+    talk.subscribe("A", mif=1, wait=60, queue="q")
+    talk.subscribe("B", mif=1, wait=60, queue="q")
+    talk.publish(2)
+    assert talk.publish().sent == {"A": [3]}
+
+
+def test_version_1_frees_a_member_only_when_its_turn_comes() -> None:
+    """R24."""
+    talk = talk_of(version=1, max_age_ns=5 * SECOND)
+    talk.subscribe("A", mif=2, wait=60)
+    talk.publish(2, at=0)
+    talk.publish(2, at=3)
+    assert talk.tick(at=6).sent == {}
+    assert talk.tick(at=7).sent == {}
 
 
 def test_nothing_is_sent_offline() -> None:
