@@ -99,18 +99,20 @@ class LinkStatus:
 class _Dialed(Slot[Connection]):
     """A slot with what dialing it takes."""
 
-    __slots__ = ("address", "attempt", "limited", "problem", "scope", "vacant")
+    __slots__ = ("address", "addressed", "attempt", "limited", "problem", "scope", "vacant")
 
-    def __init__(self, node: str, peer: str, link: str, address: Address) -> None:
+    def __init__(self, node: str, peer: str, link: str, address: Address | None) -> None:
         super().__init__(node, peer, link)
         self.address = address
+        """None: not known yet. Then it isn't dialed, but may dial."""
+        self.addressed = trio.Event()
         self.attempt: trio.CancelScope | None = None
         """Our attempt to dial, until it has become the link."""
         self.vacant = trio.Event()
         self.vacant.set()
         self.scope = trio.CancelScope()
         """Of the task that dials it, for as long as the peer is one."""
-        self.problem = "not dialed yet"
+        self.problem = "not dialed yet" if address is not None else "its address isn't known"
         self.limited = LimitedLog(log)
         """Who answers at the peer's address may give another reason each time."""
 
@@ -178,7 +180,7 @@ class Transport:
             for peer, address in addresses.items()
             for link in links
         }
-        self._members = members
+        self._members: dict[str, Address | None] = {**members}
         self._strangers = frozenset(strangers)
         self._dialers: trio.Nursery | None = None
         self._listeners: dict[str, LinkListener] = {}
@@ -219,10 +221,11 @@ class Transport:
         """
         self._explanation, self._refused = explanation, refused
 
-    def set_members(self, members: Mapping[str, Address]) -> None:
+    def set_members(self, members: Mapping[str, Address | None]) -> None:
         """Hold links with these from now on: dial who is new, close with who is gone, and refuse it.
 
-        A new address of a member counts from the next attempt on. ``on_down`` of a link that is closed
+        A new address of a member counts from the next attempt on. One whose address isn't known (None) is not
+        dialed, and is taken for a member when it dials. ``on_down`` of a link that is closed
         is told after this has returned. In ``run`` or before it.
 
         Raises:
@@ -233,7 +236,11 @@ class Transport:
         if both := sorted(self._strangers & members.keys()):
             raise ConfigError([f"{name}: both a node of this cluster and a routing peer" for name in both])
         self._security.check_addresses(
-            [address for name, address in members.items() if self._members.get(name) != address]
+            [
+                address
+                for name, address in members.items()
+                if address is not None and self._members.get(name) != address
+            ]
         )
         gone, self._members = self._members.keys() - members.keys(), members
         for name in sorted(gone):
@@ -244,6 +251,8 @@ class Transport:
                 slot = self._slots.get((name, link))
                 if slot is not None:
                     slot.address = address
+                    if address is not None:
+                        slot.addressed.set()
                     continue
                 slot = self._slots[name, link] = _Dialed(self._node, name, link, address)
                 if self._dialers is not None:
@@ -455,6 +464,10 @@ class Transport:
         failures = 0
         while True:
             await slot.vacant.wait()
+            if slot.address is None:
+                slot.addressed = trio.Event()
+                await slot.addressed.wait()
+                continue
             if slot.current is not None:
                 continue  # taken between the event and this task's turn
             # No await from here until the attempt can be cancelled.
@@ -475,6 +488,7 @@ class Transport:
         try:
             try:
                 with attempt:  # cancelled when the peer's own connection becomes the link
+                    assert slot.address is not None
                     stream = await dialed(slot.address.host, slot.address.port, self._limits.connect_s)
                     secured, hello = await self._introduced(stream, slot.peer, slot.link, slot)
                     connection = Connection(secured, hello, remote(stream), stream.socket, dialled=True)
@@ -532,6 +546,8 @@ class Transport:
         try:
             try:
                 address = self._members[peer]
+                if address is None:
+                    raise LostError("its address isn't known")
                 stream = await dialed(address.host, address.port, self._limits.connect_s)
                 secured, _hello = await self._introduced(stream, peer, SNAPSHOT, None)
             except _PEER_FAULTS as error:

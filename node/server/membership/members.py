@@ -83,7 +83,7 @@ class Members:
         self._transport: Transport | None = None
         self._security: Security | None = None
         self._leaving: set[str] = set()
-        self._linked: dict[str, Address] | None = None
+        self._linked: dict[str, Address | None] | None = None
         self._unknown: set[str] = set()
         self._index = 0
         self.in_force: Membership | None = None
@@ -167,7 +167,7 @@ class Members:
 
     def look(self) -> None:
         """Somebody may have told of members that this node doesn't know yet. To be called now and then."""
-        if self._linked is not None and self._founding.linked - self._unknown != self._linked.keys():
+        if self._linked is not None and self._founding.linked != self._linked.keys():
             self._link()
 
     def directory_of(self, peer: str) -> str:
@@ -191,7 +191,8 @@ class Members:
         """
         if name in self._configured or self._found.get(name) == address:
             return
-        if self._transport is None or not self._transport.is_up(name, RAFT):
+        is_up = self._transport is not None and self._transport.is_up(name, RAFT)
+        if not is_up or self._address(name) is None:
             self._found[name] = address
             self._link()
 
@@ -200,14 +201,9 @@ class Members:
         return {name: self._address(name) for name in self._founding.linked}
 
     def _link(self) -> None:
-        """Have links to whom they should be to, and to nobody else."""
-        linked, unknown = {}, set()
-        for name in sorted(self._founding.linked):
-            address = self._address(name)
-            if address is None:
-                unknown.add(name)
-            else:
-                linked[name] = address
+        """Have links to whom they should be to, and to nobody else. A member without an address may dial."""
+        linked = {name: self._address(name) for name in sorted(self._founding.linked)}
+        unknown = {name for name, address in linked.items() if address is None}
         for name in sorted(unknown - self._unknown):
             if self._routed:
                 log.info("%s is looked for on the routes", name)

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import trio
+import trio.testing
 
 from node.config.values import Address
 from node.errors import ConfigError, IdentityError, RemoteProtocolError, UnavailableError
@@ -598,6 +599,30 @@ async def test_members_that_cannot_be_are_refused_and_nothing_changes() -> None:
             n1.transport.set_members({"n3": Address("192.0.2.1", 6222)})
         assert n1.transport.send("n2", RAFT, "still here")
         assert await n2.frames(1) == ["still here"]
+
+
+async def test_member_whose_address_is_not_known_is_taken_when_it_dials(peers_log: PeersLog) -> None:
+    """After a restart the others know where this node is before it knows where they are."""
+    n1 = Node("n1", {"n9": NOWHERE})
+    n1.transport.set_members({"n2": None})
+    async with running(n1), running(n2 := Node("n2", {"n1": n1.address})):
+        for link in (RAFT, ROUTE):
+            await n1.heard.until(is_up(link))
+            await n2.heard.until(is_up(link))
+        with pytest.raises(UnavailableError, match="its address isn't known"):
+            async with n1.transport.open_snapshot("n2"):
+                pass
+    assert peers_log.about("is no raft peer") == peers_log.about("is no route peer") == []
+
+
+async def test_member_is_dialed_once_its_address_is_known() -> None:
+    async with running(Node("n2", {"n1": NOWHERE})) as n2:
+        n1 = Node("n1", {"n9": NOWHERE})
+        n1.transport.set_members({"n2": None})
+        async with running(n1):
+            await trio.testing.wait_all_tasks_blocked()
+            n1.transport.set_members({"n2": n2.address})
+            await n1.heard.until(is_up(RAFT))
 
 
 async def test_members_named_before_it_runs_are_dialed() -> None:
