@@ -18,8 +18,8 @@ gathering the next; what was promised leaves when its flush is done, and offers 
 
 When this process stood still (stopped, swapped out, a paused machine), its timers have run out
 and its sockets are full of the reasons why they shouldn't have. So after every wait that a timer
-ended the readers go first, and a wait that ended far too late is told to engine and server before
-anything else.
+ended the readers go first, and a wait that ended far too late is told to the engine before anything else; to
+the server too, unless the process was at work all the while: then it knows what it did meanwhile.
 
 Links may stand before this runs: a node that waits to be admitted has them, and must not vote or acknowledge
 anything yet, for its directory doesn't say whose it is. What comes in until then is kept, up to a bound.
@@ -149,6 +149,8 @@ class Driver:
         server: who lives on top.
         election_min_s: the minimum election timeout; standing still for half of it matters.
         clock: the engine's clock: seconds that only elapse.
+        stood_s: for how many seconds this process has not run although it wanted to, so far; None: that isn't
+            known, and every wait that ended too late counts.
     """
 
     def __init__(
@@ -161,6 +163,7 @@ class Driver:
         server: Server,
         election_min_s: float,
         clock: Callable[[], float] = time.monotonic,
+        stood_s: Callable[[], float] | None = None,
     ) -> None:
         self._engine = engine
         self._journal = journal
@@ -169,6 +172,8 @@ class Driver:
         self._server = server
         self._gap_s = election_min_s / 2
         self._clock = clock
+        self._stood_s = stood_s
+        self._stood_before_s = 0.0
         self._due = float("inf")
         self._held: list[tuple[str, Any]] | None = []
         self._kicked = trio.Event()
@@ -220,6 +225,8 @@ class Driver:
         self._engine.replicate()
         self._outlet.forget()
         self._due = min(wanted, self._engine.next_deadline())
+        if self._stood_s is not None:
+            self._stood_before_s = self._stood_s()
         self._wake_flusher()
 
     def _notice_gap(self) -> None:
@@ -227,7 +234,9 @@ class Driver:
         if late_s > self._gap_s:
             self._due = self._clock()  # told once
             self._engine.paused(late_s)
-            self._server.paused(late_s)
+            stood_s = late_s if self._stood_s is None else self._stood_s() - self._stood_before_s
+            if stood_s > self._gap_s:
+                self._server.paused(min(stood_s, late_s))
 
     def _wake_flusher(self) -> None:
         if self._journal.written > self._journal.durable:

@@ -28,8 +28,10 @@ from node.errors import ConfigError, UnavailableError
 from node.protocol.nats_replies import AUTHENTICATION_TIMEOUT
 from node.server.connection import Connection
 from node.server.context import Context
+from node.server.loop_watch import LoopWatch
 from node.server.outbox import SLOW_CONSUMER
 from node.server.password_checks import PasswordChecks, workers
+from node.server.turns import Turns
 from node.sockets import listen
 
 log = logging.getLogger("stanchion.clients")
@@ -74,6 +76,7 @@ class Clients:
         port: 0: any that is free; ``port`` and INFO tell which.
         sockets: what to listen on at first; it listens already. Empty: host and port are bound.
         wrap: how a connection gets its TLS; None for none.
+        loop: watches the loop that ``run`` will be in; None: this object has a watch of its own.
     """
 
     def __init__(
@@ -84,6 +87,7 @@ class Clients:
         port: int,
         sockets: Sequence[socket.socket] = (),
         wrap: Wrap | None = None,
+        loop: LoopWatch | None = None,
     ) -> None:
         self.context = context
         self.host = host
@@ -94,6 +98,9 @@ class Clients:
         """Ended ones, newest last."""
         self.accepted = 0
         self.slow_consumers = 0
+        self._loop = loop or LoopWatch()
+        self.turns = Turns(self._loop)
+        """When a connection may carry out what it has read."""
         self._wrap = wrap
         self._sockets = sockets
         self._checks = PasswordChecks(workers())
@@ -113,13 +120,20 @@ class Clients:
         Raises:
             ConfigError: the address can't be listened on.
         """
-        async with trio.open_nursery() as nursery:
-            while not self._stopped:
-                if self._listening:
-                    await self._listen(nursery, task_status)
-                else:
-                    self._changed = trio.Event()
-                    await self._changed.wait()
+        with self._loop.installed():
+            async with trio.open_nursery() as helpers:
+                helpers.start_soon(self.turns.run)
+                async with trio.open_nursery() as nursery:
+                    await self._run(nursery, task_status)
+                helpers.cancel_scope.cancel()
+
+    async def _run(self, nursery: trio.Nursery, task_status: trio.TaskStatus[int]) -> None:
+        while not self._stopped:
+            if self._listening:
+                await self._listen(nursery, task_status)
+            else:
+                self._changed = trio.Event()
+                await self._changed.wait()
 
     async def _listen(self, nursery: trio.Nursery, task_status: trio.TaskStatus[int]) -> None:
         with trio.CancelScope() as self._accepting:
@@ -238,7 +252,7 @@ class Clients:
         connection = self._open(address)
         try:
             async with stream:
-                await _Talk(connection, self.context).run(stream, self._wrap, self._checks)
+                await _Talk(connection, self.context, self.turns).run(stream, self._wrap, self._checks)
         except* trio.BrokenResourceError as errors:
             log.debug("client %d at %s:%d: %s", connection.cid, *address, errors.exceptions[0])
             connection.abort("the connection broke")
@@ -287,8 +301,9 @@ class Clients:
 class _Talk:
     """Moves the bytes of one connection."""
 
-    def __init__(self, connection: Connection, context: Context) -> None:
+    def __init__(self, connection: Connection, context: Context, turns: Turns) -> None:
         self._connection = connection
+        self._turns = turns
         self._limits = context.limits
         self._scope = trio.CancelScope()
         self._output = trio.Event()
@@ -336,13 +351,12 @@ class _Talk:
                 except UnavailableError as error:
                     connection.close(str(error), AUTHENTICATION_TIMEOUT)
             elif connection.resting:
-                await trio.lowlevel.checkpoint()
-                connection.go_on()
+                await self._turns.go_on(connection)
             elif not connection.reading:
                 self._input = trio.Event()
                 await self._input.wait()
             elif data := await stream.receive_some(READ_BYTES_MAX):
-                connection.received(data)  # the whole buffer: no await per message
+                await self._turns.received(connection, data)  # the whole buffer: no await per message
             else:
                 connection.close("the client has left")
 

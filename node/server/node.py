@@ -52,6 +52,7 @@ from node.server.foreign.peers import FOUNDED, STARTED, cluster_of
 from node.server.host import Host
 from node.server.launch import Launch
 from node.server.leaving import Leaving
+from node.server.loop_watch import LoopWatch
 from node.server.membership import joining
 from node.server.membership.founding import Founding
 from node.server.membership.members import Members
@@ -135,6 +136,8 @@ class Node:
         self.addresses = config.cluster.nodes[name]
         self.started_ns = time.time_ns()
         self.leaving = Leaving(self)
+        self.loop = LoopWatch()
+        """How long the rounds of the event loop take."""
         self._served = False
         self._changed = trio.Event()
         self._admitted = trio.Event()
@@ -224,6 +227,7 @@ class Node:
             outlet=self.outlet,
             server=self.replica,
             election_min_s=timing.election_min_s,
+            stood_s=self.loop.stood_s,
         )
         self.checkpointer = Checkpointer(
             self.store,
@@ -242,6 +246,7 @@ class Node:
             host=self.addresses.client.host,
             port=self.addresses.client.port,
             sockets=launch.sockets,
+            loop=self.loop,
         )
         self.external = None if external is None else self._make_external(external)
         if external is not None:
@@ -475,6 +480,10 @@ class Node:
         Raises:
             NodeError: what ended the node, in an exception group.
         """
+        with self.loop.installed():
+            return await self._run()
+
+    async def _run(self) -> int | None:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self.leaving.heed_signals)
             nursery.start_soon(self.leaving.stop_when_asked, nursery.cancel_scope)

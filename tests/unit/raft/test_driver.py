@@ -79,6 +79,7 @@ class World:
         self.journal = FakeJournal(self.say)
         self.sent: list[tuple[str, bytes]] = []
         self.up = {"n2", "n3"}
+        self.stood_s: float | None = None
         self.on_tick: Callable[[], None] = lambda: None
         self.outlet = Outlet(self)
         self.listener: LinkListener
@@ -164,6 +165,7 @@ class World:
             server=self,
             election_min_s=ELECTION_MIN_S,
             clock=self.clock,
+            stood_s=None if self.stood_s is None else lambda: self.stood_s or 0.0,
         )
 
 
@@ -392,6 +394,34 @@ async def test_a_flush_that_ended_meanwhile_comes_after_it(still_clock: trio.tes
         await world.until("on_durable")
     since = world.words().index("durable")
     assert world.words()[since : since + 4] == ["durable", "paused", "paused", "on_durable"]
+
+
+async def test_a_process_that_was_at_work_all_the_while_has_not_stood_still(
+    still_clock: trio.testing.MockClock,
+) -> None:
+    """The engine judges nobody by it, but nothing is held: every busy step of a flood was a gap."""
+    world = World(trio.current_time)
+    world.engine_due = trio.current_time() + 0.1
+    world.stood_s = 7.0
+    async with driven(world):
+        world.engine_due = float("inf")
+        still_clock.jump(0.1 + 0.5)
+        world.stood_s += 0.9 * ELECTION_MIN_S / 2
+        await settle()
+    assert world.diary[:2] == [("paused", 0.5), ("tick",)]
+
+
+async def test_how_long_it_stood_still_is_told_if_that_is_known(still_clock: trio.testing.MockClock) -> None:
+    """What of a long wait was work is not part of it."""
+    world = World(trio.current_time)
+    world.engine_due = trio.current_time() + 0.1
+    world.stood_s = 7.0
+    async with driven(world):
+        world.engine_due = float("inf")
+        still_clock.jump(0.1 + 0.5)
+        world.stood_s += 0.3
+        await settle()
+    assert world.diary[:2] == [("paused", 0.5), ("paused", 0.3)]
 
 
 async def test_being_a_little_late_is_no_gap(still_clock: trio.testing.MockClock) -> None:

@@ -1,0 +1,98 @@
+"""How long the rounds of the event loop take, and when this process did not run.
+
+A round is what trio does between two waits for I/O: it runs every task that is ready, once. A round's length
+is the delay that everybody else sees. The watch also adds up the time in which the process *stood still*: it
+wanted to run and was stopped, swapped out, or waited for a processor. The time that the process worked itself
+is not part of it, however long a round takes.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Final
+
+import trio
+
+BUCKETS: Final = 256
+"""Rounds are counted by whole milliseconds; the last bucket is for all longer ones."""
+
+OVERSLEPT_S: Final = 0.005
+"""A wait that ends so much too late was not the timer's fault: it counts as standing still."""
+
+
+class LoopWatch(trio.abc.Instrument):
+    """Measures the loop it is installed in (`installed`).
+
+    Args:
+        clock: seconds that only elapse.
+        cpu: processor seconds of this process.
+    """
+
+    def __init__(
+        self, clock: Callable[[], float] = time.monotonic, cpu: Callable[[], float] = time.process_time
+    ) -> None:
+        self._clock = clock
+        self._cpu = cpu
+        self.rounds = 0
+        """Rounds that have ended."""
+        self.longest_s = 0.0
+        """The longest of them."""
+        self.counts = [0] * BUCKETS
+        """How many took so many milliseconds."""
+        self._stood_s = 0.0
+        self._woke_s = self._slept_s = clock()
+        self._woke_cpu_s = cpu()
+        self._is_installed = False
+
+    @contextmanager
+    def installed(self) -> Iterator[None]:
+        """Watch the running loop within this block. Nothing more if it is watched already."""
+        if self._is_installed:
+            yield
+            return
+        self._woke_s, self._woke_cpu_s = self._clock(), self._cpu()
+        trio.lowlevel.add_instrument(self)
+        self._is_installed = True
+        try:
+            yield
+        finally:
+            trio.lowlevel.remove_instrument(self)
+            self._is_installed = False
+
+    def before_io_wait(self, timeout: float) -> None:
+        """See `trio.abc.Instrument`."""
+        now = self._clock()
+        took_s = now - self._woke_s
+        self._stood_s += max(0.0, took_s - (self._cpu() - self._woke_cpu_s))
+        self.rounds += 1
+        self.counts[min(BUCKETS - 1, int(took_s * 1000))] += 1
+        self.longest_s = max(self.longest_s, took_s)
+        self._slept_s = now
+
+    def after_io_wait(self, timeout: float) -> None:
+        """See `trio.abc.Instrument`."""
+        now = self._clock()
+        late_s = now - self._slept_s - timeout
+        if late_s > OVERSLEPT_S:
+            self._stood_s += late_s
+        self._woke_s, self._woke_cpu_s = now, self._cpu()
+
+    def stood_s(self) -> float:
+        """For how many seconds the process has stood still so far, the present round included."""
+        waited_s = self._clock() - self._woke_s - (self._cpu() - self._woke_cpu_s)
+        return self._stood_s + max(0.0, waited_s)
+
+    def quantile_ms(self, part: float) -> int:
+        """At most so many whole milliseconds took ``part`` of the rounds; 0 before the first.
+
+        Rounded up; `BUCKETS` stands for everything longer.
+        """
+        wanted = part * sum(self.counts)
+        seen = 0
+        for milliseconds, count in enumerate(self.counts):
+            seen += count
+            if count and seen >= wanted:
+                return milliseconds + 1
+        return 0

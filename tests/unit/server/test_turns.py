@@ -1,0 +1,139 @@
+"""Connections share the loop's time."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import trio
+
+from node.server.loop_watch import LoopWatch
+from node.server.turns import SHARE_S, Turns
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now_s = 0.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
+class Busy:
+    """A connection whose every step takes so long; what it does is noted with the round."""
+
+    def __init__(self, name: str, world: World, *, steps: int, step_s: float) -> None:
+        self.name = name
+        self.left = steps
+        self._world = world
+        self._step_s = step_s
+
+    @property
+    def resting(self) -> bool:
+        return self.left > 0
+
+    def received(self, data: bytes | bytearray) -> None:
+        assert data == b"data"
+        self.go_on()
+
+    def go_on(self) -> None:
+        self.left -= 1
+        self._world.clock.now_s += self._step_s
+        self._world.diary.append((self._world.loop.rounds, self.name))
+
+
+class World:
+    def __init__(self) -> None:
+        self.clock = Clock()
+        self.loop = LoopWatch()
+        self.turns = Turns(self.loop, self.clock)
+        self.diary: list[tuple[int, str]] = []
+
+    def busy(self, name: str, *, steps: int = 1, step_s: float = 0.3 * SHARE_S) -> Busy:
+        return Busy(name, self, steps=steps, step_s=step_s)
+
+    async def serve(self, connection: Busy) -> None:
+        """As a connection's reader does."""
+        await self.turns.received(connection, b"data")
+        while connection.resting:
+            await self.turns.go_on(connection)
+
+    @property
+    def by_round(self) -> list[int]:
+        """How many steps each round had, in those that had any."""
+        rounds = [number for number, _ in self.diary]
+        return [rounds.count(number) for number in dict.fromkeys(rounds)]
+
+
+@asynccontextmanager
+async def running() -> AsyncIterator[World]:
+    world = World()
+    with world.loop.installed():
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(world.turns.run)
+            await trio.testing.wait_all_tasks_blocked()
+            yield world
+            nursery.cancel_scope.cancel()
+
+
+async def serve_all(world: World, *connections: Busy) -> None:
+    with trio.fail_after(5):
+        async with trio.open_nursery() as nursery:
+            for connection in connections:
+                nursery.start_soon(world.serve, connection)
+
+
+async def test_who_comes_while_there_is_time_is_served_at_once() -> None:
+    async with running() as world:
+        round_now = world.loop.rounds
+        await world.turns.received(world.busy("a"), b"data")
+        assert world.diary == [(round_now, "a")]
+
+
+async def test_all_together_have_one_share_of_a_round() -> None:
+    """A hundred of them in one round were half a second in which nobody else had a turn."""
+    async with running() as world:
+        await serve_all(world, *(world.busy(f"c{number}") for number in range(100)))
+    assert sum(world.by_round) == 100
+    assert max(world.by_round) == 4
+
+
+async def test_a_step_that_takes_longer_than_the_share_is_the_only_one() -> None:
+    async with running() as world:
+        await serve_all(world, *(world.busy(f"c{number}", step_s=3 * SHARE_S) for number in range(5)))
+    assert world.by_round == [1] * 5
+
+
+async def test_who_has_much_to_do_waits_behind_who_has_little() -> None:
+    async with running() as world:
+        flood = world.busy("flood", steps=500)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(world.serve, flood)
+            while flood.left > 490:
+                await trio.lowlevel.checkpoint()
+            at = len(world.diary)
+            await serve_all(world, world.busy("one"), world.busy("two"))
+            names = [name for _, name in world.diary[at:]]
+            assert max(names.index("one"), names.index("two")) < 20  # a few rounds
+            assert flood.left > 400
+    assert [name for _, name in world.diary].count("flood") == 500
+
+
+async def test_who_has_gone_leaves_its_place() -> None:
+    """Its reader is cancelled while it waits, and its connection has nothing more to do."""
+    async with running() as world:
+        async with trio.open_nursery() as nursery:
+            gone = world.busy("gone", steps=50)
+            nursery.start_soon(world.turns.go_on, gone)
+            while not len(world.turns):
+                await trio.lowlevel.checkpoint()
+            gone.left = 0
+            nursery.cancel_scope.cancel()
+        await serve_all(world, world.busy("next"))
+        assert len(world.turns) == 0
+
+
+async def test_without_its_task_nobody_waits_for_ever() -> None:
+    world = World()
+    await serve_all(world, *(world.busy(f"c{number}", steps=4, step_s=SHARE_S) for number in range(3)))
+    assert len(world.diary) == 12
