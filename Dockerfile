@@ -2,14 +2,20 @@
 #
 #   docker build -t stanchion .
 #   docker run --rm stanchion --help
+#
+# A tag moves: for builds that can be repeated name the base by its digest, as your registry has it:
+#
+#   docker build --build-arg BASE=python:3.11-slim@sha256:… -t stanchion .
 
-FROM python:3.11-slim AS build
+ARG BASE=python:3.11-slim
+
+FROM ${BASE} AS build
 WORKDIR /source
 COPY pyproject.toml README.md LICENSE ./
 COPY node ./node
 RUN pip wheel --no-cache-dir --wheel-dir /wheels .
 
-FROM python:3.11-slim
+FROM ${BASE}
 RUN --mount=type=bind,from=build,source=/wheels,target=/wheels \
     pip install --no-cache-dir --no-index --find-links=/wheels stanchion
 # /data and /certs belong to the user, and so do new volumes mounted there.

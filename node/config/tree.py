@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 FILE_SIZE_MAX = 1024 * 1024
 """Bytes. A thousand times what a large cluster needs."""
 
+DEPTH_MAX = 32
+"""Lists and mappings within one another: four times what is needed. PyYAML's time grows with the square."""
+
 
 @dataclass(frozen=True, slots=True)
 class Scalar:
@@ -99,9 +102,9 @@ def parse(text: str, name: str, *, positions: bool = True) -> Parsed:
         return f"{name}:{mark.line + 1}:{mark.column + 1}"
 
     try:
-        aliases = list(_aliases(text))
-        if aliases:
-            return Parsed(None, [f"{place(mark)}: aliases (*name) are not supported" for mark in aliases])
+        refused = [f"{place(mark)}: {what}" for mark, what in _refused(text)]
+        if refused:
+            return Parsed(None, refused)
         node = yaml.compose(text, Loader=yaml.SafeLoader)
     except yaml.MarkedYAMLError as error:
         what = " ".join(part for part in (error.context, error.problem) if part)
@@ -130,12 +133,21 @@ def parse(text: str, name: str, *, positions: bool = True) -> Parsed:
     return Parsed(convert(node), problems)
 
 
-def _aliases(text: str) -> Iterator[_Mark | None]:
+def _refused(text: str) -> Iterator[tuple[_Mark | None, str]]:
+    """What a small text could make a large tree of, or a slow one. Ends where it is nested too deeply."""
     import yaml
 
+    depth = 0
     for event in yaml.parse(text, Loader=yaml.SafeLoader):
         if isinstance(event, yaml.AliasEvent):
-            yield event.start_mark
+            yield event.start_mark, "aliases (*name) are not supported"
+        elif isinstance(event, yaml.CollectionStartEvent):
+            depth += 1
+            if depth > DEPTH_MAX:
+                yield event.start_mark, f"nested too deeply: more than {DEPTH_MAX} lists and mappings"
+                return
+        elif isinstance(event, yaml.CollectionEndEvent):
+            depth -= 1
 
 
 def _put(mapping: Mapping, key: yaml.Node, place: str, value: Tree, problems: list[str]) -> None:

@@ -171,7 +171,7 @@ class Streaming:
         self._leader_heard = leader_heard
         self._client_pinged = client_pinged
         self._random_name = random_name
-        self._acks: dict[tuple[str, bytes], list[int]] = {}
+        self._acks: dict[tuple[str, bytes], dict[int, None]] = {}
         self._ack_count = 0
         self._registered: dict[object, dict[str, bool]] = {}
         """Client IDs by the connection that has asked for them; True once it has them."""
@@ -281,14 +281,14 @@ class Streaming:
             channel, seq = stan.decode_ack(payload)
         except RemoteProtocolError:
             return  # an ack is never answered, not even a broken one
-        if len(subject) > ACK_INBOX_SIZE_MAX or not valid_channel(channel):
+        if not seq or len(subject) > ACK_INBOX_SIZE_MAX or not valid_channel(channel):
             return
         key = (channel, subject)
         seqs = self._acks.get(key)
         if seqs is None:
-            self._acks[key] = [seq]
+            self._acks[key] = {seq: None}
         else:
-            seqs.append(seq)
+            seqs[seq] = None
         self._ack_count += 1
         if self._ack_count >= ACKS_GATHERED_MAX:
             self._submit_acks()
@@ -298,8 +298,14 @@ class Streaming:
             return
         acks, self._acks = self._acks, {}
         self._ack_count = 0
+        known = self._state().by_ack_inbox
         for (channel, inbox), seqs in acks.items():
-            self._origin.submit(Acked(channel, inbox.decode("utf-8", "replace"), seqs))
+            name = inbox.decode("utf-8", "replace")
+            subscription = known.get(name)
+            # An inbox belongs to one subscription for ever, so no later state could take this one either. One
+            # that isn't known may be: this node may be behind the one whose delivery is acknowledged (R26).
+            if subscription is None or subscription.channel.name == channel:
+                self._origin.submit(Acked(channel, name, list(seqs)))
 
     # --- clients ----------------------------------------------------------------------------------
 

@@ -168,7 +168,11 @@ def test_an_endless_file_is_refused(write: Write) -> None:
 
 
 def test_deep_nesting_is_refused(write: Write) -> None:
-    assert mistakes(write("a: " + "[" * 700 + "]" * 700)) == ["c.yaml: nested too deeply"]
+    too_deep = "nested too deeply: more than 32 lists and mappings"
+    assert "unknown key a" in mistakes(write("a: " + "[" * 31 + "]" * 31))[0]
+    for text in ("[" * 32, "[" * 5_000, "[" * 200_000):  # half an hour, if they were all read
+        assert mistakes(write("a: " + text)) == [f"c.yaml:1:35: {too_deep}"]
+    assert mistakes(write("- " * 5_000)) == [f"c.yaml:1:65: {too_deep}"]
 
 
 # --- variables ------------------------------------------------------------------------------------

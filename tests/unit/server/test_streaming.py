@@ -26,7 +26,9 @@ from node.core.commands import (
 )
 from node.core.effects import OK, ClientOpened, Outcome, Probing, Refused, SubscriptionOpened
 from node.core.entries import encoded_size
-from node.core.state import Client, State
+from node.core.limits import limits_of
+from node.core.settings import Settings
+from node.core.state import Channel, Client, Group, State, Subscription
 from node.protocol import streaming as stan
 from node.protocol.message import message_body
 from node.protocol.subjects import NAME_SIZE_MAX, matches
@@ -41,6 +43,7 @@ from node.server.streaming import (
     Streaming,
     Subjects,
 )
+from node.units import SECOND, ChannelID, SubscriptionID
 
 NOW_NS = 77_000_000_000
 
@@ -590,8 +593,40 @@ def test_what_is_no_ack_is_not_gathered() -> None:
     service.acks(1, "_INBOX.tag." + "a" * ACK_INBOX_SIZE_MAX)
     service.acks(1, channel="")
     service.acks(1, channel="c" * 256)
+    service.acks(0)
     service.streaming.read_done()
     assert service.origin.commands == []
+
+
+def test_an_ack_that_no_state_could_take_is_not_replicated() -> None:
+    """An ack inbox belongs to one subscription, and that to one channel. One that this node doesn't know may
+    be true: it may be behind (R18, R26)."""
+    service = Service()
+    service.streaming.founded()
+    service.state.by_ack_inbox["_INBOX.tag.a"] = subscription_of("bar")
+    service.acks(1, channel="foo")
+    service.acks(2, channel="bar")
+    service.acks(3, "_INBOX.tag.unknown")
+    service.streaming.read_done()
+    assert service.origin.commands == [
+        Acked("bar", "_INBOX.tag.a", [2]),
+        Acked("foo", "_INBOX.tag.unknown", [3]),
+    ]
+
+
+def test_an_ack_that_is_repeated_in_one_read_counts_once() -> None:
+    service = Service()
+    service.streaming.founded()
+    for seq in (3, 1, 3, 3, 1, 2):
+        service.acks(seq)
+    service.streaming.read_done()
+    assert service.origin.commands == [Acked("foo", "_INBOX.tag.a", [3, 1, 2])]
+
+
+def subscription_of(name: str) -> Subscription:
+    channel = Channel(ChannelID(1), name, (1, 1), limits_of(Settings(), name))
+    group = Group(1, channel, "", "", "me", cursor=5)
+    return Subscription(SubscriptionID(1), (1, 1), "me", group, "in", "_INBOX.tag.a", 10, SECOND)
 
 
 def test_acks_of_one_read_are_gathered_up_to_a_number() -> None:
