@@ -46,6 +46,7 @@ class Heartbeats:
         propose: puts a command into the log.
         term: this leader's term.
         clock: monotonic seconds.
+        answered: told of each client that answers.
     """
 
     def __init__(
@@ -55,8 +56,11 @@ class Heartbeats:
         propose: Callable[[KeeperCommand], None],
         term: int,
         clock: Callable[[], float],
+        *,
+        answered: Callable[[Client], None] = lambda _client: None,
     ) -> None:
         self._state = state
+        self._told_answered = answered
         self._requests = requests
         self._propose = propose
         self._term = term
@@ -85,6 +89,18 @@ class Heartbeats:
         if pulse is not None and pulse.failures and not pulse.asking:
             self._schedule(client_id, pulse, 0.0)
 
+    def ask_beside(self, client: Client) -> None:
+        """Ask a client out of turn. An answer is told like any other; that there is none means nothing."""
+        timeout_s = self._state().settings.heartbeat_timeout_ns / SECOND
+        generation = client.generation
+
+        def answered() -> None:
+            known = self._state().clients.get(client.id)
+            if not self._stopped and known is not None and known.generation == generation:
+                self._told_answered(known)
+
+        self._requests.ask(client.heartbeat_inbox, answered, lambda: None, timeout_s)
+
     def beat(self) -> None:
         """Ask every client whose interval has passed."""
         now = self._clock()
@@ -112,6 +128,9 @@ class Heartbeats:
     def _answered(self, client_id: str, pulse: Pulse) -> None:
         if self._over(client_id, pulse):
             return
+        client = self._state().clients.get(client_id)
+        if client is not None and client.generation == pulse.generation:
+            self._told_answered(client)
         missed, pulse.failures = pulse.failures, 0
         if missed or self._is_silent(client_id):  # what was proposed when it missed may not be applied yet
             self._propose(ClientSilent(self._term, client_id, pulse.generation, False))

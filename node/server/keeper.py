@@ -24,8 +24,8 @@ from node.core.commands import (
 from node.core.state import Client, State, Subscription
 from node.server.clock import ClusterClock, WallClock
 from node.server.heartbeats import Heartbeats, Requests
-from node.server.presence import Presence, Sight
-from node.units import MILLISECOND, SECOND, SubscriptionID
+from node.server.presence import Presence, Sight, Where
+from node.units import MILLISECOND, SECOND, Generation, SubscriptionID
 
 log = logging.getLogger("stanchion.keeper")
 
@@ -43,6 +43,8 @@ often (`Presence.pause_s`), and what has changed is looked at in between."""
 NOT_HEARD_NS = 1 << 62
 """A time that nothing is sent after."""
 NEVER = float("inf")
+ASKED_MAX = 100
+"""Clients asked in one look whether they hear their inbox by a pattern; others are in the next."""
 REPEAT_S = 1.0
 """A finding that has not been applied after so long is proposed again."""
 
@@ -85,7 +87,10 @@ class Keeper:
         self._wall = wall
         self._monotonic_s = monotonic_s
         self._term = term
-        self.heartbeats = Heartbeats(state, requests, propose, term, monotonic_s)
+        self.heartbeats = Heartbeats(state, requests, propose, term, monotonic_s, answered=self._vouch)
+        self._asks_left = ASKED_MAX
+        self._asked: dict[Generation, Where] = {}
+        """Clients whose inbox is heard by a pattern only, and by whom when they were asked for it."""
         self._took_over_ns = clock.now()
         self._grace_from_ns: int | None = None  # when everybody's interest was complete
         self._ticked_ns: int | None = None  # the time that the unapplied Tick must reach
@@ -202,6 +207,10 @@ class Keeper:
             if sub.online:
                 users.setdefault(sub.inbox, []).append(sub.id)
         self._users = users
+        self._asks_left = ASKED_MAX
+        if self._asked:
+            known = {client.generation for client in state.clients.values()}
+            self._asked = {key: where for key, where in self._asked.items() if key in known}
         self._unsettled, self._unheard = {}, {}
         self._counted_s = now_s
         self._presence.look(users)
@@ -220,7 +229,7 @@ class Keeper:
             judged.update(self._unheard)
             self._unheard = {}
         for inbox in self._presence.take_changed():
-            sight = see(inbox)
+            see(inbox)
             for user in self._users.get(inbox, ()):
                 if isinstance(user, str):
                     judged[user] = None
@@ -228,8 +237,9 @@ class Keeper:
                 sub = state.subscriptions.get(user)
                 if sub is None or sub.client is None or sub.inbox != inbox:
                     continue
-                if self._is_steady(sub.client, see(sub.client.heartbeat_inbox)):
-                    self._judge_subscription(sub, sight, now_ns, now_s)
+                its_client = see(sub.client.heartbeat_inbox)
+                if self._is_steady(sub.client, its_client):
+                    self._judge_subscription(sub, self._sight_of(sub, its_client), now_ns, now_s)
                 else:
                     judged[sub.client.id] = None
         for client_id in judged:
@@ -244,6 +254,7 @@ class Keeper:
     def _judge_client(self, client: Client, now_ns: int, now_s: float) -> None:
         sight = self._presence.sight(client.heartbeat_inbox)
         if sight.where is None:
+            self._ask_by_pattern(client)
             if client.absent:
                 return
             self._unheard[client.id] = None
@@ -251,7 +262,7 @@ class Keeper:
                 since = sight.gone_since_ns or self._took_over_ns
                 self._propose_once(ClientAway(self._term, client.id, client.generation, since), now_s)
             return
-        online = [(sub, self._presence.sight(sub.inbox)) for sub in client.subscriptions.values()]
+        online = [(sub, self._sight_of(sub, sight)) for sub in client.subscriptions.values()]
         if not self._is_steady(client, sight):
             if not self._settled(sight, [its for _, its in online], now_ns):
                 self._presence.dirty = True
@@ -267,6 +278,30 @@ class Keeper:
             return
         for sub, its in online:
             self._judge_subscription(sub, its, now_ns, now_s)
+
+    def _ask_by_pattern(self, client: Client) -> None:
+        """Ask a client whose inbox is heard by a pattern only: a bystander doesn't answer (R15)."""
+        where = self._presence.heard_by_pattern(client.heartbeat_inbox)
+        if where is None:
+            self._asked.pop(client.generation, None)
+        elif self._asked.get(client.generation) != where and self._asks_left:
+            self._asks_left -= 1
+            self._asked[client.generation] = where
+            self.heartbeats.ask_beside(client)
+
+    def _vouch(self, client: Client) -> None:
+        """A client has answered a heartbeat: somebody who hears its inbox is the client."""
+        if self._presence.sight(client.heartbeat_inbox).where is None:
+            where = self._presence.heard_by_pattern(client.heartbeat_inbox)
+            if where is not None:
+                self._presence.vouch(client.heartbeat_inbox, where)
+
+    def _sight_of(self, sub: Subscription, client: Sight) -> Sight:
+        """The sight of a subscription's inbox, which its client's connection may hear by a pattern."""
+        sight = self._presence.sight(sub.inbox)
+        if sight.where is None and client.where is not None and self._presence.vouch(sub.inbox, client.where):
+            return self._presence.see(sub.inbox)
+        return sight
 
     def _all_heard_ns(self, client: Sight, its: list[Sight]) -> int:
         """Since when all that is sent to the client arrives on its new connection; never if it does not."""

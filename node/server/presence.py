@@ -4,6 +4,11 @@ A client is *heard* while some connection in the cluster subscribes to its heart
 node knows the whole cluster's interest, so every node keeps this table; only a ready leader acts on
 it (``keeper``). A new leader therefore knows when an inbox fell silent although it did not lead then.
 
+A subscription to a pattern, ``>`` for instance, may be a bystander's and counts for nothing, unless its
+connection shows that it is the client's (`Presence.vouch`): a heartbeat is answered while nobody has
+subscribed to the heartbeat inbox itself; or the connection that hears the heartbeat inbox hears the inbox of
+a subscription by a pattern.
+
 An inbox that is heard again, but through another connection, has *moved*: what went into the dead
 connection is lost, and its subscription is told so at once instead of after AckWait. Every node sees the
 move and remembers it, for the leader may die before it has acted. Once it has, which is seen when its
@@ -55,7 +60,14 @@ STRANGERS_MAX = 10_000
 class Interest(Protocol):
     """What is needed of routing."""
 
-    def where(self, subject: bytes) -> Where | None: ...
+    def where(self, subject: bytes) -> Where | None:
+        """Through which connection ``subject`` itself is subscribed to."""
+
+    def where_any(self, subject: bytes) -> Where | None:
+        """The same, subscriptions to patterns included."""
+
+    def hears(self, subject: bytes, where: Where) -> bool:
+        """Whether that connection hears ``subject``, by a pattern or not."""
 
 
 ACTED_NS = 250 * MILLISECOND
@@ -111,6 +123,8 @@ class Presence:
         """The same of subjects that are no inboxes, or none yet; the oldest first."""
         self._changed: dict[str, None] = {}
         """Inboxes with sights in which interest has changed since they were looked at."""
+        self._vouched: dict[str, Where] = {}
+        """Inboxes that a client hears by a pattern, and through which connection."""
         self.dirty = True
         """Interest has changed since the last ``look``."""
 
@@ -153,6 +167,21 @@ class Presence:
                 sight.acted_ns = time_ns
                 sight.moved = sight.moved and self._is_news(sight)
 
+    def heard_by_pattern(self, inbox: str) -> Where | None:
+        """Return the newest connection that hears ``inbox``, patterns included; it may be a bystander's."""
+        return self._interest.where_any(inbox.encode())
+
+    def vouch(self, inbox: str, where: Where) -> bool:
+        """Count a subscription to a pattern as the client's, for as long as that connection hears ``inbox``.
+
+        Returns False if it doesn't. Known on this node only: another leader finds it out anew.
+        """
+        if not self._interest.hears(inbox.encode(), where):
+            return False
+        self._vouched[inbox] = where
+        self.dirty = True
+        return True
+
     def look(self, inboxes: Iterable[str]) -> dict[str, Sight]:
         """The sights of ``inboxes``, and of no others from now on."""
         before, now = self._sights, self._now_ns()
@@ -161,6 +190,7 @@ class Presence:
             after[inbox] = self._look(inbox, before.pop(inbox, None) or after.get(inbox), now)
         for inbox in before:
             self._gone.pop(inbox.encode(), None)
+            self._vouched.pop(inbox, None)
         self._sights = after
         self._changed.clear()
         self.dirty = False
@@ -184,6 +214,8 @@ class Presence:
     def _look(self, inbox: str, sight: Sight | None, now: int) -> Sight:
         subject = inbox.encode()
         where = self._interest.where(subject)
+        if inbox in self._vouched:
+            where = where or self._by_pattern(inbox, subject)
         gone = self._strangers if sight is None else self._gone
         gone_ns, last = gone.pop(subject, (now, None))
         if sight is None:
@@ -200,6 +232,13 @@ class Presence:
         if where is not None and sight.last not in (None, where) and self._is_news(sight):
             sight.moved, sight.moved_ns = True, now
         return sight
+
+    def _by_pattern(self, inbox: str, subject: bytes) -> Where | None:
+        where = self._vouched[inbox]
+        if self._interest.hears(subject, where):
+            return where
+        del self._vouched[inbox]
+        return None
 
     def _is_news(self, sight: Sight) -> bool:
         return sight.gone_since_ns is not None and sight.gone_since_ns > sight.acted_ns + ACTED_NS

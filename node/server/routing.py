@@ -372,21 +372,34 @@ class Routing:
 
     def heard(self, subject: bytes) -> bool:
         """A client somewhere in the cluster has a subscription that matches ``subject``."""
-        return self.where(subject) is not None
+        return self.where_any(subject) is not None
 
     def where(self, subject: bytes) -> tuple[str, int] | None:
-        """The node whose client hears ``subject``, and the epoch of that client's connection.
+        """Return the node and connection epoch of the client that subscribed to just ``subject``, if one did.
 
-        Should several hear it, one that subscribed to just this subject comes before those that
-        listen to more, and then the newest: a connection whose client has left without a word
-        may go on for a while beside the client's next one.
+        A subscription to a pattern says nothing of whose inbox the subject is (R15). Of several the newest
+        counts: a connection whose client has left without a word may go on for a while beside the client's
+        next one.
         """
         plan = self._plans.get(subject) or self._plan(subject)
         if len(plan.receivers) == 1 and not plan.remotes and not plan.groups:  # nearly every inbox
-            epoch = plan.receivers[0].connection.epoch
-            return None if epoch in self._stuck else (self.node, epoch)
+            only = plan.receivers[0]
+            epoch = only.connection.epoch
+            return (self.node, epoch) if only.subject == subject and epoch not in self._stuck else None
+        exact = [(epoch, node) for is_exact, epoch, node in self._hearing(plan, subject) if is_exact]
+        best = max(exact, default=None)
+        return None if best is None else (best[1], best[0])
+
+    def where_any(self, subject: bytes) -> tuple[str, int] | None:
+        """Return the same, patterns included: an exact subscription comes first, then the newest."""
+        plan = self._plans.get(subject) or self._plan(subject)
         best = max(self._hearing(plan, subject), default=None)
         return None if best is None else (best[2], best[1])
+
+    def hears(self, subject: bytes, where: tuple[str, int]) -> bool:
+        """Return True if that connection has a subscription that matches ``subject``, be it to a pattern."""
+        plan = self._plans.get(subject) or self._plan(subject)
+        return any((node, epoch) == where for _, epoch, node in self._hearing(plan, subject))
 
     def _hearing(self, plan: Plan, subject: bytes) -> Iterator[tuple[bool, int, str]]:
         for subscription in plan.receivers:

@@ -6,7 +6,8 @@ can be seen. What can be known of a client is whether it answers:
 * A request (a heartbeat, a duplicate check) that nobody listens to comes back at once as a 503, if the server
   has headers. That client counts as absent (rule R15), and is asked again and again until it answers.
 * When the connection is new, every client is asked. One is absent until it answers, nobody having been told
-  that its inbox is gone; one that is listening but silent is present after ``PROBE_S``.
+  that its inbox is gone. If somebody listens and doesn't answer within ``PROBE_S``, that may be a bystander
+  who listens to everything: the client is asked again, like one that nobody listens for.
 * A server without headers tells nothing: while it is connected everyone is present, and missed heartbeats
   decide, as they do of clients that hang.
 * While it isn't connected everyone is absent, and nobody misses heartbeats: `Requests` is suspended.
@@ -45,7 +46,7 @@ _INBOXES = (b"_INBOX.", b"_STAN.acks.")
 """Where nearly every answer goes. What this node serves there takes no harm from one."""
 
 PROBE_S = 0.5
-"""Who doesn't answer for so long, though somebody listens, counts as present: heartbeats decide."""
+"""A client that doesn't answer for so long, though somebody listens, is asked again."""
 
 AGAIN_MIN_S, AGAIN_MAX_S = 0.25, 4.0
 """When somebody that nobody hears is asked again; the pause doubles from the first to the second."""
@@ -248,6 +249,13 @@ class ExternalRouting:
             return None
         return self.node, self._outlet.epoch
 
+    where_any = where
+    """Nothing of who subscribes to what can be seen: whoever answers is heard."""
+
+    def hears(self, subject: bytes, where: tuple[str, int]) -> bool:
+        """Return True unless nobody is known to listen there through the present connection."""
+        return self.where(subject) == where
+
     def set_stuck(self, _connection: object, stuck: bool) -> None:
         """The server takes nothing any more, or does again (R3)."""
         self._stuck = stuck
@@ -331,8 +339,8 @@ class ExternalRouting:
             probe = self._asked.get(reply)
             if probe is None:
                 self._probe(inbox)
-            elif not probe.is_unheard and now - probe.sent_s >= PROBE_S:
-                self._present(inbox)
+            elif now - probe.sent_s >= PROBE_S:
+                probe.is_unheard = True
 
     def _probe(self, inbox: bytes) -> None:
         """Ask a client whether it is there; it answers like to a heartbeat."""

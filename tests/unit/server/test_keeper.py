@@ -12,6 +12,7 @@ from node.core.commands import (
     ChannelExpire,
     ClientAway,
     ClientBack,
+    ColdStart,
     KeeperCommand,
     SessionEnd,
     SubscriptionAway,
@@ -22,6 +23,7 @@ from node.server import presence
 from node.server.clock import ClusterClock, WallClock
 from node.server.interest import InterestChange
 from node.server.keeper import (
+    ASKED_MAX,
     LOOK_AT_LEAST_S,
     LOOK_EVERY_S,
     NOT_HEARD_NS,
@@ -38,12 +40,19 @@ STEP_S = LOOK_EVERY_S
 
 
 class Nobody:
-    """Heartbeats that nobody answers and nobody misses."""
+    """Heartbeats that nobody answers and nobody misses, unless told otherwise."""
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+        self.answering: set[str] = set()
+        """Inboxes whose clients answer."""
 
     def ask(
         self, inbox: str, answered: Callable[[], None], missed: Callable[[], None], timeout_s: float
     ) -> None:
-        pass
+        self.asked.append(inbox)
+        if inbox in self.answering:
+            answered()
 
 
 class Leader:
@@ -55,7 +64,10 @@ class Leader:
         self.now = 10.0
         self.complete = True
         self.removed: set[str] = set()
+        self.requests = Nobody()
         self.table: dict[bytes, Where] = {}
+        self.by_pattern: Where | None = None
+        """Somebody who hears everything."""
         self.asked = 0
         """How often anybody asked where an inbox is heard."""
         self.proposed: list[KeeperCommand] = []
@@ -76,7 +88,7 @@ class Leader:
             propose=self.proposed.append,
             presence=self.presence,
             complete=lambda: self.complete,
-            requests=Nobody(),
+            requests=self.requests,
             clock=clock,
             wall=self.wall,
             monotonic_s=lambda: self.now,
@@ -88,6 +100,12 @@ class Leader:
     def where(self, subject: bytes) -> Where | None:
         self.asked += 1
         return self.table.get(subject)
+
+    def where_any(self, subject: bytes) -> Where | None:
+        return self.table.get(subject) or self.by_pattern
+
+    def hears(self, subject: bytes, where: Where) -> bool:
+        return where in (self.table.get(subject), self.by_pattern)
 
     def heard(self, *inboxes: str, node: str = "n1", epoch: int = 1) -> None:
         for inbox in inboxes:
@@ -124,6 +142,73 @@ class Leader:
 
 def ns(seconds: float) -> int:
     return round(seconds * SECOND)
+
+
+# --- bystanders ------------------------------------------------------------------------------------
+
+
+def test_a_bystander_is_not_the_client() -> None:
+    """R15: somebody subscribes to everything. The dead client is absent after the grace all the same."""
+    leader = Leader()
+    leader.subscribe("A", queue="q")
+    leader.wait(1)
+    leader.by_pattern = ("n2", 9)
+    leader.lost("hb.me", "A")
+    since = ns(leader.now)
+    assert leader.wait(2.9) == []
+    assert leader.wait(0.3) == [ClientAway(TERM, "me", leader.generation(), since)]
+    assert leader.requests.asked == ["hb.me"], "asked once whether it is there"
+
+
+def test_a_bystander_does_not_keep_a_subscription() -> None:
+    leader = Leader()
+    leader.subscribe("A", queue="q")
+    leader.wait(1)
+    leader.by_pattern = ("n2", 9)
+    leader.lost("A")
+    assert [type(found) for found in leader.wait(3.3)] == [SubscriptionAway]
+
+
+def test_nobody_is_back_for_a_bystander_at_a_cold_start() -> None:
+    """R14: what a returning durable holds was sent to whoever listened, and waited for AckWait."""
+    leader = Leader()
+    leader.subscribe("A", durable="d")
+    leader.lost("hb.me", "A")
+    leader.by_pattern = ("n2", 9)
+    leader.wait(1)
+    leader.apply(ColdStart(TERM))
+    assert leader.wait(2) == []
+    leader.heard("hb.me", "A", epoch=2)
+    assert {type(found) for found in leader.wait(0.2)} == {ClientBack, SubscriptionBack}
+
+
+def test_a_client_that_hears_its_inboxes_by_a_pattern_shows_that_it_does() -> None:
+    """R15: it answers when it is asked; its connection then counts for its subscriptions too."""
+    leader = Leader()
+    leader.requests.answering = {"hb.me"}
+    leader.subscribe("A", queue="q")
+    leader.wait(1)
+    leader.by_pattern = ("n1", 1)
+    leader.lost("hb.me", "A")
+    assert leader.wait(10) == []
+    assert leader.presence.sight("hb.me").where == ("n1", 1)
+    assert leader.presence.sight("A").where == ("n1", 1)
+    leader.by_pattern = None
+    leader.presence.dirty = True
+    assert [type(found) for found in leader.wait(3.3)] == [ClientAway]
+
+
+def test_many_clients_are_asked_by_and_by() -> None:
+    """A hundred in a look: a bystander comes while thousands of clients are dead."""
+    clients = [f"c{number}" for number in range(2 * ASKED_MAX)]
+    leader = Leader(*clients)
+    leader.by_pattern = ("n2", 9)
+    leader.lost(*(f"hb.{client}" for client in clients))
+    leader.keeper.pump()
+    leader.wait(0.1)
+    assert 0 < len(leader.requests.asked) <= ASKED_MAX
+    leader.wait(3)
+    assert len(leader.requests.asked) == len(clients)
 
 
 # --- ticks ----------------------------------------------------------------------------------------

@@ -23,11 +23,19 @@ class World:
 
     def __init__(self) -> None:
         self.table: dict[bytes, Where] = {}
+        self.by_pattern: Where | None = None
+        """Somebody who hears everything."""
         self.now = START_S
         self.presence = Presence(self, lambda: self.now * SECOND)
 
     def where(self, subject: bytes) -> Where | None:
         return self.table.get(subject)
+
+    def where_any(self, subject: bytes) -> Where | None:
+        return self.table.get(subject) or self.by_pattern
+
+    def hears(self, subject: bytes, where: Where) -> bool:
+        return where in (self.table.get(subject), self.by_pattern)
 
     def comes(self, inbox: str, node: str = "n1", epoch: int = 1, *, moves: bool = False) -> None:
         before = self.table.get(inbox.encode(), ("", 0))[1] if moves else 0

@@ -494,14 +494,19 @@ def test_where_prefers_who_subscribed_to_just_this_then_the_newest() -> None:
     one = cluster.nodes["n1"]
     old, new, watcher = cluster.client("n2"), cluster.client("n1"), cluster.client("n1")
     watcher.sub(b">")
-    assert one.where(b"inbox") == ("n1", watcher.epoch)
+    assert one.where(b"inbox") is None
+    assert one.where_any(b"inbox") == ("n1", watcher.epoch)
     old.sub(b"inbox")
     cluster.settle()
     assert one.where(b"inbox") == ("n2", old.epoch)
     new.sub(b"inbox")
     assert one.where(b"inbox") == ("n1", new.epoch)
     one.remove(new)
-    assert one.where(b"inbox") == ("n2", old.epoch)
+    assert one.where(b"inbox") == one.where_any(b"inbox") == ("n2", old.epoch)
+    assert one.hears(b"inbox", ("n1", watcher.epoch))
+    assert not one.hears(b"inbox", ("n1", new.epoch))
+    one.remove(watcher)
+    assert not one.hears(b"inbox", ("n1", watcher.epoch))
 
 
 def test_a_moved_inbox_is_noticed_everywhere() -> None:

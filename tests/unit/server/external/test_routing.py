@@ -217,12 +217,18 @@ def test_clients_are_asked_for_on_a_new_connection() -> None:
     assert behind.routing.where(b"hb") == ("n1", 7)
 
 
-def test_who_listens_and_says_nothing_is_there() -> None:
-    """A client that hangs is for heartbeats to judge, as on a server of our own."""
+def test_one_who_listens_and_says_nothing_is_asked_until_it_answers() -> None:
+    """R15: whoever listens to everything is not the client. A client that hangs answers when it goes on."""
     behind = Behind()
     behind.routing.open()
-    behind.up()
+    pipe = behind.up()
+    (probe,) = pipe.published()
     behind.after(external.PROBE_S)
+    assert behind.routing.where(b"hb") is None
+    behind.after(external.AGAIN_MAX_S)
+    assert pipe.published()[0] == probe
+    assert behind.routing.where(b"hb") is None
+    behind.come(probe.reply)
     assert behind.routing.where(b"hb") == ("n1", 7)
 
 
