@@ -43,6 +43,28 @@ def test_alone_nobody_is_waited_for() -> None:
     assert election.expired()
 
 
+def test_who_knows_of_no_leader_tries_again_sooner() -> None:
+    """A failed first attempt after a leader's death must not cost the timeout for hanging leaders."""
+    clock = Clock()
+    timing = Timing(election_min_s=1.0, election_max_s=1.5, heartbeat_s=0.075)
+    election = Election(timing=timing, clock=clock, rng=random.Random(1), peers=["b", "c"])
+
+    def timeout_s() -> float:
+        election.rearm()
+        return election.deadline - clock.now
+
+    assert 0.45 <= timeout_s() <= 0.675
+    election.ask(2)
+    assert 0.9 <= timeout_s() <= 1.35
+    election.ask(2)
+    assert 1.0 <= timeout_s() <= 1.5
+    election.heard_leader()
+    assert 1.0 <= timeout_s() <= 1.5
+    election.lost_leader()
+    assert election.deadline - clock.now <= 0.15
+    assert 0.45 <= timeout_s() <= 0.675
+
+
 def test_rearming_takes_authority_back() -> None:
     election, _ = _election()
     election.authorise(transfer=False)
