@@ -186,6 +186,12 @@ class Election:
         """It is no member any more."""
         self._contacts.pop(peer, None)
 
+    def majority_age_s(self) -> float:
+        """Seconds since a majority of the voters, perhaps with this node, had all acknowledged something."""
+        needed = self._majority - self._counts
+        ages = sorted(self.contact_age(peer) for peer in self._others)
+        return 0.0 if needed <= 0 else ages[needed - 1]
+
     def has_quorum(self) -> bool:
         """Whether a majority of the voters, perhaps with this node, acknowledged something recently."""
         oldest = self._clock() - self._timing.election_max_s

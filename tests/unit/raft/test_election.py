@@ -202,3 +202,17 @@ def test_new_voter_counts_as_heard_and_an_old_one_as_before() -> None:
     assert election.contact_age("b") == 1
     election.forget("b")
     assert election.contact_age("b") == math.inf
+
+
+def test_a_majority_is_as_fresh_as_its_stalest_member() -> None:
+    """A leader is sure to lead only for so long; a node alone always."""
+    election, clock = _election("bcde")
+    election.leading()
+    clock.now += 0.1
+    election.contact("b")
+    clock.now += 0.1
+    election.contact("c")
+    assert math.isclose(election.majority_age_s(), 0.1)  # itself, c, and b 0.1 s ago
+    clock.now += 1.0
+    assert math.isclose(election.majority_age_s(), 1.1)
+    assert _election("")[0].majority_age_s() == 0.0
