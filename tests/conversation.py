@@ -268,7 +268,7 @@ class Conversation:
         if unwritten is None:
             keeper = [ClientBack(self.term, client, known.generation, gone, back)]
         else:
-            keeper = [ClientReachable(self.term, client, known.generation, gone, back, *unwritten)]
+            keeper = [ClientReachable(self.term, client, known.generation, gone, back, *unwritten, "n2", 7)]
         for subscription in known.subscriptions.values():
             if subscription.absent:
                 keeper.append(self._inbox_back(subscription, gone, back, unwritten))
@@ -291,7 +291,11 @@ class Conversation:
         self, subscription: Subscription, gone: int, back: int, unwritten: Unwritten | None
     ) -> KeeperCommand:
         which = (self.term, subscription.id, subscription.generation, gone, back)
-        return SubscriptionBack(*which) if unwritten is None else SubscriptionReachable(*which, *unwritten)
+        return (
+            SubscriptionBack(*which)
+            if unwritten is None
+            else SubscriptionReachable(*which, *unwritten, "n2", 7)
+        )
 
     def silent(self, client: str, silent: bool = True, *, at: float | None = None) -> Answer:
         generation = self.state.clients[client].generation

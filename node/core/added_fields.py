@@ -20,7 +20,7 @@ from .state import Channel, Client, Group, Session, State, Subscription
 ADDED: Final[dict[type, tuple[str, ...]]] = {
     State: ("redelivery_paused",),
     Session: (),
-    Client: (),
+    Client: ("heard_at",),
     Channel: (),
     Group: (),
     Subscription: (),

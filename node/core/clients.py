@@ -8,11 +8,19 @@ from node.errors import RefusedError
 from node.units import SECOND
 
 from . import refusals, subscriptions
-from .commands import ANY_GENERATION, ClientCheck, ClientClose, ClientKeep, ClientOpen, ClientReplace
+from .commands import (
+    ANY_EPOCH,
+    ANY_GENERATION,
+    ClientCheck,
+    ClientClose,
+    ClientKeep,
+    ClientOpen,
+    ClientReplace,
+)
 from .effects import OK, ClientOpened, Ok, Probing
 from .state import Client
 from .turn import Turn
-from .versions import CLIENTS_BOUNDED
+from .versions import CLIENTS_BOUNDED, LOCATION
 
 CLIENTS_MAX = 100_000
 """Registered client IDs, of the whole cluster: heartbeats alone to so many keep a core busy. On every node
@@ -152,3 +160,13 @@ def _refuse_one_more(turn: Turn) -> None:
 def _unprobe(turn: Turn, client: Client) -> None:
     client.probed_until_ns = 0
     turn.state.touched.clients[client.generation] = client.id
+
+
+def note_origin(turn: Turn, client_id: str, node: str) -> None:
+    """Note at which node a client has just been registered: it is connected there for all that is known.
+
+    A leader that was started later can tell by it that the client has moved meanwhile (R15).
+    """
+    client = turn.state.clients[client_id]
+    if LOCATION.active(turn.state.version) and client.generation[0] == turn.index:
+        client.heard_at = (node, ANY_EPOCH)

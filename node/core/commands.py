@@ -278,6 +278,9 @@ class SubscriptionBack(NamedTuple):
     back_ns: int
 
 
+ANY_EPOCH = 0
+"""As the epoch of a connection: some connection of that node."""
+
 NOTHING_UNWRITTEN = 1 << 62
 """As an index up to which deliveries were written: nobody knows of any that were not."""
 
@@ -321,6 +324,9 @@ class ClientReachable(NamedTuple):
     restarted_after: int
     restarted_to: int
     """See `Unwritten` for these three."""
+    node: str
+    epoch: int
+    """The connection that subscribes to it now."""
 
 
 class SubscriptionUnreachable(NamedTuple):
@@ -344,6 +350,8 @@ class SubscriptionReachable(NamedTuple):
     written: int
     restarted_after: int
     restarted_to: int
+    node: str
+    epoch: int
 
 
 class ClientSilent(NamedTuple):

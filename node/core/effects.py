@@ -114,6 +114,15 @@ class Warn(NamedTuple):
     text: str
 
 
+class Returned(NamedTuple):
+    """A leader has acted on the return of an inbox."""
+
+    inbox: str
+    node: str = ""
+    epoch: int = 0
+    """Where it is subscribed to; an empty name: machine version 1 does not say."""
+
+
 @dataclass(slots=True)
 class Effects:
     """Everything one entry asks for, in the order it is to be performed."""
@@ -127,5 +136,7 @@ class Effects:
     """Replies to ClientOpen, ClientReplace, ClientKeep and SubscriptionOpen: before deliveries."""
     deliveries: list[Deliver] = field(default_factory=list)
     replies: list[Replies] = field(default_factory=list)
-    returned: list[str] = field(default_factory=list)
+    took_over: int | None = None
+    """A new term has begun: the commit index above which deliveries are dated anew (R10)."""
+    returned: list[Returned] = field(default_factory=list)
     """Inboxes whose return has been acted on: no node needs to remember it any longer (R15)."""

@@ -40,7 +40,7 @@ from .commands import (
     Unsubscribe,
 )
 from .dispatch import dispatch
-from .effects import OK, Effects, Outcome, Refused, Warn
+from .effects import OK, ClientOpened, Effects, Outcome, Refused, Warn
 from .entries import (
     NUMBER_OF,
     SIGNATURES,
@@ -194,6 +194,8 @@ def _apply_commands(
             if too_new(command, turn.state.version):
                 raise RemoteProtocolError(f"version {turn.state.version} has no command of type {fields[0]}")
             outcome = _apply_command(turn, command)
+            if type(outcome) is ClientOpened:
+                clients.note_origin(turn, outcome.client_id, session.node)
             if outcome is not OK:
                 others[serial] = outcome
         except RefusedError as refusal:

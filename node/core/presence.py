@@ -7,6 +7,8 @@ the one that has replaced it, and a deposed leader's findings say nothing at all
 
 from __future__ import annotations
 
+from typing import TypeAlias
+
 from node.units import SECOND, Generation
 
 from .commands import (
@@ -22,6 +24,7 @@ from .commands import (
     Unwritten,
 )
 from .due import make_all_due, note_lost, resume_sending
+from .effects import Returned
 from .state import Client, Group, State, Subscription
 from .turn import Turn
 
@@ -65,10 +68,12 @@ def client_back(turn: Turn, command: ClientBack | ClientReachable) -> None:
         gone_since_ns = min(gone_since_ns, client.gone_since_ns)
     client.absent = False
     client.gone_since_ns = 0
-    turn.effects.returned.append(client.heartbeat_inbox)
+    turn.effects.returned.append(_returned(client.heartbeat_inbox, command))
+    if isinstance(command, ClientReachable):
+        client.heard_at = (command.node, command.epoch)
     state.touched.clients[client.generation] = client.id
     for subscription in client.subscriptions.values():
-        _back(turn, subscription, gone_since_ns, command.back_ns, unwritten=_unwritten(command))
+        _back(turn, subscription, gone_since_ns, command)
 
 
 def subscription_away(turn: Turn, command: SubscriptionAway | SubscriptionUnreachable) -> None:
@@ -94,12 +99,19 @@ def subscription_back(turn: Turn, command: SubscriptionBack | SubscriptionReacha
     subscription.absent = False
     subscription.gone_since_ns = 0
     turn.state.touched.subscriptions[subscription.id] = None
-    _back(turn, subscription, gone_since_ns, command.back_ns, unwritten=_unwritten(command))
+    _back(turn, subscription, gone_since_ns, command)
 
 
-def _unwritten(
-    command: ClientBack | ClientReachable | SubscriptionBack | SubscriptionReachable,
-) -> Unwritten | None:
+_Return: TypeAlias = ClientBack | ClientReachable | SubscriptionBack | SubscriptionReachable
+
+
+def _returned(inbox: str, command: _Return | None) -> Returned:
+    if isinstance(command, (ClientReachable, SubscriptionReachable)):
+        return Returned(inbox, command.node, command.epoch)
+    return Returned(inbox)
+
+
+def _unwritten(command: _Return | None) -> Unwritten | None:
     if isinstance(command, (ClientReachable, SubscriptionReachable)):
         return Unwritten(command.written, command.restarted_after, command.restarted_to)
     return None
@@ -120,17 +132,14 @@ def _note_unwritten(
         note_lost(turn, subscription, command.gone_since_ns, _NEVER_NS, unwritten)
 
 
-def _back(
-    turn: Turn,
-    subscription: Subscription,
-    gone_since_ns: int,
-    back_ns: int | None = None,
-    *,
-    unwritten: Unwritten | None = None,
-) -> None:
-    """What it was sent while it could not hear is due at once, and to itself."""
-    turn.effects.returned.append(subscription.inbox)
-    resume_sending(turn, subscription, gone_since_ns, back_ns, here=True, unwritten=unwritten)
+def _back(turn: Turn, subscription: Subscription, gone_since_ns: int, command: _Return | None = None) -> None:
+    """Make what it was sent while it could not hear due at once, and to itself.
+
+    ``command`` says until when that was, and what was lost before; None: until now, and nothing.
+    """
+    turn.effects.returned.append(_returned(subscription.inbox, command))
+    back_ns = None if command is None else command.back_ns
+    resume_sending(turn, subscription, gone_since_ns, back_ns, here=True, unwritten=_unwritten(command))
     _look_again(turn.state, subscription.group)
 
 

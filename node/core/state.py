@@ -131,6 +131,9 @@ class Client:
     """Cluster time from which it may have missed messages; meaningful while absent."""
     probed_until_ns: int = 0
     """Another connection wants its ID, and its origin is asking it, until this cluster time (R17)."""
+    heard_at: tuple[str, int] | None = None
+    """The node that registered it, with `commands.ANY_EPOCH`; then the connection, as node and epoch, that a
+    leader last found it to have moved to (R15). None in version 1."""
     subscriptions: dict[int, Subscription] = field(default_factory=dict)
     """Online ones, by their id, in the order in which they were opened or resumed."""
 

@@ -27,6 +27,7 @@ def take_over(turn: Turn, command: TakeOver) -> None:
     known = command.known_commit
     if state.restart is not None:  # the term before was short: who has not had its turn has it in this one
         known = min(known, state.restart.known_commit)
+    turn.effects.took_over = known
     state.restart = Restart(known, turn.time_ns, 0)
     restart(turn)
 

@@ -57,6 +57,8 @@ FREES_DROPPED = Feature(
     2, "A stalled member has room when all it was sent has left the log; before, after its AckWait (D24)."
 )
 
+LOCATION = Feature(2, "A client's record says where it is connected, as far as leaders acted on it (R15).")
+
 SINCE: dict[type[Command], int] = {
     ClientUnreachable: 2,
     ClientReachable: 2,

@@ -9,19 +9,27 @@ A plain object without I/O, told what happened and driven by ``pump``.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Container, Iterable
+from typing import Any, Protocol
 
 from node.core.commands import (
+    ANY_EPOCH,
     ChannelExpire,
     ClientAway,
     ClientBack,
+    ClientReachable,
+    ClientUnreachable,
     KeeperCommand,
     SessionEnd,
     SubscriptionAway,
     SubscriptionBack,
+    SubscriptionReachable,
+    SubscriptionUnreachable,
     Tick,
+    Unwritten,
 )
 from node.core.state import Client, State, Subscription
+from node.core.versions import too_new
 from node.server.clock import ClusterClock, WallClock
 from node.server.heartbeats import Heartbeats, Requests
 from node.server.presence import Presence, Sight, Where
@@ -49,6 +57,13 @@ REPEAT_S = 1.0
 """A finding that has not been applied after so long is proposed again."""
 
 
+class Losses(Protocol):
+    """What is needed of ``losses``."""
+
+    def unwritten(self, before: Iterable[Where | None], now: Where | None, now_ns: int) -> Unwritten: ...
+    def written_at_end(self, where: Where | None, linked: Container[str]) -> int: ...
+
+
 class Keeper:
     """The keeper of one term.
 
@@ -62,6 +77,8 @@ class Keeper:
         monotonic_s: the driver's clock.
         term: this leader's.
         is_member: whether a node may have a session (R5).
+        losses: what connections that ended may not have been sent.
+        linked: members whose link stands.
     """
 
     def __init__(
@@ -77,9 +94,13 @@ class Keeper:
         monotonic_s: Callable[[], float],
         term: int,
         is_member: Callable[[str], bool],
+        losses: Losses,
+        linked: Container[str],
     ) -> None:
         self._state = state
         self._is_member = is_member
+        self._losses = losses
+        self._linked = linked
         self._propose = propose
         self._presence = presence
         self._complete = complete
@@ -105,7 +126,7 @@ class Keeper:
         """Clients of which an inbox isn't heard, and a grace runs."""
         self._counted_s = 0.0
         self._expired_s = 0.0
-        self._proposed: dict[tuple[type[KeeperCommand], KeeperCommand], float] = {}
+        self._proposed: dict[tuple[type[KeeperCommand], tuple[Any, ...]], float] = {}
         for client in state().clients.values():
             self.heartbeats.register(client)
 
@@ -248,8 +269,15 @@ class Keeper:
                 self._judge_client(client, now_ns, now_s)
 
     def _is_steady(self, client: Client, sight: Sight) -> bool:
-        """It neither goes nor comes: its subscriptions are judged each by itself."""
-        return sight.where is not None and not client.absent and not sight.moved
+        """It neither goes nor comes: its subscriptions are judged each by itself.
+
+        If the log says that it is elsewhere, it has moved, whoever saw that: a leader that has just been
+        started did not, and the one that acted on an earlier move may have died before the next.
+        """
+        where = sight.where
+        if where is None or client.absent or sight.moved:
+            return False
+        return client.heard_at in {None, where, (where[0], ANY_EPOCH)}
 
     def _judge_client(self, client: Client, now_ns: int, now_s: float) -> None:
         sight = self._presence.sight(client.heartbeat_inbox)
@@ -260,7 +288,7 @@ class Keeper:
             self._unheard[client.id] = None
             if self._grace_is_over(sight, now_ns):
                 since = sight.gone_since_ns or self._took_over_ns
-                self._propose_once(ClientAway(self._term, client.id, client.generation, since), now_s)
+                self._propose_once(self._away(client, sight, since), now_s)
             return
         online = [(sub, self._sight_of(sub, sight)) for sub in client.subscriptions.values()]
         if not self._is_steady(client, sight):
@@ -270,9 +298,7 @@ class Keeper:
                 return
             since = self._took_over_ns if sight.gone_since_ns is None else sight.gone_since_ns
             heard_ns = self._all_heard_ns(sight, [its for _, its in online])
-            back = ClientBack(self._term, client.id, client.generation, since, heard_ns)
-            if self._propose_once(back, now_s):
-                sight.moved = False
+            if self._propose_once(self._back(client, sight, since, heard_ns), now_s):
                 for sub, its in online:
                     self._back_with_client(sub, its, since, now_s)
             return
@@ -311,10 +337,8 @@ class Keeper:
 
     def _back_with_client(self, sub: Subscription, sight: Sight, since: int, now_s: float) -> None:
         """A client's subscriptions come back with it: in the same entry, if they are heard."""
-        sight.moved = False
         if sub.absent and sight.where is not None:
-            back = SubscriptionBack(self._term, sub.id, sub.generation, since, sight.heard_since_ns)
-            self._propose_once(back, now_s)
+            self._propose_once(self._back(sub, sight, since, sight.heard_since_ns), now_s)
 
     def _judge_subscription(self, sub: Subscription, sight: Sight, now_ns: int, now_s: float) -> None:
         if sight.where is None:
@@ -323,12 +347,38 @@ class Keeper:
             self._unheard[sub.client_id] = None
             if self._grace_is_over(sight, now_ns):
                 since = sight.gone_since_ns or self._took_over_ns
-                self._propose_once(SubscriptionAway(self._term, sub.id, sub.generation, since), now_s)
+                self._propose_once(self._away(sub, sight, since), now_s)
         elif sub.absent or sight.moved:
             since = self._took_over_ns if sight.gone_since_ns is None else sight.gone_since_ns
-            back = SubscriptionBack(self._term, sub.id, sub.generation, since, sight.heard_since_ns)
-            if self._propose_once(back, now_s):
-                sight.moved = False
+            self._propose_once(self._back(sub, sight, since, sight.heard_since_ns), now_s)
+
+    def _away(self, user: Client | Subscription, sight: Sight, since_ns: int) -> KeeperCommand:
+        """Return the finding that nobody hears an inbox of ``user``, as the version in effect has it."""
+        term, version = self._term, self._state().version
+        written = self._losses.written_at_end(sight.before, self._linked)
+        if isinstance(user, Client):
+            if too_new(ClientUnreachable, version):
+                return ClientAway(term, user.id, user.generation, since_ns)
+            return ClientUnreachable(term, user.id, user.generation, since_ns, written)
+        if too_new(SubscriptionUnreachable, version):
+            return SubscriptionAway(term, user.id, user.generation, since_ns)
+        return SubscriptionUnreachable(term, user.id, user.generation, since_ns, written)
+
+    def _back(self, user: Client | Subscription, sight: Sight, since_ns: int, heard_ns: int) -> KeeperCommand:
+        """Return the finding that its inboxes are heard again, since ``heard_ns``, likewise."""
+        term, version = self._term, self._state().version
+        before, heard_at = [sight.before], sight.where or ("", 0)
+        if isinstance(user, Client):
+            # Where the log says it is: another connection if a leader died with what it knew of a move.
+            before.append(_elsewhere(user.heard_at, sight.before))
+        lost = (*self._losses.unwritten(before, sight.where, self._clock.now()), *heard_at)
+        if isinstance(user, Client):
+            if too_new(ClientReachable, version):
+                return ClientBack(term, user.id, user.generation, since_ns, heard_ns)
+            return ClientReachable(term, user.id, user.generation, since_ns, heard_ns, *lost)
+        if too_new(SubscriptionReachable, version):
+            return SubscriptionBack(term, user.id, user.generation, since_ns, heard_ns)
+        return SubscriptionReachable(term, user.id, user.generation, since_ns, heard_ns, *lost)
 
     def _grace_is_over(self, sight: Sight, now_ns: int) -> bool:
         if self._grace_from_ns is None:
@@ -347,9 +397,17 @@ class Keeper:
 
     def _propose_once(self, command: KeeperCommand, now_s: float) -> bool:
         """Propose a finding that is new; the same again only if it has come to nothing. Whether it was."""
-        key = (type(command), command)  # as tuples, an away and a back may be equal
+        # As tuples, an away and a back may be equal. How far a connection was served is not a finding.
+        is_away = isinstance(command, (ClientUnreachable, SubscriptionUnreachable))
+        key = (type(command), command[:4] if is_away else command[:5])
         if key in self._proposed:
             return False
         self._proposed[key] = now_s
         self._propose(command)
         return True
+
+
+def _elsewhere(logged: Where | None, seen: Where | None) -> Where | None:
+    """Return ``logged`` unless ``seen`` says the same and more."""
+    is_same = logged is not None and logged[1] == ANY_EPOCH and seen is not None and seen[0] == logged[0]
+    return None if is_same else logged

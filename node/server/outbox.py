@@ -53,13 +53,15 @@ class Outbox:
         soft, hard: bytes; the two bounds.
     """
 
-    __slots__ = ("_driver", "_hard", "_soft", "aborted", "outbox", "outbox_bytes")
+    __slots__ = ("_driver", "_hard", "_soft", "aborted", "outbox", "outbox_bytes", "written")
 
     def __init__(self, soft: int, hard: int) -> None:
         self.outbox: list[bytes] = []
         """What is to be written next. Bytes being written are not in it any more."""
         self.outbox_bytes = 0
         """In ``outbox``, and taken but not yet ``sent``."""
+        self.written = 0
+        """Bytes that the driver has written, ever."""
         self.aborted = False
         """Closed with nothing more to be written; what is being written is to be given up."""
         self._driver: Driver | None = None

@@ -13,11 +13,14 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from node.core.effects import Deliver, Drop, Effects, Replies
 from node.core.state import State, Subscription
 from node.protocol.message import message, redelivered
+from node.server import delivery_progress
+from node.server.delivery_progress import DeliveryProgress
+from node.units import MILLISECOND
 
 CHUNK = 128
 """Messages fetched from the store at a time, so that a full connection wastes few reads."""
@@ -36,7 +39,7 @@ class Messages(Protocol):
     def get_many(self, channel: int, seqs: Sequence[int]) -> list[bytes | None]: ...
 
 
-class Connection(Protocol):
+class Connection(delivery_progress.Connection, Protocol):
     """What is needed of a client's connection."""
 
     @property
@@ -71,6 +74,9 @@ class Backlog:
         self.moved_at = now_s
 
 
+TIME_SURE_NS = 10 * MILLISECOND
+"""Cluster time that went back by less may not have: the frame that told it was delayed."""
+
 STUCK_S = 5.0
 """A connection whose backlog has not moved for so long counts as not listening (R3, R15)."""
 
@@ -104,6 +110,9 @@ class Performer:
         self._accepted_ns: dict[Connection, int] = {}
         self.held = False
         """After a gap in this process's life nothing is delivered before it has caught up (R4)."""
+        self.progress = DeliveryProgress(clock)
+        self._touched: dict[Connection, int] = {}
+        """Connections into whose outbox deliveries are being put, and the entry that decided those."""
         self.delivered = 0
         self.delivered_bytes = 0
 
@@ -126,6 +135,7 @@ class Performer:
         decided_ns = self._state().time_ns
         for deliver in effects.deliveries:
             self._deliver(deliver, decided_ns)
+        self._note_handed()
         for replies in effects.replies:
             self._reply(replies)
 
@@ -138,6 +148,16 @@ class Performer:
         """
         if not connection.closed:
             self._accepted_ns.setdefault(connection, time_ns)
+
+    def time_went_back(self, by_ns: int) -> None:
+        """Cluster time is earlier than this node thought until now: it hears another leader, who knew less.
+
+        What that leader decides would count as decided before clients came that came just before it led.
+        """
+        by_ns -= TIME_SURE_NS
+        if by_ns > 0:
+            for connection, accepted_ns in self._accepted_ns.items():
+                self._accepted_ns[connection] = accepted_ns - by_ns
 
     def replace(self, messages: Messages) -> None:
         """A snapshot has brought another store."""
@@ -163,6 +183,7 @@ class Performer:
             for entry, seqs in sorted(by_entry.items()):
                 sent_at_ns = subscription.unacked[seqs[0]].sent_at_ns + subscription.group.stood_ns
                 self._deliver(Deliver(subscription.id, tuple(seqs), entry), sent_at_ns)  # type: ignore[arg-type]
+                self._note_handed()
 
     def stuck(self, now_s: float) -> list[Connection]:
         """Connections whose backlog has not moved for ``STUCK_S``."""
@@ -175,17 +196,39 @@ class Performer:
             return
         items = backlog.items
         while items and connection.writable and not connection.closed:
-            rest = self._write(items.popleft())
+            queued = items.popleft()
+            self._touched[connection] = queued.deliver.entry
+            rest = self._write(queued)
+            self._note_handed()
             backlog.moved_at = self._clock()
             if rest is not None:
                 items.appendleft(rest)
         if not items or connection.closed:
             self._backlogs.pop(connection, None)  # what was written may have ended it: then it is forgotten
 
+    def report(self) -> tuple[Any, ...]:
+        """Return how far deliveries were written, as `DeliveryProgress.take` does."""
+        waiting = (
+            (connection, backlog.items[0].deliver.entry)
+            for connection, backlog in self._backlogs.items()
+            if backlog.items
+        )
+        return self.progress.take(self._state().applied, waiting)
+
     def forget(self, connection: Connection) -> None:
         """``connection`` has ended: what was not written to it is unacked, and comes again."""
-        self._backlogs.pop(connection, None)
+        backlog = self._backlogs.pop(connection, None)
+        waits = self._touched.pop(connection, None)  # what was just put into its outbox may have ended it
+        if backlog is not None and backlog.items and waits is None:
+            waits = backlog.items[0].deliver.entry
+        self.progress.ended(connection, waits, self._state().applied)
         self._accepted_ns.pop(connection, None)
+
+    def _note_handed(self) -> None:
+        if self._touched:
+            for connection, entry in self._touched.items():
+                self.progress.handed(connection, entry)
+            self._touched.clear()
 
     def _deliver(self, deliver: Deliver, decided_ns: int) -> None:
         subscription = self._state().subscriptions.get(deliver.subscription)
@@ -199,6 +242,7 @@ class Performer:
                 continue
             backlog = self._backlogs.get(connection)
             if backlog is None and connection.writable and not self.held:
+                self._touched[connection] = deliver.entry
                 rest = self._write(queued)
                 if rest is None:
                     continue

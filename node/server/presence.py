@@ -97,10 +97,14 @@ class Sight:
     """Since when a returning client is waited for to subscribe to the rest of its inboxes."""
     last: Where | None = None
     """Through which connection it was heard before it went."""
+    before: Where | None = None
+    """The same at ``gone_since_ns``: the first of several, if nobody has acted on its moves."""
     moved_ns: int = 0
     """Cluster time when the move was noticed."""
     acted_ns: int = 0
     """Cluster time of the entry in which a leader last acted on its return."""
+    acted_at: Where | None = None
+    """The connection it had returned to when a leader last acted on that, if that leader said so."""
     heard_since_ns: int = 0
     """Cluster time when it was first seen to be heard through the connection it is heard through now."""
 
@@ -159,13 +163,23 @@ class Presence:
         self.dirty = True
         self._forget(now)
 
-    def acted(self, inboxes: Iterable[str], time_ns: int) -> None:
-        """An entry at ``time_ns`` was applied in which a leader acted on the return of ``inboxes``."""
-        for inbox in inboxes:
+    def acted(self, returned: Iterable[tuple[str, str, int]], time_ns: int) -> None:
+        """An entry at ``time_ns`` was applied in which a leader acted on the return of inboxes.
+
+        Args:
+            returned: each inbox, and the connection it returned to. If it is heard through another by now, or
+                not through that one yet, then its move is news still. Without a node only the time tells.
+            time_ns: cluster time.
+        """
+        for inbox, node, epoch in returned:
             sight = self._sights.get(inbox)
-            if sight is not None:
+            if sight is None:
+                continue
+            if node:
+                sight.acted_at = (node, epoch)
+            else:
                 sight.acted_ns = time_ns
-                sight.moved = sight.moved and self._is_news(sight)
+            sight.moved = sight.moved and self._is_news(sight)
 
     def heard_by_pattern(self, inbox: str) -> Where | None:
         """Return the newest connection that hears ``inbox``, patterns included; it may be a bystander's."""
@@ -219,7 +233,7 @@ class Presence:
         gone = self._strangers if sight is None else self._gone
         gone_ns, last = gone.pop(subject, (now, None))
         if sight is None:
-            sight = Sight(None, gone_ns if last or not where else None, last=last)
+            sight = Sight(None, gone_ns if last or not where else None, last=last, before=last)
         if sight.moved and now - sight.moved_ns > MOVED_MAX_NS:
             sight.moved = False
         if where == sight.where:
@@ -227,7 +241,7 @@ class Presence:
         if sight.where is not None:  # it went, or moved between two looks
             sight.last = sight.where
             if not sight.moved:
-                sight.gone_since_ns = gone_ns
+                sight.gone_since_ns, sight.before = gone_ns, sight.where
         sight.where, sight.heard_since_ns = where, now
         if where is not None and sight.last not in (None, where) and self._is_news(sight):
             sight.moved, sight.moved_ns = True, now
@@ -241,6 +255,8 @@ class Presence:
         return None
 
     def _is_news(self, sight: Sight) -> bool:
+        if sight.where == sight.acted_at:
+            return False
         return sight.gone_since_ns is not None and sight.gone_since_ns > sight.acted_ns + ACTED_NS
 
     def _forget(self, now: int) -> None:

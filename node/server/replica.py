@@ -14,10 +14,11 @@ import logging
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol
 
-from node.core.commands import Found, KeeperCommand, Refound, Tick
+from node.core.commands import ClientReachable, Found, KeeperCommand, Refound, Tick
 from node.core.effects import ClientOpened, Effects, Replies
 from node.core.machine import Machine
 from node.core.state import State
+from node.core.versions import too_new
 from node.errors import CorruptionError, RemoteProtocolError, UnavailableError
 from node.protocol.peer import shown
 from node.raft.membership import Membership
@@ -28,6 +29,7 @@ from node.server.clock import ClusterClock, WallClock
 from node.server.comparing import Comparing
 from node.server.host import Host
 from node.server.keeper import Keeper
+from node.server.losses import Losses
 from node.server.membership import changes as membership
 from node.server.membership.changes import Changes, Neighbours, NoNeighbours
 from node.server.ordering import Ordering
@@ -50,13 +52,6 @@ class Engine(catching_up.Engine, ordering.Engine, membership.Engine, Protocol):
 
     @property
     def is_changing(self) -> bool: ...
-
-
-class Serving(Protocol):
-    """What is needed to know of who serves behind an external NATS server."""
-
-    def told(self, term: int, group: int) -> None: ...
-    def peer_up(self) -> None: ...
 
 
 class Replica:
@@ -124,6 +119,14 @@ class Replica:
             reply=self.origin.applied,
             clock=host.monotonic_s,
         )
+        self.losses = Losses(
+            node,
+            host.wall_ns() // 1000,  # as epochs of connections begin
+            take=self.performer.report,
+            is_busy=lambda: self.performer.progress.is_busy,
+            links_up=lambda: self.links_up,
+            send=send,
+        )
         self.streaming = Streaming(
             subjects,
             state=self._state,
@@ -173,8 +176,6 @@ class Replica:
         self.leaderless_since_s: float | None = host.monotonic_s()
         self._founding = ""
         self.needs_snapshot_from: Callable[[str], None] | None = None
-        self.serving: Serving | None = None
-        """Where clients connect to an external NATS server: which node serves them."""
         self.pacing = Pacing(self.origin, stuck=self.performer.stuck, set_stuck=routing.set_stuck, kick=kick)
         self._marked_s = 0.0
         routing.on_interest_change = self._interest_changed
@@ -234,18 +235,6 @@ class Replica:
         return self.catch_up.done
 
     @property
-    def has_majority_linked(self) -> bool:
-        """Whether the links to a majority of the voters, this node included, are up."""
-        voters = self.membership.voters if self.membership is not None else ()
-        up = sum(name == self.node or name in self.links_up for name in voters)
-        return 2 * up > len(voters)
-
-    @property
-    def is_serving(self) -> bool:
-        """Whether this node leads and has applied the first entry of its term."""
-        return self.keeper is not None
-
-    @property
     def leader_heard(self) -> bool:
         """Whether this node leads, or hears one who does."""
         return self.leader is not None and self.caught_up
@@ -265,6 +254,8 @@ class Replica:
         self.performer.perform(effects)
         self._applied_own()
         self._notice_clients(effects)
+        if effects.took_over is not None:
+            self.losses.took_over(state.time_ns, effects.took_over, index)
         if effects.returned:
             self.presence.acted(effects.returned, state.time_ns)
         if state.founding_id != self._founding:
@@ -280,6 +271,7 @@ class Replica:
         for peer in self._warm_members.keys() - {*membership.names}:
             del self._warm_members[peer]
         self.comparing.forget(membership.names)
+        self.losses.forget(membership.names)
         self.neighbours.membership_changed(membership, index)
         if self._attached:
             self.changes.changed(membership)
@@ -344,7 +336,10 @@ class Replica:
         """A live frame of the current leader came in."""
         match note:
             case (int(time_ns), int(median_ns)):
+                before_ns = self.clock.now()
                 self.clock.heard(time_ns, self.engine.term)
+                if (by_ns := before_ns - self.clock.now()) > 0:
+                    self.performer.time_went_back(by_ns)
                 self.wall.heard(median_ns)
             case _:
                 log.warning("%s: a note that says nothing: %s", peer, shown(note))
@@ -373,8 +368,8 @@ class Replica:
         self.links_up.add(peer)
         self.upkeep.met(peer, hello)
         self.comparing.peer_up(peer)
-        if self.serving is not None:
-            self.serving.peer_up()
+        if self._tells_progress:
+            self.losses.peer_up(peer)
         if peer == self.leader:
             self._tell_origin()
             self.catch_up.ask()
@@ -399,8 +394,6 @@ class Replica:
                 self.ordering.frame(peer, value)
             case ("again", int(term), int(serial)):
                 self.origin.again(term, serial)
-            case ("serving", int(term), int(group)) if self.serving is not None:
-                self.serving.told(term, group)
             case ("pinged", str(client_id)):
                 if self.keeper is not None:
                     self.keeper.heartbeats.pinged(client_id)
@@ -412,6 +405,8 @@ class Replica:
                 self.asking.frame(peer, value)
             case ("state", list(milestones) | tuple(milestones)):
                 self.comparing.frame(peer, milestones)
+            case ("written", *report):
+                self.losses.received(peer, report)
             case ("lost", int(), int()) if peer != self.leader:
                 log.warning("%s says that this node lost entries, and doesn't lead: ignored", peer)
             case ("lost", int(acknowledged), int(last)) if acknowledged <= self.engine.last_index:
@@ -495,9 +490,15 @@ class Replica:
             self.requests.next_deadline() or NEVER,
             keeper_s,
             asking_s,
+            self.losses.pump(now_s) if self._tells_progress else NEVER,
             self.catch_up.pump(now_s),
             self.ordering.next_deadline() or NEVER,
         )
+
+    @property
+    def _tells_progress(self) -> bool:
+        """Every member knows the frame: it came with the commands that need it (R24)."""
+        return not too_new(ClientReachable, self.state.version)
 
     def _pump_leader(self, now_s: float) -> float:
         """What a leader does. Returns when its keeper wants to be called again."""
@@ -536,12 +537,13 @@ class Replica:
             monotonic_s=self.host.monotonic_s,
             term=self.term,
             is_member=lambda node: node in self.changes.names,
+            losses=self.losses,
+            linked=self.links_up,
         )
         if self._recovered is not None and self.state.founding_id == self._recovered[1]:
             self.ordering.keeper(Refound(self.term, *self._recovered))
         self._tell_asking()
         self.catch_up.first_entry_applied()
-        self._tell_changed()
 
     def _stop_leading(self) -> None:
         self.ordering.follow()

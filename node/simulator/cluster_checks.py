@@ -23,12 +23,14 @@ from node.core.state import State
 from node.protocol.streaming import Message, decode_message
 from node.raft.ports import EntryType
 from node.simulator.account import Account
+from node.simulator.delivery_checks import DeliveryChecker
 from node.simulator.log_checks import LogChecker
 from node.simulator.member_checks import MemberChecker
 from node.simulator.profiles import LEADER_WITHIN_S
 from node.simulator.raft_checks import ViolationError
 
 if TYPE_CHECKING:
+    from node.server.connection import Connection
     from node.simulator.cluster import Cluster
     from node.simulator.sim_client import Seen, SimClient
     from node.simulator.sim_node import SimNode
@@ -64,6 +66,7 @@ class ClusterChecker:
         self._members = MemberChecker(self.log) if cluster.profile.spares else None
         self._cluster = cluster
         self._world = cluster.world
+        self.deliveries = DeliveryChecker(cluster)
         self._entries: dict[int, bytes] = {}
         self._effects: dict[int, Effects] = {}
         self._digests: dict[int, bytes] = {}
@@ -173,6 +176,7 @@ class ClusterChecker:
             if index <= self.account.applied:
                 raise ViolationError("state machine safety", f"entry {index} was never applied in its place")
             self._effects[index] = effects
+            self.deliveries.decided(index)
             self._check_time(index, payload)
             self.account.entry(index, payload, effects, state)
             self._check_lateness()
@@ -269,8 +273,9 @@ class ClusterChecker:
 
     # --- what nodes do ----------------------------------------------------------------------------
 
-    def delivering(self, node: SimNode, subject: bytes, payload: bytes) -> None:
+    def delivering(self, node: SimNode, connection: Connection, subject: bytes, payload: bytes) -> None:
         """A message is turned into bytes for a client: it is still to be had (R3)."""
+        self.deliveries.handed(connection, subject, payload)
         found = self.account.by_inbox.get(subject.decode())
         if found is None:
             return
@@ -285,6 +290,10 @@ class ClusterChecker:
             raise ViolationError(
                 "acks", f"{node.name} delivers {seq} to {subject.decode()}, acknowledged in entry {acked_in}"
             )
+
+    def wrote(self, connection: Connection) -> None:
+        """All that was put into a connection's outbox is in its socket."""
+        self.deliveries.wrote(connection)
 
     def ack_came(self, node: SimNode, inbox: str, seq: int) -> None:
         """A client's ack has reached its node."""

@@ -109,6 +109,11 @@ class SimClient:
         return self._connection is not None and not self._connection.closed
 
     @property
+    def node(self) -> SimNode | None:
+        """The node it connected to last."""
+        return self._node
+
+    @property
     def reading(self) -> bool:
         return self._reading
 

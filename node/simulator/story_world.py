@@ -15,6 +15,7 @@ from node.core.effects import Effects
 from node.core.records import digest
 from node.core.settings import LIMIT_NAMES, Settings
 from node.core.state import State
+from node.server.connection import Connection
 from node.simulator.cluster import Cluster
 from node.simulator.cluster_checks import ClusterChecker
 from node.simulator.profiles import PROFILES
@@ -64,7 +65,7 @@ class StoryChecker(ClusterChecker):
                 "state machine safety", f"{node.name} decides otherwise in entry {effects.index}"
             )
 
-    def delivering(self, node: SimNode, subject: bytes, payload: bytes) -> None:
+    def delivering(self, node: SimNode, connection: Connection, subject: bytes, payload: bytes) -> None:
         """A message is turned into bytes for a client; the story's `Ledger` looks at it."""
 
 

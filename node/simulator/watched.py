@@ -65,8 +65,13 @@ class WatchedConnection(Connection):
     def deliver(
         self, subscription: LocalSubscription, subject: bytes, reply: bytes, headers: bytes, payload: bytes
     ) -> None:
-        self.watcher.checker.delivering(self.watcher, subject, payload)
+        self.watcher.checker.delivering(self.watcher, self, subject, payload)
         super().deliver(subscription, subject, reply, headers, payload)
+
+    def sent(self, size: int) -> None:
+        super().sent(size)
+        if not self.outbox_bytes:
+            self.watcher.checker.wrote(self)
 
 
 class Port:

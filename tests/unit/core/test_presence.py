@@ -14,6 +14,7 @@ from node.core.commands import (
     SubscriptionBack,
     TakeOver,
 )
+from node.core.effects import Returned
 from node.core.entries import (
     Batch,
     Entry,
@@ -85,9 +86,9 @@ def test_every_node_is_told_whose_return_was_acted_on() -> None:
     talk.subscribe("A", "a")
     talk.subscribe("B", "b")
     client = talk.state.clients["a"]
-    assert talk.back("a", since=2).effects.returned == [client.heartbeat_inbox, "A"]
+    assert talk.back("a", since=2).effects.returned == [Returned(client.heartbeat_inbox), Returned("A")]
     talk.inbox_away("B", since=3)
-    assert talk.inbox_back("B", since=3).effects.returned == ["B"]
+    assert talk.inbox_back("B", since=3).effects.returned == [Returned("B")]
 
 
 def test_what_was_sent_at_the_very_moment_counts_as_sent_while_gone() -> None:

@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 import pytest
-from conversation import Conversation
+from conversation import Conversation, client_open
 
-from node.core.commands import NOTHING_UNWRITTEN, ClientReachable, ClientUnreachable, TakeOver, Unwritten
+from node.core.commands import (
+    ANY_EPOCH,
+    NOTHING_UNWRITTEN,
+    ClientReachable,
+    ClientUnreachable,
+    TakeOver,
+    Unwritten,
+)
 from node.core.records import all_records, digest, restore
 from node.core.state import Lost
 
@@ -154,4 +161,24 @@ def test_below_version_2_nobody_knows_these_commands() -> None:
     answer = talk.say(keeper=[ClientUnreachable(1, "a", generation, 0, 0)])
     assert answer.effects.warnings
     assert not talk.state.clients["a"].absent
-    assert talk.say(keeper=[ClientReachable(1, "a", generation, 0, 1, 0, 0, 0)]).sent == {}
+    assert talk.say(keeper=[ClientReachable(1, "a", generation, 0, 1, 0, 0, 0, "n2", 7)]).sent == {}
+
+
+def test_a_client_is_where_it_was_registered_until_a_leader_says_otherwise() -> None:
+    """R15: so a leader that was started later knows that it has moved."""
+    talk = talk_of("a")
+    client = talk.state.clients["a"]
+    assert client.heard_at == ("n1", ANY_EPOCH)
+    talk.say(client_open("a"))
+    talk.back("a", since=1, unwritten=unwritten(0))
+    assert client.heard_at == ("n2", 7)
+    talk.say(client_open("a"))
+    assert client.heard_at == ("n2", 7), "its answer was lost, and it asks again: no new client"
+    again = restore(sorted(all_records(talk.state)))
+    assert again.clients["a"].heard_at == ("n2", 7)
+
+
+def test_version_1_does_not_say_where_a_client_is() -> None:
+    talk = Conversation(version=1)
+    talk.connect("a")
+    assert talk.state.clients["a"].heard_at is None

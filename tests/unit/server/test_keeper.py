@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Container, Iterable
 from typing import Any
 
 import pytest
 from conversation import EPOCH_NS, SECOND, Conversation
 
 from node.core.commands import (
+    ANY_EPOCH,
+    NOTHING_UNWRITTEN,
     ChannelExpire,
     ClientAway,
     ClientBack,
+    ClientReachable,
+    ClientUnreachable,
     ColdStart,
     KeeperCommand,
     SessionEnd,
     SubscriptionAway,
     SubscriptionBack,
+    SubscriptionReachable,
+    SubscriptionUnreachable,
     Tick,
+    Unwritten,
 )
 from node.server import presence
 from node.server.clock import ClusterClock, WallClock
@@ -55,6 +62,22 @@ class Nobody:
             answered()
 
 
+class Known:
+    """What nodes have said of their deliveries."""
+
+    def __init__(self) -> None:
+        self.written: dict[Where, int] = {}
+
+    def unwritten(self, before: Iterable[Where | None], now: Where | None, now_ns: int) -> Unwritten:
+        return Unwritten(min(self.written_at_end(where, ()) for where in before), 0, 0)
+
+    def written_at_end(self, where: Where | None, linked: Container[str]) -> int:
+        return NOTHING_UNWRITTEN if where is None else self.written.get(where, NOTHING_UNWRITTEN)
+
+
+ALL_WRITTEN = Unwritten(NOTHING_UNWRITTEN, 0, 0)
+
+
 class Leader:
     """A keeper over a core, a table of interest, and one clock for everything."""
 
@@ -65,6 +88,7 @@ class Leader:
         self.complete = True
         self.removed: set[str] = set()
         self.requests = Nobody()
+        self.known = Known()
         self.table: dict[bytes, Where] = {}
         self.by_pattern: Where | None = None
         """Somebody who hears everything."""
@@ -94,6 +118,8 @@ class Leader:
             monotonic_s=lambda: self.now,
             term=TERM,
             is_member=lambda node: node not in self.removed,
+            losses=self.known,
+            linked=(),
         )
         self.keeper.pump()
 
@@ -133,7 +159,8 @@ class Leader:
         return found
 
     def apply(self, *commands: KeeperCommand) -> None:
-        self.talk.say(keeper=list(commands), at=self.now)
+        answer = self.talk.say(keeper=list(commands), at=self.now)
+        self.presence.acted(answer.effects.returned, self.talk.state.time_ns)
         self.keeper.applied()
 
     def generation(self, client: str = "me") -> tuple[int, int]:
@@ -156,7 +183,7 @@ def test_a_bystander_is_not_the_client() -> None:
     leader.lost("hb.me", "A")
     since = ns(leader.now)
     assert leader.wait(2.9) == []
-    assert leader.wait(0.3) == [ClientAway(TERM, "me", leader.generation(), since)]
+    assert leader.wait(0.3) == [ClientUnreachable(TERM, "me", leader.generation(), since, NOTHING_UNWRITTEN)]
     assert leader.requests.asked == ["hb.me"], "asked once whether it is there"
 
 
@@ -166,7 +193,7 @@ def test_a_bystander_does_not_keep_a_subscription() -> None:
     leader.wait(1)
     leader.by_pattern = ("n2", 9)
     leader.lost("A")
-    assert [type(found) for found in leader.wait(3.3)] == [SubscriptionAway]
+    assert [type(found) for found in leader.wait(3.3)] == [SubscriptionUnreachable]
 
 
 def test_nobody_is_back_for_a_bystander_at_a_cold_start() -> None:
@@ -179,7 +206,7 @@ def test_nobody_is_back_for_a_bystander_at_a_cold_start() -> None:
     leader.apply(ColdStart(TERM))
     assert leader.wait(2) == []
     leader.heard("hb.me", "A", epoch=2)
-    assert {type(found) for found in leader.wait(0.2)} == {ClientBack, SubscriptionBack}
+    assert {type(found) for found in leader.wait(0.2)} == {ClientReachable, SubscriptionReachable}
 
 
 def test_a_client_that_hears_its_inboxes_by_a_pattern_shows_that_it_does() -> None:
@@ -195,7 +222,7 @@ def test_a_client_that_hears_its_inboxes_by_a_pattern_shows_that_it_does() -> No
     assert leader.presence.sight("A").where == ("n1", 1)
     leader.by_pattern = None
     leader.presence.dirty = True
-    assert [type(found) for found in leader.wait(3.3)] == [ClientAway]
+    assert [type(found) for found in leader.wait(3.3)] == [ClientUnreachable]
 
 
 def test_many_clients_are_asked_by_and_by() -> None:
@@ -315,7 +342,7 @@ def test_a_client_nobody_hears_is_absent_after_the_grace() -> None:
     gone = leader.now
     assert leader.wait(GRACE_S - STEP_S) == []
     assert leader.wait(LOOK_AT_LEAST_S + 2 * STEP_S) == [
-        ClientAway(TERM, "me", leader.generation(), ns(gone))
+        ClientUnreachable(TERM, "me", leader.generation(), ns(gone), NOTHING_UNWRITTEN)
     ]
 
 
@@ -346,11 +373,13 @@ def test_a_new_leader_gives_the_grace_anew() -> None:
         monotonic_s=lambda: leader.now,
         term=TERM,
         is_member=lambda node: True,
+        losses=leader.known,
+        linked=(),
     )
     assert leader.wait(3 * GRACE_S) == []
     leader.complete = True
     assert leader.wait(GRACE_S - STEP_S) == []
-    assert [type(command) for command in leader.wait(LOOK_AT_LEAST_S + 2 * STEP_S)] == [ClientAway]
+    assert [type(command) for command in leader.wait(LOOK_AT_LEAST_S + 2 * STEP_S)] == [ClientUnreachable]
 
 
 def test_a_finding_is_proposed_once_and_again_if_nothing_comes_of_it() -> None:
@@ -374,7 +403,9 @@ def test_one_that_comes_back_says_since_when_it_may_have_missed_something() -> N
     leader.wait(REPEAT_S + STEP_S)
     leader.heard("hb.me", epoch=2)
     heard = leader.now + STEP_S
-    assert leader.wait(2 * STEP_S) == [ClientBack(TERM, "me", leader.generation(), ns(gone), ns(heard))]
+    assert leader.wait(2 * STEP_S) == [
+        ClientReachable(TERM, "me", leader.generation(), ns(gone), ns(heard), *ALL_WRITTEN, "n1", 2)
+    ]
 
 
 def test_one_that_comes_back_just_after_it_was_found_absent_does_not_wait() -> None:
@@ -387,7 +418,9 @@ def test_one_that_comes_back_just_after_it_was_found_absent_does_not_wait() -> N
     assert leader.talk.state.clients["me"].absent
     leader.heard("hb.me", epoch=2)
     heard = leader.now + STEP_S
-    assert leader.wait(2 * STEP_S) == [ClientBack(TERM, "me", leader.generation(), ns(gone), ns(heard))]
+    assert leader.wait(2 * STEP_S) == [
+        ClientReachable(TERM, "me", leader.generation(), ns(gone), ns(heard), *ALL_WRITTEN, "n1", 2)
+    ]
 
 
 def test_an_inbox_that_merely_moved_is_back_too() -> None:
@@ -397,7 +430,9 @@ def test_an_inbox_that_merely_moved_is_back_too() -> None:
     leader.heard("hb.me", epoch=2)
     moved = leader.now
     found = leader.wait(2 * STEP_S)
-    assert found == [ClientBack(TERM, "me", leader.generation(), ns(moved), ns(moved + STEP_S))]
+    assert found == [
+        ClientReachable(TERM, "me", leader.generation(), ns(moved), ns(moved + STEP_S), *ALL_WRITTEN, "n1", 2)
+    ]
     leader.apply(*found)
     assert leader.wait(5.0) == []
 
@@ -412,7 +447,7 @@ def test_a_returning_client_is_waited_for_until_its_inboxes_are_heard() -> None:
     leader.heard("hb.me", epoch=2)
     assert leader.wait(SETTLE_NS / SECOND / 2) == []
     leader.heard("in", epoch=2)
-    assert [type(command) for command in leader.wait(2 * STEP_S)] == [ClientBack]
+    assert [type(command) for command in leader.wait(2 * STEP_S)] == [ClientReachable]
 
 
 def test_it_is_not_waited_for_any_longer_than_that() -> None:
@@ -424,7 +459,7 @@ def test_it_is_not_waited_for_any_longer_than_that() -> None:
     leader.wait(0.5)
     leader.heard("hb.me", epoch=2)
     (back,) = leader.wait(SETTLE_NS / SECOND + 3 * STEP_S)
-    assert isinstance(back, ClientBack)
+    assert isinstance(back, ClientReachable)
     assert back.back_ns == NOT_HEARD_NS, "what is sent to the other inbox doesn't arrive yet"
 
 
@@ -437,7 +472,11 @@ def test_one_inbox_of_a_client_can_move_by_itself() -> None:
     moved = leader.now
     sub = leader.talk.find("in")
     found = leader.wait(2 * STEP_S)
-    assert found == [SubscriptionBack(TERM, sub.id, sub.generation, ns(moved), ns(moved + STEP_S))]
+    assert found == [
+        SubscriptionReachable(
+            TERM, sub.id, sub.generation, ns(moved), ns(moved + STEP_S), *ALL_WRITTEN, "n1", 2
+        )
+    ]
     leader.apply(*found)
     assert leader.wait(5.0) == []
 
@@ -451,12 +490,14 @@ def test_one_inbox_of_a_client_can_be_absent_by_itself() -> None:
     gone = leader.now
     found = leader.wait(GRACE_S + LOOK_AT_LEAST_S)
     sub = leader.talk.find("in")
-    assert found == [SubscriptionAway(TERM, sub.id, sub.generation, ns(gone))]
+    assert found == [SubscriptionUnreachable(TERM, sub.id, sub.generation, ns(gone), NOTHING_UNWRITTEN)]
     leader.apply(*found)
     leader.wait(REPEAT_S + STEP_S)
     leader.heard("in", epoch=2)
     heard = leader.now + STEP_S
-    assert leader.wait(2 * STEP_S) == [SubscriptionBack(TERM, sub.id, sub.generation, ns(gone), ns(heard))]
+    assert leader.wait(2 * STEP_S) == [
+        SubscriptionReachable(TERM, sub.id, sub.generation, ns(gone), ns(heard), *ALL_WRITTEN, "n1", 2)
+    ]
 
 
 def test_an_inbox_nobody_hears_does_not_come_back_with_its_client() -> None:
@@ -469,7 +510,7 @@ def test_an_inbox_nobody_hears_does_not_come_back_with_its_client() -> None:
     assert leader.talk.find("in").absent
     leader.heard("hb.me", epoch=2)
     found = leader.wait(SETTLE_NS / SECOND + 3 * STEP_S)
-    assert [type(command) for command in found] == [ClientBack]
+    assert [type(command) for command in found] == [ClientReachable]
 
 
 def test_offline_durables_are_nobodys_absence() -> None:
@@ -510,12 +551,12 @@ def test_what_changes_is_noticed_between_two_looks_at_all() -> None:
     gone_ns = round(leader.now * SECOND)
     assert leader.wait(GRACE_S - 0.6) == []
     away = leader.wait(1.2)
-    assert [(type(found), found.gone_since_ns) for found in away] == [(ClientAway, gone_ns)]
+    assert [(type(found), found.gone_since_ns) for found in away] == [(ClientUnreachable, gone_ns)]
     leader.apply(*away)
     leader.wait(1)
     leader.heard("hb.me", "A", node="n2", epoch=7)
     back = leader.wait(2 * LOOK_EVERY_S)
-    assert [(type(found), found.gone_since_ns) for found in back] == [(ClientBack, gone_ns)]
+    assert [(type(found), found.gone_since_ns) for found in back] == [(ClientReachable, gone_ns)]
 
 
 @pytest.mark.usefixtures("costly")
@@ -526,10 +567,10 @@ def test_one_inbox_that_goes_and_comes_is_noticed_between_two_looks_at_all() -> 
     leader.keeper._look(leader.now)  # once in ages, behind the subscription
     leader.lost("A")
     away = leader.wait(GRACE_S + 0.6)
-    assert [type(found) for found in away] == [SubscriptionAway]
+    assert [type(found) for found in away] == [SubscriptionUnreachable]
     leader.apply(*away)
     leader.heard("A", epoch=2)
-    assert [type(found) for found in leader.wait(2 * LOOK_EVERY_S)] == [SubscriptionBack]
+    assert [type(found) for found in leader.wait(2 * LOOK_EVERY_S)] == [SubscriptionReachable]
 
 
 @pytest.mark.usefixtures("costly")
@@ -541,7 +582,7 @@ def test_who_settles_is_waited_for_between_two_looks_at_all() -> None:
     leader.heard("hb.me", node="n2", epoch=5)
     assert leader.wait(0.1) == []
     leader.heard("A", node="n2", epoch=5)
-    assert [type(found) for found in leader.wait(2 * LOOK_EVERY_S)] == [ClientBack]
+    assert [type(found) for found in leader.wait(2 * LOOK_EVERY_S)] == [ClientReachable]
 
 
 def test_who_comes_does_not_have_everybody_looked_at_again() -> None:
@@ -569,3 +610,106 @@ def test_a_removed_node_has_no_session() -> None:
     leader.talk.say(keeper=found)
     assert leader.talk.state.sessions == {}
     assert not any(isinstance(command, SessionEnd) for command in leader.wait(3.0))
+
+
+# --- how far a connection was served ---------------------------------------------------------------
+
+
+def test_a_finding_says_how_far_the_lost_connection_was_served() -> None:
+    """R10, R15: what its node had not written yet is due at once when the client is heard elsewhere."""
+    leader = Leader()
+    leader.subscribe("in")
+    leader.wait(1.0)
+    leader.known.written["n1", 1] = 7
+    leader.heard("hb.me", "in", node="n2", epoch=2)
+    (found,) = leader.wait(2 * STEP_S)
+    assert isinstance(found, ClientReachable)
+    assert found.written == 7
+
+
+def test_of_two_connections_lost_in_a_row_the_first_counts() -> None:
+    """R15: nobody has acted on the first move yet, so what was lost then is lost still."""
+    leader = Leader()
+    leader.subscribe("in")
+    leader.wait(1.0)
+    leader.known.written.update({("n1", 1): 7, ("n2", 2): 9})
+    leader.heard("hb.me", node="n2", epoch=2)
+    leader.wait(STEP_S)
+    leader.lost("hb.me", "in")
+    leader.wait(STEP_S)
+    leader.heard("hb.me", "in", node="n3", epoch=3)
+    (found,) = leader.wait(2 * STEP_S)
+    assert isinstance(found, ClientReachable)
+    assert found.written == 7
+
+
+def test_where_the_log_says_it_is_counts_more_than_what_this_leader_saw() -> None:
+    """R15: this leader was started after the client had moved, and after the last leader had acted on another
+    of its moves."""
+    leader = Leader()
+    leader.wait(1.0)
+    leader.known.written.update({("n3", 7): 5})
+    leader.apply(ClientReachable(TERM, "me", leader.generation(), ns(1.0), ns(1.0), *ALL_WRITTEN, "n3", 7))
+    leader.presence.dirty = True
+    (found,) = leader.wait(2 * STEP_S)
+    assert isinstance(found, ClientReachable)
+    assert (found.written, found.node, found.epoch) == (5, "n1", 1)
+    leader.apply(found)
+    assert leader.wait(5.0) == []
+
+
+def test_a_leader_that_saw_nothing_knows_where_a_client_was_registered() -> None:
+    """R15: the client has moved since, and neither the leader of then nor its node lives."""
+    leader = Leader()
+    leader.wait(1.0)
+    leader.known.written["n9", ANY_EPOCH] = 4
+    leader.talk.state.clients["me"].heard_at = ("n9", ANY_EPOCH)
+    leader.presence.dirty = True
+    (found,) = leader.wait(2 * STEP_S)
+    assert isinstance(found, ClientReachable)
+    assert (found.written, found.node, found.epoch) == (4, "n1", 1)
+
+
+def test_who_is_away_is_said_to_have_been_served_so_far() -> None:
+    """R15: kept in the state, for the next leader may not know."""
+    leader = Leader()
+    leader.subscribe("in")
+    leader.wait(1.0)
+    leader.known.written["n1", 1] = 7
+    leader.lost("in")
+    (inbox,) = leader.wait(GRACE_S + LOOK_AT_LEAST_S)
+    leader.lost("hb.me")
+    (client,) = leader.wait(GRACE_S + LOOK_AT_LEAST_S)
+    assert isinstance(inbox, SubscriptionUnreachable)
+    assert isinstance(client, ClientUnreachable)
+    assert (inbox.written, client.written) == (7, 7)
+
+
+def test_the_same_finding_is_not_another_when_more_was_written() -> None:
+    """R16: reports go on coming in while the entry is on its way."""
+    leader = Leader()
+    leader.wait(1.0)
+    leader.known.written["n1", 1] = 7
+    leader.lost("hb.me")
+    assert len(leader.wait(GRACE_S + LOOK_AT_LEAST_S)) == 1
+    leader.known.written["n1", 1] = 8
+    assert leader.wait(REPEAT_S / 4) == []
+
+
+def test_in_version_1_findings_say_only_since_when() -> None:
+    """R24: a member may run the older release, which does not know the others."""
+    leader = Leader(version=1)
+    leader.subscribe("in")
+    leader.wait(1.0)
+    leader.lost("in")
+    found = leader.wait(GRACE_S + LOOK_AT_LEAST_S)
+    leader.apply(*found)
+    leader.heard("in", epoch=2)
+    found += leader.wait(2 * STEP_S)
+    leader.lost("hb.me")
+    found += leader.wait(GRACE_S + LOOK_AT_LEAST_S)
+    leader.apply(found[-1])
+    leader.heard("hb.me", epoch=3)
+    found += leader.wait(SETTLE_NS / SECOND + 3 * STEP_S)
+    kinds = dict.fromkeys(type(each) for each in found)
+    assert list(kinds) == [SubscriptionAway, SubscriptionBack, ClientAway, ClientBack]

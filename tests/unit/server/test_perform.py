@@ -9,16 +9,18 @@ from conversation import SECOND, Answer, Conversation, publishes
 from node.core.commands import ChannelExpire
 from node.core.effects import Replies
 from node.protocol.streaming import Message, decode_message
-from node.server.perform import CHUNK, CHUNK_BYTES, STUCK_S, Performer
+from node.server.perform import CHUNK, CHUNK_BYTES, STUCK_S, TIME_SURE_NS, Performer
 from node.store.memory import MemoryStore
 
 
 class Connection:
     """A client's connection with room for so many messages."""
 
-    def __init__(self, room: int = 1000) -> None:
+    def __init__(self, room: int = 1000, epoch: int = 1) -> None:
         self.room = room
         self.closed = False
+        self.epoch = epoch
+        self.written = self.outbox_bytes = 0
 
     @property
     def writable(self) -> bool:
@@ -36,6 +38,7 @@ class Inbox:
     def deliver(self, subject: bytes, payload: bytes) -> None:
         message = decode_message(payload)
         self.connection.room -= 1
+        self.connection.outbox_bytes += len(payload)
         self.got.append(message)
         self._left.append((subject.decode(), message.seq))
 
@@ -350,3 +353,73 @@ def test_what_was_decided_before_a_client_came_is_left_to_where_it_was() -> None
     node.connection.closed = True
     node.performer.accepted(node.connection, 0)  # the read in which it ended: nothing is kept of it
     assert not node.performer._accepted_ns
+
+
+def test_what_a_leader_decides_that_lost_time_is_not_taken_for_older_than_the_connection() -> None:
+    """R12: a new leader may know cluster time less well than this node did when the client came."""
+    node = Node("in")
+    inbox = node.subscribes("in")
+    node.performer.accepted(node.connection, 5 * SECOND)
+    node.performs(node.talk.publish(at=4.0))
+    assert inbox.seqs == []
+    node.performer.time_went_back(3 * SECOND)
+    node.performs(node.talk.publish(at=4.0))
+    assert inbox.seqs == [2]
+
+
+def test_a_delayed_frame_is_no_lost_time() -> None:
+    node = Node("in")
+    inbox = node.subscribes("in")
+    node.performer.accepted(node.connection, 5 * SECOND)
+    node.performer.time_went_back(TIME_SURE_NS)
+    node.performs(node.talk.publish(at=5.0 - 0.001))
+    assert inbox.seqs == []
+
+
+# --- how far it came (R10, R15) --------------------------------------------------------------------
+
+
+def test_what_is_in_the_outbox_or_waits_for_room_is_not_written() -> None:
+    node = Node("in", room=1)
+    node.subscribes("in", mif=1000)
+    node.performs(node.talk.publish(CHUNK))
+    first = node.talk.index
+    node.performs(node.talk.publish())
+    assert node.performer.report() == (node.talk.index, [[1, first - 1]], [])
+    node.connection.written, node.connection.outbox_bytes = node.connection.outbox_bytes, 0
+    assert node.performer.report() == (node.talk.index, [[1, first]], []), "the second waits for room"
+    node.connection.room = 10
+    node.performer.drained(node.connection)
+    assert node.performer.report() == (node.talk.index, [[1, first]], []), "the second is in the outbox"
+    node.connection.written, node.connection.outbox_bytes = 1 << 20, 0
+    assert node.performer.report() == (node.talk.index, [], [])
+
+
+def test_what_a_connection_had_not_been_sent_when_it_ended_is_told() -> None:
+    node = Node("in", room=1)
+    node.subscribes("in", mif=1000)
+    node.performs(node.talk.publish(CHUNK))
+    first = node.talk.index
+    node.connection.written, node.connection.outbox_bytes = node.connection.outbox_bytes, 0
+    node.performs(node.talk.publish())
+    node.performer.forget(node.connection)
+    assert node.performer.report()[1:] == ([], [[1, first]])
+
+
+def test_a_connection_that_a_delivery_ends_was_not_sent_that() -> None:
+    """A slow consumer: its outbox, with what was just put into it, is dropped."""
+    node = Node("in")
+    inbox = node.subscribes("in")
+    node.performs(node.talk.publish())
+    node.connection.written, node.connection.outbox_bytes = 1 << 20, 0
+
+    def deliver(_subject: bytes, _payload: bytes) -> None:
+        node.connection.closed = True
+        node.performer.forget(node.connection)
+
+    inbox.deliver = deliver  # type: ignore[method-assign]
+    before = node.talk.index
+    node.performs(node.talk.publish())
+    node.performs(node.talk.tick())
+    assert node.performer.report() == (node.talk.index, [], [[1, before]])
+    assert not node.performer.progress._marks

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from node.core.effects import Returned
 from node.server.interest import InterestChange
 from node.server.presence import (
     ACTED_NS,
@@ -149,7 +150,7 @@ def test_a_move_that_was_acted_on_is_forgotten() -> None:
     world.now += 1
     world.comes("hb.a", "n2", 2, moves=True)
     assert world.look().moved
-    world.presence.acted(["hb.a", "unknown"], world.now * SECOND)
+    world.presence.acted([Returned("hb.a"), Returned("unknown")], world.now * SECOND)
     assert not world.look().moved
     world.now += 1
     world.goes("hb.a")
@@ -162,7 +163,50 @@ def test_a_move_is_news_only_if_it_went_after_it_was_acted_on() -> None:
     world = World()
     world.comes("hb.a", "n1", 1)
     world.look()
-    world.presence.acted(["hb.a"], world.now * SECOND - ACTED_NS // 2)
+    world.presence.acted([Returned("hb.a")], world.now * SECOND - ACTED_NS // 2)
+    world.comes("hb.a", "n2", 2, moves=True)
+    assert not world.look().moved
+
+
+def test_a_move_that_was_acted_on_as_another_is_news() -> None:
+    """R15: the leader died with the connection it had found the client on; its entry was committed later."""
+    world = World()
+    world.comes("hb.a", "n1", 1)
+    world.look()
+    world.now += 1
+    world.comes("hb.a", "n2", 2, moves=True)
+    world.look()
+    world.comes("hb.a", "n3", 3, moves=True)
+    moved = world.look()
+    assert moved.moved
+    world.presence.acted([Returned("hb.a", "n2", 2)], world.now * SECOND)
+    assert world.look().moved
+    assert world.look().before == ("n1", 1)
+    world.presence.acted([Returned("hb.a", "n3", 3)], world.now * SECOND)
+    assert not world.look().moved
+
+
+def test_one_that_was_not_heard_yet_when_its_client_returned_is_news() -> None:
+    """R15: what was sent to it again with its client went nowhere."""
+    world = World()
+    world.comes("hb.a", "n1", 1)
+    world.look()
+    world.now += 1
+    world.goes("hb.a")
+    world.look()
+    world.presence.acted([Returned("hb.a", "n2", 2)], world.now * SECOND)
+    world.comes("hb.a", "n2", 3)
+    assert world.look().moved
+
+
+def test_a_move_seen_after_it_was_acted_on_is_no_news() -> None:
+    """The log was quicker than the interest."""
+    world = World()
+    world.comes("hb.a", "n1", 1)
+    world.look()
+    world.now += 1
+    world.presence.acted([Returned("hb.a", "n2", 2)], world.now * SECOND)
+    world.now += 1
     world.comes("hb.a", "n2", 2, moves=True)
     assert not world.look().moved
 

@@ -1,0 +1,36 @@
+"""What was decided is written to its client soon, whichever node dies in between (R10, R15)."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+
+import pytest
+from seed_search import SeedSearch
+
+from node.core.commands import NOTHING_UNWRITTEN, Unwritten
+from node.server.losses import Losses
+from node.simulator.cluster_run import Case, attempt
+from node.simulator.profiles import PROFILES
+
+
+@pytest.fixture(autouse=True)
+def _quiet_logs() -> Iterator[None]:
+    logging.disable(logging.CRITICAL)
+    yield
+    logging.disable(logging.NOTSET)
+
+
+def test_only_times_tell_what_died_with_a_connection(
+    seeds: SeedSearch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """R10, R15: as before there were reports. A node is killed between an entry's commit and its socket."""
+    monkeypatch.setattr(
+        Losses, "unwritten", lambda self, before, now, now_ns: Unwritten(NOTHING_UNWRITTEN, 0, 0)
+    )
+
+    def broken(seed: int) -> str | None:
+        failure = attempt(Case(seed, PROFILES["kills"], 3)).failure
+        return "unwritten" if failure is not None and "nobody has written" in failure.text else None
+
+    seeds.find(20, broken)

@@ -1,0 +1,123 @@
+"""Evidence of what a connection that ended was not sent (R10, R15)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from node.core.commands import NOTHING_UNWRITTEN, Unwritten
+from node.server.delivery_progress import IDLE_REPORT_EVERY_S, REPORT_EVERY_S
+from node.server.losses import TAKE_OVERS_MAX, Losses
+from node.server.presence import MOVED_MAX_NS
+
+
+class Node:
+    def __init__(self) -> None:
+        self.now = 50.0
+        self.index = 1
+        self.busy = False
+        self.links: list[str] = ["n2", "n3"]
+        self.told: list[tuple[str, Any]] = []
+        self.losses = Losses(
+            "n1",
+            100,
+            take=lambda: (self.index, [], []),
+            is_busy=lambda: self.busy,
+            links_up=lambda: self.links,
+            send=self.send,
+        )
+
+    def send(self, peer: str, frame: Any) -> bool:
+        self.told.append((peer, frame))
+        return True
+
+    def pump(self, seconds: float = 0.0) -> list[Any]:
+        """What was told meanwhile, pumped when it wants to be."""
+        end = self.now + seconds
+        self.told.clear()
+        while True:
+            due = self.losses.pump(self.now)
+            if due > end:
+                break
+            assert due > self.now
+            self.now = due
+        self.now = end
+        return list(self.told)
+
+
+def test_every_member_is_told_how_far_this_node_came() -> None:
+    node = Node()
+    frame = ("written", 100, 1, [], [])
+    assert node.pump() == [("n2", frame), ("n3", frame)]
+    assert node.pump(5.0) == [], "the same again is no news"
+    node.index = 2
+    assert [peer for peer, _ in node.pump(IDLE_REPORT_EVERY_S)] == ["n2", "n3"]
+
+
+def test_a_node_that_delivers_tells_more_often_but_not_more_often_than_that() -> None:
+    node = Node()
+    node.links = ["n2"]
+    node.busy = True
+    node.pump()
+    told = 0
+    for _ in range(1000):
+        node.index += 1
+        told += len(node.pump(0.001))
+    assert 0.9 <= told * REPORT_EVERY_S <= 1.0
+
+
+def test_a_member_that_was_not_linked_is_told_what_it_missed() -> None:
+    node = Node()
+    node.losses.peer_up("n3")
+    assert node.told == []
+    node.pump()
+    node.told.clear()
+    node.losses.peer_up("n3")
+    assert node.told == [("n3", ("written", 100, 1, [], []))]
+
+
+def test_what_a_connection_was_not_sent() -> None:
+    node = Node()
+    node.losses.received("n2", [200, 40, [[201, 30]], []])
+    node.pump()
+    nothing = Unwritten(NOTHING_UNWRITTEN, 0, 0)
+    assert node.losses.unwritten([("n2", 201)], ("n3", 1), 0) == Unwritten(30, 0, 0)
+    assert node.losses.unwritten([("n2", 202)], None, 0) == Unwritten(40, 0, 0)
+    assert node.losses.unwritten([("n1", 101)], ("n3", 1), 0) == Unwritten(1, 0, 0)
+    assert node.losses.unwritten([("n2", 201)], ("n2", 201), 0) == nothing, "it was stuck for a while"
+    assert node.losses.unwritten([None], ("n2", 201), 0) == nothing
+    assert node.losses.unwritten([("n2", 201), ("n2", 202), None], ("n3", 1), 0) == Unwritten(30, 0, 0)
+    assert node.losses.unwritten([("n2", 202), ("n4", 1)], ("n3", 1), 0) == Unwritten(0, 0, 0), (
+        "n4 told nothing"
+    )
+
+
+def test_take_overs_are_remembered_as_long_as_moves_are() -> None:
+    """R10: what they dated anew may have been left out where its client had moved meanwhile."""
+    node = Node()
+    before, now = ("n2", 201), ("n3", 1)
+    node.losses.took_over(0, 10, 15)
+    node.losses.took_over(MOVED_MAX_NS, 12, 20)
+    assert node.losses.unwritten([before], now, MOVED_MAX_NS)[1:] == (10, 20)
+    assert node.losses.unwritten([before], now, 2 * MOVED_MAX_NS + 1)[1:] == (12, 20)
+    assert node.losses.unwritten([before], now, 4 * MOVED_MAX_NS)[1:] == (0, 0)
+    for number in range(2 * TAKE_OVERS_MAX):
+        node.losses.took_over(0, number, number)
+    assert len(node.losses._take_overs) == TAKE_OVERS_MAX
+
+
+def test_a_connection_that_may_go_on_has_lost_nothing_yet() -> None:
+    """R3: one that takes nothing counts as not listening, and what waits for it is still written later."""
+    node = Node()
+    node.losses.received("n2", [200, 40, [[201, 30]], [[202, 20]]])
+    linked = {"n2"}
+    assert node.losses.written_at_end(("n2", 201), linked) == NOTHING_UNWRITTEN
+    assert node.losses.written_at_end(("n2", 202), linked) == 20
+    assert node.losses.written_at_end(("n2", 201), set()) == 30, "its node is dead"
+    assert node.losses.written_at_end(None, linked) == NOTHING_UNWRITTEN
+
+
+def test_what_members_said_that_were_removed_is_forgotten() -> None:
+    node = Node()
+    node.losses.received("n2", [200, 40, [], []])
+    node.losses.forget(["n1", "n3"])
+    assert node.losses.unwritten([("n2", 201)], None, 0).written == 0
