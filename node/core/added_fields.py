@@ -23,7 +23,7 @@ ADDED: Final[dict[type, tuple[str, ...]]] = {
     Client: ("heard_at",),
     Channel: (),
     Group: (),
-    Subscription: (),
+    Subscription: ("answer_lost",),
 }
 """Names of added fields by class, in the order in which they are written."""
 

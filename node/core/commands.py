@@ -112,6 +112,27 @@ class SubscriptionOpen(NamedTuple):
     valid_until_ns: int
 
 
+class SubscriptionReplace(NamedTuple):
+    """A `SubscriptionOpen` that also replaces an online durable: that with the ack inbox ``replaces``.
+
+    Nobody hears that one, or its client asks again because the answer has not come. Since machine version 2.
+    """
+
+    client_id: str
+    channel: str
+    queue: str
+    durable: str
+    inbox: str
+    ack_inbox: str
+    max_in_flight: int
+    ack_wait_ns: int
+    start: int
+    start_seq: int
+    start_delta_ns: int
+    valid_until_ns: int
+    replaces: str
+
+
 class SubscriptionClose(NamedTuple):
     """Close: a durable goes offline, anything else ends. ``inbox`` is the ack or message inbox."""
 
@@ -448,6 +469,7 @@ OriginCommand: TypeAlias = (
     | ClientCheck
     | Publish
     | SubscriptionOpen
+    | SubscriptionReplace
     | SubscriptionClose
     | Unsubscribe
     | Acked

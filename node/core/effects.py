@@ -81,7 +81,17 @@ class SubscriptionOpened(NamedTuple):
     ack_inbox: str
 
 
-Outcome: TypeAlias = Ok | Refused | ClientOpened | Probing | SubscriptionOpened
+class DurableTaken(NamedTuple):
+    """The durable is online, with the ack inbox ``ack_inbox``, and was heard when ``apply`` looked last.
+
+    Does nobody hear ``inbox`` now, a SubscriptionReplace follows; else it is refused as a duplicate.
+    """
+
+    ack_inbox: str
+    inbox: str
+
+
+Outcome: TypeAlias = Ok | Refused | ClientOpened | Probing | SubscriptionOpened | DurableTaken
 
 OK = Ok()
 

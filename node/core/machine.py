@@ -36,6 +36,7 @@ from .commands import (
     SubscriptionOpen,
     SubscriptionPause,
     SubscriptionRemove,
+    SubscriptionReplace,
     SubscriptionSeek,
     Unsubscribe,
 )
@@ -153,6 +154,7 @@ def _apply_batch(turn: Turn, batch: Batch) -> None:
     except RemoteProtocolError as error:
         _warn_of(turn, session, error)
         commands = [()] * count_commands(batch.commands)
+    turn.session = session.id
     first, last = batch.first_serial, batch.first_serial + len(commands) - 1
     seen = sessions.skip_seen(session, first, len(commands))
     others = sessions.kept_outcomes(session, first, last) if seen else {}
@@ -215,7 +217,7 @@ def _apply_command(turn: Turn, command: OriginCommand) -> Outcome:
     match command:
         case Acked():
             return acks.apply_acks(turn, command)
-        case SubscriptionOpen():
+        case SubscriptionOpen() | SubscriptionReplace():
             return subscriptions.open_subscription(turn, command)
         case SubscriptionClose():
             return subscriptions.close_subscription(turn, command)

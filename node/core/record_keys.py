@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import struct
 
-from .effects import ClientOpened, Ok, Outcome, Probing, Refused, SubscriptionOpened
+from .effects import ClientOpened, DurableTaken, Ok, Outcome, Probing, Refused, SubscriptionOpened
 from .state import Record
 
 FORMAT = 3
@@ -17,7 +17,14 @@ CHANNEL = struct.Struct(">cI")
 BLOCK = struct.Struct(">cIQ")
 NUMBER = struct.Struct(">cQ")
 
-OUTCOME_TYPES: tuple[type[Outcome], ...] = (Ok, Refused, ClientOpened, Probing, SubscriptionOpened)
+OUTCOME_TYPES: tuple[type[Outcome], ...] = (
+    Ok,
+    Refused,
+    ClientOpened,
+    Probing,
+    SubscriptionOpened,
+    DurableTaken,
+)
 """An outcome is written with its place here; new ones are added at the end."""
 
 PackedRecords = list[tuple[int, int, int, list[int]]]

@@ -9,10 +9,13 @@ Source: the Raft thesis, 6.3, "Implementing linearizable semantics".
 
 from __future__ import annotations
 
+from node.units import Generation
+
 from .commands import SessionEnd, SessionOpen
 from .effects import ClientOpened, Outcome, Probing, Replies, SessionOpened, SubscriptionOpened
-from .state import Session, State
+from .state import Session, State, Subscription
 from .turn import Turn
+from .versions import RETRIED_SUBSCRIBE
 
 OPENING = (ClientOpened, Probing, SubscriptionOpened)
 """Outcomes told ahead of the entry's deliveries (R2): a client needs its ack inbox first."""
@@ -27,6 +30,8 @@ def open_session(turn: Turn, command: SessionOpen) -> None:
     state = turn.state
     session = state.sessions.get(command.node)
     if session is None or session.nonce != command.nonce:
+        if session is not None:
+            _note_lost_answers(state, session)
         session = Session(command.node, turn.generation(), command.nonce)
         state.sessions[command.node] = session
         state.touched.sessions[command.node] = None
@@ -38,8 +43,36 @@ def end_session(turn: Turn, command: SessionEnd) -> None:
     sessions = turn.state.sessions
     session = sessions.get(command.node)
     if session is not None and session.id == command.session:
+        _note_lost_answers(turn.state, session)
         del sessions[command.node]
         turn.state.touched.sessions[command.node] = None
+
+
+def _note_lost_answers(state: State, session: Session) -> None:
+    """A session ends: subscriptions whose answers its origin has not collected may be unanswered for good."""
+    if not RETRIED_SUBSCRIBE.active(state.version):
+        return
+    for outcome in session.outcomes.values():
+        if isinstance(outcome, SubscriptionOpened):
+            subscription = state.by_ack_inbox.get(outcome.ack_inbox)
+            if subscription is not None:
+                subscription.answer_lost = True
+                state.touched.subscriptions[subscription.id] = None
+
+
+def may_be_unanswered(state: State, subscription: Subscription, asking: Generation | None) -> bool:
+    """Whether the client may never have been told that this subscription was opened.
+
+    Its answer was not collected, and not in the session ``asking``: the client asks again through another
+    node. While it asks through the same, that node still answers. Cost: the outcomes that wait; only asked of
+    a durable that is opened twice.
+    """
+    return subscription.answer_lost or any(
+        isinstance(outcome, SubscriptionOpened) and outcome.ack_inbox == subscription.ack_inbox
+        for session in state.sessions.values()
+        if session.id != asking
+        for outcome in session.outcomes.values()
+    )
 
 
 def find_session(state: State, session_id: tuple[int, int]) -> Session | None:

@@ -167,6 +167,8 @@ class Subscription:
     """What entries below this index sent is due as well, and not in ``due`` yet (R19). 0: nothing."""
     missed: Missed | Lost | None = None
     """What it was sent then is due as well, and not in ``due`` yet (R19)."""
+    answer_lost: bool = False
+    """The process that was to answer its opening ended before it is known to have done so."""
     due_here: bool = False
     """The due ones go to this member itself, not to the one that the group would choose."""
 

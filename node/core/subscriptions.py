@@ -6,18 +6,24 @@ from node.errors import RefusedError
 from node.protocol.positions import StartPosition
 from node.units import SubscriptionID
 
-from . import channels, due, presence, refusals
+from . import channels, due, presence, refusals, sessions
 from .ack_waits import watch
-from .commands import SubscriptionClose, SubscriptionOpen, Unsubscribe
-from .effects import OK, Ok, SubscriptionOpened
+from .commands import SubscriptionClose, SubscriptionOpen, SubscriptionReplace, Unsubscribe
+from .effects import OK, DurableTaken, Ok, SubscriptionOpened
 from .log import MessageLog
 from .state import Channel, Client, Group, State, Subscription
 from .turn import Turn
-from .versions import UNSUBSCRIBE_BY_NAME_OFFLINE_ONLY
+from .versions import RETRIED_SUBSCRIBE, UNSUBSCRIBE_BY_NAME_OFFLINE_ONLY
 
 
-def open_subscription(turn: Turn, command: SubscriptionOpen) -> SubscriptionOpened:
+def open_subscription(
+    turn: Turn, command: SubscriptionOpen | SubscriptionReplace
+) -> SubscriptionOpened | DurableTaken:
     """Create a subscription, or resume a durable or an offline durable queue group.
+
+    A durable that is online is not opened twice. But its client may ask again because it was never answered:
+    asked with the same inbox the answer is given again, and a durable that nobody hears, or whose answer may
+    have been lost, is replaced.
 
     Checks 1 to 6 of the protocol were made by the origin; here are those that need the state.
 
@@ -37,9 +43,16 @@ def open_subscription(turn: Turn, command: SubscriptionOpen) -> SubscriptionOpen
         raise RefusedError(refusals.INVALID_SUBSCRIBE)
     group = _find_group(channel, command)
     if group is not None and not group.queue and group.members:
-        if not state.settings.replace_durable:
-            raise RefusedError(refusals.DUPLICATE_DURABLE)
-        end(turn, group.members[0], for_good=False)
+        online = group.members[0]
+        if RETRIED_SUBSCRIBE.active(state.version) and online.inbox == command.inbox:
+            due.make_all_due(turn, online, here=True)  # without an answer it could acknowledge nothing
+            presence.client_heard(turn, client)
+            return SubscriptionOpened(online.ack_inbox)
+        if not state.settings.replace_durable and not _may_replace(turn, online, command):
+            if not RETRIED_SUBSCRIBE.active(state.version):
+                raise RefusedError(refusals.DUPLICATE_DURABLE)
+            return DurableTaken(online.ack_inbox, online.inbox)
+        end(turn, online, for_good=False)
     if group is not None and group.shadow is not None:
         _resume(turn, group, client, command)
     else:
@@ -51,7 +64,16 @@ def open_subscription(turn: Turn, command: SubscriptionOpen) -> SubscriptionOpen
     return SubscriptionOpened(command.ack_inbox)
 
 
-def _find_group(channel: Channel, command: SubscriptionOpen) -> Group | None:
+def _may_replace(turn: Turn, online: Subscription, command: SubscriptionOpen | SubscriptionReplace) -> bool:
+    """Whether a subscribe to an online durable is its client's second attempt, as far as the state shows."""
+    if not RETRIED_SUBSCRIBE.active(turn.state.version):
+        return False
+    if isinstance(command, SubscriptionReplace) and command.replaces == online.ack_inbox:
+        return True
+    return not online.heard or sessions.may_be_unanswered(turn.state, online, turn.session)
+
+
+def _find_group(channel: Channel, command: SubscriptionOpen | SubscriptionReplace) -> Group | None:
     if command.queue:
         if command.durable:
             return channel.durable_queues.get((command.durable, command.queue))
@@ -62,7 +84,11 @@ def _find_group(channel: Channel, command: SubscriptionOpen) -> Group | None:
 
 
 def _create(
-    turn: Turn, channel: Channel, group: Group | None, client: Client, command: SubscriptionOpen
+    turn: Turn,
+    channel: Channel,
+    group: Group | None,
+    client: Client,
+    command: SubscriptionOpen | SubscriptionReplace,
 ) -> None:
     """A new subscription: the first of a new group, or one more member of ``group`` (D17)."""
     state = turn.state
@@ -96,7 +122,7 @@ def _create(
     _go_online(state, subscription, client)
 
 
-def start_seq(log: MessageLog, command: SubscriptionOpen, timestamp_ns: int) -> int:
+def start_seq(log: MessageLog, command: SubscriptionOpen | SubscriptionReplace, timestamp_ns: int) -> int:
     """The first sequence that a new cursor wants. No start position is ever an error.
 
     Source: the streaming protocol, "Start positions".
@@ -115,7 +141,9 @@ def start_seq(log: MessageLog, command: SubscriptionOpen, timestamp_ns: int) -> 
             return end
 
 
-def _resume(turn: Turn, group: Group, client: Client, command: SubscriptionOpen) -> None:
+def _resume(
+    turn: Turn, group: Group, client: Client, command: SubscriptionOpen | SubscriptionReplace
+) -> None:
     """Take the shadow's place: its cursor and all it holds, due at once (D39, D46)."""
     subscription = group.shadow
     assert subscription is not None
@@ -126,6 +154,7 @@ def _resume(turn: Turn, group: Group, client: Client, command: SubscriptionOpen)
     subscription.ack_inbox = command.ack_inbox
     subscription.max_in_flight = command.max_in_flight
     subscription.ack_wait_ns = command.ack_wait_ns
+    subscription.answer_lost = False
     due.make_all_due(turn, subscription)
     _go_online(turn.state, subscription, client)
 

@@ -32,6 +32,8 @@ class Turn:
     timestamp_ns: int
     """Unix time."""
     effects: Effects
+    session: Generation | None = None
+    """Whose commands are being applied."""
     bodies: dict[str, list[bytes]] = field(default_factory=dict)
     """What is published to each channel, in order of first touch: ``publishing`` without the rest."""
     publishing: dict[str, Publishing] = field(default_factory=dict)

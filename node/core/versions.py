@@ -19,6 +19,7 @@ from .commands import (
     Command,
     PauseRedelivery,
     SubscriptionReachable,
+    SubscriptionReplace,
     SubscriptionUnreachable,
 )
 
@@ -59,12 +60,18 @@ FREES_DROPPED = Feature(
 
 LOCATION = Feature(2, "A client's record says where it is connected, as far as leaders acted on it (R15).")
 
+RETRIED_SUBSCRIBE = Feature(
+    2,
+    "A durable whose answer may be lost, or that nobody hears, is replaced; before, refused as a duplicate.",
+)
+
 SINCE: dict[type[Command], int] = {
     ClientUnreachable: 2,
     ClientReachable: 2,
     SubscriptionUnreachable: 2,
     SubscriptionReachable: 2,
     PauseRedelivery: 2,
+    SubscriptionReplace: 2,
 }
 """The machine version that brought a command; those not here are of the first.
 

@@ -43,10 +43,12 @@ from node.core.commands import (
     Publish,
     SubscriptionClose,
     SubscriptionOpen,
+    SubscriptionReplace,
     Unsubscribe,
 )
-from node.core.effects import ClientOpened, Outcome, Probing, Refused, SubscriptionOpened
+from node.core.effects import ClientOpened, DurableTaken, Outcome, Probing, Refused, SubscriptionOpened
 from node.core.state import State
+from node.core.versions import too_new
 from node.errors import RemoteProtocolError
 from node.protocol import streaming as stan
 from node.protocol.message import message_body
@@ -61,12 +63,15 @@ from node.protocol.subjects import (
 from node.server.clock import ClusterClock
 from node.server.origin import Origin
 from node.server.requests import Requests
-from node.units import SECOND, Generation
+from node.units import MILLISECOND, SECOND, Generation
 
 log = logging.getLogger("stanchion.streaming")
 
 PROBE_S = 0.5
 """How long a registered client may take to answer when another asks for its ID (R17)."""
+
+RETRY_NS = 250 * MILLISECOND
+"""A client that asks again for a durable that has been opening for so long waits for that answer no more."""
 
 PAYLOAD_SIZE_MAX = 8 * 1024 * 1024
 """Bytes of a request: the largest ``clients.max_payload``. A node of another cluster could send a longer
@@ -107,6 +112,7 @@ class Routing(Protocol):
     ) -> int: ...
     def is_served(self, subject: bytes) -> bool: ...
     def local_receivers(self, inbox: bytes) -> Sequence[Any]: ...
+    def where(self, subject: bytes) -> tuple[str, int] | None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,6 +177,8 @@ class Streaming:
         self._leader_heard = leader_heard
         self._client_pinged = client_pinged
         self._random_name = random_name
+        self._opening: dict[tuple[str, str, str], tuple[str, int]] = {}
+        """Durables (client, channel, name) being opened: the ack inbox that it will have, and since when."""
         self._acks: dict[tuple[str, bytes], dict[int, None]] = {}
         self._ack_count = 0
         self._registered: dict[object, dict[str, bool]] = {}
@@ -468,7 +476,7 @@ class Streaming:
         if refusal:
             self._reply(reply, _subscription_error(refusal))
             return
-        command = SubscriptionOpen(
+        opened = SubscriptionOpen(
             request.client_id,
             request.channel,
             request.queue,
@@ -483,13 +491,49 @@ class Streaming:
             self._valid_until(),
         )
 
+        durable = (request.client_id, request.channel, request.durable)
+        is_durable = bool(request.durable) and not request.queue
+        command = self._retried(durable, opened) if is_durable else opened
+
         def answer(outcome: Outcome) -> None:
+            if is_durable and self._opening.get(durable, ("", 0))[0] == command.ack_inbox:
+                del self._opening[durable]
             if isinstance(outcome, SubscriptionOpened):
                 self._reply(reply, stan.encode_subscription_response(outcome.ack_inbox))
+            elif isinstance(outcome, DurableTaken):
+                self._replace(outcome, opened, answer, reply)
             elif isinstance(outcome, Refused) and outcome.text:
                 self._reply(reply, _subscription_error(outcome.text))
 
         self._submit(command, answer)
+
+    def _retried(
+        self, durable: tuple[str, str, str], command: SubscriptionOpen
+    ) -> SubscriptionOpen | SubscriptionReplace:
+        """Have a second attempt replace the first, for the client waits for that answer no longer.
+
+        Only if the durable has been opening for ``RETRY_NS``: what is opened twice at once is a duplicate.
+        """
+        now_ns = self._clock.now()
+        first, since_ns = self._opening.setdefault(durable, (command.ack_inbox, now_ns))
+        if now_ns - since_ns < RETRY_NS or too_new(SubscriptionReplace, self._state().version):
+            return command
+        self._opening[durable] = (command.ack_inbox, since_ns)
+        return SubscriptionReplace(*command, replaces=first)
+
+    def _replace(
+        self,
+        taken: DurableTaken,
+        command: SubscriptionOpen,
+        answer: Callable[[Outcome], None],
+        reply: bytes,
+    ) -> None:
+        """The durable is online: replace it if nobody hears its inbox, else it is a duplicate."""
+        if self._routing.where(taken.inbox.encode()) is not None:
+            self._reply(reply, _subscription_error(refusals.DUPLICATE_DURABLE))
+            return
+        self._submit(SubscriptionReplace(*command, replaces=taken.ack_inbox), answer)
+        self.read_done()
 
     def _on_unsubscribe(self, _source: object, _subject: bytes, reply: bytes, payload: bytes) -> None:
         self._end_subscription(reply, payload, for_good=True)

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from node.core.commands import PauseRedelivery, Unsubscribe
-from node.core.effects import Refused
+from node.core.effects import DurableTaken, Refused
 from node.protocol.positions import StartPosition
 
 CLIENTS = ("a", "b", "c")
@@ -137,7 +137,10 @@ class Model:
             )
             cursor = self.cursors[key] = Cursor(key, begin - 1, bool(queue), bool(durable))
         elif cursor.members and not cursor.queue:
-            return False
+            (online,) = cursor.members
+            if online.hears:
+                return False
+            self.ends(online, for_good=False)
         member = Member(inbox, person, cursor, most, wait)
         member.highest = 0 if cursor.members else cursor.highest
         if not cursor.members and cursor.kept:
@@ -339,7 +342,7 @@ class Both:
         is_taken = self.model.subscribe(inbox, client, start=start, seq=that, most=most, wait=wait, **kind)
         options: dict[str, Any] = {**kind, "start": start, "seq": that, "mif": most, "wait": wait}
         answer = self.talk.subscribe(inbox, client, **options)
-        assert is_taken != isinstance(answer.outcome, Refused)
+        assert is_taken != isinstance(answer.outcome, Refused | DurableTaken)
         self.compare(answer)
 
     def tell_member(self, what: str, member: Member, this: int) -> None:

@@ -97,6 +97,7 @@ def test_numbers_are_for_ever() -> None:
         16: "SubscriptionSeek",
         17: "SubscriptionPause",
         18: "ClientKick",
+        19: "SubscriptionReplace",
         32: "Tick",
         33: "TakeOver",
         34: "ColdStart",

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-import pytest
-from conversation import SECOND, Conversation, publishes
+from typing import Any
 
-from node.core.commands import SubscriptionClose, Unsubscribe
-from node.core.effects import OK, SubscriptionOpened
+import pytest
+from conversation import SECOND, Answer, Conversation, publishes
+
+from node.core.commands import SessionOpen, SubscriptionClose, SubscriptionReplace, Unsubscribe
+from node.core.effects import OK, DurableTaken, SubscriptionOpened
+from node.core.entries import Batch, encode_commands
 from node.protocol.positions import StartPosition
 
 NEW, LAST, DELTA, SEQ, FIRST = (
@@ -18,7 +21,7 @@ NEW, LAST, DELTA, SEQ, FIRST = (
 )
 
 
-def talk_of(*client_ids: str, **settings: object) -> Conversation:
+def talk_of(*client_ids: str, **settings: Any) -> Conversation:
     talk = Conversation(**settings)
     talk.connect("me", *client_ids)
     return talk
@@ -39,7 +42,7 @@ def test_checks_that_need_the_state_come_in_their_order() -> None:
     assert talk.subscribe("X", channel="new", **bad).refusal == colon
     assert list(talk.state.channels) == ["foo", "new"]  # from 9 on the channel is there
     assert talk.subscribe("X", channel="more", **bad).refusal == "too many channels"
-    assert talk.subscribe("X", durable="d").refusal == "stan: duplicate durable registration"
+    assert talk.subscribe("X", durable="d").outcome == DurableTaken(talk.acks["A"], "A")
     assert talk.subscribe("X").refusal == "too many subscriptions per channel"
 
 
@@ -321,3 +324,97 @@ def test_a_plain_subscription_leaves_nothing() -> None:
     assert talk.state.subscriptions == {}
     assert talk.state.channels["foo"].groups == {}
     assert talk.state.next_deadline() is None
+
+
+# --- a subscribe whose answer was lost ------------------------------------------------------------
+
+
+def replaces(talk: Conversation, inbox: str, ack_inbox: str) -> Answer:
+    """The origin found that nobody hears the durable with that ack inbox."""
+    return talk.say(SubscriptionReplace(*talk.subscription(inbox, durable="d"), replaces=ack_inbox))
+
+
+def test_the_same_inbox_gets_the_same_answer() -> None:
+    """Its answer was lost; it could acknowledge nothing that it was sent, which comes again at once (D46)."""
+    talk = talk_of()
+    talk.subscribe("A", durable="d")
+    ack_inbox = talk.acks["A"]
+    talk.publish(2)
+    again = talk.subscribe("A", durable="d")
+    assert again.outcome == SubscriptionOpened(ack_inbox)
+    assert again.counts == {("A", 1): 1, ("A", 2): 1}
+    assert len(talk.state.subscriptions) == 1
+
+
+def test_a_durable_that_is_heard_is_a_duplicate() -> None:
+    """Whether anybody hears it now is for the node that was asked to say."""
+    talk = talk_of()
+    talk.subscribe("A", durable="d")
+    assert talk.subscribe("B", durable="d").outcome == DurableTaken(talk.acks["A"], "A")
+    assert [member.inbox for member in talk.state.subscriptions.values()] == ["A"]
+
+
+def test_exactly_the_durable_that_nobody_hears_is_replaced() -> None:
+    talk = talk_of()
+    talk.subscribe("A", durable="d")
+    talk.publish(2)
+    first = talk.acks["A"]
+    answer = replaces(talk, "B", first)
+    assert answer.outcome == SubscriptionOpened(talk.acks["B"])
+    assert answer.sent == {"B": [1, 2]}
+    assert replaces(talk, "C", first).outcome == DurableTaken(talk.acks["B"], "B"), "that one is gone"
+    assert talk.close("B").outcome == OK
+    assert replaces(talk, "D", "any").outcome == SubscriptionOpened(talk.acks["D"]), "as any other subscribe"
+
+
+@pytest.mark.parametrize("absent", ["client", "inbox"])
+def test_an_absent_durable_is_replaced(absent: str) -> None:
+    """R15: the cluster has agreed that nobody hears it."""
+    talk = talk_of()
+    talk.subscribe("A", durable="d")
+    talk.away("me") if absent == "client" else talk.inbox_away("A")
+    assert talk.subscribe("B", durable="d").outcome == SubscriptionOpened(talk.acks["B"])
+
+
+def test_an_answer_that_died_with_its_node_is_lost() -> None:
+    """The client's library hears the first inbox on its new connection, too; it was never told of it."""
+    talk = talk_of()
+    (other,) = talk.entry([Batch(None, 0, 0, encode_commands([SessionOpen("n2", b"2")]))], []).sessions
+    talk.subscribe("A", durable="d")
+    first = encode_commands([talk.subscription("B", durable="d")])
+    talk.entry([Batch(other.session, 1, 1, first)], [])
+    assert [member.inbox for member in talk.state.subscriptions.values()] == ["B"]
+
+
+def test_an_answer_that_was_collected_is_not_lost() -> None:
+    """R6: the first origin has told so by what it sent since."""
+    talk = talk_of()
+    (other,) = talk.entry([Batch(None, 0, 0, encode_commands([SessionOpen("n2", b"2")]))], []).sessions
+    talk.subscribe("A", durable="d")
+    talk.publish()
+    first = encode_commands([talk.subscription("B", durable="d")])
+    talk.entry([Batch(other.session, 1, 1, first)], [])
+    assert [member.inbox for member in talk.state.subscriptions.values()] == ["A"]
+
+
+@pytest.mark.parametrize("collected", [False, True])
+def test_a_new_process_leaves_answers_that_may_be_lost(collected: bool) -> None:
+    """Its node was restarted; the session whose outcome waited has ended."""
+    talk = talk_of()
+    talk.subscribe("A", durable="d")
+    if collected:
+        talk.publish()
+    (again,) = talk.entry([Batch(None, 0, 0, encode_commands([SessionOpen("n1", b"2")]))], []).sessions
+    talk.session, talk.serial = again.session, 1
+    answer = talk.subscribe("B", durable="d")
+    taken = DurableTaken("ack.A.1", "A")
+    assert answer.outcome == (taken if collected else SubscriptionOpened(talk.acks["B"]))
+
+
+def test_version_1_refuses_every_second_subscribe() -> None:
+    """R24."""
+    talk = talk_of(version=1)
+    talk.subscribe("A", durable="d")
+    talk.inbox_away("A")
+    for inbox in ("A", "B"):
+        assert talk.subscribe(inbox, durable="d").refusal == "stan: duplicate durable registration"

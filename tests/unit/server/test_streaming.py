@@ -22,9 +22,10 @@ from node.core.commands import (
     Publish,
     SubscriptionClose,
     SubscriptionOpen,
+    SubscriptionReplace,
     Unsubscribe,
 )
-from node.core.effects import OK, ClientOpened, Outcome, Probing, Refused, SubscriptionOpened
+from node.core.effects import OK, ClientOpened, DurableTaken, Outcome, Probing, Refused, SubscriptionOpened
 from node.core.entries import encoded_size
 from node.core.limits import limits_of
 from node.core.settings import Settings
@@ -40,6 +41,7 @@ from node.server.streaming import (
     ACKS_GATHERED_MAX,
     PAYLOAD_SIZE_MAX,
     PROBE_S,
+    RETRY_NS,
     Streaming,
     Subjects,
 )
@@ -92,7 +94,8 @@ class Service:
         self.pinged: list[str] = []
         self.heard: dict[bytes, list[object]] = {}
         """The connections here that hear an inbox."""
-        clock = ClusterClock(lambda: 0)
+        self.name = "random"
+        self.clock = clock = ClusterClock(lambda: 0)
         clock.seen(NOW_NS)
         self.streaming = Streaming(
             subjects or Subjects.of("c"),
@@ -103,7 +106,7 @@ class Service:
             clock=clock,
             leader_heard=lambda: self.leader_heard,
             client_pinged=self.pinged.append,
-            random_name=lambda: "random",
+            random_name=lambda: self.name,
         )
 
     def serve(self, pattern: bytes, handler: Callable[..., None], *, announce: bool = False) -> object:
@@ -132,6 +135,9 @@ class Service:
         self, inbox: str, answered: Callable[[], None], missed: Callable[[], None], timeout_s: float
     ) -> None:
         self.asked.append((inbox, answered, missed, timeout_s))
+
+    def where(self, inbox: bytes) -> tuple[str, int] | None:
+        return ("n1", 1) if inbox in self.heard else None
 
     def local_receivers(self, inbox: bytes) -> list[Any]:
         return [SimpleNamespace(connection=connection) for connection in self.heard.get(inbox, [])]
@@ -830,3 +836,67 @@ def test_a_silent_clients_ping_is_told_to_the_leader() -> None:
     state.clients["me"].silent = True
     service.pings()
     assert service.pinged == ["me"]
+
+
+# --- a subscribe whose answer was lost ------------------------------------------------------------
+
+
+def version_2() -> Service:
+    return Service(Conversation().state)
+
+
+def test_a_durable_that_somebody_hears_is_a_duplicate() -> None:
+    service = version_2()
+    service.heard[b"old"] = [object()]
+    service.subscribes(durable="d", inbox="new")
+    service.origin.outcome(DurableTaken("ack.old", "old"))
+    assert stan.decode_subscription_response(service.reply).error == refusals.DUPLICATE_DURABLE
+    assert len(service.origin.commands) == 1
+
+
+def test_a_durable_that_nobody_hears_is_replaced() -> None:
+    """Its client gave up waiting, unsubscribed from the inbox and asks with another."""
+    service = version_2()
+    service.subscribes(durable="d", inbox="new")
+    opened = service.command
+    flushes = service.origin.flushes
+    service.origin.outcome(DurableTaken("ack.old", "old"))
+    assert service.origin.commands[1] == SubscriptionReplace(*opened, replaces="ack.old")
+    assert service.origin.flushes > flushes
+    service.origin.outcome(SubscriptionOpened("ack.new"))
+    assert stan.decode_subscription_response(service.reply).ack_inbox == "ack.new"
+
+
+def test_a_second_attempt_replaces_the_first() -> None:
+    """An election: the client has given up, but goes on hearing the first inbox, as stan.py does."""
+    service = version_2()
+    fresh = iter(range(100))
+
+    def subscribes(**fields: str) -> None:
+        service.name = f"random{next(fresh)}"
+        service.subscribes(**fields)
+
+    subscribes(durable="d", inbox="one")
+    subscribes(durable="d", inbox="at.once")
+    service.clock.seen(NOW_NS + RETRY_NS)
+    subscribes(durable="d", inbox="two")
+    subscribes(durable="d", inbox="three")
+    subscribes(durable="other", inbox="four")
+    subscribes(queue="q", durable="d", inbox="five")
+    one, at_once, two, three, four, five = service.origin.commands
+    assert isinstance(two, SubscriptionReplace)
+    assert isinstance(three, SubscriptionReplace)
+    assert (two.replaces, three.replaces) == (one.ack_inbox, two.ack_inbox)
+    assert {type(each) for each in (one, at_once, four, five)} == {SubscriptionOpen}
+    service.origin.outcome(SubscriptionOpened(three.ack_inbox), 3)
+    subscribes(durable="d", inbox="six")
+    assert isinstance(service.origin.commands[-1], SubscriptionOpen), "nothing is opening any more"
+
+
+def test_version_1_knows_no_replacing() -> None:
+    """R24."""
+    service = Service(Conversation(version=1).state)
+    service.subscribes(durable="d", inbox="one")
+    service.clock.seen(NOW_NS + RETRY_NS)
+    service.subscribes(durable="d", inbox="two")
+    assert {type(each) for each in service.origin.commands} == {SubscriptionOpen}
