@@ -25,7 +25,9 @@ PENDING_BYTES_MAX = 4 * 1024 * 1024
 """A checkpoint begins early when this many bytes of memory hold what the store doesn't have yet."""
 
 JOURNAL_BYTES_MAX = 1024 * 1024 * 1024
-"""Above this the journal no longer waits for a follower that lags: it will need a snapshot."""
+"""What the journal keeps behind a checkpoint, at most: neither ``trailing_logs`` nor a follower that lags
+makes it keep more. A follower that needs what went will need a snapshot. One segment more may be there, and
+whatever isn't in a checkpoint yet."""
 
 
 class Sweep(Protocol):
@@ -46,6 +48,7 @@ class Journal(Protocol):
     @property
     def bytes_on_disk(self) -> int: ...
     def term_at(self, index: int) -> int | None: ...
+    def first_index_within(self, bytes_max: int) -> int: ...
     def drop_before(self, index: int) -> None: ...
     def begin_sweep(self) -> Sweep | None: ...
 
@@ -130,8 +133,8 @@ class Checkpointer:
 
     def _trim(self) -> None:
         checkpointed = self.store.applied[0]
-        keep = checkpointed - self._trailing_entries()
-        if self._journal.bytes_on_disk < JOURNAL_BYTES_MAX:
-            keep = min([keep, *self._matches().values()])
+        keep = min([checkpointed - self._trailing_entries(), *self._matches().values()])
+        if self._journal.bytes_on_disk > JOURNAL_BYTES_MAX:
+            keep = min(checkpointed, max(keep, self._journal.first_index_within(JOURNAL_BYTES_MAX)))
         if keep > self._journal.first_index:
             self._journal.drop_before(keep)

@@ -11,6 +11,9 @@ from conversation import Conversation
 from node.core.records import digest, restore
 from node.errors import DiskError
 from node.protocol.message import message
+from node.raft.journal import Journal as Journal_
+from node.raft.memory_disk import MemoryDisk
+from node.server.disk import checkpointing
 from node.server.disk.checkpointing import JOURNAL_BYTES_MAX, PENDING_BYTES_MAX, Checkpointer
 from node.store.memory import MemoryStore
 
@@ -34,10 +37,16 @@ class Journal:
         self.last_index = 0
         self.durable_index = 0
         self.bytes_on_disk = 0
+        self.heavy_from = 1
+        """The entries from here on take what the journal may keep."""
         self.sweep = Sweep()
 
     def term_at(self, index: int) -> int | None:
         return 3 if self.first_index <= index <= self.last_index else None
+
+    def first_index_within(self, bytes_max: int) -> int:
+        assert bytes_max == JOURNAL_BYTES_MAX
+        return self.heavy_from
 
     def drop_before(self, index: int) -> None:
         self.first_index = index
@@ -198,10 +207,62 @@ async def test_a_connected_follower_is_waited_for_until_the_journal_is_large() -
     node.matches = {"n2": 5, "n3": node.talk.index}
     await node.checkpointer.checkpoint()
     assert node.journal.first_index == 5
-    node.journal.bytes_on_disk = JOURNAL_BYTES_MAX
+    node.journal.bytes_on_disk = JOURNAL_BYTES_MAX + 1
+    node.journal.heavy_from = 9
     node.enter()
     await node.checkpointer.checkpoint()
-    assert node.journal.first_index == node.talk.index - TRAILING
+    assert node.journal.first_index == 9
+
+
+async def test_trailing_entries_are_kept_as_far_as_they_are_light() -> None:
+    """10,240 entries of 1 MiB would be 10 GiB; whatever isn't checkpointed stays, however heavy it is."""
+    node = Node()
+    for _ in range(3 * TRAILING):
+        node.enter()
+    node.journal.bytes_on_disk = JOURNAL_BYTES_MAX + 1
+    node.journal.heavy_from = node.talk.index - 3
+    await node.checkpointer.checkpoint()
+    assert node.journal.first_index == node.talk.index - 3
+    checkpointed = node.talk.index
+    node.enter(durable=False)
+    node.journal.heavy_from = node.talk.index
+    node.checkpointer._trim()
+    assert node.journal.first_index == checkpointed
+
+
+async def test_real_journal_stays_within_its_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Segments and what they weigh, as in production, with a bound of eight of them."""
+    monkeypatch.setattr(checkpointing, "JOURNAL_BYTES_MAX", 8 * 64 * 1024)
+    node = Node()
+    journal = Journal_.open(MemoryDisk(), segment_bytes=64 * 1024)
+    index = 0
+
+    def append(count: int) -> None:
+        nonlocal index
+        for _ in range(count):
+            index += 1
+            journal.append(index, 1, b"\x01" + bytes(10_000))
+        flush = journal.begin_flush()
+        assert flush is not None
+        flush.run()
+        journal.end_flush(flush)
+
+    checkpointer = Checkpointer(
+        node.store,
+        journal,
+        lambda: node.talk.state,
+        applied=lambda: index,
+        matches=dict,
+        durable=node._durable,
+        interval_s=INTERVAL_S,
+        trailing_entries=lambda: 10_240,
+    )
+    node.journal.durable_index = 1 << 40
+    for _ in range(30):
+        append(20)
+        await checkpointer.checkpoint()
+        assert journal.bytes_on_disk <= 9 * 64 * 1024
+    assert journal.last_index - journal.first_index >= 30  # as many as the bound allows
 
 
 async def test_a_disk_that_refuses_ends_it() -> None:
