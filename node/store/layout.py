@@ -108,6 +108,32 @@ def applied_in(values: Values, *, whole: bool = False) -> tuple[tuple[Index, Ter
     return meta.applied, meta.previous
 
 
+def records_in(values: Values) -> list[tuple[bytes, bytes]]:
+    """The core's records in a store that nobody has open, in the order of their keys; it stays as it is.
+
+    Raises:
+        CorruptionError: it is no store, or a damaged one.
+        DiskError: it can't be read.
+    """
+    path = values.path
+    try:
+        environment = lmdb.open(str(path), readonly=True, create=False, lock=False, max_dbs=4)
+    except lmdb.Error as error:
+        raise translate(path, error) from error
+    try:
+        check_size(path, environment)
+        databases, _, _ = load(values, environment)
+        with environment.begin() as transaction:
+            return [
+                (bytes(key), values.decode(STATE, key, stored))
+                for key, stored in transaction.cursor(databases.state)
+            ]
+    except lmdb.Error as error:
+        raise translate(path, error) from error
+    finally:
+        environment.close()
+
+
 def _verify(values: Values, environment: lmdb.Environment, databases: Databases) -> None:
     with environment.begin() as transaction:
         for key, stored in transaction.cursor(databases.state):

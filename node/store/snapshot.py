@@ -35,7 +35,7 @@ from node.store.environment import (
     sync_directory,
     sync_file,
 )
-from node.store.layout import applied_in
+from node.store.layout import applied_in, records_in
 from node.store.store import CACHE_BYTES, Store
 from node.store.values import Values, verified, with_checksum
 from node.units import Index, Term
@@ -53,6 +53,8 @@ MANIFEST_FILE = "manifest"
 NOTE_FILE = "installed"
 """Beside the environment's file: the note of the snapshot installed last."""
 _MANIFEST_VERSION = 1
+_HEAD_VERSION = 2
+"""Of what is offered of a snapshot whose checksums take more than a frame: all but those."""
 _NAME = re.compile(r"(\d+)-(\d+)")
 
 
@@ -99,6 +101,28 @@ class Manifest:
             self.crcs,
             self.context,
         ]
+
+    def head_to_plain(self) -> list[Any]:
+        """The same without the checksums of its parts, which follow by themselves."""
+        _, *before, _crcs, context = self.to_plain()
+        return [_HEAD_VERSION, *before, context]
+
+    @classmethod
+    def head_from_plain(
+        cls, value: object, size_max: int = MAP_SIZE, chunk_bytes: int = CHUNK_BYTES
+    ) -> tuple[Manifest, int]:
+        """A manifest that lacks its checksums, and how many bytes they take.
+
+        Raises:
+            RemoteProtocolError: it is none, or of a file larger than ``size_max`` bytes.
+        """
+        match value:
+            case [2, index, term, previous, int(size), sha, context] if 0 < size <= size_max:
+                crcs_bytes = -(-size // chunk_bytes) * 4
+                plain = [_MANIFEST_VERSION, index, term, previous, size, sha, bytes(crcs_bytes), context]
+                return cls.from_plain(plain, size_max, chunk_bytes), crcs_bytes
+            case _:
+                raise RemoteProtocolError("the head of a snapshot's manifest that is none")
 
     @classmethod
     def from_plain(cls, value: object, size_max: int = MAP_SIZE, chunk_bytes: int = CHUNK_BYTES) -> Manifest:
@@ -222,13 +246,32 @@ def verify(received: Snapshot, sealer: Sealer | None = None) -> None:
     Raises:
         RemoteProtocolError: it isn't. That is the fault of who has sent it: no store of ours is damaged.
     """
-    manifest = received.manifest
+    _verified_records(received, sealer, records=False)
+
+
+def verified_records(received: Snapshot, sealer: Sealer | None = None) -> list[tuple[bytes, bytes]]:
+    """`verify`, and return the core's records: whether they can be read is for the core to say.
+
+    Raises:
+        RemoteProtocolError: as `verify`.
+    """
+    return _verified_records(received, sealer, records=True)
+
+
+def _verified_records(
+    received: Snapshot, sealer: Sealer | None, *, records: bool
+) -> list[tuple[bytes, bytes]]:
+    manifest, found_records = received.manifest, []
+    values = Values(received.path, sealer)
     try:
-        found = applied_in(Values(received.path, sealer))
+        found = applied_in(values)
+        if records:
+            found_records = records_in(values)
     except CorruptionError as error:
         raise RemoteProtocolError(f"snapshot {manifest.snapshot_id} is none: {error}") from error
     if found != ((manifest.index, manifest.term), manifest.previous):
         raise RemoteProtocolError(f"snapshot {manifest.snapshot_id} holds another index than it says")
+    return found_records
 
 
 def install(

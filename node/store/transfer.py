@@ -4,11 +4,16 @@
 
     sender                                   receiver
     ["offer", manifest]                 ──►
+    ["crcs", offset, bytes] …           ──►                            only if the manifest lacks them
                                         ◄──  ["need", id, offset]      have everything before offset
     ["data", id, offset, crc, bytes] …  ──►
                                         ◄──  ["need", id, offset]      every 1 MiB
                                         ◄──  ["done", id]              verified and on the disk
                                         ◄──  ["refuse", id, why]
+
+A manifest holds a checksum for each part. Those of 32 GiB and more don't fit into a frame beside the rest:
+then the offer is the manifest without them, and they follow. An earlier release could not offer such a
+snapshot at all, and refuses the offer.
 
 At most ``WINDOW_CHUNKS`` are under way beyond the last ``need``. After a cut both sides start with new
 machines; what the receiver has on its disk is verified again, chunk by chunk, and is not sent twice.
@@ -23,6 +28,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeAlias
 from zlib import crc32
@@ -34,6 +40,9 @@ from node.store.snapshot import CHUNK_BYTES, Manifest, Snapshot
 
 WINDOW_CHUNKS = 16
 """Sent ahead of what the receiver said it has: 4 MiB."""
+
+CRCS_BYTES_MAX = 512 * 1024
+"""Of checksums in one frame: with the rest of an offer it stays below the 1 MiB of a snapshot connection."""
 
 _REPORT_CHUNKS = 4
 
@@ -52,6 +61,7 @@ class SnapshotSender:
         self._manifest = manifest
         self._read = read
         self._offered = self._needed = False
+        self._crcs_sent = 0
         self._acknowledged = self._sent = 0
         self.done = False
         """The receiver has all of it on its disk."""
@@ -73,7 +83,15 @@ class SnapshotSender:
         manifest = self._manifest
         if not self._offered:
             self._offered = True
-            return ["offer", manifest.to_plain()]
+            if len(manifest.crcs) <= CRCS_BYTES_MAX:
+                self._crcs_sent = len(manifest.crcs)
+                return ["offer", manifest.to_plain()]
+            return ["offer", manifest.head_to_plain()]
+        if self._crcs_sent < len(manifest.crcs) and self.refused is None:
+            first = self._crcs_sent
+            part = manifest.crcs[first : first + CRCS_BYTES_MAX]
+            self._crcs_sent += len(part)
+            return ["crcs", first, part]
         if not self._needed or self.done or self.refused is not None:
             return None
         at = self._sent
@@ -85,6 +103,10 @@ class SnapshotSender:
         self._sent += len(chunk)
         return ["data", manifest.snapshot_id, at, manifest.crc(at), chunk]
 
+    @property
+    def _has_offered_all(self) -> bool:
+        return self._offered and self._crcs_sent == len(self._manifest.crcs)
+
     def receive(self, value: object) -> None:
         """Take what the peer said.
 
@@ -93,14 +115,14 @@ class SnapshotSender:
         """
         manifest = self._manifest
         match value:
-            case ["need", manifest.snapshot_id, int(offset)] if not self._needed:
+            case ["need", manifest.snapshot_id, int(offset)] if not self._needed and self._has_offered_all:
                 if not 0 <= offset <= manifest.size or (
                     offset % manifest.chunk_bytes and offset != manifest.size
                 ):
                     raise RemoteProtocolError(f"a snapshot needed from byte {offset}")
                 self._needed = True
                 self._acknowledged = self._sent = offset
-            case ["need", manifest.snapshot_id, int(offset)]:
+            case ["need", manifest.snapshot_id, int(offset)] if self._needed:
                 if not self._acknowledged <= offset <= self._sent:
                     raise RemoteProtocolError(f"a snapshot acknowledged at byte {offset}")
                 self._acknowledged = offset
@@ -136,6 +158,9 @@ class SnapshotReceiver:
         self._chunk_bytes = chunk_bytes
         self._wanted = wanted
         self._manifest: Manifest | None = None
+        self._head: Manifest | None = None
+        """What is offered, while its checksums are on their way."""
+        self._crcs = bytearray()
         self._open = False
         self._sha = hashlib.sha256()
         self._position = self._reported = 0
@@ -156,7 +181,12 @@ class SnapshotReceiver:
         """
         try:
             match value:
-                case ["offer", plain] if self._manifest is None:
+                case ["offer", [2, *_] as plain] if self._manifest is None and self._head is None:
+                    head, _ = Manifest.head_from_plain(plain, self._size_max, self._chunk_bytes)
+                    return self._announced(head)
+                case ["crcs", int(offset), bytes(part)] if self._head is not None:
+                    return self._checksums(self._head, offset, part)
+                case ["offer", plain] if self._manifest is None and self._head is None:
                     return self._offered(Manifest.from_plain(plain, self._size_max, self._chunk_bytes))
                 case ["data", str(which), int(offset), int(crc), bytes(chunk)] if self._open:
                     return self._data(which, offset, crc, chunk)
@@ -170,10 +200,29 @@ class SnapshotReceiver:
         self._open = False
         self._parts.close()
 
+    def _announced(self, head: Manifest) -> list[Value]:
+        why = self._wanted(head)
+        if why is not None:
+            return [["refuse", head.snapshot_id, why]]
+        self._head = head
+        return []
+
+    def _checksums(self, head: Manifest, offset: int, part: bytes) -> list[Value]:
+        if offset != len(self._crcs) or not 0 < len(part) <= len(head.crcs) - offset:
+            raise RemoteProtocolError(f"checksums of a snapshot from {offset}, expected {len(self._crcs)}")
+        self._crcs += part
+        if len(self._crcs) < len(head.crcs):
+            return []
+        self._head = None
+        return self._begin(replace(head, crcs=bytes(self._crcs)))
+
     def _offered(self, manifest: Manifest) -> list[Value]:
         why = self._wanted(manifest)
         if why is not None:
             return [["refuse", manifest.snapshot_id, why]]
+        return self._begin(manifest)
+
+    def _begin(self, manifest: Manifest) -> list[Value]:
         self._manifest = manifest
         self._parts.begin(manifest)
         self._verify(manifest)

@@ -36,7 +36,7 @@ from node.server.disk.checkpointing import Checkpointer
 from node.server.disk.snapshot_context import Context
 from node.server.disk.unfinished import Unfinished
 from node.server.replica import Replica
-from node.store.snapshot import Manifest, Snapshot, install, open_reader, produce, verify
+from node.store.snapshot import Manifest, Snapshot, install, open_reader, produce, verified_records
 from node.store.store import Store
 from node.store.transfer import SnapshotReceiver, SnapshotSender
 
@@ -246,7 +246,8 @@ class Snapshots:
         membership = Context.decode(manifest.context).membership
         sealer = None if self._keyring is None else self._keyring.sealer("store")
         try:
-            await trio.to_thread.run_sync(verify, received, sealer)  # while there is a store to go on with
+            # While there is a store to go on with: if this release can't read it, that one is still there.
+            state = await trio.to_thread.run_sync(_readable, received, sealer)
         except DiskError as error:
             raise UnavailableError(str(error)) from error
         # No await from here until applying is suspended: what is wanted now is then still wanted.
@@ -258,7 +259,7 @@ class Snapshots:
         try:
             async with self._checkpointer.paused():
                 self._checkpointer.store.close()
-                store, state = await trio.to_thread.run_sync(
+                store = await trio.to_thread.run_sync(
                     _replace, received, self._store_path, sealer, membership
                 )
                 # No await from here: store, state, log and engine change together.
@@ -272,11 +273,22 @@ class Snapshots:
         log.info("installed a snapshot of entry %d from term %d", manifest.index, manifest.term)
 
 
-def _replace(
-    received: Snapshot, store_path: Path, sealer: Sealer | None, membership: Membership
-) -> tuple[Store, State]:
-    store = install(received, store_path, sealer=sealer, note=membership.encode())
-    return store, restore(store.records())
+def _readable(received: Snapshot, sealer: Sealer | None) -> State:
+    """The state in a received snapshot.
+
+    Raises:
+        RemoteProtocolError: it is no store, another than its manifest says, or its records contradict each
+        other. UnsupportedVersionError: a newer release has written it.
+    """
+    records = verified_records(received, sealer)
+    try:
+        return restore(records)
+    except CorruptionError as error:
+        raise RemoteProtocolError(f"snapshot {received.manifest.snapshot_id}: {error}") from error
+
+
+def _replace(received: Snapshot, store_path: Path, sealer: Sealer | None, membership: Membership) -> Store:
+    return install(received, store_path, sealer=sealer, note=membership.encode())
 
 
 @contextmanager

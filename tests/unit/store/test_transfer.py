@@ -9,10 +9,23 @@ import msgpack
 import pytest
 
 from node.errors import CorruptionError, DiskError, RemoteProtocolError
+from node.protocol.peer import encode_frame
+from node.raft.links import Limits
 from node.store import parts as module
-from node.store.snapshot import CHUNK_BYTES, Snapshot, install, open_reader, produce
+from node.store import transfer
+from node.store.parts import Parts
+from node.store.snapshot import (
+    CHUNK_BYTES,
+    CONTEXT_BYTES_MAX,
+    Manifest,
+    Snapshot,
+    install,
+    open_reader,
+    produce,
+)
 from node.store.store import Store
 from node.store.transfer import WINDOW_CHUNKS, SnapshotReceiver, SnapshotSender, Value
+from node.units import Index, Term
 
 
 @pytest.fixture(scope="module")
@@ -34,6 +47,97 @@ def snapshot(tmp_path_factory: pytest.TempPathFactory) -> Snapshot:
 def sender(snapshot: Snapshot) -> Iterator[SnapshotSender]:
     with open_reader(snapshot) as read:
         yield SnapshotSender(snapshot.manifest, read)
+
+
+@pytest.fixture
+def small_frames(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The checksums of this snapshot don't fit into its offer."""
+    monkeypatch.setattr(transfer, "CRCS_BYTES_MAX", 20)
+
+
+@pytest.mark.usefixtures("small_frames")
+def test_checksums_that_do_not_fit_into_an_offer_follow_it(
+    snapshot: Snapshot, sender: SnapshotSender, tmp_path: Path
+) -> None:
+    receiver = SnapshotReceiver(tmp_path / "incoming")
+    pieces = -(-4 * chunk_count(snapshot) // 20)
+    assert pieces > 1
+    assert exchange(sender, receiver) == 1 + pieces + chunk_count(snapshot)
+    assert sender.done
+    assert receiver.received is not None
+    assert receiver.received.manifest == snapshot.manifest
+    assert receiver.received.data.read_bytes() == snapshot.data.read_bytes()
+
+
+@pytest.mark.usefixtures("small_frames")
+def test_refusal_ends_the_checksums(sender: SnapshotSender, tmp_path: Path) -> None:
+    receiver = SnapshotReceiver(tmp_path / "incoming", wanted=lambda manifest: "the log brings as much")
+    assert exchange(sender, receiver) == 1
+    assert sender.refused == "the log brings as much"
+
+
+@pytest.mark.usefixtures("small_frames")
+@pytest.mark.parametrize(
+    "junk", [["crcs", 20, b"x" * 20], ["crcs", 0, b""], ["crcs", 0, b"x" * 1000], ["crcs", 0]]
+)
+def test_checksums_that_do_not_fit_break_the_protocol(
+    sender: SnapshotSender, tmp_path: Path, junk: list
+) -> None:
+    receiver = SnapshotReceiver(tmp_path / "incoming")
+    receiver.receive(over_the_wire(sender.next_value() or []))
+    with pytest.raises(RemoteProtocolError):
+        receiver.receive(junk)
+
+
+def test_what_is_needed_before_all_is_offered_breaks_the_protocol(
+    snapshot: Snapshot, sender: SnapshotSender, small_frames: None
+) -> None:
+    sender.next_value()
+    with pytest.raises(RemoteProtocolError):
+        sender.receive(["need", snapshot.manifest.snapshot_id, 0])
+
+
+class Nowhere(Parts):
+    """Takes a snapshot of any size, and keeps nothing of it."""
+
+    def __init__(self) -> None:
+        self.begun: Manifest | None = None
+
+    def begin(self, manifest: Manifest) -> None:
+        self.begun = manifest
+
+    def chunks(self) -> Iterator[bytes]:
+        return iter(())
+
+    def room(self) -> int:
+        return 1 << 60
+
+    def cut(self, size: int) -> None:
+        pass
+
+
+@pytest.mark.parametrize("size", [32 << 30, (32 << 30) + 1, 64 << 30, (1 << 40) - 5])
+def test_snapshot_of_any_size_is_offered_in_frames_that_are_taken(size: int) -> None:
+    """Above 64 GiB the checksums alone were more than a frame: a follower that had fallen behind stayed so."""
+    crcs = os.urandom(-(-size // CHUNK_BYTES) * 4)
+    context = bytes(CONTEXT_BYTES_MAX)
+    manifest = Manifest(Index(10), Term(3), (Index(9), Term(2)), size, bytes(32), crcs, context)
+    sender, parts = SnapshotSender(manifest, lambda offset, length: b""), Nowhere()
+    receiver = SnapshotReceiver(parts)
+    answers: list[Value] = []
+    while (value := sender.next_value()) is not None:
+        assert len(encode_frame(value)) <= Limits().snapshot_frame_bytes_max
+        answers += receiver.receive(over_the_wire(value))
+    assert parts.begun == manifest
+    assert answers == [["need", manifest.snapshot_id, 0]]
+    sender.receive(answers[0])
+
+
+@pytest.mark.parametrize("size", [0, -1, (1 << 40) + 1, None])
+def test_head_of_a_manifest_that_cannot_be_is_refused(size: object) -> None:
+    receiver = SnapshotReceiver(Nowhere())
+    with pytest.raises(RemoteProtocolError):
+        receiver.receive(["offer", [2, 10, 3, [9, 2], size, bytes(32), b""]])
 
 
 def over_the_wire(value: Value) -> object:

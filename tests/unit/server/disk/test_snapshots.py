@@ -14,8 +14,9 @@ import trio
 import trio.testing
 from conversation import Conversation
 
-from node.core.records import digest, restore, take_changes
+from node.core.records import all_records, digest, restore, take_changes
 from node.core.state import State
+from node.core.versions import UnsupportedVersionError
 from node.errors import RemoteProtocolError, UnavailableError
 from node.protocol.message import message
 from node.raft.membership import Membership
@@ -434,6 +435,29 @@ async def test_what_is_not_what_it_says_is_found_out_while_there_is_a_store(
         await receiver.snapshots._install(replace(made, manifest=manifest))
     assert receiver.engine.told == []
     assert receiver.store.get(1, 1) is None, "it is open"
+
+
+async def test_one_of_a_newer_release_leaves_the_store_that_is_there(
+    sender: Node, receiver: Node, talk: Conversation, tmp_path: Path
+) -> None:
+    """A node that was started with an older release ends, and the newer one finds everything in place."""
+    job = receiver.store.begin_checkpoint((1, TERM), (0, 0), [])
+    job.run()
+    receiver.store.end_checkpoint(job)
+    talk.state.version = 99
+    index = talk.index + 1
+    job = sender.store.begin_checkpoint((index, TERM), (index - 1, TERM), list(all_records(talk.state)))
+    job.run()
+    sender.store.end_checkpoint(job)
+    made = produce(sender.store, tmp_path / "made")
+    manifest = replace(made.manifest, context=Context(MEMBERS, b"").encode())
+    with pytest.raises(UnsupportedVersionError, match="machine version 99"):
+        await receiver.snapshots._install(replace(made, manifest=manifest))
+    assert receiver.engine.told == []
+    receiver.store.close()
+    again = Store.open(receiver.directory / "store")
+    assert again.applied == (1, TERM)
+    again.close()
 
 
 async def test_no_room_for_a_snapshot_stops_nobody(sender: Node, receiver: Node) -> None:
