@@ -35,9 +35,10 @@ from node.raft.disk import Disk
 from node.raft.flush import Flush, Sweep
 from node.raft.log_state import Base, LogState
 from node.raft.payloads import Payloads
+from node.raft.places import Places
 from node.raft.ports import EntryType
 from node.raft.records import Header, Kind, Placed, pack_base, pack_placed
-from node.raft.recovery import POSITION_BITS, Recovered, TornTail, recover
+from node.raft.recovery import Recovered, TornTail, recover
 from node.raft.segments import Segment
 from node.raft.writer import Writer
 from node.units import Index, Term
@@ -47,7 +48,6 @@ READ_ENTRIES_MAX = 8192
 """Entries of one `Journal.read`, however small. A frame between nodes holds no more than 65,536 items."""
 
 CACHE_BYTES = 64 << 20
-_OFFSET = (1 << POSITION_BITS) - 1
 _NOTHING = b""
 _MEMBERSHIP = bytes([EntryType.MEMBERSHIP])
 
@@ -77,6 +77,7 @@ class Journal:
         next_seq: int,
         end: int,
         torn: TornTail | None,
+        places: Places,
         segment_bytes: int,
         cache_bytes: int,
         relaxed: bool,
@@ -85,6 +86,7 @@ class Journal:
         self.torn = torn
         """What a power cut tore, found by `open`; None if the end was clean."""
         self._state = state
+        self._places = places
         self._sealer = sealer
         self._entry_kind = Kind.ENTRY if sealer is None else Kind.SEALED
         self._durable_index = state.last_index
@@ -97,6 +99,7 @@ class Journal:
             segment_bytes=segment_bytes,
             relaxed=relaxed,
             header=self._header,
+            places=places,
         )
 
     @classmethod
@@ -125,16 +128,17 @@ class Journal:
                 that should be sealed and aren't.
             DiskError: the disk refused.
         """
-        found = recover(disk, segment_bytes=segment_bytes)
+        found = recover(disk)
         if found is None:
             header = Header(journal_id or os.urandom(16), 1, 1, Index(1), Term(0), None, None)
             first = Segment(disk, header, capacity=segment_bytes)
             first.create()
             segments, state, next_seq, end, torn = [first], LogState(), 1, first.start, None
+            places = Places(1)
         else:
             _check_sealed(found, sealer)
             segments, state, torn = found.segments, found.state, found.torn
-            next_seq, end = found.next_seq, found.end
+            next_seq, end, places = found.next_seq, found.end, found.places
         return cls(
             disk,
             segments,
@@ -142,6 +146,7 @@ class Journal:
             next_seq=next_seq,
             end=end,
             torn=torn,
+            places=places,
             segment_bytes=segment_bytes,
             cache_bytes=cache_bytes,
             relaxed=relaxed,
@@ -242,7 +247,7 @@ class Journal:
             if total > bytes_max:
                 break
             number = segment.number
-        return self._state.first_at_or_after(number << POSITION_BITS)
+        return self._state.first_at_or_after(self._places.position(number))
 
     def payload_at(self, index: int) -> bytes:
         """The payload of an entry; empty for the two entries that stand for a snapshot.
@@ -288,8 +293,8 @@ class Journal:
         state = self._state
         position, length = state.position(index), state.length(index)
         segments = self._writer.segments
-        segment = segments[(position >> POSITION_BITS) - segments[0].number]
-        offset = position & _OFFSET
+        segment = segments[self._places.segment(position) - segments[0].number]
+        offset = self._places.offset(position)
         record = segment.record(offset, length)
         term = state.term_at(index)
         assert term is not None
@@ -404,8 +409,8 @@ class Journal:
         keep = min(index, state.last_index - 1)
         if keep <= state.first_index:
             return
-        number = state.position(keep) >> POSITION_BITS
-        state.drop_positions_below(number << POSITION_BITS)
+        number = self._places.segment(state.position(keep))
+        state.drop_positions_below(self._places.position(number))
         self._payloads.discard_before(state.first)
         self._writer.doom_before(number)
 

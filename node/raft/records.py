@@ -50,6 +50,7 @@ _LEAD = struct.Struct("<4sI")
 _BODY = struct.Struct("<IBIQQQ")
 _HEADER = struct.Struct("<8sHII")
 _MAGIC = b"STANJRNL"
+_CAPACITY = "capacity"
 assert _LEAD.size + _BODY.size == RECORD_BYTES
 
 
@@ -149,8 +150,16 @@ class Header:
     voted_for: str | None
     membership: Placed | None
     """What is in force when the segment begins, and since which entry; None: nothing the log says."""
+    capacity: int | None = None
+    """Bytes that the file was made with; None: an earlier release made it."""
+
+    @property
+    def size(self) -> int:
+        """Bytes that the header takes, the same whatever ``capacity`` is."""
+        return len(self.encode())
 
     def encode(self) -> bytes:
+        """The header's bytes. An earlier release reads the fields, and not what follows them."""
         fields = (
             self.journal_id,
             self.number,
@@ -160,7 +169,8 @@ class Header:
             self.voted_for,
             self.membership,
         )
-        body = cast(bytes, msgpack.packb(fields))
+        capacity = (self.capacity or 0).to_bytes(8, "little")
+        body = cast(bytes, msgpack.packb(fields)) + cast(bytes, msgpack.packb({_CAPACITY: capacity}))
         size = -(-(_HEADER.size + len(body)) // HEADER_BYTES) * HEADER_BYTES
         body = body.ljust(size - _HEADER.size, b"\0")
         lead = _HEADER.pack(_MAGIC, FORMAT, size, 0)
@@ -206,6 +216,8 @@ def decode_header(data: bytes) -> Header:
     unpacker = msgpack.Unpacker()
     unpacker.feed(body)
     journal_id, number, first_seq, next_index, term, voted_for, membership = unpacker.unpack()
+    more = unpacker.unpack() if unpacker.tell() < len(body) else 0  # the zeros behind are the number 0
+    capacity = int.from_bytes(more[_CAPACITY], "little") if isinstance(more, dict) else 0
     return Header(
         journal_id,
         number,
@@ -214,6 +226,7 @@ def decode_header(data: bytes) -> Header:
         Term(term),
         voted_for,
         None if version == 1 or membership is None else (int(membership[0]), bytes(membership[1])),
+        capacity or None,
     )
 
 

@@ -20,13 +20,12 @@ from typing import NamedTuple
 from node.raft.disk import Disk
 from node.raft.flush import write_seal
 from node.raft.log_state import Base, LogState
+from node.raft.places import Places
 from node.raft.records import RECORD_BYTES, Kind, Record, unpack_base, unpack_placed
 from node.raft.segments import Segment, is_temporary, segment_name, segment_number
 
-POSITION_BITS = 40
-"""A position is a segment's number and the offset of a record in it, so many bits of it."""
-
 _COPY_BYTES = 1 << 20
+_ZEROS = bytes(_COPY_BYTES)
 
 
 class TornTail(NamedTuple):
@@ -58,9 +57,11 @@ class Recovered:
     torn: TornTail | None
     kinds: set[int]
     """The kinds of records there are."""
+    places: Places
+    """What the positions in ``state`` mean."""
 
 
-def recover(disk: Disk, *, segment_bytes: int) -> Recovered | None:
+def recover(disk: Disk) -> Recovered | None:
     """Replay all segments, cut a torn end, make the rest durable; None if there is no journal.
 
     Raises:
@@ -75,16 +76,17 @@ def recover(disk: Disk, *, segment_bytes: int) -> Recovered | None:
         return None
     segments = _open_all(disk, numbers)
     try:
-        replay = _Replay(segments[0])
+        places = Places(numbers[0])
+        replay = _Replay(segments[0], places)
         for segment in segments:
             replay.read(segment, last=segment is segments[-1])
-        torn = _settle(replay, segments, segment_bytes=segment_bytes)
+        torn = _settle(replay, segments)
         disk.sync_dir()  # the last process may have died between a rename and this
     except BaseException:
         for segment in segments:
             segment.close()
         raise
-    return Recovered(segments, replay.state, replay.seq, replay.end, torn, replay.kinds)
+    return Recovered(segments, replay.state, replay.seq, replay.end, torn, replay.kinds, places)
 
 
 def _open_all(disk: Disk, numbers: list[int]) -> list[Segment]:
@@ -107,8 +109,9 @@ def _open_all(disk: Disk, numbers: list[int]) -> list[Segment]:
 class _Replay:
     """Follows the records through all segments."""
 
-    def __init__(self, first: Segment) -> None:
+    def __init__(self, first: Segment, places: Places) -> None:
         header = first.header
+        self._places = places
         self.state = state = LogState()
         state.next_index = header.next_index
         state.vote(header.term, header.voted_for)
@@ -129,7 +132,7 @@ class _Replay:
         self._check_header(segment)
         self.end = self.flush_at = segment.start
         self.sealed = False
-        place = segment.number << POSITION_BITS
+        place = self._places.position(segment.number)
         for offset, record in segment.records():
             if record.seq != self.seq:
                 problem = f"record {record.seq} is where record {self.seq} must be"
@@ -194,8 +197,12 @@ class _Replay:
                 raise segment.damage(problem, offset=offset, index=state.next_index)
 
 
-def _settle(replay: _Replay, segments: list[Segment], *, segment_bytes: int) -> TornTail | None:
-    """Leave nothing behind the end, write the last flush again, sync. Returns what was cut."""
+def _settle(replay: _Replay, segments: list[Segment]) -> TornTail | None:
+    """Leave nothing behind the end, write the last flush again, sync. Returns what was cut.
+
+    The file keeps its size, by which the next start knows that it has all of it; and a disk that has no room
+    left is no reason not to start.
+    """
     last = segments[-1]
     if segments[0].number > 1 and len(replay.state) == 0:
         # Older segments are dropped only while at least two later entries are synced.
@@ -204,12 +211,19 @@ def _settle(replay: _Replay, segments: list[Segment], *, segment_bytes: int) -> 
     file = last.file
     if replay.torn is not None:
         # Whole records of the torn flush may lie behind the gap: they must never be met again.
-        file.truncate(replay.end)
-    last.capacity = max(last.capacity, segment_bytes)
-    if file.size() < last.capacity:
-        file.allocate(last.capacity)
+        _blank(last, replay.end)
     for at in range(replay.flush_at, replay.end, _COPY_BYTES):
         file.write(at, [file.read(at, min(_COPY_BYTES, replay.end - at))])
     file.sync()
     write_seal(last, replay.end, replay.seq)
     return replay.torn
+
+
+def _blank(segment: Segment, end: int) -> None:
+    """Write zeros over what isn't zero behind ``end``."""
+    file, size = segment.file, segment.file.size()
+    for at in range(end, size, _COPY_BYTES):
+        window = file.read(at, min(_COPY_BYTES, size - at))
+        garbage = len(window.rstrip(b"\0"))
+        if garbage:
+            file.write(at, [_ZEROS[:garbage]])

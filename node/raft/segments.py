@@ -3,12 +3,17 @@
 A segment is created under a temporary name, gets its space and its header, is synced, renamed, and
 the directory is synced. Only then is the first record written. So a file with a segment's name has
 a whole header and belongs to the journal, whatever happened later; a temporary file is nothing.
+
+The header says how large the file was made, and nobody makes it smaller: one that is shorter has lost its
+end. Without that the last segment, cut where a record ends, would look like one that was never written
+further. (Segments that an earlier release made don't say it.)
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import NamedTuple
 
 from node.errors import CorruptionError
@@ -70,24 +75,24 @@ def is_temporary(name: str) -> bool:
 class Segment:
     """One file of the journal. `create` and `remove` may run in a worker thread."""
 
-    __slots__ = ("_disk", "_file", "_head", "capacity", "frame", "header", "number", "start")
+    __slots__ = ("_disk", "_file", "capacity", "frame", "header", "number", "start")
 
-    def __init__(self, disk: Disk, header: Header, *, capacity: int) -> None:
+    def __init__(self, disk: Disk, header: Header, *, capacity: int, record_bytes: int = 0) -> None:
         """A segment that does not exist yet; `create` makes it.
 
         Args:
             disk: where it will be.
             header: what stands in front of its records.
-            capacity: size of the file in bytes, all preallocated.
+            capacity: size of the file in bytes, all preallocated; more if the first record needs it.
+            record_bytes: what the first record takes.
         """
         self._disk = disk
-        self._head = header.encode()
         self._file: File | None = None
         self.header = header
         self.number = header.number
         self.frame = Frame(header.journal_id, header.number)
-        self.start = len(self._head)
-        self.capacity = max(capacity, self.start)
+        self.start = header.size
+        self.capacity = max(capacity, self.start + record_bytes)
 
     @classmethod
     def open(cls, disk: Disk, number: int) -> Segment:
@@ -103,6 +108,11 @@ class Segment:
             header = decode_header(head)
             if header.number != number:
                 raise HeaderError(f"the file holds segment {header.number}")
+            if header.capacity is not None and file.size() < header.capacity:
+                raise HeaderError(
+                    f"the file was made {header.capacity} bytes long and has {file.size()}: its end is "
+                    f"missing"
+                )
         except HeaderError as error:
             file.close()
             raise JournalDamageError(str(error), file=disk.describe(name), offset=0, index=0) from error
@@ -129,7 +139,8 @@ class Segment:
         temporary = name.replace(".log", ".tmp")
         file = self._disk.open(temporary, create=True)
         file.allocate(self.capacity)
-        file.write(0, [self._head])
+        self.header = replace(self.header, capacity=self.capacity)
+        file.write(0, [self.header.encode()])
         file.sync()
         self._disk.rename(temporary, name)
         self._disk.sync_dir()

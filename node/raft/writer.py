@@ -15,8 +15,8 @@ from collections.abc import Callable
 from node.errors import DiskError
 from node.raft.disk import Disk
 from node.raft.flush import Flush, Part, Sweep
+from node.raft.places import Places
 from node.raft.records import RECORD_BYTES, Header, Kind
-from node.raft.recovery import POSITION_BITS
 from node.raft.segments import Segment
 
 _ENTRIES = frozenset({Kind.ENTRY, Kind.SEALED})
@@ -35,6 +35,7 @@ class Writer:
         segment_bytes: size of a file. A larger record gets a file of its own.
         relaxed: don't sync before calling a flush durable that carries entries alone.
         header: makes the header of a new segment from its number and its first record's.
+        places: makes positions.
 
     Invariant: ``durable <= written``.
     """
@@ -49,6 +50,7 @@ class Writer:
         segment_bytes: int,
         relaxed: bool,
         header: Callable[[int, int], Header],
+        places: Places,
     ) -> None:
         self.segments = segments
         self.written = self.durable = next_seq - 1
@@ -57,6 +59,7 @@ class Writer:
         self._relaxed = relaxed
         self._must_sync = False  # something waits that isn't an entry
         self._header = header
+        self._places = places
         self._tail = segments[-1]
         self._end = end
         self._parts = [Part(self._tail, end)]
@@ -107,13 +110,12 @@ class Writer:
         if payload:
             buffers.append(payload)
         self._end = at + size
-        return tail.number << POSITION_BITS | at
+        return self._places.position(tail.number, at)
 
     def _roll(self, size: int) -> None:
         """Go on in a new segment; the next flush creates it, after syncing the old one."""
         header = self._header(self._tail.number + 1, self.written + 1)
-        self._tail = tail = Segment(self._disk, header, capacity=self._segment_bytes)
-        tail.capacity = max(tail.capacity, tail.start + size)
+        self._tail = tail = Segment(self._disk, header, capacity=self._segment_bytes, record_bytes=size)
         self.segments.append(tail)
         self._end = tail.start
         self._parts.append(Part(tail, self._end))

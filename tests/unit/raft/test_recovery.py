@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
+import struct
 
+import msgpack
 import pytest
+from google_crc32c import extend
 
 from node.errors import CorruptionError, DiskError
 from node.raft.journal import Journal
-from node.raft.records import HEADER_BYTES, RECORD_BYTES
-from node.raft.segments import JournalDamageError
+from node.raft.places import Places
+from node.raft.records import HEADER_BYTES, RECORD_BYTES, Header, Kind, decode_header
+from node.raft.segments import JournalDamageError, Segment
+from node.raft.writer import Writer
 from node.simulator.disk import PowerCutError, SimulatedDisk
+from node.units import Index, Term
 
 SMALL = HEADER_BYTES + 500
 FIRST = "segment-0000000000000001.log"
@@ -41,6 +48,22 @@ def filled(journal: Journal, count: int, *, flushes: int = 1) -> Journal:
         if (number + 1) % (count // flushes) == 0:
             flushed(journal)
     return journal
+
+
+def encode_as_before(header: Header) -> bytes:
+    """What a release wrote that didn't say how large a file was made."""
+    fields = (
+        header.journal_id,
+        header.number,
+        header.first_seq,
+        header.next_index,
+        header.term,
+        header.voted_for,
+        header.membership,
+    )
+    body = msgpack.packb(fields).ljust(HEADER_BYTES - 18, b"\0")
+    lead = struct.pack("<8sHII", b"STANJRNL", 2, HEADER_BYTES, 0)
+    return lead[:-4] + struct.pack("<I", extend(extend(0, lead), body)) + body
 
 
 def offset(nth: int) -> int:
@@ -310,13 +333,101 @@ def test_relaxed_files_go_only_behind_synced_entries(seed: int) -> None:
     assert (opened(disk).first_index, opened(disk).last_index) == (9, 10)
 
 
-def test_a_bigger_segment_size_grows_the_last_segment(disk: SimulatedDisk) -> None:
+def test_a_bigger_segment_size_counts_from_the_next_segment_on(disk: SimulatedDisk) -> None:
+    """A start takes no room on the disk: it may be full."""
     filled(opened(disk), 2)
     disk.kill()
     journal = Journal.open(disk, segment_bytes=4 * SMALL)
-    assert journal.bytes_on_disk == len(disk.content(FIRST)) == 4 * SMALL
-    filled(journal, 10)
-    assert disk.names() == [FIRST]
+    assert journal.bytes_on_disk == len(disk.content(FIRST)) == SMALL
+    filled(journal, 4)
+    assert len(disk.content(SECOND)) == 4 * SMALL
+
+
+def shortened(disk: SimulatedDisk, name: str, size: int) -> None:
+    disk.kill()
+    with contextlib.closing(disk.open(name)) as file:
+        file.truncate(size)
+        file.sync()
+
+
+@pytest.mark.parametrize("size", [SMALL - 1, offset(3), offset(2) + 7, offset(0), HEADER_BYTES])
+def test_last_segment_that_lost_its_end_is_refused(disk: SimulatedDisk, size: int) -> None:
+    """Cut where a record ends it would look whole: fewer entries, an earlier term, and no vote."""
+    journal = opened(disk)
+    journal.set_term(3, "b")
+    flushed(journal)
+    filled(journal, 3, flushes=3)
+    shortened(disk, FIRST, size)
+    with pytest.raises(
+        JournalDamageError, match=f"was made {SMALL} bytes long and has {size}: its end is missing"
+    ):
+        opened(disk)
+
+
+def test_torn_end_is_blanked_and_not_cut_off(disk: SimulatedDisk) -> None:
+    """Else a power cut right then would leave a file that looks as if it had lost its end."""
+    filled(filled(opened(disk), 2), 2)
+    unsealed(disk, FIRST)
+    disk.rot(FIRST, offset(2) + 50, 1)
+    assert opened(disk).torn is not None
+    content = disk.content(FIRST)
+    assert len(content) == SMALL
+    assert not content[offset(2) + RECORD_BYTES :].strip(b"\0")  # but for the seal
+    journal = opened(disk)
+    assert (journal.torn, journal.last_index) == (None, 2)
+
+
+def test_segment_of_an_earlier_release_says_no_size(
+    disk: SimulatedDisk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is read all the same, and the next one says it."""
+    with monkeypatch.context() as patch:
+        patch.setattr(Header, "encode", encode_as_before)
+        filled(opened(disk), 3)
+    journal = filled(opened(disk), 6, flushes=2)
+    first, second = journal._writer.segments[:2]
+    assert (first.header.capacity, second.header.capacity) == (None, SMALL)
+    assert opened(disk).last_index == 9
+
+
+def test_earlier_release_reads_a_header_that_says_a_size() -> None:
+    header = Header(b"j" * 16, 7, 100, Index(50), Term(3), "b", (9, b"ab"), 1 << 30)
+    unpacker = msgpack.Unpacker()
+    unpacker.feed(header.encode()[18:])
+    assert unpacker.unpack() == [b"j" * 16, 7, 100, 50, 3, "b", [9, b"ab"]]
+    assert decode_header(header.encode()) == header
+
+
+@pytest.mark.parametrize("number", [(1 << 24) - 1, (1 << 40) - 1])
+def test_segment_numbers_do_not_run_out(disk: SimulatedDisk, number: int) -> None:
+    """After 2**24 segments, 1 PiB of the default size, positions overflowed and every start failed."""
+    header = Header(b"j" * 16, number, 1, Index(1), Term(0), None, None)
+    first = Segment(disk, header, capacity=SMALL)
+    first.create()
+    writer = Writer(
+        disk,
+        [first],
+        next_seq=1,
+        end=first.start,
+        segment_bytes=SMALL,
+        relaxed=False,
+        header=lambda number, seq: header,
+        places=Places(number),
+    )
+    for index in (1, 2):
+        writer.put(Kind.ENTRY, index, 1, b"%080d" % index)
+    flush = writer.begin_flush(2)
+    assert flush is not None
+    flush.run()
+    journal = filled(opened(disk), 12, flushes=4)
+    assert journal._writer.segments[-1].number > number + 2
+    journal = opened(disk)
+    assert [journal.payload_at(index)[-2:] for index in (1, 2)] == [b"01", b"02"]
+    journal.drop_before(8)
+    flushed(filled(journal, 1))
+    assert journal.first_index > 2
+    assert journal.first_index_within(2 * SMALL) > journal.first_index
+    assert opened(disk).last_index == 15
 
 
 def test_long_logs_are_read_in_windows(disk: SimulatedDisk) -> None:

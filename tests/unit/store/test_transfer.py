@@ -118,7 +118,7 @@ class Nowhere(Parts):
 
 @pytest.mark.parametrize("size", [32 << 30, (32 << 30) + 1, 64 << 30, (1 << 40) - 5])
 def test_snapshot_of_any_size_is_offered_in_frames_that_are_taken(size: int) -> None:
-    """Above 64 GiB the checksums alone were more than a frame: a follower that had fallen behind stayed so."""
+    """Above 64 GiB the checksums alone were more than a frame: who had fallen behind stayed so."""
     crcs = os.urandom(-(-size // CHUNK_BYTES) * 4)
     context = bytes(CONTEXT_BYTES_MAX)
     manifest = Manifest(Index(10), Term(3), (Index(9), Term(2)), size, bytes(32), crcs, context)
