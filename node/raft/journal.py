@@ -265,6 +265,15 @@ class Journal:
             return _NOTHING
         return self._read(index)
 
+    def length_at(self, index: int) -> int:
+        """Bytes that the payload of an entry takes in the journal: with encryption a few dozen more than it
+        has.
+
+        Raises:
+            IndexError: the log does not hold it.
+        """
+        return self._state.length(index)
+
     def read(self, index: int, max_bytes: int) -> list[tuple[Index, Term, bytes]]:
         """Entries from ``index`` on, about ``max_bytes`` of payload; at least one if there is any, at most
         ``READ_ENTRIES_MAX``.

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol, TypeAlias
 
 from node.errors import ConfigError
+from node.protocol.peer import FRAME_BYTES_MAX
 from node.raft.membership import Membership
 from node.units import Index, Term
 
@@ -83,6 +84,9 @@ class Limits:
 
     frame_bytes: int = 256 * 1024
     """Payload bytes of one append; one entry always fits, however large."""
+    entry_bytes_max: int = FRAME_BYTES_MAX - 1024
+    """Bytes of an entry that a frame can hold. A larger one is never sent: who needs it is sent a
+    snapshot."""
     window_bytes: int = 8 * 1024 * 1024
     """Payload bytes sent to one peer and not yet acknowledged."""
     apply_s: float = 0.01
@@ -138,6 +142,7 @@ class JournalView(Protocol):
     def set_term(self, term: int, voted_for: str | None) -> None: ...
     def term_at(self, index: int) -> int | None: ...
     def payload_at(self, index: int) -> bytes: ...
+    def length_at(self, index: int) -> int: ...
     def read(self, index: int, max_bytes: int) -> list[Entry]: ...
     def append(self, index: int, term: int, payload: bytes) -> None: ...
     def truncate(self, from_index: int) -> None: ...

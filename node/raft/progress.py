@@ -310,6 +310,9 @@ class Replicator:
         last, sent = self._journal.last_index, False
         while flow.may_send(last, self._limits.window_bytes):
             if flow.next not in frames:
+                if self._journal.length_at(flow.next) > self._limits.entry_bytes_max:
+                    self._keep_alive(flow, commit, beat=beat)  # see `oversize`
+                    return
                 frames[flow.next] = self._entries(flow.next, commit)
             message, end, size_bytes = frames[flow.next]
             self._send(flow.name, message)

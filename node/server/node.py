@@ -36,6 +36,7 @@ from node.raft.engine import Engine
 from node.raft.identity import save_identity
 from node.raft.links import ROUTE
 from node.raft.membership import Membership
+from node.raft.oversize import drop_uncommitted
 from node.raft.ports import Timing
 from node.server.access import authenticator
 from node.server.administration.requests import Administration
@@ -200,6 +201,7 @@ class Node:
             neighbours=None if self.is_alone else self.membership,
             recovered=recovered,
         )
+        drop_uncommitted(self.journal, first_members, self.store.applied[0])
         self.engine = Engine(
             node=name,
             members=first_members,

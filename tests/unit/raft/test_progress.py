@@ -10,7 +10,9 @@ from node.simulator.journal import MemoryJournal, Tape
 class Bench:
     """A leader's sending side with ten entries of a byte each, one a frame."""
 
-    def __init__(self, *, frame_bytes: int = 1, window_bytes: int = 4) -> None:
+    def __init__(
+        self, *, frame_bytes: int = 1, window_bytes: int = 4, entry_bytes_max: int = 1 << 20
+    ) -> None:
         self.now = 0.0
         self.journal = MemoryJournal(Tape())
         for index in range(1, 11):
@@ -21,7 +23,9 @@ class Bench:
             peers=["b"],
             journal=self.journal,
             clock=lambda: self.now,
-            limits=Limits(frame_bytes=frame_bytes, window_bytes=window_bytes),
+            limits=Limits(
+                frame_bytes=frame_bytes, window_bytes=window_bytes, entry_bytes_max=entry_bytes_max
+            ),
             remind_s=2.0,
             send=lambda peer, message: self.sent.append(message),
             note=lambda: None,
@@ -248,3 +252,23 @@ def test_who_is_back_before_it_was_gone_has_not_left() -> None:
     bench.now += 2 * FAREWELL_S
     assert bench.replicator.gone(11) == []
     assert bench.flow.voter
+
+
+def test_an_entry_that_no_frame_can_hold_is_not_sent() -> None:
+    """The first release could leave one in a log: its leader ended itself when it had to send it."""
+    bench = Bench(frame_bytes=10, entry_bytes_max=50)
+    bench.journal.append(11, 1, b"\x01" * 51)
+    bench.journal.append(12, 1, b"\x01")
+    bench.flow.probe(10)
+    bench.replicator.replicate(0)
+    assert bench.took() == [(9, 1)]
+    bench.flow.acked(10)
+    bench.replicator.replicate(12)
+    assert bench.sent == []
+    assert (bench.flow.state, bench.snapshots) == (FlowState.SNAPSHOT, ["b"])
+    bench.replicator.replicate(12, beat=True)
+    assert [message["type"] for message in bench.sent] == ["alive"]
+    bench.sent.clear()
+    bench.flow.acked(11)  # it has installed the snapshot
+    bench.replicator.replicate(12)
+    assert bench.took() == [(11, 1)]
