@@ -152,7 +152,7 @@ def _channels(status: NodeStatus) -> list[str]:
     lines = [f"channels, as {status.name} has them", *aligned([head, *rows]), *more]
     rows = [_subscription(c["name"], each) for c in channels for each in c.get("subscriptions", [])]
     if rows:
-        head = ("channel", "client", "durable or queue", "last sent", "unacked", "in flight", "")
+        head = ("channel", "client", "durable or queue", "last sent", "unacked", "max in flight", "")
         lines += ["", "subscriptions", *aligned([head, *rows])]
     return lines
 

@@ -331,15 +331,10 @@ def _memory(config: Config) -> Iterator[Finding]:
 
 
 def _nats_server(config: Config) -> Iterator[Finding]:
-    """An external NATS server is for a node alone (R29), whose own clients' settings mean nothing then."""
+    """Clients connect to an external NATS server (R29): settings of connections to this node mean nothing."""
     server, section = config.streaming.nats_server, ("streaming", "nats_server")
     if server is None:
         return
-    if len(config.cluster.nodes) > 1:
-        yield Finding(
-            "streaming.nats_server: is for a node alone; clients connect to a cluster's nodes themselves",
-            (section, ("cluster", "nodes")),
-        )
     if not server.urls:
         yield Finding(
             "streaming.nats_server.urls: missing: where is the server?", (section, (*section, "urls"))
@@ -361,7 +356,9 @@ def _nats_server(config: Config) -> Iterator[Finding]:
             f"streaming.nats_server.tls.{there}: has no effect without {missing}",
             ((*section, "tls", there), (*section, "tls", missing)),
         )
-    if config.cluster.routes is not None:
+    cluster = config.cluster
+    is_alone = len(cluster.nodes) == 1 and not (cluster.bootstrap or cluster.join)
+    if cluster.routes is not None and is_alone:  # else members are found on them
         yield Finding(
             "cluster.routes: have no effect with streaming.nats_server: that server has routes of its own",
             (("cluster", "routes"), section),

@@ -129,11 +129,12 @@ class Raft:
     election_timeout_ns: Annotated[
         tuple[int, int], Range(Duration(minimum=10 * MILLISECOND, maximum=MINUTE))
     ] = (
-        300 * MILLISECOND,
-        600 * MILLISECOND,
+        1000 * MILLISECOND,
+        1500 * MILLISECOND,
     )
     """A follower that hears no leader for a random time between these two asks for votes. More
-    than three heartbeats. It is what a failover costs: half a second with the default."""
+    than three heartbeats. It is what a failover costs when the leader hangs or its network is cut. When the
+    leader's process dies its connections close, and the followers ask after one or two heartbeats."""
 
     heartbeat_ns: Annotated[int, Duration(minimum=MILLISECOND, maximum=10 * SECOND)] = 75 * MILLISECOND
     """How often an idle leader says that it lives."""

@@ -42,8 +42,6 @@ def external(digest: Digest) -> None:
         digest.made.notes += [f"{given.name}: {_ALONE}" for given in about if is_on(given.value)]
         return
     digest.made.is_external = True
-    if digest.made.is_clustered:
-        digest.fail(wanted, "is for a server alone: the nodes of a cluster take clients themselves")
     _urls(digest, wanted)
     _credentials(digest)
     for given in about:

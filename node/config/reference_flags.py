@@ -80,7 +80,7 @@ SECTION_KEYS: Final = {
 
 _SPACE = "the store gives space back by itself"
 _CLIENT_TLS = "TLS for clients is not in this release; let them connect on a private network or through a VPN"
-_RAFT = "elections follow raft.election_timeout of this server, 300 to 600 ms"
+_RAFT = "elections follow raft.election_timeout of this server, 1 to 1.5 s"
 _SQL = "there is no SQL store: use --store FILE --dir DIR, replicated with --clustered"
 _SYSLOG = "log lines go to standard error, which systemd and containers pass on, or to --log FILE"
 _ENCRYPTS = "(encryption)"

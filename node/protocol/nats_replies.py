@@ -9,7 +9,7 @@ Source: the NATS client protocol, "Operations", "INFO fields" and "Errors and ho
 from __future__ import annotations
 
 import json
-from typing import Any, NamedTuple, NoReturn, TypeAlias
+from typing import Any, Final, NamedTuple, NoReturn, TypeAlias
 
 from node.protocol.lines import (
     OPS_MAX,
@@ -106,9 +106,44 @@ def _info(fields: dict[str, Any]) -> bytes:
 
 
 def err(text: str) -> bytes:
-    """``-ERR`` with ``text`` in single quotes, on one line of ASCII whatever it quotes."""
-    one_line = " ".join(text.split()).encode("ascii", "backslashreplace")
-    return b"-ERR '%b'\r\n" % one_line[:ERR_TEXT_SIZE_MAX]
+    """``-ERR`` with ``text`` in single quotes, on one line whatever it quotes."""
+    one_line = " ".join(text.split()).encode("utf-8", "backslashreplace")
+    if len(one_line) > ERR_TEXT_SIZE_MAX:
+        one_line = one_line[:ERR_TEXT_SIZE_MAX].decode("utf-8", "ignore").encode()
+    return b"-ERR '%b'\r\n" % one_line
+
+
+def publish_denied(subject: bytes) -> str:
+    """What a client is told of a publish that its user may not make."""
+    return f"Permissions Violation for Publish to {quoted(subject)}"
+
+
+def subscription_denied(subject: bytes, queue: bytes) -> str:
+    """What a client is told of a subscription that its user may not make. Clients find it by both names."""
+    using = f" using queue {quoted(queue)}" if queue else ""
+    return f"Permissions Violation for Subscription to {quoted(subject)}{using}"
+
+
+_ESCAPED: Final = {ord(c): f"\\{e}" for c, e in zip('\a\b\f\n\r\t\v"\\', 'abfnrtv"\\', strict=True)}
+
+
+def quoted(name: bytes) -> str:
+    """``name`` in double quotes as Go writes it. Source: strconv.Quote."""
+    letters = (_letter(c) for c in name.decode("utf-8", "surrogateescape"))
+    return f'"{"".join(letters)}"'
+
+
+def _letter(letter: str) -> str:
+    code = ord(letter)
+    if code in _ESCAPED:
+        return _ESCAPED[code]
+    if letter.isprintable():
+        return letter
+    if 0xDC80 <= code <= 0xDCFF:  # a byte that is no UTF-8
+        return f"\\x{code - 0xDC00:02x}"
+    if code < 0x20 or code == 0x7F:
+        return f"\\x{code:02x}"
+    return f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
 
 
 def msg(subject: bytes, sid: bytes, reply: bytes, payload: bytes) -> bytes:

@@ -24,6 +24,9 @@ from collections.abc import Iterable, Sequence
 
 from node.raft.ports import Clock, Timing
 
+ATTEMPT_BEATS = 6
+"""A node that knows of no leader asks again after so many heartbeats: time for two rounds of votes."""
+
 
 class Election:
     """The times and votes of one node. It decides; who changes roles is the library."""
@@ -39,6 +42,7 @@ class Election:
         self.transfer = False
         """The campaign was asked for by the leader."""
         self._heard_at = self._asked_at = -math.inf
+        self._attempts = 0  # rounds of pre-votes since a leader was heard or lost
         self._pre_vote: tuple[int, set[str]] | None = None
         self._granted: set[str] = set()
         self._contacts: dict[str, float] = {}
@@ -71,9 +75,14 @@ class Election:
     def rearm(self) -> None:
         """Start the timer again at a random timeout, and take back any authority.
 
-        Who is alone has nobody to hear, and may lead at once.
+        A node that knows of no leader (it has just started, or lost the connection) waits for nobody in
+        particular: its timeout begins with ``ATTEMPT_BEATS`` heartbeats and doubles with each attempt, up to
+        the configured ones. Who is alone has nobody to hear, and may lead at once.
         """
         low, high = self._timing.election_min_s, self._timing.election_max_s
+        if self._heard_at == -math.inf:
+            part = min(1.0, ATTEMPT_BEATS * self._timing.heartbeat_s * 2.0 ** min(self._attempts, 16) / low)
+            low, high = low * part, high * part
         timeout_s = low + (high - low) * self._rng.random()
         self.deadline = self._clock() + (timeout_s if self._others else 0.0)
         self.authorised = False
@@ -94,6 +103,7 @@ class Election:
 
     def heard_leader(self) -> None:
         self._heard_at = self._clock()
+        self._attempts = 0
         self._pre_vote = None
 
     def hears_leader(self) -> bool:
@@ -103,6 +113,7 @@ class Election:
     def lost_leader(self) -> None:
         """The connection to the leader broke: unless it comes back within a few heartbeats, ask."""
         self._heard_at = -math.inf
+        self._attempts = 0
         soon = self._clock() + self._timing.heartbeat_s * (1 + self._rng.random())
         self.deadline = min(self.deadline, soon)
 
@@ -120,6 +131,7 @@ class Election:
     def ask(self, term: int) -> None:
         """Open a round of pre-votes for ``term``."""
         self._pre_vote = (term, set())
+        self._attempts += 1
         self._asked_at = self._clock()
 
     def asks(self, term: int) -> bool:
@@ -173,6 +185,12 @@ class Election:
     def forget(self, peer: str) -> None:
         """It is no member any more."""
         self._contacts.pop(peer, None)
+
+    def majority_age_s(self) -> float:
+        """Seconds since a majority of the voters, perhaps with this node, had all acknowledged something."""
+        needed = self._majority - self._counts
+        ages = sorted(self.contact_age(peer) for peer in self._others)
+        return 0.0 if needed <= 0 else ages[needed - 1]
 
     def has_quorum(self) -> bool:
         """Whether a majority of the voters, perhaps with this node, acknowledged something recently."""

@@ -209,6 +209,8 @@ class Engine:
         )
         self._library.start_from(self._applier.start_from(applied))
         self._told: tuple[Role, int, str | None] = (self.role, self.term, self.leader)
+        self._asked_term = 0  # in which this node campaigned because the leader asked it to
+        self._handed_to: tuple[str, int] | None = None  # whom this node asked, and in which term
         self._told_membership = self.membership
         listener.membership_changed(self.membership, self.membership_index)
 
@@ -445,7 +447,27 @@ class Engine:
             and to in {None, name}
         ]
         ready.sort(key=self._election.contact_age)
-        return bool(ready) and self._library.hand_over(ready[0])
+        if not ready or not self._library.hand_over(ready[0]):
+            return False
+        self._handed_to = (ready[0], self.term)
+        return True
+
+    @property
+    def was_handed_over(self) -> bool:
+        """Whether this node leads because the leader before it asked it to."""
+        return self._asked_term == self.term
+
+    def is_successor(self, peer: str, term: int) -> bool:
+        """Whether ``peer`` leads in ``term`` because this node, as leader, asked it to."""
+        return self._handed_to == (peer, term - 1)
+
+    def majority_age_s(self) -> float:
+        """Seconds since a majority of the voters was last known to follow this node, if it leads.
+
+        No other node can be elected before the shortest election timeout has passed since, unless this
+        node asked it to, or its links broke.
+        """
+        return self._election.majority_age_s()
 
     # --- snapshots ------------------------------------------------------------------------------------
 
@@ -592,6 +614,8 @@ class Engine:
             case {"type": "next_node_idx"}:
                 self._library.answered(message)
             case {"type": "request_vote", "term": term, "last_log_index": index, "last_log_term": of}:
+                if self._election.transfer:
+                    self._asked_term = term
                 self._promises.send(peer, VoteRequest(term, index, of, self._election.transfer))
             case {"type": "response_vote", "term": term}:
                 self._promises.send(peer, Vote(term))

@@ -52,10 +52,10 @@ class Timing:
         ConfigError: the times don't fit each other.
     """
 
-    election_min_s: float = 0.3
+    election_min_s: float = 1.0
     """A follower that heard no leader for this long may be asked for its vote; it also asks for
     votes itself after a random time between this and ``election_max_s``."""
-    election_max_s: float = 0.6
+    election_max_s: float = 1.5
     """Also how long a leader leads without acks of a majority."""
     heartbeat_s: float = 0.075
     """How often a leader makes itself heard; under a third of ``election_min_s``."""

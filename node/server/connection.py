@@ -70,6 +70,8 @@ from node.protocol.nats_replies import (
     NO_RESPONDERS_NEED_HEADERS,
     STALE_CONNECTION,
     UNKNOWN_OPERATION,
+    publish_denied,
+    subscription_denied,
 )
 from node.protocol.subjects import literal, valid_subject
 from node.server.auth import Check, Identity
@@ -456,6 +458,7 @@ class Connection(Outbox):
 
     def _connect(self, options: dict[str, Any]) -> None:
         self._promised = ClientOptions.parse(options)
+        self._liveness.answered(self._context.clock(), self.started_s)
         found = self._context.authenticator.begin(options)
         if isinstance(found, Check):
             self.check = found
@@ -494,7 +497,7 @@ class Connection(Outbox):
         assert self._identity is not None
         permissions = self._identity.permissions
         if permissions is not None and not permissions.may_publish(subject):
-            self._err(f'Permissions Violation for Publish to "{_text(subject)}"')
+            self._err(publish_denied(subject))
             return
         wrong = self.options.pedantic and not literal(subject)
         if wrong:
@@ -526,7 +529,7 @@ class Connection(Outbox):
             return
         if permissions is not None:
             if not permissions.may_subscribe(subject):
-                self._err(f'Permissions Violation for Subscription to "{_text(subject)}"')
+                self._err(subscription_denied(subject, queue))
                 return
             denied = permissions.denied_within(subject)
         if sid not in self.subscriptions:
@@ -596,7 +599,3 @@ class Connection(Outbox):
         self._context.service.closed(self)
         self._wake_output()
         self._wake_input()
-
-
-def _text(subject: bytes) -> str:
-    return subject.decode("utf-8", "replace")

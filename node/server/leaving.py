@@ -113,6 +113,12 @@ class Leaving:
         )
         self._stop.set()
 
+    async def hand_over(self) -> None:
+        """Ask a follower to take over, though this node does not stop; lead on if none does."""
+        await self._hand_over()
+        if self._node.engine.role == "leader":
+            self._node.replica.ordering.go_on()
+
     async def _hand_over(self) -> None:
         """A leader that leaves asks a follower to take over, and waits until it has."""
         node = self._node

@@ -39,7 +39,7 @@ class Liveness:
         self.left_s = now_s
         """When bytes last left. The owner sets it."""
         self.rtt_s = 0.0
-        """Between the last PING and its PONG; 0 before the first."""
+        """Between the last PING and its PONG; before the first, as `answered` estimates it, or 0."""
 
     @property
     def due_s(self) -> float:
@@ -63,6 +63,14 @@ class Liveness:
         self._pings_out += 1
         self._rtt_from_s = now_s
         return True
+
+    def answered(self, now_s: float, asked_s: float) -> None:
+        """INFO went out at ``asked_s``, and CONNECT answers it: an estimate until there is a PONG.
+
+        Source: nats-server, which shows this in /connz.
+        """
+        if not self.rtt_s:
+            self.rtt_s = max(now_s - asked_s, 1e-9)
 
     def pong(self, now_s: float) -> None:
         """A PONG came."""

@@ -72,6 +72,7 @@ if TYPE_CHECKING:
     from node.server.disk.snapshots import Snapshots
     from node.server.external.link import External
     from node.server.external.routing import ExternalRouting
+    from node.server.external.serving import Serving
     from node.server.foreign.links import ForeignLinks
     from node.store.interface import StoreInterface
 
@@ -397,6 +398,7 @@ class Node:
             random_name=self._host.random_name,
             clients=lambda: [client.heartbeat_inbox for client in self.replica.state.clients.values()],
             inboxes=inboxes,
+            is_clustered=not self.is_alone,
         )
 
     def _make_external(self, routing: ExternalRouting) -> External:
@@ -414,10 +416,31 @@ class Node:
             cluster_id=self.config.cluster.id,
             tls=None if wanted.tls is None else trust(wanted.tls),
             server_name=(wanted.tls and wanted.tls.server_name) or "",
+            is_clustered=not self.is_alone,
             went=self.replica.requests.suspend,
             came=self.replica.requests.resume,
             epoch=self.clients.next_epoch,
         )
+
+    def _make_serving(self, external: External) -> Serving:
+        from node.server.external.serving import Serving
+
+        replica = self.replica
+
+        def tell(frame: tuple[str, int, int]) -> None:
+            for peer in replica.links_up:
+                self._send_member(peer, frame)
+
+        serving = Serving(
+            external,
+            replica,
+            self.engine,
+            cluster_id=self.config.cluster.id,
+            lease_s=_timing(self.config).election_min_s / 2,
+            tell=tell,
+        )
+        replica.serving = serving
+        return serving
 
     def _make_snapshots(self) -> Snapshots | None:
         """Where there are others, one may fall behind."""
@@ -516,6 +539,9 @@ class Node:
                 nursery.start_soon(self.snapshots.run)
             nursery.start_soon(self._watch_leader)
             nursery.start_soon(self.certificates.run)
+            if self.external is not None and not self.is_alone:
+                serving = self._make_serving(self.external)
+                nursery.start_soon(serving.run, self._wait_changed, self.leaving.hand_over)
             nursery.start_soon(self._configure)
         return self.leaving.status
 
@@ -568,6 +594,9 @@ class Node:
         """Wait until something of role, leader or catching up has made ``condition`` true."""
         while not condition():
             await self._changed.wait()
+
+    async def _wait_changed(self) -> None:
+        await self._changed.wait()
 
     def _has_changed(self) -> None:
         self._changed.set()
@@ -681,10 +710,12 @@ class Node:
     def _caught_up(self) -> None:
         self.clients.release()
         self._has_changed()
-        if self.external is not None:
-            self.external.open(self._serves)
-        else:
+        if self.external is None:
             self._serves()
+            return
+        if self.is_alone:
+            self.external.open()
+        self.external.once_subscribed(self._serves)
 
     def _serves(self) -> None:
         """What clients ask is answered."""

@@ -54,6 +54,13 @@ class Engine(catching_up.Engine, ordering.Engine, membership.Engine, Protocol):
     def is_changing(self) -> bool: ...
 
 
+class Serving(Protocol):
+    """What is needed to know of who serves behind an external NATS server."""
+
+    def told(self, term: int, group: int) -> None: ...
+    def peer_up(self) -> None: ...
+
+
 class Replica:
     """The plain part of a node.
 
@@ -176,6 +183,8 @@ class Replica:
         self.leaderless_since_s: float | None = host.monotonic_s()
         self._founding = ""
         self.needs_snapshot_from: Callable[[str], None] | None = None
+        self.serving: Serving | None = None
+        """Where clients connect to an external NATS server: which node serves them."""
         self.pacing = Pacing(self.origin, stuck=self.performer.stuck, set_stuck=routing.set_stuck, kick=kick)
         self._marked_s = 0.0
         routing.on_interest_change = self._interest_changed
@@ -233,6 +242,18 @@ class Replica:
     def caught_up(self) -> bool:
         """Clients may be served, and effects are performed (R4)."""
         return self.catch_up.done
+
+    @property
+    def has_majority_linked(self) -> bool:
+        """Whether the links to a majority of the voters, this node included, are up."""
+        voters = self.membership.voters if self.membership is not None else ()
+        up = sum(name == self.node or name in self.links_up for name in voters)
+        return 2 * up > len(voters)
+
+    @property
+    def is_serving(self) -> bool:
+        """Whether this node leads and has applied the first entry of its term."""
+        return self.keeper is not None
 
     @property
     def leader_heard(self) -> bool:
@@ -370,6 +391,8 @@ class Replica:
         self.comparing.peer_up(peer)
         if self._tells_progress:
             self.losses.peer_up(peer)
+        if self.serving is not None:
+            self.serving.peer_up()
         if peer == self.leader:
             self._tell_origin()
             self.catch_up.ask()
@@ -394,6 +417,8 @@ class Replica:
                 self.ordering.frame(peer, value)
             case ("again", int(term), int(serial)):
                 self.origin.again(term, serial)
+            case ("serving", int(term), int(group)) if self.serving is not None:
+                self.serving.told(term, group)
             case ("pinged", str(client_id)):
                 if self.keeper is not None:
                     self.keeper.heartbeats.pinged(client_id)
@@ -544,6 +569,7 @@ class Replica:
             self.ordering.keeper(Refound(self.term, *self._recovered))
         self._tell_asking()
         self.catch_up.first_entry_applied()
+        self._tell_changed()
 
     def _stop_leading(self) -> None:
         self.ordering.follow()

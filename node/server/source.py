@@ -96,7 +96,7 @@ class Source(figures.Source):
                 figures.Peer(
                     peer.name,
                     peer.connected,
-                    _age_ns(peer.contact_age_s),
+                    age_ns(peer.contact_age_s),
                     peer.match,
                     peer.next,
                     peer.state,
@@ -283,7 +283,7 @@ def _peering(node: Node) -> figures.Peering | None:
     return figures.Peering(host, port, urls, cluster.peer_security.mode == "mtls")
 
 
-def _age_ns(age_s: float | None) -> int | None:
+def age_ns(age_s: float | None) -> int | None:
     """None as well for a peer that was never heard: its age is infinite."""
     return None if age_s is None or not math.isfinite(age_s) else int(age_s * SECOND)
 

@@ -65,7 +65,9 @@ def translate(path: Path, error: lmdb.Error) -> NodeError:
     if isinstance(error, _DAMAGED):
         return CorruptionError(f"{path}: the store is damaged: {error}. {ADVICE}")
     if isinstance(error, lmdb.MapFullError):
-        return DiskError(f"{path}: the store has filled its map: raise store.map_size or lower the limits")
+        return DiskError(
+            f"{path}: the store has {MAP_SIZE >> 40} TiB, the most it can: lower the limits, or purge"
+        )
     if isinstance(error, lmdb.DiskError):
         return DiskError(f"{path}: no space left on the disk of the store: {error}")
     return DiskError(f"{path}: the store's disk refused an operation: {error}")
@@ -90,7 +92,7 @@ def open_environment(path: Path, map_size: int) -> lmdb.Environment:
     except lmdb.MemoryError as error:
         raise DiskError(
             f"{path}: {map_size} bytes of address space for the store were refused ({error}):"
-            " raise the limit (`ulimit -v unlimited`) or set a smaller store.map_size"
+            " raise the limit (`ulimit -v unlimited`, LimitAS=infinity of systemd)"
         ) from error
     except lmdb.Error as error:
         raise translate(path, error) from error

@@ -323,6 +323,10 @@ def test_the_go_servers_requests(make_cluster: MakeCluster, ports: Ports) -> Non
     assert trio.run(ask, "remove", b"nobody") == b"+OK"
     assert trio.run(ask, "add", b"n9").startswith(b'-ERR adding node "n9": ')
     assert trio.run(ask, "add", b"n4") == b"+OK"
+    leader = cluster.leader()  # which has never heard n4: its pages say so, and don't fail
+    (unheard,) = (each for each in cluster.page(leader, "/raftz")["peers"] if each["node_id"] == "n4")
+    assert (unheard["is_connected"], unheard["last_contact_ms"]) == (False, None)
+    assert cluster.page(leader, "/streaming/serverz")["role"] == "Leader"
     cluster.names.append("n4")
     cluster.start("n4")
     until("n4 votes", lambda: roles(cluster)["n4"] == "voter")

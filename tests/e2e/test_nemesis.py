@@ -17,6 +17,8 @@ import time
 from pathlib import Path
 
 import pytest
+from e2e.external_cluster import ExternalCluster, needs_nats_server
+from e2e.harness import Cluster
 from e2e.nemesis.run import cluster_in_trouble, torment
 from e2e.ports import Guard, Ports
 
@@ -39,9 +41,11 @@ async def _torment(
     privileged: bool,
     seed: int = SEED,
     seconds: float = SECONDS,
+    cluster: type[Cluster] = Cluster,
 ) -> None:
     by_kernel = BY == "kernel" if BY else privileged
-    with cluster_in_trouble(folder, ports, guard, size, privileged=by_kernel) as (network, disks):
+    made = cluster_in_trouble(folder, ports, guard, size, privileged=by_kernel, cluster=cluster)
+    with made as (network, disks):
         run = await torment(network, disks, seed, seconds)
         if run.violations:
             for name in network.cluster.names:
@@ -56,6 +60,12 @@ async def test_nemesis_on_3_nodes(tmp_path: Path, ports: Ports, guard: Guard) ->
 
 async def test_nemesis_on_5_nodes(tmp_path: Path, ports: Ports, guard: Guard) -> None:
     await _torment(tmp_path, ports, guard, 5, privileged=False)
+
+
+async def test_nemesis_behind_a_nats_cluster(tmp_path: Path, ports: Ports, guard: Guard) -> None:
+    """``-ns`` with ``--clustered``: clients are connected to NATS servers, which nothing happens to."""
+    needs_nats_server()
+    await _torment(tmp_path, ports, guard, 3, privileged=True, seconds=SECONDS / 2, cluster=ExternalCluster)
 
 
 async def test_soak(tmp_path: Path, ports: Ports, guard: Guard) -> None:

@@ -50,7 +50,6 @@ TESTED_ELSEWHERE = {
     "server/liveness.py": "test_connection: when a connection is pinged and given up",
     "server/node.py": "needs sockets and a disk: tests/unit/cli/test_node.py and tests/e2e",
     "server/peer_links.py": "tests/e2e: nodes with links, and without",
-    "server/source.py": "tests/e2e: the pages of a running node",
     "server/subscriptions.py": "test_routing",
     "store/environment.py": "test_checkpoint",
     "store/layout.py": "test_checkpoint",

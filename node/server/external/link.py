@@ -3,7 +3,8 @@
 One connection at a time (`external_connection`) carries everything, so that what a client sends keeps its
 order: an acknowledgement before the close that follows it.
 
-A connection that breaks is dialed again at once, then with pauses; all servers by turns (`external_servers`).
+When a connection breaks, all other servers are tried at once, one after the other, the lost one last; then
+all by turns, with a pause after each round (`external_servers`).
 Nothing of a client's state changes meanwhile: see `external`. Credentials that are refused end the node if
 none ever worked, for then the configuration is wrong; later they are only complained of.
 """
@@ -36,7 +37,11 @@ STOP_S = 1.0
 """How long what is queued may take to be written when this node stops."""
 
 PAUSE_MIN_S, PAUSE_MAX_S = 0.05, 1.0
-"""Between two attempts; doubles from the first to the second, half of it random."""
+"""After a round in which no server was reached; doubles from the first to the second, half of it random."""
+
+STOOD_S = 1.0
+"""A connection that ended sooner counts as an attempt that failed: else a server that takes connections and
+drops them is dialed without a pause."""
 
 DISCOVER_S = 0.25
 """How long another service of this cluster ID may take to show itself."""
@@ -67,6 +72,7 @@ class External:
         cluster_id: for the complaint about that.
         tls: how servers that want TLS are trusted; None: those are not connected to.
         server_name: the name in their certificates; empty: the host.
+        is_clustered: other nodes of this cluster may be connected to the same servers.
         went, came: told when the last connection ended, and when one stands again.
     """
 
@@ -81,6 +87,7 @@ class External:
         cluster_id: str,
         tls: ssl.SSLContext | None = None,
         server_name: str = "",
+        is_clustered: bool = False,
         went: Callable[[], None],
         came: Callable[[], None],
         epoch: Callable[[], int],
@@ -97,6 +104,7 @@ class External:
         self._cluster_id = cluster_id
         self._tls = tls
         self._server_name = server_name
+        self._is_clustered = is_clustered
         self._went = went
         self._came = came
         self._epoch = epoch
@@ -111,9 +119,20 @@ class External:
         """Why there is no connection; empty: there is one."""
         return "" if self.link is not None else self._problem or "not connected to the NATS server yet"
 
-    def open(self, served: Callable[[], None]) -> None:
-        """The node can serve: subscribe to what clients send. ``served`` is told once that arrives here."""
-        self.routing.open()
+    def open(self, queue: bytes = b"") -> None:
+        """The node can serve: subscribe to what clients send, in a queue group if one is named."""
+        self.routing.open(queue)
+
+    def close(self) -> None:
+        """Another node serves, or none: take nothing more of what clients send."""
+        if not self.routing.is_open:
+            return
+        self.routing.close()
+        if self.link is not None:
+            self._service.closed(self.link)  # deliveries that wait for room are the next leader's now
+
+    def once_subscribed(self, served: Callable[[], None]) -> None:
+        """Call ``served`` when a server has all subscriptions of this node, now or once there is one."""
         self._served = served
         self._ask_whether_served()
 
@@ -151,12 +170,19 @@ class External:
     async def _keep_connected(self, task_status: trio.TaskStatus[None]) -> None:
         pause = 0.0
         refused: dict[ServerURL, str] = {}
+        tried: set[ServerURL] = set()
         while not self._stopped:
             server = self._servers.next()
+            tried.add(server)
+            began_s = trio.current_time()
             try:
                 await self._connection(server, task_status)
-                pause = 0.0
                 refused.clear()
+                self._servers.put_last(server)
+                if trio.current_time() - began_s >= STOOD_S:
+                    pause = 0.0
+                    tried.clear()
+                    continue
             except RejectedError as error:
                 refused[server] = str(error)
                 self._complain(server, str(error))
@@ -164,6 +190,9 @@ class External:
                     raise ConfigError([f"NATS server {at}: {why}" for at, why in refused.items()]) from error
             except LostError as error:
                 self._complain(server, str(error))
+            if not tried >= self._servers.known():
+                continue
+            tried.clear()
             pause = min(max(2 * pause, PAUSE_MIN_S), PAUSE_MAX_S)
             await trio.sleep(pause * (0.5 + 0.5 * random.random()))  # noqa: S311  # keeps no secret
 
@@ -252,9 +281,11 @@ class External:
     async def _look_for_others(self, stream: trio.abc.Stream, parser: nats.ClientParser) -> None:
         """Before the first time: does another service have our cluster ID? Two would both answer.
 
+        Not asked by a node of a cluster: the one that leads it would answer.
+
         What is sent is refused by whoever gets it, so it leaves nothing behind.
         """
-        if self._connected_once:
+        if self._connected_once or self._is_clustered:
             return
         inbox = b"_INBOX." + random.randbytes(16).hex().encode()  # noqa: S311  # keeps no secret
         request = stan.encode_connect(stan.ConnectRequest(self._cluster_id, "", 0, b"", 0, 0))

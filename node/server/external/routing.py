@@ -25,6 +25,7 @@ Source: the NATS client protocol, "Headers and no-responders".
 from __future__ import annotations
 
 import logging
+from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -40,7 +41,7 @@ from node.server.subscriptions import Handler, InternalSubscription
 log = logging.getLogger("stanchion.external")
 
 BUFFER_BYTES_MAX = 8 * 1024 * 1024
-"""Of what is published while there is no connection."""
+"""Of what is published while there is no connection; and of requests that wait."""
 
 _INBOXES = (b"_INBOX.", b"_STAN.acks.")
 """Where nearly every answer goes. What this node serves there takes no harm from one."""
@@ -121,12 +122,21 @@ class _Asked:
 class ExternalRouting:
     """What ``replica`` needs of routing, over one connection to a NATS server.
 
+    In a cluster one node at a time *serves*: the leader, from when it is ready (`open`) until it loses its
+    office (`close`). Only it subscribes to what clients send; `serving` says in which queue group and what
+    becomes of requests at a change of leader. All nodes subscribe to their own reply inboxes. A follower
+    takes every client to be connected to the leader (`follow`): when another leads, all inboxes have moved,
+    and what clients may have missed is sent again (rule R15).
+
     Args:
         node: this node's name.
         clock: monotonic seconds.
         random_name: 22 characters nobody can guess.
         clients: the heartbeat inboxes of all clients there are.
         inboxes: the same, and those of all subscriptions that are online.
+        is_clustered: whether this node has peers.
+        may_take: whether a request that comes in now is this node's, for sure. One that comes in while it is
+            not waits until it is, or until `close`.
     """
 
     def __init__(
@@ -137,6 +147,8 @@ class ExternalRouting:
         random_name: Callable[[], str],
         clients: Callable[[], Iterable[str]],
         inboxes: Callable[[], Iterable[str]],
+        is_clustered: bool = False,
+        may_take: Callable[[], bool] = lambda: True,
     ) -> None:
         self.node = node
         self.on_interest_change: Callable[[str, list[InterestChange]], None] | None = None
@@ -145,7 +157,15 @@ class ExternalRouting:
         self._inboxes = inboxes
         self._outlet: Outlet | None = None
         self._inbox: Inbox | None = None
+        self._is_clustered = is_clustered
+        self.may_take = may_take
+        self._queue = b""
+        """The queue group in which clients' requests are subscribed to."""
+        self._held: deque[nats.Msg] = deque()
+        self._held_bytes = 0
         self._is_open = False
+        self._followed: tuple[str, int] | None = None
+        """Which node serves, and in which term, while this one doesn't."""
         self._stuck = False
         self._services: dict[bytes, InternalSubscription] = {}
         self._sid = 0
@@ -164,9 +184,14 @@ class ExternalRouting:
         self.in_msgs = self.in_bytes = self.out_msgs = self.out_bytes = 0
         self.inserts = 0
         self.removes = 0
-        self.serve(self._prefix + b"*", _ignore)
+        self.serve(self._prefix + b"*", _ignore, announce=True)
 
     # --- what replica and its parts need ----------------------------------------------------------
+
+    @property
+    def is_open(self) -> bool:
+        """This node serves."""
+        return self._is_open
 
     @property
     def subscription_count(self) -> int:
@@ -179,22 +204,32 @@ class ExternalRouting:
         return None if self._outlet is None else max(self._outlet.max_payload - ENVELOPE_SIZE_MAX, 1)
 
     def serve(self, pattern: bytes, handler: Handler, *, announce: bool = False) -> InternalSubscription:
-        """See `Routing.serve`. Once `open`, or else then, it is subscribed to at the server."""
+        """See `Routing.serve`. Once `open`, or else then, it is subscribed to at the server.
+
+        With ``announce`` it is this node's own inbox: every node of a cluster subscribes to its own.
+        """
         assert valid_subject(pattern)
         self._sid += 1
         sid = b"%d" % self._sid
         service = InternalSubscription(pattern, handler, announce, lambda _ended: self._ended(sid))
         self._services[sid] = service
         self.inserts += 1
-        if self._is_open and self._outlet is not None:
-            self._outlet.write(nats.sub(pattern, b"", sid))
+        if self._outlet is not None and self._is_wanted(service):
+            self._subscribe(self._outlet, sid, service)
         return service
 
     def _ended(self, sid: bytes) -> None:
-        del self._services[sid]
+        service = self._services.pop(sid)
         self.removes += 1
-        if self._is_open and self._outlet is not None:
+        if self._outlet is not None and self._is_wanted(service):
             self._outlet.write(nats.unsub(sid))
+
+    def _is_wanted(self, service: InternalSubscription) -> bool:
+        """Whether it is to be subscribed to at the server now."""
+        return self._is_open or (self._is_clustered and service.announced)
+
+    def _subscribe(self, outlet: Outlet, sid: bytes, service: InternalSubscription) -> None:
+        outlet.write(nats.sub(service.pattern, b"" if service.announced else self._queue, sid))
 
     def publish(
         self,
@@ -244,8 +279,13 @@ class ExternalRouting:
         return self.where(subject) is not None
 
     def where(self, subject: bytes) -> tuple[str, int] | None:
-        """This node and the present connection, unless nobody is known to listen to ``subject``."""
-        if self._outlet is None or not self._is_open or self._stuck or subject in self._awaited:
+        """This node and the present connection, unless nobody is known to listen to ``subject``.
+
+        While another node serves: that node and its term, for every subject.
+        """
+        if not self._is_open:
+            return self._followed
+        if self._outlet is None or self._stuck or subject in self._awaited:
             return None
         return self.node, self._outlet.epoch
 
@@ -262,7 +302,7 @@ class ExternalRouting:
         self._changed()
 
     def complete(self, _peer: str) -> bool:
-        """There are no other nodes."""
+        """Other nodes have no clients of their own."""
         return True
 
     def flush(self) -> None:
@@ -280,11 +320,46 @@ class ExternalRouting:
 
     # --- the connection ---------------------------------------------------------------------------
 
-    def open(self) -> None:
-        """The node can serve: subscribe, here and on every connection to come."""
+    def open(self, queue: bytes = b"") -> None:
+        """The node can serve: subscribe, here and on every connection to come, in this queue group."""
         if not self._is_open:
+            self.follow(None)
+            self._queue = queue
             self._is_open = True
             self._begin()
+
+    def close(self) -> None:
+        """This node no longer serves: another one does, or nobody. The connection stays.
+
+        Requests that still wait are another node's: they are dropped, unless `may_take` says otherwise.
+        """
+        if not self._is_open:
+            return
+        self.take_held()
+        if self._held:
+            log.info(
+                "%d requests came in after this node could still be sure to lead: dropped", len(self._held)
+            )
+        self._held.clear()
+        self._held_bytes = 0
+        outlet = self._outlet
+        if outlet is not None:
+            for sid, service in self._services.items():
+                if not service.announced:
+                    outlet.write(nats.unsub(sid))
+            self._tell_gone(self.node, outlet.epoch)
+        self._awaited.clear()
+        self._is_open = False
+
+    def follow(self, leader: tuple[str, int] | None) -> None:
+        """The node of this name serves, in this term; None: none is known. For who does not serve itself."""
+        if self._is_open or leader == self._followed:
+            return
+        before, self._followed = self._followed, leader
+        if before is not None:
+            self._tell_gone(*before)
+        if leader is not None:
+            self._changed()
 
     def up(self, outlet: Outlet) -> None:
         """A connection stands, and is the one from now on."""
@@ -293,6 +368,11 @@ class ExternalRouting:
         self._inbox = Inbox(self, outlet)
         self._stuck = self._dropping = False
         self._too_long.clear()
+        for sid, service in self._services.items() if self._is_clustered else ():
+            if service.announced:
+                self._subscribe(outlet, sid, service)
+        if self._is_clustered:  # answers to what came in here while this node served
+            self._send_kept(outlet)
         self._begin()
 
     def down(self, outlet: Outlet) -> None:
@@ -302,9 +382,14 @@ class ExternalRouting:
         self._outlet = self._inbox = None
         self._awaited.clear()
         self._asked.clear()
+        if self._is_open:
+            self._tell_gone(self.node, outlet.epoch)
+
+    def _tell_gone(self, node: str, epoch: int) -> None:
+        """Nobody is heard any more through what stood for all clients' connections."""
         if self.on_interest_change is not None:
-            gone = [InterestChange(inbox.encode(), b"", outlet.epoch, 0) for inbox in self._inboxes()]
-            self.on_interest_change(self.node, gone)
+            gone = [InterestChange(inbox.encode(), b"", epoch, 0) for inbox in self._inboxes()]
+            self.on_interest_change(node, gone)
 
     def received(self, message: nats.Msg) -> None:
         """The server sent a message."""
@@ -322,8 +407,31 @@ class ExternalRouting:
             self._present(asked.inbox)
         if len(message.payload) > PAYLOAD_MAX:
             self._drop(f"{len(message.payload)} bytes on {message.subject.decode(errors='replace')} came in")
-        elif service is not None:
+        elif service is None:
+            return
+        elif service.announced:
             service.handler(None, message.subject, message.reply, message.payload)
+        elif self.may_take():
+            self.take_held()
+            service.handler(None, message.subject, message.reply, message.payload)
+        elif self._is_open:
+            self._hold(message)
+
+    def take_held(self) -> None:
+        """Handle requests that had to wait, if they are this node's now."""
+        while self._held and self.may_take():
+            message = self._held.popleft()
+            self._held_bytes -= len(message.payload)
+            service = self._services.get(message.sid)
+            if service is not None:
+                service.handler(None, message.subject, message.reply, message.payload)
+
+    def _hold(self, message: nats.Msg) -> None:
+        if self._held_bytes + len(message.payload) > BUFFER_BYTES_MAX:
+            self.dropped += 1  # its client sees a time-out
+            return
+        self._held.append(message)
+        self._held_bytes += len(message.payload)
 
     def beat(self) -> None:
         """Several times a second: asks those again that nobody heard."""
@@ -357,17 +465,21 @@ class ExternalRouting:
         if outlet is None or not self._is_open:
             return
         for sid, service in self._services.items():
-            outlet.write(nats.sub(service.pattern, b"", sid))
-        kept, self._buffer, self._buffered_bytes = self._buffer, [], 0
-        for data in kept:
-            outlet.write(data)
+            if not (self._is_clustered and service.announced):
+                self._subscribe(outlet, sid, service)
+        self._send_kept(outlet)
         if outlet.has_headers:
             for inbox in self._clients():
                 self._probe(inbox.encode())
         self._changed()
 
+    def _send_kept(self, outlet: Outlet) -> None:
+        kept, self._buffer, self._buffered_bytes = self._buffer, [], 0
+        for data in kept:
+            outlet.write(data)
+
     def _absent(self, inbox: bytes, reply: bytes) -> None:
-        if inbox not in self._awaited and self._outlet is not None:
+        if inbox not in self._awaited and self._outlet is not None and self._is_open:
             self._awaited[inbox] = reply
             self._changed([InterestChange(inbox, b"", self._outlet.epoch, 0)])
 

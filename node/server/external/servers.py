@@ -81,6 +81,10 @@ class Servers:
         self._servers.append(server)
         return server
 
+    def put_last(self, server: ServerURL) -> None:
+        """Try this one after all the others: its connection was lost."""
+        self._servers.sort(key=lambda each: (each.host, each.port) == (server.host, server.port))
+
     def known(self) -> set[ServerURL]:
         """All that are tried."""
         return set(self._servers)

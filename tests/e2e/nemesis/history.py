@@ -32,6 +32,10 @@ from typing import NamedTuple
 
 from node.demo.history import Ack, Delivery, Event, Link
 
+WHOEVER_LEADS = "*"
+"""The node of a client that is connected to an external NATS server. While nobody leads, nobody takes what
+such a client sends: it is lost."""
+
 ACKED_S = 1.0
 """So long after it was given, an acknowledgement counts."""
 
@@ -79,7 +83,11 @@ class Trouble:
 
     def until_s(self, node: str) -> float:
         """When it was over for a client of a node."""
-        return self.over_s if node in self.nodes else self.led_s
+        return self.over_s if self.concerns(node) else self.led_s
+
+    def concerns(self, node: str) -> bool:
+        """Whether a client of ``node`` feels it."""
+        return node == WHOEVER_LEADS or node in self.nodes
 
 
 @dataclass(slots=True)
@@ -220,7 +228,7 @@ class History:
     def _may_be_stale(self, delivery: Delivery) -> bool:
         return any(
             trouble.stops
-            and delivery.link.node in trouble.nodes
+            and trouble.concerns(delivery.link.node)
             and trouble.began_s <= delivery.at_s < trouble.over_s + STALE_S
             for trouble in self.troubles
         )
@@ -229,7 +237,7 @@ class History:
         """Whether its node, that was hurt a moment ago, could not yet know what was sent since."""
         newer = [other.at_s for other in before if other.resends > delivery.resends]
         return bool(newer) and any(
-            delivery.link.node in trouble.nodes
+            trouble.concerns(delivery.link.node)
             and trouble.began_s < delivery.at_s < trouble.over_s + STALE_S
             and delivery.at_s - newer[0] < LAG_S
             for trouble in self.troubles
@@ -241,7 +249,9 @@ class History:
         for trouble in self.troubles:  # in order of time
             until_s = trouble.until_s(ack.link.node)
             if trouble.began_s < from_s and until_s > ack.at_s:
-                if trouble.kills and ack.link.node in trouble.nodes and ack.at_s < trouble.died_s:
+                if ack.link.node == WHOEVER_LEADS:  # nobody takes it there while nobody leads
+                    return math.inf
+                if trouble.kills and trouble.concerns(ack.link.node) and ack.at_s < trouble.died_s:
                     return math.inf
                 from_s = max(from_s, until_s + ACKED_S)
         return math.inf if self.broken_s.get(ack.link, math.inf) < from_s else from_s
@@ -264,7 +274,7 @@ class History:
         if before.at_s < self._back_s(before.link):
             return True
         return any(
-            (before.link.node in trouble.nodes or trouble.is_cold)
+            (trouble.concerns(before.link.node) or trouble.is_cold)
             and trouble.began_s < again.at_s
             and before.at_s - DISTURBED_S < trouble.over_s
             for trouble in self.troubles

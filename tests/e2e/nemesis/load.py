@@ -8,9 +8,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import trio
+from e2e.external_cluster import ExternalCluster
 from e2e.harness import Cluster
 from e2e.load import abandoned
-from e2e.nemesis.history import Cursor, History
+from e2e.nemesis.history import WHOEVER_LEADS, Cursor, History
 
 from node.client.streaming import Client, Message, connect
 from node.demo.history import Ack, Delivery, Link
@@ -49,7 +50,8 @@ class Load:
         self._history = history
         self._note = note
         self._chance = random.Random(seed)
-        self._nodes = {cluster.address(name): name for name in cluster.names}
+        own = not isinstance(cluster, ExternalCluster)
+        self._nodes = {cluster.address(name): name if own else WHOEVER_LEADS for name in cluster.names}
         self._numbers = itertools.count(1)
         self._calm = trio.Event()
         self.is_calm = False

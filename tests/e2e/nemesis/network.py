@@ -44,14 +44,22 @@ class Relays:
 
     Args:
         folder, ports, guard, size, settings: the cluster's, which is made here.
+        cluster: what makes it.
     """
 
     kind = "relays"
 
     def __init__(
-        self, folder: Path, ports: Ports, guard: Guard, *, size: int, settings: dict[str, Any]
+        self,
+        folder: Path,
+        ports: Ports,
+        guard: Guard,
+        *,
+        size: int,
+        settings: dict[str, Any],
+        cluster: type[Cluster] = Cluster,
     ) -> None:
-        self.cluster = Cluster(folder, ports, guard, size=size, settings=settings)
+        self.cluster = cluster(folder, ports, guard, size=size, settings=settings)
         self._lines: dict[tuple[str, str], Line] = {}
         for dialing in self.cluster.names:
             for target in self.cluster.names:

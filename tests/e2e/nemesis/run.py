@@ -46,6 +46,8 @@ class Run:
     seconds: float
     by: str
     """What cuts the network: kernel or proxies."""
+    test: str
+    """Part of the name of the test that shows it again."""
     history: History = field(default_factory=History)
     faults: list[str] = field(default_factory=list)
     at_once: int = 0
@@ -85,7 +87,7 @@ class Run:
             "again, as nearly as that can be:",
             f"  STANCHION_NEMESIS_BY={self.by} STANCHION_NEMESIS_SEED={self.seed} "
             f"STANCHION_NEMESIS_SECONDS={self.seconds:g} "
-            f"python -m pytest tests/e2e/test_nemesis.py -k on_{self.size}_nodes",
+            f"python -m pytest tests/e2e/test_nemesis.py -k {self.test}",
         ]
         return "\n".join(text)
 
@@ -95,12 +97,23 @@ class Run:
 
 @contextmanager
 def cluster_in_trouble(
-    folder: Path, ports: Ports, guard: Guard, size: int, *, privileged: bool
+    folder: Path,
+    ports: Ports,
+    guard: Guard,
+    size: int,
+    *,
+    privileged: bool,
+    cluster: type[Cluster] = Cluster,
 ) -> Iterator[tuple[Network, Disks]]:
-    """A cluster whose network can be cut and whose disks filled, by the kernel where ``privileged``."""
-    with_kernel = privileged and Namespaces.can_be_had()
-    make = Namespaces if with_kernel else Relays
-    network: Network = make(folder, ports, guard, size=size, settings=SETTINGS)
+    """A cluster whose network can be cut and whose disks filled, by the kernel where ``privileged``.
+
+    Another kind of ``cluster`` than the usual one lives behind proxies.
+    """
+    network: Network
+    if privileged and cluster is Cluster and Namespaces.can_be_had():
+        network = Namespaces(folder, ports, guard, size=size, settings=SETTINGS)
+    else:
+        network = Relays(folder, ports, guard, size=size, settings=SETTINGS, cluster=cluster)
     with_mounts = privileged and Mounts.can_be_had(folder)
     disks: Disks = Mounts(network.cluster) if with_mounts else Limits(network.cluster)
     try:
@@ -115,7 +128,9 @@ async def torment(network: Network, disks: Disks, seed: int, seconds: float) -> 
     """Start the cluster, hurt it for a while, and see what its clients saw."""
     cluster = network.cluster
     by = "kernel" if network.kind == Namespaces.kind else "proxies"
-    run = Run(cluster.folder, seed, len(cluster.names), seconds, by)
+    size = len(cluster.names)
+    test = f"on_{size}_nodes" if type(cluster) is Cluster else "behind"
+    run = Run(cluster.folder, seed, size, seconds, by, test)
     cluster.start()
     await trio.to_thread.run_sync(cluster.wait_ready)
     run.began_s, run.began_unix_s = trio.current_time(), time.time()

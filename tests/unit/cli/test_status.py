@@ -106,8 +106,8 @@ def test_the_table_shows_nodes_channels_and_subscriptions(
         "orders          5    640      3     7              1\n"
         "\n"
         "subscriptions\n"
-        "channel  client  durable or queue  last sent  unacked  in flight\n"
-        "orders   ann     d:workers                 6        2          2  stalled paused\n"
+        "channel  client  durable or queue  last sent  unacked  max in flight\n"
+        "orders   ann     d:workers                 6        2              2  stalled paused\n"
     )
     assert asked.tokens == {"hunter2"}
 

@@ -163,7 +163,6 @@ def test_actions(words: str, action: str) -> None:
         ("-ft_group g", "use three nodes with --clustered"),
         ("-ns nats://ann:pw@ho/st:4222", "flag -ns: a URL whose address is wrong: expected a host name"),
         ("-ns http://ann:pw@host:4222", "flag -ns: a URL that begins with 'http'"),
-        ("-ns h -clustered", "flag -ns: is for a server alone"),
         ("-ns h -tls_client_cert c.pem", "streaming.nats_server.tls.cert: has no effect without key"),
         ("-routes nats://host:5222", "cluster.routes: host:5222 is not on the loopback"),
         (

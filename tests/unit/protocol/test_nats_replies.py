@@ -24,6 +24,9 @@ from node.protocol.nats_replies import (
     hmsg,
     info,
     msg,
+    publish_denied,
+    quoted,
+    subscription_denied,
 )
 
 
@@ -102,7 +105,7 @@ def test_info_that_cannot_fit() -> None:
 
 def test_err_stays_one_short_line_whatever_it_quotes() -> None:
     line = err('Permissions Violation for Publish to "a\r\nPING\r\n' + "é" * 4000 + '"')
-    assert line.startswith(b"-ERR 'Permissions Violation for Publish to \"a PING \\xe9")
+    assert line.decode().startswith("-ERR 'Permissions Violation for Publish to \"a PING éé")
     assert line.endswith(b"'\r\n")
     assert line.count(b"\n") == 1
     assert len(line) < 1100
@@ -155,3 +158,24 @@ def test_operations_before_a_violation_come_first() -> None:
     assert parser.ops() == [Ping(), Msg(b"a", b"1", b"", b"", b"x")]
     with pytest.raises(ProtocolViolation):
         parser.ops()
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        (b"a.b", '"a.b"'),
+        (b'a"b\\', '"a\\"b\\\\"'),
+        ("é.\u00a0\u2028".encode(), '"é.\\u00a0\\u2028"'),
+        (b"\xff\x01\x7f\x07", '"\\xff\\x01\\x7f\\a"'),
+        ("\U0001f600\U000e0001".encode(), '"\U0001f600\\U000e0001"'),
+    ],
+)
+def test_names_are_quoted_as_go_quotes_them(name: bytes, text: str) -> None:
+    assert quoted(name) == text
+
+
+def test_denials_name_subject_and_queue() -> None:
+    """nats-server's words: clients look for the subject and the queue in them, or wait for ever."""
+    assert publish_denied(b"x") == 'Permissions Violation for Publish to "x"'
+    assert subscription_denied(b"c", b"") == 'Permissions Violation for Subscription to "c"'
+    assert subscription_denied(b"c", b"q") == 'Permissions Violation for Subscription to "c" using queue "q"'

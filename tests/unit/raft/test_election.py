@@ -43,6 +43,28 @@ def test_alone_nobody_is_waited_for() -> None:
     assert election.expired()
 
 
+def test_who_knows_of_no_leader_tries_again_sooner() -> None:
+    """A failed first attempt after a leader's death must not cost the timeout for hanging leaders."""
+    clock = Clock()
+    timing = Timing(election_min_s=1.0, election_max_s=1.5, heartbeat_s=0.075)
+    election = Election(timing=timing, clock=clock, rng=random.Random(1), peers=["b", "c"])
+
+    def timeout_s() -> float:
+        election.rearm()
+        return election.deadline - clock.now
+
+    assert 0.45 <= timeout_s() <= 0.675
+    election.ask(2)
+    assert 0.9 <= timeout_s() <= 1.35
+    election.ask(2)
+    assert 1.0 <= timeout_s() <= 1.5
+    election.heard_leader()
+    assert 1.0 <= timeout_s() <= 1.5
+    election.lost_leader()
+    assert election.deadline - clock.now <= 0.15
+    assert 0.45 <= timeout_s() <= 0.675
+
+
 def test_rearming_takes_authority_back() -> None:
     election, _ = _election()
     election.authorise(transfer=False)
@@ -180,3 +202,17 @@ def test_new_voter_counts_as_heard_and_an_old_one_as_before() -> None:
     assert election.contact_age("b") == 1
     election.forget("b")
     assert election.contact_age("b") == math.inf
+
+
+def test_a_majority_is_as_fresh_as_its_stalest_member() -> None:
+    """A leader is sure to lead only for so long; a node alone always."""
+    election, clock = _election("bcde")
+    election.leading()
+    clock.now += 0.1
+    election.contact("b")
+    clock.now += 0.1
+    election.contact("c")
+    assert math.isclose(election.majority_age_s(), 0.1)  # itself, c, and b 0.1 s ago
+    clock.now += 1.0
+    assert math.isclose(election.majority_age_s(), 1.1)
+    assert _election("")[0].majority_age_s() == 0.0

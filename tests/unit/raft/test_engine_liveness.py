@@ -217,6 +217,11 @@ def test_l10_leadership_is_handed_over_when_the_successor_has_everything(group) 
     assert table["c"].engine.leader == "b"
     assert table.now == before
     assert "a hands leadership over" in [cause for *_, cause in table["b"].heard.roles]
+    assert table["b"].engine.was_handed_over
+    assert not leader.engine.was_handed_over
+    assert leader.engine.is_successor("b", table["b"].engine.term)
+    assert not leader.engine.is_successor("c", table["b"].engine.term)
+    assert not leader.engine.is_successor("b", table["b"].engine.term + 1)
 
 
 def test_l10_anybody_who_has_everything_will_do(group) -> None:

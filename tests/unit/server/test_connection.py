@@ -574,9 +574,9 @@ def test_a_denied_subscribe_is_told_and_not_made() -> None:
     """AUT-06."""
     world = permitted(subscribe_allow=(b"a.*",), subscribe_deny=(b"a.b",))
     ann, bob = world.client(user="ann", **{"pass": "x"}), world.client(user="bob", **{"pass": "y"})
-    answer = ann.says(b"SUB a.b 1\r\nSUB a.> 2\r\nSUB a.* q 3\r\nPING\r\n")
+    answer = ann.says(b"SUB a.b g 1\r\nSUB a.> 2\r\nSUB a.* q 3\r\nPING\r\n")
     assert answer == (
-        b"-ERR 'Permissions Violation for Subscription to \"a.b\"'\r\n"
+        b'-ERR \'Permissions Violation for Subscription to "a.b" using queue "g"\'\r\n'
         b"-ERR 'Permissions Violation for Subscription to \"a.>\"'\r\nPONG\r\n"
     )
     bob.says(b"PUB a.b 0\r\n\r\nPUB a.c 0\r\n\r\n")
@@ -669,6 +669,18 @@ def test_any_pong_resets_the_count(world: World) -> None:
         world.now += 0.25
         assert client.says(b"PONG\r\n") == b""
     assert client.connection.rtt_s == 0.25
+
+
+def test_a_round_trip_is_estimated_from_the_first_answer(world: World) -> None:
+    """As nats-server does: /connz shows one before the first PING, two minutes later."""
+    client = world.accept()
+    assert client.connection.rtt_s == 0
+    world.now += 0.125
+    client.says(b"CONNECT {}\r\n")
+    assert client.connection.rtt_s == 0.125
+    world.now += 1
+    client.says(b"CONNECT {}\r\n")
+    assert client.connection.rtt_s == 0.125
 
 
 def test_traffic_puts_a_ping_off(world: World) -> None:

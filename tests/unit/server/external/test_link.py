@@ -221,15 +221,42 @@ async def test_it_serves_when_the_server_has_its_subscriptions() -> None:
         await nursery.start(world.external.run)
         heard: list[bytes] = []
         world.routing.serve(b"a.b", lambda *_: None)
-        world.external.open(lambda: heard.append(bytes(fake.heard)))
+        world.external.open()
+        world.external.once_subscribed(lambda: heard.append(bytes(fake.heard)))
         await world.until(lambda: heard)
         assert b"SUB a.b " in heard[0]
         assert heard[0].endswith(nats.PING)
         again: list[int] = []
-        world.external.open(lambda: again.append(world.external.reconnects))
+        world.external.once_subscribed(lambda: again.append(world.external.reconnects))
         assert world.external.link is not None
         world.external.link.close("a test")
         await world.until(lambda: again == [1])
+
+
+async def test_another_server_takes_the_place_of_a_lost_one_at_once() -> None:
+    """The lost one was dialed again first, with pauses that doubled though others had not been tried."""
+    other = FakeServer()
+    async with serving(other) as nursery:
+        first = FakeServer(connect_urls=[f"127.0.0.1:{other.url.port}"])
+        async with serving(first):
+            world = World(first.url)
+            await nursery.start(world.external.run)
+        lost_s = trio.current_time()
+        await world.until(lambda: world.external.reconnects == 1)
+        assert trio.current_time() - lost_s < external_link.PAUSE_MIN_S / 2
+
+
+async def test_a_server_that_drops_connections_at_once_is_not_dialed_without_a_pause() -> None:
+    fake = FakeServer()
+    async with serving(fake) as nursery:
+        world = World(fake.url)
+        await nursery.start(world.external.run)
+        began_s = trio.current_time()
+        for number in range(3):
+            await world.until(lambda number=number: len(fake.streams) == number + 1 and world.external.link)  # type: ignore[misc]
+            await fake.streams[number].aclose()
+        await world.until(lambda: len(fake.streams) == 4)
+        assert trio.current_time() - began_s > 3 * external_link.PAUSE_MIN_S / 2
 
 
 async def test_another_server_that_it_was_told_of_is_tried() -> None:

@@ -44,8 +44,9 @@ class Pipe:
 class Behind:
     """A service behind a server, with one client whose heartbeat inbox is ``hb``."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, is_clustered: bool = False) -> None:
         self.now = 100.0
+        self.leads = True
         self.clients = ["hb"]
         self.changes: list[list[InterestChange]] = []
         self.heard: list[tuple[bytes, bytes, bytes]] = []
@@ -55,6 +56,8 @@ class Behind:
             random_name=lambda: "r" * 22,
             clients=lambda: self.clients,
             inboxes=lambda: [*self.clients, "inbox"],
+            is_clustered=is_clustered,
+            may_take=lambda: self.leads,
         )
         self.routing.on_interest_change = lambda _node, changes: self.changes.append(list(changes))
 
@@ -279,3 +282,90 @@ def test_a_stuck_connection_reaches_nobody() -> None:
     assert not behind.routing.heard(b"hb")
     behind.routing.set_stuck(pipe, False)
     assert behind.routing.heard(b"hb")
+
+
+# --- a node of a cluster --------------------------------------------------------------------------
+
+
+def test_a_node_of_a_cluster_always_hears_answers_and_requests_only_while_it_serves() -> None:
+    behind = Behind(is_clustered=True)
+    behind.routing.serve(b"_STAN.pub.c.>", behind.hear)
+    behind.routing.serve(b"_INBOX.own.*", behind.hear, announce=True)
+    pipe = behind.up(has_headers=False)
+    assert b"_STAN.pub.c.>" not in subjects(pipe.take())
+    behind.routing.open(b"group")
+    (sub,) = [op for op in pipe.take() if isinstance(op, nats.Sub)]
+    assert (sub.subject, sub.queue) == (b"_STAN.pub.c.>", b"group")
+    behind.routing.close()
+    assert [op.sid for op in pipe.take() if isinstance(op, nats.Unsub)] == [sub.sid]
+    behind.routing.down(pipe)
+    again = behind.up(8, has_headers=False)
+    found = [op for op in again.take() if isinstance(op, nats.Sub)]
+    assert (b"_INBOX.own.*", b"") in [(op.subject, op.queue) for op in found]
+    assert b"_STAN.pub.c.>" not in subjects(found)
+
+
+def test_a_follower_takes_all_clients_to_be_where_the_leader_is() -> None:
+    """When another leads, every inbox has moved: what was under way to it may be lost (R15)."""
+    behind = Behind(is_clustered=True)
+    behind.up(has_headers=False)
+    assert behind.routing.where(b"hb") is None
+    behind.routing.follow(("n2", 3))
+    assert behind.routing.where(b"hb") == behind.routing.where(b"inbox") == ("n2", 3)
+    assert not behind.routing.local_receivers("inbox"), "another node delivers"
+    behind.changes.clear()
+    behind.routing.open(b"group")
+    assert [(c.subject, c.before, c.now) for c in behind.changes[0]] == [(b"hb", 3, 0), (b"inbox", 3, 0)]
+    assert behind.routing.where(b"inbox") == ("n1", 7)
+    behind.changes.clear()
+    behind.routing.close()
+    assert [(c.subject, c.before, c.now) for c in behind.changes[0]] == [(b"hb", 7, 0), (b"inbox", 7, 0)]
+    behind.routing.follow(("n3", 5))
+    assert behind.routing.where(b"hb") == ("n3", 5)
+
+
+def test_requests_wait_while_it_is_not_sure_who_leads() -> None:
+    behind = Behind(is_clustered=True)
+    behind.routing.serve(b"a", behind.hear)
+    behind.up(has_headers=False)
+    behind.routing.open(b"group")
+    behind.leads = False
+    behind.come(b"a", b"1", sid=b"2")
+    behind.come(b"a", b"2", sid=b"2")
+    assert behind.heard == []
+    behind.leads = True
+    behind.come(b"a", b"3", sid=b"2")
+    assert [payload for _, _, payload in behind.heard] == [b"1", b"2", b"3"]
+    behind.leads = False
+    behind.come(b"a", b"4", sid=b"2")
+    behind.routing.close()
+    behind.leads = True
+    behind.routing.take_held()
+    assert len(behind.heard) == 3, "another node has it"
+
+
+def test_what_a_handed_over_leader_still_gets_is_taken() -> None:
+    behind = Behind(is_clustered=True)
+    behind.routing.serve(b"a", behind.hear)
+    behind.up(has_headers=False)
+    behind.routing.open(b"group")
+    behind.leads = False  # the vote is under way
+    behind.come(b"a", b"1", sid=b"2")
+    behind.leads = True  # its successor is known, and serves in the same group
+    behind.routing.close()
+    behind.come(b"a", b"2", sid=b"2")
+    assert [payload for _, _, payload in behind.heard] == [b"1", b"2"]
+
+
+def test_requests_that_wait_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(external, "BUFFER_BYTES_MAX", 10)
+    behind = Behind(is_clustered=True)
+    behind.routing.serve(b"a", behind.hear)
+    behind.up(has_headers=False)
+    behind.routing.open(b"group")
+    behind.leads = False
+    for _ in range(5):
+        behind.come(b"a", b"123456", sid=b"2")
+    behind.leads = True
+    behind.routing.take_held()
+    assert (len(behind.heard), behind.routing.dropped) == (1, 4)

@@ -30,6 +30,14 @@ def test_they_are_tried_by_turns_and_not_too_many(monkeypatch: pytest.MonkeyPatc
     assert told_of(here, *urls) == [ServerURL("a", 1), ServerURL("::1", 2)]
 
 
+def test_a_server_that_was_lost_is_tried_last() -> None:
+    found = Servers([ServerURL("a", 1)], is_checked=False)
+    lost = found.next()
+    found.learn({"connect_urls": ["b:1", "c:1"]}, lost)
+    found.put_last(lost)
+    assert [found.next().host for _ in range(4)] == ["b", "c", "a", "b"]
+
+
 def test_a_password_is_not_shown_in_plain_text_to_whoever_a_server_names(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
