@@ -1,9 +1,10 @@
 """Which connections to the monitoring port are kept when there are too many.
 
 A new connection is always taken. If its address or all together hold as many as they may, another one is
-closed for it: of the address that holds the most, the one that has been idle for longest; if none is idle,
-the one whose page has taken longest; and one whose probe is being answered only if there is nothing else.
-So connections that are merely held open shut nobody out.
+closed for it, of the address that holds the most: the one that has been idle for longest; if none is idle,
+the one whose page has taken longest; and only then one that has just come, or whose probe is being
+answered. So connections that are merely held open, or that don't read what they have asked for, shut nobody
+out.
 """
 
 from __future__ import annotations
@@ -13,13 +14,18 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Final
 
+from node.monitor.gate import HEALTH
+
 CONNECTIONS_MAX: Final = 64
 """At a time."""
 
 ADDRESS_MAX: Final = 48
 """Of one address: others find places even if it takes as many as it can get."""
 
-PROBES: Final = (b"/healthz",)
+FRESH_S: Final = 0.5
+"""So long a new connection may take to send its request before it counts as idle."""
+
+PROBES: Final = HEALTH.encode()
 """What load balancers and container health checks ask for: their connections are closed last."""
 
 
@@ -32,17 +38,19 @@ class Seat:
         clock: seconds that only elapse.
     """
 
-    __slots__ = ("_clock", "_rank", "_since_s", "address", "close")
+    __slots__ = ("_clock", "_is_new", "_rank", "_since_s", "address", "close")
 
     def __init__(self, address: str, close: Callable[[], None], clock: Callable[[], float]) -> None:
         self.address = address
         self.close = close
         self._clock = clock
+        self._is_new = True
         self._rank = 0
         self._since_s = clock()
 
     def begin(self, target: bytes) -> None:
         """A request for ``target`` has come, and is being answered."""
+        self._is_new = False
         self._rank = 2 if target.partition(b"?")[0].endswith(PROBES) else 1
         self._since_s = self._clock()
 
@@ -54,7 +62,8 @@ class Seat:
     @property
     def order(self) -> tuple[int, float]:
         """Those with the lowest are closed first."""
-        return self._rank, self._since_s
+        is_fresh = self._is_new and self._clock() - self._since_s < FRESH_S
+        return 2 if is_fresh else self._rank, self._since_s
 
 
 class Admission:

@@ -16,7 +16,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Final
 
-ANY_NAME: Final = "/healthz"
+HEALTH: Final = "/healthz"
 """The page that is answered under any name."""
 
 
@@ -39,7 +39,7 @@ class Gate:
     def __init__(self, token: str = "", names: Iterable[str] = (), base_path: str = "/") -> None:
         self._expected = f"Bearer {token}".encode() if token else b""
         self._names = {_folded(name) for name in names}
-        self._any_name = base_path.rstrip("/") + ANY_NAME
+        self._any_name = base_path.rstrip("/") + HEALTH
 
     def refusal(self, path: str, headers: Mapping[bytes, bytes]) -> tuple[int, str] | None:
         """Status and text for who isn't answered; None for who is."""

@@ -26,7 +26,7 @@ from node.monitor import account_views, nats_views, views
 from node.monitor.admission import Admission
 from node.monitor.connection import converse
 from node.monitor.figures import Source
-from node.monitor.gate import Gate
+from node.monitor.gate import HEALTH, Gate
 from node.monitor.pacing import Pacer
 from node.monitor.process import ProcessMeter
 from node.monitor.query import BadQueryError, NotFoundError, Query
@@ -42,6 +42,9 @@ log = logging.getLogger("stanchion.monitor")
 
 CHUNK_CHARS: Final = 32 * 1024
 """About so much of a page is encoded before it is sent."""
+
+REQUEST_S: Final = 0.0003
+"""What a request costs beside its page: reading it, finding the page, writing the head. Measured."""
 
 _CALLBACK = re.compile(r"[A-Za-z_$][A-Za-z0-9_$.]{0,127}", re.ASCII)
 
@@ -154,8 +157,8 @@ def application(
         return Route(path, endpoint, methods=["GET"])
 
     async def healthz(request: Request) -> Response:
-        requests["/healthz"] += 1
-        is_healthy, view = await probes.step(lambda: views.healthz(source))
+        requests[HEALTH] += 1
+        is_healthy, view = views.healthz(source)
         text = json.dumps(view, separators=(",", ":"))
         return Response(text, 200 if is_healthy else 503, media_type="application/json", headers=_HEADERS)
 
@@ -174,14 +177,14 @@ def application(
 
     streaming = [path for path in pages if path.startswith("/streaming/")]
     routes = [
-        index("/", [*(path for path in pages if path not in streaming), "/healthz", "/streaming"]),
+        index("/", [*(path for path in pages if path not in streaming), HEALTH, "/streaming"]),
         index("/streaming", streaming),
-        Route("/healthz", healthz, methods=["GET"]),
+        Route(HEALTH, healthz, methods=["GET"]),
         Route("/streaming/isFTActive", is_ft_active, methods=["GET"]),
         *(route(path, page) for path, page in pages.items()),
     ]
     app: ASGIApp = Starlette(routes=[Mount(prefix, routes=routes)] if prefix else routes)
-    return _Guarded(app, Gate(token, names, base_path))
+    return _Guarded(app, Gate(token, names, base_path), pacer, probes)
 
 
 def prepare() -> None:
@@ -210,16 +213,20 @@ def _index(name: str, links: list[str]) -> str:
 
 
 class _Guarded:
-    """Lets requests through that may pass the `Gate`."""
+    """Lets requests through that may pass the `Gate`, each in its turn. Probes wait for probes only."""
 
-    def __init__(self, app: ASGIApp, gate: Gate) -> None:
+    def __init__(self, app: ASGIApp, gate: Gate, pacer: Pacer, probes: Pacer) -> None:
         self._app = app
         self._gate = gate
+        self._pacer = pacer
+        self._probes = probes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         from starlette.responses import PlainTextResponse
 
-        refusal = self._gate.refusal(scope["path"], dict(scope["headers"]))
+        path = scope["path"]
+        turns = self._probes if path.endswith(HEALTH) else self._pacer
+        refusal = await turns.step(lambda: self._gate.refusal(path, dict(scope["headers"])), REQUEST_S)
         if refusal is None:
             await self._app(scope, receive, send)
             return

@@ -34,8 +34,11 @@ class Pacer:
         self._turn = trio.Lock()  # it serves those who wait in their order
         self._free_s = -float("inf")
 
-    async def step(self, work: Callable[[], T]) -> T:
-        """Do ``work``, which must be short, when it is its turn. Returns what it returns."""
+    async def step(self, work: Callable[[], T], besides_s: float = 0.0) -> T:
+        """Do ``work``, which must be short, when it is its turn. Returns what it returns.
+
+        ``besides_s`` is what the same step costs elsewhere: the rest is as long as for both.
+        """
         async with self._turn:
             if self._free_s > trio.current_time():
                 await trio.sleep_until(self._free_s)
@@ -43,7 +46,7 @@ class Pacer:
             try:
                 return work()
             finally:
-                self._free_s = trio.current_time() + REST * (self._clock() - began_s)
+                self._free_s = trio.current_time() + REST * (self._clock() - began_s + besides_s)
 
     async def some(self, parts: Iterator[T]) -> tuple[list[T], bool]:
         """Take from ``parts`` for one step. Returns what was taken, and whether there is more."""

@@ -69,6 +69,9 @@ def _resident_bytes() -> int:
 
 def _open_files() -> int:
     try:
+        counted = os.stat("/proc/self/fd").st_size  # noqa: PTH116  (as the next one)
+        if counted:  # Linux since 6.2: without naming twenty thousand
+            return counted
         return len(os.listdir("/proc/self/fd"))  # noqa: PTH208  (names only: no object for each)
     except OSError:
         return 0

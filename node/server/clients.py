@@ -245,7 +245,13 @@ class Clients:
 
     def counters(self) -> Counters:
         """Messages and bytes of all connections, past ones too."""
-        return _sum([self._past, *(_counters(connection) for connection in self.connections.values())])
+        in_msgs, in_bytes, out_msgs, out_bytes = self._past
+        for connection in self.connections.values():  # twenty thousand take some 3 ms
+            in_msgs += connection.in_msgs
+            in_bytes += connection.in_bytes
+            out_msgs += connection.out_msgs
+            out_bytes += connection.out_bytes
+        return Counters(in_msgs, in_bytes, out_msgs, out_bytes)
 
     async def serve(self, stream: trio.abc.Stream, address: tuple[str, int]) -> None:
         """One client, from its first byte to its last."""

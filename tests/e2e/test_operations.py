@@ -400,3 +400,15 @@ async def _subscribe_and_end(cluster: Cluster, count: int) -> None:
         async with trio.open_nursery() as nursery:
             for worker in range(AT_A_TIME):
                 nursery.start_soon(some, worker)
+
+
+def test_probes_are_answered_before_there_is_a_cluster(make_cluster: MakeCluster) -> None:
+    """A node that waits for the others isn't dead: what restarts it for that keeps them from meeting."""
+    cluster = make_cluster()
+    cluster.start("n1")
+    status, body = until("an answer", lambda: (got := cluster.get("n1", "/healthz"))[0] and got)
+    assert (status, body["status"]) == (503, "error")
+    assert body["error"] == "waiting for its peers to bootstrap the cluster, or to be added to it"
+    assert cluster.page("n1", "/raftz")["role"] == "Follower"
+    cluster.start()
+    cluster.wait_ready()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from node.monitor.admission import ADDRESS_MAX, CONNECTIONS_MAX, Admission, Seat, address_key
+from node.monitor.admission import ADDRESS_MAX, CONNECTIONS_MAX, FRESH_S, Admission, Seat, address_key
 
 
 class Port:
@@ -47,6 +47,22 @@ def test_pages_go_before_probes_and_idle_ones_before_both(full: Port) -> None:
     for expected in ([6], [6, 5]):
         full.admit().begin(b"/healthz")
         assert full.closed == expected
+
+
+def test_who_has_just_come_has_time_to_ask(full: Port) -> None:
+    """Readers that don't read hold all places but one: it isn't the one that another takes."""
+    for seat in full.seats:
+        seat.begin(b"/connz")
+        full.now_s += 1
+    probe = full.admit()
+    full.admit().begin(b"/connz")
+    probe.begin(b"/healthz")
+    full.admit().begin(b"/connz")
+    assert full.closed == [0, 1, 2]
+    late = full.admit()
+    full.now_s += FRESH_S
+    full.admit()
+    assert full.closed[-1] == full.seats.index(late)
 
 
 def test_an_address_that_takes_all_it_can_get_leaves_places_to_others(full: Port) -> None:

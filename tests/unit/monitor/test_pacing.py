@@ -51,6 +51,15 @@ async def test_after_a_step_nobody_has_another_for_three_times_as_long(
     assert [each - began[0] for each in began] == pytest.approx([0, REST, 2 * REST])
 
 
+async def test_what_a_step_costs_elsewhere_is_rested_for_as_well(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    pacer, began_s = Pacer(Clock()), trio.current_time()
+    for _ in range(3):
+        await pacer.step(lambda: None, 0.5)
+    assert trio.current_time() - began_s == pytest.approx(2 * REST * 0.5)
+
+
 async def test_a_step_that_fails_leaves_the_turn_to_the_next() -> None:
     pacer = Pacer()
     with pytest.raises(ZeroDivisionError):
