@@ -465,13 +465,19 @@ def _monitoring(config: Config) -> Iterator[Finding]:
             "monitoring.token: has no effect with open: true",
             (("monitoring", "token"), ("monitoring", "open")),
         )
-    if monitoring.open or monitoring.token is not None:
+    if monitoring.open and monitoring.figures_open:
+        yield Finding(
+            "monitoring.figures_open: has no effect with open: true",
+            (("monitoring", "figures_open"), ("monitoring", "open")),
+        )
+    if monitoring.open or monitoring.figures_open or monitoring.token is not None:
         return
     for name, node in config.cluster.nodes.items():
         if node.http is not None and not node.http.is_loopback:
             path = ("cluster", "nodes", name, "http")
             yield Finding(
                 f"{'.'.join(path)}: {node.http} is not on the loopback; set monitoring.token (token_env,"
-                " token_file), or monitoring.open: true to let everyone read",
+                " token_file), monitoring.figures_open: true to let everyone read figures, or"
+                " monitoring.open: true to let everyone read all",
                 (path, ("monitoring", "token"), ("monitoring", "open")),
             )

@@ -443,6 +443,11 @@ class Monitoring:
     open: Annotated[bool, Flag()] = False
     """Whether anyone who reaches an ``http`` address off the loopback may read it without a token."""
 
+    figures_open: Annotated[bool, Flag()] = False
+    """Whether anyone who reaches an ``http`` address may read, without a token, what names no client and no
+    channel: ``/healthz``, ``/varz``, ``/streaming/serverz`` and ``/streaming/storez``. Off the loopback the
+    other pages need the token."""
+
     http_base_path: Annotated[
         str, Text(r"/([A-Za-z0-9_.~-]+(/[A-Za-z0-9_.~-]+)*)?", "a path such as / or /nats")
     ] = "/"

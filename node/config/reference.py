@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 NODE: Final = "n1"
 """What a node is called that is alone."""
 KEY_VARIABLE: Final = "NATS_STREAMING_ENCRYPTION_KEY"
+TOKEN_VARIABLE: Final = "STANCHION_MONITORING_TOKEN"  # noqa: S105  # a name
+"""The token for monitoring, for which the Go server has no option."""
 DEFAULT_PORT: Final = 4222
 
 _CIPHERS: Final = {"AES": "aes-256-gcm", "CHACHA": "chacha20-poly1305"}
@@ -310,16 +312,23 @@ class Digest:
         if port == 0:
             self.fail(given, "expected the port for monitoring; it can't be any that is free")
             return
-        here = Address(self.made.host, 1)
-        address = Address(host or (here.host if here.is_loopback else "127.0.0.1"), port)
+        address = Address(host or self.made.host, port)
         self.put(f"cluster.nodes.{self.name()}.http", given.place, str(address))
         self.made.http = address
-        if not address.is_loopback:
+        has_token = bool(self._environ.get(TOKEN_VARIABLE))
+        if has_token:
+            self.put("monitoring.token_env", given.place, TOKEN_VARIABLE)
+        if address.is_loopback:
+            return
+        if host and not has_token:
             self.put("monitoring.open", given.place, "true")
             self.made.warnings.append(f"{given.name}: whoever reaches {address} can read the monitoring")
-        elif not host and not here.is_loopback:
+            return
+        self.put("monitoring.figures_open", given.place, "true")
+        if not has_token:
             self.made.notes.append(
-                f'{given.name}: monitoring is on the loopback only; http: "HOST:{port}" in a file opens it'
+                f"{given.name}: off the loopback, pages that name clients or channels are not shown; set"
+                f' {TOKEN_VARIABLE} to ask for a token there, or open them by http: "HOST:{port}" in a file'
             )
 
     # --- the store --------------------------------------------------------------------------------

@@ -467,7 +467,7 @@ OPTIONS: Final[tuple[Option, ...]] = (
         "nats",
         INT,
         "(monitor)",
-        about="port for monitoring, on the loopback",
+        about="port for monitoring, on the address of clients",
     ),
     Option(
         (),
@@ -475,7 +475,7 @@ OPTIONS: Final[tuple[Option, ...]] = (
         "nats",
         TEXT,
         "(monitor)",
-        about="the same, or `HOST:PORT`: whoever reaches that may read it",
+        about="the same, or `HOST:PORT`: whoever reaches that may read all of it",
     ),
     Option(
         ("ms", "https_port"),

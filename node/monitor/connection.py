@@ -41,8 +41,10 @@ _READ_BYTES: Final = 16 * 1024
 _AUTHORITY = re.compile(rb"[A-Za-z][A-Za-z0-9+.-]*://[^/?]*")
 
 
-async def converse(stream: trio.SocketStream, app: App, seat: Seat | None = None) -> None:
+async def converse(stream: trio.SocketStream, app: App, seat: Seat | None = None, reader: str = "") -> None:
     """Answer requests until either end has enough. The ``seat`` is told when a request is being answered.
+
+    ``reader`` is the IP address at the other end.
 
     Raises:
         trio.BrokenResourceError: the reader has gone, or takes too little.
@@ -54,7 +56,7 @@ async def converse(stream: trio.SocketStream, app: App, seat: Seat | None = None
         while (request := await _request(stream, wire)) is not None:
             if seat is not None:
                 seat.begin(request.target)
-            await _Answer(stream, wire, request).of(app)
+            await _Answer(stream, wire, request, reader).of(app)
             if seat is not None:
                 seat.end()
             if wire.states != {h11.SERVER: h11.DONE, h11.CLIENT: h11.DONE}:
@@ -90,9 +92,12 @@ async def _request(stream: trio.SocketStream, wire: h11.Connection) -> h11.Reque
 class _Answer:
     """The answer to one request, on its way from the application to the stream."""
 
-    def __init__(self, stream: trio.SocketStream, wire: h11.Connection, request: h11.Request) -> None:
+    def __init__(
+        self, stream: trio.SocketStream, wire: h11.Connection, request: h11.Request, reader: str
+    ) -> None:
         import h11
 
+        self._reader = reader
         self._stream = stream
         self._wire = wire
         self._request = request
@@ -117,7 +122,7 @@ class _Answer:
             "query_string": query,
             "root_path": "",
             "headers": [(bytes(name), bytes(value)) for name, value in request.headers],
-            "client": None,
+            "client": (self._reader, 0),
             "server": None,
         }
 

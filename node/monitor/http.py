@@ -61,6 +61,7 @@ def application(
     base_path: str = "/",
     names: Iterable[str] = (),
     jsonp: bool = False,
+    figures_open: bool = False,
 ) -> ASGIApp:
     """The pages of ``source`` as an ASGI application.
 
@@ -70,6 +71,7 @@ def application(
         base_path: what stands before every path.
         names: host names under which requests may come; see `gate`.
         jsonp: whether ``callback`` gets JavaScript, which any page in a browser can read.
+        figures_open: whether some pages need no token; see `gate`.
     """
     from starlette.applications import Starlette
     from starlette.responses import HTMLResponse, PlainTextResponse, Response
@@ -184,7 +186,7 @@ def application(
         *(route(path, page) for path, page in pages.items()),
     ]
     app: ASGIApp = Starlette(routes=[Mount(prefix, routes=routes)] if prefix else routes)
-    return _Guarded(app, Gate(token, names, base_path), pacer, probes)
+    return _Guarded(app, Gate(token, names, base_path, figures_open=figures_open), pacer, probes)
 
 
 def prepare() -> None:
@@ -224,9 +226,10 @@ class _Guarded:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         from starlette.responses import PlainTextResponse
 
-        path = scope["path"]
+        path, headers = scope["path"], dict(scope["headers"])
+        reader = scope["client"][0] if scope["client"] else ""
         turns = self._probes if path.endswith(HEALTH) else self._pacer
-        refusal = await turns.step(lambda: self._gate.refusal(path, dict(scope["headers"])), REQUEST_S)
+        refusal = await turns.step(lambda: self._gate.refusal(path, headers, reader), REQUEST_S)
         if refusal is None:
             await self._app(scope, receive, send)
             return
@@ -243,6 +246,7 @@ async def serve(
     base_path: str = "/",
     names: Iterable[str] = (),
     jsonp: bool = False,
+    figures_open: bool = False,
     sockets: Sequence[socket.socket] = (),
     task_status: trio.TaskStatus[tuple[str, int]] = trio.TASK_STATUS_IGNORED,
 ) -> None:
@@ -255,13 +259,16 @@ async def serve(
         base_path: what stands before every path.
         names: host names under which requests may come; see `gate`.
         jsonp: whether ``callback`` gets JavaScript.
+        figures_open: whether some pages need no token; see `gate`.
         sockets: what to listen on; it listens already. Empty, or closed: the address is bound.
         task_status: told the address once it listens.
 
     Raises:
         NodeError: it can't listen there.
     """
-    app = application(source, token=token, base_path=base_path, names=names, jsonp=jsonp)
+    app = application(
+        source, token=token, base_path=base_path, names=names, jsonp=jsonp, figures_open=figures_open
+    )
     admission = Admission(trio.current_time)
 
     async def handle(stream: trio.SocketStream) -> None:
@@ -274,7 +281,7 @@ async def serve(
         seat = admission.admit(host, scope.cancel)
         try:
             with scope:
-                await converse(stream, app, seat)
+                await converse(stream, app, seat, host)
         except* trio.BrokenResourceError as gone:
             log.debug("a reader of monitoring has gone: %s", gone.exceptions[0])
         except* Exception:

@@ -643,6 +643,7 @@ class Node:
             base_path=self.config.monitoring.http_base_path,
             names=self._host_names(),
             jsonp=self.config.monitoring.jsonp,
+            figures_open=self.config.monitoring.figures_open,
             sockets=self.launch.http_sockets,
         )
 

@@ -306,7 +306,7 @@ def test_the_command_line_beats_the_file(conf: Any) -> None:
     file = conf(BOTH.replace("no_auth_user: ann", "").replace("$PORT", "1"))
     _, found = made("-c", file, *words.split(), PW="p")
     (node,) = found.cluster.nodes.values()
-    assert (node.client.port, node.http) == (5555, Address("127.0.0.1", 9999))
+    assert (node.client.port, node.http) == (5555, Address("0.0.0.0", 9999))
     assert (found.cluster.id, found.limits.max_msgs, found.store.store) == ("c9", 7, "memory")
     assert (found.clients.users, found.clients.token) == ((), Secret("text", "t0ken"))
     assert found.limits.max_bytes == 1 << 20
@@ -374,11 +374,22 @@ def test_mistakes_in_files_say_where(text: str, problem: str, conf: Any) -> None
     assert problem in problems("-c", conf(text))
 
 
-def test_monitoring_is_for_this_machine_unless_the_file_says_otherwise(conf: Any) -> None:
-    """-m binds the loopback; an address that somebody wrote out is theirs to answer for."""
+def test_monitoring_listens_where_clients_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in the Go server. Off the loopback figures are for all, the rest for who has the token."""
     invocation, found = made("-m", "8222")
+    assert found.cluster.nodes["n1"].http == Address("0.0.0.0", 8222)
+    assert (found.monitoring.open, found.monitoring.figures_open) == (False, True)
+    assert "off the loopback, pages that name clients or channels are not shown" in invocation.notes[0]
+    monkeypatch.setenv("STANCHION_MONITORING_TOKEN", "t")
+    invocation, found = made("-m", "8222", STANCHION_MONITORING_TOKEN="t")
+    assert (found.monitoring.figures_open, invocation.notes) == (True, [])
+    assert found.monitoring.token is not None
+    invocation, found = made("-m", "8222", "-a", "127.0.0.1")
     assert found.cluster.nodes["n1"].http == Address("127.0.0.1", 8222)
-    assert "on the loopback only" in invocation.notes[0]
+    assert (found.monitoring.open, found.monitoring.figures_open) == (False, False)
+
+
+def test_an_address_that_somebody_wrote_out_is_open(conf: Any) -> None:
     invocation, found = made("-c", conf('http: "0.0.0.0:8222"'))
     assert found.cluster.nodes["n1"].http == Address("0.0.0.0", 8222)
     assert found.monitoring.open
