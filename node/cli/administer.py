@@ -99,7 +99,13 @@ async def ask(
         RefusedError: with the node's own words.
         UnavailableError: no node can be reached, or no answer came in time.
     """
-    options = Options(name="stanchion", user=cluster.user, password=cluster.password, token=cluster.token)
+    options = Options(
+        name="stanchion",
+        user=cluster.user,
+        password=cluster.password,
+        token=cluster.token,
+        learns=not cluster.is_closed,
+    )
     nats = Nats([Server.parse(address) for address in cluster.servers], options)
     conversation = _Conversation(nats, cluster, verb, json.dumps(dict(fields)).encode(), repeats, progress)
     deadline_s = trio.current_time() + timeout_s

@@ -37,6 +37,8 @@ class Cluster:
     """What the configuration has for operators."""
     directories: Sequence[Path] = ()
     """Where the nodes of the configuration keep theirs."""
+    is_closed: bool = False
+    """The token is for these servers only, not for others that they name."""
 
     def as_operator(self) -> Cluster:
         """The same for requests of operators: with the operator token, unless somebody is named to ask.
@@ -52,7 +54,7 @@ class Cluster:
             return replace(self, token=self.operator_token.reveal())
         here = [server for server in self.servers if _is_here(server)]
         token = found(self.directories) if here else ""
-        return replace(self, token=token, servers=here) if token else self
+        return replace(self, token=token, servers=here, is_closed=True) if token else self
 
 
 def add_target(parser: argparse.ArgumentParser, *, positional: bool = False) -> None:

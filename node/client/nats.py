@@ -52,6 +52,7 @@ class Options:
     """How to connect.
 
     ``reconnect_s`` is the longest pause before the next server is tried; the first try is at once.
+    Without ``learns`` no server is tried but those that were given: the credentials are for nobody else.
     """
 
     name: str = ""
@@ -60,6 +61,7 @@ class Options:
     token: str = ""
     reconnect_s: float = 0.25
     ping_s: float = 5.0
+    learns: bool = True
 
 
 @dataclass(slots=True)
@@ -359,6 +361,8 @@ class Nats:
                 self.on_error(op.text)
 
     def _learn(self, urls: list[str]) -> None:
+        if not self.options.learns:
+            return
         for url in urls:
             server = Server.parse(url)
             if server not in self.servers:

@@ -410,5 +410,8 @@ def test_probes_are_answered_before_there_is_a_cluster(make_cluster: MakeCluster
     assert (status, body["status"]) == (503, "error")
     assert body["error"] == "waiting for its peers to bootstrap the cluster, or to be added to it"
     assert cluster.page("n1", "/raftz")["role"] == "Follower"
+    streaming = [f"/streaming/{name}?subs=1" for name in ("serverz", "storez", "clientsz", "channelsz")]
+    for path in ("/varz", "/connz?subs=1", "/routez?subs=1", "/subsz?subs=1", "/accountz?acc=$G", *streaming):
+        assert cluster.page("n1", path)["now"]
     cluster.start()
     cluster.wait_ready()

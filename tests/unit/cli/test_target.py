@@ -57,7 +57,7 @@ def test_an_operator_shows_the_token_of_the_nodes_directory_or_of_this_user(
     assert operator_of("--config", str(file)).token == "this user's"
     put(tmp_path / "data" / "n2" / "operator.token", "the node's")
     asked = operator_of("--config", str(file))
-    assert (asked.token, asked.servers) == ("the node's", ["127.0.0.1:4100"])
+    assert (asked.token, asked.servers, asked.is_closed) == ("the node's", ["127.0.0.1:4100"], True)
     assert "the node's" not in repr(asked)
     (tmp_path / "data" / "n2" / "operator.token").chmod(0o644)  # refused, as by the node
     assert operator_of("--config", str(file)).token == "this user's"
@@ -77,7 +77,7 @@ def test_an_operator_shows_what_is_named(tmp_path: Path, monkeypatch: pytest.Mon
         encoding="utf-8",
     )
     asked = operator_of("--config", str(file))
-    assert (asked.token, asked.servers) == ("configured", ["192.0.2.1:4100"])
+    assert (asked.token, asked.servers, asked.is_closed) == ("configured", ["192.0.2.1:4100"], False)
 
 
 def put(path: Path, text: str) -> None:

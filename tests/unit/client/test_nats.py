@@ -87,6 +87,16 @@ async def _drop_when_asked(server: ScriptedServer) -> None:
     await server.drop()
 
 
+async def test_credentials_for_some_are_not_shown_to_others(nursery: trio.Nursery) -> None:
+    """What INFO names is not tried by a client that is told not to learn."""
+    server = ScriptedServer(info={"connect_urls": ["192.0.2.1:4222"]})
+    await nursery.start(server.run)
+    client = Nats([server.server], Options(token="secret", learns=False))
+    nursery.start_soon(client.run)
+    await client.connected.wait()
+    assert client.servers == [server.server]
+
+
 async def test_other_nodes_are_learnt_from_info(nursery: trio.Nursery) -> None:
     """When the first node is gone, the client goes on with one that it was told of."""
     second = ScriptedServer()
