@@ -13,7 +13,7 @@ Source: the NATS client protocol, "Subjects"; the streaming protocol, "Names".
 from __future__ import annotations
 
 import re
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterable
 from functools import lru_cache
 from typing import Generic, TypeVar
 
@@ -218,11 +218,21 @@ class Interest(Generic[T]):
         if found is None:
             if len(self._known) >= MATCHES_CACHED_MAX:
                 self._known.clear()
-            found = self._known[subject] = self._look_up(subject)
+            found = self._known[subject] = self.find(subject)
         return found
 
-    def _look_up(self, subject: bytes) -> list[T]:
+    def exactly(self, subject: bytes) -> Iterable[T]:
+        """The values of the literal pattern ``subject``, oldest insertion first."""
+        return self._literals.get(subject, ())
+
+    def find(self, subject: bytes) -> list[T]:
+        """The same, and nothing is remembered: for subjects that are asked once, and for who remembers more.
+
+        The list is the caller's.
+        """
         numbered = list(self._literals.get(subject, {}).items())
+        if self._root.is_empty:
+            return [value for value, _ in numbered]
         levels = [self._root]
         for token in subject.split(b"."):
             deeper: list[_Level[T]] = []

@@ -150,6 +150,7 @@ class Connection(Outbox):
         "close_reason",
         "closed_s",
         "epoch",
+        "has_left",
         "in_bytes",
         "in_msgs",
         "options",
@@ -168,6 +169,8 @@ class Connection(Outbox):
         self.address = address
         self.options = ClientOptions()
         self.subscriptions: dict[bytes, LocalSubscription] = {}
+        self.has_left = False
+        """See `subscriptions.Receiver`."""
         self.in_msgs = self.in_bytes = self.out_msgs = self.out_bytes = 0
         self.started_s = now
         """By the context's clock; from the end of the TLS handshake."""
@@ -349,7 +352,7 @@ class Connection(Outbox):
         self, subscription: LocalSubscription, subject: bytes, reply: bytes, headers: bytes, payload: bytes
     ) -> None:
         """Send the client a message for one of its subscriptions, unless that is ``gone``."""
-        if subscription.gone:
+        if subscription.gone or self.has_left:
             return
         if headers and self.options.headers:
             data = hmsg(subject, subscription.sid, reply, headers, payload)

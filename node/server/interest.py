@@ -16,6 +16,12 @@ On link-up each node sends its whole interest, then numbered changes. Frames, pl
 A receiver that meets a number it didn't expect asks for the whole again and ignores changes until
 it comes; meanwhile the old table holds. ``mark`` finds a lost frame that nothing follows.
 
+*Steps.* A client may have a hundred thousand subscriptions. So interest is sent in small parts, the next when
+the link has room for it (``work``); what changes while the whole is under way goes ahead of what is left of
+it, as another part. What can't be sent yet is kept by key, so that it is never more than there are keys, and
+the newest state is what is sent. Each part is taken as it comes; what the whole didn't name goes after its
+last part. What a node told goes in steps too when the link to it breaks, but isn't heard from then on.
+
 Plain objects without I/O. Nothing is assumed of a link but that frames come in order; they may be
 lost, and a send may find the link broken and say so, by ``peer_down``, before it returns. What is
 malformed is `RemoteProtocolError`.
@@ -23,18 +29,28 @@ malformed is `RemoteProtocolError`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
 from node.errors import RemoteProtocolError
 from node.protocol.peer import shown
 from node.protocol.subjects import valid_subject
 
-ITEMS_MAX = 2000
-"""Items in one frame: interest of any size goes in parts of some 100 KiB."""
+ITEMS_MAX = 250
+"""Items in one frame: to take one is a step of some milliseconds."""
 
-ITEM_BYTES_MAX = 1024 * 1024
-"""Bytes of the patterns in one frame, for those who set ``max_control_line`` high."""
+ITEM_BYTES_MAX = 128 * 1024
+"""Bytes of the patterns in one frame, for those who set ``max_control_line`` high. One item more is taken."""
+
+PARTS_MAX = 4
+"""Parts sent to one node in one step."""
+
+STEP_ITEMS = 256
+"""Items looked at in one step, of those that go in steps."""
+
+ROOM_S = 0.02
+"""A link without room is looked at again after so long."""
 
 Key: TypeAlias = tuple[bytes, bytes]
 """(subject pattern, queue group or empty)."""
@@ -105,13 +121,16 @@ class OwnInterest:
             own.epochs[epoch] -= 1
         self._dirty[key] = None
 
-    def set_stuck(self, epoch: int, keys: Iterable[Key], stuck: bool) -> None:
-        """The connection ``epoch``, which has subscribed to ``keys``, hears them no longer, or again."""
+    def set_stuck(self, epoch: int, stuck: bool) -> None:
+        """The connection ``epoch`` hears nothing any longer, or again; `touch` its keys."""
         if stuck:
             self._stuck.add(epoch)
         else:
             self._stuck.discard(epoch)
-        self._dirty.update(dict.fromkeys(keys))
+
+    def touch(self, key: Key) -> None:
+        """Who hears ``key`` may have changed."""
+        self._dirty[key] = None
 
     def epoch(self, key: Key) -> int:
         """The newest connection that hears ``key`` now; 0 if none does."""
@@ -140,36 +159,58 @@ class OwnInterest:
         self._dirty.clear()
         return items, changes
 
-    def whole(self) -> list[list[Any]]:
-        """Everything as last told."""
-        return [[*key, *own.told] for key, own in self._items.items() if own.told[0]]
+    def keys(self) -> list[Key]:
+        """All there are."""
+        return list(self._items)
+
+    def item(self, key: Key) -> list[Any]:
+        """An item as last told; with count 0 if there is none."""
+        own = self._items.get(key)
+        return [*key, *(own.told if own is not None and own.told[0] else (0, 0))]
 
 
 class Remote:
     """One item of another node's interest. ``count`` and ``epoch`` change in place."""
 
-    __slots__ = ("count", "epoch", "peer", "queue", "subject")
+    __slots__ = ("_node", "count", "epoch", "peer", "queue", "seen", "subject")
 
-    def __init__(self, peer: str, subject: bytes, queue: bytes, count: int, epoch: int) -> None:
+    def __init__(self, node: _Peer, peer: str, subject: bytes, queue: bytes, count: int, epoch: int) -> None:
+        self._node = node
         self.peer = peer
         self.subject = subject
         self.queue = queue
         self.count = count
         self.epoch = epoch
+        self.seen = node.wholes
+        """Which of the node's wholes named it last."""
+
+    @property
+    def is_up(self) -> bool:
+        """The link over which it was told stands. Else nobody hears it, and it goes by and by."""
+        return self._node.is_up
 
 
 class _Peer:
     """The conversation with one other node."""
 
-    __slots__ = ("expected", "items", "sent", "staged")
+    __slots__ = ("expected", "is_up", "items", "pending", "receiving", "sent", "sweeping", "unsent", "wholes")
 
     def __init__(self) -> None:
+        self.is_up = True
         self.sent = 0
         """The number of the next frame to it."""
+        self.unsent: deque[Key] | None = None
+        """What is left to be sent of the whole interest; None when it is sent."""
+        self.pending: dict[Key, None] = {}
+        """What has changed and is not sent yet, for want of room."""
         self.expected: int | None = None
         """The number of its next frame; ``None`` while its whole interest is awaited."""
-        self.staged: list[tuple[Key, int, int]] | None = None
-        """Parts of its whole interest, until the last is there."""
+        self.receiving = False
+        """Its whole interest is coming in."""
+        self.sweeping = False
+        """It has come, and what it didn't name is going."""
+        self.wholes = 0
+        """How often its whole interest has begun to come in."""
         self.items: dict[Key, Remote] = {}
 
 
@@ -181,6 +222,7 @@ class Exchange:
         send: puts a frame on the link to a peer; it may get lost, not overtake another.
         came, went: told each item of another node as it comes and goes.
         changed: told who hears what: the node, and its changes. This node's own are told too.
+        has_room: whether the link to a peer takes more now without queueing much. By default it does.
     """
 
     def __init__(
@@ -191,6 +233,7 @@ class Exchange:
         came: Callable[[Remote], None],
         went: Callable[[Remote], None],
         changed: Callable[[str, list[InterestChange]], None],
+        has_room: Callable[[str], bool] = lambda _peer: True,
     ) -> None:
         self.own = OwnInterest()
         self._node = node
@@ -198,12 +241,14 @@ class Exchange:
         self._came = came
         self._went = went
         self._changed = changed
+        self._has_room = has_room
         self._peers: dict[str, _Peer] = {}
+        self._jobs: deque[Iterator[None]] = deque()
 
     def complete(self, peer: str) -> bool:
         """``peer`` is connected, has sent its whole interest, and no change since is known to be lost."""
         state = self._peers.get(peer)
-        return state is not None and state.expected is not None and state.staged is None
+        return state is not None and state.expected is not None and not (state.receiving or state.sweeping)
 
     def size(self, peer: str) -> int:
         """The number of items known of ``peer``."""
@@ -218,7 +263,7 @@ class Exchange:
     def peer_up(self, peer: str) -> None:
         """The link to ``peer`` is there, new or anew: nothing sent on an earlier one comes any more."""
         state = self._peers.setdefault(peer, _Peer())
-        state.expected = state.staged = None
+        state.expected, state.receiving = None, False
         self.flush()
         self._send_whole(peer, state)
 
@@ -227,26 +272,96 @@ class Exchange:
         state = self._peers.pop(peer, None)
         if state is None:
             return
-        for remote in state.items.values():
-            self._went(remote)
-        self._tell(peer, [InterestChange(*key, r.epoch, 0) for key, r in state.items.items() if r.epoch])
+        state.is_up = False
+        self._begin(self._remove(peer, state, list(state.items.values())), len(state.items))
 
     def flush(self) -> None:
         """Tell what changed on this node. Many changes of one read buffer are one frame."""
         if not self.own.is_dirty:
             return
         items, changes = self.own.take_changes()
-        for part in _parts(items):
-            for peer, state in list(self._peers.items()):
-                number = state.sent
-                state.sent += 1
-                self._send(peer, ["change", number, part])
+        for peer, state in list(self._peers.items()):
+            if state.pending or not self._has_room(peer):
+                state.pending.update(((item[0], item[1]), None) for item in items)
+                continue
+            for part in _parts(items):
+                self._send_part(peer, state, part)
         self._tell(self._node, changes)
 
     def tick(self) -> None:
         """Once a second or so: lets the others notice what they missed."""
         for peer, state in list(self._peers.items()):
             self._send(peer, ["mark", state.sent])
+
+    # --- steps ------------------------------------------------------------------------------------
+
+    @property
+    def works(self) -> bool:
+        """There is something to send as soon as there is room, or to do in steps: call `work`."""
+        return bool(self._jobs) or any(state.pending or state.unsent for state in self._peers.values())
+
+    def work(self) -> bool:
+        """Take one step of what goes in steps. Returns whether there is more to do at once."""
+        for _ in range(STEP_ITEMS):
+            if not self._jobs:
+                break
+            if next(self._jobs[0], _DONE) is _DONE:
+                self._jobs.popleft()
+        more = bool(self._jobs)
+        for peer, state in list(self._peers.items()):
+            for _ in range(PARTS_MAX):
+                if not (state.is_up and (state.pending or state.unsent) and self._has_room(peer)):
+                    break
+                self._send_next(peer, state)
+            else:
+                more = True
+        return more
+
+    def _begin(self, job: Iterator[None], size: int) -> None:
+        """Do what is little at once, else in steps."""
+        if size <= STEP_ITEMS:
+            for _ in job:
+                pass
+        else:
+            self._jobs.append(job)
+
+    def _send_next(self, peer: str, state: _Peer) -> None:
+        """Send one part: of what has changed, else of the whole."""
+        part: list[list[Any]] = []
+        size = 0
+        while len(part) < ITEMS_MAX and size < ITEM_BYTES_MAX:
+            if state.pending:
+                key = next(iter(state.pending))
+                del state.pending[key]
+            elif state.unsent:
+                key = state.unsent.popleft()
+            else:
+                break
+            part.append(self.own.item(key))
+            size += len(key[0]) + len(key[1])
+        self._send_part(peer, state, part)
+
+    def _send_part(self, peer: str, state: _Peer, part: list[list[Any]]) -> None:
+        number = state.sent
+        state.sent += 1
+        if state.unsent is None:
+            self._send(peer, ["change", number, part])
+            return
+        is_last = not state.unsent
+        if is_last:
+            state.unsent = None
+        self._send(peer, ["whole", number, is_last, part])
+
+    def _send_whole(self, peer: str, state: _Peer) -> None:
+        state.sent = 0
+        state.pending.clear()
+        state.unsent = deque(self.own.keys())
+        self._send_next(peer, state)
+        for _ in range(PARTS_MAX):
+            if state.unsent and state.is_up and self._has_room(peer):
+                self._send_next(peer, state)
+
+    # --- what comes in ----------------------------------------------------------------------------
 
     def received(self, peer: str, frame: Sequence[Any]) -> None:
         """A frame of this exchange came from ``peer``.
@@ -270,37 +385,30 @@ class Exchange:
             case _:
                 raise RemoteProtocolError(f"{peer}: not a frame of the interest exchange")
 
-    def _send_whole(self, peer: str, state: _Peer) -> None:
-        parts = list(_parts(self.own.whole())) or [[]]
-        state.sent = len(parts)
-        for number, part in enumerate(parts):
-            self._send(peer, ["whole", number, number == len(parts) - 1, part])
-
     def _ask_again(self, peer: str, state: _Peer) -> None:
-        state.expected = state.staged = None
+        state.expected, state.receiving = None, False
         self._send(peer, ["again"])
 
     def _received_whole(self, peer: str, state: _Peer, number: int, is_last: bool, items: list[Any]) -> None:
         if number == 0:
-            state.staged = []
-        elif state.staged is None or number != state.expected:
+            state.wholes += 1
+            state.receiving = True
+        elif not state.receiving or number != state.expected:
             if state.expected is not None:
                 self._ask_again(peer, state)
             return
-        assert state.staged is not None
-        state.staged += _parsed(peer, items)
         state.expected = number + 1
+        self._take(peer, state, _parsed(peer, items))
         if is_last:
-            staged, state.staged = state.staged, None
-            present = {key for key, _, _ in staged}
-            gone = [(key, 0, 0) for key in state.items if key not in present]
-            self._take(peer, state, gone + staged)
+            state.receiving = False
+            state.sweeping = True
+            self._begin(self._sweep(peer, state, list(state.items.values())), len(state.items))
 
     def _received_change(self, peer: str, state: _Peer, number: int, items: list[Any]) -> None:
         changes = _parsed(peer, items)
         if state.expected is None:
             return  # the whole was asked for; it will hold these changes
-        if number != state.expected or state.staged is not None:
+        if number != state.expected or state.receiving:
             self._ask_again(peer, state)
             return
         state.expected += 1
@@ -316,17 +424,48 @@ class Exchange:
                     del state.items[key]
                     self._went(remote)
             elif remote is None:
-                remote = state.items[key] = Remote(peer, *key, count, epoch)
+                remote = state.items[key] = Remote(state, peer, *key, count, epoch)
                 self._came(remote)
             else:
-                remote.count, remote.epoch = count, epoch
+                remote.count, remote.epoch, remote.seen = count, epoch, state.wholes
             if before != epoch:
                 changes.append(InterestChange(*key, before, epoch))
+        self._tell(peer, changes)
+
+    def _sweep(self, peer: str, state: _Peer, remotes: list[Remote]) -> Iterator[None]:
+        """Remove what the whole that has come in didn't name, unless another has begun meanwhile."""
+        whole = state.wholes
+        for remote in remotes:
+            if not state.is_up or state.wholes != whole:
+                return
+            key = remote.subject, remote.queue
+            if remote.seen != whole and state.items.get(key) is remote:
+                del state.items[key]
+                self._went(remote)
+                self._tell(peer, [InterestChange(*key, remote.epoch, 0)] if remote.epoch else [])
+            yield
+        state.sweeping = False
+
+    def _remove(self, peer: str, state: _Peer, remotes: list[Remote]) -> Iterator[None]:
+        """Remove what a node has told that isn't linked any more."""
+        changes: list[InterestChange] = []
+        for remote in remotes:
+            self._went(remote)
+            if remote.epoch:
+                changes.append(InterestChange(remote.subject, remote.queue, remote.epoch, 0))
+            if len(changes) == STEP_ITEMS:
+                self._tell(peer, changes)
+                changes = []
+            yield
         self._tell(peer, changes)
 
     def _tell(self, node: str, changes: list[InterestChange]) -> None:
         if changes:
             self._changed(node, changes)
+
+
+_DONE: Any = object()
+"""What a job that has come to its end yields."""
 
 
 def _parts(items: list[list[Any]]) -> Iterator[list[list[Any]]]:

@@ -83,6 +83,8 @@ LOOK_AROUND_S = 2.0
 MONITORING_WAITS_S = 0.5
 """How long monitoring of a node alone waits until that serves its clients. A node with much to read answers
 probes meanwhile."""
+ROUTE_QUEUED_MAX = 1024 * 1024
+"""Bytes queued on a route link from which on interest waits: messages would come behind all of it."""
 ALONE_S = 5.0
 """After so long without a leader a node of a cluster sends its clients away (R25)."""
 
@@ -154,7 +156,13 @@ class Node:
         if self.identity is not None and self.identity.recovered_from:
             recovered = (self.identity.founding_id, self.identity.recovered_from)
             joining.claim_log(self.journal, self.identity)
-        self.routing = Routing(name, send=self._send_route, cluster=config.cluster.id, offers=self._offers)
+        self.routing = Routing(
+            name,
+            send=self._send_route,
+            cluster=config.cluster.id,
+            offers=self._offers,
+            has_room=self._has_room,
+        )
         external = self._make_external_routing()
         self.administration = Administration(config.cluster.id, self.routing)
         """Where requests of operators come in; whoever does what they ask registers its verbs."""
@@ -665,6 +673,11 @@ class Node:
             self.foreign.send(peer, value)
         else:
             self.transport.send(peer, ROUTE, value)
+
+    def _has_room(self, peer: str) -> bool:
+        if self.foreign is not None and cluster_of(peer):
+            return self.foreign.has_room(peer)
+        return self.transport.queued_bytes(peer, ROUTE) < ROUTE_QUEUED_MAX
 
     def _offers(self, cluster: str, pattern: bytes) -> bool:
         return is_offered(cluster, pattern, self.config.streaming.discover_prefix)

@@ -44,6 +44,10 @@ class Alone:
         """There is nobody."""
         return False
 
+    def queued_bytes(self, peer: str, link: str) -> int:
+        """Nothing waits."""
+        return 0
+
     def send_encoded(self, peer: str, link: str, frame: bytes) -> bool:
         """There is nobody."""
         return False

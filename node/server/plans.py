@@ -1,86 +1,87 @@
 """Plans by subject: where messages go, worked out once and remembered until interest changes.
 
-A plan is found by its subject in one look-up. When a pattern comes or goes, all that it may match have to be
-forgotten. Every client that connects brings one, ``_INBOX.<its own>.*``, and that must cost neither the
-inboxes of all others their plans nor a look at all of them. So subjects of three tokens and more also stand
-together by their first two. (Shorter ones are matched by no pattern that begins with two literal tokens.)
+A plan is found by its subject in one look-up. A literal subject that comes or goes concerns one of them. A
+pattern may concern any: to look for those, or to forget all, would let one client's subscriptions cost
+everybody else their plans. So a change of pattern is only numbered and kept, and each plan knows the number
+as of which it is true. When it is wanted next, the few patterns that have changed since are held against its
+subject; if none matches, it is true still.
+
+When there are too many, the oldest go, an eighth at a time. So a client that publishes to ever new subjects
+costs others a plan now and then, and never all.
 """
 
 from __future__ import annotations
 
+from collections import deque
+from itertools import islice
 from typing import TYPE_CHECKING
 
-from node.protocol.subjects import has_wildcard
+from node.protocol.subjects import has_wildcard, matches
 
 if TYPE_CHECKING:
     from node.server.subscriptions import Plan
 
 PLANS_MAX = 32_768
-"""Subjects whose plans are remembered. All are forgotten when it is full."""
+"""Subjects whose plans are remembered. An eighth is forgotten when there are so many."""
 
 SUBJECT_MAX = 512
 """Bytes of a subject whose plan is remembered: any channel's or inbox's. A control line has room for eight
 times as many, and so would a client have that thinks of another one each time."""
 
-PLANS_SEARCHED_MAX = 4096
-"""With more plans than this a pattern that begins otherwise makes all forgotten: none are looked for."""
+RECENT_MAX = 128
+"""Changed patterns that are kept. A plan that is older is made anew, which takes about as long as to hold its
+subject against so many."""
 
 
 class Plans(dict[bytes, "Plan"]):
-    """The plans that are remembered, by subject."""
+    """The plans that are remembered, by subject.
 
-    __slots__ = ("_heads",)
+    One is true if its ``as_of`` is ``number``; else `true_plan` knows. So the usual case costs its reader a
+    look-up and a comparison, and no call.
+    """
+
+    __slots__ = ("_recent", "number")
 
     def __init__(self) -> None:
         super().__init__()
-        self._heads: dict[bytes, dict[bytes, None]] = {}
-        """Subjects of three tokens and more, by their first two."""
+        self.number = 0
+        """Patterns that have changed so far."""
+        self._recent: deque[tuple[bytes, bytes]] = deque(maxlen=RECENT_MAX)
+        """The last of them, each behind what every subject that matches it begins with."""
+
+    def true_plan(self, subject: bytes) -> Plan | None:
+        """The plan of ``subject``, if it is remembered and still true."""
+        plan = self.get(subject)
+        if plan is None or plan.as_of == self.number:
+            return plan
+        behind = self.number - plan.as_of
+        if behind <= len(self._recent):
+            for prefix, pattern in islice(reversed(self._recent), behind):
+                if subject.startswith(prefix) and matches(pattern, subject):
+                    break
+            else:
+                plan.as_of = self.number
+                return plan
+        del self[subject]
+        return None
 
     def remember(self, subject: bytes, plan: Plan) -> None:
-        """Keep a plan, at the cost of all others if there are too many; not that of a very long subject."""
+        """Keep a plan that has just been made; not that of a very long subject."""
+        plan.as_of = self.number
         if len(subject) > SUBJECT_MAX:
             return
         if len(self) >= PLANS_MAX:
-            self.clear()
+            for oldest in list(islice(self, PLANS_MAX // 8 + 1)):
+                del self[oldest]
         self[subject] = plan
-        head = _head(subject)
-        if head:
-            self._heads.setdefault(head, {})[subject] = None
 
     def forget(self, pattern: bytes) -> None:
-        """Interest in ``pattern`` changed: the plans it may concern are made again when needed."""
-        if not has_wildcard(pattern):
-            self._drop(pattern)
-            return
-        prefix = _literal_prefix(pattern)
-        head = _head(prefix)
-        if not head and len(self) > PLANS_SEARCHED_MAX:
-            self.clear()
-            return
-        among = self._heads.get(head, {}) if head else self
-        for subject in [subject for subject in among if subject.startswith(prefix)]:
-            self._drop(subject)
-
-    def clear(self) -> None:
-        super().clear()
-        self._heads.clear()
-
-    def _drop(self, subject: bytes) -> None:
-        if self.pop(subject, None) is None:
-            return
-        head = _head(subject)
-        if head:
-            beside = self._heads[head]
-            del beside[subject]
-            if not beside:
-                del self._heads[head]
-
-
-def _head(subject: bytes) -> bytes:
-    """The first two tokens of a subject that has more, else nothing."""
-    first = subject.find(b".")
-    second = subject.find(b".", first + 1)
-    return subject[:second] if first >= 0 and second >= 0 else b""
+        """Interest in ``pattern`` changed: the plans it concerns are made again when needed."""
+        if has_wildcard(pattern):
+            self.number += 1
+            self._recent.append((_literal_prefix(pattern), pattern))
+        else:
+            self.pop(pattern, None)
 
 
 def _literal_prefix(pattern: bytes) -> bytes:

@@ -472,6 +472,8 @@ class Replica:
         self.performer.forget(connection)
         self.streaming.closed(connection)
         self.pacing.closed(connection)
+        if self.routing.works:
+            self._kick()
 
     def suspend(self) -> None:
         """A snapshot is about to replace the store: nothing is read from it meanwhile."""
@@ -498,6 +500,7 @@ class Replica:
         self.requests.tick()
         self.pacing.pump(now_s)
         self.routing.flush()
+        work_s = self.routing.work() if self.routing.works else None
         if now_s - self._marked_s >= 1.0:
             self._marked_s = now_s
             self.routing.tick()
@@ -513,6 +516,7 @@ class Replica:
         return min(
             now_s + 0.5,
             self.requests.next_deadline() or NEVER,
+            NEVER if work_s is None else now_s + work_s,
             keeper_s,
             asking_s,
             self.losses.pump(now_s) if self._tells_progress else NEVER,

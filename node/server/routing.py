@@ -35,6 +35,7 @@ subscribe and close connections while a publish is under way; it goes on with th
 from __future__ import annotations
 
 import re
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -43,10 +44,9 @@ from node.protocol.peer import shown
 from node.protocol.subjects import Interest, literal, matches, valid_subject
 from node.server.administration import requests as administration
 from node.server.foreign.peers import Foreign, Link
-from node.server.interest import Exchange, InterestChange, Key, Remote
+from node.server.interest import ROOM_S, Exchange, InterestChange, Key, Remote
 from node.server.plans import Plans
 from node.server.subscriptions import (
-    NOBODY,
     Deliverable,
     Handler,
     InternalSubscription,
@@ -54,11 +54,15 @@ from node.server.subscriptions import (
     Plan,
     QueueGroup,
     Receiver,
+    nobody,
 )
 
 __all__ = ["Handler", "InterestChange", "InternalSubscription", "LocalSubscription", "Receiver", "Routing"]
 
 _WORD = re.compile(rb"\S+")
+
+STEP_ITEMS = 256
+"""Subscriptions of a connection that end in one step, or become deaf, some milliseconds' work."""
 
 PLAN_COST = 8
 """Of a plan that has to be made, in deliveries to clients, besides one for each 16 bytes of its subject."""
@@ -83,6 +87,7 @@ class Routing:
         on_interest_change: told who hears what on which node: the node's name and its changes.
         cluster: its ID.
         offers: whether a cluster's service at a pattern is for clients of other clusters; by default none is.
+        has_room: whether the link to a node takes more interest now; by default it does.
     """
 
     def __init__(
@@ -93,6 +98,7 @@ class Routing:
         on_interest_change: Callable[[str, list[InterestChange]], None] | None = None,
         cluster: str = "",
         offers: Callable[[str, bytes], bool] = lambda _cluster, _pattern: False,
+        has_room: Callable[[str], bool] = lambda _peer: True,
     ) -> None:
         self.node = node
         self._cluster = cluster
@@ -110,8 +116,14 @@ class Routing:
         self._local_count = 0
         self._stuck: set[int] = set()
         self._exchange = Exchange(
-            node, send=send, came=self._came, went=self._went, changed=self._interest_changed
+            node,
+            send=send,
+            came=self._came,
+            went=self._went,
+            changed=self._interest_changed,
+            has_room=has_room,
         )
+        self._jobs: deque[Iterator[None]] = deque()
         self.inserts = 0
         self.removes = 0
         self.plans_made = 0
@@ -151,7 +163,7 @@ class Routing:
         """
         subscription = LocalSubscription(connection, subject, queue, sid, max_msgs, denied)
         if queue:
-            self._group(subscription.key).members.append(subscription)
+            self._group(subscription.key).join(subscription)
         else:
             self._clients.insert(subject, subscription)
         self._local_count += 1
@@ -167,7 +179,7 @@ class Routing:
         subscription.gone = True
         if subscription.queue:
             group = self._group_by_key[subscription.key]
-            group.members.remove(subscription)
+            group.leave(subscription)
             self._drop_if_empty(group)
         else:
             self._clients.remove(subscription.subject, subscription)
@@ -177,25 +189,71 @@ class Routing:
         self._exchange.own.remove(subscription.key, subscription.connection.epoch)
 
     def remove(self, connection: Receiver) -> None:
-        """The connection has ended: all its subscriptions go, and everybody is told at once."""
-        for subscription in connection.subscriptions.values():
+        """The connection has ended: all its subscriptions go, and everybody is told.
+
+        Many go in steps (`work`); nothing is delivered to them from now on, and they hear nothing.
+        """
+        subscriptions = list(connection.subscriptions.values())
+        connection.has_left = True
+        self._set_stuck(connection.epoch, True)
+        self._begin(self._leave(connection.epoch, subscriptions), len(subscriptions))
+
+    def _leave(self, epoch: int, subscriptions: list[LocalSubscription]) -> Iterator[None]:
+        for subscription in subscriptions:
             self.unsubscribe(subscription)
-        self._stuck.discard(connection.epoch)
-        self._exchange.own.set_stuck(connection.epoch, (), False)
-        self._exchange.flush()
+            yield
+        self._set_stuck(epoch, False)
 
     def set_stuck(self, connection: Receiver, stuck: bool) -> None:
         """A connection that takes nothing any more counts as not listening, until it does again (R3).
 
         Nothing else changes: what is published for it is still delivered.
         """
+        if connection.has_left:
+            return
+        self._set_stuck(connection.epoch, stuck)
+        subscriptions = list(connection.subscriptions.values())
+        self._begin(self._touch(subscriptions), len(subscriptions))
+
+    def _touch(self, subscriptions: list[LocalSubscription]) -> Iterator[None]:
+        for subscription in subscriptions:
+            self._exchange.own.touch(subscription.key)
+            yield
+
+    def _set_stuck(self, epoch: int, stuck: bool) -> None:
         if stuck:
-            self._stuck.add(connection.epoch)
+            self._stuck.add(epoch)
         else:
-            self._stuck.discard(connection.epoch)
-        keys = [subscription.key for subscription in connection.subscriptions.values()]
-        self._exchange.own.set_stuck(connection.epoch, keys, stuck)
+            self._stuck.discard(epoch)
+        self._exchange.own.set_stuck(epoch, stuck)
+
+    # --- steps ------------------------------------------------------------------------------------
+
+    def _begin(self, job: Iterator[None], size: int) -> None:
+        """Do what is little at once, else in steps."""
+        if size <= STEP_ITEMS:
+            for _ in job:
+                pass
+            self._exchange.flush()
+        else:
+            self._jobs.append(job)
+
+    @property
+    def works(self) -> bool:
+        """There is something to do in steps: call `work`."""
+        return bool(self._jobs) or self._exchange.works
+
+    def work(self) -> float | None:
+        """Take one step of what goes in steps. Returns in how many seconds the next is due; None: never."""
+        for _ in range(STEP_ITEMS):
+            if not self._jobs:
+                break
+            if next(self._jobs[0], _DONE) is _DONE:
+                self._jobs.popleft()
         self._exchange.flush()
+        if self._exchange.work() or self._jobs:
+            return 0.0
+        return ROOM_S if self._exchange.works else None
 
     def serve(self, pattern: bytes, handler: Handler, *, announce: bool = False) -> InternalSubscription:
         """Have ``handler`` called for every message to ``pattern``.
@@ -270,8 +328,9 @@ class Routing:
         Returns:
             The number of receivers known: services, subscriptions, queue groups, other nodes.
         """
-        plan = self._plans.get(subject)
-        if plan is None or as_written:
+        plans = self._plans
+        plan = plans.get(subject)
+        if plan is None or plan.as_of != plans.number or as_written:
             plan = self._make_plan(subject) if as_written else self._plan(subject)
         count = 0
         if to_services:
@@ -287,7 +346,7 @@ class Routing:
         """A service of this node, or of another cluster that this node passes requests to, takes
         ``subject``.
         """
-        plan = self._plans.get(subject) or self._plan(subject)
+        plan = self._plan(subject)
         return bool(plan.handlers or plan.homes)
 
     def local_receivers(self, inbox: bytes) -> Sequence[Deliverable]:
@@ -296,13 +355,16 @@ class Routing:
         It never changes; ask again for the next message. Cost: a dictionary hit.
         """
         plan = self._plans.get(inbox)
-        return plan.deliverable if plan is not None else self._plan(inbox).deliverable
+        if plan is None or plan.as_of != self._plans.number:
+            plan = self._plan(inbox)
+        return plan.deliverable
 
     def matching(self, subject: bytes) -> list[LocalSubscription]:
         """All client subscriptions of this node that match, every member of queue groups too."""
-        found = list(self._clients.match(subject))
-        for group in self._groups.match(subject):
+        found = self._clients.find(subject)
+        for group in self._groups.find(subject):
             found += group.members
+        self.spent += len(found) >> 3
         return found
 
     def _route(
@@ -324,7 +386,9 @@ class Routing:
                 count += 1
         queues: dict[str, list[Key]] = {peer: [] for peer in (*plan.peers, *homes)}
         for group in plan.groups:
+            turn = group.turn
             member = group.next_member(subject, source, echo)
+            self.spent += (group.turn - turn) >> 3
             if member is not None:
                 member.connection.deliver(member, subject, reply, headers, payload)
                 count += 1
@@ -342,29 +406,32 @@ class Routing:
         return count
 
     def _plan(self, subject: bytes) -> Plan:
-        plan = self._make_plan(subject) if literal(subject) else self._make_service_plan(subject)
-        self._plans.remember(subject, plan)
+        """The plan that is remembered, if it is true, else a new one."""
+        plan = self._plans.true_plan(subject)
+        if plan is None:
+            plan = self._make_plan(subject) if literal(subject) else self._make_service_plan(subject)
+            self._plans.remember(subject, plan)
         return plan
 
     def _make_service_plan(self, subject: bytes) -> Plan:
         self.plans_made += 1
         self.spent += PLAN_COST + (len(subject) >> 4)
-        services = self._services.match(subject)
+        services = self._services.find(subject)
         homes = () if services else self.foreign.serving(subject)
-        return Plan(services, (), (), (), homes=homes) if services or homes else NOBODY
+        return Plan(services, (), (), (), homes=homes) if services or homes else nobody()
 
     def _make_plan(self, subject: bytes) -> Plan:
         if subject.startswith(SERVICES_ONLY):
             return self._make_service_plan(subject)
         self.plans_made += 1
         self.spent += PLAN_COST + (len(subject) >> 4)
-        services = self._services.match(subject)
-        plain = [found for found in self._clients.match(subject) if found.may_hear(subject)]
-        groups = self._groups.match(subject)
-        remotes = self._remotes.match(subject)
+        services = self._services.find(subject)
+        plain = [found for found in self._clients.find(subject) if found.may_hear(subject)]
+        groups = self._groups.find(subject)
+        remotes = [remote for remote in self._remotes.find(subject) if remote.is_up]
         homes = () if services else self.foreign.serving(subject)
         if not (services or plain or groups or remotes or homes):
-            return NOBODY
+            return nobody()
         guests = self.foreign.guests(dict.fromkeys(remote.peer for remote in remotes))
         return Plan(services, plain, groups, remotes, subject=subject, homes=homes, guests=tuple(guests))
 
@@ -381,24 +448,27 @@ class Routing:
         counts: a connection whose client has left without a word may go on for a while beside the client's
         next one.
         """
-        plan = self._plans.get(subject) or self._plan(subject)
-        if len(plan.receivers) == 1 and not plan.remotes and not plan.groups:  # nearly every inbox
-            only = plan.receivers[0]
-            epoch = only.connection.epoch
-            return (self.node, epoch) if only.subject == subject and epoch not in self._stuck else None
-        exact = [(epoch, node) for is_exact, epoch, node in self._hearing(plan, subject) if is_exact]
-        best = max(exact, default=None)
-        return None if best is None else (best[1], best[0])
+        # No plan is made or asked for: a leader asks for a hundred thousand inboxes, one after the other.
+        own = self._exchange.own
+        best = (own.epoch((subject, b"")), self.node)
+        for remote in self._remotes.exactly(subject):
+            if remote.is_up:
+                best = max(best, (remote.epoch, remote.peer))
+        for group in self._groups.exactly(subject):
+            best = max(best, (own.epoch(group.key), self.node))
+            for remote in group.remotes:
+                if remote.is_up:
+                    best = max(best, (remote.epoch, remote.peer))
+        return (best[1], best[0]) if best[0] else None
 
     def where_any(self, subject: bytes) -> tuple[str, int] | None:
         """Return the same, patterns included: an exact subscription comes first, then the newest."""
-        plan = self._plans.get(subject) or self._plan(subject)
-        best = max(self._hearing(plan, subject), default=None)
+        best = max(self._hearing(self._plan(subject), subject), default=None)
         return None if best is None else (best[2], best[1])
 
     def hears(self, subject: bytes, where: tuple[str, int]) -> bool:
         """Return True if that connection has a subscription that matches ``subject``, be it to a pattern."""
-        plan = self._plans.get(subject) or self._plan(subject)
+        plan = self._plan(subject)
         return any((node, epoch) == where for _, epoch, node in self._hearing(plan, subject))
 
     def _hearing(self, plan: Plan, subject: bytes) -> Iterator[tuple[bool, int, str]]:
@@ -407,7 +477,7 @@ class Routing:
             if epoch not in self._stuck:
                 yield subscription.subject == subject, epoch, self.node
         for remote in (*plan.remotes, *(remote for group in plan.groups for remote in group.remotes)):
-            if remote.epoch:
+            if remote.epoch and remote.is_up:
                 yield remote.subject == subject, remote.epoch, remote.peer
 
     def complete(self, peer: str) -> bool:
@@ -431,6 +501,7 @@ class Routing:
     def peer_down(self, peer: str) -> None:
         """The link to ``peer`` is gone: nobody there is heard any more."""
         self._exchange.peer_down(peer)
+        self._plans.clear()
 
     def foreign_up(self, peer: str, link: Link) -> None:
         """The link to a node of another cluster is there, new or anew."""
@@ -441,6 +512,7 @@ class Routing:
         """The link to a node of another cluster is gone."""
         self.foreign.down(peer)
         self._exchange.peer_down(peer)
+        self._plans.clear()
 
     def foreign_frame(self, peer: str, value: Any) -> None:
         """A frame came from a node of another cluster.
@@ -458,7 +530,7 @@ class Routing:
                 bool(plain),
                 [*keys],
             ] if _are_words(subject, reply):
-                plan = self._plans.get(subject) or self._plan(subject)
+                plan = self._plan(subject)
                 if any(matches(pattern, subject) for pattern in self._offered):  # else it guesses at others
                     for handler in plan.handlers:
                         if not (plain and handler in plan.announced):
@@ -510,7 +582,7 @@ class Routing:
         self, subject: bytes, reply: bytes, headers: bytes, payload: bytes, plain: bool, keys: Sequence[Key]
     ) -> None:
         if plain:
-            plan = self._plans.get(subject) or self._plan(subject)
+            plan = self._plan(subject)
             for handler in plan.announced:
                 handler(None, subject, reply, payload)
             for subscription in plan.plain:
@@ -556,6 +628,10 @@ def _parts(keys: list[Key]) -> Iterator[list[Key]]:
             part, size = [], 0
     if part:
         yield part
+
+
+_DONE: Any = object()
+"""What a job that has come to its end yields."""
 
 
 def _are_words(subject: bytes, reply: bytes) -> bool:

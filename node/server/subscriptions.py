@@ -27,6 +27,13 @@ class Receiver(Protocol):
         """It takes nothing any more."""
 
     @property
+    def has_left(self) -> bool:
+        """Routing removes its subscriptions, by and by: it is delivered nothing any more. Routing sets it."""
+
+    @has_left.setter
+    def has_left(self, value: bool) -> None: ...
+
+    @property
     def writable(self) -> bool:
         """It has room; who can wait with a delivery should do so while it has not."""
 
@@ -48,7 +55,7 @@ payload. Must not raise."""
 class LocalSubscription:
     """One subscription of one client of this node. ``queue`` is empty for none."""
 
-    __slots__ = ("connection", "delivered", "denied", "gone", "max_msgs", "queue", "sid", "subject")
+    __slots__ = ("connection", "delivered", "denied", "gone", "max_msgs", "place", "queue", "sid", "subject")
 
     def __init__(
         self,
@@ -70,6 +77,8 @@ class LocalSubscription:
         self.delivered = 0
         self.gone = False
         """Unsubscribed: nothing may be delivered any more."""
+        self.place = 0
+        """Of a queue group's member: where it stands among the members."""
 
     @property
     def key(self) -> Key:
@@ -118,24 +127,54 @@ class QueueGroup:
         self.remotes: list[Remote] = []
         self.turn = 0
 
+    def join(self, member: LocalSubscription) -> None:
+        """Take a member here."""
+        member.place = len(self.members)
+        self.members.append(member)
+
+    def leave(self, member: LocalSubscription) -> None:
+        """Let a member go, which may have gone already. The last takes its place: nobody else need move."""
+        place = member.place
+        if place < 0:
+            return
+        last = self.members.pop()
+        if last is not member:
+            self.members[place] = last
+            last.place = place
+        member.place = -1
+
+    def first(self, subject: bytes) -> LocalSubscription | None:
+        """A member here that may hear ``subject``, whoever's turn it is."""
+        members = (member for member in self.members if not member.connection.has_left)
+        return next((member for member in members if member.may_hear(subject)), None)
+
     def next_member(self, subject: bytes, source: Receiver | None, echo: bool) -> LocalSubscription | None:
-        """The member here whose turn it is, among those that may have the message."""
+        """The member here whose turn it is, among those that may have the message.
+
+        ``turn`` grows with each that is looked at. Who is met and has left goes.
+        """
         members = self.members
-        for _ in range(len(members)):
+        tries = len(members)
+        while tries and members:
+            tries -= 1
             self.turn += 1
             member = members[self.turn % len(members)]
-            if (echo or member.connection is not source) and member.may_hear(subject):
+            if member.connection.has_left:
+                self.leave(member)
+            elif (echo or member.connection is not source) and member.may_hear(subject):
                 return member
         return None
 
     def next_remote(self) -> str | None:
         """The node whose turn it is; one with twice the members has twice the turns."""
-        total = sum(remote.count for remote in self.remotes)
+        total = sum(remote.count for remote in self.remotes if remote.is_up)
         if not total:
             return None
         self.turn += 1
         ticket = self.turn % total
         for remote in self.remotes:
+            if not remote.is_up:
+                continue
             ticket -= remote.count
             if ticket < 0:
                 return remote.peer
@@ -158,6 +197,7 @@ class Plan:
 
     __slots__ = (
         "announced",
+        "as_of",
         "deliverable",
         "groups",
         "handlers",
@@ -180,13 +220,15 @@ class Plan:
         homes: Sequence[str] = (),
         guests: Sequence[Deliverable] = (),
     ) -> None:
+        self.as_of = 0
+        """See `plans.Plans`."""
         self.handlers = tuple(service.handler for service in services)
         self.announced = tuple(service.handler for service in services if service.announced)
         self.plain = tuple(plain)
         self.groups = tuple(groups)
         self.remotes = tuple(remotes)
         self.peers = tuple(dict.fromkeys(remote.peer for remote in remotes))
-        members = (next(filter(_hears(subject), group.members), None) for group in groups)
+        members = (group.first(subject) for group in groups)
         self.receivers = self.plain + tuple(member for member in members if member is not None)
         """Every plain subscription here, and of each queue group one member that may hear ``subject``."""
         self.deliverable: tuple[Deliverable, ...] = (*self.receivers, *guests)
@@ -197,8 +239,15 @@ class Plan:
         """Only services want it: the usual case of a streaming client's publishes and acks."""
 
 
-def _hears(subject: bytes) -> Callable[[LocalSubscription], bool]:
-    return lambda subscription: subscription.may_hear(subject)
-
-
-NOBODY = Plan((), (), (), ())
+def nobody() -> Plan:
+    """The plan of a subject that nobody wants. As quick as can be, for there is no end of such subjects."""
+    plan = object.__new__(Plan)
+    plan.as_of = 0
+    plan.handlers = plan.announced = ()
+    plan.plain = plan.receivers = ()
+    plan.groups = ()
+    plan.remotes = ()
+    plan.peers = plan.homes = ()
+    plan.deliverable = ()
+    plan.is_local = True
+    return plan

@@ -44,7 +44,6 @@ TESTED_ELSEWHERE = {
     "server/foreign/peer.py": "test_links",
     "server/foreign/traffic.py": "test_peers",
     "server/host.py": "two clocks and a random name; the simulator gives its own",
-    "server/interest.py": "test_routing: interest is seen in where messages go",
     "server/launch.py": "values without behaviour; test_node and test_reload give them",
     "server/leaving.py": "nodes that get signals: tests/unit/cli/test_node.py, tests/e2e/test_operations.py",
     "server/liveness.py": "test_connection: when a connection is pinged and given up",

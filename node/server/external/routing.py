@@ -305,6 +305,13 @@ class ExternalRouting:
         """Other nodes have no clients of their own."""
         return True
 
+    works = False
+    """Nothing goes in steps: see `routing.Routing.works`."""
+
+    def work(self) -> float | None:
+        """There is nothing to do."""
+        return None
+
     def flush(self) -> None:
         """Nobody else is told."""
 

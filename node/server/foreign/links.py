@@ -152,6 +152,11 @@ class ForeignLinks:
         if found is not None:
             found.send(value)
 
+    def has_room(self, peer: str) -> bool:
+        """The link to a peer takes more now without queueing much, or is gone."""
+        found = self.peers.get(peer)
+        return found is None or found.writable or found.closed
+
     def client_addresses(self) -> list[str]:
         """Where the routing peers take clients, as they said."""
         found = (peer.hello.fields.get("client") for _, peer in sorted(self.peers.items()))

@@ -10,7 +10,7 @@ import pytest
 from node.errors import RemoteProtocolError
 from node.protocol.peer import FRAME_BYTES_MAX, encode_frame
 from node.server.interest import InterestChange
-from node.server.routing import LocalSubscription, Routing
+from node.server.routing import STEP_ITEMS, LocalSubscription, Routing
 
 
 class Client:
@@ -19,6 +19,7 @@ class Client:
     def __init__(self, routing: Routing, epoch: int) -> None:
         self.routing = routing
         self.epoch = epoch
+        self.has_left = False
         self.subscriptions: dict[bytes, LocalSubscription] = {}
         self.got: list[tuple[bytes, ...]] = []
         self.closed = False
@@ -242,14 +243,99 @@ def test_plans_follow_every_change(alone: Routing) -> None:
 
 def test_plans_are_bounded(alone: Routing, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("node.server.plans.PLANS_MAX", 10)
-    monkeypatch.setattr("node.server.plans.PLANS_SEARCHED_MAX", 5)
     ann = Client(alone, 1)
     ann.sub(b"s.>")
     for number in range(100):
         assert ann.pub(b"s.%d" % number) == 1
         assert alone.plan_count <= 10
+    made = alone.plans_made
     ann.sub(b"other.*")
+    assert ann.pub(b"s.99") == 1
+    assert alone.plans_made == made
+
+
+def heard_at(routing: Routing, *subjects: bytes) -> list[bytes]:
+    return [subject for subject in subjects if routing.heard(subject)]
+
+
+def test_who_leaves_with_many_subscriptions_does_so_in_steps(alone: Routing) -> None:
+    """100,000 took 0.9 s in one go. Nothing is delivered to them meanwhile, and nobody hears through them."""
+    bob, ann = Client(alone, 1), Client(alone, 2)
+    for number in range(3 * STEP_ITEMS):
+        ann.sub(b"a.%d" % number)
+        ann.sub(b"work", b"crew")
+    bob.sub(b"work", b"crew")
+    bob.sub(b"a.1")
+    alone.remove(ann)
+    assert alone.where(b"a.2") is None
+    assert alone.where(b"a.1") == ("n1", 1)
+    assert alone.subscription_count > 2
+    for _ in range(3):
+        assert bob.pub(b"work", b"", b"job") == 1
+    assert [message[1] for message in bob.got] == [b"job"] * 3 or len(bob.got) == 3
+    assert ann.got == []
+    steps = 0
+    while alone.works:
+        before = alone.subscription_count
+        alone.work()
+        assert before - alone.subscription_count <= STEP_ITEMS
+        steps += 1
+    assert steps >= 6
+    assert alone.subscription_count == 2
+    assert heard_at(alone, b"a.1", b"a.2") == [b"a.1"]
+    assert alone.work() is None
+
+
+def test_a_few_subscriptions_go_at_once(alone: Routing) -> None:
+    ann = Client(alone, 1)
+    ann.sub(b"a")
+    ann.sub(b"b", b"q")
+    alone.remove(ann)
+    assert alone.subscription_count == 0
+    assert not alone.works
+
+
+def test_leaving_a_great_queue_group_looks_at_nobody_else(alone: Routing) -> None:
+    """The youngest of 50,000 members took 2.7 s to unsubscribe 50,000 times: each was searched for."""
+
+    class Counted(list[LocalSubscription]):
+        looked_at = 0
+
+        def __iter__(self) -> Any:
+            type(self).looked_at += len(self)
+            return super().__iter__()
+
+        def remove(self, _value: LocalSubscription) -> None:
+            raise AssertionError("searched for")
+
+    ann = Client(alone, 1)
+    members = [ann.sub(b"work", b"crew") for _ in range(100)]
+    group = alone._group_by_key[b"work", b"crew"]
+    group.members = Counted(group.members)
+    for place in (99, 0, 50, *range(1, 50), *range(51, 99)):
+        ann.unsub(members[place])
+    assert Counted.looked_at == 0
+    assert alone._group_by_key == {}
+
+
+def test_to_look_for_inboxes_makes_no_plans(alone: Routing) -> None:
+    """A leader looks for all of them: with more of them than plans are kept, each look made all anew."""
+    ann = Client(alone, 1)
+    ann.sub(b"_INBOX.a")
+    made = alone.plans_made
+    assert alone.where(b"_INBOX.a") == ("n1", 1)
+    assert alone.where(b"_INBOX.b") is None
+    assert alone.plans_made == made
     assert alone.plan_count == 0
+
+
+def test_a_request_nobody_answers_counts_whom_it_asked(alone: Routing) -> None:
+    ann = Client(alone, 1)
+    for number in range(80):
+        ann.sub(b"reply.%d" % number) if number % 2 else ann.sub(b"reply.1")
+    before = alone.spent
+    alone.matching(b"reply.1")
+    assert alone.spent - before >= 5
 
 
 def test_a_wildcard_subscription_spares_the_plans_of_other_prefixes(alone: Routing) -> None:

@@ -18,6 +18,7 @@ class Client:
     def __init__(self, routing: Routing, epoch: int) -> None:
         self.routing = routing
         self.epoch = epoch
+        self.has_left = False
         self.subscriptions: dict[bytes, LocalSubscription] = {}
         self.got: list[bytes] = []
         self.closed = False
