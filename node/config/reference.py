@@ -25,7 +25,7 @@ from node.config.reference_flags import BOOL, MAP, SECONDS, by_key
 from node.config.reference_input import BOOLEANS, Given, Input, hint, is_on, wrong
 from node.config.reference_users import credentials
 from node.config.tree import Mapping, Scalar, describe
-from node.config.values import Address, parse_address
+from node.config.values import Address, parse_address, parse_size
 from node.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -37,6 +37,10 @@ KEY_VARIABLE: Final = "NATS_STREAMING_ENCRYPTION_KEY"
 TOKEN_VARIABLE: Final = "STANCHION_MONITORING_TOKEN"  # noqa: S105  # a name
 """The token for monitoring, for which the Go server has no option."""
 DEFAULT_PORT: Final = 4222
+PAYLOAD_MAX: Final = 8 * 1024 * 1024
+"""Bytes: the most that `clients.max_payload` can be. A test holds the two together."""
+GO_PAYLOAD_MAX: Final = 64 * 1024 * 1024
+"""Bytes: the most that the Go server takes."""
 
 _CIPHERS: Final = {"AES": "aes-256-gcm", "CHACHA": "chacha20-poly1305"}
 _INTEL: Final = frozenset({"x86_64", "amd64", "i386", "i686"})
@@ -197,6 +201,11 @@ class Digest:
             text = "0"
         if option.to == "logging.file" and not text:
             return
+        if option.to == "clients.max_payload" and PAYLOAD_MAX < parse_size(text) <= GO_PAYLOAD_MAX:
+            self.made.warnings.append(
+                f"{given.name}: {text} is more than an entry of the log holds: {PAYLOAD_MAX >> 20}MB applies"
+            )
+            text = f"{PAYLOAD_MAX >> 20}MB"
         self.put(option.to, given.place, text)
 
     def _channels(self, given: Given) -> None:

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from node.config.model import Config
+from node.config import reference
+from node.config.model import MAX_PAYLOAD_MAX, Config
 from node.config.reference import Invocation, configuration, read
 from node.config.reference_flags import OPTIONS, row
 from node.config.values import HOUR, MINUTE, Address, Secret
@@ -372,6 +373,15 @@ def test_two_files(conf: Any) -> None:
 )
 def test_mistakes_in_files_say_where(text: str, problem: str, conf: Any) -> None:
     assert problem in problems("-c", conf(text))
+
+
+def test_a_larger_max_payload_starts_with_what_the_log_can_hold(conf: Any) -> None:
+    """The Go server takes 64 MB; a drop-in's file should not keep it from starting."""
+    assert reference.PAYLOAD_MAX == MAX_PAYLOAD_MAX
+    for text, size, warned in (("8MB", 8 << 20, False), ("9MB", 8 << 20, True), ("64MB", 8 << 20, True)):
+        invocation, found = made("-c", conf(f"max_payload: {text}"))
+        assert found.clients.max_payload == size
+        assert any("max_payload" in warning for warning in invocation.warnings) == warned
 
 
 def test_monitoring_listens_where_clients_do(monkeypatch: pytest.MonkeyPatch) -> None:
