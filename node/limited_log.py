@@ -75,7 +75,11 @@ class LimitedLog:
         """`log` at level WARNING."""
         return self._write(logging.WARNING, text, args)
 
-    def _write(self, level: int, text: str, args: tuple[object, ...]) -> bool:
+    def exception(self, text: str, *args: object) -> bool:
+        """`log` at level ERROR, with the traceback of the exception that is being handled."""
+        return self._write(logging.ERROR, text, args, exc_info=True)
+
+    def _write(self, level: int, text: str, args: tuple[object, ...], *, exc_info: bool = False) -> bool:
         if not self._logger.isEnabledFor(level):
             return False
         now = self._clock()
@@ -92,5 +96,5 @@ class LimitedLog:
         if left_out:
             text += " (%d more lines like this one were left out)"
             args += (left_out,)
-        self._logger.log(level, text, *args, stacklevel=3)
+        self._logger.log(level, text, *args, stacklevel=3, exc_info=exc_info)
         return True

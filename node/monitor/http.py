@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 import trio
 
 from node.errors import NodeError
+from node.limited_log import LimitedLog
 from node.monitor import account_views, nats_views, views
 from node.monitor.admission import Admission
 from node.monitor.connection import converse
@@ -39,6 +40,8 @@ if TYPE_CHECKING:
     from starlette.types import ASGIApp, Receive, Scope, Send
 
 log = logging.getLogger("stanchion.monitor")
+complaints = LimitedLog(log)
+"""Of what readers can cause as often as they like."""
 
 CHUNK_CHARS: Final = 32 * 1024
 """About so much of a page is encoded before it is sent."""
@@ -285,7 +288,7 @@ async def serve(
         except* trio.BrokenResourceError as gone:
             log.debug("a reader of monitoring has gone: %s", gone.exceptions[0])
         except* Exception:
-            log.exception("a request to monitoring failed")
+            complaints.exception("a request to monitoring failed")
         finally:
             admission.leave(seat)
             await trio.aclose_forcefully(stream)

@@ -25,6 +25,7 @@ from typing import NamedTuple, TypeAlias
 import trio
 
 from node.errors import ConfigError, UnavailableError
+from node.limited_log import LimitedLog
 from node.protocol.nats_replies import AUTHENTICATION_TIMEOUT
 from node.server.connection import Connection
 from node.server.context import Context
@@ -35,6 +36,8 @@ from node.server.turns import Turns
 from node.sockets import listen
 
 log = logging.getLogger("stanchion.clients")
+complaints = LimitedLog(log)
+"""Of slow consumers: a client may be one as often as it connects."""
 
 READ_BYTES_MAX = 256 * 1024
 WRITE_BYTES_MAX = 256 * 1024
@@ -300,8 +303,11 @@ class Clients:
         self._past = _sum([self._past, _counters(connection)])
         if connection.is_slow_consumer:
             self.slow_consumers += 1
-        level = logging.WARNING if connection.is_slow_consumer else logging.DEBUG
-        log.log(level, "client %d at %s:%d: %s", connection.cid, *connection.address, connection.close_reason)
+            complaints.warning(
+                "client %d at %s:%d: %s", connection.cid, *connection.address, connection.close_reason
+            )
+        else:
+            log.debug("client %d at %s:%d: %s", connection.cid, *connection.address, connection.close_reason)
 
 
 class _Talk:

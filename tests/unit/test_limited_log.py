@@ -32,6 +32,17 @@ def test_a_flood_of_one_kind_is_a_few_lines(clock: Clock, caplog: pytest.LogCapt
     assert caplog.messages[0] == "client 0: invalid"
 
 
+def test_tracebacks_are_limited_too(clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
+    log = LimitedLog(logger, lines_max=1, clock=clock)
+    for _ in range(3):
+        try:
+            raise ZeroDivisionError("a mistake of ours")
+        except ZeroDivisionError:
+            log.exception("it failed")
+    assert caplog.messages == ["it failed"]
+    assert "a mistake of ours" in caplog.text
+
+
 def test_kinds_are_limited_apart(clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
     log = LimitedLog(logger, lines_max=1, clock=clock)
     assert log.info("one %s", "a")
