@@ -45,6 +45,14 @@ TOO_MANY_CLIENTS = "stan: too many clients"
 """One connection, or the whole cluster, has as many client IDs as it may."""
 UNDECODABLE = "stan: undecodable request"
 """A command that apply can't read (rule R22): a bug of the node it came from, never of a client."""
+NO_LEADER = (
+    "stan: the cluster has no leader: nothing was stored or changed; try again, here or at another node"
+)
+"""A node that reaches no leader (rule R8). Never the outcome of a command: it was not given to anybody."""
+STOPPING = (
+    "stan: this node stops: nothing was stored or changed; try again, at another node or when it is back"
+)
+"""A node that stops, and has nobody to pass a request on to."""
 NOT_YET = "stan: not every node of the cluster has a release that can do this"
 """The command belongs to a machine version that is not in effect yet (rule R24)."""
 INVALID_CONFIGURATION = "stan: invalid configuration"

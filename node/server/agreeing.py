@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 from node.config.model import Config
 from node.config.replicated import settings
+from node.core import refusals
 from node.core.commands import Configure
 from node.core.effects import Outcome, Refused
 from node.core.state import State
@@ -44,6 +45,9 @@ class Agreement:
         self._config = config
         self._origin = origin
         self._proposes = proposes
+        self._only_if_unset = True
+        self.waits = False
+        """A proposal was refused because there was no leader; see `repeat`."""
 
     def begin(self) -> None:
         """This node has caught up: propose its settings if there are none yet; say so if they differ."""
@@ -65,10 +69,19 @@ class Agreement:
 
     def propose(self, *, only_if_unset: bool) -> None:
         """Propose this node's settings to the cluster."""
-        self._origin.submit(Configure(settings(self._config()), only_if_unset), _log_refusal)
+
+        def answer(outcome: Outcome) -> None:
+            if not isinstance(outcome, Refused):
+                return
+            if outcome.text == refusals.NO_LEADER:
+                self.waits, self._only_if_unset = True, only_if_unset
+            else:
+                log.error("the cluster refused this node's limits: %s", outcome.text)
+
+        self._origin.submit(Configure(settings(self._config()), only_if_unset), answer)
         self._origin.flush()
 
-
-def _log_refusal(outcome: Outcome) -> None:
-    if isinstance(outcome, Refused):
-        log.error("the cluster refused this node's limits: %s", outcome.text)
+    def repeat(self) -> None:
+        """There is a leader again: propose what was refused for lack of one."""
+        self.waits = False
+        self.propose(only_if_unset=self._only_if_unset)

@@ -4,7 +4,8 @@ What operations mean is `Connection`'s work; here its bytes are moved. Each conn
 three tasks: a reader, which hands over up to 256 KiB at a time and leaves bytes in the
 socket while the connection isn't ``reading``; a writer, which puts everything that has gathered since
 its last write into one; and a timekeeper. When the connection is closed the writer still writes its
-last words, for at most ``CLOSE_GRACE_S``; when it is aborted nothing more is written.
+last words, for at most ``CLOSE_GRACE_S``; when it is aborted nothing more is written. When it is drained the
+writer ends our half of the stream, and the reader goes on until the client closes its half.
 
 A client's failure ends in a log line, in ``serve``; anything else that gets out is a bug of ours.
 
@@ -44,6 +45,18 @@ WRITE_BYTES_MAX = 256 * 1024
 
 CLOSE_GRACE_S = 1.0
 """How long a closed connection may take over its last words, and the client over closing its end."""
+
+DRAIN_S = 2.0
+"""How long a drained connection may take altogether."""
+
+DRAIN_QUIET_S = 0.5
+"""A drained client that sends nothing for this long has noticed, or never will: the connection is closed."""
+
+QUIET_POLL_S = 0.001
+"""Between two looks whether what was read is carried out."""
+
+LAST_QUIET_S = 0.05
+"""The same where no other node could answer what the client sends: it isn't waited for."""
 
 REFUSED_MAX = 64
 """So many above the most connections are told that they are too many; others are just closed."""
@@ -104,6 +117,8 @@ class Clients:
         self._loop = loop or LoopWatch()
         self.turns = Turns(self._loop)
         """When a connection may carry out what it has read."""
+        self.quiet_s = CLOSE_GRACE_S
+        """A client whose connection has ended is not waited for when it has sent nothing for this long."""
         self._wrap = wrap
         self._sockets = sockets
         self._checks = PasswordChecks(workers())
@@ -168,25 +183,37 @@ class Clients:
                 log.warning("%s; trying again", problem)
             await trio.sleep(BIND_AGAIN_S)
 
-    def suspend(self, reason: str) -> None:
-        """Send all clients away and listen no more, until ``resume`` (R25)."""
+    def stop(self, reason: str) -> None:
+        """Close all connections and listen no more: ``run`` returns when the last words are written."""
+        self._stopped = True
         self._stop_listening()
         self.close_all(reason)
-
-    def resume(self) -> None:
-        """Listen again, on the same port."""
-        self._listening = True
-        self._changed.set()
-
-    def stop(self, reason: str) -> None:
-        """Like ``suspend``, for good: ``run`` returns when the last words are written."""
-        self._stopped = True
-        self.suspend(reason)
 
     def close_all(self, reason: str) -> None:
         """Close every connection; what is in their outboxes is still written."""
         for connection in list(self.connections.values()):
             connection.close(reason)
+
+    async def quiesce(self) -> None:
+        """Read nothing more from anybody; returns when what was read is carried out."""
+        connections = list(self.connections.values())
+        for connection in connections:
+            connection.quiesce()
+        while not all(connection.quiet for connection in connections):  # noqa: ASYNC110  # each at its time
+            await trio.sleep(QUIET_POLL_S)
+
+    def drain_all(self, reason: str, *, quiet_s: float) -> None:
+        """End our half of every connection, and listen no more: `run` returns when all have ended.
+
+        Args:
+            reason: for the log and monitoring.
+            quiet_s: a client that sends nothing for this long is not waited for any longer.
+        """
+        self._stopped = True
+        self.quiet_s = quiet_s
+        self._stop_listening()
+        for connection in list(self.connections.values()):
+            connection.drain(reason)
 
     def _stop_listening(self) -> None:
         self._listening = False
@@ -195,14 +222,16 @@ class Clients:
 
     # --- telling clients --------------------------------------------------------------------------
 
-    def announce(self, connect_urls: Sequence[str]) -> None:
+    def announce(self, connect_urls: Sequence[str], *, lame_duck: bool = False) -> None:
         """These are the addresses that take clients now; every client is told if they have changed.
 
         Args:
             connect_urls: ``host:port`` of all of them, this node's own first; never only what changed.
+            lame_duck: clients are better off with another node.
         """
-        if tuple(connect_urls) != self.context.connect_urls:
-            self.context.connect_urls = tuple(connect_urls)
+        context = self.context
+        if (tuple(connect_urls), lame_duck) != (context.connect_urls, context.lame_duck):
+            context.connect_urls, context.lame_duck = tuple(connect_urls), lame_duck
             self._announce()
 
     def leave(self, connect_urls: Sequence[str]) -> None:
@@ -217,12 +246,18 @@ class Clients:
         self._announce()
 
     async def lame_duck(
-        self, connect_urls: Sequence[str], *, grace_s: float = 10.0, duration_s: float = 120.0
+        self,
+        connect_urls: Sequence[str],
+        *,
+        answered: Callable[[], Awaitable[object]],
+        grace_s: float = 10.0,
+        duration_s: float = 120.0,
     ) -> None:
-        """Leave slowly: say so, wait, then close one connection after the other, and stop.
+        """Leave slowly: say so, wait, then drain one connection after the other.
 
         Args:
             connect_urls: ``host:port`` of the other nodes.
+            answered: returns when what was read so far is answered, or has had its time.
             grace_s: how long nobody is closed.
             duration_s: how long it takes altogether.
         """
@@ -231,9 +266,10 @@ class Clients:
         waiting = list(self.connections.values())
         step_s = min(LAME_DUCK_STEP_S_MAX, (duration_s - grace_s) / max(1, len(waiting)))
         for connection in waiting:
-            connection.close("this node leaves")
+            connection.quiesce()
+            await answered()
+            connection.drain("this node leaves")
             await trio.sleep(step_s)
-        self.stop("this node leaves")
 
     def release(self) -> None:
         """The node has become ready: go on with the connections that were held (R4)."""
@@ -261,7 +297,7 @@ class Clients:
         connection = self._open(address)
         try:
             async with stream:
-                await _Talk(connection, self.context, self.turns).run(stream, self._wrap, self._checks)
+                await _Talk(self, connection).run(stream, self._wrap, self._checks)
         except* trio.BrokenResourceError as errors:
             log.debug("client %d at %s:%d: %s", connection.cid, *address, errors.exceptions[0])
             connection.abort("the connection broke")
@@ -313,10 +349,12 @@ class Clients:
 class _Talk:
     """Moves the bytes of one connection."""
 
-    def __init__(self, connection: Connection, context: Context, turns: Turns) -> None:
+    def __init__(self, clients: Clients, connection: Connection) -> None:
+        self._clients = clients
+        self._turns = clients.turns
         self._connection = connection
-        self._turns = turns
-        self._limits = context.limits
+        self._limits = clients.context.limits
+        self._reads = 0
         self._scope = trio.CancelScope()
         self._output = trio.Event()
         self._input = trio.Event()
@@ -327,8 +365,9 @@ class _Talk:
         self._output.set()
         if self._connection.aborted:
             self._scope.cancel()
-        elif self._connection.closed and self._scope.deadline == math.inf:
-            self._scope.deadline = trio.current_time() + CLOSE_GRACE_S
+        elif self._connection.output_ended and self._scope.deadline == math.inf:
+            grace_s = CLOSE_GRACE_S if self._connection.closed else DRAIN_S
+            self._scope.deadline = trio.current_time() + grace_s
 
     def input(self) -> None:
         """See `outbox.Driver`."""
@@ -351,8 +390,12 @@ class _Talk:
                     nursery.start_soon(self._read, stream, checks)
                     nursery.start_soon(self._keep_time)
                     await self._write(stream)
+                    drained = not self._connection.closed
+                    if drained:
+                        await self._drain(stream)
                     nursery.cancel_scope.cancel()
-                await self._linger(stream)
+                if not drained:
+                    await self._linger(stream)
 
     async def _read(self, stream: trio.abc.Stream, checks: PasswordChecks) -> None:
         connection = self._connection
@@ -368,6 +411,7 @@ class _Talk:
                 self._input = trio.Event()
                 await self._input.wait()
             elif data := await stream.receive_some(READ_BYTES_MAX):
+                self._reads += 1
                 await self._turns.received(connection, data)  # the whole buffer: no await per message
             else:
                 connection.close("the client has left")
@@ -375,7 +419,7 @@ class _Talk:
     async def _write(self, stream: trio.abc.Stream) -> None:
         while True:
             await self._write_all(stream)
-            if self._connection.closed:
+            if self._connection.output_ended:
                 return
             # no await since the outbox was found empty: what comes now finds this event
             self._output = trio.Event()
@@ -397,12 +441,30 @@ class _Talk:
             await trio.sleep_until(self._connection.deadline_s())
             self._connection.on_deadline()
 
+    async def _drain(self, stream: trio.abc.Stream) -> None:
+        """End our half of the stream; wait until the client has closed its half, or is quiet."""
+        if not isinstance(stream, trio.abc.HalfCloseableStream):
+            return
+        await stream.send_eof()
+        while not self._connection.closed:
+            reads = self._reads
+            with trio.move_on_after(self._clients.quiet_s):
+                # no await since the connection was found open: what closes it finds this event
+                self._output = trio.Event()
+                await self._output.wait()
+            if self._reads == reads and not self._connection.resting:
+                return
+
     async def _linger(self, stream: trio.abc.Stream) -> None:
         """Let the client close first: closing on unread bytes would take our last words from it."""
-        if isinstance(stream, trio.abc.HalfCloseableStream):
-            await stream.send_eof()
-            while await stream.receive_some(READ_BYTES_MAX):
-                pass
+        if not isinstance(stream, trio.abc.HalfCloseableStream):
+            return
+        await stream.send_eof()
+        quiet = False
+        while not quiet:
+            quiet = True
+            with trio.move_on_after(self._clients.quiet_s):
+                quiet = not await stream.receive_some(READ_BYTES_MAX)
 
 
 def _coalesced(parts: list[bytes]) -> Iterator[bytes]:

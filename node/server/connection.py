@@ -13,7 +13,8 @@ What may happen when::
                                         credentials are wanted and weren't given; CONNECT: to CHECKING
     CHECKING   nothing           no     checked(): back, or CLOSED. A password is compared in a thread
     HELD       nothing           no     release(), once the node is ready (rule R4)
-    OPEN       everything        yes    CONNECT: to CHECKING if the password needs it
+    OPEN       everything        yes    CONNECT: to CHECKING if the password needs it; drain(): to DRAINING
+    DRAINING   publishes only    yes    close(). Nothing is sent any more: our half of the stream ends
     CLOSED     nothing           no     -
 
 Nothing of what waits is lost or overtaken: CHECKING and HELD keep the operations in order.
@@ -112,7 +113,12 @@ class Phase(Enum):
     CHECKING = auto()
     HELD = auto()
     OPEN = auto()
+    DRAINING = auto()
     CLOSED = auto()
+
+
+_CARRIED_OUT = (Phase.HANDSHAKE, Phase.OPEN, Phase.DRAINING)
+"""The phases in which what the client sends is read."""
 
 
 class Connection(Outbox):
@@ -142,6 +148,7 @@ class Connection(Outbox):
         "_paused",
         "_phase",
         "_promised",
+        "_quiesced",
         "_rests",
         "_spent",
         "address",
@@ -191,6 +198,7 @@ class Connection(Outbox):
         self._info_pending = False
         self._paused = False
         self._rests = False
+        self._quiesced = False
         self._spent = 0  # on the operation just carried out, if not in place
         self._connect_seen_s = now
         self._liveness = Liveness(now, context.limits.ping_interval_s, context.limits.ping_max)
@@ -208,9 +216,14 @@ class Connection(Outbox):
         return self._phase is Phase.CLOSED
 
     @property
+    def output_ended(self) -> bool:
+        """Nothing is added to the outbox any more."""
+        return self._phase in (Phase.DRAINING, Phase.CLOSED)
+
+    @property
     def reading(self) -> bool:
         """More bytes may be given to ``received``. Else they should stay in the socket."""
-        return not (self._paused or self._rests) and self._phase in (Phase.HANDSHAKE, Phase.OPEN)
+        return not (self._paused or self._rests or self._quiesced) and self._phase in _CARRIED_OUT
 
     @property
     def resting(self) -> bool:
@@ -250,7 +263,8 @@ class Connection(Outbox):
             return
         self._liveness.came_s = self._context.clock()
         self._parser.feed(data)
-        self._work()
+        if not self._quiesced:
+            self._work()
 
     def go_on(self) -> None:
         """Take the next step."""
@@ -286,7 +300,7 @@ class Connection(Outbox):
 
     def deadline_s(self) -> float:
         """When ``on_deadline`` is to be called next, by the context's clock. It may move to later."""
-        if self._phase is Phase.CLOSED:
+        if self.output_ended:
             return float("inf")
         if self._awaits_connect:
             return self.started_s + self._context.limits.auth_timeout_s
@@ -322,6 +336,34 @@ class Connection(Outbox):
         if self._paused:
             self._paused = False
             self._wake_input()
+
+    def quiesce(self) -> None:
+        """Read nothing more until `drain`: this node stops, and answers first what it has read."""
+        self._quiesced = True
+
+    @property
+    def quiet(self) -> bool:
+        """Everything that was read is carried out, and nothing more is read."""
+        return self.output_ended or (self._quiesced and not self._rests)
+
+    def drain(self, reason: str) -> None:
+        """End our half of the stream, and carry out what the client sends until it has noticed.
+
+        The client's subscriptions end at once, so that it is missed here and heard where it goes. What it
+        publishes until it has noticed is routed like everything before; answers find it at another node.
+        A connection that is not open yet is closed.
+        """
+        if self._phase is not Phase.OPEN:
+            self.close(reason)
+            return
+        self._quiesced = self._paused = False
+        self._phase = Phase.DRAINING
+        self.close_reason = reason
+        self._context.routing.remove(self)
+        self.subscriptions.clear()
+        self._context.service.closed(self)
+        self._wake_output()
+        self._go_on()
 
     def announce(self) -> None:
         """What INFO says has changed: tell the client as soon as it may be told."""
@@ -381,7 +423,7 @@ class Connection(Outbox):
     def _work(self) -> None:
         spent = 0
         try:
-            while self._phase in (Phase.HANDSHAKE, Phase.OPEN) and not self._rests:
+            while self._phase in _CARRIED_OUT and not self._rests:
                 ops, self._backlog = self._backlog or self._parser.ops(), []
                 if not ops:
                     break
@@ -433,6 +475,9 @@ class Connection(Outbox):
                 return False
             self._phase = Phase.OPEN
             self._set_fast()
+        elif self._phase is Phase.DRAINING:
+            if not isinstance(op, Pub | Hpub):
+                return True
         elif self._phase is not Phase.OPEN:
             return False
         self._operate(op)
@@ -580,7 +625,7 @@ class Connection(Outbox):
         self._out(err(text))
 
     def _out(self, data: bytes) -> None:
-        if self._phase is Phase.CLOSED:
+        if self.output_ended:
             return
         if not self.outbox:
             self._wake_output()
@@ -590,9 +635,10 @@ class Connection(Outbox):
             self.abort(f"{SLOW_CONSUMER}: too much pending")
 
     def _end(self, reason: str) -> None:
+        if self._phase is not Phase.DRAINING:  # then it was decided before, and for another reason
+            self.close_reason = reason
         self._phase = Phase.CLOSED
         self._fast = self._rests = False
-        self.close_reason = reason
         self.closed_s = self._context.clock()
         self.check = None
         self._backlog = []

@@ -52,6 +52,7 @@ from node.server.foreign.offered import is_offered
 from node.server.foreign.peers import FOUNDED, STARTED, cluster_of
 from node.server.host import Host
 from node.server.launch import Launch
+from node.server.leaderless import Leaderless
 from node.server.leaving import Leaving
 from node.server.loop_watch import LoopWatch
 from node.server.membership import joining
@@ -85,8 +86,6 @@ MONITORING_WAITS_S = 0.5
 probes meanwhile."""
 ROUTE_QUEUED_MAX = 1024 * 1024
 """Bytes queued on a route link from which on interest waits: messages would come behind all of it."""
-ALONE_S = 5.0
-"""After so long without a leader a node of a cluster sends its clients away (R25)."""
 
 
 def run(config: Config, name: str, launch: Launch | None = None) -> int:
@@ -142,7 +141,9 @@ class Node:
         self.leaving = Leaving(self)
         self.loop = LoopWatch()
         """How long the rounds of the event loop take."""
+        self.leaderless = Leaderless(self)
         self._served = False
+        self._core_open = False
         self._changed = trio.Event()
         self._admitted = trio.Event()
         self._host = Host()
@@ -500,7 +501,7 @@ class Node:
                 auth_timeout_s=clients.auth_timeout_ns / SECOND,
             ),
             authenticator=authenticator(clients, operator_token(self.config)),
-            node_ready=lambda: self.replica.caught_up,
+            node_ready=lambda: self.replica.caught_up or self._core_open,
         )
 
     # --- running ----------------------------------------------------------------------------------
@@ -545,7 +546,7 @@ class Node:
             nursery.start_soon(self.checkpointer.run)
             if self.snapshots is not None:
                 nursery.start_soon(self.snapshots.run)
-            nursery.start_soon(self._watch_leader)
+            nursery.start_soon(self.leaderless.run)
             nursery.start_soon(self.certificates.run)
             if self.external is not None and not self.is_alone:
                 serving = self._make_serving(self.external)
@@ -609,24 +610,6 @@ class Node:
     def _has_changed(self) -> None:
         self._changed.set()
         self._changed = trio.Event()
-
-    async def _watch_leader(self) -> None:
-        """Without a leader for long, clients are better off with another node (R25)."""
-        if self.is_alone:
-            return
-        suspended = False
-        while True:
-            since = self.replica.leaderless_since_s
-            alone = since is not None and time.monotonic() - since >= ALONE_S
-            if alone and not suspended:
-                log.warning("no leader for %g s: sending clients to other nodes", ALONE_S)
-                self.clients.suspend("this node has no leader")
-                suspended = True
-            elif suspended and not alone:
-                log.info("a leader is heard: taking clients again")
-                self.clients.resume()
-                suspended = False
-            await trio.sleep(0.25)
 
     async def _configure(self) -> None:
         await self.until(lambda: self.replica.caught_up)
@@ -737,9 +720,19 @@ class Node:
             self._served = True
             log.info("%s", self.launch.ready)
 
+    def open_core(self) -> None:
+        """Serve core NATS though this node has not caught up; streaming requests are refused meanwhile."""
+        if not self._core_open:
+            self._core_open = True
+            self.clients.release()
+
+    def monotonic_s(self) -> float:
+        """The clock of this node's parts, in seconds."""
+        return self._host.monotonic_s()
+
     def announce(self) -> None:
         """Tell clients where the cluster's nodes take clients."""
-        if not self.stopping:
+        if not self.stopping and not self.leaderless.alone:
             self.clients.announce([str(self.client_address), *self.other_addresses()])
 
     def other_addresses(self) -> list[str]:

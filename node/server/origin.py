@@ -7,6 +7,10 @@ its real size and ``COMMAND_OVERHEAD``. When the leader changes or the link to i
 not yet applied is forwarded again, in order; ``apply`` skips serials it has seen. So a request in
 flight at a leader's death is neither lost nor done twice: its client sees one slow answer.
 
+While no leader can be reached, what clients ask is kept here. Nothing of that has left the node, so it can be
+refused with the certainty that it is never carried out (``refuse``). What was forwarded before can't be: a
+journal that is out of reach may have it, so it waits for its outcome, without an answer.
+
 A plain object without I/O. Frames to the leader are tuples:
 
     ("open", term, commands)                               a SessionOpen, which has no session yet
@@ -49,6 +53,9 @@ small they are: applying one is work too."""
 ANSWER_OVERHEAD = 512
 """Bytes that a request other than a publish counts for while its outcome is awaited: who asked, and where."""
 
+KEPT_BYTES_MAX = 1024 * 1024
+"""Of commands that nobody waits for, acknowledgements, while requests are refused. More are dropped."""
+
 Answer = Callable[[Outcome], None]
 """Told the outcome of a request, once, in the order of effects (R2)."""
 
@@ -61,6 +68,13 @@ class Waiting(NamedTuple):
     commands: bytes
     held_bytes: int
     """What it takes in memory, with those who wait for its outcomes."""
+
+
+class Kept(NamedTuple):
+    """A batch that has not left this node: its serials may be given out again."""
+
+    commands: list[Command]
+    held_bytes: int
 
 
 class Origin:
@@ -89,11 +103,19 @@ class Origin:
         self._new: list[Command] = []
         self._new_bytes = 0
         self._new_held_bytes = 0
+        self._kept: deque[Kept] = deque()
+        self._kept_count = 0  # of commands
+        self._kept_bytes = 0
         self._waiting: deque[Waiting] = deque()
         self._unsent = 0  # how many batches at the end of _waiting were not forwarded in this term
         self._waiting_bytes = 0
         self._pending: dict[int, Answer | tuple[Any, ...]] = {}
         self.publish_answered: Callable[[tuple[Any, ...], Outcome], None] = _nobody
+        self.refusal: Refused | None = None
+        """What every request is answered at once, for lack of a leader; None: requests are taken."""
+        self._stopped = False
+        self.dropped = 0
+        """Commands that nobody waited for and that were dropped for lack of room (``KEPT_BYTES_MAX``)."""
         self.version: Callable[[], int] = lambda: 1
         """The machine version in effect: commands above it are refused here, not proposed (R24)."""
 
@@ -103,7 +125,7 @@ class Origin:
     def full(self) -> bool:
         """Whether to stop reading from clients: a request given a serial is never abandoned (R8)."""
         return (
-            self._waiting_bytes + self._new_held_bytes >= UNAPPLIED_BYTES_MAX
+            self._held_bytes >= UNAPPLIED_BYTES_MAX
             or self._next - self.lowest_waited >= UNAPPLIED_COMMANDS_MAX
         )
 
@@ -111,14 +133,28 @@ class Origin:
     def relaxed(self) -> bool:
         """Whether there is room again for clients that were stopped."""
         return (
-            self._waiting_bytes + self._new_held_bytes < UNAPPLIED_BYTES_MAX // 2
+            self._held_bytes < UNAPPLIED_BYTES_MAX // 2
             and self._next - self.lowest_waited < UNAPPLIED_COMMANDS_MAX // 2
         )
 
     @property
+    def _held_bytes(self) -> int:
+        return self._waiting_bytes + self._kept_bytes + self._new_held_bytes
+
+    @property
+    def _first_kept(self) -> int:
+        """The lowest serial that has not left this node."""
+        return self._next - len(self._new) - self._kept_count
+
+    @property
     def lowest_waited(self) -> int:
         """The lowest serial whose outcome this node still needs (R6)."""
-        return self._waiting[0].first if self._waiting else self._next - len(self._new)
+        return self._waiting[0].first if self._waiting else self._first_kept
+
+    @property
+    def last_serial(self) -> int:
+        """Of the newest request; 0 before the first."""
+        return self._next - 1
 
     @property
     def session(self) -> tuple[int, int] | None:
@@ -127,7 +163,7 @@ class Origin:
     @property
     def waits(self) -> bool:
         """Whether anything is still unapplied."""
-        return bool(self._waiting or self._new)
+        return bool(self._waiting or self._kept or self._new)
 
     def submit(self, command: Command, answer: Answer | None = None) -> None:
         """Give ``command`` the next serial; ``answer`` is told its outcome. ``flush`` sends it.
@@ -138,6 +174,16 @@ class Origin:
             if answer is not None:
                 answer(Refused(refusals.NOT_YET))
             return
+        if self.refusal is not None:
+            if answer is not None:
+                answer(self.refusal)
+                return
+            if self._kept_bytes + self._new_held_bytes >= KEPT_BYTES_MAX:
+                self.dropped += 1
+                return
+        self._submit(command, answer)
+
+    def _submit(self, command: Command, answer: Answer | None) -> None:
         size = encoded_size(command)
         if self._new_bytes + size + COMMAND_OVERHEAD > BATCH_BYTES:
             self.flush()
@@ -158,6 +204,9 @@ class Origin:
             pending: the reply subject and the guid; passed to ``publish_answered`` with the outcome.
             size: bytes of the encoded command, or a few more; never fewer.
         """
+        if self.refusal is not None:
+            self.publish_answered(pending, self.refusal)
+            return
         size += COMMAND_OVERHEAD
         if self._new_bytes + size > BATCH_BYTES:
             self.flush()
@@ -168,17 +217,64 @@ class Origin:
         self._new_held_bytes += size + len(pending[0]) + len(pending[1])
 
     def flush(self) -> None:
-        """Close the batch of what was submitted, and forward it if there is a leader."""
-        if not self._new:
-            return
-        commands = encode_commands(self._new)
-        first, last = self._next - len(self._new), self._next - 1
-        self._waiting.append(Waiting(first, last, commands, self._new_held_bytes))
-        self._waiting_bytes += self._new_held_bytes
-        self._new = []
-        self._new_bytes = self._new_held_bytes = 0
-        self._unsent += 1
-        self._forward_unsent()
+        """Close the batch of what was submitted, and forward it if there is a leader; else keep it."""
+        if self._new:
+            self._kept.append(Kept(self._new, self._new_held_bytes))
+            self._kept_count += len(self._new)
+            self._kept_bytes += self._new_held_bytes
+            self._new = []
+            self._new_bytes = self._new_held_bytes = 0
+        if self._kept and self._term is not None:
+            self._close_kept()
+            self._forward_unsent()
+
+    def _close_kept(self) -> None:
+        """Give what was kept to the leader. From here on others may have it."""
+        first = self._first_kept
+        for commands, held_bytes in self._kept:
+            last = first + len(commands) - 1
+            self._waiting.append(Waiting(first, last, encode_commands(commands), held_bytes))
+            self._waiting_bytes += held_bytes
+            self._unsent += 1
+            first = last + 1
+        self._forget_kept()
+
+    def _forget_kept(self) -> None:
+        self._kept.clear()
+        self._kept_count = self._kept_bytes = 0
+
+    def refuse(self, refusal: Refused) -> int:
+        """Answer ``refusal`` to every request that has not left this node, and to all later ones at once.
+
+        Until `leader_changed` names a leader. Serials of what is refused are given out again: nobody else has
+        seen them. Commands without an answer, acknowledgements, are kept: nobody would send them again.
+
+        Returns:
+            How many requests were refused; 0 if there is a leader: then nothing is.
+        """
+        if self._term is not None:
+            return 0
+        self.flush()
+        self.refusal = refusal
+        first = self._next = self._first_kept
+        commands = [command for kept in self._kept for command in kept.commands]
+        self._forget_kept()
+        answers = [self._pending.pop(first + place, None) for place in range(len(commands))]
+        for command, answer in zip(commands, answers, strict=True):
+            if answer is None:
+                self._submit(command, None)
+        refused = [answer for answer in answers if answer is not None]
+        for answer in refused:
+            if type(answer) is tuple:
+                self.publish_answered(answer, refusal)
+            else:
+                answer(refusal)  # type: ignore[operator]  # a callable: not a tuple
+        return len(refused)
+
+    def refuse_new(self, refusal: Refused) -> None:
+        """Answer ``refusal`` to all later requests at once, for good; what was taken goes on."""
+        self.refusal = refusal
+        self._stopped = True
 
     # --- who leads --------------------------------------------------------------------------------
 
@@ -191,10 +287,13 @@ class Origin:
         self._unsent = len(self._waiting)
         if term is None:
             return
+        if not self._stopped:
+            self.refusal = None
         if self._session is None:
             self._open()
+        self.flush()
         self._forward_unsent()
-        self._forward(("held", term, self._session, self._next - len(self._new)))
+        self._forward(("held", term, self._session, self._next))
 
     def again(self, term: int, serial: int) -> None:
         """The leader of ``term`` lacks what precedes a batch: send again from ``serial`` on (R7)."""

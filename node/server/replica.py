@@ -5,7 +5,7 @@ notes that travel on its messages; the streaming service hands over what clients
 come in by value. ``pump`` does what is due and says when it wants to be called again. The driver in
 ``server.node`` and the simulator run the same object.
 
-Rules held here: R9 and R14 (a leader's first entry), R25.
+Rules held here: R9 and R14 (a leader's first entry), R8 (what is refused without a leader).
 """
 
 from __future__ import annotations
@@ -14,8 +14,9 @@ import logging
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol
 
+from node.core import refusals
 from node.core.commands import ClientReachable, Found, KeeperCommand, Refound, Tick
-from node.core.effects import ClientOpened, Effects, Replies
+from node.core.effects import ClientOpened, Effects, Refused, Replies
 from node.core.machine import Machine
 from node.core.state import State
 from node.core.versions import too_new
@@ -45,6 +46,14 @@ from node.units import SECOND, Index
 log = logging.getLogger("stanchion.node")
 
 NEVER = float("inf")
+
+HOLD_S = 5.0
+"""How long requests are kept while no leader is reached, before they are refused (R8). Below the 30 s after
+which clients give up on a publish, and above what an election takes on a busy machine."""
+
+HOLD_ALONE_S = 0.75
+"""The same while this node is linked to fewer than a majority: then no leader can be elected. Below a second,
+the shortest time after which clients are known to publish again."""
 
 
 class Engine(catching_up.Engine, ordering.Engine, membership.Engine, Protocol):
@@ -181,6 +190,7 @@ class Replica:
         self._looked_at_all_s = 0.0
         self._looked_around_s = 0.0
         self.leaderless_since_s: float | None = host.monotonic_s()
+        self._unreached_since_s: float | None = host.monotonic_s()  # no leader that requests could go to
         self._founding = ""
         self.needs_snapshot_from: Callable[[str], None] | None = None
         self.serving: Serving | None = None
@@ -396,11 +406,13 @@ class Replica:
         if peer == self.leader:
             self._tell_origin()
             self.catch_up.ask()
+        elif self._unreached_since_s is not None and self.leader == self.node:
+            self._tell_origin()
 
     def peer_down(self, peer: str) -> None:
         """The raft link to a member broke: what it lost is sent again when it is back."""
         self.links_up.discard(peer)
-        if peer == self.leader:
+        if peer == self.leader or (self.leader == self.node and not self.majority_linked):
             self._tell_origin()
 
     def frame(self, peer: str, value: Any) -> None:
@@ -463,6 +475,43 @@ class Replica:
         self.streaming.read_done()
         self.pacing.read_done(connection)
 
+    @property
+    def takes_requests(self) -> bool:
+        """Whether requests of clients go to a leader at present."""
+        return self._unreached_since_s is None
+
+    def asked(self) -> int:
+        """The serial of the newest request that was read, for `is_answered`."""
+        self.streaming.read_done()
+        return self.origin.last_serial
+
+    def is_answered(self, serial: int) -> bool:
+        """Whether all requests up to ``serial`` were answered: their answers are with their connections."""
+        return self.origin.lowest_waited > serial and not self.streaming.holds_answers
+
+    def stop_requests(self, *, others_take_over: bool) -> None:
+        """This node stops: what is read from now on is answered at other nodes, or refused where there are
+        none.
+
+        Args:
+            others_take_over: clients can go to other nodes, and there is a leader.
+        """
+        if others_take_over:
+            self.streaming.expect_moves()
+        else:
+            self.origin.refuse(Refused(refusals.STOPPING))
+            self.origin.refuse_new(Refused(refusals.STOPPING))
+
+    def streaming_connections(self) -> list[Any]:
+        """The connections here on which registered clients listen for their heartbeats."""
+        found: dict[Any, None] = {}
+        for client in self.state.clients.values():
+            inbox = client.heartbeat_inbox.encode()
+            for subscription in self.routing.matching(inbox):
+                if subscription.subject == inbox:
+                    found[subscription.connection] = None
+        return list(found)
+
     def drained(self, connection: Any) -> None:
         """A client's connection has room again."""
         self.performer.drained(connection)
@@ -521,6 +570,7 @@ class Replica:
             asking_s,
             self.losses.pump(now_s) if self._tells_progress else NEVER,
             self.catch_up.pump(now_s),
+            self._pump_refusal(now_s),
             self.ordering.next_deadline() or NEVER,
         )
 
@@ -627,6 +677,8 @@ class Replica:
 
     def _interest_changed(self, node: str, changes: Iterable[Any]) -> None:
         self.presence.changed(node, changes)
+        if self.streaming.moving is not None:
+            self.streaming.moving.interest_changed()
 
     def _found(self, term: int) -> list[KeeperCommand]:
         """Return the commands with which the first leader of a new cluster begins its log."""
@@ -643,10 +695,36 @@ class Replica:
         self.streaming.founded()
         self._founded(state)
 
+    @property
+    def majority_linked(self) -> bool:
+        """Whether this node and those it is linked to are a majority: else nothing can be committed here."""
+        voters = self.membership.voters if self.membership is not None else ()
+        linked = sum(voter == self.node or voter in self.links_up for voter in voters)
+        return not voters or 2 * linked > len(voters)
+
     def _tell_origin(self) -> None:
-        reachable = self.leader == self.node or self.leader in self.links_up
-        self.origin.leader_changed(self.term if self.leader is not None and reachable else None)
+        # Without a majority a leader may lead on for a moment. What it gets meanwhile stays out of its log.
+        reached = self.majority_linked if self.leader == self.node else self.leader in self.links_up
+        if not reached:
+            self._unreached_since_s = self._unreached_since_s or self.host.monotonic_s()
+        else:
+            self._unreached_since_s = None
+        self.origin.leader_changed(self.term if reached else None)
         self._tell_asking()
+
+    def _pump_refusal(self, now_s: float) -> float:
+        """Refuse requests when no leader was reached for too long. Returns when to be called again."""
+        if self._unreached_since_s is None or self.origin.refusal is not None:
+            return NEVER
+        due_s = self._unreached_since_s + (HOLD_S if self.majority_linked else HOLD_ALONE_S)
+        if now_s < due_s:
+            return due_s
+        refused = self.origin.refuse(Refused(refusals.NO_LEADER))
+        log.warning(
+            "no leader for %.2f s: refusing streaming requests until there is one (%d that waited)",
+            now_s - self._unreached_since_s, refused,
+        )  # fmt: skip
+        return NEVER
 
     def _tell_asking(self) -> None:
         """Who can be asked for what only a leader does: this node only once it serves as one."""

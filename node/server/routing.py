@@ -45,6 +45,7 @@ from node.protocol.subjects import Interest, literal, matches, valid_subject
 from node.server.administration import requests as administration
 from node.server.foreign.peers import Foreign, Link
 from node.server.interest import ROOM_S, Exchange, InterestChange, Key, Remote
+from node.server.moving import owners_pattern
 from node.server.plans import Plans
 from node.server.subscriptions import (
     Deliverable,
@@ -470,6 +471,14 @@ class Routing:
         """Return True if that connection has a subscription that matches ``subject``, be it to a pattern."""
         plan = self._plan(subject)
         return any((node, epoch) == where for _, epoch, node in self._hearing(plan, subject))
+
+    def heard_by_owner(self, inbox: bytes) -> bool:
+        """Whether a client that listens to ``inbox`` as its owner would is connected somewhere."""
+        plan = self._plan(inbox)
+        remotes = (*plan.remotes, *(remote for group in plan.groups for remote in group.remotes))
+        return any(owners_pattern(subscription.subject, inbox) for subscription in plan.receivers) or any(
+            owners_pattern(remote.subject, inbox) for remote in remotes
+        )
 
     def _hearing(self, plan: Plan, subject: bytes) -> Iterator[tuple[bool, int, str]]:
         for subscription in plan.receivers:

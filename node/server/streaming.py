@@ -61,6 +61,7 @@ from node.protocol.subjects import (
     valid_client_id,
 )
 from node.server.clock import ClusterClock
+from node.server.moving import MovingReplies
 from node.server.origin import Origin
 from node.server.requests import Requests
 from node.units import MILLISECOND, SECOND, Generation
@@ -113,6 +114,7 @@ class Routing(Protocol):
     def is_served(self, subject: bytes) -> bool: ...
     def local_receivers(self, inbox: bytes) -> Sequence[Any]: ...
     def where(self, subject: bytes) -> tuple[str, int] | None: ...
+    def heard_by_owner(self, inbox: bytes) -> bool: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,6 +190,8 @@ class Streaming:
         self._held: list[tuple[bytes, bytes]] | None = None  # answers to publishes, while this node holds
         self.body_size_max: Callable[[], int | None] | None = None
         """What can be delivered, where another NATS server decides that; of more than that none."""
+        self.moving: MovingReplies | None = None
+        """Takes all answers while this node stops: clients leave it before they are answered."""
         self.published = 0
         self.published_bytes = 0
         origin.publish_answered = self._publish_answered
@@ -213,6 +217,11 @@ class Streaming:
         """
         if self._held is None:
             self._held = []
+
+    @property
+    def holds_answers(self) -> bool:
+        """Whether answers wait until this node has caught up."""
+        return bool(self._held)
 
     def resume(self) -> None:
         """What was held has been delivered."""
@@ -437,7 +446,8 @@ class Streaming:
 
     def _pinged(self, reply: bytes, outcome: Outcome) -> None:
         text = outcome.text if isinstance(outcome, Refused) else ""
-        self._reply(reply, stan.encode_ping_response(text))
+        if text not in (refusals.NO_LEADER, refusals.STOPPING):  # of any error a client makes that it is lost
+            self._reply(reply, stan.encode_ping_response(text))
 
     def _on_close(self, source: object, _subject: bytes, reply: bytes, payload: bytes) -> None:
         try:
@@ -473,6 +483,8 @@ class Streaming:
             self._reply(reply, _subscription_error(refusals.INVALID_SUBSCRIBE))
             return
         refusal = self._refuse_subscription(request)
+        if not refusal and not self._state().cluster_tag:
+            refusal = refusals.NO_LEADER  # without the tag nobody would know the acknowledgements (R18)
         if refusal:
             self._reply(reply, _subscription_error(refusal))
             return
@@ -576,7 +588,19 @@ class Streaming:
             self._send(reply, payload)
 
     def _send(self, reply: bytes, payload: bytes) -> None:
-        self._routing.publish(None, reply, b"", b"", payload, to_services=False)
+        if self.moving is None:
+            self._routing.publish(None, reply, b"", b"", payload, to_services=False)
+        else:
+            self.moving.send(reply, payload)
+
+    def expect_moves(self) -> None:
+        """This node stops: keep answers whose clients are not heard until they are, at other nodes."""
+
+        def send(inbox: bytes, payload: bytes) -> None:
+            self._routing.publish(None, inbox, b"", b"", payload, to_services=False)
+
+        if self.moving is None:
+            self.moving = MovingReplies(self._routing.heard_by_owner, send)
 
     def _may_be_asked(self, inbox: str) -> bool:
         """It may be somebody's inbox; a service would answer every heartbeat in its place."""

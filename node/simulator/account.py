@@ -72,6 +72,8 @@ class Account:
         self.timestamp_ns = 0
         self.term = 0
         self.stored: dict[bytes, str] = {}
+        self.refused: set[bytes] = set()
+        """Publishes that a node without a leader has refused: they must never be stored (R8)."""
         """The channel of every message, by its data."""
         self.logs: dict[str, list[bytes]] = {}
         """Data by sequence, by channel."""
@@ -301,6 +303,8 @@ class Account:
             raise ViolationError("sequences", f"message {stored.first} in {stored.name} after {len(log) - 1}")
         for body in stored.bodies:
             data = decode_message(body).data
+            if data in self.refused:
+                raise ViolationError("refused", f"{data!r} was refused for lack of a leader, and is stored")
             if data in self.stored:
                 raise ViolationError("exactly once", f"{data!r} is stored twice")
             self.stored[data] = stored.name

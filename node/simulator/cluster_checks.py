@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from node.core import refusals
 from node.core.commands import (
     ColdStart,
     TakeOver,
@@ -307,7 +308,12 @@ class ClusterChecker:
             raise ViolationError("one answer", f"{client.name} got another answer for {guid}")
         if not error and self.account.stored.get(guid.encode()) != client.published[guid]:
             raise ViolationError("durability", f"{guid} was acknowledged and is not in the log")
-        if error and not client.closings:
+        if error == refusals.NO_LEADER:
+            self._world.counts["publishes refused without a leader"] += 1
+            self.account.refused.add(guid.encode())
+            if guid.encode() in self.account.stored:
+                raise ViolationError("refused", f"{guid} was refused for lack of a leader, and is stored")
+        elif error and not client.closings:
             raise ViolationError("publish", f"{client.name}: {guid} was refused: {error}")
 
     def refused(self, client: SimClient, what: str, error: str) -> None:

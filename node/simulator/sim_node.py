@@ -53,7 +53,7 @@ TRAILING_ENTRIES = (15, 15, 80)
 """One of these. Few, so that a node that was down for a while needs a snapshot; or enough to go on behind
 one that was cut off."""
 ALONE_S = 5.0
-"""Without a leader for so long a node sends its clients away (R25)."""
+"""Without a leader for so long a node sends its streaming clients away, again and again (R25)."""
 HAND_OVER_S = 1.0
 WAIT_S = 2.0
 """A process that waits to be added and is not, is started anew after so long."""
@@ -142,7 +142,7 @@ class SimNode:
     @property
     def serves(self) -> bool:
         """Clients can connect."""
-        return self.up and not self.paused and not self.leaving and not self._alone
+        return self.up and not self.paused and not self.leaving
 
     @property
     def _alone(self) -> bool:
@@ -232,6 +232,7 @@ class SimNode:
         )
         recovered = None if self.standing is None else self.standing.claim(self.journal)
         self.up, self.paused, self.leaving = True, False, False
+        self._send_away_s = 0.0
         self._inbox.clear()
         self._woken_at = float("inf")
         self.checkpointing = self._kicked = False
@@ -512,7 +513,8 @@ class SimNode:
 
     def _watch_leader(self) -> None:
         self._later(0.25, self._watch_leader)
-        if not self.paused and self._alone:
+        if not self.paused and self._alone and self.clock.monotonic_s() >= self._send_away_s:
+            self._send_away_s = self.clock.monotonic_s() + ALONE_S
             for connection in list(self.connections):
                 connection.close("this node has no leader")
 

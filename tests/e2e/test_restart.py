@@ -166,27 +166,6 @@ def test_node_that_is_asked_leaves_at_once(cluster: Cluster, role: str, number: 
         assert cluster.page(leader, "/raftz")["term"] == term
 
 
-def test_node_alone_sends_its_clients_away(cluster: Cluster) -> None:
-    """Without a leader for five seconds it serves no one; back in the cluster it does."""
-
-    async def lives_through(name: str) -> None:
-        async with connect([cluster.address(name)], cluster.cluster_id, "alone") as client:
-            broken = client.nats.broken
-            others = [other for other in cluster.names if other != name]
-            for other in others:
-                cluster.kill(other)
-            with trio.fail_after(15):
-                await broken.wait()
-            assert cluster.get(name, "/healthz")[0] == 503
-            cluster.start(*others)
-            with trio.fail_after(30):
-                while not client.nats.connected.is_set():
-                    await client.nats.connected.wait()
-            await client.publish("alone", b"still registered")
-
-    trio.run(lives_through, cluster.follower())
-
-
 def test_paused_leader_returns_as_a_follower(cluster: Cluster, unique: str) -> None:
     """SIGSTOP: the others go on; woken, it follows, and has what it missed."""
     leader = cluster.leader()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import socket
 from collections.abc import Iterator
 
 import pytest
@@ -136,27 +135,3 @@ def announced(port: int) -> set[str]:
 def urls(info: bytes) -> set[str]:
     assert info.startswith(b"INFO ")
     return set(json.loads(info[5:])["connect_urls"])
-
-
-@pytest.mark.slow
-def test_without_a_leader_the_port_is_closed(cluster: Cluster) -> None:
-    """R25: after five seconds alone a node takes no clients; it does again when it hears a leader."""
-    alone, *others = cluster.names
-    port = cluster.ports[alone]["client"]
-    with Wire(port) as wire:
-        wire.hello()
-        for name in others:
-            cluster.kill(name)
-        assert wire.rest() == b"", "the connection is just closed"
-    assert "no leader for 5 s" in cluster.tail(alone)
-    until("a closed port", lambda: not is_open(port))
-    cluster.start(*others)
-    until("an open port", lambda: is_open(port), timeout_s=30)
-    with Wire(port) as wire:
-        wire.hello()
-        assert wire.answers()
-
-
-def is_open(port: int) -> bool:
-    with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) == 0

@@ -295,7 +295,8 @@ async def test_lame_duck(autojump_clock: trio.testing.MockClock) -> None:
             peer = Peer(ours)
             await peer.hello()
             nursery.start_soon(watch, peer)
-        await clients.lame_duck(["b:2"])
+        await clients.lame_duck(["b:2"], answered=trio.lowlevel.checkpoint)
+        clients.stop("the node has left")
         ours, theirs = trio.testing.memory_stream_pair()
         await clients.serve(theirs, ("127.0.0.1", 5))  # accepted just before: told, then closed
         assert b'"ldm":true' in await Peer(ours).rest()
@@ -435,25 +436,36 @@ async def test_many_connections_too_many_are_not_even_told() -> None:
             await stream.aclose()
 
 
-async def test_a_suspended_node_sends_everybody_away_and_comes_back() -> None:
-    """R25: the port refuses, so that clients go on to another node; then it's the same port again."""
+async def test_a_drained_client_is_heard_until_it_has_noticed() -> None:
+    """What it sends before it reads the end of the stream is carried out; then its connection ends."""
     clients = make_clients()
-    async with listening(clients) as port:
-        peer = await dial(port)
-        await peer.hello()
-        clients.suspend("no leader")
-        assert await peer.rest() == b""
-        await peer.stream.aclose()
-        with trio.fail_after(5):  # the listening task takes a moment to see it
-            while await refused(port) is None:
-                pass
-            clients.resume()
-            while (error := await refused(port)) is not None:
-                assert "all attempts to connect" in str(error)
-        peer = await dial(port)
-        await peer.hello()
-        assert clients.port == port
-        await peer.stream.aclose()
+    heard: list[bytes] = []
+    clients.context.routing.serve(b"a", lambda _source, _subject, _reply, payload: heard.append(payload))
+    with trio.fail_after(5):
+        async with listening(clients) as port:
+            peer = await dial(port)
+            await peer.hello()
+            await peer.say(b"PUB a 1\r\n1\r\n")
+            await clients.quiesce()
+            clients.drain_all("this node stops", quiet_s=5)
+            assert await peer.rest() == b""
+            await peer.say(b"PUB a 1\r\n2\r\nPUB a 1\r\n3\r\n")
+            await peer.stream.aclose()
+    assert heard == [b"1", b"2", b"3"]
+    assert [connection.close_reason for connection in clients.closed] == ["this node stops"]
+
+
+async def test_a_client_that_does_not_notice_is_not_waited_for() -> None:
+    clients = make_clients()
+    began_s = trio.current_time()
+    with trio.fail_after(5):
+        async with listening(clients) as port:
+            peer = await dial(port)
+            await peer.hello()
+            began_s = trio.current_time()
+            clients.drain_all("this node stops", quiet_s=0.05)
+    assert trio.current_time() - began_s < 0.5
+    await peer.stream.aclose()
 
 
 async def test_stop_ends_run() -> None:

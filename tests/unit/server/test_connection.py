@@ -879,3 +879,44 @@ def test_each_subject_published_to_for_the_first_time_counts_more() -> None:
     same.connection.received(b"PUB a 0\r\n\r\n" * 10_000)
     others.connection.received(b"".join(b"PUB a.%d 0\r\n\r\n" % number for number in range(10_000)))
     assert others.connection.in_msgs < same.connection.in_msgs < 10_000
+
+
+# --- draining ---------------------------------------------------------------------------------------
+
+
+def test_nothing_is_carried_out_between_the_last_answers_and_draining(world: World) -> None:
+    """What comes meanwhile waits; then it is carried out, and nothing is sent any more."""
+    heard: list[bytes] = []
+    world.routing.serve(b"a", lambda _source, _subject, _reply, payload: heard.append(payload))
+    client = world.client()
+    client.says(b"SUB b 1\r\n")
+    client.connection.quiesce()
+    assert client.connection.quiet
+    assert not client.connection.reading
+    assert client.says(b"PUB a 1\r\n1\r\nPING\r\nSUB c 2\r\n") == b""
+    assert heard == []
+    client.connection.drain("this node stops")
+    assert heard == [b"1"]
+    assert client.connection.reading
+    assert client.says(b"PUB b 1\r\nx\r\nPUB a 1\r\n2\r\n") == b""
+    assert heard == [b"1", b"2"]
+    assert not world.routing.heard(b"b"), "it counts as gone from here"
+    assert not world.routing.heard(b"c")
+    client.connection.close("the client has left")
+    assert client.connection.closed
+    assert client.connection.close_reason == "this node stops"
+
+
+def test_last_words_of_a_drained_client_are_written(world: World) -> None:
+    client = world.client()
+    client.connection.received(b"SUB b 1\r\nPUB b 1\r\nx\r\n")
+    client.connection.drain("this node stops")
+    assert client.read() == b"MSG b 1 1\r\nx\r\n"
+    assert client.connection.output_ended
+    assert not client.connection.closed
+
+
+def test_a_connection_that_is_not_open_is_closed_instead(world: World) -> None:
+    client = world.accept()
+    client.connection.drain("this node stops")
+    assert client.connection.closed

@@ -9,6 +9,7 @@ import pytest
 
 from node.core import versions
 from node.core.commands import (
+    Acked,
     ClientClose,
     Publish,
 )
@@ -332,3 +333,113 @@ def test_a_command_that_not_every_member_knows_is_not_proposed(monkeypatch: pyte
     origin.version = lambda: 2
     close(origin, answers)
     assert wire.serials() == [(1, 1)]
+
+
+# --- without a leader -------------------------------------------------------------------------------
+
+REFUSED = Refused("no leader")
+
+
+def publish(origin: Origin, number: int) -> None:
+    origin.submit_publish(Publish("c", b"", "foo", b"%d" % number), (b"%d" % number, ""), 64)
+
+
+def test_what_never_left_this_node_can_be_refused() -> None:
+    """R8: its serials are given out again; what was forwarded waits for its outcome."""
+    origin, wire = opened_origin()
+    answered: list[tuple[Any, Outcome]] = []
+    origin.publish_answered = lambda pending, outcome: answered.append((int(pending[0]), outcome))
+    publish(origin, 1)
+    origin.flush()
+    origin.leader_changed(None)
+    publish(origin, 2)
+    origin.flush()
+    outcomes: list[Outcome] = []
+    close(origin, outcomes)
+    assert origin.refuse(REFUSED) == 2
+    assert answered == [(2, REFUSED)]
+    assert outcomes == [REFUSED]
+    wire.frames.clear()
+    origin.leader_changed(2)
+    publish(origin, 3)
+    origin.flush()
+    assert wire.serials() == [(1, 1), (2, 2)]
+    origin.applied(Replies("n1", SESSION, 1, 2))
+    assert answered == [(2, REFUSED), (1, OK), (3, OK)]
+
+
+def test_later_requests_are_refused_at_once_until_there_is_a_leader() -> None:
+    origin, wire = opened_origin()
+    answered: list[tuple[Any, Outcome]] = []
+    origin.publish_answered = lambda pending, outcome: answered.append((int(pending[0]), outcome))
+    origin.leader_changed(None)
+    assert origin.refuse(REFUSED) == 0
+    publish(origin, 1)
+    outcomes: list[Outcome] = []
+    close(origin, outcomes)
+    assert (answered, outcomes) == ([(1, REFUSED)], [REFUSED])
+    assert not origin.waits
+    origin.leader_changed(2)
+    wire.frames.clear()
+    publish(origin, 2)
+    origin.flush()
+    assert wire.serials() == [(1, 1)]
+
+
+def test_with_a_leader_nothing_is_refused() -> None:
+    origin, _wire = opened_origin()
+    assert origin.refuse(REFUSED) == 0
+    assert origin.refusal is None
+
+
+def test_acknowledgements_outlive_a_refusal() -> None:
+    """Nobody would send them again: they are kept, in their order, up to a bound."""
+    origin, wire = opened_origin()
+    origin.leader_changed(None)
+    origin.submit(Acked("foo", "a", [1]))
+    close(origin, [])
+    origin.submit(Acked("foo", "a", [2]))
+    origin.refuse(REFUSED)
+    origin.submit(Acked("foo", "a", [3]))
+    origin.leader_changed(2)
+    (frame,) = wire.take("batch")
+    assert [fields[3] for fields in decode_commands(frame[6])] == [(1,), (2,), (3,)]
+    assert (frame[3], frame[4]) == (1, 3)
+
+
+def test_a_flood_of_acknowledgements_without_a_leader_is_bounded() -> None:
+    origin, _wire = opened_origin()
+    origin.leader_changed(None)
+    origin.refuse(REFUSED)
+    for _ in range(6000):
+        origin.submit(Acked("foo", "a", list(range(1000, 1100))))
+    assert origin.dropped > 0
+    assert not origin.full, "clients are read from"
+
+
+def test_batches_keep_their_size_over_a_time_without_a_leader() -> None:
+    """R21: what was kept leaves in batches that fill entries evenly."""
+    origin, wire = opened_origin()
+    origin.leader_changed(None)
+    for _ in range(64):
+        origin.submit_publish(Publish("c", b"", "foo", bytes(8192)), (b"", ""), 8192)
+    origin.flush()
+    origin.leader_changed(2)
+    sizes = [len(frame[6]) for frame in wire.take("batch")]
+    assert len(sizes) == 10, "seven of these in each"
+    assert max(sizes) <= BATCH_BYTES
+
+
+def test_a_node_that_stops_refuses_what_comes_later() -> None:
+    origin, _wire = opened_origin()
+    answered: list[tuple[Any, Outcome]] = []
+    origin.publish_answered = lambda pending, outcome: answered.append((int(pending[0]), outcome))
+    publish(origin, 1)
+    origin.refuse_new(REFUSED)
+    publish(origin, 2)
+    origin.leader_changed(2)
+    publish(origin, 3)
+    assert answered == [(2, REFUSED), (3, REFUSED)]
+    origin.flush()
+    origin.applied(Replies("n1", SESSION, 1, 1))
+    assert answered[-1] == (1, OK)

@@ -13,6 +13,7 @@ from node.core.commands import (
     SessionEnd,
     TakeOver,
 )
+from node.core.effects import Refused
 from node.core.entries import (
     Batch,
     Entry,
@@ -21,6 +22,7 @@ from node.core.entries import (
     encode_entry,
     encode_keeper,
 )
+from node.core.refusals import NO_LEADER
 from node.core.state import Client, State
 from node.core.versions import (
     MACHINE_VERSION,
@@ -30,7 +32,7 @@ from node.protocol.peer import WIRE_VERSION, decode_body
 from node.protocol.streaming import PingRequest, encode_ping
 from node.raft.membership import Membership
 from node.server.host import Host
-from node.server.replica import Replica
+from node.server.replica import HOLD_ALONE_S, HOLD_S, Replica
 from node.server.routing import Routing
 from node.server.streaming import Subjects
 from node.store.memory import MemoryStore
@@ -372,3 +374,52 @@ def test_a_leader_takes_requests_once_it_serves(node: Node) -> None:
     node.replica.frame("n3", ("ask", 5, "cluster.remove", '{"name": "n9"}'))
     node.replica.pump()
     assert ("n3", ("told", 5, '{"ok": {"name": "n9", "role": "none", "changed": false}}')) in node.sent
+
+
+# --- without a leader (R8) --------------------------------------------------------------------------
+
+
+MEMBERS = Membership.founders(["n1", "n2", "n3"])
+
+
+def test_requests_are_kept_through_an_election_and_refused_after_it(node: Node) -> None:
+    """A majority is linked: a leader may come any moment."""
+    node.replica.membership_changed(MEMBERS, Index(1))
+    node.follow(None, TERM + 1)
+    node.now_s += HOLD_S - 0.1
+    node.replica.pump()
+    assert node.replica.origin.refusal is None
+    node.now_s += 0.2
+    node.replica.pump()
+    assert node.replica.origin.refusal == Refused(NO_LEADER)
+    node.follow("n2", TERM + 2)
+    assert node.replica.origin.refusal is None
+
+
+def test_without_a_majority_requests_are_refused_soon(node: Node) -> None:
+    node.replica.membership_changed(MEMBERS, Index(1))
+    node.replica.peer_down("n2")
+    node.replica.peer_down("n3")
+    node.now_s += HOLD_ALONE_S - 0.01
+    assert node.replica.pump() <= node.now_s + 0.02, "it wants to be called when it is time"
+    assert node.replica.origin.refusal is None
+    node.now_s += 0.02
+    node.replica.pump()
+    assert node.replica.origin.refusal == Refused(NO_LEADER)
+
+
+def test_a_leader_without_a_majority_takes_no_requests(node: Node) -> None:
+    """What it proposed now could be committed later, whatever its clients were told."""
+    node.replica.membership_changed(MEMBERS, Index(1))
+    lead(node)
+    assert node.replica.takes_requests
+    node.replica.peer_down("n2")
+    assert node.replica.takes_requests
+    node.replica.peer_down("n3")
+    assert not node.replica.takes_requests
+    node.now_s += HOLD_ALONE_S
+    node.replica.pump()
+    assert node.replica.origin.refusal is not None
+    node.replica.peer_up("n3", {})
+    assert node.replica.takes_requests
+    assert node.replica.origin.refusal is None

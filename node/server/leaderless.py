@@ -1,0 +1,144 @@
+"""What a node does for its clients while it has no leader (R25).
+
+It goes on as a NATS server: connections and port stay open, and messages that are not streaming requests are
+routed as ever. Streaming requests are refused (R8). After ``ALONE_S``:
+
+- Clients are told by INFO, in lame duck mode, which other nodes there are. Some move by themselves.
+- The connections of streaming clients are drained if they may find another node that serves them: the
+libraries
+  connect to the next node and go on. The node finds out as a client would: does the client port of another
+  node answer, and not in lame duck mode itself? Where all others refuse connections, as machines do whose
+  node has ended, nobody is sent away. A client that comes back is sent away again, after pauses that double.
+- A node that has never caught up since its start serves core NATS too from then on.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Final
+
+import trio
+
+from node.config.values import parse_address
+
+if TYPE_CHECKING:
+    from node.server.node import Node
+
+log = logging.getLogger("stanchion.node")
+
+ALONE_S: Final = 5.0
+"""After so long without a leader a node of a cluster tells its clients to try others."""
+LOOK_S: Final = 0.25
+"""Between two looks whether there is a leader."""
+ANSWER_S: Final = 1.0
+"""How long another node may take to say that it takes clients."""
+INFO_BYTES_MAX: Final = 4096
+PAUSE_S: Final = 5.0
+"""Between the first two times that streaming clients are sent away."""
+PAUSE_S_MAX: Final = 60.0
+
+
+class Leaderless:
+    """Watches whether there is a leader, and tells clients.
+
+    Args:
+        node: whose clients they are.
+    """
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+        self.alone = False
+        """There has been no leader for ``ALONE_S``."""
+        self._next_s = 0.0
+        self._pause_s = PAUSE_S
+
+    async def run(self) -> None:
+        """Watch until cancelled. Returns at once on a node that can have no others."""
+        if self._node.is_alone:
+            return
+        while True:
+            since_s = self._node.replica.leaderless_since_s
+            now_s = self._node.monotonic_s()
+            alone = since_s is not None and now_s - since_s >= ALONE_S
+            if alone and not self.alone:
+                self._begin(now_s)
+            elif self.alone and not alone:
+                self._end()
+            if alone and now_s >= self._next_s:
+                await self._send_away()
+            if self._node.agreement.waits and self._node.replica.takes_requests:
+                self._node.agreement.repeat()
+            await trio.sleep(LOOK_S)
+
+    def _begin(self, now_s: float) -> None:
+        self.alone = True
+        self._next_s, self._pause_s = now_s, PAUSE_S
+        log.warning("no leader for %g s: only core NATS is served", ALONE_S)
+        self._node.open_core()
+        self._node.clients.announce(self._node.other_addresses(), lame_duck=True)
+
+    async def _send_away(self) -> None:
+        """Drain the connections of streaming clients if they may be better off elsewhere."""
+        node = self._node
+        self._next_s = node.monotonic_s() + self._pause_s
+        if not node.replica.streaming_connections() or not await any_takes_clients(node.other_addresses()):
+            return
+        if node.replica.leaderless_since_s is None or node.stopping:
+            return  # meanwhile
+        self._pause_s = min(2 * self._pause_s, PAUSE_S_MAX)
+        streaming = node.replica.streaming_connections()
+        log.warning("no leader: sending %d streaming clients to other nodes", len(streaming))
+        for connection in streaming:
+            connection.drain("this node has no leader")
+
+    def _end(self) -> None:
+        self.alone = False
+        log.info("a leader is heard: serving streaming clients again")
+        self._node.announce()
+
+
+async def any_takes_clients(addresses: Sequence[str]) -> bool:
+    """Whether one of these nodes may serve streaming clients: it says so, or can't be asked."""
+    found = [False]
+
+    async def ask(address: str) -> None:
+        found.append(await may_take_clients(address))
+
+    async with trio.open_nursery() as nursery:
+        for address in addresses:
+            nursery.start_soon(ask, address)
+    return any(found)
+
+
+async def may_take_clients(address: str) -> bool:
+    """Whether a client that goes to ``address`` (``host:port``) may be better off there.
+
+    False only if that is known: nobody listens there, or the node says in its INFO that it is in lame duck
+    mode. A machine that doesn't answer may still answer the clients, who may be elsewhere.
+    """
+    with trio.move_on_after(ANSWER_S):
+        try:
+            to = parse_address(address)
+            async with await trio.open_tcp_stream(to.host, to.port) as stream:
+                line = b""
+                while b"\r\n" not in line and len(line) < INFO_BYTES_MAX:
+                    data = await stream.receive_some(INFO_BYTES_MAX)
+                    if not data:
+                        return False
+                    line += data
+            info = json.loads(line.partition(b" ")[2].partition(b"\r\n")[0])
+        except (ConnectionRefusedError, trio.BrokenResourceError):
+            return False
+        except (OSError, ValueError) as error:
+            return not _refused(error)
+        return isinstance(info, dict) and not info.get("ldm")
+    return True
+
+
+def _refused(error: Exception) -> bool:
+    """Whether all addresses of a host refused the connection: trio puts their errors into a group."""
+    cause = error.__cause__
+    errors = cause.exceptions if isinstance(cause, BaseExceptionGroup) else (cause,)
+    return all(isinstance(one, ConnectionRefusedError) for one in errors)
