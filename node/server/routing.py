@@ -477,7 +477,7 @@ class Routing:
         plan = self._plan(inbox)
         remotes = (*plan.remotes, *(remote for group in plan.groups for remote in group.remotes))
         return any(owners_pattern(subscription.subject, inbox) for subscription in plan.receivers) or any(
-            owners_pattern(remote.subject, inbox) for remote in remotes
+            remote.is_up and owners_pattern(remote.subject, inbox) for remote in remotes
         )
 
     def _hearing(self, plan: Plan, subject: bytes) -> Iterator[tuple[bool, int, str]]:
