@@ -36,6 +36,7 @@ from typing import Any, NamedTuple, TypeAlias
 from node.errors import RemoteProtocolError
 from node.protocol.peer import shown
 from node.protocol.subjects import valid_subject
+from node.server.steps import STEP, ends
 
 ITEMS_MAX = 250
 """Items in one frame: to take one is a step of some milliseconds."""
@@ -45,9 +46,6 @@ ITEM_BYTES_MAX = 128 * 1024
 
 PARTS_MAX = 4
 """Parts sent to one node in one step."""
-
-STEP_ITEMS = 256
-"""Items looked at in one step, of those that go in steps."""
 
 ROOM_S = 0.02
 """A link without room is looked at again after so long."""
@@ -302,11 +300,8 @@ class Exchange:
 
     def work(self) -> bool:
         """Take one step of what goes in steps. Returns whether there is more to do at once."""
-        for _ in range(STEP_ITEMS):
-            if not self._jobs:
-                break
-            if next(self._jobs[0], _DONE) is _DONE:
-                self._jobs.popleft()
+        if self._jobs and ends(self._jobs[0]):
+            self._jobs.popleft()
         more = bool(self._jobs)
         for peer, state in list(self._peers.items()):
             for _ in range(PARTS_MAX):
@@ -319,7 +314,7 @@ class Exchange:
 
     def _begin(self, job: Iterator[None], size: int) -> None:
         """Do what is little at once, else in steps."""
-        if size <= STEP_ITEMS:
+        if size <= STEP:
             for _ in job:
                 pass
         else:
@@ -453,7 +448,7 @@ class Exchange:
             self._went(remote)
             if remote.epoch:
                 changes.append(InterestChange(remote.subject, remote.queue, remote.epoch, 0))
-            if len(changes) == STEP_ITEMS:
+            if len(changes) == STEP:
                 self._tell(peer, changes)
                 changes = []
             yield
@@ -462,10 +457,6 @@ class Exchange:
     def _tell(self, node: str, changes: list[InterestChange]) -> None:
         if changes:
             self._changed(node, changes)
-
-
-_DONE: Any = object()
-"""What a job that has come to its end yields."""
 
 
 def _parts(items: list[list[Any]]) -> Iterator[list[list[Any]]]:

@@ -9,7 +9,7 @@ A plain object without I/O, told what happened and driven by ``pump``.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Container, Iterable
+from collections.abc import Callable, Container, Iterable, Iterator
 from typing import Any, Protocol
 
 from node.core.commands import (
@@ -33,6 +33,7 @@ from node.core.versions import too_new
 from node.server.clock import ClusterClock, WallClock
 from node.server.heartbeats import Heartbeats, Requests
 from node.server.presence import Presence, Sight, Where
+from node.server.steps import ends
 from node.units import MILLISECOND, SECOND, Generation, SubscriptionID
 
 log = logging.getLogger("stanchion.keeper")
@@ -127,6 +128,8 @@ class Keeper:
         self._counted_s = 0.0
         self._expired_s = 0.0
         self._proposed: dict[tuple[type[KeeperCommand], tuple[Any, ...]], float] = {}
+        self._look_job: Iterator[None] | None = None
+        self._glance_job: Iterator[None] | None = None
         for client in state().clients.values():
             self.heartbeats.register(client)
 
@@ -149,12 +152,16 @@ class Keeper:
         """Propose what is found now. Returns when to be called again, on the driver's clock."""
         now_s = self._monotonic_s()
         self.heartbeats.beat()
-        if now_s - self._looked_s >= self._pause_s():
+        if self._look_job is None and now_s - self._looked_s >= self._pause_s():
             self._looked_s = self._glanced_s = now_s
-            self._look(now_s)
-        elif self._glance_s() <= now_s:
+            self._look_job = self._look(now_s)
+        elif self._glance_job is None and self._glance_s() <= now_s:
             self._glanced_s = now_s
-            self._glance(now_s)
+            self._glance_job = self._glance(now_s)
+        if self._look_job is not None and ends(self._look_job):
+            self._look_job = None
+        if self._glance_job is not None and ends(self._glance_job):
+            self._glance_job = None
         if now_s - self._expired_s >= EXPIRE_EVERY_S:
             self._expired_s = now_s
             self._expire_channels(now_s)
@@ -179,6 +186,8 @@ class Keeper:
             self._propose(Tick(self._term))
 
     def _next(self, now_s: float) -> float:
+        if self._look_job is not None or self._glance_job is not None:
+            return now_s
         state = self._state()
         times = [self._looked_s + self._pause_s(), self._glance_s()]
         beat = self.heartbeats.next_deadline()
@@ -216,40 +225,43 @@ class Keeper:
             return self._glanced_s + LOOK_EVERY_S
         return self._counted_s + LOOK_AT_LEAST_S if self._unheard else NEVER
 
-    def _look(self, now_s: float) -> None:
-        """Look at all inboxes, and judge all clients."""
+    def _look(self, now_s: float) -> Iterator[None]:
+        """Look at all inboxes, and judge all clients, one in each step."""
         state = self._state()
-        now_ns = self._clock.now()
+        self._asks_left = ASKED_MAX
         self._proposed = {key: at for key, at in self._proposed.items() if now_s - at < REPEAT_S}
         users: dict[str, list[str | SubscriptionID]] = {}
-        for client in state.clients.values():
+        clients = list(state.clients.values())
+        for client in clients:
             users.setdefault(client.heartbeat_inbox, []).append(client.id)
-        for sub in state.subscriptions.values():
+            yield
+        for sub in list(state.subscriptions.values()):
             if sub.online:
                 users.setdefault(sub.inbox, []).append(sub.id)
+            yield
         self._users = users
-        self._asks_left = ASKED_MAX
         if self._asked:
-            known = {client.generation for client in state.clients.values()}
+            known = {client.generation for client in clients}
             self._asked = {key: where for key, where in self._asked.items() if key in known}
         self._unsettled, self._unheard = {}, {}
         self._counted_s = now_s
-        self._presence.look(users)
+        yield from self._presence.looking(users)
         if self._grace_from_ns is None and self._complete():
-            self._grace_from_ns = now_ns
-        for client in state.clients.values():
-            self._judge_client(client, now_ns, now_s)
+            self._grace_from_ns = self._clock.now()
+        for client in clients:
+            if state.clients.get(client.id) is client:
+                yield from self._judge_client(client)
 
-    def _glance(self, now_s: float) -> None:
-        """Look at inboxes in which interest has changed, and judge whose they are."""
+    def _glance(self, now_s: float) -> Iterator[None]:
+        """Look at inboxes in which interest has changed, and judge whose they are, one in each step."""
         state, see = self._state(), self._presence.see
-        now_ns = self._clock.now()
         judged, self._unsettled = self._unsettled, {}
         if now_s - self._counted_s >= LOOK_AT_LEAST_S:
             self._counted_s = now_s
             judged.update(self._unheard)
             self._unheard = {}
         for inbox in self._presence.take_changed():
+            yield
             see(inbox)
             for user in self._users.get(inbox, ()):
                 if isinstance(user, str):
@@ -260,13 +272,13 @@ class Keeper:
                     continue
                 its_client = see(sub.client.heartbeat_inbox)
                 if self._is_steady(sub.client, its_client):
-                    self._judge_subscription(sub, self._sight_of(sub, its_client), now_ns, now_s)
+                    self._judge_subscription(sub, self._sight_of(sub, its_client))
                 else:
                     judged[sub.client.id] = None
         for client_id in judged:
             client = state.clients.get(client_id)
             if client is not None:
-                self._judge_client(client, now_ns, now_s)
+                yield from self._judge_client(client)
 
     def _is_steady(self, client: Client, sight: Sight) -> bool:
         """It neither goes nor comes: its subscriptions are judged each by itself.
@@ -279,7 +291,10 @@ class Keeper:
             return False
         return client.heard_at in {None, where, (where[0], ANY_EPOCH)}
 
-    def _judge_client(self, client: Client, now_ns: int, now_s: float) -> None:
+    def _judge_client(self, client: Client) -> Iterator[None]:
+        """Judge a client, and if it neither goes nor comes its subscriptions, one in each step."""
+        yield
+        now_ns, now_s = self._clock.now(), self._monotonic_s()
         sight = self._presence.sight(client.heartbeat_inbox)
         if sight.where is None:
             self._ask_by_pattern(client)
@@ -290,8 +305,8 @@ class Keeper:
                 since = sight.gone_since_ns or self._took_over_ns
                 self._propose_once(self._away(client, sight, since), now_s)
             return
-        online = [(sub, self._sight_of(sub, sight)) for sub in client.subscriptions.values()]
         if not self._is_steady(client, sight):
+            online = [(sub, self._sight_of(sub, sight)) for sub in client.subscriptions.values()]
             if not self._settled(sight, [its for _, its in online], now_ns):
                 self._presence.dirty = True
                 self._unsettled[client.id] = None
@@ -302,8 +317,10 @@ class Keeper:
                 for sub, its in online:
                     self._back_with_client(sub, its, since, now_s)
             return
-        for sub, its in online:
-            self._judge_subscription(sub, its, now_ns, now_s)
+        for sub in list(client.subscriptions.values()):
+            if sub.client is client:  # else it has ended meanwhile
+                self._judge_subscription(sub, self._sight_of(sub, sight))
+            yield
 
     def _ask_by_pattern(self, client: Client) -> None:
         """Ask a client whose inbox is heard by a pattern only: a bystander doesn't answer (R15)."""
@@ -340,7 +357,8 @@ class Keeper:
         if sub.absent and sight.where is not None:
             self._propose_once(self._back(sub, sight, since, sight.heard_since_ns), now_s)
 
-    def _judge_subscription(self, sub: Subscription, sight: Sight, now_ns: int, now_s: float) -> None:
+    def _judge_subscription(self, sub: Subscription, sight: Sight) -> None:
+        now_ns, now_s = self._clock.now(), self._monotonic_s()
         if sight.where is None:
             if sub.absent:
                 return

@@ -28,7 +28,7 @@ A plain object without I/O.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -196,19 +196,30 @@ class Presence:
         self.dirty = True
         return True
 
-    def look(self, inboxes: Iterable[str]) -> dict[str, Sight]:
+    def look(self, inboxes: Collection[str]) -> dict[str, Sight]:
         """The sights of ``inboxes``, and of no others from now on."""
-        before, now = self._sights, self._now_ns()
-        after: dict[str, Sight] = {}
+        for _ in self.looking(inboxes):
+            pass
+        return self._sights
+
+    def looking(self, inboxes: Collection[str]) -> Iterator[None]:
+        """Look at ``inboxes``, one in each step, and forget what was looked at before and isn't one of them.
+
+        Between two steps everything else may be called.
+        """
+        self.dirty = False
+        before = dict.fromkeys(self._sights)
         for inbox in inboxes:
-            after[inbox] = self._look(inbox, before.pop(inbox, None) or after.get(inbox), now)
+            before.pop(inbox, None)
+            self._changed.pop(inbox, None)
+            self._sights[inbox] = self._look(inbox, self._sights.get(inbox), self._now_ns())
+            yield
         for inbox in before:
+            self._sights.pop(inbox, None)
+            self._changed.pop(inbox, None)
             self._gone.pop(inbox.encode(), None)
             self._vouched.pop(inbox, None)
-        self._sights = after
-        self._changed.clear()
-        self.dirty = False
-        return after
+            yield
 
     def take_changed(self) -> list[str]:
         """Inboxes in which interest has changed since they were looked at; whoever asks will ``see`` them."""

@@ -11,7 +11,7 @@ Rules held here: R9 and R14 (a leader's first entry), R8 (what is refused withou
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Protocol
 
 from node.core import refusals
@@ -39,6 +39,7 @@ from node.server.pacing import Pacing
 from node.server.perform import Messages, Performer
 from node.server.presence import Presence
 from node.server.requests import Requests
+from node.server.steps import ends
 from node.server.streaming import Streaming, Subjects
 from node.server.upkeep import Upkeep
 from node.units import SECOND, Index
@@ -188,6 +189,7 @@ class Replica:
         self._opened_ready = False
         self._look_s = 0.0
         self._looked_at_all_s = 0.0
+        self._look_job: Iterator[None] | None = None
         self._looked_around_s = 0.0
         self.leaderless_since_s: float | None = host.monotonic_s()
         self._unreached_since_s: float | None = host.monotonic_s()  # no leader that requests could go to
@@ -558,12 +560,16 @@ class Replica:
         if now_s - self._looked_around_s >= 0.5:
             self._looked_around_s = now_s
             self.neighbours.look()
-        if now_s - self._look_s >= 0.5 and self.keeper is None:
+        if self.keeper is not None:
+            self._look_job = None  # it looks by itself
+        elif self._look_job is None and now_s - self._look_s >= 0.5:
             self._look_s = now_s
             self._look_around(now_s)
+        if self._look_job is not None and ends(self._look_job):
+            self._look_job = None
         self.pacing.go_on()
         return min(
-            now_s + 0.5,
+            now_s + (0.5 if self._look_job is None else 0.0),
             self.requests.next_deadline() or NEVER,
             NEVER if work_s is None else now_s + work_s,
             keeper_s,
@@ -637,15 +643,19 @@ class Replica:
     def _look_around(self, now_s: float) -> None:
         """A follower keeps its sights fresh: it may lead next."""
         if now_s - self._looked_at_all_s < self.presence.pause_s(0.5):
-            for inbox in self.presence.take_changed():
-                self.presence.see(inbox)
+            self._look_job = self._see(self.presence.take_changed())
             return
         self._looked_at_all_s = now_s
         state = self.state
-        self.presence.look(
+        self._look_job = self.presence.looking(
             [client.heartbeat_inbox for client in state.clients.values()]
             + [sub.inbox for sub in state.subscriptions.values() if sub.online]
         )
+
+    def _see(self, inboxes: Iterable[str]) -> Iterator[None]:
+        for inbox in inboxes:
+            self.presence.see(inbox)
+            yield
 
     def _held(self) -> None:
         self.performer.held = True

@@ -47,6 +47,7 @@ from node.server.foreign.peers import Foreign, Link
 from node.server.interest import ROOM_S, Exchange, InterestChange, Key, Remote
 from node.server.moving import owners_pattern
 from node.server.plans import Plans
+from node.server.steps import STEP, ends
 from node.server.subscriptions import (
     Deliverable,
     Handler,
@@ -61,9 +62,6 @@ from node.server.subscriptions import (
 __all__ = ["Handler", "InterestChange", "InternalSubscription", "LocalSubscription", "Receiver", "Routing"]
 
 _WORD = re.compile(rb"\S+")
-
-STEP_ITEMS = 256
-"""Subscriptions of a connection that end in one step, or become deaf, some milliseconds' work."""
 
 PLAN_COST = 8
 """Of a plan that has to be made, in deliveries to clients, besides one for each 16 bytes of its subject."""
@@ -232,7 +230,7 @@ class Routing:
 
     def _begin(self, job: Iterator[None], size: int) -> None:
         """Do what is little at once, else in steps."""
-        if size <= STEP_ITEMS:
+        if size <= STEP:
             for _ in job:
                 pass
             self._exchange.flush()
@@ -246,11 +244,8 @@ class Routing:
 
     def work(self) -> float | None:
         """Take one step of what goes in steps. Returns in how many seconds the next is due; None: never."""
-        for _ in range(STEP_ITEMS):
-            if not self._jobs:
-                break
-            if next(self._jobs[0], _DONE) is _DONE:
-                self._jobs.popleft()
+        if self._jobs and ends(self._jobs[0]):
+            self._jobs.popleft()
         self._exchange.flush()
         if self._exchange.work() or self._jobs:
             return 0.0
@@ -637,10 +632,6 @@ def _parts(keys: list[Key]) -> Iterator[list[Key]]:
             part, size = [], 0
     if part:
         yield part
-
-
-_DONE: Any = object()
-"""What a job that has come to its end yields."""
 
 
 def _are_words(subject: bytes, reply: bytes) -> bool:

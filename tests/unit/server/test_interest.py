@@ -9,6 +9,7 @@ import pytest
 
 from node.server import interest
 from node.server.interest import ITEMS_MAX, PARTS_MAX, Exchange, InterestChange, Key, Remote
+from node.server.steps import STEP
 
 
 class End:
@@ -179,7 +180,7 @@ def test_whoever_is_not_linked_any_more_is_not_heard_and_goes_in_steps(pair: Pai
     while pair.b.exchange.works:
         before = len(pair.b.known)
         pair.b.exchange.work()
-        assert before - len(pair.b.known) <= interest.STEP_ITEMS
+        assert before - len(pair.b.known) <= STEP
     assert not pair.b.known
     assert len(pair.b.changes) == 1000
 

@@ -40,6 +40,7 @@ from node.server.keeper import (
     Keeper,
 )
 from node.server.presence import Presence, Where
+from node.server.steps import STEP
 
 TERM = 1
 GRACE_S = 3.0
@@ -121,7 +122,7 @@ class Leader:
             losses=self.known,
             linked=(),
         )
-        self.keeper.pump()
+        self.pump()
 
     def where(self, subject: bytes) -> Where | None:
         self.asked += 1
@@ -149,12 +150,18 @@ class Leader:
         self.talk.subscribe(inbox, **options)
         self.heard(inbox)
 
+    def pump(self) -> None:
+        """As the driver does, at once again while there is more to look at."""
+        self.keeper.pump()
+        while self.keeper._look_job is not None or self.keeper._glance_job is not None:
+            self.keeper.pump()
+
     def wait(self, seconds: float) -> list[KeeperCommand]:
         """Let time pass in steps as the driver would; what was proposed, nothing applied."""
         end = self.now + seconds
         while self.now < end - 1e-9:
             self.now = min(end, self.now + STEP_S)
-            self.keeper.pump()
+            self.pump()
         found, self.proposed[:] = list(self.proposed), []
         return found
 
@@ -231,7 +238,7 @@ def test_many_clients_are_asked_by_and_by() -> None:
     leader = Leader(*clients)
     leader.by_pattern = ("n2", 9)
     leader.lost(*(f"hb.{client}" for client in clients))
-    leader.keeper.pump()
+    leader.pump()
     leader.wait(0.1)
     assert 0 < len(leader.requests.asked) <= ASKED_MAX
     leader.wait(3)
@@ -564,7 +571,7 @@ def test_one_inbox_that_goes_and_comes_is_noticed_between_two_looks_at_all() -> 
     leader = Leader()
     leader.subscribe("A")
     leader.presence.dirty = True
-    leader.keeper._look(leader.now)  # once in ages, behind the subscription
+    list(leader.keeper._look(leader.now))  # once in ages, behind the subscription
     leader.lost("A")
     away = leader.wait(GRACE_S + 0.6)
     assert [type(found) for found in away] == [SubscriptionUnreachable]
@@ -578,7 +585,7 @@ def test_who_settles_is_waited_for_between_two_looks_at_all() -> None:
     leader = Leader()
     leader.subscribe("A")
     leader.presence.dirty = True
-    leader.keeper._look(leader.now)
+    list(leader.keeper._look(leader.now))
     leader.heard("hb.me", node="n2", epoch=5)
     assert leader.wait(0.1) == []
     leader.heard("A", node="n2", epoch=5)
@@ -597,6 +604,30 @@ def test_who_comes_does_not_have_everybody_looked_at_again() -> None:
         leader.subscribe(f"J{number}")
         leader.wait(LOOK_EVERY_S)
     assert leader.asked < 6 * 2100 + 40 * 10
+
+
+def test_a_look_at_very_many_goes_in_steps() -> None:
+    """A look at 100,000 inboxes took 4 s, in which the leader was silent."""
+    leader = Leader()
+    leader.talk.checked = False
+    for number in range(2000):
+        leader.subscribe(f"I{number}")
+    leader.wait(1)
+    for number in range(2000):
+        leader.lost(f"I{number}")
+    leader.presence.dirty = True
+    leader.now += 10
+    pumps = 0
+    while True:
+        leader.asked = 0
+        leader.keeper.pump()
+        assert leader.asked <= 4 * STEP
+        pumps += 1
+        if leader.keeper._look_job is None and leader.keeper._glance_job is None:
+            break
+    assert pumps > 2000 // STEP
+    found = leader.wait(GRACE_S + 2 * LOOK_AT_LEAST_S)
+    assert len([command for command in found if isinstance(command, SubscriptionUnreachable)]) >= 2000
 
 
 def test_a_removed_node_has_no_session() -> None:

@@ -10,7 +10,8 @@ import pytest
 from node.errors import RemoteProtocolError
 from node.protocol.peer import FRAME_BYTES_MAX, encode_frame
 from node.server.interest import InterestChange
-from node.server.routing import STEP_ITEMS, LocalSubscription, Routing
+from node.server.routing import LocalSubscription, Routing
+from node.server.steps import STEP
 
 
 class Client:
@@ -261,7 +262,7 @@ def heard_at(routing: Routing, *subjects: bytes) -> list[bytes]:
 def test_who_leaves_with_many_subscriptions_does_so_in_steps(alone: Routing) -> None:
     """100,000 took 0.9 s in one go. Nothing is delivered to them meanwhile, and nobody hears through them."""
     bob, ann = Client(alone, 1), Client(alone, 2)
-    for number in range(3 * STEP_ITEMS):
+    for number in range(3 * STEP):
         ann.sub(b"a.%d" % number)
         ann.sub(b"work", b"crew")
     bob.sub(b"work", b"crew")
@@ -278,7 +279,7 @@ def test_who_leaves_with_many_subscriptions_does_so_in_steps(alone: Routing) -> 
     while alone.works:
         before = alone.subscription_count
         alone.work()
-        assert before - alone.subscription_count <= STEP_ITEMS
+        assert before - alone.subscription_count <= STEP
         steps += 1
     assert steps >= 6
     assert alone.subscription_count == 2
