@@ -384,6 +384,18 @@ class ClientSilent(NamedTuple):
     silent: bool
 
 
+class HeartbeatMissed(NamedTuple):
+    """The client has missed ``missed`` heartbeats in a row: it is silent. Since machine version 2.
+
+    The count is part of the state, so the next leader goes on with it.
+    """
+
+    term: int
+    client_id: str
+    generation: Generation
+    missed: int
+
+
 class ClientRemove(NamedTuple):
     """Heartbeats failed too often: close the client as if it had asked."""
 
@@ -490,6 +502,7 @@ KeeperCommand: TypeAlias = (
     | SubscriptionReachable
     | ClientSilent
     | ClientRemove
+    | HeartbeatMissed
     | ChannelExpire
     | RaiseVersion
     | Found

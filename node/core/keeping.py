@@ -16,6 +16,7 @@ from .commands import (
     ClientUnreachable,
     ColdStart,
     Found,
+    HeartbeatMissed,
     KeeperCommand,
     PauseRedelivery,
     RaiseVersion,
@@ -55,6 +56,8 @@ def apply(turn: Turn, command: KeeperCommand) -> None:
             presence.subscription_back(turn, command)
         case ClientSilent():
             presence.client_silent(turn, command)
+        case HeartbeatMissed():
+            presence.heartbeat_missed(turn, command)
         case ClientRemove():
             client = presence.find_client(turn.state, command.client_id, command.generation)
             if client is not None:

@@ -17,6 +17,7 @@ from .commands import (
     ClientReachable,
     ClientSilent,
     ClientUnreachable,
+    HeartbeatMissed,
     SubscriptionAway,
     SubscriptionBack,
     SubscriptionReachable,
@@ -158,6 +159,20 @@ def client_silent(turn: Turn, command: ClientSilent) -> None:
     if not command.silent:
         client_heard(turn, client)
         return
+    _fall_silent(state, client)
+
+
+def heartbeat_missed(turn: Turn, command: HeartbeatMissed) -> None:
+    client = find_client(turn.state, command.client_id, command.generation)
+    if client is None:
+        return
+    client.missed, client.missed_ns = command.missed, turn.time_ns
+    turn.state.touched.clients[client.generation] = client.id
+    if not client.silent:
+        _fall_silent(turn.state, client)
+
+
+def _fall_silent(state: State, client: Client) -> None:
     client.silent = True
     state.touched.clients[client.generation] = client.id
     for subscription in client.subscriptions.values():
@@ -169,6 +184,7 @@ def client_heard(turn: Turn, client: Client) -> None:
     if not client.silent:
         return
     client.silent = False
+    client.missed = client.missed_ns = 0
     turn.state.touched.clients[client.generation] = client.id
     for subscription in client.subscriptions.values():
         resume_sending(turn, subscription)
@@ -181,6 +197,7 @@ def cold_start(turn: Turn) -> None:
     for client in state.clients.values():
         client.absent = True
         client.silent = False
+        client.missed = client.missed_ns = 0
         client.gone_since_ns = turn.time_ns
         state.touched.clients[client.generation] = client.id
     for subscription in state.subscriptions.values():

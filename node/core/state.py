@@ -131,6 +131,10 @@ class Client:
     """Cluster time from which it may have missed messages; meaningful while absent."""
     probed_until_ns: int = 0
     """Another connection wants its ID, and its origin is asking it, until this cluster time (R17)."""
+    missed: int = 0
+    """Heartbeats it has missed in a row. 0 in version 1."""
+    missed_ns: int = 0
+    """Cluster time of the last of them."""
     heard_at: tuple[str, int] | None = None
     """The node that registered it, with `commands.ANY_EPOCH`; then the connection, as node and epoch, that a
     leader last found it to have moved to (R15). None in version 1."""

@@ -17,6 +17,7 @@ from .commands import (
     ClientReachable,
     ClientUnreachable,
     Command,
+    HeartbeatMissed,
     PauseRedelivery,
     SubscriptionReachable,
     SubscriptionReplace,
@@ -71,6 +72,7 @@ SINCE: dict[type[Command], int] = {
     SubscriptionUnreachable: 2,
     SubscriptionReachable: 2,
     PauseRedelivery: 2,
+    HeartbeatMissed: 2,
     SubscriptionReplace: 2,
 }
 """The machine version that brought a command; those not here are of the first.

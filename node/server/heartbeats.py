@@ -1,8 +1,12 @@
 """Heartbeats to streaming clients, which only a ready leader sends (streaming protocol, "Heartbeats").
 
 Every interval an empty request goes to the client's heartbeat inbox. A missed answer makes the
-client *silent*, an answer clears that; more than ``fail_count`` misses in a row remove it. A new
-leader starts its counters at 0, so nobody is declared dead because of an election.
+client *silent*, an answer clears that; more than ``fail_count`` misses in a row remove it. The count is part
+of the state, with the time of the last miss, and a new leader goes on with it: one interval after that miss
+it asks again. Who has missed nothing and isn't absent is asked after a whole interval.
+
+A client whose connection has closed, and whose inbox nobody hears, misses its heartbeat at once; as in the Go
+server, whose request then comes back with "no responders".
 
 A plain object without I/O.
 """
@@ -14,8 +18,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-from node.core.commands import ClientRemove, ClientSilent, KeeperCommand
+from node.core.commands import ClientRemove, ClientSilent, HeartbeatMissed, KeeperCommand
 from node.core.state import Client, State
+from node.core.versions import too_new
 from node.units import SECOND, Generation
 
 
@@ -47,6 +52,7 @@ class Heartbeats:
         term: this leader's term.
         clock: monotonic seconds.
         answered: told of each client that answers.
+        is_gone: whether a client's connection is known to have closed, and nobody hears its inbox.
     """
 
     def __init__(
@@ -58,7 +64,9 @@ class Heartbeats:
         clock: Callable[[], float],
         *,
         answered: Callable[[Client], None] = lambda _client: None,
+        is_gone: Callable[[Client], bool] = lambda _client: False,
     ) -> None:
+        self._is_gone = is_gone
         self._state = state
         self._told_answered = answered
         self._requests = requests
@@ -80,8 +88,22 @@ class Heartbeats:
         """A client was registered, or this leader has just become ready: its first beat is due later."""
         pulse = self._pulses.get(client.id)
         if pulse is None or pulse.generation != client.generation:
-            self._pulses[client.id] = pulse = Pulse(client.generation, 0.0)
-            self._schedule(client.id, pulse, self._interval_s())
+            self._pulses[client.id] = pulse = Pulse(client.generation, 0.0, client.missed)
+            self._schedule(client.id, pulse, self._first_s(client))
+
+    def _first_s(self, client: Client) -> float:
+        """In how many seconds a client is asked first.
+
+        One that may be gone is asked as if this leader had led all the while: where leaders come and go, none
+        of them might ever count a miss.
+        """
+        interval_s, since_ns = self._interval_s(), client.missed_ns
+        if not client.missed:
+            if not client.absent:
+                return interval_s
+            since_ns = client.gone_since_ns
+        passed_s = (self._state().time_ns - since_ns) / SECOND
+        return min(interval_s, max(0.0, interval_s - passed_s))
 
     def pinged(self, client_id: str) -> None:
         """A client that missed heartbeats has pinged: ask it at once, so that it counts as heard soon."""
@@ -116,6 +138,9 @@ class Heartbeats:
             self._ask(client, pulse)
 
     def _ask(self, client: Client, pulse: Pulse) -> None:
+        if self._is_gone(client):
+            self._missed(client.id, pulse)
+            return
         pulse.asking = True
         timeout_s = self._state().settings.heartbeat_timeout_ns / SECOND
         self._requests.ask(
@@ -142,6 +167,8 @@ class Heartbeats:
         pulse.failures += 1
         if pulse.failures > self._state().settings.heartbeat_fail_count:
             self._propose(ClientRemove(self._term, client_id, pulse.generation))
+        elif not too_new(HeartbeatMissed, self._state().version):
+            self._propose(HeartbeatMissed(self._term, client_id, pulse.generation, pulse.failures))
         elif pulse.failures == 1 or not self._is_silent(client_id):  # else it has subscribed since (D46)
             self._propose(ClientSilent(self._term, client_id, pulse.generation, True))
         self._schedule(client_id, pulse, self._interval_s())

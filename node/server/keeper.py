@@ -80,6 +80,7 @@ class Keeper:
         is_member: whether a node may have a session (R5).
         losses: what connections that ended may not have been sent.
         linked: members whose link stands.
+        node: this node's name.
     """
 
     def __init__(
@@ -97,7 +98,9 @@ class Keeper:
         is_member: Callable[[str], bool],
         losses: Losses,
         linked: Container[str],
+        node: str,
     ) -> None:
+        self._node = node
         self._state = state
         self._is_member = is_member
         self._losses = losses
@@ -109,7 +112,9 @@ class Keeper:
         self._wall = wall
         self._monotonic_s = monotonic_s
         self._term = term
-        self.heartbeats = Heartbeats(state, requests, propose, term, monotonic_s, answered=self._vouch)
+        self.heartbeats = Heartbeats(
+            state, requests, propose, term, monotonic_s, answered=self._vouch, is_gone=self._is_gone
+        )
         self._asks_left = ASKED_MAX
         self._asked: dict[Generation, Where] = {}
         """Clients whose inbox is heard by a pattern only, and by whom when they were asked for it."""
@@ -314,6 +319,7 @@ class Keeper:
             since = self._took_over_ns if sight.gone_since_ns is None else sight.gone_since_ns
             heard_ns = self._all_heard_ns(sight, [its for _, its in online])
             if self._propose_once(self._back(client, sight, since, heard_ns), now_s):
+                self.heartbeats.pinged(client.id)  # what it missed while it was away, it can answer now
                 for sub, its in online:
                     self._back_with_client(sub, its, since, now_s)
             return
@@ -331,6 +337,22 @@ class Keeper:
             self._asks_left -= 1
             self._asked[client.generation] = where
             self.heartbeats.ask_beside(client)
+
+    def _is_gone(self, client: Client) -> bool:
+        """Whether a client's connection is known to have closed, and nobody hears its inbox.
+
+        Of connections to a node whose link is lost that isn't known: their clients are reconnecting.
+        """
+        inbox = client.heartbeat_inbox
+        sight = self._presence.sight(inbox)
+        if (
+            sight.where is not None
+            or sight.last is None
+            or self._presence.heard_by_pattern(inbox) is not None
+        ):
+            return False
+        node = sight.last[0]
+        return self._complete() and (node == self._node or node in self._linked)
 
     def _vouch(self, client: Client) -> None:
         """A client has answered a heartbeat: somebody who hears its inbox is the client."""

@@ -54,6 +54,8 @@ log = logging.getLogger("stanchion.ordering")
 ENTRY_BYTES = 64 * 1024
 """Bytes of the keeper's commands in one entry, and of batches; a larger command or batch goes alone."""
 HELD_WAIT_S = 0.150
+READ_WAIT_S = 0.5
+"""After this process stood still: so long may the nodes take to read what their clients had sent."""
 UNCOMMITTED_BYTES_MAX = 64 * 1024 * 1024
 IN_FLIGHT_MAX = 16
 """Entries proposed and not applied, beyond which full batches gather too."""
@@ -152,6 +154,10 @@ class Ordering:
         self._in_flight_bytes = 0
         self._held_left = 0
         """Batches that stood in the queues when the term's first entry was proposed, and still do."""
+        self._hold_until_s = float("-inf")
+        """Until then nothing is sent again: this process stood still, and clients' acks are being read."""
+        self._pausing = False
+        """This leader has paused redelivery, and not ended that yet."""
         self._wait_for: set[str] = set()
         self._open_at: float | None = None
         self._stopped = False
@@ -185,6 +191,7 @@ class Ordering:
         self._in_flight.clear()
         self._in_flight_bytes = 0
         self._held_left = 0
+        self._pausing = False
 
     def stop(self) -> None:
         """Propose nothing more in this term: leadership is handed over, and others take it from here."""
@@ -216,8 +223,23 @@ class Ordering:
                 self.frame(node, frame)
 
     def next_deadline(self) -> float | None:
-        """When the first entry goes out at the latest, on the driver's clock."""
-        return None if self.open else self._open_at
+        """When the first entry goes out at the latest, or redelivery goes on, on the driver's clock."""
+        if not self.open:
+            return self._open_at
+        waits = self._pausing and not (self._held_left or self._in_flight or self._stopped)
+        return self._hold_until_s if waits and self._engine.is_ready else None
+
+    def hold_redelivery(self, now_s: float) -> None:
+        """Send nothing again for ``READ_WAIT_S``: this process stood still (R9).
+
+        Acknowledgements that came meanwhile are in sockets, here and perhaps on every other node, and time
+        has gone on.
+        """
+        self._hold_until_s = now_s + READ_WAIT_S
+        if self.open and not self._pausing and not too_new(PauseRedelivery, self._state().version):
+            command = PauseRedelivery(self._engine.term, True)
+            self._keeper.appendleft((command, encoded_size(command)))
+            self._pausing = True
 
     # --- frames of origins ------------------------------------------------------------------------
 
@@ -346,19 +368,23 @@ class Ordering:
         if not self.open:
             if now_s < self._open_at and not all(self._queue(node).has_all_held for node in self._wait_for):
                 return False
-            self._open_term()
+            self._open_term(now_s)
             proposed = True
-        while (self._turn or self._keeper) and self._may_propose():
-            self._propose_next()
+        while (self._turn or self._keeper or self._ends_pause(now_s)) and self._may_propose():
+            self._propose_next(now_s)
             proposed = True
         return proposed
 
-    def _propose_next(self) -> None:
+    def _ends_pause(self, now_s: float) -> bool:
+        """Everything that was acknowledged while nobody led, or this process stood still, is on its way."""
+        return self._pausing and not self._held_left and now_s >= self._hold_until_s
+
+    def _propose_next(self, now_s: float) -> None:
         keeper, size = self._next_keeper()
-        waited = self._held_left
         batches = self._next_batches() if size <= ENTRY_BYTES else []
-        if waited and not self._held_left:
+        if self._ends_pause(now_s):
             keeper.append(PauseRedelivery(self._engine.term, False))
+            self._pausing = False
         self._propose(keeper, batches)
 
     def _may_propose(self) -> bool:
@@ -367,7 +393,7 @@ class Ordering:
         full = self._queued_bytes >= ENTRY_BYTES or self._held_left > 0
         return full and len(self._in_flight) < IN_FLIGHT_MAX and self._in_flight_bytes < UNCOMMITTED_BYTES_MAX
 
-    def _open_term(self) -> None:
+    def _open_term(self, now_s: float) -> None:
         term = self._engine.term
         self.open = True
         commands: list[KeeperCommand] = [TakeOver(term, self._engine.commit_when_elected)]
@@ -375,13 +401,15 @@ class Ordering:
             commands += self._found(term)
         if self.cold:
             commands.append(ColdStart(term))
-        if not too_new(PauseRedelivery, self._state().version):
+        may_pause = not too_new(PauseRedelivery, self._state().version)
+        if may_pause:
             for queue in self._queues.values():
                 queue.held = len(queue.batches)
                 self._held_left += queue.held
         batches = self._next_batches()
-        if self._held_left:
+        if self._held_left or (may_pause and now_s < self._hold_until_s):
             commands.append(PauseRedelivery(term, True))
+            self._pausing = True
         self._first_index = self._propose(commands, batches, free=self.cold)
 
     def _next_keeper(self) -> tuple[list[KeeperCommand], int]:

@@ -465,6 +465,7 @@ class Replica:
         """This process did not run for a while: nothing is delivered before it has caught up (R4)."""
         self.requests.paused(gap_s)
         self.catch_up.hold()
+        self.ordering.hold_redelivery(self.host.monotonic_s())
         if self.role == "leader" and self._opened_ready:
             # Still leading, for all this node knows: an entry that commits from now on proves it.
             self.catch_up.prove()
@@ -624,6 +625,7 @@ class Replica:
             is_member=lambda node: node in self.changes.names,
             losses=self.losses,
             linked=self.links_up,
+            node=self.node,
         )
         if self._recovered is not None and self.state.founding_id == self._recovered[1]:
             self.ordering.keeper(Refound(self.term, *self._recovered))

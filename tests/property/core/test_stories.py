@@ -28,6 +28,7 @@ from node.core.commands import (
     ColdStart,
     Command,
     Configure,
+    HeartbeatMissed,
     KeeperCommand,
     PauseRedelivery,
     SubscriptionPause,
@@ -66,6 +67,7 @@ STEPS = (
     "inbox away",
     "inbox back",
     "silent",
+    "miss",
     "heard",
     "remove",
     "probe",
@@ -191,7 +193,7 @@ class Story:
                     self.administer(what, known[that % len(known)], this)
             case "kick":
                 self.read(talk.say(ClientKick(client, LATE)))
-            case "away" | "back" | "silent" | "heard" | "remove" | "probe" | "replace" | "keep":
+            case "away" | "back" | "miss" | "silent" | "heard" | "remove" | "probe" | "replace" | "keep":
                 if client in talk.state.clients:
                     self.tell_of(what, client, that)
             case _:
@@ -207,6 +209,8 @@ class Story:
                 answer = talk.away(client, talk.now - that / 4)
             case "back":
                 answer = talk.back(client, talk.now - that / 4)
+            case "miss":
+                answer = talk.say(keeper=[HeartbeatMissed(talk.term, client, generation, that + 1)])
             case "silent" | "heard":
                 answer = talk.silent(client, what == "silent")
             case "remove":

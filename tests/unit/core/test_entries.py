@@ -114,6 +114,7 @@ def test_numbers_are_for_ever() -> None:
         45: "SessionEnd",
         46: "AgesWait",
         47: "PauseRedelivery",
+        48: "HeartbeatMissed",
         50: "ClientUnreachable",
         51: "ClientReachable",
         52: "SubscriptionUnreachable",

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from conversation import Conversation
 
-from node.core.commands import ClientRemove, ClientSilent, KeeperCommand
+from node.core.commands import ClientRemove, ClientSilent, HeartbeatMissed, KeeperCommand
 from node.server.heartbeats import Heartbeats
 
 INTERVAL_S = 30.0
@@ -39,14 +39,21 @@ class Asked:
 class Leader:
     """A leader's heartbeats over a core, at a time the test sets."""
 
-    def __init__(self, *clients: str) -> None:
-        self.talk = Conversation()
-        self.talk.connect(*clients)
+    def __init__(self, *clients: str, talk: Conversation | None = None) -> None:
+        self.talk = Conversation() if talk is None else talk
+        if clients:
+            self.talk.connect(*clients)
+        self.gone: set[str] = set()
         self.now = 1000.0
         self.asked = Asked()
         self.proposed: list[KeeperCommand] = []
         self.heartbeats = Heartbeats(
-            lambda: self.talk.state, self.asked, self.proposed.append, 1, lambda: self.now
+            lambda: self.talk.state,
+            self.asked,
+            self.proposed.append,
+            1,
+            lambda: self.now,
+            is_gone=lambda client: client.id in self.gone,
         )
         for client in self.talk.state.clients.values():
             self.heartbeats.register(client)
@@ -85,11 +92,13 @@ def test_the_first_miss_makes_silent_and_an_answer_clears_it() -> None:
     leader = Leader("a")
     leader.later()
     leader.asked.miss()
-    assert leader.proposed == [ClientSilent(1, "a", leader.generation("a"), True)]
+    assert leader.proposed == [HeartbeatMissed(1, "a", leader.generation("a"), 1)]
     leader.apply()
+    assert leader.talk.state.clients["a"].silent
     leader.later()
     leader.asked.miss()
-    assert leader.proposed == []  # it is silent already
+    assert leader.proposed == [HeartbeatMissed(1, "a", leader.generation("a"), 2)]
+    leader.apply()
     leader.later()
     leader.asked.answer()
     assert leader.proposed == [ClientSilent(1, "a", leader.generation("a"), False)]
@@ -148,17 +157,78 @@ def test_removed_with_the_miss_after_the_last_that_is_allowed() -> None:
     assert leader.heartbeats.next_deadline() is None
 
 
-def test_a_new_leader_counts_from_nothing() -> None:
-    """HBT-05, CLU-22: nobody is declared dead because of an election."""
+def test_a_new_leader_goes_on_counting() -> None:
+    """HBT-05: else clients that are gone stayed for ever where elections are frequent.
+
+    It counts no miss before it has asked, so nobody is declared dead because of an election.
+    """
     leader = Leader("a")
     for _ in range(FAIL_COUNT):
         leader.later()
         leader.asked.miss()
+        leader.apply()
     leader.heartbeats.stop()
-    next_one = Leader("a")
+    assert leader.talk.state.clients["a"].missed == FAIL_COUNT
+    next_one = Leader(talk=leader.talk)
+    assert next_one.proposed == []
     next_one.later()
     next_one.asked.miss()
-    assert [type(command) for command in next_one.proposed] == [ClientSilent]
+    assert [type(command) for command in next_one.proposed] == [ClientRemove]
+
+
+def test_an_answer_ends_the_count_for_the_next_leader_too() -> None:
+    leader = Leader("a")
+    leader.later()
+    leader.asked.miss()
+    leader.apply()
+    leader.later()
+    leader.asked.answer()
+    leader.apply()
+    assert leader.talk.state.clients["a"].missed == 0
+
+
+def test_a_new_leader_asks_one_interval_after_the_last_miss() -> None:
+    """With an election every 20 s no leader would ever count a miss at an interval of 30 s."""
+    leader = Leader("a", "b", "c")
+    leader.talk.say(keeper=[HeartbeatMissed(1, "a", leader.generation("a"), 1)], at=100)
+    leader.talk.away("b", 95)
+    leader.talk.tick(at=120)
+    next_one = Leader(talk=leader.talk)
+    next_one.later(4.9)
+    assert next_one.asked.inboxes == []
+    next_one.later(0.2)
+    assert next_one.asked.inboxes == ["hb.b"], "absent for as long"
+    next_one.later(5)
+    assert next_one.asked.inboxes == ["hb.b", "hb.a"]
+    next_one.later(INTERVAL_S)
+    assert next_one.asked.inboxes == ["hb.b", "hb.a", "hb.c"]
+
+
+def test_one_whose_connection_has_closed_misses_at_once() -> None:
+    """The Go server's request comes back with "no responders"; it waits for no time-out."""
+    leader = Leader("a", "b")
+    leader.gone = {"a"}
+    leader.later()
+    assert leader.asked.inboxes == ["hb.b"]
+    assert leader.proposed == [HeartbeatMissed(1, "a", leader.generation("a"), 1)]
+    for _ in range(FAIL_COUNT):
+        leader.apply()
+        leader.later()
+    assert leader.proposed == [ClientRemove(1, "a", leader.generation("a"))]
+
+
+def test_version_1_counts_in_the_leader_alone() -> None:
+    """R24."""
+    leader = Leader(talk=Conversation(version=1))
+    leader.talk.connect("a")
+    leader.heartbeats.register(leader.talk.state.clients["a"])
+    leader.later()
+    leader.asked.miss()
+    assert leader.proposed == [ClientSilent(1, "a", leader.generation("a"), True)]
+    leader.apply()
+    leader.later()
+    leader.asked.miss()
+    assert leader.proposed == [], "it is silent already"
 
 
 def test_what_is_answered_after_the_term_means_nothing() -> None:
@@ -200,7 +270,7 @@ def test_a_client_that_came_again_has_a_pulse_of_its_own() -> None:
     leader.later()
     assert leader.asked.inboxes == ["hb.a"]
     leader.asked.miss()
-    assert leader.proposed == [ClientSilent(1, "a", leader.generation("a"), True)]
+    assert leader.proposed == [HeartbeatMissed(1, "a", leader.generation("a"), 1)]
 
 
 def test_one_that_left_meanwhile_is_forgotten() -> None:

@@ -15,8 +15,11 @@ from node.core.commands import (
     ClientAway,
     ClientBack,
     ClientReachable,
+    ClientRemove,
+    ClientSilent,
     ClientUnreachable,
     ColdStart,
+    HeartbeatMissed,
     KeeperCommand,
     SessionEnd,
     SubscriptionAway,
@@ -89,6 +92,7 @@ class Leader:
         self.complete = True
         self.removed: set[str] = set()
         self.requests = Nobody()
+        self.linked = {"n2"}
         self.known = Known()
         self.table: dict[bytes, Where] = {}
         self.by_pattern: Where | None = None
@@ -120,7 +124,8 @@ class Leader:
             term=TERM,
             is_member=lambda node: node not in self.removed,
             losses=self.known,
-            linked=(),
+            linked=self.linked,
+            node="n1",
         )
         self.pump()
 
@@ -243,6 +248,55 @@ def test_many_clients_are_asked_by_and_by() -> None:
     assert 0 < len(leader.requests.asked) <= ASKED_MAX
     leader.wait(3)
     assert len(leader.requests.asked) == len(clients)
+
+
+# --- heartbeats -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("node", ["n1", "n2"])
+def test_a_client_whose_connection_closed_misses_its_heartbeat_at_once(node: str) -> None:
+    """HBT-02: it waited out the time-out, 10 s, although its connection had closed."""
+    leader = Leader(heartbeat_interval_ns=SECOND // 2, heartbeat_fail_count=0)
+    leader.heard("hb.me", node=node)
+    leader.wait(0.2)
+    leader.lost("hb.me")
+    assert ClientRemove(TERM, "me", leader.generation()) in leader.wait(0.7)
+    assert leader.requests.asked == []
+
+
+@pytest.mark.parametrize("why", ["its node is lost", "interest is incomplete", "a bystander", "a new leader"])
+def test_a_client_that_may_be_there_is_asked(why: str) -> None:
+    """R15: it is reconnecting, perhaps; or somebody might answer."""
+    leader = Leader(heartbeat_interval_ns=SECOND // 2, heartbeat_fail_count=0)
+    leader.wait(0.2)
+    match why:
+        case "its node is lost":
+            leader.heard("hb.me", node="n3")
+            leader.wait(0.1)
+        case "interest is incomplete":
+            leader.complete = False
+        case "a bystander":
+            leader.by_pattern = ("n2", 9)
+        case _:
+            leader.presence.look([])
+            leader.table.clear()
+    if leader.table:
+        leader.lost("hb.me")
+    assert leader.wait(0.7) == []
+    assert leader.requests.asked
+
+
+def test_one_that_is_back_is_asked_at_once() -> None:
+    """HBT-06: it missed a heartbeat while it was reconnecting, and is silent until it answers one."""
+    leader = Leader(heartbeat_interval_ns=2 * SECOND)
+    leader.requests.answering = {"hb.me"}
+    leader.wait(0.2)
+    leader.lost("hb.me")
+    (missed,) = leader.wait(2.2)
+    assert isinstance(missed, HeartbeatMissed)
+    leader.apply(missed)
+    leader.heard("hb.me", epoch=2)
+    assert ClientSilent(TERM, "me", leader.generation(), False) in leader.wait(0.3)
 
 
 # --- ticks ----------------------------------------------------------------------------------------
@@ -382,6 +436,7 @@ def test_a_new_leader_gives_the_grace_anew() -> None:
         is_member=lambda node: True,
         losses=leader.known,
         linked=(),
+        node="n1",
     )
     assert leader.wait(3 * GRACE_S) == []
     leader.complete = True

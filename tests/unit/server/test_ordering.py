@@ -42,6 +42,7 @@ from node.server.ordering import (
     HELD_WAIT_S,
     IN_FLIGHT_MAX,
     KEEPER_COMMANDS_MAX,
+    READ_WAIT_S,
     SESSION_OPEN_BYTES_MAX,
     Ordering,
 )
@@ -219,6 +220,58 @@ def test_nothing_is_sent_again_before_all_that_was_held_is_applied(origins: int)
     assert len(leader.engine.proposed) > 2
     assert sent == [*range(2, 6 + 2)], "new ones all the while, and never what was acknowledged"
     assert not talk.state.redelivery_paused
+
+
+def test_nothing_is_sent_again_while_acks_are_read_after_a_pause() -> None:
+    """R9: all nodes stood still for 12 s. What was acknowledged meanwhile is in sockets."""
+    talk = Conversation()
+    talk.connect("me")
+    talk.subscribe("A", wait=5)
+    talk.publish(2)
+    talk.term = TERM
+    leader = Leader(talk.state).opened()
+    talk.say(keeper=[TakeOver(TERM, talk.index)])
+    sent: list[int] = []
+
+    def pump(after_s: float = 0.0) -> None:
+        while leader.pump(after_s):
+            after_s = 0.0
+            for payload in leader.engine.proposed:
+                talk.index += 1
+                sent.extend(seq for each in talk.apply(payload).deliveries for seq in each.seqs)
+            leader.engine.proposed.clear()
+            leader.applied()
+
+    leader.now += 12
+    leader.monotonic_ns += 12 * 10**9
+    leader.ordering.keeper(Tick(TERM))
+    leader.ordering.hold_redelivery(leader.now)
+    pump()
+    assert talk.state.redelivery_paused
+    assert leader.ordering.next_deadline() == leader.now + READ_WAIT_S
+    leader.batch(talk.serial, data=encode_commands([talk.acked("A", 1)]))
+    pump(0.1)
+    assert sent == []
+    pump(READ_WAIT_S)
+    assert sent == [2]
+    assert not talk.state.redelivery_paused
+    assert leader.ordering.next_deadline() is None
+
+
+def test_a_leader_elected_after_a_pause_waits_for_acks_too() -> None:
+    leader = Leader()
+    leader.ordering.hold_redelivery(leader.now)
+    leader.ready()
+    leader.held("n1")
+    assert leader.pump(0.1)
+    assert keepers(leader.engine.last)[-1] == PauseRedelivery(TERM, True)
+    assert leader.ordering.next_deadline() is None, "an entry is on its way, and tells when it is applied"
+    assert not leader.pump(READ_WAIT_S)
+    leader.applied()
+    assert leader.pump()
+    assert keepers(leader.engine.last) == [PauseRedelivery(TERM, False)]
+    leader.applied()
+    assert not leader.pump(1)
 
 
 def test_a_leader_of_version_1_pauses_nothing() -> None:
