@@ -21,6 +21,7 @@ from node.core.effects import Effects, Refused, Store
 from node.core.state import State, Subscription
 from node.protocol.streaming import decode_message
 from node.simulator.raft_checks import ViolationError
+from node.simulator.sim_messages import guid_of, is_whole
 
 COMPARE_EVERY = 16
 """Entries between two comparisons of the whole account with the state."""
@@ -72,9 +73,9 @@ class Account:
         self.timestamp_ns = 0
         self.term = 0
         self.stored: dict[bytes, str] = {}
+        """The channel of every message, by its guid."""
         self.refused: set[bytes] = set()
-        """Publishes that a node without a leader has refused: they must never be stored (R8)."""
-        """The channel of every message, by its data."""
+        """Guids of publishes that a node without a leader has refused: they must never be stored (R8)."""
         self.logs: dict[str, list[bytes]] = {}
         """Data by sequence, by channel."""
         self.groups: dict[int, Cursor] = {}
@@ -303,16 +304,19 @@ class Account:
             raise ViolationError("sequences", f"message {stored.first} in {stored.name} after {len(log) - 1}")
         for body in stored.bodies:
             data = decode_message(body).data
-            if data in self.refused:
-                raise ViolationError("refused", f"{data!r} was refused for lack of a leader, and is stored")
-            if data in self.stored:
-                raise ViolationError("exactly once", f"{data!r} is stored twice")
-            self.stored[data] = stored.name
+            guid = guid_of(data)
+            if not is_whole(data):
+                raise ViolationError("content", f"{guid!r} is stored as {data!r}")
+            if guid in self.refused:
+                raise ViolationError("refused", f"{guid!r} was refused for lack of a leader, and is stored")
+            if guid in self.stored:
+                raise ViolationError("exactly once", f"{guid!r} is stored twice")
+            self.stored[guid] = stored.name
             log.append(data)
-            connection, _, number = data.decode().rpartition("/")
+            connection, _, number = guid.decode().rpartition("/")
             source = (connection, stored.name)
             if self._order.get(source, -1) >= int(number):
-                raise ViolationError("order", f"{data!r} is stored after a later message of its client")
+                raise ViolationError("order", f"{guid!r} is stored after a later message of its client")
             self._order[source] = int(number)
 
     # --- what it led to -----------------------------------------------------------------------------
@@ -457,7 +461,7 @@ class Account:
     def _command(self, command: c.OriginCommand) -> str:
         match command:
             case c.Publish():
-                return "publish {}".format(command.body[-12:].decode(errors="replace").lstrip())
+                return "publish {}".format(guid_of(command.body)[-12:].decode(errors="replace").lstrip())
             case c.Acked(_, ack_inbox, seqs):
                 member = self._by_ack_inbox.get(ack_inbox)
                 return f"{_short(member.inbox) if member else 'somebody gone'} acks {_ranges(seqs)}"

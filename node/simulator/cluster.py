@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Container, Sequence
 from dataclasses import replace
 
@@ -12,6 +13,7 @@ from node.simulator.profiles import Profile
 from node.simulator.recovery import Recovery
 from node.simulator.schedule import Act
 from node.simulator.sim_client import Habits, SimClient
+from node.simulator.sim_hostile import HostileClient
 from node.simulator.sim_node import SimNode
 from node.simulator.sim_operator import Operator
 from node.simulator.standing import CLUSTER_ID
@@ -33,6 +35,11 @@ CHANNELS = ("foo", "bar", "orders.eu", "orders.us")
 CHANNELS_MAX = (1, 1, 2, 3, 4)
 """One of these is how many there are."""
 
+BUSY_EVERY_S = (1.0, 2.5)
+BUSY_S = (0.02, 0.15)
+LATE_S = (0.2, 0.24)
+"""How often a process is busy with one step, for how long; and a leader that is to be late for heartbeats."""
+
 ACK_WAIT_S = (1, 1, 2, 3, 5)
 
 
@@ -45,6 +52,7 @@ class Cluster:
         nodes: how many.
         acts: what goes wrong, and when.
         clients: numbers of those that are there; None: all.
+        scaled: steps take time, and clients send much at once; for a run with `scaled_bounds`.
     """
 
     def __init__(
@@ -54,8 +62,12 @@ class Cluster:
         nodes: int,
         acts: Sequence[Act] = (),
         clients: Container[int] | None = None,
+        *,
+        scaled: bool = False,
     ) -> None:
         self.world = world
+        self.scaled = scaled
+        self._healed = False
         self.profile = profile
         self.cluster_id = CLUSTER_ID
         """What clients have to say."""
@@ -79,6 +91,7 @@ class Cluster:
             for number in range(len(habits))
             if clients is None or number in clients
         ]
+        self.hostile = HostileClient(self)
         self._clients = {client.name: client for client in self.clients}
         self.operator = Operator(self)
         self.recovery = Recovery(self)
@@ -87,8 +100,9 @@ class Cluster:
     def node(self, name: str) -> SimNode:
         return self.nodes[self.names.index(name)]
 
-    def client(self, name: str) -> SimClient:
-        return self._clients[name]
+    def client(self, name: str) -> SimClient | None:
+        """The client of this name; None if it is one of the hostile client's."""
+        return self._clients.get(name)
 
     @property
     def sound(self) -> list[SimNode]:
@@ -120,6 +134,17 @@ class Cluster:
         rng = self.world.stream("start")
         for client in self.clients:
             self.world.after(rng.uniform(1.0, 2.0), client.connect)
+        if self.scaled:
+            self._keep_busy(self.world.stream("busy"))
+            self.hostile.start()
+
+    def _keep_busy(self, rng: random.Random) -> None:
+        """Now and then a process is late by what it does, less than would cost a leader its office."""
+        self.world.after(rng.uniform(*BUSY_EVERY_S), lambda: self._keep_busy(rng))
+        leader = next((node for node in self.nodes if node.ready), None)
+        if not self._healed and leader is not None:
+            late = rng.random() < 0.6
+            (leader if late else rng.choice(self.nodes)).busy(rng.uniform(*(LATE_S if late else BUSY_S)))
 
     def begin_anew(self, cluster_id: str, checker: ClusterChecker) -> None:
         """From now on it is another cluster, with another past."""
@@ -135,6 +160,8 @@ class Cluster:
     def heal(self) -> None:
         """Nothing fails any more, and what did comes back; nobody publishes, everybody acknowledges."""
         self.adversary.stop()
+        self._healed = True
+        self.hostile.stop()
         self.world.note("heal")
         for network in self.networks.values():
             network.calm()

@@ -10,6 +10,7 @@ from node.errors import NodeError
 from node.simulator.cluster import HABITS, Cluster
 from node.simulator.profiles import LEADER_WITHIN_S, PROFILES, WARM_UP_S, Profile
 from node.simulator.raft_checks import ViolationError
+from node.simulator.scaled_bounds import scaled
 from node.simulator.schedule import Act, draw
 from node.simulator.world import StandstillError, World
 
@@ -81,6 +82,7 @@ class Run:
             case.size,
             case.schedule(),
             case.clients,
+            scaled=True,
         )
 
     @property
@@ -98,7 +100,8 @@ class Run:
             ViolationError: a promise is broken. So may whatever else `BROKEN` names tell.
         """
         try:
-            return self._run(until_s)
+            with scaled():
+                return self._run(until_s)
         finally:
             self.cluster.close()
 

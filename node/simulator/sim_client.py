@@ -15,6 +15,7 @@ from node.protocol import nats
 from node.protocol import streaming as stan
 from node.protocol.positions import StartPosition
 from node.server.connection import Connection
+from node.simulator.sim_messages import message_of
 from node.simulator.sim_wire import DELAY_S, Wire
 
 if TYPE_CHECKING:
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
 RECONNECT_S = (0.05, 0.5)
 TIMEOUT_S = 2.0
 """For an answer of the streaming service."""
+
+BURSTS = (1, 1, 1, 1, 1, 1, 1, 2, 5, 30)
+"""A publisher sends so many at once: one of these."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +77,7 @@ class SimClient:
         self.habits = habits
         self.published: dict[str, str] = {}
         """The channel of each guid."""
+        self.published_s: dict[str, float] = {}
         self.stored: set[str] = set()
         self.refused: set[str] = set()
         self.received: set[int] = set()
@@ -96,6 +101,7 @@ class SimClient:
         self._session = 0
         self._connection: Connection | None = None
         self._node: SimNode | None = None
+        self._wire: Wire | None = None
         self._parser = nats.ClientParser()
         self._ack_inbox = b""
         self._lost_inboxes: list[str] = []
@@ -116,6 +122,10 @@ class SimClient:
     @property
     def reading(self) -> bool:
         return self._reading
+
+    def holds(self, session: int) -> bool:
+        """Whether this is its present connection."""
+        return session == self._session and self._connection is not None
 
     @property
     def conn_id(self) -> bytes:
@@ -139,7 +149,7 @@ class SimClient:
         self._session += 1
         self._node = self._rng.choice(nodes)
         self._parser = nats.ClientParser()
-        wire = Wire(self, self._node, self._session)
+        wire = self._wire = Wire(self._world, self._rng, self, self._node, self._session)
         self._connection = wire.connection = self._node.accept(wire)
         self.connected_s = self._world.now
         wire.output()
@@ -220,21 +230,14 @@ class SimClient:
     def read_on(self) -> None:
         self._reading = True
 
-    def _send(self, data: bytes, arrived: Callable[[SimNode], None] | None = None) -> None:
-        connection, node, session = self._connection, self._node, self._session
-        if connection is None or node is None:
+    def _send(self, data: bytes, read: Callable[[SimNode], None] | None = None) -> None:
+        wire, session = self._wire, self._session
+        if wire is None or self._connection is None:
             return
 
         def arrive() -> None:
-            if session == self._session and not connection.closed and node.up:
-                node.now_or_when_resumed(read)
-
-        def read() -> None:
-            connection.received(data)
-            while connection.resting:
-                connection.go_on()
-            if arrived is not None:
-                arrived(node)
+            if session == self._session and not wire.connection.closed:
+                wire.arrive(data, read)
 
         # Bytes of one connection stay in order.
         self._flow_s = max(self._flow_s + 1e-7, self._world.now + self._rng.uniform(*DELAY_S))
@@ -366,14 +369,21 @@ class SimClient:
 
     def _publish(self) -> None:
         habits = self.habits
-        self._world.after(self._rng.expovariate(1 / habits.publishes_every_s), self._publish)
+        bursts = BURSTS if self._cluster.scaled else (1,)
+        every_s = habits.publishes_every_s * sum(bursts) / len(bursts)
+        self._world.after(self._rng.expovariate(1 / every_s), self._publish)
         if self.quiet or self.dead or self._closing or not (self.connected and self.registered):
             return
+        self._send(b"".join(self._new_publish() for _ in range(self._rng.choice(bursts))))
+
+    def _new_publish(self) -> bytes:
         guid = f"{self.name}/{self._session}/{len(self.published)}"
-        channel = self.published[guid] = self._rng.choice(habits.publishes_to)
-        request = stan.PublishRequest(self.name, guid, channel, "", guid.encode(), self.conn_id)
+        channel = self.published[guid] = self._rng.choice(self.habits.publishes_to)
+        self.published_s[guid] = self._world.now
+        data = message_of(guid, sized=self._cluster.scaled)
+        request = stan.PublishRequest(self.name, guid, channel, "", data, self.conn_id)
         subject = f"_STAN.pub.{self._cluster.cluster_id}.{channel}".encode()
-        self._send(nats.pub(subject, f"_INBOX.{self.name}.acks".encode(), stan.encode_publish(request)))
+        return nats.pub(subject, f"_INBOX.{self.name}.acks".encode(), stan.encode_publish(request))
 
     def _message(self, message: nats.Msg) -> None:
         tail = message.subject.rpartition(b".")[2]

@@ -18,12 +18,13 @@ from typing import TYPE_CHECKING, Any
 from node.core.records import restore, take_changes
 from node.core.state import State
 from node.errors import CorruptionError, DiskError, IdentityError, RemoteProtocolError
+from node.protocol import peer as wire
 from node.protocol.peer import HEADER_BYTES, decode_body, encode_frame
 from node.raft.links import SNAPSHOT
 from node.raft.membership import Membership
 from node.raft.ports import Role, Timing
 from node.server.connection import Connection
-from node.server.context import ClientLimits, Context, ServerInfo
+from node.server.context import Context, ServerInfo
 from node.server.disk.continuity import contradiction, follow
 from node.server.host import Host
 from node.server.membership import joining
@@ -32,7 +33,10 @@ from node.server.routing import Routing
 from node.server.streaming import Subjects
 from node.simulator.machine_clock import MachineClock
 from node.simulator.network import Endpoint, Network
+from node.simulator.probes import LATE, Probes
+from node.simulator.scaled_bounds import CLIENT_LIMITS, ENGINE_LIMITS
 from node.simulator.sim_snapshots import SimSnapshots
+from node.simulator.sim_steps import ENTRY_BYTE_S, ENTRY_S, INPUT_S, PEER_BYTE_S, WORK_S, Steps
 from node.simulator.sim_storage import SimStorage, WatchedJournal
 from node.simulator.standing import Standing
 from node.simulator.watched import Port, WatchedConnection, WatchedEngine, WatchedMachine
@@ -57,10 +61,12 @@ ALONE_S = 5.0
 HAND_OVER_S = 1.0
 WAIT_S = 2.0
 """A process that waits to be added and is not, is started anew after so long."""
+CPUS = (1.0, 1.0, 2.0, 5.0)
+"""How slow a machine is: one of these."""
+LATE_S = 0.02
+"""A frame that has waited so long for its turn says nothing of the present."""
 RESTART_S = (0.3, 1.0)
 """A supervisor starts a process that ended by itself again, after so long."""
-LIMITS = ClientLimits(pending_soft=2048, max_pending=128 * 1024)
-"""Small, so that a client that reads slowly soon has a backlog."""
 
 
 class SimNode:
@@ -100,13 +106,14 @@ class SimNode:
         """Its disk has rotted: this machine never comes back."""
         self.standing = None if founders is None else Standing(self, cluster, founders)
         self._life = 0
-        self._inbox: list[Callable[[], None]] = []
-        self._late = False
-        """What arrives now has waited for the end of a pause."""
+        self.steps = Steps(
+            cluster.world, cluster.world.stream(f"{name} cpu").choice(CPUS) if cluster.scaled else 0.0
+        )
+        self.probes = Probes(self)
+        self._due_s = 0.0
+        """When the driver wanted to go on last, by the machine's clock."""
         self.resumed_s = float("-inf")
-        self._paused_at = 0.0
         self._woken_at = float("inf")
-        self._working = False
         self._kicked = False
         self._epoch = 0
         self.checkpointing = False
@@ -233,9 +240,10 @@ class SimNode:
         recovered = None if self.standing is None else self.standing.claim(self.journal)
         self.up, self.paused, self.leaving = True, False, False
         self._send_away_s = 0.0
-        self._inbox.clear()
+        self.steps.clear()
         self._woken_at = float("inf")
         self.checkpointing = self._kicked = False
+        self._due_s = self.clock.monotonic_s()
         self.routing = Routing(self.name, send=self._send_route)
         self.replica = Replica(
             self.name,
@@ -262,11 +270,12 @@ class SimNode:
             timing=TIMING,
             clock=self.clock.monotonic_s,
             rng=world.stream(f"{self.name} engine {self._life}"),
-            send=lambda peer, message: self.raft.send(self.name, peer, encode_frame((0, message))),
+            send=self._send_engine,
             apply=self._apply,
             listener=self.replica,
+            limits=ENGINE_LIMITS,
         )
-        self.engine.watcher = lambda index, payload: self.checker.proposed(self, index, payload)
+        self.engine.watcher = self._proposed
         if self.standing is not None:
             joining.refuse_removed(self.engine, self.name, since)
         self.replica.machine = WatchedMachine(self.replica.state, self, self.checker)
@@ -278,7 +287,7 @@ class SimNode:
             service=self.replica,
             info=ServerInfo(server_id=self.name, server_name=self.name, host=self.name, port=1),
             clock=self.clock.monotonic_s,
-            limits=LIMITS,
+            limits=CLIENT_LIMITS,
             node_ready=lambda: self.replica.caught_up,
         )
         self.connections = []
@@ -298,7 +307,7 @@ class SimNode:
         self._world.counts["crashes"] += 1
         self._world.note(f"{self.name} dies{' with its power' if power else ''}")
         self.up = self.paused = False
-        self._inbox.clear()
+        self.steps.clear()
         self._life += 1
         for network in self._cluster.networks.values():
             network.cut_all(self.name)
@@ -326,7 +335,7 @@ class SimNode:
 
         def hand_over() -> None:
             if not self.leads or self.engine.transfer_leadership() or self._world.now > until_s:
-                self._work()
+                self._step(self._work)
                 self._later(0.1, go)
             else:
                 self._later(0.002, hand_over)
@@ -342,7 +351,8 @@ class SimNode:
         if self.up and not self.paused:
             self._world.counts["pauses"] += 1
             self._world.note(f"{self.name} pauses for {seconds:.2f} s")
-            self.paused, self._paused_at = True, self._world.now
+            self.paused = True
+            self.steps.stop()
             self._later(seconds, self.resume)
 
     def resume(self) -> None:
@@ -353,16 +363,8 @@ class SimNode:
         self._world.note(f"{self.name} resumes")
         self.paused = False
         self.resumed_s = self._world.now
-        gap_s = self._world.now - self._paused_at
-        if gap_s > TIMING.election_min_s / 2:
-            self.engine.paused(gap_s)
-            self.replica.paused(gap_s)
-        inbox, self._inbox = self._inbox, []
-        self._late = True
-        for call in inbox:
-            call()
-        self._late = False
-        self._work()
+        self.steps.go_on()
+        self._step(self._work)
 
     def _guarded(self, call: Callable[[], None]) -> None:
         """A disk that something was done to may end the process."""
@@ -390,24 +392,26 @@ class SimNode:
         self.crash()
 
     def _later(self, delay_s: float, call: Callable[[], None]) -> None:
-        """Call it later, unless the process has died by then."""
+        """Call it later, unless the process has died by then. A kernel or a supervisor does: not its loop."""
         life = self._life
         self._world.after(delay_s, lambda: self._guarded(call) if self._life == life else None)
 
-    def _when_running(self, call: Callable[[], None]) -> None:
-        """Now, or when a pause is over."""
-        if self.paused:
-            self._inbox.append(call)
-        else:
-            call()
-
     def now_or_when_resumed(self, call: Callable[[], None]) -> None:
-        """Something arrived: a process that is paused sees it when it goes on."""
-        if self.paused:
-            self._inbox.append(call)
-        elif self.up:
-            self._guarded(call)
-            self._kick()
+        """Something arrived: a process that is paused or busy sees it when it goes on."""
+        if self.up:
+            self.steps.take(lambda: self._arrived(call))
+
+    def _arrived(self, call: Callable[[], None]) -> None:
+        self._guarded(call)
+        self._kick()
+
+    def in_next_step(self, call: Callable[[], None]) -> None:
+        """Something that the process itself goes on with when others have had their turn."""
+        self._later(0.0, lambda: self.now_or_when_resumed(call))
+
+    def _step(self, call: Callable[[], None]) -> None:
+        """Call it in the loop of the process: at once, or when that has done what came before."""
+        self.steps.take(lambda: self._guarded(call))
 
     # --- network ----------------------------------------------------------------------------------
 
@@ -415,7 +419,13 @@ class SimNode:
         """This node's end of its links of one kind."""
         return Port(self, kind)
 
+    def _send_engine(self, peer: str, message: Any) -> None:
+        frame = encode_frame((0, message))
+        self.probes.consensus_frame(len(frame))
+        self.raft.send(self.name, peer, frame)
+
     def _send_member(self, peer: str, value: Any) -> bool:
+        self.probes.server_frame(value)
         self.raft.send(self.name, peer, encode_frame((1, value)), loose=False)
         return self.raft.linked(self.name, peer)
 
@@ -444,7 +454,9 @@ class SimNode:
             self.replica.peer_down(peer)
 
     def take(self, kind: str, peer: str, message: Any) -> None:
-        value = decode_body(message[HEADER_BYTES:])
+        self._notice_gap()
+        self.steps.spend(INPUT_S + len(message) * PEER_BYTE_S)
+        value = decode_body(message[HEADER_BYTES:], wire.ITEMS_MAX)
         if kind == SNAPSHOT:
             self.snapshots.take(peer, value)
         elif kind == "route":
@@ -458,7 +470,7 @@ class SimNode:
                 self.raft.cut(self.name, peer)  # no member, as this log knows it
                 return
             if self.engine.leader == peer:
-                prompt = self._cluster.network_is_fine and not self._late
+                prompt = self._cluster.network_is_fine and self.steps.late_s < LATE_S
                 self.knows_time = self._cluster.node(peer).knows_time and (prompt or self.knows_time)
         else:
             self.replica.frame(peer, value[1])
@@ -466,27 +478,23 @@ class SimNode:
     # --- driving: as node.raft.driver does --------------------------------------------------------
 
     def _kick(self) -> None:
-        if not self._working and not self._kicked:
+        if not self._kicked:
             self._kicked = True
-            self._later(STEP_S, self._kicked_on)
-
-    def _kicked_on(self) -> None:
-        self._kicked = False
-        self._work()
+            self._later(STEP_S, lambda: self._step(self._work))
 
     def _work(self) -> None:
-        if not self.up or self.paused or self._working:
+        if not self.up:
             return
-        self._working = True
-        try:
-            self.engine.tick()
-            wanted = self.replica.pump()
-            self.engine.replicate()
-        finally:
-            self._working = False
+        self._kicked = False
+        self._notice_gap()
+        self.steps.spend(WORK_S)
+        self.engine.tick()
+        wanted = self.replica.pump()
+        self.engine.replicate()
         self.checker.observe(self)
+        self.probes.worked()
         self._flush()
-        deadline = min(self.engine.next_deadline(), wanted)
+        self._due_s = deadline = min(self.engine.next_deadline(), wanted)
         if deadline < self._woken_at:
             self._woken_at = deadline
             self._later(self.clock.until_s(deadline) + TIMER_LATE_S, lambda: self._wake(deadline))
@@ -494,7 +502,25 @@ class SimNode:
     def _wake(self, deadline: float) -> None:
         if deadline == self._woken_at:
             self._woken_at = float("inf")
-            self._work()
+            self._step(self._work)
+
+    def _was_awake(self, seconds: float) -> bool:
+        """Whether it was not paused for so long: what it did itself has taken its time."""
+        return self._world.now - self.resumed_s > seconds
+
+    def busy(self, seconds: float) -> None:
+        """Something takes the process long, but it is on it: garbage is collected, many clients at once."""
+        if self.up:
+            self.note(f"is busy for {seconds:.2f} s")
+            self.steps.take(lambda: self.steps.take_time(seconds))
+
+    def _notice_gap(self) -> None:
+        late_s = self.clock.monotonic_s() - self._due_s
+        if late_s > TIMING.election_min_s / 2:
+            self.count(LATE if self._was_awake(late_s) else "gaps")
+            self._due_s = self.clock.monotonic_s()
+            self.engine.paused(late_s)
+            self.replica.paused(late_s)
 
     def _flush(self) -> None:
         flush = self.storage.begin_flush()
@@ -506,10 +532,11 @@ class SimNode:
 
         def done() -> None:
             self.journal.end_flush(flush)
+            self._notice_gap()
             self.engine.on_durable()
             self._work()
 
-        self._when_running(done)
+        self._step(done)
 
     def _watch_leader(self) -> None:
         self._later(0.25, self._watch_leader)
@@ -520,7 +547,12 @@ class SimNode:
 
     # --- state, store and snapshots ---------------------------------------------------------------
 
+    def _proposed(self, index: int, payload: bytes) -> None:
+        self.probes.proposed(index, len(payload))
+        self.checker.proposed(self, index, payload)
+
     def _apply(self, index: int, term: int, payload: bytes) -> None:
+        self.steps.spend(ENTRY_S + len(payload) * ENTRY_BYTE_S)
         self.replica.apply(index, term, payload)
 
     def _checkpoint(self) -> None:
@@ -589,7 +621,7 @@ class SimNode:
 
     def in_thread(self, seconds: float, call: Callable[[], None]) -> None:
         """Call it when a worker thread is done, which stands still when the process does."""
-        self._later(seconds, lambda: self._when_running(lambda: self._guarded(call)))
+        self._later(seconds, lambda: self._step(call))
 
     # --- clients ----------------------------------------------------------------------------------
 

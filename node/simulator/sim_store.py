@@ -15,8 +15,9 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import msgpack
+
 from node.errors import CorruptionError, DiskError, RemoteProtocolError, UnavailableError
-from node.protocol.peer import HEADER_BYTES, decode_body, encode_frame
 from node.simulator.disk import PowerCutError, SimulatedDisk
 from node.simulator.sim_parts import SimulatedParts
 from node.store.interface import CheckpointJob
@@ -70,7 +71,7 @@ class RottingStore(MemoryStore):
             self._damaged(what, b"")
         durable = self._durable
         contents = durable.contents
-        packed = encode_frame(
+        packed: bytes = msgpack.packb(
             [
                 durable.applied,
                 durable.previous,
@@ -89,8 +90,8 @@ class RottingStore(MemoryStore):
         Raises:
             CorruptionError: it isn't, as the real one would find by its values' checksums.
         """
-        body = verified(Path("received"), b"", packed)[HEADER_BYTES:]
-        applied, previous, records, messages, floors, lasts = decode_body(body)
+        body = verified(Path("received"), b"", packed)
+        applied, previous, records, messages, floors, lasts = msgpack.unpackb(body, use_list=False)
         found = cls()
         durable = found._durable
         durable.applied, durable.previous = tuple(applied), tuple(previous)

@@ -14,6 +14,8 @@ from node.server.connection import Connection
 from node.server.context import Context
 from node.server.routing import LocalSubscription
 from node.simulator.member_checks import expect_one_at_a_time
+from node.simulator.probes import HELD_UP
+from node.simulator.sim_steps import DELIVERY_S
 from node.units import Index
 
 if TYPE_CHECKING:
@@ -62,10 +64,15 @@ class WatchedConnection(Connection):
         super().__init__(context, cid=cid, epoch=epoch, address=("client", 1))
         self.watcher = node
 
+    def pause_reading(self) -> None:
+        self.watcher.count(HELD_UP)
+        super().pause_reading()
+
     def deliver(
         self, subscription: LocalSubscription, subject: bytes, reply: bytes, headers: bytes, payload: bytes
     ) -> None:
         self.watcher.checker.delivering(self.watcher, self, subject, payload)
+        self.watcher.steps.spend(DELIVERY_S)
         super().deliver(subscription, subject, reply, headers, payload)
 
     def sent(self, size: int) -> None:

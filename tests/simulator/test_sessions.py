@@ -285,7 +285,7 @@ class World:
             raise ViolationError("outcome", f"{key}: told {outcome}, and it was {self.truth.get(key)}")
 
     def publish_answered(self, pending: tuple[Any, ...], outcome: Outcome) -> None:
-        node, life, key = pending
+        _, _, node, life, key = pending  # reply subject and guid come first
         self.answered(node, life, key, outcome)
 
     # --- what clients ask -------------------------------------------------------------------------
@@ -294,7 +294,7 @@ class World:
         key, life = known_by(command) or Unnamed(), node.life
         node.unanswered.add(key)
         if isinstance(command, c.Publish):
-            node.origin.submit_publish(command, (node, life, key), 64)
+            node.origin.submit_publish(command, (b"", b"", node, life, key), entries.encoded_size(command))
             return
 
         def answer(outcome: Outcome) -> None:

@@ -1,0 +1,84 @@
+"""Bounds of production, scaled down, so that a short run with few messages meets all of them.
+
+Production's bounds are modules' constants: 64 KiB in an entry, 16 entries in flight, 4 MiB that an origin
+keeps. A simulated cluster of a few seconds never gets there, and what happens at a bound would never be
+seen: several entries in flight, a backlog split into entries and frames, clients that aren't read from.
+So a run replaces these constants for as long as it takes.
+
+A process that simulates does nothing else. What bounds follow from one another here as in production:
+the largest message fits an entry, the largest entry fits a frame.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Iterator
+from importlib import import_module
+from types import ModuleType
+from typing import Final
+
+from node.raft.ports import Limits
+from node.server.context import ClientLimits
+
+NAME_BYTES_MAX: Final = 100
+"""Of names that clients give: client IDs, durables, queues, inboxes."""
+
+MESSAGE_BYTES_MAX: Final = 2000
+"""Of one message of a client."""
+
+BOUNDS: Final[dict[str, dict[str, int]]] = {
+    "node.server.ordering": {
+        "ENTRY_BYTES": 1200,
+        "IN_FLIGHT_MAX": 4,
+        "UNCOMMITTED_BYTES_MAX": 12_000,
+        "EARLY_BYTES_MAX": 20_000,
+        "KEEPER_COMMANDS_MAX": 3,
+    },
+    "node.server.origin": {
+        "BATCH_BYTES": 500,
+        "UNAPPLIED_BYTES_MAX": 6000,
+        "UNAPPLIED_COMMANDS_MAX": 40,
+        "ANSWER_OVERHEAD": 64,
+    },
+    "node.server.streaming": {"PAYLOAD_SIZE_MAX": 2500, "ACKS_GATHERED_MAX": 5},
+    "node.server.routing": {"GROUPS_MAX": 3, "GROUP_BYTES_MAX": 300},
+    "node.server.perform": {"CHUNK": 4, "CHUNK_BYTES": 600},
+    "node.server.interest": {"ITEMS_MAX": 3, "ITEM_BYTES_MAX": 300},
+    "node.server.connection": {"STEP_COST": 64},
+    "node.core.dispatch": {"ENTRY_MESSAGES_MAX": 40, "GROUP_MESSAGES_MAX": 10, "FIRED_MAX": 5},
+    "node.core.presence": {"RELEASED_MAX": 20},
+    "node.core.entries": {"BATCH_COMMANDS_MAX": 40, "BATCH_SIZE_MAX": 4500, "ENTRY_SIZE_MAX": 9000},
+    "node.protocol.subjects": {"NAME_SIZE_MAX": NAME_BYTES_MAX},
+    "node.protocol.peer": {"FRAME_BYTES_MAX": 12_000, "ITEMS_MAX": 256},
+}
+"""By module and name."""
+
+ENGINE_LIMITS: Final = Limits(frame_bytes=2000, window_bytes=4000)
+
+CLIENT_LIMITS: Final = ClientLimits(
+    max_payload=MESSAGE_BYTES_MAX + 500, pending_soft=2048, max_pending=128 * 1024
+)
+"""A client that reads slowly soon has a backlog."""
+
+
+@contextlib.contextmanager
+def scaled() -> Iterator[None]:
+    """Have these bounds instead of production's, wherever the constants were imported to.
+
+    Raises:
+        AttributeError: a constant isn't there any more: name the one that has taken its place.
+    """
+    replaced: list[tuple[ModuleType, str, object]] = []
+    try:
+        for home, bounds in BOUNDS.items():
+            for name, bound in bounds.items():
+                original = getattr(import_module(home), name)
+                for module in [module for key, module in sys.modules.items() if key.startswith("node.")]:
+                    if getattr(module, name, None) is original:
+                        replaced.append((module, name, original))
+                        setattr(module, name, bound)
+        yield
+    finally:
+        for place, name, original in reversed(replaced):
+            setattr(place, name, original)

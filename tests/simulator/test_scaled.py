@@ -1,0 +1,56 @@
+"""Scaled bounds are met: several entries in flight, backlogs split, frames and windows full, clients held up.
+
+And a hostile client is at work.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Iterator
+
+import pytest
+
+from node.simulator.cluster_run import Case, Run
+from node.simulator.probes import MET
+from node.simulator.profiles import PROFILES, changed
+
+RUNS = 8
+NEARLY_EVERY = RUNS - 1
+SECONDS = 15.0
+
+
+@pytest.fixture(autouse=True)
+def _quiet_logs() -> Iterator[None]:
+    logging.disable(logging.CRITICAL)
+    yield
+    logging.disable(logging.NOTSET)
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+def test_bounds_are_met_in_nearly_every_run(profile: str) -> None:
+    met: Counter[str] = Counter()
+    for seed in range(RUNS):
+        counts = Run(Case(seed, changed(PROFILES[profile], SECONDS), 3)).run()
+        met.update(name for name in MET if counts[name])
+    assert {name: met[name] for name in MET if met[name] < NEARLY_EVERY} == {}
+
+
+def test_a_hostile_client_does_all_that_it_can() -> None:
+    total: Counter[str] = Counter()
+    for seed in range(8):
+        total += Run(Case(seed, PROFILES["quiet"], 3)).run()
+    deeds = (
+        "pings",
+        "unheard",
+        "wrong",
+        "connects",
+        "acks",
+        "groups",
+        "registers",
+        "subscribes",
+        "publishes",
+    )
+    for deed in (*deeds, "oversize", "garbage"):
+        assert total[f"hostile: {deed}"], deed
+    assert total["hostile client cut off"]

@@ -1,0 +1,46 @@
+"""Scaled bounds: what production has is there, is larger, and is put back."""
+
+from __future__ import annotations
+
+from importlib import import_module
+
+import pytest
+
+from node.protocol import peer
+from node.server import ordering, origin
+from node.simulator.raft_checks import ViolationError
+from node.simulator.scaled_bounds import BOUNDS, MESSAGE_BYTES_MAX, scaled
+
+
+@pytest.mark.parametrize("home", BOUNDS)
+def test_production_has_these_bounds_and_larger_ones(home: str) -> None:
+    for name, bound in BOUNDS[home].items():
+        assert getattr(import_module(home), name) > bound, name
+
+
+def test_they_are_in_force_wherever_they_were_imported_to_and_then_no_more() -> None:
+    def now() -> tuple[int, int, int]:
+        return ordering.ENTRY_SIZE_MAX, origin.BATCH_COMMANDS_MAX, peer.FRAME_BYTES_MAX
+
+    before, entries = now(), BOUNDS["node.core.entries"]
+    with scaled():
+        frame = BOUNDS["node.protocol.peer"]["FRAME_BYTES_MAX"]
+        assert now() == (entries["ENTRY_SIZE_MAX"], entries["BATCH_COMMANDS_MAX"], frame)
+    assert now() == before
+
+
+def test_they_are_put_back_when_a_run_fails() -> None:
+    def fail() -> None:
+        with scaled():
+            raise ViolationError("a promise", "broken")
+
+    before = ordering.ENTRY_SIZE_MAX
+    with pytest.raises(ViolationError):
+        fail()
+    assert before == ordering.ENTRY_SIZE_MAX
+
+
+def test_they_follow_from_one_another_as_in_production() -> None:
+    entries = BOUNDS["node.core.entries"]
+    assert MESSAGE_BYTES_MAX < entries["BATCH_SIZE_MAX"] < entries["ENTRY_SIZE_MAX"]
+    assert entries["ENTRY_SIZE_MAX"] < BOUNDS["node.protocol.peer"]["FRAME_BYTES_MAX"]

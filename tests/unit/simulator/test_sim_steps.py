@@ -1,0 +1,73 @@
+"""Steps of a simulated process: one after the other, each in its time."""
+
+from __future__ import annotations
+
+from node.simulator.sim_steps import Steps
+from node.simulator.world import World
+
+
+class Process:
+    """Writes down when it did what."""
+
+    def __init__(self, scale: float = 1.0) -> None:
+        self.world = World(1)
+        self.steps = Steps(self.world, scale)
+        self.done: list[tuple[str, float]] = []
+
+    def take(self, name: str, takes_s: float = 0.0) -> None:
+        def step() -> None:
+            self.done.append((name, round(self.world.now - self.world.started_s, 6)))
+            self.steps.spend(takes_s)
+
+        self.steps.take(step)
+
+
+def test_what_arrives_during_a_step_waits_for_its_turn() -> None:
+    process = Process()
+    process.take("a", 0.2)
+    process.take("b", 0.1)
+    process.take("c")
+    assert process.done == [("a", 0.0)]
+    process.world.run(1.0)
+    assert process.done == [("a", 0.0), ("b", 0.2), ("c", 0.3)]
+    assert abs(process.steps.late_s - 0.3) < 1e-9
+
+
+def test_a_slow_machine_takes_longer_and_one_without_costs_no_time() -> None:
+    slow, quick = Process(3.0), Process(0.0)
+    for process in (slow, quick):
+        process.take("a", 0.1)
+        process.take("b")
+        process.world.run(1.0)
+    assert slow.done[1] == ("b", 0.3)
+    assert quick.done[1] == ("b", 0.0)
+
+
+def test_a_part_of_a_step_is_done_within_it() -> None:
+    process = Process()
+    process.steps.take(lambda: process.take("within", 0.1))
+    process.take("after")
+    process.world.run(1.0)
+    assert process.done == [("within", 0.0), ("after", 0.1)]
+
+
+def test_a_process_that_stands_still_does_what_has_waited_when_it_goes_on() -> None:
+    process = Process()
+    process.take("a", 0.1)
+    process.take("b")
+    process.steps.stop()
+    process.world.run(0.5)
+    process.take("c")
+    assert [name for name, _ in process.done] == ["a"]
+    process.steps.go_on()
+    assert process.done[1:] == [("b", 0.5), ("c", 0.5)]
+
+
+def test_what_waits_dies_with_the_process() -> None:
+    process = Process()
+    process.take("a", 0.1)
+    process.take("b")
+    process.steps.clear()
+    process.take("of the next process")
+    process.world.run(1.0)
+    assert [name for name, _ in process.done] == ["a", "of the next process"]
