@@ -106,6 +106,7 @@ class SimNode:
         """Its disk has rotted: this machine never comes back."""
         self.standing = None if founders is None else Standing(self, cluster, founders)
         self._life = 0
+        self._stood_before_s = 0.0
         self.steps = Steps(
             cluster.world, cluster.world.stream(f"{name} cpu").choice(CPUS) if cluster.scaled else 0.0
         )
@@ -437,11 +438,16 @@ class SimNode:
         standing = self._cluster.node(peer).standing
         return standing.directory if standing is not None else ""
 
-    def linked(self, kind: str, peer: str, directory: str) -> None:
+    def term_of(self, peer: str) -> int | None:
+        """Return the term that ``peer`` is in now; None if it is in none."""
+        node = self._cluster.node(peer)
+        return node.engine.term if node.up else None
+
+    def linked(self, kind: str, peer: str, directory: str, term: int | None) -> None:
         if kind == "route":
             self.routing.peer_up(peer)
         elif kind == "raft":
-            self.engine.connected(peer, directory)
+            self.engine.connected(peer, directory, term)
             self.replica.peer_up(peer, {"machine": self._cluster.node(peer).replica.machine.version})
 
     def unlinked(self, kind: str, peer: str) -> None:
@@ -495,6 +501,7 @@ class SimNode:
         self.probes.worked()
         self._flush()
         self._due_s = deadline = min(self.engine.next_deadline(), wanted)
+        self._stood_before_s = self.steps.stood_s
         if deadline < self._woken_at:
             self._woken_at = deadline
             self._later(self.clock.until_s(deadline) + TIMER_LATE_S, lambda: self._wake(deadline))
@@ -503,10 +510,6 @@ class SimNode:
         if deadline == self._woken_at:
             self._woken_at = float("inf")
             self._step(self._work)
-
-    def _was_awake(self, seconds: float) -> bool:
-        """Whether it was not paused for so long: what it did itself has taken its time."""
-        return self._world.now - self.resumed_s > seconds
 
     def busy(self, seconds: float) -> None:
         """Something takes the process long, but it is on it: garbage is collected, many clients at once."""
@@ -517,10 +520,14 @@ class SimNode:
     def _notice_gap(self) -> None:
         late_s = self.clock.monotonic_s() - self._due_s
         if late_s > TIMING.election_min_s / 2:
-            self.count(LATE if self._was_awake(late_s) else "gaps")
             self._due_s = self.clock.monotonic_s()
             self.engine.paused(late_s)
-            self.replica.paused(late_s)
+            stood_s = self.steps.stood_s - self._stood_before_s
+            if stood_s > TIMING.election_min_s / 2:
+                self.count("gaps")
+                self.replica.paused(min(stood_s, late_s))
+            else:
+                self.count(LATE)
 
     def _flush(self) -> None:
         flush = self.storage.begin_flush()

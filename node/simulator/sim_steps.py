@@ -48,6 +48,9 @@ class Steps:
         self._spent_s = 0.0
         self._running = False
         self._stopped = False
+        self._stopped_at_s = 0.0
+        self.stood_s = 0.0
+        """For how long the process has stood still, so far."""
         self._wakes_at_s = float("inf")
 
     def take(self, call: Callable[[], None]) -> None:
@@ -77,10 +80,12 @@ class Steps:
     def stop(self) -> None:
         """The process stands still."""
         self._stopped = True
+        self._stopped_at_s = self._world.now
 
     def go_on(self) -> None:
         """The process runs again; it begins with what has waited."""
         self._stopped = False
+        self.stood_s += self._world.now - self._stopped_at_s
         self._go_on()
 
     def _do(self, since_s: float, call: Callable[[], None]) -> None:

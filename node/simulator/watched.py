@@ -95,7 +95,8 @@ class Port:
 
     def link_up(self, peer: str) -> None:
         directory = self._node.directory_of(peer)  # as its hello says, just now
-        self._node.now_or_when_resumed(lambda: self._node.linked(self._kind, peer, directory))
+        term = self._node.term_of(peer)
+        self._node.now_or_when_resumed(lambda: self._node.linked(self._kind, peer, directory, term))
 
     def link_down(self, peer: str) -> None:
         self._node.now_or_when_resumed(lambda: self._node.unlinked(self._kind, peer))
