@@ -284,10 +284,10 @@ class ClusterChecker:
 
     def delivering(self, node: SimNode, connection: Connection, subject: bytes, payload: bytes) -> None:
         """A message is turned into bytes for a client: it is still to be had (R3)."""
-        self.deliveries.handed(connection, subject, payload)
         found = self.account.by_inbox.get(subject.decode())
         if found is None:
             return
+        self.deliveries.handed(connection, subject, payload)
         message = decode_message(payload)
         seq = message.seq
         if self._world.trace is not None:
