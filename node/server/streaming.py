@@ -185,6 +185,7 @@ class Streaming:
         self._ack_count = 0
         self._registered: dict[object, dict[str, bool]] = {}
         """Client IDs by the connection that has asked for them; True once it has them."""
+        self._looked_ns = 0
         self._channel_start = len(subjects.publish) + 1
         self._ack_handle: Any = None
         self._held: list[tuple[bytes, bytes]] | None = None  # answers to publishes, while this node holds
@@ -371,13 +372,18 @@ class Streaming:
         self._submit(command, answer)
 
     def _registered_by(self, source: object) -> dict[str, bool]:
-        """The client IDs of a connection, without those that have been closed since if it seems to have too
-        many. What doesn't come over a connection of a client here is not counted.
+        """The client IDs of a connection. What doesn't come over a connection of a client here is not
+        counted.
+
+        If it seems to have too many, those that ended without its asking are taken out, once a second at
+        most.
         """
         if source is None:
             return {}
         registered = self._registered.setdefault(source, {})
-        if len(registered) >= CLIENTS_PER_CONNECTION_MAX:
+        now_ns = self._clock.now()
+        if len(registered) >= CLIENTS_PER_CONNECTION_MAX and now_ns - self._looked_ns >= SECOND:
+            self._looked_ns = now_ns
             clients = self._state().clients
             for client_id in [name for name, has in registered.items() if has and name not in clients]:
                 del registered[client_id]
@@ -461,6 +467,8 @@ class Streaming:
 
         def answer(outcome: Outcome) -> None:
             text = outcome.text if isinstance(outcome, Refused) else ""
+            if not text:
+                self._registered.get(source, {}).pop(client_id, None)
             self._reply(reply, stan.encode_close_response(text))
 
         self._submit(ClientClose(client_id, self._generation_at(source, client_id)), answer)

@@ -547,9 +547,14 @@ def test_one_connection_registers_a_bounded_number_of_clients(monkeypatch: pytes
     assert connects("a", ClientOpened("a")) == ""  # it is asked again, for its answer was lost
     assert connects("c", source="another") == ""
     assert connects("c", source=None) == ""
-    del service.state.clients["a"]
-    assert connects("c") == ""
+    service.gets("_STAN.close.c", stan.encode_close(stan.CloseRequest("a")), source="a connection")
+    service.origin.outcome(OK)
+    assert service.reply == b""
+    assert connects("c", ClientOpened("c")) == ""
     assert connects("d") == refusals.TOO_MANY_CLIENTS
+    del service.state.clients["c"]  # its heartbeats have failed
+    service.clock.heard(NOW_NS + SECOND)
+    assert connects("d") == ""
     service.streaming.closed("a connection")
     assert connects("d") == ""
 
