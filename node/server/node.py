@@ -163,6 +163,7 @@ class Node:
             cluster=config.cluster.id,
             offers=self._offers,
             has_room=self._has_room,
+            queued_bytes=self._queued_bytes,
         )
         external = self._make_external_routing()
         self.administration = Administration(config.cluster.id, self.routing)
@@ -656,6 +657,11 @@ class Node:
             self.foreign.send(peer, value)
         else:
             self.transport.send(peer, ROUTE, value)
+
+    def _queued_bytes(self, peer: str) -> int:
+        if self.foreign is not None and cluster_of(peer):
+            return self.foreign.queued_bytes(peer)
+        return self.transport.queued_bytes(peer, ROUTE)
 
     def _has_room(self, peer: str) -> bool:
         if self.foreign is not None and cluster_of(peer):

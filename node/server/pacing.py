@@ -1,8 +1,9 @@
 """How fast clients go: who is not read from while too much waits, and who doesn't take what is sent.
 
-An origin never abandons a request it has given a serial, so when its table is full it stops reading from its
-clients, and goes on by turns when there is room again (R8, R21). A connection whose deliveries have not moved
-for a while counts as not listening, until they do (R3).
+An origin never abandons a request it has given a serial, so when its table is full it stops reading from
+its clients, and goes on by turns when there is room again (R8, R21). Whoever publishes more to clients of
+another node than the link there takes is not read from either, until it does. A connection whose deliveries
+have not moved for a while counts as not listening, until they do (R3).
 
 A plain object without I/O; ``now_s`` is the driver's clock.
 """
@@ -12,6 +13,9 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Collection
 from typing import Any, Protocol
+
+LINK_S = 0.01
+"""How often links are looked at that somebody waits for."""
 
 
 class Reader(Protocol):
@@ -38,6 +42,7 @@ class Pacing:
         stuck: the connections whose deliveries have not moved for too long, at a time.
         set_stuck: tells the cluster that a connection isn't listening, or is again.
         kick: asks for another ``pump`` soon.
+        is_held_up: whether what a connection has published waits for another node.
     """
 
     def __init__(
@@ -47,12 +52,16 @@ class Pacing:
         stuck: Callable[[float], Collection[Any]],
         set_stuck: Callable[[Any, bool], None],
         kick: Callable[[], None],
+        is_held_up: Callable[[Any], bool] = lambda _connection: False,
     ) -> None:
         self._origin = origin
         self._find_stuck = stuck
         self._tell_stuck = set_stuck
         self._kick = kick
+        self._is_held_up = is_held_up
         self._paused: deque[Reader] = deque()
+        self._held_up: dict[Reader, None] = {}
+        """Not read from, for a link to another node is crowded."""
         self._stuck: dict[Any, None] = {}
 
     def read_done(self, connection: Reader) -> None:
@@ -60,10 +69,21 @@ class Pacing:
         if self._origin.full:
             connection.pause_reading()
             self._paused.append(connection)
+        elif self._is_held_up(connection):
+            connection.pause_reading()
+            self._held_up[connection] = None
+
+    @property
+    def next_s(self) -> float:
+        """In how many seconds to call ``go_on`` although nothing happens: nobody tells that a link has
+        room.
+        """
+        return LINK_S if self._held_up else float("inf")
 
     def closed(self, connection: Any) -> None:
         """A connection has ended."""
         self._stuck.pop(connection, None)
+        self._held_up.pop(connection, None)
         if connection in self._paused:
             self._paused.remove(connection)
 
@@ -84,3 +104,9 @@ class Pacing:
             self._paused.popleft().resume_reading()
             if self._paused:
                 self._kick()
+        for connection in self._held_up:
+            if not self._is_held_up(connection):
+                del self._held_up[connection]
+                connection.resume_reading()
+                self._kick()
+                break

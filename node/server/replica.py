@@ -197,7 +197,13 @@ class Replica:
         self.needs_snapshot_from: Callable[[str], None] | None = None
         self.serving: Serving | None = None
         """Where clients connect to an external NATS server: which node serves them."""
-        self.pacing = Pacing(self.origin, stuck=self.performer.stuck, set_stuck=routing.set_stuck, kick=kick)
+        self.pacing = Pacing(
+            self.origin,
+            stuck=self.performer.stuck,
+            set_stuck=routing.set_stuck,
+            kick=kick,
+            is_held_up=routing.is_held_up,
+        )
         self._marked_s = 0.0
         routing.on_interest_change = self._interest_changed
 
@@ -573,6 +579,7 @@ class Replica:
             now_s + (0.5 if self._look_job is None else 0.0),
             self.requests.next_deadline() or NEVER,
             NEVER if work_s is None else now_s + work_s,
+            now_s + self.pacing.next_s,
             keeper_s,
             asking_s,
             self.losses.pump(now_s) if self._tells_progress else NEVER,

@@ -34,7 +34,9 @@ subscribe and close connections while a publish is under way; it goes on with th
 
 from __future__ import annotations
 
+import logging
 import re
+import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -61,17 +63,31 @@ from node.server.subscriptions import (
 
 __all__ = ["Handler", "InterestChange", "InternalSubscription", "LocalSubscription", "Receiver", "Routing"]
 
+log = logging.getLogger("stanchion.routes")
+
 _WORD = re.compile(rb"\S+")
 
 PLAN_COST = 8
 """Of a plan that has to be made, in deliveries to clients, besides one for each 16 bytes of its subject."""
 
-GROUPS_MAX = 1000
-"""Queue groups that one message frame names. Its receiver delivers to all of them in one step."""
+GROUPS_MAX, GROUPS_SMALL = 1000, 128
+"""Queue groups that one message frame names: with a large payload, which each frame repeats, and with none.
+Its receiver takes a number of frames in one step, and delivers to all groups of each."""
 
-GROUP_BYTES_MAX = 1024 * 1024
-"""Bytes of their names (patterns and queues) in one frame. One group more is always taken: its name is a part
-of a control line."""
+GROUP_BYTES_MAX, GROUP_BYTES_SMALL = 1024 * 1024, 64 * 1024
+"""Bytes of their names (patterns and queues) in one frame, likewise. One group more is always taken: its
+name is a part of a control line."""
+
+CROWDED_BYTES = 8 * 1024 * 1024
+"""Bytes queued for a node from which on whoever publishes to it is not read from, until there is room
+again."""
+
+FULL_BYTES = 32 * 1024 * 1024
+"""Bytes queued for a node from which on clients' messages to it are dropped. Queued, they would break the
+link in the end, and with it everything else that is on its way."""
+
+DROPS_TOLD_S = 60.0
+"""How often that is said in the log, of one node."""
 
 SERVICES_ONLY = administration.PREFIX.encode() + b"."
 """What such subjects begin with isn't for clients' subscriptions, nor for other nodes."""
@@ -87,6 +103,8 @@ class Routing:
         cluster: its ID.
         offers: whether a cluster's service at a pattern is for clients of other clusters; by default none is.
         has_room: whether the link to a node takes more interest now; by default it does.
+        queued_bytes: what waits for a node to read it.
+        clock: monotonic seconds.
     """
 
     def __init__(
@@ -98,6 +116,8 @@ class Routing:
         cluster: str = "",
         offers: Callable[[str, bytes], bool] = lambda _cluster, _pattern: False,
         has_room: Callable[[str], bool] = lambda _peer: True,
+        queued_bytes: Callable[[str], int] = lambda _peer: 0,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.node = node
         self._cluster = cluster
@@ -126,6 +146,15 @@ class Routing:
         self.inserts = 0
         self.removes = 0
         self.plans_made = 0
+        self._has_room = has_room
+        self._queued_bytes = queued_bytes
+        self._clock = clock
+        self._held_up: dict[Receiver, str] = {}
+        """Publishers, and the node that their messages wait for."""
+        self._drops_told_s: dict[str, float] = {}
+        self.dropped = 0
+        """Messages of clients that were not sent to another node, or not to all queue groups there, for too
+        much waits for it already."""
         self.spent = 0
         """What publishing has cost so far beyond deliveries, counted as so many deliveries to clients."""
 
@@ -194,6 +223,7 @@ class Routing:
         """
         subscriptions = list(connection.subscriptions.values())
         connection.has_left = True
+        self._held_up.pop(connection, None)
         self._set_stuck(connection.epoch, True)
         self._begin(self._leave(connection.epoch, subscriptions), len(subscriptions))
 
@@ -396,10 +426,40 @@ class Routing:
                 kind = "ask" if peer in homes else "msg"
                 plain = peer in plan.peers
                 count += len(keys) + (plain or peer in homes)
-                for part in _parts(keys):
+                for part in _parts(keys, len(payload)):
+                    if source is not None and self._is_full(peer, source):
+                        break
                     self._send(peer, [kind, subject, reply, headers, payload, plain, part])
                     kind, plain = "msg", False
         return count
+
+    def _is_full(self, peer: str, source: Receiver) -> bool:
+        """Whether nothing more of clients may be sent to ``peer``. ``source`` waits if much is queued."""
+        queued = self._queued_bytes(peer)
+        if queued >= CROWDED_BYTES:
+            self._held_up[source] = peer
+        if queued < FULL_BYTES:
+            return False
+        self.dropped += 1
+        now_s = self._clock()
+        if now_s - self._drops_told_s.get(peer, -DROPS_TOLD_S) >= DROPS_TOLD_S:
+            self._drops_told_s[peer] = now_s
+            log.warning(
+                "node %s does not take messages as fast as clients publish them: %d bytes are queued for it, "
+                "and messages to its clients are dropped (%d so far)",
+                peer, queued, self.dropped,
+            )  # fmt: skip
+        return True
+
+    def is_held_up(self, source: Receiver) -> bool:
+        """Messages of ``source`` wait for a node to which much is queued: it should not be read from."""
+        peer = self._held_up.get(source)
+        if peer is None:
+            return False
+        if self._has_room(peer):
+            del self._held_up[source]
+            return False
+        return True
 
     def _plan(self, subject: bytes) -> Plan:
         """The plan that is remembered, if it is true, else a new one."""
@@ -614,20 +674,19 @@ class Routing:
         self._plans.forget(remote.subject)
 
 
-def _parts(keys: list[Key]) -> Iterator[list[Key]]:
+def _parts(keys: list[Key], payload_size: int) -> Iterator[list[Key]]:
     """Cut the queue groups of one message into as many frames as it takes; at least one."""
-    if (
-        len(keys) <= GROUPS_MAX
-        and sum(len(pattern) + len(queue) for pattern, queue in keys) <= GROUP_BYTES_MAX
-    ):
-        yield keys  # nearly every message: it has a handful
+    if len(keys) < 2:
+        yield keys
         return
+    groups_max = min(max(payload_size >> 4, GROUPS_SMALL), GROUPS_MAX)
+    bytes_max = min(max(payload_size, GROUP_BYTES_SMALL), GROUP_BYTES_MAX)
     part: list[Key] = []
     size = 0
     for key in keys:
         part.append(key)
         size += len(key[0]) + len(key[1])
-        if len(part) == GROUPS_MAX or size >= GROUP_BYTES_MAX:
+        if len(part) == groups_max or size >= bytes_max:
             yield part
             part, size = [], 0
     if part:

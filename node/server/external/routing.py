@@ -266,6 +266,10 @@ class ExternalRouting:
         """One of this node's services takes ``subject``."""
         return any(matches(service.pattern, subject) for service in self._services.values())
 
+    def is_held_up(self, _source: object) -> bool:
+        """No client is connected here."""
+        return False
+
     def local_receivers(self, inbox: bytes) -> Sequence[Inbox]:
         """Whoever listens there, once for all of them; nobody while there is no connection.
 

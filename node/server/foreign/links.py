@@ -157,6 +157,11 @@ class ForeignLinks:
         found = self.peers.get(peer)
         return found is None or found.writable or found.closed
 
+    def queued_bytes(self, peer: str) -> int:
+        """What waits for a peer to read it; 0 when its link is gone."""
+        found = self.peers.get(peer)
+        return 0 if found is None else found.connection.queued_bytes
+
     def client_addresses(self) -> list[str]:
         """Where the routing peers take clients, as they said."""
         found = (peer.hello.fields.get("client") for _, peer in sorted(self.peers.items()))

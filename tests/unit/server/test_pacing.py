@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from node.server.pacing import Pacing
+from node.server.pacing import LINK_S, Pacing
 
 
 class Connection:
@@ -25,11 +25,13 @@ class Node:
         self.kicks = 0
         self.stuck: list[Connection] = []
         self.told: list[tuple[str, bool]] = []
+        self.held_up: list[Connection] = []
         self.pacing = Pacing(
             self,
             stuck=lambda now_s: self.stuck,
             set_stuck=lambda connection, stuck: self.told.append((connection.name, stuck)),
             kick=self.kick,
+            is_held_up=lambda connection: connection in self.held_up,
         )
 
     def kick(self) -> None:
@@ -65,6 +67,26 @@ def test_they_go_on_by_turns() -> None:
     node.full, node.relaxed = False, True
     node.pacing.go_on()
     assert (a.reads, b.reads) == (False, True)
+
+
+def test_who_crowds_a_link_is_not_read_from_until_it_has_room() -> None:
+    """Nobody tells that it has: it is looked at again and again."""
+    node, a, b, c = Node(), Connection("a"), Connection("b"), Connection("c")
+    assert node.pacing.next_s == float("inf")
+    node.held_up = [a, b]
+    for connection in (a, b, c):
+        node.pacing.read_done(connection)
+    assert (a.reads, b.reads, c.reads) == (False, False, True)
+    node.pacing.go_on()
+    assert not a.reads
+    assert node.pacing.next_s == LINK_S
+    node.held_up = []
+    node.pacing.go_on()
+    assert (a.reads, b.reads) == (True, False), "the second one once the first has had its read"
+    node.pacing.closed(b)
+    assert node.pacing.next_s == float("inf")
+    node.pacing.go_on()
+    assert not b.reads
 
 
 def test_who_has_ended_has_no_turn() -> None:

@@ -10,7 +10,14 @@ import pytest
 from node.errors import RemoteProtocolError
 from node.protocol.peer import FRAME_BYTES_MAX, encode_frame
 from node.server.interest import InterestChange
-from node.server.routing import LocalSubscription, Routing
+from node.server.routing import (
+    CROWDED_BYTES,
+    FULL_BYTES,
+    GROUPS_MAX,
+    GROUPS_SMALL,
+    LocalSubscription,
+    Routing,
+)
 from node.server.steps import STEP
 
 
@@ -57,6 +64,8 @@ class Cluster:
     def __init__(self, *names: str) -> None:
         self.frames: list[tuple[str, str, Any]] = []
         self.changes: dict[str, list[tuple[str, InterestChange]]] = {name: [] for name in names}
+        self.queued = 0
+        """Bytes that wait on each link."""
         self.nodes = {name: self._node(name) for name in names}
         self.epochs = 0
         self.lose: bool = False
@@ -70,6 +79,8 @@ class Cluster:
         return Routing(
             name,
             send=lambda peer, value: self.frames.append((name, peer, value)),
+            queued_bytes=lambda _peer: self.queued,
+            has_room=lambda _peer: self.queued < 1 << 20,
             on_interest_change=lambda node, changes: self.changes[name].extend((node, c) for c in changes),
         )
 
@@ -474,9 +485,49 @@ def test_a_frame_names_a_bounded_number_of_queue_groups() -> None:
         bob.sub(b"a", b"%d" % number)
     cluster.settle()
     ann.pub(b"a")
-    assert [len(value[-1]) for _, _, value in cluster.frames] == [1000, 1000, 500]
+    assert [len(value[-1]) for _, _, value in cluster.frames] == [GROUPS_SMALL] * 19 + [68]
     cluster.settle()
     assert len(bob.got) == 2500
+    ann.pub(b"a", b"m" * 1_000_000)  # which each frame repeats
+    assert [len(value[-1]) for _, _, value in cluster.frames] == [GROUPS_MAX, GROUPS_MAX, 500]
+
+
+def test_who_publishes_more_than_a_link_takes_is_held_up() -> None:
+    """A message for many groups with long names is megabytes of frames: they would break the link."""
+    cluster = Cluster("n1", "n2")
+    ann, bob, eve = cluster.client("n1"), cluster.client("n2"), cluster.client("n1")
+    bob.sub(b"a")
+    cluster.settle()
+    cluster.queued = CROWDED_BYTES - 1
+    ann.pub(b"a")
+    assert not cluster.nodes["n1"].is_held_up(ann)
+    cluster.queued = CROWDED_BYTES
+    ann.pub(b"a")
+    assert cluster.nodes["n1"].is_held_up(ann)
+    assert not cluster.nodes["n1"].is_held_up(eve)
+    assert len(cluster.frames) == 2
+    cluster.queued = 0
+    assert not cluster.nodes["n1"].is_held_up(ann)
+
+
+def test_a_full_link_is_spared_clients_messages(caplog: pytest.LogCaptureFixture) -> None:
+    """The node's own go on, and all others are said to be lost, once in a while."""
+    cluster = Cluster("n1", "n2")
+    ann, bob = cluster.client("n1"), cluster.client("n2")
+    bob.sub(b"a")
+    for number in range(300):
+        bob.sub(b"a", b"%d" % number)
+    cluster.settle()
+    cluster.queued = FULL_BYTES
+    for _ in range(3):
+        ann.pub(b"a")
+    assert cluster.frames == []
+    assert cluster.nodes["n1"].dropped == 3
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    cluster.nodes["n1"].publish(None, b"a", b"", b"", b"")
+    assert len(cluster.frames) == 3
+    cluster.nodes["n1"].remove(ann)
+    assert not cluster.nodes["n1"].is_held_up(ann)
 
 
 def test_what_the_node_sends_to_a_subject_of_a_clients_choice_reaches_no_service(alone: Routing) -> None:
