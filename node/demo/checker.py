@@ -8,10 +8,11 @@ when it was killed, and had not acknowledged, comes to another member of its gro
 back comes again once its AckWait has passed.
 
 **Duplicate.** A message that comes again carries the redelivered flag, and does not come again at all
-once it was acknowledged. An acknowledgement counts a second after it was written, and only if
-its link lasted as long: what was written to a node shortly before its death may have died with it,
-and what was written to a paused node arrives when it goes on. What a paused node had in its
-buffers when it was stopped still leaves it when it goes on.
+once its acknowledgement was committed. Subscribers know when it was: each publishes a small message, waits
+for its acknowledgement, publishes the next, and so on; the second one that began after an acknowledgement
+was written stands behind that in the log (`History.committed`). Through the same connection nothing may come
+from then on. Through another one its node may be behind, until it has answered such a publish that was sent
+later. What a paused node had in its buffers still leaves it when it goes on; that is excused until the same.
 
 **Count.** The redelivery count that one subscriber sees of one message rises.
 
@@ -28,11 +29,11 @@ first alone. Excused are
   soon as the cluster has noticed that the client is back.
 
 **Late.** What was unacked across a hit comes again not more than 250 ms after `sent + AckWait`, `sent` as
-its client saw it. If that moment fell into the time when nobody led (or into the 100 ms before it,
-when it may not have been carried out), it counts from the moment when the new leader was ready. What was
-seen within the 100 ms before the hit may have been sent by an entry that the next leader could not
-know to be committed, and its AckWait begins anew when that one is ready. Subscribers whose own
-node was hit are not measured.
+its client saw it, and as much later as publishes waited meanwhile: a busy machine holds up both. If that
+moment fell into the time when nobody led (or into the 100 ms before it, when it may not have been carried
+out), it counts from the moment when the new leader was ready. What was seen within the 100 ms before the hit
+may have been sent by an entry that the next leader could not know to be committed, and its AckWait begins
+anew when that one is ready. Subscribers whose own node was hit are not measured.
 """
 
 from __future__ import annotations
@@ -45,9 +46,6 @@ from itertools import pairwise
 from typing import Final
 
 from node.demo.history import Ack, Cursor, Delivery, Event, History, Hit
-
-ACK_SAFE_S: Final = 1.0
-"""After so long an acknowledgement counts."""
 
 EARLY_S: Final = 0.050
 LATE_S: Final = 0.250
@@ -116,12 +114,13 @@ def _judge_complete(history: History, cursor: Cursor, verdict: Verdict, end_s: f
     messages = history.messages.get(cursor.channel, {})
     delivered = {seq for seq, events in cursor.events.items() if any(isinstance(e, Delivery) for e in events)}
     received = {messages[seq] for seq in delivered}
+    rule = "lost" if history.is_settled else "late"  # what a node has as unacknowledged may still come
     for message, at_s in history.stored.get(cursor.channel, {}).items():
         if message not in received:
-            verdict.broke("lost", at_s, f"{cursor.name} never received {message}, stored at {at_s:.3f}")
+            verdict.broke(rule, at_s, f"{cursor.name} never received {message}, stored at {at_s:.3f}")
     if delivered:
         for seq in sorted(set(range(1, max(delivered) + 1)) - delivered):
-            verdict.broke("lost", end_s, f"{cursor.name} received no sequence {seq}")
+            verdict.broke(rule, end_s, f"{cursor.name} received no sequence {seq}")
 
 
 # --- one message to one cursor --------------------------------------------------------------------
@@ -212,22 +211,31 @@ class _Story:
             last_count[delivery.subscriber] = max(known, delivery.resends)
 
     def _may_be_stale(self, delivery: Delivery) -> bool:
+        """It may have been in the buffers of a node when that was paused."""
+        history = self.history
         return any(
             hit.kind == "pause"
             and hit.node == delivery.link.node
-            and hit.at_s <= delivery.at_s < (hit.resumed_s or delivery.at_s) + STALE_S
-            for hit in self.history.hits
+            and hit.at_s <= delivery.at_s
+            and (
+                hit.resumed_s is None or not history.knows_since(delivery.link, hit.resumed_s, delivery.at_s)
+            )
+            for hit in history.hits
         )
 
     def _judge_acks(self, verdict: Verdict) -> None:
-        counts_from_s: float | None = None
+        acks = [event for event in self.events if isinstance(event, Ack)]
+        committed = [(since_s, ack) for ack in acks if (since_s := self.history.committed(ack)) is not None]
+        if not committed:
+            return
+        since_s, ack = min(committed)
         for event in self.events:
-            if isinstance(event, Ack):
-                from_s = ack_counts_from(self.history, event)
-                if from_s is not None:
-                    counts_from_s = min(from_s, counts_from_s or from_s)
-            elif counts_from_s is not None and event.at_s > counts_from_s:
-                self._broke(verdict, "duplicate", event.at_s, "came again although it was acknowledged")
+            if not isinstance(event, Delivery) or event.at_s <= since_s:
+                continue
+            # Through the same connection everything comes in the order in which it was decided.
+            if event.link == ack.link or self.history.knows_since(event.link, since_s, event.at_s):
+                text = f"came again although its acknowledgement was committed by {since_s:.3f}"
+                self._broke(verdict, "duplicate", event.at_s, text)
 
     # --- too early --------------------------------------------------------------------------------
 
@@ -269,20 +277,26 @@ class _Story:
             if error_s is None:
                 continue
             verdict.ackwait_errors_s.append(error_s)
-            if error_s > LATE_S:
+            if error_s > LATE_S + self.history.longest_wait(after.at_s - error_s, after.at_s):
                 text = f"came {error_s * 1000:.0f} ms late"
                 self._broke(verdict, "late", after.at_s, text)
 
     def _judge_forgotten(self, verdict: Verdict, end_s: float) -> None:
-        """What was not acknowledged comes again; also to who must first come back for it."""
+        """What was not acknowledged comes again, for as long as the cluster has it as unacknowledged."""
         for event, following in zip(self.events, [*self.events[1:], None], strict=True):
-            if isinstance(event, Delivery):
-                next_s = end_s if following is None else following.at_s
-                due_s = _expected(self.history, event.at_s + self.cursor.ack_wait_s)
-                if next_s > self._excused_until(due_s) + NEVER_S:
-                    rule = "late" if isinstance(following, Delivery) else "lost"
-                    text = f"did not come again within {next_s - due_s:.1f} s of its AckWait"
-                    self._broke(verdict, rule, next_s, text)
+            if not isinstance(event, Delivery):
+                continue
+            if following is None and self.history.is_settled:
+                if any(isinstance(each, Ack) for each in self.events):
+                    continue  # the last one had left before that was applied
+                text = "was never acknowledged, and nobody has it as unacknowledged any more"
+                self._broke(verdict, "lost", event.at_s, text)
+                continue
+            next_s = end_s if following is None else following.at_s
+            due_s = self._excused_until(_expected(self.history, event.at_s + self.cursor.ack_wait_s))
+            if next_s > due_s + NEVER_S + self.history.longest_wait(due_s, next_s):
+                text = f"did not come again within {next_s - due_s:.1f} s of its AckWait"
+                self._broke(verdict, "late", next_s, text)
 
     def _excused_until(self, due_s: float) -> float:
         """A pause may hold it up, whoever is paused: its receiver's node, or that of its successor."""
@@ -293,22 +307,10 @@ class _Story:
 
     def _judge_held(self, last: Delivery, verdict: Verdict) -> None:
         gone_s = self.history.ended.get(last.subscriber)
-        if gone_s is not None and not any(isinstance(event, Ack) for event in self.events):
+        was_acked = any(isinstance(event, Ack) for event in self.events)
+        if gone_s is not None and not was_acked and not self.history.is_settled:
             text = f"died with {last.subscriber} and came to no other"
             self._broke(verdict, "lost", gone_s, text)
-
-
-def ack_counts_from(history: History, ack: Ack) -> float | None:
-    """From when on a message that was acknowledged may not come again. None: never."""
-    from_s = ack.at_s + ACK_SAFE_S
-    for hit in history.hits:
-        if hit.kind == "pause" and hit.node == ack.link.node and hit.at_s < from_s:
-            if hit.resumed_s is None:
-                return None
-            if ack.at_s < hit.resumed_s + STALE_S:
-                from_s = max(from_s, hit.resumed_s + STALE_S + ACK_SAFE_S)
-    broke_s = history.broken.get(ack.link)
-    return None if broke_s is not None and broke_s < from_s else from_s
 
 
 def ackwait_error(history: History, cursor: Cursor, before: Delivery, after: Delivery) -> float | None:

@@ -7,6 +7,7 @@ acknowledged: a subscription, or a queue group with all its members.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple, TypeAlias
 
@@ -29,6 +30,13 @@ class Delivery(NamedTuple):
     """As the message says: 0 at first, then how often it was sent before."""
     flagged: bool
     """The message says that it is redelivered."""
+
+
+class Receipt(NamedTuple):
+    """A publish by which a subscriber learns what the cluster has committed of what it sent before."""
+
+    sent_s: float
+    answered_s: float
 
 
 class Ack(NamedTuple):
@@ -98,6 +106,12 @@ class History:
     ended: dict[str, float] = field(default_factory=dict)
     """Subscribers that were killed."""
     hits: list[Hit] = field(default_factory=list)
+    receipts: dict[Link, list[Receipt]] = field(default_factory=dict)
+    """By the connection; each was sent after the one before it was answered."""
+    waits: dict[float, float] = field(default_factory=dict)
+    """How long publishes waited for their acknowledgement, by when that came."""
+    is_settled: bool = True
+    """In the end the nodes said that nothing is unacknowledged any more."""
 
     def add_cursor(self, cursor: Cursor) -> Cursor:
         assert cursor.name not in self.cursors
@@ -107,7 +121,43 @@ class History:
     def publishing(self, channel: str, message: str, at_s: float) -> None:
         self.published.setdefault(channel, {})[message] = at_s
 
+    def receipt(self, link: Link, sent_s: float, answered_s: float) -> None:
+        self.receipts.setdefault(link, []).append(Receipt(sent_s, answered_s))
+
+    def committed(self, ack: Ack) -> float | None:
+        """When it was sure that an acknowledgement is committed; None if it never was.
+
+        A node may put what it read together in another order, acknowledgements behind a publish. So one
+        receipt shows that the acknowledgement was read, and the next, sent after that was answered, that it
+        is in the log.
+        """
+        receipts = self.receipts.get(ack.link, [])
+        first = bisect_left(receipts, ack.at_s, key=lambda receipt: receipt.sent_s)
+        return receipts[first + 1].answered_s if first + 1 < len(receipts) else None
+
+    def knows_since(self, link: Link, since_s: float, at_s: float) -> bool:
+        """Whether a node knew all that was committed by ``since_s`` when it sent what came at ``at_s``.
+
+        It did if a receipt that was sent later had been answered through the same connection before: the
+        node had applied an entry behind all that.
+        """
+        receipts = self.receipts.get(link, [])
+        first = bisect_left(receipts, since_s, key=lambda receipt: receipt.sent_s)
+        return first < len(receipts) and receipts[first].answered_s <= at_s
+
+    def longest_wait(self, from_s: float, to_s: float) -> float:
+        """The longest that a publish waited after ``from_s``, of those published up to ``to_s``."""
+        waits = (
+            at_s - max(from_s, at_s - wait_s)
+            for at_s, wait_s in self.waits.items()
+            if at_s >= from_s and at_s - wait_s <= to_s
+        )
+        return max(waits, default=0.0)
+
     def answered(self, channel: str, message: str, error: str, at_s: float) -> None:
+        published_s = self.published.get(channel, {}).get(message)
+        if published_s is not None:
+            self.waits[at_s] = max(at_s - published_s, self.waits.get(at_s, 0.0))
         if error:
             self.refused.append(f"{channel} {message}: {error}")
         else:

@@ -36,6 +36,11 @@ from node.protocol.positions import StartPosition
 
 ORDERS: Final = "demo.orders"
 HELD: Final = "demo.held"
+RECEIPTS: Final = "demo.receipts"
+"""To where subscribers publish, to learn what is committed."""
+
+RECEIPT_EVERY_S: Final = 0.1
+
 DURABLE: Final = "orders, durable"
 GROUP: Final = "orders, group"
 
@@ -270,6 +275,21 @@ class Load:
             self._told(why(self.history, cursor, before, delivery), station.name, cursor.name, message.seq)
         return delivery
 
+    async def _receipts(self, station: Station) -> None:
+        """One publish after the other is acknowledged: what was written before it is committed by then."""
+        while True:
+            await trio.sleep(RECEIPT_EVERY_S)
+            link = station.link
+            if link is None:
+                continue
+            sent_s = trio.current_time()
+            try:
+                await station.client.publish(RECEIPTS, b"")
+            except UnavailableError:
+                continue  # the connection broke, or nobody leads: that shows nothing
+            if station.link == link:
+                self.history.receipt(link, sent_s, trio.current_time())
+
     def _ack(self, station: Station, cursor: Cursor, message: Message) -> None:
         """Acknowledge, if there is a connection; if not the message comes again."""
         if station.link is None:
@@ -297,7 +317,7 @@ class Load:
                 manual_ack=True,
             )
             task_status.started()
-            await trio.sleep_forever()
+            await self._receipts(station)
 
     async def _member(self, name: str, home: str, *, task_status: trio.TaskStatus[None]) -> None:
         cursor = self.history.cursors[GROUP]
@@ -321,7 +341,9 @@ class Load:
                     manual_ack=True,
                 )
                 task_status.started()
-                await work.run()
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(self._receipts, station)
+                    await work.run()
 
     async def _holder(self, name: str, home: str, *, task_status: trio.TaskStatus[None]) -> None:
         async with self._station(name, home) as station, trio.open_nursery() as nursery:
@@ -330,6 +352,7 @@ class Load:
                     Cursor(f"{name}, {ack_wait_s} s", HELD, ack_wait_s, is_measured=True)
                 )
                 await self._hold(nursery, station, cursor, resends)
+            nursery.start_soon(self._receipts, station)
             task_status.started()
 
     async def _hold(self, nursery: trio.Nursery, station: Station, cursor: Cursor, resends: int) -> None:

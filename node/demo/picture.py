@@ -27,57 +27,80 @@ REASON_STYLES: Final = {"due": "cyan", "redistributed": "yellow", "came back": "
 REASONS: Final = {
     "due": "AckWait ran out",
     "redistributed": "its member died",
-    "came back": "went into a dead connection",
+    "came back": "connection died",
 }
 BAR: Final = 24
 LINES_SHOWN: Final = 11
 LINES_MAX: Final = 14
+WIDE: Final = 100
+"""Columns for everything."""
+ROWS: Final = 9
+NARROW_ROWS: Final = 6
+"""Messages that count down."""
 HEIGHT: Final = 22
 """Lines of the screen beside those of the two lists of events."""
 
 
-def picture(show: Show, now_s: float, *, lines: int = LINES_SHOWN) -> RenderableType:
-    """The whole screen at ``now_s``."""
+def picture(show: Show, now_s: float, *, lines: int = LINES_SHOWN, width: int = WIDE) -> RenderableType:
+    """The whole screen at ``now_s``; one that is ``width`` columns wide has fewer columns if it must."""
+    wide = width >= WIDE
     halves = Table.grid(expand=True, padding=(0, 1, 0, 0))
     halves.add_column(ratio=1)
     halves.add_column(ratio=1)
-    halves.add_row(_nodes(show, now_s), _channels(show))
+    halves.add_row(_nodes(show, now_s, wide=wide), _channels(show, wide=wide))
+    if not wide:
+        text = Text("\n").join([_timeline(show, lines + 2), _total(show)])
+        return Group(
+            _head(show, now_s, wide=wide),
+            halves,
+            _panel("what happened", text),
+            _countdowns(show, now_s, NARROW_ROWS),
+        )
     halves.add_row(
-        _panel("what came again, to whom and why", _redeliveries(show, lines)),
+        _panel("what was sent again, to whom and why", _redeliveries(show, lines)),
         _panel("what happened", _timeline(show, lines)),
     )
-    return Group(_head(show, now_s), halves, _countdowns(show, now_s))
+    return Group(_head(show, now_s, wide=wide), halves, _countdowns(show, now_s))
+
+
+def screen_lines(height: int) -> int:
+    """Lines of the lists of events on a screen of so many lines."""
+    return max(2, min(LINES_MAX, height - HEIGHT))
 
 
 def _panel(title: str, content: RenderableType) -> Panel:
     return Panel(content, title=title, title_align="left", box=box.ROUNDED, border_style="dim")
 
 
-def _head(show: Show, now_s: float) -> Text:
+def _head(show: Show, now_s: float, *, wide: bool) -> Text:
     stored, delivered, acked = show.rates
     text = Text(no_wrap=True, overflow="ellipsis")
-    text.append(" stanchion demo ", "bold white on blue")
+    text.append(" stanchion demo " if wide else " demo ", "bold white on blue")
     text.append(f"  {now_s - show.started_s:5.1f} s  ", "bold")
     text.append(f"{show.phase}  ", "bold cyan")
-    text.append(f"{stored:4.0f} published/s  {delivered:5.0f} delivered/s  {acked:5.0f} acked/s  ")
-    text.append(f"{show.unanswered} publishes wait", "bold red" if show.unanswered > 50 else "dim")
+    text.append(f"{stored:4.0f} published/s {delivered:5.0f} delivered/s ")
+    if wide:
+        text.append(f" {acked:5.0f} acknowledged/s  ")
+        text.append(f"{show.unanswered} publishes wait", "bold red" if show.unanswered > 50 else "dim")
     return text
 
 
-def _nodes(show: Show, now_s: float) -> RenderableType:
+def _nodes(show: Show, now_s: float, *, wide: bool) -> RenderableType:
     table = Table(box=None, expand=True, header_style="dim", pad_edge=False)
     for name in ("node", "role"):
         table.add_column(name, no_wrap=True)
-    for name in ("term", "commit", "applied", "clients"):
+    for name in ("term", "commit", "applied", "clients") if wide else ("term", "applied"):
         table.add_column(name, justify="right", no_wrap=True)
     for view in show.nodes.values():
-        figures = (str(view.term), str(view.commit), str(view.applied), str(view.clients))
+        figures: tuple[str, ...] = (str(view.term), str(view.applied))
+        if wide:
+            figures = (str(view.term), str(view.commit), str(view.applied), str(view.clients))
         style = "dim" if view.role in ("down", "starting") or view.is_paused else ""
         table.add_row(Text(view.name, "bold"), _role(view), *(Text(figure, style) for figure in figures))
     since_s = show.leaderless_since_s
     if since_s is None:
-        return _panel("nodes", table)
-    title = f"nodes · [bold red]nobody leads since {(now_s - since_s) * 1000:.0f} ms[/]"
+        return _panel("nodes: applied entries of their log" if wide else "nodes", table)
+    title = f"[bold red]nobody leads since {(now_s - since_s) * 1000:.0f} ms[/]"
     return _panel(title, table)
 
 
@@ -89,35 +112,33 @@ def _role(view: NodeView) -> Text:
     return Text(f" {view.role} ", ROLE_STYLES.get(view.role, "dim"))
 
 
-def _channels(show: Show) -> Panel:
+def _channels(show: Show, *, wide: bool) -> Panel:
     table = Table(box=None, expand=True, header_style="dim", pad_edge=False)
     table.add_column("channel", no_wrap=True)
-    for name in ("messages", "bytes", "subscriptions", "unacked"):
+    columns = ("messages", "bytes", "subscriptions", "unacked") if wide else ("messages", "unacked")
+    for name in columns:
         table.add_column(name, justify="right", no_wrap=True)
     for channel in show.channels[:3]:
         unacked = sum(sub["pending_count"] for sub in channel.get("subscriptions", []))
-        table.add_row(
-            Text(channel["name"], "bold"),
-            str(channel["msgs"]),
-            f"{channel['bytes'] / 1024:,.0f} KiB",
-            str(channel["subs_count"]),
-            str(unacked),
-        )
+        more = (f"{channel['bytes'] / 1024:,.0f} KiB", str(channel["subs_count"])) if wide else ()
+        table.add_row(Text(channel["name"], "bold"), str(channel["msgs"]), *more, str(unacked))
     return _panel(f"channels, as {show.seen_by or 'nobody'} has them", table)
 
 
-def _countdowns(show: Show, now_s: float) -> Panel:
+def _countdowns(show: Show, now_s: float, most: int = ROWS) -> Panel:
     table = Table(box=None, expand=True, header_style="dim", pad_edge=False)
     table.add_column("AckWait", justify="right", no_wrap=True)
     table.add_column("message", justify="right", no_wrap=True)
     table.add_column("sent", justify="right", no_wrap=True)
     table.add_column("comes again in", no_wrap=True, ratio=1)
-    for each in show.countdowns:
+    for each in show.countdowns[:most]:
         table.add_row(
             f"{each.ack_wait_s:g} s", str(each.seq), _times(each.deliveries), _countdown(each, show, now_s)
         )
-    held = f" of {show.countdowns[0].cursor}" if show.countdowns else ""
-    title = f"unacknowledged messages{held}, counting down on {show.seen_by or 'nobody'}"
+    who = show.countdowns[0].cursor if show.countdowns else "a subscriber"
+    title = (
+        f"unacknowledged messages of {who}: sent again when AckWait ends ({show.seen_by or 'nobody'} says)"
+    )
     return _panel(title, table)
 
 
@@ -151,9 +172,15 @@ def _redeliveries(show: Show, count: int) -> RenderableType:
         wait = each.cursor.rpartition(", ")[2]
         text.append(f"({wait}) " if wait.endswith(" s") else "")
         text.append(f"{REASONS.get(each.reason, each.reason)}\n", REASON_STYLES.get(each.reason, ""))
-    total = ", ".join(f"{count} {reason}" for reason, count in sorted(show.reasons.items()))
-    text.append(f"in all: {total or 'nothing'}", "dim")
+    text.append_text(_total(show))
     return text
+
+
+def _total(show: Show) -> Text:
+    total = ", ".join(
+        f"{count} ({REASONS.get(reason, reason)})" for reason, count in sorted(show.reasons.items())
+    )
+    return Text(f"sent again: {total or 'nothing'}", "dim", no_wrap=True, overflow="ellipsis")
 
 
 def _sequences(each: Redelivery) -> str:
@@ -162,7 +189,7 @@ def _sequences(each: Redelivery) -> str:
     return f"{len(each.seqs)} messages"
 
 
-def _timeline(show: Show, count: int) -> RenderableType:
+def _timeline(show: Show, count: int) -> Text:
     text = Text(no_wrap=True, overflow="ellipsis")
     for each in _last(show.timeline, count):
         text.append(f"{each.at_s - show.started_s:5.1f} ", "dim")

@@ -22,7 +22,7 @@ from node.demo.checker import judge
 from node.demo.cluster import Cluster
 from node.demo.history import History
 from node.demo.load import Load
-from node.demo.picture import HEIGHT, LINES_MAX, picture, plain
+from node.demo.picture import picture, plain, screen_lines
 from node.demo.report import lines, report
 from node.demo.show import Line, Show
 from node.demo.story import Story
@@ -157,6 +157,7 @@ class _Demo:
             except NodeError as error:
                 failure = str(error)
             nursery.cancel_scope.cancel()
+        self.last_picture()
         return failure
 
     def _judge(self, story: Story, failure: str) -> None:
@@ -193,14 +194,19 @@ class _Demo:
         return sys.stderr if self.options.json == "-" else sys.stdout
 
     async def _screen(self) -> None:
-        def frame() -> Any:
-            lines = max(2, min(LINES_MAX, self.console.height - HEIGHT))
-            return picture(self.show, trio.current_time(), lines=lines)
-
         with Live(console=self.console, screen=True, auto_refresh=False) as live:
             while True:
-                live.update(frame(), refresh=True)
+                live.update(self._picture(), refresh=True)
                 await trio.sleep(1 / FRAMES_A_SECOND)
+
+    def last_picture(self) -> None:
+        """Leave it where the terminal goes on: the other screen is gone with all that was on it."""
+        if self.options.tty:
+            self.console.print(self._picture())
+
+    def _picture(self) -> Any:
+        lines = screen_lines(self.console.height)
+        return picture(self.show, trio.current_time(), lines=lines, width=self.console.width)
 
     async def _progress(self) -> None:
         while True:

@@ -30,6 +30,8 @@ ROUND_S: Final = 6.5
 """From one hit to the next: longer than the AckWait of 5 s and than the grace of 3 s."""
 BACK_S: Final = 30.0
 SETTLE_S: Final = 15.0
+UNACKED_S: Final = 60.0
+"""Longer than the longest AckWait, 30 s: so long waits a message whose acknowledgement died with its node."""
 QUIET_S: Final = 1.5
 """At the end one listens for what should not come any more."""
 REPLAY_S: Final = 20.0
@@ -184,11 +186,34 @@ class Story:
         lasts = await self._same_everywhere()
         await _until(lambda: not self._load.missing(lasts), SETTLE_S)
         self._load.let_go()
+        with trio.move_on_after(UNACKED_S) as patience:
+            while await self._unacked():  # noqa: ASYNC110  # the nodes are asked
+                await trio.sleep(0.1)
+        self._history.is_settled = not patience.cancelled_caught
         await trio.sleep(QUIET_S)
         self._phase("reading everything again")
-        self.note("phase", f"{sum(lasts.values())} messages are read again from the first")
+        self.note(
+            "phase", f"{sum(lasts.get(name, 0) for name in CHANNELS)} messages are read again from the first"
+        )
         with trio.move_on_after(REPLAY_S):
-            await self._load.replay(self._chance.choice(list(self._cluster.nodes)), lasts)
+            wanted = {channel: last for channel, last in lasts.items() if channel in CHANNELS}
+            await self._load.replay(self._chance.choice(list(self._cluster.nodes)), wanted)
+
+    async def _unacked(self) -> int:
+        """How many messages some node has as unacknowledged; 1 if a node does not say."""
+        found = 0
+        for name in self._cluster.nodes:
+            try:
+                page = await self._cluster.page(name, "/streaming/channelsz?subs=1")
+            except UnavailableError:
+                return 1
+            found += sum(
+                int(sub["pending_count"])
+                for channel in page.get("channels", [])
+                if channel["name"] in CHANNELS
+                for sub in channel.get("subscriptions", [])
+            )
+        return found
 
     async def _same_everywhere(self) -> dict[str, int]:
         """The last sequence of each channel, once all nodes name the same."""

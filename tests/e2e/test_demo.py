@@ -58,3 +58,65 @@ def test_interrupted_it_leaves_no_process_and_no_file(tmp_path: Path) -> None:
     demo.communicate()
     until("no node", lambda: not [node for node in nodes if Path(f"/proc/{node}").exists()])
     assert list(tmp_path.iterdir()) == []
+
+
+FORGETFUL = '''
+"""A state machine that forgets at a take-over what was acknowledged lately."""
+from node.core import acks, machine, taking_over
+from node.core.due import make_all_due
+
+KEPT = 400
+forgotten = []
+apply_acks, take_over = acks.apply_acks, taking_over.take_over
+
+
+def remember(turn, command):
+    member = turn.state.by_ack_inbox.get(command.ack_inbox)
+    if member is not None:
+        held = {seq: member.unacked[seq] for seq in command.seqs if seq in member.unacked}
+        forgotten.append((turn.index, member.id, held))
+        del forgotten[:-KEPT]
+    return apply_acks(turn, command)
+
+
+def forget(turn, command):
+    for index, number, held in forgotten:
+        member = turn.state.subscriptions.get(number)
+        if member is None or member.client is None:
+            continue
+        lost = {seq: record for seq, record in held.items() if seq not in member.unacked}
+        records = sorted({**member.unacked, **lost}.items(), key=lambda each: (each[1].entry, each[0]))
+        member.unacked = dict(records)
+        make_all_due(turn, member)
+    take_over(turn, command)
+
+
+acks.apply_acks, taking_over.take_over = remember, forget
+'''
+
+
+def test_acks_that_are_forgotten_at_a_failover_are_found(tmp_path: Path) -> None:
+    """The checker goes by what was committed, and still sees when that comes again."""
+    (tmp_path / "sitecustomize.py").write_text(FORGETFUL)
+    report = tmp_path / "report.json"
+    command = [
+        STANCHION,
+        "demo",
+        "--kills",
+        "1",
+        "--seed",
+        "5",
+        "--no-tty",
+        "--patient",
+        "--json",
+        str(report),
+    ]
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path), "TMPDIR": str(tmp_path)}
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=400, check=False, env=environment
+    )  # fmt: skip
+    assert done.returncode == 1, done.stdout + done.stderr
+    found = json.loads(report.read_text())
+    assert not found["held"]
+    assert found["duplicates"] > 0
+    assert any("acknowledgement was committed" in each["text"] for each in found["violations"])

@@ -6,13 +6,13 @@ import io
 
 from rich.console import Console
 
-from node.demo.picture import HEIGHT, picture
+from node.demo.picture import HEIGHT, picture, screen_lines
 from node.demo.show import Countdown, NodeView, Show, Slots
 
 
 def drawn(show: Show, now_s: float, *, width: int = 120, lines: int = 6) -> str:
     console = Console(file=io.StringIO(), width=width, record=True)
-    console.print(picture(show, now_s, lines=lines))
+    console.print(picture(show, now_s, lines=lines, width=width))
     return console.export_text()
 
 
@@ -50,8 +50,12 @@ def test_it_fits_a_small_screen() -> None:
     for number in range(50):
         show.happened(109.0, "phase", f"event {number}")
         show.redelivered(109 + number, "due", "holder-1", "holder-1, 5 s", number)
-    text = drawn(show, 110.0, width=80, lines=2)
+    text = drawn(show, 110.0, width=80, lines=screen_lines(24))
     assert len(text.splitlines()) <= 24
+    assert all(len(line) <= 80 for line in text.splitlines())
+    for word in ("killed", "paused", "demo.orders", "unacked", "event 49", "AckWait", "leader"):
+        assert word in text
+    assert "…" not in text
     assert len(drawn(show, 110.0, lines=10).splitlines()) <= HEIGHT + 10
 
 

@@ -62,7 +62,7 @@ def test_a_long_gap_is_a_bad_run_unless_one_is_patient() -> None:
     found = made(told, patient=True)
     assert found["held"]
     assert found["kills"][0]["publish_gap_ms"] == pytest.approx(2000, abs=1)
-    assert lines(found)[-1].endswith("times were not judged")
+    assert lines(found)[-1].endswith("times not judged")
     assert not any(line.startswith("VIOLATION") for line in lines(found))
 
 
