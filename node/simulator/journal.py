@@ -167,7 +167,8 @@ class MemoryJournal:
         return self._entries[index - self._first][1]
 
     def length_at(self, index: int) -> int:
-        return len(self.payload_at(index))
+        assert self._first <= index <= self.last_index
+        return len(self._entries[index - self._first][1])
 
     def read(self, index: int, max_bytes: int) -> list[tuple[Index, Term, bytes]]:
         assert index >= self.first_readable, f"entry {index} has no payload here"
