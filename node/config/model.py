@@ -197,6 +197,10 @@ class Store:
     """How often the applied state is written to the store. Longer: less writing, more memory and a
     longer replay after a crash. Nothing is lost in between, for the journal has it."""
 
+    min_free: Annotated[int, Size()] = 256 * 1024 * 1024
+    """Bytes that must be left on the disk of ``dir``, or a tenth of it if that is less. While fewer than a
+    majority of the nodes have that, publishes are refused. 0: never."""
+
     encryption: Encryption | None = None
     """Absent: everything is stored as it is."""
 

@@ -5,6 +5,8 @@ Source: the streaming protocol, "Error strings".
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 # connecting
 INVALID_CONNECT = "stan: invalid connection request"
 INVALID_CLIENT_ID = "stan: invalid clientID: only alphanumeric and `-` or `_` characters allowed"
@@ -61,6 +63,12 @@ INVALID_CONFIGURATION = "stan: invalid configuration"
 ADMIN_TOO_LATE = "too late: whoever asked has given up, and nothing was changed"
 NO_CURSOR = "only a durable subscription and a queue group can be moved: a plain one keeps no place"
 UNKNOWN_PLACE = "there is no such place to move to"
+
+
+def no_space(nodes: Sequence[str]) -> str:
+    """The answer to a publish while the disks of ``nodes`` are nearly full."""
+    disks = f"the disk of {nodes[0]} is" if len(nodes) == 1 else f"the disks of {', '.join(nodes)} are"
+    return f"stan: no space left: {disks} nearly full"
 
 
 def no_channel(name: str) -> str:

@@ -47,7 +47,7 @@ from node.server.clients import Clients
 from node.server.context import ClientLimits, Context, ServerInfo
 from node.server.descriptors import connections_max, raise_limit
 from node.server.disk.checkpointing import Checkpointer
-from node.server.disk.storage import open_storage
+from node.server.disk.storage import open_storage, space_of
 from node.server.foreign.offered import is_offered
 from node.server.foreign.peers import FOUNDED, STARTED, cluster_of
 from node.server.host import Host
@@ -79,6 +79,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("stanchion.node")
 
+LOOK_AT_SPACE_S = 1.0
+"""How often it is looked how much room the disk has."""
 LOOK_AROUND_S = 2.0
 """How long who founds a cluster alone looks for one that is there: several attempts of its nodes to dial."""
 MONITORING_WAITS_S = 0.5
@@ -250,8 +252,9 @@ class Node:
             matches=self._matches,
             durable=self._durable,
             interval_s=config.store.checkpoint_interval_ns / SECOND,
-            trailing_entries=lambda: config.raft.trailing_logs if len(self.members) > 1 else 0,
+            trailing_entries=self._trailing_entries,
         )
+        self.space = space_of(config) if config.store.store == "file" else None
         self.snapshots = self._make_snapshots()
         self.context = self._make_context()
         self.clients = Clients(
@@ -355,7 +358,12 @@ class Node:
 
     def _hello(self, link: str) -> dict[str, Any]:
         assert self.security is not None
-        return {**self.founding.hello(link), "term": self.journal.term, **self.security.hello()}
+        return {
+            **self.founding.hello(link),
+            "term": self.journal.term,
+            "low_space": self.replica.room.is_low,
+            **self.security.hello(),
+        }
 
     def _peer_addresses(self) -> dict[str, Address]:
         """Where the nodes of the configuration are for their peers."""
@@ -549,6 +557,7 @@ class Node:
                 nursery.start_soon(self.snapshots.run)
             nursery.start_soon(self.leaderless.run)
             nursery.start_soon(self.certificates.run)
+            nursery.start_soon(self._watch_space)
             if self.external is not None and not self.is_alone:
                 serving = self._make_serving(self.external)
                 nursery.start_soon(serving.run, self._wait_changed, self.leaving.hand_over)
@@ -611,6 +620,27 @@ class Node:
     def _has_changed(self) -> None:
         self._changed.set()
         self._changed = trio.Event()
+
+    async def _watch_space(self) -> None:
+        """Look how full the disk is. While there is little room the journal keeps no more than it has to."""
+        from node.store.store import Store
+
+        if self.space is None:
+            return
+        while True:
+            async with self.checkpointer.paused():  # the store is open then
+                store = self.store
+                reusable = store.reusable_bytes if isinstance(store, Store) else 0
+            is_low = await trio.to_thread.run_sync(self.space.look, reusable)
+            self.replica.room.looked(is_low=is_low)
+            if self.space.is_tight:
+                await self.checkpointer.shrink()
+            await trio.sleep(LOOK_AT_SPACE_S)
+
+    def _trailing_entries(self) -> int:
+        if len(self.members) <= 1 or (self.space is not None and self.space.is_tight):
+            return 0
+        return self.config.raft.trailing_logs
 
     async def _configure(self) -> None:
         await self.until(lambda: self.replica.caught_up)

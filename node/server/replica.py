@@ -39,6 +39,7 @@ from node.server.pacing import Pacing
 from node.server.perform import Messages, Performer
 from node.server.presence import Presence
 from node.server.requests import Requests
+from node.server.room import Room
 from node.server.steps import ends
 from node.server.streaming import Streaming, Subjects
 from node.server.upkeep import Upkeep
@@ -161,6 +162,12 @@ class Replica:
         self.term = 0
         self.leader: str | None = None
         self.links_up: set[str] = set()
+        self.room = Room(
+            node,
+            lambda: self.membership.voters if self.membership is not None else (),
+            send=send,
+            refuse=self._refuse_publishes,
+        )
         self.catch_up = CatchUp(
             links_up=self.links_up,
             send=send,
@@ -405,6 +412,7 @@ class Replica:
     def peer_up(self, peer: str, hello: Mapping[str, Any]) -> None:
         """The raft link to a member stands."""
         self.links_up.add(peer)
+        self.room.peer_up(peer, hello)
         self.upkeep.met(peer, hello)
         self.comparing.peer_up(peer)
         if self._tells_progress:
@@ -420,6 +428,7 @@ class Replica:
     def peer_down(self, peer: str) -> None:
         """The raft link to a member broke: what it lost is sent again when it is back."""
         self.links_up.discard(peer)
+        self.room.peer_down(peer)
         if peer == self.leader or (self.leader == self.node and not self.majority_linked):
             self._tell_origin()
 
@@ -450,6 +459,8 @@ class Replica:
                 self.asking.frame(peer, value)
             case ("state", list(milestones) | tuple(milestones)):
                 self.comparing.frame(peer, milestones)
+            case ("space", bool(is_low)):
+                self.room.told(peer, is_low=is_low)
             case ("written", *report):
                 self.losses.received(peer, report)
             case ("lost", int(), int()) if peer != self.leader:
@@ -466,6 +477,9 @@ class Replica:
                 )
             case _:
                 raise RemoteProtocolError(f"{peer}: no frame of a server: {shown(value)}")
+
+    def _refuse_publishes(self, why: str) -> None:
+        self.streaming.publishes_refused = why
 
     def paused(self, gap_s: float) -> None:
         """This process did not run for a while: nothing is delivered before it has caught up (R4)."""

@@ -76,7 +76,13 @@ class Source(figures.Source):
 
     def warnings(self) -> Sequence[str]:
         """See `figures.Source`."""
-        return self._node.certificates.warnings
+        node = self._node
+        warnings = list(node.certificates.warnings)
+        if node.space is not None and node.space.warning:
+            warnings.append(node.space.warning)
+        if node.replica.room.refusal:
+            warnings.append(f"publishes are refused: {node.replica.room.refusal}")
+        return warnings
 
     def raft(self) -> figures.Raft:
         """See `figures.Source`."""

@@ -193,6 +193,8 @@ class Streaming:
         """What can be delivered, where another NATS server decides that; of more than that none."""
         self.moving: MovingReplies | None = None
         """Takes all answers while this node stops: clients leave it before they are answered."""
+        self.publishes_refused = ""
+        """Why, in words for the publisher: the cluster's disks are nearly full. Empty: they aren't."""
         self.published = 0
         self.published_bytes = 0
         origin.publish_answered = self._publish_answered
@@ -257,6 +259,9 @@ class Streaming:
             or not self._may_publish(request)
         ):
             self._reply(reply, stan.encode_pub_ack(request.guid, refusals.INVALID_PUBLISH))
+            return
+        if self.publishes_refused:
+            self._reply(reply, stan.encode_pub_ack(request.guid, self.publishes_refused))
             return
         body = message_body(channel, request.reply, request.data)
         if self.body_size_max is not None and len(body) > (self.body_size_max() or sys.maxsize):

@@ -119,6 +119,16 @@ class Store:
         info, stat = self._environment.info(), self._environment.stat()
         return int((info["last_pgno"] + 1) * stat["psize"])
 
+    @property
+    def reusable_bytes(self) -> int:
+        """Bytes of the environment's file that hold nothing: what was dropped has left them."""
+        page_bytes = self._environment.stat()["psize"]
+        with self._environment.begin() as transaction:
+            stats = [transaction.stat(database) for database in self._databases]
+        stats.append(self._environment.stat())
+        used = sum(each["branch_pages"] + each["leaf_pages"] + each["overflow_pages"] for each in stats)
+        return max(0, self.bytes_on_disk - int(used) * int(page_bytes))
+
     def records(self) -> Iterator[tuple[bytes, bytes]]:
         try:
             with self._environment.begin(self._databases.state) as transaction:

@@ -80,7 +80,7 @@ PLAIN = {
     "origin", "ordering", "perform", "keeper", "heartbeats", "presence", "requests", "replica", "routing",
     "interest", "streaming", "subscriptions", "connection", "clock", "liveness", "host",
     "agreeing", "plans", "steps", "external/routing", "foreign/peers", "disk/continuity",
-    "disk/snapshot_context", "disk/unfinished", "membership/founding",
+    "disk/snapshot_context", "disk/unfinished", "membership/founding", "room",
 }  # fmt: skip
 """Modules of ``server`` that do no I/O and know no event loop, so that the simulator can run them."""
 

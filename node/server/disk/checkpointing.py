@@ -122,10 +122,18 @@ class Checkpointer:
             await self._durable(index)
             await trio.to_thread.run_sync(job.run)
             self.store.end_checkpoint(job)
-            self._trim()
-            sweep = self._journal.begin_sweep()
-            if sweep is not None:
-                await trio.to_thread.run_sync(sweep.run)
+            await self._drop()
+
+    async def shrink(self) -> None:
+        """Let the journal drop what it may, although nothing was applied: the disk is nearly full."""
+        async with self._lock:
+            await self._drop()
+
+    async def _drop(self) -> None:
+        self._trim()
+        sweep = self._journal.begin_sweep()
+        if sweep is not None:
+            await trio.to_thread.run_sync(sweep.run)
 
     def paused(self) -> trio.Lock:
         """Held while a snapshot is installed: no checkpoint runs meanwhile."""

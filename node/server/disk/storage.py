@@ -22,6 +22,7 @@ from node.raft.journal import Journal
 from node.raft.memory_disk import MemoryDisk
 from node.raft.segments import segment_number
 from node.server.disk.continuity import Note, contradiction, follow
+from node.server.disk.space import Space
 from node.server.membership.joining import pinned
 
 if TYPE_CHECKING:
@@ -78,6 +79,7 @@ def open_storage(config: Config, name: str, stack: ExitStack) -> Storage:
         return storage
     directory = config.store.dir
     disk = RealDisk(directory)
+    space_of(config).begin()
     stack.enter_context(DirectoryLock(directory))
     _keep_private(directory)
     identity = load_identity(disk, cluster_id=config.cluster.id, node=name)
@@ -86,6 +88,12 @@ def open_storage(config: Config, name: str, stack: ExitStack) -> Storage:
         storage.identity = pinned(identity, config.cluster.nodes)
         save_identity(disk, storage.identity)
     return storage
+
+
+def space_of(config: Config) -> Space:
+    """The disk of a node's directory."""
+    store = config.store
+    return Space(store.dir, min_free=store.min_free, segment_bytes=config.raft.journal_segment)
 
 
 def _keep_private(directory: Path) -> None:
