@@ -36,7 +36,9 @@ STREAM_ERRORS: Final = (trio.BrokenResourceError, trio.ClosedResourceError, OSEr
 """How a stream says that it is no more. TLS errors are among the last."""
 
 
-_STEP_FRAMES: Final = 32
+_STEP_S: Final = 0.002
+"""For so long frames are taken before others have their turn, but on a raft link: a message to clients may be
+much work, and so may news of what they subscribe to. The frame that reaches it is finished."""
 
 
 class LostError(Exception):
@@ -194,29 +196,40 @@ class Connection:
             self.counted.came(len(data), len(values))
             if self.closed is not None:  # replaced after the bytes had come in
                 return None
-            step = self._step(len(values))
-            for first in range(0, len(values), step):
-                if first and not await self._turn():
+            try:
+                if self.hello.link == RAFT:
+                    if values:
+                        take(values)
+                elif not await self._take_in_steps(values, take):
                     return None
-                try:
-                    take(values[first : first + step])
-                except RemoteProtocolError as error:
-                    return self.close(str(error))
+            except RemoteProtocolError as error:
+                return self.close(str(error))
             if self._paused is not None:
                 await self._paused.wait()
             if decoder.error is not None:
                 return self.close(str(decoder.error))
 
-    async def _turn(self) -> bool:
-        """Let others have theirs, and wait if nothing may be taken. Whether what came still counts then."""
+    async def _take_in_steps(self, values: list[Any], take: Callable[[list[Any]], None]) -> bool:
+        """Take frames, with turns for others in between. Returns whether what came still counts.
+
+        Raises:
+            RemoteProtocolError: the peer broke its protocol.
+        """
+        began_s = time.monotonic()
+        for value in values:
+            if self._paused is not None or time.monotonic() - began_s > _STEP_S:
+                await self._turn()
+                began_s = time.monotonic()
+            if self.closed is not None:
+                return False
+            take([value])
+        return True
+
+    async def _turn(self) -> None:
+        """Let others have theirs, and wait if nothing may be taken."""
         await trio.lowlevel.checkpoint()
         if self._paused is not None:
             await self._paused.wait()
-        return self.closed is None
-
-    def _step(self, count: int) -> int:
-        """How many frames are taken before others have their turn: a message to clients may be much work."""
-        return max(1, count) if self.hello.link == RAFT else _STEP_FRAMES
 
     async def _write(self, bytes_max: int) -> None:
         while True:

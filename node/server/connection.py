@@ -89,7 +89,7 @@ FIRST_PING_GRACE_S = 30.0
 pings; it is sent PINGs like the others. The clients give up waiting for their PONG after 2 s."""
 
 
-STEP_COST = 4096
+STEP_COST = 2048
 """The work of one step, in deliveries to clients: some milliseconds. The operation that reaches it is
 finished. What each costs was measured as time, parsing included."""
 

@@ -81,6 +81,10 @@ log = logging.getLogger("stanchion.node")
 
 LOOK_AT_SPACE_S = 1.0
 """How often it is looked how much room the disk has."""
+GC_THRESHOLDS = (2000, 10, 50)
+"""When Python looks for cycles of garbage. By default it looks at all objects after 70,000 more were made
+than went. With 100,000 subscriptions there are a million, and to look at them all takes half a second. Cycles
+come mostly from connections that have ended; so many subscriptions come one after the other."""
 LOOK_AROUND_S = 2.0
 """How long who founds a cluster alone looks for one that is there: several attempts of its nodes to dial."""
 MONITORING_WAITS_S = 0.5

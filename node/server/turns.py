@@ -17,7 +17,7 @@ import trio
 
 from node.server.loop_watch import LoopWatch
 
-SHARE_S: Final = 0.008
+SHARE_S: Final = 0.004
 """What client connections may spend of one round. The step that reaches it is finished."""
 
 

@@ -16,6 +16,7 @@ import trio.testing
 from node.errors import RemoteProtocolError, UnavailableError
 from node.protocol.peer import encode_frame
 from node.raft.connection import (
+    _STEP_S,
     Connection,
     SilentError,
     SnapshotChannel,
@@ -72,38 +73,55 @@ async def test_frames_leave_together_up_to_the_limit_of_a_write() -> None:
         link.close("enough")
 
 
-@pytest.mark.parametrize(
-    ("kind", "steps"), [("raft", [70]), ("route", [32, 32, 6]), ("foreign", [32, 32, 6])]
-)
-async def test_messages_for_clients_are_taken_in_steps(kind: str, steps: list[int]) -> None:
-    """Each may be for a thousand of them; what one read brings of consensus is one iteration's."""
-    stream, taken = FakeStream(), list[int]()
+@pytest.mark.parametrize(("kind", "steps"), [("raft", [70]), ("route", [10] * 7), ("foreign", [10] * 7)])
+async def test_messages_for_clients_are_taken_in_steps(
+    kind: str, steps: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each may be for a thousand of them, or 250 items of interest; what one read brings of consensus is one
+    iteration's.
+    """
+    stream, taken = FakeStream(), [0]
     link = Connection(stream, replace(HELLO, link=kind), "127.0.0.1:1")
     stream.feed(lambda: b"".join(encode_frame(number) for number in range(70)))
+    now = 0.0
+    monkeypatch.setattr("node.raft.connection.time.monotonic", lambda: now)
+    turn = Connection._turn
+
+    async def counted(link: Connection) -> None:
+        taken.append(0)
+        await turn(link)
+
+    monkeypatch.setattr(Connection, "_turn", counted)
+
+    def take(values: list[Any]) -> None:
+        nonlocal now
+        now += len(values) * _STEP_S / 9.5
+        taken[-1] += len(values)
+
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(link.run, Limits(), lambda values: taken.append(len(values)))
+        nursery.start_soon(link.run, Limits(), take)
         await trio.testing.wait_all_tasks_blocked()
         assert taken == steps
         link.close("enough")
 
 
 @pytest.mark.parametrize("ends", [True, False])
-async def test_between_steps_a_link_may_end_or_pause(ends: bool) -> None:
+async def test_between_frames_a_link_may_end_or_pause(ends: bool) -> None:
     stream, taken = FakeStream(), list[int]()
     link = Connection(stream, replace(HELLO, link="route"), "127.0.0.1:1")
 
     def take(values: list[Any]) -> None:
-        taken.append(len(values))
+        taken.extend(values)
         link.close("replaced") if ends else link.pause_reading()
 
     stream.feed(lambda: b"".join(encode_frame(number) for number in range(70)))
     async with trio.open_nursery() as nursery:
         nursery.start_soon(link.run, Limits(), take)
         await trio.testing.wait_all_tasks_blocked()
-        assert taken == [32]
+        assert taken == [0]
         link.resume_reading()
         await trio.testing.wait_all_tasks_blocked()
-        assert taken == ([32] if ends else [32, 32])
+        assert taken == ([0] if ends else [0, 1])
         link.close("enough")
 
 
