@@ -61,17 +61,17 @@ class Pacing:
         self._is_held_up = is_held_up
         self._paused: deque[Reader] = deque()
         self._held_up: dict[Reader, None] = {}
-        """Not read from, for a link to another node is crowded."""
+        """Not read from: a link to another node is crowded, or a message of theirs is still being sent."""
         self._stuck: dict[Any, None] = {}
 
     def read_done(self, connection: Reader) -> None:
         """What a connection had brought is under way: may it go on?"""
-        if self._origin.full:
-            connection.pause_reading()
-            self._paused.append(connection)
-        elif self._is_held_up(connection):
+        if self._is_held_up(connection):
             connection.pause_reading()
             self._held_up[connection] = None
+        elif self._origin.full:
+            connection.pause_reading()
+            self._paused.append(connection)
 
     @property
     def next_s(self) -> float:
@@ -107,6 +107,9 @@ class Pacing:
         for connection in self._held_up:
             if not self._is_held_up(connection):
                 del self._held_up[connection]
-                connection.resume_reading()
-                self._kick()
+                if self._origin.full:
+                    self._paused.append(connection)
+                else:
+                    connection.resume_reading()
+                    self._kick()
                 break

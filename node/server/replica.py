@@ -497,6 +497,8 @@ class Replica:
         self.routing.flush()
         self.streaming.read_done()
         self.pacing.read_done(connection)
+        if self.routing.works:
+            self._kick()
 
     @property
     def takes_requests(self) -> bool:

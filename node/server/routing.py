@@ -78,6 +78,10 @@ GROUP_BYTES_MAX, GROUP_BYTES_SMALL = 1024 * 1024, 64 * 1024
 """Bytes of their names (patterns and queues) in one frame, likewise. One group more is always taken: its
 name is a part of a control line."""
 
+FAN_OUT_MAX = 4096
+"""Subscriptions and queue groups that get a message at once. To more it goes in steps, if a client has
+published it; the node's own messages, which go to inboxes, then reach nobody."""
+
 CROWDED_BYTES = 8 * 1024 * 1024
 """Bytes queued for a node from which on whoever publishes to it is not read from, until there is room
 again."""
@@ -151,6 +155,8 @@ class Routing:
         self._clock = clock
         self._held_up: dict[Receiver, str] = {}
         """Publishers, and the node that their messages wait for."""
+        self._fanning_out: dict[Receiver, None] = {}
+        """Publishers of messages that are being sent in steps."""
         self._drops_told_s: dict[str, float] = {}
         self.dropped = 0
         """Messages of clients that were not sent to another node, or not to all queue groups there, for too
@@ -224,6 +230,7 @@ class Routing:
         subscriptions = list(connection.subscriptions.values())
         connection.has_left = True
         self._held_up.pop(connection, None)
+        self._fanning_out.pop(connection, None)
         self._set_stuck(connection.epoch, True)
         self._begin(self._leave(connection.epoch, subscriptions), len(subscriptions))
 
@@ -366,7 +373,16 @@ class Routing:
         if plan.is_local:
             return count
         homes = plan.homes if to_services else ()
-        return count + self._route(plan, homes, source, subject, reply, headers, payload, echo)
+        receivers = len(plan.plain) + len(plan.groups)
+        if receivers <= FAN_OUT_MAX:
+            return count + self._route(plan, homes, source, subject, reply, headers, payload, echo)
+        if source is None:
+            self.dropped += 1  # nobody's inbox has so many listeners: it was named to keep this node busy
+            return count
+        self.spent += receivers
+        self._fanning_out[source] = None
+        self._jobs.append(self._fan_out(plan, homes, source, subject, reply, headers, payload, echo))
+        return count + receivers
 
     def is_served(self, subject: bytes) -> bool:
         """A service of this node, or of another cluster that this node passes requests to, takes
@@ -433,6 +449,45 @@ class Routing:
                     kind, plain = "msg", False
         return count
 
+    def _fan_out(
+        self,
+        plan: Plan,
+        homes: Sequence[str],
+        source: Receiver,
+        subject: bytes,
+        reply: bytes,
+        headers: bytes,
+        payload: bytes,
+        echo: bool,
+    ) -> Iterator[None]:
+        """Do what `_route` does, in steps.
+
+        Meanwhile ``source`` is held up, or what it says next would come before this.
+        """
+        for subscription in plan.plain:
+            if echo or subscription.connection is not source:
+                subscription.connection.deliver(subscription, subject, reply, headers, payload)
+            yield
+        queues: dict[str, list[Key]] = {peer: [] for peer in (*plan.peers, *homes)}
+        for group in plan.groups:
+            member = group.next_member(subject, source, echo)
+            if member is not None:
+                member.connection.deliver(member, subject, reply, headers, payload)
+            elif (peer := group.next_remote()) is not None:
+                queues.setdefault(peer, []).append(group.key)
+            yield
+        self._exchange.flush()
+        for peer, keys in queues.items():
+            kind = "ask" if peer in homes else "msg"
+            plain = peer in plan.peers
+            for part in _parts(keys, len(payload)):
+                if self._is_full(peer, source):
+                    break
+                self._send(peer, [kind, subject, reply, headers, payload, plain, part])
+                kind, plain = "msg", False
+                yield
+        self._fanning_out.pop(source, None)
+
     def _is_full(self, peer: str, source: Receiver) -> bool:
         """Whether nothing more of clients may be sent to ``peer``. ``source`` waits if much is queued."""
         queued = self._queued_bytes(peer)
@@ -452,7 +507,11 @@ class Routing:
         return True
 
     def is_held_up(self, source: Receiver) -> bool:
-        """Messages of ``source`` wait for a node to which much is queued: it should not be read from."""
+        """What ``source`` has published isn't sent yet, or waits for a node to which much is queued:
+        nothing more of it may be carried out.
+        """
+        if source in self._fanning_out:
+            return True
         peer = self._held_up.get(source)
         if peer is None:
             return False

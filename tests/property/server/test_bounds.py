@@ -51,6 +51,7 @@ BOUNDS = (
     (ordering, "KEEPER_COMMANDS_MAX", 16),
     (origin, "BATCH_BYTES", origin.BATCH_BYTES // SCALE),
     (origin, "UNAPPLIED_BYTES_MAX", origin.UNAPPLIED_BYTES_MAX // SCALE),
+    (routing, "FAN_OUT_MAX", 100),
     (routing, "GROUPS_MAX", 31),
     (routing, "GROUPS_SMALL", 4),
     (routing, "GROUP_BYTES_MAX", routing.GROUP_BYTES_MAX // SCALE),
@@ -226,7 +227,7 @@ class World:
                 before = len(self.log)
                 if self.term > 1:
                     replica.pump()
-                busy = busy or len(self.log) > before
+                busy = busy or len(self.log) > before or replica.routing.works
                 for client in getattr(self, "clients", ()):
                     busy = (client.node == name and client.go_on()) or busy
             while self.frames:

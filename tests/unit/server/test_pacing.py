@@ -83,10 +83,17 @@ def test_who_crowds_a_link_is_not_read_from_until_it_has_room() -> None:
     node.held_up = []
     node.pacing.go_on()
     assert (a.reads, b.reads) == (True, False), "the second one once the first has had its read"
-    node.pacing.closed(b)
-    assert node.pacing.next_s == float("inf")
+    node.full = True
     node.pacing.go_on()
-    assert not b.reads
+    assert not b.reads, "too much waits here by now"
+    assert node.pacing.next_s == float("inf")
+    node.full, node.relaxed = False, True
+    node.pacing.go_on()
+    assert b.reads
+    node.held_up = [a]
+    node.pacing.read_done(a)
+    node.pacing.closed(a)
+    assert node.pacing.next_s == float("inf")
 
 
 def test_who_has_ended_has_no_turn() -> None:
