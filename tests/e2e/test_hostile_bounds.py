@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import pytest
-from e2e.attacks.bounds import long_names, many_clients
+from e2e.attacks.bounds import (
+    long_groups,
+    long_names,
+    many_clients,
+    many_groups,
+    messages_for_groups,
+)
 from e2e.conftest import MakeCluster
 from e2e.harness import Cluster
-from e2e.hostile import endure
+from e2e.hostile import Attack, endure
 from e2e.wire import Wire
 
 from node.protocol import nats, streaming
@@ -23,6 +29,22 @@ def test_names_of_a_megabyte(cluster: Cluster, unique: str, where: str) -> None:
     damage = endure(cluster, unique, {name: [long_names]})
     print(damage)  # noqa: T201 - shown when it fails
     damage.check(memory_max=96 << 20)
+
+
+@pytest.mark.parametrize("groups", [long_groups, many_groups])
+def test_messages_for_thousands_of_groups_elsewhere(cluster: Cluster, unique: str, groups: Attack) -> None:
+    """One such message was a frame that ended its sender, or broke the link. Now its sender is held up."""
+    leader, follower = cluster.leader(), cluster.follower()
+    links = route_links(cluster)
+    damage = endure(cluster, unique, {follower: [groups], leader: [messages_for_groups]})
+    print(damage)  # noqa: T201 - shown when it fails
+    damage.check(memory_max=256 << 20)
+    assert route_links(cluster) == links, "a link between nodes broke"
+
+
+def route_links(cluster: Cluster) -> int:
+    """How often links between nodes have come up, by the logs of all nodes."""
+    return sum(cluster.log(name).read_text().count("route link with") for name in cluster.names)
 
 
 def test_client_ids_without_end(make_cluster: MakeCluster, unique: str) -> None:
