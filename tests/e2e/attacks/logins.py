@@ -11,8 +11,8 @@ import time
 CONNECTIONS = 200
 
 
-def guess(port: int, until_s: float) -> None:
-    """Log in as a known user with one wrong password after the other, from an address of its own.
+def guess(port: int, until_s: float, source: str = "127.0.0.2") -> None:
+    """Log in as a known user with one wrong password after the other, from address ``source``.
 
     Many connections at a time: all that a node compares passwords with is kept busy.
     """
@@ -21,9 +21,7 @@ def guess(port: int, until_s: float) -> None:
     while time.monotonic() < until_s:
         while len(waiting) < CONNECTIONS:
             try:
-                one = socket.create_connection(
-                    ("127.0.0.1", port), timeout=1, source_address=("127.0.0.2", 0)
-                )
+                one = socket.create_connection(("127.0.0.1", port), timeout=1, source_address=(source, 0))
                 one.sendall(b'CONNECT {"user":"ann","pass":"guess %d"}\r\nPING\r\n' % next(numbers))
                 waiting.append(one)
             except OSError:
