@@ -1,4 +1,4 @@
-"""Who belongs to a cluster: `add`, `remove`, `replace` and `members` of ``stanchion cluster``.
+"""``stanchion cluster``: `add`, `remove`, `replace`, `members` and `clock`, which the leader does.
 
 Each asks any node; the leader does it. All of them may be repeated: what is so already is left alone, what
 was interrupted goes on.
@@ -14,6 +14,7 @@ from node.cli.tables import aligned
 from node.cli.target import cluster_of
 from node.config.load import load
 from node.errors import ConfigError
+from node.units import SECOND
 
 WAIT_S = 120.0
 """How long a command waits by default: a newcomer may need a snapshot of all there is."""
@@ -31,6 +32,8 @@ def arguments(actions: Any) -> None:
     replace.add_argument("new", metavar="NEW", help="may be OLD, with an empty directory")
     _add_newcomer(replace)
     _action(actions, "members", "who belongs to it, and how far each has come", "Show the members.")
+    clock = _action(actions, "clock", "how far timestamps are from the nodes' wall clocks", CLOCK)
+    clock.add_argument("--confirm", action="store_true", help="the wall clocks are right")
 
 
 def _action(actions: Any, name: str, summary: str, description: str) -> argparse.ArgumentParser:
@@ -73,6 +76,17 @@ started with an empty directory.
 """
 
 
+CLOCK = """Show how far the timestamps of messages are from the nodes' wall clocks.
+
+Timestamps follow the median of the voting nodes' clocks, unless that has moved too far to be believed: by
+more than seven days since the last timestamp, without a majority of clocks that agree. Then messages are
+dated, and dropped for their age, by the time that elapses. With --confirm the clocks are taken for right:
+timestamps that are behind follow at once, and messages that are too old by the new time are dropped.
+Timestamps never go back: those that are ahead go on at nine tenths of the speed of time until the clocks have
+come up with them.
+"""
+
+
 def run(args: argparse.Namespace) -> int:
     """Do it, and say how it went."""
     match args.action:
@@ -84,6 +98,8 @@ def run(args: argparse.Namespace) -> int:
             show(args, _replace(args), _replaced)
         case "members":
             show(args, administer(args, "cluster.members", repeats=True), _table)
+        case "clock":
+            show(args, administer(args, "cluster.clock", {"confirm": args.confirm}, repeats=True), _clock)
     return 0
 
 
@@ -157,6 +173,19 @@ def _table(answer: Any) -> str:
     lines = aligned([head, *rows])
     if not answer["settled"]:
         lines.append("a change of members is under way")
+    return "\n".join(lines)
+
+
+def _clock(answer: Any) -> str:
+    ahead_s = answer["clocks_ahead_ns"] / SECOND
+    side = "ahead of" if ahead_s >= 0 else "behind"
+    lines = [f"wall clocks are {abs(ahead_s):.1f} s {side} the timestamps of messages"]
+    if not answer["believed"]:
+        lines.append("they are not believed: set them right, or confirm them with --confirm")
+    if answer["ages_wait"]:
+        lines.append(
+            f"no message is dropped for its age: the clock of {answer['leader']}, which leads, is wrong"
+        )
     return "\n".join(lines)
 
 

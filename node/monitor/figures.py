@@ -210,6 +210,8 @@ class Agreement:
     """How far its wall clock is ahead of the median of the cluster's; None: nobody has said yet."""
     clock_is_wrong: bool = False
     """That is more than is allowed."""
+    timestamps_behind_ns: int = 0
+    """How far timestamps are behind the median; ahead if negative."""
     state_agreed_index: int = 0
     """The last entry after which another node is known to have had the same state; 0: none yet."""
 

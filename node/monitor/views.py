@@ -38,6 +38,9 @@ MEMBERS_SHOWN_MAX: Final = 100
 STEP_ROWS: Final = 512
 """Of what isn't shown but summed or sorted: so many between two breaks."""
 
+TIMESTAMPS_OFF_MAX_NS = 10 * SECOND
+"""Timestamps that are further from the nodes' wall clocks are a warning."""
+
 
 def _head(source: Source) -> View:
     identity = source.identity
@@ -318,6 +321,7 @@ def raftz(source: Source) -> View:
         "machine_version": state.version,
         "cluster_time_ns": source.cluster_time_ns(),
         "clock_offset_ms": None if offset_ns is None else offset_ns // MILLISECOND,
+        "timestamps_behind_ms": agreement.timestamps_behind_ns // MILLISECOND,
         "ages_wait": state.ages_wait,
         "state_agreed_index": agreement.state_agreed_index,
         "members": list(raft.members),
@@ -356,6 +360,13 @@ def _warnings(source: Source) -> list[str]:
     if agreement.clock_is_wrong:
         off_s = (agreement.clock_offset_ns or 0) / SECOND
         warnings.append(f"this node's wall clock is {off_s:+.1f} s from the cluster's median")
+    behind_ns = agreement.timestamps_behind_ns
+    if abs(behind_ns) > TIMESTAMPS_OFF_MAX_NS:
+        side = "behind" if behind_ns > 0 else "ahead of"
+        warnings.append(
+            f"timestamps are {abs(behind_ns) / SECOND:.1f} s {side} the nodes' wall clocks: "
+            "see stanchion cluster clock"
+        )
     if source.state.ages_wait:
         warnings.append("no message is dropped for its age: the leader's wall clock is wrong")
     if source.identity.durability != "fsync":

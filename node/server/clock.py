@@ -29,6 +29,9 @@ log = logging.getLogger("stanchion.clock")
 OFFSET_WINDOW_NS = 5 * SECOND
 """How long a difference counts as recent: monotonic clocks of two machines drift apart."""
 
+JUMP_MAX_NS = 7 * 24 * 3600 * SECOND
+"""A wall clock that is further from what was known before is believed only if it is confirmed."""
+
 REPORT_AGE_MAX_NS = 10 * SECOND
 """A wall clock reported longer ago no longer counts towards the median."""
 
@@ -142,15 +145,31 @@ class ClusterClock:
 class WallClock:
     """The leader's timestamps (R13).
 
+    They follow the median of the voters' wall clocks, at 90 % to 110 % of the speed at which time elapses. A
+    median that is further than ``JUMP_MAX_NS`` from the last timestamp and the time since is not believed:
+    timestamps go on at the speed of time, and so do ages, until it is near again, a majority of voters has
+    clocks that agree with it, or an operator confirms it.
+
     Args:
         monotonic_ns: this node's monotonic clock.
         wall_ns: this node's wall clock, Unix nanoseconds; it may be wrong and may jump.
         offset_max_ns: beyond this distance from the median this node's own clock is reported wrong.
+        boot_ns: like ``monotonic_ns``, but goes on while the machine is suspended; None: there is none.
     """
 
     def __init__(
-        self, monotonic_ns: Callable[[], int], wall_ns: Callable[[], int], offset_max_ns: int = 10 * SECOND
+        self,
+        monotonic_ns: Callable[[], int],
+        wall_ns: Callable[[], int],
+        offset_max_ns: int = 10 * SECOND,
+        *,
+        boot_ns: Callable[[], int] | None = None,
     ) -> None:
+        self._boot_ns = monotonic_ns if boot_ns is None else boot_ns
+        self._suspended_ns = self._boot_ns() - monotonic_ns()  # as of the last timestamp
+        self._is_confirmed = False  # by an operator
+        self._median: tuple[int, int] | None = None  # as last known, and when
+        self._told_off: bool | None = None
         self._monotonic_ns = monotonic_ns
         self._wall_ns = wall_ns
         self._offset_max_ns = offset_max_ns
@@ -180,23 +199,110 @@ class WallClock:
     def seen(self, timestamp_ns: int, time_ns: int) -> None:
         """An entry with these stamps was applied."""
         if self._last is None or timestamp_ns > self._last[0]:
-            self._last = (timestamp_ns, time_ns)
+            self._set_last(timestamp_ns, time_ns)
+
+    def _set_last(self, timestamp_ns: int, time_ns: int) -> None:
+        self._last = (timestamp_ns, time_ns)
+        self._suspended_ns = self._boot_ns() - self._monotonic_ns()
 
     def stamp(self, time_ns: int, *, free: bool) -> Timestamp:
         """The timestamp of an entry at cluster time ``time_ns``.
 
-        ``free`` lifts the limit of 10 % fast: at a cold start, when the cluster's clock stood still
-        for as long as the cluster was down.
+        ``free`` lifts the limit of 110 %: at a cold start, when the cluster's clock stood still for as long
+        as the cluster was down. An operator's confirmation lifts it, too.
         """
         target = self.median()
-        if self._last is None:
-            stamp = target
-        else:
-            last, last_time = self._last
-            limit = last + (time_ns - last_time) * 11 // 10
-            stamp = max(last, target if free else min(target, limit))
-        self._last = (stamp, time_ns)
+        stamp = self._next(time_ns, target, free=free)
+        if self._last is not None:
+            off = target - self._expected(time_ns)
+            self._tell_off(off, target)
+            if abs(off) <= self._offset_max_ns:
+                self._is_confirmed = False  # it has done its work
+        self._set_last(stamp, time_ns)
         return Timestamp(stamp)
+
+    def estimate(self, time_ns: int) -> int:
+        """The timestamp that an entry at cluster time ``time_ns`` would have."""
+        return self._next(time_ns, self.median(), free=False)
+
+    def _next(self, time_ns: int, target: int, *, free: bool) -> int:
+        if self._last is None:
+            return target
+        last = self._last[0]
+        elapsed = self._expected(time_ns) - last
+        if not self._believes(target - last - elapsed, target):
+            return last + elapsed
+        stamp = max(target, last + elapsed * 9 // 10)
+        return stamp if free or self._is_confirmed else min(stamp, last + elapsed * 11 // 10)
+
+    def confirm(self) -> None:
+        """An operator says that the median is right, however far it is from the last timestamp.
+
+        Timestamps that were ahead of it never go back; they go on at 90 % until it has come up with them.
+        """
+        self._is_confirmed = True
+
+    def off_ns(self, time_ns: int) -> int:
+        """How far the median is ahead of the last timestamp and the time since; negative: behind.
+
+        0 if no median is known.
+        """
+        if self._median is None or self._last is None:
+            return 0
+        median_ns, at_ns = self._median
+        return median_ns + self._monotonic_ns() - at_ns - self._expected(time_ns)
+
+    def believed(self, time_ns: int) -> bool:
+        """Whether timestamps follow the median, at cluster time ``time_ns``. For the leader to say."""
+        return self._last is None or self._believes(self.off_ns(time_ns), self.median())
+
+    @property
+    def right_peers(self) -> list[str]:
+        """Voters whose clocks agree with the median, as far as heard lately."""
+        middle, own = self.median(), self._monotonic_ns()
+        return [
+            peer
+            for peer, (wall_ns, at_ns) in self._reports.items()
+            if own - at_ns < REPORT_AGE_MAX_NS and abs(wall_ns + own - at_ns - middle) <= self._offset_max_ns
+        ]
+
+    def _expected(self, time_ns: int) -> int:
+        """The last timestamp and the time since, that of suspension included."""
+        assert self._last is not None
+        last, last_time = self._last
+        suspended_ns = self._boot_ns() - self._monotonic_ns() - self._suspended_ns
+        return last + max(0, time_ns - last_time) + max(0, suspended_ns)
+
+    def _believes(self, off: int, target: int) -> bool:
+        if abs(off) <= JUMP_MAX_NS or self._is_confirmed:
+            return True
+        agreeing = len(self.right_peers) + (abs(self._wall_ns() - target) <= self._offset_max_ns)
+        voters = len(self._voters) if self._voters is not None else len(self._reports) + 1
+        return agreeing > 1 and agreeing > voters // 2
+
+    def _tell_off(self, off: int, target: int) -> None:
+        """Say once that timestamps are far from the clocks, whether these are believed, and the end of it."""
+        far = abs(off) > self._offset_max_ns or (self._told_off is not None and abs(off) > SECOND)
+        told = self._believes(off, target) if far else None
+        if told == self._told_off:
+            return
+        self._told_off = told
+        side = "ahead of" if off > 0 else "behind"
+        off_s = abs(off) / SECOND
+        if told is None:
+            log.warning("timestamps agree with the cluster's wall clocks again")
+        elif told:
+            log.warning(
+                "the cluster's wall clocks are %.1f s %s the timestamps so far: these follow at 90 to 110 %% "
+                "of the speed of time. If timestamps are behind, `stanchion cluster clock --confirm` sets "
+                "them at once", off_s, side,
+            )  # fmt: skip
+        else:
+            log.error(
+                "the cluster's wall clocks are %.1f s %s the last timestamp and the time since, and are NOT "
+                "believed: messages are dated, and dropped for their age, by the time that elapses. Set the "
+                "clocks right, or confirm them: stanchion cluster clock --confirm", off_s, side,
+            )  # fmt: skip
 
     def median(self) -> int:
         """What the leader goes by: the median of the voters' wall clocks, as far as heard lately; Unix ns."""
@@ -205,11 +311,13 @@ class WallClock:
         readings = [mine]
         readings += [wall + own - at for wall, at in self._reports.values() if own - at < REPORT_AGE_MAX_NS]
         middle = sorted(readings)[(len(readings) - 1) // 2]  # the lower one of an even number
+        self._median = (middle, own)
         self._judge(mine - middle)
         return middle
 
     def heard(self, median_ns: int) -> None:
         """The leader said what the median is."""
+        self._median = (median_ns, self._monotonic_ns())
         self._judge(self._wall_ns() - median_ns)
 
     def _judge(self, offset_ns: int) -> None:

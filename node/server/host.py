@@ -7,6 +7,12 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+
+def boot_time_ns() -> int:
+    """Nanoseconds since the machine booted, suspension included (Linux, CLOCK_BOOTTIME)."""
+    return time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+
+
 _ALPHABET = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 RANDOM_NAME_LENGTH = 22
 """62 ** 22 is more than 2 ** 130: as hard to guess as a key."""
@@ -21,6 +27,8 @@ class Host:
     wall_ns: Callable[[], int] = time.time_ns
     """Unix nanoseconds; may be wrong and may jump."""
     random_bytes: Callable[[int], bytes] = secrets.token_bytes
+    boot_ns: Callable[[], int] | None = None
+    """Like ``monotonic_ns``, but goes on while the machine is suspended; None: there is no such clock."""
 
     def monotonic_s(self) -> float:
         """The monotonic clock in seconds."""

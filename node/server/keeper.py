@@ -183,7 +183,7 @@ class Keeper:
         deadline = state.next_deadline()
         due = state.marked or (deadline is not None and deadline + TICK_LATE_NS <= now_ns)
         age = state.next_age()
-        if age is not None and now_s - self._aged_s >= AGE_EVERY_S and age <= self._wall.median():
+        if age is not None and now_s - self._aged_s >= AGE_EVERY_S and age <= self._wall.estimate(now_ns):
             self._aged_s = now_s
             due = True
         if due:
@@ -204,7 +204,7 @@ class Keeper:
                 times.append(now_s + (deadline + TICK_LATE_NS - self._clock.now()) / SECOND)
             age = state.next_age()
             if age is not None:
-                away_s = (age - self._wall.median()) / SECOND  # which entries are stamped with
+                away_s = (age - self._wall.estimate(self._clock.now())) / SECOND
                 times.append(max(now_s + away_s, self._aged_s + AGE_EVERY_S))
         return max(now_s, min(times))
 

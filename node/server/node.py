@@ -50,7 +50,7 @@ from node.server.disk.checkpointing import Checkpointer
 from node.server.disk.storage import open_storage, space_of
 from node.server.foreign.offered import is_offered
 from node.server.foreign.peers import FOUNDED, STARTED, cluster_of
-from node.server.host import Host
+from node.server.host import Host, boot_time_ns
 from node.server.launch import Launch
 from node.server.leaderless import Leaderless
 from node.server.leaving import Leaving
@@ -152,7 +152,7 @@ class Node:
         self._core_open = False
         self._changed = trio.Event()
         self._admitted = trio.Event()
-        self._host = Host()
+        self._host = Host(boot_ns=boot_time_ns)
         self._storage = open_storage(config, name, stack)
         self.identity = self._storage.identity
         self.journal = self._storage.journal

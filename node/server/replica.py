@@ -27,6 +27,7 @@ from node.server import catching_up, ordering
 from node.server.administration.asking import Asking
 from node.server.catching_up import CatchUp
 from node.server.clock import ClusterClock, WallClock
+from node.server.clock_duty import ClockDuty
 from node.server.comparing import Comparing
 from node.server.host import Host
 from node.server.keeper import Keeper
@@ -116,7 +117,7 @@ class Replica:
         self.machine = Machine(state)
         self.host = host
         self.clock = ClusterClock(host.monotonic_ns)
-        self.wall = WallClock(host.monotonic_ns, host.wall_ns, max_clock_offset_ns)
+        self.wall = WallClock(host.monotonic_ns, host.wall_ns, max_clock_offset_ns, boot_ns=host.boot_ns)
         self.clock.seen(state.time_ns)
         self.wall.seen(state.timestamp_ns, state.time_ns)
         self.routing = routing
@@ -246,6 +247,8 @@ class Replica:
         self.asking.register("cluster.join", self.changes.join)
         self.asking.register("cluster.remove", self.changes.remove)
         self.asking.register("cluster.members", self.changes.view)
+        self.clock_duty = ClockDuty(self.node, engine, self.ordering, self._state, self.clock, self.wall)
+        self.asking.register("cluster.clock", self.clock_duty.show)
         if self.membership is not None:
             self.changes.in_force = self.membership
             if not engine.is_changing:
@@ -631,6 +634,7 @@ class Replica:
         if self.keeper is None:
             return keeper_s
         self.upkeep.pump(now_s, self.term)
+        self.clock_duty.pump(now_s, self.term)
         return min(keeper_s, self.changes.pump(now_s))
 
     def _start_keeping(self) -> None:

@@ -115,7 +115,10 @@ class Source(figures.Source):
     def agreement(self) -> figures.Agreement:
         """See `figures.Source`."""
         replica = self._node.replica
-        return figures.Agreement(replica.wall.offset_ns, replica.wall.wrong, replica.comparing.agreed)
+        behind_ns = replica.wall.off_ns(replica.clock.now())
+        return figures.Agreement(
+            replica.wall.offset_ns, replica.wall.wrong, behind_ns, replica.comparing.agreed
+        )
 
     def traffic(self) -> figures.Traffic:
         """See `figures.Source`."""

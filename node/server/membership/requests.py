@@ -1,11 +1,11 @@
 """The requests by which operators change the members: from any node to the leader, who does it.
 
-``cluster.add``, ``cluster.remove`` and ``cluster.members`` of `administration`. And, where the configuration
-allows it, those of the Go server: a node's name as plain text to ``_STAN.raft.<cluster id>.node.add`` or
-``….node.remove``, answered ``+OK`` or ``-ERR adding node "n4": why``. There a node is added by its name
-alone, so its address must be in the file of the node that is asked. Whoever may publish to these subjects may
-use them, as with the Go server: that is what is switched on. But where clients show credentials, those who
-show none (``clients.no_auth_user``) may not.
+``cluster.add``, ``cluster.remove``, ``cluster.members`` and ``cluster.clock`` of `administration`. And, where
+the configuration allows it, those of the Go server: a node's name as plain text to
+``_STAN.raft.<cluster id>.node.add`` or ``….node.remove``, answered ``+OK`` or ``-ERR adding node "n4": why``.
+There a node is added by its name alone, so its address must be in the file of the node that is asked. Whoever
+may publish to these subjects may use them, as with the Go server: that is what is switched on. But where
+clients show credentials, those who show none (``clients.no_auth_user``) may not.
 
 Source: the Go server's clustering, "Add/remove node over NATS".
 """
@@ -72,6 +72,7 @@ def serve_membership(administration: Administration, asking: Asking) -> None:
         optional={"absent": bool, "within": float},
     )
     administration.register("cluster.members", ask("cluster.members"))
+    administration.register("cluster.clock", ask("cluster.clock"), optional={"confirm": bool})
 
 
 def serve_go_requests(

@@ -330,7 +330,21 @@ def test_health_tells_what_to_look_after(source: FakeSource) -> None:
 def test_raftz_shows_how_far_nodes_agree(source: FakeSource) -> None:
     """R13, R30."""
     assert raftz(source)["clock_offset_ms"] is None
-    source.agreed = Agreement(clock_offset_ns=1_500_000, state_agreed_index=8192)
+    source.agreed = Agreement(
+        clock_offset_ns=1_500_000, timestamps_behind_ns=-7_000_000, state_agreed_index=8192
+    )
     source.state.ages_wait = True
     view = raftz(source)
     assert (view["clock_offset_ms"], view["ages_wait"], view["state_agreed_index"]) == (1, True, 8192)
+    assert view["timestamps_behind_ms"] == -7
+
+
+@pytest.mark.parametrize(("behind_s", "side"), [(3600, "behind"), (-3600, "ahead of")])
+def test_health_tells_of_timestamps_far_from_the_clocks(source: FakeSource, behind_s: int, side: str) -> None:
+    """R13: a clock was set, or was wrong from the start; nothing said so."""
+    source.agreed = Agreement(timestamps_behind_ns=behind_s * SECOND)
+    assert healthz(source)[1]["warnings"] == [
+        f"timestamps are 3600.0 s {side} the nodes' wall clocks: see stanchion cluster clock"
+    ]
+    source.agreed = Agreement(timestamps_behind_ns=9 * SECOND)
+    assert healthz(source) == (True, {"status": "ok"})

@@ -195,7 +195,7 @@ def test_timestamps_never_go_back() -> None:
     machine = Machine(wall_ns=1000 * SECOND)
     wall = wall_clock(machine)
     wall.seen(1500 * SECOND, 10 * SECOND)
-    assert wall.stamp(11 * SECOND, free=True) == 1500 * SECOND
+    assert wall.stamp(10 * SECOND, free=True) == 1500 * SECOND
 
 
 def test_an_old_report_no_longer_counts() -> None:
@@ -244,3 +244,92 @@ def test_a_wrong_clock_is_told_once_and_once_that_it_is_right(caplog: pytest.Log
         "this node's wall clock agrees with the cluster's again",
         "this node's wall clock is 60.0 s behind the cluster's median",
     ]
+
+
+# --- clocks that are not to be believed -----------------------------------------------------------
+
+DAY = 24 * 3600 * SECOND
+
+
+def test_a_clock_set_back_stops_neither_timestamps_nor_ages() -> None:
+    """8 h back: nothing expired for 8 h, and all that was published then had one and the same timestamp."""
+    machine = Machine(wall_ns=100 * DAY)
+    wall = wall_clock(machine)
+    start = wall.stamp(0, free=True)
+    machine.wall_ns -= 8 * 3600 * SECOND
+    machine.pass_(3600 * SECOND)
+    assert wall.stamp(3600 * SECOND, free=False) == start + 3240 * SECOND, "nine tenths of the time"
+    assert wall.estimate(7200 * SECOND) > start + 3240 * SECOND
+
+
+def test_a_clock_far_ahead_at_the_start_deletes_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    """30 days: everything expired, and timestamps stayed ahead when the clock was corrected."""
+    machine = Machine(wall_ns=130 * DAY)
+    wall = wall_clock(machine)
+    wall.seen(100 * DAY, 5 * SECOND)
+    assert wall.stamp(5 * SECOND, free=True) == 100 * DAY
+    assert "NOT believed" in caplog.text
+    machine.pass_(60 * SECOND)
+    assert wall.stamp(65 * SECOND, free=False) == 100 * DAY + 60 * SECOND
+    machine.wall_ns = 100 * DAY + 120 * SECOND
+    caplog.clear()
+    machine.pass_(1200 * SECOND)
+    assert wall.stamp(1265 * SECOND, free=False) == 100 * DAY + 1320 * SECOND
+    assert "agree" not in caplog.text or "again" in caplog.text
+
+
+def test_a_cluster_that_was_down_for_days_goes_by_its_clock() -> None:
+    """Up to a week, at a cold start."""
+    machine = Machine(wall_ns=106 * DAY)
+    wall = wall_clock(machine)
+    wall.seen(100 * DAY, 5 * SECOND)
+    assert wall.stamp(5 * SECOND, free=True) == 106 * DAY
+
+
+@pytest.mark.parametrize(
+    ("reports", "believed"), [((0, 0), True), ((0,), True), ((-30,), False), ((), False)]
+)
+def test_a_majority_of_clocks_that_agree_is_believed(reports: tuple[int, ...], believed: bool) -> None:
+    """The cluster was down for a month."""
+    machine = Machine(wall_ns=130 * DAY)
+    wall = wall_clock(machine)
+    wall.voters_are(["n1", "n2", "n3"])
+    for number, off_days in enumerate(reports, 2):
+        wall.report(f"n{number}", machine.wall_ns + off_days * DAY)
+    if -30 in reports:
+        machine.wall_ns = 115 * DAY  # neither of the two agrees with the other
+    wall.seen(100 * DAY - 8 * DAY, 5 * SECOND)
+    assert (wall.stamp(5 * SECOND, free=True) > 100 * DAY) == believed
+
+
+def test_an_operator_confirms_a_clock() -> None:
+    machine = Machine(wall_ns=130 * DAY)
+    wall = wall_clock(machine)
+    wall.seen(100 * DAY, 5 * SECOND)
+    assert wall.stamp(5 * SECOND, free=True) == 100 * DAY
+    assert wall.off_ns(5 * SECOND) == 30 * DAY
+    wall.confirm()
+    assert wall.stamp(5 * SECOND, free=False) == 130 * DAY
+    assert wall.off_ns(5 * SECOND) == 0
+    wall.stamp(5 * SECOND, free=False)
+    machine.wall_ns += 30 * DAY
+    assert wall.stamp(6 * SECOND, free=False) < 131 * DAY, (
+        "it was that clock that was confirmed, not the next"
+    )
+
+
+def test_a_machine_that_was_suspended_is_right_at_once() -> None:
+    """Hours of suspension aren't in its monotonic clock: messages were dated hours behind for days."""
+    machine = Machine(wall_ns=100 * DAY)
+    suspended_ns = 0
+    wall = WallClock(
+        lambda: machine.monotonic_ns,
+        lambda: machine.wall_ns,
+        boot_ns=lambda: machine.monotonic_ns + suspended_ns,
+    )
+    wall.stamp(0, free=True)
+    suspended_ns = 5 * 3600 * SECOND
+    machine.wall_ns += suspended_ns
+    machine.pass_(SECOND)
+    assert wall.stamp(SECOND, free=False) == machine.wall_ns
+    assert wall.off_ns(SECOND) == 0

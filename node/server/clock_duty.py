@@ -1,0 +1,131 @@
+"""What the leader does about wall clocks (R13): hand over if its own is wrong, and take an operator's word.
+
+A leader whose clock is far from the cluster's median keeps every node from dropping messages for their age
+(`upkeep`), for as long as it leads. So after ``PATIENCE_S`` it hands over to a voter whose clock is right, if
+there is one; and tries again after ``AGAIN_S`` if nobody has taken over.
+
+Timestamps that are far from the clocks are a matter for an operator (`WallClock`): ``cluster.clock`` shows by
+how much, and confirms the clocks.
+
+A plain object without I/O; ``now_s`` is the driver's clock.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from node.core.state import State
+from node.server.administration.asking import Answer
+from node.server.clock import ClusterClock, WallClock
+
+log = logging.getLogger("stanchion.clock")
+
+PATIENCE_S = 10.0
+"""How long a leader's clock may be wrong before it hands over. Clocks that are being set are right soon."""
+TRY_S = 2.0
+"""How long nothing is proposed for a hand-over: it needs a node that has everything."""
+AGAIN_S = 60.0
+"""After a hand-over that came to nothing the next one begins so much later."""
+
+
+class Engine(Protocol):
+    """What is needed of the consensus engine."""
+
+    def transfer_leadership(self, to: str | None = None) -> bool: ...
+    @property
+    def is_changing(self) -> bool: ...
+
+
+class Ordering(Protocol):
+    """What is needed of whoever proposes."""
+
+    def stop(self) -> None: ...
+    def go_on(self) -> None: ...
+
+
+class ClockDuty:
+    """The leader's duty towards wall clocks.
+
+    Args:
+        node: this node's name.
+        engine, ordering: for handing over.
+        state: the replicated state.
+        clock, wall: the clocks of the log.
+    """
+
+    def __init__(
+        self,
+        node: str,
+        engine: Engine,
+        ordering: Ordering,
+        state: Callable[[], State],
+        clock: ClusterClock,
+        wall: WallClock,
+    ) -> None:
+        self._node = node
+        self._engine = engine
+        self._ordering = ordering
+        self._state = state
+        self._clock = clock
+        self._wall = wall
+        self._term = 0
+        self._begins_s: float | None = None  # when to hand over, while this node's clock is wrong
+        self._ends_s: float | None = None  # when to give up a hand-over that is under way
+
+    def pump(self, now_s: float, term: int) -> None:
+        """Hand over if this node's clock has been wrong for long. Called by whoever leads ``term``."""
+        if term != self._term:
+            self._term, self._begins_s, self._ends_s = term, None, None
+        if self._ends_s is not None:
+            self._go_on_handing_over(now_s, self._ends_s)
+            return
+        if not self._wall.wrong:
+            self._begins_s = None
+            return
+        if self._begins_s is None:
+            self._begins_s = now_s + PATIENCE_S
+        if now_s < self._begins_s or self._engine.is_changing:
+            return
+        self._begins_s = now_s + AGAIN_S
+        if self._wall.right_peers:
+            log.warning(
+                "this node leads, and its wall clock is wrong: it hands over to one whose clock is right"
+            )
+            self._ordering.stop()
+            self._ends_s = now_s + TRY_S
+            self._go_on_handing_over(now_s, self._ends_s)
+
+    def _go_on_handing_over(self, now_s: float, ends_s: float) -> None:
+        if now_s >= ends_s:
+            log.warning("nobody has taken over within %g s: this node goes on leading", TRY_S)
+            self._ends_s = None
+            self._ordering.go_on()
+            return
+        for peer in self._wall.right_peers:
+            if self._engine.transfer_leadership(peer):
+                return
+
+    def show(self, fields: dict[str, Any], answer: Answer) -> None:
+        """Take an operator's request ``cluster.clock``: how far timestamps are from the clocks.
+
+        With ``confirm`` the clocks are believed from now on. Confirming twice is harmless.
+        """
+        off_ns = self._wall.off_ns(self._clock.now())
+        confirms = fields.get("confirm") is True
+        if confirms:
+            self._wall.confirm()
+            log.warning(
+                "an operator has confirmed the cluster's wall clocks, %+.1f s from the last timestamp",
+                off_ns / 1e9,
+            )
+        view = {
+            "leader": self._node,
+            "timestamp_ns": self._state().timestamp_ns,
+            "clocks_ahead_ns": off_ns,
+            "believed": confirms or self._wall.believed(self._clock.now()),
+            "agreeing": sorted(self._wall.right_peers),
+            "ages_wait": self._state().ages_wait,
+        }
+        answer({"ok": view})

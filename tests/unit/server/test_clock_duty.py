@@ -1,0 +1,119 @@
+"""What the leader does about wall clocks (R13)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from node.core.state import State
+from node.server.clock import ClusterClock, WallClock
+from node.server.clock_duty import AGAIN_S, PATIENCE_S, TRY_S, ClockDuty
+from node.units import SECOND
+
+WALL_NS = 1_700_000_000 * SECOND
+
+
+class Leader:
+    """A leader of three, and what it does to hand over."""
+
+    is_changing = False
+
+    def __init__(self) -> None:
+        self.now_s = 100.0
+        self.ready: set[str] = set()
+        """Who has everything, and takes over when told."""
+        self.told: list[str | None] = []
+        self.stopped = False
+        self.wall = WallClock(self._now_ns, lambda: WALL_NS + self._now_ns())
+        self.peers: dict[str, int] = {}
+        self.duty = ClockDuty("n1", self, self, State, ClusterClock(self._now_ns), self.wall)
+
+    def _now_ns(self) -> int:
+        return int(self.now_s * SECOND)
+
+    def transfer_leadership(self, to: str | None = None) -> bool:
+        self.told.append(to)
+        return to in self.ready
+
+    def stop(self) -> None:
+        self.stopped = True
+
+    def go_on(self) -> None:
+        self.stopped = False
+
+    def later(self, seconds: float, term: int = 7) -> None:
+        """Let time pass, while the peers report what their clocks show."""
+        end_s = self.now_s + seconds
+        while self.now_s < end_s - 1e-9:
+            self.now_s += 0.5
+            for peer, off_s in self.peers.items():
+                self.wall.report(peer, WALL_NS + self._now_ns() + off_s * SECOND)
+            self.wall.median()
+            self.duty.pump(self.now_s, term)
+
+
+def test_a_leader_whose_clock_is_wrong_hands_over() -> None:
+    """To one whose clock is right: else it would hand over for ever."""
+    leader = Leader()
+    leader.peers = {"n2": -3600, "n3": -3600}
+    leader.later(PATIENCE_S - 1)
+    assert leader.told == []
+    leader.ready = {"n3"}
+    leader.later(2)
+    assert leader.stopped
+    assert leader.told[:2] == ["n2", "n3"]
+
+
+def test_a_hand_over_that_comes_to_nothing_is_given_up() -> None:
+    """Publishes are not held up for longer than that; and not again at once."""
+    leader = Leader()
+    leader.peers = {"n2": -3600, "n3": -3600}
+    leader.later(PATIENCE_S + 1)
+    assert leader.stopped
+    leader.later(TRY_S + 0.5)
+    assert not leader.stopped
+    told = len(leader.told)
+    leader.later(AGAIN_S - TRY_S - 3)
+    assert len(leader.told) == told
+    leader.later(4)
+    assert len(leader.told) > told
+
+
+def test_a_right_clock_stays() -> None:
+    leader = Leader()
+    leader.peers = {"n2": 0, "n3": -3600}
+    leader.later(60)
+    assert leader.told == []
+    leader.peers = {}
+    leader.later(60)
+    assert leader.told == [], "nobody else is there"
+
+
+def test_a_clock_that_is_set_right_in_time_stays() -> None:
+    leader = Leader()
+    leader.peers = {"n2": -3600, "n3": -3600}
+    leader.later(PATIENCE_S - 1)
+    leader.peers = {"n2": 0, "n3": 0}
+    leader.later(60)
+    assert leader.told == []
+
+
+def test_nobody_hands_over_while_members_change() -> None:
+    leader = Leader()
+    leader.is_changing = True
+    leader.peers = {"n2": -3600, "n3": -3600}
+    leader.later(PATIENCE_S + 5)
+    assert leader.told == []
+
+
+def test_an_operator_sees_and_confirms_the_clocks() -> None:
+    leader = Leader()
+    leader.wall.seen(WALL_NS - 30 * 24 * 3600 * SECOND, 0)
+    answers: list[dict[str, Any]] = []
+    leader.wall.median()
+    leader.duty.show({}, answers.append)
+    assert not answers[0]["ok"]["believed"]
+    assert answers[0]["ok"]["clocks_ahead_ns"] > 29 * 24 * 3600 * SECOND
+    assert leader.wall.stamp(0, free=True) < WALL_NS - 29 * 24 * 3600 * SECOND
+    leader.duty.show({"confirm": True}, answers.append)
+    assert answers[1]["ok"]["believed"]
+    assert leader.wall.stamp(0, free=False) >= WALL_NS
