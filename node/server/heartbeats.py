@@ -111,6 +111,21 @@ class Heartbeats:
         if pulse is not None and pulse.failures and not pulse.asking:
             self._schedule(client_id, pulse, 0.0)
 
+    def moved(self, client: Client) -> None:
+        """Ask a client again that is connected elsewhere, if it was asked through the connection before.
+
+        That request died with the connection: unanswered, it would count as missed, and nothing would be sent
+        again to the client until its next turn, an interval later (D25).
+        """
+        pulse = self._pulses.get(client.id)
+        if pulse is None or pulse.generation != client.generation:
+            return
+        if pulse.asking:  # what comes of the first request means nothing any more
+            pulse = self._pulses[client.id] = Pulse(client.generation, 0.0, pulse.failures)
+            self._schedule(client.id, pulse, 0.0)
+        elif pulse.failures:
+            self._schedule(client.id, pulse, 0.0)
+
     def ask_beside(self, client: Client) -> None:
         """Ask a client out of turn. An answer is told like any other; that there is none means nothing."""
         timeout_s = self._state().settings.heartbeat_timeout_ns / SECOND

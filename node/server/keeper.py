@@ -319,6 +319,7 @@ class Keeper:
             since = self._took_over_ns if sight.gone_since_ns is None else sight.gone_since_ns
             heard_ns = self._all_heard_ns(sight, [its for _, its in online])
             if self._propose_once(self._back(client, sight, since, heard_ns), now_s):
+                self.heartbeats.moved(client)
                 self.heartbeats.pinged(client.id)  # what it missed while it was away, it can answer now
                 for sub, its in online:
                     self._back_with_client(sub, its, since, now_s)

@@ -278,3 +278,38 @@ def test_one_that_left_meanwhile_is_forgotten() -> None:
     leader.talk.leave("a")
     leader.later()
     assert leader.asked.inboxes == ["hb.b"]
+
+
+def test_one_that_is_connected_elsewhere_is_asked_again() -> None:
+    """D25: the request died with its node; unanswered it would keep redeliveries back for an interval."""
+    leader = Leader("a", "b")
+    leader.later()
+    assert leader.asked.inboxes == ["hb.a", "hb.b"]
+    client = leader.talk.state.clients["a"]
+    leader.heartbeats.moved(client)
+    leader.later(0.0)
+    assert leader.asked.inboxes == ["hb.a", "hb.b", "hb.a"]
+    leader.asked.miss()
+    assert leader.proposed == [], "the first request means nothing any more"
+    leader.asked.open.pop(0)
+    leader.asked.answer()
+    leader.later()
+    assert leader.asked.inboxes == ["hb.a"]
+
+
+def test_one_that_missed_heartbeats_and_is_connected_elsewhere_is_asked_at_once() -> None:
+    leader = Leader("a")
+    leader.later()
+    leader.asked.miss()
+    leader.apply()
+    leader.heartbeats.moved(leader.talk.state.clients["a"])
+    leader.later(0.0)
+    leader.asked.answer()
+    assert leader.proposed == [ClientSilent(1, "a", leader.generation("a"), False)]
+
+
+def test_one_that_is_heard_elsewhere_and_owes_nothing_has_its_turn() -> None:
+    leader = Leader("a")
+    leader.heartbeats.moved(leader.talk.state.clients["a"])
+    leader.later(0.0)
+    assert leader.asked.inboxes == []
