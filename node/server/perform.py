@@ -108,6 +108,9 @@ class Performer:
         self._clock = clock
         self._backlogs: dict[Connection, Backlog] = {}
         self._accepted_ns: dict[Connection, int] = {}
+        self._translated: dict[Connection, int] = {}
+        """The same by the clock of the leader of ``_translated_term``, whose first entry is still to come."""
+        self._translated_term = 0
         self.held = False
         """After a gap in this process's life nothing is delivered before it has caught up (R4)."""
         self.progress = DeliveryProgress(clock)
@@ -132,6 +135,8 @@ class Performer:
                 self._messages.drop_channel(dropped.channel)
         for replies in effects.opened:
             self._reply(replies)
+        if effects.took_over is not None and self._translated:
+            self._translate()
         decided_ns = self._state().time_ns
         for deliver in effects.deliveries:
             self._deliver(deliver, decided_ns)
@@ -149,15 +154,29 @@ class Performer:
         if not connection.closed:
             self._accepted_ns.setdefault(connection, time_ns)
 
-    def time_went_back(self, by_ns: int) -> None:
-        """Cluster time is earlier than this node thought until now: it hears another leader, who knew less.
+    def time_went_back(self, by_ns: int, term: int) -> None:
+        """Cluster time is earlier than this node thought until now: the leader of ``term`` knew less of it.
 
-        What that leader decides would count as decided before clients came that came just before it led.
+        What that leader decides would count as decided before clients came that came just before it led. So
+        when its first entry is performed, the times at which those came are told by its clock. Entries of
+        earlier leaders, which may come before that one, go by the clock of then.
         """
         by_ns -= TIME_SURE_NS
         if by_ns > 0:
-            for connection, accepted_ns in self._accepted_ns.items():
-                self._accepted_ns[connection] = accepted_ns - by_ns
+            before = self._translated if self._translated_term == term else {}
+            self._translated_term = term
+            self._translated = {
+                connection: before.get(connection, accepted_ns) - by_ns
+                for connection, accepted_ns in self._accepted_ns.items()
+            }
+
+    def _translate(self) -> None:
+        """Go by the clock of the leader whose first entry is being performed."""
+        if self._state().term >= self._translated_term:
+            for connection, accepted_ns in self._translated.items():
+                if connection in self._accepted_ns:
+                    self._accepted_ns[connection] = accepted_ns
+            self._translated = {}
 
     def replace(self, messages: Messages) -> None:
         """A snapshot has brought another store."""
@@ -223,6 +242,7 @@ class Performer:
             waits = backlog.items[0].deliver.entry
         self.progress.ended(connection, waits, self._state().applied)
         self._accepted_ns.pop(connection, None)
+        self._translated.pop(connection, None)
 
     def _note_handed(self) -> None:
         if self._touched:

@@ -388,7 +388,7 @@ class Replica:
                 before_ns = self.clock.now()
                 self.clock.heard(time_ns, self.engine.term)
                 if (by_ns := before_ns - self.clock.now()) > 0:
-                    self.performer.time_went_back(by_ns)
+                    self.performer.time_went_back(by_ns, self.engine.term)
                 self.wall.heard(median_ns)
             case _:
                 log.warning("%s: a note that says nothing: %s", peer, shown(note))

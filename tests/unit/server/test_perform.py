@@ -6,7 +6,7 @@ from typing import Any
 
 from conversation import SECOND, Answer, Conversation, publishes
 
-from node.core.commands import ChannelExpire
+from node.core.commands import ChannelExpire, TakeOver
 from node.core.effects import Replies
 from node.protocol.streaming import Message, decode_message
 from node.server.perform import CHUNK, CHUNK_BYTES, STUCK_S, TIME_SURE_NS, Performer
@@ -358,22 +358,47 @@ def test_what_was_decided_before_a_client_came_is_left_to_where_it_was() -> None
 def test_what_a_leader_decides_that_lost_time_is_not_taken_for_older_than_the_connection() -> None:
     """R12: a new leader may know cluster time less well than this node did when the client came."""
     node = Node("in")
-    inbox = node.subscribes("in")
+    inbox = node.subscribes("in", mif=100)
     node.performer.accepted(node.connection, 5 * SECOND)
+    node.performer.time_went_back(3 * SECOND, 2)
     node.performs(node.talk.publish(at=4.0))
-    assert inbox.seqs == []
-    node.performer.time_went_back(3 * SECOND)
-    node.performs(node.talk.publish(at=4.0))
+    assert inbox.seqs == [], "an earlier leader decided that before the client came"
+    node.talk.term = 2
+    node.performs(node.talk.say(keeper=[TakeOver(2, node.talk.index)], at=4.1))
+    node.performs(node.talk.publish(at=4.2))
     assert inbox.seqs == [2]
+
+
+def test_a_clock_is_not_gone_by_before_its_leader_has_an_entry() -> None:
+    """The simulator saw a message twice, the second time without its flag: as above, with a term between."""
+    node = Node("in")
+    inbox = node.subscribes("in", mif=100)
+    node.performer.accepted(node.connection, 5 * SECOND)
+    node.performer.time_went_back(3 * SECOND, 3)
+    node.talk.term = 2
+    node.performs(node.talk.say(keeper=[TakeOver(2, node.talk.index)], at=4.1))
+    node.performs(node.talk.publish(at=4.2))
+    assert inbox.seqs == []
 
 
 def test_a_delayed_frame_is_no_lost_time() -> None:
     node = Node("in")
     inbox = node.subscribes("in")
     node.performer.accepted(node.connection, 5 * SECOND)
-    node.performer.time_went_back(TIME_SURE_NS)
+    node.performer.time_went_back(TIME_SURE_NS, 2)
+    node.talk.term = 2
+    node.performs(node.talk.say(keeper=[TakeOver(2, node.talk.index)], at=4.1))
     node.performs(node.talk.publish(at=5.0 - 0.001))
     assert inbox.seqs == []
+
+
+def test_the_time_of_a_connection_that_ended_is_forgotten() -> None:
+    node = Node("in")
+    node.performer.accepted(node.connection, 5 * SECOND)
+    node.performer.time_went_back(3 * SECOND, 2)
+    node.performer.forget(node.connection)
+    assert not node.performer._translated
+    assert not node.performer._accepted_ns
 
 
 # --- how far it came (R10, R15) --------------------------------------------------------------------
