@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 from e2e.attacks.bounds import (
+    large_requests,
     long_groups,
     long_names,
     many_clients,
@@ -58,6 +59,18 @@ def test_client_ids_without_end(make_cluster: MakeCluster, unique: str) -> None:
     damage.check(memory_max=96 << 20)
     registered = cluster.page(name, "/streaming/serverz")["clients"]
     assert registered <= CLIENTS_OF_A_CONNECTION_MAX + len(cluster.names)
+
+
+@pytest.mark.parametrize("where", ["leader", "follower"])
+def test_requests_as_large_as_messages_may_be(make_cluster: MakeCluster, unique: str, where: str) -> None:
+    """Each counted as 256 bytes: a batch of them ended the leader, or a follower forwarded it for ever."""
+    cluster = make_cluster(settings={"clients": {"max_payload": "8MB"}})
+    cluster.start()
+    cluster.wait_ready()
+    name = cluster.leader() if where == "leader" else cluster.follower()
+    damage = endure(cluster, unique, {name: [large_requests]})
+    print(damage)  # noqa: T201 - shown when it fails
+    damage.check(memory_max=384 << 20)
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,9 @@ from e2e.wire import Wire
 from node.protocol import nats, streaming
 
 CLUSTER = "test-cluster"
+ANSWERED_OF_LARGE = 4
+"""Of the five requests of `large_requests`; an acknowledgement has no answer."""
+
 DISCOVER = f"_STAN.discover.{CLUSTER}"
 
 
@@ -87,4 +90,27 @@ def many_clients(port: int, until_s: float) -> None:
                 ids = [f"{next(numbers):08}".ljust(1024, "c") for _ in range(100)]
                 wire.send(b"".join(_connect(each, "_INBOX." + each[:1000], each.encode()) for each in ids))
                 for _ in ids:
+                    wire.message()
+
+
+def large_requests(port: int, until_s: float) -> None:
+    """Requests other than publishes, of 8 MB, as large as a message can be: none may count for less."""
+    size = (8 << 20) - 200
+    channel = "c" * size
+    end = streaming.encode_unsubscribe(streaming.UnsubscribeRequest("c", "attacks", "i" * size))
+    requests = (
+        _connect("c" * size, "_INBOX.hb", b"k"),
+        _ask(f"_STAN.unsub.{CLUSTER}", end),
+        _ask(f"_STAN.subclose.{CLUSTER}", end),
+        _ask(f"_STAN.close.{CLUSTER}", streaming.encode_close(streaming.CloseRequest("c" * size))),
+        _ask("_INBOX.nobody", streaming.encode_ack(streaming.Ack(channel, 1))),
+    )
+    while time.monotonic() < until_s:
+        with contextlib.suppress(ConnectionError, TimeoutError), Wire(port) as wire:
+            wire.hello()
+            wire.send(nats.sub(b"attacks.replies", b"", b"r"))
+            while time.monotonic() < until_s:
+                for request in requests:
+                    wire.send(request)
+                for _ in range(ANSWERED_OF_LARGE):
                     wire.message()
