@@ -198,7 +198,7 @@ class WallClock:
 
     def seen(self, timestamp_ns: int, time_ns: int) -> None:
         """An entry with these stamps was applied."""
-        if self._last is None or timestamp_ns > self._last[0]:
+        if timestamp_ns > (self._last[0] if self._last is not None else 0):  # a new cluster has none yet
             self._set_last(timestamp_ns, time_ns)
 
     def _set_last(self, timestamp_ns: int, time_ns: int) -> None:

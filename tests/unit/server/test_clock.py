@@ -278,6 +278,15 @@ def test_a_clock_far_ahead_at_the_start_deletes_nothing(caplog: pytest.LogCaptur
     assert "agree" not in caplog.text or "again" in caplog.text
 
 
+def test_a_new_cluster_goes_by_its_clock() -> None:
+    """Its state has no timestamp yet, and nothing contradicts the clock."""
+    machine = Machine(wall_ns=130 * DAY)
+    wall = wall_clock(machine)
+    wall.seen(0, 0)
+    assert wall.off_ns(0) == 0
+    assert wall.stamp(0, free=False) == 130 * DAY
+
+
 def test_a_cluster_that_was_down_for_days_goes_by_its_clock() -> None:
     """Up to a week, at a cold start."""
     machine = Machine(wall_ns=106 * DAY)
