@@ -133,7 +133,8 @@ class Clients:
     # --- listening --------------------------------------------------------------------------------
 
     async def run(self, *, task_status: trio.TaskStatus[int] = trio.TASK_STATUS_IGNORED) -> None:
-        """Listen and serve until ``stop`` or cancelled. Started, with the port, once it listens.
+        """Listen and serve until ``stop`` or cancelled. Started, with the port, once it listens, or has ended
+        because ``stop`` was called before that.
 
         Raises:
             ConfigError: the address can't be listened on.
@@ -143,6 +144,8 @@ class Clients:
                 helpers.start_soon(self.turns.run)
                 async with trio.open_nursery() as nursery:
                     await self._run(nursery, task_status)
+                if not self._bound:
+                    task_status.started(self.port)
                 helpers.cancel_scope.cancel()
 
     async def _run(self, nursery: trio.Nursery, task_status: trio.TaskStatus[int]) -> None:

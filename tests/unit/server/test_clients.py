@@ -97,6 +97,18 @@ async def listening(clients: Clients) -> AsyncIterator[int]:
         clients.stop("the test is over")
 
 
+async def test_a_node_that_is_told_to_stop_before_it_listens_just_ends(nursery: trio.Nursery) -> None:
+    """A signal in the first milliseconds of a start: whoever waits for the port is told that it is over."""
+    for stop in (
+        lambda clients: clients.stop("early"),
+        lambda clients: clients.drain_all("early", quiet_s=0.1),
+    ):
+        clients = make_clients()
+        stop(clients)
+        with trio.fail_after(5):
+            await nursery.start(clients.run)
+
+
 async def dial(port: int) -> Peer:
     return Peer(await trio.open_tcp_stream("127.0.0.1", port))
 
