@@ -29,6 +29,7 @@ from node.simulator.log_checks import LogChecker
 from node.simulator.member_checks import MemberChecker
 from node.simulator.profiles import LEADER_WITHIN_S
 from node.simulator.raft_checks import ViolationError
+from node.simulator.raft_model import RaftModel
 
 if TYPE_CHECKING:
     from node.server.connection import Connection
@@ -67,6 +68,7 @@ class ClusterChecker:
     def __init__(self, cluster: Cluster) -> None:
         self.account = Account()
         self.log = LogChecker()
+        self.model = RaftModel()
         self._members = MemberChecker(self.log) if cluster.profile.spares else None
         self._cluster = cluster
         self._world = cluster.world
@@ -89,6 +91,7 @@ class ClusterChecker:
 
     def observe(self, node: SimNode) -> None:
         """At most one leader a term; it knows all that it had known to be committed."""
+        self.model.stepped(node.name, node.engine, node.journal)
         if node.leads:
             term = node.engine.term
             if term not in self._leaders:
@@ -139,6 +142,7 @@ class ClusterChecker:
     def emptied(self, node: SimNode) -> None:
         """A machine has lost its directory, on purpose."""
         self.log.emptied(node.name)
+        self.model.emptied(node.name)
 
     def checkpointed(self, node: SimNode, index: int) -> None:
         """A store is at ``index``: its journal can't lose that any more."""

@@ -23,6 +23,7 @@ from node.raft.ports import Limits, Role, Timing
 from node.simulator.journal import FlushedJournal, JournalDisk, Medium, MemoryJournal, Tape
 from node.simulator.network import CALM, Network, Weather
 from node.simulator.raft_checks import RaftChecker, State, ViolationError
+from node.simulator.raft_model import RaftModel
 from node.simulator.world import World
 
 TIMING = Timing(election_min_s=0.3, election_max_s=0.6, heartbeat_s=0.05)
@@ -116,6 +117,7 @@ class RaftHost:
         self._world.note(f"{self.name} begins again with {self.directory}")
         self.founders, self._invited_at = membership, index
         self._medium, self._store = self._new_medium(), _EMPTY
+        self._group.model.emptied(self.name)
         self._led_term = 0
 
     def retire(self) -> None:
@@ -147,13 +149,14 @@ class RaftHost:
             timing=self._group.options.timing,
             clock=self._world.clock,
             rng=self._world.rng,
-            send=lambda peer, message: self._group.network.send(self.name, peer, message),
+            send=self._send,
             apply=self._apply,
             listener=self,
             limits=self._group.options.limits,
             directory=self.directory,
         )
         self._seen_commit = self.engine.commit_index
+        self._group.model.started(self.name, self.engine.commit_index)
         self._world.note(f"{self.name} starts at entry {stored.up_to} of {journal.last_index}")
         self._group.network.connect_all(self.name)
         self._work()
@@ -218,10 +221,15 @@ class RaftHost:
         else:
             self._take(peer, message)
 
+    def _send(self, peer: str, message: Any) -> None:
+        self._group.model.sent(self.name, peer, message, self.journal)
+        self._group.network.send(self.name, peer, message)
+
     def _take(self, peer: str, message: Any) -> None:
         if isinstance(message, Snapshot):
             self._install(message)
         else:
+            self._group.model.received(self.name, peer, message, self.journal)
             self.engine.receive(peer, message)
         self._tick()
 
@@ -294,6 +302,7 @@ class RaftHost:
     def _observe(self) -> None:
         engine, checker = self.engine, self._group.checker
         self.check_membership()
+        self._group.model.stepped(self.name, engine, self.journal)
         if engine.role is Role.LEADER:
             if engine.term > self._led_term:
                 self._led_term = engine.term
@@ -338,6 +347,7 @@ class RaftHost:
         self._work()
 
     def _install(self, snapshot: Snapshot) -> None:
+        self._group.model.installed(self.name, snapshot.up_to)
         if not self.engine.offered_snapshot(snapshot.up_to, snapshot.term):
             return
         self._world.counts["snapshots installed"] += 1
@@ -408,6 +418,7 @@ class RaftGroup:
         self.names = [f"n{number}" for number in range(1, options.nodes + options.spares + 1)]
         self.founders = founders = Membership.founders(self.names[: options.nodes])
         self.checker = RaftChecker(founders)
+        self.model = RaftModel()
         self.hosts = [RaftHost(self, name, founders if founders.get(name) else None) for name in self.names]
         self._by_name = {host.name: host for host in self.hosts}
         self.network = Network(world, self.hosts, options.weather)

@@ -277,6 +277,7 @@ class SimNode:
             limits=ENGINE_LIMITS,
         )
         self.engine.watcher = self._proposed
+        self.engine.model = self.checker.model
         if self.standing is not None:
             joining.refuse_removed(self.engine, self.name, since)
         self.replica.machine = WatchedMachine(self.replica.state, self, self.checker)
@@ -294,6 +295,7 @@ class SimNode:
         self.connections = []
         self.knows_time = False
         self.checker.started(self)
+        self.checker.model.started(self.name, self.engine.commit_index)
         world.note(f"{self.name} starts at entry {index} of {self.journal.last_index}")
         for network in self._cluster.networks.values():
             network.connect_all(self.name)
@@ -421,6 +423,7 @@ class SimNode:
         return Port(self, kind)
 
     def _send_engine(self, peer: str, message: Any) -> None:
+        self.checker.model.sent(self.name, peer, message, self.journal)
         frame = encode_frame((0, message))
         self.probes.consensus_frame(len(frame))
         self.raft.send(self.name, peer, frame)
@@ -468,6 +471,7 @@ class SimNode:
         elif kind == "route":
             self.routing.peer_frame(peer, value)
         elif value[0] == 0:
+            self.checker.model.received(self.name, peer, value[1], self.journal)
             try:
                 self.engine.receive(peer, value[1])
             except RemoteProtocolError:

@@ -15,6 +15,7 @@ from node.server.context import Context
 from node.server.routing import LocalSubscription
 from node.simulator.member_checks import expect_one_at_a_time
 from node.simulator.probes import HELD_UP
+from node.simulator.raft_model import RaftModel
 from node.simulator.sim_steps import DELIVERY_S
 from node.units import Index
 
@@ -42,11 +43,16 @@ class WatchedEngine(Engine):
     """The engine, with the checkers told of what is proposed, and looking at changes of members."""
 
     watcher: Callable[[int, bytes], None]
+    model: RaftModel
 
     def propose(self, payload: bytes) -> Index:
         index = super().propose(payload)
         self.watcher(index, payload)
         return index
+
+    def offered_snapshot(self, index: int, term: int) -> bool:
+        self.model.installed(self.name, index)
+        return super().offered_snapshot(index, term)
 
     def change_membership(self, new: Membership) -> Index:
         before = self.membership, self.membership_index, self.commit_index

@@ -1,0 +1,171 @@
+"""The model of a Raft server: what each rule lets through, and what it doesn't."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from node.raft.frames import Ack, Append, Vote, VoteRequest
+from node.raft.membership import Membership
+from node.raft.ports import Role
+from node.simulator.raft_checks import ViolationError
+from node.simulator.raft_model import RaftModel
+
+THREE = Membership.founders(["n1", "n2", "n3"])
+
+
+def journal(*terms: int, durable: int | None = None) -> Any:
+    """A log whose entries, from 1 on, have these terms."""
+    return SimpleNamespace(
+        first_index=1,
+        first_readable=1,
+        last_index=len(terms),
+        durable_index=len(terms) if durable is None else durable,
+        term_at=lambda index: terms[index - 1] if 0 < index <= len(terms) else None,
+    )
+
+
+def engine(term: int, *, leads: bool = False, commit: int = 1) -> Any:
+    return SimpleNamespace(
+        role=Role.LEADER if leads else Role.FOLLOWER,
+        term=term,
+        commit_index=commit,
+        membership=THREE,
+        membership_index=0,
+        membership_at=lambda index: THREE,
+    )
+
+
+def broken(rule: str) -> Any:
+    return pytest.raises(ViolationError, match=rule)
+
+
+class Cluster:
+    """n1 is looked at; the model is told what the others say."""
+
+    def __init__(self) -> None:
+        self.model = RaftModel()
+
+    def asks(self, candidate: str, term: int, last: tuple[int, int]) -> None:
+        """A candidate asks n1, and the others, for their votes."""
+        request = VoteRequest(term, last[1], last[0], transfer=False).encode()
+        self.model.sent(candidate, "n1", request, journal())
+
+    def asked(self, candidate: str, term: int, log: Any) -> None:
+        self.model.received("n1", candidate, VoteRequest(term, 1, 0, transfer=False).encode(), log)
+
+    def elected(self, term: int, log: Any) -> None:
+        self.model.received("n1", "n2", Vote(term).encode(), log)
+        self.model.stepped("n1", engine(term, leads=True), log)
+
+
+@pytest.fixture
+def cluster() -> Cluster:
+    cluster = Cluster()
+    cluster.model.started("n1", 1)
+    return cluster
+
+
+def test_a_vote_is_given_once_a_term_and_to_a_log_as_good_as_its_own(cluster: Cluster) -> None:
+    log = journal(0, 1)
+    for candidate, last in (("n2", (1, 2)), ("n3", (1, 2))):
+        cluster.asks(candidate, 2, last)
+        cluster.asked(candidate, 2, log)
+    cluster.model.sent("n1", "n2", Vote(2).encode(), log)
+    cluster.model.sent("n1", "n2", Vote(2).encode(), log)  # the answer was lost (L8)
+    cluster.model.started("n1", 1)
+    with broken("votes in term 2 for n2 and for n3"):
+        cluster.model.sent("n1", "n3", Vote(2).encode(), log)
+    cluster.model.emptied("n1")
+    cluster.asked("n3", 2, log)
+    cluster.model.sent("n1", "n3", Vote(2).encode(), log)  # another directory, another server
+
+
+def test_a_candidate_has_voted_for_itself(cluster: Cluster) -> None:
+    log = journal(0, 1)
+    cluster.asks("n2", 2, (1, 2))
+    cluster.asked("n2", 2, log)
+    cluster.model.sent("n1", "n2", Vote(2).encode(), log)
+    with broken("for n2 and for n1"):
+        cluster.asks("n1", 2, (1, 2))
+
+
+@pytest.mark.parametrize("last", [(0, 2), (1, 1), (0, 9)])
+def test_no_vote_for_a_worse_log(cluster: Cluster, last: tuple[int, int]) -> None:
+    log = journal(0, 1)
+    cluster.asks("n2", 2, last)
+    cluster.asked("n2", 2, log)
+    with broken("vote rule"):
+        cluster.model.sent("n1", "n2", Vote(2).encode(), log)
+
+
+def test_a_leader_has_the_votes_of_a_majority_in_its_term(cluster: Cluster) -> None:
+    log = journal(0, 2)
+    cluster.model.received("n1", "n2", Vote(1).encode(), log)
+    with broken("election rule"):
+        cluster.model.stepped("n1", engine(2, leads=True), log)
+    cluster.elected(3, journal(0, 2, 3))
+
+
+def test_a_leader_commits_what_a_majority_has_acknowledged_in_its_term(cluster: Cluster) -> None:
+    log = journal(0, 1, 2)
+    cluster.model.received("n1", "n2", Ack(1, 3).encode(), log)
+    cluster.elected(2, log)
+    with broken(r"commits entry 3: .* \['n1'\] have acknowledged it"):
+        cluster.model.stepped("n1", engine(2, leads=True, commit=3), log)
+    cluster.model.received("n1", "n3", Ack(2, 3).encode(), log)
+    cluster.model.stepped("n1", engine(2, leads=True, commit=3), log)
+
+
+def test_its_own_copy_counts_when_it_is_durable(cluster: Cluster) -> None:
+    log = journal(0, 2, durable=1)
+    cluster.elected(2, log)
+    cluster.model.received("n1", "n3", Ack(2, 2).encode(), log)
+    with broken("commit rule"):
+        cluster.model.stepped("n1", engine(2, leads=True, commit=2), log)
+
+
+def test_an_entry_of_an_earlier_term_is_committed_by_a_later_one_only(cluster: Cluster) -> None:
+    """Figure 8 of the paper."""
+    log = journal(0, 1, 2)
+    cluster.elected(2, log)
+    cluster.model.received("n1", "n3", Ack(2, 2).encode(), log)
+    with broken("of term 1 by counting"):
+        cluster.model.stepped("n1", engine(2, leads=True, commit=2), log)
+
+
+def test_a_follower_commits_what_it_was_told_and_has_verified(cluster: Cluster) -> None:
+    log = journal(0, 1, 1, 1)
+    cluster.model.received("n1", "n2", Append(1, 2, 1, 9, [], ask=True, note=None).encode(), log)
+    cluster.model.stepped("n1", engine(1, commit=2), log)
+    with broken("told of 2"):
+        cluster.model.stepped("n1", engine(1, commit=3), log)
+    cluster.model.installed("n1", 3)
+    cluster.model.stepped("n1", engine(1, commit=3), log)
+
+
+def test_a_commit_index_does_not_fall_nor_a_term(cluster: Cluster) -> None:
+    log = journal(0, 1, 1)
+    cluster.model.installed("n1", 3)
+    cluster.model.stepped("n1", engine(1, commit=3), log)
+    with broken("commits 2 after 3"):
+        cluster.model.stepped("n1", engine(1, commit=2), log)
+    cluster.model.received("n1", "n2", Vote(2).encode(), log)
+    cluster.model.stepped("n1", engine(2, leads=True, commit=3), log)
+    with broken("term rule"):
+        cluster.model.stepped("n1", engine(1, commit=3), log)
+
+
+def test_a_leader_only_adds_to_its_log(cluster: Cluster) -> None:
+    cluster.elected(2, journal(0, 1, 2))
+    with broken("append-only"):
+        cluster.model.stepped("n1", engine(2, leads=True), journal(0, 1))
+
+
+def test_an_ack_names_what_is_durable(cluster: Cluster) -> None:
+    cluster.model.stepped("n1", engine(1), journal(0, 1))
+    cluster.model.sent("n1", "n2", Ack(1, 2).encode(), journal(0, 1, durable=2))
+    with broken("ack rule"):
+        cluster.model.sent("n1", "n2", Ack(1, 2).encode(), journal(0, 1, durable=1))
