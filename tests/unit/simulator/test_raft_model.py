@@ -74,7 +74,7 @@ def test_a_vote_is_given_once_a_term_and_to_a_log_as_good_as_its_own(cluster: Cl
         cluster.asks(candidate, 2, last)
         cluster.asked(candidate, 2, log)
     cluster.model.sent("n1", "n2", Vote(2).encode(), log)
-    cluster.model.sent("n1", "n2", Vote(2).encode(), log)  # the answer was lost (L8)
+    cluster.model.sent("n1", "n2", Vote(2).encode(), log)  # the answer was lost
     cluster.model.started("n1", 1)
     with broken("votes in term 2 for n2 and for n3"):
         cluster.model.sent("n1", "n3", Vote(2).encode(), log)
