@@ -295,6 +295,9 @@ class Connection(Outbox):
         before = self.outbox_bytes
         self.outbox_bytes = before - size
         self.written += size
+        if self.watched:
+            self.watched = False
+            self._context.service.wrote(self)
         if before >= self._soft > self.outbox_bytes and self._phase is not Phase.CLOSED:
             self._context.service.drained(self)
 

@@ -91,6 +91,9 @@ class Service(Protocol):
     def drained(self, connection: Connection) -> None:
         """The connection is writable again."""
 
+    def wrote(self, connection: Connection) -> None:
+        """Something was written to a connection that is ``watched``."""
+
     def closed(self, connection: Connection) -> None:
         """The connection has ended; its subscriptions are gone."""
 

@@ -53,13 +53,15 @@ class Outbox:
         soft, hard: bytes; the two bounds.
     """
 
-    __slots__ = ("_driver", "_hard", "_soft", "aborted", "outbox", "outbox_bytes", "written")
+    __slots__ = ("_driver", "_hard", "_soft", "aborted", "outbox", "outbox_bytes", "watched", "written")
 
     def __init__(self, soft: int, hard: int) -> None:
         self.outbox: list[bytes] = []
         """What is to be written next. Bytes being written are not in it any more."""
         self.outbox_bytes = 0
         """In ``outbox``, and taken but not yet ``sent``."""
+        self.watched = False
+        """The service is to be told, once, when something was written (``reply_order``)."""
         self.written = 0
         """Bytes that the driver has written, ever."""
         self.aborted = False

@@ -4,7 +4,8 @@ Payloads go to the store on every node. Replies go to the requests this node is 
 Deliveries go to the inboxes this node's own clients listen on, and stay *numbers* (subscription,
 sequences, entry index) until the connection has room for them: only then are they turned into
 bytes, and whatever is no longer true by then (acknowledged, redelivered since, dropped by a limit)
-is skipped.
+is skipped. Answers that are no part of opening wait until the deliveries have left (``reply_order``); those
+to a connection without room stand behind its deliveries.
 
 A plain object. No await between two effects of an entry: their order is a promise to clients.
 """
@@ -12,14 +13,16 @@ A plain object. No await between two effects of an entry: their order is a promi
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from itertools import islice
 from typing import Any, NamedTuple, Protocol
 
 from node.core.effects import Deliver, Drop, Effects, Replies
-from node.core.state import State, Subscription
+from node.core.state import Group, State, Subscription
 from node.protocol.message import message, redelivered
-from node.server import delivery_progress
+from node.server import delivery_progress, reply_order
 from node.server.delivery_progress import DeliveryProgress
+from node.server.reply_order import ReplyOrder
 from node.units import MILLISECOND
 
 CHUNK = 128
@@ -39,7 +42,7 @@ class Messages(Protocol):
     def get_many(self, channel: int, seqs: Sequence[int]) -> list[bytes | None]: ...
 
 
-class Connection(delivery_progress.Connection, Protocol):
+class Connection(delivery_progress.Connection, reply_order.Connection, Protocol):
     """What is needed of a client's connection."""
 
     @property
@@ -64,14 +67,34 @@ class Queued(NamedTuple):
     receiver: Receiver
 
 
+class Answer(NamedTuple):
+    """An answer to a request that stands behind deliveries on its connection."""
+
+    inbox: bytes
+    payload: bytes
+
+
 class Backlog:
     """What one connection has not had room for yet."""
 
-    __slots__ = ("items", "moved_at")
+    __slots__ = ("answers", "items", "moved_at")
 
     def __init__(self, now_s: float) -> None:
-        self.items: deque[Queued] = deque()
+        self.items: deque[Queued | Answer] = deque()
+        self.answers = 0
+        """How many of the items are answers."""
         self.moved_at = now_s
+
+    def first_entry(self) -> int | None:
+        """The entry that decided the first delivery; None if only answers are left."""
+        return next((item.deliver.entry for item in self.items if isinstance(item, Queued)), None)
+
+
+GROUPS_LOOKED_AT = 256
+"""Groups with something left to send that are looked at when an entry is answered."""
+
+ANSWERS_MAX = 16_384
+"""Answers that stand behind the deliveries of one connection. More of them overtake the deliveries."""
 
 
 TIME_SURE_NS = 10 * MILLISECOND
@@ -105,6 +128,8 @@ class Performer:
         self._messages = messages
         self._receivers = receivers
         self._reply = reply
+        self.send_answer: Callable[[bytes, bytes], None] = lambda _inbox, _payload: None
+        """Sends an answer (inbox, payload) that stood behind deliveries."""
         self._clock = clock
         self._backlogs: dict[Connection, Backlog] = {}
         self._accepted_ns: dict[Connection, int] = {}
@@ -113,6 +138,9 @@ class Performer:
         self._translated_term = 0
         self.held = False
         """After a gap in this process's life nothing is delivered before it has caught up (R4)."""
+        self.order: ReplyOrder = ReplyOrder(
+            clock, sendable=lambda: self._state().hungry, without_room=self._backlogs
+        )
         self.progress = DeliveryProgress(clock)
         self._touched: dict[Connection, int] = {}
         """Connections into whose outbox deliveries are being put, and the entry that decided those."""
@@ -138,11 +166,62 @@ class Performer:
         if effects.took_over is not None and self._translated:
             self._translate()
         decided_ns = self._state().time_ns
+        had_no_room = {*self._backlogs} if effects.deliveries else self._backlogs.keys()
         for deliver in effects.deliveries:
             self._deliver(deliver, decided_ns)
+        writes = {one: one.written + one.outbox_bytes for one in self._touched}
         self._note_handed()
-        for replies in effects.replies:
-            self._reply(replies)
+        self._reply_behind(effects, writes, had_no_room)
+
+    def _reply_behind(
+        self, effects: Effects, writes: Mapping[Connection, int], had_no_room: Collection[Connection]
+    ) -> None:
+        """Answer when the deliveries of this entry, and the rest of its bursts, have left (R2)."""
+        rooms = [one for one in self._backlogs if one not in had_no_room] if effects.deliveries else []
+        groups = self._sent_in_part(effects) if self._state().hungry else []
+        if not (writes or rooms or groups or self.order.waits) or self.held:
+            for replies in effects.replies:
+                self._reply(replies)
+        elif effects.replies:
+            waiting = effects.replies
+
+            def answer() -> None:
+                for replies in waiting:
+                    self._reply(replies)
+
+            self.order.after(answer, writes=writes.items(), rooms=rooms, groups=groups)
+        else:
+            self.order.check()
+
+    def _sent_in_part(self, effects: Effects) -> list[tuple[Group, int]]:
+        """The groups to which this entry sent a part of what it stored, and the sequence they are to reach.
+
+        Only those that were level with the log before, or are waited for already: another may have a million
+        messages to catch up with. At most ``GROUPS_LOOKED_AT`` are looked at.
+        """
+        ends = {one.channel: (one.first, one.first + len(one.bodies) - 1) for one in effects.stored}
+        found = []
+        for group in islice(self._state().hungry.values(), GROUPS_LOOKED_AT):
+            first, last = ends.get(group.channel.id, (0, 0))
+            if group.cursor < last and (first - 1 <= group.cursor or self.order.awaits(group)):
+                found.append((group, last))
+        return found
+
+    def answer_behind(self, inbox: bytes, payload: bytes) -> bool:
+        """Have an answer sent behind the deliveries that wait for room on its connection.
+
+        Returns:
+            False if there are none, or too many answers wait: then it is to be sent now.
+        """
+        if not self._backlogs:
+            return False
+        receivers = self._receivers(inbox)
+        backlog = self._backlogs.get(receivers[0].connection) if len(receivers) == 1 else None
+        if backlog is None or backlog.answers >= ANSWERS_MAX:
+            return False
+        backlog.items.append(Answer(inbox, payload))
+        backlog.answers += 1
+        return True
 
     def accepted(self, connection: Connection, time_ns: int) -> None:
         """A client was here at ``time_ns`` of cluster time, when it first said something.
@@ -182,11 +261,20 @@ class Performer:
         """A snapshot has brought another store."""
         self._messages = messages
 
-    def resume(self) -> None:
-        """This node has caught up: deliver what is still true of what was held (R4)."""
+    def resume(self, resumed: Callable[[], None]) -> None:
+        """This node has caught up: deliver what is still true of what was held (R4).
+
+        ``resumed`` is called when that has left: answers that were held may follow.
+        """
         self.held = False
-        for connection in list(self._backlogs):
+        connections = list(self._backlogs)
+        for connection in connections:
             self.drained(connection)
+        writes = {one: one.written + one.outbox_bytes for one in connections if not one.closed}
+        if writes or self.order.waits:
+            self.order.after(resumed, writes=writes.items(), rooms=(), groups=())
+        else:
+            resumed()
 
     def redeliver_skipped(self, since: int) -> None:
         """After a snapshot: deliver what was assigned, to clients here, in the entries it skipped.
@@ -216,6 +304,10 @@ class Performer:
         items = backlog.items
         while items and connection.writable and not connection.closed:
             queued = items.popleft()
+            if isinstance(queued, Answer):
+                backlog.answers -= 1
+                self.send_answer(queued.inbox, queued.payload)
+                continue
             self._touched[connection] = queued.deliver.entry
             rest = self._write(queued)
             self._note_handed()
@@ -228,9 +320,9 @@ class Performer:
     def report(self) -> tuple[Any, ...]:
         """Return how far deliveries were written, as `DeliveryProgress.take` does."""
         waiting = (
-            (connection, backlog.items[0].deliver.entry)
+            (connection, entry)
             for connection, backlog in self._backlogs.items()
-            if backlog.items
+            if (entry := backlog.first_entry()) is not None
         )
         return self.progress.take(self._state().applied, waiting)
 
@@ -238,11 +330,12 @@ class Performer:
         """``connection`` has ended: what was not written to it is unacked, and comes again."""
         backlog = self._backlogs.pop(connection, None)
         waits = self._touched.pop(connection, None)  # what was just put into its outbox may have ended it
-        if backlog is not None and backlog.items and waits is None:
-            waits = backlog.items[0].deliver.entry
+        if backlog is not None and waits is None:
+            waits = backlog.first_entry()
         self.progress.ended(connection, waits, self._state().applied)
         self._accepted_ns.pop(connection, None)
         self._translated.pop(connection, None)
+        self.order.forget(connection)
 
     def _note_handed(self) -> None:
         if self._touched:

@@ -157,6 +157,8 @@ class Replica:
             client_pinged=self._client_pinged,
             random_name=host.random_name,
         )
+        self.streaming.answer_behind = self.performer.answer_behind
+        self.performer.send_answer = self.streaming.send_now
         self.ordering: Ordering
         self.keeper: Keeper | None = None
         self.role = "follower"
@@ -298,6 +300,8 @@ class Replica:
         self.wall.seen(state.timestamp_ns, state.time_ns)
         for warning in effects.warnings:
             log.warning("%s", warning.text)
+        if effects.sessions:
+            self.performer.order.flush()  # outcomes of a session that may end here
         for opened in effects.sessions:
             self.origin.opened(opened)
         self.performer.perform(effects)
@@ -515,7 +519,11 @@ class Replica:
 
     def is_answered(self, serial: int) -> bool:
         """Whether all requests up to ``serial`` were answered: their answers are with their connections."""
-        return self.origin.lowest_waited > serial and not self.streaming.holds_answers
+        return (
+            self.origin.lowest_waited > serial
+            and not self.performer.order.waits
+            and not self.streaming.holds_answers
+        )
 
     def stop_requests(self, *, others_take_over: bool) -> None:
         """This node stops: what is read from now on is answered at other nodes, or refused where there are
@@ -544,6 +552,10 @@ class Replica:
         """A client's connection has room again."""
         self.performer.drained(connection)
 
+    def wrote(self, connection: Any) -> None:
+        """Something was written to a client that answers wait for."""
+        self.performer.order.check()
+
     def closed(self, connection: Any) -> None:
         """A client's connection has ended."""
         self.performer.forget(connection)
@@ -558,6 +570,7 @@ class Replica:
 
     def installed(self, state: State, messages: Messages, since: int) -> None:
         """A snapshot replaced everything; the last entry performed here was ``since``."""
+        self.performer.order.flush()
         self.machine = Machine(state)
         self.comparing.replaced()
         self.performer.replace(messages)
@@ -575,6 +588,7 @@ class Replica:
         """Do what is due. Returns when to be called again at the latest, in driver seconds."""
         now_s = self.host.monotonic_s()
         self.requests.tick()
+        self.performer.order.tick()
         self.pacing.pump(now_s)
         self.routing.flush()
         work_s = self.routing.work() if self.routing.works else None
@@ -604,6 +618,7 @@ class Replica:
             self.losses.pump(now_s) if self._tells_progress else NEVER,
             self.catch_up.pump(now_s),
             self._pump_refusal(now_s),
+            self.performer.order.next_deadline() or NEVER,
             self.ordering.next_deadline() or NEVER,
         )
 
@@ -691,9 +706,12 @@ class Replica:
         self.streaming.hold()
 
     def _now_caught_up(self) -> None:
-        self.performer.resume()
-        self.streaming.resume()
+        self.performer.resume(self._resume_answers)
         self._tell_caught_up()
+
+    def _resume_answers(self) -> None:
+        if not self.performer.held:  # else it has begun to catch up once more
+            self.streaming.resume()
 
     @property
     def _is_member(self) -> bool:
@@ -704,6 +722,7 @@ class Replica:
         if session is not None and session.id == self.origin.session:
             self.origin.applied_to(session.applied)
         elif session is None and self.origin.session is not None and self._is_member:
+            self.performer.order.flush()
             self.origin.ended()  # the leader ended it: this node was no member, and is one again
 
     def _notice_clients(self, effects: Effects) -> None:

@@ -191,6 +191,8 @@ class Streaming:
         self._held: list[tuple[bytes, bytes]] | None = None  # answers to publishes, while this node holds
         self.body_size_max: Callable[[], int | None] | None = None
         """What can be delivered, where another NATS server decides that; of more than that none."""
+        self.answer_behind: Callable[[bytes, bytes], bool] = lambda _inbox, _payload: False
+        """Sends an answer behind deliveries that wait for room on the same connection, if there are any."""
         self.moving: MovingReplies | None = None
         """Takes all answers while this node stops: clients leave it before they are answered."""
         self.publishes_refused = ""
@@ -601,10 +603,14 @@ class Streaming:
             self._send(reply, payload)
 
     def _send(self, reply: bytes, payload: bytes) -> None:
-        if self.moving is None:
-            self._routing.publish(None, reply, b"", b"", payload, to_services=False)
-        else:
+        if self.moving is not None:
             self.moving.send(reply, payload)
+        elif not self.answer_behind(reply, payload):
+            self.send_now(reply, payload)
+
+    def send_now(self, reply: bytes, payload: bytes) -> None:
+        """Send an answer, whatever waits for room on its connection."""
+        self._routing.publish(None, reply, b"", b"", payload, to_services=False)
 
     def expect_moves(self) -> None:
         """This node stops: keep answers whose clients are not heard until they are, at other nodes."""

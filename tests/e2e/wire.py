@@ -86,6 +86,11 @@ class Wire:
         payload, self._left = self._left[:size], self._left[size + 2 :]
         return payload
 
+    def left(self) -> bytes:
+        """What was read from the socket and not taken yet; it is taken by this."""
+        left, self._left = self._left, b""
+        return left
+
     def ask(self, subject: str, payload: bytes) -> bytes:
         """Send a request; the payload of the first answer."""
         number = next(self._inboxes)

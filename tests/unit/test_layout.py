@@ -49,6 +49,7 @@ TESTED_ELSEWHERE = {
     "server/liveness.py": "test_connection: when a connection is pinged and given up",
     "server/node.py": "needs sockets and a disk: tests/unit/cli/test_node.py and tests/e2e",
     "server/peer_links.py": "tests/e2e: nodes with links, and without",
+    "server/reply_order.py": "test_perform: answers behind deliveries",
     "server/subscriptions.py": "test_routing",
     "store/environment.py": "test_checkpoint",
     "store/layout.py": "test_checkpoint",

@@ -10,6 +10,7 @@ from node.core.commands import ChannelExpire, TakeOver
 from node.core.effects import Replies
 from node.protocol.streaming import Message, decode_message
 from node.server.perform import CHUNK, CHUNK_BYTES, STUCK_S, TIME_SURE_NS, Performer
+from node.server.reply_order import GROUP_WAIT_S, LATE_ROUNDS, WRITE_WAIT_S
 from node.store.memory import MemoryStore
 
 
@@ -21,6 +22,7 @@ class Connection:
         self.closed = False
         self.epoch = epoch
         self.written = self.outbox_bytes = 0
+        self.watched = False
 
     @property
     def writable(self) -> bool:
@@ -70,6 +72,27 @@ class Node:
         self.performer.perform(answer.effects)
         return answer
 
+    def writes(self, connection: Connection | None = None) -> None:
+        """The socket takes what is in the outbox."""
+        connection = connection or self.connection
+        connection.written += connection.outbox_bytes
+        connection.outbox_bytes = 0
+        if connection.watched:
+            connection.watched = False
+            self.performer.order.check()
+
+    def rounds(self) -> None:
+        """The loop goes round, as it does when it is told to by ``next_deadline``."""
+        for _ in range(LATE_ROUNDS):
+            deadline_s = self.performer.order.next_deadline()
+            assert deadline_s is not None
+            self.now = max(self.now, deadline_s)
+            self.performer.order.tick()
+
+    def answers(self) -> int:
+        """How many groups of answers have left."""
+        return sum(isinstance(one, Replies) for one in self.left)
+
     def subscribes(self, inbox: str, **options: Any) -> Inbox:
         self.performs(self.talk.subscribe(inbox, **options))
         self.left.clear()
@@ -82,6 +105,8 @@ def test_opening_replies_then_deliveries_then_the_rest() -> None:
     node = Node("in")
     node.left.clear()
     node.performs(node.talk.say(node.talk.subscription("in"), *publishes()))
+    assert node.answers() == 1, "the message has not been written yet"
+    node.writes()
     opened, delivered, others = node.left
     assert isinstance(opened, Replies)
     assert delivered == ("in", 1)
@@ -296,7 +321,7 @@ def test_while_held_nothing_is_delivered() -> None:
     node.performer.drained(node.connection)
     assert inbox.seqs == []
     node.performs(node.talk.ack("in", 1, 2))
-    node.performer.resume()
+    node.performer.resume(lambda: node.left.append("resumed"))
     assert inbox.seqs == [3]
 
 
@@ -448,3 +473,103 @@ def test_a_connection_that_a_delivery_ends_was_not_sent_that() -> None:
     node.performs(node.talk.tick())
     assert node.performer.report() == (node.talk.index, [], [[1, before]])
     assert not node.performer.progress._marks
+
+
+# --- answers behind deliveries (R2) -----------------------------------------------------------------
+
+
+def test_a_publish_is_answered_when_its_messages_are_written_to_all_connections() -> None:
+    """CLI-02: who publishes on one connection and reads on another has it all before the last answer."""
+    node = Node("a", "b")
+    other = Connection(epoch=2)
+    node.inboxes["b"].connection = other
+    for inbox in ("a", "b"):
+        node.subscribes(inbox)
+    node.writes()
+    node.writes(other)
+    node.left.clear()
+    node.performs(node.talk.publish())
+    assert node.answers() == 0
+    node.writes(other)
+    assert node.answers() == 0
+    node.writes()
+    assert node.answers() == 1
+
+
+def test_answers_keep_their_order() -> None:
+    """Those of a later entry, which waits for nothing, don't overtake."""
+    node = Node("a")
+    node.subscribes("a", mif=1)
+    node.left.clear()
+    node.performs(node.talk.publish())
+    node.performs(node.talk.publish())
+    assert node.answers() == 0
+    node.writes()
+    assert node.answers() == 2
+
+
+def test_a_client_that_does_not_read_holds_nobody_up() -> None:
+    """It is waited for once, then not before its outbox was empty."""
+    node = Node("a")
+    node.subscribes("a")
+    node.left.clear()
+    node.performs(node.talk.publish())
+    node.now += WRITE_WAIT_S
+    node.rounds()
+    assert node.answers() == 1
+    node.performs(node.talk.publish())
+    assert node.answers() == 2, "it is known to be slow"
+    node.writes()
+    node.performs(node.talk.publish())
+    assert node.answers() == 2, "it is quick again"
+    node.connection.closed = True
+    node.performer.forget(node.connection)
+    assert node.answers() == 3
+
+
+def test_a_burst_is_answered_when_all_of_it_is_sent() -> None:
+    """R19: the entry that stores 1,200 messages sends 500 of them."""
+    node = Node("a")
+    node.connection.room = 10_000
+    node.subscribes("a", mif=5000)
+    node.left.clear()
+    node.performs(node.talk.say(*publishes(1200)))
+    node.writes()
+    assert node.answers() == 0
+    for _ in range(2):
+        assert node.answers() == 0
+        node.performs(node.talk.say())
+        node.writes()
+    assert len(node.inboxes["a"].got) == 1200
+    assert node.answers() >= 1
+
+
+def test_a_burst_is_not_waited_for_longer_than_its_time() -> None:
+    node = Node("a")
+    node.connection.room = 10_000
+    node.subscribes("a", mif=5000)
+    node.left.clear()
+    node.performs(node.talk.say(*publishes(1200)))
+    node.writes()
+    node.now += GROUP_WAIT_S
+    node.rounds()
+    assert node.answers() == 1
+    node.performs(node.talk.publish())
+    node.writes()
+    assert node.answers() == 2
+
+
+def test_an_answer_stands_behind_what_has_no_room_on_its_own_connection() -> None:
+    """PUB-09: also where deliveries wait for room."""
+    node = Node("a")
+    node.subscribes("a")
+    node.connection.room = 0
+    node.performs(node.talk.publish(3))
+    sent: list[object] = []
+    node.performer.send_answer = lambda inbox, payload: sent.append((payload, node.inboxes["a"].seqs[-1]))
+    assert node.performer.answer_behind(b"a", b"answer")
+    assert not node.performer.answer_behind(b"elsewhere", b"answer")
+    node.connection.room = 10
+    node.performer.drained(node.connection)
+    assert sent == [(b"answer", 3)]
+    assert not node.performer.answer_behind(b"a", b"answer"), "nothing waits any more"
