@@ -44,6 +44,8 @@ class DeliveryChecker:
         self._calm_since_s = self._world.now
         self._read_since_s: dict[str, float] = {}
         self._led: tuple[str, int] | None = None
+        self._appended = 0
+        """The last entry of the leader's log at the last look."""
         self._world.after(LOOK_EVERY_S, self._look)
 
     def decided(self, index: int) -> None:
@@ -76,15 +78,17 @@ class DeliveryChecker:
                 self._check(client)
 
     def _is_calm(self) -> bool:
-        """Return True if one leader goes on leading, and nothing between nodes or on their disks is slow."""
+        """Return True if one leader goes on leading and committing, and no link, disk or node is slow."""
         nodes = [node for node in self._cluster.nodes if node.up]
-        led, self._led = self._led, None
-        leaders = [(node.name, node.engine.term) for node in nodes if node.ready]
+        led, appended, self._led = self._led, self._appended, None
+        leaders = [node for node in nodes if node.ready]
         if len(leaders) != 1:
             return False
-        (self._led,) = leaders
+        engine = leaders[0].engine
+        self._led, self._appended = (leaders[0].name, engine.term), engine.last_index
         return (
             self._led == led
+            and engine.commit_index >= appended  # else there is no majority that has its log
             and self._cluster.network_is_fine
             and not any(node.paused or node.storage.slowness != 1.0 for node in nodes)
         )
