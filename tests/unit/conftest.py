@@ -1,4 +1,4 @@
-"""What every unit test leaves as it found it."""
+"""What every unit test leaves as it found it, and what it doesn't touch."""
 
 from __future__ import annotations
 
@@ -6,6 +6,14 @@ import logging
 from collections.abc import Iterator
 
 import pytest
+
+
+@pytest.fixture(autouse=True, scope="session")
+def state_of_its_own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What nodes under test keep for their user is not kept for the user who runs the tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_STATE_HOME", str(tmp_path_factory.mktemp("state")))
+        yield
 
 
 @pytest.fixture(autouse=True)
