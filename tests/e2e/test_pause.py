@@ -16,6 +16,7 @@ import pytest
 import trio
 from e2e.harness import Cluster
 from e2e.load import History, publish_for_ever
+from e2e.test_redelivery import Inbox
 
 from node.client.streaming import Client, Message, connect
 
@@ -140,3 +141,25 @@ async def test_paused_node_delivers_nothing_stale(cluster: Cluster, unique: str,
     alone.check(pause)
     queue.check(pause)
     assert not history.refused
+
+
+@pytest.mark.parametrize("role", ["leader", "follower"])
+async def test_acks_sent_while_all_nodes_stood_still_count(cluster: Cluster, unique: str, role: str) -> None:
+    """R9: they lie in sockets when the nodes go on, and their AckWaits are over."""
+    at = await trio.to_thread.run_sync(cluster.leader if role == "leader" else cluster.follower)
+    received = Inbox()
+    async with connect([cluster.address(at)], cluster.cluster_id, unique) as client:
+        await client.subscribe(unique, received, ack_wait_s=3, manual_ack=True)
+        for number in range(20):
+            await client.publish(unique, b"%d" % number)
+        await received.wait(20)
+        for name in cluster.names:
+            cluster.pause(name)
+        for message in received.messages[:-1]:
+            message.ack()
+        await trio.sleep(6)
+        for name in cluster.names:
+            cluster.resume(name)
+        await received.wait(21)
+        await trio.sleep(1)
+    assert set(received.seqs[20:]) == {20}, "acknowledged in time, and sent again"
