@@ -33,7 +33,9 @@ its client saw it, and as much later as publishes waited meanwhile: a busy machi
 moment fell into the time when nobody led (or into the 100 ms before it, when it may not have been carried
 out), it counts from the moment when the new leader was ready. What was seen within the 100 ms before the hit
 may have been sent by an entry that the next leader could not know to be committed, and its AckWait begins
-anew when that one is ready. Subscribers whose own node was hit are not measured.
+anew when that one is ready. Subscribers whose own node was hit are not measured; but what their dead
+connection was not sent comes within a second of when they are connected again and somebody leads, not an
+AckWait later.
 """
 
 from __future__ import annotations
@@ -49,6 +51,9 @@ from node.demo.history import Ack, Cursor, Delivery, Event, History, Hit
 
 EARLY_S: Final = 0.050
 LATE_S: Final = 0.250
+
+UNWRITTEN_S: Final = 1.0
+"""So soon after its client is connected again comes what its dead connection was not sent."""
 
 UNSETTLED_S: Final = 0.100
 """What was seen so shortly before a hit may be unknown to the next leader as committed."""
@@ -175,6 +180,7 @@ class _Story:
         self._judge_flags(deliveries, verdict)
         self._judge_acks(verdict)
         self._judge_early(deliveries, verdict)
+        self._judge_unwritten(deliveries[0], verdict)
         self._judge_measured(verdict)
         self._judge_forgotten(verdict, end_s)
         self._judge_held(deliveries[-1], verdict)
@@ -264,6 +270,21 @@ class _Story:
                 text = f"came {by_s * 1000:.0f} ms before its AckWait had passed"
                 self._broke(verdict, "early", delivery.at_s, text)
             sure_s += wait_s
+
+    def _judge_unwritten(self, first: Delivery, verdict: Verdict) -> None:
+        """What is first seen flagged, after its subscriber was connected anew, had died with a connection."""
+        history, made_s = self.history, self.history.made.get(first.link)
+        message = history.messages[self.cursor.channel][self.seq]
+        published_s = history.published.get(self.cursor.channel, {}).get(message)
+        if not first.flagged or not first.link.number or made_s is None or published_s is None:
+            return
+        if published_s > made_s or any(gone_s < first.at_s for gone_s in history.ended.values()):
+            return  # not before it was connected; or a member of its group had died with it, and graces run
+        from_s = self._excused_until(_expected(history, made_s))
+        late_s = first.at_s - from_s
+        if late_s > UNWRITTEN_S + history.longest_wait(from_s, first.at_s):
+            text = f"came {late_s * 1000:.0f} ms after its subscriber was connected again"
+            self._broke(verdict, "late", first.at_s, text)
 
     # --- too late, or never -----------------------------------------------------------------------
 

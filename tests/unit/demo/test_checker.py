@@ -304,6 +304,38 @@ def test_a_count_without_a_flag_is_wrong() -> None:
     assert told.rules() == ["count"]
 
 
+# --- what died with a connection -------------------------------------------------------------------
+
+
+def back_at(made_s: float, came_s: float) -> Told:
+    """Its node was killed at 2.0; it is connected again at ``made_s``, and gets the message at ``came_s``."""
+    told = Told(30)
+    told.history.published.setdefault(CHANNEL, {})["m1"] = 1.95
+    told.killed("n1", 2.0, ready_s=2.2)
+    told.history.link_broke(AT_N1, 2.0)
+    told.history.link_made(AT_N2, made_s)
+    told.got(came_s, 1, link=AT_N2)
+    told.acked(came_s + 0.1, link=AT_N2)
+    return told
+
+
+def test_what_a_dead_node_had_not_written_comes_within_a_second() -> None:
+    assert back_at(2.3, 3.2).rules() == []
+    assert back_at(2.3, 31.9).rules() == ["late"]
+
+
+def test_it_cannot_come_before_somebody_leads() -> None:
+    assert back_at(2.05, 3.15).rules() == []
+    assert back_at(2.05, 3.25).rules() == ["late"]
+
+
+def test_a_machine_that_holds_up_publishes_holds_that_up_too() -> None:
+    told = back_at(2.3, 4.2)
+    assert told.rules() == ["late"]
+    told.history.waits[3.9] = 1.0
+    assert told.rules() == []
+
+
 # --- early ----------------------------------------------------------------------------------------
 
 
