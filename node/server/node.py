@@ -51,6 +51,7 @@ from node.server.disk.storage import open_storage, space_of
 from node.server.foreign.offered import is_offered
 from node.server.foreign.peers import FOUNDED, STARTED, cluster_of
 from node.server.host import Host, boot_time_ns
+from node.server.interfaces import reachable_addresses
 from node.server.launch import Launch
 from node.server.leaderless import Leaderless
 from node.server.leaving import Leaving
@@ -143,6 +144,12 @@ class Node:
         self.launch = launch
         self.name = name
         self.addresses = config.cluster.nodes[name]
+        self.client_urls = (
+            [self.addresses.advertise]
+            if self.addresses.advertise is not None
+            else reachable_addresses(self.addresses.client)
+        )
+        """Where clients may connect to this node, from elsewhere too. The first is told to other nodes."""
         self.started_ns = time.time_ns()
         self.leaving = Leaving(self)
         self.loop = LoopWatch()
@@ -280,8 +287,8 @@ class Node:
 
     @property
     def client_address(self) -> Address:
-        """What clients are told to connect to."""
-        return self.addresses.advertise or self.addresses.client
+        """What clients of other nodes are told to connect to."""
+        return self.client_urls[0]
 
     @property
     def stopping(self) -> bool:
@@ -773,7 +780,7 @@ class Node:
     def announce(self) -> None:
         """Tell clients where the cluster's nodes take clients."""
         if not self.stopping and not self.leaderless.alone:
-            self.clients.announce([str(self.client_address), *self.other_addresses()])
+            self.clients.announce([*map(str, self.client_urls), *self.other_addresses()])
 
     def other_addresses(self) -> list[str]:
         """Where other nodes take clients."""

@@ -225,6 +225,25 @@ def test_clients_are_told_of_all(make: Make) -> None:
     assert set(urls) == {east.address, south.address}
 
 
+def test_who_listens_on_all_interfaces_is_told_by_their_addresses(make: Make) -> None:
+    """A client elsewhere that dials 0.0.0.0 dials itself. The Go server tells the interfaces' addresses
+    too."""
+    everywhere = make("-cid", "east", "-a", "0.0.0.0").start()  # what is tested
+    other = make("-cid", "west", "--routes", everywhere.url).start()
+    are_linked(everywhere, other)
+    for server in (everywhere, other):
+        told = until("both told", lambda at=server: len(found := told_by(at)) >= 2 and found)
+        assert not [url for url in told if url.startswith(("0.0.0.0", "[::]"))], told
+        assert [url for url in told if url.endswith(f":{everywhere.port}")], told
+
+
+def told_by(server: Server) -> list[str]:
+    """The addresses that a server tells its clients."""
+    with Wire(server.port) as wire:
+        urls: list[str] = json.loads(wire.info.partition(b" ")[2]).get("connect_urls", [])
+    return urls
+
+
 def test_the_same_id_twice_is_declined(make: Make) -> None:
     """Both would answer every request. Both say so, and go on without each other."""
     one = make("-cid", "same").start()
