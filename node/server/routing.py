@@ -78,10 +78,6 @@ GROUP_BYTES_MAX, GROUP_BYTES_SMALL = 1024 * 1024, 64 * 1024
 """Bytes of their names (patterns and queues) in one frame, likewise. One group more is always taken: its
 name is a part of a control line."""
 
-FAN_OUT_MAX = 4096
-"""Subscriptions and queue groups that get a message at once. To more it goes in steps, if a client has
-published it; the node's own messages, which go to inboxes, then reach nobody."""
-
 CROWDED_BYTES = 8 * 1024 * 1024
 """Bytes queued for a node from which on whoever publishes to it is not read from, until there is room
 again."""
@@ -373,12 +369,9 @@ class Routing:
         if plan.is_local:
             return count
         homes = plan.homes if to_services else ()
-        receivers = len(plan.plain) + len(plan.groups)
-        if receivers <= FAN_OUT_MAX:
+        if source is None or not plan.is_large:
             return count + self._route(plan, homes, source, subject, reply, headers, payload, echo)
-        if source is None:
-            self.dropped += 1  # nobody's inbox has so many listeners: it was named to keep this node busy
-            return count
+        receivers = len(plan.plain) + len(plan.groups)
         self.spent += receivers
         self._fanning_out[source] = None
         self._jobs.append(self._fan_out(plan, homes, source, subject, reply, headers, payload, echo))
@@ -421,13 +414,14 @@ class Routing:
         echo: bool,
     ) -> int:
         count = 0
-        for subscription in plan.plain:
+        own = source is None
+        for subscription in plan.listeners if own else plan.plain:
             connection = subscription.connection
             if echo or connection is not source:
                 connection.deliver(subscription, subject, reply, headers, payload)
                 count += 1
         queues: dict[str, list[Key]] = {peer: [] for peer in (*plan.peers, *homes)}
-        for group in plan.groups:
+        for group in plan.listening_groups if own else plan.groups:
             turn = group.turn
             member = group.next_member(subject, source, echo)
             self.spent += (group.turn - turn) >> 3

@@ -192,6 +192,24 @@ class Deliverable(Protocol):
         """Send one message."""
 
 
+FAN_OUT_MAX = 4096
+"""Subscriptions and queue groups that get a message at once. To more it goes in steps."""
+
+COPIES_MAX = 16
+"""Of one message of the node itself for one connection, where more than ``FAN_OUT_MAX`` listen."""
+
+
+def _few(subscriptions: Sequence[LocalSubscription]) -> tuple[LocalSubscription, ...]:
+    copies: dict[int, int] = {}
+    few = []
+    for subscription in subscriptions:
+        epoch = subscription.connection.epoch
+        copies[epoch] = count = copies.get(epoch, 0) + 1
+        if count <= COPIES_MAX:
+            few.append(subscription)
+    return tuple(few)
+
+
 class Plan:
     """Where messages of one subject go."""
 
@@ -202,7 +220,10 @@ class Plan:
         "groups",
         "handlers",
         "homes",
+        "is_large",
         "is_local",
+        "listeners",
+        "listening_groups",
         "peers",
         "plain",
         "receivers",
@@ -231,8 +252,18 @@ class Plan:
         members = (group.first(subject) for group in groups)
         self.receivers = self.plain + tuple(member for member in members if member is not None)
         """Every plain subscription here, and of each queue group one member that may hear ``subject``."""
-        self.deliverable: tuple[Deliverable, ...] = (*self.receivers, *guests)
-        """The same, and foreign nodes with plain interest that this node delivers to."""
+        self.is_large = len(self.plain) + len(self.groups) > FAN_OUT_MAX
+        self.listeners, self.listening_groups = self.plain, self.groups
+        """Who gets what the node itself sends, to an inbox as a rule. Others may listen to all inboxes, and
+        a thousand times each: if very many listen, each connection gets a few copies and a part of the
+        groups one. """
+        listening = self.receivers
+        if self.is_large:
+            self.listeners, self.listening_groups = _few(self.plain), self.groups[:FAN_OUT_MAX]
+            listening = _few(self.receivers)
+        self.deliverable: tuple[Deliverable, ...] = (*listening, *guests)
+        """Those of them that the streaming service delivers to: subscriptions here, of a queue group one
+        member, and foreign nodes with plain interest. """
         self.homes = tuple(homes)
         """Foreign nodes whose cluster serves it."""
         self.is_local = not (plain or groups or remotes or homes)
@@ -244,10 +275,11 @@ def nobody() -> Plan:
     plan = object.__new__(Plan)
     plan.as_of = 0
     plan.handlers = plan.announced = ()
-    plan.plain = plan.receivers = ()
-    plan.groups = ()
+    plan.plain = plan.receivers = plan.listeners = ()
+    plan.groups = plan.listening_groups = ()
     plan.remotes = ()
     plan.peers = plan.homes = ()
     plan.deliverable = ()
     plan.is_local = True
+    plan.is_large = False
     return plan

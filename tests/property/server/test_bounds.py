@@ -25,7 +25,7 @@ from node.protocol import nats, peer, subjects
 from node.protocol import streaming as stan
 from node.protocol.peer import FrameDecoder
 from node.raft.membership import Membership
-from node.server import interest, ordering, origin, routing, streaming
+from node.server import interest, ordering, origin, routing, streaming, subscriptions
 from node.server.auth import Authenticator
 from node.server.connection import Connection
 from node.server.context import ClientLimits, Context, ServerInfo
@@ -51,7 +51,7 @@ BOUNDS = (
     (ordering, "KEEPER_COMMANDS_MAX", 16),
     (origin, "BATCH_BYTES", origin.BATCH_BYTES // SCALE),
     (origin, "UNAPPLIED_BYTES_MAX", origin.UNAPPLIED_BYTES_MAX // SCALE),
-    (routing, "FAN_OUT_MAX", 100),
+    (subscriptions, "FAN_OUT_MAX", 100),
     (routing, "GROUPS_MAX", 31),
     (routing, "GROUPS_SMALL", 4),
     (routing, "GROUP_BYTES_MAX", routing.GROUP_BYTES_MAX // SCALE),

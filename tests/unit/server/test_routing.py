@@ -9,7 +9,7 @@ import pytest
 
 from node.errors import RemoteProtocolError
 from node.protocol.peer import FRAME_BYTES_MAX, encode_frame
-from node.server import routing as routing_module
+from node.server import subscriptions
 from node.server.interest import InterestChange
 from node.server.routing import (
     CROWDED_BYTES,
@@ -20,6 +20,7 @@ from node.server.routing import (
     Routing,
 )
 from node.server.steps import STEP
+from node.server.subscriptions import COPIES_MAX
 
 
 class Client:
@@ -513,7 +514,7 @@ def test_who_publishes_more_than_a_link_takes_is_held_up() -> None:
 
 def test_a_message_for_very_many_goes_in_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     """70,000 queue groups are a third of a second's work, in which a leader would say nothing."""
-    monkeypatch.setattr(routing_module, "FAN_OUT_MAX", 2 * STEP)
+    monkeypatch.setattr(subscriptions, "FAN_OUT_MAX", 2 * STEP)
     cluster = Cluster("n1", "n2")
     one = cluster.nodes["n1"]
     ann, bob, eve = cluster.client("n1"), cluster.client("n2"), cluster.client("n1")
@@ -536,8 +537,26 @@ def test_a_message_for_very_many_goes_in_steps(monkeypatch: pytest.MonkeyPatch) 
     assert eve.payloads() == [b"m"] * STEP
     cluster.settle()
     assert len(bob.got) == 2 * STEP
-    assert one.publish(None, b"a", b"", b"", b"answer") == 0, "nobody's inbox has so many listeners"
-    assert not eve.got
+
+
+def test_who_listens_a_thousand_times_to_all_inboxes_is_answered_a_few_times(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The node's own messages reach whoever they are for, and cost a bounded number of deliveries."""
+    monkeypatch.setattr(subscriptions, "FAN_OUT_MAX", 100)
+    cluster = Cluster("n1", "n2")
+    eve, ann = cluster.client("n1"), cluster.client("n1")
+    for number in range(100):
+        eve.sub(b"_INBOX.>")
+        eve.sub(b">", b"%d" % number)
+    ann.sub(b"_INBOX.ann.*")
+    one = cluster.nodes["n1"]
+    one.publish(None, b"_INBOX.ann.1", b"", b"", b"answer", to_services=False)
+    assert ann.payloads() == [b"answer"]
+    assert len(eve.got) == COPIES_MAX + 100
+    receivers = one.local_receivers(b"_INBOX.ann.1")
+    assert sum(receiver.connection is ann for receiver in receivers) == 1
+    assert len(receivers) == COPIES_MAX + 1
 
 
 def test_a_full_link_is_spared_clients_messages(caplog: pytest.LogCaptureFixture) -> None:
