@@ -233,17 +233,17 @@ async def test_it_serves_when_the_server_has_its_subscriptions() -> None:
         await world.until(lambda: again == [1])
 
 
-async def test_another_server_takes_the_place_of_a_lost_one_at_once() -> None:
+async def test_another_server_takes_the_place_of_a_lost_one_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """The lost one was dialed again first, with pauses that doubled though others had not been tried."""
+    monkeypatch.setattr(external_link, "PAUSE_MIN_S", 100 * SOON)
+    monkeypatch.setattr(external_link, "PAUSE_MAX_S", 100 * SOON)
     other = FakeServer()
     async with serving(other) as nursery:
         first = FakeServer(connect_urls=[f"127.0.0.1:{other.url.port}"])
         async with serving(first):
             world = World(first.url)
             await nursery.start(world.external.run)
-        lost_s = trio.current_time()
         await world.until(lambda: world.external.reconnects == 1)
-        assert trio.current_time() - lost_s < external_link.PAUSE_MIN_S / 2
 
 
 async def test_a_server_that_drops_connections_at_once_is_not_dialed_without_a_pause() -> None:
