@@ -19,22 +19,22 @@ from node.demo.load import HELD, ORDERS, Load
 from node.demo.show import Line, Show
 from node.errors import UnavailableError
 
-START_S: Final = 30.0
+START_S: Final = 120.0
 WARM_UP_S: Final = 3.0
-ELECTION_S: Final = 20.0
+ELECTION_S: Final = 60.0
 DOWN_S: Final = 1.8
 """How long a killed node lies before it is started again."""
 PAUSE_S: Final = 2.2
 """Longer than any election timeout, shorter than the grace after which clients count as absent."""
 ROUND_S: Final = 6.5
 """From one hit to the next: longer than the AckWait of 5 s and than the grace of 3 s."""
-BACK_S: Final = 30.0
-SETTLE_S: Final = 15.0
+BACK_S: Final = 120.0
+SETTLE_S: Final = 60.0
 UNACKED_S: Final = 60.0
 """Longer than the longest AckWait, 30 s: so long waits a message whose acknowledgement died with its node."""
 QUIET_S: Final = 1.5
 """At the end one listens for what should not come any more."""
-REPLAY_S: Final = 20.0
+REPLAY_S: Final = 60.0
 
 CHANNELS: Final = (ORDERS, HELD)
 
