@@ -31,7 +31,7 @@ TARGETS = {"deliver_per_s": 15_000, "latency_p50_ms": 3.0, "leader_rss_anon_mib"
 
 def main() -> int:
     args = arguments().parse_args()
-    with _folder(args.dir) as folder:
+    with folder_below(args.dir) as folder:
         found = trio.run(bench, args, folder)
     text = json.dumps(found, indent=2) + "\n"
     if args.json:
@@ -68,7 +68,7 @@ def arguments() -> argparse.ArgumentParser:
 
 
 @contextlib.contextmanager
-def _folder(parent: Path | None) -> Iterator[Path]:
+def folder_below(parent: Path | None) -> Iterator[Path]:
     folder = Path(tempfile.mkdtemp(prefix="stanchion-bench-", dir=parent))
     try:
         yield folder
@@ -96,7 +96,7 @@ async def bench(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
         finally:
             cluster.kill_all()
         logs.cancel_scope.cancel()
-    return {"version": __version__, "machine": _machine(), "client": program.name, "size": args.size, **found}
+    return {"version": __version__, "machine": machine(), "client": program.name, "size": args.size, **found}
 
 
 async def _measure(args: argparse.Namespace, cluster: Cluster, program: Program) -> dict[str, Any]:
@@ -149,7 +149,7 @@ def _rss_anon_mib(cluster: Cluster, name: str) -> float:
     return round(kib / 1024, 1)
 
 
-def _machine() -> dict[str, Any]:
+def machine() -> dict[str, Any]:
     return {
         "cpus": os.cpu_count(),
         "system": platform.platform(),

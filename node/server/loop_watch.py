@@ -18,6 +18,14 @@ import trio
 BUCKETS: Final = 256
 """Rounds are counted by whole milliseconds; the last bucket is for all longer ones."""
 
+SHORT_S: Final = 0.02
+"""In a round that took no longer nobody stood still for long. The processor's clock, which takes a system
+call, isn't asked then."""
+
+BASE_S: Final = 0.05
+"""How old what that clock showed may be when a round begins. So much of the time that the process stood still
+in one round may be missed."""
+
 OVERSLEPT_S: Final = 0.005
 """A wait that ends so much too late was not the timer's fault: it counts as standing still."""
 
@@ -43,7 +51,7 @@ class LoopWatch(trio.abc.Instrument):
         """How many took so many milliseconds."""
         self._stood_s = 0.0
         self._woke_s = self._slept_s = clock()
-        self._woke_cpu_s = cpu()
+        self._base_s, self._base_cpu_s = clock(), cpu()
         self._is_installed = False
 
     @contextmanager
@@ -52,7 +60,8 @@ class LoopWatch(trio.abc.Instrument):
         if self._is_installed:
             yield
             return
-        self._woke_s, self._woke_cpu_s = self._clock(), self._cpu()
+        self._woke_s = self._base_s = self._clock()
+        self._base_cpu_s = self._cpu()
         trio.lowlevel.add_instrument(self)
         self._is_installed = True
         try:
@@ -65,7 +74,7 @@ class LoopWatch(trio.abc.Instrument):
         """See `trio.abc.Instrument`."""
         now = self._clock()
         took_s = now - self._woke_s
-        self._stood_s += max(0.0, took_s - (self._cpu() - self._woke_cpu_s))
+        self._stood_s += self._waited_s(took_s)
         self.rounds += 1
         self.counts[min(BUCKETS - 1, int(took_s * 1000))] += 1
         self.longest_s = max(self.longest_s, took_s)
@@ -77,12 +86,17 @@ class LoopWatch(trio.abc.Instrument):
         late_s = now - self._slept_s - timeout
         if late_s > OVERSLEPT_S:
             self._stood_s += late_s
-        self._woke_s, self._woke_cpu_s = now, self._cpu()
+        self._woke_s = now
+        if now - self._base_s > BASE_S:
+            self._base_s, self._base_cpu_s = now, self._cpu()
+
+    def _waited_s(self, took_s: float) -> float:
+        """How long the process stood still in a round that has taken so long."""
+        return max(0.0, took_s - (self._cpu() - self._base_cpu_s)) if took_s > SHORT_S else 0.0
 
     def stood_s(self) -> float:
         """For how many seconds the process has stood still so far, the present round included."""
-        waited_s = self._clock() - self._woke_s - (self._cpu() - self._woke_cpu_s)
-        return self._stood_s + max(0.0, waited_s)
+        return self._stood_s + self._waited_s(self._clock() - self._woke_s)
 
     def quantile_ms(self, part: float) -> int:
         """At most so many whole milliseconds took ``part`` of the rounds; 0 before the first.
