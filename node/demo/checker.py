@@ -282,7 +282,8 @@ class _Story:
             return  # not before it was connected; or a member of its group had died with it, and graces run
         from_s = self._excused_until(_expected(history, made_s))
         late_s = first.at_s - from_s
-        if late_s > UNWRITTEN_S + history.longest_wait(from_s, first.at_s):
+        over_s = late_s - UNWRITTEN_S
+        if over_s > 0 and over_s > history.longest_wait(from_s, first.at_s):
             text = f"came {late_s * 1000:.0f} ms after its subscriber was connected again"
             self._broke(verdict, "late", first.at_s, text)
 
@@ -298,7 +299,8 @@ class _Story:
             if error_s is None:
                 continue
             verdict.ackwait_errors_s.append(error_s)
-            if error_s > LATE_S + self.history.longest_wait(after.at_s - error_s, after.at_s):
+            late_s = error_s - LATE_S
+            if late_s > 0 and late_s > self.history.longest_wait(after.at_s - error_s, after.at_s):
                 text = f"came {error_s * 1000:.0f} ms late"
                 self._broke(verdict, "late", after.at_s, text)
 
@@ -315,7 +317,8 @@ class _Story:
                 continue
             next_s = end_s if following is None else following.at_s
             due_s = self._excused_until(_expected(self.history, event.at_s + self.cursor.ack_wait_s))
-            if next_s > due_s + NEVER_S + self.history.longest_wait(due_s, next_s):
+            late_s = next_s - due_s - NEVER_S
+            if late_s > 0 and late_s > self.history.longest_wait(due_s, next_s):  # which takes time to find
                 text = f"did not come again within {next_s - due_s:.1f} s of its AckWait"
                 self._broke(verdict, "late", next_s, text)
 

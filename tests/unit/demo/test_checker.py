@@ -561,3 +561,23 @@ def test_silence_is_the_longest_gap_around_the_hit() -> None:
     assert silence([1.0, 9.99, 10.5, 10.6, 13.0], hit, 20.0) == pytest.approx(2.4)
     assert silence([1.0, 9.99, 10.5, 11.6, 20.0], hit, 20.0) == pytest.approx(1.1)
     assert silence([9.99], hit, 20.0) == pytest.approx(10.01)
+
+
+def test_a_long_history_is_judged_in_little_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """How long publishes waited is looked for only where something was late."""
+    looks = 0
+    longest_wait = History.longest_wait
+
+    def counted(self: History, from_s: float, to_s: float) -> float:
+        nonlocal looks
+        looks += 1
+        return longest_wait(self, from_s, to_s)
+
+    monkeypatch.setattr(History, "longest_wait", counted)
+    told = Told(5)
+    for seq in range(1, 2001):
+        told.stored(f"m{seq}", 1.0 + seq / 1000)
+        told.got(1.01 + seq / 1000, seq=seq)
+        told.acked(1.02 + seq / 1000, seq=seq)
+    assert told.rules() == []
+    assert looks == 0
