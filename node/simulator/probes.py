@@ -23,6 +23,8 @@ WINDOWS: Final = "windows full"
 HELD_UP: Final = "clients not read from"
 RESTED: Final = "reads in several steps"
 BACKLOGGED: Final = "deliveries that waited for room"
+TRUNCATED: Final = "logs cut"
+TRUNCATED_MANY: Final = "logs cut by several entries"
 LATE: Final = "late by one's own steps"
 
 MET: Final = (PIPELINED, SPLIT, FORWARDED, FRAMES, WINDOWS, HELD_UP, RESTED, LATE)
@@ -62,6 +64,13 @@ class Probes:
             if now_s == self._forwarded_s:
                 self._node.count(FORWARDED)
             self._forwarded_s = now_s
+
+    def truncated(self, entries: int) -> None:
+        """The end of the log was removed: so many entries."""
+        if entries > 0:
+            self._node.count(TRUNCATED)
+        if entries > 1:
+            self._node.count(TRUNCATED_MANY)
 
     def worked(self) -> None:
         """The driver has gone round once."""

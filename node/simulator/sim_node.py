@@ -225,6 +225,7 @@ class SimNode:
         self._life += 1
         self.journal = self.storage.open_journal()
         self.journal.watcher = lambda *entry: self.checker.appended(self, *entry)
+        self.journal.truncated = self.probes.truncated
         store, note = self.storage.kept.open(), self.storage.kept.note
         problem = contradiction(self.journal, store, note)
         if problem is not None:

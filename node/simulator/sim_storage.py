@@ -21,6 +21,7 @@ from node.errors import DiskError
 from node.raft.journal import Journal
 from node.simulator.disk import PowerCutError, SimulatedDisk
 from node.simulator.lmdb_keeper import LmdbKeeper
+from node.simulator.raft_checks import ViolationError
 from node.simulator.sim_store import MemoryKeeper
 from node.simulator.world import World
 
@@ -36,11 +37,20 @@ class WatchedJournal(Journal):
     """The journal, with the checkers told of what is appended."""
 
     watcher: Callable[[int, int, bytes, int | None], None]
+    truncated: Callable[[int], None]
 
     def append(self, index: int, term: int, payload: bytes) -> None:
         before = self.term_at(index - 1)
         super().append(index, term, payload)
         self.watcher(index, term, payload, before)
+
+    def truncate(self, from_index: int) -> None:
+        removed = self.last_index + 1 - from_index
+        kept = [(at, self.term_at(at)) for at in range(max(self.first_index, from_index - 3), from_index)]
+        super().truncate(from_index)
+        self.truncated(removed)
+        if self.last_index != from_index - 1 or kept != [(at, self.term_at(at)) for at, _ in kept]:
+            raise ViolationError("log", f"cut from entry {from_index}, the log ends at {self.last_index}")
 
 
 class SimStorage:

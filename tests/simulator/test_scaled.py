@@ -12,7 +12,7 @@ from collections.abc import Iterator
 import pytest
 
 from node.simulator.cluster_run import Case, Run
-from node.simulator.probes import MET
+from node.simulator.probes import MET, TRUNCATED, TRUNCATED_MANY
 from node.simulator.profiles import PROFILES, changed
 
 RUNS = 8
@@ -34,6 +34,16 @@ def test_bounds_are_met_in_nearly_every_run(profile: str) -> None:
         counts = Run(Case(seed, changed(PROFILES[profile], SECONDS), 3)).run()
         met.update(name for name in MET if counts[name])
     assert {name: met[name] for name in MET if met[name] < NEARLY_EVERY} == {}
+
+
+def test_logs_are_cut_by_several_entries() -> None:
+    """Not only by the one that a leader appended before it was cut off."""
+    total: Counter[str] = Counter()
+    for seed in range(20):
+        total += Run(Case(seed, PROFILES["partitions"], 3)).run()
+        if total[TRUNCATED_MANY] > 1:
+            return
+    pytest.fail(f"of {total[TRUNCATED]} cuts {total[TRUNCATED_MANY]} removed more than one entry")
 
 
 def test_a_hostile_client_does_all_that_it_can() -> None:

@@ -216,3 +216,13 @@ def test_a_majority_is_as_fresh_as_its_stalest_member() -> None:
     clock.now += 1.0
     assert math.isclose(election.majority_age_s(), 1.1)
     assert _election("")[0].majority_age_s() == 0.0
+
+
+def test_a_campaign_begins_without_votes() -> None:
+    """S11: who voted in an earlier campaign votes again in this one, and is counted once."""
+    election, _ = _election()
+    election.campaigning()
+    assert election.voted("b")
+    assert not election.voted("b")
+    election.campaigning()
+    assert election.voted("b")

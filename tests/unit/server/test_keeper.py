@@ -512,6 +512,22 @@ def test_a_returning_client_is_waited_for_until_its_inboxes_are_heard() -> None:
     assert [type(command) for command in leader.wait(2 * STEP_S)] == [ClientReachable]
 
 
+def test_what_it_missed_ends_when_the_last_of_its_inboxes_is_heard() -> None:
+    """R15: not when its heartbeat inbox is: what was sent to another one meanwhile has arrived nowhere."""
+    leader = Leader()
+    leader.subscribe("in")
+    leader.wait(1.0)
+    leader.lost("hb.me", "in")
+    leader.wait(0.5)
+    leader.heard("hb.me", epoch=2)
+    assert leader.wait(SETTLE_NS / SECOND / 2) == []
+    client_ns = leader.presence.sight("hb.me").heard_since_ns
+    leader.heard("in", epoch=2)
+    (back,) = leader.wait(2 * STEP_S)
+    assert isinstance(back, ClientReachable)
+    assert back.back_ns == leader.presence.sight("in").heard_since_ns > client_ns
+
+
 def test_it_is_not_waited_for_any_longer_than_that() -> None:
     """A client may have given up a subscription while it was away."""
     leader = Leader()

@@ -623,3 +623,16 @@ def test_what_was_queued_is_gone_with_the_term() -> None:
     leader.batch(1)
     leader.applied()
     assert leader.pump()
+
+
+def test_who_was_elected_again_proposes_again() -> None:
+    """A leader that handed over and failed, or came back, isn't stopped for ever."""
+    leader = Leader().opened()
+    leader.ordering.stop()
+    leader.batch(1)
+    assert not leader.pump()
+    leader.ordering.follow()
+    leader.ordering.lead(TERM)
+    leader.ready()
+    leader.held("n1")
+    assert leader.pump()

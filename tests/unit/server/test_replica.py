@@ -6,6 +6,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from conversation import Conversation
 
 from node.core.commands import (
     KeeperCommand,
@@ -28,6 +29,7 @@ from node.core.versions import (
     MACHINE_VERSION,
 )
 from node.errors import CorruptionError, RemoteProtocolError
+from node.protocol.message import message
 from node.protocol.peer import WIRE_VERSION, decode_body
 from node.protocol.streaming import PingRequest, encode_ping
 from node.raft.membership import Membership
@@ -423,3 +425,42 @@ def test_a_leader_without_a_majority_takes_no_requests(node: Node) -> None:
     node.replica.peer_up("n3", {})
     assert node.replica.takes_requests
     assert node.replica.origin.refusal is None
+
+
+def test_a_snapshot_brings_another_past_to_compare(node: Node) -> None:
+    """R30: what this node came to before it isn't this node's any more."""
+    node.replica.membership_changed(Membership.founders(["n1", "n2", "n3"]), Index(0))
+    node.replica.comparing.applied(State(milestone=(4096, b"never compared")))
+    node.replica.installed(State(founding_id="founded", cluster_tag="tag"), MemoryStore(), since=0)
+    for peer in ("n2", "n3"):
+        node.replica.frame(peer, ("state", [(4096, b"another")]))
+
+
+def test_a_snapshot_leaves_no_delivery_to_its_ack_wait(node: Node) -> None:
+    """R6: what the skipped entries have assigned to clients here is delivered at once."""
+    talk = Conversation()
+    talk.connect("me")
+    talk.subscribe("in", mif=100)
+    since = talk.index
+    store = MemoryStore()
+    stored = talk.publish(2).effects.stored[0]
+    bodies = enumerate(stored.bodies, stored.first)
+    store.put(stored.channel, stored.first, [message(seq, stored.timestamp_ns, body) for seq, body in bodies])
+    got: list[bytes] = []
+
+    class Receiver:
+        """A client here that listens on every inbox, and its connection."""
+
+        writable, closed, written, outbox_bytes = True, False, 0, 0
+
+        @property
+        def connection(self) -> Receiver:
+            return self
+
+        def deliver(self, subject: bytes, payload: bytes) -> None:
+            got.append(subject)
+
+    receiver = Receiver()
+    node.replica.performer._receivers = lambda inbox: [receiver]
+    node.replica.installed(talk.state, store, since)
+    assert got == [b"in", b"in"]

@@ -1,0 +1,35 @@
+"""What a follower says to a leader, without an engine around it."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+from node.raft.following import Follower
+from node.raft.frames import Ack, Alive
+
+
+def test_a_follower_without_a_place_in_its_leaders_log_acknowledges_what_is_committed() -> None:
+    """S2, S5: the rest of its log may be of a leader that was, and nobody has compared it.
+
+    A leader that takes it for its own would commit what isn't there.
+    """
+    sent: list[tuple[str, Any]] = []
+    nothing = SimpleNamespace(
+        heard_leader=lambda: None,
+        noted_leader=lambda peer, note: None,
+        commit_learned=lambda commit, term: None,
+        cause="",
+    )
+    follower = Follower(
+        name="n2",
+        library=SimpleNamespace(current_term=3, leader="n1", commit=5, hear=lambda peer, term: None),
+        journal=SimpleNamespace(last_index=9),
+        election=nothing,
+        voting=nothing,
+        promises=SimpleNamespace(send=lambda peer, promise: sent.append((peer, promise))),
+        reconfiguration=nothing,
+        listener=nothing,
+    )
+    follower.alive("n1", Alive(3, 5, None))
+    assert sent == [("n1", Ack(3, 5))]
