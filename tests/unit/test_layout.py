@@ -34,8 +34,6 @@ TESTED_ELSEWHERE = {
     "protocol/streaming_pb2.py": "generated",
     "raft/applying.py": "test_engine and test_engine_safety",
     "raft/flush.py": "test_journal, test_disk and tests/property/raft/test_journal_crash.py",
-    "raft/following.py": "test_engine, test_engine_safety and test_engine_liveness",
-    "raft/reconfiguration.py": "test_engine_membership",
     "raft/segments.py": "test_journal and test_recovery",
     "raft/writer.py": "test_journal, test_disk and tests/property/raft/test_journal_crash.py",
     "sealing/ciphers.py": "test_sealer and test_keyring",
