@@ -100,6 +100,9 @@ ANSWERS_MAX = 16_384
 TIME_SURE_NS = 10 * MILLISECOND
 """Cluster time that went back by less may not have: the frame that told it was delayed."""
 
+TIME_UNKNOWN_NS = 1 << 62
+"""When a client came to a node that has not caught up since its start: later than all it has yet to apply."""
+
 STUCK_S = 5.0
 """A connection whose backlog has not moved for so long counts as not listening (R3, R15)."""
 
@@ -232,6 +235,12 @@ class Performer:
         """
         if not connection.closed:
             self._accepted_ns.setdefault(connection, time_ns)
+
+    def learn_time(self, now_ns: int) -> None:
+        """Cluster time is known now: clients that came before (``TIME_UNKNOWN_NS``) count from here on."""
+        for connection, accepted_ns in self._accepted_ns.items():
+            if accepted_ns == TIME_UNKNOWN_NS:
+                self._accepted_ns[connection] = now_ns
 
     def time_went_back(self, by_ns: int, term: int) -> None:
         """Cluster time is earlier than this node thought until now: the leader of ``term`` knew less of it.

@@ -37,7 +37,7 @@ from node.server.membership.changes import Changes, Neighbours, NoNeighbours
 from node.server.ordering import Ordering
 from node.server.origin import Origin
 from node.server.pacing import Pacing
-from node.server.perform import Messages, Performer
+from node.server.perform import TIME_UNKNOWN_NS, Messages, Performer
 from node.server.presence import Presence
 from node.server.requests import Requests
 from node.server.room import Room
@@ -202,6 +202,7 @@ class Replica:
         self._look_job: Iterator[None] | None = None
         self._looked_around_s = 0.0
         self.leaderless_since_s: float | None = host.monotonic_s()
+        self._has_caught_up = False
         self._unreached_since_s: float | None = host.monotonic_s()  # no leader that requests could go to
         self._founding = ""
         self.needs_snapshot_from: Callable[[str], None] | None = None
@@ -500,7 +501,10 @@ class Replica:
 
     def read_done(self, connection: Any) -> None:
         """A client's read was handled: forward it; too much unapplied stops the reading (R8, R21)."""
-        self.performer.accepted(connection, self.clock.now())
+        if self._has_caught_up:
+            self.performer.accepted(connection, self.clock.now())
+        else:  # it serves core NATS without a leader (R25), and can't know the cluster's time yet
+            self.performer.accepted(connection, TIME_UNKNOWN_NS)
         self.routing.flush()
         self.streaming.read_done()
         self.pacing.read_done(connection)
@@ -706,6 +710,9 @@ class Replica:
         self.streaming.hold()
 
     def _now_caught_up(self) -> None:
+        if not self._has_caught_up:
+            self._has_caught_up = True
+            self.performer.learn_time(self.clock.now())
         self.performer.resume(self._resume_answers)
         self._tell_caught_up()
 

@@ -9,7 +9,7 @@ from conversation import SECOND, Answer, Conversation, publishes
 from node.core.commands import ChannelExpire, TakeOver
 from node.core.effects import Replies
 from node.protocol.streaming import Message, decode_message
-from node.server.perform import CHUNK, CHUNK_BYTES, STUCK_S, TIME_SURE_NS, Performer
+from node.server.perform import CHUNK, CHUNK_BYTES, STUCK_S, TIME_SURE_NS, TIME_UNKNOWN_NS, Performer
 from node.server.reply_order import GROUP_WAIT_S, LATE_ROUNDS, WRITE_WAIT_S
 from node.store.memory import MemoryStore
 
@@ -573,3 +573,15 @@ def test_an_answer_stands_behind_what_has_no_room_on_its_own_connection() -> Non
     node.performer.drained(node.connection)
     assert sent == [(b"answer", 3)]
     assert not node.performer.answer_behind(b"a", b"answer"), "nothing waits any more"
+
+
+def test_a_client_that_came_before_the_time_was_known_is_sent_nothing_old() -> None:
+    """R25: the node had not caught up. What was decided before it did, another node may have delivered."""
+    node = Node("in")
+    inbox = node.subscribes("in")
+    node.performer.accepted(node.connection, TIME_UNKNOWN_NS)
+    node.performs(node.talk.publish())
+    assert inbox.seqs == []
+    node.performer.learn_time(node.talk.state.time_ns)
+    node.performs(node.talk.publish())
+    assert inbox.seqs == [2]
