@@ -14,6 +14,7 @@ from e2e.nemesis.history import Cursor, History, Trouble
 from e2e.nemesis.schedule import AT_ONCE, SUITS, rounds
 from e2e.nemesis.standing import Standing
 
+from node.core import refusals
 from node.demo.history import Ack, Delivery, Link
 
 ACK_WAIT_S = 2.0
@@ -91,6 +92,18 @@ def test_stored_twice(history: History, cursor: Cursor) -> None:
 def test_refused(history: History, cursor: Cursor) -> None:
     history.answered("foo", "m1", "too many channels", 10.0)
     assert broken(history) == ["refused"]
+
+
+def test_refused_for_want_of_a_leader(history: History, cursor: Cursor) -> None:
+    """While nodes are hurt it may be, and is never stored; while all are well it may not."""
+    trouble(history, "n1", 9.0, 12.0)
+    for seq, at_s in ((1, 10.0), (2, 10.0), (3, 13.0)):
+        history.published_s[f"m{seq}"] = at_s
+        history.answered("foo", f"m{seq}", refusals.NO_LEADER, at_s)
+    assert [v.text for v in history.judge(is_complete=True)] == ["m3, though all nodes were well"]
+    deliver(history, 1, 11.0)
+    told = [v.text for v in history.judge(is_complete=True) if v.rule == "refused"]
+    assert told == ["m1 was refused, and stored all the same", "m3, though all nodes were well"]
 
 
 def test_out_of_order(history: History, cursor: Cursor) -> None:

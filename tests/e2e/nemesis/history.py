@@ -10,7 +10,8 @@ what a cursor has reached. **diverged**: a sequence is one message, a message on
 **flag**: a message whose cursor was sent it before says so, and how often; no count comes twice, and to one
 subscriber counts rise. **acked**: nothing comes again a second after it was acknowledged. **early**: what a
 subscriber holds comes again, to it or to another, when its AckWait has passed and not before.
-**refused**: no publish is answered with an error. **session**: no client loses its session.
+**refused**: no publish is answered with an error, but for want of a leader or of disk space while nodes are
+hurt; and then it is never stored. **session**: no client loses its session.
 **progress**: see `run.py`.
 
 What excuses: the bytes in the buffers of a node that stood still leave it when it goes on (`STALE_S`), and
@@ -30,11 +31,15 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import NamedTuple
 
+from node.core import refusals
 from node.demo.history import Ack, Delivery, Event, Link
 
 WHOEVER_LEADS = "*"
 """The node of a client that is connected to an external NATS server. While nobody leads, nobody takes what
 such a client sends: it is lost."""
+
+UNAVAILABLE = (refusals.NO_LEADER, "stan: no space left")
+"""How refusals begin that a client may repeat: nothing was stored."""
 
 ACKED_S = 1.0
 """So long after it was given, an acknowledgement counts."""
@@ -120,6 +125,8 @@ class History:
     """By message: when it was handed to a connection."""
     stored_s: dict[str, tuple[str, float]] = field(default_factory=dict)
     """By message: its channel, and when its publish was acknowledged."""
+    refused_s: dict[str, float] = field(default_factory=dict)
+    """By message: when its publish was refused for want of a leader or of disk space."""
     messages: dict[tuple[str, int], str] = field(default_factory=dict)
     """By channel and sequence."""
     sequences: dict[str, tuple[str, int]] = field(default_factory=dict)
@@ -138,7 +145,9 @@ class History:
         self.found.append(Violation(at_s, rule, text))
 
     def answered(self, channel: str, message: str, error: str, at_s: float) -> None:
-        if error:
+        if error.startswith(UNAVAILABLE):
+            self.refused_s[message] = at_s
+        elif error:
             self.broke(at_s, "refused", f"{message} on {channel}: {error}")
         else:
             self.stored_s[message] = channel, at_s
@@ -160,7 +169,17 @@ class History:
     def judge(self, *, is_complete: bool) -> list[Violation]:
         """Everything that was wrong, in order of time; what is missing only if it had time to come."""
         lost = self._lost() if is_complete else ()
-        return sorted([*self.found, *lost, *self._violations()])
+        return sorted([*self.found, *lost, *self._refused(), *self._violations()])
+
+    def _refused(self) -> Iterator[Violation]:
+        for message, at_s in self.refused_s.items():
+            if message in self.sequences:
+                yield Violation(at_s, "refused", f"{message} was refused, and stored all the same")
+            if not any(
+                trouble.began_s <= at_s <= max(trouble.over_s, trouble.led_s) + LAG_S
+                for trouble in self.troubles
+            ):
+                yield Violation(at_s, "refused", f"{message}, though all nodes were well")
 
     def missing(self, cursor: Cursor) -> list[tuple[str, float]]:
         """The publishes that were acknowledged and have not come, and when that was."""
