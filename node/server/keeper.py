@@ -294,7 +294,10 @@ class Keeper:
         where = sight.where
         if where is None or client.absent or sight.moved:
             return False
-        return client.heard_at in {None, where, (where[0], ANY_EPOCH)}
+        if client.heard_at == (where[0], ANY_EPOCH):
+            # Else it came back to that node, perhaps to another process: a leader that is new doesn't know.
+            return sight.gone_since_ns is None or sight.last is not None
+        return client.heard_at in {None, where}
 
     def _judge_client(self, client: Client) -> Iterator[None]:
         """Judge a client, and if it neither goes nor comes its subscriptions, one in each step."""

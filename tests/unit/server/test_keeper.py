@@ -499,6 +499,21 @@ def test_an_inbox_that_merely_moved_is_back_too() -> None:
     assert leader.wait(5.0) == []
 
 
+def test_a_new_leader_takes_one_that_comes_back_to_the_same_node_for_one_that_was_away() -> None:
+    """R15: the node may have been started anew, and what the one before it had not written died with it.
+
+    The log says at which node the client is, not at which process of it.
+    """
+    leader = Leader()
+    del leader.table[b"hb.me"]  # it hears nobody when it begins to lead, and has heard nobody before
+    leader.presence._sights.clear()
+    leader.presence._strangers.clear()
+    leader.talk.state.clients["me"].heard_at = ("n1", ANY_EPOCH)
+    leader.wait(1.0)
+    leader.heard("hb.me", epoch=2)
+    assert [type(command) for command in leader.wait(2 * STEP_S)] == [ClientReachable]
+
+
 def test_a_returning_client_is_waited_for_until_its_inboxes_are_heard() -> None:
     """Its subscriptions come a moment after its heartbeat inbox: not before them."""
     leader = Leader()
