@@ -44,6 +44,7 @@ from node.server.administration.verbs import Administering
 from node.server.agreeing import Agreement
 from node.server.certificate_watch import CertificateWatch
 from node.server.clients import Clients
+from node.server.collecting import Collector
 from node.server.context import ClientLimits, Context, ServerInfo
 from node.server.descriptors import connections_max, raise_limit
 from node.server.disk.checkpointing import Checkpointer
@@ -82,10 +83,6 @@ log = logging.getLogger("stanchion.node")
 
 LOOK_AT_SPACE_S = 1.0
 """How often it is looked how much room the disk has."""
-GC_THRESHOLDS = (2000, 10, 50)
-"""When Python looks for cycles of garbage. By default it looks at all objects after 70,000 more were made
-than went. With 100,000 subscriptions there are a million, and to look at them all takes half a second. Cycles
-come mostly from connections that have ended; so many subscriptions come one after the other."""
 LOOK_AROUND_S = 2.0
 """How long who founds a cluster alone looks for one that is there: several attempts of its nodes to dial."""
 MONITORING_WAITS_S = 0.5
@@ -540,6 +537,7 @@ class Node:
     async def _run(self) -> int | None:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self.leaving.heed_signals)
+            nursery.start_soon(Collector(lambda: self.replica.role == "leader" and not self.is_alone).run)
             nursery.start_soon(self.leaving.stop_when_asked, nursery.cancel_scope)
             nursery.start_soon(self._serve_http)
             if self.identity is None and self.config.cluster.join:

@@ -1,0 +1,60 @@
+"""All objects are looked at seldom, and not by a leader that has very many."""
+
+from __future__ import annotations
+
+import gc
+
+import trio
+import trio.testing
+
+from node.server.collecting import LEADING_S, NEVER, OBJECT_S, SHARE, Collector
+
+
+class World:
+    def __init__(self, objects: int, *, leads: bool = False) -> None:
+        self.objects = objects
+        self.leads = leads
+        self.now_s = 100.0
+        self.looks = 0
+        self.collector = Collector(
+            lambda: self.leads, count=lambda: self.objects, collect=self.collect, clock=lambda: self.now_s
+        )
+
+    def collect(self) -> None:
+        self.looks += 1
+        self.now_s += self.objects * OBJECT_S
+
+    def wait(self, seconds: float) -> bool:
+        self.now_s += seconds
+        return self.collector.look()
+
+
+def test_it_takes_a_small_share_of_the_time() -> None:
+    world = World(20_000)
+    pause_s = world.objects * OBJECT_S / SHARE
+    assert not world.wait(0.9 * pause_s)
+    assert world.wait(0.2 * pause_s)
+    assert not world.wait(0.9 * pause_s)
+    assert world.wait(0.2 * pause_s)
+    assert world.looks == 2
+
+
+def test_a_leader_with_very_many_objects_goes_on() -> None:
+    """A look took one to two seconds with 40,000 subscriptions, and the next leader had one before it."""
+    world = World(2 * round(LEADING_S / OBJECT_S), leads=True)
+    assert not world.wait(10_000)
+    world.leads = False
+    assert world.wait(1)
+    world.objects, world.leads = 1000, True
+    assert world.wait(10)
+
+
+async def test_python_does_it_no_more_by_itself(autojump_clock: trio.testing.MockClock) -> None:
+    before = gc.get_threshold()
+    world = World(10)
+    try:
+        with trio.move_on_after(60):
+            await world.collector.run()
+        assert gc.get_threshold()[2] == NEVER
+    finally:
+        gc.set_threshold(*before)
