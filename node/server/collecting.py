@@ -3,8 +3,9 @@
 By itself Python does so whenever the objects have grown by a quarter. A node with 40,000 subscriptions has
 half a million, and on a busy machine each look took one to two seconds: leaders lost their office for it. So
 only young objects are looked at by themselves, some milliseconds each time. All are looked at here, so seldom
-that it takes `SHARE` of the time, and while there are so many that it takes longer than `LEADING_S`, not by a
-leader: nothing but ended connections leaves cycles worth speaking of, and they leave few.
+that it takes `SHARE` of the time; and by a leader, while there are so many that it takes longer than
+`LEADING_S`, once in `LEADING_EVERY_S` only. Ended connections leave cycles, and without that bound a leader
+that is never replaced would keep them for ever.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ OBJECT_S: Final = 1e-6
 
 SHARE: Final = 0.001
 LEADING_S: Final = 0.1
+LEADING_EVERY_S: Final = 3600.0
 LOOK_EVERY_S: Final = 10.0
 
 
@@ -57,8 +59,10 @@ class Collector:
     def look(self) -> bool:
         """Look at all objects if it is time. Returns whether it was."""
         takes_s = self._count() * OBJECT_S
-        now = self._clock()
-        if now - self._collected_s < takes_s / SHARE or (takes_s > LEADING_S and self._leads()):
+        since_s = self._clock() - self._collected_s
+        if since_s < takes_s / SHARE:
+            return False
+        if takes_s > LEADING_S and since_s < LEADING_EVERY_S and self._leads():
             return False
         self._collect()
         self._collected_s = self._clock()

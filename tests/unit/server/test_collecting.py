@@ -7,7 +7,7 @@ import gc
 import trio
 import trio.testing
 
-from node.server.collecting import LEADING_S, NEVER, OBJECT_S, SHARE, Collector
+from node.server.collecting import LEADING_EVERY_S, LEADING_S, NEVER, OBJECT_S, SHARE, Collector
 
 
 class World:
@@ -42,11 +42,18 @@ def test_it_takes_a_small_share_of_the_time() -> None:
 def test_a_leader_with_very_many_objects_goes_on() -> None:
     """A look took one to two seconds with 40,000 subscriptions, and the next leader had one before it."""
     world = World(2 * round(LEADING_S / OBJECT_S), leads=True)
-    assert not world.wait(10_000)
+    assert not world.wait(LEADING_EVERY_S / 2)
     world.leads = False
     assert world.wait(1)
     world.objects, world.leads = 1000, True
     assert world.wait(10)
+
+
+def test_a_leader_that_is_never_replaced_keeps_no_garbage_for_ever() -> None:
+    world = World(2 * round(LEADING_S / OBJECT_S), leads=True)
+    assert not world.wait(0.9 * LEADING_EVERY_S)
+    assert world.wait(0.2 * LEADING_EVERY_S)
+    assert not world.wait(0.9 * LEADING_EVERY_S)
 
 
 async def test_python_does_it_no_more_by_itself(autojump_clock: trio.testing.MockClock) -> None:
