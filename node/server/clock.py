@@ -79,6 +79,7 @@ class ClusterClock:
         if term != self._heard_term:
             self._heard_term = term
             self._floor = self._stamp
+            self._fixed = None  # a leader that was: it hears of its successor before `follow` is called
             self._smallest = self._smallest_before = None
             self._window_end = own + OFFSET_WINDOW_NS
             self._offered = None

@@ -37,7 +37,8 @@ class WatchedJournal(Journal):
     """The journal, with the checkers told of what is appended."""
 
     watcher: Callable[[int, int, bytes, int | None], None]
-    truncated: Callable[[int], None]
+    truncated: Callable[[int], None] = staticmethod(lambda entries: None)
+    """Told how many entries were removed; a tool that opens the journal asks nobody."""
 
     def append(self, index: int, term: int, payload: bytes) -> None:
         before = self.term_at(index - 1)

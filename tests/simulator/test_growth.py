@@ -23,8 +23,8 @@ CONTAINERS = (dict, list, set, frozenset, tuple, deque)
 PASSED_S = 35
 """Longer than anything is remembered that nobody uses, and than a heartbeat's interval."""
 
-BOUNDED = {"Interest._known"}
-"""A cache of at most MATCHES_CACHED_MAX, which is more than comes together here."""
+BOUNDED = {"Interest._known", "Routing._plans", "Plan.receivers", "Plan.deliverable"}
+"""Caches of at most MATCHES_CACHED_MAX subjects and PLANS_MAX plans: more than comes together here."""
 
 KINDS = ("", "durable d", "queue q", "queue q durable d")
 

@@ -116,9 +116,9 @@ def _time_before_the_waiting(patch: Patch) -> None:
     _time_before_the_rest_of_the_waiting(patch)
     open_term, next_batches = Ordering._open_term, Ordering._next_batches
 
-    def without_batches(self: Ordering) -> None:
+    def without_batches(self: Ordering, *args: Any) -> None:
         patch.setattr(Ordering, "_next_batches", lambda self: [])
-        open_term(self)
+        open_term(self, *args)
         patch.setattr(Ordering, "_next_batches", next_batches)
 
     patch.setattr(Ordering, "_open_term", without_batches)

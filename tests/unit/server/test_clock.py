@@ -71,6 +71,25 @@ def test_a_later_leader_has_the_last_word() -> None:
     assert clock.now() == 101 * SECOND - 200 * MILLISECOND
 
 
+def test_a_leader_that_was_goes_by_its_successor_at_once() -> None:
+    """R12: it hears the later leader's first frame before it knows that it doesn't lead any more.
+
+    It would else run ahead by as much as that leader knew less, and keep from its clients what that decides.
+    """
+    machine = Machine(monotonic_ns=1000 * SECOND)
+    clock = cluster_clock(machine)
+    clock.heard(50 * SECOND, 1)
+    clock.lead(2)
+    machine.pass_(10 * SECOND)
+    assert clock.now() == 60 * SECOND
+    clock.heard(57 * SECOND, 3)
+    assert clock.now() == 57 * SECOND
+    clock.follow()
+    machine.pass_(SECOND)
+    assert clock.now() == 58 * SECOND
+    assert clock.word() == (58 * SECOND, 3)
+
+
 def test_a_new_leader_without_an_offset_continues_from_the_last_stamp() -> None:
     """R12: replayed entries say no more than that it is at least so late."""
     machine = Machine(monotonic_ns=5)
