@@ -39,6 +39,9 @@ the node dies: it comes again, flagged, unless it was acknowledged."""
 IDLE_REPORT_EVERY_S = 0.5
 """Between two reports of a node that applies entries and has nothing to deliver."""
 
+FORMER_EPOCH = -1
+"""As the epoch of a connection: some connection of the node's process before the present one."""
+
 LISTED_MAX = 64
 """Connections in each list of a report. If more lag, ``index`` is lower, and holds for the rest of them."""
 
@@ -186,7 +189,7 @@ class _Report:
     ended: dict[int, int] = field(default_factory=dict)
 
     def written(self, epoch: int) -> int:
-        if epoch == ANY_EPOCH:
+        if epoch in {ANY_EPOCH, FORMER_EPOCH}:
             return min((self.index, *self.lagging.values(), *self.ended.values()))
         found = self.ended.get(epoch)
         return self.lagging.get(epoch, self.index) if found is None else found
@@ -244,6 +247,8 @@ class ProgressReports:
         if latest is None or epoch >= latest.first_epoch:
             return latest
         former = self._former.get(node)
+        if epoch == FORMER_EPOCH:
+            return former
         if epoch == ANY_EPOCH:
             return former or latest
         return former if former is not None and epoch >= former.first_epoch else None

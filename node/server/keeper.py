@@ -31,6 +31,7 @@ from node.core.commands import (
 from node.core.state import Client, State, Subscription
 from node.core.versions import too_new
 from node.server.clock import ClusterClock, WallClock
+from node.server.delivery_progress import FORMER_EPOCH
 from node.server.heartbeats import Heartbeats, Requests
 from node.server.presence import Presence, Sight, Where
 from node.server.steps import ends
@@ -295,9 +296,17 @@ class Keeper:
         if where is None or client.absent or sight.moved:
             return False
         if client.heard_at == (where[0], ANY_EPOCH):
-            # Else it came back to that node, perhaps to another process: a leader that is new doesn't know.
-            return sight.gone_since_ns is None or sight.last is not None
+            return not self._is_restarted(client)
         return client.heard_at in {None, where}
+
+    def _is_restarted(self, client: Client) -> bool:
+        """Return True if the node that registered the client has been another process since then (R5).
+
+        Then the client has come back to it, and what the process before had not written died with that.
+        """
+        assert client.heard_at is not None
+        session = self._state().sessions.get(client.heard_at[0])
+        return session is not None and client.generation < session.id
 
     def _judge_client(self, client: Client) -> Iterator[None]:
         """Judge a client, and if it neither goes nor comes its subscriptions, one in each step."""
@@ -414,7 +423,7 @@ class Keeper:
         before, heard_at = [sight.before], sight.where or ("", 0)
         if isinstance(user, Client):
             # Where the log says it is: another connection if a leader died with what it knew of a move.
-            before.append(_elsewhere(user.heard_at, sight.before))
+            before.append(self._elsewhere(user, sight))
         lost = (*self._losses.unwritten(before, sight.where, self._clock.now()), *heard_at)
         if isinstance(user, Client):
             if too_new(ClientReachable, version):
@@ -423,6 +432,16 @@ class Keeper:
         if too_new(SubscriptionReachable, version):
             return SubscriptionBack(term, user.id, user.generation, since_ns, heard_ns)
         return SubscriptionReachable(term, user.id, user.generation, since_ns, heard_ns, *lost)
+
+    def _elsewhere(self, client: Client, sight: Sight) -> Where | None:
+        """Return where the log says the client is, unless what this node has seen says the same and more."""
+        logged = client.heard_at
+        if logged is None or logged[1] != ANY_EPOCH:
+            return logged
+        if self._is_restarted(client):
+            return logged[0], FORMER_EPOCH
+        nodes = {where[0] for where in (sight.before, sight.where) if where is not None}
+        return None if logged[0] in nodes else logged
 
     def _grace_is_over(self, sight: Sight, now_ns: int) -> bool:
         if self._grace_from_ns is None:
@@ -449,9 +468,3 @@ class Keeper:
         self._proposed[key] = now_s
         self._propose(command)
         return True
-
-
-def _elsewhere(logged: Where | None, seen: Where | None) -> Where | None:
-    """Return ``logged`` unless ``seen`` says the same and more."""
-    is_same = logged is not None and logged[1] == ANY_EPOCH and seen is not None and seen[0] == logged[0]
-    return None if is_same else logged

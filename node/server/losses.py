@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Callable, Container, Iterable, Sequence
 from typing import Any
 
-from node.core.commands import ANY_EPOCH, NOTHING_UNWRITTEN, Unwritten
+from node.core.commands import NOTHING_UNWRITTEN, Unwritten
 from node.server.delivery_progress import IDLE_REPORT_EVERY_S, REPORT_EVERY_S, ProgressReports
 from node.server.presence import MOVED_MAX_NS, Where
 
@@ -100,8 +100,7 @@ class Losses:
             now_ns: cluster time.
         """
         written = min(
-            (self._reports.written(where) for where in before if not _is_same(where, now)),
-            default=NOTHING_UNWRITTEN,
+            (self._reports.written(where) for where in before if where != now), default=NOTHING_UNWRITTEN
         )
         if written == NOTHING_UNWRITTEN:  # it was stuck, or only the link to its node was away
             return Unwritten(NOTHING_UNWRITTEN, 0, 0)
@@ -122,9 +121,3 @@ class Losses:
         if lives and not self._reports.has_ended(where):
             return NOTHING_UNWRITTEN
         return self._reports.written(where)
-
-
-def _is_same(where: Where | None, now: Where | None) -> bool:
-    if where is None or now is None:
-        return False
-    return where == now or where == (now[0], ANY_EPOCH)

@@ -11,6 +11,7 @@ from node.errors import RemoteProtocolError
 from node.server.delivery_progress import (
     ENDED_MAX,
     ENDED_S,
+    FORMER_EPOCH,
     LISTED_MAX,
     MARKS_MAX,
     DeliveryProgress,
@@ -199,8 +200,10 @@ def test_of_some_connection_of_a_node_only_the_least_is_sure() -> None:
     reports = ProgressReports()
     reports.received("n1", [100, 50, [[101, 40]], [[102, 30]]])
     assert reports.written(("n1", ANY_EPOCH)) == 30
+    assert reports.written(("n1", FORMER_EPOCH)) == 0, "nothing is known of that process"
     reports.received("n1", [200, 70, [], []])
     assert reports.written(("n1", ANY_EPOCH)) == 30, "its process before may have had it"
+    assert reports.written(("n1", FORMER_EPOCH)) == 30
 
 
 def test_who_is_no_member_is_forgotten() -> None:

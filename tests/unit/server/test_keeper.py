@@ -31,6 +31,7 @@ from node.core.commands import (
 )
 from node.server import presence
 from node.server.clock import ClusterClock, WallClock
+from node.server.delivery_progress import FORMER_EPOCH
 from node.server.interest import InterestChange
 from node.server.keeper import (
     ASKED_MAX,
@@ -499,19 +500,37 @@ def test_an_inbox_that_merely_moved_is_back_too() -> None:
     assert leader.wait(5.0) == []
 
 
-def test_a_new_leader_takes_one_that_comes_back_to_the_same_node_for_one_that_was_away() -> None:
-    """R15: the node may have been started anew, and what the one before it had not written died with it.
-
-    The log says at which node the client is, not at which process of it.
-    """
+def just_started() -> Leader:
+    """It hears nobody when it begins to lead, and has heard nobody before."""
     leader = Leader()
-    del leader.table[b"hb.me"]  # it hears nobody when it begins to lead, and has heard nobody before
+    del leader.table[b"hb.me"]
     leader.presence._sights.clear()
     leader.presence._strangers.clear()
     leader.talk.state.clients["me"].heard_at = ("n1", ANY_EPOCH)
     leader.wait(1.0)
+    return leader
+
+
+def test_a_new_leader_takes_one_that_came_back_to_another_process_of_its_node_for_one_that_was_away() -> None:
+    """R15: the node was started anew since the client registered there, which its session tells (R5).
+
+    What the process before had not written died with that.
+    """
+    leader = just_started()
+    leader.known.written["n1", FORMER_EPOCH] = 4
+    leader.talk.state.sessions["n1"].id = (leader.talk.index + 1, 1)
     leader.heard("hb.me", epoch=2)
-    assert [type(command) for command in leader.wait(2 * STEP_S)] == [ClientReachable]
+    (found,) = leader.wait(2 * STEP_S)
+    assert isinstance(found, ClientReachable)
+    assert found.written == 4
+
+
+def test_a_new_leader_does_not_take_one_that_never_left_for_one_that_was_away() -> None:
+    """R10: each new leader that had just been started sent again what it had not seen itself, long before its
+    AckWait."""
+    leader = just_started()
+    leader.heard("hb.me", epoch=1)
+    assert leader.wait(5.0) == []
 
 
 def test_a_returning_client_is_waited_for_until_its_inboxes_are_heard() -> None:
