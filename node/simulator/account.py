@@ -481,7 +481,8 @@ class Account:
                             raise ViolationError("one holder", f"message {seq} is held twice")
                         found[seq] = (member.id, record.sent_at_ns, record.deliveries)
                 for seq, record in group.orphans.items():
-                    found[seq] = (account.held[seq].holder, record.sent_at_ns, record.deliveries)
+                    held = account.held[seq]  # it is due at once: no AckWait runs, and none is started again
+                    found[seq] = (held.holder, held.sent_at_ns, record.deliveries)
                 present = {member.id for member in holders}
                 known = {
                     # What a member left behind its shadow has taken over, and who resumed that.
