@@ -37,6 +37,12 @@ SECONDS = float(os.environ.get("STANCHION_HOSTILE_SECONDS", "4"))
 ACK_P99_MAX_S = 0.25
 """The 99th percentile of a bystander's publish acknowledgements during an attack."""
 
+SAMPLES_MIN = 200
+"""So many publishes a bystander needs for a percentile of its own."""
+
+SLOWER = 10
+"""How many times longer than without an attack a publish may wait where that is more than `ACK_P99_MAX_S`."""
+
 LOG_LINES_MAX = 60
 """Lines that one node may log during an attack, however many attempts it is made of."""
 
@@ -142,9 +148,20 @@ class Damage:
         memory_max: int = 256 << 20,
         log_lines_max: int = LOG_LINES_MAX,
     ) -> None:
-        """Raises AssertionError when the attack cost somebody else more than it may."""
-        for name in self.latencies_s:
-            assert self.p99_s(name) <= p99_max_s, f"publish acks at {name}: {self}"
+        """Raises AssertionError when the attack cost somebody else more than it may.
+
+        The 99th percentile is of each node's bystander alone if it has published `SAMPLES_MIN` times, and
+        else of all together: of forty samples it would be the slowest one. On a machine that is busy with
+        other things, where publishes wait `SLOWER` times less than ``p99_max_s`` without an attack, the bound
+        is that much later.
+        """
+        calm_s = quantile([one for calm in self.calm_s.values() for one in calm], 0.99)
+        bound_s = max(p99_max_s, SLOWER * calm_s)
+        if min(map(len, self.latencies_s.values())) >= SAMPLES_MIN:
+            p99_s = max(self.p99_s(name) for name in self.latencies_s)
+        else:
+            p99_s = quantile([one for each in self.latencies_s.values() for one in each], 0.99)
+        assert p99_s <= bound_s, f"publish acks, p99 {p99_s * 1e3:.0f} of {bound_s * 1e3:.0f} ms: {self}"
         assert self.terms[0] == self.terms[1], f"the leader changed: {self}"
         assert self.memory_growth <= memory_max, f"memory: {self}"
         assert max(self.log_lines.values()) <= log_lines_max, f"log lines: {self}"
