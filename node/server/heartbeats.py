@@ -64,9 +64,9 @@ class Heartbeats:
         clock: Callable[[], float],
         *,
         answered: Callable[[Client], None] = lambda _client: None,
-        is_gone: Callable[[Client], bool] = lambda _client: False,
+        is_gone: Callable[[Client], bool] | None = None,
     ) -> None:
-        self._is_gone = is_gone
+        self._is_gone = is_gone or (lambda _client: False)
         self._state = state
         self._told_answered = answered
         self._requests = requests

@@ -79,6 +79,8 @@ class Keeper:
         monotonic_s: the driver's clock.
         term: this leader's.
         is_member: whether a node may have a session (R5).
+        sees_connections: whether it is known when a client's connection closes; not behind an external
+            NATS server, where every client would seem gone while that is away.
         losses: what connections that ended may not have been sent.
         linked: members whose link stands.
         node: this node's name.
@@ -100,6 +102,7 @@ class Keeper:
         losses: Losses,
         linked: Container[str],
         node: str,
+        sees_connections: bool = True,
     ) -> None:
         self._node = node
         self._state = state
@@ -114,7 +117,13 @@ class Keeper:
         self._monotonic_s = monotonic_s
         self._term = term
         self.heartbeats = Heartbeats(
-            state, requests, propose, term, monotonic_s, answered=self._vouch, is_gone=self._is_gone
+            state,
+            requests,
+            propose,
+            term,
+            monotonic_s,
+            answered=self._vouch,
+            is_gone=self._is_gone if sees_connections else None,
         )
         self._asks_left = ASKED_MAX
         self._asked: dict[Generation, Where] = {}

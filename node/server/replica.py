@@ -668,6 +668,7 @@ class Replica:
             wall=self.wall,
             monotonic_s=self.host.monotonic_s,
             term=self.term,
+            sees_connections=getattr(self.routing, "sees_connections", True),
             is_member=lambda node: node in self.changes.names,
             losses=self.losses,
             linked=self.links_up,

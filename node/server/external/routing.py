@@ -151,6 +151,8 @@ class ExternalRouting:
         may_take: Callable[[], bool] = lambda: True,
     ) -> None:
         self.node = node
+        self.sees_connections = False
+        """Whether it is known when a client's connection closes."""
         self.on_interest_change: Callable[[str, list[InterestChange]], None] | None = None
         self._clock = clock
         self._clients = clients
@@ -299,6 +301,10 @@ class ExternalRouting:
     def hears(self, subject: bytes, where: tuple[str, int]) -> bool:
         """Return True unless nobody is known to listen there through the present connection."""
         return self.where(subject) == where
+
+    def matching(self, _subject: bytes) -> Sequence[Any]:
+        """Return the clients' subscriptions at this node: none, they are at the NATS server."""
+        return ()
 
     def set_stuck(self, _connection: object, stuck: bool) -> None:
         """The server takes nothing any more, or does again (R3)."""

@@ -369,3 +369,12 @@ def test_requests_that_wait_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None
     behind.leads = True
     behind.routing.take_held()
     assert (len(behind.heard), behind.routing.dropped) == (1, 4)
+
+
+def test_no_client_is_connected_to_the_node_itself() -> None:
+    """A node without a leader looks for its clients' connections, and a leader for closed ones."""
+    behind = Behind()
+    behind.up()
+    behind.routing.open()
+    assert behind.routing.matching(b"hb") == ()
+    assert not behind.routing.sees_connections
