@@ -1,4 +1,4 @@
-"""What a signal does to a command that has only just been started.
+"""Signals to a command that has only just been started.
 
 The handlers stand before anything else is imported (`node.cli.entry`), because a signal that comes while
 modules are imported must not be lost: an exception raised by a handler can end up in a callback that

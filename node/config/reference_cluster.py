@@ -262,7 +262,7 @@ def _listen_address(digest: Digest, given: Given) -> Address | None:
 
 
 def _advertised(digest: Digest, listen: Address) -> Address | None:
-    """What ``cluster_advertise`` says: a host, perhaps with a port."""
+    """Return the address in ``cluster_advertise``: a host, perhaps with a port."""
     text = digest.word("-cluster_advertise")
     if not text:
         return None
