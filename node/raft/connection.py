@@ -49,6 +49,14 @@ class SilentError(LostError):
     """It ended before it had said anything: a dialer that needs it no more, or somebody who looked."""
 
 
+class TlsError(LostError):
+    """The other end speaks no TLS, or none that this end accepts."""
+
+
+class CertificateRefusedError(LostError):
+    """One end of a TLS handshake refuses the other's certificate, or misses one."""
+
+
 _numbers = itertools.count(1)
 
 
@@ -309,7 +317,9 @@ async def secure(
     """Tune the socket and add TLS; return the peer's certificate, as `ssl` decodes it, as well.
 
     Raises:
-        LostError: the TLS handshake failed.
+        SilentError: the other end has gone during the handshake, as a dialer does that needs it no more.
+        CertificateRefusedError: one end refuses the other's certificate.
+        TlsError: the handshake failed otherwise.
     """
     try:
         tune(stream.socket, unanswered_s)
@@ -320,7 +330,20 @@ async def secure(
         await secured.do_handshake()
         return secured, secured.peer_certificate()
     except STREAM_ERRORS as error:
-        raise LostError(f"TLS: {reason(error)}") from error
+        raise _tls_failure(error)(f"TLS: {reason(error)}") from error
+
+
+def _tls_failure(error: Exception) -> type[LostError]:
+    """Classify the end of a handshake: they are logged apart, so that one kind does not hide another.
+
+    OpenSSL's reasons that are about a certificate say so: ``CERTIFICATE_VERIFY_FAILED``,
+    ``PEER_DID_NOT_RETURN_A_CERTIFICATE``, and the alerts of the other end: ``TLSV1_ALERT_UNKNOWN_CA``,
+    ``SSLV3_ALERT_CERTIFICATE_EXPIRED``. Source: RFC 8446, 6.2.
+    """
+    if not isinstance(error, ssl.SSLError) or isinstance(error, ssl.SSLEOFError | ssl.SSLZeroReturnError):
+        return SilentError
+    word = error.reason or ""
+    return CertificateRefusedError if "CERTIFICATE" in word or "UNKNOWN_CA" in word else TlsError
 
 
 async def send(stream: ByteStream, value: Any) -> None:

@@ -34,10 +34,12 @@ from node.errors import ConfigError, IdentityError, RemoteProtocolError, Unavail
 from node.limited_log import LimitedLog
 from node.protocol.peer import encode_frame
 from node.raft.connection import (
+    CertificateRefusedError,
     Connection,
     LostError,
     SilentError,
     SnapshotChannel,
+    TlsError,
     dialed,
     host_of,
     remote,
@@ -75,11 +77,13 @@ _KINDS: Final = {
     CollisionError: (logging.DEBUG, "peer connection from %s dropped: %s"),
     SilentError: (logging.INFO, "silent peer connection from %s dropped: %s"),
     LostError: (logging.WARNING, "unfinished peer connection from %s dropped: %s"),
+    TlsError: (logging.WARNING, "insecure peer connection from %s dropped: %s"),
+    CertificateRefusedError: (logging.WARNING, "uncertified peer connection from %s dropped: %s"),
     IdentityError: (logging.WARNING, "refused peer connection from %s dropped: %s"),
 }
 _BROKEN: Final = (logging.WARNING, "peer connection from %s dropped: %s")
-"""How a connection to us that came to nothing is logged. Each kind is limited by itself, so that a stranger's
-noise doesn't hide that a node is refused."""
+"""How a connection to us that came to nothing is logged. Each kind is limited by itself and for each host, so
+that a stranger's noise doesn't hide that a node is refused, nor that another stranger is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -372,7 +376,7 @@ class Transport:
                 # Whoever waits to be let in comes several times a second.
                 if not (isinstance(error, IdentityError) and self._told_lately(str(error))):
                     level, text = _KINDS.get(type(error), _BROKEN)
-                    self._limited.log(level, text, where, error)
+                    self._limited.log(level, text, where, error, source=where.rpartition(":")[0])
                 return
             serve = self._serve_others.get(hello.link)
             if serve is not None:

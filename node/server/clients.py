@@ -343,7 +343,11 @@ class Clients:
         if connection.is_slow_consumer:
             self.slow_consumers += 1
             complaints.warning(
-                "client %d at %s:%d: %s", connection.cid, *connection.address, connection.close_reason
+                "client %d at %s:%d: %s",
+                connection.cid,
+                *connection.address,
+                connection.close_reason,
+                source=connection.address[0],
             )
         else:
             log.debug("client %d at %s:%d: %s", connection.cid, *connection.address, connection.close_reason)

@@ -624,7 +624,8 @@ class Connection(Outbox):
             self._out(OK)
 
     def _err(self, text: str) -> None:
-        complaints.info("client %d at %s: %s", self.cid, self.address[0], text)
+        host = self.address[0]
+        complaints.info("client %d at %s: %s", self.cid, host, text, source=host)
         self._out(err(text))
 
     def _out(self, data: bytes) -> None:

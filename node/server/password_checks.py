@@ -165,7 +165,11 @@ class PasswordChecks:
         comparison = self._comparisons[check.key] = _Comparison(check, address)
         given_up = self._turns.add(address, check.user, comparison)
         if given_up is not None:
-            log.warning("too many passwords wait to be compared, the last from %s: one was given up", address)
+            log.warning(
+                "too many passwords wait to be compared, the last from %s: one was given up",
+                address,
+                source=address,
+            )
             given_up.error = UnavailableError("too many passwords wait to be compared")
             self._end(given_up)
         self._start()

@@ -6,7 +6,7 @@ import logging
 
 import pytest
 
-from node.limited_log import LINES_MAX, PER_S, LimitedLog
+from node.limited_log import LINES_MAX, PER_S, SOURCES_MAX, LimitedLog
 
 logger = logging.getLogger("stanchion.test")
 
@@ -72,3 +72,33 @@ def test_lines_below_the_level_are_not_counted(clock: Clock, caplog: pytest.LogC
 def test_the_line_names_its_caller(clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
     LimitedLog(logger, clock=clock).info("here")
     assert caplog.records[0].funcName == "test_the_line_names_its_caller"
+
+
+def test_one_source_does_not_hide_another(clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
+    """A stranger who comes a thousand times, and then somebody else: both are in the log."""
+    log = LimitedLog(logger, clock=clock)
+    for _ in range(1000):
+        log.warning("refused %s", "10.0.0.1", source="10.0.0.1")
+    assert log.warning("refused %s", "10.0.0.2", source="10.0.0.2")
+    assert log.warning("refused %s", "nobody in particular")
+    assert len(caplog.messages) == LINES_MAX + 2
+
+
+def test_many_sources_are_bounded_lines_and_memory(clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
+    """A whole network of strangers; when they have gone, others are counted apart again."""
+    log = LimitedLog(logger, clock=clock)
+    lines_max = (SOURCES_MAX + 1) * LINES_MAX
+    for number in range(5000):
+        for _ in range(LINES_MAX + 1):
+            log.warning("refused %d", number, source=f"host {number}")
+    assert len(caplog.messages) == lines_max
+    (kind,) = log._kinds.values()
+    assert len(kind.sources) == SOURCES_MAX
+    clock.now_s += PER_S
+    assert log.warning("refused %d", 1, source="host of another day")
+    left_out = SOURCES_MAX
+    assert caplog.messages[-1] == f"refused 1 ({left_out} more lines like this one were left out)"
+    assert len(kind.sources) == 1
+    assert log.warning("refused %d", 2)
+    left_out = 5000 * (LINES_MAX + 1) - lines_max - left_out
+    assert caplog.messages[-1] == f"refused 2 ({left_out} more lines like this one were left out)"

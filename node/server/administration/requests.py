@@ -146,7 +146,12 @@ class Administration:
             RefusedError: this is not a request, or not by somebody who may make it.
         """
         if not may_administer(source):
-            complaints.warning("%.80s: refused to %s, who has shown no credentials", name, _who(source))
+            complaints.warning(
+                "%.80s: refused to %s, who has shown no credentials",
+                name,
+                _who(source),
+                source=source.address[0] if source else "",
+            )
             raise RefusedError(
                 "administration needs the operator token, or a user or token of the configuration, and "
                 f"{_who(source)} has shown none. The token is in operator.token in the node's directory: "

@@ -298,6 +298,7 @@ class ForeignLinks:
         Raises:
             RivalError: this node must not go on beside who has dialed it, which knows that by then.
         """
+        where = "an unknown address"
         try:
             where = remote(tcp)
             key = self._judge(hello, where)
@@ -306,7 +307,8 @@ class ForeignLinks:
                 self._check_duplicate(key, connection)
         except _FAULTS as error:
             level = logging.DEBUG if isinstance(error, CollisionError | LostError) else logging.WARNING
-            self._limited.log(level, "a routing peer is declined: %s", error)
+            host = where.rpartition(":")[0]
+            self._limited.log(level, "a routing peer at %s is declined: %s", where, error, source=host)
             await self._decline(stream, error)
             if isinstance(error, RivalError):
                 raise

@@ -838,6 +838,29 @@ async def test_a_client_without_a_certificate_is_refused(certs: Path) -> None:
         assert n1.heard.events == []
 
 
+async def test_no_noise_hides_that_a_certificate_is_refused(certs: Path, peers_log: PeersLog) -> None:
+    """Peers that dial at once drop one of two connections, somebody scans the port: neither is the operator's
+    last line of the minute about strangers."""
+    async with running(Node("n1", {"n2": NOWHERE}, security=mutual(certs, "n1"))) as n1:
+        incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        with contextlib.suppress(ssl.SSLWantReadError):
+            client(certs, own="good", node="n2").wrap_bio(incoming, outgoing).do_handshake()
+        client_hello = outgoing.read()
+        for number in range(LINES_MAX + 1):
+            gone = await dial(n1)
+            await gone.send_all(client_hello)
+            await gone.send_eof()
+            await is_closed(gone)
+            scan = await dial(n1)
+            await scan.send_all(b"GET / HTTP/1.1\r\n\r\n")
+            await is_closed(scan)
+            assert len(peers_log.about("silent peer connection")) == min(number + 1, LINES_MAX)
+        assert "CERTIFICATE_REQUIRED" in await outcome(n1, client(certs), hello())
+        (line,) = await peers_log.until("uncertified peer connection from 127.0.0.1:")
+        assert line.endswith("dropped: TLS: peer did not return a certificate")
+        assert not peers_log.about("unfinished peer connection")
+
+
 async def test_tls_1_2_is_refused(certs: Path) -> None:
     """Even with the right certificate."""
     async with running(Node("n1", {"n2": NOWHERE}, security=mutual(certs, "n1"))) as n1:
