@@ -32,7 +32,10 @@ LATE_S = 0.001
 """Between those rounds, at most."""
 
 GROUP_WAIT_S = 0.25
-"""How long answers wait for the rest of a burst that took more than one entry to be sent."""
+"""How long answers wait for the rest of a burst of which nothing more is sent."""
+
+GROUP_WAIT_MAX_S = 1.0
+"""How long they wait while more of it is sent: each part takes an entry, and a slow disk holds up entries."""
 
 
 class Connection(Protocol):
@@ -61,6 +64,10 @@ class _Waiting:
     groups: list[tuple[Group, int]]
     """Which cursor each is to reach."""
     since_s: float
+    moved_s: float
+    """When one of ``groups`` was last seen to have been sent more."""
+    cursors: int
+    """The sum of their cursors then."""
     late_rounds: int = 0
     """Rounds of the loop since its time was over. A process that stood still has given no writer a turn."""
 
@@ -119,12 +126,16 @@ class ReplyOrder:
             sendable = self._sendable().keys()
             self._behind &= sendable
             self._awaited &= sendable
+        now_s = self._clock()
+        behind = [(group, seq) for group, seq in groups if group.id not in self._behind]
         waiting = _Waiting(
             act,
             {connection: end for connection, end in writes if self._is_quick(connection, end)},
             [connection for connection in rooms if connection not in self._slow],
-            [(group, seq) for group, seq in groups if group.id not in self._behind],
-            self._clock(),
+            behind,
+            since_s=now_s,
+            moved_s=now_s,
+            cursors=sum(group.cursor for group, _ in behind),
         )
         self._awaited.update(group.id for group, _ in waiting.groups)
         self._queue.append(waiting)
@@ -161,7 +172,9 @@ class ReplyOrder:
         return max(self._due_s(head), self._clock() + LATE_S) if head.late_rounds else self._due_s(head)
 
     def _due_s(self, head: _Waiting) -> float:
-        return head.since_s + (WRITE_WAIT_S if head.writes or head.rooms else GROUP_WAIT_S)
+        if head.writes or head.rooms:
+            return head.since_s + WRITE_WAIT_S
+        return min(head.moved_s + GROUP_WAIT_S, head.since_s + GROUP_WAIT_MAX_S)
 
     def forget(self, connection: Connection) -> None:
         """``connection`` has ended."""
@@ -197,7 +210,11 @@ class ReplyOrder:
             head.groups = [
                 (group, seq) for group, seq in head.groups if group.id in sendable and group.cursor < seq
             ]
-            if head.groups and now_s >= head.since_s + GROUP_WAIT_S and head.late_rounds >= LATE_ROUNDS:
+            cursors = sum(group.cursor for group, _ in head.groups)
+            if cursors != head.cursors:
+                head.cursors, head.moved_s, head.late_rounds = cursors, now_s, 0
+            due_s = min(head.moved_s + GROUP_WAIT_S, head.since_s + GROUP_WAIT_MAX_S)
+            if head.groups and now_s >= due_s and head.late_rounds >= LATE_ROUNDS:
                 late = {group.id for group, _ in head.groups}
                 self._behind |= late
                 self._awaited -= late

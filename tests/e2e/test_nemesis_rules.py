@@ -8,9 +8,12 @@ from __future__ import annotations
 import math
 import random
 from itertools import islice, pairwise
+from pathlib import Path
+from typing import Any
 
 import pytest
 from e2e.nemesis.history import Cursor, History, Trouble
+from e2e.nemesis.run import torment
 from e2e.nemesis.schedule import AT_ONCE, SUITS, rounds
 from e2e.nemesis.standing import Standing
 
@@ -221,6 +224,37 @@ def test_an_ack_given_to_the_next_process_does_not_die_with_the_last(
     history.troubles[0].died_s = 10.1
     assert history.counts_from_s(Ack(9.5, "here", HERE)) == math.inf
     assert history.counts_from_s(Ack(12.0, "here", HERE)) == 16.0
+
+
+# --- how a failure is told ------------------------------------------------------------------------
+
+
+class _Broken:
+    """A network and a cluster whose start fails, as a client's task does: with a group of exceptions."""
+
+    kind = "none"
+    names = ("n1", "n2", "n3")
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.cluster = self
+
+    def address(self, name: str) -> str:
+        return f"127.0.0.1:{name[1:]}"
+
+    def start(self) -> None:
+        raise ExceptionGroup("tasks", [ExceptionGroup("clients", [OSError("no more sockets")])])
+
+
+async def test_an_exception_ends_the_run_as_a_violation_with_its_seed(tmp_path: Path) -> None:
+    """A group of exceptions alone told neither the seed nor, in its last lines, the reason."""
+    broken: Any = _Broken(tmp_path)
+    run = await torment(broken, broken, 4711, 1.0)
+    assert [violation.rule for violation in run.violations] == ["ended"]
+    last = run.told(["a log of a node"]).splitlines()[-5:]
+    assert any("seed 4711" in line for line in last)
+    assert any("ended: the run ended with OSError: no more sockets" in line for line in last)
+    assert "STANCHION_NEMESIS_SEED=4711" in last[-1]
 
 
 # --- the schedule, and what is demanded meanwhile -------------------------------------------------

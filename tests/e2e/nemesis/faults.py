@@ -12,7 +12,7 @@ import random
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, NamedTuple, TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import trio
 from e2e.harness import POLL_S, Cluster
@@ -97,7 +97,7 @@ class Nemesis:
                     await self._round(drawn)
                 nursery.cancel_scope.cancel()
         except* NoProgressError as errors:
-            raise next(_leaves(errors)) from None
+            raise next(leaves(errors)) from None
 
     async def _round(self, drawn: Round) -> None:
         async with trio.open_nursery() as nursery:
@@ -371,9 +371,10 @@ def _leader_of(circle: Sequence[str], views: dict[str, View]) -> str:
     return leader if is_led and all(views[name].leader == leader for name in circle) else ""
 
 
-def _leaves(group: BaseExceptionGroup[Any]) -> Iterator[BaseException]:
-    for error in group.exceptions:
-        if isinstance(error, BaseExceptionGroup):
-            yield from _leaves(error)
-        else:
-            yield error
+def leaves(error: BaseException) -> Iterator[BaseException]:
+    """The exceptions within groups of exceptions."""
+    if isinstance(error, BaseExceptionGroup):
+        for each in error.exceptions:
+            yield from leaves(each)
+    else:
+        yield error

@@ -11,6 +11,7 @@ import trio
 from e2e.external_cluster import ExternalCluster
 from e2e.harness import Cluster
 from e2e.load import abandoned
+from e2e.nemesis.faults import leaves
 from e2e.nemesis.history import WHOEVER_LEADS, Cursor, History
 
 from node.client.streaming import Client, Message, connect
@@ -188,7 +189,7 @@ class Load:
                         await self._calm.wait()
                     nursery.cancel_scope.cancel()
             except* (UnavailableError, RefusedError) as errors:
-                self._note(f"{name}: {', '.join(str(error) for error in _leaves(errors))}")
+                self._note(f"{name}: {', '.join(str(error) for error in leaves(errors))}")
                 await trio.sleep(TRY_AGAIN_S)
             self._history.gone_s[name] = trio.current_time()
 
@@ -231,10 +232,3 @@ class Load:
     async def _ack_later(self, cursor: Cursor, linked: Linked, message: Message) -> None:
         await trio.sleep(self._chance.uniform(0, HELD_MAX_S))
         self._ack(cursor, linked, message)
-
-
-def _leaves(group: BaseExceptionGroup[BaseException]) -> list[BaseException]:
-    found: list[BaseException] = []
-    for error in group.exceptions:
-        found += _leaves(error) if isinstance(error, BaseExceptionGroup) else [error]
-    return found

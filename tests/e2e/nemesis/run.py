@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Iterator
+import traceback
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,7 +21,7 @@ import trio
 from e2e.harness import Cluster
 from e2e.load import replay
 from e2e.nemesis.disk import JOURNAL_SEGMENT_BYTES, Disks, Limits, Mounts
-from e2e.nemesis.faults import Nemesis, NoProgressError
+from e2e.nemesis.faults import Nemesis, NoProgressError, leaves
 from e2e.nemesis.history import History, Violation
 from e2e.nemesis.load import CHANNELS, Load
 from e2e.nemesis.network import Namespaces, Network, Relays
@@ -71,25 +72,40 @@ class Run:
             f"{deliveries} deliveries and acks, {len(self.violations)} violations"
         )
 
-    def told(self) -> str:
-        """The violations, the time line and how to have it again."""
-        text = [self.summary, ""]
-        for violation in self.violations[:SHOWN_MAX]:
-            text.append(f"{self._at(violation.at_s)} {violation.rule}: {violation.text}")
-        if len(self.violations) > SHOWN_MAX:
-            text.append(f"and {len(self.violations) - SHOWN_MAX} more")
+    def told(self, logs: Sequence[str] = ()) -> str:
+        """The nodes' ``logs``, the time line, and last: seed, violations and how to run it again.
+
+        The first line, which pytest's summary repeats, is the seed and the first violation.
+        """
         began = time.strftime("%H:%M:%S", time.gmtime(self.began_unix_s))
+        first = f"{self.violations[0].rule}: {self.violations[0].text}" if self.violations else "held"
+        text = [f"seed {self.seed}: {first}", "", *logs]
         text += ["", f"what was done, in seconds from {began}.{self.began_unix_s % 1 * 1000:03.0f} UTC:"]
         text += [f"{self._at(at_s)} {line}" for at_s, line in self.lines]
+        text += ["", f"the nodes' logs: {self.folder}", "", *self.verdict()]
         text += [
-            "",
-            f"the nodes' logs: {self.folder}",
             "again, as nearly as that can be:",
             f"  STANCHION_NEMESIS_BY={self.by} STANCHION_NEMESIS_SEED={self.seed} "
             f"STANCHION_NEMESIS_SECONDS={self.seconds:g} "
             f"python -m pytest tests/e2e/test_nemesis.py -k {self.test}",
         ]
         return "\n".join(text)
+
+    def verdict(self) -> list[str]:
+        """The summary with the seed, and the first violations."""
+        text = [self.summary]
+        for violation in self.violations[:SHOWN_MAX]:
+            text.append(f"{self._at(violation.at_s)} {violation.rule}: {violation.text}")
+        if len(self.violations) > SHOWN_MAX:
+            text.append(f"and {len(self.violations) - SHOWN_MAX} more")
+        return text
+
+    def failed(self, error: BaseException) -> None:
+        """Record an exception that ended the run: a violation, and its traceback in the time line."""
+        for leaf in leaves(error):
+            now_s = trio.current_time()
+            self.history.broke(now_s, "ended", f"the run ended with {type(leaf).__name__}: {leaf}")
+            self.lines.append((now_s, "".join(traceback.format_exception(leaf)).rstrip()))
 
     def _at(self, at_s: float) -> str:
         return f"{at_s - self.began_s:8.3f}"
@@ -131,28 +147,34 @@ async def torment(network: Network, disks: Disks, seed: int, seconds: float) -> 
     size = len(cluster.names)
     test = f"on_{size}_nodes" if type(cluster) is Cluster else "behind"
     run = Run(cluster.folder, seed, size, seconds, by, test)
-    cluster.start()
-    await trio.to_thread.run_sync(cluster.wait_ready)
     run.began_s, run.began_unix_s = trio.current_time(), time.time()
     run.note(f"{network.kind}, {disks.kind}")
     load = Load(cluster, run.history, seed, run.note)
     nemesis = Nemesis(network, disks, run.history, run.note, random.Random(seed))
     run.faults = nemesis.done
     is_complete = False
-    async with trio.open_nursery() as nursery:
-        await nursery.start(load.run)
-        try:
-            await nemesis.run(seconds)
-            await _demand_progress(cluster, load)
-            load.calm()
-            await _drain(run.history, cluster)
-            await _compare(run, cluster)
-            is_complete = True
-        except NoProgressError as error:
-            run.history.broke(trio.current_time(), "progress", str(error))
-            run.note(f"given up: {error}")
-            load.calm()
-        nursery.cancel_scope.cancel()
+    try:
+        cluster.start()
+        await trio.to_thread.run_sync(cluster.wait_ready)
+        run.note("all ready")
+        async with trio.open_nursery() as nursery:
+            await nursery.start(load.run)
+            try:
+                await nemesis.run(seconds)
+                await _demand_progress(cluster, load)
+                load.calm()
+                await _drain(run.history, cluster)
+                await _compare(run, cluster)
+                is_complete = True
+            except NoProgressError as error:
+                run.history.broke(trio.current_time(), "progress", str(error))
+                run.note(f"given up: {error}")
+                load.calm()
+            nursery.cancel_scope.cancel()
+    except (
+        Exception
+    ) as error:  # a client, the nemesis or a node: told with the seed, like any other violation
+        run.failed(error)
     run.at_once = nemesis.at_once
     run.violations = run.history.judge(is_complete=is_complete)
     return run

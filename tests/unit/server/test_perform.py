@@ -10,7 +10,7 @@ from node.core.commands import ChannelExpire, TakeOver
 from node.core.effects import Replies
 from node.protocol.streaming import Message, decode_message
 from node.server.perform import CHUNK, CHUNK_BYTES, STUCK_S, TIME_SURE_NS, TIME_UNKNOWN_NS, Performer
-from node.server.reply_order import GROUP_WAIT_S, LATE_ROUNDS, WRITE_WAIT_S
+from node.server.reply_order import GROUP_WAIT_MAX_S, GROUP_WAIT_S, LATE_ROUNDS, WRITE_WAIT_S
 from node.store.memory import MemoryStore
 
 
@@ -557,6 +557,26 @@ def test_a_burst_is_not_waited_for_longer_than_its_time() -> None:
     node.performs(node.talk.publish())
     node.writes()
     assert node.answers() == 2
+
+
+def test_a_burst_is_waited_for_while_more_of_it_is_sent() -> None:
+    """On a slow disk an entry may take longer than the wait, and a burst takes several."""
+    node = Node("a")
+    node.connection.room = 10_000
+    node.subscribes("a", mif=5000)
+    node.left.clear()
+    node.performs(node.talk.say(*publishes(2000)))
+    for _ in range(2):
+        node.writes()
+        node.now += GROUP_WAIT_S * 0.9
+        for _ in range(LATE_ROUNDS + 1):
+            node.performer.order.tick()
+        assert node.answers() == 0
+        node.performs(node.talk.say())
+    node.writes()
+    node.now = GROUP_WAIT_MAX_S
+    node.rounds()
+    assert node.answers() == 1, "but not for ever"
 
 
 def test_an_answer_stands_behind_what_has_no_room_on_its_own_connection() -> None:
