@@ -33,6 +33,10 @@ _encryptor = ModuleType("pysyncobj.encryptor")
 _encryptor.HAS_CRYPTO, _encryptor.getEncryptor = False, None  # type: ignore[attr-defined]
 sys.modules.setdefault("pysyncobj.encryptor", _encryptor)
 
+# Its transport, which is not used either, imports a module that replaces `socket.inet_ntop` in the whole
+# process by a function that works on Windows only (X6), and loads ctypes to do so.
+sys.modules.setdefault("pysyncobj.win_inet_pton", ModuleType("pysyncobj.win_inet_pton"))
+
 # ruff: noqa: E402  # imports below that line need it
 from pysyncobj import SyncObj, SyncObjConf
 from pysyncobj import syncobj as library_module

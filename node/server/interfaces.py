@@ -99,5 +99,4 @@ def address(payload: bytes) -> list[str]:
         found[kind] = payload[at + _ATTRIBUTE.size : at + length]
         at += (length + 3) & ~3
     raw = found.get(_LOCAL) or found.get(_ADDRESS)
-    # Not socket.inet_ntop: importing the Raft library replaces it by one that works on Windows only.
     return [] if raw is None else [str(ipaddress.ip_address(raw))]

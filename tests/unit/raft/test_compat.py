@@ -8,6 +8,8 @@ import random
 import re
 import select
 import socket
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -69,6 +71,17 @@ def test_every_private_name_in_use_is_checked() -> None:
     """Whoever reaches for another name of the library has to add it to the lists."""
     names = set(re.findall(r"_SyncObj__\w+", Path(compat.__file__).read_text()))
     assert names <= {*compat.METHODS, *compat.ATTRIBUTES}
+
+
+def test_import_leaves_the_standard_library_alone() -> None:
+    """X6: whoever prints an IPv6 address in a process with the library got a SystemError or TypeError."""
+    code = (
+        "import socket; before = dict(vars(socket)); import node.raft.compat; "
+        "print(socket.inet_ntop(socket.AF_INET6, bytes(15) + bytes([1])), "
+        "[name for name, value in before.items() if getattr(socket, name) is not value])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "::1 []\n"), done.stderr
 
 
 def test_no_thread_socket_poller_file_or_pickle(group, monkeypatch: pytest.MonkeyPatch) -> None:

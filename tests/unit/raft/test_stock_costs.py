@@ -12,6 +12,7 @@ import os
 import pickle
 import socket
 import struct
+import subprocess
 import sys
 import zlib
 from collections.abc import Callable, Iterator
@@ -188,3 +189,11 @@ def test_x5_password_is_all_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(sys.modules, "pysyncobj.encryptor")  # `compat` puts nothing in its place
     getEncryptor = importlib.import_module("pysyncobj.encryptor").getEncryptor  # noqa: N806
     assert getEncryptor("shared").decrypt(getEncryptor("shared").encrypt(b"I am b")) == b"I am b"
+
+
+def test_x6_import_breaks_a_function_of_the_standard_library() -> None:
+    """In a process of its own, for it is broken for everybody in the process."""
+    code = "import pysyncobj, socket; print(socket.inet_ntop(socket.AF_INET6, bytes(15) + bytes([1])))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode != 0
+    assert "not_windows" in done.stderr
