@@ -169,7 +169,8 @@ class WallClock:
         self._boot_ns = monotonic_ns if boot_ns is None else boot_ns
         self._suspended_ns = self._boot_ns() - monotonic_ns()  # as of the last timestamp
         self._is_confirmed = False  # by an operator
-        self._median: tuple[int, int] | None = None  # as last known, and when
+        # As last known, and when; like reports, by the clock that goes on while the machine is suspended.
+        self._median: tuple[int, int] | None = None
         self._told_off: bool | None = None
         self._monotonic_ns = monotonic_ns
         self._wall_ns = wall_ns
@@ -191,7 +192,7 @@ class WallClock:
     def report(self, peer: str, wall_ns: int) -> None:
         """A follower's answer said what its wall clock shows."""
         if self._voters is None or peer in self._voters:
-            self._reports[peer] = (wall_ns, self._monotonic_ns())
+            self._reports[peer] = (wall_ns, self._boot_ns())
 
     def reading(self) -> int:
         """What this node's own wall clock shows, to report to the leader."""
@@ -222,6 +223,15 @@ class WallClock:
         self._set_last(stamp, time_ns)
         return Timestamp(stamp)
 
+    def look(self, time_ns: int) -> None:
+        """Read the clocks at cluster time ``time_ns``, and log if timestamps are far from them.
+
+        For a leader that stamps nothing: a clock that jumps is noticed all the same.
+        """
+        target = self.median()
+        if self._last is not None:
+            self._tell_off(target - self._expected(time_ns), target)
+
     def estimate(self, time_ns: int) -> int:
         """The timestamp that an entry at cluster time ``time_ns`` would have."""
         return self._next(time_ns, self.median(), free=False)
@@ -251,7 +261,7 @@ class WallClock:
         if self._median is None or self._last is None:
             return 0
         median_ns, at_ns = self._median
-        return median_ns + self._monotonic_ns() - at_ns - self._expected(time_ns)
+        return median_ns + self._boot_ns() - at_ns - self._expected(time_ns)
 
     def believed(self, time_ns: int) -> bool:
         """Whether timestamps follow the median, at cluster time ``time_ns``. For the leader to say."""
@@ -260,7 +270,7 @@ class WallClock:
     @property
     def right_peers(self) -> list[str]:
         """Voters whose clocks agree with the median, as far as heard lately."""
-        middle, own = self.median(), self._monotonic_ns()
+        middle, own = self.median(), self._boot_ns()
         return [
             peer
             for peer, (wall_ns, at_ns) in self._reports.items()
@@ -307,7 +317,7 @@ class WallClock:
 
     def median(self) -> int:
         """What the leader goes by: the median of the voters' wall clocks, as far as heard lately; Unix ns."""
-        own = self._monotonic_ns()
+        own = self._boot_ns()
         mine = self._wall_ns()
         readings = [mine]
         readings += [wall + own - at for wall, at in self._reports.values() if own - at < REPORT_AGE_MAX_NS]
@@ -318,7 +328,7 @@ class WallClock:
 
     def heard(self, median_ns: int) -> None:
         """The leader said what the median is."""
-        self._median = (median_ns, self._monotonic_ns())
+        self._median = (median_ns, self._boot_ns())
         self._judge(self._wall_ns() - median_ns)
 
     def _judge(self, offset_ns: int) -> None:

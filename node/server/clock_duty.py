@@ -28,6 +28,8 @@ TRY_S = 2.0
 """How long nothing is proposed for a hand-over: it needs a node that has everything."""
 AGAIN_S = 60.0
 """After a hand-over that came to nothing the next one begins so much later."""
+LOOK_EVERY_S = 1.0
+"""How often the clocks are read, whether anything is stamped or not."""
 
 
 class Engine(Protocol):
@@ -71,11 +73,18 @@ class ClockDuty:
         self._clock = clock
         self._wall = wall
         self._term = 0
+        self._looked_s = float("-inf")
         self._begins_s: float | None = None  # when to hand over, while this node's clock is wrong
         self._ends_s: float | None = None  # when to give up a hand-over that is under way
 
     def pump(self, now_s: float, term: int) -> None:
-        """Hand over if this node's clock has been wrong for long. Called by whoever leads ``term``."""
+        """Look at the clocks, and hand over if this node's has been wrong for long.
+
+        Called by whoever leads ``term``.
+        """
+        if now_s - self._looked_s >= LOOK_EVERY_S:
+            self._looked_s = now_s
+            self._wall.look(self._clock.now())
         if term != self._term:
             self._term, self._begins_s, self._ends_s = term, None, None
         if self._ends_s is not None:

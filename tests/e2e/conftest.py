@@ -69,10 +69,10 @@ def make_cluster(
     made = request.node.stash.setdefault(_CLUSTERS, [])
     mine: list[Cluster] = []
 
-    def make(size: int = 3, settings: dict[str, Any] | None = None) -> Cluster:
+    def make(size: int = 3, settings: dict[str, Any] | None = None, **more: Any) -> Cluster:
         folder = tmp_path / f"cluster{len(mine) + 1}"
         folder.mkdir()
-        cluster = Cluster(folder, ports, guard, size=size, settings=settings)
+        cluster = Cluster(folder, ports, guard, size=size, settings=settings, **more)
         mine.append(cluster)
         made.append(cluster)
         return cluster

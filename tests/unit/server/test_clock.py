@@ -361,3 +361,42 @@ def test_a_machine_that_was_suspended_is_right_at_once() -> None:
     machine.pass_(SECOND)
     assert wall.stamp(SECOND, free=False) == machine.wall_ns
     assert wall.off_ns(SECOND) == 0
+
+
+def test_what_was_known_before_a_suspension_is_out_of_date() -> None:
+    """The median that was read then was held against the time since: a false warning until the next entry."""
+    machine = Machine(wall_ns=100 * DAY)
+    suspended_ns = 0
+    wall = WallClock(
+        lambda: machine.monotonic_ns,
+        lambda: machine.wall_ns,
+        boot_ns=lambda: machine.monotonic_ns + suspended_ns,
+    )
+    wall.voters_are(["n1", "n2", "n3"])
+    wall.report("n2", machine.wall_ns)
+    wall.report("n3", machine.wall_ns)
+    wall.stamp(0, free=True)
+    suspended_ns = 5 * 3600 * SECOND
+    machine.wall_ns += suspended_ns
+    assert wall.off_ns(0) == 0
+    assert wall.right_peers == [], "nobody was heard for 5 hours"
+    assert wall.median() == machine.wall_ns
+    assert not wall.wrong
+
+
+def test_a_clock_that_jumps_is_noticed_by_a_leader_that_stamps_nothing(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    machine = Machine(wall_ns=100 * DAY)
+    wall = wall_clock(machine)
+    wall.look(0)  # a new cluster has no timestamp yet
+    wall.stamp(0, free=True)
+    wall.look(0)
+    assert caplog.text == ""
+    machine.wall_ns -= 8 * 3600 * SECOND
+    wall.look(0)
+    wall.look(0)
+    assert [record.message.split(":")[0] for record in caplog.records] == [
+        "the cluster's wall clocks are 28800.0 s behind the timestamps so far"
+    ]
+    assert wall.off_ns(0) == -8 * 3600 * SECOND

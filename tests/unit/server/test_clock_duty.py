@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
 from node.core.state import State
 from node.server.clock import ClusterClock, WallClock
 from node.server.clock_duty import AGAIN_S, PATIENCE_S, TRY_S, ClockDuty
@@ -117,3 +119,13 @@ def test_an_operator_sees_and_confirms_the_clocks() -> None:
     leader.duty.show({"confirm": True}, answers.append)
     assert answers[1]["ok"]["believed"]
     assert leader.wall.stamp(0, free=False) >= WALL_NS
+
+
+def test_a_leader_looks_at_the_clocks_though_nothing_is_stamped(caplog: pytest.LogCaptureFixture) -> None:
+    """A node alone, without clients: a clock that had jumped was no warning until somebody published."""
+    leader = Leader()
+    leader.wall.seen(WALL_NS, 0)
+    leader.now_s += 30 * 24 * 3600
+    leader.duty.pump(leader.now_s, 7)
+    assert "NOT believed" in caplog.text
+    assert leader.wall.off_ns(0) > 0
