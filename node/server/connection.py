@@ -26,7 +26,8 @@ new INFO waits for the PONG, and no PING is sent.
 *Steps.* What one read brought may be forty thousand PINGs, or twenty thousand publishes, each to a thousand
 subscriptions: half a minute of work, in which a leader would be silent and lose its office. So every
 operation costs something, and after ``STEP_COST`` a connection rests, keeps what is left, and is told to go
-on (``go_on``) when others have had their turn.
+on (``go_on``) when others have had their turn. A connection that changes very many subscriptions rests until
+``rests_until_s``, for its changes are work on every node (`interest_rate`).
 
 How much may wait to be written, and what becomes of who takes too little: see ``outbox``.
 
@@ -77,6 +78,7 @@ from node.protocol.nats_replies import (
 from node.protocol.subjects import literal, valid_subject
 from node.server.auth import Check, Identity
 from node.server.context import PROTOCOL_MAX, ClientOptions, Context
+from node.server.interest_rate import Allowance
 from node.server.liveness import Liveness
 from node.server.outbox import SLOW_CONSUMER, Outbox
 from node.server.routing import LocalSubscription
@@ -136,7 +138,9 @@ class Connection(Outbox):
     """
 
     __slots__ = (
+        "_allowance",
         "_backlog",
+        "_changes",
         "_connect_seen_s",
         "_context",
         "_fast",
@@ -150,6 +154,7 @@ class Connection(Outbox):
         "_promised",
         "_quiesced",
         "_rests",
+        "_rests_until_s",
         "_spent",
         "address",
         "check",
@@ -198,7 +203,10 @@ class Connection(Outbox):
         self._info_pending = False
         self._paused = False
         self._rests = False
+        self._rests_until_s = 0.0
         self._quiesced = False
+        self._allowance = Allowance()
+        self._changes = 0  # of subscriptions, since the last step ended
         self._spent = 0  # on the operation just carried out, if not in place
         self._connect_seen_s = now
         self._liveness = Liveness(now, context.limits.ping_interval_s, context.limits.ping_max)
@@ -229,6 +237,11 @@ class Connection(Outbox):
     def resting(self) -> bool:
         """There is more to do of what has come: call ``go_on`` when others have had their turn."""
         return self._rests and not self._paused
+
+    @property
+    def rests_until_s(self) -> float:
+        """By the context's clock: do not call ``go_on`` before, unless the connection has to end."""
+        return self._rests_until_s
 
     @property
     def is_slow_consumer(self) -> bool:
@@ -425,6 +438,7 @@ class Connection(Outbox):
 
     def _work(self) -> None:
         spent = 0
+        began_s = self._context.clock()
         try:
             while self._phase in _CARRIED_OUT and not self._rests:
                 ops, self._backlog = self._backlog or self._parser.ops(), []
@@ -437,6 +451,17 @@ class Connection(Outbox):
             self._end(str(violation))
         self._context.routing.flush()
         self._context.service.read_done(self)
+        if self._changes:
+            self._pace_changes(began_s)
+
+    def _pace_changes(self, began_s: float) -> None:
+        """Rest if this connection has changed more subscriptions than `interest_rate` allows now."""
+        now_s = self._context.clock()
+        changes, self._changes = self._changes, 0
+        rate = self._context.routing.interest_rate
+        pause_s = self._allowance.pause_s(rate, changes, began_s=began_s, now_s=now_s)
+        if pause_s and self._phase is Phase.OPEN and not self._quiesced:
+            self._rests, self._rests_until_s = True, now_s + pause_s
 
     def _carry_out(self, ops: Iterable[Op], spent: int) -> int:
         """Carry operations out until a step's worth is spent. Returns what is spent then."""
@@ -588,6 +613,7 @@ class Connection(Outbox):
             if limit and len(self.subscriptions) >= limit:
                 self._err(MAX_SUBSCRIPTIONS_EXCEEDED)
                 return
+            self._changes += 1
             self.subscriptions[sid] = self._context.routing.subscribe(
                 self, subject, queue, sid, denied=denied
             )
@@ -605,6 +631,7 @@ class Connection(Outbox):
 
     def _unsubscribe(self, subscription: LocalSubscription) -> None:
         del self.subscriptions[subscription.sid]
+        self._changes += 1
         self._context.routing.unsubscribe(subscription)
 
     def _ping(self) -> None:

@@ -136,7 +136,10 @@ class OwnInterest:
         return 0 if own is None else self._epoch(own)
 
     def _epoch(self, own: _Own) -> int:
-        return next((epoch for epoch in reversed(own.epochs) if epoch not in self._stuck), 0)
+        for epoch in reversed(own.epochs):
+            if epoch not in self._stuck:
+                return epoch
+        return 0
 
     def take_changes(self) -> tuple[list[list[Any]], list[InterestChange]]:
         """What changed since the last call: items to tell, and who hears what now."""

@@ -26,6 +26,8 @@ class Worker(Protocol):
 
     @property
     def resting(self) -> bool: ...
+    @property
+    def rests_until_s(self) -> float: ...
     def received(self, data: bytes | bytearray) -> None: ...
     def go_on(self) -> None: ...
 
@@ -83,10 +85,13 @@ class Turns:
             self._spent_s += self._clock() - began_s
 
     async def go_on(self, connection: Worker) -> None:
-        """Have ``connection``, which is resting, carry on until it rests no more.
+        """Have ``connection``, which is resting, carry on until it rests no more, or until some later time.
 
-        Without `run` there is no queue: it takes one step in the next round.
+        Waits for its ``rests_until_s`` first. Without `run` there is no queue: it takes one step in the next
+        round.
         """
+        if connection.rests_until_s > self._clock():
+            await trio.sleep_until(connection.rests_until_s)
         if self._runs:
             await self._wait(_Waiting(connection, None))
         else:
@@ -121,7 +126,7 @@ class Turns:
             connection.received(data)
         elif connection.resting:
             connection.go_on()
-        if connection.resting:
+        if connection.resting and connection.rests_until_s <= self._clock():
             self._queue.append(waiting)
         else:
             waiting.done.set()

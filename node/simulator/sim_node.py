@@ -246,7 +246,7 @@ class SimNode:
         self._woken_at = float("inf")
         self.checkpointing = self._kicked = False
         self._due_s = self.clock.monotonic_s()
-        self.routing = Routing(self.name, send=self._send_route)
+        self.routing = Routing(self.name, send=self._send_route, clock=self.clock.monotonic_s)
         self.replica = Replica(
             self.name,
             Subjects.of(self._cluster.cluster_id),

@@ -5,15 +5,9 @@ from __future__ import annotations
 import pytest
 from e2e.attacks import floods
 from e2e.harness import Cluster
-from e2e.hostile import ACK_P99_MAX_S, Attack, endure
+from e2e.hostile import Attack, endure
 
 pytestmark = [pytest.mark.slow, pytest.mark.alone]
-
-
-CHURN_P99_MAX_S = 1.0
-"""While a client comes and goes with 50,000 subscriptions every node works on them, three of them on the two
-processors of a small machine: steps are short, but there are many more of them than the machine has time for.
-"""
 
 
 @pytest.mark.parametrize(
@@ -35,5 +29,4 @@ def test_a_flood_at_the_leader(cluster: Cluster, unique: str, attack: Attack) ->
     """One read was one step of up to 380 ms, and nobody at the node got an answer for 12 s and more."""
     damage = endure(cluster, unique, {cluster.leader(): [attack]})
     print(damage)  # noqa: T201 - shown when it fails
-    churns = attack in (floods.subscriptions, floods.patterns)
-    damage.check(p99_max_s=CHURN_P99_MAX_S if churns else ACK_P99_MAX_S)
+    damage.check()

@@ -13,6 +13,7 @@ from node.protocol.nats import ClientParser, Info, Msg, Reply
 from node.server.auth import Authenticator, Permissions, User
 from node.server.connection import PUBLISH_COST, STEP_COST, SUBSCRIPTION_COST, Connection, Phase
 from node.server.context import ClientLimits, Context, ServerInfo
+from node.server.interest_rate import BURST, CHANGES_PER_S
 from node.server.routing import Routing
 
 
@@ -920,3 +921,55 @@ def test_a_connection_that_is_not_open_is_closed_instead(world: World) -> None:
     client = world.accept()
     client.connection.drain("this node stops")
     assert client.connection.closed
+
+
+# --- the rate of changes ----------------------------------------------------------------------------
+
+
+def test_a_client_that_changes_very_many_subscriptions_is_slowed_down() -> None:
+    """50,000 that came and went occupied all nodes: another client's publishes waited 0.9 s."""
+    world = World()
+    world.routing = world.context.routing = Routing(
+        "n1", send=lambda peer, value: None, clock=lambda: world.now
+    )
+    client, other = world.client(), world.client()
+    began_s, total = world.now, BURST + 20_000
+    client.connection.received(b"".join(b"SUB a.%d %d\r\n" % (number, number) for number in range(total)))
+    while client.connection.resting:
+        world.now = max(world.now, client.connection.rests_until_s)
+        client.connection.go_on()
+        assert other.says(b"SUB b 1\r\nUNSUB 1\r\nPING\r\n") == b"PONG\r\n"
+        assert not other.connection.resting
+    assert len(client.connection.subscriptions) == total
+    assert 0.9 < (world.now - began_s) / (20_000 / CHANGES_PER_S) < 1.2
+
+
+def test_small_reads_are_paced_too() -> None:
+    world = World()
+    world.routing = world.context.routing = Routing(
+        "n1", send=lambda peer, value: None, clock=lambda: world.now
+    )
+    client = world.client()
+    for number in range(BURST + 1):
+        assert client.connection.reading
+        client.says(b"SUB a 1\r\nUNSUB 1\r\n" if number % 2 else b"SUB b 2\r\nUNSUB 2\r\n")
+        if client.connection.resting:
+            break
+    assert client.connection.resting
+    assert not client.connection.reading
+    client.connection.go_on()
+    assert client.connection.reading
+
+
+def test_a_node_that_stops_does_not_wait_for_the_rate() -> None:
+    world = World()
+    world.routing = world.context.routing = Routing(
+        "n1", send=lambda peer, value: None, clock=lambda: world.now
+    )
+    client = world.client()
+    client.connection.received(b"".join(b"SUB a.%d %d\r\n" % (n, n) for n in range(2 * BURST)))
+    client.connection.quiesce()
+    while client.connection.resting:
+        client.connection.go_on()
+        assert client.connection.rests_until_s <= world.now + 0.2
+    assert client.connection.quiet

@@ -16,6 +16,7 @@ from node.server.routing import (
     FULL_BYTES,
     GROUPS_MAX,
     GROUPS_SMALL,
+    LEAVE_STEP,
     LocalSubscription,
     Routing,
 )
@@ -298,6 +299,29 @@ def test_who_leaves_with_many_subscriptions_does_so_in_steps(alone: Routing) -> 
     assert alone.subscription_count == 2
     assert heard_at(alone, b"a.1", b"a.2") == [b"a.1"]
     assert alone.work() is None
+
+
+def test_very_many_subscriptions_leave_at_a_pace() -> None:
+    """Each is work for every node. A message in steps doesn't wait for that."""
+    now_s = 1000.0
+    routing = Routing("n1", send=lambda peer, value: None, clock=lambda: now_s)
+    ann = Client(routing, 1)
+    for number in range(30_000):
+        ann.sub(b"a.%d" % number)
+    routing.remove(ann)
+    began_s, calls = now_s, 0
+    while routing.works:
+        before = routing.subscription_count
+        pause_s = routing.work()
+        assert before - routing.subscription_count <= LEAVE_STEP
+        if pause_s:
+            assert routing.work() == pytest.approx(pause_s)
+            assert before - routing.subscription_count <= LEAVE_STEP, "not before it is time"
+            now_s += pause_s
+        calls += 1
+    assert calls >= 30_000 / LEAVE_STEP
+    assert 1.2 < now_s - began_s < 4.0
+    assert routing.subscription_count == 0
 
 
 def test_a_few_subscriptions_go_at_once(alone: Routing) -> None:

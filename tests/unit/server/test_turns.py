@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import ClassVar
 
 import trio
 
@@ -25,12 +26,17 @@ class Busy:
     def __init__(self, name: str, world: World, *, steps: int, step_s: float) -> None:
         self.name = name
         self.left = steps
+        self.until_s = 0.0
         self._world = world
         self._step_s = step_s
 
     @property
     def resting(self) -> bool:
         return self.left > 0
+
+    @property
+    def rests_until_s(self) -> float:
+        return self.until_s
 
     def received(self, data: bytes | bytearray) -> None:
         assert data == b"data"
@@ -137,3 +143,34 @@ async def test_without_its_task_nobody_waits_for_ever() -> None:
     world = World()
     await serve_all(world, *(world.busy(f"c{number}", steps=4, step_s=SHARE_S) for number in range(3)))
     assert len(world.diary) == 12
+
+
+async def test_a_pause_is_waited_for(autojump_clock: trio.testing.MockClock) -> None:
+    """The loop does not spin meanwhile."""
+    loop = LoopWatch()
+    turns = Turns(loop)
+
+    class Paced:
+        """Each of its steps is followed by a pause of a second."""
+
+        resting, rests_until_s = True, 0.0
+        steps_s: ClassVar[list[float]] = []
+
+        def received(self, data: bytes | bytearray) -> None:
+            raise AssertionError("nothing was read")
+
+        def go_on(self) -> None:
+            self.steps_s.append(trio.current_time())
+            self.rests_until_s = trio.current_time() + 1.0
+            self.resting = len(self.steps_s) < 5
+
+    paced = Paced()
+    with loop.installed():
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(turns.run)
+            began_s = trio.current_time()
+            while paced.resting:
+                await turns.go_on(paced)
+            nursery.cancel_scope.cancel()
+    assert [round(at_s - began_s) for at_s in paced.steps_s] == [0, 1, 2, 3, 4]
+    assert loop.rounds < 100

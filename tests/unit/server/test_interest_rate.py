@@ -1,0 +1,110 @@
+"""Changes of subscriptions have a rate, and applications don't notice it."""
+
+from __future__ import annotations
+
+import pytest
+
+from node.server.interest_rate import (
+    BURST,
+    CHANGES_PER_S,
+    DEBT_MAX,
+    FREE_IN_DEBT_PER_S,
+    FREE_PER_S,
+    LEAVE_S,
+    REST,
+    Allowance,
+    InterestRate,
+)
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now_s = 100.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def rate(clock: Clock) -> InterestRate:
+    return InterestRate(clock)
+
+
+def test_a_burst_is_free_and_comes_back(rate: InterestRate, clock: Clock) -> None:
+    assert rate.spend(BURST) == 0.0
+    assert rate.spend(200) == pytest.approx(200 / CHANGES_PER_S)
+    clock.now_s += (BURST + 200) / CHANGES_PER_S
+    assert rate.spend(BURST) == pytest.approx(0.0)
+    assert rate.spend(1) > 0.0
+
+
+def test_over_time_no_more_than_the_rate(rate: InterestRate, clock: Clock) -> None:
+    began_s, changed = clock.now_s, 0
+    while clock.now_s < began_s + 5.0:
+        clock.now_s += rate.spend(120) + 1e-6
+        changed += 120
+    assert changed <= BURST + 5.01 * CHANGES_PER_S + 120
+
+
+def test_twenty_who_change_at_once_share_the_rate(rate: InterestRate, clock: Clock) -> None:
+    until_s = dict.fromkeys(range(20), clock.now_s)
+    changed = dict.fromkeys(range(20), 0)
+    began_s = clock.now_s
+    while clock.now_s < began_s + 5.0:
+        clock.now_s += 0.0001
+        for one, due_s in until_s.items():
+            if due_s <= clock.now_s:
+                until_s[one] = clock.now_s + rate.spend(120)
+                changed[one] += 120
+    assert sum(changed.values()) <= BURST + 1.3 * 5.0 * CHANGES_PER_S
+    assert max(changed.values()) < 1.5 * min(changed.values())
+
+
+def test_a_connection_that_changes_little_never_waits(rate: InterestRate, clock: Clock) -> None:
+    """Beside others who have spent everything, too."""
+    one = Allowance()
+    rate.spend(10 * BURST)
+    assert rate.is_in_debt
+    for _ in range(10):
+        clock.now_s += 1.0
+        rate.spend(10 * BURST)
+        assert one.pause_s(rate, FREE_IN_DEBT_PER_S, began_s=clock.now_s, now_s=clock.now_s) == 0.0
+    assert one.pause_s(rate, 1, began_s=clock.now_s, now_s=clock.now_s) > 0.0
+    clock.now_s += 1.0
+    rate.spend(BURST)
+    assert not rate.is_in_debt
+    assert one.pause_s(rate, FREE_PER_S, began_s=clock.now_s, now_s=clock.now_s) == 0.0
+
+
+def test_a_pause_is_bounded(rate: InterestRate, clock: Clock) -> None:
+    for _ in range(100):
+        rate.spend(10_000)
+    assert rate.spend(120) <= (DEBT_MAX + 120) / CHANGES_PER_S
+
+
+def test_on_a_busy_machine_changes_take_a_quarter_of_the_time(rate: InterestRate, clock: Clock) -> None:
+    one = Allowance()
+    rate.spend(BURST)
+    pause_s = one.pause_s(rate, FREE_PER_S + 1, began_s=clock.now_s - 1.0, now_s=clock.now_s)
+    assert pause_s == REST * 1.0
+    assert rate.leave_pause_s(100, 1000, 0.5) == REST * 0.5
+
+
+@pytest.mark.parametrize("left", [1_000, 50_000, 1_000_000])
+def test_those_who_left_are_removed_in_time(rate: InterestRate, clock: Clock, left: int) -> None:
+    began_s, begun = clock.now_s, left
+    while left > begun // 3:
+        removed = min(128, left)
+        left -= removed
+        clock.now_s += rate.leave_pause_s(removed, left, 0.0)
+    assert clock.now_s - began_s <= LEAVE_S * 1.2
+
+
+def test_removal_leaves_half_the_rate_to_those_who_subscribe(rate: InterestRate) -> None:
+    rate.spend(2 * BURST)
+    assert rate.leave_pause_s(100, 10_000, 0.0) == pytest.approx(100 / (CHANGES_PER_S / 2))
