@@ -26,6 +26,9 @@ HANDSHAKE_TIMEOUT_S = 2.0
 
 Handler = Callable[[nats.Msg], None]
 
+LATE_MAX = 64
+"""So many requests that were given up are remembered, in case their answers come after all."""
+
 
 @dataclass(frozen=True, slots=True)
 class Server:
@@ -103,6 +106,8 @@ class Nats:
         self._pongs: deque[trio.Event] = deque()
         self._inbox = b"_INBOX." + secrets.token_hex(11).encode() + b"."
         self._replies: dict[bytes, Callable[[nats.Msg], None]] = {}
+        self._late: deque[bytes] = deque()
+        """Replies that `request` has given up, oldest first."""
         self._reply_numbers = count(1)
         self._pings_out = 0
         self._move_to: Server | None = None
@@ -138,10 +143,17 @@ class Nats:
         """A subject nobody else uses."""
         return b"_INBOX." + secrets.token_hex(11).encode()
 
-    async def request(self, subject: bytes, payload: bytes, at_once: Handler | None = None) -> bytes:
+    async def request(
+        self,
+        subject: bytes,
+        payload: bytes,
+        at_once: Handler | None = None,
+        late: Handler | None = None,
+    ) -> bytes:
         """The first answer to ``payload``. The caller bounds the time.
 
-        ``at_once`` is told it before anything that came in behind it is handled.
+        ``at_once`` is told it before anything that came in behind it is handled. ``late`` is told an answer
+        that comes after the caller has given up; of the last `LATE_MAX` such requests.
 
         Raises:
             UnavailableError: the connection broke before the answer came, or nobody listens.
@@ -157,14 +169,21 @@ class Nats:
 
         reply = self._inbox + str(next(self._reply_numbers)).encode()
         self._replies[reply] = answered
+        is_sent = False
         try:
             self.publish(subject, payload, reply)
+            is_sent = True
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(_then, self.broken, done)
                 await done.wait()
                 nursery.cancel_scope.cancel()
         finally:
             self._replies.pop(reply, None)
+            if late is not None and is_sent and not answers:
+                self._replies[reply] = late
+                self._late.append(reply)
+                if len(self._late) > LATE_MAX:
+                    self._replies.pop(self._late.popleft(), None)
         if not answers:
             raise UnavailableError("the connection broke before the answer came")
         if answers[0].headers.startswith(b"NATS/1.0 503"):

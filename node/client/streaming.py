@@ -15,7 +15,7 @@ from itertools import count
 
 import trio
 
-from node.client.nats import Nats, Options, Server
+from node.client.nats import Handler, Nats, Options, Server
 from node.errors import NodeError, RefusedError, RemoteProtocolError, UnavailableError
 from node.protocol import nats
 from node.protocol import streaming as stan
@@ -287,6 +287,9 @@ class Client:
     ) -> Subscription:
         """Subscribe; ``callback`` is called for each message, and the message acknowledged after it.
 
+        If the answer comes after the time for it, the subscription is closed again, as the official clients
+        do: nobody would read what it is sent, and a later attempt gets a subscription of its own.
+
         Raises:
             RefusedError: by the cluster; the text says why.
             UnavailableError: no answer in time.
@@ -308,7 +311,12 @@ class Client:
         )
         answer: stan.SubscriptionResponse | None = None
         try:
-            payload = await self._request(self.session.sub_requests, stan.encode_subscription(request), sub)
+            payload = await self._request(
+                self.session.sub_requests,
+                stan.encode_subscription(request),
+                at_once=lambda raw: _take_ack_inbox(sub, raw),
+                late=lambda raw: self._close_late(sub, raw),
+            )
             answer = stan.decode_subscription_response(payload)
         finally:
             if answer is None or answer.error:
@@ -316,6 +324,14 @@ class Client:
         if answer.error:
             raise RefusedError(answer.error)
         return sub
+
+    def _close_late(self, sub: Subscription, raw: nats.Msg) -> None:
+        _take_ack_inbox(sub, raw)
+        if sub.ack_inbox and self.nats.connected.is_set():
+            request = stan.UnsubscribeRequest(self.client_id, sub.channel, sub.ack_inbox.decode())
+            # The answer is of no use to anybody: a failure leaves what was there without this.
+            payload, nowhere = stan.encode_unsubscribe(request), self.nats.new_inbox()
+            self.nats.publish(self.session.sub_close_requests.encode(), payload, nowhere)
 
     async def end_subscription(self, sub: Subscription, subject: str) -> None:
         """Send a close or unsubscribe request for ``sub``."""
@@ -336,13 +352,17 @@ class Client:
         while not self.nats.connected.is_set():
             await self.nats.connected.wait()
 
-    async def _request(self, subject: str, payload: bytes, sub: Subscription | None = None) -> bytes:
-        """Ask, and take the ack inbox from the answer before any message can come in behind it."""
+    async def _request(
+        self,
+        subject: str,
+        payload: bytes,
+        at_once: Handler | None = None,
+        late: Handler | None = None,
+    ) -> bytes:
+        """Ask, and wait for the answer. See `Nats.request`."""
         try:
             with trio.fail_after(REQUEST_TIMEOUT_S):
-                return await self.nats.request(
-                    subject.encode(), payload, None if sub is None else lambda raw: _take_ack_inbox(sub, raw)
-                )
+                return await self.nats.request(subject.encode(), payload, at_once, late)
         except trio.TooSlowError:
             raise UnavailableError(f"no answer on {subject} in {REQUEST_TIMEOUT_S:g} s") from None
 
@@ -359,6 +379,7 @@ async def _then(first: trio.Event, second: trio.Event) -> None:
 
 
 def _take_ack_inbox(sub: Subscription, raw: nats.Msg) -> None:
+    """Before any message can come in behind the answer."""
     if not raw.headers:
         sub.ack_inbox = stan.decode_subscription_response(raw.payload).ack_inbox.encode()
 

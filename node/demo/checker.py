@@ -14,6 +14,9 @@ was written stands behind that in the log (`History.committed`). Through the sam
 from then on. Through another one its node may be behind, until it has answered such a publish that was sent
 later. What a paused node had in its buffers still leaves it when it goes on; that is excused until the same.
 
+**Refused.** A publish may be refused while no leader can be reached, and is then never stored. No publish is
+refused for another reason.
+
 **Count.** The redelivery count that one subscriber sees of one message rises.
 
 **Early.** A message is sent again when its AckWait has passed since it was last sent, not before. The
@@ -107,6 +110,10 @@ def judge(history: History, end_s: float) -> Verdict:
         verdict.broke("diverged", end_s, text)
     for text in history.refused:
         verdict.broke("refused", end_s, text)
+    for channel, messages in history.declined.items():
+        for message in sorted(messages.intersection(history.messages.get(channel, {}).values())):
+            text = f"{channel} {message}: refused because there was no leader, and stored all the same"
+            verdict.broke("refused", end_s, text)
     for cursor in history.cursors.values():
         _judge_complete(history, cursor, verdict, end_s)
         for seq, events in cursor.events.items():

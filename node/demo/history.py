@@ -95,6 +95,8 @@ class History:
     """When the publish was acknowledged."""
     refused: list[str] = field(default_factory=list)
     """Publishes that were answered with an error."""
+    declined: dict[str, set[str]] = field(default_factory=dict)
+    """By channel: messages that a node refused because there was no leader (R8). They must not be stored."""
     messages: dict[str, dict[int, str]] = field(default_factory=dict)
     """By channel and sequence: the message that some subscriber received under it."""
     contradictions: list[str] = field(default_factory=list)
@@ -162,6 +164,9 @@ class History:
             self.refused.append(f"{channel} {message}: {error}")
         else:
             self.stored.setdefault(channel, {})[message] = at_s
+
+    def was_declined(self, channel: str, message: str) -> None:
+        self.declined.setdefault(channel, set()).add(message)
 
     def received(self, cursor: Cursor, seq: int, message: str, delivery: Delivery) -> Delivery | None:
         """Note a delivery. Returns the one before it of the same sequence, if there was one."""

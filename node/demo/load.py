@@ -23,15 +23,16 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from itertools import count
-from typing import Final
+from typing import Any, Final
 
 import trio
 
 from node.client import Client, Message, connect
 from node.client.nats import Server
+from node.client.streaming import Callback
 from node.demo.checker import why
 from node.demo.history import Ack, Cursor, Delivery, History, Link
-from node.errors import UnavailableError
+from node.errors import RefusedError, UnavailableError
 from node.protocol.positions import StartPosition
 
 ORDERS: Final = "demo.orders"
@@ -49,6 +50,15 @@ UNANSWERED_MAX: Final = 2000
 
 PAUSE_S: Final = 0.010
 """Publishers wake so often."""
+
+CONNECT_S: Final = 60.0
+"""For so long a client asks to be registered, on a machine that is busy."""
+
+SUBSCRIBE_AGAIN_S: Final = 0.1
+"""A client waits so long before it subscribes again, when it was not answered in time."""
+
+DECLINED: Final = ": nothing was stored or changed; try again"
+"""In the error of a node that reaches no leader, or stops (R8)."""
 
 MAX_IN_FLIGHT: Final = 4096
 
@@ -207,7 +217,7 @@ class Load:
     @asynccontextmanager
     async def _station(self, name: str, home: str) -> AsyncIterator[Station]:
         # One address to begin with, so that clients are spread; it tells them the others.
-        async with connect([self._servers[home]], self._cluster_id, name) as client:
+        async with connect([self._servers[home]], self._cluster_id, name, attempts_s=CONNECT_S) as client:
             station = self.stations[name] = Station(client, self.history, self._names)
             station.watch()
             yield station
@@ -252,7 +262,10 @@ class Load:
         def answered(error: str) -> None:
             self.last_stored_s = trio.current_time()
             self.counts.stored += not error
-            self.history.answered(channel, message, error, self.last_stored_s)
+            if _is_declined(error):
+                self.history.was_declined(channel, message)
+            else:
+                self.history.answered(channel, message, error, self.last_stored_s)
 
         self.history.publishing(channel, message, trio.current_time())
         try:
@@ -261,6 +274,23 @@ class Load:
             return  # the connection broke just now
 
     # --- receiving --------------------------------------------------------------------------------
+
+    async def _subscribe(self, station: Station, channel: str, callback: Callback, **options: Any) -> None:
+        """Subscribe, again if no answer comes in time or there is no leader, as applications do.
+
+        The caller bounds the time.
+        """
+        while True:
+            try:
+                await station.client.subscribe(channel, callback, **options)
+            except UnavailableError:
+                await trio.sleep(SUBSCRIBE_AGAIN_S)
+            except RefusedError as error:
+                if not _is_declined(str(error)):
+                    raise
+                await trio.sleep(SUBSCRIBE_AGAIN_S)
+            else:
+                return
 
     def _received(self, station: Station, cursor: Cursor, message: Message) -> Delivery:
         link = station.link
@@ -287,6 +317,10 @@ class Load:
                 await station.client.publish(RECEIPTS, b"")
             except UnavailableError:
                 continue  # the connection broke, or nobody leads: that shows nothing
+            except RefusedError as error:
+                if not _is_declined(str(error)):
+                    self.history.refused.append(f"{RECEIPTS}: {error}")
+                continue
             if station.link == link:
                 self.history.receipt(link, sent_s, trio.current_time())
 
@@ -307,7 +341,8 @@ class Load:
                 self._received(station, cursor, message)
                 self._ack(station, cursor, message)
 
-            await station.client.subscribe(
+            await self._subscribe(
+                station,
                 cursor.channel,
                 received,
                 durable="demo",
@@ -331,7 +366,8 @@ class Load:
                     self._received(station, cursor, message)
                     work.add(message.received_s + takes_s, message)
 
-                await station.client.subscribe(
+                await self._subscribe(
+                    station,
                     cursor.channel,
                     received,
                     queue="demo",
@@ -371,7 +407,8 @@ class Load:
             for message in held.values():
                 self._ack(station, cursor, message)
 
-        await station.client.subscribe(
+        await self._subscribe(
+            station,
             cursor.channel,
             received,
             start=StartPosition.FIRST,
@@ -404,7 +441,8 @@ class Load:
             if len(cursor.events) >= last:
                 done.set()
 
-        await station.client.subscribe(
+        await self._subscribe(
+            station,
             channel,
             received,
             start=StartPosition.FIRST,
@@ -418,6 +456,11 @@ class Load:
         """How many sequences, up to the last of each channel, have not come to a cursor yet."""
         cursors = self.history.cursors.values()
         return sum(max(0, lasts.get(cursor.channel, 0) - len(cursor.events)) for cursor in cursors)
+
+
+def _is_declined(error: str) -> bool:
+    """Whether a node has refused a request because it could give it to nobody: nothing was stored."""
+    return DECLINED in error
 
 
 @dataclass(slots=True)

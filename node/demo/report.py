@@ -58,6 +58,7 @@ def report(
         failure = "messages were still unacknowledged when the demo had waited for them long enough"
     published = sum(len(channel) for channel in history.published.values())
     load_seconds = max(0.001, load_s[1] - load_s[0])
+    declined = sum(map(len, history.declined.values()))
     return {
         "held": not judged and not failure,
         "failure": failure,
@@ -68,7 +69,8 @@ def report(
         "published": published,
         "published_per_s": round(published / load_seconds, 1),
         "acked": len(stored_s),
-        "unknown": published - len(stored_s) - len(history.refused),
+        "unknown": published - len(stored_s) - len(history.refused) - declined,
+        "declined": declined,
         "delivered": sum(_deliveries(history)),
         "lost": verdict.count("lost"),
         "duplicates": verdict.count("duplicate"),

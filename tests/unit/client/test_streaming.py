@@ -6,7 +6,7 @@ import pytest
 import trio
 from unit.client.scripted_server import ScriptedServer
 
-from node.client.nats import Nats
+from node.client.nats import LATE_MAX, Nats
 from node.client.streaming import Client, Message, connect
 from node.errors import RefusedError, UnavailableError
 from node.protocol import nats
@@ -207,6 +207,52 @@ async def test_a_connect_that_is_cancelled_while_its_answer_is_on_the_way_closes
         await asked.wait()
         ours.cancel_scope.cancel()
     assert service.ended == [b"_STAN.close.c"]
+
+
+@pytest.mark.parametrize("refusal", ["", "stan: the channel is full"])
+async def test_a_subscription_whose_answer_comes_too_late_is_closed(
+    refusal: str, nursery: trio.Nursery, autojump_clock: trio.testing.MockClock
+) -> None:
+    """Nobody reads what it is sent; the application subscribes again, and has both."""
+    service = Service()
+    answer, held = service.answer, []
+
+    def hold(here: ScriptedServer, pub: nats.Pub) -> None:
+        if pub.subject == b"_STAN.sub.c" and not held:
+            held.append(pub)
+        else:
+            answer(here, pub)
+
+    service.server._answer = hold
+    client = await opened(service, nursery)
+    got: list[Message] = []
+    with pytest.raises(UnavailableError, match=r"no answer on _STAN.sub.c in 2 s"):
+        await client.subscribe("foo", got.append)
+    service.refuse = refusal
+    answer(service.server, held[0])
+    await service.server.push()
+    await client.nats.flush()
+    await client.nats.flush()  # what was sent because of what came before the first is there too
+    assert service.ended == ([] if refusal else [b"_STAN.subclose.c"])
+    assert got == []
+
+
+async def test_late_answers_are_remembered_within_bounds(
+    nursery: trio.Nursery, autojump_clock: trio.testing.MockClock
+) -> None:
+    service = Service()
+    client = await opened(service, nursery)
+    service.server._answer = lambda _here, _pub: None
+    before = len(client.nats._replies)
+    async with trio.open_nursery() as askers:
+        for _ in range(LATE_MAX + 10):
+            askers.start_soon(_subscribe_in_vain, client)
+    assert len(client.nats._replies) == before + LATE_MAX
+
+
+async def _subscribe_in_vain(client: Client) -> None:
+    with pytest.raises(UnavailableError):
+        await client.subscribe("foo", lambda _message: None)
 
 
 async def test_an_async_callback_is_awaited_and_acknowledged_afterwards(nursery: trio.Nursery) -> None:

@@ -109,6 +109,17 @@ def test_a_refused_publish_is_told() -> None:
     assert told.rules() == ["refused"]
 
 
+def test_a_publish_that_is_declined_without_a_leader_is_never_stored() -> None:
+    """R8: declining is allowed, and means that nothing was stored."""
+    told = Told()
+    told.history.was_declined(CHANNEL, "m2")
+    told.got(1.0)
+    told.acked(1.1)
+    assert told.rules() == []
+    told.history.was_declined(CHANNEL, "m1")
+    assert told.rules() == ["refused"]
+
+
 def test_what_is_held_back_and_never_comes_again_is_lost() -> None:
     told = Told(5)
     told.got(1.0)
