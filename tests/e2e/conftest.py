@@ -21,6 +21,8 @@ from e2e.programs import KINDS, Program, command
 MakeCluster = Callable[..., Cluster]
 MakeProgram = Callable[[str], Program]
 
+REASON_LINES = 25
+
 _CLUSTERS = pytest.StashKey[list[Cluster]]()
 
 
@@ -128,7 +130,7 @@ def unique() -> str:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
-    """Show the end of the nodes' logs with a failure."""
+    """Show the end of the nodes' logs with a failure, and behind them once more the end of its text."""
     report: pytest.TestReport = yield  # type: ignore[assignment, misc]
     if report.failed:
         for cluster in item.stash.get(_CLUSTERS, []):
@@ -136,4 +138,7 @@ def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
                 report.sections.append((f"log of {name}", cluster.tail(name)))
         for log in sorted(item.funcargs.get("tmp_path", Path("/nonexistent")).glob("*.log")):
             report.sections.append((log.name, log.read_text(errors="replace")[-4000:]))
+        if report.sections:  # what remains of a log that was cut off is its end
+            again = "\n".join(report.longreprtext.splitlines()[-REASON_LINES:])
+            report.sections.append((f"why {item.name} failed", again))
     return report  # type: ignore[return-value]

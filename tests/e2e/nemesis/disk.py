@@ -19,6 +19,10 @@ TMPFS_BYTES = 96 << 20
 JOURNAL_SEGMENT_BYTES = 1 << 20
 """As the nodes' configuration has to have it: the next file is never far."""
 
+LIMIT_BYTES = JOURNAL_SEGMENT_BYTES // 8
+"""Largest file that a node may write when its disk is full. About 600 publishes fill as much of a segment.
+Half a segment takes 2,400: at 150 a second nearly as long as a node is given to end."""
+
 FILLER = "filler"
 CHUNK_BYTES = 1 << 16
 
@@ -99,9 +103,11 @@ class Limits:
         self._cluster = cluster
 
     def fill(self, name: str) -> None:
-        limit = JOURNAL_SEGMENT_BYTES // 2
-        log = self._cluster.log(name).stat().st_size
-        assert log < limit // 2, f"the log of {name} would be refused as well: it has {log} bytes"
+        # The node's log is a file too, and has to have room for why the node ends.
+        limit = max(LIMIT_BYTES, 2 * self._cluster.log(name).stat().st_size)
+        assert limit < JOURNAL_SEGMENT_BYTES, (
+            f"the log of {name} would be refused as well: half of {limit} bytes"
+        )
         child = self._cluster.children[name]
         with contextlib.suppress(ProcessLookupError):
             resource.prlimit(child.process.pid, resource.RLIMIT_FSIZE, (limit, limit))

@@ -29,7 +29,12 @@ READY_S = 20.0
 """Within so long after a round all nodes are healthy and follow one leader."""
 
 FULL_S = 20.0
-"""Within so long a node whose disk is full has stopped, for there is load; no other fault counts in."""
+FULL_STORED = 3000
+"""A node whose disk is full has stopped when both have passed: seconds without another fault, and
+publishes stored by the cluster since. It stops at a write, so it is load that ends it."""
+
+STALLED_S = 60.0
+"""After so long without other faults, and the node still running, the load is at fault."""
 
 
 WATCHED_S = 0.05
@@ -286,13 +291,17 @@ class Nemesis:
     async def _ends_by_itself(self, name: str) -> None:
         """It may not, while another fault keeps entries from it."""
         child = self.cluster.children[name]
-        since_s = trio.current_time()
+        since_s, stored = trio.current_time(), len(self.history.stored_s)
         while child.is_running:
             now_s = trio.current_time()
             if self._standing.held != {name} or self._standing.cuts:
                 since_s = now_s
-            if now_s - since_s > FULL_S:
-                raise NoProgressError(f"{name} still runs {FULL_S:g} s after its disk was full")
+            waited_s, written = now_s - since_s, len(self.history.stored_s) - stored
+            if waited_s > (FULL_S if written >= FULL_STORED else STALLED_S):
+                raise NoProgressError(
+                    f"{name} still runs {waited_s:.0f} s after its disk was full, "
+                    f"and {written} publishes were stored since"
+                )
             await trio.sleep(POLL_S)
         code = await trio.to_thread.run_sync(child.wait, 1)
         self.note(f"{name} ended by itself with {code}")

@@ -160,6 +160,7 @@ class Load:
             nursery.start_soon(self._watch, client)
             await self._consume(client, cursor, nursery, durable=durable)
             task_status.started()
+            await self._until_the_end(name)
 
     async def _member(
         self, channel: str, durable: str, name: str, task_status: trio.TaskStatus[None]
@@ -173,6 +174,14 @@ class Load:
             nursery.start_soon(self._watch, client)
             await self._consume(client, cursor, nursery, durable=durable, queue="group")
             task_status.started()
+            await self._until_the_end(name)
+
+    async def _until_the_end(self, name: str) -> None:
+        """Note when the run ends: the client is closed then, and what it holds goes to others at once."""
+        try:
+            await trio.sleep_forever()
+        finally:
+            self._history.gone_s[name] = trio.current_time()
 
     async def _mortals(self, channel: str, durable: str) -> None:
         """One more member of a group, killed after a while, and the next in its place."""

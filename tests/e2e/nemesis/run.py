@@ -11,7 +11,7 @@ from __future__ import annotations
 import random
 import time
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -32,6 +32,8 @@ from node.errors import NodeError
 PROBE_S = 5.0
 DRAINED_S = 20.0
 SHOWN_MAX = 15
+TEXT_MAX = 600
+"""Characters of one violation."""
 AROUND_S = 1.5
 
 SETTINGS: dict[str, Any] = {"raft": {"journal_segment": f"{JOURNAL_SEGMENT_BYTES >> 20}MB"}}
@@ -72,15 +74,15 @@ class Run:
             f"{deliveries} deliveries and acks, {len(self.violations)} violations"
         )
 
-    def told(self, logs: Sequence[str] = ()) -> str:
-        """The nodes' ``logs``, the time line, and last: seed, violations and how to run it again.
+    def told(self) -> str:
+        """The time line, and last: seed, violations and how to run it again.
 
         The first line, which pytest's summary repeats, is the seed and the first violation.
         """
         began = time.strftime("%H:%M:%S", time.gmtime(self.began_unix_s))
         first = f"{self.violations[0].rule}: {self.violations[0].text}" if self.violations else "held"
-        text = [f"seed {self.seed}: {first}", "", *logs]
-        text += ["", f"what was done, in seconds from {began}.{self.began_unix_s % 1 * 1000:03.0f} UTC:"]
+        text = [f"seed {self.seed}: {first}", ""]
+        text += [f"what was done, in seconds from {began}.{self.began_unix_s % 1 * 1000:03.0f} UTC:"]
         text += [f"{self._at(at_s)} {line}" for at_s, line in self.lines]
         text += ["", f"the nodes' logs: {self.folder}", "", *self.verdict()]
         text += [
@@ -95,7 +97,7 @@ class Run:
         """The summary with the seed, and the first violations."""
         text = [self.summary]
         for violation in self.violations[:SHOWN_MAX]:
-            text.append(f"{self._at(violation.at_s)} {violation.rule}: {violation.text}")
+            text.append(f"{self._at(violation.at_s)} {violation.rule}: {violation.text[:TEXT_MAX]}")
         if len(self.violations) > SHOWN_MAX:
             text.append(f"and {len(self.violations) - SHOWN_MAX} more")
         return text
