@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 from e2e.nemesis.history import Cursor, History, Trouble
+from e2e.nemesis.pace import Pace
 from e2e.nemesis.run import torment
 from e2e.nemesis.schedule import AT_ONCE, SUITS, rounds
 from e2e.nemesis.standing import Standing
@@ -224,6 +225,57 @@ def test_an_ack_given_to_the_next_process_does_not_die_with_the_last(
     history.troubles[0].died_s = 10.1
     assert history.counts_from_s(Ack(9.5, "here", HERE)) == math.inf
     assert history.counts_from_s(Ack(12.0, "here", HERE)) == 16.0
+
+
+def test_what_died_with_its_node_comes_soon(history: History, cursor: Cursor) -> None:
+    """Within a second from when its client is back and somebody leads; it does not wait for its AckWait."""
+    publish(history, "m1", 1.0)
+    back = Link("here", 1, "n2")
+    history.broken_s[HERE], history.made_s[back] = 1.1, 1.2
+    trouble(history, "n1", 0.9, 5.0, kills=True)  # somebody leads again from 1.4 on
+    deliver(history, 1, 2.3, back, count=1)
+    assert broken(history) == []
+    publish(history, "m2", 1.0)
+    deliver(history, 2, 2.5, back, count=1)
+    assert broken(history) == ["late"]
+
+
+def test_late_is_judged_by_how_slow_the_machine_is(history: History, cursor: Cursor) -> None:
+    publish(history, "m1", 1.0)
+    deliver(history, 1, 2.6)
+    assert broken(history) == ["late"]
+    history.pace.late.append((2.0, 0.7))
+    assert broken(history) == []
+    history.pace.late.clear()
+    history.pace.started(4, 3.2)
+    assert broken(history) == []
+    history.pace.started(4, 2.2)
+    assert broken(history) == ["late"]
+
+
+def test_of_a_group_only_what_nobody_was_sent_before_may_be_late(history: History, cursor: Cursor) -> None:
+    cursor.is_group = True
+    publish(history, "m1", 1.0)
+    deliver(history, 1, 4.5, count=1)  # its first member has died, and never told what it was sent
+    assert broken(history) == []
+    publish(history, "m2", 1.0)
+    deliver(history, 2, 4.5)
+    assert broken(history) == ["late"]
+
+
+def test_while_a_client_is_away_or_its_node_is_hurt_nothing_is_late(history: History, cursor: Cursor) -> None:
+    publish(history, "m1", 1.0)
+    trouble(history, "n1", 0.9, 3.0, stops=True)
+    deliver(history, 1, 3.9)
+    assert broken(history) == []
+
+
+def test_lateness_is_that_of_the_span_alone() -> None:
+    pace = Pace(late=[(1.0, 0.5), (2.0, 0.2), (4.0, 1.0)])
+    assert pace.late_s(0.0, 5.0) == pytest.approx(1.7)
+    assert pace.late_s(0.8, 1.9) == pytest.approx(0.3)
+    assert pace.late_s(3.5, 3.8) == pytest.approx(0.3)
+    assert pace.late_s(4.1, 5.0) == 0.0
 
 
 # --- how a failure is told ------------------------------------------------------------------------

@@ -19,14 +19,19 @@ from e2e.harness import POLL_S, Cluster
 from e2e.nemesis.disk import Disks
 from e2e.nemesis.history import History, Trouble
 from e2e.nemesis.network import Network
+from e2e.nemesis.pace import Pace
 from e2e.nemesis.schedule import Planned, Round, rounds
 from e2e.nemesis.standing import Standing
 
 LEADER_S = 10.0
-"""Within so long after the last change somebody leads a majority that isn't hurt."""
+"""Within so long after the last change somebody leads a majority that isn't hurt. Counted from when all of
+that majority answer: how long a process takes to start is the machine's affair, up to `STARTED_S`."""
+
+STARTED_S = 30.0
 
 READY_S = 20.0
-"""Within so long after a round all nodes are healthy and follow one leader."""
+"""Within so long after a round all nodes are healthy and follow one leader. All bounds here are for a quiet
+machine: they are multiplied by the run's factor (`pace.py`)."""
 
 FULL_S = 20.0
 FULL_STORED = 3000
@@ -52,6 +57,8 @@ class View(NamedTuple):
     is_leader: bool
     """And ready."""
     is_healthy: bool
+    answers: bool = True
+    """Its process has started: its pages can be had."""
 
 
 Fault: TypeAlias = Callable[[Planned, random.Random], Awaitable[None]]
@@ -71,6 +78,7 @@ class Nemesis:
     history: History
     note: Callable[[str], None]
     chance: random.Random
+    pace: Pace
     done: list[str] = field(default_factory=list)
     at_once: int = 0
     """The most faults that were in effect at one time."""
@@ -110,7 +118,7 @@ class Nemesis:
                 nursery.start_soon(self._do, planned)
         self.note("healed")
         try:
-            await trio.to_thread.run_sync(self.cluster.wait_ready, None, READY_S)
+            await trio.to_thread.run_sync(self.cluster.wait_ready, None, READY_S * self.pace.factor)
         except AssertionError as error:
             raise NoProgressError(str(error)) from error
         for trouble in self._open:
@@ -196,7 +204,7 @@ class Nemesis:
         if not names:
             return
         troubles = [await self._kill_now(names, "and of whoever leads next")]
-        end_s = trio.current_time() + LEADER_S
+        end_s = trio.current_time() + LEADER_S * self.pace.factor
         while len(troubles) == 1 and trio.current_time() < end_s:
             leader = await trio.to_thread.run_sync(self.cluster.ready_leader, self._standing.free)
             if leader in self._standing.free:
@@ -297,7 +305,7 @@ class Nemesis:
             if self._standing.held != {name} or self._standing.cuts:
                 since_s = now_s
             waited_s, written = now_s - since_s, len(self.history.stored_s) - stored
-            if waited_s > (FULL_S if written >= FULL_STORED else STALLED_S):
+            if waited_s > (FULL_S if written >= FULL_STORED else STALLED_S) * self.pace.factor:
                 raise NoProgressError(
                     f"{name} still runs {waited_s:.0f} s after its disk was full, "
                     f"and {written} publishes were stored since"
@@ -332,10 +340,11 @@ class Nemesis:
 
     async def _watch(self) -> None:
         """See who leads, and what is over; somebody has to lead wherever there is a circle."""
-        led, since_s, version = -1, trio.current_time(), -1
+        led, since_s, changed_s, version = -1, trio.current_time(), 0.0, -1
         while True:
             if version != self._standing.version:
                 version, since_s = self._standing.version, trio.current_time()
+                changed_s = since_s
             circles = self._standing.circles()
             awaited = any(trouble.has_ended or not trouble.is_led for trouble in self._open)
             if circles and self._open and (awaited or led != version):
@@ -344,8 +353,15 @@ class Nemesis:
                     if found := [circle for circle in circles if _leader_of(circle, views)]:
                         led = version
                         self._saw(found, views)
-                    elif led != version and trio.current_time() - since_s > LEADER_S:
-                        raise NoProgressError(f"{', '.join(circles[0])} had no leader for {LEADER_S:g} s")
+                    elif led != version:
+                        now_s, bound_s = trio.current_time(), LEADER_S * self.pace.factor
+                        started = any(all(views[name].answers for name in circle) for circle in circles)
+                        if not started and now_s - changed_s < STARTED_S * self.pace.factor:
+                            since_s = now_s
+                        if now_s - since_s > bound_s:
+                            raise NoProgressError(
+                                f"{', '.join(circles[0])} had no leader for {bound_s:.1f} s"
+                            )
             await trio.sleep(WATCHED_S)
 
     def _saw(self, circles: Sequence[Sequence[str]], views: dict[str, View]) -> None:
@@ -367,7 +383,7 @@ class Nemesis:
     def _view(self, name: str) -> View:
         status, raft = self.cluster.get(name, "/raftz", timeout_s=1.0)
         if status != 200:
-            return View("", is_leader=False, is_healthy=False)
+            return View("", is_leader=False, is_healthy=False, answers=False)
         is_leader = raft["role"] == "Leader" and raft["is_ready"]
         is_healthy = self.cluster.get(name, "/healthz", timeout_s=1.0)[0] == 200
         return View(raft["leader"], is_leader, is_healthy)

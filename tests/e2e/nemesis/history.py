@@ -10,6 +10,9 @@ what a cursor has reached. **diverged**: a sequence is one message, a message on
 **flag**: a message whose cursor was sent it before says so, and how often; no count comes twice, and to one
 subscriber counts rise. **acked**: nothing comes again a second after it was acknowledged. **early**: what a
 subscriber holds comes again, to it or to another, when its AckWait has passed and not before.
+**late**: what was stored comes to a client that is connected and reads within `PROMPT_S`, from when it
+is connected to the node that it comes from, and somebody leads. A message that died with its node does not
+wait for its AckWait. Of a group only what nobody else was sent before.
 **refused**: no publish is answered with an error, but for want of a leader or of disk space while nodes are
 hurt; and then it is never stored. **session**: no client loses its session.
 **progress**: see `run.py`.
@@ -30,6 +33,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import NamedTuple
+
+from e2e.nemesis.pace import Pace
 
 from node.core import refusals
 from node.demo.history import Ack, Delivery, Event, Link
@@ -55,6 +60,10 @@ DISTURBED_S = 1.0
 
 BACK_S = 1.0
 """So long after its client is back, the cluster may not have noticed, and what is sent may come twice."""
+
+PROMPT_S = 1.0
+"""So soon a message comes, on a quiet machine: times the run's factor, without the time by which this process
+woke up late (`pace.py`)."""
 
 EARLY_S = 0.5
 """A client can't know when it was sent what it got: the test's own process may have kept it waiting."""
@@ -102,6 +111,8 @@ class Cursor:
     name: str
     channel: str
     ack_wait_s: float
+    is_group: bool = False
+    """Several subscribers share it, and some of them die."""
     events: dict[int, list[Event]] = field(default_factory=lambda: defaultdict(list))
     """By sequence, in order of time."""
     firsts: dict[str, list[tuple[int, float]]] = field(default_factory=lambda: defaultdict(list))
@@ -135,11 +146,14 @@ class History:
     gone_s: dict[str, float] = field(default_factory=dict)
     """Subscribers that were killed."""
     troubles: list[Trouble] = field(default_factory=list)
+    pace: Pace = field(default_factory=Pace)
+    slowest_s: float = 0.0
+    """Of what the rule **late** speaks of, the slowest delivery of a client whose node had died."""
     found: list[Violation] = field(default_factory=list)
     """What was seen to be wrong at once."""
 
-    def cursor(self, name: str, channel: str, ack_wait_s: float) -> Cursor:
-        return self.cursors.setdefault(name, Cursor(name, channel, ack_wait_s))
+    def cursor(self, name: str, channel: str, ack_wait_s: float, *, is_group: bool = False) -> Cursor:
+        return self.cursors.setdefault(name, Cursor(name, channel, ack_wait_s, is_group))
 
     def broke(self, at_s: float, rule: str, text: str) -> None:
         self.found.append(Violation(at_s, rule, text))
@@ -237,10 +251,27 @@ class History:
                 acked_s = min(acked_s, self.counts_from_s(event))
             elif event.at_s > acked_s and not self._may_be_stale(event):
                 yield broke(event, "acked", f"again, acknowledged for sure since {acked_s:.3f}")
+        if deliveries and (late := self._late(cursor, seq, deliveries[0])):
+            yield broke(deliveries[0], "late", late)
         for before, again in pairwise(deliveries):
             early_s = self._early_s(cursor, seq, before, again)
             if early_s > EARLY_S:
                 yield broke(again, "early", f"{early_s * 1000:.0f} ms too early")
+
+    def _late(self, cursor: Cursor, seq: int, first: Delivery) -> str:
+        """By how much the first delivery of a message came too late; nothing if it did not."""
+        stored = self.stored_s.get(self.messages[cursor.channel, seq])
+        if stored is None or (cursor.is_group and first.resends):
+            return ""
+        since_s = max(stored[1], self.made_s.get(first.link, 0.0))
+        for trouble in self.troubles:  # in order of time
+            if trouble.began_s < first.at_s and (until_s := trouble.until_s(first.link.node)) > since_s:
+                since_s = until_s
+        took_s = first.at_s - since_s - self.pace.late_s(since_s, first.at_s)
+        if self.made_s.get(first.link, -math.inf) > stored[1]:
+            self.slowest_s = max(self.slowest_s, took_s)
+        bound_s = PROMPT_S * self.pace.factor
+        return f"{took_s:.3f} s, of at most {bound_s:.1f}" if took_s > bound_s else ""
 
     # --- excuses ----------------------------------------------------------------------------------
 

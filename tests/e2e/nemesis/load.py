@@ -166,7 +166,7 @@ class Load:
         self, channel: str, durable: str, name: str, task_status: trio.TaskStatus[None]
     ) -> None:
         """A member of a queue group that lives to the end."""
-        cursor = self._history.cursor(f"{channel}-{durable}group", channel, ACK_WAIT_S)
+        cursor = self._history.cursor(f"{channel}-{durable}group", channel, ACK_WAIT_S, is_group=True)
         async with (
             connect(self._cluster.addresses(), self._cluster.cluster_id, name) as client,
             trio.open_nursery() as nursery,
@@ -185,7 +185,7 @@ class Load:
 
     async def _mortals(self, channel: str, durable: str) -> None:
         """One more member of a group, killed after a while, and the next in its place."""
-        cursor = self._history.cursor(f"{channel}-{durable}group", channel, ACK_WAIT_S)
+        cursor = self._history.cursor(f"{channel}-{durable}group", channel, ACK_WAIT_S, is_group=True)
         while not self.is_calm:
             name = f"mortal{next(self._numbers)}"
             try:

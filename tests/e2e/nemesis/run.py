@@ -21,7 +21,7 @@ import trio
 from e2e.harness import Cluster
 from e2e.load import replay
 from e2e.nemesis.disk import JOURNAL_SEGMENT_BYTES, Disks, Limits, Mounts
-from e2e.nemesis.faults import Nemesis, NoProgressError, leaves
+from e2e.nemesis.faults import STARTED_S, Nemesis, NoProgressError, leaves
 from e2e.nemesis.history import History, Violation
 from e2e.nemesis.load import CHANNELS, Load
 from e2e.nemesis.network import Namespaces, Network, Relays
@@ -71,7 +71,8 @@ class Run:
         return (
             f"{self.size} nodes, seed {self.seed}: {len(self.faults)} faults, up to {self.at_once} at once, "
             f"{len(history.published_s)} publishes, {len(history.stored_s)} acknowledged, "
-            f"{deliveries} deliveries and acks, {len(self.violations)} violations"
+            f"{deliveries} deliveries and acks, slowest after a death {history.slowest_s:.2f} s "
+            f"(bounds x {history.pace.factor:.1f}), {len(self.violations)} violations"
         )
 
     def told(self) -> str:
@@ -151,19 +152,22 @@ async def torment(network: Network, disks: Disks, seed: int, seconds: float) -> 
     run = Run(cluster.folder, seed, size, seconds, by, test)
     run.began_s, run.began_unix_s = trio.current_time(), time.time()
     run.note(f"{network.kind}, {disks.kind}")
+    pace = run.history.pace
     load = Load(cluster, run.history, seed, run.note)
-    nemesis = Nemesis(network, disks, run.history, run.note, random.Random(seed))
+    nemesis = Nemesis(network, disks, run.history, run.note, random.Random(seed), pace)
     run.faults = nemesis.done
     is_complete = False
     try:
         cluster.start()
-        await trio.to_thread.run_sync(cluster.wait_ready)
-        run.note("all ready")
+        await trio.to_thread.run_sync(cluster.wait_ready, None, STARTED_S)
+        pace.started(size, trio.current_time() - run.began_s)
+        run.note(f"all ready; bounds are multiplied by {pace.factor:.1f}, so slow is this machine")
         async with trio.open_nursery() as nursery:
+            nursery.start_soon(pace.watch)
             await nursery.start(load.run)
             try:
                 await nemesis.run(seconds)
-                await _demand_progress(cluster, load)
+                await _demand_progress(cluster, load, PROBE_S * pace.factor)
                 load.calm()
                 await _drain(run.history, cluster)
                 await _compare(run, cluster)
@@ -182,20 +186,21 @@ async def torment(network: Network, disks: Disks, seed: int, seconds: float) -> 
     return run
 
 
-async def _demand_progress(cluster: Cluster, load: Load) -> None:
+async def _demand_progress(cluster: Cluster, load: Load, within_s: float) -> None:
     for channel in CHANNELS:
         try:
-            with trio.fail_after(PROBE_S):
+            with trio.fail_after(within_s):
                 await load.probe(channel)
         except (trio.TooSlowError, NodeError) as error:
-            text = f"no publish to {channel} within {PROBE_S:g} s of the last fault: {error!r}"
+            text = f"no publish to {channel} within {within_s:.1f} s of the last fault: {error!r}"
             raise NoProgressError(text) from error
 
 
 async def _drain(history: History, cluster: Cluster) -> None:
     """Wait until everything has come, and nobody holds anything any more."""
     pending: list[str] = []
-    with trio.move_on_after(DRAINED_S):
+    bound_s = DRAINED_S * history.pace.factor
+    with trio.move_on_after(bound_s):
         while True:
             missing = sum(len(history.missing(cursor)) for cursor in history.cursors.values())
             if not missing:
@@ -205,7 +210,7 @@ async def _drain(history: History, cluster: Cluster) -> None:
             await trio.sleep(0.1)
     if pending:
         raise NoProgressError(
-            f"{DRAINED_S:g} s after the last publish there is pending: {'; '.join(pending)}"
+            f"{bound_s:.1f} s after the last publish there is pending: {'; '.join(pending)}"
         )
     # What is missing, the verdict tells.
 
