@@ -324,7 +324,7 @@ class Nats:
     ) -> None:
         async with trio.open_nursery() as nursery:
             self._serving = nursery.cancel_scope
-            nursery.start_soon(self._write_all, stream, nursery.cancel_scope)
+            nursery.start_soon(self._write_all, stream)
             nursery.start_soon(self._ping, nursery.cancel_scope)
             try:
                 self._handle(early)
@@ -339,7 +339,8 @@ class Nats:
             while ops := parser.ops():
                 self._handle(ops)
 
-    async def _write_all(self, stream: trio.SocketStream, scope: trio.CancelScope) -> None:
+    async def _write_all(self, stream: trio.SocketStream) -> None:
+        """Write what is to be written, until that fails. The reader goes on to the end of what has come."""
         while True:
             if not self._outbox:
                 self._wake = trio.Event()
@@ -352,7 +353,6 @@ class Nats:
             try:
                 await stream.send_all(b"".join(parts))
             except (trio.BrokenResourceError, trio.ClosedResourceError):
-                scope.cancel()
                 return
 
     async def _ping(self, scope: trio.CancelScope) -> None:

@@ -81,6 +81,33 @@ async def test_a_request_under_way_when_the_connection_breaks_fails(nursery: tri
         await client.request(b"ask", b"this")
 
 
+async def test_what_a_server_wrote_before_it_died_is_read(
+    nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A write that fails ended the connection while messages were still in the socket: they were lost."""
+    monkeypatch.setattr("node.client.nats.READ_BYTES", 512)
+    server = ScriptedServer()
+    await nursery.start(server.run)
+    got: list[bytes] = []
+    client = Nats([server.server])
+
+    def take(message: nats.Msg) -> None:
+        got.append(message.payload)
+        client.publish(b"ack", message.payload)
+
+    client.subscribe(b"inbox", take)
+    nursery.start_soon(client.run)
+    await client.connected.wait()
+    await client.flush()
+    sent = [b"%d" % number for number in range(500)]
+    for payload in sent:
+        server.message(b"inbox", payload)
+    await server.push()
+    await server.drop()
+    await client.broken.wait()
+    assert got == sent
+
+
 async def _drop_when_asked(server: ScriptedServer) -> None:
     while not any(isinstance(op, nats.Pub) for op in server.ops):
         await trio.lowlevel.checkpoint()
