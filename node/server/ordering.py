@@ -13,7 +13,9 @@ large by itself, of an older release, is put into the log as so many refused req
 
 The first entry of a term waits until every connected member has forwarded all it held, 150 ms at
 most. If that is more than one entry takes, nothing is sent again before the entry that holds the last of it
-(R9): what was acknowledged while nobody led is not due.
+(R9): what was acknowledged while nobody led is not due. A process that was started while nobody led can't
+forward what it holds before its session is in the log: nothing is sent again before that has come, but no longer
+than 500 ms.
 
 A plain object without I/O; ``now_s`` is the driver's monotonic clock.
 """
@@ -56,6 +58,8 @@ ENTRY_BYTES = 64 * 1024
 HELD_WAIT_S = 0.150
 READ_WAIT_S = 0.5
 """After this process stood still: so long may the nodes take to read what their clients had sent."""
+OPENING_WAIT_S = 0.5
+"""From a term's first entry: so long may nodes without a session take to forward what they hold."""
 UNCOMMITTED_BYTES_MAX = 64 * 1024 * 1024
 IN_FLIGHT_MAX = 16
 """Entries proposed and not applied, beyond which full batches gather too."""
@@ -85,7 +89,7 @@ class Engine(Protocol):
 class Queue:
     """What one origin has forwarded and the leader has not put into an entry yet."""
 
-    __slots__ = ("batches", "bytes", "held", "held_to", "session", "taken")
+    __slots__ = ("batches", "bytes", "held", "held_to", "opening", "session", "taken")
 
     def __init__(self) -> None:
         self.batches: deque[Batch] = deque()
@@ -96,6 +100,8 @@ class Queue:
         """How many of the batches stood here when the term's first entry was proposed."""
         self.held_to: int | None = None
         """The origin held serials up to this one when it heard of the leader; None: it has not said so."""
+        self.opening = 0
+        """It had no session then, and holds so many commands for the session that it is opening."""
 
     @property
     def has_all_held(self) -> bool:
@@ -156,6 +162,9 @@ class Ordering:
         """Batches that stood in the queues when the term's first entry was proposed, and still do."""
         self._hold_until_s = float("-inf")
         """Until then nothing is sent again: this process stood still, and clients' acks are being read."""
+        self._opening: set[str] = set()
+        """Nodes that hold commands for a session being opened: redelivery is paused until they come."""
+        self._opening_until_s = float("-inf")
         self._pausing = False
         """This leader has paused redelivery, and not ended that yet."""
         self._wait_for: set[str] = set()
@@ -191,6 +200,7 @@ class Ordering:
         self._in_flight.clear()
         self._in_flight_bytes = 0
         self._held_left = 0
+        self._opening.clear()
         self._pausing = False
 
     def stop(self) -> None:
@@ -227,7 +237,12 @@ class Ordering:
         if not self.open:
             return self._open_at
         waits = self._pausing and not (self._held_left or self._in_flight or self._stopped)
-        return self._hold_until_s if waits and self._engine.is_ready else None
+        return self._paused_until_s if waits and self._engine.is_ready else None
+
+    @property
+    def _paused_until_s(self) -> float:
+        """Until when redelivery stays paused at least, if nothing comes."""
+        return max(self._hold_until_s, self._opening_until_s) if self._opening else self._hold_until_s
 
     def hold_redelivery(self, now_s: float) -> None:
         """Send nothing again for ``READ_WAIT_S``: this process stood still (R9).
@@ -316,15 +331,25 @@ class Ordering:
             commands = refused_batch(last - first + 1)
         queue.taken = last
         self._append(node, Batch(session, first, lowest, commands))
+        if node in self._opening and last >= queue.opening:
+            self._opening.discard(node)
+            self._hold(queue)
 
     def _forwarded_all(self, node: str, session: Sequence[int] | None, next_serial: int) -> None:
         """An origin has forwarded what it held: serials below ``next_serial`` of its session.
 
-        One that was told to send again has not. Without a session it holds nothing that could be forwarded.
+        One that was told to send again has not. Without a session it can forward nothing yet.
         """
         queue = self._queue(node)
+        queue.opening = next_serial - 1 if session is None else 0
         known = session is not None and queue.session == (session[0], session[1])
         queue.held_to = next_serial - 1 if known else 0
+
+    def _hold(self, queue: Queue) -> None:
+        """Count what stands in a queue now as held: redelivery goes on behind it."""
+        more = len(queue.batches) - queue.held
+        queue.held += more
+        self._held_left += more
 
     def _queue(self, node: str) -> Queue:
         queue = self._queues.get(node)
@@ -377,7 +402,7 @@ class Ordering:
 
     def _ends_pause(self, now_s: float) -> bool:
         """Everything that was acknowledged while nobody led, or this process stood still, is on its way."""
-        return self._pausing and not self._held_left and now_s >= self._hold_until_s
+        return self._pausing and not self._held_left and now_s >= self._paused_until_s
 
     def _propose_next(self, now_s: float) -> None:
         keeper, size = self._next_keeper()
@@ -385,6 +410,7 @@ class Ordering:
         if self._ends_pause(now_s):
             keeper.append(PauseRedelivery(self._engine.term, False))
             self._pausing = False
+            self._opening.clear()
         self._propose(keeper, batches)
 
     def _may_propose(self) -> bool:
@@ -403,11 +429,13 @@ class Ordering:
             commands.append(ColdStart(term))
         may_pause = not too_new(PauseRedelivery, self._state().version)
         if may_pause:
-            for queue in self._queues.values():
-                queue.held = len(queue.batches)
-                self._held_left += queue.held
+            self._opening_until_s = now_s + OPENING_WAIT_S
+            for node, queue in self._queues.items():
+                self._hold(queue)
+                if queue.opening:
+                    self._opening.add(node)
         batches = self._next_batches()
-        if self._held_left or (may_pause and now_s < self._hold_until_s):
+        if self._held_left or self._opening or (may_pause and now_s < self._hold_until_s):
             commands.append(PauseRedelivery(term, True))
             self._pausing = True
         self._first_index = self._propose(commands, batches, free=self.cold)

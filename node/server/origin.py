@@ -16,6 +16,9 @@ A plain object without I/O. Frames to the leader are tuples:
     ("open", term, commands)                               a SessionOpen, which has no session yet
     ("batch", term, session, first, last, lowest, commands)
     ("held", term, session, next serial)                   everything this node held has been sent
+
+Without a session nothing can be sent yet. Then the serial of ``held`` is that of the session being opened,
+which counts from 1: the leader learns how many commands will follow (R9).
 """
 
 from __future__ import annotations
@@ -293,7 +296,8 @@ class Origin:
             self._open()
         self.flush()
         self._forward_unsent()
-        self._forward(("held", term, self._session, self._next))
+        next_serial = self._next if self._session is not None else self._next - self.lowest_waited + 1
+        self._forward(("held", term, self._session, next_serial))
 
     def again(self, term: int, serial: int) -> None:
         """The leader of ``term`` lacks what precedes a batch: send again from ``serial`` on (R7)."""

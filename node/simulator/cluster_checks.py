@@ -7,7 +7,7 @@ knows to be acknowledged. What clients see is held against both.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from node.core import refusals
 from node.core.commands import (
@@ -23,6 +23,7 @@ from node.core.records import digest
 from node.core.state import State
 from node.protocol.streaming import Message, decode_message
 from node.raft.ports import EntryType
+from node.server.ordering import OPENING_WAIT_S
 from node.simulator.account import Account
 from node.simulator.delivery_checks import DeliveryChecker
 from node.simulator.log_checks import LogChecker
@@ -62,6 +63,16 @@ ACK_WAITED_S = 0.25
 """An ack that came to a node so long before a new leader's first entry is in that entry at the latest."""
 
 
+class AckCame(NamedTuple):
+    """An acknowledgement that has reached a node."""
+
+    at_s: float
+    node: SimNode
+    life: int
+    has_session: bool
+    """The node's process could forward it."""
+
+
 class ClusterChecker:
     """Safety while things break, liveness after they healed."""
 
@@ -85,7 +96,7 @@ class ClusterChecker:
         self._nobody_left_s: float | None = None
         self._term_opened_s = 0.0
         """When the first entry of the present term was proposed."""
-        self._acks_came: dict[tuple[str, int], tuple[float, SimNode, int]] = {}
+        self._acks_came: dict[tuple[str, int], AckCame] = {}
 
     # --- the log and the state --------------------------------------------------------------------
 
@@ -190,7 +201,7 @@ class ClusterChecker:
             self._check_time(index, payload)
             self.account.entry(index, payload, effects, state)
             self._check_lateness()
-            self._check_acks_that_waited(node, index, payload)
+            self._check_acks_that_waited(index, payload)
             self._check_cold_start(index, payload)
             self._check_absent(effects)
             if self._world.trace is not None:
@@ -239,7 +250,7 @@ class ClusterChecker:
                     "AckWait", f"entry {index} sends {seq} to {inbox} again {late_ns / 1e9:.3f} s late"
                 )
 
-    def _check_acks_that_waited(self, leader: SimNode, index: int, payload: bytes) -> None:
+    def _check_acks_that_waited(self, index: int, payload: bytes) -> None:
         """What was acknowledged while nobody led is not sent again by its term (R9).
 
         However much was held: entries of the term may be many before the one that has the ack.
@@ -249,13 +260,17 @@ class ClusterChecker:
         if self._cluster.profile.cuts_links or not self.account.redeliveries:
             return
         at_s = self._term_opened_s
+        waited_s = self._proposed[index, payload][0] - at_s
         for _, seq, _, inbox in self.account.redeliveries:
-            came_s, node, life = self._acks_came.get((inbox, seq), (at_s, leader, -1))
-            awake = node.up and node.life == life and not node.paused and node.resumed_s < came_s
-            if awake and came_s < at_s - ACK_WAITED_S:
+            came = self._acks_came.get((inbox, seq))
+            if came is None or (waited_s >= OPENING_WAIT_S and not came.has_session):
+                continue
+            node = came.node
+            awake = node.up and node.life == came.life and not node.paused and node.resumed_s < came.at_s
+            if awake and came.at_s < at_s - ACK_WAITED_S:
                 raise ViolationError(
                     "take-over",
-                    f"entry {index} sends {seq} to {inbox}, whose ack came to {node.name} at {came_s:.3f}",
+                    f"entry {index} sends {seq} to {inbox}, whose ack came to {node.name} at {came.at_s:.3f}",
                 )
 
     def died(self) -> None:
@@ -311,12 +326,13 @@ class ClusterChecker:
     def ack_came(self, node: SimNode, inbox: str, seq: int) -> None:
         """A client's ack has reached its node.
 
-        A process that has no session yet, because nobody has led since it was started, can't forward it
-        to the next leader before its first entry: R9 doesn't speak of it.
+        A process that has no session yet, because nobody has led since it was started, can forward it only
+        when its session is in the log: R9 waits for that too, but no longer than `OPENING_WAIT_S`.
         """
-        if node.replica.origin.session is None:
-            return
-        self._acks_came[inbox, seq] = (self._world.now, node, node.life)
+        has_session = node.replica.origin.session is not None
+        if not has_session:
+            self._world.counts["acks before the first session"] += 1
+        self._acks_came[inbox, seq] = AckCame(self._world.now, node, node.life, has_session)
 
     # --- what clients see -------------------------------------------------------------------------
 

@@ -222,6 +222,63 @@ def test_nothing_is_sent_again_before_all_that_was_held_is_applied(origins: int)
     assert not talk.state.redelivery_paused
 
 
+def test_nothing_is_sent_again_before_a_process_without_a_session_has_forwarded_what_it_held() -> None:
+    """R9: it was started while nobody led. It forwards an acknowledgement when its session is in the log."""
+    talk = Conversation()
+    talk.connect("me")
+    talk.subscribe("A", wait=1)
+    talk.publish()
+    talk.term = TERM
+    leader = Leader(talk.state)
+    leader.ready("n1", "n2")
+    leader.held("n1")
+    opens = encode_commands([SessionOpen("n2", b"nonce")])
+    leader.ordering.frame("n2", ("open", TERM, opens))
+    leader.held("n2", next_serial=3)  # two commands
+    sent: list[int] = []
+
+    def pump(after_s: float = 0.0) -> None:
+        while leader.pump(after_s):
+            after_s = 0.0
+            for payload in leader.engine.proposed:
+                talk.index += 1
+                sent.extend(seq for each in talk.apply(payload).deliveries for seq in each.seqs)
+            leader.engine.proposed.clear()
+            leader.applied()
+
+    pump(5.0)
+    assert talk.state.redelivery_paused
+    assert leader.ordering.next_deadline() == leader.now + READ_WAIT_S
+    session = talk.state.sessions["n2"].id
+    leader.batch(1, node="n2", session=session)
+    pump(0.1)
+    assert talk.state.redelivery_paused
+    leader.batch(2, node="n2", session=session, data=encode_commands([talk.acked("A", 1)]))
+    pump()
+    assert not talk.state.redelivery_paused
+    assert leader.ordering.next_deadline() is None
+    assert 1 not in sent
+
+
+def test_a_process_without_a_session_is_waited_for_500_ms_at_most() -> None:
+    """R9: whatever it says that it holds. One that holds nothing is not waited for."""
+    leader = Leader()
+    leader.ready("n1", "n2", "n3")
+    leader.held("n1", "n3")
+    leader.held("n2", next_serial=2**62)
+    assert leader.pump()
+    assert keepers(leader.engine.last)[-1] == PauseRedelivery(TERM, True)
+    leader.applied()
+    assert not leader.pump(READ_WAIT_S - 0.01)
+    assert leader.pump(0.02)
+    assert keepers(leader.engine.last) == [PauseRedelivery(TERM, False)]
+    leader.applied()
+    leader.batch(1, node="n2", session=(9, 9))
+    assert leader.pump()
+    leader.applied()
+    assert not leader.pump(1)
+
+
 def test_nothing_is_sent_again_while_acks_are_read_after_a_pause() -> None:
     """R9: all nodes stood still for 12 s. What was acknowledged meanwhile is in sockets."""
     talk = Conversation()

@@ -128,6 +128,27 @@ def test_held_says_that_everything_was_sent() -> None:
     assert wire.take("held")[0][1:] == (2, SESSION, 2)
 
 
+def test_held_without_a_session_says_how_much_there_is() -> None:
+    """R9: the leader goes on waiting until that much has come in the session which is being opened."""
+    wire = Wire()
+    origin = Origin("n1", wire.frames.append, secrets.token_bytes)
+    close(origin, [])
+    close(origin, [])
+    origin.leader_changed(2)
+    assert wire.take("held")[0][1:] == (2, None, 3)
+
+
+def test_held_without_a_session_counts_what_waits_and_not_what_was_applied() -> None:
+    origin, wire = opened_origin()
+    close(origin, [])
+    close(origin, [])
+    origin.applied_to(1)
+    origin.ended()
+    wire.frames.clear()
+    origin.leader_changed(2)
+    assert wire.take("held")[0][1:] == (2, None, 2)
+
+
 def test_outcomes_reach_who_asked_once() -> None:
     origin, _ = opened_origin()
     answers: list[Outcome] = []
