@@ -14,8 +14,8 @@ large by itself, of an older release, is put into the log as so many refused req
 The first entry of a term waits until every connected member has forwarded all it held, 150 ms at
 most. If that is more than one entry takes, nothing is sent again before the entry that holds the last of it
 (R9): what was acknowledged while nobody led is not due. A process that was started while nobody led can't
-forward what it holds before its session is in the log: nothing is sent again before that has come, but no longer
-than 500 ms.
+forward what it holds before its session is in the log: nothing is sent again before that has come, or for
+500 ms.
 
 A plain object without I/O; ``now_s`` is the driver's monotonic clock.
 """
