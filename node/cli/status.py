@@ -107,7 +107,19 @@ def as_json(cluster_id: str, statuses: Sequence[NodeStatus]) -> dict[str, Any]:
 def table(cluster_id: str, statuses: Sequence[NodeStatus]) -> str:
     """The same for eyes: the nodes, then the channels as the leader has them."""
     answered = [status for status in statuses if not status.error]
-    head = ("node", "role", "term", "leader", "commit", "applied", "last", "clients", "uptime", "")
+    head = (
+        "node",
+        "role",
+        "term",
+        "leader",
+        "commit",
+        "applied",
+        "last",
+        "clients",
+        "loop p99",
+        "uptime",
+        "",
+    )
     lines = [
         f"cluster {cluster_id}: {len(answered)} of {len(statuses)} nodes answer",
         "",
@@ -122,7 +134,7 @@ def table(cluster_id: str, statuses: Sequence[NodeStatus]) -> str:
 
 def _node(status: NodeStatus) -> tuple[str, ...]:
     if status.error:
-        return (status.name, *["-"] * 8, status.error)
+        return (status.name, *["-"] * 9, status.error)
     raft, server = status.raftz, status.serverz
     return (
         status.name,
@@ -130,6 +142,7 @@ def _node(status: NodeStatus) -> tuple[str, ...]:
         *(str(raft[name] or "-") for name in ("term", "leader")),
         *(str(raft[f"{name}_index"]) for name in ("commit", "applied", "last")),
         str(server["clients"]),
+        f"{raft['event_loop']['p99_ms']} ms" if "event_loop" in raft else "-",  # older nodes don't say
         server["uptime"],
         status.healthz.get("error", ""),
     )

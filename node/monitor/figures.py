@@ -216,6 +216,16 @@ class Agreement:
     """The last entry after which another node is known to have had the same state; 0: none yet."""
 
 
+@dataclass(frozen=True, slots=True)
+class EventLoop:
+    """The lengths of the event loop's rounds in the last minute: so long everybody else waits for a turn."""
+
+    p50_ms: int = 0
+    p99_ms: int = 0
+    """Rounded up; 256 stands for everything longer."""
+    longest_ms: float = 0.0
+
+
 class Source(Protocol):
     """A running node, as monitoring sees it."""
 
@@ -241,6 +251,8 @@ class Source(Protocol):
     def raft(self) -> Raft: ...
 
     def agreement(self) -> Agreement: ...
+
+    def event_loop(self) -> EventLoop: ...
 
     def traffic(self) -> Traffic: ...
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Generator, Iterable, Iterator
-from dataclasses import replace
+from dataclasses import asdict, replace
 from itertools import islice
 from typing import Final
 
@@ -324,6 +324,7 @@ def raftz(source: Source) -> View:
         "timestamps_behind_ms": agreement.timestamps_behind_ns // MILLISECOND,
         "ages_wait": state.ages_wait,
         "state_agreed_index": agreement.state_agreed_index,
+        "event_loop": asdict(source.event_loop()),
         "members": list(raft.members),
         "learners": list(raft.learners),
         "peers": [_peer(peer) for peer in raft.peers],

@@ -9,11 +9,16 @@ is not part of it, however long a round takes.
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Final
 
 import trio
+
+WINDOW_S: Final = 10.0
+WINDOWS: Final = 6
+"""Rounds are counted by windows of so many seconds, of which so many are kept: the last minute."""
 
 BUCKETS: Final = 256
 """Rounds are counted by whole milliseconds; the last bucket is for all longer ones."""
@@ -28,6 +33,18 @@ in one round may be missed."""
 
 OVERSLEPT_S: Final = 0.005
 """A wait that ends so much too late was not the timer's fault: it counts as standing still."""
+
+
+class _Window:
+    """The rounds of `WINDOW_S` seconds."""
+
+    __slots__ = ("began_s", "counts", "longest_s")
+
+    def __init__(self, began_s: float) -> None:
+        self.began_s = began_s
+        self.counts = [0] * BUCKETS
+        """How many rounds took so many milliseconds."""
+        self.longest_s = 0.0
 
 
 class LoopWatch(trio.abc.Instrument):
@@ -45,10 +62,9 @@ class LoopWatch(trio.abc.Instrument):
         self._cpu = cpu
         self.rounds = 0
         """Rounds that have ended."""
-        self.longest_s = 0.0
-        """The longest of them."""
-        self.counts = [0] * BUCKETS
-        """How many took so many milliseconds."""
+        self._windows = deque([_Window(clock())], maxlen=WINDOWS)
+        self._window = self._windows[0]
+        """The last of them, in which rounds are counted."""
         self._stood_s = 0.0
         self._woke_s = self._slept_s = clock()
         self._base_s, self._base_cpu_s = clock(), cpu()
@@ -76,8 +92,11 @@ class LoopWatch(trio.abc.Instrument):
         took_s = now - self._woke_s
         self._stood_s += self._waited_s(took_s)
         self.rounds += 1
-        self.counts[min(BUCKETS - 1, int(took_s * 1000))] += 1
-        self.longest_s = max(self.longest_s, took_s)
+        window = self._window
+        if now - window.began_s >= WINDOW_S:
+            window = self._begin_window(now)
+        window.counts[min(BUCKETS - 1, int(took_s * 1000))] += 1
+        window.longest_s = max(window.longest_s, took_s)
         self._slept_s = now
 
     def after_io_wait(self, timeout: float) -> None:
@@ -98,14 +117,30 @@ class LoopWatch(trio.abc.Instrument):
         """For how many seconds the process has stood still so far, the present round included."""
         return self._stood_s + self._waited_s(self._clock() - self._woke_s)
 
+    def _begin_window(self, now_s: float) -> _Window:
+        self._window = _Window(now_s)
+        self._windows.append(self._window)
+        return self._window
+
+    def _recent(self) -> list[_Window]:
+        """The windows that begin within the last minute."""
+        since_s = self._clock() - WINDOWS * WINDOW_S
+        return [window for window in self._windows if window.began_s > since_s]
+
+    @property
+    def longest_s(self) -> float:
+        """The longest round of the last minute, in seconds."""
+        return max((window.longest_s for window in self._recent()), default=0.0)
+
     def quantile_ms(self, part: float) -> int:
-        """At most so many whole milliseconds took ``part`` of the rounds; 0 before the first.
+        """Return within how many milliseconds ``part`` of the last minute's rounds ended; 0 without rounds.
 
         Rounded up; `BUCKETS` stands for everything longer.
         """
-        wanted = part * sum(self.counts)
+        counts = [sum(column) for column in zip(*(window.counts for window in self._recent()), strict=True)]
+        wanted = part * sum(counts)
         seen = 0
-        for milliseconds, count in enumerate(self.counts):
+        for milliseconds, count in enumerate(counts):
             seen += count
             if count and seen >= wanted:
                 return milliseconds + 1

@@ -120,6 +120,13 @@ class Source(figures.Source):
             replica.wall.offset_ns, replica.wall.wrong, behind_ns, replica.comparing.agreed
         )
 
+    def event_loop(self) -> figures.EventLoop:
+        """See `figures.Source`."""
+        loop = self._node.loop
+        return figures.EventLoop(
+            loop.quantile_ms(0.5), loop.quantile_ms(0.99), round(loop.longest_s * 1000, 1)
+        )
+
     def traffic(self) -> figures.Traffic:
         """See `figures.Source`."""
         clients, replica = self._node.clients, self._node.replica

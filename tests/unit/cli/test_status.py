@@ -34,6 +34,7 @@ def pages(role: str, *, leader: str = "n1", health: str = "", **channels: Any) -
             "commit_index": 120,
             "applied_index": 120,
             "last_index": 121,
+            "event_loop": {"p50_ms": 1, "p99_ms": 3, "longest_ms": 12.5},
         },
         "/nats/streaming/channelsz?subs=1": {"total": len(channels.get("channels", [])), **channels},
     }
@@ -93,13 +94,14 @@ def test_the_table_shows_nodes_channels_and_subscriptions(
     asked: Asked, file: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     asked.nodes = {3: pages("Leader", channels=[CHANNEL]), 6: pages("Follower")}
+    del asked.nodes[6]["/nats/raftz"]["event_loop"]  # an older release
     assert main(["status", "--config", file, "--only", "n1,n2"]) == 0
     assert capsys.readouterr().out == (
         "cluster test-cluster: 2 of 2 nodes answer\n"
         "\n"
-        "node  role      term  leader  commit  applied  last  clients  uptime\n"
-        "n1    Leader       4  n1         120      120   121        2  3m5s\n"
-        "n2    Follower     4  n1         120      120   121        2  3m5s\n"
+        "node  role      term  leader  commit  applied  last  clients  loop p99  uptime\n"
+        "n1    Leader       4  n1         120      120   121        2  3 ms      3m5s\n"
+        "n2    Follower     4  n1         120      120   121        2  -         3m5s\n"
         "\n"
         "channels, as n1 has them\n"
         "channel  messages  bytes  first  last  subscriptions\n"

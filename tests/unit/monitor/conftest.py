@@ -13,6 +13,7 @@ from node.core.state import Channel, Client, Group, Record, State, Subscription
 from node.monitor.figures import (
     Agreement,
     Connection,
+    EventLoop,
     Identity,
     Interest,
     NatsSubscription,
@@ -102,6 +103,9 @@ class FakeSource:
 
     def agreement(self) -> Agreement:
         return self.agreed
+
+    def event_loop(self) -> EventLoop:
+        return EventLoop(1, 3, 12.5)
 
     def traffic(self) -> Traffic:
         return self.traffic_now

@@ -337,6 +337,7 @@ def test_raftz_shows_how_far_nodes_agree(source: FakeSource) -> None:
     view = raftz(source)
     assert (view["clock_offset_ms"], view["ages_wait"], view["state_agreed_index"]) == (1, True, 8192)
     assert view["timestamps_behind_ms"] == -7
+    assert view["event_loop"] == {"p50_ms": 1, "p99_ms": 3, "longest_ms": 12.5}
 
 
 @pytest.mark.parametrize(("behind_s", "side"), [(3600, "behind"), (-3600, "ahead of")])

@@ -7,7 +7,7 @@ import time
 import pytest
 import trio
 
-from node.server.loop_watch import BUCKETS, LoopWatch
+from node.server.loop_watch import BUCKETS, WINDOW_S, WINDOWS, LoopWatch
 
 
 class Clocks:
@@ -78,6 +78,22 @@ def test_quantiles_of_rounds(watch: LoopWatch, clocks: Clocks) -> None:
         sleep(watch, clocks, 0.0, 0.0)
     assert [watch.quantile_ms(part) for part in (0.5, 0.98, 0.99, 1.0)] == [1, 1, 20, BUCKETS]
     assert watch.rounds == 100
+
+
+def test_rounds_of_the_last_minute_count(watch: LoopWatch, clocks: Clocks) -> None:
+    """A figure since the node started would tell nothing of now."""
+    clocks.work(0.1505)
+    sleep(watch, clocks, 0.0, 0.0)
+    assert (watch.quantile_ms(0.99), watch.longest_s) == (151, pytest.approx(0.1505))
+    for _ in range(WINDOWS + 1):
+        assert len(watch._windows) <= WINDOWS
+        sleep(watch, clocks, WINDOW_S, WINDOW_S)
+        clocks.work(0.0035)
+        sleep(watch, clocks, 0.0, 0.0)
+    assert watch.longest_s == pytest.approx(0.0035)
+    assert watch.quantile_ms(0.99) == 4
+    clocks.now_s += 2 * WINDOWS * WINDOW_S
+    assert (watch.quantile_ms(0.99), watch.longest_s) == (0, 0.0)
 
 
 async def test_it_watches_a_loop_once() -> None:
