@@ -41,6 +41,7 @@ from node.server.perform import TIME_UNKNOWN_NS, Messages, Performer
 from node.server.presence import Presence
 from node.server.requests import Requests
 from node.server.room import Room
+from node.server.routing_interface import NodeRouting
 from node.server.steps import ends
 from node.server.streaming import Streaming, Subjects
 from node.server.upkeep import Upkeep
@@ -101,7 +102,7 @@ class Replica:
         state: State,
         messages: Messages,
         *,
-        routing: Any,
+        routing: NodeRouting,
         host: Host,
         send: Callable[[str, Any], bool],
         kick: Callable[[], None],
@@ -668,7 +669,7 @@ class Replica:
             wall=self.wall,
             monotonic_s=self.host.monotonic_s,
             term=self.term,
-            sees_connections=getattr(self.routing, "sees_connections", True),
+            sees_connections=self.routing.sees_connections,
             is_member=lambda node: node in self.changes.names,
             losses=self.losses,
             linked=self.links_up,

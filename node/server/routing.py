@@ -130,6 +130,8 @@ class Routing:
         self._offered: list[bytes] = []
         self.foreign = Foreign(send, self._foreign_changed, offers)
         self.on_interest_change = on_interest_change
+        self.sees_connections = True
+        """See `NodeRouting.sees_connections`."""
         self._send = send
         self._plans = Plans()
         self._services: Interest[InternalSubscription] = Interest()

@@ -48,6 +48,7 @@ TESTED_ELSEWHERE = {
     "server/node.py": "needs sockets and a disk: tests/unit/cli/test_node.py and tests/e2e",
     "server/peer_links.py": "tests/e2e: nodes with links, and without",
     "server/reply_order.py": "test_perform: answers behind deliveries",
+    "server/routing_interface.py": "a protocol: mypy holds both routings against it",
     "server/subscriptions.py": "test_routing",
     "store/environment.py": "test_checkpoint",
     "store/layout.py": "test_checkpoint",

@@ -298,6 +298,13 @@ class ExternalRouting:
     where_any = where
     """Nothing of who subscribes to what can be seen: whoever answers is heard."""
 
+    def heard_by_owner(self, _inbox: bytes) -> bool:
+        """Return True: an answer leaves for the server, or is kept for the next connection, by `publish`.
+
+        So a node that stops keeps no answers of its own: its clients stay where they are connected.
+        """
+        return True
+
     def hears(self, subject: bytes, where: tuple[str, int]) -> bool:
         """Return True unless nobody is known to listen there through the present connection."""
         return self.where(subject) == where
