@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 CLIENTS := .clients
 SOAK = $(or $(SECONDS),600)
 
-.PHONY: demo test quick lint unit hints e2e clients soak bench protobuf clean help
+.PHONY: demo test quick lint unit hints mutate e2e clients soak bench protobuf clean help
 
 help: ## what there is
 	@grep -E '^[a-z0-9]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
@@ -39,6 +39,9 @@ unit: $(VENV)/.dev ## unit, property, script and simulator tests
 
 hints: $(VENV)/.dev ## find again which seeds show the simulator's mutations
 	$(BIN)/python -m pytest -q -n 2 --dist worksteal --record-hints tests/simulator/test_mutations.py tests/simulator/test_raft.py
+
+mutate: $(VENV)/.dev ## change a line at a time and see whether a test fails: make mutate ARGS='--sample 50 node/core'
+	$(BIN)/python tests/mutate.py $(ARGS)
 
 e2e: $(VENV)/.dev ## real processes, sockets and clients
 	@tests/e2e/clients/install $(CLIENTS) || true  # tests of a client that can't be had are skipped
