@@ -198,8 +198,9 @@ class Store:
     longer replay after a crash. Nothing is lost in between, for the journal has it."""
 
     min_free: Annotated[int, Size()] = 256 * 1024 * 1024
-    """Bytes that must be left on the disk of ``dir``, or a tenth of it if that is less. While fewer than a
-    majority of the nodes have that, publishes are refused. 0: never."""
+    """Bytes that must be left on the disk of ``dir``, or a tenth of it if that is less; at least what a node
+    still writes after publishes are refused (`node.server.disk.space`). While fewer than a majority of the
+    nodes have that, publishes are refused. 0: never."""
 
     encryption: Encryption | None = None
     """Absent: everything is stored as it is."""

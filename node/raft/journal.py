@@ -223,6 +223,16 @@ class Journal:
         """Size of all segments, preallocated space included."""
         return sum(segment.capacity for segment in self._writer.segments)
 
+    @property
+    def bytes_put(self) -> int:
+        """Bytes of all records put since the journal was opened, durable or not. Never falls."""
+        return self._writer.bytes_put
+
+    @property
+    def unallocated_bytes(self) -> int:
+        """Size of the segments that don't exist yet: the running flush or the next one creates them."""
+        return sum(segment.capacity for segment in self._writer.segments if not segment.exists)
+
     def term_at(self, index: int) -> Term | None:
         """The term of an entry; None if the log does not hold it."""
         return self._state.term_at(index)

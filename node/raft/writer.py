@@ -54,6 +54,8 @@ class Writer:
     ) -> None:
         self.segments = segments
         self.written = self.durable = next_seq - 1
+        self.bytes_put = 0
+        """Bytes of all records put since this was made, on the disk or on their way there."""
         self._disk = disk
         self._segment_bytes = segment_bytes
         self._relaxed = relaxed
@@ -110,6 +112,7 @@ class Writer:
         if payload:
             buffers.append(payload)
         self._end = at + size
+        self.bytes_put += size
         return self._places.position(tail.number, at)
 
     def _roll(self, size: int) -> None:

@@ -48,6 +48,7 @@ from node.server.collecting import Collector
 from node.server.context import ClientLimits, Context, ServerInfo
 from node.server.descriptors import connections_max, raise_limit
 from node.server.disk.checkpointing import Checkpointer
+from node.server.disk.space_watch import SpaceWatch, Unwritten
 from node.server.disk.storage import open_storage, space_of
 from node.server.foreign.offered import is_offered
 from node.server.foreign.peers import FOUNDED, STARTED, cluster_of
@@ -81,8 +82,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("stanchion.node")
 
-LOOK_AT_SPACE_S = 1.0
-"""How often it is looked how much room the disk has."""
 LOOK_AROUND_S = 2.0
 """How long who founds a cluster alone looks for one that is there: several attempts of its nodes to dial."""
 MONITORING_WAITS_S = 0.5
@@ -263,6 +262,17 @@ class Node:
             trailing_entries=self._trailing_entries,
         )
         self.space = space_of(config) if config.store.store == "file" else None
+        self.space_watch = (
+            None
+            if self.space is None
+            else SpaceWatch(
+                self.space,
+                bytes_put=lambda: self.journal.bytes_put,
+                unwritten=self._unwritten,
+                looked=lambda is_low: self.replica.room.looked(is_low=is_low),
+                shrink=self.checkpointer.shrink,
+            )
+        )
         self.snapshots = self._make_snapshots()
         self.context = self._make_context()
         self.clients = Clients(
@@ -485,6 +495,7 @@ class Node:
             replaced=self._replaced,
             kick=self._kick,
             keyring=self._storage.keyring,
+            fits=(lambda _size: True) if self.space is None else self.space.fits,
         )
         self.replica.needs_snapshot_from = snapshots.wanted
         self.transport.serve_snapshots(snapshots.serve)
@@ -566,7 +577,8 @@ class Node:
                 nursery.start_soon(self.snapshots.run)
             nursery.start_soon(self.leaderless.run)
             nursery.start_soon(self.certificates.run)
-            nursery.start_soon(self._watch_space)
+            if self.space_watch is not None:
+                nursery.start_soon(self.space_watch.run)
             if self.external is not None and not self.is_alone:
                 serving = self._make_serving(self.external)
                 nursery.start_soon(serving.run, self._wait_changed, self.leaving.hand_over)
@@ -630,21 +642,14 @@ class Node:
         self._changed.set()
         self._changed = trio.Event()
 
-    async def _watch_space(self) -> None:
-        """Look how full the disk is. While there is little room the journal keeps no more than it has to."""
+    def _unwritten(self) -> Unwritten:
         from node.store.store import Store
 
-        if self.space is None:
-            return
-        while True:
-            async with self.checkpointer.paused():  # the store is open then
-                store = self.store
-                reusable = store.reusable_bytes if isinstance(store, Store) else 0
-            is_low = await trio.to_thread.run_sync(self.space.look, reusable)
-            self.replica.room.looked(is_low=is_low)
-            if self.space.is_tight:
-                await self.checkpointer.shrink()
-            await trio.sleep(LOOK_AT_SPACE_S)
+        store = self.store
+        unallocated = self.journal.unallocated_bytes
+        if not isinstance(store, Store) or store.closed:  # a snapshot is replacing it
+            return Unwritten(0, 0, unallocated)
+        return Unwritten(store.reusable_bytes, store.unwritten_bytes, unallocated)
 
     def _trailing_entries(self) -> int:
         if len(self.members) <= 1 or (self.space is not None and self.space.is_tight):
@@ -719,6 +724,8 @@ class Node:
     def _apply(self, index: int, term: int, payload: bytes) -> None:
         self.replica.apply(index, term, payload)
         self.checkpointer.pressed()
+        if self.space_watch is not None:
+            self.space_watch.accepted()
 
     def _matches(self) -> Mapping[str, int]:
         return {peer.name: peer.match for peer in self.engine.peer_states() if peer.connected and peer.match}

@@ -23,6 +23,7 @@ Don't put the environment on a network file system: LMDB's locks and its map nee
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 from typing import TypeAlias
@@ -36,6 +37,10 @@ MAP_SIZE = 1 << 40
 
 KEY_SIZE_MAX = 511
 """Bytes. LMDB's limit for a key."""
+
+FULL_BYTES = 1024 * 1024
+"""A disk with less free space than this has refused a write for want of it: LMDB writes up to a few hundred
+KiB at once, and gives nothing back when that fails."""
 
 DATA_FILE = "data.mdb"
 LOCK_FILE = "lock.mdb"
@@ -68,9 +73,21 @@ def translate(path: Path, error: lmdb.Error) -> NodeError:
         return DiskError(
             f"{path}: the store has {MAP_SIZE >> 40} TiB, the most it can: lower the limits, or purge"
         )
-    if isinstance(error, lmdb.DiskError):
+    if isinstance(error, lmdb.DiskError) or _is_full(path):
         return DiskError(f"{path}: no space left on the disk of the store: {error}")
     return DiskError(f"{path}: the store's disk refused an operation: {error}")
+
+
+def _is_full(path: Path) -> bool:
+    """Whether the file system of ``path`` has no space left.
+
+    LMDB reports a write that a full disk cut short as EIO, the error of a broken disk
+    (``mdb_page_flush``: "short write, filesystem full?").
+    """
+    with contextlib.suppress(OSError):
+        status = os.statvfs(path)
+        return status.f_bavail * status.f_frsize < FULL_BYTES
+    return False
 
 
 def open_environment(path: Path, map_size: int) -> lmdb.Environment:

@@ -137,6 +137,8 @@ class Messages:
         self.cached_bytes = 0
         self.pending_bytes = 0
         self.pending_messages = 0
+        self.sealed_bytes = 0
+        """Of the checkpoint that runs now."""
 
     def put(self, channel: int, first: int, messages: Sequence[bytes]) -> None:
         """Add messages ``first``, ``first + 1``, …; those not above the channel's last are ignored.
@@ -217,11 +219,13 @@ class Messages:
         self._pending = []
         self._growing = {}
         self._moved = {}
+        self.sealed_bytes = self.pending_bytes
         self.pending_bytes = self.pending_messages = 0
         return batch
 
     def settle(self, batch: Batch) -> None:
         """The batch is in the store: what of it is still wanted is now only cached."""
+        self.sealed_bytes = 0
         for run in batch.runs:
             if run.stage is _Stage.SEALED:
                 run.stage = _Stage.CACHED

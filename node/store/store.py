@@ -57,6 +57,7 @@ class Store:
         self._blocks_bytes = 0
         self._tails: dict[int, Tail] = {}
         self._job: Checkpoint | None = None
+        self.closed = False
 
     @classmethod
     def open(
@@ -91,6 +92,7 @@ class Store:
     def close(self) -> None:
         """Let go of the environment. What is pending is lost: it is in the journal."""
         assert self._job is None or not self._job.running, "a checkpoint is running"
+        self.closed = True
         self._environment.close()
 
     @property
@@ -108,6 +110,11 @@ class Store:
     @property
     def pending_messages(self) -> int:
         return self._messages.pending_messages
+
+    @property
+    def unwritten_bytes(self) -> int:
+        """Payload bytes that the file may not have yet: of the running checkpoint and of the next one."""
+        return self._messages.sealed_bytes + self._messages.pending_bytes
 
     @property
     def has_garbage(self) -> bool:

@@ -12,7 +12,7 @@ from e2e.conftest import MakeCluster
 from e2e.harness import STANCHION, Cluster, until
 from e2e.nemesis.disk import Mounts
 
-from node.client.streaming import connect
+from node.client.streaming import Client, connect
 from node.errors import RefusedError
 from node.protocol.positions import StartPosition
 
@@ -24,6 +24,9 @@ SETTINGS = {
     "limits": {"max_channels": 0, "max_msgs": 0, "max_bytes": 0},
 }
 BODY = bytes(64 * 1024)
+REFUSAL = r"stan: no space left: the disks? of n.* nearly full"
+FLOODERS = 64
+"""Publishes at once at each node: 4 MiB, what an origin holds at most."""
 
 
 @pytest.fixture
@@ -44,11 +47,37 @@ async def fill(cluster: Cluster, channel: str) -> int:
     """Publish until it is refused; returns how many messages were taken."""
     count = 0
     async with connect(cluster.addresses(), cluster.cluster_id, "filler") as client:
-        with pytest.raises(RefusedError, match=r"stan: no space left: the disks? of n.* nearly full"):  # noqa: PT012
+        with pytest.raises(RefusedError, match=REFUSAL):  # noqa: PT012
             while True:
                 await client.publish(channel, BODY)
                 count += 1
-                await trio.sleep(0.002)  # a disk is looked at once a second
+    return count
+
+
+async def flood(cluster: Cluster, channel: str) -> int:
+    """Publish at each node, as much at once as a node accepts, until all is refused. Returns how many
+    messages were taken.
+    """
+    count = 0
+
+    async def publish(client: Client) -> None:
+        nonlocal count
+        with pytest.raises(RefusedError, match=REFUSAL):  # noqa: PT012
+            while True:
+                await client.publish(channel, BODY)
+                count += 1
+
+    async def flood_at(name: str, address: str) -> None:
+        async with (
+            connect([address], cluster.cluster_id, f"flood-{name}") as client,
+            trio.open_nursery() as nursery,
+        ):
+            for _ in range(FLOODERS):
+                nursery.start_soon(publish, client)
+
+    async with trio.open_nursery() as nursery:
+        for name, address in zip(cluster.names, cluster.addresses(), strict=True):
+            nursery.start_soon(flood_at, name, address)
     return count
 
 
@@ -96,6 +125,16 @@ def test_replicas_that_fill_together_go_on(small: Cluster) -> None:
     )
     assert "no space left" in refused[0]
     assert not takes_publishes(small, "foo")
+    admin(small, "channel", "purge", "foo")
+    until("room again", lambda: takes_publishes(small, "foo"), 30)
+    assert small.running == small.names
+
+
+def test_flood_at_every_node_is_refused_before_a_disk_is_full(small: Cluster) -> None:
+    """A 96 MiB disk is filled in a second or two: no clock that ticks once a second saves it."""
+    count = trio.run(flood, small, "foo")
+    assert count > 100
+    assert small.running == small.names
     admin(small, "channel", "purge", "foo")
     until("room again", lambda: takes_publishes(small, "foo"), 30)
     assert small.running == small.names

@@ -125,7 +125,12 @@ class Checkpointer:
             await self._drop()
 
     async def shrink(self) -> None:
-        """Let the journal drop what it may, although nothing was applied: the disk is nearly full."""
+        """Let the journal drop what it may, although nothing was applied: the disk is nearly full.
+
+        A checkpoint that is running drops the same when it has ended, so this does not wait for it.
+        """
+        if self._lock.locked():
+            return
         async with self._lock:
             await self._drop()
 

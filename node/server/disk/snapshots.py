@@ -20,7 +20,7 @@ from __future__ import annotations
 import logging
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -87,6 +87,7 @@ class Snapshots:
         replaced: told of the store that a snapshot brought.
         kick: asks the driver for an iteration.
         keyring: of this node's directory; None if it isn't encrypted.
+        fits: whether a file of so many bytes leaves enough free space; called in a worker thread.
     """
 
     def __init__(
@@ -102,6 +103,7 @@ class Snapshots:
         replaced: Callable[[Store], None],
         kick: Callable[[], None],
         keyring: Keyring | None = None,
+        fits: Callable[[int], bool] = lambda _size: True,
     ) -> None:
         self._made = directory / "snapshots"
         self._received = directory / "received"
@@ -114,6 +116,7 @@ class Snapshots:
         self._replaced = replaced
         self._kick = kick
         self._keyring = keyring
+        self._fits = fits
         self._wanted: set[str] = set()
         self._asked = trio.Event()
         self._receiving = False
@@ -149,6 +152,12 @@ class Snapshots:
         await self._checkpointer.checkpoint()
         store = self._checkpointer.store
         assert isinstance(store, Store)
+        size = store.bytes_on_disk - store.reusable_bytes
+        if not await trio.to_thread.run_sync(self._fits, size):
+            raise UnavailableError(
+                f"{self._made}: a copy of the store, {size >> 20} MiB, would leave less free space than the "
+                f"node needs: purge or delete channels, or add space"
+            )
         try:
             return await trio.to_thread.run_sync(partial(produce, store, self._made, context=keys))
         except DiskError as error:
@@ -218,7 +227,11 @@ class Snapshots:
             raise UnavailableError(str(error)) from error
 
     def _refusal(self, manifest: Manifest) -> str | None:
-        """For the receiver, in its worker thread: the engine is asked on the loop."""
+        """For the receiver, in its worker thread: the engine is asked on the loop.
+
+        Raises:
+            UnavailableError: there is not enough free space for it now.
+        """
         if not trio.from_thread.run_sync(self._engine.offered_snapshot, manifest.index, manifest.term):
             return "the log brings as much"
         try:
@@ -227,7 +240,14 @@ class Snapshots:
             why = str(error)
         if why is not None:
             log.error("a snapshot of entry %d can't be taken: %s", manifest.index, why)
-        return why
+            return why
+        size = manifest.size - _bytes_in(self._received)  # a part may be here
+        if not self._fits(size):
+            raise UnavailableError(
+                f"{self._received}: a snapshot of {manifest.size >> 20} MiB would leave less free space than "
+                f"this node needs: add space"
+            )
+        return None
 
     def _unreadable(self, keys: bytes) -> str | None:
         """Why a store with these keys can't be read here; if it can, it can from now on."""
@@ -271,6 +291,15 @@ class Snapshots:
             self._engine.resume_applying()
             self._kick()
         log.info("installed a snapshot of entry %d from term %d", manifest.index, manifest.term)
+
+
+def _bytes_in(directory: Path) -> int:
+    """Bytes that all files in a directory take. A file that is deleted meanwhile counts nothing."""
+    total = 0
+    for path in directory.rglob("*"):
+        with suppress(OSError):
+            total += path.stat().st_blocks * 512
+    return total
 
 
 def _readable(received: Snapshot, sealer: Sealer | None) -> State:

@@ -144,6 +144,20 @@ def test_flush_is_one_write_one_sync_and_a_seal(disk: SimulatedDisk) -> None:
     assert (disk.operations - before[0], disk.syncs - before[1]) == (3, 1)
 
 
+def test_bytes_put_and_segments_to_come_are_counted(disk: SimulatedDisk) -> None:
+    """The free space is projected from both."""
+    journal = opened(disk)
+    assert (journal.bytes_put, journal.unallocated_bytes) == (0, 0)
+    count = 3 * SMALL // len(payload(1))
+    for index in range(1, count + 1):
+        journal.append(index, 1, payload(index))
+    put = journal.bytes_put
+    assert put > count * len(payload(1))
+    assert journal.unallocated_bytes == journal.bytes_on_disk - SMALL >= 2 * SMALL
+    flushed(journal)
+    assert (journal.bytes_put, journal.unallocated_bytes) == (put, 0)
+
+
 def test_unchanged_term_costs_nothing(disk: SimulatedDisk) -> None:
     journal = opened(disk)
     journal.set_term(1, "a")

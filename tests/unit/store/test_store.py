@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import resource
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,6 +12,7 @@ import lmdb
 import pytest
 
 from node.errors import CorruptionError, DiskError
+from node.store import environment
 from node.store import store as store_module
 from node.store.layout import META_KEY
 from node.store.store import Store
@@ -81,6 +83,30 @@ def test_a_full_disk_is_a_disk_error(tmp_path: Path) -> None:
     with opened(tmp_path / "store") as store:
         assert store.applied == (1, 1)
         assert store.get_many(1, [1, 2]) == [b"kept", None]
+
+
+def test_write_cut_short_by_a_full_disk_is_no_broken_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """LMDB says EIO for a short write: an operator would look for a broken disk."""
+    error = lmdb.Error("mdb_txn_commit: Input/output error")
+    assert "refused an operation" in str(environment.translate(tmp_path, error))
+    full = os.statvfs_result((4096, 4096, 1000, 255, 255, 0, 0, 0, 0, 255))
+    monkeypatch.setattr(os, "statvfs", lambda _path: full)
+    assert "no space left on the disk" in str(environment.translate(tmp_path, error))
+
+
+def test_unwritten_bytes_are_of_both_checkpoints(tmp_path: Path) -> None:
+    with opened(tmp_path / "store") as store:
+        store.put(1, 1, [b"x" * 100] * 3)
+        job = store.begin_checkpoint((1, 1), (0, 0), [])
+        store.put(1, 4, [b"x" * 10])
+        assert store.unwritten_bytes == 310
+        job.run()
+        store.end_checkpoint(job)
+        assert store.unwritten_bytes == 10
+        run(store, 2)
+        assert store.unwritten_bytes == 0
 
 
 def test_too_little_address_space_is_said(tmp_path: Path) -> None:

@@ -120,6 +120,7 @@ class Node:
         self.replica = Replica(self.engine.told)
         self.checkpointer = Checkpointer(self.store)
         self.kicks = 0
+        self.spare_bytes = 1 << 40
         self.first_readable = 1
         self.reach: Callable[[str], Any] = self._nobody
         self.snapshots = Snapshots(
@@ -133,6 +134,7 @@ class Node:
             replaced=self._replaced,
             kick=self._kick,
             keyring=self.keyring,
+            fits=lambda size: size <= self.spare_bytes,
         )
 
     def _open(self, peer: str) -> Any:
@@ -360,6 +362,34 @@ async def test_a_copy_that_can_not_be_made_stops_nobody(
     assert "snapshot for n2: " in caplog.text
     assert str(sender.directory) in caplog.text
     assert receiver.engine.told == []
+
+
+async def test_copy_that_would_leave_too_little_free_space_is_not_made(
+    sender: Node, receiver: Node, talk: Conversation, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It would fit, and the next segment of the leader's journal would not."""
+    sender.spare_bytes = 10
+    await deliver(sender, receiver)
+    assert "would leave less free space than the node needs: purge or delete" in caplog.text
+    assert receiver.engine.told == []
+    sender.spare_bytes = 1 << 30
+    await deliver(sender, receiver)
+    assert receiver.engine.told != []
+
+
+async def test_snapshot_that_would_leave_too_little_free_space_is_not_received(
+    sender: Node, receiver: Node
+) -> None:
+    receiver.spare_bytes = 10
+    with pytest.RaisesGroup(
+        pytest.RaisesExc(UnavailableError, match="less free space than this node needs"),
+        flatten_subgroups=True,
+    ):
+        await deliver(sender, receiver)
+    assert receiver.engine.told == []
+    receiver.spare_bytes = 1 << 30
+    await deliver(sender, receiver)
+    assert receiver.engine.told != []
 
 
 async def test_one_at_a_time_is_received(receiver: Node) -> None:

@@ -23,9 +23,9 @@ class Disk:
             free=lambda _path: Free(self.total, self.left),
         )
 
-    def look(self, left: int, reusable: int = 0) -> bool:
+    def look(self, left: int, reusable: int = 0, **unwritten: int) -> bool:
         self.left = left
-        return self.space.look(reusable)
+        return self.space.look(reusable, **unwritten)
 
 
 @pytest.fixture
@@ -34,9 +34,51 @@ def disk(tmp_path: Path) -> Disk:
 
 
 def test_nearly_full_until_there_is_clearly_enough_again(disk: Disk) -> None:
-    assert [disk.look(each * MIB) for each in (300, 257, 255, 257, 319, 321, 300)] == [
+    assert [disk.look(each * MIB) for each in (300, 273, 271, 257, 319, 321, 300)] == [
         False, False, True, True, True, False, False,
     ]  # fmt: skip
+
+
+def test_less_than_a_sixteenth_of_a_mark_above_it_is_nearly_full(disk: Disk) -> None:
+    assert not disk.look(272 * MIB)
+    assert disk.space.left == 16 * MIB
+    assert disk.look(272 * MIB - 1)
+    assert disk.space.left == 0
+
+
+def test_what_is_accepted_and_not_written_yet_is_not_free(disk: Disk) -> None:
+    assert not disk.look(400 * MIB, unstored=100 * MIB)
+    assert disk.space.left == 44 * MIB
+    assert disk.look(400 * MIB, unstored=130 * MIB)
+    assert not disk.look(400 * MIB)
+    assert not disk.look(400 * MIB, unallocated=100 * MIB)
+    assert disk.look(400 * MIB, unallocated=150 * MIB)
+
+
+def test_pages_that_the_store_has_take_what_is_not_stored_yet(disk: Disk) -> None:
+    assert not disk.look(300 * MIB, 200 * MIB, unstored=200 * MIB)
+
+
+def test_exhausted_disk_is_nearly_full_until_a_look_finds_more(disk: Disk) -> None:
+    disk.look(1000 * MIB)
+    disk.space.exhausted()
+    assert disk.space.is_low
+    assert disk.space.is_tight
+    assert disk.look(300 * MIB)
+    assert not disk.look(900 * MIB)
+
+
+def test_copy_has_to_leave_the_mark_free(disk: Disk) -> None:
+    disk.left = 300 * MIB
+    assert disk.space.fits(44 * MIB)
+    assert not disk.space.fits(45 * MIB)
+
+
+def test_reserve_that_was_just_made_is_not_left(disk: Disk) -> None:
+    disk.look(1000 * MIB)
+    first = disk.space.left
+    disk.look(1000 * MIB)
+    assert disk.space.left - first == SEGMENT + CHECKPOINT_BYTES
 
 
 def test_tight_comes_before_nearly_full(disk: Disk) -> None:
@@ -55,13 +97,31 @@ def test_what_a_purge_leaves_in_the_store_is_room(disk: Disk) -> None:
     assert disk.look(100 * MIB, 500 * MIB)  # the journal's next segments don't go there
 
 
-def test_small_disk_has_a_small_mark(tmp_path: Path) -> None:
-    disk = Disk(tmp_path, total=96 * MIB)
-    assert [disk.look(each * MIB) for each in (20, 10, 9)] == [False, False, True]
+@pytest.mark.parametrize(
+    ("total_mib", "min_free_mib", "mark_mib"),
+    [
+        (96, 256, 19.2),  # a fifth: less than a node needs, but the most that such a disk can spare
+        (300, 256, 44),  # what a node needs: its tenth, 30 MiB, would not do
+        (1000, 256, 100),  # a tenth
+        (100_000, 256, 256),
+        (100_000, 1, 44),  # an operator can't have less than a node needs
+    ],
+)
+def test_mark_is_never_less_than_what_a_node_still_writes(
+    tmp_path: Path, total_mib: int, min_free_mib: int, mark_mib: float
+) -> None:
+    disk = Disk(tmp_path, total=total_mib * MIB, min_free=min_free_mib * MIB)
+    assert disk.space.needed_bytes == 44 * MIB
+    assert not disk.look(int(mark_mib * 17 / 16 * MIB) + 1)
+    assert disk.look(int(mark_mib * MIB))
 
 
 def test_no_mark_is_never_low(tmp_path: Path) -> None:
-    assert not Disk(tmp_path, min_free=0).look(0)
+    disk = Disk(tmp_path, min_free=0)
+    assert not disk.look(0)
+    disk.space.exhausted()
+    assert not disk.space.is_low
+    assert disk.space.fits(0)
 
 
 def test_warning_says_how_much_is_left(disk: Disk) -> None:

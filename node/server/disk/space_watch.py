@@ -1,0 +1,108 @@
+"""Decides when the free space of a node's disk is measured: by the clock and by the bytes that were accepted.
+
+A clock alone is too slow: a disk that takes 100 MB a second is past any mark between two looks. So the watch
+sums the bytes that the journal was given, once an entry. When half of what was left at the last look may be
+used up, it looks again at once. When all of it may be, the disk counts as nearly full without waiting for
+that look, so publishes are refused before the mark can be passed at any rate of writing.
+
+Owns the task that looks. `Space` owns the measuring, `node.server.room` what follows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Final, NamedTuple
+
+import trio
+
+from node.server.disk.space import Space
+
+LOOK_INTERVAL_S: Final = 1.0
+"""The longest time between two looks: other programs fill disks too."""
+
+WRITTEN_PER_BYTE: Final = 2.5
+"""Bytes that the disk loses at most for one byte in the journal: that byte, and one and a half in the store,
+which writes whole pages."""
+
+
+_NEVER: Final = 1 << 63
+
+
+class Unwritten(NamedTuple):
+    """What the file system's free space does not show, in bytes."""
+
+    reusable: int
+    """Free pages within the store's file."""
+    unstored: int
+    """Messages that the store's file does not have yet."""
+    unallocated: int
+    """Journal segments that do not exist yet."""
+
+
+class SpaceWatch:
+    """Watches the free space of one node's disk.
+
+    Args:
+        space: measures it.
+        bytes_put: bytes that the journal was given so far; never falls.
+        unwritten: see `Unwritten`; called on the loop.
+        looked: told whether the disk is nearly full, after each look and whenever the projection says so.
+        shrink: called after a look that found little room.
+    """
+
+    def __init__(
+        self,
+        space: Space,
+        *,
+        bytes_put: Callable[[], int],
+        unwritten: Callable[[], Unwritten],
+        looked: Callable[[bool], object],
+        shrink: Callable[[], Any],
+    ) -> None:
+        self._space = space
+        self._bytes_put = bytes_put
+        self._unwritten = unwritten
+        self._looked = looked
+        self._shrink = shrink
+        self._look_at = 0
+        """``bytes_put`` from which on a look is wanted."""
+        self._low_at = 0
+        """``bytes_put`` from which on all that was left may be used up."""
+        self._wanted = trio.Event()
+        self.looks = 0
+
+    def accepted(self) -> None:
+        """Compare the bytes accepted since the last look with what was left then. Called once an entry."""
+        put = self._bytes_put()
+        if put >= self._look_at:
+            self._wanted.set()
+        if put >= self._low_at and self.looks and not self._space.is_low and self._space.exhausted():
+            self._looked(True)
+
+    async def run(self) -> None:
+        """Look until cancelled."""
+        while True:
+            await self.look()
+            with trio.move_on_after(LOOK_INTERVAL_S):
+                await self._wanted.wait()
+
+    async def look(self) -> None:
+        """Measure the free space now."""
+        self._wanted = trio.Event()
+        self._look_at = _NEVER  # one look at a time; `accepted` is called again when this one has ended
+        put = self._bytes_put()
+        reusable, unstored, unallocated = self._unwritten()
+        is_low = await trio.to_thread.run_sync(self._measure, reusable, unstored, unallocated)
+        self.looks += 1
+        if self._space.answered:
+            left = max(0.0, self._space.left) / WRITTEN_PER_BYTE
+            self._low_at = put + int(left)
+            # A disk that is nearly full is looked at by the clock: nothing can be refused earlier.
+            self._look_at = _NEVER if is_low else put + int(left / 2)
+        self._looked(is_low)
+        self.accepted()
+        if self._space.is_tight:
+            await self._shrink()
+
+    def _measure(self, reusable: int, unstored: int, unallocated: int) -> bool:
+        return self._space.look(reusable, unstored=unstored, unallocated=unallocated)
