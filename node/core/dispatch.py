@@ -19,11 +19,12 @@ from node.units import Seq
 from . import due
 from .ack_waits import first_deadline, may_redeliver, passed, watch
 from .effects import Deliver
-from .group import choose_for_redelivery, share_out
+from .group import KEEPS_UP_1_NS, KEEPS_UP_NS, choose_for_redelivery, share_out
 from .purging import forget_purged, free_if_gone
 from .state import Group, Record, State, Subscription
 from .taking_over import restart
 from .turn import Turn
+from .versions import EVEN_BURSTS
 
 ENTRY_MESSAGES_MAX = 2000
 """How many messages an entry sends at most; a group looked at counts as one."""
@@ -148,7 +149,8 @@ def _share_new(turn: Turn, group: Group, first: int, last: int) -> tuple[int, bo
         return 0, False
     for member in able:
         free_if_gone(turn, member)
-    receivers = share_out(group, able, first, last, group.clock(turn.time_ns))
+    keeps_up_ns = KEEPS_UP_NS if EVEN_BURSTS.active(turn.state.version) else KEEPS_UP_1_NS
+    receivers = share_out(group, able, first, last, group.clock(turn.time_ns), keeps_up_ns)
     records = _new_records(turn, group, range(first, first + len(receivers)))
     for seq, member in enumerate(receivers, first):
         member.unacked[seq] = records[seq]

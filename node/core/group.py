@@ -16,16 +16,20 @@ nothing. So *list* below is always the list of those that can hear.
 
 from __future__ import annotations
 
-from node.units import MILLISECOND
+from node.units import MILLISECOND, SECOND
 
 from .state import Group, Subscription
 
 BURST = 16
 """So many messages dealt in one entry are a burst."""
 
-KEEPS_UP_NS = 100 * MILLISECOND
+KEEPS_UP_NS = SECOND
 """Who has held its oldest unacked message no longer than this longer than the quickest of them keeps up: its
-acks are on the way."""
+acks are on the way. Between two blocks of acks lie a turn of each client's process and an entry of the log,
+half a second together on a busy machine. A member that is slow indeed is behind by more, soon."""
+
+KEEPS_UP_1_NS = 100 * MILLISECOND
+"""The same in machine version 1."""
 
 _FULL = 1 << 62
 """Stands for the number of unacked messages of a member that is passed over."""
@@ -52,11 +56,12 @@ def choose_for_redelivery(group: Group, able: list[Subscription]) -> Subscriptio
 
 
 def share_out(
-    group: Group, able: list[Subscription], first: int, last: int, now_ns: int
+    group: Group, able: list[Subscription], first: int, last: int, now_ns: int, keeps_up_ns: int
 ) -> list[Subscription]:
     """Who gets each of the new messages ``first`` to ``last``, as far as there is room.
 
-    Nothing is sent yet; but the members have taken their turns. ``now_ns`` is the group's time.
+    Nothing is sent yet; but the members have taken their turns. ``now_ns`` is the group's time,
+    ``keeps_up_ns`` is `KEEPS_UP_NS` as of the machine version in effect.
 
     Returns:
         The receivers of ``first`` and those that follow it; fewer than asked if the members are full.
@@ -68,7 +73,7 @@ def share_out(
         for member, room in zip(hands, rooms, strict=True)
     ]
     if last - first + 1 >= BURST:
-        _even_out(hands, counts, now_ns)
+        _even_out(hands, counts, now_ns, keeps_up_ns)
     receivers: list[Subscription] = []
     turns = 0
     for _ in range(first, last + 1):
@@ -91,12 +96,12 @@ def share_out(
     return receivers
 
 
-def _even_out(hands: list[Subscription], counts: list[int], now_ns: int) -> None:
+def _even_out(hands: list[Subscription], counts: list[int], now_ns: int, keeps_up_ns: int) -> None:
     """Give those that keep up the mean of their counts."""
     since_ns = {
         at: _unacked_since_ns(member, now_ns) for at, member in enumerate(hands) if counts[at] != _FULL
     }
-    slow_ns = max(since_ns.values(), default=0) - KEEPS_UP_NS
+    slow_ns = max(since_ns.values(), default=0) - keeps_up_ns
     even = [at for at, unacked_since_ns in since_ns.items() if unacked_since_ns > slow_ns]
     if even:
         mean = sum(counts[at] for at in even) // len(even)

@@ -66,6 +66,10 @@ RETRIED_SUBSCRIBE = Feature(
     "A durable whose answer may be lost, or that nobody hears, is replaced; before, refused as a duplicate.",
 )
 
+EVEN_BURSTS = Feature(
+    2, "Of a burst a member gets less when it is a second behind the quickest; before, 100 ms (D15)."
+)
+
 SINCE: dict[type[Command], int] = {
     ClientUnreachable: 2,
     ClientReachable: 2,

@@ -218,7 +218,7 @@ def _no_flag(patch: Patch) -> None:
 
 
 def _max_in_flight_is_exceeded(patch: Patch) -> None:
-    def share_out(group: Any, able: list[Any], first: int, last: int, now_ns: int) -> list[Any]:
+    def share_out(group: Any, able: list[Any], first: int, last: int, *_times_ns: int) -> list[Any]:
         return [able[0] for _ in range(first, last + 1)]
 
     patch.setattr(core_dispatch, "share_out", share_out)
