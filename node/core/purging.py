@@ -7,7 +7,8 @@ little, that is looked through; if it holds much, the purged sequences are gone 
 time: what members hold stands in order of time, in which no place can be kept while acks come.
 
 What limits and ages drop stays unacked until its turn comes (D24). But a member all of whose unacked messages
-are gone has room again at once; that is seen by the highest sequence it was sent, whatever it holds.
+are gone has room again at once; that is seen by the highest sequence it was sent, or by what it holds if that
+isn't too much to look at.
 """
 
 from __future__ import annotations
@@ -78,16 +79,28 @@ def forget_purged(turn: Turn, group: Group) -> bool:
 
 
 def free_if_gone(turn: Turn, member: Subscription) -> None:
-    """Empty a stalled member's ``unacked`` if everything that it was sent has left the log (D24).
+    """Empty a stalled member's ``unacked`` if everything in it has left the log (D24).
 
-    Costs one comparison. If the newest of it is still in the log, acknowledged or not, it waits for AckWait.
+    Mostly costs three comparisons. A member that holds a message of the log waits for AckWait: the Go server
+    counts what has gone until then, too. So does one that holds more than `LOOKED_AT_MAX`, and has
+    acknowledged a later message that is in the log.
     """
     state = turn.state
-    if (
-        member.stalled
-        and member.last_sent < member.group.channel.log.first
-        and FREES_DROPPED.active(state.version)
-    ):
+    if member.stalled and FREES_DROPPED.active(state.version) and _is_all_gone(member):
         member.unacked = {}
         due.clear(member)
         state.touched.unacked[member.id] = None
+
+
+def _is_all_gone(member: Subscription) -> bool:
+    """All that it holds has left the log. Its unacked messages stand in order of time."""
+    first, unacked = member.group.channel.log.first, member.unacked
+    if member.last_sent < first:
+        return True
+    if (
+        len(unacked) > LOOKED_AT_MAX
+        or next(reversed(unacked), first) >= first
+        or next(iter(unacked)) >= first
+    ):
+        return False
+    return max(unacked) < first

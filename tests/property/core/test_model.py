@@ -64,8 +64,6 @@ class Member:
     """The number of the entry that sent each."""
     keeps: bool = False
     """What is due stays with it."""
-    highest: int = 0
-    """The highest sequence it was sent."""
 
     @property
     def hears(self) -> bool:
@@ -87,7 +85,6 @@ class Member:
     def takes(self, seq: int, sent: Sent, entry: int) -> None:
         self.unacked.pop(seq, None)
         self.unacked[seq] = sent
-        self.highest = max(self.highest, seq)
         self.entries[seq] = entry
 
 
@@ -100,8 +97,6 @@ class Cursor:
     members: list[Member] = field(default_factory=list)
     kept: dict[int, Sent] = field(default_factory=dict)
     """What is unacked of an offline durable."""
-    highest: int = 0
-    """The highest sequence that an offline durable was sent."""
     orphans: dict[int, Sent] = field(default_factory=dict)
 
 
@@ -142,7 +137,6 @@ class Model:
                 return False
             self.ends(online, for_good=False)
         member = Member(inbox, person, cursor, most, wait)
-        member.highest = 0 if cursor.members else cursor.highest
         if not cursor.members and cursor.kept:
             member.unacked, cursor.kept, member.all_due = cursor.kept, {}, True
             member.entries = dict.fromkeys(member.unacked, 0)
@@ -158,7 +152,6 @@ class Model:
         if cursor.members:
             cursor.orphans.update(member.unacked)
         elif cursor.durable and not for_good:
-            cursor.highest = member.highest
             cursor.kept = member.unacked  # what others have left behind stays the cursor's
         else:
             del self.cursors[cursor.key]
@@ -242,7 +235,7 @@ class Model:
         alone = len(cursor.members) == 1
         new = range(max(cursor.place + 1, self.first), self.last + 1)
         for member in able if new else ():
-            if member.room <= 0 and member.highest < self.first:
+            if member.room <= 0 and all(seq < self.first for seq in member.unacked):
                 member.unacked.clear()  # D24
         for seq in new:
             receiver = self._choose(cursor, able, again=False)

@@ -101,6 +101,31 @@ def test_a_member_whose_messages_were_all_dropped_by_a_limit_has_room(queue: str
     assert talk.publish().sent == {"A": [3, 4]}
 
 
+def test_a_member_is_freed_though_it_acknowledged_a_later_message() -> None:
+    """D24: what A holds, 2 from B among it, is gone; 3, which it acknowledged, is still in the log."""
+    talk = talk_of(max_age_ns=5 * SECOND)
+    talk.subscribe("A", mif=2, wait=60, queue="q")
+    talk.subscribe("B", mif=1, wait=60, queue="q")
+    assert talk.publish(2, at=0).sent == {"A": [1], "B": [2]}
+    assert talk.publish(at=3).sent == {"A": [3]}
+    talk.ack("A", 3)
+    assert talk.close("B").sent == {"A": [2]}
+    assert talk.publish(at=4).sent == {}, "1 and 2 fill it"
+    assert talk.tick(at=6).sent == {"A": [4]}
+    assert talk.unacked("A") == [4]
+
+
+def test_a_member_that_holds_a_message_of_the_log_is_not_freed() -> None:
+    """D24: 1 and 2 are gone, 3 isn't; the Go server counts all three until AckWait has passed, too."""
+    talk = talk_of(max_age_ns=5 * SECOND)
+    talk.subscribe("A", mif=3, wait=60)
+    talk.publish(2, at=0)
+    talk.publish(1, at=3)
+    assert talk.publish(1, at=4).sent == {}
+    assert talk.tick(at=6).sent == {}
+    assert talk.unacked("A") == [1, 2, 3]
+
+
 def test_a_full_member_is_freed_beside_others() -> None:
     """D24, D16: messages flow while any member has room."""
     talk = talk_of(max_msgs=2)
