@@ -66,7 +66,9 @@ class LineParser(ABC, Generic[OpT]):
         self._searched = 0
         """Bytes at the front of the next buffer that hold no line end."""
         self._ready: deque[OpT] = deque()
-        self._violation: ProtocolViolation | None = None
+        self._violation: tuple[str, bytes] | None = None
+        """The arguments of the error to raise. The error itself would refer to the frames that it went
+        through, and so to this parser and its connection: only a search for cycles would free them. """
 
     def feed(self, data: bytes | bytearray) -> None:
         """Take more bytes; after a violation they are dropped."""
@@ -89,7 +91,7 @@ class LineParser(ABC, Generic[OpT]):
         self._ready.clear()
         self._work(ops)
         if not ops and self._violation is not None:
-            raise self._violation
+            raise ProtocolViolation(*self._violation)
         return ops
 
     def next_op(self) -> OpT | None:
@@ -114,7 +116,7 @@ class LineParser(ABC, Generic[OpT]):
         try:
             used = self._scan(data, ops)
         except ProtocolViolation as violation:
-            self._violation = violation
+            self._violation = str(violation), violation.wire
             return
         if used == len(data):
             return

@@ -306,6 +306,7 @@ class Clients:
             connection.abort("the connection broke")
         finally:
             connection.abort("this node stops")  # if nobody has ended it before
+            connection.detach()
             self._close(connection)
 
     async def _accept(self, stream: trio.SocketStream) -> None:

@@ -4,8 +4,9 @@ By itself Python does so whenever the objects have grown by a quarter. A node wi
 half a million, and on a busy machine each look took one to two seconds: leaders lost their office for it. So
 only young objects are looked at by themselves, some milliseconds each time. All are looked at here, so seldom
 that it takes `SHARE` of the time; and by a leader, while there are so many that it takes longer than
-`LEADING_S`, once in `LEADING_EVERY_S` only. Ended connections leave cycles, and without that bound a leader
-that is never replaced would keep them for ever.
+`LEADING_S`, once in `LEADING_EVERY_S` only. So seldom will do: connections and requests leave no cycles
+(tests/unit/server/test_cycles.py), reference counts free them. What a mistake or a library leaves is looked
+for all the same, or a leader that is never replaced would keep it for ever.
 """
 
 from __future__ import annotations

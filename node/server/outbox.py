@@ -79,6 +79,13 @@ class Outbox:
         """Have ``driver`` told of everything from now on. Before, nobody is."""
         self._driver = driver
 
+    def detach(self) -> None:
+        """Tell the driver nothing more.
+
+        Connection and driver refer to each other: without this, only a search for cycles would free them.
+        """
+        self._driver = None
+
     def take(self) -> list[bytes]:
         """Everything to be written, in order; the caller writes it and tells ``sent``."""
         taken = self.outbox

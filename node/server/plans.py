@@ -6,13 +6,17 @@ everybody else their plans. So a change of pattern is only numbered and kept, an
 as of which it is true. When it is wanted next, the few patterns that have changed since are held against its
 subject; if none matches, it is true still.
 
-When there are too many, the oldest go, an eighth at a time. So a client that publishes to ever new subjects
-costs others a plan now and then, and never all.
+A plan holds on to the connections it leads to, and may never be wanted again. So that connections that have
+ended don't stay, each change of a pattern looks at the `SWEPT` plans not looked at for longest, and forgets
+those too old to be held against the patterns: to make them anew costs no more.
+
+When there are too many, those not looked at for longest go, an eighth at a time. So a client that publishes
+to ever new subjects costs others a plan now and then, and never all.
 """
 
 from __future__ import annotations
 
-from collections import deque
+from collections import OrderedDict, deque
 from itertools import islice
 from typing import TYPE_CHECKING
 
@@ -32,8 +36,11 @@ RECENT_MAX = 128
 """Changed patterns that are kept. A plan that is older is made anew, which takes about as long as to hold its
 subject against so many."""
 
+SWEPT = 4
+"""Plans that each change of a pattern looks at. A client makes two or three, and as many changes."""
 
-class Plans(dict[bytes, "Plan"]):
+
+class Plans(OrderedDict[bytes, "Plan"]):
     """The plans that are remembered, by subject.
 
     One is true if its ``as_of`` is ``number``; else `true_plan` knows. So the usual case costs its reader a
@@ -80,8 +87,17 @@ class Plans(dict[bytes, "Plan"]):
         if has_wildcard(pattern):
             self.number += 1
             self._recent.append((_literal_prefix(pattern), pattern))
+            self._sweep()
         else:
             self.pop(pattern, None)
+
+    def _sweep(self) -> None:
+        for _ in range(min(SWEPT, len(self))):
+            subject = next(iter(self))
+            if self.number - self[subject].as_of > RECENT_MAX:
+                del self[subject]
+            else:
+                self.move_to_end(subject)
 
 
 def _literal_prefix(pattern: bytes) -> bytes:

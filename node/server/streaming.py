@@ -29,6 +29,7 @@ import logging
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol
 
 from node.core import refusals
@@ -364,19 +365,22 @@ class Streaming:
             self._valid_until(),
         )
 
-        def answer(outcome: Outcome) -> None:
-            if isinstance(outcome, Probing):
-                self._probe(outcome, command, answer)
-            elif isinstance(outcome, ClientOpened):
-                registered[command.client_id] = True
-                self._reply(reply, self._connected(command))
-            elif isinstance(outcome, Refused):
-                if not registered.get(command.client_id, True):
-                    del registered[command.client_id]
-                if outcome.text:
-                    self._reply(reply, _connect_error(outcome.text))
+        self._submit(command, partial(self._connect_decided, command, registered, reply))
 
-        self._submit(command, answer)
+    def _connect_decided(
+        self, command: ClientOpen, registered: dict[str, bool], reply: bytes, outcome: Outcome
+    ) -> None:
+        """Answer a request to connect. ``registered``: the client IDs of its connection."""
+        if isinstance(outcome, Probing):
+            self._probe(outcome, command, partial(self._connect_decided, command, registered, reply))
+        elif isinstance(outcome, ClientOpened):
+            registered[command.client_id] = True
+            self._reply(reply, self._connected(command))
+        elif isinstance(outcome, Refused):
+            if not registered.get(command.client_id, True):
+                del registered[command.client_id]
+            if outcome.text:
+                self._reply(reply, _connect_error(outcome.text))
 
     def _registered_by(self, source: object) -> dict[str, bool]:
         """The client IDs of a connection. What doesn't come over a connection of a client here is not
@@ -522,17 +526,22 @@ class Streaming:
         is_durable = bool(request.durable) and not request.queue
         command = self._retried(durable, opened) if is_durable else opened
 
-        def answer(outcome: Outcome) -> None:
-            if is_durable and self._opening.get(durable, ("", 0))[0] == command.ack_inbox:
-                del self._opening[durable]
-            if isinstance(outcome, SubscriptionOpened):
-                self._reply(reply, stan.encode_subscription_response(outcome.ack_inbox))
-            elif isinstance(outcome, DurableTaken):
-                self._replace(outcome, opened, answer, reply)
-            elif isinstance(outcome, Refused) and outcome.text:
-                self._reply(reply, _subscription_error(outcome.text))
+        self._submit(command, partial(self._subscribe_decided, opened, command.ack_inbox, reply))
 
-        self._submit(command, answer)
+    def _subscribe_decided(
+        self, opened: SubscriptionOpen, ack_inbox: str, reply: bytes, outcome: Outcome
+    ) -> None:
+        """Answer a request to subscribe. ``ack_inbox``: of the command that was submitted for it."""
+        if opened.durable and not opened.queue:
+            durable = (opened.client_id, opened.channel, opened.durable)
+            if self._opening.get(durable, ("", 0))[0] == ack_inbox:
+                del self._opening[durable]
+        if isinstance(outcome, SubscriptionOpened):
+            self._reply(reply, stan.encode_subscription_response(outcome.ack_inbox))
+        elif isinstance(outcome, DurableTaken):
+            self._replace(outcome, opened, partial(self._subscribe_decided, opened, ack_inbox, reply), reply)
+        elif isinstance(outcome, Refused) and outcome.text:
+            self._reply(reply, _subscription_error(outcome.text))
 
     def _retried(
         self, durable: tuple[str, str, str], command: SubscriptionOpen

@@ -56,6 +56,19 @@ def test_patterns_of_others_spare_a_plan() -> None:
     assert true(known, *many, b"_INBOX.mine.1", b"_INBOX.mine") == [*many, b"_INBOX.mine"]
 
 
+def test_plans_of_clients_that_have_left_do_not_stay() -> None:
+    """Nobody asks for them again; what others still use stays."""
+    known = remembering(b"said")
+    most = 0
+    for number in range(5000):
+        known.forget(b"_INBOX.%d.*" % number)
+        known.remember(b"_INBOX.%d.1" % number, nobody())
+        known.forget(b"_INBOX.%d.*" % number)
+        assert true(known, b"said") == [b"said"]
+        most = max(most, len(known))
+    assert most < 2 * RECENT_MAX
+
+
 def test_a_plan_that_is_too_old_to_tell_is_made_anew() -> None:
     known = remembering(b"a", b"b")
     for number in range(RECENT_MAX):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from collections.abc import Callable
 from dataclasses import replace
 from types import SimpleNamespace
@@ -244,6 +246,39 @@ def test_another_discover_prefix() -> None:
     subjects, usual = Subjects.of("c", "_OURS.here"), Subjects.of("c")
     assert (subjects.discover, subjects.pings) == ("_OURS.here.c", "_OURS.here.c.pings")
     assert replace(subjects, discover=usual.discover, pings=usual.pings) == usual
+
+
+def test_requests_leave_no_cycles() -> None:
+    """Reference counts free what waited for an outcome: a full collection is seldom (`collecting`)."""
+    service = Service(registered())
+    requests: list[tuple[Callable[[], None], Outcome]] = [
+        (service.connects, ClientOpened("me")),
+        (service.connects, Refused(refusals.INVALID_CLIENT_ID)),
+        (service.connects, Probing("me", registered_client().generation, "hb.other")),
+        (service.subscribes, SubscriptionOpened("_INBOX.tag.a")),
+        (lambda: service.subscribes(durable="d"), DurableTaken("_INBOX.tag.b", "in.other")),
+        (service.closes_subscription, OK),
+        (lambda: service.closes_subscription(for_good=True), OK),
+        (service.pings, OK),
+    ]
+    for request, outcome in requests:
+        request()
+        submitted = len(service.origin.answers)
+        if submitted:
+            answers, service.origin.answers = service.origin.answers, []
+            waits = [weakref.ref(answer) for answer in answers if callable(answer)]
+            gc.disable()
+            try:
+                for answer in answers:
+                    assert callable(answer)
+                    answer(outcome)
+                answers.clear()
+                del answer
+                service.asked.clear()
+                service.origin.answers.clear()
+                assert [wait() for wait in waits] == [None] * submitted, outcome
+            finally:
+                gc.enable()
 
 
 # --- connecting -----------------------------------------------------------------------------------
