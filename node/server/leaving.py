@@ -23,6 +23,7 @@ from node.server.reload import reload
 from node.units import SECOND
 
 if TYPE_CHECKING:
+    from node.server.external.link import External
     from node.server.node import Node
 
 log = logging.getLogger("stanchion.node")
@@ -106,12 +107,20 @@ class Leaving:
             with trio.move_on_after(LEAVE_S - CHECKPOINT_S):
                 await self._hand_over()
                 if node.external is not None:
-                    await node.external.stop()
+                    await self._leave_external(node.external)
                 await self._leave_clients()
             if node.takes_part:
                 await node.checkpointer.checkpoint()
         log.info("stopped")
         scope.cancel()
+
+    async def _leave_external(self, external: External) -> None:
+        """Answer what clients have asked through the external NATS server, and leave it."""
+        if not self._node.is_alone:
+            with trio.move_on_after(ANSWER_S):
+                await external.drained()
+                await self._answered()
+        await external.stop()
 
     async def _leave_clients(self) -> None:
         """Answer what clients have asked, end their connections, and see that later answers find them."""
@@ -140,8 +149,12 @@ class Leaving:
 
     @property
     def _others_take_over(self) -> bool:
-        """Whether clients have somewhere to go, and requests somebody who carries them out."""
-        return self._node.replica.takes_requests and bool(self._node.other_addresses())
+        """Whether clients have somewhere to go, and requests somebody who carries them out.
+
+        Clients of an external NATS server stay where they are.
+        """
+        node = self._node
+        return node.external is None and node.replica.takes_requests and bool(node.other_addresses())
 
     @property
     def _unheard(self) -> int:

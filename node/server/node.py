@@ -458,22 +458,25 @@ class Node:
             epoch=self.clients.next_epoch,
         )
 
-    def _make_serving(self, external: External) -> Serving:
+    def _make_serving(self) -> Serving | None:
+        if self.external is None or self.is_alone:
+            return None
         from node.server.external.serving import Serving
 
         replica = self.replica
 
-        def tell(frame: tuple[str, int, int]) -> None:
+        def tell(frame: tuple[str, int, int, bool]) -> None:
             for peer in replica.links_up:
                 self._send_member(peer, frame)
 
         serving = Serving(
-            external,
+            self.external,
             replica,
             self.engine,
             cluster_id=self.config.cluster.id,
             lease_s=_timing(self.config).election_min_s / 2,
             tell=tell,
+            kick=self._has_changed,
         )
         replica.serving = serving
         return serving
@@ -571,6 +574,7 @@ class Node:
                 await nursery.start(self.leaving.serve_clients)
             else:
                 await nursery.start(self.external.run)
+            serving = self._make_serving()  # before a leader can say in which queue group it serves
             await nursery.start(self.driver.run)
             nursery.start_soon(self.checkpointer.run)
             if self.snapshots is not None:
@@ -579,8 +583,7 @@ class Node:
             nursery.start_soon(self.certificates.run)
             if self.space_watch is not None:
                 nursery.start_soon(self.space_watch.run)
-            if self.external is not None and not self.is_alone:
-                serving = self._make_serving(self.external)
+            if serving is not None:
                 nursery.start_soon(serving.run, self._wait_changed, self.leaving.hand_over)
             nursery.start_soon(self._configure)
         return self.leaving.status

@@ -70,7 +70,7 @@ class Engine(catching_up.Engine, ordering.Engine, membership.Engine, Protocol):
 class Serving(Protocol):
     """What is needed to know of who serves behind an external NATS server."""
 
-    def told(self, term: int, group: int) -> None: ...
+    def told(self, term: int, group: int, *, is_subscribed: bool) -> None: ...
     def peer_up(self) -> None: ...
 
 
@@ -455,8 +455,9 @@ class Replica:
                 self.ordering.frame(peer, value)
             case ("again", int(term), int(serial)):
                 self.origin.again(term, serial)
-            case ("serving", int(term), int(group)) if self.serving is not None:
-                self.serving.told(term, group)
+            case ("serving", int(term), int(group), bool(is_subscribed)):
+                if self.serving is not None:  # else this node's clients connect to it
+                    self.serving.told(term, group, is_subscribed=is_subscribed)
             case ("pinged", str(client_id)):
                 if self.keeper is not None:
                     self.keeper.heartbeats.pinged(client_id)

@@ -18,6 +18,7 @@ from e2e.harness import until
 from e2e.ports import Guard, Ports
 from e2e.test_external_nats import FOREIGN, READY, Nats, Service, has
 
+from node.cli.reference import TERMINATED
 from node.client.streaming import Client, Message, connect
 from node.errors import UnavailableError
 
@@ -177,6 +178,52 @@ def test_the_leader_goes(behind: Behind, number: signal.Signals) -> None:
         assert client.nats.reconnects == 0
 
     talking(behind, talk)
+
+
+def test_a_leader_that_is_asked_to_stop_answers_everything(behind: Behind) -> None:
+    """Publishers never pause and never repeat; each acknowledgement comes, the node ends well."""
+    behind.ready()
+    slowest_s = 0.0
+    acked: list[bytes] = []
+    got: list[Message] = []
+
+    async def publish(client: Client, name: str, scope: trio.CancelScope) -> None:
+        nonlocal slowest_s
+        number = 0
+        while not scope.cancel_called:
+            began_s = trio.current_time()
+            data = f"{name} {number}".encode()
+            await client.publish("foo", data)
+            acked.append(data)
+            slowest_s = max(slowest_s, trio.current_time() - began_s)
+            number += 1
+
+    async def talk(client: Client) -> None:
+        await client.subscribe("foo", got.append, durable="d", ack_wait_s=30)
+        scope = trio.CancelScope()  # tells publishers to stop; what they wait for still comes
+        async with trio.open_nursery() as nursery:
+            for number in range(8):
+                nursery.start_soon(publish, client, f"p{number}", scope)
+            for _ in range(2):
+                count = len(acked)
+                await has(lambda count=count: len(acked) > count + 50, "publishes")
+                first = await trio.to_thread.run_sync(behind.leader)
+                node = behind.nodes[first]
+                node.child.signal(signal.SIGTERM)
+                assert await trio.to_thread.run_sync(node.child.wait, 15) == TERMINATED
+                count = len(acked)
+                await has(lambda count=count: len(acked) > count + 50, "publishes after the hand-over")
+                assert "Traceback" not in node.said()
+                starts = node.said().count(READY) + 1
+                node.start()
+                await trio.to_thread.run_sync(node.ready, starts)
+            scope.cancel()
+        await has(lambda: {message.data for message in got} >= set(acked), "every message")
+
+    talking(behind, talk)
+    stored = [message.data for message in {message.seq: message for message in got}.values()]
+    assert sorted(stored) == sorted(acked), "stored once each"
+    assert slowest_s < 5.0, "no client's patience is over"
 
 
 def test_what_waits_for_its_acknowledgement_outlives_the_leader(behind: Behind) -> None:

@@ -109,7 +109,10 @@ class External:
         self._came = came
         self._epoch = epoch
         self._limits = limits or Limits()
-        self._served: Callable[[], None] | None = None
+        self._unsubscribed: list[Callable[[], None]] = []
+        """To be called once a server has all subscriptions of this node."""
+        self._is_closed = trio.Event()
+        self._is_closed.set()
         self._connected_once = False
         self._stopped = False
         self._problem = ""
@@ -122,29 +125,50 @@ class External:
     def open(self, queue: bytes = b"") -> None:
         """The node can serve: subscribe to what clients send, in a queue group if one is named."""
         self.routing.open(queue)
+        self._is_closed = trio.Event()
 
     def close(self) -> None:
         """Another node serves, or none: take nothing more of what clients send."""
         if not self.routing.is_open:
             return
+        self.take_held()
         self.routing.close()
+        self._is_closed.set()
         if self.link is not None:
             self._service.closed(self.link)  # deliveries that wait for room are the next leader's now
 
+    def take_held(self) -> None:
+        """Handle requests that had to wait, if they are this node's now, like those of one read."""
+        if self.routing.take_held() and self.link is not None:
+            self._service.read_done(self.link)
+
     def once_subscribed(self, served: Callable[[], None]) -> None:
         """Call ``served`` when a server has all subscriptions of this node, now or once there is one."""
-        self._served = served
-        self._ask_whether_served()
+        if served not in self._unsubscribed:
+            self._unsubscribed.append(served)
+        self._ask_whether_served(served)
 
-    def _ask_whether_served(self) -> None:
+    def _ask_whether_served(self, served: Callable[[], None]) -> None:
         """The PONG to a PING behind the subscriptions says that the server has them."""
-        if self._served is not None and self.link is not None:
-            self.link.ping(self._answered)
 
-    def _answered(self) -> None:
-        served, self._served = self._served, None
-        if served is not None:
-            served()
+        def answered() -> None:
+            if served in self._unsubscribed:
+                self._unsubscribed.remove(served)
+                served()
+
+        if self.link is not None:
+            self.link.ping(answered)
+
+    async def drained(self) -> None:
+        """Wait until another node serves, and what the server had sent to this one before is read.
+
+        Takes for ever if no other node serves, or the connection breaks.
+        """
+        await self._is_closed.wait()
+        if self.link is not None:
+            read = trio.Event()
+            self.link.ping(read.set)  # its PONG comes behind what was on its way when `close` unsubscribed
+            await read.wait()
 
     async def stop(self) -> None:
         """Take nothing any more, say what is left to say, for at most ``STOP_S``, and connect no more."""
@@ -316,7 +340,8 @@ class External:
         self.link, self._problem = link, ""
         self.routing.up(link)
         self._came()
-        self._ask_whether_served()
+        for served in list(self._unsubscribed):
+            self._ask_whether_served(served)
         if self._connected_once:
             self.reconnects += 1
         else:

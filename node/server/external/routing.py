@@ -137,6 +137,8 @@ class ExternalRouting:
         is_clustered: whether this node has peers.
         may_take: whether a request that comes in now is this node's, for sure. One that comes in while it is
             not waits until it is, or until `close`.
+        may_deliver: whether this node delivers what it applies. Not if another leads already, though this
+            node has not been closed yet: that one delivers, too.
     """
 
     def __init__(
@@ -149,6 +151,7 @@ class ExternalRouting:
         inboxes: Callable[[], Iterable[str]],
         is_clustered: bool = False,
         may_take: Callable[[], bool] = lambda: True,
+        may_deliver: Callable[[], bool] = lambda: True,
     ) -> None:
         self.node = node
         self.sees_connections = False
@@ -161,6 +164,7 @@ class ExternalRouting:
         self._inbox: Inbox | None = None
         self._is_clustered = is_clustered
         self.may_take = may_take
+        self.may_deliver = may_deliver
         self._queue = b""
         """The queue group in which clients' requests are subscribed to."""
         self._held: deque[nats.Msg] = deque()
@@ -278,7 +282,9 @@ class ExternalRouting:
         Nobody, too, before this node serves: what it applies then may have been delivered before it stopped
         (R4).
         """
-        return (self._inbox,) if self._inbox is not None and self._is_open and literal(inbox) else ()
+        if self._inbox is None or not self._is_open or not self.may_deliver():
+            return ()
+        return (self._inbox,) if literal(inbox) else ()
 
     def heard(self, subject: bytes) -> bool:
         """As far as is known, somebody listens to ``subject``."""
@@ -441,14 +447,16 @@ class ExternalRouting:
         elif self._is_open:
             self._hold(message)
 
-    def take_held(self) -> None:
-        """Handle requests that had to wait, if they are this node's now."""
+    def take_held(self) -> bool:
+        """Handle requests that had to wait, if they are this node's now. Returns whether there were any."""
+        count = len(self._held)
         while self._held and self.may_take():
             message = self._held.popleft()
             self._held_bytes -= len(message.payload)
             service = self._services.get(message.sid)
             if service is not None:
                 service.handler(None, message.subject, message.reply, message.payload)
+        return len(self._held) < count
 
     def _hold(self, message: nats.Msg) -> None:
         if self._held_bytes + len(message.payload) > BUFFER_BYTES_MAX:

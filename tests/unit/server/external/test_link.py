@@ -233,6 +233,49 @@ async def test_it_serves_when_the_server_has_its_subscriptions() -> None:
         await world.until(lambda: again == [1])
 
 
+async def test_it_is_drained_when_another_node_serves_and_everything_is_read() -> None:
+    fake = FakeServer()
+    async with serving(fake) as nursery:
+        world = World(fake.url)
+        await nursery.start(world.external.run)
+        world.routing.serve(b"a.b", lambda *_: None)
+        await world.external.drained()  # it never served
+        world.external.open()
+        heard: list[bytes] = []
+
+        async def drain() -> None:
+            await world.external.drained()
+            heard.append(bytes(fake.heard))
+
+        nursery.start_soon(drain)
+        await trio.testing.wait_all_tasks_blocked()
+        assert heard == []
+        world.external.close()
+        await world.until(lambda: heard)
+        assert b"UNSUB " in heard[0]
+        assert heard[0].endswith(nats.PING), "its PONG came behind all that was on its way"
+
+
+async def test_requests_that_had_to_wait_are_submitted_like_those_of_a_read() -> None:
+    """They waited half a second longer, for the next read or look."""
+    fake = FakeServer()
+    async with serving(fake) as nursery:
+        world = World(fake.url)
+        await nursery.start(world.external.run)
+        heard: list[bytes] = []
+        world.routing.serve(b"a.b", lambda _source, _subject, _reply, payload: heard.append(payload))
+        world.external.open()
+        world.routing.may_take = lambda: False
+        sid = b"%d" % world.routing._sid
+        world.routing.received(nats.Msg(b"a.b", sid, b"", b"", b"1"))
+        done = world.service.events.count("read")
+        world.external.take_held()
+        assert (heard, world.service.events.count("read")) == ([], done)
+        world.routing.may_take = lambda: True
+        world.external.take_held()
+        assert (heard, world.service.events.count("read")) == ([b"1"], done + 1)
+
+
 async def test_another_server_takes_the_place_of_a_lost_one_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """The lost one was dialed again first, with pauses that doubled though others had not been tried."""
     monkeypatch.setattr(external_link, "PAUSE_MIN_S", 100 * SOON)

@@ -314,11 +314,14 @@ def test_a_follower_takes_all_clients_to_be_where_the_leader_is() -> None:
     assert behind.routing.where(b"hb") is None
     behind.routing.follow(("n2", 3))
     assert behind.routing.where(b"hb") == behind.routing.where(b"inbox") == ("n2", 3)
-    assert not behind.routing.local_receivers("inbox"), "another node delivers"
+    assert not behind.routing.local_receivers(b"inbox"), "another node delivers"
     behind.changes.clear()
     behind.routing.open(b"group")
     assert [(c.subject, c.before, c.now) for c in behind.changes[0]] == [(b"hb", 3, 0), (b"inbox", 3, 0)]
     assert behind.routing.where(b"inbox") == ("n1", 7)
+    assert behind.routing.local_receivers(b"inbox")
+    behind.routing.may_deliver = lambda: False
+    assert not behind.routing.local_receivers(b"inbox"), "another leads, and this node is not closed yet"
     behind.changes.clear()
     behind.routing.close()
     assert [(c.subject, c.before, c.now) for c in behind.changes[0]] == [(b"hb", 7, 0), (b"inbox", 7, 0)]

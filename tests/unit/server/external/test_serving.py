@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import trio
@@ -26,11 +27,14 @@ class Node:
         self.successor: tuple[str, int] | None = None
         self.age_s = 0.0
         self.problem = ""
-        self.told: list[tuple[str, int, int]] = []
+        self.told: list[tuple[str, int, int, bool]] = []
+        self.kicked = 0
+        self.subscribed: Callable[[], None] = lambda: None
         self.done: list[Any] = []
         self.is_open = False
         self.routing = self
         self.may_take = lambda: True
+        self.may_deliver = lambda: True
         self.serving = Serving(
             self,  # type: ignore[arg-type]
             self,
@@ -38,7 +42,11 @@ class Node:
             cluster_id="c",
             lease_s=LEASE_S,
             tell=self.told.append,
+            kick=self._kick,
         )
+
+    def _kick(self) -> None:
+        self.kicked += 1
 
     # the engine
     def is_successor(self, peer: str, term: int) -> bool:
@@ -60,6 +68,9 @@ class Node:
     def follow(self, leader: tuple[str, int] | None) -> None:
         self.done.append(leader)
 
+    def once_subscribed(self, served: Callable[[], None]) -> None:
+        self.subscribed = served
+
     def take_held(self) -> None:
         pass
 
@@ -79,7 +90,7 @@ def test_a_leader_serves_and_a_follower_does_not() -> None:
     node.follows("n2", 1)
     node.leads(2)
     assert node.done == [("n2", 1), b"_STANCHION-c-2"]
-    assert node.told == [("serving", 2, 2)]
+    assert node.told == [("serving", 2, 2, False)]
     node.follows("n3", 3)
     assert node.done[2:] == ["closed", ("n3", 3)]
 
@@ -87,17 +98,17 @@ def test_a_leader_serves_and_a_follower_does_not() -> None:
 def test_a_leader_that_was_asked_to_takes_its_predecessors_group() -> None:
     """So each request reaches one of the two, while both are subscribed."""
     node = Node()
-    node.serving.told(4, 2)
-    node.serving.told(3, 3)  # late, and of an earlier term
+    node.serving.told(4, 2, is_subscribed=True)
+    node.serving.told(3, 3, is_subscribed=True)  # late, and of an earlier term
     node.leads(5, was_handed_over=True)
     assert node.done[-1] == b"_STANCHION-c-2"
-    assert node.told == [("serving", 5, 2)]
+    assert node.told == [("serving", 5, 2, False)]
 
 
 def test_a_leader_that_was_elected_otherwise_has_a_group_of_its_own() -> None:
     """Its predecessor may hang, and would keep its share of the requests."""
     node = Node()
-    node.serving.told(4, 2)
+    node.serving.told(4, 2, is_subscribed=True)
     node.leads(5)
     assert node.done[-1] == b"_STANCHION-c-5"
 
@@ -108,7 +119,7 @@ def test_peers_are_told_the_group_when_their_link_is_up() -> None:
     assert node.told == []
     node.leads(2)
     node.serving.peer_up()
-    assert node.told == [("serving", 2, 2)] * 2
+    assert node.told == [("serving", 2, 2, False)] * 2
 
 
 def test_requests_are_taken_only_with_a_lease() -> None:
@@ -130,11 +141,63 @@ def test_what_comes_after_a_hand_over_is_taken_and_after_another_election_not() 
     assert node.is_open, "requests wait until it is known who leads"
     assert not node.may_take()
     node.successor = ("n2", 3)
+    node.serving.told(3, 2, is_subscribed=True)
     node.follows("n2", 3)
     assert node.may_take()
     assert not node.is_open
     node.follows("n3", 4)
     assert not node.may_take()
+
+
+def test_who_hands_over_stays_subscribed_until_its_successor_is(monkeypatch: Any) -> None:
+    """Else nobody was, and what clients sent meanwhile was lost."""
+    now = [100.0]
+    monkeypatch.setattr(module.time, "monotonic", lambda: now[0])
+    node = Node()
+    node.leads(2)
+    assert node.may_deliver()
+    node.successor = ("n2", 3)
+    node.follows("n2", 3)
+    assert node.is_open
+    assert node.may_take(), "it forwards what comes"
+    assert not node.may_deliver(), "its successor does"
+    node.serving.told(3, 2, is_subscribed=False)
+    node.serving.update()
+    assert (node.is_open, node.kicked) == (True, 0)
+    node.serving.told(3, 2, is_subscribed=True)
+    assert node.kicked == 1
+    node.serving.update()
+    assert not node.is_open
+
+    silent = Node()
+    silent.leads(2)
+    silent.successor = ("n2", 3)
+    silent.follows("n2", 3)
+    now[0] += module.SUCCESSOR_S - 0.1
+    silent.serving.update()
+    assert silent.is_open
+    now[0] += 0.1
+    silent.serving.update()
+    assert not silent.is_open, "it reaches no NATS server, perhaps"
+
+
+def test_peers_are_told_when_the_server_has_the_subscriptions() -> None:
+    node = Node()
+    node.leads(2)
+    node.subscribed()
+    node.serving.peer_up()
+    assert node.told == [("serving", 2, 2, False), *[("serving", 2, 2, True)] * 2]
+    node.leads(4)
+    node.serving.peer_up()
+    assert node.told[3:] == [("serving", 2, 2, True)], "another term's subscriptions are not known yet"
+
+
+def test_the_group_of_a_predecessor_that_never_served_is_not_known() -> None:
+    """The last one known may be that of a leader that hangs, and would keep its share of the requests."""
+    node = Node()
+    node.serving.told(2, 2, is_subscribed=True)
+    node.leads(5, was_handed_over=True)
+    assert node.done[-1] == b"_STANCHION-c-5"
 
 
 def test_without_a_leader_clients_are_told_soon_that_nobody_serves(monkeypatch: Any) -> None:
