@@ -16,7 +16,7 @@ from typing import Any, Protocol
 
 from node.core import refusals
 from node.core.commands import ClientReachable, Found, KeeperCommand, Refound, Tick
-from node.core.effects import ClientOpened, Effects, Refused, Replies
+from node.core.effects import ClientOpened, Effects, Refused, Replies, SubscriptionOpened
 from node.core.machine import Machine
 from node.core.state import State
 from node.core.versions import too_new
@@ -311,6 +311,9 @@ class Replica:
         self._notice_clients(effects)
         if effects.took_over is not None:
             self.losses.took_over(state.time_ns, effects.took_over, index)
+        if effects.opened and self.streaming.unknown_acks:
+            for ack_inbox in _subscriptions_opened(effects.opened):
+                self.streaming.opened(ack_inbox)
         if effects.returned:
             self.presence.acted(effects.returned, state.time_ns)
         if state.founding_id != self._founding:
@@ -587,6 +590,7 @@ class Replica:
         if session is not None:
             self.origin.restored(session.id, session.nonce, session.applied, session.outcomes)
         self._tell_origin()
+        self.streaming.replaced()
         self.catch_up.resume()
         self.performer.redeliver_skipped(since)
 
@@ -825,3 +829,10 @@ def _clients_opened(opened: Iterable[Replies]) -> Iterable[str]:
         for outcome in replies.others.values():
             if isinstance(outcome, ClientOpened):
                 yield outcome.client_id
+
+
+def _subscriptions_opened(opened: Iterable[Replies]) -> Iterable[str]:
+    for replies in opened:
+        for outcome in replies.others.values():
+            if isinstance(outcome, SubscriptionOpened):
+                yield outcome.ack_inbox

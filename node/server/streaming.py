@@ -65,6 +65,7 @@ from node.server.clock import ClusterClock
 from node.server.moving import MovingReplies
 from node.server.origin import Origin
 from node.server.requests import Requests
+from node.server.unknown_acks import UnknownAcks
 from node.units import MILLISECOND, SECOND, Generation
 
 log = logging.getLogger("stanchion.streaming")
@@ -184,6 +185,7 @@ class Streaming:
         """Durables (client, channel, name) being opened: the ack inbox that it will have, and since when."""
         self._acks: dict[tuple[str, bytes], dict[int, None]] = {}
         self._ack_count = 0
+        self.unknown_acks = UnknownAcks()
         self._registered: dict[object, dict[str, bool]] = {}
         """Client IDs by the connection that has asked for them; True once it has them."""
         self._looked_ns = 0
@@ -328,10 +330,28 @@ class Streaming:
         for (channel, inbox), seqs in acks.items():
             name = inbox.decode("utf-8", "replace")
             subscription = known.get(name)
-            # An inbox belongs to one subscription for ever, so no later state could take this one either. One
-            # that isn't known may be: this node may be behind the one whose delivery is acknowledged (R26).
-            if subscription is None or subscription.channel.name == channel:
-                self._origin.submit(Acked(channel, name, list(seqs)))
+            acked = Acked(channel, name, list(seqs))
+            if subscription is not None and subscription.channel.name != channel:
+                # An inbox belongs to one subscription for ever, so no later state could take this one either.
+                self.unknown_acks.dropped += len(seqs)
+            elif subscription is None and self._leader_heard():
+                # This node may be behind the one whose delivery is acknowledged (R26).
+                self.unknown_acks.hold(acked, self._clock.now())
+            else:
+                self._origin.submit(acked)
+
+    def opened(self, ack_inbox: str) -> None:
+        """An entry has opened a subscription with this ack inbox: send what was held for it."""
+        for acked in self.unknown_acks.opened(ack_inbox):
+            self._origin.submit(acked)
+        self._origin.flush()
+
+    def replaced(self) -> None:
+        """A snapshot has replaced the state: the same for every subscription in it."""
+        if self.unknown_acks:
+            for acked in self.unknown_acks.replaced(self._state().by_ack_inbox):
+                self._origin.submit(acked)
+            self._origin.flush()
 
     # --- clients ----------------------------------------------------------------------------------
 

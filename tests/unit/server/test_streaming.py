@@ -47,6 +47,7 @@ from node.server.streaming import (
     Streaming,
     Subjects,
 )
+from node.server.unknown_acks import HELD_MAX
 from node.units import SECOND, ChannelID, SubscriptionID
 
 NOW_NS = 77_000_000_000
@@ -198,6 +199,11 @@ class Service:
             }
         )  # fmt: skip
         self.gets("_STAN.sub.c", stan.encode_subscription(request))
+
+    def knows(self, *ack_inboxes: str) -> None:
+        """This node has applied the entries that opened subscriptions of ``foo`` with these."""
+        for inbox in ack_inboxes:
+            self.state.by_ack_inbox[inbox] = subscription_of("foo")
 
     def acks(self, seq: int, inbox: str = "_INBOX.tag.a", channel: str = "foo") -> None:
         payload = stan.encode_ack(stan.Ack(channel, seq))
@@ -645,23 +651,69 @@ def test_what_is_no_ack_is_not_gathered() -> None:
 
 
 def test_an_ack_that_no_state_could_take_is_not_replicated() -> None:
-    """An ack inbox belongs to one subscription, and that to one channel. One that this node doesn't know may
-    be true: it may be behind (R18, R26)."""
+    """An ack inbox belongs to one subscription, and that to one channel (R18, R26)."""
     service = Service()
     service.streaming.founded()
     service.state.by_ack_inbox["_INBOX.tag.a"] = subscription_of("bar")
     service.acks(1, channel="foo")
     service.acks(2, channel="bar")
-    service.acks(3, "_INBOX.tag.unknown")
     service.streaming.read_done()
-    assert service.origin.commands == [
-        Acked("bar", "_INBOX.tag.a", [2]),
-        Acked("foo", "_INBOX.tag.unknown", [3]),
-    ]
+    assert service.origin.commands == [Acked("bar", "_INBOX.tag.a", [2])]
+    assert service.streaming.unknown_acks.dropped == 1
+
+
+def test_acks_on_inboxes_that_nobody_has_are_not_replicated() -> None:
+    """R18: any client that knows the tag could have the cluster write an entry for each."""
+    service = Service()
+    service.streaming.founded()
+    for number in range(HELD_MAX + 10):
+        service.acks(1, f"_INBOX.tag.{number:022d}")
+        service.streaming.read_done()
+    assert service.origin.commands == []
+    assert len(service.streaming.unknown_acks) == HELD_MAX
+    assert service.streaming.unknown_acks.dropped == 10
+
+
+def test_ack_on_an_inbox_that_this_node_does_not_know_yet_goes_through() -> None:
+    """R18: the node is behind the one whose delivery is acknowledged."""
+    service = Service()
+    service.streaming.founded()
+    service.acks(3, "_INBOX.tag.a", channel="bar")
+    service.acks(4, "_INBOX.tag.b", channel="bar")
+    service.streaming.read_done()
+    assert service.origin.commands == []
+    service.state.by_ack_inbox["_INBOX.tag.a"] = subscription_of("bar")
+    service.streaming.opened("_INBOX.tag.a")
+    assert service.origin.commands == [Acked("bar", "_INBOX.tag.a", [3])]
+    assert service.origin.flushes == 2
+    service.streaming.opened("_INBOX.tag.a")
+    assert len(service.origin.commands) == 1
+
+
+def test_snapshot_that_knows_the_inbox_lets_its_acks_go() -> None:
+    service = Service()
+    service.streaming.founded()
+    service.acks(3, "_INBOX.tag.a", channel="bar")
+    service.acks(4, "_INBOX.tag.b", channel="bar")
+    service.streaming.read_done()
+    service.state.by_ack_inbox["_INBOX.tag.a"] = subscription_of("bar")
+    service.streaming.replaced()
+    assert service.origin.commands == [Acked("bar", "_INBOX.tag.a", [3])]
+
+
+def test_node_without_a_leader_sends_unknown_acks_on() -> None:
+    """It can't tell how far behind it is."""
+    service = Service()
+    service.leader_heard = False
+    service.streaming.founded()
+    service.acks(3, "_INBOX.tag.a")
+    service.streaming.read_done()
+    assert service.origin.commands == [Acked("foo", "_INBOX.tag.a", [3])]
 
 
 def test_an_ack_that_is_repeated_in_one_read_counts_once() -> None:
     service = Service()
+    service.knows("_INBOX.tag.a")
     service.streaming.founded()
     for seq in (3, 1, 3, 3, 1, 2):
         service.acks(seq)
@@ -678,6 +730,7 @@ def subscription_of(name: str) -> Subscription:
 def test_acks_of_one_read_are_gathered_up_to_a_number() -> None:
     """A command with all of them would be of any size."""
     service = Service()
+    service.knows("_INBOX.tag.a")
     service.streaming.founded()
     for seq in range(ACKS_GATHERED_MAX + 1):
         service.acks((1 << 63) + seq)
@@ -696,6 +749,7 @@ def test_an_old_clients_publish_is_known_by_its_id() -> None:
 def test_acks_of_one_read_are_gathered_by_subscription() -> None:
     """One command each, sent when the read is done."""
     service = Service()
+    service.knows("_INBOX.tag.a", "_INBOX.tag.b")
     service.streaming.founded()
     for seq in (1, 2):
         service.acks(seq)
@@ -712,6 +766,7 @@ def test_acks_of_one_read_are_gathered_by_subscription() -> None:
 def test_acks_go_ahead_of_the_request_that_follows_them() -> None:
     """UNS-09, DUR-03: what was acknowledged before a close counts."""
     service = Service()
+    service.knows("_INBOX.tag.a")
     service.streaming.founded()
     service.acks(1)
     service.closes_subscription()
