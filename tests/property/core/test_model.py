@@ -55,7 +55,8 @@ class Member:
     most: int
     wait: float
     unacked: dict[int, Sent] = field(default_factory=dict)
-    all_due: bool = False
+    due_before: int = 0
+    """What was sent before the entry of this number is due, whatever its AckWait."""
     missed_since: float | None = None
     """What was sent then or later, up to its return, is due."""
     missed_until: int = 0
@@ -80,7 +81,7 @@ class Member:
             and sent.at >= self.missed_since
             and self.entries[seq] < self.missed_until
         )
-        return self.all_due or missed or sent.at + self.wait <= now
+        return self.entries[seq] < self.due_before or missed or sent.at + self.wait <= now
 
     def takes(self, seq: int, sent: Sent, entry: int) -> None:
         self.unacked.pop(seq, None)
@@ -138,7 +139,7 @@ class Model:
             self.ends(online, for_good=False)
         member = Member(inbox, person, cursor, most, wait)
         if not cursor.members and cursor.kept:
-            member.unacked, cursor.kept, member.all_due = cursor.kept, {}, True
+            member.unacked, cursor.kept, member.due_before = cursor.kept, {}, self.entry
             member.entries = dict.fromkeys(member.unacked, 0)
         cursor.members.append(member)
         person.members.append(member)
@@ -228,7 +229,7 @@ class Model:
                 self._turn(cursor, able, receiver)
             self._send(receiver, seq, held.pop(seq).count + 1)
         for member in cursor.members:
-            member.all_due, member.missed_since, member.keeps = False, None, False
+            member.due_before, member.missed_since, member.keeps = 0, None, False
 
     def _new(self, cursor: Cursor) -> None:
         able = [member for member in cursor.members if member.hears]
@@ -383,3 +384,23 @@ def test_the_core_sends_what_the_rules_say(steps: list[tuple[str, int, int]]) ->
         both.tell("connect", number, 0)
     for what, this, that in steps:
         both.tell(what, this, that)
+
+
+def test_what_takes_the_place_of_due_messages_is_not_due() -> None:
+    """A durable comes back, its unacked messages leave the log, it is sent others: these wait for AckWait."""
+    both = Both()
+    for number in range(len(CLIENTS)):
+        both.tell("connect", number, 0)
+    both.tell("publish", 8, 0)
+    both.tell("publish", 5, 0)
+    both.tell("subscribe", 1, 1)
+    both.tell("close", 0, 0)
+    both.tell("pause", 0, 0)
+    both.tell("publish", 1, 0)
+    both.tell("subscribe", 1, 1)
+    both.tell("silent", 1, 0)
+    both.tell("go on", 0, 0)
+    both.tell("subscribe", 1, 0)
+    (again,) = (member for member in both.members.values() if member.inbox == "I2")
+    assert [*again.unacked] == [3, 4]
+    assert not [seq for seq in again.unacked if again.is_due(seq, both.model.now)]
