@@ -290,16 +290,16 @@ def mutants(path: str, source: bytes) -> list[Mutant]:
     return sorted(found for found in finder.found if found.apply(source) != source)
 
 
-def tests_of(path: str) -> list[str]:
+def own_tests(path: str, root: Path) -> list[str]:
     """Return the files with the unit tests of one module; none if it has none."""
     module = path.removeprefix("node/")
     folder, stem = Path(module).parent, Path(module).stem
-    unit = ROOT / "tests" / "unit"
+    unit = root / "tests" / "unit"
     own = [unit / folder / f"test_{stem}.py", *(unit / folder).glob(f"test_{stem}_*.py")]
     for word in re.findall(r"[\w/]*test_\w+", TESTED_ELSEWHERE.get(module, "")):
-        named = [ROOT / f"{word}.py"] if "/" in word else unit.rglob(f"{word}.py")
+        named = [root / f"{word}.py"] if "/" in word else unit.rglob(f"{word}.py")
         own += [file for file in named if "e2e" not in file.parts]
-    return sorted({str(file.relative_to(ROOT)) for file in own if file.exists()})
+    return sorted({str(file.relative_to(root)) for file in own if file.exists()})
 
 
 def package_tests(path: str, kind: str) -> list[str]:
@@ -403,7 +403,7 @@ class Runner:
             os.utime(place, ns=(stat.st_atime_ns, stat.st_mtime_ns))  # its compiled file is good again
 
     def _selections(self, path: str) -> list[tuple[str, list[str]]]:
-        own = [("killed", tests_of(path))]
+        own = [("killed", own_tests(path, self._copy.root))]
         wide = [("property", package_tests(path, "property")), ("package", package_tests(path, "unit"))]
         return own + wide if self._is_wide or not own[0][1] else own
 
