@@ -337,6 +337,7 @@ class Both:
         options: dict[str, Any] = {**kind, "start": start, "seq": that, "mif": most, "wait": wait}
         answer = self.talk.subscribe(inbox, client, **options)
         assert is_taken != isinstance(answer.outcome, Refused | DurableTaken)
+        self._gone()  # an absent client's durable is its next subscription's: the one before has ended
         self.compare(answer)
 
     def tell_member(self, what: str, member: Member, this: int) -> None:
@@ -404,3 +405,15 @@ def test_what_takes_the_place_of_due_messages_is_not_due() -> None:
     (again,) = (member for member in both.members.values() if member.inbox == "I2")
     assert [*again.unacked] == [3, 4]
     assert not [seq for seq in again.unacked if again.is_due(seq, both.model.now)]
+
+
+def test_a_durable_of_an_absent_client_goes_to_its_next_subscription() -> None:
+    """The comparison looks at the subscriptions that are left."""
+    both = Both()
+    for number in range(len(CLIENTS)):
+        both.tell("connect", number, 0)
+    both.tell("publish", 4, 0)
+    both.tell("subscribe", 8, 1)
+    both.tell("away", 8, 0)
+    both.tell("subscribe", 8, 1)
+    assert [member.inbox for member in both.members.values()] == ["I2"]
