@@ -23,6 +23,9 @@ CHANNELS = ("orders", "stock.eu", "audit")
 PUBLISHERS = 3
 RATE = 50  # publishes a second and publisher
 ACK_WAIT_S = 2
+ALONE_ACK_WAIT_S = 6
+"""Of subscriptions that are no group's: longer than `history.PROMPT_S` times the greatest factor, so that a
+message which waited for it is late (`pace.py`)."""
 HELD = 0.10  # of the messages are acknowledged late
 FORGOTTEN = 0.03  # not at all, so they come again
 HELD_MAX_S = 1.5
@@ -152,7 +155,7 @@ class Load:
     async def _single(self, channel: str, durable: str, task_status: trio.TaskStatus[None]) -> None:
         """A plain or durable subscription."""
         name = f"{channel.replace('.', '-')}-{durable or 'plain'}"
-        cursor = self._history.cursor(name, channel, ACK_WAIT_S)
+        cursor = self._history.cursor(name, channel, ALONE_ACK_WAIT_S)
         async with (
             connect(self._cluster.addresses(), self._cluster.cluster_id, name) as client,
             trio.open_nursery() as nursery,
@@ -228,7 +231,7 @@ class Load:
             queue=queue,
             durable=durable,
             start=StartPosition.FIRST,
-            ack_wait_s=ACK_WAIT_S,
+            ack_wait_s=int(cursor.ack_wait_s),
             manual_ack=True,
         )
 
