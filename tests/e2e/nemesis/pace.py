@@ -16,7 +16,7 @@ START_S = 0.5
 """For each node, of the time until a cluster is ready. A process takes 0.2 s, and all wait for one election
 timeout, 1 to 1.5 s: so 1.5 s for three nodes and 2.5 s for five leave some room on a quiet machine."""
 
-FACTOR_MAX = 5.0
+FACTOR_MAX = 4.0
 WAKE_S = 0.02
 LATE_S = 0.02
 """Less than that isn't noted."""
