@@ -23,6 +23,8 @@ over a link that breaks, or that has just taken the place of one that broke, or 
 have come, so it may come again at once. An acknowledgement that was given to a node which died within a
 second, or whose link broke, may have died too; one given to a node that was cut off or stood still, or while
 nobody led, counts from when that was over. After the death of all nodes everything unacknowledged is due.
+
+All bounds are for a quiet machine, and are multiplied by the run's factor (`pace.py`).
 """
 
 from __future__ import annotations
@@ -67,6 +69,9 @@ woke up late (`pace.py`)."""
 
 EARLY_S = 0.5
 """A client can't know when it was sent what it got: the test's own process may have kept it waiting."""
+
+EARLY_MAX_S = 1.0
+"""However slow the machine: half of the shortest AckWait."""
 
 
 @dataclass(slots=True)
@@ -190,7 +195,7 @@ class History:
             if message in self.sequences:
                 yield Violation(at_s, "refused", f"{message} was refused, and stored all the same")
             if not any(
-                trouble.began_s <= at_s <= max(trouble.over_s, trouble.led_s) + LAG_S
+                trouble.began_s <= at_s <= max(trouble.over_s, trouble.led_s) + self._slow(LAG_S)
                 for trouble in self.troubles
             ):
                 yield Violation(at_s, "refused", f"{message}, though all nodes were well")
@@ -255,7 +260,7 @@ class History:
             yield broke(deliveries[0], "late", late)
         for before, again in pairwise(deliveries):
             early_s = self._early_s(cursor, seq, before, again)
-            if early_s > EARLY_S:
+            if early_s > min(EARLY_MAX_S, self._slow(EARLY_S)):
                 yield broke(again, "early", f"{early_s * 1000:.0f} ms too early")
 
     def _late(self, cursor: Cursor, seq: int, first: Delivery) -> str:
@@ -270,8 +275,12 @@ class History:
         took_s = first.at_s - since_s - self.pace.late_s(since_s, first.at_s)
         if self.made_s.get(first.link, -math.inf) > stored[1]:
             self.slowest_s = max(self.slowest_s, took_s)
-        bound_s = PROMPT_S * self.pace.factor
+        bound_s = self._slow(PROMPT_S)
         return f"{took_s:.3f} s, of at most {bound_s:.1f}" if took_s > bound_s else ""
+
+    def _slow(self, bound_s: float) -> float:
+        """What a bound for a quiet machine is on this one."""
+        return bound_s * self.pace.factor
 
     # --- excuses ----------------------------------------------------------------------------------
 
@@ -279,7 +288,7 @@ class History:
         return any(
             trouble.stops
             and trouble.concerns(delivery.link.node)
-            and trouble.began_s <= delivery.at_s < trouble.over_s + STALE_S
+            and trouble.began_s <= delivery.at_s < trouble.over_s + self._slow(STALE_S)
             for trouble in self.troubles
         )
 
@@ -288,14 +297,14 @@ class History:
         newer = [other.at_s for other in before if other.resends > delivery.resends]
         return bool(newer) and any(
             trouble.concerns(delivery.link.node)
-            and trouble.began_s < delivery.at_s < trouble.over_s + STALE_S
-            and delivery.at_s - newer[0] < LAG_S
+            and trouble.began_s < delivery.at_s < trouble.over_s + self._slow(STALE_S)
+            and delivery.at_s - newer[0] < self._slow(LAG_S)
             for trouble in self.troubles
         )
 
     def counts_from_s(self, ack: Ack) -> float:
         """From when on what it acknowledges may not come again; infinity: never."""
-        from_s = ack.at_s + ACKED_S
+        from_s = ack.at_s + self._slow(ACKED_S)
         for trouble in self.troubles:  # in order of time
             until_s = trouble.until_s(ack.link.node)
             if trouble.began_s < from_s and until_s > ack.at_s:
@@ -303,7 +312,7 @@ class History:
                     return math.inf
                 if trouble.kills and trouble.concerns(ack.link.node) and ack.at_s < trouble.died_s:
                     return math.inf
-                from_s = max(from_s, until_s + ACKED_S)
+                from_s = max(from_s, until_s + self._slow(ACKED_S))
         return math.inf if self.broken_s.get(ack.link, math.inf) < from_s else from_s
 
     def _early_s(self, cursor: Cursor, seq: int, before: Delivery, again: Delivery) -> float:
@@ -326,7 +335,7 @@ class History:
         return any(
             (trouble.concerns(before.link.node) or trouble.is_cold)
             and trouble.began_s < again.at_s
-            and before.at_s - DISTURBED_S < trouble.over_s
+            and before.at_s - self._slow(DISTURBED_S) < trouble.over_s
             for trouble in self.troubles
         )
 
@@ -335,11 +344,11 @@ class History:
         made_s = self.made_s.get(link)
         if made_s is None:
             return 0.0
-        until_s = made_s + BACK_S
+        until_s = made_s + self._slow(BACK_S)
         for trouble in self.troubles:
             led_s = trouble.until_s(link.node)
             if trouble.began_s < until_s and led_s > made_s:
-                until_s = max(until_s, led_s + BACK_S)
+                until_s = max(until_s, led_s + self._slow(BACK_S))
         return until_s
 
 
