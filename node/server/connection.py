@@ -438,7 +438,9 @@ class Connection(Outbox):
 
     def _work(self) -> None:
         spent = 0
-        began_s = self._context.clock()
+        due_s = self._context.clock()
+        if self._rests_until_s:
+            due_s, self._rests_until_s = min(due_s, self._rests_until_s), 0.0
         try:
             while self._phase in _CARRIED_OUT and not self._rests:
                 ops, self._backlog = self._backlog or self._parser.ops(), []
@@ -452,14 +454,14 @@ class Connection(Outbox):
         self._context.routing.flush()
         self._context.service.read_done(self)
         if self._changes:
-            self._pace_changes(began_s)
+            self._pace_changes(due_s)
 
-    def _pace_changes(self, began_s: float) -> None:
+    def _pace_changes(self, due_s: float) -> None:
         """Rest if this connection has changed more subscriptions than `interest_rate` allows now."""
         now_s = self._context.clock()
         changes, self._changes = self._changes, 0
         rate = self._context.routing.interest_rate
-        pause_s = self._allowance.pause_s(rate, changes, began_s=began_s, now_s=now_s)
+        pause_s = self._allowance.pause_s(rate, changes, due_s=due_s, now_s=now_s)
         if pause_s and self._phase is Phase.OPEN and not self._quiesced:
             self._rests, self._rests_until_s = True, now_s + pause_s
 

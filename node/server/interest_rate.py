@@ -7,10 +7,10 @@ another client, which needs several rounds of several nodes, would wait at each 
 
 So the node has a token bucket of changes. Applications don't notice it: `BURST` changes are free, and a
 connection that makes no more than `FREE_PER_S` changes in a second never waits. Other connections wait after
-a step until the bucket has recovered, and at least `REST` times as long as the step took, which is longer on
-a busy machine; their bytes stay in the socket. Removing the subscriptions of connections that have ended
-(`InterestRate.leave_pause_s`) takes tokens as well, so that subscriptions don't begin faster than they can be
-removed.
+a step until the bucket has recovered, and at least `REST` times as long as the step took, counted from when
+it was due: on a busy machine it begins late. Their bytes stay in the socket. Removing the subscriptions of
+connections that have ended (`InterestRate.leave_pause_s`) takes tokens as well, so that subscriptions don't
+begin faster than they can be removed.
 
 A plain object without I/O.
 """
@@ -37,6 +37,9 @@ DEBT_MAX: Final = CHANGES_PER_S // 10
 
 REST: Final = 3
 """A step is followed by a pause of so many times its own length: changes take a quarter of the time."""
+
+PAUSE_MAX_S: Final = 0.1
+"""That pause is no longer, however slow the machine."""
 
 LEAVE_S: Final = 5.0
 """Subscriptions of ended connections are removed at `CHANGES_PER_S`, or half of it beside clients that use
@@ -75,13 +78,15 @@ class InterestRate:
     def leave_pause_s(self, removed: int, left: int, took_s: float) -> float:
         """Take tokens for ``removed`` subscriptions of ended connections, of which ``left`` are still there.
 
-        Returns the seconds until the next may be removed, after a step that took ``took_s``. Half the rate is
-        for removing, so that it goes on beside clients that subscribe, for what has ended takes memory until
-        then.
+        Returns the seconds until the next may be removed, after a step that took ``took_s`` since it was due.
+        Half the rate is for removing, so that it goes on beside clients that subscribe, for what has ended
+        takes memory until then.
         """
         if not self.spend(removed):
             return 0.0
-        return max(REST * took_s, removed / max(CHANGES_PER_S / 2, (removed + left) / LEAVE_S))
+        return max(
+            min(REST * took_s, PAUSE_MAX_S), removed / max(CHANGES_PER_S / 2, (removed + left) / LEAVE_S)
+        )
 
 
 class Allowance:
@@ -93,8 +98,8 @@ class Allowance:
         self._since_s = 0.0
         self._used = 0
 
-    def pause_s(self, rate: InterestRate, changes: int, *, began_s: float, now_s: float) -> float:
-        """Take tokens for ``changes`` of the connection, in a step that began at ``began_s``.
+    def pause_s(self, rate: InterestRate, changes: int, *, due_s: float, now_s: float) -> float:
+        """Take tokens for ``changes`` of the connection, in a step that was due at ``due_s``.
 
         Returns how many seconds the connection must wait from ``now_s`` on.
         """
@@ -104,4 +109,4 @@ class Allowance:
         pause_s = rate.spend(changes)
         if not pause_s or self._used <= (FREE_IN_DEBT_PER_S if rate.is_in_debt else FREE_PER_S):
             return 0.0
-        return max(pause_s, REST * (now_s - began_s))
+        return max(pause_s, min(REST * (now_s - due_s), PAUSE_MAX_S))

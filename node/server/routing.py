@@ -323,10 +323,9 @@ class Routing:
             self._leaving.popleft()
         self._exchange.flush()
         ended_s = self._clock()
-        pause_s = self.interest_rate.leave_pause_s(
-            before - self._left_count, self._left_count, ended_s - now_s
-        )
-        self._leave_s = ended_s + pause_s
+        took_s = ended_s - (self._leave_s or now_s)
+        pause_s = self.interest_rate.leave_pause_s(before - self._left_count, self._left_count, took_s)
+        self._leave_s = ended_s + pause_s if self._leaving else 0.0
         return pause_s if self._leaving else None
 
     def serve(self, pattern: bytes, handler: Handler, *, announce: bool = False) -> InternalSubscription:

@@ -8,6 +8,9 @@ import time
 from collections.abc import Callable, Iterator
 
 from e2e.attacks.plain import CHUNK_BYTES, repeat
+from e2e.wire import Wire
+
+from node.protocol import nats, streaming
 
 CONNECTIONS = 20
 """Of the attack by many connections at once."""
@@ -100,3 +103,27 @@ def _exchange(connection: socket.socket, chunk: bytes) -> None:
     with contextlib.suppress(BlockingIOError):
         if not connection.recv(1 << 18):
             raise ConnectionResetError("closed by the server")
+
+
+def bogus_acks(port: int, until_s: float) -> None:
+    """Acknowledgements of messages that were never sent: at inboxes of nobody, each another one, and at the
+    attacker's own.
+    """
+    name = f"bogus-{time.time_ns()}"
+    with Wire(port) as wire:
+        wire.hello()
+        answer = wire.register(name)
+        assert not answer.error, answer.error
+        request = streaming.SubscriptionRequest(name, "bogus", "", f"_INBOX.{name}", 1024, 30)
+        opened = streaming.decode_subscription_response(
+            wire.ask(answer.sub_requests, streaming.encode_subscription(request))
+        )
+        assert not opened.error, opened.error
+    inbox = opened.ack_inbox.encode()
+    tag = inbox[: inbox.rindex(b".") + 1]
+    strangers = b"".join(
+        nats.pub(tag + b"%022d" % number, b"", streaming.encode_ack(streaming.Ack("bogus", number)))
+        + nats.pub(inbox, b"", streaming.encode_ack(streaming.Ack("bogus", (1 << 40) + number)))
+        for number in range(1, 2001)
+    )
+    repeat(port, until_s, strangers)

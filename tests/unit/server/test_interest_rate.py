@@ -11,6 +11,7 @@ from node.server.interest_rate import (
     FREE_IN_DEBT_PER_S,
     FREE_PER_S,
     LEAVE_S,
+    PAUSE_MAX_S,
     REST,
     Allowance,
     InterestRate,
@@ -73,12 +74,12 @@ def test_a_connection_that_changes_little_never_waits(rate: InterestRate, clock:
     for _ in range(10):
         clock.now_s += 1.0
         rate.spend(10 * BURST)
-        assert one.pause_s(rate, FREE_IN_DEBT_PER_S, began_s=clock.now_s, now_s=clock.now_s) == 0.0
-    assert one.pause_s(rate, 1, began_s=clock.now_s, now_s=clock.now_s) > 0.0
+        assert one.pause_s(rate, FREE_IN_DEBT_PER_S, due_s=clock.now_s, now_s=clock.now_s) == 0.0
+    assert one.pause_s(rate, 1, due_s=clock.now_s, now_s=clock.now_s) > 0.0
     clock.now_s += 1.0
     rate.spend(BURST)
     assert not rate.is_in_debt
-    assert one.pause_s(rate, FREE_PER_S, began_s=clock.now_s, now_s=clock.now_s) == 0.0
+    assert one.pause_s(rate, FREE_PER_S, due_s=clock.now_s, now_s=clock.now_s) == 0.0
 
 
 def test_a_pause_is_bounded(rate: InterestRate, clock: Clock) -> None:
@@ -90,9 +91,13 @@ def test_a_pause_is_bounded(rate: InterestRate, clock: Clock) -> None:
 def test_on_a_busy_machine_changes_take_a_quarter_of_the_time(rate: InterestRate, clock: Clock) -> None:
     one = Allowance()
     rate.spend(BURST)
-    pause_s = one.pause_s(rate, FREE_PER_S + 1, began_s=clock.now_s - 1.0, now_s=clock.now_s)
-    assert pause_s == REST * 1.0
-    assert rate.leave_pause_s(100, 1000, 0.5) == REST * 0.5
+    pause_s = one.pause_s(rate, BURST, due_s=clock.now_s - 0.03, now_s=clock.now_s)
+    assert pause_s == pytest.approx(BURST / CHANGES_PER_S)
+    clock.now_s += pause_s
+    pause_s = one.pause_s(rate, 120, due_s=clock.now_s - 0.03, now_s=clock.now_s)
+    assert pause_s == pytest.approx(REST * 0.03)
+    assert rate.leave_pause_s(100, 1000, 0.02) == pytest.approx(REST * 0.02)
+    assert rate.leave_pause_s(100, 1000, 5.0) == PAUSE_MAX_S
 
 
 @pytest.mark.parametrize("left", [1_000, 50_000, 1_000_000])
