@@ -13,8 +13,30 @@ Source: the streaming protocol, "Messages".
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import importlib
+import sys
+from types import ModuleType
+from typing import Any, NamedTuple
 
+
+class _LateModule(ModuleType):
+    """A module that is imported when something of it is first used."""
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        if sys.modules.get(self.__name__) is self:
+            del sys.modules[self.__name__]
+        return getattr(importlib.import_module(self.__name__), name)
+
+
+# protobuf imports its implementation in Python, and what that needs, though it uses the one in C: a twentieth
+# of a node's start.
+sys.modules.setdefault(
+    "google.protobuf.internal.python_message", _LateModule("google.protobuf.internal.python_message")
+)
+
+# ruff: noqa: E402  # imports below that line need it
 from google.protobuf.message import DecodeError
 
 from node.errors import RemoteProtocolError

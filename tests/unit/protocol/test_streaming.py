@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import ast
+import os
 import re
+import subprocess
+import sys
 from collections.abc import Callable
 from importlib import resources
 from pathlib import Path
@@ -174,3 +177,20 @@ def test_generated_code_is_of_this_proto_file(tmp_path: Path) -> None:
     literal = re.search(r"AddSerializedFile\((b'.*')\)", generated)
     assert literal is not None
     assert ast.literal_eval(literal[1]) == pb.DESCRIPTOR.serialized_pb
+
+
+@pytest.mark.parametrize("implementation", ["upb", "python"])
+def test_protobufs_python_implementation_is_imported_when_it_is_needed(implementation: str) -> None:
+    """It was a twentieth of a node's start; where there is nothing else, it is used."""
+    code = (
+        "import sys; from node.protocol import streaming; "
+        "print(streaming.decode_ack(streaming.encode_ack(streaming.Ack('foo', 7))).seq, "
+        "'google.protobuf.text_format' in sys.modules); "
+        "from google.protobuf.internal import python_message; "
+        "print(python_message.GeneratedProtocolMessageType.__name__)"
+    )
+    environment = os.environ | {"PROTOCOL_BUFFERS_PYTHON_IMPLEMENTATION": implementation}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.stdout == f"7 {implementation == 'python'}\nGeneratedProtocolMessageType\n", done.stderr
