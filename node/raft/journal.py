@@ -139,7 +139,7 @@ class Journal:
             _check_sealed(found, sealer)
             segments, state, torn = found.segments, found.state, found.torn
             next_seq, end, places = found.next_seq, found.end, found.places
-        return cls(
+        journal = cls(
             disk,
             segments,
             state,
@@ -152,6 +152,10 @@ class Journal:
             relaxed=relaxed,
             sealer=sealer,
         )
+        if segments[-1].header.capacity is None and segments[-1].exists:
+            # An earlier release made it, so a lost end can't be noticed while it is the last one.
+            journal._writer.roll()
+        return journal
 
     def close(self) -> None:
         """Close the files. What was not flushed is lost, also if its flush was begun; none may be running."""

@@ -6,7 +6,8 @@ a whole header and belongs to the journal, whatever happened later; a temporary 
 
 The header says how large the file was made, and nobody makes it smaller: one that is shorter has lost its
 end. Without that the last segment, cut where a record ends, would look like one that was never written
-further. (Segments that an earlier release made don't say it.)
+further. Segments that an earlier release made don't say it. So the journal writes nothing more to such a
+segment: what comes goes into a new one, whose header says how far the one before it was written.
 """
 
 from __future__ import annotations

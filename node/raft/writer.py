@@ -103,7 +103,7 @@ class Writer:
         size = RECORD_BYTES + len(payload)
         at = self._end
         if at + size > self._tail.capacity:
-            self._roll(size)
+            self.roll(size)
             at = self._end
         self.written = seq = self.written + 1
         tail = self._tail
@@ -115,8 +115,11 @@ class Writer:
         self.bytes_put += size
         return self._places.position(tail.number, at)
 
-    def _roll(self, size: int) -> None:
-        """Go on in a new segment; the next flush creates it, after syncing the old one."""
+    def roll(self, size: int = 0) -> None:
+        """Go on in a new segment whose first record takes ``size`` bytes.
+
+        The next flush creates it, after syncing the old one. If nothing is put, no flush follows.
+        """
         header = self._header(self._tail.number + 1, self.written + 1)
         self._tail = tail = Segment(self._disk, header, capacity=self._segment_bytes, record_bytes=size)
         self.segments.append(tail)

@@ -390,6 +390,40 @@ def test_segment_of_an_earlier_release_says_no_size(
     assert opened(disk).last_index == 9
 
 
+def test_last_segment_of_an_earlier_release_is_not_written_any_more(
+    disk: SimulatedDisk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its lost end could not be noticed while it is the last one; the first write ends that."""
+    with monkeypatch.context() as patch:
+        patch.setattr(Header, "encode", encode_as_before)
+        filled(opened(disk), 2)
+    opened(disk).close()
+    assert set(disk.names()) == {FIRST}  # a start takes no room
+    journal = opened(disk)
+    journal.set_term(3, "b")
+    filled(journal, 1)
+    assert (len(disk.content(FIRST)), len(disk.content(SECOND))) == (SMALL, SMALL)
+    journal = opened(disk)
+    assert (journal.torn, journal.last_index, journal.term, journal.voted_for) == (None, 3, 3, "b")
+    assert [int(journal.payload_at(index)) for index in (1, 2, 3)] == [0, 1, 0]
+    assert len(journal._writer.segments) == 2
+    shortened(disk, FIRST, offset(1))
+    with pytest.raises(CorruptionError, match="records are missing before this segment"):
+        opened(disk)
+
+
+def test_new_last_segment_behind_one_of_an_earlier_release_is_known_by_its_size(
+    disk: SimulatedDisk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(Header, "encode", encode_as_before)
+        filled(opened(disk), 2)
+    filled(opened(disk), 1)
+    shortened(disk, SECOND, SMALL - 1)
+    with pytest.raises(JournalDamageError, match="its end is missing"):
+        opened(disk)
+
+
 def test_earlier_release_reads_a_header_that_says_a_size() -> None:
     header = Header(b"j" * 16, 7, 100, Index(50), Term(3), "b", (9, b"ab"), 1 << 30)
     unpacker = msgpack.Unpacker()
