@@ -25,7 +25,7 @@ import trio
 from node.config.load import load
 from node.errors import UnavailableError
 
-PORTS: Final = (15_000, 30_000)
+PORTS: Final = (10_000, 15_000)
 """Where ports are looked for: below those that the kernel gives to outgoing connections."""
 
 ADDRESS: Final = re.compile(r"127\.0\.0\.1:(\d+)")
@@ -66,7 +66,8 @@ class Cluster:
     def __init__(self, folder: Path, nursery: trio.Nursery) -> None:
         self.folder = folder
         self.config = folder / "three-node.yaml"
-        self.config.write_text(with_free_ports(packaged_config()))
+        self._ports = Claims()
+        self.config.write_text(with_free_ports(packaged_config(), self._ports))
         self._store = f"store.dir={folder}/data/{{node}}"
         config = load(self.config, overrides=[self._store])
         self.id = config.cluster.id
@@ -249,16 +250,48 @@ def packaged_config() -> str:
     return files("node.demo").joinpath("three-node.yaml").read_text(encoding="utf-8")
 
 
-def with_free_ports(config: str) -> str:
-    """The same with other ports, if any of its own is taken."""
+class Claims:
+    """Ports that no other demonstration on this machine chooses while this object lives.
+
+    A port that nobody listens on now may be that of a node that was just killed, and is started again. So a
+    claim is an abstract socket named after the port; where the system has none (not Linux) there is no claim.
+    """
+
+    def __init__(self) -> None:
+        self._held: list[socket.socket] = []
+
+    def take(self, port: int) -> bool:
+        """Claim a port if nobody listens on it and nobody has claimed it."""
+        if not _is_free(port):
+            return False
+        if sys.platform == "linux":
+            hold = socket.socket(socket.AF_UNIX)
+            try:
+                hold.bind(f"\0stanchion-demo-port-{port}")
+            except OSError:  # another demonstration's
+                hold.close()
+                return False
+            self._held.append(hold)
+        return True
+
+    def release(self) -> None:
+        """Give all back."""
+        while self._held:
+            self._held.pop().close()
+
+
+def with_free_ports(config: str, claims: Claims) -> str:
+    """The same with other ports, drawn among those that are free, and claimed.
+
+    Never its own: two demonstrations that start together both find those free, and a node of one would wait
+    for a node of the other.
+    """
     ports = list(dict.fromkeys(int(port) for port in ADDRESS.findall(config)))
-    if all(_is_free(port) for port in ports):
-        return config
     others: dict[int, int] = {}
-    chance = random.SystemRandom()  # two demos that start together shall not choose the same
+    chance = random.SystemRandom()  # a seed shall not decide it
     while len(others) < len(ports):
         port = chance.randrange(*PORTS)
-        if port not in others.values() and port not in ports and _is_free(port):
+        if port not in others.values() and port not in ports and claims.take(port):
             others[ports[len(others)]] = port
     return ADDRESS.sub(lambda found: f"127.0.0.1:{others[int(found[1])]}", config)
 

@@ -124,3 +124,10 @@ def test_files_that_are_named_exist(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
     for name in re.findall(r"`((?:node|tests|docs|cluster-configs|bench)/[\w./-]*)`", text):
         assert (ROOT / name).exists(), name
+
+
+def test_no_text_holds_the_two_sides_of_a_conflict() -> None:
+    """A page of the documentation said both what was so and what had been."""
+    texts = [*ROOT.glob("*.md"), *DOCS.rglob("*.md")]
+    marked = re.compile(r"^(?:<{7} |>{7} |={7}$)", re.MULTILINE)
+    assert [path.name for path in texts if marked.search(path.read_text(encoding="utf-8"))] == []

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import socket
+import sys
+from collections.abc import Iterator
 from pathlib import Path
+
+import pytest
 
 from node.config.load import load
 from node.demo import cluster as demo
-from node.demo.cluster import packaged_config, said, with_free_ports
+from node.demo.cluster import Claims, packaged_config, said, with_free_ports
 
 ROOT = Path(__file__).parents[3]
 
@@ -17,12 +21,42 @@ def test_the_packaged_configuration_is_the_one_of_cluster_configs() -> None:
     assert packaged_config() == (ROOT / "cluster-configs" / "three-node.yaml").read_text(encoding="utf-8")
 
 
-def test_other_ports_where_one_is_taken(tmp_path: Path) -> None:
+@pytest.fixture
+def claims() -> Iterator[Claims]:
+    claims = Claims()
+    yield claims
+    claims.release()
+
+
+def test_two_demonstrations_use_other_ports(claims: Claims) -> None:
+    """Both found the ports of the packaged configuration free, and a node of one waited for the other's."""
+    own = set(demo.ADDRESS.findall(packaged_config()))
+    first, second = (set(demo.ADDRESS.findall(with_free_ports(packaged_config(), claims))) for _ in range(2))
+    assert not own & first
+    assert not own & second
+    assert not first & second
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="abstract sockets")
+def test_a_port_of_a_node_that_is_down_is_not_taken(claims: Claims) -> None:
+    """Nobody listens there, but the node is started again: another demonstration's had its port by then."""
+    other = Claims()
+    try:
+        port = next(port for port in range(*demo.PORTS) if other.take(port))
+        assert not claims.take(port)
+        other.release()
+        assert claims.take(port)
+    finally:
+        other.release()
+
+
+def test_other_ports_where_one_is_taken(tmp_path: Path, claims: Claims) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         port = taken.getsockname()[1]
         config = packaged_config().replace("127.0.0.1:4222", f"127.0.0.1:{port}")
-        changed = with_free_ports(config)
+        assert not claims.take(port)
+        changed = with_free_ports(config, claims)
     found = demo.ADDRESS.findall(changed)
     assert len(set(found)) == 9
     assert not set(found) & set(demo.ADDRESS.findall(config))
