@@ -7,12 +7,19 @@ from the rules of Raft alone what that server may be and may have committed:
 *Votes.* One vote a server and term, across restarts; for a candidate whose log is at least as good as the
 voter's was when it was asked. *Elections.* Who leads has the votes of a majority of the voters its log
 names, its own included if it is one. *Terms* never fall, and a leader of a term adds to its log only.
-*Acks* name what is durable. *Commitment.* A leader commits an entry of its own term, which a majority has
-acknowledged to it in that term. Who follows commits no more than leaders have told it, and no more than
-they have verified in its log. No commit index falls.
+*Acks* name what is durable. *Log matching.* A server that acknowledges an entry to a leader has an entry of
+the term there that this leader's appends named: by induction all entries before it are the same.
+*Membership.* The model reads who counts from the server's own log, not from the engine. A leader begins a
+change when the one before and an entry of its own term are committed, and no more than one voter differs.
+Votes and acks of others, removed servers among them, count for nothing. *Commitment.* A leader commits an
+entry of its own term, which a majority has acknowledged to it in that term. Who follows commits no more
+than leaders have told it, and no more than they have verified in its log. No commit index falls.
 
-The other checkers look at all servers together (`log_checks`, `member_checks`): election safety, log
-matching, leader completeness, membership. This one says at which step of which server a rule was broken.
+Cost: a step looks at the entries of the frames it was given and at the last membership, never at whole logs.
+
+The other checkers look at all servers together (`log_checks`, `member_checks`): election safety, all entries
+of all logs, leader completeness, what becomes of committed memberships. This one says at which step of which
+server a rule was broken.
 
 Source: Ongaro and Ousterhout, *In Search of an Understandable Consensus Algorithm*, figure 2.
 """
@@ -43,7 +50,13 @@ class Engine(Protocol):
     def membership(self) -> Membership: ...
     @property
     def membership_index(self) -> int: ...
-    def membership_at(self, index: int) -> Membership: ...
+
+
+Placed = tuple[int, bytes]
+"""The entry that brought a membership, and its bytes."""
+
+CLAIMS_MAX = 1024
+"""Entries of a leader's log that are remembered for one follower: more than are ever on their way to it."""
 
 
 @dataclass(slots=True)
@@ -66,12 +79,26 @@ class Server:
     commit: int = 0
     told: int = 0
     """How far leaders and snapshots have told it that its log is committed."""
+    claims: dict[int, int] = field(default_factory=dict)
+    """The terms of entries of the leader's log, by index, as its appends in `term` named them."""
+    placed: Placed | None = None
+    """The last membership that was seen in its log."""
+    members: Membership | None = None
+    """The same, decoded; None while its log has none."""
 
     def enter(self, term: int) -> None:
         """Go on to a later term, where nothing is known yet."""
         if term > self.term:
             self.term = term
-            self.votes, self.acks = set(), {}
+            self.votes, self.acks, self.claims = set(), {}, {}
+
+    def claim(self, message: Message) -> None:
+        """Note the terms of the entries that an append of the leader names."""
+        if len(self.claims) > CLAIMS_MAX:
+            self.claims.clear()
+        self.claims[message["prev"]] = message["prev_term"]
+        for index, term, *_ in message["entries"]:
+            self.claims[index] = term
 
 
 class RaftModel:
@@ -88,7 +115,7 @@ class RaftModel:
     def started(self, name: str, commit: int) -> None:
         """A process starts: it knows to be committed what its store holds."""
         server = self._server(name)
-        server.votes, server.acks, server.led = set(), {}, 0
+        server.votes, server.acks, server.claims, server.led = set(), {}, {}, 0
         server.commit = server.told = commit
 
     def emptied(self, name: str) -> None:
@@ -120,6 +147,9 @@ class RaftModel:
             case "append":
                 verified = message["prev"] + len(message["entries"])
                 server.told = max(server.told, min(message["commit"], verified))
+                server.enter(term)
+                if term == server.term:
+                    server.claim(message)
             case _:
                 pass
 
@@ -151,6 +181,13 @@ class RaftModel:
                         "ack rule",
                         f"{name} acknowledges entry {match}, its log is durable to {journal.durable_index}",
                     )
+                claimed, found = self._server(name).claims.get(match), journal.term_at(match)
+                if claimed is not None and found is not None and claimed != found:
+                    raise ViolationError(
+                        "matching rule",
+                        f"{name} acknowledges entry {match} of term {claimed} to {peer}, "
+                        f"it has one of term {found}",
+                    )
             case _:
                 pass
 
@@ -172,6 +209,7 @@ class RaftModel:
             raise ViolationError("term rule", f"{name} goes back to term {engine.term} from {server.led}")
         server.enter(engine.term)
         commit = engine.commit_index
+        self._goes_by(name, server, engine, journal)
         if engine.role is Role.LEADER:
             self._leads(name, server, engine, journal)
         if commit < server.commit:
@@ -186,11 +224,44 @@ class RaftModel:
                 )
             server.commit = commit
 
+    def _goes_by(self, name: str, server: Server, engine: Engine, journal: JournalView) -> None:
+        """Read the members from the log, and look at a change that a leader has begun."""
+        placed = journal.membership
+        if placed != server.placed:
+            before, since = server.members, 0 if server.placed is None else server.placed[0]
+            server.placed = placed
+            server.members = None if placed is None else Membership.decode(placed[1])
+            began = engine.role is Role.LEADER and server.led == engine.term
+            if began and before is not None and placed is not None and placed[0] > since:
+                self._changes(name, server, before, since, engine, journal)
+        if server.members is not None and server.members != engine.membership:
+            raise ViolationError(
+                "membership rule",
+                f"{name} goes by {engine.membership.voters}, its log by {server.members.voters}",
+            )
+
+    def _changes(
+        self, name: str, server: Server, before: Membership, since: int, engine: Engine, journal: JournalView
+    ) -> None:
+        """A leader has appended a membership, after that of entry ``since``."""
+        assert server.members is not None
+        commit = engine.commit_index
+        if since > commit or journal.term_at(commit) != engine.term:
+            raise ViolationError(
+                "membership rule",
+                f"{name} leads term {engine.term} and begins a change, {commit} is committed and the change "
+                f"of entry {since} came before",
+            )
+        if len(before.copies() ^ server.members.copies()) > 1:
+            raise ViolationError(
+                "membership rule", f"{name} turns {before.voters} into {server.members.voters} at once"
+            )
+
     def _leads(self, name: str, server: Server, engine: Engine, journal: JournalView) -> None:
         last = journal.last_index
         if server.led < engine.term:
             server.led = engine.term
-            voters = engine.membership.voters
+            voters = (server.members or engine.membership).voters
             votes = (server.votes | {name}) & {*voters}
             if 2 * len(votes) <= len(voters):
                 raise ViolationError(
@@ -214,9 +285,12 @@ class RaftModel:
         having = {peer for peer, match in server.acks.items() if match >= commit}
         if journal.durable_index >= commit:
             having.add(name)
-        electorates = [engine.membership.voters]
-        if journal.first_index <= commit < engine.membership_index:
-            electorates.append(engine.membership_at(commit).voters)
+        electorates = [(server.members or engine.membership).voters]
+        since = 0 if server.placed is None else server.placed[0]
+        if journal.first_index <= commit < since:  # committed before the change was appended, in this step
+            earlier = journal.membership_at(commit)
+            if earlier is not None:
+                electorates.append(Membership.decode(earlier[1]).voters)
         if not any(2 * len(having & {*voters}) > len(voters) for voters in electorates):
             raise ViolationError(
                 "commit rule",

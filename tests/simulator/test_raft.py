@@ -19,7 +19,7 @@ from node.raft import following
 from node.raft.compat import Library
 from node.raft.engine import Engine
 from node.raft.frames import Ack, Append, Refusal
-from node.raft.inbound import Accept, Refuse, Verdict
+from node.raft.inbound import Accept, Refuse, Verdict, judge
 from node.raft.membership import Membership
 from node.raft.ports import JournalView, Role
 from node.raft.reconfiguration import Reconfiguration
@@ -338,3 +338,29 @@ def test_a_snapshot_without_its_membership_is_noticed(
 
     monkeypatch.setattr(Engine, "snapshot_installed", forget)
     seeds.find(40, _broken_by(MEMBERS["snapshots"]), kinds={"membership"})
+
+
+# --- what the model of the rules alone sees, or sees first ----------------------------------------
+
+
+def _ack_whatever_a_heartbeat_names(append: Append, log: JournalView, commit: int) -> Verdict:
+    """As `judge`, without a look at the term of ``prev`` where no entry follows: nothing is changed there."""
+    if not append.entries and log.first_index <= append.prev <= log.last_index:
+        return Accept(append.prev, min(append.commit, commit), append.prev, [])
+    return judge(append, log, commit)
+
+
+def test_an_ack_of_an_entry_that_the_leader_does_not_have_is_noticed(
+    seeds: SeedSearch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No log has anything wrong in it at that time, and nothing may ever come of it."""
+    monkeypatch.setattr(following, "judge", _ack_whatever_a_heartbeat_names)
+    seeds.find(40, _broken_by(MIXES["rough"]), kinds={"matching rule"})
+
+
+def test_a_change_before_the_one_before_is_committed_is_noticed_when_it_begins(
+    seeds: SeedSearch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It need not come to two majorities."""
+    changes_overlap(monkeypatch)
+    seeds.find(20, _broken_by(MEMBERS["quiet"]), kinds={"membership rule"})

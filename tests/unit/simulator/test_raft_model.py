@@ -16,25 +16,26 @@ from node.simulator.raft_model import RaftModel
 THREE = Membership.founders(["n1", "n2", "n3"])
 
 
-def journal(*terms: int, durable: int | None = None) -> Any:
-    """A log whose entries, from 1 on, have these terms."""
+def journal(*terms: int, durable: int | None = None, members: tuple[int, Membership] | None = None) -> Any:
+    """A log whose entries, from 1 on, have these terms; with ``members`` one of them brings a membership."""
+    placed = None if members is None else (members[0], members[1].encode())
     return SimpleNamespace(
         first_index=1,
         first_readable=1,
         last_index=len(terms),
         durable_index=len(terms) if durable is None else durable,
+        membership=placed,
+        membership_at=lambda index: placed if placed is not None and placed[0] <= index else None,
         term_at=lambda index: terms[index - 1] if 0 < index <= len(terms) else None,
     )
 
 
-def engine(term: int, *, leads: bool = False, commit: int = 1) -> Any:
+def engine(term: int, *, leads: bool = False, commit: int = 1, members: Membership = THREE) -> Any:
     return SimpleNamespace(
         role=Role.LEADER if leads else Role.FOLLOWER,
         term=term,
         commit_index=commit,
-        membership=THREE,
-        membership_index=0,
-        membership_at=lambda index: THREE,
+        membership=members,
     )
 
 
@@ -169,3 +170,63 @@ def test_an_ack_names_what_is_durable(cluster: Cluster) -> None:
     cluster.model.sent("n1", "n2", Ack(1, 2).encode(), journal(0, 1, durable=2))
     with broken("ack rule"):
         cluster.model.sent("n1", "n2", Ack(1, 2).encode(), journal(0, 1, durable=1))
+
+
+def test_an_ack_names_an_entry_of_the_leaders_log(cluster: Cluster) -> None:
+    """Log matching, where it begins: what is acknowledged is what the leader has there."""
+    log = journal(0, 1, 1)
+    heartbeat = Append(2, 3, 2, 1, [], ask=True, note=None).encode()
+    cluster.model.received("n1", "n2", heartbeat, log)
+    cluster.model.stepped("n1", engine(2), log)
+    with broken("matching rule: n1 acknowledges entry 3 of term 2 to n2, it has one of term 1"):
+        cluster.model.sent("n1", "n2", Ack(2, 3).encode(), log)
+    cluster.model.sent("n1", "n2", Ack(2, 3).encode(), journal(0, 1, 2))
+    cluster.model.sent("n1", "n2", Ack(2, 2).encode(), log)
+
+
+def test_members_are_those_of_the_log(cluster: Cluster) -> None:
+    two = THREE.without("n3")
+    with broken("membership rule"):
+        cluster.model.stepped("n1", engine(1), journal(0, 1, members=(2, two)))
+
+
+def test_a_removed_server_has_no_vote_and_its_acks_do_not_count(cluster: Cluster) -> None:
+    two = THREE.without("n3")
+    log = journal(0, 1, 2, members=(2, two))
+    cluster.model.received("n1", "n3", Vote(2).encode(), log)
+    with broken("election rule"):
+        cluster.model.stepped("n1", engine(2, leads=True, members=two), log)
+    cluster.model.received("n1", "n2", Vote(3).encode(), log)
+    log = journal(0, 1, 3, members=(2, two))
+    cluster.model.stepped("n1", engine(3, leads=True, members=two), log)
+    cluster.model.received("n1", "n3", Ack(3, 3).encode(), log)
+    with broken("commit rule"):
+        cluster.model.stepped("n1", engine(3, leads=True, commit=3, members=two), log)
+
+
+def test_members_change_one_at_a_time(cluster: Cluster) -> None:
+    log = journal(0, 2, members=(1, THREE))
+    cluster.elected(2, log)
+    cluster.model.received("n1", "n2", Ack(2, 2).encode(), log)
+    cluster.model.stepped("n1", engine(2, leads=True, commit=2), log)
+    two = THREE.without("n3")
+    cluster.model.stepped(
+        "n1", engine(2, leads=True, commit=2, members=two), journal(0, 2, 2, members=(3, two))
+    )
+    one = two.without("n2")
+    with broken("begins a change"):
+        cluster.model.stepped(
+            "n1", engine(2, leads=True, commit=2, members=one), journal(0, 2, 2, 2, members=(4, one))
+        )
+
+
+def test_one_voter_differs_at_most(cluster: Cluster) -> None:
+    log = journal(0, 2, members=(1, THREE))
+    cluster.elected(2, log)
+    cluster.model.received("n1", "n2", Ack(2, 2).encode(), log)
+    cluster.model.stepped("n1", engine(2, leads=True, commit=2), log)
+    one = THREE.without("n3").without("n2")
+    with broken("at once"):
+        cluster.model.stepped(
+            "n1", engine(2, leads=True, commit=2, members=one), journal(0, 2, 2, members=(3, one))
+        )
