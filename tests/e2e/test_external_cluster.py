@@ -272,6 +272,30 @@ def test_a_nats_server_goes(behind: Behind) -> None:
     talking(behind, talk)
 
 
+def test_nats_servers_restart_one_after_another(behind: Behind) -> None:
+    """As when the NATS cluster is upgraded: nodes and clients move each time, and nothing stored is lost."""
+    behind.ready()
+
+    async def talk(client: Client) -> None:
+        got: list[Message] = []
+        await client.subscribe("foo", got.append, durable="d", ack_wait_s=2)
+        wanted: set[bytes] = set()
+        for number, server in enumerate(behind.servers):
+            server.kill()
+            await store(client, b"without %d" % number)
+            await trio.to_thread.run_sync(server.start)
+            await store(client, b"with %d" % number)
+            wanted |= {b"without %d" % number, b"with %d" % number}
+            await has(
+                lambda: wanted <= {message.data for message in got},  # noqa: B023  # waited for at once
+                f"all messages after server {number}",
+                lambda: sorted({message.data for message in got}),
+            )
+        assert not client.lost
+
+    talking(behind, talk)
+
+
 def test_a_leader_without_nats_servers_hands_over(
     behind: Behind, tmp_path: Path, guard: Guard, ports: Ports
 ) -> None:
