@@ -117,7 +117,7 @@ class DeliveryProgress:
         marks.append((entry, end))
 
     def ended(self, connection: Connection, waits: int | None, applied: int) -> None:
-        """Note that ``connection`` has ended.
+        """Note that ``connection`` has ended. Of one that is drained first this is told twice.
 
         Args:
             connection: of this node.
@@ -127,6 +127,9 @@ class DeliveryProgress:
         first = self._first(connection, waits)
         self._marks.pop(connection, None)
         index = applied if first is None else min(first - 1, applied)
+        drained = self._ended.pop(connection.epoch, None)
+        if drained is not None:  # our half has ended before: nothing was written since
+            index = min(index, drained.written)
         self.handed_over = True
         self._ended[connection.epoch] = _Ended(index, first is not None, self._clock() + ENDED_S)
         while len(self._ended) > ENDED_MAX:

@@ -100,6 +100,14 @@ def test_after_a_snapshot_entries_may_come_out_of_order() -> None:
     assert node.take(9) == (9, [], [])
 
 
+def test_a_connection_ends_once() -> None:
+    """A planned stop ends our half first, then the connection: what is applied in between was not written."""
+    node, connection = Node(), Connection(1)
+    node.progress.ended(connection, None, 5)
+    node.progress.ended(connection, None, 6)
+    assert node.take(6) == (6, [], [[1, 5]])
+
+
 def test_marks_are_bounded() -> None:
     """However many entries wait in an outbox: the last ones go together, and none counts too early."""
     node, connection = Node(), Connection(1)
