@@ -46,6 +46,16 @@ LEAVE_S: Final = 5.0
 the rate. If that would take longer than so many seconds, a part of ``1 / LEAVE_S`` of them is removed each
 second."""
 
+LEAVE_BUSY_S: Final = 20.0
+"""The same where the machine is so slow that `REST` would let it take longer."""
+
+ENDED_MAX: Final = 75_000
+"""While more subscriptions of ended connections wait to be removed, connections that change many rest for
+`ENDED_PAUSE_S` after each step. Else subscriptions could begin faster than they are removed, and what has
+ended would take ever more memory."""
+
+ENDED_PAUSE_S: Final = 1.0
+
 
 class InterestRate:
     """The token bucket of one node.
@@ -58,6 +68,7 @@ class InterestRate:
         self._clock = clock
         self._tokens = float(BURST)
         self._filled_s = clock()
+        self._ended = 0
 
     def spend(self, changes: int) -> float:
         """Take tokens for ``changes``. Returns the seconds until the bucket has recovered from them; 0 if it
@@ -69,6 +80,15 @@ class InterestRate:
         self._filled_s = now_s
         self._tokens = max(tokens, -2.0 * DEBT_MAX)
         return min(max(0.0, -tokens), DEBT_MAX + changes) / CHANGES_PER_S
+
+    def add_ended(self, count: int) -> None:
+        """A connection with ``count`` subscriptions has ended; `leave_pause_s` tells what is left of them."""
+        self._ended += count
+
+    @property
+    def has_many_ended(self) -> bool:
+        """More than `ENDED_MAX` subscriptions wait to be removed."""
+        return self._ended > ENDED_MAX
 
     @property
     def is_in_debt(self) -> bool:
@@ -82,11 +102,11 @@ class InterestRate:
         Half the rate is for removing, so that it goes on beside clients that subscribe, for what has ended
         takes memory until then.
         """
+        self._ended = left
         if not self.spend(removed):
             return 0.0
-        return max(
-            min(REST * took_s, PAUSE_MAX_S), removed / max(CHANGES_PER_S / 2, (removed + left) / LEAVE_S)
-        )
+        rest_s = min(REST * took_s, PAUSE_MAX_S, LEAVE_BUSY_S * removed / (removed + left))
+        return max(rest_s, removed / max(CHANGES_PER_S / 2, (removed + left) / LEAVE_S))
 
 
 class Allowance:
@@ -107,6 +127,8 @@ class Allowance:
             self._since_s, self._used = now_s, 0
         self._used += changes
         pause_s = rate.spend(changes)
+        if rate.has_many_ended and self._used > FREE_IN_DEBT_PER_S:
+            return ENDED_PAUSE_S
         if not pause_s or self._used <= (FREE_IN_DEBT_PER_S if rate.is_in_debt else FREE_PER_S):
             return 0.0
         return max(pause_s, min(REST * (now_s - due_s), PAUSE_MAX_S))

@@ -246,6 +246,7 @@ class Routing:
             self._begin(self._leave(connection.epoch, subscriptions), len(subscriptions))
         else:
             self._left_count += len(subscriptions)
+            self.interest_rate.add_ended(len(subscriptions))
             self._leaving.append(self._leave_in_steps(connection.epoch, subscriptions))
 
     def _leave_in_steps(self, epoch: int, subscriptions: list[LocalSubscription]) -> Iterator[None]:
