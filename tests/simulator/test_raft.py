@@ -353,7 +353,7 @@ def _ack_whatever_a_heartbeat_names(append: Append, log: JournalView, commit: in
 def test_an_ack_of_an_entry_that_the_leader_does_not_have_is_noticed(
     seeds: SeedSearch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """No log has anything wrong in it at that time, and nothing may ever come of it."""
+    """No log is wrong at that time; without the model one sees only that a follower never catches up."""
     monkeypatch.setattr(following, "judge", _ack_whatever_a_heartbeat_names)
     seeds.find(40, _broken_by(MIXES["rough"]), kinds={"matching rule"})
 

@@ -148,3 +148,16 @@ def test_subscribe_permissions_hold_for_whole_patterns() -> None:
     assert not permissions.may_subscribe(b"a.secret")
     assert permissions.denied_within(b"a.*") == (b"a.secret",)
     assert permissions.denied_within(b"_INBOX.x.*") == ()
+
+
+def test_a_user_is_still_known_by_the_same_password_and_rights_only() -> None:
+    """The configuration is read again: whoever came in by another password is shown the door."""
+    before = Authenticator([User("ann", "s3cret")])
+    ann = outcome(before, user="ann", pass_="s3cret")
+    assert ann is not None
+    assert Authenticator([User("ann", "s3cret"), User("bob", "x")]).still_knows(ann, before)
+    assert not Authenticator([User("ann", "another")]).still_knows(ann, before)
+    assert not Authenticator([User("ann", "s3cret", Permissions(publish_allow=(b"foo",)))]).still_knows(
+        ann, before
+    )
+    assert not Authenticator([User("bob", "s3cret")]).still_knows(ann, before)

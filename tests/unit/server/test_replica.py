@@ -464,3 +464,12 @@ def test_a_snapshot_leaves_no_delivery_to_its_ack_wait(node: Node) -> None:
     node.replica.performer._receivers = lambda inbox: [receiver]
     node.replica.installed(talk.state, store, since)
     assert got == [b"in", b"in"]
+
+
+def test_a_majority_is_linked_with_half_of_the_others(node: Node) -> None:
+    node.replica.membership_changed(Membership.founders(["n1", "n2", "n3"]), Index(1))
+    assert node.replica.has_majority_linked
+    node.replica.peer_down("n3")
+    assert node.replica.has_majority_linked, "two of three"
+    node.replica.peer_down("n2")
+    assert not node.replica.has_majority_linked
