@@ -163,6 +163,8 @@ class Route:
     in_bytes: int = 0
     out_bytes: int = 0
     rtt_ns: int | None = None
+    dropped_msgs: int = 0
+    """Messages of clients that were not sent to it since this node started: too much waited for it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -265,6 +265,7 @@ def _route(route: Route, now_ns: int) -> View:
         "uptime": uptime_text(now_ns - route.start_ns),
         "idle": uptime_text(now_ns - route.last_activity_ns),
         **_counters(route, pending="pending_size"),
+        "dropped_msgs": route.dropped_msgs,
     }
 
 

@@ -166,9 +166,9 @@ class Routing:
         self._fanning_out: dict[Receiver, None] = {}
         """Publishers of messages that are being sent in steps."""
         self._drops_told_s: dict[str, float] = {}
-        self.dropped = 0
-        """Messages of clients that were not sent to another node, or not to all queue groups there, for too
-        much waits for it already."""
+        self.dropped: dict[str, int] = {}
+        """By node: messages of clients that were not sent to it, or not to all queue groups there, for too
+        much waited for it. A node is here once that has happened."""
         self.spent = 0
         """What publishing has cost so far beyond deliveries, counted as so many deliveries to clients."""
 
@@ -534,14 +534,14 @@ class Routing:
             self._held_up[source] = peer
         if queued < FULL_BYTES:
             return False
-        self.dropped += 1
+        dropped = self.dropped[peer] = self.dropped.get(peer, 0) + 1
         now_s = self._clock()
         if now_s - self._drops_told_s.get(peer, -DROPS_TOLD_S) >= DROPS_TOLD_S:
             self._drops_told_s[peer] = now_s
             log.warning(
                 "node %s does not take messages as fast as clients publish them: %d bytes are queued for it, "
                 "and messages to its clients are dropped (%d so far)",
-                peer, queued, self.dropped,
+                peer, queued, dropped,
             )  # fmt: skip
         return True
 

@@ -229,6 +229,7 @@ class Source(figures.Source):
             out_bytes=counted.out_bytes,
             rtt_ns=None if link.socket is None else round_trip_ns(link.socket),
             is_configured=is_configured,
+            dropped_msgs=routing.dropped.get(name, 0),
         )
 
     def _connection(self, connection: Connection) -> figures.Connection:

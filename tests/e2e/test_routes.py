@@ -284,6 +284,7 @@ def test_routez(make: Make) -> None:
         "rid": int, "remote_id": str, "did_solicit": bool, "is_configured": bool, "ip": str, "port": int,
         "start": str, "last_activity": str, "rtt": str, "uptime": str, "idle": str, "pending_size": int,
         "in_msgs": int, "out_msgs": int, "in_bytes": int, "out_bytes": int, "subscriptions": int,
+        "dropped_msgs": int,
     }  # fmt: skip
     assert {key: type(value) for key, value in route.items()} == kinds
     assert (route["remote_id"], route["did_solicit"], route["is_configured"]) == ("west/n1", False, False)

@@ -55,6 +55,12 @@ def pages_for(path: Path, rule: str) -> list[str]:
     return ["checklist.md"] if re.fullmatch(r"[A-Z]{3}-\d\d", rule) else ["rules.md"]
 
 
+def test_no_page_has_a_conflict_that_was_not_resolved() -> None:
+    pages = [*DOCS.glob("*.md"), ROOT / "README.md", ROOT / "CHANGELOG.md"]
+    marked = re.compile(r"^(?:<{7} |={7}$|>{7} )", re.MULTILINE)
+    assert [page.name for page in pages if marked.search(page.read_text(encoding="utf-8"))] == []
+
+
 def test_every_rule_that_is_named_is_defined() -> None:
     """The project needs nothing outside itself."""
     missing = [

@@ -167,7 +167,18 @@ def test_what_cannot_be_read_is_refused(source: FakeSource, query: dict[str, str
 
 def test_routez_has_one_entry_for_each_other_node(source: FakeSource) -> None:
     source.linked = [
-        Route(1, "n2", True, "127.0.0.1", 6222, NOW_NS - SECOND, NOW_NS, in_msgs=4, rtt_ns=1_500_000),
+        Route(
+            1,
+            "n2",
+            True,
+            "127.0.0.1",
+            6222,
+            NOW_NS - SECOND,
+            NOW_NS,
+            in_msgs=4,
+            rtt_ns=1_500_000,
+            dropped_msgs=7,
+        ),
         Route(
             2, "c/n2", False, "::1", 6223, NOW_NS, NOW_NS, subjects=lambda: ["b", "a"], is_configured=False
         ),
@@ -183,6 +194,7 @@ def test_routez_has_one_entry_for_each_other_node(source: FakeSource) -> None:
     counted = varz(source, Process(), {}, "/")
     assert (counted["routes"], counted["remotes"]) == (2, 2)
     assert (view["routes"][0]["rtt"], view["routes"][0]["pending_size"]) == ("1.5ms", 0)
+    assert [route["dropped_msgs"] for route in view["routes"]] == [7, 0]
 
 
 def test_subsz_counts_lists_and_tests(source: FakeSource) -> None:

@@ -595,7 +595,7 @@ def test_a_full_link_is_spared_clients_messages(caplog: pytest.LogCaptureFixture
     for _ in range(3):
         ann.pub(b"a")
     assert cluster.frames == []
-    assert cluster.nodes["n1"].dropped == 3
+    assert cluster.nodes["n1"].dropped == {"n2": 3}
     assert [record.levelname for record in caplog.records] == ["WARNING"]
     cluster.nodes["n1"].publish(None, b"a", b"", b"", b"")
     assert len(cluster.frames) == 3
