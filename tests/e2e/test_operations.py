@@ -335,7 +335,7 @@ of the last thousand connections. """
 AT_A_TIME = 50
 GROWTH_MAX = 4 * MIB
 """In the second round. It was -1.3 to 2.3 MiB: heaps that many share never come back whole. A client takes
-21 KB while it is there, all of them 30 MiB. """
+21 KB while it is there, all of them 30 MiB. Single objects: see tests/unit/server/test_cycles.py. """
 
 BOUNDED = {"raft": {"journal_segment": "64KiB"}, "limits": {"max_msgs": 10}}
 SUBJECTS = 40_000
