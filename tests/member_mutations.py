@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from node.raft.active_membership import Reconfiguration
 from node.raft.engine import Engine
 from node.raft.progress import Replicator
-from node.raft.reconfiguration import Reconfiguration
 
 
 def members_count_when_they_are_committed(patch: pytest.MonkeyPatch) -> None:

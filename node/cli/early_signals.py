@@ -10,7 +10,7 @@ SIGTERM, SIGINT         end the process at once with the status that the command
 SIGHUP, SIGUSR1, -2     are remembered; the node handles them once it is running (`take`)
 ======================  ===================================================================
 
-A running node installs its own handlers (`node.server.leaving`). Commands that end with
+A running node installs its own handlers (`node.server.shutdown`). Commands that end with
 KeyboardInterrupt call `leave_to_python` when they begin their work.
 """
 

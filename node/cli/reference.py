@@ -81,7 +81,7 @@ def _serve(made: Invocation, arguments: list[str]) -> int:
     _write_pid(made.pid_file)
     from node.server import node
     from node.server.launch import Launch
-    from node.server.membership.joining import keep_name
+    from node.server.membership.node_identity import keep_name
 
     if made.name_file:
         keep_name(made.name_file, made.node)

@@ -157,7 +157,7 @@ def _progress(runs: int, total: Counter[str], seconds: float, case: Case) -> str
 
 def _tell(args: argparse.Namespace, outcome: Outcome) -> None:
     """What led to it, and how to see it again."""
-    from node.simulator.telling import story
+    from node.simulator.failure_report import story
 
     asked_for = args.acts is not None or args.clients is not None
     seconds = 0.0 if asked_for else args.shrink_seconds

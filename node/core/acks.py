@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from .apply_context import Turn
 from .commands import Acked
 from .effects import OK, Ok
 from .state import Subscription
-from .turn import Turn
 
 
 def apply_acks(turn: Turn, command: Acked) -> Ok:

@@ -29,6 +29,7 @@ from node.errors import RefusedError
 
 from . import channels, clients, purging, refusals, subscriptions
 from .ack_waits import may_redeliver
+from .apply_context import Turn
 from .commands import (
     AdminCommand,
     ChannelDelete,
@@ -43,7 +44,6 @@ from .due import resume_sending
 from .effects import OK, Ok, Warn
 from .log import MessageLog
 from .state import Channel, Group, State, Subscription
-from .turn import Turn
 
 
 def administer(turn: Turn, command: AdminCommand) -> Ok:

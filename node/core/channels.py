@@ -7,9 +7,9 @@ from node.protocol.message import message_size
 from node.units import ChannelID, Seq
 
 from . import limits, refusals
+from .apply_context import Publishing, Turn
 from .effects import DropChannel, Store
 from .state import Channel, folded
-from .turn import Publishing, Turn
 
 
 def find_or_create(turn: Turn, name: str) -> Channel:

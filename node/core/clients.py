@@ -8,6 +8,7 @@ from node.errors import RefusedError
 from node.units import SECOND
 
 from . import refusals, subscriptions
+from .apply_context import Turn
 from .commands import (
     ANY_EPOCH,
     ANY_GENERATION,
@@ -19,7 +20,6 @@ from .commands import (
 )
 from .effects import OK, ClientOpened, Ok, Probing
 from .state import Client
-from .turn import Turn
 from .versions import CLIENTS_BOUNDED, LOCATION
 
 CLIENTS_MAX = 100_000

@@ -18,12 +18,12 @@ from node.units import Seq
 
 from . import due
 from .ack_waits import first_deadline, may_redeliver, passed, watch
+from .apply_context import Turn
 from .effects import Deliver
 from .group import KEEPS_UP_1_NS, KEEPS_UP_NS, choose_for_redelivery, share_out
+from .new_term import restart
 from .purging import forget_purged, free_if_gone
 from .state import Group, Record, State, Subscription
-from .taking_over import restart
-from .turn import Turn
 from .versions import EVEN_BURSTS
 
 ENTRY_MESSAGES_MAX = 2000

@@ -15,9 +15,9 @@ from __future__ import annotations
 from itertools import islice
 
 from .ack_waits import passed, watch
+from .apply_context import Turn
 from .commands import Unwritten
 from .state import Group, Lost, Missed, State, Subscription
-from .turn import Turn
 
 ORDERED_MAX = 8192
 """How many due messages of a group are put in order of sequence at a time."""

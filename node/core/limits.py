@@ -13,11 +13,11 @@ from __future__ import annotations
 from node.protocol.subjects import matches
 from node.units import Seq
 
+from .apply_context import Turn
 from .commands import Configure
 from .effects import OK, Drop, Ok, Warn
 from .settings import LIMIT_NAMES, Limits, Settings
 from .state import Channel, State
-from .turn import Turn
 from .versions import FREES_DROPPED
 
 

@@ -16,7 +16,18 @@ from typing import Any, assert_never
 from node.errors import RefusedError, RemoteProtocolError
 from node.units import Index
 
-from . import acks, administration, channels, clients, keeping, limits, refusals, sessions, subscriptions
+from . import (
+    acks,
+    administration,
+    channels,
+    clients,
+    leader_commands,
+    limits,
+    refusals,
+    sessions,
+    subscriptions,
+)
+from .apply_context import Turn
 from .commands import (
     Acked,
     ChannelDelete,
@@ -55,9 +66,8 @@ from .entries import (
     decode_session_open,
 )
 from .presence import end_cold_start
-from .rolling import roll
 from .state import Session, State
-from .turn import Turn
+from .state_digest import roll
 from .versions import (
     MACHINE_VERSION,
     UnsupportedVersionError,
@@ -114,7 +124,7 @@ class Machine:
         state.timestamp_ns = max(state.timestamp_ns, entry.timestamp_ns)
         turn = Turn(state, index, state.time_ns, state.timestamp_ns, effects)
         for command in keeper:
-            keeping.apply(turn, command)
+            leader_commands.apply(turn, command)
         for batch in entry.batches:
             _apply_batch(turn, batch)
         channels.finish_publishing(turn)

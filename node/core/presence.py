@@ -11,6 +11,7 @@ from typing import TypeAlias
 
 from node.units import SECOND, Generation
 
+from .apply_context import Turn
 from .commands import (
     ClientAway,
     ClientBack,
@@ -27,7 +28,6 @@ from .commands import (
 from .due import make_all_due, note_lost, resume_sending
 from .effects import Returned
 from .state import Client, Group, State, Subscription
-from .turn import Turn
 
 COLD_RELEASE_NS = 10 * SECOND
 """After a cold start a subscription whose client is back waits at most so long for its own inbox."""

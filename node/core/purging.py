@@ -14,8 +14,8 @@ isn't too much to look at.
 from __future__ import annotations
 
 from . import due, limits
+from .apply_context import Turn
 from .state import Channel, Group, Record, Subscription
-from .turn import Turn
 from .versions import FREES_DROPPED
 
 LOOKED_AT_MAX = 8192

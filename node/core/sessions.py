@@ -11,10 +11,10 @@ from __future__ import annotations
 
 from node.units import Generation
 
+from .apply_context import Turn
 from .commands import SessionEnd, SessionOpen
 from .effects import ClientOpened, Outcome, Probing, Replies, SessionOpened, SubscriptionOpened
 from .state import Session, State, Subscription
-from .turn import Turn
 from .versions import RETRIED_SUBSCRIBE
 
 OPENING = (ClientOpened, Probing, SubscriptionOpened)

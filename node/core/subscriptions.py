@@ -8,11 +8,11 @@ from node.units import SubscriptionID
 
 from . import channels, due, presence, refusals, sessions
 from .ack_waits import watch
+from .apply_context import Turn
 from .commands import SubscriptionClose, SubscriptionOpen, SubscriptionReplace, Unsubscribe
 from .effects import OK, DurableTaken, Ok, SubscriptionOpened
 from .log import MessageLog
 from .state import Channel, Client, Group, State, Subscription
-from .turn import Turn
 from .versions import RETRIED_SUBSCRIBE, UNSUBSCRIBE_BY_NAME_OFFLINE_ONLY
 
 

@@ -24,8 +24,8 @@ from node.demo.history import History
 from node.demo.load import Load
 from node.demo.picture import picture, plain, screen_lines
 from node.demo.report import lines, report
+from node.demo.scenario import Story
 from node.demo.show import Line, Show
-from node.demo.story import Story
 from node.demo.watch import watch
 from node.errors import NodeError
 

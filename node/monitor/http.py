@@ -28,7 +28,7 @@ from node.monitor.admission import Admission
 from node.monitor.connection import converse
 from node.monitor.figures import Source
 from node.monitor.gate import HEALTH, Gate
-from node.monitor.pacing import Pacer
+from node.monitor.loop_sharing import Pacer
 from node.monitor.process import ProcessMeter
 from node.monitor.query import BadQueryError, NotFoundError, Query
 from node.monitor.rendering import Steps, View, pieces

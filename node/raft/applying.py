@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from node.errors import CorruptionError
+from node.raft.active_membership import Reconfiguration
 from node.raft.ports import JournalView, Listener
-from node.raft.reconfiguration import Reconfiguration
 from node.units import Index, Term
 
 

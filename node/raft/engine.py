@@ -32,8 +32,9 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from node.errors import CorruptionError, NodeError, RefusedError, RemoteProtocolError, UnavailableError
 from node.raft import frames
+from node.raft.active_membership import Reconfiguration
 from node.raft.applying import Applier
-from node.raft.compat import Library, verify
+from node.raft.durable_outbox import Promises
 from node.raft.election import Election
 from node.raft.following import Follower
 from node.raft.frames import (
@@ -59,8 +60,7 @@ from node.raft.ports import (
     Timing,
 )
 from node.raft.progress import Replicator
-from node.raft.promises import Promises
-from node.raft.reconfiguration import Reconfiguration
+from node.raft.pysyncobj_adapter import Library, verify
 from node.raft.terms import TermEvidence, spoken
 from node.raft.voting import Voting
 from node.units import Index, Term

@@ -9,13 +9,13 @@ from __future__ import annotations
 from typing import Any
 
 from node.errors import CorruptionError
-from node.raft.compat import Library
+from node.raft.active_membership import Reconfiguration
+from node.raft.append_check import Accept, Refuse, judge
+from node.raft.durable_outbox import Promises
 from node.raft.election import Election
 from node.raft.frames import Ack, Alive, Append, Refusal, Stale
-from node.raft.inbound import Accept, Refuse, judge
 from node.raft.ports import JournalView, Listener
-from node.raft.promises import Promises
-from node.raft.reconfiguration import Reconfiguration
+from node.raft.pysyncobj_adapter import Library
 from node.raft.voting import Voting
 
 

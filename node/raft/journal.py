@@ -32,9 +32,9 @@ from typing import Protocol
 
 from node.errors import CorruptionError
 from node.raft.disk import Disk
+from node.raft.entry_cache import Payloads
 from node.raft.flush import Flush, Sweep
 from node.raft.log_state import Base, LogState
-from node.raft.payloads import Payloads
 from node.raft.places import Places
 from node.raft.ports import EntryType
 from node.raft.records import Header, Kind, Placed, pack_base, pack_placed
@@ -53,7 +53,7 @@ _MEMBERSHIP = bytes([EntryType.MEMBERSHIP])
 
 
 class Sealer(Protocol):
-    """Encrypts payloads at rest (`node.sealing`). The checksum covers what is on disk: the sealed bytes."""
+    """Encrypts payloads at rest (`node.encryption`). The checksum covers what is on disk: the sealed bytes."""
 
     def seal(self, payload: bytes, context: bytes) -> bytes: ...
 

@@ -9,7 +9,7 @@ node from the moment it is *appended* there, not from its commit, and no longer 
 from the log again. Two memberships that follow each other differ by one voter at most, so every
 majority of the one meets every majority of the other; that holds only if the earlier is committed
 before the later is appended, and only if the leader has committed an entry of its own term before.
-Both are the engine's to keep (`node.raft.reconfiguration`); here is only the value.
+Both are the engine's to keep (`node.raft.active_membership`); here is only the value.
 
 ``directory`` is what makes a voter a particular copy of the log and not merely a name: whoever
 comes back under the name with another directory has lost what it acknowledged, and is another.

@@ -16,11 +16,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
-from node.raft.compat import Library
+from node.raft.durable_outbox import Promise
 from node.raft.election import Election
 from node.raft.frames import PreVote, PreVoteRequest, Stale, TakeOver, Vote, VoteRequest
 from node.raft.ports import JournalView, Message, Role
-from node.raft.promises import Promise
+from node.raft.pysyncobj_adapter import Library
 
 Ballot: TypeAlias = VoteRequest | Vote | PreVoteRequest | PreVote | TakeOver | Stale
 

@@ -41,7 +41,6 @@ from node.raft.ports import Timing
 from node.server.access import authenticator
 from node.server.administration.requests import Administration
 from node.server.administration.verbs import Administering
-from node.server.agreeing import Agreement
 from node.server.certificate_watch import CertificateWatch
 from node.server.clients import Clients
 from node.server.collecting import Collector
@@ -50,34 +49,35 @@ from node.server.descriptors import connections_max, raise_limit
 from node.server.disk.checkpointing import Checkpointer
 from node.server.disk.space_watch import SpaceWatch, Unwritten
 from node.server.disk.storage import open_storage, space_of
-from node.server.foreign.offered import is_offered
-from node.server.foreign.peers import FOUNDED, STARTED, cluster_of
-from node.server.host import Host, boot_time_ns
 from node.server.interfaces import reachable_addresses
 from node.server.launch import Launch
 from node.server.leaderless import Leaderless
-from node.server.leaving import Leaving
 from node.server.loop_watch import LoopWatch
-from node.server.membership import joining
-from node.server.membership.founding import Founding
+from node.server.membership import node_identity
+from node.server.membership.bootstrap import Founding
 from node.server.membership.members import Members
 from node.server.membership.requests import serve_go_requests, serve_membership
 from node.server.operator_token import operator_token
 from node.server.outbox import SOFT_BYTES, bounds
 from node.server.peer_links import Alone, RouteLink
 from node.server.replica import Replica
+from node.server.routes.offered_services import is_offered
+from node.server.routes.remote_routes import FOUNDED, STARTED, cluster_of
 from node.server.routing import Routing
+from node.server.settings_sync import Agreement
+from node.server.shutdown import Leaving
 from node.server.streaming import Subjects
+from node.server.system import Host, boot_time_ns
 from node.units import SECOND
 
 if TYPE_CHECKING:
     from node.raft.security import Security
     from node.raft.transport import Transport
     from node.server.disk.snapshots import Snapshots
-    from node.server.external.link import External
-    from node.server.external.routing import ExternalRouting
-    from node.server.external.serving import Serving
-    from node.server.foreign.links import ForeignLinks
+    from node.server.external_nats.link import External
+    from node.server.external_nats.routing import ExternalRouting
+    from node.server.external_nats.serving import Serving
+    from node.server.routes.route_links import ForeignLinks
     from node.store.interface import StoreInterface
 
 log = logging.getLogger("stanchion.node")
@@ -160,12 +160,12 @@ class Node:
         self.identity = self._storage.identity
         self.journal = self._storage.journal
         directory = self.identity.directory if self.identity is not None else ""
-        founders = joining.founders(config.cluster, name)
-        since, first_members = joining.first_members(self.identity, founders)
+        founders = node_identity.founders(config.cluster, name)
+        since, first_members = node_identity.first_members(self.identity, founders)
         recovered = None
         if self.identity is not None and self.identity.recovered_from:
             recovered = (self.identity.founding_id, self.identity.recovered_from)
-            joining.claim_log(self.journal, self.identity)
+            node_identity.claim_log(self.journal, self.identity)
         self.routing = Routing(
             name,
             send=self._send_route,
@@ -235,7 +235,7 @@ class Node:
             apply=self._apply,
             listener=self.replica,
         )
-        joining.refuse_removed(self.engine, name, since)
+        node_identity.refuse_removed(self.engine, name, since)
         self.replica.attach(self.engine)
         self.agreement = Agreement(
             lambda: self.replica.state, lambda: self.config, self.replica.origin, proposes=launch.proposes
@@ -341,7 +341,7 @@ class Node:
     def _serve_newcomers(self) -> None:
         if self.is_alone:
             return
-        from node.server.membership.entering import Entrance
+        from node.server.membership.join import Entrance
 
         replica = self.replica
         entrance = Entrance(
@@ -393,9 +393,9 @@ class Node:
         routes = self.config.cluster.routes
         if routes is None:
             return None
-        from node.server.foreign.links import ForeignLinks
-        from node.server.foreign.traffic import ForeignTraffic
         from node.server.peer_security import peer_security
+        from node.server.routes.route_links import ForeignLinks
+        from node.server.routes.route_traffic import ForeignTraffic
 
         security = self.security or peer_security(self.config, self.name, self._member_certificates)
         foreign = ForeignLinks(
@@ -408,7 +408,7 @@ class Node:
             members=self.membership.addresses,
             listener=ForeignTraffic(self.routing, self.replica, self.membership.found, self.announce),
             bootstrap=self._bootstrap,
-            exclusive=lambda: self.config.cluster.bootstrap and joining.is_untouched(self.engine),
+            exclusive=lambda: self.config.cluster.bootstrap and node_identity.is_untouched(self.engine),
         )
         self.transport.serve_foreign(foreign.accept)
         return foreign
@@ -422,7 +422,7 @@ class Node:
         """What takes the place of routing where clients connect to another NATS server."""
         if self.config.streaming.nats_server is None:
             return None
-        from node.server.external.routing import ExternalRouting
+        from node.server.external_nats.routing import ExternalRouting
 
         def inboxes() -> Iterator[str]:
             yield from (client.heartbeat_inbox for client in self.replica.state.clients.values())
@@ -438,8 +438,8 @@ class Node:
         )
 
     def _make_external(self, routing: ExternalRouting) -> External:
-        from node.server.external.link import External
-        from node.server.external.servers import servers, trust
+        from node.server.external_nats.link import External
+        from node.server.external_nats.servers import servers, trust
 
         wanted = self.config.streaming.nats_server
         assert wanted is not None
@@ -461,7 +461,7 @@ class Node:
     def _make_serving(self) -> Serving | None:
         if self.external is None or self.is_alone:
             return None
-        from node.server.external.serving import Serving
+        from node.server.external_nats.serving import Serving
 
         replica = self.replica
 
@@ -599,10 +599,12 @@ class Node:
         cluster = self.config.cluster
         invitation = self.founding.invitation
         if invitation is None:
-            self.identity = joining.founder(cluster.id, self.name, joining.founders(cluster, self.name))
+            self.identity = node_identity.founder(
+                cluster.id, self.name, node_identity.founders(cluster, self.name)
+            )
         else:
             log.info("added to cluster %s, by entry %d", cluster.id, invitation.index)
-            self.identity = joining.invited(cluster.id, self.name, invitation)
+            self.identity = node_identity.invited(cluster.id, self.name, invitation)
         await trio.to_thread.run_sync(save_identity, self._storage.disk, self.identity)
         self.founding.identify(self.identity)
 
@@ -620,7 +622,7 @@ class Node:
 
     async def _enter(self) -> None:
         """Ask to be let into a cluster, and write down that this node is."""
-        from node.server.membership.entering import Newcomer, drawn, forget
+        from node.server.membership.join import Newcomer, drawn, forget
 
         cluster, disk = self.config.cluster, self._storage.disk
         assert self.addresses.peer is not None
@@ -629,7 +631,7 @@ class Node:
         newcomer = Newcomer(cluster.id, self.name, self.addresses.peer, directory, self.security)
         invitation = await newcomer.enter(cluster.routes or ())
         log.info("let into cluster %s, by entry %d", cluster.id, invitation.index)
-        identity = joining.invited(cluster.id, self.name, invitation, directory)
+        identity = node_identity.invited(cluster.id, self.name, invitation, directory)
         await trio.to_thread.run_sync(save_identity, disk, identity)
         await trio.to_thread.run_sync(forget, disk)
 
@@ -672,7 +674,7 @@ class Node:
         # In a thread: it takes a quarter of a second, and heartbeats don't wait so long.
         await trio.to_thread.run_sync(_import_monitoring)
         from node.monitor.http import serve
-        from node.server.source import Source
+        from node.server.monitor_adapter import Source
 
         token = self.config.monitoring.token
         await serve(
@@ -738,7 +740,7 @@ class Node:
             await self.driver.flushed()
 
     def _membership_at(self, index: int) -> Membership:
-        return joining.members_at(self.engine, self.journal, index)
+        return node_identity.members_at(self.engine, self.journal, index)
 
     def _members_changed(self) -> None:
         if self._served:
@@ -753,7 +755,7 @@ class Node:
         self._storage.store = store
 
     def _founded(self, state: State) -> None:
-        identity = joining.learnt(self.identity, self.config.cluster.id, self.name, state)
+        identity = node_identity.learnt(self.identity, self.config.cluster.id, self.name, state)
         if identity != self.identity:
             save_identity(self._storage.disk, identity)
             self.identity = identity
@@ -802,7 +804,7 @@ def _timing(config: Config) -> Timing:
 
 
 def _import_monitoring() -> None:
-    import node.server.source  # noqa: F401
+    import node.server.monitor_adapter  # noqa: F401
     from node.monitor.http import prepare
 
     prepare()

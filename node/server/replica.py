@@ -23,28 +23,28 @@ from node.core.versions import too_new
 from node.errors import CorruptionError, RemoteProtocolError, UnavailableError
 from node.protocol.peer import shown
 from node.raft.membership import Membership
-from node.server import catching_up, ordering
+from node.server import proposer, read_index
 from node.server.administration.asking import Asking
-from node.server.catching_up import CatchUp
+from node.server.backpressure import Pacing
 from node.server.clock import ClusterClock, WallClock
 from node.server.clock_duty import ClockDuty
-from node.server.comparing import Comparing
-from node.server.host import Host
-from node.server.keeper import Keeper
+from node.server.divergence import Comparing
+from node.server.effect_executor import TIME_UNKNOWN_NS, Messages, Performer
+from node.server.leader_duties import Keeper
 from node.server.losses import Losses
-from node.server.membership import changes as membership
-from node.server.membership.changes import Changes, Neighbours, NoNeighbours
-from node.server.ordering import Ordering
+from node.server.low_space import Room
+from node.server.maintenance import Upkeep
+from node.server.membership import reconfiguration as membership
+from node.server.membership.reconfiguration import Changes, Neighbours, NoNeighbours
 from node.server.origin import Origin
-from node.server.pacing import Pacing
-from node.server.perform import TIME_UNKNOWN_NS, Messages, Performer
 from node.server.presence import Presence
+from node.server.proposer import Ordering
+from node.server.read_index import CatchUp
 from node.server.requests import Requests
-from node.server.room import Room
 from node.server.routing_interface import NodeRouting
 from node.server.steps import ends
 from node.server.streaming import Streaming, Subjects
-from node.server.upkeep import Upkeep
+from node.server.system import Host
 from node.units import SECOND, Index
 
 log = logging.getLogger("stanchion.node")
@@ -60,7 +60,7 @@ HOLD_ALONE_S = 0.75
 the shortest time after which clients are known to publish again."""
 
 
-class Engine(catching_up.Engine, ordering.Engine, membership.Engine, Protocol):
+class Engine(read_index.Engine, proposer.Engine, membership.Engine, Protocol):
     """What is needed of the consensus engine: what the parts here need, each of which says so itself."""
 
     @property

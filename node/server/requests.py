@@ -13,7 +13,7 @@ from collections.abc import Callable
 from itertools import count
 from typing import Any, NamedTuple, Protocol
 
-from node.server.host import Host
+from node.server.system import Host
 
 
 class Routing(Protocol):

@@ -45,11 +45,11 @@ from node.errors import RemoteProtocolError
 from node.protocol.peer import shown
 from node.protocol.subjects import Interest, literal, matches, valid_subject
 from node.server.administration import requests as administration
-from node.server.foreign.peers import Foreign, Link
 from node.server.interest import ROOM_S, Exchange, InterestChange, Key, Remote
 from node.server.interest_rate import InterestRate
 from node.server.moving import owners_pattern
-from node.server.plans import Plans
+from node.server.route_cache import Plans
+from node.server.routes.remote_routes import Foreign, Link
 from node.server.steps import STEP, ends
 from node.server.subscriptions import (
     Deliverable,

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 from node.simulator.cluster_adversary import ClusterAdversary
 from node.simulator.cluster_checks import ClusterChecker
+from node.simulator.expected_membership import CLUSTER_ID
 from node.simulator.network import Network
 from node.simulator.profiles import Profile
 from node.simulator.recovery import Recovery
@@ -16,7 +17,6 @@ from node.simulator.sim_client import Habits, SimClient
 from node.simulator.sim_hostile import HostileClient
 from node.simulator.sim_node import SimNode
 from node.simulator.sim_operator import Operator
-from node.simulator.standing import CLUSTER_ID
 from node.simulator.world import World
 
 HABITS = (

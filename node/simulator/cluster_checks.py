@@ -23,14 +23,14 @@ from node.core.records import digest
 from node.core.state import State
 from node.protocol.streaming import Message, decode_message
 from node.raft.ports import EntryType
-from node.server.ordering import OPENING_WAIT_S
-from node.simulator.account import Account
+from node.server.proposer import OPENING_WAIT_S
 from node.simulator.delivery_checks import DeliveryChecker
 from node.simulator.log_checks import LogChecker
 from node.simulator.member_checks import MemberChecker
 from node.simulator.profiles import LEADER_WITHIN_S
 from node.simulator.raft_checks import ViolationError
 from node.simulator.raft_model import RaftModel
+from node.simulator.reference_model import Account
 
 if TYPE_CHECKING:
     from node.server.connection import Connection

@@ -15,8 +15,8 @@ from node.simulator.raft_checks import ViolationError
 
 if TYPE_CHECKING:
     from node.server.connection import Connection
-    from node.simulator.account import Held
     from node.simulator.cluster import Cluster
+    from node.simulator.reference_model import Held
     from node.simulator.sim_client import SimClient
 
 WITHIN_S = 1.0

@@ -1,85 +1,111 @@
-"""Counts of what scaled bounds are for: that it happens, in nearly every run.
-
-A bound that no run meets is not simulated. `MET` names what a run is expected to meet; a test counts
-in how many runs of each profile it does.
-"""
+"""The parts of a node through which the checkers look on: machine, engine, connections; its links."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
-from node.server import ordering
-from node.simulator.scaled_bounds import ENGINE_LIMITS
+from node.core.effects import Effects
+from node.core.machine import Machine
+from node.core.state import State
+from node.raft.engine import Engine
+from node.raft.membership import Membership
+from node.server.connection import Connection
+from node.server.context import Context
+from node.server.routing import LocalSubscription
+from node.simulator.bound_counts import HELD_UP
+from node.simulator.member_checks import expect_one_at_a_time
+from node.simulator.raft_model import RaftModel
+from node.simulator.sim_steps import DELIVERY_S
+from node.units import Index
 
 if TYPE_CHECKING:
+    from node.simulator.cluster_checks import ClusterChecker
     from node.simulator.sim_node import SimNode
 
-PIPELINED: Final = "entries proposed while others were in flight"
-SPLIT: Final = "entries that left a part of the backlog to the next"
-LARGE: Final = "entries of one batch above their bound"
-FORWARDED: Final = "batches forwarded in parts"
-FRAMES: Final = "frames at their bound"
-WINDOWS: Final = "windows full"
-HELD_UP: Final = "clients not read from"
-RESTED: Final = "reads in several steps"
-BACKLOGGED: Final = "deliveries that waited for room"
-TRUNCATED: Final = "logs cut"
-TRUNCATED_MANY: Final = "logs cut by several entries"
-LATE: Final = "late by one's own steps"
 
-MET: Final = (PIPELINED, SPLIT, FORWARDED, FRAMES, WINDOWS, HELD_UP, RESTED, LATE)
-"""In nearly every run."""
+class WatchedMachine(Machine):
+    """The machine, with the checkers looking on."""
 
-
-class Probes:
-    """Looks on at one node.
-
-    Args:
-        node: it.
-    """
-
-    def __init__(self, node: SimNode) -> None:
+    def __init__(self, state: State, node: SimNode, checker: ClusterChecker) -> None:
+        super().__init__(state)
         self._node = node
-        self._forwarded_s = -1.0
+        self._checker = checker
 
-    def proposed(self, index: int, size: int) -> None:
-        """The leader has proposed entry ``index``, of so many bytes."""
-        node = self._node
-        if index > node.engine.applied_index + 1:
-            node.count(PIPELINED)
-        if node.replica.ordering._queued_bytes:
-            node.count(SPLIT)
-        if size > 1.5 * ordering.ENTRY_BYTES:
-            node.count(LARGE)
+    def apply(self, index: Index, data: bytes) -> Effects:
+        self._checker.applying(self._node, index, data)
+        effects = super().apply(index, data)
+        self._checker.applied(self._node, data, effects, self.state)
+        return effects
 
-    def consensus_frame(self, size: int) -> None:
-        """The engine sends a frame."""
-        if size >= ENGINE_LIMITS.frame_bytes:
-            self._node.count(FRAMES)
 
-    def server_frame(self, value: Any) -> None:
-        """The replica sends a frame to a member."""
-        if value[0] == "batch":
-            now_s = self._node.clock.monotonic_s()
-            if now_s == self._forwarded_s:
-                self._node.count(FORWARDED)
-            self._forwarded_s = now_s
+class WatchedEngine(Engine):
+    """The engine, with the checkers told of what is proposed, and looking at changes of members."""
 
-    def truncated(self, entries: int) -> None:
-        """The end of the log was removed: so many entries."""
-        if entries > 0:
-            self._node.count(TRUNCATED)
-        if entries > 1:
-            self._node.count(TRUNCATED_MANY)
+    watcher: Callable[[int, bytes], None]
+    model: RaftModel
 
-    def worked(self) -> None:
-        """The driver has gone round once."""
-        node = self._node
-        if node.replica.performer._backlogs:
-            node.count(BACKLOGGED)
-        last = node.engine.last_index
-        if node.leads and any(
-            flow.inflight_bytes >= ENGINE_LIMITS.window_bytes and flow.next <= last
-            for flow in node.engine._replicator.flows.values()
-        ):
-            node.count(WINDOWS)
+    def propose(self, payload: bytes) -> Index:
+        index = super().propose(payload)
+        self.watcher(index, payload)
+        return index
+
+    def offered_snapshot(self, index: int, term: int) -> bool:
+        self.model.installed(self.name, index)
+        return super().offered_snapshot(index, term)
+
+    def change_membership(self, new: Membership) -> Index:
+        before = self.membership, self.membership_index, self.commit_index
+        index = super().change_membership(new)
+        expect_one_at_a_time(self.name, new, *before, knows_own=self._journal.term_at(before[2]) == self.term)
+        return index
+
+
+class WatchedConnection(Connection):
+    """A connection, with the checkers told of what is delivered."""
+
+    __slots__ = ("watcher",)
+
+    def __init__(self, context: Context, node: SimNode, *, cid: int, epoch: int) -> None:
+        super().__init__(context, cid=cid, epoch=epoch, address=("client", 1))
+        self.watcher = node
+
+    def pause_reading(self) -> None:
+        self.watcher.count(HELD_UP)
+        super().pause_reading()
+
+    def deliver(
+        self, subscription: LocalSubscription, subject: bytes, reply: bytes, headers: bytes, payload: bytes
+    ) -> None:
+        self.watcher.checker.delivering(self.watcher, self, subject, payload)
+        self.watcher.steps.spend(DELIVERY_S)
+        super().deliver(subscription, subject, reply, headers, payload)
+
+    def sent(self, size: int) -> None:
+        super().sent(size)
+        if not self.outbox_bytes:
+            self.watcher.checker.wrote(self)
+
+
+class Port:
+    """One end of a node's links of one kind; the network knows nodes by it."""
+
+    def __init__(self, node: SimNode, kind: str) -> None:
+        self.name = node.name
+        self._node = node
+        self._kind = kind
+
+    @property
+    def up(self) -> bool:
+        return self._node.up or self._node.waiting
+
+    def link_up(self, peer: str) -> None:
+        directory = self._node.directory_of(peer)  # as its hello says, just now
+        term = self._node.term_of(peer)
+        self._node.now_or_when_resumed(lambda: self._node.linked(self._kind, peer, directory, term))
+
+    def link_down(self, peer: str) -> None:
+        self._node.now_or_when_resumed(lambda: self._node.unlinked(self._kind, peer))
+
+    def deliver(self, peer: str, message: Any) -> None:
+        self._node.now_or_when_resumed(lambda: self._node.take(self._kind, peer, message))

@@ -19,8 +19,8 @@ from node.core.records import restore
 from node.raft.identity import recover_identity, save_identity
 from node.raft.journal import Journal
 from node.server.disk.continuity import contradiction, follow
-from node.server.membership.founding import pack_membership
-from node.server.membership.joining import alone, claim_log
+from node.server.membership.bootstrap import pack_membership
+from node.server.membership.node_identity import alone, claim_log
 from node.simulator.cluster_checks import ClusterChecker
 from node.simulator.disk import SimulatedDisk
 from node.simulator.profiles import WARM_UP_S

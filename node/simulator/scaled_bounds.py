@@ -28,7 +28,7 @@ MESSAGE_BYTES_MAX: Final = 2000
 """Of one message of a client."""
 
 BOUNDS: Final[dict[str, dict[str, int]]] = {
-    "node.server.ordering": {
+    "node.server.proposer": {
         "ENTRY_BYTES": 1200,
         "IN_FLIGHT_MAX": 4,
         "UNCOMMITTED_BYTES_MAX": 12_000,
@@ -43,7 +43,7 @@ BOUNDS: Final[dict[str, dict[str, int]]] = {
     },
     "node.server.streaming": {"PAYLOAD_SIZE_MAX": 2500, "ACKS_GATHERED_MAX": 5},
     "node.server.routing": {"GROUPS_MAX": 3, "GROUP_BYTES_MAX": 300},
-    "node.server.perform": {"CHUNK": 4, "CHUNK_BYTES": 600},
+    "node.server.effect_executor": {"CHUNK": 4, "CHUNK_BYTES": 600},
     "node.server.interest": {"ITEMS_MAX": 3, "ITEM_BYTES_MAX": 300},
     "node.server.connection": {"STEP_COST": 64},
     "node.core.dispatch": {"ENTRY_MESSAGES_MAX": 40, "GROUP_MESSAGES_MAX": 10, "FIRED_MAX": 5},

@@ -19,8 +19,8 @@ from node.simulator.sim_messages import message_of
 from node.simulator.sim_wire import DELAY_S, Wire
 
 if TYPE_CHECKING:
-    from node.simulator.account import Account
     from node.simulator.cluster import Cluster
+    from node.simulator.reference_model import Account
     from node.simulator.sim_node import SimNode
 
 RECONNECT_S = (0.05, 0.5)

@@ -26,20 +26,20 @@ from node.raft.ports import Role, Timing
 from node.server.connection import Connection
 from node.server.context import Context, ServerInfo
 from node.server.disk.continuity import contradiction, follow
-from node.server.host import Host
-from node.server.membership import joining
+from node.server.membership import node_identity
 from node.server.replica import Replica
 from node.server.routing import Routing
 from node.server.streaming import Subjects
+from node.server.system import Host
+from node.simulator.bound_counts import LATE, Probes
+from node.simulator.expected_membership import Standing
 from node.simulator.machine_clock import MachineClock
 from node.simulator.network import Endpoint, Network
-from node.simulator.probes import LATE, Probes
+from node.simulator.probes import Port, WatchedConnection, WatchedEngine, WatchedMachine
 from node.simulator.scaled_bounds import CLIENT_LIMITS, ENGINE_LIMITS
 from node.simulator.sim_snapshots import SimSnapshots
 from node.simulator.sim_steps import ENTRY_BYTE_S, ENTRY_S, INPUT_S, PEER_BYTE_S, WORK_S, Steps
 from node.simulator.sim_storage import SimStorage, WatchedJournal
-from node.simulator.standing import Standing
-from node.simulator.watched import Port, WatchedConnection, WatchedEngine, WatchedMachine
 from node.store.interface import CheckpointJob, StoreInterface
 
 if TYPE_CHECKING:
@@ -280,7 +280,7 @@ class SimNode:
         self.engine.watcher = self._proposed
         self.engine.model = self.checker.model
         if self.standing is not None:
-            joining.refuse_removed(self.engine, self.name, since)
+            node_identity.refuse_removed(self.engine, self.name, since)
         self.replica.machine = WatchedMachine(self.replica.state, self, self.checker)
         self.replica.attach(self.engine)
         self.snapshots = SimSnapshots(self, self._cluster.networks[SNAPSHOT])
@@ -603,7 +603,7 @@ class SimNode:
 
     def members_at(self, index: int) -> Membership:
         """Who belonged to the cluster at an entry. Raises UnavailableError if the log is past it."""
-        return joining.members_at(self.engine, self.journal, index)
+        return node_identity.members_at(self.engine, self.journal, index)
 
     def installed(
         self, store: StoreInterface, at: tuple[int, int], previous: tuple[int, int], members: Membership

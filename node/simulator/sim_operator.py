@@ -12,7 +12,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from node.simulator.standing import PORT
+from node.simulator.expected_membership import PORT
 
 if TYPE_CHECKING:
     from node.simulator.cluster import Cluster

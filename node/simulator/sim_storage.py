@@ -20,7 +20,7 @@ from typing import Any
 from node.errors import DiskError
 from node.raft.journal import Journal
 from node.simulator.disk import PowerCutError, SimulatedDisk
-from node.simulator.lmdb_keeper import LmdbKeeper
+from node.simulator.lmdb_machine_store import LmdbKeeper
 from node.simulator.raft_checks import ViolationError
 from node.simulator.sim_store import MemoryKeeper
 from node.simulator.world import World

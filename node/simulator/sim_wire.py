@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
 from node.server.connection import Connection
-from node.simulator.probes import RESTED
+from node.simulator.bound_counts import RESTED
 from node.simulator.sim_steps import CLIENT_BYTE_S
 from node.simulator.world import World
 

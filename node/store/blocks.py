@@ -28,7 +28,7 @@ from zlib import crc32
 from node.errors import CorruptionError
 
 if TYPE_CHECKING:
-    from node.sealing.sealer import Sealer
+    from node.encryption.value_cipher import Sealer
 
 BLOCK_BYTES_MAX = 64 * 1024 - 16 - 12 - 45
 """Bytes of messages that fill sixteen pages, with LMDB's head, the block's and a seal. A larger message

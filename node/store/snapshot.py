@@ -41,7 +41,7 @@ from node.store.values import Values, verified, with_checksum
 from node.units import Index, Term
 
 if TYPE_CHECKING:
-    from node.sealing.sealer import Sealer
+    from node.encryption.value_cipher import Sealer
 
 CHUNK_BYTES = 256 * 1024
 """Bytes that are verified, sent and resumed as one."""

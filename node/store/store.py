@@ -31,7 +31,7 @@ from node.store.values import Values
 from node.units import Index, Term
 
 if TYPE_CHECKING:
-    from node.sealing.sealer import Sealer
+    from node.encryption.value_cipher import Sealer
 
 CACHE_BYTES = 32 * 1024 * 1024
 """Bytes of memory for messages that are already stored: the newest, so that delivery needs no read."""

@@ -18,7 +18,9 @@ from node.errors import CorruptionError
 from node.store.environment import ADVICE
 
 if TYPE_CHECKING:
-    from node.sealing.sealer import Sealer  # imported by who has a key, and by nobody else: it takes time
+    from node.encryption.value_cipher import (
+        Sealer,  # imported by who has a key, and by nobody else: it takes time
+    )
 
 _CRC = struct.Struct(">I")
 

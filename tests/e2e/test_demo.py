@@ -62,7 +62,7 @@ def test_interrupted_it_leaves_no_process_and_no_file(tmp_path: Path) -> None:
 
 FORGETFUL = '''
 """A state machine that forgets at a take-over what was acknowledged lately."""
-from node.core import acks, machine, taking_over
+from node.core import acks, machine, new_term
 from node.core.due import make_all_due
 
 KEPT = 400

@@ -1,4 +1,4 @@
-"""Cluster stories: each text file here holds commands and what comes of them (`node.simulator.story`).
+"""Cluster stories: each text file here holds commands and what comes of them (`node.simulator.script`).
 
 After a change of behaviour that is meant, ``pytest tests/scripts --rewrite`` writes them anew; the diff
 is what is reviewed. ``--story-seed 2`` draws names, elections and orders otherwise; a story tells the same.
@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from node.simulator.story import Story
-from node.simulator.story_text import parse, unparse
-from node.simulator.story_words import StoryError
+from node.simulator.script import Story
+from node.simulator.script_arguments import StoryError
+from node.simulator.script_text import parse, unparse
 
 STORIES = sorted(Path(__file__).parent.glob("*.txt"))
 

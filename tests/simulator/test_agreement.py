@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from node.core import rolling
+from node.core import state_digest
 from node.core.machine import Machine
 from node.core.versions import UnsupportedVersionError
 from node.errors import CorruptionError
@@ -106,8 +106,8 @@ def test_a_node_that_goes_back_stops_before_it_applies(monkeypatch: pytest.Monke
 @pytest.mark.parametrize("victim", [0, 1, 2])
 def test_a_node_whose_state_differs_stops(monkeypatch: pytest.MonkeyPatch, victim: int) -> None:
     """R30: whoever it is, the leader too, within two milestones; and no other."""
-    monkeypatch.setattr(rolling, "MILESTONE", 32)
-    monkeypatch.setattr(rolling, "LOOKED_AT_WITHIN", 8)
+    monkeypatch.setattr(state_digest, "MILESTONE", 32)
+    monkeypatch.setattr(state_digest, "LOOKED_AT_WITHIN", 8)
     monkeypatch.setattr(ClusterChecker, "_same_state", lambda self, node, index, state: None)
     cluster = started()
     until(cluster, lambda: all(node.replica.comparing.agreed for node in cluster.nodes))

@@ -17,8 +17,8 @@ from itertools import count
 import pytest
 
 from node.simulator.cluster_run import Case, attempt, run_cluster
+from node.simulator.failure_report import story
 from node.simulator.profiles import PROFILES, changed
-from node.simulator.telling import story
 
 SEEDS = {
     ("quiet", 1): 5,

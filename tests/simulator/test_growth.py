@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 
 from node.server import presence
-from node.simulator.story import Story
-from node.simulator.story_text import Block
+from node.simulator.script import Story
+from node.simulator.script_text import Block
 from node.units import SECOND
 
 OURS = ("node.core.", "node.server.", "node.protocol.")

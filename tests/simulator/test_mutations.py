@@ -21,27 +21,27 @@ from seed_search import SeedSearch
 
 from node.core import dispatch as core_dispatch
 from node.core import machine as core_machine
-from node.core import presence, subscriptions, taking_over
+from node.core import new_term, presence, subscriptions
 from node.core.commands import PauseRedelivery
 from node.errors import DiskError
 from node.raft import following, records
+from node.raft.active_membership import Reconfiguration
+from node.raft.append_check import Accept, Refuse, Verdict
+from node.raft.durable_outbox import Promises
 from node.raft.engine import Engine
 from node.raft.frames import Ack
-from node.raft.inbound import Accept, Refuse, Verdict
 from node.raft.membership import Membership
 from node.raft.ports import Role
-from node.raft.promises import Promises
-from node.raft.reconfiguration import Reconfiguration
 from node.raft.segments import Segment
 from node.raft.voting import Voting
-from node.server import ordering, perform
-from node.server.catching_up import CatchUp
+from node.server import effect_executor, proposer
 from node.server.clock import ClusterClock
-from node.server.membership import joining
-from node.server.membership.changes import Changes
-from node.server.ordering import Ordering
+from node.server.effect_executor import Performer
+from node.server.membership import node_identity
+from node.server.membership.reconfiguration import Changes
 from node.server.origin import Origin
-from node.server.perform import Performer
+from node.server.proposer import Ordering
+from node.server.read_index import CatchUp
 from node.server.replica import Replica
 from node.server.routing import Routing
 from node.simulator import recovery
@@ -74,13 +74,13 @@ class Mutation(NamedTuple):
 
 
 def _ackwait_restarts_at_failover(patch: Patch) -> None:
-    take_over = taking_over.take_over
-    patch.setattr(taking_over, "take_over", lambda turn, c: take_over(turn, c._replace(known_commit=0)))
+    take_over = new_term.take_over
+    patch.setattr(new_term, "take_over", lambda turn, c: take_over(turn, c._replace(known_commit=0)))
 
 
 def _ackwait_counts_from_what_nobody_sent(patch: Patch) -> None:
-    take_over = taking_over.take_over
-    patch.setattr(taking_over, "take_over", lambda turn, c: take_over(turn, c._replace(known_commit=1 << 60)))
+    take_over = new_term.take_over
+    patch.setattr(new_term, "take_over", lambda turn, c: take_over(turn, c._replace(known_commit=1 << 60)))
 
 
 def _known_commit_is_forgotten(patch: Patch) -> None:
@@ -108,9 +108,9 @@ def _offsets_of_past_leaders_count(patch: Patch) -> None:
 
 def _time_before_the_rest_of_the_waiting(patch: Patch) -> None:
     """As with machine version 1: what doesn't fit the first entry is too late."""
-    refused = ordering.too_new
+    refused = proposer.too_new
     patch.setattr(
-        ordering, "too_new", lambda kind, version: kind is PauseRedelivery or refused(kind, version)
+        proposer, "too_new", lambda kind, version: kind is PauseRedelivery or refused(kind, version)
     )
 
 
@@ -214,7 +214,7 @@ def _channels_are_mixed_up(patch: Patch) -> None:
 
 
 def _no_flag(patch: Patch) -> None:
-    patch.setattr(perform, "redelivered", lambda payload, count: payload)
+    patch.setattr(effect_executor, "redelivered", lambda payload, count: payload)
 
 
 def _max_in_flight_is_exceeded(patch: Patch) -> None:
@@ -472,7 +472,7 @@ def _installed_without_a_note(patch: Patch) -> None:
 
 def _recovered_is_what_was_in_the_store(patch: Patch) -> None:
     """Who knows whether the rest of the log was ever committed?"""
-    claim_log = joining.claim_log
+    claim_log = node_identity.claim_log
 
     def cautious(journal: Any, identity: Any) -> None:
         journal.truncate(max(journal.first_index + 1, journal.last_index - 5))
@@ -486,14 +486,14 @@ def _recovered_is_what_was_in_the_store(patch: Patch) -> None:
 
 def _sessions_are_forgotten(patch: Patch) -> None:
     """R5: a new leader knows of no session; origins open theirs again and send what they hold."""
-    take_over = taking_over.take_over
+    take_over = new_term.take_over
 
     def forgetful(turn: Any, command: Any) -> None:
         take_over(turn, command)
         turn.state.touched.sessions.update(dict.fromkeys(turn.state.sessions))
         turn.state.sessions.clear()
 
-    patch.setattr(taking_over, "take_over", forgetful)
+    patch.setattr(new_term, "take_over", forgetful)
 
 
 ROT = {"rot": 1.5, "crash": 1.0, "full disk": 0.0, "sync error": 0.0}

@@ -16,13 +16,13 @@ from seed_search import SeedSearch
 
 from node.errors import CorruptionError, UnavailableError
 from node.raft import following
-from node.raft.compat import Library
+from node.raft.active_membership import Reconfiguration
+from node.raft.append_check import Accept, Refuse, Verdict, judge
 from node.raft.engine import Engine
 from node.raft.frames import Ack, Append, Refusal
-from node.raft.inbound import Accept, Refuse, Verdict, judge
 from node.raft.membership import Membership
 from node.raft.ports import JournalView, Role
-from node.raft.reconfiguration import Reconfiguration
+from node.raft.pysyncobj_adapter import Library
 from node.raft.voting import Voting
 from node.simulator.adversary import Faults
 from node.simulator.network import ROUGH

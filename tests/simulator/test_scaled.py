@@ -11,8 +11,8 @@ from collections.abc import Iterator
 
 import pytest
 
+from node.simulator.bound_counts import MET, TRUNCATED, TRUNCATED_MANY
 from node.simulator.cluster_run import Case, Run
-from node.simulator.probes import MET, TRUNCATED, TRUNCATED_MANY
 from node.simulator.profiles import PROFILES, changed
 
 RUNS = 8

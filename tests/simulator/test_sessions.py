@@ -20,7 +20,7 @@ import pytest
 from conversation import check_invariants
 
 from node.core import commands as c
-from node.core import dispatch, entries, keeping, presence, sessions
+from node.core import dispatch, entries, leader_commands, presence, sessions
 from node.core.effects import OK, ClientOpened, Effects, Outcome, Probing, Refused, SubscriptionOpened
 from node.core.machine import Machine
 from node.core.records import digest, restore, take_changes
@@ -28,10 +28,10 @@ from node.core.state import State
 from node.protocol.message import message_body
 from node.protocol.positions import StartPosition
 from node.server.clock import ClusterClock, WallClock
-from node.server.ordering import HELD_WAIT_S, Ordering
 from node.server.origin import Origin
-from node.simulator.account import Account
+from node.server.proposer import HELD_WAIT_S, Ordering
 from node.simulator.raft_checks import ViolationError
+from node.simulator.reference_model import Account
 from node.units import SECOND
 
 STEPS = 2000
@@ -597,12 +597,12 @@ def _outcomes_are_not_kept(patch: pytest.MonkeyPatch) -> None:
 
 
 def _keepers_of_the_past_are_obeyed(patch: pytest.MonkeyPatch) -> None:
-    apply = keeping.apply
+    apply = leader_commands.apply
 
     def obey(turn: Any, command: Any) -> None:
         apply(turn, command if isinstance(command, c.TakeOver) else command._replace(term=turn.state.term))
 
-    patch.setattr(keeping, "apply", obey)
+    patch.setattr(leader_commands, "apply", obey)
 
 
 def _generations_are_not_compared(patch: pytest.MonkeyPatch) -> None:

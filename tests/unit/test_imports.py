@@ -54,10 +54,10 @@ NARROWER = {
 """Where only some modules of a room are meant for another."""
 
 DOORS = {
-    "pysyncobj": {"raft/compat.py"},
+    "pysyncobj": {"raft/pysyncobj_adapter.py"},
     "lmdb": {"store/"},
     "google.protobuf": {"protocol/streaming.py", "protocol/streaming_pb2.py"},
-    "cryptography": {"sealing/", "raft/authority.py"},
+    "cryptography": {"encryption/", "raft/authority.py"},
     "google_crc32c": {"raft/records.py"},
     "bcrypt": {"server/auth.py"},
     "yaml": {"config/tree.py"},
@@ -65,11 +65,11 @@ DOORS = {
         *("protocol/peer.py", "core/", "raft/records.py", "raft/membership.py", "store/snapshot.py"),
         "simulator/sim_store.py",
     },
-    "starlette": {"monitor/http.py", "monitor/pacing.py"},
-    "h11": {"monitor/connection.py", "monitor/http.py", "monitor/pacing.py"},
+    "starlette": {"monitor/http.py", "monitor/loop_sharing.py"},
+    "h11": {"monitor/connection.py", "monitor/http.py", "monitor/loop_sharing.py"},
     "rich": {"demo/", "cli/"},
     "trio": {
-        "server/", "monitor/http.py", "monitor/pacing.py", "monitor/connection.py",
+        "server/", "monitor/http.py", "monitor/loop_sharing.py", "monitor/connection.py",
         "cli/", "client/", "demo/",
         "raft/driver.py", "raft/transport.py", "raft/connection.py", "raft/greeting.py",
     },

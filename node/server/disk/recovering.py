@@ -25,9 +25,9 @@ from node.raft.identity import DirectoryLock, read_identity, recover_identity
 from node.raft.journal import Journal
 from node.raft.ports import EntryType
 from node.server.disk.storage import open_directory
-from node.server.host import Host
-from node.server.membership.founding import pack_membership
-from node.server.membership.joining import alone, claim_log
+from node.server.membership.bootstrap import pack_membership
+from node.server.membership.node_identity import alone, claim_log
+from node.server.system import Host
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ continues behind it. A crash at any point leaves the old state or the new.
 
 With the offer comes what the copy itself doesn't hold (`Context`): who the members were at that entry, which
 is the log's to know; and, as a store that is encrypted travels as it is, what it takes to read it
-(`node.sealing`), so that one that can't be read here is refused before it is sent.
+(`node.encryption`), so that one that can't be read here is refused before it is sent.
 
 Both ends give up on a peer that is connected and silent: a process that was stopped, with a kernel that
 answers for it. Else no other member got one from this leader, or this node none from another. And a disk
@@ -41,8 +41,8 @@ from node.store.store import Store
 from node.store.transfer import SnapshotReceiver, SnapshotSender
 
 if TYPE_CHECKING:
-    from node.sealing.keyring import Keyring
-    from node.sealing.sealer import Sealer
+    from node.encryption.keyring import Keyring
+    from node.encryption.value_cipher import Sealer
 
 log = logging.getLogger("stanchion.snapshots")
 

@@ -1,6 +1,6 @@
 """How much room the disk of a node has left, and a reserve with which it can start when there is none.
 
-Below the *mark* a disk is nearly full: `node.server.room` says what follows. Room is what the file system
+Below the *mark* a disk is nearly full: `node.server.low_space` says what follows. Room is what the file system
 has for this user, and what the store's file has within: a purge makes the latter, for the file never
 shrinks. But the journal needs some of the former, so less than half a mark of that is too little, whatever
 the store has. What is accepted and not written yet is subtracted: segments that the journal has not created,

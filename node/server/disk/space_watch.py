@@ -5,7 +5,7 @@ sums the bytes that the journal was given, once an entry. When half of what was 
 used up, it looks again at once. When all of it may be, the disk counts as nearly full without waiting for
 that look, so publishes are refused before the mark can be passed at any rate of writing.
 
-Owns the task that looks. `Space` owns the measuring, `node.server.room` what follows.
+Owns the task that looks. `Space` owns the measuring, `node.server.low_space` what follows.
 """
 
 from __future__ import annotations

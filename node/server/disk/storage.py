@@ -23,10 +23,10 @@ from node.raft.memory_disk import MemoryDisk
 from node.raft.segments import segment_number
 from node.server.disk.continuity import Note, contradiction, follow
 from node.server.disk.space import Space
-from node.server.membership.joining import pinned
+from node.server.membership.node_identity import pinned
 
 if TYPE_CHECKING:
-    from node.sealing.keyring import Keyring
+    from node.encryption.keyring import Keyring
     from node.store.interface import StoreInterface
 
 log = logging.getLogger("stanchion.node")
@@ -195,7 +195,7 @@ def _check_store(
 
 def _keyring(directory: Path, encryption: Encryption | None, *, empty: bool) -> Keyring | None:
     """The directory's keys: made before there is anything else in it, and never for data that is there."""
-    from node.sealing.keyring import Keyring, refuse_sealed
+    from node.encryption.keyring import Keyring, refuse_sealed
 
     if encryption is None:
         refuse_sealed(directory)

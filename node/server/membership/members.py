@@ -21,7 +21,7 @@ from node.config.values import Address
 from node.errors import ConfigError, IdentityError
 from node.raft.links import RAFT, ROUTE
 from node.raft.membership import Member, Membership
-from node.server.membership.founding import Founding
+from node.server.membership.bootstrap import Founding
 
 log = logging.getLogger("stanchion.membership")
 

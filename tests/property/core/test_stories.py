@@ -17,7 +17,7 @@ from conversation import EPOCH_NS, LATE, SECOND, Answer, Conversation, client_op
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from node.core import dispatch, due, presence, purging, taking_over
+from node.core import dispatch, due, new_term, presence, purging
 from node.core.commands import (
     ChannelDelete,
     ChannelExpire,
@@ -360,7 +360,7 @@ def test_what_is_left_over_is_left_over_alike(steps: list[tuple[str, int, int]],
         patch.setattr(due, "LOOKS_MAX", 12)
         patch.setattr(presence, "RELEASED_MAX", 1)
         patch.setattr(purging, "LOOKED_AT_MAX", 4)
-        patch.setattr(taking_over, "RESTARTED_MAX", 2)
+        patch.setattr(new_term, "RESTARTED_MAX", 2)
         story = Story(Accompanied)
         for number, kind in enumerate(kinds):
             story.tell("subscribe", number, kind)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from node.raft.append_check import Accept, judge
 from node.raft.frames import Append
-from node.raft.inbound import Accept, judge
 from node.simulator.journal import MemoryJournal, Tape
 
 Terms = list[int]

@@ -25,13 +25,13 @@ from node.protocol import nats, peer, subjects
 from node.protocol import streaming as stan
 from node.protocol.peer import FrameDecoder
 from node.raft.membership import Membership
-from node.server import interest, ordering, origin, routing, streaming, subscriptions
+from node.server import interest, origin, proposer, routing, streaming, subscriptions
 from node.server.auth import Authenticator
 from node.server.connection import Connection
 from node.server.context import ClientLimits, Context, ServerInfo
-from node.server.host import Host
 from node.server.replica import Replica
 from node.server.streaming import Subjects
+from node.server.system import Host
 from node.store.memory import MemoryStore
 from node.units import Index
 
@@ -45,10 +45,10 @@ ENTRY = FRAME - (64 << 10) // SCALE
 NAME = 1024 // SCALE
 BOUNDS = (
     (peer, "FRAME_BYTES_MAX", FRAME),
-    (ordering, "ENTRY_BYTES", ordering.ENTRY_BYTES // SCALE),
-    (ordering, "ENTRY_SIZE_MAX", ENTRY),
-    (ordering, "BATCH_SIZE_MAX", PAYLOAD + (64 << 10) // SCALE),
-    (ordering, "KEEPER_COMMANDS_MAX", 16),
+    (proposer, "ENTRY_BYTES", proposer.ENTRY_BYTES // SCALE),
+    (proposer, "ENTRY_SIZE_MAX", ENTRY),
+    (proposer, "BATCH_SIZE_MAX", PAYLOAD + (64 << 10) // SCALE),
+    (proposer, "KEEPER_COMMANDS_MAX", 16),
     (origin, "BATCH_BYTES", origin.BATCH_BYTES // SCALE),
     (origin, "UNAPPLIED_BYTES_MAX", origin.UNAPPLIED_BYTES_MAX // SCALE),
     (subscriptions, "FAN_OUT_MAX", 100),
@@ -73,7 +73,7 @@ def scaled_down() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         for module, bound, value in BOUNDS:
             patch.setattr(module, bound, value)
-        patch.setattr(ordering, "refused_batch", _no_batch_is_too_large)
+        patch.setattr(proposer, "refused_batch", _no_batch_is_too_large)
         yield
 
 

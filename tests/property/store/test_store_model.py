@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from node.encryption.value_cipher import Sealer
 from node.errors import RemoteProtocolError
-from node.sealing.sealer import Sealer
 from node.store import checkpoint as module
 from node.store.checkpoint import Checkpoint
 from node.store.memory import MemoryCheckpoint, MemoryStore

@@ -8,7 +8,7 @@ from collections import Counter
 import pytest
 
 from node.cli.main import main
-from node.simulator import cluster_run, shrink, telling
+from node.simulator import cluster_run, failure_report, shrink
 from node.simulator.cluster_run import Case, Failure, Outcome
 from node.simulator.profiles import PROFILES, changed
 
@@ -26,7 +26,7 @@ def _runs(monkeypatch: pytest.MonkeyPatch, broken: int | None = None) -> list[Ca
             failure = Failure("order", "ViolationError: order: 2 before 1", 4.5, (0, 1, 2))
         return Outcome(case, Counter({"virtual milliseconds": 1500, "crashes": 2}), failure)
 
-    for module in (cluster_run, telling):
+    for module in (cluster_run, failure_report):
         monkeypatch.setattr(module, "attempt", attempt)
     monkeypatch.setattr(shrink.Shrinker.__init__, "__kwdefaults__", _shrinker_defaults(attempt))
     return asked

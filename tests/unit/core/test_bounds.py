@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from conversation import LATE, SECOND, Answer, Conversation, publishes
 
-from node.core import dispatch, due, presence, purging, taking_over
+from node.core import dispatch, due, new_term, presence, purging
 from node.core.commands import ChannelPurge, ClientBack, ColdStart, SubscriptionPause, TakeOver
 from node.core.state import Record, Subscription
 
@@ -329,10 +329,10 @@ def test_a_take_over_that_knew_little() -> None:
     talk, held = many()
     talk.say(keeper=[TakeOver(2, 0)], at=5)
     talk.term = 2
-    assert looks_of(held) <= 2 * (taking_over.RESTARTED_MAX + 2000)
+    assert looks_of(held) <= 2 * (new_term.RESTARTED_MAX + 2000)
     while talk.state.marked:
         talk.tick()
-        assert looks_of(held) <= taking_over.RESTARTED_MAX + 2000 + CROWD
+        assert looks_of(held) <= new_term.RESTARTED_MAX + 2000 + CROWD
     assert all({record.sent_at_ns for record in dict.values(each)} == {5 * SECOND} for each in held)
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 
 from node.errors import ConflictError, RefusedError, UnavailableError
+from node.raft.active_membership import Reconfiguration
 from node.raft.engine import Engine
 from node.raft.membership import Membership
 from node.raft.ports import Limits, Role
-from node.raft.reconfiguration import Reconfiguration
 
 ABC = Membership.founders("abc")
 

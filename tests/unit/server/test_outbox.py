@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from node.server.effect_executor import CHUNK_BYTES
 from node.server.outbox import SOFT_BYTES, Outbox, bounds
-from node.server.perform import CHUNK_BYTES
 
 
 class Filled(Outbox):

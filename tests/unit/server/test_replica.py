@@ -33,10 +33,10 @@ from node.protocol.message import message
 from node.protocol.peer import WIRE_VERSION, decode_body
 from node.protocol.streaming import PingRequest, encode_ping
 from node.raft.membership import Membership
-from node.server.host import Host
 from node.server.replica import HOLD_ALONE_S, HOLD_S, Replica
 from node.server.routing import Routing
 from node.server.streaming import Subjects
+from node.server.system import Host
 from node.store.memory import MemoryStore
 from node.units import Index
 

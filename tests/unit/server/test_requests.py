@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from node.server.host import Host
 from node.server.requests import Requests
+from node.server.system import Host
 
 
 class Wire:

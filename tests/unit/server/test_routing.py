@@ -257,7 +257,7 @@ def test_plans_follow_every_change(alone: Routing) -> None:
 
 
 def test_plans_are_bounded(alone: Routing, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("node.server.plans.PLANS_MAX", 10)
+    monkeypatch.setattr("node.server.route_cache.PLANS_MAX", 10)
     ann = Client(alone, 1)
     ann.sub(b"s.>")
     for number in range(100):

@@ -7,7 +7,7 @@ from importlib import import_module
 import pytest
 
 from node.protocol import peer
-from node.server import ordering, origin
+from node.server import origin, proposer
 from node.simulator.raft_checks import ViolationError
 from node.simulator.scaled_bounds import BOUNDS, MESSAGE_BYTES_MAX, scaled
 
@@ -20,7 +20,7 @@ def test_production_has_these_bounds_and_larger_ones(home: str) -> None:
 
 def test_they_are_in_force_wherever_they_were_imported_to_and_then_no_more() -> None:
     def now() -> tuple[int, int, int]:
-        return ordering.ENTRY_SIZE_MAX, origin.BATCH_COMMANDS_MAX, peer.FRAME_BYTES_MAX
+        return proposer.ENTRY_SIZE_MAX, origin.BATCH_COMMANDS_MAX, peer.FRAME_BYTES_MAX
 
     before, entries = now(), BOUNDS["node.core.entries"]
     with scaled():
@@ -34,10 +34,10 @@ def test_they_are_put_back_when_a_run_fails() -> None:
         with scaled():
             raise ViolationError("a promise", "broken")
 
-    before = ordering.ENTRY_SIZE_MAX
+    before = proposer.ENTRY_SIZE_MAX
     with pytest.raises(ViolationError):
         fail()
-    assert before == ordering.ENTRY_SIZE_MAX
+    assert before == proposer.ENTRY_SIZE_MAX
 
 
 def test_they_follow_from_one_another_as_in_production() -> None:

@@ -16,6 +16,6 @@ def test_a_message_is_known_by_itself() -> None:
         assert not is_whole(message + b".")
         sizes.add(len(message) - len(guid))
     assert len(sizes) > 8
-    assert max(sizes) > BOUNDS["node.server.ordering"]["ENTRY_BYTES"]
+    assert max(sizes) > BOUNDS["node.server.proposer"]["ENTRY_BYTES"]
     assert message_of("c1/2/3", sized=False) == b"c1/2/3"
     assert is_whole(b"c1/2/3")

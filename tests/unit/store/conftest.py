@@ -9,8 +9,8 @@ from pathlib import Path
 import lmdb
 import pytest
 
-from node.sealing import document
-from node.sealing.keyring import Keyring
+from node.encryption import document
+from node.encryption.keyring import Keyring
 from node.store.store import Store
 
 

@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 import pytest
 
+from node.encryption.keyring import Keyring
 from node.errors import CorruptionError
-from node.sealing.keyring import Keyring
 from node.store import blocks
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from node.sealing.keyring import Keyring
+from node.encryption.keyring import Keyring
 from node.store.interface import StoreInterface
 from node.store.memory import MemoryStore
 from node.store.store import Store

@@ -9,8 +9,8 @@ from typing import Any
 import msgpack
 import pytest
 
+from node.encryption.keyring import Keyring
 from node.errors import CorruptionError, DiskError, NodeError, RemoteProtocolError
-from node.sealing.keyring import Keyring
 from node.store import snapshot as module
 from node.store.snapshot import (
     CHUNK_BYTES,

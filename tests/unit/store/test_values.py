@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from node.encryption.keyring import Keyring
 from node.errors import CorruptionError
-from node.sealing.keyring import Keyring
 from node.store.values import Values, verified, with_checksum
 
 PATH = Path("store")

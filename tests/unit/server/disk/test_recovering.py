@@ -27,9 +27,9 @@ from node.raft.membership import Member, Membership
 from node.raft.ports import EntryType
 from node.server.disk.recovering import recover
 from node.server.disk.storage import open_storage
-from node.server.membership.founding import Founding
-from node.server.membership.joining import first_members
+from node.server.membership.bootstrap import Founding
 from node.server.membership.members import Members
+from node.server.membership.node_identity import first_members
 
 STAMP = 1_790_000_000_000_000_000
 

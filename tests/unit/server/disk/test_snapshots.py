@@ -17,11 +17,11 @@ from conversation import Conversation
 from node.core.records import all_records, digest, restore, take_changes
 from node.core.state import State
 from node.core.versions import UnsupportedVersionError
+from node.encryption import document
+from node.encryption.keyring import Keyring
 from node.errors import RemoteProtocolError, UnavailableError
 from node.protocol.message import message
 from node.raft.membership import Membership
-from node.sealing import document
-from node.sealing.keyring import Keyring
 from node.server.disk.snapshots import SILENCE_S, Context, Snapshots
 from node.store.snapshot import produce
 from node.store.store import Store

@@ -12,14 +12,14 @@ import pytest
 
 from node.config.model import Cluster, Config, Encryption, Node, PreviousKey, Raft, Store
 from node.config.values import Address, Secret
+from node.encryption import document
+from node.encryption.keyring import Keyring
 from node.errors import ConfigError, CorruptionError, DiskError, IdentityError
 from node.raft import disk as disk_module
 from node.raft.identity import Identity, save_identity
 from node.raft.membership import Membership
-from node.sealing import document
-from node.sealing.keyring import Keyring
 from node.server.disk.storage import open_storage
-from node.server.membership.joining import first_members, founder
+from node.server.membership.node_identity import first_members, founder
 from node.store import store as lmdb_store
 from node.store.snapshot import install, produce
 

@@ -12,7 +12,7 @@ from node.errors import ConfigError, IdentityError
 from node.raft.identity import Identity
 from node.raft.membership import Membership
 from node.raft.security import Plaintext
-from node.server.membership.founding import Founding
+from node.server.membership.bootstrap import Founding
 from node.server.membership.members import Members, parse
 
 FILE = {f"n{i}": Address("127.0.0.1", 6000 + i) for i in (1, 2, 3)}

@@ -1,0 +1,212 @@
+"""How a node stops: at a signal or because it was removed, at once or slowly, in steps and with a deadline.
+
+Leadership is handed over first, so that nobody waits for an election. Clients are told where the others are.
+Then nothing more is read from them until everything that was read is answered; then their connections are
+drained: our half ends, and what a client sends until it has noticed is carried out like everything before.
+Its answers reach the client at the node it connects to next (``moving``); where there is none it is refused.
+A last checkpoint makes the next start short. Whatever of that takes too long is left: nothing depends on it,
+a killed node loses nothing either.
+"""
+
+from __future__ import annotations
+
+import logging
+import signal
+from typing import TYPE_CHECKING, Final
+
+import trio
+
+from node.raft.links import ROUTE
+from node.server import logs
+from node.server.clients import DRAIN_QUIET_S, LAST_QUIET_S
+from node.server.reload import reload
+from node.units import SECOND
+
+if TYPE_CHECKING:
+    from node.server.external_nats.link import External
+    from node.server.node import Node
+
+log = logging.getLogger("stanchion.node")
+
+HAND_OVER_S: Final = 1.0
+"""How long a leaving leader waits for a follower that has everything."""
+ANSWER_S: Final = 1.0
+"""How long what was read from clients may take to be answered before their connections are drained."""
+MOVE_S: Final = 3.0
+"""How long answers wait for clients that went to other nodes. Some pause for 2 s before they connect
+again."""
+CHECKPOINT_S: Final = 0.5
+"""Kept of ``LEAVE_S`` for the last checkpoint."""
+LEAVE_S: Final = 5.0
+"""A node that was asked to stop has ended after this, whatever happens."""
+POLL_S: Final = 0.001
+"""Between two looks whether everything is answered."""
+
+
+class Leaving:
+    """The end of one node."""
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+        self._stop = trio.Event()
+        self._slowly = trio.Event()
+        self._clients_gone = trio.Event()
+        self._clients_gone.set()
+        self.begun = False
+        """It was asked to stop."""
+        self.status = 0
+        """The exit code."""
+
+    def at_once(self) -> None:
+        """Stop, in steps."""
+        self.begun = True
+        self._stop.set()
+
+    async def serve_clients(self, task_status: trio.TaskStatus[int]) -> None:
+        """Run the part that takes clients: a node that stops waits for it."""
+        self._clients_gone = trio.Event()
+        try:
+            await self._node.clients.run(task_status=task_status)
+        finally:
+            self._clients_gone.set()
+
+    async def heed_signals(self) -> None:
+        """Do what signals say, until cancelled."""
+        ends = (signal.SIGTERM, signal.SIGINT)
+        others = (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+        with trio.open_signal_receiver(*ends, *others) as received:
+            for number in self._node.launch.early_signals():
+                await self._heed(number)
+            async for number in received:
+                await self._heed(number)
+
+    async def _heed(self, number: int) -> None:
+        name = signal.Signals(number).name
+        if number in (signal.SIGTERM, signal.SIGINT):
+            log.info("%s: stopping", name)
+            self.status = self._node.launch.terminated_status if number == signal.SIGTERM else 0
+            self.at_once()
+        elif number == signal.SIGHUP:
+            await reload(self._node)
+        elif number == signal.SIGUSR2:
+            log.info("%s: leaving slowly", name)
+            self.begun = True
+            self._slowly.set()
+        else:
+            logs.reopen()
+            log.info("%s: the log file is opened anew", name)
+
+    async def stop_when_asked(self, scope: trio.CancelScope) -> None:
+        """Wait until the node is asked to stop; do so, and cancel ``scope``."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._leave_slowly)
+            await self._stop.wait()
+            nursery.cancel_scope.cancel()
+        node = self._node
+        with trio.move_on_after(LEAVE_S):
+            with trio.move_on_after(LEAVE_S - CHECKPOINT_S):
+                await self._hand_over()
+                if node.external is not None:
+                    await self._leave_external(node.external)
+                await self._leave_clients()
+            if node.takes_part:
+                await node.checkpointer.checkpoint()
+        log.info("stopped")
+        scope.cancel()
+
+    async def _leave_external(self, external: External) -> None:
+        """Answer what clients have asked through the external NATS server, and leave it."""
+        if not self._node.is_alone:
+            with trio.move_on_after(ANSWER_S):
+                await external.drained()
+                await self._answered()
+        await external.stop()
+
+    async def _leave_clients(self) -> None:
+        """Answer what clients have asked, end their connections, and see that later answers find them."""
+        node = self._node
+        moving = self._others_take_over
+        node.clients.leave(node.other_addresses())
+        with trio.move_on_after(ANSWER_S):
+            await node.clients.quiesce()
+            if not moving:
+                node.replica.stop_requests(others_take_over=False)
+            await self._answered()
+        if moving:
+            node.replica.stop_requests(others_take_over=True)
+        node.clients.drain_all("this node stops", quiet_s=DRAIN_QUIET_S if moving else LAST_QUIET_S)
+        with trio.move_on_after(MOVE_S):
+            await self._clients_gone.wait()
+            await self._answered()
+            # Interest of other nodes, and that a write is done, are no events of ours.
+            while self._unheard or self._unwritten:  # noqa: ASYNC110
+                await trio.sleep(POLL_S)
+        if self._unheard:
+            log.warning(
+                "%d answers were not delivered: their clients have connected to no other node within %g s",
+                self._unheard, MOVE_S,
+            )  # fmt: skip
+
+    @property
+    def _others_take_over(self) -> bool:
+        """Whether clients have somewhere to go, and requests somebody who carries them out.
+
+        Clients of an external NATS server stay where they are.
+        """
+        node = self._node
+        return node.external is None and node.replica.takes_requests and bool(node.other_addresses())
+
+    @property
+    def _unheard(self) -> int:
+        moving = self._node.replica.streaming.moving
+        return 0 if moving is None else moving.count
+
+    @property
+    def _unwritten(self) -> bool:
+        """Whether answers for clients of other nodes have not left yet."""
+        return any(link.queued_bytes for link in self._node.transport.connections(ROUTE))
+
+    async def _answered(self) -> None:
+        """Wait until everything that was read so far is answered, unless there is no leader to do it."""
+        replica = self._node.replica
+        asked = replica.asked()
+        while replica.takes_requests and not replica.is_answered(asked):  # noqa: ASYNC110  # no event of ours
+            await trio.sleep(POLL_S)
+
+    async def _answered_in_time(self) -> None:
+        with trio.move_on_after(ANSWER_S):
+            await self._answered()
+
+    async def _leave_slowly(self) -> None:
+        """Lame duck: others lead, clients are told, and drained one by one while there is time."""
+        await self._slowly.wait()
+        node = self._node
+        with trio.move_on_after(LEAVE_S):
+            await self._hand_over()
+        if self._others_take_over:
+            node.replica.stop_requests(others_take_over=True)
+        await node.clients.lame_duck(
+            node.other_addresses(),
+            answered=self._answered_in_time,
+            grace_s=node.config.clients.lame_duck_grace_period_ns / SECOND,
+            duration_s=node.config.clients.lame_duck_duration_ns / SECOND,
+        )
+        self._stop.set()
+
+    async def hand_over(self) -> None:
+        """Ask a follower to take over, though this node does not stop; lead on if none does."""
+        await self._hand_over()
+        if self._node.engine.role == "leader":
+            self._node.replica.ordering.go_on()
+
+    async def _hand_over(self) -> None:
+        """A leader that leaves asks a follower to take over, and waits until it has."""
+        node = self._node
+        if node.engine.role != "leader" or len(node.engine.membership.voters) == 1:
+            return
+        node.replica.ordering.stop()
+        with trio.move_on_after(HAND_OVER_S):
+            while not node.engine.transfer_leadership():  # noqa: ASYNC110  # acks are no event of ours
+                await trio.sleep(0.002)
+        with trio.move_on_after(2 * node.config.raft.election_timeout_ns[1] / SECOND):
+            await node.until(lambda: node.engine.leader not in {None, node.name})

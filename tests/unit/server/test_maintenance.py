@@ -1,0 +1,98 @@
+"""What a leader sets right that concerns no client (R13, R24)."""
+
+from __future__ import annotations
+
+from node.core.commands import AgesWait, KeeperCommand, RaiseVersion
+from node.core.state import State
+from node.server.clock import WallClock
+from node.server.maintenance import EVERY_S, Upkeep
+from node.units import SECOND
+
+WALL_NS = 1_700_000_000 * SECOND
+
+
+class Leader:
+    def __init__(self, known: int = 1) -> None:
+        self.now_s = 100.0
+        self.state = State()
+        self.members = ["n1", "n2", "n3"]
+        self.proposed: list[KeeperCommand] = []
+        self.wall = WallClock(lambda: 0, lambda: WALL_NS)
+        self.upkeep = Upkeep(
+            "n1",
+            known,
+            lambda: self.state,
+            self.wall,
+            members=lambda: self.members,
+            propose=self.proposed.append,
+        )
+
+    def look(self) -> list[KeeperCommand]:
+        self.now_s += EVERY_S
+        self.upkeep.pump(self.now_s, 7)
+        found, self.proposed[:] = list(self.proposed), []
+        return found
+
+
+def test_the_version_is_raised_when_all_members_know_it() -> None:
+    """R24: also one that isn't connected must have said so."""
+    leader = Leader(known=3)
+    leader.upkeep.met("n2", {"machine": 2})
+    assert leader.look() == [], "n3 was never met"
+    leader.upkeep.met("n3", {"machine": 1})
+    assert leader.look() == []
+    leader.upkeep.met("n3", {"machine": 3})
+    (raised,) = leader.look()
+    assert isinstance(raised, RaiseVersion)
+    assert (raised.term, raised.version) == (7, 2)
+    assert raised.release
+    assert leader.look(), "it wasn't applied, so it is proposed again"
+    leader.state.version = 2
+    assert leader.look() == []
+
+
+def test_who_went_back_to_an_older_release_counts_as_such() -> None:
+    leader = Leader(known=2)
+    leader.upkeep.met("n2", {"machine": 2})
+    leader.upkeep.met("n3", {"machine": 2})
+    leader.upkeep.met("n3", {"machine": 1})
+    assert leader.look() == []
+
+
+def test_a_removed_member_is_not_waited_for() -> None:
+    leader = Leader(known=2)
+    leader.upkeep.met("n2", {"machine": 2})
+    leader.members = ["n1", "n2"]
+    assert len(leader.look()) == 1
+    leader.members = []
+    assert leader.look() == [], "the membership isn't known"
+
+
+def test_a_release_that_knows_less_raises_nothing() -> None:
+    leader = Leader()
+    leader.upkeep.met("n2", {"machine": 2})
+    leader.upkeep.met("n3", {"machine": 2})
+    assert leader.look() == []
+
+
+def test_ages_wait_while_the_leaders_clock_is_wrong() -> None:
+    """R13."""
+    leader = Leader()
+    for peer in ("n2", "n3"):
+        leader.wall.report(peer, WALL_NS - 3600 * SECOND)
+    leader.wall.median()
+    assert leader.look() == [AgesWait(7, True)]
+    leader.state.ages_wait = True
+    assert leader.look() == []
+    for peer in ("n2", "n3"):
+        leader.wall.report(peer, WALL_NS)
+    leader.wall.median()
+    assert leader.look() == [AgesWait(7, False)]
+
+
+def test_it_looks_now_and_then() -> None:
+    leader = Leader(known=2)
+    leader.members = ["n1"]
+    assert len(leader.look()) == 1
+    leader.upkeep.pump(leader.now_s + EVERY_S / 2, 7)
+    assert leader.proposed == []

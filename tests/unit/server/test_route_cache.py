@@ -1,0 +1,96 @@
+"""Which plans are remembered, and which are true when interest has changed."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from node.protocol.subjects import has_wildcard, matches
+from node.server import route_cache
+from node.server.route_cache import RECENT_MAX, SUBJECT_MAX, Plans
+from node.server.subscriptions import nobody
+
+
+def remembering(*subjects: bytes) -> Plans:
+    known = Plans()
+    for subject in subjects:
+        known.remember(subject, nobody())
+    return known
+
+
+def true(known: Plans, *subjects: bytes) -> list[bytes]:
+    return [subject for subject in subjects if known.true_plan(subject) is not None]
+
+
+tokens = st.sampled_from([b"a", b"b", b"_INBOX"])
+subjects = st.lists(tokens, min_size=1, max_size=4).map(b".".join)
+patterns = st.tuples(
+    st.lists(st.one_of(tokens, st.just(b"*")), min_size=0, max_size=3),
+    st.sampled_from([b"*", b">", b"a"]),
+).map(lambda parts: b".".join([*parts[0], parts[1]]))
+
+
+@given(st.lists(subjects, max_size=12), st.lists(patterns, max_size=6))
+def test_what_a_changed_pattern_matches_is_not_true_any_more(
+    known: list[bytes], changed: list[bytes]
+) -> None:
+    """And everything else is."""
+    remembered = remembering(*known)
+    for pattern in changed:
+        remembered.forget(pattern)
+    for subject in dict.fromkeys(known):
+        concerned = any(
+            matches(pattern, subject) if has_wildcard(pattern) else pattern == subject for pattern in changed
+        )
+        assert (remembered.true_plan(subject) is None) == concerned
+        remembered.remember(subject, nobody())
+        assert true(remembered, subject) == [subject]
+
+
+def test_patterns_of_others_spare_a_plan() -> None:
+    """However many there are: who connects brings a pattern of its own."""
+    many = [b"_INBOX.%d.1" % number for number in range(5000)]
+    known = remembering(*many, b"_INBOX.mine.1", b"_INBOX.mine")
+    known.forget(b"_INBOX.mine.*")
+    assert true(known, *many, b"_INBOX.mine.1", b"_INBOX.mine") == [*many, b"_INBOX.mine"]
+
+
+def test_plans_of_clients_that_have_left_do_not_stay() -> None:
+    """Nobody asks for them again; what others still use stays."""
+    known = remembering(b"said")
+    most = 0
+    for number in range(5000):
+        known.forget(b"_INBOX.%d.*" % number)
+        known.remember(b"_INBOX.%d.1" % number, nobody())
+        known.forget(b"_INBOX.%d.*" % number)
+        assert true(known, b"said") == [b"said"]
+        most = max(most, len(known))
+    assert most < 2 * RECENT_MAX
+
+
+def test_a_plan_that_is_too_old_to_tell_is_made_anew() -> None:
+    known = remembering(b"a", b"b")
+    for number in range(RECENT_MAX):
+        known.forget(b"x.%d.*" % number)
+    assert true(known, b"a") == [b"a"]
+    known.forget(b"x.*")
+    assert true(known, b"a", b"b") == [b"a"]
+
+
+def test_of_too_many_the_oldest_go(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not all: a client that publishes to ever new subjects must not cost everybody their plans."""
+    monkeypatch.setattr(route_cache, "PLANS_MAX", 16)
+    known = remembering(*(b"%d" % number for number in range(16)))
+    assert len(known) == 16
+    known.remember(b"new", nobody())
+    assert [*known] == [*(b"%d" % number for number in range(3, 16)), b"new"]
+
+
+def test_a_very_long_subject_is_not_remembered() -> None:
+    """Thirty thousand of them would take as many times four KiB, for whoever sends each just once."""
+    known = remembering(b"a." + b"x" * (SUBJECT_MAX - 2), b"a." + b"x" * (SUBJECT_MAX - 1))
+    assert [len(subject) for subject in known] == [SUBJECT_MAX]
+    known.forget(b"a." + b"x" * (SUBJECT_MAX - 1))
+    known.forget(b"a." + b"x" * (SUBJECT_MAX - 2))
+    assert not known

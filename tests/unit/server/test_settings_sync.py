@@ -1,0 +1,71 @@
+"""R23: whose file counts, and when."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from node.config.model import Config, Limits
+from node.config.replicated import settings
+from node.core.commands import Configure
+from node.core.effects import OK, Outcome, Refused
+from node.core.settings import Settings
+from node.core.state import State
+from node.server.settings_sync import Agreement
+
+MINE = Config(limits=Limits(max_msgs=7))
+
+
+class Origin:
+    def __init__(self, outcome: Outcome = OK) -> None:
+        self.proposed: list[tuple[int, bool]] = []
+        self._outcome = outcome
+
+    def submit(self, command: Configure, answer: Callable[[Outcome], None]) -> None:
+        self.proposed.append((command.settings["max_msgs"], command.only_if_unset))
+        answer(self._outcome)
+
+    def flush(self) -> None:
+        pass
+
+
+def agreement(origin: Origin, agreed: Config | None, **options: Any) -> Agreement:
+    state = State()
+    if agreed is not None:
+        state.settings = Settings.of(settings(agreed))
+    return Agreement(lambda: state, lambda: MINE, origin, **{"proposes": False, **options})
+
+
+def test_a_cluster_without_settings_is_told_this_files() -> None:
+    origin = Origin()
+    agreement(origin, None).begin()
+    assert origin.proposed == [(7, True)]
+
+
+def test_a_file_that_differs_is_a_warning(caplog: pytest.LogCaptureFixture) -> None:
+    origin = Origin()
+    here = agreement(origin, Config(limits=Limits(max_msgs=8)))
+    here.begin()
+    assert here.different() == ["max_msgs"]
+    assert not origin.proposed
+    assert "says otherwise than the cluster has agreed on: max_msgs" in caplog.text
+
+
+def test_a_file_that_says_the_same_is_nothing_to_talk_about(caplog: pytest.LogCaptureFixture) -> None:
+    origin = Origin()
+    agreement(origin, MINE, proposes=True).begin()
+    assert not origin.proposed
+    assert not caplog.records
+
+
+def test_a_node_that_proposes_does_so_at_its_start() -> None:
+    origin = Origin()
+    agreement(origin, Config(), proposes=True).begin()
+    assert origin.proposed == [(7, False)]
+
+
+def test_a_refusal_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    agreement(Origin(Refused("no sense")), MINE).propose(only_if_unset=False)
+    assert "refused this node's limits: no sense" in caplog.text
