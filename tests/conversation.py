@@ -22,11 +22,12 @@ from node.core.commands import (
     ClientOpen,
     ClientReachable,
     ClientRemove,
-    ClientSilent,
     ClientUnreachable,
+    ClientUnresponsive,
     Command,
     Configure,
-    KeeperCommand,
+    LeaderCommand,
+    NewTerm,
     Publish,
     RaiseVersion,
     SessionOpen,
@@ -36,7 +37,6 @@ from node.core.commands import (
     SubscriptionOpen,
     SubscriptionReachable,
     SubscriptionUnreachable,
-    TakeOver,
     Tick,
     Unsubscribe,
     Unwritten,
@@ -47,7 +47,7 @@ from node.core.entries import (
     Entry,
     encode_commands,
     encode_entry,
-    encode_keeper,
+    encode_leader_command,
 )
 from node.core.machine import Machine
 from node.core.records import all_records, digest, restore, take_changes
@@ -112,7 +112,7 @@ class Conversation:
         self._fresh = count(1)
         opened = self.entry(
             [Batch(None, 0, 0, encode_commands([SessionOpen("n1", b"nonce")]))],
-            [TakeOver(1, 0), RaiseVersion(1, version, "")],
+            [NewTerm(1, 0), RaiseVersion(1, version, "")],
         )
         self.session = opened.sessions[0].session
         if settings:
@@ -125,14 +125,14 @@ class Conversation:
     # --- entries ---------------------------------------------------------------------------------
 
     def say(
-        self, *commands: Command, keeper: list[KeeperCommand] | None = None, at: float | None = None
+        self, *commands: Command, leader_commands: list[LeaderCommand] | None = None, at: float | None = None
     ) -> Answer:
         """One entry with these commands of the origin, and what came of it."""
         if at is not None:
             self.now = at
         first, self.serial = self.serial, self.serial + len(commands)
         batches = [Batch(self.session, first, first, encode_commands(list(commands)))] if commands else []
-        effects = self.entry(batches, keeper or [])
+        effects = self.entry(batches, leader_commands or [])
         others: dict[int, Outcome] = {}
         for replies in effects.replies:
             others.update(replies.others)
@@ -148,11 +148,11 @@ class Conversation:
             [others.get(serial, OK) for serial in range(first, self.serial)],
         )
 
-    def entry(self, batches: list[Batch], keeper: list[KeeperCommand]) -> Effects:
+    def entry(self, batches: list[Batch], leader_commands: list[LeaderCommand]) -> Effects:
         """One entry as the leader makes it, applied, checked, and applied by a restored node too."""
         self.index += 1
         time_ns = round(self.now * SECOND)
-        packed = [encode_keeper(command) for command in keeper]
+        packed = [encode_leader_command(command) for command in leader_commands]
         return self.apply(
             encode_entry(Entry(self.state.version, time_ns, EPOCH_NS + time_ns, packed, batches))
         )
@@ -241,55 +241,57 @@ class Conversation:
         return self.say(ClientClose(client))
 
     def tick(self, at: float | None = None) -> Answer:
-        return self.say(keeper=[Tick(self.term)], at=at)
+        return self.say(leader_commands=[Tick(self.term)], at=at)
 
     def away(self, client: str, since: float | None = None, *, written: int | None = None) -> Answer:
         """The client's inbox is heard nowhere; ``written``: as machine version 2 says it."""
         generation = self.state.clients[client].generation
         gone = self._ns(since)
         if written is None:
-            return self.say(keeper=[ClientAway(self.term, client, generation, gone)])
-        return self.say(keeper=[ClientUnreachable(self.term, client, generation, gone, written)])
+            return self.say(leader_commands=[ClientAway(self.term, client, generation, gone)])
+        return self.say(leader_commands=[ClientUnreachable(self.term, client, generation, gone, written)])
 
     def back(
         self,
         client: str,
         since: float | None = None,
         *,
-        heard: float | None = None,
+        reachable: float | None = None,
         at: float | None = None,
         unwritten: Unwritten | None = None,
     ) -> Answer:
-        """The client and all its subscriptions are heard again, just now or since ``heard``."""
+        """The client and all its subscriptions are heard again, just now or since ``reachable``."""
         known = self.state.clients[client]
         gone = self._ns(since)
-        back = LATE if heard is None else self._ns(heard)
-        keeper: list[KeeperCommand]
+        back = LATE if reachable is None else self._ns(reachable)
+        leader_commands: list[LeaderCommand]
         if unwritten is None:
-            keeper = [ClientBack(self.term, client, known.generation, gone, back)]
+            leader_commands = [ClientBack(self.term, client, known.generation, gone, back)]
         else:
-            keeper = [ClientReachable(self.term, client, known.generation, gone, back, *unwritten, "n2", 7)]
+            leader_commands = [
+                ClientReachable(self.term, client, known.generation, gone, back, *unwritten, "n2", 7)
+            ]
         for subscription in known.subscriptions.values():
-            if subscription.absent:
-                keeper.append(self._inbox_back(subscription, gone, back, unwritten))
-        return self.say(keeper=keeper, at=at)
+            if subscription.unreachable:
+                leader_commands.append(self._inbox_back(subscription, gone, back, unwritten))
+        return self.say(leader_commands=leader_commands, at=at)
 
     def inbox_away(self, inbox: str, since: float | None = None, *, written: int | None = None) -> Answer:
         subscription = self.find(inbox)
         which, gone = (subscription.id, subscription.generation), self._ns(since)
         if written is None:
-            return self.say(keeper=[SubscriptionAway(self.term, *which, gone)])
-        return self.say(keeper=[SubscriptionUnreachable(self.term, *which, gone, written)])
+            return self.say(leader_commands=[SubscriptionAway(self.term, *which, gone)])
+        return self.say(leader_commands=[SubscriptionUnreachable(self.term, *which, gone, written)])
 
     def inbox_back(
         self, inbox: str, since: float | None = None, *, unwritten: Unwritten | None = None
     ) -> Answer:
         back = self._inbox_back(self.find(inbox), self._ns(since), LATE, unwritten)
-        return self.say(keeper=[back])
+        return self.say(leader_commands=[back])
 
     def _inbox_back(
         self, subscription: Subscription, gone: int, back: int, unwritten: Unwritten | None
-    ) -> KeeperCommand:
+    ) -> LeaderCommand:
         which = (self.term, subscription.id, subscription.generation, gone, back)
         return (
             SubscriptionBack(*which)
@@ -297,12 +299,16 @@ class Conversation:
             else SubscriptionReachable(*which, *unwritten, "n2", 7)
         )
 
-    def silent(self, client: str, silent: bool = True, *, at: float | None = None) -> Answer:
+    def unresponsive(self, client: str, unresponsive: bool = True, *, at: float | None = None) -> Answer:
         generation = self.state.clients[client].generation
-        return self.say(keeper=[ClientSilent(self.term, client, generation, silent)], at=at)
+        return self.say(
+            leader_commands=[ClientUnresponsive(self.term, client, generation, unresponsive)], at=at
+        )
 
     def heartbeats_fail(self, client: str) -> Answer:
-        return self.say(keeper=[ClientRemove(self.term, client, self.state.clients[client].generation)])
+        return self.say(
+            leader_commands=[ClientRemove(self.term, client, self.state.clients[client].generation)]
+        )
 
     def _ns(self, seconds: float | None) -> int:
         return round((self.now if seconds is None else seconds) * SECOND)
@@ -375,7 +381,7 @@ def check_invariants(state: State) -> None:
 def _check_group(state: State, group: Group) -> None:
     assert bool(group.members) != (group.shadow is not None)
     assert group.durable or group.shadow is None
-    assert group.purged is None or group.id in state.hungry or group.id in state.overdue, (
+    assert group.purged is None or group.id in state.sendable or group.id in state.redelivery_due, (
         "a purge is forgotten"
     )
     assert group.queue or len(group.members) <= 1
@@ -385,7 +391,7 @@ def _check_group(state: State, group: Group) -> None:
         assert not group.shadow.due_before
         assert not group.shadow.missed
         assert not group.shadow.due_here
-        assert not group.shadow.absent
+        assert not group.shadow.unreachable
         holders.append(group.shadow.unacked)
     held = [seq for holder in holders for seq in holder]
     assert len(held) == len(set(held)), "a message is held twice"
@@ -394,21 +400,25 @@ def _check_group(state: State, group: Group) -> None:
         _check_member(state, member)
     log = group.channel.log
     first = log.first if state.version > 1 else 0
-    able = [member for member in group.members if member.heard]
+    able = [member for member in group.members if member.reachable]
     room = group.paused_ns is None and any(not member.stalled or member.last_sent < first for member in able)
     if room and log.last >= max(group.cursor + 1, log.first):
-        assert group.id in state.hungry or group.id in state.overdue, "new messages are forgotten"
+        assert group.id in state.sendable or group.id in state.redelivery_due, "new messages are forgotten"
     if any(may_redeliver(member) for member in group.members):
-        gone = [m for m in group.members if not m.heard and m.unacked and not state.cold_grace_ns]
-        if group.orphans or gone or any(m.due or m.due_before or m.missed for m in group.members if m.heard):
-            assert group.id in state.overdue, "due messages are forgotten"
+        gone = [m for m in group.members if not m.reachable and m.unacked and not state.cold_grace_ns]
+        if (
+            group.orphans
+            or gone
+            or any(m.due or m.due_before or m.missed for m in group.members if m.reachable)
+        ):
+            assert group.id in state.redelivery_due, "due messages are forgotten"
 
 
 def _check_member(state: State, member: Subscription) -> None:
     assert member.client is state.clients[member.client_id]
     assert member.due == sorted(set(member.due), reverse=True)
     due = set(member.due)
-    if member.group.id not in state.overdue:
+    if member.group.id not in state.redelivery_due:
         assert due or member.due_before or member.missed or not member.due_here
     assert max(member.unacked, default=0) <= member.last_sent
     records = list(member.unacked.values())
@@ -425,7 +435,9 @@ def _check_member(state: State, member: Subscription) -> None:
         "an AckWait runs in a pause"
     )
     assert all(record.sent_at_ns <= member.group.clock(state.time_ns) for record in running)
-    if may_redeliver(member) and records and member.group.id not in state.overdue:  # see ack_waits.watch
+    if (
+        may_redeliver(member) and records and member.group.id not in state.redelivery_due
+    ):  # see ack_waits.watch
         assert not due, "due messages are forgotten"
         assert not member.due_before, "due messages are forgotten"
         assert not member.missed, "missed messages are forgotten"

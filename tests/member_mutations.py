@@ -41,7 +41,9 @@ def learners_count(patch: pytest.MonkeyPatch) -> None:
         self._votes = True
         self._replicator.set_members(others, dict.fromkeys(others, ""), since=self.index)
         self._election.set_voters(others, counts=True)
-        self._library.set_voters({name: self._replicator.flows[name].match for name in others}, counts=True)
+        self._library.set_voters(
+            {name: self._replicator.progress_by_peer[name].match for name in others}, counts=True
+        )
 
     patch.setattr(Reconfiguration, "_adopt", adopt)
     patch.setattr(Replicator, "_is_counted", lambda self, flow: flow.voter)

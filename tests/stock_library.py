@@ -34,7 +34,7 @@ class Connection:
         self.said: list[Any] = []
 
     def setOnMessageReceivedCallback(self, callback: Any) -> None:
-        self.heard = callback
+        self.reachable = callback
 
     def send(self, message: Any) -> None:
         self.said.append(message)

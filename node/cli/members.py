@@ -24,13 +24,13 @@ def arguments(actions: Any) -> None:
     """The command lines, as actions of ``stanchion cluster``."""
     add = _action(actions, "add", "let a node in: it catches up, then it votes", ADD)
     add.add_argument("name", metavar="NAME", help="what it is called, in its file and its certificate")
-    _add_newcomer(add)
+    _add_joining_node(add)
     remove = _action(actions, "remove", "take a node out, the leader too", REMOVE)
     remove.add_argument("name", metavar="NAME")
     replace = _action(actions, "replace", "let a node in, and take another out", REPLACE)
     replace.add_argument("old", metavar="OLD")
     replace.add_argument("new", metavar="NEW", help="may be OLD, with an empty directory")
-    _add_newcomer(replace)
+    _add_joining_node(replace)
     _action(actions, "members", "who belongs to it, and how far each has come", "Show the members.")
     clock = _action(actions, "clock", "how far timestamps are from the nodes' wall clocks", CLOCK)
     clock.add_argument("--confirm", action="store_true", help="the wall clocks are right")
@@ -43,7 +43,7 @@ def _action(actions: Any, name: str, summary: str, description: str) -> argparse
     return parser
 
 
-def _add_newcomer(parser: argparse.ArgumentParser) -> None:
+def _add_joining_node(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--peer", metavar="HOST:PORT", help="where the other nodes connect to it; by default as FILE says"
     )

@@ -77,7 +77,7 @@ def run(args: argparse.Namespace) -> int:
     used_s = _processor_s()
     for outcome in _outcomes(args, began):
         if outcome.failure is not None:
-            _tell(args, outcome)
+            _notify(args, outcome)
             return 1
         runs += 1
         total += outcome.counts
@@ -155,7 +155,7 @@ def _progress(runs: int, total: Counter[str], seconds: float, case: Case) -> str
     )
 
 
-def _tell(args: argparse.Namespace, outcome: Outcome) -> None:
+def _notify(args: argparse.Namespace, outcome: Outcome) -> None:
     """What led to it, and how to see it again."""
     from node.simulator.failure_report import story
 

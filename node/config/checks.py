@@ -47,7 +47,7 @@ def check(config: Config, *, is_shared: bool = True) -> list[Finding]:
     return [
         *_names(config),
         *_addresses(config),
-        *_founded(config),
+        *_bootstrapped(config),
         *_reachable(config),
         *_peer_security(config),
         *_raft(config),
@@ -107,9 +107,9 @@ def _secrets(config: Config) -> Iterator[tuple[Path, Secret]]:
     ):
         if secret is not None:
             yield option, secret
-    external = config.streaming.nats_server
-    if external is not None:
-        for key, secret in (("password", external.password), ("token", external.token)):
+    external_nats = config.streaming.nats_server
+    if external_nats is not None:
+        for key, secret in (("password", external_nats.password), ("token", external_nats.token)):
             if secret is not None:
                 yield ("streaming", "nats_server", key), secret
     encryption = config.store.encryption
@@ -197,7 +197,7 @@ def _address(node: Node, key: str) -> Address:
     return dict(_listeners(node))[key]
 
 
-def _founded(config: Config) -> Iterator[Finding]:
+def _bootstrapped(config: Config) -> Iterator[Finding]:
     """A node that founds the cluster alone, or asks to be let in."""
     cluster = config.cluster
     for key, wanted in (("bootstrap", cluster.bootstrap), ("join", cluster.join)):

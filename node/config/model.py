@@ -502,14 +502,14 @@ class Config:
             return path and Path(str(path).replace("{node}", name))
 
         security = self.cluster.peer_security
-        external = self.streaming.nats_server
-        if external is not None and external.tls is not None:
-            tls = external.tls
+        external_nats = self.streaming.nats_server
+        if external_nats is not None and external_nats.tls is not None:
+            tls = external_nats.tls
             tls = replace(tls, ca=named(tls.ca), cert=named(tls.cert), key=named(tls.key))
-            external = replace(external, tls=tls)
+            external_nats = replace(external_nats, tls=tls)
         return replace(
             self,
-            streaming=replace(self.streaming, nats_server=external),
+            streaming=replace(self.streaming, nats_server=external_nats),
             cluster=replace(
                 self.cluster,
                 peer_security=replace(

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from node.config.reference_cluster import cluster, drawn_name
-from node.config.reference_external import external
+from node.config.reference_external import external_nats
 from node.config.reference_flags import BOOL, MAP, SECONDS, by_key
 from node.config.reference_input import BOOLEANS, Given, Input, hint, is_on, wrong
 from node.config.reference_users import credentials
@@ -141,7 +141,7 @@ class Digest:
         self._store()
         self._encryption()
         cluster(self)
-        external(self)
+        external_nats(self)
         if self.problems:
             raise ConfigError(self.problems)
         return self.made

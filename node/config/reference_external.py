@@ -34,7 +34,7 @@ _LISTENS: Final = frozenset({"-net", "-port", "nats.listen"})
 _SECTION: Final = "streaming.nats_server"
 
 
-def external(digest: Digest) -> None:
+def external_nats(digest: Digest) -> None:
     """Whether clients connect to another NATS server, to which, and as whom we do."""
     wanted = digest.get("-nats_server")
     about = [given for given in digest.last.values() if given.option.to == "(external)" and given != wanted]

@@ -17,7 +17,7 @@ from .state import State, Subscription
 def may_redeliver(member: Subscription) -> bool:
     """A message may be sent to it again. A silent member of a queue group takes its part (D29)."""
     group = member.group
-    return member.heard and group.paused_ns is None and (bool(group.queue) or not member.silent)
+    return member.reachable and group.paused_ns is None and (bool(group.queue) or not member.unresponsive)
 
 
 def first_deadline(member: Subscription) -> int | None:
@@ -45,7 +45,11 @@ def watch(state: State, member: Subscription) -> None:
     when the first of it falls due; or its group is overdue.* That follows from the state alone, as it must:
     otherwise a restored node, which arms everyone of whom it is true, would find other messages due (R30).
     """
-    if member.id in state.ack_deadlines or member.group.id in state.overdue or not may_redeliver(member):
+    if (
+        member.id in state.ack_deadlines
+        or member.group.id in state.redelivery_due
+        or not may_redeliver(member)
+    ):
         return
     deadline_ns = first_deadline(member)
     if deadline_ns is not None:

@@ -20,7 +20,7 @@ from .state import Channel, Client, Group, Session, State, Subscription
 ADDED: Final[dict[type, tuple[str, ...]]] = {
     State: ("redelivery_paused",),
     Session: (),
-    Client: ("heard_at", "missed", "missed_ns"),
+    Client: ("reachable_at", "missed", "missed_ns"),
     Channel: (),
     Group: (),
     Subscription: ("answer_lost",),

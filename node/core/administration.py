@@ -29,7 +29,7 @@ from node.errors import RefusedError
 
 from . import channels, clients, purging, refusals, subscriptions
 from .ack_waits import may_redeliver
-from .apply_context import Turn
+from .apply_context import ApplyContext
 from .commands import (
     AdminCommand,
     ChannelDelete,
@@ -46,35 +46,35 @@ from .log import MessageLog
 from .state import Channel, Group, State, Subscription
 
 
-def administer(turn: Turn, command: AdminCommand) -> Ok:
+def administer(context: ApplyContext, command: AdminCommand) -> Ok:
     """Apply one command of an operator.
 
     Raises:
         RefusedError: with a text for the operator; nothing was changed.
     """
-    if turn.time_ns > command.valid_until_ns:
+    if context.time_ns > command.valid_until_ns:
         raise RefusedError(refusals.ADMIN_TOO_LATE)
     match command:
         case ChannelDelete():
-            _delete_channel(turn, command)
+            _delete_channel(context, command)
         case ChannelPurge():
-            _purge_channel(turn, command)
+            _purge_channel(context, command)
         case SubscriptionRemove():
-            _remove_subscription(turn, command)
+            _remove_subscription(context, command)
         case SubscriptionSeek():
-            _seek(turn, command)
+            _seek(context, command)
         case SubscriptionPause():
-            group = _find_subscription(turn.state, command.subscription).group
+            group = _find_subscription(context.state, command.subscription).group
             if command.paused and group.paused_ns is None:
-                _pause(turn, group)
+                _pause(context, group)
             elif not command.paused and group.paused_ns is not None:
-                _unpause(turn, group, group.paused_ns)
+                _unpause(context, group, group.paused_ns)
         case ClientKick():
-            client = turn.state.clients.get(command.client_id)
+            client = context.state.clients.get(command.client_id)
             if client is None:
                 raise RefusedError(refusals.no_client(command.client_id))
-            clients.remove_client(turn, client)
-            _note(turn, f"client {command.client_id!r} is removed")
+            clients.remove_client(context, client)
+            _note(context, f"client {command.client_id!r} is removed")
         case _:
             assert_never(command)
     return OK
@@ -94,55 +94,55 @@ def _find_subscription(state: State, number: int) -> Subscription:
     return subscription
 
 
-def _note(turn: Turn, text: str) -> None:
-    turn.effects.warnings.append(Warn(f"{text}, as an operator asked"))
+def _note(context: ApplyContext, text: str) -> None:
+    context.effects.warnings.append(Warn(f"{text}, as an operator asked"))
 
 
 # --- channels ------------------------------------------------------------------------------------
 
 
-def _delete_channel(turn: Turn, command: ChannelDelete) -> None:
-    channel = _find_channel(turn.state, command.channel)
+def _delete_channel(context: ApplyContext, command: ChannelDelete) -> None:
+    channel = _find_channel(context.state, command.channel)
     online = sum(len(group.members) for group in channel.groups.values())
     if online and not command.force:
         raise RefusedError(refusals.in_use(online))
     for group in [group for group in channel.groups.values() if group.members]:
-        subscriptions.end_group(turn, group)
-    channels.delete(turn, channel)
-    _note(turn, f"channel {channel.name!r} is deleted, with {online} online subscriptions")
+        subscriptions.end_group(context, group)
+    channels.delete(context, channel)
+    _note(context, f"channel {channel.name!r} is deleted, with {online} online subscriptions")
 
 
-def _purge_channel(turn: Turn, command: ChannelPurge) -> None:
-    channel = _find_channel(turn.state, command.channel)
-    channels.settle(turn, channel.name)
+def _purge_channel(context: ApplyContext, command: ChannelPurge) -> None:
+    channel = _find_channel(context.state, command.channel)
+    channels.settle(context, channel.name)
     log = channel.log
     up_to = min(command.up_to or log.last, log.last)
     if up_to < log.first:
         return
-    purging.purge(turn, channel, up_to)
-    _note(turn, f"messages of channel {channel.name!r} are dropped up to {up_to}")
+    purging.purge(context, channel, up_to)
+    _note(context, f"messages of channel {channel.name!r} are dropped up to {up_to}")
 
 
 # --- subscriptions -------------------------------------------------------------------------------
 
 
-def _remove_subscription(turn: Turn, command: SubscriptionRemove) -> None:
-    subscription = _find_subscription(turn.state, command.subscription)
+def _remove_subscription(context: ApplyContext, command: SubscriptionRemove) -> None:
+    subscription = _find_subscription(context.state, command.subscription)
     group = subscription.group
     ending = list(group.holders) if command.group else [subscription]
     online = sum(each.online for each in ending)
     if online and not command.force:
         raise RefusedError(refusals.in_use(online))
     if command.group:
-        subscriptions.end_group(turn, group)
+        subscriptions.end_group(context, group)
     else:
-        subscriptions.end(turn, subscription, for_good=True)
+        subscriptions.end(context, subscription, for_good=True)
     numbers = ", ".join(str(each.id) for each in ending)
-    _note(turn, f"subscription {numbers} of channel {group.channel.name!r} is removed")
+    _note(context, f"subscription {numbers} of channel {group.channel.name!r} is removed")
 
 
-def _seek(turn: Turn, command: SubscriptionSeek) -> None:
-    state = turn.state
+def _seek(context: ApplyContext, command: SubscriptionSeek) -> None:
+    state = context.state
     group = _find_subscription(state, command.subscription).group
     if not (group.durable or group.queue):
         raise RefusedError(refusals.NO_CURSOR)
@@ -150,18 +150,18 @@ def _seek(turn: Turn, command: SubscriptionSeek) -> None:
         to = SeekTo(command.to)
     except ValueError:
         raise RefusedError(refusals.UNKNOWN_PLACE) from None
-    channels.settle(turn, group.channel.name)
+    channels.settle(context, group.channel.name)
     cursor = _place(group.channel.log, to, command.value) - 1
     group.replayed_to = max(group.replayed_to, group.cursor)
     group.cursor = cursor
-    purging.forget_all(turn, group)
+    purging.forget_all(context, group)
     for holder in group.holders:
         holder.last_sent = min(holder.last_sent, cursor) if group.queue else cursor
         state.ack_deadlines.disarm(holder.id)
-    state.overdue.pop(group.id, None)
+    state.redelivery_due.pop(group.id, None)
     if group.members:
-        state.hungry[group.id] = group
-    _note(turn, f"the cursor of subscription {command.subscription} is put to {cursor}")
+        state.sendable[group.id] = group
+    _note(context, f"the cursor of subscription {command.subscription} is put to {cursor}")
 
 
 def _place(log: MessageLog, to: SeekTo, value: int) -> int:
@@ -181,22 +181,22 @@ def _place(log: MessageLog, to: SeekTo, value: int) -> int:
             assert_never(to)
 
 
-def _pause(turn: Turn, group: Group) -> None:
-    group.paused_ns = turn.time_ns
-    turn.state.touched.groups[group.id] = group.channel.id
+def _pause(context: ApplyContext, group: Group) -> None:
+    group.paused_ns = context.time_ns
+    context.state.dirty.groups[group.id] = group.channel.id
     for member in group.members:
-        turn.state.ack_deadlines.disarm(member.id)
+        context.state.ack_deadlines.disarm(member.id)
 
 
-def _unpause(turn: Turn, group: Group, paused_ns: int) -> None:
+def _unpause(context: ApplyContext, group: Group, paused_ns: int) -> None:
     """Everything goes on as if the pause had taken no time."""
-    state = turn.state
-    group.stood_ns += turn.time_ns - paused_ns
+    state = context.state
+    group.stood_ns += context.time_ns - paused_ns
     group.paused_ns = None
-    state.touched.groups[group.id] = group.channel.id
+    state.dirty.groups[group.id] = group.channel.id
     for member in group.members:
         if may_redeliver(member):
-            resume_sending(turn, member)
+            resume_sending(context, member)
     if group.members:
-        state.overdue[group.id] = group  # what fell due, and what members left behind, in the pause
-        state.hungry[group.id] = group
+        state.redelivery_due[group.id] = group  # what fell due, and what members left behind, in the pause
+        state.sendable[group.id] = group

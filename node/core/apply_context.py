@@ -22,7 +22,7 @@ class Publishing:
 
 
 @dataclass(slots=True)
-class Turn:
+class ApplyContext:
     """One entry being applied. The only time there is, is its own."""
 
     state: State

@@ -7,18 +7,18 @@ from node.protocol.message import message_size
 from node.units import ChannelID, Seq
 
 from . import limits, refusals
-from .apply_context import Publishing, Turn
+from .apply_context import ApplyContext, Publishing
 from .effects import DropChannel, Store
 from .state import Channel, folded
 
 
-def find_or_create(turn: Turn, name: str) -> Channel:
+def find_or_create(context: ApplyContext, name: str) -> Channel:
     """The channel ``name``, which is valid.
 
     Raises:
         RefusedError: there are too many channels, or one whose name differs in case only.
     """
-    state = turn.state
+    state = context.state
     channel = state.channels.get(name)
     if channel is not None:
         return channel
@@ -31,68 +31,68 @@ def find_or_create(turn: Turn, name: str) -> Channel:
     channel = Channel(
         id=ChannelID(state.last_channel),
         name=name,
-        generation=turn.generation(),
+        generation=context.generation(),
         limits=limits.limits_of(state.settings, name),
-        active_ns=turn.time_ns,
+        active_ns=context.time_ns,
     )
     state.channels[name] = channel
     state.channels_by_id[channel.id] = channel
     state.by_folded_name[folded(name)] = channel
-    state.touched.channels[channel.id] = name
+    state.dirty.channels[channel.id] = name
     return channel
 
 
-def delete(turn: Turn, channel: Channel) -> None:
+def delete(context: ApplyContext, channel: Channel) -> None:
     """Delete an idle channel with its log and its offline durables (I2).
 
     What the entry has published to it so far goes with it; what follows is for a new channel (S3).
     """
-    state = turn.state
+    state = context.state
     assert channel.idle
     for group in channel.groups.values():
         shadow = group.shadow
         assert shadow is not None
         del state.subscriptions[shadow.id]
-        state.overdue.pop(group.id, None)
-        state.hungry.pop(group.id, None)
-        state.touched.subscriptions[shadow.id] = None
-        state.touched.unacked[shadow.id] = None
-        state.touched.groups[group.id] = channel.id
+        state.redelivery_due.pop(group.id, None)
+        state.sendable.pop(group.id, None)
+        state.dirty.subscriptions[shadow.id] = None
+        state.dirty.unacked[shadow.id] = None
+        state.dirty.groups[group.id] = channel.id
     state.age_deadlines.disarm(channel.id)
-    turn.publishing.pop(channel.name, None)
-    turn.bodies.pop(channel.name, None)
+    context.publishing.pop(channel.name, None)
+    context.bodies.pop(channel.name, None)
     del state.channels[channel.name]
     del state.channels_by_id[channel.id]
     del state.by_folded_name[folded(channel.name)]
-    state.touched.channels[channel.id] = channel.name
-    for number in (*channel.log.touched, *channel.log.block_numbers()):
-        state.touched.gone_blocks[channel.id, number] = None
-    turn.effects.dropped.append(DropChannel(channel.id))
+    state.dirty.channels[channel.id] = channel.name
+    for number in (*channel.log.dirty, *channel.log.block_numbers()):
+        state.dirty.gone_blocks[channel.id, number] = None
+    context.effects.dropped.append(DropChannel(channel.id))
 
 
-def start_publishing(turn: Turn, name: str) -> list[bytes]:
+def start_publishing(context: ApplyContext, name: str) -> list[bytes]:
     """The list to which this entry's messages for the channel are appended.
 
     Raises:
         RefusedError: see ``find_or_create``.
     """
-    channel = find_or_create(turn, name)
+    channel = find_or_create(context, name)
     publishing = Publishing(channel, Seq(channel.log.last + 1))
-    turn.publishing[name] = publishing
-    turn.bodies[name] = publishing.bodies
+    context.publishing[name] = publishing
+    context.bodies[name] = publishing.bodies
     return publishing.bodies
 
 
-def settle(turn: Turn, name: str) -> None:
+def settle(context: ApplyContext, name: str) -> None:
     """Bring what the entry has published to the channel so far into its log."""
-    publishing = turn.publishing.get(name)
+    publishing = context.publishing.get(name)
     if publishing is None:
         return
     bodies, log = publishing.bodies, publishing.channel.log
     if publishing.settled:
         bodies = bodies[publishing.settled :]
     if bodies:
-        log.append(_sizes(log.last, turn.timestamp_ns, bodies), turn.timestamp_ns)
+        log.append(_sizes(log.last, context.timestamp_ns, bodies), context.timestamp_ns)
         publishing.settled += len(bodies)
 
 
@@ -104,16 +104,16 @@ def _sizes(last: Seq, timestamp_ns: int, bodies: list[bytes]) -> list[int]:
     return [message_size(last + 1 + n, timestamp_ns, len(body)) for n, body in enumerate(bodies)]
 
 
-def finish_publishing(turn: Turn) -> None:
+def finish_publishing(context: ApplyContext) -> None:
     """All commands of the entry have taken effect: store what it published, then apply limits."""
-    state = turn.state
-    for name, publishing in turn.publishing.items():
-        settle(turn, name)
+    state = context.state
+    for name, publishing in context.publishing.items():
+        settle(context, name)
         channel = publishing.channel
-        channel.active_ns = turn.time_ns
-        state.touched.channels[channel.id] = name
-        state.hungry.update(channel.groups)
-        turn.effects.stored.append(
-            Store(channel.id, name, publishing.first, turn.timestamp_ns, publishing.bodies)
+        channel.active_ns = context.time_ns
+        state.dirty.channels[channel.id] = name
+        state.sendable.update(channel.groups)
+        context.effects.stored.append(
+            Store(channel.id, name, publishing.first, context.timestamp_ns, publishing.bodies)
         )
-        limits.enforce(turn, channel)
+        limits.enforce(context, channel)

@@ -246,7 +246,7 @@ class Tick(NamedTuple):
     term: int
 
 
-class TakeOver(NamedTuple):
+class NewTerm(NamedTuple):
     """First command of a term. Records above ``known_commit`` start their AckWait now (R10)."""
 
     term: int
@@ -375,13 +375,13 @@ class SubscriptionReachable(NamedTuple):
     epoch: int
 
 
-class ClientSilent(NamedTuple):
-    """A heartbeat was missed (``silent``), or answered again."""
+class ClientUnresponsive(NamedTuple):
+    """A heartbeat was missed (``unresponsive``), or answered again."""
 
     term: int
     client_id: str
     generation: Generation
-    silent: bool
+    unresponsive: bool
 
 
 class HeartbeatMissed(NamedTuple):
@@ -423,25 +423,25 @@ class RaiseVersion(NamedTuple):
     release: str
 
 
-class Found(NamedTuple):
+class InitCluster(NamedTuple):
     """Give a new cluster its identity; ignored once it has one. Drawn by its first leader.
 
     ``cluster_tag``: 22 random characters under which acks are recognised (R18).
     """
 
     term: int
-    founding_id: str
+    cluster_uuid: str
     cluster_tag: str
 
 
-class Refound(NamedTuple):
+class RecoverCluster(NamedTuple):
     """What was the cluster ``before`` goes on as another: recovered from one node's data.
 
     The tag stays: subscriptions that are kept have their ack inboxes under it.
     """
 
     term: int
-    founding_id: str
+    cluster_uuid: str
     before: str
 
 
@@ -453,7 +453,7 @@ class SessionEnd(NamedTuple):
     session: Generation
 
 
-class AgesWait(NamedTuple):
+class PauseExpiry(NamedTuple):
     """No message is let go for its age, for the leader's wall clock is wrong; or they are again (R13)."""
 
     term: int
@@ -488,9 +488,9 @@ OriginCommand: TypeAlias = (
     | Configure
     | AdminCommand
 )
-KeeperCommand: TypeAlias = (
+LeaderCommand: TypeAlias = (
     Tick
-    | TakeOver
+    | NewTerm
     | ColdStart
     | ClientAway
     | ClientBack
@@ -500,15 +500,15 @@ KeeperCommand: TypeAlias = (
     | ClientReachable
     | SubscriptionUnreachable
     | SubscriptionReachable
-    | ClientSilent
+    | ClientUnresponsive
     | ClientRemove
     | HeartbeatMissed
     | ChannelExpire
     | RaiseVersion
-    | Found
-    | Refound
+    | InitCluster
+    | RecoverCluster
     | SessionEnd
-    | AgesWait
+    | PauseExpiry
     | PauseRedelivery
 )
-Command: TypeAlias = SessionOpen | OriginCommand | KeeperCommand
+Command: TypeAlias = SessionOpen | OriginCommand | LeaderCommand

@@ -18,7 +18,7 @@ from node.units import Seq
 
 from . import due
 from .ack_waits import first_deadline, may_redeliver, passed, watch
-from .apply_context import Turn
+from .apply_context import ApplyContext
 from .effects import Deliver
 from .group import KEEPS_UP_1_NS, KEEPS_UP_NS, choose_for_redelivery, share_out
 from .new_term import restart
@@ -42,32 +42,32 @@ DELIVERIES_MAX = (1 << 32) - 1
 """The redelivery count on the wire has 32 bits; after its highest value it is 1 again, never 0 (D7)."""
 
 
-def dispatch(turn: Turn) -> None:
+def dispatch(context: ApplyContext) -> None:
     """Send what is due at the entry's time, then what is new.
 
     While redelivery is paused (R9) only what is new is sent, and not to a group with something due: an
     acknowledgement of that may stand in a later entry.
     """
-    state = turn.state
-    if not restart(turn):
+    state = context.state
+    if not restart(context):
         return
     if state.redelivery_paused:
-        turn.behind = True
-        _work_off(turn, state.hungry, _send_new, ENTRY_MESSAGES_MAX)
+        context.behind = True
+        _work_off(context, state.sendable, _send_new, ENTRY_MESSAGES_MAX)
         return
-    _fire(turn)
-    budget = _work_off(turn, state.overdue, _send_due, ENTRY_MESSAGES_MAX)
-    turn.looks = 0  # what is new needs no looking for, and doesn't wait for other groups' due ones
-    _work_off(turn, state.hungry, _send_new, budget)
+    _fire(context)
+    budget = _work_off(context, state.redelivery_due, _send_due, ENTRY_MESSAGES_MAX)
+    context.looks = 0  # what is new needs no looking for, and doesn't wait for other groups' due ones
+    _work_off(context, state.sendable, _send_new, budget)
 
 
-def _fire(turn: Turn) -> None:
+def _fire(context: ApplyContext) -> None:
     """Mark the groups of subscriptions for whose first message AckWait has passed.
 
     In order of that deadline. What differs between nodes doesn't count: a lazy deadline is set right first,
     and one whose group is overdue already is forgotten (a restored node may not even have it).
     """
-    state, deadlines, now_ns = turn.state, turn.state.ack_deadlines, turn.time_ns
+    state, deadlines, now_ns = context.state, context.state.ack_deadlines, context.time_ns
     fired = 0
     while fired < FIRED_MAX:
         passed = deadlines.pop(now_ns)
@@ -75,30 +75,30 @@ def _fire(turn: Turn) -> None:
             return
         deadline_ns, number = passed
         member = state.subscriptions.get(number)
-        if member is None or member.group.id in state.overdue or not may_redeliver(member):
+        if member is None or member.group.id in state.redelivery_due or not may_redeliver(member):
             continue  # ``watch`` is called when its group isn't overdue any more, or it may be sent to again
         exact_ns = first_deadline(member)
         if exact_ns == deadline_ns:
-            state.overdue[member.group.id] = member.group
+            state.redelivery_due[member.group.id] = member.group
             fired += 1
         elif exact_ns is not None:
             deadlines.arm(number, exact_ns)
-    turn.behind = True
+    context.behind = True
 
 
 def _work_off(
-    turn: Turn,
+    context: ApplyContext,
     marked: dict[int, Group],
-    send: Callable[[Turn, Group, int], tuple[int, bool]],
+    send: Callable[[ApplyContext, Group, int], tuple[int, bool]],
     budget: int,
 ) -> int:
     """Let each marked group send, within ``budget``; what is left of that."""
     for group in list(marked.values()):
-        if budget <= 0 or turn.looks >= due.LOOKS_MAX:
+        if budget <= 0 or context.looks >= due.LOOKS_MAX:
             break
         del marked[group.id]
         cost = 1 + len(group.members) // MEMBERS_FOR_ONE
-        sent, unfinished = send(turn, group, max(1, min(budget // cost, GROUP_MESSAGES_MAX)))
+        sent, unfinished = send(context, group, max(1, min(budget // cost, GROUP_MESSAGES_MAX)))
         if unfinished:
             marked[group.id] = group
         budget -= (sent or 1) * cost
@@ -108,81 +108,81 @@ def _work_off(
 # --- what is new ---------------------------------------------------------------------------------
 
 
-def _send_new(turn: Turn, group: Group, most: int) -> tuple[int, bool]:
+def _send_new(context: ApplyContext, group: Group, most: int) -> tuple[int, bool]:
     """Send up to ``most`` new messages; how many, and whether there are more to send now."""
-    state = turn.state
-    if not forget_purged(turn, group):
+    state = context.state
+    if not forget_purged(context, group):
         return 0, True
-    if group.id in state.overdue:
+    if group.id in state.redelivery_due:
         return 0, False  # the due ones are ahead of the new; when they are out, it is hungry again
     log, members = group.channel.log, group.members
     if group.paused_ns is not None:
         return 0, False
-    if turn.behind and any(passed(member, turn.time_ns) for member in members):
+    if context.behind and any(passed(member, context.time_ns) for member in members):
         return 0, True
     first = max(group.cursor + 1, log.first)  # what has gone unsent is skipped (D11)
     last = min(log.last, first + most - 1)
     if first > last or not members:
         return 0, False
     if len(members) > 1:
-        return _share_new(turn, group, first, last)
+        return _share_new(context, group, first, last)
     member = members[0]
-    if not member.heard:
+    if not member.reachable:
         return 0, False
-    free_if_gone(turn, member)
+    free_if_gone(context, member)
     last = min(last, first + member.max_in_flight - len(member.unacked) - 1)
     if first > last:
         return 0, False
     seqs = range(first, last + 1)
-    member.unacked.update(_new_records(turn, group, seqs))
+    member.unacked.update(_new_records(context, group, seqs))
     member.last_sent = last
-    turn.effects.deliveries.append(Deliver(member.id, cast("Sequence[Seq]", seqs), turn.index))
+    context.effects.deliveries.append(Deliver(member.id, cast("Sequence[Seq]", seqs), context.index))
     _sent(state, member)
-    _moved(turn, group, last)
+    _moved(context, group, last)
     return len(seqs), last < log.last and not member.stalled
 
 
-def _share_new(turn: Turn, group: Group, first: int, last: int) -> tuple[int, bool]:
+def _share_new(context: ApplyContext, group: Group, first: int, last: int) -> tuple[int, bool]:
     """The same for a queue group of several."""
-    able = [member for member in group.members if member.heard]
+    able = [member for member in group.members if member.reachable]
     if not able:
         return 0, False
     for member in able:
-        free_if_gone(turn, member)
-    keeps_up_ns = KEEPS_UP_NS if EVEN_BURSTS.active(turn.state.version) else KEEPS_UP_1_NS
-    receivers = share_out(group, able, first, last, group.clock(turn.time_ns), keeps_up_ns)
-    records = _new_records(turn, group, range(first, first + len(receivers)))
+        free_if_gone(context, member)
+    keeps_up_ns = KEEPS_UP_NS if EVEN_BURSTS.active(context.state.version) else KEEPS_UP_1_NS
+    receivers = share_out(group, able, first, last, group.clock(context.time_ns), keeps_up_ns)
+    records = _new_records(context, group, range(first, first + len(receivers)))
     for seq, member in enumerate(receivers, first):
         member.unacked[seq] = records[seq]
         member.last_sent = max(member.last_sent, seq)
-    _deliver(turn, list(zip(receivers, range(first, last + 1), strict=False)))
+    _deliver(context, list(zip(receivers, range(first, last + 1), strict=False)))
     if receivers:
-        _moved(turn, group, first + len(receivers) - 1)
+        _moved(context, group, first + len(receivers) - 1)
     return len(receivers), first + len(receivers) > last and last < group.channel.log.last
 
 
-def _new_records(turn: Turn, group: Group, seqs: range) -> dict[int, Record]:
+def _new_records(context: ApplyContext, group: Group, seqs: range) -> dict[int, Record]:
     """Of messages that the cursor comes to: sent for the first time, unless it was put back behind them."""
-    now_ns = group.clock(turn.time_ns)
-    records = dict.fromkeys(seqs, Record(now_ns, turn.index, 1))
+    now_ns = group.clock(context.time_ns)
+    records = dict.fromkeys(seqs, Record(now_ns, context.index, 1))
     if seqs.start <= group.replayed_to:
         before = range(seqs.start, min(seqs.stop, group.replayed_to + 1))
-        records.update(dict.fromkeys(before, Record(now_ns, turn.index, 2)))
+        records.update(dict.fromkeys(before, Record(now_ns, context.index, 2)))
     return records
 
 
-def _moved(turn: Turn, group: Group, cursor: int) -> None:
+def _moved(context: ApplyContext, group: Group, cursor: int) -> None:
     group.cursor = cursor
-    turn.state.touched.groups[group.id] = group.channel.id
+    context.state.dirty.groups[group.id] = group.channel.id
 
 
-def _deliver(turn: Turn, dealt: list[tuple[Subscription, int]]) -> None:
+def _deliver(context: ApplyContext, dealt: list[tuple[Subscription, int]]) -> None:
     """The members' unacked has what was dealt to them; let it be delivered, in this order.
 
     In the order of sequences and not member by member: on a shared connection acks would come back in
     blocks, and who acks first would get the most of what comes next.
     """
-    deliveries, index = turn.effects.deliveries, turn.index
+    deliveries, index = context.effects.deliveries, context.index
     last: Subscription | None = None
     seqs: list[Seq] = []
     receivers: dict[int, Subscription] = {}
@@ -193,11 +193,11 @@ def _deliver(turn: Turn, dealt: list[tuple[Subscription, int]]) -> None:
             receivers[member.id] = member
         seqs.append(cast(Seq, seq))
     for member in receivers.values():
-        _sent(turn.state, member)
+        _sent(context.state, member)
 
 
 def _sent(state: State, member: Subscription) -> None:
-    state.touched.unacked[member.id] = None
+    state.dirty.unacked[member.id] = None
     if member.id not in state.ack_deadlines:
         watch(state, member)
 
@@ -205,23 +205,23 @@ def _sent(state: State, member: Subscription) -> None:
 # --- what is due ---------------------------------------------------------------------------------
 
 
-def _send_due(turn: Turn, group: Group, most: int) -> tuple[int, bool]:
+def _send_due(context: ApplyContext, group: Group, most: int) -> tuple[int, bool]:
     """Send up to ``most`` due messages again; how many, and whether there are more to send now."""
-    state = turn.state
-    state.hungry[group.id] = group  # in any case: rooms may have changed, and the new were held back
+    state = context.state
+    state.sendable[group.id] = group  # in any case: rooms may have changed, and the new were held back
     able = [member for member in group.members if may_redeliver(member)]
     if not able:
         for member in group.members:
             due.keep_here(state, member)
         return 0, False
-    holders = [member for member in group.members if due.gives(turn, member)]
+    holders = [member for member in group.members if due.gives(context, member)]
     for giver in holders:
-        if not giver.heard:
-            giver.due_before = turn.index  # all it has
+        if not giver.reachable:
+            giver.due_before = context.index  # all it has
             giver.missed = None
-        elif turn.looks < due.LOOKS_MAX:
-            due.find_missed(turn, giver)
-        due.put_in_order(turn, giver, wanted=most, at_most=max(most, due.ORDERED_MAX // len(holders)))
+        elif context.looks < due.LOOKS_MAX:
+            due.find_missed(context, giver)
+        due.put_in_order(context, giver, wanted=most, at_most=max(most, due.ORDERED_MAX // len(holders)))
     claims = due.take_lowest(group, holders, most)
     dealt: list[tuple[Subscription, int]] = []
     fresh: dict[int, Record] = {}
@@ -234,32 +234,32 @@ def _send_due(turn: Turn, group: Group, most: int) -> tuple[int, bool]:
             continue
         if len(able) == 1:
             receiver = able[0]
-        elif holder is not None and holder.due_here and holder.heard:
+        elif holder is not None and holder.due_here and holder.reachable:
             receiver = holder
         else:
             receiver = choose_for_redelivery(group, able)
         del unacked[seq]
         again = fresh.get(record.deliveries)
         if again is None:
-            again = fresh[record.deliveries] = _again(turn, group, record)
+            again = fresh[record.deliveries] = _again(context, group, record)
         receiver.unacked[seq] = again
         receiver.last_sent = max(receiver.last_sent, seq)
         dealt.append((receiver, seq))
     for giver in holders:
-        state.touched.unacked[giver.id] = None
-    state.touched.groups[group.id] = group.channel.id
-    _deliver(turn, dealt)
+        state.dirty.unacked[giver.id] = None
+    state.dirty.groups[group.id] = group.channel.id
+    _deliver(context, dealt)
     for giver in holders:
         due.keep_here(state, giver)
-    if group.orphans or any(due.gives(turn, member) for member in group.members):
+    if group.orphans or any(due.gives(context, member) for member in group.members):
         return len(claims), True
     for member in group.members:  # not the holders only: what another had due may have been acked meanwhile
         watch(state, member)
     return len(claims), False
 
 
-def _again(turn: Turn, group: Group, record: Record) -> Record:
+def _again(context: ApplyContext, group: Group, record: Record) -> Record:
     deliveries = record.deliveries + 1
     if deliveries > DELIVERIES_MAX + 1:
         deliveries = 2
-    return Record(group.clock(turn.time_ns), turn.index, deliveries)
+    return Record(group.clock(context.time_ns), context.index, deliveries)

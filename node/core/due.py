@@ -15,7 +15,7 @@ from __future__ import annotations
 from itertools import islice
 
 from .ack_waits import passed, watch
-from .apply_context import Turn
+from .apply_context import ApplyContext
 from .commands import Unwritten
 from .state import Group, Lost, Missed, State, Subscription
 
@@ -29,13 +29,13 @@ LOOKS_MAX = 2 * ORDERED_MAX
 # --- marking it ----------------------------------------------------------------------------------
 
 
-def make_all_due(turn: Turn, member: Subscription, *, here: bool = False) -> None:
+def make_all_due(context: ApplyContext, member: Subscription, *, here: bool = False) -> None:
     """All that is unacked before this entry is due at once."""
     if member.unacked:
-        member.due_before = turn.index
+        member.due_before = context.index
         member.due_here = member.due_here or here
-        turn.state.touched.unacked[member.id] = None
-        turn.state.overdue[member.group.id] = member.group
+        context.state.dirty.unacked[member.id] = None
+        context.state.redelivery_due[member.group.id] = member.group
 
 
 def clear(member: Subscription) -> None:
@@ -47,7 +47,7 @@ def clear(member: Subscription) -> None:
 
 
 def resume_sending(
-    turn: Turn,
+    context: ApplyContext,
     member: Subscription,
     gone_since_ns: int | None = None,
     back_ns: int | None = None,
@@ -63,43 +63,43 @@ def resume_sending(
     member, not to the one that its group would choose. Which messages those are is looked up when its group
     has its turn: one client may have thousands of subscriptions, and thousands of clients be back at once.
     """
-    state = turn.state
+    state = context.state
     if gone_since_ns is not None:
-        back_ns = turn.time_ns + 1 if back_ns is None else back_ns
+        back_ns = context.time_ns + 1 if back_ns is None else back_ns
         if unwritten is None:
-            _note_missed(turn, member, gone_since_ns, back_ns)
+            _note_missed(context, member, gone_since_ns, back_ns)
         else:
-            note_lost(turn, member, gone_since_ns, back_ns, unwritten)
-    if has_due(turn, member):
+            note_lost(context, member, gone_since_ns, back_ns, unwritten)
+    if has_due(context, member):
         member.due_here = member.due_here or here
-        state.overdue[member.group.id] = member.group
-    state.touched.unacked[member.id] = None
+        state.redelivery_due[member.group.id] = member.group
+    state.dirty.unacked[member.id] = None
     watch(state, member)
 
 
-def _note_missed(turn: Turn, member: Subscription, gone_since_ns: int, back_ns: int) -> None:
+def _note_missed(context: ApplyContext, member: Subscription, gone_since_ns: int, back_ns: int) -> None:
     """It may have missed what it was sent between these cluster times."""
     stood_ns = member.group.stood_ns
     since_ns, before_ns = gone_since_ns - stood_ns, back_ns - stood_ns
     last = next(reversed(member.unacked), None)
     if last is not None and member.unacked[last].sent_at_ns >= since_ns:
-        known = member.missed or Missed(since_ns, before_ns, turn.index)
+        known = member.missed or Missed(since_ns, before_ns, context.index)
         since_ns, before_ns = min(known.since_ns, since_ns), max(known.before_ns, before_ns)
         if isinstance(known, Lost):
-            member.missed = known._replace(since_ns=since_ns, before_ns=before_ns, entry=turn.index)
+            member.missed = known._replace(since_ns=since_ns, before_ns=before_ns, entry=context.index)
         else:
-            member.missed = Missed(since_ns, before_ns, turn.index)
+            member.missed = Missed(since_ns, before_ns, context.index)
 
 
 def note_lost(
-    turn: Turn, member: Subscription, gone_since_ns: int, back_ns: int, unwritten: Unwritten
+    context: ApplyContext, member: Subscription, gone_since_ns: int, back_ns: int, unwritten: Unwritten
 ) -> None:
     """Note what of its deliveries may have been lost with a connection. It is due when the member is heard.
 
     What was noted before and has not been sent since stays noted.
     """
     stood_ns = member.group.stood_ns
-    lost = Lost(gone_since_ns - stood_ns, back_ns - stood_ns, turn.index, *unwritten)
+    lost = Lost(gone_since_ns - stood_ns, back_ns - stood_ns, context.index, *unwritten)
     known = member.missed
     if known is not None:
         lost = lost._replace(
@@ -117,36 +117,36 @@ def note_lost(
     last = next(reversed(member.unacked), None)
     if last is not None and lost.may_hold(member.unacked[last]):
         member.missed = lost
-        turn.state.touched.unacked[member.id] = None
+        context.state.dirty.unacked[member.id] = None
 
 
 # --- finding it ----------------------------------------------------------------------------------
 
 
-def gives(turn: Turn, member: Subscription) -> bool:
+def gives(context: ApplyContext, member: Subscription) -> bool:
     """``member`` holds messages that are due. What nobody hears gives all it has to the others.
 
     After a cold start it keeps them for the grace: its client may still be on its way back (R14).
     """
-    if member.heard:
-        return has_due(turn, member)
-    return bool(member.unacked) and not turn.state.cold_grace_ns
+    if member.reachable:
+        return has_due(context, member)
+    return bool(member.unacked) and not context.state.cold_grace_ns
 
 
-def has_due(turn: Turn, member: Subscription) -> bool:
-    return bool(member.due or member.due_before or member.missed or passed(member, turn.time_ns))
+def has_due(context: ApplyContext, member: Subscription) -> bool:
+    return bool(member.due or member.due_before or member.missed or passed(member, context.time_ns))
 
 
-def find_missed(turn: Turn, member: Subscription) -> None:
+def find_missed(context: ApplyContext, member: Subscription) -> None:
     """What it has missed joins what is due, if it is among the last ``ORDERED_MAX``."""
     if member.missed is None:
         return
     missed = member.missed
-    put_in_order(turn, member, wanted=ORDERED_MAX, at_most=ORDERED_MAX)
+    put_in_order(context, member, wanted=ORDERED_MAX, at_most=ORDERED_MAX)
     member.missed = None
     found: list[int] = []
     for seq in islice(reversed(member.unacked), ORDERED_MAX):
-        turn.looks += 1
+        context.looks += 1
         record = member.unacked[seq]
         if not missed.may_hold(record):
             break
@@ -154,10 +154,10 @@ def find_missed(turn: Turn, member: Subscription) -> None:
             found.append(seq)
     if found:
         member.due = sorted({*member.due, *found}, reverse=True)
-    keep_here(turn.state, member)
+    keep_here(context.state, member)
 
 
-def put_in_order(turn: Turn, member: Subscription, *, wanted: int, at_most: int) -> None:
+def put_in_order(context: ApplyContext, member: Subscription, *, wanted: int, at_most: int) -> None:
     """See that ``wanted`` of its due messages, if there are so many, stand in order of sequence.
 
     Looks at ``at_most`` records beyond those that do already; the more at a time, the more of them are
@@ -165,10 +165,10 @@ def put_in_order(turn: Turn, member: Subscription, *, wanted: int, at_most: int)
     """
     if len(member.due) >= wanted:
         return
-    latest_ns = member.group.clock(turn.time_ns) - member.ack_wait_ns
+    latest_ns = member.group.clock(context.time_ns) - member.ack_wait_ns
     known = set(member.due)
     found: list[int] = []
-    turn.looks += len(known)  # they may all stand in front
+    context.looks += len(known)  # they may all stand in front
     for seq, record in member.unacked.items():
         if seq in known:
             continue
@@ -180,12 +180,12 @@ def put_in_order(turn: Turn, member: Subscription, *, wanted: int, at_most: int)
         found.append(seq)
     else:
         member.due_before = 0
-    turn.looks += len(found) + 1
+    context.looks += len(found) + 1
     if found:
         found += member.due
         found.sort(reverse=True)
         member.due = found
-    keep_here(turn.state, member)
+    keep_here(context.state, member)
 
 
 def take_lowest(
@@ -208,4 +208,4 @@ def keep_here(state: State, member: Subscription) -> None:
     """Only while something is due: it may turn out to be acked, or gone."""
     if member.due_here and not (member.due or member.due_before or member.missed):
         member.due_here = False
-        state.touched.unacked[member.id] = None
+        state.dirty.unacked[member.id] = None

@@ -146,7 +146,7 @@ class Effects:
     """Replies to ClientOpen, ClientReplace, ClientKeep and SubscriptionOpen: before deliveries."""
     deliveries: list[Deliver] = field(default_factory=list)
     replies: list[Replies] = field(default_factory=list)
-    took_over: int | None = None
+    began_term: int | None = None
     """A new term has begun: the commit index above which deliveries are dated anew (R10)."""
     returned: list[Returned] = field(default_factory=list)
     """Inboxes whose return has been acted on: no node needs to remember it any longer (R15)."""

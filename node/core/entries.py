@@ -22,7 +22,6 @@ from node.errors import RemoteProtocolError
 
 from .commands import (
     Acked,
-    AgesWait,
     ChannelDelete,
     ChannelExpire,
     ChannelPurge,
@@ -36,19 +35,21 @@ from .commands import (
     ClientReachable,
     ClientRemove,
     ClientReplace,
-    ClientSilent,
     ClientUnreachable,
+    ClientUnresponsive,
     ColdStart,
     Command,
     Configure,
-    Found,
     HeartbeatMissed,
-    KeeperCommand,
+    InitCluster,
+    LeaderCommand,
+    NewTerm,
     OriginCommand,
+    PauseExpiry,
     PauseRedelivery,
     Publish,
     RaiseVersion,
-    Refound,
+    RecoverCluster,
     SessionEnd,
     SessionOpen,
     SubscriptionAway,
@@ -61,7 +62,6 @@ from .commands import (
     SubscriptionReplace,
     SubscriptionSeek,
     SubscriptionUnreachable,
-    TakeOver,
     Tick,
     Unsubscribe,
 )
@@ -98,20 +98,20 @@ TYPES: dict[int, type[Command]] = {
     18: ClientKick,
     19: SubscriptionReplace,
     32: Tick,
-    33: TakeOver,
+    33: NewTerm,
     34: ColdStart,
     35: ClientAway,
     36: ClientBack,
     37: SubscriptionAway,
     38: SubscriptionBack,
-    39: ClientSilent,
+    39: ClientUnresponsive,
     40: ClientRemove,
     41: ChannelExpire,
     42: RaiseVersion,
-    43: Found,
-    44: Refound,
+    43: InitCluster,
+    44: RecoverCluster,
     45: SessionEnd,
-    46: AgesWait,
+    46: PauseExpiry,
     47: PauseRedelivery,
     48: HeartbeatMissed,
     50: ClientUnreachable,
@@ -123,7 +123,7 @@ TYPES: dict[int, type[Command]] = {
 
 NUMBER_OF = {command: number for number, command in TYPES.items()}
 
-FIRST_KEEPER_TYPE = 32
+FIRST_LEADER_TYPE = 32
 
 
 def _signature(command: type[Command]) -> tuple[type, ...]:
@@ -151,7 +151,7 @@ class Entry(NamedTuple):
     version: int
     time_ns: int
     timestamp_ns: int
-    keeper: list[tuple[Any, ...]]
+    leader_commands: list[tuple[Any, ...]]
     batches: list[Batch]
 
 
@@ -172,8 +172,8 @@ def encode_entry(entry: Entry) -> bytes:
     return packed
 
 
-def encode_keeper(command: KeeperCommand) -> tuple[Any, ...]:
-    """A keeper command as it stands in ``Entry.keeper``."""
+def encode_leader_command(command: LeaderCommand) -> tuple[Any, ...]:
+    """A keeper command as it stands in ``Entry.leader_commands``."""
     return (NUMBER_OF[type(command)], *command)
 
 
@@ -184,8 +184,10 @@ def decode_entry(data: bytes) -> Entry:
         RemoteProtocolError: not an entry. Every node refuses it alike (R22).
     """
     try:
-        version, time_ns, timestamp_ns, keeper, batches = _unpack(data)
-        entry = Entry(version, time_ns, timestamp_ns, list(keeper), [Batch(*batch) for batch in batches])
+        version, time_ns, timestamp_ns, leader_commands, batches = _unpack(data)
+        entry = Entry(
+            version, time_ns, timestamp_ns, list(leader_commands), [Batch(*batch) for batch in batches]
+        )
     except (ValueError, TypeError, msgpack.UnpackException) as error:
         raise RemoteProtocolError(f"not an entry: {error}") from error
     if not _well_formed(entry):
@@ -285,23 +287,23 @@ def decode_origin(fields: tuple[Any, ...]) -> OriginCommand:
         RemoteProtocolError: it is not.
     """
     command = decode_command(fields)
-    if fields[0] >= FIRST_KEEPER_TYPE or isinstance(command, SessionOpen):
+    if fields[0] >= FIRST_LEADER_TYPE or isinstance(command, SessionOpen):
         raise RemoteProtocolError(f"not a command of a session: type {fields[0]}")
     if isinstance(command, Acked) and not all(type(seq) is int for seq in command.seqs):
         raise RemoteProtocolError("not sequences")
     return cast(OriginCommand, command)
 
 
-def decode_keeper(fields: tuple[Any, ...]) -> KeeperCommand:
+def decode_leader_command(fields: tuple[Any, ...]) -> LeaderCommand:
     """The command in ``(type, field, …)``, one that the keeper may propose.
 
     Raises:
         RemoteProtocolError: it is not.
     """
     command = decode_command(fields)
-    if fields[0] < FIRST_KEEPER_TYPE:
+    if fields[0] < FIRST_LEADER_TYPE:
         raise RemoteProtocolError(f"not a keeper's command: type {fields[0]}")
-    return cast(KeeperCommand, command)
+    return cast(LeaderCommand, command)
 
 
 def decode_session_open(data: bytes) -> SessionOpen:

@@ -46,7 +46,7 @@ def choose_for_redelivery(group: Group, able: list[Subscription]) -> Subscriptio
     fewest = _FULL
     for member in able:
         pending = len(member.unacked)
-        if pending < fewest and pending < member.max_in_flight and not member.silent:
+        if pending < fewest and pending < member.max_in_flight and not member.unresponsive:
             chosen, fewest = member, pending
     if chosen is able[0] and len(group.members) > 1:
         able.append(able.pop(0))
@@ -67,10 +67,10 @@ def share_out(
         The receivers of ``first`` and those that follow it; fewer than asked if the members are full.
     """
     hands = able.copy()  # these three rotate together
-    rooms = [member.max_in_flight - len(member.unacked) for member in hands]
+    full = [member.max_in_flight - len(member.unacked) for member in hands]
     counts = [
-        _FULL if member.silent or room <= 0 else len(member.unacked)
-        for member, room in zip(hands, rooms, strict=True)
+        _FULL if member.unresponsive or room <= 0 else len(member.unacked)
+        for member, room in zip(hands, full, strict=True)
     ]
     if last - first + 1 >= BURST:
         _even_out(hands, counts, now_ns, keeps_up_ns)
@@ -80,17 +80,17 @@ def share_out(
         fewest = min(counts)
         if fewest != _FULL:
             at = counts.index(fewest)
-            counts[at] = fewest + 1 if rooms[at] > 1 else _FULL
+            counts[at] = fewest + 1 if full[at] > 1 else _FULL
         else:  # nobody is eligible: the first that has room, a silent one then (D16, Target)
-            at = next((place for place, room in enumerate(rooms) if room > 0), -1)
+            at = next((place for place, room in enumerate(full) if room > 0), -1)
             if at < 0:
                 break
-        rooms[at] -= 1
+        full[at] -= 1
         receivers.append(hands[at])
         if at == 0:
             turns += 1
             hands.append(hands.pop(0))
-            rooms.append(rooms.pop(0))
+            full.append(full.pop(0))
             counts.append(counts.pop(0))
     _rotate(group, hands, turns)
     return receivers

@@ -5,104 +5,104 @@ from __future__ import annotations
 from typing import assert_never
 
 from . import channels, clients, new_term, presence, sessions
-from .apply_context import Turn
+from .apply_context import ApplyContext
 from .commands import (
-    AgesWait,
     ChannelExpire,
     ClientAway,
     ClientBack,
     ClientReachable,
     ClientRemove,
-    ClientSilent,
     ClientUnreachable,
+    ClientUnresponsive,
     ColdStart,
-    Found,
     HeartbeatMissed,
-    KeeperCommand,
+    InitCluster,
+    LeaderCommand,
+    NewTerm,
+    PauseExpiry,
     PauseRedelivery,
     RaiseVersion,
-    Refound,
+    RecoverCluster,
     SessionEnd,
     SubscriptionAway,
     SubscriptionBack,
     SubscriptionReachable,
     SubscriptionUnreachable,
-    TakeOver,
     Tick,
 )
 from .effects import Warn
 
 
-def apply(turn: Turn, command: KeeperCommand) -> None:
+def apply(context: ApplyContext, command: LeaderCommand) -> None:
     """Apply one command, unless its term is over."""
-    if isinstance(command, TakeOver):
-        if command.term > turn.state.term:
-            new_term.take_over(turn, command)
+    if isinstance(command, NewTerm):
+        if command.term > context.state.term:
+            new_term.begin_term(context, command)
         return
-    if command.term != turn.state.term:
+    if command.term != context.state.term:
         return
     match command:
         case Tick():
             pass  # the entry's time is what it brings
         case ColdStart():
-            presence.cold_start(turn)
+            presence.cold_start(context)
         case ClientAway() | ClientUnreachable():
-            presence.client_away(turn, command)
+            presence.client_away(context, command)
         case ClientBack() | ClientReachable():
-            presence.client_back(turn, command)
+            presence.client_back(context, command)
         case SubscriptionAway() | SubscriptionUnreachable():
-            presence.subscription_away(turn, command)
+            presence.subscription_away(context, command)
         case SubscriptionBack() | SubscriptionReachable():
-            presence.subscription_back(turn, command)
-        case ClientSilent():
-            presence.client_silent(turn, command)
+            presence.subscription_back(context, command)
+        case ClientUnresponsive():
+            presence.client_unresponsive(context, command)
         case HeartbeatMissed():
-            presence.heartbeat_missed(turn, command)
+            presence.heartbeat_missed(context, command)
         case ClientRemove():
-            client = presence.find_client(turn.state, command.client_id, command.generation)
+            client = presence.find_client(context.state, command.client_id, command.generation)
             if client is not None:
-                clients.remove_client(turn, client)
+                clients.remove_client(context, client)
         case ChannelExpire():
-            _expire_channel(turn, command)
+            _expire_channel(context, command)
         case RaiseVersion():
-            if command.version > turn.state.version:
-                turn.state.version, turn.state.release = command.version, command.release
-        case AgesWait():
-            _ages_wait(turn, command)
+            if command.version > context.state.version:
+                context.state.version, context.state.release = command.version, command.release
+        case PauseExpiry():
+            _pause_expiry(context, command)
         case PauseRedelivery():
-            turn.state.redelivery_paused = command.paused
-        case Found():
-            _found(turn, command)
-        case Refound():
-            if turn.state.founding_id == command.before:
-                turn.state.founding_id = command.founding_id
+            context.state.redelivery_paused = command.paused
+        case InitCluster():
+            _init_cluster(context, command)
+        case RecoverCluster():
+            if context.state.cluster_uuid == command.before:
+                context.state.cluster_uuid = command.cluster_uuid
         case SessionEnd():
-            sessions.end_session(turn, command)
+            sessions.end_session(context, command)
         case _:
             assert_never(command)
 
 
-def _expire_channel(turn: Turn, command: ChannelExpire) -> None:
+def _expire_channel(context: ApplyContext, command: ChannelExpire) -> None:
     """Delete the channel, if it has still been inactive for too long (I1 to I4)."""
-    channel = turn.state.channels.get(command.channel)
+    channel = context.state.channels.get(command.channel)
     if channel is None or channel.generation != command.generation:
         return
     expires_ns = channel.expires_ns
-    if expires_ns is not None and expires_ns <= turn.time_ns:
-        channels.delete(turn, channel)
+    if expires_ns is not None and expires_ns <= context.time_ns:
+        channels.delete(context, channel)
 
 
-def _ages_wait(turn: Turn, command: AgesWait) -> None:
-    if command.wait != turn.state.ages_wait:
-        turn.state.ages_wait = command.wait
+def _pause_expiry(context: ApplyContext, command: PauseExpiry) -> None:
+    if command.wait != context.state.expiry_paused:
+        context.state.expiry_paused = command.wait
         what = "messages are not dropped for their age: the leader's clock is wrong"
-        turn.effects.warnings.append(
+        context.effects.warnings.append(
             Warn(what if command.wait else "messages are dropped for their age again")
         )
 
 
-def _found(turn: Turn, command: Found) -> None:
-    state = turn.state
-    if not state.founding_id:
-        state.founding_id = command.founding_id
+def _init_cluster(context: ApplyContext, command: InitCluster) -> None:
+    state = context.state
+    if not state.cluster_uuid:
+        state.cluster_uuid = command.cluster_uuid
         state.cluster_tag = command.cluster_tag

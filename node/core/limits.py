@@ -13,7 +13,7 @@ from __future__ import annotations
 from node.protocol.subjects import matches
 from node.units import Seq
 
-from .apply_context import Turn
+from .apply_context import ApplyContext
 from .commands import Configure
 from .effects import OK, Drop, Ok, Warn
 from .settings import LIMIT_NAMES, Limits, Settings
@@ -31,21 +31,21 @@ def limits_of(settings: Settings, name: str) -> Limits:
     return Limits(**values)
 
 
-def configure(turn: Turn, command: Configure) -> Ok:
+def configure(context: ApplyContext, command: Configure) -> Ok:
     """Replace the replicated settings. Lower limits apply to what is there, at once (L5).
 
     Raises:
         RefusedError: the settings make no sense.
     """
-    state = turn.state
+    state = context.state
     if command.only_if_unset and state.settings.set:
         return OK
     state.settings = Settings.of(command.settings)
     for channel in state.channels.values():
         channel.limits = limits_of(state.settings, channel.name)
-        state.touched.channels[channel.id] = channel.name
+        state.dirty.channels[channel.id] = channel.name
         state.age_deadlines.disarm(channel.id)
-        enforce(turn, channel)
+        enforce(context, channel)
     return OK
 
 
@@ -54,7 +54,7 @@ def _width(pattern: str) -> list[int]:
     return [{"*": 1, ">": 2}.get(token, 0) for token in pattern.split(".")]
 
 
-def enforce(turn: Turn, channel: Channel) -> None:
+def enforce(context: ApplyContext, channel: Channel) -> None:
     """Let go the oldest messages above ``max_msgs`` and ``max_bytes``; the newest stays (L1, L2)."""
     log, limits = channel.log, channel.limits
     keep: int = log.first
@@ -65,11 +65,11 @@ def enforce(turn: Turn, channel: Channel) -> None:
     if keep > log.first:
         if not channel.limit_reached:
             channel.limit_reached = True
-            turn.effects.warnings.append(
+            context.effects.warnings.append(
                 Warn(f"channel {channel.name!r} has reached its limits: oldest messages go")
             )
-        drop_before(turn, channel, keep)
-    watch_age(turn.state, channel)
+        drop_before(context, channel, keep)
+    watch_age(context.state, channel)
 
 
 def watch_age(state: State, channel: Channel) -> None:
@@ -79,28 +79,28 @@ def watch_age(state: State, channel: Channel) -> None:
         state.age_deadlines.arm(channel.id, log.timestamp(log.first) + max_age_ns)
 
 
-def expire(turn: Turn) -> None:
+def expire(context: ApplyContext) -> None:
     """Let go every message that is ``max_age`` old by the entry's timestamp (L4, L6), unless ages wait."""
-    state = turn.state
-    if state.ages_wait:
+    state = context.state
+    if state.expiry_paused:
         return
-    for channel_id in state.age_deadlines.fire(turn.timestamp_ns):
+    for channel_id in state.age_deadlines.fire(context.timestamp_ns):
         channel = state.channels_by_id[channel_id]
         max_age_ns = channel.limits.max_age_ns
         if max_age_ns:
-            keep = channel.log.first_at_or_after(turn.timestamp_ns - max_age_ns + 1)
+            keep = channel.log.first_at_or_after(context.timestamp_ns - max_age_ns + 1)
             if keep > channel.log.first:
-                drop_before(turn, channel, keep)
+                drop_before(context, channel, keep)
         watch_age(state, channel)
 
 
-def drop_before(turn: Turn, channel: Channel, keep: int) -> None:
+def drop_before(context: ApplyContext, channel: Channel, keep: int) -> None:
     """Let go every message below ``keep``, which is at most ``last + 1``."""
-    state = turn.state
+    state = context.state
     channel.log.drop_before(keep)
     if FREES_DROPPED.active(state.version):
-        state.hungry.update(
+        state.sendable.update(
             channel.groups
         )  # all that a member holds may be gone: see ``purging.free_if_gone``
-    state.touched.channels[channel.id] = channel.name
-    turn.effects.dropped.append(Drop(channel.id, Seq(keep - 1)))
+    state.dirty.channels[channel.id] = channel.name
+    context.effects.dropped.append(Drop(channel.id, Seq(keep - 1)))

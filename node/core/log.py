@@ -59,16 +59,16 @@ class MessageLog:
     """Sequences ``first`` to ``last`` of a channel, without gaps. Empty: ``first == last + 1``.
 
     ``last`` never goes back, so a sequence is never used again. ``bytes`` is the sum of the sizes.
-    ``touched`` names the blocks that changed or went since the last checkpoint.
+    ``dirty`` names the blocks that changed or went since the last checkpoint.
     """
 
-    __slots__ = ("_blocks", "_first_block", "bytes", "first", "last", "touched")
+    __slots__ = ("_blocks", "_first_block", "bytes", "dirty", "first", "last")
 
     def __init__(self, first: int = 1, last: int = 0, size: int = 0) -> None:
         self.first = Seq(first)
         self.last = Seq(last)
         self.bytes = size
-        self.touched: dict[int, None] = {}
+        self.dirty: dict[int, None] = {}
         self._blocks: list[Block] = []
         self._first_block = (first - 1) // BLOCK_MESSAGES
 
@@ -95,7 +95,7 @@ class MessageLog:
             size = sum(part)
             block.bytes += size
             self.bytes += size
-            self.touched[number] = None
+            self.dirty[number] = None
             self.last = Seq(self.last + len(part))
             done += len(part)
 
@@ -174,7 +174,7 @@ class MessageLog:
             self.first = Seq(self.first + end - place)
         keep = (self.first - 1) // BLOCK_MESSAGES
         if keep > self._first_block:
-            self.touched.update(dict.fromkeys(range(self._first_block, keep)))
+            self.dirty.update(dict.fromkeys(range(self._first_block, keep)))
             del self._blocks[: keep - self._first_block]
             self._first_block = keep
 

@@ -21,13 +21,12 @@ from . import (
     administration,
     channels,
     clients,
-    leader_commands,
     limits,
     refusals,
     sessions,
     subscriptions,
 )
-from .apply_context import Turn
+from .apply_context import ApplyContext
 from .commands import (
     Acked,
     ChannelDelete,
@@ -39,7 +38,7 @@ from .commands import (
     ClientOpen,
     ClientReplace,
     Configure,
-    KeeperCommand,
+    LeaderCommand,
     OriginCommand,
     Publish,
     RaiseVersion,
@@ -61,10 +60,11 @@ from .entries import (
     count_commands,
     decode_commands,
     decode_entry,
-    decode_keeper,
+    decode_leader_command,
     decode_origin,
     decode_session_open,
 )
+from .leader_commands import apply as apply_leader_command
 from .presence import end_cold_start
 from .state import Session, State
 from .state_digest import roll
@@ -115,31 +115,31 @@ class Machine:
             state.applied = index
             return effects
         check_version(entry.version, "", self.version)
-        keeper = _decode_keeper(entry, effects, state.version)
-        for command in keeper:
+        leader_commands = _decode_leader_command(entry, effects, state.version)
+        for command in leader_commands:
             if isinstance(command, RaiseVersion):
                 check_version(command.version, command.release, self.version)
         state.applied = index
         state.time_ns = max(state.time_ns, entry.time_ns)
         state.timestamp_ns = max(state.timestamp_ns, entry.timestamp_ns)
-        turn = Turn(state, index, state.time_ns, state.timestamp_ns, effects)
-        for command in keeper:
-            leader_commands.apply(turn, command)
+        context = ApplyContext(state, index, state.time_ns, state.timestamp_ns, effects)
+        for command in leader_commands:
+            apply_leader_command(context, command)
         for batch in entry.batches:
-            _apply_batch(turn, batch)
-        channels.finish_publishing(turn)
-        limits.expire(turn)
-        end_cold_start(turn)
-        dispatch(turn)
-        roll(turn, data)
+            _apply_batch(context, batch)
+        channels.finish_publishing(context)
+        limits.expire(context)
+        end_cold_start(context)
+        dispatch(context)
+        roll(context, data)
         return effects
 
 
-def _decode_keeper(entry: Entry, effects: Effects, version: int) -> list[KeeperCommand]:
+def _decode_leader_command(entry: Entry, effects: Effects, version: int) -> list[LeaderCommand]:
     commands = []
-    for fields in entry.keeper:
+    for fields in entry.leader_commands:
         try:
-            command = decode_keeper(fields)
+            command = decode_leader_command(fields)
             if too_new(command, version):
                 raise RemoteProtocolError(f"version {version} has no command of type {fields[0]}")
             commands.append(command)
@@ -148,45 +148,45 @@ def _decode_keeper(entry: Entry, effects: Effects, version: int) -> list[KeeperC
     return commands
 
 
-def _apply_batch(turn: Turn, batch: Batch) -> None:
+def _apply_batch(context: ApplyContext, batch: Batch) -> None:
     """Apply the commands of an origin's batch that were not applied before; tell all their outcomes."""
     if batch.session is None:
         try:
-            sessions.open_session(turn, decode_session_open(batch.commands))
+            sessions.open_session(context, decode_session_open(batch.commands))
         except RemoteProtocolError as error:
-            turn.effects.warnings.append(Warn(f"entry {turn.index}: a session is not opened: {error}"))
+            context.effects.warnings.append(Warn(f"entry {context.index}: a session is not opened: {error}"))
         return
-    session = sessions.find_session(turn.state, batch.session)
+    session = sessions.find_session(context.state, batch.session)
     if session is None:
         return  # it has ended: its node has another by now, or is gone
     try:
         commands = decode_commands(batch.commands)
     except RemoteProtocolError as error:
-        _warn_of(turn, session, error)
+        _warn_of(context, session, error)
         commands = [()] * count_commands(batch.commands)
-    turn.session = session.id
+    context.session = session.id
     first, last = batch.first_serial, batch.first_serial + len(commands) - 1
     seen = sessions.skip_seen(session, first, len(commands))
     others = sessions.kept_outcomes(session, first, last) if seen else {}
     if seen < len(commands):
-        fresh = _apply_commands(turn, session, commands[seen:] if seen else commands, first + seen)
+        fresh = _apply_commands(context, session, commands[seen:] if seen else commands, first + seen)
         session.applied = last
         session.outcomes.update(fresh)
         others.update(fresh)
     sessions.forget_collected(session, batch.lowest_waited)
-    turn.state.touched.sessions[session.node] = None
+    context.state.dirty.sessions[session.node] = None
     if commands:
-        sessions.tell(turn, session, first, last, others)
+        sessions.tell(context, session, first, last, others)
 
 
 def _apply_commands(
-    turn: Turn, session: Session, commands: list[tuple[Any, ...]], first_serial: int
+    context: ApplyContext, session: Session, commands: list[tuple[Any, ...]], first_serial: int
 ) -> dict[int, Outcome]:
     """Apply commands in order; the outcomes of those that were not ``Ok``, by serial.
 
     Publishes are the many, so they are taken apart here, without a call for each.
     """
-    by_conn, registered, bodies_of = turn.state.by_conn, turn.state.clients, turn.bodies
+    by_conn, registered, bodies_of = context.state.by_conn, context.state.clients, context.bodies
     others: dict[int, Outcome] = {}
     serial = first_serial - 1
     for fields in commands:
@@ -199,26 +199,28 @@ def _apply_commands(
                     continue
                 bodies = bodies_of.get(channel)
                 if bodies is None:
-                    bodies = channels.start_publishing(turn, channel)
+                    bodies = channels.start_publishing(context, channel)
                 bodies.append(body)
                 continue
             command = decode_origin(fields)
-            if too_new(command, turn.state.version):
-                raise RemoteProtocolError(f"version {turn.state.version} has no command of type {fields[0]}")
-            outcome = _apply_command(turn, command)
+            if too_new(command, context.state.version):
+                raise RemoteProtocolError(
+                    f"version {context.state.version} has no command of type {fields[0]}"
+                )
+            outcome = _apply_command(context, command)
             if type(outcome) is ClientOpened:
-                clients.note_origin(turn, outcome.client_id, session.node)
+                clients.note_origin(context, outcome.client_id, session.node)
             if outcome is not OK:
                 others[serial] = outcome
         except RefusedError as refusal:
             others[serial] = Refused(str(refusal))
         except RemoteProtocolError as error:
-            _warn_of(turn, session, error)
+            _warn_of(context, session, error)
             others[serial] = Refused(refusals.UNDECODABLE)
     return others
 
 
-def _apply_command(turn: Turn, command: OriginCommand) -> Outcome:
+def _apply_command(context: ApplyContext, command: OriginCommand) -> Outcome:
     """Apply one command of an origin.
 
     Raises:
@@ -226,25 +228,25 @@ def _apply_command(turn: Turn, command: OriginCommand) -> Outcome:
     """
     match command:
         case Acked():
-            return acks.apply_acks(turn, command)
+            return acks.apply_acks(context, command)
         case SubscriptionOpen() | SubscriptionReplace():
-            return subscriptions.open_subscription(turn, command)
+            return subscriptions.open_subscription(context, command)
         case SubscriptionClose():
-            return subscriptions.close_subscription(turn, command)
+            return subscriptions.close_subscription(context, command)
         case Unsubscribe():
-            return subscriptions.unsubscribe(turn, command)
+            return subscriptions.unsubscribe(context, command)
         case ClientOpen():
-            return clients.open_client(turn, command)
+            return clients.open_client(context, command)
         case ClientReplace():
-            return clients.replace_client(turn, command)
+            return clients.replace_client(context, command)
         case ClientKeep():
-            return clients.keep_client(turn, command)
+            return clients.keep_client(context, command)
         case ClientClose():
-            return clients.close_client(turn, command)
+            return clients.close_client(context, command)
         case ClientCheck():
-            return clients.check_client(turn, command)
+            return clients.check_client(context, command)
         case Configure():
-            return limits.configure(turn, command)
+            return limits.configure(context, command)
         case (
             ChannelDelete()
             | ChannelPurge()
@@ -253,12 +255,14 @@ def _apply_command(turn: Turn, command: OriginCommand) -> Outcome:
             | SubscriptionPause()
             | ClientKick()
         ):
-            return administration.administer(turn, command)
+            return administration.administer(context, command)
         case Publish():
             raise AssertionError("publishes are taken apart before")
         case _:
             assert_never(command)
 
 
-def _warn_of(turn: Turn, session: Session, error: RemoteProtocolError) -> None:
-    turn.effects.warnings.append(Warn(f"entry {turn.index}, from node {session.node}: refused: {error}"))
+def _warn_of(context: ApplyContext, session: Session, error: RemoteProtocolError) -> None:
+    context.effects.warnings.append(
+        Warn(f"entry {context.index}, from node {session.node}: refused: {error}")
+    )

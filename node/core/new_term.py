@@ -8,8 +8,8 @@ it, and nothing is sent before it is done, for deadlines still run from the firs
 
 from __future__ import annotations
 
-from .apply_context import Turn
-from .commands import TakeOver
+from .apply_context import ApplyContext
+from .commands import NewTerm
 from .state import Record, Restart, State, Subscription
 
 RESTARTED_MAX = 16_384
@@ -19,22 +19,22 @@ One is done with in one entry: it was sent at most 1,000 messages by each of tho
 """
 
 
-def take_over(turn: Turn, command: TakeOver) -> None:
+def begin_term(context: ApplyContext, command: NewTerm) -> None:
     """A new term begins."""
-    state = turn.state
+    state = context.state
     state.term = command.term
     state.redelivery_paused = False  # the leader that paused it is gone; this one says so itself
     known = command.known_commit
     if state.restart is not None:  # the term before was short: who has not had its turn has it in this one
         known = min(known, state.restart.known_commit)
-    turn.effects.took_over = known
-    state.restart = Restart(known, turn.time_ns, 0)
-    restart(turn)
+    context.effects.began_term = known
+    state.restart = Restart(known, context.time_ns, 0)
+    restart(context)
 
 
-def restart(turn: Turn) -> bool:
+def restart(context: ApplyContext) -> bool:
     """Go on starting AckWaits again; whether all have been."""
-    state = turn.state
+    state = context.state
     if state.restart is None:
         return True
     known_commit, time_ns, first = state.restart
@@ -65,5 +65,5 @@ def _restart(state: State, subscription: Subscription, known_commit: int, time_n
         unacked[seq] = again  # a new value in its old place
         count += 1
     if count:
-        state.touched.unacked[subscription.id] = None
+        state.dirty.unacked[subscription.id] = None
     return count

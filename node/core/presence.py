@@ -11,13 +11,13 @@ from typing import TypeAlias
 
 from node.units import SECOND, Generation
 
-from .apply_context import Turn
+from .apply_context import ApplyContext
 from .commands import (
     ClientAway,
     ClientBack,
     ClientReachable,
-    ClientSilent,
     ClientUnreachable,
+    ClientUnresponsive,
     HeartbeatMissed,
     SubscriptionAway,
     SubscriptionBack,
@@ -46,61 +46,61 @@ _NEVER_NS = 1 << 62
 """A cluster time that is never reached."""
 
 
-def client_away(turn: Turn, command: ClientAway | ClientUnreachable) -> None:
-    state = turn.state
+def client_away(context: ApplyContext, command: ClientAway | ClientUnreachable) -> None:
+    state = context.state
     client = find_client(state, command.client_id, command.generation)
-    if client is None or client.absent:
+    if client is None or client.unreachable:
         return
-    client.absent = True
+    client.unreachable = True
     client.gone_since_ns = command.gone_since_ns
-    state.touched.clients[client.generation] = client.id
+    state.dirty.clients[client.generation] = client.id
     for subscription in client.subscriptions.values():
-        _note_unwritten(turn, subscription, command)
+        _note_unwritten(context, subscription, command)
         _look_again(state, subscription.group)
 
 
-def client_back(turn: Turn, command: ClientBack | ClientReachable) -> None:
-    state = turn.state
+def client_back(context: ApplyContext, command: ClientBack | ClientReachable) -> None:
+    state = context.state
     client = find_client(state, command.client_id, command.generation)
     if client is None:
         return
     gone_since_ns = command.gone_since_ns
-    if client.absent:
+    if client.unreachable:
         gone_since_ns = min(gone_since_ns, client.gone_since_ns)
-    client.absent = False
+    client.unreachable = False
     client.gone_since_ns = 0
-    turn.effects.returned.append(_returned(client.heartbeat_inbox, command))
+    context.effects.returned.append(_returned(client.heartbeat_inbox, command))
     if isinstance(command, ClientReachable):
-        client.heard_at = (command.node, command.epoch)
-    state.touched.clients[client.generation] = client.id
+        client.reachable_at = (command.node, command.epoch)
+    state.dirty.clients[client.generation] = client.id
     for subscription in client.subscriptions.values():
-        _back(turn, subscription, gone_since_ns, command)
+        _back(context, subscription, gone_since_ns, command)
 
 
-def subscription_away(turn: Turn, command: SubscriptionAway | SubscriptionUnreachable) -> None:
-    state = turn.state
+def subscription_away(context: ApplyContext, command: SubscriptionAway | SubscriptionUnreachable) -> None:
+    state = context.state
     subscription = state.subscriptions.get(command.subscription)
     if subscription is None or subscription.generation != command.generation or not subscription.online:
         return
-    if not subscription.absent:
-        subscription.absent = True
+    if not subscription.unreachable:
+        subscription.unreachable = True
         subscription.gone_since_ns = command.gone_since_ns
-        state.touched.subscriptions[subscription.id] = None
-        _note_unwritten(turn, subscription, command)
+        state.dirty.subscriptions[subscription.id] = None
+        _note_unwritten(context, subscription, command)
         _look_again(state, subscription.group)
 
 
-def subscription_back(turn: Turn, command: SubscriptionBack | SubscriptionReachable) -> None:
-    subscription = turn.state.subscriptions.get(command.subscription)
+def subscription_back(context: ApplyContext, command: SubscriptionBack | SubscriptionReachable) -> None:
+    subscription = context.state.subscriptions.get(command.subscription)
     if subscription is None or subscription.generation != command.generation or not subscription.online:
         return
     gone_since_ns = command.gone_since_ns
-    if subscription.absent:
+    if subscription.unreachable:
         gone_since_ns = min(gone_since_ns, subscription.gone_since_ns)
-    subscription.absent = False
+    subscription.unreachable = False
     subscription.gone_since_ns = 0
-    turn.state.touched.subscriptions[subscription.id] = None
-    _back(turn, subscription, gone_since_ns, command)
+    context.state.dirty.subscriptions[subscription.id] = None
+    _back(context, subscription, gone_since_ns, command)
 
 
 _Return: TypeAlias = ClientBack | ClientReachable | SubscriptionBack | SubscriptionReachable
@@ -119,7 +119,7 @@ def _unwritten(command: _Return | None) -> Unwritten | None:
 
 
 def _note_unwritten(
-    turn: Turn,
+    context: ApplyContext,
     subscription: Subscription,
     command: ClientAway | ClientUnreachable | SubscriptionAway | SubscriptionUnreachable,
 ) -> None:
@@ -130,115 +130,117 @@ def _note_unwritten(
     """
     if isinstance(command, (ClientUnreachable, SubscriptionUnreachable)):
         unwritten = Unwritten(command.written, 0, 0)
-        note_lost(turn, subscription, command.gone_since_ns, _NEVER_NS, unwritten)
+        note_lost(context, subscription, command.gone_since_ns, _NEVER_NS, unwritten)
 
 
-def _back(turn: Turn, subscription: Subscription, gone_since_ns: int, command: _Return | None = None) -> None:
+def _back(
+    context: ApplyContext, subscription: Subscription, gone_since_ns: int, command: _Return | None = None
+) -> None:
     """Make what it was sent while it could not hear due at once, and to itself.
 
     ``command`` says until when that was, and what was lost before; None: until now, and nothing.
     """
-    turn.effects.returned.append(_returned(subscription.inbox, command))
+    context.effects.returned.append(_returned(subscription.inbox, command))
     back_ns = None if command is None else command.back_ns
-    resume_sending(turn, subscription, gone_since_ns, back_ns, here=True, unwritten=_unwritten(command))
-    _look_again(turn.state, subscription.group)
+    resume_sending(context, subscription, gone_since_ns, back_ns, here=True, unwritten=_unwritten(command))
+    _look_again(context.state, subscription.group)
 
 
 def _look_again(state: State, group: Group) -> None:
     """Who can be sent to has changed: absent members' messages may move, new ones may flow."""
     if group.queue:
-        state.overdue[group.id] = group
-    state.hungry[group.id] = group
+        state.redelivery_due[group.id] = group
+    state.sendable[group.id] = group
 
 
-def client_silent(turn: Turn, command: ClientSilent) -> None:
-    state = turn.state
+def client_unresponsive(context: ApplyContext, command: ClientUnresponsive) -> None:
+    state = context.state
     client = find_client(state, command.client_id, command.generation)
-    if client is None or client.silent == command.silent:
+    if client is None or client.unresponsive == command.unresponsive:
         return
-    if not command.silent:
-        client_heard(turn, client)
+    if not command.unresponsive:
+        client_responded(context, client)
         return
-    _fall_silent(state, client)
+    _become_unresponsive(state, client)
 
 
-def heartbeat_missed(turn: Turn, command: HeartbeatMissed) -> None:
-    client = find_client(turn.state, command.client_id, command.generation)
+def heartbeat_missed(context: ApplyContext, command: HeartbeatMissed) -> None:
+    client = find_client(context.state, command.client_id, command.generation)
     if client is None:
         return
-    client.missed, client.missed_ns = command.missed, turn.time_ns
-    turn.state.touched.clients[client.generation] = client.id
-    if not client.silent:
-        _fall_silent(turn.state, client)
+    client.missed, client.missed_ns = command.missed, context.time_ns
+    context.state.dirty.clients[client.generation] = client.id
+    if not client.unresponsive:
+        _become_unresponsive(context.state, client)
 
 
-def _fall_silent(state: State, client: Client) -> None:
-    client.silent = True
-    state.touched.clients[client.generation] = client.id
+def _become_unresponsive(state: State, client: Client) -> None:
+    client.unresponsive = True
+    state.dirty.clients[client.generation] = client.id
     for subscription in client.subscriptions.values():
-        state.hungry[subscription.group.id] = subscription.group
+        state.sendable[subscription.group.id] = subscription.group
 
 
-def client_heard(turn: Turn, client: Client) -> None:
+def client_responded(context: ApplyContext, client: Client) -> None:
     """A client has answered, or asked for something: if it was silent, what has waited for it goes on."""
-    if not client.silent:
+    if not client.unresponsive:
         return
-    client.silent = False
+    client.unresponsive = False
     client.missed = client.missed_ns = 0
-    turn.state.touched.clients[client.generation] = client.id
+    context.state.dirty.clients[client.generation] = client.id
     for subscription in client.subscriptions.values():
-        resume_sending(turn, subscription)
-        turn.state.hungry[subscription.group.id] = subscription.group
+        resume_sending(context, subscription)
+        context.state.sendable[subscription.group.id] = subscription.group
 
 
-def cold_start(turn: Turn) -> None:
+def cold_start(context: ApplyContext) -> None:
     """Nobody was up: everyone is absent until seen, and everything unacked is due (R14)."""
-    state = turn.state
+    state = context.state
     for client in state.clients.values():
-        client.absent = True
-        client.silent = False
+        client.unreachable = True
+        client.unresponsive = False
         client.missed = client.missed_ns = 0
-        client.gone_since_ns = turn.time_ns
-        state.touched.clients[client.generation] = client.id
+        client.gone_since_ns = context.time_ns
+        state.dirty.clients[client.generation] = client.id
     for subscription in state.subscriptions.values():
         if subscription.online:
-            subscription.absent = True
-            subscription.gone_since_ns = turn.time_ns
-            state.touched.subscriptions[subscription.id] = None
-            make_all_due(turn, subscription, here=True)
-    state.cold_grace_ns = turn.time_ns + state.settings.member_grace_ns
-    state.cold_release_ns = turn.time_ns + COLD_RELEASE_NS
+            subscription.unreachable = True
+            subscription.gone_since_ns = context.time_ns
+            state.dirty.subscriptions[subscription.id] = None
+            make_all_due(context, subscription, here=True)
+    state.cold_grace_ns = context.time_ns + state.settings.member_grace_ns
+    state.cold_release_ns = context.time_ns + COLD_RELEASE_NS
 
 
-def end_cold_start(turn: Turn) -> None:
+def end_cold_start(context: ApplyContext) -> None:
     """The two deadlines of a cold start, once they have passed.
 
     After ``member_grace`` the others in a queue group get what the absent members hold. After ten
     seconds the subscriptions of clients that are back wait no longer for news of their own inboxes.
     """
-    state = turn.state
-    if state.cold_release_ns and turn.time_ns >= state.cold_release_ns:
-        _release(turn, state.cold_release_ns - COLD_RELEASE_NS)
-    if state.cold_grace_ns and turn.time_ns >= state.cold_grace_ns:
+    state = context.state
+    if state.cold_release_ns and context.time_ns >= state.cold_release_ns:
+        _release(context, state.cold_release_ns - COLD_RELEASE_NS)
+    if state.cold_grace_ns and context.time_ns >= state.cold_grace_ns:
         state.cold_grace_ns = 0
         for channel in state.channels.values():
             for group in channel.groups.values():
                 if group.queue:
-                    state.overdue[group.id] = group
+                    state.redelivery_due[group.id] = group
 
 
-def _release(turn: Turn, started_ns: int) -> None:
+def _release(context: ApplyContext, started_ns: int) -> None:
     """Let go those that wait since the cold start, so many an entry; after the last it is over."""
-    state = turn.state
+    state = context.state
     released = 0
     for subscription in state.subscriptions.values():
         client = subscription.client
-        waits = subscription.absent and subscription.gone_since_ns == started_ns
-        if waits and client is not None and not client.absent:
+        waits = subscription.unreachable and subscription.gone_since_ns == started_ns
+        if waits and client is not None and not client.unreachable:
             if released == RELEASED_MAX:
                 return
             released += 1
-            subscription.absent = False
-            state.touched.subscriptions[subscription.id] = None
-            _back(turn, subscription, started_ns)
+            subscription.unreachable = False
+            state.dirty.subscriptions[subscription.id] = None
+            _back(context, subscription, started_ns)
     state.cold_release_ns = 0

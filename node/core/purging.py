@@ -14,7 +14,7 @@ isn't too much to look at.
 from __future__ import annotations
 
 from . import due, limits
-from .apply_context import Turn
+from .apply_context import ApplyContext
 from .state import Channel, Group, Record, Subscription
 from .versions import FREES_DROPPED
 
@@ -22,37 +22,37 @@ LOOKED_AT_MAX = 8192
 """So much a group holds, or is looked for in what it holds, in one entry."""
 
 
-def purge(turn: Turn, channel: Channel, up_to: int) -> None:
+def purge(context: ApplyContext, channel: Channel, up_to: int) -> None:
     """Drop a channel's messages up to and including ``up_to``, of which there are some."""
-    state, first = turn.state, channel.log.first
-    limits.drop_before(turn, channel, up_to + 1)
+    state, first = context.state, channel.log.first
+    limits.drop_before(context, channel, up_to + 1)
     for group in channel.groups.values():
         if group.cursor <= up_to:
             group.cursor = up_to
-            forget_all(turn, group)
+            forget_all(context, group)
         elif any(_held(group)):
             group.purged = (min(first, group.purged[0]) if group.purged else first, up_to)
-        state.touched.groups[group.id] = channel.id
-        state.hungry[group.id] = group
+        state.dirty.groups[group.id] = channel.id
+        state.sendable[group.id] = group
 
 
 def _held(group: Group) -> list[dict[int, Record]]:
     return [*(holder.unacked for holder in group.holders), group.orphans]
 
 
-def forget_all(turn: Turn, group: Group) -> None:
+def forget_all(context: ApplyContext, group: Group) -> None:
     """Nothing that was sent on this cursor is unacked any longer."""
-    state = turn.state
+    state = context.state
     for holder in group.holders:
         holder.unacked = {}
         due.clear(holder)
-        state.touched.unacked[holder.id] = None
+        state.dirty.unacked[holder.id] = None
     group.orphans = {}
     group.purged = None
-    state.touched.groups[group.id] = group.channel.id
+    state.dirty.groups[group.id] = group.channel.id
 
 
-def forget_purged(turn: Turn, group: Group) -> bool:
+def forget_purged(context: ApplyContext, group: Group) -> bool:
     """Go on forgetting what was purged; whether that is done."""
     if group.purged is None:
         return True
@@ -70,26 +70,26 @@ def forget_purged(turn: Turn, group: Group) -> bool:
         for unacked in held:
             for seq in range(first, until + 1):
                 unacked.pop(seq, None)
-    turn.looks += size
+    context.looks += size
     group.purged = (until + 1, last) if until < last else None
     for holder in group.holders:
-        turn.state.touched.unacked[holder.id] = None
-    turn.state.touched.groups[group.id] = group.channel.id
+        context.state.dirty.unacked[holder.id] = None
+    context.state.dirty.groups[group.id] = group.channel.id
     return group.purged is None
 
 
-def free_if_gone(turn: Turn, member: Subscription) -> None:
+def free_if_gone(context: ApplyContext, member: Subscription) -> None:
     """Empty a stalled member's ``unacked`` if everything in it has left the log (D24).
 
     Mostly costs three comparisons. A member that holds a message of the log waits for AckWait: the Go server
     counts what has gone until then, too. So does one that holds more than `LOOKED_AT_MAX`, and has
     acknowledged a later message that is in the log.
     """
-    state = turn.state
+    state = context.state
     if member.stalled and FREES_DROPPED.active(state.version) and _is_all_gone(member):
         member.unacked = {}
         due.clear(member)
-        state.touched.unacked[member.id] = None
+        state.dirty.unacked[member.id] = None
 
 
 def _is_all_gone(member: Subscription) -> bool:

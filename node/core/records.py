@@ -1,7 +1,7 @@
 """The state as records, keys and values of bytes: what a checkpoint and a snapshot hold.
 
 A checkpoint writes only what changed since the last one, so the cost is that of the change: each
-object that changed is in ``State.touched`` (or, a block of a log, in that log's ``touched``). Keys
+object that changed is in ``State.dirty`` (or, a block of a log, in that log's ``dirty``). Keys
 sort in the order in which things were created, and that is the order in which they are restored,
 so a restored state iterates exactly like the one that made it (R30)::
 
@@ -44,7 +44,7 @@ from .record_keys import (
     pack_runs,
 )
 from .restoring import restore
-from .state import Channel, Client, Group, Session, State, Subscription, Touched
+from .state import Channel, Client, Dirty, Group, Session, State, Subscription
 
 __all__ = ["Change", "all_records", "digest", "restore", "take_changes"]
 
@@ -56,32 +56,32 @@ def take_changes(state: State) -> list[Change]:
 
     Together with all earlier changes it is the state as it is now.
     """
-    touched, state.touched = state.touched, Touched()
+    dirty, state.dirty = state.dirty, Dirty()
     changes: list[Change] = [*_meta(state)]
-    for node in touched.sessions:
+    for node in dirty.sessions:
         session = state.sessions.get(node)
         changes.append(_session(session) if session is not None else (_session_key(node), None))
-    for generation, client_id in touched.clients.items():
+    for generation, client_id in dirty.clients.items():
         client = state.clients.get(client_id)
         live = client is not None and client.generation == generation
         changes.append(_client(client) if client is not None and live else (_client_key(generation), None))
-    for number in touched.channels:
+    for number in dirty.channels:
         channel = state.channels_by_id.get(number)
         changes.append(_channel(channel) if channel is not None else (CHANNEL.pack(b"h", number), None))
         if channel is not None:
-            changes += [_block(channel, block) for block in channel.log.touched]
-            channel.log.touched = {}
-    changes += [(BLOCK.pack(b"l", *place), None) for place in touched.gone_blocks]
-    for number, channel_id in touched.groups.items():
+            changes += [_block(channel, block) for block in channel.log.dirty]
+            channel.log.dirty = {}
+    changes += [(BLOCK.pack(b"l", *place), None) for place in dirty.gone_blocks]
+    for number, channel_id in dirty.groups.items():
         channel = state.channels_by_id.get(channel_id)
         group = channel.groups.get(number) if channel is not None else None
         changes.append(_group(group) if group is not None else (NUMBER.pack(b"g", number), None))
-    for number in touched.subscriptions:
+    for number in dirty.subscriptions:
         subscription = state.subscriptions.get(number)
         changes.append(
             _subscription(subscription) if subscription is not None else (NUMBER.pack(b"s", number), None)
         )
-    for number in touched.unacked:
+    for number in dirty.unacked:
         subscription = state.subscriptions.get(number)
         changes.append(
             _unacked(subscription) if subscription is not None else (NUMBER.pack(b"u", number), None)
@@ -135,18 +135,18 @@ def _meta(state: State) -> Iterator[tuple[bytes, bytes]]:
             state.timestamp_ns,
             state.term,
             state.version,
-            state.founding_id,
+            state.cluster_uuid,
             state.cluster_tag,
             state.last_channel,
             state.last_subscription,
             state.cold_grace_ns,
             state.cold_release_ns,
             state.settings.values(),
-            list(state.overdue),
-            list(state.hungry),
+            list(state.redelivery_due),
+            list(state.sendable),
             state.restart,
             state.release,
-            state.ages_wait,
+            state.expiry_paused,
             state.rolled,
             state.milestone,
         ),
@@ -180,8 +180,8 @@ def _client(client: Client) -> tuple[bytes, bytes]:
         client.protocol,
         client.ping_interval_s,
         client.ping_max_out,
-        client.absent,
-        client.silent,
+        client.unreachable,
+        client.unresponsive,
         client.gone_since_ns,
         client.probed_until_ns,
         *pack_added(client),
@@ -233,7 +233,7 @@ def _subscription(subscription: Subscription) -> tuple[bytes, bytes]:
         subscription.ack_inbox,
         subscription.max_in_flight,
         subscription.ack_wait_ns,
-        subscription.absent,
+        subscription.unreachable,
         subscription.gone_since_ns,
         *pack_added(subscription),
     )

@@ -62,14 +62,14 @@ class _Restoring:
         self._by_kind = by_kind
         self._groups: dict[int, Group] = {}
         self.state = State()
-        overdue, hungry = self._meta()
+        redelivery_due, sendable = self._meta()
         self._sessions()
         self._clients()
         self._channels()
         self._blocks()
         self._read_groups(self._subscriptions())
-        self.state.overdue = {number: self._groups[number] for number in overdue}
-        self.state.hungry = {number: self._groups[number] for number in hungry}
+        self.state.redelivery_due = {number: self._groups[number] for number in redelivery_due}
+        self.state.sendable = {number: self._groups[number] for number in sendable}
         self._derived()
 
     def _unpacked(self, kind: bytes) -> Iterator[tuple[bytes, _Fields]]:
@@ -90,18 +90,18 @@ class _Restoring:
             state.timestamp_ns,
             state.term,
             state.version,
-            state.founding_id,
+            state.cluster_uuid,
             state.cluster_tag,
             state.last_channel,
             state.last_subscription,
             state.cold_grace_ns,
             state.cold_release_ns,
             settings,
-            overdue,
-            hungry,
+            redelivery_due,
+            sendable,
             restart,
             state.release,
-            state.ages_wait,
+            state.expiry_paused,
             state.rolled,
             state.milestone,
         ) = values
@@ -110,7 +110,7 @@ class _Restoring:
         state.restart = None if restart is None else Restart(*restart)
         for _, (added,) in self._unpacked(ADDED_META):
             unpack_added(state, [added])
-        return overdue, hungry
+        return redelivery_due, sendable
 
     def _sessions(self) -> None:
         for key, (session_id, nonce, applied, lowest_waited, outcomes, *added) in self._unpacked(b"n"):
@@ -198,9 +198,17 @@ def _generation(subscription: Subscription) -> Generation:
 
 
 def _subscription(number: int, group: Group, described: _Fields, sent: _Fields) -> Subscription:
-    generation, client_id, inbox, ack_inbox, max_in_flight, ack_wait_ns, absent, gone_since_ns, *added = (
-        described
-    )
+    (
+        generation,
+        client_id,
+        inbox,
+        ack_inbox,
+        max_in_flight,
+        ack_wait_ns,
+        unreachable,
+        gone_since_ns,
+        *added,
+    ) = described
     last_sent, unacked, due, due_here, due_before, missed = sent
     subscription = Subscription(
         id=SubscriptionID(number),
@@ -211,7 +219,7 @@ def _subscription(number: int, group: Group, described: _Fields, sent: _Fields) 
         ack_inbox=ack_inbox,
         max_in_flight=max_in_flight,
         ack_wait_ns=ack_wait_ns,
-        absent=absent,
+        unreachable=unreachable,
         gone_since_ns=gone_since_ns,
         last_sent=last_sent,
         unacked=unpack_records(unacked),

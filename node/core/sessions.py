@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from node.units import Generation
 
-from .apply_context import Turn
+from .apply_context import ApplyContext
 from .commands import SessionEnd, SessionOpen
 from .effects import ClientOpened, Outcome, Probing, Replies, SessionOpened, SubscriptionOpened
 from .state import Session, State, Subscription
@@ -21,31 +21,31 @@ OPENING = (ClientOpened, Probing, SubscriptionOpened)
 """Outcomes told ahead of the entry's deliveries (R2): a client needs its ack inbox first."""
 
 
-def open_session(turn: Turn, command: SessionOpen) -> None:
+def open_session(context: ApplyContext, command: SessionOpen) -> None:
     """Open the session of a node and end its earlier one.
 
     A process that asks again, because its first request seemed lost, keeps the session it has:
     commands of that session may be on their way.
     """
-    state = turn.state
+    state = context.state
     session = state.sessions.get(command.node)
     if session is None or session.nonce != command.nonce:
         if session is not None:
             _note_lost_answers(state, session)
-        session = Session(command.node, turn.generation(), command.nonce)
+        session = Session(command.node, context.generation(), command.nonce)
         state.sessions[command.node] = session
-        state.touched.sessions[command.node] = None
-    turn.effects.sessions.append(SessionOpened(command.node, command.nonce, session.id))
+        state.dirty.sessions[command.node] = None
+    context.effects.sessions.append(SessionOpened(command.node, command.nonce, session.id))
 
 
-def end_session(turn: Turn, command: SessionEnd) -> None:
+def end_session(context: ApplyContext, command: SessionEnd) -> None:
     """End the session of a node that is no member any more; if it has come back it has another."""
-    sessions = turn.state.sessions
+    sessions = context.state.sessions
     session = sessions.get(command.node)
     if session is not None and session.id == command.session:
-        _note_lost_answers(turn.state, session)
+        _note_lost_answers(context.state, session)
         del sessions[command.node]
-        turn.state.touched.sessions[command.node] = None
+        context.state.dirty.sessions[command.node] = None
 
 
 def _note_lost_answers(state: State, session: Session) -> None:
@@ -57,7 +57,7 @@ def _note_lost_answers(state: State, session: Session) -> None:
             subscription = state.by_ack_inbox.get(outcome.ack_inbox)
             if subscription is not None:
                 subscription.answer_lost = True
-                state.touched.subscriptions[subscription.id] = None
+                state.dirty.subscriptions[subscription.id] = None
 
 
 def may_be_unanswered(state: State, subscription: Subscription, asking: Generation | None) -> bool:
@@ -106,13 +106,13 @@ def forget_collected(session: Session, lowest_waited: int) -> None:
             del session.outcomes[serial]
 
 
-def tell(turn: Turn, session: Session, first: int, last: int, others: dict[int, Outcome]) -> None:
+def tell(context: ApplyContext, session: Session, first: int, last: int, others: dict[int, Outcome]) -> None:
     """Have the outcomes of serials ``first`` to ``last`` told at their origin.
 
     Those that open something are told ahead of the deliveries, and once more among the rest: the
     range would otherwise say that they were ``Ok``.
     """
-    effects = turn.effects
+    effects = context.effects
     for serial, outcome in others.items():
         if isinstance(outcome, OPENING):
             effects.opened.append(Replies(session.node, session.id, serial, serial, {serial: outcome}))

@@ -123,9 +123,9 @@ class Client:
     protocol: int
     ping_interval_s: int
     ping_max_out: int
-    absent: bool = False
+    unreachable: bool = False
     """Nobody in the cluster hears its heartbeat inbox: nothing is sent to it (R15)."""
-    silent: bool = False
+    unresponsive: bool = False
     """It missed a heartbeat (delivery rules D15, D25, D29, D30)."""
     gone_since_ns: int = 0
     """Cluster time from which it may have missed messages; meaningful while absent."""
@@ -135,7 +135,7 @@ class Client:
     """Heartbeats it has missed in a row. 0 in version 1."""
     missed_ns: int = 0
     """Cluster time of the last of them."""
-    heard_at: tuple[str, int] | None = None
+    reachable_at: tuple[str, int] | None = None
     """The node that registered it, with `commands.ANY_EPOCH`; then the connection, as node and epoch, that a
     leader last found it to have moved to (R15). None in version 1."""
     subscriptions: dict[int, Subscription] = field(default_factory=dict)
@@ -158,7 +158,7 @@ class Subscription:
     ack_wait_ns: int
     client: Client | None = None
     """None: offline."""
-    absent: bool = False
+    unreachable: bool = False
     """Nobody hears its own inbox (R15)."""
     gone_since_ns: int = 0
     """Cluster time from which it may have missed messages; meaningful while absent."""
@@ -198,14 +198,14 @@ class Subscription:
         return len(self.unacked) >= self.max_in_flight
 
     @property
-    def heard(self) -> bool:
+    def reachable(self) -> bool:
         """Something sent to it can arrive: online, and neither it nor its client is absent."""
         client = self.client
-        return client is not None and not client.absent and not self.absent
+        return client is not None and not client.unreachable and not self.unreachable
 
     @property
-    def silent(self) -> bool:
-        return self.client is not None and self.client.silent
+    def unresponsive(self) -> bool:
+        return self.client is not None and self.client.unresponsive
 
 
 @dataclass(slots=True, eq=False)
@@ -329,7 +329,7 @@ class Session:
 
 
 @dataclass(slots=True)
-class Touched:
+class Dirty:
     """What changed since the last checkpoint, by key; see ``records``. Dicts serve as ordered sets."""
 
     clients: dict[Generation, str] = field(default_factory=dict)
@@ -340,7 +340,7 @@ class Touched:
     unacked: dict[int, None] = field(default_factory=dict)
     sessions: dict[str, None] = field(default_factory=dict)
     gone_blocks: dict[tuple[int, int], None] = field(default_factory=dict)
-    """(channel id, block number) of deleted channels; of the others see ``MessageLog.touched``."""
+    """(channel id, block number) of deleted channels; of the others see ``MessageLog.dirty``."""
 
 
 @dataclass(slots=True, eq=False)
@@ -373,13 +373,13 @@ class State:
     """Machine version in effect (R24)."""
     release: str = ""
     """The release that brought that version into effect; empty for version 1."""
-    ages_wait: bool = False
+    expiry_paused: bool = False
     """The leader's wall clock is wrong: no message is let go for its age (R13)."""
     rolled: bytes = b""
     """The rolling digest after the last entry (R30); see ``rolling``."""
     milestone: tuple[int, bytes] = (0, b"")
     """The last entry at which nodes compare, and the digest after it."""
-    founding_id: str = ""
+    cluster_uuid: str = ""
     cluster_tag: str = ""
     last_channel: int = 0
     last_subscription: int = 0
@@ -393,9 +393,9 @@ class State:
     """The leader still has acknowledgements to propose that were made while nobody led (R9)."""
     restart: Restart | None = None
     """AckWaits that a take-over starts again; until that is done nothing is sent."""
-    overdue: dict[int, Group] = field(default_factory=dict)
+    redelivery_due: dict[int, Group] = field(default_factory=dict)
     """Groups with messages due at once, by id, in the order in which they get their turn."""
-    hungry: dict[int, Group] = field(default_factory=dict)
+    sendable: dict[int, Group] = field(default_factory=dict)
     """Groups that may have room for new messages, likewise."""
 
     ack_deadlines: Deadlines = field(default_factory=Deadlines)
@@ -403,7 +403,7 @@ class State:
     age_deadlines: Deadlines = field(default_factory=Deadlines)
     """By channel id, in Unix time. Derived."""
     channels_by_id: dict[int, Channel] = field(default_factory=dict)
-    touched: Touched = field(default_factory=Touched)
+    dirty: Dirty = field(default_factory=Dirty)
 
     @property
     def marked(self) -> bool:
@@ -411,7 +411,7 @@ class State:
         earliest = self.ack_deadlines.earliest()
         passed = earliest is not None and earliest <= self.time_ns
         released = bool(self.cold_release_ns) and self.cold_release_ns <= self.time_ns
-        return bool(self.overdue or self.hungry or self.restart or passed or released)
+        return bool(self.redelivery_due or self.sendable or self.restart or passed or released)
 
     def next_deadline(self) -> int | None:
         """Cluster time of the earliest deadline: an AckWait, or what a cold start waits for.
@@ -429,7 +429,7 @@ class State:
 
         None while ages wait: then nothing becomes due by its age.
         """
-        return None if self.ages_wait else self.age_deadlines.earliest()
+        return None if self.expiry_paused else self.age_deadlines.earliest()
 
     def expiring_channels(self, time_ns: int) -> list[Channel]:
         """Channels that have been inactive for too long at ``time_ns`` of cluster time."""

@@ -9,7 +9,7 @@ What a node holds and has not acted upon yet doesn't show in that; so each entry
 subscriptions and channels, others each time, so that within ``LOOKED_AT_WITHIN`` entries each had its turn.
 The cost is that of what the entry did, never that of the state.
 
-Every ``MILESTONE`` entries nodes tell each other (``server.comparing``).
+Every ``MILESTONE`` entries nodes tell each other (``server.divergence``).
 
 What is hashed is part of the machine version (R24): nodes of two releases compare theirs while a cluster is
 upgraded. A release that changes what ``roll`` takes in, the places of it, or the two numbers below raises the
@@ -25,7 +25,7 @@ from zlib import crc32
 
 import msgpack
 
-from .apply_context import Turn
+from .apply_context import ApplyContext
 from .effects import Replies
 from .state import Channel, Subscription
 
@@ -41,34 +41,34 @@ LOOKED_AT_MAX = 16
 """Of each kind, in one entry."""
 
 
-def roll(turn: Turn, data: bytes) -> None:
+def roll(context: ApplyContext, data: bytes) -> None:
     """The entry, whose bytes are ``data``, is applied: bring the digest up to it."""
-    state, effects = turn.state, turn.effects
+    state, effects = context.state, context.effects
     decided = (
-        turn.index,
-        turn.time_ns,
-        turn.timestamp_ns,
+        context.index,
+        context.time_ns,
+        context.timestamp_ns,
         crc32(data),
         effects.deliveries,
         [(stored.channel, stored.first, len(stored.bodies)) for stored in effects.stored],
         effects.dropped,
-        [_told(replies) for replies in effects.replies],
+        [_notified(replies) for replies in effects.replies],
         state.version,
         state.term,
         len(state.clients),
         len(state.subscriptions),
-        len(state.overdue),
-        len(state.hungry),
-        [_subscription(sub) for sub in _turns(state.subscriptions, turn.index, state.last_subscription)],
+        len(state.redelivery_due),
+        len(state.sendable),
+        [_subscription(sub) for sub in _turns(state.subscriptions, context.index, state.last_subscription)],
         [
-            _channel(channel, turn.index)
-            for channel in _turns(state.channels_by_id, turn.index, state.last_channel)
+            _channel(channel, context.index)
+            for channel in _turns(state.channels_by_id, context.index, state.last_channel)
         ],
     )
     packed: bytes = msgpack.packb(decided, default=_plain)
     state.rolled = sha256(state.rolled + packed).digest()[:16]
-    if turn.index // MILESTONE > state.milestone[0] // MILESTONE:
-        state.milestone = (turn.index, state.rolled)
+    if context.index // MILESTONE > state.milestone[0] // MILESTONE:
+        state.milestone = (context.index, state.rolled)
 
 
 def _plain(value: Any) -> Any:
@@ -77,7 +77,7 @@ def _plain(value: Any) -> Any:
     return (value.start, value.stop)
 
 
-def _told(replies: Replies) -> tuple[Any, ...]:
+def _notified(replies: Replies) -> tuple[Any, ...]:
     return (replies.session, replies.first, replies.last, replies.others)
 
 
@@ -104,8 +104,8 @@ def _subscription(sub: Subscription) -> tuple[Any, ...]:
         len(sub.due),
         sub.due_before,
         sub.missed,
-        sub.absent,
-        sub.silent,
+        sub.unreachable,
+        sub.unresponsive,
         len(sub.group.members),
         len(sub.group.orphans),
     )

@@ -8,7 +8,7 @@ from node.units import SubscriptionID
 
 from . import channels, due, presence, refusals, sessions
 from .ack_waits import watch
-from .apply_context import Turn
+from .apply_context import ApplyContext
 from .commands import SubscriptionClose, SubscriptionOpen, SubscriptionReplace, Unsubscribe
 from .effects import OK, DurableTaken, Ok, SubscriptionOpened
 from .log import MessageLog
@@ -17,7 +17,7 @@ from .versions import RETRIED_SUBSCRIBE, UNSUBSCRIBE_BY_NAME_OFFLINE_ONLY
 
 
 def open_subscription(
-    turn: Turn, command: SubscriptionOpen | SubscriptionReplace
+    context: ApplyContext, command: SubscriptionOpen | SubscriptionReplace
 ) -> SubscriptionOpened | DurableTaken:
     """Create a subscription, or resume a durable or an offline durable queue group.
 
@@ -30,13 +30,13 @@ def open_subscription(
     Raises:
         RefusedError: with its text.
     """
-    state = turn.state
-    if turn.time_ns > command.valid_until_ns:
+    state = context.state
+    if context.time_ns > command.valid_until_ns:
         raise RefusedError(refusals.TOO_LATE)
     client = state.clients.get(command.client_id)
     if client is None:
         raise RefusedError(refusals.UNKNOWN_CLIENT_ID)
-    channel = channels.find_or_create(turn, command.channel)
+    channel = channels.find_or_create(context, command.channel)
     if command.queue and ":" in command.durable:
         raise RefusedError(refusals.DURABLE_NAME_COLON)
     if command.ack_inbox in state.by_ack_inbox:  # drawn at random by the origin: its bug
@@ -45,32 +45,34 @@ def open_subscription(
     if group is not None and not group.queue and group.members:
         online = group.members[0]
         if RETRIED_SUBSCRIBE.active(state.version) and online.inbox == command.inbox:
-            due.make_all_due(turn, online, here=True)  # without an answer it could acknowledge nothing
-            presence.client_heard(turn, client)
+            due.make_all_due(context, online, here=True)  # without an answer it could acknowledge nothing
+            presence.client_responded(context, client)
             return SubscriptionOpened(online.ack_inbox)
-        if not state.settings.replace_durable and not _may_replace(turn, online, command):
+        if not state.settings.replace_durable and not _may_replace(context, online, command):
             if not RETRIED_SUBSCRIBE.active(state.version):
                 raise RefusedError(refusals.DUPLICATE_DURABLE)
             return DurableTaken(online.ack_inbox, online.inbox)
-        end(turn, online, for_good=False)
+        end(context, online, for_good=False)
     if group is not None and group.shadow is not None:
-        _resume(turn, group, client, command)
+        _resume(context, group, client, command)
     else:
         most = channel.limits.max_subscriptions
         if most and channel.subscription_count >= most:
             raise RefusedError(refusals.TOO_MANY_SUBSCRIPTIONS)
-        _create(turn, channel, group, client, command)
-    presence.client_heard(turn, client)  # D46
+        _create(context, channel, group, client, command)
+    presence.client_responded(context, client)  # D46
     return SubscriptionOpened(command.ack_inbox)
 
 
-def _may_replace(turn: Turn, online: Subscription, command: SubscriptionOpen | SubscriptionReplace) -> bool:
+def _may_replace(
+    context: ApplyContext, online: Subscription, command: SubscriptionOpen | SubscriptionReplace
+) -> bool:
     """Whether a subscribe to an online durable is its client's second attempt, as far as the state shows."""
-    if not RETRIED_SUBSCRIBE.active(turn.state.version):
+    if not RETRIED_SUBSCRIBE.active(context.state.version):
         return False
     if isinstance(command, SubscriptionReplace) and command.replaces == online.ack_inbox:
         return True
-    return not online.heard or sessions.may_be_unanswered(turn.state, online, turn.session)
+    return not online.reachable or sessions.may_be_unanswered(context.state, online, context.session)
 
 
 def _find_group(channel: Channel, command: SubscriptionOpen | SubscriptionReplace) -> Group | None:
@@ -84,19 +86,19 @@ def _find_group(channel: Channel, command: SubscriptionOpen | SubscriptionReplac
 
 
 def _create(
-    turn: Turn,
+    context: ApplyContext,
     channel: Channel,
     group: Group | None,
     client: Client,
     command: SubscriptionOpen | SubscriptionReplace,
 ) -> None:
     """A new subscription: the first of a new group, or one more member of ``group`` (D17)."""
-    state = turn.state
+    state = context.state
     state.last_subscription += 1
     number = SubscriptionID(state.last_subscription)
     if group is None:
-        channels.settle(turn, channel.name)  # "new only" is after what the entry has published so far
-        start = start_seq(channel.log, command, turn.timestamp_ns)
+        channels.settle(context, channel.name)  # "new only" is after what the entry has published so far
+        start = start_seq(channel.log, command, context.timestamp_ns)
         group = Group(
             id=number,
             channel=channel,
@@ -108,7 +110,7 @@ def _create(
         channel.add(group)
     subscription = Subscription(
         id=number,
-        generation=turn.generation(),
+        generation=context.generation(),
         client_id=client.id,
         group=group,
         inbox=command.inbox,
@@ -142,21 +144,21 @@ def start_seq(log: MessageLog, command: SubscriptionOpen | SubscriptionReplace, 
 
 
 def _resume(
-    turn: Turn, group: Group, client: Client, command: SubscriptionOpen | SubscriptionReplace
+    context: ApplyContext, group: Group, client: Client, command: SubscriptionOpen | SubscriptionReplace
 ) -> None:
     """Take the shadow's place: its cursor and all it holds, due at once (D39, D46)."""
     subscription = group.shadow
     assert subscription is not None
     group.shadow = None
-    subscription.generation = turn.generation()
+    subscription.generation = context.generation()
     subscription.client_id = client.id
     subscription.inbox = command.inbox
     subscription.ack_inbox = command.ack_inbox
     subscription.max_in_flight = command.max_in_flight
     subscription.ack_wait_ns = command.ack_wait_ns
     subscription.answer_lost = False
-    due.make_all_due(turn, subscription)
-    _go_online(turn.state, subscription, client)
+    due.make_all_due(context, subscription)
+    _go_online(context.state, subscription, client)
 
 
 def _go_online(state: State, subscription: Subscription, client: Client) -> None:
@@ -167,45 +169,47 @@ def _go_online(state: State, subscription: Subscription, client: Client) -> None
     state.by_ack_inbox[subscription.ack_inbox] = subscription
     watch(state, subscription)
     if len(group.members) > 1 or group.orphans:
-        state.overdue[group.id] = group  # the others may be absent, or have left, and have something for it
-    state.hungry[group.id] = group
+        state.redelivery_due[group.id] = (
+            group  # the others may be absent, or have left, and have something for it
+        )
+    state.sendable[group.id] = group
     _touch(state, subscription)
 
 
 # --- the end of a subscription -------------------------------------------------------------------
 
 
-def close_subscription(turn: Turn, command: SubscriptionClose) -> Ok:
+def close_subscription(context: ApplyContext, command: SubscriptionClose) -> Ok:
     """Close: a durable goes offline, anything else ends.
 
     Raises:
         RefusedError: with its text.
     """
-    channel = _known_channel(turn.state, command.channel)
-    end(turn, _owned(turn.state, channel, command.inbox, command.client_id), for_good=False)
+    channel = _known_channel(context.state, command.channel)
+    end(context, _owned(context.state, channel, command.inbox, command.client_id), for_good=False)
     return OK
 
 
-def unsubscribe(turn: Turn, command: Unsubscribe) -> Ok:
+def unsubscribe(context: ApplyContext, command: Unsubscribe) -> Ok:
     """End a subscription for good, an offline durable too (by its name).
 
     Raises:
         RefusedError: with its text.
     """
-    channel = _known_channel(turn.state, command.channel)
+    channel = _known_channel(context.state, command.channel)
     if command.durable and not command.inbox:
-        if turn.time_ns > command.valid_until_ns:
+        if context.time_ns > command.valid_until_ns:
             raise RefusedError(refusals.TOO_LATE)
         group = channel.durables.get((command.client_id, command.durable))
         if group is None:
             raise RefusedError(refusals.INVALID_SUBSCRIPTION)
-        if group.members and UNSUBSCRIBE_BY_NAME_OFFLINE_ONLY.active(turn.state.version):
+        if group.members and UNSUBSCRIBE_BY_NAME_OFFLINE_ONLY.active(context.state.version):
             # Client IDs and durable names are no secrets, ack inboxes are: anybody could end it.
             raise RefusedError(refusals.INVALID_SUBSCRIPTION)
         subscription = group.shadow or group.members[0]
     else:
-        subscription = _owned(turn.state, channel, command.inbox, command.client_id)
-    end(turn, subscription, for_good=True)
+        subscription = _owned(context.state, channel, command.inbox, command.client_id)
+    end(context, subscription, for_good=True)
     return OK
 
 
@@ -234,16 +238,16 @@ def _owned(state: State, channel: Channel, inbox: str, client_id: str) -> Subscr
     return subscription
 
 
-def end(turn: Turn, subscription: Subscription, *, for_good: bool) -> None:
+def end(context: ApplyContext, subscription: Subscription, *, for_good: bool) -> None:
     """The subscription's end: removed, or (a durable, unless ``for_good``) kept offline."""
-    state, group = turn.state, subscription.group
+    state, group = context.state, subscription.group
     if subscription.client is not None:
-        _go_offline(turn, subscription)
+        _go_offline(context, subscription)
     if group.members:
         _leave_behind(group, subscription)
         _forget(state, subscription)
-        state.overdue[group.id] = group
-        state.touched.groups[group.id] = group.channel.id
+        state.redelivery_due[group.id] = group
+        state.dirty.groups[group.id] = group.channel.id
     elif group.durable and not for_good:
         group.shadow = subscription  # orphans stay such, to whoever joins next
         _touch(state, subscription)
@@ -261,46 +265,46 @@ def _leave_behind(group: Group, subscription: Subscription) -> None:
     group.orphans, subscription.unacked = more, {}
 
 
-def end_group(turn: Turn, group: Group) -> None:
+def end_group(context: ApplyContext, group: Group) -> None:
     """The end of all that share a cursor, and of what they hold."""
     for subscription in list(group.holders):
         if subscription.client is not None:
-            _go_offline(turn, subscription)
-        _forget(turn.state, subscription)
-    _remove_group(turn.state, group)
+            _go_offline(context, subscription)
+        _forget(context.state, subscription)
+    _remove_group(context.state, group)
 
 
-def _go_offline(turn: Turn, subscription: Subscription) -> None:
-    state, group, client = turn.state, subscription.group, subscription.client
+def _go_offline(context: ApplyContext, subscription: Subscription) -> None:
+    state, group, client = context.state, subscription.group, subscription.client
     assert client is not None
     del client.subscriptions[subscription.id]
     del state.by_ack_inbox[subscription.ack_inbox]
     group.members.remove(subscription)
     state.ack_deadlines.disarm(subscription.id)
     subscription.client = None
-    subscription.absent = False
+    subscription.unreachable = False
     due.clear(subscription)
-    group.channel.active_ns = turn.time_ns
-    state.touched.channels[group.channel.id] = group.channel.name
+    group.channel.active_ns = context.time_ns
+    state.dirty.channels[group.channel.id] = group.channel.name
 
 
 def _forget(state: State, subscription: Subscription) -> None:
     del state.subscriptions[subscription.id]
     subscription.group.channel.subscription_count -= 1
-    state.touched.subscriptions[subscription.id] = None
-    state.touched.unacked[subscription.id] = None
+    state.dirty.subscriptions[subscription.id] = None
+    state.dirty.unacked[subscription.id] = None
 
 
 def _touch(state: State, subscription: Subscription) -> None:
     group = subscription.group
-    state.touched.subscriptions[subscription.id] = None
-    state.touched.unacked[subscription.id] = None
-    state.touched.groups[group.id] = group.channel.id
+    state.dirty.subscriptions[subscription.id] = None
+    state.dirty.unacked[subscription.id] = None
+    state.dirty.groups[group.id] = group.channel.id
 
 
 def _remove_group(state: State, group: Group) -> None:
     channel = group.channel
     channel.remove(group)
-    state.overdue.pop(group.id, None)
-    state.hungry.pop(group.id, None)
-    state.touched.groups[group.id] = channel.id
+    state.redelivery_due.pop(group.id, None)
+    state.sendable.pop(group.id, None)
+    state.dirty.groups[group.id] = channel.id

@@ -149,7 +149,7 @@ class Load:
         self._servers = servers
         self._names = {int(address.rpartition(":")[2]): name for name, address in servers.items()}
         self._cluster_id = cluster_id
-        self._told = told
+        self._notified = told
         self._chance = chance
         self._rates = rates or Rates()
         self.well = set(servers)
@@ -302,7 +302,9 @@ class Load:
         before = self.history.received(cursor, message.seq, text, delivery)
         self.counts.delivered += 1
         if message.redelivered:
-            self._told(why(self.history, cursor, before, delivery), station.name, cursor.name, message.seq)
+            self._notified(
+                why(self.history, cursor, before, delivery), station.name, cursor.name, message.seq
+            )
         return delivery
 
     async def _receipts(self, station: Station) -> None:

@@ -24,7 +24,7 @@ from node.demo.history import History
 from node.demo.load import Load
 from node.demo.picture import picture, plain, screen_lines
 from node.demo.report import lines, report
-from node.demo.scenario import Story
+from node.demo.scenario import Script
 from node.demo.show import Line, Show
 from node.demo.watch import watch
 from node.errors import NodeError
@@ -125,14 +125,14 @@ class _Demo:
             chance = random.Random(self.options.seed)
             servers = {name: node.client for name, node in cluster.nodes.items()}
             load = Load(servers, cluster.id, self.history, self._redelivered, chance)
-            story = Story(
+            story = Script(
                 cluster,
                 load,
                 self.history,
                 self.show,
                 chance=chance,
                 kills=self.options.kills,
-                tell=self._tell,
+                tell=self._notify,
             )
             cluster.on_role, cluster.on_ready = story.role_changed, story.leader_ready
             try:
@@ -143,7 +143,7 @@ class _Demo:
                 cluster.kill_all()
             logs.cancel_scope.cancel()
 
-    async def _play(self, cluster: Cluster, load: Load, story: Story) -> str:
+    async def _play(self, cluster: Cluster, load: Load, story: Script) -> str:
         """The story, on the screen; why it did not come to its end, if so."""
         failure = ""
         async with trio.open_nursery() as nursery:
@@ -160,7 +160,7 @@ class _Demo:
         self.last_picture()
         return failure
 
-    def _judge(self, story: Story, failure: str) -> None:
+    def _judge(self, story: Script, failure: str) -> None:
         now = trio.current_time()
         self.found = report(
             self.history,
@@ -185,7 +185,7 @@ class _Demo:
     def _redelivered(self, reason: str, subscriber: str, cursor: str, seq: int) -> None:
         self.show.redelivered(trio.current_time(), reason, subscriber, cursor, seq)
 
-    def _tell(self, line: Line) -> None:
+    def _notify(self, line: Line) -> None:
         if not self.options.tty:
             print(plain(line, self.show.started_s), flush=True, file=self._out)
 
@@ -215,9 +215,9 @@ class _Demo:
             reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(self.show.reasons.items()))
             text = f"{stored:.0f} published/s, {delivered:.0f} delivered/s, {acked:.0f} acked/s"
             line = Line(trio.current_time(), "phase", f"{text}; redelivered: {reasons or 'nothing'}")
-            self._tell(line)
+            self._notify(line)
 
-    async def _take_picture(self, story: Story) -> None:
+    async def _take_picture(self, story: Script) -> None:
         await story.last_kill.wait()
         await trio.sleep(SVG_AFTER_S)
         console = Console(record=True, width=SVG_WIDTH, file=io.StringIO(), force_terminal=True)

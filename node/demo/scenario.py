@@ -39,7 +39,7 @@ REPLAY_S: Final = 60.0
 CHANNELS: Final = (ORDERS, HELD)
 
 
-class Story:
+class Script:
     """The sequence of events.
 
     Args:
@@ -65,7 +65,7 @@ class Story:
         self._show = show
         self._chance = chance
         self._kills = kills
-        self._tell = tell
+        self._notify = tell
         self.load_began_s = 0.0
         self.load_ended_s = 0.0
         self.last_kill = trio.Event()
@@ -90,7 +90,7 @@ class Story:
 
     def note(self, kind: str, text: str) -> None:
         """Put a line on the timeline."""
-        self._tell(self._show.happened(trio.current_time(), kind, text))
+        self._notify(self._show.happened(trio.current_time(), kind, text))
 
     # --- what the cluster's logs say --------------------------------------------------------------
 

@@ -3,10 +3,10 @@
 Three kinds of secrets, each protecting the next:
 
 * *pass phrases*, from the configuration: the current one and, while it is being changed, those before;
-* the *master*, 32 random bytes, in ``sealing.json`` once for each pass phrase: encrypted under what scrypt
+* the *master*, 32 random bytes, in ``encryption.json`` once for each pass phrase: encrypted under what scrypt
   makes of that pass phrase and a random salt. It opens under no other, which is how a wrong pass
   phrase is told at once;
-* *data keys*, 32 random bytes with a random id, in ``sealing.json`` encrypted under the master. The last
+* *data keys*, 32 random bytes with a random id, in ``encryption.json`` encrypted under the master. The last
   one writes, all read.
 
 So a pass phrase is changed without touching the data: a new master encrypts the old data keys and one
@@ -15,9 +15,9 @@ read what was sealed until then, and nothing later.
 
 Data keys are drawn by each directory for itself, so no two nodes ever write under one key. A snapshot is a
 copy of another node's store, and what it is sealed with travels with it: `Keyring.export` is that node's
-``sealing.json``, as useless without a pass phrase as it is on the disk, and `Keyring.adopt` adds
+``encryption.json``, as useless without a pass phrase as it is on the disk, and `Keyring.adopt` adds
 its data keys to those that are read here. All nodes therefore need a pass phrase in common.
 
-``sealer`` seals and opens values, ``document`` is what the file says, ``keyring`` opens it, renews it and
-adopts others' keys; ``ciphers`` stands under all of them.
+``value_cipher`` seals and opens values, ``document`` is what the file says, ``keyring`` opens it, renews it
+and adopts others' keys; ``ciphers`` stands under all of them.
 """

@@ -36,8 +36,8 @@ def unwrap(key: bytes, wrapped: bytes, context: bytes) -> bytes | None:
 
     if len(wrapped) < NONCE_BYTES + TAG_BYTES:
         return None
-    nonce, sealed = wrapped[:NONCE_BYTES], wrapped[NONCE_BYTES:]
+    nonce, encrypted = wrapped[:NONCE_BYTES], wrapped[NONCE_BYTES:]
     try:
-        return aead(CIPHERS["aes-256-gcm"], key).decrypt(nonce, sealed, b"stanchion keys " + context)
+        return aead(CIPHERS["aes-256-gcm"], key).decrypt(nonce, encrypted, b"stanchion keys " + context)
     except InvalidTag:
         return None

@@ -1,4 +1,4 @@
-"""``sealing.json``: the master under each pass phrase, and the data keys under the master.
+"""``encryption.json``: the master under each pass phrase, and the data keys under the master.
 
 A file may come from another node, so nothing in it is trusted: neither sizes nor what a pass phrase costs.
 """
@@ -15,7 +15,7 @@ from typing import Final
 
 from .ciphers import FORMAT, ID_BYTES, KEY_BYTES, unwrap, wrap
 
-SEALING_FILE: Final = "sealing.json"
+ENCRYPTION_FILE: Final = "sealing.json"
 
 KEYS_MAX: Final = 500
 """Data keys one directory may read: one for each change of the pass phrase, of every node there ever was."""
@@ -71,7 +71,7 @@ class Opened:
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """What ``sealing.json`` says."""
+    """What ``encryption.json`` says."""
 
     slots: tuple[Slot, ...]
     ids: tuple[bytes, ...]

@@ -11,8 +11,8 @@ from pathlib import Path
 from node.errors import ConfigError, CorruptionError, DiskError, RemoteProtocolError
 
 from .ciphers import ID_BYTES, KEY_BYTES
-from .document import KEYS_MAX, SEALING_FILE, SLOTS_MAX, Document, Opened, Slot
-from .value_cipher import Sealer
+from .document import ENCRYPTION_FILE, KEYS_MAX, SLOTS_MAX, Document, Opened, Slot
+from .value_cipher import ValueCipher
 
 _SIZE_MAX = 1 << 16
 
@@ -56,13 +56,13 @@ class Keyring:
             DiskError: the disk refused.
         """
         phrases = list(dict.fromkeys(phrases))
-        path = directory / SEALING_FILE
+        path = directory / ENCRYPTION_FILE
         stored = _read(path)
         if stored is None:
             if not empty:
                 raise ConfigError(
                     [
-                        f"{directory}: store.encryption is set, but there is no {SEALING_FILE} beside the "
+                        f"{directory}: store.encryption is set, but there is no {ENCRYPTION_FILE} beside the "
                         "data. Data that was written without encryption can't be encrypted where it is: "
                         "start with an empty directory. If the file was lost, put it back from a copy."
                     ]
@@ -118,9 +118,9 @@ class Keyring:
         """Of all data keys that are read; the last one writes."""
         return [key_id.hex() for key_id in self._document.ids]
 
-    def sealer(self, purpose: str) -> Sealer:
+    def value_cipher(self, purpose: str) -> ValueCipher:
         """A sealer in a session of its own; what was sealed for one purpose opens for no other."""
-        return Sealer(self._keys, self._writing, self._cipher, purpose)
+        return ValueCipher(self._keys, self._writing, self._cipher, purpose)
 
     def export(self) -> bytes:
         """What a node with one of our pass phrases needs to read our store. Not secret."""
@@ -156,13 +156,13 @@ class Keyring:
         self._keys.update(new)  # sealers look into it, in other threads too: it only ever grows
 
 
-def refuse_sealed(directory: Path) -> None:
+def refuse_encrypted(directory: Path) -> None:
     """For a node that doesn't encrypt.
 
     Raises:
         ConfigError: its directory is sealed.
     """
-    path = directory / SEALING_FILE
+    path = directory / ENCRYPTION_FILE
     if path.exists():
         raise ConfigError(
             [

@@ -41,7 +41,9 @@ _READ_BYTES: Final = 16 * 1024
 _AUTHORITY = re.compile(rb"[A-Za-z][A-Za-z0-9+.-]*://[^/?]*")
 
 
-async def converse(stream: trio.SocketStream, app: App, seat: Seat | None = None, reader: str = "") -> None:
+async def serve_connection(
+    stream: trio.SocketStream, app: App, seat: Seat | None = None, reader: str = ""
+) -> None:
     """Answer requests until either end has enough. The ``seat`` is told when a request is being answered.
 
     ``reader`` is the IP address at the other end.

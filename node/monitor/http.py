@@ -25,7 +25,7 @@ from node.errors import NodeError
 from node.limited_log import LimitedLog
 from node.monitor import account_views, nats_views, views
 from node.monitor.admission import Admission
-from node.monitor.connection import converse
+from node.monitor.connection import serve_connection
 from node.monitor.figures import Source
 from node.monitor.gate import HEALTH, Gate
 from node.monitor.loop_sharing import Pacer
@@ -284,7 +284,7 @@ async def serve(
         seat = admission.admit(host, scope.cancel)
         try:
             with scope:
-                await converse(stream, app, seat, host)
+                await serve_connection(stream, app, seat, host)
         except* trio.BrokenResourceError as gone:
             log.debug("a reader of monitoring has gone: %s", gone.exceptions[0])
         except* Exception:

@@ -274,10 +274,10 @@ def _subjects(route: Route, shown: bool) -> View:
 
 
 def _in_order(subjects: Callable[[], Iterable[str]]) -> Iterator[str | None]:
-    ordering = in_order(subjects())
+    proposer = in_order(subjects())
     while True:
         try:
-            next(ordering)
+            next(proposer)
         except StopIteration as done:
             yield from done.value
             return

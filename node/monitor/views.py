@@ -254,7 +254,7 @@ def _subscription(source: Source, subscription: Subscription) -> View:
         "last_sent": subscription.last_sent,
         "pending_count": len(subscription.unacked),
         "is_stalled": subscription.stalled,
-        "is_absent": subscription.online and not subscription.heard,
+        "is_absent": subscription.online and not subscription.reachable,
         "is_paused": group.paused_ns is not None,
         "unacked": _unacked(source, subscription),
     }
@@ -322,7 +322,7 @@ def raftz(source: Source) -> View:
         "cluster_time_ns": source.cluster_time_ns(),
         "clock_offset_ms": None if offset_ns is None else offset_ns // MILLISECOND,
         "timestamps_behind_ms": agreement.timestamps_behind_ns // MILLISECOND,
-        "ages_wait": state.ages_wait,
+        "ages_wait": state.expiry_paused,
         "state_agreed_index": agreement.state_agreed_index,
         "event_loop": asdict(source.event_loop()),
         "members": list(raft.members),
@@ -333,11 +333,11 @@ def raftz(source: Source) -> View:
 
 
 def _peer(peer: Peer) -> View:
-    heard = peer.last_contact_ns
+    reachable = peer.last_contact_ns
     return {
         "node_id": peer.name,
         "is_connected": peer.is_connected,
-        "last_contact_ms": None if heard is None else heard // MILLISECOND,
+        "last_contact_ms": None if reachable is None else reachable // MILLISECOND,
         "match_index": peer.match_index,
         "next_index": peer.next_index,
         "state": peer.state,
@@ -368,7 +368,7 @@ def _warnings(source: Source) -> list[str]:
             f"timestamps are {abs(behind_ns) / SECOND:.1f} s {side} the nodes' wall clocks: "
             "see stanchion cluster clock"
         )
-    if source.state.ages_wait:
+    if source.state.expiry_paused:
         warnings.append("no message is dropped for its age: the leader's wall clock is wrong")
     if source.identity.durability != "fsync":
         warnings.append("durability is relaxed: a power failure may lose what was acknowledged")

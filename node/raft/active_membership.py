@@ -38,7 +38,7 @@ class Reconfiguration:
         name: this node's.
         directory: the id of its directory; a voter of its name with another one is not this node, but
             one that had the name before it, or lost that directory. None: by name alone.
-        founders: in force as long as the log names no members.
+        initial_voters: in force as long as the log names no members.
         journal: says what is in force where.
         election, library, replicator: go by it from `follow` on.
     """
@@ -48,7 +48,7 @@ class Reconfiguration:
         *,
         name: str,
         directory: str | None,
-        founders: Membership,
+        initial_voters: Membership,
         journal: JournalView,
         election: Election,
         library: Library,
@@ -56,7 +56,7 @@ class Reconfiguration:
     ) -> None:
         self._name = name
         self._directory = directory
-        self._founders = founders
+        self._initial_voters = initial_voters
         self._journal = journal
         self._election = election
         self._library = library
@@ -87,7 +87,7 @@ class Reconfiguration:
 
     def _read(self, placed: Placed | None) -> tuple[Membership, Index]:
         if placed is None:
-            return self._founders, Index(0)
+            return self._initial_voters, Index(0)
         try:
             return Membership.decode(placed[1]), Index(placed[0])
         except RemoteProtocolError as error:
@@ -103,8 +103,10 @@ class Reconfiguration:
         self._votes = counts = self._votes_in(self.membership)
         self._replicator.set_members(others, voters, since=self.index)
         self._election.set_voters(voters, counts=counts)
-        flows = self._replicator.flows
-        matches = {name: flows[name].match if flows[name].counts else 0 for name in voters}
+        progress_by_peer = self._replicator.progress_by_peer
+        matches = {
+            name: progress_by_peer[name].match if progress_by_peer[name].counts else 0 for name in voters
+        }
         self._library.set_voters(matches, counts=counts)
         if self._library.role is Role.CANDIDATE:
             self._library.forget_leader()  # its votes were counted by another majority

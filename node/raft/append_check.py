@@ -1,6 +1,6 @@
 """What an append means for the log of the node that received it.
 
-`judge` is a pure function of the frame, the log and the commit index. The library's own rule is
+`check_append` is a pure function of the frame, the log and the commit index. The library's own rule is
 to delete everything after ``prev`` and add what came, even when it is the same (S1): a copy of an
 earlier frame, cut at another place, then removes entries that are committed. Here entries that are
 already in the log with the same term are passed over, only what is new or in conflict reaches the
@@ -43,7 +43,7 @@ class Refuse(NamedTuple):
 Verdict: TypeAlias = Accept | Refuse
 
 
-def judge(append: Append, log: JournalView, commit: int) -> Verdict:
+def check_append(append: Append, log: JournalView, commit: int) -> Verdict:
     """Decide about an append of the current term's leader.
 
     Args:

@@ -107,7 +107,7 @@ class MemberCertificates:
         """Return what this node's hellos say of them."""
         return b"".join(self._known)
 
-    def check_foreign(self, certificate: Mapping[str, Any] | None, node: str, cluster: Any) -> None:
+    def check_remote_route(self, certificate: Mapping[str, Any] | None, node: str, cluster: Any) -> None:
         """Refuse a node of another cluster that shows the certificate of a member, present or past, of this
         one.
 

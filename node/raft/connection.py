@@ -45,7 +45,7 @@ class LostError(Exception):
     """A connection has ended or never came up; the text says why."""
 
 
-class SilentError(LostError):
+class NoHelloError(LostError):
     """It ended before it had said anything: a dialer that needs it no more, or somebody who looked."""
 
 
@@ -158,7 +158,7 @@ class Connection:
         self._wake.set()
         return True
 
-    def tell_drained(self, soft: int, drained: Callable[[], None]) -> None:
+    def notify_drained(self, soft: int, drained: Callable[[], None]) -> None:
         """Have ``drained`` called whenever less than ``soft`` bytes are queued again."""
         self._soft, self._drained = soft, drained
 
@@ -317,7 +317,7 @@ async def secure(
     """Tune the socket and add TLS; return the peer's certificate, as `ssl` decodes it, as well.
 
     Raises:
-        SilentError: the other end has gone during the handshake, as a dialer does that needs it no more.
+        NoHelloError: the other end has gone during the handshake, as a dialer does that needs it no more.
         CertificateRefusedError: one end refuses the other's certificate.
         TlsError: the handshake failed otherwise.
     """
@@ -341,7 +341,7 @@ def _tls_failure(error: Exception) -> type[LostError]:
     ``SSLV3_ALERT_CERTIFICATE_EXPIRED``. Source: RFC 8446, 6.2.
     """
     if not isinstance(error, ssl.SSLError) or isinstance(error, ssl.SSLEOFError | ssl.SSLZeroReturnError):
-        return SilentError
+        return NoHelloError
     word = error.reason or ""
     return CertificateRefusedError if "CERTIFICATE" in word or "UNKNOWN_CA" in word else TlsError
 
@@ -376,7 +376,7 @@ async def _receive_exactly(stream: ByteStream, size: int) -> bytearray:
         except STREAM_ERRORS as error:
             raise LostError(reason(error)) from error
         if not data:
-            kind = LostError if received else SilentError
+            kind = LostError if received else NoHelloError
             raise kind("closed by the peer before its hello")
         received += data
     return received

@@ -15,10 +15,10 @@ from typing import Any, TypeAlias
 from node.raft.frames import Ack, PreVote, Refusal, Stale, Vote, VoteRequest
 from node.raft.ports import JournalView, Message
 
-Promise: TypeAlias = Ack | Refusal | Vote | PreVote | VoteRequest | Stale
+DurableSend: TypeAlias = Ack | Refusal | Vote | PreVote | VoteRequest | Stale
 
 
-class Promises:
+class DurableOutbox:
     """Sends in order; whatever has to wait for the disk waits, and what follows it waits too.
 
     Unbounded in theory; in practice a peer has one vote and at most a window of acks waiting, for
@@ -38,30 +38,30 @@ class Promises:
         self._journal = journal
         self._send = send
         self._note = note
-        self._held: deque[tuple[int, str, Promise]] = deque()
+        self._held: deque[tuple[int, str, DurableSend]] = deque()
 
     def __len__(self) -> int:
         return len(self._held)
 
-    def send(self, peer: str, promise: Promise) -> None:
+    def send(self, peer: str, durable_send: DurableSend) -> None:
         """Send it as soon as everything written so far is durable, perhaps now."""
         written = self._journal.written
         if not self._held and self._journal.durable >= written:
-            self._leave(peer, promise)
+            self._leave(peer, durable_send)
         else:
-            self._held.append((written, peer, promise))
+            self._held.append((written, peer, durable_send))
 
-    def _leave(self, peer: str, promise: Promise) -> None:
-        if isinstance(promise, Ack | Refusal | Vote | PreVote):
-            promise = promise._replace(note=self._note())
-        self._send(peer, promise.encode())
+    def _leave(self, peer: str, durable_send: DurableSend) -> None:
+        if isinstance(durable_send, Ack | Refusal | Vote | PreVote):
+            durable_send = durable_send._replace(note=self._note())
+        self._send(peer, durable_send.encode())
 
     def release(self) -> None:
         """Let go what the last flush made true."""
         durable = self._journal.durable
         while self._held and self._held[0][0] <= durable:
-            _, peer, promise = self._held.popleft()
-            self._leave(peer, promise)
+            _, peer, durable_send = self._held.popleft()
+            self._leave(peer, durable_send)
 
     def forget(self, peer: str) -> None:
         """The connection is gone, and with it what would have been sent there."""

@@ -101,7 +101,7 @@ class Election:
 
     # --- the leader, as a follower knows it --------------------------------------------------------
 
-    def heard_leader(self) -> None:
+    def leader_contacted(self) -> None:
         self._heard_at = self._clock()
         self._attempts = 0
         self._pre_vote = None

@@ -4,7 +4,7 @@ Sans-IO: it is told what arrived, what became durable and that time has passed; 
 function it was given and tells a `Listener` what happened. Production and simulator run this same
 code. The parts: `frames` (what goes over the wire), `following` and `inbound` (what a leader's frames
 mean for our log), `applying` (what is committed), `progress` (how our log reaches the peers),
-`election` and `voting` (when to campaign, when to stop), `promises` (what waits for the disk),
+`election` and `voting` (when to campaign, when to stop), `durable_outbox` (what waits for the disk),
 `reconfiguration` (who the members are), `compat` (the library, held by its private names).
 
 The order of work in one round, which the driver keeps (durability contract):
@@ -34,7 +34,7 @@ from node.errors import CorruptionError, NodeError, RefusedError, RemoteProtocol
 from node.raft import frames
 from node.raft.active_membership import Reconfiguration
 from node.raft.applying import Applier
-from node.raft.durable_outbox import Promises
+from node.raft.durable_outbox import DurableOutbox
 from node.raft.election import Election
 from node.raft.following import Follower
 from node.raft.frames import (
@@ -42,7 +42,7 @@ from node.raft.frames import (
     Alive,
     Append,
     Refusal,
-    TakeOver,
+    TimeoutNow,
     Vote,
     VoteRequest,
 )
@@ -140,7 +140,7 @@ class Engine:
         directory: str | None = None,
     ) -> None:
         verify()
-        founders = _founders(node, members)
+        initial_voters = _initial_voters(node, members)
         limits = limits or Limits()
         self.name = node
         self.commit_when_elected = 0
@@ -150,7 +150,7 @@ class Engine:
         self._broken: BaseException | None = None
         self._beat_at = 0.0
         self._election = Election(timing=timing, clock=clock, rng=rng, peers=[])
-        self._promises = Promises(journal, send=send, note=listener.follower_note)
+        self._durable_outbox = DurableOutbox(journal, send=send, note=listener.follower_note)
         self._replicator = Replicator(
             peers=[],
             journal=journal,
@@ -166,7 +166,7 @@ class Engine:
         self._reconfiguration = Reconfiguration(
             name=node,
             directory=directory,
-            founders=founders,
+            initial_voters=initial_voters,
             journal=journal,
             election=self._election,
             library=self._library,
@@ -186,12 +186,14 @@ class Engine:
             journal=journal,
             election=self._election,
             connected=lambda: [
-                name for name, flow in self._replicator.flows.items() if flow.connected and flow.counts
+                name
+                for name, peer_progress in self._replicator.progress_by_peer.items()
+                if peer_progress.connected and peer_progress.counts
             ],
             counts=self._counts,
             may_campaign=lambda: self._reconfiguration.may_campaign(self.commit_index),
             ask=send,
-            promise=self._promises.send,
+            durable_send=self._durable_outbox.send,
             noted=listener.noted_follower,
         )
         self._follower = Follower(
@@ -200,7 +202,7 @@ class Engine:
             journal=journal,
             election=self._election,
             voting=self._voting,
-            promises=self._promises,
+            durable_outbox=self._durable_outbox,
             reconfiguration=self._reconfiguration,
             listener=listener,
         )
@@ -208,7 +210,7 @@ class Engine:
             journal=journal, apply=apply, reconfiguration=self._reconfiguration, listener=listener
         )
         self._library.start_from(self._applier.start_from(applied))
-        self._told: tuple[Role, int, str | None] = (self.role, self.term, self.leader)
+        self._notified: tuple[Role, int, str | None] = (self.role, self.term, self.leader)
         self._asked_term = 0  # in which this node campaigned because the leader asked it to
         self._handed_to: tuple[str, int] | None = None  # whom this node asked, and in which term
         self._told_membership = self.membership
@@ -286,23 +288,23 @@ class Engine:
     @property
     def peers(self) -> list[str]:
         """The other members, and those who left but may not know it yet."""
-        return sorted(self._replicator.flows)
+        return sorted(self._replicator.progress_by_peer)
 
     def peer_states(self) -> list[PeerState]:
         """How every peer stands, by name."""
         leading = self.role is Role.LEADER
         return [
             PeerState(
-                name=flow.name,
-                state=str(flow.state),
-                match=flow.match,
-                next=flow.next,
-                connected=flow.connected,
-                contact_age_s=self._election.contact_age(flow.name) if leading else None,
-                inflight_bytes=flow.inflight_bytes,
-                voter=flow.voter,
+                name=peer_progress.name,
+                state=str(peer_progress.state),
+                match=peer_progress.match,
+                next=peer_progress.next,
+                connected=peer_progress.connected,
+                contact_age_s=self._election.contact_age(peer_progress.name) if leading else None,
+                inflight_bytes=peer_progress.inflight_bytes,
+                voter=peer_progress.voter,
             )
-            for _, flow in sorted(self._replicator.flows.items())
+            for _, peer_progress in sorted(self._replicator.progress_by_peer.items())
         ]
 
     def next_deadline(self) -> float:
@@ -310,7 +312,7 @@ class Engine:
         if self._applier.index < self.commit_index and not self._applier.suspended:
             return self._clock()
         if self.role is Role.LEADER:
-            return self._beat_at if self._replicator.flows else float("inf")
+            return self._beat_at if self._replicator.progress_by_peer else float("inf")
         return self._election.deadline
 
     # --- what happens ---------------------------------------------------------------------------------
@@ -338,7 +340,7 @@ class Engine:
         self._terms.disconnected(peer)
         self._library.disconnect(peer)
         self._replicator.disconnected(peer)
-        self._promises.forget(peer)
+        self._durable_outbox.forget(peer)
         if peer == self.leader:
             self._election.lost_leader()
 
@@ -419,7 +421,7 @@ class Engine:
     @_stops_for_good
     def on_durable(self) -> None:
         """A flush of the journal is done: promises leave, our own copy counts. `replicate` after it."""
-        self._promises.release()
+        self._durable_outbox.release()
         self._tick()
         self._settle()
 
@@ -440,10 +442,10 @@ class Engine:
             return False
         ready = [
             name
-            for name, flow in sorted(self._replicator.flows.items())
-            if flow.connected
-            and flow.counts
-            and flow.match == self._journal.last_index
+            for name, peer_progress in sorted(self._replicator.progress_by_peer.items())
+            if peer_progress.connected
+            and peer_progress.counts
+            and peer_progress.match == self._journal.last_index
             and to in {None, name}
         ]
         ready.sort(key=self._election.contact_age)
@@ -482,7 +484,7 @@ class Engine:
         if index > self.commit_index and self._journal.term_at(index) != term:
             return True
         self._library.commit_to(max(index, self.commit_index))
-        self._follower.tell_leader(self.commit_index)
+        self._follower.notify_leader(self.commit_index)
         return False
 
     def suspend_applying(self) -> None:
@@ -519,7 +521,7 @@ class Engine:
         self._applier.index = index
         self._library.start_from(index)
         self._applier.suspended = False
-        self._follower.tell_leader(index)
+        self._follower.notify_leader(index)
         self._reconfiguration.follow()
         self._settle()
         self._listener.membership_committed(self.membership_at(index), Index(index))
@@ -531,10 +533,10 @@ class Engine:
             return
         if answer.term < self.term or self.role is not Role.LEADER:
             return  # S5: it was meant for an earlier leadership
-        flow = self._replicator.flows.get(peer)
-        if flow is None:
+        peer_progress = self._replicator.progress_by_peer.get(peer)
+        if peer_progress is None:
             return  # it left
-        if flow.counts or not flow.voter:
+        if peer_progress.counts or not peer_progress.voter:
             self._election.contact(peer)
         self._listener.noted_follower(peer, answer.note)
         match answer:
@@ -544,11 +546,11 @@ class Engine:
                         f"{peer} acknowledges entry {match}, the log of this term ends at "
                         f"{self._journal.last_index}"
                     )
-                if flow.acked(match) and flow.counts:
+                if peer_progress.acked(match) and peer_progress.counts:
                     self._library.acked(peer, match)
             case Refusal(refused=refused, next=following):
-                if flow.refused(refused, following, self._journal.last_index):
-                    self._listener.lost_entries(peer, flow.match, following - 1)
+                if peer_progress.refused(refused, following, self._journal.last_index):
+                    self._listener.lost_entries(peer, peer_progress.match, following - 1)
         self._replicator.feed(peer, self.commit_index)
 
     # --- the tick -------------------------------------------------------------------------------------
@@ -594,16 +596,16 @@ class Engine:
             self._listener.membership_changed(membership, self.membership_index)
         library = self._library
         now = (library.role, library.current_term, library.leader)
-        if now != self._told:
-            self._told = now
+        if now != self._notified:
+            self._notified = now
             self._listener.role_changed(*now, self._voting.cause)
 
     def _counts(self, peer: str) -> bool:
-        flow = self._replicator.flows.get(peer)
-        return flow is not None and flow.counts
+        peer_progress = self._replicator.progress_by_peer.get(peer)
+        return peer_progress is not None and peer_progress.counts
 
     def _known(self, peer: str) -> None:
-        if peer not in self._replicator.flows and not self._replicator.is_linked(peer):
+        if peer not in self._replicator.progress_by_peer and not self._replicator.is_linked(peer):
             raise RemoteProtocolError(f"{peer!r:.60} is not a member")
 
     # --- what the library reports -----------------------------------------------------------------------
@@ -616,11 +618,11 @@ class Engine:
             case {"type": "request_vote", "term": term, "last_log_index": index, "last_log_term": of}:
                 if self._election.transfer:
                     self._asked_term = term
-                self._promises.send(peer, VoteRequest(term, index, of, self._election.transfer))
+                self._durable_outbox.send(peer, VoteRequest(term, index, of, self._election.transfer))
             case {"type": "response_vote", "term": term}:
-                self._promises.send(peer, Vote(term))
+                self._durable_outbox.send(peer, Vote(term))
             case {"type": "timeout_now", "term": term}:
-                self._send(peer, TakeOver(term).encode())
+                self._send(peer, TimeoutNow(term).encode())
             case _:
                 raise AssertionError(f"the library sends {message.get('type')}")
 
@@ -650,9 +652,9 @@ class Engine:
             raise
 
 
-def _founders(node: str, members: Sequence[str] | Membership) -> Membership:
+def _initial_voters(node: str, members: Sequence[str] | Membership) -> Membership:
     if isinstance(members, Membership):
         return members
     if node not in members or len(set(members)) != len(members):
         raise NodeError(f"{node} can't be a member of {list(members)}: expected it once, every name once")
-    return Membership.founders(members)
+    return Membership.initial_voters(members)

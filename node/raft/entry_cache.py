@@ -7,7 +7,7 @@ OVERHEAD = 120
 dict. Measured: 117."""
 
 
-class Payloads:
+class EntryCache:
     """The payloads of the newest entries, without gaps up to the last one in the log.
 
     The oldest go first, and never one that is not written yet: the bound gives way to those.

@@ -100,7 +100,7 @@ class Flush:
             for part in self._parts:
                 self._write(part, last=part is self._parts[-1])
             if not self._relaxed:
-                self._seal(self._parts[-1])
+                self._end_segment(self._parts[-1])
             if self._sweep is not None:
                 self._sweep.run()
         except DiskError as error:
@@ -120,17 +120,17 @@ class Flush:
         if not last or (part.buffers and not self._relaxed):
             segment.file.sync()
 
-    def _seal(self, part: Part) -> None:
+    def _end_segment(self, part: Part) -> None:
         """Say that all of it was synced (`node.raft.records`)."""
         end = part.at + sum(map(len, part.buffers))
-        write_seal(part.segment, end, self.seq + 1)
+        write_segment_end(part.segment, end, self.seq + 1)
 
 
-def write_seal(segment: Segment, end: int, seq: int) -> None:
+def write_segment_end(segment: Segment, end: int, seq: int) -> None:
     """Seal what ends at ``end`` of a segment: record ``seq`` comes next. A full one needs no seal.
 
     Raises:
         DiskError: the disk refused.
     """
     if end + RECORD_BYTES <= segment.capacity:
-        segment.file.write(end, [segment.frame.seal(seq)])
+        segment.file.write(end, [segment.frame.encrypt(seq)])

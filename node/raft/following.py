@@ -10,8 +10,8 @@ from typing import Any
 
 from node.errors import CorruptionError
 from node.raft.active_membership import Reconfiguration
-from node.raft.append_check import Accept, Refuse, judge
-from node.raft.durable_outbox import Promises
+from node.raft.append_check import Accept, Refuse, check_append
+from node.raft.durable_outbox import DurableOutbox
 from node.raft.election import Election
 from node.raft.frames import Ack, Alive, Append, Refusal, Stale
 from node.raft.ports import JournalView, Listener
@@ -30,7 +30,7 @@ class Follower:
         journal: JournalView,
         election: Election,
         voting: Voting,
-        promises: Promises,
+        durable_outbox: DurableOutbox,
         reconfiguration: Reconfiguration,
         listener: Listener,
     ) -> None:
@@ -39,7 +39,7 @@ class Follower:
         self._journal = journal
         self._election = election
         self._voting = voting
-        self._promises = promises
+        self._durable_outbox = durable_outbox
         self._reconfiguration = reconfiguration
         self._listener = listener
 
@@ -51,11 +51,11 @@ class Follower:
         """
         if self._is_stale(peer, append.term):
             return
-        verdict = judge(append, self._journal, self._library.commit)
+        verdict = check_append(append, self._journal, self._library.commit)
         match verdict:
             case Refuse(refused=refused, next=following):
                 self._library.hear(peer, append.term)
-                self._promises.send(peer, Refusal(append.term, refused, following))
+                self._durable_outbox.send(peer, Refusal(append.term, refused, following))
             case Accept(match=match, prev=prev, entries=entries, commit=commit):
                 if not entries:  # nothing new: no reason to let the library delete what follows
                     prev = self._journal.last_index
@@ -71,7 +71,7 @@ class Follower:
                 )
                 self._reconfiguration.follow()
                 if append.ask:
-                    self._promises.send(peer, Ack(append.term, match))
+                    self._durable_outbox.send(peer, Ack(append.term, match))
         self._heard(peer, append.term, append.commit, append.note)
 
     def alive(self, peer: str, alive: Alive) -> None:
@@ -84,20 +84,20 @@ class Follower:
             return
         self._library.hear(peer, alive.term)
         # What is committed here is in the log of whoever leads now.
-        self._promises.send(peer, Ack(alive.term, self._library.commit))
+        self._durable_outbox.send(peer, Ack(alive.term, self._library.commit))
         self._heard(peer, alive.term, alive.commit, alive.note)
 
-    def tell_leader(self, match: int) -> None:
+    def notify_leader(self, match: int) -> None:
         """Acknowledge everything up to ``match``, which came by another way than an append."""
         leader = self._library.leader
         if leader is not None and leader != self._name:
-            self._promises.send(leader, Ack(self._library.current_term, match))
+            self._durable_outbox.send(leader, Ack(self._library.current_term, match))
 
     def _is_stale(self, peer: str, term: int) -> bool:
         """Answer a leader of the past (L5). There can't be two of the present."""
         now, leader = self._library.current_term, self._library.leader
         if term < now:
-            self._promises.send(peer, Stale(now))
+            self._durable_outbox.send(peer, Stale(now))
             return True
         if term == now and leader not in {None, peer}:
             raise CorruptionError(f"term {term} has two leaders: {leader} and {peer}")
@@ -105,6 +105,6 @@ class Follower:
 
     def _heard(self, peer: str, term: int, commit: int, note: Any) -> None:
         self._voting.cause = f"{peer} leads"
-        self._election.heard_leader()
+        self._election.leader_contacted()
         self._listener.noted_leader(peer, note)
         self._listener.commit_learned(commit, term)

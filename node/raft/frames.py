@@ -145,7 +145,7 @@ class PreVote(NamedTuple):
         }
 
 
-class TakeOver(NamedTuple):
+class TimeoutNow(NamedTuple):
     """The leader asks the receiver to campaign now."""
 
     term: int
@@ -157,7 +157,7 @@ class TakeOver(NamedTuple):
 Answer: TypeAlias = Ack | Refusal | Vote | PreVote
 """What carries a follower's note."""
 
-Frame: TypeAlias = Append | Alive | Stale | VoteRequest | PreVoteRequest | TakeOver | Answer
+Frame: TypeAlias = Append | Alive | Stale | VoteRequest | PreVoteRequest | TimeoutNow | Answer
 
 
 def parse(message: Message) -> Frame:
@@ -192,7 +192,7 @@ def parse(message: Message) -> Frame:
         case "prevoted":
             return PreVote(fields.term(), fields.flag("granted"), fields.term("current"), fields.note())
         case "takeover":
-            return TakeOver(fields.term())
+            return TimeoutNow(fields.term())
         case unknown:
             raise RemoteProtocolError(f"raft frame of unknown type {shown(unknown)}")
 

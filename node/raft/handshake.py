@@ -85,7 +85,7 @@ async def receive_introduction(stream: ByteStream, knows: Knowledge) -> Any:
     Raises:
         IdentityError: the dialer doesn't know the secret, and has to. The caller tells it so.
         LostError: the connection has ended.
-        SilentError: before anything was said.
+        NoHelloError: before anything was said.
         FrameError: no frame of a handshake.
     """
     body = bytes(await receive_first(stream))

@@ -24,6 +24,8 @@ LOCK_FILE = "lock"
 _FORMAT = 2
 _BEFORE = {1: frozenset({"cluster_id", "founding_id", "cluster_tag", "node"})}
 """The fields of earlier formats. What they lack is empty."""
+_KEYS = {"cluster_uuid": "founding_id"}
+"""Fields whose key in the file is an earlier name, so that directories of earlier releases can be read."""
 _SIZE_MAX = 1 << 16
 
 
@@ -32,7 +34,7 @@ class Identity:
     """What a node's directory belongs to."""
 
     cluster_id: str
-    founding_id: str
+    cluster_uuid: str
     """Random, drawn when the cluster was founded: two clusters of one name are still two. Empty from
     a node's admission to a founding until it has learnt what the founder drew."""
     cluster_tag: str
@@ -87,7 +89,7 @@ def save_identity(disk: Disk, identity: Identity) -> None:
     existing = load_identity(disk, cluster_id=identity.cluster_id, node=identity.node)
     if existing == identity:
         return
-    if existing is not None and existing.founding_id and not _same_copy(existing, identity):
+    if existing is not None and existing.cluster_uuid and not _same_copy(existing, identity):
         where = disk.describe(IDENTITY_FILE)
         raise IdentityError(f"{where}: this directory belongs to another founding of the same cluster")
     replace_file(disk, IDENTITY_FILE, _encode(identity))
@@ -107,7 +109,7 @@ def read_identity(disk: Disk) -> Identity | None:
 
 
 def recover_identity(
-    disk: Disk, cluster_id: str, founding_id: str, directory: str, membership: str = ""
+    disk: Disk, cluster_id: str, cluster_uuid: str, directory: str, membership: str = ""
 ) -> Identity:
     """Make the directory's data that of another cluster, at once or not at all; the identity it has now.
 
@@ -119,13 +121,13 @@ def recover_identity(
         DiskError: the disk refused.
     """
     existing = read_identity(disk)
-    if existing is None or not existing.founding_id:
+    if existing is None or not existing.cluster_uuid:
         raise IdentityError(f"{disk.describe(IDENTITY_FILE)}: there is no cluster's data in this directory")
-    was = existing.recovered_from or existing.founding_id
+    was = existing.recovered_from or existing.cluster_uuid
     identity = replace(
         existing,
         cluster_id=cluster_id,
-        founding_id=founding_id,
+        cluster_uuid=cluster_uuid,
         directory=directory,
         membership=membership,
         recovered_from=was,
@@ -137,7 +139,7 @@ def recover_identity(
 def _same_copy(existing: Identity, identity: Identity) -> bool:
     """One copy of one log: it has learnt the cluster's tag, its founders, or of its recovery."""
     return (
-        existing.founding_id == identity.founding_id
+        existing.cluster_uuid == identity.cluster_uuid
         and existing.cluster_tag in {"", identity.cluster_tag}
         and existing.directory == identity.directory
         and (existing.membership == identity.membership or not (existing.membership or existing.directory))
@@ -150,7 +152,7 @@ def _checksum(values: object) -> str:
 
 
 def _encode(identity: Identity) -> bytes:
-    values = asdict(identity)
+    values = {_KEYS.get(name, name): value for name, value in asdict(identity).items()}
     document = {"format": _FORMAT, "identity": values, "sha256": _checksum([_FORMAT, values])}
     return json.dumps(document, indent=2).encode() + b"\n"
 
@@ -164,18 +166,18 @@ def _decode(data: bytes, where: str) -> Identity:
         document = json.loads(data)
     except ValueError:
         raise damaged from None
-    names = {field.name for field in fields(Identity)}
+    names = {_KEYS.get(field.name, field.name): field.name for field in fields(Identity)}
     match document:
         case {"format": int(version), "identity": dict(values), "sha256": str(checksum)}:
             if checksum != _checksum([version, values]):
                 raise damaged
             if version != _FORMAT and version not in _BEFORE:
                 raise IdentityError(f"{where}: format {version}, this program reads formats 1 to {_FORMAT}")
-            if set(values) != _BEFORE.get(version, names) or not all(
+            if set(values) != _BEFORE.get(version, names.keys()) or not all(
                 isinstance(value, str) for value in values.values()
             ):
                 raise damaged
-            return Identity(**values)
+            return Identity(**{names[key]: value for key, value in values.items()})
         case _:
             raise damaged
 

@@ -32,7 +32,7 @@ from typing import Protocol
 
 from node.errors import CorruptionError
 from node.raft.disk import Disk
-from node.raft.entry_cache import Payloads
+from node.raft.entry_cache import EntryCache
 from node.raft.flush import Flush, Sweep
 from node.raft.log_state import Base, LogState
 from node.raft.places import Places
@@ -52,12 +52,14 @@ _NOTHING = b""
 _MEMBERSHIP = bytes([EntryType.MEMBERSHIP])
 
 
-class Sealer(Protocol):
-    """Encrypts payloads at rest (`node.encryption`). The checksum covers what is on disk: the sealed bytes."""
+class ValueCipher(Protocol):
+    """Encrypts payloads at rest (`node.encryption`). The checksum covers what is on disk: the sealed
+    bytes.
+    """
 
-    def seal(self, payload: bytes, context: bytes) -> bytes: ...
+    def encrypt(self, payload: bytes, context: bytes) -> bytes: ...
 
-    def open(self, sealed: bytes, context: bytes) -> bytes:
+    def open(self, closed_segment: bytes, context: bytes) -> bytes:
         """The payload again; a CorruptionError if it isn't what was sealed in this context."""
 
 
@@ -81,16 +83,16 @@ class Journal:
         segment_bytes: int,
         cache_bytes: int,
         relaxed: bool,
-        sealer: Sealer | None,
+        value_cipher: ValueCipher | None,
     ) -> None:
         self.torn = torn
         """What a power cut tore, found by `open`; None if the end was clean."""
         self._state = state
         self._places = places
-        self._sealer = sealer
-        self._entry_kind = Kind.ENTRY if sealer is None else Kind.SEALED
+        self._value_cipher = value_cipher
+        self._entry_kind = Kind.ENTRY if value_cipher is None else Kind.ENCRYPTED
         self._durable_index = state.last_index
-        self._payloads = Payloads(cache_bytes)
+        self._entry_cache = EntryCache(cache_bytes)
         self._writer = Writer(
             disk,
             segments,
@@ -110,7 +112,7 @@ class Journal:
         segment_bytes: int = SEGMENT_BYTES,
         cache_bytes: int = CACHE_BYTES,
         relaxed: bool = False,
-        sealer: Sealer | None = None,
+        value_cipher: ValueCipher | None = None,
         journal_id: bytes | None = None,
     ) -> Journal:
         """Read the journal back, or begin a new one in a directory that has none.
@@ -120,7 +122,7 @@ class Journal:
             segment_bytes: size of a file; preallocated. A larger record gets a file of its own.
             cache_bytes: payloads of durable entries held in memory.
             relaxed: don't sync before calling a flush durable: a power cut loses acknowledged data.
-            sealer: encrypts the payloads of entries. Term, vote and memberships stay readable.
+            value_cipher: encrypts the payloads of entries. Term, vote and memberships stay readable.
             journal_id: 16 bytes for a new journal; drawn if None.
 
         Raises:
@@ -136,7 +138,7 @@ class Journal:
             segments, state, next_seq, end, torn = [first], LogState(), 1, first.start, None
             places = Places(1)
         else:
-            _check_sealed(found, sealer)
+            _check_closed(found, value_cipher)
             segments, state, torn = found.segments, found.state, found.torn
             next_seq, end, places = found.next_seq, found.end, found.places
         journal = cls(
@@ -150,7 +152,7 @@ class Journal:
             segment_bytes=segment_bytes,
             cache_bytes=cache_bytes,
             relaxed=relaxed,
-            sealer=sealer,
+            value_cipher=value_cipher,
         )
         if segments[-1].header.capacity is None and segments[-1].exists:
             # An earlier release made it, so a lost end can't be noticed while it is the last one.
@@ -272,7 +274,7 @@ class Journal:
             DiskError: the disk refused, now or earlier.
         """
         self._writer.check()
-        payload = self._payloads.get(index)
+        payload = self._entry_cache.get(index)
         if payload is not None:
             return payload
         if index < self.first_readable and self._state.term_at(index) is not None:
@@ -324,10 +326,10 @@ class Journal:
         kinds = (self._entry_kind, Kind.MEMBERSHIP)
         if record is None or record.kind not in kinds or (record.index, record.term) != (index, term):
             raise segment.damage("a damaged entry", offset=offset, index=index)
-        if self._sealer is None or record.kind == Kind.MEMBERSHIP:
+        if self._value_cipher is None or record.kind == Kind.MEMBERSHIP:
             return record.payload
         try:
-            return self._sealer.open(record.payload, _context(index, term))
+            return self._value_cipher.open(record.payload, _context(index, term))
         except CorruptionError as error:
             raise segment.damage(f"an entry can't be opened: {error}", offset=offset, index=index) from error
 
@@ -348,13 +350,13 @@ class Journal:
         kind, stored = self._entry_kind, payload
         if payload[:1] == _MEMBERSHIP:
             kind = Kind.MEMBERSHIP
-        elif self._sealer is not None:
-            stored = self._sealer.seal(payload, _context(index, term))
+        elif self._value_cipher is not None:
+            stored = self._value_cipher.encrypt(payload, _context(index, term))
         position = self._writer.put(kind, index, term, stored)
         state.append(index, term, position, len(stored))
         if kind is Kind.MEMBERSHIP:
             state.change_members(index, payload[1:])
-        self._payloads.add(index, payload, self._durable_index)
+        self._entry_cache.add(index, payload, self._durable_index)
 
     def truncate(self, from_index: int) -> None:
         """Remove entry ``from_index`` and all later ones; nothing if there are none.
@@ -374,7 +376,7 @@ class Journal:
         self._writer.put(
             Kind.TRUNCATE, from_index, 0, pack_placed(again if again != state.membership else None)
         )
-        self._payloads.discard_from(from_index)
+        self._entry_cache.discard_from(from_index)
         state.truncate(from_index)
         self._limit_durable(from_index - 1)
 
@@ -414,7 +416,7 @@ class Journal:
             _, membership = self._state.membership
         position = self._writer.put(Kind.BASE, *base, pack_base(previous[1], membership))
         self._state.start_over(value, position, membership)
-        self._payloads.clear()
+        self._entry_cache.clear()
         self._limit_durable(0)
         self._writer.doom_before(self._writer.segments[-1].number)
 
@@ -434,7 +436,7 @@ class Journal:
             return
         number = self._places.segment(state.position(keep))
         state.drop_positions_below(self._places.position(number))
-        self._payloads.discard_before(state.first)
+        self._entry_cache.discard_before(state.first)
         self._writer.doom_before(number)
 
     def _limit_durable(self, index: int) -> None:
@@ -475,7 +477,7 @@ class Journal:
         """
         self._writer.end_flush(flush)
         self._durable_index = max(self._durable_index, Index(flush.last_index))
-        self._payloads.shrink(self._durable_index)
+        self._entry_cache.shrink(self._durable_index)
 
     def begin_sweep(self) -> Sweep | None:
         """The deletion of what `drop_before` and `reset` left behind, for another thread.
@@ -489,9 +491,12 @@ class Journal:
         return self._writer.begin_sweep()
 
 
-def _check_sealed(found: Recovered, sealer: Sealer | None) -> None:
-    if sealer is None:
-        wrong, problem = Kind.SEALED, "the journal's entries are encrypted, and this node has no key for them"
+def _check_closed(found: Recovered, value_cipher: ValueCipher | None) -> None:
+    if value_cipher is None:
+        wrong, problem = (
+            Kind.ENCRYPTED,
+            "the journal's entries are encrypted, and this node has no key for them",
+        )
     else:
         wrong, problem = Kind.ENTRY, "the journal has entries that aren't encrypted, and this node takes none"
     if wrong in found.kinds:

@@ -32,13 +32,13 @@ ROUTE: Final = "route"
 SNAPSHOT: Final = "snapshot"
 """A snapshot on its way; opened on demand, any number at a time."""
 
-FOREIGN: Final = "foreign"
+REMOTE_ROUTE: Final = "foreign"
 """Interest and plain NATS traffic with a node of another cluster, which need not be known before."""
 
 JOIN: Final = "join"
 """One question: whether a node that has an empty directory is let into the cluster."""
 
-LINKS: Final = frozenset({RAFT, ROUTE, SNAPSHOT, FOREIGN, JOIN})
+LINKS: Final = frozenset({RAFT, ROUTE, SNAPSHOT, REMOTE_ROUTE, JOIN})
 
 INSTANCE_BYTES: Final = 16
 NAME_LENGTH_MAX: Final = 255
@@ -199,7 +199,7 @@ class Slot(Generic[C]):
         self.dialing = False
         """Our own hello is out on a connection of ours, and its answer is not here."""
 
-    def judge(self, hello: Hello) -> None:
+    def check_append(self, hello: Hello) -> None:
         """Decide whether a connection that the peer has dialed may become the link.
 
         Raises:

@@ -57,7 +57,7 @@ class Member:
 
 @dataclass(frozen=True, slots=True)
 class Membership:
-    """All members, by name. Make one with `founders`, then with the methods that change it.
+    """All members, by name. Make one with `initial_voters`, then with the methods that change it.
 
     Invariant: names are unique and sorted, so that equal memberships have equal bytes; there is a
     voter; no more than `MEMBERS_MAX`.
@@ -72,7 +72,7 @@ class Membership:
         assert problem is None, problem
 
     @classmethod
-    def founders(cls, names: Iterable[str]) -> Membership:
+    def initial_voters(cls, names: Iterable[str]) -> Membership:
         """The membership that a configuration founds: every name a voter, once."""
         return cls(tuple(Member(name, "", True, "") for name in sorted(names)))
 

@@ -2,7 +2,7 @@
 
 Its leaders proposed entries of any size, and ended themselves when they had to send one larger than a
 frame. By then it was in their own log, where it kept every later leader from getting on: it could neither
-be sent nor be left out. This release proposes no such entry (`server.ordering`), and must go on with what
+be sent nor be left out. This release proposes no such entry (`server.proposer`), and must go on with what
 is there:
 
 * One that is committed was proposed by a node that was its cluster's only voter. A peer that needs it is sent
@@ -40,12 +40,12 @@ class Journal(Protocol):
     def truncate(self, from_index: int) -> None: ...
 
 
-def drop_uncommitted(journal: Journal, founders: Membership, applied: int) -> int | None:
+def drop_uncommitted(journal: Journal, initial_voters: Membership, applied: int) -> int | None:
     """Remove from the log the first entry that no frame can hold, and what follows it, if it isn't committed.
 
     Args:
         journal: the node's, before an engine uses it.
-        founders: in force as long as the log names no members.
+        initial_voters: in force as long as the log names no members.
         applied: index of the last entry in the store: everything up to it is committed.
 
     Returns:
@@ -63,7 +63,7 @@ def drop_uncommitted(journal: Journal, founders: Membership, applied: int) -> in
         return None
     for later in range(index, journal.last_index + 1):
         placed = journal.membership_at(later)
-        members = founders if placed is None else Membership.decode(placed[1])
+        members = initial_voters if placed is None else Membership.decode(placed[1])
         if len(members.voters) < 2:
             return None  # this node alone is, or became, a majority
     log.warning(

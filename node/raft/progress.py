@@ -41,14 +41,14 @@ _DOUBTS = 3
 """So many refusals of what was acknowledged, one after the other, mean that it is lost."""
 
 
-class FlowState(enum.StrEnum):
+class ProgressState(enum.StrEnum):
     PROBE = "probe"
     REPLICATE = "replicate"
     SNAPSHOT = "snapshot"
     LOST = "lost"
 
 
-class Flow:
+class Progress:
     """What a leader knows about one peer, and what is on the way to it."""
 
     __slots__ = (
@@ -92,7 +92,7 @@ class Flow:
 
     def probe(self, next_index: int) -> None:
         """Start again from a place in the log that has to be agreed upon."""
-        self.state = FlowState.PROBE
+        self.state = ProgressState.PROBE
         self.next = next_index
         self.asked: int | None = None
         """In ``probe``: the ``prev`` of the frame whose answer is awaited."""
@@ -107,7 +107,7 @@ class Flow:
 
     def sent(self, last: int, size_bytes: int) -> None:
         """Entries up to ``last`` left for the peer."""
-        if self.state is not FlowState.REPLICATE:
+        if self.state is not ProgressState.REPLICATE:
             self.asked = self.next - 1
         self.next = last + 1
         self._inflight.append((last, size_bytes))
@@ -115,7 +115,7 @@ class Flow:
 
     def may_send(self, last: int, window_bytes: int) -> bool:
         """Whether another frame of entries may leave; ``last`` is the end of our log."""
-        if self.state is FlowState.REPLICATE:
+        if self.state is ProgressState.REPLICATE:
             return self.next <= last and self.inflight_bytes < window_bytes
         return self.next <= last and self.asked is None
 
@@ -126,17 +126,21 @@ class Flow:
         self._doubts = 0
         news = match > self.match
         self.match = max(self.match, match)
-        if self.state is FlowState.REPLICATE:
+        if self.state is ProgressState.REPLICATE:
             self.next = max(self.next, self.match + 1)
-        elif self.state is FlowState.SNAPSHOT or self.asked is None or match >= self.asked:
+        elif self.state is ProgressState.SNAPSHOT or self.asked is None or match >= self.asked:
             self.probe(self.match + 1)
-            self.state = FlowState.REPLICATE
+            self.state = ProgressState.REPLICATE
         return news
 
     def refused(self, refused: int, hint: int, last: int) -> bool:
         """The peer can't take what follows ``refused``. True if it lost what it had acknowledged."""
-        probing = self.state in {FlowState.PROBE, FlowState.LOST}
-        if self.state is FlowState.SNAPSHOT or refused < self.match or (probing and refused != self.asked):
+        probing = self.state in {ProgressState.PROBE, ProgressState.LOST}
+        if (
+            self.state is ProgressState.SNAPSHOT
+            or refused < self.match
+            or (probing and refused != self.asked)
+        ):
             return False  # an old frame that arrived late, or one of a burst: its neighbour was believed
         self.probe(max(self.match + 1, min(hint, refused, last + 1)))
         if hint > self.match or not probing or refused > self.match:
@@ -144,7 +148,7 @@ class Flow:
         self.asked = self.match  # it would only refuse again: wait for the heartbeat
         self._doubts += 1
         if self._doubts >= _DOUBTS:
-            self.state = FlowState.LOST
+            self.state = ProgressState.LOST
         return self._doubts == _DOUBTS
 
 
@@ -163,7 +167,7 @@ class Replicator:
         note: Callable[[], object],
         needs_snapshot: Callable[[str], None],
     ) -> None:
-        self.flows: dict[str, Flow] = {}
+        self.progress_by_peer: dict[str, Progress] = {}
         self._some_leave = False
         self._linked: dict[str, str | None] = {}
         self._journal = journal
@@ -188,39 +192,49 @@ class Replicator:
             since: the entry that brought it.
         """
         for name in peers:
-            if name not in self.flows:
-                flow = self.flows[name] = Flow(name)
-                flow.connected = name in self._linked
-                flow.reminded_at = self._clock() - self._remind_s
-                flow.probe(self._journal.last_index + 1)
-        for name, flow in self.flows.items():
-            flow.voter, flow.directory = name in voters, voters.get(name, "")
-            flow.counts = self._is_counted(flow)
+            if name not in self.progress_by_peer:
+                peer_progress = self.progress_by_peer[name] = Progress(name)
+                peer_progress.connected = name in self._linked
+                peer_progress.reminded_at = self._clock() - self._remind_s
+                peer_progress.probe(self._journal.last_index + 1)
+        for name, peer_progress in self.progress_by_peer.items():
+            peer_progress.voter, peer_progress.directory = name in voters, voters.get(name, "")
+            peer_progress.counts = self._is_counted(peer_progress)
             if name in peers:
-                flow.leaving = flow.leaves_at = None
-            elif flow.leaving is None:
-                flow.leaving = since
-        self._some_leave = any(flow.leaving is not None for flow in self.flows.values())
+                peer_progress.leaving = peer_progress.leaves_at = None
+            elif peer_progress.leaving is None:
+                peer_progress.leaving = since
+        self._some_leave = any(
+            peer_progress.leaving is not None for peer_progress in self.progress_by_peer.values()
+        )
 
-    def _is_counted(self, flow: Flow) -> bool:
-        return flow.voter and self._linked.get(flow.name) in {None, flow.directory}
+    def _is_counted(self, peer_progress: Progress) -> bool:
+        return peer_progress.voter and self._linked.get(peer_progress.name) in {None, peer_progress.directory}
 
     def gone(self, commit: int) -> list[str]:
         """Forget the removed members that need nothing more; return their names."""
         if not self._some_leave:
             return []
-        gone = [flow.name for flow in self.flows.values() if self._is_gone(flow, commit)]
+        gone = [
+            peer_progress.name
+            for peer_progress in self.progress_by_peer.values()
+            if self._is_gone(peer_progress, commit)
+        ]
         for name in gone:
-            del self.flows[name]
+            del self.progress_by_peer[name]
         return gone
 
-    def _is_gone(self, flow: Flow, commit: int) -> bool:
-        if flow.leaving is None or commit < flow.leaving:
+    def _is_gone(self, peer_progress: Progress, commit: int) -> bool:
+        if peer_progress.leaving is None or commit < peer_progress.leaving:
             return False
-        if flow.leaves_at is None:
-            flow.leaves_at = self._clock() + FAREWELL_S
-        told = self._leading and flow.commit_told >= flow.leaving and not flow.connected
-        return told or self._clock() >= flow.leaves_at
+        if peer_progress.leaves_at is None:
+            peer_progress.leaves_at = self._clock() + FAREWELL_S
+        told = (
+            self._leading
+            and peer_progress.commit_told >= peer_progress.leaving
+            and not peer_progress.connected
+        )
+        return told or self._clock() >= peer_progress.leaves_at
 
     def is_linked(self, peer: str) -> bool:
         """Whether there is a connection to ``peer``, a member or not."""
@@ -228,13 +242,13 @@ class Replicator:
 
     def caught_up(self, peer: str) -> bool:
         """Whether ``peer`` has nearly everything, acknowledged on the present connection."""
-        flow = self.flows.get(peer)
+        peer_progress = self.progress_by_peer.get(peer)
         return (
             self._leading
-            and flow is not None
-            and flow.connected
-            and flow.state is FlowState.REPLICATE
-            and flow.match + CAUGHT_UP_ENTRIES >= self._journal.last_index
+            and peer_progress is not None
+            and peer_progress.connected
+            and peer_progress.state is ProgressState.REPLICATE
+            and peer_progress.match + CAUGHT_UP_ENTRIES >= self._journal.last_index
         )
 
     # --- leading ------------------------------------------------------------------------------------
@@ -242,10 +256,10 @@ class Replicator:
     def lead(self, term: int) -> None:
         """Leadership of ``term`` begins, before its no-op is in the log."""
         self._term, self._leading = term, True
-        for flow in self.flows.values():
-            flow.match = 0
-            flow.reminded_at = self._clock() - self._remind_s
-            flow.probe(self._journal.last_index + 1)
+        for peer_progress in self.progress_by_peer.values():
+            peer_progress.match = 0
+            peer_progress.reminded_at = self._clock() - self._remind_s
+            peer_progress.probe(self._journal.last_index + 1)
 
     def stop(self) -> None:
         self._leading = False
@@ -258,24 +272,26 @@ class Replicator:
         voter's of that name. None: it is whom its name says.
         """
         self._linked[peer] = directory
-        flow = self.flows.get(peer)
-        if flow is None:
+        peer_progress = self.progress_by_peer.get(peer)
+        if peer_progress is None:
             return
-        flow.connected = True
-        flow.counts = self._is_counted(flow)
-        if not flow.counts:
-            flow.match = 0
+        peer_progress.connected = True
+        peer_progress.counts = self._is_counted(peer_progress)
+        if not peer_progress.counts:
+            peer_progress.match = 0
         if self._leading:
-            flow.probe(flow.match + 1 if flow.match else self._journal.last_index + 1)
-            self._fill(flow, commit, {}, beat=True)
+            peer_progress.probe(
+                peer_progress.match + 1 if peer_progress.match else self._journal.last_index + 1
+            )
+            self._fill(peer_progress, commit, {}, beat=True)
 
     def disconnected(self, peer: str) -> None:
         """No connection is left; see `connected` on what becomes of a learner's acks."""
-        flow = self.flows.get(peer)
-        if flow is not None:
-            flow.connected = False
-            if not flow.counts:
-                flow.match = 0
+        peer_progress = self.progress_by_peer.get(peer)
+        if peer_progress is not None:
+            peer_progress.connected = False
+            if not peer_progress.counts:
+                peer_progress.match = 0
         self._linked.pop(peer, None)
 
     def replicate(self, commit: int, *, beat: bool = False) -> None:
@@ -289,60 +305,60 @@ class Replicator:
         """
         if self._leading:
             frames: dict[int, tuple[Message, int, int]] = {}
-            for flow in self.flows.values():
-                self._fill(flow, commit, frames, beat=beat)
+            for peer_progress in self.progress_by_peer.values():
+                self._fill(peer_progress, commit, frames, beat=beat)
 
     def feed(self, peer: str, commit: int) -> None:
         """Send one peer what its window admits now."""
-        if self._leading and peer in self.flows:
-            self._fill(self.flows[peer], commit, {}, beat=False)
+        if self._leading and peer in self.progress_by_peer:
+            self._fill(self.progress_by_peer[peer], commit, {}, beat=False)
 
     # --- frames -----------------------------------------------------------------------------------
 
     def _fill(
-        self, flow: Flow, commit: int, frames: dict[int, tuple[Message, int, int]], *, beat: bool
+        self, peer_progress: Progress, commit: int, frames: dict[int, tuple[Message, int, int]], *, beat: bool
     ) -> None:
-        if not flow.connected:
+        if not peer_progress.connected:
             return
-        if not self._has(flow.place):
-            self._keep_alive(flow, commit, beat=beat)
+        if not self._has(peer_progress.place):
+            self._keep_alive(peer_progress, commit, beat=beat)
             return
         last, sent = self._journal.last_index, False
-        while flow.may_send(last, self._limits.window_bytes):
-            if flow.next not in frames:
-                if self._journal.length_at(flow.next) > self._limits.entry_bytes_max:
-                    self._keep_alive(flow, commit, beat=beat)  # see `oversize`
+        while peer_progress.may_send(last, self._limits.window_bytes):
+            if peer_progress.next not in frames:
+                if self._journal.length_at(peer_progress.next) > self._limits.entry_bytes_max:
+                    self._keep_alive(peer_progress, commit, beat=beat)  # see `oversize`
                     return
-                frames[flow.next] = self._entries(flow.next, commit)
-            message, end, size_bytes = frames[flow.next]
-            self._send(flow.name, message)
-            flow.sent(end, size_bytes)
+                frames[peer_progress.next] = self._entries(peer_progress.next, commit)
+            message, end, size_bytes = frames[peer_progress.next]
+            self._send(peer_progress.name, message)
+            peer_progress.sent(end, size_bytes)
             sent = True
         if sent:
-            flow.commit_told = commit
+            peer_progress.commit_told = commit
         elif beat:
-            prev = flow.place
-            if flow.state is not FlowState.REPLICATE:
-                flow.asked = prev
-            self._send(flow.name, self._append(prev, commit, [], ask=True))
-            flow.commit_told = commit
-        elif flow.state is FlowState.REPLICATE and flow.commit_told < commit:
-            self._send(flow.name, self._append(flow.next - 1, commit, [], ask=False))
-            flow.commit_told = commit
+            prev = peer_progress.place
+            if peer_progress.state is not ProgressState.REPLICATE:
+                peer_progress.asked = prev
+            self._send(peer_progress.name, self._append(prev, commit, [], ask=True))
+            peer_progress.commit_told = commit
+        elif peer_progress.state is ProgressState.REPLICATE and peer_progress.commit_told < commit:
+            self._send(peer_progress.name, self._append(peer_progress.next - 1, commit, [], ask=False))
+            peer_progress.commit_told = commit
 
     def _has(self, prev: int) -> bool:
         """Whether a frame can follow ``prev``: its term and what comes after it are in the log."""
         return prev >= self._journal.first_index and prev + 1 >= self._journal.first_readable
 
-    def _keep_alive(self, flow: Flow, commit: int, *, beat: bool) -> None:
-        if flow.state is not FlowState.SNAPSHOT:
-            flow.probe(flow.place + 1)
-            flow.state = FlowState.SNAPSHOT
-        if self._clock() - flow.reminded_at >= self._remind_s:
-            flow.reminded_at = self._clock()
-            self._needs_snapshot(flow.name)
+    def _keep_alive(self, peer_progress: Progress, commit: int, *, beat: bool) -> None:
+        if peer_progress.state is not ProgressState.SNAPSHOT:
+            peer_progress.probe(peer_progress.place + 1)
+            peer_progress.state = ProgressState.SNAPSHOT
+        if self._clock() - peer_progress.reminded_at >= self._remind_s:
+            peer_progress.reminded_at = self._clock()
+            self._needs_snapshot(peer_progress.name)
         if beat:
-            self._send(flow.name, Alive(self._term, commit, self._note()).encode())
+            self._send(peer_progress.name, Alive(self._term, commit, self._note()).encode())
 
     def _entries(self, index: int, commit: int) -> tuple[Message, int, int]:
         entries = self._journal.read(index, self._limits.frame_bytes)

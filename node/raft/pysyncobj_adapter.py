@@ -391,7 +391,7 @@ class Library(SyncObj):  # type: ignore[misc]  # the library is untyped
     def voted(self, peer: str, term: int) -> None:
         self._receive(peer, {"type": "response_vote", "term": term})
 
-    def take_over(self, peer: str, term: int) -> None:
+    def begin_term(self, peer: str, term: int) -> None:
         """The leader ``peer`` asks this node to campaign: the timer is told."""
         self._receive(peer, {"type": "timeout_now", "term": term})
 

@@ -67,11 +67,11 @@ class Kind(IntEnum):
     BASE = 5
     """The log starts over behind a snapshot at ``index``, ``term``. Payload: term of the entry before, and
     the membership that the snapshot was taken with, if it is known."""
-    SEALED = 6
+    ENCRYPTED = 6
     """As ``ENTRY``, and the payload is encrypted. A journal has only the one or only the other."""
     MEMBERSHIP = 7
     """As ``ENTRY``, and the payload is an entry type byte and a membership. Never encrypted."""
-    SEAL = 8
+    SEGMENT_END = 8
     """Nothing: what is before it was synced. ``seq`` is the next record's, which takes its place."""
 
 
@@ -110,9 +110,9 @@ class Frame:
         crc: int = extend(extend(self._seed, body), payload)
         return self.marker + crc.to_bytes(4, "little") + body
 
-    def seal(self, seq: int) -> bytes:
+    def encrypt(self, seq: int) -> bytes:
         """What says that all before record ``seq``, which is yet to come, was synced."""
-        return self.encode(Kind.SEAL, seq, 0, 0, 0, b"")
+        return self.encode(Kind.SEGMENT_END, seq, 0, 0, 0, b"")
 
     def length(self, data: bytes, at: int = 0) -> int | None:
         """How many bytes the record at ``at`` claims, payload included; None if none starts there."""

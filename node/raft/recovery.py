@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from node.raft.disk import Disk
-from node.raft.flush import write_seal
+from node.raft.flush import write_segment_end
 from node.raft.log_state import Base, LogState
 from node.raft.places import Places
 from node.raft.records import RECORD_BYTES, Kind, Record, unpack_base, unpack_placed
@@ -122,7 +122,7 @@ class _Replay:
         """Where the last record of the segment read last ends."""
         self.flush_at = first.start
         """Where the last flush of that segment begins."""
-        self.sealed = False
+        self.closed_segment = False
         """Where it ends, a seal says that it did."""
         self.torn: TornTail | None = None
         self.kinds: set[int] = set()
@@ -131,14 +131,14 @@ class _Replay:
         """Apply a segment's records; in the last one the end may be torn."""
         self._check_header(segment)
         self.end = self.flush_at = segment.start
-        self.sealed = False
+        self.closed_segment = False
         place = self._places.position(segment.number)
         for offset, record in segment.records():
             if record.seq != self.seq:
                 problem = f"record {record.seq} is where record {self.seq} must be"
                 raise segment.damage(problem, offset=offset, index=self.state.next_index)
-            if record.kind == Kind.SEAL:
-                self.sealed = True
+            if record.kind == Kind.SEGMENT_END:
+                self.closed_segment = True
                 break
             if record.flush_first == record.seq:
                 self.flush_at = offset
@@ -157,7 +157,7 @@ class _Replay:
 
     def _check_end(self, segment: Segment, *, last: bool) -> None:
         """Behind the last whole record: nothing, or a torn flush, or damage."""
-        tail = segment.tail(self.end + RECORD_BYTES if self.sealed else self.end)
+        tail = segment.tail(self.end + RECORD_BYTES if self.closed_segment else self.end)
         if tail.garbage == 0:
             return  # records missing here are missed by the next segment's header
         index = self.state.next_index
@@ -175,7 +175,7 @@ class _Replay:
         state = self.state
         self.kinds.add(record.kind)
         match record.kind:
-            case Kind.ENTRY | Kind.SEALED | Kind.MEMBERSHIP:
+            case Kind.ENTRY | Kind.ENCRYPTED | Kind.MEMBERSHIP:
                 if record.index != state.next_index:
                     problem = f"entry {record.index} follows entry {state.next_index - 1}"
                     raise segment.damage(problem, offset=offset, index=state.next_index)
@@ -215,7 +215,7 @@ def _settle(replay: _Replay, segments: list[Segment]) -> TornTail | None:
     for at in range(replay.flush_at, replay.end, _COPY_BYTES):
         file.write(at, [file.read(at, min(_COPY_BYTES, replay.end - at))])
     file.sync()
-    write_seal(last, replay.end, replay.seq)
+    write_segment_end(last, replay.end, replay.seq)
     return replay.torn
 
 

@@ -65,7 +65,7 @@ class Security(Protocol):
             IdentityError: it is another's.
         """
 
-    def check_foreign(self, certificate: Mapping[str, Any] | None, node: str, cluster: Any) -> None:
+    def check_remote_route(self, certificate: Mapping[str, Any] | None, node: str, cluster: Any) -> None:
         """Refuse a node of another cluster whose certificate is a member's of this one.
 
         Raises:
@@ -120,7 +120,7 @@ class Plaintext:
     def check_peer(self, certificate: Mapping[str, Any] | None, node: str) -> None:
         """See `Security`: there is nothing to compare with."""
 
-    def check_foreign(self, certificate: Mapping[str, Any] | None, node: str, cluster: Any) -> None:
+    def check_remote_route(self, certificate: Mapping[str, Any] | None, node: str, cluster: Any) -> None:
         """See `Security`: there is nothing to compare with."""
 
     def noted_member(self, certificate: Mapping[str, Any] | None, hello: Mapping[str, Any]) -> None:
@@ -234,10 +234,10 @@ class MutualTLS:
                 f"says it is {node!r}, but its certificate is for {', '.join(names) or 'nobody'}"
             )
 
-    def check_foreign(self, certificate: Mapping[str, Any] | None, node: str, cluster: Any) -> None:
+    def check_remote_route(self, certificate: Mapping[str, Any] | None, node: str, cluster: Any) -> None:
         """See `Security`."""
         if self._members is not None:
-            self._members.check_foreign(certificate, node, cluster)
+            self._members.check_remote_route(certificate, node, cluster)
 
     def noted_member(self, certificate: Mapping[str, Any] | None, hello: Mapping[str, Any]) -> None:
         """See `Security`."""

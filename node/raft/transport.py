@@ -37,7 +37,7 @@ from node.raft.connection import (
     CertificateRefusedError,
     Connection,
     LostError,
-    SilentError,
+    NoHelloError,
     SnapshotChannel,
     TlsError,
     dialed,
@@ -49,10 +49,10 @@ from node.raft.connection import (
 from node.raft.greeting import Greetings
 from node.raft.handshake import introduce, receive_introduction
 from node.raft.links import (
-    FOREIGN,
     INSTANCE_BYTES,
     JOIN,
     RAFT,
+    REMOTE_ROUTE,
     ROUTE,
     SNAPSHOT,
     Address,
@@ -75,7 +75,7 @@ TOLD_S: Final = 60.0
 _TOLD_MAX: Final = 256
 _KINDS: Final = {
     CollisionError: (logging.DEBUG, "peer connection from %s dropped: %s"),
-    SilentError: (logging.INFO, "silent peer connection from %s dropped: %s"),
+    NoHelloError: (logging.INFO, "silent peer connection from %s dropped: %s"),
     LostError: (logging.WARNING, "unfinished peer connection from %s dropped: %s"),
     TlsError: (logging.WARNING, "insecure peer connection from %s dropped: %s"),
     CertificateRefusedError: (logging.WARNING, "uncertified peer connection from %s dropped: %s"),
@@ -124,7 +124,7 @@ class _Dialed(Slot[Connection]):
 ServeSnapshot = Callable[[str, SnapshotChannel], Awaitable[None]]
 """Serves a snapshot connection that a peer has opened. It ends when this returns."""
 
-ServeForeign = Callable[[ByteStream, Hello, trio.SocketStream], Awaitable[None]]
+ServeRemoteRoute = Callable[[ByteStream, Hello, trio.SocketStream], Awaitable[None]]
 """Serves a connection that no member has opened: answers its hello, or declines. The last is its socket. The
 connection ends when this returns."""
 
@@ -177,7 +177,7 @@ class Transport:
         self._epoch = 0
         self._greetings = Greetings(self._limits.handshakes_max, self._limits.handshakes_address_max)
         self._limited = LimitedLog(log)
-        self._told: dict[str, float] = {}
+        self._notified: dict[str, float] = {}
         self._slots = {
             (peer, link): _Dialed(node, peer, link, address)
             for links, addresses in (((RAFT, ROUTE), members), ((ROUTE,), strangers))
@@ -189,7 +189,7 @@ class Transport:
         self._dialers: trio.Nursery | None = None
         self._listeners: dict[str, LinkListener] = {}
         self._serve_snapshot: ServeSnapshot | None = None
-        self._serve_others: dict[str, ServeForeign] = {}
+        self._serve_others: dict[str, ServeRemoteRoute] = {}
         self._explanation: Callable[[Mapping[str, Any]], dict[str, Any]] = lambda _hello: {}
         self._refused: Callable[[str, Mapping[str, Any]], None] = lambda _peer, _refusal: None
         self.listening: list[tuple[str, int]] = []
@@ -207,15 +207,15 @@ class Transport:
         """Say who serves snapshot connections. It may raise UnavailableError and RemoteProtocolError."""
         self._serve_snapshot = serve
 
-    def serve_foreign(self, serve: ServeForeign) -> None:
+    def serve_remote_route(self, serve: ServeRemoteRoute) -> None:
         """Say who serves nodes of other clusters; by default they are declined."""
-        self._serve_others[FOREIGN] = serve
+        self._serve_others[REMOTE_ROUTE] = serve
 
-    def serve_joiners(self, serve: ServeForeign) -> None:
+    def serve_joiners(self, serve: ServeRemoteRoute) -> None:
         """Say who answers nodes that ask to be let in; by default they are declined."""
         self._serve_others[JOIN] = serve
 
-    def tell_refused(
+    def notify_refused(
         self,
         explanation: Callable[[Mapping[str, Any]], dict[str, Any]],
         refused: Callable[[str, Mapping[str, Any]], None],
@@ -396,11 +396,11 @@ class Transport:
     def _told_lately(self, text: str) -> bool:
         """Whether the same has been logged within ``TOLD_S``."""
         now = trio.current_time()
-        if len(self._told) >= _TOLD_MAX:
-            self._told.clear()
-        if now - self._told.get(text, -TOLD_S) < TOLD_S:
+        if len(self._notified) >= _TOLD_MAX:
+            self._notified.clear()
+        if now - self._notified.get(text, -TOLD_S) < TOLD_S:
             return True
-        self._told[text] = now
+        self._notified[text] = now
         return False
 
     async def _greeted(self, stream: trio.SocketStream) -> tuple[ByteStream, Hello, _Dialed | None]:
@@ -414,8 +414,10 @@ class Transport:
                 try:
                     hello = Hello.of(await receive_introduction(secured, self._security))
                     self._security.check_peer(certificate, hello.node)
-                    if hello.link == FOREIGN:
-                        self._security.check_foreign(certificate, hello.node, hello.fields.get("cluster"))
+                    if hello.link == REMOTE_ROUTE:
+                        self._security.check_remote_route(
+                            certificate, hello.node, hello.fields.get("cluster")
+                        )
                     more = self._explanation(hello.fields)
                     slot = self._slot_for(hello)
                     if hello.link not in self._serve_others:
@@ -425,8 +427,8 @@ class Transport:
                     await send(secured, refusal(error) | more)
                     raise
         if greeting.was_evicted:
-            raise SilentError("it had to make room for others that have not said hello yet")
-        silent = LostError if greeting.has_spoken else SilentError
+            raise NoHelloError("it had to make room for others that have not said hello yet")
+        silent = LostError if greeting.has_spoken else NoHelloError
         raise silent(f"no hello within {self._limits.handshake_s} s")
 
     async def _answer_snapshot(self, channel: SnapshotChannel, answer: bytes) -> None:
@@ -449,7 +451,7 @@ class Transport:
             raise IdentityError(f"this is {self._node!r}, not {hello.to!r}: a wrong peer address")
         self._check_hello(hello.link, hello.fields)
         if slot is not None:
-            slot.judge(hello)
+            slot.check_append(hello)
         return slot
 
     def _stranger(self, hello: Hello) -> str:

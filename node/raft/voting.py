@@ -16,13 +16,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
-from node.raft.durable_outbox import Promise
+from node.raft.durable_outbox import DurableSend
 from node.raft.election import Election
-from node.raft.frames import PreVote, PreVoteRequest, Stale, TakeOver, Vote, VoteRequest
+from node.raft.frames import PreVote, PreVoteRequest, Stale, TimeoutNow, Vote, VoteRequest
 from node.raft.ports import JournalView, Message, Role
 from node.raft.pysyncobj_adapter import Library
 
-Ballot: TypeAlias = VoteRequest | Vote | PreVoteRequest | PreVote | TakeOver | Stale
+Ballot: TypeAlias = VoteRequest | Vote | PreVoteRequest | PreVote | TimeoutNow | Stale
 
 
 class Voting:
@@ -37,7 +37,7 @@ class Voting:
         counts: whether a peer is a voter, and the very copy of the log that is.
         may_campaign: whether this node may be a candidate at all.
         ask: sends what promises nothing.
-        promise: sends what must be durable first.
+        durable_send: sends what must be durable first.
         noted: is told of notes on answers.
     """
 
@@ -52,7 +52,7 @@ class Voting:
         counts: Callable[[str], bool],
         may_campaign: Callable[[], bool],
         ask: Callable[[str, Message], None],
-        promise: Callable[[str, Promise], None],
+        durable_send: Callable[[str, DurableSend], None],
         noted: Callable[[str, Any], None],
     ) -> None:
         self.cause = "start"
@@ -65,7 +65,7 @@ class Voting:
         self._counts = counts
         self._may_campaign = may_campaign
         self._ask = ask
-        self._promise = promise
+        self._send_durably = durable_send
         self._noted = noted
 
     @property
@@ -105,7 +105,7 @@ class Voting:
                 self._on_pre_vote_request(peer, ballot)
             case PreVote():
                 return self._on_pre_vote(peer, ballot)
-            case TakeOver():
+            case TimeoutNow():
                 return self._on_take_over(peer, ballot)
             case Stale():
                 self.overtaken(peer, ballot.term)
@@ -122,12 +122,12 @@ class Voting:
 
     def _on_vote_request(self, peer: str, request: VoteRequest) -> None:
         if request.term < self._term:
-            self._promise(peer, Stale(self._term))
+            self._send_durably(peer, Stale(self._term))
             return
         if not request.transfer and (self._library.role is Role.LEADER or self._election.hears_leader()):
             return
         if request.term == self._term and self._journal.voted_for == peer:
-            self._promise(peer, Vote(self._term))  # L8: the first answer may be lost
+            self._send_durably(peer, Vote(self._term))  # L8: the first answer may be lost
             return
         self.cause = f"{peer} campaigns"
         self._library.ask_vote(
@@ -156,7 +156,7 @@ class Voting:
             granted = (theirs, peer) > (ours, self._name)
         if granted:
             self._election.give_way()
-        self._promise(peer, PreVote(request.term, granted, self._term))
+        self._send_durably(peer, PreVote(request.term, granted, self._term))
 
     def _on_pre_vote(self, peer: str, answer: PreVote) -> bool:
         if self.overtaken(peer, answer.current):
@@ -170,9 +170,9 @@ class Voting:
         self._election.authorise(transfer=False)
         return True
 
-    def _on_take_over(self, peer: str, order: TakeOver) -> bool:
+    def _on_take_over(self, peer: str, order: TimeoutNow) -> bool:
         if order.term != self._term or self._library.leader != peer or not self._may_campaign():
             return False
         self.cause = f"{peer} hands leadership over"
-        self._library.take_over(peer, order.term)
+        self._library.begin_term(peer, order.term)
         return True

@@ -19,7 +19,7 @@ from node.raft.places import Places
 from node.raft.records import RECORD_BYTES, Header, Kind
 from node.raft.segments import Segment
 
-_ENTRIES = frozenset({Kind.ENTRY, Kind.SEALED})
+_ENTRIES = frozenset({Kind.ENTRY, Kind.ENCRYPTED})
 _DOOMED_MAX = 4
 """So many segments wait for a sweep; more, and a flush takes them along."""
 

@@ -20,7 +20,8 @@ the directory, the engine and its driver, the peers, the clients (``clients``, w
 ``host`` is the machine underneath, ``logs`` how a node speaks, ``source`` what monitoring sees of it.
 
 Rooms within: ``membership`` (who belongs to the cluster), ``disk`` (what is kept), ``administration`` (what
-operators ask), ``foreign`` (nodes of other clusters), ``external`` (a NATS server of somebody else).
+operators ask), ``remote_routes`` (nodes of other clusters), ``external_nats`` (a NATS server of somebody
+else).
 
 Nothing in this room decides what a client is promised; that is ``core``'s. What it owes is order:
 requests of one connection are numbered as they came, effects are performed as they are listed, and

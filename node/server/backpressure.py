@@ -34,7 +34,7 @@ class Origin(Protocol):
     def relaxed(self) -> bool: ...
 
 
-class Pacing:
+class Backpressure:
     """The connections that are held up, and those that hold up.
 
     Args:
@@ -56,7 +56,7 @@ class Pacing:
     ) -> None:
         self._origin = origin
         self._find_stuck = stuck
-        self._tell_stuck = set_stuck
+        self._notify_stuck = set_stuck
         self._kick = kick
         self._is_held_up = is_held_up
         self._paused: deque[Reader] = deque()
@@ -92,10 +92,10 @@ class Pacing:
         stuck = self._find_stuck(now_s)
         for connection in stuck:
             if connection not in self._stuck:
-                self._tell_stuck(connection, True)
+                self._notify_stuck(connection, True)
         for connection in self._stuck:
             if connection not in stuck:
-                self._tell_stuck(connection, False)
+                self._notify_stuck(connection, False)
         self._stuck = dict.fromkeys(stuck)
 
     def go_on(self) -> None:

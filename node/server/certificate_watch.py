@@ -40,7 +40,7 @@ class CertificateWatch:
         self._expiries = expiries
         self._members = members
         self._now = now
-        self._told: dict[tuple[Path, datetime.datetime, bool], datetime.datetime] = {}
+        self._notified: dict[tuple[Path, datetime.datetime, bool], datetime.datetime] = {}
 
     @property
     def warnings(self) -> list[str]:
@@ -72,6 +72,6 @@ class CertificateWatch:
         for expiry in self._expiries():
             text, is_over = expiry.warning(now), expiry.has_expired(now)
             key = (expiry.path, expiry.at, is_over)
-            if text and (key not in self._told or now - self._told[key] >= TOLD_EVERY):
-                self._told[key] = now
+            if text and (key not in self._notified or now - self._notified[key] >= TOLD_EVERY):
+                self._notified[key] = now
                 log.log(logging.ERROR if is_over else logging.WARNING, "%s", text)

@@ -300,7 +300,7 @@ class Clients:
         connection = self._open(address)
         try:
             async with stream:
-                await _Talk(self, connection).run(stream, self._wrap, self._checks)
+                await ConnectionTask(self, connection).run(stream, self._wrap, self._checks)
         except* trio.BrokenResourceError as errors:
             log.debug("client %d at %s:%d: %s", connection.cid, *address, errors.exceptions[0])
             connection.abort("the connection broke")
@@ -354,7 +354,7 @@ class Clients:
             log.debug("client %d at %s:%d: %s", connection.cid, *connection.address, connection.close_reason)
 
 
-class _Talk:
+class ConnectionTask:
     """Moves the bytes of one connection."""
 
     def __init__(self, clients: Clients, connection: Connection) -> None:

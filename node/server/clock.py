@@ -73,7 +73,7 @@ class ClusterClock:
             self._floor = max(self._floor, self._monotonic_ns() - offset)
         return ClusterTime(self._floor)
 
-    def heard(self, leader_time_ns: int, term: int = 0) -> None:
+    def received(self, leader_time_ns: int, term: int = 0) -> None:
         """A frame of the current leader, of ``term``, came in, received live, never replayed (R12)."""
         own = self._monotonic_ns()
         if term != self._heard_term:
@@ -153,7 +153,7 @@ class WallClock:
 
     Args:
         monotonic_ns: this node's monotonic clock.
-        wall_ns: this node's wall clock, Unix nanoseconds; it may be wrong and may jump.
+        wall_clock_ns: this node's wall clock, Unix nanoseconds; it may be wrong and may jump.
         offset_max_ns: beyond this distance from the median this node's own clock is reported wrong.
         boot_ns: like ``monotonic_ns``, but goes on while the machine is suspended; None: there is none.
     """
@@ -161,7 +161,7 @@ class WallClock:
     def __init__(
         self,
         monotonic_ns: Callable[[], int],
-        wall_ns: Callable[[], int],
+        wall_clock_ns: Callable[[], int],
         offset_max_ns: int = 10 * SECOND,
         *,
         boot_ns: Callable[[], int] | None = None,
@@ -173,7 +173,7 @@ class WallClock:
         self._median: tuple[int, int] | None = None
         self._told_off: bool | None = None
         self._monotonic_ns = monotonic_ns
-        self._wall_ns = wall_ns
+        self._wall_clock_ns = wall_clock_ns
         self._offset_max_ns = offset_max_ns
         self._reports: dict[str, tuple[int, int]] = {}
         self._voters: frozenset[str] | None = None
@@ -189,14 +189,14 @@ class WallClock:
         for peer in self._reports.keys() - self._voters:
             del self._reports[peer]
 
-    def report(self, peer: str, wall_ns: int) -> None:
+    def report(self, peer: str, wall_clock_ns: int) -> None:
         """A follower's answer said what its wall clock shows."""
         if self._voters is None or peer in self._voters:
-            self._reports[peer] = (wall_ns, self._boot_ns())
+            self._reports[peer] = (wall_clock_ns, self._boot_ns())
 
     def reading(self) -> int:
         """What this node's own wall clock shows, to report to the leader."""
-        return self._wall_ns()
+        return self._wall_clock_ns()
 
     def seen(self, timestamp_ns: int, time_ns: int) -> None:
         """An entry with these stamps was applied."""
@@ -217,7 +217,7 @@ class WallClock:
         stamp = self._next(time_ns, target, free=free)
         if self._last is not None:
             off = target - self._expected(time_ns)
-            self._tell_off(off, target)
+            self._notify_off(off, target)
             if abs(off) <= self._offset_max_ns:
                 self._is_confirmed = False  # it has done its work
         self._set_last(stamp, time_ns)
@@ -230,7 +230,7 @@ class WallClock:
         """
         target = self.median()
         if self._last is not None:
-            self._tell_off(target - self._expected(time_ns), target)
+            self._notify_off(target - self._expected(time_ns), target)
 
     def estimate(self, time_ns: int) -> int:
         """The timestamp that an entry at cluster time ``time_ns`` would have."""
@@ -273,8 +273,9 @@ class WallClock:
         middle, own = self.median(), self._boot_ns()
         return [
             peer
-            for peer, (wall_ns, at_ns) in self._reports.items()
-            if own - at_ns < REPORT_AGE_MAX_NS and abs(wall_ns + own - at_ns - middle) <= self._offset_max_ns
+            for peer, (wall_clock_ns, at_ns) in self._reports.items()
+            if own - at_ns < REPORT_AGE_MAX_NS
+            and abs(wall_clock_ns + own - at_ns - middle) <= self._offset_max_ns
         ]
 
     def _expected(self, time_ns: int) -> int:
@@ -287,11 +288,11 @@ class WallClock:
     def _believes(self, off: int, target: int) -> bool:
         if abs(off) <= JUMP_MAX_NS or self._is_confirmed:
             return True
-        agreeing = len(self.right_peers) + (abs(self._wall_ns() - target) <= self._offset_max_ns)
+        agreeing = len(self.right_peers) + (abs(self._wall_clock_ns() - target) <= self._offset_max_ns)
         voters = len(self._voters) if self._voters is not None else len(self._reports) + 1
         return agreeing > 1 and agreeing > voters // 2
 
-    def _tell_off(self, off: int, target: int) -> None:
+    def _notify_off(self, off: int, target: int) -> None:
         """Say once that timestamps are far from the clocks, whether these are believed, and the end of it."""
         far = abs(off) > self._offset_max_ns or (self._told_off is not None and abs(off) > SECOND)
         told = self._believes(off, target) if far else None
@@ -318,18 +319,20 @@ class WallClock:
     def median(self) -> int:
         """What the leader goes by: the median of the voters' wall clocks, as far as heard lately; Unix ns."""
         own = self._boot_ns()
-        mine = self._wall_ns()
+        mine = self._wall_clock_ns()
         readings = [mine]
-        readings += [wall + own - at for wall, at in self._reports.values() if own - at < REPORT_AGE_MAX_NS]
+        readings += [
+            wall_clock + own - at for wall_clock, at in self._reports.values() if own - at < REPORT_AGE_MAX_NS
+        ]
         middle = sorted(readings)[(len(readings) - 1) // 2]  # the lower one of an even number
         self._median = (middle, own)
         self._judge(mine - middle)
         return middle
 
-    def heard(self, median_ns: int) -> None:
+    def received(self, median_ns: int) -> None:
         """The leader said what the median is."""
         self._median = (median_ns, self._boot_ns())
-        self._judge(self._wall_ns() - median_ns)
+        self._judge(self._wall_clock_ns() - median_ns)
 
     def _judge(self, offset_ns: int) -> None:
         """Is this node's own clock wrong, or right again? Not both in turn while it is near the limit."""

@@ -1,8 +1,8 @@
 """What the leader does about wall clocks (R13): hand over if its own is wrong, and take an operator's word.
 
 A leader whose clock is far from the cluster's median keeps every node from dropping messages for their age
-(`upkeep`), for as long as it leads. So after ``PATIENCE_S`` it hands over to a voter whose clock is right, if
-there is one; and tries again after ``AGAIN_S`` if nobody has taken over.
+(`maintenance`), for as long as it leads. So after ``PATIENCE_S`` it hands over to a voter whose clock is
+right, if there is one; and tries again after ``AGAIN_S`` if nobody has taken over.
 
 Timestamps that are far from the clocks are a matter for an operator (`WallClock`): ``cluster.clock`` shows by
 how much, and confirms the clocks.
@@ -40,7 +40,7 @@ class Engine(Protocol):
     def is_changing(self) -> bool: ...
 
 
-class Ordering(Protocol):
+class Proposer(Protocol):
     """What is needed of whoever proposes."""
 
     def stop(self) -> None: ...
@@ -61,17 +61,17 @@ class ClockDuty:
         self,
         node: str,
         engine: Engine,
-        ordering: Ordering,
+        proposer: Proposer,
         state: Callable[[], State],
         clock: ClusterClock,
-        wall: WallClock,
+        wall_clock: WallClock,
     ) -> None:
         self._node = node
         self._engine = engine
-        self._ordering = ordering
+        self._proposer = proposer
         self._state = state
         self._clock = clock
-        self._wall = wall
+        self._wall_clock = wall_clock
         self._term = 0
         self._looked_s = float("-inf")
         self._begins_s: float | None = None  # when to hand over, while this node's clock is wrong
@@ -84,13 +84,13 @@ class ClockDuty:
         """
         if now_s - self._looked_s >= LOOK_EVERY_S:
             self._looked_s = now_s
-            self._wall.look(self._clock.now())
+            self._wall_clock.look(self._clock.now())
         if term != self._term:
             self._term, self._begins_s, self._ends_s = term, None, None
         if self._ends_s is not None:
             self._go_on_handing_over(now_s, self._ends_s)
             return
-        if not self._wall.wrong:
+        if not self._wall_clock.wrong:
             self._begins_s = None
             return
         if self._begins_s is None:
@@ -98,11 +98,11 @@ class ClockDuty:
         if now_s < self._begins_s or self._engine.is_changing:
             return
         self._begins_s = now_s + AGAIN_S
-        if self._wall.right_peers:
+        if self._wall_clock.right_peers:
             log.warning(
                 "this node leads, and its wall clock is wrong: it hands over to one whose clock is right"
             )
-            self._ordering.stop()
+            self._proposer.stop()
             self._ends_s = now_s + TRY_S
             self._go_on_handing_over(now_s, self._ends_s)
 
@@ -110,9 +110,9 @@ class ClockDuty:
         if now_s >= ends_s:
             log.warning("nobody has taken over within %g s: this node goes on leading", TRY_S)
             self._ends_s = None
-            self._ordering.go_on()
+            self._proposer.go_on()
             return
-        for peer in self._wall.right_peers:
+        for peer in self._wall_clock.right_peers:
             if self._engine.transfer_leadership(peer):
                 return
 
@@ -121,10 +121,10 @@ class ClockDuty:
 
         With ``confirm`` the clocks are believed from now on. Confirming twice is harmless.
         """
-        off_ns = self._wall.off_ns(self._clock.now())
+        off_ns = self._wall_clock.off_ns(self._clock.now())
         confirms = fields.get("confirm") is True
         if confirms:
-            self._wall.confirm()
+            self._wall_clock.confirm()
             log.warning(
                 "an operator has confirmed the cluster's wall clocks, %+.1f s from the last timestamp",
                 off_ns / 1e9,
@@ -133,8 +133,8 @@ class ClockDuty:
             "leader": self._node,
             "timestamp_ns": self._state().timestamp_ns,
             "clocks_ahead_ns": off_ns,
-            "believed": confirms or self._wall.believed(self._clock.now()),
-            "agreeing": sorted(self._wall.right_peers),
-            "ages_wait": self._state().ages_wait,
+            "believed": confirms or self._wall_clock.believed(self._clock.now()),
+            "agreeing": sorted(self._wall_clock.right_peers),
+            "ages_wait": self._state().expiry_paused,
         }
         answer({"ok": view})

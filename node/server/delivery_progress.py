@@ -3,7 +3,7 @@
 A delivery is decided in the log and written by the node its client is connected to. If that node dies, or
 the connection ends, in between, only that node knew how far it had come. So every node tells every other, as
 it proceeds and not more often than ``REPORT_EVERY_S``: up to which entry everything was written. Then the
-leader can say in the log what may not have been (``keeper``).
+leader can say in the log what may not have been (``leader_duties``).
 
 A report is one small frame::
 

@@ -34,7 +34,7 @@ WHAT_TO_DO = (
 )
 
 
-class Comparing:
+class DivergenceCheck:
     """What this node and others came to.
 
     Args:
@@ -57,7 +57,7 @@ class Comparing:
         self._peers = peers
         self._send = send
         self._own: dict[int, bytes] = {}
-        self._told: dict[str, dict[int, bytes]] = {}
+        self._notified: dict[str, dict[int, bytes]] = {}
         self._doubted: set[str] = set()
         self.agreed = 0
         """Index of the last entry after which another node is known to have had the same state."""
@@ -93,7 +93,7 @@ class Comparing:
             RemoteProtocolError: it doesn't.
             CorruptionError: this node decided otherwise than a majority.
         """
-        told = self._told.setdefault(peer, {})
+        told = self._notified.setdefault(peer, {})
         for milestone in milestones:
             match milestone:
                 case (int(index), bytes(digest)) if index > 0:
@@ -106,12 +106,12 @@ class Comparing:
 
     def forget(self, names: Iterable[str]) -> None:
         """Only ``names`` are members."""
-        for peer in self._told.keys() - set(names):
-            del self._told[peer]
+        for peer in self._notified.keys() - set(names):
+            del self._notified[peer]
 
     def _compare(self, index: int) -> None:
         own = self._own[index]
-        told = {peer: known[index] for peer, known in self._told.items() if index in known}
+        told = {peer: known[index] for peer, known in self._notified.items() if index in known}
         different = sorted(peer for peer, digest in told.items() if digest != own)
         if len(told) > len(different):
             self.agreed = max(self.agreed, index)

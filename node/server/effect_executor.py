@@ -107,7 +107,7 @@ STUCK_S = 5.0
 """A connection whose backlog has not moved for so long counts as not listening (R3, R15)."""
 
 
-class Performer:
+class EffectExecutor:
     """Does what entries ask, on this node.
 
     Args:
@@ -142,15 +142,15 @@ class Performer:
         self.held = False
         """After a gap in this process's life nothing is delivered before it has caught up (R4)."""
         self.order: ReplyOrder = ReplyOrder(
-            clock, sendable=lambda: self._state().hungry, without_room=self._backlogs
+            clock, sendable=lambda: self._state().sendable, full_connections=self._backlogs
         )
         self.progress = DeliveryProgress(clock)
-        self._touched: dict[Connection, int] = {}
+        self._written: dict[Connection, int] = {}
         """Connections into whose outbox deliveries are being put, and the entry that decided those."""
         self.delivered = 0
         self.delivered_bytes = 0
 
-    def perform(self, effects: Effects) -> None:
+    def execute(self, effects: Effects) -> None:
         """Everything ``effects`` ask of this node, in the order of R2."""
         for stored in effects.stored:
             _, _, first, timestamp_ns, bodies = stored
@@ -166,23 +166,23 @@ class Performer:
                 self._messages.drop_channel(dropped.channel)
         for replies in effects.opened:
             self._reply(replies)
-        if effects.took_over is not None and self._translated:
+        if effects.began_term is not None and self._translated:
             self._translate()
         decided_ns = self._state().time_ns
-        had_no_room = {*self._backlogs} if effects.deliveries else self._backlogs.keys()
+        was_full = {*self._backlogs} if effects.deliveries else self._backlogs.keys()
         for deliver in effects.deliveries:
             self._deliver(deliver, decided_ns)
-        writes = {one: one.written + one.outbox_bytes for one in self._touched}
+        writes = {one: one.written + one.outbox_bytes for one in self._written}
         self._note_handed()
-        self._reply_behind(effects, writes, had_no_room)
+        self._reply_behind(effects, writes, was_full)
 
     def _reply_behind(
-        self, effects: Effects, writes: Mapping[Connection, int], had_no_room: Collection[Connection]
+        self, effects: Effects, writes: Mapping[Connection, int], was_full: Collection[Connection]
     ) -> None:
         """Answer when the deliveries of this entry, and the rest of its bursts, have left (R2)."""
-        rooms = [one for one in self._backlogs if one not in had_no_room] if effects.deliveries else []
-        groups = self._sent_in_part(effects) if self._state().hungry else []
-        if not (writes or rooms or groups or self.order.waits) or self.held:
+        full = [one for one in self._backlogs if one not in was_full] if effects.deliveries else []
+        groups = self._sent_in_part(effects) if self._state().sendable else []
+        if not (writes or full or groups or self.order.waits) or self.held:
             for replies in effects.replies:
                 self._reply(replies)
         elif effects.replies:
@@ -192,7 +192,7 @@ class Performer:
                 for replies in waiting:
                     self._reply(replies)
 
-            self.order.after(answer, writes=writes.items(), rooms=rooms, groups=groups)
+            self.order.after(answer, writes=writes.items(), full=full, groups=groups)
         else:
             self.order.check()
 
@@ -204,7 +204,7 @@ class Performer:
         """
         ends = {one.channel: (one.first, one.first + len(one.bodies) - 1) for one in effects.stored}
         found = []
-        for group in islice(self._state().hungry.values(), GROUPS_LOOKED_AT):
+        for group in islice(self._state().sendable.values(), GROUPS_LOOKED_AT):
             first, last = ends.get(group.channel.id, (0, 0))
             if group.cursor < last and (first - 1 <= group.cursor or self.order.awaits(group)):
                 found.append((group, last))
@@ -281,7 +281,7 @@ class Performer:
             self.drained(connection)
         writes = {one: one.written + one.outbox_bytes for one in connections if not one.closed}
         if writes or self.order.waits:
-            self.order.after(resumed, writes=writes.items(), rooms=(), groups=())
+            self.order.after(resumed, writes=writes.items(), full=(), groups=())
         else:
             resumed()
 
@@ -317,7 +317,7 @@ class Performer:
                 backlog.answers -= 1
                 self.send_answer(queued.inbox, queued.payload)
                 continue
-            self._touched[connection] = queued.deliver.entry
+            self._written[connection] = queued.deliver.entry
             rest = self._write(queued)
             self._note_handed()
             backlog.moved_at = self._clock()
@@ -338,7 +338,7 @@ class Performer:
     def forget(self, connection: Connection) -> None:
         """``connection`` has ended: what was not written to it is unacked, and comes again."""
         backlog = self._backlogs.pop(connection, None)
-        waits = self._touched.pop(connection, None)  # what was just put into its outbox may have ended it
+        waits = self._written.pop(connection, None)  # what was just put into its outbox may have ended it
         if backlog is not None and waits is None:
             waits = backlog.first_entry()
         self.progress.ended(connection, waits, self._state().applied)
@@ -347,10 +347,10 @@ class Performer:
         self.order.forget(connection)
 
     def _note_handed(self) -> None:
-        if self._touched:
-            for connection, entry in self._touched.items():
+        if self._written:
+            for connection, entry in self._written.items():
                 self.progress.handed(connection, entry)
-            self._touched.clear()
+            self._written.clear()
 
     def _deliver(self, deliver: Deliver, decided_ns: int) -> None:
         subscription = self._state().subscriptions.get(deliver.subscription)
@@ -364,7 +364,7 @@ class Performer:
                 continue
             backlog = self._backlogs.get(connection)
             if backlog is None and connection.writable and not self.held:
-                self._touched[connection] = deliver.entry
+                self._written[connection] = deliver.entry
                 rest = self._write(queued)
                 if rest is None:
                     continue

@@ -18,7 +18,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-from node.core.commands import ClientRemove, ClientSilent, HeartbeatMissed, KeeperCommand
+from node.core.commands import ClientRemove, ClientUnresponsive, HeartbeatMissed, LeaderCommand
 from node.core.state import Client, State
 from node.core.versions import too_new
 from node.units import SECOND, Generation
@@ -59,7 +59,7 @@ class Heartbeats:
         self,
         state: Callable[[], State],
         requests: Requests,
-        propose: Callable[[KeeperCommand], None],
+        propose: Callable[[LeaderCommand], None],
         term: int,
         clock: Callable[[], float],
         *,
@@ -99,7 +99,7 @@ class Heartbeats:
         """
         interval_s, since_ns = self._interval_s(), client.missed_ns
         if not client.missed:
-            if not client.absent:
+            if not client.unreachable:
                 return interval_s
             since_ns = client.gone_since_ns
         passed_s = (self._state().time_ns - since_ns) / SECOND
@@ -172,8 +172,10 @@ class Heartbeats:
         if client is not None and client.generation == pulse.generation:
             self._told_answered(client)
         missed, pulse.failures = pulse.failures, 0
-        if missed or self._is_silent(client_id):  # what was proposed when it missed may not be applied yet
-            self._propose(ClientSilent(self._term, client_id, pulse.generation, False))
+        if missed or self._is_unresponsive(
+            client_id
+        ):  # what was proposed when it missed may not be applied yet
+            self._propose(ClientUnresponsive(self._term, client_id, pulse.generation, False))
         self._schedule(client_id, pulse, self._interval_s())
 
     def _missed(self, client_id: str, pulse: Pulse) -> None:
@@ -184,13 +186,15 @@ class Heartbeats:
             self._propose(ClientRemove(self._term, client_id, pulse.generation))
         elif not too_new(HeartbeatMissed, self._state().version):
             self._propose(HeartbeatMissed(self._term, client_id, pulse.generation, pulse.failures))
-        elif pulse.failures == 1 or not self._is_silent(client_id):  # else it has subscribed since (D46)
-            self._propose(ClientSilent(self._term, client_id, pulse.generation, True))
+        elif pulse.failures == 1 or not self._is_unresponsive(
+            client_id
+        ):  # else it has subscribed since (D46)
+            self._propose(ClientUnresponsive(self._term, client_id, pulse.generation, True))
         self._schedule(client_id, pulse, self._interval_s())
 
-    def _is_silent(self, client_id: str) -> bool:
+    def _is_unresponsive(self, client_id: str) -> bool:
         client = self._state().clients.get(client_id)
-        return client is not None and client.silent
+        return client is not None and client.unresponsive
 
     def _over(self, client_id: str, pulse: Pulse) -> bool:
         pulse.asking = False

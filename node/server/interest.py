@@ -223,7 +223,7 @@ class Exchange:
         send: puts a frame on the link to a peer; it may get lost, not overtake another.
         came, went: told each item of another node as it comes and goes.
         changed: told who hears what: the node, and its changes. This node's own are told too.
-        has_room: whether the link to a peer takes more now without queueing much. By default it does.
+        has_capacity: whether the link to a peer takes more now without queueing much. By default it does.
     """
 
     def __init__(
@@ -234,7 +234,7 @@ class Exchange:
         came: Callable[[Remote], None],
         went: Callable[[Remote], None],
         changed: Callable[[str, list[InterestChange]], None],
-        has_room: Callable[[str], bool] = lambda _peer: True,
+        has_capacity: Callable[[str], bool] = lambda _peer: True,
     ) -> None:
         self.own = OwnInterest()
         self._node = node
@@ -242,7 +242,7 @@ class Exchange:
         self._came = came
         self._went = went
         self._changed = changed
-        self._has_room = has_room
+        self._has_capacity = has_capacity
         self._peers: dict[str, _Peer] = {}
         self._jobs: deque[Iterator[None]] = deque()
 
@@ -282,12 +282,12 @@ class Exchange:
             return
         items, changes = self.own.take_changes()
         for peer, state in list(self._peers.items()):
-            if state.pending or not self._has_room(peer):
+            if state.pending or not self._has_capacity(peer):
                 state.pending.update(((item[0], item[1]), None) for item in items)
                 continue
             for part in _parts(items):
                 self._send_part(peer, state, part)
-        self._tell(self._node, changes)
+        self._notify(self._node, changes)
 
     def tick(self) -> None:
         """Once a second or so: lets the others notice what they missed."""
@@ -308,7 +308,7 @@ class Exchange:
         more = bool(self._jobs)
         for peer, state in list(self._peers.items()):
             for _ in range(PARTS_MAX):
-                if not (state.is_up and (state.pending or state.unsent) and self._has_room(peer)):
+                if not (state.is_up and (state.pending or state.unsent) and self._has_capacity(peer)):
                     break
                 self._send_next(peer, state)
             else:
@@ -356,7 +356,7 @@ class Exchange:
         state.unsent = deque(self.own.keys())
         self._send_next(peer, state)
         for _ in range(PARTS_MAX):
-            if state.unsent and state.is_up and self._has_room(peer):
+            if state.unsent and state.is_up and self._has_capacity(peer):
                 self._send_next(peer, state)
 
     # --- what comes in ----------------------------------------------------------------------------
@@ -428,7 +428,7 @@ class Exchange:
                 remote.count, remote.epoch, remote.seen = count, epoch, state.wholes
             if before != epoch:
                 changes.append(InterestChange(*key, before, epoch))
-        self._tell(peer, changes)
+        self._notify(peer, changes)
 
     def _sweep(self, peer: str, state: _Peer, remotes: list[Remote]) -> Iterator[None]:
         """Remove what the whole that has come in didn't name, unless another has begun meanwhile."""
@@ -440,7 +440,7 @@ class Exchange:
             if remote.seen != whole and state.items.get(key) is remote:
                 del state.items[key]
                 self._went(remote)
-                self._tell(peer, [InterestChange(*key, remote.epoch, 0)] if remote.epoch else [])
+                self._notify(peer, [InterestChange(*key, remote.epoch, 0)] if remote.epoch else [])
             yield
         state.sweeping = False
 
@@ -452,12 +452,12 @@ class Exchange:
             if remote.epoch:
                 changes.append(InterestChange(remote.subject, remote.queue, remote.epoch, 0))
             if len(changes) == STEP:
-                self._tell(peer, changes)
+                self._notify(peer, changes)
                 changes = []
             yield
-        self._tell(peer, changes)
+        self._notify(peer, changes)
 
-    def _tell(self, node: str, changes: list[InterestChange]) -> None:
+    def _notify(self, node: str, changes: list[InterestChange]) -> None:
         if changes:
             self._changed(node, changes)
 

@@ -19,7 +19,7 @@ from node.core.commands import (
     ClientBack,
     ClientReachable,
     ClientUnreachable,
-    KeeperCommand,
+    LeaderCommand,
     SessionEnd,
     SubscriptionAway,
     SubscriptionBack,
@@ -50,7 +50,7 @@ LOOK_EVERY_S = 0.05
 LOOK_AT_LEAST_S = 0.5
 """How often all inboxes are looked at, changed or not: graces end. Where there are very many, it is less
 often (`Presence.pause_s`), and what has changed is looked at in between."""
-NOT_HEARD_NS = 1 << 62
+UNREACHABLE_NS = 1 << 62
 """A time that nothing is sent after."""
 NEVER = float("inf")
 ASKED_MAX = 100
@@ -66,7 +66,7 @@ class Losses(Protocol):
     def written_at_end(self, where: Where | None, linked: Container[str]) -> int: ...
 
 
-class Keeper:
+class LeaderDuties:
     """The keeper of one term.
 
     Args:
@@ -90,12 +90,12 @@ class Keeper:
         self,
         state: Callable[[], State],
         *,
-        propose: Callable[[KeeperCommand], None],
+        propose: Callable[[LeaderCommand], None],
         presence: Presence,
         complete: Callable[[], bool],
         requests: Requests,
         clock: ClusterClock,
-        wall: WallClock,
+        wall_clock: WallClock,
         monotonic_s: Callable[[], float],
         term: int,
         is_member: Callable[[str], bool],
@@ -113,7 +113,7 @@ class Keeper:
         self._presence = presence
         self._complete = complete
         self._clock = clock
-        self._wall = wall
+        self._wall_clock = wall_clock
         self._monotonic_s = monotonic_s
         self._term = term
         self.heartbeats = Heartbeats(
@@ -142,7 +142,7 @@ class Keeper:
         """Clients of which an inbox isn't heard, and a grace runs."""
         self._counted_s = 0.0
         self._expired_s = 0.0
-        self._proposed: dict[tuple[type[KeeperCommand], tuple[Any, ...]], float] = {}
+        self._proposed: dict[tuple[type[LeaderCommand], tuple[Any, ...]], float] = {}
         self._look_job: Iterator[None] | None = None
         self._glance_job: Iterator[None] | None = None
         for client in state().clients.values():
@@ -193,7 +193,11 @@ class Keeper:
         deadline = state.next_deadline()
         due = state.marked or (deadline is not None and deadline + TICK_LATE_NS <= now_ns)
         age = state.next_age()
-        if age is not None and now_s - self._aged_s >= AGE_EVERY_S and age <= self._wall.estimate(now_ns):
+        if (
+            age is not None
+            and now_s - self._aged_s >= AGE_EVERY_S
+            and age <= self._wall_clock.estimate(now_ns)
+        ):
             self._aged_s = now_s
             due = True
         if due:
@@ -214,7 +218,7 @@ class Keeper:
                 times.append(now_s + (deadline + TICK_LATE_NS - self._clock.now()) / SECOND)
             age = state.next_age()
             if age is not None:
-                away_s = (age - self._wall.estimate(self._clock.now())) / SECOND
+                away_s = (age - self._wall_clock.estimate(self._clock.now())) / SECOND
                 times.append(max(now_s + away_s, self._aged_s + AGE_EVERY_S))
         return max(now_s, min(times))
 
@@ -302,19 +306,19 @@ class Keeper:
         started did not, and the one that acted on an earlier move may have died before the next.
         """
         where = sight.where
-        if where is None or client.absent or sight.moved:
+        if where is None or client.unreachable or sight.moved:
             return False
-        if client.heard_at == (where[0], ANY_EPOCH):
+        if client.reachable_at == (where[0], ANY_EPOCH):
             return not self._is_restarted(client)
-        return client.heard_at in {None, where}
+        return client.reachable_at in {None, where}
 
     def _is_restarted(self, client: Client) -> bool:
         """Return True if the node that registered the client has been another process since then (R5).
 
         Then the client has come back to it, and what the process before had not written died with that.
         """
-        assert client.heard_at is not None
-        session = self._state().sessions.get(client.heard_at[0])
+        assert client.reachable_at is not None
+        session = self._state().sessions.get(client.reachable_at[0])
         return session is not None and client.generation < session.id
 
     def _judge_client(self, client: Client) -> Iterator[None]:
@@ -324,7 +328,7 @@ class Keeper:
         sight = self._presence.sight(client.heartbeat_inbox)
         if sight.where is None:
             self._ask_by_pattern(client)
-            if client.absent:
+            if client.unreachable:
                 return
             self._unheard[client.id] = None
             if self._grace_is_over(sight, now_ns):
@@ -338,8 +342,8 @@ class Keeper:
                 self._unsettled[client.id] = None
                 return
             since = self._took_over_ns if sight.gone_since_ns is None else sight.gone_since_ns
-            heard_ns = self._all_heard_ns(sight, [its for _, its in online])
-            if self._propose_once(self._back(client, sight, since, heard_ns), now_s):
+            reachable_ns = self._all_reachable_ns(sight, [its for _, its in online])
+            if self._propose_once(self._back(client, sight, since, reachable_ns), now_s):
                 self.heartbeats.moved(client)
                 self.heartbeats.pinged(client.id)  # what it missed while it was away, it can answer now
                 for sub, its in online:
@@ -352,7 +356,7 @@ class Keeper:
 
     def _ask_by_pattern(self, client: Client) -> None:
         """Ask a client whose inbox is heard by a pattern only: a bystander doesn't answer (R15)."""
-        where = self._presence.heard_by_pattern(client.heartbeat_inbox)
+        where = self._presence.reachable_by_pattern(client.heartbeat_inbox)
         if where is None:
             self._asked.pop(client.generation, None)
         elif self._asked.get(client.generation) != where and self._asks_left:
@@ -370,7 +374,7 @@ class Keeper:
         if (
             sight.where is not None
             or sight.last is None
-            or self._presence.heard_by_pattern(inbox) is not None
+            or self._presence.reachable_by_pattern(inbox) is not None
         ):
             return False
         node = sight.last[0]
@@ -379,7 +383,7 @@ class Keeper:
     def _vouch(self, client: Client) -> None:
         """A client has answered a heartbeat: somebody who hears its inbox is the client."""
         if self._presence.sight(client.heartbeat_inbox).where is None:
-            where = self._presence.heard_by_pattern(client.heartbeat_inbox)
+            where = self._presence.reachable_by_pattern(client.heartbeat_inbox)
             if where is not None:
                 self._presence.vouch(client.heartbeat_inbox, where)
 
@@ -390,31 +394,31 @@ class Keeper:
             return self._presence.see(sub.inbox)
         return sight
 
-    def _all_heard_ns(self, client: Sight, its: list[Sight]) -> int:
+    def _all_reachable_ns(self, client: Sight, its: list[Sight]) -> int:
         """Since when all that is sent to the client arrives on its new connection; never if it does not."""
         if any(each.where != client.where for each in its):
-            return NOT_HEARD_NS
-        return max((each.heard_since_ns for each in its), default=client.heard_since_ns)
+            return UNREACHABLE_NS
+        return max((each.reachable_since_ns for each in its), default=client.reachable_since_ns)
 
     def _back_with_client(self, sub: Subscription, sight: Sight, since: int, now_s: float) -> None:
         """A client's subscriptions come back with it: in the same entry, if they are heard."""
-        if sub.absent and sight.where is not None:
-            self._propose_once(self._back(sub, sight, since, sight.heard_since_ns), now_s)
+        if sub.unreachable and sight.where is not None:
+            self._propose_once(self._back(sub, sight, since, sight.reachable_since_ns), now_s)
 
     def _judge_subscription(self, sub: Subscription, sight: Sight) -> None:
         now_ns, now_s = self._clock.now(), self._monotonic_s()
         if sight.where is None:
-            if sub.absent:
+            if sub.unreachable:
                 return
             self._unheard[sub.client_id] = None
             if self._grace_is_over(sight, now_ns):
                 since = sight.gone_since_ns or self._took_over_ns
                 self._propose_once(self._away(sub, sight, since), now_s)
-        elif sub.absent or sight.moved:
+        elif sub.unreachable or sight.moved:
             since = self._took_over_ns if sight.gone_since_ns is None else sight.gone_since_ns
-            self._propose_once(self._back(sub, sight, since, sight.heard_since_ns), now_s)
+            self._propose_once(self._back(sub, sight, since, sight.reachable_since_ns), now_s)
 
-    def _away(self, user: Client | Subscription, sight: Sight, since_ns: int) -> KeeperCommand:
+    def _away(self, user: Client | Subscription, sight: Sight, since_ns: int) -> LeaderCommand:
         """Return the finding that nobody hears an inbox of ``user``, as the version in effect has it."""
         term, version = self._term, self._state().version
         written = self._losses.written_at_end(sight.before, self._linked)
@@ -426,25 +430,27 @@ class Keeper:
             return SubscriptionAway(term, user.id, user.generation, since_ns)
         return SubscriptionUnreachable(term, user.id, user.generation, since_ns, written)
 
-    def _back(self, user: Client | Subscription, sight: Sight, since_ns: int, heard_ns: int) -> KeeperCommand:
-        """Return the finding that its inboxes are heard again, since ``heard_ns``, likewise."""
+    def _back(
+        self, user: Client | Subscription, sight: Sight, since_ns: int, reachable_ns: int
+    ) -> LeaderCommand:
+        """Return the finding that its inboxes are heard again, since ``reachable_ns``, likewise."""
         term, version = self._term, self._state().version
-        before, heard_at = [sight.before], sight.where or ("", 0)
+        before, reachable_at = [sight.before], sight.where or ("", 0)
         if isinstance(user, Client):
             # Where the log says it is: another connection if a leader died with what it knew of a move.
             before.append(self._elsewhere(user, sight))
-        lost = (*self._losses.unwritten(before, sight.where, self._clock.now()), *heard_at)
+        lost = (*self._losses.unwritten(before, sight.where, self._clock.now()), *reachable_at)
         if isinstance(user, Client):
             if too_new(ClientReachable, version):
-                return ClientBack(term, user.id, user.generation, since_ns, heard_ns)
-            return ClientReachable(term, user.id, user.generation, since_ns, heard_ns, *lost)
+                return ClientBack(term, user.id, user.generation, since_ns, reachable_ns)
+            return ClientReachable(term, user.id, user.generation, since_ns, reachable_ns, *lost)
         if too_new(SubscriptionReachable, version):
-            return SubscriptionBack(term, user.id, user.generation, since_ns, heard_ns)
-        return SubscriptionReachable(term, user.id, user.generation, since_ns, heard_ns, *lost)
+            return SubscriptionBack(term, user.id, user.generation, since_ns, reachable_ns)
+        return SubscriptionReachable(term, user.id, user.generation, since_ns, reachable_ns, *lost)
 
     def _elsewhere(self, client: Client, sight: Sight) -> Where | None:
         """Return where the log says the client is, unless what this node has seen says the same and more."""
-        logged = client.heard_at
+        logged = client.reachable_at
         if logged is None or logged[1] != ANY_EPOCH:
             return logged
         if self._is_restarted(client):
@@ -467,7 +473,7 @@ class Keeper:
             sight.settling_ns = now_ns
         return now_ns - sight.settling_ns >= SETTLE_NS
 
-    def _propose_once(self, command: KeeperCommand, now_s: float) -> bool:
+    def _propose_once(self, command: LeaderCommand, now_s: float) -> bool:
         """Propose a finding that is new; the same again only if it has come to nothing. Whether it was."""
         # As tuples, an away and a back may be equal. How far a connection was served is not a finding.
         is_away = isinstance(command, (ClientUnreachable, SubscriptionUnreachable))

@@ -1,6 +1,6 @@
 """What a node says: one line an event, as text for eyes or as JSON for machines.
 
-Each room has a logger, ``logging.getLogger("stanchion.<room>")``, and says what happened in a few fixed
+Each room has a logger, ``logging.getLogger("stanchion.<low_space>")``, and says what happened in a few fixed
 words; what varies goes into ``extra``, so that both formats keep it apart::
 
     log.info("became leader", extra={"term": 4})
@@ -124,12 +124,12 @@ def _file_handler(file: Path) -> logging.Handler:
     return LogFile(file, encoding="utf-8")
 
 
-def set_level(level: str, rooms: Mapping[str, str] | None = None) -> None:
-    """Write lines from ``level`` on, and from another level on in some ``rooms``."""
+def set_level(level: str, full: Mapping[str, str] | None = None) -> None:
+    """Write lines from ``level`` on, and from another level on in some ``full``."""
     logging.getLogger(ROOT).setLevel(LEVELS[level])
-    for room in NATS_ROOMS:
-        chosen = (rooms or {}).get(room)
-        logging.getLogger(f"{ROOT}.{room}").setLevel(LEVELS[chosen] if chosen else logging.NOTSET)
+    for low_space in NATS_ROOMS:
+        chosen = (full or {}).get(low_space)
+        logging.getLogger(f"{ROOT}.{low_space}").setLevel(LEVELS[chosen] if chosen else logging.NOTSET)
 
 
 def reopen() -> None:

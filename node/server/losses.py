@@ -87,8 +87,8 @@ class Losses:
         """Forget what others said than ``members``."""
         self._reports.forget(members)
 
-    def took_over(self, time_ns: int, known_commit: int, index: int) -> None:
-        """Note a `TakeOver` that was applied: entries between the two indexes are dated anew (R10)."""
+    def began_term(self, time_ns: int, known_commit: int, index: int) -> None:
+        """Note a `NewTerm` that was applied: entries between the two indexes are dated anew (R10)."""
         self._take_overs.append((time_ns, known_commit, index))
 
     def unwritten(self, before: Iterable[Where | None], now: Where | None, now_ns: int) -> Unwritten:

@@ -27,7 +27,7 @@ from node.core import refusals
 log = logging.getLogger("stanchion.store")
 
 
-class Room:
+class LowSpace:
     """What this node knows of all voters' disks.
 
     Args:

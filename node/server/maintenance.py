@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import node as package
-from node.core.commands import AgesWait, KeeperCommand, RaiseVersion
+from node.core.commands import LeaderCommand, PauseExpiry, RaiseVersion
 from node.core.state import State
 from node.server.clock import WallClock
 
@@ -26,14 +26,14 @@ log = logging.getLogger("stanchion.node")
 EVERY_S = 1.0
 
 
-class Upkeep:
+class Maintenance:
     """The findings of whoever leads.
 
     Args:
         name: this node's.
         known: the newest machine version it knows.
         state: the replicated state.
-        wall: this node's wall clock.
+        wall_clock: this node's wall clock.
         members: all there are, this node included; none while that isn't known.
         propose: puts a command into the next entry.
     """
@@ -43,13 +43,13 @@ class Upkeep:
         name: str,
         known: int,
         state: Callable[[], State],
-        wall: WallClock,
+        wall_clock: WallClock,
         *,
         members: Callable[[], Iterable[str]],
-        propose: Callable[[KeeperCommand], None],
+        propose: Callable[[LeaderCommand], None],
     ) -> None:
         self._state = state
-        self._wall = wall
+        self._wall_clock = wall_clock
         self._members = members
         self._propose = propose
         self._known = {name: known}
@@ -82,5 +82,5 @@ class Upkeep:
                 "every member knows machine version %d: raising it from %d", raised.version, state.version
             )
             self._propose(raised)
-        if self._wall.wrong != state.ages_wait:
-            self._propose(AgesWait(term, self._wall.wrong))
+        if self._wall_clock.wrong != state.expiry_paused:
+            self._propose(PauseExpiry(term, self._wall_clock.wrong))

@@ -68,8 +68,8 @@ class Source(figures.Source):
             return "waiting for its peers to bootstrap the cluster, or to be added to it"
         if node.replica.leader is None:
             return "no leader"
-        if node.external is not None and node.external.problem:
-            return node.external.problem
+        if node.external_nats is not None and node.external_nats.problem:
+            return node.external_nats.problem
         if not node.replica.caught_up:
             return "catching up with the cluster"
         return node.certificates.problem
@@ -80,8 +80,8 @@ class Source(figures.Source):
         warnings = list(node.certificates.warnings)
         if node.space is not None and node.space.warning:
             warnings.append(node.space.warning)
-        if node.replica.room.refusal:
-            warnings.append(f"publishes are refused: {node.replica.room.refusal}")
+        if node.replica.low_space.refusal:
+            warnings.append(f"publishes are refused: {node.replica.low_space.refusal}")
         return warnings
 
     def raft(self) -> figures.Raft:
@@ -115,9 +115,9 @@ class Source(figures.Source):
     def agreement(self) -> figures.Agreement:
         """See `figures.Source`."""
         replica = self._node.replica
-        behind_ns = replica.wall.off_ns(replica.clock.now())
+        behind_ns = replica.wall_clock.off_ns(replica.clock.now())
         return figures.Agreement(
-            replica.wall.offset_ns, replica.wall.wrong, behind_ns, replica.comparing.agreed
+            replica.wall_clock.offset_ns, replica.wall_clock.wrong, behind_ns, replica.divergence.agreed
         )
 
     def event_loop(self) -> figures.EventLoop:
@@ -131,8 +131,8 @@ class Source(figures.Source):
         """See `figures.Source`."""
         clients, replica = self._node.clients, self._node.replica
         totals: Counted = clients.counters()
-        if self._node.external is not None:
-            totals = self._node.external.routing
+        if self._node.external_nats is not None:
+            totals = self._node.external_nats.routing
         return figures.Traffic(
             connections_total=clients.accepted,
             slow_consumers=clients.slow_consumers,
@@ -142,23 +142,23 @@ class Source(figures.Source):
             out_bytes=totals.out_bytes,
             streaming_in_msgs=replica.streaming.published,
             streaming_in_bytes=replica.streaming.published_bytes,
-            streaming_out_msgs=replica.performer.delivered,
-            streaming_out_bytes=replica.performer.delivered_bytes,
+            streaming_out_msgs=replica.executor.delivered,
+            streaming_out_bytes=replica.executor.delivered_bytes,
         )
 
     def interest(self) -> figures.Interest:
         """See `figures.Source`."""
         routing = self._node.routing
-        if self._node.external is not None:
-            own = self._node.external.routing
+        if self._node.external_nats is not None:
+            own = self._node.external_nats.routing
             return figures.Interest(own.subscription_count, inserts=own.inserts, removes=own.removes)
         remote = sum(route.subscriptions for route in self.routes())
         return figures.Interest(
             subscriptions=routing.subscription_count + remote,
-            cached=routing.plan_count,
+            cached=routing.route_count,
             inserts=routing.inserts,
             removes=routing.removes,
-            matches=routing.plans_made,
+            matches=routing.routes_made,
         )
 
     def connect_urls(self) -> Sequence[str]:
@@ -202,10 +202,10 @@ class Source(figures.Source):
         """See `figures.Source`."""
         node = self._node
         found = [self._route(link.hello.node, link, True) for link in node.transport.connections(ROUTE)]
-        if node.foreign is not None:
+        if node.remote_routes is not None:
             found += [
-                self._route(key, peer.connection, node.foreign.is_configured(key))
-                for key, peer in sorted(node.foreign.peers.items())
+                self._route(key, peer.connection, node.remote_routes.is_configured(key))
+                for key, peer in sorted(node.remote_routes.peers.items())
             ]
         return found
 

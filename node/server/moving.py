@@ -22,12 +22,12 @@ class MovingReplies:
     """Answers whose clients are not heard at the moment.
 
     Args:
-        heard: whether the owner of an inbox is connected somewhere (``Routing.heard_by_owner``).
+        reachable: whether the owner of an inbox is connected somewhere (``Routing.reachable_by_owner``).
         send: sends an answer to whoever listens.
     """
 
-    def __init__(self, heard: Callable[[bytes], bool], send: Callable[[bytes, bytes], None]) -> None:
-        self._heard = heard
+    def __init__(self, reachable: Callable[[bytes], bool], send: Callable[[bytes, bytes], None]) -> None:
+        self._heard = reachable
         self._send = send
         self._kept: dict[bytes, list[bytes]] = {}
         self._count = 0

@@ -54,7 +54,7 @@ from node.server.launch import Launch
 from node.server.leaderless import Leaderless
 from node.server.loop_watch import LoopWatch
 from node.server.membership import node_identity
-from node.server.membership.bootstrap import Founding
+from node.server.membership.bootstrap import Bootstrap
 from node.server.membership.members import Members
 from node.server.membership.requests import serve_go_requests, serve_membership
 from node.server.operator_token import operator_token
@@ -62,22 +62,22 @@ from node.server.outbox import SOFT_BYTES, bounds
 from node.server.peer_links import Alone, RouteLink
 from node.server.replica import Replica
 from node.server.routes.offered_services import is_offered
-from node.server.routes.remote_routes import FOUNDED, STARTED, cluster_of
+from node.server.routes.remote_routes import BOOTSTRAPPED, STARTED, cluster_of
 from node.server.routing import Routing
 from node.server.settings_sync import Agreement
-from node.server.shutdown import Leaving
+from node.server.shutdown import Shutdown
 from node.server.streaming import Subjects
-from node.server.system import Host, boot_time_ns
+from node.server.system import System, boot_time_ns
 from node.units import SECOND
 
 if TYPE_CHECKING:
     from node.raft.security import Security
     from node.raft.transport import Transport
     from node.server.disk.snapshots import Snapshots
-    from node.server.external_nats.link import External
-    from node.server.external_nats.routing import ExternalRouting
+    from node.server.external_nats.link import ExternalNats
+    from node.server.external_nats.routing import ExternalNatsRouting
     from node.server.external_nats.serving import Serving
-    from node.server.routes.route_links import ForeignLinks
+    from node.server.routes.route_links import RouteLinks
     from node.store.interface import StoreInterface
 
 log = logging.getLogger("stanchion.node")
@@ -147,7 +147,7 @@ class Node:
         )
         """Where clients may connect to this node, from elsewhere too. The first is told to other nodes."""
         self.started_ns = time.time_ns()
-        self.leaving = Leaving(self)
+        self.shutdown = Shutdown(self)
         self.loop = LoopWatch()
         """How long the rounds of the event loop take."""
         self.leaderless = Leaderless(self)
@@ -155,30 +155,30 @@ class Node:
         self._core_open = False
         self._changed = trio.Event()
         self._admitted = trio.Event()
-        self._host = Host(boot_ns=boot_time_ns)
+        self._host = System(boot_ns=boot_time_ns)
         self._storage = open_storage(config, name, stack)
         self.identity = self._storage.identity
         self.journal = self._storage.journal
         directory = self.identity.directory if self.identity is not None else ""
-        founders = node_identity.founders(config.cluster, name)
-        since, first_members = node_identity.first_members(self.identity, founders)
+        initial_voters = node_identity.initial_voters(config.cluster, name)
+        since, first_members = node_identity.first_members(self.identity, initial_voters)
         recovered = None
         if self.identity is not None and self.identity.recovered_from:
-            recovered = (self.identity.founding_id, self.identity.recovered_from)
+            recovered = (self.identity.cluster_uuid, self.identity.recovered_from)
             node_identity.claim_log(self.journal, self.identity)
         self.routing = Routing(
             name,
             send=self._send_route,
             cluster=config.cluster.id,
             offers=self._offers,
-            has_room=self._has_room,
+            has_capacity=self._has_capacity,
             queued_bytes=self._queued_bytes,
         )
-        external = self._make_external_routing()
+        external_nats = self._make_external_routing()
         self.administration = Administration(config.cluster.id, self.routing)
         """Where requests of operators come in; whoever does what they ask registers its verbs."""
         timing = _timing(config)
-        self.founding = Founding(
+        self.bootstrap = Bootstrap(
             name,
             config.cluster.id,
             list(config.cluster.nodes),
@@ -190,7 +190,7 @@ class Node:
         self.membership = Members(
             name,
             self._peer_addresses(),
-            self.founding,
+            self.bootstrap,
             directory=directory,
             since=since,
             removed=self._was_removed,
@@ -209,11 +209,11 @@ class Node:
             Subjects.of(config.cluster.id, config.streaming.discover_prefix),
             restore(self.store.records()),
             self.store,
-            routing=self.routing if external is None else external,
+            routing=self.routing if external_nats is None else external_nats,
             host=self._host,
             send=self._send_member,
             kick=self._kick,
-            founded=self._founded,
+            bootstrapped=self._bootstrapped,
             caught_up=self._caught_up,
             changed=self._has_changed,
             election_min_s=timing.election_min_s,
@@ -241,7 +241,7 @@ class Node:
             lambda: self.replica.state, lambda: self.config, self.replica.origin, proposes=launch.proposes
         )
         self._serve_operators()
-        self._serve_newcomers()
+        self._serve_joins()
         self.driver = Driver(
             self.engine,
             self.journal,
@@ -269,7 +269,7 @@ class Node:
                 self.space,
                 bytes_put=lambda: self.journal.bytes_put,
                 unwritten=self._unwritten,
-                looked=lambda is_low: self.replica.room.looked(is_low=is_low),
+                looked=lambda is_low: self.replica.low_space.looked(is_low=is_low),
                 shrink=self.checkpointer.shrink,
             )
         )
@@ -282,10 +282,10 @@ class Node:
             sockets=launch.sockets,
             loop=self.loop,
         )
-        self.external = None if external is None else self._make_external(external)
-        if external is not None:
-            self.replica.streaming.body_size_max = lambda: external.body_size_max
-        self.foreign = self._make_foreign()
+        self.external_nats = None if external_nats is None else self._make_external(external_nats)
+        if external_nats is not None:
+            self.replica.streaming.body_size_max = lambda: external_nats.body_size_max
+        self.remote_routes = self._make_remote_routes()
 
     @property
     def store(self) -> StoreInterface:
@@ -300,7 +300,7 @@ class Node:
     @property
     def stopping(self) -> bool:
         """It was asked to stop."""
-        return self.leaving.begun
+        return self.shutdown.begun
 
     @property
     def takes_part(self) -> bool:
@@ -323,7 +323,7 @@ class Node:
         replica = self.replica
 
         def messages() -> StoreInterface:
-            if not replica.caught_up or replica.performer.held:
+            if not replica.caught_up or replica.executor.held:
                 raise UnavailableError("this node is catching up with the others: ask another one")
             return self.store
 
@@ -331,23 +331,23 @@ class Node:
             state=lambda: replica.state,
             requests=replica.origin,
             clock=replica.clock,
-            wall_ns=replica.host.wall_ns,
+            wall_clock_ns=replica.host.wall_clock_ns,
             messages=messages,
         ).register(self.administration)
         serve_membership(self.administration, replica.asking)
         if self.config.cluster.allow_add_remove_node:
             serve_go_requests(self.routing, self.config.cluster.id, replica.asking, self._peer_addresses())
 
-    def _serve_newcomers(self) -> None:
+    def _serve_joins(self) -> None:
         if self.is_alone:
             return
-        from node.server.membership.join import Entrance
+        from node.server.membership.join import JoinServer
 
         replica = self.replica
-        entrance = Entrance(
-            self.config.cluster.id, self.name, lambda: replica.state.founding_id, replica.asking
+        join_server = JoinServer(
+            self.config.cluster.id, self.name, lambda: replica.state.cluster_uuid, replica.asking
         )
-        self.transport.serve_joiners(entrance.accept)
+        self.transport.serve_joiners(join_server.accept)
 
     def _open_member_certificates(self) -> MemberCertificates | None:
         cluster = self.config.cluster
@@ -368,7 +368,7 @@ class Node:
             self.addresses.peer_listen or self.addresses.peer,
             self.security,
             self._hello,
-            self.founding.check_hello,
+            self.bootstrap.check_hello,
         )
         transport.attach(ROUTE, RouteLink(self.routing, self.announce))
         self.membership.attach(transport, self.security)
@@ -377,9 +377,9 @@ class Node:
     def _hello(self, link: str) -> dict[str, Any]:
         assert self.security is not None
         return {
-            **self.founding.hello(link),
+            **self.bootstrap.hello(link),
             "term": self.journal.term,
-            "low_space": self.replica.room.is_low,
+            "low_space": self.replica.low_space.is_low,
             **self.security.hello(),
         }
 
@@ -388,17 +388,17 @@ class Node:
         nodes = self.config.cluster.nodes
         return {name: node.peer for name, node in nodes.items() if node.peer is not None}
 
-    def _make_foreign(self) -> ForeignLinks | None:
+    def _make_remote_routes(self) -> RouteLinks | None:
         """The links to nodes of other clusters, if any are wanted or welcome."""
         routes = self.config.cluster.routes
         if routes is None:
             return None
         from node.server.peer_security import peer_security
-        from node.server.routes.route_links import ForeignLinks
-        from node.server.routes.route_traffic import ForeignTraffic
+        from node.server.routes.route_links import RouteLinks
+        from node.server.routes.route_traffic import RouteTraffic
 
         security = self.security or peer_security(self.config, self.name, self._member_certificates)
-        foreign = ForeignLinks(
+        remote_routes = RouteLinks(
             self.config.cluster.id,
             self.name,
             listen=self.addresses.peer,
@@ -406,44 +406,44 @@ class Node:
             routes=routes,
             security=security,
             members=self.membership.addresses,
-            listener=ForeignTraffic(self.routing, self.replica, self.membership.found, self.announce),
+            listener=RouteTraffic(self.routing, self.replica, self.membership.found, self.announce),
             bootstrap=self._bootstrap,
             exclusive=lambda: self.config.cluster.bootstrap and node_identity.is_untouched(self.engine),
         )
-        self.transport.serve_foreign(foreign.accept)
-        return foreign
+        self.transport.serve_remote_route(remote_routes.accept)
+        return remote_routes
 
     def _bootstrap(self) -> str:
         if self.config.cluster.bootstrap:
             return STARTED
-        return FOUNDED if self.engine.membership.joinable else ""
+        return BOOTSTRAPPED if self.engine.membership.joinable else ""
 
-    def _make_external_routing(self) -> ExternalRouting | None:
+    def _make_external_routing(self) -> ExternalNatsRouting | None:
         """What takes the place of routing where clients connect to another NATS server."""
         if self.config.streaming.nats_server is None:
             return None
-        from node.server.external_nats.routing import ExternalRouting
+        from node.server.external_nats.routing import ExternalNatsRouting
 
         def inboxes() -> Iterator[str]:
             yield from (client.heartbeat_inbox for client in self.replica.state.clients.values())
             yield from (sub.inbox for sub in self.replica.state.subscriptions.values() if sub.online)
 
-        return ExternalRouting(
+        return ExternalNatsRouting(
             self.name,
             clock=self._host.monotonic_s,
-            random_name=self._host.random_name,
+            nuid=self._host.nuid,
             clients=lambda: [client.heartbeat_inbox for client in self.replica.state.clients.values()],
             inboxes=inboxes,
             is_clustered=not self.is_alone,
         )
 
-    def _make_external(self, routing: ExternalRouting) -> External:
-        from node.server.external_nats.link import External
+    def _make_external(self, routing: ExternalNatsRouting) -> ExternalNats:
+        from node.server.external_nats.link import ExternalNats
         from node.server.external_nats.servers import servers, trust
 
         wanted = self.config.streaming.nats_server
         assert wanted is not None
-        return External(
+        return ExternalNats(
             routing,
             self.replica,
             servers(wanted),
@@ -459,7 +459,7 @@ class Node:
         )
 
     def _make_serving(self) -> Serving | None:
-        if self.external is None or self.is_alone:
+        if self.external_nats is None or self.is_alone:
             return None
         from node.server.external_nats.serving import Serving
 
@@ -470,7 +470,7 @@ class Node:
                 self._send_member(peer, frame)
 
         serving = Serving(
-            self.external,
+            self.external_nats,
             replica,
             self.engine,
             cluster_id=self.config.cluster.id,
@@ -550,30 +550,30 @@ class Node:
 
     async def _run(self) -> int | None:
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self.leaving.heed_signals)
+            nursery.start_soon(self.shutdown.heed_signals)
             nursery.start_soon(Collector(lambda: self.replica.role == "leader" and not self.is_alone).run)
-            nursery.start_soon(self.leaving.stop_when_asked, nursery.cancel_scope)
+            nursery.start_soon(self.shutdown.stop_when_asked, nursery.cancel_scope)
             nursery.start_soon(self._serve_http)
             if self.identity is None and self.config.cluster.join:
                 await self._enter()
                 nursery.cancel_scope.cancel()
                 return None
             await nursery.start(self.transport.run)
-            if self.foreign is not None:
-                nursery.start_soon(self.foreign.run)
+            if self.remote_routes is not None:
+                nursery.start_soon(self.remote_routes.run)
             if self.identity is None and self.config.cluster.bootstrap:
                 await self._look_around()
-            self.founding.start()
+            self.bootstrap.start()
             if not self._admitted.is_set() and self.identity is None:
                 log.info("waiting for the other members, to found the cluster together, or to be let in")
             await self._wait_for_admission()
-            if self.founding.invitation is not None:
+            if self.bootstrap.invitation is not None:
                 nursery.cancel_scope.cancel()
                 return None
-            if self.external is None:
-                await nursery.start(self.leaving.serve_clients)
+            if self.external_nats is None:
+                await nursery.start(self.shutdown.serve_clients)
             else:
-                await nursery.start(self.external.run)
+                await nursery.start(self.external_nats.run)
             serving = self._make_serving()  # before a leader can say in which queue group it serves
             await nursery.start(self.driver.run)
             nursery.start_soon(self.checkpointer.run)
@@ -584,9 +584,9 @@ class Node:
             if self.space_watch is not None:
                 nursery.start_soon(self.space_watch.run)
             if serving is not None:
-                nursery.start_soon(serving.run, self._wait_changed, self.leaving.hand_over)
+                nursery.start_soon(serving.run, self._wait_changed, self.shutdown.hand_over)
             nursery.start_soon(self._configure)
-        return self.leaving.status
+        return self.shutdown.status
 
     async def _wait_for_admission(self) -> None:
         if self.identity is not None:
@@ -594,19 +594,19 @@ class Node:
         while not self._admitted.is_set():
             with trio.move_on_after(0.1):
                 await self._admitted.wait()
-            if self.founding.refused is not None:
-                raise self.founding.refused
+            if self.bootstrap.refused is not None:
+                raise self.bootstrap.refused
         cluster = self.config.cluster
-        invitation = self.founding.invitation
+        invitation = self.bootstrap.invitation
         if invitation is None:
-            self.identity = node_identity.founder(
-                cluster.id, self.name, node_identity.founders(cluster, self.name)
+            self.identity = node_identity.bootstrap_node(
+                cluster.id, self.name, node_identity.initial_voters(cluster, self.name)
             )
         else:
             log.info("added to cluster %s, by entry %d", cluster.id, invitation.index)
             self.identity = node_identity.invited(cluster.id, self.name, invitation)
         await trio.to_thread.run_sync(save_identity, self._storage.disk, self.identity)
-        self.founding.identify(self.identity)
+        self.bootstrap.identify(self.identity)
 
     async def _look_around(self) -> None:
         """Before a cluster is founded alone: is there one already? Its nodes dial this one, if it was theirs.
@@ -615,21 +615,21 @@ class Node:
             IdentityError: there is.
         """
         with trio.move_on_after(LOOK_AROUND_S):
-            while self.founding.refused is None:  # noqa: ASYNC110  # a hello is no event of ours
+            while self.bootstrap.refused is None:  # noqa: ASYNC110  # a hello is no event of ours
                 await trio.sleep(0.05)
-        if self.founding.refused is not None:
-            raise self.founding.refused
+        if self.bootstrap.refused is not None:
+            raise self.bootstrap.refused
 
     async def _enter(self) -> None:
         """Ask to be let into a cluster, and write down that this node is."""
-        from node.server.membership.join import Newcomer, drawn, forget
+        from node.server.membership.join import JoinClient, drawn, forget
 
         cluster, disk = self.config.cluster, self._storage.disk
         assert self.addresses.peer is not None
         assert self.security is not None
         directory = await trio.to_thread.run_sync(drawn, disk)
-        newcomer = Newcomer(cluster.id, self.name, self.addresses.peer, directory, self.security)
-        invitation = await newcomer.enter(cluster.routes or ())
+        join_client = JoinClient(cluster.id, self.name, self.addresses.peer, directory, self.security)
+        invitation = await join_client.enter(cluster.routes or ())
         log.info("let into cluster %s, by entry %d", cluster.id, invitation.index)
         identity = node_identity.invited(cluster.id, self.name, invitation, directory)
         await trio.to_thread.run_sync(save_identity, disk, identity)
@@ -702,19 +702,19 @@ class Node:
     # --- what the parts ask for -------------------------------------------------------------------
 
     def _send_route(self, peer: str, value: Any) -> None:
-        if self.foreign is not None and cluster_of(peer):
-            self.foreign.send(peer, value)
+        if self.remote_routes is not None and cluster_of(peer):
+            self.remote_routes.send(peer, value)
         else:
             self.transport.send(peer, ROUTE, value)
 
     def _queued_bytes(self, peer: str) -> int:
-        if self.foreign is not None and cluster_of(peer):
-            return self.foreign.queued_bytes(peer)
+        if self.remote_routes is not None and cluster_of(peer):
+            return self.remote_routes.queued_bytes(peer)
         return self.transport.queued_bytes(peer, ROUTE)
 
-    def _has_room(self, peer: str) -> bool:
-        if self.foreign is not None and cluster_of(peer):
-            return self.foreign.has_room(peer)
+    def _has_capacity(self, peer: str) -> bool:
+        if self.remote_routes is not None and cluster_of(peer):
+            return self.remote_routes.has_capacity(peer)
         return self.transport.queued_bytes(peer, ROUTE) < ROUTE_QUEUED_MAX
 
     def _offers(self, cluster: str, pattern: bytes) -> bool:
@@ -749,27 +749,27 @@ class Node:
     def _was_removed(self, index: int) -> None:
         if not self.stopping:
             log.warning("entry %d removed this node from the cluster: it stops", index)
-            self.leaving.at_once()
+            self.shutdown.at_once()
 
     def _replaced(self, store: StoreInterface) -> None:
         self._storage.store = store
 
-    def _founded(self, state: State) -> None:
+    def _bootstrapped(self, state: State) -> None:
         identity = node_identity.learnt(self.identity, self.config.cluster.id, self.name, state)
         if identity != self.identity:
             save_identity(self._storage.disk, identity)
             self.identity = identity
-            self.founding.identify(identity)
+            self.bootstrap.identify(identity)
 
     def _caught_up(self) -> None:
         self.clients.release()
         self._has_changed()
-        if self.external is None:
+        if self.external_nats is None:
             self._serves()
             return
         if self.is_alone:
-            self.external.open()
-        self.external.once_subscribed(self._serves)
+            self.external_nats.open()
+        self.external_nats.once_subscribed(self._serves)
 
     def _serves(self) -> None:
         """What clients ask is answered."""
@@ -794,8 +794,8 @@ class Node:
 
     def other_addresses(self) -> list[str]:
         """Where other nodes take clients."""
-        own = [address for _, address in sorted(self.founding.client_addresses.items())]
-        return own if self.foreign is None else own + self.foreign.client_addresses()
+        own = [address for _, address in sorted(self.bootstrap.client_addresses.items())]
+        return own if self.remote_routes is None else own + self.remote_routes.client_addresses()
 
 
 def _timing(config: Config) -> Timing:

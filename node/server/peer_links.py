@@ -66,7 +66,7 @@ class Alone:
     def serve_snapshots(self, serve: Any) -> None:
         """Nobody will ever need one."""
 
-    def serve_foreign(self, serve: Any) -> None:
+    def serve_remote_route(self, serve: Any) -> None:
         """Nobody can dial this node."""
 
     def serve_joiners(self, serve: Any) -> None:

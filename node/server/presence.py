@@ -2,7 +2,7 @@
 
 A client is *heard* while some connection in the cluster subscribes to its heartbeat inbox. Every
 node knows the whole cluster's interest, so every node keeps this table; only a ready leader acts on
-it (``keeper``). A new leader therefore knows when an inbox fell silent although it did not lead then.
+it (``leader_duties``). A new leader therefore knows when an inbox fell silent although it did not lead then.
 
 A subscription to a pattern, ``>`` for instance, may be a bystander's and counts for nothing, unless its
 connection shows that it is the client's (`Presence.vouch`): a heartbeat is answered while nobody has
@@ -105,7 +105,7 @@ class Sight:
     """Cluster time of the entry in which a leader last acted on its return."""
     acted_at: Where | None = None
     """The connection it had returned to when a leader last acted on that, if that leader said so."""
-    heard_since_ns: int = 0
+    reachable_since_ns: int = 0
     """Cluster time when it was first seen to be heard through the connection it is heard through now."""
 
 
@@ -153,13 +153,13 @@ class Presence:
             sight = self._sights.get(inbox)
             if sight is not None:
                 self._changed[inbox] = None
-            heard = (node, change.before) if change.before else None
-            if sight is not None and heard != sight.where:
+            reachable = (node, change.before) if change.before else None
+            if sight is not None and reachable != sight.where:
                 # An old connection, and that another hears has been seen; or another comes beside the old.
-                heard = None if change.before else sight.where
-            if heard is not None:
+                reachable = None if change.before else sight.where
+            if reachable is not None:
                 gone = self._strangers if sight is None else self._gone
-                gone.setdefault(change.subject, (now, heard))
+                gone.setdefault(change.subject, (now, reachable))
         self.dirty = True
         self._forget(now)
 
@@ -181,7 +181,7 @@ class Presence:
                 sight.acted_ns = time_ns
             sight.moved = sight.moved and self._is_news(sight)
 
-    def heard_by_pattern(self, inbox: str) -> Where | None:
+    def reachable_by_pattern(self, inbox: str) -> Where | None:
         """Return the newest connection that hears ``inbox``, patterns included; it may be a bystander's."""
         return self._interest.where_any(inbox.encode())
 
@@ -253,7 +253,7 @@ class Presence:
             sight.last = sight.where
             if not sight.moved:
                 sight.gone_since_ns, sight.before = gone_ns, sight.where
-        sight.where, sight.heard_since_ns = where, now
+        sight.where, sight.reachable_since_ns = where, now
         if where is not None and sight.last not in (None, where) and self._is_news(sight):
             sight.moved, sight.moved_ns = True, now
         return sight

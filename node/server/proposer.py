@@ -29,9 +29,9 @@ from typing import Any, Protocol
 
 from node.core.commands import (
     ColdStart,
-    KeeperCommand,
+    LeaderCommand,
+    NewTerm,
     PauseRedelivery,
-    TakeOver,
 )
 from node.core.entries import (
     BATCH_COMMANDS_MAX,
@@ -42,7 +42,7 @@ from node.core.entries import (
     claimed_count,
     decode_session_open,
     encode_entry,
-    encode_keeper,
+    encode_leader_command,
     encoded_size,
     refused_batch,
 )
@@ -67,7 +67,7 @@ EARLY_BYTES_MAX = 64 * 1024 * 1024
 """Bytes of batches kept of one node until this leader is ready. With more all of them are dropped, and asked
 for again then: a link that breaks again and again brings the same again and again."""
 SESSION_OPEN_BYTES_MAX = 1024
-KEEPER_COMMANDS_MAX = 500
+LEADER_COMMANDS_MAX = 500
 """Keeper commands in one entry: a take-over may find thousands of clients to speak of (R19)."""
 
 
@@ -121,7 +121,7 @@ class _Early:
         """Frames were dropped."""
 
 
-class Ordering:
+class Proposer:
     """The order of the log, while this node leads.
 
     Args:
@@ -138,15 +138,15 @@ class Ordering:
         engine: Engine,
         state: Callable[[], State],
         clock: ClusterClock,
-        wall: WallClock,
+        wall_clock: WallClock,
         *,
-        found: Callable[[int], list[KeeperCommand]],
+        found: Callable[[int], list[LeaderCommand]],
         answer: Callable[[str, tuple[Any, ...]], None],
     ) -> None:
         self._engine = engine
         self._state = state
         self._clock = clock
-        self._wall = wall
+        self._wall_clock = wall_clock
         self._found = found
         self._answer = answer
         self._term: int | None = None
@@ -154,7 +154,7 @@ class Ordering:
         self._queues: dict[str, Queue] = {}
         self._turn: deque[str] = deque()
         self._queued_bytes = 0
-        self._keeper: deque[tuple[KeeperCommand, int]] = deque()
+        self._leader_commands: deque[tuple[LeaderCommand, int]] = deque()
         """With their sizes."""
         self._in_flight: deque[tuple[int, int]] = deque()  # (index, size)
         self._in_flight_bytes = 0
@@ -196,7 +196,7 @@ class Ordering:
         self._queues.clear()
         self._turn.clear()
         self._queued_bytes = 0
-        self._keeper.clear()
+        self._leader_commands.clear()
         self._in_flight.clear()
         self._in_flight_bytes = 0
         self._held_left = 0
@@ -253,7 +253,7 @@ class Ordering:
         self._hold_until_s = now_s + READ_WAIT_S
         if self.open and not self._pausing and not too_new(PauseRedelivery, self._state().version):
             command = PauseRedelivery(self._engine.term, True)
-            self._keeper.appendleft((command, encoded_size(command)))
+            self._leader_commands.appendleft((command, encoded_size(command)))
             self._pausing = True
 
     # --- frames of origins ------------------------------------------------------------------------
@@ -365,10 +365,10 @@ class Ordering:
         queue.bytes += len(batch.commands)
         self._queued_bytes += len(batch.commands)
 
-    def keeper(self, command: KeeperCommand) -> None:
+    def propose_command(self, command: LeaderCommand) -> None:
         """Put a command of the keeper into the next entry."""
         if self._term is not None:
-            self._keeper.append((command, encoded_size(command)))
+            self._leader_commands.append((command, encoded_size(command)))
 
     # --- entries ----------------------------------------------------------------------------------
 
@@ -395,7 +395,7 @@ class Ordering:
                 return False
             self._open_term(now_s)
             proposed = True
-        while (self._turn or self._keeper or self._ends_pause(now_s)) and self._may_propose():
+        while (self._turn or self._leader_commands or self._ends_pause(now_s)) and self._may_propose():
             self._propose_next(now_s)
             proposed = True
         return proposed
@@ -405,13 +405,13 @@ class Ordering:
         return self._pausing and not self._held_left and now_s >= self._paused_until_s
 
     def _propose_next(self, now_s: float) -> None:
-        keeper, size = self._next_keeper()
+        commands, size = self._next_leader_command()
         batches = self._next_batches() if size <= ENTRY_BYTES else []
         if self._ends_pause(now_s):
-            keeper.append(PauseRedelivery(self._engine.term, False))
+            commands.append(PauseRedelivery(self._engine.term, False))
             self._pausing = False
             self._opening.clear()
-        self._propose(keeper, batches)
+        self._propose(commands, batches)
 
     def _may_propose(self) -> bool:
         if not self._in_flight:
@@ -422,8 +422,8 @@ class Ordering:
     def _open_term(self, now_s: float) -> None:
         term = self._engine.term
         self.open = True
-        commands: list[KeeperCommand] = [TakeOver(term, self._engine.commit_when_elected)]
-        if not self._state().founding_id:
+        commands: list[LeaderCommand] = [NewTerm(term, self._engine.commit_when_elected)]
+        if not self._state().cluster_uuid:
             commands += self._found(term)
         if self.cold:
             commands.append(ColdStart(term))
@@ -440,18 +440,18 @@ class Ordering:
             self._pausing = True
         self._first_index = self._propose(commands, batches, free=self.cold)
 
-    def _next_keeper(self) -> tuple[list[KeeperCommand], int]:
+    def _next_leader_command(self) -> tuple[list[LeaderCommand], int]:
         """Up to 64 KiB of the keeper's commands, and their size; a larger one goes alone.
 
         Large are commands that name a client whose ID was registered by an older release, which took any.
         """
-        commands: list[KeeperCommand] = []
+        commands: list[LeaderCommand] = []
         total = 0
-        while self._keeper and len(commands) < KEEPER_COMMANDS_MAX:
-            command, size = self._keeper[0]
+        while self._leader_commands and len(commands) < LEADER_COMMANDS_MAX:
+            command, size = self._leader_commands[0]
             if commands and total + size > ENTRY_BYTES:
                 break
-            self._keeper.popleft()
+            self._leader_commands.popleft()
             commands.append(command)
             total += size
         return commands, total
@@ -479,11 +479,13 @@ class Ordering:
         self._queued_bytes -= size
         return batches
 
-    def _propose(self, keeper: list[KeeperCommand], batches: list[Batch], *, free: bool = False) -> int:
+    def _propose(self, commands: list[LeaderCommand], batches: list[Batch], *, free: bool = False) -> int:
         state = self._state()
         time_ns = self._clock.now()
-        stamp = self._wall.stamp(time_ns, free=free)
-        entry = Entry(state.version, time_ns, stamp, [encode_keeper(command) for command in keeper], batches)
+        stamp = self._wall_clock.stamp(time_ns, free=free)
+        entry = Entry(
+            state.version, time_ns, stamp, [encode_leader_command(command) for command in commands], batches
+        )
         data = encode_entry(entry)
         assert len(data) <= ENTRY_SIZE_MAX, f"an entry of {len(data)} bytes, which no frame can hold"
         index = self._engine.propose(data)

@@ -43,7 +43,7 @@ class Engine(Protocol):
     def last_index(self) -> int: ...
 
 
-class CatchUp:
+class ReadIndex:
     """Whether this node has caught up, and what is missing.
 
     Args:
@@ -52,7 +52,7 @@ class CatchUp:
         monotonic_s: the driver's clock.
         gap_s: a gap in this process's life, or in what it hears of the leader, that matters.
         lag_s: who has not applied after so long what the leader had called committed is cut off one way.
-        founded: whether the cluster has its identity. Before, nobody is served: ack inboxes made without
+        bootstrapped: whether the cluster has its identity. Before, nobody is served: ack inboxes made without
             its tag would reach nobody (R18).
         held: told to perform nothing from now on.
         caught_up: told when it has caught up.
@@ -66,7 +66,7 @@ class CatchUp:
         monotonic_s: Callable[[], float],
         gap_s: float,
         lag_s: float,
-        founded: Callable[[], bool],
+        bootstrapped: Callable[[], bool],
         held: Callable[[], None],
         caught_up: Callable[[], None],
     ) -> None:
@@ -75,13 +75,13 @@ class CatchUp:
         self._monotonic_s = monotonic_s
         self._gap_s = gap_s
         self._lag_s = lag_s
-        self._founded = founded
-        self._tell_held = held
-        self._tell_caught_up = caught_up
+        self._bootstrapped = bootstrapped
+        self._notify_all_forwarded = held
+        self._notify_caught_up = caught_up
         self._engine: Engine
         self.done = False
         """It has caught up, and performs what it applies."""
-        self.warm = False
+        self.has_served = False
         """It has applied what was proposed after it had caught up (R14)."""
         self._term = 0
         self._leader: str | None = None
@@ -92,7 +92,7 @@ class CatchUp:
         self._answered = 0  # the last one that the leader answered for
         self._asked_s = -NEVER
         self._leader_frame_s = -NEVER
-        self._told = 0  # a commit index that the leader has told, the oldest that may not be applied yet
+        self._notified = 0  # a commit index that the leader has told, the oldest that may not be applied yet
         self._told_s = NEVER
 
     def attach(self, engine: Engine) -> None:
@@ -103,7 +103,7 @@ class CatchUp:
 
     def hold(self) -> None:
         """Perform nothing until this node has caught up again."""
-        self._tell_held()
+        self._notify_all_forwarded()
         self.done = False
         self._target = None
         self._question += 1
@@ -123,7 +123,7 @@ class CatchUp:
         """This leader stood still, and proposes an entry: if that commits, it leads, and has caught up."""
         self._target = self._engine.last_index + 1
 
-    def leader_heard(self) -> None:
+    def leader_known(self) -> None:
         """A live frame of the current leader came in. After a long silence it begins a gap."""
         now_s = self._monotonic_s()
         if self.done and now_s - self._leader_frame_s > self._gap_s:
@@ -151,14 +151,14 @@ class CatchUp:
         if self._target is None:
             self._target = commit
             engine = self._engine
-            if engine.applied_index >= commit and engine.applied_term == engine.term and self._founded():
+            if engine.applied_index >= commit and engine.applied_term == engine.term and self._bootstrapped():
                 self.finish(engine.applied_index)
 
     def _look_for_lag(self, commit: int) -> None:
         """Hold if what the leader said a while ago is still not applied."""
         now_s = self._monotonic_s()
-        if self._engine.applied_index >= self._told:
-            self._told, self._told_s = commit, now_s
+        if self._engine.applied_index >= self._notified:
+            self._notified, self._told_s = commit, now_s
         elif now_s - self._told_s > self._lag_s:
             self.hold()
 
@@ -194,7 +194,7 @@ class CatchUp:
     def applied_batch(self, index: int) -> None:
         """A batch was applied: if it is newer than catching up, this node is warm."""
         if self.done and index > self._done_at:
-            self.warm = True
+            self.has_served = True
 
     def applied_to(self, index: int, term: int) -> None:
         """Everything up to ``index``, an entry of ``term``, is applied.
@@ -205,7 +205,7 @@ class CatchUp:
             self._target is not None
             and index >= self._target
             and term == self._engine.term
-            and self._founded()
+            and self._bootstrapped()
         ):
             self.finish(index)
 
@@ -216,9 +216,9 @@ class CatchUp:
 
     def finish(self, index: int) -> None:
         """It has caught up with ``index``."""
-        assert self._founded()
+        assert self._bootstrapped()
         self._target = None
         self._done_at = max(self._engine.last_index, index)
         self.done = True
         self._leader_frame_s = self._monotonic_s()
-        self._tell_caught_up()
+        self._notify_caught_up()

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Protocol
 
 from node.core import refusals
-from node.core.commands import ClientReachable, Found, KeeperCommand, Refound, Tick
+from node.core.commands import ClientReachable, InitCluster, LeaderCommand, RecoverCluster, Tick
 from node.core.effects import ClientOpened, Effects, Refused, Replies, SubscriptionOpened
 from node.core.machine import Machine
 from node.core.state import State
@@ -25,26 +25,26 @@ from node.protocol.peer import shown
 from node.raft.membership import Membership
 from node.server import proposer, read_index
 from node.server.administration.asking import Asking
-from node.server.backpressure import Pacing
+from node.server.backpressure import Backpressure
 from node.server.clock import ClusterClock, WallClock
 from node.server.clock_duty import ClockDuty
-from node.server.divergence import Comparing
-from node.server.effect_executor import TIME_UNKNOWN_NS, Messages, Performer
-from node.server.leader_duties import Keeper
+from node.server.divergence import DivergenceCheck
+from node.server.effect_executor import TIME_UNKNOWN_NS, EffectExecutor, Messages
+from node.server.leader_duties import LeaderDuties
 from node.server.losses import Losses
-from node.server.low_space import Room
-from node.server.maintenance import Upkeep
+from node.server.low_space import LowSpace
+from node.server.maintenance import Maintenance
 from node.server.membership import reconfiguration as membership
-from node.server.membership.reconfiguration import Changes, Neighbours, NoNeighbours
+from node.server.membership.reconfiguration import Neighbours, NoNeighbours, Reconfigurer
 from node.server.origin import Origin
 from node.server.presence import Presence
-from node.server.proposer import Ordering
-from node.server.read_index import CatchUp
+from node.server.proposer import Proposer
+from node.server.read_index import ReadIndex
 from node.server.requests import Requests
 from node.server.routing_interface import NodeRouting
 from node.server.steps import ends
 from node.server.streaming import Streaming, Subjects
-from node.server.system import Host
+from node.server.system import System
 from node.units import SECOND, Index
 
 log = logging.getLogger("stanchion.node")
@@ -86,7 +86,7 @@ class Replica:
         host: clocks and chance of this machine.
         send: sends a value to a member over the raft link; False if the link is down.
         kick: asks for a ``pump`` soon.
-        founded: told once the cluster has its identity.
+        bootstrapped: told once the cluster has its identity.
         caught_up: told when clients may be served.
         changed: told of another role, term or leader.
         election_min_s: the minimum election timeout; half of it is a gap that matters (R4).
@@ -103,10 +103,10 @@ class Replica:
         messages: Messages,
         *,
         routing: NodeRouting,
-        host: Host,
+        host: System,
         send: Callable[[str, Any], bool],
         kick: Callable[[], None],
-        founded: Callable[[State], None],
+        bootstrapped: Callable[[State], None],
         caught_up: Callable[[], None],
         changed: Callable[[], None],
         election_min_s: float,
@@ -118,21 +118,23 @@ class Replica:
         self.machine = Machine(state)
         self.host = host
         self.clock = ClusterClock(host.monotonic_ns)
-        self.wall = WallClock(host.monotonic_ns, host.wall_ns, max_clock_offset_ns, boot_ns=host.boot_ns)
+        self.wall_clock = WallClock(
+            host.monotonic_ns, host.wall_clock_ns, max_clock_offset_ns, boot_ns=host.boot_ns
+        )
         self.clock.seen(state.time_ns)
-        self.wall.seen(state.timestamp_ns, state.time_ns)
+        self.wall_clock.seen(state.timestamp_ns, state.time_ns)
         self.routing = routing
         self._send = send
         self._kick = kick
-        self._founded = founded
-        self._tell_caught_up = caught_up
-        self._tell_changed = changed
+        self._bootstrapped = bootstrapped
+        self._notify_caught_up = caught_up
+        self._notify_changed = changed
         self.engine: Engine
         self.origin = Origin(node, self._forward, host.random_bytes)
         self.origin.version = lambda: self.state.version
         self.requests = Requests(routing, host, kick)
         self.presence = Presence(routing, self.clock.now)
-        self.performer = Performer(
+        self.executor = EffectExecutor(
             self._state,
             messages,
             receivers=routing.local_receivers,
@@ -141,9 +143,9 @@ class Replica:
         )
         self.losses = Losses(
             node,
-            host.wall_ns() // 1000,  # as epochs of connections begin
-            take=self.performer.report,
-            is_busy=lambda: self.performer.progress.is_busy,
+            host.wall_clock_ns() // 1000,  # as epochs of connections begin
+            take=self.executor.report,
+            is_busy=lambda: self.executor.progress.is_busy,
             links_up=lambda: self.links_up,
             send=send,
         )
@@ -154,49 +156,49 @@ class Replica:
             routing=routing,
             requests=self.requests,
             clock=self.clock,
-            leader_heard=lambda: self.leader_heard,
+            leader_known=lambda: self.leader_known,
             client_pinged=self._client_pinged,
-            random_name=host.random_name,
+            nuid=host.nuid,
         )
-        self.streaming.answer_behind = self.performer.answer_behind
-        self.performer.send_answer = self.streaming.send_now
-        self.ordering: Ordering
-        self.keeper: Keeper | None = None
+        self.streaming.answer_behind = self.executor.answer_behind
+        self.executor.send_answer = self.streaming.send_now
+        self.proposer: Proposer
+        self.duties: LeaderDuties | None = None
         self.role = "follower"
         self.term = 0
         self.leader: str | None = None
         self.links_up: set[str] = set()
-        self.room = Room(
+        self.low_space = LowSpace(
             node,
             lambda: self.membership.voters if self.membership is not None else (),
             send=send,
             refuse=self._refuse_publishes,
         )
-        self.catch_up = CatchUp(
+        self.catch_up = ReadIndex(
             links_up=self.links_up,
             send=send,
             monotonic_s=host.monotonic_s,
             gap_s=election_min_s / 2,
             lag_s=election_min_s,
-            founded=lambda: bool(self.state.cluster_tag),
+            bootstrapped=lambda: bool(self.state.cluster_tag),
             held=self._held,
             caught_up=self._now_caught_up,
         )
         self.neighbours: Neighbours = neighbours or NoNeighbours()
         self.membership: Membership | None = None
         self._membership_index = 0
-        self.comparing = Comparing(
+        self.divergence = DivergenceCheck(
             node,
             voters=lambda: self.membership.voters if self.membership is not None else (),
             peers=lambda: self.links_up,
             send=send,
         )
-        self.comparing.applied(state)
+        self.divergence.applied(state)
         self.asking = Asking(node, send, int.from_bytes(host.random_bytes(6)))
-        self.changes: Changes
+        self.reconfiguration: Reconfigurer
         self._attached = False
         self._recovered = recovered
-        self._warm_members: dict[str, bool] = {}
+        self._members_that_served: dict[str, bool] = {}
         self._opened_ready = False
         self._look_s = 0.0
         self._looked_at_all_s = 0.0
@@ -205,13 +207,13 @@ class Replica:
         self.leaderless_since_s: float | None = host.monotonic_s()
         self._has_caught_up = False
         self._unreached_since_s: float | None = host.monotonic_s()  # no leader that requests could go to
-        self._founding = ""
+        self._bootstrap = ""
         self.needs_snapshot_from: Callable[[str], None] | None = None
         self.serving: Serving | None = None
         """Where clients connect to an external NATS server: which node serves them."""
-        self.pacing = Pacing(
+        self.backpressure = Backpressure(
             self.origin,
-            stuck=self.performer.stuck,
+            stuck=self.executor.stuck,
             set_stuck=routing.set_stuck,
             kick=kick,
             is_held_up=routing.is_held_up,
@@ -223,43 +225,48 @@ class Replica:
         """The engine is made after the replica, which it calls."""
         self.engine = engine
         self.catch_up.attach(engine)
-        self.ordering = Ordering(
+        self.proposer = Proposer(
             engine,
             self._state,
             self.clock,
-            self.wall,
+            self.wall_clock,
             found=self._found,
             answer=self._to_origin,
         )
-        self.upkeep = Upkeep(
+        self.maintenance = Maintenance(
             self.node,
             self.machine.version,
             self._state,
-            self.wall,
+            self.wall_clock,
             members=lambda: self.membership.names if self.membership is not None else (),
-            propose=self.ordering.keeper,
+            propose=self.proposer.propose_command,
         )
-        self.changes = Changes(
+        self.reconfiguration = Reconfigurer(
             self.node,
             engine,
-            self.ordering,
+            self.proposer,
             directory=self.neighbours.directory_of,
             check_address=self.neighbours.check_address,
             kick=self._kick,
         )
-        self.asking.register("cluster.add", self.changes.add)
-        self.asking.register("cluster.join", self.changes.join)
-        self.asking.register("cluster.remove", self.changes.remove)
-        self.asking.register("cluster.members", self.changes.view)
-        self.clock_duty = ClockDuty(self.node, engine, self.ordering, self._state, self.clock, self.wall)
+        self.asking.register("cluster.add", self.reconfiguration.add)
+        self.asking.register("cluster.join", self.reconfiguration.join)
+        self.asking.register("cluster.remove", self.reconfiguration.remove)
+        self.asking.register("cluster.members", self.reconfiguration.view)
+        self.clock_duty = ClockDuty(
+            self.node, engine, self.proposer, self._state, self.clock, self.wall_clock
+        )
         self.asking.register("cluster.clock", self.clock_duty.show)
         if self.membership is not None:
-            self.changes.in_force = self.membership
+            self.reconfiguration.in_force = self.membership
             if not engine.is_changing:
-                self.changes.committed, self.changes.committed_index = self.membership, self._membership_index
+                self.reconfiguration.committed, self.reconfiguration.committed_index = (
+                    self.membership,
+                    self._membership_index,
+                )
                 self.neighbours.membership_settled(self.membership, Index(self._membership_index))
         self._attached = True
-        self._check_founded()
+        self._check_bootstrapped()
 
     def _state(self) -> State:
         return self.machine.state
@@ -285,10 +292,10 @@ class Replica:
     @property
     def is_serving(self) -> bool:
         """Whether this node leads and has applied the first entry of its term."""
-        return self.keeper is not None
+        return self.duties is not None
 
     @property
-    def leader_heard(self) -> bool:
+    def leader_known(self) -> bool:
         """Whether this node leads, or hears one who does."""
         return self.leader is not None and self.caught_up
 
@@ -299,44 +306,44 @@ class Replica:
         effects = self.machine.apply(Index(index), payload)
         state = self.machine.state
         self.clock.seen(state.time_ns)
-        self.wall.seen(state.timestamp_ns, state.time_ns)
+        self.wall_clock.seen(state.timestamp_ns, state.time_ns)
         for warning in effects.warnings:
             log.warning("%s", warning.text)
         if effects.sessions:
-            self.performer.order.flush()  # outcomes of a session that may end here
+            self.executor.order.flush()  # outcomes of a session that may end here
         for opened in effects.sessions:
             self.origin.opened(opened)
-        self.performer.perform(effects)
+        self.executor.execute(effects)
         self._applied_own()
         self._notice_clients(effects)
-        if effects.took_over is not None:
-            self.losses.took_over(state.time_ns, effects.took_over, index)
+        if effects.began_term is not None:
+            self.losses.began_term(state.time_ns, effects.began_term, index)
         if effects.opened and self.streaming.unknown_acks:
             for ack_inbox in _subscriptions_opened(effects.opened):
                 self.streaming.opened(ack_inbox)
         if effects.returned:
             self.presence.acted(effects.returned, state.time_ns)
-        if state.founding_id != self._founding:
-            self._check_founded()
+        if state.cluster_uuid != self._bootstrap:
+            self._check_bootstrapped()
         self.catch_up.applied_batch(index)
         self.applied_to(index, term)
-        self.comparing.applied(state)
+        self.divergence.applied(state)
 
     def membership_changed(self, membership: Membership, index: Index) -> None:
         """Another membership is in force, perhaps not committed. Told of the first before `attach`."""
         self.membership, self._membership_index = membership, index
-        self.wall.voters_are(membership.voters)
-        for peer in self._warm_members.keys() - {*membership.names}:
-            del self._warm_members[peer]
-        self.comparing.forget(membership.names)
+        self.wall_clock.voters_are(membership.voters)
+        for peer in self._members_that_served.keys() - {*membership.names}:
+            del self._members_that_served[peer]
+        self.divergence.forget(membership.names)
         self.losses.forget(membership.names)
         self.neighbours.membership_changed(membership, index)
         if self._attached:
-            self.changes.changed(membership)
+            self.reconfiguration.changed(membership)
 
     def membership_committed(self, membership: Membership, index: Index) -> None:
         """A membership stays."""
-        self.changes.is_committed(membership, index)
+        self.reconfiguration.is_committed(membership, index)
         self.neighbours.membership_committed(membership, index)
 
     def member_left(self, name: str) -> None:
@@ -345,9 +352,9 @@ class Replica:
 
     def applied_to(self, index: int, term: int) -> None:
         """Everything up to ``index`` is applied, the engine's own entries included."""
-        self.ordering.applied(index)
-        if self.keeper is not None:
-            self.keeper.applied()
+        self.proposer.applied(index)
+        if self.duties is not None:
+            self.duties.applied()
         self.catch_up.applied_to(index, term)
 
     def needs_snapshot(self, peer: str) -> None:
@@ -373,45 +380,45 @@ class Replica:
             self._stop_leading()
             if leads:
                 self.clock.lead(term)
-                self.ordering.lead(term)
+                self.proposer.lead(term)
                 self._opened_ready = False
             else:
                 self.clock.follow()
         self.catch_up.role_changed(term, leader, goes_on_leading=leads and led_before)
         self.leaderless_since_s = None if leader else self.host.monotonic_s()
-        self._tell_origin()
-        self._tell_changed()
+        self._notify_origin()
+        self._notify_changed()
 
     def leader_note(self) -> Any:
         """What this node, as leader, attaches to every append (R12, R13)."""
-        return (self.clock.now(), self.wall.median())
+        return (self.clock.now(), self.wall_clock.median())
 
     def follower_note(self) -> Any:
         """What this node attaches to every answer to a leader or candidate (R12, R13, R14)."""
-        return (self.wall.reading(), self.catch_up.warm, self.clock.word())
+        return (self.wall_clock.reading(), self.catch_up.has_served, self.clock.word())
 
     def noted_leader(self, peer: str, note: Any) -> None:
         """A live frame of the current leader came in."""
         match note:
             case (int(time_ns), int(median_ns)):
                 before_ns = self.clock.now()
-                self.clock.heard(time_ns, self.engine.term)
+                self.clock.received(time_ns, self.engine.term)
                 if (by_ns := before_ns - self.clock.now()) > 0:
-                    self.performer.time_went_back(by_ns, self.engine.term)
-                self.wall.heard(median_ns)
+                    self.executor.time_went_back(by_ns, self.engine.term)
+                self.wall_clock.received(median_ns)
             case _:
                 log.warning("%s: a note that says nothing: %s", peer, shown(note))
-        self.catch_up.leader_heard()
+        self.catch_up.leader_known()
 
     def noted_follower(self, peer: str, note: Any) -> None:
         """An answer of a member says what its clock shows, whether it is warm, and what time it has heard."""
         match note:
-            case (int(wall_ns), bool(warm), None | (int(), int()) as word):
-                self.wall.report(peer, wall_ns)
+            case (int(wall_clock_ns), bool(has_served), None | (int(), int()) as word):
+                self.wall_clock.report(peer, wall_clock_ns)
                 if word is not None and word[1] < self.engine.term:
                     self.clock.offered(*word)
                 if self.membership is None or self.membership.get(peer) is not None:
-                    self._warm_members[peer] = warm
+                    self._members_that_served[peer] = has_served
             case _:
                 log.warning("%s: a note that says nothing: %s", peer, shown(note))
 
@@ -424,25 +431,25 @@ class Replica:
     def peer_up(self, peer: str, hello: Mapping[str, Any]) -> None:
         """The raft link to a member stands."""
         self.links_up.add(peer)
-        self.room.peer_up(peer, hello)
-        self.upkeep.met(peer, hello)
-        self.comparing.peer_up(peer)
+        self.low_space.peer_up(peer, hello)
+        self.maintenance.met(peer, hello)
+        self.divergence.peer_up(peer)
         if self._tells_progress:
             self.losses.peer_up(peer)
         if self.serving is not None:
             self.serving.peer_up()
         if peer == self.leader:
-            self._tell_origin()
+            self._notify_origin()
             self.catch_up.ask()
         elif self._unreached_since_s is not None and self.leader == self.node:
-            self._tell_origin()
+            self._notify_origin()
 
     def peer_down(self, peer: str) -> None:
         """The raft link to a member broke: what it lost is sent again when it is back."""
         self.links_up.discard(peer)
-        self.room.peer_down(peer)
+        self.low_space.peer_down(peer)
         if peer == self.leader or (self.leader == self.node and not self.majority_linked):
-            self._tell_origin()
+            self._notify_origin()
 
     def frame(self, peer: str, value: Any) -> None:
         """Take a frame of another member that is not the engine's (``origin`` lists them).
@@ -453,17 +460,17 @@ class Replica:
         """
         match value:
             case ("batch", int(), (int(), int()), int(first), int(last), int(), bytes()) if first <= last:
-                self.ordering.frame(peer, value)
+                self.proposer.frame(peer, value)
             case ("open", int(), bytes()) | ("held", int(), None | (int(), int()), int()):
-                self.ordering.frame(peer, value)
+                self.proposer.frame(peer, value)
             case ("again", int(term), int(serial)):
                 self.origin.again(term, serial)
             case ("serving", int(term), int(group), bool(is_subscribed)):
                 if self.serving is not None:  # else this node's clients connect to it
                     self.serving.told(term, group, is_subscribed=is_subscribed)
             case ("pinged", str(client_id)):
-                if self.keeper is not None:
-                    self.keeper.heartbeats.pinged(client_id)
+                if self.duties is not None:
+                    self.duties.heartbeats.pinged(client_id)
             case ("where", int(question)):
                 self.catch_up.asked(peer, question)
             case ("here", int(question), int(term), int(commit)):
@@ -471,9 +478,9 @@ class Replica:
             case ("ask" | "told", *_):
                 self.asking.frame(peer, value)
             case ("state", list(milestones) | tuple(milestones)):
-                self.comparing.frame(peer, milestones)
+                self.divergence.frame(peer, milestones)
             case ("space", bool(is_low)):
-                self.room.told(peer, is_low=is_low)
+                self.low_space.told(peer, is_low=is_low)
             case ("written", *report):
                 self.losses.received(peer, report)
             case ("lost", int(), int()) if peer != self.leader:
@@ -498,21 +505,21 @@ class Replica:
         """This process did not run for a while: nothing is delivered before it has caught up (R4)."""
         self.requests.paused(gap_s)
         self.catch_up.hold()
-        self.ordering.hold_redelivery(self.host.monotonic_s())
+        self.proposer.hold_redelivery(self.host.monotonic_s())
         if self.role == "leader" and self._opened_ready:
             # Still leading, for all this node knows: an entry that commits from now on proves it.
             self.catch_up.prove()
-            self.ordering.keeper(Tick(self.term))
+            self.proposer.propose_command(Tick(self.term))
 
     def read_done(self, connection: Any) -> None:
         """A client's read was handled: forward it; too much unapplied stops the reading (R8, R21)."""
         if self._has_caught_up:
-            self.performer.accepted(connection, self.clock.now())
+            self.executor.accepted(connection, self.clock.now())
         else:  # it serves core NATS without a leader (R25), and can't know the cluster's time yet
-            self.performer.accepted(connection, TIME_UNKNOWN_NS)
+            self.executor.accepted(connection, TIME_UNKNOWN_NS)
         self.routing.flush()
         self.streaming.read_done()
-        self.pacing.read_done(connection)
+        self.backpressure.read_done(connection)
         if self.routing.works:
             self._kick()
 
@@ -530,7 +537,7 @@ class Replica:
         """Whether all requests up to ``serial`` were answered: their answers are with their connections."""
         return (
             self.origin.lowest_waited > serial
-            and not self.performer.order.waits
+            and not self.executor.order.waits
             and not self.streaming.holds_answers
         )
 
@@ -559,17 +566,17 @@ class Replica:
 
     def drained(self, connection: Any) -> None:
         """A client's connection has room again."""
-        self.performer.drained(connection)
+        self.executor.drained(connection)
 
     def wrote(self, connection: Any) -> None:
         """Something was written to a client that answers wait for."""
-        self.performer.order.check()
+        self.executor.order.check()
 
     def closed(self, connection: Any) -> None:
         """A client's connection has ended."""
-        self.performer.forget(connection)
+        self.executor.forget(connection)
         self.streaming.closed(connection)
-        self.pacing.closed(connection)
+        self.backpressure.closed(connection)
         if self.routing.works:
             self._kick()
 
@@ -579,57 +586,57 @@ class Replica:
 
     def installed(self, state: State, messages: Messages, since: int) -> None:
         """A snapshot replaced everything; the last entry performed here was ``since``."""
-        self.performer.order.flush()
+        self.executor.order.flush()
         self.machine = Machine(state)
-        self.comparing.replaced()
-        self.performer.replace(messages)
+        self.divergence.replaced()
+        self.executor.replace(messages)
         self.clock.seen(state.time_ns)
-        self.wall.seen(state.timestamp_ns, state.time_ns)
-        self._check_founded()
+        self.wall_clock.seen(state.timestamp_ns, state.time_ns)
+        self._check_bootstrapped()
         session = state.sessions.get(self.node)
         if session is not None:
             self.origin.restored(session.id, session.nonce, session.applied, session.outcomes)
-        self._tell_origin()
+        self._notify_origin()
         self.streaming.replaced()
         self.catch_up.resume()
-        self.performer.redeliver_skipped(since)
+        self.executor.redeliver_skipped(since)
 
     def pump(self) -> float:
         """Do what is due. Returns when to be called again at the latest, in driver seconds."""
         now_s = self.host.monotonic_s()
         self.requests.tick()
-        self.performer.order.tick()
-        self.pacing.pump(now_s)
+        self.executor.order.tick()
+        self.backpressure.pump(now_s)
         self.routing.flush()
         work_s = self.routing.work() if self.routing.works else None
         if now_s - self._marked_s >= 1.0:
             self._marked_s = now_s
             self.routing.tick()
         asking_s = self.asking.pump(now_s)
-        keeper_s = self._pump_leader(now_s)
+        duties_s = self._pump_leader(now_s)
         if now_s - self._looked_around_s >= 0.5:
             self._looked_around_s = now_s
             self.neighbours.look()
-        if self.keeper is not None:
+        if self.duties is not None:
             self._look_job = None  # it looks by itself
         elif self._look_job is None and now_s - self._look_s >= 0.5:
             self._look_s = now_s
             self._look_around(now_s)
         if self._look_job is not None and ends(self._look_job):
             self._look_job = None
-        self.pacing.go_on()
+        self.backpressure.go_on()
         return min(
             now_s + (0.5 if self._look_job is None else 0.0),
             self.requests.next_deadline() or NEVER,
             NEVER if work_s is None else now_s + work_s,
-            now_s + self.pacing.next_s,
-            keeper_s,
+            now_s + self.backpressure.next_s,
+            duties_s,
             asking_s,
             self.losses.pump(now_s) if self._tells_progress else NEVER,
             self.catch_up.pump(now_s),
             self._pump_refusal(now_s),
-            self.performer.order.next_deadline() or NEVER,
-            self.ordering.next_deadline() or NEVER,
+            self.executor.order.next_deadline() or NEVER,
+            self.proposer.next_deadline() or NEVER,
         )
 
     @property
@@ -645,53 +652,53 @@ class Replica:
             self._opened_ready = True
             log.info("ready to lead term %d", self.term)
             self.clock.adopt(self.state.term)
-            cold = not self.catch_up.warm and not any(self._warm_members.values())
-            self.ordering.ready(now_s, {self.node, *self.links_up}, cold=cold)
-        keeper_s = self.keeper.pump() if self.keeper is not None else NEVER
+            cold = not self.catch_up.has_served and not any(self._members_that_served.values())
+            self.proposer.ready(now_s, {self.node, *self.links_up}, cold=cold)
+        duties_s = self.duties.pump() if self.duties is not None else NEVER
         try:
-            self.ordering.pump(now_s)
+            self.proposer.pump(now_s)
         except UnavailableError:
             log.info("not the leader any more: what was to be proposed is forwarded again")
             return NEVER
-        if self.keeper is None and self.ordering.serving:
+        if self.duties is None and self.proposer.serving:
             self._start_keeping()
             return now_s
-        if self.keeper is None:
-            return keeper_s
-        self.upkeep.pump(now_s, self.term)
+        if self.duties is None:
+            return duties_s
+        self.maintenance.pump(now_s, self.term)
         self.clock_duty.pump(now_s, self.term)
-        return min(keeper_s, self.changes.pump(now_s))
+        return min(duties_s, self.reconfiguration.pump(now_s))
 
     def _start_keeping(self) -> None:
         """The first entry of this term is applied: this node serves, and keeps time for all."""
-        self.keeper = Keeper(
+        self.duties = LeaderDuties(
             self._state,
-            propose=self.ordering.keeper,
+            propose=self.proposer.propose_command,
             presence=self.presence,
             complete=lambda: all(self.routing.complete(peer) for peer in self.links_up),
             requests=self.requests,
             clock=self.clock,
-            wall=self.wall,
+            wall_clock=self.wall_clock,
             monotonic_s=self.host.monotonic_s,
             term=self.term,
             sees_connections=self.routing.sees_connections,
-            is_member=lambda node: node in self.changes.names,
+            is_member=lambda node: node in self.reconfiguration.names,
             losses=self.losses,
             linked=self.links_up,
             node=self.node,
         )
-        if self._recovered is not None and self.state.founding_id == self._recovered[1]:
-            self.ordering.keeper(Refound(self.term, *self._recovered))
-        self._tell_asking()
+        if self._recovered is not None and self.state.cluster_uuid == self._recovered[1]:
+            self.proposer.propose_command(RecoverCluster(self.term, *self._recovered))
+        self._notify_asking()
         self.catch_up.first_entry_applied()
-        self._tell_changed()
+        self._notify_changed()
 
     def _stop_leading(self) -> None:
-        self.ordering.follow()
-        if self.keeper is not None:
-            self.keeper.stop()
-            self.keeper = None
-            self.changes.stop()
+        self.proposer.follow()
+        if self.duties is not None:
+            self.duties.stop()
+            self.duties = None
+            self.reconfiguration.stop()
 
     # --- inside -----------------------------------------------------------------------------------
 
@@ -713,18 +720,18 @@ class Replica:
             yield
 
     def _held(self) -> None:
-        self.performer.held = True
+        self.executor.held = True
         self.streaming.hold()
 
     def _now_caught_up(self) -> None:
         if not self._has_caught_up:
             self._has_caught_up = True
-            self.performer.learn_time(self.clock.now())
-        self.performer.resume(self._resume_answers)
-        self._tell_caught_up()
+            self.executor.learn_time(self.clock.now())
+        self.executor.resume(self._resume_answers)
+        self._notify_caught_up()
 
     def _resume_answers(self) -> None:
-        if not self.performer.held:  # else it has begun to catch up once more
+        if not self.executor.held:  # else it has begun to catch up once more
             self.streaming.resume()
 
     @property
@@ -736,36 +743,36 @@ class Replica:
         if session is not None and session.id == self.origin.session:
             self.origin.applied_to(session.applied)
         elif session is None and self.origin.session is not None and self._is_member:
-            self.performer.order.flush()
+            self.executor.order.flush()
             self.origin.ended()  # the leader ended it: this node was no member, and is one again
 
     def _notice_clients(self, effects: Effects) -> None:
         if not effects.opened:
             return
         self.presence.dirty = True
-        if self.keeper is not None:
+        if self.duties is not None:
             for client_id in _clients_opened(effects.opened):
-                self.keeper.opened(client_id)
+                self.duties.opened(client_id)
 
-    def _interest_changed(self, node: str, changes: Iterable[Any]) -> None:
-        self.presence.changed(node, changes)
+    def _interest_changed(self, node: str, reconfiguration: Iterable[Any]) -> None:
+        self.presence.changed(node, reconfiguration)
         if self.streaming.moving is not None:
             self.streaming.moving.interest_changed()
 
-    def _found(self, term: int) -> list[KeeperCommand]:
+    def _found(self, term: int) -> list[LeaderCommand]:
         """Return the commands with which the first leader of a new cluster begins its log."""
-        found = Found(term, self.host.random_name(), self.host.random_name())
-        return [found, *self.upkeep.raise_version(term)]
+        found = InitCluster(term, self.host.nuid(), self.host.nuid())
+        return [found, *self.maintenance.raise_version(term)]
 
-    def _check_founded(self) -> None:
+    def _check_bootstrapped(self) -> None:
         state = self.machine.state
-        if state.founding_id == self._founding:
+        if state.cluster_uuid == self._bootstrap:
             return
-        self._founding = state.founding_id
-        if self._recovered is not None and state.founding_id == self._recovered[0]:
+        self._bootstrap = state.cluster_uuid
+        if self._recovered is not None and state.cluster_uuid == self._recovered[0]:
             self._recovered = None  # the log says it now, too
-        self.streaming.founded()
-        self._founded(state)
+        self.streaming.bootstrapped()
+        self._bootstrapped(state)
 
     @property
     def majority_linked(self) -> bool:
@@ -774,7 +781,7 @@ class Replica:
         linked = sum(voter == self.node or voter in self.links_up for voter in voters)
         return not voters or 2 * linked > len(voters)
 
-    def _tell_origin(self) -> None:
+    def _notify_origin(self) -> None:
         # Without a majority a leader may lead on for a moment. What it gets meanwhile stays out of its log.
         reached = self.majority_linked if self.leader == self.node else self.leader in self.links_up
         if not reached:
@@ -782,7 +789,7 @@ class Replica:
         else:
             self._unreached_since_s = None
         self.origin.leader_changed(self.term if reached else None)
-        self._tell_asking()
+        self._notify_asking()
 
     def _pump_refusal(self, now_s: float) -> float:
         """Refuse requests when no leader was reached for too long. Returns when to be called again."""
@@ -798,14 +805,14 @@ class Replica:
         )  # fmt: skip
         return NEVER
 
-    def _tell_asking(self) -> None:
+    def _notify_asking(self) -> None:
         """Who can be asked for what only a leader does: this node only once it serves as one."""
-        leads = self.leader == self.node and self.keeper is not None
+        leads = self.leader == self.node and self.duties is not None
         self.asking.leader_is(self.leader if leads or self.leader in self.links_up else None, self.term)
 
     def _forward(self, frame: tuple[Any, ...]) -> None:
         if self.leader == self.node:
-            self.ordering.frame(self.node, frame)
+            self.proposer.frame(self.node, frame)
             self._kick()
         elif self.leader is not None:
             self._send(self.leader, frame)
@@ -817,8 +824,8 @@ class Replica:
             self._send(node, frame)
 
     def _client_pinged(self, client_id: str) -> None:
-        if self.keeper is not None:
-            self.keeper.heartbeats.pinged(client_id)
+        if self.duties is not None:
+            self.duties.heartbeats.pinged(client_id)
             self._kick()  # it came with a client's bytes, of which the driver knows nothing
         elif self.leader is not None and self.leader != self.node:
             self._send(self.leader, ("pinged", client_id))

@@ -59,7 +59,7 @@ class _Waiting:
     act: Callable[[], None]
     writes: dict[Connection, int]
     """How much is to be ``written`` of each."""
-    rooms: list[Connection]
+    full: list[Connection]
     """Connections whose deliveries wait for room."""
     groups: list[tuple[Group, int]]
     """Which cursor each is to reach."""
@@ -77,8 +77,8 @@ class ReplyOrder:
 
     Args:
         clock: monotonic seconds.
-        sendable: groups that have something to send and could, by id (``State.hungry``).
-        without_room: connections whose deliveries wait for room.
+        sendable: groups that have something to send and could, by id (``State.sendable``).
+        full_connections: connections whose deliveries wait for room.
     """
 
     def __init__(
@@ -86,11 +86,11 @@ class ReplyOrder:
         clock: Callable[[], float],
         *,
         sendable: Callable[[], Mapping[int, Group]],
-        without_room: Container[Connection],
+        full_connections: Container[Connection],
     ) -> None:
         self._clock = clock
         self._sendable = sendable
-        self._without_room = without_room
+        self._full_connections = full_connections
         self._queue: deque[_Waiting] = deque()
         self._slow: dict[Connection, int] = {}  # and how much is to be written of it until it isn't any more
         self._behind: set[int] = set()
@@ -111,7 +111,7 @@ class ReplyOrder:
         act: Callable[[], None],
         *,
         writes: Iterable[tuple[Connection, int]],
-        rooms: Sequence[Connection],
+        full: Sequence[Connection],
         groups: Sequence[tuple[Group, int]],
     ) -> None:
         """Call ``act`` behind what waits already, when all this has happened, or has had its time.
@@ -119,7 +119,7 @@ class ReplyOrder:
         Args:
             act: sends answers.
             writes: connections, and how much is to be written of each.
-            rooms: connections whose deliveries wait for room since this entry.
+            full: connections whose deliveries wait for room since this entry.
             groups: groups of which this entry sent a part, and the sequence that each is to reach.
         """
         if self._behind or self._awaited:
@@ -131,7 +131,7 @@ class ReplyOrder:
         waiting = _Waiting(
             act,
             {connection: end for connection, end in writes if self._is_quick(connection, end)},
-            [connection for connection in rooms if connection not in self._slow],
+            [connection for connection in full if connection not in self._slow],
             behind,
             since_s=now_s,
             moved_s=now_s,
@@ -172,7 +172,7 @@ class ReplyOrder:
         return max(self._due_s(head), self._clock() + LATE_S) if head.late_rounds else self._due_s(head)
 
     def _due_s(self, head: _Waiting) -> float:
-        if head.writes or head.rooms:
+        if head.writes or head.full:
             return head.since_s + WRITE_WAIT_S
         return min(head.moved_s + GROUP_WAIT_S, head.since_s + GROUP_WAIT_MAX_S)
 
@@ -186,23 +186,23 @@ class ReplyOrder:
         caught_up = self._slow.get(connection)
         if caught_up is None:
             return True
-        if connection.written >= caught_up and connection not in self._without_room:
+        if connection.written >= caught_up and connection not in self._full_connections:
             del self._slow[connection]
             return True
         self._slow[connection] = end
         return False
 
     def _is_over(self, head: _Waiting, now_s: float) -> bool:
-        if head.writes or head.rooms:
+        if head.writes or head.full:
             for connection in [one for one, end in head.writes.items() if one.closed or one.written >= end]:
                 del head.writes[connection]
-            head.rooms = [one for one in head.rooms if one in self._without_room and not one.closed]
+            head.full = [one for one in head.full if one in self._full_connections and not one.closed]
             is_late = now_s >= head.since_s + WRITE_WAIT_S and head.late_rounds >= LATE_ROUNDS
-            if (head.writes or head.rooms) and is_late:
+            if (head.writes or head.full) and is_late:
                 head.late_rounds = 0
                 self._slow.update(head.writes)
-                self._slow.update({one: one.written + one.outbox_bytes for one in head.rooms})
-                head.writes, head.rooms = {}, []
+                self._slow.update({one: one.written + one.outbox_bytes for one in head.full})
+                head.writes, head.full = {}, []
             for connection in head.writes:
                 connection.watched = True
         if head.groups:
@@ -219,4 +219,4 @@ class ReplyOrder:
                 self._behind |= late
                 self._awaited -= late
                 head.groups = []
-        return not (head.writes or head.rooms or head.groups)
+        return not (head.writes or head.full or head.groups)

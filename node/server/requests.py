@@ -13,7 +13,7 @@ from collections.abc import Callable
 from itertools import count
 from typing import Any, NamedTuple, Protocol
 
-from node.server.system import Host
+from node.server.system import System
 
 
 class Routing(Protocol):
@@ -55,11 +55,11 @@ class Requests:
         kick: called when ``next_deadline`` is another, and when there may be something to propose.
     """
 
-    def __init__(self, routing: Routing, host: Host, kick: Callable[[], None]) -> None:
+    def __init__(self, routing: Routing, host: System, kick: Callable[[], None]) -> None:
         self._routing = routing
         self._kick = kick
         self._clock = host.monotonic_s
-        self._secret = host.random_name().encode()
+        self._secret = host.nuid().encode()
         self._prefix = b"_INBOX." + self._token(0) + b"."
         self._asked: dict[bytes, _Asked] = {}
         self._ends: list[tuple[float, int, bytes]] = []

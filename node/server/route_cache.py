@@ -1,4 +1,4 @@
-"""Plans by subject: where messages go, worked out once and remembered until interest changes.
+"""Routes by subject: where messages go, worked out once and remembered until interest changes.
 
 A plan is found by its subject in one look-up. A literal subject that comes or goes concerns one of them. A
 pattern may concern any: to look for those, or to forget all, would let one client's subscriptions cost
@@ -23,9 +23,9 @@ from typing import TYPE_CHECKING
 from node.protocol.subjects import has_wildcard, matches
 
 if TYPE_CHECKING:
-    from node.server.subscriptions import Plan
+    from node.server.subscriptions import Route
 
-PLANS_MAX = 32_768
+CACHED_ROUTES_MAX = 32_768
 """Subjects whose plans are remembered. An eighth is forgotten when there are so many."""
 
 SUBJECT_MAX = 512
@@ -37,13 +37,13 @@ RECENT_MAX = 128
 subject against so many."""
 
 SWEPT = 4
-"""Plans that each change of a pattern looks at. A client makes two or three, and as many changes."""
+"""Routes that each change of a pattern looks at. A client makes two or three, and as many changes."""
 
 
-class Plans(OrderedDict[bytes, "Plan"]):
+class RouteCache(OrderedDict[bytes, "Route"]):
     """The plans that are remembered, by subject.
 
-    One is true if its ``as_of`` is ``number``; else `true_plan` knows. So the usual case costs its reader a
+    One is true if its ``as_of`` is ``number``; else `true_route` knows. So the usual case costs its reader a
     look-up and a comparison, and no call.
     """
 
@@ -56,31 +56,31 @@ class Plans(OrderedDict[bytes, "Plan"]):
         self._recent: deque[tuple[bytes, bytes]] = deque(maxlen=RECENT_MAX)
         """The last of them, each behind what every subject that matches it begins with."""
 
-    def true_plan(self, subject: bytes) -> Plan | None:
+    def true_route(self, subject: bytes) -> Route | None:
         """The plan of ``subject``, if it is remembered and still true."""
-        plan = self.get(subject)
-        if plan is None or plan.as_of == self.number:
-            return plan
-        behind = self.number - plan.as_of
+        route = self.get(subject)
+        if route is None or route.as_of == self.number:
+            return route
+        behind = self.number - route.as_of
         if behind <= len(self._recent):
             for prefix, pattern in islice(reversed(self._recent), behind):
                 if subject.startswith(prefix) and matches(pattern, subject):
                     break
             else:
-                plan.as_of = self.number
-                return plan
+                route.as_of = self.number
+                return route
         del self[subject]
         return None
 
-    def remember(self, subject: bytes, plan: Plan) -> None:
+    def remember(self, subject: bytes, route: Route) -> None:
         """Keep a plan that has just been made; not that of a very long subject."""
-        plan.as_of = self.number
+        route.as_of = self.number
         if len(subject) > SUBJECT_MAX:
             return
-        if len(self) >= PLANS_MAX:
-            for oldest in list(islice(self, PLANS_MAX // 8 + 1)):
+        if len(self) >= CACHED_ROUTES_MAX:
+            for oldest in list(islice(self, CACHED_ROUTES_MAX // 8 + 1)):
                 del self[oldest]
-        self[subject] = plan
+        self[subject] = route
 
     def forget(self, pattern: bytes) -> None:
         """Interest in ``pattern`` changed: the plans it concerns are made again when needed."""

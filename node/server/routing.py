@@ -10,10 +10,10 @@ is one, else one on another node, which is told the group), and once to each nod
 in it. Coming from another node it goes to client subscriptions and announced services only. *Services*
 are subscriptions of the node itself; one that is not announced serves what comes from here.
 
-Who gets a subject's messages is worked out once and kept as a `Plan` until a subscription that
+Who gets a subject's messages is worked out once and kept as a `Route` until a subscription that
 matters to it comes or goes. A publish is then a dictionary hit and a loop over a tuple.
 
-Nodes of other clusters are nodes like those of the own one, but for services: see ``foreign``.
+Nodes of other clusters are nodes like those of the own one, but for services: see ``remote_routes``.
 
 Requests of operators go to services here and to nobody else, whoever listens: who hears one could answer it.
 
@@ -48,17 +48,17 @@ from node.server.administration import requests as administration
 from node.server.interest import ROOM_S, Exchange, InterestChange, Key, Remote
 from node.server.interest_rate import InterestRate
 from node.server.moving import owners_pattern
-from node.server.route_cache import Plans
-from node.server.routes.remote_routes import Foreign, Link
+from node.server.route_cache import RouteCache
+from node.server.routes.remote_routes import Link, RemoteRoutes
 from node.server.steps import STEP, ends
 from node.server.subscriptions import (
     Deliverable,
     Handler,
     InternalSubscription,
     LocalSubscription,
-    Plan,
     QueueGroup,
     Receiver,
+    Route,
     nobody,
 )
 
@@ -68,7 +68,7 @@ log = logging.getLogger("stanchion.routes")
 
 _WORD = re.compile(rb"\S+")
 
-PLAN_COST = 8
+ROUTE_COST = 8
 """Of a plan that has to be made, in deliveries to clients, besides one for each 16 bytes of its subject."""
 
 GROUPS_MAX, GROUPS_SMALL = 1000, 128
@@ -107,7 +107,7 @@ class Routing:
         on_interest_change: told who hears what on which node: the node's name and its changes.
         cluster: its ID.
         offers: whether a cluster's service at a pattern is for clients of other clusters; by default none is.
-        has_room: whether the link to a node takes more interest now; by default it does.
+        has_capacity: whether the link to a node takes more interest now; by default it does.
         queued_bytes: what waits for a node to read it.
         clock: monotonic seconds.
     """
@@ -120,7 +120,7 @@ class Routing:
         on_interest_change: Callable[[str, list[InterestChange]], None] | None = None,
         cluster: str = "",
         offers: Callable[[str, bytes], bool] = lambda _cluster, _pattern: False,
-        has_room: Callable[[str], bool] = lambda _peer: True,
+        has_capacity: Callable[[str], bool] = lambda _peer: True,
         queued_bytes: Callable[[str], int] = lambda _peer: 0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -128,12 +128,12 @@ class Routing:
         self._cluster = cluster
         self._offers = offers
         self._offered: list[bytes] = []
-        self.foreign = Foreign(send, self._foreign_changed, offers)
+        self.remote_routes = RemoteRoutes(send, self._remote_changed, offers)
         self.on_interest_change = on_interest_change
         self.sees_connections = True
         """See `NodeRouting.sees_connections`."""
         self._send = send
-        self._plans = Plans()
+        self._routes = RouteCache()
         self._services: Interest[InternalSubscription] = Interest()
         self._clients: Interest[LocalSubscription] = Interest()
         self._remotes: Interest[Remote] = Interest()
@@ -147,7 +147,7 @@ class Routing:
             came=self._came,
             went=self._went,
             changed=self._interest_changed,
-            has_room=has_room,
+            has_capacity=has_capacity,
         )
         self._jobs: deque[Iterator[None]] = deque()
         self._leaving: deque[Iterator[None]] = deque()
@@ -157,8 +157,8 @@ class Routing:
         """How fast clients may change their subscriptions."""
         self.inserts = 0
         self.removes = 0
-        self.plans_made = 0
-        self._has_room = has_room
+        self.routes_made = 0
+        self._has_capacity = has_capacity
         self._queued_bytes = queued_bytes
         self._clock = clock
         self._held_up: dict[Receiver, str] = {}
@@ -180,8 +180,8 @@ class Routing:
         return self._local_count + len(self._services)
 
     @property
-    def plan_count(self) -> int:
-        return len(self._plans)
+    def route_count(self) -> int:
+        return len(self._routes)
 
     def subscribe(
         self,
@@ -210,7 +210,7 @@ class Routing:
             self._clients.insert(subject, subscription)
         self._local_count += 1
         self.inserts += 1
-        self._plans.forget(subject)
+        self._routes.forget(subject)
         self._exchange.own.add(subscription.key, connection.epoch)
         return subscription
 
@@ -227,7 +227,7 @@ class Routing:
             self._clients.remove(subscription.subject, subscription)
         self._local_count -= 1
         self.removes += 1
-        self._plans.forget(subscription.subject)
+        self._routes.forget(subscription.subject)
         self._exchange.own.remove(subscription.key, subscription.connection.epoch)
 
     def remove(self, connection: Receiver) -> None:
@@ -340,10 +340,10 @@ class Routing:
         assert valid_subject(pattern)
         service = InternalSubscription(pattern, handler, announce, self._service_ended)
         self._services.insert(pattern, service)
-        self._plans.forget(pattern)
+        self._routes.forget(pattern)
         if not announce and self._offers(self._cluster, pattern):
             self._offered.append(pattern)
-            self.foreign.offer(self._offered)
+            self.remote_routes.offer(self._offered)
         if announce:
             self._exchange.own.add((pattern, b""), 0)
             self._exchange.flush()
@@ -351,10 +351,10 @@ class Routing:
 
     def _service_ended(self, service: InternalSubscription) -> None:
         self._services.remove(service.pattern, service)
-        self._plans.forget(service.pattern)
+        self._routes.forget(service.pattern)
         if not service.announced and service.pattern in self._offered:
             self._offered.remove(service.pattern)
-            self.foreign.offer(self._offered)
+            self.remote_routes.offer(self._offered)
         if service.announced:
             self._exchange.own.remove((service.pattern, b""), 0)
             self._exchange.flush()
@@ -402,42 +402,42 @@ class Routing:
         Returns:
             The number of receivers known: services, subscriptions, queue groups, other nodes.
         """
-        plans = self._plans
-        plan = plans.get(subject)
-        if plan is None or plan.as_of != plans.number or as_written:
-            plan = self._make_plan(subject) if as_written else self._plan(subject)
+        route_cache = self._routes
+        route = route_cache.get(subject)
+        if route is None or route.as_of != route_cache.number or as_written:
+            route = self._make_route(subject) if as_written else self._cached_route(subject)
         count = 0
         if to_services:
-            count = len(plan.handlers)
-            for handler in plan.handlers:
+            count = len(route.handlers)
+            for handler in route.handlers:
                 handler(source, subject, reply, payload)
-        if plan.is_local:
+        if route.is_local:
             return count
-        homes = plan.homes if to_services else ()
-        if source is None or not plan.is_large:
-            return count + self._route(plan, homes, source, subject, reply, headers, payload, echo)
-        receivers = len(plan.plain) + len(plan.groups)
+        gateways = route.gateways if to_services else ()
+        if source is None or not route.is_large:
+            return count + self._route(route, gateways, source, subject, reply, headers, payload, echo)
+        receivers = len(route.plain) + len(route.groups)
         self.spent += receivers
         self._fanning_out[source] = None
-        self._jobs.append(self._fan_out(plan, homes, source, subject, reply, headers, payload, echo))
+        self._jobs.append(self._fan_out(route, gateways, source, subject, reply, headers, payload, echo))
         return count + receivers
 
     def is_served(self, subject: bytes) -> bool:
         """A service of this node, or of another cluster that this node passes requests to, takes
         ``subject``.
         """
-        plan = self._plan(subject)
-        return bool(plan.handlers or plan.homes)
+        route = self._cached_route(subject)
+        return bool(route.handlers or route.gateways)
 
     def local_receivers(self, inbox: bytes) -> Sequence[Deliverable]:
         """Client subscriptions of this node on ``inbox``, of a queue group one member, and guests.
 
         It never changes; ask again for the next message. Cost: a dictionary hit.
         """
-        plan = self._plans.get(inbox)
-        if plan is None or plan.as_of != self._plans.number:
-            plan = self._plan(inbox)
-        return plan.deliverable
+        route = self._routes.get(inbox)
+        if route is None or route.as_of != self._routes.number:
+            route = self._cached_route(inbox)
+        return route.deliverable
 
     def matching(self, subject: bytes) -> list[LocalSubscription]:
         """All client subscriptions of this node that match, every member of queue groups too."""
@@ -449,8 +449,8 @@ class Routing:
 
     def _route(
         self,
-        plan: Plan,
-        homes: Sequence[str],
+        route: Route,
+        gateways: Sequence[str],
         source: Receiver | None,
         subject: bytes,
         reply: bytes,
@@ -460,13 +460,13 @@ class Routing:
     ) -> int:
         count = 0
         own = source is None
-        for subscription in plan.listeners if own else plan.plain:
+        for subscription in route.listeners if own else route.plain:
             connection = subscription.connection
             if echo or connection is not source:
                 connection.deliver(subscription, subject, reply, headers, payload)
                 count += 1
-        queues: dict[str, list[Key]] = {peer: [] for peer in (*plan.peers, *homes)}
-        for group in plan.listening_groups if own else plan.groups:
+        queues: dict[str, list[Key]] = {peer: [] for peer in (*route.peers, *gateways)}
+        for group in route.listening_groups if own else route.groups:
             turn = group.turn
             member = group.next_member(subject, source, echo)
             self.spent += (group.turn - turn) >> 3
@@ -478,9 +478,9 @@ class Routing:
         if queues:
             self._exchange.flush()  # a reply must not arrive before the interest in it
             for peer, keys in queues.items():
-                kind = "ask" if peer in homes else "msg"
-                plain = peer in plan.peers
-                count += len(keys) + (plain or peer in homes)
+                kind = "ask" if peer in gateways else "msg"
+                plain = peer in route.peers
+                count += len(keys) + (plain or peer in gateways)
                 for part in _parts(keys, len(payload)):
                     if source is not None and self._is_full(peer, source):
                         break
@@ -490,8 +490,8 @@ class Routing:
 
     def _fan_out(
         self,
-        plan: Plan,
-        homes: Sequence[str],
+        route: Route,
+        gateways: Sequence[str],
         source: Receiver,
         subject: bytes,
         reply: bytes,
@@ -503,12 +503,12 @@ class Routing:
 
         Meanwhile ``source`` is held up, or what it says next would come before this.
         """
-        for subscription in plan.plain:
+        for subscription in route.plain:
             if echo or subscription.connection is not source:
                 subscription.connection.deliver(subscription, subject, reply, headers, payload)
             yield
-        queues: dict[str, list[Key]] = {peer: [] for peer in (*plan.peers, *homes)}
-        for group in plan.groups:
+        queues: dict[str, list[Key]] = {peer: [] for peer in (*route.peers, *gateways)}
+        for group in route.groups:
             member = group.next_member(subject, source, echo)
             if member is not None:
                 member.connection.deliver(member, subject, reply, headers, payload)
@@ -517,8 +517,8 @@ class Routing:
             yield
         self._exchange.flush()
         for peer, keys in queues.items():
-            kind = "ask" if peer in homes else "msg"
-            plain = peer in plan.peers
+            kind = "ask" if peer in gateways else "msg"
+            plain = peer in route.peers
             for part in _parts(keys, len(payload)):
                 if self._is_full(peer, source):
                     break
@@ -554,44 +554,52 @@ class Routing:
         peer = self._held_up.get(source)
         if peer is None:
             return False
-        if self._has_room(peer):
+        if self._has_capacity(peer):
             del self._held_up[source]
             return False
         return True
 
-    def _plan(self, subject: bytes) -> Plan:
+    def _cached_route(self, subject: bytes) -> Route:
         """The plan that is remembered, if it is true, else a new one."""
-        plan = self._plans.true_plan(subject)
-        if plan is None:
-            plan = self._make_plan(subject) if literal(subject) else self._make_service_plan(subject)
-            self._plans.remember(subject, plan)
-        return plan
+        route = self._routes.true_route(subject)
+        if route is None:
+            route = self._make_route(subject) if literal(subject) else self._make_service_route(subject)
+            self._routes.remember(subject, route)
+        return route
 
-    def _make_service_plan(self, subject: bytes) -> Plan:
-        self.plans_made += 1
-        self.spent += PLAN_COST + (len(subject) >> 4)
+    def _make_service_route(self, subject: bytes) -> Route:
+        self.routes_made += 1
+        self.spent += ROUTE_COST + (len(subject) >> 4)
         services = self._services.find(subject)
-        homes = () if services else self.foreign.serving(subject)
-        return Plan(services, (), (), (), homes=homes) if services or homes else nobody()
+        gateways = () if services else self.remote_routes.serving(subject)
+        return Route(services, (), (), (), gateways=gateways) if services or gateways else nobody()
 
-    def _make_plan(self, subject: bytes) -> Plan:
+    def _make_route(self, subject: bytes) -> Route:
         if subject.startswith(SERVICES_ONLY):
-            return self._make_service_plan(subject)
-        self.plans_made += 1
-        self.spent += PLAN_COST + (len(subject) >> 4)
+            return self._make_service_route(subject)
+        self.routes_made += 1
+        self.spent += ROUTE_COST + (len(subject) >> 4)
         services = self._services.find(subject)
         plain = [found for found in self._clients.find(subject) if found.may_hear(subject)]
         groups = self._groups.find(subject)
         remotes = [remote for remote in self._remotes.find(subject) if remote.is_up]
-        homes = () if services else self.foreign.serving(subject)
-        if not (services or plain or groups or remotes or homes):
+        gateways = () if services else self.remote_routes.serving(subject)
+        if not (services or plain or groups or remotes or gateways):
             return nobody()
-        guests = self.foreign.guests(dict.fromkeys(remote.peer for remote in remotes))
-        return Plan(services, plain, groups, remotes, subject=subject, homes=homes, guests=tuple(guests))
+        remote_clients = self.remote_routes.remote_clients(dict.fromkeys(remote.peer for remote in remotes))
+        return Route(
+            services,
+            plain,
+            groups,
+            remotes,
+            subject=subject,
+            gateways=gateways,
+            remote_clients=tuple(remote_clients),
+        )
 
     # --- who hears what ---------------------------------------------------------------------------
 
-    def heard(self, subject: bytes) -> bool:
+    def reachable(self, subject: bytes) -> bool:
         """A client somewhere in the cluster has a subscription that matches ``subject``."""
         return self.where_any(subject) is not None
 
@@ -617,28 +625,28 @@ class Routing:
 
     def where_any(self, subject: bytes) -> tuple[str, int] | None:
         """Return the same, patterns included: an exact subscription comes first, then the newest."""
-        best = max(self._hearing(self._plan(subject), subject), default=None)
+        best = max(self._hearing(self._cached_route(subject), subject), default=None)
         return None if best is None else (best[2], best[1])
 
     def hears(self, subject: bytes, where: tuple[str, int]) -> bool:
         """Return True if that connection has a subscription that matches ``subject``, be it to a pattern."""
-        plan = self._plan(subject)
-        return any((node, epoch) == where for _, epoch, node in self._hearing(plan, subject))
+        route = self._cached_route(subject)
+        return any((node, epoch) == where for _, epoch, node in self._hearing(route, subject))
 
-    def heard_by_owner(self, inbox: bytes) -> bool:
+    def reachable_by_owner(self, inbox: bytes) -> bool:
         """Whether a client that listens to ``inbox`` as its owner would is connected somewhere."""
-        plan = self._plan(inbox)
-        remotes = (*plan.remotes, *(remote for group in plan.groups for remote in group.remotes))
-        return any(owners_pattern(subscription.subject, inbox) for subscription in plan.receivers) or any(
+        route = self._cached_route(inbox)
+        remotes = (*route.remotes, *(remote for group in route.groups for remote in group.remotes))
+        return any(owners_pattern(subscription.subject, inbox) for subscription in route.receivers) or any(
             remote.is_up and owners_pattern(remote.subject, inbox) for remote in remotes
         )
 
-    def _hearing(self, plan: Plan, subject: bytes) -> Iterator[tuple[bool, int, str]]:
-        for subscription in plan.receivers:
+    def _hearing(self, route: Route, subject: bytes) -> Iterator[tuple[bool, int, str]]:
+        for subscription in route.receivers:
             epoch = subscription.connection.epoch
             if epoch not in self._stuck:
                 yield subscription.subject == subject, epoch, self.node
-        for remote in (*plan.remotes, *(remote for group in plan.groups for remote in group.remotes)):
+        for remote in (*route.remotes, *(remote for group in route.groups for remote in group.remotes)):
             if remote.epoch and remote.is_up:
                 yield remote.subject == subject, remote.epoch, remote.peer
 
@@ -663,20 +671,20 @@ class Routing:
     def peer_down(self, peer: str) -> None:
         """The link to ``peer`` is gone: nobody there is heard any more."""
         self._exchange.peer_down(peer)
-        self._plans.clear()
+        self._routes.clear()
 
-    def foreign_up(self, peer: str, link: Link) -> None:
+    def remote_up(self, peer: str, link: Link) -> None:
         """The link to a node of another cluster is there, new or anew."""
         self._exchange.peer_up(peer)
-        self.foreign.up(peer, link)
+        self.remote_routes.up(peer, link)
 
-    def foreign_down(self, peer: str) -> None:
+    def remote_down(self, peer: str) -> None:
         """The link to a node of another cluster is gone."""
-        self.foreign.down(peer)
+        self.remote_routes.down(peer)
         self._exchange.peer_down(peer)
-        self._plans.clear()
+        self._routes.clear()
 
-    def foreign_frame(self, peer: str, value: Any) -> None:
+    def remote_frame(self, peer: str, value: Any) -> None:
         """A frame came from a node of another cluster.
 
         Raises:
@@ -692,19 +700,19 @@ class Routing:
                 bool(plain),
                 [*keys],
             ] if _are_words(subject, reply):
-                plan = self._plan(subject)
+                route = self._cached_route(subject)
                 if any(matches(pattern, subject) for pattern in self._offered):  # else it guesses at others
-                    for handler in plan.handlers:
-                        if not (plain and handler in plan.announced):
+                    for handler in route.handlers:
+                        if not (plain and handler in route.announced):
                             handler(None, subject, reply, payload)
                 self._from_peer(subject, reply, headers, payload, plain, _queue_keys(peer, keys))
-            case [str(), *_] if self.foreign.received(peer, value):
+            case [str(), *_] if self.remote_routes.received(peer, value):
                 pass
             case _:
                 self.peer_frame(peer, value)
 
-    def _foreign_changed(self) -> None:
-        self._plans.clear()
+    def _remote_changed(self) -> None:
+        self._routes.clear()
 
     def tick(self) -> None:
         """Once a second or so: lets the others notice that they missed something."""
@@ -744,10 +752,10 @@ class Routing:
         self, subject: bytes, reply: bytes, headers: bytes, payload: bytes, plain: bool, keys: Sequence[Key]
     ) -> None:
         if plain:
-            plan = self._plan(subject)
-            for handler in plan.announced:
+            route = self._cached_route(subject)
+            for handler in route.announced:
                 handler(None, subject, reply, payload)
-            for subscription in plan.plain:
+            for subscription in route.plain:
                 subscription.connection.deliver(subscription, subject, reply, headers, payload)
         for key in keys:
             group = self._group_by_key.get(key)
@@ -760,7 +768,7 @@ class Routing:
             self._group((remote.subject, remote.queue)).remotes.append(remote)
         else:
             self._remotes.insert(remote.subject, remote)
-        self._plans.forget(remote.subject)
+        self._routes.forget(remote.subject)
 
     def _went(self, remote: Remote) -> None:
         if remote.queue:
@@ -769,7 +777,7 @@ class Routing:
             self._drop_if_empty(group)
         else:
             self._remotes.remove(remote.subject, remote)
-        self._plans.forget(remote.subject)
+        self._routes.forget(remote.subject)
 
 
 def _parts(keys: list[Key], payload_size: int) -> Iterator[list[Key]]:

@@ -1,4 +1,4 @@
-"""The interface of routing for a node's services: of `Routing`, and of `ExternalRouting` in its place."""
+"""The interface of routing for a node's services: of `Routing`, and of `ExternalNatsRouting` in its place."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ from node.server.reload import reload
 from node.units import SECOND
 
 if TYPE_CHECKING:
-    from node.server.external_nats.link import External
+    from node.server.external_nats.link import ExternalNats
     from node.server.node import Node
 
 log = logging.getLogger("stanchion.node")
@@ -43,7 +43,7 @@ POLL_S: Final = 0.001
 """Between two looks whether everything is answered."""
 
 
-class Leaving:
+class Shutdown:
     """The end of one node."""
 
     def __init__(self, node: Node) -> None:
@@ -106,21 +106,21 @@ class Leaving:
         with trio.move_on_after(LEAVE_S):
             with trio.move_on_after(LEAVE_S - CHECKPOINT_S):
                 await self._hand_over()
-                if node.external is not None:
-                    await self._leave_external(node.external)
+                if node.external_nats is not None:
+                    await self._leave_external(node.external_nats)
                 await self._leave_clients()
             if node.takes_part:
                 await node.checkpointer.checkpoint()
         log.info("stopped")
         scope.cancel()
 
-    async def _leave_external(self, external: External) -> None:
+    async def _leave_external(self, external_nats: ExternalNats) -> None:
         """Answer what clients have asked through the external NATS server, and leave it."""
         if not self._node.is_alone:
             with trio.move_on_after(ANSWER_S):
-                await external.drained()
+                await external_nats.drained()
                 await self._answered()
-        await external.stop()
+        await external_nats.stop()
 
     async def _leave_clients(self) -> None:
         """Answer what clients have asked, end their connections, and see that later answers find them."""
@@ -154,7 +154,7 @@ class Leaving:
         Clients of an external NATS server stay where they are.
         """
         node = self._node
-        return node.external is None and node.replica.takes_requests and bool(node.other_addresses())
+        return node.external_nats is None and node.replica.takes_requests and bool(node.other_addresses())
 
     @property
     def _unheard(self) -> int:
@@ -197,14 +197,14 @@ class Leaving:
         """Ask a follower to take over, though this node does not stop; lead on if none does."""
         await self._hand_over()
         if self._node.engine.role == "leader":
-            self._node.replica.ordering.go_on()
+            self._node.replica.proposer.go_on()
 
     async def _hand_over(self) -> None:
         """A leader that leaves asks a follower to take over, and waits until it has."""
         node = self._node
         if node.engine.role != "leader" or len(node.engine.membership.voters) == 1:
             return
-        node.replica.ordering.stop()
+        node.replica.proposer.stop()
         with trio.move_on_after(HAND_OVER_S):
             while not node.engine.transfer_leadership():  # noqa: ASYNC110  # acks are no event of ours
                 await trio.sleep(0.002)

@@ -116,7 +116,7 @@ class Routing(Protocol):
     def is_served(self, subject: bytes) -> bool: ...
     def local_receivers(self, inbox: bytes) -> Sequence[Any]: ...
     def where(self, subject: bytes) -> tuple[str, int] | None: ...
-    def heard_by_owner(self, inbox: bytes) -> bool: ...
+    def reachable_by_owner(self, inbox: bytes) -> bool: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,9 +154,9 @@ class Streaming:
         routing: where requests come from and replies go.
         requests: how a client is asked whether it is alive.
         clock: cluster time.
-        leader_heard: whether a leader is heard now.
+        leader_known: whether a leader is heard now.
         client_pinged: told of a client that pinged although it is silent, for the leader (HBT-06).
-        random_name: for ack inboxes (R18).
+        nuid: for ack inboxes (R18).
     """
 
     def __init__(
@@ -168,9 +168,9 @@ class Streaming:
         routing: Routing,
         requests: Requests,
         clock: ClusterClock,
-        leader_heard: Callable[[], bool],
+        leader_known: Callable[[], bool],
         client_pinged: Callable[[str], None],
-        random_name: Callable[[], str],
+        nuid: Callable[[], str],
     ) -> None:
         self._subjects = subjects
         self._state = state
@@ -178,9 +178,9 @@ class Streaming:
         self._routing = routing
         self._requests = requests
         self._clock = clock
-        self._leader_heard = leader_heard
+        self._leader_known = leader_known
         self._client_pinged = client_pinged
-        self._random_name = random_name
+        self._nuid = nuid
         self._opening: dict[tuple[str, str, str], tuple[str, int]] = {}
         """Durables (client, channel, name) being opened: the ack inbox that it will have, and since when."""
         self._acks: dict[tuple[str, bytes], dict[int, None]] = {}
@@ -212,7 +212,7 @@ class Streaming:
         serve(subjects.subscription_close.encode(), self._on_subscription_close)
         serve(subjects.close.encode(), self._on_close)
 
-    def founded(self) -> None:
+    def bootstrapped(self) -> None:
         """The cluster has its tag: take acknowledgements under it (R18)."""
         if self._ack_handle is None and self._state().cluster_tag:
             pattern = f"_INBOX.{self._state().cluster_tag}.*"
@@ -334,7 +334,7 @@ class Streaming:
             if subscription is not None and subscription.channel.name != channel:
                 # An inbox belongs to one subscription for ever, so no later state could take this one either.
                 self.unknown_acks.dropped += len(seqs)
-            elif subscription is None and self._leader_heard():
+            elif subscription is None and self._leader_known():
                 # This node may be behind the one whose delivery is acknowledged (R26).
                 self.unknown_acks.hold(acked, self._clock.now())
             else:
@@ -476,9 +476,9 @@ class Streaming:
         if client is None:
             self._submit(ClientCheck(conn_id), lambda outcome: self._pinged(reply, outcome))
             return
-        if self._leader_heard():
+        if self._leader_known():
             self._reply(reply, b"")
-        if client.silent:
+        if client.unresponsive:
             self._client_pinged(client.id)
 
     def _pinged(self, reply: bytes, outcome: Outcome) -> None:
@@ -533,7 +533,7 @@ class Streaming:
             request.queue,
             request.durable,
             request.inbox,
-            f"_INBOX.{self._state().cluster_tag}.{self._random_name()}",
+            f"_INBOX.{self._state().cluster_tag}.{self._nuid()}",
             request.max_in_flight,
             request.ack_wait_s * SECOND,
             request.start,
@@ -648,7 +648,7 @@ class Streaming:
             self._routing.publish(None, inbox, b"", b"", payload, to_services=False)
 
         if self.moving is None:
-            self.moving = MovingReplies(self._routing.heard_by_owner, send)
+            self.moving = MovingReplies(self._routing.reachable_by_owner, send)
 
     def _may_be_asked(self, inbox: str) -> bool:
         """It may be somebody's inbox; a service would answer every heartbeat in its place."""

@@ -210,16 +210,16 @@ def _few(subscriptions: Sequence[LocalSubscription]) -> tuple[LocalSubscription,
     return tuple(few)
 
 
-class Plan:
+class Route:
     """Where messages of one subject go."""
 
     __slots__ = (
         "announced",
         "as_of",
         "deliverable",
+        "gateways",
         "groups",
         "handlers",
-        "homes",
         "is_large",
         "is_local",
         "listeners",
@@ -238,11 +238,11 @@ class Plan:
         remotes: Sequence[Remote],
         *,
         subject: bytes = b"",
-        homes: Sequence[str] = (),
-        guests: Sequence[Deliverable] = (),
+        gateways: Sequence[str] = (),
+        remote_clients: Sequence[Deliverable] = (),
     ) -> None:
         self.as_of = 0
-        """See `plans.Plans`."""
+        """See `route_cache.RouteCache`."""
         self.handlers = tuple(service.handler for service in services)
         self.announced = tuple(service.handler for service in services if service.announced)
         self.plain = tuple(plain)
@@ -261,25 +261,25 @@ class Plan:
         if self.is_large:
             self.listeners, self.listening_groups = _few(self.plain), self.groups[:FAN_OUT_MAX]
             listening = _few(self.receivers)
-        self.deliverable: tuple[Deliverable, ...] = (*listening, *guests)
+        self.deliverable: tuple[Deliverable, ...] = (*listening, *remote_clients)
         """Those of them that the streaming service delivers to: subscriptions here, of a queue group one
         member, and foreign nodes with plain interest. """
-        self.homes = tuple(homes)
+        self.gateways = tuple(gateways)
         """Foreign nodes whose cluster serves it."""
-        self.is_local = not (plain or groups or remotes or homes)
+        self.is_local = not (plain or groups or remotes or gateways)
         """Only services want it: the usual case of a streaming client's publishes and acks."""
 
 
-def nobody() -> Plan:
+def nobody() -> Route:
     """The plan of a subject that nobody wants. As quick as can be, for there is no end of such subjects."""
-    plan = object.__new__(Plan)
-    plan.as_of = 0
-    plan.handlers = plan.announced = ()
-    plan.plain = plan.receivers = plan.listeners = ()
-    plan.groups = plan.listening_groups = ()
-    plan.remotes = ()
-    plan.peers = plan.homes = ()
-    plan.deliverable = ()
-    plan.is_local = True
-    plan.is_large = False
-    return plan
+    route = object.__new__(Route)
+    route.as_of = 0
+    route.handlers = route.announced = ()
+    route.plain = route.receivers = route.listeners = ()
+    route.groups = route.listening_groups = ()
+    route.remotes = ()
+    route.peers = route.gateways = ()
+    route.deliverable = ()
+    route.is_local = True
+    route.is_large = False
+    return route

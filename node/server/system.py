@@ -14,17 +14,17 @@ def boot_time_ns() -> int:
 
 
 _ALPHABET = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
-RANDOM_NAME_LENGTH = 22
+NUID_LENGTH = 22
 """62 ** 22 is more than 2 ** 130: as hard to guess as a key."""
 
 
 @dataclass(frozen=True, slots=True)
-class Host:
+class System:
     """Clocks and chance of one machine."""
 
     monotonic_ns: Callable[[], int] = time.monotonic_ns
     """Nanoseconds that only elapse; also while the process is stopped."""
-    wall_ns: Callable[[], int] = time.time_ns
+    wall_clock_ns: Callable[[], int] = time.time_ns
     """Unix nanoseconds; may be wrong and may jump."""
     random_bytes: Callable[[int], bytes] = secrets.token_bytes
     boot_ns: Callable[[], int] | None = None
@@ -34,11 +34,11 @@ class Host:
         """The monotonic clock in seconds."""
         return self.monotonic_ns() / 1e9
 
-    def random_name(self) -> str:
+    def nuid(self) -> str:
         """22 random letters and digits, one token of a subject that nobody can guess."""
         number = int.from_bytes(self.random_bytes(20))
         letters = []
-        for _ in range(RANDOM_NAME_LENGTH):
+        for _ in range(NUID_LENGTH):
             number, place = divmod(number, len(_ALPHABET))
             letters.append(_ALPHABET[place])
         return "".join(letters)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from node.simulator.raft_group import RaftGroup, RaftHost
+from node.simulator.raft_group import RaftGroup, RaftServer
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,10 +68,10 @@ class Adversary:
                 host.checkpoint(self._world.rng.choice((1, 10)))
         self._schedule()
 
-    def _any(self) -> RaftHost:
+    def _any(self) -> RaftServer:
         return self._world.rng.choice(self._group.hosts)
 
-    def _victim(self) -> RaftHost:
+    def _victim(self) -> RaftServer:
         leaders = [host for host in self._group.hosts if host.leads]
         return self._world.rng.choice(leaders) if leaders and self._world.chance(0.6) else self._any()
 
@@ -112,7 +112,7 @@ class Adversary:
 
     # --- rivals -----------------------------------------------------------------------------------
 
-    def _leader(self) -> RaftHost | None:
+    def _leader(self) -> RaftServer | None:
         leaders = [host for host in self._group.hosts if host.leads and not host.paused]
         return self._world.rng.choice(leaders) if leaders else None
 
@@ -129,7 +129,7 @@ class Adversary:
         self._world.after(away_s - 0.001, lambda: friend.pause(rng.uniform(0.5, 1.5)))
         self._world.after(away_s + 0.02, lambda: self._give_back(leader, self._world.now + 0.6))
 
-    def _give_back(self, former: RaftHost, until_s: float) -> None:
+    def _give_back(self, former: RaftServer, until_s: float) -> None:
         leader = self._leader()
         if leader not in {None, former} and leader.engine.transfer_leadership(former.name):
             self._world.counts["came back"] += 1
@@ -145,5 +145,5 @@ class Adversary:
         leader.crash(power=False)
         self._world.after(self._world.rng.uniform(0.2, 0.6), leader.start)
 
-    def _others(self, leader: RaftHost) -> list[RaftHost]:
+    def _others(self, leader: RaftServer) -> list[RaftServer]:
         return [host for host in self._group.hosts if host is not leader]

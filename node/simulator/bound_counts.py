@@ -31,7 +31,7 @@ MET: Final = (PIPELINED, SPLIT, FORWARDED, FRAMES, WINDOWS, HELD_UP, RESTED, LAT
 """In nearly every run."""
 
 
-class Probes:
+class BoundCounts:
     """Looks on at one node.
 
     Args:
@@ -47,7 +47,7 @@ class Probes:
         node = self._node
         if index > node.engine.applied_index + 1:
             node.count(PIPELINED)
-        if node.replica.ordering._queued_bytes:
+        if node.replica.proposer._queued_bytes:
             node.count(SPLIT)
         if size > 1.5 * proposer.ENTRY_BYTES:
             node.count(LARGE)
@@ -75,11 +75,11 @@ class Probes:
     def worked(self) -> None:
         """The driver has gone round once."""
         node = self._node
-        if node.replica.performer._backlogs:
+        if node.replica.executor._backlogs:
             node.count(BACKLOGGED)
         last = node.engine.last_index
         if node.leads and any(
             flow.inflight_bytes >= ENGINE_LIMITS.window_bytes and flow.next <= last
-            for flow in node.engine._replicator.flows.values()
+            for flow in node.engine._replicator.progress_by_peer.values()
         ):
             node.count(WINDOWS)

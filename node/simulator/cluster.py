@@ -73,8 +73,8 @@ class Cluster:
         """What clients have to say."""
         self.names = [f"n{number}" for number in range(1, nodes + profile.spares + 1)]
         self.checker = ClusterChecker(self)
-        founders = self.names[:nodes] if profile.spares else None
-        self.nodes = [SimNode(self, name, founders) for name in self.names]
+        initial_voters = self.names[:nodes] if profile.spares else None
+        self.nodes = [SimNode(self, name, initial_voters) for name in self.names]
         self.networks = {
             kind: Network(
                 world,
@@ -111,7 +111,7 @@ class Cluster:
 
     def _admit(self, kind: str, a: str, b: str) -> bool:
         """Whether a link comes to be: somebody wants it, and each takes the other's hello."""
-        one, other = self.node(a).standing, self.node(b).standing
+        one, other = self.node(a).expected_membership, self.node(b).expected_membership
         if one is None or other is None:
             return True
         if not (one.wants(b) or other.wants(a)) or self.node(a).paused or self.node(b).paused:

@@ -151,7 +151,7 @@ class ClusterAdversary:
 
     def _hand_over(self) -> None:
         for node in self._cluster.sound:
-            if node.leads and not node.paused and not node.leaving and node.engine.transfer_leadership():
+            if node.leads and not node.paused and not node.shutdown and node.engine.transfer_leadership():
                 self._world.counts["hand-overs"] += 1
 
     def _shuffled(self) -> list[SimNode]:

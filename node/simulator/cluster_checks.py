@@ -1,6 +1,6 @@
 """What must hold in a simulated cluster, looked at after every step; the first breach ends the run.
 
-Three points of view. What the log decides is held against an `Account` of its own. What nodes do is
+Three points of view. What the log decides is held against an `ReferenceModel` of its own. What nodes do is
 held against what the log decided: equal entries, equal effects, nothing delivered that this node
 knows to be acknowledged. What clients see is held against both.
 """
@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from node.core import refusals
 from node.core.commands import (
     ColdStart,
-    TakeOver,
+    NewTerm,
 )
 from node.core.effects import Effects
 from node.core.entries import (
     decode_entry,
-    decode_keeper,
+    decode_leader_command,
 )
 from node.core.records import digest
 from node.core.state import State
@@ -30,7 +30,7 @@ from node.simulator.member_checks import MemberChecker
 from node.simulator.profiles import LEADER_WITHIN_S
 from node.simulator.raft_checks import ViolationError
 from node.simulator.raft_model import RaftModel
-from node.simulator.reference_model import Account
+from node.simulator.reference_model import ReferenceModel
 
 if TYPE_CHECKING:
     from node.server.connection import Connection
@@ -56,7 +56,7 @@ LOST_S = 0.8
 ANSWERED_S = 1.5
 """How long a publish may wait for its answer while nothing is broken."""
 
-ABSENT_WITHIN_S = 5.0
+UNREACHABLE_WITHIN_S = 5.0
 """A client that nobody hears any more is absent by then; the grace is 3 s."""
 
 ACK_WAITED_S = 0.25
@@ -77,7 +77,7 @@ class ClusterChecker:
     """Safety while things break, liveness after they healed."""
 
     def __init__(self, cluster: Cluster) -> None:
-        self.account = Account()
+        self.reference = ReferenceModel()
         self.log = LogChecker()
         self.model = RaftModel()
         self._members = MemberChecker(self.log) if cluster.profile.spares else None
@@ -177,9 +177,9 @@ class ClusterChecker:
     def proposed(self, node: SimNode, index: int, payload: bytes) -> None:
         """A leader has stamped an entry."""
         self._proposed[index, payload] = (self._world.now, node, node.life, node.knows_time)
-        for fields in decode_entry(payload).keeper:
-            command = decode_keeper(fields)
-            if isinstance(command, TakeOver):
+        for fields in decode_entry(payload).leader_commands:
+            command = decode_leader_command(fields)
+            if isinstance(command, NewTerm):
                 known = self._elected_with.get(command.term, 0)
                 if command.known_commit < known:
                     raise ViolationError("take-over", f"{node.name} knew entry {known} to be committed")
@@ -194,19 +194,19 @@ class ClusterChecker:
         index = effects.index
         known = self._effects.get(index)
         if known is None:
-            if index <= self.account.applied:
+            if index <= self.reference.applied:
                 raise ViolationError("state machine safety", f"entry {index} was never applied in its place")
             self._effects[index] = effects
             self.deliveries.decided(index)
             self._check_time(index, payload)
-            self.account.entry(index, payload, effects, state)
+            self.reference.entry(index, payload, effects, state)
             self._check_lateness()
             self._check_acks_that_waited(index, payload)
             self._check_cold_start(index, payload)
-            self._check_absent(effects)
+            self._check_unreachable(effects)
             if self._world.trace is not None:
                 self._world.note(
-                    f"entry {index}, first applied by {node.name}: {self.account.summary(payload, effects)}"
+                    f"entry {index}, first applied by {node.name}: {self.reference.summary(payload, effects)}"
                 )
         elif known != effects:
             raise ViolationError("state machine safety", f"{node.name} decides otherwise in entry {index}")
@@ -229,7 +229,7 @@ class ClusterChecker:
         stamped = self._proposed.get((index, payload))
         if stamped is None:
             raise ViolationError("log", f"nobody proposed entry {index}")
-        at_s, leader, life, heard = stamped
+        at_s, leader, life, reachable = stamped
         if leader.life == life:
             leader.knows_time = True
         offset_s = decode_entry(payload).time_ns / 1e9 - at_s
@@ -237,14 +237,14 @@ class ClusterChecker:
             if offset_s > self._offset_s + AHEAD_S:
                 ahead_s = offset_s - self._offset_s
                 raise ViolationError("cluster time", f"entry {index} runs {ahead_s:.3f} s ahead")
-            if heard and offset_s < self._offset_s - BEHIND_S:
+            if reachable and offset_s < self._offset_s - BEHIND_S:
                 behind_s = self._offset_s - offset_s
                 raise ViolationError("cluster time", f"entry {index} has lost {behind_s:.3f} s")
         self._offset_s = offset_s if self._offset_s is None else min(self._offset_s, offset_s)
 
     def _check_lateness(self) -> None:
         """While nothing is broken a redelivery happens when it is due (R20)."""
-        for index, seq, late_ns, inbox in self.account.redeliveries:
+        for index, seq, late_ns, inbox in self.reference.redeliveries:
             if late_ns > LATE_S * 1e9 and not self._cluster.troubled_since(self._world.now - late_ns / 1e9):
                 raise ViolationError(
                     "AckWait", f"entry {index} sends {seq} to {inbox} again {late_ns / 1e9:.3f} s late"
@@ -255,13 +255,16 @@ class ClusterChecker:
 
         However much was held: entries of the term may be many before the one that has the ack.
         """
-        if any(isinstance(decode_keeper(fields), TakeOver) for fields in decode_entry(payload).keeper):
+        if any(
+            isinstance(decode_leader_command(fields), NewTerm)
+            for fields in decode_entry(payload).leader_commands
+        ):
             self._term_opened_s = self._proposed[index, payload][0]
-        if self._cluster.profile.cuts_links or not self.account.redeliveries:
+        if self._cluster.profile.cuts_links or not self.reference.redeliveries:
             return
         at_s = self._term_opened_s
         waited_s = self._proposed[index, payload][0] - at_s
-        for _, seq, _, inbox in self.account.redeliveries:
+        for _, seq, _, inbox in self.reference.redeliveries:
             came = self._acks_came.get((inbox, seq))
             if came is None or (waited_s >= OPENING_WAIT_S and not came.has_session):
                 continue
@@ -282,19 +285,23 @@ class ClusterChecker:
         at_s = self._proposed[index, payload][0]
         if self._nobody_left_s is None or at_s < self._nobody_left_s:
             return
-        keeper = [decode_keeper(fields) for fields in decode_entry(payload).keeper]
-        if any(isinstance(command, TakeOver) for command in keeper):
+        leader_commands = [decode_leader_command(fields) for fields in decode_entry(payload).leader_commands]
+        if any(isinstance(command, NewTerm) for command in leader_commands):
             self._nobody_left_s = None
-            if not any(isinstance(command, ColdStart) for command in keeper):
+            if not any(isinstance(command, ColdStart) for command in leader_commands):
                 raise ViolationError("cold start", f"entry {index} takes over where everybody was down")
 
-    def _check_absent(self, effects: Effects) -> None:
+    def _check_unreachable(self, effects: Effects) -> None:
         """Nothing is sent to a client that left for good a while ago (R15)."""
-        if self._cluster.adversary.nodes_troubled_until_s > self._world.now - ABSENT_WITHIN_S:
+        if self._cluster.adversary.nodes_troubled_until_s > self._world.now - UNREACHABLE_WITHIN_S:
             return
         for deliver in effects.deliveries:
-            client = self._cluster.client(self.account.members[deliver.subscription].client)
-            if client is not None and client.dead and client.noticed_s < self._world.now - ABSENT_WITHIN_S:
+            client = self._cluster.client(self.reference.members[deliver.subscription].client)
+            if (
+                client is not None
+                and client.dead
+                and client.noticed_s < self._world.now - UNREACHABLE_WITHIN_S
+            ):
                 raise ViolationError(
                     "absent", f"entry {effects.index} sends something to {client.name}, who is dead"
                 )
@@ -303,7 +310,7 @@ class ClusterChecker:
 
     def delivering(self, node: SimNode, connection: Connection, subject: bytes, payload: bytes) -> None:
         """A message is turned into bytes for a client: it is still to be had (R3)."""
-        found = self.account.by_inbox.get(subject.decode())
+        found = self.reference.by_inbox.get(subject.decode())
         if found is None:
             return
         self.deliveries.handed(connection, subject, payload)
@@ -313,7 +320,7 @@ class ClusterChecker:
             count = f" again ({message.redelivery_count})" if message.redelivered else ""
             inbox = subject.decode().removeprefix("_INBOX.")
             self._world.note(f"{node.name} at entry {node.state.applied} sends {inbox} {seq}{count}")
-        acked_in = self.account.groups[found[1]].acked.get(seq)
+        acked_in = self.reference.groups[found[1]].acked.get(seq)
         if acked_in is not None and acked_in <= node.state.applied:
             raise ViolationError(
                 "acks", f"{node.name} delivers {seq} to {subject.decode()}, acknowledged in entry {acked_in}"
@@ -348,12 +355,12 @@ class ClusterChecker:
             raise ViolationError(
                 "answers", f"{client.name}: {guid} was answered {self._world.now - sent_s:.3f} s late"
             )
-        if not error and self.account.stored.get(guid.encode()) != client.published[guid]:
+        if not error and self.reference.stored.get(guid.encode()) != client.published[guid]:
             raise ViolationError("durability", f"{guid} was acknowledged and is not in the log")
         if error == refusals.NO_LEADER:
             self._world.counts["publishes refused without a leader"] += 1
-            self.account.refused.add(guid.encode())
-            if guid.encode() in self.account.stored:
+            self.reference.refused.add(guid.encode())
+            if guid.encode() in self.reference.stored:
                 raise ViolationError("refused", f"{guid} was refused for lack of a leader, and is stored")
         elif error and not client.closings:
             raise ViolationError("publish", f"{client.name}: {guid} was refused: {error}")
@@ -365,9 +372,9 @@ class ClusterChecker:
 
     def received(self, client: SimClient, seen: Seen, message: Message) -> None:
         """A delivery: it was decided; flagged if it is not the first; its count never falls."""
-        seq, account = message.seq, self.account
+        seq, reference = message.seq, self.reference
         where = f"{client.name}: message {seq}"
-        log = account.log(client.habits.channel)
+        log = reference.log(client.habits.channel)
         if seq >= len(log) or log[seq] != message.data:
             raise ViolationError("content", f"{where} is not what the log has")
         before = seen.messages.get(seq)
@@ -423,22 +430,22 @@ class ClusterChecker:
             raise ViolationError("convergence", f"the nodes end in different states at entry {applied}")
         for node in nodes:
             self._check_store(node)
-        self.account.compare(nodes[0].state)
+        self.reference.compare(nodes[0].state)
 
     def _check_store(self, node: SimNode) -> None:
         if node.storage.rotten:
             return  # it may notice any moment
         found = {name: channel.log.last for name, channel in node.state.channels.items() if channel.log.last}
-        if found != {name: len(log) - 1 for name, log in self.account.logs.items()}:
+        if found != {name: len(log) - 1 for name, log in self.reference.logs.items()}:
             raise ViolationError("durability", f"{node.name} has messages {found}")
         for name, last in found.items():
-            channel, log = node.state.channels[name], self.account.logs[name]
+            channel, log = node.state.channels[name], self.reference.logs[name]
             for seq in range(1, last + 1):
                 payload = node.store.get(channel.id, seq)
                 if payload is None or decode_message(payload).data != log[seq]:
                     raise ViolationError("store", f"{node.name} has no message {seq} of {name} stored")
         for client in self._cluster.clients:
-            missing = [guid for guid in client.stored if guid.encode() not in self.account.stored]
+            missing = [guid for guid in client.stored if guid.encode() not in self.reference.stored]
             if missing:
                 raise ViolationError("durability", f"acknowledged and lost: {missing[:5]}")
 
@@ -457,7 +464,7 @@ class ClusterChecker:
         return [
             ("delivery", f"{name} never got {sorted(set(range(1, last + 1)) - got)[:10]} of {last}")
             for name, got in groups.items()
-            if len(got) < (last := len(self.account.log(name[0])) - 1)
+            if len(got) < (last := len(self.reference.log(name[0])) - 1)
         ]
 
     def _unacked(self) -> list[tuple[str, str]]:

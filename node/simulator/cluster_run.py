@@ -126,10 +126,10 @@ class Run:
 
     def _counts(self) -> Counter[str]:
         counts, clients = self.world.counts, self.cluster.clients
-        account = self.cluster.checker.account
+        reference = self.cluster.checker.reference
         counts["virtual milliseconds"] = round((self.world.now - self.world.started_s) * 1000)
-        counts["entries"] = account.applied
-        counts["cold starts"] = account.cold_starts
+        counts["entries"] = reference.applied
+        counts["cold starts"] = reference.cold_starts
         counts["published"] = sum(len(client.published) for client in clients)
         counts["stored"] = sum(len(client.stored) for client in clients)
         counts["delivered"] = sum(client.deliveries for client in clients)

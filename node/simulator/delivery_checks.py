@@ -94,18 +94,18 @@ class DeliveryChecker:
         )
 
     def _check(self, client: SimClient) -> None:
-        account = self._cluster.checker.account
+        reference = self._cluster.checker.reference
         inbox = client.seen.inbox
-        found = account.by_inbox.get(inbox)
+        found = reference.by_inbox.get(inbox)
         state = next((node.state for node in self._cluster.nodes if node.ready), None)
         if found is None or state is None:
             return
         registered = state.clients.get(client.name)
-        if registered is None or registered.silent:
+        if registered is None or registered.unresponsive:
             return  # D25: what it may not hear waits for it to answer
         member, group = found
         since_s = max(self._calm_since_s, client.connected_s, self._read_since_s.get(client.name, 0.0))
-        for seq, held in account.groups[group].held.items():
+        for seq, held in reference.groups[group].held.items():
             if (
                 held.holder == member
                 and self._is_late(held, since_s)

@@ -29,10 +29,10 @@ def story(outcome: Outcome, *, shrink_seconds: float, lines_max: int | None) -> 
             f"of {len(before.schedule())} acts {len(case.schedule())} are left, of "
             f"{len(before.present())} clients {len(case.present())}, after {shrinker.runs} more runs"
         )
-    yield from _told(case, lines_max)
+    yield from _notified(case, lines_max)
 
 
-def _told(case: Case, lines_max: int | None) -> Iterator[str]:
+def _notified(case: Case, lines_max: int | None) -> Iterator[str]:
     lines: list[str] = []
     failure = attempt(case, trace=lines).failure
     for act in case.schedule():

@@ -31,7 +31,7 @@ from node.store import environment
 from node.store.environment import DATA_FILE
 from node.store.interface import CheckpointJob
 from node.store.parts import DirectoryParts, Parts
-from node.store.snapshot import Snapshot, chunks, describe, install, note_of, produce
+from node.store.snapshot import Snapshot, chunks, describe, heartbeat_payload_of, install, produce
 from node.store.store import Store
 
 CHUNK_BYTES = 8192
@@ -43,15 +43,15 @@ _MEMORY = Path("/dev/shm")  # noqa: S108  # a directory of its own is made there
 
 
 class _Parts(DirectoryParts):
-    def __init__(self, directory: Path, keeper: LmdbKeeper) -> None:
+    def __init__(self, directory: Path, machine_store: LmdbMachineStore) -> None:
         super().__init__(directory)
-        self._keeper = keeper
+        self._machine_store = machine_store
 
     def room(self) -> int:
-        return 0 if self._keeper.full else super().room()
+        return 0 if self._machine_store.full else super().room()
 
 
-class LmdbKeeper(WorkUnderWay):
+class LmdbMachineStore(WorkUnderWay):
     """Keeps a machine's store in files. It outlives processes; `close` it in the end.
 
     Args:
@@ -92,7 +92,7 @@ class LmdbKeeper(WorkUnderWay):
 
     def note(self) -> bytes:
         """With what the snapshot was installed that the store is; empty: it is none."""
-        return note_of(self._path, self.store.applied)
+        return heartbeat_payload_of(self._path, self.store.applied)
 
     def run_checkpoint(self, job: CheckpointJob) -> None:
         """Raises: DiskError: the disk refused."""

@@ -36,7 +36,7 @@ class MachineClock:
     def monotonic_ns(self) -> int:
         return int((self._world.now - self._booted_s) * self._rate * SECOND)
 
-    def wall_ns(self) -> int:
+    def wall_clock_ns(self) -> int:
         return EPOCH_NS + int(self._world.now * SECOND) + self._skew_ns
 
     def until_s(self, deadline_s: float) -> float:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from node.simulator.sim_node import SimNode
 
 
-class WatchedMachine(Machine):
+class ProbedMachine(Machine):
     """The machine, with the checkers looking on."""
 
     def __init__(self, state: State, node: SimNode, checker: ClusterChecker) -> None:
@@ -39,7 +39,7 @@ class WatchedMachine(Machine):
         return effects
 
 
-class WatchedEngine(Engine):
+class ProbedEngine(Engine):
     """The engine, with the checkers told of what is proposed, and looking at changes of members."""
 
     watcher: Callable[[int, bytes], None]
@@ -61,7 +61,7 @@ class WatchedEngine(Engine):
         return index
 
 
-class WatchedConnection(Connection):
+class ProbedConnection(Connection):
     """A connection, with the checkers told of what is delivered."""
 
     __slots__ = ("watcher",)

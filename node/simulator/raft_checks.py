@@ -51,8 +51,8 @@ class Observed(Protocol):
 class RaftChecker:
     """Told of every election, commit and application; remembers what was committed where."""
 
-    def __init__(self, founders: Membership) -> None:
-        self.memberships: dict[int, Membership] = {0: founders}
+    def __init__(self, initial_voters: Membership) -> None:
+        self.memberships: dict[int, Membership] = {0: initial_voters}
         """Those that were committed, by the index of their entry."""
         self.committed: dict[int, tuple[int, bytes]] = {}
         """Term and payload of each entry that any leader committed or any node applied."""

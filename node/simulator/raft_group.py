@@ -62,12 +62,12 @@ class GroupOptions:
     """Hosts that found nothing and can be added later."""
 
 
-class RaftHost:
+class RaftServer:
     """One process that can be started, killed, paused and robbed of its power."""
 
-    def __init__(self, group: RaftGroup, name: str, founders: Membership | None) -> None:
+    def __init__(self, group: RaftGroup, name: str, initial_voters: Membership | None) -> None:
         self.name = name
-        self.founders = founders
+        self.initial_voters = initial_voters
         """What it was told when it was made or recruited; None: it wasn't."""
         self.directory = ""
         self.up = False
@@ -115,7 +115,7 @@ class RaftHost:
         self._world.counts["recruited"] += 1
         self.directory = f"directory {self._world.counts['recruited']} of {self.name}"
         self._world.note(f"{self.name} begins again with {self.directory}")
-        self.founders, self._invited_at = membership, index
+        self.initial_voters, self._invited_at = membership, index
         self._medium, self._store = self._new_medium(), _EMPTY
         self._group.model.emptied(self.name)
         self._led_term = 0
@@ -124,10 +124,10 @@ class RaftHost:
         """It has learnt that it left."""
         self.crash(power=False)
         self._world.counts["retired"] += 1
-        self.founders = None
+        self.initial_voters = None
 
     def start(self) -> None:
-        if self.up or self.founders is None:
+        if self.up or self.initial_voters is None:
             return
         self.up, self.paused = True, False
         self._life += 1
@@ -143,7 +143,7 @@ class RaftHost:
             journal.reset((stored.up_to, stored.term), stored.previous, stored.membership.encode())
         self.engine = Engine(
             node=self.name,
-            members=self.founders,
+            members=self.initial_voters,
             journal=journal,
             applied=stored.up_to,
             timing=self._group.options.timing,
@@ -416,27 +416,30 @@ class RaftGroup:
         self.world = world
         self.options = options
         self.names = [f"n{number}" for number in range(1, options.nodes + options.spares + 1)]
-        self.founders = founders = Membership.founders(self.names[: options.nodes])
-        self.checker = RaftChecker(founders)
+        self.initial_voters = initial_voters = Membership.initial_voters(self.names[: options.nodes])
+        self.checker = RaftChecker(initial_voters)
         self.model = RaftModel()
-        self.hosts = [RaftHost(self, name, founders if founders.get(name) else None) for name in self.names]
+        self.hosts = [
+            RaftServer(self, name, initial_voters if initial_voters.get(name) else None)
+            for name in self.names
+        ]
         self._by_name = {host.name: host for host in self.hosts}
         self.network = Network(world, self.hosts, options.weather)
         self._proposed = 0
 
-    def host(self, name: str) -> RaftHost:
+    def host(self, name: str) -> RaftServer:
         return self._by_name[name]
 
     def start(self) -> None:
         for host in self.hosts:
             host.start()
 
-    def check_majority(self, leader: RaftHost) -> None:
+    def check_majority(self, leader: RaftServer) -> None:
         """What a leader says is committed is on the disks of a majority of those who vote, by its log."""
         index = leader.engine.commit_index
         term = leader.journal.term_at(index) or 0
         placed = leader.journal.membership
-        membership = self.founders if placed is None else Membership.decode(placed[1])
+        membership = self.initial_voters if placed is None else Membership.decode(placed[1])
         voters = [member for member in membership.members if member.voter]
         hosts = [self.host(member.name) for member in voters]
         holders = [
@@ -451,7 +454,7 @@ class RaftGroup:
                 f"{describe(membership)} only {' '.join(holders)} have",
             )
 
-    def members(self) -> list[RaftHost]:
+    def members(self) -> list[RaftServer]:
         """The hosts of those that belong to the group, by a ready leader's log; all if there is none."""
         leader = max(
             (host for host in self.hosts if host.is_ready), key=lambda host: host.engine.term, default=None

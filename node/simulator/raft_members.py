@@ -8,7 +8,7 @@ operator must see to is seen to here as well: a disk is wiped only if its node i
 from __future__ import annotations
 
 from node.raft.membership import Membership
-from node.simulator.raft_group import RaftGroup, RaftHost
+from node.simulator.raft_group import RaftGroup, RaftServer
 
 
 class Operator:
@@ -42,17 +42,17 @@ class Operator:
                 self._change(host)
         self._schedule()
 
-    def _change(self, leader: RaftHost) -> None:
+    def _change(self, leader: RaftServer) -> None:
         membership = leader.engine.membership
         if self._promote(leader, membership):
             return
-        founded = self._group.options.nodes
-        if self._world.chance(0.75 if len(membership.names) <= founded else 0.25):
+        bootstrapped = self._group.options.nodes
+        if self._world.chance(0.75 if len(membership.names) <= bootstrapped else 0.25):
             self._add(leader, membership)
         else:
             self._remove(leader, membership)
 
-    def _promote(self, leader: RaftHost, membership: Membership) -> bool:
+    def _promote(self, leader: RaftServer, membership: Membership) -> bool:
         for name in membership.learners:
             directory = leader.directory_of(name)
             if directory is not None and leader.engine.caught_up(name) and self._world.chance(0.8):
@@ -60,7 +60,7 @@ class Operator:
                 return True
         return False
 
-    def _add(self, leader: RaftHost, membership: Membership) -> None:
+    def _add(self, leader: RaftServer, membership: Membership) -> None:
         committed = self._group.checker.members
         spares = [
             name for name in self._group.names if membership.get(name) is None and committed.get(name) is None
@@ -75,7 +75,7 @@ class Operator:
             recruit.recruit(index, leader.engine.membership)
             self._world.after(self._world.rng.uniform(0.0, 0.3), recruit.start)
 
-    def _remove(self, leader: RaftHost, membership: Membership) -> None:
+    def _remove(self, leader: RaftServer, membership: Membership) -> None:
         if len(membership.voters) <= (1 if self._world.chance(0.1) else 2):
             return
         name = self._world.rng.choice(membership.names)

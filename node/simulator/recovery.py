@@ -75,14 +75,14 @@ class Recovery:
         before = self._cluster.checker
         checker = _begun_anew(before, self._cluster, node.name, journal)
         self._cluster.begin_anew(CLUSTER_ID, checker)
-        account = checker.account
+        reference = checker.reference
         journal.watcher = lambda *entry: checker.appended(node, *entry)
         self._change_identity(node, journal, rng)
         self._world.note(f"{node.name} begins another cluster at entry {journal.last_index}")
         self._world.counts["recovered"] += 1
-        self._world.counts["entries lost with the majority"] += before.account.applied - account.applied
+        self._world.counts["entries lost with the majority"] += before.reference.applied - reference.applied
         for client in self._cluster.clients:
-            self._world.counts["acknowledged and lost with the majority"] += client.begin_anew(account)
+            self._world.counts["acknowledged and lost with the majority"] += client.begin_anew(reference)
         node.storage.stop(power=False)
         node.start()
         for after_s in (1.0, 2.5):
@@ -91,22 +91,26 @@ class Recovery:
     @staticmethod
     def _change_identity(node: SimNode, journal: Journal, rng: random.Random) -> None:
         """As `server.disk.recovering` does it."""
-        assert node.standing is not None
-        assert node.standing.identity is not None
+        assert node.expected_membership is not None
+        assert node.expected_membership.identity is not None
         disk = SimulatedDisk(rng)
-        save_identity(disk, node.standing.identity)
+        save_identity(disk, node.expected_membership.identity)
         directory = rng.randbytes(11).hex()
         members = pack_membership(journal.last_index + 1, alone(node.name, directory))
-        node.standing.identity = recover_identity(
+        node.expected_membership.identity = recover_identity(
             disk, CLUSTER_ID, rng.randbytes(11).hex(), directory, members
         )
-        claim_log(journal, node.standing.identity)
+        claim_log(journal, node.expected_membership.identity)
 
 
 def _belongs(node: SimNode) -> bool:
     """It has learnt which founding it belongs to: else there is nothing to recover."""
-    standing = node.standing
-    return standing is not None and standing.identity is not None and bool(standing.identity.founding_id)
+    expected_membership = node.expected_membership
+    return (
+        expected_membership is not None
+        and expected_membership.identity is not None
+        and bool(expected_membership.identity.cluster_uuid)
+    )
 
 
 def _begun_anew(before: ClusterChecker, cluster: Cluster, name: str, journal: Journal) -> ClusterChecker:
@@ -121,7 +125,7 @@ def _begun_anew(before: ClusterChecker, cluster: Cluster, name: str, journal: Jo
         if applied > journal.last_index or entries.get(applied, data) != data:
             break  # the directory had something else there, or nothing
         effects = machine.apply(Index(applied), data)
-        checker.account.entry(applied, data, effects, machine.state)
+        checker.reference.entry(applied, data, effects, machine.state)
         checker._entries[applied], checker._effects[applied] = data, effects
         if applied in before._digests:
             checker._digests[applied] = before._digests[applied]

@@ -64,7 +64,7 @@ class Cursor:
     """The index of the entry that held the ack, by sequence."""
 
 
-class Account:
+class ReferenceModel:
     """Told of every entry once, in order."""
 
     def __init__(self) -> None:
@@ -113,8 +113,8 @@ class Account:
         self._before_ns = self.time_ns
         self.applied, self.time_ns, self.timestamp_ns = index, entry.time_ns, entry.timestamp_ns
         self.redeliveries = []
-        for fields in entry.keeper:
-            self._keeper(entries.decode_keeper(fields))
+        for fields in entry.leader_commands:
+            self._leader_commands(entries.decode_leader_command(fields))
         published = 0
         for batch in entry.batches:
             published += self._origin(index, batch, effects)
@@ -131,8 +131,8 @@ class Account:
         if index % COMPARE_EVERY == 0:
             self.compare(state)
 
-    def _keeper(self, command: c.KeeperCommand) -> None:
-        if isinstance(command, c.TakeOver):
+    def _leader_commands(self, command: c.LeaderCommand) -> None:
+        if isinstance(command, c.NewTerm):
             if command.term > self.term:
                 self.term = command.term
                 self._take_over(command.known_commit)
@@ -433,9 +433,9 @@ class Account:
             return
         for subscription in state.subscriptions.values():
             client = subscription.client
-            if client is None or client.absent or subscription.absent or not subscription.unacked:
+            if client is None or client.unreachable or subscription.unreachable or not subscription.unacked:
                 continue
-            if client.silent and not subscription.queue:
+            if client.unresponsive and not subscription.queue:
                 continue
             seq = next(iter(subscription.unacked))
             held = self.groups[subscription.group.id].held.get(seq)
@@ -445,7 +445,7 @@ class Account:
     def summary(self, data: bytes, effects: Effects) -> str:
         """What an entry says and does, in a line for the trace."""
         entry = entries.decode_entry(data)
-        said = [_told(entries.decode_keeper(fields)) for fields in entry.keeper]
+        said = [_notified(entries.decode_leader_command(fields)) for fields in entry.leader_commands]
         for batch in entry.batches:
             if batch.session is None:
                 said.append(f"session of {entries.decode_session_open(batch.commands)[0]}")
@@ -466,13 +466,13 @@ class Account:
                 member = self._by_ack_inbox.get(ack_inbox)
                 return f"{_short(member.inbox) if member else 'somebody gone'} acks {_ranges(seqs)}"
             case _:
-                return _told(command)
+                return _notified(command)
 
     def compare(self, state: State) -> None:
         """Everything: who holds what, since when, sent how often."""
         for channel in state.channels.values():
             for group in channel.groups.values():
-                account = self.groups.setdefault(group.id, Cursor(channel.id))
+                reference = self.groups.setdefault(group.id, Cursor(channel.id))
                 found: dict[int, tuple[int, int, int]] = {}
                 holders = group.members if group.shadow is None else [group.shadow]
                 for member in holders:
@@ -481,7 +481,9 @@ class Account:
                             raise ViolationError("one holder", f"message {seq} is held twice")
                         found[seq] = (member.id, record.sent_at_ns, record.deliveries)
                 for seq, record in group.orphans.items():
-                    held = account.held[seq]  # it is due at once: no AckWait runs, and none is started again
+                    held = reference.held[
+                        seq
+                    ]  # it is due at once: no AckWait runs, and none is started again
                     found[seq] = (held.holder, held.sent_at_ns, record.deliveries)
                 present = {member.id for member in holders}
                 known = {
@@ -491,7 +493,7 @@ class Account:
                         held.sent_at_ns,
                         held.deliveries,
                     )
-                    for seq, held in account.held.items()
+                    for seq, held in reference.held.items()
                 }
                 if found != known:
                     wrong = {seq for seq in {*found, *known} if found.get(seq) != known.get(seq)}
@@ -506,7 +508,7 @@ def _short(inbox: str) -> str:
     return inbox.removeprefix("_INBOX.")
 
 
-def _told(command: object) -> str:
+def _notified(command: object) -> str:
     """``Name(field=value, …)`` without what is empty."""
     if not isinstance(command, tuple) or not hasattr(command, "_fields"):
         return str(command)

@@ -33,7 +33,7 @@ BOUNDS: Final[dict[str, dict[str, int]]] = {
         "IN_FLIGHT_MAX": 4,
         "UNCOMMITTED_BYTES_MAX": 12_000,
         "EARLY_BYTES_MAX": 20_000,
-        "KEEPER_COMMANDS_MAX": 3,
+        "LEADER_COMMANDS_MAX": 3,
     },
     "node.server.origin": {
         "BATCH_BYTES": 500,

@@ -1,6 +1,6 @@
 """Stories: a small language in which clients use a simulated cluster, and are heard.
 
-A story is a text of blocks (`story_text`). The commands of one block happen at one moment, in order;
+A story is a text of blocks (`script_text`). The commands of one block happen at one moment, in order;
 then everything settles, until clients have seen nothing new for 25 ms; then what they saw is told.
 ``wait`` and ``at`` let time pass in between.
 
@@ -52,7 +52,7 @@ Publishing::
     publish a CHANNEL [COUNT] [data X] [reply R] [guid G] [conn C | by ID] [suffix S] [unacknowledged]
         [every 10ms for 2s]
 
-Operators: see `story_operator`.
+Operators: see `script_operator`.
 
 Looking::
 
@@ -67,10 +67,10 @@ from collections.abc import Callable, Iterable
 
 from node.simulator import script_operator
 from node.simulator import script_views as views
-from node.simulator.script_arguments import StoryError, Words, seconds
+from node.simulator.script_arguments import ScriptError, Words, seconds
 from node.simulator.script_commands import ClientActs
 from node.simulator.script_text import Block, told
-from node.simulator.script_world import EVER_S, StoryWorld
+from node.simulator.script_world import EVER_S, ScriptWorld
 from node.simulator.sim_node import SimNode
 
 QUIET_S = 0.025
@@ -78,7 +78,7 @@ SETTLE_MAX_S = 5.0
 STEP_S = 0.005
 
 
-class Story(ClientActs):
+class Script(ClientActs):
     """Carries out commands, and tells what came of them.
 
     Args:
@@ -100,18 +100,18 @@ class Story(ClientActs):
         """Carry out a block; what came of it, in lines.
 
         Raises:
-            StoryError: a command makes no sense.
+            ScriptError: a command makes no sense.
         """
         self._said = []
         for line in block.commands:
             try:
                 self._command(line)
-            except StoryError as error:
-                raise StoryError(f"{line}: {error}") from error
+            except ScriptError as error:
+                raise ScriptError(f"{line}: {error}") from error
         self._settle()
-        return self._told() + self._said
+        return self._notified() + self._said
 
-    def _told(self) -> list[str]:
+    def _notified(self) -> list[str]:
         events, self.events = self.events, []
         shown = [event for event in events if views.is_told(event)]
         lines = told(shown, list(self.clients), self._clock_s if self._clock_shown else None)
@@ -139,21 +139,21 @@ class Story(ClientActs):
             return
         method: Callable[[Words], None] | None = getattr(self, "_do_" + verb.replace("-", "_"), None)
         if method is None:
-            raise StoryError("no such command")
+            raise ScriptError("no such command")
         words = Words(shlex.split(rest))
         method(words)
         left = words.rest()
         if left:
-            raise StoryError(f"not understood: {' '.join(left)}")
+            raise ScriptError(f"not understood: {' '.join(left)}")
 
     # --- nodes and time -------------------------------------------------------------------------------
 
     def _do_nodes(self, words: Words) -> None:
         self._settle()
-        self._said += self._told()
+        self._said += self._notified()
         self.begin()
-        founded = not words.flag("founding")
-        self._there = StoryWorld(int(words.next()), words.rest(), founded=founded, seed=self._seed)
+        bootstrapped = not words.flag("founding")
+        self._there = ScriptWorld(int(words.next()), words.rest(), bootstrapped=bootstrapped, seed=self._seed)
 
     def _do_settings(self, words: Words) -> None:
         self.there.configure(words.rest())
@@ -194,7 +194,7 @@ class Story(ClientActs):
 
     def _do_hand(self, words: Words) -> None:
         if not words.flag("over"):
-            raise StoryError("hand over")
+            raise ScriptError("hand over")
         leader = self.there.leader
         self.there.run_until(lambda: not leader.leads or leader.engine.transfer_leadership())
         self.there.run_until(lambda: not leader.leads)
@@ -206,7 +206,7 @@ class Story(ClientActs):
 
     def _do_await(self, words: Words) -> None:
         if not words.flag("leader"):
-            raise StoryError("await leader")
+            raise ScriptError("await leader")
         self.there.await_leader()
 
     def _do_wait(self, words: Words) -> None:
@@ -219,16 +219,16 @@ class Story(ClientActs):
 
     def _do_at(self, words: Words) -> None:
         if self._clock_s is None:
-            raise StoryError("there is no clock")
+            raise ScriptError("there is no clock")
         away_s = self._clock_s + seconds(words.next()) - self.there.world.now
         if away_s < 0:
-            raise StoryError(f"that was {-away_s:.3f} s ago")
+            raise ScriptError(f"that was {-away_s:.3f} s ago")
         self.there.world.run(away_s)
 
     def _do_set(self, words: Words) -> None:
         ahead_s = seconds(words.after("ahead"))
         if not (words.flag("clock") and words.flag("of")):
-            raise StoryError("set clock of NODE ahead 5s")
+            raise ScriptError("set clock of NODE ahead 5s")
         for node in self._nodes(words):
             node.clock.jump(ahead_s)
 
@@ -273,11 +273,11 @@ class Story(ClientActs):
             case "message":
                 consumer, seq = self._consumer(words), int(words.next())
                 node = self.there.cluster.nodes[0]
-                self._say([views.message(consumer, seq, node.clock.wall_ns())])
+                self._say([views.message(consumer, seq, node.clock.wall_clock_ns())])
             case "response":
                 self._say(views.response(self._client(words).response))
             case _:
-                raise StoryError(f"nothing to show of {what}")
+                raise ScriptError(f"nothing to show of {what}")
 
     def _say(self, lines: Iterable[str]) -> None:
-        self._said += [*self._told(), *lines]
+        self._said += [*self._notified(), *lines]

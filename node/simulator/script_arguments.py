@@ -16,7 +16,7 @@ POSITIONS = {
 }
 
 
-class StoryError(NodeError):
+class ScriptError(NodeError):
     """The story makes no sense: it is to be corrected, not the server."""
 
 
@@ -30,10 +30,10 @@ class Words:
         """The next word.
 
         Raises:
-            StoryError: there is none.
+            ScriptError: there is none.
         """
         if not self._words:
-            raise StoryError("something is missing")
+            raise ScriptError("something is missing")
         return self._words.pop(0)
 
     def flag(self, word: str) -> bool:
@@ -55,7 +55,7 @@ class Words:
         start = self._words.index(key)
         values = self._words[start + 1 : start + 1 + count]
         if len(values) < count:
-            raise StoryError(f"too little after {key}")
+            raise ScriptError(f"too little after {key}")
         del self._words[start : start + 1 + count]
         return values
 
@@ -69,7 +69,7 @@ def seconds(text: str) -> float:
     """``2s``, ``500ms``, ``3m``, or a number of seconds.
 
     Raises:
-        StoryError: it is none of them.
+        ScriptError: it is none of them.
     """
     for unit, factor in (("ms", 0.001), ("s", 1.0), ("m", 60.0), ("h", 3600.0)):
         if text.endswith(unit):
@@ -80,14 +80,14 @@ def seconds(text: str) -> float:
     try:
         return float(text) * scale
     except ValueError:
-        raise StoryError(f"no time: {text}") from None
+        raise ScriptError(f"no time: {text}") from None
 
 
 def numbers(words: Sequence[str]) -> list[int]:
     """``1 2 5..9``.
 
     Raises:
-        StoryError: something else.
+        ScriptError: something else.
     """
     found: list[int] = []
     for word in words:
@@ -95,7 +95,7 @@ def numbers(words: Sequence[str]) -> list[int]:
         try:
             found += range(int(first), int(last if dots else first) + 1)
         except ValueError:
-            raise StoryError(f"no number: {word}") from None
+            raise ScriptError(f"no number: {word}") from None
     return found
 
 
@@ -111,4 +111,4 @@ def position(words: Words) -> tuple[int, int, int]:
             return int(value), 0, 0
         case _ if name in POSITIONS:
             return POSITIONS[name], 0, 0
-    raise StoryError(f"no start position {name}")
+    raise ScriptError(f"no start position {name}")

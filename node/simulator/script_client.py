@@ -112,7 +112,7 @@ class ScriptedClient:
         self.response = stan.ConnectResponse()
         """The last answer to a request to connect."""
         self._world = world
-        self._tell = tell
+        self._notify = tell
         self._next_node = next_node
         self._node: SimNode | None = None
         self._connection: Connection | None = None
@@ -137,7 +137,7 @@ class ScriptedClient:
 
     def say(self, text: str, who: str = "") -> None:
         """Tell something."""
-        self._tell(Remark(self._world.now, self.name, who or self.name, text))
+        self._notify(Remark(self._world.now, self.name, who or self.name, text))
 
     # --- its connection -----------------------------------------------------------------------------
 
@@ -336,10 +336,10 @@ class ScriptedClient:
         else:
             self.guids[guid] = True
             if not self.quiet:
-                self._tell(Stored(self._world.now, self.name, guid))
+                self._notify(Stored(self._world.now, self.name, guid))
 
     def _delivery(self, consumer: Consumer, message: stan.Message) -> None:
-        self._tell(Delivered(self._world.now, self.name, consumer, message))
+        self._notify(Delivered(self._world.now, self.name, consumer, message))
         consumer.received.append(message)
         if consumer.acks and consumer.ack_inbox:
             self.ack(consumer.ack_inbox, consumer.channel, message.seq)

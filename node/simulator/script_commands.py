@@ -11,10 +11,10 @@ from dataclasses import replace
 from node.protocol import nats
 from node.protocol import streaming as stan
 from node.simulator.expected_membership import CLUSTER_ID
-from node.simulator.script_arguments import StoryError, Words, numbers, position, seconds
+from node.simulator.script_arguments import ScriptError, Words, numbers, position, seconds
 from node.simulator.script_client import Consumer, Event, ScriptedClient
 from node.simulator.script_views import Ledger
-from node.simulator.script_world import StoryWorld
+from node.simulator.script_world import ScriptWorld
 
 SUBJECTS = {
     "connect": f"_STAN.discover.{CLUSTER_ID}",
@@ -42,20 +42,20 @@ class ClientActs:
         """What was seen and is not told yet."""
         self.ledger = Ledger()
         self._owners: dict[str, ScriptedClient] = {}
-        self._there: StoryWorld | None = None
+        self._there: ScriptWorld | None = None
 
     @property
-    def there(self) -> StoryWorld:
+    def there(self) -> ScriptWorld:
         """Where the story plays.
 
         Raises:
-            StoryError: it has not said where.
+            ScriptError: it has not said where.
         """
         if self._there is None:
-            raise StoryError("a story begins with nodes")
+            raise ScriptError("a story begins with nodes")
         return self._there
 
-    def _tell(self, event: Event) -> None:
+    def _notify(self, event: Event) -> None:
         self.events.append(event)
 
     # --- clients --------------------------------------------------------------------------------------
@@ -63,14 +63,14 @@ class ClientActs:
     def _client(self, words: Words) -> ScriptedClient:
         name = words.next()
         if name not in self.clients:
-            raise StoryError(f"no client {name}")
+            raise ScriptError(f"no client {name}")
         return self.clients[name]
 
     def _open(self, words: Words, *, raw: bool = False) -> ScriptedClient:
         name = words.next()
         client = self.clients.get(name)
         if client is None:
-            client = ScriptedClient(self.there.world, name, self._tell, self.there.next_node)
+            client = ScriptedClient(self.there.world, name, self._notify, self.there.next_node)
             self.clients[name] = client
         client.roams = words.flag("roams")
         client.quiet = words.flag("quiet")
@@ -79,7 +79,7 @@ class ClientActs:
         if to:
             (node,) = self.there.find(to)
             if not node.serves:
-                raise StoryError(f"{to} takes no clients")
+                raise ScriptError(f"{to} takes no clients")
             client.open(node, raw=raw)
         return client
 
@@ -166,7 +166,7 @@ class ClientActs:
     def _consumer(self, words: Words) -> Consumer:
         handle = words.next()
         if handle not in self.consumers:
-            raise StoryError(f"no subscription {handle}")
+            raise ScriptError(f"no subscription {handle}")
         return self.consumers[handle]
 
     def _do_subscribe(self, words: Words) -> None:

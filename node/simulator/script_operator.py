@@ -19,7 +19,7 @@ from typing import Any
 
 from node.errors import RefusedError
 from node.server.administration.verbs import Administering
-from node.simulator.script_arguments import StoryError, Words, seconds
+from node.simulator.script_arguments import ScriptError, Words, seconds
 from node.simulator.script_client import Consumer
 from node.simulator.sim_node import SimNode
 
@@ -37,7 +37,7 @@ class Verbs:
             state=lambda: replica.state,
             requests=replica.origin,
             clock=replica.clock,
-            wall_ns=node.clock.wall_ns,
+            wall_clock_ns=node.clock.wall_clock_ns,
             messages=lambda: node.store,
         ).register(self)
 
@@ -56,7 +56,7 @@ def ask(node: SimNode, words: Words, consumer: Callable[[Words], Consumer]) -> l
     """Ask ``node`` for what the words say; the list gets the answer when there is one.
 
     Raises:
-        StoryError: the words make no sense.
+        ScriptError: the words make no sense.
     """
     verb, fields = _request(node, words, consumer)
     if timeout := words.after("timeout"):
@@ -103,14 +103,14 @@ def _request(
             return f"subscription.{verb}", {"id": _number(node, consumer(words))}
         case "seek":
             return "subscription.seek", {"id": _number(node, consumer(words))} | _place(words.next())
-    raise StoryError(f"operators can't {verb}")
+    raise ScriptError(f"operators can't {verb}")
 
 
 def _number(node: SimNode, consumer: Consumer) -> int:
     for subscription in node.state.subscriptions.values():
         if subscription.inbox == consumer.inbox:
             return int(subscription.id)
-    raise StoryError(f"{node.name} knows no subscription {consumer.handle}")
+    raise ScriptError(f"{node.name} knows no subscription {consumer.handle}")
 
 
 def _place(text: str) -> dict[str, Any]:

@@ -61,7 +61,7 @@ def state(known: State, consumers: Iterable[Consumer]) -> Iterator[str]:
 
 def _client(name: str, known: State) -> str:
     client = known.clients[name]
-    marks = [mark for mark in ("absent", "silent") if getattr(client, mark)]
+    marks = [mark for mark in ("unreachable", "unresponsive") if getattr(client, mark)]
     return f"{name} ({', '.join(marks)})" if marks else name
 
 

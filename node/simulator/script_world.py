@@ -20,7 +20,7 @@ from node.simulator.cluster import Cluster
 from node.simulator.cluster_checks import ClusterChecker
 from node.simulator.profiles import PROFILES
 from node.simulator.raft_checks import ViolationError
-from node.simulator.script_arguments import StoryError, seconds
+from node.simulator.script_arguments import ScriptError, seconds
 from node.simulator.sim_node import SimNode
 from node.simulator.world import World
 
@@ -44,7 +44,7 @@ class Steady(random.Random):
         return seq[0]
 
 
-class StoryChecker(ClusterChecker):
+class ScriptChecker(ClusterChecker):
     """What holds in every story: one leader a term, and all nodes decide alike.
 
     The rest of the checks is about clients that do as the simulator's do; a story's do as they like.
@@ -69,34 +69,34 @@ class StoryChecker(ClusterChecker):
         """A message is turned into bytes for a client; the story's `Ledger` looks at it."""
 
 
-class StoryCluster(Cluster):
+class ScriptCluster(Cluster):
     """A cluster to which things happen only as the story says."""
 
     def __init__(self, world: World, nodes: int) -> None:
         super().__init__(world, PROFILES["quiet"], nodes)
-        self.checker = StoryChecker(self)
+        self.checker = ScriptChecker(self)
         for node in self.nodes:
             node.checker = self.checker
 
 
-class StoryWorld:
+class ScriptWorld:
     """A world with nodes ``n1``, ``n2`` …, of which ``n1`` leads when the story begins.
 
     Args:
         nodes: how many.
         settings: replicated settings that are not the defaults, as written in the story.
-        founded: wait until the cluster is.
+        bootstrapped: wait until the cluster is.
         seed: of what is drawn.
     """
 
     def __init__(
-        self, nodes: int, settings: Iterable[str] = (), *, founded: bool = True, seed: int = 1
+        self, nodes: int, settings: Iterable[str] = (), *, bootstrapped: bool = True, seed: int = 1
     ) -> None:
         self.world = World(seed, chance=Steady)
-        self.cluster = StoryCluster(self.world, nodes)
+        self.cluster = ScriptCluster(self.world, nodes)
         for node in self.cluster.nodes:
             node.start()
-        if not founded:
+        if not bootstrapped:
             return
         self.await_leader()
         self.let_lead(self.cluster.nodes[0])
@@ -111,11 +111,11 @@ class StoryWorld:
         """The ready leader.
 
         Raises:
-            StoryError: there is none.
+            ScriptError: there is none.
         """
         found = self.find_leader()
         if found is None:
-            raise StoryError("nobody leads")
+            raise ScriptError("nobody leads")
         return found
 
     def find_leader(self) -> SimNode | None:
@@ -126,12 +126,12 @@ class StoryWorld:
         """Let time pass until there is a ready leader.
 
         Raises:
-            StoryError: it takes too long.
+            ScriptError: it takes too long.
         """
         until_s = self.world.now + LEADER_WITHIN_S
         while self.find_leader() is None:
             if self.world.now >= until_s:
-                raise StoryError(f"no leader within {LEADER_WITHIN_S:g} s")
+                raise ScriptError(f"no leader within {LEADER_WITHIN_S:g} s")
             self.world.run(0.01)
 
     def let_lead(self, node: SimNode) -> None:
@@ -145,7 +145,7 @@ class StoryWorld:
         """The nodes of a name: ``n1``, ``leader``, ``follower``, ``followers``, ``dead``, ``all``.
 
         Raises:
-            StoryError: no such node.
+            ScriptError: no such node.
         """
         nodes = self.cluster.nodes
         followers = [node for node in nodes if node.up and not node.paused and not node.leads]
@@ -163,7 +163,7 @@ class StoryWorld:
             case _:
                 found = [node for node in nodes if node.name == name]
         if not found:
-            raise StoryError(f"no node {name}")
+            raise ScriptError(f"no node {name}")
         return found
 
     def next_node(self, last: SimNode | None) -> SimNode | None:
@@ -209,7 +209,7 @@ class StoryWorld:
         """Replace the replicated settings: ``name=value``, or ``channel:name=value`` for a channel's limit.
 
         Raises:
-            StoryError: no such setting, or it is refused.
+            ScriptError: no such setting, or it is refused.
         """
         values: dict[str, Any] = {}
         for word in given:
@@ -231,12 +231,12 @@ class StoryWorld:
         """Let time pass until ``done``.
 
         Raises:
-            StoryError: it takes too long.
+            ScriptError: it takes too long.
         """
         until_s = self.world.now + most_s
         while not done():
             if self.world.now >= until_s:
-                raise StoryError(f"not done within {most_s:g} s")
+                raise ScriptError(f"not done within {most_s:g} s")
             self.world.run(0.005)
 
 
@@ -244,5 +244,5 @@ def _setting(name: str, value: str, known: dict[str, Any]) -> tuple[str, Any]:
     if f"{name}_ns" in known:
         return f"{name}_ns", round(seconds(value) * 1e9)
     if name not in known:
-        raise StoryError(f"no setting {name}")
+        raise ScriptError(f"no setting {name}")
     return name, value == "yes" if isinstance(known[name], bool) else int(value)

@@ -20,7 +20,7 @@ from node.simulator.sim_wire import DELAY_S, Wire
 
 if TYPE_CHECKING:
     from node.simulator.cluster import Cluster
-    from node.simulator.reference_model import Account
+    from node.simulator.reference_model import ReferenceModel
     from node.simulator.sim_node import SimNode
 
 RECONNECT_S = (0.05, 0.5)
@@ -204,7 +204,7 @@ class SimClient:
         self.dead = True
         self.drop(unnoticed_s=unnoticed_s)
 
-    def begin_anew(self, account: Account) -> int:
+    def begin_anew(self, reference: ReferenceModel) -> int:
         """The cluster is another one now; the application is started anew, to use that.
 
         Returns how many of its publishes were acknowledged and are lost.
@@ -215,10 +215,10 @@ class SimClient:
         self.registered = self.subscribed = False
         self.seen = Seen("")
         self._lost_inboxes.clear()
-        last = len(account.log(self.habits.channel)) - 1
+        last = len(reference.log(self.habits.channel)) - 1
         self.received = {seq for seq in self.received if seq <= last}
         before = len(self.stored)
-        self.stored = {guid for guid in self.stored if guid.encode() in account.stored}
+        self.stored = {guid for guid in self.stored if guid.encode() in reference.stored}
         return before - len(self.stored)
 
     def stop_reading(self, seconds: float) -> None:

@@ -30,16 +30,16 @@ from node.server.membership import node_identity
 from node.server.replica import Replica
 from node.server.routing import Routing
 from node.server.streaming import Subjects
-from node.server.system import Host
-from node.simulator.bound_counts import LATE, Probes
-from node.simulator.expected_membership import Standing
+from node.server.system import System
+from node.simulator.bound_counts import LATE, BoundCounts
+from node.simulator.expected_membership import ExpectedMembership
 from node.simulator.machine_clock import MachineClock
 from node.simulator.network import Endpoint, Network
-from node.simulator.probes import Port, WatchedConnection, WatchedEngine, WatchedMachine
+from node.simulator.probes import Port, ProbedConnection, ProbedEngine, ProbedMachine
 from node.simulator.scaled_bounds import CLIENT_LIMITS, ENGINE_LIMITS
 from node.simulator.sim_snapshots import SimSnapshots
 from node.simulator.sim_steps import ENTRY_BYTE_S, ENTRY_S, INPUT_S, PEER_BYTE_S, WORK_S, Steps
-from node.simulator.sim_storage import SimStorage, WatchedJournal
+from node.simulator.sim_storage import ProbedJournal, SimStorage
 from node.store.interface import CheckpointJob, StoreInterface
 
 if TYPE_CHECKING:
@@ -72,28 +72,28 @@ RESTART_S = (0.3, 1.0)
 class SimNode:
     """One machine and, while it is up, the node's process on it."""
 
-    def __init__(self, cluster: Cluster, name: str, founders: Sequence[str] | None = None) -> None:
+    def __init__(self, cluster: Cluster, name: str, initial_voters: Sequence[str] | None = None) -> None:
         """A machine that is off.
 
         Args:
             cluster: where it is.
             name: its own.
-            founders: who founds the cluster; None: all, and nobody else ever joins.
+            initial_voters: who founds the cluster; None: all, and nobody else ever joins.
         """
         self.name = name
         self.up = False
         self.waiting = False
         """Its process has an empty directory, and waits to be added to the cluster."""
-        self.outside = founders is not None and name not in founders
+        self.outside = initial_voters is not None and name not in initial_voters
         """It is not in the cluster: not yet, or no more."""
         self.paused = False
-        self.leaving = False
+        self.shutdown = False
         self.knows_time = False
         """This process has stamped an entry that was applied, or heard one who had, without much delay."""
         self.replica: Replica
-        self.engine: WatchedEngine
-        self.journal: WatchedJournal
-        self.connections: list[WatchedConnection] = []
+        self.engine: ProbedEngine
+        self.journal: ProbedJournal
+        self.connections: list[ProbedConnection] = []
         self.clock = MachineClock(cluster.world, skew_s=2.0)
         self.checker = cluster.checker
         self._cluster = cluster
@@ -104,13 +104,15 @@ class SimNode:
         self.storage = self._new_storage()
         self.broken = False
         """Its disk has rotted: this machine never comes back."""
-        self.standing = None if founders is None else Standing(self, cluster, founders)
+        self.expected_membership = (
+            None if initial_voters is None else ExpectedMembership(self, cluster, initial_voters)
+        )
         self._life = 0
         self._stood_before_s = 0.0
         self.steps = Steps(
             cluster.world, cluster.world.stream(f"{name} cpu").choice(CPUS) if cluster.scaled else 0.0
         )
-        self.probes = Probes(self)
+        self.bound_counts = BoundCounts(self)
         self._due_s = 0.0
         """When the driver wanted to go on last, by the machine's clock."""
         self.resumed_s = float("-inf")
@@ -145,12 +147,12 @@ class SimNode:
     @property
     def ready(self) -> bool:
         """It leads, and its term has begun for clients too."""
-        return self.leads and not self.paused and self.engine.is_ready and self.replica.ordering.open
+        return self.leads and not self.paused and self.engine.is_ready and self.replica.proposer.open
 
     @property
     def serves(self) -> bool:
         """Clients can connect."""
-        return self.up and not self.paused and not self.leaving
+        return self.up and not self.paused and not self.shutdown
 
     @property
     def _alone(self) -> bool:
@@ -167,15 +169,15 @@ class SimNode:
             return
         if not self.outside:
             self._guarded(self._start)
-        elif self.standing is not None and self._rng.random() < 0.5:
+        elif self.expected_membership is not None and self._rng.random() < 0.5:
             self.wait()  # nobody told its supervisor that it isn't wanted
 
     def wait(self) -> None:
         """Start the process with an empty directory: it says hello, and waits to be added."""
-        assert self.standing is not None
+        assert self.expected_membership is not None
         self._life += 1
         self.waiting = True
-        self.standing.begin()
+        self.expected_membership.begin()
         self._world.note(f"{self.name} waits to be added")
         for network in self._cluster.networks.values():
             network.connect_all(self.name)
@@ -191,10 +193,10 @@ class SimNode:
         self._later(0.0, self._join)
 
     def _join(self) -> None:
-        assert self.standing is not None
+        assert self.expected_membership is not None
         if self.waiting:
             self._world.note(f"{self.name} is let in")
-            self.standing.admit()
+            self.expected_membership.admit()
             self.waiting = self.outside = False
             self._start()
 
@@ -205,14 +207,14 @@ class SimNode:
 
     def retire(self) -> None:
         """The machine is taken out of service, and its directory emptied."""
-        assert self.standing is not None
+        assert self.expected_membership is not None
         self.crash()
         self.waiting = False
         self._life += 1
         if not self.outside:
             self._world.counts["retired"] += 1
         self.outside = True
-        self.standing.forget()
+        self.expected_membership.forget()
         self.storage.kept.close()
         self.storage = self._new_storage()
         self.checker.emptied(self)
@@ -225,7 +227,7 @@ class SimNode:
         self._life += 1
         self.journal = self.storage.open_journal()
         self.journal.watcher = lambda *entry: self.checker.appended(self, *entry)
-        self.journal.truncated = self.probes.truncated
+        self.journal.truncated = self.bound_counts.truncated
         store, note = self.storage.kept.open(), self.storage.kept.note
         problem = contradiction(self.journal, store, note)
         if problem is not None:
@@ -235,12 +237,12 @@ class SimNode:
         index = store.applied[0]
         state = restore(self.store.records())
         since, members = (
-            (0, Membership.founders(self._cluster.names))
-            if self.standing is None
-            else (self.standing.begin())
+            (0, Membership.initial_voters(self._cluster.names))
+            if self.expected_membership is None
+            else (self.expected_membership.begin())
         )
-        recovered = None if self.standing is None else self.standing.claim(self.journal)
-        self.up, self.paused, self.leaving = True, False, False
+        recovered = None if self.expected_membership is None else self.expected_membership.claim(self.journal)
+        self.up, self.paused, self.shutdown = True, False, False
         self._send_away_s = 0.0
         self.steps.clear()
         self._woken_at = float("inf")
@@ -253,20 +255,22 @@ class SimNode:
             state,
             self.store,
             routing=self.routing,
-            host=Host(self.clock.monotonic_ns, self.clock.wall_ns, self._rng.randbytes),
+            host=System(self.clock.monotonic_ns, self.clock.wall_clock_ns, self._rng.randbytes),
             send=self._send_member,
             kick=self._kick,
-            founded=(lambda state: None) if self.standing is None else self.standing.founded,
+            bootstrapped=(lambda state: None)
+            if self.expected_membership is None
+            else self.expected_membership.bootstrapped,
             caught_up=self._release,
             changed=lambda: None,
             election_min_s=TIMING.election_min_s,
-            neighbours=None if self.standing is None else self.standing.members,
+            neighbours=None if self.expected_membership is None else self.expected_membership.members,
             recovered=recovered,
         )
-        self.engine = WatchedEngine(
+        self.engine = ProbedEngine(
             node=self.name,
             members=members,
-            directory="" if self.standing is None else self.standing.directory,
+            directory="" if self.expected_membership is None else self.expected_membership.directory,
             journal=self.journal,
             applied=index,
             timing=TIMING,
@@ -279,9 +283,9 @@ class SimNode:
         )
         self.engine.watcher = self._proposed
         self.engine.model = self.checker.model
-        if self.standing is not None:
+        if self.expected_membership is not None:
             node_identity.refuse_removed(self.engine, self.name, since)
-        self.replica.machine = WatchedMachine(self.replica.state, self, self.checker)
+        self.replica.machine = ProbedMachine(self.replica.state, self, self.checker)
         self.replica.attach(self.engine)
         self.snapshots = SimSnapshots(self, self._cluster.networks[SNAPSHOT])
         self.replica.needs_snapshot_from = self.snapshots.wanted
@@ -325,11 +329,11 @@ class SimNode:
 
     def leave(self) -> None:
         """SIGTERM: hand leadership over, send the clients away, end."""
-        if not self.up or self.paused or self.leaving:
+        if not self.up or self.paused or self.shutdown:
             return
         self._world.counts["leaves"] += 1
         self._world.note(f"{self.name} is told to stop")
-        self.leaving = True
+        self.shutdown = True
         until_s = self._world.now + HAND_OVER_S
 
         def go() -> None:
@@ -345,7 +349,7 @@ class SimNode:
                 self._later(0.002, hand_over)
 
         if self.leads and len(self.engine.membership.voters) > 1:
-            self.replica.ordering.stop()
+            self.replica.proposer.stop()
             hand_over()
         else:
             go()
@@ -380,7 +384,7 @@ class SimNode:
             self._failed(f"can't go on: {error}", "disk errors")
             self._world.after(self._rng.uniform(*RESTART_S), self.start)
         except IdentityError as error:
-            if self.standing is None:
+            if self.expected_membership is None:
                 raise
             self._failed(f"must not run: {error}", "identities refused")
             self.retire()
@@ -426,11 +430,11 @@ class SimNode:
     def _send_engine(self, peer: str, message: Any) -> None:
         self.checker.model.sent(self.name, peer, message, self.journal)
         frame = encode_frame((0, message))
-        self.probes.consensus_frame(len(frame))
+        self.bound_counts.consensus_frame(len(frame))
         self.raft.send(self.name, peer, frame)
 
     def _send_member(self, peer: str, value: Any) -> bool:
-        self.probes.server_frame(value)
+        self.bound_counts.server_frame(value)
         self.raft.send(self.name, peer, encode_frame((1, value)), loose=False)
         return self.raft.linked(self.name, peer)
 
@@ -439,8 +443,8 @@ class SimNode:
 
     def directory_of(self, peer: str) -> str:
         """Which one ``peer`` has now."""
-        standing = self._cluster.node(peer).standing
-        return standing.directory if standing is not None else ""
+        expected_membership = self._cluster.node(peer).expected_membership
+        return expected_membership.directory if expected_membership is not None else ""
 
     def term_of(self, peer: str) -> int | None:
         """Return the term that ``peer`` is in now; None if it is in none."""
@@ -476,7 +480,7 @@ class SimNode:
             try:
                 self.engine.receive(peer, value[1])
             except RemoteProtocolError:
-                if self.standing is None:
+                if self.expected_membership is None:
                     raise
                 self.raft.cut(self.name, peer)  # no member, as this log knows it
                 return
@@ -503,7 +507,7 @@ class SimNode:
         wanted = self.replica.pump()
         self.engine.replicate()
         self.checker.observe(self)
-        self.probes.worked()
+        self.bound_counts.worked()
         self._flush()
         self._due_s = deadline = min(self.engine.next_deadline(), wanted)
         self._stood_before_s = self.steps.stood_s
@@ -560,7 +564,7 @@ class SimNode:
     # --- state, store and snapshots ---------------------------------------------------------------
 
     def _proposed(self, index: int, payload: bytes) -> None:
-        self.probes.proposed(index, len(payload))
+        self.bound_counts.proposed(index, len(payload))
         self.checker.proposed(self, index, payload)
 
     def _apply(self, index: int, term: int, payload: bytes) -> None:
@@ -615,7 +619,7 @@ class SimNode:
         state = restore(store.records())
         self.checker.installing(self, at[0], state)
         self.replica.installed(state, store, since)
-        self.replica.machine = WatchedMachine(state, self, self.checker)
+        self.replica.machine = ProbedMachine(state, self, self.checker)
         self.engine.snapshot_installed(*at, previous, members)
         self._kick()
 
@@ -639,8 +643,8 @@ class SimNode:
 
     def accept(self, driver: Any) -> Connection:
         """A client has connected."""
-        self._epoch = max(self._epoch + 1, self.clock.wall_ns() // 1000)
-        connection = WatchedConnection(self.context, self, cid=self._epoch, epoch=self._epoch)
+        self._epoch = max(self._epoch + 1, self.clock.wall_clock_ns() // 1000)
+        connection = ProbedConnection(self.context, self, cid=self._epoch, epoch=self._epoch)
         connection.attach(driver)
         self.connections = [before for before in self.connections if not before.closed]
         self.connections.append(connection)

@@ -57,7 +57,7 @@ class Operator:
     def settle(self) -> None:
         """Turn off whoever is no member any more, as the cluster has it. To be called when all is well."""
         ready = next((node for node in self._cluster.nodes if node.ready), None)
-        if ready is None or ready.standing is None or ready.engine.is_changing:
+        if ready is None or ready.expected_membership is None or ready.engine.is_changing:
             return
         names = ready.engine.membership.names
         for node in self._cluster.nodes:

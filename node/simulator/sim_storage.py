@@ -20,9 +20,9 @@ from typing import Any
 from node.errors import DiskError
 from node.raft.journal import Journal
 from node.simulator.disk import PowerCutError, SimulatedDisk
-from node.simulator.lmdb_machine_store import LmdbKeeper
+from node.simulator.lmdb_machine_store import LmdbMachineStore
 from node.simulator.raft_checks import ViolationError
-from node.simulator.sim_store import MemoryKeeper
+from node.simulator.sim_store import MemoryMachineStore
 from node.simulator.world import World
 
 FLUSH_S = (0.0005, 0.002, 0.002, 0.01, 0.04)
@@ -33,7 +33,7 @@ CACHE_BYTES = 4096
 """Small, so that logs of a few seconds fill many segments and are read from the disk too."""
 
 
-class WatchedJournal(Journal):
+class ProbedJournal(Journal):
     """The journal, with the checkers told of what is appended."""
 
     watcher: Callable[[int, int, bytes, int | None], None]
@@ -64,8 +64,8 @@ class SimStorage:
     """
 
     def __init__(self, world: World, name: str, *, files: bool = False) -> None:
-        keeper = LmdbKeeper if files else MemoryKeeper
-        self.kept: MemoryKeeper | LmdbKeeper = keeper(world.stream(f"{name} store"), name)
+        machine_store = LmdbMachineStore if files else MemoryMachineStore
+        self.kept: MemoryMachineStore | LmdbMachineStore = machine_store(world.stream(f"{name} store"), name)
         """The store's side of it."""
         self.slowness = 1.0
         self.troubled = False
@@ -74,14 +74,14 @@ class SimStorage:
         self._name = name
         self._rng = world.stream(f"{name} disk")
         self._disk = SimulatedDisk(self._rng, name=name)
-        self.last_journal: WatchedJournal | None = None
+        self.last_journal: ProbedJournal | None = None
         """Of the present process or the last one; what it calls durable is on this disk."""
-        self._journal: WatchedJournal | None = None
+        self._journal: ProbedJournal | None = None
         self._flush: Any = None
 
     # --- for the process ----------------------------------------------------------------------------
 
-    def open_journal(self) -> WatchedJournal:
+    def open_journal(self) -> ProbedJournal:
         """What is left of it.
 
         Raises:
@@ -89,13 +89,13 @@ class SimStorage:
             DiskError: the disk is full.
         """
         self._journal = self._flush = None
-        journal = WatchedJournal.open(
+        journal = ProbedJournal.open(
             self._disk,
             segment_bytes=SEGMENT_BYTES,
             cache_bytes=CACHE_BYTES,
             journal_id=self._name.encode().ljust(16),
         )
-        assert isinstance(journal, WatchedJournal)
+        assert isinstance(journal, ProbedJournal)
         self._journal = self.last_journal = journal
         return journal
 

@@ -156,7 +156,7 @@ class WorkUnderWay:
         self._checkpoint = None
 
 
-class MemoryKeeper(WorkUnderWay):
+class MemoryMachineStore(WorkUnderWay):
     """Keeps a machine's store in memory. It outlives processes.
 
     Args:

@@ -28,7 +28,7 @@ from zlib import crc32
 from node.errors import CorruptionError
 
 if TYPE_CHECKING:
-    from node.encryption.value_cipher import Sealer
+    from node.encryption.value_cipher import ValueCipher
 
 BLOCK_BYTES_MAX = 64 * 1024 - 16 - 12 - 45
 """Bytes of messages that fill sixteen pages, with LMDB's head, the block's and a seal. A larger message
@@ -41,7 +41,7 @@ _KEY = struct.Struct(">QQ")
 _CRC = struct.Struct("=I")
 _HEAD = struct.Struct("=BxxxI")
 _PREFIX = _CRC.size + _HEAD.size
-_PLAIN, _SEALED = 1, 2
+_PLAIN, _ENCRYPTED = 1, 2
 
 key = _KEY.pack
 """``key(channel, first)``."""
@@ -86,18 +86,18 @@ class Block:
         return [data[offsets[at] : offsets[at + 1]] for at in range(len(offsets) - 1)]
 
 
-def encode(block_key: bytes, messages: Sequence[bytes], sealer: Sealer | None = None) -> bytes:
+def encode(block_key: bytes, messages: Sequence[bytes], value_cipher: ValueCipher | None = None) -> bytes:
     """The value to store under ``block_key``."""
     ends = array("I", accumulate(map(len, messages)))
-    if sealer is None:
+    if value_cipher is None:
         body = b"".join((_HEAD.pack(_PLAIN, len(messages)), ends.tobytes(), *messages))
     else:
-        head = _HEAD.pack(_SEALED, len(messages))
-        body = head + sealer.seal(b"".join((ends.tobytes(), *messages)), _context(block_key, head))
+        head = _HEAD.pack(_ENCRYPTED, len(messages))
+        body = head + value_cipher.encrypt(b"".join((ends.tobytes(), *messages)), _context(block_key, head))
     return _CRC.pack(crc32(body, crc32(block_key))) + body
 
 
-def decode(block_key: bytes, value: memoryview | bytes, sealer: Sealer | None = None) -> Block:
+def decode(block_key: bytes, value: memoryview | bytes, value_cipher: ValueCipher | None = None) -> Block:
     """The block stored under ``block_key``; its contents are copied.
 
     Raises:
@@ -110,15 +110,15 @@ def decode(block_key: bytes, value: memoryview | bytes, sealer: Sealer | None = 
     kind, count = _HEAD.unpack_from(value, _CRC.size)
     contents: memoryview | bytes = value[_PREFIX:]
     match kind:
-        case 1 if sealer is None:
+        case 1 if value_cipher is None:
             pass
-        case 2 if sealer is not None:
+        case 2 if value_cipher is not None:
             try:
-                contents = sealer.open(contents, _context(block_key, bytes(value[_CRC.size : _PREFIX])))
+                contents = value_cipher.open(contents, _context(block_key, bytes(value[_CRC.size : _PREFIX])))
             except CorruptionError as error:
                 raise CorruptionError(f"messages of channel {channel} from {first} on: {error}") from error
         case 1 | 2:
-            wrong = "encrypted, and this node has no key" if sealer is None else "not encrypted"
+            wrong = "encrypted, and this node has no key" if value_cipher is None else "not encrypted"
             raise CorruptionError(f"messages of channel {channel} from {first} on are {wrong}")
         case _:
             raise CorruptionError(f"messages of channel {channel} from {first} on are of unknown kind {kind}")

@@ -146,7 +146,7 @@ class Checkpoint:
 
     def _block(self, channel: int, first: int, messages: list[bytes]) -> tuple[bytes, bytes]:
         key = blocks.key(channel, first)
-        return key, blocks.encode(key, messages, self._values.sealer)
+        return key, blocks.encode(key, messages, self._values.value_cipher)
 
     def _write_floors(self, transaction: lmdb.Transaction[bytes]) -> None:
         cursor = transaction.cursor(self._databases.floors)

@@ -75,7 +75,7 @@ def decode_block(values: Values, key: bytes, stored: memoryview | bytes) -> bloc
         CorruptionError: it isn't what was written there; the text says what to do.
     """
     try:
-        return blocks.decode(key, stored, values.sealer)
+        return blocks.decode(key, stored, values.value_cipher)
     except CorruptionError as error:
         raise CorruptionError(f"{values.path}: {error}. {ADVICE}") from error
 

@@ -40,7 +40,7 @@ _RUN_MESSAGES = 256
 
 class _Stage(Enum):
     PENDING = auto()
-    SEALED = auto()
+    ENCRYPTED = auto()
     CACHED = auto()
     DROPPED = auto()
 
@@ -210,11 +210,11 @@ class Messages:
             found.append(here[seq - base])
         return found, absent
 
-    def seal(self) -> Batch:
+    def encrypt(self) -> Batch:
         """Everything pending, for the checkpoint that begins now; from here on it doesn't change."""
         runs = [run for run in self._pending if run.stage is _Stage.PENDING]
         for run in runs:
-            run.stage = _Stage.SEALED
+            run.stage = _Stage.ENCRYPTED
         batch = Batch(runs, self._moved)
         self._pending = []
         self._growing = {}
@@ -227,7 +227,7 @@ class Messages:
         """The batch is in the store: what of it is still wanted is now only cached."""
         self.sealed_bytes = 0
         for run in batch.runs:
-            if run.stage is _Stage.SEALED:
+            if run.stage is _Stage.ENCRYPTED:
                 run.stage = _Stage.CACHED
                 self._cached.append(run)
                 self.cached_bytes += run.memory
@@ -263,7 +263,7 @@ class Messages:
 
     def _release(self, run: Run) -> None:
         stage, run.stage = run.stage, _Stage.DROPPED
-        if stage is _Stage.SEALED:
+        if stage is _Stage.ENCRYPTED:
             return  # the checkpoint still stores it: the drop belongs to the next one
         if stage is _Stage.PENDING:
             self.pending_bytes -= run.size

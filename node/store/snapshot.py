@@ -10,7 +10,7 @@ once nobody has the environment open, and is made anew. So a crash leaves the ol
 one, and in between, at most, the old one without its lock file. Whoever installs has closed the old
 store, and tells the journal afterwards where the log now begins. If the process dies before that is
 durable, the next start has to tell it; what it needs and no store knows lies beside the store from
-before the rename on, as a *note* (`note_of`).
+before the rename on, as a *note* (`heartbeat_payload_of`).
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ from node.store.values import Values, verified, with_checksum
 from node.units import Index, Term
 
 if TYPE_CHECKING:
-    from node.encryption.value_cipher import Sealer
+    from node.encryption.value_cipher import ValueCipher
 
 CHUNK_BYTES = 256 * 1024
 """Bytes that are verified, sent and resumed as one."""
@@ -240,29 +240,31 @@ def load_manifest(path: Path, chunk_bytes: int = CHUNK_BYTES) -> Manifest | None
         return None
 
 
-def verify(received: Snapshot, sealer: Sealer | None = None) -> None:
+def verify(received: Snapshot, value_cipher: ValueCipher | None = None) -> None:
     """See whether a received snapshot is a store, and the one its manifest speaks of. In a worker thread.
 
     Raises:
         RemoteProtocolError: it isn't. That is the fault of who has sent it: no store of ours is damaged.
     """
-    _verified_records(received, sealer, records=False)
+    _verified_records(received, value_cipher, records=False)
 
 
-def verified_records(received: Snapshot, sealer: Sealer | None = None) -> list[tuple[bytes, bytes]]:
+def verified_records(
+    received: Snapshot, value_cipher: ValueCipher | None = None
+) -> list[tuple[bytes, bytes]]:
     """`verify`, and return the core's records: whether they can be read is for the core to say.
 
     Raises:
         RemoteProtocolError: as `verify`.
     """
-    return _verified_records(received, sealer, records=True)
+    return _verified_records(received, value_cipher, records=True)
 
 
 def _verified_records(
-    received: Snapshot, sealer: Sealer | None, *, records: bool
+    received: Snapshot, value_cipher: ValueCipher | None, *, records: bool
 ) -> list[tuple[bytes, bytes]]:
     manifest, found_records = received.manifest, []
-    values = Values(received.path, sealer)
+    values = Values(received.path, value_cipher)
     try:
         found = applied_in(values)
         if records:
@@ -280,7 +282,7 @@ def install(
     *,
     map_size: int = MAP_SIZE,
     cache_bytes: int = CACHE_BYTES,
-    sealer: Sealer | None = None,
+    value_cipher: ValueCipher | None = None,
     note: bytes = b"",
 ) -> Store:
     """Put a received snapshot in the place of the store, and open it.
@@ -293,7 +295,7 @@ def install(
         DiskError: the disk refused.
     """
     manifest = received.manifest
-    verify(received, sealer)
+    verify(received, value_cipher)
     try:
         sync_file(received.data)
         store_path.mkdir(mode=0o700, exist_ok=True)
@@ -306,7 +308,7 @@ def install(
         shutil.rmtree(received.path)
     except OSError as error:
         raise DiskError(f"{store_path}: a snapshot can't be installed: {error}") from error
-    return Store.open(store_path, map_size=map_size, cache_bytes=cache_bytes, sealer=sealer)
+    return Store.open(store_path, map_size=map_size, cache_bytes=cache_bytes, value_cipher=value_cipher)
 
 
 def _write_note(store_path: Path, of: tuple[Index, Term], note: bytes) -> None:
@@ -317,7 +319,7 @@ def _write_note(store_path: Path, of: tuple[Index, Term], note: bytes) -> None:
     sync_directory(store_path)
 
 
-def note_of(store_path: Path, applied: tuple[Index, Term]) -> bytes:
+def heartbeat_payload_of(store_path: Path, applied: tuple[Index, Term]) -> bytes:
     """The note that the snapshot of this index and term was installed with; empty if there is none.
 
     Raises:

@@ -31,7 +31,7 @@ from node.store.values import Values
 from node.units import Index, Term
 
 if TYPE_CHECKING:
-    from node.encryption.value_cipher import Sealer
+    from node.encryption.value_cipher import ValueCipher
 
 CACHE_BYTES = 32 * 1024 * 1024
 """Bytes of memory for messages that are already stored: the newest, so that delivery needs no read."""
@@ -66,7 +66,7 @@ class Store:
         *,
         map_size: int = MAP_SIZE,
         cache_bytes: int = CACHE_BYTES,
-        sealer: Sealer | None = None,
+        value_cipher: ValueCipher | None = None,
     ) -> Store:
         """Open the store in the directory ``path``, or make a new one there.
 
@@ -74,7 +74,7 @@ class Store:
             path: a directory that is the store's alone; its parent exists.
             map_size: bytes of address space, the most the store can ever hold.
             cache_bytes: bytes of memory for messages already stored; 0 keeps none.
-            sealer: encrypts every value on the disk; None: nothing is encrypted.
+            value_cipher: encrypts every value on the disk; None: nothing is encrypted.
 
         Raises:
             CorruptionError: what is there is damaged, of another format, or encrypted otherwise.
@@ -82,7 +82,7 @@ class Store:
         """
         environment = open_environment(path, map_size)
         try:
-            return cls(Values(path, sealer), environment, cache_bytes)
+            return cls(Values(path, value_cipher), environment, cache_bytes)
         except BaseException as error:
             environment.close()
             if isinstance(error, lmdb.Error):
@@ -174,7 +174,7 @@ class Store:
         assert applied >= self._meta.applied, "what is applied never goes back"
         written = dict(changes)
         assert all(0 < len(key) <= KEY_SIZE_MAX for key in written), "a key LMDB can't hold"
-        batch = self._messages.seal()
+        batch = self._messages.encrypt()
         garbage = self._messages.floors_of(chain(self._garbage, batch.floors))
         meta = Meta(
             (Index(applied[0]), Term(applied[1])),
@@ -221,7 +221,7 @@ class Store:
 
     def values_in(self, copy: Path) -> Values:
         """How the values of a copy of this store are read."""
-        return Values(copy, self._values.sealer)
+        return Values(copy, self._values.value_cipher)
 
     def _last_stored(self, channel: int) -> int:
         try:

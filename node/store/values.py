@@ -19,7 +19,7 @@ from node.store.environment import ADVICE
 
 if TYPE_CHECKING:
     from node.encryption.value_cipher import (
-        Sealer,  # imported by who has a key, and by nobody else: it takes time
+        ValueCipher,  # imported by who has a key, and by nobody else: it takes time
     )
 
 _CRC = struct.Struct(">I")
@@ -47,19 +47,19 @@ class Values:
 
     Args:
         path: of the store, for errors.
-        sealer: None: values are stored as they are.
+        value_cipher: None: values are stored as they are.
     """
 
-    __slots__ = ("path", "sealer")
+    __slots__ = ("path", "value_cipher")
 
-    def __init__(self, path: Path, sealer: Sealer | None = None) -> None:
+    def __init__(self, path: Path, value_cipher: ValueCipher | None = None) -> None:
         self.path = path
-        self.sealer = sealer
+        self.value_cipher = value_cipher
 
     def encode(self, database: bytes, key: bytes, value: bytes) -> bytes:
         """What to store under ``key`` in a database."""
-        if self.sealer is not None:
-            value = self.sealer.seal(value, database + b"/" + key)
+        if self.value_cipher is not None:
+            value = self.value_cipher.encrypt(value, database + b"/" + key)
         return with_checksum(key, value)
 
     def decode(self, database: bytes, key: bytes, stored: bytes) -> bytes:
@@ -69,9 +69,9 @@ class Values:
             CorruptionError: what is stored isn't what was written there, or it isn't sealed and should be.
         """
         value = verified(self.path, key, stored)
-        if self.sealer is None:
+        if self.value_cipher is None:
             return value
         try:
-            return self.sealer.open(value, database + b"/" + key)
+            return self.value_cipher.open(value, database + b"/" + key)
         except CorruptionError as error:
             raise CorruptionError(f"{self.path}: the record {key!r}: {error}. {ADVICE}") from error

@@ -95,12 +95,12 @@ async def test_a_durable_is_paused_moved_and_removed(cluster: Cluster, unique: s
     leader, follower = cluster.leader(), cluster.follower()
     channel = f"admin.{unique}"
     named = ("--channel", channel, "--durable", "d")
-    heard, witness = Heard(), Heard()
+    received, witness = Heard(), Heard()
     async with connect(cluster.addresses(follower), cluster.cluster_id, f"{unique}-me") as client:
-        await client.subscribe(channel, heard, durable="d", manual_ack=True)
+        await client.subscribe(channel, received, durable="d", manual_ack=True)
         await client.subscribe(channel, witness, manual_ack=True)
         await publish(client, channel, 5)
-        await heard.take(*new(1, 2, 3, 4, 5))
+        await received.take(*new(1, 2, 3, 4, 5))
         (shown, _) = (await admin(cluster, leader, "sub", "ls", "--channel", channel))["subscriptions"]
         assert (shown["durable"], shown["cursor"], shown["online"]) == ("d", 5, True)
         number = str(shown["id"])
@@ -109,10 +109,10 @@ async def test_a_durable_is_paused_moved_and_removed(cluster: Cluster, unique: s
         dead, leader = await kill_leader(cluster)
         await publish(client, channel, 2)
         await witness.take(*new(1, 2, 3, 4, 5, 6, 7))
-        await heard.take()
+        await received.take()
         assert (await admin(cluster, leader, "subscription", "info", number))["behind"] == 2
         assert not (await admin(cluster, follower, "sub", "resume", number))["paused"]
-        await heard.take(*new(6, 7))
+        await received.take(*new(6, 7))
 
         cluster.start(dead)
         await trio.to_thread.run_sync(cluster.wait_ready)
@@ -120,9 +120,9 @@ async def test_a_durable_is_paused_moved_and_removed(cluster: Cluster, unique: s
             "its acks", lambda: run(cluster, dead, "sub", "info", number).stdout.count("\nunacked        0\n")
         )
         assert (await admin(cluster, dead, "sub", "seek", number, "--to", "seq:4"))["id"] == int(number)
-        await heard.take(*again(4, 5, 6, 7))
+        await received.take(*again(4, 5, 6, 7))
         await publish(client, channel, 1)
-        await heard.take(*new(8))
+        await received.take(*new(8))
 
         assert "1 online subscription would end" in await refused(cluster, follower, "sub", "rm", number)
         await admin(cluster, follower, "sub", "rm", number, "--force")
@@ -134,11 +134,11 @@ async def test_a_channel_is_read_purged_and_removed(cluster: Cluster, unique: st
     """What a follower was asked for survives the leader; made again, the channel starts at 1."""
     leader, follower = cluster.leader(), cluster.follower()
     channel = f"admin.{unique}"
-    heard = Heard()
+    received = Heard()
     async with connect(cluster.addresses(follower), cluster.cluster_id, f"{unique}-me") as client:
-        await client.subscribe(channel, heard, manual_ack=True)
+        await client.subscribe(channel, received, manual_ack=True)
         await publish(client, channel, 6)
-        await heard.take(*new(1, 2, 3, 4, 5, 6))
+        await received.take(*new(1, 2, 3, 4, 5, 6))
         purged = await admin(cluster, follower, "channel", "purge", channel, "--up-to", "4")
         assert (purged["first"], purged["last"], purged["messages"]) == (5, 6, 2)
         dead, leader = await kill_leader(cluster)
@@ -148,9 +148,9 @@ async def test_a_channel_is_read_purged_and_removed(cluster: Cluster, unique: st
         assert "1 online subscription would end" in await refused(cluster, leader, "channel", "rm", channel)
         await admin(cluster, leader, "channel", "rm", channel, "--force")
         assert "there is no channel" in await refused(cluster, follower, "channel", "info", channel)
-        await client.subscribe(channel, heard, manual_ack=True)
+        await client.subscribe(channel, received, manual_ack=True)
         await publish(client, channel, 1)
-        await heard.take(*new(1))
+        await received.take(*new(1))
         cluster.start(dead)
         await trio.to_thread.run_sync(cluster.wait_ready)
         seen = await admin(cluster, dead, "channel", "peek", channel)

@@ -16,7 +16,7 @@ import pytest
 import trio
 from e2e.harness import until
 from e2e.ports import Guard, Ports
-from e2e.test_external_nats import FOREIGN, READY, Nats, Service, has
+from e2e.test_external_nats import READY, REMOTE_ROUTE, Nats, Service, has
 
 from node.cli.reference import TERMINATED
 from node.client.streaming import Client, Message, connect
@@ -104,7 +104,7 @@ class Behind:
 
 @pytest.fixture
 def behind(tmp_path: Path, guard: Guard, ports: Ports) -> Iterator[Behind]:
-    if FOREIGN is None:
+    if REMOTE_ROUTE is None:
         if os.environ.get("STANCHION_REQUIRE_CLIENTS"):
             pytest.fail("nats-server is not installed")
         pytest.skip("nats-server is not installed")

@@ -26,7 +26,7 @@ from node.client.streaming import Client, Message, connect
 from node.protocol import nats
 
 COMMAND = str(STANCHION.with_name("nats-streaming-server"))
-FOREIGN = os.environ.get("STANCHION_NATS_SERVER") or shutil.which(
+REMOTE_ROUTE = os.environ.get("STANCHION_NATS_SERVER") or shutil.which(
     "nats-server", path=f"{os.environ['PATH']}:/usr/sbin"
 )
 READY = "STREAM: Streaming Server is ready"
@@ -40,7 +40,7 @@ class Nats:
         self.port = port
         self.log = folder / f"nats-{port}.log"
         self._guard = guard
-        program = [str(FOREIGN)] if kind == "foreign" else [COMMAND, "-cid", "elsewhere"]
+        program = [str(REMOTE_ROUTE)] if kind == "foreign" else [COMMAND, "-cid", "elsewhere"]
         self._command = [*program, "-a", "127.0.0.1", "-p", str(port), *flags]
         self._folder = folder
         self.start()
@@ -102,15 +102,15 @@ class Service:
 @pytest.fixture
 def server_kind() -> str:
     """A server that nobody here wrote, where there is one."""
-    if FOREIGN is None and os.environ.get("STANCHION_REQUIRE_CLIENTS"):
+    if REMOTE_ROUTE is None and os.environ.get("STANCHION_REQUIRE_CLIENTS"):
         pytest.fail("nats-server is not installed")
-    return "foreign" if FOREIGN is not None else "ours"
+    return "foreign" if REMOTE_ROUTE is not None else "ours"
 
 
 @pytest.fixture(params=["foreign", "ours"])
 def each_kind(request: pytest.FixtureRequest) -> str:
     kind: str = request.param
-    if kind == "foreign" and FOREIGN is None:
+    if kind == "foreign" and REMOTE_ROUTE is None:
         pytest.skip("nats-server is not installed")
     return kind
 
@@ -356,7 +356,7 @@ def test_credentials(server_kind: str, started: tuple[Start, Start], flags: list
 
 def test_tls(started: tuple[Start, Start], tmp_path: Path) -> None:
     """A server that asks for TLS, and for a certificate: trusted by its authority, or not at all."""
-    if FOREIGN is None:
+    if REMOTE_ROUTE is None:
         pytest.skip("nats-server is not installed")
     start, service = started
     init = [str(STANCHION), "certs", "init", str(tmp_path / "certs"), "--nodes", "server,service"]

@@ -277,7 +277,7 @@ def test_streaming_clients_of_a_node_that_is_cut_off_move_to_the_others(
         until("streaming clients to be sent away", lambda: sent_away in cluster.tail("n3"))
         until("the client to be served", lambda: _publishes(client, unique), 30)
         core.send(nats.sub(b"here", b"", b"1") + nats.pub(b"here", b"", b"still"))
-        assert heard(core) == b"still", "its connection was left alone"
+        assert received(core) == b"still", "its connection was left alone"
     assert not client.lost
 
 
@@ -297,7 +297,7 @@ def test_a_node_that_starts_without_a_majority_serves_core_nats(make_cluster: Ma
         wire.socket.settimeout(20)
         wire.hello()
         wire.send(nats.sub(b"a", b"", b"own") + nats.pub(b"a", b"", b"heard"))
-        assert heard(wire) == b"heard"
+        assert received(wire) == b"heard"
         assert refused_connect(wire, "me") == refusals.NO_LEADER
         cluster.start()
         cluster.wait_ready()
@@ -310,7 +310,7 @@ def _wire(cluster: Cluster, name: str) -> Wire | None:
     return None
 
 
-def heard(wire: Wire) -> bytes:
+def received(wire: Wire) -> bytes:
     """The next message; INFO lines between are passed over."""
     while (message := wire.message()).startswith(b"INFO"):
         pass

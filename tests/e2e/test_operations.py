@@ -339,7 +339,8 @@ GROWTH_MAX = 4 * MIB
 
 BOUNDED = {"raft": {"journal_segment": "64KiB"}, "limits": {"max_msgs": 10}}
 SUBJECTS = 40_000
-"""More than routing remembers plans of (``plans.PLANS_MAX``): its cache is full before each measuring."""
+"""More than routing remembers plans of (``plans.CACHED_ROUTES_MAX``): its cache is full before each
+measuring."""
 
 KINDS: tuple[dict[str, str], ...] = ({}, {"durable": "d"}, {"queue": "q"}, {"queue": "q", "durable": "d"})
 

@@ -50,7 +50,7 @@ class Talk(Wire):
         payload, self._left = self._left[:size], self._left[size + 2 :]
         return Msg(words[1], words[2], words[3] if len(words) == 5 else b"", payload)
 
-    def is_silent(self) -> bool:
+    def is_unresponsive(self) -> bool:
         """Nothing has come, and nothing does while the server answers another connection."""
         self.socket.settimeout(0.2)
         with contextlib.suppress(TimeoutError):
@@ -159,7 +159,7 @@ def test_1_nothing_but_ok_before_the_first_pong(start: Start, ports: Ports) -> N
         in_gap.send(b'CONNECT {"verbose":false,"protocol":1}\r\n')
         start("-cid", "two", "--routes", f"nats://127.0.0.1:{route}").ready()
         assert other.line().startswith(b"INFO "), "there is another address to be told"
-        assert in_gap.is_silent()
+        assert in_gap.is_unresponsive()
         in_gap.send(nats.PING)
         assert in_gap.line() == b"PONG"
         assert in_gap.line().startswith(b"INFO ")
@@ -203,8 +203,8 @@ def test_4_the_service_is_no_secret(shared: Server) -> None:
         assert spy.answers()
         talk.register("p4")
         assert published(talk, "p4", "p4.foo") == ""
-        heard = [spy.next() for _ in range(2)]
-        assert [found.subject for found in heard if isinstance(found, Msg)] == [
+        received = [spy.next() for _ in range(2)]
+        assert [found.subject for found in received if isinstance(found, Msg)] == [
             f"_STAN.discover.{CLUSTER}".encode(),
             f"_STAN.pub.{CLUSTER}.p4.foo".encode(),
         ]

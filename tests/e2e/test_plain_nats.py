@@ -10,7 +10,7 @@ from e2e.wire import TIMEOUT_S, Wire
 from node.protocol import nats
 
 
-def heard(cluster: Cluster, subject: str) -> None:
+def received(cluster: Cluster, subject: str) -> None:
     """Until every node knows that somebody listens."""
 
     def known() -> bool:
@@ -83,7 +83,7 @@ def test_queue_group_across_nodes_gets_one_copy(cluster: Cluster, unique: str) -
             wire.hello()
             wire.send(nats.sub(subject, b"group", b"1") + nats.sub(subject + b".end", b"", b"2"))
             assert wire.answers()
-        heard(cluster, f"{unique}.end")
+        received(cluster, f"{unique}.end")
         for _ in range(30):
             wires[0].send(nats.pub(subject, b"", b"work"))
         wires[0].send(nats.pub(subject + b".end", b"", b"end"))

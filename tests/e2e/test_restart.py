@@ -68,7 +68,7 @@ def written(cluster: Cluster, name: str) -> tuple[Path, int]:
         return path, max(
             offset + RECORD_BYTES + len(record.payload)
             for offset, record in segment.records()
-            if record.kind != Kind.SEAL
+            if record.kind != Kind.SEGMENT_END
         )
     finally:
         segment.close()

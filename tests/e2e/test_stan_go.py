@@ -105,6 +105,6 @@ def test_conversation_of_stan_go(single: Cluster, recorder: Recorder, program: M
     client.call("close_sub", sub="s")
     client.call("close")
     said = masked(recorder.close())
-    for heard, expected in zip(said.split(b"\r\n"), CONVERSATION.split(b"\r\n"), strict=False):
-        assert heard == expected
+    for received, expected in zip(said.split(b"\r\n"), CONVERSATION.split(b"\r\n"), strict=False):
+        assert received == expected
     assert said == CONVERSATION

@@ -24,10 +24,10 @@ def scripted(*answers: bytes) -> Iterator[Wire]:
         connection, _ = listener.accept()
         with connection:
             connection.sendall(b"INFO {}\r\n")
-            heard, sid, left = b"", b"", list(answers)
+            received, sid, left = b"", b"", list(answers)
             while left and (data := connection.recv(4096)):
-                heard += data
-                *lines, heard = heard.split(b"\r\n")
+                received += data
+                *lines, received = received.split(b"\r\n")
                 for line in lines:
                     if line.startswith(b"SUB "):
                         sid = line.split(b" ")[-1]

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from node.simulator.script import Story
-from node.simulator.script_arguments import StoryError
+from node.simulator.script import Script
+from node.simulator.script_arguments import ScriptError
 from node.simulator.script_text import parse, unparse
 
 STORIES = sorted(Path(__file__).parent.glob("*.txt"))
@@ -22,13 +22,13 @@ STORIES = sorted(Path(__file__).parent.glob("*.txt"))
 def test_story(path: Path, rewrite: bool, story_seed: int) -> None:
     text = path.read_text()
     blocks = parse(text)
-    story = Story(story_seed)
+    story = Script(story_seed)
     for block in blocks:
         if block.commands:
             try:
                 block.outcome = story.play(block)
-            except StoryError as error:
-                raise StoryError(f"{path.name}, line {block.line}: {error}") from error
+            except ScriptError as error:
+                raise ScriptError(f"{path.name}, line {block.line}: {error}") from error
     told = unparse(blocks)
     if rewrite and told != text:
         path.write_text(told)

@@ -81,8 +81,8 @@ def test_the_version_is_raised_once_the_last_node_knows_it(monkeypatch: pytest.M
 def test_a_new_cluster_begins_with_the_version_that_all_know() -> None:
     """R24: with its first entry, unless a member is missing or runs the older release."""
     cluster = started()
-    until(cluster, lambda: any(node.state.founding_id for node in cluster.nodes))
-    assert {node.state.version for node in cluster.nodes if node.state.founding_id} == {2}
+    until(cluster, lambda: any(node.state.cluster_uuid for node in cluster.nodes))
+    assert {node.state.version for node in cluster.nodes if node.state.cluster_uuid} == {2}
     mixed = started()
     mixed.nodes[2].replica.machine.version = 1
     until(mixed, lambda: leader(mixed) is not None)
@@ -110,7 +110,7 @@ def test_a_node_whose_state_differs_stops(monkeypatch: pytest.MonkeyPatch, victi
     monkeypatch.setattr(state_digest, "LOOKED_AT_WITHIN", 8)
     monkeypatch.setattr(ClusterChecker, "_same_state", lambda self, node, index, state: None)
     cluster = started()
-    until(cluster, lambda: all(node.replica.comparing.agreed for node in cluster.nodes))
+    until(cluster, lambda: all(node.replica.divergence.agreed for node in cluster.nodes))
     node = cluster.nodes[victim]
     for channel in node.state.channels.values():
         block = channel.log.block(0)
@@ -127,6 +127,6 @@ def test_ages_wait_while_the_leaders_clock_is_wrong() -> None:
     node = leader(cluster)
     assert node is not None
     node.clock.jump(3600)
-    until(cluster, lambda: all(each.state.ages_wait for each in cluster.nodes))
+    until(cluster, lambda: all(each.state.expiry_paused for each in cluster.nodes))
     node.clock.jump(-3600)
-    until(cluster, lambda: not any(each.state.ages_wait for each in cluster.nodes))
+    until(cluster, lambda: not any(each.state.expiry_paused for each in cluster.nodes))

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from node.server import presence
-from node.simulator.script import Story
+from node.simulator.script import Script
 from node.simulator.script_text import Block
 from node.units import SECOND
 
@@ -23,8 +23,9 @@ CONTAINERS = (dict, list, set, frozenset, tuple, deque)
 PASSED_S = 35
 """Longer than anything is remembered that nobody uses, and than a heartbeat's interval."""
 
-BOUNDED = {"Interest._known", "Routing._plans", "Plan.receivers", "Plan.deliverable", "Plan.listeners"}
-"""Caches of at most MATCHES_CACHED_MAX subjects and PLANS_MAX plans: more than comes together here."""
+BOUNDED = {"Interest._known", "Routing._routes", "Route.receivers", "Route.deliverable", "Route.listeners"}
+"""Caches of at most MATCHES_CACHED_MAX subjects and CACHED_ROUTES_MAX plans: more than comes together
+here."""
 
 KINDS = ("", "durable d", "queue q", "queue q durable d")
 
@@ -58,11 +59,11 @@ def attributes(thing: object) -> Iterable[tuple[str, Any]]:
             yield name, getattr(thing, name)
 
 
-def play(story: Story, *commands: str) -> None:
+def play(story: Script, *commands: str) -> None:
     story.play(Block(0, list(commands)))
 
 
-def come_and_go(story: Story, generation: str, nodes: int) -> None:
+def come_and_go(story: Script, generation: str, nodes: int) -> None:
     """Clients on every node; each with one subscription of each kind, with messages acknowledged and not."""
     for number in range(6):
         name = f"{generation}{number}"
@@ -90,7 +91,7 @@ def come_and_go(story: Story, generation: str, nodes: int) -> None:
 
 def grown(nodes: int) -> dict[str, tuple[int, int]]:
     """What there is more of after three more generations of clients: how much before, how much then."""
-    story = Story()
+    story = Script()
     play(story, f"nodes {nodes} max_msgs=5")
     come_and_go(story, "first", nodes)
     come_and_go(story, "second", nodes)
@@ -101,7 +102,7 @@ def grown(nodes: int) -> dict[str, tuple[int, int]]:
     return {where: (before[where], now) for where, now in after.items() if now > before[where]}
 
 
-def census(story: Story) -> Counter[str]:
+def census(story: Script) -> Counter[str]:
     assert story._there is not None
     found: Counter[str] = Counter()
     for node in story._there.cluster.nodes:

@@ -27,7 +27,7 @@ from node.errors import DiskError
 from node.raft import following, records
 from node.raft.active_membership import Reconfiguration
 from node.raft.append_check import Accept, Refuse, Verdict
-from node.raft.durable_outbox import Promises
+from node.raft.durable_outbox import DurableOutbox
 from node.raft.engine import Engine
 from node.raft.frames import Ack
 from node.raft.membership import Membership
@@ -36,12 +36,12 @@ from node.raft.segments import Segment
 from node.raft.voting import Voting
 from node.server import effect_executor, proposer
 from node.server.clock import ClusterClock
-from node.server.effect_executor import Performer
+from node.server.effect_executor import EffectExecutor
 from node.server.membership import node_identity
-from node.server.membership.reconfiguration import Changes
+from node.server.membership.reconfiguration import Reconfigurer
 from node.server.origin import Origin
-from node.server.proposer import Ordering
-from node.server.read_index import CatchUp
+from node.server.proposer import Proposer
+from node.server.read_index import ReadIndex
 from node.server.replica import Replica
 from node.server.routing import Routing
 from node.simulator import recovery
@@ -51,7 +51,7 @@ from node.simulator.machine_clock import EPOCH_NS
 from node.simulator.profiles import PROFILES, changed
 from node.simulator.shrink import Shrinker
 from node.simulator.sim_node import SimNode
-from node.simulator.sim_store import MemoryKeeper, RottingStore
+from node.simulator.sim_store import MemoryMachineStore, RottingStore
 from node.store import blocks, values
 from node.store.snapshot import Manifest
 from node.store.transfer import SnapshotReceiver
@@ -74,13 +74,13 @@ class Mutation(NamedTuple):
 
 
 def _ackwait_restarts_at_failover(patch: Patch) -> None:
-    take_over = new_term.take_over
-    patch.setattr(new_term, "take_over", lambda turn, c: take_over(turn, c._replace(known_commit=0)))
+    begin_term = new_term.begin_term
+    patch.setattr(new_term, "begin_term", lambda turn, c: begin_term(turn, c._replace(known_commit=0)))
 
 
 def _ackwait_counts_from_what_nobody_sent(patch: Patch) -> None:
-    take_over = new_term.take_over
-    patch.setattr(new_term, "take_over", lambda turn, c: take_over(turn, c._replace(known_commit=1 << 60)))
+    begin_term = new_term.begin_term
+    patch.setattr(new_term, "begin_term", lambda turn, c: begin_term(turn, c._replace(known_commit=1 << 60)))
 
 
 def _known_commit_is_forgotten(patch: Patch) -> None:
@@ -95,15 +95,15 @@ def _wall_clock_is_cluster_time(patch: Patch) -> None:
     def role_changed(self: Replica, role: str, term: int, leader: str | None, cause: str) -> None:
         changed(self, role, term, leader, cause)
         if role == "leader":
-            wall_ns = self.host.wall_ns() - EPOCH_NS
-            self.clock._fixed = self.host.monotonic_ns() - wall_ns
+            wall_clock_ns = self.host.wall_clock_ns() - EPOCH_NS
+            self.clock._fixed = self.host.monotonic_ns() - wall_clock_ns
 
     patch.setattr(Replica, "role_changed", role_changed)
 
 
 def _offsets_of_past_leaders_count(patch: Patch) -> None:
-    heard = ClusterClock.heard
-    patch.setattr(ClusterClock, "heard", lambda self, time_ns, term=0: heard(self, time_ns))
+    received = ClusterClock.received
+    patch.setattr(ClusterClock, "received", lambda self, time_ns, term=0: received(self, time_ns))
 
 
 def _time_before_the_rest_of_the_waiting(patch: Patch) -> None:
@@ -116,27 +116,27 @@ def _time_before_the_rest_of_the_waiting(patch: Patch) -> None:
 
 def _time_before_the_waiting(patch: Patch) -> None:
     _time_before_the_rest_of_the_waiting(patch)
-    open_term, next_batches = Ordering._open_term, Ordering._next_batches
+    open_term, next_batches = Proposer._open_term, Proposer._next_batches
 
-    def without_batches(self: Ordering, *args: Any) -> None:
-        patch.setattr(Ordering, "_next_batches", lambda self: [])
+    def without_batches(self: Proposer, *args: Any) -> None:
+        patch.setattr(Proposer, "_next_batches", lambda self: [])
         open_term(self, *args)
-        patch.setattr(Ordering, "_next_batches", next_batches)
+        patch.setattr(Proposer, "_next_batches", next_batches)
 
-    patch.setattr(Ordering, "_open_term", without_batches)
+    patch.setattr(Proposer, "_open_term", without_batches)
 
 
 def _nobody_says_cold_start(patch: Patch) -> None:
-    ready = Ordering.ready
+    ready = Proposer.ready
 
-    def never(self: Ordering, now_s: float, connected: Any, *, cold: bool) -> None:
+    def never(self: Proposer, now_s: float, connected: Any, *, cold: bool) -> None:
         ready(self, now_s, connected, cold=False)
 
-    patch.setattr(Ordering, "ready", never)
+    patch.setattr(Proposer, "ready", never)
 
 
 def _promises_leave_at_once(patch: Patch) -> None:
-    patch.setattr(Promises, "send", Promises._leave)
+    patch.setattr(DurableOutbox, "send", DurableOutbox._leave)
 
 
 def _own_copy_counts_at_once(patch: Patch) -> None:
@@ -172,15 +172,15 @@ def _acked_before_it_is_committed(patch: Patch) -> None:
 
 
 def _a_restarted_node_serves_at_once(patch: Patch) -> None:
-    def commit_learned(self: CatchUp, commit: int) -> None:
+    def commit_learned(self: ReadIndex, commit: int) -> None:
         if not self.done and not self._suspended:
             self.finish(self._engine.applied_index)
 
-    patch.setattr(CatchUp, "commit_learned", commit_learned)
+    patch.setattr(ReadIndex, "commit_learned", commit_learned)
 
 
 def _whoever_comes_gets_what_was_before(patch: Patch) -> None:
-    patch.setattr(Performer, "accepted", lambda self, connection, time_ns: None)
+    patch.setattr(EffectExecutor, "accepted", lambda self, connection, time_ns: None)
 
 
 def _acknowledged_deliveries_go_out(patch: Patch) -> None:
@@ -190,12 +190,12 @@ def _acknowledged_deliveries_go_out(patch: Patch) -> None:
             if payload is not None:
                 receiver.deliver(inbox, payload)
 
-    patch.setattr(Performer, "_write_chunk", write_chunk)
+    patch.setattr(EffectExecutor, "_write_chunk", write_chunk)
 
 
 def _channels_are_mixed_up(patch: Patch) -> None:
     """Sequences are numbers, and every channel has a message 5."""
-    write_chunk = Performer._write_chunk
+    write_chunk = EffectExecutor._write_chunk
 
     def write(self: Any, subscription: Any, entry: int, seqs: Any, inbox: bytes, receiver: Any) -> None:
         messages = self._messages
@@ -210,7 +210,7 @@ def _channels_are_mixed_up(patch: Patch) -> None:
         finally:
             self._messages = messages
 
-    patch.setattr(Performer, "_write_chunk", write)
+    patch.setattr(EffectExecutor, "_write_chunk", write)
 
 
 def _no_flag(patch: Patch) -> None:
@@ -257,7 +257,7 @@ def _a_set_decides_the_order(patch: Patch) -> None:
 
     def disordered(turn: Any) -> None:
         if next(runs) % 2:
-            turn.state.hungry = dict(reversed(turn.state.hungry.items()))
+            turn.state.sendable = dict(reversed(turn.state.sendable.items()))
         dispatch(turn)
 
     patch.setattr(core_machine, "dispatch", disordered)
@@ -303,7 +303,9 @@ def _the_removed_go_on(patch: Patch) -> None:
     """A leader removes itself, and counts itself as long as it doesn't know that to be committed."""
     patch.setattr(Reconfiguration, "_votes_in", lambda self, membership: True)
     patch.setattr(
-        Changes, "_hand_over", lambda self, request, now_s: self._change(self.in_force.without(request.name))
+        Reconfigurer,
+        "_hand_over",
+        lambda self, request, now_s: self._change(self.in_force.without(request.name)),
     )
 
 
@@ -340,8 +342,8 @@ def _own_copy_counts_twice(patch: Patch) -> None:
     on_durable = Engine.on_durable
 
     def self_assured(self: Engine) -> None:
-        if self.role is Role.LEADER and self._replicator.flows:
-            self._library.acked(min(self._replicator.flows), self._journal.durable_index)
+        if self.role is Role.LEADER and self._replicator.progress_by_peer:
+            self._library.acked(min(self._replicator.progress_by_peer), self._journal.durable_index)
         on_durable(self)
 
     patch.setattr(Engine, "on_durable", self_assured)
@@ -365,7 +367,7 @@ def _whoever_asks_gets_a_vote(patch: Patch) -> None:
 def _the_log_is_cut_as_the_library_does(patch: Patch) -> None:
     """S1: delete whatever follows ``prev``, add what came."""
 
-    def judge(append: Any, log: Any, commit: int) -> Verdict:
+    def check_append(append: Any, log: Any, commit: int) -> Verdict:
         prev = append.prev
         if not log.first_index <= prev <= log.last_index:
             return Refuse(prev, log.last_index + 1)
@@ -374,7 +376,7 @@ def _the_log_is_cut_as_the_library_does(patch: Patch) -> None:
         match = prev + len(append.entries)
         return Accept(match, min(append.commit, match), prev, append.entries)
 
-    patch.setattr(following, "judge", judge)
+    patch.setattr(following, "check_append", check_append)
 
 
 def _checkpoints_outrun_the_journal(patch: Patch) -> None:
@@ -420,7 +422,7 @@ def _the_store_is_read_unverified(patch: Patch) -> None:
 def _lmdb_is_read_unverified(patch: Patch) -> None:
     """What a database gives back is what was put there."""
 
-    def decode(key: bytes, value: Any, sealer: Any = None) -> blocks.Block:
+    def decode(key: bytes, value: Any, value_cipher: Any = None) -> blocks.Block:
         count, contents = int.from_bytes(value[8:12], sys.byteorder), value[12:]
         offsets = array("I", (0,))
         offsets.frombytes(contents[: 4 * count])
@@ -432,18 +434,18 @@ def _lmdb_is_read_unverified(patch: Patch) -> None:
 
 def _checkpoints_say_first_how_far_they_go(patch: Patch) -> None:
     """Not all in one transaction: what a crash leaves is half of it."""
-    run = MemoryKeeper.run_checkpoint
-    stop = MemoryKeeper.stop
+    run = MemoryMachineStore.run_checkpoint
+    stop = MemoryMachineStore.stop
 
-    def begun(self: MemoryKeeper, job: Any) -> None:
+    def begun(self: MemoryMachineStore, job: Any) -> None:
         job._durable.applied, job._durable.previous = job._applied, job._previous
 
-    def stopped(self: MemoryKeeper, *, power: bool) -> None:
-        patch.setattr(MemoryKeeper, "run_checkpoint", begun)
+    def stopped(self: MemoryMachineStore, *, power: bool) -> None:
+        patch.setattr(MemoryMachineStore, "run_checkpoint", begun)
         stop(self, power=power)
-        patch.setattr(MemoryKeeper, "run_checkpoint", run)
+        patch.setattr(MemoryMachineStore, "run_checkpoint", run)
 
-    patch.setattr(MemoryKeeper, "stop", stopped)
+    patch.setattr(MemoryMachineStore, "stop", stopped)
 
 
 def _parts_are_believed(patch: Patch) -> None:
@@ -467,7 +469,7 @@ def _parts_are_believed(patch: Patch) -> None:
 
 def _installed_without_a_note(patch: Patch) -> None:
     """The store has the snapshot; who tells the journal?"""
-    patch.setattr(MemoryKeeper, "note", lambda self: b"")
+    patch.setattr(MemoryMachineStore, "note", lambda self: b"")
 
 
 def _recovered_is_what_was_in_the_store(patch: Patch) -> None:
@@ -486,14 +488,14 @@ def _recovered_is_what_was_in_the_store(patch: Patch) -> None:
 
 def _sessions_are_forgotten(patch: Patch) -> None:
     """R5: a new leader knows of no session; origins open theirs again and send what they hold."""
-    take_over = new_term.take_over
+    begin_term = new_term.begin_term
 
     def forgetful(turn: Any, command: Any) -> None:
-        take_over(turn, command)
-        turn.state.touched.sessions.update(dict.fromkeys(turn.state.sessions))
+        begin_term(turn, command)
+        turn.state.dirty.sessions.update(dict.fromkeys(turn.state.sessions))
         turn.state.sessions.clear()
 
-    patch.setattr(new_term, "take_over", forgetful)
+    patch.setattr(new_term, "begin_term", forgetful)
 
 
 ROT = {"rot": 1.5, "crash": 1.0, "full disk": 0.0, "sync error": 0.0}

@@ -17,7 +17,7 @@ from seed_search import SeedSearch
 from node.errors import CorruptionError, UnavailableError
 from node.raft import following
 from node.raft.active_membership import Reconfiguration
-from node.raft.append_check import Accept, Refuse, Verdict, judge
+from node.raft.append_check import Accept, Refuse, Verdict, check_append
 from node.raft.engine import Engine
 from node.raft.frames import Ack, Append, Refusal
 from node.raft.membership import Membership
@@ -27,7 +27,7 @@ from node.raft.voting import Voting
 from node.simulator.adversary import Faults
 from node.simulator.network import ROUGH
 from node.simulator.raft_checks import ViolationError
-from node.simulator.raft_group import RaftHost
+from node.simulator.raft_group import RaftServer
 from node.simulator.raft_run import RaftRun, run_raft
 from node.simulator.world import StandstillError
 
@@ -161,7 +161,7 @@ def test_without_the_comparison_committed_entries_are_lost(
     seeds: SeedSearch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """S1: delete what follows ``prev``, add what came."""
-    monkeypatch.setattr(following, "judge", _as_the_library_would)
+    monkeypatch.setattr(following, "check_append", _as_the_library_would)
     seeds.find(40, _broken_by(MIXES["rough"]))
 
 
@@ -169,13 +169,13 @@ def test_without_the_bound_on_commit_leftovers_are_applied(
     seeds: SeedSearch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """S19: commit up to the end of the log, not of what was verified."""
-    judge = following.judge
+    check_append = following.check_append
 
     def unbounded(append: Append, log: JournalView, commit: int) -> Verdict:
-        verdict = judge(append, log, commit)
+        verdict = check_append(append, log, commit)
         return verdict._replace(commit=append.commit) if isinstance(verdict, Accept) else verdict
 
-    monkeypatch.setattr(following, "judge", unbounded)
+    monkeypatch.setattr(following, "check_append", unbounded)
     seeds.find(60, _broken_by(MIXES["rough"]))
 
 
@@ -259,7 +259,7 @@ def test_a_membership_that_counts_only_when_it_is_committed_makes_two_majorities
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     members_count_when_they_are_committed(monkeypatch)
-    monkeypatch.setattr(RaftHost, "check_membership", lambda host: None)
+    monkeypatch.setattr(RaftServer, "check_membership", lambda host: None)
     seeds.find(
         40,
         _broken_by(HASTY),
@@ -344,17 +344,18 @@ def test_a_snapshot_without_its_membership_is_noticed(
 
 
 def _ack_whatever_a_heartbeat_names(append: Append, log: JournalView, commit: int) -> Verdict:
-    """As `judge`, without a look at the term of ``prev`` where no entry follows: nothing is changed there."""
+    """As `check_append`, without a look at the term of ``prev`` where no entry follows: nothing is changed
+    there."""
     if not append.entries and log.first_index <= append.prev <= log.last_index:
         return Accept(append.prev, min(append.commit, commit), append.prev, [])
-    return judge(append, log, commit)
+    return check_append(append, log, commit)
 
 
 def test_an_ack_of_an_entry_that_the_leader_does_not_have_is_noticed(
     seeds: SeedSearch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """No log is wrong at that time; without the model one sees only that a follower never catches up."""
-    monkeypatch.setattr(following, "judge", _ack_whatever_a_heartbeat_names)
+    monkeypatch.setattr(following, "check_append", _ack_whatever_a_heartbeat_names)
     seeds.find(40, _broken_by(MIXES["rough"]), kinds={"matching rule"})
 
 

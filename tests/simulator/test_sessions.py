@@ -1,12 +1,12 @@
 """Core and sessions alone: machines and origins around a log, and a forwarder one can't rely on.
 
 No consensus engine, no network, no clients' bytes: a log that loses its uncommitted end when leaders
-change, two or three nodes with the real `Origin`, `Ordering` and `Machine`, frames that are lost, doubled
+change, two or three nodes with the real `Origin`, `Proposer` and `Machine`, frames that are lost, doubled
 and reordered, nodes that lag, restart and install snapshots. So thousands of steps take a second, and
 rules are met that whole nodes meet once in a night: R1 to R8 and R15 to R19.
 
-`Account` keeps the books of deliveries, as in a simulated cluster. Beside it: every request of a living
-process is answered once, with the outcome that the log gave it; no publish is stored twice or after
+`ReferenceModel` keeps the books of deliveries, as in a simulated cluster. Beside it: every request of a
+living process is answered once, with the outcome that the log gave it; no publish is stored twice or after
 the session that carried it had ended; nodes that applied the same are the same.
 """
 
@@ -29,9 +29,9 @@ from node.protocol.message import message_body
 from node.protocol.positions import StartPosition
 from node.server.clock import ClusterClock, WallClock
 from node.server.origin import Origin
-from node.server.proposer import HELD_WAIT_S, Ordering
+from node.server.proposer import HELD_WAIT_S, Proposer
 from node.simulator.raft_checks import ViolationError
-from node.simulator.reference_model import Account
+from node.simulator.reference_model import ReferenceModel
 from node.units import SECOND
 
 STEPS = 2000
@@ -66,14 +66,14 @@ class Node:
         clock = ClusterClock(lambda: world.now_ns)
         clock.seen(self.state.time_ns)
         self.clock = clock
-        self.wall = WallClock(lambda: world.now_ns, lambda: EPOCH_NS + world.now_ns)
-        self.wall.seen(self.state.timestamp_ns, self.state.time_ns)
-        self.ordering = Ordering(
+        self.wall_clock = WallClock(lambda: world.now_ns, lambda: EPOCH_NS + world.now_ns)
+        self.wall_clock.seen(self.state.timestamp_ns, self.state.time_ns)
+        self.proposer = Proposer(
             world,
             lambda: self.state,
             clock,
-            self.wall,
-            found=lambda term: [c.Found(term, "founding", "tag")],
+            self.wall_clock,
+            found=lambda term: [c.InitCluster(term, "founding", "tag")],
             answer=lambda node, frame: world.send(self.name, node, frame),
         )
         self.unanswered: set[object] = set()
@@ -85,7 +85,7 @@ class Node:
     def forward(self, frame: tuple[Any, ...]) -> None:
         """What its origin has for the leader."""
         if self.leader == self.name:
-            self.ordering.frame(self.name, frame)
+            self.proposer.frame(self.name, frame)
         elif self.leader is not None:
             self.world.send(self.name, self.leader, frame)
 
@@ -93,7 +93,7 @@ class Node:
         if frame[0] == "again":
             self.origin.again(frame[1], frame[2])
         else:
-            self.ordering.frame(sender, frame)
+            self.proposer.frame(sender, frame)
 
     def learn(self, leader: str | None) -> None:
         """Who leads; also when the way there broke and is back."""
@@ -107,7 +107,7 @@ class Node:
         if payload is not None:
             effects = self.machine.apply(self.applied, payload)
             self.clock.seen(self.state.time_ns)
-            self.wall.seen(self.state.timestamp_ns, self.state.time_ns)
+            self.wall_clock.seen(self.state.timestamp_ns, self.state.time_ns)
             self.world.looked_at(self, payload, effects)
             for opened in effects.sessions:
                 self.origin.opened(opened)
@@ -116,7 +116,7 @@ class Node:
             session = self.state.sessions.get(self.name)
             if session is not None and session.id == self.origin.session:
                 self.origin.applied_to(session.applied)
-        self.ordering.applied(self.applied)
+        self.proposer.applied(self.applied)
 
     def checkpoint(self) -> None:
         for key, value in take_changes(self.state):
@@ -132,7 +132,7 @@ class Node:
         self.machine = Machine(restore(sorted(self.disk.items())))
         self.applied = self.state.applied
         self.clock.seen(self.state.time_ns)
-        self.wall.seen(self.state.timestamp_ns, self.state.time_ns)
+        self.wall_clock.seen(self.state.timestamp_ns, self.state.time_ns)
         session = self.state.sessions.get(self.name)
         if session is not None:
             self.origin.restored(session.id, session.nonce, session.applied, session.outcomes)
@@ -140,7 +140,7 @@ class Node:
 
 
 class World:
-    """The log, the forwarder, what clients ask, and the books. It is the engine that `Ordering` sees."""
+    """The log, the forwarder, what clients ask, and the books. It is the engine that `Proposer` sees."""
 
     def __init__(self, seed: int, nodes: int) -> None:
         self.rng = random.Random(seed)
@@ -150,7 +150,7 @@ class World:
         self.term = 0
         self.leads: str | None = None
         self.commit_when_elected = 0
-        self.account = Account()
+        self.reference = ReferenceModel()
         self.digests: dict[int, bytes] = {}
         self.effects: dict[int, Effects] = {}
         self.truth: dict[object, Outcome] = {}
@@ -199,7 +199,7 @@ class World:
     def elect(self) -> None:
         """Another term. Of what was not committed some is left, and is committed now."""
         if self.leads is not None:
-            self.nodes[self.leads].ordering.follow()
+            self.nodes[self.leads].proposer.follow()
         self.term += 1
         del self.log[self.rng.randint(self.committed, len(self.log)) :]
         far = [name for name, node in self.nodes.items() if node.applied <= self.committed]
@@ -209,7 +209,7 @@ class World:
         self.log.append((self.term, None))
         self.ready_at = len(self.log)
         leader.clock.lead()
-        leader.ordering.lead(self.term)
+        leader.proposer.lead(self.term)
         leader.readied = False  # type: ignore[attr-defined]
         leader.learn(self.leads)
 
@@ -220,10 +220,10 @@ class World:
         leader = self.nodes[self.leads]
         if not leader.readied:  # type: ignore[attr-defined]
             leader.readied = True  # type: ignore[attr-defined]
-            leader.ordering.ready(self.now_ns / SECOND, self.nodes, cold=self.term == 1)
-        if leader.ordering.open and leader.ordering.idle and self.needs_time(leader):
-            leader.ordering.keeper(c.Tick(self.term))
-        leader.ordering.pump(self.now_ns / SECOND)
+            leader.proposer.ready(self.now_ns / SECOND, self.nodes, cold=self.term == 1)
+        if leader.proposer.open and leader.proposer.idle and self.needs_time(leader):
+            leader.proposer.leader_commands(c.Tick(self.term))
+        leader.proposer.pump(self.now_ns / SECOND)
 
     def needs_time(self, leader: Node) -> bool:
         deadline = leader.state.next_deadline()
@@ -247,7 +247,7 @@ class World:
             self.effects[index] = effects
             self.digests[index] = digest(node.state)
             self.note_truth(payload, effects)
-            self.account.entry(index, payload, effects, node.state)
+            self.reference.entry(index, payload, effects, node.state)
             check_invariants(node.state)
             self.check_bounds(effects, node.state)
             for deliver in effects.deliveries:
@@ -380,7 +380,7 @@ class World:
     def keep(self) -> None:
         """The keeper has found something; or a keeper of the past says so, or of what is no more (R16)."""
         leader = self.nodes[self.leads] if self.leads else None
-        if leader is None or not leader.ordering.open or not leader.state.clients:
+        if leader is None or not leader.proposer.open or not leader.state.clients:
             return
         rng, state = self.rng, leader.state
         term = self.term if rng.random() < 0.8 else self.term - 1
@@ -391,7 +391,7 @@ class World:
         commands: list[Any] = [
             c.ClientAway(term, client.id, generation, since_ns),
             c.ClientBack(term, client.id, generation, since_ns, back_ns),
-            c.ClientSilent(term, client.id, generation, rng.random() < 0.5),
+            c.ClientUnresponsive(term, client.id, generation, rng.random() < 0.5),
         ]
         if rng.random() < 0.1:
             commands.append(c.ClientRemove(term, client.id, generation))
@@ -400,7 +400,7 @@ class World:
             of_sub = sub.generation if rng.random() < 0.8 else (1, 1)
             commands.append(c.SubscriptionAway(term, sub.id, of_sub, since_ns))
             commands.append(c.SubscriptionBack(term, sub.id, of_sub, since_ns, back_ns))
-        leader.ordering.keeper(rng.choice(commands))
+        leader.proposer.leader_commands(rng.choice(commands))
 
     # --- a run ------------------------------------------------------------------------------------
 
@@ -480,7 +480,7 @@ class World:
         if len({digest(node.state) for node in self.nodes.values()}) != 1:
             raise ViolationError("convergence", "the nodes end in different states")
         for key, outcome in self.answers.items():
-            if isinstance(key, bytes) and (outcome is OK or outcome == OK) != (key in self.account.stored):
+            if isinstance(key, bytes) and (outcome is OK or outcome == OK) != (key in self.reference.stored):
                 raise ViolationError("durability", f"{key!r} was answered with {outcome}")
 
 
@@ -543,8 +543,8 @@ def test_what_happens_in_a_run() -> None:
     worlds = [run(seed) for seed in range(100, 104)]
     outcomes = {type(outcome) for world in worlds for outcome in world.truth.values()}
     assert outcomes >= {type(OK), Refused, ClientOpened, SubscriptionOpened, Probing}
-    assert all(len(world.account.stored) > 30 for world in worlds)
-    assert sum(world.account.applied for world in worlds) > 200
+    assert all(len(world.reference.stored) > 30 for world in worlds)
+    assert sum(world.reference.applied for world in worlds) > 200
 
 
 # --- the checkers are awake: take a rule away, and it is missed -----------------------------------
@@ -552,15 +552,15 @@ def test_what_happens_in_a_run() -> None:
 
 def _taken_again(patch: pytest.MonkeyPatch) -> None:
     """A leader that takes batches twice: that alone does no harm."""
-    take = Ordering._take
+    take = Proposer._take
 
-    def take_again(self: Ordering, node: str, frame: tuple[Any, ...]) -> None:
+    def take_again(self: Proposer, node: str, frame: tuple[Any, ...]) -> None:
         queue = self._queue(node)
         if queue.session == frame[2]:
             queue.taken = min(queue.taken, frame[3] - 1)
         take(self, node, frame)
 
-    patch.setattr(Ordering, "_take", take_again)
+    patch.setattr(Proposer, "_take", take_again)
 
 
 def _applied_again(patch: pytest.MonkeyPatch) -> None:
@@ -578,13 +578,13 @@ def _ended_sessions_are_trusted(patch: pytest.MonkeyPatch) -> None:
 
 
 def _gaps_reach_the_log(patch: pytest.MonkeyPatch) -> None:
-    take = Ordering._take
+    take = Proposer._take
 
-    def take_anything(self: Ordering, node: str, frame: tuple[Any, ...]) -> None:
+    def take_anything(self: Proposer, node: str, frame: tuple[Any, ...]) -> None:
         self._queue(node).session, self._queue(node).taken = frame[2], frame[3] - 1
         take(self, node, frame)
 
-    patch.setattr(Ordering, "_take", take_anything)
+    patch.setattr(Proposer, "_take", take_anything)
 
 
 def _outcomes_are_not_kept(patch: pytest.MonkeyPatch) -> None:
@@ -600,7 +600,7 @@ def _keepers_of_the_past_are_obeyed(patch: pytest.MonkeyPatch) -> None:
     apply = leader_commands.apply
 
     def obey(turn: Any, command: Any) -> None:
-        apply(turn, command if isinstance(command, c.TakeOver) else command._replace(term=turn.state.term))
+        apply(turn, command if isinstance(command, c.NewTerm) else command._replace(term=turn.state.term))
 
     patch.setattr(leader_commands, "apply", obey)
 

@@ -147,7 +147,7 @@ class Asking:
             case ("ask", int(number), str(verb), str(fields)):
                 self._asked(peer, number, verb, _object(peer, fields))
             case ("told", int(number), str(answer)):
-                self._told(number, _object(peer, answer))
+                self._notified(number, _object(peer, answer))
             case _:
                 raise RemoteProtocolError(f"{peer}: not a request to the leader: {shown(frame)}")
 
@@ -160,11 +160,11 @@ class Asking:
                 del self._waiting[number]
             elif now_s >= waiting.until_s:
                 text = f"{waiting.verb} took longer than {waiting.within_s:g} s; ask again"
-                self._told(number, {"error": text})
+                self._notified(number, {"error": text})
             elif self._leader is None:
                 waiting.leaderless_since_s = waiting.leaderless_since_s or now_s
                 if now_s - waiting.leaderless_since_s >= NO_LEADER_S:
-                    self._told(number, {"error": f"there has been no leader for {NO_LEADER_S:g} s"})
+                    self._notified(number, {"error": f"there has been no leader for {NO_LEADER_S:g} s"})
             elif now_s - waiting.asked_s >= AGAIN_S:
                 self._put(number)
         return now_s + AGAIN_S if self._waiting else float("inf")
@@ -203,11 +203,11 @@ class Asking:
         if "progress" not in value:
             self._serving.discard((peer, number))
         if peer == self._node:
-            self._told(number, value)
+            self._notified(number, value)
         else:
             self._send(peer, ("told", number, json.dumps(value)))
 
-    def _told(self, number: int, value: dict[str, Any]) -> None:
+    def _notified(self, number: int, value: dict[str, Any]) -> None:
         waiting = self._waiting.get(number)
         if waiting is None:
             return

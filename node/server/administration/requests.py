@@ -80,7 +80,7 @@ class Routing(Protocol):
         *,
         to_services: bool = True,
     ) -> int: ...
-    def heard(self, subject: bytes) -> bool: ...
+    def reachable(self, subject: bytes) -> bool: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,7 +201,7 @@ class _Request:
 
     def give_up(self, routing: Routing) -> bool:
         """Be done if nobody listens. Whether it is done."""
-        if not self._answered and not routing.heard(self._reply):
+        if not self._answered and not routing.reachable(self._reply):
             self._answered = True
             self._administration.ended()
         return self._answered

@@ -75,7 +75,7 @@ class Administering:
         state: the replicated state.
         requests: this node's session.
         clock: cluster time.
-        wall_ns: Unix time, for places in time.
+        wall_clock_ns: Unix time, for places in time.
         messages: the store, or `UnavailableError` while it can't be read.
     """
 
@@ -85,13 +85,13 @@ class Administering:
         state: Callable[[], State],
         requests: Requests,
         clock: ClusterClock,
-        wall_ns: Callable[[], int],
+        wall_clock_ns: Callable[[], int],
         messages: Callable[[], Messages],
     ) -> None:
         self._state = state
         self._requests = requests
         self._clock = clock
-        self._wall_ns = wall_ns
+        self._wall_clock_ns = wall_clock_ns
         self._messages = messages
 
     def register(self, registry: Registry) -> None:
@@ -206,7 +206,7 @@ class Administering:
             if to == "time":
                 return SeekTo.TIME, value
             if to == "ago":
-                return SeekTo.TIME, max(0, self._wall_ns() - value)
+                return SeekTo.TIME, max(0, self._wall_clock_ns() - value)
         raise RefusedError(
             "expected first, last or end, or a sequence, time (Unix ns) or ago (ns) and its value"
         )

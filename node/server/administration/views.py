@@ -100,7 +100,7 @@ def subscription(shown: Subscription) -> View:
         "durable": group.durable,
         "queue": group.queue,
         "online": shown.online,
-        "absent": shown.online and not shown.heard,
+        "absent": shown.online and not shown.reachable,
         "stalled": shown.online and shown.stalled,
         "paused": group.paused_ns is not None,
         "cursor": group.cursor,
@@ -142,8 +142,8 @@ def client(shown: Client) -> View:
     """A row of ``client ls``."""
     return {
         "id": shown.id,
-        "absent": shown.absent,
-        "silent": shown.silent,
+        "absent": shown.unreachable,
+        "silent": shown.unresponsive,
         "subscriptions": len(shown.subscriptions),
         "heartbeat_inbox": shown.heartbeat_inbox,
     }

@@ -2,7 +2,7 @@
 
 The store is a checkpoint of what the log led to, so it is somewhere within the log: not before its
 beginning, nor beyond its end. But for one moment: a snapshot that was put in the store's place is beyond the
-log until the journal follows it. Such a store has a note (`node.store.snapshot.note_of`).
+log until the journal follows it. Such a store has a note (`node.store.snapshot.heartbeat_payload_of`).
 """
 
 from __future__ import annotations

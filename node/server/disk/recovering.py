@@ -3,7 +3,7 @@
 Nothing can be repaired there: what the lost nodes alone had acknowledged is gone. So the rest becomes another
 cluster, by another name and founding id, and no node of the old one can take it for its own, nor this
 one theirs. One step makes it so, the identity of the directory: before it everything is as it was, after it
-the next start of the node does the rest (`joining.claim_log`, and the command `Refound` in the log).
+the next start of the node does the rest (`joining.claim_log`, and the command `RecoverCluster` in the log).
 
 The node is stopped: its directory is locked while this runs. Blocks on the disk.
 """
@@ -27,7 +27,7 @@ from node.raft.ports import EntryType
 from node.server.disk.storage import open_directory
 from node.server.membership.bootstrap import pack_membership
 from node.server.membership.node_identity import alone, claim_log
-from node.server.system import Host
+from node.server.system import System
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +67,7 @@ def recover(config: Config, name: str, *, pretend: bool = False) -> Recovered:
         stack.enter_context(DirectoryLock(directory))
         disk = RealDisk(directory)
         identity = read_identity(disk)
-        if identity is None or not identity.founding_id:
+        if identity is None or not identity.cluster_uuid:
             raise IdentityError(f"{directory}: there is no cluster's data in this directory")
         if identity.node != name:
             raise IdentityError(f"{directory}: this is node {identity.node}'s, and it keeps its name")
@@ -93,7 +93,7 @@ def recover(config: Config, name: str, *, pretend: bool = False) -> Recovered:
             new = recover_identity(
                 disk,
                 config.cluster.id,
-                Host().random_name(),
+                System().nuid(),
                 directory_id,
                 pack_membership(since, alone(name, directory_id)),
             )

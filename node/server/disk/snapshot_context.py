@@ -14,7 +14,7 @@ class Context:
     membership: Membership
     """In force at its entry."""
     keys: bytes
-    """What it takes to read it (`sealing.Keyring.export`); empty: nothing."""
+    """What it takes to read it (`encryption.Keyring.export`); empty: nothing."""
 
     def encode(self) -> bytes:
         members = self.membership.encode()

@@ -42,7 +42,7 @@ from node.store.transfer import SnapshotReceiver, SnapshotSender
 
 if TYPE_CHECKING:
     from node.encryption.keyring import Keyring
-    from node.encryption.value_cipher import Sealer
+    from node.encryption.value_cipher import ValueCipher
 
 log = logging.getLogger("stanchion.snapshots")
 
@@ -264,10 +264,10 @@ class Snapshots:
     async def _install(self, received: Snapshot) -> None:
         manifest = received.manifest
         membership = Context.decode(manifest.context).membership
-        sealer = None if self._keyring is None else self._keyring.sealer("store")
+        value_cipher = None if self._keyring is None else self._keyring.value_cipher("store")
         try:
             # While there is a store to go on with: if this release can't read it, that one is still there.
-            state = await trio.to_thread.run_sync(_readable, received, sealer)
+            state = await trio.to_thread.run_sync(_readable, received, value_cipher)
         except DiskError as error:
             raise UnavailableError(str(error)) from error
         # No await from here until applying is suspended: what is wanted now is then still wanted.
@@ -280,7 +280,7 @@ class Snapshots:
             async with self._checkpointer.paused():
                 self._checkpointer.store.close()
                 store = await trio.to_thread.run_sync(
-                    _replace, received, self._store_path, sealer, membership
+                    _replace, received, self._store_path, value_cipher, membership
                 )
                 # No await from here: store, state, log and engine change together.
                 self._checkpointer.store = store
@@ -302,22 +302,24 @@ def _bytes_in(directory: Path) -> int:
     return total
 
 
-def _readable(received: Snapshot, sealer: Sealer | None) -> State:
+def _readable(received: Snapshot, value_cipher: ValueCipher | None) -> State:
     """The state in a received snapshot.
 
     Raises:
         RemoteProtocolError: it is no store, another than its manifest says, or its records contradict each
         other. UnsupportedVersionError: a newer release has written it.
     """
-    records = verified_records(received, sealer)
+    records = verified_records(received, value_cipher)
     try:
         return restore(records)
     except CorruptionError as error:
         raise RemoteProtocolError(f"snapshot {received.manifest.snapshot_id}: {error}") from error
 
 
-def _replace(received: Snapshot, store_path: Path, sealer: Sealer | None, membership: Membership) -> Store:
-    return install(received, store_path, sealer=sealer, note=membership.encode())
+def _replace(
+    received: Snapshot, store_path: Path, value_cipher: ValueCipher | None, membership: Membership
+) -> Store:
+    return install(received, store_path, value_cipher=value_cipher, note=membership.encode())
 
 
 @contextmanager

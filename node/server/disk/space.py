@@ -1,7 +1,7 @@
 """How much room the disk of a node has left, and a reserve with which it can start when there is none.
 
-Below the *mark* a disk is nearly full: `node.server.low_space` says what follows. Room is what the file system
-has for this user, and what the store's file has within: a purge makes the latter, for the file never
+Below the *mark* a disk is nearly full: `node.server.low_space` says what follows. Room is what the file
+system has for this user, and what the store's file has within: a purge makes the latter, for the file never
 shrinks. But the journal needs some of the former, so less than half a mark of that is too little, whatever
 the store has. What is accepted and not written yet is subtracted: segments that the journal has not created,
 messages that no checkpoint has stored.
@@ -136,9 +136,9 @@ class Space:
         mark = self._mark(free)
         reserve = self._reserve(free)
         allocatable = free.available - unallocated
-        room = allocatable + reusable - unstored
+        low_space = allocatable + reusable - unstored
         wanted = mark * ENOUGH if self.is_low else mark
-        self.left = min(room - wanted, allocatable - wanted / 2)
+        self.left = min(low_space - wanted, allocatable - wanted / 2)
         if mark and not self.is_low and self.left < mark / LEFT_MIN_PART:
             self.left = 0
         self.is_low = mark > 0 and self.left <= 0

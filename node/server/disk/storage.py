@@ -131,7 +131,7 @@ def open_directory(config: Config, identity: Identity | None, stack: ExitStack) 
         IdentityError: it is a node's, and the journal is gone.
         CorruptionError, DiskError: its journal or store can't be used.
     """
-    from node.store.snapshot import note_of
+    from node.store.snapshot import heartbeat_payload_of
     from node.store.store import Store
 
     directory = config.store.dir
@@ -142,20 +142,22 @@ def open_directory(config: Config, identity: Identity | None, stack: ExitStack) 
         RealDisk(directory / "journal"),
         segment_bytes=config.raft.journal_segment,
         relaxed=config.raft.durability == "relaxed",
-        sealer=None if keyring is None else keyring.sealer("journal"),
+        value_cipher=None if keyring is None else keyring.value_cipher("journal"),
     )
     try:
         if config.raft.durability == "relaxed":
             log.warning("%s", RELAXED)
         if journal.torn is not None:
             log.warning("%s", journal.torn)
-        store = Store.open(directory / "store", sealer=None if keyring is None else keyring.sealer("store"))
+        store = Store.open(
+            directory / "store", value_cipher=None if keyring is None else keyring.value_cipher("store")
+        )
     except BaseException:
         journal.close()
         raise
     storage = Storage(RealDisk(directory), identity, journal, store, keyring)
     stack.callback(storage.close)
-    note = partial(note_of, directory / "store", store.applied)
+    note = partial(heartbeat_payload_of, directory / "store", store.applied)
     if identity is not None:
         _check_store(journal, store, note, directory, relaxed=config.raft.durability == "relaxed")
     if follow(journal, store, note):
@@ -195,14 +197,14 @@ def _check_store(
 
 def _keyring(directory: Path, encryption: Encryption | None, *, empty: bool) -> Keyring | None:
     """The directory's keys: made before there is anything else in it, and never for data that is there."""
-    from node.encryption.keyring import Keyring, refuse_sealed
+    from node.encryption.keyring import Keyring, refuse_encrypted
 
     if encryption is None:
-        refuse_sealed(directory)
+        refuse_encrypted(directory)
         return None
     assert encryption.key is not None
     phrases = [encryption.key.reveal(), *(previous.key.reveal() for previous in encryption.previous_keys)]
-    empty = empty and not any((directory / room).exists() for room in ("journal", "store"))
+    empty = empty and not any((directory / low_space).exists() for low_space in ("journal", "store"))
     keyring = Keyring.open(directory, phrases, cipher=encryption.cipher, empty=empty)
     if keyring.changed:
         log.info("%s: what is written from now on is sealed with key %s", directory, keyring.key_ids[-1])

@@ -5,8 +5,8 @@ order: an acknowledgement before the close that follows it.
 
 When a connection breaks, all other servers are tried at once, one after the other, the lost one last; then
 all by turns, with a pause after each round (`external_servers`).
-Nothing of a client's state changes meanwhile: see `external`. Credentials that are refused end the node if
-none ever worked, for then the configuration is wrong; later they are only complained of.
+Nothing of a client's state changes meanwhile: see `external_nats`. Credentials that are refused end the node
+if none ever worked, for then the configuration is wrong; later they are only complained of.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from node.errors import ConfigError, IdentityError, NodeError, RemoteProtocolErr
 from node.protocol import nats
 from node.protocol import streaming as stan
 from node.server.external_nats.connection import READ_BYTES_MAX, STREAM_ERRORS, Limits, Link, Service, why
-from node.server.external_nats.routing import ExternalRouting
+from node.server.external_nats.routing import ExternalNatsRouting
 from node.server.external_nats.servers import Servers
 
 log = logging.getLogger("stanchion.external")
@@ -47,7 +47,7 @@ DISCOVER_S = 0.25
 """How long another service of this cluster ID may take to show itself."""
 
 BEAT_S = 0.1
-"""How often `ExternalRouting.beat` is called."""
+"""How often `ExternalNatsRouting.beat` is called."""
 
 _REFUSALS = ("authorization violation", "authentication", "user authentication")
 
@@ -60,7 +60,7 @@ class RejectedError(LostError):
     """The server doesn't take our credentials."""
 
 
-class External:
+class ExternalNats:
     """The service's place behind a NATS server, with whatever connection there is.
 
     Args:
@@ -78,7 +78,7 @@ class External:
 
     def __init__(
         self,
-        routing: ExternalRouting,
+        routing: ExternalNatsRouting,
         service: Service,
         servers: Sequence[ServerURL],
         *,

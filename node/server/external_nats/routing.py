@@ -15,9 +15,10 @@ can be seen. What can be known of a client is whether it answers:
 A request nobody heard is sent again, with the same reply subject, for as long as anybody may still wait for
 its answer: a client that reconnects within the heartbeat's time-out has missed none.
 
-A plain object without I/O. `external_link` gives it an `Outlet` for as long as a connection stands. Answers
-that are published while none does are kept for the next, up to ``BUFFER_BYTES_MAX``; more are dropped, like
-what is on its way when a connection breaks. Requests are not kept but asked again, deliveries made again.
+A plain object without I/O. `external_nats_link` gives it an `Outlet` for as long as a connection stands.
+Answers that are published while none does are kept for the next, up to ``BUFFER_BYTES_MAX``; more are
+dropped, like what is on its way when a connection breaks. Requests are not kept but asked again, deliveries
+made again.
 
 Source: the NATS client protocol, "Headers and no-responders".
 """
@@ -97,7 +98,7 @@ class Inbox:
 
     __slots__ = ("_routing", "connection")
 
-    def __init__(self, routing: ExternalRouting, connection: Outlet) -> None:
+    def __init__(self, routing: ExternalNatsRouting, connection: Outlet) -> None:
         self._routing = routing
         self.connection = connection
 
@@ -119,7 +120,7 @@ class _Asked:
     pause_s: float = AGAIN_MIN_S
 
 
-class ExternalRouting:
+class ExternalNatsRouting:
     """What ``replica`` needs of routing, over one connection to a NATS server.
 
     In a cluster one node at a time *serves*: the leader, from when it is ready (`open`) until it loses its
@@ -131,7 +132,7 @@ class ExternalRouting:
     Args:
         node: this node's name.
         clock: monotonic seconds.
-        random_name: 22 characters nobody can guess.
+        nuid: 22 characters nobody can guess.
         clients: the heartbeat inboxes of all clients there are.
         inboxes: the same, and those of all subscriptions that are online.
         is_clustered: whether this node has peers.
@@ -146,7 +147,7 @@ class ExternalRouting:
         node: str,
         *,
         clock: Callable[[], float],
-        random_name: Callable[[], str],
+        nuid: Callable[[], str],
         clients: Callable[[], Iterable[str]],
         inboxes: Callable[[], Iterable[str]],
         is_clustered: bool = False,
@@ -183,7 +184,7 @@ class ExternalRouting:
         self._asked: dict[bytes, _Asked] = {}
         self._awaited: dict[bytes, bytes] = {}
         """Heartbeat inboxes nobody is known to listen to, and the reply subject of what was asked there."""
-        self._prefix = b"_INBOX." + random_name().encode() + b"."
+        self._prefix = b"_INBOX." + nuid().encode() + b"."
         self._probes = 0
         self.dropped = 0
         """Messages that were not sent: too long for the server, or too many while it was away."""
@@ -286,7 +287,7 @@ class ExternalRouting:
             return ()
         return (self._inbox,) if literal(inbox) else ()
 
-    def heard(self, subject: bytes) -> bool:
+    def reachable(self, subject: bytes) -> bool:
         """As far as is known, somebody listens to ``subject``."""
         return self.where(subject) is not None
 
@@ -304,7 +305,7 @@ class ExternalRouting:
     where_any = where
     """Nothing of who subscribes to what can be seen: whoever answers is heard."""
 
-    def heard_by_owner(self, _inbox: bytes) -> bool:
+    def reachable_by_owner(self, _inbox: bytes) -> bool:
         """Return True: an answer leaves for the server, or is kept for the next connection, by `publish`.
 
         So a node that stops keeps no answers of its own: its clients stay where they are connected.
@@ -377,7 +378,7 @@ class ExternalRouting:
             for sid, service in self._services.items():
                 if not service.announced:
                     outlet.write(nats.unsub(sid))
-            self._tell_gone(self.node, outlet.epoch)
+            self._notify_gone(self.node, outlet.epoch)
         self._awaited.clear()
         self._is_open = False
 
@@ -387,7 +388,7 @@ class ExternalRouting:
             return
         before, self._followed = self._followed, leader
         if before is not None:
-            self._tell_gone(*before)
+            self._notify_gone(*before)
         if leader is not None:
             self._changed()
 
@@ -413,9 +414,9 @@ class ExternalRouting:
         self._awaited.clear()
         self._asked.clear()
         if self._is_open:
-            self._tell_gone(self.node, outlet.epoch)
+            self._notify_gone(self.node, outlet.epoch)
 
-    def _tell_gone(self, node: str, epoch: int) -> None:
+    def _notify_gone(self, node: str, epoch: int) -> None:
         """Nobody is heard any more through what stood for all clients' connections."""
         if self.on_interest_change is not None:
             gone = [InterestChange(inbox.encode(), b"", epoch, 0) for inbox in self._inboxes()]

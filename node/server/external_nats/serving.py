@@ -28,7 +28,7 @@ from typing import Final, Protocol
 
 import trio
 
-from node.server.external_nats.link import External
+from node.server.external_nats.link import ExternalNats
 
 log = logging.getLogger("stanchion.external")
 
@@ -80,7 +80,7 @@ class Serving:
     """Opens and closes the service of this node with its leadership.
 
     Args:
-        external: this node's connection, with the service behind it.
+        external_nats: this node's connection, with the service behind it.
         leadership: who leads.
         engine: how sure that is.
         cluster_id: part of the queue groups' names.
@@ -92,7 +92,7 @@ class Serving:
 
     def __init__(
         self,
-        external: External,
+        external_nats: ExternalNats,
         leadership: Leadership,
         engine: Engine,
         *,
@@ -101,12 +101,12 @@ class Serving:
         tell: Callable[[tuple[str, int, int, bool]], None],
         kick: Callable[[], None],
     ) -> None:
-        self._external = external
+        self._external = external_nats
         self._leadership = leadership
         self._engine = engine
         self._cluster_id = cluster_id
         self._lease_s = lease_s
-        self._tell = tell
+        self._notify = tell
         self._kick = kick
         self._group: tuple[int, int] | None = None
         """The term of the last leader that served, as far as is known, and the one that names its group."""
@@ -116,8 +116,8 @@ class Serving:
         """The last leader's whose subscriptions its NATS server has, as far as is known."""
         self._succeeded_s: float | None = None
         """When this node was first seen to have a successor that is not known to be subscribed."""
-        external.routing.may_take = self._may_take
-        external.routing.may_deliver = self._may_deliver
+        external_nats.routing.may_take = self._may_take
+        external_nats.routing.may_deliver = self._may_deliver
 
     def told(self, term: int, group: int, *, is_subscribed: bool) -> None:
         """The leader of ``term`` serves in the queue group named by the term ``group``.
@@ -133,12 +133,12 @@ class Serving:
     def peer_up(self) -> None:
         """A link is up: its node may not know the group yet."""
         if self._leadership.is_serving and self._group is not None:
-            self._tell(("serving", *self._group, self._subscribed_term == self._group[0]))
+            self._notify(("serving", *self._group, self._subscribed_term == self._group[0]))
 
     def _now_subscribed(self) -> None:
         if self._leadership.is_serving and self._external.routing.is_open and self._group is not None:
             self._subscribed_term = self._group[0]
-            self._tell(("serving", *self._group, True))
+            self._notify(("serving", *self._group, True))
 
     async def run(
         self, changed: Callable[[], Awaitable[None]], hand_over: Callable[[], Awaitable[None]]
@@ -159,27 +159,27 @@ class Serving:
 
     def update(self) -> None:
         """Open, close, or follow another leader: whatever is right now."""
-        external, leadership = self._external, self._leadership
+        external_nats, leadership = self._external, self._leadership
         if leadership.is_serving:
             self._leaderless_s = 0.0
-            if leadership.caught_up and not external.routing.is_open:
-                external.open(self._choose_group())
-                external.once_subscribed(self._now_subscribed)
-            external.take_held()
+            if leadership.caught_up and not external_nats.routing.is_open:
+                external_nats.open(self._choose_group())
+                external_nats.once_subscribed(self._now_subscribed)
+            external_nats.take_held()
             return
         leader = leadership.leader
         if leader is None or leader == leadership.node:  # nobody yet, or this node will soon serve
             self._leaderless_s = self._leaderless_s or time.monotonic()
             if time.monotonic() - self._leaderless_s >= LEADERLESS_S:
-                external.close()
-            external.routing.follow(None)
+                external_nats.close()
+            external_nats.routing.follow(None)
             return
         self._leaderless_s = 0.0
         if self._waits_for(leader):
-            external.take_held()
+            external_nats.take_held()
             return
-        external.close()
-        external.routing.follow((leader, leadership.term))
+        external_nats.close()
+        external_nats.routing.follow((leader, leadership.term))
 
     def _waits_for(self, successor: str) -> bool:
         """Whether this node stays subscribed, for its successor is not known to be: requests were lost."""
@@ -203,7 +203,7 @@ class Serving:
             before[0] == term or (before[0] == term - 1 and self._engine.was_handed_over)
         )
         self._group = term, before[1] if before is not None and goes_on else term
-        self._tell(("serving", *self._group, False))
+        self._notify(("serving", *self._group, False))
         return f"_STANCHION-{self._cluster_id}-{self._group[1]}".encode()
 
     def _may_take(self) -> bool:

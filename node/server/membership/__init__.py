@@ -1,5 +1,5 @@
 """Who belongs to the cluster, and how nodes come and go.
 
-``founding`` is how it begins, ``joining`` what a directory says of a node's place in it, ``entering`` how a
+``bootstrap`` is how it begins, ``joining`` what a directory says of a node's place in it, ``entering`` how a
 node joins by itself. Operators ask by ``requests``, the leader makes ``changes``, ``members`` are linked to.
 """

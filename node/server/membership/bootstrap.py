@@ -51,7 +51,7 @@ WIRE_VERSION = 1
 class Invitation:
     """A cluster has added this node."""
 
-    founding_id: str
+    cluster_uuid: str
     index: int
     """Of the entry that brought the membership: what the log says before it was about others of this name."""
     membership: Membership
@@ -76,13 +76,13 @@ def unpack_membership(text: str) -> tuple[int, Membership]:
         raise IdentityError(f"the identity of this directory names no members: {error}") from error
 
 
-class Founding:
+class Bootstrap:
     """This node's part in hellos.
 
     Args:
         node: this node's name.
         cluster_id: as configured.
-        founders: names of all configured members, this one included.
+        initial_voters: names of all configured members, this one included.
         identity: of the directory; None if it is empty.
         client_address: what clients are told to connect to.
         admitted: told once, when this node may take part; not if ``identity`` is given. If there is an
@@ -95,7 +95,7 @@ class Founding:
         self,
         node: str,
         cluster_id: str,
-        founders: Sequence[str],
+        initial_voters: Sequence[str],
         identity: Identity | None,
         client_address: str,
         admitted: Callable[[], None],
@@ -104,7 +104,7 @@ class Founding:
     ) -> None:
         self._node = node
         self._cluster_id = cluster_id
-        self._founders = frozenset(founders)
+        self._initial_voters = frozenset(initial_voters)
         self._identity = identity
         self._empty = identity is None
         self._client_address = client_address
@@ -183,7 +183,7 @@ class Founding:
             "wire": WIRE_VERSION,
             "machine": MACHINE_VERSION,
             "cluster": self._cluster_id,
-            "founding": self._identity.founding_id if self._identity else "",
+            "founding": self._identity.cluster_uuid if self._identity else "",
             "empty": self._empty,
             "nonce": self._nonce,
             "met": dict(self._met),
@@ -199,11 +199,16 @@ class Founding:
         """What to tell a node with this hello, which is refused: that it was removed, if it was."""
         if self._alone and self._empty and hello.get("cluster") == self._cluster_id and hello.get("founding"):
             self._refuse(str(hello.get("node")))
-        founding = self._identity.founding_id if self._identity is not None else ""
-        if self._settled is None or not founding or hello.get("founding") != founding:
+        bootstrap = self._identity.cluster_uuid if self._identity is not None else ""
+        if self._settled is None or not bootstrap or hello.get("founding") != bootstrap:
             return {}
         since, members = _packed(self._settled)
-        return {"cluster": self._cluster_id, "founding": founding, "settled": members, "settled_since": since}
+        return {
+            "cluster": self._cluster_id,
+            "founding": bootstrap,
+            "settled": members,
+            "settled_since": since,
+        }
 
     def statement(self, refusal: Mapping[str, Any]) -> tuple[int, Membership] | None:
         """The members of this very cluster, as who refuses this node knows them to be committed, and since
@@ -212,10 +217,10 @@ class Founding:
         Raises:
             RemoteProtocolError: something else than a membership.
         """
-        ours = self._identity.founding_id if self._identity is not None else ""
+        ours = self._identity.cluster_uuid if self._identity is not None else ""
         if not ours or (refusal.get("cluster"), refusal.get("founding")) != (self._cluster_id, ours):
             return None
-        return _told(refusal, "settled")
+        return _notified(refusal, "settled")
 
     def check_hello(self, _link: str, hello: Mapping[str, Any]) -> None:
         """Look at a member's hello.
@@ -235,29 +240,31 @@ class Founding:
             raise IdentityError(
                 f"{peer} belongs to cluster {shown(hello.get('cluster'))}, this node to {self._cluster_id!r}"
             )
-        self._check_founding(peer, hello)
+        self._check_bootstrap(peer, hello)
         if not self._empty:
             self._check_member(peer, hello)
         self._note(peer, hello)
 
-    def _check_founding(self, peer: str, hello: Mapping[str, Any]) -> None:
+    def _check_bootstrap(self, peer: str, hello: Mapping[str, Any]) -> None:
         """Refuse who belongs to another founding.
 
         To none that it could name belongs who is empty; and a founder that was stopped before it had applied
         what was drawn for the cluster. It must be let in, or it could never learn it. Who was added has
         known the founding from its first day on.
         """
-        founding, empty = hello.get("founding"), hello.get("empty")
-        if not isinstance(founding, str) or not isinstance(empty, bool):
+        bootstrap, empty = hello.get("founding"), hello.get("empty")
+        if not isinstance(bootstrap, str) or not isinstance(empty, bool):
             raise RemoteProtocolError(
-                f"{peer}: a hello that belongs nowhere: {shown(founding)}, {shown(empty)}"
+                f"{peer}: a hello that belongs nowhere: {shown(bootstrap)}, {shown(empty)}"
             )
-        ours = self._identity.founding_id if self._identity else ""
-        if not ours or founding == ours or (empty and not founding):
+        ours = self._identity.cluster_uuid if self._identity else ""
+        if not ours or bootstrap == ours or (empty and not bootstrap):
             return
         member = None if self._membership is None else self._membership.get(peer)
-        founder = not hello.get("directory") and (member is None or (member.voter and not member.directory))
-        if founding or not founder:
+        bootstrap_node = not hello.get("directory") and (
+            member is None or (member.voter and not member.directory)
+        )
+        if bootstrap or not bootstrap_node:
             raise IdentityError(f"{peer} belongs to another founding of cluster {self._cluster_id!r}")
 
     def _check_member(self, peer: str, hello: Mapping[str, Any]) -> None:
@@ -269,7 +276,7 @@ class Founding:
                 f"{peer} is no member of cluster {self._cluster_id!r}: it was never added, or was removed. "
                 f"To let it in: stanchion cluster add {peer}"
             )
-        directory, told = hello.get("directory"), _told(hello)
+        directory, told = hello.get("directory"), _notified(hello)
         self._ahead.pop(peer, None)
         if told is not None and told[0] > self._index and _belongs(told[1], peer, directory):
             # Also if the log has nothing against it yet: it may still tell of others of this name.
@@ -284,7 +291,7 @@ class Founding:
         """Take note of a membership later than ours: without it a node that was away when members changed
         would refuse the very leader that could tell it.
         """
-        told = _told(hello)
+        told = _notified(hello)
         if told is not None and told[0] > max(self._index, self._newer_index):
             self._newer_index, self.newer = told
 
@@ -331,16 +338,16 @@ class Founding:
         Raises:
             RemoteProtocolError: something else than a membership.
         """
-        founding, told = hello.get("founding"), _told(hello, which)
-        if told is None or not (isinstance(founding, str) and founding):
+        bootstrap, told = hello.get("founding"), _notified(hello, which)
+        if told is None or not (isinstance(bootstrap, str) and bootstrap):
             return None
         member = told[1].get(self._node)
         if member is None or member.voter or member.directory:
             return None
-        return Invitation(founding, *told)
+        return Invitation(bootstrap, *told)
 
     def _check(self) -> None:
-        if self._empty and self._met.keys() >= self._founders - {self._node}:
+        if self._empty and self._met.keys() >= self._initial_voters - {self._node}:
             self._empty = False
             self._admitted()
 
@@ -349,7 +356,7 @@ def _packed(known: tuple[int, Membership]) -> tuple[int, bytes]:
     return known[0], known[1].encode()
 
 
-def _told(hello: Mapping[str, Any], which: str = "members") -> tuple[int, Membership] | None:
+def _notified(hello: Mapping[str, Any], which: str = "members") -> tuple[int, Membership] | None:
     """A membership in a hello and the index of its entry; None if it has none.
 
     Raises:

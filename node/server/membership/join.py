@@ -92,7 +92,7 @@ def forget(disk: Disk) -> None:
     disk.unlink(DRAWN_FILE)
 
 
-class Newcomer:
+class JoinClient:
     """A node that asks to be let in.
 
     Args:
@@ -114,7 +114,7 @@ class Newcomer:
         self._limits = Limits()
         self._instance = secrets.token_bytes(INSTANCE_BYTES)
         self._epoch = 0
-        self._told: dict[Address, str] = {}
+        self._notified: dict[Address, str] = {}
 
     async def enter(self, routes: Iterable[Address], within_s: float = GIVE_UP_S) -> Invitation:
         """Ask at ``routes``, one after the other and again, until one lets this node in.
@@ -133,13 +133,13 @@ class Newcomer:
                     except _DeclinedError as error:
                         raise IdentityError(f"failed to join Raft group {self._cluster}: {error}") from error
                     except _FAULTS as error:
-                        self._tell(route, error)
+                        self._notify(route, error)
                 await trio.sleep(PAUSE_S * (0.5 + 0.5 * random.random()))  # noqa: S311  # keeps no secret
         raise UnavailableError(f"failed to join Raft group {self._cluster}")
 
-    def _tell(self, route: Address, problem: Exception) -> None:
-        if self._told.get(route) != str(problem):  # what stays as it was is told once
-            self._told[route] = str(problem)
+    def _notify(self, route: Address, problem: Exception) -> None:
+        if self._notified.get(route) != str(problem):  # what stays as it was is told once
+            self._notified[route] = str(problem)
             level = logging.INFO if isinstance(problem, LostError) else logging.WARNING
             log.log(level, "not let in at %s: %s", route, problem)
 
@@ -182,12 +182,12 @@ class Newcomer:
         if hello.link != JOIN or hello.fields.get("cluster") != self._cluster:
             raise IdentityError(f"{hello.node} belongs to cluster {hello.fields.get('cluster')!r}")
         match hello.fields:
-            case {"joined": {"founding": str(founding), "membership": str(packed)}} if founding:
+            case {"joined": {"founding": str(bootstrap), "membership": str(packed)}} if bootstrap:
                 index, membership = unpack_membership(packed)
                 me = membership.get(self._node)
                 if me is None or me.voter or me.directory != self._directory:
                     raise RemoteProtocolError(f"{hello.node} lets in somebody else")
-                return Invitation(founding, index, membership)
+                return Invitation(bootstrap, index, membership)
             case {"declined": str(text)}:
                 raise _DeclinedError(text[:1000])
             case {"later": str(text)}:
@@ -206,20 +206,20 @@ class Asking(Protocol):
     def ask(self, verb: str, fields: dict[str, Any], answer: Answer) -> None: ...
 
 
-class Entrance:
+class JoinServer:
     """A member that is asked.
 
     Args:
         cluster_id: which cluster it is a member of.
         node: its name.
-        founding: the id of the cluster's founding; empty as long as it isn't known here.
+        bootstrap: the id of the cluster's founding; empty as long as it isn't known here.
         asking: puts it to the leader.
     """
 
-    def __init__(self, cluster_id: str, node: str, founding: Callable[[], str], asking: Asking) -> None:
+    def __init__(self, cluster_id: str, node: str, bootstrap: Callable[[], str], asking: Asking) -> None:
         self._cluster = cluster_id
         self._node = node
-        self._founding = founding
+        self._bootstrap = bootstrap
         self._asking = asking
         self._limits = Limits()
         self._instance = secrets.token_bytes(INSTANCE_BYTES)
@@ -265,7 +265,7 @@ class Entrance:
             return {"later": f"this is cluster {self._cluster!r}, wire version {WIRE_VERSION}"}
         if listen is None or not isinstance(fields.get("directory"), str):
             return {"declined": "it doesn't say where it is, or which directory it has"}
-        if not self._founding():
+        if not self._bootstrap():
             return {"later": "this node doesn't know its own cluster yet"}
         if self._waiting > JOINERS_MAX:
             return {"later": f"{JOINERS_MAX} others ask here"}
@@ -287,7 +287,7 @@ class Entrance:
             await came.wait()
         match told:
             case {"ok": {"membership": str(packed)}}:
-                return {"joined": {"founding": self._founding(), "membership": packed}}
+                return {"joined": {"founding": self._bootstrap(), "membership": packed}}
             case {"ok": {"declined": str(text)}}:
                 return {"declined": text}
             case {"error": str(text)}:

@@ -21,7 +21,7 @@ from node.config.values import Address
 from node.errors import ConfigError, IdentityError
 from node.raft.links import RAFT, ROUTE
 from node.raft.membership import Member, Membership
-from node.server.membership.bootstrap import Founding
+from node.server.membership.bootstrap import Bootstrap
 
 log = logging.getLogger("stanchion.membership")
 
@@ -32,7 +32,7 @@ class Transport(Protocol):
     def set_members(self, peers: Mapping[str, Any]) -> None: ...
     def is_up(self, peer: str, link: str) -> bool: ...
     def drop(self, peer: str, link: str, reason: str) -> None: ...
-    def tell_refused(
+    def notify_refused(
         self,
         explanation: Callable[[Mapping[str, Any]], dict[str, Any]],
         refused: Callable[[str, Mapping[str, Any]], None],
@@ -51,7 +51,7 @@ class Members:
     Args:
         node: this node's name.
         configured: where nodes are, by the configuration.
-        founding: what hellos say.
+        bootstrap: what hellos say.
         directory: the id of this node's directory; empty for a founder.
         since: the index of the entry with which this node came; 0 for a founder.
         removed: told once it is committed that this node is no member.
@@ -63,7 +63,7 @@ class Members:
         self,
         node: str,
         configured: Mapping[str, Address],
-        founding: Founding,
+        bootstrap: Bootstrap,
         *,
         directory: str,
         since: int,
@@ -75,7 +75,7 @@ class Members:
         self._configured = configured
         self._routed = routed
         self._found: dict[str, Address] = {}
-        self._founding = founding
+        self._bootstrap = bootstrap
         self._directory = directory
         self._since = since
         self._removed = removed
@@ -96,7 +96,7 @@ class Members:
     def attach(self, transport: Transport, security: Security) -> None:
         """The transport is made after this, and needs no telling before."""
         self._transport, self._security = transport, security
-        transport.tell_refused(self._founding.explanation, self.refused)
+        transport.notify_refused(self._bootstrap.explanation, self.refused)
 
     def membership_changed(self, membership: Membership, index: int) -> None:
         """Another membership is in force here.
@@ -120,14 +120,14 @@ class Members:
             )
         if me is None and index > self._since:
             log.warning("entry %d removes this node from the cluster; waiting for its commit", index)
-        for peer in self._founding.members_are(membership, index, self._leaving):
+        for peer in self._bootstrap.members_are(membership, index, self._leaving):
             self._drop(peer)
         self._link()
         self._changed()
 
     def membership_settled(self, membership: Membership, index: int) -> None:
         """At the start: it is known to be committed."""
-        self._founding.settled(membership, index)
+        self._bootstrap.settled(membership, index)
 
     def refused(self, peer: str, refusal: Mapping[str, Any]) -> None:
         """A member, known by its certificate, has refused this node. If that is because this node was removed
@@ -139,8 +139,8 @@ class Members:
         Raises:
             RemoteProtocolError: it says something that can't be.
         """
-        told = self._founding.statement(refusal)
-        if told is None or told[0] <= max(self._since, self._founding.settled_index):
+        told = self._bootstrap.statement(refusal)
+        if told is None or told[0] <= max(self._since, self._bootstrap.settled_index):
             return
         index, membership = told
         me = membership.get(self._node)
@@ -153,7 +153,7 @@ class Members:
 
     def membership_committed(self, membership: Membership, index: int) -> None:
         """And it stays."""
-        self._founding.settled(membership, index)
+        self._bootstrap.settled(membership, index)
         if index > self._since and membership.get(self._node) is None:
             self._removed(index)
 
@@ -161,18 +161,18 @@ class Members:
         """A removed member knows that it is, or has had time to learn."""
         self._leaving.discard(name)
         if self.in_force is not None:
-            self._founding.members_are(self.in_force, self._index, self._leaving)
+            self._bootstrap.members_are(self.in_force, self._index, self._leaving)
         self._link()
         self._changed()
 
     def look(self) -> None:
         """Somebody may have told of members that this node doesn't know yet. To be called now and then."""
-        if self._linked is not None and self._founding.linked != self._linked.keys():
+        if self._linked is not None and self._bootstrap.linked != self._linked.keys():
             self._link()
 
     def directory_of(self, peer: str) -> str:
         """The id of a peer's directory, as it says; empty while it has none."""
-        return self._founding.directory(peer)
+        return self._bootstrap.directory(peer)
 
     def check_address(self, text: str) -> None:
         """Whether a peer may be there.
@@ -198,11 +198,11 @@ class Members:
 
     def addresses(self) -> dict[str, Address | None]:
         """All members but this one, and where they are as far as this node knows."""
-        return {name: self._address(name) for name in self._founding.linked}
+        return {name: self._address(name) for name in self._bootstrap.linked}
 
     def _link(self) -> None:
         """Have links to whom they should be to, and to nobody else. A member without an address may dial."""
-        linked = {name: self._address(name) for name in sorted(self._founding.linked)}
+        linked = {name: self._address(name) for name in sorted(self._bootstrap.linked)}
         unknown = {name for name, address in linked.items() if address is None}
         for name in sorted(unknown - self._unknown):
             if self._routed:
@@ -219,7 +219,7 @@ class Members:
         known = self._configured.get(name) or self._found.get(name)
         if known is not None:
             return known
-        for membership in (self.in_force, self._founding.newer):
+        for membership in (self.in_force, self._bootstrap.newer):
             member = None if membership is None else membership.get(name)
             if member is None or not member.peer:
                 continue

@@ -1,6 +1,6 @@
 """What a node's directory says of its place in the cluster, from its first start on.
 
-A founder starts with the members of its configuration, who agree on them by having met (`founding`), or with
+A founder starts with the members of its configuration, who agree on them by having met (`bootstrap`), or with
 itself alone, where others are to join by themselves (`entering`); who was invited or let in, with those that
 it was told; and who goes on with recovered data, with itself alone. All of that is in the directory, so that
 it doesn't change with the file.
@@ -91,16 +91,16 @@ def is_untouched(engine: Remembering) -> bool:
     return engine.membership_index == 0 and len(engine.membership.members) == 1
 
 
-def founders(cluster: Cluster, node: str) -> Membership:
+def initial_voters(cluster: Cluster, node: str) -> Membership:
     """Who founds a cluster that node ``node`` is configured for."""
     if not cluster.bootstrap:
-        return Membership.founders(cluster.nodes)
+        return Membership.initial_voters(cluster.nodes)
     peer = cluster.nodes[node].peer
     known = "" if peer is None or peer.is_unspecified else str(peer)
     return Membership((Member(node, known, True, ""),), joinable=True)
 
 
-def founder(cluster_id: str, node: str, members: Membership) -> Identity:
+def bootstrap_node(cluster_id: str, node: str, members: Membership) -> Identity:
     """Of a node that founds a cluster together with others, or alone."""
     return Identity(cluster_id, "", "", node, membership=pack_membership(0, members))
 
@@ -109,7 +109,7 @@ def invited(cluster_id: str, node: str, invitation: Invitation, directory: str =
     """Of a node that the cluster has added; with the ``directory`` it was let in with, if it has asked."""
     return Identity(
         cluster_id,
-        invitation.founding_id,
+        invitation.cluster_uuid,
         "",
         node,
         directory=directory or secrets.token_hex(DIRECTORY_BYTES),
@@ -123,7 +123,7 @@ def pinned(identity: Identity, configured: Iterable[str]) -> Identity:
     """
     if identity.membership:
         return identity
-    return replace(identity, membership=pack_membership(0, Membership.founders(configured)))
+    return replace(identity, membership=pack_membership(0, Membership.initial_voters(configured)))
 
 
 def first_members(identity: Identity | None, configured: Membership) -> tuple[int, Membership]:
@@ -144,13 +144,13 @@ def learnt(identity: Identity | None, cluster_id: str, node: str, state: State) 
         IdentityError: the state is that of another founding.
     """
     before = identity or Identity(cluster_id, "", "", node)
-    if before.directory and before.founding_id != state.founding_id:
+    if before.directory and before.cluster_uuid != state.cluster_uuid:
         # Recovered, or let into what was recovered: that is further on in the log. Who was let in is
         # known by the members it has met, and not by how their log begins.
         return before
-    if before.founding_id not in {"", state.founding_id}:
+    if before.cluster_uuid not in {"", state.cluster_uuid}:
         raise IdentityError(f"node {node}: the log in this directory belongs to another founding")
-    return replace(before, founding_id=state.founding_id, cluster_tag=state.cluster_tag, recovered_from="")
+    return replace(before, cluster_uuid=state.cluster_uuid, cluster_tag=state.cluster_tag, recovered_from="")
 
 
 def alone(node: str, directory: str) -> Membership:

@@ -74,7 +74,7 @@ class Engine(Protocol):
     def transfer_leadership(self, to: str | None = None) -> bool: ...
 
 
-class Ordering(Protocol):
+class Proposer(Protocol):
     """What is needed of the ordering of entries."""
 
     def stop(self) -> None: ...
@@ -151,13 +151,13 @@ class _Request:
             answer(value)
 
 
-class Changes:
+class Reconfigurer:
     """Changes of members, on a ready leader.
 
     Args:
         node: this node's name.
         engine: where changes are proposed.
-        ordering: proposes nothing while leadership is handed over.
+        proposer: proposes nothing while leadership is handed over.
         directory: the id of a peer's directory, as it says; empty while it has none.
         check_address: raises ConfigError for an address at which a peer must not be.
         kick: asks for a ``pump`` soon.
@@ -167,7 +167,7 @@ class Changes:
         self,
         node: str,
         engine: Engine,
-        ordering: Ordering,
+        proposer: Proposer,
         *,
         directory: Callable[[str], str],
         check_address: Callable[[str], None],
@@ -175,7 +175,7 @@ class Changes:
     ) -> None:
         self._node = node
         self._engine = engine
-        self._ordering = ordering
+        self._proposer = proposer
         self._directory = directory
         self._check_address = check_address
         self._kick = kick
@@ -212,7 +212,7 @@ class Changes:
         Raises:
             RefusedError: that can't be a name or an address.
         """
-        name, peer = self._newcomer(fields)
+        name, peer = self._joining_node(fields)
         wait = bool(fields.get("wait", True))
         self._take(_Request(self._add, name, peer, wait, [answer], waited_for_s(fields)))
 
@@ -222,7 +222,7 @@ class Changes:
         """
         directory = str(fields.get("directory"))
         try:
-            name, peer = self._newcomer(fields)
+            name, peer = self._joining_node(fields)
             if self.in_force is None or not self.in_force.joinable:
                 raise RefusedError(
                     "this cluster was not founded by a bootstrap, so nodes don't join by themselves: "
@@ -233,7 +233,7 @@ class Changes:
         else:
             self._take(_Request(self._join, name, peer, False, [answer], waited_for_s(fields), directory))
 
-    def _newcomer(self, fields: dict[str, Any]) -> tuple[str, str]:
+    def _joining_node(self, fields: dict[str, Any]) -> tuple[str, str]:
         """Name and address of a node that is to come.
 
         Raises:
@@ -251,7 +251,7 @@ class Changes:
         return name, peer
 
     def remove(self, fields: dict[str, Any], answer: Answer) -> None:
-        """Make ``name`` no member; with ``absent``, only if it isn't connected.
+        """Make ``name`` no member; with ``unreachable``, only if it isn't connected.
 
         Raises:
             RefusedError: it is connected.
@@ -323,7 +323,7 @@ class Changes:
         try:
             done = request.step(request, self._now_s)
         except ConflictError:
-            self._tell(request, "waiting", "waiting for another change of members to be committed")
+            self._notify(request, "waiting", "waiting for another change of members to be committed")
             return
         except UnavailableError:
             return  # not the leader any more, as this node is about to be told
@@ -333,7 +333,7 @@ class Changes:
             self._requests.remove(request)
             request.answer(done)
 
-    def _tell(self, request: _Request, kind: str, text: str) -> None:
+    def _notify(self, request: _Request, kind: str, text: str) -> None:
         """Tell progress: of another kind at once, else now and then."""
         told_kind, told_text = request.told
         if kind == told_kind and (text == told_text or self._now_s - request.told_s < PROGRESS_S):
@@ -353,7 +353,7 @@ class Changes:
         if member is None or (not member.voter and member.peer != peer):
             self._change(self.in_force.with_learner(name, peer))
             request.changed = True
-            self._tell(request, "added", f"{name} is being added, at {peer}")
+            self._notify(request, "added", f"{name} is being added, at {peer}")
             return None
         settled = None if self.committed is None else self.committed.get(name)
         if settled is None:
@@ -362,7 +362,7 @@ class Changes:
             return self._done(request)
         if not request.wait:
             return self._done(request)
-        self._tell_catching_up(request, name)
+        self._notify_catching_up(request, name)
         return None
 
     def _join(self, request: _Request, _now_s: float) -> dict[str, Any] | None:
@@ -402,16 +402,16 @@ class Changes:
         role = _role(member) if member is not None else "none"
         return {"ok": {"name": request.name, "role": role, "changed": request.changed}}
 
-    def _tell_catching_up(self, request: _Request, name: str) -> None:
+    def _notify_catching_up(self, request: _Request, name: str) -> None:
         flow = next((peer for peer in self._engine.peer_states() if peer.name == name), None)
         last = self._engine.last_index
         if flow is None or not flow.connected or not self._directory(name):
             text = f"{name} is added; start it, with an empty directory: it does not answer at {request.peer}"
-            self._tell(request, "absent", text)
+            self._notify(request, "absent", text)
         elif not self._engine.caught_up(name):
-            self._tell(request, "behind", f"{name} catches up: it has {flow.match} of {last} entries")
+            self._notify(request, "behind", f"{name} catches up: it has {flow.match} of {last} entries")
         else:
-            self._tell(request, "there", f"{name} has caught up")
+            self._notify(request, "there", f"{name} has caught up")
 
     def _promote(self) -> None:
         """Let learners vote that have caught up: one at a time, as every change."""
@@ -449,7 +449,7 @@ class Changes:
             return self._hand_over(request, now_s)
         self._change(new)
         request.changed = True
-        self._tell(request, "removed", f"{name} is being removed")
+        self._notify(request, "removed", f"{name} is being removed")
         return None
 
     def _check_remaining(self, name: str, new: Membership) -> None:
@@ -463,11 +463,11 @@ class Changes:
 
     def _hand_over(self, request: _Request, now_s: float) -> dict[str, Any] | None:
         if request.hand_over_until_s is None:
-            self._tell(request, "leads", f"{request.name} leads: it hands over first")
+            self._notify(request, "leads", f"{request.name} leads: it hands over first")
             request.hand_over_until_s = now_s + HAND_OVER_S
-            self._ordering.stop()
+            self._proposer.stop()
         if now_s >= request.hand_over_until_s:
-            self._ordering.go_on()
+            self._proposer.go_on()
             return {
                 "error": f"{request.name} leads, and nobody took over within {HAND_OVER_S:g} s; try again"
             }

@@ -26,10 +26,10 @@ NAME_SIZE_MAX = 256
 """Bytes of a payload that is taken for a name."""
 
 
-FOREIGN = "only clients of this cluster's nodes may ask"
+REMOTE_ROUTE = "only clients of this cluster's nodes may ask"
 """A request without a connection here is one of another cluster's clients."""
 
-GUEST = "clients without credentials may not ask"
+REMOTE_CLIENT = "clients without credentials may not ask"
 """Where others have some."""
 
 
@@ -47,7 +47,7 @@ class Routing(Protocol):
         *,
         to_services: bool = True,
     ) -> int: ...
-    def heard(self, subject: bytes) -> bool: ...
+    def reachable(self, subject: bytes) -> bool: ...
 
 
 def serve_membership(administration: Administration, asking: Asking) -> None:
@@ -101,15 +101,15 @@ def serve_go_requests(
         return answer
 
     def gone(reply: bytes) -> Gone:
-        return lambda: bool(reply) and not routing.heard(reply)
+        return lambda: bool(reply) and not routing.reachable(reply)
 
     def on_add(source: Source | None, _subject: bytes, reply: bytes, payload: bytes) -> None:
         name = _text(payload)
         answer = reply_to(reply, "adding", name)
         if source is None:
-            answer({"error": FOREIGN})
-        elif is_guest(source):
-            answer({"error": GUEST})
+            answer({"error": REMOTE_ROUTE})
+        elif is_remote_client(source):
+            answer({"error": REMOTE_CLIENT})
         elif not name or len(payload) > NAME_SIZE_MAX:
             answer({"error": "invalid node ID"})
         elif name not in addresses:
@@ -123,9 +123,9 @@ def serve_go_requests(
         name = _text(payload)
         answer = reply_to(reply, "removing", name)
         if source is None:
-            answer({"error": FOREIGN})
-        elif is_guest(source):
-            answer({"error": GUEST})
+            answer({"error": REMOTE_ROUTE})
+        elif is_remote_client(source):
+            answer({"error": REMOTE_CLIENT})
         elif len(payload) > NAME_SIZE_MAX:
             answer({"error": "invalid node ID"})
         else:
@@ -136,7 +136,7 @@ def serve_go_requests(
     routing.serve(f"_STAN.raft.{cluster_id}.node.remove".encode(), on_remove)
 
 
-def is_guest(source: Source) -> bool:
+def is_remote_client(source: Source) -> bool:
     """Whether it is merely whom the node takes those for who show nothing (``clients.no_auth_user``)."""
     return source.identity is None or (bool(source.identity.name) and not source.identity.proven)
 

@@ -37,7 +37,7 @@ PATTERNS_MAX = 64
 """Of one cluster's services: there are eight."""
 
 
-STARTED, FOUNDED = "started", "founded"
+STARTED, BOOTSTRAPPED = "started", "founded"
 """What a hello says of a cluster that one node founds alone: its sender was started to, or another has."""
 
 
@@ -59,7 +59,7 @@ class Link(Protocol):
     def send(self, value: Any) -> None: ...
 
 
-class Guest:
+class RemoteClient:
     """All clients of a foreign node whose home this node is, as one receiver of deliveries."""
 
     __slots__ = ("connection",)
@@ -72,7 +72,7 @@ class Guest:
         self.connection.send(["msg", subject, b"", b"", payload, True, []])
 
 
-class Foreign:
+class RemoteRoutes:
     """Which foreign nodes there are, what their clusters serve, and who is whose home.
 
     Args:
@@ -93,10 +93,10 @@ class Foreign:
         self._links: dict[str, Link] = {}
         self._served: dict[str, tuple[bytes, ...]] = {}
         """By node, what its cluster serves."""
-        self._homes: dict[str, str] = {}
+        self._gateways: dict[str, str] = {}
         """By cluster, the node that is this node's home there."""
-        self._guests: dict[str, Guest] = {}
-        self._foreign: Interest[str] = Interest()
+        self._remote_clients: dict[str, RemoteClient] = {}
+        self._remote_routes: Interest[str] = Interest()
         """Clusters by the patterns their homes serve."""
         self._own: tuple[bytes, ...] = ()
         self._warned: set[str] = set()
@@ -131,8 +131,8 @@ class Foreign:
         match frame:
             case ["serves", [*patterns]] if len(patterns) <= PATTERNS_MAX and all(map(_is_pattern, patterns)):
                 self._note_served(peer, tuple(patterns))
-            case ["home", bool(is_home)]:
-                self._note_guest(peer, is_home)
+            case ["home", bool(is_gateway)]:
+                self._add_remote_client(peer, is_gateway)
             case ["serves" | "home", *_]:
                 raise RemoteProtocolError(f"{peer}: not a frame of a routing peer")
             case _:
@@ -143,19 +143,19 @@ class Foreign:
 
     def serving(self, subject: bytes) -> tuple[str, ...]:
         """The nodes that requests to ``subject`` go to: this node's homes in the clusters serving it."""
-        found = dict.fromkeys(self._foreign.match(subject))
-        return tuple(self._homes[cluster] for cluster in found if cluster in self._homes)
+        found = dict.fromkeys(self._remote_routes.match(subject))
+        return tuple(self._gateways[cluster] for cluster in found if cluster in self._gateways)
 
-    def guests(self, peers: Iterable[str]) -> Iterator[Guest]:
+    def remote_clients(self, peers: Iterable[str]) -> Iterator[RemoteClient]:
         """Those of ``peers`` that this node delivers to."""
         for peer in peers:
-            guest = self._guests.get(peer)
-            if guest is not None:
-                yield guest
+            remote_client = self._remote_clients.get(peer)
+            if remote_client is not None:
+                yield remote_client
 
     def home(self, cluster: str) -> str | None:
         """This node's home in another cluster."""
-        return self._homes.get(cluster)
+        return self._gateways.get(cluster)
 
     # --- inside -----------------------------------------------------------------------------------
 
@@ -164,14 +164,14 @@ class Foreign:
             return  # the link has gone since
         cluster = cluster_of(peer)
         patterns = self._granted(peer, cluster, patterns)
-        is_home = self._homes.get(cluster) == peer
-        if is_home:
+        is_gateway = self._gateways.get(cluster) == peer
+        if is_gateway:
             self._remove_patterns(cluster)
         self._served[peer] = patterns
-        if is_home:
+        if is_gateway:
             self._add_patterns(cluster)
             self._changed()
-        elif cluster not in self._homes:
+        elif cluster not in self._gateways:
             self._choose(cluster)
 
     def _granted(self, peer: str, cluster: str, patterns: tuple[bytes, ...]) -> tuple[bytes, ...]:
@@ -185,19 +185,19 @@ class Foreign:
             log.warning("routing peer %s claims to serve %.100r, which isn't its service's", peer, refused[0])
         return granted
 
-    def _note_guest(self, peer: str, is_home: bool) -> None:
+    def _add_remote_client(self, peer: str, is_gateway: bool) -> None:
         link = self._links.get(peer)
-        if is_home and link is not None:
-            self._guests[peer] = Guest(link)
+        if is_gateway and link is not None:
+            self._remote_clients[peer] = RemoteClient(link)
         else:
-            self._guests.pop(peer, None)
+            self._remote_clients.pop(peer, None)
         self._changed()
 
     def _choose(self, cluster: str) -> None:
         """A home among the nodes of ``cluster``: the first that has a link and serves."""
         peer = next((peer for peer in self._served if cluster_of(peer) == cluster), None)
         if peer is not None:
-            self._homes[cluster] = peer
+            self._gateways[cluster] = peer
             self._add_patterns(cluster)
             self._send(peer, ["home", True])
         self._changed()
@@ -205,24 +205,24 @@ class Foreign:
     def _forget(self, peer: str) -> None:
         known = self._links.pop(peer, None) is not None
         cluster = cluster_of(peer)
-        if self._homes.get(cluster) == peer:
+        if self._gateways.get(cluster) == peer:
             self._remove_patterns(cluster)
-            del self._homes[cluster]
+            del self._gateways[cluster]
             self._served.pop(peer, None)
             self._choose(cluster)
         self._served.pop(peer, None)
-        self._guests.pop(peer, None)
+        self._remote_clients.pop(peer, None)
         self._warned.discard(peer)
         if known:
             self._changed()
 
     def _add_patterns(self, cluster: str) -> None:
-        for pattern in self._served[self._homes[cluster]]:
-            self._foreign.insert(pattern, cluster)
+        for pattern in self._served[self._gateways[cluster]]:
+            self._remote_routes.insert(pattern, cluster)
 
     def _remove_patterns(self, cluster: str) -> None:
-        for pattern in self._served[self._homes[cluster]]:
-            self._foreign.remove(pattern, cluster)
+        for pattern in self._served[self._gateways[cluster]]:
+            self._remote_routes.remove(pattern, cluster)
 
 
 def _is_pattern(value: Any) -> bool:

@@ -21,7 +21,7 @@ every address has to be on the loopback, and both have to know the same peer sec
 Each end says something at least once a second. Who says nothing for five is taken for gone although its
 socket stands: a process that was stopped must not stay anybody's home.
 
-Frames, beside those of ``foreign``: ``["peers", [[cluster, node, address], …]]`` and ``["alive"]``.
+Frames, beside those of ``remote_routes``: ``["peers", [[cluster, node, address], …]]`` and ``["alive"]``.
 """
 
 from __future__ import annotations
@@ -41,10 +41,10 @@ from node.limited_log import LimitedLog
 from node.protocol.peer import encode_frame, shown
 from node.raft.connection import Connection, LostError, dialed, remote, secure, send
 from node.raft.handshake import introduce
-from node.raft.links import FOREIGN, INSTANCE_BYTES, CollisionError, Hello, Limits, refusal
+from node.raft.links import INSTANCE_BYTES, REMOTE_ROUTE, CollisionError, Hello, Limits, refusal
 from node.raft.security import Security
 from node.raft.tls import ByteStream
-from node.server.routes.remote_routes import FOUNDED, STARTED
+from node.server.routes.remote_routes import BOOTSTRAPPED, STARTED
 from node.server.routes.route_peer import SOFT_BYTES, Listener, Peer
 
 log = logging.getLogger("stanchion.routes")
@@ -54,10 +54,10 @@ WIRE_VERSION = 1
 ANYBODY = "?"
 """Whom a hello is to when the dialer doesn't know who is there."""
 
-HEARD_OF_MAX = 200
+PEERS_LEARNED_MAX = 200
 """Nodes told of, and addresses dialed, at most."""
 
-HEARD_TRIES = 20
+REACHABLE_TRIES = 20
 """Attempts at an address that was only heard of."""
 
 PAUSE_MIN_S, PAUSE_MAX_S = 0.05, 2.0
@@ -89,7 +89,7 @@ class _Route:
     """Set whenever a link ends: another attempt may be due."""
 
 
-class ForeignLinks:
+class RouteLinks:
     """All links to routing peers.
 
     Args:
@@ -101,8 +101,8 @@ class ForeignLinks:
         security: how nodes know one another.
         members: the members of this cluster by name, with their addresses as far as known.
         listener: told of everything.
-        bootstrap: ``STARTED`` if this node was started to found its cluster alone, ``FOUNDED`` if somebody
-            else has; else empty.
+        bootstrap: ``STARTED`` if this node was started to found its cluster alone, ``BOOTSTRAPPED`` if
+        somebody else has; else empty.
         exclusive: whether this node was started to found it, and nobody has joined it yet.
 
     Raises:
@@ -152,7 +152,7 @@ class ForeignLinks:
         if found is not None:
             found.send(value)
 
-    def has_room(self, peer: str) -> bool:
+    def has_capacity(self, peer: str) -> bool:
         """The link to a peer takes more now without queueing much, or is gone."""
         found = self.peers.get(peer)
         return found is None or found.writable or found.closed
@@ -194,7 +194,7 @@ class ForeignLinks:
     def _own_hello(self, to: str) -> dict[str, Any]:
         self._epoch += 1
         return {
-            "link": FOREIGN,
+            "link": REMOTE_ROUTE,
             "wire": WIRE_VERSION,
             "cluster": self._cluster,
             "node": self._node,
@@ -219,7 +219,7 @@ class ForeignLinks:
             for key, peer in self.peers.items()
             if (address := listen_of(peer.hello, peer.connection.remote)) is not None
         ]
-        return (members + others)[:HEARD_OF_MAX]
+        return (members + others)[:PEERS_LEARNED_MAX]
 
     def _judge(self, hello: Hello, where: str) -> str:
         """Who has said this hello: its key; empty for this very node or a member, who need no link.
@@ -252,7 +252,7 @@ class ForeignLinks:
         """Dial whom others know."""
         if not isinstance(told, list | tuple) or self._nursery is None:
             return
-        for each in told[:HEARD_OF_MAX]:
+        for each in told[:PEERS_LEARNED_MAX]:
             match each:
                 case [str(cluster), str(node), str(text)]:
                     self._hear_of(cluster, node, text)
@@ -270,7 +270,7 @@ class ForeignLinks:
                 self._listener.member(node, address)
             return
         is_new = f"{cluster}/{node}" not in self.peers and address not in self._routes
-        if is_new and len(self._routes) < HEARD_OF_MAX and self._nursery is not None:
+        if is_new and len(self._routes) < PEERS_LEARNED_MAX and self._nursery is not None:
             route = self._routes[address] = _Route(address, False)
             self._nursery.start_soon(self._keep_dialed, route)
 
@@ -284,7 +284,7 @@ class ForeignLinks:
             return
         if bootstrap == STARTED:
             raise RivalError(f"Server {node} was also started with -cluster_bootstrap")
-        if bootstrap == FOUNDED:
+        if bootstrap == BOOTSTRAPPED:
             raise RivalError(self._discovered(where))
 
     def _discovered(self, where: str) -> str:
@@ -337,7 +337,7 @@ class ForeignLinks:
 
     async def _keep_dialed(self, route: _Route) -> None:
         failures = 0
-        while route.is_configured or failures < HEARD_TRIES:
+        while route.is_configured or failures < REACHABLE_TRIES:
             if route.found in self.peers:
                 route.free = trio.Event()
                 await route.free.wait()
@@ -402,8 +402,8 @@ class ForeignLinks:
                     self._check_rival(node, answer.get("bootstrap"), str(route.address))
             hello = Hello.of(answer)
             self._security.check_peer(certificate, hello.node)
-            self._security.check_foreign(certificate, hello.node, hello.fields.get("cluster"))
-            if hello.link != FOREIGN or hello.to != self._node:
+            self._security.check_remote_route(certificate, hello.node, hello.fields.get("cluster"))
+            if hello.link != REMOTE_ROUTE or hello.to != self._node:
                 raise IdentityError(f"answers as {hello.link} link of {hello.node!r} to {hello.to!r}")
             return stream, hello
         raise LostError(f"no hello within {self._limits.handshake_s} s")
@@ -434,11 +434,11 @@ class ForeignLinks:
             old.connection.close("replaced by a later connection")
             self._listener.down(old)
         self.peers[key] = peer
-        connection.tell_drained(SOFT_BYTES, lambda: self._listener.drained(peer))
+        connection.notify_drained(SOFT_BYTES, lambda: self._listener.drained(peer))
         log.info("routing peer %s is linked (%s)", key, connection.remote)
         try:
             self._listener.up(peer)
-            self._tell_others(peer)
+            self._notify_others(peer)
             await connection.run(self._limits, lambda values: self._take(peer, values))
         finally:
             connection.close("this node stops")
@@ -449,7 +449,7 @@ class ForeignLinks:
             for route in self._routes.values():
                 route.free.set()
 
-    def _tell_others(self, new: Peer) -> None:
+    def _notify_others(self, new: Peer) -> None:
         """Those who were there before hear of the new one; it has heard of them in our hello."""
         address = listen_of(new.hello, new.connection.remote)
         if address is not None:

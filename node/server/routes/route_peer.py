@@ -12,14 +12,14 @@ from node.raft.links import Hello, Limits
 SOFT_BYTES = 1024 * 1024
 """Queued to one peer from which on deliveries wait."""
 
-SILENT_MAX = 5
+UNRESPONSIVE_MAX = 5
 """So many times in a row nothing may have come from a peer when it is looked at."""
 
 
 class Peer:
     """The link to one routing peer, for as long as it stands.
 
-    To ``replica`` and ``perform`` it is a connection as a client's is: it has room or hasn't, and reading can
+    To ``replica`` and ``execute`` it is a connection as a client's is: it has room or hasn't, and reading can
     be paused while this node has too much unapplied.
     """
 
@@ -32,7 +32,7 @@ class Peer:
         """None: what its clients listen to is in the exchange of interest."""
         self._limits = limits
         self._bytes_heard = 0
-        self._silent = 0
+        self._unresponsive = 0
 
     @property
     def written(self) -> int:
@@ -62,11 +62,11 @@ class Peer:
     def watch(self) -> None:
         """Say that this node lives, and give the peer up if it has said nothing for long."""
         self.send(["alive"])
-        heard = self.connection.counted.in_bytes
-        is_silent = heard == self._bytes_heard and not self.connection.is_paused
-        self._silent = self._silent + 1 if is_silent else 0
-        self._bytes_heard = heard
-        if self._silent >= SILENT_MAX:
+        received = self.connection.counted.in_bytes
+        is_unresponsive = received == self._bytes_heard and not self.connection.is_paused
+        self._unresponsive = self._unresponsive + 1 if is_unresponsive else 0
+        self._bytes_heard = received
+        if self._unresponsive >= UNRESPONSIVE_MAX:
             self.connection.close("it says nothing any more")
 
     def pause_reading(self) -> None:

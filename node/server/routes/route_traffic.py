@@ -15,8 +15,8 @@ from node.server.routes.route_peer import Listener, Peer
 from node.server.routing import Routing
 
 
-class ForeignTraffic(Listener):
-    """Told of routing peers by `foreign_links`.
+class RouteTraffic(Listener):
+    """Told of routing peers by `route_links`.
 
     Args:
         routing: where messages and interest go.
@@ -39,19 +39,19 @@ class ForeignTraffic(Listener):
 
     def up(self, peer: Peer) -> None:
         """See `Listener`."""
-        self._routing.foreign_up(peer.key, peer)
+        self._routing.remote_up(peer.key, peer)
         self._announce()
 
     def down(self, peer: Peer) -> None:
         """See `Listener`."""
-        self._routing.foreign_down(peer.key)
+        self._routing.remote_down(peer.key)
         self._replica.closed(peer)
         self._announce()
 
     def frames(self, peer: Peer, values: list[Any]) -> None:
         """See `Listener`."""
         for value in values:
-            self._routing.foreign_frame(peer.key, value)
+            self._routing.remote_frame(peer.key, value)
         self._replica.read_done(peer)
 
     def drained(self, peer: Peer) -> None:

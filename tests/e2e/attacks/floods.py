@@ -78,9 +78,9 @@ def _come_and_go(port: int, until_s: float, subscription: Callable[[int], bytes]
         with contextlib.suppress(OSError), _connected(port) as connection:
             connection.settimeout(60)
             connection.sendall(all_of_them)
-            heard = b""
-            while b"PONG" not in heard:
-                heard = heard[-4:] + connection.recv(1 << 16)
+            received = b""
+            while b"PONG" not in received:
+                received = received[-4:] + connection.recv(1 << 16)
 
 
 @contextlib.contextmanager

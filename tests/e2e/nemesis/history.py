@@ -232,7 +232,7 @@ class History:
 
     def _of_sequence(self, cursor: Cursor, seq: int, events: Sequence[Event]) -> Iterator[Violation]:
         def broke(delivery: Delivery, rule: str, text: str) -> Violation:
-            return Violation(delivery.at_s, rule, f"{cursor.name} {seq}: {text} [{_told(events)}]")
+            return Violation(delivery.at_s, rule, f"{cursor.name} {seq}: {text} [{_notified(events)}]")
 
         deliveries = [event for event in events if isinstance(event, Delivery)]
         counts: set[int] = set()
@@ -352,7 +352,7 @@ class History:
         return until_s
 
 
-def _told(events: Sequence[Event]) -> str:
+def _notified(events: Sequence[Event]) -> str:
     return ", ".join(
         f"{event.at_s:.3f} {'ack' if isinstance(event, Ack) else f'#{event.resends}'}"
         f" {event.subscriber}@{event.link.node}.{event.link.number}"

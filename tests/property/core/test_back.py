@@ -33,7 +33,7 @@ def test_a_client_that_moved_gets_exactly_what_it_missed(
     talk = Conversation()
     talk.connect("me")
     talk.subscribe("A", mif=100, wait=WAIT_S, queue="q" if queue else "")
-    heard, applied = gone + away, gone + away + settling
+    reachable, applied = gone + away, gone + away + settling
     first = {seq: at for seq, at in enumerate(sent, 1) if at <= applied}
     entries = [talk.index]
     for at in first.values():
@@ -44,14 +44,14 @@ def test_a_client_that_moved_gets_exactly_what_it_missed(
     missed = {
         seq
         for seq, at in waiting.items()
-        if at < heard and (gone <= at or (written is not None and seq > written))
+        if at < reachable and (gone <= at or (written is not None and seq > written))
     }
-    overdue = {seq for seq, at in waiting.items() if at + WAIT_S <= applied}
+    redelivery_due = {seq for seq, at in waiting.items() if at + WAIT_S <= applied}
     unwritten = None if written is None else Unwritten(entries[min(written, len(first))], 0, 0)
-    answer = talk.back("me", since=gone, heard=heard, at=applied, unwritten=unwritten)
-    assert answer.redelivered("A") == dict.fromkeys(sorted(missed | overdue), 1)
+    answer = talk.back("me", since=gone, reachable=reachable, at=applied, unwritten=unwritten)
+    assert answer.redelivered("A") == dict.fromkeys(sorted(missed | redelivery_due), 1)
     for seq, at in waiting.items():
-        if seq not in missed | overdue and at + WAIT_S > talk.now:
+        if seq not in missed | redelivery_due and at + WAIT_S > talk.now:
             assert seq not in talk.tick(at=at + WAIT_S - 0.001).sent.get("A", [])
     last = max((*waiting.values(), applied)) + 2 * WAIT_S
     talk.tick(at=last)

@@ -41,8 +41,8 @@ class Sent:
 
 @dataclass(eq=False)
 class Person:
-    silent: bool = False
-    absent: bool = False
+    unresponsive: bool = False
+    unreachable: bool = False
     since: float = 0
     members: list[Member] = field(default_factory=list)
 
@@ -68,7 +68,7 @@ class Member:
 
     @property
     def hears(self) -> bool:
-        return not self.person.absent
+        return not self.person.unreachable
 
     @property
     def room(self) -> int:
@@ -143,7 +143,7 @@ class Model:
             member.entries = dict.fromkeys(member.unacked, 0)
         cursor.members.append(member)
         person.members.append(member)
-        person.silent = False
+        person.unresponsive = False
         return True
 
     def ends(self, member: Member, *, for_good: bool) -> None:
@@ -171,8 +171,8 @@ class Model:
 
     def back(self, client: str, since: float) -> None:
         person = self.people[client]
-        since = min(since, person.since) if person.absent else since
-        person.absent = False
+        since = min(since, person.since) if person.unreachable else since
+        person.unreachable = False
         for member in person.members:
             if any(sent.at >= since for sent in member.unacked.values()):
                 known = since if member.missed_since is None else member.missed_since
@@ -205,7 +205,9 @@ class Model:
         )
 
     def _can_be_sent_again(self, cursor: Cursor) -> list[Member]:
-        return [each for each in cursor.members if each.hears and (cursor.queue or not each.person.silent)]
+        return [
+            each for each in cursor.members if each.hears and (cursor.queue or not each.person.unresponsive)
+        ]
 
     def _again(self, cursor: Cursor) -> None:
         able = self._can_be_sent_again(cursor)
@@ -251,7 +253,7 @@ class Model:
 
     def _choose(self, cursor: Cursor, able: list[Member], *, again: bool) -> Member | None:
         """D15, and of what is sent again D30."""
-        eligible = [member for member in able if member.room > 0 and not member.person.silent]
+        eligible = [member for member in able if member.room > 0 and not member.person.unresponsive]
         if not eligible:
             return able[0] if again else None
         return min(eligible, key=lambda member: len(member.unacked))
@@ -284,8 +286,8 @@ class Both:
             sent.setdefault(receiver.inbox, []).extend(
                 (seq, receiver.unacked[seq].deliveries - 1) for seq in deliver.seqs
             )
-        overdue = self.talk.state.overdue.values() if self.model.paused else ()
-        marked = {member.inbox for group in overdue for member in group.members}
+        redelivery_due = self.talk.state.redelivery_due.values() if self.model.paused else ()
+        marked = {member.inbox for group in redelivery_due for member in group.members}
         assert sent == self.model.dispatch(marked)
         for inbox, member in self.members.items():
             assert self.talk.find(inbox).unacked.keys() == member.unacked.keys()
@@ -306,7 +308,7 @@ class Both:
             self.compare(talk.tick())
         elif what in ("pause", "go on"):
             model.paused = what == "pause"
-            self.compare(talk.say(keeper=[PauseRedelivery(talk.term, model.paused)]))
+            self.compare(talk.say(leader_commands=[PauseRedelivery(talk.term, model.paused)]))
         elif what == "connect" and person is None:
             model.people[client] = Person()
             self.compare(talk.say(client_open(client)))
@@ -317,10 +319,10 @@ class Both:
         elif what == "subscribe" and person is not None:
             self.subscribe(client, this, that)
         elif what in ("silent", "heard") and person is not None:
-            person.silent = what == "silent"
-            self.compare(talk.silent(client, what == "silent"))
-        elif what == "away" and person is not None and not person.absent:
-            person.absent, person.since = True, talk.now - that / 4
+            person.unresponsive = what == "silent"
+            self.compare(talk.unresponsive(client, what == "silent"))
+        elif what == "away" and person is not None and not person.unreachable:
+            person.unreachable, person.since = True, talk.now - that / 4
             self.compare(talk.away(client, person.since))
         elif what == "back" and person is not None:
             model.back(client, talk.now - that / 4)

@@ -29,12 +29,12 @@ from node.core.commands import (
     Command,
     Configure,
     HeartbeatMissed,
-    KeeperCommand,
+    LeaderCommand,
+    NewTerm,
     PauseRedelivery,
     SubscriptionPause,
     SubscriptionRemove,
     SubscriptionSeek,
-    TakeOver,
     Unsubscribe,
 )
 from node.core.entries import (
@@ -94,7 +94,7 @@ STEPS = (
 step = st.tuples(st.sampled_from(STEPS), st.integers(0, 11), st.integers(0, 11))
 
 
-class Story:
+class Script:
     """A conversation with its reader, who remembers what every cursor was sent."""
 
     def __init__(self, kind: type[Conversation] = Conversation) -> None:
@@ -118,7 +118,7 @@ class Story:
         for deliver in answer.effects.deliveries:
             receiver = self.state.subscriptions[deliver.subscription]
             group = receiver.group
-            assert receiver.heard, "sent to who can't hear"
+            assert receiver.reachable, "sent to who can't hear"
             assert group.paused_ns is None, "sent in a pause"
             assert list(deliver.seqs) == sorted(deliver.seqs)
             for seq in deliver.seqs:
@@ -128,7 +128,7 @@ class Story:
                 if count == 0:
                     new.setdefault(group.id, []).append(seq)
                 elif count > 1 or seq > group.replayed_to:
-                    assert group.queue or not receiver.silent, "redelivered to a silent client"
+                    assert group.queue or not receiver.unresponsive, "redelivered to a silent client"
                 self.counts[group.id, seq] = count
                 assert group.channel.log.first <= seq <= group.channel.log.last
         for number, seqs in new.items():
@@ -162,24 +162,24 @@ class Story:
             case "leave":
                 self.read(talk.leave(client))
             case "cold start":
-                self.read(talk.say(keeper=[ColdStart(talk.term)]))
+                self.read(talk.say(leader_commands=[ColdStart(talk.term)]))
             case "take over":
                 talk.term += 1
-                self.read(talk.say(keeper=[TakeOver(talk.term, talk.index - that)]))
+                self.read(talk.say(leader_commands=[NewTerm(talk.term, talk.index - that)]))
             case "hold" | "release":
-                self.read(talk.say(keeper=[PauseRedelivery(talk.term, what == "hold")]))
+                self.read(talk.say(leader_commands=[PauseRedelivery(talk.term, what == "hold")]))
             case "configure":
                 self.read(
                     talk.say(Configure({"max_msgs": 20 + this, "max_age_ns": that * SECOND}, bool(this % 2)))
                 )
             case "expire":
                 channels = talk.state.expiring_channels(round(talk.now * SECOND))
-                keeper: list[KeeperCommand] = [
+                leader_commands: list[LeaderCommand] = [
                     ChannelExpire(talk.term, channel.name, channel.generation) for channel in channels
                 ]
                 for channel in channels:
                     self.forget([*channel.groups])
-                self.read(talk.say(keeper=keeper))
+                self.read(talk.say(leader_commands=leader_commands))
             case "delete":
                 name = CHANNELS[that % 2]
                 if name in self.state.channels:
@@ -210,9 +210,9 @@ class Story:
             case "back":
                 answer = talk.back(client, talk.now - that / 4)
             case "miss":
-                answer = talk.say(keeper=[HeartbeatMissed(talk.term, client, generation, that + 1)])
+                answer = talk.say(leader_commands=[HeartbeatMissed(talk.term, client, generation, that + 1)])
             case "silent" | "heard":
-                answer = talk.silent(client, what == "silent")
+                answer = talk.unresponsive(client, what == "silent")
             case "remove":
                 answer = talk.heartbeats_fail(client)
             case "probe":
@@ -272,10 +272,10 @@ class Story:
     def heal(self, rounds: int = 60) -> None:
         """Everyone is back and answers; then acknowledge whatever comes until nothing does."""
         talk = self.talk
-        self.read(talk.say(keeper=[PauseRedelivery(talk.term, False)]))
+        self.read(talk.say(leader_commands=[PauseRedelivery(talk.term, False)]))
         for client in list(talk.state.clients):
             self.read(talk.back(client))
-            self.read(talk.silent(client, False))
+            self.read(talk.unresponsive(client, False))
         for known in list(talk.state.subscriptions.values()):
             self.read(talk.say(SubscriptionPause(known.id, False, LATE)))
         for member in self.members():
@@ -298,7 +298,7 @@ class Story:
 @given(st.lists(step, min_size=10, max_size=50))
 @settings(deadline=None, max_examples=40)
 def test_whatever_happens_nothing_is_lost_doubled_or_forgotten(steps: list[tuple[str, int, int]]) -> None:
-    story = Story()
+    story = Script()
     for what, this, that in steps:
         story.tell(what, this, that)
     story.heal()
@@ -361,7 +361,7 @@ def test_what_is_left_over_is_left_over_alike(steps: list[tuple[str, int, int]],
         patch.setattr(presence, "RELEASED_MAX", 1)
         patch.setattr(purging, "LOOKED_AT_MAX", 4)
         patch.setattr(new_term, "RESTARTED_MAX", 2)
-        story = Story(Accompanied)
+        story = Script(Accompanied)
         for number, kind in enumerate(kinds):
             story.tell("subscribe", number, kind)
         for what, this, that in steps:
@@ -392,7 +392,7 @@ def test_replay_from_a_checkpoint_is_replay(
     steps: list[tuple[str, int, int]], at: int, gaps: list[int]
 ) -> None:
     """Two nodes fed one log are equal, and so is one that starts from a checkpoint taken at any point."""
-    story = Story()
+    story = Script()
     story.talk = recording = Recording(max_msgs=40)
     recording.connect(*CLIENTS)
     for what, this, that in steps:

@@ -38,12 +38,12 @@ def agrees(found: View, expected: View, kept_from: int = 1) -> bool:
 class Masked:
     """A sealer that is the same each time, and knows where a payload belongs."""
 
-    def seal(self, payload: bytes, context: bytes) -> bytes:
+    def encrypt(self, payload: bytes, context: bytes) -> bytes:
         return context + bytes(byte ^ 0x55 for byte in payload)
 
-    def open(self, sealed: bytes, context: bytes) -> bytes:
-        assert sealed.startswith(context), "sealed for another place"
-        return bytes(byte ^ 0x55 for byte in sealed[len(context) :])
+    def open(self, encrypted: bytes, context: bytes) -> bytes:
+        assert encrypted.startswith(context), "sealed for another place"
+        return bytes(byte ^ 0x55 for byte in encrypted[len(context) :])
 
 
 class Life:
@@ -53,7 +53,7 @@ class Life:
         self.rng = random.Random(seed)
         self.disk = SimulatedDisk(self.rng)
         self.relaxed = relaxed
-        self.sealer = Masked() if seed % 2 else None
+        self.value_cipher = Masked() if seed % 2 else None
         self.said: dict[int, View] = {}
         self.durable = 0
         self.kept_from = 1
@@ -68,7 +68,7 @@ class Life:
             cache_bytes=300,
             relaxed=self.relaxed,
             journal_id=b"j" * 16,
-            sealer=self.sealer,
+            value_cipher=self.value_cipher,
         )
 
     def note(self) -> None:
@@ -203,8 +203,8 @@ def test_crash_during_recovery(seed: int, steps: list[tuple[str, int]], cuts: li
 
 
 @pytest.mark.parametrize("seed", range(2))
-@pytest.mark.parametrize("sealed", [False, True])
-def test_every_flipped_byte_is_noticed_or_in_the_last_flush(seed: int, sealed: bool) -> None:
+@pytest.mark.parametrize("encrypted", [False, True])
+def test_every_flipped_byte_is_noticed_or_in_the_last_flush(seed: int, encrypted: bool) -> None:
     """Flip a bit anywhere: refused, or harmless, or nothing but the last flush is cut, and reported.
 
     And not even that, where its seal is.
@@ -221,7 +221,7 @@ def test_every_flipped_byte_is_noticed_or_in_the_last_flush(seed: int, sealed: b
     refused = cut = 0
     files = {name: life.disk.content(name) for name in life.disk.names()}
     assert len(files) > 1
-    if not sealed:
+    if not encrypted:
         *_, last = files
         marker = files[last][HEADER_BYTES : HEADER_BYTES + 4]
         files[last] = files[last][: files[last].rindex(marker)].ljust(len(files[last]), b"\0")
@@ -232,7 +232,7 @@ def test_every_flipped_byte_is_noticed_or_in_the_last_flush(seed: int, sealed: b
                 disk.open(copied, create=True).write(0, [data])
             disk.rot(name, at, 1 << random.Random(at).randrange(8))
             try:
-                journal = Journal.open(disk, segment_bytes=SEGMENT_BYTES, sealer=life.sealer)
+                journal = Journal.open(disk, segment_bytes=SEGMENT_BYTES, value_cipher=life.value_cipher)
             except CorruptionError:
                 refused += 1
                 continue
@@ -244,4 +244,4 @@ def test_every_flipped_byte_is_noticed_or_in_the_last_flush(seed: int, sealed: b
                 assert agrees(view(journal), life.said[journal.written], life.kept_from)
                 cut += 1
     assert refused > 0
-    assert (cut == 0) is sealed
+    assert (cut == 0) is encrypted

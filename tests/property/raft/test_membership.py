@@ -18,7 +18,7 @@ CHANGES = st.lists(st.tuples(st.sampled_from(["learner", "voter", "without"]), N
 @settings(deadline=None)
 @given(changes=CHANGES)
 def test_every_step_is_refused_or_moves_one_voter(changes: list[tuple[str, str]]) -> None:
-    now = Membership.founders("abc")
+    now = Membership.initial_voters("abc")
     for count, (what, name) in enumerate(changes):
         new = now
         with contextlib.suppress(RefusedError):

@@ -17,8 +17,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from node.core import clients
-from node.core.commands import ClientOpen, Command, Found, SessionOpen, SubscriptionOpen
-from node.core.entries import Batch, Entry, encode_commands, encode_entry, encode_keeper
+from node.core.commands import ClientOpen, Command, InitCluster, SessionOpen, SubscriptionOpen
+from node.core.entries import Batch, Entry, encode_commands, encode_entry, encode_leader_command
 from node.core.state import State
 from node.errors import UnavailableError
 from node.protocol import nats, peer, subjects
@@ -31,7 +31,7 @@ from node.server.connection import Connection
 from node.server.context import ClientLimits, Context, ServerInfo
 from node.server.replica import Replica
 from node.server.streaming import Subjects
-from node.server.system import Host
+from node.server.system import System
 from node.store.memory import MemoryStore
 from node.units import Index
 
@@ -48,7 +48,7 @@ BOUNDS = (
     (proposer, "ENTRY_BYTES", proposer.ENTRY_BYTES // SCALE),
     (proposer, "ENTRY_SIZE_MAX", ENTRY),
     (proposer, "BATCH_SIZE_MAX", PAYLOAD + (64 << 10) // SCALE),
-    (proposer, "KEEPER_COMMANDS_MAX", 16),
+    (proposer, "LEADER_COMMANDS_MAX", 16),
     (origin, "BATCH_BYTES", origin.BATCH_BYTES // SCALE),
     (origin, "UNAPPLIED_BYTES_MAX", origin.UNAPPLIED_BYTES_MAX // SCALE),
     (subscriptions, "FAN_OUT_MAX", 100),
@@ -172,27 +172,27 @@ class World:
                     (name, other, "route", sent_and_received(value))
                 ),
             ),
-            host=Host(
+            host=System(
                 lambda: int(self.now_s * 1e9),
                 lambda: int(self.now_s * 1e9),
                 lambda size: next(self.numbers).to_bytes(size),
             ),
             send=send,
             kick=lambda: None,
-            founded=lambda _state: None,
+            bootstrapped=lambda _state: None,
             caught_up=lambda: None,
             changed=lambda: None,
             election_min_s=0.3,
         )
-        replica.membership_changed(Membership.founders(NODES), Index(0))
+        replica.membership_changed(Membership.initial_voters(NODES), Index(0))
         replica.attach(Engine(name, self))  # type: ignore[arg-type]
         return replica
 
     def _take_over_state(self, old: list[Command]) -> None:
         """The log of the first release: it took any names, and entries that a node alone commits."""
         session = Batch(None, 0, 0, encode_commands([SessionOpen("n0", b"nonce")]))
-        keeper = [encode_keeper(Found(1, "founding", "T" * 22))]
-        self.log.append((1, encode_entry(Entry(1, 1, 1, keeper, [session]))))
+        leader_commands = [encode_leader_command(InitCluster(1, "founding", "T" * 22))]
+        self.log.append((1, encode_entry(Entry(1, 1, 1, leader_commands, [session]))))
         for number, command in enumerate(old, 1):
             batch = Batch((1, 1), number, number, encode_commands([command]))
             self.log.append((1, encode_entry(Entry(1, 1, 1, [], [batch]))))

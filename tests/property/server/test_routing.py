@@ -43,7 +43,7 @@ class World:
     def __init__(self) -> None:
         self.frames: list[tuple[str, str, Any]] = []
         self.nodes = {name: self._node(name) for name in NODES}
-        self.heard: dict[str, dict[tuple[str, bytes, bytes], int]] = {name: {} for name in NODES}
+        self.reachable: dict[str, dict[tuple[str, bytes, bytes], int]] = {name: {} for name in NODES}
         self.clients = [
             Client(node, 2 * at + add) for at, node in enumerate(self.nodes.values()) for add in (1, 2)
         ]
@@ -57,8 +57,10 @@ class World:
     def _node(self, name: str) -> Routing:
         def changed(node: str, changes: list[Any]) -> None:
             for subject, queue, before, now in changes:
-                assert self.heard[name].get((node, subject, queue), 0) == before, "no change is told twice"
-                self.heard[name][node, subject, queue] = now
+                assert self.reachable[name].get((node, subject, queue), 0) == before, (
+                    "no change is told twice"
+                )
+                self.reachable[name][node, subject, queue] = now
 
         return Routing(
             name, send=lambda peer, value: self.frames.append((name, peer, value)), on_interest_change=changed
@@ -95,7 +97,7 @@ class World:
                     for client in self.clients
                     if any(matches(sub.subject, subject) for sub in client.subscriptions.values())
                 ]
-                assert node.heard(subject) == bool(hearing)
+                assert node.reachable(subject) == bool(hearing)
                 exact = [
                     (client.node.node, client.epoch)
                     for client in hearing
@@ -246,4 +248,4 @@ def test_any_value_from_a_peer_is_taken_or_refused(value: Any) -> None:
     with suppress(RemoteProtocolError):
         routing.peer_frame("n2", value)
     routing.peer_down("n2")
-    assert not routing.heard(b"a")
+    assert not routing.reachable(b"a")

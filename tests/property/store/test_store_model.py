@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from node.encryption.value_cipher import Sealer
+from node.encryption.value_cipher import ValueCipher
 from node.errors import RemoteProtocolError
 from node.store import checkpoint as module
 from node.store.checkpoint import Checkpoint
@@ -33,18 +33,18 @@ operations = st.one_of(
 class Both:
     """A store and a fake that are told the same."""
 
-    def __init__(self, path: Path, cache_bytes: int, sealer: Sealer | None) -> None:
+    def __init__(self, path: Path, cache_bytes: int, value_cipher: ValueCipher | None) -> None:
         self.path = path
         self.cache_bytes = cache_bytes
-        self.sealer = sealer
-        self.real = Store.open(path, cache_bytes=cache_bytes, sealer=sealer)
+        self.value_cipher = value_cipher
+        self.real = Store.open(path, cache_bytes=cache_bytes, value_cipher=value_cipher)
         self.fake = MemoryStore()
         self.jobs: tuple[Checkpoint, MemoryCheckpoint] | None = None
         self.index = 0
         self.ids = {1: 1, 2: 2, 3: 3}
         self.lasts: dict[int, int] = {}
         self.stored: tuple[dict[int, int], dict[int, int]] = ({1: 1, 2: 2, 3: 3}, {})
-        self.sealed = self.stored
+        self.encrypted = self.stored
 
     def do(self, operation: tuple[object, ...]) -> None:
         match operation:
@@ -73,17 +73,19 @@ class Both:
                     self.real.begin_checkpoint(applied, previous, changes.items()),
                     self.fake.begin_checkpoint(applied, previous, changes.items()),
                 )
-                self.sealed = (dict(self.ids), dict(self.lasts))
+                self.encrypted = (dict(self.ids), dict(self.lasts))
             case ("end",) if self.jobs is not None:
                 for job in self.jobs:
                     job.run()
                 self.real.end_checkpoint(self.jobs[0])
                 self.fake.end_checkpoint(self.jobs[1])
                 self.jobs = None
-                self.stored = self.sealed
+                self.stored = self.encrypted
             case ("crash",):
                 self.real.close()
-                self.real = Store.open(self.path, cache_bytes=self.cache_bytes, sealer=self.sealer)
+                self.real = Store.open(
+                    self.path, cache_bytes=self.cache_bytes, value_cipher=self.value_cipher
+                )
                 self.fake = self.fake.after_crash()
                 self.jobs = None
                 self.index = self.fake.applied[0]
@@ -114,10 +116,12 @@ def test_the_fake_and_the_real_store_agree(
     steps: list[tuple[object, ...]], cache_bytes: int, garbage_max: int, encrypted: bool
 ) -> None:
     """Through drops, repeats, checkpoints begun and not ended, and crashes at any point; also sealed."""
-    sealer = Sealer({b"key-id-8": b"k" * 32}, b"key-id-8", "aes-256-gcm", "store") if encrypted else None
+    value_cipher = (
+        ValueCipher({b"key-id-8": b"k" * 32}, b"key-id-8", "aes-256-gcm", "store") if encrypted else None
+    )
     with tempfile.TemporaryDirectory() as directory, pytest.MonkeyPatch.context() as patched:
         patched.setattr(module, "GARBAGE_BLOCKS_MAX", garbage_max)
-        both = Both(Path(directory) / "store", cache_bytes, sealer)
+        both = Both(Path(directory) / "store", cache_bytes, value_cipher)
         try:
             for step in steps:
                 both.do(step)

@@ -10,11 +10,11 @@ from node.core.commands import (
     ChannelPurge,
     ClientKick,
     Command,
+    NewTerm,
     SeekTo,
     SubscriptionPause,
     SubscriptionRemove,
     SubscriptionSeek,
-    TakeOver,
 )
 from node.core.effects import OK, DropChannel
 
@@ -254,7 +254,7 @@ def test_ack_waits_stand_still_in_a_pause() -> None:
     pause(talk, "A", at=4)
     pause(talk, "A", at=8)
     talk.term = 2
-    talk.say(keeper=[TakeOver(2, talk.index)], at=30)
+    talk.say(leader_commands=[NewTerm(2, talk.index)], at=30)
     assert talk.say(unpause(1), at=60).sent == {}
     assert talk.say(unpause(1), at=62).sent == {}
     assert talk.tick(at=65.9).sent == {}
@@ -285,7 +285,7 @@ def test_what_nobody_knew_committed_waits_its_whole_ack_wait_after_the_pause() -
     talk.publish(1, at=0)
     pause(talk, "A", at=4)
     talk.term = 2
-    talk.say(keeper=[TakeOver(2, 0)], at=30)
+    talk.say(leader_commands=[NewTerm(2, 0)], at=30)
     assert talk.say(unpause(1), at=60).sent == {}
     assert talk.tick(at=69.9).sent == {}
     assert talk.tick(at=70).redelivered("A") == {1: 1}
@@ -298,8 +298,8 @@ def test_a_client_that_comes_and_goes_in_a_pause() -> None:
     talk.publish(1, at=0)
     talk.publish(1, at=3)
     pause(talk, "A", at=4)
-    talk.silent("me", at=20)
-    assert talk.silent("me", False, at=30).sent == {}
+    talk.unresponsive("me", at=20)
+    assert talk.unresponsive("me", False, at=30).sent == {}
     talk.away("me")
     assert talk.back("me", since=2).sent == {}
     assert talk.say(unpause(1), at=40).redelivered("A") == {2: 1}

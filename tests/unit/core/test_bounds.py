@@ -9,7 +9,7 @@ import pytest
 from conversation import LATE, SECOND, Answer, Conversation, publishes
 
 from node.core import dispatch, due, new_term, presence, purging
-from node.core.commands import ChannelPurge, ClientBack, ColdStart, SubscriptionPause, TakeOver
+from node.core.commands import ChannelPurge, ClientBack, ColdStart, NewTerm, SubscriptionPause
 from node.core.state import Record, Subscription
 
 UNACKED = 60_000
@@ -88,7 +88,7 @@ def test_what_falls_due_all_at_once() -> None:
 def test_a_cold_start() -> None:
     talk = crowded()
     held = counted(talk.find("A"))
-    talk.say(keeper=[TakeOver(2, 1 << 40), ColdStart(2)], at=5)
+    talk.say(leader_commands=[NewTerm(2, 1 << 40), ColdStart(2)], at=5)
     talk.term = 2
     assert held.looks <= LOOKS_MAX
     got = drain(talk, lambda: talk.back("me", at=6))
@@ -234,9 +234,9 @@ def test_who_is_overdue_already_isnt_found_again(monkeypatch: pytest.MonkeyPatch
         talk.subscribe(f"S{n}", mif=10, wait=1, channel=f"c{n}")
         talk.publish(1, channel=f"c{n}", at=n / 100)
     talk.tick(at=2)
-    assert len(talk.state.overdue) == 2
+    assert len(talk.state.redelivery_due) == 2
     talk.tick()
-    assert len(talk.state.overdue) == 4
+    assert len(talk.state.redelivery_due) == 4
 
 
 def test_members_of_one_group_are_found_together(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -327,7 +327,7 @@ def test_a_purge_of_some_that_one_holds() -> None:
 def test_a_take_over_that_knew_little() -> None:
     """Half a million records above the commit index it knew took 85 ms."""
     talk, held = many()
-    talk.say(keeper=[TakeOver(2, 0)], at=5)
+    talk.say(leader_commands=[NewTerm(2, 0)], at=5)
     talk.term = 2
     assert looks_of(held) <= 2 * (new_term.RESTARTED_MAX + 2000)
     while talk.state.marked:
@@ -344,9 +344,9 @@ def test_the_end_of_a_cold_start(monkeypatch: pytest.MonkeyPatch) -> None:
     for n in range(5):
         talk.subscribe(f"S{n}", mif=10)
     talk.publish(3)
-    talk.say(keeper=[ColdStart(1)], at=5)
+    talk.say(leader_commands=[ColdStart(1)], at=5)
     client = talk.state.clients["me"]
-    talk.say(keeper=[ClientBack(1, "me", client.generation, 0, LATE)], at=6)
+    talk.say(leader_commands=[ClientBack(1, "me", client.generation, 0, LATE)], at=6)
     assert talk.tick(at=15).sent == {"S0": [1, 2, 3], "S1": [1, 2, 3]}
     assert talk.state.marked
     assert talk.tick().sent == {"S2": [1, 2, 3], "S3": [1, 2, 3]}
@@ -366,7 +366,7 @@ def test_others_new_messages_dont_wait_for_those_that_are_back(monkeypatch: pyte
     talk.publish(4, at=1)
     known = talk.state.clients["me"]
     back = ClientBack(1, "me", known.generation, 0, LATE)
-    answer = talk.say(*publishes(1, channel="bar", client="you"), keeper=[back], at=2)
+    answer = talk.say(*publishes(1, channel="bar", client="you"), leader_commands=[back], at=2)
     assert answer.sent == {"S0": [1, 2, 3, 4], "B": [1]}
     assert talk.publish(1).sent == {"S0": [5], "S1": [1, 2, 3, 4, 5]}
     assert talk.tick().sent == {"S2": [1, 2, 3, 4, 5]}
@@ -380,7 +380,7 @@ def test_what_was_missed_is_found_after_a_pause() -> None:
     for at in (1, 3, 5):
         talk.publish(1, at=at)
     talk.say(SubscriptionPause(1, True, LATE))
-    assert talk.back("me", since=2, heard=4, at=6).sent == {}
+    assert talk.back("me", since=2, reachable=4, at=6).sent == {}
     assert talk.find("A").missed
     assert talk.say(SubscriptionPause(1, False, LATE), at=20).sent == {"A": [2]}
 

@@ -18,7 +18,7 @@ def expire(
     talk: Conversation, channel: str = "foo", *, term: int = 1, at: float | None = None
 ) -> list[object]:
     generation = talk.state.channels[channel].generation
-    return list(talk.say(keeper=[ChannelExpire(term, channel, generation)], at=at).effects.dropped)
+    return list(talk.say(leader_commands=[ChannelExpire(term, channel, generation)], at=at).effects.dropped)
 
 
 def test_sequences_count_up_in_each_channel() -> None:
@@ -114,7 +114,7 @@ def test_another_instance_of_the_channel_is_spared() -> None:
     old = talk.state.channels["foo"].generation
     expire(talk, at=1)
     talk.publish()
-    talk.say(keeper=[ChannelExpire(1, "foo", old), ChannelExpire(1, "bar", old)], at=9)
+    talk.say(leader_commands=[ChannelExpire(1, "foo", old), ChannelExpire(1, "bar", old)], at=9)
     assert expire(talk, term=0) == []
     assert "foo" in talk.state.channels
     assert expire(talk) == [DropChannel(2)]

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from conversation import SECOND, Answer, Conversation, publishes
 
-from node.core.commands import Acked, PauseRedelivery, TakeOver
+from node.core.commands import Acked, NewTerm, PauseRedelivery
 from node.core.records import take_changes
 from node.protocol.positions import StartPosition
 
@@ -174,7 +174,7 @@ def test_redelivery_counts_wrap_to_one() -> None:
     talk.publish(at=0)
     member = talk.find("A")
     member.unacked[1] = member.unacked[1]._replace(deliveries=(1 << 32) - 1)
-    talk.state.touched.unacked[member.id] = None
+    talk.state.dirty.unacked[member.id] = None
     talk.records.update(dict(_changes(talk)))
     assert talk.tick(at=1).counts == {("A", 1): (1 << 32) - 1}
     assert talk.tick(at=2).counts == {("A", 1): 1}
@@ -258,7 +258,7 @@ def test_one_entry_touches_many_channels_in_order() -> None:
 
 
 def paused(talk: Conversation, paused: bool = True) -> Answer:
-    return talk.say(keeper=[PauseRedelivery(talk.term, paused)])
+    return talk.say(leader_commands=[PauseRedelivery(talk.term, paused)])
 
 
 def test_nothing_is_sent_again_while_redelivery_is_paused() -> None:
@@ -295,12 +295,12 @@ def test_a_take_over_ends_the_pause() -> None:
     paused(talk)
     assert talk.tick(at=2).sent == {}
     talk.term += 1
-    assert talk.say(keeper=[TakeOver(talk.term, talk.index)]).sent == {"A": [1]}
+    assert talk.say(leader_commands=[NewTerm(talk.term, talk.index)]).sent == {"A": [1]}
 
 
 def test_a_late_pause_is_ignored() -> None:
     """R16: of a leader whose term is over."""
     talk = talk_of()
     talk.term += 1
-    talk.say(keeper=[TakeOver(talk.term, talk.index), PauseRedelivery(talk.term - 1, True)])
+    talk.say(leader_commands=[NewTerm(talk.term, talk.index), PauseRedelivery(talk.term - 1, True)])
     assert not talk.state.redelivery_paused

@@ -66,7 +66,7 @@ def test_a_silent_client_that_subscribes_is_heard_on_all_its_subscriptions() -> 
     talk.connect("me")
     talk.subscribe("A", wait=1)
     talk.publish(at=0)
-    talk.silent("me")
+    talk.unresponsive("me")
     assert talk.tick(at=2).sent == {}
     assert talk.say(talk.subscription("B"), at=3).sent == {"A": [1]}
     assert talk.tick(at=4).sent == {"A": [1]}
@@ -78,10 +78,10 @@ def test_what_came_after_a_return_was_not_missed() -> None:
     talk.connect("me", "a")
     talk.subscribe("A", "a", wait=60)
     talk.publish(at=2)
-    talk.silent("a")
+    talk.unresponsive("a")
     assert talk.back("a", since=1, at=3).sent == {}
     assert talk.publish(at=4).sent == {"A": [2]}
-    assert talk.silent("a", False, at=5).counts == {("A", 1): 1}
+    assert talk.unresponsive("a", False, at=5).counts == {("A", 1): 1}
 
 
 def test_what_was_missed_twice_over_is_all_missed() -> None:
@@ -90,8 +90,8 @@ def test_what_was_missed_twice_over_is_all_missed() -> None:
     talk.connect("me", "a")
     talk.subscribe("A", "a", wait=60)
     talk.publish(at=2)
-    talk.silent("a")
+    talk.unresponsive("a")
     talk.back("a", since=1, at=3)
     talk.publish(at=5)
     talk.back("a", since=4, at=6)
-    assert talk.silent("a", False, at=7).counts == {("A", 1): 1, ("A", 2): 1}
+    assert talk.unresponsive("a", False, at=7).counts == {("A", 1): 1, ("A", 2): 1}

@@ -22,11 +22,11 @@ from node.core.entries import (
     decode_command,
     decode_commands,
     decode_entry,
-    decode_keeper,
+    decode_leader_command,
     decode_origin,
     encode_commands,
     encode_entry,
-    encode_keeper,
+    encode_leader_command,
     encoded_size,
     refused_batch,
 )
@@ -70,9 +70,9 @@ def test_a_commands_size_is_what_it_takes_in_a_batch() -> None:
 
 def test_an_entry_there_and_back() -> None:
     batch = Batch((5, 1), 3, 2, encode_commands([Publish("", b"c", "foo", b"x")]))
-    entry = Entry(1, 10, 20, [encode_keeper(Tick(4))], [batch, Batch(None, 0, 0, b"\x90")])
+    entry = Entry(1, 10, 20, [encode_leader_command(Tick(4))], [batch, Batch(None, 0, 0, b"\x90")])
     assert decode_entry(encode_entry(entry)) == entry
-    assert decode_keeper(entry.keeper[0]) == Tick(4)
+    assert decode_leader_command(entry.leader_commands[0]) == Tick(4)
 
 
 def test_numbers_are_for_ever() -> None:
@@ -99,20 +99,20 @@ def test_numbers_are_for_ever() -> None:
         18: "ClientKick",
         19: "SubscriptionReplace",
         32: "Tick",
-        33: "TakeOver",
+        33: "NewTerm",
         34: "ColdStart",
         35: "ClientAway",
         36: "ClientBack",
         37: "SubscriptionAway",
         38: "SubscriptionBack",
-        39: "ClientSilent",
+        39: "ClientUnresponsive",
         40: "ClientRemove",
         41: "ChannelExpire",
         42: "RaiseVersion",
-        43: "Found",
-        44: "Refound",
+        43: "InitCluster",
+        44: "RecoverCluster",
         45: "SessionEnd",
-        46: "AgesWait",
+        46: "PauseExpiry",
         47: "PauseRedelivery",
         48: "HeartbeatMissed",
         50: "ClientUnreachable",

@@ -87,7 +87,7 @@ def test_deliveries_stand_in_the_order_of_sequences() -> None:
     talk = group_of("A", "B")
     effects = talk.publish(5).effects
     assert [deliver.seqs for deliver in effects.deliveries] == [[1], [2], [3], [4], [5]]
-    talk.silent("a")
+    talk.unresponsive("a")
     effects = talk.publish(3).effects  # neighbours to one member go together
     assert [deliver.seqs for deliver in effects.deliveries] == [[6, 7, 8]]
 
@@ -174,16 +174,16 @@ def test_a_joining_member_gets_nothing_old() -> None:
 def test_a_silent_member_is_passed_over() -> None:
     """D15, QUE-21: who misses heartbeats gets nothing while another can take it."""
     talk = group_of("A", "B")
-    talk.silent("a")
+    talk.unresponsive("a")
     assert talk.publish(4).sent == {"B": [1, 2, 3, 4]}
-    talk.silent("a", False)
+    talk.unresponsive("a", False)
     assert talk.publish().sent == {"A": [5]}
 
 
 def test_a_silent_member_is_better_than_none() -> None:
     """D16 Target, QUE-25, table 5.3: [A stalled, B silent]: B takes it as long as it has room."""
     talk = group_of("A", "B", mif=2)
-    talk.silent("b")
+    talk.unresponsive("b")
     assert talk.publish(6).sent == {"A": [1, 2], "B": [3, 4]}
     assert talk.members("A")[0] == "A"
 
@@ -191,8 +191,8 @@ def test_a_silent_member_is_better_than_none() -> None:
 def test_all_silent_and_none_stalled() -> None:
     """Table 5.3, QUE-22: still sent, to the head of the list, up to max in flight."""
     talk = group_of("A", "B", mif=2)
-    talk.silent("a")
-    talk.silent("b")
+    talk.unresponsive("a")
+    talk.unresponsive("b")
     assert talk.publish(5).sent == {"A": [1, 3], "B": [2, 4]}
 
 
@@ -243,9 +243,9 @@ def test_silence_does_not_stop_a_groups_redelivery() -> None:
     """D29, QUE-22: silent members are only passed over; all silent, the head gets it."""
     talk = group_of("A", "B", wait=1)
     talk.publish(at=0)
-    talk.silent("a")
+    talk.unresponsive("a")
     assert talk.tick(at=1).sent == {"B": [1]}
-    talk.silent("b")
+    talk.unresponsive("b")
     assert sum(map(len, talk.tick(at=2).sent.values())) == 1
 
 
@@ -258,7 +258,7 @@ def test_redelivery_passes_over_the_stalled_and_the_silent() -> None:
     talk.subscribe("C", queue="q", mif=10, wait=60)
     talk.publish(4, at=0)
     talk.subscribe("Q", "a", queue="q", mif=10)
-    talk.silent("a")
+    talk.unresponsive("a")
     assert (talk.unacked("S"), talk.unacked("C"), talk.unacked("Q")) == ([1], [2, 3, 4, 5], [])
     assert talk.tick(at=30).sent == {"C": [1]}
 

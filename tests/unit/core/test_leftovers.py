@@ -69,7 +69,7 @@ def test_what_comes_and_goes_leaves_nothing(checked: bool) -> None:
         come_and_go(talk, number)
     state = talk.state
     left = (state.clients, state.by_conn, state.channels, state.channels_by_id, state.by_folded_name)
-    assert not any((*left, state.subscriptions, state.by_ack_inbox, state.overdue, state.hungry))
+    assert not any((*left, state.subscriptions, state.by_ack_inbox, state.redelivery_due, state.sendable))
     assert state.next_deadline() is None
     assert state.next_age() is None
     assert not state.sessions["n1"].outcomes

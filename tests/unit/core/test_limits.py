@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from conversation import EPOCH_NS, SECOND, Conversation, publishes
 
-from node.core.commands import AgesWait, Configure
+from node.core.commands import Configure, PauseExpiry
 from node.core.effects import OK, Drop
 from node.core.limits import limits_of
 from node.core.settings import Settings
@@ -170,7 +170,7 @@ def test_ages_wait_while_the_leaders_clock_is_wrong() -> None:
     talk = Conversation(max_age_ns=5 * SECOND, max_msgs=3)
     talk.connect("me")
     talk.publish(2, at=0)
-    told = talk.say(keeper=[AgesWait(talk.term, True), AgesWait(talk.term, True)], at=4)
+    told = talk.say(leader_commands=[PauseExpiry(talk.term, True), PauseExpiry(talk.term, True)], at=4)
     assert len(told.effects.warnings) == 1
     assert talk.state.next_age() is None, "the leader need not tick for them"
     talk.tick(at=60)
@@ -178,8 +178,8 @@ def test_ages_wait_while_the_leaders_clock_is_wrong() -> None:
     assert (log.first, log.last) == (1, 2)
     talk.publish(2)
     assert (log.first, log.last) == (2, 4)
-    talk.say(keeper=[AgesWait(talk.term - 1, False)])
-    assert talk.state.ages_wait, "another term's"
-    told = talk.say(keeper=[AgesWait(talk.term, False)])
+    talk.say(leader_commands=[PauseExpiry(talk.term - 1, False)])
+    assert talk.state.expiry_paused, "another term's"
+    told = talk.say(leader_commands=[PauseExpiry(talk.term, False)])
     assert [warning.text for warning in told.effects.warnings] == ["messages are dropped for their age again"]
     assert (log.first, log.last) == (3, 4)

@@ -101,14 +101,14 @@ def test_finding_by_size_in_whole_blocks(dropped: int) -> None:
 def test_touched_blocks() -> None:
     """A checkpoint rewrites the block that grew and deletes those that went."""
     log = filled(3 * BLOCK_MESSAGES)
-    log.touched = {}
+    log.dirty = {}
     log.append([1], 99999)
-    assert list(log.touched) == [3]
-    log.touched = {}
+    assert list(log.dirty) == [3]
+    log.dirty = {}
     log.drop_before(BLOCK_MESSAGES)
-    assert list(log.touched) == []
+    assert list(log.dirty) == []
     log.drop_before(2 * BLOCK_MESSAGES + 5)
-    assert list(log.touched) == [0, 1]
+    assert list(log.dirty) == [0, 1]
     assert log.block(1) is None
     assert list(log.block_numbers()) == [2, 3]
 

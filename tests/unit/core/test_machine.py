@@ -20,7 +20,7 @@ from node.core.entries import (
     Entry,
     encode_commands,
     encode_entry,
-    encode_keeper,
+    encode_leader_command,
 )
 from node.core.machine import Machine, UnsupportedVersionError
 from node.core.state import State
@@ -61,7 +61,7 @@ def test_keepers_commands_come_first() -> None:
     """R1: whatever the batches of the entry bring."""
     talk = talk_of()
     talk.subscribe("A")
-    answer = talk.say(*publishes(), keeper=[Tick(99), Tick(1)])
+    answer = talk.say(*publishes(), leader_commands=[Tick(99), Tick(1)])
     assert answer.sent == {"A": [1]}
 
 
@@ -76,11 +76,14 @@ def test_entries_are_applied_in_order_and_once() -> None:
 def test_a_version_that_is_not_known_is_not_applied() -> None:
     """R24: neither an entry of it, nor the command that brings it."""
     machine = Machine(State())
-    for entry in (Entry(3, 5, 5, [], []), Entry(1, 5, 5, [encode_keeper(RaiseVersion(0, 3, "9.0"))], [])):
+    for entry in (
+        Entry(3, 5, 5, [], []),
+        Entry(1, 5, 5, [encode_leader_command(RaiseVersion(0, 3, "9.0"))], []),
+    ):
         with pytest.raises(UnsupportedVersionError, match="machine version 3"):
             machine.apply(1, encode_entry(entry))  # type: ignore[arg-type]
     assert machine.state.applied == machine.state.time_ns == 0
-    machine.apply(1, encode_entry(Entry(1, 5, 5, [encode_keeper(RaiseVersion(0, 1, "0.1"))], [])))  # type: ignore[arg-type]
+    machine.apply(1, encode_entry(Entry(1, 5, 5, [encode_leader_command(RaiseVersion(0, 1, "0.1"))], [])))  # type: ignore[arg-type]
     assert machine.state.version == 1
 
 

@@ -6,7 +6,7 @@ import pytest
 from conversation import Conversation, publishes
 
 from node.core import new_term
-from node.core.commands import ColdStart, TakeOver
+from node.core.commands import ColdStart, NewTerm
 
 
 def test_ack_waits_run_on_over_a_change_of_leader() -> None:
@@ -16,7 +16,7 @@ def test_ack_waits_run_on_over_a_change_of_leader() -> None:
     talk.subscribe("A", "a", wait=30)
     talk.publish(at=0)
     known = talk.index
-    talk.say(keeper=[TakeOver(2, known)], at=20)
+    talk.say(leader_commands=[NewTerm(2, known)], at=20)
     talk.term = 2
     assert talk.tick(at=29.9).sent == {}
     assert talk.tick(at=30).counts == {("A", 1): 1}
@@ -30,7 +30,7 @@ def test_sent_means_committed() -> None:
     talk.publish(at=0)
     known = talk.index
     talk.publish(2, at=1)
-    talk.say(keeper=[TakeOver(2, known)], at=4)
+    talk.say(leader_commands=[NewTerm(2, known)], at=4)
     talk.term = 2
     assert talk.tick(at=5).sent == {"A": [1]}
     assert talk.tick(at=8.9).sent == {}
@@ -43,7 +43,7 @@ def test_acks_that_waited_are_ahead_of_what_fell_due() -> None:
     talk.connect("me", "a")
     talk.subscribe("A", "a", wait=1)
     talk.publish(3, at=0)
-    answer = talk.say(talk.acked("A", 1, 3), *publishes(), keeper=[TakeOver(2, talk.index)], at=9)
+    answer = talk.say(talk.acked("A", 1, 3), *publishes(), leader_commands=[NewTerm(2, talk.index)], at=9)
     assert answer.sent == {"A": [2, 4]}
 
 
@@ -56,7 +56,7 @@ def test_overdue_messages_come_in_sequence_order_after_an_election() -> None:
     talk.ack("A", 2, at=0.5)
     talk.tick(at=1)
     talk.publish(2, at=1.5)
-    answer = talk.say(*publishes(), keeper=[TakeOver(2, talk.index)], at=60)
+    answer = talk.say(*publishes(), leader_commands=[NewTerm(2, talk.index)], at=60)
     assert answer.sent == {"A": [1, 3, 4, 5, 6]}
 
 
@@ -67,7 +67,7 @@ def test_counts_go_on_over_a_change_of_leader() -> None:
     talk.subscribe("A", "a", wait=1)
     talk.publish(at=0)
     talk.tick(at=1)
-    talk.say(keeper=[TakeOver(2, talk.index)], at=1.5)
+    talk.say(leader_commands=[NewTerm(2, talk.index)], at=1.5)
     talk.term = 2
     assert talk.tick(at=2).counts == {("A", 1): 2}
 
@@ -77,11 +77,11 @@ def test_an_old_terms_commands_are_void() -> None:
     talk = Conversation()
     talk.connect("me", "a")
     talk.subscribe("A", "a")
-    talk.say(keeper=[TakeOver(5, talk.index)])
+    talk.say(leader_commands=[NewTerm(5, talk.index)])
     talk.away("a")  # still in term 1
-    talk.say(keeper=[TakeOver(3, 0), ColdStart(3)])
+    talk.say(leader_commands=[NewTerm(3, 0), ColdStart(3)])
     assert talk.state.term == 5
-    assert talk.find("A").heard
+    assert talk.find("A").reachable
 
 
 @pytest.mark.parametrize("again", [False, True])
@@ -94,12 +94,12 @@ def test_so_many_ack_waits_start_again_in_one_entry(monkeypatch: pytest.MonkeyPa
     for n in range(6):
         talk.subscribe(f"S{n}", "a", wait=5)
     talk.publish(2, at=1)
-    assert talk.say(*publishes(), keeper=[TakeOver(2, 0)], at=7).sent == {}
+    assert talk.say(*publishes(), leader_commands=[NewTerm(2, 0)], at=7).sent == {}
     assert talk.state.marked
     talk.term = 2
     if again:
         talk.term = 3
-        assert talk.say(keeper=[TakeOver(3, talk.index)]).sent == {}
+        assert talk.say(leader_commands=[NewTerm(3, talk.index)]).sent == {}
     else:
         assert talk.state.restart is not None
     sent = talk.tick(at=8).sent

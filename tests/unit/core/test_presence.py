@@ -8,11 +8,11 @@ from node.core.commands import (
     ChannelPurge,
     ClientAway,
     ClientBack,
-    ClientSilent,
+    ClientUnresponsive,
     ColdStart,
+    NewTerm,
     SubscriptionAway,
     SubscriptionBack,
-    TakeOver,
 )
 from node.core.effects import Returned
 from node.core.entries import (
@@ -20,7 +20,7 @@ from node.core.entries import (
     Entry,
     encode_commands,
     encode_entry,
-    encode_keeper,
+    encode_leader_command,
 )
 from node.protocol.positions import StartPosition
 
@@ -75,7 +75,7 @@ def test_what_reached_the_new_connection_is_not_given_twice() -> None:
     talk.publish(1, at=2)
     talk.publish(1, at=3)
     talk.publish(1, at=3.2)
-    assert talk.back("me", since=2, heard=3, at=3.3).redelivered("A") == {2: 1}
+    assert talk.back("me", since=2, reachable=3, at=3.3).redelivered("A") == {2: 1}
     assert talk.state.next_deadline() == 31 * SECOND, "AckWait goes on for all the others"
     assert talk.tick(at=31).redelivered("A") == {1: 1}
 
@@ -219,20 +219,20 @@ def test_findings_about_another_generation_are_ignored() -> None:
     old, older = subscription.generation, client.generation
     talk.leave("a")
     talk.connect("a")
-    talk.say(keeper=[SubscriptionAway(1, subscription.id, old, 0)])  # offline: nothing to find
+    talk.say(leader_commands=[SubscriptionAway(1, subscription.id, old, 0)])  # offline: nothing to find
     talk.subscribe("B", "a", durable="d")
     stale = [
         ClientAway(1, "a", older, 0),
         ClientBack(1, "a", older, 0, 1),
-        ClientSilent(1, "a", older, True),
+        ClientUnresponsive(1, "a", older, True),
         SubscriptionAway(1, subscription.id, old, 0),
         SubscriptionBack(1, subscription.id, old, 0, 1),
         ClientAway(1, "unknown", older, 0),
         SubscriptionAway(1, 999, old, 0),
     ]
-    assert talk.say(keeper=stale).sent == {}
-    assert talk.find("B").heard
-    assert not talk.state.clients["a"].silent
+    assert talk.say(leader_commands=stale).sent == {}
+    assert talk.find("B").reachable
+    assert not talk.state.clients["a"].unresponsive
 
 
 # --- silent --------------------------------------------------------------------------------------
@@ -243,20 +243,20 @@ def test_a_silent_client_gets_new_messages_but_no_redelivery() -> None:
     talk = talk_of("a")
     talk.subscribe("A", "a", wait=1, mif=3)
     talk.publish(2, at=0)
-    talk.silent("a", at=0.5)
+    talk.unresponsive("a", at=0.5)
     assert talk.publish(2, at=1.5).sent == {"A": [3]}
     assert talk.tick(at=4).sent == {}
     assert talk.state.next_deadline() is None
-    assert talk.silent("a", False).sent == {"A": [1, 2, 3]}
+    assert talk.unresponsive("a", False).sent == {"A": [1, 2, 3]}
 
 
 def test_saying_the_same_twice_changes_nothing() -> None:
     """R15: the keeper's findings are differences; repeated ones do no harm."""
     talk = talk_of("a")
     talk.subscribe("A", "a")
-    talk.silent("a")
-    talk.silent("a")
-    talk.silent("a", False)
+    talk.unresponsive("a")
+    talk.unresponsive("a")
+    talk.unresponsive("a", False)
     talk.away("a", since=0)
     talk.now = 5
     talk.away("a", since=4)
@@ -269,7 +269,7 @@ def test_opening_a_subscription_ends_silence() -> None:
     talk.subscribe("A", "a", durable="d")
     talk.publish(2)
     talk.close("A", "a")
-    talk.silent("a")
+    talk.unresponsive("a")
     assert talk.subscribe("B", "a", durable="d").sent == {"B": [1, 2]}
 
 
@@ -283,7 +283,7 @@ def test_after_a_cold_start_everyone_waits_until_seen() -> None:
     talk.subscribe("B", "b", wait=60)
     talk.publish(3)
     talk.ack("A", 2)
-    talk.say(keeper=[TakeOver(2, talk.index), ColdStart(2)], at=1)
+    talk.say(leader_commands=[NewTerm(2, talk.index), ColdStart(2)], at=1)
     talk.term = 2
     assert talk.publish(2).sent == {}
     assert not talk.state.marked
@@ -297,7 +297,7 @@ def test_after_a_cold_start_queue_messages_go_to_who_held_them() -> None:
     """R14, RST-08, D41: no reassignment while members return."""
     talk = pair()
     talk.publish(4)  # A: 1 3, B: 2 4
-    talk.say(keeper=[ColdStart(1)], at=1)
+    talk.say(leader_commands=[ColdStart(1)], at=1)
     assert talk.back("a", since=1).sent == {"A": [1, 3]}
     assert talk.tick(at=3.9).sent == {}
     assert talk.back("b", since=1).sent == {"B": [2, 4]}
@@ -308,7 +308,7 @@ def test_who_is_not_back_within_the_grace_loses_its_queue_messages() -> None:
     """R14: still absent member_grace after ColdStart, its messages go to the others."""
     talk = pair()
     talk.publish(4)
-    talk.say(keeper=[ColdStart(1)], at=1)
+    talk.say(leader_commands=[ColdStart(1)], at=1)
     talk.back("a", since=1)
     assert talk.state.next_deadline() == 4 * SECOND
     assert talk.tick(at=4).sent == {"A": [2, 4]}
@@ -320,9 +320,9 @@ def test_a_client_that_is_back_waits_ten_seconds_for_its_inbox_at_most() -> None
     talk.subscribe("A", "a", wait=60)
     talk.subscribe("B", "b", wait=60)
     talk.publish(2)
-    talk.say(keeper=[ColdStart(1)], at=1)
+    talk.say(leader_commands=[ColdStart(1)], at=1)
     client = talk.state.clients["a"]
-    assert talk.say(keeper=[ClientBack(1, "a", client.generation, SECOND, SECOND)]).sent == {}
+    assert talk.say(leader_commands=[ClientBack(1, "a", client.generation, SECOND, SECOND)]).sent == {}
     talk.tick(at=4)
     assert talk.state.next_deadline() == 11 * SECOND
     assert talk.tick(at=11).sent == {"A": [1, 2]}  # B's client is still absent
@@ -330,7 +330,7 @@ def test_a_client_that_is_back_waits_ten_seconds_for_its_inbox_at_most() -> None
     assert talk.tick(at=71).sent == {"A": [1, 2]}
     talk.now = 72
     client = talk.state.clients["b"]
-    assert talk.say(keeper=[ClientBack(1, "b", client.generation, SECOND, SECOND)]).sent == {}
+    assert talk.say(leader_commands=[ClientBack(1, "b", client.generation, SECOND, SECOND)]).sent == {}
     assert talk.inbox_back("B").sent == {"B": [1, 2]}, "the ten seconds were for those that were back"
 
 
@@ -338,7 +338,7 @@ def test_an_inbox_lost_after_the_cold_start_stays_absent() -> None:
     """R14, R15: the ten seconds end the wait of those that were never seen, not of one seen to go."""
     talk = talk_of("a")
     talk.subscribe("A", "a", wait=60)
-    talk.say(keeper=[ColdStart(1)], at=1)
+    talk.say(leader_commands=[ColdStart(1)], at=1)
     talk.back("a", since=1)
     talk.now = 5
     talk.inbox_away("A")
@@ -352,8 +352,8 @@ def test_nobody_is_silent_after_a_cold_start() -> None:
     talk = talk_of("a")
     talk.subscribe("A", "a", wait=60)
     talk.publish()
-    talk.silent("a")
-    talk.say(keeper=[ColdStart(1)], at=1)
+    talk.unresponsive("a")
+    talk.say(leader_commands=[ColdStart(1)], at=1)
     assert talk.back("a", since=1).sent == {"A": [1]}
 
 
@@ -363,7 +363,7 @@ def test_offline_durables_get_nothing_on_a_cold_start() -> None:
     talk.subscribe("A", "a", durable="d")
     talk.publish(2)
     talk.close("A", "a")
-    talk.say(keeper=[ColdStart(1)], at=1)
+    talk.say(leader_commands=[ColdStart(1)], at=1)
     assert talk.tick(at=20).sent == {}
     talk.back("a", since=1)
     assert talk.subscribe("B", "a", durable="d").sent == {"B": [1, 2]}
@@ -374,7 +374,7 @@ def test_a_durable_closed_before_it_was_seen_again_is_resumed_as_ever() -> None:
     talk = talk_of("a")
     talk.subscribe("A", "a", durable="d")
     talk.publish()
-    talk.say(keeper=[ColdStart(1)], at=1)
+    talk.say(leader_commands=[ColdStart(1)], at=1)
     talk.close("A", "a")
     talk.back("a", since=1)
     assert talk.subscribe("B", "a", durable="d").sent == {"B": [1]}
@@ -386,7 +386,7 @@ def test_a_message_gone_from_the_log_is_dropped_in_the_first_pass() -> None:
     talk.subscribe("A", "a")
     talk.publish(at=0)
     talk.publish(at=8)
-    talk.say(keeper=[ColdStart(1)], at=12)
+    talk.say(leader_commands=[ColdStart(1)], at=12)
     assert talk.back("a", since=12).sent == {"A": [2]}
     assert talk.unacked("A") == [2]
 
@@ -404,7 +404,7 @@ def test_a_new_leader_resumes_where_the_machine_stood() -> None:
         1,
         SECOND,
         EPOCH_NS + SECOND,
-        [encode_keeper(TakeOver(2, talk.index - 1))],
+        [encode_leader_command(NewTerm(2, talk.index - 1))],
         [Batch(talk.session, first, first, commands)],
     )
     effects = talk.apply(encode_entry(entry))
@@ -415,7 +415,7 @@ def test_nothing_due_is_due_nowhere() -> None:
     """A cold start makes all due, to its holder itself. A purge takes it all: then nothing is, to nobody."""
     talk = pair()
     talk.publish(4)
-    talk.say(keeper=[ColdStart(1)], at=5)
+    talk.say(leader_commands=[ColdStart(1)], at=5)
     talk.say(ChannelPurge("foo", 0, LATE))
     assert talk.back("a").sent == {}
     assert not talk.find("A").due_here

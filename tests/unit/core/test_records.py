@@ -22,7 +22,7 @@ def story() -> Conversation:
     talk.ack("A", 1, 5, 9, channel="foo.x")
     talk.publish(1000, channel="foo.x")
     talk.publish(client="nobody")
-    talk.silent("a")
+    talk.unresponsive("a")
     talk.away("b")
     talk.close("C", channel="foo.x")
     return talk
@@ -73,7 +73,7 @@ def test_the_digest_tells_states_apart() -> None:
     one, two = story(), story()
     assert digest(one.state) == digest(two.state)
     seen = {digest(one.state)}
-    one.say(keeper=[ColdStart(1)])
+    one.say(leader_commands=[ColdStart(1)])
     seen.add(digest(one.state))
     one.back("a")
     seen.add(digest(one.state))

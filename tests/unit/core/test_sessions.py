@@ -144,14 +144,16 @@ def test_a_node_that_is_no_member_has_no_session() -> None:
     talk.connect("me")
     node, old = next((name, session.id) for name, session in talk.state.sessions.items())
     assert old == talk.session
-    talk.say(keeper=[SessionEnd(1, node, (old[0], old[1] + 1)), SessionEnd(0, node, old)])
+    talk.say(leader_commands=[SessionEnd(1, node, (old[0], old[1] + 1)), SessionEnd(0, node, old)])
     assert node in talk.state.sessions, "another session, or of a term that is over"
-    talk.say(keeper=[SessionEnd(1, node, old), SessionEnd(1, node, old), SessionEnd(1, "nobody", old)])
+    talk.say(
+        leader_commands=[SessionEnd(1, node, old), SessionEnd(1, node, old), SessionEnd(1, "nobody", old)]
+    )
     assert talk.state.sessions == {}
     assert stored(talk.entry([batch(talk, 2, *publishes())], [])) == 0
     talk.entry([opening(node, b"new")], [])
     again = talk.state.sessions[node]
-    talk.say(keeper=[SessionEnd(1, node, old)])
+    talk.say(leader_commands=[SessionEnd(1, node, old)])
     assert talk.state.sessions == {node: again}
 
 
@@ -160,5 +162,5 @@ def test_the_end_of_a_session_is_kept() -> None:
     talk = Conversation()
     talk.entry([opening("other", b"1")], [])
     assert b"nother" in talk.records
-    talk.say(keeper=[SessionEnd(1, "other", talk.state.sessions["other"].id)])
+    talk.say(leader_commands=[SessionEnd(1, "other", talk.state.sessions["other"].id)])
     assert b"nother" not in talk.records

@@ -38,7 +38,12 @@ def test_what_monitoring_shows_of_a_subscription() -> None:
     assert talk.find("B").group.name == "d:q"
     assert talk.find("C").group.name == "p"
     talk.leave("me")
-    assert (member.online, member.client_id, member.heard, member.silent) == (False, "me", False, False)
+    assert (member.online, member.client_id, member.reachable, member.unresponsive) == (
+        False,
+        "me",
+        False,
+        False,
+    )
 
 
 def test_folding_is_ascii() -> None:

@@ -367,12 +367,12 @@ def test_exactly_the_durable_that_nobody_hears_is_replaced() -> None:
     assert replaces(talk, "D", "any").outcome == SubscriptionOpened(talk.acks["D"]), "as any other subscribe"
 
 
-@pytest.mark.parametrize("absent", ["client", "inbox"])
-def test_an_absent_durable_is_replaced(absent: str) -> None:
+@pytest.mark.parametrize("unreachable", ["client", "inbox"])
+def test_an_absent_durable_is_replaced(unreachable: str) -> None:
     """R15: the cluster has agreed that nobody hears it."""
     talk = talk_of()
     talk.subscribe("A", durable="d")
-    talk.away("me") if absent == "client" else talk.inbox_away("A")
+    talk.away("me") if unreachable == "client" else talk.inbox_away("A")
     assert talk.subscribe("B", durable="d").outcome == SubscriptionOpened(talk.acks["B"])
 
 

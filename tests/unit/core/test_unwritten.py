@@ -10,7 +10,7 @@ from node.core.commands import (
     NOTHING_UNWRITTEN,
     ClientReachable,
     ClientUnreachable,
-    TakeOver,
+    NewTerm,
     Unwritten,
 )
 from node.core.records import all_records, digest, restore
@@ -37,14 +37,14 @@ def test_what_was_decided_and_not_written_before_the_node_died_comes_at_once() -
     talk.publish(at=1.0)
     written = talk.index
     talk.publish(at=1.1)
-    answer = talk.back("a", since=1.2, heard=1.3, at=1.4, unwritten=unwritten(written))
+    answer = talk.back("a", since=1.2, reachable=1.3, at=1.4, unwritten=unwritten(written))
     assert answer.redelivered("A") == {2: 1}
 
 
 def test_what_was_written_keeps_its_deadline() -> None:
     talk = talk_of("a")
     talk.publish(2, at=1.0)
-    assert talk.back("a", since=1.2, heard=1.3, at=1.4, unwritten=unwritten(talk.index)).sent == {}
+    assert talk.back("a", since=1.2, reachable=1.3, at=1.4, unwritten=unwritten(talk.index)).sent == {}
     assert talk.tick(at=1.0 + WAIT_S - 0.001).sent == {}
     assert talk.tick(at=1.0 + WAIT_S).redelivered("A") == {1: 1, 2: 1}
 
@@ -60,7 +60,7 @@ def test_what_the_new_connection_was_sent_does_not_come_again() -> None:
     talk = talk_of("a")
     talk.publish(at=1.0)
     talk.publish(at=1.3)
-    assert talk.back("a", since=1.1, heard=1.2, at=1.4, unwritten=unwritten(0)).redelivered("A") == {1: 1}
+    assert talk.back("a", since=1.1, reachable=1.2, at=1.4, unwritten=unwritten(0)).redelivered("A") == {1: 1}
 
 
 def test_what_a_take_over_dated_anew_comes_at_once_too() -> None:
@@ -73,11 +73,11 @@ def test_what_a_take_over_dated_anew_comes_at_once_too() -> None:
     known = talk.index
     talk.publish(at=1.0)
     talk.term = 2
-    talk.say(keeper=[TakeOver(2, known)], at=2.0)
-    took_over = talk.index
-    moved = {"since": 1.1, "heard": 1.5, "at": 2.2}
+    talk.say(leader_commands=[NewTerm(2, known)], at=2.0)
+    began_term = talk.index
+    moved = {"since": 1.1, "reachable": 1.5, "at": 2.2}
     assert talk.back("a", **moved, unwritten=unwritten(NOTHING_UNWRITTEN)).sent == {}  # type: ignore[arg-type]
-    answer = talk.back("a", **moved, unwritten=unwritten(known, known, took_over))  # type: ignore[arg-type]
+    answer = talk.back("a", **moved, unwritten=unwritten(known, known, began_term))  # type: ignore[arg-type]
     assert answer.redelivered("A") == {1: 1}
 
 
@@ -85,7 +85,7 @@ def test_a_member_of_a_queue_group_gets_its_own_again() -> None:
     talk = talk_of("a", "b", queue="q")
     talk.publish(4, at=1.0)
     held = talk.unacked("A")
-    answer = talk.back("a", since=1.2, heard=1.3, at=1.4, unwritten=unwritten(talk.index - 1))
+    answer = talk.back("a", since=1.2, reachable=1.3, at=1.4, unwritten=unwritten(talk.index - 1))
     assert answer.redelivered("A") == dict.fromkeys(held, 1)
     assert "B" not in answer.sent
 
@@ -98,7 +98,7 @@ def test_it_is_remembered_while_the_client_is_away() -> None:
     talk.publish(at=1.1)
     talk.away("a", since=1.2, written=written)
     assert isinstance(talk.find("A").missed, Lost)
-    answer = talk.back("a", since=9.0, heard=9.0, at=9.1, unwritten=unwritten(NOTHING_UNWRITTEN))
+    answer = talk.back("a", since=9.0, reachable=9.0, at=9.1, unwritten=unwritten(NOTHING_UNWRITTEN))
     assert answer.redelivered("A") == {2: 1}
 
 
@@ -118,17 +118,17 @@ def test_what_is_noted_twice_is_all_noted() -> None:
     talk.publish(at=1.0)
     talk.publish(at=1.1)
     first = talk.index - 1
-    talk.silent("a", at=1.2)  # nothing is sent again to a plain subscription of a silent client
-    talk.back("a", since=1.2, heard=1.2, at=1.3, unwritten=unwritten(first, 3, 4))
-    talk.back("a", since=1.4, heard=1.4, at=1.5, unwritten=unwritten(first - 1))
+    talk.unresponsive("a", at=1.2)  # nothing is sent again to a plain subscription of a silent client
+    talk.back("a", since=1.2, reachable=1.2, at=1.3, unwritten=unwritten(first, 3, 4))
+    talk.back("a", since=1.4, reachable=1.4, at=1.5, unwritten=unwritten(first - 1))
     lost = talk.find("A").missed
     assert isinstance(lost, Lost)
     assert (lost.written, lost.restarted_after, lost.restarted_to) == (first - 1, 3, 4)
-    talk.back("a", since=1.4, heard=1.4, at=1.6, unwritten=unwritten(first, 2, 3))
+    talk.back("a", since=1.4, reachable=1.4, at=1.6, unwritten=unwritten(first, 2, 3))
     lost = talk.find("A").missed
     assert isinstance(lost, Lost)
     assert (lost.written, lost.restarted_after, lost.restarted_to) == (first - 1, 2, 4)
-    assert talk.silent("a", False).redelivered("A") == {1: 1, 2: 1}
+    assert talk.unresponsive("a", False).redelivered("A") == {1: 1, 2: 1}
 
 
 @pytest.mark.parametrize("since", [1.0, 50.0])
@@ -158,27 +158,27 @@ def test_below_version_2_nobody_knows_these_commands() -> None:
     talk.subscribe("A", "a", wait=WAIT_S)
     talk.publish(at=1.0)
     generation = talk.state.clients["a"].generation
-    answer = talk.say(keeper=[ClientUnreachable(1, "a", generation, 0, 0)])
+    answer = talk.say(leader_commands=[ClientUnreachable(1, "a", generation, 0, 0)])
     assert answer.effects.warnings
-    assert not talk.state.clients["a"].absent
-    assert talk.say(keeper=[ClientReachable(1, "a", generation, 0, 1, 0, 0, 0, "n2", 7)]).sent == {}
+    assert not talk.state.clients["a"].unreachable
+    assert talk.say(leader_commands=[ClientReachable(1, "a", generation, 0, 1, 0, 0, 0, "n2", 7)]).sent == {}
 
 
 def test_a_client_is_where_it_was_registered_until_a_leader_says_otherwise() -> None:
     """R15: so a leader that was started later knows that it has moved."""
     talk = talk_of("a")
     client = talk.state.clients["a"]
-    assert client.heard_at == ("n1", ANY_EPOCH)
+    assert client.reachable_at == ("n1", ANY_EPOCH)
     talk.say(client_open("a"))
     talk.back("a", since=1, unwritten=unwritten(0))
-    assert client.heard_at == ("n2", 7)
+    assert client.reachable_at == ("n2", 7)
     talk.say(client_open("a"))
-    assert client.heard_at == ("n2", 7), "its answer was lost, and it asks again: no new client"
+    assert client.reachable_at == ("n2", 7), "its answer was lost, and it asks again: no new client"
     again = restore(sorted(all_records(talk.state)))
-    assert again.clients["a"].heard_at == ("n2", 7)
+    assert again.clients["a"].reachable_at == ("n2", 7)
 
 
 def test_version_1_does_not_say_where_a_client_is() -> None:
     talk = Conversation(version=1)
     talk.connect("a")
-    assert talk.state.clients["a"].heard_at is None
+    assert talk.state.clients["a"].reachable_at is None

@@ -17,7 +17,7 @@ import msgpack
 import pytest
 
 from node.core.commands import RaiseVersion
-from node.core.entries import Entry, encode_entry, encode_keeper
+from node.core.entries import Entry, encode_entry, encode_leader_command
 from node.core.machine import Machine
 from node.core.records import all_records, digest, restore
 from node.core.state import State
@@ -56,7 +56,7 @@ def test_a_checkpoint_of_version_1_goes_on_as_before(log: dict[str, Any]) -> Non
 def test_a_checkpoint_of_version_1_can_be_raised(log: dict[str, Any]) -> None:
     machine = Machine(restore((key, value) for key, value in log["checkpoint"]))
     state = machine.state
-    raised = encode_keeper(RaiseVersion(state.term, MACHINE_VERSION, "0.2.0"))
+    raised = encode_leader_command(RaiseVersion(state.term, MACHINE_VERSION, "0.2.0"))
     machine.apply(state.applied + 1, encode_entry(Entry(1, state.time_ns, state.timestamp_ns, [raised], [])))  # type: ignore[arg-type]
     assert (state.version, state.release) == (MACHINE_VERSION, "0.2.0")
     assert digest(restore(sorted(all_records(state)))) == digest(state)

@@ -18,7 +18,7 @@ from node.core.effects import OK, Refused
 from node.core.entries import (
     Entry,
     encode_entry,
-    encode_keeper,
+    encode_leader_command,
 )
 from node.core.machine import Machine
 from node.core.records import all_records, restore
@@ -39,7 +39,7 @@ def raised() -> Conversation:
     talk = Conversation()
     talk.connect("me")
     assert talk.say(ClientCheck(b"me")).outcome == Refused(UNDECODABLE)
-    talk.say(keeper=[RaiseVersion(1, 3, "0.3.0")])
+    talk.say(leader_commands=[RaiseVersion(1, 3, "0.3.0")])
     assert (talk.state.version, talk.state.release) == (3, "0.3.0")
     return talk
 
@@ -49,7 +49,7 @@ def test_new_behaviour_begins_at_one_place_in_the_log() -> None:
     """Before it the command is unknown, as it is to nodes of the older release that apply the same entry."""
     talk = raised()
     assert talk.say(ClientCheck(b"me")).outcome == OK
-    talk.say(keeper=[RaiseVersion(1, 1, "0.1.0")])
+    talk.say(leader_commands=[RaiseVersion(1, 1, "0.1.0")])
     assert (talk.state.version, talk.state.release) == (3, "0.3.0")
 
 
@@ -57,14 +57,14 @@ def test_new_behaviour_begins_at_one_place_in_the_log() -> None:
 def test_a_keepers_command_of_a_later_version_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(versions.SINCE, Tick, 3)
     talk = Conversation()
-    answer = talk.say(keeper=[Tick(1)])
+    answer = talk.say(leader_commands=[Tick(1)])
     assert [warning.text for warning in answer.effects.warnings] == [
         "entry 2: a keeper's command is ignored: version 2 has no command of type 32"
     ]
 
 
 def test_an_older_release_names_the_one_it_needs() -> None:
-    entry = encode_entry(Entry(1, 5, 5, [encode_keeper(RaiseVersion(1, 3, "0.3.0"))], []))
+    entry = encode_entry(Entry(1, 5, 5, [encode_leader_command(RaiseVersion(1, 3, "0.3.0"))], []))
     state = State()
     with pytest.raises(UnsupportedVersionError, match=r"version 3, .* up to 2: start stanchion 0\.3\.0"):
         Machine(state).apply(1, entry)  # type: ignore[arg-type]
@@ -84,7 +84,7 @@ def test_a_checkpoint_of_a_later_version_is_refused(monkeypatch: pytest.MonkeyPa
         patch.setattr(Machine, "version", 3)
         patch.setattr(versions, "MACHINE_VERSION", 3)
         talk = Conversation()
-        talk.say(keeper=[RaiseVersion(1, 3, "0.3.0")])
+        talk.say(leader_commands=[RaiseVersion(1, 3, "0.3.0")])
         records = sorted(all_records(talk.state))
         assert restore(records).release == "0.3.0"
     with pytest.raises(UnsupportedVersionError, match=r"start stanchion 0\.3\.0"):

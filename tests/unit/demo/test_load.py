@@ -30,7 +30,7 @@ class Asked(Client):
 
 
 async def subscribe(client: Client) -> None:
-    load = Load({}, "c", History(), lambda *_told: None, random.Random(1))
+    load = Load({}, "c", History(), lambda *_notified: None, random.Random(1))
     await load._subscribe(Station(client, load.history, {}), "foo", lambda _message: None)
 
 

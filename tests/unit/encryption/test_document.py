@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from node.encryption.document import SEALING_FILE, checksum_of
+from node.encryption.document import ENCRYPTION_FILE, checksum_of
 from node.encryption.keyring import Keyring
-from node.encryption.value_cipher import Sealer
+from node.encryption.value_cipher import ValueCipher
 from node.errors import CorruptionError, RemoteProtocolError
 
 from .conftest import opened
@@ -42,7 +42,7 @@ def test_a_damaged_file_is_refused_wherever_it_comes_from(
     content = garbage if isinstance(garbage, bytes) else spoiled(keyring.export(), **{garbage[0]: garbage[1]})
     with pytest.raises(RemoteProtocolError, match="can't be read"):
         keyring.adopt(content)
-    (tmp_path / SEALING_FILE).write_bytes(content)
+    (tmp_path / ENCRYPTION_FILE).write_bytes(content)
     with pytest.raises(CorruptionError, match=r"keys of this directory can't be read.*cluster replace"):
         opened(tmp_path)
 
@@ -56,7 +56,7 @@ def test_nobody_makes_us_work_for_long(keyring: Keyring, cost: dict[str, int]) -
 
 
 def test_a_flipped_bit_in_the_file_is_found(tmp_path: Path, keyring: Keyring) -> None:
-    path = tmp_path / SEALING_FILE
+    path = tmp_path / ENCRYPTION_FILE
     good = path.read_bytes()
     for at in range(0, len(good), 7):
         path.write_bytes(good[:at] + bytes([good[at] ^ 2]) + good[at + 1 :])
@@ -65,7 +65,7 @@ def test_a_flipped_bit_in_the_file_is_found(tmp_path: Path, keyring: Keyring) ->
 
 
 def test_a_later_format_is_refused_by_name(tmp_path: Path, keyring: Keyring) -> None:
-    (tmp_path / SEALING_FILE).write_bytes(spoiled(keyring.export(), format=2))
+    (tmp_path / ENCRYPTION_FILE).write_bytes(spoiled(keyring.export(), format=2))
     with pytest.raises(CorruptionError, match="format 2"):
         opened(tmp_path)
 
@@ -76,4 +76,4 @@ def test_the_real_cost_of_a_pass_phrase(monkeypatch: pytest.MonkeyPatch, tmp_pat
     keyring = opened(tmp_path, empty=True)
     slot = json.loads(keyring.export())["sealing"]["slots"][0]
     assert (slot["kdf"], slot["n"], slot["r"], slot["p"]) == ("scrypt", 32768, 8, 3)
-    assert isinstance(opened(tmp_path).sealer("store"), Sealer)
+    assert isinstance(opened(tmp_path).value_cipher("store"), ValueCipher)

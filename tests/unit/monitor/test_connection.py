@@ -10,7 +10,7 @@ import pytest
 import trio
 import trio.testing
 
-from node.monitor.connection import HEAD_BYTES_MAX, READ_TIMEOUT_S, WRITE_TIMEOUT_S, converse
+from node.monitor.connection import HEAD_BYTES_MAX, READ_TIMEOUT_S, WRITE_TIMEOUT_S, serve_connection
 
 GET = b"GET /page HTTP/1.1\r\nHost: n1\r\n\r\n"
 
@@ -36,7 +36,7 @@ async def say(*parts: bytes) -> bytes:
 
         async def serve() -> None:
             with suppress(trio.BrokenResourceError):
-                await converse(there, app)
+                await serve_connection(there, app)
             await there.aclose()
 
         nursery.start_soon(serve)
@@ -130,7 +130,7 @@ async def test_who_says_nothing_is_let_go(mock_clock: trio.testing.MockClock) ->
     for said in (b"", b"GET /pa", GET):
         here, there = await pair()
         async with here, there, trio.open_nursery() as nursery:
-            nursery.start_soon(converse, there, app)
+            nursery.start_soon(serve_connection, there, app)
             await here.send_all(said)
             await trio.testing.wait_all_tasks_blocked(0.01)
             mock_clock.jump(READ_TIMEOUT_S)
@@ -147,7 +147,7 @@ async def test_who_does_not_read_is_cut_off(mock_clock: trio.testing.MockClock) 
 
         async def serve() -> None:
             with pytest.raises(trio.BrokenResourceError, match="slow"):
-                await converse(there, endless)
+                await serve_connection(there, endless)
 
         nursery.start_soon(serve)
         await here.send_all(GET)

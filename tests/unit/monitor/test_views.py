@@ -262,7 +262,7 @@ def test_members_of_a_queue_group_show_their_own_cursor_and_the_groups(source: F
 def test_a_client_that_nobody_hears_is_absent(source: FakeSource) -> None:
     ann = source.client("ann")
     source.subscription(source.channel("orders"), ann)
-    ann.absent = True
+    ann.unreachable = True
     assert the_subscription(source)["is_absent"]
 
 
@@ -311,7 +311,7 @@ def test_health_names_its_reason(source: FakeSource) -> None:
 def test_health_tells_what_to_look_after(source: FakeSource) -> None:
     """R13: a node whose clock is wrong serves all the same."""
     source.agreed = Agreement(clock_offset_ns=-12_300_000_000, clock_is_wrong=True)
-    source.state.ages_wait = True
+    source.state.expiry_paused = True
     source.identity = replace(source.identity, durability="relaxed")
     assert healthz(source) == (
         True,
@@ -333,7 +333,7 @@ def test_raftz_shows_how_far_nodes_agree(source: FakeSource) -> None:
     source.agreed = Agreement(
         clock_offset_ns=1_500_000, timestamps_behind_ns=-7_000_000, state_agreed_index=8192
     )
-    source.state.ages_wait = True
+    source.state.expiry_paused = True
     view = raftz(source)
     assert (view["clock_offset_ms"], view["ages_wait"], view["state_agreed_index"]) == (1, True, 8192)
     assert view["timestamps_behind_ms"] == -7

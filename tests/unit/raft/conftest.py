@@ -79,9 +79,9 @@ class Heard:
 class Member:
     """One engine and what belongs to it. `start` it again after a crash."""
 
-    def __init__(self, group: Group, name: str, founders: Membership) -> None:
+    def __init__(self, group: Group, name: str, initial_voters: Membership) -> None:
         self.group, self.name, self.tape = group, name, Tape()
-        self.founders = founders
+        self.initial_voters = initial_voters
         self.directory: str | None = None
         self.applied: list[tuple[int, int, bytes]] = []
         self.on_apply: Callable[[int, int, bytes], None] = lambda index, term, payload: None
@@ -89,11 +89,11 @@ class Member:
         self.start()
 
     def start(self) -> None:
-        self.heard = Heard(self.name)
+        self.received = Heard(self.name)
         self.journal = MemoryJournal(self.tape)
         self.engine = Engine(
             node=self.name,
-            members=self.founders,
+            members=self.initial_voters,
             journal=self.journal,
             applied=self.stored,
             timing=TIMING,
@@ -101,7 +101,7 @@ class Member:
             rng=random.Random(self.name),
             send=lambda to, message: self.group.wire.append((self.name, to, message)),
             apply=self._apply,
-            listener=self.heard,
+            listener=self.received,
             limits=self.group.limits,
             directory=self.directory,
         )
@@ -136,7 +136,9 @@ class Group:
         self.now = 100.0
         self.wire: deque[tuple[str, str, Message]] = deque()
         self.cut: set[tuple[str, str]] = set()
-        self.members = {name: Member(self, name, Membership.founders(self.names)) for name in self.names}
+        self.members = {
+            name: Member(self, name, Membership.initial_voters(self.names)) for name in self.names
+        }
         for a in self.names:
             for b in self.names:
                 if a != b:
@@ -147,8 +149,8 @@ class Group:
 
         With a directory it says that in its hellos.
         """
-        founders = Membership.founders(self.names).with_learner(name, f"{name}:1")
-        member = self.members[name] = Member(self, name, founders)
+        initial_voters = Membership.initial_voters(self.names).with_learner(name, f"{name}:1")
+        member = self.members[name] = Member(self, name, initial_voters)
         self.names.append(name)
         for other in self.names[:-1]:
             self.members[other].engine.connected(name, directory)
@@ -217,7 +219,7 @@ class Group:
         self.now += TIMING.election_min_s
         member.engine.tick()
         self.settle()
-        assert member.engine.is_ready, member.heard.roles
+        assert member.engine.is_ready, member.received.roles
         return member
 
     def restart(self, name: str) -> Member:

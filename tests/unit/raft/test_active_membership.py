@@ -16,8 +16,8 @@ from node.raft.ports import Role
 class Parts:
     """What a reconfiguration tells of another membership."""
 
-    def __init__(self, **flows: Any) -> None:
-        self.flows = flows
+    def __init__(self, **progress_by_peer: Any) -> None:
+        self.progress_by_peer = progress_by_peer
         self.role = Role.LEADER
         self.matches: dict[str, int] = {}
         self.counts = False
@@ -37,7 +37,7 @@ def reconfiguration(parts: Parts, placed: tuple[int, Membership] | None = None, 
     return Reconfiguration(
         name=name,
         directory="",
-        founders=Membership.founders("abc"),
+        initial_voters=Membership.initial_voters("abc"),
         journal=journal,
         election=either,
         library=either,
@@ -57,7 +57,7 @@ def test_acks_of_another_copy_of_the_log_are_not_counted() -> None:
 def test_a_leader_that_was_removed_goes_when_its_removal_is_committed(commit: int, over: bool) -> None:
     """Not with the entry after it: there may never be one."""
     parts = Parts(b=SimpleNamespace(match=9, counts=True), c=SimpleNamespace(match=9, counts=True))
-    left = reconfiguration(parts, (9, Membership.founders("abc").without("a")))
+    left = reconfiguration(parts, (9, Membership.initial_voters("abc").without("a")))
     assert left.is_over(commit) is over
     assert not parts.counts
 

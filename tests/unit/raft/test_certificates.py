@@ -38,12 +38,12 @@ def test_warning(left: datetime.timedelta, says: str) -> None:
 def test_members_certificate_is_no_other_clusters() -> None:
     members = MemberCertificates("south", MemoryDisk())
     members.noted(certificate("01"))
-    members.check_foreign(certificate("01"), "n3", "south")  # a member may look for members on routes
-    members.check_foreign(certificate("02"), "n3", "north")  # another's of the same name
-    members.check_foreign(certificate("01", ((("commonName", "another authority"),),)), "n3", "north")
-    members.check_foreign(None, "n3", "north")
+    members.check_remote_route(certificate("01"), "n3", "south")  # a member may look for members on routes
+    members.check_remote_route(certificate("02"), "n3", "north")  # another's of the same name
+    members.check_remote_route(certificate("01", ((("commonName", "another authority"),),)), "n3", "north")
+    members.check_remote_route(None, "n3", "north")
     with pytest.raises(IdentityError, match="is or was a member of 'south'"):
-        members.check_foreign(certificate("01"), "n3", "north")
+        members.check_remote_route(certificate("01"), "n3", "north")
 
 
 def test_they_are_remembered_and_told() -> None:
@@ -60,7 +60,7 @@ def test_they_are_remembered_and_told() -> None:
     newcomer.told(again.hello())
     for one in (again, newcomer):
         with pytest.raises(IdentityError):
-            one.check_foreign(certificate("01"), "n3", "north")
+            one.check_remote_route(certificate("01"), "n3", "north")
 
 
 TOO_MANY = b"x" * (ID_BYTES * KNOWN_MAX + ID_BYTES)

@@ -18,7 +18,7 @@ from node.protocol.peer import encode_frame
 from node.raft.connection import (
     _STEP_S,
     Connection,
-    SilentError,
+    NoHelloError,
     SnapshotChannel,
     reason,
     receive_hello,
@@ -204,7 +204,7 @@ async def test_a_hello_is_read_without_what_follows_it() -> None:
         assert await receive_hello(ours) == {"node": "n2"}
         assert await ours.receive_some(100) == b"rest"
     await theirs.aclose()
-    with pytest.raises(SilentError, match="before its hello"):
+    with pytest.raises(NoHelloError, match="before its hello"):
         await receive_hello(ours)
 
 

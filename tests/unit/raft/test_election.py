@@ -58,7 +58,7 @@ def test_who_knows_of_no_leader_tries_again_sooner() -> None:
     assert 0.9 <= timeout_s() <= 1.35
     election.ask(2)
     assert 1.0 <= timeout_s() <= 1.5
-    election.heard_leader()
+    election.leader_contacted()
     assert 1.0 <= timeout_s() <= 1.5
     election.lost_leader()
     assert election.deadline - clock.now <= 0.15
@@ -75,7 +75,7 @@ def test_rearming_takes_authority_back() -> None:
 def test_leader_is_heard_for_the_shortest_timeout() -> None:
     election, clock = _election()
     assert not election.hears_leader()
-    election.heard_leader()
+    election.leader_contacted()
     clock.now += 0.29
     assert election.hears_leader()
     clock.now += 0.02
@@ -94,13 +94,13 @@ def test_pre_votes_of_another_round_dont_count() -> None:
 def test_hearing_a_leader_ends_the_round() -> None:
     election, _ = _election()
     election.ask(7)
-    election.heard_leader()
+    election.leader_contacted()
     assert not election.pre_voted("b", 7)
 
 
 def test_lost_connection_ends_the_wait_after_heartbeats() -> None:
     election, clock = _election()
-    election.heard_leader()
+    election.leader_contacted()
     election.rearm()
     election.lost_leader()
     assert 0.05 <= election.deadline - clock.now <= 0.1

@@ -54,7 +54,7 @@ def test_batches_are_applied_everywhere_in_order(group, names: str) -> None:
     for member in table.members.values():
         assert member.payloads() == [b"one", b"two", b"three"]
         assert [index for index, _, _ in member.applied] == [3, 4, 5]
-        assert member.heard.passed == [(2, leader.engine.term)]  # the no-op of the term
+        assert member.received.passed == [(2, leader.engine.term)]  # the no-op of the term
         assert member.engine.leader == "b"
         assert member.engine.applied_index == member.engine.commit_index == member.engine.last_index == 5
 
@@ -142,10 +142,10 @@ def test_roles_are_told_with_their_cause(group) -> None:
     table = group("abc")
     table.elect("a")
     term = table["a"].engine.term
-    told = table["a"].heard.roles
+    told = table["a"].received.roles
     assert told[-1][:3] == (Role.LEADER, term, "a")
     assert "elected" in told[-1][3]
-    assert table["b"].heard.roles[-1] == (Role.FOLLOWER, term, "a", "a leads")
+    assert table["b"].received.roles[-1] == (Role.FOLLOWER, term, "a", "a leads")
     table.isolate("a")
     table.advance(1.0)
     assert (Role.FOLLOWER, term, None, "no acks of a majority") in told
@@ -154,8 +154,8 @@ def test_roles_are_told_with_their_cause(group) -> None:
 def test_notes_ride_on_frames(group) -> None:
     table = group("abc")
     table.elect("a")
-    assert ("b", "from follower b") in table["a"].heard.follower_notes  # on votes and acks
-    assert ("a", "from leader a") in table["c"].heard.leader_notes
+    assert ("b", "from follower b") in table["a"].received.follower_notes  # on votes and acks
+    assert ("a", "from leader a") in table["c"].received.leader_notes
 
 
 def test_votes_carry_notes(group) -> None:
@@ -166,7 +166,7 @@ def test_votes_carry_notes(group) -> None:
     table["a"].engine.tick()
     table.deliver()
     assert table["a"].engine.role is Role.CANDIDATE
-    assert {peer for peer, _ in table["a"].heard.follower_notes} == {"b", "c"}
+    assert {peer for peer, _ in table["a"].received.follower_notes} == {"b", "c"}
 
 
 def test_followers_learn_the_leaders_commit_index(group) -> None:
@@ -174,7 +174,7 @@ def test_followers_learn_the_leaders_commit_index(group) -> None:
     leader = table.elect("a")
     leader.write(b"x")
     table.settle()
-    assert table["b"].heard.commits[-1] == (3, leader.engine.term)
+    assert table["b"].received.commits[-1] == (3, leader.engine.term)
 
 
 def test_commit_when_elected_is_what_was_known_then(group) -> None:

@@ -216,7 +216,7 @@ def test_l10_leadership_is_handed_over_when_the_successor_has_everything(group) 
     assert leader.engine.role is Role.FOLLOWER
     assert table["c"].engine.leader == "b"
     assert table.now == before
-    assert "a hands leadership over" in [cause for *_, cause in table["b"].heard.roles]
+    assert "a hands leadership over" in [cause for *_, cause in table["b"].received.roles]
     assert table["b"].engine.was_handed_over
     assert not leader.engine.was_handed_over
     assert leader.engine.is_successor("b", table["b"].engine.term)
@@ -268,15 +268,15 @@ def test_l11_peer_that_needs_a_snapshot_costs_one_frame_a_heartbeat(group) -> No
     table.heal()
     leader.engine.disconnected("c")
     leader.engine.connected("c")
-    assert leader.heard.snapshots == ["c"]
+    assert leader.received.snapshots == ["c"]
     table.wire.clear()
     table.now = leader.engine.next_deadline()
     leader.engine.tick()
     assert len(_sent(table, "a", "alive", to="c")) == 1
     assert _sent(table, "a", "append", to="c") == []
-    assert leader.heard.snapshots == ["c"]  # called for again only after a while
+    assert leader.received.snapshots == ["c"]  # called for again only after a while
     table.advance(2.5)
-    assert leader.heard.snapshots == ["c", "c"]
+    assert leader.received.snapshots == ["c", "c"]
     assert table["c"].engine.leader == "a"
     follower = table["c"]
     assert follower.engine.offered_snapshot(45, leader.engine.term)

@@ -10,7 +10,7 @@ from node.raft.engine import Engine
 from node.raft.membership import Membership
 from node.raft.ports import Limits, Role
 
-ABC = Membership.founders("abc")
+ABC = Membership.initial_voters("abc")
 
 
 def changed(member, new: Membership) -> int:
@@ -36,8 +36,8 @@ def test_founders_are_in_force_until_the_log_says_better(group) -> None:
     leader = table.elect("a")
     assert leader.engine.membership == ABC
     assert (leader.engine.membership_index, leader.engine.is_changing) == (0, False)
-    assert leader.heard.memberships == [(ABC, 0)]  # told at the start
-    assert leader.heard.kept == []
+    assert leader.received.memberships == [(ABC, 0)]  # told at the start
+    assert leader.received.kept == []
 
 
 def test_node_enters_as_a_learner_catches_up_and_votes(group) -> None:
@@ -53,7 +53,7 @@ def test_node_enters_as_a_learner_catches_up_and_votes(group) -> None:
     assert not leader.engine.is_changing
     assert joining.payloads() == [b"one", b"two"]
     assert joining.engine.membership == learning
-    assert joining.heard.kept == [(learning, index)]
+    assert joining.received.kept == [(learning, index)]
     states = {state.name: state for state in leader.engine.peer_states()}
     assert (states["d"].voter, states["b"].voter) == (False, True)
 
@@ -61,8 +61,8 @@ def test_node_enters_as_a_learner_catches_up_and_votes(group) -> None:
     changed(leader, voting)
     table.advance(0.2)
     for member in table.members.values():
-        assert member.engine.membership == voting == member.heard.memberships[-1][0]
-        assert member.heard.kept[-1] == (voting, index + 1)
+        assert member.engine.membership == voting == member.received.memberships[-1][0]
+        assert member.received.kept[-1] == (voting, index + 1)
     table.isolate("c")
     leader.write(b"three")
     table.settle()
@@ -236,8 +236,8 @@ def test_change_is_in_force_when_appended_and_undone_with_its_entry(group) -> No
     table.heal()
     table.advance(1.0)
     assert old.engine.membership == ABC
-    assert [membership for membership, _ in old.heard.memberships] == [ABC, lost, ABC]
-    assert old.heard.kept == []
+    assert [membership for membership, _ in old.received.memberships] == [ABC, lost, ABC]
+    assert old.received.kept == []
     table.isolate("b")
     table.advance(2.0)
     assert any(table[name].engine.is_ready for name in "ac")
@@ -271,7 +271,7 @@ def test_membership_is_read_back_at_a_start(group) -> None:
     for name in "abcd":
         member = table.restart(name)
         assert member.engine.membership.voters == ("a", "b", "c", "d")
-        assert member.heard.memberships == [(member.engine.membership, 4)]
+        assert member.received.memberships == [(member.engine.membership, 4)]
     table.isolate("a")
     table.isolate("b")
     table.advance(3.0)
@@ -293,7 +293,7 @@ def test_candidate_whose_electorate_changes_is_none_any_more(group) -> None:
     table["b"].engine.snapshot_installed(9, 1, (8, 1), now)
     assert table["b"].engine.role is Role.FOLLOWER
     assert (table["b"].engine.membership, table["b"].engine.membership_index) == (now, 9)
-    assert table["b"].heard.memberships[-1] == table["b"].heard.kept[-1] == (now, 9)
+    assert table["b"].received.memberships[-1] == table["b"].received.kept[-1] == (now, 9)
 
 
 def test_snapshot_carries_the_membership_of_its_index(group) -> None:
@@ -326,14 +326,14 @@ def test_removed_member_is_told_and_then_forgotten(group) -> None:
     assert leader.engine.peers == ["b", "c"]
     table.advance(0.2)
     now = ABC.without("c")
-    assert table["c"].heard.kept == [(now, index)]
-    assert leader.heard.left == []
+    assert table["c"].received.kept == [(now, index)]
+    assert leader.received.left == []
     table.leave("c")  # its server stops it
     table.advance(0.1)
-    assert leader.heard.left == ["c"]
+    assert leader.received.left == ["c"]
     assert leader.engine.peers == ["b"]
     table.advance(6.0)
-    assert table["b"].heard.left == ["c"]
+    assert table["b"].received.left == ["c"]
 
 
 def test_removed_member_that_is_away_is_waited_for_only_so_long(group) -> None:
@@ -342,9 +342,9 @@ def test_removed_member_that_is_away_is_waited_for_only_so_long(group) -> None:
     table.isolate("c")
     changed(leader, ABC.without("c"))
     table.advance(4.5)
-    assert leader.heard.left == []
+    assert leader.received.left == []
     table.advance(1.0)
-    assert leader.heard.left == ["c"]
+    assert leader.received.left == ["c"]
     assert table["c"].engine.membership == ABC
 
 
@@ -371,7 +371,7 @@ def test_removal_that_was_undone_leaves_a_member(group) -> None:
     table.heal()
     table.advance(8.0)
     assert old.engine.membership == ABC
-    assert old.heard.left == []
+    assert old.received.left == []
     leader = next(member for member in table.members.values() if member.engine.is_ready)
     leader.write(b"x")
     table.settle()
@@ -387,7 +387,7 @@ def test_leader_is_removed_by_its_successor(group) -> None:
     assert successor.engine.is_ready
     changed(successor, ABC.without("a"))
     table.advance(0.2)
-    assert leader.heard.kept[-1][0] == ABC.without("a")
+    assert leader.received.kept[-1][0] == ABC.without("a")
     table.leave("a")
     successor.write(b"x")
     table.settle()
@@ -411,9 +411,9 @@ def test_whom_an_uncommitted_change_removes_may_have_to_lead(group) -> None:
     assert table["b"].engine.membership != now
     table.advance(5.0)
     assert [table[name].engine.membership for name in "bcd"] == [now, now, now]
-    assert (Role.LEADER in [role for role, *_ in table["d"].heard.roles]) is True
+    assert (Role.LEADER in [role for role, *_ in table["d"].received.roles]) is True
     assert table["d"].engine.role is Role.FOLLOWER
-    assert table["d"].heard.kept[-1][0] == now
+    assert table["d"].received.kept[-1][0] == now
     assert any(table[name].engine.is_ready for name in "bc")
 
 
@@ -450,7 +450,7 @@ def test_learner_that_comes_back_is_asked_again_what_it_has(group) -> None:
     table.advance(0.2)
     assert leader.engine.caught_up("d")
     assert table["d"].payloads() == [b"x"]
-    assert leader.heard.lost == []
+    assert leader.received.lost == []
 
 
 def test_learner_that_lags_is_not_caught_up(group) -> None:
@@ -497,7 +497,7 @@ def test_voter_of_the_same_name_and_another_directory_is_somebody_else(group) ->
     table.leave("c")
     table.advance(0.2)
     again = table.join("c")
-    again.directory, again.founders = "new", ABC
+    again.directory, again.initial_voters = "new", ABC
     again = table.restart("c")
     table.isolate("a")
     table.isolate("b")
@@ -553,7 +553,7 @@ def test_node_that_is_made_the_only_voter_offline_goes_on_alone(group) -> None:
     leader.journal.append(
         leader.journal.last_index + 1,
         leader.journal.term,
-        b"\x02" + Membership.founders(["a"]).encode(),
+        b"\x02" + Membership.initial_voters(["a"]).encode(),
     )
     leader.journal.flush()
     alone = table.restart("a")

@@ -59,7 +59,7 @@ def test_s2_heartbeat_without_a_place_commits_nothing(group) -> None:
     former.engine.tick()
     assert former.applied == []
     assert former.engine.commit_index == 2
-    assert former.heard.commits[-1] == (50, 9)  # told, for what wants to catch up first
+    assert former.received.commits[-1] == (50, 9)  # told, for what wants to catch up first
 
 
 def test_s3_commit_index_starts_where_the_state_is(group) -> None:
@@ -330,7 +330,7 @@ def test_broken_disk_of_a_follower_is_reported(group) -> None:
     del follower.tape.operations[1:]  # its disk is back at the first day
     table.restart("b")
     table.advance(0.5)
-    assert leader.heard.lost == [("b", 3, 1)]
+    assert leader.received.lost == [("b", 3, 1)]
     assert leader.engine.peer_states()[0].state == "lost"
     assert table.wire == type(table.wire)()
 

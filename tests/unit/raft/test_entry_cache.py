@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from node.raft.entry_cache import OVERHEAD, Payloads
+from node.raft.entry_cache import OVERHEAD, EntryCache
 
 EACH = 10 + OVERHEAD
 """What a payload of ten bytes takes."""
 
 
 def test_the_oldest_written_go_first() -> None:
-    payloads = Payloads(3 * EACH)
+    payloads = EntryCache(3 * EACH)
     for index in range(1, 6):
         payloads.add(index, b"x" * 10, index - 1)
     assert [payloads.get(i) is not None for i in range(1, 6)] == [False, False, True, True, True]
@@ -17,7 +17,7 @@ def test_the_oldest_written_go_first() -> None:
 
 
 def test_unwritten_ones_stay() -> None:
-    payloads = Payloads(EACH * 3 // 2)
+    payloads = EntryCache(EACH * 3 // 2)
     for index in (1, 2, 3):
         payloads.add(index, b"x" * 10, 0)
     assert payloads.size == 3 * EACH
@@ -29,7 +29,7 @@ def test_unwritten_ones_stay() -> None:
 
 
 def test_discarding_either_end() -> None:
-    payloads = Payloads(10 * EACH)
+    payloads = EntryCache(10 * EACH)
     for index in range(1, 6):
         payloads.add(index, b"x" * 10, 0)
     payloads.discard_from(5)

@@ -16,7 +16,7 @@ def test_a_follower_without_a_place_in_its_leaders_log_acknowledges_what_is_comm
     """
     sent: list[tuple[str, Any]] = []
     nothing = SimpleNamespace(
-        heard_leader=lambda: None,
+        leader_contacted=lambda: None,
         noted_leader=lambda peer, note: None,
         commit_learned=lambda commit, term: None,
         cause="",
@@ -27,7 +27,7 @@ def test_a_follower_without_a_place_in_its_leaders_log_acknowledges_what_is_comm
         journal=SimpleNamespace(last_index=9),
         election=nothing,
         voting=nothing,
-        promises=SimpleNamespace(send=lambda peer, promise: sent.append((peer, promise))),
+        durable_outbox=SimpleNamespace(send=lambda peer, durable_send: sent.append((peer, durable_send))),
         reconfiguration=nothing,
         listener=nothing,
     )

@@ -14,7 +14,7 @@ from node.raft.frames import (
     PreVoteRequest,
     Refusal,
     Stale,
-    TakeOver,
+    TimeoutNow,
     Vote,
     VoteRequest,
     parse,
@@ -31,7 +31,7 @@ FRAMES = [
     Vote(4, "note"),
     PreVoteRequest(4, 7, 3),
     PreVote(4, False, 5, None),
-    TakeOver(3),
+    TimeoutNow(3),
 ]
 
 

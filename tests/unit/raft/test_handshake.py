@@ -24,7 +24,7 @@ OTHER_OFFERED = SharedSecret(lambda: "the secret of another cluster", required=F
 OLD = Plaintext()  # as a release before secrets: it looks at nothing that it doesn't know
 
 
-async def converse(dialer: Any, acceptor: Any) -> tuple[Any, Any]:
+async def serve(dialer: Any, acceptor: Any) -> tuple[Any, Any]:
     """What the dialer makes of the answer, and what the acceptor makes of the hello; or their errors."""
     ours, theirs = trio.testing.memory_stream_pair()
     found: dict[str, Any] = {}
@@ -67,7 +67,7 @@ async def converse(dialer: Any, acceptor: Any) -> tuple[Any, Any]:
     ],
 )
 async def test_these_find_each_other(dialer: Any, acceptor: Any) -> None:
-    answer, hello = await converse(dialer, acceptor)
+    answer, hello = await serve(dialer, acceptor)
     assert answer == ANSWER
     assert {key: hello[key] for key in HELLO} == HELLO
 
@@ -77,7 +77,7 @@ async def test_these_find_each_other(dialer: Any, acceptor: Any) -> None:
     [(REQUIRED, OLD), (OLD, REQUIRED), (REQUIRED, OTHER), (OFFERED, OTHER), (OTHER_OFFERED, REQUIRED)],
 )
 async def test_these_refuse_each_other(dialer: Any, acceptor: Any) -> None:
-    answer, hello = await converse(dialer, acceptor)
+    answer, hello = await serve(dialer, acceptor)
     if dialer is not OLD:
         assert isinstance(answer, IdentityError)
     else:

@@ -24,7 +24,7 @@ from node.raft.identity import (
 )
 from node.simulator.disk import PowerCutError, SimulatedDisk
 
-WHO = Identity(cluster_id="shop", founding_id="f1", cluster_tag="t" * 22, node="a")
+WHO = Identity(cluster_id="shop", cluster_uuid="f1", cluster_tag="t" * 22, node="a")
 
 
 def test_saved_identity_is_loaded(tmp_path: Path) -> None:
@@ -114,7 +114,7 @@ def test_recovered_data_belongs_to_another_cluster(tmp_path: Path) -> None:
         recover_identity(disk, "new", "g1", "y")
     save_identity(disk, WHO)
     recovered = recover_identity(disk, "new", "g1", "y")
-    assert recovered == replace(WHO, cluster_id="new", founding_id="g1", directory="y", recovered_from="f1")
+    assert recovered == replace(WHO, cluster_id="new", cluster_uuid="g1", directory="y", recovered_from="f1")
     assert load_identity(disk, cluster_id="new", node="a") == recovered
     with pytest.raises(IdentityError, match="belongs to cluster 'new'"):
         load_identity(disk, cluster_id="shop", node="a")

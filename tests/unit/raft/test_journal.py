@@ -239,7 +239,7 @@ def test_read_is_bounded_in_entries_too(disk: SimulatedDisk, monkeypatch: pytest
 
 def test_payloads_beyond_the_cache_come_from_disk(disk: SimulatedDisk) -> None:
     journal = filled(opened(disk, cache_bytes=1000), 50)
-    assert journal._payloads.size <= 1000
+    assert journal._entry_cache.size <= 1000
     assert log(journal) == [(i, 1, payload(i)) for i in range(1, 51)]
 
 
@@ -249,7 +249,7 @@ def test_unwritten_payloads_are_held_whatever_they_take(disk: SimulatedDisk) -> 
         journal.append(index, 1, payload(index))
     assert [p for _, _, p in log(journal)] == [payload(i) for i in range(1, 20)]
     flushed(journal)
-    assert journal._payloads.size <= 100
+    assert journal._entry_cache.size <= 100
 
 
 def test_rotten_payload_is_noticed_when_read(disk: SimulatedDisk) -> None:
@@ -447,17 +447,17 @@ def test_relaxed_syncs_terms_and_votes(disk: SimulatedDisk) -> None:
 class Xor:
     """A sealer that shows that bytes on disk are sealed, and bound to their place."""
 
-    def seal(self, payload: bytes, context: bytes) -> bytes:
+    def encrypt(self, payload: bytes, context: bytes) -> bytes:
         return context + bytes(byte ^ 0x55 for byte in payload)
 
-    def open(self, sealed: bytes, context: bytes) -> bytes:
-        assert sealed.startswith(context)
-        return bytes(byte ^ 0x55 for byte in sealed[len(context) :])
+    def open(self, encrypted: bytes, context: bytes) -> bytes:
+        assert encrypted.startswith(context)
+        return bytes(byte ^ 0x55 for byte in encrypted[len(context) :])
 
 
 def test_relaxed_is_relaxed_for_sealed_entries(disk: SimulatedDisk) -> None:
     """An entry is one whether its payload is encrypted or not; members and votes are synced."""
-    journal = opened(disk, relaxed=True, sealer=Xor())
+    journal = opened(disk, relaxed=True, value_cipher=Xor())
     before = disk.syncs
     filled(journal, 2)
     assert disk.syncs == before
@@ -476,31 +476,31 @@ def test_before_a_snapshot_nobody_knows_the_members(disk: SimulatedDisk) -> None
 
 
 def test_sealed_payloads(disk: SimulatedDisk) -> None:
-    journal = Journal.open(disk, segment_bytes=SMALL, sealer=Xor())
+    journal = Journal.open(disk, segment_bytes=SMALL, value_cipher=Xor())
     journal.append(1, 1, b"secret")
     flushed(journal)
     assert b"secret" not in disk.content("segment-0000000000000001.log")
     disk.kill()
-    assert Journal.open(disk, segment_bytes=SMALL, sealer=Xor()).payload_at(1) == b"secret"
+    assert Journal.open(disk, segment_bytes=SMALL, value_cipher=Xor()).payload_at(1) == b"secret"
 
 
 @pytest.mark.parametrize("cache_bytes", [0, 1 << 20])
 def test_a_sealed_journal_is_a_journal(disk: SimulatedDisk, cache_bytes: int) -> None:
     """Rolled, truncated, started over, read back: as without encryption."""
     for life in range(3):
-        journal = Journal.open(disk, segment_bytes=SMALL, cache_bytes=cache_bytes, sealer=Xor())
+        journal = Journal.open(disk, segment_bytes=SMALL, cache_bytes=cache_bytes, value_cipher=Xor())
         assert journal.last_index == life * 10
         filled(journal, 12)
         journal.truncate(journal.last_index - 1)
         flushed(journal)
         assert log(journal) == [(i, 1, payload(i)) for i in range(1, life * 10 + 11)]
         disk.kill()
-    journal = Journal.open(disk, segment_bytes=SMALL, cache_bytes=cache_bytes, sealer=Xor())
+    journal = Journal.open(disk, segment_bytes=SMALL, cache_bytes=cache_bytes, value_cipher=Xor())
     journal.reset((100, 2), (99, 2))
     journal.append(101, 2, b"behind a snapshot")
     flushed(journal)
     disk.kill()
-    journal = Journal.open(disk, segment_bytes=SMALL, cache_bytes=cache_bytes, sealer=Xor())
+    journal = Journal.open(disk, segment_bytes=SMALL, cache_bytes=cache_bytes, value_cipher=Xor())
     assert log(journal) == [(101, 2, b"behind a snapshot")]
     assert journal.payload_at(100) == b""
 
@@ -510,13 +510,13 @@ def test_entries_that_are_not_sealed_are_refused(disk: SimulatedDisk) -> None:
     filled(opened(disk), 3)
     disk.kill()
     with pytest.raises(CorruptionError, match=r"segment-0+1.log: .*aren't encrypted"):
-        Journal.open(disk, segment_bytes=SMALL, sealer=Xor())
+        Journal.open(disk, segment_bytes=SMALL, value_cipher=Xor())
     assert reopened(disk).last_index == 3
 
 
 def test_sealed_entries_are_refused_without_a_key(disk: SimulatedDisk) -> None:
     """Ciphertext would be applied as if it were a command."""
-    filled(Journal.open(disk, segment_bytes=SMALL, sealer=Xor()), 3)
+    filled(Journal.open(disk, segment_bytes=SMALL, value_cipher=Xor()), 3)
     disk.kill()
     with pytest.raises(CorruptionError, match="no key"):
         opened(disk)
@@ -524,14 +524,14 @@ def test_sealed_entries_are_refused_without_a_key(disk: SimulatedDisk) -> None:
 
 def test_an_entry_that_does_not_open_is_damage(disk: SimulatedDisk) -> None:
     """The error says where, as for any other."""
-    filled(Journal.open(disk, segment_bytes=SMALL, sealer=Xor()), 3)
+    filled(Journal.open(disk, segment_bytes=SMALL, value_cipher=Xor()), 3)
     disk.kill()
 
     class Another(Xor):
-        def open(self, sealed: bytes, context: bytes) -> bytes:
+        def open(self, encrypted: bytes, context: bytes) -> bytes:
             raise CorruptionError("another key")
 
-    journal = Journal.open(disk, segment_bytes=SMALL, cache_bytes=0, sealer=Another())
+    journal = Journal.open(disk, segment_bytes=SMALL, cache_bytes=0, value_cipher=Another())
     with pytest.raises(CorruptionError, match=r"segment-0+1.log: .*another key .*log index 2"):
         journal.payload_at(2)
 
@@ -618,14 +618,14 @@ def test_snapshot_brings_its_membership(disk: SimulatedDisk) -> None:
 
 def test_membership_is_never_sealed(disk: SimulatedDisk) -> None:
     """It is known at a start before any key is tried."""
-    journal = opened(disk, sealer=Xor())
+    journal = opened(disk, value_cipher=Xor())
     journal.append(1, 1, b"\x01secret")
     journal.append(2, 1, b"\x02members")
     flushed(journal)
     content = disk.content("segment-0000000000000001.log")
     assert b"members" in content
     assert b"secret" not in content
-    journal = reopened(disk, sealer=Xor())
+    journal = reopened(disk, value_cipher=Xor())
     assert (journal.payload_at(1), journal.payload_at(2)) == (b"\x01secret", b"\x02members")
     assert journal.membership == (2, b"members")
 

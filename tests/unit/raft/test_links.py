@@ -68,7 +68,7 @@ def test_a_refusal_reaches_the_refused_in_words() -> None:
 
 def test_a_vacant_slot_takes_any_connection() -> None:
     slot: Slot[str] = Slot("n2", "n1", RAFT)
-    slot.judge(hello(1))
+    slot.check_append(hello(1))
     assert slot.take("a", hello(1)) is None
     assert slot.current == "a"
 
@@ -77,7 +77,7 @@ def test_a_later_connection_of_the_same_process_replaces_the_present_one() -> No
     """The peer would not have dialed if the present one were alive at its end."""
     slot: Slot[str] = Slot("n2", "n1", RAFT)
     slot.take("a", hello(3))
-    slot.judge(hello(4))
+    slot.check_append(hello(4))
     assert slot.take("b", hello(4)) == "a"
     assert not slot.release("a"), "the replaced one has nothing to announce any more"
     assert slot.current == "b"
@@ -90,14 +90,14 @@ def test_a_connection_that_was_overtaken_is_refused() -> None:
     slot.take("b", hello(4))
     for epoch in (3, 4):
         with pytest.raises(CollisionError, match="overtaken"):
-            slot.judge(hello(epoch))
+            slot.check_append(hello(epoch))
 
 
 def test_a_peer_that_was_restarted_is_let_in_at_once() -> None:
     """Its count of hellos begins anew; the old connection may not even have noticed."""
     slot: Slot[str] = Slot("n2", "n1", RAFT)
     slot.take("a", hello(1000))
-    slot.judge(hello(1, b"j" * INSTANCE_BYTES))
+    slot.check_append(hello(1, b"j" * INSTANCE_BYTES))
 
 
 def test_when_both_dial_at_once_the_smaller_names_connection_stays() -> None:
@@ -106,5 +106,5 @@ def test_when_both_dial_at_once_the_smaller_names_connection_stays() -> None:
     larger: Slot[str] = Slot("n2", "n1", RAFT)
     smaller.dialing = larger.dialing = True
     with pytest.raises(CollisionError, match="ahead"):
-        smaller.judge(hello(1))
-    larger.judge(hello(1))
+        smaller.check_append(hello(1))
+    larger.check_append(hello(1))

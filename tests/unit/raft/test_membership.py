@@ -8,7 +8,7 @@ import pytest
 from node.errors import RefusedError, RemoteProtocolError
 from node.raft.membership import MEMBERS_MAX, Member, Membership
 
-THREE = Membership.founders(["c", "a", "b"])
+THREE = Membership.initial_voters(["c", "a", "b"])
 
 
 def test_founders_are_voters_in_order_of_names() -> None:
@@ -16,7 +16,7 @@ def test_founders_are_voters_in_order_of_names() -> None:
     assert THREE.learners == ()
     assert THREE.get("b") == Member("b", "", True, "")
     assert THREE.get("d") is None
-    assert Membership.founders(["a", "b", "c"]) == THREE
+    assert Membership.initial_voters(["a", "b", "c"]) == THREE
 
 
 def test_node_enters_as_a_learner_and_becomes_a_voter() -> None:
@@ -42,14 +42,14 @@ def test_what_makes_no_sense_is_refused() -> None:
     with pytest.raises(RefusedError, match="d is not a member"):
         THREE.without("d")
     with pytest.raises(RefusedError, match="only voting member"):
-        Membership.founders("a").with_learner("b", "host:1").without("a")
+        Membership.initial_voters("a").with_learner("b", "host:1").without("a")
     with pytest.raises(RefusedError, match="no name"):
         THREE.with_learner("", "host:1")
     with pytest.raises(RefusedError, match="no address"):
         THREE.with_learner("d", "host\n:1")
     with pytest.raises(RefusedError, match="no id of a directory"):
         THREE.with_learner("d", "host:1").with_voter("d", "x" * 65)
-    full = Membership.founders(f"n{number}" for number in range(MEMBERS_MAX))
+    full = Membership.initial_voters(f"n{number}" for number in range(MEMBERS_MAX))
     with pytest.raises(RefusedError, match="64 are allowed"):
         full.with_learner("one", "more:1")
 
@@ -65,7 +65,7 @@ def test_whether_nodes_join_by_themselves_is_kept() -> None:
     later = alone.with_learner("b", "host:2", "ab12").with_voter("b", "ab12").without("a")
     assert later.joinable
     assert Membership.decode(later.encode()) == later
-    assert Membership.founders("a").with_learner("b", "host:2").encode().startswith(b"\x92\x01")
+    assert Membership.initial_voters("a").with_learner("b", "host:2").encode().startswith(b"\x92\x01")
 
 
 def test_a_learner_let_in_with_a_directory_votes_with_no_other() -> None:

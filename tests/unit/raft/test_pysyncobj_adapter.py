@@ -117,7 +117,7 @@ def test_librarys_clock_and_generator_decide_nothing(group, monkeypatch: pytest.
         table.advance(2.0)
         table.heal()
         table.advance(1.0)
-        return [member.heard.roles for member in table.members.values()]
+        return [member.received.roles for member in table.members.values()]
 
     usual = story()
     noise = random.Random(1)

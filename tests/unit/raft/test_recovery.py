@@ -74,8 +74,8 @@ def offset(nth: int) -> int:
 def unsealed(disk: SimulatedDisk, name: str) -> None:
     """The power went before the kernel had written what says that the last flush was synced."""
     content = disk.content(name)
-    seal = content.rindex(content[HEADER_BYTES : HEADER_BYTES + 4])
-    for at in range(seal, seal + RECORD_BYTES):
+    encrypt = content.rindex(content[HEADER_BYTES : HEADER_BYTES + 4])
+    for at in range(encrypt, encrypt + RECORD_BYTES):
         disk.rot(name, at, content[at])
 
 

@@ -19,7 +19,7 @@ DEFECTS = re.findall(r"^\| ([SLPX]\d+) \|", TABLES, re.MULTILINE)
 
 SAFETY = "unit/raft/test_engine_safety.py"
 LIVENESS = "unit/raft/test_engine_liveness.py"
-FOUNDING = "unit/server/membership/test_founding.py"
+BOOTSTRAP = "unit/server/membership/test_bootstrap.py"
 MEMBERS = "unit/raft/test_engine_membership.py"
 TRANSPORT = "unit/raft/test_transport.py"
 TRANSFER = "unit/store/test_transfer.py"
@@ -27,7 +27,7 @@ TRANSFER = "unit/store/test_transfer.py"
 REPAIRED: dict[str, list[tuple[str, str]]] = {
     "S1": [
         (SAFETY, "test_s1_copy_of_an_earlier_frame_removes_nothing"),
-        ("unit/raft/test_inbound.py", "test_entries_that_are_there_are_passed_over"),
+        ("unit/raft/test_append_check.py", "test_entries_that_are_there_are_passed_over"),
     ],
     "S2": [(SAFETY, "test_s2_heartbeat_without_a_place_commits_nothing")],
     "S3": [(SAFETY, "test_s3_commit_index_starts_where_the_state_is")],
@@ -63,7 +63,7 @@ REPAIRED: dict[str, list[tuple[str, str]]] = {
         ("unit/raft/test_journal.py", "test_drop_takes_whole_segments_and_keeps_two_entries"),
     ],
     "S16": [(SAFETY, "test_s16_leader_is_ready_when_everything_before_its_term_is_applied")],
-    "S17": [(FOUNDING, "test_an_empty_node_among_others_with_state_is_refused")],
+    "S17": [(BOOTSTRAP, "test_an_empty_node_among_others_with_state_is_refused")],
     "S18": [
         ("unit/raft/test_engine.py", "test_strangers_are_turned_away"),
         (TRANSPORT, "test_strangers_are_refused_and_told_why"),
@@ -88,7 +88,7 @@ REPAIRED: dict[str, list[tuple[str, str]]] = {
     "L9": [("unit/server/test_origin.py", "test_what_is_not_applied_goes_again_to_a_new_leader_in_order")],
     "L10": [
         (LIVENESS, "test_l10_leadership_is_handed_over_when_the_successor_has_everything"),
-        ("unit/server/test_ordering.py", "test_one_who_hands_over_proposes_nothing_more"),
+        ("unit/server/test_proposer.py", "test_one_who_hands_over_proposes_nothing_more"),
     ],
     "L11": [(LIVENESS, "test_l11_peer_that_needs_a_snapshot_costs_one_frame_a_heartbeat")],
     "L12": [(LIVENESS, "test_l12_entry_leaves_when_it_is_proposed")],
@@ -107,11 +107,11 @@ REPAIRED: dict[str, list[tuple[str, str]]] = {
         (LIVENESS, "test_p5_peers_at_the_same_place_share_a_frame"),
         (TRANSPORT, "test_one_encoding_goes_to_everybody"),
     ],
-    "P6": [("unit/raft/test_payloads.py", "test_the_oldest_written_go_first")],
-    "P7": [("unit/raft/test_compat.py", "test_no_thread_socket_poller_file_or_pickle")],
+    "P6": [("unit/raft/test_entry_cache.py", "test_the_oldest_written_go_first")],
+    "P7": [("unit/raft/test_pysyncobj_adapter.py", "test_no_thread_socket_poller_file_or_pickle")],
     "X1": [
         ("unit/test_imports.py", "test_nothing_pickles"),
-        ("unit/raft/test_compat.py", "test_no_thread_socket_poller_file_or_pickle"),
+        ("unit/raft/test_pysyncobj_adapter.py", "test_no_thread_socket_poller_file_or_pickle"),
     ],
     "X2": [(TRANSPORT, "test_strangers_are_refused_and_told_why")],
     "X3": [
@@ -126,7 +126,7 @@ REPAIRED: dict[str, list[tuple[str, str]]] = {
         (TRANSPORT, "test_a_name_that_is_not_the_certificates_is_refused"),
         ("unit/raft/test_security.py", "test_both_ends_speak_tls_1_3_only_and_ask_for_a_certificate"),
     ],
-    "X6": [("unit/raft/test_compat.py", "test_import_leaves_the_standard_library_alone")],
+    "X6": [("unit/raft/test_pysyncobj_adapter.py", "test_import_leaves_the_standard_library_alone")],
 }
 
 

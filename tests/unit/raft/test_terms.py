@@ -14,7 +14,7 @@ from node.raft.frames import (
     PreVoteRequest,
     Refusal,
     Stale,
-    TakeOver,
+    TimeoutNow,
     Vote,
     VoteRequest,
 )
@@ -35,7 +35,7 @@ POISON = [
     Vote(FAR),
     PreVoteRequest(FAR, 99, 99),
     PreVote(1, False, FAR),
-    TakeOver(FAR),
+    TimeoutNow(FAR),
 ]
 
 

@@ -100,7 +100,7 @@ def peers_log() -> Iterator[PeersLog]:
 
 
 def is_up(link: str = RAFT) -> Callable[[Heard], bool]:
-    return lambda heard: heard.kinds(link).count("up") > heard.kinds(link).count("down")
+    return lambda received: received.kinds(link).count("up") > received.kinds(link).count("down")
 
 
 class Node:
@@ -118,7 +118,7 @@ class Node:
         declined: Callable[[str, Mapping[str, Any]], str | None] = lambda link, hello: None,
         routes: Mapping[str, Address] | None = None,
     ) -> None:
-        self.heard = Heard()
+        self.received = Heard()
         self.strangers: list[trio.SocketStream] = []
         self._declined = declined
         self.transport = Transport(
@@ -131,8 +131,8 @@ class Node:
             limits=limits,
             routes=routes,
         )
-        self.transport.attach(RAFT, self.heard)
-        self.transport.attach(ROUTE, self.heard)
+        self.transport.attach(RAFT, self.received)
+        self.transport.attach(ROUTE, self.received)
 
     def _check(self, link: str, hello: Mapping[str, Any]) -> None:
         if problem := self._declined(link, hello):
@@ -143,8 +143,8 @@ class Node:
         return Address(*self.transport.listening[0])
 
     async def frames(self, count: int, link: str = RAFT) -> list[Any]:
-        await self.heard.until(lambda heard: len(heard.frames(link)) >= count)
-        return self.heard.frames(link)
+        await self.received.until(lambda received: len(received.frames(link)) >= count)
+        return self.received.frames(link)
 
 
 @asynccontextmanager
@@ -168,8 +168,8 @@ async def pair(**options: Any) -> AsyncIterator[tuple[Node, Node]]:
     n1 = Node("n1", {"n2": NOWHERE}, **options)
     async with running(n1), running(n2 := Node("n2", {"n1": n1.address}, **options)):
         for node in (n1, n2):
-            await node.heard.until(is_up(RAFT))
-            await node.heard.until(is_up(ROUTE))
+            await node.received.until(is_up(RAFT))
+            await node.received.until(is_up(ROUTE))
         yield n1, n2
 
 
@@ -213,10 +213,10 @@ async def say_all(stream: trio.SocketStream, data: bytes) -> None:
 async def test_links_come_up_with_the_hellos_of_both() -> None:
     """raft and route each once, told with what the other's server said."""
     async with pair() as (n1, n2):
-        ups = [event for event in n1.heard.events if event[0] == "up"]
+        ups = [event for event in n1.received.events if event[0] == "up"]
         assert sorted(link for _, _, link, _ in ups) == [RAFT, ROUTE]
         assert all(said["from"] == "n2" and said["kind"] == link for _, _, link, said in ups)
-        assert n2.heard.events[0][3]["from"] == "n1"
+        assert n2.received.events[0][3]["from"] == "n1"
         assert all(status.connected for status in n1.transport.status() + n2.transport.status())
 
 
@@ -251,8 +251,8 @@ async def test_large_frames_pass_up_to_the_limit_and_none_beyond() -> None:
         n1.transport.send("n2", RAFT, b"x" * 3_999_000)
         assert len((await n2.frames(1))[0]) == 3_999_000
         n1.transport.send("n2", RAFT, b"x" * 4_001_000)
-        await n2.heard.until(lambda heard: heard.kinds().count("up") == 2)
-        assert n2.heard.frames() == [b"x" * 3_999_000]
+        await n2.received.until(lambda received: received.kinds().count("up") == 2)
+        assert n2.received.frames() == [b"x" * 3_999_000]
 
 
 async def test_when_both_dial_at_once_one_connection_is_left_and_stays() -> None:
@@ -264,15 +264,15 @@ async def test_when_both_dial_at_once_one_connection_is_left_and_stays() -> None
         n2 = Node("n2", ports, port=ports["n2"].port)
         async with running(n1), running(n2):
             for node in (n1, n2):
-                await node.heard.until(is_up(RAFT))
-                await node.heard.until(is_up(ROUTE))
+                await node.received.until(is_up(RAFT))
+                await node.received.until(is_up(ROUTE))
             for link in (RAFT, ROUTE):
                 # Whatever crossed is sorted out once a frame sent after the last `up` has arrived.
                 with trio.fail_after(SOON):
-                    while not any(frame == "settled" for frame in n2.heard.frames(link)):
+                    while not any(frame == "settled" for frame in n2.received.frames(link)):
                         n1.transport.send("n2", link, "settled")
                         await trio.lowlevel.checkpoint()
-        downs = [event for event in n1.heard.events + n2.heard.events if event[0] == "down"]
+        downs = [event for event in n1.received.events + n2.received.events if event[0] == "down"]
         assert len(downs) == 4, "each link went down once, at the end"
 
 
@@ -281,29 +281,29 @@ async def test_a_restarted_peer_is_connected_again() -> None:
     async with running(Node("n1", {"n2": NOWHERE})) as n1:
         for life in (1, 2):
             async with running(Node("n2", {"n1": n1.address})) as n2:
-                await n1.heard.until(is_up(RAFT))
-                await n2.heard.until(is_up(RAFT))
+                await n1.received.until(is_up(RAFT))
+                await n2.received.until(is_up(RAFT))
                 n2.transport.send("n1", RAFT, life)
                 await n1.frames(life)
-            await n1.heard.until(lambda heard: not is_up(RAFT)(heard))
+            await n1.received.until(lambda received: not is_up(RAFT)(received))
             assert not n1.transport.send("n2", RAFT, "into the void")
-        assert n1.heard.kinds() == ["up", "frame", "down"] * 2
+        assert n1.received.kinds() == ["up", "frame", "down"] * 2
 
 
 async def test_down_is_told_when_this_node_stops_and_nothing_is_sent_any_more() -> None:
     async with pair() as (n1, n2):
         pass
     for node in (n1, n2):
-        assert node.heard.kinds().count("down") == node.heard.kinds().count("up")
+        assert node.received.kinds().count("down") == node.received.kinds().count("up")
         assert not node.transport.send("n1" if node is n2 else "n2", RAFT, "late")
 
 
 async def test_a_dropped_connection_is_dialed_anew() -> None:
     async with pair() as (n1, n2):
         n1.transport.drop("n2", RAFT, "told to")
-        await n1.heard.until(lambda heard: heard.kinds() == ["up", "down", "up"])
-        await n2.heard.until(lambda heard: heard.kinds() == ["up", "down", "up"])
-        assert n1.heard.kinds(ROUTE) == ["up"], "the other link is not touched"
+        await n1.received.until(lambda received: received.kinds() == ["up", "down", "up"])
+        await n2.received.until(lambda received: received.kinds() == ["up", "down", "up"])
+        assert n1.received.kinds(ROUTE) == ["up"], "the other link is not touched"
 
 
 async def test_frames_of_a_replaced_connection_are_dropped() -> None:
@@ -311,9 +311,9 @@ async def test_frames_of_a_replaced_connection_are_dropped() -> None:
     async with running(Node("n1", {"n2": NOWHERE})) as n1:
         old, new = await dial(n1), await dial(n1)
         await old.send_all(hello(epoch=1))
-        await n1.heard.until(is_up())
+        await n1.received.until(is_up())
         await new.send_all(hello(epoch=2))
-        await n1.heard.until(lambda heard: heard.kinds() == ["up", "down", "up"])
+        await n1.received.until(lambda received: received.kinds() == ["up", "down", "up"])
         await is_closed(old)
         await new.send_all(encode_frame("counts"))
         assert await n1.frames(1) == ["counts"]
@@ -326,30 +326,30 @@ async def test_bytes_that_came_in_with_the_replacement_are_dropped_too() -> None
         for epoch in range(1, 40, 2):
             old, new = await dial(n1), await dial(n1)
             await old.send_all(hello(epoch=epoch))
-            await n1.heard.until(is_up())
+            await n1.received.until(is_up())
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(new.send_all, hello(epoch=epoch + 1))
                 nursery.start_soon(old.send_all, encode_frame(("old", epoch)))
-            await n1.heard.until(lambda heard: heard.kinds().count("up") % 2 == 0)
+            await n1.received.until(lambda received: received.kinds().count("up") % 2 == 0)
             await new.send_all(encode_frame(("new", epoch)))
-            await n1.heard.until(lambda heard, epoch=epoch: heard.frames()[-1:] == [("new", epoch)])
-            events = [event[0] if event[0] != "frame" else event[3] for event in n1.heard.events]
+            await n1.received.until(lambda received, epoch=epoch: received.frames()[-1:] == [("new", epoch)])
+            events = [event[0] if event[0] != "frame" else event[3] for event in n1.received.events]
             replaced = len(events) - 1 - events[::-1].index("down")
             assert ("old", epoch) not in events[replaced:]
             await new.aclose()
             await old.aclose()
-            await n1.heard.until(lambda heard: not is_up()(heard))
+            await n1.received.until(lambda received: not is_up()(received))
 
 
 async def test_an_overtaken_connection_is_refused_and_the_present_one_stays() -> None:
     async with running(Node("n1", {"n2": NOWHERE})) as n1:
         late, present = await dial(n1), await dial(n1)
         await present.send_all(hello(epoch=2))
-        await n1.heard.until(is_up())
+        await n1.received.until(is_up())
         await late.send_all(hello(epoch=1))
         assert (await answer(late))["collision"] is True
         await is_closed(late)
-        assert n1.heard.kinds() == ["up"]
+        assert n1.received.kinds() == ["up"]
 
 
 async def test_a_restarted_process_replaces_a_connection_that_looks_alive() -> None:
@@ -357,9 +357,9 @@ async def test_a_restarted_process_replaces_a_connection_that_looks_alive() -> N
     async with running(Node("n1", {"n2": NOWHERE})) as n1:
         dead, fresh = await dial(n1), await dial(n1)
         await dead.send_all(hello(epoch=900))
-        await n1.heard.until(is_up())
+        await n1.received.until(is_up())
         await fresh.send_all(hello(epoch=1, seed=b"j"))
-        await n1.heard.until(lambda heard: heard.kinds() == ["up", "down", "up"])
+        await n1.received.until(lambda received: received.kinds() == ["up", "down", "up"])
 
 
 # --- bounds -----------------------------------------------------------------------------------------
@@ -371,13 +371,13 @@ async def test_a_peer_that_does_not_read_loses_its_connection() -> None:
     async with running(Node("n1", {"n2": NOWHERE}, limits=limits)) as n1:
         stream = await dial(n1)
         await stream.send_all(hello())
-        await n1.heard.until(is_up())
+        await n1.received.until(is_up())
         sent = 0
         while n1.transport.send("n2", RAFT, b"x" * 100_000):
             sent += 1
             assert n1.transport.queued_bytes("n2", RAFT) <= 5_000_000
         assert sent >= 48
-        await n1.heard.until(lambda heard: heard.kinds() == ["up", "down"])
+        await n1.received.until(lambda received: received.kinds() == ["up", "down"])
         (problem,) = (s.problem for s in n1.transport.status() if s.link == RAFT)
         assert "does not read" in problem
         assert n1.transport.queued_bytes("n2", RAFT) == 0
@@ -389,7 +389,7 @@ async def test_whoever_says_nothing_is_closed_in_time() -> None:
         half = await dial(n1)
         await half.send_all(hello()[:20])
         await is_closed(half)
-        assert n1.heard.events == []
+        assert n1.received.events == []
 
 
 async def test_strangers_cannot_use_up_the_node(peers_log: PeersLog) -> None:
@@ -398,14 +398,14 @@ async def test_strangers_cannot_use_up_the_node(peers_log: PeersLog) -> None:
     async with running(Node("n1", {"n2": NOWHERE}, limits=limits)) as n1:
         peer = await dial(n1)
         await peer.send_all(hello())
-        await n1.heard.until(is_up())
+        await n1.received.until(is_up())
         speaking = await dial(n1)
         await speaking.send_all(hello(link=ROUTE)[:20])
         silent = [await dial(n1) for _ in range(3)]
         await is_closed(silent[0])
         assert len(await peers_log.until("it had to make room")) == 1
         await speaking.send_all(hello(link=ROUTE)[20:])
-        await n1.heard.until(is_up(ROUTE))
+        await n1.received.until(is_up(ROUTE))
 
 
 async def test_peers_are_linked_while_strangers_hold_all_they_can(certs: Path, peers_log: PeersLog) -> None:
@@ -416,8 +416,8 @@ async def test_peers_are_linked_while_strangers_hold_all_they_can(certs: Path, p
             for _ in range(64):
                 await dial(n1)
             async with running(Node("n2", {"n1": n1.address}, security=security("n2"))):
-                await n1.heard.until(is_up(RAFT))
-                await n1.heard.until(is_up(ROUTE))
+                await n1.received.until(is_up(RAFT))
+                await n1.received.until(is_up(ROUTE))
     assert 1 <= len(peers_log.about("it had to make room")) <= 2 * LINES_MAX
 
 
@@ -471,10 +471,10 @@ async def test_garbage_after_the_hello_ends_that_link_only() -> None:
         raft, route = await dial(n1), await dial(n1)
         await raft.send_all(hello())
         await route.send_all(hello(link=ROUTE, epoch=2))
-        await n1.heard.until(is_up(ROUTE))
-        await n1.heard.until(is_up(RAFT))
+        await n1.received.until(is_up(ROUTE))
+        await n1.received.until(is_up(RAFT))
         await raft.send_all(encode_frame("good") + b"\xff\xff\xff\xffgarbage")
-        await n1.heard.until(lambda heard: heard.kinds() == ["up", "frame", "down"])
+        await n1.received.until(lambda received: received.kinds() == ["up", "frame", "down"])
         await route.send_all(encode_frame("still here"))
         assert await n1.frames(1, ROUTE) == ["still here"]
 
@@ -485,12 +485,12 @@ async def test_a_frame_that_the_listener_refuses_ends_the_connection() -> None:
             raise RemoteProtocolError("no such frame")
 
     async with pair() as (n1, n2):
-        n1.heard.react = refuse
+        n1.received.react = refuse
         n2.transport.send("n1", RAFT, "bad")
-        await n1.heard.until(lambda heard: heard.kinds() == ["up", "frame", "down", "up"])
-        await n2.heard.until(lambda heard: heard.kinds() == ["up", "down", "up"])
+        await n1.received.until(lambda received: received.kinds() == ["up", "frame", "down", "up"])
+        await n2.received.until(lambda received: received.kinds() == ["up", "down", "up"])
         n2.transport.send("n1", RAFT, "good")
-        await n1.heard.until(lambda heard: "good" in heard.frames())
+        await n1.received.until(lambda received: "good" in received.frames())
 
 
 async def test_a_mistake_of_our_own_is_not_taken_for_the_peers() -> None:
@@ -501,7 +501,7 @@ async def test_a_mistake_of_our_own_is_not_taken_for_the_peers() -> None:
 
     with pytest.RaisesGroup(OSError, flatten_subgroups=True):
         async with pair() as (n1, n2):
-            n1.heard.react = fail
+            n1.received.react = fail
             n2.transport.send("n1", RAFT, "anything")
             await trio.sleep_forever()
 
@@ -527,7 +527,7 @@ async def test_strangers_are_refused_and_told_why(said: bytes, refusal: str) -> 
         await stream.send_all(said)
         assert (await answer(stream))["refused"] == refusal
         await is_closed(stream)
-        assert n1.heard.events == []
+        assert n1.received.events == []
 
 
 # --- members that come and go ------------------------------------------------------------------------
@@ -539,8 +539,8 @@ async def test_a_new_member_is_dialed_and_taken() -> None:
         assert not n1.transport.send("n2", RAFT, "too early")
         n1.transport.set_members({"n1": n1.address, "n2": n2.address})
         for node in (n1, n2):
-            await node.heard.until(is_up(RAFT))
-            await node.heard.until(is_up(ROUTE))
+            await node.received.until(is_up(RAFT))
+            await node.received.until(is_up(ROUTE))
         assert n1.transport.send("n2", RAFT, "welcome")
         assert await n2.frames(1) == ["welcome"]
         n1.transport.set_members({"n2": n2.address})  # nothing new: the links stay
@@ -552,31 +552,31 @@ async def test_a_member_that_left_is_cut_off_and_refused(peers_log: PeersLog) ->
         n1.transport.set_members({})
         assert not n1.transport.is_up("n2", RAFT)
         assert not n1.transport.send("n2", ROUTE, "no more")
-        assert n1.heard.kinds() == ["up"]  # told when this has returned
+        assert n1.received.kinds() == ["up"]  # told when this has returned
         for link in (RAFT, ROUTE):
-            await n1.heard.until(lambda heard, link=link: heard.kinds(link) == ["up", "down"])
+            await n1.received.until(lambda received, link=link: received.kinds(link) == ["up", "down"])
         await peers_log.until("n2 is no member any more", 2)
         await peers_log.until("refused by the peer: 'n2' is no raft peer of 'n1'")
         with pytest.raises(UnavailableError, match="no member"):
             async with n1.transport.open_snapshot("n2"):
                 pass
         n1.transport.set_members({"n2": NOWHERE})  # it is added again
-        await n1.heard.until(lambda heard: heard.kinds() == ["up", "down", "up"])
-        assert n1.heard.kinds(ROUTE)[:2] == ["up", "down"]
+        await n1.received.until(lambda received: received.kinds() == ["up", "down", "up"])
+        assert n1.received.kinds(ROUTE)[:2] == ["up", "down"]
 
 
 async def test_who_is_refused_hears_more_than_the_text(peers_log: PeersLog) -> None:
     """What the server has to say to this hello; a connection that comes to be hears nothing of it."""
     told: list[tuple[str, Any]] = []
     n1 = Node("n1", {"n3": NOWHERE})
-    n1.transport.tell_refused(lambda hello: {"about": hello["from"]}, lambda _peer, _refusal: None)
+    n1.transport.notify_refused(lambda hello: {"about": hello["from"]}, lambda _peer, _refusal: None)
     async with running(n1):
         for name in ("n2", "n3"):
             other = Node(name, {"n1": n1.address})
-            other.transport.tell_refused(lambda _hello: {}, lambda *heard: told.append(heard))
+            other.transport.notify_refused(lambda _hello: {}, lambda *received: told.append(received))
             async with running(other):
                 if name == "n3":
-                    await other.heard.until(is_up())
+                    await other.received.until(is_up())
                 else:
                     await peers_log.until("refused by the peer: 'n2' is no raft peer")
     assert {peer for peer, _ in told} == {"n1"}
@@ -586,7 +586,7 @@ async def test_who_is_refused_hears_more_than_the_text(peers_log: PeersLog) -> N
 async def test_a_new_address_counts_from_the_next_attempt_on() -> None:
     async with running(Node("n2", {"n1": NOWHERE})) as n2, running(Node("n1", {"n2": NOWHERE})) as n1:
         n1.transport.set_members({"n2": n2.address})
-        await n1.heard.until(is_up(RAFT))
+        await n1.received.until(is_up(RAFT))
         n1.transport.set_members({"n2": NOWHERE})
         assert n1.transport.is_up("n2", RAFT)
 
@@ -607,8 +607,8 @@ async def test_member_whose_address_is_not_known_is_taken_when_it_dials(peers_lo
     n1.transport.set_members({"n2": None})
     async with running(n1), running(n2 := Node("n2", {"n1": n1.address})):
         for link in (RAFT, ROUTE):
-            await n1.heard.until(is_up(link))
-            await n2.heard.until(is_up(link))
+            await n1.received.until(is_up(link))
+            await n2.received.until(is_up(link))
         with pytest.raises(UnavailableError, match="its address isn't known"):
             async with n1.transport.open_snapshot("n2"):
                 pass
@@ -622,7 +622,7 @@ async def test_member_is_dialed_once_its_address_is_known() -> None:
         async with running(n1):
             await trio.testing.wait_all_tasks_blocked()
             n1.transport.set_members({"n2": n2.address})
-            await n1.heard.until(is_up(RAFT))
+            await n1.received.until(is_up(RAFT))
 
 
 async def test_members_named_before_it_runs_are_dialed() -> None:
@@ -630,7 +630,7 @@ async def test_members_named_before_it_runs_are_dialed() -> None:
         n1 = Node("n1", {"n9": NOWHERE})
         n1.transport.set_members({"n2": n2.address})
         async with running(n1):
-            await n1.heard.until(is_up(RAFT))
+            await n1.received.until(is_up(RAFT))
         n1.transport.set_members({})  # it has stopped: nothing to close
 
 
@@ -654,7 +654,7 @@ async def test_what_the_server_declines_is_declined_and_both_logs_say_why(peers_
         assert len(peers_log.about("refused by the peer: belongs to another cluster")) == 2, (
             "n2 says so once for each link, however often it was tried"
         )
-        assert n1.heard.events == n2.heard.events == []
+        assert n1.received.events == n2.received.events == []
 
 
 async def test_a_wrong_address_is_noticed_by_whoever_dials(peers_log: PeersLog) -> None:
@@ -672,7 +672,7 @@ async def test_what_the_dialing_server_declines_is_declined_too(peers_log: Peers
         n2 = Node("n2", {"n1": n1.address}, declined=lambda link, said: f"not {said['from']}")
         async with running(n2):
             await peers_log.until("not n1", 2)
-            assert n2.heard.events == []
+            assert n2.received.events == []
 
 
 @pytest.mark.parametrize("wrong", [{"node": "n3"}, {"to": "n3"}, {"link": ROUTE}])
@@ -692,15 +692,15 @@ async def test_an_answer_that_is_not_for_us_is_none(wrong: dict[str, str], peers
         n2 = Node("n2", {"n1": Address(*listener.socket.getsockname())})
         async with running(n2):
             await peers_log.until("no raft link with n1")
-            assert RAFT not in {event[2] for event in n2.heard.events}
+            assert RAFT not in {event[2] for event in n2.received.events}
         nursery.cancel_scope.cancel()
 
 
 async def test_routing_peers_have_the_route_link_only() -> None:
     a1 = Node("a1", {}, routes={"b1": NOWHERE})
     async with running(a1), running(b1 := Node("b1", {}, routes={"a1": a1.address})):
-        await a1.heard.until(is_up(ROUTE))
-        await b1.heard.until(is_up(ROUTE))
+        await a1.received.until(is_up(ROUTE))
+        await b1.received.until(is_up(ROUTE))
         assert not b1.transport.send("a1", RAFT, "no such link")
         with pytest.raises(UnavailableError, match="a1 is no member"):
             async with b1.transport.open_snapshot("a1"):
@@ -752,9 +752,9 @@ async def test_nodes_with_certificates_of_one_authority_are_linked(certs: Path) 
     """Large frames both ways, through TLS 1.3 and with the frames that follow the hello at once."""
     n1 = Node("n1", {"n2": NOWHERE}, security=mutual(certs, "n1"))
     async with running(n1), running(n2 := Node("n2", {"n1": n1.address}, security=mutual(certs, "n2"))):
-        await n1.heard.until(is_up())
+        await n1.received.until(is_up())
         n1.transport.send("n2", RAFT, b"x" * 3_000_000)
-        await n2.heard.until(is_up())
+        await n2.received.until(is_up())
         n2.transport.send("n1", RAFT, b"y" * 3_000_000)
         assert await n2.frames(1) == [b"x" * 3_000_000]
         assert await n1.frames(1) == [b"y" * 3_000_000]
@@ -785,7 +785,7 @@ async def test_nodes_without_a_good_certificate_are_refused(
         async with running(n2):
             assert accepted_says in (await peers_log.until("dropped"))[0]
             assert dialed_says in (await peers_log.until("no raft link with n1"))[0]
-            assert n1.heard.events == n2.heard.events == []
+            assert n1.received.events == n2.received.events == []
 
 
 def client(certs: Path, **files: str) -> ssl.SSLContext:
@@ -813,11 +813,11 @@ async def outcome(n1: Node, context: ssl.SSLContext, said: bytes) -> Any:
 async def test_a_name_that_is_not_the_certificates_is_refused(certs: Path) -> None:
     """n3 of the same cluster, with a certificate as good as any, can't be n2."""
     async with running(Node("n1", {"n2": NOWHERE, "n3": NOWHERE}, security=mutual(certs, "n1"))) as n1:
-        n1.transport.tell_refused(lambda _hello: {"settled": b"of the members"}, lambda *_heard: None)
+        n1.transport.notify_refused(lambda _hello: {"settled": b"of the members"}, lambda *_heard: None)
         context = client(certs, own="good", node="n3")
         refusal = await outcome(n1, context, hello(node="n2"))
         assert refusal == {"refused": "says it is 'n2', but its certificate is for n3"}
-        assert n1.heard.events == []
+        assert n1.received.events == []
         assert (await outcome(n1, context, hello(node="n3")))["node"] == "n1"
 
 
@@ -829,13 +829,13 @@ async def test_a_server_under_another_name_learns_nothing_from_us(certs: Path, p
         async with running(n2):
             await peers_log.until("says it is 'n1', but its certificate is for n3")
             assert "before its hello" in (await peers_log.until("dropped"))[0]
-            assert n3.heard.events == n2.heard.events == []
+            assert n3.received.events == n2.received.events == []
 
 
 async def test_a_client_without_a_certificate_is_refused(certs: Path) -> None:
     async with running(Node("n1", {"n2": NOWHERE}, security=mutual(certs, "n1"))) as n1:
         assert "CERTIFICATE_REQUIRED" in await outcome(n1, client(certs), hello())
-        assert n1.heard.events == []
+        assert n1.received.events == []
 
 
 async def test_no_noise_hides_that_a_certificate_is_refused(certs: Path, peers_log: PeersLog) -> None:
@@ -877,7 +877,7 @@ async def test_plaintext_is_refused_where_tls_is_spoken(certs: Path, peers_log: 
         await stream.send_all(hello())
         assert "dropped: TLS: " in (await peers_log.until("peer connection"))[0]
         await is_closed(stream)
-        assert n1.heard.events == []
+        assert n1.received.events == []
 
 
 async def test_whoever_stays_in_the_tls_handshake_is_closed_in_time(certs: Path) -> None:
@@ -919,7 +919,7 @@ async def test_a_snapshot_connection_goes_both_ways_and_ends_with_its_server() -
                     await channel.send({"part": part, "data": b"x" * 262_144})
                     got += await channel.receive()
                 assert [said["part"] for _, said in got] == list(range(5))
-        assert n1.heard.kinds() == ["up"], "the links are not concerned"
+        assert n1.received.kinds() == ["up"], "the links are not concerned"
 
 
 async def test_a_server_that_has_finished_ends_the_connection() -> None:

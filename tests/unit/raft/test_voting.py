@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from node.raft.frames import PreVoteRequest, Stale, TakeOver, VoteRequest
+from node.raft.frames import PreVoteRequest, Stale, TimeoutNow, VoteRequest
 from node.raft.ports import Role
 
 
@@ -10,10 +10,10 @@ def test_order_to_take_over_counts_only_from_the_present_leader(group) -> None:
     table = group("abc")
     leader = table.elect("a")
     term = leader.engine.term
-    table["b"].engine.receive("c", TakeOver(term).encode())
-    table["b"].engine.receive("a", TakeOver(term - 1).encode())
+    table["b"].engine.receive("c", TimeoutNow(term).encode())
+    table["b"].engine.receive("a", TimeoutNow(term - 1).encode())
     assert table["b"].engine.role is Role.FOLLOWER
-    table["b"].engine.receive("a", TakeOver(term).encode())
+    table["b"].engine.receive("a", TimeoutNow(term).encode())
     assert table["b"].engine.role is Role.CANDIDATE
 
 
@@ -33,7 +33,7 @@ def test_later_term_is_believed_whoever_speaks_of_it(group) -> None:
     leader = table.elect("a")
     leader.engine.receive("b", Stale(9).encode())
     assert (leader.engine.role, leader.engine.term) == (Role.FOLLOWER, 9)
-    assert leader.heard.roles[-1] == (Role.FOLLOWER, 9, None, "b knows of term 9")
+    assert leader.received.roles[-1] == (Role.FOLLOWER, 9, None, "b knows of term 9")
 
 
 def test_leader_grants_no_pre_vote(group) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from node.server.backpressure import LINK_S, Pacing
+from node.server.backpressure import LINK_S, Backpressure
 
 
 class Connection:
@@ -26,7 +26,7 @@ class Node:
         self.stuck: list[Connection] = []
         self.told: list[tuple[str, bool]] = []
         self.held_up: list[Connection] = []
-        self.pacing = Pacing(
+        self.backpressure = Backpressure(
             self,
             stuck=lambda now_s: self.stuck,
             set_stuck=lambda connection, stuck: self.told.append((connection.name, stuck)),
@@ -40,14 +40,14 @@ class Node:
 
 def test_nobody_is_read_from_while_too_much_waits() -> None:
     node, a, b = Node(), Connection("a"), Connection("b")
-    node.pacing.read_done(a)
+    node.backpressure.read_done(a)
     assert a.reads
     node.full = True
     for connection in (a, b):
-        node.pacing.read_done(connection)
+        node.backpressure.read_done(connection)
     assert not a.reads
     node.full = False
-    node.pacing.go_on()
+    node.backpressure.go_on()
     assert not a.reads, "a little room is not enough, or they would stop and go all the time"
 
 
@@ -56,53 +56,53 @@ def test_they_go_on_by_turns() -> None:
     node, a, b = Node(), Connection("a"), Connection("b")
     node.full = True
     for connection in (a, b):
-        node.pacing.read_done(connection)
+        node.backpressure.read_done(connection)
     node.full, node.relaxed = False, True
-    node.pacing.go_on()
+    node.backpressure.go_on()
     assert (a.reads, b.reads, node.kicks) == (True, False, 1)
     node.full, node.relaxed = True, False
-    node.pacing.read_done(a)
-    node.pacing.go_on()
+    node.backpressure.read_done(a)
+    node.backpressure.go_on()
     assert (a.reads, b.reads) == (False, False)
     node.full, node.relaxed = False, True
-    node.pacing.go_on()
+    node.backpressure.go_on()
     assert (a.reads, b.reads) == (False, True)
 
 
 def test_who_crowds_a_link_is_not_read_from_until_it_has_room() -> None:
     """Nobody tells that it has: it is looked at again and again."""
     node, a, b, c = Node(), Connection("a"), Connection("b"), Connection("c")
-    assert node.pacing.next_s == float("inf")
+    assert node.backpressure.next_s == float("inf")
     node.held_up = [a, b]
     for connection in (a, b, c):
-        node.pacing.read_done(connection)
+        node.backpressure.read_done(connection)
     assert (a.reads, b.reads, c.reads) == (False, False, True)
-    node.pacing.go_on()
+    node.backpressure.go_on()
     assert not a.reads
-    assert node.pacing.next_s == LINK_S
+    assert node.backpressure.next_s == LINK_S
     node.held_up = []
-    node.pacing.go_on()
+    node.backpressure.go_on()
     assert (a.reads, b.reads) == (True, False), "the second one once the first has had its read"
     node.full = True
-    node.pacing.go_on()
+    node.backpressure.go_on()
     assert not b.reads, "too much waits here by now"
-    assert node.pacing.next_s == float("inf")
+    assert node.backpressure.next_s == float("inf")
     node.full, node.relaxed = False, True
-    node.pacing.go_on()
+    node.backpressure.go_on()
     assert b.reads
     node.held_up = [a]
-    node.pacing.read_done(a)
-    node.pacing.closed(a)
-    assert node.pacing.next_s == float("inf")
+    node.backpressure.read_done(a)
+    node.backpressure.closed(a)
+    assert node.backpressure.next_s == float("inf")
 
 
 def test_who_has_ended_has_no_turn() -> None:
     node, a = Node(), Connection("a")
     node.full = True
-    node.pacing.read_done(a)
-    node.pacing.closed(a)
+    node.backpressure.read_done(a)
+    node.backpressure.closed(a)
     node.full, node.relaxed = False, True
-    node.pacing.go_on()
+    node.backpressure.go_on()
     assert not a.reads
 
 
@@ -110,10 +110,10 @@ def test_a_connection_is_said_to_be_stuck_once_and_once_that_it_is_not() -> None
     """R3."""
     node, a, b = Node(), Connection("a"), Connection("b")
     node.stuck = [a, b]
-    node.pacing.pump(1.0)
-    node.pacing.pump(2.0)
+    node.backpressure.pump(1.0)
+    node.backpressure.pump(2.0)
     assert node.told == [("a", True), ("b", True)]
-    node.pacing.closed(b)
+    node.backpressure.closed(b)
     node.stuck = []
-    node.pacing.pump(3.0)
+    node.backpressure.pump(3.0)
     assert node.told[2:] == [("a", False)]

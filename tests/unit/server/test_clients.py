@@ -451,8 +451,8 @@ async def test_many_connections_too_many_are_not_even_told() -> None:
 async def test_a_drained_client_is_heard_until_it_has_noticed() -> None:
     """What it sends before it reads the end of the stream is carried out; then its connection ends."""
     clients = make_clients()
-    heard: list[bytes] = []
-    clients.context.routing.serve(b"a", lambda _source, _subject, _reply, payload: heard.append(payload))
+    reachable: list[bytes] = []
+    clients.context.routing.serve(b"a", lambda _source, _subject, _reply, payload: reachable.append(payload))
     with trio.fail_after(5):
         async with listening(clients) as port:
             peer = await dial(port)
@@ -463,7 +463,7 @@ async def test_a_drained_client_is_heard_until_it_has_noticed() -> None:
             assert await peer.rest() == b""
             await peer.say(b"PUB a 1\r\n2\r\nPUB a 1\r\n3\r\n")
             await peer.stream.aclose()
-    assert heard == [b"1", b"2", b"3"]
+    assert reachable == [b"1", b"2", b"3"]
     assert [connection.close_reason for connection in clients.closed] == ["this node stops"]
 
 

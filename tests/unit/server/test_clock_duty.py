@@ -25,9 +25,9 @@ class Leader:
         """Who has everything, and takes over when told."""
         self.told: list[str | None] = []
         self.stopped = False
-        self.wall = WallClock(self._now_ns, lambda: WALL_NS + self._now_ns())
+        self.wall_clock = WallClock(self._now_ns, lambda: WALL_NS + self._now_ns())
         self.peers: dict[str, int] = {}
-        self.duty = ClockDuty("n1", self, self, State, ClusterClock(self._now_ns), self.wall)
+        self.duty = ClockDuty("n1", self, self, State, ClusterClock(self._now_ns), self.wall_clock)
 
     def _now_ns(self) -> int:
         return int(self.now_s * SECOND)
@@ -48,8 +48,8 @@ class Leader:
         while self.now_s < end_s - 1e-9:
             self.now_s += 0.5
             for peer, off_s in self.peers.items():
-                self.wall.report(peer, WALL_NS + self._now_ns() + off_s * SECOND)
-            self.wall.median()
+                self.wall_clock.report(peer, WALL_NS + self._now_ns() + off_s * SECOND)
+            self.wall_clock.median()
             self.duty.pump(self.now_s, term)
 
 
@@ -109,23 +109,23 @@ def test_nobody_hands_over_while_members_change() -> None:
 
 def test_an_operator_sees_and_confirms_the_clocks() -> None:
     leader = Leader()
-    leader.wall.seen(WALL_NS - 30 * 24 * 3600 * SECOND, 0)
+    leader.wall_clock.seen(WALL_NS - 30 * 24 * 3600 * SECOND, 0)
     answers: list[dict[str, Any]] = []
-    leader.wall.median()
+    leader.wall_clock.median()
     leader.duty.show({}, answers.append)
     assert not answers[0]["ok"]["believed"]
     assert answers[0]["ok"]["clocks_ahead_ns"] > 29 * 24 * 3600 * SECOND
-    assert leader.wall.stamp(0, free=True) < WALL_NS - 29 * 24 * 3600 * SECOND
+    assert leader.wall_clock.stamp(0, free=True) < WALL_NS - 29 * 24 * 3600 * SECOND
     leader.duty.show({"confirm": True}, answers.append)
     assert answers[1]["ok"]["believed"]
-    assert leader.wall.stamp(0, free=False) >= WALL_NS
+    assert leader.wall_clock.stamp(0, free=False) >= WALL_NS
 
 
 def test_a_leader_looks_at_the_clocks_though_nothing_is_stamped(caplog: pytest.LogCaptureFixture) -> None:
     """A node alone, without clients: a clock that had jumped was no warning until somebody published."""
     leader = Leader()
-    leader.wall.seen(WALL_NS, 0)
+    leader.wall_clock.seen(WALL_NS, 0)
     leader.now_s += 30 * 24 * 3600
     leader.duty.pump(leader.now_s, 7)
     assert "NOT believed" in caplog.text
-    assert leader.wall.off_ns(0) > 0
+    assert leader.wall_clock.off_ns(0) > 0

@@ -171,12 +171,12 @@ def test_no_ping_in_the_gap_however_short_the_interval() -> None:
 
 
 def test_info_is_not_sent_to_clients_that_do_not_know_it(world: World) -> None:
-    old, silent = world.client(protocol=0), world.accept()
-    silent.read()
-    for client in (old, silent):
+    old, unresponsive = world.client(protocol=0), world.accept()
+    unresponsive.read()
+    for client in (old, unresponsive):
         client.connection.announce()
         assert client.read() == b""
-    assert silent.says(connect(), b"PING\r\n").startswith(b"PONG\r\nINFO ")
+    assert unresponsive.says(connect(), b"PING\r\n").startswith(b"PONG\r\nINFO ")
 
 
 def test_lame_duck_is_announced_at_once(world: World) -> None:
@@ -421,14 +421,14 @@ def test_max_subscriptions() -> None:
 
 def test_the_service_is_told_once_a_buffer(world: World) -> None:
     client = world.client()
-    heard: list[tuple[Any, ...]] = []
-    world.routing.serve(b"_STAN.pub.c.>", lambda *args: heard.append(args))
+    reachable: list[tuple[Any, ...]] = []
+    world.routing.serve(b"_STAN.pub.c.>", lambda *args: reachable.append(args))
     world.service.told.clear()
     assert client.says(b"PUB _STAN.pub.c.x r 1\r\n1\r\nPUB _STAN.pub.c.x r 1\r\n2\r\n") == b""
-    assert heard == [(client.connection, b"_STAN.pub.c.x", b"r", payload) for payload in (b"1", b"2")]
+    assert reachable == [(client.connection, b"_STAN.pub.c.x", b"r", payload) for payload in (b"1", b"2")]
     assert world.service.told == [("read_done", 1)]
     client.says(b"PUB _STAN.pub.c.x r 1\r\n3\r\nNONSENSE\r\n")
-    assert len(heard) == 3, "what was complete before a violation counts"
+    assert len(reachable) == 3, "what was complete before a violation counts"
     assert world.service.told == [("read_done", 1), ("closed", 1), ("read_done", 1)]
 
 
@@ -790,8 +790,8 @@ def test_info_parses_as_clients_do(world: World) -> None:
 def test_a_great_fan_out_goes_in_steps() -> None:
     """256 KiB of small publishes to a thousand subscribers took half a minute, with nobody else served."""
     world = World()
-    heard = [world.client() for _ in range(STEP_COST // 8 - PUBLISH_COST)]
-    for client in heard:
+    reachable = [world.client() for _ in range(STEP_COST // 8 - PUBLISH_COST)]
+    for client in reachable:
         client.says(b"SUB a 1\r\n")
     busy = world.client()
     sent = b"".join(b"PUB a 2\r\n%02d\r\n" % number for number in range(20)) + b"PING\r\n"
@@ -799,7 +799,7 @@ def test_a_great_fan_out_goes_in_steps() -> None:
     steps = 1
     while busy.connection.resting:
         assert not busy.connection.reading
-        got = heard[0].read().count(b"MSG")
+        got = reachable[0].read().count(b"MSG")
         assert got == (8 if steps < 3 else 4)
         busy.says(b"PING\r\n") if steps == 1 else None
         busy.connection.go_on()
@@ -807,13 +807,13 @@ def test_a_great_fan_out_goes_in_steps() -> None:
     assert steps == 3
     assert busy.connection.reading
     assert busy.read() == b"PONG\r\nPONG\r\n"
-    assert heard[-1].read() == b"".join(b"MSG a 1 2\r\n%02d\r\n" % number for number in range(20))
+    assert reachable[-1].read() == b"".join(b"MSG a 1 2\r\n%02d\r\n" % number for number in range(20))
 
 
 def test_who_is_closed_or_paused_takes_no_further_step() -> None:
     world = World()
-    heard = [world.client() for _ in range(STEP_COST // 2)]
-    for client in heard:
+    reachable = [world.client() for _ in range(STEP_COST // 2)]
+    for client in reachable:
         client.says(b"SUB a 1\r\n")
     for ends in (True, False):
         busy = world.client()
@@ -887,22 +887,22 @@ def test_each_subject_published_to_for_the_first_time_counts_more() -> None:
 
 def test_nothing_is_carried_out_between_the_last_answers_and_draining(world: World) -> None:
     """What comes meanwhile waits; then it is carried out, and nothing is sent any more."""
-    heard: list[bytes] = []
-    world.routing.serve(b"a", lambda _source, _subject, _reply, payload: heard.append(payload))
+    reachable: list[bytes] = []
+    world.routing.serve(b"a", lambda _source, _subject, _reply, payload: reachable.append(payload))
     client = world.client()
     client.says(b"SUB b 1\r\n")
     client.connection.quiesce()
     assert client.connection.quiet
     assert not client.connection.reading
     assert client.says(b"PUB a 1\r\n1\r\nPING\r\nSUB c 2\r\n") == b""
-    assert heard == []
+    assert reachable == []
     client.connection.drain("this node stops")
-    assert heard == [b"1"]
+    assert reachable == [b"1"]
     assert client.connection.reading
     assert client.says(b"PUB b 1\r\nx\r\nPUB a 1\r\n2\r\n") == b""
-    assert heard == [b"1", b"2"]
-    assert not world.routing.heard(b"b"), "it counts as gone from here"
-    assert not world.routing.heard(b"c")
+    assert reachable == [b"1", b"2"]
+    assert not world.routing.reachable(b"b"), "it counts as gone from here"
+    assert not world.routing.reachable(b"c")
     client.connection.close("the client has left")
     assert client.connection.closed
     assert client.connection.close_reason == "this node stops"

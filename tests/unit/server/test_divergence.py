@@ -8,7 +8,7 @@ import pytest
 
 from node.core.state import State
 from node.errors import CorruptionError, RemoteProtocolError
-from node.server.divergence import REMEMBERED, Comparing
+from node.server.divergence import REMEMBERED, DivergenceCheck
 
 
 class Nodes:
@@ -18,7 +18,7 @@ class Nodes:
         self.frames: list[tuple[str, str, Any]] = []
         self.links: set[str] = set(names)
         self.nodes = {
-            name: Comparing(
+            name: DivergenceCheck(
                 name,
                 voters=lambda: names if voters is None else voters,
                 peers=lambda name=name: sorted(self.links - {name}),  # type: ignore[misc]

@@ -6,10 +6,17 @@ from typing import Any
 
 from conversation import SECOND, Answer, Conversation, publishes
 
-from node.core.commands import ChannelExpire, TakeOver
+from node.core.commands import ChannelExpire, NewTerm
 from node.core.effects import Replies
 from node.protocol.streaming import Message, decode_message
-from node.server.effect_executor import CHUNK, CHUNK_BYTES, STUCK_S, TIME_SURE_NS, TIME_UNKNOWN_NS, Performer
+from node.server.effect_executor import (
+    CHUNK,
+    CHUNK_BYTES,
+    STUCK_S,
+    TIME_SURE_NS,
+    TIME_UNKNOWN_NS,
+    EffectExecutor,
+)
 from node.server.reply_order import GROUP_WAIT_MAX_S, GROUP_WAIT_S, LATE_ROUNDS, WRITE_WAIT_S
 from node.store.memory import MemoryStore
 
@@ -17,8 +24,8 @@ from node.store.memory import MemoryStore
 class Connection:
     """A client's connection with room for so many messages."""
 
-    def __init__(self, room: int = 1000, epoch: int = 1) -> None:
-        self.room = room
+    def __init__(self, low_space: int = 1000, epoch: int = 1) -> None:
+        self.low_space = low_space
         self.closed = False
         self.epoch = epoch
         self.written = self.outbox_bytes = 0
@@ -26,7 +33,7 @@ class Connection:
 
     @property
     def writable(self) -> bool:
-        return self.room > 0
+        return self.low_space > 0
 
 
 class Inbox:
@@ -39,7 +46,7 @@ class Inbox:
 
     def deliver(self, subject: bytes, payload: bytes) -> None:
         message = decode_message(payload)
-        self.connection.room -= 1
+        self.connection.low_space -= 1
         self.connection.outbox_bytes += len(payload)
         self.got.append(message)
         self._left.append((subject.decode(), message.seq))
@@ -52,24 +59,24 @@ class Inbox:
 class Node:
     """A performer over a core; every entry said is performed at once."""
 
-    def __init__(self, *inboxes: str, room: int = 1000, **settings: Any) -> None:
+    def __init__(self, *inboxes: str, low_space: int = 1000, **settings: Any) -> None:
         self.talk = Conversation(**settings)
         self.store = MemoryStore()
         self.left: list[object] = []
         self.now = 0.0
-        self.connection = Connection(room)
+        self.connection = Connection(low_space)
         self.inboxes = {inbox: Inbox(self.connection, self.left) for inbox in inboxes}
-        self.performer = Performer(
+        self.executor = EffectExecutor(
             lambda: self.talk.state,
             self.store,
             receivers=lambda inbox: [self.inboxes[inbox.decode()]] if inbox.decode() in self.inboxes else [],
             reply=self.left.append,
             clock=lambda: self.now,
         )
-        self.performs(self.talk.connect("me"))
+        self.executes(self.talk.connect("me"))
 
-    def performs(self, answer: Answer) -> Answer:
-        self.performer.perform(answer.effects)
+    def executes(self, answer: Answer) -> Answer:
+        self.executor.execute(answer.effects)
         return answer
 
     def writes(self, connection: Connection | None = None) -> None:
@@ -79,22 +86,22 @@ class Node:
         connection.outbox_bytes = 0
         if connection.watched:
             connection.watched = False
-            self.performer.order.check()
+            self.executor.order.check()
 
     def rounds(self) -> None:
         """The loop goes round, as it does when it is told to by ``next_deadline``."""
         for _ in range(LATE_ROUNDS):
-            deadline_s = self.performer.order.next_deadline()
+            deadline_s = self.executor.order.next_deadline()
             assert deadline_s is not None
             self.now = max(self.now, deadline_s)
-            self.performer.order.tick()
+            self.executor.order.tick()
 
     def answers(self) -> int:
         """How many groups of answers have left."""
         return sum(isinstance(one, Replies) for one in self.left)
 
     def subscribes(self, inbox: str, **options: Any) -> Inbox:
-        self.performs(self.talk.subscribe(inbox, **options))
+        self.executes(self.talk.subscribe(inbox, **options))
         self.left.clear()
         return self.inboxes.get(inbox, Inbox(self.connection, []))
 
@@ -104,7 +111,7 @@ def test_opening_replies_then_deliveries_then_the_rest() -> None:
     before the ack of its publish."""
     node = Node("in")
     node.left.clear()
-    node.performs(node.talk.say(node.talk.subscription("in"), *publishes()))
+    node.executes(node.talk.say(node.talk.subscription("in"), *publishes()))
     assert node.answers() == 1, "the message has not been written yet"
     node.writes()
     opened, delivered, others = node.left
@@ -117,19 +124,19 @@ def test_payloads_are_stored_wherever_the_client_is() -> None:
     """Every node has every message; only where the client listens is one delivered."""
     node = Node()
     node.subscribes("elsewhere")
-    node.performs(node.talk.publish(2))
+    node.executes(node.talk.publish(2))
     channel = node.talk.state.channels["foo"].id
     assert [decode_message(data or b"").seq for data in node.store.get_many(channel, [1, 2])] == [1, 2]
-    assert node.performer.delivered == 0
+    assert node.executor.delivered == 0
 
 
 def test_a_redelivery_is_marked_and_counted() -> None:
     """D7, D8: on the wire copy only; what is stored stays as it was."""
     node = Node("in")
     inbox = node.subscribes("in", wait=1)
-    node.performs(node.talk.publish())
-    node.performs(node.talk.tick(at=1.0))
-    node.performs(node.talk.tick(at=2.0))
+    node.executes(node.talk.publish())
+    node.executes(node.talk.tick(at=1.0))
+    node.executes(node.talk.tick(at=2.0))
     assert [(m.seq, m.redelivered, m.redelivery_count) for m in inbox.got] == [
         (1, False, 0), (1, True, 1), (1, True, 2),
     ]  # fmt: skip
@@ -139,34 +146,34 @@ def test_a_redelivery_is_marked_and_counted() -> None:
 
 def test_what_does_not_fit_waits_as_numbers() -> None:
     """R3: bytes are made only while there is room, in order, and the rest when there is again."""
-    node = Node("in", room=1)
+    node = Node("in", low_space=1)
     inbox = node.subscribes("in", mif=1000)
-    node.performs(node.talk.publish(3 * CHUNK))
-    node.performs(node.talk.publish())
+    node.executes(node.talk.publish(3 * CHUNK))
+    node.executes(node.talk.publish())
     assert inbox.seqs == [*range(1, CHUNK + 1)]  # room is asked for once a chunk
-    node.connection.room = CHUNK + 1
-    node.performer.drained(node.connection)
+    node.connection.low_space = CHUNK + 1
+    node.executor.drained(node.connection)
     assert inbox.seqs == [*range(1, 3 * CHUNK + 1)]
-    node.connection.room = 10
-    node.performer.drained(node.connection)
-    node.performs(node.talk.publish())  # nothing waits any more: straight through
+    node.connection.low_space = 10
+    node.executor.drained(node.connection)
+    node.executes(node.talk.publish())  # nothing waits any more: straight through
     assert inbox.seqs == [*range(1, 3 * CHUNK + 3)]
 
 
 def test_large_messages_go_out_a_few_at_a_time() -> None:
     """R3: room is asked for after so many bytes, too; 128 of a megabyte each were sent without a look, twice
     what a connection may hold, and cut its client off as a slow consumer."""
-    node = Node("in", room=1)
+    node = Node("in", low_space=1)
     inbox = node.subscribes("in", mif=1000)
-    node.performs(node.talk.say(*publishes(CHUNK, size=CHUNK_BYTES // 4)))
+    node.executes(node.talk.say(*publishes(CHUNK, size=CHUNK_BYTES // 4)))
     assert inbox.seqs == [1, 2, 3]
-    node.connection.room = 1
-    node.performer.drained(node.connection)
+    node.connection.low_space = 1
+    node.executor.drained(node.connection)
     assert inbox.seqs == [1, 2, 3, 4, 5, 6]
-    node.connection.room = 1000
-    node.performer.drained(node.connection)
+    node.connection.low_space = 1000
+    node.executor.drained(node.connection)
     assert inbox.seqs == [*range(1, CHUNK + 1)]
-    node.performs(node.talk.say(*publishes(2, size=2 * CHUNK_BYTES)))
+    node.executes(node.talk.say(*publishes(2, size=2 * CHUNK_BYTES)))
     assert inbox.seqs[CHUNK:] == [CHUNK + 1, CHUNK + 2]
 
 
@@ -175,140 +182,140 @@ def test_a_connection_may_end_while_it_is_written_to() -> None:
 
     The node stopped on it, for a backlog that was there no more.
     """
-    node = Node("in", room=0)
+    node = Node("in", low_space=0)
     inbox = node.subscribes("in", mif=1000)
-    node.performs(node.talk.publish(3 * CHUNK))
+    node.executes(node.talk.publish(3 * CHUNK))
     deliver = inbox.deliver
 
     def cut_off(subject: bytes, payload: bytes) -> None:
         deliver(subject, payload)
         node.connection.closed = True
-        node.performer.forget(node.connection)
+        node.executor.forget(node.connection)
 
     inbox.deliver = cut_off  # type: ignore[method-assign]
-    node.connection.room = 10_000
-    node.performer.drained(node.connection)
+    node.connection.low_space = 10_000
+    node.executor.drained(node.connection)
     assert len(inbox.seqs) <= CHUNK, "nothing more is read for it"
-    assert node.performer.stuck(1000.0) == []
+    assert node.executor.stuck(1000.0) == []
 
 
 def test_what_was_acknowledged_meanwhile_is_not_sent() -> None:
     """R3: another node's copy of the same message may have been acknowledged while this one waited."""
-    node = Node("in", room=0)
+    node = Node("in", low_space=0)
     inbox = node.subscribes("in", mif=100)
-    node.performs(node.talk.publish(3))
-    node.performs(node.talk.ack("in", 2))
-    node.connection.room = 10
-    node.performer.drained(node.connection)
+    node.executes(node.talk.publish(3))
+    node.executes(node.talk.ack("in", 2))
+    node.connection.low_space = 10
+    node.executor.drained(node.connection)
     assert inbox.seqs == [1, 3]
 
 
 def test_what_was_redelivered_meanwhile_is_sent_once() -> None:
     """R3: the record carries a later entry's index, so the earlier decision is void."""
-    node = Node("in", room=0)
+    node = Node("in", low_space=0)
     inbox = node.subscribes("in", mif=100, wait=1)
-    node.performs(node.talk.publish(2))
-    node.performs(node.talk.tick(at=1.0))  # both again, while 2 still waits
-    node.connection.room = 10
-    node.performer.drained(node.connection)
+    node.executes(node.talk.publish(2))
+    node.executes(node.talk.tick(at=1.0))  # both again, while 2 still waits
+    node.connection.low_space = 10
+    node.executor.drained(node.connection)
     assert [(m.seq, m.redelivery_count) for m in inbox.got] == [(1, 1), (2, 1)]
 
 
 def test_what_a_limit_dropped_meanwhile_is_skipped() -> None:
     """R3, DEL-08: its payload has left the log."""
-    node = Node("in", room=0)
+    node = Node("in", low_space=0)
     inbox = node.subscribes("in", mif=100)
-    node.performs(node.talk.publish(3))
+    node.executes(node.talk.publish(3))
     node.store.drop(node.talk.state.channels["foo"].id, 2)
-    node.connection.room = 10
-    node.performer.drained(node.connection)
+    node.connection.low_space = 10
+    node.executor.drained(node.connection)
     assert inbox.seqs == [3]
 
 
 def test_nothing_is_sent_to_a_closed_subscription() -> None:
     """UNS-08: what waited for room when it was closed goes nowhere."""
-    node = Node("in", room=0)
+    node = Node("in", low_space=0)
     inbox = node.subscribes("in", mif=100)
-    node.performs(node.talk.publish(3))
-    node.performs(node.talk.close("in"))
-    node.connection.room = 10
-    node.performer.drained(node.connection)
+    node.executes(node.talk.publish(3))
+    node.executes(node.talk.close("in"))
+    node.connection.low_space = 10
+    node.executor.drained(node.connection)
     assert inbox.seqs == []
 
 
 def test_nothing_is_sent_to_the_inbox_a_durable_had_before() -> None:
     """A durable resumed with another inbox: what waited for the old one isn't sent there."""
-    node = Node("old", "new", room=0)
+    node = Node("old", "new", low_space=0)
     old = node.subscribes("old", durable="d", mif=100)
-    node.performs(node.talk.publish(3))
-    node.performs(node.talk.close("old"))
-    node.performs(node.talk.subscribe("new", durable="d", mif=100))
-    node.connection.room = 10
-    node.performer.drained(node.connection)
+    node.executes(node.talk.publish(3))
+    node.executes(node.talk.close("old"))
+    node.executes(node.talk.subscribe("new", durable="d", mif=100))
+    node.connection.low_space = 10
+    node.executor.drained(node.connection)
     assert old.seqs == []
     assert node.inboxes["new"].seqs == [1, 2, 3]
 
 
 def test_nor_what_the_resume_could_not_send_again_yet() -> None:
     """UNS-08, R19: an entry sends 500 again; the records of the others are as they were for the old inbox."""
-    node = Node("old", "new", room=0)
+    node = Node("old", "new", low_space=0)
     old = node.subscribes("old", durable="d", mif=1000)
-    node.performs(node.talk.publish(600))
-    node.performs(node.talk.tick())
-    node.performs(node.talk.close("old"))
-    node.performs(node.talk.subscribe("new", durable="d", mif=1000))
-    node.connection.room = 10_000
-    node.performer.drained(node.connection)
+    node.executes(node.talk.publish(600))
+    node.executes(node.talk.tick())
+    node.executes(node.talk.close("old"))
+    node.executes(node.talk.subscribe("new", durable="d", mif=1000))
+    node.connection.low_space = 10_000
+    node.executor.drained(node.connection)
     assert old.seqs == []
     assert node.inboxes["new"].seqs == [*range(1, 501)]
-    node.performs(node.talk.tick())
+    node.executes(node.talk.tick())
     assert node.inboxes["new"].seqs == [*range(1, 601)]
 
 
 def test_a_dead_connections_backlog_is_forgotten() -> None:
     """What was not written is unacked, and comes again."""
-    node = Node("in", room=0)
+    node = Node("in", low_space=0)
     inbox = node.subscribes("in", mif=100)
-    node.performs(node.talk.publish(3))
-    node.performer.forget(node.connection)
-    node.connection.room = 10
-    node.performer.drained(node.connection)
+    node.executes(node.talk.publish(3))
+    node.executor.forget(node.connection)
+    node.connection.low_space = 10
+    node.executor.drained(node.connection)
     assert inbox.seqs == []
 
 
 def test_a_connection_that_does_not_move_is_stuck() -> None:
     """R3, R15: after 5 s it counts as not listening; it isn't sent the same bytes again."""
-    node = Node("in", room=0)
+    node = Node("in", low_space=0)
     node.subscribes("in", mif=100)
-    node.performs(node.talk.publish(3))
-    assert node.performer.stuck(STUCK_S - 0.1) == []
-    assert node.performer.stuck(STUCK_S) == [node.connection]
+    node.executes(node.talk.publish(3))
+    assert node.executor.stuck(STUCK_S - 0.1) == []
+    assert node.executor.stuck(STUCK_S) == [node.connection]
     node.now = 6.0
-    node.connection.room = 1
-    node.performer.drained(node.connection)
-    assert node.performer.stuck(STUCK_S + 1) == []
+    node.connection.low_space = 1
+    node.executor.drained(node.connection)
+    assert node.executor.stuck(STUCK_S + 1) == []
 
 
 def test_who_moves_slowly_is_not_stuck() -> None:
     """R3: it counts from the last that it took."""
-    node = Node("in", room=0)
+    node = Node("in", low_space=0)
     node.subscribes("in", mif=1000)
-    node.performs(node.talk.publish(3 * CHUNK))
+    node.executes(node.talk.publish(3 * CHUNK))
     node.now = STUCK_S - 1
-    node.connection.room = 1
-    node.performer.drained(node.connection)
-    assert node.performer.stuck(STUCK_S) == []
-    assert node.performer.stuck(2 * STUCK_S - 1) == [node.connection]
+    node.connection.low_space = 1
+    node.executor.drained(node.connection)
+    assert node.executor.stuck(STUCK_S) == []
+    assert node.executor.stuck(2 * STUCK_S - 1) == [node.connection]
 
 
 def test_nothing_overtakes_what_waits() -> None:
     """DEL-05: room that nobody has told of yet isn't for what comes later."""
-    node = Node("in", room=0)
+    node = Node("in", low_space=0)
     inbox = node.subscribes("in", mif=100)
-    node.performs(node.talk.publish(2))
-    node.connection.room = 100
-    node.performs(node.talk.publish())
-    node.performer.drained(node.connection)
+    node.executes(node.talk.publish(2))
+    node.connection.low_space = 100
+    node.executes(node.talk.publish())
+    node.executor.drained(node.connection)
     assert inbox.seqs == [1, 2, 3]
 
 
@@ -316,12 +323,12 @@ def test_while_held_nothing_is_delivered() -> None:
     """R4: after a gap this node first applies what it missed, then performs what is still true."""
     node = Node("in")
     inbox = node.subscribes("in", mif=100)
-    node.performer.held = True
-    node.performs(node.talk.publish(3))
-    node.performer.drained(node.connection)
+    node.executor.held = True
+    node.executes(node.talk.publish(3))
+    node.executor.drained(node.connection)
     assert inbox.seqs == []
-    node.performs(node.talk.ack("in", 1, 2))
-    node.performer.resume(lambda: node.left.append("resumed"))
+    node.executes(node.talk.ack("in", 1, 2))
+    node.executor.resume(lambda: node.left.append("resumed"))
     assert inbox.seqs == [3]
 
 
@@ -329,21 +336,21 @@ def test_after_a_snapshot_what_the_skipped_entries_assigned_is_delivered() -> No
     """R6: the entry index of each record tells which were skipped here."""
     node = Node("in")
     inbox = node.subscribes("in", mif=100)
-    node.performs(node.talk.publish(2))
+    node.executes(node.talk.publish(2))
     since = node.talk.index
     skipped = [node.talk.publish(2), node.talk.publish(1)]
     for answer in skipped:
         for stored in answer.effects.stored:  # the snapshot brought the payloads
-            node.performer.perform(type(answer.effects)(answer.effects.index, stored=[stored]))
-    node.performer.redeliver_skipped(since)
+            node.executor.execute(type(answer.effects)(answer.effects.index, stored=[stored]))
+    node.executor.redeliver_skipped(since)
     assert inbox.seqs == [1, 2, 3, 4, 5]
 
 
 def test_a_snapshot_brings_another_store() -> None:
     node = Node("in")
     inbox = node.subscribes("in")
-    node.performer.replace(MemoryStore())
-    node.performs(node.talk.publish())
+    node.executor.replace(MemoryStore())
+    node.executes(node.talk.publish())
     assert inbox.seqs == [1]
     assert node.store.get(node.talk.state.channels["foo"].id, 1) is None
 
@@ -351,10 +358,10 @@ def test_a_snapshot_brings_another_store() -> None:
 def test_dropped_messages_and_channels_leave_the_store() -> None:
     """Drop and DropChannel are every node's."""
     node = Node(max_msgs=2, max_inactivity_ns=SECOND)
-    node.performs(node.talk.publish(5))
+    node.executes(node.talk.publish(5))
     channel = node.talk.state.channels["foo"]
     assert [seq for seq in range(1, 6) if node.store.get(channel.id, seq)] == [4, 5]
-    node.performs(node.talk.say(keeper=[ChannelExpire(1, "foo", channel.generation)], at=2.0))
+    node.executes(node.talk.say(leader_commands=[ChannelExpire(1, "foo", channel.generation)], at=2.0))
     assert node.store.get(channel.id, 5) is None
 
 
@@ -368,29 +375,29 @@ def test_what_was_decided_before_a_client_came_is_left_to_where_it_was() -> None
     inbox = node.subscribes("in", mif=100)
     node.talk.now = 1.0
     lagging = node.talk.publish(2)
-    node.performer.accepted(node.connection, round(1.5 * SECOND))
-    node.performs(lagging)
+    node.executor.accepted(node.connection, round(1.5 * SECOND))
+    node.executes(lagging)
     assert inbox.seqs == []
     node.talk.now = 2.0
-    node.performs(node.talk.publish())
+    node.executes(node.talk.publish())
     assert inbox.seqs == [3]
-    node.performer.forget(node.connection)
+    node.executor.forget(node.connection)
     node.connection.closed = True
-    node.performer.accepted(node.connection, 0)  # the read in which it ended: nothing is kept of it
-    assert not node.performer._accepted_ns
+    node.executor.accepted(node.connection, 0)  # the read in which it ended: nothing is kept of it
+    assert not node.executor._accepted_ns
 
 
 def test_what_a_leader_decides_that_lost_time_is_not_taken_for_older_than_the_connection() -> None:
     """R12: a new leader may know cluster time less well than this node did when the client came."""
     node = Node("in")
     inbox = node.subscribes("in", mif=100)
-    node.performer.accepted(node.connection, 5 * SECOND)
-    node.performer.time_went_back(3 * SECOND, 2)
-    node.performs(node.talk.publish(at=4.0))
+    node.executor.accepted(node.connection, 5 * SECOND)
+    node.executor.time_went_back(3 * SECOND, 2)
+    node.executes(node.talk.publish(at=4.0))
     assert inbox.seqs == [], "an earlier leader decided that before the client came"
     node.talk.term = 2
-    node.performs(node.talk.say(keeper=[TakeOver(2, node.talk.index)], at=4.1))
-    node.performs(node.talk.publish(at=4.2))
+    node.executes(node.talk.say(leader_commands=[NewTerm(2, node.talk.index)], at=4.1))
+    node.executes(node.talk.publish(at=4.2))
     assert inbox.seqs == [2]
 
 
@@ -398,81 +405,81 @@ def test_a_clock_is_not_gone_by_before_its_leader_has_an_entry() -> None:
     """The simulator saw a message twice, the second time without its flag: as above, with a term between."""
     node = Node("in")
     inbox = node.subscribes("in", mif=100)
-    node.performer.accepted(node.connection, 5 * SECOND)
-    node.performer.time_went_back(3 * SECOND, 3)
+    node.executor.accepted(node.connection, 5 * SECOND)
+    node.executor.time_went_back(3 * SECOND, 3)
     node.talk.term = 2
-    node.performs(node.talk.say(keeper=[TakeOver(2, node.talk.index)], at=4.1))
-    node.performs(node.talk.publish(at=4.2))
+    node.executes(node.talk.say(leader_commands=[NewTerm(2, node.talk.index)], at=4.1))
+    node.executes(node.talk.publish(at=4.2))
     assert inbox.seqs == []
 
 
 def test_a_delayed_frame_is_no_lost_time() -> None:
     node = Node("in")
     inbox = node.subscribes("in")
-    node.performer.accepted(node.connection, 5 * SECOND)
-    node.performer.time_went_back(TIME_SURE_NS, 2)
+    node.executor.accepted(node.connection, 5 * SECOND)
+    node.executor.time_went_back(TIME_SURE_NS, 2)
     node.talk.term = 2
-    node.performs(node.talk.say(keeper=[TakeOver(2, node.talk.index)], at=4.1))
-    node.performs(node.talk.publish(at=5.0 - 0.001))
+    node.executes(node.talk.say(leader_commands=[NewTerm(2, node.talk.index)], at=4.1))
+    node.executes(node.talk.publish(at=5.0 - 0.001))
     assert inbox.seqs == []
 
 
 def test_the_time_of_a_connection_that_ended_is_forgotten() -> None:
     node = Node("in")
-    node.performer.accepted(node.connection, 5 * SECOND)
-    node.performer.time_went_back(3 * SECOND, 2)
-    node.performer.forget(node.connection)
-    assert not node.performer._translated
-    assert not node.performer._accepted_ns
+    node.executor.accepted(node.connection, 5 * SECOND)
+    node.executor.time_went_back(3 * SECOND, 2)
+    node.executor.forget(node.connection)
+    assert not node.executor._translated
+    assert not node.executor._accepted_ns
 
 
 # --- how far it came (R10, R15) --------------------------------------------------------------------
 
 
 def test_what_is_in_the_outbox_or_waits_for_room_is_not_written() -> None:
-    node = Node("in", room=1)
+    node = Node("in", low_space=1)
     node.subscribes("in", mif=1000)
-    node.performs(node.talk.publish(CHUNK))
+    node.executes(node.talk.publish(CHUNK))
     first = node.talk.index
-    node.performs(node.talk.publish())
-    assert node.performer.report() == (node.talk.index, [[1, first - 1]], [])
+    node.executes(node.talk.publish())
+    assert node.executor.report() == (node.talk.index, [[1, first - 1]], [])
     node.connection.written, node.connection.outbox_bytes = node.connection.outbox_bytes, 0
-    assert node.performer.report() == (node.talk.index, [[1, first]], []), "the second waits for room"
-    node.connection.room = 10
-    node.performer.drained(node.connection)
-    assert node.performer.report() == (node.talk.index, [[1, first]], []), "the second is in the outbox"
+    assert node.executor.report() == (node.talk.index, [[1, first]], []), "the second waits for room"
+    node.connection.low_space = 10
+    node.executor.drained(node.connection)
+    assert node.executor.report() == (node.talk.index, [[1, first]], []), "the second is in the outbox"
     node.connection.written, node.connection.outbox_bytes = 1 << 20, 0
-    assert node.performer.report() == (node.talk.index, [], [])
+    assert node.executor.report() == (node.talk.index, [], [])
 
 
 def test_what_a_connection_had_not_been_sent_when_it_ended_is_told() -> None:
-    node = Node("in", room=1)
+    node = Node("in", low_space=1)
     node.subscribes("in", mif=1000)
-    node.performs(node.talk.publish(CHUNK))
+    node.executes(node.talk.publish(CHUNK))
     first = node.talk.index
     node.connection.written, node.connection.outbox_bytes = node.connection.outbox_bytes, 0
-    node.performs(node.talk.publish())
-    node.performer.forget(node.connection)
-    assert node.performer.report()[1:] == ([], [[1, first]])
+    node.executes(node.talk.publish())
+    node.executor.forget(node.connection)
+    assert node.executor.report()[1:] == ([], [[1, first]])
 
 
 def test_a_connection_that_a_delivery_ends_was_not_sent_that() -> None:
     """A slow consumer: its outbox, with what was just put into it, is dropped."""
     node = Node("in")
     inbox = node.subscribes("in")
-    node.performs(node.talk.publish())
+    node.executes(node.talk.publish())
     node.connection.written, node.connection.outbox_bytes = 1 << 20, 0
 
     def deliver(_subject: bytes, _payload: bytes) -> None:
         node.connection.closed = True
-        node.performer.forget(node.connection)
+        node.executor.forget(node.connection)
 
     inbox.deliver = deliver  # type: ignore[method-assign]
     before = node.talk.index
-    node.performs(node.talk.publish())
-    node.performs(node.talk.tick())
-    assert node.performer.report() == (node.talk.index, [], [[1, before]])
-    assert not node.performer.progress._marks
+    node.executes(node.talk.publish())
+    node.executes(node.talk.tick())
+    assert node.executor.report() == (node.talk.index, [], [[1, before]])
+    assert not node.executor.progress._marks
 
 
 # --- answers behind deliveries (R2) -----------------------------------------------------------------
@@ -488,7 +495,7 @@ def test_a_publish_is_answered_when_its_messages_are_written_to_all_connections(
     node.writes()
     node.writes(other)
     node.left.clear()
-    node.performs(node.talk.publish())
+    node.executes(node.talk.publish())
     assert node.answers() == 0
     node.writes(other)
     assert node.answers() == 0
@@ -501,8 +508,8 @@ def test_answers_keep_their_order() -> None:
     node = Node("a")
     node.subscribes("a", mif=1)
     node.left.clear()
-    node.performs(node.talk.publish())
-    node.performs(node.talk.publish())
+    node.executes(node.talk.publish())
+    node.executes(node.talk.publish())
     assert node.answers() == 0
     node.writes()
     assert node.answers() == 2
@@ -513,32 +520,32 @@ def test_a_client_that_does_not_read_holds_nobody_up() -> None:
     node = Node("a")
     node.subscribes("a")
     node.left.clear()
-    node.performs(node.talk.publish())
+    node.executes(node.talk.publish())
     node.now += WRITE_WAIT_S
     node.rounds()
     assert node.answers() == 1
-    node.performs(node.talk.publish())
+    node.executes(node.talk.publish())
     assert node.answers() == 2, "it is known to be slow"
     node.writes()
-    node.performs(node.talk.publish())
+    node.executes(node.talk.publish())
     assert node.answers() == 2, "it is quick again"
     node.connection.closed = True
-    node.performer.forget(node.connection)
+    node.executor.forget(node.connection)
     assert node.answers() == 3
 
 
 def test_a_burst_is_answered_when_all_of_it_is_sent() -> None:
     """R19: the entry that stores 1,200 messages sends 500 of them."""
     node = Node("a")
-    node.connection.room = 10_000
+    node.connection.low_space = 10_000
     node.subscribes("a", mif=5000)
     node.left.clear()
-    node.performs(node.talk.say(*publishes(1200)))
+    node.executes(node.talk.say(*publishes(1200)))
     node.writes()
     assert node.answers() == 0
     for _ in range(2):
         assert node.answers() == 0
-        node.performs(node.talk.say())
+        node.executes(node.talk.say())
         node.writes()
     assert len(node.inboxes["a"].got) == 1200
     assert node.answers() >= 1
@@ -546,15 +553,15 @@ def test_a_burst_is_answered_when_all_of_it_is_sent() -> None:
 
 def test_a_burst_is_not_waited_for_longer_than_its_time() -> None:
     node = Node("a")
-    node.connection.room = 10_000
+    node.connection.low_space = 10_000
     node.subscribes("a", mif=5000)
     node.left.clear()
-    node.performs(node.talk.say(*publishes(1200)))
+    node.executes(node.talk.say(*publishes(1200)))
     node.writes()
     node.now += GROUP_WAIT_S
     node.rounds()
     assert node.answers() == 1
-    node.performs(node.talk.publish())
+    node.executes(node.talk.publish())
     node.writes()
     assert node.answers() == 2
 
@@ -562,17 +569,17 @@ def test_a_burst_is_not_waited_for_longer_than_its_time() -> None:
 def test_a_burst_is_waited_for_while_more_of_it_is_sent() -> None:
     """On a slow disk an entry may take longer than the wait, and a burst takes several."""
     node = Node("a")
-    node.connection.room = 10_000
+    node.connection.low_space = 10_000
     node.subscribes("a", mif=5000)
     node.left.clear()
-    node.performs(node.talk.say(*publishes(2000)))
+    node.executes(node.talk.say(*publishes(2000)))
     for _ in range(2):
         node.writes()
         node.now += GROUP_WAIT_S * 0.9
         for _ in range(LATE_ROUNDS + 1):
-            node.performer.order.tick()
+            node.executor.order.tick()
         assert node.answers() == 0
-        node.performs(node.talk.say())
+        node.executes(node.talk.say())
     node.writes()
     node.now = GROUP_WAIT_MAX_S
     node.rounds()
@@ -583,25 +590,25 @@ def test_an_answer_stands_behind_what_has_no_room_on_its_own_connection() -> Non
     """PUB-09: also where deliveries wait for room."""
     node = Node("a")
     node.subscribes("a")
-    node.connection.room = 0
-    node.performs(node.talk.publish(3))
+    node.connection.low_space = 0
+    node.executes(node.talk.publish(3))
     sent: list[object] = []
-    node.performer.send_answer = lambda inbox, payload: sent.append((payload, node.inboxes["a"].seqs[-1]))
-    assert node.performer.answer_behind(b"a", b"answer")
-    assert not node.performer.answer_behind(b"elsewhere", b"answer")
-    node.connection.room = 10
-    node.performer.drained(node.connection)
+    node.executor.send_answer = lambda inbox, payload: sent.append((payload, node.inboxes["a"].seqs[-1]))
+    assert node.executor.answer_behind(b"a", b"answer")
+    assert not node.executor.answer_behind(b"elsewhere", b"answer")
+    node.connection.low_space = 10
+    node.executor.drained(node.connection)
     assert sent == [(b"answer", 3)]
-    assert not node.performer.answer_behind(b"a", b"answer"), "nothing waits any more"
+    assert not node.executor.answer_behind(b"a", b"answer"), "nothing waits any more"
 
 
 def test_a_client_that_came_before_the_time_was_known_is_sent_nothing_old() -> None:
     """R25: the node had not caught up. What was decided before it did, another node may have delivered."""
     node = Node("in")
     inbox = node.subscribes("in")
-    node.performer.accepted(node.connection, TIME_UNKNOWN_NS)
-    node.performs(node.talk.publish())
+    node.executor.accepted(node.connection, TIME_UNKNOWN_NS)
+    node.executes(node.talk.publish())
     assert inbox.seqs == []
-    node.performer.learn_time(node.talk.state.time_ns)
-    node.performs(node.talk.publish())
+    node.executor.learn_time(node.talk.state.time_ns)
+    node.executes(node.talk.publish())
     assert inbox.seqs == [2]

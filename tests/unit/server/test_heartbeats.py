@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from conversation import Conversation
 
-from node.core.commands import ClientRemove, ClientSilent, HeartbeatMissed, KeeperCommand
+from node.core.commands import ClientRemove, ClientUnresponsive, HeartbeatMissed, LeaderCommand
 from node.server.heartbeats import Heartbeats
 
 INTERVAL_S = 30.0
@@ -46,7 +46,7 @@ class Leader:
         self.gone: set[str] = set()
         self.now = 1000.0
         self.asked = Asked()
-        self.proposed: list[KeeperCommand] = []
+        self.proposed: list[LeaderCommand] = []
         self.heartbeats = Heartbeats(
             lambda: self.talk.state,
             self.asked,
@@ -68,7 +68,7 @@ class Leader:
     def apply(self) -> None:
         """What was proposed takes effect."""
         proposed, self.proposed[:] = list(self.proposed), []
-        self.talk.say(keeper=proposed)
+        self.talk.say(leader_commands=proposed)
 
 
 def test_every_client_is_asked_once_an_interval() -> None:
@@ -94,14 +94,14 @@ def test_the_first_miss_makes_silent_and_an_answer_clears_it() -> None:
     leader.asked.miss()
     assert leader.proposed == [HeartbeatMissed(1, "a", leader.generation("a"), 1)]
     leader.apply()
-    assert leader.talk.state.clients["a"].silent
+    assert leader.talk.state.clients["a"].unresponsive
     leader.later()
     leader.asked.miss()
     assert leader.proposed == [HeartbeatMissed(1, "a", leader.generation("a"), 2)]
     leader.apply()
     leader.later()
     leader.asked.answer()
-    assert leader.proposed == [ClientSilent(1, "a", leader.generation("a"), False)]
+    assert leader.proposed == [ClientUnresponsive(1, "a", leader.generation("a"), False)]
     leader.apply()
     leader.later()
     leader.asked.answer()
@@ -118,7 +118,7 @@ def test_an_answer_clears_a_miss_that_is_not_applied_yet() -> None:
     leader.later(0)
     leader.asked.answer()
     leader.apply()
-    assert not leader.talk.state.clients["a"].silent
+    assert not leader.talk.state.clients["a"].unresponsive
 
 
 def test_who_has_subscribed_since_is_silent_again_with_the_next_miss() -> None:
@@ -128,11 +128,11 @@ def test_who_has_subscribed_since_is_silent_again_with_the_next_miss() -> None:
     leader.asked.miss()
     leader.apply()
     leader.talk.subscribe("in", "a")
-    assert not leader.talk.state.clients["a"].silent
+    assert not leader.talk.state.clients["a"].unresponsive
     leader.later()
     leader.asked.miss()
     leader.apply()
-    assert leader.talk.state.clients["a"].silent
+    assert leader.talk.state.clients["a"].unresponsive
 
 
 def test_removed_with_the_miss_after_the_last_that_is_allowed() -> None:
@@ -190,7 +190,7 @@ def test_an_answer_ends_the_count_for_the_next_leader_too() -> None:
 def test_a_new_leader_asks_one_interval_after_the_last_miss() -> None:
     """With an election every 20 s no leader would ever count a miss at an interval of 30 s."""
     leader = Leader("a", "b", "c")
-    leader.talk.say(keeper=[HeartbeatMissed(1, "a", leader.generation("a"), 1)], at=100)
+    leader.talk.say(leader_commands=[HeartbeatMissed(1, "a", leader.generation("a"), 1)], at=100)
     leader.talk.away("b", 95)
     leader.talk.tick(at=120)
     next_one = Leader(talk=leader.talk)
@@ -224,7 +224,7 @@ def test_version_1_counts_in_the_leader_alone() -> None:
     leader.heartbeats.register(leader.talk.state.clients["a"])
     leader.later()
     leader.asked.miss()
-    assert leader.proposed == [ClientSilent(1, "a", leader.generation("a"), True)]
+    assert leader.proposed == [ClientUnresponsive(1, "a", leader.generation("a"), True)]
     leader.apply()
     leader.later()
     leader.asked.miss()
@@ -305,7 +305,7 @@ def test_one_that_missed_heartbeats_and_is_connected_elsewhere_is_asked_at_once(
     leader.heartbeats.moved(leader.talk.state.clients["a"])
     leader.later(0.0)
     leader.asked.answer()
-    assert leader.proposed == [ClientSilent(1, "a", leader.generation("a"), False)]
+    assert leader.proposed == [ClientUnresponsive(1, "a", leader.generation("a"), False)]
 
 
 def test_one_that_is_heard_elsewhere_and_owes_nothing_has_its_turn() -> None:

@@ -16,11 +16,11 @@ from node.core.commands import (
     ClientBack,
     ClientReachable,
     ClientRemove,
-    ClientSilent,
     ClientUnreachable,
+    ClientUnresponsive,
     ColdStart,
     HeartbeatMissed,
-    KeeperCommand,
+    LeaderCommand,
     SessionEnd,
     SubscriptionAway,
     SubscriptionBack,
@@ -37,11 +37,11 @@ from node.server.leader_duties import (
     ASKED_MAX,
     LOOK_AT_LEAST_S,
     LOOK_EVERY_S,
-    NOT_HEARD_NS,
     REPEAT_S,
     SETTLE_NS,
     TICK_LATE_NS,
-    Keeper,
+    UNREACHABLE_NS,
+    LeaderDuties,
 )
 from node.server.presence import Presence, Where
 from node.server.steps import STEP
@@ -100,27 +100,27 @@ class Leader:
         """Somebody who hears everything."""
         self.asked = 0
         """How often anybody asked where an inbox is heard."""
-        self.proposed: list[KeeperCommand] = []
+        self.proposed: list[LeaderCommand] = []
         clock = ClusterClock(lambda: round(self.now * SECOND))
-        clock.heard(round(self.now * SECOND))
+        clock.received(round(self.now * SECOND))
         clock.lead()
         self.presence = Presence(self, clock.now)
         for client in ("me", *clients):
-            self.heard(f"hb.{client}")
+            self.reachable(f"hb.{client}")
         self.talk.now = self.now
         self.wall_ahead_ns = 0
-        self.wall = WallClock(
+        self.wall_clock = WallClock(
             lambda: round(self.now * SECOND),
             lambda: EPOCH_NS + round(self.now * SECOND) + self.wall_ahead_ns,
         )
-        self.keeper = Keeper(
+        self.leader_commands = LeaderDuties(
             lambda: self.talk.state,
             propose=self.proposed.append,
             presence=self.presence,
             complete=lambda: self.complete,
             requests=self.requests,
             clock=clock,
-            wall=self.wall,
+            wall_clock=self.wall_clock,
             monotonic_s=lambda: self.now,
             term=TERM,
             is_member=lambda node: node not in self.removed,
@@ -140,7 +140,7 @@ class Leader:
     def hears(self, subject: bytes, where: Where) -> bool:
         return where in (self.table.get(subject), self.by_pattern)
 
-    def heard(self, *inboxes: str, node: str = "n1", epoch: int = 1) -> None:
+    def reachable(self, *inboxes: str, node: str = "n1", epoch: int = 1) -> None:
         for inbox in inboxes:
             before = self.table.get(inbox.encode())
             self.table[inbox.encode()] = (node, epoch)
@@ -154,15 +154,15 @@ class Leader:
 
     def subscribe(self, inbox: str, **options: Any) -> None:
         self.talk.subscribe(inbox, **options)
-        self.heard(inbox)
+        self.reachable(inbox)
 
     def pump(self) -> None:
         """As the driver does, at once again while there is more to look at."""
-        self.keeper.pump()
-        while self.keeper._look_job is not None or self.keeper._glance_job is not None:
-            self.keeper.pump()
+        self.leader_commands.pump()
+        while self.leader_commands._look_job is not None or self.leader_commands._glance_job is not None:
+            self.leader_commands.pump()
 
-    def wait(self, seconds: float) -> list[KeeperCommand]:
+    def wait(self, seconds: float) -> list[LeaderCommand]:
         """Let time pass in steps as the driver would; what was proposed, nothing applied."""
         end = self.now + seconds
         while self.now < end - 1e-9:
@@ -171,10 +171,10 @@ class Leader:
         found, self.proposed[:] = list(self.proposed), []
         return found
 
-    def apply(self, *commands: KeeperCommand) -> None:
-        answer = self.talk.say(keeper=list(commands), at=self.now)
+    def apply(self, *commands: LeaderCommand) -> None:
+        answer = self.talk.say(leader_commands=list(commands), at=self.now)
         self.presence.acted(answer.effects.returned, self.talk.state.time_ns)
-        self.keeper.applied()
+        self.leader_commands.applied()
 
     def generation(self, client: str = "me") -> tuple[int, int]:
         return self.talk.state.clients[client].generation
@@ -218,7 +218,7 @@ def test_nobody_is_back_for_a_bystander_at_a_cold_start() -> None:
     leader.wait(1)
     leader.apply(ColdStart(TERM))
     assert leader.wait(2) == []
-    leader.heard("hb.me", "A", epoch=2)
+    leader.reachable("hb.me", "A", epoch=2)
     assert {type(found) for found in leader.wait(0.2)} == {ClientReachable, SubscriptionReachable}
 
 
@@ -258,7 +258,7 @@ def test_many_clients_are_asked_by_and_by() -> None:
 def test_a_client_whose_connection_closed_misses_its_heartbeat_at_once(node: str) -> None:
     """HBT-02: it waited out the time-out, 10 s, although its connection had closed."""
     leader = Leader(heartbeat_interval_ns=SECOND // 2, heartbeat_fail_count=0)
-    leader.heard("hb.me", node=node)
+    leader.reachable("hb.me", node=node)
     leader.wait(0.2)
     leader.lost("hb.me")
     assert ClientRemove(TERM, "me", leader.generation()) in leader.wait(0.7)
@@ -272,7 +272,7 @@ def test_a_client_that_may_be_there_is_asked(why: str) -> None:
     leader.wait(0.2)
     match why:
         case "its node is lost":
-            leader.heard("hb.me", node="n3")
+            leader.reachable("hb.me", node="n3")
             leader.wait(0.1)
         case "interest is incomplete":
             leader.complete = False
@@ -296,8 +296,8 @@ def test_one_that_is_back_is_asked_at_once() -> None:
     (missed,) = leader.wait(2.2)
     assert isinstance(missed, HeartbeatMissed)
     leader.apply(missed)
-    leader.heard("hb.me", epoch=2)
-    assert ClientSilent(TERM, "me", leader.generation(), False) in leader.wait(0.3)
+    leader.reachable("hb.me", epoch=2)
+    assert ClientUnresponsive(TERM, "me", leader.generation(), False) in leader.wait(0.3)
 
 
 # --- ticks ----------------------------------------------------------------------------------------
@@ -311,10 +311,10 @@ def test_a_tick_is_proposed_after_a_deadline_never_before() -> None:
     sent = leader.now
     assert Tick(TERM) not in leader.wait(5.0)
     leader.now = sent + 5 + TICK_LATE_NS / SECOND - 0.001
-    leader.keeper.pump()
+    leader.leader_commands.pump()
     assert Tick(TERM) not in leader.proposed
     leader.now += 0.001
-    leader.keeper.pump()
+    leader.leader_commands.pump()
     assert leader.proposed.count(Tick(TERM)) == 1
     assert TICK_LATE_NS <= 15_000_000
 
@@ -325,7 +325,7 @@ def test_the_keeper_says_when_it_wants_to_be_called() -> None:
     leader.subscribe("in", wait=1)
     leader.talk.publish(at=leader.now)
     leader.wait(0.9)
-    asked = leader.keeper.pump()
+    asked = leader.leader_commands.pump()
     assert abs(asked - (10.0 + 1 + TICK_LATE_NS / SECOND)) < 1e-6
 
 
@@ -370,7 +370,7 @@ def test_age_is_what_the_majority_says() -> None:
     leader = Leader(max_age_ns=SECOND)
     leader.wall_ahead_ns = -8 * SECOND
     for peer in ("n2", "n3"):
-        leader.wall.report(peer, EPOCH_NS + round(leader.now * SECOND))
+        leader.wall_clock.report(peer, EPOCH_NS + round(leader.now * SECOND))
     leader.talk.publish(at=leader.now)
     assert Tick(TERM) in leader.wait(1.5)
 
@@ -413,25 +413,25 @@ def test_one_that_is_back_in_time_is_not_absent() -> None:
     leader.wait(1.0)
     leader.lost("hb.me")
     leader.wait(2.0)
-    leader.heard("hb.me")
+    leader.reachable("hb.me")
     assert leader.wait(2 * GRACE_S) == []
 
 
 def test_a_new_leader_gives_the_grace_anew() -> None:
     """R15: from when every connected member has sent its whole interest: till then it hears too few."""
     leader = Leader()
-    leader.keeper.stop()
+    leader.leader_commands.stop()
     leader.table.clear()
     leader.complete = False
     leader.presence.changed("n1", [])
-    leader.keeper = Keeper(
+    leader.leader_commands = LeaderDuties(
         lambda: leader.talk.state,
         propose=leader.proposed.append,
         presence=leader.presence,
         complete=lambda: leader.complete,
         requests=Nobody(),
-        clock=leader.keeper._clock,
-        wall=leader.keeper._wall,
+        clock=leader.leader_commands._clock,
+        wall_clock=leader.leader_commands._wall_clock,
         monotonic_s=lambda: leader.now,
         term=TERM,
         is_member=lambda node: True,
@@ -464,10 +464,10 @@ def test_one_that_comes_back_says_since_when_it_may_have_missed_something() -> N
     gone = leader.now
     leader.apply(*leader.wait(GRACE_S + LOOK_AT_LEAST_S))
     leader.wait(REPEAT_S + STEP_S)
-    leader.heard("hb.me", epoch=2)
-    heard = leader.now + STEP_S
+    leader.reachable("hb.me", epoch=2)
+    reachable = leader.now + STEP_S
     assert leader.wait(2 * STEP_S) == [
-        ClientReachable(TERM, "me", leader.generation(), ns(gone), ns(heard), *ALL_WRITTEN, "n1", 2)
+        ClientReachable(TERM, "me", leader.generation(), ns(gone), ns(reachable), *ALL_WRITTEN, "n1", 2)
     ]
 
 
@@ -478,11 +478,11 @@ def test_one_that_comes_back_just_after_it_was_found_absent_does_not_wait() -> N
     leader.lost("hb.me")
     gone = leader.now
     leader.apply(*leader.wait(GRACE_S + LOOK_AT_LEAST_S))
-    assert leader.talk.state.clients["me"].absent
-    leader.heard("hb.me", epoch=2)
-    heard = leader.now + STEP_S
+    assert leader.talk.state.clients["me"].unreachable
+    leader.reachable("hb.me", epoch=2)
+    reachable = leader.now + STEP_S
     assert leader.wait(2 * STEP_S) == [
-        ClientReachable(TERM, "me", leader.generation(), ns(gone), ns(heard), *ALL_WRITTEN, "n1", 2)
+        ClientReachable(TERM, "me", leader.generation(), ns(gone), ns(reachable), *ALL_WRITTEN, "n1", 2)
     ]
 
 
@@ -490,7 +490,7 @@ def test_an_inbox_that_merely_moved_is_back_too() -> None:
     """R15: it was never absent, but what went into the dead connection needn't wait for AckWait."""
     leader = Leader()
     leader.wait(1.0)
-    leader.heard("hb.me", epoch=2)
+    leader.reachable("hb.me", epoch=2)
     moved = leader.now
     found = leader.wait(2 * STEP_S)
     assert found == [
@@ -506,7 +506,7 @@ def just_started() -> Leader:
     del leader.table[b"hb.me"]
     leader.presence._sights.clear()
     leader.presence._strangers.clear()
-    leader.talk.state.clients["me"].heard_at = ("n1", ANY_EPOCH)
+    leader.talk.state.clients["me"].reachable_at = ("n1", ANY_EPOCH)
     leader.wait(1.0)
     return leader
 
@@ -519,7 +519,7 @@ def test_a_new_leader_takes_one_that_came_back_to_another_process_of_its_node_fo
     leader = just_started()
     leader.known.written["n1", FORMER_EPOCH] = 4
     leader.talk.state.sessions["n1"].id = (leader.talk.index + 1, 1)
-    leader.heard("hb.me", epoch=2)
+    leader.reachable("hb.me", epoch=2)
     (found,) = leader.wait(2 * STEP_S)
     assert isinstance(found, ClientReachable)
     assert found.written == 4
@@ -529,7 +529,7 @@ def test_a_new_leader_does_not_take_one_that_never_left_for_one_that_was_away() 
     """R10: each new leader that had just been started sent again what it had not seen itself, long before its
     AckWait."""
     leader = just_started()
-    leader.heard("hb.me", epoch=1)
+    leader.reachable("hb.me", epoch=1)
     assert leader.wait(5.0) == []
 
 
@@ -540,9 +540,9 @@ def test_a_returning_client_is_waited_for_until_its_inboxes_are_heard() -> None:
     leader.wait(1.0)
     leader.lost("hb.me", "in")
     leader.wait(0.5)
-    leader.heard("hb.me", epoch=2)
+    leader.reachable("hb.me", epoch=2)
     assert leader.wait(SETTLE_NS / SECOND / 2) == []
-    leader.heard("in", epoch=2)
+    leader.reachable("in", epoch=2)
     assert [type(command) for command in leader.wait(2 * STEP_S)] == [ClientReachable]
 
 
@@ -553,13 +553,13 @@ def test_what_it_missed_ends_when_the_last_of_its_inboxes_is_heard() -> None:
     leader.wait(1.0)
     leader.lost("hb.me", "in")
     leader.wait(0.5)
-    leader.heard("hb.me", epoch=2)
+    leader.reachable("hb.me", epoch=2)
     assert leader.wait(SETTLE_NS / SECOND / 2) == []
-    client_ns = leader.presence.sight("hb.me").heard_since_ns
-    leader.heard("in", epoch=2)
+    client_ns = leader.presence.sight("hb.me").reachable_since_ns
+    leader.reachable("in", epoch=2)
     (back,) = leader.wait(2 * STEP_S)
     assert isinstance(back, ClientReachable)
-    assert back.back_ns == leader.presence.sight("in").heard_since_ns > client_ns
+    assert back.back_ns == leader.presence.sight("in").reachable_since_ns > client_ns
 
 
 def test_it_is_not_waited_for_any_longer_than_that() -> None:
@@ -569,10 +569,10 @@ def test_it_is_not_waited_for_any_longer_than_that() -> None:
     leader.wait(1.0)
     leader.lost("hb.me", "in")
     leader.wait(0.5)
-    leader.heard("hb.me", epoch=2)
+    leader.reachable("hb.me", epoch=2)
     (back,) = leader.wait(SETTLE_NS / SECOND + 3 * STEP_S)
     assert isinstance(back, ClientReachable)
-    assert back.back_ns == NOT_HEARD_NS, "what is sent to the other inbox doesn't arrive yet"
+    assert back.back_ns == UNREACHABLE_NS, "what is sent to the other inbox doesn't arrive yet"
 
 
 def test_one_inbox_of_a_client_can_move_by_itself() -> None:
@@ -580,7 +580,7 @@ def test_one_inbox_of_a_client_can_move_by_itself() -> None:
     leader = Leader()
     leader.subscribe("in")
     leader.wait(1.0)
-    leader.heard("in", epoch=2)
+    leader.reachable("in", epoch=2)
     moved = leader.now
     sub = leader.talk.find("in")
     found = leader.wait(2 * STEP_S)
@@ -605,10 +605,10 @@ def test_one_inbox_of_a_client_can_be_absent_by_itself() -> None:
     assert found == [SubscriptionUnreachable(TERM, sub.id, sub.generation, ns(gone), NOTHING_UNWRITTEN)]
     leader.apply(*found)
     leader.wait(REPEAT_S + STEP_S)
-    leader.heard("in", epoch=2)
-    heard = leader.now + STEP_S
+    leader.reachable("in", epoch=2)
+    reachable = leader.now + STEP_S
     assert leader.wait(2 * STEP_S) == [
-        SubscriptionReachable(TERM, sub.id, sub.generation, ns(gone), ns(heard), *ALL_WRITTEN, "n1", 2)
+        SubscriptionReachable(TERM, sub.id, sub.generation, ns(gone), ns(reachable), *ALL_WRITTEN, "n1", 2)
     ]
 
 
@@ -619,8 +619,8 @@ def test_an_inbox_nobody_hears_does_not_come_back_with_its_client() -> None:
     leader.wait(1.0)
     leader.lost("in")
     leader.apply(*leader.wait(GRACE_S + LOOK_AT_LEAST_S))
-    assert leader.talk.find("in").absent
-    leader.heard("hb.me", epoch=2)
+    assert leader.talk.find("in").unreachable
+    leader.reachable("hb.me", epoch=2)
     found = leader.wait(SETTLE_NS / SECOND + 3 * STEP_S)
     assert [type(command) for command in found] == [ClientReachable]
 
@@ -637,10 +637,10 @@ def test_offline_durables_are_nobodys_absence() -> None:
 def test_nothing_is_found_after_the_term() -> None:
     """R16: a keeper that is stopped takes no answer any more."""
     leader = Leader()
-    leader.keeper.stop()
-    leader.keeper.opened("me")
-    leader.keeper.opened("nobody")
-    leader.keeper.heartbeats.beat()
+    leader.leader_commands.stop()
+    leader.leader_commands.opened("me")
+    leader.leader_commands.opened("nobody")
+    leader.leader_commands.heartbeats.beat()
     assert leader.proposed == []
 
 
@@ -658,7 +658,7 @@ def test_what_changes_is_noticed_between_two_looks_at_all() -> None:
     """R15: who goes is absent after the grace, who comes back is so at once, with its subscriptions."""
     leader = Leader("you")
     leader.subscribe("A")
-    leader.keeper.pump()
+    leader.leader_commands.pump()
     leader.lost("hb.me", "A")
     gone_ns = round(leader.now * SECOND)
     assert leader.wait(GRACE_S - 0.6) == []
@@ -666,7 +666,7 @@ def test_what_changes_is_noticed_between_two_looks_at_all() -> None:
     assert [(type(found), found.gone_since_ns) for found in away] == [(ClientUnreachable, gone_ns)]
     leader.apply(*away)
     leader.wait(1)
-    leader.heard("hb.me", "A", node="n2", epoch=7)
+    leader.reachable("hb.me", "A", node="n2", epoch=7)
     back = leader.wait(2 * LOOK_EVERY_S)
     assert [(type(found), found.gone_since_ns) for found in back] == [(ClientReachable, gone_ns)]
 
@@ -676,12 +676,12 @@ def test_one_inbox_that_goes_and_comes_is_noticed_between_two_looks_at_all() -> 
     leader = Leader()
     leader.subscribe("A")
     leader.presence.dirty = True
-    list(leader.keeper._look(leader.now))  # once in ages, behind the subscription
+    list(leader.leader_commands._look(leader.now))  # once in ages, behind the subscription
     leader.lost("A")
     away = leader.wait(GRACE_S + 0.6)
     assert [type(found) for found in away] == [SubscriptionUnreachable]
     leader.apply(*away)
-    leader.heard("A", epoch=2)
+    leader.reachable("A", epoch=2)
     assert [type(found) for found in leader.wait(2 * LOOK_EVERY_S)] == [SubscriptionReachable]
 
 
@@ -690,10 +690,10 @@ def test_who_settles_is_waited_for_between_two_looks_at_all() -> None:
     leader = Leader()
     leader.subscribe("A")
     leader.presence.dirty = True
-    list(leader.keeper._look(leader.now))
-    leader.heard("hb.me", node="n2", epoch=5)
+    list(leader.leader_commands._look(leader.now))
+    leader.reachable("hb.me", node="n2", epoch=5)
     assert leader.wait(0.1) == []
-    leader.heard("A", node="n2", epoch=5)
+    leader.reachable("A", node="n2", epoch=5)
     assert [type(found) for found in leader.wait(2 * LOOK_EVERY_S)] == [ClientReachable]
 
 
@@ -725,10 +725,10 @@ def test_a_look_at_very_many_goes_in_steps() -> None:
     pumps = 0
     while True:
         leader.asked = 0
-        leader.keeper.pump()
+        leader.leader_commands.pump()
         assert leader.asked <= 4 * STEP
         pumps += 1
-        if leader.keeper._look_job is None and leader.keeper._glance_job is None:
+        if leader.leader_commands._look_job is None and leader.leader_commands._glance_job is None:
             break
     assert pumps > 2000 // STEP
     found = leader.wait(GRACE_S + 2 * LOOK_AT_LEAST_S)
@@ -743,7 +743,7 @@ def test_a_removed_node_has_no_session() -> None:
     leader.removed.add(node)
     found = [command for command in leader.wait(1.1) if isinstance(command, SessionEnd)]
     assert set(found) == {SessionEnd(TERM, node, session.id)}
-    leader.talk.say(keeper=found)
+    leader.talk.say(leader_commands=found)
     assert leader.talk.state.sessions == {}
     assert not any(isinstance(command, SessionEnd) for command in leader.wait(3.0))
 
@@ -757,7 +757,7 @@ def test_a_finding_says_how_far_the_lost_connection_was_served() -> None:
     leader.subscribe("in")
     leader.wait(1.0)
     leader.known.written["n1", 1] = 7
-    leader.heard("hb.me", "in", node="n2", epoch=2)
+    leader.reachable("hb.me", "in", node="n2", epoch=2)
     (found,) = leader.wait(2 * STEP_S)
     assert isinstance(found, ClientReachable)
     assert found.written == 7
@@ -769,11 +769,11 @@ def test_of_two_connections_lost_in_a_row_the_first_counts() -> None:
     leader.subscribe("in")
     leader.wait(1.0)
     leader.known.written.update({("n1", 1): 7, ("n2", 2): 9})
-    leader.heard("hb.me", node="n2", epoch=2)
+    leader.reachable("hb.me", node="n2", epoch=2)
     leader.wait(STEP_S)
     leader.lost("hb.me", "in")
     leader.wait(STEP_S)
-    leader.heard("hb.me", "in", node="n3", epoch=3)
+    leader.reachable("hb.me", "in", node="n3", epoch=3)
     (found,) = leader.wait(2 * STEP_S)
     assert isinstance(found, ClientReachable)
     assert found.written == 7
@@ -799,7 +799,7 @@ def test_a_leader_that_saw_nothing_knows_where_a_client_was_registered() -> None
     leader = Leader()
     leader.wait(1.0)
     leader.known.written["n9", ANY_EPOCH] = 4
-    leader.talk.state.clients["me"].heard_at = ("n9", ANY_EPOCH)
+    leader.talk.state.clients["me"].reachable_at = ("n9", ANY_EPOCH)
     leader.presence.dirty = True
     (found,) = leader.wait(2 * STEP_S)
     assert isinstance(found, ClientReachable)
@@ -840,12 +840,12 @@ def test_in_version_1_findings_say_only_since_when() -> None:
     leader.lost("in")
     found = leader.wait(GRACE_S + LOOK_AT_LEAST_S)
     leader.apply(*found)
-    leader.heard("in", epoch=2)
+    leader.reachable("in", epoch=2)
     found += leader.wait(2 * STEP_S)
     leader.lost("hb.me")
     found += leader.wait(GRACE_S + LOOK_AT_LEAST_S)
     leader.apply(found[-1])
-    leader.heard("hb.me", epoch=3)
+    leader.reachable("hb.me", epoch=3)
     found += leader.wait(SETTLE_NS / SECOND + 3 * STEP_S)
     kinds = dict.fromkeys(type(each) for each in found)
     assert list(kinds) == [SubscriptionAway, SubscriptionBack, ClientAway, ClientBack]

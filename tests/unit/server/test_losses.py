@@ -95,13 +95,13 @@ def test_take_overs_are_remembered_as_long_as_moves_are() -> None:
     """R10: what they dated anew may have been left out where its client had moved meanwhile."""
     node = Node()
     before, now = ("n2", 201), ("n3", 1)
-    node.losses.took_over(0, 10, 15)
-    node.losses.took_over(MOVED_MAX_NS, 12, 20)
+    node.losses.began_term(0, 10, 15)
+    node.losses.began_term(MOVED_MAX_NS, 12, 20)
     assert node.losses.unwritten([before], now, MOVED_MAX_NS)[1:] == (10, 20)
     assert node.losses.unwritten([before], now, 2 * MOVED_MAX_NS + 1)[1:] == (12, 20)
     assert node.losses.unwritten([before], now, 4 * MOVED_MAX_NS)[1:] == (0, 0)
     for number in range(2 * TAKE_OVERS_MAX):
-        node.losses.took_over(0, number, number)
+        node.losses.began_term(0, number, number)
     assert len(node.losses._take_overs) == TAKE_OVERS_MAX
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from node.server.low_space import Room
+from node.server.low_space import LowSpace
 
 
 class Node:
@@ -12,7 +12,7 @@ class Node:
         self.voters = list(voters)
         self.sent: list[tuple[str, Any]] = []
         self.texts: list[str] = []
-        self.room = Room(
+        self.low_space = LowSpace(
             "n1",
             lambda: self.voters,
             send=lambda peer, value: self.sent.append((peer, value)),
@@ -21,27 +21,27 @@ class Node:
 
     def link(self, *peers: str, **hello: Any) -> None:
         for peer in peers:
-            self.room.peer_up(peer, hello)
+            self.low_space.peer_up(peer, hello)
 
 
 def test_alone_its_own_disk_decides() -> None:
     node = Node("n1")
-    node.room.looked(is_low=False)
+    node.low_space.looked(is_low=False)
     assert node.texts == []
-    node.room.looked(is_low=True)
-    node.room.looked(is_low=True)
-    node.room.looked(is_low=False)
+    node.low_space.looked(is_low=True)
+    node.low_space.looked(is_low=True)
+    node.low_space.looked(is_low=False)
     assert node.texts == ["stan: no space left: the disk of n1 is nearly full", ""]
 
 
 def test_minority_without_room_stops_nobody() -> None:
     node = Node("n1", "n2", "n3")
     node.link("n2", "n3", low_space=False)
-    node.room.looked(is_low=True)
+    node.low_space.looked(is_low=True)
     assert node.texts == []
-    node.room.told("n2", is_low=True)
+    node.low_space.told("n2", is_low=True)
     assert node.texts == ["stan: no space left: the disks of n1, n2 are nearly full"]
-    node.room.told("n2", is_low=False)
+    node.low_space.told("n2", is_low=False)
     assert node.texts[-1] == ""
 
 
@@ -49,8 +49,8 @@ def test_who_is_not_linked_brings_no_room() -> None:
     """n3 is down, and n2 alone can't store anything."""
     node = Node("n1", "n2", "n3")
     node.link("n2", "n3", low_space=False)
-    node.room.looked(is_low=True)
-    node.room.peer_down("n3")
+    node.low_space.looked(is_low=True)
+    node.low_space.peer_down("n3")
     assert node.texts == ["stan: no space left: the disk of n1 is nearly full"]
     node.link("n3", low_space=False)
     assert node.texts[-1] == ""
@@ -58,19 +58,19 @@ def test_who_is_not_linked_brings_no_room() -> None:
 
 def test_a_lost_quorum_alone_refuses_nothing() -> None:
     node = Node("n1", "n2", "n3")
-    node.room.looked(is_low=False)
+    node.low_space.looked(is_low=False)
     assert node.texts == []
 
 
 def test_learners_do_not_count() -> None:
     node = Node("n1", "n2", "n3")
     node.link("n2", "n3", "n4", low_space=True)
-    node.room.told("n2", is_low=False)
-    node.room.looked(is_low=False)
-    assert node.room.refusal == ""
+    node.low_space.told("n2", is_low=False)
+    node.low_space.looked(is_low=False)
+    assert node.low_space.refusal == ""
     node.voters.append("n4")
-    node.room.looked(is_low=False)
-    assert node.room.refusal == "stan: no space left: the disks of n3, n4 are nearly full"
+    node.low_space.looked(is_low=False)
+    assert node.low_space.refusal == "stan: no space left: the disks of n3, n4 are nearly full"
 
 
 def test_changes_are_told_to_those_that_know_the_frame() -> None:
@@ -78,17 +78,17 @@ def test_changes_are_told_to_those_that_know_the_frame() -> None:
     node = Node("n1", "n2", "n3")
     node.link("n2", low_space=False)
     node.link("n3")
-    node.room.looked(is_low=True)
-    node.room.looked(is_low=True)
-    node.room.looked(is_low=False)
+    node.low_space.looked(is_low=True)
+    node.low_space.looked(is_low=True)
+    node.low_space.looked(is_low=False)
     assert node.sent == [("n2", ("space", True)), ("n2", ("space", False))]
-    node.room.looked(is_low=True)
-    node.room.peer_down("n2")
+    node.low_space.looked(is_low=True)
+    node.low_space.peer_down("n2")
     node.link("n2", low_space=False)
     assert node.sent[-1] == ("n2", ("space", True))
 
 
 def test_stranger_is_not_heard() -> None:
     node = Node("n1")
-    node.room.told("n9", is_low=True)
-    assert node.room.refusal == ""
+    node.low_space.told("n9", is_low=True)
+    assert node.low_space.refusal == ""

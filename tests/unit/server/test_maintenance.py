@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from node.core.commands import AgesWait, KeeperCommand, RaiseVersion
+from node.core.commands import LeaderCommand, PauseExpiry, RaiseVersion
 from node.core.state import State
 from node.server.clock import WallClock
-from node.server.maintenance import EVERY_S, Upkeep
+from node.server.maintenance import EVERY_S, Maintenance
 from node.units import SECOND
 
 WALL_NS = 1_700_000_000 * SECOND
@@ -16,20 +16,20 @@ class Leader:
         self.now_s = 100.0
         self.state = State()
         self.members = ["n1", "n2", "n3"]
-        self.proposed: list[KeeperCommand] = []
-        self.wall = WallClock(lambda: 0, lambda: WALL_NS)
-        self.upkeep = Upkeep(
+        self.proposed: list[LeaderCommand] = []
+        self.wall_clock = WallClock(lambda: 0, lambda: WALL_NS)
+        self.maintenance = Maintenance(
             "n1",
             known,
             lambda: self.state,
-            self.wall,
+            self.wall_clock,
             members=lambda: self.members,
             propose=self.proposed.append,
         )
 
-    def look(self) -> list[KeeperCommand]:
+    def look(self) -> list[LeaderCommand]:
         self.now_s += EVERY_S
-        self.upkeep.pump(self.now_s, 7)
+        self.maintenance.pump(self.now_s, 7)
         found, self.proposed[:] = list(self.proposed), []
         return found
 
@@ -37,11 +37,11 @@ class Leader:
 def test_the_version_is_raised_when_all_members_know_it() -> None:
     """R24: also one that isn't connected must have said so."""
     leader = Leader(known=3)
-    leader.upkeep.met("n2", {"machine": 2})
+    leader.maintenance.met("n2", {"machine": 2})
     assert leader.look() == [], "n3 was never met"
-    leader.upkeep.met("n3", {"machine": 1})
+    leader.maintenance.met("n3", {"machine": 1})
     assert leader.look() == []
-    leader.upkeep.met("n3", {"machine": 3})
+    leader.maintenance.met("n3", {"machine": 3})
     (raised,) = leader.look()
     assert isinstance(raised, RaiseVersion)
     assert (raised.term, raised.version) == (7, 2)
@@ -53,15 +53,15 @@ def test_the_version_is_raised_when_all_members_know_it() -> None:
 
 def test_who_went_back_to_an_older_release_counts_as_such() -> None:
     leader = Leader(known=2)
-    leader.upkeep.met("n2", {"machine": 2})
-    leader.upkeep.met("n3", {"machine": 2})
-    leader.upkeep.met("n3", {"machine": 1})
+    leader.maintenance.met("n2", {"machine": 2})
+    leader.maintenance.met("n3", {"machine": 2})
+    leader.maintenance.met("n3", {"machine": 1})
     assert leader.look() == []
 
 
 def test_a_removed_member_is_not_waited_for() -> None:
     leader = Leader(known=2)
-    leader.upkeep.met("n2", {"machine": 2})
+    leader.maintenance.met("n2", {"machine": 2})
     leader.members = ["n1", "n2"]
     assert len(leader.look()) == 1
     leader.members = []
@@ -70,8 +70,8 @@ def test_a_removed_member_is_not_waited_for() -> None:
 
 def test_a_release_that_knows_less_raises_nothing() -> None:
     leader = Leader()
-    leader.upkeep.met("n2", {"machine": 2})
-    leader.upkeep.met("n3", {"machine": 2})
+    leader.maintenance.met("n2", {"machine": 2})
+    leader.maintenance.met("n3", {"machine": 2})
     assert leader.look() == []
 
 
@@ -79,20 +79,20 @@ def test_ages_wait_while_the_leaders_clock_is_wrong() -> None:
     """R13."""
     leader = Leader()
     for peer in ("n2", "n3"):
-        leader.wall.report(peer, WALL_NS - 3600 * SECOND)
-    leader.wall.median()
-    assert leader.look() == [AgesWait(7, True)]
-    leader.state.ages_wait = True
+        leader.wall_clock.report(peer, WALL_NS - 3600 * SECOND)
+    leader.wall_clock.median()
+    assert leader.look() == [PauseExpiry(7, True)]
+    leader.state.expiry_paused = True
     assert leader.look() == []
     for peer in ("n2", "n3"):
-        leader.wall.report(peer, WALL_NS)
-    leader.wall.median()
-    assert leader.look() == [AgesWait(7, False)]
+        leader.wall_clock.report(peer, WALL_NS)
+    leader.wall_clock.median()
+    assert leader.look() == [PauseExpiry(7, False)]
 
 
 def test_it_looks_now_and_then() -> None:
     leader = Leader(known=2)
     leader.members = ["n1"]
     assert len(leader.look()) == 1
-    leader.upkeep.pump(leader.now_s + EVERY_S / 2, 7)
+    leader.maintenance.pump(leader.now_s + EVERY_S / 2, 7)
     assert leader.proposed == []

@@ -9,18 +9,18 @@ from node.server.moving import KEPT_MAX, MovingReplies, owners_pattern
 
 class Routing:
     def __init__(self) -> None:
-        self.heard: set[bytes] = set()
+        self.reachable: set[bytes] = set()
         self.sent: list[tuple[bytes, bytes]] = []
 
-    def heard_by_owner(self, inbox: bytes) -> bool:
-        return inbox in self.heard
+    def reachable_by_owner(self, inbox: bytes) -> bool:
+        return inbox in self.reachable
 
     def send(self, inbox: bytes, payload: bytes) -> None:
-        if inbox in self.heard:
+        if inbox in self.reachable:
             self.sent.append((inbox, payload))
 
     def moving(self) -> MovingReplies:
-        return MovingReplies(self.heard_by_owner, self.send)
+        return MovingReplies(self.reachable_by_owner, self.send)
 
 
 def test_an_answer_waits_until_its_client_is_heard_again() -> None:
@@ -31,7 +31,7 @@ def test_an_answer_waits_until_its_client_is_heard_again() -> None:
     moving.send(b"b", b"other")
     moving.interest_changed()
     assert (routing.sent, moving.count) == ([], 4)
-    routing.heard.add(b"a")
+    routing.reachable.add(b"a")
     moving.send(b"a", b"3")
     assert routing.sent == [(b"a", b"0"), (b"a", b"1"), (b"a", b"2"), (b"a", b"3")]
     assert moving.count == 1
@@ -39,7 +39,7 @@ def test_an_answer_waits_until_its_client_is_heard_again() -> None:
 
 def test_whoever_is_heard_is_answered_once() -> None:
     routing = Routing()
-    routing.heard.add(b"a")
+    routing.reachable.add(b"a")
     moving = routing.moving()
     moving.send(b"a", b"1")
     moving.interest_changed()

@@ -9,14 +9,14 @@ from conversation import Conversation, publishes
 
 from node.core.commands import (
     ClientClose,
-    ClientSilent,
+    ClientUnresponsive,
     ColdStart,
-    Found,
-    KeeperCommand,
+    InitCluster,
+    LeaderCommand,
+    NewTerm,
     PauseRedelivery,
     Publish,
     SessionOpen,
-    TakeOver,
     Tick,
 )
 from node.core.effects import Refused
@@ -26,7 +26,7 @@ from node.core.entries import (
     ENTRY_SIZE_MAX,
     Entry,
     decode_entry,
-    decode_keeper,
+    decode_leader_command,
     encode_commands,
     refused_batch,
 )
@@ -41,10 +41,10 @@ from node.server.proposer import (
     ENTRY_BYTES,
     HELD_WAIT_S,
     IN_FLIGHT_MAX,
-    KEEPER_COMMANDS_MAX,
+    LEADER_COMMANDS_MAX,
     READ_WAIT_S,
     SESSION_OPEN_BYTES_MAX,
-    Ordering,
+    Proposer,
 )
 from node.units import Index
 
@@ -85,19 +85,19 @@ class Leader:
         self.again: list[tuple[str, tuple[Any, ...]]] = []
         clock = ClusterClock(lambda: self.monotonic_ns)
         clock.lead()
-        self.ordering = Ordering(
+        self.proposer = Proposer(
             self.engine,
             lambda: self.state,
             clock,
             WallClock(lambda: self.monotonic_ns, lambda: self.monotonic_ns),
-            found=lambda term: [Found(term, "founding", "tag")],
+            found=lambda term: [InitCluster(term, "founding", "tag")],
             answer=lambda node, frame: self.again.append((node, frame)),
         )
         self.now = 50.0
-        self.ordering.lead(TERM)
+        self.proposer.lead(TERM)
 
     def ready(self, *connected: str, cold: bool = False) -> None:
-        self.ordering.ready(self.now, connected or ("n1",), cold=cold)
+        self.proposer.ready(self.now, connected or ("n1",), cold=cold)
 
     def opened(self) -> Leader:
         """Past the first entry of the term, with nothing in flight."""
@@ -111,15 +111,15 @@ class Leader:
     def pump(self, after_s: float = 0.0) -> bool:
         self.now += after_s
         self.monotonic_ns += int(after_s * 1e9)
-        return self.ordering.pump(self.now)
+        return self.proposer.pump(self.now)
 
     def applied(self) -> None:
         """All that was proposed is applied."""
-        self.ordering.applied(1000)
+        self.proposer.applied(1000)
 
     def held(self, *nodes: str, session: tuple[int, int] | None = None, next_serial: int = 1) -> None:
         for node in nodes:
-            self.ordering.frame(node, ("held", TERM, session, next_serial))
+            self.proposer.frame(node, ("held", TERM, session, next_serial))
 
     def batch(
         self,
@@ -134,7 +134,7 @@ class Leader:
         count = (first if last is None else last) - first + 1
         commands = encode_commands([Publish("", b"c", "foo", b"m")] * count) if data is None else data
         frame = ("batch", term, session, first, first + count - 1, first, commands)
-        self.ordering.frame(node, frame)
+        self.proposer.frame(node, frame)
 
 
 def message(size: int, channel: str = "foo") -> bytes:
@@ -143,8 +143,8 @@ def message(size: int, channel: str = "foo") -> bytes:
     return encode_commands([Publish("", b"c", channel, b"m" * (size - empty))])
 
 
-def keepers(entry: Entry) -> list[KeeperCommand]:
-    return [decode_keeper(fields) for fields in entry.keeper]
+def keepers(entry: Entry) -> list[LeaderCommand]:
+    return [decode_leader_command(fields) for fields in entry.leader_commands]
 
 
 def serials(entry: Entry) -> list[int]:
@@ -163,7 +163,7 @@ def test_the_first_entry_waits_until_all_have_forwarded_what_they_held() -> None
     assert not leader.pump()
     leader.held("n2")
     assert leader.pump()
-    assert keepers(leader.engine.last)[0] == TakeOver(TERM, 7)
+    assert keepers(leader.engine.last)[0] == NewTerm(TERM, 7)
     assert serials(leader.engine.last) == [1]
 
 
@@ -172,11 +172,11 @@ def test_it_waits_150_ms_at_most() -> None:
     leader = Leader()
     leader.ready("n1", "n2")
     leader.held("n1")
-    assert leader.ordering.next_deadline() == leader.now + HELD_WAIT_S
+    assert leader.proposer.next_deadline() == leader.now + HELD_WAIT_S
     assert not leader.pump(HELD_WAIT_S - 0.01)
     assert leader.pump(0.02)
-    assert leader.ordering.next_deadline() is None
-    assert leader.ordering.open
+    assert leader.proposer.next_deadline() is None
+    assert leader.proposer.open
 
 
 def test_one_who_is_told_to_send_again_has_not_forwarded_all() -> None:
@@ -233,7 +233,7 @@ def test_nothing_is_sent_again_before_a_process_without_a_session_has_forwarded_
     leader.ready("n1", "n2")
     leader.held("n1")
     opens = encode_commands([SessionOpen("n2", b"nonce")])
-    leader.ordering.frame("n2", ("open", TERM, opens))
+    leader.proposer.frame("n2", ("open", TERM, opens))
     leader.held("n2", next_serial=3)  # two commands
     sent: list[int] = []
 
@@ -248,7 +248,7 @@ def test_nothing_is_sent_again_before_a_process_without_a_session_has_forwarded_
 
     pump(5.0)
     assert talk.state.redelivery_paused
-    assert leader.ordering.next_deadline() == leader.now + READ_WAIT_S
+    assert leader.proposer.next_deadline() == leader.now + READ_WAIT_S
     session = talk.state.sessions["n2"].id
     leader.batch(1, node="n2", session=session)
     pump(0.1)
@@ -256,7 +256,7 @@ def test_nothing_is_sent_again_before_a_process_without_a_session_has_forwarded_
     leader.batch(2, node="n2", session=session, data=encode_commands([talk.acked("A", 1)]))
     pump()
     assert not talk.state.redelivery_paused
-    assert leader.ordering.next_deadline() is None
+    assert leader.proposer.next_deadline() is None
     assert 1 not in sent
 
 
@@ -287,7 +287,7 @@ def test_nothing_is_sent_again_while_acks_are_read_after_a_pause() -> None:
     talk.publish(2)
     talk.term = TERM
     leader = Leader(talk.state).opened()
-    talk.say(keeper=[TakeOver(TERM, talk.index)])
+    talk.say(leader_commands=[NewTerm(TERM, talk.index)])
     sent: list[int] = []
 
     def pump(after_s: float = 0.0) -> None:
@@ -301,28 +301,28 @@ def test_nothing_is_sent_again_while_acks_are_read_after_a_pause() -> None:
 
     leader.now += 12
     leader.monotonic_ns += 12 * 10**9
-    leader.ordering.keeper(Tick(TERM))
-    leader.ordering.hold_redelivery(leader.now)
+    leader.proposer.propose_command(Tick(TERM))
+    leader.proposer.hold_redelivery(leader.now)
     pump()
     assert talk.state.redelivery_paused
-    assert leader.ordering.next_deadline() == leader.now + READ_WAIT_S
+    assert leader.proposer.next_deadline() == leader.now + READ_WAIT_S
     leader.batch(talk.serial, data=encode_commands([talk.acked("A", 1)]))
     pump(0.1)
     assert sent == []
     pump(READ_WAIT_S)
     assert sent == [2]
     assert not talk.state.redelivery_paused
-    assert leader.ordering.next_deadline() is None
+    assert leader.proposer.next_deadline() is None
 
 
 def test_a_leader_elected_after_a_pause_waits_for_acks_too() -> None:
     leader = Leader()
-    leader.ordering.hold_redelivery(leader.now)
+    leader.proposer.hold_redelivery(leader.now)
     leader.ready()
     leader.held("n1")
     assert leader.pump(0.1)
     assert keepers(leader.engine.last)[-1] == PauseRedelivery(TERM, True)
-    assert leader.ordering.next_deadline() is None, "an entry is on its way, and tells when it is applied"
+    assert leader.proposer.next_deadline() is None, "an entry is on its way, and tells when it is applied"
     assert not leader.pump(READ_WAIT_S)
     leader.applied()
     assert leader.pump()
@@ -350,17 +350,17 @@ def test_it_founds_a_cluster_that_has_no_identity() -> None:
     leader.ready()
     leader.held("n1")
     leader.pump()
-    assert Found(TERM, "founding", "tag") in keepers(leader.engine.last)
-    founded = Leader()
-    founded.state.founding_id = "known"
-    founded.ready()
-    founded.held("n1")
-    founded.pump()
-    assert keepers(founded.engine.last) == [TakeOver(TERM, 7)]
+    assert InitCluster(TERM, "founding", "tag") in keepers(leader.engine.last)
+    bootstrapped = Leader()
+    bootstrapped.state.cluster_uuid = "known"
+    bootstrapped.ready()
+    bootstrapped.held("n1")
+    bootstrapped.pump()
+    assert keepers(bootstrapped.engine.last) == [NewTerm(TERM, 7)]
 
 
 def test_it_says_cold_start_when_nobody_was_warm() -> None:
-    """R14: behind TakeOver, which opens the term; not in the entries after it."""
+    """R14: behind NewTerm, which opens the term; not in the entries after it."""
     leader = Leader()
     leader.ready(cold=True)
     leader.held("n1")
@@ -435,7 +435,7 @@ def test_another_terms_frames_are_dropped() -> None:
     leader.batch(1, term=TERM - 1)
     leader.batch(1, term=TERM + 1)
     assert not leader.pump()
-    leader.ordering.follow()
+    leader.proposer.follow()
     leader.batch(1)
     assert not leader.pump()
 
@@ -452,7 +452,7 @@ def test_a_session_that_opened_in_this_term_counts_from_one() -> None:
 
 def test_an_open_request_goes_into_the_log_without_a_session() -> None:
     leader = Leader().opened()
-    leader.ordering.frame("n2", ("open", TERM, encode_commands([SessionOpen("n2", b"nonce")])))
+    leader.proposer.frame("n2", ("open", TERM, encode_commands([SessionOpen("n2", b"nonce")])))
     leader.pump()
     assert leader.engine.last.batches[0].session is None
 
@@ -467,7 +467,7 @@ def test_a_node_opens_a_session_for_itself_only() -> None:
         b"\xc1",
     ):
         with pytest.raises(RemoteProtocolError):
-            leader.ordering.frame("n2", ("open", TERM, commands))
+            leader.proposer.frame("n2", ("open", TERM, commands))
     assert not leader.pump()
 
 
@@ -508,7 +508,7 @@ def test_a_batch_holds_just_the_serials_it_says(first: int, last: int, commands:
     """R7: one that didn't would leave a gap in its session, at which every node would stop, for good."""
     leader = Leader().opened()
     with pytest.raises(RemoteProtocolError):
-        leader.ordering.frame("n1", ("batch", TERM, SESSION, first, last, 1, commands))
+        leader.proposer.frame("n1", ("batch", TERM, SESSION, first, last, 1, commands))
     assert not leader.pump()
 
 
@@ -548,7 +548,7 @@ def test_an_idle_leader_proposes_at_once_and_a_busy_one_gathers() -> None:
     leader.applied()
     assert leader.pump()
     assert [serials(entry) for entry in leader.engine.entries] == [[1], [2, 3]]
-    assert not leader.ordering.idle
+    assert not leader.proposer.idle
 
 
 def test_it_serves_once_its_first_entry_is_applied_whatever_is_in_flight() -> None:
@@ -559,14 +559,14 @@ def test_it_serves_once_its_first_entry_is_applied_whatever_is_in_flight() -> No
     leader.pump()
     leader.batch(1)
     leader.pump()
-    assert not leader.ordering.serving
-    leader.ordering.applied(101)
+    assert not leader.proposer.serving
+    leader.proposer.applied(101)
     leader.batch(2)
     leader.pump()
-    assert leader.ordering.serving
-    assert not leader.ordering.idle
-    leader.ordering.follow()
-    assert not leader.ordering.serving
+    assert leader.proposer.serving
+    assert not leader.proposer.idle
+    leader.proposer.follow()
+    assert not leader.proposer.serving
 
 
 def test_a_full_entry_does_not_wait() -> None:
@@ -606,13 +606,13 @@ def test_one_large_batch_goes_alone() -> None:
 def test_the_keepers_commands_go_ahead_in_bounded_numbers() -> None:
     """R19: a take-over may find thousands of clients to speak of."""
     leader = Leader().opened()
-    for _ in range(KEEPER_COMMANDS_MAX + 1):
-        leader.ordering.keeper(Tick(TERM))
+    for _ in range(LEADER_COMMANDS_MAX + 1):
+        leader.proposer.propose_command(Tick(TERM))
     leader.batch(1)
     leader.pump()
     leader.applied()
     leader.pump()
-    assert [len(entry.keeper) for entry in leader.engine.entries] == [KEEPER_COMMANDS_MAX, 1]
+    assert [len(entry.leader_commands) for entry in leader.engine.entries] == [LEADER_COMMANDS_MAX, 1]
 
 
 def test_the_keepers_commands_go_ahead_in_bounded_bytes() -> None:
@@ -621,13 +621,15 @@ def test_the_keepers_commands_go_ahead_in_bounded_bytes() -> None:
     """
     leader = Leader().opened()
     for number in range(20):
-        leader.ordering.keeper(ClientSilent(TERM, f"{number:02}" + "c" * 1_000_000, (1, number), True))
-    leader.ordering.keeper(Tick(TERM))
-    leader.ordering.keeper(Tick(TERM))
+        leader.proposer.propose_command(
+            ClientUnresponsive(TERM, f"{number:02}" + "c" * 1_000_000, (1, number), True)
+        )
+    leader.proposer.propose_command(Tick(TERM))
+    leader.proposer.propose_command(Tick(TERM))
     leader.batch(1, data=message(BATCH_SIZE_MAX))
     while leader.pump():
         leader.applied()
-    assert [len(entry.keeper) for entry in leader.engine.entries] == [1] * 20 + [2]
+    assert [len(entry.leader_commands) for entry in leader.engine.entries] == [1] * 20 + [2]
     assert [len(entry.batches) for entry in leader.engine.entries] == [0] * 20 + [1]
     assert max(map(len, leader.engine.proposed)) <= ENTRY_SIZE_MAX
 
@@ -635,7 +637,7 @@ def test_the_keepers_commands_go_ahead_in_bounded_bytes() -> None:
 def test_the_largest_command_an_older_release_left_fits_an_entry() -> None:
     """A client ID of 8 MB was possible: its payload was all that bounded it."""
     leader = Leader().opened()
-    leader.ordering.keeper(ClientSilent(TERM, "c" * (8 << 20), (1, 1), True))
+    leader.proposer.propose_command(ClientUnresponsive(TERM, "c" * (8 << 20), (1, 1), True))
     leader.batch(1, data=message(BATCH_SIZE_MAX))
     leader.pump()
     frame = encode_frame(
@@ -661,7 +663,7 @@ def test_an_entry_carries_the_time_at_which_it_was_made() -> None:
 def test_one_who_hands_over_proposes_nothing_more() -> None:
     """Its origins keep what they have; the next leader gets it."""
     leader = Leader().opened()
-    leader.ordering.stop()
+    leader.proposer.stop()
     leader.batch(1)
     assert not leader.pump()
 
@@ -670,9 +672,9 @@ def test_what_was_queued_is_gone_with_the_term() -> None:
     """Nothing of an earlier leadership leaks into a later one: origins send again."""
     leader = Leader().opened()
     leader.batch(1)
-    leader.ordering.keeper(Tick(TERM))
-    leader.ordering.lead(TERM)
-    assert not leader.ordering.open
+    leader.proposer.propose_command(Tick(TERM))
+    leader.proposer.lead(TERM)
+    assert not leader.proposer.open
     leader.ready()
     leader.held("n1")
     leader.pump()
@@ -685,11 +687,11 @@ def test_what_was_queued_is_gone_with_the_term() -> None:
 def test_who_was_elected_again_proposes_again() -> None:
     """A leader that handed over and failed, or came back, isn't stopped for ever."""
     leader = Leader().opened()
-    leader.ordering.stop()
+    leader.proposer.stop()
     leader.batch(1)
     assert not leader.pump()
-    leader.ordering.follow()
-    leader.ordering.lead(TERM)
+    leader.proposer.follow()
+    leader.proposer.lead(TERM)
     leader.ready()
     leader.held("n1")
     assert leader.pump()

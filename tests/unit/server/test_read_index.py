@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from node.server.read_index import NEVER, CatchUp
+from node.server.read_index import NEVER, ReadIndex
 
 GAP_S = 0.125
 LAG_S = 0.25
@@ -27,17 +27,17 @@ class Node:
 
     def __init__(self) -> None:
         self.now_s = 100.0
-        self.founded = True
+        self.bootstrapped = True
         self.told: list[str] = []
         self.sent: list[tuple[str, Any]] = []
         self.engine = Engine()
-        self.catch_up = CatchUp(
+        self.catch_up = ReadIndex(
             links_up={"n2", "n3"},
             send=lambda peer, frame: self.sent.append((peer, frame)),
             monotonic_s=lambda: self.now_s,
             gap_s=GAP_S,
             lag_s=LAG_S,
-            founded=lambda: self.founded,
+            bootstrapped=lambda: self.bootstrapped,
             held=lambda: self.told.append("held"),
             caught_up=lambda: self.told.append("caught up"),
         )
@@ -84,11 +84,11 @@ def test_an_entry_of_an_earlier_term_proves_nothing(node: Node) -> None:
 
 
 def test_nobody_is_served_before_the_cluster_is_founded(node: Node) -> None:
-    node.founded = False
+    node.bootstrapped = False
     node.catch_up.commit_learned(2)
     node.apply(2)
     assert not node.catch_up.done
-    node.founded = True
+    node.bootstrapped = True
     node.apply(3)
     assert node.catch_up.done
 
@@ -96,10 +96,10 @@ def test_nobody_is_served_before_the_cluster_is_founded(node: Node) -> None:
 def test_a_silence_of_the_leader_is_a_gap(node: Node) -> None:
     node.catch_up.commit_learned(0)
     node.now_s += GAP_S
-    node.catch_up.leader_heard()
+    node.catch_up.leader_known()
     assert node.catch_up.done
     node.now_s += GAP_S + 0.001
-    node.catch_up.leader_heard()
+    node.catch_up.leader_known()
     assert not node.catch_up.done
     assert node.told == ["caught up", "held"]
     assert node.sent == [("n2", ("where", 1))]
@@ -164,9 +164,9 @@ def test_warm_is_who_applied_what_was_proposed_since(node: Node) -> None:
     for index in (10, 11, 12):
         node.apply(index)
     assert node.catch_up.done
-    assert not node.catch_up.warm
+    assert not node.catch_up.has_served
     node.apply(13)
-    assert node.catch_up.warm
+    assert node.catch_up.has_served
 
 
 def test_it_asks_until_it_is_answered(node: Node) -> None:

@@ -9,19 +9,19 @@ import pytest
 from conversation import Conversation
 
 from node.core.commands import (
-    KeeperCommand,
-    Refound,
+    LeaderCommand,
+    NewTerm,
+    RecoverCluster,
     SessionEnd,
-    TakeOver,
 )
 from node.core.effects import Refused
 from node.core.entries import (
     Batch,
     Entry,
     decode_entry,
-    decode_keeper,
+    decode_leader_command,
     encode_entry,
-    encode_keeper,
+    encode_leader_command,
 )
 from node.core.refusals import NO_LEADER
 from node.core.state import Client, State
@@ -36,7 +36,7 @@ from node.raft.membership import Membership
 from node.server.replica import HOLD_ALONE_S, HOLD_S, Replica
 from node.server.routing import Routing
 from node.server.streaming import Subjects
-from node.server.system import Host
+from node.server.system import System
 from node.store.memory import MemoryStore
 from node.units import Index
 
@@ -69,7 +69,9 @@ class Engine:
 class Node:
     """A replica on a clock that the test moves."""
 
-    def __init__(self, *, recovered: tuple[str, str] | None = None, founded: list[str] | None = None) -> None:
+    def __init__(
+        self, *, recovered: tuple[str, str] | None = None, bootstrapped: list[str] | None = None
+    ) -> None:
         self.now_s = 100.0
         self.sent: list[tuple[str, Any]] = []
         self.kicks = 0
@@ -77,13 +79,15 @@ class Node:
         self.replica = Replica(
             "n1",
             Subjects.of("test-cluster"),
-            State(founding_id="founded", cluster_tag="tag"),
+            State(cluster_uuid="founded", cluster_tag="tag"),
             MemoryStore(),
             routing=Routing("n1", send=lambda peer, value: None),
-            host=Host(lambda: int(self.now_s * 1e9), lambda: int(self.now_s * 1e9), bytes),
+            host=System(lambda: int(self.now_s * 1e9), lambda: int(self.now_s * 1e9), bytes),
             send=self._send,
             kick=self._kick,
-            founded=lambda state: None if founded is None else founded.append(state.founding_id),
+            bootstrapped=lambda state: (
+                None if bootstrapped is None else bootstrapped.append(state.cluster_uuid)
+            ),
             caught_up=lambda: None,
             changed=lambda: None,
             election_min_s=ELECTION_MIN_S,
@@ -140,15 +144,15 @@ def test_frames_of_a_pause_say_nothing_about_its_end(node: Node) -> None:
     assert not node.replica.caught_up
     node.frame(14)
     assert node.replica.caught_up
-    assert not node.replica.performer.held
+    assert not node.replica.executor.held
 
 
 def test_a_silent_clients_ping_at_the_leader_is_acted_on_at_once(node: Node) -> None:
     """HBT-06: it comes with a client's bytes; a follower's word would have woken the driver by itself."""
     pinged: list[str] = []
-    keeper: Any = SimpleNamespace(heartbeats=SimpleNamespace(pinged=pinged.append))
-    node.replica.keeper = keeper
-    client = Client("me", (1, 1), b"conn", "hb", 1, 5, 3, silent=True)
+    duties: Any = SimpleNamespace(heartbeats=SimpleNamespace(pinged=pinged.append))
+    node.replica.duties = duties
+    client = Client("me", (1, 1), b"conn", "hb", 1, 5, 3, unresponsive=True)
     node.replica.state.by_conn[b"conn"] = node.replica.state.clients["me"] = client
     before = node.kicks
     payload = encode_ping(PingRequest(b"conn"))
@@ -254,8 +258,8 @@ def test_followers_know_how_wrong_their_wall_clock_is(node: Node) -> None:
     """R13: the leader's frames say what the median is."""
     now_ns = int(node.now_s * 1e9)
     node.replica.noted_leader("n2", (now_ns, now_ns - 20_000_000_000))
-    assert node.replica.wall.wrong
-    assert node.replica.wall.offset_ns == 20_000_000_000
+    assert node.replica.wall_clock.wrong
+    assert node.replica.wall_clock.offset_ns == 20_000_000_000
 
 
 def test_a_leader_that_heard_none_goes_by_its_voters(node: Node) -> None:
@@ -275,7 +279,7 @@ def test_a_leader_that_heard_none_goes_by_its_voters(node: Node) -> None:
 
 # --- members --------------------------------------------------------------------------------------
 
-THREE = Membership.founders(["n1", "n2", "n3"])
+THREE = Membership.initial_voters(["n1", "n2", "n3"])
 
 
 def test_what_only_a_leader_does_is_asked_of_it(node: Node) -> None:
@@ -307,16 +311,18 @@ def test_only_members_say_whether_the_cluster_is_warm(node: Node) -> None:
     node.replica.noted_follower("n3", (0, True, None))
     node.replica.membership_changed(THREE, Index(0))
     node.replica.noted_follower("n4", (0, True, None))
-    assert node.replica._warm_members == {"n3": True}
+    assert node.replica._members_that_served == {"n3": True}
     node.replica.membership_changed(THREE.without("n3"), Index(9))
-    assert node.replica._warm_members == {}
+    assert node.replica._members_that_served == {}
 
 
 def test_a_member_whose_session_was_ended_opens_another(node: Node) -> None:
     """R5: it was no member for a while. The simulator saw such a node's clients unheard for ever."""
 
-    def apply(index: int, keeper: list[KeeperCommand], batches: list[Batch]) -> None:
-        entry = Entry(MACHINE_VERSION, index, index, [encode_keeper(command) for command in keeper], batches)
+    def apply(index: int, duties: list[LeaderCommand], batches: list[Batch]) -> None:
+        entry = Entry(
+            MACHINE_VERSION, index, index, [encode_leader_command(command) for command in duties], batches
+        )
         node.replica.apply(index, TERM, encode_entry(entry))
 
     def opened() -> list[bytes]:
@@ -325,7 +331,7 @@ def test_a_member_whose_session_was_ended_opens_another(node: Node) -> None:
         return taken
 
     node.replica.membership_changed(THREE, Index(0))
-    apply(11, [TakeOver(TERM, 0)], [Batch(None, 0, 0, opened()[0])])
+    apply(11, [NewTerm(TERM, 0)], [Batch(None, 0, 0, opened()[0])])
     session = node.replica.origin.session
     assert session is not None
     node.replica.membership_changed(THREE.without("n1"), Index(12))
@@ -349,28 +355,30 @@ def lead(node: Node) -> list[list[Any]]:
         node.replica.pump()
         proposed, node.engine.proposed = node.engine.proposed, []
         for index, payload in proposed:
-            entries.append([decode_keeper(fields) for fields in decode_entry(payload).keeper])
+            entries.append(
+                [decode_leader_command(fields) for fields in decode_entry(payload).leader_commands]
+            )
             node.replica.apply(index, TERM + 1, payload)
     return entries
 
 
 def test_recovered_data_is_given_its_new_founding_once() -> None:
     """The leader proposes it with its second entry, and the shell hears of it when it is applied."""
-    founded: list[str] = []
-    node = Node(recovered=("new", "founded"), founded=founded)
-    assert founded == ["founded"]
+    bootstrapped: list[str] = []
+    node = Node(recovered=("new", "founded"), bootstrapped=bootstrapped)
+    assert bootstrapped == ["founded"]
     entries = lead(node)
-    refound = [command for entry in entries for command in entry if isinstance(command, Refound)]
-    assert refound == [Refound(TERM + 1, "new", "founded")]
-    assert founded == ["founded", "new"]
+    refound = [command for entry in entries for command in entry if isinstance(command, RecoverCluster)]
+    assert refound == [RecoverCluster(TERM + 1, "new", "founded")]
+    assert bootstrapped == ["founded", "new"]
     assert node.replica.state.cluster_tag == "tag"
     again = Node()
-    assert not any(isinstance(command, Refound) for entry in lead(again) for command in entry)
+    assert not any(isinstance(command, RecoverCluster) for entry in lead(again) for command in entry)
 
 
 def test_a_leader_takes_requests_once_it_serves(node: Node) -> None:
     node.replica.membership_changed(THREE, Index(0))
-    node.replica.changes.committed = THREE
+    node.replica.reconfiguration.committed = THREE
     node.sent.clear()
     lead(node)
     node.replica.frame("n3", ("ask", 5, "cluster.remove", '{"name": "n9"}'))
@@ -381,7 +389,7 @@ def test_a_leader_takes_requests_once_it_serves(node: Node) -> None:
 # --- without a leader (R8) --------------------------------------------------------------------------
 
 
-MEMBERS = Membership.founders(["n1", "n2", "n3"])
+MEMBERS = Membership.initial_voters(["n1", "n2", "n3"])
 
 
 def test_requests_are_kept_through_an_election_and_refused_after_it(node: Node) -> None:
@@ -429,9 +437,9 @@ def test_a_leader_without_a_majority_takes_no_requests(node: Node) -> None:
 
 def test_a_snapshot_brings_another_past_to_compare(node: Node) -> None:
     """R30: what this node came to before it isn't this node's any more."""
-    node.replica.membership_changed(Membership.founders(["n1", "n2", "n3"]), Index(0))
-    node.replica.comparing.applied(State(milestone=(4096, b"never compared")))
-    node.replica.installed(State(founding_id="founded", cluster_tag="tag"), MemoryStore(), since=0)
+    node.replica.membership_changed(Membership.initial_voters(["n1", "n2", "n3"]), Index(0))
+    node.replica.divergence.applied(State(milestone=(4096, b"never compared")))
+    node.replica.installed(State(cluster_uuid="founded", cluster_tag="tag"), MemoryStore(), since=0)
     for peer in ("n2", "n3"):
         node.replica.frame(peer, ("state", [(4096, b"another")]))
 
@@ -461,13 +469,13 @@ def test_a_snapshot_leaves_no_delivery_to_its_ack_wait(node: Node) -> None:
             got.append(subject)
 
     receiver = Receiver()
-    node.replica.performer._receivers = lambda inbox: [receiver]
+    node.replica.executor._receivers = lambda inbox: [receiver]
     node.replica.installed(talk.state, store, since)
     assert got == [b"in", b"in"]
 
 
 def test_a_majority_is_linked_with_half_of_the_others(node: Node) -> None:
-    node.replica.membership_changed(Membership.founders(["n1", "n2", "n3", "n4", "n5"]), Index(1))
+    node.replica.membership_changed(Membership.initial_voters(["n1", "n2", "n3", "n4", "n5"]), Index(1))
     assert node.replica.has_majority_linked, "three of five"
     node.replica.peer_down("n3")
     assert not node.replica.has_majority_linked, "two of five"

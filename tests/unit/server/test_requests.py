@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from node.server.requests import Requests
-from node.server.system import Host
+from node.server.system import System
 
 
 class Wire:
@@ -48,7 +48,7 @@ class Asking:
         self.wire = Wire()
         self.now = 50.0
         self.kicks = 0
-        host = Host(monotonic_ns=lambda: int(self.now * 1e9), random_bytes=lambda size: b"r" * size)
+        host = System(monotonic_ns=lambda: int(self.now * 1e9), random_bytes=lambda size: b"r" * size)
         self.requests = Requests(self.wire, host, self._kick)
         self.came: list[str] = []
 

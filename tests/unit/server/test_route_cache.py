@@ -8,19 +8,19 @@ from hypothesis import strategies as st
 
 from node.protocol.subjects import has_wildcard, matches
 from node.server import route_cache
-from node.server.route_cache import RECENT_MAX, SUBJECT_MAX, Plans
+from node.server.route_cache import RECENT_MAX, SUBJECT_MAX, RouteCache
 from node.server.subscriptions import nobody
 
 
-def remembering(*subjects: bytes) -> Plans:
-    known = Plans()
+def remembering(*subjects: bytes) -> RouteCache:
+    known = RouteCache()
     for subject in subjects:
         known.remember(subject, nobody())
     return known
 
 
-def true(known: Plans, *subjects: bytes) -> list[bytes]:
-    return [subject for subject in subjects if known.true_plan(subject) is not None]
+def true(known: RouteCache, *subjects: bytes) -> list[bytes]:
+    return [subject for subject in subjects if known.true_route(subject) is not None]
 
 
 tokens = st.sampled_from([b"a", b"b", b"_INBOX"])
@@ -43,7 +43,7 @@ def test_what_a_changed_pattern_matches_is_not_true_any_more(
         concerned = any(
             matches(pattern, subject) if has_wildcard(pattern) else pattern == subject for pattern in changed
         )
-        assert (remembered.true_plan(subject) is None) == concerned
+        assert (remembered.true_route(subject) is None) == concerned
         remembered.remember(subject, nobody())
         assert true(remembered, subject) == [subject]
 
@@ -80,7 +80,7 @@ def test_a_plan_that_is_too_old_to_tell_is_made_anew() -> None:
 
 def test_of_too_many_the_oldest_go(monkeypatch: pytest.MonkeyPatch) -> None:
     """Not all: a client that publishes to ever new subjects must not cost everybody their plans."""
-    monkeypatch.setattr(route_cache, "PLANS_MAX", 16)
+    monkeypatch.setattr(route_cache, "CACHED_ROUTES_MAX", 16)
     known = remembering(*(b"%d" % number for number in range(16)))
     assert len(known) == 16
     known.remember(b"new", nobody())

@@ -83,7 +83,7 @@ class Cluster:
             name,
             send=lambda peer, value: self.frames.append((name, peer, value)),
             queued_bytes=lambda _peer: self.queued,
-            has_room=lambda _peer: self.queued < 1 << 20,
+            has_capacity=lambda _peer: self.queued < 1 << 20,
             on_interest_change=lambda node, changes: self.changes[name].extend((node, c) for c in changes),
         )
 
@@ -203,7 +203,7 @@ def test_what_is_denied_within_a_pattern_is_not_delivered_either(alone: Routing)
     ann.sub(b">", denied=(b"_INBOX.bob.>",))
     ann.sub(b">", b"q", denied=(b"_INBOX.bob.>",))
     assert not alone.local_receivers(b"_INBOX.bob.1")
-    assert not alone.heard(b"_INBOX.bob.1")
+    assert not alone.reachable(b"_INBOX.bob.1")
     member = bob.sub(b">", b"q")
     assert list(alone.local_receivers(b"_INBOX.bob.1")) == [member], "the member that may hear it"
     assert len(alone.local_receivers(b"_INBOX.ann.1")) == 2
@@ -221,13 +221,13 @@ def test_a_subject_that_is_no_literal_goes_nowhere_unless_asked(alone: Routing) 
 
 def test_a_service_hears_what_is_no_literal(alone: Routing) -> None:
     """PUB-05: a publish to ``a.>`` is a request that the service refuses in words; nobody else gets it."""
-    heard: list[bytes] = []
-    alone.serve(b"s.>", lambda _source, subject, _reply, _payload: heard.append(subject))
+    reachable: list[bytes] = []
+    alone.serve(b"s.>", lambda _source, subject, _reply, _payload: reachable.append(subject))
     ann = Client(alone, 1)
     ann.sub(b"s.>")
     for subject in (b"s.>", b"s.*", b"s..", b"s.a."):
         assert ann.pub(subject) == 1
-    assert heard == [b"s.>", b"s.*", b"s..", b"s.a."]
+    assert reachable == [b"s.>", b"s.*", b"s..", b"s.a."]
     assert ann.pub(b"t.*") == 0
 
 
@@ -257,20 +257,20 @@ def test_plans_follow_every_change(alone: Routing) -> None:
 
 
 def test_plans_are_bounded(alone: Routing, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("node.server.route_cache.PLANS_MAX", 10)
+    monkeypatch.setattr("node.server.route_cache.CACHED_ROUTES_MAX", 10)
     ann = Client(alone, 1)
     ann.sub(b"s.>")
     for number in range(100):
         assert ann.pub(b"s.%d" % number) == 1
-        assert alone.plan_count <= 10
-    made = alone.plans_made
+        assert alone.route_count <= 10
+    made = alone.routes_made
     ann.sub(b"other.*")
     assert ann.pub(b"s.99") == 1
-    assert alone.plans_made == made
+    assert alone.routes_made == made
 
 
-def heard_at(routing: Routing, *subjects: bytes) -> list[bytes]:
-    return [subject for subject in subjects if routing.heard(subject)]
+def reachable_at(routing: Routing, *subjects: bytes) -> list[bytes]:
+    return [subject for subject in subjects if routing.reachable(subject)]
 
 
 def test_who_leaves_with_many_subscriptions_does_so_in_steps(alone: Routing) -> None:
@@ -297,7 +297,7 @@ def test_who_leaves_with_many_subscriptions_does_so_in_steps(alone: Routing) -> 
         steps += 1
     assert steps >= 6
     assert alone.subscription_count == 2
-    assert heard_at(alone, b"a.1", b"a.2") == [b"a.1"]
+    assert reachable_at(alone, b"a.1", b"a.2") == [b"a.1"]
     assert alone.work() is None
 
 
@@ -360,11 +360,11 @@ def test_to_look_for_inboxes_makes_no_plans(alone: Routing) -> None:
     """A leader looks for all of them: with more of them than plans are kept, each look made all anew."""
     ann = Client(alone, 1)
     ann.sub(b"_INBOX.a")
-    made = alone.plans_made
+    made = alone.routes_made
     assert alone.where(b"_INBOX.a") == ("n1", 1)
     assert alone.where(b"_INBOX.b") is None
-    assert alone.plans_made == made
-    assert alone.plan_count == 0
+    assert alone.routes_made == made
+    assert alone.route_count == 0
 
 
 def test_a_request_nobody_answers_counts_whom_it_asked(alone: Routing) -> None:
@@ -380,10 +380,10 @@ def test_a_wildcard_subscription_spares_the_plans_of_other_prefixes(alone: Routi
     ann = Client(alone, 1)
     ann.sub(b"acks.1")
     assert ann.pub(b"acks.1") == 1
-    made = alone.plans_made
+    made = alone.routes_made
     ann.sub(b"_INBOX.abc.*")
     ann.pub(b"acks.1")
-    assert alone.plans_made == made
+    assert alone.routes_made == made
 
 
 def test_services_hear_clients_and_so_do_plain_subscribers() -> None:
@@ -391,11 +391,11 @@ def test_services_hear_clients_and_so_do_plain_subscribers() -> None:
     routing = Routing("n1", send=lambda peer, value: None)
     ann = Client(routing, 1)
     ann.sub(b"_STAN.pub.c.>")
-    heard: list[tuple[Any, ...]] = []
-    routing.serve(b"_STAN.pub.c.>", lambda *args: heard.append(args))
-    routing.serve(b"_STAN.pub.>", lambda *args: heard.append(args))
+    reachable: list[tuple[Any, ...]] = []
+    routing.serve(b"_STAN.pub.c.>", lambda *args: reachable.append(args))
+    routing.serve(b"_STAN.pub.>", lambda *args: reachable.append(args))
     assert ann.pub(b"_STAN.pub.c.x", b"data", b"reply") == 3
-    assert heard == [(ann, b"_STAN.pub.c.x", b"reply", b"data")] * 2
+    assert reachable == [(ann, b"_STAN.pub.c.x", b"reply", b"data")] * 2
     assert ann.payloads() == [b"data"]
     assert routing.subscription_count == 3
 
@@ -632,21 +632,21 @@ def test_a_queue_member_that_just_left_loses_the_message() -> None:
 def test_only_announced_services_are_known_elsewhere() -> None:
     """Every node serves the streaming subjects itself; an answer may come in anywhere."""
     cluster = Cluster("n1", "n2")
-    heard: list[tuple[Any, ...]] = []
+    reachable: list[tuple[Any, ...]] = []
     for name, node in cluster.nodes.items():
-        node.serve(b"_STAN.pub.>", lambda *args, name=name: heard.append((name, *args)))
+        node.serve(b"_STAN.pub.>", lambda *args, name=name: reachable.append((name, *args)))
         if name == "n2":
-            handle = node.serve(b"_INBOX.n2.*", lambda *args: heard.append(("n2", *args)), announce=True)
+            handle = node.serve(b"_INBOX.n2.*", lambda *args: reachable.append(("n2", *args)), announce=True)
     cluster.settle()
     ann = cluster.client("n1")
     assert ann.pub(b"_STAN.pub.x", b"1") == 1
     assert ann.pub(b"_INBOX.n2.7", b"2") == 1
     cluster.settle()
-    assert heard == [
+    assert reachable == [
         ("n1", ann, b"_STAN.pub.x", b"", b"1"),
         ("n2", None, b"_INBOX.n2.7", b"", b"2"),
     ]
-    assert not cluster.nodes["n1"].heard(b"_INBOX.n2.7"), "a service is no client"
+    assert not cluster.nodes["n1"].reachable(b"_INBOX.n2.7"), "a service is no client"
     handle.close()
     cluster.settle()
     assert ann.pub(b"_INBOX.n2.7", b"2") == 0
@@ -676,7 +676,7 @@ def test_a_lost_node_is_heard_no_more_and_comes_back_whole() -> None:
     assert one.complete("n2")
     one.peer_down("n2")
     one.peer_down("n2")
-    assert not one.heard(b"inbox")
+    assert not one.reachable(b"inbox")
     assert not one.complete("n2")
     assert cluster.client("n1").pub(b"work") == 0
     one.peer_up("n2")
@@ -694,9 +694,9 @@ def test_wildcards_count_for_being_heard() -> None:
     cluster.client("n2").sub(b"group", b"q")
     cluster.settle()
     for node in cluster.nodes.values():
-        assert node.heard(b"_INBOX.abc.1")
-        assert node.heard(b"group")
-        assert not node.heard(b"_INBOX.abd.1")
+        assert node.reachable(b"_INBOX.abc.1")
+        assert node.reachable(b"group")
+        assert not node.reachable(b"_INBOX.abd.1")
 
 
 def test_where_prefers_who_subscribed_to_just_this_then_the_newest() -> None:
@@ -759,8 +759,8 @@ def test_a_stuck_connection_is_not_heard_but_still_served() -> None:
     ann.sub(b"inbox")
     two.set_stuck(ann, True)
     cluster.settle()
-    assert not one.heard(b"inbox")
-    assert not two.heard(b"inbox")
+    assert not one.reachable(b"inbox")
+    assert not two.reachable(b"inbox")
     assert bob.pub(b"inbox", b"x") == 1
     cluster.settle()
     assert ann.payloads() == [b"x"]
@@ -770,7 +770,7 @@ def test_a_stuck_connection_is_not_heard_but_still_served() -> None:
     two.set_stuck(ann, True)
     two.remove(ann)
     cluster.settle()
-    assert not one.heard(b"inbox")
+    assert not one.reachable(b"inbox")
 
 
 def test_a_lost_change_is_noticed_by_the_next_one() -> None:
@@ -789,8 +789,8 @@ def test_a_lost_change_is_noticed_by_the_next_one() -> None:
     assert target == "n1"
     cluster.settle()
     assert one.complete("n2")
-    assert one.heard(b"lost")
-    assert one.heard(b"next")
+    assert one.reachable(b"lost")
+    assert one.reachable(b"next")
 
 
 def test_a_lost_change_that_nothing_follows_is_noticed_by_a_tick() -> None:
@@ -802,10 +802,10 @@ def test_a_lost_change_that_nothing_follows_is_noticed_by_a_tick() -> None:
     bob.unsub(subscription)
     cluster.settle()
     cluster.lose = False
-    assert cluster.nodes["n1"].heard(b"a")
+    assert cluster.nodes["n1"].reachable(b"a")
     cluster.nodes["n2"].tick()
     cluster.settle()
-    assert not cluster.nodes["n1"].heard(b"a")
+    assert not cluster.nodes["n1"].reachable(b"a")
 
 
 def test_a_send_may_find_its_link_broken() -> None:
@@ -847,7 +847,7 @@ def test_a_large_interest_goes_in_parts(monkeypatch: pytest.MonkeyPatch) -> None
     two.peer_up("n1")
     parts = [frame for frame in cluster.frames if frame[1] == "n1"]
     assert [(value[1], value[2]) for _, _, value in parts] == [(0, False), (1, False), (2, False), (3, True)]
-    assert one.heard(b"s.34"), "the old table holds until the new one is whole"
+    assert one.reachable(b"s.34"), "the old table holds until the new one is whole"
     cluster.settle()
     assert one.complete("n2")
     assert one.peer_interest_count("n2") == 35
@@ -877,7 +877,7 @@ def test_a_lost_part_is_asked_for_again(monkeypatch: pytest.MonkeyPatch) -> None
 def test_frames_of_a_link_that_is_gone_are_ignored() -> None:
     cluster = Cluster("n1")
     cluster.nodes["n1"].peer_frame("n2", ["whole", 0, True, [[b"a", b"", 1, 1]]])
-    assert not cluster.nodes["n1"].heard(b"a")
+    assert not cluster.nodes["n1"].reachable(b"a")
 
 
 @pytest.mark.parametrize(

@@ -93,9 +93,9 @@ class Service:
         self.handlers: dict[str, Callable[..., None]] = {}
         self.replies: list[tuple[bytes, bytes]] = []
         self.asked: list[tuple[str, Callable[[], None], Callable[[], None], float]] = []
-        self.leader_heard = True
+        self.leader_known = True
         self.pinged: list[str] = []
-        self.heard: dict[bytes, list[object]] = {}
+        self.reachable: dict[bytes, list[object]] = {}
         """The connections here that hear an inbox."""
         self.name = "random"
         self.clock = clock = ClusterClock(lambda: 0)
@@ -107,9 +107,9 @@ class Service:
             routing=self,
             requests=self,  # type: ignore[arg-type]
             clock=clock,
-            leader_heard=lambda: self.leader_heard,
+            leader_known=lambda: self.leader_known,
             client_pinged=self.pinged.append,
-            random_name=lambda: self.name,
+            nuid=lambda: self.name,
         )
 
     def serve(self, pattern: bytes, handler: Callable[..., None], *, announce: bool = False) -> object:
@@ -140,10 +140,10 @@ class Service:
         self.asked.append((inbox, answered, missed, timeout_s))
 
     def where(self, inbox: bytes) -> tuple[str, int] | None:
-        return ("n1", 1) if inbox in self.heard else None
+        return ("n1", 1) if inbox in self.reachable else None
 
     def local_receivers(self, inbox: bytes) -> list[Any]:
-        return [SimpleNamespace(connection=connection) for connection in self.heard.get(inbox, [])]
+        return [SimpleNamespace(connection=connection) for connection in self.reachable.get(inbox, [])]
 
     def gets(
         self,
@@ -238,11 +238,11 @@ def test_seven_subjects_are_served_and_the_acks_once_there_is_a_tag() -> None:
     service = Service()
     assert len(service.handlers) == 7
     service.state.cluster_tag = ""
-    service.streaming.founded()
+    service.streaming.bootstrapped()
     assert len(service.handlers) == 7
     service.state.cluster_tag = "tag"
-    service.streaming.founded()
-    service.streaming.founded()
+    service.streaming.bootstrapped()
+    service.streaming.bootstrapped()
     assert len(service.handlers) == 8
     assert "_INBOX.tag.*" in service.handlers
 
@@ -594,7 +594,7 @@ def test_one_connection_registers_a_bounded_number_of_clients(monkeypatch: pytes
     assert connects("c", ClientOpened("c")) == ""
     assert connects("d") == refusals.TOO_MANY_CLIENTS
     del service.state.clients["c"]  # its heartbeats have failed
-    service.clock.heard(NOW_NS + SECOND)
+    service.clock.received(NOW_NS + SECOND)
     assert connects("d") == ""
     service.streaming.closed("a connection")
     assert connects("d") == ""
@@ -618,7 +618,7 @@ def test_one_connection_registers_a_bounded_number_of_clients(monkeypatch: pytes
 def test_an_inbox_is_no_subject_of_a_service(inbox: str) -> None:
     """The service would answer the client's heartbeats for it: such a client never dies."""
     service = Service(subjects=Subjects.of("c", "_OWN.discover"))
-    service.streaming.founded()
+    service.streaming.bootstrapped()
     service.gets(
         "_OWN.discover.c", stan.encode_connect(stan.ConnectRequest("me", inbox, 1, b"conn")), reply=b"reply"
     )
@@ -641,7 +641,7 @@ def test_an_answer_is_no_request(reply: bytes) -> None:
 def test_what_is_no_ack_is_not_gathered() -> None:
     """Its subject and channel have the lengths that acks have: each is kept, and replicated."""
     service = Service()
-    service.streaming.founded()
+    service.streaming.bootstrapped()
     service.acks(1, "_INBOX.tag." + "a" * ACK_INBOX_SIZE_MAX)
     service.acks(1, channel="")
     service.acks(1, channel="c" * 256)
@@ -653,7 +653,7 @@ def test_what_is_no_ack_is_not_gathered() -> None:
 def test_an_ack_that_no_state_could_take_is_not_replicated() -> None:
     """An ack inbox belongs to one subscription, and that to one channel (R18, R26)."""
     service = Service()
-    service.streaming.founded()
+    service.streaming.bootstrapped()
     service.state.by_ack_inbox["_INBOX.tag.a"] = subscription_of("bar")
     service.acks(1, channel="foo")
     service.acks(2, channel="bar")
@@ -665,7 +665,7 @@ def test_an_ack_that_no_state_could_take_is_not_replicated() -> None:
 def test_acks_on_inboxes_that_nobody_has_are_not_replicated() -> None:
     """R18: any client that knows the tag could have the cluster write an entry for each."""
     service = Service()
-    service.streaming.founded()
+    service.streaming.bootstrapped()
     for number in range(HELD_MAX + 10):
         service.acks(1, f"_INBOX.tag.{number:022d}")
         service.streaming.read_done()
@@ -677,7 +677,7 @@ def test_acks_on_inboxes_that_nobody_has_are_not_replicated() -> None:
 def test_ack_on_an_inbox_that_this_node_does_not_know_yet_goes_through() -> None:
     """R18: the node is behind the one whose delivery is acknowledged."""
     service = Service()
-    service.streaming.founded()
+    service.streaming.bootstrapped()
     service.acks(3, "_INBOX.tag.a", channel="bar")
     service.acks(4, "_INBOX.tag.b", channel="bar")
     service.streaming.read_done()
@@ -692,7 +692,7 @@ def test_ack_on_an_inbox_that_this_node_does_not_know_yet_goes_through() -> None
 
 def test_snapshot_that_knows_the_inbox_lets_its_acks_go() -> None:
     service = Service()
-    service.streaming.founded()
+    service.streaming.bootstrapped()
     service.acks(3, "_INBOX.tag.a", channel="bar")
     service.acks(4, "_INBOX.tag.b", channel="bar")
     service.streaming.read_done()
@@ -704,8 +704,8 @@ def test_snapshot_that_knows_the_inbox_lets_its_acks_go() -> None:
 def test_node_without_a_leader_sends_unknown_acks_on() -> None:
     """It can't tell how far behind it is."""
     service = Service()
-    service.leader_heard = False
-    service.streaming.founded()
+    service.leader_known = False
+    service.streaming.bootstrapped()
     service.acks(3, "_INBOX.tag.a")
     service.streaming.read_done()
     assert service.origin.commands == [Acked("foo", "_INBOX.tag.a", [3])]
@@ -714,7 +714,7 @@ def test_node_without_a_leader_sends_unknown_acks_on() -> None:
 def test_an_ack_that_is_repeated_in_one_read_counts_once() -> None:
     service = Service()
     service.knows("_INBOX.tag.a")
-    service.streaming.founded()
+    service.streaming.bootstrapped()
     for seq in (3, 1, 3, 3, 1, 2):
         service.acks(seq)
     service.streaming.read_done()
@@ -731,7 +731,7 @@ def test_acks_of_one_read_are_gathered_up_to_a_number() -> None:
     """A command with all of them would be of any size."""
     service = Service()
     service.knows("_INBOX.tag.a")
-    service.streaming.founded()
+    service.streaming.bootstrapped()
     for seq in range(ACKS_GATHERED_MAX + 1):
         service.acks((1 << 63) + seq)
     service.streaming.read_done()
@@ -750,7 +750,7 @@ def test_acks_of_one_read_are_gathered_by_subscription() -> None:
     """One command each, sent when the read is done."""
     service = Service()
     service.knows("_INBOX.tag.a", "_INBOX.tag.b")
-    service.streaming.founded()
+    service.streaming.bootstrapped()
     for seq in (1, 2):
         service.acks(seq)
     service.acks(7, "_INBOX.tag.b")
@@ -767,7 +767,7 @@ def test_acks_go_ahead_of_the_request_that_follows_them() -> None:
     """UNS-09, DUR-03: what was acknowledged before a close counts."""
     service = Service()
     service.knows("_INBOX.tag.a")
-    service.streaming.founded()
+    service.streaming.bootstrapped()
     service.acks(1)
     service.closes_subscription()
     service.acks(2)
@@ -782,7 +782,7 @@ def test_a_close_names_the_client_whose_connection_asks() -> None:
     talk = Conversation()
     talk.connect("me")
     service = Service(talk.state)
-    service.heard[b"hb.me"] = ["its connection"]
+    service.reachable[b"hb.me"] = ["its connection"]
     request = stan.encode_close(stan.CloseRequest("me"))
     for source in ("its connection", "another", None):
         service.gets("_STAN.close.c", request, source=source)
@@ -813,7 +813,7 @@ def test_the_service_is_not_made_to_ask_itself() -> None:
 def test_a_broken_ack_is_ignored() -> None:
     """ACK-01."""
     service = Service()
-    service.streaming.founded()
+    service.streaming.bootstrapped()
     service.gets("_INBOX.tag.*", b"dummy", subject="_INBOX.tag.a", reply=b"")
     service.streaming.read_done()
     assert service.origin.commands == []
@@ -898,7 +898,7 @@ def test_a_known_client_is_answered_from_what_is_applied() -> None:
 def test_without_a_leader_nobody_is_told_anything() -> None:
     """PNG-04: silence costs a client a ping; an error would cost it its session."""
     service = Service(registered())
-    service.leader_heard = False
+    service.leader_known = False
     service.pings()
     assert service.replies == []
 
@@ -928,7 +928,7 @@ def test_a_silent_clients_ping_is_told_to_the_leader() -> None:
     service = Service(state)
     service.pings()
     assert service.pinged == []
-    state.clients["me"].silent = True
+    state.clients["me"].unresponsive = True
     service.pings()
     assert service.pinged == ["me"]
 
@@ -942,7 +942,7 @@ def version_2() -> Service:
 
 def test_a_durable_that_somebody_hears_is_a_duplicate() -> None:
     service = version_2()
-    service.heard[b"old"] = [object()]
+    service.reachable[b"old"] = [object()]
     service.subscribes(durable="d", inbox="new")
     service.origin.outcome(DurableTaken("ack.old", "old"))
     assert stan.decode_subscription_response(service.reply).error == refusals.DUPLICATE_DURABLE

@@ -8,46 +8,46 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from node.errors import CorruptionError, DiskError, UnavailableError
-from node.simulator.lmdb_machine_store import LmdbKeeper
-from node.simulator.sim_store import Copied, MemoryKeeper
+from node.simulator.lmdb_machine_store import LmdbMachineStore
+from node.simulator.sim_store import Copied, MemoryMachineStore
 from node.store.transfer import SnapshotReceiver, SnapshotSender
 
-Keeper = MemoryKeeper | LmdbKeeper
-Make = Callable[[int], Keeper]
+LeaderDuties = MemoryMachineStore | LmdbMachineStore
+Make = Callable[[int], LeaderDuties]
 
 
-@pytest.fixture(params=[MemoryKeeper, LmdbKeeper], ids=["memory", "lmdb"])
+@pytest.fixture(params=[MemoryMachineStore, LmdbMachineStore], ids=["memory", "lmdb"])
 def make(request: pytest.FixtureRequest) -> Iterator[Make]:
     """A machine, by seed."""
-    made: list[Keeper] = []
+    made: list[LeaderDuties] = []
 
-    def make(seed: int) -> Keeper:
+    def make(seed: int) -> LeaderDuties:
         made.append(request.param(random.Random(seed), "n1"))
         return made[-1]
 
     yield make
-    for keeper in made:
-        keeper.close()
+    for machine_store in made:
+        machine_store.close()
 
 
-def fill(keeper: Keeper, index: int) -> Callable[[], None]:
+def fill(machine_store: LeaderDuties, index: int) -> Callable[[], None]:
     """Twenty messages and a record more; what is left to do for them to be durable."""
-    store = keeper.store
+    store = machine_store.store
     store.put(1, index - 19, [b"%d" % seq * 50 for seq in range(index - 19, index + 1)])
     job = store.begin_checkpoint((index, 1), (index - 1, 1), [(b"index", b"%d" % index)])
-    keeper.begin_checkpoint(lambda: keeper.run_checkpoint(job))
+    machine_store.begin_checkpoint(lambda: machine_store.run_checkpoint(job))
 
     def finish() -> None:
-        keeper.end_checkpoint()
-        keeper.run_checkpoint(job)
+        machine_store.end_checkpoint()
+        machine_store.run_checkpoint(job)
         store.end_checkpoint(job)
 
     return finish
 
 
-def found(keeper: Keeper) -> int:
+def found(machine_store: LeaderDuties) -> int:
     """What the next process finds: an index, and all that belongs to it."""
-    store = keeper.open()
+    store = machine_store.open()
     index = store.applied[0]
     assert dict(store.records()) == ({b"index": b"%d" % index} if index else {})
     seqs = range(1, index + 1)
@@ -60,34 +60,34 @@ def found(keeper: Keeper) -> int:
 def test_a_checkpoint_that_was_being_written_is_there_or_is_not(make: Make, power: bool) -> None:
     left = set()
     for seed in range(12):
-        keeper = make(seed)
-        keeper.open()
-        fill(keeper, 20)()
-        fill(keeper, 40)
-        keeper.stop(power=power)
-        left.add(found(keeper))
-        fill(keeper, found(keeper) + 20)()
-        keeper.stop(power=power)
-        found(keeper)
+        machine_store = make(seed)
+        machine_store.open()
+        fill(machine_store, 20)()
+        fill(machine_store, 40)
+        machine_store.stop(power=power)
+        left.add(found(machine_store))
+        fill(machine_store, found(machine_store) + 20)()
+        machine_store.stop(power=power)
+        found(machine_store)
     assert left == {20, 40}
 
 
 def snapshot(make: Make) -> Copied:
-    keeper = make(1)
-    keeper.open()
+    machine_store = make(1)
+    machine_store.open()
     for index in range(20, 101, 20):
-        fill(keeper, index)()
-    return keeper.copy(b"members")
+        fill(machine_store, index)()
+    return machine_store.copy(b"members")
 
 
-def carry(copied: Copied, keeper: Keeper, values_max: int = 10_000) -> SnapshotReceiver:
+def carry(copied: Copied, machine_store: LeaderDuties, values_max: int = 10_000) -> SnapshotReceiver:
     """As many values as that; the last one is under way."""
     sender = SnapshotSender(copied.manifest, copied.read)
-    receiver = SnapshotReceiver(keeper.parts(), chunk_bytes=keeper.chunk_bytes)
+    receiver = SnapshotReceiver(machine_store.parts(), chunk_bytes=machine_store.chunk_bytes)
     while values_max and (value := sender.next_value()) is not None:
         values_max -= 1
         if not values_max:
-            keeper.begin(lambda: receiver.receive(value))
+            machine_store.begin(lambda: receiver.receive(value))
             break
         for answer in receiver.receive(value):
             sender.receive(answer)
@@ -101,19 +101,19 @@ def test_a_snapshot_that_was_being_received_is_gone_on_with(make: Make, power: b
     assert copied.manifest.size > 2 * copied.manifest.chunk_bytes
     resumed = set()
     for seed in range(10):
-        keeper = make(seed)
-        keeper.open()
-        carry(copied, keeper, 2 + seed % 4)
-        keeper.stop(power=power)
-        assert found(keeper) == 0
-        receiver = SnapshotReceiver(keeper.parts(), chunk_bytes=keeper.chunk_bytes)
+        machine_store = make(seed)
+        machine_store.open()
+        carry(copied, machine_store, 2 + seed % 4)
+        machine_store.stop(power=power)
+        assert found(machine_store) == 0
+        receiver = SnapshotReceiver(machine_store.parts(), chunk_bytes=machine_store.chunk_bytes)
         resumed.add(receiver.receive(["offer", copied.manifest.to_plain()])[0][2] > 0)
         receiver.close()
-        received = carry(copied, keeper).received
+        received = carry(copied, machine_store).received
         assert received is not None
-        keeper.begin_install(received, b"members")
-        assert keeper.install().applied == (100, 1)
-        assert found(keeper) == 100
+        machine_store.begin_install(received, b"members")
+        assert machine_store.install().applied == (100, 1)
+        assert found(machine_store) == 100
     assert True in resumed
 
 
@@ -123,64 +123,64 @@ def test_a_snapshot_that_was_being_installed_is_there_or_is_not(make: Make, powe
     copied = snapshot(make)
     left = set()
     for seed in range(16):
-        keeper = make(seed)
-        keeper.open()
-        fill(keeper, 20)()
-        received = carry(copied, keeper).received
+        machine_store = make(seed)
+        machine_store.open()
+        fill(machine_store, 20)()
+        received = carry(copied, machine_store).received
         assert received is not None
-        keeper.begin_install(received, b"members")
-        keeper.stop(power=power)
-        left.add(index := found(keeper))
-        assert keeper.note() == (b"members" if index == 100 else b"")
+        machine_store.begin_install(received, b"members")
+        machine_store.stop(power=power)
+        left.add(index := found(machine_store))
+        assert machine_store.note() == (b"members" if index == 100 else b"")
     assert left == {20, 100}
 
 
 def test_what_rots_is_found_and_not_copied(make: Make) -> None:
-    keeper = make(1)
-    keeper.open()
-    assert not keeper.rot(random.Random(1))
-    fill(keeper, 20)()
+    machine_store = make(1)
+    machine_store.open()
+    assert not machine_store.rot(random.Random(1))
+    fill(machine_store, 20)()
     for seed in range(8):
-        keeper = make(seed)
-        keeper.open()
-        fill(keeper, 20)()
-        assert keeper.rot(random.Random(seed))
+        machine_store = make(seed)
+        machine_store.open()
+        fill(machine_store, 20)()
+        assert machine_store.rot(random.Random(seed))
         with pytest.raises(CorruptionError):
-            keeper.copy(b"")
-        keeper.stop(power=False)
+            machine_store.copy(b"")
+        machine_store.stop(power=False)
         with pytest.raises(CorruptionError):
-            found(keeper)
+            found(machine_store)
 
 
 def test_what_rots_of_a_part_is_sent_again(make: Make) -> None:
     copied = snapshot(make)
-    keeper = make(2)
-    keeper.open()
-    assert not keeper.rot_received(random.Random(1))
-    carry(copied, keeper, 4).close()
-    keeper.stop(power=False)
-    keeper.open()
-    assert keeper.rot_received(random.Random(1))
-    received = carry(copied, keeper).received
+    machine_store = make(2)
+    machine_store.open()
+    assert not machine_store.rot_received(random.Random(1))
+    carry(copied, machine_store, 4).close()
+    machine_store.stop(power=False)
+    machine_store.open()
+    assert machine_store.rot_received(random.Random(1))
+    received = carry(copied, machine_store).received
     assert received is not None
-    keeper.begin_install(received, b"")
-    keeper.install()
-    assert found(keeper) == 100
+    machine_store.begin_install(received, b"")
+    machine_store.install()
+    assert found(machine_store) == 100
 
 
 def test_a_full_disk_takes_nothing(make: Make) -> None:
     copied = snapshot(make)
-    keeper = make(2)
-    keeper.open()
-    finish = fill(keeper, 20)
-    keeper.fill(100)
+    machine_store = make(2)
+    machine_store.open()
+    finish = fill(machine_store, 20)
+    machine_store.fill(100)
     with pytest.raises(DiskError):
         finish()
     with pytest.raises(UnavailableError):
-        keeper.copy(b"")
+        machine_store.copy(b"")
     with pytest.raises(DiskError):
-        carry(copied, keeper)
-    keeper.stop(power=False)
-    keeper.empty()
-    assert found(keeper) == 0
-    assert carry(copied, keeper).received is not None
+        carry(copied, machine_store)
+    machine_store.stop(power=False)
+    machine_store.empty()
+    assert found(machine_store) == 0
+    assert carry(copied, machine_store).received is not None

@@ -13,7 +13,7 @@ from node.raft.ports import Role
 from node.simulator.raft_checks import ViolationError
 from node.simulator.raft_model import RaftModel
 
-THREE = Membership.founders(["n1", "n2", "n3"])
+THREE = Membership.initial_voters(["n1", "n2", "n3"])
 
 
 def journal(*terms: int, durable: int | None = None, members: tuple[int, Membership] | None = None) -> Any:

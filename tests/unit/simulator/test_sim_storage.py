@@ -7,18 +7,18 @@ import random
 import pytest
 
 from node.errors import CorruptionError, DiskError
-from node.simulator.sim_storage import SimStorage, WatchedJournal
+from node.simulator.sim_storage import ProbedJournal, SimStorage
 from node.simulator.sim_store import RottingStore
 from node.simulator.world import World
 
 
-def opened(storage: SimStorage) -> WatchedJournal:
+def opened(storage: SimStorage) -> ProbedJournal:
     journal = storage.open_journal()
     journal.watcher = lambda index, term, payload, before: None
     return journal
 
 
-def written(storage: SimStorage, entries: int, *, flush: bool = True) -> WatchedJournal:
+def written(storage: SimStorage, entries: int, *, flush: bool = True) -> ProbedJournal:
     journal = opened(storage)
     for _ in range(entries):
         journal.append(journal.last_index + 1, 1, b"x" * 100)

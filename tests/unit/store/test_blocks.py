@@ -52,31 +52,31 @@ def test_every_flipped_bit_is_found() -> None:
 
 def test_a_sealed_block_gives_back_its_messages(keyring: Callable[..., Keyring]) -> None:
     """And shows nothing of them."""
-    sealer = keyring("n1").sealer("store")
+    value_cipher = keyring("n1").value_cipher("store")
     messages = [b"one and more", b"", b"three" * 1000]
     key = blocks.key(7, 41)
-    stored = blocks.encode(key, messages, sealer)
+    stored = blocks.encode(key, messages, value_cipher)
     assert b"one and more" not in stored
     assert b"threethree" not in stored
-    assert blocks.decode(key, memoryview(stored), sealer).messages() == messages
+    assert blocks.decode(key, memoryview(stored), value_cipher).messages() == messages
 
 
 def test_a_sealed_block_is_bound_to_key_and_head(keyring: Callable[..., Keyring]) -> None:
     """With its checksum made right, elsewhere or with another count it doesn't open."""
-    sealer = keyring("n1").sealer("store")
+    value_cipher = keyring("n1").value_cipher("store")
     key, other = blocks.key(7, 41), blocks.key(7, 42)
-    body = blocks.encode(key, [b"a", b"b"], sealer)[4:]
+    body = blocks.encode(key, [b"a", b"b"], value_cipher)[4:]
     for block_key, moved in ((other, body), (key, body[:4] + b"\x01" + body[5:])):
         value = zlib.crc32(moved, zlib.crc32(block_key)).to_bytes(4, sys.byteorder) + moved
         with pytest.raises(CorruptionError, match=r"channel 7 from .*for this place"):
-            blocks.decode(block_key, value, sealer)
+            blocks.decode(block_key, value, value_cipher)
 
 
 def test_sealed_and_plain_blocks_are_not_mixed(keyring: Callable[..., Keyring]) -> None:
     """A plain block could be anybody's; a sealed one is nothing without the key."""
-    sealer = keyring("n1").sealer("store")
+    value_cipher = keyring("n1").value_cipher("store")
     key = blocks.key(1, 1)
     with pytest.raises(CorruptionError, match="not encrypted"):
-        blocks.decode(key, blocks.encode(key, [b"a"]), sealer)
+        blocks.decode(key, blocks.encode(key, [b"a"]), value_cipher)
     with pytest.raises(CorruptionError, match="no key"):
-        blocks.decode(key, blocks.encode(key, [b"a"], sealer))
+        blocks.decode(key, blocks.encode(key, [b"a"], value_cipher))

@@ -12,7 +12,7 @@ from node.store.interface import StoreInterface
 from node.store.memory import MemoryStore
 from node.store.store import Store
 
-Changes = dict[bytes, bytes | None]
+Reconfigurer = dict[bytes, bytes | None]
 
 
 class Disk:
@@ -28,7 +28,7 @@ class Disk:
         self.store = self._after_crash(self.store)
         return self.store
 
-    def checkpoint(self, index: int, changes: Changes | None = None) -> None:
+    def checkpoint(self, index: int, changes: Reconfigurer | None = None) -> None:
         job = self.store.begin_checkpoint((index, 1), (index - 1, 1), (changes or {}).items())
         job.run()
         self.store.end_checkpoint(job)
@@ -42,8 +42,8 @@ def disk(request: pytest.FixtureRequest, tmp_path: Path, keyring: Callable[..., 
         cache_bytes = 0 if "without" in request.param else 1 << 20
 
         def opened() -> Store:
-            sealer = keyring("n1").sealer("store") if "sealed" in request.param else None
-            return Store.open(tmp_path / "store", cache_bytes=cache_bytes, sealer=sealer)
+            value_cipher = keyring("n1").value_cipher("store") if "sealed" in request.param else None
+            return Store.open(tmp_path / "store", cache_bytes=cache_bytes, value_cipher=value_cipher)
 
         def reopened(store: StoreInterface) -> Store:
             store.close()

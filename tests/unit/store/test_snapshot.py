@@ -17,9 +17,9 @@ from node.store.snapshot import (
     Manifest,
     Snapshot,
     find_all,
+    heartbeat_payload_of,
     install,
     load,
-    note_of,
     open_reader,
     produce,
 )
@@ -296,8 +296,8 @@ def test_a_note_lies_beside_the_store_before_it_is_the_new_one(
                 crashed = True
         if (path / "data.mdb").exists():
             installed = Store.open(path)
-            assert note_of(path, installed.applied) == b"note"
-            assert note_of(path, (installed.applied[0] + 1, installed.applied[1])) == b""
+            assert heartbeat_payload_of(path, installed.applied) == b"note"
+            assert heartbeat_payload_of(path, (installed.applied[0] + 1, installed.applied[1])) == b""
             installed.close()
         seen.add((path / "data.mdb").exists())
         if not crashed:
@@ -305,7 +305,7 @@ def test_a_note_lies_beside_the_store_before_it_is_the_new_one(
     else:
         pytest.fail("more steps than expected")
     assert seen == {False, True}
-    assert note_of(tmp_path / "nowhere", (1, 1)) == b""
+    assert heartbeat_payload_of(tmp_path / "nowhere", (1, 1)) == b""
 
 
 def test_the_rename_is_made_durable(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -352,7 +352,7 @@ def test_what_is_no_store_is_not_installed(store: Store, tmp_path: Path, damage:
 
 
 def sealed_store(path: Path, keyring: Keyring) -> Store:
-    store = Store.open(path, sealer=keyring.sealer("store"))
+    store = Store.open(path, value_cipher=keyring.value_cipher("store"))
     store.put(1, 1, [b"the payload %d" % seq for seq in range(1, 2001)])
     run(store, 10)
     return store
@@ -367,12 +367,12 @@ def test_a_sealed_snapshot_is_read_by_another_node(tmp_path: Path, keyring: Call
     origin.close()
     assert b"the payload" not in made.data.read_bytes()
     ours.adopt(made.manifest.context)
-    new = install(made, tmp_path / "copy", sealer=ours.sealer("store"))
+    new = install(made, tmp_path / "copy", value_cipher=ours.value_cipher("store"))
     assert contents(new) == expected
     new.put(1, 2001, [b"and on"])
     run(new, 11)
     new.close()
-    again = Store.open(tmp_path / "copy", sealer=keyring("n2").sealer("store"))
+    again = Store.open(tmp_path / "copy", value_cipher=keyring("n2").value_cipher("store"))
     assert again.get_many(1, [2000, 2001]) == [b"the payload 2000", b"and on"]
     again.close()
 
@@ -383,9 +383,9 @@ def test_a_snapshot_without_its_keys_is_not_installed(
     origin = sealed_store(tmp_path / "origin", keyring("n1"))
     made = produce(origin, tmp_path / "snapshots")
     origin.close()
-    for sealer in (None, keyring("n2").sealer("store")):
+    for value_cipher in (None, keyring("n2").value_cipher("store")):
         with pytest.raises(RemoteProtocolError):
-            install(made, tmp_path / "copy", sealer=sealer)
+            install(made, tmp_path / "copy", value_cipher=value_cipher)
     assert not (tmp_path / "copy").exists()
 
 

@@ -27,13 +27,13 @@ def test_values_are_read_back(keyring: Callable[..., Keyring], value: bytes) -> 
     """Plain or sealed; a sealed one by whoever opens the same keys later."""
     plain = Values(PATH)
     assert plain.decode(b"state", b"key", plain.encode(b"state", b"key", value)) == value
-    stored = Values(PATH, keyring("n1").sealer("store")).encode(b"state", b"key", value)
-    assert Values(PATH, keyring("n1").sealer("store")).decode(b"state", b"key", stored) == value
+    stored = Values(PATH, keyring("n1").value_cipher("store")).encode(b"state", b"key", value)
+    assert Values(PATH, keyring("n1").value_cipher("store")).decode(b"state", b"key", stored) == value
 
 
 def test_a_sealed_value_stays_in_its_place(keyring: Callable[..., Keyring]) -> None:
     """Even if whoever moves it makes its checksum right."""
-    values = Values(PATH, keyring("n1").sealer("store"))
+    values = Values(PATH, keyring("n1").value_cipher("store"))
     stored = values.encode(b"state", b"key", b"value")
     moved = with_checksum(b"other", stored[:-4])
     with pytest.raises(CorruptionError, match=r"b'other': it isn't what was sealed .*replace"):
@@ -45,4 +45,4 @@ def test_a_sealed_value_stays_in_its_place(keyring: Callable[..., Keyring]) -> N
 def test_a_plain_value_is_refused_where_all_are_sealed(keyring: Callable[..., Keyring]) -> None:
     plain = Values(PATH).encode(b"state", b"key", b"value")
     with pytest.raises(CorruptionError, match="not sealed"):
-        Values(PATH, keyring("n1").sealer("store")).decode(b"state", b"key", plain)
+        Values(PATH, keyring("n1").value_cipher("store")).decode(b"state", b"key", plain)

@@ -60,7 +60,7 @@ class Node:
         self.published.append((subject, json.loads(payload)))
         return 1
 
-    def heard(self, subject: bytes) -> bool:
+    def reachable(self, subject: bytes) -> bool:
         return self.listens and subject == b"_INBOX.r"
 
     def greet(self, fields: dict[str, Any], answer: Answer) -> None:

@@ -40,7 +40,7 @@ class Node:
             state=lambda: self.talk.state,
             requests=self,
             clock=clock,
-            wall_ns=lambda: EPOCH_NS + 100 * SECOND,
+            wall_clock_ns=lambda: EPOCH_NS + 100 * SECOND,
             messages=lambda: self.messages,
         )
         administering.register(Administration("shop", self))

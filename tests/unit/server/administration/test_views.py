@@ -69,7 +69,7 @@ def test_what_is_left_of_an_ack_wait() -> None:
     talk.subscribe("A", wait=10)
     talk.publish(at=0)
     talk.publish(at=3)
-    talk.silent("me")
+    talk.unresponsive("me")
     talk.tick(at=4)
 
     def left() -> list[float]:

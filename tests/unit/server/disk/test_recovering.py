@@ -11,13 +11,13 @@ import pytest
 from node.config.load import load
 from node.config.model import Config
 from node.core.commands import (
-    Found,
-    TakeOver,
+    InitCluster,
+    NewTerm,
 )
 from node.core.entries import (
     Entry,
     encode_entry,
-    encode_keeper,
+    encode_leader_command,
 )
 from node.errors import ConfigError, IdentityError, RefusedError
 from node.raft.disk import RealDisk
@@ -27,7 +27,7 @@ from node.raft.membership import Member, Membership
 from node.raft.ports import EntryType
 from node.server.disk.recovering import recover
 from node.server.disk.storage import open_storage
-from node.server.membership.bootstrap import Founding
+from node.server.membership.bootstrap import Bootstrap
 from node.server.membership.members import Members
 from node.server.membership.node_identity import first_members
 
@@ -46,7 +46,7 @@ def config(folder: Path, cluster_id: str = "after", **store: Any) -> Config:
 
 def entry(*commands: Any) -> bytes:
     return bytes([EntryType.BATCH]) + encode_entry(
-        Entry(1, 5, STAMP, [encode_keeper(command) for command in commands], [])
+        Entry(1, 5, STAMP, [encode_leader_command(command) for command in commands], [])
     )
 
 
@@ -59,7 +59,7 @@ def folder(tmp_path: Path) -> Path:
         journal = storage.journal
         journal.append(1, 0, bytes([EntryType.NO_OP]))
         journal.append(2, 1, bytes([EntryType.NO_OP]))
-        journal.append(3, 1, entry(TakeOver(1, 1), Found(1, "f", "tag")))
+        journal.append(3, 1, entry(NewTerm(1, 1), InitCluster(1, "f", "tag")))
         journal.append(4, 2, bytes([EntryType.NO_OP]))
         flush = journal.begin_flush()
         assert flush is not None
@@ -83,7 +83,7 @@ def test_the_data_becomes_another_clusters(folder: Path) -> None:
     new = identity(folder)
     assert new is not None
     assert (new.cluster_id, new.node, new.recovered_from) == ("after", "n1", "f")
-    assert new.founding_id not in {"", "f"}
+    assert new.cluster_uuid not in {"", "f"}
     journal = Journal.open(RealDisk(folder / "data" / "journal"))
     assert journal.membership is not None
     index, encoded = journal.membership
@@ -108,7 +108,7 @@ def test_what_the_log_said_before_is_not_about_this_node(folder: Path) -> None:
     """Its last entry, never committed, removed n1: that is applied as well, and must not end the node."""
     with ExitStack() as stack:
         journal = open_storage(config(folder, "before"), "n1", stack).journal
-        journal.append(5, 2, bytes([EntryType.MEMBERSHIP]) + Membership.founders(["n2", "n3"]).encode())
+        journal.append(5, 2, bytes([EntryType.MEMBERSHIP]) + Membership.initial_voters(["n2", "n3"]).encode())
         flush = journal.begin_flush()
         assert flush is not None
         flush.run()
@@ -116,20 +116,20 @@ def test_what_the_log_said_before_is_not_about_this_node(folder: Path) -> None:
     recover(config(folder), "n1")
     new = identity(folder)
     assert new is not None
-    since, first = first_members(new, Membership.founders(["n1", "n2", "n3"]))
+    since, first = first_members(new, Membership.initial_voters(["n1", "n2", "n3"]))
     only = Membership((Member("n1", "", True, new.directory),))
     assert (since, first) == (6, only)
     ended: list[int] = []
-    founding = Founding("n1", "after", ["n1"], new, "c:1", lambda: None)
+    bootstrap = Bootstrap("n1", "after", ["n1"], new, "c:1", lambda: None)
     members = Members(
-        "n1", {}, founding, directory=new.directory, since=since, removed=ended.append, changed=lambda: None
+        "n1", {}, bootstrap, directory=new.directory, since=since, removed=ended.append, changed=lambda: None
     )
     members.membership_changed(only, 6)
-    members.membership_committed(Membership.founders(["n2", "n3"]), 5)
+    members.membership_committed(Membership.initial_voters(["n2", "n3"]), 5)
     members.membership_committed(only, 6)
     assert ended == []
-    members.membership_changed(Membership.founders(["n2"]), 9)
-    members.membership_committed(Membership.founders(["n2"]), 9)
+    members.membership_changed(Membership.initial_voters(["n2"]), 9)
+    members.membership_committed(Membership.initial_voters(["n2"]), 9)
     assert ended == [9]
 
 

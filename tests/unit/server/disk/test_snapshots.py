@@ -27,7 +27,7 @@ from node.store.snapshot import produce
 from node.store.store import Store
 
 TERM = 3
-MEMBERS = Membership.founders(["n1", "n2"]).with_learner("n3", "h:1")
+MEMBERS = Membership.initial_voters(["n1", "n2"]).with_learner("n3", "h:1")
 
 
 class Engine:
@@ -57,14 +57,14 @@ class Engine:
 
 class Replica:
     def __init__(self, told: list[object]) -> None:
-        self._told = told
+        self._notified = told
         self.state: State | None = None
 
     def suspend(self) -> None:
-        self._told.append("replica suspended")
+        self._notified.append("replica suspended")
 
     def installed(self, state: State, messages: Store, since: int) -> None:
-        self._told.append(("replica", since))
+        self._notified.append(("replica", since))
         self.state = state
 
 
@@ -114,8 +114,8 @@ class Node:
         self.keyring = (
             Keyring.open(directory, phrases, cipher="chacha20-poly1305", empty=True) if phrases else None
         )
-        sealer = self.keyring.sealer("store") if self.keyring else None
-        self.store = Store.open(directory / "store", sealer=sealer)
+        value_cipher = self.keyring.value_cipher("store") if self.keyring else None
+        self.store = Store.open(directory / "store", value_cipher=value_cipher)
         self.engine = Engine(self.store.applied[0], wants=wants)
         self.replica = Replica(self.engine.told)
         self.checkpointer = Checkpointer(self.store)
@@ -522,7 +522,7 @@ async def test_an_encrypted_store_is_read_with_the_keys_that_come_along(
     assert digest(receiver.replica.state) == digest(talk.state)
     receiver.store.close()
     keys = Keyring.open(receiver.directory, phrases, cipher="aes-256-gcm", empty=False)
-    again = Store.open(receiver.directory / "store", sealer=keys.sealer("store"))
+    again = Store.open(receiver.directory / "store", value_cipher=keys.value_cipher("store"))
     assert digest(restore(again.records())) == digest(talk.state)
     again.close()
 

@@ -151,9 +151,9 @@ def test_reserve_is_made_with_plenty_and_given_back_at_a_start_without_room(disk
 
 
 def test_disk_that_does_not_answer_changes_nothing(tmp_path: Path) -> None:
-    def silent(_path: Path) -> Free:
+    def unresponsive(_path: Path) -> Free:
         raise OSError(5, "Input/output error")
 
-    space = Space(tmp_path, min_free=MIB, segment_bytes=SEGMENT, free=silent)
+    space = Space(tmp_path, min_free=MIB, segment_bytes=SEGMENT, free=unresponsive)
     space.begin()
     assert not space.look(0)

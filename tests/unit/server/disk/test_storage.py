@@ -19,7 +19,7 @@ from node.raft import disk as disk_module
 from node.raft.identity import Identity, save_identity
 from node.raft.membership import Membership
 from node.server.disk.storage import open_storage
-from node.server.membership.node_identity import first_members, founder
+from node.server.membership.node_identity import bootstrap_node, first_members
 from node.store import store as lmdb_store
 from node.store.snapshot import install, produce
 
@@ -36,7 +36,7 @@ def config(directory: Path, kind: str = "file", *phrases: str) -> Config:
 def test_a_directory_is_made_and_kept(tmp_path: Path) -> None:
     """Identity, journal and store are found again; nobody else may open them meanwhile."""
     here = config(tmp_path / "data")
-    identity = founder("test-cluster", "n1", Membership.founders(["n1"]))
+    identity = bootstrap_node("test-cluster", "n1", Membership.initial_voters(["n1"]))
     with ExitStack() as stack:
         storage = open_storage(here, "n1", stack)
         assert storage.identity is None
@@ -103,10 +103,10 @@ def test_an_identity_that_names_no_members_gets_them_at_the_first_start(tmp_path
         with ExitStack() as stack:
             storage = open_storage(changed, "n1", stack)
             assert storage.identity is not None
-            assert storage.identity.founding_id == "f"
-            assert first_members(storage.identity, Membership.founders(["n1"])) == (
+            assert storage.identity.cluster_uuid == "f"
+            assert first_members(storage.identity, Membership.initial_voters(["n1"])) == (
                 0,
-                Membership.founders(nodes),
+                Membership.initial_voters(nodes),
             )
 
 
@@ -312,13 +312,13 @@ def test_encrypted_nothing_is_readable_and_everything_is_found_again(tmp_path: P
 @pytest.mark.usefixtures("cheap")
 def test_encryption_is_neither_turned_on_nor_off_by_the_way(tmp_path: Path) -> None:
     """A plain directory isn't sealed from some day on, and a sealed one needs its pass phrase."""
-    plain, sealed = config(tmp_path / "plain"), config(tmp_path / "sealed", "file", "pass")
+    plain, encrypted = config(tmp_path / "plain"), config(tmp_path / "sealed", "file", "pass")
     write(plain, 1)
-    write(sealed, 1)
+    write(encrypted, 1)
     for here, wrong, why in (
         (plain, config(tmp_path / "plain", "file", "pass"), "can't be encrypted where it is"),
-        (sealed, config(tmp_path / "sealed"), "no store.encryption"),
-        (sealed, config(tmp_path / "sealed", "file", "another"), "not the one"),
+        (encrypted, config(tmp_path / "sealed"), "no store.encryption"),
+        (encrypted, config(tmp_path / "sealed", "file", "another"), "not the one"),
     ):
         with ExitStack() as stack, pytest.raises(ConfigError, match=why):
             open_storage(wrong, "n1", stack)
@@ -356,7 +356,7 @@ def test_a_changed_pass_phrase_takes_copies_of_the_old_keys_along(
 ) -> None:
     caplog.set_level("INFO")
     write(config(tmp_path, "file", "pass"), 1)
-    copies = [tmp_path / room for room in ("snapshots", "received")]
+    copies = [tmp_path / low_space for low_space in ("snapshots", "received")]
     for phrases in (["new", "pass"], ["new"]):
         for copy in copies:
             (copy / "1-1").mkdir(parents=True)

@@ -16,10 +16,10 @@ from node.config.values import ServerURL
 from node.errors import ConfigError, IdentityError
 from node.protocol import nats
 from node.server.external_nats import connection as external_connection
-from node.server.external_nats import link as external_link
+from node.server.external_nats import link as external_nats_link
 from node.server.external_nats.connection import Limits, Link
-from node.server.external_nats.link import External
-from node.server.external_nats.routing import ExternalRouting
+from node.server.external_nats.link import ExternalNats
+from node.server.external_nats.routing import ExternalNatsRouting
 
 HERE = ServerURL("127.0.0.1", 4222)
 SOON = 5.0  # seconds until a test that hangs is given up; nothing waits for it
@@ -135,7 +135,7 @@ class FakeServer:
         self.error = ""
         self.answers: list[bytes] = []
         """What the first subscription is sent, for whoever asks who else is there."""
-        self.heard = bytearray()
+        self.reachable = bytearray()
         self.streams: list[trio.SocketStream] = []
         self.listeners: list[trio.SocketListener] = []
 
@@ -148,7 +148,7 @@ class FakeServer:
         await stream.send_all(nats.info(self.info))
         try:
             async for data in stream:
-                self.heard += data
+                self.reachable += data
                 if b"CONNECT" in data:
                     await stream.send_all(nats.err(self.error) if self.error else nats.PONG)
                 elif b"PING" in data:
@@ -165,10 +165,10 @@ class World:
     def __init__(self, *urls: ServerURL, **more: Any) -> None:
         self.service = Service()
         self.seen: list[str] = []
-        self.routing = ExternalRouting(
-            "n1", clock=trio.current_time, random_name=lambda: "r", clients=list, inboxes=list
+        self.routing = ExternalNatsRouting(
+            "n1", clock=trio.current_time, nuid=lambda: "r", clients=list, inboxes=list
         )
-        self.external = External(
+        self.external = ExternalNats(
             self.routing, self.service, urls, name="me", discover="_STAN.discover.c", cluster_id="c",
             went=lambda: self.seen.append("went"), came=lambda: self.seen.append("came"),
             epoch=lambda: len(self.seen) + 1, **more,
@@ -197,19 +197,19 @@ async def test_it_connects_and_connects_again() -> None:
         world = World(fake.url)
         assert world.external.problem == "not connected to the NATS server yet"
         await nursery.start(world.external.run)
-        assert b'"user":"ann","pass":"pw"' in bytes(fake.heard)
-        assert b'"no_responders":true' in bytes(fake.heard)
-        assert b"PUB _STAN.discover.c " in bytes(fake.heard)
+        assert b'"user":"ann","pass":"pw"' in bytes(fake.reachable)
+        assert b'"no_responders":true' in bytes(fake.reachable)
+        assert b"PUB _STAN.discover.c " in bytes(fake.reachable)
         await fake.streams[0].aclose()
         await world.until(lambda: world.external.reconnects == 1)
         assert world.seen == ["came", "went", "came"]
         assert world.service.events.count("closed") == 1
-        assert bytes(fake.heard).count(b"_STAN.discover.c") == 1, "looked for once"
+        assert bytes(fake.reachable).count(b"_STAN.discover.c") == 1, "looked for once"
         assert world.external.link is not None
         world.external.link.write(b"PUB the.last 0\r\n\r\n")
         await world.external.stop()
         await world.until(lambda: world.seen[-1] == "went")
-        await world.until(lambda: fake.heard.endswith(b"PUB the.last 0\r\n\r\n"))
+        await world.until(lambda: fake.reachable.endswith(b"PUB the.last 0\r\n\r\n"))
         assert world.external.problem.endswith("this node stops")
 
 
@@ -219,13 +219,13 @@ async def test_it_serves_when_the_server_has_its_subscriptions() -> None:
     async with serving(fake) as nursery:
         world = World(fake.url)
         await nursery.start(world.external.run)
-        heard: list[bytes] = []
+        reachable: list[bytes] = []
         world.routing.serve(b"a.b", lambda *_: None)
         world.external.open()
-        world.external.once_subscribed(lambda: heard.append(bytes(fake.heard)))
-        await world.until(lambda: heard)
-        assert b"SUB a.b " in heard[0]
-        assert heard[0].endswith(nats.PING)
+        world.external.once_subscribed(lambda: reachable.append(bytes(fake.reachable)))
+        await world.until(lambda: reachable)
+        assert b"SUB a.b " in reachable[0]
+        assert reachable[0].endswith(nats.PING)
         again: list[int] = []
         world.external.once_subscribed(lambda: again.append(world.external.reconnects))
         assert world.external.link is not None
@@ -241,19 +241,19 @@ async def test_it_is_drained_when_another_node_serves_and_everything_is_read() -
         world.routing.serve(b"a.b", lambda *_: None)
         await world.external.drained()  # it never served
         world.external.open()
-        heard: list[bytes] = []
+        reachable: list[bytes] = []
 
         async def drain() -> None:
             await world.external.drained()
-            heard.append(bytes(fake.heard))
+            reachable.append(bytes(fake.reachable))
 
         nursery.start_soon(drain)
         await trio.testing.wait_all_tasks_blocked()
-        assert heard == []
+        assert reachable == []
         world.external.close()
-        await world.until(lambda: heard)
-        assert b"UNSUB " in heard[0]
-        assert heard[0].endswith(nats.PING), "its PONG came behind all that was on its way"
+        await world.until(lambda: reachable)
+        assert b"UNSUB " in reachable[0]
+        assert reachable[0].endswith(nats.PING), "its PONG came behind all that was on its way"
 
 
 async def test_requests_that_had_to_wait_are_submitted_like_those_of_a_read() -> None:
@@ -262,24 +262,24 @@ async def test_requests_that_had_to_wait_are_submitted_like_those_of_a_read() ->
     async with serving(fake) as nursery:
         world = World(fake.url)
         await nursery.start(world.external.run)
-        heard: list[bytes] = []
-        world.routing.serve(b"a.b", lambda _source, _subject, _reply, payload: heard.append(payload))
+        reachable: list[bytes] = []
+        world.routing.serve(b"a.b", lambda _source, _subject, _reply, payload: reachable.append(payload))
         world.external.open()
         world.routing.may_take = lambda: False
         sid = b"%d" % world.routing._sid
         world.routing.received(nats.Msg(b"a.b", sid, b"", b"", b"1"))
         done = world.service.events.count("read")
         world.external.take_held()
-        assert (heard, world.service.events.count("read")) == ([], done)
+        assert (reachable, world.service.events.count("read")) == ([], done)
         world.routing.may_take = lambda: True
         world.external.take_held()
-        assert (heard, world.service.events.count("read")) == ([b"1"], done + 1)
+        assert (reachable, world.service.events.count("read")) == ([b"1"], done + 1)
 
 
 async def test_another_server_takes_the_place_of_a_lost_one_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """The lost one was dialed again first, with pauses that doubled though others had not been tried."""
-    monkeypatch.setattr(external_link, "PAUSE_MIN_S", 100 * SOON)
-    monkeypatch.setattr(external_link, "PAUSE_MAX_S", 100 * SOON)
+    monkeypatch.setattr(external_nats_link, "PAUSE_MIN_S", 100 * SOON)
+    monkeypatch.setattr(external_nats_link, "PAUSE_MAX_S", 100 * SOON)
     other = FakeServer()
     async with serving(other) as nursery:
         first = FakeServer(connect_urls=[f"127.0.0.1:{other.url.port}"])
@@ -299,7 +299,7 @@ async def test_a_server_that_drops_connections_at_once_is_not_dialed_without_a_p
             await world.until(lambda number=number: len(fake.streams) == number + 1 and world.external.link)  # type: ignore[misc]
             await fake.streams[number].aclose()
         await world.until(lambda: len(fake.streams) == 4)
-        assert trio.current_time() - began_s > 3 * external_link.PAUSE_MIN_S / 2
+        assert trio.current_time() - began_s > 3 * external_nats_link.PAUSE_MIN_S / 2
 
 
 async def test_another_server_that_it_was_told_of_is_tried() -> None:
@@ -310,7 +310,7 @@ async def test_another_server_that_it_was_told_of_is_tried() -> None:
             world = World(first.url)
             await nursery.start(world.external.run)
         await world.until(lambda: len(other.streams) == 1 and world.external.link)
-        assert b'"user":"ann"' in bytes(other.heard), "as the same user"
+        assert b'"user":"ann"' in bytes(other.reachable), "as the same user"
         assert world.external.link is not None
         assert not world.external.link.has_headers
 
@@ -319,10 +319,12 @@ async def test_a_connection_that_tls_was_asked_for_says_so(monkeypatch: pytest.M
     """The URL says nats://, the server wants TLS: whom it tells of has to have it too."""
     fake = FakeServer(tls_required=True, connect_urls=["10.0.0.2:4222"])
 
-    async def secured(_self: External, tcp: trio.SocketStream, *_args: Any, **_more: Any) -> trio.abc.Stream:
+    async def secured(
+        _self: ExternalNats, tcp: trio.SocketStream, *_args: Any, **_more: Any
+    ) -> trio.abc.Stream:
         return trio.StapledStream(tcp, tcp)
 
-    monkeypatch.setattr(External, "_secured", secured)
+    monkeypatch.setattr(ExternalNats, "_secured", secured)
     async with serving(fake) as nursery:
         world = World(fake.url, tls=ssl.create_default_context())
         await nursery.start(world.external.run)
@@ -349,14 +351,14 @@ async def test_who_else_answers_ends_the_start() -> None:
 
 
 async def test_a_server_that_says_nothing_is_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(external_link, "CONNECT_S", 0.05)
+    monkeypatch.setattr(external_nats_link, "CONNECT_S", 0.05)
     fake = FakeServer()
-    with socket.socket() as silent:
-        silent.bind(("127.0.0.1", 0))
-        silent.listen()
+    with socket.socket() as unresponsive:
+        unresponsive.bind(("127.0.0.1", 0))
+        unresponsive.listen()
         async with serving(fake) as nursery:
-            monkeypatch.setattr(external_link, "CONNECT_S", 0.5)
-            world = World(ServerURL("127.0.0.1", silent.getsockname()[1]), fake.url)
+            monkeypatch.setattr(external_nats_link, "CONNECT_S", 0.5)
+            world = World(ServerURL("127.0.0.1", unresponsive.getsockname()[1]), fake.url)
             with trio.fail_after(SOON):
                 await nursery.start(world.external.run)
             assert world.external.problem == ""

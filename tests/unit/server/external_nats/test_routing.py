@@ -11,7 +11,7 @@ from node.protocol import nats
 from node.protocol.message import message as encode
 from node.protocol.message import message_body, redelivered
 from node.server.external_nats import routing as external
-from node.server.external_nats.routing import ExternalRouting
+from node.server.external_nats.routing import ExternalNatsRouting
 from node.server.interest import InterestChange
 from node.server.moving import MovingReplies
 from node.server.routing_interface import NodeRouting
@@ -51,11 +51,11 @@ class Behind:
         self.leads = True
         self.clients = ["hb"]
         self.changes: list[list[InterestChange]] = []
-        self.heard: list[tuple[bytes, bytes, bytes]] = []
-        self.routing = ExternalRouting(
+        self.reachable: list[tuple[bytes, bytes, bytes]] = []
+        self.routing = ExternalNatsRouting(
             "n1",
             clock=lambda: self.now,
-            random_name=lambda: "r" * 22,
+            nuid=lambda: "r" * 22,
             clients=lambda: self.clients,
             inboxes=lambda: [*self.clients, "inbox"],
             is_clustered=is_clustered,
@@ -64,7 +64,7 @@ class Behind:
         self.routing.on_interest_change = lambda _node, changes: self.changes.append(list(changes))
 
     def hear(self, _source: Any, subject: bytes, reply: bytes, payload: bytes) -> None:
-        self.heard.append((subject, reply, payload))
+        self.reachable.append((subject, reply, payload))
 
     def up(self, epoch: int = 7, **more: Any) -> Pipe:
         pipe = Pipe(epoch, **more)
@@ -106,7 +106,7 @@ def test_what_comes_goes_to_the_service_it_is_for() -> None:
     behind.up()
     behind.come(b"a", b"x", sid=b"2")
     behind.come(b"a", b"y", sid=b"99")
-    assert behind.heard == [(b"a", b"", b"x")]
+    assert behind.reachable == [(b"a", b"", b"x")]
 
 
 def test_answers_wait_for_the_next_connection_and_only_so_many(monkeypatch: Any) -> None:
@@ -247,13 +247,13 @@ def test_a_request_that_nobody_hears_makes_absent_and_is_sent_again() -> None:
     behind.routing.publish(None, b"hb", b"replies.1", b"", b"")
     (request,) = pipe.published()
     behind.come(b"replies.1", sid=b"2", headers=NO_RESPONDERS)
-    assert behind.heard == [], "nobody's answer isn't one"
+    assert behind.reachable == [], "nobody's answer isn't one"
     assert behind.routing.where(b"hb") is None
     assert behind.changes[-1] == [InterestChange(b"hb", b"", 7, 0)]
     behind.after(0.3)
     assert pipe.published() == [request]
     behind.come(b"replies.1", sid=b"2")
-    assert behind.heard == [(b"replies.1", b"", b"")]
+    assert behind.reachable == [(b"replies.1", b"", b"")]
     assert behind.routing.where(b"hb") == ("n1", 7)
 
 
@@ -281,9 +281,9 @@ def test_a_stuck_connection_reaches_nobody() -> None:
     behind.routing.open()
     pipe = behind.up(has_headers=False)
     behind.routing.set_stuck(pipe, True)
-    assert not behind.routing.heard(b"hb")
+    assert not behind.routing.reachable(b"hb")
     behind.routing.set_stuck(pipe, False)
-    assert behind.routing.heard(b"hb")
+    assert behind.routing.reachable(b"hb")
 
 
 # --- a node of a cluster --------------------------------------------------------------------------
@@ -337,16 +337,16 @@ def test_requests_wait_while_it_is_not_sure_who_leads() -> None:
     behind.leads = False
     behind.come(b"a", b"1", sid=b"2")
     behind.come(b"a", b"2", sid=b"2")
-    assert behind.heard == []
+    assert behind.reachable == []
     behind.leads = True
     behind.come(b"a", b"3", sid=b"2")
-    assert [payload for _, _, payload in behind.heard] == [b"1", b"2", b"3"]
+    assert [payload for _, _, payload in behind.reachable] == [b"1", b"2", b"3"]
     behind.leads = False
     behind.come(b"a", b"4", sid=b"2")
     behind.routing.close()
     behind.leads = True
     behind.routing.take_held()
-    assert len(behind.heard) == 3, "another node has it"
+    assert len(behind.reachable) == 3, "another node has it"
 
 
 def test_what_a_handed_over_leader_still_gets_is_taken() -> None:
@@ -359,7 +359,7 @@ def test_what_a_handed_over_leader_still_gets_is_taken() -> None:
     behind.leads = True  # its successor is known, and serves in the same group
     behind.routing.close()
     behind.come(b"a", b"2", sid=b"2")
-    assert [payload for _, _, payload in behind.heard] == [b"1", b"2"]
+    assert [payload for _, _, payload in behind.reachable] == [b"1", b"2"]
 
 
 def test_requests_that_wait_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -373,7 +373,7 @@ def test_requests_that_wait_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None
         behind.come(b"a", b"123456", sid=b"2")
     behind.leads = True
     behind.routing.take_held()
-    assert (len(behind.heard), behind.routing.dropped) == (1, 4)
+    assert (len(behind.reachable), behind.routing.dropped) == (1, 4)
 
 
 def test_no_client_is_connected_to_the_node_itself() -> None:
@@ -402,7 +402,7 @@ def test_a_node_that_stops_sends_answers_once() -> None:
     def send(inbox: bytes, payload: bytes) -> None:
         behind.routing.publish(None, inbox, b"", b"", payload, to_services=False)
 
-    moving = MovingReplies(behind.routing.heard_by_owner, send)
+    moving = MovingReplies(behind.routing.reachable_by_owner, send)
     moving.send(b"_INBOX.c.1", b"answer")
     moving.interest_changed()
     assert [op.payload for op in pipe.published()] == [b"answer"]

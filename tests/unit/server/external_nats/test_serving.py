@@ -169,16 +169,16 @@ def test_who_hands_over_stays_subscribed_until_its_successor_is(monkeypatch: Any
     node.serving.update()
     assert not node.is_open
 
-    silent = Node()
-    silent.leads(2)
-    silent.successor = ("n2", 3)
-    silent.follows("n2", 3)
+    unresponsive = Node()
+    unresponsive.leads(2)
+    unresponsive.successor = ("n2", 3)
+    unresponsive.follows("n2", 3)
     now[0] += module.SUCCESSOR_S - 0.1
-    silent.serving.update()
-    assert silent.is_open
+    unresponsive.serving.update()
+    assert unresponsive.is_open
     now[0] += 0.1
-    silent.serving.update()
-    assert not silent.is_open, "it reaches no NATS server, perhaps"
+    unresponsive.serving.update()
+    assert not unresponsive.is_open, "it reaches no NATS server, perhaps"
 
 
 def test_peers_are_told_when_the_server_has_the_subscriptions() -> None:

@@ -12,7 +12,7 @@ from node.protocol.peer import WIRE_VERSION, decode_body
 from node.raft.identity import Identity
 from node.raft.links import CollisionError
 from node.raft.membership import Membership
-from node.server.membership.bootstrap import Founding, Invitation, pack_membership, unpack_membership
+from node.server.membership.bootstrap import Bootstrap, Invitation, pack_membership, unpack_membership
 
 MEMBERS = ("n1", "n2", "n3")
 DEEP = decode_body(bytes([WIRE_VERSION]) + b"\x91" * 1000 + b"\x01")
@@ -26,20 +26,20 @@ class Member:
         self,
         name: str,
         *,
-        founding_id: str | None = None,
+        cluster_uuid: str | None = None,
         cluster: str = "test",
         members: tuple[str, ...] = MEMBERS,
         directory: str = "",
         membership: Membership | None = None,
     ) -> None:
-        identity = None if founding_id is None else Identity(cluster, founding_id, "tag", name, directory)
+        identity = None if cluster_uuid is None else Identity(cluster, cluster_uuid, "tag", name, directory)
         self.name = name
         self.admissions = 0
-        self.founding = Founding(name, cluster, members, identity, f"{name}:4222", self._admitted)
-        self.founding.start()
+        self.bootstrap = Bootstrap(name, cluster, members, identity, f"{name}:4222", self._admitted)
+        self.bootstrap.start()
         if membership is not None:
-            self.founding.members_are(membership, len(membership.members))
-            self.founding.settled(membership, len(membership.members))
+            self.bootstrap.members_are(membership, len(membership.members))
+            self.bootstrap.settled(membership, len(membership.members))
 
     def _admitted(self) -> None:
         self.admissions += 1
@@ -49,11 +49,11 @@ class Member:
         return self.admissions == 1
 
     def hello(self) -> dict[str, Any]:
-        return {**self.founding.hello("raft"), "node": self.name}
+        return {**self.bootstrap.hello("raft"), "node": self.name}
 
     def hears(self, *others: Member) -> None:
         for other in others:
-            self.founding.check_hello("raft", other.hello())
+            self.bootstrap.check_hello("raft", other.hello())
 
 
 def test_a_cluster_is_founded_when_all_have_met_empty() -> None:
@@ -63,7 +63,7 @@ def test_a_cluster_is_founded_when_all_have_met_empty() -> None:
     assert not n1.admitted
     n1.hears(n3)
     assert n1.admitted
-    assert n1.founding.refused is None
+    assert n1.bootstrap.refused is None
 
 
 def test_who_comes_last_is_admitted_by_having_been_met() -> None:
@@ -85,23 +85,23 @@ def test_a_second_empty_process_was_not_met() -> None:
     again = Member("n3")
     again.hears(n1)
     assert not again.admitted
-    assert again.founding.refused is not None
+    assert again.bootstrap.refused is not None
 
 
 def test_an_empty_node_among_others_with_state_is_refused() -> None:
     """raft S17: it would vote a second time and acknowledge what it no longer has. An operator decides."""
     n3 = Member("n3")
-    n3.hears(Member("n1", founding_id="f"))
+    n3.hears(Member("n1", cluster_uuid="f"))
     assert not n3.admitted
-    assert "stanchion cluster replace" in str(n3.founding.refused)
-    assert "n3 has an empty directory" in str(n3.founding.refused)
+    assert "stanchion cluster replace" in str(n3.bootstrap.refused)
+    assert "n3 has an empty directory" in str(n3.bootstrap.refused)
 
 
 def test_a_node_with_state_waits_for_nobody() -> None:
-    n1 = Member("n1", founding_id="f")
+    n1 = Member("n1", cluster_uuid="f")
     assert n1.admissions == 0  # it need not be admitted
     n1.hears(Member("n2"), Member("n3"))
-    assert n1.founding.refused is None
+    assert n1.bootstrap.refused is None
 
 
 def test_a_node_alone_founds_at_once() -> None:
@@ -118,9 +118,9 @@ def test_a_node_alone_founds_at_once() -> None:
 )
 def test_strangers_are_refused_by_name(hello: dict[str, Any], why: str) -> None:
     """CLU-20: two clusters on one network don't interfere, whatever they are called."""
-    n1 = Member("n1", founding_id="f")
+    n1 = Member("n1", cluster_uuid="f")
     with pytest.raises(IdentityError, match=why):
-        n1.founding.check_hello("raft", {**Member("n2", founding_id="f").hello(), **hello})
+        n1.bootstrap.check_hello("raft", {**Member("n2", cluster_uuid="f").hello(), **hello})
 
 
 @pytest.mark.parametrize(
@@ -141,107 +141,107 @@ def test_only_a_founder_may_not_know_the_founding_yet(
     hello: dict[str, Any], refused: type[Exception] | None
 ) -> None:
     """It was stopped before it applied what was drawn, and has to learn it. Who was added was told."""
-    n1 = Member("n1", founding_id="f", membership=WITH_LEARNER)
-    said = {**Member("n2", founding_id="f").hello(), **hello}
+    n1 = Member("n1", cluster_uuid="f", membership=WITH_LEARNER)
+    said = {**Member("n2", cluster_uuid="f").hello(), **hello}
     if refused is None:
-        n1.founding.check_hello("raft", said)
+        n1.bootstrap.check_hello("raft", said)
     else:
         with pytest.raises(refused):
-            n1.founding.check_hello("raft", said)
+            n1.bootstrap.check_hello("raft", said)
 
 
 def test_what_a_hello_tells_is_kept() -> None:
     n1 = Member("n1")
     n1.hears(Member("n2"))
-    assert n1.founding.client_addresses == {"n2": "n2:4222"}
+    assert n1.bootstrap.client_addresses == {"n2": "n2:4222"}
 
 
 def test_the_identity_is_told_once_it_is_known() -> None:
     n1 = Member("n1", members=("n1",))
     assert n1.hello()["founding"] == ""
-    n1.founding.identify(Identity("test", "f", "tag", "n1"))
+    n1.bootstrap.identify(Identity("test", "f", "tag", "n1"))
     assert n1.hello()["founding"] == "f"
     assert "tag" not in n1.hello().values()  # R18: it is nobody's business but the clients'
 
 
-THREE = Membership.founders(MEMBERS)
+THREE = Membership.initial_voters(MEMBERS)
 WITH_LEARNER = THREE.with_learner("n4", "h:6")
 FOUR = (*MEMBERS, "n4")
 
 
 def test_an_empty_node_that_was_added_is_invited() -> None:
     """It learns whose data it will get, and where everybody is. It isn't part of a founding."""
-    n1 = Member("n1", founding_id="f", membership=WITH_LEARNER)
+    n1 = Member("n1", cluster_uuid="f", membership=WITH_LEARNER)
     n4 = Member("n4", members=FOUR)
     n1.hears(n4)  # which it may: it has nothing to lose yet
     n4.hears(n1)
     assert n4.admitted
-    assert n4.founding.refused is None
-    assert n4.founding.invitation is not None
-    assert n4.founding.invitation.founding_id == "f"
-    assert n4.founding.invitation.membership == WITH_LEARNER
-    assert n4.founding.invitation.index == 4
-    n4.hears(Member("n2", founding_id="f", membership=WITH_LEARNER))
+    assert n4.bootstrap.refused is None
+    assert n4.bootstrap.invitation is not None
+    assert n4.bootstrap.invitation.cluster_uuid == "f"
+    assert n4.bootstrap.invitation.membership == WITH_LEARNER
+    assert n4.bootstrap.invitation.index == 4
+    n4.hears(Member("n2", cluster_uuid="f", membership=WITH_LEARNER))
     assert n4.admissions == 1
 
 
-@pytest.mark.parametrize("founding_id", ["", None])
-def test_nobody_is_invited_to_what_is_not_founded(founding_id: str | None) -> None:
-    n1 = Member("n1", founding_id=founding_id, membership=WITH_LEARNER)
+@pytest.mark.parametrize("cluster_uuid", ["", None])
+def test_nobody_is_invited_to_what_is_not_founded(cluster_uuid: str | None) -> None:
+    n1 = Member("n1", cluster_uuid=cluster_uuid, membership=WITH_LEARNER)
     n4 = Member("n4", members=FOUR)
     n4.hears(n1)
-    assert n4.founding.invitation is None
+    assert n4.bootstrap.invitation is None
 
 
 def test_an_empty_node_whose_name_votes_is_not_invited() -> None:
     """raft S17: it has promised something, and has forgotten what."""
     n3 = Member("n3")
-    n3.hears(Member("n1", founding_id="f", membership=THREE))
-    assert n3.founding.invitation is None
-    assert "stanchion cluster replace n3 NEW" in str(n3.founding.refused)
+    n3.hears(Member("n1", cluster_uuid="f", membership=THREE))
+    assert n3.bootstrap.invitation is None
+    assert "stanchion cluster replace n3 NEW" in str(n3.bootstrap.refused)
 
 
 def test_who_is_no_member_is_told_how_to_become_one() -> None:
     """Added never, or removed: the answer is the same."""
-    n1 = Member("n1", founding_id="f", membership=THREE)
+    n1 = Member("n1", cluster_uuid="f", membership=THREE)
     for name in ("n4", "n5"):
         with pytest.raises(IdentityError, match=f"{name} is no member .* stanchion cluster add {name}"):
-            n1.hears(Member(name, founding_id="f"))
+            n1.hears(Member(name, cluster_uuid="f"))
     with pytest.raises(IdentityError, match="n4 is no member"):
         n1.hears(Member("n4"))
-    n1.founding.members_are(THREE, 3, leaving=["n4"])
-    n1.hears(Member("n4", founding_id="f"))
+    n1.bootstrap.members_are(THREE, 3, leaving=["n4"])
+    n1.hears(Member("n4", cluster_uuid="f"))
 
 
 def test_a_voter_comes_with_its_directory_and_no_other() -> None:
     """A voter that lost its disk may have been invited again, by a node that didn't know that it votes."""
-    n1 = Member("n1", founding_id="f", membership=WITH_LEARNER.with_voter("n4", "x"))
-    n1.hears(Member("n4", founding_id="f", directory="x"))
-    assert n1.founding.directory("n4") == "x"
+    n1 = Member("n1", cluster_uuid="f", membership=WITH_LEARNER.with_voter("n4", "x"))
+    n1.hears(Member("n4", cluster_uuid="f", directory="x"))
+    assert n1.bootstrap.directory("n4") == "x"
     for directory in ("", "y"):
         with pytest.raises(IdentityError, match="n4 comes with another directory"):
-            n1.hears(Member("n4", founding_id="f", directory=directory))
+            n1.hears(Member("n4", cluster_uuid="f", directory=directory))
     with pytest.raises(IdentityError, match="n2 comes with another directory"):
-        n1.hears(Member("n2", founding_id="f", directory="z"))
-    n1.hears(Member("n2", founding_id="f"))
+        n1.hears(Member("n2", cluster_uuid="f", directory="z"))
+    n1.hears(Member("n2", cluster_uuid="f"))
 
 
 def test_who_is_ahead_may_have_the_name_by_right() -> None:
     """n3 left and was added again, empty, while n1 was away: by n1's log it is the founder that votes."""
-    n1 = Member("n1", founding_id="f", membership=THREE)
+    n1 = Member("n1", cluster_uuid="f", membership=THREE)
     later = THREE.without("n3").with_learner("n3", "h:1").with_voter("n3", "y")
-    n3 = Member("n3", founding_id="f", membership=later, directory="y")
-    n1.founding.members_are(THREE, 0)
-    n3.founding.members_are(later, 9)
+    n3 = Member("n3", cluster_uuid="f", membership=later, directory="y")
+    n1.bootstrap.members_are(THREE, 0)
+    n3.bootstrap.members_are(later, 9)
     n1.hears(n3)
-    assert n1.founding.members_are(THREE.with_learner("n4", "h:1"), 5) == []
+    assert n1.bootstrap.members_are(THREE.with_learner("n4", "h:1"), 5) == []
     n1.hears(n3)
-    assert n1.founding.members_are(THREE, 9) == ["n3"]  # as far as it said, and it isn't so
+    assert n1.bootstrap.members_are(THREE, 9) == ["n3"]  # as far as it said, and it isn't so
     with pytest.raises(IdentityError, match="n3 comes with another directory"):
         n1.hears(n3)
-    n1.founding.members_are(THREE, 0)
-    lost = Member("n3", founding_id="f", membership=later, directory="z")
-    lost.founding.members_are(later, 9)
+    n1.bootstrap.members_are(THREE, 0)
+    lost = Member("n3", cluster_uuid="f", membership=later, directory="z")
+    lost.bootstrap.members_are(later, 9)
     with pytest.raises(IdentityError, match="n3 comes with another directory"):
         n1.hears(lost)
 
@@ -252,107 +252,107 @@ def test_who_is_ahead_is_not_cut_off_by_what_the_log_still_has_to_tell() -> None
     none = THREE.without("n3")
     earlier = none.with_learner("n3", "h:1").with_voter("n3", "d1")
     later = none.with_learner("n3", "h:1").with_voter("n3", "d2")
-    n1 = Member("n1", founding_id="f", membership=none)
-    n1.founding.members_are(none, 10)
-    n3 = Member("n3", founding_id="f", directory="d2")
-    n3.founding.members_are(later, 40)
+    n1 = Member("n1", cluster_uuid="f", membership=none)
+    n1.bootstrap.members_are(none, 10)
+    n3 = Member("n3", cluster_uuid="f", directory="d2")
+    n3.bootstrap.members_are(later, 40)
     n1.hears(n3)
     for index, membership in ((20, earlier), (30, none), (40, later), (50, later.without("n2"))):
-        assert n1.founding.members_are(membership, index) == [], index
-    assert n1.founding.members_are(earlier, 60) == ["n3"]
+        assert n1.bootstrap.members_are(membership, index) == [], index
+    assert n1.bootstrap.members_are(earlier, 60) == ["n3"]
 
 
 def test_an_invitation_is_of_what_is_committed() -> None:
     """An entry that isn't may be undone, and is no place in the log to begin with. Who is told of one comes
     again a little later."""
-    n1 = Member("n1", founding_id="f", membership=THREE)
-    n1.founding.members_are(WITH_LEARNER, 12)
+    n1 = Member("n1", cluster_uuid="f", membership=THREE)
+    n1.bootstrap.members_are(WITH_LEARNER, 12)
     n4 = Member("n4", members=FOUR)
     with pytest.raises(CollisionError, match="doesn't know yet"):
         n4.hears(n1)
-    assert (n4.admitted, n4.founding.refused) == (False, None)
-    n1.founding.settled(WITH_LEARNER, 12)
-    n1.founding.members_are(WITH_LEARNER.with_learner("n5", "h:7"), 15)
+    assert (n4.admitted, n4.bootstrap.refused) == (False, None)
+    n1.bootstrap.settled(WITH_LEARNER, 12)
+    n1.bootstrap.members_are(WITH_LEARNER.with_learner("n5", "h:7"), 15)
     n4.hears(n1)
-    assert n4.founding.invitation == Invitation("f", 12, WITH_LEARNER)
+    assert n4.bootstrap.invitation == Invitation("f", 12, WITH_LEARNER)
 
 
 def test_who_has_asked_is_known_by_its_directory() -> None:
     """Another with an empty directory isn't let in under its name, nor one with another directory."""
     asked = THREE.with_learner("n4", "h:6", "x")
-    n1 = Member("n1", founding_id="f", membership=asked)
+    n1 = Member("n1", cluster_uuid="f", membership=asked)
     n4 = Member("n4", members=FOUR)
     n4.hears(n1)
-    assert n4.founding.invitation is None
-    assert n4.founding.refused is not None
-    n1.hears(Member("n4", founding_id="f", directory="x"))
+    assert n4.bootstrap.invitation is None
+    assert n4.bootstrap.refused is not None
+    n1.hears(Member("n4", cluster_uuid="f", directory="x"))
     with pytest.raises(IdentityError, match="n4 comes with another directory"):
-        n1.hears(Member("n4", founding_id="f", directory="y"))
+        n1.hears(Member("n4", cluster_uuid="f", directory="y"))
 
 
 def test_who_is_refused_is_told_what_is_committed() -> None:
     """Only somebody of the same founding, and it believes nobody else."""
-    n1 = Member("n1", founding_id="f", membership=THREE)
-    n1.founding.members_are(WITH_LEARNER, 9)
-    n4 = Member("n4", founding_id="f", directory="x")
-    told = n1.founding.explanation(n4.hello())
-    assert n4.founding.statement(told) == (3, THREE)
-    assert Member("n4", founding_id="g").founding.statement(told) is None
-    assert Member("n4", founding_id="f", cluster="other").founding.statement(told) is None
-    assert Member("n4").founding.statement(told) is None
-    for stranger in (Member("n4", founding_id="g"), Member("n4"), Member("n4", founding_id="")):
-        assert n1.founding.explanation(stranger.hello()) == {}
-    assert Member("n2", founding_id="f").founding.explanation(n4.hello()) == {}
+    n1 = Member("n1", cluster_uuid="f", membership=THREE)
+    n1.bootstrap.members_are(WITH_LEARNER, 9)
+    n4 = Member("n4", cluster_uuid="f", directory="x")
+    told = n1.bootstrap.explanation(n4.hello())
+    assert n4.bootstrap.statement(told) == (3, THREE)
+    assert Member("n4", cluster_uuid="g").bootstrap.statement(told) is None
+    assert Member("n4", cluster_uuid="f", cluster="other").bootstrap.statement(told) is None
+    assert Member("n4").bootstrap.statement(told) is None
+    for stranger in (Member("n4", cluster_uuid="g"), Member("n4"), Member("n4", cluster_uuid="")):
+        assert n1.bootstrap.explanation(stranger.hello()) == {}
+    assert Member("n2", cluster_uuid="f").bootstrap.explanation(n4.hello()) == {}
     with pytest.raises(RemoteProtocolError):
-        n4.founding.statement({**told, "settled": b"nonsense"})
+        n4.bootstrap.statement({**told, "settled": b"nonsense"})
 
 
 def test_who_would_found_alone_what_is_there_has_lost_its_directory() -> None:
     """The first node of a cluster that others have joined: it knows none of them, but they dial it."""
     identity = Identity("test", "f", "tag", "n2")
-    n2 = Founding("n2", "test", ["n1", "n2"], identity, "n2:4222", lambda: None)
+    n2 = Bootstrap("n2", "test", ["n1", "n2"], identity, "n2:4222", lambda: None)
     hello = {**n2.hello("raft"), "node": "n2"}
-    empty = Founding("n2", "test", ["n1", "n2"], None, "n2:4222", lambda: None).hello("raft")
-    n1 = Founding("n1", "test", ["n1"], None, "n1:4222", lambda: None, alone=True)
+    empty = Bootstrap("n2", "test", ["n1", "n2"], None, "n2:4222", lambda: None).hello("raft")
+    n1 = Bootstrap("n1", "test", ["n1"], None, "n1:4222", lambda: None, alone=True)
     for other in ({**hello, "cluster": "other"}, {**empty, "node": "n2"}):
         assert n1.explanation(other) == {}
         assert n1.refused is None
     n1.explanation(hello)
     assert "n1 has an empty directory, but n2 has the state of cluster 'test'" in str(n1.refused)
-    together = Founding("n1", "test", ["n1", "n3"], None, "n1:4222", lambda: None)
+    together = Bootstrap("n1", "test", ["n1", "n3"], None, "n1:4222", lambda: None)
     together.explanation(hello)
     assert together.refused is None, "it is no member there, as far as the file says"
 
 
 def test_links_of_who_turns_out_to_be_another_are_named() -> None:
     """It was let in while this node lagged behind; now its log says that the name has another directory."""
-    n1 = Member("n1", founding_id="f", membership=WITH_LEARNER)
-    n1.hears(Member("n4", founding_id="f", directory="y"), Member("n2", founding_id="f"))
-    assert n1.founding.members_are(WITH_LEARNER, 4) == []
-    assert n1.founding.members_are(WITH_LEARNER.with_voter("n4", "y"), 5) == []
-    assert n1.founding.members_are(WITH_LEARNER.with_voter("n4", "x"), 5) == ["n4"]
+    n1 = Member("n1", cluster_uuid="f", membership=WITH_LEARNER)
+    n1.hears(Member("n4", cluster_uuid="f", directory="y"), Member("n2", cluster_uuid="f"))
+    assert n1.bootstrap.members_are(WITH_LEARNER, 4) == []
+    assert n1.bootstrap.members_are(WITH_LEARNER.with_voter("n4", "y"), 5) == []
+    assert n1.bootstrap.members_are(WITH_LEARNER.with_voter("n4", "x"), 5) == ["n4"]
 
 
 def test_nothing_is_kept_of_who_has_left() -> None:
     """Clients aren't sent to a removed node."""
-    n1 = Member("n1", founding_id="f", membership=THREE)
-    n1.hears(Member("n2", founding_id="f"), Member("n3", founding_id="f"))
-    n1.founding.members_are(THREE.without("n3"), 4, leaving=["n3"])
-    assert set(n1.founding.client_addresses) == {"n2", "n3"}
-    n1.founding.members_are(THREE.without("n3"), 4)
-    assert set(n1.founding.client_addresses) == {"n2"}
+    n1 = Member("n1", cluster_uuid="f", membership=THREE)
+    n1.hears(Member("n2", cluster_uuid="f"), Member("n3", cluster_uuid="f"))
+    n1.bootstrap.members_are(THREE.without("n3"), 4, leaving=["n3"])
+    assert set(n1.bootstrap.client_addresses) == {"n2", "n3"}
+    n1.bootstrap.members_are(THREE.without("n3"), 4)
+    assert set(n1.bootstrap.client_addresses) == {"n2"}
 
 
 def test_who_was_away_hears_of_members_from_those_it_knows() -> None:
     """Else it refused the very leader whose log would tell it that there is such a member."""
-    n3 = Member("n3", founding_id="f", membership=THREE)
-    n4 = Member("n4", founding_id="f", membership=WITH_LEARNER.with_voter("n4", "x"), directory="x")
-    n3.hears(Member("n2", founding_id="f", membership=WITH_LEARNER))
-    assert n3.founding.newer == WITH_LEARNER
-    assert n3.founding.linked == {"n1", "n2", "n4"}
+    n3 = Member("n3", cluster_uuid="f", membership=THREE)
+    n4 = Member("n4", cluster_uuid="f", membership=WITH_LEARNER.with_voter("n4", "x"), directory="x")
+    n3.hears(Member("n2", cluster_uuid="f", membership=WITH_LEARNER))
+    assert n3.bootstrap.newer == WITH_LEARNER
+    assert n3.bootstrap.linked == {"n1", "n2", "n4"}
     n3.hears(n4)
-    n3.founding.members_are(THREE.without("n1"), 9)
-    assert n3.founding.newer is None
+    n3.bootstrap.members_are(THREE.without("n1"), 9)
+    assert n3.bootstrap.newer is None
     with pytest.raises(IdentityError, match="n4 is no member"):
         n3.hears(n4)
 
@@ -369,7 +369,9 @@ def test_an_empty_node_invites_nobody() -> None:
     n1 = Member("n1", membership=WITH_LEARNER)
     assert n1.hello()["members"] == b""
     with pytest.raises(RemoteProtocolError):
-        Member("n4").founding.check_hello("raft", {**Member("n1", founding_id="f").hello(), "members": b"x"})
+        Member("n4").bootstrap.check_hello(
+            "raft", {**Member("n1", cluster_uuid="f").hello(), "members": b"x"}
+        )
 
 
 @pytest.mark.parametrize(
@@ -385,6 +387,6 @@ def test_an_empty_node_invites_nobody() -> None:
 )
 def test_a_hello_however_deep_is_taken_or_refused(said: dict[str, Any]) -> None:
     """What fails otherwise would be taken for this node's own failure."""
-    for ours in (Member("n1"), Member("n1", founding_id="f", membership=Membership.founders(MEMBERS))):
+    for ours in (Member("n1"), Member("n1", cluster_uuid="f", membership=Membership.initial_voters(MEMBERS))):
         with contextlib.suppress(IdentityError, RemoteProtocolError):
-            ours.founding.check_hello("raft", {**Member("n2").hello(), **said})
+            ours.bootstrap.check_hello("raft", {**Member("n2").hello(), **said})

@@ -20,7 +20,7 @@ from node.raft.transport import Transport
 from node.server.administration.asking import Answer
 from node.server.membership import join
 from node.server.membership.bootstrap import Invitation, pack_membership
-from node.server.membership.join import Entrance, Newcomer, drawn, forget
+from node.server.membership.join import JoinClient, JoinServer, drawn, forget
 
 SOON = 5.0  # seconds until a test that hangs is given up; nothing waits for it
 OPEN = Membership((Member("n1", "127.0.0.1:1", True, ""),), joinable=True)
@@ -57,7 +57,7 @@ def leader(monkeypatch: pytest.MonkeyPatch) -> Leader:
 
 @asynccontextmanager
 async def member(
-    leader: Leader, *, cluster: str = "a", founding: str = "f", security: Security | None = None
+    leader: Leader, *, cluster: str = "a", bootstrap: str = "f", security: Security | None = None
 ) -> AsyncIterator[Address]:
     """A member; where it is."""
     transport = Transport(
@@ -68,7 +68,7 @@ async def member(
         lambda _link: {},
         lambda _link, _hello: None,
     )
-    transport.serve_joiners(Entrance(cluster, "n1", lambda: founding, leader).accept)
+    transport.serve_joiners(JoinServer(cluster, "n1", lambda: bootstrap, leader).accept)
     async with trio.open_nursery() as nursery:
         await nursery.start(transport.run)
         yield Address("127.0.0.1", transport.listening[0][1])
@@ -76,7 +76,7 @@ async def member(
 
 
 async def enter(*routes: Address, within_s: float = SOON, directory: str = "d") -> Invitation:
-    return await Newcomer("a", "n4", LISTEN, directory, Plaintext()).enter(routes, within_s)
+    return await JoinClient("a", "n4", LISTEN, directory, Plaintext()).enter(routes, within_s)
 
 
 async def test_who_asks_is_told_whom_it_begins_with(leader: Leader) -> None:
@@ -101,13 +101,13 @@ async def test_it_asks_on_until_somebody_answers(leader: Leader) -> None:
         transport = Transport(
             "n1", {}, Address("127.0.0.1", 0), Plaintext(), lambda _link: {}, lambda _link, _hello: None
         )
-        transport.serve_joiners(Entrance("a", "n1", lambda: next(foundings, "f"), leader).accept)
+        transport.serve_joiners(JoinServer("a", "n1", lambda: next(foundings, "f"), leader).accept)
         async with trio.open_nursery() as nursery:
             await nursery.start(transport.run)
             here = Address("127.0.0.1", transport.listening[0][1])
             invitation = await enter(Address("127.0.0.1", 1), elsewhere, here)
             nursery.cancel_scope.cancel()
-    assert invitation.founding_id == "f"
+    assert invitation.cluster_uuid == "f"
     assert len(leader.asked) == 3
     assert others.asked == []
 
@@ -154,15 +154,15 @@ async def test_with_certificates_the_name_is_the_certificates(leader: Leader, tm
         return MutualTLS(node, tmp_path / "ca.pem", tmp_path / f"{node}.pem", tmp_path / f"{node}.key")
 
     async with member(leader, security=mutual("n1")) as where:
-        invitation = await Newcomer("a", "n4", LISTEN, "d", mutual("n4")).enter([where], SOON)
+        invitation = await JoinClient("a", "n4", LISTEN, "d", mutual("n4")).enter([where], SOON)
         assert invitation.membership.learners == ("n4",)
         for security in (mutual("n5"), Plaintext()):
             with pytest.raises(UnavailableError):
-                await Newcomer("a", "n4", LISTEN, "d", security).enter([where], 0.3)
+                await JoinClient("a", "n4", LISTEN, "d", security).enter([where], 0.3)
     assert len(leader.asked) == 1
     async with member(leader, security=mutual("n5")) as where:  # it says it is n1
         with pytest.raises(UnavailableError):
-            await Newcomer("a", "n4", LISTEN, "d", mutual("n4")).enter([where], 0.3)
+            await JoinClient("a", "n4", LISTEN, "d", mutual("n4")).enter([where], 0.3)
 
 
 def test_the_directory_has_one_id_until_it_is_let_in() -> None:

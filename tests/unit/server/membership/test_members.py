@@ -12,11 +12,11 @@ from node.errors import ConfigError, IdentityError
 from node.raft.identity import Identity
 from node.raft.membership import Membership
 from node.raft.security import Plaintext
-from node.server.membership.bootstrap import Founding
+from node.server.membership.bootstrap import Bootstrap
 from node.server.membership.members import Members, parse
 
 FILE = {f"n{i}": Address("127.0.0.1", 6000 + i) for i in (1, 2, 3)}
-THREE = Membership.founders(FILE)
+THREE = Membership.initial_voters(FILE)
 WITH_LEARNER = THREE.with_learner("n4", "127.0.0.1:6004")
 
 
@@ -33,7 +33,7 @@ class Node:
         routed: bool = False,
     ) -> None:
         identity = Identity("test", "f", "tag", name, directory)
-        self.founding = Founding(name, "test", list(FILE), identity, "c:1", lambda: None)
+        self.bootstrap = Bootstrap(name, "test", list(FILE), identity, "c:1", lambda: None)
         self.removed_by: list[int] = []
         self.changes = 0
         self.links: dict[str, str] = {}
@@ -43,7 +43,7 @@ class Node:
         self.members = Members(
             name,
             configured,
-            self.founding,
+            self.bootstrap,
             directory=directory,
             since=since,
             removed=self.removed_by.append,
@@ -59,7 +59,7 @@ class Node:
         self.sets += 1
         self.links = {name: str(address) for name, address in peers.items()}
 
-    def tell_refused(self, explanation: Any, refused: Any) -> None:
+    def notify_refused(self, explanation: Any, refused: Any) -> None:
         self.refused = refused
 
     def is_up(self, peer: str, _link: str) -> bool:
@@ -70,9 +70,9 @@ class Node:
 
     def hears(self, peer: str, membership: Membership, index: int, *, directory: str = "") -> None:
         identity = Identity("test", "f", "tag", peer, directory)
-        other = Founding(peer, "test", list(FILE), identity, f"{peer}:1", lambda: None)
+        other = Bootstrap(peer, "test", list(FILE), identity, f"{peer}:1", lambda: None)
         other.members_are(membership, index)
-        self.founding.check_hello("raft", {**other.hello("raft"), "node": peer})
+        self.bootstrap.check_hello("raft", {**other.hello("raft"), "node": peer})
 
 
 def test_links_follow_the_membership() -> None:
@@ -164,11 +164,11 @@ def test_a_removed_node_ends_when_that_is_committed() -> None:
     assert node.removed_by == [10]
 
 
-def told(by: str, membership: Membership, index: int, founding: str = "f") -> dict[str, Any]:
+def told(by: str, membership: Membership, index: int, bootstrap: str = "f") -> dict[str, Any]:
     """What a member says whom it refuses."""
-    other = Founding(by, "test", list(FILE), Identity("test", founding, "tag", by), f"{by}:1", lambda: None)
+    other = Bootstrap(by, "test", list(FILE), Identity("test", bootstrap, "tag", by), f"{by}:1", lambda: None)
     other.settled(membership, index)
-    return other.explanation({"founding": founding})
+    return other.explanation({"founding": bootstrap})
 
 
 def test_a_node_that_was_removed_while_it_was_away_is_told() -> None:
@@ -182,7 +182,7 @@ def test_a_node_that_was_removed_while_it_was_away_is_told() -> None:
         ("n1", told("n1", THREE, 15)),
         ("n1", told("n1", member, 40)),
         ("n9", told("n9", THREE, 40)),
-        ("n1", told("n1", THREE, 40, founding="g")),
+        ("n1", told("n1", THREE, 40, bootstrap="g")),
     ):
         node.refused(by, statement)
         assert node.removed_by == []

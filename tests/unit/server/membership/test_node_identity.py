@@ -18,10 +18,10 @@ from node.raft.membership import Member, Membership
 from node.raft.ports import EntryType
 from node.server.membership.bootstrap import Invitation
 from node.server.membership.node_identity import (
+    bootstrap_node,
     claim_log,
     first_members,
-    founder,
-    founders,
+    initial_voters,
     invited,
     is_untouched,
     keep_name,
@@ -31,14 +31,14 @@ from node.server.membership.node_identity import (
 )
 from node.simulator.disk import SimulatedDisk
 
-THREE = Membership.founders(["n1", "n2", "n3"])
+THREE = Membership.initial_voters(["n1", "n2", "n3"])
 WITH_LEARNER = THREE.with_learner("n4", "h:6")
 
 
 def test_an_edited_file_changes_no_members() -> None:
     """Who founded the cluster is kept; only a directory that knows nothing goes by the file."""
-    identity = founder("shop", "n1", THREE)
-    assert first_members(identity, Membership.founders(["n1", "n2", "n3", "n4", "n5"])) == (0, THREE)
+    identity = bootstrap_node("shop", "n1", THREE)
+    assert first_members(identity, Membership.initial_voters(["n1", "n2", "n3", "n4", "n5"])) == (0, THREE)
     assert first_members(None, THREE) == (0, THREE)
     assert first_members(Identity("shop", "f", "t", "n1"), THREE) == (0, THREE)
 
@@ -46,8 +46,8 @@ def test_an_edited_file_changes_no_members() -> None:
 def test_who_is_invited_starts_with_whom_the_invitation_names() -> None:
     """Its directory gets an id of its own."""
     identity = invited("shop", "n4", Invitation("f", 12, WITH_LEARNER))
-    assert first_members(identity, Membership.founders(["n4"])) == (12, WITH_LEARNER)
-    assert identity.founding_id == "f"
+    assert first_members(identity, Membership.initial_voters(["n4"])) == (12, WITH_LEARNER)
+    assert identity.cluster_uuid == "f"
     assert len(identity.directory) > 20
     assert identity.directory != invited("shop", "n4", Invitation("f", 12, WITH_LEARNER)).directory
 
@@ -55,10 +55,10 @@ def test_who_is_invited_starts_with_whom_the_invitation_names() -> None:
 def test_who_founds_alone_says_where_it_is_and_lets_others_in() -> None:
     """A file's nodes found together, and let nobody in who asks."""
     nodes = {"n1": Node(Address("h", 1), peer=Address("h", 2))}
-    assert founders(Cluster(nodes=nodes), "n1") == Membership.founders(["n1"])
-    alone = founders(Cluster(nodes=nodes, bootstrap=True), "n1")
+    assert initial_voters(Cluster(nodes=nodes), "n1") == Membership.initial_voters(["n1"])
+    alone = initial_voters(Cluster(nodes=nodes, bootstrap=True), "n1")
     assert alone == Membership((Member("n1", "h:2", True, ""),), joinable=True)
-    assert first_members(founder("shop", "n1", alone), THREE) == (0, alone)
+    assert first_members(bootstrap_node("shop", "n1", alone), THREE) == (0, alone)
 
 
 def test_a_name_that_was_drawn_is_kept(tmp_path: Path) -> None:
@@ -71,21 +71,21 @@ def test_who_asked_keeps_the_directory_it_asked_by() -> None:
 
 
 def test_the_state_says_what_was_drawn() -> None:
-    state = State(founding_id="f", cluster_tag="tag")
+    state = State(cluster_uuid="f", cluster_tag="tag")
     assert learnt(None, "shop", "n1", state) == Identity("shop", "f", "tag", "n1")
     identity = learnt(invited("shop", "n4", Invitation("f", 12, WITH_LEARNER)), "shop", "n4", state)
-    assert (identity.founding_id, identity.cluster_tag, bool(identity.directory)) == ("f", "tag", True)
+    assert (identity.cluster_uuid, identity.cluster_tag, bool(identity.directory)) == ("f", "tag", True)
     with pytest.raises(IdentityError, match="another founding"):
         learnt(Identity("shop", "g", "tag", "n1"), "shop", "n1", state)
 
 
 def test_recovered_data_is_the_old_clusters_until_the_log_says_otherwise() -> None:
     recovered = Identity("new", "g", "tag", "n1", directory="d", recovered_from="f")
-    assert learnt(recovered, "new", "n1", State(founding_id="f", cluster_tag="tag")) is recovered
-    done = learnt(recovered, "new", "n1", State(founding_id="g", cluster_tag="tag"))
+    assert learnt(recovered, "new", "n1", State(cluster_uuid="f", cluster_tag="tag")) is recovered
+    done = learnt(recovered, "new", "n1", State(cluster_uuid="g", cluster_tag="tag"))
     assert done == Identity("new", "g", "tag", "n1", directory="d")
     joined = invited("new", "n4", Invitation("g", 12, WITH_LEARNER))
-    assert learnt(joined, "new", "n4", State(founding_id="f", cluster_tag="tag")) is joined
+    assert learnt(joined, "new", "n4", State(cluster_uuid="f", cluster_tag="tag")) is joined
 
 
 def test_the_recovered_log_is_claimed_once() -> None:
@@ -126,7 +126,7 @@ def test_a_removed_node_does_not_start() -> None:
 
 def test_a_cluster_that_others_have_left_is_not_untouched() -> None:
     """A node that was removed and turns up doesn't end the last one, as one that founded the same would."""
-    alone = Membership.founders(["n1"])
+    alone = Membership.initial_voters(["n1"])
     engine = Past()
     for membership, index, expected in ((alone, 0, True), (THREE, 0, False), (alone, 12, False)):
         engine.membership, engine.membership_index = membership, index

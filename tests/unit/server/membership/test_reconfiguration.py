@@ -12,9 +12,9 @@ from node.errors import ConfigError, ConflictError, RefusedError, UnavailableErr
 from node.raft.membership import Member, Membership
 from node.server.administration.asking import GIVE_UP_S
 from node.server.membership.bootstrap import pack_membership
-from node.server.membership.reconfiguration import HAND_OVER_S, PROGRESS_S, STEP_S, Changes
+from node.server.membership.reconfiguration import HAND_OVER_S, PROGRESS_S, STEP_S, Reconfigurer
 
-THREE = Membership.founders(["n1", "n2", "n3"])
+THREE = Membership.initial_voters(["n1", "n2", "n3"])
 
 
 @dataclass
@@ -36,7 +36,7 @@ class Leader:
         self.stopped = False
         self.transfers = 0
         self.ready = True
-        self.changes = Changes(
+        self.reconfiguration = Reconfigurer(
             "n1",
             self,
             self,
@@ -44,8 +44,8 @@ class Leader:
             check_address=self._check_address,
             kick=lambda: None,
         )
-        self.changes.changed(membership)
-        self.changes.is_committed(membership)
+        self.reconfiguration.changed(membership)
+        self.reconfiguration.is_committed(membership)
 
     # the engine
 
@@ -58,13 +58,13 @@ class Leader:
     def change_membership(self, new: Membership) -> int:
         if not self.ready:
             raise UnavailableError("n1 is not a ready leader")
-        if self.in_force != self.changes.committed:
+        if self.in_force != self.reconfiguration.committed:
             raise ConflictError("not committed yet")
         self.last_index += 1
         for name in new.names:
             if name != "n1":
                 self.peers.setdefault(name, Peer(name, match=0, connected=False))
-        self.changes.changed(new)
+        self.reconfiguration.changed(new)
         return self.last_index
 
     def transfer_leadership(self) -> bool:
@@ -87,32 +87,32 @@ class Leader:
 
     @property
     def in_force(self) -> Membership:
-        assert self.changes.in_force is not None
-        return self.changes.in_force
+        assert self.reconfiguration.in_force is not None
+        return self.reconfiguration.in_force
 
     def commit(self) -> None:
-        self.changes.is_committed(self.in_force, self.last_index)
+        self.reconfiguration.is_committed(self.in_force, self.last_index)
         self.pump()
 
     def pump(self, after_s: float = 0.0) -> float:
         self.now_s += after_s
-        return self.changes.pump(self.now_s)
+        return self.reconfiguration.pump(self.now_s)
 
     def add(self, name: str = "n4", peer: str = "h:6", **fields: Any) -> list[Any]:
         answers: list[Any] = []
-        self.changes.add({"name": name, "peer": peer, **fields}, answers.append)
+        self.reconfiguration.add({"name": name, "peer": peer, **fields}, answers.append)
         self.pump()
         return answers
 
     def join(self, name: str = "n4", peer: str = "h:6", directory: str = "x") -> list[Any]:
         answers: list[Any] = []
-        self.changes.join({"name": name, "peer": peer, "directory": directory}, answers.append)
+        self.reconfiguration.join({"name": name, "peer": peer, "directory": directory}, answers.append)
         self.pump()
         return answers
 
     def remove(self, name: str, **fields: Any) -> list[Any]:
         answers: list[Any] = []
-        self.changes.remove({"name": name, **fields}, answers.append)
+        self.reconfiguration.remove({"name": name, **fields}, answers.append)
         self.pump()
         return answers
 
@@ -228,10 +228,10 @@ def test_a_follower_is_removed() -> None:
     answers = leader.remove("n3")
     assert leader.in_force.names == ("n1", "n2")
     assert answers == [{"progress": "n3 is being removed"}]
-    assert leader.changes.names == {"n1", "n2", "n3"}, "as long as it may come to nothing"
+    assert leader.reconfiguration.names == {"n1", "n2", "n3"}, "as long as it may come to nothing"
     leader.commit()
     assert answers[-1] == {"ok": {"name": "n3", "role": "none", "changed": True}}
-    assert leader.changes.names == {"n1", "n2"}
+    assert leader.reconfiguration.names == {"n1", "n2"}
     assert leader.remove("n3") == [{"ok": {"name": "n3", "role": "none", "changed": False}}]
 
 
@@ -248,7 +248,7 @@ def test_a_leader_hands_over_before_it_is_removed() -> None:
     assert "nobody took over" in answers[-1]["error"]
     assert not leader.stopped
     again = leader.remove("n1")
-    leader.changes.stop()
+    leader.reconfiguration.stop()
     leader.pump()
     assert len(again) == 1, "whoever asked asks the next leader"
 
@@ -264,7 +264,7 @@ def test_what_would_stop_the_cluster_is_refused(name: str, dead: str) -> None:
 
 
 def test_the_last_one_stays() -> None:
-    (answer,) = Leader(Membership.founders(["n1"])).remove("n1")
+    (answer,) = Leader(Membership.initial_voters(["n1"])).remove("n1")
     assert answer == {"error": "n1 is the only voting member"}
 
 
@@ -308,7 +308,7 @@ def test_the_same_request_again_is_the_one_under_way() -> None:
     second = leader.add(within=30)
     assert second == [first[-1]]
     leader.pump(29)
-    assert leader.changes._requests[1:] == []
+    assert leader.reconfiguration._requests[1:] == []
     leader.comes()
     leader.commit()
     done = {"ok": {"name": "n4", "role": "voter", "changed": True}}
@@ -329,7 +329,7 @@ def test_who_was_removed_meanwhile_is_not_added_again() -> None:
 )
 def test_what_can_not_be_added(fields: dict[str, Any]) -> None:
     with pytest.raises(RefusedError):
-        Leader().changes.add(fields, lambda answer: None)
+        Leader().reconfiguration.add(fields, lambda answer: None)
 
 
 def test_a_leader_no_more_leaves_it_to_the_next() -> None:
@@ -345,7 +345,7 @@ def test_members_as_the_leader_sees_them() -> None:
     leader.add(wait=False)
     leader.peers["n3"].connected = False
     answers: list[Any] = []
-    leader.changes.view({}, answers.append)
+    leader.reconfiguration.view({}, answers.append)
     view = answers[0]["ok"]
     assert (view["leader"], view["last"], view["settled"]) == ("n1", 101, False)
     shown = [
@@ -421,7 +421,7 @@ def test_who_was_removed_meanwhile_is_told() -> None:
     leader = Leader(OPEN)
     answers = leader.join()
     leader.pump()
-    leader.changes.changed(OPEN)
+    leader.reconfiguration.changed(OPEN)
     leader.pump()
     assert answers == [{"ok": {"declined": "n4 was removed again"}}]
 

@@ -61,7 +61,7 @@ class Node:
         self.published.append((subject, payload))
         return 1
 
-    def heard(self, subject: bytes) -> bool:
+    def reachable(self, subject: bytes) -> bool:
         return self.listens
 
     def go(self, what: str, name: bytes, *answers: dict[str, Any]) -> list[bytes]:

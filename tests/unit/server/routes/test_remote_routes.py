@@ -87,12 +87,12 @@ class World:
 
     def link(self, one: str, other: str) -> None:
         for source, target in ((one, other), (other, one)):
-            self.nodes[source].foreign_up(target, Pipe(self, source, target))
+            self.nodes[source].remote_up(target, Pipe(self, source, target))
 
     def cut(self, one: str, other: str) -> None:
         self.settle()
-        self.nodes[one].foreign_down(other)
-        self.nodes[other].foreign_down(one)
+        self.nodes[one].remote_down(other)
+        self.nodes[other].remote_down(one)
 
     def settle(self) -> None:
         while self.frames:
@@ -100,7 +100,7 @@ class World:
             if cluster_of(source) == cluster_of(target):
                 self.nodes[target].peer_frame(source.partition("/")[2], value)
             else:
-                self.nodes[target].foreign_frame(source, value)
+                self.nodes[target].remote_frame(source, value)
 
     def client(self, key: str) -> Client:
         self.epoch += 1
@@ -174,7 +174,7 @@ def test_only_the_service_is_offered(world: World) -> None:
     assert client.pub(b"_ADMIN.x") == 1
     world.settle()
     assert world.served == [*before, ("A/n1", b"", b"")]
-    world.nodes["B/n1"].foreign_frame("A/n1", ["ask", b"_ADMIN.x", b"", b"", b"", True, []])
+    world.nodes["B/n1"].remote_frame("A/n1", ["ask", b"_ADMIN.x", b"", b"", b"", True, []])
     assert world.served == [*before, ("A/n1", b"", b"")], "a node that guesses"
 
 
@@ -190,7 +190,7 @@ def test_the_home_delivers_and_no_other(world: World) -> None:
     receivers["B/n1"][0].deliver(b"inbox", b"x")
     world.settle()
     assert client.got == [b"x"]
-    assert all(routing.heard(b"inbox") for routing in world.nodes.values())
+    assert all(routing.reachable(b"inbox") for routing in world.nodes.values())
 
 
 def test_another_becomes_the_home(world: World) -> None:
@@ -209,7 +209,7 @@ def test_another_becomes_the_home(world: World) -> None:
     for node in ("B/n1", "B/n2", "B/n3"):
         world.cut("A/n2", node)
     assert client.pub(b"_STAN.pub.B.foo") == 0, "nobody: no responders"
-    assert world.nodes["A/n2"].foreign.home("B") is None
+    assert world.nodes["A/n2"].remote_routes.home("B") is None
 
 
 def test_a_node_founded_later_offers_its_ack_inboxes_then(world: World) -> None:
@@ -237,9 +237,9 @@ def test_a_peer_claims_its_own_service_and_nothing_else(
     claims = [b">", b"_STAN.discover.A", b"_STAN.>", b"_STANCHION.admin.A.>", b"orders", b"_STAN.pub.*.>"]
     claims += [b"_INBOX.abcdefABCDEF0123456789.*", b"_INBOX.0123456789abcdefABCDEF.*", b"_STAN.pub.B.>"]
     for _ in range(2):
-        node.foreign_frame("B/n1", ["serves", claims])
-    node.foreign.up("C/n1", Pipe(world, "A/n1", "C/n1"))
-    node.foreign_frame("C/n1", ["serves", [b"_STAN.pub.B.>"]])
+        node.remote_frame("B/n1", ["serves", claims])
+    node.remote_routes.up("C/n1", Pipe(world, "A/n1", "C/n1"))
+    node.remote_frame("C/n1", ["serves", [b"_STAN.pub.B.>"]])
     world.frames.clear()
     ours = [b"_STAN.discover.A", b"_STANCHION.admin.A.x", b"_INBOX.abcdefABCDEF0123456789.1"]
     for subject in (b"orders", b"_STAN.sub.B", *ours):
@@ -254,7 +254,7 @@ def test_a_peer_claims_its_own_service_and_nothing_else(
 def test_what_is_served_here_goes_nowhere_else(world: World) -> None:
     """Whoever comes first: a peer that drew our inbox of acknowledgements would hear of every one."""
     node, tag = world.nodes["A/n1"], b"_INBOX.abcdefABCDEF0123456789"
-    node.foreign_frame("B/n1", ["serves", [tag + b".*"]])
+    node.remote_frame("B/n1", ["serves", [tag + b".*"]])
     assert node.publish(None, tag + b".1", b"", b"", b"x") == 1
     world.frames.clear()
     node.serve(tag + b".*", lambda *_: None)
@@ -272,4 +272,4 @@ def test_what_is_served_here_goes_nowhere_else(world: World) -> None:
 )  # fmt: skip
 def test_malformed_frames_end_the_link(world: World, frame: Any) -> None:
     with pytest.raises(RemoteProtocolError):
-        world.nodes["A/n1"].foreign_frame("B/n1", frame)
+        world.nodes["A/n1"].remote_frame("B/n1", frame)

@@ -16,10 +16,9 @@ from node.protocol.peer import encode_frame
 from node.raft.links import Limits
 from node.raft.security import Plaintext
 from node.raft.transport import Transport
-from node.server.routes import route_links as foreign_links
-from node.server.routes import route_peer as foreign_peer
-from node.server.routes.remote_routes import FOUNDED, STARTED
-from node.server.routes.route_links import ForeignLinks, RivalError
+from node.server.routes import route_links, route_peer
+from node.server.routes.remote_routes import BOOTSTRAPPED, STARTED
+from node.server.routes.route_links import RivalError, RouteLinks
 from node.server.routes.route_peer import Listener, Peer
 
 SOON = 5.0  # seconds until a test that hangs is given up; nothing waits for it
@@ -76,13 +75,13 @@ class Node:
         bootstrap: str = "",
         limits: Any = None,
     ) -> None:
-        self.heard = Heard()
+        self.received = Heard()
         self.members = dict.fromkeys((name, *members))
         addresses = [node.address for node in routes]
         self.transport = Transport(
             name, {}, Address("127.0.0.1", 0), Plaintext(), lambda _link: {}, lambda _link, _hello: None
         )
-        self.links = ForeignLinks(
+        self.links = RouteLinks(
             cluster,
             name,
             listen=None,
@@ -90,12 +89,12 @@ class Node:
             routes=addresses,
             security=Plaintext(),
             members=lambda: self.members,
-            listener=self.heard,
+            listener=self.received,
             bootstrap=lambda: bootstrap,
             exclusive=lambda: bootstrap == STARTED and not members,
             limits=limits,
         )
-        self.transport.serve_foreign(self.links.accept)
+        self.transport.serve_remote_route(self.links.accept)
 
     @property
     def address(self) -> Address:
@@ -111,7 +110,7 @@ class Node:
             nursery.cancel_scope.cancel()
 
     async def linked(self, *keys: str) -> None:
-        await self.heard.until(lambda: self.links.peers.keys() == set(keys))
+        await self.received.until(lambda: self.links.peers.keys() == set(keys))
 
 
 async def test_who_is_dialed_learns_who_dials() -> None:
@@ -121,8 +120,8 @@ async def test_who_is_dialed_learns_who_dials() -> None:
         await two.linked("a/n1")
         one.links.send("b/n1", ["x", 1])
         two.links.send("a/n1", ["y", 2])
-        await two.heard.until(lambda: two.heard.of("frame") == [("x", 1)])
-        await one.heard.until(lambda: one.heard.of("frame") == [("y", 2)])
+        await two.received.until(lambda: two.received.of("frame") == [("x", 1)])
+        await one.received.until(lambda: one.received.of("frame") == [("y", 2)])
         assert (one.links.client_addresses(), two.links.client_addresses()) == (
             ["client-of-b:1"],
             ["client-of-a:1"],
@@ -134,11 +133,11 @@ async def test_who_is_dialed_learns_who_dials() -> None:
 async def test_a_link_that_breaks_is_dialed_again() -> None:
     async with Node("a", "n1").running() as one, Node("b", "n1", one).running() as two:
         for times in (1, 2, 3):
-            await one.heard.until(lambda times=times: len(one.heard.of("up")) == times)  # type: ignore[misc]
+            await one.received.until(lambda times=times: len(one.received.of("up")) == times)  # type: ignore[misc]
             await two.linked("a/n1")
             one.links.peers["b/n1"].connection.close("a test")
-        await one.heard.until(lambda: len(one.heard.of("up")) == 4)
-        assert one.heard.of("down") == ["b/n1"] * 3
+        await one.received.until(lambda: len(one.received.of("up")) == 4)
+        assert one.received.of("down") == ["b/n1"] * 3
 
 
 async def test_both_dial_and_one_link_stays() -> None:
@@ -151,10 +150,10 @@ async def test_both_dial_and_one_link_stays() -> None:
         for _ in range(5):
             one.links._hear([["b", "n1", str(two.address)]])
             two.links.peers["a/n1"].connection.close("a test")
-            await one.heard.until(lambda: one.heard.events[-1] == ("up", "b/n1"))
-            await two.heard.until(lambda: two.heard.events[-1] == ("up", "a/n1"))
+            await one.received.until(lambda: one.received.events[-1] == ("up", "b/n1"))
+            await two.received.until(lambda: two.received.events[-1] == ("up", "a/n1"))
         for node in (one, two):
-            assert len(node.heard.of("up")) == len(node.heard.of("down")) + 1
+            assert len(node.received.of("up")) == len(node.received.of("down")) + 1
             assert len(node.links.peers) == 1
 
 
@@ -179,8 +178,8 @@ async def test_a_member_is_no_routing_peer() -> None:
         Node("a", "n1", members=("n2",)).running() as one,
         Node("a", "n2", one, members=("n1",)).running() as two,
     ):
-        await two.heard.until(lambda: ("n1", one.address.port) in two.heard.of("member"))
-        await one.heard.until(lambda: ("n2", two.address.port) in one.heard.of("member"))
+        await two.received.until(lambda: ("n1", one.address.port) in two.received.of("member"))
+        await one.received.until(lambda: ("n2", two.address.port) in one.received.of("member"))
         assert not one.links.peers
         assert not two.links.peers
 
@@ -197,7 +196,7 @@ async def test_the_same_cluster_id_is_declined(caplog: pytest.LogCaptureFixture)
 
 async def test_an_address_nobody_answers_at_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
     """One that was only heard of; a configured one is dialed for ever."""
-    monkeypatch.setattr(foreign_links, "HEARD_TRIES", 2)
+    monkeypatch.setattr(route_links, "REACHABLE_TRIES", 2)
     async with Node("a", "n1").running() as one:
         async with Node("b", "n1").running() as gone:
             nowhere = gone.address
@@ -212,15 +211,15 @@ async def test_a_bad_frame_ends_the_link() -> None:
     async with Node("a", "n1").running() as one, Node("b", "n1", one).running() as two:
         await two.linked("a/n1")
         two.links.send("a/n1", ["bad"])
-        await one.heard.until(lambda: one.heard.of("down") == ["b/n1"])
-        await two.heard.until(lambda: len(two.heard.of("up")) == 2)
+        await one.received.until(lambda: one.received.of("down") == ["b/n1"])
+        await two.received.until(lambda: len(two.received.of("up")) == 2)
         two.links.send("a/n1", ["peers", [["x", "y"]]])
-        await one.heard.until(lambda: one.heard.of("down") == ["b/n1"] * 2)
+        await one.received.until(lambda: one.received.of("down") == ["b/n1"] * 2)
 
 
 async def test_who_does_not_read_is_cut_off() -> None:
     """Above the soft bound deliveries wait, above the hard one the link ends."""
-    limits = Limits(outbox_bytes_max=4 * foreign_peer.SOFT_BYTES)
+    limits = Limits(outbox_bytes_max=4 * route_peer.SOFT_BYTES)
     async with Node("a", "n1", limits=limits).running() as one, Node("b", "n1", one).running() as two:
         await one.linked("b/n1")
         await two.linked("a/n1")
@@ -231,28 +230,28 @@ async def test_who_does_not_read_is_cut_off() -> None:
             peer.send(frame)
         assert not peer.closed
         two.links.peers["a/n1"].resume_reading()
-        await one.heard.until(lambda: one.heard.of("drained") == ["b/n1"])
+        await one.received.until(lambda: one.received.of("drained") == ["b/n1"])
         assert peer.writable
         while not peer.closed:
             peer.send(frame)
         assert peer.connection.queued_bytes + len(encode_frame(frame)) > limits.outbox_bytes_max
-        await one.heard.until(lambda: one.heard.of("down") == ["b/n1"])
+        await one.received.until(lambda: one.received.of("down") == ["b/n1"])
 
 
 async def test_who_says_nothing_is_gone(monkeypatch: pytest.MonkeyPatch) -> None:
     """A process that was stopped keeps its sockets; nobody may wait for it."""
-    monkeypatch.setattr(foreign_links, "ALIVE_S", 0.01)
+    monkeypatch.setattr(route_links, "ALIVE_S", 0.01)
     async with Node("a", "n1").running() as one, Node("b", "n1", one).running() as two:
         await one.linked("b/n1")
         await two.linked("a/n1")
         peer = two.links.peers["a/n1"]
         with trio.fail_after(SOON):
-            while peer.connection.counted.in_frames < 3 * foreign_peer.SILENT_MAX:  # noqa: ASYNC110
+            while peer.connection.counted.in_frames < 3 * route_peer.UNRESPONSIVE_MAX:  # noqa: ASYNC110
                 await trio.sleep(0.01)
-        assert not one.heard.of("down"), "both live"
+        assert not one.received.of("down"), "both live"
         monkeypatch.setattr(peer, "send", lambda _value: None)
-        await one.heard.until(lambda: one.heard.of("down") == ["b/n1"])
-        assert one.heard.of("frame") == []
+        await one.received.until(lambda: one.received.of("down") == ["b/n1"])
+        assert one.received.of("frame") == []
 
 
 async def test_a_transport_without_routes_declines() -> None:
@@ -263,7 +262,7 @@ async def test_a_transport_without_routes_declines() -> None:
         )
         await nursery.start(transport.run)
         port = transport.listening[0][1]
-        route = foreign_links._Route(Address("127.0.0.1", port), True)
+        route = route_links._Route(Address("127.0.0.1", port), True)
         with pytest.raises(IdentityError, match="is no foreign peer of 'n1'"):
             await Node("b", "n1").links._dial(route)
         nursery.cancel_scope.cancel()
@@ -271,7 +270,7 @@ async def test_a_transport_without_routes_declines() -> None:
 
 def test_without_tls_routes_lead_over_the_loopback_only() -> None:
     with pytest.raises(ConfigError, match="must be on the loopback"):
-        ForeignLinks(
+        RouteLinks(
             "a",
             "n1",
             listen=None,
@@ -327,7 +326,7 @@ async def test_one_whom_others_have_joined_stays() -> None:
 async def test_one_that_meets_those_who_had_joined_it_ends() -> None:
     """It has lost its directory, and founds what is there already."""
     texts: list[str] = []
-    async with Node("a", "n2", members=("n3",), bootstrap=FOUNDED).running() as two:
+    async with Node("a", "n2", members=("n3",), bootstrap=BOOTSTRAPPED).running() as two:
         with trio.fail_after(SOON):
             await _ended(Node("a", "n1", two, bootstrap=STARTED), trio.Event(), texts)
     assert texts == [f'discovered another streaming server with cluster ID "a" at {two.address}']

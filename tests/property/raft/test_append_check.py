@@ -1,11 +1,11 @@
-"""`judge` for any two logs that agree as far as something is committed."""
+"""`check_append` for any two logs that agree as far as something is committed."""
 
 from __future__ import annotations
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from node.raft.append_check import Accept, judge
+from node.raft.append_check import Accept, check_append
 from node.raft.frames import Append
 from node.simulator.journal import MemoryJournal, Tape
 
@@ -55,7 +55,7 @@ def test_judgement(situation: tuple[Terms, Terms, int, int, int, int, int]) -> N
     ]
     append = Append(max(leader), prev, leader[prev - 1], leader_commit, entries, True, None)
 
-    verdict = judge(append, log, committed)
+    verdict = check_append(append, log, committed)
 
     if isinstance(verdict, Accept):
         assert verdict.match == prev + length
