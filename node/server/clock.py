@@ -22,12 +22,15 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable
 
-from node.units import SECOND, ClusterTime, Timestamp
+from node.units import MILLISECOND, SECOND, ClusterTime, Timestamp
 
 log = logging.getLogger("stanchion.clock")
 
 OFFSET_WINDOW_NS = 5 * SECOND
 """How long a difference counts as recent: monotonic clocks of two machines drift apart."""
+
+TIME_SURE_NS = 10 * MILLISECOND
+"""Two nodes' clocks that differ by less may not differ: the frame that told the time was delayed."""
 
 JUMP_MAX_NS = 7 * 24 * 3600 * SECOND
 """A wall clock that is further from what was known before is believed only if it is confirmed."""

@@ -21,9 +21,9 @@ from node.core.effects import Deliver, Drop, Effects, Replies
 from node.core.state import Group, State, Subscription
 from node.protocol.message import message, redelivered
 from node.server import delivery_progress, reply_order
+from node.server.clock import TIME_SURE_NS
 from node.server.delivery_progress import DeliveryProgress
 from node.server.reply_order import ReplyOrder
-from node.units import MILLISECOND
 
 CHUNK = 128
 """Messages fetched from the store at a time, so that a full connection wastes few reads."""
@@ -96,9 +96,6 @@ GROUPS_LOOKED_AT = 256
 ANSWERS_MAX = 16_384
 """Answers that stand behind the deliveries of one connection. More of them overtake the deliveries."""
 
-
-TIME_SURE_NS = 10 * MILLISECOND
-"""Cluster time that went back by less may not have: the frame that told it was delayed."""
 
 TIME_UNKNOWN_NS = 1 << 62
 """When a client came to a node that has not caught up since its start: later than all it has yet to apply."""

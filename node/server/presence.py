@@ -32,6 +32,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
+from node.server.clock import TIME_SURE_NS
 from node.units import MILLISECOND, SECOND
 
 Where = tuple[str, int]
@@ -106,7 +107,10 @@ class Sight:
     acted_at: Where | None = None
     """The connection it had returned to when a leader last acted on that, if that leader said so."""
     reachable_since_ns: int = 0
-    """Cluster time when it was first seen to be heard through the connection it is heard through now."""
+    """Cluster time from which on deliveries reach the connection that subscribes to it now.
+
+    This node learned of the subscription then, however much later it looked. `Lost` goes by it.
+    """
 
 
 class Presence:
@@ -123,6 +127,9 @@ class Presence:
         self._sights: dict[str, Sight] = {}
         self._gone: dict[bytes, tuple[int, Where]] = {}
         """When a connection that heard an inbox went, and which; since the last look at that inbox."""
+        self._came: dict[bytes, tuple[int, Where]] = {}
+        """When this node learned of the newest subscription to an inbox, and its connection; since the last
+        look at that inbox."""
         self._strangers: OrderedDict[bytes, tuple[int, Where]] = OrderedDict()
         """The same of subjects that are no inboxes, or none yet; the oldest first."""
         self._changed: dict[str, None] = {}
@@ -153,6 +160,8 @@ class Presence:
             sight = self._sights.get(inbox)
             if sight is not None:
                 self._changed[inbox] = None
+                if change.now:
+                    self._came[change.subject] = (now, (node, change.now))
             reachable = (node, change.before) if change.before else None
             if sight is not None and reachable != sight.where:
                 # An old connection, and that another hears has been seen; or another comes beside the old.
@@ -162,6 +171,15 @@ class Presence:
                 gone.setdefault(change.subject, (now, reachable))
         self.dirty = True
         self._forget(now)
+
+    def learn_time(self, now_ns: int) -> None:
+        """Cluster time is known from now on: subscriptions that came before count from ``now_ns`` on.
+
+        What was decided before is not sent to the clients that came meanwhile (`EffectExecutor.learn_time`).
+        """
+        for sight in self._sights.values():
+            sight.reachable_since_ns = max(sight.reachable_since_ns, now_ns)
+        self._came = {subject: (max(at, now_ns), where) for subject, (at, where) in self._came.items()}
 
     def acted(self, returned: Iterable[tuple[str, str, int]], time_ns: int) -> None:
         """An entry at ``time_ns`` was applied in which a leader acted on the return of inboxes.
@@ -218,6 +236,7 @@ class Presence:
             self._sights.pop(inbox, None)
             self._changed.pop(inbox, None)
             self._gone.pop(inbox.encode(), None)
+            self._came.pop(inbox.encode(), None)
             self._vouched.pop(inbox, None)
             yield
 
@@ -243,6 +262,7 @@ class Presence:
             where = where or self._by_pattern(inbox, subject)
         gone = self._strangers if sight is None else self._gone
         gone_ns, last = gone.pop(subject, (now, None))
+        came_ns, came_at = self._came.pop(subject, (now, None))
         if sight is None:
             sight = Sight(None, gone_ns if last or not where else None, last=last, before=last)
         if sight.moved and now - sight.moved_ns > MOVED_MAX_NS:
@@ -253,7 +273,9 @@ class Presence:
             sight.last = sight.where
             if not sight.moved:
                 sight.gone_since_ns, sight.before = gone_ns, sight.where
-        sight.where, sight.reachable_since_ns = where, now
+        sight.where = where
+        # Entries stamped before its node took the client are not sent there; that node's clock may be ahead.
+        sight.reachable_since_ns = (came_ns if came_at == where else now) + TIME_SURE_NS
         if where is not None and sight.last not in (None, where) and self._is_news(sight):
             sight.moved, sight.moved_ns = True, now
         return sight

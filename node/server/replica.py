@@ -727,6 +727,7 @@ class Replica:
         if not self._has_caught_up:
             self._has_caught_up = True
             self.executor.learn_time(self.clock.now())
+            self.presence.learn_time(self.clock.now())
         self.executor.resume(self._resume_answers)
         self._notify_caught_up()
 

@@ -9,11 +9,11 @@ from conversation import SECOND, Answer, Conversation, publishes
 from node.core.commands import ChannelExpire, NewTerm
 from node.core.effects import Replies
 from node.protocol.streaming import Message, decode_message
+from node.server.clock import TIME_SURE_NS
 from node.server.effect_executor import (
     CHUNK,
     CHUNK_BYTES,
     STUCK_S,
-    TIME_SURE_NS,
     TIME_UNKNOWN_NS,
     EffectExecutor,
 )

@@ -30,7 +30,7 @@ from node.core.commands import (
     Unwritten,
 )
 from node.server import presence
-from node.server.clock import ClusterClock, WallClock
+from node.server.clock import TIME_SURE_NS, ClusterClock, WallClock
 from node.server.delivery_progress import FORMER_EPOCH
 from node.server.interest import InterestChange
 from node.server.leader_duties import (
@@ -49,6 +49,7 @@ from node.server.steps import STEP
 TERM = 1
 GRACE_S = 3.0
 STEP_S = LOOK_EVERY_S
+SURE_S = TIME_SURE_NS / SECOND
 
 
 class Nobody:
@@ -465,7 +466,7 @@ def test_one_that_comes_back_says_since_when_it_may_have_missed_something() -> N
     leader.apply(*leader.wait(GRACE_S + LOOK_AT_LEAST_S))
     leader.wait(REPEAT_S + STEP_S)
     leader.reachable("hb.me", epoch=2)
-    reachable = leader.now + STEP_S
+    reachable = leader.now + SURE_S
     assert leader.wait(2 * STEP_S) == [
         ClientReachable(TERM, "me", leader.generation(), ns(gone), ns(reachable), *ALL_WRITTEN, "n1", 2)
     ]
@@ -480,7 +481,7 @@ def test_one_that_comes_back_just_after_it_was_found_absent_does_not_wait() -> N
     leader.apply(*leader.wait(GRACE_S + LOOK_AT_LEAST_S))
     assert leader.talk.state.clients["me"].unreachable
     leader.reachable("hb.me", epoch=2)
-    reachable = leader.now + STEP_S
+    reachable = leader.now + SURE_S
     assert leader.wait(2 * STEP_S) == [
         ClientReachable(TERM, "me", leader.generation(), ns(gone), ns(reachable), *ALL_WRITTEN, "n1", 2)
     ]
@@ -494,10 +495,25 @@ def test_an_inbox_that_merely_moved_is_back_too() -> None:
     moved = leader.now
     found = leader.wait(2 * STEP_S)
     assert found == [
-        ClientReachable(TERM, "me", leader.generation(), ns(moved), ns(moved + STEP_S), *ALL_WRITTEN, "n1", 2)
+        ClientReachable(TERM, "me", leader.generation(), ns(moved), ns(moved + SURE_S), *ALL_WRITTEN, "n1", 2)
     ]
     leader.apply(*found)
     assert leader.wait(5.0) == []
+
+
+def test_what_was_sent_before_a_late_look_is_not_said_to_be_missed() -> None:
+    """R15: a follower looks twice a second, a busy node less often; its client gets messages meanwhile."""
+    leader = Leader()
+    leader.subscribe("in")
+    leader.wait(1.0)
+    leader.lost("hb.me", "in")
+    leader.now += 0.5
+    leader.reachable("hb.me", "in", epoch=2)
+    reachable = leader.now + SURE_S
+    leader.now += 1.0
+    (back,) = leader.wait(2 * STEP_S)
+    assert isinstance(back, ClientReachable)
+    assert back.back_ns == ns(reachable)
 
 
 def just_started() -> Leader:
@@ -586,7 +602,7 @@ def test_one_inbox_of_a_client_can_move_by_itself() -> None:
     found = leader.wait(2 * STEP_S)
     assert found == [
         SubscriptionReachable(
-            TERM, sub.id, sub.generation, ns(moved), ns(moved + STEP_S), *ALL_WRITTEN, "n1", 2
+            TERM, sub.id, sub.generation, ns(moved), ns(moved + SURE_S), *ALL_WRITTEN, "n1", 2
         )
     ]
     leader.apply(*found)
@@ -606,7 +622,7 @@ def test_one_inbox_of_a_client_can_be_absent_by_itself() -> None:
     leader.apply(*found)
     leader.wait(REPEAT_S + STEP_S)
     leader.reachable("in", epoch=2)
-    reachable = leader.now + STEP_S
+    reachable = leader.now + SURE_S
     assert leader.wait(2 * STEP_S) == [
         SubscriptionReachable(TERM, sub.id, sub.generation, ns(gone), ns(reachable), *ALL_WRITTEN, "n1", 2)
     ]

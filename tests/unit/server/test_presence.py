@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from node.core.effects import Returned
+from node.server.clock import TIME_SURE_NS
 from node.server.interest import InterestChange
 from node.server.presence import (
     ACTED_NS,
@@ -140,6 +141,59 @@ def test_what_a_restarted_node_hears_for_the_first_time_has_not_moved() -> None:
     world.now += 1
     world.comes("hb.a")
     assert not world.look().moved
+
+
+def test_an_inbox_is_reachable_since_its_subscription_came() -> None:
+    """Not since somebody looked: what was sent in between has arrived, and must not be sent again early."""
+    world = World()
+    world.comes("hb.a", "n1", 1)
+    world.look()
+    world.goes("hb.a")
+    world.now += 1
+    world.comes("hb.a", "n2", 7)
+    world.now += 5
+    sight = world.look()
+    assert sight.moved
+    assert sight.reachable_since_ns == (START_S + 1) * SECOND + TIME_SURE_NS
+
+
+def test_an_inbox_that_moved_twice_is_reachable_since_the_last_of_them() -> None:
+    world = World()
+    world.comes("hb.a", "n1", 1)
+    world.look()
+    world.now += 1
+    world.comes("hb.a", "n1", 2, moves=True)
+    world.now += 1
+    world.comes("hb.a", "n1", 3, moves=True)
+    world.now += 5
+    assert world.look().reachable_since_ns == (START_S + 2) * SECOND + TIME_SURE_NS
+
+
+def test_an_inbox_is_reachable_since_the_look_if_nobody_saw_its_connection_come() -> None:
+    """The newest subscription went before anybody looked; an older connection still has the inbox."""
+    world = World()
+    world.comes("hb.a", "n1", 1)
+    world.look()
+    world.comes("hb.a", "n2", 7)
+    world.table[b"hb.a"] = ("n3", 5)
+    world.now += 5
+    assert world.look().reachable_since_ns == (START_S + 5) * SECOND + TIME_SURE_NS
+
+
+def test_what_came_before_the_time_was_known_is_reachable_since_then() -> None:
+    """A node that was just started doesn't send its clients what was decided before it had caught up."""
+    world = World()
+    for inbox in "hb.a", "hb.b":
+        world.comes(inbox, "n1", 1)
+    world.presence.look(["hb.a", "hb.b"])
+    for inbox in "hb.a", "hb.b":
+        world.comes(inbox, "n2", 7, moves=True)
+    world.presence.see("hb.a")
+    world.now += 5
+    world.presence.learn_time(world.now * SECOND)
+    sights = world.presence.look(["hb.a", "hb.b"])
+    assert sights["hb.a"].reachable_since_ns >= world.now * SECOND
+    assert sights["hb.b"].reachable_since_ns >= world.now * SECOND
 
 
 def test_a_move_that_was_acted_on_is_forgotten() -> None:
