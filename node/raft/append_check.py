@@ -1,13 +1,13 @@
 """What an append means for the log of the node that received it.
 
 `check_append` is a pure function of the frame, the log and the commit index. The library's own rule is
-to delete everything after ``prev`` and add what came, even when it is the same (S1): a copy of an
+to delete everything after ``prev`` and add what came, even when it is the same (PS-1): a copy of an
 earlier frame, cut at another place, then removes entries that are committed. Here entries that are
 already in the log with the same term are passed over, only what is new or in conflict reaches the
 library, and a conflict at or below the commit index stops the node.
 
 Two more rules come with it. How far the commit index may go is bounded by what this very frame
-verified, not by the end of the log (S19), for behind it there may be leftovers of a dead leader.
+verified, not by the end of the log (PS-19), for behind it there may be leftovers of a dead leader.
 And an ack names what the frame verified, no more.
 """
 
@@ -60,7 +60,7 @@ def check_append(append: Append, log: JournalView, commit: int) -> Verdict:
     if prev > last:
         return Refuse(refused=prev, next=last + 1)
     if prev < first:
-        # L4: what is no longer in the log is committed, and applied, and so is its first entry.
+        # PS-24: what is no longer in the log is committed, and applied, and so is its first entry.
         entries = entries[first - prev :]
         prev = first
     elif log.term_at(prev) != prev_term:
@@ -69,7 +69,7 @@ def check_append(append: Append, log: JournalView, commit: int) -> Verdict:
                 f"the leader of term {append.term} has term {prev_term} at committed entry {prev}, "
                 f"where this log has term {log.term_at(prev)}"
             )
-        # L3: a whole term back at once, but never into what is committed and therefore equal.
+        # PS-23: a whole term back at once, but never into what is committed and therefore equal.
         return Refuse(refused=prev, next=max(log.first_index_of_term_at(prev), commit + 1))
     known = _known(entries, log)
     fresh = entries[known:]

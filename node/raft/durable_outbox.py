@@ -1,7 +1,7 @@
 """Messages that promise something, kept back until what they promise is on the disk.
 
 An ack says "these entries are here", a vote "I voted for you", a vote request "I vote for myself":
-after a power failure all of it must still be true (S4). So each waits until everything that was
+after a power failure all of it must still be true (PS-4). So each waits until everything that was
 written to the journal before it is durable. Appends and heartbeats promise nothing and don't
 come here.
 """

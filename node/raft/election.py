@@ -1,6 +1,6 @@
 """When a node may campaign, and when a leader must stop: timer, pre-vote, stickiness, quorum.
 
-The library campaigns whenever its deadline has passed (L6, L7): a node that was cut off comes back
+The library campaigns whenever its deadline has passed (PS-26, PS-27): a node that was cut off comes back
 with a higher term and deposes a leader that everybody else hears. Here the timer is ours, and what
 it starts is a *pre-vote*: would a majority vote for me? Only with their yes, and only for that one
 tick, is the library authorised to campaign. A node that hears a leader says no to pre-votes, and
@@ -161,7 +161,7 @@ class Election:
         self._granted.clear()
 
     def voted(self, peer: str) -> bool:
-        """Count a vote of this term; False if it doesn't count, or was counted before (S11)."""
+        """Count a vote of this term; False if it doesn't count, or was counted before (PS-11)."""
         if peer not in self._others or peer in self._granted:
             return False
         self._granted.add(peer)

@@ -79,7 +79,7 @@ def _stops_for_good(
 ) -> Callable[Concatenate[Engine, P], R]:
     """Let no call through after one that failed: what it left half done must not be built upon.
 
-    The library would apply the entry again, or the next one without it (S13).
+    The library would apply the entry again, or the next one without it (PS-13).
     """
 
     @functools.wraps(method)
@@ -349,7 +349,7 @@ class Engine:
         """Take a frame of ``peer``, whose identity the transport has verified.
 
         Raises:
-            RemoteProtocolError: neither a member nor connected (S18), or not a frame: drop the connection.
+            RemoteProtocolError: neither a member nor connected (PS-18), or not a frame: drop the connection.
             CorruptionError: logs contradict each other where they are committed.
         """
         self._known(peer)
@@ -436,7 +436,7 @@ class Engine:
         """Ask a voter that has everything to take over; it needs one round of votes.
 
         Stop proposing first and wait until this returns True: under load nobody ever has
-        everything (L10). True means that it was asked.
+        everything (PS-30). True means that it was asked.
         """
         if self.role is not Role.LEADER:
             return False
@@ -477,7 +477,7 @@ class Engine:
     def offered_snapshot(self, index: int, term: int) -> bool:
         """A peer offers a snapshot up to that entry: is it wanted?
 
-        It isn't if the log has that entry (S10). Then the log needn't be thrown away: what the
+        It isn't if the log has that entry (PS-10). Then the log needn't be thrown away: what the
         snapshot contains is committed, so everything up to there is now known to be, and the
         leader is told.
         """
@@ -501,7 +501,7 @@ class Engine:
         """The state machine is now that of entry ``index``, durably; let the log follow.
 
         Call it after `offered_snapshot`, with applying suspended meanwhile, when the store's new
-        content is complete and in place (S6: anything less is never acknowledged). The ack leaves
+        content is complete and in place (PS-6: anything less is never acknowledged). The ack leaves
         when the journal's new base is durable. Applying is resumed.
 
         Args:
@@ -532,7 +532,7 @@ class Engine:
         if self._voting.overtaken(peer, answer.term):
             return
         if answer.term < self.term or self.role is not Role.LEADER:
-            return  # S5: it was meant for an earlier leadership
+            return  # PS-5: it was meant for an earlier leadership
         peer_progress = self._replicator.progress_by_peer.get(peer)
         if peer_progress is None:
             return  # it left
@@ -641,7 +641,7 @@ class Engine:
                 self._election.campaigning()
         if old is Role.LEADER:
             self._replicator.stop()
-            self._election.rearm()  # L7: don't campaign at once against the successor
+            self._election.rearm()  # PS-27: don't campaign at once against the successor
 
     def library_applies(self, index: int, payload: bytes) -> None:
         """Entry ``index`` is committed and next."""

@@ -94,7 +94,7 @@ class Follower:
             self._durable_outbox.send(leader, Ack(self._library.current_term, match))
 
     def _is_stale(self, peer: str, term: int) -> bool:
-        """Answer a leader of the past (L5). There can't be two of the present."""
+        """Answer a leader of the past (PS-25). There can't be two of the present."""
         now, leader = self._library.current_term, self._library.leader
         if term < now:
             self._durable_outbox.send(peer, Stale(now))

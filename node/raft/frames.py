@@ -1,7 +1,7 @@
 """The frames of the Raft engine: their fields, how they are written and how they are read.
 
 Every frame carries the term of its sender, so an answer that was meant for an earlier leadership
-is recognised as such (the library's own acknowledgements carry none: S5). Whatever comes in,
+is recognised as such (the library's own acknowledgements carry none: PS-5). Whatever comes in,
 `RemoteProtocolError` is the only error: a frame is checked here once, completely, and the rest of
 the engine trusts it.
 """
@@ -47,7 +47,7 @@ class Append(NamedTuple):
 class Alive(NamedTuple):
     """A leader's heartbeat to a peer whose place in the log it can't name: that peer needs a snapshot.
 
-    ``commit`` is told for the peer's information; it moves nothing there (S2).
+    ``commit`` is told for the peer's information; it moves nothing there (PS-2).
     """
 
     term: int
@@ -84,7 +84,7 @@ class Refusal(NamedTuple):
 
 
 class Stale(NamedTuple):
-    """The answer to a leader or candidate of an earlier term: there is a later one (L5)."""
+    """The answer to a leader or candidate of an earlier term: there is a later one (PS-25)."""
 
     term: int
 
@@ -246,6 +246,6 @@ def _parse_append(fields: _Fields) -> Append:
                 index, entry_term = at, of
                 entries.append((Index(at), Term(of), payload))
             case _:
-                # S12: the library would put a hole into its log.
+                # PS-12: the library would put a hole into its log.
                 raise RemoteProtocolError(f"append of term {term}: {shown(item)} can't follow entry {index}")
     return Append(term, prev, prev_term, fields.number("commit"), entries, fields.flag("ask"), fields.note())

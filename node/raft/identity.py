@@ -1,7 +1,7 @@
 """Whose directory this is: the identity file, and the lock that keeps a second process out.
 
 A node that lost its disk must not come back as if nothing had happened: it would vote a second time
-and acknowledge what it no longer has (S17). So a directory says which node of which founding of
+and acknowledge what it no longer has (PS-17). So a directory says which node of which founding of
 which cluster it belongs to, and an empty one is a new member, which somebody has to want.
 """
 

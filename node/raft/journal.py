@@ -22,7 +22,7 @@ yet written are always held, whatever they take. Older ones are read from disk, 
 checked against its checksum.
 
 Not here: how records reach the disk (`node.raft.writer`), the commit index (learned again after a
-restart, S3), what an entry means, but for one thing: which membership is in force where.
+restart, PS-3), what an entry means, but for one thing: which membership is in force where.
 """
 
 from __future__ import annotations

@@ -1,12 +1,12 @@
 """The journal as the library sees it: a sequence of (command, index, term) that is read lazily.
 
 The library reads its log as if it were a list, copies tails of it and loads an entry to look at
-its term (P1, P3). Here a slice is a window and an entry reads its payload only when it is applied.
+its term (PS-35, PS-37). Here a slice is a window and an entry reads its payload only when it is applied.
 
 Two rules live here because the library's commit and apply loops both read through bounded slices:
 
 - A slice ends at ``readable()``. On a leader that is its durable index, so its own copy counts only
-  when it is on the disk (S14), in a group of one member too.
+  when it is on the disk (PS-14), in a group of one member too.
 - Applying stops after a while (``budget_s``), so that a long backlog doesn't silence the node.
 
 The entry the library adds on its own account is a no-op; it is stored under our own type byte.
@@ -118,7 +118,7 @@ class LibraryLog:
         return self._journal.voted_for
 
     def getRaftCommitIndex(self) -> int:
-        """A stored commit index may lie beyond what survived (S3): it is always learned again."""
+        """A stored commit index may lie beyond what survived (PS-3): it is always learned again."""
         return 1
 
     def setRaftCommitIndex(self, index: int) -> None:

@@ -1,8 +1,8 @@
 """How a leader brings its log to its peers: one state, one window and one place in the log for each.
 
 The library sends each peer the rest of the log every period, resends what is in flight after each
-partial ack (P2), knows no window (P4), and obeys every refusal, also the stale ones of a burst, so
-that one divergent entry and a lag of more than a batch keep a follower from ever catching up (L1).
+partial ack (PS-36), knows no window (PS-38), and obeys every refusal, also the stale ones of a burst, so
+that one divergent entry and a lag of more than a batch keep a follower from ever catching up (PS-21).
 This replaces its sending. A peer is in one of four states:
 
 ``probe``
@@ -18,7 +18,7 @@ This replaces its sending. A peer is in one of four states:
 A learner is sent what a voter is, and counts for nothing. Who is no member any more is served until
 it was told so, or for a while.
 
-A success never moves ``next`` back (S1); a refusal is believed only if it refuses what is being
+A success never moves ``next`` back (PS-1); a refusal is believed only if it refuses what is being
 asked now. Nothing here decides what is committed: the library does, from ``match``.
 """
 

@@ -34,7 +34,7 @@ _encryptor.HAS_CRYPTO, _encryptor.getEncryptor = False, None  # type: ignore[att
 sys.modules.setdefault("pysyncobj.encryptor", _encryptor)
 
 # Its transport, which is not used either, imports a module that replaces `socket.inet_ntop` in the whole
-# process by a function that works on Windows only (X6), and loads ctypes to do so.
+# process by a function that works on Windows only (PS-47), and loads ctypes to do so.
 sys.modules.setdefault("pysyncobj.win_inet_pton", ModuleType("pysyncobj.win_inet_pton"))
 
 # ruff: noqa: E402  # imports below that line need it
@@ -502,7 +502,7 @@ class Library(SyncObj):  # type: ignore[misc]  # the library is untyped
             self._owner.library_role(old, self.role)
 
     def _SyncObj__parseChangeClusterRequest(self, command: object) -> None:
-        """Membership is not the library's (S8, S9)."""
+        """Membership is not the library's (PS-8, PS-9)."""
 
     def _SyncObj__tryLogCompaction(self) -> None:
         """The journal drops its own prefix."""

@@ -8,7 +8,7 @@ names count for nothing.
 Plaintext is refused unless every address involved is on the loopback. There both ends prove that they know
 the peer secret (`handshake`), unless the configuration says that proofs are not required.
 
-Source: RFC 8446; raft-engine.md X5, S18.
+Source: RFC 8446; raft-engine.md PS-46, PS-18.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ between them and the peers' frames, and where each rule of an election is writte
 
 - Who hears no leader asks for *pre-votes* first. That costs nobody a term.
 - A leader, and who hears one, wants no other (stickiness), unless the leader itself asked for it.
-- Whoever speaks of a later term is believed, and nobody of an earlier term goes unanswered (L5).
+- Whoever speaks of a later term is believed, and nobody of an earlier term goes unanswered (PS-25).
 - A learner asks nobody and is not counted. But whoever asks for a vote is answered by its log, member
   or not: who is behind may not know the voters of today, itself among them.
 - Two who ask at the same moment don't encourage each other: the better log goes first.
@@ -127,7 +127,7 @@ class Voting:
         if not request.transfer and (self._library.role is Role.LEADER or self._election.hears_leader()):
             return
         if request.term == self._term and self._journal.voted_for == peer:
-            self._send_durably(peer, Vote(self._term))  # L8: the first answer may be lost
+            self._send_durably(peer, Vote(self._term))  # PS-28: the first answer may be lost
             return
         self.cause = f"{peer} campaigns"
         self._library.ask_vote(

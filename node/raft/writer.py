@@ -5,7 +5,7 @@ there: one flush at a time, which is what lets recovery tell a torn end from dam
 (`node.raft.records`), while deleting files may go on beside it.
 
 After a write or a sync failed everything is refused: nobody knows what is on the disk, and trying
-again may find a kernel that thinks all is well (S4, and `node.raft.disk`).
+again may find a kernel that thinks all is well (PS-4, and `node.raft.disk`).
 """
 
 from __future__ import annotations

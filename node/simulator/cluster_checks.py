@@ -124,7 +124,7 @@ class ClusterChecker:
             self._members.observe(node.name, node.engine, node.journal)
 
     def _check_majority(self, leader: SimNode, index: int) -> None:
-        """What a leader commits is on the disks of a majority, whatever they told it (S4, S5).
+        """What a leader commits is on the disks of a majority, whatever they told it (PS-4, PS-5).
 
         But for entry 1, which every log begins with.
         """

@@ -174,7 +174,7 @@ class RaftModel:
                         f"{name}, whose log ended with {ours}, votes in term {term} for {peer}, whose ends "
                         f"with {theirs}",
                     )
-            case "ack" if term == self._server(name).term:  # else it is of an earlier leadership (S5)
+            case "ack" if term == self._server(name).term:  # else it is of an earlier leadership (PS-5)
                 match = message["match"]
                 if match > max(1, journal.durable_index) and match >= journal.first_readable:
                     raise ViolationError(

@@ -325,7 +325,7 @@ def _an_ack_counts_for_all(patch: Patch) -> None:
 
 
 def _leaders_of_the_past_are_believed(patch: Patch) -> None:
-    """L5: whatever comes, comes from the leader."""
+    """PS-25: whatever comes, comes from the leader."""
     take = following.Follower.append
 
     def believing(self: following.Follower, peer: str, append: Any) -> None:
@@ -365,7 +365,7 @@ def _whoever_asks_gets_a_vote(patch: Patch) -> None:
 
 
 def _the_log_is_cut_as_the_library_does(patch: Patch) -> None:
-    """S1: delete whatever follows ``prev``, add what came."""
+    """PS-1: delete whatever follows ``prev``, add what came."""
 
     def check_append(append: Any, log: Any, commit: int) -> Verdict:
         prev = append.prev
@@ -384,7 +384,7 @@ def _checkpoints_outrun_the_journal(patch: Patch) -> None:
 
 
 def _a_failed_sync_is_ignored(patch: Patch) -> None:
-    """S4: the next one will succeed; and says nothing of what the kernel has dropped."""
+    """PS-4: the next one will succeed; and says nothing of what the kernel has dropped."""
     sync = SimulatedFile.sync
 
     def sync_again(self: SimulatedFile) -> None:
@@ -525,7 +525,7 @@ MUTATIONS = [
     Mutation("who is absent (R15)", _moves_go_unnoticed, "clients", 20),
     Mutation("the same order everywhere (R30)", _a_set_decides_the_order, "quiet", 5),
     Mutation("an ack counts for what it names", _an_ack_counts_for_all, "storms", 5),
-    Mutation("the term is looked at (L5)", _leaders_of_the_past_are_believed, "elections", 20, nodes=5),
+    Mutation("the term is looked at (PS-25)", _leaders_of_the_past_are_believed, "elections", 20, nodes=5),
     Mutation("a leader's copy counts once", _own_copy_counts_twice, "disks", 5),
     Mutation("votes go to the better log", _whoever_asks_gets_a_vote, "partitions", 20),
     Mutation("members count when they are in the log", members_count_when_they_are_committed, "members", 20),
@@ -534,9 +534,9 @@ MUTATIONS = [
     Mutation("a snapshot brings its members", _snapshots_bring_no_members, "members", 20),
     Mutation("learners don't count", _learners_count, "members", 20),
     Mutation("the removed don't count themselves", _the_removed_go_on, "members", 20),
-    Mutation("equal entries stay (S1)", _the_log_is_cut_as_the_library_does, "storms", 20),
+    Mutation("equal entries stay (PS-1)", _the_log_is_cut_as_the_library_does, "storms", 20),
     Mutation("the store never outruns the journal", _checkpoints_outrun_the_journal, "disks", 20),
-    Mutation("a failed sync is the end (S4)", _a_failed_sync_is_ignored, "disks", 20),
+    Mutation("a failed sync is the end (PS-4)", _a_failed_sync_is_ignored, "disks", 20),
     Mutation("what was promised is synced", _nothing_is_synced, "disks", 20),
     Mutation("damage is no torn end", _damage_is_a_torn_end, "disks", 120, rates=ROT),
     Mutation("what is read is checked", _checksums_are_not_looked_at, "disks", 20),

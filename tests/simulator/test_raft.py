@@ -161,7 +161,7 @@ def _as_the_library_would(append: Append, log: JournalView, commit: int) -> Verd
 def test_without_the_comparison_committed_entries_are_lost(
     seeds: SeedSearch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """S1: delete what follows ``prev``, add what came."""
+    """PS-1: delete what follows ``prev``, add what came."""
     monkeypatch.setattr(following, "check_append", _as_the_library_would)
     seeds.find(40, _broken_by(MIXES["rough"]))
 
@@ -169,7 +169,7 @@ def test_without_the_comparison_committed_entries_are_lost(
 def test_without_the_bound_on_commit_leftovers_are_applied(
     seeds: SeedSearch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """S19: commit up to the end of the log, not of what was verified."""
+    """PS-19: commit up to the end of the log, not of what was verified."""
     check_append = following.check_append
 
     def unbounded(append: Append, log: JournalView, commit: int) -> Verdict:
@@ -195,7 +195,7 @@ def test_acks_of_an_earlier_leadership_make_majorities_of_two_in_five(
     seeds: SeedSearch,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """S5: what a follower had in term 1 it needn't have in term 3, and other entries are there.
+    """PS-5: what a follower had in term 1 it needn't have in term 3, and other entries are there.
 
     One seed in five shows it. With three nodes it can't happen: what two of them had stays.
     """

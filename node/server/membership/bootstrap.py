@@ -1,4 +1,4 @@
-"""Who may form a cluster, and who belongs to it (raft S17; architecture, "Founding").
+"""Who may form a cluster, and who belongs to it (PS-17; architecture, "Founding").
 
 A node that lost its directory must not take part as if nothing had happened: it would vote twice
 and acknowledge what it no longer has. So an empty node takes part in one of two cases. In a *founding*:

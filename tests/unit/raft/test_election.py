@@ -219,7 +219,7 @@ def test_a_majority_is_as_fresh_as_its_stalest_member() -> None:
 
 
 def test_a_campaign_begins_without_votes() -> None:
-    """S11: who voted in an earlier campaign votes again in this one, and is counted once."""
+    """PS-11: who voted in an earlier campaign votes again in this one, and is counted once."""
     election, _ = _election()
     election.campaigning()
     assert election.voted("b")

@@ -14,7 +14,7 @@ from node.simulator.journal import MemoryJournal, Tape
 
 
 def test_node_alone_commits_only_what_is_on_its_disk(group) -> None:
-    """A group of one leads at once after its timer, and its own fsync is the majority (S14)."""
+    """A group of one leads at once after its timer, and its own fsync is the majority (PS-14)."""
     alone = group("a")["a"]
     assert alone.engine.role is Role.FOLLOWER
     alone.group.now = alone.engine.next_deadline()
@@ -229,7 +229,7 @@ def test_peer_states_say_who_has_what(group) -> None:
 
 
 def test_strangers_are_turned_away(group) -> None:
-    """S18: the library would take an unknown node as a reader of the whole log."""
+    """PS-18: the library would take an unknown node as a reader of the whole log."""
     table = group("abc")
     with pytest.raises(RemoteProtocolError, match="not a member"):
         table["a"].engine.receive("mallory", {"type": "ack"})

@@ -1,4 +1,4 @@
-"""Each liveness and flow defect of the library (L1 to L13, P1 to P5) and what the engine does instead."""
+"""Liveness and performance defects of the library (PS-21 to PS-39), and what the engine does instead."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def _sent(table, sender: str, kind: str, to: str | None = None) -> list:
     ]
 
 
-def test_l1_divergence_and_a_long_lag_are_caught_up_at_once(group) -> None:
+def test_ps_21_divergence_and_a_long_lag_are_caught_up_at_once(group) -> None:
     """One divergent entry and many frames of lag: no storm of refusals, no heartbeat waited for."""
     table = group("abc", Limits(frame_bytes=100))
     table.elect("a")
@@ -41,7 +41,7 @@ def test_l1_divergence_and_a_long_lag_are_caught_up_at_once(group) -> None:
     assert table.now == before
 
 
-def test_l1_stale_refusals_of_a_burst_are_ignored(group) -> None:
+def test_ps_21_stale_refusals_of_a_burst_are_ignored(group) -> None:
     table = group("abc", Limits(frame_bytes=1))
     leader = table.elect("a")
     table.isolate("b")
@@ -54,7 +54,7 @@ def test_l1_stale_refusals_of_a_burst_are_ignored(group) -> None:
     assert [probe["prev"] for probe in probes] == [2]
 
 
-def test_l2_entry_beyond_the_frame_limit_travels_whole(group) -> None:
+def test_ps_22_entry_beyond_the_frame_limit_travels_whole(group) -> None:
     table = group("abc")
     payload = bytes(range(256)) * 4096
     table.elect("a").write(payload)
@@ -62,7 +62,7 @@ def test_l2_entry_beyond_the_frame_limit_travels_whole(group) -> None:
     assert table["c"].payloads() == [payload]
 
 
-def test_l3_refusal_skips_a_whole_term(group) -> None:
+def test_ps_23_refusal_skips_a_whole_term(group) -> None:
     table = group("abc")
     follower = table["b"]
     dead = [(index, 1, b"\x01dead") for index in range(3, 30)]
@@ -75,7 +75,7 @@ def test_l3_refusal_skips_a_whole_term(group) -> None:
     assert (refusal["refused"], refusal["next"]) == (20, 3)  # never into what is committed
 
 
-def test_l4_frame_from_before_the_logs_beginning_is_taken(group) -> None:
+def test_ps_24_frame_from_before_the_logs_beginning_is_taken(group) -> None:
     """What the follower has dropped is committed: only the rest of the frame matters."""
     table = group("abc")
     leader = table.elect("a")
@@ -93,7 +93,7 @@ def test_l4_frame_from_before_the_logs_beginning_is_taken(group) -> None:
     assert follower.payloads()[-1] == b"10"
 
 
-def test_l4_follower_with_a_longer_log_is_asked_within_the_leaders(group) -> None:
+def test_ps_24_follower_with_a_longer_log_is_asked_within_the_leaders(group) -> None:
     table = group("abc")
     leader = table.elect("a")
     table.wire.clear()
@@ -103,7 +103,7 @@ def test_l4_follower_with_a_longer_log_is_asked_within_the_leaders(group) -> Non
     assert all(probe["prev"] <= leader.engine.last_index for probe in _sent(table, "a", "append"))
 
 
-def test_l5_leader_of_the_past_is_told_and_steps_down(group) -> None:
+def test_ps_25_leader_of_the_past_is_told_and_steps_down(group) -> None:
     table = group("abc")
     old = table.elect("a")
     table.isolate("a")
@@ -122,7 +122,7 @@ def test_l5_leader_of_the_past_is_told_and_steps_down(group) -> None:
     assert old.engine.term == table["b"].engine.term
 
 
-def test_l5_candidate_of_the_past_is_told(group) -> None:
+def test_ps_25_candidate_of_the_past_is_told(group) -> None:
     table = group("abc")
     leader = table.elect("a")
     table.wire.clear()
@@ -130,7 +130,7 @@ def test_l5_candidate_of_the_past_is_told(group) -> None:
     assert _sent(table, "a", "stale")[0]["term"] == leader.engine.term
 
 
-def test_l6_node_that_was_cut_off_deposes_nobody(group) -> None:
+def test_ps_26_node_that_was_cut_off_deposes_nobody(group) -> None:
     table = group("abc")
     leader = table.elect("a")
     term = leader.engine.term
@@ -144,7 +144,7 @@ def test_l6_node_that_was_cut_off_deposes_nobody(group) -> None:
     assert table["c"].engine.leader == "a"
 
 
-def test_l6_vote_request_is_ignored_while_a_leader_is_heard(group) -> None:
+def test_ps_26_vote_request_is_ignored_while_a_leader_is_heard(group) -> None:
     table = group("abc")
     leader = table.elect("a")
     table.advance(0.05)
@@ -156,7 +156,9 @@ def test_l6_vote_request_is_ignored_while_a_leader_is_heard(group) -> None:
 
 
 @pytest.mark.parametrize(("index", "term", "granted"), [(3, 1, True), (2, 1, False), (9, 0, False)])
-def test_l6_pre_vote_compares_logs_and_changes_nothing(group, index: int, term: int, granted: bool) -> None:
+def test_ps_26_pre_vote_compares_logs_and_changes_nothing(
+    group, index: int, term: int, granted: bool
+) -> None:
     table = group("abc")
     table.elect("a").write(b"x")
     table.settle()
@@ -169,7 +171,7 @@ def test_l6_pre_vote_compares_logs_and_changes_nothing(group, index: int, term: 
     assert (asked.engine.term, asked.journal.written) == before
 
 
-def test_l6_pre_vote_refusal_teaches_a_later_term(group) -> None:
+def test_ps_26_pre_vote_refusal_teaches_a_later_term(group) -> None:
     table = group("abc")
     table["b"].journal.set_term(7, None)
     table["b"].flush()
@@ -182,7 +184,7 @@ def test_l6_pre_vote_refusal_teaches_a_later_term(group) -> None:
     assert asking.engine.term == 7
 
 
-def test_l7_leader_that_lost_its_majority_does_not_campaign_at_once(group) -> None:
+def test_ps_27_leader_that_lost_its_majority_does_not_campaign_at_once(group) -> None:
     table = group("abc")
     leader = table.elect("a")
     table.isolate("a")
@@ -194,7 +196,7 @@ def test_l7_leader_that_lost_its_majority_does_not_campaign_at_once(group) -> No
     assert leader.engine.next_deadline() - table.now >= 0.29
 
 
-def test_l8_vote_is_repeated_for_the_same_candidate(group) -> None:
+def test_ps_28_vote_is_repeated_for_the_same_candidate(group) -> None:
     table = group("abc")
     voter = table["c"]
     for _ in range(2):
@@ -203,7 +205,7 @@ def test_l8_vote_is_repeated_for_the_same_candidate(group) -> None:
     assert len(_sent(table, "c", "voted", to="a")) == 2
 
 
-def test_l10_leadership_is_handed_over_when_the_successor_has_everything(group) -> None:
+def test_ps_30_leadership_is_handed_over_when_the_successor_has_everything(group) -> None:
     table = group("abc")
     leader = table.elect("a")
     leader.write(b"x")
@@ -224,7 +226,7 @@ def test_l10_leadership_is_handed_over_when_the_successor_has_everything(group) 
     assert not leader.engine.is_successor("b", table["b"].engine.term + 1)
 
 
-def test_l10_anybody_who_has_everything_will_do(group) -> None:
+def test_ps_30_anybody_who_has_everything_will_do(group) -> None:
     table = group("abc")
     leader = table.elect("a")
     table.isolate("b")
@@ -235,7 +237,7 @@ def test_l10_anybody_who_has_everything_will_do(group) -> None:
     assert table["c"].engine.is_ready
 
 
-def test_l10_follower_and_lonely_leader_hand_nothing_over(group) -> None:
+def test_ps_30_follower_and_lonely_leader_hand_nothing_over(group) -> None:
     table = group("abc")
     table.elect("a")
     assert not table["b"].engine.transfer_leadership()
@@ -243,7 +245,7 @@ def test_l10_follower_and_lonely_leader_hand_nothing_over(group) -> None:
     assert not alone.engine.transfer_leadership()
 
 
-def test_l10_order_that_came_to_nothing_leaves_no_authority(group) -> None:
+def test_ps_30_order_that_came_to_nothing_leaves_no_authority(group) -> None:
     """Without any connection the asked node can't campaign now; it must not do so much later."""
     table = group("abc")
     leader = table.elect("a")
@@ -258,7 +260,7 @@ def test_l10_order_that_came_to_nothing_leaves_no_authority(group) -> None:
     assert asked.engine.role is Role.FOLLOWER
 
 
-def test_l11_peer_that_needs_a_snapshot_costs_one_frame_a_heartbeat(group) -> None:
+def test_ps_31_peer_that_needs_a_snapshot_costs_one_frame_a_heartbeat(group) -> None:
     table = group("abc")
     leader = table.elect("a")
     table.isolate("c")
@@ -286,7 +288,7 @@ def test_l11_peer_that_needs_a_snapshot_costs_one_frame_a_heartbeat(group) -> No
     assert len(follower.applied) == 52 - 45
 
 
-def test_l12_entry_leaves_when_it_is_proposed(group) -> None:
+def test_ps_32_entry_leaves_when_it_is_proposed(group) -> None:
     """And is committed at the answer: nobody waits for a tick."""
     table = group("abc")
     leader = table.elect("a")
@@ -299,7 +301,7 @@ def test_l12_entry_leaves_when_it_is_proposed(group) -> None:
     assert table.now == now
 
 
-def test_l13_node_without_connections_waits(group) -> None:
+def test_ps_33_node_without_connections_waits(group) -> None:
     table = group("abc")
     lonely = table["c"]
     for peer in "ab":
@@ -311,7 +313,7 @@ def test_l13_node_without_connections_waits(group) -> None:
     assert list(table.wire) == []
 
 
-def test_p1_entries_are_read_once_to_be_sent(group, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ps_35_entries_are_read_once_to_be_sent(group, monkeypatch: pytest.MonkeyPatch) -> None:
     table = group("abc", Limits(frame_bytes=1000, window_bytes=10_000))
     leader = table.elect("a")
     table.isolate("c")
@@ -332,7 +334,7 @@ def test_p1_entries_are_read_once_to_be_sent(group, monkeypatch: pytest.MonkeyPa
     assert 1000 <= sum(read) < 1100
 
 
-def test_p2_partial_ack_sends_nothing_twice(group) -> None:
+def test_ps_36_partial_ack_sends_nothing_twice(group) -> None:
     table = group("abc", Limits(frame_bytes=1))
     leader = table.elect("a")
     leader.write(b"1", b"2", b"3", b"4")
@@ -345,7 +347,7 @@ def test_p2_partial_ack_sends_nothing_twice(group) -> None:
     assert _sent(table, "a", "append", to="b") == []
 
 
-def test_p3_payloads_are_loaded_to_be_applied_and_not_to_be_committed(
+def test_ps_37_payloads_are_loaded_to_be_applied_and_not_to_be_committed(
     group, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     table = group("abc")
@@ -359,7 +361,7 @@ def test_p3_payloads_are_loaded_to_be_applied_and_not_to_be_committed(
     assert loaded == list(range(first, first + 100))
 
 
-def test_p4_window_bounds_what_is_on_the_way(group) -> None:
+def test_ps_38_window_bounds_what_is_on_the_way(group) -> None:
     table = group("abc", Limits(frame_bytes=100, window_bytes=1000))
     leader = table.elect("a")
     leader.write(*[b"." * 99] * 50)
@@ -368,7 +370,7 @@ def test_p4_window_bounds_what_is_on_the_way(group) -> None:
     assert len(table["b"].applied) == 50
 
 
-def test_p5_peers_at_the_same_place_share_a_frame(group) -> None:
+def test_ps_39_peers_at_the_same_place_share_a_frame(group) -> None:
     table = group("abc")
     leader = table.elect("a")
     leader.write(b"x")

@@ -1,4 +1,4 @@
-"""Each safety defect of the library (S1 to S20) and what the engine does instead.
+"""Each safety defect of the library (PS-1 to PS-20) and what the engine does instead.
 
 What the bare library does in the same situation is in `test_stock_safety`.
 """
@@ -20,7 +20,7 @@ def _sent(table, sender: str, kind: str) -> list:
     return [message for name, _, message in table.wire if name == sender and message["type"] == kind]
 
 
-def test_s1_copy_of_an_earlier_frame_removes_nothing(group) -> None:
+def test_ps_1_copy_of_an_earlier_frame_removes_nothing(group) -> None:
     """A resent frame, cut at another place, finds its entries there and leaves what follows."""
     table = group("abc")
     follower = table["b"]
@@ -36,7 +36,7 @@ def test_s1_copy_of_an_earlier_frame_removes_nothing(group) -> None:
     assert _sent(table, "b", "ack")[0]["match"] == 5  # what the frame verified, no more
 
 
-def test_s1_real_conflict_above_commit_is_resolved(group) -> None:
+def test_ps_1_real_conflict_above_commit_is_resolved(group) -> None:
     table = group("abc")
     follower = table["b"]
     follower.engine.receive(
@@ -48,7 +48,7 @@ def test_s1_real_conflict_above_commit_is_resolved(group) -> None:
     assert follower.payloads() == [b"x", b"live"]
 
 
-def test_s2_heartbeat_without_a_place_commits_nothing(group) -> None:
+def test_ps_2_heartbeat_without_a_place_commits_nothing(group) -> None:
     """A former leader with writes of its own hears a leader that can't name a place: nothing moves."""
     table = group("abc")
     former = table.elect("a")
@@ -62,7 +62,7 @@ def test_s2_heartbeat_without_a_place_commits_nothing(group) -> None:
     assert former.received.commits[-1] == (50, 9)  # told, for what wants to catch up first
 
 
-def test_s3_commit_index_starts_where_the_state_is(group) -> None:
+def test_ps_3_commit_index_starts_where_the_state_is(group) -> None:
     """A log that is longer than what is known to be committed is not applied on start."""
     table = group("abc")
     follower = table["b"]
@@ -75,14 +75,14 @@ def test_s3_commit_index_starts_where_the_state_is(group) -> None:
     assert restarted.engine.last_index == 4
 
 
-def test_s3_state_beyond_the_log_is_refused(group) -> None:
+def test_ps_3_state_beyond_the_log_is_refused(group) -> None:
     table = group("abc")
     table["b"].stored = 7
     with pytest.raises(CorruptionError, match="applied entry 7"):
         table["b"].start()
 
 
-def test_s4_ack_waits_for_the_disk(group) -> None:
+def test_ps_4_ack_waits_for_the_disk(group) -> None:
     table = group("abc")
     follower = table["b"]
     follower.flush()
@@ -92,7 +92,7 @@ def test_s4_ack_waits_for_the_disk(group) -> None:
     assert [ack["match"] for ack in _sent(table, "b", "ack")] == [2]
 
 
-def test_s4_vote_waits_for_the_disk_and_is_given_once(group) -> None:
+def test_ps_4_vote_waits_for_the_disk_and_is_given_once(group) -> None:
     """After a power failure the vote that left is still known, one that didn't leave may be given anew."""
     table = group("abc")
     voter = table["c"]
@@ -108,7 +108,7 @@ def test_s4_vote_waits_for_the_disk_and_is_given_once(group) -> None:
     assert _sent(table, "c", "voted") == []
 
 
-def test_s4_vote_request_waits_for_the_own_vote(group) -> None:
+def test_ps_4_vote_request_waits_for_the_own_vote(group) -> None:
     table = group("abc")
     for member in table.members.values():
         member.flush()
@@ -122,7 +122,7 @@ def test_s4_vote_request_waits_for_the_own_vote(group) -> None:
     assert len(_sent(table, "a", "vote")) == 2
 
 
-def test_s4_entries_and_heartbeats_wait_for_nothing(group) -> None:
+def test_ps_4_entries_and_heartbeats_wait_for_nothing(group) -> None:
     table = group("abc")
     leader = table.elect("a")
     leader.engine.propose(b"x")
@@ -131,7 +131,7 @@ def test_s4_entries_and_heartbeats_wait_for_nothing(group) -> None:
     assert len(_sent(table, "a", "append")) == 2
 
 
-def test_s5_ack_of_an_earlier_leadership_counts_for_nothing(group) -> None:
+def test_ps_5_ack_of_an_earlier_leadership_counts_for_nothing(group) -> None:
     table = group("abcde")
     leader = table.elect("a")
     term = leader.engine.term
@@ -144,14 +144,14 @@ def test_s5_ack_of_an_earlier_leadership_counts_for_nothing(group) -> None:
     assert leader.applied == []
 
 
-def test_s5_ack_of_more_than_there_is_breaks_the_protocol(group) -> None:
+def test_ps_5_ack_of_more_than_there_is_breaks_the_protocol(group) -> None:
     leader = group("abc").elect("a")
     with pytest.raises(RemoteProtocolError, match="acknowledges entry 99"):
         leader.engine.receive("b", Ack(leader.engine.term, 99).encode())
     leader.write(b"x")  # the engine lives on, the connection doesn't
 
 
-def test_s6_snapshot_is_acknowledged_when_the_log_durably_stands_on_it(group) -> None:
+def test_ps_6_snapshot_is_acknowledged_when_the_log_durably_stands_on_it(group) -> None:
     table = group("abc")
     follower = table["b"]
     follower.flush()
@@ -170,7 +170,7 @@ def test_s6_snapshot_is_acknowledged_when_the_log_durably_stands_on_it(group) ->
     assert follower.applied == [(51, 3, b"after")]
 
 
-def test_s6_older_snapshot_over_a_newer_state_stops_the_node(group) -> None:
+def test_ps_6_older_snapshot_over_a_newer_state_stops_the_node(group) -> None:
     table = group("abc")
     table.elect("a").write(b"x", b"y")
     table.settle()
@@ -178,7 +178,7 @@ def test_s6_older_snapshot_over_a_newer_state_stops_the_node(group) -> None:
         table["b"].engine.snapshot_installed(3, 1, (2, 1))
 
 
-def test_s8_membership_entries_are_not_the_librarys(group) -> None:
+def test_ps_8_membership_entries_are_not_the_librarys(group) -> None:
     """The library's own commands for it change nothing and stop a node that is asked to apply one."""
     follower = group("abc")["b"]
     follower.engine.receive("a", _append(1, (1, 0), 0, (2, 1, b"\x03[add, x]")))
@@ -195,7 +195,7 @@ def test_what_is_no_membership_is_not_even_appended(group) -> None:
     assert follower.engine.last_index == 1
 
 
-def test_s10_offered_snapshot_of_what_the_log_has_is_not_taken(group) -> None:
+def test_ps_10_offered_snapshot_of_what_the_log_has_is_not_taken(group) -> None:
     """The log stays; what the snapshot contains is known to be committed, and the leader is told."""
     table = group("abc")
     follower = table["b"]
@@ -212,7 +212,7 @@ def test_s10_offered_snapshot_of_what_the_log_has_is_not_taken(group) -> None:
     assert follower.log()[-1] == (4, 1)
 
 
-def test_s11_one_voter_has_one_vote(group) -> None:
+def test_ps_11_one_voter_has_one_vote(group) -> None:
     table = group("abcde")
     candidate = table["a"]
     candidate.flush()
@@ -228,7 +228,7 @@ def test_s11_one_voter_has_one_vote(group) -> None:
     assert candidate.engine.role is Role.LEADER
 
 
-def test_s12_append_with_a_hole_breaks_the_protocol(group) -> None:
+def test_ps_12_append_with_a_hole_breaks_the_protocol(group) -> None:
     follower = group("abc")["b"]
     with pytest.raises(RemoteProtocolError, match="can't follow entry 2"):
         follower.engine.receive("a", _append(1, (1, 0), 0, (2, 1, b"\x01x"), (4, 1, b"\x01y")))
@@ -236,7 +236,7 @@ def test_s12_append_with_a_hole_breaks_the_protocol(group) -> None:
 
 
 @pytest.mark.parametrize("error", [ValueError("broken state"), RemoteProtocolError("of somebody else")])
-def test_s13_failed_apply_stops_the_engine_for_good(group, error: Exception) -> None:
+def test_ps_13_failed_apply_stops_the_engine_for_good(group, error: Exception) -> None:
     """The entry is neither applied again nor passed over."""
     alone = group("a").elect("a")
     calls = []
@@ -256,7 +256,7 @@ def test_s13_failed_apply_stops_the_engine_for_good(group, error: Exception) -> 
     assert alone.engine.applied_index == 2
 
 
-def test_s14_leader_counts_itself_when_its_disk_is_done(group) -> None:
+def test_ps_14_leader_counts_itself_when_its_disk_is_done(group) -> None:
     """With one follower gone, leader and other follower are the majority: both must be durable."""
     table = group("abc")
     leader = table.elect("a")
@@ -272,7 +272,7 @@ def test_s14_leader_counts_itself_when_its_disk_is_done(group) -> None:
     assert leader.payloads() == [b"x"]
 
 
-def test_s16_leader_is_ready_when_everything_before_its_term_is_applied(group) -> None:
+def test_ps_16_leader_is_ready_when_everything_before_its_term_is_applied(group) -> None:
     table = group("abc")
     for member in table.members.values():
         member.flush()
@@ -291,7 +291,7 @@ def test_s16_leader_is_ready_when_everything_before_its_term_is_applied(group) -
     assert leader.engine.is_ready
 
 
-def test_s19_commit_ends_where_the_frame_ends(group) -> None:
+def test_ps_19_commit_ends_where_the_frame_ends(group) -> None:
     """Entries of a dead leader behind what was verified are not committed by a higher commit index."""
     table = group("abc")
     follower = table["b"]
@@ -302,7 +302,7 @@ def test_s19_commit_ends_where_the_frame_ends(group) -> None:
     assert follower.engine.commit_index == 2
 
 
-def test_s20_conflict_with_what_is_committed_stops_the_node(group) -> None:
+def test_ps_20_conflict_with_what_is_committed_stops_the_node(group) -> None:
     table = group("abc")
     follower = table["b"]
     follower.engine.receive("a", _append(1, (1, 0), 3, (2, 1, b"\x01x"), (3, 1, b"\x01y")))
@@ -361,7 +361,7 @@ def test_snapshot_of_what_arrived_in_the_log_meanwhile_keeps_the_log(group) -> N
 
 
 @pytest.mark.parametrize("kind", ["apply_command", "apply_command_response", "timeout_now", "request_vote"])
-def test_x4_messages_of_the_library_are_none(group, kind: str) -> None:
+def test_ps_45_messages_of_the_library_are_none(group, kind: str) -> None:
     """Whoever is a peer orders nothing and wakes nothing by speaking as the library does."""
     table = group("abc")
     leader = table.elect("a")

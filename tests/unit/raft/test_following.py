@@ -10,7 +10,7 @@ from node.raft.frames import Ack, Alive
 
 
 def test_a_follower_without_a_place_in_its_leaders_log_acknowledges_what_is_committed() -> None:
-    """S2, S5: the rest of its log may be of a leader that was, and nobody has compared it.
+    """PS-2, PS-5: the rest of its log may be of a leader that was, and nobody has compared it.
 
     A leader that takes it for its own would commit what isn't there.
     """

@@ -74,7 +74,7 @@ def test_every_private_name_in_use_is_checked() -> None:
 
 
 def test_import_leaves_the_standard_library_alone() -> None:
-    """X6: whoever prints an IPv6 address in a process with the library got a SystemError or TypeError."""
+    """PS-47: whoever prints an IPv6 address in a process with the library got a SystemError or TypeError."""
     code = (
         "import socket; before = dict(vars(socket)); import node.raft.pysyncobj_adapter; "
         "print(socket.inet_ntop(socket.AF_INET6, bytes(15) + bytes([1])), "

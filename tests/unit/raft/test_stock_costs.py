@@ -60,7 +60,7 @@ def wired() -> Iterator[tuple[TcpConnection, Any, socket.socket]]:
         yield TcpConnection(poller, socket=theirs), poller, ours
 
 
-def test_p1_tail_of_the_log_is_copied_for_each_batch(stock, journal: Counting) -> None:
+def test_ps_35_tail_of_the_log_is_copied_for_each_batch(stock, journal: Counting) -> None:
     leader = stock(appendEntriesBatchSizeBytes=1000)
     leader.lead()
     leader.propose(*[b"." * 100] * 1000)
@@ -69,7 +69,7 @@ def test_p1_tail_of_the_log_is_copied_for_each_batch(stock, journal: Counting) -
     assert journal.copied > 20 * 1000
 
 
-def test_p2_partial_ack_sends_everything_in_flight_again(stock) -> None:
+def test_ps_36_partial_ack_sends_everything_in_flight_again(stock) -> None:
     leader = stock(appendEntriesBatchSizeBytes=300, appendEntriesPeriod=0.05)
     leader.lead()
     for _ in range(6):
@@ -86,7 +86,7 @@ def test_p2_partial_ack_sends_everything_in_flight_again(stock) -> None:
     assert set(again) & set(before)
 
 
-def test_p3_entries_are_loaded_for_their_terms(stock, journal: Counting) -> None:
+def test_ps_37_entries_are_loaded_for_their_terms(stock, journal: Counting) -> None:
     leader = stock()
     leader.lead()
     leader.propose(*[b"x"] * 100)
@@ -96,7 +96,7 @@ def test_p3_entries_are_loaded_for_their_terms(stock, journal: Counting) -> None
     assert journal.loaded > 2 * 100  # once to commit, once to apply
 
 
-def test_p4_any_amount_is_sent_to_who_answers_nothing(stock) -> None:
+def test_ps_38_any_amount_is_sent_to_who_answers_nothing(stock) -> None:
     leader = stock()
     leader.lead()
     leader.propose(*[b"." * 10_000] * 1000)
@@ -105,7 +105,7 @@ def test_p4_any_amount_is_sent_to_who_answers_nothing(stock) -> None:
     assert sum(len(command) for batch in sent for command, _, _ in batch) > 9_000_000
 
 
-def test_p5_message_is_packed_for_every_peer(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ps_39_message_is_packed_for_every_peer(monkeypatch: pytest.MonkeyPatch) -> None:
     packed: list[int] = []
     compress = zlib.compress
     monkeypatch.setattr(
@@ -117,7 +117,7 @@ def test_p5_message_is_packed_for_every_peer(monkeypatch: pytest.MonkeyPatch) ->
     assert len(packed) == 2
 
 
-def test_p6_whole_log_is_in_memory(stock_journal: Callable[[], FileJournal]) -> None:
+def test_ps_40_whole_log_is_in_memory(stock_journal: Callable[[], FileJournal]) -> None:
     journal = stock_journal()
     for index in range(100):
         journal.add(b"." * 1000, index, 1)
@@ -125,7 +125,7 @@ def test_p6_whole_log_is_in_memory(stock_journal: Callable[[], FileJournal]) -> 
     assert len(journal._FileJournal__journalFile._ResizableFile__mm) > 100_000
 
 
-def test_p7_snapshot_is_written_by_a_fork_or_in_the_loop(
+def test_ps_41_snapshot_is_written_by_a_fork_or_in_the_loop(
     stock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     forked: list[str] = []
@@ -141,7 +141,7 @@ def test_p7_snapshot_is_written_by_a_fork_or_in_the_loop(
     assert forked == ["fork"]
 
 
-def test_x1_bytes_of_anybody_are_unpickled() -> None:
+def test_ps_42_bytes_of_anybody_are_unpickled() -> None:
     class Harm:
         def __reduce__(self) -> tuple[Any, ...]:
             return exec, ("import sys; sys.stock_library_ran = True",)
@@ -153,7 +153,7 @@ def test_x1_bytes_of_anybody_are_unpickled() -> None:
     assert sys.__dict__.pop("stock_library_ran")
 
 
-def test_x2_anybody_changes_the_members(stock) -> None:
+def test_ps_43_anybody_changes_the_members(stock) -> None:
     leader = stock(dynamicMembershipChange=True)
     transport = TCPTransport(leader, None, [])
     transport.setOnUtilityMessageCallback("add", leader._addNodeToCluster)
@@ -165,7 +165,7 @@ def test_x2_anybody_changes_the_members(stock) -> None:
     assert Node("whoever") in leader.otherNodes
 
 
-def test_x3_message_may_unfold_to_any_size() -> None:
+def test_ps_44_message_may_unfold_to_any_size() -> None:
     with wired() as (connection, poller, attacker):
         came: list[bytes] = []
         connection.setOnMessageReceivedCallback(came.append)
@@ -176,7 +176,7 @@ def test_x3_message_may_unfold_to_any_size() -> None:
     assert [len(message) for message in came] == [16 << 20]
 
 
-def test_x4_any_peer_puts_any_command_into_the_log(stock) -> None:
+def test_ps_45_any_peer_puts_any_command_into_the_log(stock) -> None:
     leader = stock()
     leader.lead()
     leader.hear("b", "apply_command", command=b"\x03whatever")
@@ -184,14 +184,14 @@ def test_x4_any_peer_puts_any_command_into_the_log(stock) -> None:
     assert leader.log()[-1][0] == b"\x03whatever"
 
 
-def test_x5_password_is_all_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ps_46_password_is_all_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
     """The same key for everybody who knows it, salted alike everywhere: it says nothing of who speaks."""
     monkeypatch.delitem(sys.modules, "pysyncobj.encryptor")  # `compat` puts nothing in its place
     getEncryptor = importlib.import_module("pysyncobj.encryptor").getEncryptor  # noqa: N806
     assert getEncryptor("shared").decrypt(getEncryptor("shared").encrypt(b"I am b")) == b"I am b"
 
 
-def test_x6_import_breaks_a_function_of_the_standard_library() -> None:
+def test_ps_47_import_breaks_a_function_of_the_standard_library() -> None:
     """In a process of its own, for it is broken for everybody in the process."""
     code = "import pysyncobj, socket; print(socket.inet_ntop(socket.AF_INET6, bytes(15) + bytes([1])))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

@@ -15,7 +15,7 @@ from pysyncobj.node import Node
 from stock_library import entries
 
 
-def test_l1_every_refusal_of_a_burst_is_obeyed(stock) -> None:
+def test_ps_21_every_refusal_of_a_burst_is_obeyed(stock) -> None:
     leader = stock()
     leader.lead()
     for following in (177, 178, 178):
@@ -23,7 +23,7 @@ def test_l1_every_refusal_of_a_burst_is_obeyed(stock) -> None:
     assert leader.private("raftNextIndex")[leader.nodes["b"]] == 178
 
 
-def test_l2_large_entry_ends_twice(stock) -> None:
+def test_ps_22_large_entry_ends_twice(stock) -> None:
     """The end is looked for in the command, and what is cut is its pickle, which is longer."""
     leader = stock(appendEntriesBatchSizeBytes=1000)
     leader.lead()
@@ -33,7 +33,7 @@ def test_l2_large_entry_ends_twice(stock) -> None:
     assert sent.count("finish") == 2
 
 
-def test_l3_goes_back_one_entry_a_round(stock) -> None:
+def test_ps_23_goes_back_one_entry_a_round(stock) -> None:
     follower = stock()
     follower.follow(*entries(2, 50))
     place, asked = 50, []
@@ -47,7 +47,7 @@ def test_l3_goes_back_one_entry_a_round(stock) -> None:
     assert asked == list(range(50, 40, -1))
 
 
-def test_l4_next_beyond_the_leaders_log_is_asked_for_ever(stock) -> None:
+def test_ps_24_next_beyond_the_leaders_log_is_asked_for_ever(stock) -> None:
     leader = stock()
     leader.lead()
     leader.hear("b", "next_node_idx", next_node_idx=151, reset=True, success=False)
@@ -58,7 +58,7 @@ def test_l4_next_beyond_the_leaders_log_is_asked_for_ever(stock) -> None:
     assert probes == [None, None, None]
 
 
-def test_l5_the_past_is_not_answered(stock) -> None:
+def test_ps_25_the_past_is_not_answered(stock) -> None:
     leader = stock()
     leader.lead()
     leader.hear("b", "append_entries", term=0, commit_index=0, entries=[], prevLogIdx=1, prevLogTerm=0)
@@ -66,7 +66,7 @@ def test_l5_the_past_is_not_answered(stock) -> None:
     assert leader.wire.sent == []
 
 
-def test_l6_out_of_date_node_deposes_a_healthy_leader(stock) -> None:
+def test_ps_26_out_of_date_node_deposes_a_healthy_leader(stock) -> None:
     leader = stock()
     leader.lead()
     leader.hear("b", "request_vote", term=41, last_log_index=0, last_log_term=0)
@@ -74,7 +74,7 @@ def test_l6_out_of_date_node_deposes_a_healthy_leader(stock) -> None:
     assert leader.raftCurrentTerm == 41
 
 
-def test_l7_leader_without_a_quorum_campaigns_at_once(stock) -> None:
+def test_ps_27_leader_without_a_quorum_campaigns_at_once(stock) -> None:
     leader = stock(leaderFallbackTimeout=1.0)
     leader.lead()
     term = leader.raftCurrentTerm
@@ -85,14 +85,14 @@ def test_l7_leader_without_a_quorum_campaigns_at_once(stock) -> None:
     assert leader.raftCurrentTerm == term + 1
 
 
-def test_l8_vote_is_not_given_again_to_whom_it_was_given(stock) -> None:
+def test_ps_28_vote_is_not_given_again_to_whom_it_was_given(stock) -> None:
     voter = stock()
     for _ in range(2):
         voter.hear("b", "request_vote", term=5, last_log_index=1, last_log_term=0)
     assert len(voter.wire.of("response_vote")) == 1
 
 
-def test_l9_who_proposed_what_was_overwritten_hears_nothing(stock) -> None:
+def test_ps_29_who_proposed_what_was_overwritten_hears_nothing(stock) -> None:
     former = stock()
     former.lead()
     told = former.propose(b"lost")
@@ -112,7 +112,7 @@ def test_l9_who_proposed_what_was_overwritten_hears_nothing(stock) -> None:
     assert told == []
 
 
-def test_l10_handing_over_is_refused_under_load(stock) -> None:
+def test_ps_30_handing_over_is_refused_under_load(stock) -> None:
     leader = stock()
     leader.lead()
     answers: list[int] = []
@@ -123,7 +123,7 @@ def test_l10_handing_over_is_refused_under_load(stock) -> None:
     assert answers == [FAIL_REASON.REQUEST_DENIED] * 10
 
 
-def test_l11_follower_that_waits_for_a_snapshot_is_written_to_without_pause(
+def test_ps_31_follower_that_waits_for_a_snapshot_is_written_to_without_pause(
     stock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     leader = stock()
@@ -143,7 +143,7 @@ def test_l11_follower_that_waits_for_a_snapshot_is_written_to_without_pause(
     assert len([to for to, _ in leader.wire.sent if to == "b"]) > 500  # in one round
 
 
-def test_l12_entries_wait_for_the_period(stock) -> None:
+def test_ps_32_entries_wait_for_the_period(stock) -> None:
     leader = stock()
     leader.lead()
     leader.wait()
@@ -156,7 +156,7 @@ def test_l12_entries_wait_for_the_period(stock) -> None:
     assert [said["entries"] for said in leader.wire.of("append_entries")] != []
 
 
-def test_l13_node_campaigns_when_one_connection_is_back(stock) -> None:
+def test_ps_33_node_campaigns_when_one_connection_is_back(stock) -> None:
     lonely = stock()
     for node in lonely.nodes.values():
         lonely.wire._onNodeDisconnected(node)
@@ -167,7 +167,7 @@ def test_l13_node_campaigns_when_one_connection_is_back(stock) -> None:
     assert lonely.raftCurrentTerm == 1
 
 
-def test_l14_log_goes_that_a_connected_follower_is_about_to_need(stock) -> None:
+def test_ps_34_log_goes_that_a_connected_follower_is_about_to_need(stock) -> None:
     leader = stock()
     leader.lead()
     leader.has("c", 1)

@@ -27,14 +27,14 @@ pytestmark = pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")
 """The library reads term and vote from a file that it doesn't close."""
 
 
-def test_s1_copy_of_an_earlier_frame_removes_committedentries(stock) -> None:
+def test_ps_1_copy_of_an_earlier_frame_removes_committedentries(stock) -> None:
     follower = stock()
     follower.follow(*entries(2, 11), commit=11)
     follower.follow(*entries(2, 5), commit=11)
     assert follower.log()[-1][1] == 5
 
 
-def test_s2_heartbeat_without_a_place_commits_a_divergent_write(stock) -> None:
+def test_ps_2_heartbeat_without_a_place_commits_a_divergent_write(stock) -> None:
     former = stock()
     former.lead()
     told: list[Any] = []
@@ -46,7 +46,7 @@ def test_s2_heartbeat_without_a_place_commits_a_divergent_write(stock) -> None:
     assert told == [0]  # success
 
 
-def test_s3_stored_commit_index_beyond_the_log_commits_newentries(
+def test_ps_3_stored_commit_index_beyond_the_log_commits_newentries(
     stock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     journal = MemoryJournal()
@@ -65,7 +65,7 @@ def test_s3_stored_commit_index_beyond_the_log_commits_newentries(
     assert set(leader.private("raftMatchIndex").values()) == {0}  # no follower has anything
 
 
-def test_s4_vote_is_forgotten_with_the_power_and_given_twice(
+def test_ps_4_vote_is_forgotten_with_the_power_and_given_twice(
     stock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nothing is ever synced: of term and vote, written beside the log, the disk may have nothing."""
@@ -81,7 +81,7 @@ def test_s4_vote_is_forgotten_with_the_power_and_given_twice(
     assert synced == []
 
 
-def test_s5_ack_of_an_earlier_term_counts_beyond_the_log(stock) -> None:
+def test_ps_5_ack_of_an_earlier_term_counts_beyond_the_log(stock) -> None:
     leader = stock("abcde")
     leader.lead()
     leader.hear("b", "next_node_idx", next_node_idx=21, reset=False, success=True)
@@ -92,7 +92,7 @@ def test_s5_ack_of_an_earlier_term_counts_beyond_the_log(stock) -> None:
     assert leader.applied == [b"x"]  # two of five have it
 
 
-def test_s6_snapshot_that_could_not_be_loaded_is_acknowledged(stock) -> None:
+def test_ps_6_snapshot_that_could_not_be_loaded_is_acknowledged(stock) -> None:
     follower = stock()
     for chunk in ((b"no snapshot", True, False), (b"", False, True)):
         follower.hear("b", "append_entries", term=1, commit_index=50, serialized=chunk)
@@ -100,7 +100,7 @@ def test_s6_snapshot_that_could_not_be_loaded_is_acknowledged(stock) -> None:
     assert follower.last == 1
 
 
-def test_s7_chunk_that_was_lost_is_not_missed() -> None:
+def test_ps_7_chunk_that_was_lost_is_not_missed() -> None:
     receiver = Serializer(None, 5, False, None, None, None)
     assert not receiver.setTransmissionData((b"first", True, False))
     # the second is lost with its connection
@@ -108,7 +108,7 @@ def test_s7_chunk_that_was_lost_is_not_missed() -> None:
     assert receiver.setTransmissionData((b"", False, True))  # complete
 
 
-def test_s8_three_membership_changes_at_once_are_accepted(stock) -> None:
+def test_ps_8_three_membership_changes_at_once_are_accepted(stock) -> None:
     leader = stock(dynamicMembershipChange=True)
     leader.lead()
     leader.hear("b", "next_node_idx", next_node_idx=leader.log()[-1][1] + 1, reset=False, success=True)
@@ -120,7 +120,7 @@ def test_s8_three_membership_changes_at_once_are_accepted(stock) -> None:
     assert sorted(node.id for node in leader.otherNodes) == ["c", "d", "e"]
 
 
-def test_s9_agreed_members_are_forgotten_at_a_restart(stock, tmp_path: Path) -> None:
+def test_ps_9_agreed_members_are_forgotten_at_a_restart(stock, tmp_path: Path) -> None:
     """With d and e there are five: two of them are no majority."""
     before = stock(dynamicMembershipChange=True, journalFile=str(tmp_path / "log"))
     before.lead()
@@ -134,7 +134,7 @@ def test_s9_agreed_members_are_forgotten_at_a_restart(stock, tmp_path: Path) -> 
     after.lead("b")
 
 
-def test_s10_snapshot_takes_the_state_back_in_time(stock) -> None:
+def test_ps_10_snapshot_takes_the_state_back_in_time(stock) -> None:
     follower = stock()
     follower.follow(*entries(2, 20), commit=20)
     follower.doTick(0)
@@ -144,7 +144,7 @@ def test_s10_snapshot_takes_the_state_back_in_time(stock) -> None:
     assert (follower.raftLastApplied, follower.last) == (5, 5)
 
 
-def test_s11_one_voter_elects_by_voting_twice(stock) -> None:
+def test_ps_11_one_voter_elects_by_voting_twice(stock) -> None:
     candidate = stock("abcde")
     candidate.clock.now += 1
     candidate.doTick(0)
@@ -153,13 +153,13 @@ def test_s11_one_voter_elects_by_voting_twice(stock) -> None:
     assert candidate._isLeader()
 
 
-def test_s12_append_with_a_hole_is_taken(stock) -> None:
+def test_ps_12_append_with_a_hole_is_taken(stock) -> None:
     follower = stock()
     follower.follow((b"\x00", 2, 1), (b"\x00", 4, 1))
     assert [index for _, index, _ in follower.log()] == [1, 2, 4]
 
 
-def test_s13_entry_is_applied_again_after_an_error(stock) -> None:
+def test_ps_13_entry_is_applied_again_after_an_error(stock) -> None:
     alone = stock("a")
     alone.clock.now += 1
     alone.doTick(0)
@@ -175,7 +175,7 @@ def test_s13_entry_is_applied_again_after_an_error(stock) -> None:
     assert alone.applied == [b"once", b"once"]
 
 
-def test_s14_node_alone_says_yes_before_its_disk_has_anything(
+def test_ps_14_node_alone_says_yes_before_its_disk_has_anything(
     stock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     written: list[str] = []
@@ -189,7 +189,7 @@ def test_s14_node_alone_says_yes_before_its_disk_has_anything(
     assert written == []
 
 
-def test_s15_kill_in_a_compaction_leaves_almost_nothing(
+def test_ps_15_kill_in_a_compaction_leaves_almost_nothing(
     stock_journal: Callable[[], FileJournal], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Killed(BaseException):
@@ -212,7 +212,7 @@ def test_s15_kill_in_a_compaction_leaves_almost_nothing(
     assert len(stock_journal()) == 5
 
 
-def test_s16_leader_is_ready_with_nothing_applied(stock) -> None:
+def test_ps_16_leader_is_ready_with_nothing_applied(stock) -> None:
     """Ten entries may have been committed, and clients told, by the leader before it."""
     leader = stock()
     leader.follow(*entries(2, 11), commit=0)
@@ -223,7 +223,7 @@ def test_s16_leader_is_ready_with_nothing_applied(stock) -> None:
     assert leader.applied == []
 
 
-def test_s17_node_that_lost_its_directory_votes_and_acknowledges_again(stock, tmp_path: Path) -> None:
+def test_ps_17_node_that_lost_its_directory_votes_and_acknowledges_again(stock, tmp_path: Path) -> None:
     voter = stock(journalFile=str(tmp_path / "log"))
     voter.hear("b", "request_vote", term=5, last_log_index=1, last_log_term=0)
     (tmp_path / "new").mkdir()
@@ -234,7 +234,7 @@ def test_s17_node_that_lost_its_directory_votes_and_acknowledges_again(stock, tm
     assert empty.wire.of("next_node_idx")[-1]["success"]
 
 
-def test_s18_stranger_reads_the_whole_log(stock) -> None:
+def test_ps_18_stranger_reads_the_whole_log(stock) -> None:
     transport = TCPTransport(stock(), None, [])
     leader = stock()
     transport.setOnReadonlyNodeConnectedCallback(leader.wire._onReadonlyNodeConnected)
@@ -246,7 +246,7 @@ def test_s18_stranger_reads_the_whole_log(stock) -> None:
     assert b"\0secret" in [command for batch in sent for command, _, _ in batch]
 
 
-def test_s18_strangers_votes_count(stock) -> None:
+def test_ps_18_strangers_votes_count(stock) -> None:
     candidate = stock("abcde")
     candidate.wait(1)
     for name in "xy":
@@ -255,7 +255,7 @@ def test_s18_strangers_votes_count(stock) -> None:
     assert candidate._isLeader()
 
 
-def test_s19_leftovers_are_committed_only_because_appends_delete_them(stock) -> None:
+def test_ps_19_leftovers_are_committed_only_because_appends_delete_them(stock) -> None:
     """The commit index goes up to the end of the log, whatever the frame has verified."""
     follower = stock()
     follower.follow(*entries(2, 5))
@@ -263,7 +263,7 @@ def test_s19_leftovers_are_committed_only_because_appends_delete_them(stock) -> 
     assert follower.raftCommitIndex == 5
 
 
-def test_s20_commit_index_goes_down(stock) -> None:
+def test_ps_20_commit_index_goes_down(stock) -> None:
     follower = stock()
     follower.follow(*entries(2, 11), commit=11)
     assert follower.raftCommitIndex == 11

@@ -1,4 +1,4 @@
-"""Who may form a cluster, and who must not start (raft S17)."""
+"""Who may form a cluster, and who must not start (PS-17)."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def test_who_comes_last_is_admitted_by_having_been_met() -> None:
 
 
 def test_a_second_empty_process_was_not_met() -> None:
-    """raft S17: its name was met, its nonce wasn't: it is one that lost its directory since."""
+    """PS-17: its name was met, its nonce wasn't: it is one that lost its directory since."""
     n1, n2, n3 = (Member(name) for name in MEMBERS)
     n1.hears(n2, n3)
     again = Member("n3")
@@ -89,7 +89,7 @@ def test_a_second_empty_process_was_not_met() -> None:
 
 
 def test_an_empty_node_among_others_with_state_is_refused() -> None:
-    """raft S17: it would vote a second time and acknowledge what it no longer has. An operator decides."""
+    """PS-17: it would vote a second time and acknowledge what it no longer has. An operator decides."""
     n3 = Member("n3")
     n3.hears(Member("n1", cluster_uuid="f"))
     assert not n3.admitted
@@ -194,7 +194,7 @@ def test_nobody_is_invited_to_what_is_not_founded(cluster_uuid: str | None) -> N
 
 
 def test_an_empty_node_whose_name_votes_is_not_invited() -> None:
-    """raft S17: it has promised something, and has forgotten what."""
+    """PS-17: it has promised something, and has forgotten what."""
     n3 = Member("n3")
     n3.hears(Member("n1", cluster_uuid="f", membership=THREE))
     assert n3.bootstrap.invitation is None
