@@ -42,8 +42,8 @@ def find_client(state: State, client_id: str, generation: Generation) -> Client 
     return client if client is not None and client.generation == generation else None
 
 
-_NEVER_NS = 1 << 62
-"""A cluster time that is never reached."""
+NEVER_NS = 1 << 62
+"""A cluster time that is never reached. As ``back_ns``: not all inboxes of the client are heard yet."""
 
 
 def client_away(context: ApplyContext, command: ClientAway | ClientUnreachable) -> None:
@@ -67,14 +67,30 @@ def client_back(context: ApplyContext, command: ClientBack | ClientReachable) ->
     gone_since_ns = command.gone_since_ns
     if client.unreachable:
         gone_since_ns = min(gone_since_ns, client.gone_since_ns)
+    context.effects.returned.append(_returned(client.heartbeat_inbox, command))
+    if _is_repeated(client, command):
+        return
     client.unreachable = False
     client.gone_since_ns = 0
-    context.effects.returned.append(_returned(client.heartbeat_inbox, command))
     if isinstance(command, ClientReachable):
         client.reachable_at = (command.node, command.epoch)
     state.dirty.clients[client.generation] = client.id
     for subscription in client.subscriptions.values():
         _back(context, subscription, gone_since_ns, command)
+
+
+def _is_repeated(client: Client, command: ClientBack | ClientReachable) -> bool:
+    """Return True if the leader proposed a finding again before it saw it applied, since machine version 2.
+
+    One that gives no time makes everything due that was sent before its entry: the repetition would make due
+    what the entry of the first one sent again. Of one that gives a time that is left out by itself.
+    """
+    return (
+        isinstance(command, ClientReachable)
+        and command.back_ns >= NEVER_NS
+        and not client.unreachable
+        and client.reachable_at == (command.node, command.epoch)
+    )
 
 
 def subscription_away(context: ApplyContext, command: SubscriptionAway | SubscriptionUnreachable) -> None:
@@ -130,7 +146,7 @@ def _note_unwritten(
     """
     if isinstance(command, (ClientUnreachable, SubscriptionUnreachable)):
         unwritten = Unwritten(command.written, 0, 0)
-        note_lost(context, subscription, command.gone_since_ns, _NEVER_NS, unwritten)
+        note_lost(context, subscription, command.gone_since_ns, NEVER_NS, unwritten)
 
 
 def _back(
@@ -140,8 +156,10 @@ def _back(
 
     ``command`` says until when that was, and what was lost before; None: until now, and nothing.
     """
-    context.effects.returned.append(_returned(subscription.inbox, command))
     back_ns = None if command is None else command.back_ns
+    if not (isinstance(command, ClientReachable) and command.back_ns >= NEVER_NS):
+        # Else some inboxes of the client are not subscribed to yet: when they are, that is news.
+        context.effects.returned.append(_returned(subscription.inbox, command))
     resume_sending(context, subscription, gone_since_ns, back_ns, here=True, unwritten=_unwritten(command))
     _look_again(context.state, subscription.group)
 

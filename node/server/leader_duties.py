@@ -28,6 +28,7 @@ from node.core.commands import (
     Tick,
     Unwritten,
 )
+from node.core.presence import NEVER_NS
 from node.core.state import Client, State, Subscription
 from node.core.versions import too_new
 from node.server.clock import ClusterClock, WallClock
@@ -50,8 +51,8 @@ LOOK_EVERY_S = 0.05
 LOOK_AT_LEAST_S = 0.5
 """How often all inboxes are looked at, changed or not: graces end. Where there are very many, it is less
 often (`Presence.pause_s`), and what has changed is looked at in between."""
-UNREACHABLE_NS = 1 << 62
-"""A time that nothing is sent after."""
+UNREACHABLE_NS = NEVER_NS
+"""As the time since when a client is reachable: not all of its inboxes are subscribed to yet."""
 NEVER = float("inf")
 ASKED_MAX = 100
 """Clients asked in one look whether they hear their inbox by a pattern; others are in the next."""

@@ -13,6 +13,7 @@ from node.core.commands import (
     NewTerm,
     Unwritten,
 )
+from node.core.effects import Returned
 from node.core.records import all_records, digest, restore
 from node.core.state import Lost
 
@@ -182,3 +183,31 @@ def test_version_1_does_not_say_where_a_client_is() -> None:
     talk = Conversation(version=1)
     talk.connect("a")
     assert talk.state.clients["a"].reachable_at is None
+
+
+def test_a_finding_without_a_time_that_is_repeated_makes_nothing_due_again() -> None:
+    """R15: a leader under load repeats a finding that it has not seen applied."""
+    talk = talk_of("a")
+    talk.publish(at=1.0)
+    assert talk.back("a", since=0.9, at=1.4, unwritten=unwritten(0)).redelivered("A") == {1: 1}
+    assert talk.back("a", since=0.9, at=2.4, unwritten=unwritten(0)).sent == {}
+    assert talk.tick(at=1.4 + WAIT_S).redelivered("A") == {1: 2}
+
+
+def test_the_same_connection_is_found_again_after_the_client_was_unreachable() -> None:
+    talk = talk_of("a")
+    talk.publish(at=1.0)
+    assert talk.back("a", since=0.9, at=1.4, unwritten=unwritten(0)).redelivered("A") == {1: 1}
+    talk.away("a", since=1.3, written=0)
+    assert talk.back("a", since=1.3, at=2.4, unwritten=unwritten(0)).redelivered("A") == {1: 2}
+
+
+def test_an_inbox_that_is_subscribed_to_after_its_clients_return_is_still_news() -> None:
+    """R15: what was sent to it until then arrived nowhere; the leader must not forget that it moves."""
+    talk = talk_of("a")
+    client = talk.state.clients["a"]
+    answer = talk.back("a", since=0.9, at=1.4, unwritten=unwritten(0))
+    assert answer.effects.returned == [Returned(client.heartbeat_inbox, "n2", 7)]
+    moved = {"since": 2.0, "reachable": 2.1, "at": 2.2}
+    answer = talk.back("a", **moved, unwritten=unwritten(0))  # type: ignore[arg-type]
+    assert answer.effects.returned == [Returned(client.heartbeat_inbox, "n2", 7), Returned("A", "n2", 7)]

@@ -591,6 +591,27 @@ def test_it_is_not_waited_for_any_longer_than_that() -> None:
     assert back.back_ns == UNREACHABLE_NS, "what is sent to the other inbox doesn't arrive yet"
 
 
+def test_an_inbox_that_comes_later_than_its_client_is_found_by_itself() -> None:
+    """R15: what was sent to it after its client's return, and before it came, is due at once."""
+    leader = Leader()
+    leader.subscribe("in")
+    leader.wait(1.0)
+    leader.lost("hb.me", "in")
+    gone = leader.now
+    leader.wait(0.5)
+    leader.reachable("hb.me", epoch=2)
+    leader.apply(*leader.wait(SETTLE_NS / SECOND + 3 * STEP_S))
+    leader.wait(0.5)
+    leader.reachable("in", epoch=2)
+    reachable, sub = leader.now + SURE_S, leader.talk.find("in")
+    found = leader.wait(2 * STEP_S)
+    assert found == [
+        SubscriptionReachable(TERM, sub.id, sub.generation, ns(gone), ns(reachable), *ALL_WRITTEN, "n1", 2)
+    ]
+    leader.apply(*found)
+    assert leader.wait(1.0) == []
+
+
 def test_one_inbox_of_a_client_can_move_by_itself() -> None:
     """R15: what went into its dead connection is due, though its client is heard."""
     leader = Leader()
