@@ -1,29 +1,28 @@
-"""The shell of a node: sockets, files and clocks on the outside, plain objects within.
+"""The shell of a node: sockets, files and clocks, around objects without I/O.
 
 ::
 
     clients ─► connection ─► routing ─► streaming ─► origin ─┐ own and forwarded batches
     (trio)     one client's   subjects,  requests to  serials │
                operations     anywhere   commands             ▼
-                  ▲                                       ordering ─► raft ─► core.apply
-                  │ bytes while there is room                 ▲                   │
-               perform ◄──────────── effects ─────────────────┼───────────────────┤
-                                                            keeper          checkpointing
+                  ▲                                       proposer ─► raft ─► core.apply
+                  │ bytes while there is capacity             ▲                   │
+            effect_executor ◄──────── effects ────────────────┼───────────────────┤
+                                                        leader_duties       checkpointing
                                                  time, heartbeats, presence   (trio) ─► store
 
-``replica`` holds all of the inner row together: it is one node's share of the cluster without I/O, told
-what happened and what time it is. The simulator runs it as it stands. ``node`` gives it everything else:
-the directory, the engine and its driver, the peers, the clients (``clients``, with ``context``,
-``liveness``, ``auth`` and ``access``), the signals and the order in which all of this starts and stops.
-``clock`` reads the two clocks of the log,
-``interest`` and ``subscriptions`` are what ``routing`` keeps, ``requests`` asks clients something,
-``host`` is the machine underneath, ``logs`` how a node speaks, ``source`` what monitoring sees of it.
+``replica`` holds the whole inner row: the part of a node that does no I/O and receives events and the time as
+arguments. The simulator runs it unchanged. ``node`` supplies everything else: the directory, the engine and
+its driver, the peers, the clients (``clients``, with ``context``, ``liveness``, ``auth`` and ``access``), the
+signals, and the order of start and stop.
+``clock`` reads the two clocks of the log, ``interest`` and ``subscriptions`` are the tables of ``routing``,
+``requests`` sends requests to clients, ``system`` is the machine below, ``logs`` sets up logging,
+``monitor_adapter`` is the node as monitoring sees it.
 
-Rooms within: ``membership`` (who belongs to the cluster), ``disk`` (what is kept), ``administration`` (what
-operators ask), ``remote_routes`` (nodes of other clusters), ``external_nats`` (a NATS server of somebody
-else).
+Subpackages: ``membership`` (the members of the cluster), ``disk`` (what is stored), ``administration``
+(requests of operators), ``routes`` (nodes of other clusters), ``external_nats`` (an external NATS server).
 
-Nothing in this room decides what a client is promised; that is ``core``'s. What it owes is order:
-requests of one connection are numbered as they came, effects are performed as they are listed, and
-no await stands between two of either.
+What a client is promised is decided in ``core``, not here. This package is responsible for order: requests
+of one connection are numbered in the order they arrived, effects are executed in the order they are listed,
+and there is no await between two requests or between two effects.
 """

@@ -1,11 +1,11 @@
-"""What the ready leader sets right in the state that concerns no client (rules R13, R24).
+"""What a ready leader corrects in the replicated state that concerns no client (rules R13, R24).
 
-* *The machine version* is raised once **all** members have reported that they know a higher one, also those
-  that are away at the moment: one that comes back with an older release could apply nothing more.
-* *Ages wait* while the leader's own wall clock is far from the median of the cluster's. Messages are dated by
-  the median, so it is no more than a guess that the median is right; what was dropped can't be brought back.
+* *The machine version* is raised once **all** members have reported that they support a higher one. That
+  includes members that are away: one that returned with an older release could apply nothing more.
+* *Expiry is paused* while the leader's own wall clock is far from the median of the cluster's. Messages are
+  stamped with the median, and the median may be the wrong one; dropped messages can't be restored.
 
-Both are proposed again until they are applied, which takes another leader at worst.
+Both are proposed again until they are applied, at worst by the next leader.
 
 A plain object without I/O; ``now_s`` is the driver's clock.
 """
@@ -27,21 +27,21 @@ EVERY_S = 1.0
 
 
 class Maintenance:
-    """The findings of whoever leads.
+    """Proposes the machine version and the pause of expiry, while this node leads.
 
     Args:
-        name: this node's.
-        known: the newest machine version it knows.
+        name: this node's name.
+        supported: the newest machine version that this node supports.
         state: the replicated state.
         wall_clock: this node's wall clock.
-        members: all there are, this node included; none while that isn't known.
+        members: all members, this node included; empty before the first membership.
         propose: puts a command into the next entry.
     """
 
     def __init__(
         self,
         name: str,
-        known: int,
+        supported: int,
         state: Callable[[], State],
         wall_clock: WallClock,
         *,
@@ -52,34 +52,34 @@ class Maintenance:
         self._wall_clock = wall_clock
         self._members = members
         self._propose = propose
-        self._known = {name: known}
-        self._looked_s = float("-inf")
+        self._supported = {name: supported}
+        self._checked_s = float("-inf")
 
-    def met(self, peer: str, hello: Mapping[str, Any]) -> None:
-        """A member said what it knows. The last word counts: it may have gone back to an older release."""
+    def peer_up(self, peer: str, hello: Mapping[str, Any]) -> None:
+        """Note the machine version in a member's hello. The last one counts: a member may be downgraded."""
         version = hello.get("machine")
         if isinstance(version, int):
-            self._known[peer] = version
+            self._supported[peer] = version
 
     def raise_version(self, term: int) -> list[RaiseVersion]:
-        """Return the command that raises the machine version, if every member knows a higher one (R24).
+        """Return the command that raises the machine version, if every member supports a higher one (R24).
 
-        A new cluster gets it with its identity, in its first entry, unless a member has not been met yet.
+        A new cluster gets it with its identity, in its first entry, unless a member has not connected yet.
         """
-        version = min((self._known.get(member, 0) for member in self._members()), default=0)
+        version = min((self._supported.get(member, 0) for member in self._members()), default=0)
         if version <= self._state().version:
             return []
         return [RaiseVersion(term, version, package.__version__)]
 
     def pump(self, now_s: float, term: int) -> None:
-        """Propose what is to be set right. Called by whoever leads ``term``."""
-        if now_s - self._looked_s < EVERY_S:
+        """Propose the commands that are needed. Called while this node leads ``term``."""
+        if now_s - self._checked_s < EVERY_S:
             return
-        self._looked_s = now_s
+        self._checked_s = now_s
         state = self._state()
         for raised in self.raise_version(term):
             log.info(
-                "every member knows machine version %d: raising it from %d", raised.version, state.version
+                "every member supports machine version %d: raising it from %d", raised.version, state.version
             )
             self._propose(raised)
         if self._wall_clock.wrong != state.expiry_paused:

@@ -1,4 +1,4 @@
-"""A running node, as monitoring sees it: real objects to the plain figures of ``monitor``."""
+"""Adapts a running node to monitoring: makes the plain figures of ``monitor`` from the node's objects."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class Counted(Protocol):
-    """What has counters of messages."""
+    """An object with counters of messages."""
 
     @property
     def in_msgs(self) -> int: ...
@@ -35,7 +35,7 @@ class Counted(Protocol):
 
 
 class Source(figures.Source):
-    """What ``monitor`` asks of a node. Everything is read when it is asked for."""
+    """The node as `figures.Source`. Each figure is read when it is requested."""
 
     def __init__(self, node: Node) -> None:
         self._node = node
@@ -301,7 +301,7 @@ def _peering(node: Node) -> figures.Peering | None:
 
 
 def age_ns(age_s: float | None) -> int | None:
-    """None as well for a peer that was never heard: its age is infinite."""
+    """Convert to nanoseconds. Returns None also for a peer that was never heard: its age is infinite."""
     return None if age_s is None or not math.isfinite(age_s) else int(age_s * SECOND)
 
 

@@ -1,8 +1,8 @@
-"""Answers to clients that are on their way to another node, while this one stops.
+"""Answers to clients that are moving to another node while this one stops.
 
-A connection that this node drains has ended for the client, and the requests that it sent until it noticed
-are still carried out. Their answers find the client where it connects next: each is kept until somebody in
-the cluster subscribes to the inbox it goes to, for the client library resubscribes with the same inboxes.
+When this node drains a connection, the connection has ended for the client. Requests that the client sent
+before it noticed are still carried out. Each answer is kept until the client has subscribed to its inbox on
+another node: client libraries resubscribe with the same inboxes.
 
 A plain object without I/O.
 """
@@ -15,24 +15,24 @@ from collections.abc import Callable
 log = logging.getLogger("stanchion.streaming")
 
 KEPT_MAX = 65_536
-"""Answers kept. One more takes the place of the oldest."""
+"""Answers kept. At the maximum the oldest is dropped."""
 
 
 class MovingReplies:
-    """Answers whose clients are not heard at the moment.
+    """Answers whose clients are unreachable at the moment.
 
     Args:
-        reachable: whether the owner of an inbox is connected somewhere (``Routing.reachable_by_owner``).
-        send: sends an answer to whoever listens.
+        reachable: whether the owner of an inbox is connected to some node (``Routing.reachable_by_owner``).
+        send: publishes an answer to an inbox.
     """
 
     def __init__(self, reachable: Callable[[bytes], bool], send: Callable[[bytes, bytes], None]) -> None:
-        self._heard = reachable
+        self._reachable = reachable
         self._send = send
         self._kept: dict[bytes, list[bytes]] = {}
         self._count = 0
-        self.given_up = 0
-        """Answers that were dropped for lack of room."""
+        self.dropped = 0
+        """Answers that were dropped because more than ``KEPT_MAX`` waited."""
 
     @property
     def count(self) -> int:
@@ -40,11 +40,11 @@ class MovingReplies:
         return self._count
 
     def send(self, inbox: bytes, payload: bytes) -> None:
-        """Send an answer to whoever listens now, and again to its client when that is heard, if it isn't now.
+        """Send an answer. If its client is unreachable, keep the answer and send it again when it returns.
 
         Answers to one inbox keep their order.
         """
-        if self._heard(inbox):
+        if self._reachable(inbox):
             self._release(inbox)
             self._send(inbox, payload)
             return
@@ -55,9 +55,9 @@ class MovingReplies:
         self._count += 1
 
     def interest_changed(self) -> None:
-        """Somebody subscribed: send what waited for that."""
+        """A subscription was added: send the answers whose clients are reachable now."""
         for inbox in list(self._kept):
-            if self._heard(inbox):
+            if self._reachable(inbox):
                 self._release(inbox)
 
     def _release(self, inbox: bytes) -> None:
@@ -72,14 +72,15 @@ class MovingReplies:
         if not payloads:
             del self._kept[inbox]
         self._count -= 1
-        self.given_up += 1
+        self.dropped += 1
 
 
 def owners_pattern(pattern: bytes, inbox: bytes) -> bool:
-    """Whether a subscription to ``pattern`` is one that the owner of ``inbox`` makes.
+    """Return True if ``pattern`` is a subscription that only the owner of ``inbox`` makes.
 
-    That is the inbox itself or, for an inbox of three tokens and more, all of the owner's: ``_INBOX.<its
-    own>.*``. Whoever listens to ``>``, ``_INBOX.>`` or ``_STAN.acks.*`` would swallow the answer of another.
+    That is the inbox itself or, for an inbox of three or more tokens, all inboxes of its owner:
+    ``_INBOX.<owner>.*``. Subscribers of ``>``, ``_INBOX.>`` or ``_STAN.acks.*`` don't count: the answer would
+    be sent to them and dropped here.
     """
     if pattern == inbox:
         return True

@@ -1,12 +1,13 @@
-"""The operator token: what the user who runs a node has, and other clients of the node have not.
+"""The operator token: it distinguishes the user who runs a node from the other clients of the node.
 
-Who CONNECTs with it as ``auth_token`` may make every request of an operator (`administration`). Unless it
-is configured (``clients.operator_token_file``), it is a file that the first node makes for the user it runs
-as, in the user's state directory, and a copy of that in each node's own directory. Both are readable by that
-user only, and the command line looks for them there: so it works without typing for whoever may read the
-node's directory.
+A connection that sends it as ``auth_token`` in CONNECT may make every request of an operator
+(`administration`). Unless the token is configured (``clients.operator_token_file``), the first node of a
+system user makes a file with it in that user's state directory, and each node keeps a copy in its own
+directory. Both files are readable by that user only. The command line looks for them there, so a user who may
+read the node's directory needs no option.
 
-A node without a place for the file goes on: then operators are users and tokens of the configuration.
+A node that can't store the file starts nevertheless: then operators are the users and tokens of the
+configuration.
 """
 
 from __future__ import annotations
@@ -30,10 +31,10 @@ LENGTH_MIN: Final = 16
 
 
 def operator_token(config: Config) -> str:
-    """The token of this node; empty if there is no place for one.
+    """Return the token of this node; empty if there is no place to store one.
 
     Args:
-        config: for this node (``Config.for_node``).
+        config: the configuration of this node (``Config.for_node``).
 
     Raises:
         ConfigError: a configured token is too short.
@@ -53,20 +54,20 @@ def operator_token(config: Config) -> str:
         if own and not _is_there(own[0], text):
             private_files.put(own[0], text)
     except (OSError, ConfigError) as error:
-        log.warning("this node has no operator token: %s; operators need a user of the configuration", error)
+        log.warning("no operator token: %s; operators must connect as a user of the configuration", error)
         return ""
     return text
 
 
 def _too_short(where: str, text: str) -> str:
-    return f"{where}: an {WHAT} of {len(text)} characters, where at least {LENGTH_MIN} are needed"
+    return f"{where}: an {WHAT} needs at least {LENGTH_MIN} characters, this one has {len(text)}"
 
 
 def found(directories: Sequence[Path]) -> str:
-    """The token of a node on this machine, if this user may read it; else empty.
+    """Return the token of a node on this machine; empty if this user may read none.
 
     Args:
-        directories: of nodes.
+        directories: node directories to look in first.
     """
     for path in (*(directory / FILE_NAME for directory in directories), *state_paths()):
         try:
@@ -77,7 +78,7 @@ def found(directories: Sequence[Path]) -> str:
 
 
 def state_paths() -> list[Path]:
-    """Where the token of this user lies."""
+    """Return the files that may hold this user's token."""
     return private_files.state_paths(os.environ, private_files.home(), FILE_NAME)
 
 

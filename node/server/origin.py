@@ -1,21 +1,21 @@
-"""This node as an origin: its session with the replicated machine (rules R5–R8, R21).
+"""This node as an origin: its session with the replicated state machine (rules R5–R8, R21).
 
-Every request of this node's clients becomes a command with the next serial of the node's session.
-Commands gathered during one read are encoded as one batch, forwarded to the leader in order, and
-kept until this node has applied them. A batch holds one command or at most ``BATCH_BYTES``, each counted by
-its real size and ``COMMAND_OVERHEAD``. When the leader changes or the link to it breaks, everything
-not yet applied is forwarded again, in order; ``apply`` skips serials it has seen. So a request in
-flight at a leader's death is neither lost nor done twice: its client sees one slow answer.
+Every request of this node's clients becomes a command with the next serial of the node's session. The
+commands of one read are encoded as one batch, forwarded to the leader in order, and kept until this node has
+applied them. A batch holds one command, or several of at most ``BATCH_BYTES`` together; each counts with its
+real size and ``COMMAND_OVERHEAD``. When the leader changes or the link to it breaks, everything that is not
+applied yet is forwarded again, in order; ``apply`` skips serials it has seen. So a request that is in flight
+when a leader dies is neither lost nor executed twice: its client sees one slow answer.
 
-While no leader can be reached, what clients ask is kept here. Nothing of that has left the node, so it can be
-refused with the certainty that it is never carried out (``refuse``). What was forwarded before can't be: a
-journal that is out of reach may have it, so it waits for its outcome, without an answer.
+While no leader can be reached, new requests are kept here. They have not left the node, so they can be
+refused with the certainty that they will never be carried out (``refuse``). Requests that were forwarded
+before can't be refused: an unreachable journal may contain them. They wait for their outcome.
 
 A plain object without I/O. Frames to the leader are tuples:
 
     ("open", term, commands)                               a SessionOpen, which has no session yet
     ("batch", term, session, first, last, lowest, commands)
-    ("held", term, session, next serial)                   everything this node held has been sent
+    ("held", term, session, next serial)                   AllForwarded: every kept batch has been sent
 
 Without a session nothing can be sent yet. Then the serial of ``held`` is that of the session being opened,
 which counts from 1: the leader learns how many commands will follow (R9).
@@ -46,21 +46,22 @@ log = logging.getLogger("stanchion.origin")
 UNAPPLIED_BYTES_MAX = 4 * 1024 * 1024
 UNAPPLIED_COMMANDS_MAX = BATCH_COMMANDS_MAX
 BATCH_BYTES = 64 * 1024
-"""A batch closes at this size, so that the leader can fill entries evenly from all origins (R21). Only a
-batch of one command is larger."""
+"""Maximum size of a batch of several commands, so that the leader can fill entries evenly from all origins
+(R21). A single larger command is a batch of its own."""
 
 COMMAND_OVERHEAD = 48
-"""Bytes that each command counts for beside its own. So a batch has at most some 1,300 commands, however
-small they are: applying one is work too."""
+"""Bytes added to the size of each command. They limit a batch to about 1,300 commands, however small they
+are, because applying a command takes time too."""
 
 ANSWER_OVERHEAD = 512
-"""Bytes that a request other than a publish counts for while its outcome is awaited: who asked, and where."""
+"""Bytes that a waiting request other than a publish counts for: its answer function and reply subject."""
 
 KEPT_BYTES_MAX = 1024 * 1024
-"""Of commands that nobody waits for, acknowledgements, while requests are refused. More are dropped."""
+"""While requests are refused: bytes of commands without an answer (acknowledgements) that are kept. More are
+dropped."""
 
 Answer = Callable[[Outcome], None]
-"""Told the outcome of a request, once, in the order of effects (R2)."""
+"""Called with the outcome of a request, once, in the order of effects (R2)."""
 
 
 class Waiting(NamedTuple):
@@ -70,11 +71,11 @@ class Waiting(NamedTuple):
     last: int
     commands: bytes
     held_bytes: int
-    """What it takes in memory, with those who wait for its outcomes."""
+    """Its size in memory, including the answer functions that wait for its outcomes."""
 
 
 class Kept(NamedTuple):
-    """A batch that has not left this node: its serials may be given out again."""
+    """A batch that has not left this node: its serials may be assigned again."""
 
     commands: list[Command]
     held_bytes: int
@@ -85,9 +86,9 @@ class Origin:
 
     Args:
         node: this node's name.
-        forward: sends a frame to the leader: to this node's own ordering or over the peer link. What it
-            loses is sent again after ``leader_changed``.
-        random_bytes: for nonces.
+        forward: sends a frame to the leader: to this node's own proposer or over the peer link. Frames that
+            are lost are sent again after ``leader_changed``.
+        random_bytes: makes nonces.
     """
 
     def __init__(
@@ -113,20 +114,20 @@ class Origin:
         self._unsent = 0  # how many batches at the end of _waiting were not forwarded in this term
         self._waiting_bytes = 0
         self._pending: dict[int, Answer | tuple[Any, ...]] = {}
-        self.publish_answered: Callable[[tuple[Any, ...], Outcome], None] = _nobody
+        self.publish_answered: Callable[[tuple[Any, ...], Outcome], None] = _no_publish_handler
         self.refusal: Refused | None = None
-        """What every request is answered at once, for lack of a leader; None: requests are taken."""
+        """The answer to every new request while there is no leader; None: requests are accepted."""
         self._stopped = False
         self.dropped = 0
-        """Commands that nobody waited for and that were dropped for lack of room (``KEPT_BYTES_MAX``)."""
+        """Commands without an answer that were dropped because of ``KEPT_BYTES_MAX``."""
         self.version: Callable[[], int] = lambda: 1
         """The machine version in effect: commands above it are refused here, not proposed (R24)."""
 
-    # --- what clients ask -------------------------------------------------------------------------
+    # --- requests of clients -------------------------------------------------------------------------
 
     @property
     def full(self) -> bool:
-        """Whether to stop reading from clients: a request given a serial is never abandoned (R8)."""
+        """Whether to stop reading from clients: a request with a serial is never abandoned (R8)."""
         return (
             self._held_bytes >= UNAPPLIED_BYTES_MAX
             or self._next - self.lowest_waited >= UNAPPLIED_COMMANDS_MAX
@@ -134,7 +135,7 @@ class Origin:
 
     @property
     def relaxed(self) -> bool:
-        """Whether there is room again for clients that were stopped."""
+        """Whether clients that were stopped may be read from again."""
         return (
             self._held_bytes < UNAPPLIED_BYTES_MAX // 2
             and self._next - self.lowest_waited < UNAPPLIED_COMMANDS_MAX // 2
@@ -156,7 +157,7 @@ class Origin:
 
     @property
     def last_serial(self) -> int:
-        """Of the newest request; 0 before the first."""
+        """The serial of the newest request; 0 before the first."""
         return self._next - 1
 
     @property
@@ -169,9 +170,9 @@ class Origin:
         return bool(self._waiting or self._kept or self._new)
 
     def submit(self, command: Command, answer: Answer | None = None) -> None:
-        """Give ``command`` the next serial; ``answer`` is told its outcome. ``flush`` sends it.
+        """Give ``command`` the next serial; ``answer`` is called with its outcome. ``flush`` sends it.
 
-        One that not every member knows yet is refused at once, and gets none.
+        A command that some member does not support yet is refused at once and gets no serial.
         """
         if too_new(command, self.version()):
             if answer is not None:
@@ -193,19 +194,19 @@ class Origin:
         held = size
         if answer is not None:
             self._pending[self._next] = answer
-            held += size + ANSWER_OVERHEAD  # who answers knows what was asked
+            held += size + ANSWER_OVERHEAD  # the answer function keeps a copy of the request
         self._next += 1
         self._new.append(command)
         self._new_bytes += size + COMMAND_OVERHEAD
         self._new_held_bytes += held + COMMAND_OVERHEAD
 
     def submit_publish(self, command: Command, pending: tuple[bytes, str], size: int) -> None:
-        """Like ``submit``, without a closure each: publishes are what there is most of.
+        """Submit a publish without a closure for its answer: publishes are the most frequent command.
 
         Args:
             command: the publish.
             pending: the reply subject and the guid; passed to ``publish_answered`` with the outcome.
-            size: bytes of the encoded command, or a few more; never fewer.
+            size: size of the encoded command in bytes, or slightly more; never less.
         """
         if self.refusal is not None:
             self.publish_answered(pending, self.refusal)
@@ -220,7 +221,7 @@ class Origin:
         self._new_held_bytes += size + len(pending[0]) + len(pending[1])
 
     def flush(self) -> None:
-        """Close the batch of what was submitted, and forward it if there is a leader; else keep it."""
+        """Close the batch of submitted commands. Forward it if there is a leader, else keep it."""
         if self._new:
             self._kept.append(Kept(self._new, self._new_held_bytes))
             self._kept_count += len(self._new)
@@ -232,7 +233,7 @@ class Origin:
             self._forward_unsent()
 
     def _close_kept(self) -> None:
-        """Give what was kept to the leader. From here on others may have it."""
+        """Encode the kept batches for forwarding. From here on other nodes may have received them."""
         first = self._first_kept
         for commands, held_bytes in self._kept:
             last = first + len(commands) - 1
@@ -247,13 +248,14 @@ class Origin:
         self._kept_count = self._kept_bytes = 0
 
     def refuse(self, refusal: Refused) -> int:
-        """Answer ``refusal`` to every request that has not left this node, and to all later ones at once.
+        """Answer ``refusal`` to every request that has not left this node, and to later ones at once.
 
-        Until `leader_changed` names a leader. Serials of what is refused are given out again: nobody else has
-        seen them. Commands without an answer, acknowledgements, are kept: nobody would send them again.
+        This lasts until `leader_changed` names a leader. The serials of refused requests are assigned again:
+        no other node has seen them. Commands without an answer (acknowledgements) are kept, because clients
+        don't send them again.
 
         Returns:
-            How many requests were refused; 0 if there is a leader: then nothing is.
+            The number of refused requests. If there is a leader, nothing is refused and it is 0.
         """
         if self._term is not None:
             return 0
@@ -275,16 +277,16 @@ class Origin:
         return len(refused)
 
     def refuse_new(self, refusal: Refused) -> None:
-        """Answer ``refusal`` to all later requests at once, for good; what was taken goes on."""
+        """Answer ``refusal`` to all later requests, permanently. Accepted requests are still carried out."""
         self.refusal = refusal
         self._stopped = True
 
-    # --- who leads --------------------------------------------------------------------------------
+    # --- the leader --------------------------------------------------------------------------------
 
     def leader_changed(self, term: int | None) -> None:
-        """There is a leader that can be reached, of ``term``, or none. Everything waiting goes again.
+        """Forward everything that waits to the leader of ``term``; None: no leader can be reached.
 
-        Also to be called when the link to the leader broke and came back.
+        Call it also when the link to the leader broke and came back.
         """
         self._term = term
         self._unsent = len(self._waiting)
@@ -299,8 +301,8 @@ class Origin:
         next_serial = self._next if self._session is not None else self._next - self.lowest_waited + 1
         self._forward(("held", term, self._session, next_serial))
 
-    def again(self, term: int, serial: int) -> None:
-        """The leader of ``term`` lacks what precedes a batch: send again from ``serial`` on (R7)."""
+    def resend(self, term: int, serial: int) -> None:
+        """Resend from ``serial`` on: the leader of ``term`` lacks the batches before one it got (R7)."""
         if term != self._term:
             return
         self._unsent = sum(1 for batch in self._waiting if batch.last >= serial)
@@ -323,36 +325,36 @@ class Origin:
             )
         self._unsent = 0
 
-    # --- what was applied -------------------------------------------------------------------------
+    # --- applied entries -------------------------------------------------------------------------
 
     def opened(self, effect: SessionOpened) -> None:
-        """A session of this node was opened in the log: ours, or one that ended ours (R5)."""
+        """An entry opened a session of this node: our own, or one that ended our own (R5)."""
         if effect.node != self._node:
             return
         if effect.nonce != self._nonce:
             if self._session is None:
-                return  # an earlier process of this node, in entries that are being caught up with
+                return  # opened by an earlier process of this node, in an old entry that is applied now
             log.warning("another process opened a session as node %s; opening a new one", self._node)
             self.ended()
             return
         if effect.session == self._session:
-            return  # it was asked for twice, because the first request seemed lost; serials go on
+            return  # opened by a repeated request, because the first one seemed lost: keep the serials
         self._session = effect.session
         self._renumber()
         self._unsent = len(self._waiting)
         self._forward_unsent()
 
     def ended(self) -> None:
-        """Our session has ended in the log: open another, and send there what the old one had not applied.
+        """An entry ended our session: open another, and send the unapplied commands of the old one in it.
 
-        Another process opened one under our name, or this node was no member for a while.
+        Causes: another process opened a session under our name, or this node was not a member for a while.
         """
         self._session = None
         self._nonce = self._random_bytes(16)
         self._open()
 
     def applied(self, replies: Replies) -> None:
-        """Outcomes of this node's requests: tell who asked, in order. Others' are ignored."""
+        """Answer this node's requests with their outcomes, in order. Ignores those of other sessions."""
         if replies.node != self._node or replies.session != self._session:
             return
         pending, others = self._pending, replies.others
@@ -367,7 +369,7 @@ class Origin:
                 answer(outcome)  # type: ignore[operator]  # a callable: not a tuple
 
     def applied_to(self, serial: int) -> None:
-        """Everything up to ``serial`` is applied: it need not be kept any longer."""
+        """Drop the batches that are applied: everything up to ``serial``."""
         waiting = self._waiting
         while waiting and waiting[0].last <= serial:
             self._waiting_bytes -= waiting.popleft().held_bytes
@@ -376,10 +378,10 @@ class Origin:
     def restored(
         self, session: tuple[int, int], nonce: bytes, applied: int, outcomes: dict[int, Outcome]
     ) -> None:
-        """A snapshot replaced the state, and this is our node's session in it (R6).
+        """Continue after a snapshot replaced the state. The arguments are this node's session in it (R6).
 
-        What was applied in the entries we skipped is answered from the outcomes kept there; what was
-        not is forwarded again by ``leader_changed``.
+        Requests that the skipped entries applied are answered from ``outcomes``. Requests that are not
+        applied yet are forwarded again by ``leader_changed``.
         """
         if nonce != self._nonce:
             self.opened(SessionOpened(self._node, nonce, session))
@@ -393,7 +395,7 @@ class Origin:
         self.applied_to(applied)
 
     def _renumber(self) -> None:
-        """A new session counts from 1: what waits is what the old one had not applied."""
+        """Renumber the unapplied commands of the old session: a new session counts from 1."""
         shift = self.lowest_waited - 1
         if not shift:
             return
@@ -404,5 +406,5 @@ class Origin:
         self._next -= shift
 
 
-def _nobody(_pending: tuple[Any, ...], _outcome: Outcome) -> None:
+def _no_publish_handler(_pending: tuple[Any, ...], _outcome: Outcome) -> None:
     raise AssertionError("publishes are answered only where a streaming service runs")

@@ -1,10 +1,10 @@
-"""What is to be written to one client, and how much of it may wait.
+"""The bytes to be written to one client, and the limits of how many may wait.
 
-It has two bounds. Above the soft one the connection isn't ``writable``: who can wait does, and ``drained``
-says when to go on. Above the hard one the client is too slow and is cut off without a word, and what waited
-is dropped.
+There are two limits. Above the soft one the connection isn't ``writable``: deliveries that can wait do so
+until ``drained`` is called. Above the hard one the client is too slow: its connection is closed without an
+error message, and the waiting bytes are dropped.
 
-A plain object without I/O: what moves the bytes, a *driver*, is woken when there are any.
+A plain object without I/O. A *driver*, which moves the bytes, is woken when there are any.
 
 Source: the NATS client protocol, "Liveness and slow consumers".
 """
@@ -14,86 +14,86 @@ from __future__ import annotations
 from typing import Protocol
 
 SOFT_BYTES = 1024 * 1024
-"""The soft bound, where the hard one leaves so much."""
+"""The soft limit, if the hard one is large enough for it."""
 
 AT_ONCE_BYTES = 256 * 1024
-"""So much may be put in, besides one message, between two looks at whether there is room."""
+"""Bytes that may be added, besides one message, between two checks of ``writable``."""
 
 SLOW_CONSUMER = "slow consumer"
-"""How the reason of such an end begins."""
+"""The close reason of a client that was too slow begins with this text."""
 
 
 def bounds(soft: int, hard: int, largest: int) -> tuple[int, int]:
-    """Both bounds, so that a client that takes what it is sent is never cut off for it.
+    """Return both limits, adjusted so that a client that reads everything is never disconnected.
 
-    Nothing that can wait goes in above the soft one, but below it as much as ``AT_ONCE_BYTES`` and a
-    message of ``largest`` bytes may go in at once. So the hard one is at least that, and a little more.
+    Deliveries that can wait are not added above the soft limit. Below it, ``AT_ONCE_BYTES`` and a message of
+    ``largest`` bytes may be added at once, so the hard limit is at least that much higher.
     """
     hard = max(hard, largest + AT_ONCE_BYTES)
     return min(soft, hard - largest - AT_ONCE_BYTES // 2), hard
 
 
 class Driver(Protocol):
-    """What moves the bytes of one connection."""
+    """Moves the bytes of one connection."""
 
     def output(self) -> None:
-        """There is something to write, or the connection was closed (see ``aborted``)."""
+        """Write: there are new bytes, or the connection was closed (see ``aborted``)."""
 
     def input(self) -> None:
-        """``reading`` has changed."""
+        """React to a change of ``reading``."""
 
 
 class Outbox:
     """The writing half of a connection.
 
-    The connection is derived from it, and puts in and counts by itself: once for each message, where a call
-    would be felt.
+    The connection class derives from it, and adds and counts bytes directly: it does so for each message,
+    where a function call would cost too much.
 
     Args:
-        soft, hard: bytes; the two bounds.
+        soft, hard: the two limits, in bytes.
     """
 
     __slots__ = ("_driver", "_hard", "_soft", "aborted", "outbox", "outbox_bytes", "watched", "written")
 
     def __init__(self, soft: int, hard: int) -> None:
         self.outbox: list[bytes] = []
-        """What is to be written next. Bytes being written are not in it any more."""
+        """Bytes to be written next. Bytes that are being written are no longer in it."""
         self.outbox_bytes = 0
-        """In ``outbox``, and taken but not yet ``sent``."""
+        """The size of ``outbox`` and of the bytes taken but not yet ``sent``."""
         self.watched = False
-        """The service is to be told, once, when something was written (``reply_order``)."""
+        """Notify the service, once, when something was written (``reply_order``)."""
         self.written = 0
-        """Bytes that the driver has written, ever."""
+        """Bytes that the driver has written since the connection began."""
         self.aborted = False
-        """Closed with nothing more to be written; what is being written is to be given up."""
+        """Closed without writing the rest; a write under way is abandoned too."""
         self._driver: Driver | None = None
         self._soft = soft
         self._hard = hard
 
     @property
     def writable(self) -> bool:
-        """There is room for deliveries that could wait."""
+        """True if deliveries that can wait may be added."""
         return self.outbox_bytes < self._soft
 
     def attach(self, driver: Driver) -> None:
-        """Have ``driver`` told of everything from now on. Before, nobody is."""
+        """Notify ``driver`` from now on. Without a driver there are no notifications."""
         self._driver = driver
 
     def detach(self) -> None:
-        """Tell the driver nothing more.
+        """Stop notifying the driver.
 
-        Connection and driver refer to each other: without this, only a search for cycles would free them.
+        Connection and driver refer to each other: without this, only the cycle collector would free them.
         """
         self._driver = None
 
     def take(self) -> list[bytes]:
-        """Everything to be written, in order; the caller writes it and tells ``sent``."""
+        """Take everything to be written, in order. The caller writes it and then calls ``sent``."""
         taken = self.outbox
         self.outbox = []
         return taken
 
     def _drop(self) -> None:
-        """Nothing more can be written."""
+        """Drop everything: no more can be written."""
         self.outbox = []
         self.outbox_bytes = 0
         self.aborted = True

@@ -1,11 +1,11 @@
-"""Which password is compared next, when more wait than the processors have time for.
+"""Fair scheduling of password comparisons when more wait than the processors can do.
 
-A bcrypt comparison takes tens to hundreds of milliseconds on purpose, and only a few run at a time. Anybody
-may ask for as many as they like by connecting with wrong passwords. So addresses take turns, and within an
-address the users that it names: whoever logs in for the first time waits for one comparison of each other
-address, not for all of an attacker's. The very same password of the same user is compared once for all that
-wait for it, as when a thousand clients come back at once. Too many of one address, or altogether, and the
-one that has waited longest is given up: its client is told that it took too long, and tries again.
+A bcrypt comparison takes tens to hundreds of milliseconds on purpose, and only a few run at a time. Any
+client can request many of them by connecting with wrong passwords. So addresses take turns, and within an
+address its users take turns: a first login waits for one comparison of each other address, not for all of an
+attacker's. The same password of the same user is compared once for all connections that wait for it, as when
+a thousand clients reconnect at once. If too many comparisons wait, of one address or in total, the oldest one
+is dropped: its client gets a timeout error and tries again.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ from node.server.auth import Check, Identity
 log = LimitedLog(logging.getLogger("stanchion.clients"))
 
 ADDRESS_WAITING_MAX: Final = 64
-"""Comparisons of one address that wait."""
+"""Waiting comparisons of one address."""
 
 WAITING_MAX: Final = 512
-"""Of all addresses."""
+"""Waiting comparisons of all addresses."""
 
 T = TypeVar("T")
 
 
 def workers() -> int:
-    """How many comparisons run at a time: each keeps a processor busy, and consensus needs one too."""
+    """Return how many comparisons run at a time: each keeps a processor busy, and consensus needs one."""
     return max(1, min(2, len(os.sched_getaffinity(0)) - 1))
 
 
@@ -43,8 +43,8 @@ class Turns(Generic[T]):
     """A bounded queue in which addresses take turns, and within an address its users.
 
     Args:
-        address_max: of one address.
-        total_max: of all.
+        address_max: maximum number of items of one address.
+        total_max: maximum number of all items.
     """
 
     def __init__(self, address_max: int = ADDRESS_WAITING_MAX, total_max: int = WAITING_MAX) -> None:
@@ -55,19 +55,19 @@ class Turns(Generic[T]):
         self._total = 0
 
     def add(self, address: str, user: str, item: T) -> T | None:
-        """Queue ``item``. Returns the one that had to be given up for it, if any."""
+        """Queue ``item``. Returns the item that was dropped to make space for it, if any."""
         users = self._lines.setdefault(address, OrderedDict())
         users.setdefault(user, deque()).append(item)
         self._counts[address] = self._counts.get(address, 0) + 1
         self._total += 1
         if self._counts[address] > self._address_max:
-            return self._give_up(address)
+            return self._drop_oldest(address)
         if self._total > self._total_max:
-            return self._give_up(max(self._counts, key=self._counts.__getitem__))
+            return self._drop_oldest(max(self._counts, key=self._counts.__getitem__))
         return None
 
     def next(self) -> T | None:
-        """Take the one whose turn it is; None if nothing waits."""
+        """Take the next item; None if the queue is empty."""
         if not self._lines:
             return None
         address, users = next(iter(self._lines.items()))
@@ -79,14 +79,14 @@ class Turns(Generic[T]):
         return item
 
     def discard(self, address: str, user: str, item: T) -> None:
-        """Nobody waits for ``item`` any more. It may have been taken already."""
+        """Remove ``item``: no connection waits for it any more. It may have been taken already."""
         users = self._lines.get(address)
         line = None if users is None else users.get(user)
         if line is not None and item in line:
             line.remove(item)
             self._taken(address, user)
 
-    def _give_up(self, address: str) -> T:
+    def _drop_oldest(self, address: str) -> T:
         users = self._lines[address]
         user = max(users, key=lambda each: len(users[each]))
         item = users[user].popleft()
@@ -106,7 +106,7 @@ class Turns(Generic[T]):
 
 
 class _Comparison:
-    """One comparison, and how many wait for it."""
+    """One comparison, and the number of connections that wait for it."""
 
     __slots__ = ("address", "check", "done", "error", "is_begun", "outcome", "waiters")
 
@@ -124,9 +124,9 @@ class PasswordChecks:
     """Compares passwords in worker threads.
 
     Args:
-        workers: how many at a time.
+        workers: how many comparisons run at a time.
         address_max: how many of one address may wait.
-        total_max: how many may wait altogether.
+        total_max: how many may wait in total.
     """
 
     def __init__(
@@ -137,14 +137,14 @@ class PasswordChecks:
         self._comparisons: dict[Hashable, _Comparison] = {}
 
     async def compare(self, check: Check, host: str) -> Identity | None:
-        """Whose connection it is; None for a wrong password.
+        """Return the identity that the password proves; None if the password is wrong.
 
         Args:
             check: the comparison.
-            host: where the client is.
+            host: the client's address.
 
         Raises:
-            UnavailableError: it was given up, because too many wait.
+            UnavailableError: the comparison was dropped, because too many wait.
         """
         comparison = self._comparisons.get(check.key)
         if comparison is None:
@@ -163,15 +163,15 @@ class PasswordChecks:
 
     def _add(self, check: Check, address: str) -> _Comparison:
         comparison = self._comparisons[check.key] = _Comparison(check, address)
-        given_up = self._turns.add(address, check.user, comparison)
-        if given_up is not None:
+        dropped = self._turns.add(address, check.user, comparison)
+        if dropped is not None:
             log.warning(
-                "too many passwords wait to be compared, the last from %s: one was given up",
+                "too many passwords wait to be compared, the latest from %s: one comparison was dropped",
                 address,
                 source=address,
             )
-            given_up.error = UnavailableError("too many passwords wait to be compared")
-            self._end(given_up)
+            dropped.error = UnavailableError("too many passwords wait to be compared")
+            self._end(dropped)
         self._start()
         return comparison
 
@@ -179,13 +179,13 @@ class PasswordChecks:
         while self._free and (comparison := self._turns.next()) is not None:
             self._free -= 1
             comparison.is_begun = True
-            # Not a task of whoever waits: a client that leaves must not free a processor that is still busy.
+            # Not a task of the waiting connection: if the client leaves, the processor is still busy.
             trio.lowlevel.spawn_system_task(self._run, comparison)
 
     async def _run(self, comparison: _Comparison) -> None:
         try:
             comparison.outcome = await trio.to_thread.run_sync(comparison.check.run, abandon_on_cancel=True)
-        except Exception as error:  # whoever waits for it raises it
+        except Exception as error:  # raised in each waiting `compare`
             comparison.error = error
         self._free += 1
         self._end(comparison)

@@ -1,4 +1,4 @@
-"""What a node has in the way of links to its peers: one for plain NATS traffic, or none at all."""
+"""The route link to peers, for plain NATS traffic, and the transport of a node without peers."""
 
 from __future__ import annotations
 
@@ -38,44 +38,44 @@ class Alone:
     """The transport of a node without peers."""
 
     def attach(self, link: str, listener: LinkListener) -> None:
-        """Nobody will ever call."""
+        """Do nothing: no event will come."""
 
     def send(self, peer: str, link: str, value: Any) -> bool:
-        """There is nobody."""
+        """Return False: there are no peers."""
         return False
 
     def queued_bytes(self, peer: str, link: str) -> int:
-        """Nothing waits."""
+        """Return 0: there are no peers."""
         return 0
 
     def send_encoded(self, peer: str, link: str, frame: bytes) -> bool:
-        """There is nobody."""
+        """Return False: there are no peers."""
         return False
 
     def is_up(self, peer: str, link: str) -> bool:
-        """There is nobody."""
+        """Return False: there are no peers."""
         return False
 
     def drop(self, peer: str, link: str, reason: str) -> None:
-        """There is nobody."""
+        """Do nothing: there are no links."""
 
     def connections(self, link: str) -> list[Any]:
-        """There are none."""
+        """Return an empty list."""
         return []
 
     def serve_snapshots(self, serve: Any) -> None:
-        """Nobody will ever need one."""
+        """Do nothing: no peer will request a snapshot."""
 
     def serve_remote_route(self, serve: Any) -> None:
-        """Nobody can dial this node."""
+        """Do nothing: no node can dial this one."""
 
     def serve_joiners(self, serve: Any) -> None:
-        """Nobody can dial this node."""
+        """Do nothing: no node can dial this one."""
 
     def open_snapshot(self, peer: str) -> Any:
-        """There is nobody to need one."""
+        """Raise `UnavailableError`: there are no peers."""
         raise UnavailableError(f"{peer} is no member")
 
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Nothing to do."""
+        """Return at once."""
         task_status.started()

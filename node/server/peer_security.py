@@ -1,4 +1,4 @@
-"""How this node and its peers know one another, as the configuration says (``cluster.peer_security``)."""
+"""Builds the authentication of peer links from the configuration (``cluster.peer_security``)."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ def peer_security(config: Config, name: str, members: MemberCertificates | None 
     """Make the security of node ``name``'s peer links.
 
     Args:
-        config: for this node (``Config.for_node``).
-        name: the node's.
-        members: what members' certificates are noted in, where there are certificates.
+        config: the configuration of this node (``Config.for_node``).
+        name: the node's name.
+        members: where the certificates of members are recorded; only used with mutual TLS.
 
     Raises:
         ConfigError: certificates or the peer secret can't be used.
@@ -36,8 +36,8 @@ def peer_security(config: Config, name: str, members: MemberCertificates | None 
         return SharedSecret(lambda: _peer_secret(config))
     log.warning(
         "cluster.peer_security.mode is none: any process on this machine can be a node of this cluster. "
-        "That is for a rolling upgrade from a release without peer secrets; remove the line when all nodes "
-        "are upgraded"
+        "Use none only during a rolling upgrade from a release without peer secrets; remove the line when "
+        "all nodes are upgraded"
     )
     try:
         return SharedSecret(lambda: _peer_secret(config), required=False)
@@ -47,13 +47,13 @@ def peer_security(config: Config, name: str, members: MemberCertificates | None 
 
 
 def _peer_secret(config: Config) -> str:
-    """Read the configured secret, or the one of this user; make that if there is none."""
+    """Return the configured secret, or else this user's; create that one if it doesn't exist."""
     configured = config.cluster.peer_security.secret
     if configured is not None:
         return checked(configured.reveal(), "cluster.peer_security.secret")
     data = config.store.dir if config.store.store == "file" else None
     path, text = obtain(default_paths(os.environ, _home(), data))
-    log.info("peers are known by the secret in %s", path)
+    log.info("peers authenticate with the secret in %s", path)
     return text
 
 

@@ -432,7 +432,7 @@ class Replica:
         """The raft link to a member stands."""
         self.links_up.add(peer)
         self.low_space.peer_up(peer, hello)
-        self.maintenance.met(peer, hello)
+        self.maintenance.peer_up(peer, hello)
         self.divergence.peer_up(peer)
         if self._tells_progress:
             self.losses.peer_up(peer)
@@ -464,7 +464,7 @@ class Replica:
             case ("open", int(), bytes()) | ("held", int(), None | (int(), int()), int()):
                 self.proposer.frame(peer, value)
             case ("again", int(term), int(serial)):
-                self.origin.again(term, serial)
+                self.origin.resend(term, serial)
             case ("serving", int(term), int(group), bool(is_subscribed)):
                 if self.serving is not None:  # else this node's clients connect to it
                     self.serving.told(term, group, is_subscribed=is_subscribed)
@@ -820,7 +820,7 @@ class Replica:
 
     def _to_origin(self, node: str, frame: tuple[Any, ...]) -> None:
         if node == self.node:
-            self.origin.again(frame[1], frame[2])
+            self.origin.resend(frame[1], frame[2])
         else:
             self._send(node, frame)
 

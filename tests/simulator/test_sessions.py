@@ -91,7 +91,7 @@ class Node:
 
     def frame(self, sender: str, frame: tuple[Any, ...]) -> None:
         if frame[0] == "again":
-            self.origin.again(frame[1], frame[2])
+            self.origin.resend(frame[1], frame[2])
         else:
             self.proposer.frame(sender, frame)
 

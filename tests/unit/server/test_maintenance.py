@@ -37,11 +37,11 @@ class Leader:
 def test_the_version_is_raised_when_all_members_know_it() -> None:
     """R24: also one that isn't connected must have said so."""
     leader = Leader(known=3)
-    leader.maintenance.met("n2", {"machine": 2})
+    leader.maintenance.peer_up("n2", {"machine": 2})
     assert leader.look() == [], "n3 was never met"
-    leader.maintenance.met("n3", {"machine": 1})
+    leader.maintenance.peer_up("n3", {"machine": 1})
     assert leader.look() == []
-    leader.maintenance.met("n3", {"machine": 3})
+    leader.maintenance.peer_up("n3", {"machine": 3})
     (raised,) = leader.look()
     assert isinstance(raised, RaiseVersion)
     assert (raised.term, raised.version) == (7, 2)
@@ -53,15 +53,15 @@ def test_the_version_is_raised_when_all_members_know_it() -> None:
 
 def test_who_went_back_to_an_older_release_counts_as_such() -> None:
     leader = Leader(known=2)
-    leader.maintenance.met("n2", {"machine": 2})
-    leader.maintenance.met("n3", {"machine": 2})
-    leader.maintenance.met("n3", {"machine": 1})
+    leader.maintenance.peer_up("n2", {"machine": 2})
+    leader.maintenance.peer_up("n3", {"machine": 2})
+    leader.maintenance.peer_up("n3", {"machine": 1})
     assert leader.look() == []
 
 
 def test_a_removed_member_is_not_waited_for() -> None:
     leader = Leader(known=2)
-    leader.maintenance.met("n2", {"machine": 2})
+    leader.maintenance.peer_up("n2", {"machine": 2})
     leader.members = ["n1", "n2"]
     assert len(leader.look()) == 1
     leader.members = []
@@ -70,8 +70,8 @@ def test_a_removed_member_is_not_waited_for() -> None:
 
 def test_a_release_that_knows_less_raises_nothing() -> None:
     leader = Leader()
-    leader.maintenance.met("n2", {"machine": 2})
-    leader.maintenance.met("n3", {"machine": 2})
+    leader.maintenance.peer_up("n2", {"machine": 2})
+    leader.maintenance.peer_up("n3", {"machine": 2})
     assert leader.look() == []
 
 

@@ -50,7 +50,7 @@ def test_answers_of_clients_that_never_come_are_bounded() -> None:
     moving = Routing().moving()
     for number in range(KEPT_MAX + 10):
         moving.send(b"%d" % (number % 7), b"")
-    assert (moving.count, moving.given_up) == (KEPT_MAX, 10)
+    assert (moving.count, moving.dropped) == (KEPT_MAX, 10)
 
 
 @pytest.mark.parametrize(

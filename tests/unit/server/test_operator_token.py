@@ -73,5 +73,5 @@ def test_what_others_can_read_is_no_token(
 def test_a_configured_one_is_taken_as_it_is(tmp_path: Path, state: Path) -> None:
     assert operator_token(config(tmp_path, "a token of our own")) == "a token of our own"
     assert not state.exists()
-    with pytest.raises(ConfigError, match=r"clients\.operator_token: .* of 5 characters, where at least 16"):
+    with pytest.raises(ConfigError, match=r"clients\.operator_token: .* at least 16 characters, .* has 5"):
         operator_token(config(tmp_path, "short"))

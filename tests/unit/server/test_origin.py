@@ -112,7 +112,7 @@ def test_what_is_applied_while_nobody_leads_is_not_sent_again() -> None:
     assert wire.serials() == [(3, 3)]
     origin.leader_changed(None)
     origin.applied_to(3)
-    origin.again(1, 1)
+    origin.resend(1, 1)
     close(origin, [])
     origin.leader_changed(3)
     assert wire.serials() == [(4, 4)]
@@ -185,9 +185,9 @@ def test_the_leader_can_ask_for_what_it_lacks() -> None:
     for _ in range(3):
         close(origin, [])
     wire.frames.clear()
-    origin.again(1, 2)
+    origin.resend(1, 2)
     assert wire.serials() == [(2, 2), (3, 3)]
-    origin.again(9, 1)  # another term's leader
+    origin.resend(9, 1)  # another term's leader
     assert wire.serials() == []
 
 
