@@ -189,7 +189,7 @@ def test_what_would_stop_the_cluster_is_refused(mine: Cluster) -> None:
     until("the dead node is missed", lambda: "away" in done(cluster, "members"))
     refused = command(cluster, "remove", other)
     assert refused.returncode == 1
-    assert f"without {other} there are 2 voting nodes" in refused.stderr
+    assert f"without {other} there are 2 voters" in refused.stderr
     assert done(cluster, "remove", dead) == f"{dead} is no member any more"
     left = [cluster.leader(), other]
     until("nobody serves it", lambda: all(dead not in str(cluster.page(n, "/raftz")["peers"]) for n in left))
@@ -216,7 +216,7 @@ def test_a_lost_directory_is_replaced(mine: Cluster, ports: Ports) -> None:
     cluster.names.remove("n3")
     running = command(cluster, "replace", "n2", "n2")
     assert running.returncode == 1
-    assert "n2 runs, with its directory: stop it first" in running.stderr
+    assert "n2 is running, with its directory: stop it first" in running.stderr
     cluster.kill("n2")
     until("n2 is missed", lambda: "away" in done(cluster, "members"))
     shutil.rmtree(cluster.data("n2"))

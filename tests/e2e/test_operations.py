@@ -239,10 +239,10 @@ def test_directory_of_another_founding_is_refused(make_cluster: MakeCluster) -> 
     shutil.rmtree(cluster.data(victim))
     kept.rename(cluster.data(victim))
     cluster.start(victim)
-    until("a word about it", lambda: "another founding" in cluster.tail(victim))
+    until("a word about it", lambda: "its cluster UUID differs" in cluster.tail(victim))
     assert cluster.get(victim, "/healthz")[0] != 200
     others = [name for name in cluster.names if name != victim]
-    assert all("another founding" in cluster.tail(name) for name in others)
+    assert all("its cluster UUID differs" in cluster.tail(name) for name in others)
     cluster.wait_ready(others)
 
 

@@ -394,7 +394,7 @@ def test_who_joins_while_leaders_die_is_in_in_the_end(clustered: Callable[..., S
         leading = r"ready to lead term (\d+)"
         terms = {name: re.findall(leading, servers[name].said())[-1:] for name in names}
         leader = max(names, key=lambda name: int((terms[name] or ["0"])[0]))
-        asked = re.compile(r"(asking to be let in|changes the members: .*n[45])")
+        asked = re.compile(r"(asking to join|changes the members: .*n[45])")
         until("somebody asks", lambda asked=asked: any(asked.search(servers[n].said()) for n in servers), 60)
         servers[leader].kill()
         servers[leader] = node(leader).ready()
@@ -481,7 +481,7 @@ def test_who_is_not_let_in(clustered: Callable[..., Server], tmp_path: Path) -> 
 def test_who_finds_no_cluster_gives_up(clustered: Callable[..., Server]) -> None:
     """Nobody is there: it ends by itself, after 30 s, with the Go server's text."""
     lonely = clustered("n2", "--cluster_node_id", "n2", routes=["n1"])
-    until("the first attempt", lambda: "not let in at 127.0.0.1:" in lonely.said())
+    until("the first attempt", lambda: "can't join at 127.0.0.1:" in lonely.said())
     assert lonely.child.wait(45) == 1
     assert "[FTL] STREAM: failed to join Raft group test-cluster\n" in lonely.said()
 

@@ -1,5 +1,6 @@
-"""Who belongs to the cluster, and how nodes come and go.
+"""Cluster membership: bootstrap, joining, and changes by operators.
 
-``bootstrap`` is how it begins, ``joining`` what a directory says of a node's place in it, ``entering`` how a
-node joins by itself. Operators ask by ``requests``, the leader makes ``changes``, ``members`` are linked to.
+``bootstrap`` checks the hellos of members and starts a new cluster. ``node_identity`` holds what a directory
+says about its node. ``join`` lets a node join by itself. ``requests`` takes the requests of operators, the
+leader carries them out in ``reconfiguration``, and ``members`` keeps the links to the members.
 """

@@ -1,29 +1,32 @@
-"""Who may form a cluster, and who belongs to it (PS-17; architecture, "Founding").
+"""Bootstrap of a cluster, and the membership part of the peer handshake (PS-17).
 
 A node that lost its directory must not take part as if nothing had happened: it would vote twice
-and acknowledge what it no longer has. So an empty node takes part in one of two cases. In a *founding*:
-when every configured member has said hello and is empty too. Or *invited*: when a member says in its hello
-that the cluster has added this name and it doesn't vote yet, so it has promised nothing that it could have
-forgotten. If others have state and it is not invited, it refuses to start, for it is either new or has lost
-its disk, and an operator must say which.
+and acknowledge entries that it no longer has. So an empty node takes part in two cases only:
 
-Two nodes may notice the founding at different moments. A node that was admitted therefore says in
-its hello whom it met as empty; who finds itself there, with the nonce of this very process, is part
-of the founding too.
+* *Bootstrap*: every configured member has sent a hello and is empty too.
+* *Invitation*: the hello of a member says that the cluster has added this node's name as a learner. A learner
+  has not voted, so it can't have forgotten a vote.
 
-Who was invited draws an id for its directory and says it in every hello. When it becomes a voter the
-log says with which directory, and from then on whoever knows that refuses the name with another one. So a
-voter that lost its disk can't come back even by way of a node that lags behind and would invite it.
-A node that lags behind may itself be wrong about a directory, for the name left since and was added
-again: who names a later membership, with a place of its own in it, is let in. Nothing is risked by
-that, for the engine counts votes and acknowledgements by name and directory.
+If other members have state and the node is not invited, it refuses to start: it is either new or has lost its
+disk, and an operator must decide which.
 
-Every hello carries the sender's membership: it tells who is invited where the others are. The invitation
-itself is the last membership that the sender knows to be committed. An entry that isn't may be undone, and
-the newcomer would take what the log then says of its name for somebody else's past.
+Two nodes may detect the bootstrap at different moments. So the hello of an admitted node lists the empty
+members that it met, with their nonces. A node that finds itself in this list, with the nonce of its current
+process, takes part in the bootstrap too.
 
-Who was away when it was removed is refused by everybody. It is told so by the same committed membership, in
-the refusal: `explanation`, `statement`.
+An invited node generates an ID for its directory and sends it in every hello. When the node becomes a voter,
+the log names that ID. From then on each member that has applied this entry refuses the name with another
+directory. So a voter that lost its disk can't come back through a member that lags behind and would invite
+it. A member that lags behind may itself be wrong about a directory, if the name was removed and added again
+since. So it accepts a peer that sends a later membership which contains the peer. This is safe, because the
+engine counts votes and acknowledgements by name and directory.
+
+Every hello carries the sender's membership in force, so that an invited node learns it from any member. The
+invitation itself is the last membership that the sender has seen committed. An uncommitted entry may be
+undone, and then the joining node would apply later log entries about its name to itself by mistake.
+
+A node that was removed while it was down is refused by every member. The refusal carries the committed
+membership that shows the removal: see `explanation` and `statement`.
 
 A plain object without I/O.
 """
@@ -49,46 +52,46 @@ WIRE_VERSION = 1
 
 @dataclass(frozen=True, slots=True)
 class Invitation:
-    """A cluster has added this node."""
+    """The cluster has added this node, with an empty directory, as a learner."""
 
     cluster_uuid: str
     index: int
-    """Of the entry that brought the membership: what the log says before it was about others of this name."""
+    """Index of the membership's entry. Earlier log entries about this name are about other nodes."""
     membership: Membership
-    """As the member that invites knows it. This node is a learner in it."""
+    """The membership as the inviting member has it. This node is a learner in it."""
 
 
 def pack_membership(index: int, membership: Membership) -> str:
-    """What `Identity.membership` holds."""
+    """Encode an entry index and a membership for `Identity.membership`."""
     return f"{index}:{membership.encode().hex()}"
 
 
 def unpack_membership(text: str) -> tuple[int, Membership]:
-    """The same, read back.
+    """Decode what `pack_membership` has encoded.
 
     Raises:
-        IdentityError: it is none.
+        IdentityError: the text is malformed.
     """
     index, _, encoded = text.partition(":")
     try:
         return int(index), Membership.decode(bytes.fromhex(encoded))
     except (ValueError, RemoteProtocolError) as error:
-        raise IdentityError(f"the identity of this directory names no members: {error}") from error
+        raise IdentityError(f"the identity of this directory has no valid membership: {error}") from error
 
 
 class Bootstrap:
-    """This node's part in hellos.
+    """Builds this node's hellos and checks those of its peers.
 
     Args:
         node: this node's name.
         cluster_id: as configured.
         initial_voters: names of all configured members, this one included.
         identity: of the directory; None if it is empty.
-        client_address: what clients are told to connect to.
-        admitted: told once, when this node may take part; not if ``identity`` is given. If there is an
-            ``invitation`` then, that is how.
-        alone: this node founds the cluster alone, and others join it. There is nobody it has to meet first;
-            but if somebody has the state of this cluster already, it has lost its directory.
+        client_address: the address that clients are given for this node.
+        admitted: called once, when this node may take part; never called if ``identity`` is given. If
+            ``invitation`` is set at that time, the node was invited, otherwise it takes part in a bootstrap.
+        alone: this node bootstraps the cluster alone, and others join it. It waits for no other node. But if
+            another node has the state of this cluster already, this node has lost its directory.
     """
 
     def __init__(
@@ -118,29 +121,29 @@ class Bootstrap:
         self._leaving: frozenset[str] = frozenset()
         self._directories: dict[str, str] = {}
         self._ahead: dict[str, int] = {}
-        """Who was let in for a membership later than ours, and the index of its entry."""
+        """Peers accepted because they sent a later membership than ours, and the index of its entry."""
         self.newer: Membership | None = None
-        """A membership later than the one in force here, as a member says who has more of the log."""
+        """A membership later than the one in force here, from the hello of a member with a longer log."""
         self._newer_index = 0
         self.invitation: Invitation | None = None
-        """The cluster has added this node, which is empty."""
+        """Set when the cluster has added this empty node."""
         self.refused: IdentityError | None = None
-        """Why this node must not start, once that is known."""
+        """Why this node must not start; None while there is no reason."""
         self.client_addresses: dict[str, str] = {}
-        """Where the other nodes take clients, as they said."""
+        """The client addresses of the other nodes, from their hellos."""
 
     def start(self) -> None:
-        """Look whether there is anybody to wait for."""
+        """Admit this node at once if it has no other node to wait for."""
         self._check()
 
     def identify(self, identity: Identity) -> None:
-        """The cluster was founded, and this is our identity in it."""
+        """Set this node's identity, after the cluster was bootstrapped."""
         self._identity = identity
 
-    def members_are(self, membership: Membership, index: int, leaving: Collection[str] = ()) -> list[str]:
-        """Another membership is in force, since entry ``index``; who is ``leaving`` may still be told so.
+    def set_membership(self, membership: Membership, index: int, leaving: Collection[str] = ()) -> list[str]:
+        """Set the membership in force, since entry ``index``, and the removed nodes that are still linked.
 
-        Returns the peers who are linked under a name that is another's now: their links are to be dropped.
+        Returns the linked peers whose name now belongs to another directory: the caller drops their links.
         """
         self._membership, self._index = membership, index
         self._leaving = frozenset(leaving)
@@ -153,31 +156,31 @@ class Bootstrap:
         return [
             peer
             for peer, directory in self._directories.items()
-            if self._is_another(peer, directory) and self._ahead.get(peer, 0) <= index
+            if self._has_other_directory(peer, directory) and self._ahead.get(peer, 0) <= index
         ]
 
     def settled(self, membership: Membership, index: int) -> None:
-        """A membership is committed, and entry ``index`` has brought it."""
+        """Set the committed membership, and the index of its entry."""
         self._settled = index, membership
 
     @property
     def settled_index(self) -> int:
-        """Of the entry that brought the last membership known to be committed; 0: the founders'."""
+        """Index of the entry of the last committed membership; 0: the bootstrap membership."""
         return 0 if self._settled is None else self._settled[0]
 
     @property
     def linked(self) -> frozenset[str]:
-        """Whom this node talks to: members, who is leaving, and who has become a member as others say."""
+        """Names of linked peers: members, removed nodes still linked, and members of a later membership."""
         memberships = [membership for membership in (self._membership, self.newer) if membership is not None]
         names = {name for membership in memberships for name in membership.names}
         return self._leaving.union(names) - {self._node}
 
     def directory(self, peer: str) -> str:
-        """The id of a member's directory, as it said last; empty if it has none, or was never heard."""
+        """Return the directory ID of a member's last hello; empty if it sent none."""
         return self._directories.get(peer, "")
 
     def hello(self, _link: str) -> dict[str, Any]:
-        """Our part of the hello on any link."""
+        """Return this node's fields of the hello, the same on every link."""
         settled_since, settled = (0, b"") if self._settled is None else _packed(self._settled)
         return {
             "wire": WIRE_VERSION,
@@ -196,7 +199,7 @@ class Bootstrap:
         }
 
     def explanation(self, hello: Mapping[str, Any]) -> dict[str, Any]:
-        """What to tell a node with this hello, which is refused: that it was removed, if it was."""
+        """Return the explanation in a refusal: the committed membership, if both nodes share a cluster UUID."""
         if self._alone and self._empty and hello.get("cluster") == self._cluster_id and hello.get("founding"):
             self._refuse(str(hello.get("node")))
         bootstrap = self._identity.cluster_uuid if self._identity is not None else ""
@@ -211,25 +214,27 @@ class Bootstrap:
         }
 
     def statement(self, refusal: Mapping[str, Any]) -> tuple[int, Membership] | None:
-        """The members of this very cluster, as who refuses this node knows them to be committed, and since
-        which entry; None if it says nothing of them.
+        """Return the committed membership in a peer's refusal and the index of its entry; None if there is
+        none.
+
+        A refusal of another cluster counts as none.
 
         Raises:
-            RemoteProtocolError: something else than a membership.
+            RemoteProtocolError: the membership is malformed.
         """
         ours = self._identity.cluster_uuid if self._identity is not None else ""
         if not ours or (refusal.get("cluster"), refusal.get("founding")) != (self._cluster_id, ours):
             return None
-        return _notified(refusal, "settled")
+        return _membership_in(refusal, "settled")
 
     def check_hello(self, _link: str, hello: Mapping[str, Any]) -> None:
-        """Look at a member's hello.
+        """Check a member's hello, and record what it says.
 
         Raises:
-            IdentityError: it belongs to another cluster or founding, speaks another protocol, is no member,
-                or has lost its directory.
-            RemoteProtocolError: it says something that can't be.
-            CollisionError: it is to be heard again a little later.
+            IdentityError: the peer belongs to another cluster or has another cluster UUID, speaks another
+                version, is not a member, or has lost its directory.
+            RemoteProtocolError: a field is malformed.
+            CollisionError: the check must be repeated a little later.
         """
         peer = str(hello.get("node"))
         if hello.get("wire") != WIRE_VERSION:
@@ -243,65 +248,69 @@ class Bootstrap:
         self._check_bootstrap(peer, hello)
         if not self._empty:
             self._check_member(peer, hello)
-        self._note(peer, hello)
+        self._record(peer, hello)
 
     def _check_bootstrap(self, peer: str, hello: Mapping[str, Any]) -> None:
-        """Refuse who belongs to another founding.
+        """Refuse a peer with another cluster UUID.
 
-        To none that it could name belongs who is empty; and a founder that was stopped before it had applied
-        what was drawn for the cluster. It must be let in, or it could never learn it. Who was added has
-        known the founding from its first day on.
+        Two kinds of node have no cluster UUID: empty nodes, and bootstrapping nodes that crashed before they
+        applied it. Both are accepted, or they could never learn it. An added node has had the cluster UUID
+        since it was invited.
         """
         bootstrap, empty = hello.get("founding"), hello.get("empty")
         if not isinstance(bootstrap, str) or not isinstance(empty, bool):
             raise RemoteProtocolError(
-                f"{peer}: a hello that belongs nowhere: {shown(bootstrap)}, {shown(empty)}"
+                f"{peer}: malformed founding or empty in its hello: {shown(bootstrap)}, {shown(empty)}"
             )
         ours = self._identity.cluster_uuid if self._identity else ""
         if not ours or bootstrap == ours or (empty and not bootstrap):
             return
         member = None if self._membership is None else self._membership.get(peer)
-        bootstrap_node = not hello.get("directory") and (
+        is_bootstrapping = not hello.get("directory") and (
             member is None or (member.voter and not member.directory)
         )
-        if bootstrap or not bootstrap_node:
-            raise IdentityError(f"{peer} belongs to another founding of cluster {self._cluster_id!r}")
+        if bootstrap or not is_bootstrapping:
+            raise IdentityError(
+                f"{peer} belongs to another cluster named {self._cluster_id!r}: its cluster UUID differs"
+            )
 
     def _check_member(self, peer: str, hello: Mapping[str, Any]) -> None:
         if self._membership is None:
-            return  # its log isn't read yet
-        self._learn(hello)
+            return  # the log isn't read yet
+        self._record_newer(hello)
         if peer not in self.linked:
             raise IdentityError(
-                f"{peer} is no member of cluster {self._cluster_id!r}: it was never added, or was removed. "
-                f"To let it in: stanchion cluster add {peer}"
+                f"{peer} is not a member of cluster {self._cluster_id!r}: it was never added, or was "
+                f"removed. To add it: stanchion cluster add {peer}"
             )
-        directory, told = hello.get("directory"), _notified(hello)
+        directory, announced = hello.get("directory"), _membership_in(hello)
         self._ahead.pop(peer, None)
-        if told is not None and told[0] > self._index and _belongs(told[1], peer, directory):
-            # Also if the log has nothing against it yet: it may still tell of others of this name.
-            self._ahead[peer] = told[0]
-        elif hello.get("empty") is not True and self._is_another(peer, directory):
+        if announced is not None and announced[0] > self._index and _contains(announced[1], peer, directory):
+            # Also if our log doesn't contradict it yet: later entries may be about another node of this name.
+            self._ahead[peer] = announced[0]
+        elif hello.get("empty") is not True and self._has_other_directory(peer, directory):
             raise IdentityError(
-                f"{peer} comes with another directory than it was added with: it has lost what it "
-                f"acknowledged. Stop it, and: stanchion cluster replace {peer} {peer}"
+                f"{peer} has another directory than the one it was added with: it has lost what it "
+                f"acknowledged. Stop it, then run: stanchion cluster replace {peer} {peer}"
             )
 
-    def _learn(self, hello: Mapping[str, Any]) -> None:
-        """Take note of a membership later than ours: without it a node that was away when members changed
-        would refuse the very leader that could tell it.
+    def _record_newer(self, hello: Mapping[str, Any]) -> None:
+        """Record a membership later than ours.
+
+        Without it, a node that was down while members changed would refuse the leader that has the new
+        entries.
         """
-        told = _notified(hello)
-        if told is not None and told[0] > max(self._index, self._newer_index):
-            self._newer_index, self.newer = told
+        announced = _membership_in(hello)
+        if announced is not None and announced[0] > max(self._index, self._newer_index):
+            self._newer_index, self.newer = announced
 
-    def _is_another(self, peer: str, directory: object) -> bool:
-        """Whether a member of that name is known to have another directory."""
+    def _has_other_directory(self, peer: str, directory: object) -> bool:
+        """Return True if the membership in force names another directory for ``peer``."""
         member = None if self._membership is None else self._membership.get(peer)
-        is_known = member is not None and (member.voter or bool(member.directory))
-        return is_known and member is not None and member.directory != directory
+        has_directory = member is not None and (member.voter or bool(member.directory))
+        return has_directory and member is not None and member.directory != directory
 
-    def _note(self, peer: str, hello: Mapping[str, Any]) -> None:
+    def _record(self, peer: str, hello: Mapping[str, Any]) -> None:
         client, nonce, met, directory = (hello.get(key) for key in ("client", "nonce", "met", "directory"))
         if isinstance(client, str) and client:
             self.client_addresses[peer] = client
@@ -317,12 +326,12 @@ class Bootstrap:
             self.invitation = invitation
             self._admitted()
         elif self._invitation(hello, "members") is not None:
-            raise CollisionError(f"{peer} doesn't know yet whether {self._node} is added for good")
+            raise CollisionError(f"{peer} has not yet seen the entry committed that adds {self._node}")
         else:
             self._refuse(peer)
 
     def _refuse(self, peer: str) -> None:
-        """Be nobody: ``peer`` has what this node would have, had it been here before."""
+        """Refuse to start, because ``peer`` has state of the cluster that this node would have too."""
         self.refused = IdentityError(
             f"node {self._node} has an empty directory, but {peer} has the state of cluster "
             f"{self._cluster_id!r}. If {self._node} lost its directory, put it back or let the cluster "
@@ -331,20 +340,20 @@ class Bootstrap:
         )
 
     def _invitation(self, hello: Mapping[str, Any], which: str) -> Invitation | None:
-        """What the hello of a node with state says of this one, if it has added it.
+        """Return the invitation in the hello of a node with state; None if it has not added this node.
 
-        Who has asked to be let in is known by its directory, and no other has the name.
+        A node that joins by itself is added together with its directory ID, which reserves the name.
 
         Raises:
-            RemoteProtocolError: something else than a membership.
+            RemoteProtocolError: the membership is malformed.
         """
-        bootstrap, told = hello.get("founding"), _notified(hello, which)
-        if told is None or not (isinstance(bootstrap, str) and bootstrap):
+        bootstrap, announced = hello.get("founding"), _membership_in(hello, which)
+        if announced is None or not (isinstance(bootstrap, str) and bootstrap):
             return None
-        member = told[1].get(self._node)
+        member = announced[1].get(self._node)
         if member is None or member.voter or member.directory:
             return None
-        return Invitation(bootstrap, *told)
+        return Invitation(bootstrap, *announced)
 
     def _check(self) -> None:
         if self._empty and self._met.keys() >= self._initial_voters - {self._node}:
@@ -352,15 +361,15 @@ class Bootstrap:
             self._admitted()
 
 
-def _packed(known: tuple[int, Membership]) -> tuple[int, bytes]:
-    return known[0], known[1].encode()
+def _packed(membership: tuple[int, Membership]) -> tuple[int, bytes]:
+    return membership[0], membership[1].encode()
 
 
-def _notified(hello: Mapping[str, Any], which: str = "members") -> tuple[int, Membership] | None:
-    """A membership in a hello and the index of its entry; None if it has none.
+def _membership_in(hello: Mapping[str, Any], which: str = "members") -> tuple[int, Membership] | None:
+    """Return a membership in a hello and the index of its entry; None if there is none.
 
     Raises:
-        RemoteProtocolError: something else than a membership.
+        RemoteProtocolError: the membership is malformed.
     """
     encoded, index = hello.get(which), hello.get(f"{which}_since")
     if isinstance(encoded, bytes) and encoded and type(index) is int and index >= 0:
@@ -368,6 +377,6 @@ def _notified(hello: Mapping[str, Any], which: str = "members") -> tuple[int, Me
     return None
 
 
-def _belongs(membership: Membership, peer: str, directory: object) -> bool:
+def _contains(membership: Membership, peer: str, directory: object) -> bool:
     member = membership.get(peer)
     return member is not None and (not member.voter or member.directory == directory)

@@ -1,23 +1,24 @@
-"""A node that joins by itself: what it asks, and what a member answers.
+"""A node that joins a cluster by itself: its request, and a member's answer.
 
-Where the founding allows it (`Membership.joinable`) a node with an empty directory is let in because it
-asks. It knows addresses of members, its routes, and asks one after the other; whoever it reaches puts that to
-the leader, like a request of an operator (`asking`), and answers with the membership that then names the
-newcomer. With that it begins, as one whom an operator has added does: it learns, and votes when it has nearly
-everything.
+If the cluster was bootstrapped for it (`Membership.joinable`), a node with an empty directory is added at its
+own request. The node has addresses of members, its routes, and asks one after the other. The member that it
+reaches forwards the request to the leader, like an operator's request (`asking`), and answers with the
+membership that then contains the joining node. With that membership the node starts, like a node that an
+operator has added: as a learner, which becomes a voter when it has nearly caught up.
 
-It may have to ask again: nobody led, the leader died, the answer was lost, the process was killed. So it
-draws the id of its directory first, writes that down, and asks by it: who asks twice is the same, and who
-asks under the name of another is told so.
+The node may have to ask again: there was no leader, the leader died, the answer was lost, or the process was
+killed. So it first generates the ID of its directory, writes it to disk, and sends it with each request. A
+repeated request with the same ID is the same request; a request under another node's name is declined.
 
-Who may ask is who may be a peer: under mutual TLS the certificate has the name; without it there is only the
-loopback, and the peer secret. The question and the answer are a connection's hellos::
+A node may ask if it may be a peer: with mutual TLS, the certificate contains its name; without TLS, only
+nodes on the loopback interface may ask, and they prove the peer secret. Request and answer are the hellos of
+a connection::
 
-    newcomer   {link: "join", wire, cluster, node, to: "?", listen, directory}
-    member     {link: "join", wire, cluster, node, to: newcomer} and one of
-                 joined: {founding, membership}    as in `Identity`
-                 declined: text                    for good
-                 later: text                       ask again
+    joining node  {link: "join", wire, cluster, node, to: "?", listen, directory}
+    member        {link: "join", wire, cluster, node, to: joining node} and one of
+                    joined: {founding, membership}    as in `Identity`
+                    declined: text                    do not ask again
+                    later: text                       ask again
 
 Source: the Go server's clustering, RaftJoinRequest; its text when it gives up.
 """
@@ -51,29 +52,29 @@ log = logging.getLogger("stanchion.membership")
 WIRE_VERSION: Final = 1
 
 GIVE_UP_S: Final = 30.0
-"""How long a newcomer looks for a cluster. The Go server takes five attempts of a second; here a node that is
-started together with the first one may well be ready before it, and nobody is served by a restart."""
+"""How long a joining node looks for a cluster. The Go server makes five attempts, one a second. A node that
+is started together with the first node may be ready before it, and a restart would not help."""
 
 ANSWER_S: Final = 5.0
-"""How long a member waits for the leader's answer before it says: later."""
+"""How long a member waits for the leader's answer before it answers ``later``."""
 
 PAUSE_S: Final = 0.5
-"""Between two rounds, half of it random."""
+"""Pause between two rounds over the routes; half of it is random."""
 
 JOINERS_MAX: Final = 16
-"""So many may wait for an answer of one member."""
+"""Requests that may wait at one member."""
 
 DRAWN_FILE: Final = "joining"
-"""Has the id of the directory of a node that isn't let in yet."""
+"""File with the directory ID of a node that has not joined yet."""
 
 _FAULTS: Final = (LostError, RemoteProtocolError, IdentityError, CollisionError)
 
 
 def drawn(disk: Disk) -> str:
-    """The id that this directory asks by, drawn if there is none.
+    """Return the directory ID to join with; generate and store it if there is none.
 
     Raises:
-        DiskError: the disk refused.
+        DiskError: a read or write failed.
     """
     if DRAWN_FILE in disk.names():
         with contextlib.closing(disk.open(DRAWN_FILE)) as file:
@@ -84,23 +85,23 @@ def drawn(disk: Disk) -> str:
 
 
 def forget(disk: Disk) -> None:
-    """It is let in: the identity says all that is needed.
+    """Delete the stored directory ID: the node has joined, and its identity contains the ID.
 
     Raises:
-        DiskError: the disk refused.
+        DiskError: the deletion failed.
     """
     disk.unlink(DRAWN_FILE)
 
 
 class JoinClient:
-    """A node that asks to be let in.
+    """Asks members to add this node to their cluster.
 
     Args:
-        cluster_id: which cluster it wants.
-        node: its name.
-        listen: where its peers will find it.
-        directory: the id of its directory, the same whenever it asks.
-        security: how nodes know one another.
+        cluster_id: the cluster to join.
+        node: this node's name.
+        listen: this node's address for its peers.
+        directory: the ID of its directory, the same in each request.
+        security: how nodes authenticate each other.
     """
 
     def __init__(
@@ -114,17 +115,17 @@ class JoinClient:
         self._limits = Limits()
         self._instance = secrets.token_bytes(INSTANCE_BYTES)
         self._epoch = 0
-        self._notified: dict[Address, str] = {}
+        self._logged: dict[Address, str] = {}
 
     async def enter(self, routes: Iterable[Address], within_s: float = GIVE_UP_S) -> Invitation:
-        """Ask at ``routes``, one after the other and again, until one lets this node in.
+        """Ask at ``routes``, one after the other and repeatedly, until a member has added this node.
 
         Raises:
-            IdentityError: the cluster declines it.
-            UnavailableError: nobody has answered within ``within_s`` seconds.
+            IdentityError: the cluster declines the request.
+            UnavailableError: no member has added the node within ``within_s`` seconds.
         """
         routes = list(routes)
-        log.info("asking to be let into cluster %s at %s", self._cluster, ", ".join(map(str, routes)))
+        log.info("asking to join cluster %s at %s", self._cluster, ", ".join(map(str, routes)))
         with trio.move_on_after(within_s):
             while True:
                 for route in routes:
@@ -133,22 +134,22 @@ class JoinClient:
                     except _DeclinedError as error:
                         raise IdentityError(f"failed to join Raft group {self._cluster}: {error}") from error
                     except _FAULTS as error:
-                        self._notify(route, error)
+                        self._log(route, error)
                 await trio.sleep(PAUSE_S * (0.5 + 0.5 * random.random()))  # noqa: S311  # keeps no secret
         raise UnavailableError(f"failed to join Raft group {self._cluster}")
 
-    def _notify(self, route: Address, problem: Exception) -> None:
-        if self._notified.get(route) != str(problem):  # what stays as it was is told once
-            self._notified[route] = str(problem)
+    def _log(self, route: Address, problem: Exception) -> None:
+        if self._logged.get(route) != str(problem):  # log an unchanged problem once
+            self._logged[route] = str(problem)
             level = logging.INFO if isinstance(problem, LostError) else logging.WARNING
-            log.log(level, "not let in at %s: %s", route, problem)
+            log.log(level, "can't join at %s: %s", route, problem)
 
     async def _ask(self, route: Address) -> Invitation:
         """Ask once.
 
         Raises:
-            _DeclinedError: for good.
-            LostError, RemoteProtocolError, IdentityError, CollisionError: nothing came of it.
+            _DeclinedError: the cluster declines the request; asking again is useless.
+            LostError, RemoteProtocolError, IdentityError, CollisionError: the attempt failed.
         """
         tcp = await dialed(route.host, route.port, self._limits.connect_s)
         try:
@@ -186,34 +187,34 @@ class JoinClient:
                 index, membership = unpack_membership(packed)
                 me = membership.get(self._node)
                 if me is None or me.voter or me.directory != self._directory:
-                    raise RemoteProtocolError(f"{hello.node} lets in somebody else")
+                    raise RemoteProtocolError(f"{hello.node} has added another node than this one")
                 return Invitation(bootstrap, index, membership)
             case {"declined": str(text)}:
                 raise _DeclinedError(text[:1000])
             case {"later": str(text)}:
                 raise LostError(f"{hello.node} says: {text[:1000]}")
             case _:
-                raise RemoteProtocolError(f"{hello.node} answers what nobody has asked")
+                raise RemoteProtocolError(f"{hello.node} answers without joined, declined or later")
 
 
 class _DeclinedError(Exception):
-    """There is no use in asking again."""
+    """The cluster declines the request; asking again is useless."""
 
 
 class Asking(Protocol):
-    """What is needed of `server.administration.asking`."""
+    """`server.administration.asking`, as used here."""
 
     def ask(self, verb: str, fields: dict[str, Any], answer: Answer) -> None: ...
 
 
 class JoinServer:
-    """A member that is asked.
+    """Answers joining nodes, on a member.
 
     Args:
-        cluster_id: which cluster it is a member of.
-        node: its name.
-        bootstrap: the id of the cluster's founding; empty as long as it isn't known here.
-        asking: puts it to the leader.
+        cluster_id: this node's cluster.
+        node: this node's name.
+        bootstrap: returns the cluster UUID; empty while this node doesn't have it.
+        asking: forwards the request to the leader.
     """
 
     def __init__(self, cluster_id: str, node: str, bootstrap: Callable[[], str], asking: Asking) -> None:
@@ -227,19 +228,19 @@ class JoinServer:
         self._waiting = 0
 
     async def accept(self, stream: ByteStream, hello: Hello, tcp: trio.SocketStream) -> None:
-        """Answer a newcomer that has dialed this node and is who it says."""
+        """Answer an authenticated joining node that has connected to this node."""
         try:
             listen = listen_of(hello, remote(tcp))
         except LostError as error:
-            log.info("%s asked to be let in, and is gone: %s", hello.node, error)
+            log.info("%s asked to join, but its connection is lost: %s", hello.node, error)
             return
         self._waiting += 1
         try:
-            said = await self._judge(hello, listen)
+            reply = await self._reply(hello, listen)
         finally:
             self._waiting -= 1
-        for kind in said.keys() - {"joined"}:
-            log.info("%s asks to be let in; %s: %s", hello.node, kind, said[kind])
+        for kind in reply.keys() - {"joined"}:
+            log.info("%s asks to join; answer: %s: %s", hello.node, kind, reply[kind])
         self._epoch += 1
         answer = {
             "link": JOIN,
@@ -249,43 +250,43 @@ class JoinServer:
             "to": hello.node,
             "instance": self._instance,
             "epoch": self._epoch,
-            **said,
+            **reply,
         }
         with trio.move_on_after(self._limits.handshake_s):
             try:
                 await send(stream, answer)
-                await stream.receive_some(1)  # else closing might overtake what was said
+                await stream.receive_some(1)  # else closing might discard the answer
             except (LostError, trio.BrokenResourceError, trio.ClosedResourceError, OSError):
                 log.debug("%s did not wait for the answer", hello.node)
 
-    async def _judge(self, hello: Hello, listen: Address | None) -> Mapping[str, Any]:
-        """The answer."""
+    async def _reply(self, hello: Hello, listen: Address | None) -> Mapping[str, Any]:
+        """Return the answer to a request, without the fields that every hello has."""
         fields = hello.fields
         if fields.get("wire") != WIRE_VERSION or fields.get("cluster") != self._cluster:
             return {"later": f"this is cluster {self._cluster!r}, wire version {WIRE_VERSION}"}
         if listen is None or not isinstance(fields.get("directory"), str):
-            return {"declined": "it doesn't say where it is, or which directory it has"}
+            return {"declined": "the request names no address or no directory"}
         if not self._bootstrap():
-            return {"later": "this node doesn't know its own cluster yet"}
+            return {"later": "this node doesn't have the cluster UUID yet"}
         if self._waiting > JOINERS_MAX:
-            return {"later": f"{JOINERS_MAX} others ask here"}
+            return {"later": f"{JOINERS_MAX} other nodes are waiting to join here"}
         wanted = {"name": hello.node, "peer": str(listen), "directory": fields["directory"]}
-        return await self._put(wanted)
+        return await self._ask_leader(wanted)
 
-    async def _put(self, wanted: dict[str, Any]) -> Mapping[str, Any]:
-        """The leader's answer."""
-        told: dict[str, Any] = {}
-        came = trio.Event()
+    async def _ask_leader(self, wanted: dict[str, Any]) -> Mapping[str, Any]:
+        """Forward the request to the leader, and translate its answer."""
+        outcome: dict[str, Any] = {}
+        answered = trio.Event()
 
         def answer(value: dict[str, Any]) -> None:
             if "progress" not in value:
-                told.update(value)
-                came.set()
+                outcome.update(value)
+                answered.set()
 
         self._asking.ask("cluster.join", {**wanted, "within": ANSWER_S}, answer)
         with trio.move_on_after(ANSWER_S):
-            await came.wait()
-        match told:
+            await answered.wait()
+        match outcome:
             case {"ok": {"membership": str(packed)}}:
                 return {"joined": {"founding": self._bootstrap(), "membership": packed}}
             case {"ok": {"declined": str(text)}}:

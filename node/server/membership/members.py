@@ -1,14 +1,15 @@
-"""Whom this node links to, and what becomes of it, as the membership goes.
+"""The links to the members, according to the membership in force, and this node's removal.
 
-The configuration says who founds a cluster; afterwards the log says who belongs to it, and the file only
-where they are. Here the membership in force becomes links: to every member, to one that is leaving until it
-has learnt so, and to one that this node doesn't know yet but others do. An address in the file comes before
-the one in the log, for nodes move, and then files are changed.
+The configuration names the voters that bootstrap a cluster. Afterwards the log says which nodes are members,
+and the configuration only where they are. This module turns the membership in force into links: to every
+member, to a removed node until it has learnt of its removal, and to members that only other nodes know yet.
+An address in the configuration takes precedence over the one in the log, because nodes move, and then the
+configuration is changed.
 
-What concerns this node itself: that it was removed ends it, once that is committed; if it was away then, a
-member says so that refuses it. That it votes under its
-name, but with another directory than its own, ends it at once. Either counts only from the entry on with
-which this node came: before it the log speaks of others of its name.
+Two changes concern this node itself. When its removal is committed, the node stops; if it was down at that
+time, a member that refuses it reports the removal. When a voter has its name but another directory, the node
+stops at once. Either counts only after the entry with which this node was added: earlier entries are about
+other nodes of its name.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ log = logging.getLogger("stanchion.membership")
 
 
 class Transport(Protocol):
-    """What is needed of the transport."""
+    """The peer transport, as used here."""
 
     def set_members(self, peers: Mapping[str, Any]) -> None: ...
     def is_up(self, peer: str, link: str) -> bool: ...
@@ -40,22 +41,22 @@ class Transport(Protocol):
 
 
 class Security(Protocol):
-    """What is needed of the security of peer links."""
+    """The security of peer links, as used here."""
 
     def check_addresses(self, addresses: Iterable[Any]) -> None: ...
 
 
 class Members:
-    """The members, as one node sees them.
+    """Keeps the links of one node to the other members.
 
     Args:
         node: this node's name.
-        configured: where nodes are, by the configuration.
-        bootstrap: what hellos say.
-        directory: the id of this node's directory; empty for a founder.
-        since: the index of the entry with which this node came; 0 for a founder.
-        removed: told once it is committed that this node is no member.
-        changed: told that there are other members, or that it is known of others where they take clients.
+        configured: the peer addresses of nodes in the configuration.
+        bootstrap: builds and checks hellos.
+        directory: the ID of this node's directory; empty for a node that bootstrapped the cluster.
+        since: the index of the entry that added this node; 0 for a node that bootstrapped the cluster.
+        removed: called when an entry that removes this node is committed, with its index.
+        changed: called when the members or the client addresses of other nodes have changed.
         routed: whether members are looked for on routes.
     """
 
@@ -90,104 +91,105 @@ class Members:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """All members by the membership in force; those configured while there is none."""
+        """All members of the membership in force; the configured nodes while there is none."""
         return self.in_force.names if self.in_force is not None else tuple(self._configured)
 
     def attach(self, transport: Transport, security: Security) -> None:
-        """The transport is made after this, and needs no telling before."""
+        """Set the transport, which is created later than this object."""
         self._transport, self._security = transport, security
         transport.notify_refused(self._bootstrap.explanation, self.refused)
 
     def membership_changed(self, membership: Membership, index: int) -> None:
-        """Another membership is in force here.
+        """Take over another membership in force.
 
         Raises:
-            IdentityError: somebody with another directory votes under this node's name.
+            IdentityError: a voter with another directory has this node's name.
         """
         before = () if self.in_force is None else self.in_force.names
         self._leaving = (self._leaving | {*before}) - {*membership.names, self._node}
         self.in_force, self._index = membership, index
         me = membership.get(self._node)
-        if index > self._since and self._is_another(me):
+        if index > self._since and self._has_other_directory(me):
             raise IdentityError(
-                f"node {self._node} votes in this cluster, but with another directory than this one, which "
-                f"was let in by mistake. Put the other back, or: stanchion cluster replace {self._node} NEW"
+                f"another directory than this one votes as node {self._node} in this cluster; this one was "
+                f"added by mistake. Start the other one, or run: stanchion cluster replace {self._node} NEW"
             )
         if index > self._since and me is not None and not (me.voter or self._directory):
             raise IdentityError(
-                f"node {self._node} was removed from this cluster and added again: its directory holds what "
-                f"it had before. Start it with an empty one"
+                f"node {self._node} was removed from this cluster and added again, but its directory still "
+                f"holds the old data. Start it with an empty directory"
             )
         if me is None and index > self._since:
             log.warning("entry %d removes this node from the cluster; waiting for its commit", index)
-        for peer in self._bootstrap.members_are(membership, index, self._leaving):
+        for peer in self._bootstrap.set_membership(membership, index, self._leaving):
             self._drop(peer)
         self._link()
         self._changed()
 
     def membership_settled(self, membership: Membership, index: int) -> None:
-        """At the start: it is known to be committed."""
+        """Record a membership that is already committed when the node starts."""
         self._bootstrap.settled(membership, index)
 
     def refused(self, peer: str, refusal: Mapping[str, Any]) -> None:
-        """A member, known by its certificate, has refused this node. If that is because this node was removed
-        while it was away, nobody else will tell it.
+        """Handle the refusal of this node by an authenticated member: stop if this node was removed
+        meanwhile.
 
-        What is committed without this copy of the log is so for good: the same directory never comes back.
-        But it may be of before this copy came, as a member knows it that is behind.
+        This is the only way to learn it, because every member refuses a removed node. The removal is final:
+        the same directory is never added again. But a member that lags behind may send a membership from
+        before this directory was added; it is ignored.
 
         Raises:
-            RemoteProtocolError: it says something that can't be.
+            RemoteProtocolError: the refusal is malformed.
         """
-        told = self._bootstrap.statement(refusal)
-        if told is None or told[0] <= max(self._since, self._bootstrap.settled_index):
+        announced = self._bootstrap.statement(refusal)
+        if announced is None or announced[0] <= max(self._since, self._bootstrap.settled_index):
             return
-        index, membership = told
+        index, membership = announced
         me = membership.get(self._node)
-        if membership.get(peer) is not None and (me is None or self._is_another(me)):
+        if membership.get(peer) is not None and (me is None or self._has_other_directory(me)):
             self._removed(index)
 
-    def _is_another(self, me: Member | None) -> bool:
-        """Whether a member of this node's name is known to have another directory."""
+    def _has_other_directory(self, me: Member | None) -> bool:
+        """Return True if the member of this node's name has another directory than this node."""
         return me is not None and (me.voter or bool(me.directory)) and me.directory != self._directory
 
     def membership_committed(self, membership: Membership, index: int) -> None:
-        """And it stays."""
+        """The membership change is committed: stop this node if it is not a member any more."""
         self._bootstrap.settled(membership, index)
         if index > self._since and membership.get(self._node) is None:
             self._removed(index)
 
     def member_left(self, name: str) -> None:
-        """A removed member knows that it is, or has had time to learn."""
+        """Drop the links to a removed node: it has learnt of its removal, or had the time to."""
         self._leaving.discard(name)
         if self.in_force is not None:
-            self._bootstrap.members_are(self.in_force, self._index, self._leaving)
+            self._bootstrap.set_membership(self.in_force, self._index, self._leaving)
         self._link()
         self._changed()
 
     def look(self) -> None:
-        """Somebody may have told of members that this node doesn't know yet. To be called now and then."""
+        """Link to members that peers have announced and this node's log lacks. To be called periodically."""
         if self._linked is not None and self._bootstrap.linked != self._linked.keys():
             self._link()
 
     def directory_of(self, peer: str) -> str:
-        """The id of a peer's directory, as it says; empty while it has none."""
+        """Return the directory ID that a peer has sent; empty if it has none."""
         return self._bootstrap.directory(peer)
 
     def check_address(self, text: str) -> None:
-        """Whether a peer may be there.
+        """Check an address for a peer.
 
         Raises:
-            ConfigError: that is no address, or one that the security of this cluster is too weak for.
+            ConfigError: the address is malformed, or this cluster's security doesn't allow it.
         """
         address = parse(text)
         if self._security is not None:
             self._security.check_addresses([address])
 
     def found(self, name: str, address: Address) -> None:
-        """On a route somebody said that it is this member, or that it knows it, and where it is.
+        """Record the address of a member that was found on a route.
 
-        The file comes first; and who is linked is where it is, whatever others say.
+        Ignored if the configuration has an address, or if a member with an address is linked.
         """
         if name in self._configured or self._found.get(name) == address:
             return
@@ -197,28 +199,30 @@ class Members:
             self._link()
 
     def addresses(self) -> dict[str, Address | None]:
-        """All members but this one, and where they are as far as this node knows."""
+        """Return all members but this node, and their addresses as far as this node has them."""
         return {name: self._address(name) for name in self._bootstrap.linked}
 
     def _link(self) -> None:
-        """Have links to whom they should be to, and to nobody else. A member without an address may dial."""
+        """Link to exactly the nodes that should be linked. A member without an address may connect to us."""
         linked = {name: self._address(name) for name in sorted(self._bootstrap.linked)}
         unknown = {name for name, address in linked.items() if address is None}
         for name in sorted(unknown - self._unknown):
             if self._routed:
-                log.info("%s is looked for on the routes", name)
+                log.info("looking for %s on the routes", name)
                 continue
-            log.warning("where %s is, neither this node's file nor the log says: add it to the file", name)
+            log.warning(
+                "no peer address of %s in the configuration or the log: add it to the configuration", name
+            )
         self._unknown = unknown
         if linked != self._linked and self._transport is not None:
             self._linked = linked
             self._transport.set_members(linked)
 
     def _address(self, name: str) -> Address | None:
-        """Where a member is; None if nothing says so that can be used."""
-        known = self._configured.get(name) or self._found.get(name)
-        if known is not None:
-            return known
+        """Return the address of a member; None if there is no usable one."""
+        address = self._configured.get(name) or self._found.get(name)
+        if address is not None:
+            return address
         for membership in (self.in_force, self._bootstrap.newer):
             member = None if membership is None else membership.get(name)
             if member is None or not member.peer:
@@ -226,29 +230,29 @@ class Members:
             try:
                 self.check_address(member.peer)
             except ConfigError as error:
-                log.error("%s can't be linked to: %s", name, error)
+                log.error("can't link to %s: %s", name, error)
                 return None
             return parse(member.peer)
-        return (self._linked or {}).get(name)  # it is leaving: the membership says nothing of it any more
+        return (self._linked or {}).get(name)  # a removed node isn't in the membership any more
 
     def _drop(self, peer: str) -> None:
-        log.error("%s comes with another directory than it was added with; its links are cut", peer)
+        log.error("%s has another directory than the one it was added with; its links are closed", peer)
         if self._transport is not None:
             for link in (RAFT, ROUTE):
-                self._transport.drop(peer, link, "it has another directory than it was added with")
+                self._transport.drop(peer, link, "it has another directory than the one it was added with")
 
 
 def parse(text: str) -> Address:
-    """The address in ``host:port``.
+    """Parse an address in the form ``host:port``.
 
     Raises:
-        ConfigError: it is none.
+        ConfigError: the text is not an address of this form.
     """
     host, colon, port = text.rpartition(":")
     host = host.removeprefix("[").removesuffix("]")
     if not (host and colon and port.isdecimal() and len(port) <= 5 and 0 < int(port) < 65536):
-        raise ConfigError([f"{text!r} is no address: expected host:port"])
+        raise ConfigError([f"{text!r} is not an address: expected host:port"])
     address = Address(host, int(port))
     if address.is_unspecified:
-        raise ConfigError([f"{text}: nobody can connect to that address; expected where the node is reached"])
+        raise ConfigError([f"{text}: no node can connect to that address; expected a reachable host"])
     return address

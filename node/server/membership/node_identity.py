@@ -1,9 +1,10 @@
-"""What a node's directory says of its place in the cluster, from its first start on.
+"""What a node's directory says about its place in the cluster, from its first start on.
 
-A founder starts with the members of its configuration, who agree on them by having met (`bootstrap`), or with
-itself alone, where others are to join by themselves (`entering`); who was invited or let in, with those that
-it was told; and who goes on with recovered data, with itself alone. All of that is in the directory, so that
-it doesn't change with the file.
+The first membership of a node depends on how it started. A bootstrapping node has the members of its
+configuration, which agree because they have met (`bootstrap`), or only itself, if others are to join
+(`join`). An added node has the membership of its invitation. A node that goes on with recovered data has only
+itself. This membership is stored in the directory, so that later changes of the configuration don't affect
+it.
 """
 
 from __future__ import annotations
@@ -26,23 +27,23 @@ from node.raft.ports import EntryType
 from node.server.membership.bootstrap import Invitation, pack_membership, unpack_membership
 
 DIRECTORY_BYTES = 11
-"""Of the id that tells a directory from all others."""
+"""Size of a directory ID, which distinguishes a directory from all others."""
 
 log = logging.getLogger("stanchion.membership")
 
 
 def keep_name(path: str, node: str) -> None:
-    """Write down a node's name that was drawn: it must be the same at its next start.
+    """Store a node's generated name, so that it is the same at the next start.
 
     Raises:
-        DiskError: the disk refused.
+        DiskError: the write failed.
     """
     file = Path(path)
     replace_file(RealDisk(file.parent), file.name, node.encode())
 
 
 class Engine(Protocol):
-    """What is needed of the consensus engine."""
+    """The consensus engine, as used here."""
 
     @property
     def membership(self) -> Membership: ...
@@ -52,8 +53,8 @@ class Engine(Protocol):
     def is_changing(self) -> bool: ...
 
 
-class Remembering(Protocol):
-    """The consensus engine, as far as it knows of earlier members."""
+class MembershipHistory(Protocol):
+    """The part of the consensus engine that has earlier memberships."""
 
     @property
     def membership(self) -> Membership: ...
@@ -63,7 +64,7 @@ class Remembering(Protocol):
 
 
 class Log(Protocol):
-    """What is needed of the log."""
+    """The log, as used here."""
 
     @property
     def first_index(self) -> int: ...
@@ -71,42 +72,45 @@ class Log(Protocol):
     def first_readable(self) -> int: ...
 
 
-def members_at(engine: Remembering, journal: Log, index: int) -> Membership:
-    """Who belonged to the cluster at entry ``index``.
+def members_at(engine: MembershipHistory, journal: Log, index: int) -> Membership:
+    """Return the membership in force at entry ``index``.
 
     Raises:
-        UnavailableError: the log doesn't reach back to it, and the members have changed since.
+        UnavailableError: the log doesn't reach back to this entry, and the members have changed since.
     """
     if engine.membership_index <= index:
         return engine.membership
     if index < max(journal.first_index, journal.first_readable - 1):
-        raise UnavailableError(f"the members have changed since entry {index}, which is gone")
+        raise UnavailableError(f"the members have changed since entry {index}, which the log no longer has")
     return engine.membership_at(index)
 
 
-def is_untouched(engine: Remembering) -> bool:
-    """Nobody has joined or left the cluster that its only node has founded. Later there may be nodes about
-    that were removed; of one that is untouched nobody can have been.
+def is_untouched(engine: MembershipHistory) -> bool:
+    """Return True if a single-node cluster has never had another member.
+
+    Otherwise removed nodes of this cluster may still exist.
     """
     return engine.membership_index == 0 and len(engine.membership.members) == 1
 
 
 def initial_voters(cluster: Cluster, node: str) -> Membership:
-    """Who founds a cluster that node ``node`` is configured for."""
+    """Return the membership with which node ``node`` bootstraps a cluster of this configuration."""
     if not cluster.bootstrap:
         return Membership.initial_voters(cluster.nodes)
     peer = cluster.nodes[node].peer
-    known = "" if peer is None or peer.is_unspecified else str(peer)
-    return Membership((Member(node, known, True, ""),), joinable=True)
+    address = "" if peer is None or peer.is_unspecified else str(peer)
+    return Membership((Member(node, address, True, ""),), joinable=True)
 
 
 def bootstrap_node(cluster_id: str, node: str, members: Membership) -> Identity:
-    """Of a node that founds a cluster together with others, or alone."""
+    """Return the identity of a node that bootstraps a cluster, with others or alone."""
     return Identity(cluster_id, "", "", node, membership=pack_membership(0, members))
 
 
 def invited(cluster_id: str, node: str, invitation: Invitation, directory: str = "") -> Identity:
-    """Of a node that the cluster has added; with the ``directory`` it was let in with, if it has asked."""
+    """Return the identity of an invited node; ``directory`` is the ID it joined with, if it joined by
+    itself.
+    """
     return Identity(
         cluster_id,
         invitation.cluster_uuid,
@@ -118,8 +122,10 @@ def invited(cluster_id: str, node: str, invitation: Invitation, directory: str =
 
 
 def pinned(identity: Identity, configured: Iterable[str]) -> Identity:
-    """The identity with its founders: one of an earlier format doesn't name them, and so they are whoever is
-    in the file now. From then on it names them.
+    """Return the identity with its first membership.
+
+    An identity of an earlier format has none: then the members of the current configuration are the first
+    ones.
     """
     if identity.membership:
         return identity
@@ -127,10 +133,10 @@ def pinned(identity: Identity, configured: Iterable[str]) -> Identity:
 
 
 def first_members(identity: Identity | None, configured: Membership) -> tuple[int, Membership]:
-    """Who belongs to the cluster as long as the log says nothing, and since which entry.
+    """Return the membership that holds until the log has one, and the index of its entry.
 
     Raises:
-        IdentityError: the identity says something that can't be.
+        IdentityError: the identity is malformed.
     """
     if identity is None or not identity.membership:
         return 0, configured
@@ -138,33 +144,35 @@ def first_members(identity: Identity | None, configured: Membership) -> tuple[in
 
 
 def learnt(identity: Identity | None, cluster_id: str, node: str, state: State) -> Identity:
-    """The identity, now that the state says what was drawn for the cluster.
+    """Return the identity completed with the cluster UUID and tag that the state has.
 
     Raises:
-        IdentityError: the state is that of another founding.
+        IdentityError: the state has another cluster UUID.
     """
     before = identity or Identity(cluster_id, "", "", node)
     if before.directory and before.cluster_uuid != state.cluster_uuid:
-        # Recovered, or let into what was recovered: that is further on in the log. Who was let in is
-        # known by the members it has met, and not by how their log begins.
+        # The data is recovered, or the node joined a recovered cluster: the log has the new UUID later. An
+        # added node is verified by the members it met, not by the start of their log.
         return before
     if before.cluster_uuid not in {"", state.cluster_uuid}:
-        raise IdentityError(f"node {node}: the log in this directory belongs to another founding")
+        raise IdentityError(
+            f"node {node}: the log in this directory has another cluster UUID than its identity.json"
+        )
     return replace(before, cluster_uuid=state.cluster_uuid, cluster_tag=state.cluster_tag, recovered_from="")
 
 
 def alone(node: str, directory: str) -> Membership:
-    """Of a cluster that goes on with one node's data."""
+    """Return the membership of a cluster that goes on with one node's data."""
     return Membership((Member(node, "", True, directory),))
 
 
 def claim_log(journal: Journal, identity: Identity) -> None:
     """Make this node the only member of the cluster whose recovered data it has, if it isn't yet.
 
-    What the log holds beyond what was committed then counts as committed: it may be all there is of it.
+    Uncommitted entries at the end of the log then count as committed: this may be their only copy.
 
     Raises:
-        DiskError: the disk refused.
+        DiskError: a write failed.
     """
     if not identity.recovered_from:
         return
@@ -185,14 +193,14 @@ def claim_log(journal: Journal, identity: Identity) -> None:
 
 
 def refuse_removed(engine: Engine, node: str, since: int) -> None:
-    """Not to be started is a node of which its own log says, for good, that it was removed.
+    """Refuse to start a node that was removed, according to its own log.
 
     Raises:
-        IdentityError: that is so.
+        IdentityError: the removal is committed.
     """
     removed = engine.membership_index > since and engine.membership.get(node) is None
     if removed and not engine.is_changing:
         raise IdentityError(
-            f"node {node} was removed from this cluster, by entry {engine.membership_index}. To let it in "
-            f"again: empty its directory, and stanchion cluster add {node}"
+            f"node {node} was removed from this cluster, by entry {engine.membership_index}. To add it "
+            f"again: empty its directory, then run: stanchion cluster add {node}"
         )

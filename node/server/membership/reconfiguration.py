@@ -1,20 +1,23 @@
-"""Members come and go: what the leader does about it, one change at a time.
+"""Changes of the membership: how the leader adds and removes nodes, one change at a time.
 
-A request says what is wanted, not what is to be done: that ``n4`` is a member, that ``n2`` is none. So it may
-be made twice, and a new leader takes up what an old one left half done. At every ``pump`` each request
-looks at what is so and takes its next step:
+A request names the wanted result, not an operation: ``n4`` is a member, ``n2`` is not. So it can be repeated,
+and a new leader continues what the previous one has not finished. At every ``pump`` each request compares the
+membership with its result and takes its next step:
 
-* *add*: n4 becomes a learner by an entry of the log. When it has nearly everything, and is connected, it
-  becomes a voter by another. The second step is taken for every learner, asked for or not.
-* *join*: as add, but asked for by the newcomer itself, with the id of its directory; only where the founding
-  allows it, and only as long as nobody else has the name. The answer is what it begins with.
-* *remove*: one entry. A leader isn't removed: it hands over first, and the next leader is asked.
+* *add*: n4 becomes a learner by one entry. When it has nearly caught up, and is connected, it becomes a voter
+  by another entry. The second step is taken for every learner, whether or not a request waits for it.
+* *join*: as add, but requested by the joining node itself, with the ID of its directory. It is possible only
+  if the cluster was bootstrapped for it, and only if no other node has the name. The answer is the membership
+  that the joining node starts with.
+* *remove*: one entry. A leader is not removed: it transfers its leadership first, and the next leader is
+  asked.
 
-Refused is what would stop the cluster: to remove a voter when fewer than a majority of the remaining ones
-are connected. For the same reason nobody becomes a voter unless a majority is connected with it.
+A request that would stop the cluster is refused: removing a voter when less than a majority of the remaining
+ones are connected. For the same reason a learner becomes a voter only if a majority, itself included, is
+connected.
 
-What was proposed may be lost with a leader; so answers go by what is *committed*, proposals by what is in
-force.
+A proposed change may be lost with its leader. So answers depend on the *committed* membership, and proposals
+on the one in force.
 
 A plain object without I/O; ``now_s`` is the driver's clock.
 
@@ -39,19 +42,19 @@ from node.server.membership.bootstrap import pack_membership
 log = logging.getLogger("stanchion.membership")
 
 HAND_OVER_S = 2.0
-"""How long a leader that is to be removed tries to hand over."""
+"""How long a leader that is to be removed tries to transfer its leadership."""
 STEP_S = 0.1
-"""How often requests look for their next step when nothing happens."""
-HURRY_S = 0.005
-"""The same while leadership is handed over: followers' acks are no event of ours."""
+"""How often requests check for their next step when no event occurs."""
+HAND_OVER_STEP_S = 0.005
+"""The same during a leadership transfer, because followers' acks cause no event here."""
 PROGRESS_S = 1.0
-"""How often progress is told, unless it is of another kind."""
+"""How often progress is reported, unless its kind changes."""
 
 _NAME = re.compile(NAME)
 
 
 class Peer(Protocol):
-    """How a peer stands, as the engine knows it."""
+    """The replication state of a peer, as the engine has it."""
 
     @property
     def name(self) -> str: ...
@@ -64,7 +67,7 @@ class Peer(Protocol):
 
 
 class Engine(Protocol):
-    """What is needed of the consensus engine."""
+    """The consensus engine, as used here."""
 
     @property
     def last_index(self) -> int: ...
@@ -75,14 +78,14 @@ class Engine(Protocol):
 
 
 class Proposer(Protocol):
-    """What is needed of the ordering of entries."""
+    """The proposer of entries, as used here."""
 
     def stop(self) -> None: ...
     def go_on(self) -> None: ...
 
 
 class Neighbours(Protocol):
-    """What becomes of the membership on this node: `server.membership.members.Members`, and hellos."""
+    """The receiver of membership changes on this node: `server.membership.members.Members`."""
 
     def membership_changed(self, membership: Membership, index: int) -> None: ...
     def membership_committed(self, membership: Membership, index: int) -> None: ...
@@ -94,56 +97,57 @@ class Neighbours(Protocol):
 
 
 class NoNeighbours:
-    """Of a node that will never have any."""
+    """`Neighbours` of a node without peer address, which stays alone."""
 
     def membership_changed(self, membership: Membership, index: int) -> None:
-        """It is the only one."""
+        """Do nothing: this node is the only member."""
 
     def membership_committed(self, membership: Membership, index: int) -> None:
-        """It was before."""
+        """Do nothing: this node is the only member."""
 
     def membership_settled(self, membership: Membership, index: int) -> None:
-        """It is for good."""
+        """Do nothing: this node is the only member."""
 
     def member_left(self, name: str) -> None:
-        """There is nobody to leave."""
+        """Do nothing: there are no peers."""
 
     def look(self) -> None:
-        """There is nobody to see."""
+        """Do nothing: there are no peers."""
 
     def check_address(self, text: str) -> None:
-        """Nobody could come."""
-        raise ConfigError(["this node has no address for peers (cluster.nodes.NAME.peer): it stays alone"])
+        """Raise ConfigError: no peer can connect to this node."""
+        raise ConfigError(["this node has no peer address (cluster.nodes.NAME.peer): it can't add nodes"])
 
     def directory_of(self, peer: str) -> str:
-        """Nobody has one."""
+        """Return an empty ID: there are no peers."""
         return ""
 
 
 @dataclass(slots=True)
 class _Request:
-    """One that is under way."""
+    """A request in progress."""
 
     step: Callable[[_Request, float], dict[str, Any] | None]
-    """Takes the next step. Its answer, if it is done."""
+    """Takes the next step. Returns the answer if the request is complete."""
     name: str
     peer: str
     wait: bool
     answers: list[Answer]
-    """Whoever asked for it."""
+    """The callbacks of all that have made this request."""
     within_s: float = GIVE_UP_S
-    """How long somebody waits for it."""
+    """How long its callers wait for the answer."""
     directory: str = ""
-    """The id of the newcomer's directory, if it is the newcomer who asks."""
+    """The ID of the joining node's directory, if the request is *join*."""
     since_s: float | None = None
-    """When it was first looked at."""
+    """When its first step was taken."""
     changed: bool = False
-    """Something was proposed for it."""
+    """A change was proposed for it."""
     seen: bool = False
-    """The node to be added was a member."""
-    told: tuple[str, str] = ("", "")
-    """Progress as told last: its kind, and the words."""
-    told_s: float = 0.0
+    """The node to be added has been a member since the request began."""
+    progress: tuple[str, str] = ("", "")
+    """Kind and text of the last reported progress."""
+    progress_s: float = 0.0
+    """When it was reported."""
     hand_over_until_s: float | None = None
 
     def answer(self, value: dict[str, Any]) -> None:
@@ -152,15 +156,15 @@ class _Request:
 
 
 class Reconfigurer:
-    """Changes of members, on a ready leader.
+    """Carries out membership changes on a ready leader.
 
     Args:
         node: this node's name.
         engine: where changes are proposed.
-        proposer: proposes nothing while leadership is handed over.
-        directory: the id of a peer's directory, as it says; empty while it has none.
-        check_address: raises ConfigError for an address at which a peer must not be.
-        kick: asks for a ``pump`` soon.
+        proposer: is stopped while leadership is transferred.
+        directory: returns the directory ID that a peer has sent; empty if it has none.
+        check_address: raises ConfigError if a peer must not have this address.
+        kick: requests a ``pump`` soon.
     """
 
     def __init__(
@@ -184,48 +188,49 @@ class Reconfigurer:
         self.in_force: Membership | None = None
         self.committed: Membership | None = None
         self.committed_index = 0
-        """Of the entry that brought it."""
+        """Index of the entry of the committed membership."""
 
-    # --- told by the engine -----------------------------------------------------------------------
+    # --- called by the engine ---------------------------------------------------------------------
 
     def changed(self, membership: Membership) -> None:
-        """Another membership is in force here."""
+        """Set the membership in force."""
         self.in_force = membership
         self._kick()
 
     def is_committed(self, membership: Membership, index: int = 0) -> None:
-        """And it stays."""
+        """Set the committed membership and the index of its entry."""
         self.committed, self.committed_index = membership, index
         self._kick()
 
     @property
     def names(self) -> frozenset[str]:
-        """Whoever is a member, or was until a change that isn't committed."""
-        known = [membership.names for membership in (self.in_force, self.committed) if membership]
-        return frozenset(name for names in known for name in names)
+        """The members in force, and those of the committed membership."""
+        memberships = [membership.names for membership in (self.in_force, self.committed) if membership]
+        return frozenset(name for names in memberships for name in names)
 
     # --- requests ---------------------------------------------------------------------------------
 
     def add(self, fields: dict[str, Any], answer: Answer) -> None:
-        """Make ``name`` a member, at ``peer``; with ``wait``, answer when it votes.
+        """Make ``name`` a member with address ``peer``; with ``wait``, answer when it is a voter.
 
         Raises:
-            RefusedError: that can't be a name or an address.
+            RefusedError: the name or the address is invalid.
         """
         name, peer = self._joining_node(fields)
         wait = bool(fields.get("wait", True))
         self._take(_Request(self._add, name, peer, wait, [answer], waited_for_s(fields)))
 
     def join(self, fields: dict[str, Any], answer: Answer) -> None:
-        """Make ``name`` a member because it asks itself, at ``peer``, with the ``directory`` it has; answer
-        once that is committed, with the membership; or that it is ``declined``, and why.
+        """Make ``name`` a member at its own request, with address ``peer`` and its ``directory``.
+
+        The answer is the membership, once it is committed; or ``declined``, with the reason.
         """
         directory = str(fields.get("directory"))
         try:
             name, peer = self._joining_node(fields)
             if self.in_force is None or not self.in_force.joinable:
                 raise RefusedError(
-                    "this cluster was not founded by a bootstrap, so nodes don't join by themselves: "
+                    "this cluster was not bootstrapped for joining nodes (cluster.bootstrap). Add it with: "
                     f"stanchion cluster add {name} --peer {peer}"
                 )
         except RefusedError as error:
@@ -234,16 +239,16 @@ class Reconfigurer:
             self._take(_Request(self._join, name, peer, False, [answer], waited_for_s(fields), directory))
 
     def _joining_node(self, fields: dict[str, Any]) -> tuple[str, str]:
-        """Name and address of a node that is to come.
+        """Return name and address of a node to be added.
 
         Raises:
-            RefusedError: that can't be one.
+            RefusedError: one of them is invalid.
         """
         name, peer = fields.get("name"), fields.get("peer")
         if not (isinstance(name, str) and _NAME.fullmatch(name)):
             raise RefusedError(f"{name!r} can't be the name of a node: letters, digits, - and _, at most 64")
         if not isinstance(peer, str):
-            raise RefusedError("an address is needed: where the other nodes connect to it, host:port")
+            raise RefusedError("peer is missing: the address where other nodes connect to it, host:port")
         try:
             self._check_address(peer)
         except ConfigError as error:
@@ -251,18 +256,18 @@ class Reconfigurer:
         return name, peer
 
     def remove(self, fields: dict[str, Any], answer: Answer) -> None:
-        """Make ``name`` no member; with ``unreachable``, only if it isn't connected.
+        """Remove ``name`` from the members; with ``absent``, only if it isn't connected.
 
         Raises:
-            RefusedError: it is connected.
+            RefusedError: ``absent`` is given, but the node is connected.
         """
         name = str(fields.get("name"))
         if fields.get("absent") and name in self._connected() and self._is_member(name):
-            raise RefusedError(f"{name} runs, with its directory: stop it first")
+            raise RefusedError(f"{name} is running, with its directory: stop it first")
         self._take(_Request(self._remove, name, "", True, [answer], waited_for_s(fields)))
 
     def view(self, _fields: dict[str, Any], answer: Answer) -> None:
-        """Who is a member, and how far each has come."""
+        """Answer with the members and their replication progress."""
         assert self.in_force is not None
         peers = {peer.name: peer for peer in self._engine.peer_states()}
         last = self._engine.last_index
@@ -282,11 +287,11 @@ class Reconfigurer:
         answer({"ok": {"leader": self._node, "last": last, "settled": settled, "members": members}})
 
     def stop(self) -> None:
-        """Another leads: whoever asked asks it."""
+        """Forget all requests: another node leads, and the nodes that asked will ask it."""
         self._requests.clear()
 
     def pump(self, now_s: float) -> float:
-        """Take every step that can be taken. Returns when to be called again. Only on a ready leader."""
+        """Take every possible step. Returns when to be called again. Only on a ready leader."""
         self._now_s = now_s
         if self.in_force is None:
             return float("inf")
@@ -299,21 +304,23 @@ class Reconfigurer:
             else:
                 self._requests.remove(request)
                 request.answer(
-                    {"error": f"not within {request.within_s:g} s; {request.name} is left as it is"}
+                    {"error": f"not done within {request.within_s:g} s; {request.name} is left as it is"}
                 )
         if any(request.hand_over_until_s is not None for request in self._requests):
-            return now_s + HURRY_S
+            return now_s + HAND_OVER_STEP_S
         busy = self._requests or self.in_force.learners
         return now_s + STEP_S if busy else float("inf")
 
     def _take(self, request: _Request) -> None:
-        """Begin with it; if it is under way, tell who asks now, too. Who asked first may be gone."""
+        """Start a request, or add its callback to an equal one in progress, whose first caller may be
+        gone.
+        """
         for other in self._requests:
             if (other.step, other.name, other.peer, other.wait, other.directory) == (
                 request.step, request.name, request.peer, request.wait, request.directory,
             ):  # fmt: skip
                 other.answers = [*other.answers, *request.answers][-SHARED_MAX:]
-                other.within_s, other.since_s, other.told = request.within_s, None, ("", "")
+                other.within_s, other.since_s, other.progress = request.within_s, None, ("", "")
                 break
         else:
             self._requests.append(request)
@@ -326,7 +333,7 @@ class Reconfigurer:
             self._notify(request, "waiting", "waiting for another change of members to be committed")
             return
         except UnavailableError:
-            return  # not the leader any more, as this node is about to be told
+            return  # not the leader any more: the engine is about to report it
         except RefusedError as error:
             done = {"error": str(error)}
         if done is not None:
@@ -334,11 +341,11 @@ class Reconfigurer:
             request.answer(done)
 
     def _notify(self, request: _Request, kind: str, text: str) -> None:
-        """Tell progress: of another kind at once, else now and then."""
-        told_kind, told_text = request.told
-        if kind == told_kind and (text == told_text or self._now_s - request.told_s < PROGRESS_S):
+        """Report progress: at once if its kind has changed, otherwise at most every `PROGRESS_S`."""
+        last_kind, last_text = request.progress
+        if kind == last_kind and (text == last_text or self._now_s - request.progress_s < PROGRESS_S):
             return
-        request.told, request.told_s = (kind, text), self._now_s
+        request.progress, request.progress_s = (kind, text), self._now_s
         request.answer({"progress": text})
 
     # --- adding -----------------------------------------------------------------------------------
@@ -367,13 +374,13 @@ class Reconfigurer:
 
     def _join(self, request: _Request, _now_s: float) -> dict[str, Any] | None:
         try:
-            return self._let_in(request)
+            return self._add_joining_node(request)
         except ConflictError:
             raise
         except RefusedError as error:
             return {"ok": {"declined": str(error)}}
 
-    def _let_in(self, request: _Request) -> dict[str, Any] | None:
+    def _add_joining_node(self, request: _Request) -> dict[str, Any] | None:
         assert self.in_force is not None
         wanted = Member(request.name, request.peer, False, request.directory)
         member = self.in_force.get(request.name)
@@ -385,8 +392,8 @@ class Reconfigurer:
             or self._directory(request.name) not in ("", request.directory)
         ):
             raise RefusedError(
-                f"{request.name} is a member of this cluster already, with another directory. Where that is "
-                f"lost: stanchion cluster replace {request.name} {request.name}. Else choose another name"
+                f"{request.name} is a member of this cluster already, with another directory. If that is "
+                f"lost: stanchion cluster replace {request.name} {request.name}. Or choose another name"
             )
         request.seen = request.seen or member is not None
         if member != wanted:
@@ -403,18 +410,18 @@ class Reconfigurer:
         return {"ok": {"name": request.name, "role": role, "changed": request.changed}}
 
     def _notify_catching_up(self, request: _Request, name: str) -> None:
-        flow = next((peer for peer in self._engine.peer_states() if peer.name == name), None)
+        state = next((peer for peer in self._engine.peer_states() if peer.name == name), None)
         last = self._engine.last_index
-        if flow is None or not flow.connected or not self._directory(name):
+        if state is None or not state.connected or not self._directory(name):
             text = f"{name} is added; start it, with an empty directory: it does not answer at {request.peer}"
-            self._notify(request, "absent", text)
+            self._notify(request, "unreachable", text)
         elif not self._engine.caught_up(name):
-            self._notify(request, "behind", f"{name} catches up: it has {flow.match} of {last} entries")
+            self._notify(request, "behind", f"{name} catches up: it has {state.match} of {last} entries")
         else:
-            self._notify(request, "there", f"{name} has caught up")
+            self._notify(request, "caught up", f"{name} has caught up")
 
     def _promote(self) -> None:
-        """Let learners vote that have caught up: one at a time, as every change."""
+        """Make a learner that has caught up a voter: one at a time, like every membership change."""
         membership = self.in_force
         if membership is None or membership != self.committed or not membership.learners:
             return
@@ -425,7 +432,7 @@ class Reconfigurer:
                 continue
             learner = membership.get(name)
             if learner is not None and learner.directory not in ("", directory):
-                continue  # another copy, that was let in by mistake
+                continue  # this is not the directory that joined: a copy, or added by mistake
             new = membership.with_voter(name, directory)
             if not _is_majority(connected, new):
                 continue
@@ -455,10 +462,10 @@ class Reconfigurer:
     def _check_remaining(self, name: str, new: Membership) -> None:
         connected = self._connected() - {name}
         if not _is_majority(connected, new):
-            there = ", ".join(sorted(connected & {*new.voters})) or "nobody"
+            remaining = ", ".join(sorted(connected & {*new.voters})) or "none"
             raise RefusedError(
-                f"without {name} there are {len(new.voters)} voting nodes, and of them only {there} "
-                f"is connected: the cluster would stop. Start or remove the others first"
+                f"without {name} there are {len(new.voters)} voters, and of them only {remaining} is "
+                f"connected: the cluster would stop. Start or remove the others first"
             )
 
     def _hand_over(self, request: _Request, now_s: float) -> dict[str, Any] | None:
@@ -469,7 +476,7 @@ class Reconfigurer:
         if now_s >= request.hand_over_until_s:
             self._proposer.go_on()
             return {
-                "error": f"{request.name} leads, and nobody took over within {HAND_OVER_S:g} s; try again"
+                "error": f"{request.name} leads, and no node took over within {HAND_OVER_S:g} s; try again"
             }
         self._engine.transfer_leadership()
         return None

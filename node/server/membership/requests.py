@@ -1,11 +1,13 @@
-"""The requests by which operators change the members: from any node to the leader, who does it.
+"""Operators' requests to change the members: taken by any node, carried out by the leader.
 
-``cluster.add``, ``cluster.remove``, ``cluster.members`` and ``cluster.clock`` of `administration`. And, where
-the configuration allows it, those of the Go server: a node's name as plain text to
-``_STAN.raft.<cluster id>.node.add`` or ``….node.remove``, answered ``+OK`` or ``-ERR adding node "n4": why``.
-There a node is added by its name alone, so its address must be in the file of the node that is asked. Whoever
-may publish to these subjects may use them, as with the Go server: that is what is switched on. But where
-clients show credentials, those who show none (``clients.no_auth_user``) may not.
+Two forms are served. ``cluster.add``, ``cluster.remove``, ``cluster.members`` and ``cluster.clock`` of
+`administration`. And, if the configuration allows them, the requests of the Go server: a node's name as plain
+text to ``_STAN.raft.<cluster id>.node.add`` or ``….node.remove``, answered ``+OK`` or ``-ERR adding node
+"n4": why``.
+
+In the second form a node is added by its name alone, so the configuration of the node that takes the request
+must have its address. As with the Go server, every client that may publish to these subjects may use them.
+But where clients have credentials, a client without any (``clients.no_auth_user``) may not.
 
 Source: the Go server's clustering, "Add/remove node over NATS".
 """
@@ -23,18 +25,18 @@ from node.server.administration.requests import Administration, Answer, Source
 log = logging.getLogger("stanchion.administration")
 
 NAME_SIZE_MAX = 256
-"""Bytes of a payload that is taken for a name."""
+"""The longest payload that is accepted as a name, in bytes."""
 
 
-REMOTE_ROUTE = "only clients of this cluster's nodes may ask"
-"""A request without a connection here is one of another cluster's clients."""
+NOT_OUR_CLIENT = "only clients of this cluster's nodes may ask"
+"""Refusal of a request without a client connection here: it came from a client of another cluster."""
 
-REMOTE_CLIENT = "clients without credentials may not ask"
-"""Where others have some."""
+NO_CREDENTIALS = "clients without credentials may not ask"
+"""Refusal of a client without credentials, where other clients have some."""
 
 
 class Routing(Protocol):
-    """What is needed of routing."""
+    """The routing of messages, as used here."""
 
     def serve(self, pattern: bytes, handler: Callable[..., None]) -> Any: ...
     def publish(
@@ -51,7 +53,7 @@ class Routing(Protocol):
 
 
 def serve_membership(administration: Administration, asking: Asking) -> None:
-    """Have operators' requests put to the leader."""
+    """Serve the operators' requests that are forwarded to the leader."""
 
     def ask(verb: str) -> Callable[[dict[str, Any], Answer], None]:
         def put(fields: dict[str, Any], answer: Answer) -> None:
@@ -78,25 +80,25 @@ def serve_membership(administration: Administration, asking: Asking) -> None:
 def serve_go_requests(
     routing: Routing, cluster_id: str, asking: Asking, addresses: Mapping[str, Address]
 ) -> None:
-    """Take the Go server's requests.
+    """Serve the Go server's requests.
 
     Args:
-        routing: where they come from.
-        cluster_id: part of their subjects.
-        asking: puts them to the leader.
-        addresses: where the nodes of the configuration are for their peers.
+        routing: delivers the requests and their answers.
+        cluster_id: part of the subjects.
+        asking: forwards the requests to the leader.
+        addresses: the peer addresses of the nodes in the configuration.
     """
 
     def reply_to(reply: bytes, doing: str, name: str) -> Answer:
         def answer(value: dict[str, Any]) -> None:
             if "ok" in value:
-                said = "+OK"
+                text = "+OK"
             elif "error" in value:
-                said = f'-ERR {doing} node "{name}": {value["error"]}'
+                text = f'-ERR {doing} node "{name}": {value["error"]}'
             else:
-                return  # progress: nobody would understand it
+                return  # progress: clients of the Go server don't understand it
             if reply:
-                routing.publish(None, reply, b"", b"", said.encode(), to_services=False)
+                routing.publish(None, reply, b"", b"", text.encode(), to_services=False)
 
         return answer
 
@@ -107,15 +109,15 @@ def serve_go_requests(
         name = _text(payload)
         answer = reply_to(reply, "adding", name)
         if source is None:
-            answer({"error": REMOTE_ROUTE})
-        elif is_remote_client(source):
-            answer({"error": REMOTE_CLIENT})
+            answer({"error": NOT_OUR_CLIENT})
+        elif lacks_credentials(source):
+            answer({"error": NO_CREDENTIALS})
         elif not name or len(payload) > NAME_SIZE_MAX:
             answer({"error": "invalid node ID"})
         elif name not in addresses:
             answer({"error": "its address is not in this node's configuration"})
         else:
-            log.info("node %s is to be added", name)
+            log.info("a client asks to add node %s", name)
             fields = {"name": name, "peer": str(addresses[name]), "wait": False}
             asking.ask("cluster.add", fields, answer, gone(reply))
 
@@ -123,21 +125,21 @@ def serve_go_requests(
         name = _text(payload)
         answer = reply_to(reply, "removing", name)
         if source is None:
-            answer({"error": REMOTE_ROUTE})
-        elif is_remote_client(source):
-            answer({"error": REMOTE_CLIENT})
+            answer({"error": NOT_OUR_CLIENT})
+        elif lacks_credentials(source):
+            answer({"error": NO_CREDENTIALS})
         elif len(payload) > NAME_SIZE_MAX:
             answer({"error": "invalid node ID"})
         else:
-            log.info("node %s is to be removed", name)
+            log.info("a client asks to remove node %s", name)
             asking.ask("cluster.remove", {"name": name}, answer, gone(reply))
 
     routing.serve(f"_STAN.raft.{cluster_id}.node.add".encode(), on_add)
     routing.serve(f"_STAN.raft.{cluster_id}.node.remove".encode(), on_remove)
 
 
-def is_remote_client(source: Source) -> bool:
-    """Whether it is merely whom the node takes those for who show nothing (``clients.no_auth_user``)."""
+def lacks_credentials(source: Source) -> bool:
+    """Return True if the client has shown no credentials, also if ``clients.no_auth_user`` names it."""
     return source.identity is None or (bool(source.identity.name) and not source.identity.proven)
 
 

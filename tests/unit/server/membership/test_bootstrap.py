@@ -38,7 +38,7 @@ class Member:
         self.bootstrap = Bootstrap(name, cluster, members, identity, f"{name}:4222", self._admitted)
         self.bootstrap.start()
         if membership is not None:
-            self.bootstrap.members_are(membership, len(membership.members))
+            self.bootstrap.set_membership(membership, len(membership.members))
             self.bootstrap.settled(membership, len(membership.members))
 
     def _admitted(self) -> None:
@@ -113,7 +113,7 @@ def test_a_node_alone_founds_at_once() -> None:
     [
         ({"wire": 99}, "wire version"),
         ({"cluster": "other"}, "belongs to cluster 'other'"),
-        ({"founding": "g"}, "another founding"),
+        ({"founding": "g"}, "its cluster UUID differs"),
     ],
 )
 def test_strangers_are_refused_by_name(hello: dict[str, Any], why: str) -> None:
@@ -205,11 +205,11 @@ def test_who_is_no_member_is_told_how_to_become_one() -> None:
     """Added never, or removed: the answer is the same."""
     n1 = Member("n1", cluster_uuid="f", membership=THREE)
     for name in ("n4", "n5"):
-        with pytest.raises(IdentityError, match=f"{name} is no member .* stanchion cluster add {name}"):
+        with pytest.raises(IdentityError, match=f"{name} is not a member .* stanchion cluster add {name}"):
             n1.hears(Member(name, cluster_uuid="f"))
-    with pytest.raises(IdentityError, match="n4 is no member"):
+    with pytest.raises(IdentityError, match="n4 is not a member"):
         n1.hears(Member("n4"))
-    n1.bootstrap.members_are(THREE, 3, leaving=["n4"])
+    n1.bootstrap.set_membership(THREE, 3, leaving=["n4"])
     n1.hears(Member("n4", cluster_uuid="f"))
 
 
@@ -219,9 +219,9 @@ def test_a_voter_comes_with_its_directory_and_no_other() -> None:
     n1.hears(Member("n4", cluster_uuid="f", directory="x"))
     assert n1.bootstrap.directory("n4") == "x"
     for directory in ("", "y"):
-        with pytest.raises(IdentityError, match="n4 comes with another directory"):
+        with pytest.raises(IdentityError, match="n4 has another directory"):
             n1.hears(Member("n4", cluster_uuid="f", directory=directory))
-    with pytest.raises(IdentityError, match="n2 comes with another directory"):
+    with pytest.raises(IdentityError, match="n2 has another directory"):
         n1.hears(Member("n2", cluster_uuid="f", directory="z"))
     n1.hears(Member("n2", cluster_uuid="f"))
 
@@ -231,18 +231,18 @@ def test_who_is_ahead_may_have_the_name_by_right() -> None:
     n1 = Member("n1", cluster_uuid="f", membership=THREE)
     later = THREE.without("n3").with_learner("n3", "h:1").with_voter("n3", "y")
     n3 = Member("n3", cluster_uuid="f", membership=later, directory="y")
-    n1.bootstrap.members_are(THREE, 0)
-    n3.bootstrap.members_are(later, 9)
+    n1.bootstrap.set_membership(THREE, 0)
+    n3.bootstrap.set_membership(later, 9)
     n1.hears(n3)
-    assert n1.bootstrap.members_are(THREE.with_learner("n4", "h:1"), 5) == []
+    assert n1.bootstrap.set_membership(THREE.with_learner("n4", "h:1"), 5) == []
     n1.hears(n3)
-    assert n1.bootstrap.members_are(THREE, 9) == ["n3"]  # as far as it said, and it isn't so
-    with pytest.raises(IdentityError, match="n3 comes with another directory"):
+    assert n1.bootstrap.set_membership(THREE, 9) == ["n3"]  # as far as it said, and it isn't so
+    with pytest.raises(IdentityError, match="n3 has another directory"):
         n1.hears(n3)
-    n1.bootstrap.members_are(THREE, 0)
+    n1.bootstrap.set_membership(THREE, 0)
     lost = Member("n3", cluster_uuid="f", membership=later, directory="z")
-    lost.bootstrap.members_are(later, 9)
-    with pytest.raises(IdentityError, match="n3 comes with another directory"):
+    lost.bootstrap.set_membership(later, 9)
+    with pytest.raises(IdentityError, match="n3 has another directory"):
         n1.hears(lost)
 
 
@@ -253,26 +253,26 @@ def test_who_is_ahead_is_not_cut_off_by_what_the_log_still_has_to_tell() -> None
     earlier = none.with_learner("n3", "h:1").with_voter("n3", "d1")
     later = none.with_learner("n3", "h:1").with_voter("n3", "d2")
     n1 = Member("n1", cluster_uuid="f", membership=none)
-    n1.bootstrap.members_are(none, 10)
+    n1.bootstrap.set_membership(none, 10)
     n3 = Member("n3", cluster_uuid="f", directory="d2")
-    n3.bootstrap.members_are(later, 40)
+    n3.bootstrap.set_membership(later, 40)
     n1.hears(n3)
     for index, membership in ((20, earlier), (30, none), (40, later), (50, later.without("n2"))):
-        assert n1.bootstrap.members_are(membership, index) == [], index
-    assert n1.bootstrap.members_are(earlier, 60) == ["n3"]
+        assert n1.bootstrap.set_membership(membership, index) == [], index
+    assert n1.bootstrap.set_membership(earlier, 60) == ["n3"]
 
 
 def test_an_invitation_is_of_what_is_committed() -> None:
     """An entry that isn't may be undone, and is no place in the log to begin with. Who is told of one comes
     again a little later."""
     n1 = Member("n1", cluster_uuid="f", membership=THREE)
-    n1.bootstrap.members_are(WITH_LEARNER, 12)
+    n1.bootstrap.set_membership(WITH_LEARNER, 12)
     n4 = Member("n4", members=FOUR)
-    with pytest.raises(CollisionError, match="doesn't know yet"):
+    with pytest.raises(CollisionError, match="has not yet seen"):
         n4.hears(n1)
     assert (n4.admitted, n4.bootstrap.refused) == (False, None)
     n1.bootstrap.settled(WITH_LEARNER, 12)
-    n1.bootstrap.members_are(WITH_LEARNER.with_learner("n5", "h:7"), 15)
+    n1.bootstrap.set_membership(WITH_LEARNER.with_learner("n5", "h:7"), 15)
     n4.hears(n1)
     assert n4.bootstrap.invitation == Invitation("f", 12, WITH_LEARNER)
 
@@ -286,14 +286,14 @@ def test_who_has_asked_is_known_by_its_directory() -> None:
     assert n4.bootstrap.invitation is None
     assert n4.bootstrap.refused is not None
     n1.hears(Member("n4", cluster_uuid="f", directory="x"))
-    with pytest.raises(IdentityError, match="n4 comes with another directory"):
+    with pytest.raises(IdentityError, match="n4 has another directory"):
         n1.hears(Member("n4", cluster_uuid="f", directory="y"))
 
 
 def test_who_is_refused_is_told_what_is_committed() -> None:
     """Only somebody of the same founding, and it believes nobody else."""
     n1 = Member("n1", cluster_uuid="f", membership=THREE)
-    n1.bootstrap.members_are(WITH_LEARNER, 9)
+    n1.bootstrap.set_membership(WITH_LEARNER, 9)
     n4 = Member("n4", cluster_uuid="f", directory="x")
     told = n1.bootstrap.explanation(n4.hello())
     assert n4.bootstrap.statement(told) == (3, THREE)
@@ -328,18 +328,18 @@ def test_links_of_who_turns_out_to_be_another_are_named() -> None:
     """It was let in while this node lagged behind; now its log says that the name has another directory."""
     n1 = Member("n1", cluster_uuid="f", membership=WITH_LEARNER)
     n1.hears(Member("n4", cluster_uuid="f", directory="y"), Member("n2", cluster_uuid="f"))
-    assert n1.bootstrap.members_are(WITH_LEARNER, 4) == []
-    assert n1.bootstrap.members_are(WITH_LEARNER.with_voter("n4", "y"), 5) == []
-    assert n1.bootstrap.members_are(WITH_LEARNER.with_voter("n4", "x"), 5) == ["n4"]
+    assert n1.bootstrap.set_membership(WITH_LEARNER, 4) == []
+    assert n1.bootstrap.set_membership(WITH_LEARNER.with_voter("n4", "y"), 5) == []
+    assert n1.bootstrap.set_membership(WITH_LEARNER.with_voter("n4", "x"), 5) == ["n4"]
 
 
 def test_nothing_is_kept_of_who_has_left() -> None:
     """Clients aren't sent to a removed node."""
     n1 = Member("n1", cluster_uuid="f", membership=THREE)
     n1.hears(Member("n2", cluster_uuid="f"), Member("n3", cluster_uuid="f"))
-    n1.bootstrap.members_are(THREE.without("n3"), 4, leaving=["n3"])
+    n1.bootstrap.set_membership(THREE.without("n3"), 4, leaving=["n3"])
     assert set(n1.bootstrap.client_addresses) == {"n2", "n3"}
-    n1.bootstrap.members_are(THREE.without("n3"), 4)
+    n1.bootstrap.set_membership(THREE.without("n3"), 4)
     assert set(n1.bootstrap.client_addresses) == {"n2"}
 
 
@@ -351,16 +351,16 @@ def test_who_was_away_hears_of_members_from_those_it_knows() -> None:
     assert n3.bootstrap.newer == WITH_LEARNER
     assert n3.bootstrap.linked == {"n1", "n2", "n4"}
     n3.hears(n4)
-    n3.bootstrap.members_are(THREE.without("n1"), 9)
+    n3.bootstrap.set_membership(THREE.without("n1"), 9)
     assert n3.bootstrap.newer is None
-    with pytest.raises(IdentityError, match="n4 is no member"):
+    with pytest.raises(IdentityError, match="n4 is not a member"):
         n3.hears(n4)
 
 
 def test_members_of_an_identity_are_read_back() -> None:
     assert unpack_membership(pack_membership(7, WITH_LEARNER)) == (7, WITH_LEARNER)
     for wrong in ("", "7", "x:00", "7:xy", "7:00"):
-        with pytest.raises(IdentityError, match="names no members"):
+        with pytest.raises(IdentityError, match="has no valid membership"):
             unpack_membership(wrong)
 
 

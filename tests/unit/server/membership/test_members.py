@@ -71,7 +71,7 @@ class Node:
     def hears(self, peer: str, membership: Membership, index: int, *, directory: str = "") -> None:
         identity = Identity("test", "f", "tag", peer, directory)
         other = Bootstrap(peer, "test", list(FILE), identity, f"{peer}:1", lambda: None)
-        other.members_are(membership, index)
+        other.set_membership(membership, index)
         self.bootstrap.check_hello("raft", {**other.hello("raft"), "node": peer})
 
 
@@ -213,7 +213,7 @@ def test_what_the_log_says_of_earlier_nodes_of_the_name_is_not_about_this_one() 
     mine = THREE.without("n2").with_learner("n2", "")
     node.members.membership_changed(mine, 30)
     node.members.membership_changed(mine.with_voter("n2", "y"), 40)
-    with pytest.raises(IdentityError, match="with another directory than this one"):
+    with pytest.raises(IdentityError, match="another directory than this one"):
         node.members.membership_changed(mine.with_voter("n2", "z"), 40)
 
 
@@ -221,7 +221,7 @@ def test_who_comes_back_comes_empty() -> None:
     """Added again, n2 would never vote with the directory it founded the cluster with."""
     node = Node("n2")
     node.members.membership_changed(THREE, 0)
-    with pytest.raises(IdentityError, match="Start it with an empty one"):
+    with pytest.raises(IdentityError, match="Start it with an empty directory"):
         node.members.membership_changed(THREE.without("n2").with_learner("n2", ""), 9)
 
 

@@ -75,7 +75,7 @@ def test_the_state_says_what_was_drawn() -> None:
     assert learnt(None, "shop", "n1", state) == Identity("shop", "f", "tag", "n1")
     identity = learnt(invited("shop", "n4", Invitation("f", 12, WITH_LEARNER)), "shop", "n4", state)
     assert (identity.cluster_uuid, identity.cluster_tag, bool(identity.directory)) == ("f", "tag", True)
-    with pytest.raises(IdentityError, match="another founding"):
+    with pytest.raises(IdentityError, match="another cluster UUID"):
         learnt(Identity("shop", "g", "tag", "n1"), "shop", "n1", state)
 
 
@@ -153,5 +153,5 @@ def test_who_belonged_to_the_cluster_at_an_entry() -> None:
     assert members_at(Past(), Past(first_index=50), 40) == THREE
     assert members_at(Past(), Past(first_index=30, first_readable=31), 30) == WITH_LEARNER
     for log in (Past(first_index=31), Past(first_index=1, first_readable=32)):
-        with pytest.raises(UnavailableError, match="since entry 30, which is gone"):
+        with pytest.raises(UnavailableError, match="since entry 30, which the log no longer has"):
             members_at(log, log, 30)

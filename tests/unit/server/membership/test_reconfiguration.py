@@ -245,7 +245,7 @@ def test_a_leader_hands_over_before_it_is_removed() -> None:
     assert leader.transfers == 2
     assert leader.in_force == THREE
     leader.pump(HAND_OVER_S)
-    assert "nobody took over" in answers[-1]["error"]
+    assert "no node took over" in answers[-1]["error"]
     assert not leader.stopped
     again = leader.remove("n1")
     leader.reconfiguration.stop()
@@ -258,7 +258,7 @@ def test_what_would_stop_the_cluster_is_refused(name: str, dead: str) -> None:
     leader = Leader()
     leader.peers[dead].connected = False
     (answer,) = leader.remove(name)
-    assert f"without {name} there are 2 voting nodes" in answer["error"]
+    assert f"without {name} there are 2 voters" in answer["error"]
     assert leader.in_force == THREE
     assert leader.remove(dead) == [{"progress": f"{dead} is being removed"}]
 
@@ -270,7 +270,7 @@ def test_the_last_one_stays() -> None:
 
 def test_only_who_is_gone_is_replaced_by_its_own_name() -> None:
     leader = Leader()
-    with pytest.raises(RefusedError, match="n2 runs, with its directory: stop it first"):
+    with pytest.raises(RefusedError, match="n2 is running, with its directory: stop it first"):
         leader.remove("n2", absent=True)
     leader.peers["n2"].connected = False
     assert leader.remove("n2", absent=True) == [{"progress": "n2 is being removed"}]
@@ -282,7 +282,7 @@ def test_a_request_that_comes_to_nothing_is_forgotten() -> None:
     answers = leader.add()
     leader.commit()
     leader.pump(GIVE_UP_S)
-    assert answers[-1] == {"error": "not within 600 s; n4 is left as it is"}
+    assert answers[-1] == {"error": "not done within 600 s; n4 is left as it is"}
     count = len(answers)
     leader.comes()
     assert leader.in_force.is_voter("n4")
@@ -296,7 +296,7 @@ def test_a_request_comes_to_its_end_when_nobody_waits_any_more() -> None:
     leader.pump(29)
     assert "error" not in answers[-1]
     leader.pump(1)
-    assert answers[-1] == {"error": "not within 30 s; n4 is left as it is"}
+    assert answers[-1] == {"error": "not done within 30 s; n4 is left as it is"}
 
 
 def test_the_same_request_again_is_the_one_under_way() -> None:
@@ -429,7 +429,7 @@ def test_who_was_removed_meanwhile_is_told() -> None:
 @pytest.mark.parametrize(
     ("membership", "name", "peer", "why"),
     [
-        (THREE, "n4", "h:6", "not founded by a bootstrap.*stanchion cluster add n4 --peer h:6"),
+        (THREE, "n4", "h:6", "not bootstrapped for joining.*stanchion cluster add n4 --peer h:6"),
         (OPEN, "n 4", "h:6", "can't be the name"),
         (OPEN, "n4", "nowhere", "is no address"),
     ],
