@@ -199,7 +199,7 @@ class Bootstrap:
         }
 
     def explanation(self, hello: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the explanation in a refusal: the committed membership, if both nodes share a cluster UUID."""
+        """Return the explanation in a refusal: the committed membership, if the cluster UUIDs are equal."""
         if self._alone and self._empty and hello.get("cluster") == self._cluster_id and hello.get("founding"):
             self._refuse(str(hello.get("node")))
         bootstrap = self._identity.cluster_uuid if self._identity is not None else ""
