@@ -1,4 +1,4 @@
-"""Who may connect, from the words of the configuration."""
+"""Convert the configured users, tokens and permissions into an `Authenticator`."""
 
 from __future__ import annotations
 
@@ -9,11 +9,13 @@ from node.server.auth import Authenticator, Permissions, User
 
 
 def authenticator(clients: model.Clients, operator_token: str = "") -> Authenticator:
-    """What ``clients`` says of users, tokens and permissions. With ``operator_token``, if there is one.
+    """Return an `Authenticator` for the users, tokens and permissions in ``clients``.
+
+    It also accepts ``operator_token``, unless that is empty.
 
     Raises:
-        ConfigError: a secret that isn't where it should be, or a password that is no bcrypt hash though it
-            looks like one.
+        ConfigError: a secret can't be found where the configuration says it is, or a password looks like a
+            bcrypt hash and is none.
     """
     users = [User(user.user, user.password.reveal(), permissions(user.permissions)) for user in clients.users]
     if clients.user is not None and clients.password is not None:
@@ -25,7 +27,7 @@ def authenticator(clients: model.Clients, operator_token: str = "") -> Authentic
 
 
 def permissions(given: model.Permissions | None) -> Permissions | None:
-    """The same, of subjects as they stand on the wire."""
+    """Return the permissions with their subjects encoded as bytes, as in the NATS protocol."""
     if given is None:
         return None
     publish, subscribe = given.publish, given.subscribe

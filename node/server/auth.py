@@ -1,10 +1,11 @@
-"""Who may connect, and what they may publish and subscribe to.
+"""Authenticate client connections, and check what they may publish and subscribe to.
 
-Modes: nobody is asked; one token; users, each with a password and perhaps permissions. A secret is
-stored as plain text, compared in constant time, or as a bcrypt hash. A bcrypt comparison is slow on
-purpose (tens to hundreds of milliseconds), so ``begin`` hands it back as a `Check` that the shell
-runs in a worker thread; a password that was right once is remembered as a keyed digest, so that a
-thousand clients which come back after a failover don't queue for the processor; so are the last wrong ones.
+There are three modes: no authentication; one token; users, each with a password and optional permissions.
+
+A secret is stored as plain text, which is compared in constant time, or as a bcrypt hash. A bcrypt comparison
+is slow on purpose (tens to hundreds of milliseconds). So ``begin`` returns it as a `Check`, which the caller
+runs in a worker thread. Correct passwords are remembered as keyed digests, so that a thousand clients that
+reconnect after a failover don't queue for the processor. The last wrong passwords are remembered too.
 
 Plain objects without I/O.
 
@@ -26,20 +27,21 @@ from node.protocol.subjects import covers, matches, overlap, valid_subject
 
 BCRYPT_PREFIXES = ("$2a$", "$2b$", "$2x$", "$2y$")
 BCRYPT_PASSWORD_SIZE_MAX = 72
-"""Bytes. bcrypt ignores what is behind them; the library refuses to be given more."""
+"""Bytes. bcrypt ignores all further bytes; the library rejects longer passwords."""
 
 WRONG_KEPT_MAX = 4096
-"""Wrong passwords that are remembered, as digests: they are refused without being compared again."""
+"""Maximum number of wrong passwords remembered, as digests. They are refused without another comparison."""
 
 DECISIONS_CACHED_MAX = 8192
-"""Subjects a set of permissions remembers its answer for. All are forgotten when it is full."""
+"""Maximum number of cached decisions, one per subject, of one set of permissions. A full cache is cleared."""
 
 
 @dataclass(frozen=True, slots=True)
 class Permissions:
-    """What a user may publish to and subscribe to.
+    """Subject patterns that a user may publish to and subscribe to.
 
-    ``None`` for an allow list means everything, an empty one nothing. A deny list wins over it.
+    An allow list of ``None`` allows every subject, an empty one allows none. A deny list overrides the allow
+    list.
     """
 
     publish_allow: tuple[bytes, ...] | None = None
@@ -60,7 +62,10 @@ class Permissions:
             raise ConfigError([f"permissions: {pattern!r} is no valid subject pattern" for pattern in wrong])
 
     def may_publish(self, subject: bytes) -> bool:
-        """Cost: a dictionary hit for a subject asked about lately."""
+        """Return True if the user may publish to ``subject``.
+
+        Cost: one dictionary lookup if the decision is cached.
+        """
         allowed = self._may_publish.get(subject)
         if allowed is None:
             if len(self._may_publish) >= DECISIONS_CACHED_MAX:
@@ -71,11 +76,11 @@ class Permissions:
         return allowed
 
     def may_subscribe(self, pattern: bytes) -> bool:
-        """Every subject of ``pattern`` is in one allowed pattern, and not all of them are denied."""
+        """Return True if one allowed pattern covers ``pattern`` and no denied pattern covers all of it."""
         return _allowed(pattern, self.subscribe_allow, self.subscribe_deny, covers)
 
     def denied_within(self, pattern: bytes) -> tuple[bytes, ...]:
-        """Denied patterns that an allowed subscription to ``pattern`` would otherwise hear a part of."""
+        """Return the denied patterns that overlap ``pattern``: messages on them must be filtered out."""
         return tuple(deny for deny in self.subscribe_deny if overlap(deny, pattern))
 
 
@@ -87,29 +92,30 @@ def _allowed(subject: bytes, allow: tuple[bytes, ...] | None, deny: tuple[bytes,
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """Whom a connection belongs to. An empty name: nobody in particular."""
+    """The authenticated identity of a connection. The name is empty without a user."""
 
     name: str = ""
     permissions: Permissions | None = None
     """``None``: everything is permitted."""
 
     proven: bool = field(default=False, compare=False)
-    """A secret was shown, and was right: it isn't merely whom this node takes everybody for."""
+    """The client has presented a correct secret: this is not just the default identity."""
 
     is_operator: bool = field(default=False, compare=False)
-    """It was the operator token."""
+    """The secret was the operator token."""
 
 
-ANYBODY = Identity()
+ANONYMOUS = Identity()
+"""A client of a node that has no authentication."""
 BEARER = Identity(proven=True)
-"""Who has the token."""
+"""A client that has presented the token."""
 OPERATOR = Identity(proven=True, is_operator=True)
-"""Who has the operator token."""
+"""A client that has presented the operator token."""
 
 
 @dataclass(frozen=True, slots=True)
 class User:
-    """Somebody who may connect. ``password`` is plain text or a bcrypt hash."""
+    """A user who may connect. ``password`` is plain text or a bcrypt hash."""
 
     name: str
     password: str = field(repr=False)
@@ -120,26 +126,26 @@ class User:
 
 
 def is_hashed(secret: str) -> bool:
-    """``secret`` is stored as a bcrypt hash."""
+    """Return True if ``secret`` is a bcrypt hash."""
     return secret.startswith(BCRYPT_PREFIXES)
 
 
-def _refuse_bad_hash(who: str, secret: str) -> None:
+def _refuse_bad_hash(owner: str, secret: str) -> None:
     if is_hashed(secret):
         import bcrypt  # only where there are hashes
 
         try:
-            # Only the salt and the cost are read before the work starts: a hash that is broken
-            # there is found now and not when somebody can't get in. Cost 4 keeps it short.
+            # bcrypt reads the salt and the cost before it starts hashing. So a hash whose salt or cost is
+            # broken is found now, and not when a client can't log in. Cost 4 keeps this short.
             bcrypt.hashpw(b"", (secret[:4] + "04" + secret[6:29]).encode())
         except ValueError as error:
-            raise ConfigError([f"{who}: not a bcrypt hash: {error}"]) from error
+            raise ConfigError([f"{owner}: not a bcrypt hash: {error}"]) from error
         if len(secret) != 60:
-            raise ConfigError([f"{who}: not a bcrypt hash: {len(secret)} characters, expected 60"])
+            raise ConfigError([f"{owner}: not a bcrypt hash: {len(secret)} characters, expected 60"])
 
 
 def _same(expected: str, given: str) -> bool:
-    """Plain texts compared in a time that tells nothing, not even their lengths."""
+    """Compare two plain texts in a time that doesn't depend on their contents or lengths."""
     return hmac.compare_digest(
         hashlib.sha256(expected.encode("utf-8", "surrogatepass")).digest(),
         hashlib.sha256(given.encode("utf-8", "surrogatepass")).digest(),
@@ -147,14 +153,15 @@ def _same(expected: str, given: str) -> bool:
 
 
 class Check:
-    """A bcrypt comparison that is still to be made, in a worker thread.
+    """A pending bcrypt comparison, to be run in a worker thread.
 
     Args:
-        authenticator: who remembers the outcome.
+        authenticator: remembers the result.
         hashed: the stored hash.
-        given: what the client sent.
-        identity: whom it would be; ``None`` if nobody, and only the time is to be spent.
-        name: the user's, as the client gave it.
+        given: the password or token that the client sent.
+        identity: the identity that a correct secret proves. ``None`` for an unknown user: the comparison then
+            only takes as long as any other.
+        name: the user name that the client sent.
     """
 
     __slots__ = ("_authenticator", "_given", "_hashed", "_identity", "_name")
@@ -170,23 +177,26 @@ class Check:
 
     @property
     def by(self) -> Authenticator:
-        """Who had it made."""
+        """The authenticator that created this check."""
         return self._authenticator
 
     @property
     def user(self) -> str:
-        """Whose password it is said to be; empty for a token, or for an unknown name."""
+        """Name of the user whose password is compared; empty for a token or an unknown user."""
         return self._identity.name if self._identity is not None else ""
 
     @property
     def key(self) -> tuple[Authenticator, bytes]:
-        """Equal for comparisons with the same outcome."""
+        """A key that is equal for comparisons with the same result."""
         return self._authenticator, self._authenticator.digest_of(self._name, self._hashed, self._given)
 
     def run(self) -> Identity | None:
-        """Compare. Takes long; touches nothing but a dictionary, so any thread may call it."""
+        """Run the comparison. Return the proven identity, or None if the secret is wrong.
+
+        This takes long. Any thread may call it, because it changes nothing but a dictionary.
+        """
         if self._identity is not None and self._authenticator.knows(self._hashed, self._given):
-            return self._identity  # another connection was here first while this one queued
+            return self._identity  # another connection proved the same secret while this one queued
         import bcrypt
 
         password = self._given.encode("utf-8", "surrogatepass")[:BCRYPT_PASSWORD_SIZE_MAX]
@@ -199,16 +209,16 @@ class Check:
 
 
 class Authenticator:
-    """Decides whose connection it is from the options of its CONNECT.
+    """Decides the identity of a connection from the options of its CONNECT.
 
     Args:
-        users: who may connect, each name once.
-        token: what anybody may connect with; plain or bcrypt; empty for none.
-        no_auth_user: the user of those who give neither name nor token; empty for none.
-        operator_token: what an operator may connect with, whatever else is asked for; plain; empty for none.
+        users: the users that may connect; each name once.
+        token: any client may connect with it; plain text or bcrypt hash; empty: no token.
+        no_auth_user: the user of clients that send neither name nor token; empty: no such user.
+        operator_token: an operator may connect with it, in every mode; plain text; empty: no such token.
 
     Raises:
-        ConfigError: a name twice, or a ``no_auth_user`` that isn't there.
+        ConfigError: a user name occurs twice, or ``no_auth_user`` isn't a user.
     """
 
     def __init__(
@@ -229,40 +239,41 @@ class Authenticator:
         self._changing = threading.Lock()
         self._dummy_hash = next((user.password for user in users if is_hashed(user.password)), "")
         if len(self._users) != len(users):
-            raise ConfigError(["users: every name may be there only once"])
+            raise ConfigError(["users: a name occurs more than once"])
         if no_auth_user and no_auth_user not in self._users:
             raise ConfigError([f"no_auth_user: there is no user {no_auth_user!r}"])
         _refuse_bad_hash("token", token)
 
     @property
     def required(self) -> bool:
-        """Clients must identify themselves."""
+        """True if clients must authenticate."""
         return bool(self._users or self._token)
 
     def begin(self, options: Mapping[str, Any]) -> Identity | Check | None:
-        """Whose CONNECT this is; ``None``: refused. A `Check` has the answer after its ``run``.
+        """Return the identity of a CONNECT, None if it is refused, or a `Check` whose ``run`` decides.
 
         Args:
-            options: of the CONNECT; ``user``, ``pass`` and ``auth_token`` are read, if they are texts.
+            options: options of the CONNECT. ``user``, ``pass`` and ``auth_token`` are read if they are
+                strings.
         """
         name, password, token = (_text(options, key) for key in ("user", "pass", "auth_token"))
         if self._operator_token and token and _same(self._operator_token, token):
             return OPERATOR
         if not self.required:
-            return ANYBODY
+            return ANONYMOUS
         if self._token and token:
             return self._compare(self._token, token, BEARER, "")
         if not (name or password or token) and self._no_auth_user:
-            guest = self._users[self._no_auth_user]
-            return Identity(guest.name, guest.permissions)
+            default = self._users[self._no_auth_user]
+            return Identity(default.name, default.permissions)
         user = self._users.get(name)
         if user is not None:
             return self._compare(user.password, password, _identity(user), name)
-        # An unknown name takes as long as a wrong password, so that names can't be found by timing.
+        # An unknown name takes as long as a wrong password, so that timing doesn't reveal user names.
         return self._compare(self._dummy_hash, password, None, name) if self._dummy_hash else None
 
     def still_knows(self, identity: Identity, before: Authenticator) -> bool:
-        """Whether who ``before`` took for ``identity`` would still be taken for it, with the same rights."""
+        """Return True if ``identity``, established by ``before``, is still valid with the same rights."""
         if identity.is_operator:
             return self._operator_token == before._operator_token
         if not self.required:
@@ -284,23 +295,27 @@ class Authenticator:
         return Check(self, stored, given, identity, name)
 
     def knows(self, hashed: str, given: str) -> bool:
-        """``given`` was right for ``hashed`` before."""
+        """Return True if ``given`` is remembered as correct for ``hashed``."""
         right = self._right.get(hashed)
         return right is not None and hmac.compare_digest(right, self._digest(given))
 
     def remember(self, hashed: str, given: str) -> None:
-        """``given`` is right for ``hashed``."""
+        """Remember ``given`` as correct for ``hashed``."""
         self._right[hashed] = self._digest(given)
 
     def remember_wrong(self, name: str, hashed: str, given: str) -> None:
-        """``given`` is wrong for ``hashed``: repeating it costs nothing. The last ones are kept."""
+        """Remember ``given`` as wrong for ``hashed``, so that repeating it costs no comparison."""
         with self._changing:
             self._wrong[self.digest_of(name, hashed, given)] = None
             if len(self._wrong) > WRONG_KEPT_MAX:
                 del self._wrong[next(iter(self._wrong))]
 
     def digest_of(self, name: str, hashed: str, given: str) -> bytes:
-        """Of a comparison. By the name that was given, known or not, so that times tell nothing of it."""
+        """Return the digest of a comparison.
+
+        It includes the name that the client sent, so that response times don't reveal whether that user
+        exists.
+        """
         text = "\0".join((name, hashed, given))
         return hmac.digest(self._key, text.encode("utf-8", "surrogatepass"), "sha256")
 

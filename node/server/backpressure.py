@@ -1,9 +1,10 @@
-"""How fast clients go: who is not read from while too much waits, and who doesn't take what is sent.
+"""Backpressure on clients: when connections are not read from, and which ones are stuck.
 
-An origin never abandons a request it has given a serial, so when its table is full it stops reading from
-its clients, and goes on by turns when there is room again (R8, R21). Whoever publishes more to clients of
-another node than the link there takes is not read from either, until it does. A connection whose deliveries
-have not moved for a while counts as not listening, until they do (R3).
+An origin never abandons a request that has a serial. So when its table of requests is full, it stops reading
+from its clients, and resumes them one at a time when the table has capacity again (R8, R21). A connection
+that publishes more to clients of another node than the link to that node takes is not read from either, until
+the link has taken it. A connection whose deliveries have not moved for a while counts as not listening until
+they move again (R3).
 
 A plain object without I/O; ``now_s`` is the driver's clock.
 """
@@ -15,18 +16,18 @@ from collections.abc import Callable, Collection
 from typing import Any, Protocol
 
 LINK_S = 0.01
-"""How often links are looked at that somebody waits for."""
+"""Interval in seconds at which links are polled while a connection waits for one."""
 
 
 class Reader(Protocol):
-    """A connection that can be told to stop reading."""
+    """A connection whose reading can be paused."""
 
     def pause_reading(self) -> None: ...
     def resume_reading(self) -> None: ...
 
 
 class Origin(Protocol):
-    """What is needed of the origin: how much waits."""
+    """The part of the origin used here: how many requests are pending."""
 
     @property
     def full(self) -> bool: ...
@@ -35,14 +36,15 @@ class Origin(Protocol):
 
 
 class Backpressure:
-    """The connections that are held up, and those that hold up.
+    """The connections that are paused, and those that are stuck.
 
     Args:
-        origin: says when too much waits.
-        stuck: the connections whose deliveries have not moved for too long, at a time.
-        set_stuck: tells the cluster that a connection isn't listening, or is again.
-        kick: asks for another ``pump`` soon.
-        is_held_up: whether what a connection has published waits for another node.
+        origin: reports whether too many requests are pending.
+        stuck: returns the connections whose deliveries have not moved for too long at the given time.
+        set_stuck: announces to the cluster that a connection isn't listening (True) or is listening again.
+        kick: requests another ``pump`` soon.
+        is_held_up: returns True while messages that a connection has published wait for a link to another
+            node.
     """
 
     def __init__(
@@ -61,11 +63,11 @@ class Backpressure:
         self._is_held_up = is_held_up
         self._paused: deque[Reader] = deque()
         self._held_up: dict[Reader, None] = {}
-        """Not read from: a link to another node is crowded, or a message of theirs is still being sent."""
+        """Connections paused because a link to another node is full or still sends one of their messages."""
         self._stuck: dict[Any, None] = {}
 
     def read_done(self, connection: Reader) -> None:
-        """What a connection had brought is under way: may it go on?"""
+        """Pause ``connection`` if needed, now that everything it has read is under way."""
         if self._is_held_up(connection):
             connection.pause_reading()
             self._held_up[connection] = None
@@ -75,20 +77,18 @@ class Backpressure:
 
     @property
     def next_s(self) -> float:
-        """In how many seconds to call ``go_on`` although nothing happens: nobody tells that a link has
-        room.
-        """
+        """Seconds until ``go_on`` must be called; links don't report that they have capacity again."""
         return LINK_S if self._held_up else float("inf")
 
     def closed(self, connection: Any) -> None:
-        """A connection has ended."""
+        """Forget a connection that has ended."""
         self._stuck.pop(connection, None)
         self._held_up.pop(connection, None)
         if connection in self._paused:
             self._paused.remove(connection)
 
     def pump(self, now_s: float) -> None:
-        """Look who doesn't listen, or does again."""
+        """Announce connections that have become stuck, and those that are no longer stuck."""
         stuck = self._find_stuck(now_s)
         for connection in stuck:
             if connection not in self._stuck:
@@ -99,7 +99,7 @@ class Backpressure:
         self._stuck = dict.fromkeys(stuck)
 
     def go_on(self) -> None:
-        """Let one connection read again if there is room; the next one after this one has had its read."""
+        """Resume one connection if there is capacity. The next one follows when this one has read."""
         if self._paused and self._origin.relaxed:
             self._paused.popleft().resume_reading()
             if self._paused:

@@ -1,4 +1,4 @@
-"""A running node's certificates: that they run out is told ahead, and those that members show are kept."""
+"""Watch the certificates of a running node: warn before they expire, and save those that members present."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from node.raft.certificates import Expiry, MemberCertificates
 log = logging.getLogger("stanchion.peers")
 
 LOOK_S = 1.0
-TOLD_EVERY = datetime.timedelta(days=1)
+WARN_EVERY = datetime.timedelta(days=1)
 
 
 def utc_now() -> datetime.datetime:
-    """The wall clock: certificates are dated by it."""
+    """Return the time of the wall clock, which the dates in certificates refer to."""
     return datetime.datetime.now(datetime.UTC)
 
 
 class CertificateWatch:
-    """What `/healthz` and the log say of certificates.
+    """Reports certificate expiry to `/healthz` and the log.
 
     Args:
-        expiries: when this node's certificates run out; others after a reload.
-        members: to be saved when something was added; None without TLS.
+        expiries: returns when this node's certificates expire; the result may change with a reload.
+        members: the certificates of members, saved when one was added; None without TLS.
         now: the wall clock.
     """
 
@@ -40,38 +40,38 @@ class CertificateWatch:
         self._expiries = expiries
         self._members = members
         self._now = now
-        self._notified: dict[tuple[Path, datetime.datetime, bool], datetime.datetime] = {}
+        self._warned: dict[tuple[Path, datetime.datetime, bool], datetime.datetime] = {}
 
     @property
     def warnings(self) -> list[str]:
-        """One for each certificate that runs out within 30 days, or has."""
+        """One text for each certificate that has expired or expires within 30 days."""
         now = self._now()
         return [text for expiry in self._expiries() if (text := expiry.warning(now))]
 
     @property
     def problem(self) -> str:
-        """Why no new link comes up any more; empty while one can."""
+        """Why no new link can be established: an expired certificate. Empty if none has expired."""
         now = self._now()
         return next((expiry.warning(now) for expiry in self._expiries() if expiry.has_expired(now)), "")
 
     async def run(self) -> None:
-        """Look, until cancelled.
+        """Check every ``LOOK_S`` seconds until cancelled.
 
         Raises:
             DiskError: the list of members' certificates can't be written.
         """
         while True:
-            self.tell()
+            self.warn()
             if self._members is not None and self._members.is_dirty:
                 await trio.to_thread.run_sync(self._members.save)
             await trio.sleep(LOOK_S)
 
-    def tell(self) -> None:
-        """Log what `warnings` says, once a day for each certificate, and once more when it has run out."""
+    def warn(self) -> None:
+        """Log each of `warnings` once a day, and once more when the certificate has expired."""
         now = self._now()
         for expiry in self._expiries():
-            text, is_over = expiry.warning(now), expiry.has_expired(now)
-            key = (expiry.path, expiry.at, is_over)
-            if text and (key not in self._notified or now - self._notified[key] >= TOLD_EVERY):
-                self._notified[key] = now
-                log.log(logging.ERROR if is_over else logging.WARNING, "%s", text)
+            text, has_expired = expiry.warning(now), expiry.has_expired(now)
+            key = (expiry.path, expiry.at, has_expired)
+            if text and (key not in self._warned or now - self._warned[key] >= WARN_EVERY):
+                self._warned[key] = now
+                log.log(logging.ERROR if has_expired else logging.WARNING, "%s", text)

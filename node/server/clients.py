@@ -1,13 +1,18 @@
-"""Client connections on trio: listening, reading, writing, timing, and ending well.
+"""Client connections on trio: listening, reading, writing, timers and orderly closing.
 
-What operations mean is `Connection`'s work; here its bytes are moved. Each connection has one nursery with
-three tasks: a reader, which hands over up to 256 KiB at a time and leaves bytes in the
-socket while the connection isn't ``reading``; a writer, which puts everything that has gathered since
-its last write into one; and a timekeeper. When the connection is closed the writer still writes its
-last words, for at most ``CLOSE_GRACE_S``; when it is aborted nothing more is written. When it is drained the
-writer ends our half of the stream, and the reader goes on until the client closes its half.
+`Connection` interprets operations; this module moves the bytes. Each connection has one nursery with three
+tasks:
 
-A client's failure ends in a log line, in ``serve``; anything else that gets out is a bug of ours.
+- The reader passes on up to 256 KiB at a time. It leaves bytes in the socket while the connection isn't
+  ``reading``.
+- The writer puts everything that has gathered since its last write into one write.
+- The timekeeper calls ``on_deadline``.
+
+When a connection is closed, the writer still writes what is in the outbox, for at most ``CLOSE_GRACE_S``.
+When it is aborted, nothing more is written. When it is drained, the writer ends our half of the stream, and
+the reader goes on until the client closes its half.
+
+If a client fails, ``serve`` logs it. Any other exception that leaves ``serve`` is a bug in this program.
 
 Source: the NATS client protocol, "Cluster discovery, lame duck", "Liveness and slow consumers".
 """
@@ -38,44 +43,45 @@ from node.sockets import listen
 
 log = logging.getLogger("stanchion.clients")
 complaints = LimitedLog(log)
-"""Of slow consumers: a client may be one as often as it connects."""
+"""Log for slow consumers, limited because a client may be one again each time it connects."""
 
 READ_BYTES_MAX = 256 * 1024
 WRITE_BYTES_MAX = 256 * 1024
 
 CLOSE_GRACE_S = 1.0
-"""How long a closed connection may take over its last words, and the client over closing its end."""
+"""Time for a closed connection to write its outbox, and for the client to close its half."""
 
 DRAIN_S = 2.0
-"""How long a drained connection may take altogether."""
+"""Total time for a drained connection to end."""
 
 DRAIN_QUIET_S = 0.5
-"""A drained client that sends nothing for this long has noticed, or never will: the connection is closed."""
+"""A drained connection is closed when its client has sent nothing for this long: either it has noticed the
+end of the stream, or it never will."""
 
 QUIET_POLL_S = 0.001
-"""Between two looks whether what was read is carried out."""
+"""Interval at which ``quiesce`` checks whether everything that was read is carried out."""
 
 LAST_QUIET_S = 0.05
-"""The same where no other node could answer what the client sends: it isn't waited for."""
+"""The same as ``DRAIN_QUIET_S`` if no other node could answer the client's requests."""
 
 REFUSED_MAX = 64
-"""So many above the most connections are told that they are too many; others are just closed."""
+"""Connections above ``max_connections`` that are accepted and sent an error. Further ones are just closed."""
 
 CLOSED_KEPT_MAX = 1000
-"""Ended connections that monitoring can still show."""
+"""Number of ended connections kept for monitoring."""
 
 BIND_AGAIN_S = 1.0
-"""When the port can't be had back after ``suspend``."""
+"""Pause between two attempts to bind the port again after it was released."""
 
 LAME_DUCK_STEP_S_MAX = 1.0
-"""A lame duck's connections are closed at most this far apart."""
+"""Maximum interval between two connections that a lame duck node closes."""
 
 Wrap: TypeAlias = Callable[[trio.abc.Stream], Awaitable[trio.abc.Stream]]
-"""Does the TLS handshake, after INFO was sent. Raises ``trio.BrokenResourceError`` if that fails."""
+"""Performs the TLS handshake after INFO was sent. Raises ``trio.BrokenResourceError`` if that fails."""
 
 
 class Counters(NamedTuple):
-    """Of all connections since the node started."""
+    """Totals over all connections since the node started."""
 
     in_msgs: int
     in_bytes: int
@@ -87,12 +93,12 @@ class Clients:
     """All client connections of this node.
 
     Args:
-        context: what the connections share. Its clock has to be ``trio.current_time``.
+        context: state that the connections share. Its clock must be ``trio.current_time``.
         host: address or name to listen on.
-        port: 0: any that is free; ``port`` and INFO tell which.
-        sockets: what to listen on at first; it listens already. Empty: host and port are bound.
-        wrap: how a connection gets its TLS; None for none.
-        loop: watches the loop that ``run`` will be in; None: this object has a watch of its own.
+        port: port to listen on; 0: any free port, which the attribute ``port`` and INFO then contain.
+        sockets: listening sockets to use first. Empty: host and port are bound.
+        wrap: performs the TLS handshake of a connection; None: no TLS.
+        loop: watches the event loop that ``run`` is called in; None: this object creates its own watch.
     """
 
     def __init__(
@@ -109,23 +115,23 @@ class Clients:
         self.host = host
         self.port = port
         self.connections: dict[int, Connection] = {}
-        """By cid, oldest first."""
+        """Open connections by cid, oldest first."""
         self.closed: deque[Connection] = deque(maxlen=CLOSED_KEPT_MAX)
-        """Ended ones, newest last."""
+        """Ended connections, newest last."""
         self.accepted = 0
         self.slow_consumers = 0
         self._loop = loop or LoopWatch()
         self.turns = Turns(self._loop)
-        """When a connection may carry out what it has read."""
+        """Schedules the connections that have input to carry out."""
         self.quiet_s = CLOSE_GRACE_S
-        """A client whose connection has ended is not waited for when it has sent nothing for this long."""
+        """When a connection has ended, its client is waited for until it has sent nothing for this long."""
         self._wrap = wrap
         self._sockets = sockets
         self._checks = PasswordChecks(workers())
         self._epoch = 0
         self._past = Counters(0, 0, 0, 0)
         self._bound = False
-        self._listening = True  # what is wanted, not what is
+        self._listening = True  # the wanted state; the socket follows
         self._stopped = False
         self._changed = trio.Event()
         self._accepting = trio.CancelScope()
@@ -133,11 +139,13 @@ class Clients:
     # --- listening --------------------------------------------------------------------------------
 
     async def run(self, *, task_status: trio.TaskStatus[int] = trio.TASK_STATUS_IGNORED) -> None:
-        """Listen and serve until ``stop`` or cancelled. Started, with the port, once it listens, or has ended
-        because ``stop`` was called before that.
+        """Listen and serve until ``stop`` is called or the task is cancelled.
+
+        ``task_status.started`` is called with the port once the node listens, or when ``run`` ends because
+        ``stop`` was called earlier.
 
         Raises:
-            ConfigError: the address can't be listened on.
+            ConfigError: listening on the address failed.
         """
         with self._loop.installed():
             async with trio.open_nursery() as helpers:
@@ -167,7 +175,7 @@ class Clients:
             log.info("listening for clients on %s:%d", self.host, self.port)
             try:
                 await trio.serve_listeners(self._accept, listeners, handler_nursery=nursery)
-            finally:  # all of them, also if it was cancelled before it knew them all
+            finally:  # close all listeners, also if serve_listeners was cancelled before it took them
                 for listener in listeners:
                     listener.socket.close()
 
@@ -187,30 +195,30 @@ class Clients:
             await trio.sleep(BIND_AGAIN_S)
 
     def stop(self, reason: str) -> None:
-        """Close all connections and listen no more: ``run`` returns when the last words are written."""
+        """Stop listening and close all connections. ``run`` returns when their outboxes are written."""
         self._stopped = True
         self._stop_listening()
         self.close_all(reason)
 
     def close_all(self, reason: str) -> None:
-        """Close every connection; what is in their outboxes is still written."""
+        """Close every connection; the outboxes are still written."""
         for connection in list(self.connections.values()):
             connection.close(reason)
 
     async def quiesce(self) -> None:
-        """Read nothing more from anybody; returns when what was read is carried out."""
+        """Stop reading from all connections. Returns when everything that was read is carried out."""
         connections = list(self.connections.values())
         for connection in connections:
             connection.quiesce()
-        while not all(connection.quiet for connection in connections):  # noqa: ASYNC110  # each at its time
+        while not all(connection.quiet for connection in connections):  # noqa: ASYNC110  # no common event
             await trio.sleep(QUIET_POLL_S)
 
     def drain_all(self, reason: str, *, quiet_s: float) -> None:
-        """End our half of every connection, and listen no more: `run` returns when all have ended.
+        """Stop listening and end our half of every connection. `run` returns when all have ended.
 
         Args:
-            reason: for the log and monitoring.
-            quiet_s: a client that sends nothing for this long is not waited for any longer.
+            reason: shown in the log and by monitoring.
+            quiet_s: a connection is closed when its client has sent nothing for this long.
         """
         self._stopped = True
         self.quiet_s = quiet_s
@@ -223,14 +231,15 @@ class Clients:
         self._accepting.cancel()
         self._changed.set()
 
-    # --- telling clients --------------------------------------------------------------------------
+    # --- announcements ----------------------------------------------------------------------------
 
     def announce(self, connect_urls: Sequence[str], *, lame_duck: bool = False) -> None:
-        """These are the addresses that take clients now; every client is told if they have changed.
+        """Set the addresses that clients can connect to, and send a new INFO to every client if they changed.
 
         Args:
-            connect_urls: ``host:port`` of all of them, this node's own first; never only what changed.
-            lame_duck: clients are better off with another node.
+            connect_urls: ``host:port`` of every node that accepts clients, this node's own first; always the
+                whole list.
+            lame_duck: clients should move to another node.
         """
         context = self.context
         if (tuple(connect_urls), lame_duck) != (context.connect_urls, context.lame_duck):
@@ -238,7 +247,7 @@ class Clients:
             self._announce()
 
     def leave(self, connect_urls: Sequence[str]) -> None:
-        """Say that this node is about to leave, and accept nobody any more.
+        """Stop listening, and announce to clients that this node is about to stop.
 
         Args:
             connect_urls: ``host:port`` of the other nodes.
@@ -256,13 +265,13 @@ class Clients:
         grace_s: float = 10.0,
         duration_s: float = 120.0,
     ) -> None:
-        """Leave slowly: say so, wait, then drain one connection after the other.
+        """Enter lame duck mode: announce it, wait, then drain the connections one after the other.
 
         Args:
             connect_urls: ``host:port`` of the other nodes.
-            answered: returns when what was read so far is answered, or has had its time.
-            grace_s: how long nobody is closed.
-            duration_s: how long it takes altogether.
+            answered: returns when all requests read so far are answered or have timed out.
+            grace_s: time before the first connection is drained.
+            duration_s: total time.
         """
         self.leave(connect_urls)
         await trio.sleep(grace_s)
@@ -275,7 +284,7 @@ class Clients:
             await trio.sleep(step_s)
 
     def release(self) -> None:
-        """The node has become ready: go on with the connections that were held (R4)."""
+        """Continue with the connections that were held until the node was ready (R4)."""
         for connection in list(self.connections.values()):
             connection.release()
 
@@ -286,7 +295,7 @@ class Clients:
     # --- connections ------------------------------------------------------------------------------
 
     def counters(self) -> Counters:
-        """Messages and bytes of all connections, past ones too."""
+        """Return the totals over all connections, ended ones included."""
         in_msgs, in_bytes, out_msgs, out_bytes = self._past
         for connection in self.connections.values():  # twenty thousand take some 3 ms
             in_msgs += connection.in_msgs
@@ -296,7 +305,7 @@ class Clients:
         return Counters(in_msgs, in_bytes, out_msgs, out_bytes)
 
     async def serve(self, stream: trio.abc.Stream, address: tuple[str, int]) -> None:
-        """One client, from its first byte to its last."""
+        """Serve one client until its connection ends."""
         connection = self._open(address)
         try:
             async with stream:
@@ -305,7 +314,7 @@ class Clients:
             log.debug("client %d at %s:%d: %s", connection.cid, *address, errors.exceptions[0])
             connection.abort("the connection broke")
         finally:
-            connection.abort("this node stops")  # if nobody has ended it before
+            connection.abort("this node stops")  # no effect if it has ended already
             connection.detach()
             self._close(connection)
 
@@ -315,15 +324,15 @@ class Clients:
             return
         try:
             address = stream.socket.getpeername()
-        except OSError:  # it has left already
+        except OSError:  # the client has disconnected already
             await trio.aclose_forcefully(stream)
             return
         await self.serve(stream, (str(address[0]), int(address[1])))
 
     def next_epoch(self) -> int:
-        """The epoch of a new connection; see `routing.Receiver`."""
-        # Time makes epochs grow across restarts and roughly alike on all nodes; adding one keeps
-        # them apart and growing here whatever the wall clock does.
+        """Return the epoch for a new connection; see `routing.Receiver`."""
+        # The wall clock makes epochs grow across restarts, and at about the same rate on all nodes. Adding 1
+        # keeps them unique and growing within this process if the wall clock goes back.
         self._epoch = max(self._epoch + 1, time.time_ns() // 1000)
         return self._epoch
 
@@ -331,7 +340,7 @@ class Clients:
         self.accepted += 1
         connection = Connection(self.context, cid=self.accepted, epoch=self.next_epoch(), address=address)
         if not self._listening:
-            connection.close("accepted while this node left")
+            connection.close("accepted while this node was stopping")
         elif len(self.connections) >= self.context.limits.max_connections:
             connection.refuse()
         self.connections[connection.cid] = connection
@@ -355,7 +364,7 @@ class Clients:
 
 
 class ConnectionTask:
-    """Moves the bytes of one connection."""
+    """Moves bytes between one connection and its socket."""
 
     def __init__(self, clients: Clients, connection: Connection) -> None:
         self._clients = clients
@@ -382,12 +391,12 @@ class ConnectionTask:
         self._input.set()
 
     async def run(self, stream: trio.abc.Stream, wrap: Wrap | None, checks: PasswordChecks) -> None:
-        """Until the connection is closed and its last words are written, or it is aborted.
+        """Serve until the connection is closed and its outbox is written, or it is aborted.
 
         Raises:
-            trio.BrokenResourceError: the stream broke. Perhaps in a group.
+            trio.BrokenResourceError: the stream broke. It may be raised in an exception group.
         """
-        self.output()  # it may have been closed before anybody listened
+        self.output()  # the connection may have been closed before this task started
         with self._scope:
             await self._write_all(stream)  # INFO comes before TLS
             if wrap is not None:
@@ -429,7 +438,7 @@ class ConnectionTask:
             await self._write_all(stream)
             if self._connection.output_ended:
                 return
-            # no await since the outbox was found empty: what comes now finds this event
+            # no await since the outbox was found empty: any later output sets the new event
             self._output = trio.Event()
             await self._output.wait()
 
@@ -450,21 +459,21 @@ class ConnectionTask:
             self._connection.on_deadline()
 
     async def _drain(self, stream: trio.abc.Stream) -> None:
-        """End our half of the stream; wait until the client has closed its half, or is quiet."""
+        """End our half of the stream; wait until the client has closed its half or sends nothing more."""
         if not isinstance(stream, trio.abc.HalfCloseableStream):
             return
         await stream.send_eof()
         while not self._connection.closed:
             reads = self._reads
             with trio.move_on_after(self._clients.quiet_s):
-                # no await since the connection was found open: what closes it finds this event
+                # no await since the connection was found open: a close sets the new event
                 self._output = trio.Event()
                 await self._output.wait()
             if self._reads == reads and not self._connection.resting:
                 return
 
     async def _linger(self, stream: trio.abc.Stream) -> None:
-        """Let the client close first: closing on unread bytes would take our last words from it."""
+        """Let the client close first: closing with unread bytes would discard what we have just written."""
         if not isinstance(stream, trio.abc.HalfCloseableStream):
             return
         await stream.send_eof()
@@ -476,7 +485,7 @@ class ConnectionTask:
 
 
 def _coalesced(parts: list[bytes]) -> Iterator[bytes]:
-    """The same bytes in as few pieces of at most ``WRITE_BYTES_MAX`` as copying little allows."""
+    """Yield the same bytes in few pieces of at most ``WRITE_BYTES_MAX``, with little copying."""
     gathered: list[bytes] = []
     size = 0
     for part in parts:

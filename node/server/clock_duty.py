@@ -1,11 +1,11 @@
-"""What the leader does about wall clocks (R13): hand over if its own is wrong, and take an operator's word.
+"""Leader duties for wall clocks (R13): hand over if its own clock is wrong; confirm clocks for an operator.
 
-A leader whose clock is far from the cluster's median keeps every node from dropping messages for their age
-(`maintenance`), for as long as it leads. So after ``PATIENCE_S`` it hands over to a voter whose clock is
-right, if there is one; and tries again after ``AGAIN_S`` if nobody has taken over.
+While a leader's clock is far from the cluster's median, no node drops messages by age (`maintenance`). So
+after ``PATIENCE_S`` such a leader hands over to a voter with a right clock, if there is one. If no node has
+taken over, it tries again after ``AGAIN_S``.
 
-Timestamps that are far from the clocks are a matter for an operator (`WallClock`): ``cluster.clock`` shows by
-how much, and confirms the clocks.
+If timestamps are far from the clocks (`WallClock`), an operator decides: the request ``cluster.clock`` shows
+the difference and can confirm the clocks.
 
 A plain object without I/O; ``now_s`` is the driver's clock.
 """
@@ -23,17 +23,17 @@ from node.server.clock import ClusterClock, WallClock
 log = logging.getLogger("stanchion.clock")
 
 PATIENCE_S = 10.0
-"""How long a leader's clock may be wrong before it hands over. Clocks that are being set are right soon."""
+"""Time a clock may be wrong before its leader hands over. A clock that is being set is right soon."""
 TRY_S = 2.0
-"""How long nothing is proposed for a hand-over: it needs a node that has everything."""
+"""Maximum time of a hand-over. No entries are proposed meanwhile, so that a follower can get all of them."""
 AGAIN_S = 60.0
-"""After a hand-over that came to nothing the next one begins so much later."""
+"""Pause after a failed hand-over."""
 LOOK_EVERY_S = 1.0
-"""How often the clocks are read, whether anything is stamped or not."""
+"""Interval at which the clocks are read, even if no entry is stamped."""
 
 
 class Engine(Protocol):
-    """What is needed of the consensus engine."""
+    """The part of the consensus engine used here."""
 
     def transfer_leadership(self, to: str | None = None) -> bool: ...
     @property
@@ -41,20 +41,20 @@ class Engine(Protocol):
 
 
 class Proposer(Protocol):
-    """What is needed of whoever proposes."""
+    """The part of the proposer used here."""
 
     def stop(self) -> None: ...
     def go_on(self) -> None: ...
 
 
 class ClockDuty:
-    """The leader's duty towards wall clocks.
+    """Reads the wall clocks of a leader, hands over if its own is wrong, and answers ``cluster.clock``.
 
     Args:
         node: this node's name.
-        engine, ordering: for handing over.
+        engine, proposer: used to hand over.
         state: the replicated state.
-        clock, wall: the clocks of the log.
+        clock, wall_clock: the clocks of the log.
     """
 
     def __init__(
@@ -78,9 +78,9 @@ class ClockDuty:
         self._ends_s: float | None = None  # when to give up a hand-over that is under way
 
     def pump(self, now_s: float, term: int) -> None:
-        """Look at the clocks, and hand over if this node's has been wrong for long.
+        """Read the clocks, and hand over if this node's clock has been wrong for ``PATIENCE_S``.
 
-        Called by whoever leads ``term``.
+        To be called on the leader of ``term``.
         """
         if now_s - self._looked_s >= LOOK_EVERY_S:
             self._looked_s = now_s
@@ -100,7 +100,7 @@ class ClockDuty:
         self._begins_s = now_s + AGAIN_S
         if self._wall_clock.right_peers:
             log.warning(
-                "this node leads, and its wall clock is wrong: it hands over to one whose clock is right"
+                "this node leads, and its wall clock is wrong: handing over to a node with a right clock"
             )
             self._proposer.stop()
             self._ends_s = now_s + TRY_S
@@ -108,7 +108,7 @@ class ClockDuty:
 
     def _go_on_handing_over(self, now_s: float, ends_s: float) -> None:
         if now_s >= ends_s:
-            log.warning("nobody has taken over within %g s: this node goes on leading", TRY_S)
+            log.warning("no node has taken over within %g s: this node continues to lead", TRY_S)
             self._ends_s = None
             self._proposer.go_on()
             return
@@ -117,7 +117,7 @@ class ClockDuty:
                 return
 
     def show(self, fields: dict[str, Any], answer: Answer) -> None:
-        """Take an operator's request ``cluster.clock``: how far timestamps are from the clocks.
+        """Answer an operator's request ``cluster.clock``: how far timestamps are from the clocks.
 
         With ``confirm`` the clocks are believed from now on. Confirming twice is harmless.
         """

@@ -1,12 +1,14 @@
-"""When Python looks for cycles of garbage among all objects, which stops the process for as long as it takes.
+"""Schedule Python's full garbage collections, which stop the process while they run.
 
-By itself Python does so whenever the objects have grown by a quarter. A node with 40,000 subscriptions has
-half a million, and on a busy machine each look took one to two seconds: leaders lost their office for it. So
-only young objects are looked at by themselves, some milliseconds each time. All are looked at here, so seldom
-that it takes `SHARE` of the time; and by a leader, while there are so many that it takes longer than
-`LEADING_S`, once in `LEADING_EVERY_S` only. So seldom will do: connections and requests leave no cycles
-(tests/unit/server/test_cycles.py), reference counts free them. What a mistake or a library leaves is looked
-for all the same, or a leader that is never replaced would keep it for ever.
+Python runs a full collection whenever the number of objects has grown by a quarter. A node with 40,000
+subscriptions has half a million objects, and on a busy machine a full collection took one to two seconds:
+leaders lost their leadership. So Python itself only collects the young generations, some milliseconds each
+time. Full collections are run here, so rarely that they take `SHARE` of the time. On a leader, while one
+would take longer than `LEADING_S`, only one runs in `LEADING_EVERY_S`.
+
+That is enough, because connections and requests leave no reference cycles
+(tests/unit/server/test_cycles.py) and are freed by reference counts. Full collections are still needed:
+otherwise a leader that is never replaced would keep cycles left by a bug or a library for ever.
 """
 
 from __future__ import annotations
@@ -19,28 +21,32 @@ from typing import Final
 import trio
 
 YOUNG: Final = (2000, 10)
-"""Objects made, and looks at them, before the young and the not so young are looked at."""
+"""Thresholds of generations 0 and 1 for `gc.set_threshold`: new objects, and collections of generation 0."""
 
 NEVER: Final = 1_000_000_000
-"""How many of those looks precede one at all objects."""
+"""Threshold of generation 2: Python never starts a full collection by itself."""
 
 OBJECT_S: Final = 1e-6
-"""What looking at one object takes: measured as 0.3 to 0.9 microseconds on a machine that was not busy."""
+"""Estimated time of a collection per object; 0.3 to 0.9 µs were measured on an idle machine."""
 
 SHARE: Final = 0.001
+"""Maximum part of the time that full collections take."""
 LEADING_S: Final = 0.1
+"""Full collections that take longer than this are run less often on a leader."""
 LEADING_EVERY_S: Final = 3600.0
+"""Interval of those collections on a leader."""
 LOOK_EVERY_S: Final = 10.0
+"""Interval of the checks whether a full collection is due."""
 
 
 class Collector:
-    """Looks at all objects when it is time.
+    """Runs full garbage collections when they are due.
 
     Args:
-        leads: whether this node leads a cluster with others in it.
-        count: how many objects there are to look at.
-        collect: looks at them.
-        clock: seconds that only elapse.
+        leads: returns True while this node leads a cluster of more than one node.
+        count: returns the number of objects in the oldest generation.
+        collect: runs a full collection.
+        clock: monotonic seconds.
     """
 
     def __init__(
@@ -58,7 +64,7 @@ class Collector:
         self._collected_s = clock()
 
     def look(self) -> bool:
-        """Look at all objects if it is time. Returns whether it was."""
+        """Run a full collection if it is due. Returns True if it was."""
         takes_s = self._count() * OBJECT_S
         since_s = self._clock() - self._collected_s
         if since_s < takes_s / SHARE:
@@ -70,7 +76,7 @@ class Collector:
         return True
 
     async def run(self) -> None:
-        """Look now and then, until cancelled."""
+        """Set the thresholds, then check every `LOOK_EVERY_S` seconds until cancelled."""
         gc.set_threshold(*YOUNG, NEVER)
         while True:
             await trio.sleep(LOOK_EVERY_S)

@@ -395,7 +395,7 @@ class Replica:
 
     def follower_note(self) -> Any:
         """What this node attaches to every answer to a leader or candidate (R12, R13, R14)."""
-        return (self.wall_clock.reading(), self.catch_up.has_served, self.clock.word())
+        return (self.wall_clock.reading(), self.catch_up.has_served, self.clock.time_and_term())
 
     def noted_leader(self, peer: str, note: Any) -> None:
         """A live frame of the current leader came in."""

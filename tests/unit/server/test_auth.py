@@ -6,7 +6,7 @@ import bcrypt
 import pytest
 
 from node.errors import ConfigError
-from node.server.auth import ANYBODY, BEARER, OPERATOR, Authenticator, Check, Identity, Permissions, User
+from node.server.auth import ANONYMOUS, BEARER, OPERATOR, Authenticator, Check, Identity, Permissions, User
 
 
 def hashed(password: str) -> str:
@@ -22,7 +22,7 @@ def outcome(authenticator: Authenticator, **options: object) -> Identity | None:
 def test_without_credentials_anybody_may_connect() -> None:
     authenticator = Authenticator()
     assert not authenticator.required
-    assert outcome(authenticator, user="who", pass_="ever") is ANYBODY
+    assert outcome(authenticator, user="who", pass_="ever") is ANONYMOUS
 
 
 def test_a_user_needs_the_right_password() -> None:
@@ -57,10 +57,10 @@ def test_the_operator_token_opens_whatever_else_is_asked_for(users: list[User]) 
     authenticator = Authenticator(users, operator_token="operators only")
     assert outcome(authenticator, auth_token="operators only") is OPERATOR
     assert authenticator.required == bool(users)
-    assert outcome(authenticator, auth_token="operators") is (None if users else ANYBODY)
+    assert outcome(authenticator, auth_token="operators") is (None if users else ANONYMOUS)
     assert Authenticator(users, operator_token="operators only").still_knows(OPERATOR, authenticator)
     assert not Authenticator(users, operator_token="another").still_knows(OPERATOR, authenticator)
-    assert outcome(Authenticator(users), auth_token="") is (None if users else ANYBODY)
+    assert outcome(Authenticator(users), auth_token="") is (None if users else ANONYMOUS)
 
 
 def test_a_bcrypt_password_is_compared_in_a_thread_once() -> None:

@@ -26,14 +26,14 @@ class Watched:
 
 def test_nothing_is_said_while_there_is_time(caplog: pytest.LogCaptureFixture) -> None:
     watched = Watched(31 * DAY, 400 * DAY)
-    watched.watch.tell()
+    watched.watch.warn()
     assert (watched.watch.warnings, watched.watch.problem, caplog.records) == ([], "", [])
 
 
 def test_each_is_told_once_a_day_and_when_it_has_expired(caplog: pytest.LogCaptureFixture) -> None:
     watched = Watched(3 * DAY, 400 * DAY)
     for _ in range(4 * 24):
-        watched.watch.tell()
+        watched.watch.warn()
         watched.now += DAY / 24
     levels = [record.levelno for record in caplog.records]
     assert levels == [logging.WARNING] * 3 + [logging.ERROR]

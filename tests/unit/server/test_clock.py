@@ -87,7 +87,7 @@ def test_a_leader_that_was_goes_by_its_successor_at_once() -> None:
     clock.follow()
     machine.pass_(SECOND)
     assert clock.now() == 58 * SECOND
-    assert clock.word() == (58 * SECOND, 3)
+    assert clock.time_and_term() == (58 * SECOND, 3)
 
 
 def test_a_new_leader_without_an_offset_continues_from_the_last_stamp() -> None:
@@ -105,11 +105,11 @@ def test_a_new_leader_without_an_offset_goes_by_a_voters_word() -> None:
     """R12: a process that was just started and is elected loses nothing of the time while nobody led."""
     voter_machine, machine = Machine(monotonic_ns=900 * SECOND), Machine(monotonic_ns=5)
     voter, clock = cluster_clock(voter_machine), cluster_clock(machine)
-    assert voter.word() is None
+    assert voter.time_and_term() is None
     voter.received(80 * SECOND, term=3)
     voter_machine.pass_(3 * SECOND)
     clock.seen(77 * SECOND)
-    word = voter.word()
+    word = voter.time_and_term()
     assert word == (83 * SECOND, 3)
     clock.offered(*word)
     clock.offered(82 * SECOND, 3)
@@ -118,7 +118,7 @@ def test_a_new_leader_without_an_offset_goes_by_a_voters_word() -> None:
     assert clock.now() == 77 * SECOND
     clock.adopt(3)
     assert clock.now() == 84 * SECOND
-    assert clock.word() == (84 * SECOND, 4)
+    assert clock.time_and_term() == (84 * SECOND, 4)
 
 
 def test_the_word_of_a_leader_before_the_last_runs_ahead() -> None:

@@ -18,7 +18,7 @@ from node.server.administration.requests import (
     Answer,
     subject,
 )
-from node.server.auth import ANYBODY, BEARER, OPERATOR, Identity
+from node.server.auth import ANONYMOUS, BEARER, OPERATOR, Identity
 
 
 class Client:
@@ -135,9 +135,9 @@ def test_an_unknown_verb_is_told_what_there_is(node: Node) -> None:
     [
         (Client("127.0.0.1", OPERATOR), True),
         (Client("10.0.0.1", OPERATOR), True),
-        (Client("127.0.0.1", ANYBODY), False),  # a proxy makes all its clients look local
-        (Client("::1", ANYBODY), False),
-        (Client("10.0.0.1", ANYBODY), False),
+        (Client("127.0.0.1", ANONYMOUS), False),  # a proxy makes all its clients look local
+        (Client("::1", ANONYMOUS), False),
+        (Client("10.0.0.1", ANONYMOUS), False),
         (Client("10.0.0.1", BEARER), True),
         (Client("10.0.0.1", Identity("ann", proven=True)), True),
         (Client("10.0.0.1", Identity("guest")), False),  # what everybody is taken for
@@ -155,7 +155,7 @@ def test_who_may_ask(node: Node, client: Client | None, may: bool) -> None:
 
 def test_refusals_are_a_few_lines_in_the_log(node: Node, caplog: pytest.LogCaptureFixture) -> None:
     for _ in range(1000):
-        node.ask({"name": "a"}, client=Client(identity=ANYBODY))
+        node.ask({"name": "a"}, client=Client(identity=ANONYMOUS))
         node.handler(Client(), subject("shop", "greet"), b"", b"{}")
     assert len(caplog.records) <= 2 * LINES_MAX
 

@@ -10,14 +10,14 @@ import pytest
 from node.config.values import Address
 from node.server.administration.asking import Asking
 from node.server.administration.requests import Administration, Answer, subject
-from node.server.auth import ANYBODY, OPERATOR, Identity
+from node.server.auth import ANONYMOUS, OPERATOR, Identity
 from node.server.membership.requests import NAME_SIZE_MAX, serve_go_requests, serve_membership
 
 
 class Client:
     """A connection of this node."""
 
-    def __init__(self, identity: Identity = ANYBODY) -> None:
+    def __init__(self, identity: Identity = ANONYMOUS) -> None:
         self.address = ("127.0.0.1", 50_000)
         self.identity = identity
 
