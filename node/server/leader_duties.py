@@ -343,7 +343,9 @@ class LeaderDuties:
                 self._unsettled[client.id] = None
                 return
             since = self._took_over_ns if sight.gone_since_ns is None else sight.gone_since_ns
-            reachable_ns = self._all_reachable_ns(sight, [its for _, its in online])
+            # An inbox that was found unreachable by itself has a finding of its own if it ever comes.
+            awaited = [its for sub, its in online if its.where is not None or not sub.unreachable]
+            reachable_ns = self._all_reachable_ns(sight, awaited)
             if self._propose_once(self._back(client, sight, since, reachable_ns), now_s):
                 self.heartbeats.moved(client)
                 self.heartbeats.pinged(client.id)  # what it missed while it was away, it can answer now

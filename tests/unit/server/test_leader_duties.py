@@ -612,6 +612,26 @@ def test_an_inbox_that_comes_later_than_its_client_is_found_by_itself() -> None:
     assert leader.wait(1.0) == []
 
 
+def test_an_inbox_that_nobody_subscribes_to_any_more_does_not_make_the_others_miss_anything() -> None:
+    """R15: a client whose first subscription was answered too late has another, and never hears the first."""
+    leader = Leader()
+    leader.subscribe("left")
+    leader.subscribe("in")
+    leader.wait(1.0)
+    leader.lost("left")
+    leader.apply(*leader.wait(GRACE_S + LOOK_AT_LEAST_S))
+    assert leader.talk.find("left").unreachable
+    leader.reachable("hb.me", "in", epoch=2)
+    reachable = leader.now + SURE_S
+    (back,) = leader.wait(SETTLE_NS / SECOND + 3 * STEP_S)
+    assert isinstance(back, ClientReachable)
+    assert back.back_ns == ns(reachable)
+    leader.apply(back)
+    leader.wait(1.0)
+    leader.reachable("left", epoch=2)
+    assert [type(command) for command in leader.wait(2 * STEP_S)] == [SubscriptionReachable]
+
+
 def test_one_inbox_of_a_client_can_move_by_itself() -> None:
     """R15: what went into its dead connection is due, though its client is heard."""
     leader = Leader()
