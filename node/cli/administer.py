@@ -1,8 +1,8 @@
-"""Asking a cluster to do something: a request to one of its nodes, and what it answers.
+"""Send an administration request to a node of a cluster and wait for its answer.
 
-The other side is ``server.administration.requests``. Any node will do; which one is tried first is chance. A
-connection that breaks before the answer is there leaves open whether the thing was done. A request that may
-be made twice (``repeats``) is then made again, to the next node.
+The server side is ``server.administration.requests``. Any node accepts any request; the nodes are tried in
+random order. If the connection breaks before the answer arrives, the outcome is unknown. A request that may
+safely be repeated (``repeats``) is then sent again, to the next node.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from node.protocol.nats import Msg
 from node.server.administration.requests import subject
 
 CONNECT_S: Final = 5.0
-"""A cluster of which no node has taken the connection after so long can't be reached. That is longer than
-an election, during which nodes take none."""
+"""If no node accepts the connection within this time, the cluster counts as unreachable. Longer than an
+election, during which nodes accept no connections."""
 
 Progress = Callable[[str], None]
 
@@ -32,14 +32,15 @@ Progress = Callable[[str], None]
 def add_cluster(
     parser: argparse.ArgumentParser, *, timeout_s: float = 10.0, positional: bool = False
 ) -> None:
-    """Which cluster, as who, how long; and ``--json``. `target.cluster_of` reads it.
+    """Add the options that select the cluster, credentials and timeout, and ``--json``.
 
-    With ``positional`` the configuration isn't an option, but what the command is about.
+    `target.cluster_of` reads them. With ``positional`` the configuration file is an argument of the command
+    instead of the option ``--config``.
     """
     add_target(parser, positional=positional)
     parser.add_argument("--timeout", type=float, default=timeout_s, metavar="SECONDS",
                         help=f"how long to wait for the answer ({timeout_s:g})")  # fmt: skip
-    parser.add_argument("--json", action="store_true", help="print what was answered as JSON")
+    parser.add_argument("--json", action="store_true", help="print the answer as JSON")
 
 
 def administer(
@@ -50,14 +51,14 @@ def administer(
     repeats: bool = False,
     progress: Progress | None = None,
 ) -> Any:
-    """Ask for ``verb`` as the command line says (`add_cluster`), and wait; what the node says is ``ok``.
+    """Send the request ``verb`` to the cluster of the command line (`add_cluster`) and return its answer.
 
-    Progress goes to standard error, a line each, unless ``progress`` takes it.
+    Progress is printed to standard error, one line each, unless ``progress`` is given.
 
     Raises:
-        RefusedError: with the node's own words.
-        UnavailableError: no node can be reached, or no answer came in time.
-        ConfigError: of the file.
+        RefusedError: with the node's error text.
+        UnavailableError: no node can be reached, or no answer arrived in time.
+        ConfigError: the configuration file has mistakes.
     """
     cluster = cluster_of(args).as_operator()
     work = partial(
@@ -67,12 +68,12 @@ def administer(
 
 
 def show(args: argparse.Namespace, value: Any, text: Callable[[Any], str]) -> None:
-    """Print an answer: as JSON with ``--json``, else as ``text`` has it."""
+    """Print an answer: as JSON with ``--json``, else formatted by ``text``."""
     print(json.dumps(value, indent=2) if args.json else text(value))
 
 
 def say(text: str) -> None:
-    """Show a line of progress."""
+    """Print a line of progress to standard error."""
     print(text, file=sys.stderr, flush=True)
 
 
@@ -85,19 +86,20 @@ async def ask(
     repeats: bool = False,
     progress: Progress = say,
 ) -> Any:
-    """Ask a node for ``verb``; what it says is ``ok``.
+    """Send the request ``verb`` to a node and return the value of ``ok`` in its answer.
 
     Args:
-        cluster: whom.
-        verb: what for.
-        fields: its fields; they go as JSON.
-        timeout_s: for the answer, connecting included.
-        repeats: it may be asked for twice: after a broken connection the next node is asked again.
-        progress: told what the node says while it works.
+        cluster: the cluster to ask.
+        verb: the name of the request.
+        fields: the arguments of the request; sent as JSON.
+        timeout_s: for the whole exchange, connecting included.
+        repeats: after a broken connection, send the request again to the next node. Only for requests
+            that may be executed twice.
+        progress: called with each progress text of the node.
 
     Raises:
-        RefusedError: with the node's own words.
-        UnavailableError: no node can be reached, or no answer came in time.
+        RefusedError: with the node's error text.
+        UnavailableError: no node can be reached, or no answer arrived in time.
     """
     options = Options(
         name="stanchion",
@@ -107,22 +109,22 @@ async def ask(
         learns=not cluster.is_closed,
     )
     nats = Nats([Server.parse(address) for address in cluster.servers], options)
-    conversation = _Conversation(nats, cluster, verb, json.dumps(dict(fields)).encode(), repeats, progress)
+    exchange = _Exchange(nats, cluster, verb, json.dumps(dict(fields)).encode(), repeats, progress)
     deadline_s = trio.current_time() + timeout_s
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(conversation.keep_connected)
+        nursery.start_soon(exchange.keep_connected)
         with trio.move_on_after(min(CONNECT_S, timeout_s)):
-            await conversation.connected.wait()
-        if conversation.connected.is_set():
+            await exchange.connected.wait()
+        if exchange.connected.is_set():
             with trio.move_on_at(deadline_s):
-                await conversation.over.wait()
-        conversation.give_up(timeout_s)
+                await exchange.over.wait()
+        exchange.give_up(timeout_s)
         nursery.cancel_scope.cancel()
-    return conversation.result()
+    return exchange.result()
 
 
-class _Conversation:
-    """One request and what comes back."""
+class _Exchange:
+    """One request, its progress texts and its answer."""
 
     def __init__(
         self, nats: Nats, cluster: Cluster, verb: str, payload: bytes, repeats: bool, progress: Progress
@@ -133,7 +135,7 @@ class _Conversation:
         self._payload = payload
         self._repeats = repeats
         self._progress = progress
-        self._said = ""
+        self._last_progress = ""
         self._answer: Any = None
         self._error: RefusedError | UnavailableError | None = None
         self._reply = nats.new_inbox()
@@ -142,26 +144,24 @@ class _Conversation:
         nats.on_connect = self._request
         nats.on_disconnect = self._broken
         nats.on_error = self._refused
-        self._sid = nats.subscribe(self._reply, self._heard)
+        self._sid = nats.subscribe(self._reply, self._received)
 
     async def keep_connected(self) -> None:
         try:
             await self._nats.run()
         except RefusedError as error:
-            self._end(RefusedError(f"the node refuses the connection: {error}"))
+            self._end(RefusedError(f"the node refused the connection: {error}"))
 
     def give_up(self, timeout_s: float) -> None:
-        """Time is up; unless it is over."""
+        """End with `UnavailableError` if there is no result yet."""
         if not self.connected.is_set():
-            text = f"no node takes the connection: tried {', '.join(self._cluster.servers)}"
+            text = f"no node accepted the connection; tried {', '.join(self._cluster.servers)}"
         else:
-            text = (
-                f"no answer to {self._verb} within {timeout_s:g} s; whether it will still be done is unknown"
-            )
+            text = f"no answer to {self._verb} within {timeout_s:g} s; it may still be executed"
         self._end(UnavailableError(text))
 
     def result(self) -> Any:
-        """What was answered. Raises what has gone wrong instead."""
+        """Return the answer, or raise the error of this exchange."""
         if self._error is not None:
             raise self._error
         return self._answer
@@ -176,21 +176,21 @@ class _Conversation:
         if not self._repeats and self.connected.is_set():
             self._end(
                 UnavailableError(
-                    f"the connection broke before {self._verb} was answered; whether it was done is unknown"
+                    f"the connection broke before {self._verb} was answered; it may have been executed"
                 )
             )
 
     def _refused(self, text: str) -> None:
-        self._end(RefusedError(f"the node refuses the request: {text}"))
+        self._end(RefusedError(f"the node refused the request: {text}"))
 
-    def _heard(self, message: Msg) -> None:
+    def _received(self, message: Msg) -> None:
         if message.headers.startswith(b"NATS/1.0 503"):
-            self._end(RefusedError(f"{self._node()} is no node of cluster {self._cluster.id!r}"))
+            self._end(RefusedError(f"{self._node()} is not a node of cluster {self._cluster.id!r}"))
             return
         match _json(message.payload):
             case {"progress": str(text)}:
-                if text != self._said:  # a node that is asked after another begins with the same
-                    self._said = text
+                if text != self._last_progress:  # the next node starts with the same text
+                    self._last_progress = text
                     self._progress(text)
             case {"ok": answer}:
                 self._answer = answer
@@ -199,7 +199,7 @@ class _Conversation:
                 self._end(RefusedError(text))
             case _:
                 self._end(
-                    UnavailableError(f"{self._node()} answers something else: {message.payload[:80]!r}")
+                    UnavailableError(f"{self._node()} sent an invalid answer: {message.payload[:80]!r}")
                 )
 
     def _node(self) -> str:

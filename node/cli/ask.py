@@ -1,4 +1,4 @@
-"""Asking a node's monitoring: one page, one value."""
+"""Read one monitoring page of a node."""
 
 from __future__ import annotations
 
@@ -14,28 +14,32 @@ from node.config.values import Address
 from node.errors import UnavailableError
 
 ANSWER_SIZE_MAX: Final = 256 * 1024 * 1024
-"""Bytes. More isn't a page of ours."""
+"""Bytes. No page of a node is larger."""
 
 
 def monitoring_address(node: Node) -> Address | None:
-    """Where to ask a node. If it listens on every address, at the one its clients or peers use."""
+    """Return the node's monitoring address.
+
+    If the node serves monitoring on every address, the host is that of its client, peer or advertised
+    address.
+    """
     if node.http is None or not node.http.is_unspecified:
         return node.http
-    known = (address for address in (node.client, node.peer, node.advertise) if address is not None)
-    host = next((address.host for address in known if not address.is_unspecified), "127.0.0.1")
+    others = (address for address in (node.client, node.peer, node.advertise) if address is not None)
+    host = next((address.host for address in others if not address.is_unspecified), "127.0.0.1")
     return Address(host, node.http.port)
 
 
 async def ask(address: Address, path: str, *, token: str = "", timeout_s: float = 2.0) -> Any:
-    """The value of the page at ``path``. An unhealthy ``/healthz`` has a value too.
+    """Return the decoded JSON of the page at ``path``, also if ``/healthz`` reports an unhealthy node.
 
     Raises:
-        UnavailableError: it can't be reached, takes too long, or answers something else.
+        UnavailableError: the node can't be reached, takes too long, or sends an invalid answer.
     """
     page = partial(_ask, address, path, token, timeout_s)
     with trio.move_on_after(2 * timeout_s):
         return await trio.to_thread.run_sync(page, abandon_on_cancel=True)
-    raise UnavailableError("can't be reached: takes too long")
+    raise UnavailableError(f"can't be reached: no answer within {2 * timeout_s:g} s")
 
 
 def _ask(address: Address, path: str, token: str, timeout_s: float) -> Any:
@@ -52,8 +56,8 @@ def _ask(address: Address, path: str, token: str, timeout_s: float) -> Any:
         connection.close()
     if answer.status not in (200, 503):
         text = body[:200].decode(errors="replace").strip()
-        raise UnavailableError(f"answers {answer.status} to {path}: {text}")
+        raise UnavailableError(f"answered {answer.status} to {path}: {text}")
     try:
         return json.loads(body)
     except ValueError as error:
-        raise UnavailableError(f"answers something that is not JSON to {path}") from error
+        raise UnavailableError(f"answered {path} with something that is not JSON") from error

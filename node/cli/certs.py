@@ -1,8 +1,8 @@
-"""Make the certificates by which the nodes of a cluster know one another.
+"""Make the TLS certificates by which the nodes of a cluster authenticate each other.
 
-`init` makes an authority and a certificate for each node; `issue` makes more with the authority
-that is there. A node needs ca.pem and its own NAME.pem and NAME.key. Keep ca.key safe, off the
-nodes: whoever has it can make another node.
+`init` makes a certificate authority and a certificate for each node; `issue` makes more
+certificates with an existing authority. A node needs ca.pem and its own NAME.pem and NAME.key.
+Keep ca.key safe and off the nodes: with it, anyone can make a certificate for another node.
 """
 
 from __future__ import annotations
@@ -15,29 +15,31 @@ from node.errors import ConfigError
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    """The command line of ``stanchion certs``."""
+    """Define the command line of ``stanchion certs``."""
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
-    init = actions.add_parser("init", help="make an authority and certificates for all nodes")
-    issue = actions.add_parser("issue", help="make certificates with the authority that is there")
+    init = actions.add_parser("init", help="make an authority, and a certificate for each node")
+    issue = actions.add_parser("issue", help="make certificates with an existing authority")
     for action in (init, issue):
-        action.add_argument("directory", type=Path, metavar="DIR", help="where the files go")
-        action.add_argument("--nodes", type=names, required=True, metavar="N1,N2,…", help="the nodes' names")
+        action.add_argument("directory", type=Path, metavar="DIR", help="the directory of the files")
+        action.add_argument(
+            "--nodes", type=names, required=True, metavar="N1,N2,…", help="names of the nodes"
+        )
         action.add_argument(
             "--hosts",
             type=names,
             default=[],
             metavar="HOST,NODE=HOST,…",
-            help="host names and IP addresses to add, to all certificates or to one node's",
+            help="more host names and IP addresses, for all certificates or (NODE=HOST) for one",
         )
-        action.add_argument("--days", type=int, default=365, metavar="N", help="how long they hold (365)")
-        action.add_argument("--force", action="store_true", help="replace files that exist")
+        action.add_argument("--days", type=int, default=365, metavar="N", help="days of validity (365)")
+        action.add_argument("--force", action="store_true", help="replace existing files")
     init.add_argument(
-        "--if-missing", action="store_true", help="keep the certificates that exist, make only the others"
+        "--if-missing", action="store_true", help="keep existing certificates, make only the missing ones"
     )
 
 
 def run(args: argparse.Namespace) -> int:
-    """Make them, and say which files were written."""
+    """Make the certificates and print the files that were written."""
     from node.raft import authority
 
     nodes: list[str] = args.nodes
@@ -56,7 +58,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _hosts(words: list[str], nodes: list[str]) -> dict[str, list[str]]:
-    """Hosts by node: ``NODE=HOST`` is for that node, ``HOST`` for all of them."""
+    """Return the hosts by node: ``NODE=HOST`` is for that node, ``HOST`` for all nodes."""
     hosts: dict[str, list[str]] = {node: [] for node in nodes}
     for word in words:
         node, equals, host = word.partition("=")

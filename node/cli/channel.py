@@ -1,7 +1,7 @@
-"""Look at channels and change them: list, show, read, purge, remove.
+"""Show and change channels: list, show, read, purge, remove.
 
-Any node will do. What is shown is as that node has it; what is changed is changed in the whole cluster, once,
-and the command ends when it is done. --json prints what the node answered.
+Any node can be asked. It shows the channels as it has them; a change applies to the whole cluster, and the
+command returns when the change is done. --json prints the node's answer as JSON.
 """
 
 from __future__ import annotations
@@ -17,41 +17,44 @@ from node.units import SECOND
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    """The command line of ``stanchion channel``."""
+    """Define the command line of ``stanchion channel``."""
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
     add_page(actions.add_parser("ls", help="list the channels"), "NAME")
     for name, summary in {
-        "info": "show one, its limits and its subscriptions",
-        "peek": "read messages; nobody's place changes",
-        "purge": "drop messages; the next one is numbered as if they were still there",
-        "rm": "remove it with its messages and subscriptions; made again, it starts at 1",
+        "info": "show a channel, its limits and its subscriptions",
+        "peek": "read messages; cursors of subscriptions do not move",
+        "purge": "delete messages; sequence numbers continue",
+        "rm": "remove a channel with its messages and subscriptions; a new one of that name starts at 1",
     }.items():
         action = actions.add_parser(name, help=summary, description=summary)
         action.add_argument("channel", metavar="CHANNEL")
         if name == "peek":
             where = action.add_mutually_exclusive_group()
             where.add_argument(
-                "--from", type=int, dest="start", metavar="SEQ", help="begin there (the first)"
+                "--from", type=int, dest="start", metavar="SEQ", help="start at this sequence (the first)"
             )
-            where.add_argument("--last", type=int, metavar="N", help="or with the last N")
-            action.add_argument("--count", type=int, metavar="N", help="at most so many (10, or N of --last)")
+            where.add_argument("--last", type=int, metavar="N", help="show the last N messages")
+            action.add_argument(
+                "--count", type=int, metavar="N", help="at most N messages (10, or N of --last)"
+            )
             action.add_argument("--bytes", type=int, default=4096, metavar="N",
-                                help="of each message's data (4096)")  # fmt: skip
+                                help="show at most N bytes of each message (4096)")  # fmt: skip
         elif name == "purge":
-            action.add_argument("--up-to", type=int, metavar="SEQ", help="up to and with this one (all)")
+            action.add_argument("--up-to", type=int, metavar="SEQ",
+                                help="delete up to and including this sequence (all)")  # fmt: skip
         elif name == "rm":
-            told = "also if subscriptions are online; their clients are not told"
-            action.add_argument("--force", action="store_true", help=told)
+            forced = "remove the channel even if subscriptions are online; their clients are not notified"
+            action.add_argument("--force", action="store_true", help=forced)
         add_cluster(action)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Ask for it, and print the answer."""
+    """Send the request and print the answer."""
     match args.action:
         case "ls":
             show(args, listed(args, "channel.ls", "channels", {}), _table)
         case "info":
-            show(args, administer(args, "channel.info", {"channel": args.channel}, repeats=True), _in_full)
+            show(args, administer(args, "channel.info", {"channel": args.channel}, repeats=True), _details)
         case "peek":
             show(args, administer(args, "channel.peek", _peeked(args), repeats=True), _messages)
         case "purge":
@@ -81,7 +84,7 @@ def _table(answer: Any) -> str:
     return "\n".join(aligned([("channel", *keys[1:]), *rows])) if rows else "no channels"
 
 
-def _in_full(channel: Any) -> str:
+def _details(channel: Any) -> str:
     limits = {key.removesuffix("_ns"): _limit(key, value) for key, value in channel["limits"].items()}
     shown = {
         **channel,
@@ -108,7 +111,7 @@ def _limit(name: str, value: int) -> str:
 def _messages(answer: Any) -> str:
     lines = [_message(message) for message in answer["messages"]]
     if answer["next"] is not None:
-        lines.append(f"… more from {answer['next']} on")
+        lines.append(f"… more from sequence {answer['next']}")
     return "\n".join(lines) or "no messages"
 
 
@@ -121,9 +124,9 @@ def _message(message: Any) -> str:
 
 def _purged(channel: Any) -> str:
     if channel is None:
-        return "purged; it has been removed since"
-    return f"purged: {channel['messages']} messages are left; the next one is {channel['last'] + 1}"
+        return "purged; the channel has been removed since"
+    return f"purged: {channel['messages']} messages left, next sequence {channel['last'] + 1}"
 
 
 def _removed(channel: Any) -> str:
-    return f"removed, with {channel['messages']} messages and {channel['subscriptions']} subscriptions"
+    return f"removed the channel, {channel['messages']} messages and {channel['subscriptions']} subscriptions"

@@ -1,7 +1,8 @@
-"""Look at streaming clients, and remove them: list, show, kick.
+"""Show and remove streaming clients: list, show, kick.
 
-A client is a registered client ID; it outlives connections and nodes. One that is kicked is closed as if it
-had asked for it: its durables keep their places, its other subscriptions end. It learns so by its next ping.
+A client is a registered client ID; it outlives connections and nodes. `kick` closes a client as if it had
+closed its session: its durables keep their cursors, its other subscriptions end. The client is notified by
+the answer to its next ping.
 """
 
 from __future__ import annotations
@@ -16,22 +17,25 @@ from node.cli.tables import aligned, described
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    """The command line of ``stanchion client``."""
+    """Define the command line of ``stanchion client``."""
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
     add_page(actions.add_parser("ls", help="list the clients"), "ID")
-    for name, summary in {"info": "show one and its subscriptions", "kick": "close it"}.items():
+    for name, summary in {
+        "info": "show a client and its subscriptions",
+        "kick": "close a client's session",
+    }.items():
         action = actions.add_parser(name, help=summary, description=summary)
         action.add_argument("client", metavar="ID")
         add_cluster(action)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Ask for it, and print the answer."""
+    """Send the request and print the answer."""
     match args.action:
         case "ls":
             show(args, listed(args, "client.ls", "clients", {}), _table)
         case "info":
-            show(args, administer(args, "client.info", {"client": args.client}, repeats=True), _in_full)
+            show(args, administer(args, "client.info", {"client": args.client}, repeats=True), _details)
         case "kick":
             show(args, administer(args, "client.kick", changing(args, client=args.client)), _kicked)
     return 0
@@ -42,15 +46,16 @@ def _table(answer: Any) -> str:
         (shown["id"], str(shown["subscriptions"]), _state(shown), shown["heartbeat_inbox"])
         for shown in answer["clients"]
     ]
-    head = ("client", "subscriptions", "state", "heartbeats to")
+    head = ("client", "subscriptions", "state", "heartbeat inbox")
     return "\n".join(aligned([head, *rows])) if rows else "no clients"
 
 
 def _state(shown: Any) -> str:
-    return " ".join(word for word in ("absent", "silent") if shown[word]) or "well"
+    words = {"absent": "unreachable", "silent": "unresponsive"}
+    return " ".join(word for key, word in words.items() if shown[key]) or "ok"
 
 
-def _in_full(shown: Any) -> str:
+def _details(shown: Any) -> str:
     lines = described(shown, [key for key in shown if key != "subscriptions_shown"])
     subscriptions = shown["subscriptions_shown"]
     if subscriptions:
@@ -59,4 +64,4 @@ def _in_full(shown: Any) -> str:
 
 
 def _kicked(shown: Any) -> str:
-    return f"{shown['id']} is closed, with {shown['subscriptions']} subscriptions"
+    return f"closed client {shown['id']} and its {shown['subscriptions']} subscriptions"

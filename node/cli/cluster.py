@@ -1,9 +1,9 @@
-"""A cluster as a whole: run it on this machine, say who belongs to it, recover what is left of it.
+"""Run a cluster on this machine, show and change its members, or recover it from one node.
 
-`up` starts every node of FILE as a process of its own and shows what they say, each line with its
-node's name before it. A node that ends is not started again. Ctrl-C, or SIGTERM, stops them all,
-once more kills them. `add`, `remove`, `replace` and `members` ask a cluster that runs (`node.cli.members`);
-`recover` makes a new one of a single node's data (`node.cli.recover`).
+`up` starts every node of FILE as a process and shows its output, each line after the node's name. A node
+that ends is not restarted. Ctrl-C or SIGTERM stops all nodes; a second one kills them. `add`, `remove`,
+`replace`, `members` and `clock` send a request to a running cluster; `recover` makes a new cluster from the
+data of a single node.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from node.config.load import load
 from node.errors import ConfigError
 
 STOP_SECONDS_MAX: Final = 10.0
-"""How long the nodes may take to stop before they are killed. They promise 5 s."""
+"""Nodes that have not stopped after this time are killed. A node needs at most 5 s."""
 
 LINE_SIZE_MAX: Final = 64 * 1024
 """Bytes. A longer line is shown in parts."""
@@ -33,7 +33,7 @@ _COLOURS: Final = (36, 33, 32, 35, 34, 31)
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    """The command line of ``stanchion cluster``."""
+    """Define the command line of ``stanchion cluster``."""
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
     up = actions.add_parser("up", help="run every node of FILE", description="Run every node of FILE.")
     add_config(up, positional=True)
@@ -43,7 +43,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Do what is asked. Of ``up``: run the nodes until they have all ended; 0 if every one ended well."""
+    """Run the action. ``up`` runs the nodes until all have ended; returns 0 if all ended with status 0."""
     if args.action == "recover":
         return recover.run(args)
     if args.action != "up":
@@ -53,13 +53,13 @@ def run(args: argparse.Namespace) -> int:
     unknown = [name for name in nodes if name not in config.cluster.nodes]
     if unknown:
         raise ConfigError([f"--only: {args.config} has no node {name}" for name in unknown])
-    for name in nodes:  # before any of them runs: a node's own mistakes, its secrets and certificates
+    for name in nodes:  # check each node's secrets and certificates before any node starts
         load(args.config, node=name, overrides=args.overrides)
     return trio.run(_up, {name: node_command(args.config, name, args.overrides) for name in nodes})
 
 
 def node_command(config: str, name: str, overrides: list[str]) -> list[str]:
-    """The command line that runs one node of ``config`` as a process of its own."""
+    """Return the command line that runs one node of ``config`` as a process of its own."""
     command = [sys.executable, "-m", "node.cli.entry", "node", "--config", config, "--name", name]
     for override in overrides:
         command += ["--set", override]
@@ -75,7 +75,7 @@ async def _up(commands: dict[str, list[str]]) -> int:
             try:
                 async with trio.open_nursery() as running:
                     for number, (name, command) in enumerate(commands.items()):
-                        # Not our process group: the terminal's Ctrl-C reaches us alone, who stop them once.
+                        # In its own process group: the terminal's Ctrl-C reaches only this process.
                         processes[name] = await trio.lowlevel.open_process(
                             command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, process_group=0
                         )
@@ -96,7 +96,7 @@ async def _stop_on_signal(signals: AsyncIterator[int], processes: dict[str, trio
     with trio.move_on_after(STOP_SECONDS_MAX):
         async for _ in signals:
             break
-    _say("killing what is left")
+    _say("killing the nodes that have not stopped")
     for process in processes.values():
         process.kill()
 
@@ -119,7 +119,7 @@ async def _show(process: trio.Process, prefix: bytes) -> None:
     if left:
         _write(prefix + left + b"\n")
     await process.wait()
-    _write(prefix + f"ended with status {process.returncode}\n".encode())
+    _write(prefix + f"exited with status {process.returncode}\n".encode())
 
 
 def _write(data: bytes) -> None:

@@ -1,11 +1,11 @@
-"""Check a configuration, and have a running cluster go by its limits.
+"""Check a configuration file, or apply its limits to a running cluster.
 
-`check` starts nothing: it prints every mistake with its file, line and column (exit status 2), or what the
-file describes. With --node also what that node needs on this machine: its secrets and certificates.
+`check` starts nothing. It prints every mistake with file, line and column (exit status 2), or a summary of
+the configuration. With --node it also checks that node's secrets and certificates on this machine.
 
-`apply` checks as well, then proposes to the cluster what belongs to all of it, the sections `limits` and
-`streaming`, as one command; it prints what changes, with --dry-run only that. Lower limits take effect at
-once, on what is stored too. A node whose own file says otherwise says so when it is started again.
+`apply` also checks, then proposes the sections `limits` and `streaming`, which belong to the whole cluster,
+as one command. It prints the changes; with --dry-run it only prints them. Lower limits take effect at once,
+also for stored messages. A node whose own file has other values logs a warning when it is restarted.
 """
 
 from __future__ import annotations
@@ -22,20 +22,20 @@ from node.config.replicated import settings
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    """The command line of ``stanchion config``."""
+    """Define the command line of ``stanchion config``."""
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
     check = actions.add_parser("check", help="list every mistake in FILE", description=__doc__)
     check.formatter_class = argparse.RawDescriptionHelpFormatter
-    apply = actions.add_parser("apply", help="have the cluster go by FILE's limits", description=__doc__)
+    apply = actions.add_parser("apply", help="apply the limits of FILE to the cluster", description=__doc__)
     apply.formatter_class = argparse.RawDescriptionHelpFormatter
     add_cluster(apply, positional=True)
-    apply.add_argument("--dry-run", action="store_true", help="only show what would change")
+    apply.add_argument("--dry-run", action="store_true", help="only show the changes")
     add_config(check, positional=True)
-    check.add_argument("--node", metavar="NAME", help="check as this node, on this machine")
+    check.add_argument("--node", metavar="NAME", help="check the file for this node, on this machine")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Check, and print a summary, or have it applied."""
+    """Check and print a summary, or apply."""
     if args.action == "apply":
         return _apply(args)
     config = load(args.config, node=args.node, overrides=args.overrides)
@@ -54,7 +54,7 @@ def _apply(args: argparse.Namespace) -> int:
 def _changes(answer: Any) -> str:
     changes = answer["changes"]
     if not changes:
-        return "no changes: the cluster goes by these limits already"
+        return "no changes: the cluster already has these settings"
     lines = [f"{name}: {_value(old)} -> {_value(new)}" for name, (old, new) in changes.items()]
     return "\n".join([*lines, "applied" if answer["applied"] else "not applied: this was a dry run"])
 
@@ -66,7 +66,7 @@ def _value(value: Any) -> str:
 
 
 def summary(config: Config) -> str:
-    """What a configuration describes, in a few lines."""
+    """Describe a configuration in a few lines."""
     nodes = config.cluster.nodes
     count = "1 node" if len(nodes) == 1 else f"{len(nodes)} nodes"
     peers = {
@@ -92,4 +92,6 @@ def summary(config: Config) -> str:
 
 def _limits(config: Config) -> str:
     patterns = len(config.limits.channels)
-    return "limits for all channels alike" if not patterns else f"limits of their own for {patterns} patterns"
+    return (
+        "the same limits for all channels" if not patterns else f"own limits for {patterns} channel patterns"
+    )

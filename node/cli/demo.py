@@ -1,8 +1,8 @@
-"""Run a cluster of three nodes on this machine, kill its leader under load, and judge what happens.
+"""Run a three-node cluster on this machine, kill its leader under load, and check the result.
 
 Publishers, a durable subscriber, a queue group and subscribers that hold messages back work over
-real sockets while the leader is killed with kill -9, several times, and paused once. Ends with a
-verdict: the exit status is 0 only if every promise held.
+real sockets. The leader is killed with kill -9, several times, and paused once. At the end a checker
+compares what the clients saw with the guarantees. The exit status is 0 only if all of them held.
 """
 
 from __future__ import annotations
@@ -13,20 +13,20 @@ import sys
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    """The command line of ``stanchion demo``."""
-    parser.add_argument("--kills", type=_count, default=5, metavar="N", help="how often (5)")
-    parser.add_argument("--seed", type=int, metavar="S", help="repeats who and when; by default random")
+    """Define the command line of ``stanchion demo``."""
+    parser.add_argument("--kills", type=_count, default=5, metavar="N", help="number of kills (5)")
+    parser.add_argument("--seed", type=int, metavar="S", help="repeat a run's random choices (random)")
     parser.add_argument("--json", default="", metavar="FILE", help="write the report as JSON; - is stdout")
-    parser.add_argument("--no-tty", action="store_true", help="lines of text instead of a live picture")
+    parser.add_argument("--no-tty", action="store_true", help="print lines of text instead of a live screen")
     parser.add_argument("--svg", default="", metavar="FILE", help="save a picture of the screen")
-    parser.add_argument("--keep", action="store_true", help="leave the nodes' data and logs, and say where")
+    parser.add_argument("--keep", action="store_true", help="keep the nodes' data and logs, print where")
     parser.add_argument(
-        "--patient", action="store_true", help="show how long things took, but do not judge it"
+        "--patient", action="store_true", help="show how long things took, but do not check it"
     )
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run it; the status is the verdict."""
+    """Run the demo; the exit status is its verdict."""
     from node.demo import run as demo
 
     return demo.run(

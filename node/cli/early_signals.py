@@ -1,12 +1,12 @@
-"""Signals to a command that has only just been started.
+"""Signal handlers for a command that has just been started.
 
-The handlers stand before anything else is imported (`node.cli.entry`), because a signal that comes while
-modules are imported must not be lost: an exception raised by a handler can end up in a callback that
-ignores it, and then the process goes on as if nothing had happened. So a handler here raises nothing:
+They are installed before anything else is imported (`node.cli.entry`), because a signal that arrives during
+the imports must not be lost: an exception raised by a handler can end up in a callback that ignores it, and
+then the process continues. So these handlers raise nothing:
 
 ======================  ===================================================================
-SIGTERM, SIGINT         end the process at once with the status that the command documents. Nothing is
-                        lost: the node has no clients yet, and its files are made to survive a crash
+SIGTERM, SIGINT         end the process at once with the documented exit status. Nothing is lost: the node
+                        has no clients yet, and its files survive a crash
 SIGHUP, SIGUSR1, -2     are remembered; the node handles them once it is running (`take`)
 ======================  ===================================================================
 
@@ -29,11 +29,11 @@ _taken: list[int] = []
 
 
 def install(statuses: Mapping[int, int], *, remember: bool = False) -> None:
-    """End the process with these statuses, by signal.
+    """Install handlers that end the process with the exit status given for each signal.
 
     Args:
-        statuses: by signal number, the exit status.
-        remember: whether SIGHUP, SIGUSR1 and SIGUSR2 wait for `take`; else they end the process.
+        statuses: exit status by signal number.
+        remember: remember SIGHUP, SIGUSR1 and SIGUSR2 for `take`; else they end the process.
     """
     _statuses.update(statuses)
     for number in statuses:
@@ -43,13 +43,13 @@ def install(statuses: Mapping[int, int], *, remember: bool = False) -> None:
 
 
 def take() -> list[int]:
-    """Return the signals that were remembered, oldest first, each once."""
+    """Return the remembered signals, oldest first, each once, and forget them."""
     found, _taken[:] = list(dict.fromkeys(_taken)), []
     return found
 
 
 def leave_to_python() -> None:
-    """From here on SIGINT raises KeyboardInterrupt, if `install` had set it to end the process."""
+    """Make SIGINT raise KeyboardInterrupt, if `install` had set it to end the process."""
     if signal.getsignal(signal.SIGINT) is _end:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 

@@ -1,6 +1,6 @@
-"""The two commands: ``stanchion`` and ``nats-streaming-server``.
+"""Entry points of the two commands ``stanchion`` and ``nats-streaming-server``.
 
-First come the signals, then the imports. Nothing else happens here.
+Install the signal handlers, then import the rest.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import sys
 
 from node.cli import early_signals
 
-gc.disable()  # imports make a hundred thousand objects, and none of them is garbage
+gc.disable()  # the imports create about 100,000 objects and no garbage
 
 
 def stanchion() -> int:

@@ -1,4 +1,4 @@
-"""What the commands share that list things and change them, through `administer`."""
+"""Shared by the commands that list or change things with `administer`."""
 
 from __future__ import annotations
 
@@ -9,18 +9,21 @@ from typing import Any, Final
 from node.cli.administer import add_cluster, administer
 
 PAGE: Final = 500
-"""Rows asked for at a time: the most that a node gives."""
+"""Rows requested at a time: a node returns no more."""
 
 
 def add_page(parser: argparse.ArgumentParser, name: str, kind: Callable[[str], Any] = str) -> None:
-    """Which of many to list; and where to ask."""
-    parser.add_argument("--limit", type=int, default=1000, metavar="N", help="list at most so many (1000)")
-    parser.add_argument("--after", type=kind, metavar=name, help="begin behind this one, as `next` had it")
+    """Add the options of a list command."""
+    parser.add_argument("--limit", type=int, default=1000, metavar="N", help="list at most N (1000)")
+    parser.add_argument("--after", type=kind, metavar=name, help="start after this one: `next` of --json")
     add_cluster(parser)
 
 
 def listed(args: argparse.Namespace, verb: str, name: str, fields: dict[str, Any]) -> Any:
-    """Up to ``--limit`` rows, page by page, and where the rest begins; of one moment each page."""
+    """Return up to ``--limit`` rows, requested page by page, and where the rest begins (``next``).
+
+    Each page is a consistent view; two pages may differ by the changes between them.
+    """
     rows: list[Any] = []
     after = args.after
     while True:
@@ -33,6 +36,6 @@ def listed(args: argparse.Namespace, verb: str, name: str, fields: dict[str, Any
 
 
 def changing(args: argparse.Namespace, **fields: Any) -> dict[str, Any]:
-    """The fields that were given, and for how long somebody waits: later it must not be done."""
+    """Return the fields that were given, and the timeout: the cluster must not execute the request later."""
     given = {key: value for key, value in fields.items() if value is not None}
     return {**given, "timeout_s": args.timeout}

@@ -1,16 +1,16 @@
-"""``stanchion COMMAND …``: finds the command, runs it, and says how it went.
+"""Run ``stanchion COMMAND …`` and return its exit status.
 
-A command is a module of this package with ``arguments(parser)`` and ``run(args)``, which returns the exit
-status. Only the chosen one is imported, and it imports what is heavy when it runs: ``stanchion
---help`` has no use for an event loop.
+Each command is a module of this package with ``arguments(parser)`` and ``run(args)``, which returns the exit
+status. Only the chosen module is imported, and it imports expensive modules when it runs: ``stanchion
+--help`` does not import trio.
 
-Exit status, of every command:
+Exit status of every command:
 
 ===  ==============================================================================
-0    it did what was asked
-1    it failed: a node can't be reached, a disk refused, the answer is bad news
-2    it was asked wrongly: the command line or the configuration has mistakes
-130  it was interrupted (SIGINT)
+0    success
+1    failure: a node can't be reached, a disk refused a write, or the answer reports a problem
+2    mistakes in the command line or the configuration
+130  interrupted (SIGINT)
 ===  ==============================================================================
 """
 
@@ -34,27 +34,27 @@ MISUSED: Final = 2
 INTERRUPTED: Final = 130
 
 COMMANDS: Final = {
-    "demo": "a cluster on this machine whose leader is killed under load, and what happens",
+    "demo": "run a cluster on this machine, kill its leader under load, check the result",
     "node": "run one node of a cluster",
-    "cluster": "run a cluster on this machine, add and remove nodes, recover one",
+    "cluster": "run a cluster on this machine, change its members, recover it",
     "pub": "publish to a channel",
-    "sub": "subscribe to a channel and show what comes",
-    "channel": "look at channels and change them",
-    "subscription": "look at subscriptions and change them (`sub ls`, `sub info` … is the same)",
-    "client": "look at streaming clients, and remove them",
-    "status": "ask the nodes of a cluster how they are",
-    "config": "check a configuration, and have a cluster go by its limits",
-    "simulate": "run clusters in a simulated world, and check what they promise",
-    "certs": "make the certificates by which the nodes know one another",
+    "sub": "subscribe to a channel and print its messages",
+    "channel": "show and change channels",
+    "subscription": "show and change subscriptions (also `sub ls`, `sub info` …)",
+    "client": "show and remove streaming clients",
+    "status": "show the state of a cluster's nodes",
+    "config": "check a configuration file, or apply its limits to a running cluster",
+    "simulate": "run simulated clusters with faults, and check their guarantees",
+    "certs": "make the TLS certificates of the nodes",
 }
-"""The commands and what they are for; each is a module of this package."""
+"""Summary of each command, by the name of its module in this package."""
 
 SUBSCRIPTION_ACTIONS: Final = ("ls", "info", "rm", "seek", "pause", "resume")
-"""`sub` with one of these words first is `subscription`. A channel of that name: ``sub -- ls``."""
+"""`sub` followed by one of these words is `subscription`. For a channel of that name: ``sub -- ls``."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line ``argv`` (by default the process's own); return the exit status."""
+    """Run the command line ``argv`` (default: the process's arguments) and return the exit status."""
     try:
         return _dispatch(sys.argv[1:] if argv is None else list(argv))
     except ConfigError as error:
@@ -67,7 +67,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return INTERRUPTED
     except BrokenPipeError:
-        # Whoever read our output has had enough. Python would complain once more at exit.
+        # The reader of the output is gone. Python would report the error again at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED
 
@@ -79,7 +79,7 @@ def _dispatch(argv: list[str]) -> int:
         description="A Raft-replicated cluster node that speaks the NATS Streaming protocol.",
         epilog="commands:\n"
         + "\n".join(f"  {name:{width}}  {summary}" for name, summary in COMMANDS.items())
-        + "\n\n`stanchion COMMAND --help` says more. Exit status: 0 done, 1 failed, 2 asked wrongly.",
+        + "\n\n`stanchion COMMAND --help` shows details. Exit status: 0 success, 1 failure, 2 wrong usage.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"stanchion {__version__}")
@@ -92,12 +92,12 @@ def _dispatch(argv: list[str]) -> int:
         of_command = argparse.ArgumentParser(prog=f"stanchion {name}", description=module.__doc__)
         of_command.formatter_class = argparse.RawDescriptionHelpFormatter
         module.arguments(of_command)
-        # An optional word may also stand behind options, as in `pub CHANNEL --count 2 DATA`.
+        # A positional argument may follow options, as in `pub CHANNEL --count 2 DATA`.
         parse = of_command.parse_intermixed_args if name == "pub" else of_command.parse_args
         args = parse(argv[1:])
-    except SystemExit as exit_:  # argparse has printed its help (0) or what is wrong (2)
+    except SystemExit as exit_:  # argparse has printed help (0) or an error (2)
         return exit_.code if isinstance(exit_.code, int) else MISUSED
-    if name != "node":  # a node does both itself, when it has imported the rest
+    if name != "node":  # a node does both itself after its imports
         gc.enable()
         early_signals.leave_to_python()
     status: int = module.run(args)

@@ -1,7 +1,7 @@
-"""``stanchion cluster``: `add`, `remove`, `replace`, `members` and `clock`, which the leader does.
+"""The actions `add`, `remove`, `replace`, `members` and `clock` of ``stanchion cluster``.
 
-Each asks any node; the leader does it. All of them may be repeated: what is so already is left alone, what
-was interrupted goes on.
+Any node accepts the request; the leader executes it. All of them may be repeated: a change that is already
+done is left alone, an interrupted one is continued.
 """
 
 from __future__ import annotations
@@ -17,23 +17,23 @@ from node.errors import ConfigError
 from node.units import SECOND
 
 WAIT_S = 120.0
-"""How long a command waits by default: a newcomer may need a snapshot of all there is."""
+"""Default timeout: a joining node may need a snapshot of the whole state."""
 
 
 def arguments(actions: Any) -> None:
-    """The command lines, as actions of ``stanchion cluster``."""
-    add = _action(actions, "add", "let a node in: it catches up, then it votes", ADD)
-    add.add_argument("name", metavar="NAME", help="what it is called, in its file and its certificate")
+    """Define the command lines, as actions of ``stanchion cluster``."""
+    add = _action(actions, "add", "add a node: it catches up, then it votes", ADD)
+    add.add_argument("name", metavar="NAME", help="the node's name, as in its file and certificate")
     _add_joining_node(add)
-    remove = _action(actions, "remove", "take a node out, the leader too", REMOVE)
+    remove = _action(actions, "remove", "remove a node; it may be the leader", REMOVE)
     remove.add_argument("name", metavar="NAME")
-    replace = _action(actions, "replace", "let a node in, and take another out", REPLACE)
+    replace = _action(actions, "replace", "add a node and remove another", REPLACE)
     replace.add_argument("old", metavar="OLD")
     replace.add_argument("new", metavar="NEW", help="may be OLD, with an empty directory")
     _add_joining_node(replace)
-    _action(actions, "members", "who belongs to it, and how far each has come", "Show the members.")
-    clock = _action(actions, "clock", "how far timestamps are from the nodes' wall clocks", CLOCK)
-    clock.add_argument("--confirm", action="store_true", help="the wall clocks are right")
+    _action(actions, "members", "show the members and how far each has replicated", "Show the members.")
+    clock = _action(actions, "clock", "show how far message timestamps are from the wall clocks", CLOCK)
+    clock.add_argument("--confirm", action="store_true", help="confirm that the wall clocks are right")
 
 
 def _action(actions: Any, name: str, summary: str, description: str) -> argparse.ArgumentParser:
@@ -45,50 +45,50 @@ def _action(actions: Any, name: str, summary: str, description: str) -> argparse
 
 def _add_joining_node(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--peer", metavar="HOST:PORT", help="where the other nodes connect to it; by default as FILE says"
+        "--peer", metavar="HOST:PORT", help="the node's address for its peers (default: the one in FILE)"
     )
     parser.add_argument(
         "--wait",
         action=argparse.BooleanOptionalAction,
         default=True,
-        help="until it votes; with --no-wait until the cluster has noted that it may come",
+        help="wait until the node votes; --no-wait: only until its addition is committed",
     )
 
 
-ADD = """Let a node into the cluster.
+ADD = """Add a node to the cluster.
 
-FILE is the newcomer's: it names the newcomer and the nodes there are. Start the newcomer with it before or
-after this command, with an empty directory. It is sent all there is, and votes once it has nearly
-everything; until then it is in nobody's way.
+FILE is the configuration of the joining node: it lists that node and the existing ones. Start the joining
+node with FILE and an empty directory, before or after this command. It receives the whole state as a
+learner, and votes once it has caught up; until then it does not count for majorities.
 """
 
-REMOVE = """Take a node out of the cluster.
+REMOVE = """Remove a node from the cluster.
 
-It stops by itself when it learns of it. A leader hands over first. What would leave the cluster without a
-majority is refused. Its directory is of no use to it any more.
+The removed node stops by itself when it learns of the removal. A leader hands over leadership first. A
+removal that would leave the cluster without a majority is refused. The directory of the removed node can't
+be used again.
 """
 
-REPLACE = """Put a node in the place of another, whose directory may be lost.
+REPLACE = """Replace a node by another, for example when its directory is lost.
 
-NEW is let in; when it votes, OLD is taken out. With --no-wait OLD is taken out at once, and NEW votes when it
-has come and caught up. If NEW is OLD, it must not run: it is taken out and let in again, and is to be
-started with an empty directory.
+NEW is added; when it votes, OLD is removed. With --no-wait, OLD is removed at once, and NEW votes after it
+has joined and caught up. If NEW is OLD, the node must be stopped first: it is removed and added again, and
+must then be started with an empty directory.
 """
 
 
 CLOCK = """Show how far the timestamps of messages are from the nodes' wall clocks.
 
-Timestamps follow the median of the voting nodes' clocks, unless that has moved too far to be believed: by
-more than seven days since the last timestamp, without a majority of clocks that agree. Then messages are
-dated, and dropped for their age, by the time that elapses. With --confirm the clocks are taken for right:
-timestamps that are behind follow at once, and messages that are too old by the new time are dropped.
-Timestamps never go back: those that are ahead go on at nine tenths of the speed of time until the clocks have
-come up with them.
+Timestamps follow the median of the voting nodes' clocks. If the median has moved by more than seven days
+since the last timestamp, and no majority of the clocks agrees, it is not trusted: timestamps and message
+ages then advance by elapsed time. --confirm declares the clocks right. Timestamps that are behind are
+corrected at once, and messages that are too old by the new time are dropped. Timestamps never go back: if
+they are ahead, they advance at nine tenths of real time until the clocks have caught up.
 """
 
 
 def run(args: argparse.Namespace) -> int:
-    """Do it, and say how it went."""
+    """Run the action and print its result."""
     match args.action:
         case "add":
             show(args, _add(args, args.name), _added)
@@ -115,7 +115,7 @@ def _remove(args: argparse.Namespace, name: str, *, absent: bool = False) -> Any
 
 def _replace(args: argparse.Namespace) -> Any:
     if args.old == args.new:
-        _peer(args, args.new)  # or it is out before it turns out that it can't be let in
+        _peer(args, args.new)  # fail before the removal if the address is missing
         removed = _remove(args, args.old, absent=True)
         say(f"start {args.new} with an empty directory")
         added = _add(args, args.new)
@@ -126,32 +126,32 @@ def _replace(args: argparse.Namespace) -> Any:
 
 
 def _peer(args: argparse.Namespace, name: str) -> str:
-    """Where others connect to the newcomer.
+    """Return the address at which peers connect to the joining node.
 
     Raises:
-        ConfigError: nothing says so.
+        ConfigError: neither the command line nor the file has it.
     """
     if args.peer:
         return str(args.peer)
     cluster_of(args)
     if not args.config:
-        raise ConfigError([f"where is {name}? Give its --config FILE, or --peer HOST:PORT"])
+        raise ConfigError([f"the peer address of {name} is missing: add --config FILE or --peer HOST:PORT"])
     node = load(args.config, overrides=args.overrides).cluster.nodes.get(name)
     if node is None or node.peer is None:
-        raise ConfigError([f"{args.config} has no address for peers of {name} (cluster.nodes.{name}.peer)"])
+        raise ConfigError([f"{args.config}: cluster.nodes.{name}.peer is missing: add it, or use --peer"])
     return str(node.peer)
 
 
 def _added(answer: Any) -> str:
     name = answer["name"]
     if answer["role"] == "learner":
-        return f"{name} is let in; it votes once it has come and caught up"
-    return f"{name} votes" if answer["changed"] else f"{name} is a voting member already"
+        return f"{name} is added as a learner; it votes once it has joined and caught up"
+    return f"{name} votes" if answer["changed"] else f"{name} is already a voting member"
 
 
 def _removed(answer: Any) -> str:
     name = answer["name"]
-    return f"{name} is no member any more" if answer["changed"] else f"{name} is no member"
+    return f"{name} is removed" if answer["changed"] else f"{name} is not a member"
 
 
 def _replaced(answer: Any) -> str:
@@ -165,14 +165,14 @@ def _table(answer: Any) -> str:
             _role(member),
             _state(member),
             str(member["match"]),
-            member["peer"] or "as in the file",
+            member["peer"] or "as configured",
         )
         for member in answer["members"]
     ]
-    head = ("node", "role", "", "has entry", "added at")
+    head = ("node", "role", "", "match index", "peer address")
     lines = aligned([head, *rows])
     if not answer["settled"]:
-        lines.append("a change of members is under way")
+        lines.append("a membership change is in progress")
     return "\n".join(lines)
 
 
@@ -181,10 +181,10 @@ def _clock(answer: Any) -> str:
     side = "ahead of" if ahead_s >= 0 else "behind"
     lines = [f"wall clocks are {abs(ahead_s):.1f} s {side} the timestamps of messages"]
     if not answer["believed"]:
-        lines.append("they are not believed: set them right, or confirm them with --confirm")
+        lines.append("the clocks are not trusted: correct them, or confirm them with --confirm")
     if answer["ages_wait"]:
         lines.append(
-            f"no message is dropped for its age: the clock of {answer['leader']}, which leads, is wrong"
+            f"messages are not dropped for their age: the clock of the leader, {answer['leader']}, is wrong"
         )
     return "\n".join(lines)
 
@@ -194,4 +194,4 @@ def _role(member: Any) -> str:
 
 
 def _state(member: Any) -> str:
-    return "connected" if member["connected"] else "away"
+    return "connected" if member["connected"] else "disconnected"

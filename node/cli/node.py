@@ -1,11 +1,12 @@
-"""Run one node of a cluster, in the foreground, until it is told to stop.
+"""Run one node of a cluster in the foreground, until a signal stops it.
 
-SIGTERM and SIGINT stop it in steps: it hands leadership over, closes its clients and leaves. SIGUSR2
-does the same slowly: clients are told, and closed one after the other within two minutes.
+SIGTERM and SIGINT stop the node: it hands over leadership, closes its client connections and exits.
+SIGUSR2 does the same slowly: it notifies the clients and closes their connections one by one within two
+minutes.
 
-SIGHUP reads the file again. Users, the log level and certificates change at once; limits and streaming
-settings are proposed to the cluster; everything else needs a restart, and the log says so. A file with
-mistakes changes nothing. SIGUSR1 opens the log file anew.
+SIGHUP reloads the configuration. Users, the log level and certificates change at once; limits and
+streaming settings are proposed to the cluster; the log names all other changes, which need a restart. A
+file with mistakes changes nothing. SIGUSR1 reopens the log file.
 """
 
 from __future__ import annotations
@@ -21,14 +22,14 @@ from node.server.logs import LEVELS, set_level, set_up
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    """The command line of ``stanchion node``."""
+    """Define the command line of ``stanchion node``."""
     add_config(parser)
-    parser.add_argument("--name", required=True, metavar="NAME", help="which of the file's nodes this is")
+    parser.add_argument("--name", required=True, metavar="NAME", help="the node's name in the file")
     parser.add_argument("--log-level", choices=LEVELS, help="short for --set logging.level=…")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run it; the status is the node's own."""
+    """Run the node and return its exit status."""
     overrides = list(args.overrides)
     if args.log_level:
         overrides.append(f"logging.level={args.log_level}")

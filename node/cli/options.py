@@ -1,4 +1,4 @@
-"""Options that several commands share."""
+"""Options shared by several commands."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import argparse
 
 
 def add_config(parser: argparse.ArgumentParser, *, positional: bool = False) -> None:
-    """The configuration file, and overrides of it."""
+    """Add the configuration file and its overrides."""
     if positional:
         parser.add_argument("config", metavar="FILE", help="the cluster's configuration")
     else:
@@ -17,13 +17,13 @@ def add_config(parser: argparse.ArgumentParser, *, positional: bool = False) -> 
         default=[],
         dest="overrides",
         metavar="SECTION.KEY=VALUE",
-        help="use this value instead of the file's; may be repeated",
+        help="override a value of the file; may be repeated",
     )
 
 
 def names(text: str) -> list[str]:
-    """The names in ``a,b,c``; for argparse's ``type``."""
+    """Parse ``a,b,c`` into a list of names; for argparse's ``type``."""
     found = [name.strip() for name in text.split(",")]
     if not all(found):
-        raise argparse.ArgumentTypeError(f"expected names between commas, not {text!r}")
+        raise argparse.ArgumentTypeError(f"expected names separated by commas, not {text!r}")
     return found

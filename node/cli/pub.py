@@ -1,8 +1,8 @@
-"""Publish to a channel, and wait until every message is stored on a majority of the nodes.
+"""Publish to a channel, and wait until a majority of the nodes has stored every message.
 
-DATA is one message; - reads messages from standard input, one a line. Without DATA a message of
---size bytes is made up. What was not acknowledged when a node died is published again, to another,
-and may then be stored twice.
+DATA is one message; - reads messages from standard input, one per line. Without DATA the message
+consists of --size dots. If a node dies, messages without an acknowledgement are published again to
+another node; they may then be stored twice.
 """
 
 from __future__ import annotations
@@ -22,23 +22,23 @@ if TYPE_CHECKING:
     from node.client import Client
 
 IN_FLIGHT_MAX: Final = 1024
-"""Messages published and not acknowledged."""
+"""Messages published and not yet acknowledged."""
 
 ANSWER_S: Final = 30.0
-"""Without an acknowledgement for so long the command gives up."""
+"""The command fails if no acknowledgement arrives for this long."""
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    """The command line of ``stanchion pub``."""
-    parser.add_argument("channel", metavar="CHANNEL", help="a name, tokens with dots between them")
+    """Define the command line of ``stanchion pub``."""
+    parser.add_argument("channel", metavar="CHANNEL", help="name of the channel, such as orders.new")
     parser.add_argument("data", metavar="DATA", nargs="?", help="the message, or - for standard input")
-    parser.add_argument("--count", type=int, default=1, metavar="N", help="publish it so many times (1)")
-    parser.add_argument("--size", type=int, default=0, metavar="B", help="bytes of a made-up message")
+    parser.add_argument("--count", type=int, default=1, metavar="N", help="publish the message N times (1)")
+    parser.add_argument("--size", type=int, default=0, metavar="B", help="size of the generated message (0)")
     add_client(parser)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Publish; 0 if everything was stored."""
+    """Publish; return 0 if every message was stored."""
     import trio
 
     from node.cli.session import run_until_stopped, session
@@ -50,26 +50,26 @@ def run(args: argparse.Namespace) -> int:
             await publisher.run()
         seconds = trio.current_time() - began
         count, again = publisher.stored, publisher.published_again
-        said = f"{count} {'message' if count == 1 else 'messages'} stored"
+        summary = f"{count} {'message' if count == 1 else 'messages'} stored"
         if count > 1:
-            said += f" in {seconds:.1f} s"
+            summary += f" in {seconds:.1f} s"
         if again:
-            said += f"; {again} were published again after a node was lost"
-        print(said)
+            summary += f"; {again} published again after the connection to a node broke"
+        print(summary)
         return 0
 
     return run_until_stopped(work)
 
 
 def messages(data: str | None, count: int, size: int) -> Iterator[bytes]:
-    """What is to be published."""
+    """Yield the messages to publish."""
     if data == "-":
         return (line.rstrip("\r\n").encode() for line in sys.stdin)
     return repeat(b"." * size if data is None else data.encode(), count)
 
 
 class Publisher:
-    """Publishes messages, several in flight, and again what a dead node left unanswered."""
+    """Publish messages, several in flight, and publish again those that a dead node did not acknowledge."""
 
     def __init__(self, client: Client, channel: str, messages: Iterator[bytes]) -> None:
         import trio
@@ -86,10 +86,10 @@ class Publisher:
         client.nats.on_disconnect = self._disconnected
 
     async def run(self) -> None:
-        """Until everything is stored.
+        """Publish until everything is stored.
 
         Raises:
-            RefusedError: by the cluster.
+            RefusedError: the cluster refused a message.
             UnavailableError: no acknowledgement for ``ANSWER_S``.
         """
         while (each := self._next()) is not None:
@@ -115,7 +115,7 @@ class Publisher:
                 try:
                     self._client.publish_async(self._channel, data, partial(self._answer, number))
                 except UnavailableError:
-                    await trio.sleep(0.01)  # lost in this moment
+                    await trio.sleep(0.01)  # the connection broke just now
                 else:
                     break
         if self._error:
@@ -130,7 +130,7 @@ class Publisher:
         if self._error:
             raise RefusedError(self._error)
         if not self._answered.is_set():
-            raise UnavailableError(f"no acknowledgement for {ANSWER_S:g} s")
+            raise UnavailableError(f"no acknowledgement for {ANSWER_S:g} s; see `stanchion status`")
 
     def _answer(self, number: int, error: str) -> None:
         if self._unanswered.pop(number, None) is None:
@@ -140,7 +140,7 @@ class Publisher:
         self._answered.set()
 
     def _disconnected(self) -> None:
-        """What the node was asked it may or may not have passed on."""
+        """Publish unacknowledged messages again: the node may or may not have forwarded them."""
         self._client.forget_unanswered()
         self.published_again += len(self._unanswered)
         self._again.extend(self._unanswered.items())

@@ -1,4 +1,4 @@
-"""Make a new cluster of what one node has: `recover` of ``stanchion cluster``, the last resort."""
+"""``stanchion cluster recover``: make a new cluster from one node's data, as a last resort."""
 
 from __future__ import annotations
 
@@ -15,32 +15,32 @@ from node.units import SECOND
 if TYPE_CHECKING:
     from node.server.disk.recovering import Recovered
 
-DESCRIPTION = """Make a new cluster of one node's data, when a majority of the old one is lost for good.
+DESCRIPTION = """Make a new cluster from one node's data, when a majority of the old cluster is lost for good.
 
-Run it where that node's directory is, while the node is stopped; take the directory of the node that has
-most (`stanchion cluster recover --dry-run` on each says how much it has). FILE is the new cluster's: with
-another cluster.id, and the node under its old name. The node is the only member then; others are let in
-with empty directories (`stanchion cluster add`). What the old cluster acknowledged and this node never got is
-lost, and can't be told.
+Stop the node and run this command where its directory is. Choose the node with the most data: `stanchion
+cluster recover --dry-run` shows how much each one has. FILE is the configuration of the new cluster, with
+another cluster.id; the node keeps its name. The node becomes the only member; add others with empty
+directories (`stanchion cluster add`). Messages that the old cluster acknowledged but this node never received
+are lost; the command can't detect them.
 """
 
 
 def arguments(actions: Any) -> None:
-    """The command line, as an action of ``stanchion cluster``."""
+    """Define the command line, as an action of ``stanchion cluster``."""
     parser: argparse.ArgumentParser = actions.add_parser(
-        "recover", help="make a new cluster of what one node has", description=DESCRIPTION
+        "recover", help="make a new cluster from one node's data", description=DESCRIPTION
     )
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     add_config(parser)
-    parser.add_argument("--name", required=True, metavar="NAME", help="the node whose directory it is")
+    parser.add_argument("--name", required=True, metavar="NAME", help="the node that owns the directory")
     what = parser.add_mutually_exclusive_group(required=True)
-    what.add_argument("--force-new", action="store_true", help="do it")
-    what.add_argument("--dry-run", action="store_true", help="only say what there is")
-    parser.add_argument("--json", action="store_true", help="print it as JSON")
+    what.add_argument("--force-new", action="store_true", help="make the new cluster")
+    what.add_argument("--dry-run", action="store_true", help="only show the data of the node")
+    parser.add_argument("--json", action="store_true", help="print the result as JSON")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Do it, and say what was saved."""
+    """Run the recovery and print its result."""
     config = load(args.config, node=args.name, overrides=args.overrides)
     from node.server.disk.recovering import recover
 
@@ -50,26 +50,26 @@ def run(args: argparse.Namespace) -> int:
 
 
 def text(recovered: Recovered, *, pretend: bool) -> str:
-    """What there is, what may be missing, and what to do next."""
+    """Describe the data, what may be missing, and the next steps."""
     lines = [
-        f"node {recovered.node} of cluster {recovered.old_cluster} has all up to entry {recovered.index}"
+        f"node {recovered.node} of cluster {recovered.old_cluster} has all entries up to {recovered.index}"
     ]
     if recovered.timestamp_ns:
         at = datetime.fromtimestamp(recovered.timestamp_ns // SECOND, UTC)
-        lines[0] += f", of {at:%Y-%m-%d %H:%M:%S} UTC"
+        lines[0] += f", {at:%Y-%m-%d %H:%M:%S} UTC"
     lines.append(
-        "what the cluster acknowledged later, without this node, is missing; whether any is can't be told"
+        "entries that the cluster committed later without this node are missing; their number is unknown"
     )
     if pretend:
         return "\n".join(
-            [*lines, "nothing was changed, but for what every start mends: a write that a power cut tore"]
+            [*lines, "nothing was changed, except that a write torn by a power failure was repaired, if any"]
         )
     return "\n".join(
         [
             *lines,
-            f"its data is that of cluster {recovered.new_cluster} now, whose only member it is. Next:",
+            f"it is now the only member of cluster {recovered.new_cluster}. Next:",
             f"  start {recovered.node}; clients connect with cluster ID {recovered.new_cluster}",
-            "  let others in, with empty directories: stanchion cluster add NAME",
-            f"  don't start other nodes of cluster {recovered.old_cluster} with the directories they had",
+            "  add other nodes with empty directories: stanchion cluster add NAME",
+            f"  do not start other nodes of cluster {recovered.old_cluster} with their old directories",
         ]
     )

@@ -1,8 +1,8 @@
 """``nats-streaming-server``: this server with the Go server's command line, files, signals and log lines.
 
-The port is bound as soon as the flags are read; everything that takes time is imported afterwards. A client
-that connects in that moment waits in the kernel's queue for a few hundred milliseconds, where it would
-have been refused, and given up.
+The port is bound as soon as the flags are read; slow imports follow. A client that connects during the
+imports waits a few hundred milliseconds in the kernel's backlog. Without this, its connection would be
+refused, and the client would give up.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ if TYPE_CHECKING:
 
 NAME: Final = "nats-streaming-server"
 REFERENCE_VERSION: Final = "0.25.6"
-"""The release of the Go server whose behaviour this one has."""
+"""The release of the Go server whose behaviour this server reproduces."""
 
 TERMINATED: Final = 128 + signal.SIGTERM
 _READY: Final = "Streaming Server is ready"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line ``argv``, by default the process's own; return the exit status."""
+    """Run the command line ``argv`` (default: the process's arguments) and return the exit status."""
     arguments = sys.argv[1:] if argv is None else list(argv)
     try:
         made = read(arguments)
@@ -76,8 +76,8 @@ def _serve(made: Invocation, arguments: list[str]) -> int:
     from node.server import logs
 
     logs.set_up(config.logging.level, "nats", config.logging.file, with_time=made.log_time)
-    logs.set_level(config.logging.level, _rooms(made))
-    _say_hello(made, config)
+    logs.set_level(config.logging.level, _component_levels(made))
+    _log_start(made, config)
     _write_pid(made.pid_file)
     from node.server import node
     from node.server.launch import Launch
@@ -86,18 +86,18 @@ def _serve(made: Invocation, arguments: list[str]) -> int:
     if made.name_file:
         keep_name(made.name_file, made.node)
 
-    again = made
+    last = made
 
     def reload() -> Config:
-        nonlocal again
-        again = read(arguments)
-        return configuration(again, port)
+        nonlocal last
+        last = read(arguments)
+        return configuration(last, port)
 
     launch = Launch(
         sockets=listening,
         http_sockets=http_sockets,
         reload=reload,
-        relevel=lambda config: logs.set_level(config.logging.level, _rooms(again)),
+        relevel=lambda config: logs.set_level(config.logging.level, _component_levels(last)),
         ready=_READY,
         proposes=not made.is_clustered,
         terminated_status=TERMINATED,
@@ -108,20 +108,20 @@ def _serve(made: Invocation, arguments: list[str]) -> int:
     return min(1, status) if (status := node.run(config, made.node, launch)) != TERMINATED else status
 
 
-def _rooms(made: Invocation) -> dict[str, str]:
+def _component_levels(made: Invocation) -> dict[str, str]:
     return {"clients": "debug" if made.debug_nats else "info"}
 
 
 def listen(what: str, host: str, port: int) -> list[socket]:
-    """Sockets that listen on every address of ``host``; see `node.sockets`.
+    """Return sockets that listen on every address of ``host``; see `node.sockets`.
 
     Args:
-        what: listens, for a complaint.
+        what: the purpose of the sockets, for error texts.
         host: name or address.
-        port: of all of them.
+        port: the port of all sockets.
 
     Raises:
-        ConfigError: they can't.
+        ConfigError: the address is not available.
     """
     try:
         return sockets.listen(host, port)
@@ -129,7 +129,7 @@ def listen(what: str, host: str, port: int) -> list[socket]:
         raise ConfigError([f"can't listen for {what} on {host}:{port}: {error.strerror}"]) from error
 
 
-def _say_hello(made: Invocation, config: Config) -> None:
+def _log_start(made: Invocation, config: Config) -> None:
     import logging
 
     log = logging.getLogger("stanchion.node")

@@ -1,4 +1,4 @@
-"""What `pub` and `sub` share: a session with a cluster, and an orderly end by Ctrl-C."""
+"""Shared by `pub` and `sub`: a session with a cluster, and an orderly stop by Ctrl-C."""
 
 from __future__ import annotations
 
@@ -21,15 +21,16 @@ STOPPED = 130
 
 @asynccontextmanager
 async def session(args: argparse.Namespace) -> AsyncIterator[Client]:
-    """A registered client, as the command line describes it (`target.add_client`).
+    """Yield a registered client, as the command line describes it (`target.add_client`).
 
     Raises:
-        ConfigError: the channel or the client ID is not a valid one, or what is wrong with the file.
-        RefusedError, UnavailableError: by the cluster.
+        ConfigError: the channel name, the client ID or the configuration file is invalid.
+        RefusedError: the cluster refused the session.
+        UnavailableError: the cluster can't be reached.
     """
     client_id = args.client_id or f"stanchion-{secrets.token_hex(4)}"
     if not valid_channel(args.channel):
-        raise ConfigError([f"{args.channel!r} is not the name of a channel"])
+        raise ConfigError([f"{args.channel!r} is not a valid channel name"])
     if not valid_client_id(client_id):
         raise ConfigError([f"--client-id {client_id!r}: expected letters, digits, - and _"])
     cluster = cluster_of(args)
@@ -39,10 +40,10 @@ async def session(args: argparse.Namespace) -> AsyncIterator[Client]:
 
 
 def run_until_stopped(work: Callable[[], Awaitable[int]], stopped: int = STOPPED) -> int:
-    """Run ``work``; its status, or ``stopped`` if SIGINT or SIGTERM came first.
+    """Run ``work`` and return its status, or ``stopped`` if SIGINT or SIGTERM arrived first.
 
     Raises:
-        NodeError: by ``work``.
+        NodeError: raised by ``work``.
     """
     status = stopped
     failure: NodeError | None = None
@@ -60,7 +61,7 @@ def run_until_stopped(work: Callable[[], Awaitable[int]], stopped: int = STOPPED
 
     trio.run(main)
     if failure is not None:
-        raise failure  # by itself, not in the nursery's group
+        raise failure  # outside the nursery, which would wrap it in an exception group
     return status
 
 

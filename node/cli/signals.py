@@ -1,4 +1,4 @@
-"""``nats-streaming-server -sl word[=pid]``: a signal to a server that runs, found by its name."""
+"""``nats-streaming-server -sl word[=pid]``: send a signal to a running server, found by its name."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ NAME: Final = "nats-streaming-server"
 
 
 def send(text: str, processes: Path = Path("/proc")) -> None:
-    """Send what ``word`` or ``word=pid`` says.
+    """Send the signal named by ``word`` or ``word=pid``.
 
     Raises:
-        ConfigError: no such word, or no number where the process should be.
-        NodeError: there is no such process, or it can't be told apart, or it isn't ours to signal.
+        ConfigError: the word is unknown, or the process ID is not a number.
+        NodeError: no process or several processes match, or the process can't be signalled.
     """
     word, equals, pid = text.partition("=")
     number = SIGNALS.get(word)
     if number is None:
-        raise ConfigError([f"-signal: unknown signal {word!r}; known: {', '.join(SIGNALS)}"])
+        raise ConfigError([f"-signal: unknown signal {word!r}; expected one of {', '.join(SIGNALS)}"])
     if equals and not pid.isdecimal():
-        raise ConfigError([f"-signal: expected the number of a process after {word}=, not {pid!r}"])
+        raise ConfigError([f"-signal: expected a process ID after {word}=, not {pid!r}"])
     target = int(pid) if equals else _only(running(processes))
     try:
         os.kill(target, number)
@@ -44,12 +44,12 @@ def _only(found: list[int]) -> int:
         raise NodeError(f"no {NAME} is running")
     if len(found) > 1:
         listed = ", ".join(map(str, found))
-        raise NodeError(f"several {NAME} processes are running: {listed}; say which: -sl word=PID")
+        raise NodeError(f"several {NAME} processes are running: {listed}; choose one with -sl word=PID")
     return found[0]
 
 
 def running(processes: Path) -> list[int]:
-    """The processes that run this command, but for this one."""
+    """Return the IDs of all processes that run this command, except this process."""
     found = []
     for entry in processes.iterdir():
         if not entry.name.isdecimal() or int(entry.name) == os.getpid():
@@ -57,7 +57,7 @@ def running(processes: Path) -> list[int]:
         try:
             words = (entry / "cmdline").read_bytes().split(b"\0")
         except OSError:
-            continue  # it has just ended, or is nobody's business
+            continue  # it has just ended, or belongs to another user
         if any(os.path.basename(word) == NAME.encode() for word in words[:2]):  # noqa: PTH119  # bytes
             found.append(int(entry.name))
     return sorted(found)

@@ -1,8 +1,8 @@
-"""Run clusters in a simulated world, and check what they promise.
+"""Run simulated clusters with faults, and check their guarantees.
 
-Whole nodes with their clients on virtual time, networks and disks, and an adversary who breaks things.
-Each seed is another run, and the same seed the same run. Exit status 1 if a promise was broken: then
-the run is made as short as possible, told, and can be seen again with the command that is printed.
+Whole nodes and their clients run on virtual time, networks and disks, while faults are injected. The seed
+decides the whole run: the same seed repeats it. The exit status is 1 if a guarantee was violated. Then the
+failing run is shortened as far as possible and printed, with the command that repeats it.
 """
 
 from __future__ import annotations
@@ -22,68 +22,68 @@ if TYPE_CHECKING:
     from node.simulator.cluster_run import Case, Outcome
 
 SHOWN_MAX = 120
-"""Lines of the story before a breach."""
+"""Lines printed before the violation."""
 
 TICK_S = 0.01
-"""Processor time is counted in such pieces."""
+"""Smallest measured processor time."""
 PROGRESS_S = 10.0
 
 ALL = "all"
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    """The command line of ``stanchion simulate``."""
+    """Define the command line of ``stanchion simulate``."""
     from node.simulator.profiles import PROFILES
 
     add = parser.add_argument
-    add("--seeds", type=_positive, metavar="N", help="how many runs (default: 20; with --for: no limit)")
-    add("--for", dest="for_s", type=float, metavar="SECONDS", help="go on with new seeds for so long")
-    add("--first-seed", type=int, default=0, metavar="SEED", help="where to begin (default: 0)")
-    add("--nodes", type=int, choices=(1, 3, 5), help="default: 1, 3 or 5, by the seed")
+    add("--seeds", type=_positive, metavar="N", help="number of runs (default: 20; with --for: no limit)")
+    add("--for", dest="for_s", type=float, metavar="SECONDS", help="run new seeds for this long")
+    add("--first-seed", type=int, default=0, metavar="SEED", help="first seed (default: 0)")
+    add("--nodes", type=int, choices=(1, 3, 5), help="number of nodes (default: 1, 3 or 5, by the seed)")
     add(
         "--profile",
         choices=(*PROFILES, ALL),
         default="brutal",
-        help="what breaks (default: brutal); all: one profile after the other",
+        help="kinds of faults (default: brutal); all: cycle through the profiles",
     )
-    add("--seconds", type=float, metavar="S", help="virtual time of a run (default: the profile's)")
+    add("--seconds", type=float, metavar="S", help="virtual time of each run (default: the profile's)")
     add(
         "--rate",
         action="append",
         default=[],
         type=_rate,
         metavar="KIND=PER_SECOND",
-        help="how often something goes wrong, if not as the profile says; may be repeated",
+        help="rate of a kind of fault (default: the profile's); may be repeated",
     )
-    add("--acts", type=_numbers, metavar="N,…", help="of all that goes wrong, only this; or none")
-    add("--clients", type=_numbers, metavar="N,…", help="only these clients")
-    add("--jobs", type=_positive, default=1, metavar="N", help="processes (default: 1)")
+    add("--acts", type=_numbers, metavar="N,…", help="inject only these faults of the run; or none")
+    add("--clients", type=_numbers, metavar="N,…", help="run only these clients")
+    add("--jobs", type=_positive, default=1, metavar="N", help="number of processes (default: 1)")
     add(
         "--shrink-seconds",
         type=float,
         default=60.0,
         metavar="S",
-        help="spend so long on making a failing run smaller (default: 60)",
+        help="time limit for shortening a failing run (default: 60)",
     )
-    add("--trace", action="store_true", help="tell all that happens, not only before a breach")
+    add("--trace", action="store_true", help="print all events, not only those before a violation")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run the seeds one after the other until one of them breaks a promise."""
-    logging.disable(logging.CRITICAL)  # a thousand elections, all of them wanted
+    """Run the seeds one after the other until one of them violates a guarantee."""
+    logging.disable(logging.CRITICAL)  # simulated nodes log thousands of elections
     total: Counter[str] = Counter()
     runs = 0
-    began = told = time.monotonic()
+    began = reported = time.monotonic()
     used_s = _processor_s()
     for outcome in _outcomes(args, began):
         if outcome.failure is not None:
-            _notify(args, outcome)
+            _report(args, outcome)
             return 1
         runs += 1
         total += outcome.counts
-        if time.monotonic() - told > PROGRESS_S:
-            told = time.monotonic()
-            print(_progress(runs, total, told - began, outcome.case), file=sys.stderr)
+        if time.monotonic() - reported > PROGRESS_S:
+            reported = time.monotonic()
+            print(_progress(runs, total, reported - began, outcome.case), file=sys.stderr)
     seconds, used_s = time.monotonic() - began, _processor_s() - used_s
     virtual_s = total.pop("virtual milliseconds", 0) / 1000
     print(
@@ -92,12 +92,12 @@ def run(args: argparse.Namespace) -> int:
         f"{virtual_s / max(used_s, TICK_S):.1f} times real time"
     )
     print(", ".join(f"{what} {number}" for what, number in sorted(total.items())))
-    print("no promise was broken")
+    print("no guarantee was violated")
     return 0
 
 
 def _processor_s() -> float:
-    """What this process and those it has waited for have used: what other programs take doesn't count."""
+    """Return the processor time of this process and its ended children, in seconds."""
     used = os.times()
     return used.user + used.system + used.children_user + used.children_system
 
@@ -133,7 +133,7 @@ def _outcomes(args: argparse.Namespace, began: float) -> Iterator[Outcome]:
 
 
 def _in_processes(cases: Iterator[Case], jobs: int, until: float) -> Iterator[Outcome]:
-    """In the order of the cases."""
+    """Run the cases in several processes; yield their outcomes in the order of the cases."""
     from node.simulator.cluster_run import attempt
 
     with ProcessPoolExecutor(jobs, initializer=logging.disable, initargs=(logging.CRITICAL,)) as pool:
@@ -155,8 +155,8 @@ def _progress(runs: int, total: Counter[str], seconds: float, case: Case) -> str
     )
 
 
-def _notify(args: argparse.Namespace, outcome: Outcome) -> None:
-    """What led to it, and how to see it again."""
+def _report(args: argparse.Namespace, outcome: Outcome) -> None:
+    """Print the events that led to the violation, and the command that repeats the run."""
     from node.simulator.failure_report import story
 
     asked_for = args.acts is not None or args.clients is not None
@@ -173,7 +173,7 @@ def _positive(text: str) -> int:
 
 
 def _numbers(text: str) -> tuple[int, ...]:
-    """``1,2,5``; ``none``."""
+    """Parse ``1,2,5`` or ``none``."""
     return () if text == "none" else tuple(int(number) for number in text.split(","))
 
 

@@ -1,7 +1,7 @@
-"""Ask the nodes of a cluster how they are.
+"""Show the state of a cluster's nodes.
 
-Prints who leads and how far each node has come, and the channels with their subscriptions as the
-leader has them. The exit status is 0 if all nodes answer, are well and follow one leader, else 1.
+Prints the leader and the progress of each node, and the channels and subscriptions as the leader has
+them. The exit status is 0 if all nodes answer, are healthy and follow the same leader, else 1.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ PAGES = {
 
 @dataclass(slots=True)
 class NodeStatus:
-    """What one node said; ``error`` if it could not be asked, and then nothing else."""
+    """The pages of one node, or ``error`` if it could not be asked."""
 
     name: str
     address: Address | None
@@ -42,20 +42,20 @@ class NodeStatus:
     channelsz: Any = None
 
     @property
-    def is_well(self) -> bool:
+    def is_healthy(self) -> bool:
         return not self.error and self.healthz["status"] == "ok"
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    """The command line of ``stanchion status``."""
+    """Define the command line of ``stanchion status``."""
     add_config(parser)
     parser.add_argument("--only", type=names, metavar="N1,N2,…", help="ask only these nodes")
-    parser.add_argument("--json", action="store_true", help="print everything that was answered, as JSON")
-    parser.add_argument("--timeout", type=float, default=2.0, metavar="SECONDS", help="for each answer (2)")
+    parser.add_argument("--json", action="store_true", help="print all answers as JSON")
+    parser.add_argument("--timeout", type=float, default=2.0, metavar="SECONDS", help="per request (2)")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Ask, print, and judge."""
+    """Ask the nodes, print their state and return the exit status."""
     config = load(args.config, overrides=args.overrides)
     asked: list[str] = args.only or list(config.cluster.nodes)
     unknown = [name for name in asked if name not in config.cluster.nodes]
@@ -72,7 +72,7 @@ def run(args: argparse.Namespace) -> int:
     )
     leaders = {status.raftz["leader"] for status in statuses if not status.error}
     is_one_cluster = len(leaders) == 1 and "" not in leaders
-    return 0 if is_one_cluster and all(status.is_well for status in statuses) else 1
+    return 0 if is_one_cluster and all(status.is_healthy for status in statuses) else 1
 
 
 async def _ask_all(statuses: Sequence[NodeStatus], base_path: str, token: str, timeout_s: float) -> None:
@@ -83,7 +83,7 @@ async def _ask_all(statuses: Sequence[NodeStatus], base_path: str, token: str, t
 
 async def _ask_node(status: NodeStatus, base_path: str, token: str, timeout_s: float) -> None:
     if status.address is None:
-        status.error = "has no http address"
+        status.error = "no http address in the configuration"
         return
     try:
         for page, path in PAGES.items():
@@ -94,7 +94,7 @@ async def _ask_node(status: NodeStatus, base_path: str, token: str, timeout_s: f
 
 
 def as_json(cluster_id: str, statuses: Sequence[NodeStatus]) -> dict[str, Any]:
-    """Everything that was answered, by node."""
+    """Return all answers by node."""
     nodes = {
         status.name: {"error": status.error}
         if status.error
@@ -105,7 +105,7 @@ def as_json(cluster_id: str, statuses: Sequence[NodeStatus]) -> dict[str, Any]:
 
 
 def table(cluster_id: str, statuses: Sequence[NodeStatus]) -> str:
-    """The same for eyes: the nodes, then the channels as the leader has them."""
+    """Return a text: a table of the nodes, then the channels as the leader has them."""
     answered = [status for status in statuses if not status.error]
     head = (
         "node",
@@ -142,7 +142,7 @@ def _node(status: NodeStatus) -> tuple[str, ...]:
         *(str(raft[name] or "-") for name in ("term", "leader")),
         *(str(raft[f"{name}_index"]) for name in ("commit", "applied", "last")),
         str(server["clients"]),
-        f"{raft['event_loop']['p99_ms']} ms" if "event_loop" in raft else "-",  # older nodes don't say
+        f"{raft['event_loop']['p99_ms']} ms" if "event_loop" in raft else "-",  # nodes of older releases
         server["uptime"],
         status.healthz.get("error", ""),
     )
@@ -156,13 +156,13 @@ def _warnings(answered: Sequence[NodeStatus]) -> list[str]:
 def _channels(status: NodeStatus) -> list[str]:
     channels = status.channelsz.get("channels", [])
     if not channels:
-        return [f"no channels (as {status.name} has them)"]
+        return [f"no channels (seen by {status.name})"]
     total, shown = status.channelsz["total"], len(channels)
     more = [f"… and {total - shown} more"] if total > shown else []
     head: tuple[str, ...] = ("channel", "messages", "bytes", "first", "last", "subscriptions")
     keys = ("name", "msgs", "bytes", "first_seq", "last_seq", "subs_count")
     rows = [tuple(str(channel[key]) for key in keys) for channel in channels]
-    lines = [f"channels, as {status.name} has them", *aligned([head, *rows]), *more]
+    lines = [f"channels (seen by {status.name})", *aligned([head, *rows]), *more]
     rows = [_subscription(c["name"], each) for c in channels for each in c.get("subscriptions", [])]
     if rows:
         head = ("channel", "client", "durable or queue", "last sent", "unacked", "max in flight", "")
@@ -173,6 +173,6 @@ def _channels(status: NodeStatus) -> list[str]:
 def _subscription(channel: str, shown: dict[str, Any]) -> tuple[str, ...]:
     name = shown.get("queue_name") or shown.get("durable_name") or ""
     numbers = (str(shown[key]) for key in ("last_sent", "pending_count", "max_inflight"))
-    words = ("offline", "absent", "stalled", "paused")
-    marks = " ".join(word for word in words if shown.get(f"is_{word}"))
+    words = {"offline": "offline", "absent": "unreachable", "stalled": "stalled", "paused": "paused"}
+    marks = " ".join(word for key, word in words.items() if shown.get(f"is_{key}"))
     return channel, shown["client_id"], name, *numbers, marks

@@ -1,11 +1,11 @@
-"""Subscribe to a channel and show what comes, until Ctrl-C.
+"""Subscribe to a channel and print its messages, until Ctrl-C.
 
-Each message is a line: its sequence, whether it is redelivered, its data. It is acknowledged when
-it was shown; with --manual-ack never, so it comes again after every --ack-wait. A durable
-subscription goes on where it stood; it belongs to its client ID, which is made of its name unless
---client-id says otherwise.
+Each message is a line: its sequence, its redelivery count if it is redelivered, its data. It is
+acknowledged after it was printed; with --manual-ack never, so it is redelivered after every --ack-wait.
+A durable subscription resumes at its cursor. It belongs to its client ID, by default `stanchion-` and the
+durable name.
 
-`stanchion sub ls`, `info`, `rm`, `seek`, `pause` and `resume` are `stanchion subscription …`. For a channel
+`stanchion sub ls`, `info`, `rm`, `seek`, `pause` and `resume` mean `stanchion subscription …`. For a channel
 of such a name: `stanchion sub -- ls`.
 """
 
@@ -26,32 +26,30 @@ if TYPE_CHECKING:
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    """The command line of ``stanchion sub``."""
-    parser.add_argument("channel", metavar="CHANNEL", help="a name, tokens with dots between them")
+    """Define the command line of ``stanchion sub``."""
+    parser.add_argument("channel", metavar="CHANNEL", help="name of the channel, such as orders.new")
+    parser.add_argument("--queue", default="", metavar="G", help="join this queue group")
+    parser.add_argument("--durable", default="", metavar="D", help="durable name: keeps the cursor")
     parser.add_argument(
-        "--queue", default="", metavar="G", help="share the channel with others of this group"
+        "--ack-wait", type=seconds, default=30, metavar="30s", help="time until a redelivery (30s)"
     )
-    parser.add_argument("--durable", default="", metavar="D", help="remember under this name how far it came")
-    parser.add_argument(
-        "--ack-wait", type=seconds, default=30, metavar="30s", help="until a message comes again (30s)"
-    )
-    parser.add_argument("--manual-ack", action="store_true", help="show messages, do not acknowledge them")
+    parser.add_argument("--manual-ack", action="store_true", help="print messages, do not acknowledge them")
     parser.add_argument(
         "--start",
         type=start,
         default={"start": StartPosition.NEW_ONLY},
         metavar="WHERE",
-        help="first, last, new, seq:N or since:10m (new); without effect on a durable that exists",
+        help="first, last, new, seq:N or since:10m (new); ignored by an existing durable",
     )
     parser.add_argument(
-        "--max-in-flight", type=positive, default=1024, metavar="N", help="unacknowledged messages (1024)"
+        "--max-in-flight", type=positive, default=1024, metavar="N", help="max unacknowledged messages (1024)"
     )
-    parser.add_argument("--count", type=positive, metavar="N", help="end after so many messages")
+    parser.add_argument("--count", type=positive, metavar="N", help="exit after N messages")
     add_client(parser)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Show messages until enough have come (0) or it is stopped (0 too: there is no other end)."""
+    """Print messages until ``--count`` have arrived or a signal stops the command; return 0 in both cases."""
     import trio
 
     from node.cli.session import run_until_stopped, session
@@ -83,7 +81,7 @@ def run(args: argparse.Namespace) -> int:
                 durable=args.durable,
                 max_in_flight=args.max_in_flight,
                 ack_wait_s=args.ack_wait,
-                manual_ack=True,  # by `received`: what comes after the last is not acknowledged
+                manual_ack=True,  # `received` acknowledges, except after the last message of --count
                 **args.start,
             )
             async with trio.open_nursery() as nursery:
@@ -104,20 +102,20 @@ async def _then(first: Any, second: Any) -> None:
 
 
 def show(message: Message) -> None:
-    """One line; data that is no text as Python writes it."""
-    again = f" redelivered {message.redelivery_count}" if message.redelivered else ""
+    """Print a message as one line; data that is not UTF-8 as a Python literal."""
+    redelivered = f" redelivered {message.redelivery_count}" if message.redelivered else ""
     try:
         text = message.data.decode()
     except UnicodeDecodeError:
         text = repr(message.data)
-    print(f"{message.seq}{again}: {text}", file=sys.stdout, flush=True)
+    print(f"{message.seq}{redelivered}: {text}", file=sys.stdout, flush=True)
 
 
-# --- words of the command line --------------------------------------------------------------------
+# --- types of arguments ---------------------------------------------------------------------------
 
 
 def start(text: str) -> dict[str, Any]:
-    """Arguments for ``subscribe``; for argparse's ``type``."""
+    """Parse a start position into arguments of ``subscribe``; for argparse's ``type``."""
     plain = {
         "first": StartPosition.FIRST,
         "last": StartPosition.LAST_RECEIVED,
@@ -134,7 +132,7 @@ def start(text: str) -> dict[str, Any]:
 
 
 def seconds(text: str) -> int:
-    """Whole seconds of a duration; for argparse's ``type``. The protocol knows no shorter ones."""
+    """Parse a duration of whole seconds, the protocol's unit; for argparse's ``type``."""
     ns = _duration(text if not text.isdigit() else f"{text}s")
     if ns < SECOND or ns % SECOND:
         raise argparse.ArgumentTypeError(f"expected whole seconds, not {text!r}")
@@ -142,7 +140,7 @@ def seconds(text: str) -> int:
 
 
 def positive(text: str) -> int:
-    """A number above 0; for argparse's ``type``."""
+    """Parse a number above 0; for argparse's ``type``."""
     if not text.isdigit() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"expected a number above 0, not {text!r}")
     return int(text)

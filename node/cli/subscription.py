@@ -1,11 +1,12 @@
-"""Look at subscriptions and change them: list, show, remove, move, pause, resume.
+"""Show and change subscriptions: list, show, remove, seek, pause, resume.
 
-`stanchion sub ls` and so on is the same; `stanchion sub CHANNEL` subscribes. A subscription is named by its
-ID, as `ls` shows it, or by what it is called. Those that share a queue share one place: moving or pausing
-any of them is for all.
+`stanchion sub ls` and so on are the same; `stanchion sub CHANNEL` subscribes. Select a subscription by its
+ID, as `ls` shows it, or by names. The members of a queue group share one cursor: `seek`, `pause` and
+`resume` on any member apply to the whole group.
 
-A pause ends with `resume`. Nothing is sent meanwhile, neither new nor again, and AckWaits stand still. Moving
-(`seek`) forgets what is unacknowledged; what may have been sent before comes flagged as redelivered.
+While a subscription is paused, it is sent nothing, neither new messages nor redeliveries, and AckWait does
+not run. `seek` forgets the unacknowledged messages; messages that may have been sent before are flagged as
+redelivered.
 """
 
 from __future__ import annotations
@@ -22,33 +23,33 @@ from node.units import SECOND
 
 ACTIONS = {
     "ls": "list the subscriptions",
-    "info": "show one, and what it holds unacknowledged",
-    "rm": "remove it for good: a durable's place is forgotten",
-    "seek": "put a durable or a queue group to another place in its channel",
-    "pause": "send it nothing until it is resumed",
+    "info": "show a subscription and its unacknowledged messages",
+    "rm": "remove a subscription; a durable loses its cursor",
+    "seek": "move the cursor of a durable or queue group",
+    "pause": "send nothing until the subscription is resumed",
     "resume": "end a pause",
 }
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    """The command line of ``stanchion subscription``."""
+    """Define the command line of ``stanchion subscription``."""
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
     for name, summary in ACTIONS.items():
         action = actions.add_parser(name, help=summary, description=summary)
         if name == "ls":
-            action.add_argument("--channel", metavar="NAME", help="only of this channel")
-            action.add_argument("--client", metavar="ID", help="only of this client")
-            action.add_argument("--paused", action="store_true", help="only those that are paused")
-            action.add_argument("--offline", action="store_true", help="only those that are offline")
+            action.add_argument("--channel", metavar="NAME", help="only subscriptions of this channel")
+            action.add_argument("--client", metavar="ID", help="only subscriptions of this client")
+            action.add_argument("--paused", action="store_true", help="only paused subscriptions")
+            action.add_argument("--offline", action="store_true", help="only offline subscriptions")
             add_page(action, "ID", int)
             continue
-        action.add_argument("id", type=int, nargs="?", metavar="ID", help="as `ls` shows it")
+        action.add_argument("id", type=int, nargs="?", metavar="ID", help="the ID that `ls` shows")
         for option in ("channel", "client", "durable", "queue"):
-            action.add_argument(f"--{option}", metavar="NAME", help="or: the one with this name")
+            action.add_argument(f"--{option}", metavar="NAME", help="select by name instead of ID")
         if name == "rm":
-            action.add_argument("--group", action="store_true", help="and all others of its queue")
+            action.add_argument("--group", action="store_true", help="remove all members of its queue group")
             action.add_argument("--force", action="store_true",
-                                help="also if it is online; its client is not told")  # fmt: skip
+                                help="remove it even if online; its client is not notified")  # fmt: skip
         elif name == "seek":
             where = "first, last, new, seq:N, since:10m or time:2026-11-22T10:00:00Z"
             action.add_argument("--to", type=place, required=True, metavar="WHERE", help=where)
@@ -56,7 +57,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Ask for it, and print the answer."""
+    """Send the request and print the answer."""
     verb = f"subscription.{args.action}"
     match args.action:
         case "ls":
@@ -64,7 +65,7 @@ def run(args: argparse.Namespace) -> int:
             wanted = {key: value for key, value in wanted.items() if value not in (None, False)}
             show(args, listed(args, verb, "subscriptions", wanted), _table)
         case "info":
-            show(args, administer(args, verb, _named(args), repeats=True), _in_full)
+            show(args, administer(args, verb, _named(args), repeats=True), _details)
         case "rm":
             fields = changing(args, **_named(args), group=args.group, force=args.force)
             show(args, administer(args, verb, fields), lambda shown: f"removed: {_line(shown)}")
@@ -78,7 +79,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def place(text: str) -> dict[str, Any]:
-    """Where to; for argparse's ``type``."""
+    """Parse the target of a seek; for argparse's ``type``."""
     kind, colon, value = text.partition(":")
     if text in ("first", "last"):
         return {"to": text}
@@ -102,13 +103,13 @@ def _unix_ns(text: str) -> int:
     except ValueError as error:
         raise ValueError("expected a time like 2026-11-22T10:00:00Z") from error
     if moment.tzinfo is None:
-        raise ValueError("expected a time with its zone, as 2026-11-22T10:00:00Z")
+        raise ValueError("expected a time with its time zone, such as 2026-11-22T10:00:00Z")
     since = moment - datetime(1970, 1, 1, tzinfo=UTC)
     return (since.days * 86_400 + since.seconds) * SECOND + since.microseconds * 1000
 
 
 def subscription_rows(subscriptions: list[Any]) -> list[tuple[str, ...]]:
-    """A table of subscriptions, with its head."""
+    """Return the rows of a table of subscriptions, header first."""
     head = ("id", "channel", "client", "durable", "queue", "cursor", "behind", "unacked", "state")
     keys = ("id", "channel", "client", "durable", "queue", "cursor", "behind", "unacked")
     rows = [(*(str(shown[key]) or "-" for key in keys), _state(shown)) for shown in subscriptions]
@@ -121,8 +122,9 @@ def _named(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _state(shown: Any) -> str:
-    words = [] if shown["online"] else ["offline"]
-    return " ".join([*words, *(word for word in ("absent", "stalled", "paused") if shown[word])]) or "online"
+    words = {"absent": "unreachable", "stalled": "stalled", "paused": "paused"}
+    marks = [] if shown["online"] else ["offline"]
+    return " ".join([*marks, *(word for key, word in words.items() if shown[key])]) or "online"
 
 
 def _table(answer: Any) -> str:
@@ -132,7 +134,7 @@ def _table(answer: Any) -> str:
 
 def _line(shown: Any) -> str:
     if shown is None:
-        return "done; it has ended since"
+        return "done; the subscription has ended since"
     names = " ".join(f"{key} {shown[key]}" for key in ("durable", "queue") if shown[key])
     return f"subscription {shown['id']} to {shown['channel']} of {shown['client']} {names}".rstrip() + (
         f" ({_state(shown)})"
@@ -142,19 +144,19 @@ def _line(shown: Any) -> str:
 def _sought(shown: Any) -> str:
     if shown is None:
         return _line(shown)
-    return f"{_line(shown)}: sent up to {shown['cursor']}, {shown['behind']} to go"
+    return f"{_line(shown)}: cursor {shown['cursor']}, {shown['behind']} messages behind"
 
 
-def _in_full(shown: Any) -> str:
+def _details(shown: Any) -> str:
     names = [key for key in shown if key not in ("unacked_shown", "members")]
     lines = described({**shown, "state": _state(shown)}, [*names, "state"])
     if shown["queue"]:
         lines.append(f"members: {' '.join(map(str, shown['members'])) or '-'}")
-    held = [
+    unacked = [
         tuple(str(message[key]) for key in ("seq", "sent", "due_in_s")) for message in shown["unacked_shown"]
     ]
-    if held:
-        lines += ["", *aligned([("unacknowledged", "sent", "again in s"), *held])]
-    if len(held) < shown["unacked"]:
-        lines.append(f"… and {shown['unacked'] - len(held)} more")
+    if unacked:
+        lines += ["", *aligned([("unacknowledged", "sent", "due in s"), *unacked])]
+    if len(unacked) < shown["unacked"]:
+        lines.append(f"… and {shown['unacked'] - len(unacked)} more")
     return "\n".join(lines)

@@ -1,4 +1,4 @@
-"""Values as text in columns, for eyes."""
+"""Format values as text tables."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from node.units import SECOND
 
 
 def aligned(rows: Sequence[tuple[str, ...]]) -> list[str]:
-    """Columns as wide as their widest word, the first row being their heads; numbers are flush right."""
+    """Format rows as aligned columns. The first row is the header; columns of numbers are right-aligned."""
     columns = list(zip(*rows, strict=True))
     widths = [max(map(len, column)) for column in columns]
     numeric = [
@@ -27,19 +27,19 @@ def aligned(rows: Sequence[tuple[str, ...]]) -> list[str]:
 
 
 def described(values: Mapping[str, Any], names: Iterable[str]) -> list[str]:
-    """One line each: a name and its value."""
+    """Format the values with these names as lines of name and value."""
     shown = {name.replace("_", " "): _word(values[name]) for name in names}
     width = max(map(len, shown))
     return [f"{name:{width}}  {value}".rstrip() for name, value in shown.items()]
 
 
 def printable(text: str) -> str:
-    """``text`` with whatever a terminal would obey written as an escape."""
+    """Escape the characters of ``text`` that could control a terminal."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def time_text(ns: int | None) -> str:
-    """Unix nanoseconds as a date and time, to the millisecond."""
+    """Format Unix nanoseconds as date and time with milliseconds."""
     if ns is None:
         return "-"
     seconds, rest = divmod(ns, SECOND)

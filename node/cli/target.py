@@ -1,4 +1,4 @@
-"""Which cluster a command talks to, through which nodes, and as whom."""
+"""Options that select a cluster, its nodes and the credentials."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from node.errors import ConfigError
 from node.server.operator_token import found
 
 DEFAULT_SERVERS: Final = ("127.0.0.1:4222", "127.0.0.1:4221", "127.0.0.1:4223")
-"""Where a node takes clients by default, and the nodes of ``cluster-configs/three-node.yaml``."""
+"""A node's default client address, and the nodes of ``cluster-configs/three-node.yaml``."""
 
 DEFAULT_ID: Final = "test-cluster"
 
 
 @dataclass(frozen=True, slots=True)
 class Cluster:
-    """Whom to talk to, and as who."""
+    """A cluster to connect to, with credentials."""
 
     servers: Sequence[str]
     """``host:port`` of nodes."""
@@ -34,16 +34,17 @@ class Cluster:
     password: str = field(default="", repr=False)
     token: str = field(default="", repr=False)
     operator_token: Secret | None = None
-    """What the configuration has for operators."""
+    """The operator token of the configuration file."""
     directories: Sequence[Path] = ()
-    """Where the nodes of the configuration keep theirs."""
+    """Data directories of the nodes in the configuration file."""
     is_closed: bool = False
-    """The token is for these servers only, not for others that they name."""
+    """The token must be sent to these servers only, not to others that they advertise."""
 
     def as_operator(self) -> Cluster:
-        """The same for requests of operators: with the operator token, unless somebody is named to ask.
+        """Return this cluster with the operator token, unless a user or token was given.
 
-        A token that is found in a file of this machine is shown to nodes of this machine only.
+        The token is that of the configuration, or else of a node's ``operator.token`` file on this machine.
+        The latter is only sent to nodes on this machine.
 
         Raises:
             ConfigError: the configured token can't be read.
@@ -58,53 +59,56 @@ class Cluster:
 
 
 def add_target(parser: argparse.ArgumentParser, *, positional: bool = False) -> None:
-    """Which cluster, and as who. `cluster_of` reads it.
+    """Add the options that select the cluster and the credentials. `cluster_of` reads them.
 
-    With ``positional`` the configuration isn't an option, but what the command is about.
+    With ``positional`` the configuration file is an argument of the command instead of ``--config``.
     """
     name = "config" if positional else "--config"
-    parser.add_argument(name, metavar="FILE", help="the cluster's configuration: its nodes are asked")
+    parser.add_argument(name, metavar="FILE", help="the cluster's configuration file; lists the nodes to ask")
     parser.add_argument("--set", action="append", default=[], dest="overrides", metavar="SECTION.KEY=VALUE",
-                        help="use this value instead of the file's; may be repeated")  # fmt: skip
+                        help="override a value of the file; may be repeated")  # fmt: skip
     parser.add_argument("--server", type=servers, metavar="HOST:PORT,…",
-                        help="or nodes to try, in random order, instead of those of the file "
-                        f"({','.join(DEFAULT_SERVERS)})")  # fmt: skip
-    parser.add_argument("--cluster", metavar="ID", help=f"and its id, instead of the file's ({DEFAULT_ID})")
+                        help="nodes to connect to, in random order (default: those of the file, or "
+                        f"{','.join(DEFAULT_SERVERS)})")  # fmt: skip
+    parser.add_argument("--cluster", metavar="ID",
+                        help=f"the cluster ID (default: that of the file, or {DEFAULT_ID})")  # fmt: skip
     parser.add_argument(
-        "--user", default="", help="who asks; needed from another machine, or where clients are asked for it"
+        "--user", default="", help="user name; needed from another machine, or if clients must authenticate"
     )
-    parser.add_argument("--password", default="", help="of --user; better in STANCHION_CLIENT_PASSWORD")
-    parser.add_argument("--token", default="", help="or a token; better in STANCHION_CLIENT_TOKEN")
+    parser.add_argument("--password", default="", help="password; better in STANCHION_CLIENT_PASSWORD")
+    parser.add_argument(
+        "--token", default="", help="token instead of a user; better in STANCHION_CLIENT_TOKEN"
+    )
 
 
 def add_client(parser: argparse.ArgumentParser) -> None:
-    """The same, for a command that is a streaming client."""
+    """Add the options of `add_target`, and a client ID, for a streaming client."""
     add_target(parser)
     parser.add_argument(
         "--client-id",
         metavar="NAME",
         default="",
-        help="one connection at a time may use it; by default a random one",
+        help="client ID, used by one connection at a time (default: random)",
     )
 
 
 def cluster_of(args: argparse.Namespace) -> Cluster:
-    """What the command line says of the cluster.
+    """Return the cluster that the command line selects.
 
     Raises:
-        ConfigError: of the file.
+        ConfigError: the configuration file has mistakes.
     """
     addresses, cluster_id = args.server or DEFAULT_SERVERS, args.cluster or DEFAULT_ID
     operator_token: Secret | None = None
     directories: tuple[Path, ...] = ()
     if args.config:
         config = load(args.config, overrides=args.overrides)
-        known = [address_of(node.advertise or node.client) for node in config.cluster.nodes.values()]
-        addresses, cluster_id = args.server or known, args.cluster or config.cluster.id
+        listed = [address_of(node.advertise or node.client) for node in config.cluster.nodes.values()]
+        addresses, cluster_id = args.server or listed, args.cluster or config.cluster.id
         operator_token = config.clients.operator_token
         directories = tuple(config.for_node(name).store.dir for name in config.cluster.nodes)
     elif args.overrides:
-        raise ConfigError(["--set is of no use without --config"])
+        raise ConfigError(["--set has no effect without --config"])
     return Cluster(
         addresses,
         cluster_id,
@@ -117,12 +121,12 @@ def cluster_of(args: argparse.Namespace) -> Cluster:
 
 
 def address_of(address: Address) -> str:
-    """Where to connect to a node that listens there; on every address means on this machine's too."""
+    """Return the address to dial for a listen address; for an unspecified one, this machine's loopback."""
     return str(Address("127.0.0.1", address.port) if address.is_unspecified else address)
 
 
 def _is_here(server: str) -> bool:
-    """Whether ``host:port`` is on this machine: then a socket can be bound to it."""
+    """Return whether ``host:port`` is on this machine: if so, a socket can be bound to it."""
     host = server.removeprefix("nats://").rpartition(":")[0].strip("[]")
     try:
         for family, kind, protocol, _, address in socket.getaddrinfo(host, 0, type=socket.SOCK_STREAM):
@@ -134,7 +138,7 @@ def _is_here(server: str) -> bool:
 
 
 def servers(text: str) -> list[str]:
-    """The addresses in ``host:port,host:port``; for argparse's ``type``."""
+    """Parse ``host:port,host:port`` into a list; for argparse's ``type``."""
     found = names(text)
     for address in found:
         host, colon, port = address.removeprefix("nats://").rpartition(":")

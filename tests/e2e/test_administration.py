@@ -193,7 +193,7 @@ def test_limits_are_applied_to_the_whole_cluster(make_cluster: MakeCluster) -> N
     assert cluster.channel(follower, "foo")["msgs"] == 9
     assert applied(follower, *wanted) == [change, "applied"]
     cluster.kill(cluster.leader())
-    assert applied(cluster.leader(), *wanted) == ["no changes: the cluster goes by these limits already"]
+    assert applied(cluster.leader(), *wanted) == ["no changes: the cluster already has these settings"]
     assert cluster.channel(cluster.leader(), "foo")["msgs"] == 4
     done = run(cluster, follower, *wanted[:-1], "limits.max_msgs=-4")
     assert (done.returncode, done.stdout) == (2, "")

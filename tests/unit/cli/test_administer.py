@@ -57,7 +57,7 @@ async def test_a_refusal_comes_in_the_nodes_words() -> None:
 
 async def test_nonsense_is_no_answer() -> None:
     async with served(answering([1])) as cluster:
-        with pytest.raises(UnavailableError, match="answers something else"):
+        with pytest.raises(UnavailableError, match="sent an invalid answer"):
             await ask(cluster, "greet", {})
 
 
@@ -66,19 +66,19 @@ async def test_another_cluster_serves_nobody_there() -> None:
         server.message(request.reply, b"", b"NATS/1.0 503\r\n\r\n")
 
     async with served(answer) as cluster:
-        with pytest.raises(RefusedError, match=r"127.0.0.1:\d+ is no node of cluster 'shop'"):
+        with pytest.raises(RefusedError, match=r"127.0.0.1:\d+ is not a node of cluster 'shop'"):
             await ask(cluster, "greet", {})
 
 
 async def test_nobody_is_there(autojump_clock: trio.testing.MockClock) -> None:
-    with pytest.raises(UnavailableError, match=r"no node takes the connection: tried 127\.0\.0\.1:1$"):
+    with pytest.raises(UnavailableError, match=r"no node accepted the connection; tried 127\.0\.0\.1:1$"):
         await ask(Cluster(["127.0.0.1:1"], "shop"), "greet", {}, timeout_s=0.5)
 
 
 async def test_no_answer_leaves_it_open(autojump_clock: trio.testing.MockClock) -> None:
     autojump_clock.autojump_threshold = 0.05
     async with served(answering()) as cluster:
-        with pytest.raises(UnavailableError, match=r"no answer to greet within 3 s; .* is unknown"):
+        with pytest.raises(UnavailableError, match=r"within 3 s; it may still be executed"):
             await ask(cluster, "greet", {}, timeout_s=3)
 
 

@@ -47,7 +47,7 @@ async def test_bad_health_is_an_answer_too() -> None:
     [
         (
             b"HTTP/1.1 401 No\r\nConnection: close\r\n\r\na token is needed\n",
-            r"answers 401 to /varz: a token",
+            r"answered 401 to /varz: a token",
         ),
         (b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n<html>", "something that is not JSON"),
         (b"INFO {}\r\n", "can't be reached"),

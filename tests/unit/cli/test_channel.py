@@ -75,16 +75,21 @@ def test_messages(asked: Asked, capsys: pytest.CaptureFixture[str]) -> None:
         f"1  {time}  h\\x1b",
         f"2  {time}  h … (9 bytes)",
         f"3  {time}  base64:/w==",
-        "… more from 4 on",
+        "… more from sequence 4",
     ]
 
 
 @pytest.mark.parametrize(
     ("words", "verb", "fields", "printed"),
     [
-        (["purge", "foo"], "channel.purge", {}, "purged: 3 messages are left; the next one is 8\n"),
+        (["purge", "foo"], "channel.purge", {}, "purged: 3 messages left, next sequence 8\n"),
         (["purge", "foo", "--up-to", "4"], "channel.purge", {"up_to": 4}, "purged: 3"),
-        (["rm", "foo"], "channel.rm", {"force": False}, "removed, with 3 messages and 1 subscriptions\n"),
+        (
+            ["rm", "foo"],
+            "channel.rm",
+            {"force": False},
+            "removed the channel, 3 messages and 1 subscriptions\n",
+        ),
         (["rm", "foo", "--force"], "channel.rm", {"force": True}, "removed"),
     ],
 )
@@ -107,7 +112,7 @@ def test_changes(
 def test_what_has_gone_since(asked: Asked, capsys: pytest.CaptureFixture[str]) -> None:
     asked.answers = [None]
     main(["channel", "purge", "foo"])
-    assert capsys.readouterr().out == "purged; it has been removed since\n"
+    assert capsys.readouterr().out == "purged; the channel has been removed since\n"
 
 
 def test_json_is_what_was_answered(asked: Asked, capsys: pytest.CaptureFixture[str]) -> None:

@@ -30,9 +30,9 @@ def test_a_list(asked: Asked, capsys: pytest.CaptureFixture[str]) -> None:
     asked.answers = [{"clients": [me(), me(id="you", absent=True, silent=True)], "next": None}]
     assert main(["client", "ls"]) == 0
     assert capsys.readouterr().out == (
-        "client  subscriptions  state          heartbeats to\n"
-        "me                  2  well           hb\n"
-        "you                 2  absent silent  hb\n"
+        "client  subscriptions  state                     heartbeat inbox\n"
+        "me                  2  ok                        hb\n"
+        "you                 2  unreachable unresponsive  hb\n"
     )
 
 
@@ -48,7 +48,7 @@ def test_one_is_kicked(asked: Asked, capsys: pytest.CaptureFixture[str]) -> None
     """Never twice by itself: by then it may be another connection's."""
     asked.answers = [me(), me()]
     assert main(["client", "kick", "me"]) == 0
-    assert capsys.readouterr().out == "me is closed, with 2 subscriptions\n"
+    assert capsys.readouterr().out == "closed client me and its 2 subscriptions\n"
     assert main(["client", "kick", "me", "--json", "--timeout", "2"]) == 0
     assert json.loads(capsys.readouterr().out) == me()
     assert asked.requests[1] == ("client.kick", {"client": "me", "timeout_s": 2.0})

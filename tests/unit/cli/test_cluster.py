@@ -30,11 +30,11 @@ async def test_what_nodes_say_is_shown_with_their_names(capfd: pytest.CaptureFix
     assert await cluster._up(commands) == 0
     lines = sorted(capfd.readouterr().out.splitlines())
     assert lines == [
-        "n1    | ended with status 0",
+        "n1    | exited with status 0",
         "n1    | unfinished",
         "n1    | up",
         "node2 | also up",
-        "node2 | ended with status 0",
+        "node2 | exited with status 0",
     ]
 
 
@@ -42,7 +42,7 @@ async def test_a_node_that_fails_is_not_started_again_and_makes_the_status_1(
     capfd: pytest.CaptureFixture[str],
 ) -> None:
     assert await cluster._up({"n1": script("raise SystemExit(3)"), "n2": script("")}) == 1
-    assert "n1 | ended with status 3\n" in capfd.readouterr().out
+    assert "n1 | exited with status 3\n" in capfd.readouterr().out
 
 
 async def test_an_interrupt_stops_all_of_them(capfd: pytest.CaptureFixture[str]) -> None:

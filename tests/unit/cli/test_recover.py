@@ -18,15 +18,15 @@ FOUND = Recovered("n1", "before", "after", 1234, 1200, 1_790_000_000_123_456_789
 
 def test_it_says_what_there_is_what_may_be_missing_and_what_to_do() -> None:
     said = text(FOUND, pretend=False)
-    assert said.startswith("node n1 of cluster before has all up to entry 1234, of 2026-09-21")
-    assert "is missing; whether any is can't be told" in said
+    assert said.startswith("node n1 of cluster before has all entries up to 1234, 2026-09-21")
+    assert "are missing; their number is unknown" in said
     assert "clients connect with cluster ID after" in said
     assert "stanchion cluster add NAME" in said
-    assert "don't start other nodes of cluster before with the directories they had" in said
+    assert "do not start other nodes of cluster before with their old directories" in said
     assert text(FOUND, pretend=True).endswith(
-        "nothing was changed, but for what every start mends: a write that a power cut tore"
+        "nothing was changed, except that a write torn by a power failure was repaired, if any"
     )
-    assert " of 1970" not in text(Recovered("n1", "a", "b", 1, 1, 0), pretend=True)
+    assert " 1970" not in text(Recovered("n1", "a", "b", 1, 1, 0), pretend=True)
 
 
 @pytest.mark.parametrize(("flag", "pretend"), [("--force-new", False), ("--dry-run", True)])

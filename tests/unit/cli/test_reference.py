@@ -62,7 +62,7 @@ def test_checking_starts_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[s
 
 def test_a_signal_to_nobody(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["-sl", "jump=1"]) == 1
-    assert "unknown signal 'jump'; known: quit, stop, reopen, reload, ldm" in capsys.readouterr().err
+    assert "unknown signal 'jump'; expected one of quit, stop, reopen, reload, ldm" in capsys.readouterr().err
 
 
 def test_a_port_that_is_taken(capsys: pytest.CaptureFixture[str]) -> None:

@@ -59,7 +59,7 @@ def test_the_only_one_is_found_by_its_name(tmp_path: Path, sent: list[tuple[int,
 def test_several_are_listed(tmp_path: Path, sent: list[tuple[int, int]]) -> None:
     folder = processes(tmp_path, p9="nats-streaming-server", p70="python nats-streaming-server -p 1")
     assert running(folder) == [9, 70]
-    with pytest.raises(NodeError, match=r"several .* are running: 9, 70; say which"):
+    with pytest.raises(NodeError, match=r"several .* are running: 9, 70; choose one"):
         send("quit", folder)
     assert sent == []
 
@@ -73,7 +73,7 @@ def test_none_is_said(tmp_path: Path) -> None:
 def test_what_makes_no_sense() -> None:
     with pytest.raises(ConfigError, match="unknown signal 'leap'"):
         send("leap=5")
-    with pytest.raises(ConfigError, match="expected the number of a process"):
+    with pytest.raises(ConfigError, match="expected a process ID"):
         send("quit=all")
     with pytest.raises(NodeError, match="can't be signalled"):
         send("reload=999999999")

@@ -103,7 +103,7 @@ def test_the_table_shows_nodes_channels_and_subscriptions(
         "n1    Leader       4  n1         120      120   121        2  3 ms      3m5s\n"
         "n2    Follower     4  n1         120      120   121        2  -         3m5s\n"
         "\n"
-        "channels, as n1 has them\n"
+        "channels (seen by n1)\n"
         "channel  messages  bytes  first  last  subscriptions\n"
         "orders          5    640      3     7              1\n"
         "\n"
@@ -131,7 +131,7 @@ def test_a_node_that_cannot_be_asked_says_why(
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "cluster test-cluster: 1 of 3 nodes answer"
     assert lines[4].endswith("  can't be reached: connection refused")
-    assert lines[5].endswith("  has no http address")
+    assert lines[5].endswith("  no http address in the configuration")
 
 
 def test_nobody_there_is_shown_too(asked: Asked, file: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -63,4 +63,4 @@ def test_a_message_is_a_line(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_a_name_that_is_no_channel_is_a_mistake(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["sub", "a b"]) == 2
-    assert "not the name of a channel" in capsys.readouterr().err
+    assert "not a valid channel name" in capsys.readouterr().err

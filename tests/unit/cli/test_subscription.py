@@ -89,7 +89,7 @@ def test_one_in_full(asked: Asked, capsys: pytest.CaptureFixture[str]) -> None:
     printed = capsys.readouterr().out
     assert asked.requests == [("subscription.info", {"durable": "d", "queue": "q"})]
     assert "members: 3 4\n" in printed
-    assert printed.endswith("unacknowledged  sent  again in s\n             6     1  2.5\n… and 1 more\n")
+    assert printed.endswith("unacknowledged  sent  due in s\n             6     1  2.5\n… and 1 more\n")
 
 
 @pytest.mark.parametrize(
@@ -121,9 +121,9 @@ def test_what_was_done_is_said(asked: Asked, capsys: pytest.CaptureFixture[str])
         main(["sub", *words])
     assert capsys.readouterr().out.splitlines() == [
         "removed: subscription 3 to foo of me durable d (online)",
-        "subscription 3 to foo of me durable d (online): sent up to 7, 2 to go",
+        "subscription 3 to foo of me durable d (online): cursor 7, 2 messages behind",
         "subscription 3 to foo of me durable d (paused)",
-        "done; it has ended since",
+        "done; the subscription has ended since",
     ]
 
 
