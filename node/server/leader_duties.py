@@ -63,7 +63,9 @@ REPEAT_S = 1.0
 class Losses(Protocol):
     """What is needed of ``losses``."""
 
-    def unwritten(self, before: Iterable[Where | None], now: Where | None, now_ns: int) -> Unwritten: ...
+    def unwritten(
+        self, before: Iterable[Where | None], now: Where | None, now_ns: int, reachable_ns: int
+    ) -> Unwritten: ...
     def written_at_end(self, where: Where | None, linked: Container[str]) -> int: ...
 
 
@@ -442,7 +444,8 @@ class LeaderDuties:
         if isinstance(user, Client):
             # Where the log says it is: another connection if a leader died with what it knew of a move.
             before.append(self._elsewhere(user, sight))
-        lost = (*self._losses.unwritten(before, sight.where, self._clock.now()), *reachable_at)
+        unwritten = self._losses.unwritten(before, sight.where, self._clock.now(), reachable_ns)
+        lost = (*unwritten, *reachable_at)
         if isinstance(user, Client):
             if too_new(ClientReachable, version):
                 return ClientBack(term, user.id, user.generation, since_ns, reachable_ns)

@@ -91,13 +91,17 @@ class Losses:
         """Note a `NewTerm` that was applied: entries between the two indexes are dated anew (R10)."""
         self._take_overs.append((time_ns, known_commit, index))
 
-    def unwritten(self, before: Iterable[Where | None], now: Where | None, now_ns: int) -> Unwritten:
+    def unwritten(
+        self, before: Iterable[Where | None], now: Where | None, now_ns: int, reachable_ns: int
+    ) -> Unwritten:
         """Return what may not have been sent to an inbox that is heard through another connection now.
 
         Args:
             before: connections that it was heard through before, as far as is known.
             now: the connection it is heard through now; None if it is not.
             now_ns: cluster time.
+            reachable_ns: cluster time since when it is reachable through ``now``. What an earlier take-over
+                dated anew counts as sent before by its date, and what was sent since then has arrived.
         """
         written = min(
             (self._reports.written(where) for where in before if where != now), default=NOTHING_UNWRITTEN
@@ -106,8 +110,9 @@ class Losses:
             return Unwritten(NOTHING_UNWRITTEN, 0, 0)
         while self._take_overs and now_ns - self._take_overs[0][0] > 2 * MOVED_MAX_NS:
             self._take_overs.popleft()
-        after = min((known for _, known, _ in self._take_overs), default=0)
-        to = max((index for _, _, index in self._take_overs), default=0)
+        later = [(known, index) for time_ns, known, index in self._take_overs if time_ns >= reachable_ns]
+        after = min((known for known, _ in later), default=0)
+        to = max((index for _, index in later), default=0)
         return Unwritten(written, after, to)
 
     def written_at_end(self, where: Where | None, linked: Container[str]) -> int:

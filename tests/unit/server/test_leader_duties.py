@@ -74,7 +74,9 @@ class Known:
     def __init__(self) -> None:
         self.written: dict[Where, int] = {}
 
-    def unwritten(self, before: Iterable[Where | None], now: Where | None, now_ns: int) -> Unwritten:
+    def unwritten(
+        self, before: Iterable[Where | None], now: Where | None, now_ns: int, reachable_ns: int
+    ) -> Unwritten:
         return Unwritten(min(self.written_at_end(where, ()) for where in before), 0, 0)
 
     def written_at_end(self, where: Where | None, linked: Container[str]) -> int:

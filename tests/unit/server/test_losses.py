@@ -80,15 +80,26 @@ def test_what_a_connection_was_not_sent() -> None:
     node.losses.received("n2", [200, 40, [[201, 30]], []])
     node.pump()
     nothing = Unwritten(NOTHING_UNWRITTEN, 0, 0)
-    assert node.losses.unwritten([("n2", 201)], ("n3", 1), 0) == Unwritten(30, 0, 0)
-    assert node.losses.unwritten([("n2", 202)], None, 0) == Unwritten(40, 0, 0)
-    assert node.losses.unwritten([("n1", 101)], ("n3", 1), 0) == Unwritten(1, 0, 0)
-    assert node.losses.unwritten([("n2", 201)], ("n2", 201), 0) == nothing, "it was stuck for a while"
-    assert node.losses.unwritten([None], ("n2", 201), 0) == nothing
-    assert node.losses.unwritten([("n2", 201), ("n2", 202), None], ("n3", 1), 0) == Unwritten(30, 0, 0)
-    assert node.losses.unwritten([("n2", 202), ("n4", 1)], ("n3", 1), 0) == Unwritten(0, 0, 0), (
+    assert node.losses.unwritten([("n2", 201)], ("n3", 1), 0, 0) == Unwritten(30, 0, 0)
+    assert node.losses.unwritten([("n2", 202)], None, 0, 0) == Unwritten(40, 0, 0)
+    assert node.losses.unwritten([("n1", 101)], ("n3", 1), 0, 0) == Unwritten(1, 0, 0)
+    assert node.losses.unwritten([("n2", 201)], ("n2", 201), 0, 0) == nothing, "it was stuck for a while"
+    assert node.losses.unwritten([None], ("n2", 201), 0, 0) == nothing
+    assert node.losses.unwritten([("n2", 201), ("n2", 202), None], ("n3", 1), 0, 0) == Unwritten(30, 0, 0)
+    assert node.losses.unwritten([("n2", 202), ("n4", 1)], ("n3", 1), 0, 0) == Unwritten(0, 0, 0), (
         "n4 told nothing"
     )
+
+
+def test_what_was_sent_between_a_take_over_and_the_next_has_arrived() -> None:
+    """R10: only what was dated anew after its client had come may have been left out there."""
+    node = Node()
+    before, now = ("n2", 201), ("n3", 1)
+    node.losses.began_term(1000, 10, 15)
+    node.losses.began_term(3000, 28, 30)
+    assert node.losses.unwritten([before], now, 4000, 1000)[1:] == (10, 30)
+    assert node.losses.unwritten([before], now, 4000, 1001)[1:] == (28, 30), "16 to 28 were sent to n3"
+    assert node.losses.unwritten([before], now, 4000, 3001)[1:] == (0, 0)
 
 
 def test_take_overs_are_remembered_as_long_as_moves_are() -> None:
@@ -97,9 +108,9 @@ def test_take_overs_are_remembered_as_long_as_moves_are() -> None:
     before, now = ("n2", 201), ("n3", 1)
     node.losses.began_term(0, 10, 15)
     node.losses.began_term(MOVED_MAX_NS, 12, 20)
-    assert node.losses.unwritten([before], now, MOVED_MAX_NS)[1:] == (10, 20)
-    assert node.losses.unwritten([before], now, 2 * MOVED_MAX_NS + 1)[1:] == (12, 20)
-    assert node.losses.unwritten([before], now, 4 * MOVED_MAX_NS)[1:] == (0, 0)
+    assert node.losses.unwritten([before], now, MOVED_MAX_NS, 0)[1:] == (10, 20)
+    assert node.losses.unwritten([before], now, 2 * MOVED_MAX_NS + 1, 0)[1:] == (12, 20)
+    assert node.losses.unwritten([before], now, 4 * MOVED_MAX_NS, 0)[1:] == (0, 0)
     for number in range(2 * TAKE_OVERS_MAX):
         node.losses.began_term(0, number, number)
     assert len(node.losses._take_overs) == TAKE_OVERS_MAX
@@ -120,4 +131,4 @@ def test_what_members_said_that_were_removed_is_forgotten() -> None:
     node = Node()
     node.losses.received("n2", [200, 40, [], []])
     node.losses.forget(["n1", "n3"])
-    assert node.losses.unwritten([("n2", 201)], None, 0).written == 0
+    assert node.losses.unwritten([("n2", 201)], None, 0, 0).written == 0
