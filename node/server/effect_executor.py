@@ -191,7 +191,7 @@ class EffectExecutor:
 
             self.order.after(answer, writes=writes.items(), full=full, groups=groups)
         else:
-            self.order.check()
+            self.order.sent(writes.items(), full)
 
     def _sent_in_part(self, effects: Effects) -> list[tuple[Group, int]]:
         """The groups to which this entry sent a part of what it stored, and the sequence they are to reach.

@@ -16,7 +16,7 @@ A plain object without I/O.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -64,6 +64,8 @@ class _Waiting:
     groups: list[tuple[Group, int]]
     """Which cursor each is to reach."""
     since_s: float
+    written_s: float
+    """When ``writes`` or ``full`` were added to last."""
     moved_s: float
     """When one of ``groups`` was last seen to have been sent more."""
     cursors: int
@@ -126,6 +128,8 @@ class ReplyOrder:
             sendable = self._sendable().keys()
             self._behind &= sendable
             self._awaited &= sendable
+        writes = list(writes)
+        self._await_too(writes, full)
         now_s = self._clock()
         behind = [(group, seq) for group, seq in groups if group.id not in self._behind]
         waiting = _Waiting(
@@ -134,12 +138,40 @@ class ReplyOrder:
             [connection for connection in full if connection not in self._slow],
             behind,
             since_s=now_s,
+            written_s=now_s,
             moved_s=now_s,
             cursors=sum(group.cursor for group, _ in behind),
         )
         self._awaited.update(group.id for group, _ in waiting.groups)
         self._queue.append(waiting)
         self.check()
+
+    def sent(self, writes: Iterable[tuple[Connection, int]], full: Sequence[Connection]) -> None:
+        """An entry without answers has sent something, perhaps the rest of a burst that is waited for.
+
+        Args:
+            writes: connections, and how much is to be written of each.
+            full: connections whose deliveries wait for capacity since this entry.
+        """
+        self._await_too(list(writes), full)
+        self.check()
+
+    def _await_too(self, writes: Collection[tuple[Connection, int]], full: Sequence[Connection]) -> None:
+        """Answers that wait for the rest of a burst wait for what this entry has sent of it to be written.
+
+        When a group's cursor reaches the end of the burst, its last messages are still in outboxes.
+        """
+        if not (writes or full):
+            return
+        for waiting in self._queue:
+            if waiting.groups:
+                waiting.writes.update(
+                    (connection, end)
+                    for connection, end in writes
+                    if connection not in self._slow and not connection.closed
+                )
+                waiting.full += [one for one in full if one not in self._slow and one not in waiting.full]
+                waiting.written_s = self._clock()
 
     def tick(self) -> None:
         """A round of the loop is over: `check`, and count it."""
@@ -173,7 +205,7 @@ class ReplyOrder:
 
     def _due_s(self, head: _Waiting) -> float:
         if head.writes or head.full:
-            return head.since_s + WRITE_WAIT_S
+            return head.written_s + WRITE_WAIT_S
         return min(head.moved_s + GROUP_WAIT_S, head.since_s + GROUP_WAIT_MAX_S)
 
     def forget(self, connection: Connection) -> None:
@@ -197,7 +229,7 @@ class ReplyOrder:
             for connection in [one for one, end in head.writes.items() if one.closed or one.written >= end]:
                 del head.writes[connection]
             head.full = [one for one in head.full if one in self._full_connections and not one.closed]
-            is_late = now_s >= head.since_s + WRITE_WAIT_S and head.late_rounds >= LATE_ROUNDS
+            is_late = now_s >= head.written_s + WRITE_WAIT_S and head.late_rounds >= LATE_ROUNDS
             if (head.writes or head.full) and is_late:
                 head.late_rounds = 0
                 self._slow.update(head.writes)

@@ -64,7 +64,8 @@ WHOLE_ROOMS = {
 
 TOP_LEVEL = {
     "pyproject.toml", "node", "cluster-configs", "docker-compose.yml", "Dockerfile", "tests", "README.md",
-    ".ci", "bench", "docs", "CHANGELOG.md", "CONTRIBUTING.md", "LICENSE", "Makefile", ".gitignore", ".dockerignore",
+    ".ci", "bench", "docs", "CHANGELOG.md", "CONTRIBUTING.md", "LICENSE", "Makefile", ".gitignore",
+    ".dockerignore",
 }  # fmt: skip
 
 

@@ -204,7 +204,7 @@ def _keyring(directory: Path, encryption: Encryption | None, *, empty: bool) -> 
         return None
     assert encryption.key is not None
     phrases = [encryption.key.reveal(), *(previous.key.reveal() for previous in encryption.previous_keys)]
-    empty = empty and not any((directory / low_space).exists() for low_space in ("journal", "store"))
+    empty = empty and not any((directory / name).exists() for name in ("journal", "store"))
     keyring = Keyring.open(directory, phrases, cipher=encryption.cipher, empty=empty)
     if keyring.changed:
         log.info("%s: what is written from now on is sealed with key %s", directory, keyring.key_ids[-1])

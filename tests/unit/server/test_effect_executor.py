@@ -24,8 +24,8 @@ from node.store.memory import MemoryStore
 class Connection:
     """A client's connection with room for so many messages."""
 
-    def __init__(self, low_space: int = 1000, epoch: int = 1) -> None:
-        self.low_space = low_space
+    def __init__(self, capacity: int = 1000, epoch: int = 1) -> None:
+        self.capacity = capacity
         self.closed = False
         self.epoch = epoch
         self.written = self.outbox_bytes = 0
@@ -33,7 +33,7 @@ class Connection:
 
     @property
     def writable(self) -> bool:
-        return self.low_space > 0
+        return self.capacity > 0
 
 
 class Inbox:
@@ -46,7 +46,7 @@ class Inbox:
 
     def deliver(self, subject: bytes, payload: bytes) -> None:
         message = decode_message(payload)
-        self.connection.low_space -= 1
+        self.connection.capacity -= 1
         self.connection.outbox_bytes += len(payload)
         self.got.append(message)
         self._left.append((subject.decode(), message.seq))
@@ -59,12 +59,12 @@ class Inbox:
 class Node:
     """A performer over a core; every entry said is performed at once."""
 
-    def __init__(self, *inboxes: str, low_space: int = 1000, **settings: Any) -> None:
+    def __init__(self, *inboxes: str, capacity: int = 1000, **settings: Any) -> None:
         self.talk = Conversation(**settings)
         self.store = MemoryStore()
         self.left: list[object] = []
         self.now = 0.0
-        self.connection = Connection(low_space)
+        self.connection = Connection(capacity)
         self.inboxes = {inbox: Inbox(self.connection, self.left) for inbox in inboxes}
         self.executor = EffectExecutor(
             lambda: self.talk.state,
@@ -146,15 +146,15 @@ def test_a_redelivery_is_marked_and_counted() -> None:
 
 def test_what_does_not_fit_waits_as_numbers() -> None:
     """R3: bytes are made only while there is room, in order, and the rest when there is again."""
-    node = Node("in", low_space=1)
+    node = Node("in", capacity=1)
     inbox = node.subscribes("in", mif=1000)
     node.executes(node.talk.publish(3 * CHUNK))
     node.executes(node.talk.publish())
     assert inbox.seqs == [*range(1, CHUNK + 1)]  # room is asked for once a chunk
-    node.connection.low_space = CHUNK + 1
+    node.connection.capacity = CHUNK + 1
     node.executor.drained(node.connection)
     assert inbox.seqs == [*range(1, 3 * CHUNK + 1)]
-    node.connection.low_space = 10
+    node.connection.capacity = 10
     node.executor.drained(node.connection)
     node.executes(node.talk.publish())  # nothing waits any more: straight through
     assert inbox.seqs == [*range(1, 3 * CHUNK + 3)]
@@ -163,14 +163,14 @@ def test_what_does_not_fit_waits_as_numbers() -> None:
 def test_large_messages_go_out_a_few_at_a_time() -> None:
     """R3: room is asked for after so many bytes, too; 128 of a megabyte each were sent without a look, twice
     what a connection may hold, and cut its client off as a slow consumer."""
-    node = Node("in", low_space=1)
+    node = Node("in", capacity=1)
     inbox = node.subscribes("in", mif=1000)
     node.executes(node.talk.say(*publishes(CHUNK, size=CHUNK_BYTES // 4)))
     assert inbox.seqs == [1, 2, 3]
-    node.connection.low_space = 1
+    node.connection.capacity = 1
     node.executor.drained(node.connection)
     assert inbox.seqs == [1, 2, 3, 4, 5, 6]
-    node.connection.low_space = 1000
+    node.connection.capacity = 1000
     node.executor.drained(node.connection)
     assert inbox.seqs == [*range(1, CHUNK + 1)]
     node.executes(node.talk.say(*publishes(2, size=2 * CHUNK_BYTES)))
@@ -182,7 +182,7 @@ def test_a_connection_may_end_while_it_is_written_to() -> None:
 
     The node stopped on it, for a backlog that was there no more.
     """
-    node = Node("in", low_space=0)
+    node = Node("in", capacity=0)
     inbox = node.subscribes("in", mif=1000)
     node.executes(node.talk.publish(3 * CHUNK))
     deliver = inbox.deliver
@@ -193,7 +193,7 @@ def test_a_connection_may_end_while_it_is_written_to() -> None:
         node.executor.forget(node.connection)
 
     inbox.deliver = cut_off  # type: ignore[method-assign]
-    node.connection.low_space = 10_000
+    node.connection.capacity = 10_000
     node.executor.drained(node.connection)
     assert len(inbox.seqs) <= CHUNK, "nothing more is read for it"
     assert node.executor.stuck(1000.0) == []
@@ -201,56 +201,56 @@ def test_a_connection_may_end_while_it_is_written_to() -> None:
 
 def test_what_was_acknowledged_meanwhile_is_not_sent() -> None:
     """R3: another node's copy of the same message may have been acknowledged while this one waited."""
-    node = Node("in", low_space=0)
+    node = Node("in", capacity=0)
     inbox = node.subscribes("in", mif=100)
     node.executes(node.talk.publish(3))
     node.executes(node.talk.ack("in", 2))
-    node.connection.low_space = 10
+    node.connection.capacity = 10
     node.executor.drained(node.connection)
     assert inbox.seqs == [1, 3]
 
 
 def test_what_was_redelivered_meanwhile_is_sent_once() -> None:
     """R3: the record carries a later entry's index, so the earlier decision is void."""
-    node = Node("in", low_space=0)
+    node = Node("in", capacity=0)
     inbox = node.subscribes("in", mif=100, wait=1)
     node.executes(node.talk.publish(2))
     node.executes(node.talk.tick(at=1.0))  # both again, while 2 still waits
-    node.connection.low_space = 10
+    node.connection.capacity = 10
     node.executor.drained(node.connection)
     assert [(m.seq, m.redelivery_count) for m in inbox.got] == [(1, 1), (2, 1)]
 
 
 def test_what_a_limit_dropped_meanwhile_is_skipped() -> None:
     """R3, DEL-08: its payload has left the log."""
-    node = Node("in", low_space=0)
+    node = Node("in", capacity=0)
     inbox = node.subscribes("in", mif=100)
     node.executes(node.talk.publish(3))
     node.store.drop(node.talk.state.channels["foo"].id, 2)
-    node.connection.low_space = 10
+    node.connection.capacity = 10
     node.executor.drained(node.connection)
     assert inbox.seqs == [3]
 
 
 def test_nothing_is_sent_to_a_closed_subscription() -> None:
     """UNS-08: what waited for room when it was closed goes nowhere."""
-    node = Node("in", low_space=0)
+    node = Node("in", capacity=0)
     inbox = node.subscribes("in", mif=100)
     node.executes(node.talk.publish(3))
     node.executes(node.talk.close("in"))
-    node.connection.low_space = 10
+    node.connection.capacity = 10
     node.executor.drained(node.connection)
     assert inbox.seqs == []
 
 
 def test_nothing_is_sent_to_the_inbox_a_durable_had_before() -> None:
     """A durable resumed with another inbox: what waited for the old one isn't sent there."""
-    node = Node("old", "new", low_space=0)
+    node = Node("old", "new", capacity=0)
     old = node.subscribes("old", durable="d", mif=100)
     node.executes(node.talk.publish(3))
     node.executes(node.talk.close("old"))
     node.executes(node.talk.subscribe("new", durable="d", mif=100))
-    node.connection.low_space = 10
+    node.connection.capacity = 10
     node.executor.drained(node.connection)
     assert old.seqs == []
     assert node.inboxes["new"].seqs == [1, 2, 3]
@@ -258,13 +258,13 @@ def test_nothing_is_sent_to_the_inbox_a_durable_had_before() -> None:
 
 def test_nor_what_the_resume_could_not_send_again_yet() -> None:
     """UNS-08, R19: an entry sends 500 again; the records of the others are as they were for the old inbox."""
-    node = Node("old", "new", low_space=0)
+    node = Node("old", "new", capacity=0)
     old = node.subscribes("old", durable="d", mif=1000)
     node.executes(node.talk.publish(600))
     node.executes(node.talk.tick())
     node.executes(node.talk.close("old"))
     node.executes(node.talk.subscribe("new", durable="d", mif=1000))
-    node.connection.low_space = 10_000
+    node.connection.capacity = 10_000
     node.executor.drained(node.connection)
     assert old.seqs == []
     assert node.inboxes["new"].seqs == [*range(1, 501)]
@@ -274,35 +274,35 @@ def test_nor_what_the_resume_could_not_send_again_yet() -> None:
 
 def test_a_dead_connections_backlog_is_forgotten() -> None:
     """What was not written is unacked, and comes again."""
-    node = Node("in", low_space=0)
+    node = Node("in", capacity=0)
     inbox = node.subscribes("in", mif=100)
     node.executes(node.talk.publish(3))
     node.executor.forget(node.connection)
-    node.connection.low_space = 10
+    node.connection.capacity = 10
     node.executor.drained(node.connection)
     assert inbox.seqs == []
 
 
 def test_a_connection_that_does_not_move_is_stuck() -> None:
     """R3, R15: after 5 s it counts as not listening; it isn't sent the same bytes again."""
-    node = Node("in", low_space=0)
+    node = Node("in", capacity=0)
     node.subscribes("in", mif=100)
     node.executes(node.talk.publish(3))
     assert node.executor.stuck(STUCK_S - 0.1) == []
     assert node.executor.stuck(STUCK_S) == [node.connection]
     node.now = 6.0
-    node.connection.low_space = 1
+    node.connection.capacity = 1
     node.executor.drained(node.connection)
     assert node.executor.stuck(STUCK_S + 1) == []
 
 
 def test_who_moves_slowly_is_not_stuck() -> None:
     """R3: it counts from the last that it took."""
-    node = Node("in", low_space=0)
+    node = Node("in", capacity=0)
     node.subscribes("in", mif=1000)
     node.executes(node.talk.publish(3 * CHUNK))
     node.now = STUCK_S - 1
-    node.connection.low_space = 1
+    node.connection.capacity = 1
     node.executor.drained(node.connection)
     assert node.executor.stuck(STUCK_S) == []
     assert node.executor.stuck(2 * STUCK_S - 1) == [node.connection]
@@ -310,10 +310,10 @@ def test_who_moves_slowly_is_not_stuck() -> None:
 
 def test_nothing_overtakes_what_waits() -> None:
     """DEL-05: room that nobody has told of yet isn't for what comes later."""
-    node = Node("in", low_space=0)
+    node = Node("in", capacity=0)
     inbox = node.subscribes("in", mif=100)
     node.executes(node.talk.publish(2))
-    node.connection.low_space = 100
+    node.connection.capacity = 100
     node.executes(node.talk.publish())
     node.executor.drained(node.connection)
     assert inbox.seqs == [1, 2, 3]
@@ -437,7 +437,7 @@ def test_the_time_of_a_connection_that_ended_is_forgotten() -> None:
 
 
 def test_what_is_in_the_outbox_or_waits_for_room_is_not_written() -> None:
-    node = Node("in", low_space=1)
+    node = Node("in", capacity=1)
     node.subscribes("in", mif=1000)
     node.executes(node.talk.publish(CHUNK))
     first = node.talk.index
@@ -445,7 +445,7 @@ def test_what_is_in_the_outbox_or_waits_for_room_is_not_written() -> None:
     assert node.executor.report() == (node.talk.index, [[1, first - 1]], [])
     node.connection.written, node.connection.outbox_bytes = node.connection.outbox_bytes, 0
     assert node.executor.report() == (node.talk.index, [[1, first]], []), "the second waits for room"
-    node.connection.low_space = 10
+    node.connection.capacity = 10
     node.executor.drained(node.connection)
     assert node.executor.report() == (node.talk.index, [[1, first]], []), "the second is in the outbox"
     node.connection.written, node.connection.outbox_bytes = 1 << 20, 0
@@ -453,7 +453,7 @@ def test_what_is_in_the_outbox_or_waits_for_room_is_not_written() -> None:
 
 
 def test_what_a_connection_had_not_been_sent_when_it_ended_is_told() -> None:
-    node = Node("in", low_space=1)
+    node = Node("in", capacity=1)
     node.subscribes("in", mif=1000)
     node.executes(node.talk.publish(CHUNK))
     first = node.talk.index
@@ -537,7 +537,7 @@ def test_a_client_that_does_not_read_holds_nobody_up() -> None:
 def test_a_burst_is_answered_when_all_of_it_is_sent() -> None:
     """R19: the entry that stores 1,200 messages sends 500 of them."""
     node = Node("a")
-    node.connection.low_space = 10_000
+    node.connection.capacity = 10_000
     node.subscribes("a", mif=5000)
     node.left.clear()
     node.executes(node.talk.say(*publishes(1200)))
@@ -553,7 +553,7 @@ def test_a_burst_is_answered_when_all_of_it_is_sent() -> None:
 
 def test_a_burst_is_not_waited_for_longer_than_its_time() -> None:
     node = Node("a")
-    node.connection.low_space = 10_000
+    node.connection.capacity = 10_000
     node.subscribes("a", mif=5000)
     node.left.clear()
     node.executes(node.talk.say(*publishes(1200)))
@@ -566,10 +566,27 @@ def test_a_burst_is_not_waited_for_longer_than_its_time() -> None:
     assert node.answers() == 2
 
 
+def test_a_burst_is_answered_when_the_last_part_of_it_is_written_too() -> None:
+    """The entries that send the rest have no answers of their own; their messages were still in outboxes."""
+    node = Node("a")
+    node.connection.capacity = 10_000
+    node.subscribes("a", mif=5000)
+    node.left.clear()
+    node.executes(node.talk.say(*publishes(1200)))
+    node.writes()
+    node.executes(node.talk.say())
+    node.writes()
+    node.executes(node.talk.say())
+    assert len(node.inboxes["a"].got) == 1200
+    assert node.answers() == 0, "the last 200 are not written"
+    node.writes()
+    assert node.answers() == 1
+
+
 def test_a_burst_is_waited_for_while_more_of_it_is_sent() -> None:
     """On a slow disk an entry may take longer than the wait, and a burst takes several."""
     node = Node("a")
-    node.connection.low_space = 10_000
+    node.connection.capacity = 10_000
     node.subscribes("a", mif=5000)
     node.left.clear()
     node.executes(node.talk.say(*publishes(2000)))
@@ -590,13 +607,13 @@ def test_an_answer_stands_behind_what_has_no_room_on_its_own_connection() -> Non
     """PUB-09: also where deliveries wait for room."""
     node = Node("a")
     node.subscribes("a")
-    node.connection.low_space = 0
+    node.connection.capacity = 0
     node.executes(node.talk.publish(3))
     sent: list[object] = []
     node.executor.send_answer = lambda inbox, payload: sent.append((payload, node.inboxes["a"].seqs[-1]))
     assert node.executor.answer_behind(b"a", b"answer")
     assert not node.executor.answer_behind(b"elsewhere", b"answer")
-    node.connection.low_space = 10
+    node.connection.capacity = 10
     node.executor.drained(node.connection)
     assert sent == [(b"answer", 3)]
     assert not node.executor.answer_behind(b"a", b"answer"), "nothing waits any more"

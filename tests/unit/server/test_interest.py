@@ -18,7 +18,7 @@ class End:
     def __init__(self, name: str) -> None:
         self.name = name
         self.wire: deque[Any] = deque()
-        self.low_space = True
+        self.has_capacity = True
         self.known: dict[Key, Remote] = {}
         self.changes: list[InterestChange] = []
         self.exchange = Exchange(
@@ -27,7 +27,7 @@ class End:
             came=lambda remote: self.known.__setitem__((remote.subject, remote.queue), remote),
             went=lambda remote: self.known.__delitem__((remote.subject, remote.queue)),
             changed=lambda node, changes: self.changes.extend(changes) if node != name else None,
-            has_capacity=lambda _peer: self.low_space,
+            has_capacity=lambda _peer: self.has_capacity,
         )
 
     def subscribe(self, *subjects: bytes, epoch: int = 1) -> None:
@@ -88,14 +88,14 @@ def test_much_interest_goes_in_parts_as_there_is_room(pair: Pair) -> None:
     """72 MB of it never got through a link with an outbox of 64 MB, which broke, again and again."""
     subjects = many(20 * ITEMS_MAX)
     pair.a.subscribe(*subjects)
-    pair.a.low_space = False
+    pair.a.has_capacity = False
     pair.up()
     assert len(pair.a.wire) == 1, "the first part shows that there is more"
     assert len(pair.a.wire[0][3]) == ITEMS_MAX
     assert pair.a.exchange.works
     pair.a.exchange.work()
     assert len(pair.a.wire) == 1
-    pair.a.low_space = True
+    pair.a.has_capacity = True
     pair.a.exchange.work()
     assert len(pair.a.wire) == 1 + PARTS_MAX
     pair.deliver()
@@ -125,13 +125,13 @@ def test_without_room_changes_are_kept_by_key(pair: Pair) -> None:
     """However often a client comes and goes: what is sent is what is true then."""
     pair.up()
     pair.settle()
-    pair.a.low_space = False
+    pair.a.has_capacity = False
     for epoch in range(1, 1000):
         pair.a.subscribe(b"x", b"y", epoch=epoch)
         pair.a.unsubscribe(b"x", b"y", epoch=epoch)
     pair.a.subscribe(b"x", epoch=1000)
     assert not pair.a.wire
-    pair.a.low_space = True
+    pair.a.has_capacity = True
     pair.a.exchange.work()
     assert len(pair.a.wire) == 1
     pair.settle()
@@ -204,9 +204,9 @@ def test_a_link_that_comes_back_while_the_old_interest_goes(pair: Pair) -> None:
 def test_a_release_that_takes_the_whole_at_once_is_told_nothing_new(pair: Pair) -> None:
     """Parts are numbered without a gap and only the last says so; changes never come between them."""
     pair.a.subscribe(*many(4 * ITEMS_MAX))
-    pair.a.low_space = False
+    pair.a.has_capacity = False
     pair.up()
-    pair.a.low_space = True
+    pair.a.has_capacity = True
     pair.a.subscribe(b"x")
     pair.a.exchange.work()
     pair.a.subscribe(b"y")

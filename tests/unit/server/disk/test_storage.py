@@ -356,7 +356,7 @@ def test_a_changed_pass_phrase_takes_copies_of_the_old_keys_along(
 ) -> None:
     caplog.set_level("INFO")
     write(config(tmp_path, "file", "pass"), 1)
-    copies = [tmp_path / low_space for low_space in ("snapshots", "received")]
+    copies = [tmp_path / name for name in ("snapshots", "received")]
     for phrases in (["new", "pass"], ["new"]):
         for copy in copies:
             (copy / "1-1").mkdir(parents=True)
