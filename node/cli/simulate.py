@@ -157,11 +157,11 @@ def _progress(runs: int, total: Counter[str], seconds: float, case: Case) -> str
 
 def _report(args: argparse.Namespace, outcome: Outcome) -> None:
     """Print the events that led to the violation, and the command that repeats the run."""
-    from node.simulator.failure_report import story
+    from node.simulator.failure_report import report
 
     asked_for = args.acts is not None or args.clients is not None
     seconds = 0.0 if asked_for else args.shrink_seconds
-    for line in story(outcome, shrink_seconds=seconds, lines_max=None if args.trace else SHOWN_MAX):
+    for line in report(outcome, shrink_seconds=seconds, lines_max=None if args.trace else SHOWN_MAX):
         print(line, flush=True)
 
 

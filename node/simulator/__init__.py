@@ -1,5 +1,7 @@
-"""A world in one process: virtual time, network, disks, an adversary, and checkers.
+"""Deterministic simulation: virtual time, network and disks, fault injection, and checkers.
+
+One seed decides everything that happens, so a failure replays exactly. The simulator is part of the package,
 
 One seed decides everything that happens, so a failure replays exactly. It is part of the package,
-not of the tests, so that an installed node can be simulated too.
+and not of the tests, so that an installed node can be simulated too.
 """

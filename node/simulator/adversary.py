@@ -1,4 +1,4 @@
-"""Who breaks things: crashes, power failures, pauses, partitions, stalls, cut links, hand-overs."""
+"""Fault injection for a Raft group: crashes, power failures, pauses, partitions, cut links, transfers."""
 
 from __future__ import annotations
 
@@ -10,25 +10,25 @@ from node.simulator.raft_group import RaftGroup, RaftServer
 
 @dataclass(frozen=True, slots=True)
 class Faults:
-    """What the adversary may do."""
+    """The faults that the adversary may inject."""
 
     power: bool = False
-    """Crashes take what wasn't synced; sometimes everybody's power fails at once."""
+    """A crash loses unsynced data; sometimes the power of all servers fails at once."""
     checkpoints: bool = False
-    """Hosts store their state and drop their log, so that snapshots are needed."""
+    """Servers store their state and drop their log, so that snapshots are needed."""
     every_s: float = 0.5
-    """Mean time between two faults; 0: there are none."""
+    """Mean time between two faults, in seconds; 0: no faults."""
     rivals: bool = False
-    """Instead of all that: those who lead are made to lose that, and to come back; see `Adversary`."""
+    """Inject only the two leadership faults *come back* and *race*; see `Adversary`."""
 
 
 class Adversary:
-    """Breaks something, waits a random time, breaks the next thing.
+    """Injects a fault, waits a random time, injects the next one.
 
-    Two faults take what seldom comes together by chance. *Come back*: a leader is cut off with one
-    follower, which takes what nobody else gets; another is elected; the first one leads again, while
-    that follower stands still and its old answers arrive a second time. *Race*: the leader dies when
-    two followers don't hear each other, and both may campaign.
+    Two faults produce sequences that random faults rarely produce. *Come back*: a leader is cut off together
+    with one follower, which accepts entries that no other server gets. Another leader is elected. Then the
+    first leader leads again, while that follower is paused and its old replies arrive a second time. *Race*:
+    the leader crashes while two followers can't reach each other, and both may campaign.
     """
 
     def __init__(self, group: RaftGroup, faults: Faults) -> None:
@@ -44,9 +44,9 @@ class Adversary:
         self._active = False
 
     def _schedule(self) -> None:
-        self._world.after(self._world.rng.expovariate(1 / self._faults.every_s), self._strike)
+        self._world.after(self._world.rng.expovariate(1 / self._faults.every_s), self._inject)
 
-    def _strike(self) -> None:
+    def _inject(self) -> None:
         if not self._active:
             return
         alone = (self._crash, self._crash, self._blackout, self._pause)
@@ -58,40 +58,40 @@ class Adversary:
             self._stall,
             self._hand_over,
         )
-        strikes: Sequence[Callable[[], None]] = alone if len(self._group.hosts) == 1 else alone + together
+        faults: Sequence[Callable[[], None]] = alone if len(self._group.servers) == 1 else alone + together
         if self._faults.rivals:
-            strikes = (self._come_back, self._race)
-        self._world.rng.choice(strikes)()
+            faults = (self._come_back, self._race)
+        self._world.rng.choice(faults)()
         if self._faults.checkpoints:
-            host = self._any()
-            if host.up and not host.paused:
-                host.checkpoint(self._world.rng.choice((1, 10)))
+            server = self._any()
+            if server.up and not server.paused:
+                server.checkpoint(self._world.rng.choice((1, 10)))
         self._schedule()
 
     def _any(self) -> RaftServer:
-        return self._world.rng.choice(self._group.hosts)
+        return self._world.rng.choice(self._group.servers)
 
     def _victim(self) -> RaftServer:
-        leaders = [host for host in self._group.hosts if host.leads]
-        return self._world.rng.choice(leaders) if leaders and self._world.chance(0.6) else self._any()
+        leaders = [server for server in self._group.servers if server.leads]
+        return self._world.rng.choice(leaders) if leaders and self._world.happens(0.6) else self._any()
 
     def _crash(self) -> None:
-        host = self._victim()
-        host.crash(power=self._faults.power and self._world.chance(0.7))
-        self._world.after(self._world.rng.uniform(0.05, 1.5), host.start)
+        server = self._victim()
+        server.crash(power=self._faults.power and self._world.happens(0.7))
+        self._world.after(self._world.rng.uniform(0.05, 1.5), server.start)
 
     def _blackout(self) -> None:
-        if self._faults.power and self._world.chance(0.3):
-            for host in self._group.hosts:
-                host.crash(power=True)
-                self._world.after(self._world.rng.uniform(0.05, 0.6), host.start)
+        if self._faults.power and self._world.happens(0.3):
+            for server in self._group.servers:
+                server.crash(power=True)
+                self._world.after(self._world.rng.uniform(0.05, 0.6), server.start)
 
     def _partition(self) -> None:
         names = list(self._group.names)
         self._world.rng.shuffle(names)
         size = self._world.rng.randint(1, len(names) - 1)
         pairs = [(a, b) for a in names[:size] for b in names[size:]]
-        if self._world.chance(0.5):
+        if self._world.happens(0.5):
             pairs += [(b, a) for a, b in pairs]
         self._group.network.block(pairs, self._world.rng.uniform(0.1, 2.0))
 
@@ -106,14 +106,14 @@ class Adversary:
         self._any().pause(self._world.rng.uniform(0.1, 1.5))
 
     def _hand_over(self) -> None:
-        for host in self._group.hosts:
-            if host.leads and not host.paused and host.engine.transfer_leadership():
+        for server in self._group.servers:
+            if server.leads and not server.paused and server.engine.transfer_leadership():
                 self._world.counts["hand-overs"] += 1
 
     # --- rivals -----------------------------------------------------------------------------------
 
     def _leader(self) -> RaftServer | None:
-        leaders = [host for host in self._group.hosts if host.leads and not host.paused]
+        leaders = [server for server in self._group.servers if server.leads and not server.paused]
         return self._world.rng.choice(leaders) if leaders else None
 
     def _come_back(self) -> None:
@@ -121,9 +121,9 @@ class Adversary:
         if leader is None:
             return
         rng, network = self._world.rng, self._group.network
-        friend, *others = rng.sample(self._others(leader), len(self._group.hosts) - 1)
+        friend, *others = rng.sample(self._others(leader), len(self._group.servers) - 1)
         away_s = rng.uniform(0.6, 1.1)
-        pairs = [(host.name, other.name) for host in (leader, friend) for other in others]
+        pairs = [(server.name, other.name) for server in (leader, friend) for other in others]
         network.block([*pairs, *((b, a) for a, b in pairs)], away_s)
         network.echo(friend.name, leader.name, away_s, away_s + rng.uniform(0.0, 0.6))
         self._world.after(away_s - 0.001, lambda: friend.pause(rng.uniform(0.5, 1.5)))
@@ -140,10 +140,10 @@ class Adversary:
         leader = self._leader()
         if leader is None:
             return
-        a, b = (host.name for host in self._world.rng.sample(self._others(leader), 2))
+        a, b = (server.name for server in self._world.rng.sample(self._others(leader), 2))
         self._group.network.block([(a, b), (b, a)], 0.5)
         leader.crash(power=False)
         self._world.after(self._world.rng.uniform(0.2, 0.6), leader.start)
 
     def _others(self, leader: RaftServer) -> list[RaftServer]:
-        return [host for host in self._group.hosts if host is not leader]
+        return [server for server in self._group.servers if server is not leader]

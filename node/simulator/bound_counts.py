@@ -1,7 +1,7 @@
-"""Counts of what scaled bounds are for: that it happens, in nearly every run.
+"""Counters that show that runs reach the scaled bounds.
 
-A bound that no run meets is not simulated. `MET` names what a run is expected to meet; a test counts
-in how many runs of each profile it does.
+A bound that no run reaches is not tested. `MET` names the events that nearly every run must contain; a test
+counts the runs of each profile that contain them.
 """
 
 from __future__ import annotations
@@ -22,20 +22,20 @@ FRAMES: Final = "frames at their bound"
 WINDOWS: Final = "windows full"
 HELD_UP: Final = "clients not read from"
 RESTED: Final = "reads in several steps"
-BACKLOGGED: Final = "deliveries that waited for room"
+BACKLOGGED: Final = "deliveries that waited for free space"
 TRUNCATED: Final = "logs cut"
 TRUNCATED_MANY: Final = "logs cut by several entries"
-LATE: Final = "late by one's own steps"
+LATE: Final = "delays by the node's own steps"
 
 MET: Final = (PIPELINED, SPLIT, FORWARDED, FRAMES, WINDOWS, HELD_UP, RESTED, LATE)
-"""In nearly every run."""
+"""Events expected in nearly every run."""
 
 
 class BoundCounts:
-    """Looks on at one node.
+    """Counts the events of one node.
 
     Args:
-        node: it.
+        node: the node.
     """
 
     def __init__(self, node: SimNode) -> None:
@@ -43,7 +43,7 @@ class BoundCounts:
         self._forwarded_s = -1.0
 
     def proposed(self, index: int, size: int) -> None:
-        """The leader has proposed entry ``index``, of so many bytes."""
+        """Count an entry that the leader has proposed at ``index``, of ``size`` bytes."""
         node = self._node
         if index > node.engine.applied_index + 1:
             node.count(PIPELINED)
@@ -53,12 +53,12 @@ class BoundCounts:
             node.count(LARGE)
 
     def consensus_frame(self, size: int) -> None:
-        """The engine sends a frame."""
+        """Count a frame of ``size`` bytes that the engine sends."""
         if size >= ENGINE_LIMITS.frame_bytes:
             self._node.count(FRAMES)
 
     def server_frame(self, value: Any) -> None:
-        """The replica sends a frame to a member."""
+        """Count a frame that the replica sends to a member."""
         if value[0] == "batch":
             now_s = self._node.clock.monotonic_s()
             if now_s == self._forwarded_s:
@@ -66,14 +66,14 @@ class BoundCounts:
             self._forwarded_s = now_s
 
     def truncated(self, entries: int) -> None:
-        """The end of the log was removed: so many entries."""
+        """Count a truncation that removed ``entries`` entries from the end of the log."""
         if entries > 0:
             self._node.count(TRUNCATED)
         if entries > 1:
             self._node.count(TRUNCATED_MANY)
 
     def worked(self) -> None:
-        """The driver has gone round once."""
+        """Count what holds after one iteration of the driver's loop."""
         node = self._node
         if node.replica.executor._backlogs:
             node.count(BACKLOGGED)

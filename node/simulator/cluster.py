@@ -1,4 +1,4 @@
-"""A cluster of whole nodes with its clients and an adversary, in a simulated world."""
+"""A cluster of whole nodes with clients and an adversary, in a simulated world."""
 
 from __future__ import annotations
 
@@ -29,30 +29,30 @@ HABITS = (
     Habits(queue="q", durable="dq"),
     Habits(queue="q", durable="dq", acks=0.8),
 )
-"""Of each client; how long its AckWait is, and which channel it reads, is drawn."""
+"""The behaviour of each client. Its AckWait and the channel it reads are drawn."""
 
 CHANNELS = ("foo", "bar", "orders.eu", "orders.us")
 CHANNELS_MAX = (1, 1, 2, 3, 4)
-"""One of these is how many there are."""
+"""The number of channels is drawn from these."""
 
 BUSY_EVERY_S = (1.0, 2.5)
 BUSY_S = (0.02, 0.15)
 LATE_S = (0.2, 0.24)
-"""How often a process is busy with one step, for how long; and a leader that is to be late for heartbeats."""
+"""Interval and duration of long steps that keep a process busy. ``LATE_S`` delays a leader's heartbeats."""
 
 ACK_WAIT_S = (1, 1, 2, 3, 5)
 
 
 class Cluster:
-    """Nodes, clients, networks, adversary.
+    """Nodes, clients, networks and the adversary of one run.
 
     Args:
-        world: where it is.
-        profile: how much breaks.
-        nodes: how many.
-        acts: what goes wrong, and when.
-        clients: numbers of those that are there; None: all.
-        scaled: steps take time, and clients send much at once; for a run with `scaled_bounds`.
+        world: the simulated world.
+        profile: which faults happen, and how often.
+        nodes: number of initial voters.
+        acts: the scheduled faults.
+        clients: numbers of the clients that take part; None: all.
+        scaled: steps take time, and clients send in bursts; for a run with `scaled_bounds`.
     """
 
     def __init__(
@@ -70,7 +70,7 @@ class Cluster:
         self._healed = False
         self.profile = profile
         self.cluster_id = CLUSTER_ID
-        """What clients have to say."""
+        """The cluster ID that clients send."""
         self.names = [f"n{number}" for number in range(1, nodes + profile.spares + 1)]
         self.checker = ClusterChecker(self)
         initial_voters = self.names[:nodes] if profile.spares else None
@@ -101,16 +101,16 @@ class Cluster:
         return self.nodes[self.names.index(name)]
 
     def client(self, name: str) -> SimClient | None:
-        """The client of this name; None if it is one of the hostile client's."""
+        """Return the client with this name; None if it belongs to the hostile client."""
         return self._clients.get(name)
 
     @property
-    def sound(self) -> list[SimNode]:
-        """The nodes that belong to the cluster and aren't lost for good."""
+    def usable_nodes(self) -> list[SimNode]:
+        """The nodes that belong to the cluster and have not lost their data."""
         return [node for node in self.nodes if not node.broken and not node.outside]
 
     def _admit(self, kind: str, a: str, b: str) -> bool:
-        """Whether a link comes to be: somebody wants it, and each takes the other's hello."""
+        """Return True if a link may come up: one side wants it, and each accepts the other's hello."""
         one, other = self.node(a).expected_membership, self.node(b).expected_membership
         if one is None or other is None:
             return True
@@ -123,9 +123,9 @@ class Cluster:
     def network_is_fine(self) -> bool:
         return all(network.is_fine for network in self.networks.values())
 
-    def troubled_since(self, at_s: float) -> bool:
-        """Whether anything was broken at ``at_s`` or later: then whatever happens may happen late."""
-        return self.adversary.troubled_until_s >= at_s
+    def had_faults_since(self, at_s: float) -> bool:
+        """Return True if a fault had effects at ``at_s`` or later, so that any event may be late."""
+        return self.adversary.faults_until_s >= at_s
 
     def start(self) -> None:
         for node in self.nodes:
@@ -139,30 +139,30 @@ class Cluster:
             self.hostile.start()
 
     def _keep_busy(self, rng: random.Random) -> None:
-        """Now and then a process is late by what it does, less than would cost a leader its office."""
+        """Keep a process busy now and then, for less time than would cost a leader its leadership."""
         self.world.after(rng.uniform(*BUSY_EVERY_S), lambda: self._keep_busy(rng))
         leader = next((node for node in self.nodes if node.ready), None)
         if not self._healed and leader is not None:
             late = rng.random() < 0.6
             (leader if late else rng.choice(self.nodes)).busy(rng.uniform(*(LATE_S if late else BUSY_S)))
 
-    def begin_anew(self, cluster_id: str, checker: ClusterChecker) -> None:
-        """From now on it is another cluster, with another past."""
+    def continue_as(self, cluster_id: str, checker: ClusterChecker) -> None:
+        """Continue as another cluster with an empty history."""
         self.cluster_id, self.checker = cluster_id, checker
         for node in self.nodes:
             node.checker = checker
 
     def close(self) -> None:
-        """The run is over: let go of files."""
+        """Close the files when the run is over."""
         for node in self.nodes:
-            node.storage.kept.close()
+            node.storage.machine_store.close()
 
     def heal(self) -> None:
-        """Nothing fails any more, and what did comes back; nobody publishes, everybody acknowledges."""
+        """End all faults and restart the nodes. Clients stop publishing and acknowledge everything."""
         self.adversary.stop()
         self._healed = True
         self.hostile.stop()
-        self.world.note("heal")
+        self.world.record("heal")
         for network in self.networks.values():
             network.calm()
         for node in self.nodes:
@@ -176,7 +176,7 @@ class Cluster:
 
 
 def _habits(world: World) -> list[Habits]:
-    """Of each client. Those who share a queue group read one channel; who publishes, publishes to all."""
+    """Draw the behaviour of each client. Members of a queue group read one channel; publishers use all."""
     waits, reads = world.stream("habits"), world.stream("channels")
     channels = CHANNELS[: reads.choice(CHANNELS_MAX)]
     shared: dict[tuple[str, str], str] = {}

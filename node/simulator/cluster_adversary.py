@@ -1,7 +1,7 @@
-"""Who breaks a simulated cluster: nodes, links, disks, clocks and clients, as the schedule says.
+"""Fault injection for a simulated cluster: nodes, links, disks, clocks and clients, as the schedule says.
 
-An act names what goes wrong; who is hit is decided when it happens, by the act's own chance. More
-often than not it is the leader.
+An act names the kind of fault. The act's own random generator chooses the victim when the act is due. The
+leader is chosen more often than not.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ if TYPE_CHECKING:
     from node.simulator.sim_node import SimNode
 
 AFTERMATH_S = 6.0
-"""How long a fault's consequences may last: a restart, an election, graces, clients that come back."""
+"""How long the effects of a fault may last: restart, election, grace periods, reconnecting clients."""
 
 DEAD_MAX = 2
-"""So many clients may die, and of each queue group one must be left."""
+"""At most this many clients may die; at least one member of each queue group stays alive."""
 
 
 class ClusterAdversary:
-    """Does what is on the schedule, and knows until when it may be felt."""
+    """Executes the schedule, and knows until when the effects of its faults may last."""
 
     def __init__(self, cluster: Cluster, acts: Sequence[Act]) -> None:
-        self.struck: list[int] = []
-        """Numbers of the acts that have happened."""
+        self.executed_acts: list[int] = []
+        """Numbers of the acts executed so far."""
         self._cluster = cluster
         self._world = cluster.world
         self._acts = acts
@@ -38,16 +38,16 @@ class ClusterAdversary:
         self._until_s = float("-inf")
         self._nodes_until_s = float("-inf")
         self._ambush: tuple[float, random.Random] | None = None
-        """How far a snapshot must be, and what decides what happens to it then."""
-        self._rng = random.Random()  # noqa: S311  # replaced by each act's
-        self._strikes: dict[str, Callable[[], None]] = {
+        """The progress of a snapshot (0 to 1) at which a fault hits it, and the generator of the fault."""
+        self._rng = random.Random()  # noqa: S311  # replaced by that of each act
+        self._actions: dict[str, Callable[[], None]] = {
             "add": lambda: self._cluster.operator.add(self._rng),
             "remove": lambda: self._cluster.operator.remove(self._victim().name),
             "replace": lambda: self._cluster.operator.add(self._rng, instead_of=self._victim().name),
             "crash": lambda: self._kill(self._victim(), 3.0),
             "power": lambda: self._kill(self._victim(), 3.0, power=True),
-            "majority": lambda: self._crash_many(len(self._cluster.sound) // 2 + 1),
-            "all": lambda: self._crash_many(len(self._cluster.sound)),
+            "majority": lambda: self._crash_many(len(self._cluster.usable_nodes) // 2 + 1),
+            "all": lambda: self._crash_many(len(self._cluster.usable_nodes)),
             "blackout": self._blackout,
             "pause": lambda: self._victim().pause(self._rng.uniform(0.1, 3.0)),
             "leave": self._leave,
@@ -57,7 +57,7 @@ class ClusterAdversary:
             "isolate": self._isolate,
             "storm": self._storm,
             "slow disk": lambda: self._slow_disks([self._victim()]),
-            "slow disks": lambda: self._slow_disks(self._cluster.sound),
+            "slow disks": lambda: self._slow_disks(self._cluster.usable_nodes),
             "sync error": self._fail_sync,
             "write error": self._fail_write,
             "full disk": self._fill_disk,
@@ -74,48 +74,48 @@ class ClusterAdversary:
         }
 
     @property
-    def troubled_until_s(self) -> float:
-        """When the consequences of all faults so far are over; the world begins with one."""
+    def faults_until_s(self) -> float:
+        """When the effects of all faults so far are over. The start of the world counts as a fault."""
         return max(self._until_s, self._world.started_s + AFTERMATH_S)
 
     @property
-    def nodes_troubled_until_s(self) -> float:
-        """The same of nodes, links and disks alone."""
+    def node_faults_until_s(self) -> float:
+        """When the effects of the faults of nodes, links and disks so far are over."""
         return max(self._nodes_until_s, self._world.started_s + AFTERMATH_S)
 
     def start(self) -> None:
-        """The warm-up is over."""
+        """Start executing the schedule, after the warm-up."""
         self._active = True
         for act in self._acts:
-            self._world.after(act.at_s, lambda act=act: self._strike(act))  # type: ignore[misc]
+            self._world.after(act.at_s, lambda act=act: self._execute(act))  # type: ignore[misc]
 
     def stop(self) -> None:
         self._active = False
         if self._acts:
-            self._trouble(AFTERMATH_S, nodes=True)
+            self._extend_faults(AFTERMATH_S, nodes=True)
 
-    def _trouble(self, seconds: float = 0.0, *, nodes: bool = False) -> None:
+    def _extend_faults(self, seconds: float = 0.0, *, nodes: bool = False) -> None:
         self._until_s = max(self._until_s, self._world.now + AFTERMATH_S + seconds)
         if nodes:
             self._nodes_until_s = self._until_s
 
-    def _strike(self, act: Act) -> None:
+    def _execute(self, act: Act) -> None:
         if not self._active:
             return
-        self.struck.append(act.number)
+        self.executed_acts.append(act.number)
         self._world.counts[act.kind] += 1
-        self._world.note(f"--- act {act.number}: {act.kind}")
-        self._rng = act.chance(self._world.seed)
-        self._trouble(nodes=act.kind not in CLIENTS and act.kind not in CLOCKS)
-        self._strikes[act.kind]()
+        self._world.record(f"--- act {act.number}: {act.kind}")
+        self._rng = act.rng(self._world.seed)
+        self._extend_faults(nodes=act.kind not in CLIENTS and act.kind not in CLOCKS)
+        self._actions[act.kind]()
 
     # --- nodes --------------------------------------------------------------------------------------
 
     def _victim(self) -> SimNode:
-        leaders = [node for node in self._cluster.sound if node.leads]
+        leaders = [node for node in self._cluster.usable_nodes if node.leads]
         if leaders and self._rng.random() < 0.6:
             return self._rng.choice(leaders)
-        return self._rng.choice(self._cluster.sound)
+        return self._rng.choice(self._cluster.usable_nodes)
 
     def _crash_many(self, count: int) -> None:
         power = self._rng.random() < 0.5 and self._cluster.profile.power
@@ -127,11 +127,11 @@ class ClusterAdversary:
         self._world.after(self._rng.uniform(0.05, down_s), node.start)
 
     def _blackout(self) -> None:
-        """All disks become slow; then all power fails, while something is being written.
+        """Slow all disks down, then cut all power while writes are under way.
 
-        What a node says before its disk has it, it has then said in vain.
+        Catches a node that sends a promise before its disk has synced it.
         """
-        nodes = self._cluster.sound
+        nodes = self._cluster.usable_nodes
         restarts = [self._rng.uniform(0.05, 0.6) for _ in nodes]
         for node in nodes:
             node.storage.slowness = 50.0
@@ -150,12 +150,12 @@ class ClusterAdversary:
         self._world.after(self._rng.uniform(1.2, 3.0), node.start)
 
     def _hand_over(self) -> None:
-        for node in self._cluster.sound:
+        for node in self._cluster.usable_nodes:
             if node.leads and not node.paused and not node.shutdown and node.engine.transfer_leadership():
                 self._world.counts["hand-overs"] += 1
 
     def _shuffled(self) -> list[SimNode]:
-        return self._rng.sample(self._cluster.sound, len(self._cluster.sound))
+        return self._rng.sample(self._cluster.usable_nodes, len(self._cluster.usable_nodes))
 
     # --- links --------------------------------------------------------------------------------------
 
@@ -169,7 +169,7 @@ class ClusterAdversary:
             network.cut(a, b)
 
     def _partition(self) -> None:
-        """Two sides that don't hear each other, or one that isn't heard by the other."""
+        """Block two groups of nodes from each other, in one direction or both."""
         names = [node.name for node in self._shuffled()]
         if len(names) < 2:
             return
@@ -177,7 +177,7 @@ class ClusterAdversary:
         self._block([(a, b) for a in names[:size] for b in names[size:]])
 
     def _isolate(self) -> None:
-        """The same for a single node: the leader, more often than not."""
+        """Block a single node, usually the leader, from all others, in one direction or both."""
         name = self._victim().name
         pairs = [(name, other) for other in self._cluster.names if other != name]
         self._block(pairs if self._rng.random() < 0.5 else [(b, a) for a, b in pairs])
@@ -186,20 +186,20 @@ class ClusterAdversary:
         if self._rng.random() < 0.5:
             pairs += [(b, a) for a, b in pairs]
         seconds = self._rng.uniform(0.1, 3.0)
-        self._trouble(seconds, nodes=True)
+        self._extend_faults(seconds, nodes=True)
         for network in self._networks():
             network.block(pairs, seconds)
 
     def _storm(self) -> None:
         seconds = self._rng.uniform(0.2, 2.0)
-        self._trouble(seconds, nodes=True)
+        self._extend_faults(seconds, nodes=True)
         self._cluster.networks["raft"].storm(self._cluster.profile.weather, seconds)
 
     # --- disks and clocks ---------------------------------------------------------------------------
 
     def _slow_disks(self, nodes: Sequence[SimNode]) -> None:
         slowness, seconds = self._rng.choice((5.0, 20.0)), self._rng.uniform(0.2, 2.0)
-        self._trouble(seconds, nodes=True)
+        self._extend_faults(seconds, nodes=True)
         for node in nodes:
             node.storage.slowness = slowness
             self._world.after(seconds, node.storage.quicken)
@@ -212,43 +212,43 @@ class ClusterAdversary:
 
     def _fill_disk(self) -> None:
         storage, seconds = self._victim().storage, self._rng.uniform(0.2, 3.0)
-        self._trouble(seconds, nodes=True)
+        self._extend_faults(seconds, nodes=True)
         storage.fill(self._rng.randrange(10_000))
         self._world.after(seconds, storage.empty)
 
     def _may_rot(self, node: SimNode) -> bool:
-        nodes = self._cluster.sound
+        nodes = self._cluster.usable_nodes
         rotten = sum(other.storage.rotten for other in nodes)
         return not node.storage.rotten and rotten < (len(nodes) - 1) // 2
 
     def _rot(self, how: Callable[[SimNode], bool]) -> None:
-        """Of a minority at most: what rots there is lost for good."""
+        """Damage stored bytes, on a minority of nodes at most: damaged data is lost for good on its node."""
         node = self._victim()
         if self._may_rot(node) and how(node):
-            self._world.note(f"a bit flips on the disk of {node.name}")
+            self._world.record(f"a bit flips on the disk of {node.name}")
             if self._rng.random() < 0.5:
                 self._kill(node, 0.5)
 
     def _lose_majority(self) -> None:
-        if self._cluster.recovery.strike(self._rng):
-            self._trouble(8.0, nodes=True)
+        if self._cluster.recovery.begin(self._rng):
+            self._extend_faults(8.0, nodes=True)
 
     def _ambush_snapshot(self) -> None:
-        """A follower falls behind; and when it is half way through a snapshot, something happens to that."""
+        """Crash a follower so that it falls behind, and arm a fault for the snapshot that it then gets."""
         self._ambush = (min(1.0, 1.3 * self._rng.random()), self._rng)
-        behind = [node for node in self._cluster.sound if not node.leads]
+        behind = [node for node in self._cluster.usable_nodes if not node.leads]
         if behind:
             node = self._rng.choice(behind)
             node.crash()
             self._world.after(self._rng.uniform(1.0, 2.5), node.start)
 
     def snapshot_at(self, node: SimNode, peer: str, progress: float) -> None:
-        """So much of a snapshot from ``peer`` has come to ``node``, from 0 to 1."""
+        """Inject the armed fault if the snapshot from ``peer`` to ``node`` has progressed far enough."""
         if self._ambush is None or not self._active or progress < self._ambush[0]:
             return
         (_, rng), self._ambush = self._ambush, None
         sender, storage = self._cluster.node(peer), node.storage
-        self._trouble(3.0, nodes=True)
+        self._extend_faults(3.0, nodes=True)
 
         def cut() -> None:
             self._cluster.networks["snapshot"].cut(node.name, peer)
@@ -258,8 +258,8 @@ class ClusterAdversary:
             self._world.after(rng.uniform(0.2, 2.0), storage.empty)
 
         def rot() -> None:
-            if node.up and node.snapshots.receives:  # what is whole was looked at for the last time
-                storage.kept.rot_received(rng)
+            if node.up and node.snapshots.receives:  # a complete snapshot is not verified again
+                storage.machine_store.rot_received(rng)
                 cut()
 
         def die() -> None:
@@ -267,15 +267,15 @@ class ClusterAdversary:
             self._rng = rng
             self._kill(rng.choice((node, node, sender)), 0.6, power=power)
 
-        deed = rng.choice((cut, fill, rot, die, die))
-        self._world.counts[f"snapshots hit: {deed.__name__}"] += 1
-        self._world.note(f"a snapshot from {peer} to {node.name} is at {progress:.0%}: {deed.__name__}")
-        self._world.after(rng.uniform(0.0, 0.01 if progress < 1 else 0.04), deed)
+        action = rng.choice((cut, fill, rot, die, die))
+        self._world.counts[f"snapshots hit: {action.__name__}"] += 1
+        self._world.record(f"a snapshot from {peer} to {node.name} is at {progress:.0%}: {action.__name__}")
+        self._world.after(rng.uniform(0.0, 0.01 if progress < 1 else 0.04), action)
 
     def _set_clock(self) -> None:
         seconds = self._rng.choice((-3600.0, -5.0, 5.0, 30.0, 3600.0))
-        node = self._rng.choice(self._cluster.sound)
-        self._world.note(f"the wall clock of {node.name} is set by {seconds:+.0f} s")
+        node = self._rng.choice(self._cluster.usable_nodes)
+        self._world.record(f"the wall clock of {node.name} is set by {seconds:+.0f} s")
         node.clock.jump(seconds)
 
     # --- clients ------------------------------------------------------------------------------------
@@ -288,12 +288,12 @@ class ClusterAdversary:
 
     def _drop_client(self) -> None:
         unnoticed_s = self._unnoticed_s()
-        self._trouble(unnoticed_s)
+        self._extend_faults(unnoticed_s)
         self._client().drop(unnoticed_s=unnoticed_s)
 
     def _stall_client(self) -> None:
         seconds = self._rng.choice((0.5, 2.0, 7.0))
-        self._trouble(seconds)
+        self._extend_faults(seconds)
         self._client().stop_reading(seconds)
 
     def _kill_client(self) -> None:
@@ -304,5 +304,5 @@ class ClusterAdversary:
         last = habits.queue and alike.count((habits.queue, habits.durable)) == 1
         if not last and len(self._cluster.clients) - len(living) < DEAD_MAX:
             unnoticed_s = self._unnoticed_s()
-            self._trouble(unnoticed_s)
+            self._extend_faults(unnoticed_s)
             client.die(unnoticed_s=unnoticed_s)

@@ -1,8 +1,8 @@
-"""What must hold in a simulated cluster, looked at after every step; the first breach ends the run.
+"""The invariants of a simulated cluster, checked after every step. The first violation ends the run.
 
-Three points of view. What the log decides is held against an `ReferenceModel` of its own. What nodes do is
-held against what the log decided: equal entries, equal effects, nothing delivered that this node
-knows to be acknowledged. What clients see is held against both.
+There are three sets of checks. The decisions in the log are compared with an independent `ReferenceModel`.
+The behaviour of nodes is compared with the log: equal entries give equal effects, and a node never delivers
+a message that it knows to be acknowledged. What clients receive is compared with both.
 """
 
 from __future__ import annotations
@@ -39,42 +39,42 @@ if TYPE_CHECKING:
     from node.simulator.sim_node import SimNode
 
 DIGEST_EVERY = 32
-"""Entries between two comparisons of whole states."""
+"""Number of entries between two comparisons of whole states."""
 
 AHEAD_S = 0.02
-"""How much faster than real time cluster time may have run: clocks drift."""
+"""How far cluster time may get ahead of real time, in seconds: clocks drift."""
 
 BEHIND_S = 0.4
-"""How much a leader that heard the one before it may lose of cluster time."""
+"""How much cluster time a new leader may lose if it received frames from its predecessor."""
 
 LATE_S = 0.45
-"""How late a redelivery may be while nothing is broken: a leader may be busy for a while."""
+"""How late a redelivery may be while there are no faults: a leader may be busy for a while."""
 
 LOST_S = 0.8
-"""How long a decided delivery may take to reach a client whose connection stands, with nothing broken."""
+"""How long a decided delivery may take to reach a connected client while there are no faults."""
 
 ANSWERED_S = 1.5
-"""How long a publish may wait for its answer while nothing is broken."""
+"""How long a publish may wait for its reply while there are no faults."""
 
 UNREACHABLE_WITHIN_S = 5.0
-"""A client that nobody hears any more is absent by then; the grace is 3 s."""
+"""An unreachable client must be marked as unreachable within this time; the grace period is 3 s."""
 
 ACK_WAITED_S = 0.25
-"""An ack that came to a node so long before a new leader's first entry is in that entry at the latest."""
+"""An ack that arrived this long before a new leader's first entry must be in that entry at the latest."""
 
 
-class AckCame(NamedTuple):
-    """An acknowledgement that has reached a node."""
+class ReceivedAck(NamedTuple):
+    """An acknowledgement that a node has received."""
 
     at_s: float
     node: SimNode
     life: int
     has_session: bool
-    """The node's process could forward it."""
+    """Whether the node's process had a session to forward it with."""
 
 
 class ClusterChecker:
-    """Safety while things break, liveness after they healed."""
+    """Checks safety during faults, and liveness after they ended."""
 
     def __init__(self, cluster: Cluster) -> None:
         self.reference = ReferenceModel()
@@ -90,24 +90,24 @@ class ClusterChecker:
         self._leaders: dict[int, str] = {}
         self._commits: dict[str, int] = {}
         self._elected_with: dict[int, int] = {}
-        """By term: what its leader knew to be committed just before it was elected."""
+        """By term: the commit index that its leader knew just before it was elected."""
         self._proposed: dict[tuple[int, bytes], tuple[float, SimNode, int, bool]] = {}
         self._offset_s: float | None = None
-        self._nobody_left_s: float | None = None
+        self._all_down_since_s: float | None = None
         self._term_opened_s = 0.0
-        """When the first entry of the present term was proposed."""
-        self._acks_came: dict[tuple[str, int], AckCame] = {}
+        """When the first entry of the current term was proposed."""
+        self._received_acks: dict[tuple[str, int], ReceivedAck] = {}
 
     # --- the log and the state --------------------------------------------------------------------
 
     def observe(self, node: SimNode) -> None:
-        """At most one leader a term; it knows all that it had known to be committed."""
+        """Check the engine of ``node``: one leader per term; a leader has every committed entry."""
         self.model.stepped(node.name, node.engine, node.journal)
         if node.leads:
             term = node.engine.term
             if term not in self._leaders:
                 self._world.counts["elections"] += 1
-                self._world.note(f"{node.name} leads term {term}")
+                self._world.record(f"{node.name} leads term {term}")
                 self._elected_with[term] = self._commits.get(node.name, 0)
                 self.log.elected(node.name, term, node.journal)
             other = self._leaders.setdefault(term, node.name)
@@ -124,9 +124,9 @@ class ClusterChecker:
             self._members.observe(node.name, node.engine, node.journal)
 
     def _check_majority(self, leader: SimNode, index: int) -> None:
-        """What a leader commits is on the disks of a majority, whatever they told it (PS-4, PS-5).
+        """Check that a committed entry is on the disks of a majority, whatever followers reported (PS-4, PS-5).
 
-        But for entry 1, which every log begins with.
+        Entry 1 is exempt: every log begins with it.
         """
         term, engine = leader.journal.term_at(index), leader.engine
         having = {
@@ -136,7 +136,7 @@ class ClusterChecker:
             and journal.durable_index >= index
             and (index < journal.first_index or journal.term_at(index) == term)
         }
-        # It may have been committed before the members in force came to be.
+        # The entry may have been committed before the current membership took effect.
         electorates = [engine.membership.voters]
         if leader.journal.first_index <= index < engine.membership_index:
             electorates.append(engine.membership_at(index).voters)
@@ -147,16 +147,16 @@ class ClusterChecker:
             )
 
     def stopped(self, node: SimNode) -> None:
-        """A process ends; what it knew to be durable it may have promised."""
+        """Record the log of a process that ends: it may have promised whatever it knew to be durable."""
         self.log.stopped(node.name, node.journal)
 
     def emptied(self, node: SimNode) -> None:
-        """A machine has lost its directory, on purpose."""
+        """Forget the log of a machine whose directory was emptied on purpose."""
         self.log.emptied(node.name)
         self.model.emptied(node.name)
 
     def checkpointed(self, node: SimNode, index: int) -> None:
-        """A store is at ``index``: its journal can't lose that any more."""
+        """Check that the journal is durable up to ``index``, the position of the store's new checkpoint."""
         if node.journal.durable_index < index:
             raise ViolationError(
                 "store",
@@ -164,38 +164,40 @@ class ClusterChecker:
             )
 
     def appended(self, node: SimNode, index: int, term: int, payload: bytes, before: int | None) -> None:
-        """A journal has got an entry."""
+        """Check an entry that was appended to a journal."""
         self.log.appended(node.name, index, term, payload, before)
         if self._members is not None and payload[0] == EntryType.MEMBERSHIP:
             self._members.appended(index, term, payload[1:])
 
     def started(self, node: SimNode) -> None:
-        """A process knows nothing of the commit index of the one before it; its log is what it was."""
+        """Start observing a new process: its commit index may be lower, but its log must be unchanged."""
         self._commits.pop(node.name, None)
         self.log.reopened(node.name, node.journal)
 
     def proposed(self, node: SimNode, index: int, payload: bytes) -> None:
-        """A leader has stamped an entry."""
+        """Record an entry that a leader has stamped."""
         self._proposed[index, payload] = (self._world.now, node, node.life, node.knows_time)
         for fields in decode_entry(payload).leader_commands:
             command = decode_leader_command(fields)
             if isinstance(command, NewTerm):
                 known = self._elected_with.get(command.term, 0)
                 if command.known_commit < known:
-                    raise ViolationError("take-over", f"{node.name} knew entry {known} to be committed")
+                    raise ViolationError(
+                        "new term", f"{node.name} names a lower commit index than {known}, which it knew"
+                    )
 
     def applying(self, node: SimNode, index: int, payload: bytes) -> None:
-        """Every node applies the same entry at the same index."""
+        """Check that every node applies the same entry at the same index."""
         if self._entries.setdefault(index, payload) != payload:
             raise ViolationError("state machine safety", f"{node.name} applies another entry at {index}")
 
     def applied(self, node: SimNode, payload: bytes, effects: Effects, state: State) -> None:
-        """Who applies the same entry does the same, and comes to the same state."""
+        """Check that equal entries give equal effects and equal states."""
         index = effects.index
         known = self._effects.get(index)
         if known is None:
             if index <= self.reference.applied:
-                raise ViolationError("state machine safety", f"entry {index} was never applied in its place")
+                raise ViolationError("state machine safety", f"entry {index} was skipped before")
             self._effects[index] = effects
             self.deliveries.decided(index)
             self._check_time(index, payload)
@@ -205,16 +207,16 @@ class ClusterChecker:
             self._check_cold_start(index, payload)
             self._check_unreachable(effects)
             if self._world.trace is not None:
-                self._world.note(
+                self._world.record(
                     f"entry {index}, first applied by {node.name}: {self.reference.summary(payload, effects)}"
                 )
         elif known != effects:
-            raise ViolationError("state machine safety", f"{node.name} decides otherwise in entry {index}")
+            raise ViolationError("state machine safety", f"{node.name} has other effects of entry {index}")
         if index % DIGEST_EVERY == 0:
             self._same_state(node, index, state)
 
     def installing(self, node: SimNode, index: int, state: State) -> None:
-        """A snapshot holds what everybody had after that entry."""
+        """Check that a snapshot equals the state that other nodes had after that entry."""
         self._world.counts["states compared"] += 1
         if state.applied in self._digests:
             self._same_state(node, state.applied, state)
@@ -225,10 +227,10 @@ class ClusterChecker:
             raise ViolationError("state machine safety", f"{node.name} has another state after entry {index}")
 
     def _check_time(self, index: int, payload: bytes) -> None:
-        """Cluster time elapses as real time does; what it loses when leaders change is little (R11, R12)."""
+        """Check that cluster time follows real time, and loses little at leader changes (R11, R12)."""
         stamped = self._proposed.get((index, payload))
         if stamped is None:
-            raise ViolationError("log", f"nobody proposed entry {index}")
+            raise ViolationError("log", f"no leader proposed entry {index}")
         at_s, leader, life, reachable = stamped
         if leader.life == life:
             leader.knows_time = True
@@ -243,17 +245,17 @@ class ClusterChecker:
         self._offset_s = offset_s if self._offset_s is None else min(self._offset_s, offset_s)
 
     def _check_lateness(self) -> None:
-        """While nothing is broken a redelivery happens when it is due (R20)."""
+        """Check that redeliveries happen when they are due, unless there are faults (R20)."""
         for index, seq, late_ns, inbox in self.reference.redeliveries:
-            if late_ns > LATE_S * 1e9 and not self._cluster.troubled_since(self._world.now - late_ns / 1e9):
+            if late_ns > LATE_S * 1e9 and not self._cluster.had_faults_since(self._world.now - late_ns / 1e9):
                 raise ViolationError(
                     "AckWait", f"entry {index} sends {seq} to {inbox} again {late_ns / 1e9:.3f} s late"
                 )
 
     def _check_acks_that_waited(self, index: int, payload: bytes) -> None:
-        """What was acknowledged while nobody led is not sent again by its term (R9).
+        """Check that a new term redelivers no message that was acknowledged while there was no leader (R9).
 
-        However much was held: entries of the term may be many before the one that has the ack.
+        This holds however large the backlog is: an ack may follow many other entries of the same term.
         """
         if any(
             isinstance(decode_leader_command(fields), NewTerm)
@@ -265,35 +267,37 @@ class ClusterChecker:
         at_s = self._term_opened_s
         waited_s = self._proposed[index, payload][0] - at_s
         for _, seq, _, inbox in self.reference.redeliveries:
-            came = self._acks_came.get((inbox, seq))
-            if came is None or (waited_s >= OPENING_WAIT_S and not came.has_session):
+            received = self._received_acks.get((inbox, seq))
+            if received is None or (waited_s >= OPENING_WAIT_S and not received.has_session):
                 continue
-            node = came.node
-            awake = node.up and node.life == came.life and not node.paused and node.resumed_s < came.at_s
-            if awake and came.at_s < at_s - ACK_WAITED_S:
+            node = received.node
+            awake = (
+                node.up and node.life == received.life and not node.paused and node.resumed_s < received.at_s
+            )
+            if awake and received.at_s < at_s - ACK_WAITED_S:
                 raise ViolationError(
-                    "take-over",
-                    f"entry {index} sends {seq} to {inbox}, whose ack came to {node.name} at {came.at_s:.3f}",
+                    "new term",
+                    f"entry {index} sends {seq} to {inbox}: {node.name} got the ack at {received.at_s:.3f}",
                 )
 
     def died(self) -> None:
-        """A process has. When none is left nobody knows any more what was sent (R14)."""
+        """Record the end of a process. After the last one, no node knows which messages were sent (R14)."""
         if not any(node.up for node in self._cluster.nodes):
-            self._nobody_left_s = self._world.now
+            self._all_down_since_s = self._world.now
 
     def _check_cold_start(self, index: int, payload: bytes) -> None:
         at_s = self._proposed[index, payload][0]
-        if self._nobody_left_s is None or at_s < self._nobody_left_s:
+        if self._all_down_since_s is None or at_s < self._all_down_since_s:
             return
         leader_commands = [decode_leader_command(fields) for fields in decode_entry(payload).leader_commands]
         if any(isinstance(command, NewTerm) for command in leader_commands):
-            self._nobody_left_s = None
+            self._all_down_since_s = None
             if not any(isinstance(command, ColdStart) for command in leader_commands):
-                raise ViolationError("cold start", f"entry {index} takes over where everybody was down")
+                raise ViolationError("cold start", f"entry {index} begins a term after all nodes were down")
 
     def _check_unreachable(self, effects: Effects) -> None:
-        """Nothing is sent to a client that left for good a while ago (R15)."""
-        if self._cluster.adversary.nodes_troubled_until_s > self._world.now - UNREACHABLE_WITHIN_S:
+        """Check that nothing is sent to a client that disconnected for good a while ago (R15)."""
+        if self._cluster.adversary.node_faults_until_s > self._world.now - UNREACHABLE_WITHIN_S:
             return
         for deliver in effects.deliveries:
             client = self._cluster.client(self.reference.members[deliver.subscription].client)
@@ -303,13 +307,13 @@ class ClusterChecker:
                 and client.noticed_s < self._world.now - UNREACHABLE_WITHIN_S
             ):
                 raise ViolationError(
-                    "absent", f"entry {effects.index} sends something to {client.name}, who is dead"
+                    "unreachable", f"entry {effects.index} sends messages to {client.name}, which is dead"
                 )
 
     # --- what nodes do ----------------------------------------------------------------------------
 
     def delivering(self, node: SimNode, connection: Connection, subject: bytes, payload: bytes) -> None:
-        """A message is turned into bytes for a client: it is still to be had (R3)."""
+        """Check a message that is encoded for a client: it must not be acknowledged yet (R3)."""
         found = self.reference.by_inbox.get(subject.decode())
         if found is None:
             return
@@ -319,7 +323,7 @@ class ClusterChecker:
         if self._world.trace is not None:
             count = f" again ({message.redelivery_count})" if message.redelivered else ""
             inbox = subject.decode().removeprefix("_INBOX.")
-            self._world.note(f"{node.name} at entry {node.state.applied} sends {inbox} {seq}{count}")
+            self._world.record(f"{node.name} at entry {node.state.applied} sends {inbox} {seq}{count}")
         acked_in = self.reference.groups[found[1]].acked.get(seq)
         if acked_in is not None and acked_in <= node.state.applied:
             raise ViolationError(
@@ -327,51 +331,51 @@ class ClusterChecker:
             )
 
     def wrote(self, connection: Connection) -> None:
-        """All that was put into a connection's outbox is in its socket."""
+        """Record that a connection's whole outbox was written to its socket."""
         self.deliveries.wrote(connection)
 
-    def ack_came(self, node: SimNode, inbox: str, seq: int) -> None:
-        """A client's ack has reached its node.
+    def ack_received(self, node: SimNode, inbox: str, seq: int) -> None:
+        """Record an ack that has reached the client's node.
 
-        A process that has no session yet, because nobody has led since it was started, can forward it only
-        when its session is in the log: R9 waits for that too, but no longer than `OPENING_WAIT_S`.
+        A process without a session (no leader since its start) can forward the ack only after its session is
+        in the log. R9 waits for that too, but no longer than `OPENING_WAIT_S`.
         """
         has_session = node.replica.origin.session is not None
         if not has_session:
             self._world.counts["acks before the first session"] += 1
-        self._acks_came[inbox, seq] = AckCame(self._world.now, node, node.life, has_session)
+        self._received_acks[inbox, seq] = ReceivedAck(self._world.now, node, node.life, has_session)
 
     # --- what clients see -------------------------------------------------------------------------
 
     def stored(self, client: SimClient, guid: str, error: str) -> None:
-        """A publish was answered: once, and it is in the log, or its client has been closed; and soon.
+        """Check the reply to a publish: one, in time, and the message is in the log or the client was closed.
 
-        Soon, also if a hostile client does its worst meanwhile.
+        The time limit holds even if a hostile client causes load meanwhile.
         """
         if guid in client.stored or guid in client.refused or guid not in client.published:
-            raise ViolationError("one answer", f"{client.name} got another answer for {guid}")
+            raise ViolationError("one answer", f"{client.name} got another reply for {guid}")
         sent_s = client.published_s[guid]
-        if self._world.now - sent_s > ANSWERED_S and not self._cluster.troubled_since(sent_s):
+        if self._world.now - sent_s > ANSWERED_S and not self._cluster.had_faults_since(sent_s):
             raise ViolationError(
                 "answers", f"{client.name}: {guid} was answered {self._world.now - sent_s:.3f} s late"
             )
         if not error and self.reference.stored.get(guid.encode()) != client.published[guid]:
-            raise ViolationError("durability", f"{guid} was acknowledged and is not in the log")
+            raise ViolationError("durability", f"{guid} was acknowledged but is not in the log")
         if error == refusals.NO_LEADER:
             self._world.counts["publishes refused without a leader"] += 1
             self.reference.refused.add(guid.encode())
             if guid.encode() in self.reference.stored:
-                raise ViolationError("refused", f"{guid} was refused for lack of a leader, and is stored")
+                raise ViolationError("refused", f"{guid} was refused without a leader, but is stored")
         elif error and not client.closings:
             raise ViolationError("publish", f"{client.name}: {guid} was refused: {error}")
 
     def refused(self, client: SimClient, what: str, error: str) -> None:
-        """A registration or subscription was refused."""
+        """Record that a registration or subscription was refused."""
         self._world.counts["refusals"] += 1
-        self._world.note(f"{client.name}: {what} refused: {error}")
+        self._world.record(f"{client.name}: {what} refused: {error}")
 
     def received(self, client: SimClient, seen: Seen, message: Message) -> None:
-        """A delivery: it was decided; flagged if it is not the first; its count never falls."""
+        """Check a delivery: decided in the log, flagged if not the first, with a count that never falls."""
         seq, reference = message.seq, self.reference
         where = f"{client.name}: message {seq}"
         log = reference.log(client.habits.channel)
@@ -380,13 +384,13 @@ class ClusterChecker:
         before = seen.messages.get(seq)
         if not message.redelivered:
             if before is not None:
-                raise ViolationError("redelivered flag", f"{where} came again without its flag")
+                raise ViolationError("redelivered flag", f"{where} was redelivered without the flag")
             if seq <= seen.highest_new:
                 raise ViolationError("order", f"{where} came as new after {seen.highest_new}")
         if bool(message.redelivery_count) != message.redelivered:
             raise ViolationError("redelivery count", f"{where} with count {message.redelivery_count}")
         if before is not None and message.redelivery_count <= before.redeliveries:
-            raise ViolationError("redelivery count", f"{where} came again with the same count")
+            raise ViolationError("redelivery count", f"{where} was redelivered with the same count")
         since_s = self._world.now - client.habits.ack_wait_s - LOST_S
         if (
             message.redelivered
@@ -395,20 +399,20 @@ class ClusterChecker:
             and message.redelivery_count == 1
         ):
             alone = client.connected_s < since_s and not client.habits.durable
-            if alone and not self._cluster.troubled_since(since_s):
-                raise ViolationError("delivery", f"{where} came only when it was sent again")
+            if alone and not self._cluster.had_faults_since(since_s):
+                raise ViolationError("delivery", f"{where} came only as a redelivery")
 
     # --- the end ----------------------------------------------------------------------------------
 
     def expect_leader(self) -> None:
-        """Everything healed a while ago."""
+        """Check that there is a ready leader, some time after all faults have ended."""
         if not any(node.ready for node in self._cluster.nodes):
             raise ViolationError("liveness", f"no leader {LEADER_WITHIN_S} s after everything has healed")
 
     @property
     def converged(self) -> bool:
-        """All nodes have applied the same; clients have, and have acknowledged, everything."""
-        nodes = self._cluster.sound
+        """Whether all nodes have applied the same index, and clients have got and acknowledged everything."""
+        nodes = self._cluster.usable_nodes
         if not all(node.up for node in nodes) or len({node.engine.applied_index for node in nodes}) > 1:
             return False
         return not self._complaints()
@@ -417,8 +421,8 @@ class ClusterChecker:
         return [*self._undelivered(), *self._unacked(), *self._unanswered()]
 
     def finish(self) -> None:
-        """Everything has healed and been quiet: what was promised is there, and everywhere."""
-        nodes = self._cluster.sound
+        """Check liveness and convergence after all faults have ended and the load has stopped."""
+        nodes = self._cluster.usable_nodes
         if not all(node.up for node in nodes):
             raise ViolationError("liveness", "not all nodes are up again")
         applied = [node.engine.applied_index for node in nodes]
@@ -434,7 +438,7 @@ class ClusterChecker:
 
     def _check_store(self, node: SimNode) -> None:
         if node.storage.rotten:
-            return  # it may notice any moment
+            return  # the node may detect the damage at any moment
         found = {name: channel.log.last for name, channel in node.state.channels.items() if channel.log.last}
         if found != {name: len(log) - 1 for name, log in self.reference.logs.items()}:
             raise ViolationError("durability", f"{node.name} has messages {found}")
@@ -471,7 +475,7 @@ class ClusterChecker:
         living = {client.seen.inbox: client for client in self._cluster.clients if not client.dead}
         return [
             ("acks", f"{living[sub.inbox].name}: never acknowledged: {sorted(sub.unacked)[:5]}")
-            for sub in self._cluster.sound[0].state.subscriptions.values()
+            for sub in self._cluster.usable_nodes[0].state.subscriptions.values()
             if sub.unacked and sub.inbox in living
         ]
 

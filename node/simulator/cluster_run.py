@@ -1,4 +1,4 @@
-"""One run of a simulated cluster: which one, what came of it, and how to ask for the same again."""
+"""One run of a simulated cluster: its parameters, its outcome, and the command that repeats it."""
 
 from __future__ import annotations
 
@@ -15,44 +15,44 @@ from node.simulator.schedule import Act, draw
 from node.simulator.world import StandstillError, World
 
 HEALED_MAX_S = 40.0
-"""So long after everything has healed, all must be delivered and acknowledged."""
+"""Within this time after the faults have ended, all messages must be delivered and acknowledged."""
 
 NODES = (1, 3, 3, 3, 5)
-"""How many there are, if nobody says: one of these."""
+"""The number of nodes is drawn from these unless it is given."""
 
 BROKEN = (ViolationError, StandstillError, NodeError, AssertionError, LookupError, RecursionError)
-"""What a run may end with: the nodes' own assertions and errors are checkers too."""
+"""Exceptions that a failed run ends with: the nodes' own assertions and errors are checkers too."""
 
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """A run: everything that decides it."""
+    """Everything that determines a run."""
 
     seed: int
     profile: Profile
     nodes: int | None = None
-    """None: 1, 3 or 5, by the seed."""
+    """None: 1, 3 or 5, depending on the seed."""
     acts: tuple[int, ...] | None = None
-    """Numbers of the acts that happen; None: all."""
+    """Numbers of the acts that are executed; None: all."""
     clients: tuple[int, ...] | None = None
-    """Numbers of the clients that are there; None: all."""
+    """Numbers of the clients that take part; None: all."""
 
     @property
     def size(self) -> int:
-        """How many nodes there are."""
+        """The number of nodes."""
         return self.nodes or World(self.seed).rng.choice(NODES)
 
     def schedule(self) -> list[Act]:
-        """What happens."""
-        acts = draw(self.seed, self.profile.rates, self.size, self.profile.trouble_s)
+        """Return the acts of this run."""
+        acts = draw(self.seed, self.profile.rates, self.size, self.profile.faults_s)
         return [act for act in acts if self.acts is None or act.number in self.acts]
 
     def present(self) -> tuple[int, ...]:
-        """The clients that are there."""
+        """Return the numbers of the clients that take part."""
         return tuple(range(len(HABITS))) if self.clients is None else self.clients
 
     def command(self) -> str:
-        """The command that shows this run."""
+        """Return the command that repeats this run with a trace."""
         known = PROFILES.get(self.profile.name, self.profile)
         words = [f"stanchion simulate --first-seed {self.seed} --seeds 1 --profile {self.profile.name}"]
         words.append(f"--nodes {self.size}")
@@ -86,18 +86,18 @@ class Run:
         )
 
     @property
-    def struck(self) -> list[int]:
-        """Numbers of the acts that have happened so far."""
-        return self.cluster.adversary.struck
+    def executed_acts(self) -> list[int]:
+        """Numbers of the acts executed so far."""
+        return self.cluster.adversary.executed_acts
 
     def run(self, *, until_s: float = float("inf")) -> Counter[str]:
-        """Let things break for a while, heal, and look. Returns what happened how often.
+        """Inject faults for a while, end them, and check the result. Returns counts of events.
 
         Args:
-            until_s: if that is before everything heals, the run is over then.
+            until_s: end the run at this time if that is before the faults end.
 
         Raises:
-            ViolationError: a promise is broken. So may whatever else `BROKEN` names tell.
+            ViolationError: an invariant is violated. Any other exception in `BROKEN` is a failure too.
         """
         try:
             with scaled():
@@ -109,9 +109,9 @@ class Run:
         world, cluster = self.world, self.cluster
         cluster.start()
         world.after(WARM_UP_S, cluster.adversary.start)
-        troubled_s = WARM_UP_S + self.case.profile.trouble_s
-        world.run(min(troubled_s, until_s))
-        if until_s < troubled_s:
+        faults_end_s = WARM_UP_S + self.case.profile.faults_s
+        world.run(min(faults_end_s, until_s))
+        if until_s < faults_end_s:
             return self._counts()
         cluster.heal()
         world.run(LEADER_WITHIN_S)
@@ -137,18 +137,18 @@ class Run:
 
 
 class Failure(NamedTuple):
-    """How a run ended that should have gone well."""
+    """Why a run failed."""
 
     kind: str
-    """Which promise is broken; or the name of the exception."""
+    """The violated invariant, or the name of the exception."""
     text: str
     at_s: float
-    struck: tuple[int, ...]
-    """Numbers of the acts that had happened."""
+    executed_acts: tuple[int, ...]
+    """Numbers of the acts executed before the failure."""
 
 
 class Outcome(NamedTuple):
-    """What came of a run."""
+    """The result of a run."""
 
     case: Case
     counts: Counter[str]
@@ -156,19 +156,19 @@ class Outcome(NamedTuple):
 
 
 def attempt(case: Case, *, trace: list[str] | None = None, until_s: float = float("inf")) -> Outcome:
-    """Run a case; a broken promise is an outcome. See `Run`."""
+    """Run a case and return its outcome, also if it fails. See `Run`."""
     run = Run(case, trace=trace)
     try:
         return Outcome(case, run.run(until_s=until_s), None)
     except BROKEN as error:
         kind = error.kind if isinstance(error, ViolationError) else type(error).__name__
         text = f"{type(error).__name__}: {error}"
-        failure = Failure(kind, text, run.world.now - run.world.started_s, tuple(run.struck))
+        failure = Failure(kind, text, run.world.now - run.world.started_s, tuple(run.executed_acts))
         return Outcome(case, run.world.counts, failure)
 
 
 def run_cluster(
     seed: int, profile: Profile, *, nodes: int | None = None, trace: list[str] | None = None
 ) -> Counter[str]:
-    """Run one seed: see `Case` and `Run`."""
+    """Run one seed. See `Case` and `Run`."""
     return Run(Case(seed, profile, nodes), trace=trace).run()

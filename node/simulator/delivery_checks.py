@@ -1,9 +1,9 @@
-"""What was decided to be sent reaches its client's socket soon, whichever node dies in between (R10, R15).
+"""Checks that every decided delivery reaches its client's socket soon, whichever node crashes (R10, R15).
 
-A delivery may die with its node, or with its connection. When things have been calm for ``WITHIN_S``, with
-its client connected and reading, each message that the log says was sent has been written to a socket of that
-client: to the one it has now, or to an earlier one. Without this rule it waits for its AckWait, which is
-longer.
+A delivery may be lost with its node or its connection. When there have been no faults for ``WITHIN_S``, and
+the client is connected and reading, each message that the log says was sent must have been written to a
+socket of that client: the current one or an earlier one. Without R10 and R15 such a message would wait for
+its AckWait, which is longer.
 """
 
 from __future__ import annotations
@@ -27,44 +27,44 @@ Delivery = tuple[str, int, int]
 
 
 class DeliveryChecker:
-    """Told of everything that is put into sockets; looks ten times a second what is missing.
+    """Records what is written to sockets, and checks ten times a second that nothing is missing.
 
     Args:
-        cluster: whose account of the log says what was to be sent.
+        cluster: its reference model says what must be sent.
     """
 
     def __init__(self, cluster: Cluster) -> None:
         self._cluster = cluster
         self._world = cluster.world
         self._handed: dict[Connection, list[Delivery]] = {}
-        """What waits in a connection's outbox."""
+        """The deliveries in a connection's outbox."""
         self._written: set[Delivery] = set()
         self._decided_s: dict[int, float] = {}
-        """When an entry was first applied anywhere."""
+        """When an entry was first applied on any node."""
         self._calm_since_s = self._world.now
         self._read_since_s: dict[str, float] = {}
         self._led: tuple[str, int] | None = None
         self._appended = 0
-        """The last entry of the leader's log at the last look."""
+        """The last index of the leader's log at the last check."""
         self._world.after(LOOK_EVERY_S, self._look)
 
     def decided(self, index: int) -> None:
-        """Note that an entry was applied for the first time."""
+        """Record that an entry was applied for the first time."""
         self._decided_s[index] = self._world.now
 
     def handed(self, connection: Connection, subject: bytes, payload: bytes) -> None:
-        """Note that a message was put into a connection's outbox."""
+        """Record that a message was put into a connection's outbox."""
         message = decode_message(payload)
         delivery = (subject.decode(), message.seq, message.redelivery_count)
         self._handed.setdefault(connection, []).append(delivery)
 
     def wrote(self, connection: Connection) -> None:
-        """Note that a connection's outbox is in its socket."""
+        """Record that a connection's outbox was written to its socket."""
         self._written.update(self._handed.pop(connection, ()))
 
     def _look(self) -> None:
         if self._cluster.checker.deliveries is not self:
-            return  # the cluster has begun anew
+            return  # the cluster was replaced by a new one
         self._world.after(LOOK_EVERY_S, self._look)
         now = self._world.now
         if not self._is_calm():
@@ -78,7 +78,7 @@ class DeliveryChecker:
                 self._check(client)
 
     def _is_calm(self) -> bool:
-        """Return True if one leader goes on leading and committing, and no link, disk or node is slow."""
+        """Return True if one leader keeps leading and committing, and no link, disk or node is slow."""
         nodes = [node for node in self._cluster.nodes if node.up]
         led, appended, self._led = self._led, self._appended, None
         leaders = [node for node in nodes if node.ready]
@@ -88,7 +88,7 @@ class DeliveryChecker:
         self._led, self._appended = (leaders[0].name, engine.term), engine.last_index
         return (
             self._led == led
-            and engine.commit_index >= appended  # else there is no majority that has its log
+            and engine.commit_index >= appended  # otherwise no majority has its log
             and self._cluster.network_is_fine
             and not any(node.paused or node.storage.slowness != 1.0 for node in nodes)
         )
@@ -102,7 +102,7 @@ class DeliveryChecker:
             return
         registered = state.clients.get(client.name)
         if registered is None or registered.unresponsive:
-            return  # D25: what it may not hear waits for it to answer
+            return  # D25: an unresponsive client gets nothing more until it answers
         member, group = found
         since_s = max(self._calm_since_s, client.connected_s, self._read_since_s.get(client.name, 0.0))
         for seq, held in reference.groups[group].held.items():
@@ -113,7 +113,7 @@ class DeliveryChecker:
             ):
                 raise ViolationError(
                     "delivery",
-                    f"{client.name} was sent {seq} by entry {held.entry}, and nobody has written that to it",
+                    f"{client.name} was sent {seq} by entry {held.entry}, no node has written it to a socket",
                 )
 
     def _is_late(self, held: Held, since_s: float) -> bool:

@@ -1,13 +1,12 @@
-"""A disk in memory that keeps only what was synced, and breaks on demand.
+"""A disk in memory that loses unsynced data in a power cut, and fails on demand.
 
-It passes the same tests as `node.raft.disk.RealDisk`, and promises no more than that: between two
-syncs every operation is only *pending*. `power_cut` decides over each pending operation by itself:
-kept, lost, or torn in sectors of 512 bytes, in any combination. So are pending changes of the
-directory, except that none is torn; a file whose name did not survive is gone, synced or not. A
-process that is killed (`kill`) loses only its open files: what it wrote is still there, still
-pending.
+It passes the same tests as `node.raft.disk.RealDisk` and guarantees no more than that: between two
+syncs every operation is only *pending*. `power_cut` decides the fate of each pending operation separately:
+kept, lost, or torn in sectors of 512 bytes, in any combination. Pending changes of the directory are treated
+the same way, except that none is torn; a file whose name did not survive is gone, synced or not. `kill`
+(the process is killed) loses only the open files: written data stays readable and pending.
 
-All chance comes from the generator handed in, so one seed decides everything.
+All randomness comes from the generator that the caller passes, so one seed decides everything.
 """
 
 from __future__ import annotations
@@ -24,24 +23,24 @@ _Change = Callable[[bytearray], None]
 
 
 class PowerCutError(Exception):
-    """The machine stopped inside a disk operation. Not an error of the disk: nobody may handle it."""
+    """The machine stopped inside a disk operation. This is not a disk error: no code may handle it."""
 
 
 @dataclass(slots=True)
 class _Inode:
     seen: bytearray = field(default_factory=bytearray)
-    """What reads see."""
+    """The content that reads return."""
     durable: bytearray = field(default_factory=bytearray)
     pending: list[_Pending] = field(default_factory=list)
     rotten: list[tuple[int, int]] = field(default_factory=list)
-    """Where bits have flipped since the last sync, and which."""
+    """Position and mask of the bits flipped since the last sync."""
 
     def do(self, pending: _Pending) -> None:
         pending.apply(self.seen)
         self.pending.append(pending)
 
     def flip(self, at: int, mask: int) -> None:
-        """Flip bits of a byte, as it is read and as it is stored."""
+        """Flip bits of one byte, both in the content that reads return and in the durable content."""
         for content in (self.seen, self.durable):
             if at < len(content):
                 content[at] ^= mask
@@ -59,7 +58,7 @@ class _Pending:
 
     at: int
     data: bytes | None = None
-    """What was written at ``at``; None: the size became ``at``."""
+    """The bytes written at ``at``; None: the file was resized to ``at`` bytes."""
     grow_only: bool = False
 
     def apply(self, content: bytearray) -> None:
@@ -71,7 +70,7 @@ class _Pending:
             del content[end:]
 
     def survive(self, content: bytearray, rng: random.Random) -> None:
-        """A power cut came before the sync: all of it, nothing, or some sectors are there."""
+        """Apply all of the change, none of it, or some sectors: the power was cut before the sync."""
         fate = rng.random()
         if fate < 0.4:
             self.apply(content)
@@ -89,15 +88,15 @@ class _Pending:
 
 
 class SimulatedDisk:
-    """One directory. Use it like a `Disk`; break it with the methods at the end."""
+    """A simulated directory. Use it as a `Disk`; inject failures with the methods at the end."""
 
     def __init__(self, rng: random.Random, *, name: str = "disk", capacity: int | None = None) -> None:
-        """An empty directory.
+        """Create an empty directory.
 
         Args:
-            rng: decides what survives a power cut.
-            name: in messages.
-            capacity: bytes of all files together before the disk is full; None: never.
+            rng: decides which pending operations survive a power cut.
+            name: for error messages.
+            capacity: total bytes of all files before the disk is full; None: unlimited.
         """
         self._rng = rng
         self._name = name
@@ -105,13 +104,13 @@ class SimulatedDisk:
         self._durable_files: dict[str, _Inode] = {}
         self._pending_names: list[Callable[[dict[str, _Inode]], object]] = []
         self._last_write: tuple[_Inode | None, int] = (None, 0)
-        self._epoch = 0  # file handles of an earlier life are dead
+        self._epoch = 0  # file handles of earlier epochs are invalid
         self._operations_left: int | None = None
         self._sync_failures = 0
         self._write_failures = 0
         self.capacity = capacity
         self.operations = 0
-        """Everything asked so far that changes or syncs something."""
+        """Number of operations requested so far that change or sync something."""
         self.syncs = 0
         self.bytes_written = 0
 
@@ -179,7 +178,7 @@ class SimulatedDisk:
 
     @property
     def used(self) -> int:
-        """Bytes of all files together."""
+        """Total bytes of all files."""
         return sum(len(inode.seen) for inode in self._files.values())
 
     def _grow(self, what: str, by: int) -> None:
@@ -207,7 +206,7 @@ class SimulatedDisk:
         try:
             self._fail_sync(what)
         except DiskError:
-            # As Linux does it: the pages are called clean, reads still see them, and no later sync
+            # As on Linux: the pages are marked clean, reads still return them, and no later sync
             # writes them.
             inode.pending.clear()
             raise
@@ -216,15 +215,15 @@ class SimulatedDisk:
     def _check_alive(self, epoch: int, what: str) -> None:
         assert epoch == self._epoch, f"{what} was opened before the last kill or power cut"
 
-    # --- breaking it ------------------------------------------------------------------------------
+    # --- failures ---------------------------------------------------------------------------------
 
     def kill(self) -> None:
-        """The process is gone: its open files are closed, what it wrote stays."""
+        """Simulate a killed process: close its open files, keep what it wrote."""
         self._epoch += 1
         self._operations_left = None
 
     def power_cut(self) -> None:
-        """The machine is gone: so is what was not synced, or some of it."""
+        """Simulate a power failure: lose a random part of the unsynced changes."""
         self.kill()
         names = dict(self._durable_files)
         for change in self._pending_names:
@@ -245,7 +244,7 @@ class SimulatedDisk:
         self._durable_files = dict(names)
 
     def stop_after(self, operations: int) -> None:
-        """Raise `PowerCutError` in all but the next ``operations``; `kill` or `power_cut` ends it."""
+        """Raise `PowerCutError` after ``operations`` more operations, until `kill` or `power_cut`."""
         self._operations_left = operations
 
     def fail_syncs(self, count: int = 1) -> None:
@@ -253,14 +252,15 @@ class SimulatedDisk:
         self._sync_failures = count
 
     def fail_writes(self, count: int = 1) -> None:
-        """Fail the next writes with EIO, each after a random part of it."""
+        """Fail the next writes with EIO, each after a random part was written."""
         self._write_failures = count
 
     def rot_somewhere(self, rng: random.Random) -> bool:
-        """Flip a bit in front of what was written last; as likely in the last file as in all others.
+        """Flip a random bit before the last write: in the last file with probability 1/2, else in any file.
 
-        What no sync has followed is spared both: a power cut takes the flip back. For a journal's last flush
-        looks torn if what says that it was synced is lost, and nobody can tell. False: nothing is there.
+        Data that no sync has followed is spared: it is not flipped, and a power cut reverts the flip.
+        Otherwise the last flush of a journal would look torn because the proof of its sync is lost, which is
+        indistinguishable from a real torn write. Returns False if there is nothing to flip.
         """
         last, end = self._last_write
         sizes: dict[str, int] = {}
@@ -278,11 +278,11 @@ class SimulatedDisk:
         return True
 
     def rot(self, name: str, at: int, mask: int) -> None:
-        """Flip the bits of ``mask`` in one byte of a file, as it is read and as it is stored."""
+        """Flip the bits of ``mask`` in one byte of a file, both as read and as durable."""
         self._files[name].flip(at, mask)
 
     def content(self, name: str) -> bytes:
-        """What reads see of a file."""
+        """Return the content of a file as reads see it."""
         return bytes(self._files[name].seen)
 
 

@@ -1,8 +1,8 @@
-"""Where a simulated machine stands in its cluster: its identity, its hellos, and whom it links to.
+"""A simulated machine's place in its cluster: its identity, its hellos, and its links.
 
-The rules are the node's own (`server.membership.bootstrap`, `server.membership.members`); here are the
-directory that survives processes, and what takes the place of the transport: links of the simulated network
-are up between those who want them, once each has looked at the other's hello.
+The rules are the node's own (`server.membership.bootstrap`, `server.membership.members`). This module adds
+the directory that survives processes, and replaces the transport: a simulated link comes up between two
+nodes if at least one wants it and each has accepted the other's hello.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ PORT = 6222
 
 
 class ExpectedMembership:
-    """One machine's. It outlives processes.
+    """The membership of one machine. It outlives processes.
 
     Args:
         node: the machine.
-        cluster: where it is.
-        initial_voters: who founds the cluster. Everybody else has an empty directory.
+        cluster: the simulated cluster.
+        initial_voters: the nodes that bootstrap the cluster. All other nodes have an empty directory.
     """
 
     def __init__(self, node: SimNode, cluster: Cluster, initial_voters: Iterable[str]) -> None:
@@ -46,7 +46,7 @@ class ExpectedMembership:
         self._cluster = cluster
         self._linked: frozenset[str] = frozenset()
         self._refused: dict[str, str] = {}
-        """Why a peer was refused last: told once."""
+        """The last reason why each peer was refused, so that it is traced only once."""
         self._rng = cluster.world.stream(f"{node.name} directory")
         names = sorted(initial_voters)
         if node.name in names:
@@ -56,7 +56,7 @@ class ExpectedMembership:
     # --- a process begins ---------------------------------------------------------------------------
 
     def begin(self) -> tuple[int, Membership]:
-        """A new process: whom the directory names as members, and since which entry."""
+        """Start a new process. Returns the membership that its directory names, and the index it is from."""
         node, cluster = self._node, self._cluster
         since, membership = node_identity.first_members(
             self.identity, Membership.initial_voters(cluster.names)
@@ -82,7 +82,7 @@ class ExpectedMembership:
         return self.identity.directory if self.identity is not None else ""
 
     def admit(self) -> None:
-        """The cluster has added this machine: draw an id for its directory."""
+        """Create the identity of a node that the cluster has added, with a random ID for its directory."""
         invitation = self.bootstrap.invitation
         assert invitation is not None
         membership = pack_membership(invitation.index, invitation.membership)
@@ -96,12 +96,12 @@ class ExpectedMembership:
         )
 
     def bootstrapped(self, state: State) -> None:
-        """The state says what was drawn for the cluster."""
+        """Adopt the cluster UUID from the state."""
         self.identity = node_identity.learnt(self.identity, self._cluster.cluster_id, self._node.name, state)
         self.bootstrap.identify(self.identity)
 
     def claim(self, journal: Journal) -> tuple[str, str] | None:
-        """If this is recovered data, make the log this cluster's; which founding it is now, and was."""
+        """Claim the log for this cluster if the data is recovered. Returns new and old cluster UUID."""
         identity = self.identity
         if identity is None or not identity.recovered_from:
             return None
@@ -109,13 +109,13 @@ class ExpectedMembership:
         return identity.cluster_uuid, identity.recovered_from
 
     def forget(self) -> None:
-        """The directory is emptied."""
+        """Forget the identity: the directory is emptied."""
         self.identity = None
 
-    # --- in the place of the transport, and of its security -----------------------------------------
+    # --- in place of the transport and its security -------------------------------------------------
 
     def set_members(self, peers: Mapping[str, Any]) -> None:
-        """Have links to these, and to nobody else."""
+        """Keep links to these peers, and to no other node."""
         self._linked = frozenset(peers)
         for network in self._cluster.networks.values():
             for other in self._cluster.names:
@@ -133,17 +133,17 @@ class ExpectedMembership:
         self._cluster.networks[link].cut(self._node.name, peer)
 
     def notify_refused(self, _explanation: Any, _refused: Any) -> None:
-        """Who refuses whom, both machines see to (`takes`)."""
+        """Do nothing: both machines record refusals themselves (`takes`)."""
 
     def check_addresses(self, addresses: Iterable[Any]) -> None:
-        """Any will do."""
+        """Accept any address."""
 
     def wants(self, peer: str) -> bool:
-        """Whether this machine dials ``peer``."""
+        """Return True if this machine dials ``peer``."""
         return peer in self._linked
 
     def takes(self, peer: ExpectedMembership, link: str) -> bool:
-        """Whether the hello of ``peer`` is one that this process takes."""
+        """Return True if this process accepts the hello of ``peer``."""
         hello = {**peer.bootstrap.hello(link), "node": peer._node.name}
         try:
             self.bootstrap.check_hello(link, hello)
@@ -153,6 +153,6 @@ class ExpectedMembership:
             peer.members.refused(self._node.name, self.bootstrap.explanation(hello))
             if self._refused.get(peer._node.name) != str(error):
                 self._refused[peer._node.name] = str(error)
-                self._cluster.world.note(f"{self._node.name} refuses {peer._node.name}: {error}")
+                self._cluster.world.record(f"{self._node.name} refuses {peer._node.name}: {error}")
             return False
         return True

@@ -1,9 +1,9 @@
-"""Journals for simulations of what stands on the journal: one in memory, and the real one.
+"""Journals for simulations: one in memory, and the real one on a simulated disk.
 
-A `Tape` is the disk of the first: an ordered list of operations of which a prefix is durable. It
-survives a crash; a `MemoryJournal` is made from it again by replaying what is left. A process that
-dies loses nothing that it wrote; a power failure loses any part of what no flush had made durable.
-It is fast and can't be wrong in the ways a file format can.
+A `Tape` is the disk of a `MemoryJournal`: an ordered list of operations of which a prefix is durable. It
+survives a crash. A new `MemoryJournal` is created from it by replaying the remaining operations. A crashed
+process loses nothing that it wrote; a power failure loses a suffix of the operations that no flush has made
+durable. This journal is fast, and has no file format that could be wrong.
 
 A `JournalDisk` holds a real journal (`node.raft.journal`) on a `SimulatedDisk`, with torn writes.
 """
@@ -26,7 +26,7 @@ Operation: TypeAlias = Callable[["MemoryJournal"], None]
 
 
 class FlushedJournal(JournalView, Protocol):
-    """A journal and what its driver does with it. A flush has ``run``."""
+    """A journal with the methods that its driver calls. A flush has a method ``run``."""
 
     def begin_flush(self) -> Any: ...
     def end_flush(self, flush: Any) -> None: ...
@@ -34,19 +34,19 @@ class FlushedJournal(JournalView, Protocol):
 
 
 class Medium(Protocol):
-    """What survives a process: open it again after each crash."""
+    """The storage that survives a process. Open it again after each crash."""
 
     def open(self) -> FlushedJournal: ...
 
     def killed(self) -> None:
-        """The process died."""
+        """Close open files: the process died."""
 
     def lose(self, rng: random.Random) -> int:
-        """The power failed: what isn't durable may be gone. Returns how many records are."""
+        """Lose data that isn't durable: the power failed. Returns the number of lost records."""
 
 
 class Tape:
-    """What is on the disk: operations in order."""
+    """A list of operations, in order, that stands for a disk."""
 
     def __init__(self) -> None:
         self.operations: list[Operation] = []
@@ -56,7 +56,7 @@ class Tape:
         return MemoryJournal(self)
 
     def killed(self) -> None:
-        """What was written stays."""
+        """Do nothing: written operations stay."""
 
     def lose(self, rng: random.Random) -> int:
         keep = rng.randint(self.durable, len(self.operations))
@@ -67,11 +67,11 @@ class Tape:
 
 
 class JournalDisk:
-    """A real journal on a simulated disk. Small segments and a small cache: both limits are met.
+    """A real journal on a simulated disk. Segments and cache are small, so that both limits are reached.
 
     Args:
         rng: decides what survives a power failure.
-        name: in messages.
+        name: for error messages.
     """
 
     def __init__(self, rng: random.Random, name: str) -> None:
@@ -91,7 +91,7 @@ class JournalDisk:
         self._disk.kill()
 
     def lose(self, rng: random.Random) -> int:
-        """The power fails, perhaps in the middle of a flush."""
+        """Simulate a power failure, in half of the cases during a flush."""
         assert self._journal is not None
         written = self._journal.written
         flush = self._journal.begin_flush() if rng.random() < 0.5 else None
@@ -106,7 +106,7 @@ class JournalDisk:
 
 
 class MemoryFlush:
-    """A flush that is under way: it covers what was written when it began."""
+    """A running flush: it covers what was written before it began."""
 
     def __init__(self, tape: Tape, seq: int, last_index: int) -> None:
         self._tape = tape
@@ -114,12 +114,12 @@ class MemoryFlush:
         self.last_index = last_index
 
     def run(self) -> None:
-        """What a worker thread does with a real disk."""
+        """Make the covered operations durable: the part that a worker thread does with a real disk."""
         self._tape.durable = max(self._tape.durable, self.seq)
 
 
 class MemoryJournal:
-    """Log, term and vote; the interface of `node.raft.journal.Journal`, as far as the engine knows it."""
+    """Log, term and vote: the part of the interface of `node.raft.journal.Journal` that the engine uses."""
 
     def __init__(self, tape: Tape) -> None:
         self._tape = tape
@@ -132,7 +132,7 @@ class MemoryJournal:
         self.voted_for: str | None = None
         for operation in tape.operations:
             operation(self)
-        self.durable = len(tape.operations)  # what was read back is on the disk
+        self.durable = len(tape.operations)  # operations that were read back are on the disk
         self.durable_index = self.last_index
         tape.durable = self.durable
 
@@ -221,7 +221,7 @@ class MemoryJournal:
         self._limit_durable(0)
 
     def drop_before(self, index: int) -> None:
-        """Forget entries before ``index``; two stay. At once durable: a real journal deletes files."""
+        """Drop entries before ``index``, but keep two. Durable at once: a real journal deletes files."""
         keep = min(index, self.last_index - 1)
         if keep > self._first:
             self._write(lambda journal: journal._drop(keep))
@@ -247,7 +247,7 @@ class MemoryJournal:
             flush.run()
             self.end_flush(flush)
 
-    # --- replayed -----------------------------------------------------------------------------------
+    # --- replayed operations ------------------------------------------------------------------------
 
     def _write(self, operation: Operation) -> None:
         self._tape.operations.append(operation)
@@ -268,7 +268,7 @@ class MemoryJournal:
         self._first = keep
 
     def _limit_durable(self, index: int) -> None:
-        # What took the place of those entries isn't durable yet, nor does a running flush carry it.
+        # The entries that replaced them are not durable yet, and a running flush does not cover them.
         self.durable_index = min(self.durable_index, index)
         if self._flush is not None:
             self._flush.last_index = min(self._flush.last_index, index)

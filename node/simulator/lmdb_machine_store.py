@@ -1,16 +1,17 @@
-"""The real store in a simulated machine: LMDB in a directory of files, the one exception to the rule of none.
+"""The real store of a simulated machine: LMDB in a directory. No other simulated part has files.
 
-The directory lies in memory where the system has such a place, and goes with the run. What a kill or a power
-cut leaves of it is what LMDB and the file system promise, no more:
+The directory is in memory if the system has such a file system, and is deleted after the run. A kill or a
+power cut leaves exactly what LMDB and the file system guarantee:
 
-* A commit writes pages that nothing refers to, syncs them, and then one of two meta pages. So a power cut in
-  the middle leaves any of the new pages, torn perhaps, and the old meta page; or all of them and the new one.
-* Whatever is done in a worker thread ends at any of its syncs, as the process does.
-* What was received of a snapshot and isn't whole was never synced: any of it may be missing.
-* A name that wasn't synced may be gone: the old store is back in its place then.
+* A commit writes pages that nothing refers to, syncs them, and then writes one of two meta pages. So a power
+  cut during a commit leaves either any subset of the new pages, possibly torn, and the old meta page; or all
+  of them and the new meta page.
+* A job of a worker thread may end at any of its syncs, as the process may.
+* The received part of an incomplete snapshot was never synced: any of it may be missing.
+* A file name that wasn't synced may be lost: then the old store is back in its place.
 
-A bit flips only within values, wherever they lie: LMDB doesn't look at its own pages, and damage there may be
-the end of the process, which here is everybody's.
+Bits flip only within values, wherever they are stored: LMDB doesn't verify its own pages, and damage there
+may crash the process, which here is the whole simulation.
 """
 
 from __future__ import annotations
@@ -36,10 +37,10 @@ from node.store.store import Store
 
 CHUNK_BYTES = 8192
 CACHE_BYTES = 2048
-"""So few that most messages are read back."""
+"""So small that most messages are read from LMDB."""
 MAP_SIZE = 1 << 26
 
-_MEMORY = Path("/dev/shm")  # noqa: S108  # a directory of its own is made there
+_MEMORY = Path("/dev/shm")  # noqa: S108  # each store creates its own directory there
 
 
 class _Parts(DirectoryParts):
@@ -52,11 +53,11 @@ class _Parts(DirectoryParts):
 
 
 class LmdbMachineStore(WorkUnderWay):
-    """Keeps a machine's store in files. It outlives processes; `close` it in the end.
+    """Keeps a machine's store in files. It outlives processes; call `close` when the run is over.
 
     Args:
         rng: decides what survives a crash.
-        name: the machine's.
+        name: the name of the machine.
     """
 
     chunk_bytes = CHUNK_BYTES
@@ -74,41 +75,41 @@ class LmdbMachineStore(WorkUnderWay):
 
     @property
     def store(self) -> Store:
-        """Of the present process."""
+        """The store of the current process."""
         assert self._store is not None
         return self._store
 
     # --- for the process ----------------------------------------------------------------------------
 
     def open(self) -> Store:
-        """What is left of it.
+        """Open what the last process left.
 
         Raises:
-            CorruptionError: it is damaged.
+            CorruptionError: the store is damaged.
         """
         self._let_go()
         self._store = Store.open(self._path, map_size=MAP_SIZE, cache_bytes=CACHE_BYTES)
         return self._store
 
     def note(self) -> bytes:
-        """With what the snapshot was installed that the store is; empty: it is none."""
+        """Return the note with which the store's snapshot was installed; empty if there is none."""
         return heartbeat_payload_of(self._path, self.store.applied)
 
     def run_checkpoint(self, job: CheckpointJob) -> None:
-        """Raises: DiskError: the disk refused."""
+        """Raises: DiskError: the disk is full."""
         if self.full:
             raise DiskError(f"{self._name}: the store: No space left on device")
         job.run()
 
     def copy(self, context: bytes) -> Copied:
-        """A consistent copy for another node.
+        """Make a consistent copy for another node.
 
         Raises:
-            CorruptionError: something has rotted.
-            UnavailableError: there is no room for a copy.
+            CorruptionError: stored data is damaged.
+            UnavailableError: there is not enough free space for a copy.
         """
         if self.full:
-            raise UnavailableError(f"{self._name}: no room for a snapshot")
+            raise UnavailableError(f"{self._name}: no space for a snapshot")
         made = produce(self.store, self._directory / "snapshots")
         manifest = made.manifest
         applied = (manifest.index, manifest.term)
@@ -118,19 +119,19 @@ class LmdbMachineStore(WorkUnderWay):
         return Copied(small, lambda offset, size: data[offset : offset + size])
 
     def parts(self) -> Parts:
-        """Where snapshots are received."""
+        """Return the place where snapshots are received."""
         return _Parts(self._directory / "received", self)
 
     def begin_install(self, received: Snapshot, note: bytes) -> None:
-        """A worker thread begins to put a snapshot in the store's place."""
+        """Start the job that replaces the store with a snapshot, as a worker thread does."""
         self._installing = (received, note)
 
     def install(self) -> Store:
-        """It does so now, all of it. Returns the store that there is now.
+        """Run the whole job. Returns the new store.
 
         Raises:
-            RemoteProtocolError: the snapshot isn't what it says; the old store is untouched.
-            CorruptionError: it has rotted since it was received.
+            RemoteProtocolError: the snapshot doesn't match its manifest; the old store is untouched.
+            CorruptionError: the snapshot was damaged after it was received.
         """
         assert self._installing is not None
         (received, note), self._installing = self._installing, None
@@ -141,7 +142,7 @@ class LmdbMachineStore(WorkUnderWay):
     # --- the end of a process -----------------------------------------------------------------------
 
     def stop(self, *, power: bool) -> None:
-        """The process was killed, perhaps in the middle of something; or its power was cut."""
+        """End the process with a kill, perhaps during a job; with ``power`` it is a power cut."""
         job, self._under_way = self._under_way, None
         if job is not None and self._rng.random() < 0.7:
             self._die_in(job)
@@ -155,7 +156,7 @@ class LmdbMachineStore(WorkUnderWay):
             self._lose_parts()
 
     def close(self) -> None:
-        """The machine is taken out of service."""
+        """Delete the files of the machine."""
         self._let_go()
         shutil.rmtree(self._directory)
 
@@ -165,7 +166,7 @@ class LmdbMachineStore(WorkUnderWay):
             store.close()
 
     def _die_in(self, job: Callable[[], object]) -> bool:
-        """The process dies in one of the next syncs. Returns whether the job came to its end before."""
+        """Run a job and crash at one of the next syncs. Returns True if the job finished before."""
         left = self._rng.randrange(5)
         sync = environment.fsync
 
@@ -193,7 +194,7 @@ class LmdbMachineStore(WorkUnderWay):
             checkpoint()
         self._let_go()
         if self._rng.random() < 0.5:
-            return  # it came to its end
+            return  # the commit is complete
         after = file.read_bytes()
         torn = bytearray(after)
         torn[: 2 * page] = before[: 2 * page]
@@ -219,18 +220,18 @@ class LmdbMachineStore(WorkUnderWay):
                     data[at : at + SECTOR_BYTES] = bytes(len(data[at : at + SECTOR_BYTES]))
             part.write_bytes(data[: self._rng.randint(0, len(data))])
 
-    # --- what goes wrong ----------------------------------------------------------------------------
+    # --- failures -----------------------------------------------------------------------------------
 
-    def fill(self, _room: int) -> None:
-        """Nothing can be written any more."""
+    def fill(self, _free_bytes: int) -> None:
+        """Make all further writes fail: the disk is full."""
         self.full = True
 
     def empty(self) -> None:
-        """There is room again."""
+        """Free space on the disk again."""
         self.full = False
 
     def rot(self, rng: random.Random) -> bool:
-        """Flip a bit of a value. False: there is nothing yet."""
+        """Flip a bit of a value. Returns False if nothing is stored yet."""
         if self._store is None:
             return False
         values: list[bytes] = []
@@ -244,7 +245,7 @@ class LmdbMachineStore(WorkUnderWay):
         return True
 
     def rot_received(self, rng: random.Random) -> bool:
-        """Flip a bit of what was received of a snapshot. False: there is nothing."""
+        """Flip a bit in a received part of a snapshot. Returns False if there is none."""
         for part in sorted((self._directory / "received").glob(f"*/{DATA_FILE}")):
             data = part.read_bytes()
             if data and part.parent.suffix:
@@ -254,7 +255,7 @@ class LmdbMachineStore(WorkUnderWay):
 
 
 def _flip(file: Path, value: bytes, at: int, mask: int) -> None:
-    """Flip bits of a value, wherever it lies in the file: pages that are free now hold it, too."""
+    """Flip bits of a value at every place of the file where it occurs: free pages contain copies, too."""
     data = file.read_bytes()
     with file.open("r+b") as opened:
         found = data.find(value)

@@ -1,9 +1,9 @@
-"""What Raft promises of logs, looked at as they change, at a cost that doesn't grow with them.
+"""Checks of Raft's guarantees for logs, made at each change, at a cost that doesn't grow with the logs.
 
-*Log matching*: whatever index and term a journal has an entry for, it has the same entry there as every
-other journal ever had, behind one of the same term. By induction all before it are the same, too.
-*Leader completeness*: who is elected has the last entry that was committed in an earlier term,
-and by log matching all before it. *Commitment*: nobody commits another entry where one was.
+*Log matching*: two journals that have an entry with the same index and term have the same entry there, and
+the entry before it has the same term in both. By induction, all earlier entries are equal, too. *Leader
+completeness*: an elected server has the last entry that was committed in an earlier term, and by log
+matching all earlier ones. *Commitment*: no server commits a different entry at a committed index.
 
 Source: Ongaro and Ousterhout, *In Search of an Understandable Consensus Algorithm*, figure 3.
 """
@@ -15,20 +15,20 @@ from node.simulator.raft_checks import ViolationError
 
 
 class LogChecker:
-    """Told of every entry that any journal gets, of every commit and of every election."""
+    """Checks every entry that any journal gets, every commit and every election."""
 
     def __init__(self) -> None:
         self._entries: dict[tuple[int, int], tuple[bytes, int | None]] = {}
-        """By index and term: the payload, and the term of the entry before."""
+        """By index and term: the payload, and the term of the previous entry."""
         self._durable: dict[str, tuple[int, int | None]] = {}
-        """By name: the last entry known to be durable when the process ended, and its term."""
+        """By name: index and term of the last entry that was known to be durable when the process ended."""
         self._committed: dict[int, int] = {}
-        """The term of each entry that anybody knew to be committed."""
+        """The term of each entry that any server knew to be committed."""
         self._last_of_term: dict[int, int] = {}
-        """By the term in which it was known: the last of them."""
+        """By the term in which a server learned of commits: the highest committed index."""
 
     def appended(self, name: str, index: int, term: int, payload: bytes, before: int | None) -> None:
-        """A journal has got entry ``index``, behind one of term ``before`` (None: it is not there)."""
+        """Check a new entry of a journal; the previous entry has term ``before`` (None: it was dropped)."""
         known = self._entries.setdefault((index, term), (payload, before))
         if known[0] != payload:
             raise ViolationError(
@@ -44,16 +44,16 @@ class LogChecker:
             self._entries[index, term] = (payload, known[1] if before is None else before)
 
     def stopped(self, name: str, journal: JournalView) -> None:
-        """A process ends: what it knew to be durable must be found again."""
+        """Record what a process that ends knew to be durable; it must be there after a restart."""
         index = journal.durable_index
         self._durable[name] = (index, journal.term_at(index))
 
     def emptied(self, name: str) -> None:
-        """A machine has lost its disk, on purpose."""
+        """Forget a machine whose disk was wiped on purpose."""
         self._durable.pop(name, None)
 
     def reopened(self, name: str, journal: JournalView) -> None:
-        """A journal was read back: what is left of it is what it was, and nothing durable is missing."""
+        """Check a journal that was read back: its entries are unchanged, and no durable entry is missing."""
         durable, its_term = self._durable.get(name, (0, None))
         if durable > journal.last_index or (
             durable >= max(1, journal.first_index) and journal.term_at(durable) != its_term
@@ -69,18 +69,20 @@ class LogChecker:
             known = self._entries.get((index, term))
             if known is None:
                 raise ViolationError(
-                    "durability", f"{name} finds entry {index} of term {term}: nobody had it"
+                    "durability", f"{name} finds entry {index} of term {term}: no journal ever had it"
                 )
             before = journal.term_at(index - 1)
             if before is not None and known[1] not in {None, before}:
-                raise ViolationError("log matching", f"{name} finds entry {index} behind another than it was")
+                raise ViolationError(
+                    "log matching", f"{name} finds entry {index} after a different entry than before"
+                )
 
     def committed_term(self, index: int) -> int | None:
-        """The term of entry ``index``; None if nobody knows it to be committed."""
+        """Return the term of entry ``index``; None if no server knows it to be committed."""
         return self._committed.get(index)
 
     def committed(self, name: str, in_term: int, journal: JournalView, above: int, up_to: int) -> None:
-        """A node that is in term ``in_term`` knows all entries to be committed up to ``up_to``."""
+        """Check the entries up to ``up_to``, which a node in term ``in_term`` knows to be committed."""
         for index in range(max(above + 1, journal.first_index), up_to + 1):
             term = journal.term_at(index)
             if term is None or self._committed.setdefault(index, term) != term:
@@ -92,7 +94,7 @@ class LogChecker:
         self._last_of_term[in_term] = max(up_to, self._last_of_term.get(in_term, 0))
 
     def elected(self, name: str, term: int, journal: JournalView) -> None:
-        """A node leads a term."""
+        """Check that the log of a new leader has the committed entries of earlier terms."""
         last = max((last for earlier, last in self._last_of_term.items() if earlier < term), default=0)
         if last >= max(1, journal.first_index) and journal.term_at(last) != self._committed.get(last):
             raise ViolationError(

@@ -6,14 +6,14 @@ from node.simulator.world import World
 from node.units import SECOND
 
 EPOCH_NS = 1_700_000_000 * SECOND
-"""Unix time when the world begins; any will do."""
+"""Unix time at the start of the world. The value doesn't matter."""
 
 DRIFT = 100e-6
-"""Quartz runs up to a hundred parts in a million fast or slow."""
+"""Quartz clocks run up to a hundred parts in a million fast or slow."""
 
 
 class MachineClock:
-    """Reads as the machine's own clocks would. Its monotonic clock starts anew with the machine."""
+    """The clocks of one machine. The monotonic clock restarts when the machine does."""
 
     def __init__(self, world: World, *, skew_s: float) -> None:
         self._world = world
@@ -23,11 +23,11 @@ class MachineClock:
         self.reboot()
 
     def reboot(self) -> None:
-        """The power was gone: the monotonic clock starts somewhere else."""
+        """Restart the monotonic clock at another value, as after a power failure."""
         self._booted_s = self._world.now - self._world.rng.uniform(1, 1e6)
 
     def jump(self, seconds: float) -> None:
-        """Somebody sets the wall clock."""
+        """Set the wall clock forward or back."""
         self._skew_ns += int(seconds * SECOND)
 
     def monotonic_s(self) -> float:
@@ -40,5 +40,5 @@ class MachineClock:
         return EPOCH_NS + int(self._world.now * SECOND) + self._skew_ns
 
     def until_s(self, deadline_s: float) -> float:
-        """How much virtual time passes until the monotonic clock shows that; at least 0."""
+        """Return how much virtual time passes until the monotonic clock shows ``deadline_s``; at least 0."""
         return max(0.0, (deadline_s - self.monotonic_s()) / self._rate)

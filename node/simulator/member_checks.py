@@ -1,9 +1,9 @@
-"""What single-server changes of the membership rest on, looked at in whole nodes.
+"""Checks of single-server membership changes, in whole nodes.
 
-*One at a time*: a leader begins a change when the one before is committed, as is an entry of its own
-term, and no more than one voter differs. *By the log*: every node goes by the last membership in its
-log, committed or not. *For good*: once a membership is committed, whoever knows that, goes by it or by
-a later one, however it came by the log.
+*One at a time*: a leader begins a change only when the previous one and an entry of its own term are
+committed, and the change adds or removes at most one voter. *By the log*: every node uses the last
+membership in its log, committed or not. *For good*: a node that knows that a membership is committed uses it
+or a later one, whether it got it as an entry or in a snapshot.
 
 Source: Ongaro, *Consensus: Bridging Theory and Practice*, chapter 4.
 """
@@ -19,7 +19,7 @@ from node.simulator.raft_checks import ViolationError
 
 
 class Led(Protocol):
-    """An engine, as far as its members go."""
+    """The parts of an engine that concern membership."""
 
     @property
     def commit_index(self) -> int: ...
@@ -32,47 +32,47 @@ class Led(Protocol):
 def expect_one_at_a_time(
     name: str, new: Membership, before: Membership, since: int, commit: int, *, knows_own: bool
 ) -> None:
-    """A leader has begun a change.
+    """Check a membership change that a leader has begun.
 
     Args:
         name: the leader.
-        new: what it has appended.
-        before: what was in force.
-        since: the entry that brought that.
-        commit: its commit index.
-        knows_own: the entry there is of the leader's own term.
+        new: the membership that it has appended.
+        before: the membership in force until then.
+        since: the index of the entry that contains ``before``.
+        commit: the leader's commit index.
+        knows_own: whether the entry at ``commit`` is of the leader's own term.
     """
     if since > commit:
         raise ViolationError("membership", f"{name} begins a change, that of entry {since} isn't committed")
     if not knows_own:
-        raise ViolationError("membership", f"{name} begins a change and has committed nothing in its term")
+        raise ViolationError("membership", f"{name} begins a change before it committed an entry of its term")
     if len(new.copies() ^ before.copies()) > 1:
-        raise ViolationError("membership", f"{before.voters} are to become {new.voters} at once")
+        raise ViolationError("membership", f"{before.voters} become {new.voters} in one change")
 
 
 class MemberChecker:
-    """Told of every membership in any journal, and of every node after every step.
+    """Checks every membership in any journal, and every node after each step.
 
     Args:
-        log: knows what is committed.
+        log: knows which entries are committed.
     """
 
     def __init__(self, log: LogChecker) -> None:
         self._log = log
         self._changes: dict[tuple[int, int], Membership] = {}
-        """By index and term of the entry: in order, but for those that were never committed."""
+        """By index and term of the entry, ordered by index except for entries that were never committed."""
 
     def appended(self, index: int, term: int, encoded: bytes) -> None:
-        """A journal has got an entry that brings a membership."""
+        """Record a membership that was appended to a journal."""
         if (index, term) not in self._changes:
             self._changes[index, term] = Membership.decode(encoded)
 
     def observe(self, name: str, engine: Led, journal: JournalView) -> None:
-        """A node may have got, lost or committed entries."""
+        """Check the membership of a node that may have got, lost or committed entries."""
         since, placed, commit = engine.membership_index, journal.membership, engine.commit_index
         if since != (placed[0] if placed is not None else 0):
             raise ViolationError(
-                "membership", f"{name} goes by the members of entry {since}, its log by {placed}"
+                "membership", f"{name} uses the membership of entry {since}, but its log has {placed}"
             )
         if since > commit:
             return
@@ -81,7 +81,7 @@ class MemberChecker:
                 if engine.membership != membership:
                     raise ViolationError(
                         "membership",
-                        f"{name} goes by {engine.membership.voters} of entry {since}, "
-                        f"{membership.voters} of entry {index} are committed",
+                        f"{name} uses {engine.membership.voters} of entry {since}, "
+                        f"but {membership.voters} of entry {index} are committed",
                     )
                 return

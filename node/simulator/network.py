@@ -1,9 +1,9 @@
-"""Links between hosts: connections that come and go, and messages that take time.
+"""Links between nodes: connections that come and go, and messages with latency.
 
-A link behaves like a TCP connection: messages arrive in order, and when it breaks, what was on the
-way is gone. A direction can be *blocked* for a while: what is sent meanwhile arrives late, or never
-if the link breaks. In *rough* weather messages are also lost, doubled and reordered, which no TCP
-connection does, but which no rule may depend on.
+A link behaves like a TCP connection: messages arrive in order, and when it breaks, messages in transit are
+lost. A direction can be *blocked* for a while: messages sent meanwhile arrive late, or never if the link
+breaks. In *rough* weather, messages are also lost, duplicated and reordered. TCP connections don't do that,
+but the Raft rules must not depend on it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from node.simulator.world import World
 
 
 class Endpoint(Protocol):
-    """A host, as the network sees it."""
+    """A node, as the network uses it."""
 
     name: str
 
@@ -31,7 +31,7 @@ class Endpoint(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Weather:
-    """What may happen to a single message: probabilities."""
+    """Probabilities of faults of a single message."""
 
     loss: float = 0.0
     duplicate: float = 0.0
@@ -48,12 +48,12 @@ _RECONNECT_S = (0.0005, 0.005, 0.05, 0.3)
 
 
 class Network:
-    """All links of a world. A pair of hosts has one link, with an epoch for each time it is up."""
+    """All links of one kind. A pair of nodes has at most one link, with a new epoch each time it comes up."""
 
     def __init__(
         self,
         world: World,
-        hosts: Sequence[Endpoint],
+        endpoints: Sequence[Endpoint],
         weather: Weather = CALM,
         rng: random.Random | None = None,
         name: str = "link",
@@ -63,7 +63,7 @@ class Network:
         self._admit = admit
         self._world = world
         self._rng = rng or world.rng
-        self._hosts = {host.name: host for host in hosts}
+        self._endpoints = {endpoint.name: endpoint for endpoint in endpoints}
         self._weather = weather
         self._storms = 0
         self._epochs: dict[tuple[str, str], int] = {}
@@ -75,17 +75,17 @@ class Network:
         self._last_arrival: dict[tuple[str, str], float] = {}
 
     def calm(self) -> None:
-        """From now on: no bad weather, nothing blocked, every link comes back."""
+        """End all faults: calm weather, no blocked directions, and every link comes back."""
         self._weather = CALM
         self._storms += 1
         for pair in list(self._blocked):
             self._blocked[pair] = 1
             self._unblock(pair)
-        for a, b in combinations(self._hosts, 2):
+        for a, b in combinations(self._endpoints, 2):
             self._world.after(0.01, lambda a=a, b=b: self.connect(a, b))  # type: ignore[misc]
 
     def storm(self, weather: Weather, seconds: float) -> None:
-        """Have another weather for a while; of two storms the later one lasts."""
+        """Change the weather for some seconds. If two storms overlap, the later one decides when it ends."""
         self._storms += 1
         storm = self._storms
         self._weather = weather
@@ -100,8 +100,8 @@ class Network:
     # --- links ------------------------------------------------------------------------------------
 
     def connect(self, a: str, b: str) -> None:
-        """Bring the link up, if both hosts are; later if the way is blocked."""
-        first, second = self._hosts[a], self._hosts[b]
+        """Bring the link up if both nodes are up. Retry later if a direction is blocked or a node refuses."""
+        first, second = self._endpoints[a], self._endpoints[b]
         if not (first.up and second.up) or self._link(a, b) is not None:
             return
         if (a, b) in self._blocked or (b, a) in self._blocked:
@@ -112,51 +112,51 @@ class Network:
             return
         self._epoch += 1
         self._epochs[_pair(a, b)] = self._epoch
-        self._world.note(f"{self._name} {a}-{b} up")
+        self._world.record(f"{self._name} {a}-{b} up")
         first.link_up(b)
         second.link_up(a)
 
     def connect_soon(self, a: str, b: str) -> None:
-        """One of them wants the link now."""
+        """Bring the link up in a moment: one of the nodes wants it now."""
         self._world.after(0.001, lambda: self.connect(a, b))
 
     def cut(self, a: str, b: str) -> None:
-        """Break the link; it comes back by itself after a while, short or long."""
+        """Break the link. It comes back after a random time, short or long."""
         if self._epochs.pop(_pair(a, b), None) is None:
             return
-        self._world.note(f"{self._name} {a}-{b} down")
+        self._world.record(f"{self._name} {a}-{b} down")
         for here, there in ((a, b), (b, a)):
             self._waiting.pop((here, there), None)
-            if self._hosts[here].up:
-                self._hosts[here].link_down(there)
+            if self._endpoints[here].up:
+                self._endpoints[here].link_down(there)
         self._world.after(self._rng.choice(_RECONNECT_S), lambda: self.connect(a, b))
 
     def cut_all(self, name: str) -> None:
-        for other in self._hosts:
+        for other in self._endpoints:
             if other != name:
                 self.cut(name, other)
 
     def connect_all(self, name: str) -> None:
-        """A host has started: its links come up soon."""
-        for other in self._hosts:
+        """Bring up the links of a node that has started, each after a short random time."""
+        for other in self._endpoints:
             if other != name:
                 delay = self._rng.uniform(0, 0.05)
                 self._world.after(delay, lambda other=other: self.connect(name, other))  # type: ignore[misc]
 
     def block(self, pairs: Iterable[tuple[str, str]], seconds: float) -> None:
-        """Let nothing through in these directions for a while."""
+        """Hold back all messages in these directions for some seconds."""
         for pair in pairs:
             self._blocked[pair] = self._blocked.get(pair, 0) + 1
-            self._world.note(f"{self._name} {pair[0]} to {pair[1]} blocked for {seconds:.2f} s")
+            self._world.record(f"{self._name} {pair[0]} to {pair[1]} blocked for {seconds:.2f} s")
             self._world.after(seconds, lambda pair=pair: self._unblock(pair))  # type: ignore[misc]
 
     def echo(self, sender: str, receiver: str, seconds: float, late_s: float) -> None:
-        """For a while, whatever is sent in this direction arrives a second time, so much later."""
+        """For some seconds, deliver each message in this direction a second time, ``late_s`` later."""
         self._echoes[sender, receiver] = (self._world.now + seconds, late_s)
 
     @property
     def is_fine(self) -> bool:
-        """Nothing is blocked, nor was it a moment ago: what arrives now was sent just now."""
+        """Whether no direction is or was blocked lately, and messages arrive soon after they are sent."""
         return not self._blocked and self._weather is CALM and self._world.now - self._unblocked_s > _LATE_S
 
     def _unblock(self, pair: tuple[str, str]) -> None:
@@ -166,7 +166,7 @@ class Network:
             self._blocked[pair] = count - 1
             return
         waiting = self._waiting.pop(pair, [])
-        if self._chance(0.4):
+        if self._happens(0.4):
             self.cut(*pair)
         for epoch, message in waiting:
             self._post(*pair, epoch, message)
@@ -174,14 +174,14 @@ class Network:
     # --- messages ---------------------------------------------------------------------------------
 
     def send(self, sender: str, receiver: str, message: Any, *, loose: bool = True) -> None:
-        """Send a message. Weather is for what is ``loose``: all else relies on a connection's promises."""
+        """Send a message. Weather affects only ``loose`` ones; others rely on an ordered connection."""
         epoch = self._link(sender, receiver)
         if epoch is None:
             return
         weather = self._weather if loose else CALM
-        if self._chance(weather.loss):
+        if self._happens(weather.loss):
             return
-        if self._chance(weather.duplicate):
+        if self._happens(weather.duplicate):
             delay = self._rng.uniform(0.001, _LATE_S)
             self._world.after(delay, lambda: self._arrive(sender, receiver, epoch, message))
         until_s, late_s = self._echoes.get((sender, receiver), (0.0, 0.0))
@@ -195,7 +195,7 @@ class Network:
     def _post(self, sender: str, receiver: str, epoch: int, message: Any, reorder: float = 0.0) -> None:
         rng, now = self._rng, self._world.now
         delay = rng.uniform(0.0003, 0.003) if rng.random() < 0.95 else rng.uniform(0.003, 0.08)
-        if self._chance(reorder):
+        if self._happens(reorder):
             delay = rng.uniform(0.003, _LATE_S)
         elif not reorder:
             delay = max(delay, self._last_arrival.get((sender, receiver), 0.0) - now + 1e-6)
@@ -203,14 +203,14 @@ class Network:
         self._world.after(delay, lambda: self._arrive(sender, receiver, epoch, message))
 
     def _arrive(self, sender: str, receiver: str, epoch: int, message: Any) -> None:
-        if self._link(sender, receiver) == epoch and self._hosts[receiver].up:
-            self._hosts[receiver].deliver(sender, message)
+        if self._link(sender, receiver) == epoch and self._endpoints[receiver].up:
+            self._endpoints[receiver].deliver(sender, message)
 
-    def _chance(self, probability: float) -> bool:
+    def _happens(self, probability: float) -> bool:
         return probability > 0 and self._rng.random() < probability
 
     def linked(self, a: str, b: str) -> bool:
-        """Whether the link is up."""
+        """Return True if the link is up."""
         return self._link(a, b) is not None
 
     def _link(self, a: str, b: str) -> int | None:

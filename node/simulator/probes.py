@@ -1,4 +1,4 @@
-"""The parts of a node through which the checkers look on: machine, engine, connections; its links."""
+"""Subclasses of a node's parts that report to the checkers: machine, engine, connections; and its links."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 class ProbedMachine(Machine):
-    """The machine, with the checkers looking on."""
+    """A machine that reports each applied entry to the checkers."""
 
     def __init__(self, state: State, node: SimNode, checker: ClusterChecker) -> None:
         super().__init__(state)
@@ -40,7 +40,7 @@ class ProbedMachine(Machine):
 
 
 class ProbedEngine(Engine):
-    """The engine, with the checkers told of what is proposed, and looking at changes of members."""
+    """An engine that reports proposals to the checkers and checks membership changes."""
 
     watcher: Callable[[int, bytes], None]
     model: RaftModel
@@ -62,7 +62,7 @@ class ProbedEngine(Engine):
 
 
 class ProbedConnection(Connection):
-    """A connection, with the checkers told of what is delivered."""
+    """A connection that reports deliveries to the checkers."""
 
     __slots__ = ("watcher",)
 
@@ -88,7 +88,7 @@ class ProbedConnection(Connection):
 
 
 class Port:
-    """One end of a node's links of one kind; the network knows nodes by it."""
+    """One end of a node's links of one kind. The network uses it as the node's `Endpoint`."""
 
     def __init__(self, node: SimNode, kind: str) -> None:
         self.name = node.name
@@ -100,7 +100,7 @@ class Port:
         return self._node.up or self._node.waiting
 
     def link_up(self, peer: str) -> None:
-        directory = self._node.directory_of(peer)  # as its hello says, just now
+        directory = self._node.directory_of(peer)  # as in the peer's hello
         term = self._node.term_of(peer)
         self._node.now_or_when_resumed(lambda: self._node.linked(self._kind, peer, directory, term))
 

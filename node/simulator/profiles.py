@@ -1,4 +1,4 @@
-"""How much breaks in a run, of what, and for how long."""
+"""Profiles of runs: which faults happen, how often, and for how long."""
 
 from __future__ import annotations
 
@@ -9,36 +9,36 @@ from node.simulator.network import ROUGH, WILD, Weather
 from node.simulator.schedule import LINKS, rates
 
 WARM_UP_S = 3.0
-"""Before anything goes wrong."""
+"""Time before the first fault."""
 
 LEADER_WITHIN_S = 5.0
-"""After everything has healed."""
+"""Within this time after the faults have ended there must be a leader."""
 
 
 @dataclass(frozen=True, slots=True)
 class Profile:
-    """A kind of runs."""
+    """The settings of a kind of run."""
 
     name: str
     rates: Mapping[str, float] = field(default_factory=dict)
-    """Acts a second of virtual time, by kind (`node.simulator.schedule`)."""
+    """Acts per second of virtual time, by kind (`node.simulator.schedule`)."""
     weather: Weather = ROUGH
-    """In a storm."""
+    """The weather in a storm."""
     files: bool = False
-    """The nodes have the real store, in files in memory."""
+    """The nodes use the real store, in files in memory."""
     spares: int = 0
-    """Machines that are not in the cluster, or not yet."""
+    """Number of machines that do not belong to the cluster at the start."""
     seconds: float = 20.0
-    """Virtual time of a run, warm-up and recovery included. More if recovery takes longer."""
+    """Virtual seconds of a run, warm-up and recovery included. A run takes longer if recovery does."""
 
     @property
-    def trouble_s(self) -> float:
-        """The part in which things go wrong."""
+    def faults_s(self) -> float:
+        """The seconds of a run in which acts happen."""
         return max(0.0, self.seconds - WARM_UP_S - LEADER_WITHIN_S)
 
     @property
     def power(self) -> bool:
-        """Machines may lose their power."""
+        """Whether machines may lose their power."""
         return bool(self.rates.get("power"))
 
     @property
@@ -92,11 +92,11 @@ PROFILES = {
         ),
     )
 }  # fmt: skip
-"""By name. ``clients`` leaves the nodes alone, ``quiet`` everything."""
+"""The profiles by name. ``clients`` has no faults of nodes, ``quiet`` none at all."""
 
 
 def changed(profile: Profile, seconds: float | None = None, rates: Mapping[str, float] = _NONE) -> Profile:
-    """The same, but of another length, and some acts more or less often."""
+    """Return the profile with another length or with other rates of some acts."""
     return replace(
         profile,
         seconds=profile.seconds if seconds is None else seconds,

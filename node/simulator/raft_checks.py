@@ -1,12 +1,12 @@
-"""What Raft promises, checked while a group runs. The first broken promise ends the run.
+"""Checks of Raft's guarantees while a group runs. The first violation ends the run.
 
-*Election safety*: a term has one leader. *Leader completeness*: who is elected has every entry that
-was committed in an earlier term. *State machine safety*: all apply the same batch at the same
-index, in order, each once. *Log matching*: two logs that agree on an entry's term agree on all
-before it. *Durability*: what was applied anywhere is in every state in the end. *Convergence*: when
-everything is healed there is a leader, and all states are equal. *Membership*: of two memberships
-that are committed one after the other, one voter at most differs, as a name and as a directory; and
-what a node applies, or a snapshot brings, is the membership that was committed there.
+*Election safety*: a term has one leader. *Leader completeness*: an elected server has every entry that was
+committed in an earlier term. *State machine safety*: all servers apply the same batch at the same index, in
+order, each once. *Log matching*: two logs that agree on an entry's term agree on all earlier entries.
+*Durability*: every batch that was applied anywhere is in every state in the end. *Convergence*: after all
+faults have ended there is a leader, and all states are equal. *Membership*: two memberships that are
+committed one after the other differ in one voter at most, as a name and as a directory; and the membership
+that a node applies or gets with a snapshot is the one that was committed there.
 
 Source: Ongaro and Ousterhout, *In Search of an Understandable Consensus Algorithm*, figure 3.
 """
@@ -21,11 +21,11 @@ from node.raft.membership import Membership
 from node.raft.ports import JournalView
 
 State: TypeAlias = list[tuple[int, bytes]]
-"""What a host has applied: index and payload of each batch."""
+"""The applied batches of a server: index and payload of each."""
 
 
 class ViolationError(Exception):
-    """A promise is broken: ``kind`` names it."""
+    """An invariant is violated. ``kind`` names it."""
 
     def __init__(self, kind: str, text: str) -> None:
         super().__init__(f"{kind}: {text}")
@@ -33,7 +33,7 @@ class ViolationError(Exception):
 
 
 class Observed(Protocol):
-    """A host in the end, as the checker sees it."""
+    """A server at the end of a run, as the checker uses it."""
 
     name: str
     state: State
@@ -49,13 +49,13 @@ class Observed(Protocol):
 
 
 class RaftChecker:
-    """Told of every election, commit and application; remembers what was committed where."""
+    """Checks every election, commit and application, and records which entries were committed."""
 
     def __init__(self, initial_voters: Membership) -> None:
         self.memberships: dict[int, Membership] = {0: initial_voters}
-        """Those that were committed, by the index of their entry."""
+        """The committed memberships, by the index of their entry."""
         self.committed: dict[int, tuple[int, bytes]] = {}
-        """Term and payload of each entry that any leader committed or any node applied."""
+        """Term and payload of each entry that any leader committed or any server applied."""
         self._commit_terms: dict[int, int] = {}
         self._leaders: dict[int, str] = {}
 
@@ -76,18 +76,18 @@ class RaftChecker:
             )
 
     def commits(self, name: str, journal: JournalView, term: int, above: int, up_to: int) -> None:
-        """The leader of ``term`` has moved its commit index."""
+        """Check the entries that the leader of ``term`` has committed by moving its commit index."""
         for index in range(max(above + 1, journal.first_readable), up_to + 1):
             self._commit(name, index, journal.term_at(index) or 0, journal.payload_at(index), term)
 
     def applies(self, name: str, index: int, term: int, payload: bytes, state: State) -> None:
-        """A node applies a batch to ``state``, which doesn't contain it yet."""
+        """Check a batch that a server applies to ``state``, which doesn't contain it yet."""
         if state and state[-1][0] >= index:
             raise ViolationError("state machine safety", f"{name} applies {index} after {state[-1][0]}")
         self._commit(name, index, term, b"\x01" + payload, term)
 
     def passes(self, name: str, index: int, term: int, payload: bytes) -> None:
-        """A node passes an entry that is no batch."""
+        """Check an entry that a server passes because it is no batch."""
         self._commit(name, index, term, payload, term)
 
     def _commit(self, name: str, index: int, term: int, payload: bytes, at_term: int) -> None:
@@ -104,7 +104,7 @@ class RaftChecker:
 
     @property
     def members(self) -> Membership:
-        """The latest that is committed."""
+        """The latest committed membership."""
         return self.memberships[max(self.memberships)]
 
     def _members_committed(self, index: int, membership: Membership) -> None:
@@ -115,34 +115,34 @@ class RaftChecker:
                 raise ViolationError("membership", f"{before.voters} became {after.voters}")
 
     def members_applied(self, name: str, index: int, membership: Membership) -> None:
-        """A node takes a membership for committed, as of entry ``index``."""
+        """Check a membership that a server takes for committed as of entry ``index``."""
         expected = self.memberships[max(at for at in self.memberships if at <= index)]
         if membership != expected:
             raise ViolationError(
                 "membership",
-                f"{name} takes {membership.names} for committed at {index}, where {expected.names} was",
+                f"{name} takes {membership.names} for committed at {index}, but {expected.names} was",
             )
 
-    # --- in the end -------------------------------------------------------------------------------
+    # --- at the end -------------------------------------------------------------------------------
 
-    def finish(self, hosts: Sequence[Observed]) -> None:
-        """Everything is healed and some time has passed."""
-        for position, one in enumerate(hosts):
+    def finish(self, servers: Sequence[Observed]) -> None:
+        """Check convergence and durability some time after all faults have ended."""
+        for position, one in enumerate(servers):
             if not one.up:
-                raise ViolationError("convergence", f"{one.name} is a member and isn't there")
-            for other in hosts[:position]:
+                raise ViolationError("convergence", f"{one.name} is a member and isn't up")
+            for other in servers[:position]:
                 self._match(one, other)
-        applied = {host.name: host.applied for host in hosts}
-        if not any(host.is_ready for host in hosts):
+        applied = {server.name: server.applied for server in servers}
+        if not any(server.is_ready for server in servers):
             raise ViolationError("convergence", "there is no ready leader")
         if len(set(applied.values())) > 1:
             raise ViolationError("convergence", f"not all have applied the same: {applied}")
         entries = sorted(self.committed.items())
         batches = [(index, payload[1:]) for index, (_, payload) in entries if payload[:1] == b"\x01"]
-        for host in hosts:
-            if host.state != batches:
-                missing = [batch for batch in batches if batch not in host.state]
-                raise ViolationError("durability", f"{host.name} misses {len(missing)}: {missing[:3]}")
+        for server in servers:
+            if server.state != batches:
+                missing = [batch for batch in batches if batch not in server.state]
+                raise ViolationError("durability", f"{server.name} misses {len(missing)}: {missing[:3]}")
 
     def _match(self, one: Observed, other: Observed) -> None:
         a, b = one.log, other.log

@@ -1,14 +1,13 @@
 """A Raft group in a simulated world: real engines, journals in memory, a small state machine.
 
-A host stands for a process and its disk. Its engine is driven as `node.raft.driver` drives it:
-frames, tick, flush, and asleep until the engine's next deadline. The state machine is the list of
-batches it was given; its store is a copy of that list, made now and then, no further than what is
-durable in the journal, which then drops its prefix. A peer that needs what was dropped is sent the
-copy.
+A `RaftServer` stands for a process and its disk. Its engine is driven as `node.raft.driver` drives it:
+frames, tick, flush, then sleep until the engine's next deadline. The state machine is the list of applied
+batches. Its store is a copy of that list, saved now and then, and never ahead of what is durable in the
+journal, which then drops its prefix. A peer that needs dropped entries is sent the copy.
 
-With *spares* a group has more hosts than members. A spare is recruited when a leader adds it: its disk
-is wiped and its directory gets a new id, which it says when a link comes up. A host that applies its
-own removal is retired; one that never hears of it goes on, and must do no harm.
+With *spares*, a group has more servers than members. A spare is recruited when a leader adds it: its disk is
+wiped, and its directory gets a new ID, which it sends when a link comes up. A server that applies its own
+removal is retired. A removed server that never learns of it keeps running, and must do no harm.
 """
 
 from __future__ import annotations
@@ -28,14 +27,14 @@ from node.simulator.world import World
 
 TIMING = Timing(election_min_s=0.3, election_max_s=0.6, heartbeat_s=0.05)
 LIMITS = Limits(frame_bytes=300, window_bytes=2000)
-"""Small, so that short logs already need many frames."""
+"""So small that short logs already need many frames."""
 
 FLUSH_S = (0.0005, 0.002, 0.002, 0.01, 0.04)
-"""How long a flush may take: one of these."""
+"""The duration of a flush is drawn from these."""
 
 
 class Snapshot(NamedTuple):
-    """A state, durably stored or on its way: it contains everything up to entry ``up_to``."""
+    """A state, stored or in transit: it contains everything up to entry ``up_to``."""
 
     up_to: int
     term: int
@@ -57,18 +56,18 @@ class GroupOptions:
     limits: Limits = field(default=LIMITS)
     flush_s: tuple[float, ...] = FLUSH_S
     real_journal: bool = False
-    """The journal that nodes have, on a simulated disk, instead of one in memory."""
+    """Use the real journal on a simulated disk instead of one in memory."""
     spares: int = 0
-    """Hosts that found nothing and can be added later."""
+    """Number of servers that are not initial voters and can be added later."""
 
 
 class RaftServer:
-    """One process that can be started, killed, paused and robbed of its power."""
+    """One process that can be started, killed, paused, and cut off from power."""
 
     def __init__(self, group: RaftGroup, name: str, initial_voters: Membership | None) -> None:
         self.name = name
         self.initial_voters = initial_voters
-        """What it was told when it was made or recruited; None: it wasn't."""
+        """The membership it got when it was created or recruited; None: it is not recruited."""
         self.directory = ""
         self.up = False
         self.paused = False
@@ -80,11 +79,11 @@ class RaftServer:
         self._medium = self._new_medium()
         self._store = _EMPTY
         self._invited_at = 0
-        self._said: dict[str, str] = {}  # the peers that are linked, and their directories
+        self._linked_directories: dict[str, str] = {}  # the linked peers and their directories
         self._life = 0
         self._inbox: list[tuple[str, Any]] = []
         self._paused_at = 0.0
-        self._woken_at = float("inf")
+        self._wake_up_at = float("inf")
         self._led_term = 0
         self._seen_commit = 0
 
@@ -110,18 +109,18 @@ class RaftServer:
     # --- life and death ---------------------------------------------------------------------------
 
     def recruit(self, index: int, membership: Membership) -> None:
-        """Be somebody new, with an empty disk, invited by the entry ``index``; `start` it then."""
+        """Wipe the disk and become a new member, added by the entry ``index``. Call `start` afterwards."""
         self.crash(power=False)
         self._world.counts["recruited"] += 1
         self.directory = f"directory {self._world.counts['recruited']} of {self.name}"
-        self._world.note(f"{self.name} begins again with {self.directory}")
+        self._world.record(f"{self.name} begins again with {self.directory}")
         self.initial_voters, self._invited_at = membership, index
         self._medium, self._store = self._new_medium(), _EMPTY
         self._group.model.emptied(self.name)
         self._led_term = 0
 
     def retire(self) -> None:
-        """It has learnt that it left."""
+        """Stop for good: the server has applied its own removal."""
         self.crash(power=False)
         self._world.counts["retired"] += 1
         self.initial_voters = None
@@ -132,8 +131,8 @@ class RaftServer:
         self.up, self.paused = True, False
         self._life += 1
         self._inbox.clear()
-        self._said.clear()
-        self._woken_at = float("inf")
+        self._linked_directories.clear()
+        self._wake_up_at = float("inf")
         self.journal = journal = self._medium.open()
         stored = self._store
         self.state = list(stored.state)
@@ -157,16 +156,16 @@ class RaftServer:
         )
         self._seen_commit = self.engine.commit_index
         self._group.model.started(self.name, self.engine.commit_index)
-        self._world.note(f"{self.name} starts at entry {stored.up_to} of {journal.last_index}")
+        self._world.record(f"{self.name} starts at entry {stored.up_to} of {journal.last_index}")
         self._group.network.connect_all(self.name)
         self._work()
 
     def crash(self, *, power: bool) -> None:
-        """Kill the process; with ``power`` the disk also loses what no flush has made durable."""
+        """Kill the process; with ``power``, the disk also loses data that no flush has made durable."""
         if not self.up:
             return
         self._world.counts["crashes"] += 1
-        self._world.note(f"{self.name} dies{' with its power' if power else ''}")
+        self._world.record(f"{self.name} dies{' with its power' if power else ''}")
         self.up = self.paused = False
         self._inbox.clear()
         self._life += 1
@@ -176,9 +175,9 @@ class RaftServer:
             self._world.counts["operations lost"] += self._medium.lose(self._world.rng)
 
     def pause(self, seconds: float) -> None:
-        """Stop the process for a while; what arrives waits in its sockets."""
+        """Stop the process for a while; messages that arrive wait in its sockets."""
         if self.up and not self.paused:
-            self._world.note(f"{self.name} pauses for {seconds:.2f} s")
+            self._world.record(f"{self.name} pauses for {seconds:.2f} s")
             self.paused, self._paused_at = True, self._world.now
             life = self._life
             self._world.after(seconds, lambda: self.resume() if self._life == life else None)
@@ -186,10 +185,10 @@ class RaftServer:
     def resume(self) -> None:
         if not self.paused:
             return
-        self._world.note(f"{self.name} resumes")
+        self._world.record(f"{self.name} resumes")
         self.paused = False
         inbox, self._inbox = self._inbox, []
-        if self._world.chance(0.5):
+        if self._world.happens(0.5):
             self.engine.paused(self._world.now - self._paused_at)
         for peer, message in inbox:
             self._take(peer, message)
@@ -198,23 +197,23 @@ class RaftServer:
     # --- network ----------------------------------------------------------------------------------
 
     def link_up(self, peer: str) -> None:
-        directory = self._said[peer] = self._group.host(peer).directory
+        directory = self._linked_directories[peer] = self._group.server(peer).directory
         self.engine.connected(peer, directory)
         self._work()
 
     def directory_of(self, peer: str) -> str | None:
-        """What ``peer`` said on the present link."""
-        return self._said.get(peer)
+        """Return the directory that ``peer`` sent on the current link."""
+        return self._linked_directories.get(peer)
 
     def link_down(self, peer: str) -> None:
-        if self._said.pop(peer, None) is None:
+        if self._linked_directories.pop(peer, None) is None:
             return
         self._inbox = [(sender, message) for sender, message in self._inbox if sender != peer]
         self.engine.disconnected(peer)
         self._work()
 
     def deliver(self, peer: str, message: Any) -> None:
-        if peer not in self._said:
+        if peer not in self._linked_directories:
             return
         if self.paused:
             self._inbox.append((peer, message))
@@ -240,20 +239,20 @@ class RaftServer:
         self._work()
 
     def change_members(self, new: Membership) -> int | None:
-        """Ask this host for another membership; None if it refuses."""
+        """Propose a membership to this server. Returns None if it refuses."""
         try:
             index = self.engine.change_membership(new)
         except (RefusedError, UnavailableError) as error:
             self._world.counts["changes refused"] += 1
-            self._world.note(f"{self.name} makes no change: {error}")
+            self._world.record(f"{self.name} makes no change: {error}")
             return None
         self._world.counts["changes"] += 1
-        self._world.note(f"{self.name} appends at {index}: {describe(new)}")
+        self._world.record(f"{self.name} appends at {index}: {describe(new)}")
         self._work()
         return index
 
     def holds(self, index: int, term: int) -> bool:
-        """Whether entry ``index`` of ``term`` is durable here, or in what a snapshot brought."""
+        """Return True if entry ``index`` of ``term`` is durable here, or covered by an installed snapshot."""
         if not self.up and isinstance(self._medium, Tape):
             journal: FlushedJournal = MemoryJournal(self._medium)
         else:
@@ -263,7 +262,7 @@ class RaftServer:
         return journal.durable_index >= index and journal.term_at(index) == term
 
     def _work(self) -> None:
-        """After anything that happened: look, send, flush, and sleep until the next deadline."""
+        """Check, send, flush, and sleep until the next deadline. Called after each event."""
         self._observe()
         self.engine.replicate()
         if self.journal.written > self.journal.durable:
@@ -273,8 +272,8 @@ class RaftServer:
                 delay = self._world.rng.choice(self._group.options.flush_s)
                 self._world.after(delay, lambda: self._flushed(flush, life))
         deadline = self.engine.next_deadline()
-        if deadline < self._woken_at:
-            self._woken_at = deadline
+        if deadline < self._wake_up_at:
+            self._wake_up_at = deadline
             life = self._life
             self._world.after(max(0.0, deadline - self._world.now), lambda: self._wake(deadline, life))
 
@@ -290,8 +289,8 @@ class RaftServer:
         self._work()
 
     def _wake(self, deadline: float, life: int) -> None:
-        if life == self._life and deadline == self._woken_at:
-            self._woken_at = float("inf")
+        if life == self._life and deadline == self._wake_up_at:
+            self._wake_up_at = float("inf")
             if not self.paused:
                 self._tick()
 
@@ -307,7 +306,7 @@ class RaftServer:
             if engine.term > self._led_term:
                 self._led_term = engine.term
                 self._world.counts["elections"] += 1
-                self._world.note(f"{self.name} leads term {engine.term}")
+                self._world.record(f"{self.name} leads term {engine.term}")
                 checker.elected(self.name, engine.term, self.journal)
             if engine.commit_index > self._seen_commit:
                 checker.commits(self.name, self.journal, engine.term, self._seen_commit, engine.commit_index)
@@ -315,13 +314,13 @@ class RaftServer:
         self._seen_commit = engine.commit_index
 
     def check_membership(self) -> None:
-        """What this host goes by is what the end of its log says, committed or not."""
+        """Check that this server uses the last membership in its log, committed or not."""
         engine = self.engine
         since, _ = self.journal.membership or (0, b"")
         if engine.membership_index != since:
             raise ViolationError(
                 "membership",
-                f"{self.name} goes by the one of entry {engine.membership_index}, its log by that of {since}",
+                f"{self.name} uses the one of entry {engine.membership_index}, its log has that of {since}",
             )
 
     # --- state, store and snapshots -----------------------------------------------------------------
@@ -331,13 +330,13 @@ class RaftServer:
         self.state.append((index, payload))
 
     def checkpoint(self, keep: int) -> None:
-        """Store the state, if the journal is as far on the disk; drop all but ``keep`` entries behind it."""
+        """Store the state if the journal is durable that far; drop all but ``keep`` earlier entries."""
         index = self.engine.applied_index
         term, previous = self.journal.term_at(index), self.journal.term_at(index - 1)
         if index - self._store.up_to < 25 or self.journal.durable_index < index:
             return
         if index < self._invited_at:
-            return  # who belonged to the group then is more than it was told
+            return  # the membership at that index is not the one it was recruited with
         assert term is not None
         assert previous is not None
         self._world.counts["checkpoints"] += 1
@@ -360,10 +359,10 @@ class RaftServer:
         self._world.counts["snapshots sent"] += 1
         self._group.network.send(self.name, peer, self._store)
 
-    # --- what else the engine tells -------------------------------------------------------------------
+    # --- other callbacks of the engine ----------------------------------------------------------------
 
     def role_changed(self, role: Role, term: int, leader: str | None, cause: str) -> None:
-        self._world.note(f"{self.name} is {role} in term {term} under {leader}: {cause}")
+        self._world.record(f"{self.name} is {role} in term {term} under {leader}: {cause}")
 
     def applied_to(self, index: int, term: int) -> None:
         pass
@@ -387,7 +386,7 @@ class RaftServer:
         pass
 
     def membership_changed(self, membership: Membership, index: int) -> None:
-        self._world.note(f"{self.name} goes by {describe(membership)}, of entry {index}")
+        self._world.record(f"{self.name} goes by {describe(membership)}, of entry {index}")
 
     def membership_committed(self, membership: Membership, index: int) -> None:
         checker, journal = self._group.checker, self.journal
@@ -405,12 +404,12 @@ class RaftServer:
 
 
 def describe(membership: Membership) -> str:
-    """Voters, and learners in brackets."""
+    """Return the names of the members, learners in brackets."""
     return " ".join(member.name if member.voter else f"({member.name})" for member in membership.members)
 
 
 class RaftGroup:
-    """The hosts, their network and the checker."""
+    """The servers, their network and the checker."""
 
     def __init__(self, world: World, options: GroupOptions) -> None:
         self.world = world
@@ -419,33 +418,33 @@ class RaftGroup:
         self.initial_voters = initial_voters = Membership.initial_voters(self.names[: options.nodes])
         self.checker = RaftChecker(initial_voters)
         self.model = RaftModel()
-        self.hosts = [
+        self.servers = [
             RaftServer(self, name, initial_voters if initial_voters.get(name) else None)
             for name in self.names
         ]
-        self._by_name = {host.name: host for host in self.hosts}
-        self.network = Network(world, self.hosts, options.weather)
+        self._by_name = {server.name: server for server in self.servers}
+        self.network = Network(world, self.servers, options.weather)
         self._proposed = 0
 
-    def host(self, name: str) -> RaftServer:
+    def server(self, name: str) -> RaftServer:
         return self._by_name[name]
 
     def start(self) -> None:
-        for host in self.hosts:
-            host.start()
+        for server in self.servers:
+            server.start()
 
     def check_majority(self, leader: RaftServer) -> None:
-        """What a leader says is committed is on the disks of a majority of those who vote, by its log."""
+        """Check that a leader's last committed entry is on the disks of a majority of the voters."""
         index = leader.engine.commit_index
         term = leader.journal.term_at(index) or 0
         placed = leader.journal.membership
         membership = self.initial_voters if placed is None else Membership.decode(placed[1])
         voters = [member for member in membership.members if member.voter]
-        hosts = [self.host(member.name) for member in voters]
+        servers = [self.server(member.name) for member in voters]
         holders = [
-            host.name
-            for host, member in zip(hosts, voters, strict=True)
-            if host.directory == member.directory and host.holds(index, term)
+            server.name
+            for server, member in zip(servers, voters, strict=True)
+            if server.directory == member.directory and server.holds(index, term)
         ]
         if 2 * len(holders) <= len(voters):
             raise ViolationError(
@@ -455,26 +454,30 @@ class RaftGroup:
             )
 
     def members(self) -> list[RaftServer]:
-        """The hosts of those that belong to the group, by a ready leader's log; all if there is none."""
+        """Return the servers that are members by the log of a ready leader; all if there is no leader."""
         leader = max(
-            (host for host in self.hosts if host.is_ready), key=lambda host: host.engine.term, default=None
+            (server for server in self.servers if server.is_ready),
+            key=lambda server: server.engine.term,
+            default=None,
         )
-        return self.hosts if leader is None else [self.host(name) for name in leader.engine.membership.names]
+        return (
+            self.servers if leader is None else [self.server(name) for name in leader.engine.membership.names]
+        )
 
     def propose(self, count: int) -> None:
-        """Every host that believes to lead proposes so many batches of its own."""
-        for host in self.hosts:
-            if host.leads and not host.paused:
+        """Propose ``count`` batches on every server that believes it is the leader."""
+        for server in self.servers:
+            if server.leads and not server.paused:
                 for _ in range(count):
                     self._proposed += 1
                     self.world.counts["proposed"] += 1
                     size = self.world.rng.choice((5, 20, 120))
-                    host.propose(b"%06d" % self._proposed + b"." * size)
+                    server.propose(b"%06d" % self._proposed + b"." * size)
 
     def heal(self) -> None:
-        """Nothing fails any more, and what did comes back."""
-        self.world.note("heal")
+        """End all faults and restart the servers."""
+        self.world.record("heal")
         self.network.calm()
-        for host in self.hosts:
-            host.resume()
-            host.start()
+        for server in self.servers:
+            server.resume()
+            server.start()

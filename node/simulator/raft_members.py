@@ -1,8 +1,8 @@
-"""Who changes the members of a simulated Raft group: adds, promotes, removes, replaces; at any leader.
+"""Membership changes of a simulated Raft group: add, promote, remove and replace, at any leader.
 
-An operator believes whoever says that it leads, and two may say so at once. It never waits for the
-rest of the cluster: what one change needs of the one before is the engine's to refuse. What a real
-operator must see to is seen to here as well: a disk is wiped only if its node is known to have left.
+The operator believes every server that claims to lead, and two may claim it at once. It never waits for the
+rest of the group: the engine must refuse a change whose conditions are not met. The one duty of a real
+operator is kept here as well: a disk is wiped only if its node is known to have left.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ from node.simulator.raft_group import RaftGroup, RaftServer
 
 
 class Operator:
-    """Asks for a change, waits a random time, asks for the next.
+    """Requests a change, waits a random time, requests the next one.
 
     Args:
-        group: with spares.
+        group: a group with spares.
         every_s: mean time between two changes.
     """
 
@@ -37,9 +37,9 @@ class Operator:
     def _act(self) -> None:
         if not self._active:
             return
-        for host in self._group.hosts:
-            if host.leads and not host.paused:
-                self._change(host)
+        for server in self._group.servers:
+            if server.leads and not server.paused:
+                self._change(server)
         self._schedule()
 
     def _change(self, leader: RaftServer) -> None:
@@ -47,7 +47,7 @@ class Operator:
         if self._promote(leader, membership):
             return
         bootstrapped = self._group.options.nodes
-        if self._world.chance(0.75 if len(membership.names) <= bootstrapped else 0.25):
+        if self._world.happens(0.75 if len(membership.names) <= bootstrapped else 0.25):
             self._add(leader, membership)
         else:
             self._remove(leader, membership)
@@ -55,7 +55,7 @@ class Operator:
     def _promote(self, leader: RaftServer, membership: Membership) -> bool:
         for name in membership.learners:
             directory = leader.directory_of(name)
-            if directory is not None and leader.engine.caught_up(name) and self._world.chance(0.8):
+            if directory is not None and leader.engine.caught_up(name) and self._world.happens(0.8):
                 leader.change_members(membership.with_voter(name, directory))
                 return True
         return False
@@ -70,13 +70,13 @@ class Operator:
         name = self._world.rng.choice(spares)
         index = leader.change_members(membership.with_learner(name, f"{name}:1"))
         if index is not None:
-            # It left, and that is committed: nobody counts on what its disk has.
-            recruit = self._group.host(name)
+            # Its removal is committed: no server relies on the data on its disk.
+            recruit = self._group.server(name)
             recruit.recruit(index, leader.engine.membership)
             self._world.after(self._world.rng.uniform(0.0, 0.3), recruit.start)
 
     def _remove(self, leader: RaftServer, membership: Membership) -> None:
-        if len(membership.voters) <= (1 if self._world.chance(0.1) else 2):
+        if len(membership.voters) <= (1 if self._world.happens(0.1) else 2):
             return
         name = self._world.rng.choice(membership.names)
         if name == leader.name:
@@ -87,8 +87,8 @@ class Operator:
             leader.change_members(membership.without(name))
 
     def _remove_former(self, name: str) -> None:
-        """The next leader removes the one that handed over to it."""
-        for host in self._group.hosts:
-            membership = host.engine.membership if host.leads and not host.paused else None
+        """Let the next leader remove its predecessor."""
+        for server in self._group.servers:
+            membership = server.engine.membership if server.leads and not server.paused else None
             if membership is not None and membership.get(name) and len(membership.voters) > 1:
-                host.change_members(membership.without(name))
+                server.change_members(membership.without(name))

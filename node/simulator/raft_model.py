@@ -1,25 +1,25 @@
-"""A small model of one Raft server after the other, held against the engine after each of its steps.
+"""A small model of each Raft server, compared with the engine after each of its steps.
 
-The engine is the pysyncobj library under our repairs (docs/raft-engine.md). The model knows nothing of
-either: it sees which frames a server was given and which it sent, and what its log holds, and it derives
-from the rules of Raft alone what that server may be and may have committed:
+The engine is the pysyncobj library with our corrections (docs/raft-engine.md). The model uses no code of
+either. From the frames that a server received and sent, and from the contents of its log, it derives by the
+rules of Raft alone which role the server may have and which entries it may have committed:
 
-*Votes.* One vote a server and term, across restarts; for a candidate whose log is at least as good as the
-voter's was when it was asked. *Elections.* Who leads has the votes of a majority of the voters its log
-names, its own included if it is one. *Terms* never fall, and a leader of a term adds to its log only.
-*Acks* name what is durable. *Log matching.* A server that acknowledges an entry to a leader has an entry of
-the term there that this leader's appends named: by induction all entries before it are the same.
-*Membership.* The model reads who counts from the server's own log, not from the engine. A leader begins a
-change when the one before and an entry of its own term are committed, and no more than one voter differs.
-Votes and acks of others, removed servers among them, count for nothing. *Commitment.* A leader commits an
-entry of its own term, which a majority has acknowledged to it in that term. Who follows commits no more
-than leaders have told it, and no more than they have verified in its log. No commit index falls.
+*Votes.* One vote per server and term, across restarts; only for a candidate whose log is at least as good as
+the voter's was when it was asked. *Elections.* A leader has the votes of a majority of the voters in its
+log, including its own if it is a voter. *Terms* never fall, and a leader only appends to its log. *Acks*
+name durable entries. *Log matching.* When a server acknowledges an entry to a leader, the term of its entry
+is the one that this leader's appends named: by induction all earlier entries are the same. *Membership.* The
+model reads the voters from the server's own log, not from the engine. A leader begins a change only when the
+previous one and an entry of its own term are committed, and the change adds or removes at most one voter.
+Votes and acks of other servers, including removed ones, don't count. *Commitment.* A leader commits an entry
+of its own term that a majority has acknowledged to it in that term. A follower commits no more than leaders
+have reported as committed, and no more than they have verified in its log. No commit index falls.
 
-Cost: a step looks at the entries of the frames it was given and at the last membership, never at whole logs.
+Cost: a step looks at the entries of the received frames and at the last membership, never at whole logs.
 
 The other checkers look at all servers together (`log_checks`, `member_checks`): election safety, all entries
-of all logs, leader completeness, what becomes of committed memberships. This one says at which step of which
-server a rule was broken.
+of all logs, leader completeness, and committed memberships. This model reports at which step of which server
+a rule was broken.
 
 Source: Ongaro and Ousterhout, *In Search of an Understandable Consensus Algorithm*, figure 2.
 """
@@ -34,11 +34,11 @@ from node.raft.ports import JournalView, Message, Role
 from node.simulator.raft_checks import ViolationError
 
 Log = tuple[int, int]
-"""Term and index of a last entry: the better log has the greater."""
+"""Term and index of the last entry of a log. The greater value is the better log."""
 
 
 class Engine(Protocol):
-    """What the model is held against."""
+    """The parts of the engine that the model is compared with."""
 
     @property
     def role(self) -> Role: ...
@@ -53,47 +53,47 @@ class Engine(Protocol):
 
 
 Placed = tuple[int, bytes]
-"""The entry that brought a membership, and its bytes."""
+"""Index of the entry that contains a membership, and its bytes."""
 
 CLAIMS_MAX = 1024
-"""Entries of a leader's log that are remembered for one follower: more than are ever on their way to it."""
+"""How many entries of a leader's log are remembered for one follower: more than are ever in transit."""
 
 
 @dataclass(slots=True)
 class Server:
-    """One server, as far as its frames tell."""
+    """One server, as derived from its frames."""
 
     term: int = 0
     voted: dict[int, str] = field(default_factory=dict)
-    """By term: for whom."""
-    judged: dict[tuple[int, str], Log] = field(default_factory=dict)
-    """Its own log when a candidate asked for its vote, by term and candidate."""
+    """The candidate it voted for, by term."""
+    log_when_asked: dict[tuple[int, str], Log] = field(default_factory=dict)
+    """The end of its own log when a candidate asked for its vote, by term and candidate."""
     votes: set[str] = field(default_factory=set)
-    """Who has voted for it in `term`."""
+    """The servers that voted for it in `term`."""
     acks: dict[str, int] = field(default_factory=dict)
-    """What was acknowledged to it in `term`."""
+    """The last index that each peer acknowledged to it in `term`."""
     led: int = 0
-    """The last term in which it was seen to lead."""
+    """The last term in which it was the leader."""
     last_index: int = 0
-    """The end of its log when it was seen to lead last."""
+    """The last index of its log when it was last observed as the leader."""
     commit: int = 0
-    told: int = 0
-    """How far leaders and snapshots have told it that its log is committed."""
+    reported: int = 0
+    """The index up to which leaders and snapshots have reported its log as committed."""
     claims: dict[int, int] = field(default_factory=dict)
-    """The terms of entries of the leader's log, by index, as its appends in `term` named them."""
+    """The terms of entries of the leader's log, by index, as named by the leader's appends in `term`."""
     placed: Placed | None = None
-    """The last membership that was seen in its log."""
+    """The last membership observed in its log."""
     members: Membership | None = None
-    """The same, decoded; None while its log has none."""
+    """The same, decoded; None while its log has no membership."""
 
     def enter(self, term: int) -> None:
-        """Go on to a later term, where nothing is known yet."""
+        """Move to a later term, with empty records."""
         if term > self.term:
             self.term = term
             self.votes, self.acks, self.claims = set(), {}, {}
 
     def claim(self, message: Message) -> None:
-        """Note the terms of the entries that an append of the leader names."""
+        """Record the terms of the entries that an append of the leader names."""
         if len(self.claims) > CLAIMS_MAX:
             self.claims.clear()
         self.claims[message["prev"]] = message["prev_term"]
@@ -102,40 +102,42 @@ class Server:
 
 
 class RaftModel:
-    """All servers. Told of every start, frame and step."""
+    """The models of all servers, updated by every start, frame and step."""
 
     def __init__(self) -> None:
         self._servers: dict[str, Server] = {}
         self._asked: dict[tuple[str, int], Log] = {}
-        """The log of a candidate of a term, as it said."""
+        """The end of a candidate's log in a term, as it claimed."""
 
     def _server(self, name: str) -> Server:
         return self._servers.setdefault(name, Server())
 
     def started(self, name: str, commit: int) -> None:
-        """A process starts: it knows to be committed what its store holds."""
+        """Record the start of a process: it knows that the entries in its store are committed."""
         server = self._server(name)
         server.votes, server.acks, server.claims, server.led = set(), {}, {}, 0
-        server.commit = server.told = commit
+        server.commit = server.reported = commit
 
     def emptied(self, name: str) -> None:
-        """A machine has lost its directory, on purpose: it is another server with the same name."""
+        """Forget a machine whose directory was wiped on purpose: it is another server with the same name."""
         self._servers.pop(name, None)
 
     def installed(self, name: str, index: int) -> None:
-        """A snapshot of entry ``index`` was installed or offered, so that is committed."""
+        """Record that a snapshot of entry ``index`` was installed or offered: the entry is committed."""
         server = self._server(name)
-        server.told = max(server.told, index)
+        server.reported = max(server.reported, index)
 
     # --- frames -----------------------------------------------------------------------------------
 
     def received(self, name: str, peer: str, message: Message, journal: JournalView) -> None:
-        """A server is about to take a frame."""
+        """Record a frame that a server is about to handle."""
         server, term = self._server(name), message.get("term", 0)
         match message.get("type"):
             case "vote":
                 key = (term, peer)
-                server.judged[key] = min(server.judged.get(key, last_of(journal)), last_of(journal))
+                server.log_when_asked[key] = min(
+                    server.log_when_asked.get(key, last_of(journal)), last_of(journal)
+                )
             case "voted":
                 server.enter(term)
                 if term == server.term:
@@ -146,7 +148,7 @@ class RaftModel:
                     server.acks[peer] = max(message["match"], server.acks.get(peer, 0))
             case "append":
                 verified = message["prev"] + len(message["entries"])
-                server.told = max(server.told, min(message["commit"], verified))
+                server.reported = max(server.reported, min(message["commit"], verified))
                 server.enter(term)
                 if term == server.term:
                     server.claim(message)
@@ -154,10 +156,10 @@ class RaftModel:
                 pass
 
     def sent(self, name: str, peer: str, message: Message, journal: JournalView) -> None:
-        """A server has sent a frame.
+        """Check a frame that a server has sent.
 
         Raises:
-            ViolationError: it must not have.
+            ViolationError: the rules don't allow the frame.
         """
         term = message.get("term", 0)
         match message.get("type"):
@@ -167,14 +169,14 @@ class RaftModel:
             case "voted":
                 self._vote(name, term, peer)
                 theirs = self._asked.get((peer, term))
-                ours = self._server(name).judged.get((term, peer))
+                ours = self._server(name).log_when_asked.get((term, peer))
                 if theirs is None or ours is None or theirs < ours:
                     raise ViolationError(
                         "vote rule",
-                        f"{name}, whose log ended with {ours}, votes in term {term} for {peer}, whose ends "
-                        f"with {theirs}",
+                        f"{name}, with a log up to {ours}, votes in term {term} for {peer}, with a log "
+                        f"up to {theirs}",
                     )
-            case "ack" if term == self._server(name).term:  # else it is of an earlier leadership (PS-5)
+            case "ack" if term == self._server(name).term:  # otherwise of an earlier leadership (PS-5)
                 match = message["match"]
                 if match > max(1, journal.durable_index) and match >= journal.first_readable:
                     raise ViolationError(
@@ -199,33 +201,33 @@ class RaftModel:
     # --- steps ------------------------------------------------------------------------------------
 
     def stepped(self, name: str, engine: Engine, journal: JournalView) -> None:
-        """A server has done something.
+        """Check a server after a step.
 
         Raises:
-            ViolationError: it is what it must not be, or knows what it can't.
+            ViolationError: the rules don't allow its role, its term, its membership or its commit index.
         """
         server = self._server(name)
         if engine.term < server.led:
             raise ViolationError("term rule", f"{name} goes back to term {engine.term} from {server.led}")
         server.enter(engine.term)
         commit = engine.commit_index
-        self._goes_by(name, server, engine, journal)
+        self._check_membership(name, server, engine, journal)
         if engine.role is Role.LEADER:
-            self._leads(name, server, engine, journal)
+            self._check_leader(name, server, engine, journal)
         if commit < server.commit:
             raise ViolationError("commit rule", f"{name} commits {commit} after {server.commit}")
         if commit > server.commit:
-            # It may have led until this very step, and have gone with what it committed.
-            if server.led == engine.term and commit > server.told:
-                self._commits(name, server, engine, journal)
-            elif commit > max(1, server.told):
+            # It may have led until this step, and have lost the leadership by what it committed.
+            if server.led == engine.term and commit > server.reported:
+                self._check_commit(name, server, engine, journal)
+            elif commit > max(1, server.reported):
                 raise ViolationError(
-                    "commit rule", f"{name} follows and commits {commit}, it was told of {server.told}"
+                    "commit rule", f"{name} follows and commits {commit}, only {server.reported} was reported"
                 )
             server.commit = commit
 
-    def _goes_by(self, name: str, server: Server, engine: Engine, journal: JournalView) -> None:
-        """Read the members from the log, and look at a change that a leader has begun."""
+    def _check_membership(self, name: str, server: Server, engine: Engine, journal: JournalView) -> None:
+        """Read the membership from the log, and check a change that a leader has begun."""
         placed = journal.membership
         if placed != server.placed:
             before, since = server.members, 0 if server.placed is None else server.placed[0]
@@ -233,17 +235,17 @@ class RaftModel:
             server.members = None if placed is None else Membership.decode(placed[1])
             began = engine.role is Role.LEADER and server.led == engine.term
             if began and before is not None and placed is not None and placed[0] > since:
-                self._changes(name, server, before, since, engine, journal)
+                self._check_change(name, server, before, since, engine, journal)
         if server.members is not None and server.members != engine.membership:
             raise ViolationError(
                 "membership rule",
-                f"{name} goes by {engine.membership.voters}, its log by {server.members.voters}",
+                f"{name} uses {engine.membership.voters}, its log has {server.members.voters}",
             )
 
-    def _changes(
+    def _check_change(
         self, name: str, server: Server, before: Membership, since: int, engine: Engine, journal: JournalView
     ) -> None:
-        """A leader has appended a membership, after that of entry ``since``."""
+        """Check a membership that a leader has appended after that of entry ``since``."""
         assert server.members is not None
         commit = engine.commit_index
         if since > commit or journal.term_at(commit) != engine.term:
@@ -257,7 +259,7 @@ class RaftModel:
                 "membership rule", f"{name} turns {before.voters} into {server.members.voters} at once"
             )
 
-    def _leads(self, name: str, server: Server, engine: Engine, journal: JournalView) -> None:
+    def _check_leader(self, name: str, server: Server, engine: Engine, journal: JournalView) -> None:
         last = journal.last_index
         if server.led < engine.term:
             server.led = engine.term
@@ -274,7 +276,7 @@ class RaftModel:
             )
         server.last_index = last
 
-    def _commits(self, name: str, server: Server, engine: Engine, journal: JournalView) -> None:
+    def _check_commit(self, name: str, server: Server, engine: Engine, journal: JournalView) -> None:
         commit = engine.commit_index
         if journal.term_at(commit) != engine.term:
             raise ViolationError(

@@ -1,4 +1,4 @@
-"""One run of a Raft group under an adversary: break things for a while, heal, and look."""
+"""One run of a Raft group under an adversary: inject faults for a while, end them, and check the result."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from node.simulator.raft_members import Operator
 from node.simulator.world import World
 
 _QUIET_S = 1.0
-"""In the end nobody proposes any more, so that all states can be compared."""
+"""No batches are proposed in the last seconds, so that all states can be compared."""
 
 
 @dataclass(frozen=True, slots=True)
 class RaftRun:
-    """What a run is like, apart from its seed."""
+    """The settings of a run, apart from its seed."""
 
     faults: Faults = field(default_factory=Faults)
     weather: Weather = CALM
     nodes: tuple[int, ...] = (3, 3, 5)
-    """How many there are: one of these."""
+    """The number of nodes is drawn from these."""
     flush_s: tuple[float, ...] = FLUSH_S
     real_journal: bool = False
     members_every_s: float = 0.0
-    """Mean time between two changes of the members; 0: there are none."""
-    trouble_s: float = 6.0
+    """Mean time between two membership changes, in seconds; 0: there are none."""
+    faults_s: float = 6.0
     healed_s: float = 3.0
 
 
@@ -36,14 +36,14 @@ def run_raft(seed: int, run: RaftRun, *, trace: list[str] | None = None) -> Coun
 
     Args:
         seed: decides everything.
-        run: the kind of run.
-        trace: is filled with what happened, line by line, also if a promise is broken.
+        run: the settings.
+        trace: is filled with a line per event, also if an invariant is violated.
 
     Returns:
-        What happened how often.
+        How often each kind of event happened.
 
     Raises:
-        ViolationError: a promise is broken.
+        ViolationError: an invariant is violated.
     """
     world = World(seed, trace=trace is not None)
     if trace is not None:
@@ -60,7 +60,7 @@ def run_raft(seed: int, run: RaftRun, *, trace: list[str] | None = None) -> Coun
     adversary = Adversary(group, run.faults)
     operator = Operator(group, run.members_every_s or 1.0)
 
-    until = world.now + run.trouble_s + run.healed_s
+    until = world.now + run.faults_s + run.healed_s
 
     def client() -> None:
         if world.now < until:
@@ -73,7 +73,7 @@ def run_raft(seed: int, run: RaftRun, *, trace: list[str] | None = None) -> Coun
         world.after(1.0, adversary.start)
     if run.members_every_s:
         world.after(0.7, operator.start)
-    world.run(run.trouble_s)
+    world.run(run.faults_s)
     adversary.stop()
     operator.stop()
     group.heal()

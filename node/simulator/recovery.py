@@ -1,12 +1,12 @@
-"""A majority is lost for good, and one directory becomes another cluster: `stanchion cluster recover`.
+"""Loss of a majority, after which one directory becomes another cluster: `stanchion cluster recover`.
 
-What the command does is done by the functions it is made of, on what is left of one machine: the identity
-becomes another cluster's, the log its own. All other machines are gone; new ones with empty directories
-are added later, and clients are started anew with the new cluster's id.
+The steps of the command are done by the functions that the command uses, on the data of one surviving
+machine: its identity becomes that of another cluster, and its log is claimed for it. All other machines are
+gone. New ones with empty directories are added later, and clients are restarted with the new cluster's ID.
 
-From then on the world has another past: what the log of that directory holds. So the checkers begin
-anew, with an account of that much: what of it was acknowledged stays, what was acknowledged beyond it
-may be lost, and nothing may come back or be mixed with it.
+From then on the history of the world is the one in the log of that directory. So the checkers are replaced by
+new ones with a reference model of exactly that history. What it acknowledged must stay; later acknowledged
+messages may be lost; and no lost data may come back or be mixed with the new cluster's.
 """
 
 from __future__ import annotations
@@ -32,24 +32,24 @@ if TYPE_CHECKING:
 
 CLUSTER_ID = "recovered-cluster"
 TAKES_S = 0.5
-"""So long before the end of all trouble it happens, or not at all."""
+"""It happens at least this long before the end of the faults, or not at all."""
 SETTLED_S = 2.0
-"""After the warm-up: clients have come by then, and something can be lost."""
+"""It happens at least this long after the warm-up: clients have connected and published by then."""
 
 
 class Recovery:
-    """Happens once in a run, at most."""
+    """Happens at most once in a run."""
 
     def __init__(self, cluster: Cluster) -> None:
         self._cluster = cluster
         self._world = cluster.world
         self._done = False
 
-    def strike(self, rng: random.Random) -> bool:
-        """All machines but one are lost. False: not now."""
+    def begin(self, rng: random.Random) -> bool:
+        """Lose all machines but one. Returns False if that is not possible now."""
         since_s = self._world.now - self._world.started_s - WARM_UP_S
-        left = [node for node in self._cluster.sound if node.up and not node.paused and _belongs(node)]
-        if self._done or not left or not SETTLED_S <= since_s <= self._cluster.profile.trouble_s - TAKES_S:
+        left = [node for node in self._cluster.usable_nodes if node.up and not node.paused and _belongs(node)]
+        if self._done or not left or not SETTLED_S <= since_s <= self._cluster.profile.faults_s - TAKES_S:
             return False
         self._done = True
         survivor = rng.choice(left)
@@ -58,8 +58,8 @@ class Recovery:
         return True
 
     def _lose(self, survivor: SimNode, rng: random.Random) -> None:
-        """It has been down for a while, and what the others have acknowledged since is lost with them."""
-        self._world.note(f"all machines but {survivor.name} are lost")
+        """Lose the other machines. What they acknowledged while the survivor was down is lost with them."""
+        self._world.record(f"all machines but {survivor.name} are lost")
         for node in self._cluster.nodes:
             if node is not survivor:
                 node.retire()
@@ -69,20 +69,20 @@ class Recovery:
         node.crash()
         journal = node.storage.open_journal()
         journal.watcher = lambda *entry: None
-        store, note = node.storage.kept.open(), node.storage.kept.note
+        store, note = node.storage.machine_store.open(), node.storage.machine_store.note
         assert contradiction(journal, store, note) is None
         follow(journal, store, note)
         before = self._cluster.checker
-        checker = _begun_anew(before, self._cluster, node.name, journal)
-        self._cluster.begin_anew(CLUSTER_ID, checker)
+        checker = _checker_for(before, self._cluster, node.name, journal)
+        self._cluster.continue_as(CLUSTER_ID, checker)
         reference = checker.reference
         journal.watcher = lambda *entry: checker.appended(node, *entry)
         self._change_identity(node, journal, rng)
-        self._world.note(f"{node.name} begins another cluster at entry {journal.last_index}")
+        self._world.record(f"{node.name} begins another cluster at entry {journal.last_index}")
         self._world.counts["recovered"] += 1
         self._world.counts["entries lost with the majority"] += before.reference.applied - reference.applied
         for client in self._cluster.clients:
-            self._world.counts["acknowledged and lost with the majority"] += client.begin_anew(reference)
+            self._world.counts["acknowledged and lost with the majority"] += client.restart_for(reference)
         node.storage.stop(power=False)
         node.start()
         for after_s in (1.0, 2.5):
@@ -90,7 +90,7 @@ class Recovery:
 
     @staticmethod
     def _change_identity(node: SimNode, journal: Journal, rng: random.Random) -> None:
-        """As `server.disk.recovering` does it."""
+        """Give the node a new identity, as `server.disk.recovering` does."""
         assert node.expected_membership is not None
         assert node.expected_membership.identity is not None
         disk = SimulatedDisk(rng)
@@ -104,7 +104,7 @@ class Recovery:
 
 
 def _belongs(node: SimNode) -> bool:
-    """It has learnt which founding it belongs to: else there is nothing to recover."""
+    """Return True if the node has a cluster UUID: otherwise there is nothing to recover."""
     expected_membership = node.expected_membership
     return (
         expected_membership is not None
@@ -113,8 +113,8 @@ def _belongs(node: SimNode) -> bool:
     )
 
 
-def _begun_anew(before: ClusterChecker, cluster: Cluster, name: str, journal: Journal) -> ClusterChecker:
-    """Checkers that know what this log holds, of all that has happened."""
+def _checker_for(before: ClusterChecker, cluster: Cluster, name: str, journal: Journal) -> ClusterChecker:
+    """Return checkers whose history is the part of the previous one that this log contains."""
     checker = ClusterChecker(cluster)
     entries: dict[int, bytes] = {}
     for index, term, payload in journal.read(journal.first_readable, 1 << 30):
@@ -123,12 +123,12 @@ def _begun_anew(before: ClusterChecker, cluster: Cluster, name: str, journal: Jo
     machine = Machine(restore(iter(())))
     for applied, data in sorted(before._entries.items()):
         if applied > journal.last_index or entries.get(applied, data) != data:
-            break  # the directory had something else there, or nothing
+            break  # from here on, the log has other entries or none
         effects = machine.apply(Index(applied), data)
         checker.reference.entry(applied, data, effects, machine.state)
         checker._entries[applied], checker._effects[applied] = data, effects
         if applied in before._digests:
             checker._digests[applied] = before._digests[applied]
     checker._proposed = before._proposed
-    checker._nobody_left_s = cluster.world.now
+    checker._all_down_since_s = cluster.world.now
     return checker

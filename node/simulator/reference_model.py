@@ -1,12 +1,12 @@
-"""The checkers' own account of what the log has decided: kept beside the nodes', from entries and effects.
+"""An independent model of the decisions in the log, computed from entries and effects.
 
-The first node to apply an entry tells of it; what the others make of the same entry must be equal. The
-account knows the rules of redelivery in a few lines, written from the rules and not from the core:
-who holds what since when, whether an ack of it was applied, and for which reasons it may be sent
-again. Those are: its AckWait has passed in cluster time; its holder has left, or resumed (D46); its
-holder is gone, and others of the group are not (R15); its holder was away when it was sent, or the
-connection it was for ended before it was written there (R10, R15); a cold start (R14). Anything else is a
-violation.
+The first node that applies an entry reports it; the effects of the other nodes must be equal. The model
+contains the rules of redelivery in a few lines, written from the rules and not from the core: which
+subscription holds each message since when, whether its ack was applied, and for which reasons the message
+may be redelivered. The reasons are: its AckWait has passed in cluster time; its holder has left, or resumed
+(D46); its holder is unreachable, and other members of the group are not (R15); its holder was disconnected
+when it was sent, or the connection ended before the message was written (R10, R15); a cold start (R14). Any
+other redelivery is a violation.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from node.simulator.raft_checks import ViolationError
 from node.simulator.sim_messages import guid_of, is_whole
 
 COMPARE_EVERY = 16
-"""Entries between two comparisons of the whole account with the state."""
+"""Number of entries between two comparisons of the whole model with the state."""
 
 
 @dataclass(slots=True)
@@ -35,13 +35,13 @@ class Held:
     sent_at_ns: int
     deliveries: int
     entry: int
-    free: str = ""
-    """Why it may be sent again before its AckWait has passed; empty: it may not."""
+    redelivery_reason: str = ""
+    """Why it may be redelivered before its AckWait has passed; empty: it may not."""
 
 
 @dataclass(slots=True)
 class Member:
-    """A subscription, as it was after the last entry."""
+    """A subscription as of the last entry."""
 
     id: int
     generation: tuple[int, int]
@@ -55,17 +55,17 @@ class Member:
 
 @dataclass(slots=True)
 class Cursor:
-    """A group: who shares a cursor, and what is out."""
+    """A group: the subscriptions that share a cursor, and their unacknowledged messages."""
 
     channel: int
     cursor: int | None = None
     held: dict[int, Held] = field(default_factory=dict)
     acked: dict[int, int] = field(default_factory=dict)
-    """The index of the entry that held the ack, by sequence."""
+    """The index of the entry that contained the ack, by sequence."""
 
 
 class ReferenceModel:
-    """Told of every entry once, in order."""
+    """The model. It gets every entry once, in order."""
 
     def __init__(self) -> None:
         self.applied = 0
@@ -73,39 +73,39 @@ class ReferenceModel:
         self.timestamp_ns = 0
         self.term = 0
         self.stored: dict[bytes, str] = {}
-        """The channel of every message, by its guid."""
+        """The channel of every message, by its GUID."""
         self.refused: set[bytes] = set()
-        """Guids of publishes that a node without a leader has refused: they must never be stored (R8)."""
+        """GUIDs of publishes that a node without a leader refused: they must never be stored (R8)."""
         self.logs: dict[str, list[bytes]] = {}
-        """Data by sequence, by channel."""
+        """The data of each message: a list by sequence, by channel."""
         self.groups: dict[int, Cursor] = {}
         self.members: dict[int, Member] = {}
-        """Online ones."""
+        """The online subscriptions."""
         self.by_inbox: dict[str, tuple[int, int]] = {}
-        """(subscription, group) of every message inbox there ever was."""
+        """(subscription, group) of every message inbox that ever existed."""
         self.cold_starts = 0
         self.redeliveries: list[tuple[int, int, int, str]] = []
-        """(entry, sequence, how late in ns, why) of what the last entry sent again."""
+        """(entry, sequence, nanoseconds after its deadline, inbox) of each redelivery by the last entry."""
         self._by_ack_inbox: dict[str, Member] = {}
         self._clients: dict[str, tuple[int, int]] = {}
         self._sessions: dict[str, tuple[tuple[int, int], int]] = {}
-        self._gone: dict[tuple[str, object], int] = {}
+        self._away_since: dict[tuple[str, object], int] = {}
         self._order: dict[tuple[str, str], int] = {}
         self._names: dict[int, str] = {}
-        """Of channels."""
+        """The names of channels."""
         self._batch: entries.Entry
 
     def log(self, channel: str) -> list[bytes]:
-        """What it holds, by sequence; there is no message 0."""
+        """Return the messages of a channel by sequence; there is no message 0."""
         return self.logs.get(channel, [b""])
 
     # --- one entry --------------------------------------------------------------------------------
 
     def entry(self, index: int, data: bytes, effects: Effects, state: State) -> None:
-        """Entry ``index`` was applied for the first time anywhere.
+        """Check entry ``index``, which was applied for the first time on any node.
 
         Raises:
-            ViolationError: what was decided breaks a rule.
+            ViolationError: its effects break a rule.
         """
         entry = entries.decode_entry(data)
         if entry.time_ns < self.time_ns or entry.timestamp_ns < self.timestamp_ns:
@@ -125,9 +125,9 @@ class ReferenceModel:
             raise ViolationError(
                 "exactly once", f"entry {index} stores {stored_count} messages, {published} were published"
             )
-        self._look_at_members(state)
+        self._update_members(state)
         self._deliver(index, effects, state)
-        self._expect_nothing_overdue(index, state)
+        self._check_due(index, state)
         if index % COMPARE_EVERY == 0:
             self.compare(state)
 
@@ -135,7 +135,7 @@ class ReferenceModel:
         if isinstance(command, c.NewTerm):
             if command.term > self.term:
                 self.term = command.term
-                self._take_over(command.known_commit)
+                self._begin_term(command.known_commit)
             return
         if command.term != self.term:
             return
@@ -143,22 +143,24 @@ class ReferenceModel:
             case c.ColdStart():
                 self.cold_starts += 1
                 for group in self.groups.values():
-                    self._free(group, "cold start")
+                    self._allow_redelivery(group, "cold start")
             case c.ClientAway(_, client, generation, since) | c.ClientUnreachable(
                 _, client, generation, since
             ):
                 if self._clients.get(client) == generation:
-                    self._gone.setdefault(("client", client), since)
-                    self._free_members(lambda member: member.client == client, "its holder is absent")
+                    self._away_since.setdefault(("client", client), since)
+                    self._allow_redelivery_of(
+                        lambda member: member.client == client, "its holder is unreachable"
+                    )
                     if isinstance(command, c.ClientUnreachable):
                         self._lost(lambda member: member.client == client, command.written)
             case c.ClientBack(_, client, generation, since, back):
                 if self._clients.get(client) == generation:
-                    since = min(since, self._gone.pop(("client", client), since))
+                    since = min(since, self._away_since.pop(("client", client), since))
                     self._back(lambda member: member.client == client, since, back)
             case c.ClientReachable(_, client, generation, since, back, written, after, to):
                 if self._clients.get(client) == generation:
-                    since = min(since, self._gone.pop(("client", client), since))
+                    since = min(since, self._away_since.pop(("client", client), since))
                     self._back(lambda member: member.client == client, since, back)
                     self._lost(lambda member: member.client == client, written, since, back, after, to)
             case c.SessionEnd(_, node, session):
@@ -167,52 +169,52 @@ class ReferenceModel:
             case c.ClientRemove(_, client, generation):
                 if self._clients.get(client) == generation:
                     for member in [member for member in self.members.values() if member.client == client]:
-                        self._leaves(member)
+                        self._remove_member(member)
             case c.SubscriptionAway(_, number, generation, since) | c.SubscriptionUnreachable(
                 _, number, generation, since
             ):
                 found = self.members.get(number)
                 if found is not None and found.generation == generation:
-                    self._gone.setdefault(("subscription", number), since)
-                    self._free_members(lambda member: member.id == number, "its holder is absent")
+                    self._away_since.setdefault(("subscription", number), since)
+                    self._allow_redelivery_of(lambda member: member.id == number, "its holder is unreachable")
                     if isinstance(command, c.SubscriptionUnreachable):
                         self._lost(lambda member: member.id == number, command.written)
             case c.SubscriptionBack(_, number, generation, since, back):
                 found = self.members.get(number)
                 if found is not None and found.generation == generation:
-                    since = min(since, self._gone.pop(("subscription", number), since))
+                    since = min(since, self._away_since.pop(("subscription", number), since))
                     self._back(lambda member: member.id == number, since, back)
             case c.SubscriptionReachable(_, number, generation, since, back, written, after, to):
                 found = self.members.get(number)
                 if found is not None and found.generation == generation:
-                    since = min(since, self._gone.pop(("subscription", number), since))
+                    since = min(since, self._away_since.pop(("subscription", number), since))
                     self._back(lambda member: member.id == number, since, back)
                     self._lost(lambda member: member.id == number, written, since, back, after, to)
             case _:
                 pass
 
-    def _take_over(self, known_commit: int) -> None:
+    def _begin_term(self, known_commit: int) -> None:
         for group in self.groups.values():
             for held in group.held.values():
                 if held.entry > known_commit:
                     holder = self.members.get(held.holder)
                     if holder is not None and held.sent_at_ns + holder.ack_wait_ns <= self._before_ns:
-                        held.free = held.free or "it was due before the term began"
+                        held.redelivery_reason = held.redelivery_reason or "it was due before the term began"
                     held.sent_at_ns = self.time_ns
 
-    def _free(self, group: Cursor, why: str) -> None:
+    def _allow_redelivery(self, group: Cursor, why: str) -> None:
         for held in group.held.values():
-            held.free = held.free or why
+            held.redelivery_reason = held.redelivery_reason or why
 
-    def _free_members(self, which: Any, why: str, since_ns: int = 0, before_ns: int = 1 << 62) -> None:
+    def _allow_redelivery_of(self, which: Any, why: str, since_ns: int = 0, before_ns: int = 1 << 62) -> None:
         numbers = {member.id for member in self.members.values() if which(member)}
         for number in numbers:
             for held in self.groups[self.members[number].group].held.values():
                 if held.holder == number and since_ns <= held.sent_at_ns < before_ns:
-                    held.free = held.free or why
+                    held.redelivery_reason = held.redelivery_reason or why
 
     def _back(self, which: Any, since_ns: int, before_ns: int) -> None:
-        self._free_members(which, "sent while its holder was away", since_ns, before_ns)
+        self._allow_redelivery_of(which, "sent while its holder was away", since_ns, before_ns)
 
     def _lost(
         self,
@@ -223,7 +225,7 @@ class ReferenceModel:
         restarted_after: int = 0,
         restarted_to: int = 0,
     ) -> None:
-        """What a connection that has ended was perhaps not sent: by entries above ``written``."""
+        """Allow redelivery of what an ended connection may have lost: entries above ``written``."""
         for member in [member for member in self.members.values() if which(member)]:
             for held in self.groups[member.group].held.values():
                 early = held.sent_at_ns < before_ns or restarted_after < held.entry < restarted_to
@@ -232,10 +234,12 @@ class ReferenceModel:
                     and early
                     and (held.entry > written or held.sent_at_ns >= since_ns)
                 ):
-                    held.free = held.free or "not written before its connection ended"
+                    held.redelivery_reason = (
+                        held.redelivery_reason or "not written before its connection ended"
+                    )
 
     def _origin(self, index: int, batch: entries.Batch, effects: Effects) -> int:
-        """Take in an origin's batch as far as it is new; how many publishes are."""
+        """Apply the new commands of an origin's batch. Returns how many of them are publishes."""
         if batch.session is None:
             asked = entries.decode_session_open(batch.commands)
             for opened in effects.sessions:
@@ -284,18 +288,18 @@ class ReferenceModel:
             case c.SubscriptionClose(client, _, inbox) | c.Unsubscribe(client, _, inbox):
                 for member in list(self.members.values()):
                     if member.client == client and inbox in {member.inbox, member.ack_inbox}:
-                        self._leaves(member)
+                        self._remove_member(member)
             case c.ClientClose(client) | c.ClientReplace(client):
                 for member in list(self.members.values()):
                     if member.client == client:
-                        self._leaves(member)
+                        self._remove_member(member)
             case _:
                 pass
 
-    def _leaves(self, member: Member) -> None:
-        """From here on in the entry its ack inbox is nobody's."""
+    def _remove_member(self, member: Member) -> None:
+        """Remove a member. Later commands in this entry that name its ack inbox have no effect."""
         self._by_ack_inbox.pop(member.ack_inbox, None)
-        self._free_members(lambda other: other.id == member.id, "its holder has left")
+        self._allow_redelivery_of(lambda other: other.id == member.id, "its holder has left")
 
     def _store(self, stored: Store) -> None:
         log = self.logs.setdefault(stored.name, [b""])
@@ -308,7 +312,7 @@ class ReferenceModel:
             if not is_whole(data):
                 raise ViolationError("content", f"{guid!r} is stored as {data!r}")
             if guid in self.refused:
-                raise ViolationError("refused", f"{guid!r} was refused for lack of a leader, and is stored")
+                raise ViolationError("refused", f"{guid!r} was refused without a leader, but is stored")
             if guid in self.stored:
                 raise ViolationError("exactly once", f"{guid!r} is stored twice")
             self.stored[guid] = stored.name
@@ -319,9 +323,9 @@ class ReferenceModel:
                 raise ViolationError("order", f"{guid!r} is stored after a later message of its client")
             self._order[source] = int(number)
 
-    # --- what it led to -----------------------------------------------------------------------------
+    # --- effects ------------------------------------------------------------------------------------
 
-    def _look_at_members(self, state: State) -> None:
+    def _update_members(self, state: State) -> None:
         before, self.members = self.members, {}
         self._by_ack_inbox = {}
         for subscription in state.subscriptions.values():
@@ -337,8 +341,8 @@ class ReferenceModel:
             if now is None or now.generation != member.generation:
                 for held in self.groups[member.group].held.values():
                     if held.holder == number:
-                        held.free = held.free or "its holder has left"
-                self._gone.pop(("subscription", number), None)
+                        held.redelivery_reason = held.redelivery_reason or "its holder has left"
+                self._away_since.pop(("subscription", number), None)
         live = {group for channel in state.channels.values() for group in channel.groups}
         for number in list(self.groups):
             if number not in live:
@@ -348,7 +352,7 @@ class ReferenceModel:
         ):
             for name in self._clients:
                 if name not in state.clients or state.clients[name].generation != self._clients[name]:
-                    self._gone.pop(("client", name), None)
+                    self._away_since.pop(("client", name), None)
             self._clients = {name: client.generation for name, client in state.clients.items()}
 
     def _new_member(self, subscription: Subscription) -> Member:
@@ -364,9 +368,9 @@ class ReferenceModel:
         )
         group = self.groups.setdefault(member.group, Cursor(subscription.channel.id))
         self.by_inbox[member.inbox] = (member.id, member.group)
-        for held in group.held.values():  # a resume sends everything again; and orphans find somebody
+        for held in group.held.values():  # a resume redelivers everything; orphans get a new holder
             if held.holder == member.id:
-                held.free = held.free or "resumed"
+                held.redelivery_reason = held.redelivery_reason or "resumed"
         return member
 
     def _deliver(self, index: int, effects: Effects, state: State) -> None:
@@ -375,7 +379,7 @@ class ReferenceModel:
         for deliver in effects.deliveries:
             member = self.members.get(deliver.subscription)
             if member is None or deliver.entry != index:
-                raise ViolationError("delivery", f"entry {index} delivers to nobody: {deliver}")
+                raise ViolationError("delivery", f"entry {index} delivers to no subscription: {deliver}")
             group = self.groups[member.group]
             for seq in deliver.seqs:
                 if seq in group.held:
@@ -397,7 +401,7 @@ class ReferenceModel:
     def _send_new(self, index: int, group: Cursor, member: Member, seq: int) -> None:
         if seq in group.acked:
             raise ViolationError("acks", f"{seq}, acked in entry {group.acked[seq]}, is sent in {index}")
-        if seq != (group.cursor or 0) + 1:  # all start with the first message, and none is dropped
+        if seq != (group.cursor or 0) + 1:  # all groups start at the first message, and no limit drops any
             raise ViolationError("cursor", f"entry {index} sends {seq} to a cursor at {group.cursor}")
         if seq >= len(self.log(self._names.get(group.channel, ""))):
             raise ViolationError("cursor", f"entry {index} sends {seq}, which is not in the log")
@@ -407,7 +411,7 @@ class ReferenceModel:
     def _send_again(self, index: int, group: Cursor, member: Member, seq: int) -> None:
         held = group.held[seq]
         holder = self.members.get(held.holder)
-        if not held.free:
+        if not held.redelivery_reason:
             assert holder is not None
             due_ns = held.sent_at_ns + holder.ack_wait_ns
             if due_ns > self.time_ns:
@@ -428,7 +432,7 @@ class ReferenceModel:
                 if records[seq].deliveries != group.held[seq].deliveries:
                     raise ViolationError("redelivery count", f"of message {seq}: {records[seq]}")
 
-    def _expect_nothing_overdue(self, index: int, state: State) -> None:
+    def _check_due(self, index: int, state: State) -> None:
         if state.marked:
             return
         for subscription in state.subscriptions.values():
@@ -440,12 +444,12 @@ class ReferenceModel:
             seq = next(iter(subscription.unacked))
             held = self.groups[subscription.group.id].held.get(seq)
             if held is not None and held.sent_at_ns + subscription.ack_wait_ns <= self.time_ns:
-                raise ViolationError("AckWait", f"{seq} is overdue and entry {index} doesn't send it again")
+                raise ViolationError("AckWait", f"{seq} is due and entry {index} doesn't redeliver it")
 
     def summary(self, data: bytes, effects: Effects) -> str:
-        """What an entry says and does, in a line for the trace."""
+        """Return one line for the trace: the commands of an entry, and its deliveries."""
         entry = entries.decode_entry(data)
-        said = [_notified(entries.decode_leader_command(fields)) for fields in entry.leader_commands]
+        said = [_describe(entries.decode_leader_command(fields)) for fields in entry.leader_commands]
         for batch in entry.batches:
             if batch.session is None:
                 said.append(f"session of {entries.decode_session_open(batch.commands)[0]}")
@@ -464,12 +468,12 @@ class ReferenceModel:
                 return "publish {}".format(guid_of(command.body)[-12:].decode(errors="replace").lstrip())
             case c.Acked(_, ack_inbox, seqs):
                 member = self._by_ack_inbox.get(ack_inbox)
-                return f"{_short(member.inbox) if member else 'somebody gone'} acks {_ranges(seqs)}"
+                return f"{_short(member.inbox) if member else 'a removed subscription'} acks {_ranges(seqs)}"
             case _:
-                return _notified(command)
+                return _describe(command)
 
     def compare(self, state: State) -> None:
-        """Everything: who holds what, since when, sent how often."""
+        """Compare holder, time and number of deliveries of all unacknowledged messages with the state."""
         for channel in state.channels.values():
             for group in channel.groups.values():
                 reference = self.groups.setdefault(group.id, Cursor(channel.id))
@@ -483,11 +487,11 @@ class ReferenceModel:
                 for seq, record in group.orphans.items():
                     held = reference.held[
                         seq
-                    ]  # it is due at once: no AckWait runs, and none is started again
+                    ]  # an orphan is due at once: no AckWait runs, and none is restarted
                     found[seq] = (held.holder, held.sent_at_ns, record.deliveries)
                 present = {member.id for member in holders}
                 known = {
-                    # What a member left behind its shadow has taken over, and who resumed that.
+                    # The shadow has taken over what a member left behind, and so has its resumed member.
                     seq: (
                         held.holder if held.holder in present or seq not in found else found[seq][0],
                         held.sent_at_ns,
@@ -508,8 +512,8 @@ def _short(inbox: str) -> str:
     return inbox.removeprefix("_INBOX.")
 
 
-def _notified(command: object) -> str:
-    """``Name(field=value, …)`` without what is empty."""
+def _describe(command: object) -> str:
+    """Return ``Name(field=value, …)`` without empty fields."""
     if not isinstance(command, tuple) or not hasattr(command, "_fields"):
         return str(command)
     fields = [f"{name}={value}" for name, value in zip(command._fields, command, strict=True) if value]

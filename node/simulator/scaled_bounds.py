@@ -1,12 +1,12 @@
-"""Bounds of production, scaled down, so that a short run with few messages meets all of them.
+"""Bounds of production, scaled down, so that a short run with few messages reaches all of them.
 
-Production's bounds are modules' constants: 64 KiB in an entry, 16 entries in flight, 4 MiB that an origin
-keeps. A simulated cluster of a few seconds never gets there, and what happens at a bound would never be
-seen: several entries in flight, a backlog split into entries and frames, clients that aren't read from.
-So a run replaces these constants for as long as it takes.
+Production's bounds are module constants: 64 KiB per entry, 16 entries in flight, 4 MiB of commands that an
+origin keeps. A simulated cluster of a few seconds never reaches them, and the behaviour at a bound would
+never be tested: several entries in flight, a backlog split into entries and frames, clients whose reading is
+paused. So a run replaces these constants while it lasts.
 
-A process that simulates does nothing else. What bounds follow from one another here as in production:
-the largest message fits an entry, the largest entry fits a frame.
+A process that simulates does nothing else. The scaled bounds keep the relations of production's: the largest
+message fits into an entry, the largest entry fits into a frame.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from node.raft.ports import Limits
 from node.server.context import ClientLimits
 
 NAME_BYTES_MAX: Final = 100
-"""Of names that clients give: client IDs, durables, queues, inboxes."""
+"""Size of names that clients choose: client IDs, durables, queues, inboxes."""
 
 MESSAGE_BYTES_MAX: Final = 2000
-"""Of one message of a client."""
+"""Size of one message of a client."""
 
 BOUNDS: Final[dict[str, dict[str, int]]] = {
     "node.server.proposer": {
@@ -52,22 +52,22 @@ BOUNDS: Final[dict[str, dict[str, int]]] = {
     "node.protocol.subjects": {"NAME_SIZE_MAX": NAME_BYTES_MAX},
     "node.protocol.peer": {"FRAME_BYTES_MAX": 12_000, "ITEMS_MAX": 256},
 }
-"""By module and name."""
+"""The scaled values by module and name."""
 
 ENGINE_LIMITS: Final = Limits(frame_bytes=2000, window_bytes=4000)
 
 CLIENT_LIMITS: Final = ClientLimits(
     max_payload=MESSAGE_BYTES_MAX + 500, pending_soft=2048, max_pending=128 * 1024
 )
-"""A client that reads slowly soon has a backlog."""
+"""So small that a client that reads slowly soon has a backlog."""
 
 
 @contextlib.contextmanager
 def scaled() -> Iterator[None]:
-    """Have these bounds instead of production's, wherever the constants were imported to.
+    """Replace production's bounds with these, in every module that has imported the constants.
 
     Raises:
-        AttributeError: a constant isn't there any more: name the one that has taken its place.
+        AttributeError: a constant doesn't exist any more. Update `BOUNDS` with its replacement.
     """
     replaced: list[tuple[ModuleType, str, object]] = []
     try:

@@ -1,4 +1,4 @@
-"""The words of a story's commands, and what they mean as times, numbers and positions."""
+"""The words of a script's commands, and their meaning as times, numbers and positions."""
 
 from __future__ import annotations
 
@@ -17,56 +17,56 @@ POSITIONS = {
 
 
 class ScriptError(NodeError):
-    """The story makes no sense: it is to be corrected, not the server."""
+    """The script is invalid and must be corrected. It does not mean that the server failed."""
 
 
 class Words:
-    """The words of a command: what follows a key, flags, and the rest in order."""
+    """The words of a command: values after keys, flags, and the remaining words in order."""
 
     def __init__(self, words: list[str]) -> None:
         self._words = words
 
     def next(self) -> str:
-        """The next word.
+        """Return the next word.
 
         Raises:
             ScriptError: there is none.
         """
         if not self._words:
-            raise ScriptError("something is missing")
+            raise ScriptError("a word is missing")
         return self._words.pop(0)
 
     def flag(self, word: str) -> bool:
-        """Whether ``word`` is there."""
+        """Remove ``word``. Returns True if it was present."""
         found = word in self._words
         if found:
             self._words.remove(word)
         return found
 
     def after(self, key: str, default: str = "") -> str:
-        """The word after ``key``, or ``default``."""
+        """Remove ``key`` and the word after it. Returns that word, or ``default``."""
         values = self.all_after(key, 1)
         return values[0] if values else default
 
     def all_after(self, key: str, count: int) -> list[str]:
-        """The ``count`` words after ``key``; none if it isn't there."""
+        """Remove ``key`` and the ``count`` words after it. Returns those; empty if ``key`` isn't present."""
         if key not in self._words:
             return []
         start = self._words.index(key)
         values = self._words[start + 1 : start + 1 + count]
         if len(values) < count:
-            raise ScriptError(f"too little after {key}")
+            raise ScriptError(f"too few words after {key}")
         del self._words[start : start + 1 + count]
         return values
 
     def rest(self) -> list[str]:
-        """All that is left."""
+        """Return and remove all remaining words."""
         words, self._words = self._words, []
         return words
 
 
 def seconds(text: str) -> float:
-    """``2s``, ``500ms``, ``3m``, or a number of seconds.
+    """Parse ``2s``, ``500ms``, ``3m``, or a number of seconds.
 
     Raises:
         ScriptError: it is none of them.
@@ -80,14 +80,14 @@ def seconds(text: str) -> float:
     try:
         return float(text) * scale
     except ValueError:
-        raise ScriptError(f"no time: {text}") from None
+        raise ScriptError(f"not a time: {text}") from None
 
 
 def numbers(words: Sequence[str]) -> list[int]:
-    """``1 2 5..9``.
+    """Parse ``1 2 5..9``.
 
     Raises:
-        ScriptError: something else.
+        ScriptError: a word is no number or range.
     """
     found: list[int] = []
     for word in words:
@@ -95,12 +95,12 @@ def numbers(words: Sequence[str]) -> list[int]:
         try:
             found += range(int(first), int(last if dots else first) + 1)
         except ValueError:
-            raise ScriptError(f"no number: {word}") from None
+            raise ScriptError(f"not a number: {word}") from None
     return found
 
 
 def position(words: Words) -> tuple[int, int, int]:
-    """Start position, sequence, and delta in nanoseconds."""
+    """Parse ``from …``. Returns start position, sequence, and time delta in nanoseconds."""
     name, _, value = words.after("from", "new").partition(":")
     match name:
         case "seq":
@@ -111,4 +111,4 @@ def position(words: Words) -> tuple[int, int, int]:
             return int(value), 0, 0
         case _ if name in POSITIONS:
             return POSITIONS[name], 0, 0
-    raise ScriptError(f"no start position {name}")
+    raise ScriptError(f"unknown start position {name}")

@@ -1,8 +1,8 @@
-"""A client that does what a story says: it speaks bytes and tells all it sees.
+"""A client that a script controls: it sends and receives bytes, and reports everything it receives.
 
 It subscribes as the public clients do: to a heartbeat inbox, to one for the acknowledgements of its
-publishes, to one for answers, and to one more for each subscription. A subscription's inbox stays
-subscribed when the subscription has ended, so that whatever still came would be seen.
+publishes, to one for replies, and to one for each subscription. The inbox of a subscription stays subscribed
+after the subscription has ended, so that later deliveries would be noticed.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from node.simulator.sim_node import SimNode
 from node.simulator.world import World
 
 TRAVEL_S = 0.0002
-"""How long bytes take between a client and its node."""
+"""Time that bytes take between a client and its node."""
 ROAM_S = 0.1
-"""How long a client that roams waits before it connects again."""
+"""Time that a roaming client waits before it connects again."""
 
 OPTIONS = {"verbose": False, "pedantic": False, "protocol": 1, "headers": True, "no_responders": True}
 
 
 @dataclass(frozen=True, slots=True)
 class Delivered:
-    """A message, as a subscription's inbox got it."""
+    """A message that arrived at a subscription's inbox."""
 
     at_s: float
     client: str
@@ -39,7 +39,7 @@ class Delivered:
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """A publish was acknowledged."""
+    """An acknowledged publish."""
 
     at_s: float
     client: str
@@ -48,11 +48,11 @@ class Stored:
 
 @dataclass(frozen=True, slots=True)
 class Remark:
-    """Anything else a client saw, in words; ``who`` is the client or one of its subscriptions."""
+    """Any other event of a client, as text; ``subject`` is the client or one of its subscriptions."""
 
     at_s: float
     client: str
-    who: str
+    subject: str
     text: str
 
 
@@ -61,37 +61,37 @@ Event: TypeAlias = Delivered | Stored | Remark
 
 @dataclass(slots=True, eq=False)
 class Consumer:
-    """A subscription, as its client knows it."""
+    """A subscription, as its client sees it."""
 
     handle: str
     channel: str
     inbox: str
     acks: bool = False
-    """Each message is acknowledged as soon as it comes."""
+    """Acknowledge each message as soon as it arrives."""
     quiet: bool = False
-    """Deliveries are counted, not told."""
+    """Record deliveries, but don't print them."""
     data: bool = False
-    """Deliveries are told with their payload."""
+    """Print deliveries with their payload."""
     ack_inbox: str = ""
     earlier_ack_inboxes: list[str] = field(default_factory=list)
     received: list[stan.Message] = field(default_factory=list)
 
 
 class ScriptedClient:
-    """One client and, while it has one, its connection.
+    """One client and its connection, if it has one.
 
     Args:
-        world: its time.
-        name: in the story.
-        tell: hears of everything it sees.
-        next_node: whom it connects to when it roams; None: nobody takes clients now.
+        world: the simulated world.
+        name: its name in the script.
+        on_event: called with each event.
+        next_node: returns the node that a roaming client connects to; None: no node accepts clients now.
     """
 
     def __init__(
         self,
         world: World,
         name: str,
-        tell: Callable[[Event], None],
+        on_event: Callable[[Event], None],
         next_node: Callable[[SimNode | None], SimNode | None],
     ) -> None:
         self.name = name
@@ -99,20 +99,20 @@ class ScriptedClient:
         self.conn_id = f"conn-{name}".encode()
         self.heartbeat_inbox = f"_INBOX.{name}.hb"
         self.answers = True
-        """It answers heartbeats."""
-        self.tells_heartbeats = False
+        """Whether it answers heartbeats."""
+        self.shows_heartbeats = False
         self.roams = False
-        """It connects to another node when its connection is lost."""
+        """Whether it connects to another node when its connection is lost."""
         self.quiet = False
-        """That it is disconnected and back, and what of its publishes is stored, isn't told."""
+        """Don't print disconnects, reconnects and acknowledged publishes."""
         self.consumers: dict[str, Consumer] = {}
-        """By inbox."""
+        """By message inbox."""
         self.guids: dict[str, bool] = {}
-        """What it published, and whether that is known to be stored."""
+        """The GUIDs of its publishes, and whether each was acknowledged."""
         self.response = stan.ConnectResponse()
-        """The last answer to a request to connect."""
+        """The last response to a connect request."""
         self._world = world
-        self._notify = tell
+        self._on_event = on_event
         self._next_node = next_node
         self._node: SimNode | None = None
         self._connection: Connection | None = None
@@ -132,17 +132,17 @@ class ScriptedClient:
 
     @property
     def node(self) -> SimNode | None:
-        """The one it is connected to, or was last."""
+        """The node it is or was last connected to."""
         return self._node
 
-    def say(self, text: str, who: str = "") -> None:
-        """Tell something."""
-        self._notify(Remark(self._world.now, self.name, who or self.name, text))
+    def say(self, text: str, subject: str = "") -> None:
+        """Report an event as text."""
+        self._on_event(Remark(self._world.now, self.name, subject or self.name, text))
 
     # --- its connection -----------------------------------------------------------------------------
 
     def open(self, node: SimNode, *, raw: bool = False) -> None:
-        """Connect. A ``raw`` client says nothing by itself, and tells every line it gets."""
+        """Connect. A ``raw`` client sends nothing by itself, and also reports INFO."""
         self._session += 1
         self._node, self._raw = node, raw
         self._parser, self._sids = nats.ClientParser(), {}
@@ -158,14 +158,14 @@ class ScriptedClient:
                 self.listen(inbox)
 
     def listen(self, inbox: str) -> None:
-        """Subscribe to an inbox of its own."""
+        """Subscribe to one of its inboxes."""
         if inbox and inbox not in self._sids.values():
             sid = b"%d" % (900 + len(self._sids))
             self._sids[sid] = inbox
             self.send(nats.sub(inbox.encode(), b"", sid))
 
     def drop(self, *, roams: bool = False) -> None:
-        """The connection breaks, and the node notices at once."""
+        """Break the connection. The node notices at once."""
         connection, node = self._connection, self._node
         assert connection is not None
         assert node is not None
@@ -175,7 +175,7 @@ class ScriptedClient:
         self.lost(self._session, "")
 
     def lost(self, session: int, reason: str) -> None:
-        """The connection ``session`` has ended."""
+        """Handle the end of connection ``session``."""
         if session != self._session or self._connection is None:
             return
         self._connection = None
@@ -196,17 +196,17 @@ class ScriptedClient:
                     self.say("connected again")
 
     def freeze(self) -> None:
-        """It stands still: neither reads nor writes, and its connection stays."""
+        """Neither read nor write until `thaw`; the connection stays open."""
         self._frozen = []
 
     def thaw(self) -> None:
-        """It goes on, with all that came meanwhile."""
+        """Continue with everything that arrived meanwhile."""
         held, self._frozen = self._frozen or [], None
         for call in held:
             call()
 
     def send(self, data: bytes) -> None:
-        """Bytes to its node. Those of one connection stay in order."""
+        """Send bytes to the node. Bytes of one connection stay in order."""
         if self._frozen is not None:
             self._frozen.append(lambda: self.send(data))
             return
@@ -226,7 +226,7 @@ class ScriptedClient:
         self._world.after(TRAVEL_S, arrive)
 
     def arrived(self, session: int, data: bytes) -> None:
-        """Bytes from its node."""
+        """Handle bytes from the node."""
         if session != self._session or self._connection is None:
             return
         if self._frozen is not None:
@@ -260,13 +260,13 @@ class ScriptedClient:
     # --- the streaming service ----------------------------------------------------------------------
 
     def request(self, subject: str, payload: bytes, answered: Callable[[bytes], None]) -> None:
-        """Ask the service; ``subject`` without the cluster ID."""
+        """Send a request to the streaming service. ``subject`` includes the cluster ID."""
         reply = f"_INBOX.{self.name}.r.{next(self._numbers)}"
         self._asked[reply] = (subject, answered)
         self.send(nats.pub(subject.encode(), reply.encode(), payload))
 
     def connect(self, request: stan.ConnectRequest, cluster_id: str = CLUSTER_ID) -> None:
-        """Register."""
+        """Send a connect request."""
 
         def answered(payload: bytes) -> None:
             self.response = stan.decode_connect_response(payload)
@@ -276,7 +276,7 @@ class ScriptedClient:
         self.request(f"_STAN.discover.{cluster_id}", stan.encode_connect(request), answered)
 
     def subscribe(self, consumer: Consumer, request: stan.SubscriptionRequest) -> None:
-        """Subscribe, to an inbox that nobody has used."""
+        """Subscribe with an inbox that was not used before."""
         self.consumers[consumer.inbox] = consumer
         self.listen(consumer.inbox)
 
@@ -293,7 +293,7 @@ class ScriptedClient:
     def publish(
         self, request: stan.PublishRequest, *, suffix: str | None = None, acknowledged: bool = True
     ) -> None:
-        """Publish; ``suffix`` of the NATS subject where it is not the channel."""
+        """Publish. ``suffix`` replaces the channel in the NATS subject."""
         self.guids[request.guid] = False
         subject = f"_STAN.pub.{CLUSTER_ID}.{request.channel if suffix is None else suffix}"
         reply = f"_STAN.acks.{self.name}" if acknowledged else ""
@@ -303,13 +303,13 @@ class ScriptedClient:
         return f"{self.name}-{next(self._guid_numbers)}"
 
     def ack(self, inbox: str, channel: str, seq: int) -> None:
-        """Acknowledge; never answered."""
+        """Send an ack. It has no reply."""
         self.send(nats.pub(inbox.encode(), b"", stan.encode_ack(stan.Ack(channel, seq))))
 
     def _message(self, message: nats.Msg) -> None:
         subject = message.subject.decode()
         if subject == self.heartbeat_inbox:
-            if self.tells_heartbeats:
+            if self.shows_heartbeats:
                 self.say(f"heartbeat of {len(message.payload)} bytes, to be answered")
             if message.reply and self.answers:
                 self.send(nats.pub(message.reply, b"", b""))
@@ -320,13 +320,13 @@ class ScriptedClient:
         elif subject in self._asked:
             to, answered = self._asked.pop(subject)
             if message.headers:
-                self.say(f"nobody listens to {to}")
+                self.say(f"no responders for {to}")
             else:
                 answered(message.payload)
 
     def _publish_answered(self, message: nats.Msg) -> None:
         if message.headers:
-            self.say("nobody listens to its publishes")
+            self.say("no responders for its publishes")
             return
         guid, error = stan.decode_pub_ack(message.payload)
         if error:
@@ -336,10 +336,10 @@ class ScriptedClient:
         else:
             self.guids[guid] = True
             if not self.quiet:
-                self._notify(Stored(self._world.now, self.name, guid))
+                self._on_event(Stored(self._world.now, self.name, guid))
 
     def _delivery(self, consumer: Consumer, message: stan.Message) -> None:
-        self._notify(Delivered(self._world.now, self.name, consumer, message))
+        self._on_event(Delivered(self._world.now, self.name, consumer, message))
         consumer.received.append(message)
         if consumer.acks and consumer.ack_inbox:
             self.ack(consumer.ack_inbox, consumer.channel, message.seq)
@@ -355,7 +355,7 @@ def _message_line(message: nats.Msg) -> str:
 
 
 class _Wire:
-    """Moves what a node writes to a client."""
+    """Transfers the output of a node to a client."""
 
     connection: Connection
 
@@ -387,4 +387,4 @@ class _Wire:
         self._client.lost(self._session, self.connection.close_reason)
 
     def input(self) -> None:
-        """See `connection.Driver`: what came while reading was stopped has been kept."""
+        """See `connection.Driver`. Input that arrived while reading was paused is already buffered."""

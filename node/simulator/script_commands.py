@@ -1,6 +1,6 @@
-"""What clients do in a story: the commands that begin with a client or a subscription.
+"""The commands of clients and subscriptions in a script.
 
-`story` lists them all.
+`script` lists them all.
 """
 
 from __future__ import annotations
@@ -27,35 +27,35 @@ SUBJECTS = {
 }
 
 
-class ClientActs:
-    """Clients and subscriptions by the names the story gives them, and what they have seen."""
+class ClientCommands:
+    """The clients and subscriptions of a script, by name, and what they have received."""
 
     def __init__(self) -> None:
         self.begin()
 
     def begin(self) -> None:
-        """Everything anew."""
+        """Forget everything and start with a new world."""
         self.clients: dict[str, ScriptedClient] = {}
         self.consumers: dict[str, Consumer] = {}
         """By handle."""
         self.events: list[Event] = []
-        """What was seen and is not told yet."""
+        """Events that are not printed yet."""
         self.ledger = Ledger()
         self._owners: dict[str, ScriptedClient] = {}
-        self._there: ScriptWorld | None = None
+        self._script_world: ScriptWorld | None = None
 
     @property
-    def there(self) -> ScriptWorld:
-        """Where the story plays.
+    def script_world(self) -> ScriptWorld:
+        """The world of the script.
 
         Raises:
-            ScriptError: it has not said where.
+            ScriptError: the script has not created one yet.
         """
-        if self._there is None:
-            raise ScriptError("a story begins with nodes")
-        return self._there
+        if self._script_world is None:
+            raise ScriptError("a script begins with nodes")
+        return self._script_world
 
-    def _notify(self, event: Event) -> None:
+    def _on_event(self, event: Event) -> None:
         self.events.append(event)
 
     # --- clients --------------------------------------------------------------------------------------
@@ -70,16 +70,18 @@ class ClientActs:
         name = words.next()
         client = self.clients.get(name)
         if client is None:
-            client = ScriptedClient(self.there.world, name, self._notify, self.there.next_node)
+            client = ScriptedClient(
+                self.script_world.world, name, self._on_event, self.script_world.next_node
+            )
             self.clients[name] = client
         client.roams = words.flag("roams")
         client.quiet = words.flag("quiet")
         client.heartbeat_inbox = words.after("heartbeats", client.heartbeat_inbox)
         to = words.after("to")
         if to:
-            (node,) = self.there.find(to)
+            (node,) = self.script_world.find(to)
             if not node.serves:
-                raise ScriptError(f"{to} takes no clients")
+                raise ScriptError(f"{to} accepts no clients")
             client.open(node, raw=raw)
         return client
 
@@ -117,20 +119,20 @@ class ClientActs:
     def _do_thaw(self, words: Words) -> None:
         self._client(words).thaw()
 
-    def _do_silent(self, words: Words) -> None:
+    def _do_unresponsive(self, words: Words) -> None:
         self._client(words).answers = False
 
-    def _do_answers(self, words: Words) -> None:
+    def _do_responsive(self, words: Words) -> None:
         self._client(words).answers = True
 
     def _do_watch(self, words: Words) -> None:
-        self._client(words).tells_heartbeats = True
+        self._client(words).shows_heartbeats = True
 
     def _do_quit(self, words: Words) -> None:
         client = self._client(words)
 
         def answered(payload: bytes) -> None:
-            client.say(_answer("closed", stan.decode_close_response(payload), payload))
+            client.say(_reply_text("closed", stan.decode_close_response(payload), payload))
 
         request = stan.CloseRequest(words.after("as", client.client_id))
         client.request(SUBJECTS["close"], stan.encode_close(request), answered)
@@ -139,7 +141,7 @@ class ClientActs:
         client = self._client(words)
 
         def answered(payload: bytes) -> None:
-            client.say(_answer("pong", stan.decode_ping_response(payload), payload))
+            client.say(_reply_text("pong", stan.decode_ping_response(payload), payload))
 
         conn_id = words.after("conn").encode() or client.conn_id
         client.request(SUBJECTS["ping"], stan.encode_ping(stan.PingRequest(conn_id)), answered)
@@ -157,7 +159,7 @@ class ClientActs:
         }
 
         def answered(data: bytes) -> None:
-            client.say(_answer("done", decode[kind](data), data))
+            client.say(_reply_text("done", decode[kind](data), data))
 
         client.request(SUBJECTS[kind], payload, answered)
 
@@ -237,7 +239,7 @@ class ClientActs:
         channel = words.after("channel", consumer.channel)
 
         def answered(payload: bytes) -> None:
-            client.say(_answer(done, stan.decode_unsubscribe_response(payload), payload), consumer.handle)
+            client.say(_reply_text(done, stan.decode_unsubscribe_response(payload), payload), consumer.handle)
 
         request = stan.UnsubscribeRequest(client_id, channel, inbox)
         client.request(SUBJECTS[kind], stan.encode_unsubscribe(request), answered)
@@ -254,7 +256,7 @@ class ClientActs:
         durable = words.after("durable")
 
         def answered(payload: bytes) -> None:
-            client.say(_answer("forgotten", stan.decode_unsubscribe_response(payload), payload))
+            client.say(_reply_text("forgotten", stan.decode_unsubscribe_response(payload), payload))
 
         request = stan.UnsubscribeRequest(client.client_id, channel, "", durable)
         client.request(SUBJECTS["unsubscribe"], stan.encode_unsubscribe(request), answered)
@@ -292,10 +294,10 @@ class ClientActs:
             return
         step_s = seconds(every)
         for number in range(round(seconds(during) / step_s)):
-            self.there.world.after(number * step_s, lambda: publish() if client.connected else None)
+            self.script_world.world.after(number * step_s, lambda: publish() if client.connected else None)
 
 
-def _answer(done: str, error: str, payload: bytes) -> str:
+def _reply_text(done: str, error: str, payload: bytes) -> str:
     if error:
         return f"refused: {error}"
     return done if not payload else f"{done}, in {len(payload)} bytes"

@@ -1,4 +1,4 @@
-"""What operators do in a story: requests to a node, as its administration takes them.
+"""The commands of operators in a script: requests to a node's administration.
 
 ::
 
@@ -7,7 +7,7 @@
     operator NODE pause | resume | end s [group] [force]
     operator NODE seek s first | last | end | seq:N | ago:5s
     operator NODE kick ID
-    ... [timeout 1s] [unanswered]         asked, and not waited for
+    ... [timeout 1s] [unanswered]         don't wait for the reply
 
 A subscription is named by its handle; it may be offline.
 """
@@ -28,7 +28,7 @@ Handler = Callable[[dict[str, Any], Callable[[Answer], None]], None]
 
 
 class Verbs:
-    """A registry that keeps the handlers of one node."""
+    """Collects the request handlers of one node."""
 
     def __init__(self, node: SimNode) -> None:
         self.handlers: dict[str, Handler] = {}
@@ -53,10 +53,10 @@ class Verbs:
 
 
 def ask(node: SimNode, words: Words, consumer: Callable[[Words], Consumer]) -> list[Answer]:
-    """Ask ``node`` for what the words say; the list gets the answer when there is one.
+    """Send a request to ``node``. Returns a list to which the reply is appended when it arrives.
 
     Raises:
-        ScriptError: the words make no sense.
+        ScriptError: the words are no valid request.
     """
     verb, fields = _request(node, words, consumer)
     if timeout := words.after("timeout"):
@@ -69,8 +69,8 @@ def ask(node: SimNode, words: Words, consumer: Callable[[Words], Consumer]) -> l
     return answers
 
 
-def told(answer: Answer) -> str:
-    """An answer in words."""
+def reply_text(answer: Answer) -> str:
+    """Return the output for a reply."""
     if "error" in answer:
         return f"operator: refused: {answer['error']}"
     shown = answer["ok"]
@@ -103,14 +103,14 @@ def _request(
             return f"subscription.{verb}", {"id": _number(node, consumer(words))}
         case "seek":
             return "subscription.seek", {"id": _number(node, consumer(words))} | _place(words.next())
-    raise ScriptError(f"operators can't {verb}")
+    raise ScriptError(f"unknown operator request {verb}")
 
 
 def _number(node: SimNode, consumer: Consumer) -> int:
     for subscription in node.state.subscriptions.values():
         if subscription.inbox == consumer.inbox:
             return int(subscription.id)
-    raise ScriptError(f"{node.name} knows no subscription {consumer.handle}")
+    raise ScriptError(f"{node.name} has no subscription {consumer.handle}")
 
 
 def _place(text: str) -> dict[str, Any]:

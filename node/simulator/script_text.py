@@ -1,8 +1,8 @@
-"""The text of a story: blocks of commands, and beneath each what came of it.
+"""The text of a script: blocks of commands, each followed by its output.
 
 A file reads like this::
 
-    # What it is about, and the rules it shows.
+    # What the script shows, and the rules that it covers.
 
     subscribe a foo as s
     publish a foo 2
@@ -11,8 +11,8 @@ A file reads like this::
     s: 1, 2
     a: 2 stored
 
-Blocks are separated by empty lines. Lines that begin with ``#`` are for the reader, and are kept when
-what came of the commands is written anew. What clients saw is put into words by `told`.
+Blocks are separated by empty lines. Lines that begin with ``#`` are comments, and are kept when the output is
+rewritten. `output_lines` converts the events of clients to lines of output.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ RULE = "----"
 
 @dataclass(slots=True)
 class Block:
-    """Some commands. ``line`` is the number of the first line, for who looks for a mistake."""
+    """Some commands. ``line`` is the number of the first line, for error messages."""
 
     line: int
     lines: list[str] = field(default_factory=list)
@@ -43,7 +43,7 @@ class Block:
 
 
 def parse(text: str) -> list[Block]:
-    """The blocks of a story."""
+    """Return the blocks of a script."""
     blocks: list[Block] = []
     block: Block | None = None
     for number, line in enumerate(text.splitlines(), 1):
@@ -63,7 +63,7 @@ def parse(text: str) -> list[Block]:
 
 
 def unparse(blocks: Iterable[Block]) -> str:
-    """The text of a story; ``parse`` reads it back."""
+    """Return the text of a script; ``parse`` reads it back."""
     texts = []
     for block in blocks:
         lines = list(block.lines)
@@ -73,14 +73,14 @@ def unparse(blocks: Iterable[Block]) -> str:
     return "\n".join(texts)
 
 
-# --- what clients saw -------------------------------------------------------------------------------
+# --- events of clients ------------------------------------------------------------------------------
 
 
-def told(events: Sequence[Event], clients: Sequence[str], clock_s: float | None) -> list[str]:
-    """Events in words: by time (in steps of 0.1 s, if there is a clock), then by client, in order.
+def output_lines(events: Sequence[Event], clients: Sequence[str], clock_s: float | None) -> list[str]:
+    """Return events as lines: by time (in steps of 0.1 s, if there is a clock), then by client, in order.
 
-    What several clients saw at the same time is told client by client, for which of them was first is
-    an accident of the network.
+    Events of several clients at the same time are grouped by client, because the order between clients
+    depends only on the simulated network.
     """
 
     def moment(event: Event) -> int:
@@ -97,19 +97,19 @@ def told(events: Sequence[Event], clients: Sequence[str], clock_s: float | None)
 
 
 def _lines(events: Iterable[Event]) -> Iterator[str]:
-    """The events of one client at one time; neighbours of a kind in one line."""
-    for (kind, who), group in groupby(events, _kind):
+    """Yield the lines for events of one client at one time; consecutive events of a kind share a line."""
+    for (kind, subject), group in groupby(events, _kind):
         some = list(group)
         if kind == "delivered":
             deliveries = [event for event in some if isinstance(event, Delivered)]
             with_data = deliveries[0].consumer.data
-            yield f"{who}: {sequences([event.message for event in deliveries], with_data=with_data)}"
+            yield f"{subject}: {sequences([event.message for event in deliveries], with_data=with_data)}"
         elif kind == "stored":
-            yield f"{who}: {len(some)} stored"
+            yield f"{subject}: {len(some)} stored"
         else:
             for text, same in groupby(event.text for event in some if isinstance(event, Remark)):
                 times = len(list(same))
-                yield f"{who}: {text}" + (f" ({times} times)" if times > 1 else "")
+                yield f"{subject}: {text}" + (f" ({times} times)" if times > 1 else "")
 
 
 def _kind(event: Event) -> tuple[str, str]:
@@ -119,11 +119,11 @@ def _kind(event: Event) -> tuple[str, str]:
         case Stored():
             return "stored", event.client
         case Remark():
-            return "remark", event.who
+            return "remark", event.subject
 
 
 def sequences(messages: Sequence[Message], *, with_data: bool = False) -> str:
-    """``1, 2, 5..9, 3 (again 1)``: in the order of arrival, the last one for the first time redelivered."""
+    """Return ``1, 2, 5..9, 3 (again 1)``: in the order of arrival; 3 was redelivered for the first time."""
     if with_data:
         return ", ".join(
             f'{message.seq}{_mark(message)} "{message.data.decode(errors="backslashreplace")}"'
@@ -139,12 +139,12 @@ def _mark(message: Message) -> str:
 
 
 def ranges(seqs: Iterable[int]) -> str:
-    """``1, 2, 5..9``; ``nothing`` for none."""
+    """Return ``1, 2, 5..9``; ``nothing`` if there are none."""
     return ", ".join(_runs([(seq, "") for seq in seqs])) or "nothing"
 
 
 def _runs(marked: Sequence[tuple[int, str]]) -> Iterator[str]:
-    """Three or more that follow each other, with the same mark, make a run."""
+    """Join three or more consecutive sequences with the same mark to a range."""
     start = 0
     for end in range(1, len(marked) + 1):
         if end < len(marked) and marked[end] == (marked[end - 1][0] + 1, marked[start][1]):

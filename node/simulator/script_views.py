@@ -1,4 +1,4 @@
-"""What a story shows when asked: the state, what a client received; and what must always hold."""
+"""The output of a script's ``show`` commands, and checks that apply to every script."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from node.simulator.script_client import Consumer, Delivered, Event, ScriptedCli
 from node.simulator.script_text import ranges
 
 
-def is_told(event: Event) -> bool:
-    """Whether the story wants it told."""
+def is_shown(event: Event) -> bool:
+    """Return True if the script prints this event."""
     return not (isinstance(event, Delivered) and event.consumer.quiet)
 
 
 class Ledger:
-    """All messages that any client ever saw: their content never changes, and time does not go back (PUB-11).
+    """All messages that any client received. Content never changes and timestamps don't go back (PUB-11).
 
-    A message that comes again to a subscription says so.
+    A repeated delivery to a subscription must have the redelivered flag.
     """
 
     def __init__(self) -> None:
@@ -26,7 +26,7 @@ class Ledger:
         self._seen: set[tuple[int, int]] = set()
 
     def enter(self, events: Sequence[Event]) -> list[str]:
-        """Take note of them; what is wrong, in lines."""
+        """Record deliveries. Returns a line for each violation."""
         return [line for event in events if isinstance(event, Delivered) for line in self._enter(event)]
 
     def _enter(self, event: Delivered) -> Iterator[str]:
@@ -44,13 +44,13 @@ class Ledger:
         self._seen.add(key)
 
     def forget(self, channel: str) -> None:
-        """The channel was deleted: another of the same name may follow."""
+        """Forget a deleted channel: a new one with the same name may follow."""
         for key in [key for key in self._messages if key[0] == channel]:
             del self._messages[key]
 
 
 def state(known: State, consumers: Iterable[Consumer]) -> Iterator[str]:
-    """Clients, channels, subscriptions and what they hold, by name."""
+    """Yield clients, channels, subscriptions and their unacknowledged messages, by name."""
     handles = {consumer.inbox: consumer.handle for consumer in consumers}
     clients = [_client(name, known) for name in sorted(known.clients)]
     yield f"clients: {', '.join(clients) or 'none'}"
@@ -81,13 +81,13 @@ def _group(group: Group, handles: dict[str, str]) -> str:
     else:
         name = "plain"
     members = group.members if group.shadow is None else [group.shadow]
-    who = "; ".join(sorted(holds(member) for member in members))
+    members_text = "; ".join(sorted(holds(member) for member in members))
     offline = "offline, " if group.shadow is not None else ""
-    return f"{name}: sent up to {group.cursor}; {offline}{who}"
+    return f"{name}: sent up to {group.cursor}; {offline}{members_text}"
 
 
 def channels(known: State) -> Iterator[str]:
-    """Names and what is left of each log."""
+    """Yield the name and the stored range of each channel."""
     for _, channel in sorted(known.channels.items()):
         yield f"{channel.name}: {_span(channel.log.first, channel.log.last)}"
     if not known.channels:
@@ -95,14 +95,14 @@ def channels(known: State) -> Iterator[str]:
 
 
 def count(known: State) -> str:
-    """How much there is."""
+    """Return the numbers of clients, channels and subscriptions."""
     online = sum(subscription.online for subscription in known.subscriptions.values())
     offline = len(known.subscriptions) - online
     return f"{len(known.clients)} clients, {len(known.channels)} channels, {online} online, {offline} offline"
 
 
 def received(consumer: Consumer) -> str:
-    """What a subscription got, in all."""
+    """Return all sequences that a subscription received."""
     new = [message.seq for message in consumer.received if not message.redelivered]
     again = sorted({message.seq for message in consumer.received if message.redelivered})
     order = "in order" if new == sorted(set(new)) else "OUT OF ORDER OR TWICE"
@@ -111,7 +111,7 @@ def received(consumer: Consumer) -> str:
 
 
 def complete(consumer: Consumer, known: State) -> str:
-    """Whether a subscription got all of its channel, in order, and nothing twice without its flag."""
+    """Return whether a subscription got its whole channel, in order, with flags on all redeliveries."""
     new = [message.seq for message in consumer.received if not message.redelivered]
     seen = {message.seq for message in consumer.received}
     missing = set(range(1, known.channels[consumer.channel].log.last + 1)) - seen
@@ -123,13 +123,13 @@ def complete(consumer: Consumer, known: State) -> str:
 
 
 def published(client: ScriptedClient) -> str:
-    """How much of what a client published is known to be stored."""
+    """Return how many publishes of a client were acknowledged."""
     stored = sum(client.guids.values())
     return f"{client.name}: {len(client.guids)} published, {stored} stored"
 
 
 def message(consumer: Consumer, seq: int, now_ns: int) -> str:
-    """A message in full, as last received."""
+    """Return all fields of a message, as received last."""
     found = next((message for message in reversed(consumer.received) if message.seq == seq), None)
     if found is None:
         return f"{consumer.handle} never got {seq}"
@@ -142,7 +142,7 @@ def message(consumer: Consumer, seq: int, now_ns: int) -> str:
 
 
 def response(answer: ConnectResponse) -> Iterator[str]:
-    """Every field of an answer to a request to connect that is set."""
+    """Yield every field that is set in a connect response."""
     for name, value in answer._asdict().items():
         if value:
             yield f"  {name}: {value}"

@@ -1,7 +1,7 @@
-"""The world of a story: whole nodes in it, as in the simulator, and nothing left to chance that is told.
+"""The world of a script: whole simulated nodes, with output that doesn't depend on random choices.
 
-Names, elections and clocks' readings are drawn as ever. What takes time takes the shortest time that it
-may, and clocks are right, so that a story tells the same whatever else changes.
+Names, elections and readings of clocks are drawn as usual. Delays are as short as possible and clocks are
+exact, so that unrelated changes of the code don't change the output of a script.
 """
 
 from __future__ import annotations
@@ -30,24 +30,24 @@ LEADER_WITHIN_S = 10.0
 EVER_S = 1e9
 
 
-class Steady(random.Random):
-    """Chance for a story."""
+class SteadyRandom(random.Random):
+    """A random generator that removes jitter."""
 
     def uniform(self, a: float, b: float) -> float:
-        """Delays are the shortest; what may be off by as much on either side isn't."""
+        """Return the lower bound of short delays, and 0 for symmetric errors."""
         if a == -b:
             return 0.0
         return a if b - a < 0.1 else super().uniform(a, b)
 
     def choice(self, seq: Any) -> Any:
-        """The first, which is the shortest where times are listed."""
+        """Return the first element, which is the shortest in lists of durations."""
         return seq[0]
 
 
 class ScriptChecker(ClusterChecker):
-    """What holds in every story: one leader a term, and all nodes decide alike.
+    """Checks what holds in every script: one leader per term, and equal effects on all nodes.
 
-    The rest of the checks is about clients that do as the simulator's do; a story's do as they like.
+    The other checks assume the behaviour of the simulator's own clients. A script's clients may do anything.
     """
 
     def __init__(self, cluster: Cluster) -> None:
@@ -55,22 +55,22 @@ class ScriptChecker(ClusterChecker):
         self._decided: dict[int, Effects] = {}
 
     def proposed(self, node: SimNode, index: int, payload: bytes) -> None:
-        """A leader has stamped an entry."""
+        """Record that the leader's process has stamped an entry."""
         node.knows_time = True
 
     def applied(self, node: SimNode, payload: bytes, effects: Effects, state: State) -> None:
-        """Who applies the same entry does the same."""
+        """Check that equal entries give equal effects."""
         if self._decided.setdefault(effects.index, effects) != effects:
             raise ViolationError(
-                "state machine safety", f"{node.name} decides otherwise in entry {effects.index}"
+                "state machine safety", f"{node.name} has other effects of entry {effects.index}"
             )
 
     def delivering(self, node: SimNode, connection: Connection, subject: bytes, payload: bytes) -> None:
-        """A message is turned into bytes for a client; the story's `Ledger` looks at it."""
+        """Do nothing: the script's `Ledger` checks deliveries."""
 
 
 class ScriptCluster(Cluster):
-    """A cluster to which things happen only as the story says."""
+    """A cluster without faults other than those of the script."""
 
     def __init__(self, world: World, nodes: int) -> None:
         super().__init__(world, PROFILES["quiet"], nodes)
@@ -80,19 +80,19 @@ class ScriptCluster(Cluster):
 
 
 class ScriptWorld:
-    """A world with nodes ``n1``, ``n2`` …, of which ``n1`` leads when the story begins.
+    """A world with nodes ``n1``, ``n2`` …, in which ``n1`` is the leader when the script begins.
 
     Args:
-        nodes: how many.
-        settings: replicated settings that are not the defaults, as written in the story.
-        bootstrapped: wait until the cluster is.
-        seed: of what is drawn.
+        nodes: number of nodes.
+        settings: replicated settings that differ from the defaults, as written in the script.
+        bootstrapped: wait until the cluster is bootstrapped.
+        seed: of the random generators.
     """
 
     def __init__(
         self, nodes: int, settings: Iterable[str] = (), *, bootstrapped: bool = True, seed: int = 1
     ) -> None:
-        self.world = World(seed, chance=Steady)
+        self.world = World(seed, rng_class=SteadyRandom)
         self.cluster = ScriptCluster(self.world, nodes)
         for node in self.cluster.nodes:
             node.start()
@@ -115,7 +115,7 @@ class ScriptWorld:
         """
         found = self.find_leader()
         if found is None:
-            raise ScriptError("nobody leads")
+            raise ScriptError("there is no leader")
         return found
 
     def find_leader(self) -> SimNode | None:
@@ -123,7 +123,7 @@ class ScriptWorld:
         return max(ready, key=lambda node: node.engine.term, default=None)
 
     def await_leader(self) -> None:
-        """Let time pass until there is a ready leader.
+        """Run until there is a ready leader.
 
         Raises:
             ScriptError: it takes too long.
@@ -135,17 +135,17 @@ class ScriptWorld:
             self.world.run(0.01)
 
     def let_lead(self, node: SimNode) -> None:
-        """Have leadership handed to ``node``."""
+        """Transfer leadership to ``node``."""
         while not node.ready:
             self.leader.engine.transfer_leadership(node.name)
             self.world.run(0.5)
             self.await_leader()
 
     def find(self, name: str) -> list[SimNode]:
-        """The nodes of a name: ``n1``, ``leader``, ``follower``, ``followers``, ``dead``, ``all``.
+        """Return the nodes with a name: ``n1``, ``leader``, ``follower``, ``followers``, ``dead``, ``all``.
 
         Raises:
-            ScriptError: no such node.
+            ScriptError: there is no such node.
         """
         nodes = self.cluster.nodes
         followers = [node for node in nodes if node.up and not node.paused and not node.leads]
@@ -167,7 +167,7 @@ class ScriptWorld:
         return found
 
     def next_node(self, last: SimNode | None) -> SimNode | None:
-        """The next one that takes clients, after ``last``; None: there is none now."""
+        """Return the next node after ``last`` that accepts clients; None if there is none now."""
         nodes = self.cluster.nodes
         start = 0 if last is None else nodes.index(last) + 1
         for node in [*nodes[start:], *nodes[:start]]:
@@ -176,14 +176,14 @@ class ScriptWorld:
         return None
 
     def isolate(self, node: SimNode) -> None:
-        """Let nothing through between it and the others."""
+        """Block all messages between ``node`` and the others."""
         others = [other for other in self.cluster.names if other != node.name]
         pairs = [(node.name, other) for other in others] + [(other, node.name) for other in others]
         for network in self.cluster.networks.values():
             network.block(pairs, EVER_S)
 
     def heal(self) -> None:
-        """Let everything through again."""
+        """End all isolation."""
         for network in self.cluster.networks.values():
             network.calm()
 
@@ -191,14 +191,14 @@ class ScriptWorld:
 
     @property
     def state(self) -> State:
-        """The leader's, or that of some node that is up."""
+        """The state of the leader, or of any node that is up."""
         leader = self.find_leader()
         if leader is not None:
             return leader.state
         return next(node.state for node in self.cluster.nodes if node.up)
 
-    def agreement(self) -> str:
-        """Whether all nodes that are up have the same state."""
+    def divergence(self) -> str:
+        """Return whether all nodes that are up have the same state."""
         up = [node for node in self.cluster.nodes if node.up]
         digests = {digest(node.state) for node in up}
         if len(digests) == 1:
@@ -209,7 +209,7 @@ class ScriptWorld:
         """Replace the replicated settings: ``name=value``, or ``channel:name=value`` for a channel's limit.
 
         Raises:
-            ScriptError: no such setting, or it is refused.
+            ScriptError: the setting doesn't exist, or the request is not done in time.
         """
         values: dict[str, Any] = {}
         for word in given:
@@ -228,7 +228,7 @@ class ScriptWorld:
         self.run_until(lambda: bool(outcomes))
 
     def run_until(self, done: Callable[[], bool], *, most_s: float = 5.0) -> None:
-        """Let time pass until ``done``.
+        """Run until ``done()`` returns True.
 
         Raises:
             ScriptError: it takes too long.
@@ -244,5 +244,5 @@ def _setting(name: str, value: str, known: dict[str, Any]) -> tuple[str, Any]:
     if f"{name}_ns" in known:
         return f"{name}_ns", round(seconds(value) * 1e9)
     if name not in known:
-        raise ScriptError(f"no setting {name}")
+        raise ScriptError(f"unknown setting {name}")
     return name, value == "yes" if isinstance(known[name], bool) else int(value)

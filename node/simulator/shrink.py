@@ -1,9 +1,9 @@
-"""Making a failing run small enough to be understood: fewer faults, fewer clients, the same breach.
+"""Shrinking of a failing run: fewer acts and fewer clients that cause the same violation.
 
-Delta debugging: leave a part out, run again, and if the same promise is still broken leave it out for
-good; first large parts, then smaller ones, until nothing can be spared or the time is up. Nothing
-guarantees that leaving out a fault that has no part in the breach keeps the breach; but each part of
-a world draws from a generator of its own, so it mostly does.
+Delta debugging: leave out a part, run again, and if the same invariant is still violated, leave it out for
+good. Start with large parts, continue with smaller ones, until no part can be left out or the time is up.
+Leaving out a fault that doesn't contribute to the violation may still change the run. But each part of a
+world has its own random generator, so the violation mostly stays.
 
 Source: Zeller and Hildebrandt, *Simplifying and Isolating Failure-Inducing Input* (ddmin).
 """
@@ -17,18 +17,18 @@ from dataclasses import replace
 from node.simulator.cluster_run import Case, Failure, attempt
 
 LATER_S = 3.0
-"""A run that hasn't failed so long after the one before it did, has gone well."""
+"""A candidate run is a success if it hasn't failed this long after the failure of the last one."""
 
 
 class Shrinker:
     """Shrinks one failing case.
 
     Args:
-        case: what failed.
-        failure: how.
-        seconds: of real time, at most; the run under way when they have passed is the last.
-        clock: tells real time.
-        run: runs a case, so far at least.
+        case: the failing case.
+        failure: its failure.
+        seconds: maximum real time; a run that is under way when it has passed is the last one.
+        clock: the real clock.
+        run: runs a case, at least until the given virtual time.
     """
 
     def __init__(
@@ -43,7 +43,7 @@ class Shrinker:
         ),
     ) -> None:
         self.case = case
-        """The smallest so far that fails in the same way."""
+        """The smallest case so far that fails in the same way."""
         self.failure = failure
         self.runs = 0
         self._clock = clock
@@ -51,11 +51,13 @@ class Shrinker:
         self._run = run
 
     def shrink(self) -> Case:
-        """Returns the smallest case found."""
-        self._keep(replace(self.case, acts=self.failure.struck))  # the others came to nothing
+        """Return the smallest case found."""
+        self._keep(
+            replace(self.case, acts=self.failure.executed_acts)
+        )  # the other acts came after the failure
         size = None
         while size != (size := self._size()):
-            # Clients first: what is left runs faster.
+            # Clients first: runs with fewer clients are faster.
             self._minimize(Case.present, lambda case, kept: replace(case, clients=kept), at_least=1)
             self._minimize(
                 lambda case: case.acts or (), lambda case, kept: replace(case, acts=kept), at_least=0
@@ -72,7 +74,7 @@ class Shrinker:
         *,
         at_least: int,
     ) -> None:
-        """Leave out as many of these numbers as possible."""
+        """Leave out as many numbers as possible."""
         part = len(get(self.case)) - at_least
         while part > 0 and self._clock() < self._until:
             start = 0
@@ -83,16 +85,16 @@ class Shrinker:
             part //= 2
 
     def _keep(self, case: Case) -> bool:
-        """Go on with this case if it fails in the same way."""
+        """Continue with this case if it fails in the same way. Returns whether it does."""
         self.runs += 1
         failure = self._run(case, self.failure.at_s + LATER_S)
         if failure is None or failure.kind != self.failure.kind:
             return False
-        self.case = case if case.acts is None else replace(case, acts=_struck(case.acts, failure))
+        self.case = case if case.acts is None else replace(case, acts=_executed(case.acts, failure))
         self.failure = failure
         return True
 
 
-def _struck(acts: tuple[int, ...], failure: Failure) -> tuple[int, ...]:
-    """What comes after the breach has no part in it."""
-    return tuple(number for number in acts if number in failure.struck)
+def _executed(acts: tuple[int, ...], failure: Failure) -> tuple[int, ...]:
+    """Return the acts that happened before the failure: later ones can't contribute."""
+    return tuple(number for number in acts if number in failure.executed_acts)

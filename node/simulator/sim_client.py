@@ -1,8 +1,9 @@
-"""A streaming client in a simulated world: it speaks bytes, reconnects, and remembers all it saw.
+"""A streaming client in a simulated world: it sends bytes, reconnects, and records everything it receives.
 
-It behaves as the public clients do: after a lost connection it waits, connects to some node, subscribes
-to the same inboxes again and says nothing to the streaming service, whose session it still has. What
-it asks the service waits two seconds for its answer. A subscription it gave up on, it closes later.
+It behaves as the public clients do: after a lost connection it waits, connects to any node, and subscribes
+to the same inboxes again. It sends nothing to the streaming service, where its session still exists. A
+request to the service times out after two seconds. If a subscribe request times out, the client later closes
+that subscription.
 """
 
 from __future__ import annotations
@@ -25,20 +26,20 @@ if TYPE_CHECKING:
 
 RECONNECT_S = (0.05, 0.5)
 TIMEOUT_S = 2.0
-"""For an answer of the streaming service."""
+"""Timeout of a request to the streaming service."""
 
 BURSTS = (1, 1, 1, 1, 1, 1, 1, 2, 5, 30)
-"""A publisher sends so many at once: one of these."""
+"""The number of messages that a publisher sends at once is drawn from these."""
 
 
 @dataclass(frozen=True, slots=True)
 class Habits:
-    """What a client does."""
+    """The behaviour of a client."""
 
     channel: str = "foo"
-    """What it subscribes to."""
+    """The channel it subscribes to."""
     publishes_every_s: float = 0.0
-    """0: it does not publish."""
+    """Mean time between two bursts of publishes, as if each had one message; 0: it does not publish."""
     publishes_to: tuple[str, ...] = ("foo",)
     subscribes: bool = True
     queue: str = ""
@@ -46,27 +47,27 @@ class Habits:
     ack_wait_s: int = 2
     max_in_flight: int = 16
     acks: float = 0.9
-    """How likely it acknowledges a delivery."""
+    """Probability that it acknowledges a delivery."""
 
 
 class Received(NamedTuple):
-    """A delivery, as the client saw it: the last one of its sequence."""
+    """The last delivery of a sequence."""
 
     data: bytes
     redeliveries: int
     at_s: float
     session: int
-    """Which of the client's connections it came through."""
+    """Number of the client's connection that it received through."""
 
 
 @dataclass(slots=True)
 class Seen:
-    """What one subscription has got, from the moment it was asked for."""
+    """The deliveries of one subscription since its subscribe request."""
 
     inbox: str
     messages: dict[int, Received] = field(default_factory=dict)
     highest_new: int = 0
-    """The highest sequence that came without a flag."""
+    """The highest sequence that received without the redelivered flag."""
 
 
 class SimClient:
@@ -76,22 +77,22 @@ class SimClient:
         self.name = name
         self.habits = habits
         self.published: dict[str, str] = {}
-        """The channel of each guid."""
+        """The channel of each publish, by GUID."""
         self.published_s: dict[str, float] = {}
         self.stored: set[str] = set()
         self.refused: set[str] = set()
         self.received: set[int] = set()
-        """Sequences, through whatever subscription."""
+        """The sequences received by any of its subscriptions."""
         self.deliveries = 0
         self.seen = Seen("")
         self.quiet = False
         self.dead = False
         self.noticed_s = 0.0
-        """When no node believes any more in a connection that it has lost."""
+        """When the last node notices the loss of a connection of this client."""
         self.registered = False
         self.subscribed = False
         self.closings = 0
-        """How often it closed itself at the service."""
+        """How often it sent a close request."""
         self.connected_s = 0.0
         self._closing = False
         self._reading = True
@@ -124,12 +125,12 @@ class SimClient:
         return self._reading
 
     def holds(self, session: int) -> bool:
-        """Whether this is its present connection."""
+        """Return True if ``session`` is its current connection."""
         return session == self._session and self._connection is not None
 
     @property
     def conn_id(self) -> bytes:
-        """Another one each time it registers anew."""
+        """A new ID for each new registration."""
         return f"conn-{self.name}-{self.closings}".encode()
 
     @property
@@ -139,7 +140,7 @@ class SimClient:
     # --- connection -------------------------------------------------------------------------------
 
     def connect(self) -> None:
-        """Connect to some node that takes clients; again later if there is none."""
+        """Connect to a random node that accepts clients; retry later if there is none."""
         if self.dead or self._connection is not None:
             return
         nodes = [node for node in self._cluster.nodes if node.serves and node.replica.caught_up]
@@ -160,7 +161,7 @@ class SimClient:
         self._listen(3, f"_INBOX.{self.name}.acks")
         if self.seen.inbox:
             self._listen(4, self.seen.inbox)
-        self._world.note(f"{self.name} connects to {self._node.name}")
+        self._world.record(f"{self.name} connects to {self._node.name}")
         if self._closing:
             self.close()
         self._go_on()
@@ -169,7 +170,7 @@ class SimClient:
         self._send(nats.sub(inbox.encode(), b"", str(sid).encode()))
 
     def _go_on(self) -> None:
-        """Ask for whatever it wants and doesn't have."""
+        """Send the next request: registration, or subscription."""
         if self._closing or not self.connected:
             return
         if not self.registered:
@@ -178,7 +179,7 @@ class SimClient:
             self._subscribe()
 
     def lost(self, session: int) -> None:
-        """The connection has ended."""
+        """Handle the end of connection ``session``."""
         if session == self._session and self._connection is not None:
             self._connection = None
             self._asked.clear()
@@ -186,7 +187,7 @@ class SimClient:
                 self._world.after(self._rng.uniform(*RECONNECT_S), self.connect)
 
     def drop(self, *, unnoticed_s: float = 0.0) -> None:
-        """The network between client and node breaks; the node notices at once or later."""
+        """Break the connection. The node notices at once or after ``unnoticed_s``."""
         connection, node = self._connection, self._node
         if connection is None or node is None:
             return
@@ -199,15 +200,15 @@ class SimClient:
         self.lost(self._session)
 
     def die(self, *, unnoticed_s: float = 0.0) -> None:
-        """It never comes back."""
-        self._world.note(f"{self.name} dies")
+        """Disconnect for good."""
+        self._world.record(f"{self.name} dies")
         self.dead = True
         self.drop(unnoticed_s=unnoticed_s)
 
-    def begin_anew(self, reference: ReferenceModel) -> int:
-        """The cluster is another one now; the application is started anew, to use that.
+    def restart_for(self, reference: ReferenceModel) -> int:
+        """Restart the application with the ID of another cluster.
 
-        Returns how many of its publishes were acknowledged and are lost.
+        Returns how many of its acknowledged publishes are lost.
         """
         self.drop()
         self._closing = False
@@ -222,8 +223,8 @@ class SimClient:
         return before - len(self.stored)
 
     def stop_reading(self, seconds: float) -> None:
-        """Leave what comes in its socket for a while."""
-        self._world.note(f"{self.name} does not read for {seconds:.2f} s")
+        """Leave incoming bytes in the socket for a while."""
+        self._world.record(f"{self.name} does not read for {seconds:.2f} s")
         self._reading = False
         self._world.after(seconds, self.read_on)
 
@@ -244,7 +245,7 @@ class SimClient:
         self._world.after(self._flow_s - self._world.now, arrive)
 
     def arrived(self, session: int, data: bytes) -> None:
-        """Bytes of the connection ``session``."""
+        """Handle bytes of connection ``session``."""
         if session != self._session or self._connection is None:
             return
         self._parser.feed(data)
@@ -311,10 +312,10 @@ class SimClient:
 
         def answered(payload: bytes) -> None:
             if seen is not self.seen:
-                return  # it has asked again since, and will close this one
+                return  # a newer subscribe request replaces this one, and will close it
             response = stan.decode_subscription_response(payload)
             if response.error:
-                # As a rule an earlier request was applied after all and holds the durable.
+                # Usually an earlier request was applied although it timed out, and holds the durable.
                 self._cluster.checker.refused(self, "subscription", response.error)
                 self._close_lost()
                 self._world.after(0.3, self._go_on)
@@ -326,16 +327,16 @@ class SimClient:
         self._request("_STAN.sub", stan.encode_subscription(request), answered, self._go_on)
 
     def _close_lost(self) -> None:
-        """As public clients do after a subscribe request timed out: close by message inbox."""
+        """Close timed-out subscriptions by message inbox, as public clients do."""
         for inbox in self._lost_inboxes[-10:]:
             request = stan.UnsubscribeRequest(self.name, self.habits.channel, inbox)
             self._request("_STAN.subclose", stan.encode_unsubscribe(request), _ignore, _nothing)
 
     def end_subscription(self, *, for_good: bool) -> None:
-        """Close the subscription, or unsubscribe, and subscribe again soon."""
+        """Close the subscription, or unsubscribe if ``for_good``, and subscribe again soon."""
         if not (self.subscribed and self.connected) or self._closing:
             return
-        self._world.note(f"{self.name} {'unsubscribes' if for_good else 'closes its subscription'}")
+        self._world.record(f"{self.name} {'unsubscribes' if for_good else 'closes its subscription'}")
         self.subscribed = False
         request = stan.UnsubscribeRequest(self.name, self.habits.channel, self._ack_inbox.decode())
         pause_s = self._rng.uniform(0, 1.5)
@@ -347,10 +348,10 @@ class SimClient:
         self._request(subject, stan.encode_unsubscribe(request), answered, self._go_on)
 
     def close(self) -> None:
-        """Close at the service, and come back after a while as somebody new with the same name."""
+        """Send a close request, and register again after a while as a new client with the same ID."""
         if not (self.registered and self.connected):
             return
-        self._world.note(f"{self.name} closes")
+        self._world.record(f"{self.name} closes")
         self._closing = True
         pause_s = self._rng.uniform(0, 1.5)
 
@@ -419,13 +420,13 @@ class SimClient:
     def _ack(self, seen: Seen, seq: int) -> None:
         if seen is self.seen and self._ack_inbox and self.connected:
             ack = stan.encode_ack(stan.Ack(self.habits.channel, seq))
-            came = self._cluster.checker.ack_came
-            self._send(nats.pub(self._ack_inbox, b"", ack), lambda node: came(node, seen.inbox, seq))
+            received = self._cluster.checker.ack_received
+            self._send(nats.pub(self._ack_inbox, b"", ack), lambda node: received(node, seen.inbox, seq))
 
 
 def _ignore(_payload: bytes) -> None:
-    """Whether there was such a subscription is of no interest."""
+    """Ignore the reply: it doesn't matter whether the subscription existed."""
 
 
 def _nothing() -> None:
-    """It will be tried again with the next subscription."""
+    """Do nothing: the close is repeated after the next subscribe request."""

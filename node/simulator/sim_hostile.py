@@ -1,9 +1,9 @@
-"""A client that does its worst: floods, long names, many groups, many IDs, garbage, and then it is silent.
+"""A hostile client: floods, long names, many groups, many client IDs, garbage, and unanswered heartbeats.
 
-Whatever it does must not cost more than its own connection. It has a channel of its own, so what other
-clients get isn't different for it; and while nothing else is wrong, their publishes are answered as soon
-as ever (`ClusterChecker.stored`). All is in the scale of `scaled_bounds`: a name is long with a hundred
-bytes, a flood is a few kilobytes.
+Its requests must cost nothing but its own connection. It uses its own channel, so other clients receive the
+same as without it; and while there are no faults, their publishes are answered in the usual time
+(`ClusterChecker.stored`). All sizes are those of `scaled_bounds`: a long name has a hundred bytes, a flood
+has a few kilobytes.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ if TYPE_CHECKING:
     from node.simulator.cluster import Cluster
 
 CHANNEL = "hostile"
-DEED_EVERY_S = 0.4
+ACTION_EVERY_S = 0.4
 IDS_MAX = 15
-"""Streaming clients that it registers, in all: what it leaves behind makes runs slow."""
+"""Maximum number of streaming clients that it registers: more would make runs slow."""
 
 
 class HostileClient:
-    """One connection at a time; when it is cut off it comes again.
+    """Has one connection at a time, and reconnects after it was disconnected.
 
     Args:
-        cluster: what it attacks.
+        cluster: the attacked cluster.
     """
 
     def __init__(self, cluster: Cluster) -> None:
@@ -44,10 +44,10 @@ class HostileClient:
         self._ids: list[str] = []
         self._flow_s = 0.0
         self._stopped = False
-        self._deeds: tuple[Callable[[], bytes], ...] = (
+        self._actions: tuple[Callable[[], bytes], ...] = (
             self._pings,
-            self._unheard,
-            self._wrong,
+            self._unrouted,
+            self._invalid,
             self._connects,
             self._acks,
             self._groups,
@@ -61,39 +61,39 @@ class HostileClient:
         )
 
     def start(self) -> None:
-        """Begin after a while."""
+        """Start after a random delay."""
         self._world.after(self._rng.uniform(1.5, 2.5), self._do)
 
     def stop(self) -> None:
-        """Leave, for good."""
+        """Disconnect for good."""
         self._stopped = True
         if self._wire is not None and not self._wire.connection.closed:
             self._wire.connection.abort("the client has left")
 
-    # --- the connection: what `Wire` wants of a client -------------------------------------------------
+    # --- the connection: the interface that `Wire` uses ------------------------------------------------
 
     @property
     def reading(self) -> bool:
-        """It reads now and then, which makes a backlog."""
+        """Whether it reads now: only sometimes, which builds a backlog."""
         return self._rng.random() < 0.7
 
     def holds(self, session: int) -> bool:
-        """Whether this is its present connection."""
+        """Return True if ``session`` is its current connection."""
         return self._session == session and self._wire is not None
 
     def lost(self, session: int) -> None:
-        """It was cut off, and comes again with its next deed."""
+        """Record that it was disconnected. It reconnects with its next action."""
         if session == self._session:
             self._world.counts["hostile client cut off"] += 1
             self._wire = None
 
     def arrived(self, session: int, data: bytes) -> None:
-        """It cares for no answer."""
+        """Ignore all replies."""
 
     def _do(self) -> None:
         if self._stopped:
             return
-        self._world.after(self._rng.expovariate(1 / DEED_EVERY_S), self._do)
+        self._world.after(self._rng.expovariate(1 / ACTION_EVERY_S), self._do)
         if self._wire is None:
             nodes = [node for node in self._cluster.nodes if node.serves and node.replica.caught_up]
             if not nodes:
@@ -104,10 +104,10 @@ class HostileClient:
             self._wire.connection = node.accept(self._wire)
             self._wire.output()
             self._send(nats.connect({"verbose": False, "protocol": 1, "headers": True}) + nats.PING)
-        deed = self._rng.choice(self._deeds)
-        self._world.counts[f"hostile: {deed.__name__.strip('_')}"] += 1
-        self._world.note(f"the hostile client: {deed.__name__.strip('_')}")
-        self._send(deed())
+        action = self._rng.choice(self._actions)
+        self._world.counts[f"hostile: {action.__name__.strip('_')}"] += 1
+        self._world.record(f"the hostile client: {action.__name__.strip('_')}")
+        self._send(action())
 
     def _send(self, data: bytes) -> None:
         wire = self._wire
@@ -120,7 +120,7 @@ class HostileClient:
 
         self._world.after(self._flow_s - self._world.now, arrive)
 
-    # --- deeds ------------------------------------------------------------------------------------
+    # --- actions ----------------------------------------------------------------------------------
 
     def _many(self) -> int:
         return self._rng.choice((20, 60, 200))
@@ -130,36 +130,36 @@ class HostileClient:
         return self._number
 
     def _name(self) -> str:
-        """About as long as a name may be, or longer."""
+        """Return a name around the maximum length, or far above it."""
         size = self._rng.choice((8, NAME_BYTES_MAX - 1, NAME_BYTES_MAX, NAME_BYTES_MAX + 1, 400))
         return f"h{self._next()}-".ljust(size, "x")
 
     def _pings(self) -> bytes:
         return nats.PING * (4 * self._many())
 
-    def _unheard(self) -> bytes:
+    def _unrouted(self) -> bytes:
         return nats.pub(b"nobody.listens", b"", b"") * self._many()
 
-    def _wrong(self) -> bytes:
+    def _invalid(self) -> bytes:
         return b"SUB in..valid 9\r\n" * self._many()
 
     def _connects(self) -> bytes:
         return nats.connect({"verbose": True, "protocol": 1}) * (self._many() // 4)
 
     def _acks(self) -> bytes:
-        """Of nothing, to inboxes that nobody has."""
+        """Send acks to inboxes that don't exist."""
         inbox = f"_STAN.ack.{self._cluster.cluster_id}.{self._name()}".encode()
         return b"".join(
             nats.pub(inbox, b"", stan.encode_ack(stan.Ack(CHANNEL, seq))) for seq in range(self._many())
         )
 
     def _groups(self) -> bytes:
-        """More groups on one subject than a frame may name; and a message for them from here."""
+        """Create more queue groups on one subject than a frame may name, and publish messages to them."""
         subs = (nats.sub(b"groups", self._name().encode(), b"g%d" % n) for n in range(self._many() // 10))
         return b"".join(subs) + nats.pub(b"groups", b"", b"for each of them") * 3
 
     def _registers(self) -> bytes:
-        """A streaming client that answers no heartbeat."""
+        """Register a streaming client that answers no heartbeat."""
         if len(self._ids) >= IDS_MAX:
             return nats.PING
         name = self._name()
@@ -184,7 +184,7 @@ class HostileClient:
         return self._request("_STAN.sub", stan.encode_subscription(request))
 
     def _publishes(self) -> bytes:
-        """To its own channel, more than an origin keeps, as a client that it isn't perhaps."""
+        """Publish more to its own channel than an origin keeps, possibly with an unregistered client ID."""
         found = []
         client = self._rng.choice([*self._ids, "nobody"])
         for _ in range(self._many() // 4):

@@ -1,13 +1,12 @@
-"""A whole node in a simulated world: replica, engine, routing, client connections, driven as production is.
+"""A whole node in a simulated world: replica, engine, routing, client connections, driven as in production.
 
-A host stands for a machine: its disk (`sim_storage`) and its clocks outlive the process. Everything
-plain is the real thing, and peers' frames travel through the simulated network as bytes. As in
-production each pair of nodes has two links, one for consensus and forwarded batches, one for routes;
-and one for snapshots, which is always there (`sim_snapshots`).
+A `SimNode` stands for a machine: its disk (`sim_storage`) and its clocks outlive the process. All
+deterministic parts are the real ones, and frames between nodes pass through the simulated network as bytes.
+As in production, each pair of nodes has two links, one for consensus and forwarded batches, and one for
+routes. A third one for snapshots is always up (`sim_snapshots`).
 
-A process ends when its disk fails or what it reads is damaged, but only if something was done to the
-disk: whatever else it raises ends the run. A supervisor starts it again soon; a machine whose disk
-has rotted stays off.
+A process ends when its disk fails or when it reads damaged data, but only if the adversary caused it: any
+other exception ends the run. A supervisor restarts the process soon; a machine with damaged data stays off.
 """
 
 from __future__ import annotations
@@ -47,49 +46,49 @@ if TYPE_CHECKING:
 
 TIMING = Timing(election_min_s=0.3, election_max_s=0.6, heartbeat_s=0.075)
 STEP_S = 0.0004
-"""How long a turn of the loop takes: what comes meanwhile is handled together."""
+"""Duration of an iteration of the loop: everything that arrives meanwhile is handled together."""
 TIMER_LATE_S = 20e-6
-"""A timer is always a little late; clocks in whole nanoseconds would else never get there."""
+"""Timers fire slightly late; otherwise clocks in whole nanoseconds might never reach the deadline."""
 CHECKPOINT_S = 0.3
 STORE_S = (0.0005, 0.01)
-"""How long it takes to write one."""
+"""Duration of a checkpoint."""
 TRAILING_ENTRIES = (15, 15, 80)
-"""One of these. Few, so that a node that was down for a while needs a snapshot; or enough to go on behind
-one that was cut off."""
+"""The number of entries kept behind a checkpoint is drawn from these. Few: a node that was down for a while
+needs a snapshot. Many: a receiver can continue after the snapshot that another node was sending."""
 ALONE_S = 5.0
-"""Without a leader for so long a node sends its streaming clients away, again and again (R25)."""
+"""A node without a leader disconnects its streaming clients each time this long (R25)."""
 HAND_OVER_S = 1.0
 WAIT_S = 2.0
-"""A process that waits to be added and is not, is started anew after so long."""
+"""A process that waits to be added is restarted after this time."""
 CPUS = (1.0, 1.0, 2.0, 5.0)
-"""How slow a machine is: one of these."""
+"""The slowness of a machine is drawn from these."""
 LATE_S = 0.02
-"""A frame that has waited so long for its turn says nothing of the present."""
+"""A frame that waited this long for its turn is no longer current."""
 RESTART_S = (0.3, 1.0)
-"""A supervisor starts a process that ended by itself again, after so long."""
+"""Time after which the supervisor restarts a process that ended by itself."""
 
 
 class SimNode:
-    """One machine and, while it is up, the node's process on it."""
+    """One machine and the node's process on it, while it is up."""
 
     def __init__(self, cluster: Cluster, name: str, initial_voters: Sequence[str] | None = None) -> None:
-        """A machine that is off.
+        """Create a machine that is off.
 
         Args:
-            cluster: where it is.
-            name: its own.
-            initial_voters: who founds the cluster; None: all, and nobody else ever joins.
+            cluster: the simulated cluster.
+            name: the name of the node.
+            initial_voters: the nodes that bootstrap the cluster; None: all nodes, and none ever joins.
         """
         self.name = name
         self.up = False
         self.waiting = False
-        """Its process has an empty directory, and waits to be added to the cluster."""
+        """Whether the process has an empty directory and waits to be added to the cluster."""
         self.outside = initial_voters is not None and name not in initial_voters
-        """It is not in the cluster: not yet, or no more."""
+        """Whether the machine is not in the cluster: not yet, or no longer."""
         self.paused = False
         self.shutdown = False
         self.knows_time = False
-        """This process has stamped an entry that was applied, or heard one who had, without much delay."""
+        """This process stamped an entry that was applied, or got a frame soon enough from one that did."""
         self.replica: Replica
         self.engine: ProbedEngine
         self.journal: ProbedJournal
@@ -103,25 +102,25 @@ class SimNode:
         self.snapshot_rng = cluster.world.stream(f"{name} snapshots")
         self.storage = self._new_storage()
         self.broken = False
-        """Its disk has rotted: this machine never comes back."""
+        """Whether stored data is damaged: this machine never comes back."""
         self.expected_membership = (
             None if initial_voters is None else ExpectedMembership(self, cluster, initial_voters)
         )
         self._life = 0
-        self._stood_before_s = 0.0
+        self._paused_before_s = 0.0
         self.steps = Steps(
             cluster.world, cluster.world.stream(f"{name} cpu").choice(CPUS) if cluster.scaled else 0.0
         )
         self.bound_counts = BoundCounts(self)
         self._due_s = 0.0
-        """When the driver wanted to go on last, by the machine's clock."""
+        """The driver's next deadline, by the machine's clock."""
         self.resumed_s = float("-inf")
         self._woken_at = float("inf")
         self._kicked = False
         self._epoch = 0
         self.checkpointing = False
 
-    # --- life and death ---------------------------------------------------------------------------
+    # --- start and stop ---------------------------------------------------------------------------
 
     @property
     def raft(self) -> Network:
@@ -133,11 +132,11 @@ class SimNode:
 
     @property
     def store(self) -> StoreInterface:
-        return self.storage.kept.store
+        return self.storage.machine_store.store
 
     @property
     def life(self) -> int:
-        """Changes with every start and every death of the process."""
+        """A number that changes with every start and every end of the process."""
         return self._life
 
     @property
@@ -146,12 +145,12 @@ class SimNode:
 
     @property
     def ready(self) -> bool:
-        """It leads, and its term has begun for clients too."""
+        """Whether it is the leader, and its term is open for clients."""
         return self.leads and not self.paused and self.engine.is_ready and self.replica.proposer.open
 
     @property
     def serves(self) -> bool:
-        """Clients can connect."""
+        """Whether clients can connect."""
         return self.up and not self.paused and not self.shutdown
 
     @property
@@ -164,49 +163,49 @@ class SimNode:
         )
 
     def start(self) -> None:
-        """Start the process, unless it runs; if its disk doesn't let it, again later."""
+        """Start the process unless it runs. If its disk prevents it, retry later."""
         if self.up or self.waiting or self.broken:
             return
         if not self.outside:
             self._guarded(self._start)
         elif self.expected_membership is not None and self._rng.random() < 0.5:
-            self.wait()  # nobody told its supervisor that it isn't wanted
+            self.wait()  # its supervisor doesn't know that it was removed
 
     def wait(self) -> None:
-        """Start the process with an empty directory: it says hello, and waits to be added."""
+        """Start the process with an empty directory: it sends hellos and waits to be added."""
         assert self.expected_membership is not None
         self._life += 1
         self.waiting = True
         self.expected_membership.begin()
-        self._world.note(f"{self.name} waits to be added")
+        self._world.record(f"{self.name} waits to be added")
         for network in self._cluster.networks.values():
             network.connect_all(self.name)
         self._later(WAIT_S, self._wait_again)
 
     def _wait_again(self) -> None:
-        """Who was refused ends, and is started again."""
+        """Restart a process that was refused."""
         if self.waiting:
             self.wait()
 
     def admitted(self) -> None:
-        """The cluster has added this machine. Not to be gone on with in the middle of a hello."""
+        """Join the cluster, which has added this machine. Deferred, because a hello is being handled."""
         self._later(0.0, self._join)
 
     def _join(self) -> None:
         assert self.expected_membership is not None
         if self.waiting:
-            self._world.note(f"{self.name} is let in")
+            self._world.record(f"{self.name} joins the cluster")
             self.expected_membership.admit()
             self.waiting = self.outside = False
             self._start()
 
     def removed(self, index: int) -> None:
-        """Entry ``index``, which is committed, removes this node."""
-        self._world.note(f"{self.name} was removed by entry {index}: it ends")
+        """Retire this node: the committed entry ``index`` removes it."""
+        self._world.record(f"{self.name} was removed by entry {index}: the process ends")
         self._later(0.0, self.retire)
 
     def retire(self) -> None:
-        """The machine is taken out of service, and its directory emptied."""
+        """Take the machine out of service and empty its directory."""
         assert self.expected_membership is not None
         self.crash()
         self.waiting = False
@@ -215,7 +214,7 @@ class SimNode:
             self._world.counts["retired"] += 1
         self.outside = True
         self.expected_membership.forget()
-        self.storage.kept.close()
+        self.storage.machine_store.close()
         self.storage = self._new_storage()
         self.checker.emptied(self)
 
@@ -228,7 +227,7 @@ class SimNode:
         self.journal = self.storage.open_journal()
         self.journal.watcher = lambda *entry: self.checker.appended(self, *entry)
         self.journal.truncated = self.bound_counts.truncated
-        store, note = self.storage.kept.open(), self.storage.kept.note
+        store, note = self.storage.machine_store.open(), self.storage.machine_store.note
         problem = contradiction(self.journal, store, note)
         if problem is not None:
             raise CorruptionError(f"{self.name}: {problem}")
@@ -301,7 +300,7 @@ class SimNode:
         self.knows_time = False
         self.checker.started(self)
         self.checker.model.started(self.name, self.engine.commit_index)
-        world.note(f"{self.name} starts at entry {index} of {self.journal.last_index}")
+        world.record(f"{self.name} starts at entry {index} of {self.journal.last_index}")
         for network in self._cluster.networks.values():
             network.connect_all(self.name)
         self._work()
@@ -309,11 +308,11 @@ class SimNode:
         self._later(ALONE_S, self._watch_leader)
 
     def crash(self, *, power: bool = False) -> None:
-        """Kill the process; with ``power`` the disk also loses what no flush has made durable."""
+        """Kill the process; with ``power``, the disk also loses data that no flush has made durable."""
         if not self.up:
             return
         self._world.counts["crashes"] += 1
-        self._world.note(f"{self.name} dies{' with its power' if power else ''}")
+        self._world.record(f"{self.name} dies{' with its power' if power else ''}")
         self.up = self.paused = False
         self.steps.clear()
         self._life += 1
@@ -328,11 +327,11 @@ class SimNode:
         self.checker.died()
 
     def leave(self) -> None:
-        """SIGTERM: hand leadership over, send the clients away, end."""
+        """Handle SIGTERM: transfer leadership, disconnect the clients, end the process."""
         if not self.up or self.paused or self.shutdown:
             return
         self._world.counts["leaves"] += 1
-        self._world.note(f"{self.name} is told to stop")
+        self._world.record(f"{self.name} gets SIGTERM")
         self.shutdown = True
         until_s = self._world.now + HAND_OVER_S
 
@@ -355,10 +354,10 @@ class SimNode:
             go()
 
     def pause(self, seconds: float) -> None:
-        """Stop the process for a while; what arrives waits in its sockets."""
+        """Stop the process for a while; data that arrives waits in its sockets."""
         if self.up and not self.paused:
             self._world.counts["pauses"] += 1
-            self._world.note(f"{self.name} pauses for {seconds:.2f} s")
+            self._world.record(f"{self.name} pauses for {seconds:.2f} s")
             self.paused = True
             self.steps.stop()
             self._later(seconds, self.resume)
@@ -368,18 +367,18 @@ class SimNode:
             self._guarded(self._resume)
 
     def _resume(self) -> None:
-        self._world.note(f"{self.name} resumes")
+        self._world.record(f"{self.name} resumes")
         self.paused = False
         self.resumed_s = self._world.now
         self.steps.go_on()
         self._step(self._work)
 
     def _guarded(self, call: Callable[[], None]) -> None:
-        """A disk that something was done to may end the process."""
+        """Call it. An injected disk error or damage may end the process."""
         try:
             call()
         except DiskError as error:
-            if not self.storage.troubled:
+            if not self.storage.has_faults:
                 raise
             self._failed(f"can't go on: {error}", "disk errors")
             self._world.after(self._rng.uniform(*RESTART_S), self.start)
@@ -396,16 +395,16 @@ class SimNode:
 
     def _failed(self, why: str, count: str) -> None:
         self._world.counts[count] += 1
-        self._world.note(f"{self.name} {why}")
+        self._world.record(f"{self.name} {why}")
         self.crash()
 
     def _later(self, delay_s: float, call: Callable[[], None]) -> None:
-        """Call it later, unless the process has died by then. A kernel or a supervisor does: not its loop."""
+        """Call it later unless the process has ended. The call is not a step of the process's loop."""
         life = self._life
         self._world.after(delay_s, lambda: self._guarded(call) if self._life == life else None)
 
     def now_or_when_resumed(self, call: Callable[[], None]) -> None:
-        """Something arrived: a process that is paused or busy sees it when it goes on."""
+        """Handle an arrival: at once, or when the process is no longer paused or busy."""
         if self.up:
             self.steps.take(lambda: self._arrived(call))
 
@@ -414,17 +413,17 @@ class SimNode:
         self._kick()
 
     def in_next_step(self, call: Callable[[], None]) -> None:
-        """Something that the process itself goes on with when others have had their turn."""
+        """Continue in a later step, after the other work that waits."""
         self._later(0.0, lambda: self.now_or_when_resumed(call))
 
     def _step(self, call: Callable[[], None]) -> None:
-        """Call it in the loop of the process: at once, or when that has done what came before."""
+        """Call it in the loop of the process: at once, or after the earlier steps are done."""
         self.steps.take(lambda: self._guarded(call))
 
     # --- network ----------------------------------------------------------------------------------
 
     def port(self, kind: str) -> Endpoint:
-        """This node's end of its links of one kind."""
+        """Return this node's end of its links of one kind."""
         return Port(self, kind)
 
     def _send_engine(self, peer: str, message: Any) -> None:
@@ -442,12 +441,12 @@ class SimNode:
         self._cluster.networks["route"].send(self.name, peer, encode_frame(value), loose=False)
 
     def directory_of(self, peer: str) -> str:
-        """Which one ``peer`` has now."""
+        """Return the current directory of ``peer``."""
         expected_membership = self._cluster.node(peer).expected_membership
         return expected_membership.directory if expected_membership is not None else ""
 
     def term_of(self, peer: str) -> int | None:
-        """Return the term that ``peer`` is in now; None if it is in none."""
+        """Return the term of ``peer``; None if it is not up."""
         node = self._cluster.node(peer)
         return node.engine.term if node.up else None
 
@@ -482,7 +481,7 @@ class SimNode:
             except RemoteProtocolError:
                 if self.expected_membership is None:
                     raise
-                self.raft.cut(self.name, peer)  # no member, as this log knows it
+                self.raft.cut(self.name, peer)  # the peer is no member by this node's log
                 return
             if self.engine.leader == peer:
                 prompt = self._cluster.network_is_fine and self.steps.late_s < LATE_S
@@ -490,7 +489,7 @@ class SimNode:
         else:
             self.replica.frame(peer, value[1])
 
-    # --- driving: as node.raft.driver does --------------------------------------------------------
+    # --- driving, as in node.raft.driver ----------------------------------------------------------
 
     def _kick(self) -> None:
         if not self._kicked:
@@ -510,7 +509,7 @@ class SimNode:
         self.bound_counts.worked()
         self._flush()
         self._due_s = deadline = min(self.engine.next_deadline(), wanted)
-        self._stood_before_s = self.steps.stood_s
+        self._paused_before_s = self.steps.paused_s
         if deadline < self._woken_at:
             self._woken_at = deadline
             self._later(self.clock.until_s(deadline) + TIMER_LATE_S, lambda: self._wake(deadline))
@@ -521,9 +520,9 @@ class SimNode:
             self._step(self._work)
 
     def busy(self, seconds: float) -> None:
-        """Something takes the process long, but it is on it: garbage is collected, many clients at once."""
+        """Delay the process with a long step: a garbage collection, or many clients at once."""
         if self.up:
-            self.note(f"is busy for {seconds:.2f} s")
+            self.record(f"is busy for {seconds:.2f} s")
             self.steps.take(lambda: self.steps.take_time(seconds))
 
     def _notice_gap(self) -> None:
@@ -531,10 +530,10 @@ class SimNode:
         if late_s > TIMING.election_min_s / 2:
             self._due_s = self.clock.monotonic_s()
             self.engine.paused(late_s)
-            stood_s = self.steps.stood_s - self._stood_before_s
-            if stood_s > TIMING.election_min_s / 2:
+            paused_s = self.steps.paused_s - self._paused_before_s
+            if paused_s > TIMING.election_min_s / 2:
                 self.count("gaps")
-                self.replica.paused(min(stood_s, late_s))
+                self.replica.paused(min(paused_s, late_s))
             else:
                 self.count(LATE)
 
@@ -586,14 +585,14 @@ class SimNode:
         if not self._may_store(index):
             self._later(0.01, lambda: self._begin_checkpoint(index, job))
             return
-        kept = self.storage.kept
-        kept.begin_checkpoint(lambda: kept.run_checkpoint(job))
+        machine_store = self.storage.machine_store
+        machine_store.begin_checkpoint(lambda: machine_store.run_checkpoint(job))
         self._later(self._rng.uniform(*STORE_S), lambda: self._end_checkpoint(index, job))
 
     def _end_checkpoint(self, index: int, job: CheckpointJob) -> None:
-        kept = self.storage.kept
-        kept.end_checkpoint()
-        kept.run_checkpoint(job)
+        machine_store = self.storage.machine_store
+        machine_store.end_checkpoint()
+        machine_store.run_checkpoint(job)
         self.store.end_checkpoint(job)
         self.checker.checkpointed(self, index)
         self.checkpointing = False
@@ -602,19 +601,19 @@ class SimNode:
         self.storage.sweep()
 
     def _may_store(self, index: int) -> bool:
-        """The store never holds what this node's own journal might lose."""
+        """Return True if the journal is durable up to ``index``: the store must never be ahead of it."""
         return self.journal.durable_index >= index
 
     def members_at(self, index: int) -> Membership:
-        """Who belonged to the cluster at an entry. Raises UnavailableError if the log is past it."""
+        """Return the membership at an entry. Raises UnavailableError if the log no longer contains it."""
         return node_identity.members_at(self.engine, self.journal, index)
 
     def installed(
         self, store: StoreInterface, at: tuple[int, int], previous: tuple[int, int], members: Membership
     ) -> None:
-        """A snapshot has taken the store's place: state, log and engine follow."""
+        """Adopt an installed snapshot in state, log and engine."""
         self.count("snapshots installed")
-        self.note(f"installs a snapshot of entry {at[0]}")
+        self.record(f"installs a snapshot of entry {at[0]}")
         since = self.engine.applied_index
         state = restore(store.records())
         self.checker.installing(self, at[0], state)
@@ -623,26 +622,26 @@ class SimNode:
         self.engine.snapshot_installed(*at, previous, members)
         self._kick()
 
-    def half_way(self, peer: str, progress: tuple[int, int]) -> None:
-        """So many bytes, of so many, of a snapshot from ``peer`` are here."""
+    def snapshot_progressed(self, peer: str, progress: tuple[int, int]) -> None:
+        """Report the progress of a snapshot from ``peer``: received bytes and total bytes."""
         self._cluster.adversary.snapshot_at(self, peer, progress[0] / max(1, progress[1]))
 
-    def note(self, text: str) -> None:
-        """For the trace."""
-        self._world.note(f"{self.name} {text}")
+    def record(self, text: str) -> None:
+        """Add a line to the trace."""
+        self._world.record(f"{self.name} {text}")
 
     def count(self, what: str) -> None:
-        """For the report."""
+        """Count an event for the report."""
         self._world.counts[what] += 1
 
     def in_thread(self, seconds: float, call: Callable[[], None]) -> None:
-        """Call it when a worker thread is done, which stands still when the process does."""
+        """Call it when a worker thread is done. The thread is paused together with the process."""
         self._later(seconds, lambda: self._step(call))
 
     # --- clients ----------------------------------------------------------------------------------
 
     def accept(self, driver: Any) -> Connection:
-        """A client has connected."""
+        """Accept a client connection."""
         self._epoch = max(self._epoch + 1, self.clock.wall_clock_ns() // 1000)
         connection = ProbedConnection(self.context, self, cid=self._epoch, epoch=self._epoch)
         connection.attach(driver)

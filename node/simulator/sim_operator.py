@@ -1,8 +1,8 @@
-"""Who changes the members of a simulated cluster: adds machines, removes them, and turns them off.
+"""Membership changes of a simulated cluster: adds machines, removes them, and turns them off.
 
-As an operator would, it asks some node and asks again if there is no answer, for what it asks for may be
-asked twice. A machine that is to be added is started with an empty directory; one that was removed is
-taken out of service, whether it has learnt of it or not, and may be added again later.
+As a real operator would, it sends a request to some node and repeats it if there is no reply: requests are
+idempotent. A machine to be added is started with an empty directory. A removed machine is taken out of
+service, whether it has learned of its removal or not, and may be added again later.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ if TYPE_CHECKING:
     from node.simulator.cluster import Cluster
 
 PATIENCE_S = 4.0
-"""For an answer."""
+"""Timeout of a request."""
 TRIES_MAX = 5
 MEMBERS_MIN = 3
-"""So many stay, or too many runs would end with a node alone."""
+"""Minimum number of members: otherwise too many runs would end with a single node."""
 
 
 class Operator:
-    """Asks for changes, one after the other or several at once."""
+    """Requests changes, one after the other or several at once."""
 
     def __init__(self, cluster: Cluster) -> None:
         self._cluster = cluster
@@ -33,7 +33,7 @@ class Operator:
         self._rng = cluster.world.stream("operator")
 
     def add(self, rng: random.Random, instead_of: str | None = None) -> None:
-        """Add some machine that is outside, perhaps in the place of another; nothing if there is none."""
+        """Add a machine that is outside, perhaps to replace a member. Do nothing if there is none."""
         spares = [node for node in self._cluster.nodes if node.outside and not node.waiting]
         if not spares:
             return
@@ -43,8 +43,8 @@ class Operator:
         self._ask("cluster.add", {"name": node.name, "peer": f"{node.name}:{PORT}", "wait": True}, then)
 
     def remove(self, name: str) -> None:
-        """Remove a member, unless too few would be left."""
-        if len(self._cluster.sound) > MEMBERS_MIN:
+        """Remove a member unless too few would be left."""
+        if len(self._cluster.usable_nodes) > MEMBERS_MIN:
             self._ask("cluster.remove", {"name": name}, lambda: self._retire_later(name))
 
     def _retire_later(self, name: str) -> None:
@@ -55,7 +55,7 @@ class Operator:
         )
 
     def settle(self) -> None:
-        """Turn off whoever is no member any more, as the cluster has it. To be called when all is well."""
+        """Turn off machines that are no members by a ready leader's log. Call it when there are no faults."""
         ready = next((node for node in self._cluster.nodes if node.ready), None)
         if ready is None or ready.expected_membership is None or ready.engine.is_changing:
             return
@@ -67,7 +67,7 @@ class Operator:
     def _ask(
         self, verb: str, fields: dict[str, Any], then: Callable[[], object] | None, tries: int = TRIES_MAX
     ) -> None:
-        up = [node for node in self._cluster.sound if node.up and not node.paused]
+        up = [node for node in self._cluster.usable_nodes if node.up and not node.paused]
         if not tries:
             return
         answered = False
@@ -77,7 +77,7 @@ class Operator:
             if answered or "progress" in value:
                 return
             answered = True
-            self._world.note(f"operator: {verb} {fields['name']}: {value}")
+            self._world.record(f"operator: {verb} {fields['name']}: {value}")
             self._world.counts[f"{verb} {'done' if 'ok' in value else 'refused'}"] += 1
             if "ok" in value and then is not None:
                 then()
@@ -89,5 +89,5 @@ class Operator:
         self._world.after(PATIENCE_S, again)
         if up:
             node = self._rng.choice(up)
-            self._world.note(f"operator asks {node.name}: {verb} {fields['name']}")
+            self._world.record(f"operator asks {node.name}: {verb} {fields['name']}")
             node.now_or_when_resumed(lambda: node.replica.asking.ask(verb, fields, answer))

@@ -1,7 +1,7 @@
-"""Where a simulated machine receives snapshots: `node.store.parts` on a disk that can be broken.
+"""The place where a simulated machine receives snapshots: `node.store.parts` on a disk that can fail.
 
-Nothing is synced that the real one doesn't sync: so a power cut keeps, loses or tears every chunk of a
-part by itself, and what follows must not rely on any.
+It syncs exactly what the real one syncs. So a power cut keeps, loses or tears each chunk of a part
+separately, and the code that resumes a transfer must not rely on any chunk.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from node.store.snapshot import Manifest, Snapshot
 from node.store.values import verified, with_checksum
 
 PLENTY = 1 << 40
-"""Bytes of room on a disk that isn't full."""
+"""Free bytes on a disk that isn't full."""
 
 
 class SimulatedParts:
     """`Parts` on a disk in memory.
 
     Args:
-        disk: has nothing else on it.
-        chunk_bytes: of the snapshots it is for.
+        disk: a disk for this purpose only.
+        chunk_bytes: chunk size of the snapshots.
     """
 
     def __init__(self, disk: SimulatedDisk, chunk_bytes: int) -> None:

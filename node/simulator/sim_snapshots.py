@@ -1,10 +1,10 @@
-"""Snapshots between simulated nodes: in pieces, by the code that production uses, over links of their own.
+"""Snapshots between simulated nodes: in chunks, by the code of production, over links of their own.
 
-Sender and receiver are the real ones (`node.store.transfer`), and what is done around them is what
-`node.server.disk.snapshots` does: one after the other is sent to, one at a time is received, what a peer
-says that makes no sense ends the connection. Whatever touches the disk takes a while, in which the
-process may die. Installing suspends applying, puts the snapshot in the store's place, and lets state,
-log and engine follow.
+Sender and receiver are the real ones (`node.store.transfer`). The code around them does what
+`node.server.disk.snapshots` does: it sends to one peer at a time, receives one snapshot at a time, and
+closes the connection after an invalid message. Every access to the disk takes time, during which the process
+may die. An installation suspends applying, replaces the store with the snapshot, and then updates state, log
+and engine.
 """
 
 from __future__ import annotations
@@ -25,19 +25,19 @@ if TYPE_CHECKING:
     from node.simulator.sim_node import SimNode
 
 COPY_S = (0.002, 0.03)
-"""How long it takes to make a copy."""
+"""Duration of making a copy."""
 RECEIVE_S = (0.0002, 0.004)
-"""How long it takes to write a chunk."""
+"""Duration of writing a chunk."""
 INSTALL_S = (0.005, 0.05)
-"""How long it takes to put a snapshot in the store's place and to read the state back."""
+"""Duration of replacing the store with a snapshot and reading the state back."""
 
 
 class SimSnapshots:
-    """What one process sends and receives.
+    """The snapshots that one process sends and receives.
 
     Args:
-        node: whose process it is.
-        network: the links of snapshots.
+        node: the node of the process.
+        network: the links for snapshots.
     """
 
     def __init__(self, node: SimNode, network: Network) -> None:
@@ -46,11 +46,11 @@ class SimSnapshots:
         self._rng = node.snapshot_rng
         self._life = node.life
         self._wanted: set[str] = set()
-        self._receiver_is: str | None = None
-        """Whom it sends to."""
+        self._target: str | None = None
+        """The peer it sends to."""
         self._sender: SnapshotSender | None = None
-        self._sender_is: str | None = None
-        """Whom it receives from."""
+        self._source: str | None = None
+        """The peer it receives from."""
         self._receiver: SnapshotReceiver | None = None
         self._queue: deque[list[Any]] = deque()
         self._busy = self.installing = False
@@ -58,33 +58,33 @@ class SimSnapshots:
 
     @property
     def receives(self) -> bool:
-        """A part of a snapshot is here, and more is expected."""
+        """Whether a part of a snapshot has been received and more is expected."""
         return self._receiver is not None and self._receiver.received is None
 
     # --- sending ------------------------------------------------------------------------------------
 
     def wanted(self, peer: str) -> None:
-        """The engine has found that ``peer`` needs one. Told again while it does."""
+        """Queue a snapshot for ``peer``: the engine needs it. The engine repeats the call while it does."""
         self._wanted.add(peer)
         self._next()
 
     def _next(self) -> None:
-        if self._receiver_is is None and self._wanted:
-            self._receiver_is = min(self._wanted)
+        if self._target is None and self._wanted:
+            self._target = min(self._wanted)
             self._node.in_thread(self._rng.uniform(*COPY_S), self._send)
 
     def _send(self) -> None:
-        node, peer = self._node, self._receiver_is
+        node, peer = self._node, self._target
         assert peer is not None
-        index = node.storage.kept.store.applied[0]
+        index = node.storage.machine_store.store.applied[0]
         try:
             if not (index and self._network.linked(node.name, peer)):
                 raise UnavailableError(f"no snapshot connection with {peer}")
             copied = self._unfinished.of(peer)
             if copied is None:
-                copied = node.storage.kept.copy(Context(node.members_at(index), b"").encode())
+                copied = node.storage.machine_store.copy(Context(node.members_at(index), b"").encode())
         except UnavailableError as error:
-            node.note(f"has no snapshot for {peer}: {error}")
+            node.record(f"has no snapshot for {peer}: {error}")
             self._sent()
             return
         node.count("snapshots sent")
@@ -93,28 +93,28 @@ class SimSnapshots:
         self._pump()
 
     def _pump(self) -> None:
-        sender, peer = self._sender, self._receiver_is
+        sender, peer = self._sender, self._target
         assert sender is not None
         assert peer is not None
         while (value := sender.next_value()) is not None:
             self._network.send(self._node.name, peer, encode_frame(value), loose=False)
         if sender.done or sender.refused is not None:
-            self._node.note(f"has sent {peer} a snapshot: {sender.refused or 'delivered'}")
+            self._node.record(f"has sent {peer} a snapshot: {sender.refused or 'delivered'}")
             self._unfinished.ended(peer)
             self._sent()
 
     def _sent(self) -> None:
-        self._wanted.discard(self._receiver_is or "")
-        self._receiver_is = self._sender = None
+        self._wanted.discard(self._target or "")
+        self._target = self._sender = None
         self._next()
 
     # --- the link -----------------------------------------------------------------------------------
 
     def take(self, peer: str, value: list[Any]) -> None:
-        """Something has come from ``peer``."""
+        """Handle a message from ``peer``."""
         if value[0] in {"offer", "data"}:
             self._part(peer, value)
-        elif self._sender is not None and peer == self._receiver_is:
+        elif self._sender is not None and peer == self._target:
             try:
                 self._sender.receive(value)
             except RemoteProtocolError:
@@ -124,40 +124,40 @@ class SimSnapshots:
             self._pump()
 
     def unlinked(self, peer: str) -> None:
-        """The connection is closed."""
-        if peer == self._receiver_is and self._sender is not None:
+        """Handle the end of the connection with ``peer``."""
+        if peer == self._target and self._sender is not None:
             self._sent()
-        if peer == self._sender_is and not self.installing:
+        if peer == self._source and not self.installing:
             self._received()
 
     # --- receiving ----------------------------------------------------------------------------------
 
     def _part(self, peer: str, value: list[Any]) -> None:
         if value[0] == "offer":
-            if self.installing or self._sender_is not in {None, peer}:
+            if self.installing or self._source not in {None, peer}:
                 self._network.cut(self._node.name, peer)  # another snapshot is being received
                 return
             self._received()
-            self._sender_is, kept = peer, self._node.storage.kept
+            self._source, machine_store = peer, self._node.storage.machine_store
             self._receiver = SnapshotReceiver(
-                kept.parts(), wanted=self._refusal, chunk_bytes=kept.chunk_bytes
+                machine_store.parts(), wanted=self._refusal, chunk_bytes=machine_store.chunk_bytes
             )
-        if peer == self._sender_is and not self.installing:
+        if peer == self._source and not self.installing:
             self._queue.append(value)
             self._work()
 
     def _received(self) -> None:
         if self._receiver is not None:
             self._receiver.close()
-        self._sender_is = self._receiver = None
+        self._source = self._receiver = None
         self._queue.clear()
 
     def _refusal(self, manifest: Manifest) -> str | None:
-        # A process that is being killed writes on for a moment, but has nobody to ask.
+        # A process that is being killed writes for another moment, but its engine is gone.
         wanted = self._node.life != self._life or self._node.engine.offered_snapshot(
             manifest.index, manifest.term
         )
-        return None if wanted else "the log brings as much"
+        return None if wanted else "the log already contains it"
 
     def _work(self) -> None:
         if self._busy or not self._queue:
@@ -166,22 +166,22 @@ class SimSnapshots:
         assert receiver is not None
         self._busy = True
         storage = self._node.storage
-        storage.kept.begin(lambda: receiver.receive(value))
+        storage.machine_store.begin(lambda: receiver.receive(value))
         self._node.in_thread(
             self._rng.uniform(*RECEIVE_S) * storage.slowness, lambda: self._receive(receiver, value)
         )
 
     def _receive(self, receiver: SnapshotReceiver, value: list[Any]) -> None:
-        self._node.storage.kept.end()
+        self._node.storage.machine_store.end()
         self._busy = False
-        peer = self._sender_is
+        peer = self._source
         if receiver is not self._receiver or peer is None:
             self._work()
             return
         try:
             answers = receiver.receive(value)
         except (RemoteProtocolError, DiskError) as error:
-            self._node.note(f"gives up a snapshot of {peer}: {error}")
+            self._node.record(f"gives up a snapshot of {peer}: {error}")
             self._node.count("snapshots given up")
             self._received()
             self._network.cut(self._node.name, peer)
@@ -192,7 +192,7 @@ class SimSnapshots:
         if receiver.received is not None:
             self._install()
             return
-        self._node.half_way(peer, receiver.progress)
+        self._node.snapshot_progressed(peer, receiver.progress)
         self._work()
 
     def _count(self, value: list[Any], receiver: SnapshotReceiver) -> None:
@@ -200,7 +200,7 @@ class SimSnapshots:
             self._node.count("chunks")
         elif receiver.progress[0]:
             self._node.count("snapshots resumed")
-            self._node.note(f"goes on with a snapshot at byte {receiver.progress[0]}")
+            self._node.record(f"goes on with a snapshot at byte {receiver.progress[0]}")
 
     # --- installing ---------------------------------------------------------------------------------
 
@@ -225,8 +225,8 @@ class SimSnapshots:
         received = self._receiver.received
         assert received is not None
         members = Context.decode(received.manifest.context).membership
-        self._node.storage.kept.begin_install(received, members.encode())
-        self._node.half_way(self._sender_is or "", (received.manifest.size, received.manifest.size))
+        self._node.storage.machine_store.begin_install(received, members.encode())
+        self._node.snapshot_progressed(self._source or "", (received.manifest.size, received.manifest.size))
         self._node.in_thread(self._rng.uniform(*INSTALL_S), self._finish)
 
     def _finish(self) -> None:
@@ -235,11 +235,11 @@ class SimSnapshots:
         assert received is not None
         manifest = received.manifest
         try:
-            store = self._node.storage.kept.install()
+            store = self._node.storage.machine_store.install()
             members = Context.decode(manifest.context).membership
             self._node.installed(store, (manifest.index, manifest.term), manifest.previous, members)
         except RemoteProtocolError as error:
-            self._node.note(f"can't install: {error}")
+            self._node.record(f"can't install: {error}")
         finally:
             self.installing = False
             self._node.engine.resume_applying()

@@ -1,13 +1,13 @@
-"""What a simulated machine keeps, and what is wrong with it: the journal on its disk, and the store.
+"""The storage of a simulated machine with its faults: the journal on its disk, and the store.
 
-The journal is the real one, on a `SimulatedDisk`: a process that is killed loses what it was about to
-write, a power cut keeps, loses or tears each write that no sync had covered. Syncs and writes fail on
-demand, the disk fills up and empties again, bytes rot. The store is a module of its own (`sim_store`).
+The journal is the real one, on a `SimulatedDisk`: a killed process loses what it was about to write; a power
+cut keeps, loses or tears each write that no sync has covered. Syncs and writes fail on demand, the disk
+fills up and empties again, bits flip. The store has its own module (`sim_store`).
 
-The last flush rots like all others. But not together with a power cut, before anything else is
-written: if that takes what says that the flush was synced (`node.raft.records`), one that rotted and one
-that was torn look alike, and what no other node was promised must be cut off. Of this one damage nobody
-can be saved by a checksum, and the simulated operator is spared it.
+Bits flip in the last flush as in all others, but not together with a power cut before the next write. If the
+power cut also destroys the proof that the flush was synced (`node.raft.records`), a damaged flush looks like
+a torn one, and a torn flush must be cut off because no other node was promised it. No checksum can protect
+against this one kind of damage, so the simulation leaves it out.
 """
 
 from __future__ import annotations
@@ -26,19 +26,19 @@ from node.simulator.sim_store import MemoryMachineStore
 from node.simulator.world import World
 
 FLUSH_S = (0.0005, 0.002, 0.002, 0.01, 0.04)
-"""How long a flush of the journal may take: one of these."""
+"""The duration of a journal flush is drawn from these."""
 
 SEGMENT_BYTES = 8192
 CACHE_BYTES = 4096
-"""Small, so that logs of a few seconds fill many segments and are read from the disk too."""
+"""Small, so that logs of a few seconds fill many segments and are also read from the disk."""
 
 
 class ProbedJournal(Journal):
-    """The journal, with the checkers told of what is appended."""
+    """A journal that reports appended and truncated entries to the checkers."""
 
     watcher: Callable[[int, int, bytes, int | None], None]
     truncated: Callable[[int], None] = staticmethod(lambda entries: None)
-    """Told how many entries were removed; a tool that opens the journal asks nobody."""
+    """Called with the number of removed entries; does nothing when a tool opens the journal."""
 
     def append(self, index: int, term: int, payload: bytes) -> None:
         before = self.term_at(index - 1)
@@ -58,34 +58,36 @@ class SimStorage:
     """A machine's disk. It outlives processes.
 
     Args:
-        world: decides what survives a power cut.
-        name: the machine's.
-        files: the store is the real one, in files.
+        world: provides the generators that decide what survives a power cut.
+        name: the name of the machine.
+        files: use the real store, in files.
     """
 
     def __init__(self, world: World, name: str, *, files: bool = False) -> None:
-        machine_store = LmdbMachineStore if files else MemoryMachineStore
-        self.kept: MemoryMachineStore | LmdbMachineStore = machine_store(world.stream(f"{name} store"), name)
-        """The store's side of it."""
+        store_class = LmdbMachineStore if files else MemoryMachineStore
+        self.machine_store: MemoryMachineStore | LmdbMachineStore = store_class(
+            world.stream(f"{name} store"), name
+        )
+        """The store's part of the storage."""
         self.slowness = 1.0
-        self.troubled = False
-        """Something was wrong with it: errors of the disk are to be expected."""
+        self.has_faults = False
+        """Whether a fault was injected: disk errors are expected."""
         self.rotten = False
         self._name = name
         self._rng = world.stream(f"{name} disk")
         self._disk = SimulatedDisk(self._rng, name=name)
         self.last_journal: ProbedJournal | None = None
-        """Of the present process or the last one; what it calls durable is on this disk."""
+        """The journal of the current or the last process. What it calls durable is on this disk."""
         self._journal: ProbedJournal | None = None
         self._flush: Any = None
 
     # --- for the process ----------------------------------------------------------------------------
 
     def open_journal(self) -> ProbedJournal:
-        """What is left of it.
+        """Open the journal that the last process left.
 
         Raises:
-            CorruptionError: something has rotted.
+            CorruptionError: stored data is damaged.
             DiskError: the disk is full.
         """
         self._journal = self._flush = None
@@ -100,7 +102,7 @@ class SimStorage:
         return journal
 
     def begin_flush(self) -> Any:
-        """A flush of the journal; None if there is nothing to write, or one is running."""
+        """Begin a flush of the journal. Returns None if there is nothing to write, or if one is running."""
         journal = self._journal
         assert journal is not None
         if journal.written > journal.durable and (flush := journal.begin_flush()) is not None:
@@ -109,11 +111,11 @@ class SimStorage:
         return None
 
     def flush_s(self) -> float:
-        """How long it takes."""
+        """Draw the duration of a flush."""
         return self._rng.choice(FLUSH_S) * self.slowness
 
     def run_flush(self, flush: Any) -> None:
-        """Raises: DiskError: the disk refused."""
+        """Raises: DiskError: the sync or write failed."""
         self._flush = None
         flush.run()
 
@@ -127,7 +129,7 @@ class SimStorage:
     # --- the end of a process -----------------------------------------------------------------------
 
     def stop(self, *, power: bool) -> None:
-        """The process was killed, perhaps in the middle of a flush; or its power was cut."""
+        """End the process with a kill, perhaps during a flush; with ``power`` it is a power cut."""
         flush, self._flush = self._flush, None
         if flush is not None and self._rng.random() < 0.7:
             self._disk.stop_after(self._rng.randrange(4))
@@ -138,46 +140,46 @@ class SimStorage:
         else:
             self._disk.kill()
         self._journal = None
-        self.kept.stop(power=power)
+        self.machine_store.stop(power=power)
 
-    # --- what goes wrong ------------------------------------------------------------------------------
+    # --- failures -------------------------------------------------------------------------------------
 
     def fail_sync(self) -> None:
-        self.troubled = True
+        self.has_faults = True
         self._disk.fail_syncs()
 
     def fail_write(self) -> None:
-        self.troubled = True
+        self.has_faults = True
         self._disk.fail_writes()
 
-    def fill(self, room: int) -> None:
-        """Only so many bytes are left."""
-        self.troubled = True
-        self._disk.capacity = self._disk.used + room
-        self.kept.fill(room)
+    def fill(self, free_bytes: int) -> None:
+        """Limit the free space to ``free_bytes`` bytes."""
+        self.has_faults = True
+        self._disk.capacity = self._disk.used + free_bytes
+        self.machine_store.fill(free_bytes)
 
     def empty(self) -> None:
-        """There is room again."""
+        """Free space on the disk again."""
         self._disk.capacity = None
-        self.kept.empty()
+        self.machine_store.empty()
 
     def quicken(self) -> None:
-        """It is no longer slow."""
+        """Restore normal speed."""
         self.slowness = 1.0
 
     def mend(self) -> None:
-        """Nothing is wrong any more. What has rotted stays so."""
+        """End all faults. Damaged data stays damaged."""
         self.empty()
         self.quicken()
         self._disk.fail_syncs(0)
         self._disk.fail_writes(0)
 
     def rot_journal(self, rng: random.Random) -> bool:
-        """Flip a bit somewhere. False: there is nothing yet."""
+        """Flip a bit in the journal. Returns False if nothing is stored yet."""
         self.rotten = self._disk.rot_somewhere(rng)
         return self.rotten
 
     def rot_store(self, rng: random.Random) -> bool:
-        """Flip a bit of a value in the store. False: there is nothing yet."""
-        self.rotten = self.kept.rot(rng)
+        """Flip a bit of a value in the store. Returns False if nothing is stored yet."""
+        self.rotten = self.machine_store.rot(rng)
         return self.rotten

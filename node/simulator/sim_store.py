@@ -1,10 +1,10 @@
-"""A simulated machine's store: what of it outlives processes, is copied for other nodes, and replaced.
+"""A simulated machine's store: how it survives processes, is copied for other nodes, and is replaced.
 
-The store is the fake that passes the tests of the real one (`node.store.memory`), and what is on its disk
-is what LMDB would leave there: the last checkpoint, whole, or the one before it; also where the process
-died in the middle of one, and never learnt what became of it. Single values of it rot. A snapshot is the
-bytes of all of it, in chunks so small that there are many; it is received on a disk that can be broken,
-and takes the store's place in as many steps as the real one does.
+The store is the fake that passes the tests of the real one (`node.store.memory`). After a crash, its content
+is what LMDB would leave: the last completed checkpoint, or the one before it if the process died during a
+checkpoint, whose outcome the process never learned. Single values can be damaged. A snapshot is the bytes of
+the whole store, in so small chunks that there are many. It is received on a disk that can fail, and replaces
+the store in as many steps as in the real one.
 """
 
 from __future__ import annotations
@@ -27,27 +27,27 @@ from node.store.snapshot import Manifest, Snapshot, describe
 from node.store.values import verified, with_checksum
 
 CHUNK_BYTES = 512
-"""So small that there are many."""
+"""So small that a snapshot has many chunks."""
 
 
 class Copied(NamedTuple):
-    """A snapshot to be sent."""
+    """A snapshot that can be sent."""
 
     manifest: Manifest
     read: Callable[[int, int], bytes]
 
 
 class RottingStore(MemoryStore):
-    """A store of which single values rot on the disk. It notices when they are read from there."""
+    """A store in which single values can be damaged. It raises `CorruptionError` when it reads them."""
 
     def __init__(self) -> None:
         super().__init__()
         self._rotten: set[object] = set()
         self._unread: set[object] = set()
-        """What has rotted since this process read it."""
+        """Values that were damaged after this process had read them."""
 
     def rot(self, rng: random.Random) -> bool:
-        """Flip a bit of something. False: there is nothing yet."""
+        """Damage one value. Returns False if nothing is stored yet."""
         durable = self._durable
         found: list[object] = [*sorted(durable.records)]
         for channel, messages in sorted(durable.contents.messages.items()):
@@ -62,10 +62,10 @@ class RottingStore(MemoryStore):
         return other
 
     def packed(self) -> bytes:
-        """All that is durable; all of it is verified.
+        """Return the whole durable content, after verifying it.
 
         Raises:
-            CorruptionError: something has rotted.
+            CorruptionError: a value is damaged.
         """
         for what in sorted(self._rotten | self._unread, key=repr)[:1]:
             self._damaged(what, b"")
@@ -85,10 +85,10 @@ class RottingStore(MemoryStore):
 
     @classmethod
     def unpacked(cls, packed: bytes) -> RottingStore:
-        """What was packed.
+        """Return the store with this content.
 
         Raises:
-            CorruptionError: it isn't, as the real one would find by its values' checksums.
+            CorruptionError: the bytes are damaged, which the real store finds by the checksums of its values.
         """
         body = verified(Path("received"), b"", packed)
         applied, previous, records, messages, floors, lasts = msgpack.unpackb(body, use_list=False)
@@ -133,26 +133,26 @@ class RottingStore(MemoryStore):
 
 
 class WorkUnderWay:
-    """What worker threads of a process are doing when it dies, as far as its store is concerned."""
+    """The jobs of worker threads that a crash of the process interrupts."""
 
     def __init__(self) -> None:
         self._under_way: Callable[[], object] | None = None
         self._checkpoint: Callable[[], object] | None = None
 
     def begin(self, job: Callable[[], object]) -> None:
-        """A worker thread begins with something. A crash may let it happen, in part or not at all."""
+        """Start a job of a worker thread. A crash before `end` runs it partly or not at all."""
         self._under_way = job
 
     def end(self) -> None:
-        """The process does it now, and all of it."""
+        """End the job: the caller runs it completely now."""
         self._under_way = None
 
     def begin_checkpoint(self, job: Callable[[], object]) -> None:
-        """The same for a checkpoint."""
+        """Start a checkpoint job. A crash before `end_checkpoint` may run it."""
         self._checkpoint = job
 
     def end_checkpoint(self) -> None:
-        """It is done now."""
+        """End the checkpoint job: the caller runs it completely now."""
         self._checkpoint = None
 
 
@@ -161,7 +161,7 @@ class MemoryMachineStore(WorkUnderWay):
 
     Args:
         rng: decides what survives a crash.
-        name: the machine's.
+        name: the name of the machine.
     """
 
     chunk_bytes = CHUNK_BYTES
@@ -169,7 +169,7 @@ class MemoryMachineStore(WorkUnderWay):
     def __init__(self, rng: random.Random, name: str) -> None:
         super().__init__()
         self.store = RottingStore()
-        """Of the present process or, after a crash, of the next."""
+        """The store of the current process or, after a crash, of the next one."""
         self.full = False
         self._name = name
         self._rng = rng
@@ -180,29 +180,29 @@ class MemoryMachineStore(WorkUnderWay):
     # --- for the process ----------------------------------------------------------------------------
 
     def open(self) -> RottingStore:
-        """What is left of it."""
+        """Return the store that the last process left."""
         return self.store
 
     def note(self) -> bytes:
-        """With what the snapshot was installed that the store is; empty: it is none."""
+        """Return the note with which the store's snapshot was installed; empty if there is none."""
         return self._note[1] if self._note is not None and self._note[0] == self.store.applied else b""
 
     def run_checkpoint(self, job: CheckpointJob) -> None:
-        """Raises: DiskError: the disk refused."""
+        """Raises: DiskError: the disk is full."""
         assert isinstance(job, MemoryCheckpoint)
         if self.full:
             job.fail = DiskError(f"{self._name}: the store: No space left on device")
         job.run()
 
     def copy(self, context: bytes) -> Copied:
-        """A consistent copy for another node.
+        """Make a consistent copy for another node.
 
         Raises:
-            CorruptionError: something has rotted.
-            UnavailableError: there is no room for a copy.
+            CorruptionError: stored data is damaged.
+            UnavailableError: there is not enough free space for a copy.
         """
         if self.full:
-            raise UnavailableError(f"{self._name}: no room for a snapshot")
+            raise UnavailableError(f"{self._name}: no space for a snapshot")
         data = self.store.packed()
         durable = self.store._durable
         chunks = [data[at : at + CHUNK_BYTES] for at in range(0, len(data), CHUNK_BYTES)]
@@ -210,26 +210,26 @@ class MemoryMachineStore(WorkUnderWay):
         return Copied(manifest, lambda offset, size: data[offset : offset + size])
 
     def parts(self) -> Parts:
-        """Where snapshots are received."""
+        """Return the place where snapshots are received."""
         return SimulatedParts(self._disk, CHUNK_BYTES)
 
     def begin_install(self, received: Snapshot, note: bytes) -> None:
-        """A worker thread begins to put a snapshot in the store's place."""
+        """Start the job that replaces the store with a snapshot, as a worker thread does."""
         self._installing = (received, note)
 
     def install(self) -> RottingStore:
-        """It does so now, all of it. Returns the store that there is now.
+        """Run the whole job. Returns the new store.
 
         Raises:
-            RemoteProtocolError: the snapshot isn't what it says; the old store is untouched.
-            CorruptionError: it has rotted since it was received.
+            RemoteProtocolError: the snapshot doesn't match its manifest; the old store is untouched.
+            CorruptionError: the snapshot was damaged after it was received.
         """
         for step in self._steps():
             step()
         return self.store
 
     def _steps(self) -> list[Callable[[], None]]:
-        """In which a snapshot takes the store's place; a crash comes between any two."""
+        """Return the steps that replace the store with the snapshot. A crash may come between any two."""
         assert self._installing is not None
         (received, note), self._installing = self._installing, None
         manifest = received.manifest
@@ -252,7 +252,7 @@ class MemoryMachineStore(WorkUnderWay):
     # --- the end of a process -----------------------------------------------------------------------
 
     def stop(self, *, power: bool) -> None:
-        """The process was killed, perhaps in the middle of something; or its power was cut."""
+        """End the process with a kill, perhaps during a job; with ``power`` it is a power cut."""
         job, self._under_way = self._under_way, None
         if job is not None and self._rng.random() < 0.7:
             self._disk.stop_after(self._rng.randrange(6))
@@ -274,24 +274,24 @@ class MemoryMachineStore(WorkUnderWay):
         self.store = self.store.after_crash()
 
     def close(self) -> None:
-        """The machine is taken out of service."""
+        """Do nothing: there are no files to delete."""
 
-    # --- what goes wrong ----------------------------------------------------------------------------
+    # --- failures -----------------------------------------------------------------------------------
 
-    def fill(self, room: int) -> None:
-        """Only so many bytes are left."""
+    def fill(self, free_bytes: int) -> None:
+        """Limit the free space to ``free_bytes`` bytes."""
         self.full = True
-        self._disk.capacity = self._disk.used + room
+        self._disk.capacity = self._disk.used + free_bytes
 
     def empty(self) -> None:
-        """There is room again."""
+        """Free space on the disk again."""
         self.full = False
         self._disk.capacity = None
 
     def rot(self, rng: random.Random) -> bool:
-        """Flip a bit of a value. False: there is nothing yet."""
+        """Damage one value. Returns False if nothing is stored yet."""
         return self.store.rot(rng)
 
     def rot_received(self, rng: random.Random) -> bool:
-        """Flip a bit of what was received of a snapshot. False: there is nothing."""
+        """Flip a bit in a received part of a snapshot. Returns False if there is none."""
         return self._disk.rot_somewhere(rng)

@@ -1,4 +1,4 @@
-"""A simulated client's socket: bytes in order, a little late, or stuck while nobody reads."""
+"""A simulated client's socket: bytes in order with latency, and blocked while the client doesn't read."""
 
 from __future__ import annotations
 
@@ -16,31 +16,31 @@ if TYPE_CHECKING:
     from node.simulator.sim_node import SimNode
 
 DELAY_S = (0.0002, 0.002)
-"""How long bytes take, either way."""
+"""Latency in each direction."""
 
 READ_BYTES = 4096
-"""A node reads so much at a time; in production 256 KiB."""
+"""Maximum size of one read by a node; 256 KiB in production."""
 
 
 class Owner(Protocol):
-    """A client, as far as its connection goes."""
+    """A client, as its connection uses it."""
 
     @property
     def reading(self) -> bool:
-        """Whether it takes what comes."""
+        """Whether it reads now."""
 
     def holds(self, session: int) -> bool:
-        """Whether this is its present connection."""
+        """Return True if ``session`` is its current connection."""
 
     def lost(self, session: int) -> None:
-        """The connection has ended."""
+        """Handle the end of the connection."""
 
     def arrived(self, session: int, data: bytes) -> None:
-        """Bytes of the node have come."""
+        """Handle bytes from the node."""
 
 
 class Wire:
-    """Moves what a node writes to a client, and what that has sent, as `node.server.clients` does."""
+    """Transfers bytes between a node and a client in both directions, as `node.server.clients` does."""
 
     connection: Connection
 
@@ -74,7 +74,7 @@ class Wire:
         if connection.closed:
             return
         if current and not client.reading:
-            # The sockets between them are full.
+            # The socket buffers are full.
             self._scheduled = True
             world.after(0.01, self._turn)
             return
@@ -85,11 +85,11 @@ class Wire:
             world.after(self._at_s - world.now, lambda: client.arrived(self._session, data))
 
     def input(self) -> None:
-        """See `connection.Driver`: it reads again."""
+        """See `connection.Driver`. Continue reading in the next step."""
         self._node.in_next_step(self._read)
 
     def arrive(self, data: bytes, read: Callable[[SimNode], None] | None) -> None:
-        """Bytes of the client have come to the node; ``read`` is told when that has read them."""
+        """Queue bytes from the client; ``read`` is called when the node has read them."""
         idle = not self._unread
         pieces = [data[at : at + READ_BYTES] for at in range(0, len(data), READ_BYTES)]
         self._unread += [(piece, None) for piece in pieces[:-1]]
@@ -98,7 +98,7 @@ class Wire:
             self._node.now_or_when_resumed(self._read)
 
     def _read(self) -> None:
-        """One read: what has come, up to a bound. The rest has its turn after what others want."""
+        """Read once, up to a bound. The rest is read in a later step, after other work that waits."""
         connection, unread = self.connection, self._unread
         if connection.resting:
             connection.go_on()

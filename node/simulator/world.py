@@ -1,6 +1,6 @@
-"""Virtual time: a queue of things to do, one seed that decides everything.
+"""Virtual time: a queue of calls, and one seed that decides everything.
 
-Nothing in a simulated world may look at a real clock, draw from another generator or depend on the
+Code in a simulated world must not read a real clock, use another random generator, or depend on the iteration
 order of a set of strings. Then a seed replays exactly, in any process.
 """
 
@@ -12,32 +12,32 @@ from collections import Counter
 from collections.abc import Callable
 
 CALLS_PER_SECOND_MAX = 200_000
-"""In one second of virtual time. A quiet one has some thousands."""
+"""Maximum number of calls in one second of virtual time. A quiet second has some thousands."""
 
 
 class StandstillError(Exception):
-    """Somebody asks to be called again and again without any time in between."""
+    """A part of the world schedules calls again and again without any virtual time between them."""
 
 
 class World:
-    """Time, chance, and what will happen.
+    """Virtual time, random generators, and the queue of calls.
 
     Args:
         seed: decides the whole run.
-        trace: whether `note` keeps what it is told.
-        chance: what kind of generator decides.
+        trace: whether `record` keeps its lines.
+        rng_class: the class of the random generators.
     """
 
     def __init__(
-        self, seed: int, *, trace: bool = False, chance: type[random.Random] = random.Random
+        self, seed: int, *, trace: bool = False, rng_class: type[random.Random] = random.Random
     ) -> None:
         self.seed = seed
-        self.rng = chance(seed)
-        self._chance = chance
+        self.rng = rng_class(seed)
+        self._rng_class = rng_class
         self.now = self.started_s = 100.0
-        """Seconds."""
+        """Virtual time in seconds."""
         self.counts: Counter[str] = Counter()
-        """What happened how often, for the reader of a report."""
+        """How often each kind of event happened, for reports."""
         self.trace: list[str] | None = [] if trace else None
         self._queue: list[tuple[float, int, Callable[[], None]]] = []
         self._number = 0
@@ -46,22 +46,22 @@ class World:
         return self.now
 
     def stream(self, name: str) -> random.Random:
-        """A generator for one part of the world: what others draw doesn't change what it draws.
+        """Return a generator for one part of the world. Draws by other parts don't change its sequence.
 
-        So a run in which one fault less happens goes on much as before, and can be shrunk.
+        So a run with one fault less continues much as before, and can be shrunk.
         """
-        return self._chance(f"{self.seed}/{name}")
+        return self._rng_class(f"{self.seed}/{name}")
 
     def after(self, delay_s: float, call: Callable[[], None]) -> None:
-        """Call it when ``delay_s`` has passed; calls of the same moment happen in the order given."""
+        """Schedule a call. Calls at the same moment run in the order in which they were scheduled."""
         self._number += 1
         heapq.heappush(self._queue, (self.now + delay_s, self._number, call))
 
     def run(self, seconds: float) -> None:
-        """Let time pass. Whatever a call raises ends the run, and time stands still.
+        """Let time pass. An exception raised by a call ends the run at that moment.
 
         Raises:
-            StandstillError: so much is called that time hardly passes any more.
+            StandstillError: there are so many calls that time hardly passes.
         """
         until = self.now + seconds
         queue, second, calls = self._queue, int(self.now), 0
@@ -75,10 +75,10 @@ class World:
             call()
         self.now = until
 
-    def chance(self, probability: float) -> bool:
+    def happens(self, probability: float) -> bool:
         return self.rng.random() < probability
 
-    def note(self, text: str) -> None:
-        """A line for the trace."""
+    def record(self, text: str) -> None:
+        """Add a line to the trace."""
         if self.trace is not None:
             self.trace.append(f"{self.now:10.4f} {text}")

@@ -1,4 +1,4 @@
-"""Stories are compared with what they tell now; ``--rewrite`` writes that down instead."""
+"""Options of the script tests: ``--rewrite`` replaces the expected output with the actual one."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ import pytest
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
-        "--rewrite", action="store_true", help="write what the stories tell now, for review as a diff"
+        "--rewrite", action="store_true", help="write the actual output of the scripts, for review as a diff"
     )
-    parser.addoption("--story-seed", type=int, default=1, help="of what is drawn in the stories' worlds")
+    parser.addoption("--script-seed", type=int, default=1, help="seed of the scripts' worlds")
 
 
 @pytest.fixture
-def story_seed(request: pytest.FixtureRequest) -> int:
-    """A story tells the same with any; where it doesn't, it is about an accident."""
-    seed = request.config.getoption("--story-seed")
+def script_seed(request: pytest.FixtureRequest) -> int:
+    """The output of a script must not depend on the seed."""
+    seed = request.config.getoption("--script-seed")
     assert isinstance(seed, int)
     return seed
 

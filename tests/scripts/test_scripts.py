@@ -1,7 +1,7 @@
-"""Cluster stories: each text file here holds commands and what comes of them (`node.simulator.script`).
+"""Cluster scripts: each text file here contains commands and their expected output (`node.simulator.script`).
 
-After a change of behaviour that is meant, ``pytest tests/scripts --rewrite`` writes them anew; the diff
-is what is reviewed. ``--story-seed 2`` draws names, elections and orders otherwise; a story tells the same.
+After an intended change of behaviour, ``pytest tests/scripts --rewrite`` rewrites the expected output; review
+the diff. ``--script-seed 2`` changes names, elections and orders of events, but must not change the output.
 """
 
 from __future__ import annotations
@@ -15,24 +15,24 @@ from node.simulator.script import Script
 from node.simulator.script_arguments import ScriptError
 from node.simulator.script_text import parse, unparse
 
-STORIES = sorted(Path(__file__).parent.glob("*.txt"))
+SCRIPTS = sorted(Path(__file__).parent.glob("*.txt"))
 
 
-@pytest.mark.parametrize("path", STORIES, ids=lambda path: path.stem)
-def test_story(path: Path, rewrite: bool, story_seed: int) -> None:
+@pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.stem)
+def test_script(path: Path, rewrite: bool, script_seed: int) -> None:
     text = path.read_text()
     blocks = parse(text)
-    story = Script(story_seed)
+    script = Script(script_seed)
     for block in blocks:
         if block.commands:
             try:
-                block.outcome = story.play(block)
+                block.outcome = script.play(block)
             except ScriptError as error:
                 raise ScriptError(f"{path.name}, line {block.line}: {error}") from error
-    told = unparse(blocks)
-    if rewrite and told != text:
-        path.write_text(told)
-    del story
+    actual = unparse(blocks)
+    if rewrite and actual != text:
+        path.write_text(actual)
+    del script
     gc.collect()
-    assert rewrite or told == text
-    assert "!!" not in told, "a promise is broken that always holds"
+    assert rewrite or actual == text
+    assert "!!" not in actual, "an invariant of all scripts is violated"

@@ -49,7 +49,7 @@ def leader(cluster: Cluster) -> SimNode | None:
 
 def crash(cluster: Cluster, number: int) -> None:
     """Kill a node; the checkers are told that what comes late has a reason."""
-    cluster.adversary._trouble(60.0, nodes=True)
+    cluster.adversary._extend_faults(60.0, nodes=True)
     cluster.nodes[number].crash()
 
 

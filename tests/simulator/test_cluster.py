@@ -17,7 +17,7 @@ from itertools import count
 import pytest
 
 from node.simulator.cluster_run import Case, attempt, run_cluster
-from node.simulator.failure_report import story
+from node.simulator.failure_report import report
 from node.simulator.profiles import PROFILES, changed
 
 SEEDS = {
@@ -73,7 +73,7 @@ def expect_well(case: Case) -> None:
     """Run it; if it fails, tell the story."""
     outcome = attempt(case)
     if outcome.failure is not None:
-        pytest.fail("\n".join(story(outcome, shrink_seconds=SHRINK_S, lines_max=TRACE_LINES)))
+        pytest.fail("\n".join(report(outcome, shrink_seconds=SHRINK_S, lines_max=TRACE_LINES)))
 
 
 BLOCKS = [

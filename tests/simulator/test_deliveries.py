@@ -31,6 +31,6 @@ def test_only_times_tell_what_died_with_a_connection(
 
     def broken(seed: int) -> str | None:
         failure = attempt(Case(seed, PROFILES["kills"], 3)).failure
-        return "unwritten" if failure is not None and "nobody has written" in failure.text else None
+        return "unwritten" if failure is not None and "no node has written" in failure.text else None
 
     seeds.find(20, broken)

@@ -103,9 +103,9 @@ def grown(nodes: int) -> dict[str, tuple[int, int]]:
 
 
 def census(story: Script) -> Counter[str]:
-    assert story._there is not None
+    assert story._script_world is not None
     found: Counter[str] = Counter()
-    for node in story._there.cluster.nodes:
+    for node in story._script_world.cluster.nodes:
         found += entries(node.replica)
     return found
 

@@ -267,8 +267,10 @@ def test_a_membership_that_counts_only_when_it_is_committed_makes_two_majorities
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     members_count_when_they_are_committed(monkeypatch)
-    monkeypatch.setattr(RaftServer, "check_membership", lambda host: None)
-    monkeypatch.setattr(RaftModel, "_goes_by", _members_of_the_engine)  # it would see the mutation at once
+    monkeypatch.setattr(RaftServer, "check_membership", lambda server: None)
+    monkeypatch.setattr(
+        RaftModel, "_check_membership", _members_of_the_engine
+    )  # it would see the mutation at once
     seeds.find(
         40,
         _broken_by(HASTY),

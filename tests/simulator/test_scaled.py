@@ -50,10 +50,10 @@ def test_a_hostile_client_does_all_that_it_can() -> None:
     total: Counter[str] = Counter()
     for seed in range(8):
         total += Run(Case(seed, PROFILES["quiet"], 3)).run()
-    deeds = (
+    actions = (
         "pings",
-        "unheard",
-        "wrong",
+        "unrouted",
+        "invalid",
         "connects",
         "acks",
         "groups",
@@ -61,6 +61,6 @@ def test_a_hostile_client_does_all_that_it_can() -> None:
         "subscribes",
         "publishes",
     )
-    for deed in (*deeds, "oversize", "garbage"):
-        assert total[f"hostile: {deed}"], deed
+    for action in (*actions, "oversize", "garbage"):
+        assert total[f"hostile: {action}"], action
     assert total["hostile client cut off"]

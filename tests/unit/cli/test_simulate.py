@@ -69,11 +69,11 @@ def test_a_breach_is_shrunk_and_told_with_its_story_and_how_to_see_it_again(
     asked = _runs(monkeypatch, broken=1)
     assert main(["simulate", "--nodes", "3"]) == 1
     printed = capsys.readouterr().out
-    assert "seed 1 breaks a promise after 4.500 s: ViolationError: order: 2 before 1\n" in printed
-    assert " 1 are left, of 8 clients 1, after " in printed
+    assert "seed 1 violates an invariant after 4.500 s: ViolationError: order: 2 before 1\n" in printed
+    assert " to 1 acts and from 8 to 1 clients in " in printed
     assert "story of 1\nseed 1: ViolationError: order: 2 before 1\n" in printed
     again = asked[-1].command()
-    assert f"again: {again}\n" in printed
+    assert f"repeat with: {again}\n" in printed
     assert again.startswith(
         "stanchion simulate --first-seed 1 --seeds 1 --profile brutal --nodes 3 --acts 0 "
     )

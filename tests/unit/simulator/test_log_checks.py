@@ -37,9 +37,9 @@ def test_another_history() -> None:
         journal(checker, "n2", (2, b"b"), (3, b"c"))
 
 
-def test_an_entry_nobody_had() -> None:
+def test_an_entry_that_no_journal_had() -> None:
     found = journal(LogChecker(), "n1", (1, b"a"))
-    with pytest.raises(ViolationError, match="nobody had"):
+    with pytest.raises(ViolationError, match="no journal ever had"):
         LogChecker().reopened("n1", found)
 
 

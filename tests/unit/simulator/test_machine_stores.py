@@ -12,16 +12,16 @@ from node.simulator.lmdb_machine_store import LmdbMachineStore
 from node.simulator.sim_store import Copied, MemoryMachineStore
 from node.store.transfer import SnapshotReceiver, SnapshotSender
 
-LeaderDuties = MemoryMachineStore | LmdbMachineStore
-Make = Callable[[int], LeaderDuties]
+MachineStore = MemoryMachineStore | LmdbMachineStore
+Make = Callable[[int], MachineStore]
 
 
 @pytest.fixture(params=[MemoryMachineStore, LmdbMachineStore], ids=["memory", "lmdb"])
 def make(request: pytest.FixtureRequest) -> Iterator[Make]:
     """A machine, by seed."""
-    made: list[LeaderDuties] = []
+    made: list[MachineStore] = []
 
-    def make(seed: int) -> LeaderDuties:
+    def make(seed: int) -> MachineStore:
         made.append(request.param(random.Random(seed), "n1"))
         return made[-1]
 
@@ -30,7 +30,7 @@ def make(request: pytest.FixtureRequest) -> Iterator[Make]:
         machine_store.close()
 
 
-def fill(machine_store: LeaderDuties, index: int) -> Callable[[], None]:
+def fill(machine_store: MachineStore, index: int) -> Callable[[], None]:
     """Twenty messages and a record more; what is left to do for them to be durable."""
     store = machine_store.store
     store.put(1, index - 19, [b"%d" % seq * 50 for seq in range(index - 19, index + 1)])
@@ -45,7 +45,7 @@ def fill(machine_store: LeaderDuties, index: int) -> Callable[[], None]:
     return finish
 
 
-def found(machine_store: LeaderDuties) -> int:
+def found(machine_store: MachineStore) -> int:
     """What the next process finds: an index, and all that belongs to it."""
     store = machine_store.open()
     index = store.applied[0]
@@ -80,7 +80,7 @@ def snapshot(make: Make) -> Copied:
     return machine_store.copy(b"members")
 
 
-def carry(copied: Copied, machine_store: LeaderDuties, values_max: int = 10_000) -> SnapshotReceiver:
+def carry(copied: Copied, machine_store: MachineStore, values_max: int = 10_000) -> SnapshotReceiver:
     """As many values as that; the last one is under way."""
     sender = SnapshotSender(copied.manifest, copied.read)
     receiver = SnapshotReceiver(machine_store.parts(), chunk_bytes=machine_store.chunk_bytes)

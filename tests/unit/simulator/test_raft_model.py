@@ -137,11 +137,11 @@ def test_an_entry_of_an_earlier_term_is_committed_by_a_later_one_only(cluster: C
         cluster.model.stepped("n1", engine(2, leads=True, commit=2), log)
 
 
-def test_a_follower_commits_what_it_was_told_and_has_verified(cluster: Cluster) -> None:
+def test_a_follower_commits_only_reported_and_verified_entries(cluster: Cluster) -> None:
     log = journal(0, 1, 1, 1)
     cluster.model.received("n1", "n2", Append(1, 2, 1, 9, [], ask=True, note=None).encode(), log)
     cluster.model.stepped("n1", engine(1, commit=2), log)
-    with broken("told of 2"):
+    with broken("only 2 was reported"):
         cluster.model.stepped("n1", engine(1, commit=3), log)
     cluster.model.installed("n1", 3)
     cluster.model.stepped("n1", engine(1, commit=3), log)

@@ -24,8 +24,8 @@ def test_the_seed_decides() -> None:
 
 def test_an_act_has_chance_of_its_own() -> None:
     act, other = draw(1, PROFILES["brutal"].rates, 3, 12.0)[:2]
-    assert act.chance(1).random() == act.chance(1).random() != other.chance(1).random()
-    assert act.chance(1).random() != act.chance(2).random()
+    assert act.rng(1).random() == act.rng(1).random() != other.rng(1).random()
+    assert act.rng(1).random() != act.rng(2).random()
 
 
 def test_a_node_alone_is_spared_what_takes_others() -> None:

@@ -10,8 +10,8 @@ CASE = Case(1, PROFILES["brutal"], 3)
 ACTS = tuple(range(24))
 
 
-def failed(kind: str = "order", struck: tuple[int, ...] = ACTS) -> Failure:
-    return Failure(kind, "", 5.0, struck)
+def failed(kind: str = "order", executed_acts: tuple[int, ...] = ACTS) -> Failure:
+    return Failure(kind, "", 5.0, executed_acts)
 
 
 def test_what_has_no_part_in_it_is_left_out() -> None:
@@ -19,7 +19,7 @@ def test_what_has_no_part_in_it_is_left_out() -> None:
 
     def run(case: Case, so_far: float) -> Failure | None:
         acts = ACTS if case.acts is None else case.acts
-        return failed(struck=acts) if {5, 17} <= {*acts} and 3 in case.present() else None
+        return failed(executed_acts=acts) if {5, 17} <= {*acts} and 3 in case.present() else None
 
     shrinker = Shrinker(CASE, failed(), seconds=60, run=run)
     case = shrinker.shrink()
@@ -40,9 +40,9 @@ def test_what_comes_after_the_breach_goes_at_once() -> None:
 
     def run(case: Case, so_far: float) -> Failure | None:
         runs.append(case)
-        return failed(struck=(0, 1))
+        return failed(executed_acts=(0, 1))
 
-    Shrinker(CASE, failed(struck=(0, 1)), seconds=60, run=run).shrink()
+    Shrinker(CASE, failed(executed_acts=(0, 1)), seconds=60, run=run).shrink()
     assert runs[0].acts == (0, 1)
 
 
@@ -56,7 +56,7 @@ def test_it_ends_in_time() -> None:
     def run(case: Case, so_far: float) -> Failure | None:
         nonlocal now
         now += 1.0
-        return failed(struck=case.acts or ())
+        return failed(executed_acts=case.acts or ())
 
     shrinker = Shrinker(CASE, failed(), seconds=2.5, clock=clock, run=run)
     shrinker.shrink()
@@ -64,5 +64,7 @@ def test_it_ends_in_time() -> None:
 
 
 def test_one_client_is_always_left() -> None:
-    case = Shrinker(CASE, failed(), seconds=60, run=lambda case, _: failed(struck=case.acts or ())).shrink()
+    case = Shrinker(
+        CASE, failed(), seconds=60, run=lambda case, _: failed(executed_acts=case.acts or ())
+    ).shrink()
     assert (case.acts, len(case.present())) == ((), 1)

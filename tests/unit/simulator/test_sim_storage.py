@@ -66,7 +66,7 @@ def test_a_disk_that_fails_or_is_full_says_so_until_it_is_mended() -> None:
         storage = SimStorage(World(1), "n1")
         written(storage, 200, flush=False)
         trouble(storage)
-        assert storage.troubled
+        assert storage.has_faults
         with pytest.raises(DiskError):
             storage.run_flush(storage.begin_flush())
         storage.mend()
@@ -77,7 +77,7 @@ def test_a_disk_that_fails_or_is_full_says_so_until_it_is_mended() -> None:
 def test_a_full_disk_takes_no_checkpoint() -> None:
     storage = SimStorage(World(1), "n1")
     storage.fill(0)
-    kept = storage.kept
+    kept = storage.machine_store
     kept.store.put(1, 1, [b"a"])
     with pytest.raises(DiskError, match="No space"):
         kept.run_checkpoint(kept.store.begin_checkpoint((1, 1), (0, 0), []))
