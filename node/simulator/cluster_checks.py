@@ -124,7 +124,7 @@ class ClusterChecker:
             self._members.observe(node.name, node.engine, node.journal)
 
     def _check_majority(self, leader: SimNode, index: int) -> None:
-        """Check that a committed entry is on the disks of a majority, whatever followers reported (PS-4, PS-5).
+        """Check that a committed entry is on the disks of a majority, whatever peers reported (PS-4, PS-5).
 
         Entry 1 is exempt: every log begins with it.
         """
