@@ -1,13 +1,13 @@
 """The replicated state machine: entries in, effects out. Pure, and the same on every node.
 
-``machine`` applies an entry, in the order of rule R1; each kind of command has its module:
-``clients``, ``subscriptions``, ``channels`` (publishes), ``acks``, ``administration`` (what operators ask
-for), and what only the leader's keeper says in ``keeping`` and ``presence``. ``dispatch`` then decides
-what is sent to whom, with ``group`` choosing members and ``deadlines`` knowing when AckWaits end;
-``limits`` decides what is let go. ``sessions`` makes each request take effect once.
+``machine`` applies an entry in the order of rule R1. Each kind of command has its module: ``clients``,
+``subscriptions``, ``channels`` (publishes), ``acks``, ``administration`` (commands of operators), and
+``leader_commands`` with ``presence`` and ``new_term``. ``dispatch`` then decides which messages each
+subscription is sent; ``group`` chooses members and ``deadlines`` holds the ends of AckWaits. ``limits``
+decides which messages are dropped. ``sessions`` makes each request take effect once.
 
-``state`` is all that comes of it; ``records`` writes it down and reads it back. ``commands`` and
-``effects`` are the two ways in and out, ``settings`` and ``refusals`` the words in between.
+``state`` is the result of all entries; ``records`` writes it and ``restoring`` reads it. ``commands`` are
+the input and ``effects`` the output. Both use ``settings`` and the error texts of ``refusals``.
 
 No I/O, no await, no clock, no randomness, no iteration over sets, no ``hash()``, no float (R30).
 """

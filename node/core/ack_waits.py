@@ -1,12 +1,13 @@
-"""AckWaits: who may be sent a message again, and when the first of what it holds falls due.
+"""AckWaits: which subscriptions may get redeliveries, and when their first unacked message is due.
 
-There is no timer for each message. A subscription has one deadline, that of the first record of its
-``unacked``, which stands in order of time; all of them stand in one heap, ``State.ack_deadlines``.
+There is no timer for each message. A subscription has one deadline: that of the first record of its
+``unacked``, which is in order of time. The deadlines of all subscriptions are in one heap,
+``State.ack_deadlines``.
 
-What **waits**: nothing at all is sent to a subscription that nobody hears, nothing is redelivered to
-a plain or durable one whose client is silent (D25). Such a subscription has no deadline to look at;
-``due.resume_sending`` looks again when it is back. The same holds for all that share a cursor which an
-operator has paused; their AckWaits stand still.
+An unreachable subscription is sent nothing. A plain or durable subscription of an unresponsive client gets
+no redeliveries (D25). Such subscriptions have no deadline; ``due.resume_sending`` looks at them again when
+that changes. The same holds for all subscriptions of a cursor that an operator has paused: their AckWaits
+stand still.
 """
 
 from __future__ import annotations
@@ -15,22 +16,28 @@ from .state import State, Subscription
 
 
 def may_redeliver(member: Subscription) -> bool:
-    """A message may be sent to it again. A silent member of a queue group takes its part (D29)."""
+    """Return True if messages may be redelivered to it.
+
+    An unresponsive member of a queue group still gets redeliveries (D29).
+    """
     group = member.group
     return member.reachable and group.paused_ns is None and (bool(group.queue) or not member.unresponsive)
 
 
 def first_deadline(member: Subscription) -> int | None:
-    """When AckWait passes for the first of what it holds, None if nothing. Asked while nothing is due.
+    """Return when AckWait passes for its first unacked message, in cluster time. None if it holds none.
 
-    In cluster time, and for a group that isn't paused.
+    Call it only while nothing is due and the group is not paused.
     """
     first = next(iter(member.unacked.values()), None)
     return None if first is None else first.sent_at_ns + member.ack_wait_ns + member.group.stood_ns
 
 
 def passed(member: Subscription, now_ns: int) -> bool:
-    """AckWait has passed for a message that may be sent to it again. Asked while nothing is due."""
+    """Return True if AckWait has passed for a message that may be redelivered to it.
+
+    Call it only while nothing is due.
+    """
     if not may_redeliver(member):
         return False
     deadline_ns = first_deadline(member)
@@ -38,12 +45,13 @@ def passed(member: Subscription, now_ns: int) -> bool:
 
 
 def watch(state: State, member: Subscription) -> None:
-    """Arm the deadline of its first unacked message, if it may be sent to at all.
+    """Arm the deadline of its first unacked message, if it may get redeliveries.
 
-    Not while its group is overdue: who sends what is due looks for more, and calls this for every member when
-    there is none. So always: *who holds something that may be sent to it again is armed, no later than
-    when the first of it falls due; or its group is overdue.* That follows from the state alone, as it must:
-    otherwise a restored node, which arms everyone of whom it is true, would find other messages due (R30).
+    Not while its group is marked as due: `dispatch` calls this for every member when nothing is due any
+    more. So this always holds: *if a subscription holds messages that may be redelivered to it, its deadline
+    is armed, no later than its first message is due; or its group is marked as due.* This must follow from
+    the state alone. Otherwise a restored node, which arms every subscription for which it holds, would find
+    other messages due (R30).
     """
     if (
         member.id in state.ack_deadlines

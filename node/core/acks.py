@@ -1,4 +1,4 @@
-"""Acknowledgements: unacked records go, and there is room for new messages."""
+"""Acknowledgements: they remove unacked records, which gives capacity for new messages."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from .state import Subscription
 
 
 def apply_acks(context: ApplyContext, command: Acked) -> Ok:
-    """Acknowledge sequences as they came on one ack inbox.
+    """Acknowledge sequences that arrived on one ack inbox.
 
-    An unknown inbox (a closed subscription, or one before its last resume), another channel's name
-    and a sequence that isn't unacked are ignored. What another member of the queue group holds by
-    now is acknowledged there (D32), and that member has room again like any other.
+    Ignored are: an unknown inbox (of a closed subscription, or from before its last resume), the name of
+    another channel, and a sequence that is not unacked. If another member of the queue group holds the
+    message by now, it is acknowledged there (D32), and that member has capacity again.
     """
     state = context.state
     subscription = state.by_ack_inbox.get(command.ack_inbox)

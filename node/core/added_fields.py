@@ -1,12 +1,12 @@
-"""Fields of the state that machine version 2 added to the records of version 1 (R24).
+"""Fields that machine version 2 added to the records of version 1 (R24).
 
-The records of version 1 have a fixed number of values, and its release refuses any other number. So a field
-that was added later is written into one map of names and values at the end of its record, and only if it
-differs from its default. While version 1 is in effect every added field has its default, so the records are
-exactly those of version 1, and a node of the older release can install a snapshot of them.
+Records of version 1 have a fixed number of values, and its release refuses any other number. So later fields
+are written as one map of names and values at the end of the record, each only if it differs from its
+default. While version 1 is in effect all added fields have their defaults. So the records are exactly those
+of version 1, and a node of the older release can install a snapshot of them.
 
 To add a field: give it a default in ``state``, and name it in `ADDED`. Set it only where a ``Feature`` is
-active. A value is a number, a text, bytes, None, or a tuple or map (keys are texts) of these.
+active. A value is a number, a text, bytes, None, or a tuple or map (with text keys) of these.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _DEFAULTS: Final = {kind: {name: _default(kind, name) for name in names} for kin
 
 
 def pack_added(thing: object) -> tuple[dict[str, Any], ...]:
-    """Return what follows the values of version 1 in a record: nothing, or a map of the added fields."""
+    """Return the part of a record after the values of version 1: nothing, or a map of the added fields."""
     added = {
         name: value
         for name, default in _DEFAULTS[type(thing)].items()
@@ -51,8 +51,8 @@ def unpack_added(thing: object, packed: Iterable[dict[str, Any]]) -> None:
     """Set the added fields that `pack_added` packed; the others keep their defaults.
 
     Raises:
-        TypeError: what was packed is no map.
-        ValueError: another release added a field that this one does not know.
+        TypeError: the packed value is not a map.
+        ValueError: another release added a field that this release does not have.
     """
     known = _DEFAULTS[type(thing)]
     for added in packed:

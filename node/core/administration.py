@@ -1,24 +1,24 @@
-"""What an operator asks for: channels deleted and purged, cursors moved and paused, clients removed.
+"""Commands of operators: delete and purge channels, move and pause cursors, remove clients.
 
-These commands are replicated like any other: they take effect once, at one place in the log, on every node
-alike. An operator who has given up must not be surprised an hour later by a cluster that has a majority
-again, so each is refused in an entry that was proposed after ``valid_until_ns`` (R8).
+These commands are replicated like any other: each takes effect once, at one position in the log, on every
+node. An operator who has given up must not be surprised an hour later, when the cluster has a majority
+again. So each command is refused in an entry that was proposed after ``valid_until_ns`` (R8).
 
-*Whoever is online is told nothing*: the protocol has no message by which a server ends a subscription. So
-what ends online subscriptions asks for force and leaves a line in every node's log. A client that was
-removed learns of it by its next ping, as after failed heartbeats.
+*Online clients are not notified*: the protocol has no message with which a server ends a subscription. So a
+command that ends online subscriptions needs ``force`` and leaves a line in every node's log. A removed
+client notices by its next ping, as after failed heartbeats.
 
-*A pause* is one of a cursor: of a plain or durable subscription, or of a queue group as a whole. Nothing is
-sent, new or again; acknowledgements count, members come and go, limits drop messages. AckWaits stand
-still: what had five seconds left has five seconds left when the pause is over. A durable that goes offline
-and comes back is still paused. What was sent before the pause may still be on its way.
+*A pause* applies to a cursor: to a plain or durable subscription, or to a queue group as a whole. Nothing is
+sent or redelivered. Acknowledgements count, members join and leave, limits drop messages. AckWaits stand
+still: a message with five seconds left still has five seconds left when the pause ends. A durable that goes
+offline and returns is still paused. Messages sent before the pause may still be on their way.
 
-*A seek* forgets what is unacknowledged, and counts. Messages go out from the new place on, as new ones; but
-where the cursor had been before they are flagged as redelivered, with count 1: an earlier delivery can't be
-excluded, and an application that looks closely at flagged messages must see them so (D7, Target).
+*A seek* deletes unacked records and delivery counts. Messages from the new position on are sent as new ones.
+But below the previous cursor they are flagged as redelivered, with count 1: an earlier delivery cannot be
+excluded, and an application that checks flagged messages for duplicates must see the flag (D7, Target).
 
-*A purge* drops messages as limits do. Cursors below move on, and what was unacknowledged of them is forgotten
-(see ``purging``), so subscriptions that were full of it have room again.
+*A purge* drops messages as limits do. Lower cursors move up, and unacked records of purged messages are
+removed (see ``purging``), so subscriptions that were full of them have capacity again.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ def administer(context: ApplyContext, command: AdminCommand) -> Ok:
             if client is None:
                 raise RefusedError(refusals.no_client(command.client_id))
             clients.remove_client(context, client)
-            _note(context, f"client {command.client_id!r} is removed")
+            _warn(context, f"client {command.client_id!r} was removed")
         case _:
             assert_never(command)
     return OK
@@ -94,8 +94,8 @@ def _find_subscription(state: State, number: int) -> Subscription:
     return subscription
 
 
-def _note(context: ApplyContext, text: str) -> None:
-    context.effects.warnings.append(Warn(f"{text}, as an operator asked"))
+def _warn(context: ApplyContext, text: str) -> None:
+    context.effects.warnings.append(Warn(f"{text}, as an operator requested"))
 
 
 # --- channels ------------------------------------------------------------------------------------
@@ -109,7 +109,7 @@ def _delete_channel(context: ApplyContext, command: ChannelDelete) -> None:
     for group in [group for group in channel.groups.values() if group.members]:
         subscriptions.end_group(context, group)
     channels.delete(context, channel)
-    _note(context, f"channel {channel.name!r} is deleted, with {online} online subscriptions")
+    _warn(context, f"channel {channel.name!r} was deleted, with {online} online subscriptions")
 
 
 def _purge_channel(context: ApplyContext, command: ChannelPurge) -> None:
@@ -120,7 +120,7 @@ def _purge_channel(context: ApplyContext, command: ChannelPurge) -> None:
     if up_to < log.first:
         return
     purging.purge(context, channel, up_to)
-    _note(context, f"messages of channel {channel.name!r} are dropped up to {up_to}")
+    _warn(context, f"messages of channel {channel.name!r} were purged up to sequence {up_to}")
 
 
 # --- subscriptions -------------------------------------------------------------------------------
@@ -138,7 +138,7 @@ def _remove_subscription(context: ApplyContext, command: SubscriptionRemove) -> 
     else:
         subscriptions.end(context, subscription, for_good=True)
     numbers = ", ".join(str(each.id) for each in ending)
-    _note(context, f"subscription {numbers} of channel {group.channel.name!r} is removed")
+    _warn(context, f"subscription {numbers} of channel {group.channel.name!r} was removed")
 
 
 def _seek(context: ApplyContext, command: SubscriptionSeek) -> None:
@@ -149,7 +149,7 @@ def _seek(context: ApplyContext, command: SubscriptionSeek) -> None:
     try:
         to = SeekTo(command.to)
     except ValueError:
-        raise RefusedError(refusals.UNKNOWN_PLACE) from None
+        raise RefusedError(refusals.UNKNOWN_POSITION) from None
     channels.settle(context, group.channel.name)
     cursor = _place(group.channel.log, to, command.value) - 1
     group.replayed_to = max(group.replayed_to, group.cursor)
@@ -161,11 +161,11 @@ def _seek(context: ApplyContext, command: SubscriptionSeek) -> None:
     state.redelivery_due.pop(group.id, None)
     if group.members:
         state.sendable[group.id] = group
-    _note(context, f"the cursor of subscription {command.subscription} is put to {cursor}")
+    _warn(context, f"the cursor of subscription {command.subscription} was moved to {cursor}")
 
 
 def _place(log: MessageLog, to: SeekTo, value: int) -> int:
-    """The first sequence that the cursor wants. Beyond the ends of the log means its end."""
+    """Return the first sequence to send. A value beyond either end of the log means that end."""
     match to:
         case SeekTo.END:
             return log.last + 1
@@ -189,7 +189,7 @@ def _pause(context: ApplyContext, group: Group) -> None:
 
 
 def _unpause(context: ApplyContext, group: Group, paused_ns: int) -> None:
-    """Everything goes on as if the pause had taken no time."""
+    """End the pause; AckWaits continue as if it had taken no time."""
     state = context.state
     group.stood_ns += context.time_ns - paused_ns
     group.paused_ns = None
@@ -198,5 +198,5 @@ def _unpause(context: ApplyContext, group: Group, paused_ns: int) -> None:
         if may_redeliver(member):
             resume_sending(context, member)
     if group.members:
-        state.redelivery_due[group.id] = group  # what fell due, and what members left behind, in the pause
+        state.redelivery_due[group.id] = group  # messages that became due, and orphans, during the pause
         state.sendable[group.id] = group

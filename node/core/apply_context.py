@@ -1,4 +1,4 @@
-"""One entry being applied: where it stands, what time it is, what it has asked for so far."""
+"""The entry that is being applied: its index, its time, and its effects so far."""
 
 from __future__ import annotations
 
@@ -12,18 +12,21 @@ from .state import Channel, State
 
 @dataclass(slots=True)
 class Publishing:
-    """What the entry publishes to one channel. Its messages reach the log together, late (``settle``)."""
+    """The messages that the entry publishes to one channel.
+
+    ``channels.settle`` appends them to the log together.
+    """
 
     channel: Channel
     first: Seq
     bodies: list[bytes] = field(default_factory=list)
     settled: int = 0
-    """How many of the bodies the log has."""
+    """Number of bodies that are in the log already."""
 
 
 @dataclass(slots=True)
 class ApplyContext:
-    """One entry being applied. The only time there is, is its own."""
+    """The entry that is being applied. Its time is the only clock."""
 
     state: State
     index: int
@@ -33,17 +36,17 @@ class ApplyContext:
     """Unix time."""
     effects: Effects
     session: Generation | None = None
-    """Whose commands are being applied."""
+    """The session whose commands are being applied."""
     bodies: dict[str, list[bytes]] = field(default_factory=dict)
-    """What is published to each channel, in order of first touch: ``publishing`` without the rest."""
+    """Published bodies by channel, in order of first use: the ``bodies`` of ``publishing``."""
     publishing: dict[str, Publishing] = field(default_factory=dict)
     created: int = 0
     looks: int = 0
-    """How many records it has looked at to find what is due (R19)."""
+    """Number of records examined to find due messages (R19)."""
     behind: bool = False
-    """More subscriptions have something due than this entry has found."""
+    """There are more due subscriptions than this entry has found."""
 
     def generation(self) -> Generation:
-        """A new thing's generation: this entry, and how many it had created before."""
+        """Return the generation of a new object: this entry's index, and a number within the entry."""
         self.created += 1
         return (self.index, self.created)

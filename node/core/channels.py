@@ -1,4 +1,4 @@
-"""Channels: created by their first publish or subscription, filled by publishes, deleted when idle."""
+"""Channels: creation by the first publish or subscription, publishing, and deletion when idle."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .state import Channel, folded
 
 
 def find_or_create(context: ApplyContext, name: str) -> Channel:
-    """The channel ``name``, which is valid.
+    """Return the channel ``name``, a valid name; create it if it does not exist.
 
     Raises:
         RefusedError: there are too many channels, or one whose name differs in case only.
@@ -45,7 +45,7 @@ def find_or_create(context: ApplyContext, name: str) -> Channel:
 def delete(context: ApplyContext, channel: Channel) -> None:
     """Delete an idle channel with its log and its offline durables (I2).
 
-    What the entry has published to it so far goes with it; what follows is for a new channel (S3).
+    Messages that this entry has published to it so far are deleted too. Later ones go to a new channel (S3).
     """
     state = context.state
     assert channel.idle
@@ -71,7 +71,7 @@ def delete(context: ApplyContext, channel: Channel) -> None:
 
 
 def start_publishing(context: ApplyContext, name: str) -> list[bytes]:
-    """The list to which this entry's messages for the channel are appended.
+    """Return the list to which this entry's messages for the channel are appended.
 
     Raises:
         RefusedError: see ``find_or_create``.
@@ -84,7 +84,7 @@ def start_publishing(context: ApplyContext, name: str) -> list[bytes]:
 
 
 def settle(context: ApplyContext, name: str) -> None:
-    """Bring what the entry has published to the channel so far into its log."""
+    """Append the messages that the entry has published to the channel so far to its log."""
     publishing = context.publishing.get(name)
     if publishing is None:
         return
@@ -97,7 +97,7 @@ def settle(context: ApplyContext, name: str) -> None:
 
 
 def _sizes(last: Seq, timestamp_ns: int, bodies: list[bytes]) -> list[int]:
-    """Sizes of the encoded messages that follow sequence ``last``."""
+    """Return the sizes (bytes) of the encoded messages that follow sequence ``last``."""
     frame = message_size(last + 1, timestamp_ns, 0)
     if message_size(last + len(bodies), timestamp_ns, 0) == frame:
         return [frame + len(body) for body in bodies]
@@ -105,7 +105,7 @@ def _sizes(last: Seq, timestamp_ns: int, bodies: list[bytes]) -> list[int]:
 
 
 def finish_publishing(context: ApplyContext) -> None:
-    """All commands of the entry have taken effect: store what it published, then apply limits."""
+    """Store the entry's published messages and apply limits, after all its commands."""
     state = context.state
     for name, publishing in context.publishing.items():
         settle(context, name)

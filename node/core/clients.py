@@ -1,4 +1,4 @@
-"""Client IDs: registered, asked after, replaced, closed (rule R17)."""
+"""Client IDs: registering, probing, replacing and closing clients (rule R17)."""
 
 from __future__ import annotations
 
@@ -23,79 +23,79 @@ from .state import Client
 from .versions import CLIENTS_BOUNDED, LOCATION
 
 CLIENTS_MAX = 100_000
-"""Registered client IDs, of the whole cluster: heartbeats alone to so many keep a core busy. On every node
-each takes 1 KB of memory with names of usual length, 4 KB with the longest there may be."""
+"""Maximum number of registered client IDs in the cluster: heartbeats to that many alone keep a core busy. On
+every node each takes 1 KB of memory with names of usual length, 4 KB with the longest names."""
 
 PROBE_NS = 3 * SECOND
-"""How long an ID stays reserved for the request that is asking its old connection."""
+"""How long an ID stays reserved for the request whose origin is probing the ID's old connection."""
 
 
 def open_client(context: ApplyContext, command: ClientOpen) -> ClientOpened | Probing:
-    """Register a client ID; or have the connection that holds it asked first.
+    """Register a client ID, or have its present holder probed first.
 
     Raises:
-        RefusedError: with its text.
+        RefusedError: the request is refused.
     """
     state = context.state
     if context.time_ns > command.valid_until_ns:
         raise RefusedError(refusals.TOO_LATE)
-    known = state.clients.get(command.client_id)
-    if known is None:
-        _refuse_other_connection(context, command)
-        _refuse_one_more(context)
+    holder = state.clients.get(command.client_id)
+    if holder is None:
+        _check_connection(context, command)
+        _check_count(context)
         return _register(context, command)
     if (
-        known.conn_id
-        and known.conn_id == command.conn_id
-        and known.heartbeat_inbox == command.heartbeat_inbox
+        holder.conn_id
+        and holder.conn_id == command.conn_id
+        and holder.heartbeat_inbox == command.heartbeat_inbox
     ):
-        return ClientOpened(known.id)  # its answer was lost, so it asks again
-    if context.time_ns < known.probed_until_ns:
+        return ClientOpened(holder.id)  # its reply was lost, so it repeats the request
+    if context.time_ns < holder.probed_until_ns:
         raise RefusedError(refusals.CLIENT_ID_TAKEN)
-    _refuse_other_connection(context, command)
-    known.probed_until_ns = context.time_ns + PROBE_NS
-    state.dirty.clients[known.generation] = known.id
-    return Probing(known.id, known.generation, known.heartbeat_inbox)
+    _check_connection(context, command)
+    holder.probed_until_ns = context.time_ns + PROBE_NS
+    state.dirty.clients[holder.generation] = holder.id
+    return Probing(holder.id, holder.generation, holder.heartbeat_inbox)
 
 
 def replace_client(context: ApplyContext, command: ClientReplace) -> ClientOpened:
-    """The connection that held the ID did not answer: close that client and register the new one.
+    """Close the client that did not answer the probe, and register the new one.
 
     Raises:
-        RefusedError: the ID is held by another generation by now, or the new client has given up.
+        RefusedError: another generation has the ID by now, or the new client has given up.
     """
-    known = context.state.clients.get(command.client_id)
-    if known is not None and known.generation != command.generation:
+    holder = context.state.clients.get(command.client_id)
+    if holder is not None and holder.generation != command.generation:
         raise RefusedError(refusals.CLIENT_ID_TAKEN)
     if context.time_ns > command.valid_until_ns:
-        if known is not None:
-            _unprobe(context, known)
+        if holder is not None:
+            _unprobe(context, holder)
         raise RefusedError(refusals.TOO_LATE)
-    _refuse_other_connection(context, command)
-    if known is not None:
-        remove_client(context, known)
+    _check_connection(context, command)
+    if holder is not None:
+        remove_client(context, holder)
     else:
-        _refuse_one_more(context)
+        _check_count(context)
     return _register(context, command)
 
 
 def keep_client(context: ApplyContext, command: ClientKeep) -> NoReturn:
-    """The connection that holds the ID answered: the newcomer is refused.
+    """Keep the client that answered the probe, and refuse the new one.
 
     Raises:
         RefusedError: always.
     """
-    known = context.state.clients.get(command.client_id)
-    if known is not None and known.generation == command.generation:
-        _unprobe(context, known)
+    holder = context.state.clients.get(command.client_id)
+    if holder is not None and holder.generation == command.generation:
+        _unprobe(context, holder)
     raise RefusedError(refusals.CLIENT_ID_TAKEN)
 
 
 def close_client(context: ApplyContext, command: ClientClose) -> Ok:
-    """Close a client and all its subscriptions, unless another has its ID by now.
+    """Close a client and all its subscriptions, unless another generation has its ID by now.
 
     Raises:
-        RefusedError: with its text.
+        RefusedError: the client is not registered.
     """
     client = context.state.clients.get(command.client_id)
     if client is None or command.generation not in (client.generation, ANY_GENERATION):
@@ -105,10 +105,10 @@ def close_client(context: ApplyContext, command: ClientClose) -> Ok:
 
 
 def check_client(context: ApplyContext, command: ClientCheck) -> Ok:
-    """Is the connection ID registered?
+    """Check that a connection ID is registered.
 
     Raises:
-        RefusedError: no, or no longer.
+        RefusedError: it is not, or no longer.
     """
     if command.conn_id not in context.state.by_conn:
         raise RefusedError(refusals.CLIENT_REPLACED)
@@ -116,7 +116,7 @@ def check_client(context: ApplyContext, command: ClientCheck) -> Ok:
 
 
 def remove_client(context: ApplyContext, client: Client) -> None:
-    """Plain subscriptions vanish, durables go offline, queue members leave their groups."""
+    """Remove a client: its plain subscriptions end, durables go offline, queue members leave their groups."""
     for subscription in list(client.subscriptions.values()):
         subscriptions.end(context, subscription, for_good=False)
     state = context.state
@@ -144,14 +144,14 @@ def _register(context: ApplyContext, command: ClientOpen | ClientReplace) -> Cli
     return ClientOpened(client.id)
 
 
-def _refuse_other_connection(context: ApplyContext, command: ClientOpen | ClientReplace) -> None:
-    """A connection ID proves who publishes, so nobody may register another client's."""
+def _check_connection(context: ApplyContext, command: ClientOpen | ClientReplace) -> None:
+    """Refuse another client's connection ID: the ID is the proof of a publisher's identity."""
     holder = context.state.by_conn.get(command.conn_id)
     if holder is not None and holder.id != command.client_id:
         raise RefusedError(refusals.INVALID_CONNECT)
 
 
-def _refuse_one_more(context: ApplyContext) -> None:
+def _check_count(context: ApplyContext) -> None:
     state = context.state
     if len(state.clients) >= CLIENTS_MAX and CLIENTS_BOUNDED.active(state.version):
         raise RefusedError(refusals.TOO_MANY_CLIENTS)
@@ -162,10 +162,11 @@ def _unprobe(context: ApplyContext, client: Client) -> None:
     context.state.dirty.clients[client.generation] = client.id
 
 
-def note_origin(context: ApplyContext, client_id: str, node: str) -> None:
-    """Note at which node a client has just been registered: it is connected there for all that is known.
+def record_origin(context: ApplyContext, client_id: str, node: str) -> None:
+    """Record the node through which a client was just registered.
 
-    A leader that was started later can tell by it that the client has moved meanwhile (R15).
+    The client is presumed to be connected there. A leader that starts later can detect by it that the client
+    has moved (R15).
     """
     client = context.state.clients[client_id]
     if LOCATION.active(context.state.version) and client.generation[0] == context.index:

@@ -1,11 +1,12 @@
-"""What may enter the log: commands, as values; ``entries`` has their bytes.
+"""The commands of the log, as values; ``entries`` encodes and decodes them.
 
-Commands of an origin belong to its session and have consecutive serials (R5). ``SessionOpen`` comes alone,
-without a session. Keeper commands have no session: they carry the term of the leader that proposed them and
-the generation of what they mean, and ``apply`` ignores them when either differs (R16).
+The commands of an origin belong to its session and have consecutive serials (R5). A ``SessionOpen`` is
+alone in its batch and has no session. Leader commands have no session: they carry the term of the leader
+that proposed them and, where they refer to an object, its generation. ``apply`` ignores a leader command if
+either differs (R16).
 
-They are plain tuples of their fields once decoded into these NamedTuples: a busy node makes tens of
-thousands a second, and a NamedTuple costs a third of a frozen dataclass.
+A busy node creates tens of thousands of these a second, so they are NamedTuples, which cost a third of a
+frozen dataclass.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from node.units import Generation
 
 
 class SessionOpen(NamedTuple):
-    """Open the session of ``node`` and end its earlier one (R5). ``nonce`` is the process's own."""
+    """Open the session of ``node`` and end its earlier one (R5). ``nonce`` identifies the process."""
 
     node: str
     nonce: bytes
@@ -39,7 +40,7 @@ class ClientOpen(NamedTuple):
 
 
 class ClientReplace(NamedTuple):
-    """The probed client did not answer: replace exactly that generation of it (R17)."""
+    """The probed client did not answer: replace exactly that generation of the client (R17)."""
 
     client_id: str
     generation: Generation
@@ -52,21 +53,21 @@ class ClientReplace(NamedTuple):
 
 
 class ClientKeep(NamedTuple):
-    """The probed client answered: it stays, and the newcomer is refused (R17)."""
+    """The probed client answered: keep it and refuse the new registration (R17)."""
 
     client_id: str
     generation: Generation
 
 
 ANY_GENERATION: Generation = (0, 0)
-"""In a request of a client: whichever is registered when it is applied."""
+"""In a client's request: any generation that is registered when the request is applied."""
 
 
 class ClientClose(NamedTuple):
-    """Close a client; only that generation of it, where its origin could tell which one asked.
+    """Close a client; if ``generation`` is given, only that generation of it.
 
-    A close waits for a leader as long as it takes. Meanwhile whoever asked may have given up, and the ID
-    may have been registered anew on another node: its new holder must not be closed for it.
+    A close request waits for a leader without limit. Meanwhile the requester may have given up, and the ID
+    may have been registered again through another node. That new client must not be closed.
     """
 
     client_id: str
@@ -74,16 +75,16 @@ class ClientClose(NamedTuple):
 
 
 class ClientCheck(NamedTuple):
-    """A client's ping whose connection ID its node doesn't know: is it registered? (R26)"""
+    """Check a client's ping: is its connection ID, which the node does not have, registered? (R26)"""
 
     conn_id: bytes
 
 
 class Publish(NamedTuple):
-    """Append to a channel.
+    """Append a message to a channel.
 
-    ``conn_id`` identifies the publisher if not empty, else ``client_id`` does. ``body`` holds the
-    encoded MsgProto fields subject, reply and data; the core never looks into it.
+    ``conn_id`` identifies the publisher if it is not empty, else ``client_id`` does. ``body`` holds the
+    encoded MsgProto fields subject, reply and data. The core does not decode it.
     """
 
     client_id: str
@@ -93,9 +94,9 @@ class Publish(NamedTuple):
 
 
 class SubscriptionOpen(NamedTuple):
-    """Create a subscription or resume a durable. ``queue`` and ``durable`` are empty for none.
+    """Create a subscription or resume a durable. ``queue`` and ``durable`` are empty if not used.
 
-    ``start`` is a ``StartPosition``; ``start_delta_ns`` counts back from the entry's timestamp.
+    ``start`` is a ``StartPosition``. ``start_delta_ns`` counts back from the entry's timestamp.
     """
 
     client_id: str
@@ -113,9 +114,10 @@ class SubscriptionOpen(NamedTuple):
 
 
 class SubscriptionReplace(NamedTuple):
-    """A `SubscriptionOpen` that also replaces an online durable: that with the ack inbox ``replaces``.
+    """A `SubscriptionOpen` that also replaces the online durable whose ack inbox is ``replaces``.
 
-    Nobody hears that one, or its client asks again because the answer has not come. Since machine version 2.
+    Used if no node has a subscription of that durable's inbox, or if its client repeats the request because
+    it got no reply. Since machine version 2.
     """
 
     client_id: str
@@ -134,7 +136,7 @@ class SubscriptionReplace(NamedTuple):
 
 
 class SubscriptionClose(NamedTuple):
-    """Close: a durable goes offline, anything else ends. ``inbox`` is the ack or message inbox."""
+    """Close a subscription: a durable goes offline, any other ends. ``inbox`` is the ack or message inbox."""
 
     client_id: str
     channel: str
@@ -142,10 +144,11 @@ class SubscriptionClose(NamedTuple):
 
 
 class Unsubscribe(NamedTuple):
-    """End a subscription for good. ``durable`` names an offline one when ``inbox`` is empty.
+    """End a subscription permanently. ``durable`` names an offline durable if ``inbox`` is empty.
 
-    That is refused after ``valid_until_ns`` (R8): by then the durable may have been resumed by one who
-    means to keep it. An inbox is of one subscription only, so it can't mean another later.
+    An unsubscribe by durable name is refused after ``valid_until_ns`` (R8): by then a client may have
+    resumed the durable and want to keep it. An unsubscribe by inbox has no such limit, because an inbox
+    never belongs to another subscription.
     """
 
     client_id: str
@@ -156,7 +159,7 @@ class Unsubscribe(NamedTuple):
 
 
 class Acked(NamedTuple):
-    """Sequences acknowledged on one ack inbox, in the order they came."""
+    """Sequences acknowledged on one ack inbox, in order of arrival."""
 
     channel: str
     ack_inbox: str
@@ -170,20 +173,20 @@ class Configure(NamedTuple):
     only_if_unset: bool
 
 
-# --- what an operator asks for (see ``administration``); each is refused after ``valid_until_ns`` ------
+# --- commands of operators (see ``administration``); each is refused after ``valid_until_ns`` ------
 
 
 class SeekTo(IntEnum):
-    """Where a cursor is put."""
+    """The position to which a cursor is moved."""
 
     END = 0
-    """Behind everything: only what is published from now on."""
+    """After the last message: only messages published from now on are sent."""
     SEQUENCE = 1
-    """Before the sequence given, or the first there is behind it."""
+    """Before the given sequence, or before the next one that exists."""
     TIME = 2
-    """Before the first message stored at the Unix time given (ns), or later."""
+    """Before the first message stored at or after the given Unix time (ns)."""
     FIRST = 3
-    """Before everything that is in the log."""
+    """Before the first message in the log."""
     LAST = 4
     """Before the last message."""
 
@@ -197,7 +200,7 @@ class ChannelDelete(NamedTuple):
 
 
 class ChannelPurge(NamedTuple):
-    """Drop a channel's messages up to and including ``up_to``; 0: all of them."""
+    """Drop a channel's messages up to and including ``up_to``; 0 means all."""
 
     channel: str
     up_to: int
@@ -205,7 +208,10 @@ class ChannelPurge(NamedTuple):
 
 
 class SubscriptionRemove(NamedTuple):
-    """End a subscription for good, with ``group`` all that share its cursor; ``force`` for online ones."""
+    """End a subscription permanently; with ``group`` all subscriptions that share its cursor.
+
+    ``force`` is required if any of them is online.
+    """
 
     subscription: int
     group: bool
@@ -214,7 +220,7 @@ class SubscriptionRemove(NamedTuple):
 
 
 class SubscriptionSeek(NamedTuple):
-    """Put the cursor of a durable or a queue group elsewhere: to a ``SeekTo``, with its value."""
+    """Move the cursor of a durable or a queue group to ``to`` (a ``SeekTo``) with its ``value``."""
 
     subscription: int
     to: int
@@ -223,7 +229,7 @@ class SubscriptionSeek(NamedTuple):
 
 
 class SubscriptionPause(NamedTuple):
-    """Send nothing from this cursor, until it is told otherwise (``paused`` false)."""
+    """Stop sending from this cursor, or continue if ``paused`` is false."""
 
     subscription: int
     paused: bool
@@ -231,36 +237,38 @@ class SubscriptionPause(NamedTuple):
 
 
 class ClientKick(NamedTuple):
-    """Close a client, as if it had asked for it."""
+    """Close a client as if it had requested it."""
 
     client_id: str
     valid_until_ns: int
 
 
-# --- commands of the keeper, which only a ready leader has ---------------------------------------
+# --- leader commands: only a ready leader proposes them ------------------------------------------
 
 
 class Tick(NamedTuple):
-    """Nothing but the time: what is due is due (every entry's time does the same)."""
+    """Advance cluster time. The entry's time makes messages due, as that of any other entry does."""
 
     term: int
 
 
 class NewTerm(NamedTuple):
-    """First command of a term. Records above ``known_commit`` start their AckWait now (R10)."""
+    """First command of a term. AckWaits of messages sent by entries above ``known_commit`` start again
+    (R10).
+    """
 
     term: int
     known_commit: int
 
 
 class ColdStart(NamedTuple):
-    """Nobody was warm: everyone is absent and every unacked message is due (R14)."""
+    """No node kept running: every client is unreachable and every unacked message is due (R14)."""
 
     term: int
 
 
 class ClientAway(NamedTuple):
-    """Nobody in the cluster hears the client's heartbeat inbox since ``gone_since_ns`` (R15)."""
+    """No node has had a subscription of the client's heartbeat inbox since ``gone_since_ns`` (R15)."""
 
     term: int
     client_id: str
@@ -269,10 +277,10 @@ class ClientAway(NamedTuple):
 
 
 class ClientBack(NamedTuple):
-    """The client's heartbeat inbox is heard again, or moved to another connection (R15).
+    """The client's heartbeat inbox has a subscriber again, or another connection subscribes to it (R15).
 
-    What was sent from ``gone_since_ns`` on is due at once; but not what was sent from ``back_ns`` on, when
-    all its inboxes were heard again: that has reached it.
+    Messages sent from ``gone_since_ns`` to before ``back_ns`` are due at once. ``back_ns`` is when all its
+    inboxes had a subscriber again: messages sent from then on did reach it.
     """
 
     term: int
@@ -283,7 +291,10 @@ class ClientBack(NamedTuple):
 
 
 class SubscriptionAway(NamedTuple):
-    """Nobody hears the subscription's inbox. ``generation`` is when it was opened or resumed (R15)."""
+    """No node has a subscription of the subscription's inbox (R15).
+
+    ``generation`` is when the subscription was opened or last resumed.
+    """
 
     term: int
     subscription: int
@@ -300,40 +311,41 @@ class SubscriptionBack(NamedTuple):
 
 
 ANY_EPOCH = 0
-"""As the epoch of a connection: some connection of that node."""
+"""As the epoch of a connection: any connection of that node."""
 
 NOTHING_UNWRITTEN = 1 << 62
-"""As an index up to which deliveries were written: nobody knows of any that were not."""
+"""As an index up to which deliveries were written: no unwritten delivery is recorded."""
 
 
 class Unwritten(NamedTuple):
-    """Which deliveries to a connection that has ended may not have been written to its socket (R10, R15)."""
+    """Which deliveries to an ended connection may not have been written to its socket (R10, R15)."""
 
     written: int
-    """Everything decided by entries up to this index was written, or dropped for a cause."""
+    """Messages sent by entries up to this index were written, or dropped on purpose."""
     restarted_after: int
     restarted_to: int
     """Entries between these indexes were committed by a later leader than the one that stamped them. Their
-    records say when that was, not when they were stamped (R10); so the node to which the client had moved
-    may have left them out, whatever their records say. Two zeros: there are none."""
+    records have the time of that commit, not of the stamp (R10). So the node to which the client had
+    moved may have skipped them, whatever the time in their records. Two zeros: there are no such entries."""
 
 
 class ClientUnreachable(NamedTuple):
-    """No node's client subscribes to the client's heartbeat inbox since ``gone_since_ns`` (R15)."""
+    """No node has had a subscription of the client's heartbeat inbox since ``gone_since_ns`` (R15)."""
 
     term: int
     client_id: str
     generation: Generation
     gone_since_ns: int
     written: int
-    """See `Unwritten.written`: of the connection that subscribed to it last."""
+    """See `Unwritten.written`. It refers to the last connection that subscribed to the inbox."""
 
 
 class ClientReachable(NamedTuple):
-    """The client's heartbeat inbox is subscribed to again, or by another connection than before (R15).
+    """The client's heartbeat inbox has a subscriber again, or another connection subscribes to it (R15).
 
-    Due at once is what entries above ``written`` decided or what was sent from ``gone_since_ns`` on; but not
-    what was sent from ``back_ns`` on, when all its inboxes were subscribed to again: that has reached it.
+    Due at once are messages sent by entries above ``written`` or sent from ``gone_since_ns`` on, but none
+    sent from ``back_ns`` on. ``back_ns`` is when all its inboxes had a subscriber again: messages sent from
+    then on did reach it.
     """
 
     term: int
@@ -344,14 +356,14 @@ class ClientReachable(NamedTuple):
     written: int
     restarted_after: int
     restarted_to: int
-    """See `Unwritten` for these three."""
+    """See `Unwritten` for these three fields."""
     node: str
     epoch: int
-    """The connection that subscribes to it now."""
+    """The connection that subscribes to the inbox now."""
 
 
 class SubscriptionUnreachable(NamedTuple):
-    """No node's client subscribes to the subscription's inbox (R15). See `ClientUnreachable`."""
+    """No node has a subscription of the subscription's inbox (R15). See `ClientUnreachable`."""
 
     term: int
     subscription: int
@@ -361,7 +373,10 @@ class SubscriptionUnreachable(NamedTuple):
 
 
 class SubscriptionReachable(NamedTuple):
-    """The subscription's inbox is subscribed to again, or elsewhere (R15). See `ClientReachable`."""
+    """The subscription's inbox has a subscriber again, or another connection subscribes to it (R15).
+
+    See `ClientReachable`.
+    """
 
     term: int
     subscription: int
@@ -376,7 +391,7 @@ class SubscriptionReachable(NamedTuple):
 
 
 class ClientUnresponsive(NamedTuple):
-    """A heartbeat was missed (``unresponsive``), or answered again."""
+    """A client missed a heartbeat (``unresponsive``), or answered one again."""
 
     term: int
     client_id: str
@@ -385,9 +400,9 @@ class ClientUnresponsive(NamedTuple):
 
 
 class HeartbeatMissed(NamedTuple):
-    """The client has missed ``missed`` heartbeats in a row: it is silent. Since machine version 2.
+    """The client has missed ``missed`` heartbeats in a row and is unresponsive. Since machine version 2.
 
-    The count is part of the state, so the next leader goes on with it.
+    The count is part of the state, so the next leader continues it.
     """
 
     term: int
@@ -397,7 +412,7 @@ class HeartbeatMissed(NamedTuple):
 
 
 class ClientRemove(NamedTuple):
-    """Heartbeats failed too often: close the client as if it had asked."""
+    """Close the client as if it had requested it, because it missed too many heartbeats."""
 
     term: int
     client_id: str
@@ -405,7 +420,7 @@ class ClientRemove(NamedTuple):
 
 
 class ChannelExpire(NamedTuple):
-    """``max_inactivity`` has passed: delete the channel if it is still idle."""
+    """Delete the channel, whose ``max_inactivity`` has passed, if it is still idle."""
 
     term: int
     channel: str
@@ -413,9 +428,9 @@ class ChannelExpire(NamedTuple):
 
 
 class RaiseVersion(NamedTuple):
-    """All members can do ``version``: new behaviour takes effect from here on (R24).
+    """Raise the machine version: all members support ``version``, and its behaviour takes effect here (R24).
 
-    ``release`` is the leader's: what a node must run to go on from here.
+    ``release`` is the leader's release. It is named to nodes that must be upgraded to continue.
     """
 
     term: int
@@ -424,9 +439,9 @@ class RaiseVersion(NamedTuple):
 
 
 class InitCluster(NamedTuple):
-    """Give a new cluster its identity; ignored once it has one. Drawn by its first leader.
+    """Set the identity of a new cluster, drawn by its first leader. Ignored if it has one.
 
-    ``cluster_tag``: 22 random characters under which acks are recognised (R18).
+    ``cluster_tag`` is 22 random characters; ack inboxes of the cluster are recognised by it (R18).
     """
 
     term: int
@@ -435,9 +450,9 @@ class InitCluster(NamedTuple):
 
 
 class RecoverCluster(NamedTuple):
-    """What was the cluster ``before`` goes on as another: recovered from one node's data.
+    """Change the cluster's UUID from ``before``, when a cluster is recovered from one node's data.
 
-    The tag stays: subscriptions that are kept have their ack inboxes under it.
+    The tag stays, because ack inboxes of existing subscriptions contain it.
     """
 
     term: int
@@ -446,7 +461,7 @@ class RecoverCluster(NamedTuple):
 
 
 class SessionEnd(NamedTuple):
-    """``node`` is no member any more: that session of it ends, and no other (R5)."""
+    """End this session of ``node``, which is no longer a member; a newer session stays open (R5)."""
 
     term: int
     node: str
@@ -454,16 +469,19 @@ class SessionEnd(NamedTuple):
 
 
 class PauseExpiry(NamedTuple):
-    """No message is let go for its age, for the leader's wall clock is wrong; or they are again (R13)."""
+    """Stop dropping messages for their age (``wait``), because the leader's wall clock is wrong; or start
+    again (R13).
+    """
 
     term: int
     wait: bool
 
 
 class PauseRedelivery(NamedTuple):
-    """Send nothing again (``paused``), for acknowledgements made while nobody led are still to come (R9).
+    """Stop redeliveries (``paused``) or start them again (R9). Since machine version 2.
 
-    New messages are sent meanwhile, where nothing is due ahead of them. Since machine version 2.
+    They are stopped while acknowledgements that arrived without a leader are still to be proposed. New
+    messages are sent meanwhile to groups without due messages.
     """
 
     term: int

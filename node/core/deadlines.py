@@ -1,10 +1,9 @@
-"""Deadlines: a heap of them, one for each thing that waits.
+"""A heap of deadlines, at most one per object.
 
-A thing is known by its number; what it waits for is looked up when its time has come. Deadlines
-are *lazy*: one may be earlier than what its thing really waits for (an ack doesn't touch the heap,
-delivery rule D19), never later. When it fires and nothing is due, it is armed again. So which
-deadlines are armed is no part of the replicated state: a node that restored a checkpoint arms the
-exact ones, another still has the earlier ones, and both find the same things due.
+An object is identified by its number. Deadlines are *lazy*: one may be earlier than the true deadline of its
+object (an ack does not update the heap, delivery rule D19), never later. If it fires and nothing is due, it
+is armed again. So the set of armed deadlines is not part of the replicated state: a node that restored a
+checkpoint arms the exact ones, another node still has earlier ones, and both find the same messages due.
 """
 
 from __future__ import annotations
@@ -12,11 +11,11 @@ from __future__ import annotations
 from heapq import heapify, heappop, heappush
 
 _STALE_MIN = 64
-"""The heap is not cleaned of stale items below this size."""
+"""Below this size the heap is not cleaned of stale items."""
 
 
 class Deadlines:
-    """At most one deadline (in ns, of one clock) for each number."""
+    """At most one deadline (ns, of one clock) for each number."""
 
     __slots__ = ("_armed", "_heap")
 
@@ -28,7 +27,7 @@ class Deadlines:
         return number in self._armed
 
     def armed(self, number: int) -> int | None:
-        """The deadline of that number, None if it has none."""
+        """Return the deadline of that number, None if it has none."""
         return self._armed.get(number)
 
     def arm(self, number: int, deadline_ns: int) -> None:
@@ -42,14 +41,14 @@ class Deadlines:
         self._armed.pop(number, None)  # its heap item is stale from now on
 
     def earliest(self) -> int | None:
-        """The next deadline, None if there is none."""
+        """Return the next deadline, None if there is none."""
         heap, armed = self._heap, self._armed
         while heap and armed.get(heap[0][1]) != heap[0][0]:
             heappop(heap)
         return heap[0][0] if heap else None
 
     def pop(self, now_ns: int) -> tuple[int, int] | None:
-        """Disarm the next deadline if it has passed: it and its number, else None."""
+        """Disarm the next deadline if it has passed and return it with its number, else None."""
         deadline_ns = self.earliest()
         if deadline_ns is None or deadline_ns > now_ns:
             return None
@@ -58,9 +57,9 @@ class Deadlines:
         return deadline_ns, number
 
     def fire(self, now_ns: int) -> list[int]:
-        """Disarm every deadline that has passed; their numbers, sorted.
+        """Disarm every deadline that has passed; return their numbers, sorted.
 
-        Sorted by number and not by deadline, because lazy deadlines differ between nodes.
+        They are sorted by number, not by deadline, because lazy deadlines differ between nodes.
         """
         fired = []
         while (passed := self.pop(now_ns)) is not None:

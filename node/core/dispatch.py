@@ -1,12 +1,12 @@
-"""Dispatch: which subscription gets which message, decided once an entry, for each cursor touched.
+"""Dispatch: decide which subscription gets which message, once per entry, for each marked cursor.
 
-An entry's commands only mark groups: *overdue* (something is due at once) or *hungry* (there may be
-something new to send, and room for it). After the last command, each overdue group sends what is
-due, in sequence order, then each hungry one what is new (R1). Both lists are worked off in order
-and within bounds (R19); who isn't finished goes to the end of the list, and stays marked for the
-next entry.
+The commands of an entry only mark groups: *redelivery due* (some messages are due at once) or *sendable*
+(there may be new messages and capacity for them). After the last command each group with due messages sends
+these, in order of sequence. Then each sendable group sends new messages (R1). Both lists are processed in
+order and within bounds (R19). A group that is not finished moves to the end of its list and stays marked for
+the next entry.
 
-What is due at once, and how it is found, is in ``due``; whose AckWait runs, in ``ack_waits``.
+``due`` finds the messages that are due; ``ack_waits`` determines which AckWaits run.
 """
 
 from __future__ import annotations
@@ -27,26 +27,26 @@ from .state import Group, Record, State, Subscription
 from .versions import EVEN_BURSTS
 
 ENTRY_MESSAGES_MAX = 2000
-"""How many messages an entry sends at most; a group looked at counts as one."""
+"""Maximum number of messages that an entry sends. A visited group counts as at least one."""
 
 GROUP_MESSAGES_MAX = 500
-"""How many of them go to one subscription or queue group."""
+"""Maximum number of messages that an entry sends to one subscription or queue group."""
 
 FIRED_MAX = 2000
-"""How many subscriptions an entry finds to have something due; others have their turn in the next."""
+"""Maximum number of subscriptions that an entry finds to be due. The next entry continues."""
 
 MEMBERS_FOR_ONE = 64
-"""Choosing one of so many members counts like a message: each is looked at for each message."""
+"""Members of a group per unit of cost, because each member is examined for each message."""
 
 DELIVERIES_MAX = (1 << 32) - 1
-"""The redelivery count on the wire has 32 bits; after its highest value it is 1 again, never 0 (D7)."""
+"""The redelivery count on the wire has 32 bits. After its highest value it is 1 again, never 0 (D7)."""
 
 
 def dispatch(context: ApplyContext) -> None:
-    """Send what is due at the entry's time, then what is new.
+    """Send due messages at the entry's time, then new messages.
 
-    While redelivery is paused (R9) only what is new is sent, and not to a group with something due: an
-    acknowledgement of that may stand in a later entry.
+    While redelivery is paused (R9) only new messages are sent, and none to a group with due messages: a
+    later entry may contain their acknowledgement.
     """
     state = context.state
     if not restart(context):
@@ -57,15 +57,16 @@ def dispatch(context: ApplyContext) -> None:
         return
     _fire(context)
     budget = _work_off(context, state.redelivery_due, _send_due, ENTRY_MESSAGES_MAX)
-    context.looks = 0  # what is new needs no looking for, and doesn't wait for other groups' due ones
+    context.looks = 0  # sending new messages is no search, so due messages of other groups must not delay it
     _work_off(context, state.sendable, _send_new, budget)
 
 
 def _fire(context: ApplyContext) -> None:
-    """Mark the groups of subscriptions for whose first message AckWait has passed.
+    """Mark the groups of subscriptions whose first message has passed its AckWait, in order of deadline.
 
-    In order of that deadline. What differs between nodes doesn't count: a lazy deadline is set right first,
-    and one whose group is overdue already is forgotten (a restored node may not even have it).
+    The result must not depend on what differs between nodes. So a deadline that is too early is corrected
+    first, and a deadline of a group that is marked already is dropped (a restored node may not have armed
+    it).
     """
     state, deadlines, now_ns = context.state, context.state.ack_deadlines, context.time_ns
     fired = 0
@@ -76,7 +77,7 @@ def _fire(context: ApplyContext) -> None:
         deadline_ns, number = passed
         member = state.subscriptions.get(number)
         if member is None or member.group.id in state.redelivery_due or not may_redeliver(member):
-            continue  # ``watch`` is called when its group isn't overdue any more, or it may be sent to again
+            continue  # ``watch`` arms it again when the group has no due messages left or can be sent to
         exact_ns = first_deadline(member)
         if exact_ns == deadline_ns:
             state.redelivery_due[member.group.id] = member.group
@@ -92,7 +93,7 @@ def _work_off(
     send: Callable[[ApplyContext, Group, int], tuple[int, bool]],
     budget: int,
 ) -> int:
-    """Let each marked group send, within ``budget``; what is left of that."""
+    """Let each marked group send within ``budget``; return the remaining budget."""
     for group in list(marked.values()):
         if budget <= 0 or context.looks >= due.LOOKS_MAX:
             break
@@ -105,22 +106,22 @@ def _work_off(
     return budget
 
 
-# --- what is new ---------------------------------------------------------------------------------
+# --- new messages --------------------------------------------------------------------------------
 
 
 def _send_new(context: ApplyContext, group: Group, most: int) -> tuple[int, bool]:
-    """Send up to ``most`` new messages; how many, and whether there are more to send now."""
+    """Send up to ``most`` new messages. Return their number, and True if more can be sent now."""
     state = context.state
     if not forget_purged(context, group):
         return 0, True
     if group.id in state.redelivery_due:
-        return 0, False  # the due ones are ahead of the new; when they are out, it is hungry again
+        return 0, False  # due messages go first; after them the group is marked sendable again
     log, members = group.channel.log, group.members
     if group.paused_ns is not None:
         return 0, False
     if context.behind and any(passed(member, context.time_ns) for member in members):
         return 0, True
-    first = max(group.cursor + 1, log.first)  # what has gone unsent is skipped (D11)
+    first = max(group.cursor + 1, log.first)  # messages dropped before they were sent are skipped (D11)
     last = min(log.last, first + most - 1)
     if first > last or not members:
         return 0, False
@@ -143,14 +144,14 @@ def _send_new(context: ApplyContext, group: Group, most: int) -> tuple[int, bool
 
 
 def _share_new(context: ApplyContext, group: Group, first: int, last: int) -> tuple[int, bool]:
-    """The same for a queue group of several."""
-    able = [member for member in group.members if member.reachable]
-    if not able:
+    """Send new messages to a queue group of several members. Return the same as `_send_new`."""
+    reachable = [member for member in group.members if member.reachable]
+    if not reachable:
         return 0, False
-    for member in able:
+    for member in reachable:
         free_if_gone(context, member)
     keeps_up_ns = KEEPS_UP_NS if EVEN_BURSTS.active(context.state.version) else KEEPS_UP_1_NS
-    receivers = share_out(group, able, first, last, group.clock(context.time_ns), keeps_up_ns)
+    receivers = share_out(group, reachable, first, last, group.clock(context.time_ns), keeps_up_ns)
     records = _new_records(context, group, range(first, first + len(receivers)))
     for seq, member in enumerate(receivers, first):
         member.unacked[seq] = records[seq]
@@ -162,7 +163,10 @@ def _share_new(context: ApplyContext, group: Group, first: int, last: int) -> tu
 
 
 def _new_records(context: ApplyContext, group: Group, seqs: range) -> dict[int, Record]:
-    """Of messages that the cursor comes to: sent for the first time, unless it was put back behind them."""
+    """Return records of new messages.
+
+    Messages that were sent before the cursor was moved back count as redelivered.
+    """
     now_ns = group.clock(context.time_ns)
     records = dict.fromkeys(seqs, Record(now_ns, context.index, 1))
     if seqs.start <= group.replayed_to:
@@ -176,17 +180,17 @@ def _moved(context: ApplyContext, group: Group, cursor: int) -> None:
     context.state.dirty.groups[group.id] = group.channel.id
 
 
-def _deliver(context: ApplyContext, dealt: list[tuple[Subscription, int]]) -> None:
-    """The members' unacked has what was dealt to them; let it be delivered, in this order.
+def _deliver(context: ApplyContext, assigned: list[tuple[Subscription, int]]) -> None:
+    """Add deliveries of messages that are already in the members' ``unacked``, in this order.
 
-    In the order of sequences and not member by member: on a shared connection acks would come back in
-    blocks, and who acks first would get the most of what comes next.
+    The order is that of sequences, not member by member. Otherwise acks on a shared connection would come
+    back in blocks, and the member that acknowledges first would get most of the next messages.
     """
     deliveries, index = context.effects.deliveries, context.index
     last: Subscription | None = None
     seqs: list[Seq] = []
     receivers: dict[int, Subscription] = {}
-    for member, seq in dealt:
+    for member, seq in assigned:
         if member is not last:
             last, seqs = member, []
             deliveries.append(Deliver(member.id, seqs, index))
@@ -202,63 +206,65 @@ def _sent(state: State, member: Subscription) -> None:
         watch(state, member)
 
 
-# --- what is due ---------------------------------------------------------------------------------
+# --- due messages --------------------------------------------------------------------------------
 
 
 def _send_due(context: ApplyContext, group: Group, most: int) -> tuple[int, bool]:
-    """Send up to ``most`` due messages again; how many, and whether there are more to send now."""
+    """Redeliver up to ``most`` due messages. Return their number, and True if more can be sent now."""
     state = context.state
-    state.sendable[group.id] = group  # in any case: rooms may have changed, and the new were held back
-    able = [member for member in group.members if may_redeliver(member)]
-    if not able:
+    state.sendable[group.id] = group  # always: capacities may have changed, and new messages were held back
+    receivers = [member for member in group.members if may_redeliver(member)]
+    if not receivers:
         for member in group.members:
-            due.keep_here(state, member)
+            due.clear_due_here(state, member)
         return 0, False
-    holders = [member for member in group.members if due.gives(context, member)]
-    for giver in holders:
-        if not giver.reachable:
-            giver.due_before = context.index  # all it has
-            giver.missed = None
+    holders = [member for member in group.members if due.has_to_give(context, member)]
+    for holder in holders:
+        if not holder.reachable:
+            holder.due_before = context.index  # everything it holds
+            holder.missed = None
         elif context.looks < due.LOOKS_MAX:
-            due.find_missed(context, giver)
-        due.put_in_order(context, giver, wanted=most, at_most=max(most, due.ORDERED_MAX // len(holders)))
+            due.find_missed(context, holder)
+        due.put_in_order(context, holder, wanted=most, at_most=max(most, due.ORDERED_MAX // len(holders)))
     claims = due.take_lowest(group, holders, most)
-    dealt: list[tuple[Subscription, int]] = []
-    fresh: dict[int, Record] = {}
+    assigned: list[tuple[Subscription, int]] = []
+    new_records: dict[int, Record] = {}
     first_in_log = group.channel.log.first
-    for seq, holder in claims:
-        unacked = group.orphans if holder is None else holder.unacked
+    for seq, owner in claims:
+        unacked = group.orphans if owner is None else owner.unacked
         record = unacked.get(seq)
-        if record is None or seq < first_in_log:  # acked meanwhile (D26), or gone from the log (D24)
+        # acknowledged meanwhile (D26), or dropped from the log (D24)
+        if record is None or seq < first_in_log:
             unacked.pop(seq, None)
             continue
-        if len(able) == 1:
-            receiver = able[0]
-        elif holder is not None and holder.due_here and holder.reachable:
-            receiver = holder
+        if len(receivers) == 1:
+            receiver = receivers[0]
+        elif owner is not None and owner.due_here and owner.reachable:
+            receiver = owner
         else:
-            receiver = choose_for_redelivery(group, able)
+            receiver = choose_for_redelivery(group, receivers)
         del unacked[seq]
-        again = fresh.get(record.deliveries)
-        if again is None:
-            again = fresh[record.deliveries] = _again(context, group, record)
-        receiver.unacked[seq] = again
+        new_record = new_records.get(record.deliveries)
+        if new_record is None:
+            new_record = new_records[record.deliveries] = _redelivered(context, group, record)
+        receiver.unacked[seq] = new_record
         receiver.last_sent = max(receiver.last_sent, seq)
-        dealt.append((receiver, seq))
-    for giver in holders:
-        state.dirty.unacked[giver.id] = None
+        assigned.append((receiver, seq))
+    for holder in holders:
+        state.dirty.unacked[holder.id] = None
     state.dirty.groups[group.id] = group.channel.id
-    _deliver(context, dealt)
-    for giver in holders:
-        due.keep_here(state, giver)
-    if group.orphans or any(due.gives(context, member) for member in group.members):
+    _deliver(context, assigned)
+    for holder in holders:
+        due.clear_due_here(state, holder)
+    if group.orphans or any(due.has_to_give(context, member) for member in group.members):
         return len(claims), True
-    for member in group.members:  # not the holders only: what another had due may have been acked meanwhile
+    # not only the holders: due messages of others may have been acknowledged meanwhile
+    for member in group.members:
         watch(state, member)
     return len(claims), False
 
 
-def _again(context: ApplyContext, group: Group, record: Record) -> Record:
+def _redelivered(context: ApplyContext, group: Group, record: Record) -> Record:
     deliveries = record.deliveries + 1
     if deliveries > DELIVERIES_MAX + 1:
         deliveries = 2

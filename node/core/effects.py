@@ -1,9 +1,9 @@
-"""What ``apply`` asks of the shell, and who does it.
+"""The effects that ``apply`` returns, and which node executes each.
 
-Every node computes the same effects from the same entry; each performs the part that concerns it.
-Doing one twice does no harm, because after a crash or a snapshot twice may happen. They are
-performed in the order of rule R2: payloads first, then replies to ClientOpen and SubscriptionOpen,
-then deliveries, then all other replies.
+Every node computes the same effects from the same entry and executes those that concern it. Executing an
+effect twice is harmless; that can happen after a crash or a snapshot. Effects are executed in the order of
+rule R2: payloads first, then replies to ClientOpen and SubscriptionOpen, then deliveries, then all other
+replies.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from node.units import ChannelID, Generation, Seq, SubscriptionID
 
 
 class Store(NamedTuple):
-    """Keep messages of a channel: sequences ``first, first + 1, …``. Performed by every node."""
+    """Store messages of a channel with sequences ``first, first + 1, …``. Executed by every node."""
 
     channel: ChannelID
     name: str
@@ -27,40 +27,40 @@ class Store(NamedTuple):
 
 
 class Drop(NamedTuple):
-    """Forget a channel's messages up to and including ``up_to``. Performed by every node."""
+    """Delete a channel's messages up to and including ``up_to``. Executed by every node."""
 
     channel: ChannelID
     up_to: Seq
 
 
 class DropChannel(NamedTuple):
-    """Forget everything of a channel. Performed by every node."""
+    """Delete a channel's data. Executed by every node."""
 
     channel: ChannelID
 
 
 class Deliver(NamedTuple):
-    """Send messages to a subscription. Performed where its client is connected.
+    """Send messages to a subscription. Executed by the node to which its client is connected.
 
-    A sequence whose unacked record is gone or carries another entry index by the time it is
-    turned into bytes is skipped (rule R3).
+    A sequence is skipped when the delivery is encoded if its unacked record is gone or names another entry
+    (rule R3).
     """
 
     subscription: SubscriptionID
     seqs: Sequence[Seq]
     entry: int
-    """Index of the entry that decided it."""
+    """Index of the entry that decided the delivery."""
 
 
-# --- outcomes: what an origin tells the client that asked -----------------------------------------
+# --- outcomes: the origin sends them to the client ------------------------------------------------
 
 
 class Ok(NamedTuple):
-    """Done, nothing to tell: a publish stored, a client closed, an ack applied."""
+    """Success without a result: a publish was stored, a client closed, an ack applied."""
 
 
 class Refused(NamedTuple):
-    """Declined; ``text`` is the error on the wire."""
+    """The request is refused; ``text`` is the error on the wire."""
 
     text: str
 
@@ -70,7 +70,7 @@ class ClientOpened(NamedTuple):
 
 
 class Probing(NamedTuple):
-    """The client ID is taken: ping ``inbox`` for 500 ms, then ClientReplace or ClientKeep (R17)."""
+    """The client ID is taken: ping ``inbox`` for 500 ms, then propose ClientReplace or ClientKeep (R17)."""
 
     client_id: str
     generation: Generation
@@ -82,9 +82,10 @@ class SubscriptionOpened(NamedTuple):
 
 
 class DurableTaken(NamedTuple):
-    """The durable is online, with the ack inbox ``ack_inbox``, and was heard when ``apply`` looked last.
+    """The durable is already online with ack inbox ``ack_inbox``, and ``apply`` last found it reachable.
 
-    Does nobody hear ``inbox`` now, a SubscriptionReplace follows; else it is refused as a duplicate.
+    If ``inbox`` has no subscriber now, the origin proposes a SubscriptionReplace. Otherwise it refuses the
+    request as a duplicate.
     """
 
     ack_inbox: str
@@ -98,9 +99,9 @@ OK = Ok()
 
 @dataclass(slots=True)
 class Replies:
-    """Outcomes of one origin's serials ``first`` to ``last``. Performed by that origin only.
+    """Outcomes of one origin's serials ``first`` to ``last``. Executed by that origin only.
 
-    A serial not in ``others`` had the outcome ``Ok``: publishes are many, so theirs are a range.
+    A serial that is not in ``others`` had the outcome ``Ok``. So the many publishes need one range only.
     """
 
     node: str
@@ -111,7 +112,9 @@ class Replies:
 
 
 class SessionOpened(NamedTuple):
-    """The session of ``node`` is now ``session``; ``nonce`` tells the node whether it is its own."""
+    """The session of ``node`` is now ``session``. By ``nonce`` the node recognises a session of its own
+    process.
+    """
 
     node: str
     nonce: bytes
@@ -119,23 +122,23 @@ class SessionOpened(NamedTuple):
 
 
 class Warn(NamedTuple):
-    """Something an operator should read once, on every node."""
+    """A warning for the operator, logged once on every node."""
 
     text: str
 
 
 class Returned(NamedTuple):
-    """A leader has acted on the return of an inbox."""
+    """The leader's command about the return of an inbox is applied."""
 
     inbox: str
     node: str = ""
     epoch: int = 0
-    """Where it is subscribed to; an empty name: machine version 1 does not say."""
+    """The connection that subscribes to the inbox. The name is empty in machine version 1."""
 
 
 @dataclass(slots=True)
 class Effects:
-    """Everything one entry asks for, in the order it is to be performed."""
+    """All effects of one entry, in the order in which they are executed."""
 
     index: int
     warnings: list[Warn] = field(default_factory=list)
@@ -143,10 +146,10 @@ class Effects:
     stored: list[Store] = field(default_factory=list)
     dropped: list[Drop | DropChannel] = field(default_factory=list)
     opened: list[Replies] = field(default_factory=list)
-    """Replies to ClientOpen, ClientReplace, ClientKeep and SubscriptionOpen: before deliveries."""
+    """Replies to ClientOpen, ClientReplace, ClientKeep and SubscriptionOpen; executed before deliveries."""
     deliveries: list[Deliver] = field(default_factory=list)
     replies: list[Replies] = field(default_factory=list)
     began_term: int | None = None
-    """A new term has begun: the commit index above which deliveries are dated anew (R10)."""
+    """Set if a new term began: deliveries above this commit index get a new send time (R10)."""
     returned: list[Returned] = field(default_factory=list)
-    """Inboxes whose return has been acted on: no node needs to remember it any longer (R15)."""
+    """Inboxes whose return was applied: nodes need not report them any longer (R15)."""

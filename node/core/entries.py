@@ -302,7 +302,7 @@ def decode_leader_command(fields: tuple[Any, ...]) -> LeaderCommand:
     """
     command = decode_command(fields)
     if fields[0] < FIRST_LEADER_TYPE:
-        raise RemoteProtocolError(f"not a keeper's command: type {fields[0]}")
+        raise RemoteProtocolError(f"not a leader command: type {fields[0]}")
     return cast(LeaderCommand, command)
 
 

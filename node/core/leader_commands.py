@@ -1,4 +1,4 @@
-"""The keeper's commands: what only the ready leader may say, and only in its own term (R16)."""
+"""Leader commands: only the ready leader proposes them, and they take effect only in its term (R16)."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from .effects import Warn
 
 
 def apply(context: ApplyContext, command: LeaderCommand) -> None:
-    """Apply one command, unless its term is over."""
+    """Apply one leader command, unless its term is over."""
     if isinstance(command, NewTerm):
         if command.term > context.state.term:
             new_term.begin_term(context, command)
@@ -43,7 +43,7 @@ def apply(context: ApplyContext, command: LeaderCommand) -> None:
         return
     match command:
         case Tick():
-            pass  # the entry's time is what it brings
+            pass  # the command only carries the entry's time
         case ColdStart():
             presence.cold_start(context)
         case ClientAway() | ClientUnreachable():
@@ -83,7 +83,7 @@ def apply(context: ApplyContext, command: LeaderCommand) -> None:
 
 
 def _expire_channel(context: ApplyContext, command: ChannelExpire) -> None:
-    """Delete the channel, if it has still been inactive for too long (I1 to I4)."""
+    """Delete the channel if its max_inactivity has still passed (I1 to I4)."""
     channel = context.state.channels.get(command.channel)
     if channel is None or channel.generation != command.generation:
         return

@@ -1,9 +1,9 @@
-"""Which limits hold for a channel, and what they let go.
+"""The limits of a channel, and the messages that they drop.
 
-Limits are configured for names and patterns, each partially. A channel starts from the global ones;
-every entry that matches its name overrides what it gives, the widest pattern first and the literal
-name last. The rules L1 to L6 hold on every node alike, since counts, sizes, ages (by the entry's
-timestamp) and the limits themselves are all in the replicated state.
+Limits are configured for names and patterns, each partially. A channel starts with the global limits. Each
+entry that matches its name overrides the limits that it sets: the widest pattern first, the literal name
+last. Rules L1 to L6 give the same result on every node, because counts, sizes, ages (by the entry's
+timestamp) and the limits are all in the replicated state.
 
 Source: store-and-limits, "Limits" and "Per-channel limits".
 """
@@ -22,7 +22,7 @@ from .versions import FREES_DROPPED
 
 
 def limits_of(settings: Settings, name: str) -> Limits:
-    """The limits of the channel ``name``."""
+    """Return the limits of the channel ``name``."""
     values = {limit: int(getattr(settings, limit)) for limit in LIMIT_NAMES}
     subject = name.encode()
     matching = [pattern for pattern in settings.channels if matches(pattern.encode(), subject)]
@@ -32,10 +32,10 @@ def limits_of(settings: Settings, name: str) -> Limits:
 
 
 def configure(context: ApplyContext, command: Configure) -> Ok:
-    """Replace the replicated settings. Lower limits apply to what is there, at once (L5).
+    """Replace the replicated settings. Lower limits apply to existing messages at once (L5).
 
     Raises:
-        RefusedError: the settings make no sense.
+        RefusedError: the settings are invalid.
     """
     state = context.state
     if command.only_if_unset and state.settings.set:
@@ -50,12 +50,15 @@ def configure(context: ApplyContext, command: Configure) -> Ok:
 
 
 def _width(pattern: str) -> list[int]:
-    """Sorts the patterns that match one name: a literal token is narrower than ``*``, that than ``>``."""
+    """Sort key for patterns that match one name.
+
+    A literal token is narrower than ``*``, and ``*`` is narrower than ``>``.
+    """
     return [{"*": 1, ">": 2}.get(token, 0) for token in pattern.split(".")]
 
 
 def enforce(context: ApplyContext, channel: Channel) -> None:
-    """Let go the oldest messages above ``max_msgs`` and ``max_bytes``; the newest stays (L1, L2)."""
+    """Drop the oldest messages above ``max_msgs`` and ``max_bytes``, never the newest (L1, L2)."""
     log, limits = channel.log, channel.limits
     keep: int = log.first
     if limits.max_msgs and len(log) > limits.max_msgs:
@@ -66,21 +69,24 @@ def enforce(context: ApplyContext, channel: Channel) -> None:
         if not channel.limit_reached:
             channel.limit_reached = True
             context.effects.warnings.append(
-                Warn(f"channel {channel.name!r} has reached its limits: oldest messages go")
+                Warn(f"channel {channel.name!r} has reached its limits: its oldest messages are dropped")
             )
         drop_before(context, channel, keep)
     watch_age(context.state, channel)
 
 
 def watch_age(state: State, channel: Channel) -> None:
-    """Arm the deadline of the channel's oldest message, unless an earlier one is armed."""
+    """Arm the max_age deadline of the channel's oldest message, unless an earlier one is armed."""
     log, max_age_ns = channel.log, channel.limits.max_age_ns
     if max_age_ns and len(log) and channel.id not in state.age_deadlines:
         state.age_deadlines.arm(channel.id, log.timestamp(log.first) + max_age_ns)
 
 
 def expire(context: ApplyContext) -> None:
-    """Let go every message that is ``max_age`` old by the entry's timestamp (L4, L6), unless ages wait."""
+    """Drop every message that is ``max_age`` old by the entry's timestamp (L4, L6).
+
+    Does nothing while expiry is paused.
+    """
     state = context.state
     if state.expiry_paused:
         return
@@ -95,12 +101,12 @@ def expire(context: ApplyContext) -> None:
 
 
 def drop_before(context: ApplyContext, channel: Channel, keep: int) -> None:
-    """Let go every message below ``keep``, which is at most ``last + 1``."""
+    """Drop every message below ``keep``, which is at most ``last + 1``."""
     state = context.state
     channel.log.drop_before(keep)
     if FREES_DROPPED.active(state.version):
         state.sendable.update(
             channel.groups
-        )  # all that a member holds may be gone: see ``purging.free_if_gone``
+        )  # everything a member holds may be dropped now, see ``purging.free_if_gone``
     state.dirty.channels[channel.id] = channel.name
     context.effects.dropped.append(Drop(channel.id, Seq(keep - 1)))

@@ -1,12 +1,12 @@
-"""What the core knows of a channel's messages: their sequences, sizes and timestamps (rule R27).
+"""The core's index of a channel's messages: their sequences, sizes and timestamps (rule R27).
 
-Payloads are elsewhere, moved by effects; these 12 bytes a message are what limits and start
-positions are decided by. They stand in blocks of ``BLOCK_MESSAGES``, aligned to the sequence: block
-``n`` holds sequences ``n * BLOCK_MESSAGES + 1`` to ``(n + 1) * BLOCK_MESSAGES``. So dropping a
-million messages drops a thousand blocks, a position in time is found by two bisections, and a
-checkpoint writes the touched blocks only.
+Payloads are in the store, moved there by effects. Limits and start positions need only these 12 bytes per
+message. They are kept in blocks of ``BLOCK_MESSAGES``, aligned to the sequence: block ``n`` holds sequences
+``n * BLOCK_MESSAGES + 1`` to ``(n + 1) * BLOCK_MESSAGES``. So dropping a million messages drops a thousand
+blocks, a timestamp is found by two bisections, and a checkpoint writes only changed blocks.
 
-A block lives until its last message is dropped; what it still holds of older ones is not looked at.
+A block is deleted when its last message is dropped. Until then it still contains older dropped messages,
+which are ignored.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ BLOCK_MESSAGES = 1024
 
 
 class Block:
-    """Sizes (bytes) and timestamps (Unix ns) of up to ``BLOCK_MESSAGES`` messages in a row."""
+    """Sizes (bytes) and timestamps (Unix ns) of up to ``BLOCK_MESSAGES`` consecutive messages."""
 
     __slots__ = ("bytes", "sizes", "times")
 
@@ -31,10 +31,11 @@ class Block:
         self.sizes = array("I")
         self.times = array("Q")
         self.bytes = 0
-        """The sum of the sizes, also of messages dropped since: whole blocks go without a look at each."""
+        """Sum of the sizes, including dropped messages. So whole blocks are dropped without reading each
+        size."""
 
     def pack(self) -> bytes:
-        """Little-endian: all sizes, four bytes each, then all timestamps, eight bytes each."""
+        """Return little-endian bytes: all sizes (4 bytes each), then all timestamps (8 bytes each)."""
         return _little_endian(self.sizes).tobytes() + _little_endian(self.times).tobytes()
 
     @classmethod
@@ -56,10 +57,10 @@ def _little_endian(numbers: array[int]) -> array[int]:
 
 
 class MessageLog:
-    """Sequences ``first`` to ``last`` of a channel, without gaps. Empty: ``first == last + 1``.
+    """Sequences ``first`` to ``last`` of a channel, without gaps. Empty if ``first == last + 1``.
 
-    ``last`` never goes back, so a sequence is never used again. ``bytes`` is the sum of the sizes.
-    ``dirty`` names the blocks that changed or went since the last checkpoint.
+    ``last`` never goes back, so a sequence is never used again. ``bytes`` is the sum of the sizes. ``dirty``
+    has the numbers of blocks that changed or were deleted since the last checkpoint.
     """
 
     __slots__ = ("_blocks", "_first_block", "bytes", "dirty", "first", "last")
@@ -81,7 +82,7 @@ class MessageLog:
         return self.first if self.last else 0
 
     def append(self, sizes: Sequence[int], timestamp_ns: int) -> None:
-        """Add messages that were all stored at ``timestamp_ns``, which is not below the last one's."""
+        """Append messages stored at ``timestamp_ns``, which is not below that of the last message."""
         done, count = 0, len(sizes)
         while done < count:
             number = self.last // BLOCK_MESSAGES
@@ -100,15 +101,15 @@ class MessageLog:
             done += len(part)
 
     def size(self, seq: int) -> int:
-        """Bytes of a message in the log."""
+        """Return the size (bytes) of a message in the log."""
         number, place = divmod(seq - 1, BLOCK_MESSAGES)
         return self._blocks[number - self._first_block].sizes[place]
 
     def count_within(self, seqs: Sequence[int], bytes_max: int) -> int:
-        """How many of ``seqs`` have at most ``bytes_max`` bytes together; at least one, if there is any.
+        """Return how many of ``seqs`` fit into ``bytes_max`` bytes together; at least one if there is any.
 
-        They ascend, up to ``last`` at most; of those that were dropped nothing is left. Cost: that of one
-        sum where they stand in one block and are few bytes altogether, as nearly always.
+        ``seqs`` ascend, up to ``last`` at most. Dropped messages count as 0 bytes. Usually all are in one
+        block and small enough: then the cost is that of one sum.
         """
         if not seqs:
             return 0
@@ -129,14 +130,14 @@ class MessageLog:
         return len(seqs)
 
     def timestamp(self, seq: int) -> Timestamp:
-        """When a message in the log was stored."""
+        """Return the time at which a message in the log was stored."""
         number, place = divmod(seq - 1, BLOCK_MESSAGES)
         return Timestamp(self._blocks[number - self._first_block].times[place])
 
     def first_at_or_after(self, timestamp_ns: int) -> Seq:
-        """The first message in the log with that timestamp or a later one; ``last + 1`` if none."""
+        """Return the first message in the log stored at ``timestamp_ns`` or later; ``last + 1`` if none."""
         low, high = 0, len(self._blocks)
-        while low < high:  # the first block whose last message is late enough
+        while low < high:  # find the first block whose last message is late enough
             middle = (low + high) // 2
             times = self._blocks[middle].times
             if times[-1] < timestamp_ns:
@@ -149,7 +150,7 @@ class MessageLog:
         return Seq(max(self.first, (low + self._first_block) * BLOCK_MESSAGES + place + 1))
 
     def first_within(self, bytes_max: int) -> Seq:
-        """The first message to keep so that the rest is at most ``bytes_max``; never beyond ``last``."""
+        """Return the first message to keep so that the rest is at most ``bytes_max``; at most ``last``."""
         seq, size = self.first, self.bytes
         while size > bytes_max and seq < self.last:
             number, place = divmod(seq - 1, BLOCK_MESSAGES)
@@ -163,7 +164,7 @@ class MessageLog:
         return seq
 
     def drop_before(self, seq: int) -> None:
-        """Forget every message below ``seq``, which is at most ``last + 1``."""
+        """Drop every message below ``seq``, which is at most ``last + 1``."""
         assert seq <= self.last + 1
         while self.first < seq:
             number, place = divmod(self.first - 1, BLOCK_MESSAGES)
@@ -179,7 +180,7 @@ class MessageLog:
             self._first_block = keep
 
     def block(self, number: int) -> Block | None:
-        """The block of that number; None once all its messages are dropped."""
+        """Return the block of that number; None if all its messages were dropped."""
         at = number - self._first_block
         return self._blocks[at] if 0 <= at < len(self._blocks) else None
 
@@ -187,20 +188,20 @@ class MessageLog:
         return range(self._first_block, self._first_block + len(self._blocks))
 
     def restore_block(self, number: int, block: Block) -> None:
-        """Add a block of a checkpoint; they come in order of their numbers.
+        """Add a block of a checkpoint. Call it in order of block numbers.
 
         Raises:
-            CorruptionError: another should come first.
+            CorruptionError: a block before it is missing.
         """
         if number != self._first_block + len(self._blocks):
             raise CorruptionError(f"block {number} of a log follows block {self._first_block}")
         self._blocks.append(block)
 
     def check(self) -> None:
-        """All blocks are restored.
+        """Check the log after all its blocks are restored.
 
         Raises:
-            CorruptionError: they don't hold what the log says it holds.
+            CorruptionError: the blocks don't contain exactly the log's sequences.
         """
         full, rest = divmod(self.last - self._first_block * BLOCK_MESSAGES, BLOCK_MESSAGES)
         wanted = [BLOCK_MESSAGES] * full + ([rest] if rest else [])

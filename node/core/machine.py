@@ -1,11 +1,11 @@
-"""``apply``: one committed entry in, effects out; the same on every node.
+"""`Machine.apply`: one committed entry in, effects out, the same on every node.
 
-An entry takes effect in this order (R1): the keeper's commands, the origins' batches, each command
-in its place; then limits and age; then what is due at the entry's time; then what is new. The
-effects stand in the order in which they are performed (R2).
+An entry takes effect in this order (R1): first the leader's commands, then the commands of the origins'
+batches, in order; then limits and max_age; then redeliveries that are due at the entry's time; then new
+messages. The effects are in the order in which they are executed (R2).
 
-What a request may not do is refused, and the refusal is its outcome. What can't be decoded is
-refused too, alike on every node (R22). Any other exception is a bug: it leaves ``apply``, and the
+A request that is not allowed is refused; the refusal is its outcome. A command that cannot be decoded is
+refused too, in the same way on every node (R22). Any other exception is a bug: it leaves ``apply``, and the
 node must stop.
 """
 
@@ -86,23 +86,23 @@ class Machine:
     """The replicated state machine: a state, and ``apply``."""
 
     version = MACHINE_VERSION
-    """The newest machine version it knows."""
+    """The newest machine version that this release supports."""
 
     def __init__(self, state: State) -> None:
         self.state = state
 
     def apply(self, index: Index, data: bytes) -> Effects:
-        """Apply one committed entry; what must now happen, in order.
+        """Apply one committed entry and return its effects, in the order in which to execute them.
 
-        Deterministic: the same state and entry give the same result on every node. The only time
-        there is, is the entry's own.
+        Deterministic: the same state and entry give the same result on every node. The only clock is the
+        entry's own time.
 
         Args:
-            index: the entry's; above that of the last one applied.
+            index: the entry's index, above that of the last applied entry.
             data: the entry's bytes, see ``entries``.
 
         Raises:
-            UnsupportedVersionError: nothing was applied; a newer release is needed.
+            UnsupportedVersionError: a newer release is needed. Nothing was applied.
         """
         state = self.state
         assert index > state.applied, f"entry {index} comes after {state.applied}"
@@ -144,21 +144,21 @@ def _decode_leader_command(entry: Entry, effects: Effects, version: int) -> list
                 raise RemoteProtocolError(f"version {version} has no command of type {fields[0]}")
             commands.append(command)
         except RemoteProtocolError as error:
-            effects.warnings.append(Warn(f"entry {effects.index}: a keeper's command is ignored: {error}"))
+            effects.warnings.append(Warn(f"entry {effects.index}: a leader command is ignored: {error}"))
     return commands
 
 
 def _apply_batch(context: ApplyContext, batch: Batch) -> None:
-    """Apply the commands of an origin's batch that were not applied before; tell all their outcomes."""
+    """Apply the commands of an origin's batch that were not applied before, and reply with all outcomes."""
     if batch.session is None:
         try:
             sessions.open_session(context, decode_session_open(batch.commands))
         except RemoteProtocolError as error:
-            context.effects.warnings.append(Warn(f"entry {context.index}: a session is not opened: {error}"))
+            context.effects.warnings.append(Warn(f"entry {context.index}: a session was not opened: {error}"))
         return
     session = sessions.find_session(context.state, batch.session)
     if session is None:
-        return  # it has ended: its node has another by now, or is gone
+        return  # the session has ended: its node opened another one, or was removed
     try:
         commands = decode_commands(batch.commands)
     except RemoteProtocolError as error:
@@ -176,15 +176,16 @@ def _apply_batch(context: ApplyContext, batch: Batch) -> None:
     sessions.forget_collected(session, batch.lowest_waited)
     context.state.dirty.sessions[session.node] = None
     if commands:
-        sessions.tell(context, session, first, last, others)
+        sessions.add_replies(context, session, first, last, others)
 
 
 def _apply_commands(
     context: ApplyContext, session: Session, commands: list[tuple[Any, ...]], first_serial: int
 ) -> dict[int, Outcome]:
-    """Apply commands in order; the outcomes of those that were not ``Ok``, by serial.
+    """Apply commands in order; return the outcomes that are not ``Ok``, by serial.
 
-    Publishes are the many, so they are taken apart here, without a call for each.
+    Publishes are handled inline, without a function call for each, because they are by far the most
+    commands.
     """
     by_conn, registered, bodies_of = context.state.by_conn, context.state.clients, context.bodies
     others: dict[int, Outcome] = {}
@@ -209,7 +210,7 @@ def _apply_commands(
                 )
             outcome = _apply_command(context, command)
             if type(outcome) is ClientOpened:
-                clients.note_origin(context, outcome.client_id, session.node)
+                clients.record_origin(context, outcome.client_id, session.node)
             if outcome is not OK:
                 others[serial] = outcome
         except RefusedError as refusal:
@@ -221,10 +222,10 @@ def _apply_commands(
 
 
 def _apply_command(context: ApplyContext, command: OriginCommand) -> Outcome:
-    """Apply one command of an origin.
+    """Apply one command of an origin, except a publish, and return its outcome.
 
     Raises:
-        RefusedError: its text is the outcome.
+        RefusedError: the command is refused; the text is the outcome.
     """
     match command:
         case Acked():
@@ -257,12 +258,12 @@ def _apply_command(context: ApplyContext, command: OriginCommand) -> Outcome:
         ):
             return administration.administer(context, command)
         case Publish():
-            raise AssertionError("publishes are taken apart before")
+            raise AssertionError("publishes are handled in _apply_commands")
         case _:
             assert_never(command)
 
 
 def _warn_of(context: ApplyContext, session: Session, error: RemoteProtocolError) -> None:
     context.effects.warnings.append(
-        Warn(f"entry {context.index}, from node {session.node}: refused: {error}")
+        Warn(f"entry {context.index}: a command from node {session.node} was refused: {error}")
     )

@@ -1,9 +1,11 @@
-"""A new term: what its leader did not know to be committed when elected may have reached nobody (R10).
+"""A new term: restart AckWaits of deliveries that may not have been sent (R10).
 
-Entries above that were performed by nobody, for sent means committed. So what they sent starts its AckWait
-again with the term's first entry. It is the youngest, at the back of each ``unacked``; how much it is, is how
-far the leader was behind, and that may be more than one entry should do (R19). Then the next ones go on with
-it, and nothing is sent before it is done, for deadlines still run from the first time.
+These are the deliveries by entries that the new leader did not know to be committed when elected. Effects
+are executed only after commit, so no node may have executed them. AckWaits of their messages therefore start
+again with the first entry of the term. Their records are the newest, at the end of each ``unacked``. Their
+number depends on how far the leader was behind, and may be too large for one entry (R19). Then the next
+entries continue. Nothing is sent before all are restarted, because until then deadlines count from the first
+send.
 """
 
 from __future__ import annotations
@@ -13,19 +15,21 @@ from .commands import NewTerm
 from .state import Record, Restart, State, Subscription
 
 RESTARTED_MAX = 16_384
-"""An entry that has restarted so many records, a subscription looked at counting as one, goes to no other.
+"""Number of restarted records after which an entry visits no further subscription; a visit counts as one.
 
-One is done with in one entry: it was sent at most 1,000 messages by each of those the leader was behind.
+A subscription is always finished in one entry. It was sent at most 1,000 messages by each entry that the
+leader was behind.
 """
 
 
 def begin_term(context: ApplyContext, command: NewTerm) -> None:
-    """A new term begins."""
+    """Begin a new term."""
     state = context.state
     state.term = command.term
-    state.redelivery_paused = False  # the leader that paused it is gone; this one says so itself
+    # the leader that paused it was replaced; the new one proposes its own pause
+    state.redelivery_paused = False
     known = command.known_commit
-    if state.restart is not None:  # the term before was short: who has not had its turn has it in this one
+    if state.restart is not None:  # the last term was short: this one also restarts what that one did not
         known = min(known, state.restart.known_commit)
     context.effects.began_term = known
     state.restart = Restart(known, context.time_ns, 0)
@@ -33,7 +37,7 @@ def begin_term(context: ApplyContext, command: NewTerm) -> None:
 
 
 def restart(context: ApplyContext) -> bool:
-    """Go on starting AckWaits again; whether all have been."""
+    """Continue to restart AckWaits. Return True if all are restarted."""
     state = context.state
     if state.restart is None:
         return True
@@ -51,7 +55,7 @@ def restart(context: ApplyContext) -> bool:
 
 
 def _restart(state: State, subscription: Subscription, known_commit: int, time_ns: int) -> int:
-    """What the subscription was sent by entries above ``known_commit`` was sent now; how much that is."""
+    """Set the send time of messages sent by entries above ``known_commit`` to now; return their number."""
     unacked, now_ns = subscription.unacked, subscription.group.clock(time_ns)
     restarted: dict[Record, Record] = {}
     count = 0
@@ -59,10 +63,10 @@ def _restart(state: State, subscription: Subscription, known_commit: int, time_n
         record = unacked[seq]
         if record.entry <= known_commit:
             break
-        again = restarted.get(record)
-        if again is None:
-            again = restarted[record] = record._replace(sent_at_ns=now_ns)
-        unacked[seq] = again  # a new value in its old place
+        new_record = restarted.get(record)
+        if new_record is None:
+            new_record = restarted[record] = record._replace(sent_at_ns=now_ns)
+        unacked[seq] = new_record  # a new value at the same position
         count += 1
     if count:
         state.dirty.unacked[subscription.id] = None

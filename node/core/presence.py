@@ -1,8 +1,8 @@
-"""Who can be reached, as the ready leader found it (R15); and nobody can after a cold start (R14).
+"""Which clients and subscriptions are reachable, as found by the ready leader (R15); and cold starts (R14).
 
-These are the keeper's commands. They carry the term they were proposed in and the generation of what
-they mean, and are ignored when either differs (R16): a finding about a client says nothing about
-the one that has replaced it, and a deposed leader's findings say nothing at all.
+These are leader commands. They carry the term in which they were proposed and the generation of the object
+they refer to, and are ignored if either differs (R16). So a finding about a client has no effect on a client
+that replaced it, and findings of a deposed leader have no effect.
 """
 
 from __future__ import annotations
@@ -25,19 +25,19 @@ from .commands import (
     SubscriptionUnreachable,
     Unwritten,
 )
-from .due import make_all_due, note_lost, resume_sending
+from .due import make_all_due, record_lost, resume_sending
 from .effects import Returned
 from .state import Client, Group, State, Subscription
 
 COLD_RELEASE_NS = 10 * SECOND
-"""After a cold start a subscription whose client is back waits at most so long for its own inbox."""
+"""Maximum time after a cold start for which a subscription of a returned client waits for its own inbox."""
 
 RELEASED_MAX = 1000
-"""So many of them an entry lets go, others the next (R19)."""
+"""Maximum number of such subscriptions that one entry releases. The next entry continues (R19)."""
 
 
 def find_client(state: State, client_id: str, generation: Generation) -> Client | None:
-    """That generation of the client, None if there is none any more."""
+    """Return that generation of the client, None if it no longer exists."""
     client = state.clients.get(client_id)
     return client if client is not None and client.generation == generation else None
 
@@ -55,8 +55,8 @@ def client_away(context: ApplyContext, command: ClientAway | ClientUnreachable) 
     client.gone_since_ns = command.gone_since_ns
     state.dirty.clients[client.generation] = client.id
     for subscription in client.subscriptions.values():
-        _note_unwritten(context, subscription, command)
-        _look_again(state, subscription.group)
+        _record_unwritten(context, subscription, command)
+        _mark_group(state, subscription.group)
 
 
 def client_back(context: ApplyContext, command: ClientBack | ClientReachable) -> None:
@@ -102,8 +102,8 @@ def subscription_away(context: ApplyContext, command: SubscriptionAway | Subscri
         subscription.unreachable = True
         subscription.gone_since_ns = command.gone_since_ns
         state.dirty.subscriptions[subscription.id] = None
-        _note_unwritten(context, subscription, command)
-        _look_again(state, subscription.group)
+        _record_unwritten(context, subscription, command)
+        _mark_group(state, subscription.group)
 
 
 def subscription_back(context: ApplyContext, command: SubscriptionBack | SubscriptionReachable) -> None:
@@ -134,38 +134,42 @@ def _unwritten(command: _Return | None) -> Unwritten | None:
     return None
 
 
-def _note_unwritten(
+def _record_unwritten(
     context: ApplyContext,
     subscription: Subscription,
     command: ClientAway | ClientUnreachable | SubscriptionAway | SubscriptionUnreachable,
 ) -> None:
-    """Note what of its deliveries its last connection may not have been sent, and what was sent since.
+    """Record which deliveries its last connection may not have been sent, and that later ones were missed.
 
-    Noted here because a later leader may not know how far that connection was served. It is due when the
-    subscription is heard again; what a queue member holds goes to other members anyhow.
+    This is recorded now because a later leader may not have that connection's progress. These messages are
+    due when the subscription is reachable again. Messages of an unreachable queue member go to other members
+    in any case.
     """
     if isinstance(command, (ClientUnreachable, SubscriptionUnreachable)):
         unwritten = Unwritten(command.written, 0, 0)
-        note_lost(context, subscription, command.gone_since_ns, NEVER_NS, unwritten)
+        record_lost(context, subscription, command.gone_since_ns, NEVER_NS, unwritten)
 
 
 def _back(
     context: ApplyContext, subscription: Subscription, gone_since_ns: int, command: _Return | None = None
 ) -> None:
-    """Make what it was sent while it could not hear due at once, and to itself.
+    """Make due, to this member itself, the messages that it was sent while it was unreachable.
 
-    ``command`` says until when that was, and what was lost before; None: until now, and nothing.
+    ``command`` has the end of that period and earlier losses. None means until now, and no losses.
     """
     back_ns = None if command is None else command.back_ns
     if not (isinstance(command, ClientReachable) and command.back_ns >= NEVER_NS):
-        # Else some inboxes of the client are not subscribed to yet: when they are, that is news.
+        # Otherwise some inboxes have no subscriber yet, and nodes still have to report their return.
         context.effects.returned.append(_returned(subscription.inbox, command))
     resume_sending(context, subscription, gone_since_ns, back_ns, here=True, unwritten=_unwritten(command))
-    _look_again(context.state, subscription.group)
+    _mark_group(context.state, subscription.group)
 
 
-def _look_again(state: State, group: Group) -> None:
-    """Who can be sent to has changed: absent members' messages may move, new ones may flow."""
+def _mark_group(state: State, group: Group) -> None:
+    """Mark the group after the reachability of a member changed.
+
+    Messages of unreachable members may move, and new messages may be sent.
+    """
     if group.queue:
         state.redelivery_due[group.id] = group
     state.sendable[group.id] = group
@@ -200,7 +204,7 @@ def _become_unresponsive(state: State, client: Client) -> None:
 
 
 def client_responded(context: ApplyContext, client: Client) -> None:
-    """A client has answered, or asked for something: if it was silent, what has waited for it goes on."""
+    """Mark a client as responsive, because it answered or made a request, and resume sending to it."""
     if not client.unresponsive:
         return
     client.unresponsive = False
@@ -212,7 +216,7 @@ def client_responded(context: ApplyContext, client: Client) -> None:
 
 
 def cold_start(context: ApplyContext) -> None:
-    """Nobody was up: everyone is absent until seen, and everything unacked is due (R14)."""
+    """Make every client unreachable until it is found again, and everything unacked due (R14)."""
     state = context.state
     for client in state.clients.values():
         client.unreachable = True
@@ -231,10 +235,10 @@ def cold_start(context: ApplyContext) -> None:
 
 
 def end_cold_start(context: ApplyContext) -> None:
-    """The two deadlines of a cold start, once they have passed.
+    """Act on the two deadlines of a cold start when they have passed.
 
-    After ``member_grace`` the others in a queue group get what the absent members hold. After ten
-    seconds the subscriptions of clients that are back wait no longer for news of their own inboxes.
+    After ``member_grace`` the other members of a queue group get the messages of unreachable members. After
+    ten seconds subscriptions of returned clients no longer wait for reports about their own inboxes.
     """
     state = context.state
     if state.cold_release_ns and context.time_ns >= state.cold_release_ns:
@@ -248,7 +252,7 @@ def end_cold_start(context: ApplyContext) -> None:
 
 
 def _release(context: ApplyContext, started_ns: int) -> None:
-    """Let go those that wait since the cold start, so many an entry; after the last it is over."""
+    """Release subscriptions that have waited since the cold start, at most `RELEASED_MAX` per entry."""
     state = context.state
     released = 0
     for subscription in state.subscriptions.values():

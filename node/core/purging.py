@@ -1,14 +1,15 @@
-"""A purge: messages leave the log at once, and what subscriptions hold of them within bounds.
+"""Purging: drop messages from the log at once, and from subscriptions within bounds.
 
-A group whose cursor has not come further holds nothing else, and that is gone with one stroke. Else it may
-hold half a million messages of which some are purged, and there may be thousands of groups; so each
-remembers what was purged (``Group.purged``), and forgets it before it is sent anything new (R19). If it holds
-little, that is looked through; if it holds much, the purged sequences are gone through instead, so many at a
-time: what members hold stands in order of time, in which no place can be kept while acks come.
+If a group's cursor is not beyond the purged messages, the group holds nothing else, and all its records are
+removed in one step. Otherwise it may hold half a million messages of which some were purged, and there may
+be thousands of groups. So each group remembers the purged range (``Group.purged``) and removes it before it
+is sent anything new (R19). If a group holds few records, all are examined. If it holds many, the purged
+sequences are looked up instead, a bounded number per entry: records are in order of time, and no position in
+them is stable while acks arrive.
 
-What limits and ages drop stays unacked until its turn comes (D24). But a member all of whose unacked messages
-are gone has room again at once; that is seen by the highest sequence it was sent, or by what it holds if that
-isn't too much to look at.
+Messages dropped by limits or max_age stay unacked until they are due (D24). But a member whose unacked
+messages have all been dropped has capacity again at once. That is detected by the highest sequence that it
+was sent, or by its records if they are few enough to examine.
 """
 
 from __future__ import annotations
@@ -19,11 +20,11 @@ from .state import Channel, Group, Record, Subscription
 from .versions import FREES_DROPPED
 
 LOOKED_AT_MAX = 8192
-"""So much a group holds, or is looked for in what it holds, in one entry."""
+"""Maximum number of a group's records that one entry examines, or of sequences that it looks up in them."""
 
 
 def purge(context: ApplyContext, channel: Channel, up_to: int) -> None:
-    """Drop a channel's messages up to and including ``up_to``, of which there are some."""
+    """Drop a channel's messages up to and including ``up_to``; there is at least one."""
     state, first = context.state, channel.log.first
     limits.drop_before(context, channel, up_to + 1)
     for group in channel.groups.values():
@@ -41,7 +42,7 @@ def _held(group: Group) -> list[dict[int, Record]]:
 
 
 def forget_all(context: ApplyContext, group: Group) -> None:
-    """Nothing that was sent on this cursor is unacked any longer."""
+    """Remove all unacked records of this cursor."""
     state = context.state
     for holder in group.holders:
         holder.unacked = {}
@@ -53,7 +54,7 @@ def forget_all(context: ApplyContext, group: Group) -> None:
 
 
 def forget_purged(context: ApplyContext, group: Group) -> bool:
-    """Go on forgetting what was purged; whether that is done."""
+    """Continue to remove records of purged messages. Return True if all are removed."""
     if group.purged is None:
         return True
     first, last = group.purged
@@ -79,11 +80,11 @@ def forget_purged(context: ApplyContext, group: Group) -> bool:
 
 
 def free_if_gone(context: ApplyContext, member: Subscription) -> None:
-    """Empty a stalled member's ``unacked`` if everything in it has left the log (D24).
+    """Empty a stalled member's ``unacked`` if all its messages were dropped from the log (D24).
 
-    Mostly costs three comparisons. A member that holds a message of the log waits for AckWait: the Go server
-    counts what has gone until then, too. So does one that holds more than `LOOKED_AT_MAX`, and has
-    acknowledged a later message that is in the log.
+    Usually costs three comparisons. A member that still holds a message of the log waits for AckWait: the Go
+    server counts dropped messages until then, too. So does a member that holds more than `LOOKED_AT_MAX`
+    messages and has acknowledged a later one that is in the log.
     """
     state = context.state
     if member.stalled and FREES_DROPPED.active(state.version) and _is_all_gone(member):
@@ -93,7 +94,7 @@ def free_if_gone(context: ApplyContext, member: Subscription) -> None:
 
 
 def _is_all_gone(member: Subscription) -> bool:
-    """All that it holds has left the log. Its unacked messages stand in order of time."""
+    """Return True if all its unacked messages, which are in order of time, were dropped from the log."""
     first, unacked = member.group.channel.log.first, member.unacked
     if member.last_sent < first:
         return True

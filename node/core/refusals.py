@@ -1,4 +1,7 @@
-"""The exact texts with which requests are refused; clients compare some of them byte by byte.
+"""The exact error texts of refused requests; clients compare some of them byte by byte.
+
+The rolling digest contains the outcomes of ``apply``, so changing the text of an outcome needs a new machine
+version (R24).
 
 Source: the streaming protocol, "Error strings".
 """
@@ -12,7 +15,7 @@ INVALID_CONNECT = "stan: invalid connection request"
 INVALID_CLIENT_ID = "stan: invalid clientID: only alphanumeric and `-` or `_` characters allowed"
 CLIENT_ID_TAKEN = "stan: clientID already registered"
 CLIENT_REPLACED = "client has been replaced or is no longer registered"
-"""The answer to a ping; without the ``stan: `` of all the others."""
+"""The reply to a ping. Unlike all others it does not begin with ``stan: ``."""
 
 # publishing
 INVALID_PUBLISH = "stan: invalid publish request"
@@ -38,35 +41,36 @@ UNKNOWN_CLIENT_ID = "stan: unknown clientID"
 # channels
 TOO_MANY_CHANNELS = "too many channels"
 
-# ours alone
+# not in the protocol
 MESSAGE_TOO_LONG = "stan: message too long to be delivered"
-"""To a publisher behind another NATS server: what it takes isn't enough for the message as delivered."""
+"""Sent to a publisher behind an external NATS server whose maximum payload is too small for the delivered
+message."""
 TOO_LATE = ""
-"""A request whose client has given up already (rule R8): nobody reads the text."""
+"""A request whose client has given up already (rule R8): the text is not read."""
 TOO_MANY_CLIENTS = "stan: too many clients"
-"""One connection, or the whole cluster, has as many client IDs as it may."""
+"""One connection, or the whole cluster, has the maximum number of client IDs."""
 UNDECODABLE = "stan: undecodable request"
-"""A command that apply can't read (rule R22): a bug of the node it came from, never of a client."""
+"""A command that apply cannot decode (rule R22): a bug of the node that sent it, never of a client."""
 NO_LEADER = (
     "stan: the cluster has no leader: nothing was stored or changed; try again, here or at another node"
 )
-"""A node that reaches no leader (rule R8). Never the outcome of a command: it was not given to anybody."""
+"""The node reaches no leader (rule R8). Never the outcome of a command: the request was not forwarded."""
 STOPPING = (
-    "stan: this node stops: nothing was stored or changed; try again, at another node or when it is back"
+    "stan: this node is shutting down: nothing was stored or changed; try again, at another node or later"
 )
-"""A node that stops, and has nobody to pass a request on to."""
+"""The node is shutting down and has no other node to forward the request to."""
 NOT_YET = "stan: not every node of the cluster has a release that can do this"
-"""The command belongs to a machine version that is not in effect yet (rule R24)."""
+"""The command needs a machine version that is not in effect yet (rule R24)."""
 INVALID_CONFIGURATION = "stan: invalid configuration"
 
 # administration: read by operators
 ADMIN_TOO_LATE = "too late: whoever asked has given up, and nothing was changed"
 NO_CURSOR = "only a durable subscription and a queue group can be moved: a plain one keeps no place"
-UNKNOWN_PLACE = "there is no such place to move to"
+UNKNOWN_POSITION = "there is no such place to move to"
 
 
 def no_space(nodes: Sequence[str]) -> str:
-    """The answer to a publish while the disks of ``nodes`` are nearly full."""
+    """Return the error for a publish while the disks of ``nodes`` are nearly full."""
     disks = f"the disk of {nodes[0]} is" if len(nodes) == 1 else f"the disks of {', '.join(nodes)} are"
     return f"stan: no space left: {disks} nearly full"
 
@@ -84,13 +88,19 @@ def no_client(client_id: str) -> str:
 
 
 def in_use(count: int) -> str:
-    """The clients of online subscriptions would not learn of their end: the protocol has no word for it."""
+    """Return the error for ending online subscriptions without force.
+
+    The protocol has no message that notifies their clients.
+    """
     online = "1 online subscription" if count == 1 else f"{count} online subscriptions"
     return f"{online} would end without the client being told: close it there, or use force"
 
 
 def other_case(name: str, existing: str) -> str:
-    """Channels whose names differ only in case are refused; the misspelling is the protocol's own."""
+    """Return the error for a channel name that differs from another only in case.
+
+    The misspelling is the protocol's own.
+    """
     return (
         f'rejecting channel "{name}" because channel "{existing}" alreay exists (different cases not allowed)'
     )

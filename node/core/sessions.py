@@ -1,8 +1,8 @@
-"""Requests exactly once: an origin's session, what it has seen, and the outcomes it still waits for.
+"""Sessions of origins, which make each request take effect exactly once.
 
-An origin numbers its commands and sends them again until it sees them applied. So here each serial
-takes effect once; seen again, its kept outcome is told again (R5, R6). A publish that was stored has
-the outcome ``Ok``, and that is not kept: whatever is not among the others was ``Ok``.
+An origin numbers its commands and forwards them again until it sees that they are applied. Here each serial
+takes effect once. If it arrives again, its kept outcome is sent again (R5, R6). Only outcomes other than
+``Ok`` are kept: a serial without a kept outcome was ``Ok``, as is every stored publish.
 
 Source: the Raft thesis, 6.3, "Implementing linearizable semantics".
 """
@@ -18,14 +18,14 @@ from .state import Session, State, Subscription
 from .versions import RETRIED_SUBSCRIBE
 
 OPENING = (ClientOpened, Probing, SubscriptionOpened)
-"""Outcomes told ahead of the entry's deliveries (R2): a client needs its ack inbox first."""
+"""Outcomes that are sent before the entry's deliveries (R2): a client needs its ack inbox first."""
 
 
 def open_session(context: ApplyContext, command: SessionOpen) -> None:
     """Open the session of a node and end its earlier one.
 
-    A process that asks again, because its first request seemed lost, keeps the session it has:
-    commands of that session may be on their way.
+    If the same process asks again, because its first request seemed lost, it keeps its session: commands of
+    that session may be on their way.
     """
     state = context.state
     session = state.sessions.get(command.node)
@@ -39,7 +39,7 @@ def open_session(context: ApplyContext, command: SessionOpen) -> None:
 
 
 def end_session(context: ApplyContext, command: SessionEnd) -> None:
-    """End the session of a node that is no member any more; if it has come back it has another."""
+    """End the session of a node that is no longer a member, unless the node has opened a newer one."""
     sessions = context.state.sessions
     session = sessions.get(command.node)
     if session is not None and session.id == command.session:
@@ -49,7 +49,7 @@ def end_session(context: ApplyContext, command: SessionEnd) -> None:
 
 
 def _note_lost_answers(state: State, session: Session) -> None:
-    """A session ends: subscriptions whose answers its origin has not collected may be unanswered for good."""
+    """Mark the subscriptions whose reply may never have been sent, because the origin's session ends."""
     if not RETRIED_SUBSCRIBE.active(state.version):
         return
     for outcome in session.outcomes.values():
@@ -61,11 +61,11 @@ def _note_lost_answers(state: State, session: Session) -> None:
 
 
 def may_be_unanswered(state: State, subscription: Subscription, asking: Generation | None) -> bool:
-    """Whether the client may never have been told that this subscription was opened.
+    """Return True if the client may not have received the reply that opened this subscription.
 
-    Its answer was not collected, and not in the session ``asking``: the client asks again through another
-    node. While it asks through the same, that node still answers. Cost: the outcomes that wait; only asked of
-    a durable that is opened twice.
+    That is so if the origin did not collect the reply, unless that origin's session is ``asking``: then the
+    client asks through the same node again, and that node still replies. Cost: the number of kept outcomes.
+    Called only when a durable is opened twice.
     """
     return subscription.answer_lost or any(
         isinstance(outcome, SubscriptionOpened) and outcome.ack_inbox == subscription.ack_inbox
@@ -76,15 +76,15 @@ def may_be_unanswered(state: State, subscription: Subscription, asking: Generati
 
 
 def find_session(state: State, session_id: tuple[int, int]) -> Session | None:
-    """The open session of that id; None if it has ended."""
-    for session in state.sessions.values():  # one a node: a handful
+    """Return the open session of that id; None if it has ended."""
+    for session in state.sessions.values():  # one per node, so a handful
         if session.id == session_id:
             return session
     return None
 
 
 def skip_seen(session: Session, first: int, count: int) -> int:
-    """How many of ``count`` commands with serials from ``first`` on were applied already (R7)."""
+    """Return how many of ``count`` commands with serials from ``first`` on were applied before (R7)."""
     assert first <= session.applied + 1, (
         f"gap in the session of {session.node}: serial {first} follows {session.applied}"
     )
@@ -92,12 +92,12 @@ def skip_seen(session: Session, first: int, count: int) -> int:
 
 
 def kept_outcomes(session: Session, first: int, last: int) -> dict[int, Outcome]:
-    """What of serials ``first`` to ``last`` was not ``Ok``, as far as they are applied."""
+    """Return the kept outcomes of applied serials from ``first`` to ``last``."""
     return {serial: outcome for serial, outcome in session.outcomes.items() if first <= serial <= last}
 
 
 def forget_collected(session: Session, lowest_waited: int) -> None:
-    """The origin waits for nothing below ``lowest_waited`` any more."""
+    """Delete outcomes below ``lowest_waited``: the origin has collected them."""
     if lowest_waited > session.lowest_waited:
         session.lowest_waited = lowest_waited
         for serial in list(session.outcomes):
@@ -106,11 +106,13 @@ def forget_collected(session: Session, lowest_waited: int) -> None:
             del session.outcomes[serial]
 
 
-def tell(context: ApplyContext, session: Session, first: int, last: int, others: dict[int, Outcome]) -> None:
-    """Have the outcomes of serials ``first`` to ``last`` told at their origin.
+def add_replies(
+    context: ApplyContext, session: Session, first: int, last: int, others: dict[int, Outcome]
+) -> None:
+    """Add effects that send the outcomes of serials ``first`` to ``last`` to their origin.
 
-    Those that open something are told ahead of the deliveries, and once more among the rest: the
-    range would otherwise say that they were ``Ok``.
+    Outcomes in `OPENING` are sent before the deliveries. They are repeated among the other replies, because
+    the range would otherwise report them as ``Ok``.
     """
     effects = context.effects
     for serial, outcome in others.items():

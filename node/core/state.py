@@ -1,19 +1,19 @@
-"""Everything the cluster has agreed on: clients, channels, subscriptions, queue groups, sessions.
+"""The replicated state: clients, channels, subscriptions, queue groups, sessions.
 
-Plain slotted objects with one owner: only ``Machine.apply`` changes them, and a node that applied
-the same entries holds the same state. What others may read is listed in the classes; nothing here
-decides anything.
+These are plain slotted objects with one owner: only ``Machine.apply`` changes them. Nodes that applied the
+same entries hold the same state. This module makes no decisions.
 
-Two kinds of order matter, because they must be the same on every node and after a restore (R30):
+Two orders must be the same on every node and after a restore (R30):
 
-* Dicts iterate in order of creation, which is the order of the keys of a checkpoint.
-* ``Subscription.unacked`` iterates in order of time, and of the entries that decided: what is sent again
-  moves to the back. So the first record is the next to fall due, and what is due stands before what isn't.
-  (With one exception: what was sent while its receiver was gone stands at the back, and is in ``due``.)
+* Dicts iterate in order of creation, which is the key order of a checkpoint.
+* ``Subscription.unacked`` iterates in order of send time and of the sending entry: a redelivered message
+  moves to the end. So the first record has the earliest deadline, and due messages precede those that are
+  not due. (Exception: messages sent while their receiver was unreachable are at the end, and are also in
+  ``due``.)
 
-A **group** is what holds a cursor. A plain or durable subscription is a group with one member, a
-queue group has one or more, and all are dispatched by the same code. A durable that is offline, and
-a durable queue group whose last member left, keep that subscription as the group's ``shadow``.
+A **group** holds a cursor. A plain or durable subscription is a group with one member. A queue group has
+one or more members. The same code dispatches all groups. When a durable goes offline, or the last member
+leaves a durable queue group, the group keeps that subscription as its ``shadow``.
 """
 
 from __future__ import annotations
@@ -45,70 +45,77 @@ __all__ = [
 
 
 class Record(NamedTuple):
-    """A message sent and not acknowledged. One record serves all that an entry sent to a subscription."""
+    """A message that was sent and not acknowledged.
+
+    All messages that one entry sends to a subscription share one record.
+    """
 
     sent_at_ns: int
-    """When it was sent last, by the group's clock; AckWait counts from here."""
+    """Time of the last send on the group's clock (`Group.clock`). AckWait counts from here."""
     entry: int
     """Index of the entry that decided the last send (R3)."""
     deliveries: int
-    """How often it was sent to this cursor: 1 is the first time; the redelivery count is one less."""
+    """Number of sends on this cursor: 1 for the first. The redelivery count is one less."""
 
 
 class Missed(NamedTuple):
-    """When a subscription may have missed what it was sent."""
+    """The period in which messages sent to a subscription may not have reached it."""
 
     since_ns: int
     before_ns: int
-    """When it was sent, by the group's clock; the second is the first time at which all was heard again."""
+    """Bounds of the send time on the group's clock. ``before_ns`` is when all inboxes had a subscriber
+    again."""
     entry: int
-    """Index of the entry that says so: what later ones send is heard."""
+    """Index of the entry that recorded the period. Messages of later entries do reach the subscription."""
 
     def may_hold(self, record: Record) -> bool:
-        """Return True unless this record, and with it every older one, was sent too early to be missed."""
+        """Return False if this record and every older one were sent before the period."""
         return record.sent_at_ns >= self.since_ns
 
     def holds(self, record: Record) -> bool:
-        """Return True if what the record stands for may have been missed."""
+        """Return True if the messages of this record may have been missed."""
         return self.since_ns <= record.sent_at_ns < self.before_ns and record.entry < self.entry
 
 
 class Lost(NamedTuple):
     """Deliveries to a subscription that may have been lost with a connection (R15); since machine version 2.
 
-    `Missed` goes by time alone. This one also knows how far deliveries to that connection were written.
+    `Missed` uses times only. This class also uses how far deliveries were written to that connection.
     """
 
     since_ns: int
     before_ns: int
-    """When it was sent, by the group's clock; the second is the first time at which all was heard again."""
+    """Bounds of the send time on the group's clock. ``before_ns`` is when all inboxes had a subscriber
+    again."""
     entry: int
-    """Index of the entry that says so: what later ones send is heard."""
+    """Index of the entry that recorded the loss. Messages of later entries do reach the subscription."""
     written: int
-    """What entries up to this index sent was written to the connection's socket, or dropped for a cause."""
+    """Messages sent by entries up to this index were written to the connection's socket, or dropped on
+    purpose."""
     restarted_after: int
     restarted_to: int
-    """What entries between these indexes sent counts as sent before ``before_ns`` (`commands.Unwritten`)."""
+    """Messages sent by entries between these indexes count as sent before ``before_ns``
+    (`commands.Unwritten`)."""
 
     def may_hold(self, record: Record) -> bool:
-        """Return True unless this record, and with it every older one, was sent too early to be lost."""
+        """Return False if this record and every older one were sent too early to be lost."""
         return record.sent_at_ns >= self.since_ns or record.entry > self.written
 
     def holds(self, record: Record) -> bool:
-        """Return True if what the record stands for may have been lost."""
+        """Return True if the messages of this record may have been lost."""
         before = record.sent_at_ns < self.before_ns or self.restarted_after < record.entry < self.restarted_to
         return before and record.entry < self.entry and self.may_hold(record)
 
 
 class Restart(NamedTuple):
-    """A take-over that has not had everyone's turn yet: see ``taking_over``."""
+    """Progress of a new term in restarting AckWaits (``new_term``), while subscriptions are left to visit."""
 
     known_commit: int
-    """What entries above this index sent starts its AckWait again."""
+    """AckWaits of messages sent by entries above this index start again."""
     time_ns: int
-    """Cluster time of the take-over."""
+    """Cluster time at which the term began."""
     first: int
-    """The subscription whose turn is next."""
+    """The next subscription to visit."""
 
 
 @dataclass(slots=True, eq=False)
@@ -124,22 +131,23 @@ class Client:
     ping_interval_s: int
     ping_max_out: int
     unreachable: bool = False
-    """Nobody in the cluster hears its heartbeat inbox: nothing is sent to it (R15)."""
+    """No node has a subscription of its heartbeat inbox: nothing is sent to the client (R15)."""
     unresponsive: bool = False
-    """It missed a heartbeat (delivery rules D15, D25, D29, D30)."""
+    """It missed its last heartbeat (delivery rules D15, D25, D29, D30)."""
     gone_since_ns: int = 0
-    """Cluster time from which it may have missed messages; meaningful while absent."""
+    """Cluster time from which it may have missed messages. Used only while the client is unreachable."""
     probed_until_ns: int = 0
-    """Another connection wants its ID, and its origin is asking it, until this cluster time (R17)."""
+    """Until this cluster time the ID is reserved for another connection, whose origin is probing this client
+    (R17)."""
     missed: int = 0
-    """Heartbeats it has missed in a row. 0 in version 1."""
+    """Number of heartbeats missed in a row. Always 0 in version 1."""
     missed_ns: int = 0
-    """Cluster time of the last of them."""
+    """Cluster time of the last missed heartbeat."""
     reachable_at: tuple[str, int] | None = None
-    """The node that registered it, with `commands.ANY_EPOCH`; then the connection, as node and epoch, that a
-    leader last found it to have moved to (R15). None in version 1."""
+    """The node that registered it, with `commands.ANY_EPOCH`. Later the connection (node and epoch) to which
+    a leader last found that it had moved (R15). None in version 1."""
     subscriptions: dict[int, Subscription] = field(default_factory=dict)
-    """Online ones, by their id, in the order in which they were opened or resumed."""
+    """Its online subscriptions by id, in the order in which they were opened or resumed."""
 
 
 @dataclass(slots=True, eq=False)
@@ -150,31 +158,31 @@ class Subscription:
     generation: Generation
     """When it was opened or last resumed."""
     client_id: str
-    """Offline: its last client."""
+    """The client that opened or last resumed it. Kept while it is offline."""
     group: Group
     inbox: str
     ack_inbox: str
     max_in_flight: int
     ack_wait_ns: int
     client: Client | None = None
-    """None: offline."""
+    """None while it is offline."""
     unreachable: bool = False
-    """Nobody hears its own inbox (R15)."""
+    """No node has a subscription of its inbox (R15)."""
     gone_since_ns: int = 0
-    """Cluster time from which it may have missed messages; meaningful while absent."""
+    """Cluster time from which it may have missed messages. Used only while it is unreachable."""
     last_sent: int = 0
-    """The highest sequence it was sent itself; a queue group's cursor is the group's."""
+    """The highest sequence sent to this subscription. (The cursor of a queue group is ``Group.cursor``.)"""
     unacked: dict[int, Record] = field(default_factory=dict)
     due: list[int] = field(default_factory=list)
-    """Sequences to be sent again at once, descending: the last one is next. May name acked ones."""
+    """Sequences to redeliver at once, descending: the last one is next. Some may be acknowledged already."""
     due_before: int = 0
-    """What entries below this index sent is due as well, and not in ``due`` yet (R19). 0: nothing."""
+    """Messages sent by entries below this index are also due, but not in ``due`` yet (R19). 0 means none."""
     missed: Missed | Lost | None = None
-    """What it was sent then is due as well, and not in ``due`` yet (R19)."""
+    """Messages sent in this period are also due, but not in ``due`` yet (R19)."""
     answer_lost: bool = False
-    """The process that was to answer its opening ended before it is known to have done so."""
+    """The origin's process ended before the reply to the open request was known to be sent."""
     due_here: bool = False
-    """The due ones go to this member itself, not to the one that the group would choose."""
+    """Its due messages go to this member, not to the member that the group would choose."""
 
     @property
     def channel(self) -> Channel:
@@ -194,12 +202,12 @@ class Subscription:
 
     @property
     def stalled(self) -> bool:
-        """It holds as many unacked messages as it may: nothing new, redeliveries all the same."""
+        """It has ``max_in_flight`` unacked messages: it gets no new messages, but still gets redeliveries."""
         return len(self.unacked) >= self.max_in_flight
 
     @property
     def reachable(self) -> bool:
-        """Something sent to it can arrive: online, and neither it nor its client is absent."""
+        """It is online, and neither it nor its client is unreachable."""
         client = self.client
         return client is not None and not client.unreachable and not self.unreachable
 
@@ -210,59 +218,61 @@ class Subscription:
 
 @dataclass(slots=True, eq=False)
 class Group:
-    """A cursor and those who share it: one plain or durable subscription, or a queue group.
+    """A cursor and the subscriptions that share it: one plain or durable subscription, or a queue group.
 
-    Invariants: it has members, or a shadow, never both; a message is unacked at one member, at the
-    shadow, or among the orphans, never at two of them. ``members`` of a group without ``queue`` has
-    at most one.
+    Invariants: a group has members or a shadow, never both. A message is unacked at one member, at the
+    shadow, or among the orphans, never at two of them. A group without ``queue`` has at most one member.
     """
 
     id: int
-    """The id of the subscription that founded it."""
+    """The id of the subscription that created it."""
     channel: Channel
     durable: str
     queue: str
     client_id: str
-    """Whose durable it is; empty for queue groups, which belong to no client."""
+    """The client that owns the durable. Empty for queue groups, which belong to no client."""
     cursor: int
-    """The last sequence sent on it."""
+    """The last sequence sent on this cursor."""
     members: list[Subscription] = field(default_factory=list)
-    """Online ones, in the order in which they take turns (D15)."""
+    """Online members, in the order in which they take turns (D15)."""
     shadow: Subscription | None = None
     orphans: dict[int, Record] = field(default_factory=dict)
-    """Left behind by members that went away: due at once, to whoever can hear (D35). A shadow may have some
-    beside it: then everyone had gone before they could be sent."""
+    """Unacked messages of members that left: due at once to any reachable member (D35). A shadow may have
+    orphans beside it if all members left before the orphans could be sent."""
     paused_ns: int | None = None
-    """Cluster time at which an operator paused it: nothing is sent, and no AckWait runs. None: it isn't."""
+    """Cluster time at which an operator paused the group: nothing is sent and AckWaits stand still. None if
+    it is not paused."""
     stood_ns: int = 0
-    """How long its pauses have taken, those that are over."""
+    """Total duration of its completed pauses."""
     purged: tuple[int, int] | None = None
-    """First and last of what was purged and may still be unacked: forgotten before anything new is sent."""
+    """First and last sequence of purged messages that may still be unacked here. They are removed before
+    anything new is sent."""
     replayed_to: int = 0
-    """An operator put the cursor back: up to here messages may have been sent before, and say so (D7)."""
+    """Set when an operator moves the cursor: messages up to here may have been sent before, and are sent
+    with the redelivery flag (D7)."""
 
     @property
     def name(self) -> str:
-        """As monitoring shows a queue group; durable ones are ``durable:queue``."""
+        """The queue group's name in monitoring; for durable ones ``durable:queue``."""
         return f"{self.durable}:{self.queue}" if self.durable and self.queue else self.queue
 
     @property
     def holders(self) -> list[Subscription]:
-        """Who holds what was sent: its members, or its shadow."""
+        """The subscriptions that hold unacked messages: the members, or the shadow."""
         return self.members if self.shadow is None else [self.shadow]
 
     def clock(self, time_ns: int) -> int:
-        """What the group's own clock shows at ``time_ns`` of cluster time: it stands still in pauses.
+        """Return the group's clock at ``time_ns`` of cluster time; it stops while the group is paused.
 
-        What its members were sent is dated by it. So the end of a pause has nothing to put right, however
-        much they hold: what had five seconds left has five seconds left.
+        Send times of its messages are on this clock. So ending a pause needs no update of records, however
+        many there are: a message that had five seconds left still has five seconds left.
         """
         return (time_ns if self.paused_ns is None else self.paused_ns) - self.stood_ns
 
 
 @dataclass(slots=True, eq=False)
 class Channel:
-    """A named, ordered, replicated message log, and who subscribes to it."""
+    """A named, ordered, replicated message log and its subscriptions."""
 
     id: ChannelID
     name: str
@@ -270,18 +280,18 @@ class Channel:
     limits: Limits
     log: MessageLog = field(default_factory=MessageLog)
     groups: dict[int, Group] = field(default_factory=dict)
-    """By their id, in order of founding."""
+    """By id, in order of creation."""
     durables: dict[tuple[str, str], Group] = field(default_factory=dict)
     """By (client id, durable)."""
     queues: dict[str, Group] = field(default_factory=dict)
     durable_queues: dict[tuple[str, str], Group] = field(default_factory=dict)
     """By (durable, queue)."""
     subscription_count: int = 0
-    """Members and shadows of all its groups: what counts against ``max_subscriptions``."""
+    """Members and shadows of all its groups; ``max_subscriptions`` limits this number."""
     active_ns: int = 0
-    """Cluster time when it was last published to or lost its last online subscription."""
+    """Cluster time of the last publish, or of the moment when the last online subscription ended."""
     limit_reached: bool = False
-    """max_msgs or max_bytes has dropped a message; an operator was told."""
+    """max_msgs or max_bytes has dropped a message, and the warning was logged."""
 
     def add(self, group: Group) -> None:
         self.groups[group.id] = group
@@ -303,12 +313,12 @@ class Channel:
 
     @property
     def idle(self) -> bool:
-        """Nobody is online: offline durables do not keep a channel alive."""
+        """No subscription is online. Offline durables do not keep a channel alive."""
         return not any(group.members for group in self.groups.values())
 
     @property
     def expires_ns(self) -> int | None:
-        """Cluster time at which it will have been inactive for too long; None: not as it stands."""
+        """Cluster time at which max_inactivity passes; None if it has no such limit or is not idle."""
         if not self.limits.max_inactivity_ns or not self.idle:
             return None
         return self.active_ns + self.limits.max_inactivity_ns
@@ -316,49 +326,53 @@ class Channel:
 
 @dataclass(slots=True, eq=False)
 class Session:
-    """An origin's numbered conversation with the machine (R5, R6)."""
+    """An origin's session with the state machine: its commands have consecutive serials (R5, R6)."""
 
     node: str
     id: Generation
     nonce: bytes
     applied: int = 0
-    """The highest serial applied: those up to it are skipped."""
+    """The highest applied serial. Commands with a serial up to this one are skipped."""
     lowest_waited: int = 1
     outcomes: dict[int, Outcome] = field(default_factory=dict)
-    """Of serials from ``lowest_waited`` on that were not ``Ok``, in their order."""
+    """Outcomes other than ``Ok`` of serials from ``lowest_waited`` on, in order of serial."""
 
 
 @dataclass(slots=True)
 class Dirty:
-    """What changed since the last checkpoint, by key; see ``records``. Dicts serve as ordered sets."""
+    """Keys of the objects that changed since the last checkpoint (see ``records``).
+
+    Dicts serve as ordered sets.
+    """
 
     clients: dict[Generation, str] = field(default_factory=dict)
     channels: dict[int, str] = field(default_factory=dict)
     groups: dict[int, int] = field(default_factory=dict)
-    """To the id of its channel."""
+    """Group id to channel id."""
     subscriptions: dict[int, None] = field(default_factory=dict)
     unacked: dict[int, None] = field(default_factory=dict)
     sessions: dict[str, None] = field(default_factory=dict)
     gone_blocks: dict[tuple[int, int], None] = field(default_factory=dict)
-    """(channel id, block number) of deleted channels; of the others see ``MessageLog.dirty``."""
+    """(channel id, block number) of deleted channels. ``MessageLog.dirty`` has the blocks of existing
+    channels."""
 
 
 @dataclass(slots=True, eq=False)
 class State:
-    """All of it. Whoever shows it reads; only ``apply`` writes."""
+    """The whole replicated state. Only ``apply`` changes it."""
 
     clients: dict[str, Client] = field(default_factory=dict)
     by_conn: dict[bytes, Client] = field(default_factory=dict)
-    """Clients that have a connection ID, by it."""
+    """By connection ID; clients without one are not in it."""
     channels: dict[str, Channel] = field(default_factory=dict)
     by_folded_name: dict[str, Channel] = field(default_factory=dict)
-    """Channels by ``folded`` name: two may not differ only in case."""
+    """Channels by ``folded`` name. Two channel names must not differ only in case."""
     subscriptions: dict[int, Subscription] = field(default_factory=dict)
-    """Online and offline ones, by their id."""
+    """Online and offline subscriptions by id."""
     by_ack_inbox: dict[str, Subscription] = field(default_factory=dict)
-    """Online ones."""
+    """Online subscriptions."""
     sessions: dict[str, Session] = field(default_factory=dict)
-    """By the name of their node; one each."""
+    """By node name; each node has one session."""
     settings: Settings = field(default_factory=Settings)
 
     applied: int = 0
@@ -366,57 +380,58 @@ class State:
     time_ns: int = 0
     """Cluster time of the last entry."""
     timestamp_ns: int = 0
-    """Unix time of the last entry; neither of the two goes back."""
+    """Unix time of the last entry. Neither this nor ``time_ns`` goes back."""
     term: int = 0
-    """The highest term that was taken over."""
+    """The highest term that has begun."""
     version: int = 1
     """Machine version in effect (R24)."""
     release: str = ""
-    """The release that brought that version into effect; empty for version 1."""
+    """The release that raised the machine version; empty for version 1."""
     expiry_paused: bool = False
-    """The leader's wall clock is wrong: no message is let go for its age (R13)."""
+    """The leader's wall clock is wrong: no message is dropped for its age (R13)."""
     rolled: bytes = b""
-    """The rolling digest after the last entry (R30); see ``rolling``."""
+    """The rolling digest after the last entry (R30); see ``state_digest``."""
     milestone: tuple[int, bytes] = (0, b"")
-    """The last entry at which nodes compare, and the digest after it."""
+    """Index of the last entry at which nodes compare digests, and the digest after that entry."""
     cluster_uuid: str = ""
     cluster_tag: str = ""
     last_channel: int = 0
     last_subscription: int = 0
-    """The highest ids given out; neither is given twice."""
+    """The highest assigned ids. An id is never reused."""
     cold_grace_ns: int = 0
-    """Until this cluster time, after a cold start, the absent keep their queue messages; 0: not now."""
+    """After a cold start, unreachable queue members keep their messages until this cluster time. 0: no grace
+    is running."""
     cold_release_ns: int = 0
-    """At this cluster time a cold start stops holding subscriptions back; 0: not now."""
+    """Cluster time at which a cold start stops holding subscriptions back. 0: none is held back."""
 
     redelivery_paused: bool = False
-    """The leader still has acknowledgements to propose that were made while nobody led (R9)."""
+    """The leader still has to propose acknowledgements that arrived while there was no leader (R9)."""
     restart: Restart | None = None
-    """AckWaits that a take-over starts again; until that is done nothing is sent."""
+    """AckWaits that a new term still has to restart. Nothing is sent until all are restarted."""
     redelivery_due: dict[int, Group] = field(default_factory=dict)
-    """Groups with messages due at once, by id, in the order in which they get their turn."""
+    """Groups with messages due at once, by id, in the order in which they are processed."""
     sendable: dict[int, Group] = field(default_factory=dict)
-    """Groups that may have room for new messages, likewise."""
+    """Groups that may be able to receive new messages, by id, in the order in which they are processed."""
 
     ack_deadlines: Deadlines = field(default_factory=Deadlines)
-    """By subscription id, in cluster time. Derived: see ``deadlines``."""
+    """AckWait deadlines by subscription id, in cluster time. Derived: see ``deadlines``."""
     age_deadlines: Deadlines = field(default_factory=Deadlines)
-    """By channel id, in Unix time. Derived."""
+    """max_age deadlines by channel id, in Unix time. Derived."""
     channels_by_id: dict[int, Channel] = field(default_factory=dict)
     dirty: Dirty = field(default_factory=Dirty)
 
     @property
     def marked(self) -> bool:
-        """Work is left over from the last entry (R19): the leader proposes a Tick at once."""
+        """Return True if the last entry left work to do (R19). Then the leader proposes a Tick at once."""
         earliest = self.ack_deadlines.earliest()
         passed = earliest is not None and earliest <= self.time_ns
         released = bool(self.cold_release_ns) and self.cold_release_ns <= self.time_ns
         return bool(self.redelivery_due or self.sendable or self.restart or passed or released)
 
     def next_deadline(self) -> int | None:
-        """Cluster time of the earliest deadline: an AckWait, or what a cold start waits for.
+        """Return the cluster time of the earliest deadline: of an AckWait or of a cold start.
 
-        It may turn out that nothing is due by then, never that something was due before.
+        It may be too early (nothing is due by then), but never too late.
         """
         waits = [time_ns for time_ns in (self.cold_grace_ns, self.cold_release_ns) if time_ns]
         earliest = self.ack_deadlines.earliest()
@@ -425,14 +440,14 @@ class State:
         return min(waits, default=None)
 
     def next_age(self) -> int | None:
-        """Unix time (ns) at which the next message is over its channel's max_age; may be early.
+        """Return the Unix time (ns) at which the next message exceeds its channel's max_age.
 
-        None while ages wait: then nothing becomes due by its age.
+        It may be too early, never too late. Returns None while expiry is paused.
         """
         return None if self.expiry_paused else self.age_deadlines.earliest()
 
     def expiring_channels(self, time_ns: int) -> list[Channel]:
-        """Channels that have been inactive for too long at ``time_ns`` of cluster time."""
+        """Return the channels whose max_inactivity has passed at ``time_ns`` of cluster time."""
         return [
             channel
             for channel in self.channels.values()
@@ -441,5 +456,5 @@ class State:
 
 
 def folded(name: str) -> str:
-    """``name`` in lower case: ASCII only, for Unicode's tables differ between Python versions."""
+    """Return ``name`` with ASCII letters in lower case; Unicode's tables differ between Python versions."""
     return name.encode().lower().decode()

@@ -68,7 +68,7 @@ def test_a_channel_in_use_is_deleted_by_force_only() -> None:
     assert "4 online subscriptions" in talk.say(ChannelDelete("foo", False, LATE)).refusal
     answer = talk.say(ChannelDelete("foo", True, LATE))
     assert answer.outcome == OK
-    assert "'foo' is deleted, with 4 online" in answer.effects.warnings[0].text
+    assert "'foo' was deleted, with 4 online" in answer.effects.warnings[0].text
     assert [known.inbox for known in talk.state.subscriptions.values()] == ["E"]
     assert list(talk.state.by_ack_inbox) == [talk.acks["E"]]
     assert talk.ack("A", 1).outcome == OK
@@ -364,7 +364,7 @@ def test_a_client_is_removed() -> None:
     talk.subscribe("B", durable="d")
     answer = talk.say(ClientKick("me", LATE))
     assert answer.outcome == OK
-    assert "'me' is removed" in answer.effects.warnings[0].text
+    assert "'me' was removed" in answer.effects.warnings[0].text
     assert [known.inbox for known in talk.state.subscriptions.values()] == ["B"]
     assert talk.publish().refusal == "stan: invalid publish request"
     assert talk.say(ClientKick("me", LATE)).refusal == 'there is no client "me"'

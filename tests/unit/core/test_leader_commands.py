@@ -1,4 +1,4 @@
-"""The keeper's commands that have no module of their own (R16, R24)."""
+"""Leader commands that have no module of their own (R16, R24)."""
 
 from __future__ import annotations
 

@@ -251,7 +251,7 @@ def test_a_silent_client_gets_new_messages_but_no_redelivery() -> None:
 
 
 def test_saying_the_same_twice_changes_nothing() -> None:
-    """R15: the keeper's findings are differences; repeated ones do no harm."""
+    """R15: a leader's findings are changes; a repeated finding has no effect."""
     talk = talk_of("a")
     talk.subscribe("A", "a")
     talk.unresponsive("a")

@@ -59,7 +59,7 @@ def test_a_keepers_command_of_a_later_version_is_none(monkeypatch: pytest.Monkey
     talk = Conversation()
     answer = talk.say(leader_commands=[Tick(1)])
     assert [warning.text for warning in answer.effects.warnings] == [
-        "entry 2: a keeper's command is ignored: version 2 has no command of type 32"
+        "entry 2: a leader command is ignored: version 2 has no command of type 32"
     ]
 
 
