@@ -1,1 +1,1 @@
-"""Options: what there is (`model`), and how a file, the environment and flags become it (`load`)."""
+"""The configuration: its options (`model`), read from a file, the environment and flags (`load`)."""

@@ -1,8 +1,8 @@
-"""Mistakes that take more than one word to see.
+"""Checks that compare several options.
 
-Each check looks at a `Config` whose words are all well-formed and yields findings: what is wrong,
-and at which options, the first of them being where the complaint points. `load` leaves out
-findings about options that were wrong by themselves already.
+Each check reads a `Config` whose values are all well-formed, and yields findings: a text and the options
+concerned. The error message shows the place of the first option. `load` drops findings about options that
+already have an error.
 """
 
 from __future__ import annotations
@@ -22,11 +22,10 @@ from node.errors import ConfigError
 from node.protocol.subjects import has_wildcard, valid_channel, valid_subject
 
 Path: TypeAlias = tuple[str, ...]
-"""An option: ``("cluster", "nodes", "n1", "client")``."""
+"""The path of an option: ``("cluster", "nodes", "n1", "client")``."""
 
 HEARTBEATS_MIN = 3
-"""An election timeout of fewer heartbeats would elect anew whenever one is lost. The engine, too,
-refuses it."""
+"""With a shorter election timeout, one lost heartbeat could cause an election. The engine also refuses it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,11 +37,11 @@ class Finding:
 
 
 def check(config: Config, *, is_shared: bool = True) -> list[Finding]:
-    """What is wrong with ``config`` as a whole, on whichever machine.
+    """Return the mistakes in ``config`` that do not depend on a machine.
 
     Args:
-        config: all of it.
-        is_shared: every node reads the same; else it is one node's own.
+        config: the whole configuration.
+        is_shared: all nodes read this configuration; else it belongs to one node.
     """
     return [
         *_names(config),
@@ -63,7 +62,10 @@ def check(config: Config, *, is_shared: bool = True) -> list[Finding]:
 
 
 def check_node(config: Config, name: str) -> list[Finding]:
-    """What keeps the node ``name`` from starting here: ``config`` is `Config.for_node` already."""
+    """Return the mistakes that keep node ``name`` from starting on this machine.
+
+    ``config`` is the result of `Config.for_node`.
+    """
     nodes = config.cluster.nodes
     if name not in nodes:
         close = hint(name, nodes) or f"; it has {', '.join(nodes) or 'none'}"
@@ -71,7 +73,7 @@ def check_node(config: Config, name: str) -> list[Finding]:
     findings = []
     security = config.cluster.peer_security
     if len(nodes) > 1 and nodes[name].peer is None:
-        text = f"cluster.nodes.{name}.peer: missing: the other nodes need it"
+        text = f"cluster.nodes.{name}.peer: missing: the other nodes dial it"
         findings.append(Finding(text, (("cluster", "nodes", name, "peer"),)))
     for key, path in (("ca", security.ca), ("cert", security.cert), ("key", security.key)):
         if path is not None and not _readable(path):
@@ -120,10 +122,10 @@ def _secrets(config: Config) -> Iterator[tuple[Path, Secret]]:
 
 
 def exposed_files(config: Config) -> list[FilePath]:
-    """Return the files of secrets and private keys that others than their owner can read, but for
-    ``peer_security.key``.
+    """Return the files of secrets and private keys that other users of the machine can read.
 
-    ``config`` is `Config.for_node` already.
+    ``peer_security.key`` is not among them: `node.raft.security` checks it.
+    ``config`` is the result of `Config.for_node`.
     """
     paths = [FilePath(secret.text) for _, secret in _secrets(config) if secret.source == "file"]
     tls = config.streaming.nats_server and config.streaming.nats_server.tls
@@ -134,7 +136,7 @@ def exposed_files(config: Config) -> list[FilePath]:
         try:
             is_exposed = bool(path.stat().st_mode & 0o077)
         except OSError:
-            continue  # that it can't be read is told by whoever needs it
+            continue  # the code that reads the file reports this error
         if is_exposed:
             found.append(path)
     return found
@@ -148,42 +150,44 @@ def _names(config: Config) -> Iterator[Finding]:
     for name in nodes:
         path = ("cluster", "nodes", name)
         if not fullmatch(NAME, name):
-            yield Finding(f"invalid node name {name!r}: letters, digits, - and _, at most 64", (path,))
+            yield Finding(f"invalid node name {name!r}: use letters, digits, - and _, at most 64", (path,))
         first = alike.setdefault(name.lower().replace("-", "_"), name)
         if first != name:
             yield Finding(
-                f"node name {name} is too like {first}: variables and files could not tell them", (path,)
+                f"node name {name} is too similar to {first}: variables and files would have the same name",
+                (path,),
             )
 
 
 def _addresses(config: Config) -> Iterator[Finding]:
-    """No two listeners on one address, and no two nodes that clients would reach at the same."""
+    """Check that no two listeners share an address, and no two nodes have the same address for clients."""
     listening: dict[Address, tuple[str, str]] = {}
-    announced: dict[Address, str] = {}
+    advertised: dict[Address, str] = {}
     for name, node in config.cluster.nodes.items():
         ports: dict[int, str] = {}
         for key, address in _listeners(node):
             if address.port == 0:
-                continue  # any that is free
+                continue  # any free port
             path = ("cluster", "nodes", name, key)
             other_name, other_key = listening.setdefault(address, (name, key))
             same_port = ports.setdefault(address.port, key)
             if (other_name, other_key) != (name, key) and (other_name == name or not address.is_unspecified):
                 other = ("cluster", "nodes", other_name, other_key)
-                yield Finding(f"{'.'.join(path)}: {address} is also {'.'.join(other)}", (path, other))
+                text = f"{'.'.join(path)}: {address} is also used by {'.'.join(other)}"
+                yield Finding(text, (path, other))
             elif same_port != key and (address.is_unspecified or _address(node, same_port).is_unspecified):
                 other = ("cluster", "nodes", name, same_port)
                 yield Finding(
-                    f"{'.'.join(path)}: port {address.port} is also {'.'.join(other)}'s", (path, other)
+                    f"{'.'.join(path)}: port {address.port} is also used by {'.'.join(other)}", (path, other)
                 )
         dialled = node.advertise or node.client
         if dialled.port == 0:
             continue
-        if not dialled.is_unspecified and announced.setdefault(dialled, name) != name:
+        if not dialled.is_unspecified and advertised.setdefault(dialled, name) != name:
             path = ("cluster", "nodes", name, "advertise" if node.advertise else "client")
-            if node.advertise or config.cluster.nodes[announced[dialled]].advertise:
+            if node.advertise or config.cluster.nodes[advertised[dialled]].advertise:
                 yield Finding(
-                    f"{'.'.join(path)}: {announced[dialled]} already tells clients {dialled}", (path,)
+                    f"{'.'.join(path)}: {dialled} is already advertised by {advertised[dialled]}", (path,)
                 )
 
 
@@ -198,21 +202,21 @@ def _address(node: Node, key: str) -> Address:
 
 
 def _bootstrapped(config: Config) -> Iterator[Finding]:
-    """A node that founds the cluster alone, or asks to be let in."""
+    """Check ``bootstrap`` and ``join``: the file lists one node, which bootstraps a cluster or joins one."""
     cluster = config.cluster
-    for key, wanted in (("bootstrap", cluster.bootstrap), ("join", cluster.join)):
+    for key, is_set in (("bootstrap", cluster.bootstrap), ("join", cluster.join)):
         path = ("cluster", key)
-        if not wanted:
+        if not is_set:
             continue
         if len(cluster.nodes) > 1:
             yield Finding(
-                f"cluster.{key}: is for a file with one node: those in a file found the cluster together",
+                f"cluster.{key}: only for a file with one node; the nodes of this file bootstrap together",
                 (path, ("cluster", "nodes")),
             )
     if cluster.bootstrap and cluster.join:
         yield Finding("cluster.join: has no effect with bootstrap", (("cluster", "join"),))
     if cluster.join and not cluster.routes:
-        problem = "cluster.join: asks at one of cluster.routes, and there are none"
+        problem = "cluster.join: needs cluster.routes, the nodes to ask"
         yield Finding(problem, (("cluster", "join"),))
 
 
@@ -222,24 +226,27 @@ def _reachable(config: Config) -> Iterator[Finding]:
         path = ("cluster", "nodes", name)
         if node.advertise and node.advertise.is_unspecified:
             yield Finding(
-                f"{'.'.join(path)}.advertise: nobody can connect to {node.advertise}", ((*path, "advertise"),)
+                f"{'.'.join(path)}.advertise: clients can't connect to {node.advertise}",
+                ((*path, "advertise"),),
             )
         if node.peer_listen is not None and node.peer is None:
             yield Finding(
-                f"{'.'.join(path)}.peer_listen: has no effect without peer, the address that the others dial",
+                f"{'.'.join(path)}.peer_listen: has no effect without peer, the address the other nodes dial",
                 ((*path, "peer_listen"), (*path, "peer")),
             )
         if len(nodes) == 1 and not (config.cluster.bootstrap or config.cluster.join):
             continue
         if node.peer is None and len(nodes) > 1 and config.cluster.routes:
-            continue  # whoever is found on a route says where it is
+            continue  # the nodes find each other's addresses on the routes
         if node.peer is None:
-            yield Finding(f"{'.'.join(path)}.peer: missing: the other nodes need it", (path, (*path, "peer")))
+            text = f"{'.'.join(path)}.peer: missing: the other nodes dial it"
+            yield Finding(text, (path, (*path, "peer")))
         elif node.peer.is_unspecified:
-            yield Finding(f"{'.'.join(path)}.peer: nobody can connect to {node.peer}", ((*path, "peer"),))
+            text = f"{'.'.join(path)}.peer: other nodes can't connect to {node.peer}"
+            yield Finding(text, ((*path, "peer"),))
         if node.client.is_unspecified and node.advertise is None:
             yield Finding(
-                f"{'.'.join(path)}.client: clients can't be told to connect to {node.client}; add advertise",
+                f"{'.'.join(path)}.client: clients can't connect to {node.client}; add advertise",
                 ((*path, "client"), (*path, "advertise")),
             )
 
@@ -254,7 +261,7 @@ def _peer_security(config: Config) -> Iterator[Finding]:
             if node.peer is not None and not node.peer.is_loopback:
                 yield Finding(
                     f"{'.'.join(path)}: {node.peer} is not on the loopback, so cluster.peer_security.mode"
-                    " must be mtls (`stanchion certs init` makes the certificates)",
+                    " must be mtls (make certificates with `stanchion certs init`)",
                     (path, (*section, "mode")),
                 )
             if node.peer_listen is not None and not node.peer_listen.is_loopback:
@@ -267,7 +274,7 @@ def _peer_security(config: Config) -> Iterator[Finding]:
             if not address.is_loopback:
                 yield Finding(
                     f"cluster.routes: {address} is not on the loopback, so cluster.peer_security.mode must be"
-                    " mtls, with certificates of one authority for all clusters",
+                    " mtls, with certificates of the same authority in all clusters",
                     (("cluster", "routes", str(number)), (*section, "mode")),
                 )
         for key, file in files:
@@ -297,25 +304,25 @@ def _peer_security(config: Config) -> Iterator[Finding]:
 
 def _raft(config: Config) -> Iterator[Finding]:
     timeout, heartbeat = ("raft", "election_timeout"), ("raft", "heartbeat")
-    least, most = config.raft.election_timeout_ns
-    if least >= most:
-        yield Finding("raft.election_timeout: expected the smaller first, and two that differ", (timeout,))
-    if least <= HEARTBEATS_MIN * config.raft.heartbeat_ns:
+    minimum, maximum = config.raft.election_timeout_ns
+    if minimum >= maximum:
+        yield Finding("raft.election_timeout: the second value must be larger than the first", (timeout,))
+    if minimum <= HEARTBEATS_MIN * config.raft.heartbeat_ns:
         yield Finding(
-            f"raft.election_timeout: its least, {format_duration(least)}, must be more than"
+            f"raft.election_timeout: the first value, {format_duration(minimum)}, must be more than"
             f" {HEARTBEATS_MIN} heartbeats of {format_duration(config.raft.heartbeat_ns)}",
             (timeout, heartbeat),
         )
 
 
 def _directories(config: Config) -> Iterator[Finding]:
-    """Two nodes of one machine may not write to the same place."""
+    """Check that nodes on the same host have different directories and log files."""
     hosts = Counter((node.peer or node.client).host for node in config.cluster.nodes.values())
     shared = [host for host, count in hosts.items() if count > 1]
-    for path, place in ((("store", "dir"), config.store.dir), (("logging", "file"), config.logging.file)):
-        if shared and place is not None and "{node}" not in str(place):
+    for path, location in ((("store", "dir"), config.store.dir), (("logging", "file"), config.logging.file)):
+        if shared and location is not None and "{node}" not in str(location):
             yield Finding(
-                f"{'.'.join(path)}: the nodes on {shared[0]} would share it; put {{node}} into the path",
+                f"{'.'.join(path)}: the nodes on {shared[0]} would share it; add {{node}} to the path",
                 (path,),
             )
 
@@ -324,50 +331,50 @@ def _memory(config: Config) -> Iterator[Finding]:
     cluster = config.cluster
     if config.store.store == "memory" and (len(cluster.nodes) > 1 or cluster.bootstrap or cluster.join):
         yield Finding(
-            "store.store: memory is for a node alone: a node of a cluster that forgot what it acknowledged"
-            " would break the others' promises",
+            "store.store: memory is only for a single node: after a restart, a node of a cluster must still"
+            " have what it acknowledged",
             (("store", "store"), ("cluster", "nodes")),
         )
 
 
 def _nats_server(config: Config) -> Iterator[Finding]:
-    """Clients connect to an external NATS server (R29): settings of connections to this node mean nothing."""
+    """Check ``streaming.nats_server``: clients connect to an external NATS server (R29)."""
     server, section = config.streaming.nats_server, ("streaming", "nats_server")
     if server is None:
         return
     if not server.urls:
         yield Finding(
-            "streaming.nats_server.urls: missing: where is the server?", (section, (*section, "urls"))
+            "streaming.nats_server.urls: missing: the URLs of the NATS server", (section, (*section, "urls"))
         )
     if (server.user is None) != (server.password is None):
-        there, missing = ("password", "user") if server.user is None else ("user", "password")
+        given, missing = ("password", "user") if server.user is None else ("user", "password")
         yield Finding(
-            f"streaming.nats_server.{there}: has no effect without {missing}",
-            ((*section, there), (*section, missing)),
+            f"streaming.nats_server.{given}: has no effect without {missing}",
+            ((*section, given), (*section, missing)),
         )
     if server.token is not None and server.user is not None:
         yield Finding(
-            "streaming.nats_server.token: give either it or user and password",
+            "streaming.nats_server.token: use either token or user and password",
             ((*section, "token"), (*section, "user")),
         )
     if server.tls is not None and (server.tls.cert is None) != (server.tls.key is None):
-        there, missing = ("key", "cert") if server.tls.cert is None else ("cert", "key")
+        given, missing = ("key", "cert") if server.tls.cert is None else ("cert", "key")
         yield Finding(
-            f"streaming.nats_server.tls.{there}: has no effect without {missing}",
-            ((*section, "tls", there), (*section, "tls", missing)),
+            f"streaming.nats_server.tls.{given}: has no effect without {missing}",
+            ((*section, "tls", given), (*section, "tls", missing)),
         )
     cluster = config.cluster
     is_alone = len(cluster.nodes) == 1 and not (cluster.bootstrap or cluster.join)
-    if cluster.routes is not None and is_alone:  # else members are found on them
+    if cluster.routes is not None and is_alone:  # in a cluster, members find each other on the routes
         yield Finding(
-            "cluster.routes: have no effect with streaming.nats_server: that server has routes of its own",
+            "cluster.routes: has no effect with streaming.nats_server: the NATS server has its own routes",
             (("cluster", "routes"), section),
         )
     clients = config.clients
-    for key, given in (("users", clients.users), ("user", clients.user), ("token", clients.token)):
-        if given:
+    for key, value in (("users", clients.users), ("user", clients.user), ("token", clients.token)):
+        if value:
             yield Finding(
-                f"clients.{key}: has no effect with streaming.nats_server: that server lets clients in",
+                f"clients.{key}: has no effect with streaming.nats_server: the NATS server checks clients",
                 (("clients", key), section),
             )
 
@@ -378,7 +385,7 @@ def _encryption(config: Config) -> Iterator[Finding]:
         return
     if encryption.key is None:
         yield Finding(
-            "store.encryption: encryption key required: give key_env or key_file",
+            "store.encryption: encryption key required: add key_env or key_file",
             (section, (*section, "key")),
         )
     if config.store.store == "memory":
@@ -393,10 +400,10 @@ def _limits(config: Config) -> Iterator[Finding]:
         if not valid_subject(pattern.encode()) or not valid_channel(".".join(tokens)):
             yield Finding(f'limits.channels: invalid channel name "{pattern}"', ((*section, pattern),))
         literal += not has_wildcard(pattern.encode())
-    most = config.limits.max_channels
-    if 0 < most < literal:
+    channels_max = config.limits.max_channels
+    if 0 < channels_max < literal:
         yield Finding(
-            f"limits.channels: {literal} channels are named, but limits.max_channels is {most}",
+            f"limits.channels: {literal} channels are named, but limits.max_channels is {channels_max}",
             (section, ("limits", "max_channels")),
         )
 
@@ -410,13 +417,14 @@ def _credentials(config: Config) -> Iterator[Finding]:
     ]
     if len(modes) > 1:
         yield Finding(
-            f"clients.{modes[1]}: give only one of users, user and token",
+            f"clients.{modes[1]}: use only one of users, user and token",
             tuple(("clients", mode) for mode in modes[::-1]),
         )
     if (clients.user is None) != (clients.password is None):
-        there, missing = ("password", "user") if clients.user is None else ("user", "password")
+        given_key, missing = ("password", "user") if clients.user is None else ("user", "password")
         yield Finding(
-            f"clients.{there}: has no effect without {missing}", (("clients", there), ("clients", missing))
+            f"clients.{given_key}: has no effect without {missing}",
+            (("clients", given_key), ("clients", missing)),
         )
     seen: set[str] = set()
     for number, user in enumerate(clients.users):
@@ -430,10 +438,10 @@ def _credentials(config: Config) -> Iterator[Finding]:
                 for at, pattern in enumerate(patterns):
                     path = ("clients", "users", str(number), "permissions", verb, key, str(at))
                     if not valid_subject(pattern.encode()):
-                        yield Finding(f"{'.'.join(path[:-1])}: {pattern!r} is no valid subject", (path,))
+                        yield Finding(f"{'.'.join(path[:-1])}: {pattern!r} is not a valid subject", (path,))
     if clients.no_auth_user is not None and clients.no_auth_user not in seen:
         yield Finding(
-            f"clients.no_auth_user: there is no user {clients.no_auth_user} in clients.users",
+            f"clients.no_auth_user: clients.users has no user {clients.no_auth_user}",
             (("clients", "no_auth_user"), ("clients", "users")),
         )
 
@@ -448,12 +456,12 @@ def _clients(config: Config) -> Iterator[Finding]:
     clients = config.clients
     if clients.max_pending < clients.max_payload:
         yield Finding(
-            "clients.max_pending: less than max_payload: the largest message could never be delivered",
+            "clients.max_pending: less than max_payload: the largest message could not be delivered",
             (("clients", "max_pending"), ("clients", "max_payload")),
         )
     if clients.lame_duck_grace_period_ns >= clients.lame_duck_duration_ns:
         yield Finding(
-            "clients.lame_duck_grace_period: must be shorter than lame_duck_duration, of which it is a part",
+            "clients.lame_duck_grace_period: must be shorter than lame_duck_duration, which includes it",
             (("clients", "lame_duck_grace_period"), ("clients", "lame_duck_duration")),
         )
 
@@ -477,7 +485,7 @@ def _monitoring(config: Config) -> Iterator[Finding]:
             path = ("cluster", "nodes", name, "http")
             yield Finding(
                 f"{'.'.join(path)}: {node.http} is not on the loopback; set monitoring.token (token_env,"
-                " token_file), monitoring.figures_open: true to let everyone read figures, or"
-                " monitoring.open: true to let everyone read all",
+                " token_file), monitoring.figures_open: true to let everyone read statistics, or"
+                " monitoring.open: true to let everyone read all pages",
                 (path, ("monitoring", "token"), ("monitoring", "open")),
             )

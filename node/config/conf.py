@@ -1,4 +1,4 @@
-"""The NATS configuration language (``.conf``), read into the same tree as YAML.
+"""Parser of the NATS configuration language (``.conf``); builds the same tree as YAML.
 
 ::
 
@@ -8,11 +8,11 @@
     authorization { users = [ {user: ann, password: $ANN_PASSWORD} ] }  // from the environment
     include "more.conf"
 
-A ``$NAME`` is a key given earlier, in this map or one around it, else an environment variable. A bare
-word ends at white space or where the map or list does. ``1k`` is 1000, ``1KB`` and ``1KiB`` are 1024. A
-key given twice counts as given last, so that a file can include another and override it.
+``$NAME`` is the value of an earlier key, in this map or an enclosing one, else of an environment variable.
+An unquoted word ends at white space or at the end of its map or list. ``1k`` is 1000, ``1KB`` and ``1KiB``
+are 1024. If a key is given twice, the last one counts: a file can include another and override it.
 
-Bounds: `FILE_SIZE_MAX` for all files together, `DEPTH_MAX` maps in maps, `INCLUDES_MAX` files in files.
+Bounds: `FILE_SIZE_MAX` bytes in all files together, `DEPTH_MAX` nested maps, `INCLUDES_MAX` nested includes.
 
 Source: nats-server, ``conf/lex.go`` and ``conf/parse.go``.
 """
@@ -55,22 +55,22 @@ _BCRYPT = re.compile(r"\$2[abxy]\$")
 
 
 class Conf(NamedTuple):
-    """What a file says."""
+    """The content of a file."""
 
     tree: Mapping
     variables: frozenset[str]
-    """Places of keys that are used as variables further down: they need no other meaning."""
+    """Places of keys that are used as variables: they may have names that are no options."""
 
 
 def read_conf(path: str | Path, environ: AbstractMapping[str, str] | None = None) -> Conf:
-    """The map that a configuration file is.
+    """Parse a configuration file into a map.
 
     Args:
-        path: of the file; its includes are relative to its directory.
-        environ: for ``$NAME``; ``os.environ`` by default.
+        path: path of the file; includes are relative to its directory.
+        environ: values of ``$NAME``; ``os.environ`` by default.
 
     Raises:
-        ConfigError: it can't be read, or it isn't in the language; file, line and column say where.
+        ConfigError: the file can't be read or has a syntax error; the text has file, line and column.
     """
     files = _Files(os.environ if environ is None else environ)
     tree = files.read(str(path), [])
@@ -78,7 +78,7 @@ def read_conf(path: str | Path, environ: AbstractMapping[str, str] | None = None
 
 
 class _Files:
-    """A file and everything it includes."""
+    """A file and all files it includes."""
 
     def __init__(self, environ: AbstractMapping[str, str]) -> None:
         self.environ = environ
@@ -88,7 +88,7 @@ class _Files:
 
     def read(self, path: str, scopes: list[Mapping]) -> Mapping:
         if len(self._open) == INCLUDES_MAX:
-            raise ConfigError([f"{path}: included by files that are included, {INCLUDES_MAX} deep"])
+            raise ConfigError([f"{path}: more than {INCLUDES_MAX} nested includes"])
         self._open.append(path)
         text = self._text(path)
         mapping = Mapping(f"{path}:1:1")
@@ -102,18 +102,18 @@ class _Files:
                 data = file.read(self._bytes_left + 1)
             self._bytes_left -= len(data)
             if self._bytes_left < 0:
-                raise ConfigError([f"{path}: longer than {FILE_SIZE_MAX} bytes, with what it includes"])
+                raise ConfigError([f"{path}: longer than {FILE_SIZE_MAX} bytes, including its includes"])
             return data.decode()
         except OSError as error:
             raise ConfigError([f"{path}: can't be read: {error.strerror}"]) from error
         except UnicodeDecodeError as error:
             raise ConfigError([f"{path}: not UTF-8 text: byte {error.start}"]) from error
-        except ValueError as error:  # a name that no file can have, with a NUL in it
+        except ValueError as error:  # an impossible file name: it contains NUL
             raise ConfigError([f"{path!r}: can't be read: {error}"]) from error
 
 
 class _Parser:
-    """One text. ``scopes`` are the maps around the place that is read, outermost first."""
+    """Parser of one text. ``scopes`` are the maps around the current position, outermost first."""
 
     def __init__(self, files: _Files, text: str, name: str, scopes: list[Mapping]) -> None:
         self._files = files
@@ -124,7 +124,7 @@ class _Parser:
         self._lines = [0, *(found.end() for found in re.finditer("\n", text))]
 
     def file(self, mapping: Mapping) -> None:
-        """Everything, into ``mapping``. Braces around it all make it JSON."""
+        """Parse the whole file into ``mapping``. It may have braces around it, as JSON has."""
         self._fill()
         if self._peek() == "{":
             self._at += 1
@@ -136,7 +136,7 @@ class _Parser:
             self._fail(f"expected the end of the file, not {self._peek()!r}")
 
     def only_value(self) -> Tree:
-        """The text of a variable: one value."""
+        """Parse the text of a variable: one value."""
         value = self._value()
         if self._text[self._at :].strip():
             self._fail("expected one value")
@@ -152,7 +152,7 @@ class _Parser:
                 self._at += len(end)
                 return
             if not char:
-                self._fail(f"{end!r} is missing; the map begins at {mapping.place}")
+                self._fail(f"{end!r} is missing; the map starts at {mapping.place}")
             self._entry(mapping)
 
     def _entry(self, mapping: Mapping) -> None:
@@ -186,7 +186,7 @@ class _Parser:
         place = self._place()
         name = self._quoted(char) if char in ('"', "'") else self._take(_WORD)
         if not name:
-            self._fail("include: expected the name of a file")
+            self._fail("include: expected a file name")
         path = os.path.normpath(Path(self._name).parent / name)
         try:
             included = self._files.read(path, self._scopes)
@@ -204,7 +204,7 @@ class _Parser:
                 self._at += 1
                 return items
             if not self._peek():
-                self._fail(f"']' is missing; the list begins at {items.place}")
+                self._fail(f"']' is missing; the list starts at {items.place}")
             items.values.append(self._value())
 
     # --- values -----------------------------------------------------------------------------------
@@ -214,7 +214,7 @@ class _Parser:
         place = self._place()
         if char in ("{", "["):
             if len(self._scopes) > DEPTH_MAX:
-                self._fail(f"more than {DEPTH_MAX} maps and lists in one another")
+                self._fail(f"more than {DEPTH_MAX} nested maps and lists")
             mapping = Mapping(place)
             self._scopes.append(mapping)
             if char == "{":
@@ -257,7 +257,7 @@ class _Parser:
             end = self._text.find("'", self._at)
             if end < 0:
                 self._at -= 1
-                self._fail("this quotation mark is never closed")
+                self._fail("missing closing quotation mark")
             start, self._at = self._at, end + 1
             return self._text[start:end]
         opened = self._at - 1
@@ -267,7 +267,7 @@ class _Parser:
             char = self._peek()
             if not char:
                 self._at = opened
-                self._fail("this quotation mark is never closed")
+                self._fail("missing closing quotation mark")
             self._at += 1
             if char == '"':
                 return "".join(parts)
@@ -281,13 +281,13 @@ class _Parser:
             return chr(int(found[0], 16))
         if char not in _ESCAPES:
             self._at -= 2
-            self._fail(r"unknown escape; known: \n, \t, \r, \", \\, \xAB")
+            self._fail(r"unknown escape; expected \n, \t, \r, \", \\ or \xAB")
         return _ESCAPES[char]
 
     def _block(self) -> str:
         found = _BLOCK_END.search(self._text, self._at)
         if found is None:
-            self._fail("expected ) at the beginning of a line, to end this block of text")
+            self._fail("expected ) at the start of a line, the end of this text block")
         start, self._at = self._at + 1, found.end()
         return self._text[start : found.start()].strip()
 
@@ -298,12 +298,11 @@ class _Parser:
                 return scope.values[name]
         text = self._files.environ.get(name)
         if text is None:
-            raise ConfigError(
-                [f"{place}: ${name}: neither a key above this line nor an environment variable"]
-            )
+            raise ConfigError([f"{place}: ${name} is neither an earlier key nor an environment variable"])
         if text[:1] not in ("{", "[", '"', "'"):
-            return Scalar(f"{place} (environment variable {name})", "word", text)  # typed by what it is for
-        # No variables within it: it could name itself.
+            # The option decides the type of the text.
+            return Scalar(f"{place} (environment variable {name})", "word", text)
+        # No variables inside: the variable could refer to itself.
         return _Parser(_Files({}), text, f"environment variable {name}", []).only_value()
 
     # --- text -------------------------------------------------------------------------------------
@@ -319,7 +318,7 @@ class _Parser:
         return found[0]
 
     def _fill(self) -> None:
-        """Pass over white space, comments, and whatever separates entries."""
+        """Skip white space, comments and separators."""
         self._take(_FILLING)
 
     def _place(self) -> str:

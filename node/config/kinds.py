@@ -1,7 +1,7 @@
-"""What an option may hold: stated beside its field in `model`, enforced by `load`.
+"""Kinds of values: an option's kind is declared beside its field in `model` and enforced by `load`.
 
-A kind hangs on a field's annotation: ``heartbeat_ns: Annotated[int, Duration(minimum=MILLISECOND)]``.
-It reads one word, and its ``expected`` completes the sentence "expected …" for whoever mistyped it.
+The kind is part of the field's annotation: ``heartbeat_ns: Annotated[int, Duration(minimum=MILLISECOND)]``.
+It parses one word; ``expected`` completes the error text "expected …".
 """
 
 from __future__ import annotations
@@ -25,23 +25,23 @@ _INTEGER = re.compile(r"[+-]?\d+(_\d+)*")
 
 
 class Kind(Protocol):
-    """Reads one word of a configuration."""
+    """Parser of one word of a configuration."""
 
     @property
     def takes(self) -> frozenset[str]:
-        """The YAML types whose text makes sense to it (`tree.Scalar.type`)."""
+        """The YAML types that this kind accepts (`tree.Scalar.type`)."""
         ...
 
     @property
     def expected(self) -> str:
-        """What it wants, to follow "expected"."""
+        """A valid value, described for an error text after "expected"."""
         ...
 
     def read(self, text: str) -> object:
-        """The value in ``text``.
+        """Parse ``text``.
 
         Raises:
-            ValueError: not such a value; the text says what is wrong with it.
+            ValueError: the text is invalid; the error says why.
         """
         ...
 
@@ -50,9 +50,9 @@ class Kind(Protocol):
 class _Bounded:
     minimum: int = 0
     maximum: int = 0
-    """0: as much as the type holds."""
+    """0: the maximum of the type."""
     negative: str = ""
-    """The reference server's own words for a negative limit, without the number in brackets."""
+    """The reference server's error text for a negative limit, without the number in brackets."""
 
     def _checked(self, value: int, show: Callable[[int], str], largest: int) -> int:
         maximum = self.maximum or largest
@@ -94,7 +94,7 @@ class Size(_Bounded):
 
 
 class Duration(_Bounded):
-    """A time, read into nanoseconds. A bare number has no unit and is refused, 0 excepted."""
+    """A duration, parsed into nanoseconds. A number without a unit is refused, except 0."""
 
     __slots__ = ()
 
@@ -106,7 +106,7 @@ class Duration(_Bounded):
 
 
 class Flag:
-    """Yes or no."""
+    """``true`` or ``false``."""
 
     __slots__ = ()
 
@@ -121,7 +121,7 @@ class Flag:
 
 @dataclass(frozen=True, slots=True)
 class Text:
-    """Any text that ``pattern`` matches as a whole."""
+    """A text that ``pattern`` matches completely."""
 
     pattern: str = r"[^\x00-\x1f\x7f]+"
     means: str = "text"
@@ -140,7 +140,7 @@ class Text:
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """One of a few words."""
+    """One of several words."""
 
     words: tuple[str, ...]
 
@@ -157,7 +157,7 @@ class Choice:
 
 
 class HostPort:
-    """An address with its port."""
+    """A host and a port."""
 
     __slots__ = ()
 
@@ -169,7 +169,7 @@ class HostPort:
 
 
 class NatsURL:
-    """A NATS server's address, perhaps with credentials: what is wrong with it is said without showing it."""
+    """A NATS server's URL, possibly with credentials. Error texts do not show them."""
 
     __slots__ = ()
 
@@ -181,7 +181,7 @@ class NatsURL:
 
 
 class FilePath:
-    """A path; a relative one starts at the configuration file's directory. ``{node}`` is the node's name."""
+    """A path, relative to the configuration file's directory. ``{node}`` is replaced by the node's name."""
 
     __slots__ = ()
 
@@ -193,27 +193,27 @@ class FilePath:
             raise ValueError("expected a path")
         for placeholder in re.findall(r"\{[^{}]*\}", text):
             if placeholder != "{node}":
-                raise ValueError(f"unknown placeholder {placeholder}; only {{node}} is known")
+                raise ValueError(f"unknown placeholder {placeholder}; only {{node}} is allowed")
         return text
 
 
 @dataclass(frozen=True, slots=True)
 class Words:
-    """A list of words of one kind."""
+    """A list of words of the same kind."""
 
     of: Text | NatsURL | HostPort
 
 
 @dataclass(frozen=True, slots=True)
 class Range:
-    """Two words in a list, the smaller first."""
+    """A list of two words, the smaller one first."""
 
     of: Duration
 
 
 @dataclass(frozen=True, slots=True)
 class Confidential:
-    """A secret: given as itself, or by the name of a variable (``…_env``) or a file (``…_file``)."""
+    """A secret: its text, or the name of an environment variable (``…_env``) or a file (``…_file``)."""
 
     direct: bool = True
-    """Whether it may stand in the file itself."""
+    """Whether the text may be in the configuration file itself."""

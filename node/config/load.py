@@ -1,9 +1,8 @@
-"""A configuration file, the environment and flags, read into a `Config`.
+"""Read a configuration file, environment variables and flags into a `Config`.
 
-Every mistake is found in one go, and each says where it stands (file, line and column, or the
-variable or flag), what is wrong and what was expected. Nothing is guessed and nothing is ignored:
-unknown keys, keys given twice and options without an effect are mistakes. No complaint shows the
-content of a secret.
+All mistakes are reported at once. Each error text has the place (file, line and column, or the variable or
+flag), the mistake and the expected value. Unknown keys, duplicate keys and options without an effect are
+mistakes. Error texts never contain a secret.
 """
 
 from __future__ import annotations
@@ -34,7 +33,7 @@ _BLANKS: dict[str, object] = {
     "password": Secret("text", ""),
     "key": Secret("text", ""),
 }
-"""What stands in for a required option that is missing or wrong, until everything has been read."""
+"""Placeholders of required options that are missing or invalid, until everything has been read."""
 
 
 def load(
@@ -44,17 +43,17 @@ def load(
     overrides: Iterable[str] = (),
     environ: AbstractMapping[str, str] | None = None,
 ) -> Config:
-    """The configuration in the file at ``path``.
+    """Return the configuration in the file at ``path``.
 
     Args:
         path: a YAML file; relative paths in it start at its directory.
-        node: the node that reads it, for which ``{node}`` is replaced and secrets and
-            certificates must be there. None: for the cluster as a whole, from any machine.
-        overrides: ``section.key=value``, which beat the environment.
+        node: the node that reads it: ``{node}`` is replaced, and the node's secrets and certificates must
+            exist. None: read it for the whole cluster, on any machine.
+        overrides: ``section.key=value``; they take precedence over the environment.
         environ: the environment, ``os.environ`` by default.
 
     Raises:
-        ConfigError: with every mistake there is.
+        ConfigError: with all mistakes.
     """
     path = Path(path)
     parsed = parse(_read(path), str(path))
@@ -81,17 +80,17 @@ def load(
 def read_tree(
     tree: Mapping, directory: Path, *, node: str, start: str, complete: Callable[[Config], Config]
 ) -> Config:
-    """The configuration of one node that somebody has made a tree of.
+    """Return the configuration of one node from a prepared tree.
 
     Args:
-        tree: it.
-        directory: where relative paths begin.
-        node: the node.
-        start: how to call the place of what is missing.
-        complete: adds what no tree can hold, before it is all looked at together.
+        tree: the configuration.
+        directory: the base of relative paths.
+        node: the node's name.
+        start: the place shown in errors about missing options.
+        complete: adds values that the tree can't hold, before the checks.
 
     Raises:
-        ConfigError: with every mistake there is.
+        ConfigError: with all mistakes.
     """
     reader = _Reader(directory, [])
     config = complete(reader.section(tree, Config, ())).for_node(node)
@@ -116,26 +115,26 @@ def _read(path: Path) -> str:
 
 
 def _in_order(problem: str) -> tuple[int, int]:
-    """Line and column of a problem: they are listed in the order in which one reads the file."""
+    """Return line and column of a problem, to sort problems by their place in the file."""
     found = re.match(r".*?:(\d+):(\d+): ", problem)
     return (int(found[1]), int(found[2])) if found else (0, 0)
 
 
 @dataclass(slots=True)
 class _Reader:
-    """Turns a tree into dataclasses, noting where everything stands and what is wrong."""
+    """Converts a tree into dataclasses; records the places of options and all mistakes."""
 
     directory: Path
     problems: list[str]
     places: dict[checks.Path, str] = field(default_factory=dict)
     bad: set[checks.Path] = field(default_factory=set)
 
-    def complain(self, path: checks.Path, place: str, text: str) -> None:
+    def fail(self, path: checks.Path, place: str, text: str) -> None:
         self.bad.add(path)
         self.problems.append(f"{place}: {text}")
 
     def report(self, finding: checks.Finding, start: str) -> None:
-        """Note what a check found, unless what it looked at was wrong already."""
+        """Add a finding of a check, unless one of its options already has an error."""
         if any(path[: len(bad)] == bad for path in finding.paths for bad in self.bad):
             return
         path = finding.paths[0]
@@ -143,52 +142,48 @@ class _Reader:
         self.problems.append(f"{at}: {finding.text}")
 
     def section(self, tree: Tree, of: type[T], path: checks.Path) -> T:
-        """The fields of ``of``, from a mapping. What is missing has its default."""
+        """Build ``of`` from a mapping. Missing options get their defaults."""
         if isinstance(tree, Scalar) and tree.type == "null":
-            tree = Mapping(tree.place)  # a section with all its lines commented out
+            tree = Mapping(tree.place)  # a section whose lines are all commented out
         values: dict[str, object] = {}
         if isinstance(tree, Mapping):
             self._refuse_unknown(tree, of, path)
             for option in options(of):
                 values.update(self._option(tree, option, path))
         else:
-            wanted = ", ".join(option.keys[0] for option in options(of))
-            self.complain(
-                path, tree.place, f"{_name(path)}: expected a mapping of {wanted}, not {describe(tree)}"
-            )
+            keys = ", ".join(option.keys[0] for option in options(of))
+            self.fail(path, tree.place, f"{_name(path)}: expected a mapping of {keys}, not {describe(tree)}")
             values.update({o.field: _BLANKS[o.field] for o in options(of) if o.required})
         return of(**values)
 
     def _refuse_unknown(self, tree: Mapping, of: type[Any], path: checks.Path) -> None:
-        known = [key for option in options(of) for key in option.keys]
+        valid = [key for option in options(of) for key in option.keys]
         for key, place in tree.key_places.items():
-            if key in known or key not in tree.values:
+            if key in valid or key not in tree.values:
                 continue
             name = _name((*path, key))
             reason = NOT_YET.get(_generic((*path, key)))
             if reason is not None:
-                text = f"{name}: this release does not have {reason} yet; remove the key"
+                text = f"{name}: this release does not support {reason}; remove the key"
             else:
                 where = f" in {_name(path)}" if path else ""
-                known_keys = hint(key, known) or f"; known: {', '.join(known)}"
-                text = f"unknown key {key}{where}{known_keys}"
-            self.complain((*path, key), place, text)
+                valid_keys = hint(key, valid) or f"; expected one of {', '.join(valid)}"
+                text = f"unknown key {key}{where}{valid_keys}"
+            self.fail((*path, key), place, text)
 
     def _option(self, tree: Mapping, option: Option, path: checks.Path) -> dict[str, object]:
-        """``{field: value}``, or nothing where the default holds."""
+        """Return ``{field: value}``, or an empty dict if the default applies."""
         path = (*path, option.key)
         given = [key for key in option.keys if key in tree.values]
         for key in given:
             self.places[path] = tree.values[key].place
         if not given:
             if option.required:
-                self.complain(path, tree.place, f"{_name(path)}: missing")
+                self.fail(path, tree.place, f"{_name(path)}: missing")
                 return {option.field: _BLANKS[option.field]}
             return {}
         if len(given) > 1:
-            self.complain(
-                path, tree.key_places[given[1]], f"{_name(path)}: give only one of {', '.join(given)}"
-            )
+            self.fail(path, tree.key_places[given[1]], f"{_name(path)}: use only one of {', '.join(given)}")
         value = self._value(tree.values[given[0]], option, given[0], path)
         if value is not None:
             return {option.field: value}
@@ -220,15 +215,15 @@ class _Reader:
                 if isinstance(tree, Scalar) and tree.type != "null" and "text" in kind.takes
                 else ""
             )
-            self.complain(path, tree.place, f"{name}: expected {kind.expected}{quoted}, not {describe(tree)}")
+            self.fail(path, tree.place, f"{name}: expected {kind.expected}{quoted}, not {describe(tree)}")
             return None
         try:
             value = kind.read(tree.text)
         except ValueError as error:
-            self.complain(
+            self.fail(
                 path,
                 tree.place,
-                f"{name}: {error}, not {tree.text!r}" if _short(error) else f"{name}: {error}",
+                f"{name}: {error}, not {tree.text!r}" if _lacks_value(error) else f"{name}: {error}",
             )
             return None
         return self._path(str(value)) if isinstance(kind, FilePath) else value
@@ -239,16 +234,16 @@ class _Reader:
     def _pair(self, tree: Tree, kind: Kind, path: checks.Path) -> object | None:
         if not isinstance(tree, Items) or len(tree.values) != 2:
             found = f"a list of {len(tree.values)}" if isinstance(tree, Items) else describe(tree)
-            self.complain(
-                path, tree.place, f"{_name(path)}: expected a list of two, [least, most], not {found}"
+            self.fail(
+                path, tree.place, f"{_name(path)}: expected a list of two, [minimum, maximum], not {found}"
             )
             return None
-        least, most = (self._word(value, kind, path) for value in tree.values)
-        return None if least is None or most is None else (least, most)
+        minimum, maximum = (self._word(value, kind, path) for value in tree.values)
+        return None if minimum is None or maximum is None else (minimum, maximum)
 
     def _words(self, tree: Tree, kind: Kind, path: checks.Path) -> object | None:
         if not isinstance(tree, Items):
-            self.complain(path, tree.place, f"{_name(path)}: expected a list, not {describe(tree)}")
+            self.fail(path, tree.place, f"{_name(path)}: expected a list, not {describe(tree)}")
             return None
         words = []
         for number, child in enumerate(tree.values):
@@ -258,8 +253,8 @@ class _Reader:
 
     def _secret(self, tree: Tree, key: str, stem: str, path: checks.Path) -> Secret | None:
         if not isinstance(tree, Scalar) or tree.type not in ("text", "word") or not tree.text:
-            # Never the content: a secret that looks like a number is still one.
-            self.complain(
+            # Never show the content: a secret that looks like a number is a secret.
+            self.fail(
                 path,
                 tree.place,
                 f"{_name((*path[:-1], key))}: expected text (in quotes), not {describe(tree)}",
@@ -275,7 +270,7 @@ class _Reader:
         if isinstance(tree, Scalar) and tree.type == "null":
             return None
         if not isinstance(tree, Mapping):
-            self.complain(path, tree.place, f"{_name(path)}: expected a mapping, not {describe(tree)}")
+            self.fail(path, tree.place, f"{_name(path)}: expected a mapping, not {describe(tree)}")
             return None
         found = {}
         for name, child in tree.values.items():
@@ -285,7 +280,7 @@ class _Reader:
 
     def _several(self, tree: Tree, of: type[Any], path: checks.Path) -> object | None:
         if not isinstance(tree, Items):
-            self.complain(path, tree.place, f"{_name(path)}: expected a list, not {describe(tree)}")
+            self.fail(path, tree.place, f"{_name(path)}: expected a list, not {describe(tree)}")
             return None
         found = []
         for number, child in enumerate(tree.values):
@@ -294,8 +289,8 @@ class _Reader:
         return tuple(found)
 
 
-def _short(error: ValueError) -> bool:
-    """Whether a kind's complaint says only what it expected, so that what it got is worth adding."""
+def _lacks_value(error: ValueError) -> bool:
+    """Return whether the error text says only what was expected, without the value."""
     return str(error).startswith("expected ") and ", not " not in str(error)
 
 
@@ -304,7 +299,7 @@ def _name(path: checks.Path) -> str:
 
 
 def _generic(path: checks.Path) -> str:
-    """The path as `model.NOT_YET` has it: without the names of a mapping's or list's entries."""
+    """Return the path as `model.NOT_YET` has it: without the names of entries in mappings and lists."""
     if path[:2] in (("cluster", "nodes"), ("limits", "channels"), ("clients", "users")):
         return ".".join((*path[:2], *path[3:]))
     return ".".join(path)

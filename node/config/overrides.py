@@ -1,13 +1,13 @@
-"""Environment variables and ``--set`` flags, as branches put into the file's tree.
+"""Put environment variables and ``--set`` flags into the configuration tree.
 
-``STANCHION_RAFT_HEARTBEAT=50ms`` and ``--set raft.heartbeat=50ms`` are the same as that line in the
-file. A flag beats a variable, a variable beats the file. What follows the ``=`` is one word where
-the option holds one, taken as it is; else YAML, so ``--set 'raft.election_timeout=[1s, 2s]'``.
+``STANCHION_RAFT_HEARTBEAT=50ms`` and ``--set raft.heartbeat=50ms`` equal that line in the file. A flag
+overrides a variable, a variable overrides the file. The value is one word if the option is a scalar, taken
+literally; else it is YAML: ``--set 'raft.election_timeout=[1s, 2s]'``.
 
-A variable whose name starts with no section's is somebody else's: container platforms make
-``STANCHION_PORT`` out of a service's name. Those that Kubernetes makes of a service called like a
-section (``stanchion-monitoring``: ``STANCHION_MONITORING_PORT=tcp://10.0.0.7:8222``) are ignored, with a
-warning on the log.
+Variables whose name does not start with a section's name are ignored without a warning: container platforms
+create ``STANCHION_PORT`` for a service called stanchion. Variables that Kubernetes creates for a service
+named like a section (``stanchion-monitoring``: ``STANCHION_MONITORING_PORT=tcp://10.0.0.7:8222``) are ignored
+with a warning.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ PREFIX = "STANCHION_"
 _SERVICE = re.compile(
     r"_SERVICE_HOST|_SERVICE_PORT(_[A-Z0-9_]+)?|_PORT(_\d{1,5}_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)?"
 )
-"""How the names of variables end that Kubernetes makes of a service.
+"""Suffixes of the variables that Kubernetes creates for a service.
 
 Source: Kubernetes documentation, "Service", environment variables."""
 _URL = re.compile(r"(tcp|udp|sctp)://")
@@ -36,7 +36,7 @@ _STEP = re.compile(r'(?:"([^"]*)"|([^."=\s]+))(\.|=)')
 
 
 def apply_environment(tree: Mapping, environ: AbstractMapping[str, str]) -> list[str]:
-    """Put every ``STANCHION_…`` variable that names an option into ``tree``; list the mistakes."""
+    """Put every ``STANCHION_…`` variable that names an option into ``tree``; return the mistakes."""
     problems = []
     names = dict(_variables(Config, tree))
     secrets = set(_secret_variables(tree))
@@ -52,10 +52,10 @@ def apply_environment(tree: Mapping, environ: AbstractMapping[str, str]) -> list
             continue
         place = f"environment variable {name}"
         if _is_of_a_service(name, environ):
-            log.warning("%s: ignored, because Kubernetes made it of a service's name", place)
+            log.warning("%s: ignored: Kubernetes created it for a service", place)
             continue
         if name not in names:
-            problems.append(f"{place}: no option is called that{hint(name, names)}")
+            problems.append(f"{place}: no such option{hint(name, names)}")
             continue
         path, shape = names[name]
         problems += _put(tree, path, shape, environ[name], place)
@@ -63,7 +63,7 @@ def apply_environment(tree: Mapping, environ: AbstractMapping[str, str]) -> list
 
 
 def _is_of_a_service(name: str, environ: AbstractMapping[str, str]) -> bool:
-    """Whether Kubernetes made the variable of a service: each service has ``<NAME>_PORT=tcp://…``."""
+    """Return whether Kubernetes created the variable: each service has a ``<NAME>_PORT=tcp://…``."""
     return any(
         _URL.match(environ.get(f"{name[: found.start()]}_PORT", ""))
         for found in _SERVICE.finditer(name)
@@ -72,7 +72,7 @@ def _is_of_a_service(name: str, environ: AbstractMapping[str, str]) -> bool:
 
 
 def _secret_variables(tree: Tree) -> Iterable[str]:
-    """The variables that the file itself reads secrets from: they aren't overrides."""
+    """Yield the variables that the file reads secrets from: they are not overrides."""
     if isinstance(tree, Mapping):
         for key, value in tree.values.items():
             if key.endswith("_env") and isinstance(value, Scalar):
@@ -86,7 +86,7 @@ def _secret_variables(tree: Tree) -> Iterable[str]:
 def _variables(
     of: type[Any], tree: Tree | None, variable: str = PREFIX, path: tuple[str, ...] = ()
 ) -> Iterable[tuple[str, tuple[tuple[str, ...], Shape]]]:
-    """Every variable that means something beside this file: its name, the path and what it holds."""
+    """Yield all variables that can override this file: name, path and shape of the option."""
     present = tree.values if isinstance(tree, Mapping) else {}
     for option in options(of):
         for key in option.keys:
@@ -103,7 +103,7 @@ def _variables(
 
 
 def apply_flags(tree: Mapping, flags: Iterable[str]) -> list[str]:
-    """Put every ``section.key=value`` into ``tree``; list the mistakes."""
+    """Put every ``section.key=value`` into ``tree``; return the mistakes."""
     problems = []
     for flag in flags:
         path, text = split_flag(flag)
@@ -111,13 +111,13 @@ def apply_flags(tree: Mapping, flags: Iterable[str]) -> list[str]:
             problems.append(f"--set {flag.partition('=')[0]}: expected section.key=value")
             continue
         place = f"--set {'.'.join(path)}"
-        # A path that leads nowhere is put there all the same: reading it finds the unknown key.
+        # An unknown path is inserted too: the reader then reports the unknown key.
         problems += _put(tree, path, _shape_at(path), text, place)
     return problems
 
 
 def split_flag(flag: str) -> tuple[tuple[str, ...], str]:
-    """The path and the text of ``a.b."c.d".e=text``; an empty path if it has no such form."""
+    """Split ``a.b."c.d".e=text`` into path and text. The path is empty if the form is wrong."""
     path: list[str] = []
     at = 0
     while step := _STEP.match(flag, at):
@@ -147,7 +147,7 @@ def _shape_at(path: tuple[str, ...]) -> Shape | None:
 
 
 def _put(tree: Mapping, path: tuple[str, ...], shape: Shape | None, text: str, place: str) -> list[str]:
-    """Replace what stands at ``path``, making the mappings on the way."""
+    """Replace the value at ``path``; create missing mappings on the way."""
     value: Tree | None
     if shape is None or isinstance(shape, Word | Hidden):
         value = Scalar(place, "word", text)
@@ -165,7 +165,7 @@ def _put(tree: Mapping, path: tuple[str, ...], shape: Shape | None, text: str, p
             below = Mapping(place)
             tree.put(key, place, below)
         tree = below
-    if isinstance(shape, Hidden):  # it replaces the secret however the file gave it
+    if isinstance(shape, Hidden):  # replace the secret, however the file gives it
         stem = last.removesuffix("_env").removesuffix("_file")
         for other in (stem, f"{stem}_env", f"{stem}_file"):
             tree.values.pop(other, None)
@@ -173,9 +173,9 @@ def _put(tree: Mapping, path: tuple[str, ...], shape: Shape | None, text: str, p
     return []
 
 
-def hint(word: str, known: Iterable[str]) -> str:
-    """``; did you mean …?`` with the closest of ``known``, or nothing if none is close."""
-    import difflib  # only for mistakes
+def hint(word: str, valid: Iterable[str]) -> str:
+    """Return ``; did you mean …?`` with the most similar word of ``valid``, or nothing if none is similar."""
+    import difflib  # only needed for mistakes
 
-    close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
+    close = difflib.get_close_matches(word, list(valid), n=1, cutoff=0.6)
     return f"; did you mean {close[0]}?" if close else ""

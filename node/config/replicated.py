@@ -1,7 +1,7 @@
-"""What of a configuration the cluster agrees on: proposed by its first leader, then part of the state.
+"""The settings of a configuration that are part of the replicated state.
 
-The names are those of the core's ``Settings``; a node compares its own with the cluster's at start,
-and warns where they differ (rule R23).
+The first leader proposes them. The names are those of the core's ``Settings``. At start a node compares its
+own settings with the cluster's and logs a warning if they differ (R23).
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from node.config.model import ChannelLimits, Config
 
 
 def settings(config: Config) -> dict[str, Any]:
-    """Plain values by the names of the core's settings, for a ``Configure`` command."""
+    """Return the settings of a ``Configure`` command, as plain values by name."""
     limits, streaming = config.limits, config.streaming
     return {
         "max_channels": limits.max_channels,
@@ -32,7 +32,7 @@ def settings(config: Config) -> dict[str, Any]:
 
 
 def _partial(limits: ChannelLimits) -> dict[str, int]:
-    """Only what was given: the rest is inherited from a wider pattern."""
+    """Return only the given limits: the others are inherited from a wider pattern."""
     named = {
         "max_msgs": limits.max_msgs,
         "max_bytes": limits.max_bytes,

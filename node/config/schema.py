@@ -1,4 +1,4 @@
-"""The model's dataclasses as a table of options: what `load` walks and the documentation must cover."""
+"""The options of the model's dataclasses as a table, for `load` and for the test of the documentation."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ class Word(NamedTuple):
 
 
 class Pair(NamedTuple):
-    """A list of two, the smaller first."""
+    """A list of two scalars, the smaller one first."""
 
     kind: Kind
 
 
 class WordList(NamedTuple):
-    """Any number of scalars."""
+    """A list of scalars."""
 
     kind: Kind
 
@@ -56,7 +56,7 @@ Shape: TypeAlias = Word | Pair | WordList | Hidden | Section | Named | Several
 
 
 class Option(NamedTuple):
-    """One field: its key in the file, and what that key holds."""
+    """One option: its key in the file, its field and the shape of its value."""
 
     key: str
     field: str
@@ -65,7 +65,7 @@ class Option(NamedTuple):
 
     @property
     def keys(self) -> list[str]:
-        """Every key it may be given by."""
+        """All keys that give this option."""
         match self.shape:
             case Hidden(direct=direct):
                 return ([self.key] if direct else []) + [f"{self.key}_env", f"{self.key}_file"]
@@ -74,7 +74,7 @@ class Option(NamedTuple):
 
 
 def options(of: type[Any]) -> tuple[Option, ...]:
-    """The options of a section, in the order of its fields."""
+    """Return the options of a section, in the order of its fields."""
     hints = get_type_hints(of, include_extras=True)
     return tuple(
         Option(
@@ -110,7 +110,7 @@ def _shape(hint: Any) -> Shape:
 
 
 def paths(of: type[Any], prefix: str = "") -> Iterator[tuple[str, Shape]]:
-    """Every key there is, as a path like ``cluster.nodes.*.client``, and what it holds."""
+    """Yield all keys, as paths like ``cluster.nodes.*.client``, with their shapes."""
     for option in options(of):
         for key in option.keys:
             yield prefix + key, option.shape

@@ -1,11 +1,10 @@
-"""A configuration as a tree of values that know where they stand.
+"""A configuration as a tree of values with their places.
 
-A file, an environment variable and a ``--set`` flag all become the same tree, so that an override
-is a branch put in place of another, and every later complaint can name its own place. Values stay
-text with the type that YAML saw; `load` decides what they should be.
+Files, environment variables and ``--set`` flags all become such trees. An override replaces a branch, and
+every error can name the place of its value. A value keeps its text and its YAML type; `load` converts it.
 
-Only composing is asked of PyYAML: no object is ever constructed from a tag. Anchors and aliases
-are refused, because a file of a few lines can use them to describe a tree of billions of nodes.
+Only PyYAML's composer is used: no object is constructed from a tag. Anchors and aliases are refused, because
+a few lines of them can describe a tree of billions of nodes.
 """
 
 from __future__ import annotations
@@ -18,15 +17,15 @@ if TYPE_CHECKING:
     import yaml
 
 FILE_SIZE_MAX = 1024 * 1024
-"""Bytes. A thousand times what a large cluster needs."""
+"""Bytes. 1,000 times the size of a large cluster's file."""
 
 DEPTH_MAX = 32
-"""Lists and mappings within one another: four times what is needed. PyYAML's time grows with the square."""
+"""Nested lists and mappings: four times what is needed. PyYAML's time grows with the square of the depth."""
 
 
 @dataclass(frozen=True, slots=True)
 class Scalar:
-    """One word: ``type`` is text, integer, decimal, boolean or null, as YAML 1.1 resolves it."""
+    """One word. ``type`` is text, integer, decimal, boolean or null, by the rules of YAML 1.1."""
 
     place: str
     type: str
@@ -41,7 +40,7 @@ class Items:
 
 @dataclass(frozen=True, slots=True)
 class Mapping:
-    """Keys to values; ``key_places`` says where each key itself stands."""
+    """Keys and values; ``key_places`` has the place of each key."""
 
     place: str
     values: dict[str, Tree] = field(default_factory=dict)
@@ -53,7 +52,7 @@ class Mapping:
 
 
 class _Mark(Protocol):
-    """Where the parser was, counted from 0."""
+    """A position of the parser, counted from 0."""
 
     @property
     def line(self) -> int: ...
@@ -78,21 +77,21 @@ _TYPES = {
 
 @dataclass(slots=True)
 class Parsed:
-    """What a text held, and every mistake in its form."""
+    """The result of parsing a text: its tree and its syntax errors."""
 
     tree: Tree | None
     problems: list[str]
 
 
 def parse(text: str, name: str, *, positions: bool = True) -> Parsed:
-    """The tree in a YAML ``text``.
+    """Parse a YAML text into a tree.
 
     Args:
-        text: one YAML document; an empty one gives no tree and no problem.
-        name: the file, variable or flag it comes from, as complaints shall name it.
-        positions: whether complaints name line and column too; a variable has just its name.
+        text: one YAML document; if it is empty, there is no tree and no problem.
+        name: the file, variable or flag, for error texts.
+        positions: whether error texts have line and column; a variable has only its name.
     """
-    import yaml  # only when there is YAML to read: the reference's command has other files
+    import yaml  # only if there is YAML: the Go server's files are not
 
     problems: list[str] = []
 
@@ -134,7 +133,7 @@ def parse(text: str, name: str, *, positions: bool = True) -> Parsed:
 
 
 def _refused(text: str) -> Iterator[tuple[_Mark | None, str]]:
-    """What a small text could make a large tree of, or a slow one. Ends where it is nested too deeply."""
+    """Yield constructs that are refused because they can make a huge or slow tree. Ends at `DEPTH_MAX`."""
     import yaml
 
     depth = 0
@@ -154,17 +153,18 @@ def _put(mapping: Mapping, key: yaml.Node, place: str, value: Tree, problems: li
     import yaml
 
     if not isinstance(key, yaml.ScalarNode):
-        problems.append(f"{place}: expected a key, a single word")
+        problems.append(f"{place}: expected a key that is a single word")
     elif key.value in mapping.values:
-        problems.append(
-            f"{place}: {key.value} is given twice; the first is at {mapping.key_places[key.value]}"
-        )
+        problems.append(f"{place}: {key.value} is given twice; first at {mapping.key_places[key.value]}")
     else:
         mapping.put(key.value, place, value)
 
 
 def describe(tree: Tree) -> str:
-    """What kind of thing ``tree`` is, for "expected a duration, not a mapping". Never its content."""
+    """Describe the type of ``tree`` for error texts such as "expected a duration, not a mapping".
+
+    The text never contains the value.
+    """
     if isinstance(tree, Mapping):
         return "a mapping"
     if isinstance(tree, Items):

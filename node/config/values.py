@@ -1,7 +1,7 @@
-"""The words of a configuration as values: durations, sizes, addresses, secrets.
+"""Parsers of the words of a configuration: durations, sizes, addresses, secrets.
 
-Each parser takes the text as it stands in the file and raises ``ValueError`` with what was
-expected; where that text stands (file, line, column) is `load`'s business.
+Each parser takes the text of the file and raises ``ValueError`` with the expected form. `load` adds the place
+(file, line, column).
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _DURATION_UNITS: Final = {
 }
 _DURATION_PART = re.compile(r"(\d+)(?:\.(\d+))?(ns|us|µs|μs|ms|s|m|h)")
 DURATION_MAX_NS: Final = 2**63 - 1
-"""292 years: what fits the wire and a Go duration."""
+"""292 years: the maximum on the wire and of a Go duration."""
 
 _SIZE = re.compile(r"(-?\d+(?:_\d+)*)\s*([a-zA-Z]*)")
 _SIZE_UNITS: Final[dict[str, int]] = {
@@ -56,7 +56,7 @@ _HOST_NAME = re.compile(r"(?!-)[A-Za-z0-9_-]{1,63}(?<!-)(\.(?!-)[A-Za-z0-9_-]{1,
 
 
 def parse_duration(text: str) -> int:
-    """Nanoseconds in a text like ``300ms``, ``2m`` or ``1h30m``; ``0`` needs no unit.
+    """Parse a duration such as ``300ms``, ``2m`` or ``1h30m`` into nanoseconds; ``0`` needs no unit.
 
     Raises:
         ValueError: not a duration, or longer than 292 years.
@@ -80,7 +80,7 @@ def parse_duration(text: str) -> int:
 
 
 def format_duration(duration_ns: int) -> str:
-    """The shortest text that `parse_duration` reads back as ``duration_ns``."""
+    """Return the shortest text that `parse_duration` parses into ``duration_ns``."""
     if duration_ns == 0:
         return "0s"
     sign, left = ("-", -duration_ns) if duration_ns < 0 else ("", duration_ns)
@@ -93,10 +93,10 @@ def format_duration(duration_ns: int) -> str:
 
 
 def parse_size(text: str) -> int:
-    """Bytes in a text like ``1GB``, ``64MiB`` or ``4096``.
+    """Parse a size such as ``1GB``, ``64MiB`` or ``4096`` into bytes.
 
     Raises:
-        ValueError: not a size, or 8 EiB and more.
+        ValueError: not a size, or 8 EiB or more.
     """
     found = _SIZE.fullmatch(text)
     factor = _SIZE_UNITS.get(found[2].lower()) if found else None
@@ -110,7 +110,7 @@ def parse_size(text: str) -> int:
 
 @dataclass(frozen=True, slots=True, order=True)
 class Address:
-    """A host and a TCP port. ``host`` is a name or an IP address, an IPv6 one without brackets."""
+    """A host and a TCP port. ``host`` is a name or an IP address, IPv6 without brackets."""
 
     host: str
     port: int
@@ -120,13 +120,13 @@ class Address:
 
     @property
     def is_loopback(self) -> bool:
-        """Whether only this machine can reach it. A name counts only if it is ``localhost``."""
+        """Return whether only this machine can reach it. The only such name is ``localhost``."""
         ip = _ip(self.host)
         return ip.is_loopback if ip else self.host.rstrip(".").lower() == "localhost"
 
     @property
     def is_unspecified(self) -> bool:
-        """Whether it is ``0.0.0.0`` or ``::``: good for listening, but nobody can dial it."""
+        """Return whether it is ``0.0.0.0`` or ``::``: valid for listening, not for dialling."""
         ip = _ip(self.host)
         return ip is not None and ip.is_unspecified
 
@@ -139,7 +139,7 @@ def _ip(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
 
 
 def parse_address(text: str) -> Address:
-    """The address in ``host:port`` or ``[ipv6]:port``.
+    """Parse ``host:port`` or ``[ipv6]:port``.
 
     Raises:
         ValueError: not an address, or a port outside 1 to 65535.
@@ -160,10 +160,10 @@ def parse_address(text: str) -> Address:
 
 @dataclass(frozen=True, slots=True)
 class Secret:
-    """A password, token or key, or where to find it. Neither ``repr`` nor ``str`` shows it.
+    """A password, token or key, or its location. Neither ``repr`` nor ``str`` shows it.
 
-    ``source`` tells what ``text`` is: the secret itself, the name of an environment variable, or
-    the path of a file whose content (without a newline at its end) is the secret.
+    ``source`` is the meaning of ``text``: the secret itself, the name of an environment variable, or
+    the path of a file whose content (without a final newline) is the secret.
     """
 
     source: Literal["text", "environment", "file"]
@@ -176,10 +176,10 @@ class Secret:
     __str__ = __repr__
 
     def reveal(self) -> str:
-        """The secret itself.
+        """Return the secret.
 
         Raises:
-            ConfigError: the variable isn't set, the file can't be read, or it is empty.
+            ConfigError: the variable is not set, or the file is empty or can't be read.
         """
         if self.source == "text":
             return self.text
@@ -187,7 +187,7 @@ class Secret:
             found = os.environ.get(self.text, "")
             if not found:
                 raise ConfigError(
-                    [f"environment variable {self.text} is not set, but a secret is read from it"]
+                    [f"environment variable {self.text} is not set; the configuration reads a secret from it"]
                 )
             return found
         try:
@@ -202,7 +202,7 @@ class Secret:
 
 @dataclass(frozen=True, slots=True)
 class ServerURL:
-    """A NATS server's address, and who we are there. Neither ``repr`` nor ``str`` shows a secret."""
+    """The address of a NATS server, with credentials. Neither ``repr`` nor ``str`` shows a secret."""
 
     host: str
     port: int
@@ -222,14 +222,14 @@ NATS_PORT: Final = 4222
 
 
 def parse_url(text: str, default_port: int = NATS_PORT) -> ServerURL:
-    """``nats://user:password@host:port``; scheme, credentials and port may be missing.
+    """Parse ``nats://user:password@host:port``; scheme, credentials and port are optional.
 
     Raises:
-        ValueError: no such URL; the text never quotes what stands before an ``@``.
+        ValueError: not such a URL. The text never contains the part before ``@``.
     """
     scheme, separator, rest = text.strip().rpartition("://")
     if separator and scheme.lower() not in ("nats", "tls", "nats-route"):
-        raise ValueError(f"a URL that begins with {scheme!r}, where nats:// or tls:// is understood")
+        raise ValueError(f"expected a URL that starts with nats:// or tls://, not {scheme}://")
     credentials, _, address = rest.rstrip("/").rpartition("@")
     user, colon, password = (unquote(part) for part in credentials.partition(":"))
     host, has_port, port = address.rpartition(":")
@@ -238,7 +238,7 @@ def parse_url(text: str, default_port: int = NATS_PORT) -> ServerURL:
     try:
         parsed = parse_address(f"{host}:{port}")
     except ValueError as error:
-        raise ValueError(f"a URL whose address is wrong: {error}") from None
+        raise ValueError(f"invalid address in the URL: {error}") from None
     return ServerURL(
         parsed.host,
         parsed.port,

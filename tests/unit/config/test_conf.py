@@ -89,7 +89,7 @@ def test_variables(tmp_path: Path) -> None:
 
 
 def test_a_variable_that_names_itself(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"environment variable A:1:3: \$A: neither"):
+    with pytest.raises(ConfigError, match=r"environment variable A:1:3: \$A is neither"):
         conf(tmp_path, "a: $A", A="[ $A ]")
 
 
@@ -118,22 +118,22 @@ def test_includes(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
-        ("a: {b: 1", "test.conf:1:9: '}' is missing; the map begins at"),
-        ("a: [1, 2", "']' is missing; the list begins at"),
-        ('a: "xyz\nb: 5', "test.conf:1:4: this quotation mark is never closed"),
-        ("a: 'xyz", "never closed"),
+        ("a: {b: 1", "test.conf:1:9: '}' is missing; the map starts at"),
+        ("a: [1, 2", "']' is missing; the list starts at"),
+        ('a: "xyz\nb: 5', "test.conf:1:4: missing closing quotation mark"),
+        ("a: 'xyz", "closing quotation mark"),
         ("a:\nb: 5", "test.conf:1:3: a: expected a value"),
         ("a", "a: expected a value"),
         ("= 5", "test.conf:1:1: expected a key"),
         ("a: }", "expected a value, not '}'"),
         ("a: 5 }", "expected a key, not '}'"),
-        ("a: $NOWHERE", "$NOWHERE: neither a key above this line nor an environment variable"),
+        ("a: $NOWHERE", "$NOWHERE is neither an earlier key nor an environment variable"),
         ("x: 1\n\n  include 'missing.conf'", "missing.conf: can't be read: No such file"),
-        ("a: (no end", "to end this block"),
+        ("a: (no end", "the end of this text block"),
         (r'a: "\q"', "unknown escape"),
         ("{a: 5} b", "expected the end of the file"),
-        ("a: " + "{b: " * (DEPTH_MAX + 1), "in one another"),
-        ("a: " + "[" * (DEPTH_MAX + 2), "in one another"),
+        ("a: " + "{b: " * (DEPTH_MAX + 1), "nested maps and lists"),
+        ("a: " + "[" * (DEPTH_MAX + 2), "nested maps and lists"),
     ],
 )
 def test_mistakes_say_where(tmp_path: Path, text: str, problem: str) -> None:
@@ -156,7 +156,7 @@ def test_a_name_that_no_file_can_have_is_a_mistake_like_others(tmp_path: Path) -
 
 def test_files_are_bounded(tmp_path: Path) -> None:
     """One that includes itself, one that is too long, one that is too long together with others."""
-    with pytest.raises(ConfigError, match=f"{INCLUDES_MAX} deep"):
+    with pytest.raises(ConfigError, match=f"{INCLUDES_MAX} nested includes"):
         conf(tmp_path, "include test.conf")
     with pytest.raises(ConfigError, match="longer than"):
         conf(tmp_path, "#" * (FILE_SIZE_MAX + 1))

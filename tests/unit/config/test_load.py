@@ -83,7 +83,7 @@ def test_every_mistake_is_listed_at_once_with_its_place(write: Write) -> None:
         "c.yaml:3:18: cluster.nodes.n1.client: expected a port from 1 to 65535, not 99999",
         "c.yaml:4:8: unknown key hearbeat in raft; did you mean heartbeat?",
         "c.yaml:6:13: limits.max_msgs: expected a whole number, not text",
-        f"c.yaml:7:3: max_msgs is given twice; the first is at {found[3].split(' at ')[1]}",
+        f"c.yaml:7:3: max_msgs is given twice; first at {found[3].split(' at ')[1]}",
     ]
 
 
@@ -91,15 +91,15 @@ def test_every_mistake_is_listed_at_once_with_its_place(write: Write) -> None:
     ("line", "problem"),
     [
         ("stor: {}", "unknown key stor; did you mean store?"),
-        ("zzz: {}", "unknown key zzz; known: cluster, raft,"),
+        ("zzz: {}", "unknown key zzz; expected one of cluster, raft,"),
         ("raft: [1]", "raft: expected a mapping of " + RAFT_KEYS + ", not a list"),
         ("raft: 3", "raft: expected a mapping of " + RAFT_KEYS + ", not an integer"),
         ("raft: {heartbeat: 75}", "raft.heartbeat: expected a duration such as 300ms, 2m or 1h30m, not '75'"),
         ("raft: {heartbeat: }", "raft.heartbeat: expected a duration such as 300ms or 2m, not nothing"),
         ("raft: {heartbeat: 0}", "raft.heartbeat: expected at least 1ms, not '0'"),
         ("raft: {heartbeat: 11s}", "raft.heartbeat: expected at most 10s"),
-        ("raft: {election_timeout: 1s}", "expected a list of two, [least, most], not text"),
-        ("raft: {election_timeout: [1s]}", "expected a list of two, [least, most], not a list of 1"),
+        ("raft: {election_timeout: 1s}", "expected a list of two, [minimum, maximum], not text"),
+        ("raft: {election_timeout: [1s]}", "expected a list of two, [minimum, maximum], not a list of 1"),
         ("raft: {durability: none}", "raft.durability: expected fsync or relaxed, not 'none'"),
         ("limits: {max_msgs: '3'}", "limits.max_msgs: expected a whole number, not text"),
         ("limits: {max_msgs: 3.5}", "limits.max_msgs: expected a whole number, not a decimal"),
@@ -111,27 +111,27 @@ def test_every_mistake_is_listed_at_once_with_its_place(write: Write) -> None:
         ("limits: {max_inactivity: -6s}", "max inactivity limit cannot be negative (-6s)"),
         ("limits: {channels: {a: {max_msgs: -1}}}", "max messages limit cannot be negative (-1)"),
         ("limits: {channels: {a: {max_channels: 1}}}", "unknown key max_channels in limits.channels.a"),
-        ("limits: {channels: {a: {dead_letter: d}}}", "this release does not have dead letters yet"),
-        ("clients: {tls: {}}", "clients.tls: this release does not have TLS for clients yet"),
+        ("limits: {channels: {a: {dead_letter: d}}}", "this release does not support dead letters"),
+        ("clients: {tls: {}}", "clients.tls: this release does not support TLS for clients"),
         ("clients: {users: [{user: u, password: p, permissions: [a]}]}", "expected a mapping of publish"),
         ("clients: {users: [{user: u, password: p, permissions: {publish: {deny: a}}}]}", "expected a list"),
-        ("clients: {default_permissions: {}}", "does not have permissions for users without any"),
-        ("monitoring: {prometheus: true}", "this release does not have a Prometheus endpoint yet"),
+        ("clients: {default_permissions: {}}", "does not support default permissions"),
+        ("monitoring: {prometheus: true}", "this release does not support a Prometheus endpoint"),
         ("streaming: {replace_durable: yes please}", "replace_durable: expected true or false, not text"),
         ("streaming: {replace_durable: on}", "replace_durable: expected true or false, not 'on'"),
         ("clients: {max_payload: 9MB}", "clients.max_payload: expected at most 8388608"),
         ("clients: {token: 12345}", "clients.token: expected text (in quotes), not an integer"),
-        ("clients: {token: a, token_env: B}", "clients.token: give only one of token, token_env"),
+        ("clients: {token: a, token_env: B}", "clients.token: use only one of token, token_env"),
         ("clients: {users: {user: u}}", "clients.users: expected a list, not a mapping"),
         ("clients: {users: [{user: u}]}", "clients.users.0.password: missing"),
-        ("store: {dir: 'x/{host}'}", "store.dir: unknown placeholder {host}; only {node} is known"),
+        ("store: {dir: 'x/{host}'}", "store.dir: unknown placeholder {host}; only {node} is allowed"),
         ("store: {encryption: {key: abc}}", "unknown key key in store.encryption; did you mean key_env?"),
         ("logging: {level: loud}", "logging.level: expected error, warning, info or debug, not 'loud'"),
         ("logging: {level: debug, level: info}", "level is given twice"),
         ("logging: &x {level: debug}\nraft: *x", "aliases (*name) are not supported"),
         ("logging: {level: !!python/name:os.system ''}", "is not supported"),
         ("logging: {level: debug", "not YAML"),
-        ("? [a, b]\n: 3", "expected a key, a single word"),
+        ("? [a, b]\n: 3", "expected a key that is a single word"),
     ],
 )  # fmt: skip
 def test_a_mistake_is_named(write: Write, line: str, problem: str) -> None:
@@ -209,8 +209,7 @@ def test_a_mistake_in_a_variable_names_the_variable(write: Write) -> None:
 
 def test_an_unknown_variable_of_a_section_is_refused(write: Write) -> None:
     assert mistakes(write(ONE_NODE), environ={"STANCHION_RAFT_HEARBEAT": "60ms"}) == [
-        "environment variable STANCHION_RAFT_HEARBEAT: no option is called that;"
-        " did you mean STANCHION_RAFT_HEARTBEAT?"
+        "environment variable STANCHION_RAFT_HEARBEAT: no such option; did you mean STANCHION_RAFT_HEARTBEAT?"
     ]
 
 
@@ -240,7 +239,7 @@ def test_variables_that_kubernetes_makes_of_a_service_are_ignored(
 
 def test_what_only_looks_like_a_services_variable_is_a_mistake(write: Any) -> None:
     (mistake,) = mistakes(write(ONE_NODE), environ={"STANCHION_MONITORING_PORT": "8222"})
-    assert mistake.startswith("environment variable STANCHION_MONITORING_PORT: no option is called that")
+    assert mistake.startswith("environment variable STANCHION_MONITORING_PORT: no such option")
 
 
 def test_a_variable_that_holds_a_secret_of_the_file_is_no_override(write: Write) -> None:
@@ -312,8 +311,8 @@ def test_secrets_and_certificates_must_be_there_for_a_node_only(write: Write) ->
         f"c.yaml:3:35: cluster.peer_security.ca: {here}/ca.pem can't be read",
         f"c.yaml:3:49: cluster.peer_security.cert: {here}/n1.pem can't be read",
         f"c.yaml:3:68: cluster.peer_security.key: {here}/n1.key can't be read",
-        "c.yaml:4:25: monitoring.token: environment variable NO_SUCH_VARIABLE is not set,"
-        " but a secret is read from it",
+        "c.yaml:4:25: monitoring.token: environment variable NO_SUCH_VARIABLE is not set;"
+        " the configuration reads a secret from it",
     ]
 
 
@@ -331,10 +330,10 @@ def test_the_pass_phrases_of_encryption(write: Write, monkeypatch: pytest.Monkey
     """The current one and those before; a node needs them all at its start, and an override replaces them."""
     file = write(ENCRYPTED)
     assert mistakes(file, node="n1") == [
-        "c.yaml:5:14: store.encryption.key: environment variable NOW is not set,"
-        " but a secret is read from it",
-        "c.yaml:6:31: store.encryption.previous_keys.0.key: environment variable BEFORE is not set,"
-        " but a secret is read from it",
+        "c.yaml:5:14: store.encryption.key: environment variable NOW is not set;"
+        " the configuration reads a secret from it",
+        "c.yaml:6:31: store.encryption.previous_keys.0.key: environment variable BEFORE is not set;"
+        " the configuration reads a secret from it",
         f"c.yaml:6:51: store.encryption.previous_keys.1.key: secret file {file.parent}/f can't be read:"
         " No such file or directory",
     ]
