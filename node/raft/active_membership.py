@@ -1,22 +1,23 @@
-"""The membership in force on one node, and that everything else on it goes by it.
+"""The membership in force on this node, and the parts of the engine that depend on it.
 
-The journal knows which membership its last entry is under. Whenever that may have changed (entries
-were appended or removed, a snapshot came, the node starts) `Reconfiguration.follow` looks, and hands
-the new one to the election (who is counted), to the library (the same, for votes and commits) and to
-the replicator (who is sent the log). Not at commit: a majority is reckoned by the last membership in
-the log, or two majorities of different memberships could miss each other.
+The journal stores the membership that applies to its last entry. `Reconfiguration.follow` reads it whenever
+it may have changed: after entries were appended or removed, after a snapshot, and at the start. It passes the
+new membership to the election (which votes count), to the library (the same, for votes and commits) and to
+the replicator (which peers receive the log). It does not wait for the commit: a majority is always computed
+from the last membership in the log. Otherwise two majorities of different memberships might not overlap.
 
-What keeps single changes safe is checked in `Reconfiguration.check`, on the leader, before one is
-appended: the one before is committed, and no more than one voter differs. That the leader has
-committed an entry of its own term is what *ready* means, and the engine's to check.
+`Reconfiguration.check` keeps single-server changes safe. The leader calls it before it appends a change: the
+change before must be committed, and at most one voter may differ. A third condition, that the leader has
+committed an entry of its own term, is part of *ready* and is checked by the engine.
 
-Who is removed. A node may be named by the old membership and not by the new, which may never be
-committed: so it still grants votes, and as long as it doesn't know the new one to be committed it
-may even campaign, without counting itself (with four voters, one of them leaving, the other three
-can need it). Others send it the log until it knows, or until it had time to.
+A removed node. The new membership, which no longer names this node, may never be committed. So this node
+still grants votes. Until it learns that the new membership is committed it may even campaign, without
+counting itself: with four voters of which one is leaving, the other three may need its log to elect a leader.
+The leader keeps sending it the log until it has learned of its removal, or until `progress.FAREWELL_S` has
+passed.
 
-Source: Ongaro, *Consensus: Bridging Theory and Practice*, §4.1, §4.2.2; his message to the raft-dev
-list, *bug in single-server membership changes* (2015).
+Source: Ongaro, *Consensus: Bridging Theory and Practice*, §4.1, §4.2.2; his message to the raft-dev list,
+*bug in single-server membership changes* (2015).
 """
 
 from __future__ import annotations
@@ -32,15 +33,16 @@ from node.units import Index
 
 
 class Reconfiguration:
-    """Which members there are, for every part of an engine.
+    """Applies the membership in force to every part of an engine.
 
     Args:
-        name: this node's.
-        directory: the id of its directory; a voter of its name with another one is not this node, but
-            one that had the name before it, or lost that directory. None: by name alone.
-        initial_voters: in force as long as the log names no members.
-        journal: says what is in force where.
-        election, library, replicator: go by it from `follow` on.
+        name: this node's name.
+        directory: the id of this node's directory. A voter of the same name with another directory is a
+            different copy of the log: an earlier node of that name, or this node before it lost its
+            directory. None: compare names only.
+        initial_voters: in force while the log names no members.
+        journal: stores which membership is in force at which entry.
+        election, library, replicator: receive the membership from `follow`.
     """
 
     def __init__(
@@ -63,16 +65,17 @@ class Reconfiguration:
         self._replicator = replicator
         self._placed = journal.membership
         self.membership, self.index = self._read(self._placed)
-        """What is in force; the entry that brought it, or that of the snapshot. 0: the founders'."""
+        """The membership in force, and the index of its entry or of the snapshot it came with. Index 0: the
+        initial voters."""
         self._votes = False
-        """This node is one of its voters."""
+        """True if this node is a voter of it."""
         self._adopt()
 
     def follow(self) -> None:
-        """Let everything go by what the log now says.
+        """Apply the membership that the log now contains.
 
         Raises:
-            CorruptionError: it says what is no membership.
+            CorruptionError: the log contains a membership that can't be decoded.
         """
         placed = self._journal.membership
         if placed == self._placed:
@@ -82,7 +85,7 @@ class Reconfiguration:
         self._adopt()
 
     def at(self, index: int) -> Membership:
-        """What is in force at entry ``index``, one that the log holds."""
+        """Return the membership in force at entry ``index``, which the log must hold."""
         return self._read(self._journal.membership_at(index))[0]
 
     def _read(self, placed: Placed | None) -> tuple[Membership, Index]:
@@ -109,17 +112,17 @@ class Reconfiguration:
         }
         self._library.set_voters(matches, counts=counts)
         if self._library.role is Role.CANDIDATE:
-            self._library.forget_leader()  # its votes were counted by another majority
+            self._library.forget_leader()  # its votes were counted against another majority
 
     def _votes_in(self, membership: Membership) -> bool:
-        """Whether this node, this very copy of the log, is a voter in it."""
+        """Return whether this node, with this directory, is a voter of ``membership``."""
         member = membership.get(self._name)
         return member is not None and member.voter and self._directory in {None, member.directory}
 
     # --- rules --------------------------------------------------------------------------------------
 
     def may_campaign(self, commit: int) -> bool:
-        """Whether this node may ask for votes: see the module's text on who is removed."""
+        """Return whether this node may campaign. For a removed node see the module docstring."""
         if self._votes:
             return True
         if self.index <= commit or self.membership.get(self._name) is not None:
@@ -127,31 +130,35 @@ class Reconfiguration:
         return self._votes_in(self.at(commit))
 
     def is_over(self, commit: int) -> bool:
-        """Whether this node leads a cluster that it has left."""
+        """Return whether the removal of this node is committed, so that it must not lead any more."""
         return not self._votes and self.index <= commit
 
     def check(self, new: Membership, commit: int) -> None:
-        """Whether ``new`` may follow the membership in force.
+        """Check that ``new`` may follow the membership in force.
 
         Raises:
-            ConflictError: an earlier change isn't committed.
-            RefusedError: no change, more than one, or one that this leader can't survive.
+            ConflictError: an earlier change is not committed.
+            RefusedError: ``new`` changes nothing, changes more than one voter, or removes this leader.
         """
         now = self.membership
         if self.index > commit:
-            raise ConflictError(f"the change of members in entry {self.index} is not committed yet")
+            raise ConflictError(
+                f"the membership change in entry {self.index} is not committed yet: try again later"
+            )
         if new == now:
-            raise RefusedError("that is the membership already")
+            raise RefusedError("the cluster has this membership already")
         if new.joinable != now.joinable:
-            raise RefusedError("whether nodes join by themselves is settled when a cluster is founded")
+            raise RefusedError(
+                "whether nodes may join by request can't be changed after the cluster was bootstrapped"
+            )
         if not self._votes_in(new):
             raise RefusedError(
-                f"{self._name} leads, and a leader doesn't remove itself: hand leadership over first"
+                f"{self._name} is the leader and can't remove itself: transfer leadership first"
             )
         if len(new.copies() ^ now.copies()) > 1:
             raise RefusedError(
                 f"voters {', '.join(now.voters)} can't become {', '.join(new.voters)} at once: "
-                "one is added or removed at a time, and none under a new directory"
+                "add or remove one voter at a time; a voter's directory can't be changed"
             )
         if set(new.learners) & set(now.voters):
-            raise RefusedError("a voting member is removed, not made a learner again")
+            raise RefusedError("a voter can't be made a learner: remove it instead")

@@ -1,4 +1,4 @@
-"""How committed entries reach the state machine: in order, each once, each kind its own way."""
+"""Applies committed entries: each once, in order, by its type."""
 
 from __future__ import annotations
 
@@ -11,13 +11,14 @@ from node.units import Index, Term
 
 
 class Applier:
-    """Gives the entries that the library calls committed to whom they are for.
+    """Passes committed entries to the state machine and the listener.
 
     Args:
-        journal: holds them.
-        apply: takes a batch. What it raises leaves `apply`: half an entry may be applied then.
-        reconfiguration: knows what an entry that changes the members says.
-        listener: is told of entries that are no batch.
+        journal: holds the entries.
+        apply: applies one batch. If it raises, the error propagates out of `apply`: the entry may be half
+            applied.
+        reconfiguration: returns the membership of an entry that changes it.
+        listener: is notified of entries that are no batch.
     """
 
     def __init__(
@@ -33,15 +34,15 @@ class Applier:
         self._reconfiguration = reconfiguration
         self._listener = listener
         self.index = 0
-        """The last entry that was applied, or passed."""
+        """The last entry that was applied, or skipped because it is no batch."""
         self.suspended = False
-        """A snapshot is taking the place of the state."""
+        """True while a snapshot replaces the state."""
 
     def start_from(self, applied: int) -> int:
-        """The state machine has applied that much; returns where it stands then.
+        """Start from the state machine's applied index and return the index to continue from, at least 1.
 
         Raises:
-            CorruptionError: the journal doesn't go on from there.
+            CorruptionError: the journal does not hold the entries that follow ``applied``.
         """
         first, last = self._journal.first_index, self._journal.last_index
         applied = max(applied, 1)  # entry 1 is the same no-op in every log
@@ -54,13 +55,13 @@ class Applier:
         return applied
 
     def apply(self, index: int, payload: bytes) -> None:
-        """Entry ``index`` is committed and next.
+        """Apply entry ``index``, which is committed and follows the last applied one.
 
         Raises:
-            CorruptionError: an entry of a kind that this program doesn't know.
+            CorruptionError: the entry has an unknown type.
         """
         found = self._journal.term_at(index)
-        assert found is not None, f"entry {index} is to be applied but isn't there"
+        assert found is not None, f"entry {index} must be applied but is not in the journal"
         at, term = Index(index), Term(found)
         match payload[:1]:
             case b"\x01":

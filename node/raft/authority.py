@@ -1,13 +1,13 @@
-"""The cluster's own certificate authority: makes it, and makes the nodes' certificates.
+"""Creates the cluster's certificate authority and the certificates of its nodes.
 
-A directory holds ``ca.pem`` and ``ca.key``, and ``<node>.pem`` and ``<node>.key`` for each node. A node
-needs ``ca.pem`` and its own two; ``ca.key`` only makes further certificates and belongs somewhere
-safe. A node's certificate names it as ``DNS:<node name>``, which is all that peers look at
-(`security`); hosts and addresses may be added so that it serves clients too, but never
-the name of another node, for that would make it that node.
+A directory holds ``ca.pem`` and ``ca.key``, and ``<node>.pem`` and ``<node>.key`` for each node. A node needs
+``ca.pem`` and its own two files. ``ca.key`` is only needed to issue further certificates: keep it in a safe
+place. A node's certificate contains the name ``DNS:<node name>``, the only name that peers check
+(`security`). Host names and addresses may be added so that the node can use it for clients too, but not the
+name of another node: the certificate would then be valid for that node.
 
-Keys are on P-256, readable by their owner only, and never shown or logged. Nothing is overwritten
-unless asked for, and then each file is replaced as a whole.
+Keys are on P-256, readable by their owner only, and never shown or logged. An existing file is replaced only
+with ``force``, and then atomically.
 """
 
 from __future__ import annotations
@@ -30,10 +30,11 @@ from node.errors import ConfigError
 
 AUTHORITY: Final = "ca"
 AUTHORITY_DAYS_MIN: Final = 3650
-"""An authority lives ten years at least: replacing it touches every node, a certificate one."""
+"""An authority is valid for at least ten years: replacing it affects every node, replacing a certificate only
+one."""
 
 BACKDATED: Final = datetime.timedelta(hours=1)
-"""Certificates are valid from an hour ago: the nodes' clocks need not agree."""
+"""Certificates are valid from one hour before they are issued, because the nodes' clocks may differ."""
 
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _HOST = re.compile(r"(?!-)[A-Za-z0-9_-]{1,63}(\.[A-Za-z0-9_-]{1,63})*")
@@ -49,18 +50,18 @@ def init(
     force: bool = False,
     now: datetime.datetime | None = None,
 ) -> list[Path]:
-    """Make an authority and a certificate for each node; return the files written.
+    """Create an authority and a certificate for each node; return the files written.
 
     Args:
-        directory: made if it isn't there.
-        nodes: their names.
-        hosts: host names and IP addresses by node, also to stand in its certificate.
-        valid_days: how long the nodes' certificates hold.
-        force: replace what is there. The old certificates then no longer fit the new authority.
-        now: for tests; the present otherwise.
+        directory: created if it does not exist.
+        nodes: the node names.
+        hosts: for each node, host names and IP addresses to add to its certificate.
+        valid_days: validity of the nodes' certificates.
+        force: replace existing files. Certificates of the old authority are then no longer accepted.
+        now: the current time, for tests; None: read the clock.
 
     Raises:
-        ConfigError: names or hosts that can't be used, files in the way, a directory that can't be written.
+        ConfigError: invalid names or hosts, existing files, or a directory that can't be written.
     """
     now = now or datetime.datetime.now(datetime.UTC)
     _check(nodes, hosts, valid_days)
@@ -79,10 +80,10 @@ def issue(
     force: bool = False,
     now: datetime.datetime | None = None,
 ) -> list[Path]:
-    """Make certificates for further nodes, or new ones for old nodes, with the authority that is there.
+    """Issue certificates with the existing authority, for further nodes or to replace old certificates.
 
-    Arguments and errors are those of `init`; without a usable authority it is a ConfigError too.
-    A certificate never outlives its authority.
+    Arguments and errors are those of `init`; a ConfigError is also raised if the authority is missing or not
+    usable. A certificate never outlives its authority.
     """
     now = now or datetime.datetime.now(datetime.UTC)
     _check(nodes, hosts, valid_days)
@@ -91,10 +92,10 @@ def issue(
 
 
 def dns_names(pem: bytes, path: Path) -> list[str]:
-    """List the ``DNS:`` names of the first certificate in a PEM file's content.
+    """Return the ``DNS:`` names of the first certificate in a PEM file's content.
 
     Raises:
-        ConfigError: no certificate.
+        ConfigError: the content is no certificate.
     """
     certificate = _parse(pem, path)
     try:
@@ -105,19 +106,20 @@ def dns_names(pem: bytes, path: Path) -> list[str]:
 
 
 def expires(pem: bytes, path: Path) -> datetime.datetime:
-    """Say when the first certificate in a PEM file's content runs out (UTC).
+    """Return when the first certificate in a PEM file's content expires (UTC).
 
     Raises:
-        ConfigError: no certificate.
+        ConfigError: the content is no certificate.
     """
     return _parse(pem, path).not_valid_after_utc
 
 
 def last_expires(pem: bytes, path: Path) -> datetime.datetime:
-    """Say when the last of the certificates in a PEM file's content runs out (UTC): of several authorities.
+    """Return the latest expiry (UTC) of the certificates in a PEM file's content, which may hold several
+    authorities.
 
     Raises:
-        ConfigError: no certificate.
+        ConfigError: the content is no certificate.
     """
     try:
         return max(each.not_valid_after_utc for each in x509.load_pem_x509_certificates(pem))
@@ -134,14 +136,14 @@ def _parse(pem: bytes, path: Path) -> x509.Certificate:
 
 def _check(nodes: Sequence[str], hosts: Mapping[str, Sequence[str]], valid_days: int) -> None:
     problems = [
-        f"node name {node!r}: letters, digits, - and _ are allowed, at most 64, and not {AUTHORITY!r}"
+        f"node name {node!r}: expected 1 to 64 letters, digits, - or _, and not {AUTHORITY!r}"
         for node in nodes
         if not _NAME.fullmatch(node) or node == AUTHORITY
     ]
     if not nodes:
-        problems.append("no node is named")
+        problems.append("no node name is given")
     if len(set(nodes)) != len(nodes):
-        problems.append("a node is named twice")
+        problems.append("a node name is given twice")
     if valid_days < 1:
         problems.append(f"valid for {valid_days} days: at least 1 is needed")
     for node, names in hosts.items():
@@ -151,7 +153,7 @@ def _check(nodes: Sequence[str], hosts: Mapping[str, Sequence[str]], valid_days:
             if name != node and name in nodes:
                 problems.append(f"host {name!r} of {node!r} is the name of another node")
             elif not (_is_ip(name) or _HOST.fullmatch(name)):
-                problems.append(f"host {name!r} of {node!r}: neither a host name nor an IP address")
+                problems.append(f"host {name!r} of {node!r}: expected a host name or an IP address")
     if problems:
         raise ConfigError(problems)
 
@@ -173,7 +175,7 @@ def _is_ip(text: str) -> bool:
 
 def _make_authority(now: datetime.datetime, valid_days: int) -> _Pair:
     key = ec.generate_private_key(ec.SECP256R1())
-    # A serial of its own in the name: two authorities made one after the other are told apart.
+    # The random part of the name distinguishes authorities that are created one after the other.
     name = _name(f"Stanchion cluster authority {secrets.token_hex(4)}")
     builder = (
         _builder(name, name, key.public_key(), now, now + datetime.timedelta(days=valid_days))
@@ -291,7 +293,8 @@ def _write_pair(directory: Path, name: str, pair: _Pair) -> list[Path]:
 
 
 def _replace(path: Path, content: bytes, *, mode: int) -> None:
-    # Opened with its mode: a key is at no moment readable by others, not even empty.
+    # Create the file with its final mode, so that a key is never readable by others, not even while it is
+    # empty.
     draft = path.with_name(f"{path.name}.{secrets.token_hex(4)}.new")
     descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
     try:

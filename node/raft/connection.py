@@ -1,8 +1,8 @@
-"""One connection between two nodes: its socket, its TLS, its first frame; then a queue, a reader, a writer.
+"""One connection between two nodes: socket, TLS, first frame, then an outbox, a reader and a writer.
 
-Whose connection it is and whether it is the link is for the `transport` to know. What goes wrong on a
-stream is translated here, once, into `LostError`; a connection that is a link never raises it
-but ends with a reason (`Connection.closed`).
+`transport` decides which peer a connection belongs to and whether it is the link. Errors of a stream are
+translated here, once, into `LostError`. A connection that is a link never raises it: it ends with a reason
+(`Connection.closed`).
 """
 
 from __future__ import annotations
@@ -33,38 +33,39 @@ from node.raft.security import Contexts
 from node.raft.tls import ByteStream, TlsStream
 
 STREAM_ERRORS: Final = (trio.BrokenResourceError, trio.ClosedResourceError, OSError)
-"""How a stream says that it is no more. TLS errors are among the last."""
+"""Errors by which a stream reports that it has ended. TLS errors are subclasses of `OSError`."""
 
 
 _STEP_S: Final = 0.002
-"""For so long frames are taken before others have their turn, but on a raft link: a message to clients may be
-much work, and so may news of what they subscribe to. The frame that reaches it is finished."""
+"""Process frames for at most this long before other tasks may run; does not apply to raft links. One frame
+may be much work: a message to many clients, or a change of subject interest. A frame that exceeds the
+limit is finished."""
 
 
 class LostError(Exception):
-    """A connection has ended or never came up; the text says why."""
+    """A connection has ended or was never established; the text says why."""
 
 
 class NoHelloError(LostError):
-    """It ended before it had said anything: a dialer that needs it no more, or somebody who looked."""
+    """The connection ended before it sent a byte: a dialer that no longer needs it, or a port scan."""
 
 
 class TlsError(LostError):
-    """The other end speaks no TLS, or none that this end accepts."""
+    """The other end does not speak TLS, or no version that this end accepts."""
 
 
 class CertificateRefusedError(LostError):
-    """One end of a TLS handshake refuses the other's certificate, or misses one."""
+    """One end of a TLS handshake refuses the other's certificate, or received none."""
 
 
 _numbers = itertools.count(1)
 
 
 async def dialed(host: str, port: int, within_s: float) -> trio.SocketStream:
-    """A connection to another node's address.
+    """Open a connection to another node's address.
 
     Raises:
-        LostError: nobody is there, or not so soon.
+        LostError: the connection failed or took longer than ``within_s``.
     """
     with trio.move_on_after(within_s):
         try:
@@ -75,7 +76,7 @@ async def dialed(host: str, port: int, within_s: float) -> trio.SocketStream:
 
 
 class Counted:
-    """What went over one connection, for monitoring. Times are Unix nanoseconds."""
+    """Traffic counters of one connection, for monitoring. Times are Unix nanoseconds."""
 
     __slots__ = ("in_bytes", "in_frames", "last_ns", "out_bytes", "out_frames", "start_ns")
 
@@ -84,19 +85,19 @@ class Counted:
         self.in_bytes = self.in_frames = self.out_bytes = self.out_frames = 0
 
     def came(self, size: int, frames: int) -> None:
-        """So many bytes were read, and so many frames complete with them."""
+        """Count bytes that were read and the frames they completed."""
         self.last_ns = time.time_ns()
         self.in_bytes += size
         self.in_frames += frames
 
     def left(self, size: int) -> None:
-        """So many bytes were written."""
+        """Count bytes that were written."""
         self.last_ns = time.time_ns()
         self.out_bytes += size
 
 
 class Connection:
-    """One connection that holds, or held, a link: a stream and what is queued for it."""
+    """One connection that is or was a link: a stream and the frames queued for it."""
 
     __slots__ = (
         "_drained",
@@ -126,17 +127,18 @@ class Connection:
         dialled: bool = False,
     ) -> None:
         self.number = next(_numbers)
-        """No other connection of this process has it."""
+        """Unique within this process."""
         self.stream = stream
         self.socket = socket
         self.dialled = dialled
-        """This node opened it."""
+        """True if this node opened it."""
         self.hello = hello
         self.remote = remote
         self.queued_bytes = 0
-        """Bytes that no write has finished for."""
+        """Bytes that are queued or being written."""
         self.closed: str | None = None
-        """Why it was closed. From then on nothing goes out and nothing that came in counts."""
+        """The reason it was closed; None while it is open. After that nothing is sent and received frames are
+        ignored."""
         self.counted = Counted(time.time_ns())
         self._paused: trio.Event | None = None
         self._drained: Callable[[], None] | None = None
@@ -146,7 +148,9 @@ class Connection:
         self._scope = trio.CancelScope()
 
     def push(self, frame: bytes, bytes_max: int) -> bool:
-        """Queue a frame. False: it is closed, if only because more than ``bytes_max`` would be queued."""
+        """Queue a frame. Returns False if the connection is closed, or is closed now because its outbox would
+        exceed ``bytes_max``.
+        """
         if self.closed is not None:
             return False
         if self.queued_bytes + len(frame) > bytes_max:
@@ -159,33 +163,35 @@ class Connection:
         return True
 
     def notify_drained(self, soft: int, drained: Callable[[], None]) -> None:
-        """Have ``drained`` called whenever less than ``soft`` bytes are queued again."""
+        """Call ``drained`` whenever the queued bytes fall below ``soft``."""
         self._soft, self._drained = soft, drained
 
     @property
     def is_paused(self) -> bool:
-        """Bytes are left in the socket."""
+        """True while nothing is read from the socket."""
         return self._paused is not None
 
     def pause_reading(self) -> None:
-        """Leave further bytes in the socket."""
+        """Stop reading; further bytes stay in the socket."""
         if self._paused is None:
             self._paused = trio.Event()
 
     def resume_reading(self) -> None:
-        """Read again."""
+        """Continue reading."""
         if self._paused is not None:
             self._paused.set()
             self._paused = None
 
     def close(self, reason: str) -> None:
-        """End it; the first reason stands."""
+        """Close the connection. If it is closed already, the first reason is kept."""
         if self.closed is None:
             self.closed = reason
             self._scope.cancel()
 
     async def run(self, limits: Limits, take: Callable[[list[Any]], None]) -> None:
-        """Read and write until it is closed. ``take`` gets everything that one read brought."""
+        """Read and write until the connection is closed. ``take`` receives all frames completed by one
+        read.
+        """
         with self._scope:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._write, limits.write_bytes)
@@ -218,7 +224,8 @@ class Connection:
                 return self.close(str(decoder.error))
 
     async def _take_in_steps(self, values: list[Any], take: Callable[[list[Any]], None]) -> bool:
-        """Take frames, with turns for others in between. Returns whether what came still counts.
+        """Pass frames to ``take``, and let other tasks run in between. Returns False if the connection was
+        closed meanwhile.
 
         Raises:
             RemoteProtocolError: the peer broke its protocol.
@@ -226,15 +233,15 @@ class Connection:
         began_s = time.monotonic()
         for value in values:
             if self._paused is not None or time.monotonic() - began_s > _STEP_S:
-                await self._turn()
+                await self._yield()
                 began_s = time.monotonic()
             if self.closed is not None:
                 return False
             take([value])
         return True
 
-    async def _turn(self) -> None:
-        """Let others have theirs, and wait if nothing may be taken."""
+    async def _yield(self) -> None:
+        """Let other tasks run; wait while reading is paused."""
         await trio.lowlevel.checkpoint()
         if self._paused is not None:
             await self._paused.wait()
@@ -266,7 +273,7 @@ class Connection:
 
 
 class SnapshotChannel:
-    """A connection of its own for one snapshot: frames both ways, each side at its own pace."""
+    """A separate connection for one snapshot. Frames go in both directions independently."""
 
     def __init__(self, peer: str, stream: ByteStream, limits: Limits) -> None:
         self.peer = peer
@@ -275,7 +282,7 @@ class SnapshotChannel:
         self._decoder = FrameDecoder(limits.snapshot_frame_bytes_max)
 
     async def send(self, value: Any) -> None:
-        """Send one frame; returns when the socket took it. One sender at a time.
+        """Send one frame; returns when the socket has accepted it. Only one task may send at a time.
 
         Raises:
             UnavailableError: the connection is lost.
@@ -283,17 +290,17 @@ class SnapshotChannel:
         await self.send_encoded(encode_frame(value))
 
     async def send_encoded(self, frame: bytes) -> None:
-        """Send one frame as `encode_frame` made it; as `send` otherwise."""
+        """Send one frame that `encode_frame` has encoded; otherwise as `send`."""
         try:
             await self._stream.send_all(frame)
         except STREAM_ERRORS as error:
             raise self._lost(error) from error
 
     async def receive(self) -> list[Any]:
-        """Wait for frames; returns at least one, or [] once the peer has closed the connection.
+        """Wait for frames; returns at least one, or [] after the peer has closed the connection.
 
         Raises:
-            RemoteProtocolError: no frames.
+            RemoteProtocolError: the bytes are no valid frame.
             UnavailableError: the connection is lost.
         """
         while True:
@@ -314,12 +321,13 @@ class SnapshotChannel:
 async def secure(
     stream: trio.SocketStream, contexts: Contexts | None, *, server_side: bool, unanswered_s: float
 ) -> tuple[ByteStream, Mapping[str, Any] | None]:
-    """Tune the socket and add TLS; return the peer's certificate, as `ssl` decodes it, as well.
+    """Set the socket options and add TLS; return the stream and the peer's certificate as `ssl` decodes it.
 
     Raises:
-        NoHelloError: the other end has gone during the handshake, as a dialer does that needs it no more.
-        CertificateRefusedError: one end refuses the other's certificate.
-        TlsError: the handshake failed otherwise.
+        NoHelloError: the other end closed the connection during the handshake, as a dialer does that no
+            longer needs it.
+        CertificateRefusedError: one end refused the other's certificate.
+        TlsError: the handshake failed for another reason.
     """
     try:
         tune(stream.socket, unanswered_s)
@@ -334,9 +342,10 @@ async def secure(
 
 
 def _tls_failure(error: Exception) -> type[LostError]:
-    """Classify the end of a handshake: they are logged apart, so that one kind does not hide another.
+    """Return the error class for a failed handshake. Each class has its own log limit, so that one can't hide
+    another.
 
-    OpenSSL's reasons that are about a certificate say so: ``CERTIFICATE_VERIFY_FAILED``,
+    OpenSSL names a certificate in the reasons that concern one: ``CERTIFICATE_VERIFY_FAILED``,
     ``PEER_DID_NOT_RETURN_A_CERTIFICATE``, and the alerts of the other end: ``TLSV1_ALERT_UNKNOWN_CA``,
     ``SSLV3_ALERT_CERTIFICATE_EXPIRED``. Source: RFC 8446, 6.2.
     """
@@ -358,12 +367,12 @@ async def send_encoded(stream: ByteStream, frame: bytes) -> None:
 
 
 async def receive_hello(stream: ByteStream) -> Any:
-    """Read the value of a frame of a handshake; see `receive_first`."""
+    """Read and decode one frame of a handshake; see `receive_first`."""
     return decode_body(await receive_first(stream), HELLO_ITEMS_MAX)
 
 
 async def receive_first(stream: ByteStream) -> bytearray:
-    """Read the body of a frame of a handshake and not one byte more, for what follows has other limits."""
+    """Read the body of one handshake frame and no byte more: the frames that follow have other limits."""
     length = frame_length(await _receive_exactly(stream, HEADER_BYTES), HELLO_BYTES_MAX)
     return await _receive_exactly(stream, length)
 
@@ -392,7 +401,8 @@ def tune(sock: trio.socket.SocketType, unanswered_s: float) -> None:
 
 
 def round_trip_ns(sock: trio.socket.SocketType) -> int | None:
-    """How long the kernel sees the other end take for an answer; None where it doesn't say (not on Linux).
+    """Return the smoothed round-trip time that the kernel measured; None if it is not available (not on
+    Linux).
 
     Source: tcp(7), TCP_INFO: ``tcpi_rtt``, microseconds, smoothed.
     """
@@ -409,7 +419,7 @@ def round_trip_ns(sock: trio.socket.SocketType) -> int | None:
 
 
 _TCPI_RTT_AT: Final = 8 + 15 * 4
-"""In ``struct tcp_info``: behind eight bytes of flags and fifteen numbers of four."""
+"""Offset in ``struct tcp_info``: after eight bytes of flags and fifteen 4-byte numbers."""
 
 
 def remote(stream: trio.SocketStream) -> str:
@@ -421,10 +431,10 @@ def remote(stream: trio.SocketStream) -> str:
 
 
 def host_of(stream: trio.SocketStream) -> str:
-    """Return the address that the other end has, without its port.
+    """Return the remote address without its port.
 
     Raises:
-        LostError: it is gone already.
+        LostError: the connection has ended already.
     """
     try:
         host: str = stream.socket.getpeername()[0]
@@ -434,7 +444,7 @@ def host_of(stream: trio.SocketStream) -> str:
 
 
 def reason(error: BaseException) -> str:
-    """Say what went wrong in the words of whoever noticed first."""
+    """Return the text of the innermost cause of an error."""
     cause: BaseException = error
     while True:
         if isinstance(cause, BaseExceptionGroup):  # one for each address that was tried

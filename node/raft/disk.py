@@ -1,14 +1,14 @@
-"""One flat directory of files, as the journal sees it: the disk as a parameter.
+"""A flat directory of files: the disk interface of the journal.
 
-The journal and the identity file never touch the operating system themselves; they are handed a
-`Disk`. `RealDisk` is a directory; `node.simulator.disk.SimulatedDisk` is the one that loses power.
+The journal and the identity file never call the operating system directly; they receive a `Disk`. `RealDisk`
+is a directory of the operating system. `node.simulator.disk.SimulatedDisk` simulates power failures.
 
-What may be relied on, and nothing else: a write is durable after the file's next `sync`, a name
-(created, renamed, unlinked) after the directory's next `sync_dir`. Until then a power cut may keep,
-lose or tear each write by itself, in any order.
+The interface guarantees only this: a write is durable after the next `sync` of its file; a name that was
+created, renamed or removed is durable after the next `sync_dir`. Until then a power failure may keep, lose or
+tear each write independently, in any order.
 
-Every failure is a `DiskError`. After one nobody may try again: a kernel that failed to write a page
-may call it clean, so that the next sync succeeds without the data being anywhere.
+Every failure is a `DiskError`. After one, the operation must not be repeated: a kernel that failed to write a
+page may mark it clean, so the next sync succeeds although the data was never written.
 """
 
 from __future__ import annotations
@@ -22,25 +22,25 @@ from typing import Protocol
 from node.errors import DiskError
 
 _BUFFERS_MAX = 1024
-"""IOV_MAX of Linux: so many buffers one gathered write may take."""
+"""IOV_MAX of Linux: the maximum number of buffers of one gathered write."""
 
 
 class File(Protocol):
-    """An open file. Not safe for two threads, except `read` of what is already written."""
+    """An open file. Not safe for two threads, except `read` of bytes that are already written."""
 
     def size(self) -> int: ...
 
     def read(self, at: int, length: int) -> bytes:
-        """Bytes from offset ``at``; fewer than ``length`` only where the file ends."""
+        """Return the bytes from offset ``at``; fewer than ``length`` only at the end of the file."""
 
     def write(self, at: int, buffers: Sequence[bytes]) -> None:
-        """Write all the buffers one behind the other from offset ``at``: one gathered write."""
+        """Write all buffers, one after the other, from offset ``at``, as one gathered write."""
 
     def truncate(self, size: int) -> None:
         """Cut the file to ``size`` bytes."""
 
     def allocate(self, size: int) -> None:
-        """Reserve space up to ``size`` bytes; what the file did not have yet reads as zeros."""
+        """Extend the file to at least ``size`` bytes; the added part reads as zeros."""
 
     def sync(self) -> None:
         """Make content and size durable (fdatasync)."""
@@ -52,21 +52,21 @@ class Disk(Protocol):
     """A flat directory of files."""
 
     def names(self) -> list[str]:
-        """The names of all files in the directory, sorted."""
+        """Return the names of all files in the directory, sorted."""
 
     def open(self, name: str, *, create: bool = False) -> File:
-        """Open for reading and writing; with ``create`` the file must not exist yet."""
+        """Open a file for reading and writing; with ``create`` it must not exist yet."""
 
     def rename(self, old: str, new: str) -> None:
-        """Give a file another name, at once or not at all; a file of that name is replaced."""
+        """Rename a file atomically; an existing file of the new name is replaced."""
 
     def unlink(self, name: str) -> None: ...
 
     def sync_dir(self) -> None:
-        """Make the names durable."""
+        """Make all changes of names durable."""
 
     def describe(self, name: str) -> str:
-        """How messages to the operator call this file."""
+        """Return the name of this file for messages to the operator."""
 
 
 @contextlib.contextmanager
@@ -78,14 +78,14 @@ def _translated(what: str, path: Path) -> Iterator[None]:
 
 
 def replace_file(disk: Disk, name: str, data: bytes) -> None:
-    """Have ``data`` under ``name``, at once or not at all, durable on return.
+    """Write the file ``name`` atomically; it is durable on return.
 
     Raises:
-        DiskError: the disk refused.
+        DiskError: the write failed.
     """
     temporary = name + ".tmp"
     if temporary in disk.names():
-        disk.unlink(temporary)  # of a time that did not come to its end
+        disk.unlink(temporary)  # left by a call that did not finish
     with contextlib.closing(disk.open(temporary, create=True)) as file:
         file.write(0, [data])
         file.sync()
@@ -94,9 +94,9 @@ def replace_file(disk: Disk, name: str, data: bytes) -> None:
 
 
 class RealDisk:
-    """A directory of the operating system, created (and made durable) when it is missing.
+    """A directory of the operating system, created (durably) if it does not exist.
 
-    Files are for the owner's eyes only: they hold what clients published.
+    Files are readable by their owner only, because they contain what clients published.
     """
 
     def __init__(self, path: Path | str) -> None:
@@ -165,7 +165,7 @@ class RealFile:
     def _write_all(self, at: int, buffers: Sequence[bytes]) -> int:
         end = at + sum(map(len, buffers))
         at += os.pwritev(self._fd, buffers, at)
-        while at < end:  # cut short: the disk is nearly full, or more than 2 GiB at once
+        while at < end:  # short write: the disk is nearly full, or more than 2 GiB at once
             rest = memoryview(b"".join(buffers))[at - end :]
             at += os.pwrite(self._fd, rest, at)
         return end

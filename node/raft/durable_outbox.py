@@ -1,9 +1,9 @@
-"""Messages that promise something, kept back until what they promise is on the disk.
+"""Raft messages that must not be sent before the journal is durable.
 
-An ack says "these entries are here", a vote "I voted for you", a vote request "I vote for myself":
-after a power failure all of it must still be true (PS-4). So each waits until everything that was
-written to the journal before it is durable. Appends and heartbeats promise nothing and don't
-come here.
+An ack states "these entries are stored here", a vote "I voted for you", a vote request "I voted for myself".
+All of it must still be true after a power failure (PS-4). So each message waits until everything that was
+written to the journal before it is durable. Appends and heartbeats state nothing about this node's disk and
+are sent without waiting.
 """
 
 from __future__ import annotations
@@ -19,32 +19,36 @@ DurableSend: TypeAlias = Ack | Refusal | Vote | PreVote | VoteRequest | Stale
 
 
 class DurableOutbox:
-    """Sends in order; whatever has to wait for the disk waits, and what follows it waits too.
+    """Sends messages in order, each when the journal records written before it are durable.
 
-    Unbounded in theory; in practice a peer has one vote and at most a window of acks waiting, for
-    the time of one flush.
+    A message that waits delays all that follow it. The queue has no limit of its own: in practice it holds,
+    for each peer, one vote and at most one window of acks, for the duration of one flush.
     """
 
     def __init__(
-        self, journal: JournalView, *, send: Callable[[str, Message], None], note: Callable[[], Any]
+        self,
+        journal: JournalView,
+        *,
+        send: Callable[[str, Message], None],
+        heartbeat_payload: Callable[[], Any],
     ) -> None:
-        """No promises yet.
+        """Create an empty outbox.
 
         Args:
-            journal: says what is written and what is durable.
-            send: gives a frame to the transport.
-            note: what the follower's note says now; asked when a frame leaves.
+            journal: reports what is written and what is durable.
+            send: passes a frame to the transport.
+            heartbeat_payload: returns the follower's heartbeat payload; called when a frame is sent.
         """
         self._journal = journal
         self._send = send
-        self._note = note
+        self._heartbeat_payload = heartbeat_payload
         self._held: deque[tuple[int, str, DurableSend]] = deque()
 
     def __len__(self) -> int:
         return len(self._held)
 
     def send(self, peer: str, durable_send: DurableSend) -> None:
-        """Send it as soon as everything written so far is durable, perhaps now."""
+        """Send a message when everything written so far is durable, possibly now."""
         written = self._journal.written
         if not self._held and self._journal.durable >= written:
             self._leave(peer, durable_send)
@@ -53,16 +57,16 @@ class DurableOutbox:
 
     def _leave(self, peer: str, durable_send: DurableSend) -> None:
         if isinstance(durable_send, Ack | Refusal | Vote | PreVote):
-            durable_send = durable_send._replace(note=self._note())
+            durable_send = durable_send._replace(heartbeat_payload=self._heartbeat_payload())
         self._send(peer, durable_send.encode())
 
     def release(self) -> None:
-        """Let go what the last flush made true."""
+        """Send the messages whose journal records are durable now."""
         durable = self._journal.durable
         while self._held and self._held[0][0] <= durable:
             _, peer, durable_send = self._held.popleft()
             self._leave(peer, durable_send)
 
     def forget(self, peer: str) -> None:
-        """The connection is gone, and with it what would have been sent there."""
+        """Drop the messages for a peer whose connection has ended."""
         self._held = deque(held for held in self._held if held[1] != peer)

@@ -1,17 +1,17 @@
-"""When a node may campaign, and when a leader must stop: timer, pre-vote, stickiness, quorum.
+"""Decides when a node may campaign and when a leader must step down: timer, pre-vote, stickiness, quorum.
 
-The library campaigns whenever its deadline has passed (PS-26, PS-27): a node that was cut off comes back
-with a higher term and deposes a leader that everybody else hears. Here the timer is ours, and what
-it starts is a *pre-vote*: would a majority vote for me? Only with their yes, and only for that one
-tick, is the library authorised to campaign. A node that hears a leader says no to pre-votes, and
-ignores vote requests (*stickiness*) unless the leader itself asked for the election. A leader that
-has no acks of a majority for the longest election timeout steps down (*check-quorum*), so that its
-clients don't wait for a node that can commit nothing. Who is counted is the membership in force;
-learners are not.
+The library campaigns whenever its deadline has passed (PS-26, PS-27). A node that was cut off from the
+network then returns with a higher term and deposes a healthy leader. Here the engine owns the timer, and an
+expired timer starts a *pre-vote*: the node asks whether a majority would vote for it. Only if a majority
+grants it, and only for one tick, is the library authorised to campaign. A node that has recent contact with a
+leader denies pre-votes and ignores vote requests (*stickiness*), unless the leader itself asked for the
+election. A leader without acks of a majority for the longest election timeout steps down (*check-quorum*), so
+that clients do not wait for a node that can commit nothing. Votes and acks are counted by the membership in
+force, without learners.
 
-Who merely lost its connection to the leader need not wait out the timer: it asks early, and the
-others answer by what they see themselves. So a killed leader is replaced after a few heartbeats,
-while one bad cable deposes nobody.
+A node that lost its connection to the leader does not wait for its timer: it asks for pre-votes early, and
+the other voters answer by their own contact with the leader. So a killed leader is replaced after a few
+heartbeats, while a single broken connection deposes no leader.
 
 Source: Ongaro, *Consensus: Bridging Theory and Practice*, §4.2.3, §6.2, §9.6.
 """
@@ -25,24 +25,24 @@ from collections.abc import Iterable, Sequence
 from node.raft.ports import Clock, Timing
 
 ATTEMPT_BEATS = 6
-"""A node that knows of no leader asks again after so many heartbeats: time for two rounds of votes."""
+"""A node without a known leader asks again after this many heartbeats: time for two rounds of votes."""
 
 
 class Election:
-    """The times and votes of one node. It decides; who changes roles is the library."""
+    """The election timer and the vote counts of one node. The library changes the role."""
 
     def __init__(self, *, timing: Timing, clock: Clock, rng: random.Random, peers: Sequence[str]) -> None:
         self._timing = timing
         self._clock = clock
         self._rng = rng
         self.deadline = 0.0
-        """When this node, hearing nobody, asks for pre-votes."""
+        """When this node asks for pre-votes if no leader contacts it before."""
         self.authorised = False
-        """The library may campaign in this tick."""
+        """True if the library may campaign in this tick."""
         self.transfer = False
-        """The campaign was asked for by the leader."""
-        self._heard_at = self._asked_at = -math.inf
-        self._attempts = 0  # rounds of pre-votes since a leader was heard or lost
+        """True if the leader asked for the campaign (`TimeoutNow`)."""
+        self._leader_contact_at = self._asked_at = -math.inf
+        self._attempts = 0  # rounds of pre-votes since the last contact with a leader, or since it was lost
         self._pre_vote: tuple[int, set[str]] | None = None
         self._granted: set[str] = set()
         self._contacts: dict[str, float] = {}
@@ -51,17 +51,17 @@ class Election:
         self.set_voters(peers, counts=True)
         self.rearm()
 
-    # --- the electorate -------------------------------------------------------------------------
+    # --- voters ---------------------------------------------------------------------------------
 
     def set_voters(self, others: Iterable[str], *, counts: bool) -> None:
-        """Go by another membership. Whoever is new counts as heard now, whoever isn't as before.
+        """Use another membership. The contact time of a new voter is now; the others keep theirs.
 
         Args:
-            others: the voters but for this node.
-            counts: this node is a voter.
+            others: the voters without this node.
+            counts: True if this node is a voter.
         """
         self._others, self._counts = frozenset(others), counts
-        self._pre_vote = None  # those who answered were of another electorate
+        self._pre_vote = None  # the answers came from other voters
         now = self._clock()
         for peer in sorted(self._others):
             self._contacts.setdefault(peer, now)
@@ -73,14 +73,14 @@ class Election:
     # --- the timer ------------------------------------------------------------------------------
 
     def rearm(self) -> None:
-        """Start the timer again at a random timeout, and take back any authority.
+        """Restart the timer with a random timeout, and revoke the authority to campaign.
 
-        A node that knows of no leader (it has just started, or lost the connection) waits for nobody in
-        particular: its timeout begins with ``ATTEMPT_BEATS`` heartbeats and doubles with each attempt, up to
-        the configured ones. Who is alone has nobody to hear, and may lead at once.
+        For a node without a known leader (it has just started, or lost the connection) the timeout begins
+        with ``ATTEMPT_BEATS`` heartbeats and doubles with each attempt, up to the configured values. A node
+        without other voters may lead at once.
         """
         low, high = self._timing.election_min_s, self._timing.election_max_s
-        if self._heard_at == -math.inf:
+        if self._leader_contact_at == -math.inf:
             part = min(1.0, ATTEMPT_BEATS * self._timing.heartbeat_s * 2.0 ** min(self._attempts, 16) / low)
             low, high = low * part, high * part
         timeout_s = low + (high - low) * self._rng.random()
@@ -96,32 +96,35 @@ class Election:
         self.transfer = transfer
 
     def revoke(self) -> None:
-        """The tick is over; authority that wasn't used is gone."""
+        """End the authority to campaign, at the end of the tick."""
         self.authorised = self.transfer = False
 
-    # --- the leader, as a follower knows it --------------------------------------------------------
+    # --- contact with the leader -------------------------------------------------------------------
 
     def leader_contacted(self) -> None:
-        self._heard_at = self._clock()
+        self._leader_contact_at = self._clock()
         self._attempts = 0
         self._pre_vote = None
 
-    def hears_leader(self) -> bool:
-        """Whether a leader was heard so recently that no other is wanted."""
-        return self._clock() - self._heard_at < self._timing.election_min_s
+    def has_leader_contact(self) -> bool:
+        """Return whether a leader has contacted this node within the shortest election timeout."""
+        return self._clock() - self._leader_contact_at < self._timing.election_min_s
 
     def lost_leader(self) -> None:
-        """The connection to the leader broke: unless it comes back within a few heartbeats, ask."""
-        self._heard_at = -math.inf
+        """Ask for pre-votes after one or two heartbeats, unless the connection to the leader comes back
+        before.
+        """
+        self._leader_contact_at = -math.inf
         self._attempts = 0
         soon = self._clock() + self._timing.heartbeat_s * (1 + self._rng.random())
         self.deadline = min(self.deadline, soon)
 
     def give_way(self) -> None:
-        """Another was promised a vote: let its campaign go first, if only for a moment.
+        """Let a peer that was granted a pre-vote campaign first: postpone this node's own attempt by two
+        heartbeats.
 
-        No longer, for who asks again and again without hearing the answers must not keep the
-        others from asking.
+        The delay is short because that peer may ask again and again without receiving the answers, and must
+        not keep the other voters from asking.
         """
         self._pre_vote = None
         self.deadline = max(self.deadline, self._clock() + 2 * self._timing.heartbeat_s)
@@ -129,27 +132,27 @@ class Election:
     # --- votes ------------------------------------------------------------------------------------
 
     def ask(self, term: int) -> None:
-        """Open a round of pre-votes for ``term``."""
+        """Begin a round of pre-votes for ``term``."""
         self._pre_vote = (term, set())
         self._attempts += 1
         self._asked_at = self._clock()
 
     def asks(self, term: int) -> bool:
-        """Whether this node has just asked for pre-votes for ``term`` itself.
+        """Return whether this node has itself asked for pre-votes for ``term`` within the last heartbeat.
 
-        Two who ask at the same moment must not both be encouraged: they would both campaign, and
-        nobody would win. Only for a heartbeat's time, for the answers may never come.
+        If two nodes that ask at the same moment granted each other a pre-vote, both would campaign and
+        neither would win. The limit is one heartbeat because the answers may never arrive.
         """
         just_now = self._clock() - self._asked_at < self._timing.heartbeat_s
         return just_now and self._pre_vote is not None and self._pre_vote[0] == term
 
     def pre_voted(self, peer: str, term: int) -> bool:
-        """Count a voter's granted pre-vote; True when it makes the majority."""
+        """Count a granted pre-vote of a voter; returns True when it completes a majority."""
         if (
             peer not in self._others
             or self._pre_vote is None
             or self._pre_vote[0] != term
-            or self.hears_leader()
+            or self.has_leader_contact()
         ):
             return False
         granted = self._pre_vote[1]
@@ -157,11 +160,11 @@ class Election:
         return len(granted) + self._counts >= self._majority
 
     def campaigning(self) -> None:
-        """A campaign begins: nobody has voted yet."""
+        """Reset the vote count at the start of a campaign."""
         self._granted.clear()
 
     def voted(self, peer: str) -> bool:
-        """Count a vote of this term; False if it doesn't count, or was counted before (PS-11)."""
+        """Count a vote of this term; returns False if it does not count or was counted before (PS-11)."""
         if peer not in self._others or peer in self._granted:
             return False
         self._granted.add(peer)
@@ -170,7 +173,7 @@ class Election:
     # --- check-quorum -----------------------------------------------------------------------------
 
     def leading(self) -> None:
-        """Leadership begins: every voter counts as heard now."""
+        """Set the contact time of every voter to now, at the start of a leadership."""
         self._pre_vote = None
         now = self._clock()
         self._contacts = dict.fromkeys((*self._contacts, *sorted(self._others)), now)
@@ -179,27 +182,33 @@ class Election:
         self._contacts[peer] = self._clock()
 
     def contact_age(self, peer: str) -> float:
-        """Seconds since ``peer`` acknowledged something; infinity if it never did."""
+        """Return the seconds since ``peer`` acknowledged something; infinity if it never did."""
         return self._clock() - self._contacts.get(peer, -math.inf)
 
     def forget(self, peer: str) -> None:
-        """It is no member any more."""
+        """Forget a peer that is no longer a member."""
         self._contacts.pop(peer, None)
 
     def majority_age_s(self) -> float:
-        """Seconds since a majority of the voters, perhaps with this node, had all acknowledged something."""
+        """Return the time in seconds within which a majority of the voters, including this node if it votes,
+        has acknowledged.
+        """
         needed = self._majority - self._counts
         ages = sorted(self.contact_age(peer) for peer in self._others)
         return 0.0 if needed <= 0 else ages[needed - 1]
 
     def has_quorum(self) -> bool:
-        """Whether a majority of the voters, perhaps with this node, acknowledged something recently."""
+        """Return whether a majority of the voters, including this node if it votes, has acknowledged
+        recently.
+        """
         oldest = self._clock() - self._timing.election_max_s
         recent = sum(self._contacts[peer] > oldest for peer in self._others)
         return recent + self._counts >= self._majority
 
     def forgive(self, gap_s: float) -> None:
-        """This node itself stood still for that long: it doesn't count against anybody."""
+        """Ignore the time for which this node itself was paused: move all contact times forward by
+        ``gap_s``.
+        """
         now = self._clock()
         for peer, at in self._contacts.items():
             self._contacts[peer] = min(now, at + gap_s)

@@ -150,7 +150,7 @@ class Engine:
         self._broken: BaseException | None = None
         self._beat_at = 0.0
         self._election = Election(timing=timing, clock=clock, rng=rng, peers=[])
-        self._durable_outbox = DurableOutbox(journal, send=send, note=listener.follower_note)
+        self._durable_outbox = DurableOutbox(journal, send=send, heartbeat_payload=listener.follower_payload)
         self._replicator = Replicator(
             peers=[],
             journal=journal,
@@ -158,7 +158,7 @@ class Engine:
             limits=limits,
             remind_s=_SNAPSHOT_REMINDER * timing.election_max_s,
             send=send,
-            note=listener.leader_note,
+            heartbeat_payload=listener.leader_payload,
             needs_snapshot=listener.needs_snapshot,
         )
         log = LibraryLog(journal, readable=self._readable, clock=clock, budget_s=limits.apply_s)
@@ -194,7 +194,7 @@ class Engine:
             may_campaign=lambda: self._reconfiguration.may_campaign(self.commit_index),
             ask=send,
             durable_send=self._durable_outbox.send,
-            noted=listener.noted_follower,
+            payload_received=listener.follower_payload_received,
         )
         self._follower = Follower(
             name=node,
@@ -538,7 +538,7 @@ class Engine:
             return  # it left
         if peer_progress.counts or not peer_progress.voter:
             self._election.contact(peer)
-        self._listener.noted_follower(peer, answer.note)
+        self._listener.follower_payload_received(peer, answer.heartbeat_payload)
         match answer:
             case Ack(match=match):
                 if match > self._journal.last_index:

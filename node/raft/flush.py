@@ -1,6 +1,6 @@
-"""The journal's trips to the disk: what is written, synced and deleted, and in which order.
+"""The disk work of the journal: `Flush` writes and syncs, `Sweep` deletes.
 
-Both jobs are made by the journal on its own thread and run in any other, one of each at a time.
+The journal creates both on its own thread. They run in a worker thread, at most one of each at a time.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from node.raft.segments import Segment
 
 
 class Part:
-    """Buffers that go to one place in one segment."""
+    """Buffers to be written at one offset of one segment."""
 
     __slots__ = ("at", "buffers", "segment")
 
@@ -24,19 +24,22 @@ class Part:
 
 
 class Sweep:
-    """Deletes files that hold nothing any more: 13 ms for 64 MiB, so not while acks wait for it."""
+    """Deletes segments that are no longer needed. Deleting 64 MiB takes 13 ms, so it is not part of a
+    flush.
+    """
 
     __slots__ = ("_doomed", "_failed", "_kept", "finished")
 
     def __init__(
         self, doomed: Sequence[Segment], kept: Sequence[Segment], *, failed: Callable[[DiskError], None]
     ) -> None:
-        """A sweep.
+        """Create a sweep.
 
         Args:
-            doomed: to be deleted, in this order: no crash may leave a gap.
-            kept: to be synced first, if nobody did; all but the last that exists are.
-            failed: told of an error before it is raised.
+            doomed: the segments to delete, in this order: a crash must not leave a gap.
+            kept: the remaining segments, to be synced first if no flush has synced them. Only the last
+                existing one may be unsynced.
+            failed: called with an error before it is raised.
         """
         self._doomed = tuple(doomed)
         self._kept = tuple(kept)
@@ -44,15 +47,15 @@ class Sweep:
         self.finished = False
 
     def run(self) -> None:
-        """Delete the files, durably.
+        """Delete the segments, durably.
 
         Raises:
-            DiskError: the disk refused. The journal refuses everything from now on.
+            DiskError: a delete or sync failed. The journal refuses all further operations.
         """
         try:
             newest = next((segment for segment in reversed(self._kept) if segment.exists), None)
             if newest is not None:
-                newest.file.sync()  # it may hold what is needed to start without the old ones
+                newest.file.sync()  # it may hold what a start without the old segments needs
             for segment in self._doomed:
                 segment.remove()
         except DiskError as error:
@@ -62,7 +65,7 @@ class Sweep:
 
 
 class Flush:
-    """What one trip carries there. It runs once."""
+    """One write to the disk. It runs once."""
 
     __slots__ = ("_failed", "_parts", "_relaxed", "_sweep", "finished", "last_index", "running", "seq")
 
@@ -81,18 +84,19 @@ class Flush:
         self._relaxed = relaxed
         self._failed = failed
         self.seq = seq
-        """The last record it carries."""
+        """The number of the last record that it writes."""
         self.last_index = last_index
-        """The last entry that is durable when it has run; lowered when that entry is replaced."""
+        """The last entry that is durable when it has run; lowered if that entry is replaced meanwhile."""
         self.running = False
-        """In ``run``. A flush that was begun may never run: the node stops."""
+        """True during ``run``. A flush that was begun may never run, if the node stops."""
         self.finished = False
 
     def run(self) -> None:
-        """Write and sync: one gathered write and one fdatasync, unless a segment was full; and seal it.
+        """Write and sync: one gathered write and one fdatasync, more only if a segment became full. Then
+        write the end record.
 
         Raises:
-            DiskError: the disk refused. The journal refuses everything from now on.
+            DiskError: a write or sync failed. The journal refuses all further operations.
         """
         assert not self.finished
         self.running = True
@@ -116,21 +120,22 @@ class Flush:
             segment.create()
         if part.buffers:
             segment.file.write(part.at, part.buffers)
-        # A full segment is synced before the next one exists, so that only the last can be torn.
+        # A full segment is synced before the next one is created, so that only the last segment can be torn.
         if not last or (part.buffers and not self._relaxed):
             segment.file.sync()
 
     def _end_segment(self, part: Part) -> None:
-        """Say that all of it was synced (`node.raft.records`)."""
+        """Write the record that marks everything before it as synced (`node.raft.records`)."""
         end = part.at + sum(map(len, part.buffers))
         write_segment_end(part.segment, end, self.seq + 1)
 
 
 def write_segment_end(segment: Segment, end: int, seq: int) -> None:
-    """Seal what ends at ``end`` of a segment: record ``seq`` comes next. A full one needs no seal.
+    """Write a ``SEGMENT_END`` record at ``end``; ``seq`` is the number of the next record. A full segment
+    gets none.
 
     Raises:
-        DiskError: the disk refused.
+        DiskError: the write failed.
     """
     if end + RECORD_BYTES <= segment.capacity:
         segment.file.write(end, [segment.frame.encrypt(seq)])

@@ -1,7 +1,7 @@
-"""What a node does with the frames of whoever leads: compare, append, answer, take note.
+"""Handles the frames of the leader: compare, append, acknowledge.
 
-`inbound` decides what an append means for our log, the library changes it, and the members follow
-what it then says. Every answer is a promise and waits for the disk.
+`append_check` decides what an append means for this log, the library changes the log, and the membership is
+read from it afterwards. Every answer waits until the journal is durable (`durable_outbox`).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from node.raft.voting import Voting
 
 
 class Follower:
-    """The part of an engine that listens to a leader. Idle while the node leads."""
+    """The follower part of an engine. Idle while this node leads."""
 
     def __init__(
         self,
@@ -44,10 +44,10 @@ class Follower:
         self._listener = listener
 
     def append(self, peer: str, append: Append) -> None:
-        """Take entries, a heartbeat or a commit index.
+        """Handle entries, a heartbeat or a new commit index.
 
         Raises:
-            CorruptionError: logs contradict each other where they are committed, or a term has two leaders.
+            CorruptionError: the logs differ in a committed entry, or one term has two leaders.
         """
         if self._is_stale(peer, append.term):
             return
@@ -57,10 +57,10 @@ class Follower:
                 self._library.hear(peer, append.term)
                 self._durable_outbox.send(peer, Refusal(append.term, refused, following))
             case Accept(match=match, prev=prev, entries=entries, commit=commit):
-                if not entries:  # nothing new: no reason to let the library delete what follows
+                if not entries:  # nothing new: keep the library from deleting what follows
                     prev = self._journal.last_index
                 prev_term = self._journal.term_at(prev)
-                assert prev_term is not None, f"entry {prev} was verified but isn't there"
+                assert prev_term is not None, f"entry {prev} was verified but is not in the log"
                 self._library.append(
                     peer,
                     term=append.term,
@@ -72,29 +72,33 @@ class Follower:
                 self._reconfiguration.follow()
                 if append.ask:
                     self._durable_outbox.send(peer, Ack(append.term, match))
-        self._heard(peer, append.term, append.commit, append.note)
+        self._leader_contacted(peer, append.term, append.commit, append.heartbeat_payload)
 
     def alive(self, peer: str, alive: Alive) -> None:
-        """Take the heartbeat of a leader that has no log for us, only a snapshot.
+        """Handle the heartbeat of a leader that can't send this node its log, only a snapshot.
 
         Raises:
-            CorruptionError: a term has two leaders.
+            CorruptionError: one term has two leaders.
         """
         if self._is_stale(peer, alive.term):
             return
         self._library.hear(peer, alive.term)
-        # What is committed here is in the log of whoever leads now.
+        # Every committed entry of this log is in the log of the present leader.
         self._durable_outbox.send(peer, Ack(alive.term, self._library.commit))
-        self._heard(peer, alive.term, alive.commit, alive.note)
+        self._leader_contacted(peer, alive.term, alive.commit, alive.heartbeat_payload)
 
     def notify_leader(self, match: int) -> None:
-        """Acknowledge everything up to ``match``, which came by another way than an append."""
+        """Acknowledge everything up to ``match`` that was received by other means than an append."""
         leader = self._library.leader
         if leader is not None and leader != self._name:
             self._durable_outbox.send(leader, Ack(self._library.current_term, match))
 
     def _is_stale(self, peer: str, term: int) -> bool:
-        """Answer a leader of the past (PS-25). There can't be two of the present."""
+        """Reply to a frame of an earlier term with `Stale` (PS-25); returns whether it was one.
+
+        Raises:
+            CorruptionError: the current term has two leaders.
+        """
         now, leader = self._library.current_term, self._library.leader
         if term < now:
             self._durable_outbox.send(peer, Stale(now))
@@ -103,8 +107,8 @@ class Follower:
             raise CorruptionError(f"term {term} has two leaders: {leader} and {peer}")
         return False
 
-    def _heard(self, peer: str, term: int, commit: int, note: Any) -> None:
+    def _leader_contacted(self, peer: str, term: int, commit: int, heartbeat_payload: Any) -> None:
         self._voting.cause = f"{peer} leads"
         self._election.leader_contacted()
-        self._listener.noted_leader(peer, note)
+        self._listener.leader_payload_received(peer, heartbeat_payload)
         self._listener.commit_learned(commit, term)

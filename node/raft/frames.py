@@ -31,10 +31,10 @@ class Append(NamedTuple):
     entries: list[Entry]
     ask: bool
     """Whether the sender wants an ack. A refusal is always sent."""
-    note: Any
+    heartbeat_payload: Any
 
     def encode(self) -> Message:
-        return {"type": "append", "x": self.note} | {
+        return {"type": "append", "x": self.heartbeat_payload} | {
             "term": self.term,
             "prev": self.prev,
             "prev_term": self.prev_term,
@@ -52,10 +52,10 @@ class Alive(NamedTuple):
 
     term: int
     commit: int
-    note: Any
+    heartbeat_payload: Any
 
     def encode(self) -> Message:
-        return {"type": "alive", "term": self.term, "commit": self.commit, "x": self.note}
+        return {"type": "alive", "term": self.term, "commit": self.commit, "x": self.heartbeat_payload}
 
 
 class Ack(NamedTuple):
@@ -63,10 +63,10 @@ class Ack(NamedTuple):
 
     term: int
     match: int
-    note: Any = None
+    heartbeat_payload: Any = None
 
     def encode(self) -> Message:
-        return {"type": "ack", "term": self.term, "match": self.match, "x": self.note}
+        return {"type": "ack", "term": self.term, "match": self.match, "x": self.heartbeat_payload}
 
 
 class Refusal(NamedTuple):
@@ -75,11 +75,11 @@ class Refusal(NamedTuple):
     term: int
     refused: int
     next: int
-    note: Any = None
+    heartbeat_payload: Any = None
 
     def encode(self) -> Message:
         return {"type": "refusal", "term": self.term, "refused": self.refused, "next": self.next} | {
-            "x": self.note
+            "x": self.heartbeat_payload
         }
 
 
@@ -110,10 +110,10 @@ class Vote(NamedTuple):
     """The sender's vote, given in ``term`` to the receiver."""
 
     term: int
-    note: Any = None
+    heartbeat_payload: Any = None
 
     def encode(self) -> Message:
-        return {"type": "voted", "term": self.term, "x": self.note}
+        return {"type": "voted", "term": self.term, "x": self.heartbeat_payload}
 
 
 class PreVoteRequest(NamedTuple):
@@ -136,12 +136,12 @@ class PreVote(NamedTuple):
     term: int
     granted: bool
     current: int
-    note: Any = None
+    heartbeat_payload: Any = None
 
     def encode(self) -> Message:
         return {"type": "prevoted", "term": self.term, "granted": self.granted} | {
             "current": self.current,
-            "x": self.note,
+            "x": self.heartbeat_payload,
         }
 
 
@@ -171,11 +171,13 @@ def parse(message: Message) -> Frame:
         case "append":
             return _parse_append(fields)
         case "alive":
-            return Alive(fields.term(), fields.number("commit"), fields.note())
+            return Alive(fields.term(), fields.number("commit"), fields.heartbeat_payload())
         case "ack":
-            return Ack(fields.term(), fields.number("match"), fields.note())
+            return Ack(fields.term(), fields.number("match"), fields.heartbeat_payload())
         case "refusal":
-            return Refusal(fields.term(), fields.number("refused"), fields.number("next"), fields.note())
+            return Refusal(
+                fields.term(), fields.number("refused"), fields.number("next"), fields.heartbeat_payload()
+            )
         case "stale":
             return Stale(fields.term())
         case "vote":
@@ -186,11 +188,13 @@ def parse(message: Message) -> Frame:
                 fields.flag("transfer"),
             )
         case "voted":
-            return Vote(fields.term(), fields.note())
+            return Vote(fields.term(), fields.heartbeat_payload())
         case "prevote":
             return PreVoteRequest(fields.term(), fields.number("last_index"), fields.term("last_term"))
         case "prevoted":
-            return PreVote(fields.term(), fields.flag("granted"), fields.term("current"), fields.note())
+            return PreVote(
+                fields.term(), fields.flag("granted"), fields.term("current"), fields.heartbeat_payload()
+            )
         case "takeover":
             return TimeoutNow(fields.term())
         case unknown:
@@ -220,7 +224,7 @@ class _Fields:
             raise RemoteProtocolError(f"raft frame: {key} is {shown(value)}, expected true or false")
         return value
 
-    def note(self) -> Any:
+    def heartbeat_payload(self) -> Any:
         return self._message.get("x")
 
     def items(self, key: str) -> list[Any] | tuple[Any, ...]:
@@ -248,4 +252,12 @@ def _parse_append(fields: _Fields) -> Append:
             case _:
                 # PS-12: the library would put a hole into its log.
                 raise RemoteProtocolError(f"append of term {term}: {shown(item)} can't follow entry {index}")
-    return Append(term, prev, prev_term, fields.number("commit"), entries, fields.flag("ask"), fields.note())
+    return Append(
+        term,
+        prev,
+        prev_term,
+        fields.number("commit"),
+        entries,
+        fields.flag("ask"),
+        fields.heartbeat_payload(),
+    )

@@ -165,16 +165,16 @@ class Listener(Protocol):
     def applied_to(self, index: Index, term: Term) -> None:
         """An entry that carries no batch was passed: the next batch has a higher index."""
 
-    def leader_note(self) -> Any:
+    def leader_payload(self) -> Any:
         """Asked when a frame leaves, so it may carry clocks."""
 
-    def follower_note(self) -> Any:
+    def follower_payload(self) -> Any:
         """Asked when a frame leaves, after it waited for the disk."""
 
-    def noted_leader(self, peer: str, note: Any) -> None:
+    def leader_payload_received(self, peer: str, payload: Any) -> None:
         """A frame of the current term's leader carried this."""
 
-    def noted_follower(self, peer: str, note: Any) -> None:
+    def follower_payload_received(self, peer: str, payload: Any) -> None:
         """An answer of ``peer`` to this node, in this node's term, carried this."""
 
     def needs_snapshot(self, peer: str) -> None:

@@ -164,7 +164,7 @@ class Replicator:
         limits: Limits,
         remind_s: float,
         send: Callable[[str, Message], None],
-        note: Callable[[], object],
+        heartbeat_payload: Callable[[], object],
         needs_snapshot: Callable[[str], None],
     ) -> None:
         self.progress_by_peer: dict[str, Progress] = {}
@@ -175,7 +175,7 @@ class Replicator:
         self._limits = limits
         self._remind_s = remind_s
         self._send = send
-        self._note = note
+        self._heartbeat_payload = heartbeat_payload
         self._needs_snapshot = needs_snapshot
         self._term = 0
         self._leading = False
@@ -358,7 +358,7 @@ class Replicator:
             peer_progress.reminded_at = self._clock()
             self._needs_snapshot(peer_progress.name)
         if beat:
-            self._send(peer_progress.name, Alive(self._term, commit, self._note()).encode())
+            self._send(peer_progress.name, Alive(self._term, commit, self._heartbeat_payload()).encode())
 
     def _entries(self, index: int, commit: int) -> tuple[Message, int, int]:
         entries = self._journal.read(index, self._limits.frame_bytes)
@@ -369,4 +369,4 @@ class Replicator:
     def _append(self, prev: int, commit: int, entries: list[Entry], *, ask: bool) -> Message:
         prev_term = self._journal.term_at(prev)
         assert prev_term is not None, f"entry {prev} is not in the log"
-        return Append(self._term, prev, prev_term, commit, entries, ask, self._note()).encode()
+        return Append(self._term, prev, prev_term, commit, entries, ask, self._heartbeat_payload()).encode()

@@ -72,7 +72,7 @@ class Security(Protocol):
             IdentityError: it is.
         """
 
-    def noted_member(self, certificate: Mapping[str, Any] | None, hello: Mapping[str, Any]) -> None:
+    def member_linked(self, certificate: Mapping[str, Any] | None, hello: Mapping[str, Any]) -> None:
         """A member has linked with this certificate and this hello."""
 
     def hello(self) -> Mapping[str, Any]:
@@ -123,7 +123,7 @@ class Plaintext:
     def check_remote_route(self, certificate: Mapping[str, Any] | None, node: str, cluster: Any) -> None:
         """See `Security`: there is nothing to compare with."""
 
-    def noted_member(self, certificate: Mapping[str, Any] | None, hello: Mapping[str, Any]) -> None:
+    def member_linked(self, certificate: Mapping[str, Any] | None, hello: Mapping[str, Any]) -> None:
         """See `Security`: there is nothing to note."""
 
     def hello(self) -> Mapping[str, Any]:
@@ -239,11 +239,11 @@ class MutualTLS:
         if self._members is not None:
             self._members.check_remote_route(certificate, node, cluster)
 
-    def noted_member(self, certificate: Mapping[str, Any] | None, hello: Mapping[str, Any]) -> None:
+    def member_linked(self, certificate: Mapping[str, Any] | None, hello: Mapping[str, Any]) -> None:
         """See `Security`."""
         if self._members is not None:
-            self._members.noted(certificate)
-            self._members.told(hello.get("certificates"))
+            self._members.add(certificate)
+            self._members.add_ids(hello.get("certificates"))
 
     def hello(self) -> Mapping[str, Any]:
         """See `Security`."""

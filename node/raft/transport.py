@@ -421,7 +421,7 @@ class Transport:
                     more = self._explanation(hello.fields)
                     slot = self._slot_for(hello)
                     if hello.link not in self._serve_others:
-                        self._security.noted_member(certificate, hello.fields)
+                        self._security.member_linked(certificate, hello.fields)
                     return secured, hello, slot
                 except (IdentityError, CollisionError) as error:
                     await send(secured, refusal(error) | more)
@@ -535,7 +535,7 @@ class Transport:
             if (hello.node, hello.link, hello.to) != (peer, link, self._node):
                 raise IdentityError(f"answers as {hello.link} link of {hello.node!r} to {hello.to!r}")
             self._check_hello(link, hello.fields)
-            self._security.noted_member(certificate, hello.fields)
+            self._security.member_linked(certificate, hello.fields)
             return secured, hello
         raise LostError(f"no hello within {self._limits.handshake_s} s")
 

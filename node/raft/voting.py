@@ -38,7 +38,7 @@ class Voting:
         may_campaign: whether this node may be a candidate at all.
         ask: sends what promises nothing.
         durable_send: sends what must be durable first.
-        noted: is told of notes on answers.
+        payload_received: is told of notes on answers.
     """
 
     def __init__(
@@ -53,7 +53,7 @@ class Voting:
         may_campaign: Callable[[], bool],
         ask: Callable[[str, Message], None],
         durable_send: Callable[[str, DurableSend], None],
-        noted: Callable[[str, Any], None],
+        payload_received: Callable[[str, Any], None],
     ) -> None:
         self.cause = "start"
         """Why role, term or leader changed last."""
@@ -66,7 +66,7 @@ class Voting:
         self._may_campaign = may_campaign
         self._ask = ask
         self._send_durably = durable_send
-        self._noted = noted
+        self._payload_received = payload_received
 
     @property
     def _term(self) -> int:
@@ -124,7 +124,9 @@ class Voting:
         if request.term < self._term:
             self._send_durably(peer, Stale(self._term))
             return
-        if not request.transfer and (self._library.role is Role.LEADER or self._election.hears_leader()):
+        if not request.transfer and (
+            self._library.role is Role.LEADER or self._election.has_leader_contact()
+        ):
             return
         if request.term == self._term and self._journal.voted_for == peer:
             self._send_durably(peer, Vote(self._term))  # PS-28: the first answer may be lost
@@ -137,7 +139,7 @@ class Voting:
     def _on_vote(self, peer: str, vote: Vote) -> None:
         if self.overtaken(peer, vote.term) or vote.term < self._term:
             return
-        self._noted(peer, vote.note)
+        self._payload_received(peer, vote.heartbeat_payload)
         if not self._counts(peer):
             return
         if self._library.role is Role.CANDIDATE and self._election.voted(peer):
@@ -148,7 +150,7 @@ class Voting:
         ours, theirs = self._last, (request.last_term, request.last_index)
         granted = (
             self._library.role is not Role.LEADER
-            and not self._election.hears_leader()
+            and not self._election.has_leader_contact()
             and request.term > self._term
             and theirs >= ours
         )
@@ -161,7 +163,7 @@ class Voting:
     def _on_pre_vote(self, peer: str, answer: PreVote) -> bool:
         if self.overtaken(peer, answer.current):
             return False
-        self._noted(peer, answer.note)
+        self._payload_received(peer, answer.heartbeat_payload)
         if not answer.granted or answer.term != self._term + 1 or self._library.role is Role.LEADER:
             return False
         if not (self._counts(peer) and self._election.pre_voted(peer, answer.term)):

@@ -389,15 +389,15 @@ class Replica:
         self._notify_origin()
         self._notify_changed()
 
-    def leader_note(self) -> Any:
+    def leader_payload(self) -> Any:
         """What this node, as leader, attaches to every append (R12, R13)."""
         return (self.clock.now(), self.wall_clock.median())
 
-    def follower_note(self) -> Any:
+    def follower_payload(self) -> Any:
         """What this node attaches to every answer to a leader or candidate (R12, R13, R14)."""
         return (self.wall_clock.reading(), self.catch_up.has_served, self.clock.time_and_term())
 
-    def noted_leader(self, peer: str, note: Any) -> None:
+    def leader_payload_received(self, peer: str, note: Any) -> None:
         """A live frame of the current leader came in."""
         match note:
             case (int(time_ns), int(median_ns)):
@@ -410,7 +410,7 @@ class Replica:
                 log.warning("%s: a note that says nothing: %s", peer, shown(note))
         self.catch_up.leader_known()
 
-    def noted_follower(self, peer: str, note: Any) -> None:
+    def follower_payload_received(self, peer: str, note: Any) -> None:
         """An answer of a member says what its clock shows, whether it is warm, and what time it has heard."""
         match note:
             case (int(wall_clock_ns), bool(has_served), None | (int(), int()) as word):

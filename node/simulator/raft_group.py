@@ -367,16 +367,16 @@ class RaftServer:
     def applied_to(self, index: int, term: int) -> None:
         pass
 
-    def leader_note(self) -> None:
+    def leader_payload(self) -> None:
         return None
 
-    def follower_note(self) -> None:
+    def follower_payload(self) -> None:
         return None
 
-    def noted_leader(self, peer: str, note: Any) -> None:
+    def leader_payload_received(self, peer: str, note: Any) -> None:
         pass
 
-    def noted_follower(self, peer: str, note: Any) -> None:
+    def follower_payload_received(self, peer: str, note: Any) -> None:
         pass
 
     def lost_entries(self, peer: str, acknowledged: int, last: int) -> None:

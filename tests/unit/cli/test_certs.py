@@ -59,7 +59,7 @@ def test_issue_makes_more_with_the_same_authority(tmp_path: Path) -> None:
     [
         (["--nodes", "n1", "--hosts", "n2=b.example"], "n2 is not among the nodes"),
         (["--nodes", "n1,,n2"], "expected names separated by commas"),
-        (["--nodes", "n1", "--hosts", "a b"], "neither a host name nor an IP address"),
+        (["--nodes", "n1", "--hosts", "a b"], "expected a host name or an IP address"),
         (["--nodes", "n1", "--days", "0"], "at least 1 is needed"),
     ],
 )

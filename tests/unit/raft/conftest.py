@@ -30,8 +30,8 @@ class Heard:
         self.name = name
         self.roles: list[tuple[Role, int, str | None, str]] = []
         self.passed: list[tuple[int, int]] = []
-        self.leader_notes: list[tuple[str, Any]] = []
-        self.follower_notes: list[tuple[str, Any]] = []
+        self.leader_payloads: list[tuple[str, Any]] = []
+        self.follower_payloads: list[tuple[str, Any]] = []
         self.snapshots: list[str] = []
         self.lost: list[tuple[str, int, int]] = []
         self.commits: list[tuple[int, int]] = []
@@ -45,17 +45,17 @@ class Heard:
     def applied_to(self, index: int, term: int) -> None:
         self.passed.append((index, term))
 
-    def leader_note(self) -> Any:
+    def leader_payload(self) -> Any:
         return f"from leader {self.name}"
 
-    def follower_note(self) -> Any:
+    def follower_payload(self) -> Any:
         return f"from follower {self.name}"
 
-    def noted_leader(self, peer: str, note: Any) -> None:
-        self.leader_notes.append((peer, note))
+    def leader_payload_received(self, peer: str, payload: Any) -> None:
+        self.leader_payloads.append((peer, payload))
 
-    def noted_follower(self, peer: str, note: Any) -> None:
-        self.follower_notes.append((peer, note))
+    def follower_payload_received(self, peer: str, payload: Any) -> None:
+        self.follower_payloads.append((peer, payload))
 
     def needs_snapshot(self, peer: str) -> None:
         self.snapshots.append(peer)

@@ -130,8 +130,8 @@ def test_an_authority_that_is_missing_damaged_or_not_its_own_is_refused(tmp_path
         (["n 1"], {}, 30, "node name 'n 1'"),
         (["n1"], {}, 0, "0 days"),
         (["n1"], {"n2": ["x"]}, 30, "not among the nodes"),
-        (["n1"], {"n1": ["a b"]}, 30, "neither a host name nor an IP address"),
-        (["n1"], {"n1": ["*.example.com"]}, 30, "neither a host name nor an IP address"),
+        (["n1"], {"n1": ["a b"]}, 30, "expected a host name or an IP address"),
+        (["n1"], {"n1": ["*.example.com"]}, 30, "expected a host name or an IP address"),
         (["n1", "n2"], {"n1": ["n2"]}, 30, "the name of another node"),
     ],
 )

@@ -23,9 +23,12 @@ def certificate(serial: str, issuer: object = ISSUER) -> dict[str, object]:
     ("left", "says"),
     [
         (datetime.timedelta(days=31), ""),
-        (datetime.timedelta(days=30), "expires in 30 days, on 2026-12-31 00:00 UTC: issue another"),
+        (datetime.timedelta(days=30), "expires in 30 days, on 2026-12-31 00:00 UTC: issue a new one"),
         (datetime.timedelta(days=1, hours=1), "expires in 25 hours"),
-        (datetime.timedelta(0), "has expired, on 2026-12-01 00:00 UTC: no new link between nodes comes up"),
+        (
+            datetime.timedelta(0),
+            "expired on 2026-12-01 00:00 UTC: new links between nodes can't be established",
+        ),
     ],
 )
 def test_warning(left: datetime.timedelta, says: str) -> None:
@@ -37,7 +40,7 @@ def test_warning(left: datetime.timedelta, says: str) -> None:
 
 def test_members_certificate_is_no_other_clusters() -> None:
     members = MemberCertificates("south", MemoryDisk())
-    members.noted(certificate("01"))
+    members.add(certificate("01"))
     members.check_remote_route(certificate("01"), "n3", "south")  # a member may look for members on routes
     members.check_remote_route(certificate("02"), "n3", "north")  # another's of the same name
     members.check_remote_route(certificate("01", ((("commonName", "another authority"),),)), "n3", "north")
@@ -50,15 +53,15 @@ def test_they_are_remembered_and_told() -> None:
     disk = MemoryDisk()
     members = MemberCertificates("south", disk)
     assert not members.is_dirty
-    members.noted(certificate("01"))
+    members.add(certificate("01"))
     assert members.is_dirty
     members.save()
-    members.noted(certificate("01"))
-    members.noted(None)
+    members.add(certificate("01"))
+    members.add(None)
     assert not members.is_dirty
-    again, newcomer = MemberCertificates("south", disk), MemberCertificates("south", MemoryDisk())
-    newcomer.told(again.hello())
-    for one in (again, newcomer):
+    again, joining = MemberCertificates("south", disk), MemberCertificates("south", MemoryDisk())
+    joining.add_ids(again.hello())
+    for one in (again, joining):
         with pytest.raises(IdentityError):
             one.check_remote_route(certificate("01"), "n3", "north")
 
@@ -69,14 +72,14 @@ TOO_MANY = b"x" * (ID_BYTES * KNOWN_MAX + ID_BYTES)
 @pytest.mark.parametrize("told", [None, "text", b"x", TOO_MANY, [b"x" * ID_BYTES]])
 def test_what_is_no_list_of_them_is_passed_over(told: object) -> None:
     members = MemberCertificates("south", MemoryDisk())
-    members.told(told)
+    members.add_ids(told)
     assert members.hello() == b""
 
 
 def test_they_are_bounded() -> None:
     members = MemberCertificates("south", MemoryDisk())
     for number in range(KNOWN_MAX + 10):
-        members.noted(certificate(f"{number:x}"))
+        members.add(certificate(f"{number:x}"))
     assert len(members.hello()) == KNOWN_MAX * ID_BYTES < 32 * 1024
     newest = identify(certificate(f"{KNOWN_MAX + 9:x}"))
     assert newest is not None

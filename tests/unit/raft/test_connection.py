@@ -85,13 +85,13 @@ async def test_messages_for_clients_are_taken_in_steps(
     stream.feed(lambda: b"".join(encode_frame(number) for number in range(70)))
     now = 0.0
     monkeypatch.setattr("node.raft.connection.time.monotonic", lambda: now)
-    turn = Connection._turn
+    turn = Connection._yield
 
     async def counted(link: Connection) -> None:
         taken.append(0)
         await turn(link)
 
-    monkeypatch.setattr(Connection, "_turn", counted)
+    monkeypatch.setattr(Connection, "_yield", counted)
 
     def take(values: list[Any]) -> None:
         nonlocal now

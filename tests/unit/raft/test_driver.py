@@ -714,14 +714,14 @@ class Member:
         self.tell()
 
     # the engine's listener and the driver's server
-    role_changed = applied_to = noted_leader = noted_follower = needs_snapshot = tell
+    role_changed = applied_to = leader_payload_received = follower_payload_received = needs_snapshot = tell
     lost_entries = commit_learned = paused = tell
     membership_changed = membership_committed = member_left = tell
 
-    def leader_note(self) -> Any:
+    def leader_payload(self) -> Any:
         return None
 
-    def follower_note(self) -> Any:
+    def follower_payload(self) -> Any:
         return None
 
     def peer_up(self, peer: str, hello: Mapping[str, Any]) -> None:

@@ -12,11 +12,11 @@ class Desk:
     def __init__(self) -> None:
         self.journal = MemoryJournal(Tape())
         self.left: list[tuple[str, Message]] = []
-        self.note = 0
+        self.payload = 0
         self.durable_outbox = DurableOutbox(
             self.journal,
             send=lambda peer, message: self.left.append((peer, message)),
-            note=lambda: self.note,
+            heartbeat_payload=lambda: self.payload,
         )
 
     def matches(self) -> list[int]:
@@ -49,7 +49,7 @@ def test_notes_are_those_of_the_moment_they_leave() -> None:
     desk.journal.append(1, 0, b"\x00")
     desk.durable_outbox.send("b", Ack(1, 1))
     desk.durable_outbox.send("b", VoteRequest(1, 1, 0, transfer=False))
-    desk.note = 7
+    desk.payload = 7
     desk.journal.flush()
     desk.durable_outbox.release()
     assert desk.left[0][1]["x"] == 7

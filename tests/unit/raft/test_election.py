@@ -74,12 +74,12 @@ def test_rearming_takes_authority_back() -> None:
 
 def test_leader_is_heard_for_the_shortest_timeout() -> None:
     election, clock = _election()
-    assert not election.hears_leader()
+    assert not election.has_leader_contact()
     election.leader_contacted()
     clock.now += 0.29
-    assert election.hears_leader()
+    assert election.has_leader_contact()
     clock.now += 0.02
-    assert not election.hears_leader()
+    assert not election.has_leader_contact()
 
 
 def test_pre_votes_of_another_round_dont_count() -> None:
@@ -104,7 +104,7 @@ def test_lost_connection_ends_the_wait_after_heartbeats() -> None:
     election.rearm()
     election.lost_leader()
     assert 0.05 <= election.deadline - clock.now <= 0.1
-    assert not election.hears_leader()
+    assert not election.has_leader_contact()
 
 
 def test_quorum_is_a_majority_heard_recently() -> None:

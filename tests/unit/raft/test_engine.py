@@ -154,8 +154,8 @@ def test_roles_are_told_with_their_cause(group) -> None:
 def test_notes_ride_on_frames(group) -> None:
     table = group("abc")
     table.elect("a")
-    assert ("b", "from follower b") in table["a"].received.follower_notes  # on votes and acks
-    assert ("a", "from leader a") in table["c"].received.leader_notes
+    assert ("b", "from follower b") in table["a"].received.follower_payloads  # on votes and acks
+    assert ("a", "from leader a") in table["c"].received.leader_payloads
 
 
 def test_votes_carry_notes(group) -> None:
@@ -166,7 +166,7 @@ def test_votes_carry_notes(group) -> None:
     table["a"].engine.tick()
     table.deliver()
     assert table["a"].engine.role is Role.CANDIDATE
-    assert {peer for peer, _ in table["a"].received.follower_notes} == {"b", "c"}
+    assert {peer for peer, _ in table["a"].received.follower_payloads} == {"b", "c"}
 
 
 def test_followers_learn_the_leaders_commit_index(group) -> None:

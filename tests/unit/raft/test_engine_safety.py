@@ -55,7 +55,7 @@ def test_ps_2_heartbeat_without_a_place_commits_nothing(group) -> None:
     table.isolate("a")
     former.write(b"never replicated")
     former.flush()
-    former.engine.receive("b", Alive(term=9, commit=50, note=None).encode())
+    former.engine.receive("b", Alive(term=9, commit=50, heartbeat_payload=None).encode())
     former.engine.tick()
     assert former.applied == []
     assert former.engine.commit_index == 2

@@ -17,7 +17,7 @@ def test_a_follower_without_a_place_in_its_leaders_log_acknowledges_what_is_comm
     sent: list[tuple[str, Any]] = []
     nothing = SimpleNamespace(
         leader_contacted=lambda: None,
-        noted_leader=lambda peer, note: None,
+        leader_payload_received=lambda peer, payload: None,
         commit_learned=lambda commit, term: None,
         cause="",
     )

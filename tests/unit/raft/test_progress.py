@@ -28,7 +28,7 @@ class Bench:
             ),
             remind_s=2.0,
             send=lambda peer, message: self.sent.append(message),
-            note=lambda: None,
+            heartbeat_payload=lambda: None,
             needs_snapshot=self.snapshots.append,
         )
         self.peer_progress = self.replicator.progress_by_peer["b"]

@@ -108,7 +108,7 @@ class Node:
 
     def frame(self, commit: int, leader: str = "n2") -> None:
         """An append of the leader: everything up to ``commit`` is applied on the way."""
-        self.replica.noted_leader(leader, (int(self.now_s * 1e9), int(self.now_s * 1e9)))
+        self.replica.leader_payload_received(leader, (int(self.now_s * 1e9), int(self.now_s * 1e9)))
         self.replica.commit_learned(commit, self.engine.term)
         self.engine.applied_index = self.engine.commit_index = commit
         self.replica.applied_to(commit, self.engine.term)
@@ -257,7 +257,7 @@ def test_a_follower_that_lost_what_it_promised_stops(node: Node) -> None:
 def test_followers_know_how_wrong_their_wall_clock_is(node: Node) -> None:
     """R13: the leader's frames say what the median is."""
     now_ns = int(node.now_s * 1e9)
-    node.replica.noted_leader("n2", (now_ns, now_ns - 20_000_000_000))
+    node.replica.leader_payload_received("n2", (now_ns, now_ns - 20_000_000_000))
     assert node.replica.wall_clock.wrong
     assert node.replica.wall_clock.offset_ns == 20_000_000_000
 
@@ -266,15 +266,15 @@ def test_a_leader_that_heard_none_goes_by_its_voters(node: Node) -> None:
     """R12: what they say of the time while it was not elected yet, not what they have from itself."""
     fresh = Node()
     fresh.engine.term = TERM + 1
-    fresh.replica.noted_follower("n2", (0, True, (50_000_000_000, TERM)))
-    fresh.replica.noted_follower("n3", (0, True, None))
+    fresh.replica.follower_payload_received("n2", (0, True, (50_000_000_000, TERM)))
+    fresh.replica.follower_payload_received("n3", (0, True, None))
     fresh.engine.leader, fresh.engine.is_ready = "n1", True
     fresh.replica.role_changed("leader", TERM + 1, "n1", "elected")
-    fresh.replica.noted_follower("n3", (0, True, (90_000_000_000, TERM + 1)))
+    fresh.replica.follower_payload_received("n3", (0, True, (90_000_000_000, TERM + 1)))
     assert fresh.replica.clock.now() == 0
     fresh.replica.pump()
     assert fresh.replica.clock.now() == 50_000_000_000
-    assert node.replica.follower_note()[2] is not None, "it heard the leader"
+    assert node.replica.follower_payload()[2] is not None, "it heard the leader"
 
 
 # --- members --------------------------------------------------------------------------------------
@@ -302,15 +302,15 @@ def test_what_only_a_leader_does_is_asked_of_it(node: Node) -> None:
 def test_a_note_that_says_nothing_is_passed_over(node: Node) -> None:
     """However deep it is."""
     for note in (None, (), DEEP):
-        node.replica.noted_leader("n2", note)
-        node.replica.noted_follower("n2", note)
+        node.replica.leader_payload_received("n2", note)
+        node.replica.follower_payload_received("n2", note)
 
 
 def test_only_members_say_whether_the_cluster_is_warm(node: Node) -> None:
     """R13, R14: nor do the clocks of others count."""
-    node.replica.noted_follower("n3", (0, True, None))
+    node.replica.follower_payload_received("n3", (0, True, None))
     node.replica.membership_changed(THREE, Index(0))
-    node.replica.noted_follower("n4", (0, True, None))
+    node.replica.follower_payload_received("n4", (0, True, None))
     assert node.replica._members_that_served == {"n3": True}
     node.replica.membership_changed(THREE.without("n3"), Index(9))
     assert node.replica._members_that_served == {}
