@@ -26,7 +26,7 @@ def test_only_times_tell_what_died_with_a_connection(
 ) -> None:
     """R10, R15: as before there were reports. A node is killed between an entry's commit and its socket."""
     monkeypatch.setattr(
-        Losses, "unwritten", lambda self, before, now, now_ns: Unwritten(NOTHING_UNWRITTEN, 0, 0)
+        Losses, "unwritten", lambda self, before, now, now_ns, since_ns: Unwritten(NOTHING_UNWRITTEN, 0, 0)
     )
 
     def broken(seed: int) -> str | None:
