@@ -1,35 +1,36 @@
-"""One NATS client, without its socket: bytes in, bytes out, and everything its operations mean.
+"""One NATS client connection without its socket: parse bytes, carry out operations, produce bytes.
 
-Owns the client's options, identity, subscriptions, outbox and counters. ``received`` works through
-a whole read buffer with no await: each PUB goes to routing at once, and the streaming service,
-which gathers what it is given, is told when the buffer is through. What moves the bytes, a *driver*
-(``clients``, or a simulator), calls ``received``, ``take``, ``sent`` and ``on_deadline``.
+Owns the client's options, identity, subscriptions, outbox and counters. ``received`` works through a whole
+read buffer with no await. It passes each PUB to routing at once. The streaming service gathers its messages
+and is notified at the end of the buffer. A *driver* (``clients``, or a simulator) moves the bytes: it calls
+``received``, ``take``, ``sent`` and ``on_deadline``.
 
-What may happen when::
+The phases::
 
     phase      carried out       read   left by
     ---------  ----------------  -----  ------------------------------------------------------------
     HANDSHAKE  CONNECT only      yes    the first other operation: to OPEN, or HELD, or CLOSED if
-                                        credentials are wanted and weren't given; CONNECT: to CHECKING
+                                        credentials are required and missing; CONNECT: to CHECKING
     CHECKING   nothing           no     checked(): back, or CLOSED. A password is compared in a thread
     HELD       nothing           no     release(), once the node is ready (rule R4)
     OPEN       everything        yes    CONNECT: to CHECKING if the password needs it; drain(): to DRAINING
     DRAINING   publishes only    yes    close(). Nothing is sent any more: our half of the stream ends
     CLOSED     nothing           no     -
 
-Nothing of what waits is lost or overtaken: CHECKING and HELD keep the operations in order.
+CHECKING and HELD keep waiting operations in order.
 
-*The gap.* Between CONNECT and the first PONG nothing leaves but +OK and -ERR, besides messages the
-client asked for. The Go, C and Python clients read one line there and compare it with PONG. So a
-new INFO waits for the PONG, and no PING is sent.
+*The gap.* Between CONNECT and the first PONG only +OK, -ERR and messages of the client's subscriptions are
+sent. The Go, C and Python clients read one line at that point and compare it with PONG. So a new INFO waits
+for the PONG, and no PING is sent.
 
-*Steps.* What one read brought may be forty thousand PINGs, or twenty thousand publishes, each to a thousand
-subscriptions: half a minute of work, in which a leader would be silent and lose its office. So every
-operation costs something, and after ``STEP_COST`` a connection rests, keeps what is left, and is told to go
-on (``go_on``) when others have had their turn. A connection that changes very many subscriptions rests until
-``rests_until_s``, for its changes are work on every node (`interest_rate`).
+*Steps.* One read may contain forty thousand PINGs, or twenty thousand publishes, each to a thousand
+subscriptions. That is half a minute of work, in which a leader would send no heartbeats and lose its
+leadership. So every operation has a cost. After ``STEP_COST`` a connection rests and keeps the remaining
+operations; the driver calls ``go_on`` when other connections have had their turn. A connection that changes
+very many subscriptions rests until ``rests_until_s``, because every change is work on every node
+(`interest_rate`).
 
-How much may wait to be written, and what becomes of who takes too little: see ``outbox``.
+``outbox`` describes how much may wait to be written, and how slow consumers are handled.
 
 Source: the NATS client protocol, "Connection start" to "Liveness and slow consumers".
 """
@@ -84,28 +85,28 @@ from node.server.outbox import SLOW_CONSUMER, Outbox
 from node.server.routing import LocalSubscription
 
 complaints = LimitedLog(logging.getLogger("stanchion.clients"))
-"""Of what clients do wrong: as often as they like."""
+"""Log for errors of clients, limited because clients may make them as often as they like."""
 
 FIRST_PING_GRACE_S = 30.0
-"""Who has not sent a PING so long after CONNECT isn't in the gap any more, only a client that never
-pings; it is sent PINGs like the others. The clients give up waiting for their PONG after 2 s."""
+"""A client that has sent no PING for this long after CONNECT is not in the gap: it never pings, and is sent
+PINGs like the others. The client libraries give up waiting for their PONG after 2 s."""
 
 
 STEP_COST = 2048
 """The work of one step, in deliveries to clients: some milliseconds. The operation that reaches it is
-finished. What each costs was measured as time, parsing included."""
+finished. The costs of operations were measured as time, parsing included."""
 
 PUBLISH_COST = 8
-"""Of each publish, besides its deliveries: what the streaming service does with one."""
+"""Cost of a publish in the streaming service. Its deliveries are added."""
 
 SUBSCRIPTION_COST = 8
-"""Of a subscription that comes or goes, besides the bytes of its subject: a pattern takes time by token."""
+"""Cost of a SUB or UNSUB. The bytes of the subject are added, because a pattern takes time by token."""
 
 CONNECT_COST = 160
-"""Of each CONNECT, whose JSON may be as long as a control line."""
+"""Cost of a CONNECT, whose JSON may be as long as a control line."""
 
 OPERATION_COST = 4
-"""Of anything else."""
+"""Cost of any other operation."""
 
 
 class Phase(Enum):
@@ -120,20 +121,20 @@ class Phase(Enum):
 
 
 _CARRIED_OUT = (Phase.HANDSHAKE, Phase.OPEN, Phase.DRAINING)
-"""The phases in which what the client sends is read."""
+"""The phases in which bytes are read from the client."""
 
 
 class Connection(Outbox):
-    """The state of one client connection. Its driver writes the outbox, which opens with INFO.
+    """The state of one client connection. Its driver writes the outbox, which starts with INFO.
 
-    No call raises because of what the client sent: it closes the connection, and says why in
-    ``close_reason``.
+    No call raises because of bytes that the client sent: an error closes the connection, and ``close_reason``
+    describes it.
 
     Args:
-        context: what all connections of the node share.
-        cid: its number: 1, 2, 3 …, shown to client and operator.
-        epoch: a number above 0 that grows with time and is never used again, not even by the node's
-            next process; see `routing.Receiver`.
+        context: state shared by all connections of the node.
+        cid: number of the connection: 1, 2, 3 …, shown to clients and operators.
+        epoch: a number above 0 that grows with time and is never reused, not even by the node's next process;
+            see `routing.Receiver`.
         address: the client's IP address and port.
     """
 
@@ -148,10 +149,10 @@ class Connection(Outbox):
         "_identity",
         "_info_pending",
         "_liveness",
+        "_new_options",
         "_parser",
         "_paused",
         "_phase",
-        "_promised",
         "_quiesced",
         "_rests",
         "_rests_until_s",
@@ -185,9 +186,9 @@ class Connection(Outbox):
         """See `subscriptions.Receiver`."""
         self.in_msgs = self.in_bytes = self.out_msgs = self.out_bytes = 0
         self.started_s = now
-        """By the context's clock; from the end of the TLS handshake."""
+        """Time when the TLS handshake ended, by the context's clock."""
         self.check: Check | None = None
-        """In CHECKING: the driver calls its ``run`` in a thread, then ``checked`` with what came out."""
+        """In CHECKING: the driver calls its ``run`` in a thread, then ``checked`` with the result."""
         self.closed_s = 0.0
         self.close_reason = ""
         self._context = context
@@ -196,9 +197,9 @@ class Connection(Outbox):
         )
         self._phase = Phase.HANDSHAKE
         self._identity = None if required else Identity()
-        self._promised = ClientOptions()  # of the CONNECT being checked
+        self._new_options = ClientOptions()  # of the CONNECT being checked
         self._backlog: list[Op] = []
-        self._fast = False  # nothing but routing is to be done for a PUB
+        self._fast = False  # a PUB needs no checks or replies, only routing
         self._gap = False
         self._info_pending = False
         self._paused = False
@@ -207,12 +208,12 @@ class Connection(Outbox):
         self._quiesced = False
         self._allowance = Allowance()
         self._changes = 0  # of subscriptions, since the last step ended
-        self._spent = 0  # on the operation just carried out, if not in place
+        self._spent = 0  # cost of the operation that `_admit` has just carried out
         self._connect_seen_s = now
         self._liveness = Liveness(now, context.limits.ping_interval_s, context.limits.ping_max)
         self._out(context.info_line(cid, address[0]))
 
-    # --- for who drives it ------------------------------------------------------------------------
+    # --- for the driver ---------------------------------------------------------------------------
 
     @property
     def phase(self) -> Phase:
@@ -220,7 +221,7 @@ class Connection(Outbox):
 
     @property
     def closed(self) -> bool:
-        """Nothing is carried out or delivered any more; the outbox may still hold last words."""
+        """Nothing is carried out or delivered any more. The outbox may still contain bytes to write."""
         return self._phase is Phase.CLOSED
 
     @property
@@ -230,47 +231,47 @@ class Connection(Outbox):
 
     @property
     def reading(self) -> bool:
-        """More bytes may be given to ``received``. Else they should stay in the socket."""
+        """True if the driver may pass more bytes to ``received``; otherwise they stay in the socket."""
         return not (self._paused or self._rests or self._quiesced) and self._phase in _CARRIED_OUT
 
     @property
     def resting(self) -> bool:
-        """There is more to do of what has come: call ``go_on`` when others have had their turn."""
+        """True if operations are left: call ``go_on`` when other connections have had their turn."""
         return self._rests and not self._paused
 
     @property
     def rests_until_s(self) -> float:
-        """By the context's clock: do not call ``go_on`` before, unless the connection has to end."""
+        """Earliest time to call ``go_on``, by the context's clock, unless the connection has to end."""
         return self._rests_until_s
 
     @property
     def is_slow_consumer(self) -> bool:
-        """It was cut off because it took too little."""
+        """True if the connection was closed because it was a slow consumer."""
         return self.close_reason.startswith(SLOW_CONSUMER)
 
     @property
     def identity(self) -> Identity | None:
-        """Whose connection it is; ``None`` before a CONNECT that is needed."""
+        """The authenticated identity; ``None`` while a required CONNECT is missing."""
         return self._identity
 
     @property
     def last_activity_s(self) -> float:
-        """When bytes last came or went."""
+        """Time when bytes were last received or sent."""
         return max(self._liveness.came_s, self._liveness.left_s)
 
     @property
     def rtt_s(self) -> float:
-        """Between the last PING and its PONG; 0 before the first."""
+        """Time between the last PING and its PONG; 0 before the first."""
         return self._liveness.rtt_s
 
     def secured(self) -> None:
-        """The TLS handshake is over: the time for CONNECT starts now."""
+        """Start the timeout for CONNECT: the TLS handshake has ended."""
         self.started_s = self._context.clock()
 
     def received(self, data: bytes | bytearray) -> None:
-        """Carry out everything that is complete in what the client has sent.
+        """Carry out every complete operation in what the client has sent.
 
-        May be called while not ``reading``; then what came just waits.
+        May be called while not ``reading``; then the bytes wait.
         """
         if self._phase is Phase.CLOSED:
             return
@@ -280,30 +281,30 @@ class Connection(Outbox):
             self._work()
 
     def go_on(self) -> None:
-        """Take the next step."""
+        """Carry out the next step."""
         self._rests = False
         self._go_on()
 
     def release(self) -> None:
-        """The node has become ready: go on with what was held."""
+        """Continue with the held operations: the node has become ready."""
         if self._phase is Phase.HELD:
             self._phase = Phase.HANDSHAKE
             self._go_on()
 
     def checked(self, identity: Identity | None) -> None:
-        """The password was compared: whose connection it is, ``None`` for wrong."""
+        """Take the result of the password check; ``None``: the password is wrong."""
         if self._phase is not Phase.CHECKING:
             return  # closed in the meantime
         assert self.check is not None
         if identity is not None and not self._context.authenticator.still_knows(identity, self.check.by):
-            identity = None  # the configuration was read again while it was compared
+            identity = None  # the configuration was reloaded during the comparison
         self.check = None
         self._phase = Phase.HANDSHAKE
-        self._connected(identity, self._promised)
+        self._connected(identity, self._new_options)
         self._go_on()
 
     def sent(self, size: int) -> None:
-        """``size`` bytes of what was taken have been written."""
+        """Note that the driver has written ``size`` bytes to the socket."""
         self._liveness.left_s = self._context.clock()
         before = self.outbox_bytes
         self.outbox_bytes = before - size
@@ -315,7 +316,7 @@ class Connection(Outbox):
             self._context.service.drained(self)
 
     def deadline_s(self) -> float:
-        """When ``on_deadline`` is to be called next, by the context's clock. It may move to later."""
+        """Return when to call ``on_deadline`` next, by the context's clock. It may move to a later time."""
         if self.output_ended:
             return float("inf")
         if self._awaits_connect:
@@ -323,7 +324,7 @@ class Connection(Outbox):
         return self._liveness.due_s
 
     def on_deadline(self) -> None:
-        """The time of ``deadline_s`` has come; if it has moved, nothing happens."""
+        """Send a PING, or close the connection, if ``deadline_s`` has passed; otherwise do nothing."""
         now = self._context.clock()
         if now < self.deadline_s():
             return
@@ -344,7 +345,7 @@ class Connection(Outbox):
     # --- for the rest of the node -----------------------------------------------------------------
 
     def pause_reading(self) -> None:
-        """Leave further bytes in the socket, for this node has too much unapplied (R21)."""
+        """Leave further bytes in the socket, because too many requests of this node are unapplied (R21)."""
         self._paused = True
 
     def resume_reading(self) -> None:
@@ -354,19 +355,20 @@ class Connection(Outbox):
             self._wake_input()
 
     def quiesce(self) -> None:
-        """Read nothing more until `drain`: this node stops, and answers first what it has read."""
+        """Stop reading until `drain`: this node is stopping, and first answers what it has read."""
         self._quiesced = True
 
     @property
     def quiet(self) -> bool:
-        """Everything that was read is carried out, and nothing more is read."""
+        """True if nothing more is read and everything that was read is carried out."""
         return self.output_ended or (self._quiesced and not self._rests)
 
     def drain(self, reason: str) -> None:
-        """End our half of the stream, and carry out what the client sends until it has noticed.
+        """End our half of the stream, and carry out publishes until the client has closed its half.
 
-        The client's subscriptions end at once, so that it is missed here and heard where it goes. What it
-        publishes until it has noticed is routed like everything before; answers find it at another node.
+        The client's subscriptions end at once, so that the cluster finds them only on the node the client
+        reconnects to. Its publishes are routed as before; replies reach it through the other node.
+
         A connection that is not open yet is closed.
         """
         if self._phase is not Phase.OPEN:
@@ -382,16 +384,16 @@ class Connection(Outbox):
         self._go_on()
 
     def announce(self) -> None:
-        """What INFO says has changed: tell the client as soon as it may be told."""
+        """Send the client a new INFO as soon as the gap has ended: its contents have changed."""
         self._info_pending = True
         self._announce_pending()
 
     def refuse(self) -> None:
-        """There are too many connections: say so and close."""
+        """Close the connection with an error: the node has too many connections."""
         self.close("maximum connections exceeded", MAX_CONNECTIONS_EXCEEDED)
 
     def close(self, reason: str, error: str = "") -> None:
-        """End the connection; its outbox, with ``error`` as the last word, is still written."""
+        """End the connection. Its outbox, followed by ``error``, is still written."""
         if self._phase is Phase.CLOSED:
             return
         if error:
@@ -399,7 +401,7 @@ class Connection(Outbox):
         self._end(reason)
 
     def abort(self, reason: str) -> None:
-        """End the connection and drop its outbox: nothing more can be written."""
+        """End the connection and discard its outbox: nothing more can be written."""
         self._drop()
         if self._phase is Phase.CLOSED:
             self._wake_output()
@@ -432,7 +434,7 @@ class Connection(Outbox):
     # --- operations -------------------------------------------------------------------------------
 
     def _go_on(self) -> None:
-        """With what was kept while nothing was carried out."""
+        """Carry out the operations that were kept, then let the driver read again."""
         self._work()
         self._wake_input()
 
@@ -457,7 +459,7 @@ class Connection(Outbox):
             self._pace_changes(due_s)
 
     def _pace_changes(self, due_s: float) -> None:
-        """Rest if this connection has changed more subscriptions than `interest_rate` allows now."""
+        """Rest if this connection has changed more subscriptions than `interest_rate` allows."""
         now_s = self._context.clock()
         changes, self._changes = self._changes, 0
         rate = self._context.routing.interest_rate
@@ -466,12 +468,12 @@ class Connection(Outbox):
             self._rests, self._rests_until_s = True, now_s + pause_s
 
     def _carry_out(self, ops: Iterable[Op], spent: int) -> int:
-        """Carry operations out until a step's worth is spent. Returns what is spent then."""
+        """Carry out operations until their cost reaches ``STEP_COST``. Returns the cost so far."""
         routing = self._context.routing
         publish, routed = routing.publish, routing.spent
         waiting = iter(ops)
         for op in waiting:
-            if self._fast and type(op) is Pub:  # nearly everything a busy client sends
+            if self._fast and type(op) is Pub:  # most operations of a busy client
                 subject, reply, payload = op
                 self.in_msgs += 1
                 self.in_bytes += len(payload)
@@ -491,7 +493,7 @@ class Connection(Outbox):
         return spent + routing.spent - routed
 
     def _admit(self, op: Op) -> bool:
-        """Carry ``op`` out if this is the time for it; if not, nothing after it may be either."""
+        """Carry out ``op`` if the phase allows it. Returns False if it and later operations must wait."""
         if self._phase is Phase.HANDSHAKE:
             if isinstance(op, Connect):
                 self._spent = CONNECT_COST
@@ -520,7 +522,7 @@ class Connection(Outbox):
                 self._publish(subject, reply, b"", payload)
             case Hpub(subject, reply, headers, payload):
                 if not self._context.info.headers:
-                    raise ProtocolViolation("HPUB, which is switched off", err(UNKNOWN_OPERATION))
+                    raise ProtocolViolation("HPUB, but headers are disabled", err(UNKNOWN_OPERATION))
                 self._publish(subject, reply, headers, payload)
             case Sub(subject, queue, sid):
                 self._subscribe(subject, queue, sid)
@@ -535,7 +537,7 @@ class Connection(Outbox):
                 self._connect(options)
 
     def _connect(self, options: dict[str, Any]) -> None:
-        self._promised = ClientOptions.parse(options)
+        self._new_options = ClientOptions.parse(options)
         self._liveness.answered(self._context.clock(), self.started_s)
         found = self._context.authenticator.begin(options)
         if isinstance(found, Check):
@@ -543,7 +545,7 @@ class Connection(Outbox):
             self._phase = Phase.CHECKING
             self._fast = False
         else:
-            self._connected(found, self._promised)
+            self._connected(found, self._new_options)
 
     def _connected(self, identity: Identity | None, options: ClientOptions) -> None:
         headers = options.headers and self._context.info.headers
@@ -590,7 +592,7 @@ class Connection(Outbox):
             self._no_responders(reply)
 
     def _no_responders(self, reply: bytes) -> None:
-        """Tell the client at once that nobody will answer, if it wants to know."""
+        """Send the client a no-responders message for its request, if it has asked for them."""
         if self.options.no_responders:
             for subscription in self._context.routing.matching(reply):
                 if subscription.connection is self:
@@ -668,7 +670,7 @@ class Connection(Outbox):
             self.abort(f"{SLOW_CONSUMER}: too much pending")
 
     def _end(self, reason: str) -> None:
-        if self._phase is not Phase.DRAINING:  # then it was decided before, and for another reason
+        if self._phase is not Phase.DRAINING:  # drain() has set the reason already
             self.close_reason = reason
         self._phase = Phase.CLOSED
         self._fast = self._rests = False

@@ -1,4 +1,4 @@
-"""What all client connections of a node share: limits, what INFO says, and whom they tell.
+"""State shared by all client connections of a node: limits, INFO, routing and the streaming service.
 
 Source: the NATS client protocol, "INFO fields", "CONNECT options", "Liveness and slow consumers".
 """
@@ -17,50 +17,50 @@ if TYPE_CHECKING:
     from node.server.connection import Connection
 
 NATS_VERSION = "2.9.25"
-"""The version of the NATS server whose features clients may expect of us, headers included."""
+"""The version of the NATS server whose features clients may expect, headers included."""
 
 PROTOCOL_MAX = 1
-"""The newest client protocol: 1 knows INFO at any time."""
+"""The newest client protocol. Version 1 allows INFO at any time."""
 
 
 @dataclass(frozen=True, slots=True)
 class ClientLimits:
-    """What one client may do and use."""
+    """Limits of each client connection."""
 
     max_payload: int = 1024 * 1024
-    """Bytes of one message, headers included. More closes the connection."""
+    """Maximum bytes of one message, headers included. A larger one closes the connection."""
 
     max_control_line: int = 4096
-    """Bytes of one line. More closes the connection."""
+    """Maximum bytes of one line. A longer one closes the connection."""
 
     max_connections: int = 65_536
-    """Of one node. One more is told so and closed."""
+    """Maximum connections of one node. A further one gets an error and is closed."""
 
     max_subscriptions: int = 0
-    """Of one connection. One more is refused. 0: no limit."""
+    """Maximum subscriptions of one connection. A further one is refused. 0: no limit."""
 
     pending_soft: int = 1024 * 1024
     """Bytes in the outbox from which on the connection is not ``writable``."""
 
     max_pending: int = 64 * 1024 * 1024
-    """Bytes in the outbox; more closes the connection as a slow consumer."""
+    """Maximum bytes in the outbox. More closes the connection as a slow consumer."""
 
     write_deadline_s: float = 10.0
-    """For one write of at most 256 KiB. Longer closes the connection as a slow consumer."""
+    """Maximum time of one write of at most 256 KiB. A longer one closes the connection as a slow consumer."""
 
     ping_interval_s: float = 120.0
-    """A PING follows so long a silence."""
+    """A PING is sent when the connection has been idle for this long."""
 
     ping_max: int = 2
-    """PINGs that may be unanswered. When one more is due the connection is closed as stale."""
+    """Maximum number of unanswered PINGs. When one more is due, the connection is closed as stale."""
 
     auth_timeout_s: float = 2.0
-    """For the CONNECT, where credentials are wanted. From the end of the TLS handshake."""
+    """Maximum time from the end of the TLS handshake to the CONNECT, if credentials are required."""
 
 
 @dataclass(frozen=True, slots=True)
 class ServerInfo:
-    """What INFO says of this node and never changes while it runs. Empty texts are left out."""
+    """The fields of INFO that never change while the node runs. Empty strings are left out."""
 
     server_id: str
     """Unique for each start of the process."""
@@ -69,10 +69,10 @@ class ServerInfo:
     host: str
     port: int
     version: str = NATS_VERSION
-    """``x.y.z``: the C client reads three numbers."""
+    """``x.y.z``: the C client parses three numbers."""
 
     go: str = ""
-    """Free text about the runtime; exporters show it."""
+    """Free text about the runtime; metric exporters show it."""
 
     cluster: str = ""
     git_commit: str = ""
@@ -83,33 +83,36 @@ class ServerInfo:
 
 
 class Service(Protocol):
-    """The streaming service, which also delivers. It gets its messages through ``Routing.serve``."""
+    """The events that connections report to the streaming service, which also delivers messages.
+
+    The service receives its requests through ``Routing.serve``.
+    """
 
     def read_done(self, connection: Connection) -> None:
-        """Everything in one read buffer was carried out; also if that closed the connection."""
+        """Called when a read buffer has been carried out, also if that closed the connection."""
 
     def drained(self, connection: Connection) -> None:
-        """The connection is writable again."""
+        """Called when the connection is writable again."""
 
     def wrote(self, connection: Connection) -> None:
-        """Something was written to a connection that is ``watched``."""
+        """Called when bytes of a ``watched`` connection were written."""
 
     def closed(self, connection: Connection) -> None:
-        """The connection has ended; its subscriptions are gone."""
+        """Called when the connection has ended and its subscriptions are removed."""
 
 
 class Context:
-    """What all connections of a node share.
+    """State shared by all connections of a node.
 
     Args:
-        routing: where publishes go.
-        service: told of buffers and ends.
-        info: what INFO says.
-        clock: monotonic seconds; nothing but differences is used.
-        limits: of every connection.
-        authenticator: who may connect.
-        node_ready: clients may be served (R4). When it turns true, ``Connection.release`` is to
-            be called on every connection.
+        routing: receives publishes and subscriptions.
+        service: notified of read buffers, writes and ended connections.
+        info: the constant fields of INFO.
+        clock: monotonic seconds; only differences are used.
+        limits: limits of each connection.
+        authenticator: checks the credentials of clients.
+        node_ready: returns True if clients may be served (R4). When it becomes true, call
+            ``Connection.release`` on every connection.
     """
 
     __slots__ = (
@@ -143,12 +146,12 @@ class Context:
         self.authenticator = authenticator or Authenticator()
         self.node_ready = node_ready
         self.connect_urls: tuple[str, ...] = ()
-        """``host:port`` of every node that takes clients. As many as fit are announced."""
+        """``host:port`` of every node that accepts clients. As many as fit into INFO are announced."""
         self.lame_duck = False
-        """This node is about to leave."""
+        """INFO announces that this node is about to stop."""
 
     def info_line(self, cid: int, ip: str) -> bytes:
-        """At most 4,096 bytes, the most that the Node client reads."""
+        """Return the INFO line: at most 4,096 bytes, which is all that the Node.js client reads."""
         server = self.info
         fields: dict[str, Any] = {
             "server_id": server.server_id,
@@ -178,7 +181,7 @@ class Context:
 
 
 class ClientOptions(NamedTuple):
-    """What a CONNECT says, but for credentials. The defaults hold where there was none."""
+    """The options of a CONNECT, without credentials. The defaults apply if no CONNECT was sent."""
 
     verbose: bool = True
     pedantic: bool = True
@@ -192,10 +195,10 @@ class ClientOptions(NamedTuple):
 
     @staticmethod
     def parse(options: dict[str, Any]) -> ClientOptions:
-        """Read a CONNECT. Absent and null mean the default; what isn't known is ignored.
+        """Parse the options of a CONNECT. Absent and null options get the default, unknown ones are ignored.
 
         Raises:
-            ProtocolViolation: a value is of the wrong type.
+            ProtocolViolation: a value has the wrong type.
         """
         found: dict[str, Any] = {}
         for key, default in ClientOptions._field_defaults.items():

@@ -1,21 +1,23 @@
 """How far each node has written its deliveries to its clients' sockets (rules R10, R15).
 
-A delivery is decided in the log and written by the node its client is connected to. If that node dies, or
-the connection ends, in between, only that node knew how far it had come. So every node tells every other, as
-it proceeds and not more often than ``REPORT_EVERY_S``: up to which entry everything was written. Then the
-leader can say in the log what may not have been (``leader_duties``).
+A delivery is decided in the log and written by the node that its client is connected to. If that node dies or
+the connection ends in between, only that node knew how far it had written. So while every node writes
+deliveries, it reports to all others up to which entry everything was written, at most once in
+``REPORT_EVERY_S``. From these reports the leader finds deliveries that may not have been written, and records
+this in the log (``leader_duties``).
 
 A report is one small frame::
 
     ["written", first_epoch, index, [[epoch, index], …], [[epoch, index], …]]
 
-``first_epoch`` tells the processes of a node apart: epochs of connections grow from it. ``index`` holds for
-all connections of that process but those listed: in the first list those that lag, in the second those that
-have ended lately. What is *dropped for a cause* counts as written: acknowledged before, sent again since by
-another entry, let go by a limit, or its inbox has no subscriber on the node.
+``first_epoch`` distinguishes the processes of a node: the epochs of its connections start there. ``index``
+applies to all connections of that process except the listed ones. The first list contains connections that
+lag, the second those that have ended recently. A delivery also counts as written if it was *dropped for a
+cause*: it was acknowledged earlier, or redelivered since by another entry, or dropped by a limit, or its
+inbox has no subscriber on the node.
 
-Bytes count as written when the kernel has taken them. Those of a foreign node or an external NATS server
-count when they are handed over, for what becomes of them there can't be seen.
+Bytes count as written when the kernel has taken them. Bytes for a node of another cluster or an external NATS
+server count when they are handed over, because this node can't see whether that node or server writes them.
 
 Plain objects without I/O.
 """
@@ -33,56 +35,56 @@ from node.protocol.peer import shown
 from node.server.presence import Where
 
 REPORT_EVERY_S = 0.02
-"""Between two reports of a node that delivers. What was written since the last one counts as unwritten when
-the node dies: it comes again, flagged, unless it was acknowledged."""
+"""Interval of the reports of a node that delivers. If the node dies, deliveries written since the last report
+count as unwritten: they are redelivered, flagged, unless they were acknowledged."""
 
 IDLE_REPORT_EVERY_S = 0.5
-"""Between two reports of a node that applies entries and has nothing to deliver."""
+"""Interval of the reports of a node that applies entries and has nothing to deliver."""
 
 FORMER_EPOCH = -1
-"""As the epoch of a connection: some connection of the node's process before the present one."""
+"""Used as a connection's epoch: any connection of the node's previous process."""
 
 LISTED_MAX = 64
-"""Connections in each list of a report. If more lag, ``index`` is lower, and holds for the rest of them."""
+"""Maximum connections in each list of a report. If more lag, ``index`` is lowered to cover the others."""
 
 ENDED_S = 10.0
-"""How long a connection that has ended is listed: longer than its clients' move is remembered
+"""Time for which an ended connection is listed: longer than the leader remembers that a client has moved
 (`presence.MOVED_MAX_NS`)."""
 
 ENDED_MAX = 1024
-"""Ended connections that are remembered at a time."""
+"""Maximum number of ended connections that are remembered."""
 
 MARKS_MAX = 128
-"""Entries that are told apart in what waits in one connection's outbox; more go together."""
+"""Maximum number of entries tracked separately in one connection's outbox; further ones are merged."""
 
 
 class Connection(Protocol):
-    """What is needed of a client's connection."""
+    """The part of a client connection used here."""
 
     @property
     def epoch(self) -> int: ...
     @property
     def written(self) -> int:
-        """Bytes that the kernel has taken from it, ever."""
+        """Total bytes that the kernel has taken from this connection."""
 
     @property
     def outbox_bytes(self) -> int:
-        """Bytes that wait to be written."""
+        """Bytes waiting to be written."""
 
 
 class _Ended(NamedTuple):
     """A connection that has ended."""
 
     written: int
-    """The entry up to which all was written."""
+    """The entry up to which all deliveries were written."""
     has_lost: bool
-    """Something was not."""
+    """Some deliveries were not written."""
     until_s: float
-    """When it is listed no more."""
+    """Time until which the connection is listed."""
 
 
 class DeliveryProgress:
-    """How far this node has come, connection by connection.
+    """How far this node has written its deliveries, by connection.
 
     Args:
         clock: monotonic seconds.
@@ -91,15 +93,16 @@ class DeliveryProgress:
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
         self._marks: dict[Connection, deque[tuple[int, int]]] = {}
-        """Of connections with deliveries in their outbox: (entry, ``written`` that finishes it), in order."""
+        """For connections with deliveries in their outbox: pairs (entry, value of ``written`` at which all of
+        the entry's deliveries are written), in order."""
         self._ended: OrderedDict[int, _Ended] = OrderedDict()
-        """By epoch; the oldest first."""
+        """Ended connections by epoch, oldest first."""
         self.handed_over = False
-        """Deliveries went into an outbox, or a connection ended, since the last `take`."""
+        """True if deliveries were put into an outbox, or a connection ended, since the last `take`."""
 
     @property
     def is_busy(self) -> bool:
-        """Return True if a report now would say more than the last about what was delivered here."""
+        """True if a report now would differ from the last one about deliveries here."""
         return self.handed_over or bool(self._marks)
 
     def handed(self, connection: Connection, entry: int) -> None:
@@ -112,23 +115,24 @@ class DeliveryProgress:
             return
         if len(marks) >= MARKS_MAX:
             entry = min(entry, marks[-1][0])
-        while marks and marks[-1][0] >= entry:  # finished together, no sooner
+        while marks and marks[-1][0] >= entry:  # those entries are finished together with this one
             marks.pop()
         marks.append((entry, end))
 
     def ended(self, connection: Connection, waits: int | None, applied: int) -> None:
-        """Note that ``connection`` has ended. Of one that is drained first this is told twice.
+        """Note that ``connection`` has ended. This is called twice for a connection that was drained.
 
         Args:
-            connection: of this node.
-            waits: the first entry of which something was still waiting for room in its outbox.
-            applied: the last entry that was performed on this node.
+            connection: a connection of this node.
+            waits: the first entry with a delivery that was still waiting for capacity in its outbox; None
+                if none was.
+            applied: the last entry whose effects were executed on this node.
         """
         first = self._first(connection, waits)
         self._marks.pop(connection, None)
         index = applied if first is None else min(first - 1, applied)
         drained = self._ended.pop(connection.epoch, None)
-        if drained is not None:  # our half has ended before: nothing was written since
+        if drained is not None:  # our half of the stream ended earlier: nothing was written since
             index = min(index, drained.written)
         self.handed_over = True
         self._ended[connection.epoch] = _Ended(index, first is not None, self._clock() + ENDED_S)
@@ -139,8 +143,8 @@ class DeliveryProgress:
         """Return a report without its kind and first epoch; see the module.
 
         Args:
-            applied: the last entry that was performed on this node.
-            waiting: connections without room, with the first entry of which something waits.
+            applied: the last entry whose effects were executed on this node.
+            waiting: connections whose outbox is full, each with the first entry that has a waiting delivery.
         """
         self.handed_over = False
         waits = dict(waiting)
@@ -163,7 +167,7 @@ class DeliveryProgress:
         )
 
     def _first(self, connection: Connection, waits: int | None) -> int | None:
-        """Return the first entry of which something is not written; None if everything is."""
+        """Return the first entry with an unwritten delivery; None if all are written."""
         marks = self._marks.get(connection)
         if marks is not None:
             written = connection.written
@@ -174,7 +178,10 @@ class DeliveryProgress:
         return waits
 
     def _lately_ended(self, index: int) -> list[tuple[int, int]]:
-        """Return at most ``LISTED_MAX`` of them: those that have lost something first, then the newest."""
+        """Return at most ``LISTED_MAX`` ended connections behind ``index``.
+
+        Connections with unwritten deliveries come first, then the newest.
+        """
         now = self._clock()
         while self._ended and next(iter(self._ended.values())).until_s <= now:
             self._ended.popitem(last=False)
@@ -199,14 +206,14 @@ class _Report:
 
 
 class ProgressReports:
-    """What every node last said, its process before the present one included."""
+    """The last report of each node, and the last report of its previous process."""
 
     def __init__(self) -> None:
         self._latest: dict[str, _Report] = {}
         self._former: dict[str, _Report] = {}
 
     def received(self, node: str, report: Sequence[Any]) -> None:
-        """Take in a report of ``node``: what follows the kind of its frame.
+        """Store a report of ``node``, given as the values behind the kind of its frame.
 
         Raises:
             RemoteProtocolError: it is malformed.
@@ -224,9 +231,10 @@ class ProgressReports:
         self._latest[node] = taken
 
     def written(self, where: Where | None) -> int:
-        """Return the entry up to which deliveries to a connection were written, as far as is known.
+        """Return the entry up to which deliveries to a connection were written, according to the reports.
 
-        0 if its node has told nothing of it: then all may be lost. ``NOTHING_UNWRITTEN`` for no connection.
+        Returns 0 if its node has reported nothing about it: then all may be lost. Returns
+        ``NOTHING_UNWRITTEN`` if there is no connection.
         """
         if where is None:
             return NOTHING_UNWRITTEN
@@ -234,12 +242,12 @@ class ProgressReports:
         return 0 if report is None else report.written(where[1])
 
     def has_ended(self, where: Where) -> bool:
-        """Return True if the node of that connection has said that it ended, or is another process now."""
+        """Return True if the connection's node has reported that it ended, or has been restarted since."""
         latest = self._latest.get(where[0])
         return latest is not None and (where[1] in latest.ended or where[1] < latest.first_epoch)
 
     def forget(self, nodes: Iterable[str]) -> None:
-        """Forget what nodes said that are not members any more; ``nodes`` are the members."""
+        """Forget the reports of all nodes except ``nodes``, the members."""
         for table in (self._latest, self._former):
             for node in table.keys() - {*nodes}:
                 del table[node]

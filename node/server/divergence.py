@@ -1,13 +1,14 @@
-"""Whether this node's state is still that of the others (R30).
+"""Detect whether this node's state differs from the state of the other nodes (R30).
 
-Every few thousand entries each node tells all others the rolling digest it has come to (`core.rolling`). Who
-finds that a majority agrees on another than its own has decided otherwise at some time, by a bug, by bad
-memory or by a changed store: nothing it says can be relied upon, so it stops and says what to do. If all have
-told and no majority agrees, nobody knows who is right, and each stops.
+Every few thousand entries, at a *milestone*, each node sends its rolling digest to all others
+(`core.state_digest`). If a majority has another digest than this node, this node's state has diverged:
+because of a bug, faulty memory or a changed store. Then nothing it serves can be relied on, so it stops and
+logs what to do. If all voters have reported and no majority agrees, the correct state is unknown, and every
+node stops.
 
-Nodes are at different places in the log; so each remembers its last milestones and what others told of
-theirs, and tells all of its own when a link comes up. What was missed once shows in the next, for a digest
-never becomes equal again.
+Nodes reach a milestone at different times. So each node remembers its last milestones and those that others
+have sent, and sends all of its own when a link comes up. If one comparison is missed, the next one shows the
+difference, because digests that differ never become equal again.
 
 A plain object without I/O.
 """
@@ -26,21 +27,18 @@ from node.protocol.peer import shown
 log = logging.getLogger("stanchion.node")
 
 REMEMBERED = 64
-"""Milestones, of this node and of each other."""
+"""Number of milestones remembered, of this node and of each other node."""
 
-WHAT_TO_DO = (
-    "Keep its directory for a report of this bug, and give the cluster another node in its place: "
-    "stanchion cluster replace"
-)
+WHAT_TO_DO = "Keep its directory for a bug report, and replace the node: stanchion cluster replace"
 
 
 class DivergenceCheck:
-    """What this node and others came to.
+    """Compares the state digests of this node with those of other nodes.
 
     Args:
         node: this node's name.
-        voters: the voting members; none while they aren't known.
-        peers: members whose link stands.
+        voters: returns the voting members; none while the membership is unknown.
+        peers: returns the members whose link is up.
         send: sends a frame to a member.
     """
 
@@ -57,16 +55,16 @@ class DivergenceCheck:
         self._peers = peers
         self._send = send
         self._own: dict[int, bytes] = {}
-        self._notified: dict[str, dict[int, bytes]] = {}
-        self._doubted: set[str] = set()
+        self._received: dict[str, dict[int, bytes]] = {}
+        self._reported: set[str] = set()
         self.agreed = 0
-        """Index of the last entry after which another node is known to have had the same state."""
+        """Index of the last entry after which another node has reported the same state."""
 
     def applied(self, state: State) -> None:
-        """An entry was applied, or the state was restored.
+        """Send and compare the digest if ``state``, just applied to or restored, has reached a milestone.
 
         Raises:
-            CorruptionError: this node decided otherwise than a majority.
+            CorruptionError: this node's state differs from that of a majority.
         """
         index, digest = state.milestone
         if not index or index in self._own:
@@ -78,71 +76,71 @@ class DivergenceCheck:
         self._compare(index)
 
     def replaced(self) -> None:
-        """A snapshot brought another state: what this node had come to by itself is void."""
+        """Forget this node's digests: a snapshot has replaced its state."""
         self._own.clear()
 
     def peer_up(self, peer: str) -> None:
-        """A link stands: tell what this node has come to."""
+        """Send this node's digests to a member whose link has come up."""
         if self._own:
             self._send(peer, ("state", list(self._own.items())))
 
     def frame(self, peer: str, milestones: Any) -> None:
-        """A member tells its milestones.
+        """Store and compare the milestones that a member has sent.
 
         Raises:
-            RemoteProtocolError: it doesn't.
-            CorruptionError: this node decided otherwise than a majority.
+            RemoteProtocolError: a milestone is malformed.
+            CorruptionError: this node's state differs from that of a majority.
         """
-        told = self._notified.setdefault(peer, {})
+        received = self._received.setdefault(peer, {})
         for milestone in milestones:
             match milestone:
                 case (int(index), bytes(digest)) if index > 0:
-                    _remember(told, index, digest)
+                    _remember(received, index, digest)
                 case _:
-                    raise RemoteProtocolError(f"{peer}: no milestone: {shown(milestone)}")
+                    raise RemoteProtocolError(f"{peer}: malformed milestone: {shown(milestone)}")
         for index, _ in milestones:
             if index in self._own:
                 self._compare(index)
 
     def forget(self, names: Iterable[str]) -> None:
-        """Only ``names`` are members."""
-        for peer in self._notified.keys() - set(names):
-            del self._notified[peer]
+        """Forget the digests of all nodes except ``names``, the members."""
+        for peer in self._received.keys() - set(names):
+            del self._received[peer]
 
     def _compare(self, index: int) -> None:
         own = self._own[index]
-        told = {peer: known[index] for peer, known in self._notified.items() if index in known}
-        different = sorted(peer for peer, digest in told.items() if digest != own)
-        if len(told) > len(different):
+        theirs = {peer: digests[index] for peer, digests in self._received.items() if index in digests}
+        different = sorted(peer for peer, digest in theirs.items() if digest != own)
+        if len(theirs) > len(different):
             self.agreed = max(self.agreed, index)
         if not different:
             return
         voters = frozenset(self._voters())
-        said = {peer: digest for peer, digest in {**told, self._node: own}.items() if peer in voters}
-        digest, agreeing = max(Counter(said.values()).items(), key=lambda found: found[1], default=(own, 0))
-        decided = agreeing > len(voters) // 2
+        votes = {peer: digest for peer, digest in {**theirs, self._node: own}.items() if peer in voters}
+        digest, count = max(Counter(votes.values()).items(), key=lambda found: found[1], default=(own, 0))
+        has_majority = count > len(voters) // 2
         others = ", ".join(different)
-        if decided and digest != own:
+        if has_majority and digest != own:
             raise CorruptionError(
-                f"after entry {index} this node's state is another than that of {others}, a majority: "
+                f"after entry {index} this node's state differs from that of {others}, a majority: "
                 f"it must not serve. {WHAT_TO_DO} {self._node} NEW"
             )
-        if not decided and voters and said.keys() == voters:
+        if not has_majority and voters and votes.keys() == voters:
             raise CorruptionError(
-                f"after entry {index} this node's state is another than that of {others}, and no majority "
-                "agrees: nobody knows who is right. Keep the directories for a report of this bug; "
-                "docs/operations.md says how to go on from one of them"
+                f"after entry {index} this node's state differs from that of {others}, and no majority "
+                "agrees: the correct state is unknown. Keep the directories for a bug report; "
+                "docs/operations.md says how to continue from one of them"
             )
         for peer in different:
-            if peer not in self._doubted:
-                self._doubted.add(peer)
-                judged = "it must stop" if decided else "others will tell who is right"
+            if peer not in self._reported:
+                self._reported.add(peer)
+                outcome = "it must stop" if has_majority else "waiting for the digests of the other voters"
                 log.critical(
-                    "after entry %d node %s has another state than this one: %s", index, peer, judged
+                    "after entry %d the state of node %s differs from this node's: %s", index, peer, outcome
                 )
 
 
-def _remember(known: dict[int, bytes], index: int, digest: bytes) -> None:
-    known[index] = digest
-    while len(known) > REMEMBERED:
-        del known[next(iter(known))]
+def _remember(digests: dict[int, bytes], index: int, digest: bytes) -> None:
+    digests[index] = digest
+    while len(digests) > REMEMBERED:
+        del digests[next(iter(digests))]

@@ -1,13 +1,14 @@
-"""Effects to I/O: the part of every entry's effects that concerns this node (rules R2, R3).
+"""Execute the effects of each entry that concern this node (rules R2, R3).
 
-Payloads go to the store on every node. Replies go to the requests this node is the origin of.
-Deliveries go to the inboxes this node's own clients listen on, and stay *numbers* (subscription,
-sequences, entry index) until the connection has room for them: only then are they turned into
-bytes, and whatever is no longer true by then (acknowledged, redelivered since, dropped by a limit)
-is skipped. Answers that are no part of opening wait until the deliveries have left (``reply_order``); those
-to a connection without room stand behind its deliveries.
+Every node puts payloads into the store. A node sends replies to the requests it is the origin of, and
+deliveries to inboxes that its own clients subscribe to.
 
-A plain object. No await between two effects of an entry: their order is a promise to clients.
+A delivery is stored as *numbers* (subscription, sequences, entry index) until the connection has capacity for
+it. Only then is it turned into bytes. Messages that were acknowledged, redelivered or dropped by a limit in
+the meantime are skipped. Replies, except those that open a client or subscription, wait until the deliveries
+are written (``reply_order``). Replies to a connection whose outbox is full queue behind its deliveries.
+
+A plain object. There is no await between two effects of an entry, because clients rely on their order.
 """
 
 from __future__ import annotations
@@ -26,15 +27,15 @@ from node.server.delivery_progress import DeliveryProgress
 from node.server.reply_order import ReplyOrder
 
 CHUNK = 128
-"""Messages fetched from the store at a time, so that a full connection wastes few reads."""
+"""Maximum messages fetched from the store at a time, so that a full connection wastes few reads."""
 
 CHUNK_BYTES = 64 * 1024
-"""Of so many bytes, unless one message is larger: what goes into a connection between two looks at its room
-must not be more than it may hold (``outbox``)."""
+"""Maximum bytes fetched at a time, unless one message is larger. The bytes written between two checks of a
+connection's capacity must not exceed what its outbox may hold (``outbox``)."""
 
 
 class Messages(Protocol):
-    """What is needed of the store."""
+    """The part of the store used here."""
 
     def put(self, channel: int, first: int, messages: list[bytes]) -> None: ...
     def drop(self, channel: int, up_to: int) -> None: ...
@@ -43,7 +44,7 @@ class Messages(Protocol):
 
 
 class Connection(delivery_progress.Connection, reply_order.Connection, Protocol):
-    """What is needed of a client's connection."""
+    """The part of a client connection used here."""
 
     @property
     def writable(self) -> bool: ...
@@ -52,7 +53,7 @@ class Connection(delivery_progress.Connection, reply_order.Connection, Protocol)
 
 
 class Receiver(Protocol):
-    """A client's subscription to an inbox, on this node."""
+    """A client's NATS subscription to an inbox, on this node."""
 
     @property
     def connection(self) -> Connection: ...
@@ -60,7 +61,7 @@ class Receiver(Protocol):
 
 
 class Queued(NamedTuple):
-    """A delivery that waits for room on its connection."""
+    """A delivery that waits for capacity of its connection."""
 
     deliver: Deliver
     inbox: bytes
@@ -68,50 +69,51 @@ class Queued(NamedTuple):
 
 
 class Answer(NamedTuple):
-    """An answer to a request that stands behind deliveries on its connection."""
+    """A reply that is queued behind deliveries of its connection."""
 
     inbox: bytes
     payload: bytes
 
 
 class Backlog:
-    """What one connection has not had room for yet."""
+    """Deliveries and replies that wait for capacity of one connection."""
 
     __slots__ = ("answers", "items", "moved_at")
 
     def __init__(self, now_s: float) -> None:
         self.items: deque[Queued | Answer] = deque()
         self.answers = 0
-        """How many of the items are answers."""
+        """Number of items that are replies."""
         self.moved_at = now_s
 
     def first_entry(self) -> int | None:
-        """The entry that decided the first delivery; None if only answers are left."""
+        """Return the entry that decided the first waiting delivery; None if there is none."""
         return next((item.deliver.entry for item in self.items if isinstance(item, Queued)), None)
 
 
 GROUPS_LOOKED_AT = 256
-"""Groups with something left to send that are looked at when an entry is answered."""
+"""Maximum number of sendable groups checked when the replies of an entry are sent."""
 
 ANSWERS_MAX = 16_384
-"""Answers that stand behind the deliveries of one connection. More of them overtake the deliveries."""
+"""Maximum replies queued behind the deliveries of one connection. Further ones are sent ahead of them."""
 
 
 TIME_UNKNOWN_NS = 1 << 62
-"""When a client came to a node that has not caught up since its start: later than all it has yet to apply."""
+"""Used as the time of a client's first read while the node has not caught up since its start: later than
+every entry the node has yet to apply."""
 
 STUCK_S = 5.0
-"""A connection whose backlog has not moved for so long counts as not listening (R3, R15)."""
+"""A connection whose backlog has not moved for this long counts as not listening (R3, R15)."""
 
 
 class EffectExecutor:
-    """Does what entries ask, on this node.
+    """Executes the effects of entries on this node.
 
     Args:
-        state: the replicated state.
+        state: returns the replicated state.
         messages: the store.
-        receivers: this node's client subscriptions on an inbox.
-        reply: told this node's replies, in order.
+        receivers: returns this node's client subscriptions to an inbox.
+        reply: called with this node's replies, in order.
         clock: monotonic seconds.
     """
 
@@ -129,26 +131,29 @@ class EffectExecutor:
         self._receivers = receivers
         self._reply = reply
         self.send_answer: Callable[[bytes, bytes], None] = lambda _inbox, _payload: None
-        """Sends an answer (inbox, payload) that stood behind deliveries."""
+        """Sends a reply (inbox, payload) that was queued behind deliveries."""
         self._clock = clock
         self._backlogs: dict[Connection, Backlog] = {}
         self._accepted_ns: dict[Connection, int] = {}
+        """Cluster time when the first read of a connection had been handled."""
         self._translated: dict[Connection, int] = {}
-        """The same by the clock of the leader of ``_translated_term``, whose first entry is still to come."""
+        """``_accepted_ns`` in the cluster time of the leader of ``_translated_term``, to be used when the
+        first entry of that leader is executed."""
         self._translated_term = 0
         self.held = False
-        """After a gap in this process's life nothing is delivered before it has caught up (R4)."""
+        """True while nothing is delivered: the process has started or was paused, and has not caught up
+        (R4)."""
         self.order: ReplyOrder = ReplyOrder(
             clock, sendable=lambda: self._state().sendable, full_connections=self._backlogs
         )
         self.progress = DeliveryProgress(clock)
         self._written: dict[Connection, int] = {}
-        """Connections into whose outbox deliveries are being put, and the entry that decided those."""
+        """Connections whose outbox has just received deliveries, with the entry that decided these."""
         self.delivered = 0
         self.delivered_bytes = 0
 
     def execute(self, effects: Effects) -> None:
-        """Everything ``effects`` ask of this node, in the order of R2."""
+        """Execute the part of ``effects`` that concerns this node, in the order of R2."""
         for stored in effects.stored:
             _, _, first, timestamp_ns, bodies = stored
             self._messages.put(
@@ -170,13 +175,13 @@ class EffectExecutor:
         for deliver in effects.deliveries:
             self._deliver(deliver, decided_ns)
         writes = {one: one.written + one.outbox_bytes for one in self._written}
-        self._note_handed()
+        self._report_handed_over()
         self._reply_behind(effects, writes, was_full)
 
     def _reply_behind(
         self, effects: Effects, writes: Mapping[Connection, int], was_full: Collection[Connection]
     ) -> None:
-        """Answer when the deliveries of this entry, and the rest of its bursts, have left (R2)."""
+        """Send the replies when the deliveries of this entry and the rest of its bursts are written (R2)."""
         full = [one for one in self._backlogs if one not in was_full] if effects.deliveries else []
         groups = self._sent_in_part(effects) if self._state().sendable else []
         if not (writes or full or groups or self.order.waits) or self.held:
@@ -194,10 +199,10 @@ class EffectExecutor:
             self.order.sent(writes.items(), full)
 
     def _sent_in_part(self, effects: Effects) -> list[tuple[Group, int]]:
-        """The groups to which this entry sent a part of what it stored, and the sequence they are to reach.
+        """Return groups that were sent only a part of what this entry stored, with the sequence to wait for.
 
-        Only those that were level with the log before, or are waited for already: another may have a million
-        messages to catch up with. At most ``GROUPS_LOOKED_AT`` are looked at.
+        Only groups count that had been sent everything before, or that replies already wait for: another
+        group may be a million messages behind. At most ``GROUPS_LOOKED_AT`` groups are checked.
         """
         ends = {one.channel: (one.first, one.first + len(one.bodies) - 1) for one in effects.stored}
         found = []
@@ -208,10 +213,10 @@ class EffectExecutor:
         return found
 
     def answer_behind(self, inbox: bytes, payload: bytes) -> bool:
-        """Have an answer sent behind the deliveries that wait for room on its connection.
+        """Queue a reply behind the deliveries that wait for capacity of its connection.
 
         Returns:
-            False if there are none, or too many answers wait: then it is to be sent now.
+            False if no deliveries wait, or too many replies do: then the caller must send it now.
         """
         if not self._backlogs:
             return False
@@ -224,27 +229,28 @@ class EffectExecutor:
         return True
 
     def accepted(self, connection: Connection, time_ns: int) -> None:
-        """A client was here at ``time_ns`` of cluster time, when it first said something.
+        """Note that a read of ``connection`` was handled at cluster time ``time_ns``. The first call counts.
 
-        What was decided before that, its node of then may have delivered, so this one, which may only
-        now come to apply it, must not: without its flag it would pass for another message. What the
-        client did miss is due at once as soon as its move is noticed (R15), or after its AckWait.
+        Deliveries decided before that time are skipped on this connection. The client's previous node may
+        have sent them, and this node, which may apply the entry only now, would send them again without the
+        redelivered flag. Messages that the client did miss are due as soon as its move is noticed (R15), or
+        after their AckWait.
         """
         if not connection.closed:
             self._accepted_ns.setdefault(connection, time_ns)
 
     def learn_time(self, now_ns: int) -> None:
-        """Cluster time is known now: clients that came before (``TIME_UNKNOWN_NS``) count from here on."""
+        """Set the time of clients noted with ``TIME_UNKNOWN_NS`` to ``now_ns``: cluster time is available."""
         for connection, accepted_ns in self._accepted_ns.items():
             if accepted_ns == TIME_UNKNOWN_NS:
                 self._accepted_ns[connection] = now_ns
 
     def time_went_back(self, by_ns: int, term: int) -> None:
-        """Cluster time is earlier than this node thought until now: the leader of ``term`` knew less of it.
+        """Convert the times of clients: the cluster time of the leader of ``term`` is ``by_ns`` earlier.
 
-        What that leader decides would count as decided before clients came that came just before it led. So
-        when its first entry is performed, the times at which those came are told by its clock. Entries of
-        earlier leaders, which may come before that one, go by the clock of then.
+        Otherwise deliveries that this leader decides would be skipped for clients that connected shortly
+        before it became leader. The converted times are used from the leader's first entry on. Entries of
+        earlier leaders may be executed before that one; they are compared with the old times.
         """
         by_ns -= TIME_SURE_NS
         if by_ns > 0:
@@ -256,7 +262,7 @@ class EffectExecutor:
             }
 
     def _translate(self) -> None:
-        """Go by the clock of the leader whose first entry is being performed."""
+        """Use the converted times if the entry being executed is the first of the new leader."""
         if self._state().term >= self._translated_term:
             for connection, accepted_ns in self._translated.items():
                 if connection in self._accepted_ns:
@@ -264,13 +270,13 @@ class EffectExecutor:
             self._translated = {}
 
     def replace(self, messages: Messages) -> None:
-        """A snapshot has brought another store."""
+        """Use another store, which a snapshot has brought."""
         self._messages = messages
 
     def resume(self, resumed: Callable[[], None]) -> None:
-        """This node has caught up: deliver what is still true of what was held (R4).
+        """Deliver the held messages that are still valid: this node has caught up (R4).
 
-        ``resumed`` is called when that has left: answers that were held may follow.
+        ``resumed`` is called when they are written. Then held replies may follow.
         """
         self.held = False
         connections = list(self._backlogs)
@@ -283,10 +289,10 @@ class EffectExecutor:
             resumed()
 
     def redeliver_skipped(self, since: int) -> None:
-        """After a snapshot: deliver what was assigned, to clients here, in the entries it skipped.
+        """Deliver messages that entries skipped by a snapshot assigned to clients of this node.
 
         Args:
-            since: index of the last entry this node had performed.
+            since: index of the last entry whose effects this node had executed.
         """
         for subscription in self._state().subscriptions.values():
             by_entry: dict[int, list[int]] = {}
@@ -296,14 +302,14 @@ class EffectExecutor:
             for entry, seqs in sorted(by_entry.items()):
                 sent_at_ns = subscription.unacked[seqs[0]].sent_at_ns + subscription.group.stood_ns
                 self._deliver(Deliver(subscription.id, tuple(seqs), entry), sent_at_ns)  # type: ignore[arg-type]
-                self._note_handed()
+                self._report_handed_over()
 
     def stuck(self, now_s: float) -> list[Connection]:
-        """Connections whose backlog has not moved for ``STUCK_S``."""
+        """Return the connections whose backlog has not moved for ``STUCK_S``."""
         return [c for c, backlog in self._backlogs.items() if now_s - backlog.moved_at >= STUCK_S]
 
     def drained(self, connection: Connection) -> None:
-        """``connection`` has room again."""
+        """Write from the backlog of ``connection``, which has capacity again."""
         backlog = self._backlogs.get(connection)
         if backlog is None or self.held:
             return
@@ -316,12 +322,12 @@ class EffectExecutor:
                 continue
             self._written[connection] = queued.deliver.entry
             rest = self._write(queued)
-            self._note_handed()
+            self._report_handed_over()
             backlog.moved_at = self._clock()
             if rest is not None:
                 items.appendleft(rest)
         if not items or connection.closed:
-            self._backlogs.pop(connection, None)  # what was written may have ended it: then it is forgotten
+            self._backlogs.pop(connection, None)  # `forget` may have done so, if writing has ended it
 
     def report(self) -> tuple[Any, ...]:
         """Return how far deliveries were written, as `DeliveryProgress.take` does."""
@@ -333,9 +339,9 @@ class EffectExecutor:
         return self.progress.take(self._state().applied, waiting)
 
     def forget(self, connection: Connection) -> None:
-        """``connection`` has ended: what was not written to it is unacked, and comes again."""
+        """Forget ``connection``, which has ended. Its unwritten messages are unacked and redelivered."""
         backlog = self._backlogs.pop(connection, None)
-        waits = self._written.pop(connection, None)  # what was just put into its outbox may have ended it
+        waits = self._written.pop(connection, None)  # filling its outbox may have ended the connection
         if backlog is not None and waits is None:
             waits = backlog.first_entry()
         self.progress.ended(connection, waits, self._state().applied)
@@ -343,7 +349,7 @@ class EffectExecutor:
         self._translated.pop(connection, None)
         self.order.forget(connection)
 
-    def _note_handed(self) -> None:
+    def _report_handed_over(self) -> None:
         if self._written:
             for connection, entry in self._written.items():
                 self.progress.handed(connection, entry)
@@ -371,11 +377,11 @@ class EffectExecutor:
             backlog.items.append(queued)
 
     def _write(self, queued: Queued) -> Queued | None:
-        """Turn a delivery into bytes while there is room; what is left of it, or None."""
+        """Turn a delivery into bytes while the connection has capacity. Returns the rest of it, or None."""
         deliver, inbox, receiver = queued
         subscription = self._state().subscriptions.get(deliver.subscription)
         if subscription is None or not subscription.online or subscription.inbox.encode() != inbox:
-            return None  # closed since, or resumed with another inbox: nothing more is sent to this one
+            return None  # closed since, or resumed with another inbox: nothing more is sent to this inbox
         seqs, connection, log = deliver.seqs, receiver.connection, subscription.channel.log
         start = 0
         while start < len(seqs) and not connection.closed:
@@ -395,7 +401,7 @@ class EffectExecutor:
         for seq, payload in zip(seqs, payloads, strict=True):
             record = unacked.get(seq)
             if payload is None or record is None or record.entry != entry:
-                continue  # dropped by a limit; acknowledged; or redelivered since, perhaps to another
+                continue  # dropped by a limit, acknowledged, or redelivered since
             count = record.deliveries - 1
             send(inbox, redelivered(payload, count) if count else payload)
             self.delivered += 1

@@ -1,12 +1,14 @@
 """Heartbeats to streaming clients, which only a ready leader sends (streaming protocol, "Heartbeats").
 
-Every interval an empty request goes to the client's heartbeat inbox. A missed answer makes the
-client *silent*, an answer clears that; more than ``fail_count`` misses in a row remove it. The count is part
-of the state, with the time of the last miss, and a new leader goes on with it: one interval after that miss
-it asks again. Who has missed nothing and isn't absent is asked after a whole interval.
+At each interval an empty request is sent to the client's heartbeat inbox. If the reply is missing, the client
+becomes *unresponsive*; a reply clears that. More than ``fail_count`` misses in a row remove the client.
 
-A client whose connection has closed, and whose inbox nobody hears, misses its heartbeat at once; as in the Go
-server, whose request then comes back with "no responders".
+The number of misses and the time of the last one are part of the state. A new leader goes on with them: it
+sends the next heartbeat one interval after the last miss. A client that has missed none and is reachable gets
+its first heartbeat from a new leader after a whole interval.
+
+If a client's connection has closed and its inbox has no subscriber, the heartbeat counts as missed at once.
+The Go server does the same: its request is answered with "no responders".
 
 A plain object without I/O.
 """
@@ -25,7 +27,7 @@ from node.units import SECOND, Generation
 
 
 class Requests(Protocol):
-    """Asks something of a client, over plain NATS."""
+    """Sends a request to a client over plain NATS."""
 
     def ask(
         self, inbox: str, answered: Callable[[], None], missed: Callable[[], None], timeout_s: float
@@ -34,7 +36,7 @@ class Requests(Protocol):
 
 @dataclass(slots=True)
 class Pulse:
-    """One client's heartbeat, as this leader has seen it."""
+    """The heartbeat of one client, on this leader."""
 
     generation: Generation
     due_s: float
@@ -43,16 +45,16 @@ class Pulse:
 
 
 class Heartbeats:
-    """The pulses of all clients, while this node leads.
+    """Sends heartbeats to all clients while this node leads.
 
     Args:
-        state: the replicated state.
-        requests: how a client is asked.
+        state: returns the replicated state.
+        requests: sends a request to a client.
         propose: puts a command into the log.
         term: this leader's term.
         clock: monotonic seconds.
-        answered: told of each client that answers.
-        is_gone: whether a client's connection is known to have closed, and nobody hears its inbox.
+        answered: called with each client that replies.
+        is_gone: returns True if a client's connection has closed and its inbox has no subscriber.
     """
 
     def __init__(
@@ -68,7 +70,7 @@ class Heartbeats:
     ) -> None:
         self._is_gone = is_gone or (lambda _client: False)
         self._state = state
-        self._told_answered = answered
+        self._on_answered = answered
         self._requests = requests
         self._propose = propose
         self._term = term
@@ -81,21 +83,21 @@ class Heartbeats:
         return self._due[0][0] if self._due else None
 
     def stop(self) -> None:
-        """This node leads no longer: answers that still come mean nothing."""
+        """Ignore further replies: this node no longer leads."""
         self._stopped = True
 
     def register(self, client: Client) -> None:
-        """A client was registered, or this leader has just become ready: its first beat is due later."""
+        """Schedule the first heartbeat of a client that was registered, or that a new leader takes over."""
         pulse = self._pulses.get(client.id)
         if pulse is None or pulse.generation != client.generation:
             self._pulses[client.id] = pulse = Pulse(client.generation, 0.0, client.missed)
             self._schedule(client.id, pulse, self._first_s(client))
 
     def _first_s(self, client: Client) -> float:
-        """In how many seconds a client is asked first.
+        """Return the seconds until a client's first heartbeat.
 
-        One that may be gone is asked as if this leader had led all the while: where leaders come and go, none
-        of them might ever count a miss.
+        For a client that may be gone, the interval began before this leader did. Otherwise leaders that
+        follow one another quickly might never count a miss.
         """
         interval_s, since_ns = self._interval_s(), client.missed_ns
         if not client.missed:
@@ -106,40 +108,41 @@ class Heartbeats:
         return min(interval_s, max(0.0, interval_s - passed_s))
 
     def pinged(self, client_id: str) -> None:
-        """A client that missed heartbeats has pinged: ask it at once, so that it counts as heard soon."""
+        """Send a heartbeat at once to a client that has missed some and has pinged: its misses end soon."""
         pulse = self._pulses.get(client_id)
         if pulse is not None and pulse.failures and not pulse.asking:
             self._schedule(client_id, pulse, 0.0)
 
     def moved(self, client: Client) -> None:
-        """Ask a client again that is connected elsewhere, if it was asked through the connection before.
+        """Repeat the heartbeat of a client that has moved to another connection, if one is pending or was
+        missed.
 
-        That request died with the connection: unanswered, it would count as missed, and nothing would be sent
-        again to the client until its next turn, an interval later (D25).
+        The pending request was lost with the old connection. It would count as missed, and the client would
+        get no redeliveries until its next heartbeat, an interval later (D25).
         """
         pulse = self._pulses.get(client.id)
         if pulse is None or pulse.generation != client.generation:
             return
-        if pulse.asking:  # what comes of the first request means nothing any more
+        if pulse.asking:  # a new pulse: the result of the first request is ignored
             pulse = self._pulses[client.id] = Pulse(client.generation, 0.0, pulse.failures)
             self._schedule(client.id, pulse, 0.0)
         elif pulse.failures:
             self._schedule(client.id, pulse, 0.0)
 
-    def ask_beside(self, client: Client) -> None:
-        """Ask a client out of turn. An answer is told like any other; that there is none means nothing."""
+    def ask_extra(self, client: Client) -> None:
+        """Send a client an extra heartbeat. A reply is reported as usual; a missing one doesn't count."""
         timeout_s = self._state().settings.heartbeat_timeout_ns / SECOND
         generation = client.generation
 
         def answered() -> None:
-            known = self._state().clients.get(client.id)
-            if not self._stopped and known is not None and known.generation == generation:
-                self._told_answered(known)
+            current = self._state().clients.get(client.id)
+            if not self._stopped and current is not None and current.generation == generation:
+                self._on_answered(current)
 
         self._requests.ask(client.heartbeat_inbox, answered, lambda: None, timeout_s)
 
     def beat(self) -> None:
-        """Ask every client whose interval has passed."""
+        """Send a heartbeat to every client that is due."""
         now = self._clock()
         while self._due and self._due[0][0] <= now:
             due, client_id, generation = heapq.heappop(self._due)
@@ -166,29 +169,27 @@ class Heartbeats:
         )
 
     def _answered(self, client_id: str, pulse: Pulse) -> None:
-        if self._over(client_id, pulse):
+        if self._is_over(client_id, pulse):
             return
         client = self._state().clients.get(client_id)
         if client is not None and client.generation == pulse.generation:
-            self._told_answered(client)
+            self._on_answered(client)
         missed, pulse.failures = pulse.failures, 0
-        if missed or self._is_unresponsive(
-            client_id
-        ):  # what was proposed when it missed may not be applied yet
+        # After a miss even if the state doesn't say unresponsive: that command may not be applied yet.
+        if missed or self._is_unresponsive(client_id):
             self._propose(ClientUnresponsive(self._term, client_id, pulse.generation, False))
         self._schedule(client_id, pulse, self._interval_s())
 
     def _missed(self, client_id: str, pulse: Pulse) -> None:
-        if self._over(client_id, pulse):
+        if self._is_over(client_id, pulse):
             return
         pulse.failures += 1
         if pulse.failures > self._state().settings.heartbeat_fail_count:
             self._propose(ClientRemove(self._term, client_id, pulse.generation))
         elif not too_new(HeartbeatMissed, self._state().version):
             self._propose(HeartbeatMissed(self._term, client_id, pulse.generation, pulse.failures))
-        elif pulse.failures == 1 or not self._is_unresponsive(
-            client_id
-        ):  # else it has subscribed since (D46)
+        # After a later miss too if the client isn't unresponsive: it has subscribed since (D46).
+        elif pulse.failures == 1 or not self._is_unresponsive(client_id):
             self._propose(ClientUnresponsive(self._term, client_id, pulse.generation, True))
         self._schedule(client_id, pulse, self._interval_s())
 
@@ -196,7 +197,7 @@ class Heartbeats:
         client = self._state().clients.get(client_id)
         return client is not None and client.unresponsive
 
-    def _over(self, client_id: str, pulse: Pulse) -> bool:
+    def _is_over(self, client_id: str, pulse: Pulse) -> bool:
         pulse.asking = False
         return self._stopped or self._pulses.get(client_id) is not pulse
 

@@ -1,16 +1,18 @@
-"""The rate at which this node's clients may change their subscriptions.
+"""Limit the rate at which this node's clients may change their subscriptions.
 
-Every subscription that begins or ends is work for every node of the cluster, some 50 µs together. Steps keep
-that work from delaying other work within a node. They don't keep it from taking all processors: a client that
-subscribes to 50,000 subjects, leaves and returns would occupy each node without a pause, and a publish of
-another client, which needs several rounds of several nodes, would wait at each of them.
+Each subscription that begins or ends is work for every node of the cluster, about 50 µs in total. Steps keep
+this work from delaying other work within a node, but not from taking all processors. Without a limit, a
+client that subscribes to 50,000 subjects, disconnects and returns would occupy each node without a pause. A
+publish of another client needs several message exchanges between several nodes, and would wait at each of
+them.
 
-So the node has a token bucket of changes. Applications don't notice it: `BURST` changes are free, and a
-connection that makes no more than `FREE_PER_S` changes in a second never waits. Other connections wait after
-a step until the bucket has recovered, and at least `REST` times as long as the step took, counted from when
-it was due: on a busy machine it begins late. Their bytes stay in the socket. Removing the subscriptions of
-connections that have ended (`InterestRate.leave_pause_s`) takes tokens as well, so that subscriptions don't
-begin faster than they can be removed.
+So each node has a token bucket for changes. Typical applications don't notice it: `BURST` changes are free,
+and a connection that makes no more than `FREE_PER_S` changes in a second never waits. Other connections wait
+after a step until the bucket has recovered, and at least `REST` times as long as the step took, counted from
+when it was due, because on a busy machine it begins late. Their bytes stay in the socket.
+
+Removing the subscriptions of ended connections (`InterestRate.leave_pause_s`) takes tokens as well, so that
+subscriptions don't begin faster than they can be removed.
 
 A plain object without I/O.
 """
@@ -21,38 +23,37 @@ from collections.abc import Callable
 from typing import Final
 
 CHANGES_PER_S: Final = 20_000
-"""Subscriptions of all clients of this node that may begin or end in a second, besides `BURST`."""
+"""Changes per second allowed to all clients of this node together, in addition to `BURST`."""
 
 BURST: Final = 2_000
-"""So many changes are free after 0.1 s without any."""
+"""Size of the bucket, which is full after 0.1 s without changes."""
 
 FREE_PER_S: Final = 1_000
 """Changes that one connection may make in a second without waiting, unless the bucket is in debt."""
 
 FREE_IN_DEBT_PER_S: Final = 100
-"""The same while it is in debt by more than `DEBT_MAX` changes: many connections change at once."""
+"""The same while the bucket is in debt by more than `DEBT_MAX`: many connections change at once."""
 
 DEBT_MAX: Final = CHANGES_PER_S // 10
-"""A connection waits for no more than so many changes of others: 0.1 s."""
+"""Maximum number of changes by other connections that a connection waits for: 0.1 s."""
 
 REST: Final = 3
-"""A step is followed by a pause of so many times its own length: changes take a quarter of the time."""
+"""A step is followed by a pause of this many times its length: changes take a quarter of the time."""
 
 PAUSE_MAX_S: Final = 0.1
-"""That pause is no longer, however slow the machine."""
+"""Maximum of that pause, also on a slow machine."""
 
 LEAVE_S: Final = 5.0
-"""Subscriptions of ended connections are removed at `CHANGES_PER_S`, or half of it beside clients that use
-the rate. If that would take longer than so many seconds, a part of ``1 / LEAVE_S`` of them is removed each
-second."""
+"""Subscriptions of ended connections are removed at `CHANGES_PER_S`, or at half of it while clients use the
+rate. If that would take longer than this, ``1 / LEAVE_S`` of them is removed each second instead."""
 
 LEAVE_BUSY_S: Final = 20.0
-"""The same where the machine is so slow that `REST` would let it take longer."""
+"""Maximum time of the removal on a machine so slow that the `REST` pauses would make it longer."""
 
 ENDED_MAX: Final = 75_000
-"""While more subscriptions of ended connections wait to be removed, connections that change many rest for
-`ENDED_PAUSE_S` after each step. Else subscriptions could begin faster than they are removed, and what has
-ended would take ever more memory."""
+"""While more subscriptions of ended connections than this wait to be removed, connections that change many
+rest for `ENDED_PAUSE_S` after each step. Otherwise subscriptions could begin faster than they are removed,
+and the memory for ended ones would grow without limit."""
 
 ENDED_PAUSE_S: Final = 1.0
 
@@ -61,7 +62,7 @@ class InterestRate:
     """The token bucket of one node.
 
     Args:
-        clock: seconds that only elapse.
+        clock: monotonic seconds.
     """
 
     def __init__(self, clock: Callable[[], float]) -> None:
@@ -71,9 +72,7 @@ class InterestRate:
         self._ended = 0
 
     def spend(self, changes: int) -> float:
-        """Take tokens for ``changes``. Returns the seconds until the bucket has recovered from them; 0 if it
-        had as many.
-        """
+        """Take tokens for ``changes``. Returns the seconds until the bucket has recovered, 0 if at once."""
         now_s = self._clock()
         elapsed_s = max(0.0, now_s - self._filled_s)
         tokens = min(BURST, self._tokens + elapsed_s * CHANGES_PER_S) - changes
@@ -82,25 +81,25 @@ class InterestRate:
         return min(max(0.0, -tokens), DEBT_MAX + changes) / CHANGES_PER_S
 
     def add_ended(self, count: int) -> None:
-        """A connection with ``count`` subscriptions has ended; `leave_pause_s` tells what is left of them."""
+        """Add the ``count`` subscriptions of an ended connection to those that wait to be removed."""
         self._ended += count
 
     @property
     def has_many_ended(self) -> bool:
-        """More than `ENDED_MAX` subscriptions wait to be removed."""
+        """True if more than `ENDED_MAX` subscriptions wait to be removed."""
         return self._ended > ENDED_MAX
 
     @property
     def is_in_debt(self) -> bool:
-        """More than `DEBT_MAX` tokens are missing."""
+        """True if more than `DEBT_MAX` tokens are missing."""
         return self._tokens + (self._clock() - self._filled_s) * CHANGES_PER_S < -DEBT_MAX
 
     def leave_pause_s(self, removed: int, left: int, took_s: float) -> float:
-        """Take tokens for ``removed`` subscriptions of ended connections, of which ``left`` are still there.
+        """Take tokens for ``removed`` subscriptions of ended connections; ``left`` are still to be removed.
 
-        Returns the seconds until the next may be removed, after a step that took ``took_s`` since it was due.
-        Half the rate is for removing, so that it goes on beside clients that subscribe, for what has ended
-        takes memory until then.
+        Returns the seconds until the next ones may be removed, after a step that ended ``took_s`` after it
+        was due. Half of the rate is reserved for removal while clients subscribe, because ended subscriptions
+        take memory.
         """
         self._ended = left
         if not self.spend(removed):
@@ -110,7 +109,7 @@ class InterestRate:
 
 
 class Allowance:
-    """The changes that one connection may make in the present second without waiting."""
+    """Changes that one connection has made in the current second, and the pauses they cause."""
 
     __slots__ = ("_since_s", "_used")
 
@@ -119,9 +118,9 @@ class Allowance:
         self._used = 0
 
     def pause_s(self, rate: InterestRate, changes: int, *, due_s: float, now_s: float) -> float:
-        """Take tokens for ``changes`` of the connection, in a step that was due at ``due_s``.
+        """Take tokens for ``changes`` of the connection, made in a step that was due at ``due_s``.
 
-        Returns how many seconds the connection must wait from ``now_s`` on.
+        Returns the seconds that the connection must wait from ``now_s`` on.
         """
         if now_s - self._since_s >= 1.0:
             self._since_s, self._used = now_s, 0

@@ -1,7 +1,7 @@
-"""The addresses of this machine at which clients elsewhere can reach it.
+"""Find the addresses of this machine that remote clients can connect to.
 
-A node that listens on ``0.0.0.0`` or ``::`` tells clients the addresses of its interfaces, as the Go server
-does: whoever dials ``0.0.0.0`` dials itself.
+A node that listens on ``0.0.0.0`` or ``::`` announces the addresses of its interfaces to clients, like the Go
+server: a client that connects to ``0.0.0.0`` would connect to its own machine.
 
 Source: rtnetlink(7), RTM_GETADDR; the Go server's ``getConnectURLs``.
 """
@@ -33,17 +33,17 @@ _TIMEOUT_S: Final = 1.0
 
 
 def reachable_addresses(listen: Address) -> list[Address]:
-    """What clients are told to dial for a listening address: itself, unless it stands for all interfaces.
+    """Return the addresses to announce to clients for a listening address.
 
-    For ``0.0.0.0`` and ``::``: every address of every interface that is global unicast, IPv4 first; the
-    loopback if there is none.
+    That is ``listen`` itself, unless it is ``0.0.0.0`` or ``::``. For those it is every global unicast
+    address of every interface, IPv4 first, or the loopback address if there is none.
     """
     if not listen.is_unspecified:
         return [listen]
     try:
         found = [ip for ip in map(ipaddress.ip_address, _interface_addresses()) if _is_global_unicast(ip)]
     except OSError as error:
-        log.warning("the addresses of the interfaces can't be read: %s; clients are told 127.0.0.1", error)
+        log.warning("can't read the addresses of the interfaces: %s; announcing 127.0.0.1 to clients", error)
         found = []
     hosts = [str(ip) for ip in sorted(found, key=lambda ip: ip.version)]
     return [Address(host, listen.port) for host in dict.fromkeys(hosts) or ["127.0.0.1"]]
@@ -54,10 +54,10 @@ def _is_global_unicast(ip: ipaddress.IPv4Address | ipaddress.IPv6Address) -> boo
 
 
 def _interface_addresses() -> list[str]:
-    """All addresses of all interfaces.
+    """Return all addresses of all interfaces.
 
     Raises:
-        OSError: the kernel didn't tell them.
+        OSError: the request to the kernel failed.
     """
     with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE) as netlink:
         netlink.settimeout(_TIMEOUT_S)
@@ -75,7 +75,7 @@ def _interface_addresses() -> list[str]:
 
 
 def messages(data: bytes) -> Iterator[tuple[int, bytes]]:
-    """The messages in what netlink has answered: their types and what follows the header."""
+    """Yield the type and the bytes behind the header of each message in a netlink reply."""
     at = 0
     while at + _HEADER.size <= len(data):
         length, kind, *_ = _HEADER.unpack_from(data, at)
@@ -86,7 +86,7 @@ def messages(data: bytes) -> Iterator[tuple[int, bytes]]:
 
 
 def address(payload: bytes) -> list[str]:
-    """The address in a message about one; none for a family that isn't IPv4 or IPv6."""
+    """Return the address in an address message as a list; empty if it is neither IPv4 nor IPv6."""
     family = _MESSAGE.unpack_from(payload)[0]
     if family not in (socket.AF_INET, socket.AF_INET6):
         return []

@@ -1,6 +1,6 @@
-"""How the process around a node behaves: what it was given to start with, and what signals mean to it.
+"""Options of the process that runs a node: sockets it starts with, and its behaviour at start and on signals.
 
-``stanchion node`` and ``nats-streaming-server`` run the same node; here is where they differ.
+``stanchion node`` and ``nats-streaming-server`` run the same node. They differ in these options.
 """
 
 from __future__ import annotations
@@ -14,30 +14,30 @@ from node.config.model import Config
 
 @dataclass(frozen=True, slots=True)
 class Launch:
-    """The defaults are those of ``stanchion node``."""
+    """Options of the process. The defaults are those of ``stanchion node``."""
 
     sockets: Sequence[socket.socket] = ()
-    """Sockets for clients that listen already; empty: the node opens its own. A command that binds the
-    port first takes clients while the rest of it is still being imported."""
+    """Sockets that already listen for clients; empty: the node opens its own. A command that binds the port
+    first lets clients connect while the rest of the program is still being imported."""
 
     http_sockets: Sequence[socket.socket] = ()
-    """The same for monitoring, whose pages are there a little later still."""
+    """The same for monitoring, whose pages are served a little later."""
 
     reload: Callable[[], Config] | None = None
-    """Reads the configuration once more, for SIGHUP; raises `ConfigError`. None: there is no file."""
+    """Reads the configuration again, for SIGHUP; raises `ConfigError`. None: there is no file."""
 
     relevel: Callable[[Config], None] | None = None
-    """Makes the log as grave or as chatty as a reloaded configuration says."""
+    """Sets the log level of a reloaded configuration."""
 
     ready: str = "ready: taking clients"
-    """What is logged whenever this node, leading, begins to serve."""
+    """Text logged whenever this node begins to serve as leader."""
 
     proposes: bool = False
-    """Whether the node's settings are proposed at each start and not only to a new cluster (R23). For a
-    node alone whose operator changes a flag and restarts it."""
+    """Propose the node's settings at each start and not only to a new cluster (R23). For a single node whose
+    operator changes a flag and restarts it."""
 
     early_signals: Callable[[], Sequence[int]] = tuple
-    """Returns the signals that came before the node had its own handlers, and forgets them."""
+    """Returns the signals that arrived before the node had installed its own handlers, and forgets them."""
 
     terminated_status: int = 0
     """The exit status after SIGTERM; after SIGINT it is 0."""

@@ -1,14 +1,16 @@
-"""What only a ready leader does: notice that time has passed and who is absent (R15, R16, R20).
+"""Duties of a ready leader: propose that time has passed, and which clients are reachable (R15, R16, R20).
 
-Everything is decided in ``apply``; the keeper only proposes. Its commands carry the term and the
-generation of what they mean, so one that comes too late changes nothing.
+Everything is decided in ``apply``; this module only proposes commands. A command carries the term, and the
+generation of the client or subscription it refers to, so it changes nothing if it is applied too late.
 
-A plain object without I/O, told what happened and driven by ``pump``.
+Clients are checked in two ways. A *full check* examines every inbox. A *quick check* examines only the
+inboxes whose interest has changed. Both run in steps.
+
+A plain object without I/O. The caller reports events and calls ``pump``.
 """
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Container, Iterable, Iterator
 from typing import Any, Protocol
 
@@ -38,30 +40,31 @@ from node.server.presence import Presence, Sight, Where
 from node.server.steps import ends
 from node.units import MILLISECOND, SECOND, Generation, SubscriptionID
 
-log = logging.getLogger("stanchion.keeper")
-
 TICK_LATE_NS = 10 * MILLISECOND
-"""A Tick is proposed this much after the earliest deadline, so that neighbours go together (R20)."""
+"""A Tick is proposed this long after the earliest deadline, so that one Tick covers close deadlines (R20)."""
 AGE_EVERY_S = 1.0
+"""Minimum interval between Ticks for messages that expire by age."""
 EXPIRE_EVERY_S = 1.0
+"""Interval of the checks for expired channels and for sessions of removed nodes."""
 SETTLE_NS = 250 * MILLISECOND
-"""How long a returning client may take until its subscriptions are heard again too."""
+"""Time a returning client has to subscribe to the inboxes of its subscriptions again."""
 LOOK_EVERY_S = 0.05
-"""How soon a change of interest is looked at."""
+"""Delay after which a change of interest is checked."""
 LOOK_AT_LEAST_S = 0.5
-"""How often all inboxes are looked at, changed or not: graces end. Where there are very many, it is less
-often (`Presence.pause_s`), and what has changed is looked at in between."""
+"""Interval of full checks without changes, which find that a grace period has ended. With very many inboxes
+the interval is longer (`Presence.pause_s`), with quick checks in between."""
 UNREACHABLE_NS = NEVER_NS
-"""As the time since when a client is reachable: not all of its inboxes are subscribed to yet."""
+"""Used as the time since when a client is reachable: not all of its inboxes are subscribed to yet."""
 NEVER = float("inf")
 ASKED_MAX = 100
-"""Clients asked in one look whether they hear their inbox by a pattern; others are in the next."""
+"""Maximum clients per full check that are asked whether they receive their inbox by a pattern. Others are
+asked in the next one."""
 REPEAT_S = 1.0
-"""A finding that has not been applied after so long is proposed again."""
+"""A command that has not been applied after this time is proposed again."""
 
 
 class Losses(Protocol):
-    """What is needed of ``losses``."""
+    """The part of ``losses`` used here."""
 
     def unwritten(
         self, before: Iterable[Where | None], now: Where | None, now_ns: int, reachable_ns: int
@@ -70,22 +73,22 @@ class Losses(Protocol):
 
 
 class LeaderDuties:
-    """The keeper of one term.
+    """The duties of the leader of one term.
 
     Args:
-        state: the replicated state.
+        state: returns the replicated state.
         propose: puts a command into the next entry.
-        presence: who is heard.
-        complete: whether every connected member has told its whole interest.
-        requests: how clients are asked for heartbeats.
-        clock, wall: the clocks of the log.
+        presence: the connections through which inboxes are reachable.
+        complete: returns True if every connected member has sent its whole interest.
+        requests: sends heartbeats to clients.
+        clock, wall_clock: the clocks of the log.
         monotonic_s: the driver's clock.
-        term: this leader's.
-        is_member: whether a node may have a session (R5).
-        sees_connections: whether it is known when a client's connection closes; not behind an external
-            NATS server, where every client would seem gone while that is away.
-        losses: what connections that ended may not have been sent.
-        linked: members whose link stands.
+        term: this leader's term.
+        is_member: returns True if a node may have a session (R5).
+        sees_connections: this node learns when a client's connection closes. False behind an external NATS
+            server: every client would seem gone while that server is unavailable.
+        losses: finds deliveries that ended connections may have missed.
+        linked: the members whose link is up.
         node: this node's name.
     """
 
@@ -125,61 +128,61 @@ class LeaderDuties:
             propose,
             term,
             monotonic_s,
-            answered=self._vouch,
+            answered=self._take_reply,
             is_gone=self._is_gone if sees_connections else None,
         )
         self._asks_left = ASKED_MAX
         self._asked: dict[Generation, Where] = {}
-        """Clients whose inbox is heard by a pattern only, and by whom when they were asked for it."""
-        self._took_over_ns = clock.now()
-        self._grace_from_ns: int | None = None  # when everybody's interest was complete
-        self._ticked_ns: int | None = None  # the time that the unapplied Tick must reach
+        """Clients reachable by a pattern only, with the connection through which they were last asked."""
+        self._elected_ns = clock.now()
+        self._grace_from_ns: int | None = None  # when the interest of all members was complete
+        self._ticked_ns: int | None = None  # the cluster time that an unapplied Tick will set
         self._aged_s = 0.0
-        self._looked_s = 0.0
-        self._glanced_s = 0.0
+        self._full_check_s = 0.0
+        self._quick_check_s = 0.0
         self._users: dict[str, list[str | SubscriptionID]] = {}
-        """Whose inboxes these are, as of the last look at all: clients and subscriptions."""
+        """The clients and subscriptions that use an inbox, by inbox, as of the last full check."""
         self._unsettled: dict[str, None] = {}
-        """Clients that are returning, and waited for."""
-        self._unheard: dict[str, None] = {}
-        """Clients of which an inbox isn't heard, and a grace runs."""
-        self._counted_s = 0.0
+        """Returning clients that have not subscribed to all of their inboxes yet."""
+        self._in_grace: dict[str, None] = {}
+        """Clients with an unreachable inbox whose grace period has not ended."""
+        self._grace_checked_s = 0.0
         self._expired_s = 0.0
         self._proposed: dict[tuple[type[LeaderCommand], tuple[Any, ...]], float] = {}
-        self._look_job: Iterator[None] | None = None
-        self._glance_job: Iterator[None] | None = None
+        self._full_check: Iterator[None] | None = None
+        self._quick_check: Iterator[None] | None = None
         for client in state().clients.values():
             self.heartbeats.register(client)
 
     def stop(self) -> None:
-        """Another leads."""
+        """Stop sending heartbeats: this node no longer leads."""
         self.heartbeats.stop()
 
     def applied(self) -> None:
-        """An entry was applied."""
+        """Note that an entry was applied."""
         if self._ticked_ns is not None and self._state().time_ns >= self._ticked_ns:
             self._ticked_ns = None
 
     def opened(self, client_id: str) -> None:
-        """A client was registered."""
+        """Note that a client was registered."""
         client = self._state().clients.get(client_id)
         if client is not None:
             self.heartbeats.register(client)
 
     def pump(self) -> float:
-        """Propose what is found now. Returns when to be called again, on the driver's clock."""
+        """Run the checks that are due, and propose commands. Returns the driver's time of the next call."""
         now_s = self._monotonic_s()
         self.heartbeats.beat()
-        if self._look_job is None and now_s - self._looked_s >= self._pause_s():
-            self._looked_s = self._glanced_s = now_s
-            self._look_job = self._look(now_s)
-        elif self._glance_job is None and self._glance_s() <= now_s:
-            self._glanced_s = now_s
-            self._glance_job = self._glance(now_s)
-        if self._look_job is not None and ends(self._look_job):
-            self._look_job = None
-        if self._glance_job is not None and ends(self._glance_job):
-            self._glance_job = None
+        if self._full_check is None and now_s - self._full_check_s >= self._pause_s():
+            self._full_check_s = self._quick_check_s = now_s
+            self._full_check = self._check_all(now_s)
+        elif self._quick_check is None and self._next_quick_check_s() <= now_s:
+            self._quick_check_s = now_s
+            self._quick_check = self._check_changed(now_s)
+        if self._full_check is not None and ends(self._full_check):
+            self._full_check = None
+        if self._quick_check is not None and ends(self._quick_check):
+            self._quick_check = None
         if now_s - self._expired_s >= EXPIRE_EVERY_S:
             self._expired_s = now_s
             self._expire_channels(now_s)
@@ -208,10 +211,10 @@ class LeaderDuties:
             self._propose(Tick(self._term))
 
     def _next(self, now_s: float) -> float:
-        if self._look_job is not None or self._glance_job is not None:
+        if self._full_check is not None or self._quick_check is not None:
             return now_s
         state = self._state()
-        times = [self._looked_s + self._pause_s(), self._glance_s()]
+        times = [self._full_check_s + self._pause_s(), self._next_quick_check_s()]
         beat = self.heartbeats.next_deadline()
         if beat is not None:
             times.append(beat)
@@ -231,24 +234,24 @@ class LeaderDuties:
             self._propose_once(ChannelExpire(self._term, channel.name, channel.generation), now_s)
 
     def _end_sessions(self, now_s: float) -> None:
-        """Of nodes that were removed."""
+        """End the sessions of removed nodes."""
         for node, session in self._state().sessions.items():
             if not self._is_member(node):
                 self._propose_once(SessionEnd(self._term, node, session.id), now_s)
 
-    # --- who is absent ----------------------------------------------------------------------------
+    # --- reachable clients ------------------------------------------------------------------------
 
     def _pause_s(self) -> float:
         return self._presence.pause_s(LOOK_EVERY_S if self._presence.dirty else LOOK_AT_LEAST_S)
 
-    def _glance_s(self) -> float:
-        """When to look at what has changed, and at graces."""
+    def _next_quick_check_s(self) -> float:
+        """Return when the next quick check is due, for changed inboxes and grace periods."""
         if self._presence.has_changed or self._unsettled:
-            return self._glanced_s + LOOK_EVERY_S
-        return self._counted_s + LOOK_AT_LEAST_S if self._unheard else NEVER
+            return self._quick_check_s + LOOK_EVERY_S
+        return self._grace_checked_s + LOOK_AT_LEAST_S if self._in_grace else NEVER
 
-    def _look(self, now_s: float) -> Iterator[None]:
-        """Look at all inboxes, and judge all clients, one in each step."""
+    def _check_all(self, now_s: float) -> Iterator[None]:
+        """Run a full check: examine all inboxes, then all clients, one in each step."""
         state = self._state()
         self._asks_left = ASKED_MAX
         self._proposed = {key: at for key, at in self._proposed.items() if now_s - at < REPEAT_S}
@@ -263,50 +266,51 @@ class LeaderDuties:
             yield
         self._users = users
         if self._asked:
-            known = {client.generation for client in clients}
-            self._asked = {key: where for key, where in self._asked.items() if key in known}
-        self._unsettled, self._unheard = {}, {}
-        self._counted_s = now_s
+            present = {client.generation for client in clients}
+            self._asked = {key: where for key, where in self._asked.items() if key in present}
+        self._unsettled, self._in_grace = {}, {}
+        self._grace_checked_s = now_s
         yield from self._presence.looking(users)
         if self._grace_from_ns is None and self._complete():
             self._grace_from_ns = self._clock.now()
         for client in clients:
             if state.clients.get(client.id) is client:
-                yield from self._judge_client(client)
+                yield from self._check_client(client)
 
-    def _glance(self, now_s: float) -> Iterator[None]:
-        """Look at inboxes in which interest has changed, and judge whose they are, one in each step."""
+    def _check_changed(self, now_s: float) -> Iterator[None]:
+        """Run a quick check: examine the inboxes whose interest has changed, and their clients, in steps."""
         state, see = self._state(), self._presence.see
-        judged, self._unsettled = self._unsettled, {}
-        if now_s - self._counted_s >= LOOK_AT_LEAST_S:
-            self._counted_s = now_s
-            judged.update(self._unheard)
-            self._unheard = {}
+        to_check, self._unsettled = self._unsettled, {}
+        if now_s - self._grace_checked_s >= LOOK_AT_LEAST_S:
+            self._grace_checked_s = now_s
+            to_check.update(self._in_grace)
+            self._in_grace = {}
         for inbox in self._presence.take_changed():
             yield
             see(inbox)
             for user in self._users.get(inbox, ()):
                 if isinstance(user, str):
-                    judged[user] = None
+                    to_check[user] = None
                     continue
                 sub = state.subscriptions.get(user)
                 if sub is None or sub.client is None or sub.inbox != inbox:
                     continue
-                its_client = see(sub.client.heartbeat_inbox)
-                if self._is_steady(sub.client, its_client):
-                    self._judge_subscription(sub, self._sight_of(sub, its_client))
+                client_sight = see(sub.client.heartbeat_inbox)
+                if self._is_steady(sub.client, client_sight):
+                    self._check_subscription(sub, self._sight_of(sub, client_sight))
                 else:
-                    judged[sub.client.id] = None
-        for client_id in judged:
+                    to_check[sub.client.id] = None
+        for client_id in to_check:
             client = state.clients.get(client_id)
             if client is not None:
-                yield from self._judge_client(client)
+                yield from self._check_client(client)
 
     def _is_steady(self, client: Client, sight: Sight) -> bool:
-        """It neither goes nor comes: its subscriptions are judged each by itself.
+        """Return True if the client is reachable and has not moved: its subscriptions are checked singly.
 
-        If the log says that it is elsewhere, it has moved, whoever saw that: a leader that has just been
-        started did not, and the one that acted on an earlier move may have died before the next.
+        If the log names another connection, the client has moved, even if this node has not seen it move:
+        this node may have started later, and the leader that recorded an earlier move may have died before
+        this one.
         """
         where = sight.where
         if where is None or client.unreachable or sight.moved:
@@ -316,16 +320,19 @@ class LeaderDuties:
         return client.reachable_at in {None, where}
 
     def _is_restarted(self, client: Client) -> bool:
-        """Return True if the node that registered the client has been another process since then (R5).
+        """Return True if the node that registered the client has restarted since (R5).
 
-        Then the client has come back to it, and what the process before had not written died with that.
+        Then the client has reconnected, and deliveries that the previous process had not written are lost.
         """
         assert client.reachable_at is not None
         session = self._state().sessions.get(client.reachable_at[0])
         return session is not None and client.generation < session.id
 
-    def _judge_client(self, client: Client) -> Iterator[None]:
-        """Judge a client, and if it neither goes nor comes its subscriptions, one in each step."""
+    def _check_client(self, client: Client) -> Iterator[None]:
+        """Check whether a client is reachable or has moved. If neither changed, check its subscriptions.
+
+        One client or subscription in each step.
+        """
         yield
         now_ns, now_s = self._clock.now(), self._monotonic_s()
         sight = self._presence.sight(client.heartbeat_inbox)
@@ -333,46 +340,49 @@ class LeaderDuties:
             self._ask_by_pattern(client)
             if client.unreachable:
                 return
-            self._unheard[client.id] = None
+            self._in_grace[client.id] = None
             if self._grace_is_over(sight, now_ns):
-                since = sight.gone_since_ns or self._took_over_ns
+                since = sight.gone_since_ns or self._elected_ns
                 self._propose_once(self._away(client, sight, since), now_s)
             return
         if not self._is_steady(client, sight):
             online = [(sub, self._sight_of(sub, sight)) for sub in client.subscriptions.values()]
-            if not self._settled(sight, [its for _, its in online], now_ns):
+            if not self._is_settled(sight, [sub_sight for _, sub_sight in online], now_ns):
                 self._presence.dirty = True
                 self._unsettled[client.id] = None
                 return
-            since = self._took_over_ns if sight.gone_since_ns is None else sight.gone_since_ns
-            # An inbox that was found unreachable by itself has a finding of its own if it ever comes.
+            since = self._elected_ns if sight.gone_since_ns is None else sight.gone_since_ns
+            # A subscription that is unreachable itself gets a command of its own if its inbox returns.
             awaited = [its for sub, its in online if its.where is not None or not sub.unreachable]
-            reachable_ns = self._all_reachable_ns(sight, awaited)
+            reachable_ns = self._reachable_since_ns(sight, awaited)
             if self._propose_once(self._back(client, sight, since, reachable_ns), now_s):
                 self.heartbeats.moved(client)
-                self.heartbeats.pinged(client.id)  # what it missed while it was away, it can answer now
-                for sub, its in online:
-                    self._back_with_client(sub, its, since, now_s)
+                self.heartbeats.pinged(client.id)  # heartbeats it missed while unreachable: it can reply now
+                for sub, sub_sight in online:
+                    self._back_with_client(sub, sub_sight, since, now_s)
             return
         for sub in list(client.subscriptions.values()):
-            if sub.client is client:  # else it has ended meanwhile
-                self._judge_subscription(sub, self._sight_of(sub, sight))
+            if sub.client is client:  # otherwise it has ended meanwhile
+                self._check_subscription(sub, self._sight_of(sub, sight))
             yield
 
     def _ask_by_pattern(self, client: Client) -> None:
-        """Ask a client whose inbox is heard by a pattern only: a bystander doesn't answer (R15)."""
+        """Send a heartbeat to a client whose inbox is subscribed to by a pattern only.
+
+        Only the client itself replies; another client that subscribes to the pattern doesn't (R15).
+        """
         where = self._presence.reachable_by_pattern(client.heartbeat_inbox)
         if where is None:
             self._asked.pop(client.generation, None)
         elif self._asked.get(client.generation) != where and self._asks_left:
             self._asks_left -= 1
             self._asked[client.generation] = where
-            self.heartbeats.ask_beside(client)
+            self.heartbeats.ask_extra(client)
 
     def _is_gone(self, client: Client) -> bool:
-        """Whether a client's connection is known to have closed, and nobody hears its inbox.
+        """Return True if a client's connection has closed and its inbox has no subscriber.
 
-        Of connections to a node whose link is lost that isn't known: their clients are reconnecting.
+        Returns False if the connection was to a node whose link is down: it may still be open.
         """
         inbox = client.heartbeat_inbox
         sight = self._presence.sight(inbox)
@@ -385,46 +395,46 @@ class LeaderDuties:
         node = sight.last[0]
         return self._complete() and (node == self._node or node in self._linked)
 
-    def _vouch(self, client: Client) -> None:
-        """A client has answered a heartbeat: somebody who hears its inbox is the client."""
+    def _take_reply(self, client: Client) -> None:
+        """Take a client's heartbeat reply: the connection subscribed to its inbox is the client's."""
         if self._presence.sight(client.heartbeat_inbox).where is None:
             where = self._presence.reachable_by_pattern(client.heartbeat_inbox)
             if where is not None:
                 self._presence.vouch(client.heartbeat_inbox, where)
 
     def _sight_of(self, sub: Subscription, client: Sight) -> Sight:
-        """The sight of a subscription's inbox, which its client's connection may hear by a pattern."""
+        """Return the sight of a subscription's inbox, which the client may subscribe to by a pattern."""
         sight = self._presence.sight(sub.inbox)
         if sight.where is None and client.where is not None and self._presence.vouch(sub.inbox, client.where):
             return self._presence.see(sub.inbox)
         return sight
 
-    def _all_reachable_ns(self, client: Sight, its: list[Sight]) -> int:
-        """Since when all that is sent to the client arrives on its new connection; never if it does not."""
-        if any(each.where != client.where for each in its):
+    def _reachable_since_ns(self, client: Sight, subscriptions: list[Sight]) -> int:
+        """Return since when all deliveries arrive on the client's new connection, or `UNREACHABLE_NS`."""
+        if any(each.where != client.where for each in subscriptions):
             return UNREACHABLE_NS
-        return max((each.reachable_since_ns for each in its), default=client.reachable_since_ns)
+        return max((each.reachable_since_ns for each in subscriptions), default=client.reachable_since_ns)
 
     def _back_with_client(self, sub: Subscription, sight: Sight, since: int, now_s: float) -> None:
-        """A client's subscriptions come back with it: in the same entry, if they are heard."""
+        """Propose that a returning client's subscription is reachable, in the same entry as the client."""
         if sub.unreachable and sight.where is not None:
             self._propose_once(self._back(sub, sight, since, sight.reachable_since_ns), now_s)
 
-    def _judge_subscription(self, sub: Subscription, sight: Sight) -> None:
+    def _check_subscription(self, sub: Subscription, sight: Sight) -> None:
         now_ns, now_s = self._clock.now(), self._monotonic_s()
         if sight.where is None:
             if sub.unreachable:
                 return
-            self._unheard[sub.client_id] = None
+            self._in_grace[sub.client_id] = None
             if self._grace_is_over(sight, now_ns):
-                since = sight.gone_since_ns or self._took_over_ns
+                since = sight.gone_since_ns or self._elected_ns
                 self._propose_once(self._away(sub, sight, since), now_s)
         elif sub.unreachable or sight.moved:
-            since = self._took_over_ns if sight.gone_since_ns is None else sight.gone_since_ns
+            since = self._elected_ns if sight.gone_since_ns is None else sight.gone_since_ns
             self._propose_once(self._back(sub, sight, since, sight.reachable_since_ns), now_s)
 
     def _away(self, user: Client | Subscription, sight: Sight, since_ns: int) -> LeaderCommand:
-        """Return the finding that nobody hears an inbox of ``user``, as the version in effect has it."""
+        """Return the command that ``user`` is unreachable, in the form of the machine version in effect."""
         term, version = self._term, self._state().version
         written = self._losses.written_at_end(sight.before, self._linked)
         if isinstance(user, Client):
@@ -438,12 +448,12 @@ class LeaderDuties:
     def _back(
         self, user: Client | Subscription, sight: Sight, since_ns: int, reachable_ns: int
     ) -> LeaderCommand:
-        """Return the finding that its inboxes are heard again, since ``reachable_ns``, likewise."""
+        """Return the command that ``user`` is reachable again since ``reachable_ns``, likewise."""
         term, version = self._term, self._state().version
         before, reachable_at = [sight.before], sight.where or ("", 0)
         if isinstance(user, Client):
-            # Where the log says it is: another connection if a leader died with what it knew of a move.
-            before.append(self._elsewhere(user, sight))
+            # The connection in the log is an earlier one if a leader died before it recorded a move.
+            before.append(self._logged_connection(user, sight))
         unwritten = self._losses.unwritten(before, sight.where, self._clock.now(), reachable_ns)
         lost = (*unwritten, *reachable_at)
         if isinstance(user, Client):
@@ -454,8 +464,8 @@ class LeaderDuties:
             return SubscriptionBack(term, user.id, user.generation, since_ns, reachable_ns)
         return SubscriptionReachable(term, user.id, user.generation, since_ns, reachable_ns, *lost)
 
-    def _elsewhere(self, client: Client, sight: Sight) -> Where | None:
-        """Return where the log says the client is, unless what this node has seen says the same and more."""
+    def _logged_connection(self, client: Client, sight: Sight) -> Where | None:
+        """Return the client's connection according to the log; None if this node has seen it more exactly."""
         logged = client.reachable_at
         if logged is None or logged[1] != ANY_EPOCH:
             return logged
@@ -467,12 +477,15 @@ class LeaderDuties:
     def _grace_is_over(self, sight: Sight, now_ns: int) -> bool:
         if self._grace_from_ns is None:
             return False
-        since = max(sight.gone_since_ns or self._took_over_ns, self._grace_from_ns)
+        since = max(sight.gone_since_ns or self._elected_ns, self._grace_from_ns)
         return now_ns - since >= self._state().settings.member_grace_ns
 
-    def _settled(self, sight: Sight, its: list[Sight], now_ns: int) -> bool:
-        """Whether a returning client's subscriptions are all heard through its new connection."""
-        if all(each.where == sight.where for each in its):
+    def _is_settled(self, sight: Sight, subscriptions: list[Sight], now_ns: int) -> bool:
+        """Return True if a returning client's subscriptions are all reachable through its new connection.
+
+        Also returns True after ``SETTLE_NS``.
+        """
+        if all(each.where == sight.where for each in subscriptions):
             sight.settling_ns = None
             return True
         if sight.settling_ns is None:
@@ -480,8 +493,9 @@ class LeaderDuties:
         return now_ns - sight.settling_ns >= SETTLE_NS
 
     def _propose_once(self, command: LeaderCommand, now_s: float) -> bool:
-        """Propose a finding that is new; the same again only if it has come to nothing. Whether it was."""
-        # As tuples, an away and a back may be equal. How far a connection was served is not a finding.
+        """Propose a command unless it was proposed less than `REPEAT_S` ago. Returns True if proposed."""
+        # The type is part of the key: as tuples, commands of two types may be equal. How far deliveries were
+        # written is not part of it.
         is_away = isinstance(command, (ClientUnreachable, SubscriptionUnreachable))
         key = (type(command), command[:4] if is_away else command[:5])
         if key in self._proposed:
