@@ -162,7 +162,7 @@ class Leader:
     def pump(self) -> None:
         """As the driver does, at once again while there is more to look at."""
         self.leader_commands.pump()
-        while self.leader_commands._look_job is not None or self.leader_commands._glance_job is not None:
+        while self.leader_commands._full_check is not None or self.leader_commands._quick_check is not None:
             self.leader_commands.pump()
 
     def wait(self, seconds: float) -> list[LeaderCommand]:
@@ -735,7 +735,7 @@ def test_one_inbox_that_goes_and_comes_is_noticed_between_two_looks_at_all() -> 
     leader = Leader()
     leader.subscribe("A")
     leader.presence.dirty = True
-    list(leader.leader_commands._look(leader.now))  # once in ages, behind the subscription
+    list(leader.leader_commands._check_all(leader.now))  # once in ages, behind the subscription
     leader.lost("A")
     away = leader.wait(GRACE_S + 0.6)
     assert [type(found) for found in away] == [SubscriptionUnreachable]
@@ -749,7 +749,7 @@ def test_who_settles_is_waited_for_between_two_looks_at_all() -> None:
     leader = Leader()
     leader.subscribe("A")
     leader.presence.dirty = True
-    list(leader.leader_commands._look(leader.now))
+    list(leader.leader_commands._check_all(leader.now))
     leader.reachable("hb.me", node="n2", epoch=5)
     assert leader.wait(0.1) == []
     leader.reachable("A", node="n2", epoch=5)
@@ -787,7 +787,7 @@ def test_a_look_at_very_many_goes_in_steps() -> None:
         leader.leader_commands.pump()
         assert leader.asked <= 4 * STEP
         pumps += 1
-        if leader.leader_commands._look_job is None and leader.leader_commands._glance_job is None:
+        if leader.leader_commands._full_check is None and leader.leader_commands._quick_check is None:
             break
     assert pumps > 2000 // STEP
     found = leader.wait(GRACE_S + 2 * LOOK_AT_LEAST_S)
