@@ -1,4 +1,4 @@
-# Everything a newcomer needs: `make demo` and `make test`, each with its set-up.
+# Everything that is needed: `make demo` and `make test`, each with its set-up.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -45,7 +45,7 @@ mutate: $(VENV)/.dev ## change a line at a time and see whether a test fails: ma
 
 e2e: $(VENV)/.dev ## real processes, sockets and clients
 	@tests/e2e/clients/install $(CLIENTS) || true  # tests of a client that can't be had are skipped
-	$(BIN)/python -m pytest -q -n 2 --dist worksteal -m 'not alone' tests/e2e
+	$(BIN)/python -m pytest -q -n 3 --dist worksteal -m 'not alone' tests/e2e  # half of the time they wait
 	$(BIN)/python -m pytest -q -m alone tests/e2e
 	@tests/e2e/clients/install --missing $(CLIENTS)
 

@@ -1,7 +1,7 @@
 """Fixtures of the end-to-end tests: real nodes, real clients, nothing left over.
 
 `cluster` is one three-node cluster for all tests that ask for it, healed before each; a test that
-needs settings of its own or spoils a disk makes one with `make_cluster`. Two processes run the tests (but
+needs settings of its own or spoils a disk makes one with `make_cluster`. Three processes run the tests (but
 for those marked ``alone``), each with a cluster of its own; ports are never given out twice.
 """
 

@@ -31,14 +31,17 @@ from e2e.wire import Wire
 
 from node.protocol import nats, streaming
 
-SECONDS = float(os.environ.get("STANCHION_HOSTILE_SECONDS", "4"))
+SECONDS = float(os.environ.get("STANCHION_HOSTILE_SECONDS", "3"))
 """How long one attack lasts."""
 
 ACK_P99_MAX_S = 0.25
 """The 99th percentile of a bystander's publish acknowledgements during an attack."""
 
 SAMPLES_MIN = 200
-"""So many publishes a bystander needs for a percentile of its own."""
+"""So many publishes a 99th percentile needs: two of them are slower. Of fewer it would be the slowest one."""
+
+SLOWEST = 4
+"""How many times longer than the bound the slowest publish of a short attack may take."""
 
 SLOWER = 10
 """How many times longer than without an attack a publish may wait where that is more than `ACK_P99_MAX_S`."""
@@ -158,18 +161,23 @@ class Damage:
     ) -> None:
         """Raises AssertionError when the attack cost somebody else more than it may.
 
-        The 99th percentile is of each node's bystander alone if it has published `SAMPLES_MIN` times, and
-        else of all together: of forty samples it would be the slowest one. On a machine that is busy with
-        other things the bound is later: `SLOWER` times what publishes wait without an attack, or `WAITS`
-        times what any process waits for a processor during it, each at the 99th percentile.
+        The 99th percentile is that of each node's bystander if each has published `SAMPLES_MIN` times, else
+        that of all together if they have. Fewer samples, as in an attack of seconds, give a 95th percentile,
+        and the slowest publish may take `SLOWEST` times as long. On a machine that is busy with other things
+        the bound is later: `SLOWER` times what publishes wait without an attack, or `WAITS` times what any
+        process waits for a processor during it, each at the 99th percentile.
         """
         calm_s = quantile([one for calm in self.calm_s.values() for one in calm], 0.99)
         bound_s = max(p99_max_s, SLOWER * calm_s, WAITS * quantile(self.late_s, 0.99))
+        everybody_s = [one for each in self.latencies_s.values() for one in each]
+        part = 0.99 if len(everybody_s) >= SAMPLES_MIN else 0.95
         if min(map(len, self.latencies_s.values())) >= SAMPLES_MIN:
-            p99_s = max(self.p99_s(name) for name in self.latencies_s)
+            late_s = max(self.p99_s(name) for name in self.latencies_s)
         else:
-            p99_s = quantile([one for each in self.latencies_s.values() for one in each], 0.99)
-        assert p99_s <= bound_s, f"publish acks, p99 {p99_s * 1e3:.0f} of {bound_s * 1e3:.0f} ms: {self}"
+            late_s = quantile(everybody_s, part)
+        told = f"p{part * 100:.0f} {late_s * 1e3:.0f} of {bound_s * 1e3:.0f} ms: {self}"
+        assert late_s <= bound_s, f"publish acks, {told}"
+        assert part == 0.99 or max(everybody_s) <= SLOWEST * bound_s, f"the slowest publish ack, {told}"
         assert self.terms[0] == self.terms[1], f"the leader changed: {self}"
         assert self.memory_growth <= memory_max, f"memory: {self}"
         assert max(self.log_lines.values()) <= log_lines_max, f"log lines: {self}"
