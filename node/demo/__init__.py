@@ -1,16 +1,16 @@
-"""The demo: a real cluster on this machine, a load, kills, a picture of it all, and a verdict.
+"""The demo: a real cluster on this machine under load, killed leaders, a live screen and a verdict.
 
 ::
 
-    cluster   three node processes: started, killed, paused; what they log
+    cluster   three node processes: started, killed, paused; reads their logs
        ▲
-     story    what happens when ──► load      publishers and subscribers over real sockets
-                                      │
-    history ◄── what they saw ────────┘
+    scenario   the script of events ──► load      publishers and subscribers over real sockets
+                                         │
+    history ◄── recorded events ─────────┘
        │
-       ├──► picture   the screen while it runs (with what watch reads from the nodes)
-       └──► checker   which promises held ──► report
+       ├──► picture   the screen during the run (with data that watch reads from the nodes)
+       └──► checker   which guarantees held ──► report
 
-``history`` and ``checker`` are pure: they know nothing of processes and sockets, so that the rules by which
-the cluster is judged can be tested by themselves.
+``history`` and ``checker`` are pure: they use no processes and sockets, so the rules can be tested by
+themselves.
 """

@@ -1,8 +1,8 @@
-"""Three real node processes: started, killed, paused, and what they log, as it happens.
+"""Three real node processes: starts, kills and pauses them, and follows their logs.
 
-The configuration is that of ``cluster-configs/three-node.yaml`` (a copy of it lies beside this module, so
-that an installed package has it too). Where its ports are taken, others are used. Each node's log goes
-through a pipe to us, so that a change of role is known, on our clock, when it happens; and to a file.
+The configuration is that of ``cluster-configs/three-node.yaml`` (an installed package has a copy of it beside
+this module) with other, free ports. Each node writes its log into a pipe. So a change of role is seen at
+once, on the demo's clock; the log is also copied to a file.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from node.config.load import load
 from node.errors import UnavailableError
 
 PORTS: Final = (10_000, 15_000)
-"""Where ports are looked for: below those that the kernel gives to outgoing connections."""
+"""The range of ports: below those that the kernel gives to outgoing connections."""
 
 ADDRESS: Final = re.compile(r"127\.0\.0\.1:(\d+)")
 ROLE: Final = re.compile(r"role (\w+) term (\d+) leader (\S+): (.*)")
@@ -38,7 +38,7 @@ PAGE_SIZE_MAX: Final = 16 * 1024 * 1024
 
 @dataclass(slots=True)
 class Node:
-    """One node and the process that runs it now."""
+    """A node and its current process."""
 
     name: str
     client: str
@@ -56,11 +56,11 @@ class Node:
 
 
 class Cluster:
-    """The nodes.
+    """The nodes of the demo.
 
     Args:
-        folder: where configuration, data and logs go.
-        nursery: runs what reads the nodes' logs.
+        folder: directory of configuration, data and logs.
+        nursery: runs the tasks that read the nodes' logs.
     """
 
     def __init__(self, folder: Path, nursery: trio.Nursery) -> None:
@@ -77,21 +77,21 @@ class Cluster:
             self.nodes[name] = Node(name, str(each.client), (each.http.host, each.http.port))
         self._nursery = nursery
         self.on_role: Callable[[Node, str, int, str], None] = _nothing
-        """Told of a node's new role: node, role, term, cause."""
+        """Called when a node has a new role: node, role, term, cause."""
         self.on_ready: Callable[[Node, int], None] = _nothing
-        """Told that a node is ready to lead: node, term."""
+        """Called when a leader is ready: node, term."""
         self._leader: tuple[int, str] = (0, "")
         self._changed = trio.Event()
 
     @property
     def leader(self) -> Node | None:
-        """Whoever was ready to lead last, as long as its process runs."""
+        """The last leader that was ready, as long as its process runs."""
         node = self.nodes.get(self._leader[1])
         return node if node is not None and node.is_up and not node.is_paused else None
 
     @property
     def term(self) -> int:
-        """Of the last leader that was ready."""
+        """The term of the last leader that was ready."""
         return self._leader[0]
 
     # --- processes --------------------------------------------------------------------------------
@@ -102,7 +102,7 @@ class Cluster:
         assert not node.is_up
         command = [sys.executable, "-m", "node.cli.entry", "node", "--config", str(self.config)]
         command += ["--name", name, "--set", self._store, "--set", "logging.format=json"]
-        # Its own process group: the terminal's Ctrl-C is for us, and we end our children in order.
+        # Its own process group: the terminal's Ctrl-C reaches only the demo, which stops its nodes in order.
         node.process = await trio.lowlevel.open_process(
             command, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, process_group=0
         )
@@ -131,7 +131,7 @@ class Cluster:
         node.process.send_signal(signal.SIGCONT)
 
     async def stop(self) -> None:
-        """SIGTERM to all that run; kill what has not ended in time."""
+        """Send SIGTERM to all running nodes, and kill those that have not ended in time."""
         running = [node.process for node in self.nodes.values() if node.process is not None and node.is_up]
         for process in running:
             process.send_signal(signal.SIGCONT)
@@ -142,7 +142,7 @@ class Cluster:
         self.kill_all()
 
     def kill_all(self) -> None:
-        """However this ends, no child of ours outlives it."""
+        """Kill all nodes: no child process outlives the demo."""
         for node in self.nodes.values():
             if node.process is not None:
                 node.process.kill()
@@ -188,41 +188,43 @@ class Cluster:
     # --- asking -----------------------------------------------------------------------------------
 
     async def page(self, name: str, path: str, timeout_s: float = 1.0) -> Any:
-        """A page of a node's monitoring.
+        """Return a monitoring page of a node.
 
         Raises:
-            UnavailableError: it could not be had in time.
+            UnavailableError: the page could not be read in time.
         """
         host, port = self.nodes[name].http
         try:
             with trio.fail_after(timeout_s):
                 return json.loads(await _get(host, port, path))
         except (OSError, trio.BrokenResourceError, trio.TooSlowError, ValueError) as error:
-            raise UnavailableError(f"{name}: {path} can't be had: {error}") from error
+            raise UnavailableError(f"{name}: can't read {path}: {error}") from error
 
-    async def wait_well(self, name: str) -> None:
-        """Wait until a node says that it is healthy. The caller bounds the time.
+    async def wait_healthy(self, name: str) -> None:
+        """Wait until a node is healthy. The caller bounds the time.
 
         Raises:
             UnavailableError: its process has ended.
         """
         while True:
             if not self.nodes[name].is_up:
-                raise UnavailableError(f"{name} ended: {'; '.join(self.nodes[name].log)}")
+                raise UnavailableError(
+                    f"{name} exited; its last log lines: {'; '.join(self.nodes[name].log)}"
+                )
             try:
                 if (await self.page(name, "/healthz"))["status"] == "ok":
                     return
             except UnavailableError:
-                pass  # not yet: that is what is waited for
+                pass  # not healthy yet
             await trio.sleep(0.05)
 
 
 def _nothing(*_: object) -> None:
-    """Nobody has asked to be told."""
+    """Do nothing: the default callback."""
 
 
 def said(line: bytes) -> str:
-    """The message of a line of a node's log; the line itself if it isn't one of our JSON."""
+    """Return the message of a JSON log line; another line unchanged."""
     try:
         return str(json.loads(line)["message"])
     except (ValueError, KeyError, TypeError):
@@ -237,7 +239,7 @@ async def _get(host: str, port: int, path: str) -> bytes:
         async for data in stream:
             answer += data
             if len(answer) > PAGE_SIZE_MAX:
-                raise ValueError("a page longer than any of ours")
+                raise ValueError(f"the page is longer than {PAGE_SIZE_MAX} bytes")
     _, _, body = bytes(answer).partition(b"\r\n\r\n")
     return body
 
@@ -246,51 +248,51 @@ async def _get(host: str, port: int, path: str) -> bytes:
 
 
 def packaged_config() -> str:
-    """The text of ``cluster-configs/three-node.yaml``."""
+    """Return the text of ``cluster-configs/three-node.yaml``."""
     return files("node.demo").joinpath("three-node.yaml").read_text(encoding="utf-8")
 
 
 class Claims:
-    """Ports that no other demonstration on this machine chooses while this object lives.
+    """Ports that no other demo on this machine uses while this object lives.
 
-    A port that nobody listens on now may be that of a node that was just killed, and is started again. So a
-    claim is an abstract socket named after the port; where the system has none (not Linux) there is no claim.
+    A free port may belong to a killed node of another demo, which will restart it. So each port is claimed by
+    an abstract socket named after it. On systems other than Linux there are no claims.
     """
 
     def __init__(self) -> None:
         self._held: list[socket.socket] = []
 
     def take(self, port: int) -> bool:
-        """Claim a port if nobody listens on it and nobody has claimed it."""
+        """Claim a port if it is free and not claimed. Returns whether it is."""
         if not _is_free(port):
             return False
         if sys.platform == "linux":
             hold = socket.socket(socket.AF_UNIX)
             try:
                 hold.bind(f"\0stanchion-demo-port-{port}")
-            except OSError:  # another demonstration's
+            except OSError:  # claimed by another demo
                 hold.close()
                 return False
             self._held.append(hold)
         return True
 
     def release(self) -> None:
-        """Give all back."""
+        """Release all claims."""
         while self._held:
             self._held.pop().close()
 
 
 def with_free_ports(config: str, claims: Claims) -> str:
-    """The same with other ports, drawn among those that are free, and claimed.
+    """Return the configuration with other ports: free, chosen at random, and claimed.
 
-    Never its own: two demonstrations that start together both find those free, and a node of one would wait
-    for a node of the other.
+    Its own ports are never used: two demos that start at the same time would both find them free, and a node
+    of one demo would wait for a node of the other.
     """
     ports = list(dict.fromkeys(int(port) for port in ADDRESS.findall(config)))
     others: dict[int, int] = {}
-    chance = random.SystemRandom()  # a seed shall not decide it
+    rng = random.SystemRandom()  # not seeded: two demos with one seed need different ports
     while len(others) < len(ports):
-        port = chance.randrange(*PORTS)
+        port = rng.randrange(*PORTS)
         if port not in others.values() and port not in ports and claims.take(port):
             others[ports[len(others)]] = port
     return ADDRESS.sub(lambda found: f"127.0.0.1:{others[int(found[1])]}", config)

@@ -1,8 +1,8 @@
-"""What happened, as clients saw it: the facts that the checker judges.
+"""The events that clients observed, recorded for the checker.
 
-All times are seconds of one monotonic clock, read in one process: the demo's. A *link* is one TCP
-connection of a client to a node. A *cursor* is what a message is delivered to once, and again until it is
-acknowledged: a subscription, or a queue group with all its members.
+All times are seconds of one monotonic clock, that of the demo's process. A *link* is one TCP connection of a
+client to a node. A *cursor* is a subscription or a queue group with all its members: it receives each message
+once, and again until the message is acknowledged.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Literal, NamedTuple, TypeAlias
 
 
 class Link(NamedTuple):
-    """One connection."""
+    """A connection of a client to a node."""
 
     client: str
     number: int
@@ -21,19 +21,19 @@ class Link(NamedTuple):
 
 
 class Delivery(NamedTuple):
-    """A message came in."""
+    """The arrival of a message."""
 
     at_s: float
     subscriber: str
     link: Link
     resends: int
-    """As the message says: 0 at first, then how often it was sent before."""
+    """The redelivery count of the message: 0 at first."""
     flagged: bool
-    """The message says that it is redelivered."""
+    """The message has the redelivered flag."""
 
 
 class Receipt(NamedTuple):
-    """A publish by which a subscriber learns what the cluster has committed of what it sent before."""
+    """A publish by which a subscriber finds out what the cluster has committed (see `History.committed`)."""
 
     sent_s: float
     answered_s: float
@@ -52,30 +52,30 @@ Event: TypeAlias = Delivery | Ack
 
 @dataclass(slots=True)
 class Cursor:
-    """Everything about one subscription or queue group."""
+    """A subscription or queue group, and the events of its messages."""
 
     name: str
     channel: str
     ack_wait_s: float
     is_group: bool = False
     is_measured: bool = False
-    """Its subscriber holds messages back on purpose, so that their AckWait can be measured."""
+    """Its subscriber holds messages back, so that AckWait can be measured."""
     events: dict[int, list[Event]] = field(default_factory=dict)
     """By sequence, in order of time."""
 
 
 @dataclass(slots=True)
 class Hit:
-    """A node was killed, or paused."""
+    """A kill or pause of a node."""
 
     node: str
     kind: Literal["kill", "pause"]
     at_s: float
     role: str
     resumed_s: float | None = None
-    """A pause ended. A killed process does not come back; another one may take its place."""
+    """End of a pause. None after a kill: the node gets another process."""
     ready_s: float | None = None
-    """The next leader was ready: the no-op of its term was applied. None: nobody yet."""
+    """When the next leader was ready: it had applied the no-op of its term. None: not yet."""
     new_leader: str = ""
     term: int = 0
 
@@ -86,34 +86,34 @@ class Hit:
 
 @dataclass(slots=True)
 class History:
-    """The facts, in the order in which they happened."""
+    """The events, in the order in which they happened."""
 
     cursors: dict[str, Cursor] = field(default_factory=dict)
     published: dict[str, dict[str, float]] = field(default_factory=dict)
-    """By channel and message: when it was handed to a connection, before any node can have seen it."""
+    """By channel and message: the time just before the publish was handed to a connection."""
     stored: dict[str, dict[str, float]] = field(default_factory=dict)
-    """When the publish was acknowledged."""
+    """By channel and message: the time of the publish acknowledgement."""
     refused: list[str] = field(default_factory=list)
-    """Publishes that were answered with an error."""
+    """Publishes answered with an error."""
     declined: dict[str, set[str]] = field(default_factory=dict)
     """By channel: messages that a node refused because there was no leader (R8). They must not be stored."""
     messages: dict[str, dict[int, str]] = field(default_factory=dict)
-    """By channel and sequence: the message that some subscriber received under it."""
+    """By channel and sequence: the message that a subscriber received with it."""
     contradictions: list[str] = field(default_factory=list)
-    """Facts about sequences that can't both be true."""
+    """Observations that contradict each other."""
     made: dict[Link, float] = field(default_factory=dict)
-    """When a connection stood."""
+    """When a connection was established."""
     broken: dict[Link, float] = field(default_factory=dict)
-    """When a connection was seen to end."""
+    """When the end of a connection was noticed."""
     ended: dict[str, float] = field(default_factory=dict)
-    """Subscribers that were killed."""
+    """When a subscriber was killed."""
     hits: list[Hit] = field(default_factory=list)
     receipts: dict[Link, list[Receipt]] = field(default_factory=dict)
-    """By the connection; each was sent after the one before it was answered."""
+    """By connection; each was sent after the previous one was answered."""
     waits: dict[float, float] = field(default_factory=dict)
-    """How long publishes waited for their acknowledgement, by when that came."""
+    """How long publishes waited for their acknowledgements, by the time of the acknowledgement."""
     is_settled: bool = True
-    """In the end the nodes said that nothing is unacknowledged any more."""
+    """Whether, at the end, no node had an unacknowledged message."""
 
     def add_cursor(self, cursor: Cursor) -> Cursor:
         assert cursor.name not in self.cursors
@@ -127,28 +127,27 @@ class History:
         self.receipts.setdefault(link, []).append(Receipt(sent_s, answered_s))
 
     def committed(self, ack: Ack) -> float | None:
-        """When it was sure that an acknowledgement is committed; None if it never was.
+        """Return when an acknowledgement was known to be committed; None if it never was.
 
-        A node may put what it read together in another order, acknowledgements behind a publish. So one
-        receipt shows that the acknowledgement was read, and the next, sent after that was answered, that it
-        is in the log.
+        A node may reorder what it read in one go: acknowledgements after a publish. So the first receipt sent
+        after the acknowledgement shows that the node has read it. The second, sent after the first was
+        answered, shows that it is in the log.
         """
         receipts = self.receipts.get(ack.link, [])
         first = bisect_left(receipts, ack.at_s, key=lambda receipt: receipt.sent_s)
         return receipts[first + 1].answered_s if first + 1 < len(receipts) else None
 
     def knows_since(self, link: Link, since_s: float, at_s: float) -> bool:
-        """Whether a node knew all that was committed by ``since_s`` when it sent what came at ``at_s``.
+        """Return whether the node of a link had applied everything committed by ``since_s`` before ``at_s``.
 
-        It did if a receipt that was sent later had been answered through the same connection before: the
-        node had applied an entry behind all that.
+        It had if a receipt that was sent after ``since_s`` was answered through this link before ``at_s``.
         """
         receipts = self.receipts.get(link, [])
         first = bisect_left(receipts, since_s, key=lambda receipt: receipt.sent_s)
         return first < len(receipts) and receipts[first].answered_s <= at_s
 
     def longest_wait(self, from_s: float, to_s: float) -> float:
-        """The longest that a publish waited after ``from_s``, of those published up to ``to_s``."""
+        """Return the longest time that a publish waited after ``from_s``, if published by ``to_s``."""
         waits = (
             at_s - max(from_s, at_s - wait_s)
             for at_s, wait_s in self.waits.items()
@@ -169,11 +168,12 @@ class History:
         self.declined.setdefault(channel, set()).add(message)
 
     def received(self, cursor: Cursor, seq: int, message: str, delivery: Delivery) -> Delivery | None:
-        """Note a delivery. Returns the one before it of the same sequence, if there was one."""
+        """Record a delivery; return the previous delivery of the same sequence, if any."""
         messages = self.messages.setdefault(cursor.channel, {})
-        known = messages.setdefault(seq, message)
-        if known != message:
-            self.contradictions.append(f"{cursor.channel} {seq} is {known} and, to {cursor.name}, {message}")
+        first = messages.setdefault(seq, message)
+        if first != message:
+            text = f"{cursor.channel} {seq} is {first}, but {message} for {cursor.name}"
+            self.contradictions.append(text)
         events = cursor.events.setdefault(seq, [])
         before = next((event for event in reversed(events) if isinstance(event, Delivery)), None)
         events.append(delivery)

@@ -1,17 +1,17 @@
-"""The load: publishers and subscribers on real sockets, each telling the history what it sees.
+"""The load: publishers and subscribers on real sockets, which record what they observe in the history.
 
-Every client is a *station*: one client ID with its connection, which lives through the deaths of nodes as any
-client of the protocol does, and notes when its link breaks. They all run in this process, so that
-all times are of one clock.
+Each client is a *station*: one client ID with its connection. It reconnects when its node dies, as any client
+of the protocol does, and records when its link breaks. All stations run in this process, so all times are of
+one clock.
 
 ====================  =======================================================================
-publishers            one on each node; together `Rates.orders` messages a second, and a few
-                      to the channel of those who hold them back
-durable               a durable subscription to the orders, acknowledged at once
-queue group           three members; each takes a moment for every order, then acknowledges
-holders               one on each node, with a subscription for each AckWait that is measured;
-                      they acknowledge only what has come again
-replay                at the end: everything once more, from the first sequence
+publishers            one per node; together `Rates.orders` messages per second, and a few
+                      to the channel of the holders
+durable               a durable subscription to the orders; acknowledges at once
+queue group           three members; each works on an order for a moment, then acknowledges
+holders               one per node, with a subscription for each measured AckWait; they
+                      acknowledge only redelivered messages
+replay                at the end: reads everything again, from the first sequence
 ====================  =======================================================================
 """
 
@@ -38,7 +38,7 @@ from node.protocol.positions import StartPosition
 ORDERS: Final = "demo.orders"
 HELD: Final = "demo.held"
 RECEIPTS: Final = "demo.receipts"
-"""To where subscribers publish, to learn what is committed."""
+"""The channel to which subscribers publish in order to find out what is committed."""
 
 RECEIPT_EVERY_S: Final = 0.1
 
@@ -46,32 +46,32 @@ DURABLE: Final = "orders, durable"
 GROUP: Final = "orders, group"
 
 UNANSWERED_MAX: Final = 2000
-"""A publisher that waits for so many acknowledgements publishes nothing more."""
+"""A publisher with this many unanswered publishes pauses."""
 
 PAUSE_S: Final = 0.010
-"""Publishers wake so often."""
+"""Interval of the publishers."""
 
 CONNECT_S: Final = 60.0
-"""For so long a client asks to be registered, on a machine that is busy."""
+"""How long a client tries to connect; long enough for a busy machine."""
 
 SUBSCRIBE_AGAIN_S: Final = 0.1
-"""A client waits so long before it subscribes again, when it was not answered in time."""
+"""Pause before a client repeats an unanswered subscribe."""
 
 DECLINED: Final = ": nothing was stored or changed; try again"
-"""In the error of a node that reaches no leader, or stops (R8)."""
+"""Part of the error of a node that has no leader or is shutting down (R8)."""
 
 MAX_IN_FLIGHT: Final = 4096
 
 ACK_AFTER: Final = {1: 3, 5: 1, 30: 1}
-"""By AckWait in seconds: holders acknowledge what has come again so many times."""
+"""By AckWait in seconds: the number of redeliveries after which holders acknowledge."""
 
-Told = Callable[[str, str, str, int], None]
-"""What is told of a redelivery: reason, subscriber, cursor, sequence."""
+OnRedelivery = Callable[[str, str, str, int], None]
+"""Called for each redelivery: reason, subscriber, cursor, sequence."""
 
 
 @dataclass(frozen=True, slots=True)
 class Rates:
-    """Messages a second, and bytes of each."""
+    """Messages per second, and bytes per message."""
 
     orders: float = 600.0
     held: float = 3.0
@@ -80,12 +80,12 @@ class Rates:
 
 @dataclass(slots=True)
 class Station:
-    """A client, and what it sees of its own connection."""
+    """A client that records its connections."""
 
     client: Client
     history: History
     nodes: dict[int, str]
-    """Names of the nodes by the port at which they take clients."""
+    """Names of the nodes by their client port."""
     link: Link | None = None
 
     @property
@@ -93,7 +93,7 @@ class Station:
         return self.client.client_id
 
     def watch(self) -> None:
-        """From now on note every connection that is made, and every one that breaks."""
+        """Start recording new and broken connections."""
         self.client.nats.on_connect = self._connected
         self.client.nats.on_disconnect = self._disconnected
         if self.client.nats.connected.is_set():
@@ -114,7 +114,7 @@ class Station:
 
 @dataclass(slots=True)
 class Counts:
-    """For the picture."""
+    """Counters for the picture."""
 
     published: int = 0
     stored: int = 0
@@ -126,11 +126,11 @@ class Load:
     """All clients of the demo.
 
     Args:
-        servers: where each node takes clients, ``host:port`` by its name.
-        cluster_id: of the cluster.
-        history: told everything.
-        told: told of every redelivery.
-        chance: for sizes and pauses.
+        servers: address for clients, ``host:port``, by name of the node.
+        cluster_id: the cluster ID.
+        history: records all events.
+        on_redelivery: called for every redelivery.
+        rng: random sizes and pauses.
     """
 
     def __init__(
@@ -138,8 +138,8 @@ class Load:
         servers: dict[str, str],
         cluster_id: str,
         history: History,
-        told: Told,
-        chance: random.Random,
+        on_redelivery: OnRedelivery,
+        rng: random.Random,
         rates: Rates | None = None,
     ) -> None:
         self.history = history
@@ -149,21 +149,21 @@ class Load:
         self._servers = servers
         self._names = {int(address.rpartition(":")[2]): name for name, address in servers.items()}
         self._cluster_id = cluster_id
-        self._notified = told
-        self._chance = chance
+        self._on_redelivery = on_redelivery
+        self._rng = rng
         self._rates = rates or Rates()
-        self.well = set(servers)
-        """Nodes that may be used; the story knows which are hit."""
+        self.healthy = set(servers)
+        """Nodes that publishers may use; the script removes those that are killed or paused."""
         self._publishing = True
         self._holding = True
-        self._letting_go = trio.Event()
+        self._release = trio.Event()
         self._members: dict[str, trio.CancelScope] = {}
         self._numbers = count(1)
 
-    # --- the cast ---------------------------------------------------------------------------------
+    # --- stations ---------------------------------------------------------------------------------
 
     async def start(self, nursery: trio.Nursery) -> None:
-        """Connect and subscribe everybody, then let the publishers begin."""
+        """Connect and subscribe all stations, then start the publishers."""
         names = list(self._servers)
         durable = self.history.add_cursor(Cursor(DURABLE, ORDERS, 5))
         self.history.add_cursor(Cursor(GROUP, ORDERS, 30, is_group=True))
@@ -176,38 +176,38 @@ class Load:
             nursery.start_soon(self._publisher, f"publisher-{number}", name)
 
     async def join(self, nursery: trio.Nursery, home: str) -> str:
-        """Another member for the queue group, connected to ``home`` at first. Its name."""
+        """Add a member to the queue group, connected to ``home`` at first; return its name."""
         name = f"member-{next(self._numbers)}"
         await nursery.start(self._member, name, home)
         return name
 
     @property
     def members(self) -> dict[str, str]:
-        """The members of the queue group that live, and the node each is connected to."""
+        """The living members of the queue group, and the node each is connected to."""
         return {name: self.node_of(name) for name in self._members}
 
     def node_of(self, station: str) -> str:
-        """The node a station is connected to now, or an empty text."""
+        """Return the node a station is connected to, or an empty text."""
         found = self.stations.get(station)
         return found.link.node if found is not None and found.link is not None else ""
 
     def kill_member(self, name: str) -> None:
-        """Its connection ends, with no word to anybody, as if its process had been killed."""
+        """End a member's connection without closing its session, as if its process had been killed."""
         station = self.stations[name]
         now = trio.current_time()
         self.history.ended[name] = now
         if station.link is not None:
             self.history.link_broke(station.link, now)
-        station.client.lost = "killed"  # so it doesn't say goodbye
+        station.client.lost = "killed"  # prevents the close request
         self._members.pop(name).cancel()
 
     def stop_publishing(self) -> None:
         self._publishing = False
 
-    def let_go(self) -> None:
-        """Holders acknowledge what they hold, and whatever comes from now on."""
+    def release_held(self) -> None:
+        """Make holders acknowledge their messages, and all further ones."""
         self._holding = False
-        self._letting_go.set()
+        self._release.set()
 
     @property
     def unanswered(self) -> int:
@@ -216,7 +216,7 @@ class Load:
 
     @asynccontextmanager
     async def _station(self, name: str, home: str) -> AsyncIterator[Station]:
-        # One address to begin with, so that clients are spread; it tells them the others.
+        # Start with one address so that clients are spread; INFO has the other addresses.
         async with connect([self._servers[home]], self._cluster_id, name, attempts_s=CONNECT_S) as client:
             station = self.stations[name] = Station(client, self.history, self._names)
             station.watch()
@@ -227,7 +227,7 @@ class Load:
     async def _publisher(self, name: str, home: str) -> None:
         share = 1 / len(self._servers)
         async with self._station(name, home) as station:
-            owed_orders, owed_held = 0.0, self._chance.random()
+            owed_orders, owed_held = 0.0, self._rng.random()
             before = trio.current_time()
             while self._publishing:
                 await trio.sleep(PAUSE_S)
@@ -236,7 +236,7 @@ class Load:
                         station.client.nats.move(Server.parse(self._servers[home]))
                     continue
                 now = trio.current_time()
-                # A publisher that was held up doesn't make up for it later in one go.
+                # After a delay, a publisher does not catch up in one burst.
                 passed, before = min(now - before, 10 * PAUSE_S), now
                 owed_orders += passed * self._rates.orders * share
                 owed_held += passed * self._rates.held * share
@@ -249,15 +249,15 @@ class Load:
             await trio.sleep_forever()
 
     def _may_go_home(self, station: Station, home: str) -> bool:
-        """Publishers return to their node: were all at one, and that one paused, nobody would publish."""
-        return station.link is not None and station.link.node != home and home in self.well
+        """Return whether to reconnect to the own node: with all publishers at one node, a pause stops all."""
+        return station.link is not None and station.link.node != home and home in self.healthy
 
     def _publish(self, station: Station, channel: str) -> None:
         if station.link is None or station.client.unanswered >= UNANSWERED_MAX:
             return
         self.counts.published += 1
         message = f"{station.name}.{self.counts.published}"
-        size = self._chance.randint(self._rates.payload // 2, self._rates.payload * 3 // 2)
+        size = self._rng.randint(self._rates.payload // 2, self._rates.payload * 3 // 2)
 
         def answered(error: str) -> None:
             self.last_stored_s = trio.current_time()
@@ -276,7 +276,7 @@ class Load:
     # --- receiving --------------------------------------------------------------------------------
 
     async def _subscribe(self, station: Station, channel: str, callback: Callback, **options: Any) -> None:
-        """Subscribe, again if no answer comes in time or there is no leader, as applications do.
+        """Subscribe; repeat if there is no answer or no leader, as applications do.
 
         The caller bounds the time.
         """
@@ -302,13 +302,13 @@ class Load:
         before = self.history.received(cursor, message.seq, text, delivery)
         self.counts.delivered += 1
         if message.redelivered:
-            self._notified(
+            self._on_redelivery(
                 why(self.history, cursor, before, delivery), station.name, cursor.name, message.seq
             )
         return delivery
 
     async def _receipts(self, station: Station) -> None:
-        """One publish after the other is acknowledged: what was written before it is committed by then."""
+        """Publish one receipt after another: an answer shows that everything written before is committed."""
         while True:
             await trio.sleep(RECEIPT_EVERY_S)
             link = station.link
@@ -318,7 +318,7 @@ class Load:
             try:
                 await station.client.publish(RECEIPTS, b"")
             except UnavailableError:
-                continue  # the connection broke, or nobody leads: that shows nothing
+                continue  # the connection broke, or there is no leader: no receipt
             except RefusedError as error:
                 if not _is_declined(str(error)):
                     self.history.refused.append(f"{RECEIPTS}: {error}")
@@ -327,7 +327,7 @@ class Load:
                 self.history.receipt(link, sent_s, trio.current_time())
 
     def _ack(self, station: Station, cursor: Cursor, message: Message) -> None:
-        """Acknowledge, if there is a connection; if not the message comes again."""
+        """Acknowledge if there is a connection; otherwise the message is redelivered."""
         if station.link is None:
             return
         self.history.acked(cursor, message.seq, Ack(trio.current_time(), station.name, station.link))
@@ -358,7 +358,7 @@ class Load:
 
     async def _member(self, name: str, home: str, *, task_status: trio.TaskStatus[None]) -> None:
         cursor = self.history.cursors[GROUP]
-        takes_s = self._chance.uniform(0.15, 0.35)
+        takes_s = self._rng.uniform(0.15, 0.35)
         with trio.CancelScope() as scope:
             async with self._station(name, home) as station:
                 self._members[name] = scope
@@ -404,8 +404,8 @@ class Load:
                 held.pop(message.seq, None)
                 self._ack(station, cursor, message)
 
-        async def let_go() -> None:
-            await self._letting_go.wait()
+        async def release_held() -> None:
+            await self._release.wait()
             for message in held.values():
                 self._ack(station, cursor, message)
 
@@ -418,7 +418,7 @@ class Load:
             ack_wait_s=int(cursor.ack_wait_s),
             manual_ack=True,
         )
-        nursery.start_soon(let_go)
+        nursery.start_soon(release_held)
 
     # --- the end ----------------------------------------------------------------------------------
 
@@ -455,26 +455,26 @@ class Load:
             await done.wait()
 
     def missing(self, lasts: dict[str, int]) -> int:
-        """How many sequences, up to the last of each channel, have not come to a cursor yet."""
+        """Return how many sequences, up to the last of each channel, have not arrived at a cursor yet."""
         cursors = self.history.cursors.values()
         return sum(max(0, lasts.get(cursor.channel, 0) - len(cursor.events)) for cursor in cursors)
 
 
 def _is_declined(error: str) -> bool:
-    """Whether a node has refused a request because it could give it to nobody: nothing was stored."""
+    """Return whether a node refused a request because there was no leader: nothing was stored."""
     return DECLINED in error
 
 
 @dataclass(slots=True)
 class Work:
-    """Messages that are being worked on, and acknowledged when they are done."""
+    """Messages that are being worked on; they are acknowledged when the work is done."""
 
     done: Callable[[Message], None]
     _queue: deque[tuple[float, Message]] = field(default_factory=deque)
     _wake: trio.Event = field(default_factory=trio.Event)
 
     def add(self, until_s: float, message: Message) -> None:
-        """Every message takes equally long, so they are done in the order in which they came."""
+        """Add a message. All take equally long, so they are done in the order of arrival."""
         self._queue.append((until_s, message))
         self._wake.set()
 

@@ -1,4 +1,4 @@
-"""The screen: the show, drawn with rich. Pure but for the time it is given."""
+"""Draw the live screen of the demo with rich, from `Show` and the current time."""
 
 from __future__ import annotations
 
@@ -25,24 +25,24 @@ LINE_STYLES: Final = {
 }
 REASON_STYLES: Final = {"due": "cyan", "redistributed": "yellow", "came back": "magenta"}
 REASONS: Final = {
-    "due": "AckWait ran out",
+    "due": "AckWait expired",
     "redistributed": "its member died",
-    "came back": "connection died",
+    "came back": "connection broke",
 }
 BAR: Final = 24
 LINES_SHOWN: Final = 11
 LINES_MAX: Final = 14
 WIDE: Final = 100
-"""Columns for everything."""
+"""Columns of a screen with all details."""
 ROWS: Final = 9
 NARROW_ROWS: Final = 6
-"""Messages that count down."""
+"""Countdowns shown on a narrow screen."""
 HEIGHT: Final = 22
-"""Lines of the screen beside those of the two lists of events."""
+"""Lines of the screen without the two lists of events."""
 
 
 def picture(show: Show, now_s: float, *, lines: int = LINES_SHOWN, width: int = WIDE) -> RenderableType:
-    """The whole screen at ``now_s``; one that is ``width`` columns wide has fewer columns if it must."""
+    """Draw the whole screen at ``now_s``; with fewer details if it has fewer than `WIDE` columns."""
     wide = width >= WIDE
     halves = Table.grid(expand=True, padding=(0, 1, 0, 0))
     halves.add_column(ratio=1)
@@ -53,18 +53,18 @@ def picture(show: Show, now_s: float, *, lines: int = LINES_SHOWN, width: int = 
         return Group(
             _head(show, now_s, wide=wide),
             halves,
-            _panel("what happened", text),
+            _panel("events", text),
             _countdowns(show, now_s, NARROW_ROWS),
         )
     halves.add_row(
-        _panel("what was sent again, to whom and why", _redeliveries(show, lines)),
-        _panel("what happened", _timeline(show, lines)),
+        _panel("redeliveries: to whom and why", _redeliveries(show, lines)),
+        _panel("events", _timeline(show, lines)),
     )
     return Group(_head(show, now_s, wide=wide), halves, _countdowns(show, now_s))
 
 
 def screen_lines(height: int) -> int:
-    """Lines of the lists of events on a screen of so many lines."""
+    """Return the number of lines of each list of events on a screen of ``height`` lines."""
     return max(2, min(LINES_MAX, height - HEIGHT))
 
 
@@ -81,7 +81,7 @@ def _head(show: Show, now_s: float, *, wide: bool) -> Text:
     text.append(f"{stored:4.0f} published/s {delivered:5.0f} delivered/s ")
     if wide:
         text.append(f" {acked:5.0f} acknowledged/s  ")
-        text.append(f"{show.unanswered} publishes wait", "bold red" if show.unanswered > 50 else "dim")
+        text.append(f"{show.unanswered} publishes pending", "bold red" if show.unanswered > 50 else "dim")
     return text
 
 
@@ -99,8 +99,8 @@ def _nodes(show: Show, now_s: float, *, wide: bool) -> RenderableType:
         table.add_row(Text(view.name, "bold"), _role(view), *(Text(figure, style) for figure in figures))
     since_s = show.leaderless_since_s
     if since_s is None:
-        return _panel("nodes: applied entries of their log" if wide else "nodes", table)
-    title = f"[bold red]nobody leads since {(now_s - since_s) * 1000:.0f} ms[/]"
+        return _panel("nodes: term, commit and applied index" if wide else "nodes", table)
+    title = f"[bold red]no leader for {(now_s - since_s) * 1000:.0f} ms[/]"
     return _panel(title, table)
 
 
@@ -122,7 +122,7 @@ def _channels(show: Show, *, wide: bool) -> Panel:
         unacked = sum(sub["pending_count"] for sub in channel.get("subscriptions", []))
         more = (f"{channel['bytes'] / 1024:,.0f} KiB", str(channel["subs_count"])) if wide else ()
         table.add_row(Text(channel["name"], "bold"), str(channel["msgs"]), *more, str(unacked))
-    return _panel(f"channels, as {show.seen_by or 'nobody'} has them", table)
+    return _panel(f"channels (seen by {show.seen_by or '-'})", table)
 
 
 def _countdowns(show: Show, now_s: float, most: int = ROWS) -> Panel:
@@ -130,15 +130,13 @@ def _countdowns(show: Show, now_s: float, most: int = ROWS) -> Panel:
     table.add_column("AckWait", justify="right", no_wrap=True)
     table.add_column("message", justify="right", no_wrap=True)
     table.add_column("sent", justify="right", no_wrap=True)
-    table.add_column("comes again in", no_wrap=True, ratio=1)
+    table.add_column("redelivery in", no_wrap=True, ratio=1)
     for each in show.countdowns[:most]:
         table.add_row(
             f"{each.ack_wait_s:g} s", str(each.seq), _times(each.deliveries), _countdown(each, show, now_s)
         )
-    who = show.countdowns[0].cursor if show.countdowns else "a subscriber"
-    title = (
-        f"unacknowledged messages of {who}: sent again when AckWait ends ({show.seen_by or 'nobody'} says)"
-    )
+    subscriber = show.countdowns[0].cursor if show.countdowns else "a subscriber"
+    title = f"unacknowledged messages of {subscriber}, until redelivery (seen by {show.seen_by or '-'})"
     return _panel(title, table)
 
 
@@ -159,7 +157,7 @@ def _countdown(each: Countdown, show: Show, now_s: float) -> Text:
         text.append(f" {left_s:5.1f} s", "bold")
     else:
         waits = show.leaderless_since_s is not None
-        text.append("   due" + (", waits for a leader" if waits else ""), "bold red")
+        text.append("   due" + (", waiting for a leader" if waits else ""), "bold red")
     return text
 
 
@@ -180,7 +178,7 @@ def _total(show: Show) -> Text:
     total = ", ".join(
         f"{count} ({REASONS.get(reason, reason)})" for reason, count in sorted(show.reasons.items())
     )
-    return Text(f"sent again: {total or 'nothing'}", "dim", no_wrap=True, overflow="ellipsis")
+    return Text(f"redelivered: {total or 'nothing'}", "dim", no_wrap=True, overflow="ellipsis")
 
 
 def _sequences(each: Redelivery) -> str:
@@ -203,5 +201,5 @@ def _last(items: Iterable[T], count: int) -> list[T]:
 
 
 def plain(line: Line, started_s: float) -> str:
-    """A line of the timeline where there is no screen."""
+    """Format a line of the timeline as plain text."""
     return f"{line.at_s - started_s:6.1f} s  {line.text}"

@@ -1,4 +1,4 @@
-"""The verdict in figures: as JSON for machines, as text for eyes."""
+"""The result of the demo: as JSON for programs, as text for people."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from node.demo.checker import EARLY_S, LATE_S, Verdict, handed_over, silence
 from node.demo.history import Delivery, History, Hit
 
 GAP_MAX_S: Final = 1.5
-"""The longest time without a publish acknowledgement around a hit."""
+"""The longest allowed time without a publish acknowledgement around a kill or pause."""
 
 TIMES: Final = ("late", "gap")
-"""Rules about how long something may take. On a machine that is busy with other things they say little."""
+"""Rules about durations. On a busy machine their results mean little."""
 
 BUSY_S: Final = 0.1
-"""If the demo itself came to run so much too late, this machine is busy: times are shown, not judged."""
+"""If a task of the demo itself ran later than this, the machine is busy: durations are shown, not checked."""
 
 VIOLATIONS_SHOWN_MAX: Final = 20
 
@@ -32,18 +32,18 @@ def report(
     failure: str = "",
     patient: bool = False,
 ) -> dict[str, Any]:
-    """Everything that is said at the end.
+    """Build the report of a run.
 
     Args:
-        history: what happened.
-        verdict: what the checker found in it; publish gaps are added to it.
-        seed: of the demo.
-        seconds: how long it took in all.
-        load_s: when publishing began and ended.
-        end_s: when one stopped looking.
-        held_up_s: by how much the demo itself came to run too late, at worst.
-        failure: why the story did not come to its end.
-        patient: times are shown and not judged.
+        history: the recorded events.
+        verdict: the result of the checker; violations of `GAP_MAX_S` are added.
+        seed: the seed of the demo.
+        seconds: duration of the whole run.
+        load_s: start and end of publishing.
+        end_s: end of the observation.
+        held_up_s: the longest delay of a task of the demo itself.
+        failure: why the script did not finish; empty if it did.
+        patient: show durations, do not check them.
     """
     stored_s = sorted(at_s for channel in history.stored.values() for at_s in channel.values())
     delivered_s = _first_deliveries(history)
@@ -53,14 +53,14 @@ def report(
             text = f"{shown['publish_gap_ms']:.0f} ms without a publish acknowledgement"
             verdict.broke("gap", hit.at_s, f"{hit.kind} of {hit.node}: {text}")
     is_busy = held_up_s > BUSY_S
-    judged = [each for each in verdict.violations if not ((patient or is_busy) and each.rule in TIMES)]
+    violated = [each for each in verdict.violations if not ((patient or is_busy) and each.rule in TIMES)]
     if not history.is_settled and not failure:
-        failure = "messages were still unacknowledged when the demo had waited for them long enough"
+        failure = "messages were still unacknowledged after the last AckWait; see the nodes' logs"
     published = sum(len(channel) for channel in history.published.values())
     load_seconds = max(0.001, load_s[1] - load_s[0])
     declined = sum(map(len, history.declined.values()))
     return {
-        "held": not judged and not failure,
+        "held": not violated and not failure,
         "failure": failure,
         "busy": is_busy,
         "seed": seed,
@@ -124,7 +124,7 @@ def _hit(hit: Hit, stored_s: Sequence[float], delivered_s: Sequence[float], end_
 
 
 def _spread(values_s: Sequence[float]) -> dict[str, Any]:
-    """Percentiles in milliseconds (nearest rank); null where there is nothing."""
+    """Return percentiles in milliseconds (nearest rank); None if there are no values."""
     if not values_s:
         return {"count": 0, "min": None, "p50": None, "p99": None, "max": None}
     ordered = sorted(values_s)
@@ -135,59 +135,59 @@ def _spread(values_s: Sequence[float]) -> dict[str, Any]:
 
 
 REASONS: Final = {
-    "due": "because its AckWait had passed",
-    "came back": "because its connection had ended and may not have been sent it",
-    "redistributed": "because the queue member that held it had died",
+    "due": "because AckWait had expired",
+    "came back": "because the connection broke and may not have delivered them",
+    "redistributed": "because the queue group member that had them died",
 }
 
 
 def lines(report: dict[str, Any]) -> list[str]:
-    """The report as text, for people who don't know the words."""
+    """Format the report as text."""
     errors = report["ackwait_error_ms"]
     found = [
         f"published {report['published']} messages ({report['published_per_s']:.0f}/s): {report['acked']} "
-        f"were acknowledged, {report['unknown']} not answered before their connection ended",
-        f"delivered {report['delivered']}, to all subscribers together",
-        f"lost {report['lost']}: acknowledged publishes that a subscriber never got",
-        f"duplicates {report['duplicates']}: without the redelivered flag, or after their acknowledgement "
+        f"acknowledged, {report['unknown']} unanswered when their connection broke",
+        f"delivered {report['delivered']} to all subscribers together",
+        f"lost {report['lost']}: acknowledged publishes that a subscriber did not receive",
+        f"duplicates {report['duplicates']}: without the redelivered flag, or after the acknowledgement "
         "was committed",
-        f"redelivered early {report['redelivered_early']}: before their AckWait had passed, for no reason",
-        "AckWait (how long the cluster waits for an acknowledgement before it sends a message again) across "
+        f"redelivered early {report['redelivered_early']}: before AckWait had expired, for no reason",
+        "AckWait (how long the cluster waits for an acknowledgement before it redelivers a message) across "
         "failures:",
-        f"  {errors['count']} messages came again "
+        f"  {errors['count']} messages redelivered "
         + (
-            f"{errors['min']:+.0f} to {errors['max']:+.0f} ms from when they should, "
-            f"half of them within {errors['p50']:+.0f} ms "
-            f"(allowed {-EARLY_S * 1000:+.0f} to {LATE_S * 1000:+.0f}, and as much later as publishes waited)"
+            f"{errors['min']:+.0f} to {errors['max']:+.0f} ms from their due time, "
+            f"median {errors['p50']:+.0f} ms "
+            f"(allowed {-EARLY_S * 1000:+.0f} to {LATE_S * 1000:+.0f}, plus the delay of publishes)"
             if errors["count"]
-            else "(none was unacknowledged that long)"
+            else "(none was unacknowledged for so long)"
         ),
-        "sent again, with the redelivered flag:" + ("" if report["redelivered"] else " none"),
+        "redelivered, with the redelivered flag:" + ("" if report["redelivered"] else " none"),
     ]
     found += [f"  {count:>5} {REASONS[reason]}" for reason, count in report["redelivered"].items()]
     if report["redistributed"]:
         after = report["redistributed_after_ms"]
         found.append(
-            f"the queue member that was killed held {report['redistributed']} messages: they went to the "
-            f"others within {after['max'] / 1000:.1f} s"
+            f"the killed queue group member had {report['redistributed']} messages: other members received "
+            f"them within {after['max'] / 1000:.1f} s"
         )
     found += ["", *_hit_lines([*report["kills"], *report["pauses"]]), ""]
     for each in report["violations"][:VIOLATIONS_SHOWN_MAX]:
-        word = "not judged:" if report["held"] else "VIOLATION"
+        word = "not checked:" if report["held"] else "VIOLATION"
         found.append(f"{word} {each['rule']} at {each['at_s']}: {each['text']}")
     more = len(report["violations"]) - VIOLATIONS_SHOWN_MAX
     if more > 0:
         found.append(f"… and {more} more")
-    found.append(_judgement(report))
+    found.append(_verdict(report))
     return found
 
 
 def _hit_lines(hits: Sequence[dict[str, Any]]) -> list[str]:
     found = [
-        "leaderless: until another node was ready to lead; gap: the longest time without an acknowledged",
-        "publish, or without a first delivery; term: the number of the election",
+        "leaderless: until a new leader was ready; gap: the longest time without an acknowledged publish, or",
+        "without a first delivery; term: the Raft term of the new leader",
         "",
-        "what   victim  new leader  term  leaderless  publish gap  delivery gap",
+        "event  victim  new leader  term  leaderless  publish gap  delivery gap",
     ]
     for hit in sorted(hits, key=lambda hit: float(hit["at_s"])):
         leaderless = "-" if hit["leaderless_ms"] is None else f"{hit['leaderless_ms']:.0f} ms"
@@ -198,23 +198,23 @@ def _hit_lines(hits: Sequence[dict[str, Any]]) -> list[str]:
     return found
 
 
-def _judgement(report: dict[str, Any]) -> str:
+def _verdict(report: dict[str, Any]) -> str:
     if report["failure"]:
         return f"FAILED: {report['failure']}"
     if not report["held"]:
-        text = f"VIOLATED: {len(report['violations'])} promises were broken"
+        text = f"VIOLATED: {len(report['violations'])} violations"
         if {each["rule"] for each in report["violations"]} <= set(TIMES):
             text += (
-                ", all about time. Is this machine busy with other things? "
-                f"The demo itself was held up for {report['held_up_ms']:.0f} ms at worst"
+                ", all of them about durations. Is this machine busy with other work? "
+                f"The longest delay of the demo itself was {report['held_up_ms']:.0f} ms"
             )
         return text
     times = "every AckWait kept"
     if report["violations"]:
-        times = "times not judged"
+        times = "durations not checked"
         if report["busy"]:
-            times += f": this machine is busy, the demo itself was held up for {report['held_up_ms']:.0f} ms"
+            times += f": this machine is busy, the demo itself was delayed by {report['held_up_ms']:.0f} ms"
     return (
         f"HELD: {len(report['kills'])} kills and {len(report['pauses'])} pauses of the leader, nothing lost, "
-        f"nothing twice, {times}"
+        f"no duplicates, {times}"
     )

@@ -1,4 +1,4 @@
-"""Runs the demo: puts its parts together, shows it, and ends it with a verdict."""
+"""Run the demo: build its parts, show the run, print the verdict."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ import trio
 from rich.console import Console
 from rich.live import Live
 
-from node.demo.checker import judge
+from node.demo.checker import check
 from node.demo.cluster import Cluster
 from node.demo.history import History
 from node.demo.load import Load
@@ -34,33 +34,33 @@ PROGRESS_S: Final = 5.0
 LOOK_S: Final = 0.02
 SVG_WIDTH: Final = 120
 SVG_AFTER_S: Final = 1.1
-"""A picture is saved so long after the last kill, while the victim is still down."""
+"""The picture is saved this long after the last kill, while the killed node is still down."""
 
 FONT_FACE: Final = re.compile(r"@font-face \{.*?\}\s*", re.DOTALL)
-"""Where a picture would fetch its font from. Any monospaced one will do."""
+"""The web font of the picture, which is removed. Any monospaced font will do."""
 
 INTERRUPTED: Final = 130
 
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What the command line says."""
+    """The options of the command line."""
 
     kills: int = 5
     seed: int = 0
     tty: bool = True
     json: str = ""
-    """Where the report goes: a file, ``-`` for standard output, or nowhere."""
+    """Destination of the report: a file, ``-`` for standard output, or empty."""
     svg: str = ""
-    """Where a picture of the screen goes."""
+    """File of a picture of the screen, or empty."""
     keep: bool = False
-    """Leave the nodes' files and logs, and say where."""
+    """Keep the nodes' files and logs, and print where they are."""
     patient: bool = False
-    """Show how long things took, but do not judge it."""
+    """Show durations, but do not check them."""
 
 
 def run(options: Options) -> int:
-    """Run it; 0 if every promise held, 1 if not, 130 if it was interrupted."""
+    """Run the demo. Return 0 if all guarantees held, 1 if not, 130 if it was interrupted."""
     folder = Path(tempfile.mkdtemp(prefix="stanchion-demo-"))
     found: dict[str, Any] | None = None
     try:
@@ -68,7 +68,7 @@ def run(options: Options) -> int:
     finally:
         held = found is None or found["held"]
         if options.keep or not held:
-            print(f"the nodes' configuration, data and logs are in {folder}", file=sys.stderr)
+            print(f"configuration, data and logs of the nodes: {folder}", file=sys.stderr)
         else:
             shutil.rmtree(folder, ignore_errors=True)
     if found is None:
@@ -88,7 +88,7 @@ def _write(where: str, text: str) -> None:
 
 
 async def _run(options: Options, folder: Path) -> dict[str, Any] | None:
-    """The report, or None if it was interrupted."""
+    """Return the report, or None if the run was interrupted."""
     demo = _Demo(options, folder)
     with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM, signal.SIGHUP) as signals:
         async with trio.open_nursery() as outer:
@@ -105,7 +105,7 @@ async def _run(options: Options, folder: Path) -> dict[str, Any] | None:
 
 
 class _Demo:
-    """All parts of one run."""
+    """The parts of one run."""
 
     def __init__(self, options: Options, folder: Path) -> None:
         self.options = options
@@ -113,61 +113,61 @@ class _Demo:
         self.interrupted = False
         self.found: dict[str, Any] | None = None
         self.held_up_s = 0.0
-        """The longest time by which a task of ours came to run too late: how busy the machine was."""
+        """The longest delay of a task of the demo itself: a measure of how busy the machine was."""
         self.console = Console()
         self.show = Show(trio.current_time(), options.seed)
         self.history = History()
 
     async def run(self) -> None:
-        """Everything, and then nothing of ours runs any more."""
+        """Run everything. When this returns, no node process is left."""
         async with trio.open_nursery() as logs:
             cluster = Cluster(self.folder, logs)
-            chance = random.Random(self.options.seed)
+            rng = random.Random(self.options.seed)
             servers = {name: node.client for name, node in cluster.nodes.items()}
-            load = Load(servers, cluster.id, self.history, self._redelivered, chance)
-            story = Script(
+            load = Load(servers, cluster.id, self.history, self._redelivered, rng)
+            script = Script(
                 cluster,
                 load,
                 self.history,
                 self.show,
-                chance=chance,
+                rng=rng,
                 kills=self.options.kills,
-                tell=self._notify,
+                on_line=self._notify,
             )
-            cluster.on_role, cluster.on_ready = story.role_changed, story.leader_ready
+            cluster.on_role, cluster.on_ready = script.role_changed, script.leader_ready
             try:
-                failure = await self._play(cluster, load, story)
-                self._judge(story, failure)
+                failure = await self._play(cluster, load, script)
+                self._check(script, failure)
                 await cluster.stop()
             finally:
                 cluster.kill_all()
             logs.cancel_scope.cancel()
 
-    async def _play(self, cluster: Cluster, load: Load, story: Script) -> str:
-        """The story, on the screen; why it did not come to its end, if so."""
+    async def _play(self, cluster: Cluster, load: Load, script: Script) -> str:
+        """Run the script and show it; return why it did not finish, or an empty text."""
         failure = ""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(watch, cluster, load, self.show)
             nursery.start_soon(self._watch_machine)
             nursery.start_soon(self._screen if self.options.tty else self._progress)
             if self.options.svg:
-                nursery.start_soon(self._take_picture, story)
+                nursery.start_soon(self._take_picture, script)
             try:
-                await story.run(nursery)
+                await script.run(nursery)
             except NodeError as error:
                 failure = str(error)
             nursery.cancel_scope.cancel()
         self.last_picture()
         return failure
 
-    def _judge(self, story: Script, failure: str) -> None:
+    def _check(self, script: Script, failure: str) -> None:
         now = trio.current_time()
         self.found = report(
             self.history,
-            judge(self.history, now),
+            check(self.history, now),
             seed=self.options.seed,
             seconds=now - self.show.started_s,
-            load_s=(story.load_began_s, story.load_ended_s or now),
+            load_s=(script.load_began_s, script.load_ended_s or now),
             end_s=now,
             held_up_s=self.held_up_s,
             failure=failure,
@@ -200,7 +200,7 @@ class _Demo:
                 await trio.sleep(1 / FRAMES_A_SECOND)
 
     def last_picture(self) -> None:
-        """Leave it where the terminal goes on: the other screen is gone with all that was on it."""
+        """Print the last picture on the normal screen: the alternate screen disappears."""
         if self.options.tty:
             self.console.print(self._picture())
 
@@ -217,8 +217,8 @@ class _Demo:
             line = Line(trio.current_time(), "phase", f"{text}; redelivered: {reasons or 'nothing'}")
             self._notify(line)
 
-    async def _take_picture(self, story: Script) -> None:
-        await story.last_kill.wait()
+    async def _take_picture(self, script: Script) -> None:
+        await script.last_kill.wait()
         await trio.sleep(SVG_AFTER_S)
         console = Console(record=True, width=SVG_WIDTH, file=io.StringIO(), force_terminal=True)
         console.print(picture(self.show, trio.current_time()))

@@ -1,7 +1,7 @@
-"""What happens, and when: the leader is killed, and killed, and paused, and killed.
+"""The script of the demo: the leader is killed several times and paused once.
 
-Each time the story waits until somebody else leads, lets the dead node lie for a moment, starts it again and
-waits until it is well before it goes on: three nodes bear one failure at a time.
+After each kill or pause the script waits for a new leader, starts or resumes the victim and waits until it is
+healthy: three nodes survive one failure at a time.
 """
 
 from __future__ import annotations
@@ -23,29 +23,29 @@ START_S: Final = 120.0
 WARM_UP_S: Final = 3.0
 ELECTION_S: Final = 60.0
 DOWN_S: Final = 1.8
-"""How long a killed node lies before it is started again."""
+"""How long a killed node stays down."""
 PAUSE_S: Final = 2.2
-"""Longer than any election timeout, shorter than the grace after which clients count as absent."""
+"""Longer than any election timeout, shorter than the grace after which clients count as unreachable."""
 ROUND_S: Final = 6.5
-"""From one hit to the next: longer than the AckWait of 5 s and than the grace of 3 s."""
+"""Time between two kills: longer than the AckWait of 5 s and the grace of 3 s."""
 BACK_S: Final = 120.0
 SETTLE_S: Final = 60.0
 UNACKED_S: Final = 60.0
-"""Longer than the longest AckWait, 30 s: so long waits a message whose acknowledgement died with its node."""
+"""Longer than the longest AckWait, 30 s: a message waits so long if its acknowledgement died with a node."""
 QUIET_S: Final = 1.5
-"""At the end one listens for what should not come any more."""
+"""At the end, the time in which no further message may arrive."""
 REPLAY_S: Final = 60.0
 
 CHANNELS: Final = (ORDERS, HELD)
 
 
 class Script:
-    """The sequence of events.
+    """The events of the demo.
 
     Args:
-        chance: who and when exactly; the seed of the demo.
-        kills: how many.
-        tell: shown every line of the timeline.
+        rng: random choices of victims and times, from the seed of the demo.
+        kills: number of kills.
+        on_line: called with every line of the timeline.
     """
 
     def __init__(
@@ -55,26 +55,26 @@ class Script:
         history: History,
         show: Show,
         *,
-        chance: random.Random,
+        rng: random.Random,
         kills: int,
-        tell: Callable[[Line], None],
+        on_line: Callable[[Line], None],
     ) -> None:
         self._cluster = cluster
         self._load = load
         self._history = history
         self._show = show
-        self._chance = chance
+        self._rng = rng
         self._kills = kills
-        self._notify = tell
+        self._notify = on_line
         self.load_began_s = 0.0
         self.load_ended_s = 0.0
         self.last_kill = trio.Event()
 
     async def run(self, nursery: trio.Nursery) -> None:
-        """From the first start to the last look. ``nursery`` runs the clients.
+        """Run the whole script. ``nursery`` runs the clients.
 
         Raises:
-            UnavailableError: the cluster did not come back from something in time.
+            UnavailableError: the cluster did not recover in time.
         """
         await self._start(nursery)
         for number in range(1, self._kills + 1):
@@ -89,36 +89,36 @@ class Script:
         self._show.phase = text
 
     def note(self, kind: str, text: str) -> None:
-        """Put a line on the timeline."""
+        """Add a line to the timeline."""
         self._notify(self._show.happened(trio.current_time(), kind, text))
 
-    # --- what the cluster's logs say --------------------------------------------------------------
+    # --- events in the nodes' logs ----------------------------------------------------------------
 
     def role_changed(self, node: Node, role: str, term: int, cause: str) -> None:
-        """A node has logged a new role."""
+        """Handle the log line of a node with a new role."""
         if role == "leader":
-            self.note("election", f"{node.name} elected in term {term}: {cause}")
+            self.note("election", f"{node.name} is elected in term {term}: {cause}")
 
     def leader_ready(self, node: Node, term: int) -> None:
-        """A node has logged that it is ready to lead."""
+        """Handle the log line of a leader that is ready."""
         now = trio.current_time()
         for hit in self._history.hits:
             if hit.is_leaders and hit.ready_s is None and hit.node != node.name:
                 hit.ready_s, hit.new_leader, hit.term = now, node.name, term
                 after_ms = (now - hit.at_s) * 1000
-                self.note("election", f"{node.name} ready, {after_ms:.0f} ms after the {hit.kind}")
+                self.note("election", f"{node.name} is ready, {after_ms:.0f} ms after the {hit.kind}")
         self._show.leaderless_since_s = None
 
-    # --- acts -------------------------------------------------------------------------------------
+    # --- steps ------------------------------------------------------------------------------------
 
     async def _start(self, nursery: trio.Nursery) -> None:
-        self.note("phase", "three nodes are started")
+        self.note("phase", "starting three nodes")
         with _within(START_S, "a leader and three healthy nodes"):
             for name in self._cluster.nodes:
                 await self._cluster.start(name)
             await self._cluster.leader_after(0)
             for name in self._cluster.nodes:
-                await self._cluster.wait_well(name)
+                await self._cluster.wait_healthy(name)
             self._phase("warming up")
             await self._load.start(nursery)
         self.load_began_s = trio.current_time()
@@ -129,11 +129,11 @@ class Script:
         self, kind: Literal["kill", "pause"], nursery: trio.Nursery, *, with_member: bool = False
     ) -> None:
         cluster = self._cluster
-        await trio.sleep(self._chance.uniform(0, 0.3))
+        await trio.sleep(self._rng.uniform(0, 0.3))
         with _within(ELECTION_S, "a leader"):
             leader = await cluster.leader_after(0)
         term, began_s = cluster.term, trio.current_time()
-        self._load.well.discard(leader.name)
+        self._load.healthy.discard(leader.name)
         hit = Hit(leader.name, kind, began_s, "leader", term=term)
         self._history.hits.append(hit)
         if sum(each.kind == "kill" for each in self._history.hits) == self._kills:
@@ -151,7 +151,7 @@ class Script:
             await cluster.leader_after(term)
         if kind == "kill":
             await trio.sleep_until(began_s + DOWN_S)
-            self.note("phase", f"{leader.name} is started again")
+            self.note("phase", f"{leader.name} is restarted")
             await cluster.start(leader.name)
         else:
             await trio.sleep_until(began_s + PAUSE_S)
@@ -159,22 +159,22 @@ class Script:
             hit.resumed_s = trio.current_time()
             self.note("pause", f"SIGCONT {leader.name}")
         with _within(BACK_S, f"{leader.name} healthy again"):
-            await cluster.wait_well(leader.name)
-        self._load.well.add(leader.name)
-        self.note("phase", f"{leader.name} is back and has caught up")
+            await cluster.wait_healthy(leader.name)
+        self._load.healthy.add(leader.name)
+        self.note("phase", f"{leader.name} is healthy and has caught up")
         await trio.sleep_until(began_s + ROUND_S)
         if with_member:
-            home = self._chance.choice(list(cluster.nodes))
+            home = self._rng.choice(list(cluster.nodes))
             with _within(BACK_S, "another member of the queue group"):
                 name = await self._load.join(nursery, home)
             self.note("client", f"{name} joins the queue group at {home}")
 
     def _kill_member(self, leader: str) -> None:
-        """The client of one member dies in the same moment; rather one at another node than the leader's."""
+        """Kill the client of a member at the same moment, preferably one that is not at the leader's node."""
         members = self._load.members
         elsewhere = [name for name, node in members.items() if node != leader]
-        victim = self._chance.choice(elsewhere or list(members))
-        self.note("client", f"{victim} of the queue group dies too, at {members[victim] or 'no node'}")
+        victim = self._rng.choice(elsewhere or list(members))
+        self.note("client", f"{victim} of the queue group is killed too, at {members[victim] or 'no node'}")
         self._load.kill_member(victim)
 
     async def _finish(self) -> None:
@@ -185,22 +185,22 @@ class Script:
         await _until(lambda: not self._load.unanswered, SETTLE_S)
         lasts = await self._same_everywhere()
         await _until(lambda: not self._load.missing(lasts), SETTLE_S)
-        self._load.let_go()
+        self._load.release_held()
         with trio.move_on_after(UNACKED_S) as patience:
-            while await self._unacked():  # noqa: ASYNC110  # the nodes are asked
+            while await self._unacked():  # noqa: ASYNC110  # polls the nodes
                 await trio.sleep(0.1)
         self._history.is_settled = not patience.cancelled_caught
         await trio.sleep(QUIET_S)
-        self._phase("reading everything again")
+        self._phase("replaying all messages")
         self.note(
-            "phase", f"{sum(lasts.get(name, 0) for name in CHANNELS)} messages are read again from the first"
+            "phase", f"{sum(lasts.get(name, 0) for name in CHANNELS)} messages are replayed from the first"
         )
         with trio.move_on_after(REPLAY_S):
             wanted = {channel: last for channel, last in lasts.items() if channel in CHANNELS}
-            await self._load.replay(self._chance.choice(list(self._cluster.nodes)), wanted)
+            await self._load.replay(self._rng.choice(list(self._cluster.nodes)), wanted)
 
     async def _unacked(self) -> int:
-        """How many messages some node has as unacknowledged; 1 if a node does not say."""
+        """Return the number of unacknowledged messages at all nodes; 1 if a node does not answer."""
         found = 0
         for name in self._cluster.nodes:
             try:
@@ -216,7 +216,7 @@ class Script:
         return found
 
     async def _same_everywhere(self) -> dict[str, int]:
-        """The last sequence of each channel, once all nodes name the same."""
+        """Wait until all nodes have the same last sequences, and return them by channel."""
         views: dict[str, Any] = {}
         with trio.move_on_after(SETTLE_S):
             while True:
@@ -240,16 +240,16 @@ class Script:
 
 @contextmanager
 def _within(seconds: float, what: str) -> Iterator[None]:
-    """Bounds what is waited for, and says what that was."""
+    """Limit the time of the block; name what did not happen in the error."""
     try:
         with trio.fail_after(seconds):
             yield
     except trio.TooSlowError as error:
-        raise UnavailableError(f"not within {seconds:g} s: {what}") from error
+        raise UnavailableError(f"timeout after {seconds:g} s, waiting for {what}") from error
 
 
 async def _until(is_so: Callable[[], bool], seconds: float) -> None:
-    """Wait for something that is only seen by looking; if it takes too long the checker will tell."""
+    """Poll a condition until it is true. After a timeout the checker reports the consequence."""
     with trio.move_on_after(seconds):
         while True:
             if is_so():

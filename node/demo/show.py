@@ -1,4 +1,4 @@
-"""What the picture shows: the model between the story, the watchers and the screen. No I/O."""
+"""The model of the live screen, filled by the script and the watchers. No I/O."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from typing import Any, Final
 
 LINES_MAX: Final = 40
 TOGETHER_S: Final = 0.4
-"""Redeliveries of one kind to one subscriber within this time are one line."""
+"""Redeliveries for the same reason to the same subscriber within this time share a line."""
 
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """Something that happened."""
+    """An event on the timeline."""
 
     at_s: float
     kind: str
@@ -23,7 +23,7 @@ class Line:
 
 @dataclass(slots=True)
 class Redelivery:
-    """Messages that came again to one subscriber, for one reason, at about the same time."""
+    """Messages redelivered to one subscriber for one reason, at about the same time."""
 
     at_s: float
     reason: str
@@ -34,7 +34,7 @@ class Redelivery:
 
 @dataclass(slots=True)
 class NodeView:
-    """A node as its process and its monitoring show it."""
+    """The state of a node: its process and its monitoring pages."""
 
     name: str
     role: str = "down"
@@ -48,14 +48,14 @@ class NodeView:
 
 @dataclass(frozen=True, slots=True)
 class Countdown:
-    """A message that nobody has acknowledged, as the cluster's state has it."""
+    """An unacknowledged message in the cluster's state."""
 
     cursor: str
     seq: int
     ack_wait_s: float
     deliveries: int
     due_s: float
-    """On our clock."""
+    """On the demo's clock."""
 
 
 @dataclass(slots=True)
@@ -67,15 +67,15 @@ class Show:
     phase: str = "starting three nodes"
     nodes: dict[str, NodeView] = field(default_factory=dict)
     channels: list[dict[str, Any]] = field(default_factory=list)
-    """As a node's page has them: name, msgs, bytes, last_seq, subs_count."""
+    """From a node's page: name, msgs, bytes, last_seq, subs_count."""
     seen_by: str = ""
-    """The node whose pages those are."""
+    """The node that served the page."""
     countdowns: list[Countdown] = field(default_factory=list)
     timeline: deque[Line] = field(default_factory=lambda: deque(maxlen=LINES_MAX))
     redeliveries: deque[Redelivery] = field(default_factory=lambda: deque(maxlen=LINES_MAX))
     reasons: Counter[str] = field(default_factory=Counter)
     rates: tuple[float, float, float] = (0.0, 0.0, 0.0)
-    """Published and acknowledged, delivered, acked; a second."""
+    """Per second: acknowledged publishes, deliveries, acknowledgements."""
     unanswered: int = 0
     leaderless_since_s: float | None = None
 
@@ -97,22 +97,22 @@ class Show:
 
 @dataclass(slots=True)
 class Slots:
-    """Which unacked messages are shown: few, and each for as long as it is unacked.
+    """Chooses the unacknowledged messages that are shown: a few, each until it is acknowledged.
 
-    A list of what falls due next would change all the time, and nobody could see a single message
-    count down across a kill.
+    A list of the next due messages would change all the time. No single message could be seen counting down
+    across a kill.
     """
 
     size: int
     chosen: dict[tuple[str, float], list[int]] = field(default_factory=dict)
 
     def choose(self, cursor: str, ack_wait_s: float, unacked: dict[int, int]) -> list[int]:
-        """The sequences to show of one subscription.
+        """Return the sequences to show for one subscription.
 
         Args:
-            cursor: whose they are.
+            cursor: the subscription.
             ack_wait_s: its AckWait.
-            unacked: deliveries by sequence, what falls due first in front.
+            unacked: deliveries by sequence, in order of their due time.
         """
         kept = [seq for seq in self.chosen.get((cursor, ack_wait_s), []) if seq in unacked]
         newest_first = [seq for seq in reversed(unacked) if seq not in kept]

@@ -1,4 +1,4 @@
-"""Reads the nodes' monitoring pages into the show, several times a second."""
+"""Copy the nodes' monitoring pages into the `Show`, several times a second."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SLOTS: Final = 3
 
 
 async def watch(cluster: Cluster, load: Load, show: Show) -> None:
-    """Keep the show up to date until cancelled."""
+    """Update the show until cancelled."""
     for name in cluster.nodes:
         show.nodes[name] = NodeView(name)
     async with trio.open_nursery() as nursery:
@@ -34,7 +34,7 @@ async def _watch_node(cluster: Cluster, view: NodeView) -> None:
             try:
                 page = await cluster.page(view.name, "/raftz")
             except UnavailableError:
-                pass  # dying, or not up yet: its process says which
+                pass  # stopping or not started yet: the process's state shows it
             else:
                 view.term, view.last = page["term"], page["last_index"]
                 view.commit, view.applied = page["commit_index"], page["applied_index"]
@@ -49,13 +49,13 @@ async def _watch_state(cluster: Cluster, load: Load, show: Show) -> None:
         for view in show.nodes.values():
             stations = load.stations.values()
             view.clients = sum(s.link is not None and s.link.node == view.name for s in stations)
-        asked = _whom_to_ask(cluster)
+        asked = _node_to_ask(cluster)
         if asked:
             try:
                 now = trio.current_time()
                 page = await cluster.page(asked, "/streaming/channelsz?subs=1")
             except UnavailableError:
-                pass  # the next round asks another
+                pass  # the next round asks another node
             else:
                 show.seen_by = asked
                 show.channels = page.get("channels", [])
@@ -63,15 +63,15 @@ async def _watch_state(cluster: Cluster, load: Load, show: Show) -> None:
         await trio.sleep(EVERY_S)
 
 
-def _whom_to_ask(cluster: Cluster) -> str:
-    """A node that is no leader, so that the picture goes on when the leader dies; every node knows all."""
+def _node_to_ask(cluster: Cluster) -> str:
+    """Return a follower: the picture continues when the leader dies, and every node has the whole state."""
     able = [node for node in cluster.nodes.values() if node.is_up and not node.is_paused]
     able.sort(key=lambda node: (node.role != "follower", node is cluster.leader))
     return able[0].name if able else ""
 
 
 def _countdowns(channels: list[dict[str, Any]], load: Load, slots: Slots, asked_s: float) -> list[Countdown]:
-    """Of one holder, the messages in the slots."""
+    """Return the countdowns of one holder."""
     held = next((channel for channel in channels if channel["name"] == HELD), {})
     subscriptions = [sub for sub in held.get("subscriptions", []) if sub["client_id"].startswith("holder")]
     if not subscriptions:

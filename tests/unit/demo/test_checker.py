@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from node.demo.checker import ackwait_error, handed_over, judge, silence, why
+from node.demo.checker import ackwait_error, check, handed_over, silence, why
 from node.demo.history import Ack, Cursor, Delivery, History, Hit, Link
 
 CHANNEL = "c"
@@ -12,8 +12,8 @@ AT_N1 = Link("sub", 0, "n1")
 AT_N2 = Link("sub", 1, "n2")
 
 
-class Told:
-    """A history with one cursor, told in short words. Messages are published 10 ms before they are seen."""
+class Recorded:
+    """A history with one cursor. Messages are published 10 ms before they are seen."""
 
     def __init__(self, ack_wait_s: float = 5, *, is_group: bool = False, is_measured: bool = False) -> None:
         self.history = History()
@@ -21,7 +21,7 @@ class Told:
             Cursor("cursor", CHANNEL, ack_wait_s, is_group=is_group, is_measured=is_measured)
         )
 
-    def stored(self, message: str, at_s: float) -> Told:
+    def stored(self, message: str, at_s: float) -> Recorded:
         self.history.publishing(CHANNEL, message, at_s - 0.01)
         self.history.answered(CHANNEL, message, "", at_s)
         return self
@@ -41,7 +41,7 @@ class Told:
         self.history.acked(self.cursor, seq, ack)
         return ack
 
-    def receipts(self, *times_s: float, link: Link = AT_N1) -> Told:
+    def receipts(self, *times_s: float, link: Link = AT_N1) -> Recorded:
         """Each was sent at that time and answered 10 ms later."""
         for at_s in times_s:
             self.history.receipt(link, at_s, at_s + 0.01)
@@ -58,276 +58,276 @@ class Told:
         return hit
 
     def rules(self, end_s: float = 100.0) -> list[str]:
-        return [violation.rule for violation in judge(self.history, end_s).violations]
+        return [violation.rule for violation in check(self.history, end_s).violations]
 
     def errors_ms(self) -> list[int]:
-        return [round(error_s * 1000) for error_s in judge(self.history, 100).ackwait_errors_s]
+        return [round(error_s * 1000) for error_s in check(self.history, 100).ackwait_errors_s]
 
 
 # --- lost -----------------------------------------------------------------------------------------
 
 
 def test_a_quiet_history_breaks_nothing() -> None:
-    told = Told().stored("m1", 1.0)
-    told.got(1.01)
-    told.acked(1.02)
-    assert told.rules() == []
+    recorded = Recorded().stored("m1", 1.0)
+    recorded.got(1.01)
+    recorded.acked(1.02)
+    assert recorded.rules() == []
 
 
 def test_stored_and_never_received_is_lost() -> None:
-    told = Told().stored("m1", 1.0).stored("m2", 1.1)
-    told.got(1.01)
-    told.acked(1.02)
-    assert told.rules() == ["lost"]
+    recorded = Recorded().stored("m1", 1.0).stored("m2", 1.1)
+    recorded.got(1.01)
+    recorded.acked(1.02)
+    assert recorded.rules() == ["lost"]
 
 
 def test_a_publish_that_was_never_acknowledged_may_be_lost() -> None:
-    told = Told()
-    told.history.publishing(CHANNEL, "m1", 1.0)
-    assert told.rules() == []
+    recorded = Recorded()
+    recorded.history.publishing(CHANNEL, "m1", 1.0)
+    assert recorded.rules() == []
 
 
 def test_a_sequence_left_out_is_lost() -> None:
-    told = Told()
+    recorded = Recorded()
     for seq in (1, 3):
-        told.got(1.0, seq=seq)
-        told.acked(1.1, seq=seq)
-    assert told.rules() == ["lost"]
+        recorded.got(1.0, seq=seq)
+        recorded.acked(1.1, seq=seq)
+    assert recorded.rules() == ["lost"]
 
 
 def test_two_messages_under_one_sequence_diverge() -> None:
-    told = Told()
-    told.got(1.0)
-    told.history.received(told.cursor, 1, "another", Delivery(6.0, "sub", AT_N1, 1, True))
-    told.acked(6.1)
-    assert told.rules() == ["diverged"]
+    recorded = Recorded()
+    recorded.got(1.0)
+    recorded.history.received(recorded.cursor, 1, "another", Delivery(6.0, "sub", AT_N1, 1, True))
+    recorded.acked(6.1)
+    assert recorded.rules() == ["diverged"]
 
 
 def test_a_refused_publish_is_told() -> None:
-    told = Told()
-    told.history.answered(CHANNEL, "m1", "no", 1.0)
-    assert told.rules() == ["refused"]
+    recorded = Recorded()
+    recorded.history.answered(CHANNEL, "m1", "no", 1.0)
+    assert recorded.rules() == ["refused"]
 
 
 def test_a_publish_that_is_declined_without_a_leader_is_never_stored() -> None:
     """R8: declining is allowed, and means that nothing was stored."""
-    told = Told()
-    told.history.was_declined(CHANNEL, "m2")
-    told.got(1.0)
-    told.acked(1.1)
-    assert told.rules() == []
-    told.history.was_declined(CHANNEL, "m1")
-    assert told.rules() == ["refused"]
+    recorded = Recorded()
+    recorded.history.was_declined(CHANNEL, "m2")
+    recorded.got(1.0)
+    recorded.acked(1.1)
+    assert recorded.rules() == []
+    recorded.history.was_declined(CHANNEL, "m1")
+    assert recorded.rules() == ["refused"]
 
 
 def test_what_is_held_back_and_never_comes_again_is_lost() -> None:
-    told = Told(5)
-    told.got(1.0)
-    assert told.rules(end_s=9.0) == ["lost"]
+    recorded = Recorded(5)
+    recorded.got(1.0)
+    assert recorded.rules(end_s=9.0) == ["lost"]
 
 
 def test_what_is_held_back_and_comes_again_far_too_late_is_late() -> None:
     """It is not lost: on a machine that stood still, everything comes."""
-    told = Told()
-    told.got(1.0)
-    told.got(9.0, 1)
-    told.acked(9.1)
-    assert told.rules(end_s=10.0) == ["late"]
+    recorded = Recorded()
+    recorded.got(1.0)
+    recorded.got(9.0, 1)
+    recorded.acked(9.1)
+    assert recorded.rules(end_s=10.0) == ["late"]
 
 
 def test_what_is_acknowledged_when_it_should_have_come_again_was_late() -> None:
-    told = Told()
-    told.got(1.0)
-    told.acked(9.0)
-    assert told.rules(end_s=10.0) == ["late"]
+    recorded = Recorded()
+    recorded.got(1.0)
+    recorded.acked(9.0)
+    assert recorded.rules(end_s=10.0) == ["late"]
 
 
 def test_what_was_held_back_and_is_not_there_any_more_is_lost() -> None:
-    told = Told(5)
-    told.got(1.0)
-    assert told.rules(end_s=7.9) == ["lost"]
+    recorded = Recorded(5)
+    recorded.got(1.0)
+    assert recorded.rules(end_s=7.9) == ["lost"]
 
 
 def test_what_is_held_back_need_not_come_before_its_time() -> None:
-    told = Told(5)
-    told.history.is_settled = False
-    told.got(1.0)
-    assert told.rules(end_s=7.9) == []
+    recorded = Recorded(5)
+    recorded.history.is_settled = False
+    recorded.got(1.0)
+    assert recorded.rules(end_s=7.9) == []
 
 
 def test_what_a_node_still_has_as_unacknowledged_is_not_lost() -> None:
     """Two messages of a queue group were called lost; they came an AckWait later, when the demo had ended."""
-    told = Told(30).stored("m1", 1.0).stored("m2", 1.1)
-    told.history.is_settled = False
-    told.got(1.2)
-    told.acked(1.3)
-    assert told.rules(end_s=10) == ["late"]
-    told.history.is_settled = True
-    assert told.rules(end_s=10) == ["lost"]
+    recorded = Recorded(30).stored("m1", 1.0).stored("m2", 1.1)
+    recorded.history.is_settled = False
+    recorded.got(1.2)
+    recorded.acked(1.3)
+    assert recorded.rules(end_s=10) == ["late"]
+    recorded.history.is_settled = True
+    assert recorded.rules(end_s=10) == ["lost"]
 
 
 def test_what_a_dead_member_held_and_nobody_gets_is_lost() -> None:
-    told = Told(30, is_group=True)
-    told.got(1.0)
-    told.history.ended["sub"] = 1.2
-    assert told.rules(end_s=10) == ["lost"]
+    recorded = Recorded(30, is_group=True)
+    recorded.got(1.0)
+    recorded.history.ended["sub"] = 1.2
+    assert recorded.rules(end_s=10) == ["lost"]
 
 
 def test_what_a_dead_member_held_comes_to_another() -> None:
-    told = Told(30, is_group=True)
-    told.got(1.0)
-    told.history.ended["sub"] = 1.2
+    recorded = Recorded(30, is_group=True)
+    recorded.got(1.0)
+    recorded.history.ended["sub"] = 1.2
     other = Link("other", 0, "n2")
-    told.got(4.5, 1, link=other)
-    told.acked(4.6, link=other)
-    assert told.rules(end_s=10) == []
-    assert handed_over(told.history) == [("cursor", 1, pytest.approx(3.3))]
+    recorded.got(4.5, 1, link=other)
+    recorded.acked(4.6, link=other)
+    assert recorded.rules(end_s=10) == []
+    assert handed_over(recorded.history) == [("cursor", 1, pytest.approx(3.3))]
 
 
 # --- duplicates -----------------------------------------------------------------------------------
 
 
 def test_again_without_its_flag_is_a_duplicate() -> None:
-    told = Told(5)
-    told.got(1.0)
-    told.got(6.1, 0)
-    told.acked(6.2)
-    assert told.rules() == ["duplicate"]
+    recorded = Recorded(5)
+    recorded.got(1.0)
+    recorded.got(6.1, 0)
+    recorded.acked(6.2)
+    assert recorded.rules() == ["duplicate"]
 
 
 def test_a_group_shares_the_flag() -> None:
     """The other member never saw it, but the group did."""
-    told = Told(5, is_group=True)
-    told.got(1.0)
+    recorded = Recorded(5, is_group=True)
+    recorded.got(1.0)
     other = Link("other", 0, "n2")
-    told.got(6.1, 0, link=other)
-    told.acked(6.2, link=other)
-    assert told.rules() == ["duplicate"]
+    recorded.got(6.1, 0, link=other)
+    recorded.acked(6.2, link=other)
+    assert recorded.rules() == ["duplicate"]
 
 
 def test_what_a_paused_node_had_in_its_buffers_may_be_stale() -> None:
     """Until it has acknowledged a publish that was sent when it had gone on."""
-    told = Told(1, is_group=True)
-    told.paused("n1", 1.0, resumed_s=4.0, ready_s=1.5)
+    recorded = Recorded(1, is_group=True)
+    recorded.paused("n1", 1.0, resumed_s=4.0, ready_s=1.5)
     other = Link("other", 0, "n2")
-    told.got(2.0, 1, link=other)
-    told.acked(2.1, link=other)
-    told.receipts(2.2, 2.3, link=other)
-    told.receipts(4.05)
-    told.got(4.055, 0, link=AT_N1)
-    told.acked(4.2)
-    assert told.rules() == []
-    told.got(4.3, 0, link=AT_N1)
-    told.acked(4.4)
-    assert told.rules() == ["duplicate", "duplicate"]  # without its flag, and after its acknowledgement
+    recorded.got(2.0, 1, link=other)
+    recorded.acked(2.1, link=other)
+    recorded.receipts(2.2, 2.3, link=other)
+    recorded.receipts(4.05)
+    recorded.got(4.055, 0, link=AT_N1)
+    recorded.acked(4.2)
+    assert recorded.rules() == []
+    recorded.got(4.3, 0, link=AT_N1)
+    recorded.acked(4.4)
+    assert recorded.rules() == ["duplicate", "duplicate"]  # without its flag, and after its acknowledgement
 
 
 def test_again_after_its_ack_was_committed_is_a_duplicate() -> None:
-    told = Told(5).receipts(1.2, 1.3)
-    told.got(1.0)
-    told.acked(1.1)
-    told.got(6.0, 1)
-    told.acked(6.1)
-    assert told.rules() == ["duplicate"]
+    recorded = Recorded(5).receipts(1.2, 1.3)
+    recorded.got(1.0)
+    recorded.acked(1.1)
+    recorded.got(6.0, 1)
+    recorded.acked(6.1)
+    assert recorded.rules() == ["duplicate"]
 
 
 def test_one_receipt_shows_that_an_ack_was_read_the_next_that_it_is_committed() -> None:
     """A node puts what one read brought together in another order."""
-    told = Told(5).receipts(1.05, 1.2)
-    told.got(1.0)
-    told.acked(1.1)
-    told.got(6.0, 1)
-    told.acked(6.1)
-    assert told.rules() == []
+    recorded = Recorded(5).receipts(1.05, 1.2)
+    recorded.got(1.0)
+    recorded.acked(1.1)
+    recorded.got(6.0, 1)
+    recorded.acked(6.1)
+    assert recorded.rules() == []
 
 
 def test_an_ack_that_died_with_its_node_does_not_count() -> None:
-    told = Told(5).receipts(1.6)
-    told.got(1.0)
-    told.acked(1.5)
-    told.killed("n1", 2.0, ready_s=2.2)
-    told.history.link_broke(AT_N1, 2.0)
-    told.receipts(2.5, 2.6, link=AT_N2)
-    told.got(6.1, 1, link=AT_N2)
-    told.acked(6.2, link=AT_N2)
-    assert told.rules() == []
+    recorded = Recorded(5).receipts(1.6)
+    recorded.got(1.0)
+    recorded.acked(1.5)
+    recorded.killed("n1", 2.0, ready_s=2.2)
+    recorded.history.link_broke(AT_N1, 2.0)
+    recorded.receipts(2.5, 2.6, link=AT_N2)
+    recorded.got(6.1, 1, link=AT_N2)
+    recorded.acked(6.2, link=AT_N2)
+    assert recorded.rules() == []
 
 
 def test_an_ack_that_an_old_leader_could_not_commit_does_not_count() -> None:
     """Its leader had lost its majority; a busy machine kept it alive for seconds after. Judged by the clock,
     84 messages that came again as promised were called duplicates."""
-    told = Told(5)
-    told.got(0.5)
-    told.acked(0.9)
-    told.killed("n1", 4.0, ready_s=4.2)
-    told.history.link_broke(AT_N1, 4.0)
-    told.got(5.6, 1, link=AT_N2)
-    told.acked(5.7, link=AT_N2)
-    assert told.rules() == []
+    recorded = Recorded(5)
+    recorded.got(0.5)
+    recorded.acked(0.9)
+    recorded.killed("n1", 4.0, ready_s=4.2)
+    recorded.history.link_broke(AT_N1, 4.0)
+    recorded.got(5.6, 1, link=AT_N2)
+    recorded.acked(5.7, link=AT_N2)
+    assert recorded.rules() == []
 
 
 def test_acks_that_are_forgotten_at_a_failover_are_noticed() -> None:
     """The next leader does not know what the last one had committed: through another connection, and node."""
-    told = Told(5).receipts(1.0, 1.1)
-    told.got(0.5)
-    told.acked(0.9)
-    told.killed("n1", 2.0, ready_s=2.2)
-    told.history.link_broke(AT_N1, 2.0)
-    told.receipts(2.4, link=AT_N2)
-    told.got(5.6, 1, link=AT_N2)
-    told.acked(5.7, link=AT_N2)
-    assert told.rules() == ["duplicate"]
+    recorded = Recorded(5).receipts(1.0, 1.1)
+    recorded.got(0.5)
+    recorded.acked(0.9)
+    recorded.killed("n1", 2.0, ready_s=2.2)
+    recorded.history.link_broke(AT_N1, 2.0)
+    recorded.receipts(2.4, link=AT_N2)
+    recorded.got(5.6, 1, link=AT_N2)
+    recorded.acked(5.7, link=AT_N2)
+    assert recorded.rules() == ["duplicate"]
 
 
 def test_a_node_that_may_be_behind_is_excused() -> None:
     """It had decided to send the message before it learned of the ack."""
-    told = Told(5, is_group=True).receipts(1.2, 1.3)
-    told.got(1.0)
-    told.acked(1.1)
-    told.got(6.0, 1, link=Link("other", 0, "n2"))
-    told.acked(6.1, link=Link("other", 0, "n2"))
-    assert told.rules() == []
-    told.receipts(1.5, link=Link("other", 0, "n2"))
-    assert told.rules() == ["duplicate"]
+    recorded = Recorded(5, is_group=True).receipts(1.2, 1.3)
+    recorded.got(1.0)
+    recorded.acked(1.1)
+    recorded.got(6.0, 1, link=Link("other", 0, "n2"))
+    recorded.acked(6.1, link=Link("other", 0, "n2"))
+    assert recorded.rules() == []
+    recorded.receipts(1.5, link=Link("other", 0, "n2"))
+    assert recorded.rules() == ["duplicate"]
 
 
 def test_what_leaves_a_connection_after_the_last_ack_was_committed_is_not_lost() -> None:
-    told = Told(5).receipts(6.05, 6.2)
-    told.got(1.0)
-    told.acked(5.99)
-    told.got(6.01, 1)
-    assert told.rules() == []
+    recorded = Recorded(5).receipts(6.05, 6.2)
+    recorded.got(1.0)
+    recorded.acked(5.99)
+    recorded.got(6.01, 1)
+    assert recorded.rules() == []
 
 
 def test_counts_rise() -> None:
-    told = Told(1)
-    told.got(1.0)
-    told.got(2.01, 1)
-    told.got(3.02, 1)
-    told.acked(3.1)
-    assert told.rules() == ["count"]
+    recorded = Recorded(1)
+    recorded.got(1.0)
+    recorded.got(2.01, 1)
+    recorded.got(3.02, 1)
+    recorded.acked(3.1)
+    assert recorded.rules() == ["count"]
 
 
 def test_a_count_without_a_flag_is_wrong() -> None:
-    told = Told(1)
-    told.got(1.0, 1, flagged=False)
-    told.acked(1.1)
-    assert told.rules() == ["count"]
+    recorded = Recorded(1)
+    recorded.got(1.0, 1, flagged=False)
+    recorded.acked(1.1)
+    assert recorded.rules() == ["count"]
 
 
 # --- what died with a connection -------------------------------------------------------------------
 
 
-def back_at(made_s: float, came_s: float) -> Told:
+def back_at(made_s: float, came_s: float) -> Recorded:
     """Its node was killed at 2.0; it is connected again at ``made_s``, and gets the message at ``came_s``."""
-    told = Told(30)
-    told.history.published.setdefault(CHANNEL, {})["m1"] = 1.95
-    told.killed("n1", 2.0, ready_s=2.2)
-    told.history.link_broke(AT_N1, 2.0)
-    told.history.link_made(AT_N2, made_s)
-    told.got(came_s, 1, link=AT_N2)
-    told.acked(came_s + 0.1, link=AT_N2)
-    return told
+    recorded = Recorded(30)
+    recorded.history.published.setdefault(CHANNEL, {})["m1"] = 1.95
+    recorded.killed("n1", 2.0, ready_s=2.2)
+    recorded.history.link_broke(AT_N1, 2.0)
+    recorded.history.link_made(AT_N2, made_s)
+    recorded.got(came_s, 1, link=AT_N2)
+    recorded.acked(came_s + 0.1, link=AT_N2)
+    return recorded
 
 
 def test_what_a_dead_node_had_not_written_comes_within_a_second() -> None:
@@ -341,227 +341,227 @@ def test_it_cannot_come_before_somebody_leads() -> None:
 
 
 def test_a_machine_that_holds_up_publishes_holds_that_up_too() -> None:
-    told = back_at(2.3, 4.2)
-    assert told.rules() == ["late"]
-    told.history.waits[3.9] = 1.0
-    assert told.rules() == []
+    recorded = back_at(2.3, 4.2)
+    assert recorded.rules() == ["late"]
+    recorded.history.waits[3.9] = 1.0
+    assert recorded.rules() == []
 
 
 # --- early ----------------------------------------------------------------------------------------
 
 
 def test_before_its_ack_wait_is_early() -> None:
-    told = Told(5)
-    told.got(1.0)
-    told.got(5.9, 1)
-    told.acked(6.0)
-    assert told.rules() == ["early"]
+    recorded = Recorded(5)
+    recorded.got(1.0)
+    recorded.got(5.9, 1)
+    recorded.acked(6.0)
+    assert recorded.rules() == ["early"]
 
 
 @pytest.mark.parametrize("at_s", [5.96, 6.0, 6.2])
 def test_fifty_milliseconds_are_not_early(at_s: float) -> None:
-    told = Told(5)
-    told.got(1.0)
-    told.got(at_s, 1)
-    told.acked(at_s)
-    assert told.rules() == []
+    recorded = Recorded(5)
+    recorded.got(1.0)
+    recorded.got(at_s, 1)
+    recorded.acked(at_s)
+    assert recorded.rules() == []
 
 
 def test_a_delivery_that_was_slow_makes_no_redelivery_early() -> None:
     """It was sent at once and seen late; its AckWait ran from when it was sent."""
-    told = Told(5)
-    told.history.publishing(CHANNEL, "m1", 1.0)
-    told.got(1.5)
-    told.got(6.02, 1)
-    told.acked(6.1)
-    assert told.rules() == []
+    recorded = Recorded(5)
+    recorded.history.publishing(CHANNEL, "m1", 1.0)
+    recorded.got(1.5)
+    recorded.got(6.02, 1)
+    recorded.acked(6.1)
+    assert recorded.rules() == []
 
 
 def test_not_even_a_slow_delivery_excuses_one_before_its_publish_and_ack_wait() -> None:
-    told = Told(5)
-    told.history.publishing(CHANNEL, "m1", 1.0)
-    told.got(1.5)
-    told.got(5.95, 1)
-    told.acked(6.1)
-    assert told.rules() == ["early"]
+    recorded = Recorded(5)
+    recorded.history.publishing(CHANNEL, "m1", 1.0)
+    recorded.got(1.5)
+    recorded.got(5.95, 1)
+    recorded.acked(6.1)
+    assert recorded.rules() == ["early"]
 
 
 def test_the_second_redelivery_waits_as_well() -> None:
-    told = Told(1)
-    told.got(1.0)
-    told.got(2.01, 1)
-    told.got(2.5, 2)
-    told.acked(2.6)
-    assert told.rules() == ["early"]
+    recorded = Recorded(1)
+    recorded.got(1.0)
+    recorded.got(2.01, 1)
+    recorded.got(2.5, 2)
+    recorded.acked(2.6)
+    assert recorded.rules() == ["early"]
 
 
 def test_a_timer_that_began_anew_with_a_new_leader_is_not_early_but_late() -> None:
-    told = Told(5, is_measured=True)
-    told.got(1.0)
-    told.killed("n2", 2.0, ready_s=2.2)
-    told.got(7.2, 1)
-    told.acked(7.3)
-    assert told.rules() == ["late"]
+    recorded = Recorded(5, is_measured=True)
+    recorded.got(1.0)
+    recorded.killed("n2", 2.0, ready_s=2.2)
+    recorded.got(7.2, 1)
+    recorded.acked(7.3)
+    assert recorded.rules() == ["late"]
 
 
 def test_everything_at_once_at_a_take_over_is_early() -> None:
-    told = Told(5)
-    told.got(1.0)
-    told.killed("n2", 3.0, ready_s=3.2)
-    told.got(3.3, 1)
-    told.acked(3.4)
-    assert told.rules() == ["early"]
+    recorded = Recorded(5)
+    recorded.got(1.0)
+    recorded.killed("n2", 3.0, ready_s=3.2)
+    recorded.got(3.3, 1)
+    recorded.acked(3.4)
+    assert recorded.rules() == ["early"]
 
 
 def test_what_went_into_a_dead_connection_may_come_at_once() -> None:
-    told = Told(5)
-    told.got(2.5)
-    told.killed("n1", 3.0, ready_s=3.2)
-    told.history.link_broke(AT_N1, 3.0)
-    told.history.link_made(AT_N2, 3.1)
-    told.got(3.5, 1, link=AT_N2)
-    told.acked(3.6, link=AT_N2)
-    assert told.rules() == []
+    recorded = Recorded(5)
+    recorded.got(2.5)
+    recorded.killed("n1", 3.0, ready_s=3.2)
+    recorded.history.link_broke(AT_N1, 3.0)
+    recorded.history.link_made(AT_N2, 3.1)
+    recorded.got(3.5, 1, link=AT_N2)
+    recorded.acked(3.6, link=AT_N2)
+    assert recorded.rules() == []
 
 
 def test_what_was_sent_long_before_the_link_broke_may_not() -> None:
-    told = Told(5)
-    told.got(1.0)
-    told.killed("n1", 3.0, ready_s=3.2)
-    told.history.link_broke(AT_N1, 3.0)
-    told.history.link_made(AT_N2, 3.1)
-    told.got(3.5, 1, link=AT_N2)
-    told.acked(3.6, link=AT_N2)
-    assert told.rules() == ["early"]
+    recorded = Recorded(5)
+    recorded.got(1.0)
+    recorded.killed("n1", 3.0, ready_s=3.2)
+    recorded.history.link_broke(AT_N1, 3.0)
+    recorded.history.link_made(AT_N2, 3.1)
+    recorded.got(3.5, 1, link=AT_N2)
+    recorded.acked(3.6, link=AT_N2)
+    assert recorded.rules() == ["early"]
 
 
 def test_what_was_sent_to_a_client_just_back_may_come_at_once() -> None:
     """The cluster notices that a client is back a moment after it is."""
-    told = Told(5)
-    told.history.link_broke(AT_N1, 3.0)
-    told.history.link_made(AT_N2, 3.1)
-    told.got(3.2, link=AT_N2)
-    told.got(3.4, 1, link=AT_N2)
-    told.acked(3.5, link=AT_N2)
-    assert told.rules() == []
+    recorded = Recorded(5)
+    recorded.history.link_broke(AT_N1, 3.0)
+    recorded.history.link_made(AT_N2, 3.1)
+    recorded.got(3.2, link=AT_N2)
+    recorded.got(3.4, 1, link=AT_N2)
+    recorded.acked(3.5, link=AT_N2)
+    assert recorded.rules() == []
 
 
 def test_a_client_that_has_been_back_for_long_is_as_any_other() -> None:
-    told = Told(5)
-    told.history.link_broke(AT_N1, 3.0)
-    told.history.link_made(AT_N2, 3.1)
-    told.got(4.2, link=AT_N2)
-    told.got(4.4, 1, link=AT_N2)
-    told.acked(4.5, link=AT_N2)
-    assert told.rules() == ["early"]
+    recorded = Recorded(5)
+    recorded.history.link_broke(AT_N1, 3.0)
+    recorded.history.link_made(AT_N2, 3.1)
+    recorded.got(4.2, link=AT_N2)
+    recorded.got(4.4, 1, link=AT_N2)
+    recorded.acked(4.5, link=AT_N2)
+    assert recorded.rules() == ["early"]
 
 
 def test_a_dead_members_messages_go_to_others_at_once() -> None:
-    told = Told(30, is_group=True)
-    told.got(1.0)
-    told.history.ended["sub"] = 1.5
+    recorded = Recorded(30, is_group=True)
+    recorded.got(1.0)
+    recorded.history.ended["sub"] = 1.5
     other = Link("other", 0, "n2")
-    told.got(1.6, 1, link=other)
-    told.acked(1.7, link=other)
-    assert told.rules() == []
+    recorded.got(1.6, 1, link=other)
+    recorded.acked(1.7, link=other)
+    assert recorded.rules() == []
 
 
 def test_a_living_members_messages_stay_with_it() -> None:
-    told = Told(30, is_group=True)
-    told.got(1.0)
+    recorded = Recorded(30, is_group=True)
+    recorded.got(1.0)
     other = Link("other", 0, "n2")
-    told.got(1.6, 1, link=other)
-    told.acked(1.7, link=other)
-    assert told.rules() == ["early"]
+    recorded.got(1.6, 1, link=other)
+    recorded.acked(1.7, link=other)
+    assert recorded.rules() == ["early"]
 
 
 # --- late -----------------------------------------------------------------------------------------
 
 
 def test_ack_wait_runs_on_across_a_kill() -> None:
-    told = Told(5, is_measured=True)
-    told.got(1.0)
-    told.killed("n2", 3.0, ready_s=3.2)
-    told.got(6.03, 1)
-    told.acked(6.1)
-    assert told.errors_ms() == [30]
-    assert told.rules() == []
+    recorded = Recorded(5, is_measured=True)
+    recorded.got(1.0)
+    recorded.killed("n2", 3.0, ready_s=3.2)
+    recorded.got(6.03, 1)
+    recorded.acked(6.1)
+    assert recorded.errors_ms() == [30]
+    assert recorded.rules() == []
 
 
 def test_without_a_hit_nothing_is_measured() -> None:
-    told = Told(5, is_measured=True)
-    told.got(1.0)
-    told.got(6.5, 1)
-    told.acked(6.6)
-    assert told.errors_ms() == []
+    recorded = Recorded(5, is_measured=True)
+    recorded.got(1.0)
+    recorded.got(6.5, 1)
+    recorded.acked(6.6)
+    assert recorded.errors_ms() == []
 
 
 def test_due_while_nobody_leads_counts_from_the_new_leader() -> None:
-    told = Told(5, is_measured=True)
-    told.got(1.0)
-    told.killed("n2", 5.9, ready_s=6.5)
-    told.got(6.55, 1)
-    told.acked(6.6)
-    assert told.errors_ms() == [50]
+    recorded = Recorded(5, is_measured=True)
+    recorded.got(1.0)
+    recorded.killed("n2", 5.9, ready_s=6.5)
+    recorded.got(6.55, 1)
+    recorded.acked(6.6)
+    assert recorded.errors_ms() == [50]
 
 
 def test_due_just_before_the_kill_may_not_have_been_carried_out() -> None:
-    told = Told(5, is_measured=True)
-    told.got(1.0)
-    told.killed("n2", 6.02, ready_s=6.5)
-    told.got(6.51, 1)
-    told.acked(6.6)
-    assert told.errors_ms() == [10]
+    recorded = Recorded(5, is_measured=True)
+    recorded.got(1.0)
+    recorded.killed("n2", 6.02, ready_s=6.5)
+    recorded.got(6.51, 1)
+    recorded.acked(6.6)
+    assert recorded.errors_ms() == [10]
 
 
 def test_seen_just_before_the_kill_may_begin_anew() -> None:
-    told = Told(5, is_measured=True)
-    told.got(2.95)
-    told.killed("n2", 3.0, ready_s=3.5)
-    told.got(8.53, 1)
-    told.acked(8.6)
-    assert told.errors_ms() == [30]
+    recorded = Recorded(5, is_measured=True)
+    recorded.got(2.95)
+    recorded.killed("n2", 3.0, ready_s=3.5)
+    recorded.got(8.53, 1)
+    recorded.acked(8.6)
+    assert recorded.errors_ms() == [30]
 
 
 def test_seen_earlier_may_not_begin_anew() -> None:
-    told = Told(5, is_measured=True)
-    told.got(2.8)
-    told.killed("n2", 3.0, ready_s=3.5)
-    told.got(8.53, 1)
-    told.acked(8.6)
-    assert told.errors_ms() == [730]
-    assert told.rules() == ["late"]
+    recorded = Recorded(5, is_measured=True)
+    recorded.got(2.8)
+    recorded.killed("n2", 3.0, ready_s=3.5)
+    recorded.got(8.53, 1)
+    recorded.acked(8.6)
+    assert recorded.errors_ms() == [730]
+    assert recorded.rules() == ["late"]
 
 
 def test_who_was_at_the_node_that_was_hit_is_not_measured() -> None:
-    told = Told(5)
-    first = told.got(1.0)
-    told.killed("n1", 3.0, ready_s=3.2)
-    told.history.link_broke(AT_N1, 3.0)
-    second = told.got(6.9, 1, link=AT_N2)
-    assert ackwait_error(told.history, told.cursor, first, second) is None
+    recorded = Recorded(5)
+    first = recorded.got(1.0)
+    recorded.killed("n1", 3.0, ready_s=3.2)
+    recorded.history.link_broke(AT_N1, 3.0)
+    second = recorded.got(6.9, 1, link=AT_N2)
+    assert ackwait_error(recorded.history, recorded.cursor, first, second) is None
 
 
 # --- why ------------------------------------------------------------------------------------------
 
 
 def test_reasons() -> None:
-    told = Told(5, is_group=True)
-    first = told.got(1.0)
-    due = told.got(6.0, 1)
-    assert why(told.history, told.cursor, first, due) == "due"
-    told.history.ended["sub"] = 6.1
-    given = told.got(6.2, 2, link=Link("other", 0, "n2"))
-    assert why(told.history, told.cursor, due, given) == "redistributed"
-    assert why(told.history, told.cursor, None, given) == "came back"
+    recorded = Recorded(5, is_group=True)
+    first = recorded.got(1.0)
+    due = recorded.got(6.0, 1)
+    assert why(recorded.history, recorded.cursor, first, due) == "due"
+    recorded.history.ended["sub"] = 6.1
+    given = recorded.got(6.2, 2, link=Link("other", 0, "n2"))
+    assert why(recorded.history, recorded.cursor, due, given) == "redistributed"
+    assert why(recorded.history, recorded.cursor, None, given) == "came back"
 
 
 def test_reason_of_what_went_into_a_dead_connection() -> None:
-    told = Told(5)
-    first = told.got(2.5)
-    told.history.link_broke(AT_N1, 3.0)
-    again = told.got(3.3, 1, link=AT_N2)
-    assert why(told.history, told.cursor, first, again) == "came back"
+    recorded = Recorded(5)
+    first = recorded.got(2.5)
+    recorded.history.link_broke(AT_N1, 3.0)
+    again = recorded.got(3.3, 1, link=AT_N2)
+    assert why(recorded.history, recorded.cursor, first, again) == "came back"
 
 
 # --- figures --------------------------------------------------------------------------------------
@@ -585,10 +585,10 @@ def test_a_long_history_is_judged_in_little_time(monkeypatch: pytest.MonkeyPatch
         return longest_wait(self, from_s, to_s)
 
     monkeypatch.setattr(History, "longest_wait", counted)
-    told = Told(5)
+    recorded = Recorded(5)
     for seq in range(1, 2001):
-        told.stored(f"m{seq}", 1.0 + seq / 1000)
-        told.got(1.01 + seq / 1000, seq=seq)
-        told.acked(1.02 + seq / 1000, seq=seq)
-    assert told.rules() == []
+        recorded.stored(f"m{seq}", 1.0 + seq / 1000)
+        recorded.got(1.01 + seq / 1000, seq=seq)
+        recorded.acked(1.02 + seq / 1000, seq=seq)
+    assert recorded.rules() == []
     assert looks == 0

@@ -41,8 +41,8 @@ def test_without_a_leader_what_is_due_waits() -> None:
     show = a_show()
     show.leaderless_since_s = 110.9
     text = drawn(show, 111.1)
-    assert "nobody leads since 200 ms" in text
-    assert "due, waits for a leader" in text
+    assert "no leader for 200 ms" in text
+    assert "due, waiting for a leader" in text
 
 
 def test_it_fits_a_small_screen() -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from node.demo.checker import Verdict, judge
+from node.demo.checker import Verdict, check
 from node.demo.history import Ack, Cursor, Delivery, History, Hit, Link
 from node.demo.report import lines, report
 
@@ -15,23 +15,23 @@ LINK = Link("sub", 0, "n1")
 
 def history(*, longest_gap_s: float = 0.1) -> History:
     """Ten messages, one every 100 ms but for one gap, and the leader killed at 10.5."""
-    told = History()
-    cursor = told.add_cursor(Cursor("cursor", "c", 5))
+    recorded = History()
+    cursor = recorded.add_cursor(Cursor("cursor", "c", 5))
     at_s = 10.0
     for seq in range(1, 11):
         at_s += longest_gap_s if seq == 6 else 0.1
         message = f"m{seq}"
-        told.publishing("c", message, at_s - 0.01)
-        told.answered("c", message, "", at_s)
-        told.received(cursor, seq, message, Delivery(at_s, "sub", LINK, 0, False))
-        told.acked(cursor, seq, Ack(at_s, "sub", LINK))
-    told.hits.append(Hit("n2", "kill", 10.5, "leader", ready_s=10.55, new_leader="n1", term=2))
-    return told
+        recorded.publishing("c", message, at_s - 0.01)
+        recorded.answered("c", message, "", at_s)
+        recorded.received(cursor, seq, message, Delivery(at_s, "sub", LINK, 0, False))
+        recorded.acked(cursor, seq, Ack(at_s, "sub", LINK))
+    recorded.hits.append(Hit("n2", "kill", 10.5, "leader", ready_s=10.55, new_leader="n1", term=2))
+    return recorded
 
 
-def made(told: History, verdict: Verdict | None = None, **options: Any) -> dict[str, Any]:
-    verdict = verdict or judge(told, 20.0)
-    return report(told, verdict, seed=1, seconds=10, load_s=(10.0, 11.05), end_s=20.0, **options)
+def made(recorded: History, verdict: Verdict | None = None, **options: Any) -> dict[str, Any]:
+    verdict = verdict or check(recorded, 20.0)
+    return report(recorded, verdict, seed=1, seconds=10, load_s=(10.0, 11.05), end_s=20.0, **options)
 
 
 def test_a_good_run() -> None:
@@ -46,10 +46,10 @@ def test_a_good_run() -> None:
 
 
 def test_something_lost_is_a_bad_run() -> None:
-    told = history()
-    told.publishing("c", "m11", 11.0)
-    told.answered("c", "m11", "", 11.1)
-    found = made(told)
+    recorded = history()
+    recorded.publishing("c", "m11", 11.0)
+    recorded.answered("c", "m11", "", 11.1)
+    found = made(recorded)
     assert not found["held"]
     assert found["lost"] == 1
     assert lines(found)[-1].startswith("VIOLATED")
@@ -57,19 +57,19 @@ def test_something_lost_is_a_bad_run() -> None:
 
 
 def test_a_long_gap_is_a_bad_run_unless_one_is_patient() -> None:
-    told = history(longest_gap_s=2.0)
-    assert not made(told)["held"]
-    found = made(told, patient=True)
+    recorded = history(longest_gap_s=2.0)
+    assert not made(recorded)["held"]
+    found = made(recorded, patient=True)
     assert found["held"]
     assert found["kills"][0]["publish_gap_ms"] == pytest.approx(2000, abs=1)
-    assert lines(found)[-1].endswith("times not judged")
+    assert lines(found)[-1].endswith("durations not checked")
     assert not any(line.startswith("VIOLATION") for line in lines(found))
 
 
-def test_a_story_without_its_end_is_a_bad_run() -> None:
-    found = made(history(), failure="not within 20 s: a new leader")
+def test_a_script_without_its_end_is_a_bad_run() -> None:
+    found = made(history(), failure="timeout after 20 s, waiting for a new leader")
     assert not found["held"]
-    assert lines(found)[-1] == "FAILED: not within 20 s: a new leader"
+    assert lines(found)[-1] == "FAILED: timeout after 20 s, waiting for a new leader"
 
 
 def test_percentiles_are_in_milliseconds() -> None:
