@@ -1,13 +1,13 @@
 """A running node: every part built, started and stopped in order.
 
-The parts are plain objects; here they get their sockets, files, clocks and threads. One nursery
-holds them all: whatever fails for good (a disk, a bug) ends the node, with a line that says why.
+The parts are plain objects. This module gives them their sockets, files, clocks and threads. One nursery
+holds all tasks: a permanent failure (a disk, a bug) ends the node, and the log says why.
 
-Signals: SIGTERM and SIGINT stop it, SIGUSR2 does so slowly (lame duck), SIGHUP reads the configuration
-again, SIGUSR1 opens the log file anew.
+Signals: SIGTERM and SIGINT stop the node, SIGUSR2 stops it slowly (lame duck), SIGHUP reloads the
+configuration, SIGUSR1 reopens the log file.
 
-Exit codes: 0 stopped as asked; 1 it could not go on; 2 its configuration or its directory can't be
-used. The log says why.
+Exit codes: 0 stopped on request; 1 a failure; 2 the configuration or the directory can't be used. The log
+says why.
 """
 
 from __future__ import annotations
@@ -82,25 +82,26 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("stanchion.node")
 
-LOOK_AROUND_S = 2.0
-"""How long who founds a cluster alone looks for one that is there: several attempts of its nodes to dial."""
+EXISTING_CLUSTER_WAIT_S = 2.0
+"""How long a node that bootstraps a cluster alone waits for nodes of an existing cluster to dial it: time for
+several attempts."""
 MONITORING_WAITS_S = 0.5
-"""How long monitoring of a node alone waits until that serves its clients. A node with much to read answers
-probes meanwhile."""
+"""How long monitoring of a single node waits until the node serves clients. After that, probes are answered
+even while the node is still reading its journal."""
 ROUTE_QUEUED_MAX = 1024 * 1024
-"""Bytes queued on a route link from which on interest waits: messages would come behind all of it."""
+"""Bytes queued on a route link above which interest waits: messages would be delayed behind all of it."""
 
 
 def run(config: Config, name: str, launch: Launch | None = None) -> int:
-    """Run node ``name`` until it is told to stop. Returns the exit code."""
+    """Run node ``name`` until it is asked to stop. Returns the exit code."""
     raise_limit()
-    os.umask(0o077)  # whatever a node writes is for its own user; the log was opened before
+    os.umask(0o077)  # files of a node are for its own user only; the log file was opened before
     for path in exposed_files(config):
-        log.warning("%s holds a secret, and others than its owner can read it: chmod 600 %s", path, path)
+        log.warning("%s contains a secret and is readable by other users: chmod 600 %s", path, path)
     errors: list[BaseException] = []
     status: int | None = None
     try:
-        while status is None:  # once more when it was let into a cluster: with a directory that says so
+        while status is None:  # start again after joining a cluster, with the identity that was saved
             with ExitStack() as stack:
                 node = Node(config, name, stack, launch or Launch())
                 status = trio.run(node.run)
@@ -124,15 +125,15 @@ class Node:
     """One node of a cluster.
 
     Args:
-        config: for this node (``Config.for_node``).
-        name: its name among ``config.cluster.nodes``.
-        stack: closes what the node holds when it has ended.
-        launch: how the process around it behaves.
+        config: the configuration of this node (``Config.for_node``).
+        name: its name in ``config.cluster.nodes``.
+        stack: closes the node's resources when it has ended.
+        launch: the behaviour of the process around it.
 
     Raises:
-        IdentityError: the directory belongs to another node, or another process holds it.
-        ConfigError: its pass phrase isn't the right one.
-        CorruptionError, DiskError: its journal or store can't be used.
+        IdentityError: the directory belongs to another node, or another process has locked it.
+        ConfigError: the pass phrase is wrong.
+        CorruptionError, DiskError: the journal or the store can't be used.
     """
 
     def __init__(self, config: Config, name: str, stack: ExitStack, launch: Launch) -> None:
@@ -145,11 +146,12 @@ class Node:
             if self.addresses.advertise is not None
             else reachable_addresses(self.addresses.client)
         )
-        """Where clients may connect to this node, from elsewhere too. The first is told to other nodes."""
+        """Addresses where clients can connect to this node, also from other machines. The first is announced
+        to other nodes."""
         self.started_ns = time.time_ns()
         self.shutdown = Shutdown(self)
         self.loop = LoopWatch()
-        """How long the rounds of the event loop take."""
+        """Measures how long the rounds of the event loop take."""
         self.leaderless = Leaderless(self)
         self._served = False
         self._core_open = False
@@ -176,7 +178,7 @@ class Node:
         )
         external_nats = self._make_external_routing()
         self.administration = Administration(config.cluster.id, self.routing)
-        """Where requests of operators come in; whoever does what they ask registers its verbs."""
+        """Receives the requests of operators. The parts that carry them out register their verbs."""
         timing = _timing(config)
         self.bootstrap = Bootstrap(
             name,
@@ -289,32 +291,32 @@ class Node:
 
     @property
     def store(self) -> StoreInterface:
-        """What is applied, as of the last checkpoint; another object after a snapshot."""
+        """The applied state as of the last checkpoint; another object after a snapshot."""
         return self._storage.store
 
     @property
     def client_address(self) -> Address:
-        """What clients of other nodes are told to connect to."""
+        """The address that other nodes announce to their clients."""
         return self.client_urls[0]
 
     @property
     def stopping(self) -> bool:
-        """It was asked to stop."""
+        """True if the node was asked to stop."""
         return self.shutdown.begun
 
     @property
     def takes_part(self) -> bool:
-        """It belongs to a cluster, and doesn't wait to be let into one."""
+        """True if the node belongs to a cluster; False while it waits for bootstrap or to be added."""
         return self._admitted.is_set() or bool(self.replica.state.applied)
 
     @property
     def members(self) -> Sequence[str]:
-        """Everybody in the cluster, this node included, as far as its log says."""
+        """The members of the cluster according to this node's log, itself included."""
         return self.membership.names
 
     @property
     def is_alone(self) -> bool:
-        """No others can come: there is no address for them."""
+        """True if the node has no peer address: it is the only node of its cluster."""
         return self.addresses.peer is None
 
     # --- parts ------------------------------------------------------------------------------------
@@ -324,7 +326,7 @@ class Node:
 
         def messages() -> StoreInterface:
             if not replica.caught_up or replica.executor.held:
-                raise UnavailableError("this node is catching up with the others: ask another one")
+                raise UnavailableError("this node has not caught up with the cluster: ask another one")
             return self.store
 
         Administering(
@@ -384,12 +386,12 @@ class Node:
         }
 
     def _peer_addresses(self) -> dict[str, Address]:
-        """Where the nodes of the configuration are for their peers."""
+        """Return the peer addresses of the nodes in the configuration."""
         nodes = self.config.cluster.nodes
         return {name: node.peer for name, node in nodes.items() if node.peer is not None}
 
     def _make_remote_routes(self) -> RouteLinks | None:
-        """The links to nodes of other clusters, if any are wanted or welcome."""
+        """Return the links to nodes of other clusters; None if routes are not configured."""
         routes = self.config.cluster.routes
         if routes is None:
             return None
@@ -419,7 +421,7 @@ class Node:
         return BOOTSTRAPPED if self.engine.membership.joinable else ""
 
     def _make_external_routing(self) -> ExternalNatsRouting | None:
-        """What takes the place of routing where clients connect to another NATS server."""
+        """Return the replacement of routing if clients connect to an external NATS server, else None."""
         if self.config.streaming.nats_server is None:
             return None
         from node.server.external_nats.routing import ExternalNatsRouting
@@ -482,7 +484,7 @@ class Node:
         return serving
 
     def _make_snapshots(self) -> Snapshots | None:
-        """Where there are others, one may fall behind."""
+        """Return the sender and receiver of snapshots; None for a single node or a store in memory."""
         if self.is_alone or self.config.store.store == "memory":
             return None
         from node.server.disk.snapshots import Snapshots
@@ -538,12 +540,12 @@ class Node:
     # --- running ----------------------------------------------------------------------------------
 
     async def run(self) -> int | None:
-        """Start everything, serve until told to stop, stop in steps.
+        """Start everything, serve until asked to stop, and stop in steps.
 
-        Returns the exit code; None if the node was let into a cluster: then it is to be made anew.
+        Returns the exit code; None if the node has joined a cluster: then create a new `Node`.
 
         Raises:
-            NodeError: what ended the node, in an exception group.
+            NodeError: the cause of the node's end, in an exception group.
         """
         with self.loop.installed():
             return await self._run()
@@ -555,17 +557,20 @@ class Node:
             nursery.start_soon(self.shutdown.stop_when_asked, nursery.cancel_scope)
             nursery.start_soon(self._serve_http)
             if self.identity is None and self.config.cluster.join:
-                await self._enter()
+                await self._join()
                 nursery.cancel_scope.cancel()
                 return None
             await nursery.start(self.transport.run)
             if self.remote_routes is not None:
                 nursery.start_soon(self.remote_routes.run)
             if self.identity is None and self.config.cluster.bootstrap:
-                await self._look_around()
+                await self._check_no_cluster_exists()
             self.bootstrap.start()
             if not self._admitted.is_set() and self.identity is None:
-                log.info("waiting for the other members, to found the cluster together, or to be let in")
+                log.info(
+                    "waiting for peers %s to bootstrap the cluster (or for `cluster add` on a running one)",
+                    ", ".join(peer for peer in self._peer_addresses() if peer != self.name),
+                )
             await self._wait_for_admission()
             if self.bootstrap.invitation is not None:
                 nursery.cancel_scope.cancel()
@@ -574,7 +579,7 @@ class Node:
                 await nursery.start(self.shutdown.serve_clients)
             else:
                 await nursery.start(self.external_nats.run)
-            serving = self._make_serving()  # before a leader can say in which queue group it serves
+            serving = self._make_serving()  # before a leader announces the queue group in which it serves
             await nursery.start(self.driver.run)
             nursery.start_soon(self.checkpointer.run)
             if self.snapshots is not None:
@@ -608,20 +613,20 @@ class Node:
         await trio.to_thread.run_sync(save_identity, self._storage.disk, self.identity)
         self.bootstrap.identify(self.identity)
 
-    async def _look_around(self) -> None:
-        """Before a cluster is founded alone: is there one already? Its nodes dial this one, if it was theirs.
+    async def _check_no_cluster_exists(self) -> None:
+        """Wait for nodes of an existing cluster to dial this one, before it bootstraps a cluster alone.
 
         Raises:
-            IdentityError: there is.
+            IdentityError: this node is a member of an existing cluster.
         """
-        with trio.move_on_after(LOOK_AROUND_S):
+        with trio.move_on_after(EXISTING_CLUSTER_WAIT_S):
             while self.bootstrap.refused is None:  # noqa: ASYNC110  # a hello is no event of ours
                 await trio.sleep(0.05)
         if self.bootstrap.refused is not None:
             raise self.bootstrap.refused
 
-    async def _enter(self) -> None:
-        """Ask to be let into a cluster, and write down that this node is."""
+    async def _join(self) -> None:
+        """Join a cluster by request, and save the identity that the cluster gave this node."""
         from node.server.membership.join import JoinClient, drawn, forget
 
         cluster, disk = self.config.cluster, self._storage.disk
@@ -630,13 +635,13 @@ class Node:
         directory = await trio.to_thread.run_sync(drawn, disk)
         join_client = JoinClient(cluster.id, self.name, self.addresses.peer, directory, self.security)
         invitation = await join_client.enter(cluster.routes or ())
-        log.info("let into cluster %s, by entry %d", cluster.id, invitation.index)
+        log.info("joined cluster %s, by entry %d", cluster.id, invitation.index)
         identity = node_identity.invited(cluster.id, self.name, invitation, directory)
         await trio.to_thread.run_sync(save_identity, disk, identity)
         await trio.to_thread.run_sync(forget, disk)
 
     async def until(self, condition: Callable[[], bool]) -> None:
-        """Wait until something of role, leader or catching up has made ``condition`` true."""
+        """Wait until ``condition`` is true. It is checked when role, leader or catching up changes."""
         while not condition():
             await self._changed.wait()
 
@@ -668,10 +673,10 @@ class Node:
     async def _serve_http(self) -> None:
         if self.addresses.http is None:
             return
-        if self.is_alone:  # it usually serves within a moment: what monitoring imports would delay that
+        if self.is_alone:  # a single node usually serves at once: the imports of monitoring would delay it
             with trio.move_on_after(MONITORING_WAITS_S):
                 await self.until(lambda: self.replica.caught_up)
-        # In a thread: it takes a quarter of a second, and heartbeats don't wait so long.
+        # In a thread: it takes a quarter of a second, too long to delay heartbeats.
         await trio.to_thread.run_sync(_import_monitoring)
         from node.monitor.http import serve
         from node.server.monitor_adapter import Source
@@ -689,7 +694,7 @@ class Node:
         )
 
     def _host_names(self) -> set[str]:
-        """Under which names monitoring may be asked: those that the configuration knows."""
+        """Return the host names accepted in requests to monitoring: those of the configuration."""
         nodes = self.config.cluster.nodes
         addresses = [
             address
@@ -699,7 +704,7 @@ class Node:
         ]
         return {*nodes, *(address.host for address in addresses), *self.config.monitoring.hosts}
 
-    # --- what the parts ask for -------------------------------------------------------------------
+    # --- called by the parts -------------------------------------------------------------------
 
     def _send_route(self, peer: str, value: Any) -> None:
         if self.remote_routes is not None and cluster_of(peer):
@@ -748,7 +753,7 @@ class Node:
 
     def _was_removed(self, index: int) -> None:
         if not self.stopping:
-            log.warning("entry %d removed this node from the cluster: it stops", index)
+            log.warning("entry %d removed this node from the cluster: stopping", index)
             self.shutdown.at_once()
 
     def _replaced(self, store: StoreInterface) -> None:
@@ -772,28 +777,28 @@ class Node:
         self.external_nats.once_subscribed(self._serves)
 
     def _serves(self) -> None:
-        """What clients ask is answered."""
+        """Log once that this node serves clients."""
         if not self._served:
             self._served = True
             log.info("%s", self.launch.ready)
 
     def open_core(self) -> None:
-        """Serve core NATS though this node has not caught up; streaming requests are refused meanwhile."""
+        """Serve core NATS although this node has not caught up; streaming requests are refused meanwhile."""
         if not self._core_open:
             self._core_open = True
             self.clients.release()
 
     def monotonic_s(self) -> float:
-        """The clock of this node's parts, in seconds."""
+        """Return the monotonic clock of this node's parts, in seconds."""
         return self._host.monotonic_s()
 
     def announce(self) -> None:
-        """Tell clients where the cluster's nodes take clients."""
+        """Send clients the client addresses of the cluster's nodes."""
         if not self.stopping and not self.leaderless.alone:
             self.clients.announce([*map(str, self.client_urls), *self.other_addresses()])
 
     def other_addresses(self) -> list[str]:
-        """Where other nodes take clients."""
+        """Return the client addresses of other nodes."""
         own = [address for _, address in sorted(self.bootstrap.client_addresses.items())]
         return own if self.remote_routes is None else own + self.remote_routes.client_addresses()
 

@@ -1,26 +1,26 @@
-"""Which clients are heard, and since when not (rule R15).
+"""Which clients are reachable, and since when the others are not (rule R15).
 
-A client is *heard* while some connection in the cluster subscribes to its heartbeat inbox. Every
-node knows the whole cluster's interest, so every node keeps this table; only a ready leader acts on
-it (``leader_duties``). A new leader therefore knows when an inbox fell silent although it did not lead then.
+A client is *reachable* while some connection in the cluster subscribes to its heartbeat inbox. Every node
+knows the interest of the whole cluster, so every node keeps this table. Only a ready leader acts on it
+(``leader_duties``). So a new leader knows when an inbox became unreachable, although it did not lead then.
 
-A subscription to a pattern, ``>`` for instance, may be a bystander's and counts for nothing, unless its
-connection shows that it is the client's (`Presence.vouch`): a heartbeat is answered while nobody has
-subscribed to the heartbeat inbox itself; or the connection that hears the heartbeat inbox hears the inbox of
-a subscription by a pattern.
+A subscription to a pattern, such as ``>``, may belong to another client, so it does not count. It counts only
+if its connection shows that it is the client's (`Presence.vouch`): it answers a heartbeat while the heartbeat
+inbox itself has no subscriber; or the connection that subscribes to the heartbeat inbox receives the inbox of
+a subscription through a pattern.
 
-An inbox that is heard again, but through another connection, has *moved*: what went into the dead
-connection is lost, and its subscription is told so at once instead of after AckWait. Every node sees the
-move and remembers it, for the leader may die before it has acted. Once it has, which is seen when its
-command is applied, every node forgets it: else the next leader would act on it again, seconds
-later, and what was sent meanwhile would come again long before its AckWait.
+An inbox has *moved* if it becomes reachable again through another connection. Deliveries that were written to
+the dead connection are lost, so the subscription gets them again at once instead of after AckWait. Every node
+sees and remembers the move, because the leader may die before it has acted. When the command with which a
+leader acted is applied, every node forgets the move. Otherwise the next leader would act on it again, seconds
+later, and redeliver messages long before their AckWait.
 
-A move that nobody has acted on for a while is forgotten too. To act on it late would do the same harm, and
-what it is about comes again anyway, when its AckWait has passed.
+A move on which no leader has acted for a while is forgotten too. Acting late would do the same harm, and the
+messages concerned are redelivered anyway when their AckWait has passed.
 
-An inbox that this process has never heard has not moved when it is heard at last: a restarted node
-learns everybody's interest anew. Nor has one that is heard through the connection it had before: only
-the link to its node was away.
+An inbox that this process has never seen reachable has not moved when it becomes reachable: a restarted node
+learns all interest from the beginning. Nor has an inbox moved that is reachable through its earlier
+connection: only the link to its node was down.
 
 A plain object without I/O.
 """
@@ -36,11 +36,11 @@ from node.server.clock import TIME_SURE_NS
 from node.units import MILLISECOND, SECOND
 
 Where = tuple[str, int]
-"""(node, connection epoch) through which an inbox is heard."""
+"""(node, connection epoch) through which an inbox is reachable."""
 
 
 class Change(Protocol):
-    """What is needed of a change of interest. Epochs of connections; 0 is none."""
+    """A change of interest in one subject: its connection before and now, by epoch; 0 is none."""
 
     @property
     def subject(self) -> bytes: ...
@@ -51,73 +51,74 @@ class Change(Protocol):
 
 
 FORGET_NS = 10 * SECOND
-"""How long the time is remembered at which a subject fell silent that is no known client's inbox. It may
-become one: who asked to be a client may be gone before that is applied, an election later."""
+"""How long this node remembers when a subject that is no registered client's inbox lost its subscriber. It
+may become one: a client that connects may be gone before its request is applied, an election later."""
 
 STRANGERS_MAX = 10_000
-"""Such subjects at most. Programs that make an inbox for each of their requests drop thousands a second."""
+"""Maximum number of such subjects. Programs with an inbox for each request drop thousands a second."""
 
 
 class Interest(Protocol):
-    """What is needed of routing."""
+    """The part of routing that presence needs."""
 
     def where(self, subject: bytes) -> Where | None:
-        """Through which connection ``subject`` itself is subscribed to."""
+        """Return the connection that subscribes to exactly ``subject``."""
 
     def where_any(self, subject: bytes) -> Where | None:
-        """The same, subscriptions to patterns included."""
+        """Return the connection that subscribes to ``subject`` or to a pattern that matches it."""
 
     def hears(self, subject: bytes, where: Where) -> bool:
-        """Whether that connection hears ``subject``, by a pattern or not."""
+        """Return True if that connection receives ``subject``, through a pattern or not."""
 
 
 ACTED_NS = 250 * MILLISECOND
-"""A move that is noticed so long after it was acted on is still the same: interest and log take
-different links."""
+"""A move that is seen at most this long after a leader acted on it is the same move: interest and log travel
+on different links."""
 
 
 MOVED_MAX_NS = 5 * SECOND
-"""After so long a move is forgotten, acted on or not. Longer than an election and a take-over."""
+"""After this time a move is forgotten, acted on or not. Longer than an election and the start of a new
+leader."""
 
 
 LOOK_COST_S = 0.000_2
-"""For each inbox, a look at all of them is followed by so long a pause. Looking takes a few microseconds
-an inbox, so a few hundredths of the time go into it, however many there are and however often they change."""
+"""Pause after a scan of all inboxes, for each inbox. Scanning one takes a few microseconds, so scanning takes
+a few percent of the time, however many inboxes there are and however often they change."""
 
 
 @dataclass(slots=True)
 class Sight:
-    """What is known of one inbox."""
+    """The presence of one inbox."""
 
     where: Where | None
     gone_since_ns: int | None
-    """Cluster time when the inbox was last seen to go; None if it never was."""
+    """Cluster time when the inbox last became unreachable; None if it never did."""
     moved: bool = False
-    """It came back, through another connection than before, and nobody has acted on that yet."""
+    """It is reachable again through another connection, and no leader has acted on that yet."""
     settling_ns: int | None = None
-    """Since when a returning client is waited for to subscribe to the rest of its inboxes."""
+    """Since when the leader waits for a returning client to subscribe to the rest of its inboxes."""
     last: Where | None = None
-    """Through which connection it was heard before it went."""
+    """The connection through which it was reachable before the present one."""
     before: Where | None = None
-    """The same at ``gone_since_ns``: the first of several, if nobody has acted on its moves."""
+    """The connection that ended at ``gone_since_ns``: of several moves, the first not acted on."""
     moved_ns: int = 0
-    """Cluster time when the move was noticed."""
+    """Cluster time when this node saw the move."""
     acted_ns: int = 0
     """Cluster time of the entry in which a leader last acted on its return."""
     acted_at: Where | None = None
-    """The connection it had returned to when a leader last acted on that, if that leader said so."""
+    """The connection it had returned to when a leader last acted on that, if the command names it."""
     reachable_since_ns: int = 0
     """Cluster time from which on deliveries reach the connection that subscribes to it now.
 
-    This node learned of the subscription then, however much later it looked. `Lost` goes by it.
+    This is when the node learned of the subscription, even if it scanned the inbox later. `Lost` uses it.
     """
 
 
 class Presence:
-    """The sights of all inboxes that matter.
+    """The presence of all inboxes of clients and subscriptions.
 
     Args:
-        interest: who subscribes to what, cluster-wide.
+        interest: the interest of the whole cluster.
         now_ns: cluster time.
     """
 
@@ -126,33 +127,33 @@ class Presence:
         self._now_ns = now_ns
         self._sights: dict[str, Sight] = {}
         self._gone: dict[bytes, tuple[int, Where]] = {}
-        """When a connection that heard an inbox went, and which; since the last look at that inbox."""
+        """By inbox: when its connection ended, and which one; since the last scan of that inbox."""
         self._came: dict[bytes, tuple[int, Where]] = {}
-        """When this node learned of the newest subscription to an inbox, and its connection; since the last
-        look at that inbox."""
+        """By inbox: when this node learned of its newest subscription, and the connection; since the last
+        scan of that inbox."""
         self._strangers: OrderedDict[bytes, tuple[int, Where]] = OrderedDict()
-        """The same of subjects that are no inboxes, or none yet; the oldest first."""
+        """Like ``_gone``, for subjects that are not inboxes, or not yet; the oldest first."""
         self._changed: dict[str, None] = {}
-        """Inboxes with sights in which interest has changed since they were looked at."""
+        """Inboxes in this table whose interest has changed since their last scan."""
         self._vouched: dict[str, Where] = {}
-        """Inboxes that a client hears by a pattern, and through which connection."""
+        """Inboxes that a client receives through a pattern, and its connection."""
         self.dirty = True
-        """Interest has changed since the last ``look``."""
+        """Interest has changed since the last scan began."""
 
     @property
     def has_changed(self) -> bool:
-        """``take_changed`` has something to take."""
+        """True if ``take_changed`` would return any inbox."""
         return bool(self._changed)
 
     def pause_s(self, least_s: float) -> float:
-        """How long to wait between two looks at everything."""
+        """Return the time to wait between two scans of all inboxes."""
         return max(least_s, len(self._sights) * LOOK_COST_S)
 
     def changed(self, node: str, changes: Iterable[Change]) -> None:
-        """Interest in these subjects or patterns came, went or moved on ``node``.
+        """Note that interest in these subjects or patterns began, ended or moved on ``node``.
 
-        What is noted is when an inbox was last sure to be heard: when the connection that heard it went, or
-        when another came beside it, whichever is first.
+        Records the last time at which an inbox was certainly reachable: when its connection ended, or when
+        another one subscribed beside it, whichever is first.
         """
         now = self._now_ns()
         for change in changes:
@@ -164,7 +165,7 @@ class Presence:
                     self._came[change.subject] = (now, (node, change.now))
             reachable = (node, change.before) if change.before else None
             if sight is not None and reachable != sight.where:
-                # An old connection, and that another hears has been seen; or another comes beside the old.
+                # Either an older connection ended and the present one was seen; or a second one subscribed.
                 reachable = None if change.before else sight.where
             if reachable is not None:
                 gone = self._strangers if sight is None else self._gone
@@ -173,20 +174,20 @@ class Presence:
         self._forget(now)
 
     def learn_time(self, now_ns: int) -> None:
-        """Cluster time is known from now on: subscriptions that came before count from ``now_ns`` on.
+        """Count earlier subscriptions from ``now_ns`` on: cluster time was unknown until now.
 
-        What was decided before is not sent to the clients that came meanwhile (`EffectExecutor.learn_time`).
+        Deliveries that were decided before are not sent to these clients (`EffectExecutor.learn_time`).
         """
         for sight in self._sights.values():
             sight.reachable_since_ns = max(sight.reachable_since_ns, now_ns)
         self._came = {subject: (max(at, now_ns), where) for subject, (at, where) in self._came.items()}
 
     def acted(self, returned: Iterable[tuple[str, str, int]], time_ns: int) -> None:
-        """An entry at ``time_ns`` was applied in which a leader acted on the return of inboxes.
+        """Note that an entry at ``time_ns`` was applied, in which a leader acted on the return of inboxes.
 
         Args:
-            returned: each inbox, and the connection it returned to. If it is heard through another by now, or
-                not through that one yet, then its move is news still. Without a node only the time tells.
+            returned: each inbox, and the connection it returned to. If the inbox has another connection on
+                this node's table, its move still has to be acted on. If no node is named, the time decides.
             time_ns: cluster time.
         """
         for inbox, node, epoch in returned:
@@ -200,13 +201,13 @@ class Presence:
             sight.moved = sight.moved and self._is_news(sight)
 
     def reachable_by_pattern(self, inbox: str) -> Where | None:
-        """Return the newest connection that hears ``inbox``, patterns included; it may be a bystander's."""
+        """Return the newest connection that receives ``inbox``, also by a pattern; maybe another client's."""
         return self._interest.where_any(inbox.encode())
 
     def vouch(self, inbox: str, where: Where) -> bool:
-        """Count a subscription to a pattern as the client's, for as long as that connection hears ``inbox``.
+        """Count a pattern subscription as the client's, for as long as its connection receives ``inbox``.
 
-        Returns False if it doesn't. Known on this node only: another leader finds it out anew.
+        Returns False if the connection doesn't. Only this node remembers it; another leader finds out again.
         """
         if not self._interest.hears(inbox.encode(), where):
             return False
@@ -215,15 +216,15 @@ class Presence:
         return True
 
     def look(self, inboxes: Collection[str]) -> dict[str, Sight]:
-        """The sights of ``inboxes``, and of no others from now on."""
+        """Scan ``inboxes``, drop all others, and return the table."""
         for _ in self.looking(inboxes):
             pass
         return self._sights
 
     def looking(self, inboxes: Collection[str]) -> Iterator[None]:
-        """Look at ``inboxes``, one in each step, and forget what was looked at before and isn't one of them.
+        """Scan ``inboxes``, one in each step, and then drop the inboxes that are not among them.
 
-        Between two steps everything else may be called.
+        Between two steps any other method may be called.
         """
         self.dirty = False
         before = dict.fromkeys(self._sights)
@@ -241,17 +242,17 @@ class Presence:
             yield
 
     def take_changed(self) -> list[str]:
-        """Inboxes in which interest has changed since they were looked at; whoever asks will ``see`` them."""
+        """Take the inboxes whose interest has changed since their last scan. The caller will ``see`` them."""
         changed, self._changed = self._changed, {}
         return list(changed)
 
     def sight(self, inbox: str) -> Sight:
-        """The sight of one inbox as it was last looked at, or now if it never was."""
+        """Return the presence of an inbox as of its last scan. Scans it now if it never was."""
         sight = self._sights.get(inbox)
         return self.see(inbox) if sight is None else sight
 
     def see(self, inbox: str) -> Sight:
-        """The sight of one inbox, between two looks at all."""
+        """Scan one inbox, between two scans of all, and return its presence."""
         sight = self._sights[inbox] = self._look(inbox, self._sights.get(inbox), self._now_ns())
         return sight
 
@@ -269,12 +270,12 @@ class Presence:
             sight.moved = False
         if where == sight.where:
             return sight
-        if sight.where is not None:  # it went, or moved between two looks
+        if sight.where is not None:  # it became unreachable, or moved between two scans
             sight.last = sight.where
             if not sight.moved:
                 sight.gone_since_ns, sight.before = gone_ns, sight.where
         sight.where = where
-        # Entries stamped before its node took the client are not sent there; that node's clock may be ahead.
+        # Entries stamped before its node accepted the client are not sent there; its clock may be ahead.
         sight.reachable_since_ns = (came_ns if came_at == where else now) + TIME_SURE_NS
         if where is not None and sight.last not in (None, where) and self._is_news(sight):
             sight.moved, sight.moved_ns = True, now

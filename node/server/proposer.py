@@ -1,21 +1,22 @@
-"""What the leader does with batches: take them in order, stamp the time, make entries (R7, R9, R21).
+"""The leader's proposer: takes batches in order, stamps cluster time, makes entries (R7, R9, R21).
 
-A batch names the term it is meant for and the serial it follows. The leader takes it only in that
-term and in sequence, else it says from where to send again; so no gap reaches the log. Batches are
+A batch names the term it is meant for and its first serial. The leader takes it only in that term and in
+sequence; otherwise it requests a resend from the serial that it needs. So no gap reaches the log. Batches are
 put into entries as bytes, undecoded, round robin by origin.
 
-Group commit adapts itself: with nothing in flight a batch is proposed at once; while entries are in
-flight, batches gather until one of them completes or 64 KiB are there.
+Group commit adapts to the load. If nothing is in flight, a batch is proposed at once. While entries are in
+flight, batches gather until one of those entries completes or there are 64 KiB.
 
-An entry holds ``ENTRY_BYTES`` of the keeper's commands and as much of batches, or one larger command or
-batch: what it takes is known before it is made, and always fits a frame between nodes. A batch that is too
-large by itself, of an older release, is put into the log as so many refused requests: its origin goes on.
+An entry holds up to ``ENTRY_BYTES`` of leader commands and as much of batches, or a single larger command or
+batch. Its size is known before it is made, and it always fits into a frame between nodes. If a single batch
+is too large (from an older release), an equal number of refused requests is put into the log, so that its
+origin can continue.
 
-The first entry of a term waits until every connected member has forwarded all it held, 150 ms at
-most. If that is more than one entry takes, nothing is sent again before the entry that holds the last of it
-(R9): what was acknowledged while nobody led is not due. A process that was started while nobody led can't
-forward what it holds before its session is in the log: nothing is sent again before that has come, or for
-500 ms.
+The first entry of a term waits, 150 ms at most, until every connected member has forwarded everything that it
+kept. If that does not fit into one entry, nothing is redelivered before the entry that holds the last of it
+(R9): messages that were acknowledged while there was no leader are not due. A process that started while
+there was no leader can't forward anything before its session is in the log. Redelivery waits for its commands
+too, 500 ms at most.
 
 A plain object without I/O; ``now_s`` is the driver's monotonic clock.
 """
@@ -54,25 +55,25 @@ from node.server.clock import ClusterClock, WallClock
 log = logging.getLogger("stanchion.ordering")
 
 ENTRY_BYTES = 64 * 1024
-"""Bytes of the keeper's commands in one entry, and of batches; a larger command or batch goes alone."""
+"""Bytes of leader commands in one entry, and of batches; a larger command or batch is alone in its entry."""
 HELD_WAIT_S = 0.150
 READ_WAIT_S = 0.5
-"""After this process stood still: so long may the nodes take to read what their clients had sent."""
+"""After this process was suspended: time for the nodes to read what their clients sent meanwhile."""
 OPENING_WAIT_S = 0.5
-"""From a term's first entry: so long may nodes without a session take to forward what they hold."""
+"""From a term's first entry: time for nodes without a session to forward the commands that they kept."""
 UNCOMMITTED_BYTES_MAX = 64 * 1024 * 1024
 IN_FLIGHT_MAX = 16
-"""Entries proposed and not applied, beyond which full batches gather too."""
+"""Entries proposed and not applied. At the maximum even full batches wait."""
 EARLY_BYTES_MAX = 64 * 1024 * 1024
-"""Bytes of batches kept of one node until this leader is ready. With more all of them are dropped, and asked
-for again then: a link that breaks again and again brings the same again and again."""
+"""Bytes of batches from one node that are kept until this leader is ready. Above it all of them are dropped,
+and a resend is requested then: a link that breaks repeatedly brings the same batches each time."""
 SESSION_OPEN_BYTES_MAX = 1024
 LEADER_COMMANDS_MAX = 500
-"""Keeper commands in one entry: a take-over may find thousands of clients to speak of (R19)."""
+"""Leader commands in one entry: a new leader may have commands for thousands of clients (R19)."""
 
 
 class Engine(Protocol):
-    """What ordering needs of the consensus engine."""
+    """The part of the consensus engine that the proposer needs."""
 
     def propose(self, payload: bytes) -> int: ...
 
@@ -87,7 +88,7 @@ class Engine(Protocol):
 
 
 class Queue:
-    """What one origin has forwarded and the leader has not put into an entry yet."""
+    """The batches of one origin that the leader has not put into an entry yet."""
 
     __slots__ = ("batches", "bytes", "held", "held_to", "opening", "session", "taken")
 
@@ -97,20 +98,20 @@ class Queue:
         self.session: tuple[int, int] | None = None
         self.taken = 0
         self.held = 0
-        """How many of the batches stood here when the term's first entry was proposed."""
+        """Number of batches still here that had arrived when the term's first entry was proposed."""
         self.held_to: int | None = None
-        """The origin held serials up to this one when it heard of the leader; None: it has not said so."""
+        """The last serial the origin had kept when it learned of the leader; None: no AllForwarded yet."""
         self.opening = 0
-        """It had no session then, and holds so many commands for the session that it is opening."""
+        """If it had no session then: the number of commands it keeps for the session that it is opening."""
 
     @property
     def has_all_held(self) -> bool:
-        """Everything that the origin held has arrived."""
+        """True if everything that the origin had kept has arrived."""
         return self.held_to is not None and self.taken >= self.held_to
 
 
 class _Early:
-    """What one node has forwarded before this leader was ready."""
+    """The frames of one node that arrived before this leader was ready."""
 
     __slots__ = ("bytes", "frames", "is_incomplete")
 
@@ -118,19 +119,19 @@ class _Early:
         self.frames: list[tuple[Any, ...]] = []
         self.bytes = 0
         self.is_incomplete = False
-        """Frames were dropped."""
+        """True if frames were dropped."""
 
 
 class Proposer:
-    """The order of the log, while this node leads.
+    """Decides the order of the log while this node leads.
 
     Args:
         engine: where entries are proposed.
-        state: the replicated state, to know how far each session was applied when the term began.
-        clock, wall: the stamps.
-        found: the commands that give a new cluster its identity and machine version, for a term; asked for
-            when the state has no identity yet.
-        answer: sends a frame back to an origin: ``("again", term, serial)``.
+        state: the replicated state: how far each session was applied when the term began.
+        clock, wall_clock: the time stamps of entries.
+        bootstrap_commands: returns the commands that give a new cluster its identity and machine version,
+            for a term. Called if the state has no identity yet.
+        answer: sends a frame to an origin: ``("again", term, serial)``, a request to resend.
     """
 
     def __init__(
@@ -140,14 +141,14 @@ class Proposer:
         clock: ClusterClock,
         wall_clock: WallClock,
         *,
-        found: Callable[[int], list[LeaderCommand]],
+        bootstrap_commands: Callable[[int], list[LeaderCommand]],
         answer: Callable[[str, tuple[Any, ...]], None],
     ) -> None:
         self._engine = engine
         self._state = state
         self._clock = clock
         self._wall_clock = wall_clock
-        self._found = found
+        self._bootstrap_commands = bootstrap_commands
         self._answer = answer
         self._term: int | None = None
         self._early: dict[str, _Early] = {}
@@ -155,38 +156,38 @@ class Proposer:
         self._turn: deque[str] = deque()
         self._queued_bytes = 0
         self._leader_commands: deque[tuple[LeaderCommand, int]] = deque()
-        """With their sizes."""
+        """Commands and their sizes."""
         self._in_flight: deque[tuple[int, int]] = deque()  # (index, size)
         self._in_flight_bytes = 0
         self._held_left = 0
-        """Batches that stood in the queues when the term's first entry was proposed, and still do."""
+        """Number of batches that were queued when the term's first entry was proposed, and still are."""
         self._hold_until_s = float("-inf")
-        """Until then nothing is sent again: this process stood still, and clients' acks are being read."""
+        """No redelivery before this time: this process was suspended, and acks are still being read."""
         self._opening: set[str] = set()
-        """Nodes that hold commands for a session being opened: redelivery is paused until they come."""
+        """Nodes that keep commands for a session being opened: redelivery is paused until they arrive."""
         self._opening_until_s = float("-inf")
         self._pausing = False
-        """This leader has paused redelivery, and not ended that yet."""
+        """This leader has paused redelivery and not resumed it yet."""
         self._wait_for: set[str] = set()
         self._open_at: float | None = None
         self._stopped = False
         self.open = False
-        """Whether the first entry of this term was proposed."""
+        """True if the first entry of this term was proposed."""
         self.serving = False
-        """Whether that entry is applied. What is in flight says nothing of it: under load that never ends."""
+        """True if that entry is applied. ``idle`` doesn't show it: under load some entry is in flight."""
         self._first_index = 0
         self.cold = False
-        """Whether that entry says ColdStart: nobody of a majority was warm (R14)."""
+        """True if that entry contains ColdStart: no member of a majority has served (R14)."""
 
     # --- the term ---------------------------------------------------------------------------------
 
     def lead(self, term: int) -> None:
-        """This node was elected; its entries wait until it is ready."""
+        """Begin ``term``: this node was elected. Entries wait until it is ready."""
         self.follow()
         self._term = term
 
     def follow(self) -> None:
-        """This node does not lead: what was queued is forwarded again by its origins."""
+        """Drop everything: this node does not lead. Origins forward their queued batches again."""
         self._term = None
         self._stopped = False
         self.open = False
@@ -204,20 +205,20 @@ class Proposer:
         self._pausing = False
 
     def stop(self) -> None:
-        """Propose nothing more in this term: leadership is handed over, and others take it from here."""
+        """Propose nothing more in this term: leadership is being transferred to another node."""
         self._stopped = True
 
     def go_on(self) -> None:
-        """Nobody has taken over: propose again."""
+        """Propose again: no node has taken over."""
         self._stopped = False
 
     def ready(self, now_s: float, connected: Iterable[str], *, cold: bool) -> None:
-        """The no-op of this term is applied: entries may follow once the waiting have been heard.
+        """Allow entries once every connected member has forwarded what it kept. The term's no-op is applied.
 
         Args:
             now_s: the driver's clock.
-            connected: members, this one included, whose links are up.
-            cold: nobody of a majority was warm (R14).
+            connected: members whose links are up, this one included.
+            cold: no member of a majority has served (R14).
         """
         self._wait_for = set(connected)
         self._open_at = now_s + HELD_WAIT_S
@@ -233,7 +234,7 @@ class Proposer:
                 self.frame(node, frame)
 
     def next_deadline(self) -> float | None:
-        """When the first entry goes out at the latest, or redelivery goes on, on the driver's clock."""
+        """Return the latest time of the first entry, or of the end of a pause; on the driver's clock."""
         if not self.open:
             return self._open_at
         waits = self._pausing and not (self._held_left or self._in_flight or self._stopped)
@@ -241,14 +242,14 @@ class Proposer:
 
     @property
     def _paused_until_s(self) -> float:
-        """Until when redelivery stays paused at least, if nothing comes."""
+        """The time until which redelivery stays paused if no more commands arrive."""
         return max(self._hold_until_s, self._opening_until_s) if self._opening else self._hold_until_s
 
     def hold_redelivery(self, now_s: float) -> None:
-        """Send nothing again for ``READ_WAIT_S``: this process stood still (R9).
+        """Pause redelivery for ``READ_WAIT_S``, because this process was suspended (R9).
 
-        Acknowledgements that came meanwhile are in sockets, here and perhaps on every other node, and time
-        has gone on.
+        Acknowledgements that arrived meanwhile are still in sockets, here and perhaps on every other node,
+        but time has advanced.
         """
         self._hold_until_s = now_s + READ_WAIT_S
         if self.open and not self._pausing and not too_new(PauseRedelivery, self._state().version):
@@ -259,10 +260,10 @@ class Proposer:
     # --- frames of origins ------------------------------------------------------------------------
 
     def frame(self, node: str, frame: tuple[Any, ...]) -> None:
-        """Take a frame of ``node`` (origin.py lists them). Another term's are dropped.
+        """Handle a frame of ``node`` (origin.py lists them). Drops frames of other terms.
 
         Raises:
-            RemoteProtocolError: the log must not have it; see below.
+            RemoteProtocolError: the frame must not reach the log; see `_check`.
         """
         if self._term is None or frame[1] != self._term:
             return
@@ -279,24 +280,24 @@ class Proposer:
             self._forwarded_all(node, frame[2], frame[3])
 
     def _check(self, node: str, frame: tuple[Any, ...]) -> None:
-        """Look at a frame of another node before anything of it can get into the log.
+        """Check a frame before anything of it can get into the log.
 
         Raises:
-            RemoteProtocolError: it would do harm to other nodes there.
+            RemoteProtocolError: in the log, the frame would harm other nodes.
         """
         if frame[0] == "batch":
             _, _, session, first, last, _, commands = frame
             count = last - first + 1
             if not 0 < count <= min(BATCH_COMMANDS_MAX, len(commands)) or claimed_count(commands) != count:
                 # It would leave a gap in the session, and every node that applied it would stop (R7).
-                raise RemoteProtocolError(f"{node}: a batch that doesn't hold serials {first} to {last}")
+                raise RemoteProtocolError(f"{node}: a batch that doesn't contain serials {first} to {last}")
             known = self._state().sessions.items()
             if any(other.id == (session[0], session[1]) for name, other in known if name != node):
                 raise RemoteProtocolError(f"{node}: a batch in the session of another node")
         elif frame[0] == "open" and (
             len(frame[2]) > SESSION_OPEN_BYTES_MAX or decode_session_open(frame[2]).node != node
         ):
-            raise RemoteProtocolError(f"{node}: a session that isn't its own")
+            raise RemoteProtocolError(f"{node}: a request to open a session of another node")
 
     def _keep_early(self, node: str, frame: tuple[Any, ...]) -> None:
         kept = self._early.setdefault(node, _Early())
@@ -312,20 +313,20 @@ class Proposer:
         queue = self._queue(node)
         session = (session[0], session[1])
         if queue.session != session:
-            # Opened in this term, or ended by another: apply decides. Its serials start at 1.
+            # Opened in this term, or ended by another session: apply decides. Its serials start at 1.
             queue.session, queue.taken = session, 0
             known = self._state().sessions.get(node)
             if known is not None and known.id == session:
                 queue.taken = known.applied
         if last <= queue.taken:
-            return  # sent again, and taken before
+            return  # resent, and taken before
         if first != queue.taken + 1:
             self._answer(node, ("again", term, queue.taken + 1))
             return
         if len(commands) > BATCH_SIZE_MAX:
             log.error(
-                "node %s forwarded a batch of %d bytes, of at most %d: its requests %d to %d are refused. "
-                "Update that node",
+                "node %s forwarded a batch of %d bytes, the maximum is %d: requests %d to %d are refused; "
+                "upgrade that node",
                 node, len(commands), BATCH_SIZE_MAX, first, last,
             )  # fmt: skip
             commands = refused_batch(last - first + 1)
@@ -336,9 +337,9 @@ class Proposer:
             self._hold(queue)
 
     def _forwarded_all(self, node: str, session: Sequence[int] | None, next_serial: int) -> None:
-        """An origin has forwarded what it held: serials below ``next_serial`` of its session.
+        """Note AllForwarded: an origin has sent what it had kept, serials below ``next_serial``.
 
-        One that was told to send again has not. Without a session it can forward nothing yet.
+        If a resend was requested, the serials are still missing. Without a session nothing was forwarded yet.
         """
         queue = self._queue(node)
         queue.opening = next_serial - 1 if session is None else 0
@@ -346,7 +347,7 @@ class Proposer:
         queue.held_to = next_serial - 1 if known else 0
 
     def _hold(self, queue: Queue) -> None:
-        """Count what stands in a queue now as held: redelivery goes on behind it."""
+        """Mark the batches in a queue as held: redelivery resumes behind them."""
         more = len(queue.batches) - queue.held
         queue.held += more
         self._held_left += more
@@ -366,14 +367,14 @@ class Proposer:
         self._queued_bytes += len(batch.commands)
 
     def propose_command(self, command: LeaderCommand) -> None:
-        """Put a command of the keeper into the next entry."""
+        """Put a leader command into the next entry."""
         if self._term is not None:
             self._leader_commands.append((command, encoded_size(command)))
 
     # --- entries ----------------------------------------------------------------------------------
 
     def applied(self, index: int) -> None:
-        """Everything up to ``index`` is applied here: what was in flight has completed."""
+        """Note that everything up to ``index`` is applied here: those entries are no longer in flight."""
         in_flight = self._in_flight
         while in_flight and in_flight[0][0] <= index:
             self._in_flight_bytes -= in_flight.popleft()[1]
@@ -382,11 +383,11 @@ class Proposer:
 
     @property
     def idle(self) -> bool:
-        """Nothing proposed is unapplied."""
+        """True if every proposed entry is applied."""
         return not self._in_flight
 
     def pump(self, now_s: float) -> bool:
-        """Propose what may be proposed now. True if anything was."""
+        """Propose what may be proposed now. Returns True if anything was."""
         if self._open_at is None or self._stopped or not self._engine.is_ready:
             return False
         proposed = False
@@ -401,7 +402,10 @@ class Proposer:
         return proposed
 
     def _ends_pause(self, now_s: float) -> bool:
-        """Everything that was acknowledged while nobody led, or this process stood still, is on its way."""
+        """Return True if redelivery may resume.
+
+        Acks sent while there was no leader, or while this process was suspended, are in entries by then.
+        """
         return self._pausing and not self._held_left and now_s >= self._paused_until_s
 
     def _propose_next(self, now_s: float) -> None:
@@ -424,7 +428,7 @@ class Proposer:
         self.open = True
         commands: list[LeaderCommand] = [NewTerm(term, self._engine.commit_when_elected)]
         if not self._state().cluster_uuid:
-            commands += self._found(term)
+            commands += self._bootstrap_commands(term)
         if self.cold:
             commands.append(ColdStart(term))
         may_pause = not too_new(PauseRedelivery, self._state().version)
@@ -441,9 +445,9 @@ class Proposer:
         self._first_index = self._propose(commands, batches, free=self.cold)
 
     def _next_leader_command(self) -> tuple[list[LeaderCommand], int]:
-        """Up to 64 KiB of the keeper's commands, and their size; a larger one goes alone.
+        """Take up to 64 KiB of leader commands, or a single larger one. Returns them and their size.
 
-        Large are commands that name a client whose ID was registered by an older release, which took any.
+        A command is large if it names a client ID that an older release registered without a length limit.
         """
         commands: list[LeaderCommand] = []
         total = 0
@@ -457,7 +461,7 @@ class Proposer:
         return commands, total
 
     def _next_batches(self) -> list[Batch]:
-        """Up to 64 KiB of batches, one of each origin at a time; a larger one goes alone."""
+        """Take up to 64 KiB of batches, one of each origin in turn, or a single larger one."""
         batches: list[Batch] = []
         size = 0
         turn, queues = self._turn, self._queues

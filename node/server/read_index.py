@@ -1,21 +1,25 @@
-"""When a node may act on what it applies: once it has applied all it can learn (rules R4, R14).
+"""When a node may execute the effects of the entries it applies: after a read index (rules R4, R14).
 
-A node that has just started, that stood still, that heard no leader for a while, or that hears it but gets
-no entries (because nothing it says arrives) applies entries whose time is over: what they deliver may have
-been delivered, acknowledged or moved since. So it *holds*: it applies, and performs nothing. It has caught
-up when it has applied the commit index that the leader of the current term has told it since.
+A node may apply entries that are out of date: when it has just started, when its process was suspended, when
+it had no contact to a leader for a while, or when its leader's frames arrive but no entries do (because its
+own answers are lost). Messages that these entries deliver may have been delivered, acknowledged or moved
+since. So the node *holds*: it applies entries and executes no effects. It has caught up when it has applied
+the commit index that the leader of the current term reported after the gap.
 
-*Since* is the difficulty. After a gap the frames of the leader may have lain in a buffer for as long as the
-gap was. So the leader is asked (``where``), and only after its answer (``here``) to the question of this
-very gap does a commit index count. Questions and answers may be lost; the question is put again.
+"After the gap" is the difficulty. Frames of the leader may have been in a buffer for as long as the gap
+lasted. So the node asks the leader (ReadIndexRequest, frame ``where``). A commit index counts only after the
+answer (ReadIndexReply, frame ``here``) to the request of this gap. Requests and answers may be lost, so the
+request is repeated.
 
-A leader that stood still has nobody to ask. It proposes an entry: if that commits, it still leads, and
-everything before was applied.
+A leader that was suspended has no other node to ask. It proposes an entry. If that is committed, the node
+still leads, and everything before the entry was applied.
 
-A node is *warm* once it has applied an entry that was proposed after it had caught up: its clients have
-been served, which decides whether a new leader starts cold.
+A node *has served* once it has applied an entry that was proposed after it had caught up: its clients have
+been served since. This decides whether a new leader starts cold.
 
 A plain object without I/O.
+
+Source: Raft thesis, section 6.4.
 """
 
 from __future__ import annotations
@@ -27,7 +31,7 @@ NEVER = float("inf")
 
 
 class Engine(Protocol):
-    """What is needed of the consensus engine."""
+    """The part of the consensus engine that is needed here."""
 
     @property
     def term(self) -> int: ...
@@ -44,18 +48,19 @@ class Engine(Protocol):
 
 
 class ReadIndex:
-    """Whether this node has caught up, and what is missing.
+    """Determines whether this node has caught up.
 
     Args:
-        links_up: members whose link stands, kept by the owner.
+        links_up: members whose link is up; the owner keeps it current.
         send: sends a frame to a member.
         monotonic_s: the driver's clock.
-        gap_s: a gap in this process's life, or in what it hears of the leader, that matters.
-        lag_s: who has not applied after so long what the leader had called committed is cut off one way.
-        bootstrapped: whether the cluster has its identity. Before, nobody is served: ack inboxes made without
-            its tag would reach nobody (R18).
-        held: told to perform nothing from now on.
-        caught_up: told when it has caught up.
+        gap_s: the shortest suspension of this process, or pause in the leader's frames, that counts as a gap.
+        lag_s: if this node has not applied a reported commit index after this time, it receives the leader's
+            frames but no entries.
+        bootstrapped: returns whether the cluster has its identity. Before, no client is served: acks on
+            inboxes without the cluster's tag would not be recognised (R18).
+        held: called when the node must stop executing effects.
+        caught_up: called when the node has caught up.
     """
 
     def __init__(
@@ -76,76 +81,81 @@ class ReadIndex:
         self._gap_s = gap_s
         self._lag_s = lag_s
         self._bootstrapped = bootstrapped
-        self._notify_all_forwarded = held
+        self._notify_held = held
         self._notify_caught_up = caught_up
         self._engine: Engine
         self.done = False
-        """It has caught up, and performs what it applies."""
+        """This node has caught up and executes the effects of what it applies."""
         self.has_served = False
-        """It has applied what was proposed after it had caught up (R14)."""
+        """This node has applied an entry that was proposed after it had caught up (R14)."""
         self._term = 0
         self._leader: str | None = None
         self._suspended = False
-        self._target: int | None = None  # applied up to here, this node has caught up
-        self._done_at = 0  # the end of its log when it had
-        self._question = 0  # counts the gaps
-        self._answered = 0  # the last one that the leader answered for
+        self._target: int | None = None  # this node has caught up when it has applied this index
+        self._done_at = 0  # the end of its log when it last caught up
+        self._question = 0  # counts the gaps; identifies a request
+        self._answered = 0  # the last request that the leader answered
         self._asked_s = -NEVER
         self._leader_frame_s = -NEVER
-        self._notified = 0  # a commit index that the leader has told, the oldest that may not be applied yet
-        self._told_s = NEVER
+        self._reported = 0  # the oldest reported commit index that may not be applied yet
+        self._reported_s = NEVER
 
     def attach(self, engine: Engine) -> None:
-        """The engine is made later than what it calls."""
+        """Set the engine: it is created later, because it calls this object."""
         self._engine = engine
 
     # --- gaps -------------------------------------------------------------------------------------
 
     def hold(self) -> None:
-        """Perform nothing until this node has caught up again."""
-        self._notify_all_forwarded()
+        """Execute no effects until this node has caught up again."""
+        self._notify_held()
         self.done = False
         self._target = None
         self._question += 1
         self.ask()
 
     def suspend(self) -> None:
-        """Hold, and learn nothing either, until ``resume``: the state is about to be replaced."""
+        """Hold, and ignore commit indexes, until ``resume``: a snapshot is about to replace the state."""
         self.hold()
         self._suspended = True
 
     def resume(self) -> None:
-        """The state was replaced."""
+        """Ask again: the state was replaced."""
         self._suspended = False
         self.ask()
 
     def prove(self) -> None:
-        """This leader stood still, and proposes an entry: if that commits, it leads, and has caught up."""
+        """Count the next entry as proof: this leader was suspended, and proposes an entry now.
+
+        If the entry is committed, this node still leads and has caught up.
+        """
         self._target = self._engine.last_index + 1
 
-    def leader_known(self) -> None:
-        """A live frame of the current leader came in. After a long silence it begins a gap."""
+    def leader_frame(self) -> None:
+        """Note a live frame of the current leader. After a long time without frames, a gap begins."""
         now_s = self._monotonic_s()
         if self.done and now_s - self._leader_frame_s > self._gap_s:
             self.hold()
         self._leader_frame_s = now_s
 
-    # --- what the leader says ---------------------------------------------------------------------
+    # --- reports of the leader ---------------------------------------------------------------------
 
-    def role_changed(self, term: int, leader: str | None, *, goes_on_leading: bool) -> None:
-        """Role, term or leader are others. Unless this node led and still does, what it learnt is void.
+    def role_changed(self, term: int, leader: str | None, *, still_leads: bool) -> None:
+        """Note another role, term or leader. Discards the target, unless this node led and still leads.
 
-        What another leader told says nothing any more, nor does what this one meant to prove.
+        A commit index of an earlier leader no longer counts, nor does an entry proposed as proof.
         """
         self._term, self._leader = term, leader
-        if not goes_on_leading and not self.done:
+        if not still_leads and not self.done:
             self._target = None
             self.ask()
 
     def commit_learned(self, commit: int) -> None:
-        """The leader of the current term has told its commit index. After a gap it must have answered."""
+        """Note the commit index of the leader of the current term. After a gap it counts only after the
+        leader's answer.
+        """
         if self.done:
-            self._look_for_lag(commit)
+            self._check_lag(commit)
         if self.done or self._suspended or self._answered < self._question:
             return
         if self._target is None:
@@ -154,27 +164,27 @@ class ReadIndex:
             if engine.applied_index >= commit and engine.applied_term == engine.term and self._bootstrapped():
                 self.finish(engine.applied_index)
 
-    def _look_for_lag(self, commit: int) -> None:
-        """Hold if what the leader said a while ago is still not applied."""
+    def _check_lag(self, commit: int) -> None:
+        """Hold if a commit index that was reported ``lag_s`` ago is still not applied."""
         now_s = self._monotonic_s()
-        if self._engine.applied_index >= self._notified:
-            self._notified, self._told_s = commit, now_s
-        elif now_s - self._told_s > self._lag_s:
+        if self._engine.applied_index >= self._reported:
+            self._reported, self._reported_s = commit, now_s
+        elif now_s - self._reported_s > self._lag_s:
             self.hold()
 
     def asked(self, peer: str, question: int) -> None:
-        """A member asks. Who doesn't know for sure gives no answer."""
+        """Answer a member's ReadIndexRequest. Only a ready leader that has caught up answers."""
         if self._engine.is_ready and self.done:
             self._send(peer, ("here", question, self._term, self._engine.commit_index))
 
     def answered(self, peer: str, question: int, term: int, commit: int) -> None:
-        """A member says how far it has committed."""
+        """Handle a ReadIndexReply: the commit index of a member."""
         if (question, term, peer) == (self._question, self._term, self._leader):
             self._answered = question
             self.commit_learned(commit)
 
     def ask(self) -> None:
-        """Ask the leader how far it has committed, if what its frames say may be old."""
+        """Ask the leader for its commit index, if the indexes in its frames may be old."""
         leader = self._leader
         if self._answered != self._question and not self.done and leader in self._links_up:
             assert leader is not None
@@ -182,24 +192,24 @@ class ReadIndex:
             self._send(leader, ("where", self._question))
 
     def pump(self, now_s: float) -> float:
-        """Ask again if no answer came: it was lost, or not given. Returns when to be called again."""
+        """Repeat the request if there was no answer. Returns when to call this again."""
         if self.done or self._answered == self._question:
             return NEVER
         if now_s - self._asked_s >= self._gap_s:
             self.ask()
         return max(self._asked_s, now_s) + self._gap_s
 
-    # --- what is applied --------------------------------------------------------------------------
+    # --- applied entries --------------------------------------------------------------------------
 
     def applied_batch(self, index: int) -> None:
-        """A batch was applied: if it is newer than catching up, this node is warm."""
+        """Note an applied batch: if it was proposed after this node caught up, the node has served."""
         if self.done and index > self._done_at:
             self.has_served = True
 
     def applied_to(self, index: int, term: int) -> None:
-        """Everything up to ``index``, an entry of ``term``, is applied.
+        """Note that everything up to ``index``, an entry of ``term``, is applied.
 
-        What is committed is known for sure only from an entry of the current term on.
+        Only an entry of the current term shows for certain what is committed.
         """
         if (
             self._target is not None
@@ -210,12 +220,12 @@ class ReadIndex:
             self.finish(index)
 
     def first_entry_applied(self) -> None:
-        """This leader's first entry is applied: so is all before it, unless it still has to prove that."""
+        """Finish: this leader's first entry is applied, and all before it, unless `prove` is under way."""
         if not self.done and self._target is None:
             self.finish(self._engine.applied_index)
 
     def finish(self, index: int) -> None:
-        """It has caught up with ``index``."""
+        """Note that this node has caught up, with ``index`` applied."""
         assert self._bootstrapped()
         self._target = None
         self._done_at = max(self._engine.last_index, index)

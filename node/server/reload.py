@@ -1,9 +1,8 @@
-"""SIGHUP: what of a changed configuration takes effect in a node that runs.
+"""SIGHUP: applies a changed configuration to a running node.
 
-Users, the log's level and the peers' certificates are this node's own, and change at once. Limits and
-the streaming settings belong to the whole cluster: they are proposed to it, as one command (R23). For
-everything else the node has to be started again, and says so. A configuration with mistakes changes
-nothing.
+Users, the log level and the certificates of peers belong to this node and change at once. Limits and
+streaming settings belong to the whole cluster: they are proposed as one command (R23). Everything else needs
+a restart; the log lists those options. A configuration with errors changes nothing.
 """
 
 from __future__ import annotations
@@ -29,9 +28,9 @@ _CREDENTIALS: Final = ("users", "user", "password", "token", "no_auth_user", "op
 
 
 async def reload(node: Node) -> None:
-    """Read the configuration again and go by it as far as that is possible."""
+    """Read the configuration again and apply it as far as possible without a restart."""
     if node.launch.reload is None:
-        log.warning("SIGHUP: this node was started without a file, so there is nothing to read again")
+        log.warning("SIGHUP: this node was started without a configuration file: nothing to reload")
         return
     try:
         config = await trio.to_thread.run_sync(node.launch.reload)
@@ -41,14 +40,14 @@ async def reload(node: Node) -> None:
     except ConfigError as error:
         for problem in error.problems:
             log.error("SIGHUP: %s", problem)
-        log.error("SIGHUP: nothing was changed")
+        log.error("SIGHUP: the configuration has errors, nothing was changed")
         return
     old = node.config
     before, node.context.authenticator = node.context.authenticator, access
     for connection in list(node.clients.connections.values()):
         identity = connection.identity
         if identity is not None and not access.still_knows(identity, before):
-            connection.close("the configuration no longer lets it in", AUTHORIZATION_VIOLATION)
+            connection.close("no longer authorized by the configuration", AUTHORIZATION_VIOLATION)
     if node.launch.relevel is not None:
         node.launch.relevel(config)
     node.config = replace(
@@ -68,12 +67,12 @@ async def reload(node: Node) -> None:
         log.info("SIGHUP: proposed to the cluster: %s", ", ".join(changed))
     waiting = restart_needed(node.config, config)
     if waiting:
-        log.warning("SIGHUP: takes effect when this node is started again: %s", ", ".join(waiting))
-    log.info("SIGHUP: the configuration was read again")
+        log.warning("SIGHUP: these options take effect when this node is restarted: %s", ", ".join(waiting))
+    log.info("SIGHUP: configuration reloaded")
 
 
 def restart_needed(old: Any, new: Any, path: str = "") -> list[str]:
-    """The options, by their paths, in which two configurations differ."""
+    """Return the paths of the options in which two configurations differ."""
     different: list[str] = []
     for field in fields(new):
         key = f"{path}{field.name.removesuffix('_ns')}"

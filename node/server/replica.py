@@ -1,11 +1,11 @@
-"""One node's share of the cluster, without I/O: entries in, effects out, requests on their way.
+"""The part of a node that does no I/O: it applies entries, executes effects and forwards requests.
 
-Here the parts meet. The consensus engine calls in with committed entries, changes of role and the
-notes that travel on its messages; the streaming service hands over what clients ask; peers' frames
-come in by value. ``pump`` does what is due and says when it wants to be called again. The driver in
-``server.node`` and the simulator run the same object.
+`Replica` connects the parts. The consensus engine calls it with committed entries, changes of role and the
+heartbeat payloads of its messages. The streaming service gives it the requests of clients. Frames of peers
+arrive as values. ``pump`` does what is due and returns when to call it again. The driver in ``server.node``
+and the simulator run the same object.
 
-Rules held here: R9 and R14 (a leader's first entry), R8 (what is refused without a leader).
+Rules kept here: R9 and R14 (a leader's first entry), R8 (refusals without a leader).
 """
 
 from __future__ import annotations
@@ -52,47 +52,47 @@ log = logging.getLogger("stanchion.node")
 NEVER = float("inf")
 
 HOLD_S = 5.0
-"""How long requests are kept while no leader is reached, before they are refused (R8). Below the 30 s after
-which clients give up on a publish, and above what an election takes on a busy machine."""
+"""How long requests are kept while no leader is reachable, before they are refused (R8). Below the 30 s after
+which clients give up on a publish, and above the time of an election on a busy machine."""
 
 HOLD_ALONE_S = 0.75
-"""The same while this node is linked to fewer than a majority: then no leader can be elected. Below a second,
-the shortest time after which clients are known to publish again."""
+"""Like ``HOLD_S``, while this node has no links to a majority: then no leader can be elected. Below 1 s, the
+shortest time after which clients publish again."""
 
 
 class Engine(read_index.Engine, proposer.Engine, membership.Engine, Protocol):
-    """What is needed of the consensus engine: what the parts here need, each of which says so itself."""
+    """The consensus engine, as the replica and its parts need it."""
 
     @property
     def is_changing(self) -> bool: ...
 
 
 class Serving(Protocol):
-    """What is needed to know of who serves behind an external NATS server."""
+    """The agreement on which node serves clients of an external NATS server."""
 
     def told(self, term: int, group: int, *, is_subscribed: bool) -> None: ...
     def peer_up(self) -> None: ...
 
 
 class Replica:
-    """The plain part of a node.
+    """The part of a node without I/O.
 
     Args:
         node: this node's name.
-        subjects: of the streaming service.
-        state: restored from the store.
+        subjects: the subjects of the streaming service.
+        state: the state restored from the store.
         messages: payloads by channel and sequence.
-        routing: subjects, cluster-wide.
-        host: clocks and chance of this machine.
+        routing: cluster-wide routing of subjects.
+        host: the clocks and random numbers of this machine.
         send: sends a value to a member over the raft link; False if the link is down.
-        kick: asks for a ``pump`` soon.
-        bootstrapped: told once the cluster has its identity.
-        caught_up: told when clients may be served.
-        changed: told of another role, term or leader.
-        election_min_s: the minimum election timeout; half of it is a gap that matters (R4).
-        max_clock_offset_ns: how far this machine's wall clock may be from the cluster's median (R13).
-        neighbours: told of the members.
-        recovered: the founding id of a cluster whose data is recovered here, and that of the one it was.
+        kick: requests a ``pump`` soon.
+        bootstrapped: called when the cluster has its identity.
+        caught_up: called when clients may be served.
+        changed: called after a change of role, term or leader.
+        election_min_s: the minimum election timeout; a gap of half of it or more counts (R4).
+        max_clock_offset_ns: maximum distance of this machine's wall clock from the cluster's median (R13).
+        neighbours: is notified of the members.
+        recovered: the new and the old cluster UUID, if the data of a cluster is recovered here.
     """
 
     def __init__(
@@ -174,7 +174,7 @@ class Replica:
             send=send,
             refuse=self._refuse_publishes,
         )
-        self.catch_up = ReadIndex(
+        self.read_index = ReadIndex(
             links_up=self.links_up,
             send=send,
             monotonic_s=host.monotonic_s,
@@ -206,11 +206,11 @@ class Replica:
         self._looked_around_s = 0.0
         self.leaderless_since_s: float | None = host.monotonic_s()
         self._has_caught_up = False
-        self._unreached_since_s: float | None = host.monotonic_s()  # no leader that requests could go to
+        self._unreached_since_s: float | None = host.monotonic_s()  # since when no leader takes requests
         self._bootstrap = ""
         self.needs_snapshot_from: Callable[[str], None] | None = None
         self.serving: Serving | None = None
-        """Where clients connect to an external NATS server: which node serves them."""
+        """Set if clients connect to an external NATS server: decides which node serves them."""
         self.backpressure = Backpressure(
             self.origin,
             stuck=self.executor.stuck,
@@ -222,15 +222,15 @@ class Replica:
         routing.on_interest_change = self._interest_changed
 
     def attach(self, engine: Engine) -> None:
-        """The engine is made after the replica, which it calls."""
+        """Set the engine. It is created after the replica, because it calls the replica."""
         self.engine = engine
-        self.catch_up.attach(engine)
+        self.read_index.attach(engine)
         self.proposer = Proposer(
             engine,
             self._state,
             self.clock,
             self.wall_clock,
-            found=self._found,
+            bootstrap_commands=self._bootstrap_commands,
             answer=self._to_origin,
         )
         self.maintenance = Maintenance(
@@ -273,14 +273,14 @@ class Replica:
 
     @property
     def state(self) -> State:
-        """The replicated state, to read; it may be another object after a snapshot."""
+        """The replicated state, for reading only. It is another object after a snapshot."""
         state: State = self.machine.state
         return state
 
     @property
     def caught_up(self) -> bool:
-        """Clients may be served, and effects are performed (R4)."""
-        return self.catch_up.done
+        """True if clients may be served and effects are executed (R4)."""
+        return self.read_index.done
 
     @property
     def has_majority_linked(self) -> bool:
@@ -296,13 +296,13 @@ class Replica:
 
     @property
     def leader_known(self) -> bool:
-        """Whether this node leads, or hears one who does."""
+        """Whether a leader is known and this node has caught up with it."""
         return self.leader is not None and self.caught_up
 
     # --- called by the engine ---------------------------------------------------------------------
 
     def apply(self, index: int, term: int, payload: bytes) -> None:
-        """Apply one committed entry and perform what it asks of this node."""
+        """Apply one committed entry and execute the effects that concern this node."""
         effects = self.machine.apply(Index(index), payload)
         state = self.machine.state
         self.clock.seen(state.time_ns)
@@ -325,12 +325,12 @@ class Replica:
             self.presence.acted(effects.returned, state.time_ns)
         if state.cluster_uuid != self._bootstrap:
             self._check_bootstrapped()
-        self.catch_up.applied_batch(index)
+        self.read_index.applied_batch(index)
         self.applied_to(index, term)
         self.divergence.applied(state)
 
     def membership_changed(self, membership: Membership, index: Index) -> None:
-        """Another membership is in force, perhaps not committed. Told of the first before `attach`."""
+        """Note the membership in force; it may not be committed. First called before `attach`."""
         self.membership, self._membership_index = membership, index
         self.wall_clock.voters_are(membership.voters)
         for peer in self._members_that_served.keys() - {*membership.names}:
@@ -342,36 +342,36 @@ class Replica:
             self.reconfiguration.changed(membership)
 
     def membership_committed(self, membership: Membership, index: Index) -> None:
-        """A membership stays."""
+        """Note that a membership is committed."""
         self.reconfiguration.is_committed(membership, index)
         self.neighbours.membership_committed(membership, index)
 
     def member_left(self, name: str) -> None:
-        """A removed member needs its links no more."""
+        """Close the links to a removed member."""
         self.neighbours.member_left(name)
 
     def applied_to(self, index: int, term: int) -> None:
-        """Everything up to ``index`` is applied, the engine's own entries included."""
+        """Note that everything up to ``index`` is applied, the engine's own entries included."""
         self.proposer.applied(index)
         if self.duties is not None:
             self.duties.applied()
-        self.catch_up.applied_to(index, term)
+        self.read_index.applied_to(index, term)
 
     def needs_snapshot(self, peer: str) -> None:
-        """The log no longer reaches back to what ``peer`` needs: it fetches one (``snapshots``)."""
+        """Offer a snapshot to ``peer``: the log no longer has the entries it needs (``snapshots``)."""
         if self.needs_snapshot_from is not None:
             self.needs_snapshot_from(peer)
 
     def lost_entries(self, peer: str, acknowledged: int, last: int) -> None:
-        """A member lacks what it acknowledged."""
+        """Log that a member lacks entries it acknowledged, and send it that."""
         log.critical(
-            "node %s acknowledged entry %d and has only %d: its disk loses data; replace it",
+            "node %s acknowledged entry %d, but its log ends at %d: its disk loses data; replace the node",
             peer, acknowledged, last,
         )  # fmt: skip
         self._send(peer, ("lost", acknowledged, last))
 
     def role_changed(self, role: str, term: int, leader: str | None, cause: str) -> None:
-        """The engine's role, term or known leader is another."""
+        """Handle a change of the engine's role, term or leader."""
         log.info("role %s term %d leader %s: %s", role, term, leader or "none", cause)
         led_before = self.role == "leader" and self.term == term
         leads = role == "leader"
@@ -384,21 +384,21 @@ class Replica:
                 self._opened_ready = False
             else:
                 self.clock.follow()
-        self.catch_up.role_changed(term, leader, goes_on_leading=leads and led_before)
+        self.read_index.role_changed(term, leader, still_leads=leads and led_before)
         self.leaderless_since_s = None if leader else self.host.monotonic_s()
         self._notify_origin()
         self._notify_changed()
 
     def leader_payload(self) -> Any:
-        """What this node, as leader, attaches to every append (R12, R13)."""
+        """Return the heartbeat payload that this node, as leader, attaches to every append (R12, R13)."""
         return (self.clock.now(), self.wall_clock.median())
 
     def follower_payload(self) -> Any:
-        """What this node attaches to every answer to a leader or candidate (R12, R13, R14)."""
-        return (self.wall_clock.reading(), self.catch_up.has_served, self.clock.time_and_term())
+        """Return the payload of every answer to a leader or candidate (R12, R13, R14)."""
+        return (self.wall_clock.reading(), self.read_index.has_served, self.clock.time_and_term())
 
     def leader_payload_received(self, peer: str, note: Any) -> None:
-        """A live frame of the current leader came in."""
+        """Handle the heartbeat payload of a live frame of the current leader."""
         match note:
             case (int(time_ns), int(median_ns)):
                 before_ns = self.clock.now()
@@ -407,29 +407,30 @@ class Replica:
                     self.executor.time_went_back(by_ns, self.engine.term)
                 self.wall_clock.received(median_ns)
             case _:
-                log.warning("%s: a note that says nothing: %s", peer, shown(note))
-        self.catch_up.leader_known()
+                log.warning("%s: malformed heartbeat payload: %s", peer, shown(note))
+        self.read_index.leader_frame()
 
     def follower_payload_received(self, peer: str, note: Any) -> None:
-        """An answer of a member says what its clock shows, whether it is warm, and what time it has heard."""
+        """Handle the payload of a member's answer: its wall clock, whether it has served, its last cluster
+        time."""
         match note:
-            case (int(wall_clock_ns), bool(has_served), None | (int(), int()) as word):
+            case (int(wall_clock_ns), bool(has_served), None | (int(), int()) as time_and_term):
                 self.wall_clock.report(peer, wall_clock_ns)
-                if word is not None and word[1] < self.engine.term:
-                    self.clock.offered(*word)
+                if time_and_term is not None and time_and_term[1] < self.engine.term:
+                    self.clock.offered(*time_and_term)
                 if self.membership is None or self.membership.get(peer) is not None:
                     self._members_that_served[peer] = has_served
             case _:
-                log.warning("%s: a note that says nothing: %s", peer, shown(note))
+                log.warning("%s: malformed heartbeat payload: %s", peer, shown(note))
 
     def commit_learned(self, commit: int, _term: int) -> None:
-        """The leader of the current term has told its commit index."""
-        self.catch_up.commit_learned(commit)
+        """Note the commit index of the leader of the current term."""
+        self.read_index.commit_learned(commit)
 
     # --- called by the shell ----------------------------------------------------------------------
 
     def peer_up(self, peer: str, hello: Mapping[str, Any]) -> None:
-        """The raft link to a member stands."""
+        """Note that the raft link to a member is up."""
         self.links_up.add(peer)
         self.low_space.peer_up(peer, hello)
         self.maintenance.peer_up(peer, hello)
@@ -440,23 +441,23 @@ class Replica:
             self.serving.peer_up()
         if peer == self.leader:
             self._notify_origin()
-            self.catch_up.ask()
+            self.read_index.ask()
         elif self._unreached_since_s is not None and self.leader == self.node:
             self._notify_origin()
 
     def peer_down(self, peer: str) -> None:
-        """The raft link to a member broke: what it lost is sent again when it is back."""
+        """Note that the raft link to a member broke. Lost frames are sent again when it is back."""
         self.links_up.discard(peer)
         self.low_space.peer_down(peer)
         if peer == self.leader or (self.leader == self.node and not self.majority_linked):
             self._notify_origin()
 
     def frame(self, peer: str, value: Any) -> None:
-        """Take a frame of another member that is not the engine's (``origin`` lists them).
+        """Handle a frame of another member that is not the engine's (``origin`` lists some of them).
 
         Raises:
-            RemoteProtocolError: no such frame.
-            CorruptionError: this node must not go on; it says why.
+            RemoteProtocolError: the frame is unknown or malformed.
+            CorruptionError: this node's disk has lost entries, so it must stop.
         """
         match value:
             case ("batch", int(), (int(), int()), int(first), int(last), int(), bytes()) if first <= last:
@@ -472,9 +473,9 @@ class Replica:
                 if self.duties is not None:
                     self.duties.heartbeats.pinged(client_id)
             case ("where", int(question)):
-                self.catch_up.asked(peer, question)
+                self.read_index.asked(peer, question)
             case ("here", int(question), int(term), int(commit)):
-                self.catch_up.answered(peer, question, term, commit)
+                self.read_index.answered(peer, question, term, commit)
             case ("ask" | "told", *_):
                 self.asking.frame(peer, value)
             case ("state", list(milestones) | tuple(milestones)):
@@ -484,38 +485,38 @@ class Replica:
             case ("written", *report):
                 self.losses.received(peer, report)
             case ("lost", int(), int()) if peer != self.leader:
-                log.warning("%s says that this node lost entries, and doesn't lead: ignored", peer)
+                log.warning("%s reports that this node lost entries, but is not the leader: ignored", peer)
             case ("lost", int(acknowledged), int(last)) if acknowledged <= self.engine.last_index:
-                # Nothing was sent again before this frame, so the log was never that short: an old refusal.
-                log.warning("%s takes this node's log to end at %d, and is wrong: ignored", peer, last)
+                # Nothing was resent before this frame, so the log was never that short: an old refusal.
+                log.warning("%s reports that this node's log ends at %d, which is wrong: ignored", peer, last)
             case ("lost", int(acknowledged), int(last)):
                 raise CorruptionError(
-                    f"node {peer} leads, and has this node's word for entry {acknowledged}, but its log ends "
-                    f"at {last}: its disk has lost what was promised, so it must not vote or serve. Look "
-                    "after the disk, and give the cluster another node in its place: "
+                    f"this node acknowledged entry {acknowledged} to the leader {peer}, but its log ends at "
+                    f"{last}: the disk has lost entries, so the node must not vote or serve. Check the disk, "
+                    "and replace the node: "
                     f"stanchion cluster replace {self.node} NEW"
                 )
             case _:
-                raise RemoteProtocolError(f"{peer}: no frame of a server: {shown(value)}")
+                raise RemoteProtocolError(f"{peer}: unknown or malformed frame: {shown(value)}")
 
     def _refuse_publishes(self, why: str) -> None:
         self.streaming.publishes_refused = why
 
     def paused(self, gap_s: float) -> None:
-        """This process did not run for a while: nothing is delivered before it has caught up (R4)."""
+        """Deliver nothing before this node has caught up: its process was suspended for ``gap_s`` (R4)."""
         self.requests.paused(gap_s)
-        self.catch_up.hold()
+        self.read_index.hold()
         self.proposer.hold_redelivery(self.host.monotonic_s())
         if self.role == "leader" and self._opened_ready:
-            # Still leading, for all this node knows: an entry that commits from now on proves it.
-            self.catch_up.prove()
+            # It may not lead any more without knowing it. If a new entry is committed, it still leads.
+            self.read_index.prove()
             self.proposer.propose_command(Tick(self.term))
 
     def read_done(self, connection: Any) -> None:
-        """A client's read was handled: forward it; too much unapplied stops the reading (R8, R21)."""
+        """Forward the requests of one read. Stop reading if too much is unapplied (R8, R21)."""
         if self._has_caught_up:
             self.executor.accepted(connection, self.clock.now())
-        else:  # it serves core NATS without a leader (R25), and can't know the cluster's time yet
+        else:  # this node serves core NATS without a leader (R25), and doesn't have the cluster's time yet
             self.executor.accepted(connection, TIME_UNKNOWN_NS)
         self.routing.flush()
         self.streaming.read_done()
@@ -525,16 +526,16 @@ class Replica:
 
     @property
     def takes_requests(self) -> bool:
-        """Whether requests of clients go to a leader at present."""
+        """Whether a leader is reachable for requests of clients."""
         return self._unreached_since_s is None
 
     def asked(self) -> int:
-        """The serial of the newest request that was read, for `is_answered`."""
+        """Return the serial of the newest request that was read, for `is_answered`."""
         self.streaming.read_done()
         return self.origin.last_serial
 
     def is_answered(self, serial: int) -> bool:
-        """Whether all requests up to ``serial`` were answered: their answers are with their connections."""
+        """Return True if the answers to all requests up to ``serial`` were given to their connections."""
         return (
             self.origin.lowest_waited > serial
             and not self.executor.order.waits
@@ -542,11 +543,11 @@ class Replica:
         )
 
     def stop_requests(self, *, others_take_over: bool) -> None:
-        """This node stops: what is read from now on is answered at other nodes, or refused where there are
-        none.
+        """Prepare requests for the end of this node: later answers go to clients at other nodes, if there are
+        any; otherwise later requests are refused.
 
         Args:
-            others_take_over: clients can go to other nodes, and there is a leader.
+            others_take_over: clients can move to other nodes, and there is a leader.
         """
         if others_take_over:
             self.streaming.expect_moves()
@@ -555,7 +556,7 @@ class Replica:
             self.origin.refuse_new(Refused(refusals.STOPPING))
 
     def streaming_connections(self) -> list[Any]:
-        """The connections here on which registered clients listen for their heartbeats."""
+        """Return the connections of this node on which registered clients receive heartbeats."""
         found: dict[Any, None] = {}
         for client in self.state.clients.values():
             inbox = client.heartbeat_inbox.encode()
@@ -565,15 +566,15 @@ class Replica:
         return list(found)
 
     def drained(self, connection: Any) -> None:
-        """A client's connection has room again."""
+        """Continue deliveries to a client's connection: it is writable again."""
         self.executor.drained(connection)
 
     def wrote(self, connection: Any) -> None:
-        """Something was written to a client that answers wait for."""
+        """Check waiting answers: bytes were written to a client that they wait for."""
         self.executor.order.check()
 
     def closed(self, connection: Any) -> None:
-        """A client's connection has ended."""
+        """Forget a client's connection: it has ended."""
         self.executor.forget(connection)
         self.streaming.closed(connection)
         self.backpressure.closed(connection)
@@ -581,11 +582,11 @@ class Replica:
             self._kick()
 
     def suspend(self) -> None:
-        """A snapshot is about to replace the store: nothing is read from it meanwhile."""
-        self.catch_up.suspend()
+        """Stop reading from the store: a snapshot is about to replace it."""
+        self.read_index.suspend()
 
     def installed(self, state: State, messages: Messages, since: int) -> None:
-        """A snapshot replaced everything; the last entry performed here was ``since``."""
+        """Continue with the state of a snapshot. Before it, entries up to ``since`` were executed here."""
         self.executor.order.flush()
         self.machine = Machine(state)
         self.divergence.replaced()
@@ -598,11 +599,11 @@ class Replica:
             self.origin.restored(session.id, session.nonce, session.applied, session.outcomes)
         self._notify_origin()
         self.streaming.replaced()
-        self.catch_up.resume()
+        self.read_index.resume()
         self.executor.redeliver_skipped(since)
 
     def pump(self) -> float:
-        """Do what is due. Returns when to be called again at the latest, in driver seconds."""
+        """Do what is due. Returns the latest time of the next call, on the driver's clock in seconds."""
         now_s = self.host.monotonic_s()
         self.requests.tick()
         self.executor.order.tick()
@@ -618,7 +619,7 @@ class Replica:
             self._looked_around_s = now_s
             self.neighbours.look()
         if self.duties is not None:
-            self._look_job = None  # it looks by itself
+            self._look_job = None  # leader duties scan the inboxes
         elif self._look_job is None and now_s - self._look_s >= 0.5:
             self._look_s = now_s
             self._look_around(now_s)
@@ -633,7 +634,7 @@ class Replica:
             duties_s,
             asking_s,
             self.losses.pump(now_s) if self._tells_progress else NEVER,
-            self.catch_up.pump(now_s),
+            self.read_index.pump(now_s),
             self._pump_refusal(now_s),
             self.executor.order.next_deadline() or NEVER,
             self.proposer.next_deadline() or NEVER,
@@ -641,27 +642,27 @@ class Replica:
 
     @property
     def _tells_progress(self) -> bool:
-        """Every member knows the frame: it came with the commands that need it (R24)."""
+        """True if every member supports the frame: it came with the commands that need it (R24)."""
         return not too_new(ClientReachable, self.state.version)
 
     def _pump_leader(self, now_s: float) -> float:
-        """What a leader does. Returns when its keeper wants to be called again."""
+        """Do the work of a leader. Returns when to call this again."""
         if self.role != "leader" or not self.engine.is_ready:
             return NEVER
         if not self._opened_ready:
             self._opened_ready = True
             log.info("ready to lead term %d", self.term)
             self.clock.adopt(self.state.term)
-            cold = not self.catch_up.has_served and not any(self._members_that_served.values())
+            cold = not self.read_index.has_served and not any(self._members_that_served.values())
             self.proposer.ready(now_s, {self.node, *self.links_up}, cold=cold)
         duties_s = self.duties.pump() if self.duties is not None else NEVER
         try:
             self.proposer.pump(now_s)
         except UnavailableError:
-            log.info("not the leader any more: what was to be proposed is forwarded again")
+            log.info("no longer the leader: queued requests will be forwarded to the next leader")
             return NEVER
         if self.duties is None and self.proposer.serving:
-            self._start_keeping()
+            self._start_duties()
             return now_s
         if self.duties is None:
             return duties_s
@@ -669,8 +670,8 @@ class Replica:
         self.clock_duty.pump(now_s, self.term)
         return min(duties_s, self.reconfiguration.pump(now_s))
 
-    def _start_keeping(self) -> None:
-        """The first entry of this term is applied: this node serves, and keeps time for all."""
+    def _start_duties(self) -> None:
+        """Start the leader duties: the first entry of this term is applied."""
         self.duties = LeaderDuties(
             self._state,
             propose=self.proposer.propose_command,
@@ -690,7 +691,7 @@ class Replica:
         if self._recovered is not None and self.state.cluster_uuid == self._recovered[1]:
             self.proposer.propose_command(RecoverCluster(self.term, *self._recovered))
         self._notify_asking()
-        self.catch_up.first_entry_applied()
+        self.read_index.first_entry_applied()
         self._notify_changed()
 
     def _stop_leading(self) -> None:
@@ -703,7 +704,7 @@ class Replica:
     # --- inside -----------------------------------------------------------------------------------
 
     def _look_around(self, now_s: float) -> None:
-        """A follower keeps its sights fresh: it may lead next."""
+        """Keep the presence of inboxes current on a follower: it may be the next leader."""
         if now_s - self._looked_at_all_s < self.presence.pause_s(0.5):
             self._look_job = self._see(self.presence.take_changed())
             return
@@ -732,7 +733,7 @@ class Replica:
         self._notify_caught_up()
 
     def _resume_answers(self) -> None:
-        if not self.executor.held:  # else it has begun to catch up once more
+        if not self.executor.held:  # else this node has begun to catch up once more
             self.streaming.resume()
 
     @property
@@ -745,7 +746,7 @@ class Replica:
             self.origin.applied_to(session.applied)
         elif session is None and self.origin.session is not None and self._is_member:
             self.executor.order.flush()
-            self.origin.ended()  # the leader ended it: this node was no member, and is one again
+            self.origin.ended()  # the leader ended it: this node was removed, and is a member again
 
     def _notice_clients(self, effects: Effects) -> None:
         if not effects.opened:
@@ -760,10 +761,10 @@ class Replica:
         if self.streaming.moving is not None:
             self.streaming.moving.interest_changed()
 
-    def _found(self, term: int) -> list[LeaderCommand]:
-        """Return the commands with which the first leader of a new cluster begins its log."""
-        found = InitCluster(term, self.host.nuid(), self.host.nuid())
-        return [found, *self.maintenance.raise_version(term)]
+    def _bootstrap_commands(self, term: int) -> list[LeaderCommand]:
+        """Return the first commands in the log of a new cluster."""
+        init = InitCluster(term, self.host.nuid(), self.host.nuid())
+        return [init, *self.maintenance.raise_version(term)]
 
     def _check_bootstrapped(self) -> None:
         state = self.machine.state
@@ -771,19 +772,19 @@ class Replica:
             return
         self._bootstrap = state.cluster_uuid
         if self._recovered is not None and state.cluster_uuid == self._recovered[0]:
-            self._recovered = None  # the log says it now, too
+            self._recovered = None  # the recovery is in the log now
         self.streaming.bootstrapped()
         self._bootstrapped(state)
 
     @property
     def majority_linked(self) -> bool:
-        """Whether this node and those it is linked to are a majority: else nothing can be committed here."""
+        """Whether this node and the voters it is linked to are a majority: else nothing can be committed."""
         voters = self.membership.voters if self.membership is not None else ()
         linked = sum(voter == self.node or voter in self.links_up for voter in voters)
         return not voters or 2 * linked > len(voters)
 
     def _notify_origin(self) -> None:
-        # Without a majority a leader may lead on for a moment. What it gets meanwhile stays out of its log.
+        # Without a majority a leader keeps leading for a moment. Requests stay out of its log meanwhile.
         reached = self.majority_linked if self.leader == self.node else self.leader in self.links_up
         if not reached:
             self._unreached_since_s = self._unreached_since_s or self.host.monotonic_s()
@@ -793,7 +794,7 @@ class Replica:
         self._notify_asking()
 
     def _pump_refusal(self, now_s: float) -> float:
-        """Refuse requests when no leader was reached for too long. Returns when to be called again."""
+        """Refuse requests if no leader was reachable for too long. Returns when to call this again."""
         if self._unreached_since_s is None or self.origin.refusal is not None:
             return NEVER
         due_s = self._unreached_since_s + (HOLD_S if self.majority_linked else HOLD_ALONE_S)
@@ -801,13 +802,13 @@ class Replica:
             return due_s
         refused = self.origin.refuse(Refused(refusals.NO_LEADER))
         log.warning(
-            "no leader for %.2f s: refusing streaming requests until there is one (%d that waited)",
+            "no leader for %.2f s: refusing streaming requests until there is one (%d were waiting)",
             now_s - self._unreached_since_s, refused,
         )  # fmt: skip
         return NEVER
 
     def _notify_asking(self) -> None:
-        """Who can be asked for what only a leader does: this node only once it serves as one."""
+        """Set the node that handles requests to the leader: this node only once it has leader duties."""
         leads = self.leader == self.node and self.duties is not None
         self.asking.leader_is(self.leader if leads or self.leader in self.links_up else None, self.term)
 
@@ -827,7 +828,7 @@ class Replica:
     def _client_pinged(self, client_id: str) -> None:
         if self.duties is not None:
             self.duties.heartbeats.pinged(client_id)
-            self._kick()  # it came with a client's bytes, of which the driver knows nothing
+            self._kick()  # the ping came over a client's connection, which doesn't wake the driver
         elif self.leader is not None and self.leader != self.node:
             self._send(self.leader, ("pinged", client_id))
 

@@ -230,7 +230,7 @@ def test_reload(start: Start, tmp_path: Path) -> None:
     assert "nothing was changed" in server.said()
     conf.write_text(text.format(", {user: bob, password: b}", 2))
     server.child.signal(signal.SIGHUP)
-    until("the reload", lambda: "the configuration was read again" in server.said())
+    until("the reload", lambda: "configuration reloaded" in server.said())
     with Wire(server.port) as bob:
         bob.hello(b'{"verbose":false,"user":"bob","pass":"b"}')
     assert ann.answers()
@@ -245,7 +245,7 @@ def test_the_log_file_is_reopened_and_the_process_found(start: Start, tmp_path: 
     until("the ready line", lambda: log.exists() and READY in log.read_text())
     assert pid.read_text() == str(server.pid)
     log.rename(tmp_path / "server.1")
-    for word, expected in (("reopen", "opened anew"), ("reload", "was read again")):
+    for word, expected in (("reopen", "opened anew"), ("reload", "configuration reloaded")):
         subprocess.run([COMMAND, "-sl", f"{word}={server.pid}"], check=True, timeout=20)
         until(expected, lambda expected=expected: log.exists() and expected in log.read_text())
     subprocess.run([COMMAND, "--signal", f"quit={server.pid}"], check=True, timeout=20)

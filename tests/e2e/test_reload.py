@@ -44,7 +44,7 @@ def test_limits_of_one_nodes_file_become_the_clusters(make_cluster: MakeCluster)
         cluster.children[follower].signal(signal.SIGHUP)
         until("the new limit", lambda: publish(wire, subjects, "b") == "")
         cluster.children[leader].signal(signal.SIGHUP)
-        until("the leader's file", lambda: "was read again" in cluster.tail(leader))
+        until("the leader's file", lambda: "configuration reloaded" in cluster.tail(leader))
     assert "proposed to the cluster: max_channels" in cluster.tail(follower)
     assert "proposed to the cluster" not in cluster.tail(leader)
 

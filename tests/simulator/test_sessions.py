@@ -73,7 +73,7 @@ class Node:
             lambda: self.state,
             clock,
             self.wall_clock,
-            found=lambda term: [c.InitCluster(term, "founding", "tag")],
+            bootstrap_commands=lambda term: [c.InitCluster(term, "founding", "tag")],
             answer=lambda node, frame: world.send(self.name, node, frame),
         )
         self.unanswered: set[object] = set()

@@ -90,7 +90,7 @@ class Leader:
             lambda: self.state,
             clock,
             WallClock(lambda: self.monotonic_ns, lambda: self.monotonic_ns),
-            found=lambda term: [InitCluster(term, "founding", "tag")],
+            bootstrap_commands=lambda term: [InitCluster(term, "founding", "tag")],
             answer=lambda node, frame: self.again.append((node, frame)),
         )
         self.now = 50.0

@@ -141,7 +141,7 @@ async def test_mistakes_change_nothing(caplog: pytest.LogCaptureFixture) -> None
 async def test_without_a_file_there_is_nothing_to_read(caplog: pytest.LogCaptureFixture) -> None:
     node: Any = FakeNode(Config(), None)
     await reload(node)
-    assert "nothing to read again" in caplog.text
+    assert "nothing to reload" in caplog.text
 
 
 def test_secrets_are_compared_and_not_opened() -> None:

@@ -236,7 +236,7 @@ def test_only_a_leader_that_knows_answers(node: Node) -> None:
     node.replica.role_changed("leader", TERM + 1, "n1", "elected")
     node.replica.frame("n3", ("where", 7))
     assert answers() == [("here", 7, TERM + 1, 42)]
-    node.replica.catch_up.hold()
+    node.replica.read_index.hold()
     node.replica.frame("n3", ("where", 8))
     assert len(answers()) == 1, "it may have been deposed while it stood still"
 
