@@ -162,5 +162,5 @@ async def test_an_external_server_waits_for_a_restart(caplog: pytest.LogCaptureF
     )
     node = await reloaded(old, new)
     assert node.config.streaming.nats_server == there
-    assert "started again: streaming.nats_server.urls" in caplog.text
+    assert "restarted: streaming.nats_server.urls" in caplog.text
     assert "s3cret" not in caplog.text
