@@ -568,7 +568,7 @@ class Node:
             self.bootstrap.start()
             if not self._admitted.is_set() and self.identity is None:
                 log.info(
-                    "waiting for peers %s to bootstrap the cluster (or for `cluster add` on a running one)",
+                    "waiting for peers %s to bootstrap the cluster, or for `cluster add`",
                     ", ".join(peer for peer in self._peer_addresses() if peer != self.name),
                 )
             await self._wait_for_admission()

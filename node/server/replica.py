@@ -412,7 +412,8 @@ class Replica:
 
     def follower_payload_received(self, peer: str, note: Any) -> None:
         """Handle the payload of a member's answer: its wall clock, whether it has served, its last cluster
-        time."""
+        time.
+        """
         match note:
             case (int(wall_clock_ns), bool(has_served), None | (int(), int()) as time_and_term):
                 self.wall_clock.report(peer, wall_clock_ns)

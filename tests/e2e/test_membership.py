@@ -160,7 +160,7 @@ def test_a_follower_and_then_the_leader_are_removed(mine: Cluster, ports: Ports)
     follower = cluster.follower()
     assert done(cluster, "remove", follower) == f"{follower} is removed"
     ended(cluster, follower, 0)
-    assert "removed this node from the cluster: it stops" in cluster.tail(follower)
+    assert "removed this node from the cluster: stopping" in cluster.tail(follower)
     leader = cluster.leader()
     result = command(cluster, "remove", leader)
     assert result.stdout == f"{leader} is removed\n", result.stderr
@@ -196,7 +196,7 @@ def test_what_would_stop_the_cluster_is_refused(mine: Cluster) -> None:
     for _ in range(2):  # it was away, and its own log doesn't know; whoever refuses it says so
         cluster.start(dead)
         ended(cluster, dead, 0)
-        assert "removed this node from the cluster: it stops" in cluster.tail(dead)
+        assert "removed this node from the cluster: stopping" in cluster.tail(dead)
 
 
 def test_a_lost_directory_is_replaced(mine: Cluster, ports: Ports) -> None:

@@ -250,7 +250,9 @@ def test_a_follower_that_lost_what_it_promised_stops(node: Node) -> None:
     node.engine.last_index = 12
     node.replica.frame("n2", ("lost", 12, 10))  # this node looks for itself
     node.engine.last_index = 10
-    with pytest.raises(CorruptionError, match=r"entry 12, but its log ends at 10: .*cluster replace n1 NEW"):
+    with pytest.raises(
+        CorruptionError, match=r"entry 12 to the leader n2, but its log ends at 10: .*cluster replace n1 NEW"
+    ):
         node.replica.frame("n2", ("lost", 12, 10))
 
 
