@@ -397,9 +397,9 @@ class Replica:
         """Return the payload of every answer to a leader or candidate (R12, R13, R14)."""
         return (self.wall_clock.reading(), self.read_index.has_served, self.clock.time_and_term())
 
-    def leader_payload_received(self, peer: str, note: Any) -> None:
+    def leader_payload_received(self, peer: str, payload: Any) -> None:
         """Handle the heartbeat payload of a live frame of the current leader."""
-        match note:
+        match payload:
             case (int(time_ns), int(median_ns)):
                 before_ns = self.clock.now()
                 self.clock.received(time_ns, self.engine.term)
@@ -407,14 +407,14 @@ class Replica:
                     self.executor.time_went_back(by_ns, self.engine.term)
                 self.wall_clock.received(median_ns)
             case _:
-                log.warning("%s: malformed heartbeat payload: %s", peer, shown(note))
+                log.warning("%s: malformed heartbeat payload: %s", peer, shown(payload))
         self.read_index.leader_frame()
 
-    def follower_payload_received(self, peer: str, note: Any) -> None:
+    def follower_payload_received(self, peer: str, payload: Any) -> None:
         """Handle the payload of a member's answer: its wall clock, whether it has served, its last cluster
         time.
         """
-        match note:
+        match payload:
             case (int(wall_clock_ns), bool(has_served), None | (int(), int()) as time_and_term):
                 self.wall_clock.report(peer, wall_clock_ns)
                 if time_and_term is not None and time_and_term[1] < self.engine.term:
@@ -422,7 +422,7 @@ class Replica:
                 if self.membership is None or self.membership.get(peer) is not None:
                     self._members_that_served[peer] = has_served
             case _:
-                log.warning("%s: malformed heartbeat payload: %s", peer, shown(note))
+                log.warning("%s: malformed heartbeat payload: %s", peer, shown(payload))
 
     def commit_learned(self, commit: int, _term: int) -> None:
         """Note the commit index of the leader of the current term."""
