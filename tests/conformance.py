@@ -1,8 +1,9 @@
-"""Which tests show which line of the checklist: ``python tests/conformance.py`` writes docs/conformance.md.
+"""The table of tests by line of the checklist: ``python tests/conformance.py`` writes docs/conformance.md.
 
-A test shows a line of docs/checklist.md if it names its id: in its docstring, or, if all tests of a file
-are about it, in the docstring of the file or class; a story in a comment beside the commands. (A story's
-first comment is an overview that also says what is shown elsewhere, so it doesn't count.)
+A test covers a line of docs/checklist.md if it names its ID in its docstring. If all tests of a file or class
+cover a line, the docstring of the file or class names the ID. A script names IDs in the comments beside its
+commands. (The first comment of a script is an overview that also names lines covered elsewhere, so it doesn't
+count.)
 """
 
 from __future__ import annotations
@@ -18,10 +19,10 @@ CHECKLIST = ROOT / "docs" / "checklist.md"
 TABLE = ROOT / "docs" / "conformance.md"
 
 PENDING = {"AUT-09", "AUT-10", "AUT-11"}
-"""Ids that no test shows yet. An id leaves this list with its first test; none may come back."""
+"""IDs that no test covers yet. An ID leaves this set with its first test; none may come back."""
 
 SHOWN_MAX = 4
-"""So many tests are listed for an id."""
+"""At most this many tests are listed per ID."""
 
 ID = re.compile(r"\b[A-Z]{3}-\d\d\b")
 RANGE = re.compile(r"\b([A-Z]{3})-(\d\d) to \1-(\d\d)\b")
@@ -29,7 +30,7 @@ LINE = re.compile(r"\| ([A-Z]{3}-\d\d) \| (.*) \|")
 
 
 def ids(text: str) -> list[str]:
-    """The ids that a text names, ``DUR-01 to DUR-03`` being three of them."""
+    """Return the IDs that a text names, including those of ranges like ``DUR-01 to DUR-03``."""
     found = ID.findall(text)
     for area, first, last in RANGE.findall(text):
         found += [f"{area}-{number:02}" for number in range(int(first), int(last))]
@@ -37,16 +38,16 @@ def ids(text: str) -> list[str]:
 
 
 def checklist() -> dict[str, str]:
-    """Each id's observation, in the order of the checklist."""
+    """Return the observation of each ID, in the order of the checklist."""
     return dict(LINE.findall(CHECKLIST.read_text()))
 
 
 def tests() -> dict[str, list[str]]:
-    """For each id the tests that name it, as ``file: test``, or the file."""
+    """Return the tests that name each ID, as ``file: test``, or the file."""
     found: dict[str, list[str]] = {}
     for path in sorted((ROOT / "tests").rglob("*")):
         if path.suffix == ".txt":
-            named = _of_story(path)
+            named = _of_script(path)
         elif path.suffix == ".py" and path.name.startswith("test_"):
             named = _of_module(ast.parse(path.read_text()), path.relative_to(ROOT / "tests").as_posix())
         else:
@@ -57,7 +58,7 @@ def tests() -> dict[str, list[str]]:
     return found
 
 
-def _of_story(path: Path) -> Iterator[tuple[str, str]]:
+def _of_script(path: Path) -> Iterator[tuple[str, str]]:
     _, _, body = path.read_text().partition("\n\n")
     comments = " ".join(line[1:].strip() for line in body.splitlines() if line.startswith("#"))
     for identifier in ids(comments):
@@ -76,7 +77,7 @@ def _of_module(node: ast.Module | ast.ClassDef, name: str) -> Iterator[tuple[str
 
 
 def table() -> str:
-    """The text of docs/conformance.md."""
+    """Return the text of docs/conformance.md."""
     lines, shown = checklist(), tests()
     pending = [identifier for identifier in lines if identifier not in shown]
     text = [

@@ -1,9 +1,8 @@
 """Conversations with the core: entries in, effects out.
 
-Each test tells a story in commands and looks at what was answered. Beside the story, after every
-entry, `Conversation` checks what must always hold: the invariants of the state, that a checkpoint
-taken by changes is the whole state, and that a node which restored that checkpoint answers the next
-entry alike (R30).
+Each test sends commands and checks the replies. After every entry, `Conversation` also checks what must
+always hold: the invariants of the state, that a checkpoint made from changes equals the whole state, and
+that a node restored from that checkpoint gives the same effects for the next entry (R30).
 """
 
 from __future__ import annotations
@@ -60,20 +59,20 @@ EPOCH_NS = 1_700_000_000 * SECOND
 """Unix time at cluster time 0."""
 
 LATE = 1 << 62
-"""A valid_until that never passes."""
+"""A valid_until that never expires."""
 
 
 @dataclass
 class Answer:
-    """What came of one entry."""
+    """The result of one entry."""
 
     effects: Effects
     sent: dict[str, list[int]]
-    """Sequences by the inbox they were sent to, in order."""
+    """The sent sequences in order, by inbox."""
     counts: dict[tuple[str, int], int]
     """Redelivery counts by inbox and sequence."""
     outcomes: list[Outcome]
-    """Of the entry's commands, in order."""
+    """The outcomes of the entry's commands, in order."""
 
     @property
     def outcome(self) -> Outcome:
@@ -82,19 +81,19 @@ class Answer:
 
     @property
     def refusal(self) -> str:
-        """The text of the only command's refusal."""
+        """The text of the refusal of the only command."""
         assert isinstance(self.outcome, Refused)
         return self.outcome.text
 
     def redelivered(self, inbox: str) -> dict[int, int]:
-        """What that inbox got again, with the counts."""
+        """Return the redelivered sequences of an inbox with their counts."""
         return {seq: n for (to, seq), n in self.counts.items() if to == inbox and n}
 
 
 class Conversation:
-    """One core and its origin ``n1``. Times are seconds of cluster time; they stay where they are set.
+    """One core and its origin ``n1``. ``now`` is cluster time in seconds; only tests change it.
 
-    Its machine version is ``version`` from the first entry on.
+    The machine version is ``version`` from the first entry on.
     """
 
     def __init__(self, *, version: int = MACHINE_VERSION, **settings: Any) -> None:
@@ -106,9 +105,9 @@ class Conversation:
         self.serial = 1
         self.session: tuple[int, int] | None = None
         self.checked = True
-        """Check everything after each entry; too slow for a story of thousands."""
+        """Check everything after each entry; too slow for thousands of entries."""
         self.acks: dict[str, str] = {}
-        """The ack inbox of each inbox."""
+        """The ack inbox of each message inbox."""
         self._fresh = count(1)
         opened = self.entry(
             [Batch(None, 0, 0, encode_commands([SessionOpen("n1", b"nonce")]))],
@@ -127,7 +126,7 @@ class Conversation:
     def say(
         self, *commands: Command, leader_commands: list[LeaderCommand] | None = None, at: float | None = None
     ) -> Answer:
-        """One entry with these commands of the origin, and what came of it."""
+        """Apply one entry with these commands of the origin. Returns its result."""
         if at is not None:
             self.now = at
         first, self.serial = self.serial, self.serial + len(commands)
@@ -149,7 +148,7 @@ class Conversation:
         )
 
     def entry(self, batches: list[Batch], leader_commands: list[LeaderCommand]) -> Effects:
-        """One entry as the leader makes it, applied, checked, and applied by a restored node too."""
+        """Apply one entry as the leader makes it, check it, and apply it on a restored node too."""
         self.index += 1
         time_ns = round(self.now * SECOND)
         packed = [encode_leader_command(command) for command in leader_commands]
@@ -180,7 +179,7 @@ class Conversation:
             sent.setdefault(self.state.subscriptions[deliver.subscription].inbox, []).extend(deliver.seqs)
         return sent
 
-    # --- what clients and the keeper say ---------------------------------------------------------
+    # --- commands of clients and leader duties ---------------------------------------------------
 
     def connect(self, *client_ids: str) -> Answer:
         return self.say(*(client_open(client_id) for client_id in client_ids))
@@ -203,7 +202,7 @@ class Conversation:
         delta: float = 0,
         valid_until: int = LATE,
     ) -> SubscriptionOpen:
-        """The command that opens a subscription; its ack inbox is new each time."""
+        """Return the command that opens a subscription, with a new ack inbox each time."""
         self.acks[inbox] = f"ack.{inbox}.{next(self._fresh)}"
         return SubscriptionOpen(
             client,
@@ -244,7 +243,7 @@ class Conversation:
         return self.say(leader_commands=[Tick(self.term)], at=at)
 
     def away(self, client: str, since: float | None = None, *, written: int | None = None) -> Answer:
-        """The client's inbox is heard nowhere; ``written``: as machine version 2 says it."""
+        """Report the client's inbox as unreachable; with ``written``, as machine version 2 reports it."""
         generation = self.state.clients[client].generation
         gone = self._ns(since)
         if written is None:
@@ -260,7 +259,7 @@ class Conversation:
         at: float | None = None,
         unwritten: Unwritten | None = None,
     ) -> Answer:
-        """The client and all its subscriptions are heard again, just now or since ``reachable``."""
+        """Report the client and all its subscriptions as reachable, from now on or since ``reachable``."""
         known = self.state.clients[client]
         gone = self._ns(since)
         back = LATE if reachable is None else self._ns(reachable)
@@ -313,17 +312,17 @@ class Conversation:
     def _ns(self, seconds: float | None) -> int:
         return round((self.now if seconds is None else seconds) * SECOND)
 
-    # --- looking ---------------------------------------------------------------------------------
+    # --- queries ---------------------------------------------------------------------------------
 
     def find(self, inbox: str) -> Subscription:
-        (found,) = [known for known in self.state.subscriptions.values() if known.inbox == inbox]
+        (found,) = [each for each in self.state.subscriptions.values() if each.inbox == inbox]
         return found
 
     def unacked(self, inbox: str) -> list[int]:
         return sorted(self.find(inbox).unacked)
 
     def members(self, inbox: str) -> list[str]:
-        """The inboxes of the group that ``inbox`` belongs to, in its order."""
+        """Return the inboxes of the group that ``inbox`` belongs to, in the group's order."""
         return [member.inbox for member in self.find(inbox).group.members]
 
 
@@ -348,8 +347,8 @@ def publishes(
 
 
 def check_invariants(state: State) -> None:
-    """What holds after every entry."""
-    if state.version == 1:  # a node of the older release can install a snapshot of this
+    """Check what holds after every entry."""
+    if state.version == 1:  # a node of the older release must be able to install a snapshot of this state
         things = [state, *state.clients.values(), *state.channels.values(), *state.sessions.values()]
         things += [group for channel in state.channels.values() for group in channel.groups.values()]
         things += state.subscriptions.values()
@@ -401,8 +400,10 @@ def _check_group(state: State, group: Group) -> None:
     log = group.channel.log
     first = log.first if state.version > 1 else 0
     able = [member for member in group.members if member.reachable]
-    room = group.paused_ns is None and any(not member.stalled or member.last_sent < first for member in able)
-    if room and log.last >= max(group.cursor + 1, log.first):
+    has_capacity = group.paused_ns is None and any(
+        not member.stalled or member.last_sent < first for member in able
+    )
+    if has_capacity and log.last >= max(group.cursor + 1, log.first):
         assert group.id in state.sendable or group.id in state.redelivery_due, "new messages are forgotten"
     if any(may_redeliver(member) for member in group.members):
         gone = [m for m in group.members if not m.reachable and m.unacked and not state.cold_grace_ns]

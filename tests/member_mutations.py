@@ -1,4 +1,4 @@
-"""Rules of membership, taken away: what engines alone and whole nodes must both be seen to need."""
+"""Mutations of membership rules, used by the tests of engines alone and of whole nodes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from node.raft.progress import Replicator
 
 
 def members_count_when_they_are_committed(patch: pytest.MonkeyPatch) -> None:
-    """Not when they are in the log: two majorities may then miss each other."""
+    """Use a membership only once it is committed: two majorities may then be disjoint."""
     applies = Engine.library_applies
 
     def follow(self: Reconfiguration) -> None:
@@ -34,7 +34,7 @@ def changes_overlap(patch: pytest.MonkeyPatch) -> None:
 
 
 def learners_count(patch: pytest.MonkeyPatch) -> None:
-    """For a majority, as voters do."""
+    """Count learners for a majority like voters."""
 
     def adopt(self: Reconfiguration) -> None:
         others = [name for name in self.membership.names if name != self._name]

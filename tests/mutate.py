@@ -1,19 +1,19 @@
-"""``make mutate``: change one line of the code at a time, and see whether a test fails.
+"""``make mutate``: change one line of the code at a time, and check whether a test fails.
 
 Run as ``python tests/mutate.py [--sample N] [--seed N] [PATH …]``. A *mutant* is the code with one small
-change: a comparison's other bound, ``and`` for ``or``, a condition negated, a number one greater, a
-statement dropped, ``None`` returned. Each runs in a copy of the tree against the tests that belong to its
+change: the other bound of a comparison, ``and`` for ``or``, a negated condition, a number increased by one,
+a dropped statement, ``None`` returned. Each mutant runs in a copy of the tree against the tests of its
 module: ``node/server/x.py`` has ``tests/unit/server/test_x.py`` and ``test_x_*.py``, or those that
-``TESTED_ELSEWHERE`` of test_layout names. With ``--wide`` a mutant that these let live meets all property and
-unit tests of its package, as one of a module without tests of its own always does. What then lives is a
-*survivor*: a test is missing, or the change makes no difference. Simulator and end-to-end tests do not take
-part: they are too slow to run for each mutant.
+``TESTED_ELSEWHERE`` of test_layout names. With ``--wide``, mutants that survive these tests run against all
+property and unit tests of their package, as mutants of a module without its own tests always do. A mutant
+that no test kills is a *survivor*: either a test is missing, or the change makes no difference. Simulator
+and end-to-end tests are not used: they are too slow to run for each mutant.
 
-Not changed: texts, log lines, assertions, annotations, the values of constants of a module (another bound
-is another setting, not a fault), and protocols.
+Not changed: texts, log lines, assertions, annotations, values of module constants (another bound is another
+setting, not a fault), and protocols.
 
-mutmut and cosmic-ray drop no statements, and most faults that tests of this project did not notice were
-a missing statement; and neither runs other tests for each module, so a mutant would take minutes.
+mutmut and cosmic-ray drop no statements, but most faults that the tests of this project missed were missing
+statements. Neither runs different tests for each module, so a mutant would take minutes.
 """
 
 from __future__ import annotations
@@ -60,13 +60,13 @@ IMPORTED_ONCE = (
     "h11",
     "starlette.applications",
 )
-"""Libraries that are imported once for all mutants. None imports this project."""
+"""Libraries that are imported once for all mutants. None of them imports this project."""
 
 TESTS_TAKE_S = 30.0
-"""So many seconds more than ten times their usual time the tests of a mutant may take."""
+"""Seconds added to ten times the usual duration of the tests, as the time limit of a mutant."""
 
 NEVER_CHANGED = ("log", "logging", "_log", "warnings")
-"""A call of a method of these tells somebody something, no more."""
+"""Calls of methods of these only produce output."""
 
 COMPARISONS: dict[type[ast.cmpop], str] = {
     ast.Lt: "<=",
@@ -99,7 +99,7 @@ _FATES = ("killed", "property", "package", "timeout", "survived")
 
 
 class Mutant(NamedTuple):
-    """One change: ``text`` instead of the bytes from ``start`` to ``end`` of a file."""
+    """One change: ``text`` replaces the bytes from ``start`` to ``end`` of a file."""
 
     path: str
     line: int
@@ -113,7 +113,7 @@ class Mutant(NamedTuple):
 
 
 class _Finder(ast.NodeVisitor):
-    """All mutants of one module."""
+    """Finds all mutants of one module."""
 
     def __init__(self, path: str, source: bytes) -> None:
         self._path, self._source = path, source
@@ -139,16 +139,16 @@ class _Finder(ast.NodeVisitor):
         self.found.append(Mutant(self._path, node.lineno, start, end, text, change))
 
     def _between(self, left: ast.expr, right: ast.expr, old: str, new: str, change: str) -> None:
-        """Replace the operator between two operands, parentheses or not."""
+        """Replace the operator between two operands, with or without parentheses."""
         start, end = self._span(left)[1], self._span(right)[0]
         between = self._source[start:end].decode()
         if len(re.findall(re.escape(old), between)) != 1:
-            return  # a comment speaks of it
+            return  # a comment contains the operator too
         text = between.replace(old, new)
         line = self._source[:start].count(b"\n") + 1
         self.found.append(Mutant(self._path, line, start, end, text, change))
 
-    # --- what is left alone -----------------------------------------------------------------------
+    # --- code that is never changed ---------------------------------------------------------------
 
     def visit_ClassDef(self, node: ast.ClassDef) -> None:
         if not any(ast.unparse(base) in {"Protocol", "TypedDict"} for base in node.bases):
@@ -181,13 +181,13 @@ class _Finder(ast.NodeVisitor):
 
     def visit_Call(self, node: ast.Call) -> None:
         name = ast.unparse(node.func)
-        if name in {"cast", "TypeVar", "NewType", "field", "isinstance"} or _is_told(name):
+        if name in {"cast", "TypeVar", "NewType", "field", "isinstance"} or _is_output(name):
             return
         if name in SWAPPED:
             self._replace(node.func, SWAPPED[name], f"{name} → {SWAPPED[name]}")
         self.generic_visit(node)
 
-    # --- what is changed --------------------------------------------------------------------------
+    # --- code that is changed ---------------------------------------------------------------------
 
     def visit_Compare(self, node: ast.Compare) -> None:
         left = node.left
@@ -238,7 +238,7 @@ class _Finder(ast.NodeVisitor):
 
     def visit_Expr(self, node: ast.Expr) -> None:
         value = node.value.value if isinstance(node.value, ast.Await) else node.value
-        if not isinstance(value, ast.Call) or _is_told(ast.unparse(value.func)):
+        if not isinstance(value, ast.Call) or _is_output(ast.unparse(value.func)):
             return
         if self._in_function:
             self._replace(node, "pass", "statement dropped")
@@ -272,12 +272,12 @@ class _Finder(ast.NodeVisitor):
         self._replace(node, "pass", "break dropped")
 
 
-def _is_told(name: str) -> bool:
+def _is_output(name: str) -> bool:
     return bool(set(name.split(".")[:-1]) & set(NEVER_CHANGED))
 
 
 def _symbol(operator: ast.cmpop | ast.operator) -> str:
-    """Return an operator as it is written."""
+    """Return the source text of an operator."""
     if isinstance(operator, ast.cmpop):
         return ast.unparse(ast.Compare(ast.Name("a"), [operator], [ast.Name("b")]))[2:-2]
     return ast.unparse(ast.BinOp(ast.Name("a"), operator, ast.Name("b")))[2:-2]
@@ -310,7 +310,7 @@ def package_tests(path: str, kind: str) -> list[str]:
 
 @dataclass(slots=True)
 class Copy:
-    """The tree where mutants live."""
+    """The copy of the tree in which mutants run."""
 
     root: Path
 
@@ -327,8 +327,8 @@ class Copy:
         gc.freeze()
 
     def test(self, tests: list[str], *, timeout_s: float, is_mutated: bool) -> int | None:
-        """Run tests until one fails. Return pytest's exit status, None if they took too long."""
-        process = os.fork()  # of a process that has imported what takes long: a start costs a quarter
+        """Run tests until one fails. Returns pytest's exit status, or None if they took too long."""
+        process = os.fork()  # of a process with the slow imports done: a start costs a quarter
         if process == 0:
             self._run_tests(tests, is_mutated=is_mutated)
         descriptor = os.pidfd_open(process)
@@ -342,7 +342,7 @@ class Copy:
             os.close(descriptor)
 
     def _run_tests(self, tests: list[str], *, is_mutated: bool) -> NoReturn:
-        """Run tests in this process, which was made for it."""
+        """Run tests in this process, which was forked for them."""
         try:
             os.setsid()
             null = os.open(os.devnull, os.O_RDWR)
@@ -353,29 +353,29 @@ class Copy:
             for name in [name for name in sys.modules if name.split(".")[0] in {"unit", "node", "tests"}]:
                 del sys.modules[name]
             os.environ["HYPOTHESIS_STORAGE_DIRECTORY"] = str(self.root / ".hypothesis")
-            # The compiled file of one mutant would be taken for the next: same size, same second.
+            # Python would use the compiled file of one mutant for the next: same size, same second.
             sys.dont_write_bytecode = is_mutated
             words = ["-q", "-x", "-p", "no:cacheprovider", "-p", "no:xdist", "--hypothesis-seed=0"]
-            words += ["-W", "ignore::pytest.PytestAssertRewriteWarning"]  # of what is imported already
+            words += ["-W", "ignore::pytest.PytestAssertRewriteWarning"]  # of modules imported before
             status = int(pytest.main([*words, *tests]))
         except BaseException:
             status = 1
         os._exit(status)
 
     def usual_s(self, tests: list[str]) -> float:
-        """Run tests on the code as it is, and return how long they take.
+        """Run tests on the unchanged code. Returns how long they take.
 
         Raises:
-            SystemExit: one fails: what they say of a mutant means nothing.
+            SystemExit: a test fails, so that its result for a mutant would mean nothing.
         """
         begin = time.monotonic()
         if self.test(tests, timeout_s=900, is_mutated=False) != 0:
-            raise SystemExit(f"without any change these fail or take 15 minutes: {' '.join(tests)}")
+            raise SystemExit(f"these tests fail or take 15 minutes without any change: {' '.join(tests)}")
         return time.monotonic() - begin
 
 
 class Runner:
-    """Tries one mutant after the other."""
+    """Runs mutants one after the other."""
 
     def __init__(self, copy: Copy, *, is_wide: bool) -> None:
         self._copy = copy
@@ -400,7 +400,7 @@ class Runner:
             return "survived"
         finally:
             place.write_bytes(source)
-            os.utime(place, ns=(stat.st_atime_ns, stat.st_mtime_ns))  # its compiled file is good again
+            os.utime(place, ns=(stat.st_atime_ns, stat.st_mtime_ns))  # its compiled file is valid again
 
     def _selections(self, path: str) -> list[tuple[str, list[str]]]:
         own = [("killed", own_tests(path, self._copy.root))]
@@ -415,7 +415,7 @@ class Runner:
 
 
 def diff(mutant: Mutant, source: bytes) -> str:
-    """Return what a mutant changes, as a diff without context."""
+    """Return the change of a mutant as a diff without context."""
     before, after = source.decode().splitlines(), mutant.apply(source).decode().splitlines()
     lines = list(difflib.unified_diff(before, after, n=0, lineterm=""))[3:]
     return "\n".join(f"    {line}" for line in lines)
@@ -425,27 +425,27 @@ def modules(paths: list[str]) -> Iterator[str]:
     """Yield the modules under some paths.
 
     Raises:
-        SystemExit: nothing is there.
+        SystemExit: a path doesn't exist.
     """
     for path in paths:
         place = ROOT / path
         if not place.exists():
             raise SystemExit(
-                f"there is no {path} in {ROOT}: name modules or folders like node/server/turns.py"
+                f"{path} doesn't exist in {ROOT}: name modules or folders like node/server/turns.py"
             )
         files = [place] if place.is_file() else sorted(place.rglob("*.py"))
         yield from (str(file.relative_to(ROOT)) for file in files)
 
 
 def main() -> int:
-    """Draw mutants, try them, and say what became of each."""
+    """Draw mutants, run their tests, and report the results."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("paths", nargs="*", default=PACKAGES, help="modules or folders (core, raft, server)")
-    parser.add_argument("--sample", type=int, default=50, help="how many mutants are tried; 0: all")
-    parser.add_argument("--seed", type=int, default=1, help="decides which ones")
-    parser.add_argument("--line", type=int, help="only the mutants of this line")
-    parser.add_argument("--list", action="store_true", help="only say which mutants would be tried")
-    parser.add_argument("--wide", action="store_true", help="survivors meet all tests of the package")
+    parser.add_argument("--sample", type=int, default=50, help="number of mutants; 0: all")
+    parser.add_argument("--seed", type=int, default=1, help="seed that chooses the mutants")
+    parser.add_argument("--line", type=int, help="only mutants of this line")
+    parser.add_argument("--list", action="store_true", help="only list the mutants")
+    parser.add_argument("--wide", action="store_true", help="run survivors against all tests of the package")
     options = parser.parse_args()
     sources = {path: (ROOT / path).read_bytes() for path in modules(options.paths)}
     found = [mutant for path, source in sources.items() for mutant in mutants(path, source)]

@@ -1,4 +1,4 @@
-"""The search for a seed that shows what a mutation breaks, and the hints it begins with."""
+"""The search for a seed that shows the effect of a mutation, and its recorded hints."""
 
 from __future__ import annotations
 
@@ -9,19 +9,18 @@ from pathlib import Path
 import pytest
 
 HINTS = Path(__file__).parent / "simulator" / "hints.json"
-"""By test: the seed that showed its mutation when the hints were recorded last."""
+"""By test: the seed that showed its mutation when hints were last recorded."""
 
 SEED = "seed that shows it"
-"""The name of the property of a test's report."""
+"""The name of a property in a test's report."""
 
 
 class SeedSearch:
-    """Finds a seed that shows what a mutation breaks.
+    """Finds a seed that shows the effect of a mutation.
 
-    Seeds move with every change of behaviour. A test therefore states a *bound*, which is a claim: one
-    of the seeds below it shows the mutation. The search begins with a recorded hint, so it takes one run
-    as a rule, and goes through all other seeds when the hint no longer holds. ``make hints`` records
-    the hints again.
+    Which seeds do changes with every change of behaviour. So a test states a *bound*, which is a claim: one
+    of the seeds below it shows the mutation. The search starts with a recorded hint and usually needs one
+    run. If the hint is out of date, it tries all other seeds. ``make hints`` records the hints again.
     """
 
     def __init__(self, test: str, record: Callable[[str, object], None]) -> None:
@@ -31,12 +30,12 @@ class SeedSearch:
     def find(
         self, bound: int, broken: Callable[[int], str | None], *, kinds: Container[str] | None = None
     ) -> None:
-        """Fail unless one of the seeds shows it.
+        """Fail unless one of the seeds shows the mutation.
 
         Args:
-            bound: seeds from 0 up to this one, exclusive, may be tried.
-            broken: runs a seed; returns which promise was broken, None if none was.
-            kinds: a seed counts if it breaks one of these promises. None: whichever it breaks.
+            bound: seeds from 0 up to this one, exclusive, are tried.
+            broken: runs a seed; returns the violated invariant, or None.
+            kinds: a seed counts only if it violates one of these invariants. None: any.
         """
         hint = recorded().get(self._test, 0)
         seeds = [hint, *(seed for seed in range(bound) if seed != hint)] if hint < bound else range(bound)
@@ -45,7 +44,7 @@ class SeedSearch:
             if what is not None and (kinds is None or what in kinds):
                 self._record(SEED, [self._test, seed])
                 return
-        pytest.fail(f"none of {bound} seeds shows what this mutation breaks")
+        pytest.fail(f"none of {bound} seeds shows the effect of this mutation")
 
 
 def recorded() -> dict[str, int]:
@@ -55,7 +54,7 @@ def recorded() -> dict[str, int]:
 
 
 class HintRecorder:
-    """Collects the seeds that tests found, in the process that reports them."""
+    """Collects the seeds that tests found, in the process that writes the report."""
 
     def __init__(self) -> None:
         self.hints = recorded() if HINTS.exists() else {}

@@ -1,7 +1,8 @@
-"""``make soak``: the simulator beside the nemesis and the attacks, with new seeds, for as long as you like.
+"""``make soak``: run the simulator in parallel with the nemesis and the attacks, with new seeds.
 
-Run as ``python tests/soak.py SECONDS [SEED]``. Each line says which part it is of; what fails tells how to
-see it again, the other part goes on, and the exit status is 1 in the end. Ctrl-C ends everything, with 130.
+Run as ``python tests/soak.py SECONDS [SEED]``. Each output line names its part. A failure includes the
+command that repeats it; the other part continues, and the exit status is 1 at the end. Ctrl-C ends
+everything with 130.
 """
 
 from __future__ import annotations
@@ -23,17 +24,17 @@ ROOT = Path(__file__).parent.parent
 STANCHION = Path(sys.executable).parent / "stanchion"
 PYTEST = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
 ENDED_S = 20.0
-"""So long a part may take to end its own processes."""
+"""Maximum time in which a part must end its own processes after an interrupt."""
 
 ATTACKS = 20
-"""About so many attacks share a quarter of the time."""
+"""The approximate number of attacks, which share a quarter of the time."""
 
 Command = tuple[list[str], dict[str, str]]
-"""Words, and what is said in the environment."""
+"""The words of a command, and its environment variables."""
 
 
 def parts(seconds: int, seed: int) -> dict[str, list[Command]]:
-    """What goes on side by side, and of each part what comes after one another."""
+    """Return the commands of each part. Parts run in parallel, the commands of a part one after the other."""
     whole = [str(STANCHION), "simulate", "--profile", "all", "--first-seed", str(seed)]
     whole += ["--for", str(max(1, seconds * 3 // 4))]
     engine = [*PYTEST, "tests/simulator/test_raft.py", "tests/simulator/test_sessions.py"]
@@ -50,7 +51,7 @@ def parts(seconds: int, seed: int) -> dict[str, list[Command]]:
 
 @dataclass(slots=True)
 class Part:
-    """One of them, at work in a thread of its own."""
+    """One part. It runs in its own thread."""
 
     name: str
     commands: list[Command]
@@ -77,7 +78,7 @@ class Part:
             self.guard.watch(self.process.pid)
             assert self.process.stdout is not None
             for line in self.process.stdout:
-                if not self.is_over:  # else it only tells where it was
+                if not self.is_over:  # after an interrupt, output is only noise
                     say(self.name, line.rstrip())
             status = self.process.wait()
             if self.is_over:
@@ -87,7 +88,7 @@ class Part:
                 self.failed.append(f"{' '.join(words)}: exit status {status}")
 
     def end(self) -> None:
-        """As Ctrl-C would, were it typed into it."""
+        """Interrupt the part as Ctrl-C would."""
         self.is_over = True
         if self.process is not None and self.process.poll() is None:
             os.killpg(self.process.pid, signal.SIGINT)
@@ -104,7 +105,7 @@ def interrupt(number: int, frame: FrameType | None) -> NoReturn:
 
 def main(seconds: int, seed: int) -> int:
     signal.signal(signal.SIGTERM, interrupt)
-    say("soak", f"{seconds} s from seed {seed}; again: make soak SECONDS={seconds} SEED={seed}")
+    say("soak", f"{seconds} s from seed {seed}; repeat with: make soak SECONDS={seconds} SEED={seed}")
     guard = Guard()
     failed: list[str] = []
     work = [Part(name, commands, guard, failed) for name, commands in parts(seconds, seed).items()]
@@ -116,7 +117,7 @@ def main(seconds: int, seed: int) -> int:
             thread.join()
     except KeyboardInterrupt:
         for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, signal.SIG_IGN)  # make passes on what we have as well
+            signal.signal(number, signal.SIG_IGN)  # make forwards the signal that we already have
         say("soak", "interrupted")
         for part in work:
             part.end()
@@ -125,8 +126,8 @@ def main(seconds: int, seed: int) -> int:
             thread.join(max(0.0, until_s - time.monotonic()))
         return 128 + signal.SIGINT
     finally:
-        guard.close()  # whatever still runs is killed
-    for line in failed or ["all promises held"]:
+        guard.close()  # kill all processes that are still running
+    for line in failed or ["no invariant was violated"]:
         say("soak", f"FAILED: {line}" if failed else line)
     return 1 if failed else 0
 

@@ -1,4 +1,4 @@
-"""The audited library as it comes, but for wire and clock: what the tests of its defects talk to."""
+"""The unmodified pysyncobj library with a test clock and transport, for the tests of its defects."""
 
 from __future__ import annotations
 
@@ -27,21 +27,21 @@ class Wire(Transport):
 
 
 class Connection:
-    """An incoming connection, as far as the library's transport looks at one."""
+    """An incoming connection, as the library's transport uses it."""
 
     def __init__(self) -> None:
         self.sendRandKey = None
-        self.said: list[Any] = []
+        self.sent_messages: list[Any] = []
 
     def setOnMessageReceivedCallback(self, callback: Any) -> None:
-        self.reachable = callback
+        self.on_message = callback
 
     def send(self, message: Any) -> None:
-        self.said.append(message)
+        self.sent_messages.append(message)
 
 
 class Stock(SyncObj):
-    """The library as it is, apart from the wire and from what a command does."""
+    """The unmodified library, except for its transport and the effect of a command."""
 
     def __init__(self, clock: Clock, names: str, **conf: Any) -> None:
         self.clock, self.wire = clock, Wire()
@@ -84,23 +84,23 @@ class Stock(SyncObj):
         self.wire.sent.clear()
 
     def propose(self, *commands: bytes) -> list[int]:
-        """Commands for the log, at once. What their callbacks are told comes into the list."""
-        told: list[int] = []
+        """Propose commands at once. Returns a list to which the library appends its results."""
+        results: list[int] = []
         for command in commands:
-            self._applyCommand(command, lambda result, error: told.append(error), 0)
+            self._applyCommand(command, lambda result, error: results.append(error), 0)
         self.doTick(0)
-        return told
+        return results
 
     def wait(self, seconds: float = 0.2) -> None:
         self.clock.now += seconds
         self.doTick(0)
 
     def has(self, peer: str, index: int) -> None:
-        """The peer acknowledges everything up to the index."""
+        """Acknowledge all entries up to ``index`` as the peer."""
         self.hear(peer, "next_node_idx", next_node_idx=index + 1, reset=False, success=True)
 
     def follow(self, *entries: tuple[bytes, int, int], commit: int = 0, term: int = 1) -> None:
-        """Take entries after entry 1 of a leader b."""
+        """Receive entries after entry 1 from the leader b."""
         self.hear(
             "b",
             "append_entries",

@@ -1,4 +1,4 @@
-"""What nodes agree on beside the log: the machine version (R24), equal states (R30), a wrong clock (R13)."""
+"""Agreement of nodes beside the log: the machine version (R24), equal states (R30), a wrong clock (R13)."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ def _quiet_logs() -> Iterator[None]:
 
 
 def started() -> Cluster:
-    """Three nodes and their clients; nothing breaks."""
+    """Start three nodes and their clients, without faults."""
     run = Run(Case(SEED, PROFILES["quiet"], nodes=3))
     run.cluster.start()
     return run.cluster
 
 
 def until(cluster: Cluster, condition: Callable[[], bool], *, within_s: float = 10.0) -> None:
-    """Let time pass until something is so."""
+    """Let time pass until a condition holds."""
     passed_s = 0.0
     while not condition():
         assert passed_s < within_s
@@ -48,7 +48,7 @@ def leader(cluster: Cluster) -> SimNode | None:
 
 
 def crash(cluster: Cluster, number: int) -> None:
-    """Kill a node; the checkers are told that what comes late has a reason."""
+    """Kill a node, and extend the time in which the checkers accept late events."""
     cluster.adversary._extend_faults(60.0, nodes=True)
     cluster.nodes[number].crash()
 
@@ -58,12 +58,12 @@ def versions(cluster: Cluster) -> set[int]:
 
 
 def test_the_version_is_raised_once_the_last_node_knows_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    """R24: a rolling upgrade. While one node runs the older release, nothing changes; it may lead, too."""
+    """R24: in a rolling upgrade nothing changes while any node, leader or not, runs the older release."""
     monkeypatch.setattr(Machine, "version", 1)
     cluster = started()
     until(cluster, lambda: leader(cluster) is not None)
     for node in cluster.nodes:
-        node.replica.machine.version = 1  # a process goes on as what it was started as
+        node.replica.machine.version = 1  # a process keeps the version that it was started with
     monkeypatch.setattr(Machine, "version", 2)
     for number, node in enumerate(cluster.nodes[:2]):
         crash(cluster, number)
@@ -73,13 +73,13 @@ def test_the_version_is_raised_once_the_last_node_knows_it(monkeypatch: pytest.M
         assert versions(cluster) == {1}, "one node still runs the older release"
     crash(cluster, 2)
     cluster.world.run(3.0)
-    assert versions(cluster) == {1}, "the one that is down has not said that it knows more"
+    assert versions(cluster) == {1}, "the crashed node has not announced the new version"
     cluster.nodes[2].start()
     until(cluster, lambda: versions(cluster) == {2})
 
 
 def test_a_new_cluster_begins_with_the_version_that_all_know() -> None:
-    """R24: with its first entry, unless a member is missing or runs the older release."""
+    """R24: the first entry raises the version unless a member is missing or runs an older release."""
     cluster = started()
     until(cluster, lambda: any(node.state.cluster_uuid for node in cluster.nodes))
     assert {node.state.version for node in cluster.nodes if node.state.cluster_uuid} == {2}
@@ -91,21 +91,21 @@ def test_a_new_cluster_begins_with_the_version_that_all_know() -> None:
 
 
 def test_a_node_that_goes_back_stops_before_it_applies(monkeypatch: pytest.MonkeyPatch) -> None:
-    """R24: the older release doesn't touch the state, found in its store or in its log."""
+    """R24: the older release doesn't touch a newer state, in its store or in its log."""
     cluster = started()
     until(cluster, lambda: versions(cluster) == {2})
     crash(cluster, 0)
     cluster.world.run(3.0)
     monkeypatch.setattr(Machine, "version", 1)
     monkeypatch.setattr("node.core.versions.MACHINE_VERSION", 1)
-    with pytest.raises(UnsupportedVersionError, match="needs machine version 2"):  # noqa: PT012  # either may
+    with pytest.raises(UnsupportedVersionError, match="needs machine version 2"):  # noqa: PT012
         cluster.nodes[0].start()
         cluster.world.run(1.0)
 
 
 @pytest.mark.parametrize("victim", [0, 1, 2])
 def test_a_node_whose_state_differs_stops(monkeypatch: pytest.MonkeyPatch, victim: int) -> None:
-    """R30: whoever it is, the leader too, within two milestones; and no other."""
+    """R30: the diverged node, leader or not, stops within two milestones, and no other node stops."""
     monkeypatch.setattr(state_digest, "MILESTONE", 32)
     monkeypatch.setattr(state_digest, "LOOKED_AT_WITHIN", 8)
     monkeypatch.setattr(ClusterChecker, "_same_state", lambda self, node, index, state: None)
@@ -121,7 +121,7 @@ def test_a_node_whose_state_differs_stops(monkeypatch: pytest.MonkeyPatch, victi
 
 
 def test_ages_wait_while_the_leaders_clock_is_wrong() -> None:
-    """R13: and no longer, on every node alike."""
+    """R13: on every node, and no longer."""
     cluster = started()
     until(cluster, lambda: leader(cluster) is not None)
     node = leader(cluster)

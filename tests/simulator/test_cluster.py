@@ -1,6 +1,6 @@
-"""Whole nodes and their clients under an adversary: what the cluster promises holds, whatever breaks.
+"""Whole nodes and their clients under an adversary: the invariants of the cluster hold despite all faults.
 
-A failing seed is made smaller and told, with the command that shows it again.
+A failing seed is shrunk and reported, with the command that repeats it.
 """
 
 from __future__ import annotations
@@ -50,13 +50,13 @@ SEEDS = {
     ("brutal", 3): 38,
     ("brutal", 5): 15,
 }
-"""How many seeds of which profile, with how many nodes: 300 in all."""
+"""Number of seeds by profile and number of nodes: 300 in all."""
 
 SECONDS = 15.0
-"""Of virtual time, each."""
+"""Virtual time of each run."""
 
 BLOCK = 10
-"""Seeds a test."""
+"""Seeds per test."""
 
 TRACE_LINES = 60
 SHRINK_S = 30.0
@@ -70,7 +70,7 @@ def _quiet_logs() -> Iterator[None]:
 
 
 def expect_well(case: Case) -> None:
-    """Run it; if it fails, tell the story."""
+    """Run a case. If it fails, report the events."""
     outcome = attempt(case)
     if outcome.failure is not None:
         pytest.fail("\n".join(report(outcome, shrink_seconds=SHRINK_S, lines_max=TRACE_LINES)))
@@ -96,7 +96,7 @@ def test_promises_hold(profile: str, nodes: int, seeds: range) -> None:
 
 
 def test_soak(soak_seconds: float) -> None:
-    """``--soak-seconds``: one new seed after the other, of every profile in turn."""
+    """``--soak-seconds``: run one new seed after the other, of every profile in turn."""
     if not soak_seconds:
         pytest.skip("takes as long as --soak-seconds says")
     end = time.monotonic() + soak_seconds
@@ -108,14 +108,14 @@ def test_soak(soak_seconds: float) -> None:
 
 
 def test_a_quiet_cluster_redelivers_nothing_that_was_acknowledged_and_loses_no_time() -> None:
-    """With nothing broken nearly everything arrives at the first attempt."""
+    """Without faults nearly every message arrives at the first attempt."""
     counts = run_cluster(5, PROFILES["quiet"], nodes=3)
     assert counts["elections"] == 1
     assert counts["stored"] == counts["published"] > 50
 
 
 def until_seen(profile: str, *names: str, runs: int) -> Counter[str]:
-    """Run seeds until each of these things has happened, so many runs at most; returns the counts."""
+    """Run seeds until each of these events has happened, ``runs`` at most. Returns the counts."""
     total: Counter[str] = Counter()
     for seed in range(runs):
         total += run_cluster(seed, PROFILES[profile], nodes=3)
@@ -125,7 +125,7 @@ def until_seen(profile: str, *names: str, runs: int) -> Counter[str]:
 
 
 def test_runs_differ_and_things_do_break() -> None:
-    """The adversary is at work: each kind of trouble is met in a few seeds."""
+    """The adversary works: each kind of fault happens within a few seeds."""
     total = until_seen(
         "brutal",
         *("crashes", "partition", "pauses", "leaves", "checkpoints", "snapshots installed", "storm"),
@@ -137,24 +137,24 @@ def test_runs_differ_and_things_do_break() -> None:
 
 
 def test_a_disk_that_rots_is_found_out() -> None:
-    """The node stops; the others go on without it."""
+    """The node stops; the others continue."""
     until_seen("disks", "damage found", runs=12)
 
 
 def test_snapshots_are_hit_on_their_way() -> None:
-    """Cut off, and gone on with; with their sender or receiver dead; with no room for them."""
+    """Faults hit snapshots in transit: cut links, crashes of sender or receiver, full disks, damage."""
     hits = [f"snapshots hit: {what}" for what in ("cut", "fill", "rot", "die")]
     until_seen("snapshots", *hits, "snapshots installed", "snapshots resumed", "snapshots given up", runs=24)
 
 
 def test_members_come_and_go() -> None:
-    """While links break and nodes die: machines are added, removed, and added again."""
+    """Machines are added, removed, and added again while links break and nodes crash."""
     names = ("cluster.add done", "cluster.remove done", "retired", "snapshots installed", "crashes")
     until_seen("members", *names, runs=12)
 
 
 def test_a_majority_is_lost_for_good() -> None:
-    """What one directory holds goes on as another cluster; the rest is lost."""
+    """One directory continues as another cluster; the other data is lost."""
     until_seen(
         "recovery", "recovered", "cluster.add done", "acknowledged and lost with the majority", runs=16
     )
@@ -172,8 +172,8 @@ print(hashlib.sha256(repr((lines, sorted(counts.items()))).encode()).hexdigest()
 
 
 def test_seed_decides_everything() -> None:
-    """Also in another process, where sets of strings come in another order (R30)."""
-    told = {
+    """The same seed gives the same run in another process, where sets of strings have another order (R30)."""
+    outputs = {
         subprocess.run(
             [sys.executable, "-c", REPLAY],
             env={**os.environ, "PYTHONHASHSEED": hash_seed},
@@ -183,5 +183,5 @@ def test_seed_decides_everything() -> None:
         ).stdout
         for hash_seed in ("1", "2")
     }
-    assert len(told) == 1
-    assert int(told.pop().split()[1]) > 1000
+    assert len(outputs) == 1
+    assert int(outputs.pop().split()[1]) > 1000

@@ -1,4 +1,4 @@
-"""What was decided is written to its client soon, whichever node dies in between (R10, R15)."""
+"""Decided deliveries are written to their clients' sockets soon, whichever node crashes (R10, R15)."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ def _quiet_logs() -> Iterator[None]:
     logging.disable(logging.NOTSET)
 
 
-def test_only_times_tell_what_died_with_a_connection(
+def test_without_reports_of_unwritten_entries_deliveries_are_lost(
     seeds: SeedSearch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """R10, R15: as before there were reports. A node is killed between an entry's commit and its socket."""
+    """R10, R15: without reports of unwritten entries, a node killed after the commit loses its deliveries."""
     monkeypatch.setattr(
         Losses, "unwritten", lambda self, before, now, now_ns, since_ns: Unwritten(NOTHING_UNWRITTEN, 0, 0)
     )

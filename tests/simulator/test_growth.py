@@ -1,8 +1,8 @@
-"""Nothing grows for ever: what clients leave behind is found, and named, in the nodes' own objects.
+"""No object grows without bound: data that clients leave behind is found in the nodes' own objects.
 
-Clients of all kinds come, work and go on a simulated cluster. Then everything that a node's parts hold is
-counted, attribute by attribute: entries of containers, by the class and the name of the attribute that leads
-to them. After as many clients again the counts are the same.
+Clients of all kinds connect, work and leave on a simulated cluster. Then the test counts the entries of all
+containers that a node's parts hold, by the class and the name of the attribute that leads to them. After as
+many clients again, the counts must be the same.
 """
 
 from __future__ import annotations
@@ -21,17 +21,16 @@ from node.units import SECOND
 OURS = ("node.core.", "node.server.", "node.protocol.")
 CONTAINERS = (dict, list, set, frozenset, tuple, deque)
 PASSED_S = 35
-"""Longer than anything is remembered that nobody uses, and than a heartbeat's interval."""
+"""Longer than any unused data is remembered, and than the heartbeat interval."""
 
 BOUNDED = {"Interest._known", "Routing._routes", "Route.receivers", "Route.deliverable", "Route.listeners"}
-"""Caches of at most MATCHES_CACHED_MAX subjects and CACHED_ROUTES_MAX plans: more than comes together
-here."""
+"""Caches of at most MATCHES_CACHED_MAX subjects and CACHED_ROUTES_MAX routes, which this test never fills."""
 
 KINDS = ("", "durable d", "queue q", "queue q durable d")
 
 
 def entries(root: object) -> Counter[str]:
-    """How much is held below ``root``, by ``Class.attribute``: in objects of ours and in plain containers."""
+    """Count the entries below ``root`` by ``Class.attribute``, in our own objects and in plain containers."""
     found: Counter[str] = Counter()
     seen: set[int] = set()
     stack: list[tuple[str, Any]] = [("", root)]
@@ -51,7 +50,7 @@ def entries(root: object) -> Counter[str]:
 
 
 def attributes(thing: object) -> Iterable[tuple[str, Any]]:
-    """What an object holds, with a dictionary of its own or without."""
+    """Yield the attributes of an object, with or without ``__slots__``."""
     names = {name for kind in type(thing).__mro__ for name in getattr(kind, "__slots__", ())}
     names |= getattr(thing, "__dict__", {}).keys()
     for name in names:
@@ -64,7 +63,7 @@ def play(story: Script, *commands: str) -> None:
 
 
 def come_and_go(story: Script, generation: str, nodes: int) -> None:
-    """Clients on every node; each with one subscription of each kind, with messages acknowledged and not."""
+    """Let clients use every node, with a subscription of each kind, with and without acknowledgements."""
     for number in range(6):
         name = f"{generation}{number}"
         play(story, f"connect {name} to n{number % nodes + 1}")
@@ -76,7 +75,7 @@ def come_and_go(story: Script, generation: str, nodes: int) -> None:
             play(story, f"drop {name}")
             play(story, f"reconnect {name} to n{(number + 1) % nodes + 1}")
         for kind, words in enumerate(KINDS):
-            if words.startswith("durable"):  # it outlives its client's connection, unless that says otherwise
+            if words.startswith("durable"):  # it outlives its client's connection unless it is unsubscribed
                 play(story, f"close {name}s{kind}")
                 play(story, f"subscribe {name} foo.{kind} as {name}t{kind} {words}")
                 play(story, f"unsubscribe {name}t{kind}")
@@ -85,12 +84,12 @@ def come_and_go(story: Script, generation: str, nodes: int) -> None:
         play(story, f"quit {name}")
         play(story, f"drop {name}")
     play(story, f"wait {PASSED_S}s")
-    for command in ("connect {} to n1", "quit {}", "drop {}"):  # whoever goes makes room
+    for command in ("connect {} to n1", "quit {}", "drop {}"):  # a leaving client triggers the cleanup
         play(story, command.format(generation))
 
 
 def grown(nodes: int) -> dict[str, tuple[int, int]]:
-    """What there is more of after three more generations of clients: how much before, how much then."""
+    """Return the counts that grew during three more generations of clients: before and after."""
     story = Script()
     play(story, f"nodes {nodes} max_msgs=5")
     come_and_go(story, "first", nodes)

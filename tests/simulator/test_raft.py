@@ -1,6 +1,6 @@
-"""The engine under an adversary, one seed a test: what Raft promises holds, whatever breaks.
+"""The engine under an adversary, one seed per test: Raft's guarantees hold despite all faults.
 
-A failing seed replays exactly: ``run_raft(seed, MIXES[mix], trace=lines)`` tells the story.
+A failing seed replays exactly: ``run_raft(seed, MIXES[mix], trace=lines)`` fills ``lines`` with its events.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ MEMBERS = {
     "snapshots": RaftRun(Faults(power=True, checkpoints=True), members_every_s=0.4),
     "brutal": RaftRun(Faults(power=True, checkpoints=True, every_s=0.3), weather=ROUGH, members_every_s=0.3),
 }
-"""The same while members are added, promoted, removed and replaced, leaders among them."""
+"""Runs in which members, including leaders, are added, promoted, removed and replaced."""
 
 REAL = RaftRun(Faults(power=True, checkpoints=True), real_journal=True)
 
@@ -84,7 +84,7 @@ def test_members_change_on_the_real_journal(seed: int) -> None:
 
 @pytest.mark.parametrize("seed", range(3))
 def test_promises_hold_with_the_real_journal(seed: int) -> None:
-    """On a disk that tears what it was writing when the power failed."""
+    """The disk tears writes that were under way when the power failed."""
     counts = run_raft(seed, REAL)
     assert counts["committed"] > 50
 
@@ -102,7 +102,7 @@ def test_promises_hold_while_members_change_for_many_seeds(mix: str, soak_second
 
 
 def _run_seeds(run: RaftRun, few: int, soak_seconds: float) -> None:
-    """A few, or as many as there is time for: all mixes together get ``soak_seconds``."""
+    """Run ``few`` seeds, or as many as there is time for: all mixes together get ``soak_seconds``."""
     end_s = time.monotonic() + soak_seconds / (len(MIXES) + len(MEMBERS))
     for seed in itertools.count(1000):
         if seed >= 1000 + few and (not soak_seconds or time.monotonic() > end_s):
@@ -110,12 +110,12 @@ def _run_seeds(run: RaftRun, few: int, soak_seconds: float) -> None:
         try:
             run_raft(seed, run)
         except Exception as error:
-            error.add_note(f"again: run_raft({seed}, {run})")
+            error.add_note(f"repeat with: run_raft({seed}, {run})")
             raise
 
 
 def test_seed_decides_everything() -> None:
-    """The library's clock, its generator and the hashes of names play no part."""
+    """The library's clock, its random generator and the hashes of names have no influence."""
     runs = []
     for _ in range(2):
         lines: list[str] = []
@@ -128,11 +128,11 @@ def test_group_of_one_survives_power_failures() -> None:
     run_raft(1, RaftRun(Faults(power=True, checkpoints=True), nodes=(1,)))
 
 
-# --- the checkers are awake: take a rule away, and they find what it prevents --------------------
+# --- tests of the checkers: remove a rule and expect the violation -------------------------------
 
 
 def _broken_by(run: RaftRun) -> Callable[[int], str | None]:
-    """Run a seed; returns which promise was broken."""
+    """Return a function that runs a seed and returns the violated invariant."""
 
     def broken(seed: int) -> str | None:
         try:
@@ -161,7 +161,7 @@ def _as_the_library_would(append: Append, log: JournalView, commit: int) -> Verd
 def test_without_the_comparison_committed_entries_are_lost(
     seeds: SeedSearch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """PS-1: delete what follows ``prev``, add what came."""
+    """PS-1: delete all entries after ``prev``, then append the received ones."""
     monkeypatch.setattr(following, "check_append", _as_the_library_would)
     seeds.find(40, _broken_by(MIXES["rough"]))
 
@@ -169,7 +169,7 @@ def test_without_the_comparison_committed_entries_are_lost(
 def test_without_the_bound_on_commit_leftovers_are_applied(
     seeds: SeedSearch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """PS-19: commit up to the end of the log, not of what was verified."""
+    """PS-19: commit up to the end of the log instead of the end of the verified entries."""
     check_append = following.check_append
 
     def unbounded(append: Append, log: JournalView, commit: int) -> Verdict:
@@ -195,9 +195,9 @@ def test_acks_of_an_earlier_leadership_make_majorities_of_two_in_five(
     seeds: SeedSearch,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """PS-5: what a follower had in term 1 it needn't have in term 3, and other entries are there.
+    """PS-5: an entry that a follower had in term 1 may be another one in term 3.
 
-    One seed in five shows it. With three nodes it can't happen: what two of them had stays.
+    One seed in five shows it. With three nodes it can't happen: an entry on two of them stays.
     """
     _stale_acks_are_trusted(monkeypatch)
     run = RaftRun(Faults(rivals=True, every_s=1.2), nodes=(5,))
@@ -218,10 +218,10 @@ def _own_vote_counts_twice(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_vote_that_counts_twice_elects_two_in_a_term(
     seeds: SeedSearch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of three, a candidate leads without any vote; of five, with one.
+    """With three nodes a candidate needs no vote; with five, one vote.
 
-    Pre-votes hide what comes of it: two must have found a majority for the same term at the same time, which
-    one seed in ten does. The model of the rules sees the election itself.
+    Pre-votes hide the effect: two candidates must have a majority for the same term at the same time, which
+    happens in one seed of ten. The model of the rules sees the election itself.
     """
     _own_vote_counts_twice(monkeypatch)
     run = RaftRun(Faults(rivals=True, every_s=0.6), nodes=(3,))
@@ -247,7 +247,7 @@ def test_without_pre_votes_a_vote_that_counts_twice_is_found_at_once(
 # --- the same for the rules of membership ----------------------------------------------------------
 
 HASTY = RaftRun(Faults(power=True, every_s=0.25), members_every_s=0.1)
-"""Members change more often than anybody would have them."""
+"""Members change more often than in any real cluster."""
 
 
 def test_members_change_in_haste() -> None:
@@ -258,7 +258,7 @@ def test_members_change_in_haste() -> None:
 def _members_of_the_engine(
     self: RaftModel, name: str, server: Server, engine: Engine, journal: JournalView
 ) -> None:
-    """The model takes the members that the engine goes by for those of the log."""
+    """Let the model use the engine's members instead of those in the log."""
     server.members = engine.membership
 
 
@@ -268,9 +268,8 @@ def test_a_membership_that_counts_only_when_it_is_committed_makes_two_majorities
 ) -> None:
     members_count_when_they_are_committed(monkeypatch)
     monkeypatch.setattr(RaftServer, "check_membership", lambda server: None)
-    monkeypatch.setattr(
-        RaftModel, "_check_membership", _members_of_the_engine
-    )  # it would see the mutation at once
+    # Otherwise the model finds the mutation at once.
+    monkeypatch.setattr(RaftModel, "_check_membership", _members_of_the_engine)
     seeds.find(
         40,
         _broken_by(HASTY),
@@ -295,7 +294,7 @@ def test_changes_on_top_of_each_other_make_two_majorities(
 def test_changes_of_leaders_that_are_not_ready_make_two_majorities(
     seeds: SeedSearch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The bug of 2015: nothing of the leader's own term is committed when it appends its change."""
+    """The bug of 2015: the leader appends a change before it has committed an entry of its own term."""
 
     def change(self: Engine, new: Membership) -> int:
         if self.role is not Role.LEADER:
@@ -313,7 +312,7 @@ def test_changes_of_leaders_that_are_not_ready_make_two_majorities(
 def test_a_change_that_outlives_its_entry_is_noticed(
     seeds: SeedSearch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Truncation must undo it."""
+    """Truncation must undo a membership change."""
     follow = Reconfiguration.follow
 
     def forward(self: Reconfiguration) -> None:
@@ -329,7 +328,7 @@ def test_a_name_that_votes_with_any_directory_elects_who_lacks_what_is_committed
     seeds: SeedSearch,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Names come back with empty disks while some still count on what they had."""
+    """Nodes come back with empty disks while a leader still counts their former entries."""
     connected = Engine.connected
     monkeypatch.setattr(Engine, "connected", lambda self, peer, directory: connected(self, peer))
     run = replace(HASTY, faults=Faults(power=True, checkpoints=True, every_s=0.25), members_every_s=0.12)
@@ -339,7 +338,7 @@ def test_a_name_that_votes_with_any_directory_elects_who_lacks_what_is_committed
 def test_a_snapshot_without_its_membership_is_noticed(
     seeds: SeedSearch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Who installs it would go on with the one it had."""
+    """The receiver would keep the membership that it had before."""
     install = Engine.snapshot_installed
 
     def forget(
@@ -351,12 +350,11 @@ def test_a_snapshot_without_its_membership_is_noticed(
     seeds.find(40, _broken_by(MEMBERS["snapshots"]), kinds={"membership"})
 
 
-# --- what the model of the rules alone sees, or sees first ----------------------------------------
+# --- violations that only the model finds, or that it finds first -----------------------------------
 
 
 def _ack_whatever_a_heartbeat_names(append: Append, log: JournalView, commit: int) -> Verdict:
-    """As `check_append`, without a look at the term of ``prev`` where no entry follows: nothing is changed
-    there."""
+    """Accept appends without entries without checking the term of ``prev``: they change no entry."""
     if not append.entries and log.first_index <= append.prev <= log.last_index:
         return Accept(append.prev, min(append.commit, commit), append.prev, [])
     return check_append(append, log, commit)
@@ -365,7 +363,7 @@ def _ack_whatever_a_heartbeat_names(append: Append, log: JournalView, commit: in
 def test_an_ack_of_an_entry_that_the_leader_does_not_have_is_noticed(
     seeds: SeedSearch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """No log is wrong at that time; without the model one sees only that a follower never catches up."""
+    """All logs are correct at that time; without the model, only a follower that lags forever is noticed."""
     monkeypatch.setattr(following, "check_append", _ack_whatever_a_heartbeat_names)
     seeds.find(40, _broken_by(MIXES["rough"]), kinds={"matching rule"})
 
@@ -373,6 +371,6 @@ def test_an_ack_of_an_entry_that_the_leader_does_not_have_is_noticed(
 def test_a_change_before_the_one_before_is_committed_is_noticed_when_it_begins(
     seeds: SeedSearch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It need not come to two majorities."""
+    """The model finds it before there are two majorities."""
     changes_overlap(monkeypatch)
     seeds.find(20, _broken_by(MEMBERS["quiet"]), kinds={"membership rule"})

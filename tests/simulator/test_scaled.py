@@ -1,6 +1,6 @@
-"""Scaled bounds are met: several entries in flight, backlogs split, frames and windows full, clients held up.
+"""Scaled bounds are reached: entries in flight, split backlogs, full frames and windows, paused clients.
 
-And a hostile client is at work.
+A hostile client takes part.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def test_bounds_are_met_in_nearly_every_run(profile: str) -> None:
 
 
 def test_logs_are_cut_by_several_entries() -> None:
-    """Not only by the one that a leader appended before it was cut off."""
+    """The log of a former leader loses more than the one entry that it appended before it was cut off."""
     total: Counter[str] = Counter()
     for seed in range(20):
         total += Run(Case(seed, PROFILES["partitions"], 3)).run()

@@ -1,4 +1,4 @@
-"""Mutation tests don't depend on seeds: a hint only saves time."""
+"""Mutation tests don't depend on hints: a hint only saves time."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def test_a_seed_is_found_whatever_the_hint_says(hint: int, monkeypatch: pytest.M
 
 
 def test_a_bound_is_a_claim(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A seed beyond it doesn't count, not even the recorded one."""
+    """A seed beyond the bound doesn't count, not even a recorded one."""
     monkeypatch.setattr(seed_search, "recorded", lambda: {"test": 10})
     search = SeedSearch("test", lambda name, value: None)
     with pytest.raises(pytest.fail.Exception, match="none of 10 seeds"):

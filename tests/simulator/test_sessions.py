@@ -1,13 +1,13 @@
-"""Core and sessions alone: machines and origins around a log, and a forwarder one can't rely on.
+"""Core and sessions alone: machines and origins around a log, with an unreliable forwarder.
 
-No consensus engine, no network, no clients' bytes: a log that loses its uncommitted end when leaders
-change, two or three nodes with the real `Origin`, `Proposer` and `Machine`, frames that are lost, doubled
-and reordered, nodes that lag, restart and install snapshots. So thousands of steps take a second, and
-rules are met that whole nodes meet once in a night: R1 to R8 and R15 to R19.
+There is no consensus engine, no network and no client protocol, only: a log that loses its uncommitted end
+when the leader changes; two or three nodes with the real `Origin`, `Proposer` and `Machine`; frames that are
+lost, duplicated and reordered; and nodes that lag, restart and install snapshots. So thousands of steps take
+a second, and reach situations that whole nodes reach once in a night: R1 to R8 and R15 to R19.
 
-`ReferenceModel` keeps the books of deliveries, as in a simulated cluster. Beside it: every request of a
-living process is answered once, with the outcome that the log gave it; no publish is stored twice or after
-the session that carried it had ended; nodes that applied the same are the same.
+`ReferenceModel` checks deliveries, as in a simulated cluster. In addition: every request of a living process
+gets one reply, with the outcome that the log gave it; no publish is stored twice, or after its session has
+ended; nodes that applied the same entries have equal states.
 """
 
 from __future__ import annotations
@@ -37,16 +37,16 @@ from node.units import SECOND
 STEPS = 2000
 HEAL_ROUNDS_MAX = 400
 FRAMES_MAX = 5000
-"""In one round of healing."""
+"""Maximum number of frames in one round of healing."""
 EPOCH_NS = 1_700_000_000 * SECOND
 
 
 class Unnamed:
-    """Stands for a request that looks like others."""
+    """The key of a request that can't be distinguished from others."""
 
 
 class Node:
-    """A process: an origin and a machine over what its disk held; and an ordering, should it lead."""
+    """A process: an origin and a machine restored from its disk; and a proposer, used while it leads."""
 
     def __init__(self, world: World, name: str) -> None:
         self.world, self.name = world, name
@@ -55,7 +55,7 @@ class Node:
         self.start()
 
     def start(self) -> None:
-        """A new process, which knows what was checkpointed."""
+        """Start a new process from the last checkpoint."""
         world = self.world
         self.life += 1
         self.machine = Machine(restore(sorted(self.disk.items())))
@@ -83,7 +83,7 @@ class Node:
         return self.machine.state
 
     def forward(self, frame: tuple[Any, ...]) -> None:
-        """What its origin has for the leader."""
+        """Send the waiting batches of its origin to the leader."""
         if self.leader == self.name:
             self.proposer.frame(self.name, frame)
         elif self.leader is not None:
@@ -96,19 +96,19 @@ class Node:
             self.proposer.frame(sender, frame)
 
     def learn(self, leader: str | None) -> None:
-        """Who leads; also when the way there broke and is back."""
+        """Learn the leader, after an election or a reconnect."""
         self.leader = leader
         self.origin.leader_changed(self.world.term if leader is not None else None)
 
     def apply(self) -> None:
-        """The next committed entry."""
+        """Apply the next committed entry."""
         self.applied += 1
         payload = self.world.log[self.applied - 1][1]
         if payload is not None:
             effects = self.machine.apply(self.applied, payload)
             self.clock.seen(self.state.time_ns)
             self.wall_clock.seen(self.state.timestamp_ns, self.state.time_ns)
-            self.world.looked_at(self, payload, effects)
+            self.world.check_applied(self, payload, effects)
             for opened in effects.sessions:
                 self.origin.opened(opened)
             for replies in (*effects.opened, *effects.replies):
@@ -127,7 +127,7 @@ class Node:
         self.checkpointed = self.applied
 
     def install(self, other: Node) -> None:
-        """The state of a node that is further: what was applied in between, this one never sees."""
+        """Install the state of a node that is ahead. This node never applies the entries in between."""
         self.disk = dict(other.disk)
         self.machine = Machine(restore(sorted(self.disk.items())))
         self.applied = self.state.applied
@@ -140,7 +140,7 @@ class Node:
 
 
 class World:
-    """The log, the forwarder, what clients ask, and the books. It is the engine that `Proposer` sees."""
+    """The log, the forwarder, the requests of clients, and the checks. `Proposer` uses it as its engine."""
 
     def __init__(self, seed: int, nodes: int) -> None:
         self.rng = random.Random(seed)
@@ -154,7 +154,7 @@ class World:
         self.digests: dict[int, bytes] = {}
         self.effects: dict[int, Effects] = {}
         self.truth: dict[object, Outcome] = {}
-        """What the log made of a request, by what it is known by."""
+        """The outcome of each request in the log, by its key."""
         self.answers: dict[object, Outcome] = {}
         self.frames: list[tuple[str, str, int, tuple[Any, ...]]] = []
         self.published = 0
@@ -165,7 +165,7 @@ class World:
         self.now_what: list[Callable[[], None]] = []
         self.nodes = {f"n{number}": Node(self, f"n{number}") for number in range(1, nodes + 1)}
 
-    # --- the engine, as the leader's ordering sees it ---------------------------------------------
+    # --- the engine, as the leader's proposer uses it ----------------------------------------------
 
     @property
     def is_ready(self) -> bool:
@@ -181,7 +181,7 @@ class World:
         self.frames.append((sender, receiver, self.nodes[receiver].life, frame))
 
     def forward(self) -> None:
-        """Some frame arrives, or doesn't, or does so twice; in order only when all is calm."""
+        """Deliver, lose or duplicate a frame; in order only after all faults have ended."""
         if not self.frames:
             return
         at = 0 if self.calm or self.rng.random() < 0.6 else self.rng.randrange(len(self.frames))
@@ -197,7 +197,7 @@ class World:
     # --- the log ----------------------------------------------------------------------------------
 
     def elect(self) -> None:
-        """Another term. Of what was not committed some is left, and is committed now."""
+        """Start a new term. A part of the uncommitted entries survives and is committed now."""
         if self.leads is not None:
             self.nodes[self.leads].proposer.follow()
         self.term += 1
@@ -214,7 +214,7 @@ class World:
         leader.learn(self.leads)
 
     def lead(self) -> None:
-        """What a leader does in a turn of its loop."""
+        """Run one iteration of the leader's loop."""
         if self.leads is None or not self.is_ready:
             return
         leader = self.nodes[self.leads]
@@ -238,15 +238,15 @@ class World:
             if node.applied < self.committed:
                 node.apply()
 
-    # --- the books --------------------------------------------------------------------------------
+    # --- checks -----------------------------------------------------------------------------------
 
-    def looked_at(self, node: Node, payload: bytes, effects: Effects) -> None:
-        """A node has applied an entry: the first one decides, the others agree."""
+    def check_applied(self, node: Node, payload: bytes, effects: Effects) -> None:
+        """Check an applied entry: later nodes must have the same effects as the first one."""
         index = effects.index
         if index not in self.effects:
             self.effects[index] = effects
             self.digests[index] = digest(node.state)
-            self.note_truth(payload, effects)
+            self.record_truth(payload, effects)
             self.reference.entry(index, payload, effects, node.state)
             check_invariants(node.state)
             self.check_bounds(effects, node.state)
@@ -256,19 +256,19 @@ class World:
         elif effects != self.effects[index] or digest(node.state) != self.digests[index]:
             raise ViolationError("state machine safety", f"{node.name} differs after entry {index}")
 
-    def note_truth(self, payload: bytes, effects: Effects) -> None:
+    def record_truth(self, payload: bytes, effects: Effects) -> None:
         for batch in entries.decode_entry(payload).batches:
             for replies in effects.replies:
                 if batch.session is None or replies.session != batch.session:
                     continue
                 for serial, fields in enumerate(entries.decode_commands(batch.commands), batch.first_serial):
                     if replies.first <= serial <= replies.last:
-                        key = known_by(entries.decode_origin(fields))
+                        key = request_key(entries.decode_origin(fields))
                         if key is not None:
                             self.truth.setdefault(key, replies.others.get(serial, OK))
 
     def check_bounds(self, effects: Effects, state: State) -> None:
-        """R19, and the leader ticks on until nothing is marked."""
+        """Check R19, and that the leader ticks until no group is marked."""
         sent: dict[int, int] = {}
         for deliver in effects.deliveries:
             group = state.subscriptions[deliver.subscription].group.id
@@ -278,20 +278,22 @@ class World:
 
     def answered(self, node: Node, life: int, key: object, outcome: Outcome) -> None:
         if node.life != life or key not in node.unanswered:
-            raise ViolationError("one answer", f"{key} is answered again, or to nobody")
+            raise ViolationError("one answer", f"{key} got a second reply, or one for a dead process")
         node.unanswered.discard(key)
         self.answers[key] = outcome
         if not isinstance(key, Unnamed) and self.truth.get(key) != outcome:
-            raise ViolationError("outcome", f"{key}: told {outcome}, and it was {self.truth.get(key)}")
+            raise ViolationError(
+                "outcome", f"{key}: the reply is {outcome}, the log has {self.truth.get(key)}"
+            )
 
     def publish_answered(self, pending: tuple[Any, ...], outcome: Outcome) -> None:
         _, _, node, life, key = pending  # reply subject and guid come first
         self.answered(node, life, key, outcome)
 
-    # --- what clients ask -------------------------------------------------------------------------
+    # --- requests of clients ----------------------------------------------------------------------
 
     def submit(self, node: Node, command: c.OriginCommand) -> None:
-        key, life = known_by(command) or Unnamed(), node.life
+        key, life = request_key(command) or Unnamed(), node.life
         node.unanswered.add(key)
         if isinstance(command, c.Publish):
             node.origin.submit_publish(command, (b"", b"", node, life, key), entries.encoded_size(command))
@@ -305,7 +307,7 @@ class World:
         node.origin.submit(command, answer)
 
     def decide(self, node: Node, life: int, command: c.ClientOpen, probing: Probing) -> None:
-        """The one who has the ID has answered, or not (R17)."""
+        """Finish a registration: the client with this ID has answered the probe, or not (R17)."""
         if node.life != life:
             return
         self.asked += 1
@@ -318,7 +320,7 @@ class World:
         node.origin.flush()
 
     def ask(self) -> None:
-        """A client says something at some node."""
+        """Let a random client send a request to a random node."""
         rng = self.rng
         node = rng.choice(list(self.nodes.values()))
         if node.origin.full:
@@ -377,8 +379,8 @@ class World:
                 command = c.Unsubscribe(sub.client_id, "foo", sub.ack_inbox, "")
             node.origin.submit(command)
 
-    def keep(self) -> None:
-        """The keeper has found something; or a keeper of the past says so, or of what is no more (R16)."""
+    def command_as_leader(self) -> None:
+        """Propose a leader command: of this term or a past one, about a present or a removed object (R16)."""
         leader = self.nodes[self.leads] if self.leads else None
         if leader is None or not leader.proposer.open or not leader.state.clients:
             return
@@ -420,7 +422,7 @@ class World:
         elif what < 0.84:
             self.apply(node)
         elif what < 0.88:
-            self.keep()
+            self.command_as_leader()
         elif what < 0.92:
             node.learn(self.leads if rng.random() < 0.8 else None)
         elif what < 0.945:
@@ -447,7 +449,7 @@ class World:
                 node.install(other)
 
     def heal(self) -> None:
-        """Everything asked is answered in the end, and all come to the same."""
+        """End all faults. Every request must get its reply, and all nodes must reach the same state."""
         self.calm = True
         self.elect()
         for node in self.nodes.values():
@@ -484,8 +486,8 @@ class World:
                 raise ViolationError("durability", f"{key!r} was answered with {outcome}")
 
 
-def known_by(command: c.OriginCommand) -> object:
-    """What a request is known by, however often it is sent; None if others may be alike."""
+def request_key(command: c.OriginCommand) -> object:
+    """Return the key of a request, however often it is sent; None if others may be equal."""
     match command:
         case c.Publish(_, _, _, body):
             from node.protocol.streaming import decode_message
@@ -511,7 +513,7 @@ def run(seed: int) -> World:
 
 @pytest.fixture(autouse=True)
 def _small_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
-    """So that work is left over for the next entry, and the next (R19)."""
+    """Use small bounds, so that work is left for later entries (R19)."""
     monkeypatch.setattr(dispatch, "ENTRY_MESSAGES_MAX", 20)
     monkeypatch.setattr(dispatch, "GROUP_MESSAGES_MAX", 7)
 
@@ -539,7 +541,7 @@ def test_soak(soak_seconds: float) -> None:
 
 
 def test_what_happens_in_a_run() -> None:
-    """Requests of all kinds come to something, and to nothing."""
+    """Requests of all kinds succeed, and fail."""
     worlds = [run(seed) for seed in range(100, 104)]
     outcomes = {type(outcome) for world in worlds for outcome in world.truth.values()}
     assert outcomes >= {type(OK), Refused, ClientOpened, SubscriptionOpened, Probing}
@@ -547,11 +549,11 @@ def test_what_happens_in_a_run() -> None:
     assert sum(world.reference.applied for world in worlds) > 200
 
 
-# --- the checkers are awake: take a rule away, and it is missed -----------------------------------
+# --- tests of the checkers: remove a rule and expect a violation ----------------------------------
 
 
 def _taken_again(patch: pytest.MonkeyPatch) -> None:
-    """A leader that takes batches twice: that alone does no harm."""
+    """Let the leader accept batches twice, which alone is harmless."""
     take = Proposer._take
 
     def take_again(self: Proposer, node: str, frame: tuple[Any, ...]) -> None:
@@ -596,7 +598,7 @@ def _outcomes_are_not_kept(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Origin, "restored", without)
 
 
-def _keepers_of_the_past_are_obeyed(patch: pytest.MonkeyPatch) -> None:
+def _past_leaders_are_obeyed(patch: pytest.MonkeyPatch) -> None:
     apply = leader_commands.apply
 
     def obey(turn: Any, command: Any) -> None:
@@ -609,18 +611,18 @@ def _generations_are_not_compared(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(presence, "find_client", lambda state, client_id, generation: state.clients.get(client_id))
 
 
-def _sessions_count_from_1_when_told_again(patch: pytest.MonkeyPatch) -> None:
+def _sessions_restart_at_serial_1(patch: pytest.MonkeyPatch) -> None:
     opened = Origin.opened
 
-    def opened_anew(self: Origin, effect: Any) -> None:
+    def opened_again(self: Origin, effect: Any) -> None:
         if effect.nonce == self._nonce:
             self._session = None
         opened(self, effect)
 
-    patch.setattr(Origin, "opened", opened_anew)
+    patch.setattr(Origin, "opened", opened_again)
 
 
-def _nothing_is_sent_again(patch: pytest.MonkeyPatch) -> None:
+def _nothing_is_resent(patch: pytest.MonkeyPatch) -> None:
     def leader_changed(self: Origin, term: int | None) -> None:
         self._term = term
         if term is not None and self._session is None:
@@ -628,7 +630,7 @@ def _nothing_is_sent_again(patch: pytest.MonkeyPatch) -> None:
             self._forward_unsent()
 
     patch.setattr(Origin, "leader_changed", leader_changed)
-    patch.setattr(Origin, "again", lambda self, term, serial: None)
+    patch.setattr(Origin, "resend", lambda self, term, serial: None)
 
 
 def _an_entry_has_no_bounds(patch: pytest.MonkeyPatch) -> None:
@@ -641,19 +643,19 @@ def _an_entry_has_no_bounds(patch: pytest.MonkeyPatch) -> None:
 MUTATIONS = {
     "each request once (R5)": (_applied_again, 20),
     "ended sessions stay ended (R5)": (_ended_sessions_are_trusted, 120),
-    "a session is opened once (R5)": (_sessions_count_from_1_when_told_again, 60),
+    "a session is opened once (R5)": (_sessions_restart_at_serial_1, 60),
     "outcomes are kept (R6)": (_outcomes_are_not_kept, 60),
     "no gaps (R7)": (_gaps_reach_the_log, 20),
-    "what is not applied goes again (R8)": (_nothing_is_sent_again, 20),
-    "a keeper's term (R16)": (_keepers_of_the_past_are_obeyed, 20),
-    "a keeper's generation (R16)": (_generations_are_not_compared, 20),
+    "what is not applied is resent (R8)": (_nothing_is_resent, 20),
+    "the term of a leader command (R16)": (_past_leaders_are_obeyed, 20),
+    "the generation in a leader command (R16)": (_generations_are_not_compared, 20),
     "bounded entries (R19)": (_an_entry_has_no_bounds, 60),
 }
-"""What is taken away, and within how many seeds it is missed."""
+"""The removed rule, and the number of seeds within which a violation must be found."""
 
 
 def test_a_leader_that_takes_batches_twice_does_no_harm(monkeypatch: pytest.MonkeyPatch) -> None:
-    """R5: apply skips what it has seen, whatever the leader does."""
+    """R5: apply skips commands that it has applied before, whatever the leader does."""
     _taken_again(monkeypatch)
     for seed in range(10):
         run(seed)
@@ -668,4 +670,4 @@ def test_without_a_rule_something_breaks(rule: str, monkeypatch: pytest.MonkeyPa
             run(seed)
         except (ViolationError, AssertionError, KeyError, RecursionError):
             return
-    pytest.fail(f"{seeds} seeds without {rule}, and nobody noticed")
+    pytest.fail(f"{seeds} seeds without {rule}, and no violation")

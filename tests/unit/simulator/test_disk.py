@@ -1,4 +1,4 @@
-"""What the simulated disk loses, and what not. Its ordinary work: tests/unit/raft/test_disk.py."""
+"""What the simulated disk loses and keeps. Its normal operation is tested in tests/unit/raft/test_disk.py."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def test_synced_bytes_survive_a_power_cut(seed: int) -> None:
 
 
 def test_unsynced_writes_are_kept_lost_or_torn() -> None:
-    """All three happen, each write for itself; a sector is never half written."""
+    """All three happen, for each write separately; a sector is never half written."""
     fates = set()
     for seed in range(60):
         disk = SimulatedDisk(random.Random(seed))
@@ -76,7 +76,7 @@ def test_a_killed_process_loses_only_its_handles() -> None:
 
 
 def test_after_a_failed_sync_the_data_is_seen_but_gone() -> None:
-    """The next sync succeeds and saves nothing: why a sync must never be tried again."""
+    """The next sync succeeds and saves nothing: a sync must never be retried."""
     disk = SimulatedDisk(random.Random(1))
     file = disk.open("a", create=True)
     disk.sync_dir()

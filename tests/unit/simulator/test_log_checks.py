@@ -1,4 +1,4 @@
-"""What the checker of logs finds: another entry, another history, a leader that lacks something."""
+"""Violations that the log checker finds: different entries, different histories, incomplete leaders."""
 
 from __future__ import annotations
 

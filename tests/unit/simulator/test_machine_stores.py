@@ -1,4 +1,4 @@
-"""What crashes leave of a simulated machine's store, fake or LMDB: the old state or the new one."""
+"""A simulated machine's store after a crash, fake or LMDB: it has the old state or the new one."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Make = Callable[[int], MachineStore]
 
 @pytest.fixture(params=[MemoryMachineStore, LmdbMachineStore], ids=["memory", "lmdb"])
 def make(request: pytest.FixtureRequest) -> Iterator[Make]:
-    """A machine, by seed."""
+    """Returns a function that makes a machine's store from a seed."""
     made: list[MachineStore] = []
 
     def make(seed: int) -> MachineStore:
@@ -31,7 +31,7 @@ def make(request: pytest.FixtureRequest) -> Iterator[Make]:
 
 
 def fill(machine_store: MachineStore, index: int) -> Callable[[], None]:
-    """Twenty messages and a record more; what is left to do for them to be durable."""
+    """Add twenty messages and a record. Returns the function that makes them durable."""
     store = machine_store.store
     store.put(1, index - 19, [b"%d" % seq * 50 for seq in range(index - 19, index + 1)])
     job = store.begin_checkpoint((index, 1), (index - 1, 1), [(b"index", b"%d" % index)])
@@ -46,7 +46,7 @@ def fill(machine_store: MachineStore, index: int) -> Callable[[], None]:
 
 
 def found(machine_store: MachineStore) -> int:
-    """What the next process finds: an index, and all that belongs to it."""
+    """Return the index that the next process finds, after checking that all its data is there."""
     store = machine_store.open()
     index = store.applied[0]
     assert dict(store.records()) == ({b"index": b"%d" % index} if index else {})
@@ -81,7 +81,7 @@ def snapshot(make: Make) -> Copied:
 
 
 def carry(copied: Copied, machine_store: MachineStore, values_max: int = 10_000) -> SnapshotReceiver:
-    """As many values as that; the last one is under way."""
+    """Transfer up to ``values_max`` messages; the last one is being handled."""
     sender = SnapshotSender(copied.manifest, copied.read)
     receiver = SnapshotReceiver(machine_store.parts(), chunk_bytes=machine_store.chunk_bytes)
     while values_max and (value := sender.next_value()) is not None:
@@ -96,7 +96,7 @@ def carry(copied: Copied, machine_store: MachineStore, values_max: int = 10_000)
 
 @pytest.mark.parametrize("power", [False, True])
 def test_a_snapshot_that_was_being_received_is_gone_on_with(make: Make, power: bool) -> None:
-    """Whatever is left of it; and it arrives in the end."""
+    """Whatever part of it survived, the transfer completes in the end."""
     copied = snapshot(make)
     assert copied.manifest.size > 2 * copied.manifest.chunk_bytes
     resumed = set()
@@ -119,7 +119,7 @@ def test_a_snapshot_that_was_being_received_is_gone_on_with(make: Make, power: b
 
 @pytest.mark.parametrize("power", [False, True])
 def test_a_snapshot_that_was_being_installed_is_there_or_is_not(make: Make, power: bool) -> None:
-    """And if it is, so is its note."""
+    """If it is there, so is its note."""
     copied = snapshot(make)
     left = set()
     for seed in range(16):

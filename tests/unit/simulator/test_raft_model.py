@@ -1,4 +1,4 @@
-"""The model of a Raft server: what each rule lets through, and what it doesn't."""
+"""The model of a Raft server: what each rule allows and forbids."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ THREE = Membership.initial_voters(["n1", "n2", "n3"])
 
 
 def journal(*terms: int, durable: int | None = None, members: tuple[int, Membership] | None = None) -> Any:
-    """A log whose entries, from 1 on, have these terms; with ``members`` one of them brings a membership."""
+    """A log with entries of these terms from index 1; with ``members`` one of them contains a membership."""
     placed = None if members is None else (members[0], members[1].encode())
     return SimpleNamespace(
         first_index=1,
@@ -44,13 +44,13 @@ def broken(rule: str) -> Any:
 
 
 class Cluster:
-    """n1 is looked at; the model is told what the others say."""
+    """The model with frames of other servers; n1 is the server under test."""
 
     def __init__(self) -> None:
         self.model = RaftModel()
 
     def asks(self, candidate: str, term: int, last: tuple[int, int]) -> None:
-        """A candidate asks n1, and the others, for their votes."""
+        """Send a candidate's vote request to n1."""
         request = VoteRequest(term, last[1], last[0], transfer=False).encode()
         self.model.sent(candidate, "n1", request, journal())
 
@@ -75,13 +75,13 @@ def test_a_vote_is_given_once_a_term_and_to_a_log_as_good_as_its_own(cluster: Cl
         cluster.asks(candidate, 2, last)
         cluster.asked(candidate, 2, log)
     cluster.model.sent("n1", "n2", Vote(2).encode(), log)
-    cluster.model.sent("n1", "n2", Vote(2).encode(), log)  # the answer was lost
+    cluster.model.sent("n1", "n2", Vote(2).encode(), log)  # the first reply was lost
     cluster.model.started("n1", 1)
     with broken("votes in term 2 for n2 and for n3"):
         cluster.model.sent("n1", "n3", Vote(2).encode(), log)
     cluster.model.emptied("n1")
     cluster.asked("n3", 2, log)
-    cluster.model.sent("n1", "n3", Vote(2).encode(), log)  # another directory, another server
+    cluster.model.sent("n1", "n3", Vote(2).encode(), log)  # a wiped directory is another server
 
 
 def test_a_candidate_has_voted_for_itself(cluster: Cluster) -> None:
@@ -173,7 +173,7 @@ def test_an_ack_names_what_is_durable(cluster: Cluster) -> None:
 
 
 def test_an_ack_names_an_entry_of_the_leaders_log(cluster: Cluster) -> None:
-    """Log matching, where it begins: what is acknowledged is what the leader has there."""
+    """Log matching starts here: an acknowledged entry is the one that the leader has at that index."""
     log = journal(0, 1, 1)
     heartbeat = Append(2, 3, 2, 1, [], ask=True, note=None).encode()
     cluster.model.received("n1", "n2", heartbeat, log)

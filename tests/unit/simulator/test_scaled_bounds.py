@@ -1,4 +1,4 @@
-"""Scaled bounds: what production has is there, is larger, and is put back."""
+"""Scaled bounds replace larger bounds of production, which are restored afterwards."""
 
 from __future__ import annotations
 

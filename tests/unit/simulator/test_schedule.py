@@ -1,4 +1,4 @@
-"""What will go wrong is drawn before it does, and each act by itself."""
+"""Schedules are drawn before the run, and each act has its own random generator."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def test_the_seed_decides() -> None:
     assert [act.number for act in draw(1, brutal, 3, 12.0)] == list(range(len(draw(1, brutal, 3, 12.0))))
 
 
-def test_an_act_has_chance_of_its_own() -> None:
+def test_an_act_has_its_own_generator() -> None:
     act, other = draw(1, PROFILES["brutal"].rates, 3, 12.0)[:2]
     assert act.rng(1).random() == act.rng(1).random() != other.rng(1).random()
     assert act.rng(1).random() != act.rng(2).random()

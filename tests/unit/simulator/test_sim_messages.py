@@ -1,4 +1,4 @@
-"""Messages of simulated publishers tell which they are, and whether they are whole."""
+"""Messages of simulated publishers can be identified, and verified to be complete."""
 
 from __future__ import annotations
 

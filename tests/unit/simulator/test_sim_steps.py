@@ -1,4 +1,4 @@
-"""Steps of a simulated process: one after the other, each in its time."""
+"""Steps of a simulated process run one after the other and take time."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from node.simulator.world import World
 
 
 class Process:
-    """Writes down when it did what."""
+    """Records when each step ran."""
 
     def __init__(self, scale: float = 1.0) -> None:
         self.world = World(1)

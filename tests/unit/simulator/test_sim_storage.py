@@ -1,4 +1,4 @@
-"""What a simulated machine keeps, what it loses, and what its process is told."""
+"""What a simulated machine's storage keeps and loses, and the errors that its process gets."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def checkpointed(store: RottingStore, index: int, messages: list[bytes]) -> None
 
 
 def read(store: RottingStore) -> None:
-    """All of it."""
+    """Read the whole content."""
     assert list(store.records())
     assert store.get_many(1, [1, 2])
 
@@ -84,7 +84,7 @@ def test_a_full_disk_takes_no_checkpoint() -> None:
 
 
 def test_rot_in_the_journal_is_found_at_the_next_start() -> None:
-    """Also in the last flush, which is sealed."""
+    """Damage in the last flush is found too: its end is marked in the journal."""
     for seed in range(20):
         storage = SimStorage(World(1), "n1")
         assert not storage.rot_journal(random.Random(seed))
@@ -100,7 +100,7 @@ def test_rot_in_the_journal_is_found_at_the_next_start() -> None:
 
 
 def test_the_last_flush_does_not_rot_and_lose_its_seal() -> None:
-    """It would be cut off as torn, and nobody could tell."""
+    """Otherwise it would be cut off like a torn flush."""
     for seed in range(40):
         storage = SimStorage(World(seed), "n1")
         written(storage, 5)
@@ -116,7 +116,7 @@ def test_rot_in_the_store_is_noticed_by_the_next_process_and_never_copied() -> N
     for seed in range(10):
         rotten = store.after_crash()
         assert rotten.rot(random.Random(seed))
-        assert rotten.get_many(1, [1, 2]) == [b"a", b"b"]  # in memory it is still whole
+        assert rotten.get_many(1, [1, 2]) == [b"a", b"b"]  # the copies in memory are intact
         assert list(rotten.records())
         with pytest.raises(CorruptionError):
             rotten.packed()
