@@ -1,14 +1,14 @@
-"""Answers leave behind the deliveries that were decided before them, on all connections of a node (R2).
+"""Sends answers after the deliveries that were decided before them, on all connections of a node (R2).
 
 A publish is acknowledged when the messages that its entry sends to clients of this node have been written to
-their connections. So who publishes on one connection and reads on another, as the clients' own test suites
-do, has nothing left to read when the last acknowledgement has come. Two things can delay a delivery:
+their connections. So a client that publishes on one connection and reads on another, as the clients' own test
+suites do, has received everything when the last acknowledgement arrives. Two things can delay a delivery:
 
-- its connection's writer has not had its turn, or the connection has no room;
-- the entry sends no more than its bound allows (R19), and the rest is decided by the entries behind it.
+- the writer of its connection has not run yet, or the connection has no capacity;
+- an entry sends only as many messages as its limit allows (R19); the entries behind it send the rest.
 
-Both are waited for, and neither for long: a client that doesn't read must not hold up the publishers of
-others. What had its time is *behind*, and isn't waited for again before it has caught up.
+Answers wait for both, but not long: a client that doesn't read must not hold up the publishers of others. A
+connection or group that takes longer is *behind*; answers wait for it again only after it has caught up.
 
 A plain object without I/O.
 """
@@ -23,26 +23,26 @@ from typing import Protocol
 from node.core.state import Group
 
 WRITE_WAIT_S = 0.05
-"""How long answers wait for one connection to be written."""
+"""How long answers wait for the deliveries to one connection."""
 
 LATE_ROUNDS = 3
-"""Rounds of the loop that connections and groups have beyond these times."""
+"""Rounds of the event loop that connections and groups get after these times."""
 
 LATE_S = 0.001
-"""Between those rounds, at most."""
+"""Maximum time between those rounds."""
 
 GROUP_WAIT_S = 0.25
-"""How long answers wait for the rest of a burst of which nothing more is sent."""
+"""How long answers wait for the rest of a burst while nothing of it is sent."""
 
 GROUP_WAIT_MAX_S = 1.0
-"""How long they wait while more of it is sent: each part takes an entry, and a slow disk holds up entries."""
+"""How long they wait while more of it is sent: each part takes an entry, and a slow disk delays entries."""
 
 
 class Connection(Protocol):
-    """What is needed of a client's connection."""
+    """The part of a client's connection that is needed here."""
 
     watched: bool
-    """Tell `ReplyOrder.check` when something was written."""
+    """If set, the connection calls `ReplyOrder.check` when bytes were written."""
 
     @property
     def closed(self) -> bool: ...
@@ -54,24 +54,24 @@ class Connection(Protocol):
 
 @dataclass(slots=True)
 class _Waiting:
-    """Answers, and what they wait for."""
+    """Answers, and the deliveries that they wait for."""
 
     act: Callable[[], None]
     writes: dict[Connection, int]
-    """How much is to be ``written`` of each."""
+    """By connection: the value that ``written`` has to reach."""
     full: list[Connection]
-    """Connections whose deliveries wait for room."""
+    """Connections whose deliveries wait for capacity."""
     groups: list[tuple[Group, int]]
-    """Which cursor each is to reach."""
+    """Groups, and the cursor that each has to reach."""
     since_s: float
     written_s: float
-    """When ``writes`` or ``full`` were added to last."""
+    """When a connection was last added to ``writes`` or ``full``."""
     moved_s: float
-    """When one of ``groups`` was last seen to have been sent more."""
+    """When the cursor of one of ``groups`` was last seen to move."""
     cursors: int
     """The sum of their cursors then."""
     late_rounds: int = 0
-    """Rounds of the loop since its time was over. A process that stood still has given no writer a turn."""
+    """Rounds of the loop since the time was over. In a process that was suspended no writer has run."""
 
 
 class ReplyOrder:
@@ -79,8 +79,8 @@ class ReplyOrder:
 
     Args:
         clock: monotonic seconds.
-        sendable: groups that have something to send and could, by id (``State.sendable``).
-        full_connections: connections whose deliveries wait for room.
+        sendable: groups that have messages to send and capacity for them, by ID (``State.sendable``).
+        full_connections: connections whose deliveries wait for capacity.
     """
 
     def __init__(
@@ -94,7 +94,7 @@ class ReplyOrder:
         self._sendable = sendable
         self._full_connections = full_connections
         self._queue: deque[_Waiting] = deque()
-        self._slow: dict[Connection, int] = {}  # and how much is to be written of it until it isn't any more
+        self._slow: dict[Connection, int] = {}  # until ``written`` reaches the value
         self._behind: set[int] = set()
         self._awaited: set[int] = set()
         self._checking = False
@@ -105,7 +105,7 @@ class ReplyOrder:
         return bool(self._queue)
 
     def awaits(self, group: Group) -> bool:
-        """Whether the rest of a burst to ``group`` is being waited for."""
+        """Return True if answers wait for the rest of a burst to ``group``."""
         return group.id in self._awaited
 
     def after(
@@ -116,48 +116,48 @@ class ReplyOrder:
         full: Sequence[Connection],
         groups: Sequence[tuple[Group, int]],
     ) -> None:
-        """Call ``act`` behind what waits already, when all this has happened, or has had its time.
+        """Call ``act`` after earlier answers, when all these deliveries are written or their time is over.
 
         Args:
             act: sends answers.
-            writes: connections, and how much is to be written of each.
-            full: connections whose deliveries wait for room since this entry.
-            groups: groups of which this entry sent a part, and the sequence that each is to reach.
+            writes: connections, and the value that ``written`` has to reach for each.
+            full: connections whose deliveries wait for capacity since this entry.
+            groups: groups of which this entry sent a part, and the sequence that each has to reach.
         """
         if self._behind or self._awaited:
             sendable = self._sendable().keys()
             self._behind &= sendable
             self._awaited &= sendable
         writes = list(writes)
-        self._await_too(writes, full)
+        self._also_await(writes, full)
         now_s = self._clock()
-        behind = [(group, seq) for group, seq in groups if group.id not in self._behind]
+        on_time = [(group, seq) for group, seq in groups if group.id not in self._behind]
         waiting = _Waiting(
             act,
             {connection: end for connection, end in writes if self._is_quick(connection, end)},
             [connection for connection in full if connection not in self._slow],
-            behind,
+            on_time,
             since_s=now_s,
             written_s=now_s,
             moved_s=now_s,
-            cursors=sum(group.cursor for group, _ in behind),
+            cursors=sum(group.cursor for group, _ in on_time),
         )
         self._awaited.update(group.id for group, _ in waiting.groups)
         self._queue.append(waiting)
         self.check()
 
     def sent(self, writes: Iterable[tuple[Connection, int]], full: Sequence[Connection]) -> None:
-        """An entry without answers has sent something, perhaps the rest of a burst that is waited for.
+        """Note that an entry without answers sent messages, perhaps the rest of a burst.
 
         Args:
-            writes: connections, and how much is to be written of each.
+            writes: connections, and the value that ``written`` has to reach for each.
             full: connections whose deliveries wait for capacity since this entry.
         """
-        self._await_too(list(writes), full)
+        self._also_await(list(writes), full)
         self.check()
 
-    def _await_too(self, writes: Collection[tuple[Connection, int]], full: Sequence[Connection]) -> None:
-        """Answers that wait for the rest of a burst wait for what this entry has sent of it to be written.
+    def _also_await(self, writes: Collection[tuple[Connection, int]], full: Sequence[Connection]) -> None:
+        """Make answers that wait for the rest of a burst wait also for the messages of this entry.
 
         When a group's cursor reaches the end of the burst, its last messages are still in outboxes.
         """
@@ -174,15 +174,15 @@ class ReplyOrder:
                 waiting.written_s = self._clock()
 
     def tick(self) -> None:
-        """A round of the loop is over: `check`, and count it."""
+        """Count a round of the loop, and `check`."""
         if self._queue and self._clock() >= self._due_s(self._queue[0]):
             self._queue[0].late_rounds += 1
         self.check()
 
     def check(self) -> None:
-        """Send what need not wait any longer."""
+        """Send the answers that need not wait any longer."""
         if self._checking:
-            return  # an answer was written while they are sent
+            return  # called because an answer was written, by the loop below
         self._checking = True
         try:
             now_s = self._clock()
@@ -192,12 +192,12 @@ class ReplyOrder:
             self._checking = False
 
     def flush(self) -> None:
-        """Send everything now: what it waits for will never be seen."""
+        """Send all answers now: the deliveries that they wait for will not happen."""
         while self._queue:
             self._queue.popleft().act()
 
     def next_deadline(self) -> float | None:
-        """When `tick` is to be called at the latest, on the clock."""
+        """Return when to call `tick` at the latest, on the clock; None if no answers wait."""
         if not self._queue:
             return None
         head = self._queue[0]
@@ -209,12 +209,12 @@ class ReplyOrder:
         return min(head.moved_s + GROUP_WAIT_S, head.since_s + GROUP_WAIT_MAX_S)
 
     def forget(self, connection: Connection) -> None:
-        """``connection`` has ended."""
+        """Stop waiting for ``connection``: it has ended."""
         self._slow.pop(connection, None)
         self.check()
 
     def _is_quick(self, connection: Connection, end: int) -> bool:
-        """Whether a connection that more is written to is worth waiting for."""
+        """Return False if a connection is behind. If it is, it has to reach ``end`` to catch up."""
         caught_up = self._slow.get(connection)
         if caught_up is None:
             return True

@@ -1,8 +1,10 @@
 """Requests of this node to streaming clients over plain NATS: heartbeats and duplicate checks.
 
-All answers come in under one internal inbox prefix, which is known cluster-wide, so that a client connected
-to another node can answer too. Who is asked learns the prefix; what follows it is unguessable and different
-each time, or one client could answer for another. A plain object without I/O.
+All answers arrive under one internal inbox prefix. Its interest is cluster-wide, so that a client connected
+to another node can answer too. A client that gets a request learns the prefix. The rest of the inbox can't be
+guessed and differs for each request, or one client could answer for another.
+
+A plain object without I/O.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ from node.server.system import System
 
 
 class Routing(Protocol):
-    """What is needed of routing."""
+    """The part of routing that is needed here."""
 
     def serve(self, pattern: bytes, handler: Callable[..., None], *, announce: bool = False) -> Any: ...
     def publish(
@@ -33,7 +35,7 @@ class Routing(Protocol):
 
 
 _TOKEN_BYTES = 11
-"""Of what follows the prefix, and of the prefix: 88 bits."""
+"""Length of the random token in the prefix, and of the one behind it: 88 bits each."""
 
 
 class _Asked(NamedTuple):
@@ -47,12 +49,12 @@ class _Asked(NamedTuple):
 
 
 class Requests:
-    """What this node has asked and not heard the answer of.
+    """The requests of this node that have no answer yet.
 
     Args:
-        routing: where requests leave and answers come in.
-        host: its clock and chance.
-        kick: called when ``next_deadline`` is another, and when there may be something to propose.
+        routing: sends requests and receives answers.
+        host: clock and random numbers.
+        kick: called when ``next_deadline`` has changed, and when there may be something to propose.
     """
 
     def __init__(self, routing: Routing, host: System, kick: Callable[[], None]) -> None:
@@ -70,10 +72,10 @@ class Requests:
     def ask(
         self, inbox: str, answered: Callable[[], None], missed: Callable[[], None], timeout_s: float
     ) -> None:
-        """Send an empty request to ``inbox``; exactly one of the two is called.
+        """Send an empty request to ``inbox``, and call either ``answered`` or ``missed``, once.
 
-        Not before this returns, and never by a service: whoever answers is a client, however it has named its
-        inbox.
+        They are not called before this returns. Services don't get the request, so that only a client can
+        answer, whatever the name of its inbox.
         """
         number = next(self._numbers)
         reply = self._prefix + self._token(number)
@@ -83,7 +85,7 @@ class Requests:
         self._kick()
 
     def _token(self, number: int) -> bytes:
-        """A subject token that tells nothing of the others."""
+        """Return a subject token that reveals nothing about the tokens of other requests."""
         digest = hashlib.blake2b(b"%d" % number, key=self._secret, digest_size=_TOKEN_BYTES)
         return digest.hexdigest().encode()
 
@@ -93,20 +95,20 @@ class Requests:
         self._routing.publish(None, asked.inbox, reply, b"", b"", to_services=False)
 
     def suspend(self) -> None:
-        """Nobody can be reached, for a reason of this node's: nobody misses anything until ``resume``."""
+        """Stop all timeouts until ``resume``: this node can't reach any client, which is not their fault."""
         self._suspended = True
         self._ends.clear()
 
     def resume(self) -> None:
-        """Ask everybody again whose answer is waited for; their time begins anew."""
+        """Repeat all requests without an answer; their timeouts start again."""
         self._suspended = False
         self._ends.clear()
-        for reply in list(self._asked):  # an answer may come before the next is asked
+        for reply in list(self._asked):  # an answer may arrive before the next request is sent
             self._send(reply)
         self._kick()
 
     def paused(self, gap_s: float) -> None:
-        """This process stood still for so long: nobody's time ran meanwhile.
+        """Extend all timeouts by ``gap_s``, because this process was suspended for that time.
 
         An answer may be in a socket that was not read yet, and a request in one that was not written.
         """
@@ -118,7 +120,7 @@ class Requests:
         return self._ends[0][0] if self._ends else None
 
     def tick(self) -> None:
-        """Give up on what was not answered in time."""
+        """Call ``missed`` for requests that were not answered in time."""
         now = self._clock()
         while self._ends and self._ends[0][0] <= now:
             asked = self._asked.pop(heapq.heappop(self._ends)[2], None)
@@ -129,4 +131,4 @@ class Requests:
         asked = self._asked.pop(subject, None)
         if asked is not None:
             asked.answered()
-            self._kick()  # what it proposes shouldn't wait until somebody else is asked
+            self._kick()  # its proposals should not wait for the next request

@@ -1,17 +1,17 @@
-"""Routes by subject: where messages go, worked out once and remembered until interest changes.
+"""Routes by subject: where messages go, computed once and cached until interest changes.
 
-A plan is found by its subject in one look-up. A literal subject that comes or goes concerns one of them. A
-pattern may concern any: to look for those, or to forget all, would let one client's subscriptions cost
-everybody else their plans. So a change of pattern is only numbered and kept, and each plan knows the number
-as of which it is true. When it is wanted next, the few patterns that have changed since are held against its
-subject; if none matches, it is true still.
+A route is found by its subject with one look-up. A new or removed subscription to a literal subject concerns
+one route. A pattern may concern any route. To search them all, or to drop them all, would let one client's
+subscriptions cost all other clients their routes. So a change of a pattern is only numbered and kept, and
+each route has the number up to which it is valid. When the route is used next, the few patterns that have
+changed since are matched against its subject. If none matches, it is still valid.
 
-A plan holds on to the connections it leads to, and may never be wanted again. So that connections that have
-ended don't stay, each change of a pattern looks at the `SWEPT` plans not looked at for longest, and forgets
-those too old to be held against the patterns: to make them anew costs no more.
+A route refers to the connections it leads to, and may never be used again. To release connections that have
+ended, each change of a pattern checks the `SWEPT` routes that were checked longest ago. It drops those that
+are too old to be matched against the kept patterns: computing them again costs no more.
 
-When there are too many, those not looked at for longest go, an eighth at a time. So a client that publishes
-to ever new subjects costs others a plan now and then, and never all.
+When there are too many routes, an eighth is dropped: those checked longest ago. So a client that publishes to
+ever new subjects costs others a route now and then, and never all.
 """
 
 from __future__ import annotations
@@ -26,25 +26,25 @@ if TYPE_CHECKING:
     from node.server.subscriptions import Route
 
 CACHED_ROUTES_MAX = 32_768
-"""Subjects whose plans are remembered. An eighth is forgotten when there are so many."""
+"""Maximum number of cached routes. An eighth is dropped when it is reached."""
 
 SUBJECT_MAX = 512
-"""Bytes of a subject whose plan is remembered: any channel's or inbox's. A control line has room for eight
-times as many, and so would a client have that thinks of another one each time."""
+"""Longest subject, in bytes, whose route is cached; channels and inboxes are shorter. A control line may hold
+eight times as much, which a client could use to fill the memory."""
 
 RECENT_MAX = 128
-"""Changed patterns that are kept. A plan that is older is made anew, which takes about as long as to hold its
-subject against so many."""
+"""Changed patterns that are kept. An older route is computed again, which takes about as long as matching its
+subject against that many patterns."""
 
 SWEPT = 4
-"""Routes that each change of a pattern looks at. A client makes two or three, and as many changes."""
+"""Routes that each change of a pattern checks. A client causes two or three routes, and as many changes."""
 
 
 class RouteCache(OrderedDict[bytes, "Route"]):
-    """The plans that are remembered, by subject.
+    """The cached routes, by subject.
 
-    One is true if its ``as_of`` is ``number``; else `true_route` knows. So the usual case costs its reader a
-    look-up and a comparison, and no call.
+    A route is valid if its ``as_of`` is ``number``; otherwise `valid_route` checks it. So the usual case
+    costs the caller a look-up and a comparison, without a function call.
     """
 
     __slots__ = ("_recent", "number")
@@ -52,12 +52,12 @@ class RouteCache(OrderedDict[bytes, "Route"]):
     def __init__(self) -> None:
         super().__init__()
         self.number = 0
-        """Patterns that have changed so far."""
+        """Number of changes of patterns so far."""
         self._recent: deque[tuple[bytes, bytes]] = deque(maxlen=RECENT_MAX)
-        """The last of them, each behind what every subject that matches it begins with."""
+        """The last changed patterns: (literal prefix of all subjects that match, pattern)."""
 
-    def true_route(self, subject: bytes) -> Route | None:
-        """The plan of ``subject``, if it is remembered and still true."""
+    def valid_route(self, subject: bytes) -> Route | None:
+        """Return the route of ``subject``, if it is cached and still valid."""
         route = self.get(subject)
         if route is None or route.as_of == self.number:
             return route
@@ -73,7 +73,7 @@ class RouteCache(OrderedDict[bytes, "Route"]):
         return None
 
     def remember(self, subject: bytes, route: Route) -> None:
-        """Keep a plan that has just been made; not that of a very long subject."""
+        """Cache a new route, unless its subject is very long."""
         route.as_of = self.number
         if len(subject) > SUBJECT_MAX:
             return
@@ -83,7 +83,7 @@ class RouteCache(OrderedDict[bytes, "Route"]):
         self[subject] = route
 
     def forget(self, pattern: bytes) -> None:
-        """Interest in ``pattern`` changed: the plans it concerns are made again when needed."""
+        """Invalidate the routes that ``pattern`` concerns: interest in it has changed."""
         if has_wildcard(pattern):
             self.number += 1
             self._recent.append((_literal_prefix(pattern), pattern))
@@ -101,7 +101,7 @@ class RouteCache(OrderedDict[bytes, "Route"]):
 
 
 def _literal_prefix(pattern: bytes) -> bytes:
-    """What every subject that matches ``pattern`` begins with."""
+    """Return the literal prefix of all subjects that match ``pattern``."""
     tokens: list[bytes] = []
     for token in pattern.split(b"."):
         if token in (b"*", b">"):

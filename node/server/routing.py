@@ -59,7 +59,7 @@ from node.server.subscriptions import (
     QueueGroup,
     Receiver,
     Route,
-    nobody,
+    empty_route,
 )
 
 __all__ = ["Handler", "InterestChange", "InternalSubscription", "LocalSubscription", "Receiver", "Routing"]
@@ -561,7 +561,7 @@ class Routing:
 
     def _cached_route(self, subject: bytes) -> Route:
         """The plan that is remembered, if it is true, else a new one."""
-        route = self._routes.true_route(subject)
+        route = self._routes.valid_route(subject)
         if route is None:
             route = self._make_route(subject) if literal(subject) else self._make_service_route(subject)
             self._routes.remember(subject, route)
@@ -572,7 +572,7 @@ class Routing:
         self.spent += ROUTE_COST + (len(subject) >> 4)
         services = self._services.find(subject)
         gateways = () if services else self.remote_routes.serving(subject)
-        return Route(services, (), (), (), gateways=gateways) if services or gateways else nobody()
+        return Route(services, (), (), (), gateways=gateways) if services or gateways else empty_route()
 
     def _make_route(self, subject: bytes) -> Route:
         if subject.startswith(SERVICES_ONLY):
@@ -585,7 +585,7 @@ class Routing:
         remotes = [remote for remote in self._remotes.find(subject) if remote.is_up]
         gateways = () if services else self.remote_routes.serving(subject)
         if not (services or plain or groups or remotes or gateways):
-            return nobody()
+            return empty_route()
         remote_clients = self.remote_routes.remote_clients(dict.fromkeys(remote.peer for remote in remotes))
         return Route(
             services,

@@ -13,8 +13,8 @@ from node.server.subscriptions import Deliverable, LocalSubscription, Receiver
 class NodeRouting(requests.Routing, presence.Interest, streaming.Routing, Protocol):
     """Subjects, subscriptions and publishes of one node.
 
-    Each part of a replica states what it needs in a protocol of its own; this one joins them and adds what
-    the replica itself needs. mypy holds every implementation against it where a `Replica` is made.
+    Each part of a replica declares what it needs in its own protocol. This one combines them and adds what
+    the replica itself needs. mypy checks every implementation where a `Replica` is created.
     """
 
     on_interest_change: Callable[[str, list[InterestChange]], None] | None

@@ -1,8 +1,8 @@
-"""What a node's file says beside what the cluster has agreed on (R23).
+"""Compares a node's configuration file with the settings of the cluster (R23).
 
-Limits, graces and heartbeat settings are replicated. A file is only ever a proposal: of the first node that
-comes to a cluster without any, or when an operator tells a node to read its file again. Else a file that says
-otherwise is a warning, for two nodes whose files differ must not take turns in changing everything.
+Limits, grace periods and heartbeat settings are replicated. A file is only a proposal. It is proposed if the
+cluster has no settings yet, or when an operator requests a reload. Otherwise a difference is only a warning:
+two nodes whose files differ must not take turns in changing everything.
 """
 
 from __future__ import annotations
@@ -22,20 +22,20 @@ log = logging.getLogger("stanchion.node")
 
 
 class Origin(Protocol):
-    """Where commands of this node go."""
+    """The part of the origin that is needed here."""
 
     def submit(self, command: Configure, answer: Callable[[Outcome], None]) -> Any: ...
     def flush(self) -> None: ...
 
 
 class Agreement:
-    """This node's word on the cluster's settings.
+    """Proposes this node's settings to the cluster, and reports differences.
 
     Args:
-        state: what the cluster has agreed on.
-        config: what the file says, as it was read last.
-        origin: takes a proposal.
-        proposes: this node's file is right whatever was agreed: it says so at its start.
+        state: the replicated state with the cluster's settings.
+        config: the configuration as it was last read.
+        origin: submits a proposal.
+        proposes: propose this node's settings at its start, even if the cluster has others.
     """
 
     def __init__(
@@ -47,10 +47,13 @@ class Agreement:
         self._proposes = proposes
         self._only_if_unset = True
         self.waits = False
-        """A proposal was refused because there was no leader; see `repeat`."""
+        """True if a proposal was refused because there was no leader; see `repeat`."""
 
     def begin(self) -> None:
-        """This node has caught up: propose its settings if there are none yet; say so if they differ."""
+        """Propose this node's settings if the cluster has none yet; else log differences.
+
+        Called when this node has caught up.
+        """
         if not self._state().settings.set:
             self.propose(only_if_unset=True)
             return
@@ -59,11 +62,13 @@ class Agreement:
             self.propose(only_if_unset=False)
         elif different:
             log.warning(
-                "this node's file says otherwise than the cluster has agreed on: %s", ", ".join(different)
+                "this node's file differs from the cluster's settings, which stay in force: %s "
+                "(change the file, or apply it: stanchion config apply FILE)",
+                ", ".join(different),
             )
 
     def different(self) -> list[str]:
-        """The settings in which this node's configuration differs from what the cluster goes by."""
+        """Return the settings in which this node's configuration differs from the cluster's."""
         agreed = self._state().settings.values()
         return sorted(key for key, value in settings(self._config()).items() if agreed.get(key) != value)
 
@@ -76,12 +81,12 @@ class Agreement:
             if outcome.text == refusals.NO_LEADER:
                 self.waits, self._only_if_unset = True, only_if_unset
             else:
-                log.error("the cluster refused this node's limits: %s", outcome.text)
+                log.error("the cluster refused this node's settings: %s", outcome.text)
 
         self._origin.submit(Configure(settings(self._config()), only_if_unset), answer)
         self._origin.flush()
 
     def repeat(self) -> None:
-        """There is a leader again: propose what was refused for lack of one."""
+        """Repeat a proposal that was refused because there was no leader."""
         self.waits = False
         self.propose(only_if_unset=self._only_if_unset)

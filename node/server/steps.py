@@ -1,7 +1,7 @@
-"""Work over a hundred thousand things, a few hundred at a time.
+"""Splits work on very many items into steps of a few hundred.
 
-A job is a generator that yields after each thing. Between two steps everything else may happen, so a job
-builds on nothing that it has read before without asking whether it is still so.
+A job is a generator that yields after each item. Anything may happen between two steps, so a job must check
+everything again that it read in an earlier step.
 """
 
 from __future__ import annotations
@@ -10,11 +10,11 @@ from collections.abc import Iterator
 from typing import Any, Final
 
 STEP: Final = 256
-"""Things in one step: one or two milliseconds, where each takes some microseconds."""
+"""Items in one step: one or two milliseconds, if each takes a few microseconds."""
 
 _END: Final[Any] = object()
 
 
 def ends(job: Iterator[None], step: int = STEP) -> bool:
-    """Take one step of ``job``. Returns whether it has come to its end."""
+    """Run one step of ``job``. Returns True if it has ended."""
     return any(next(job, _END) is _END for _ in range(step))

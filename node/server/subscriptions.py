@@ -1,6 +1,7 @@
-"""Who wants a message: subscriptions, queue groups, and a plan of where a subject's messages go.
+"""Subscriptions, queue groups, and routes: where the messages of a subject go.
 
-These are the entries of ``routing``'s tables. They decide nothing but whose turn it is in a queue group.
+These are the entries of ``routing``'s tables. The only decision made here is the next member of a queue
+group.
 """
 
 from __future__ import annotations
@@ -13,33 +14,34 @@ from node.server.interest import Key, Remote
 
 
 class Receiver(Protocol):
-    """What routing needs of a client's connection."""
+    """The part of a client's connection that routing needs."""
 
     @property
     def epoch(self) -> int:
-        """A number above 0 that no other connection of this node has, nor had before it was restarted.
+        """A number above 0, unique among all connections of this node, also before its restarts.
 
-        It grows with time, roughly alike on all nodes, so that the newest of several can be told.
+        It grows with time, at about the same rate on all nodes, so that the newest connection has the
+        highest.
         """
 
     @property
     def closed(self) -> bool:
-        """It takes nothing any more."""
+        """True if the connection accepts no more messages."""
 
     @property
     def has_left(self) -> bool:
-        """Routing removes its subscriptions, by and by: it is delivered nothing any more. Routing sets it."""
+        """True while routing removes its subscriptions in steps: deliver nothing. Routing sets it."""
 
     @has_left.setter
     def has_left(self, value: bool) -> None: ...
 
     @property
     def writable(self) -> bool:
-        """It has room; who can wait with a delivery should do so while it has not."""
+        """True if the connection has capacity. While False, deliveries that can wait should wait."""
 
     @property
     def subscriptions(self) -> dict[bytes, LocalSubscription]:
-        """By sid. Kept by the connection."""
+        """The subscriptions by sid. The connection keeps them."""
 
     def deliver(
         self, subscription: LocalSubscription, subject: bytes, reply: bytes, headers: bytes, payload: bytes
@@ -71,14 +73,14 @@ class LocalSubscription:
         self.queue = queue
         self.sid = sid
         self.max_msgs = max_msgs
-        """It ends after so many deliveries; 0: never."""
+        """The subscription ends after this many deliveries; 0: never."""
         self.denied = denied
-        """Patterns within ``subject`` that its user may not hear."""
+        """Patterns within ``subject`` whose messages its user may not receive."""
         self.delivered = 0
         self.gone = False
-        """Unsubscribed: nothing may be delivered any more."""
+        """True if it was unsubscribed: deliver nothing."""
         self.place = 0
-        """Of a queue group's member: where it stands among the members."""
+        """Index in the members of its queue group."""
 
     @property
     def key(self) -> Key:
@@ -88,12 +90,12 @@ class LocalSubscription:
         return not (self.denied and any(matches(pattern, subject) for pattern in self.denied))
 
     def deliver(self, subject: bytes, payload: bytes) -> None:
-        """Send it a message without reply or headers, as the streaming service does."""
+        """Deliver a message without reply or headers, as the streaming service does."""
         self.connection.deliver(self, subject, b"", b"", payload)
 
 
 class InternalSubscription:
-    """What a service of this node listens on. ``close`` ends it."""
+    """A subscription of a service of this node. ``close`` ends it."""
 
     __slots__ = ("_ended", "announced", "handler", "is_open", "pattern")
 
@@ -107,16 +109,16 @@ class InternalSubscription:
         self._ended = ended
 
     def close(self) -> None:
-        """End it. Once more does nothing."""
+        """End the subscription. Calling it again does nothing."""
         if self.is_open:
             self.is_open = False
             self._ended(self)
 
 
 class QueueGroup:
-    """The members of one queue group, here and elsewhere.
+    """The members of one queue group, on this node and on others.
 
-    Invariant: it is in the routing table exactly as long as it has any.
+    Invariant: it is in the routing table if and only if it has members.
     """
 
     __slots__ = ("key", "members", "remotes", "turn")
@@ -128,12 +130,12 @@ class QueueGroup:
         self.turn = 0
 
     def join(self, member: LocalSubscription) -> None:
-        """Take a member here."""
+        """Add a member on this node."""
         member.place = len(self.members)
         self.members.append(member)
 
     def leave(self, member: LocalSubscription) -> None:
-        """Let a member go, which may have gone already. The last takes its place: nobody else need move."""
+        """Remove a member, if it is still there. The last member takes its index, in constant time."""
         place = member.place
         if place < 0:
             return
@@ -144,14 +146,14 @@ class QueueGroup:
         member.place = -1
 
     def first(self, subject: bytes) -> LocalSubscription | None:
-        """A member here that may hear ``subject``, whoever's turn it is."""
+        """Return a member on this node that may receive ``subject``, regardless of turns."""
         members = (member for member in self.members if not member.connection.has_left)
         return next((member for member in members if member.may_hear(subject)), None)
 
     def next_member(self, subject: bytes, source: Receiver | None, echo: bool) -> LocalSubscription | None:
-        """The member here whose turn it is, among those that may have the message.
+        """Return the next member on this node that may receive the message.
 
-        ``turn`` grows with each that is looked at. Who is met and has left goes.
+        ``turn`` grows with each member that is checked. Removes members it meets whose connection has left.
         """
         members = self.members
         tries = len(members)
@@ -166,7 +168,7 @@ class QueueGroup:
         return None
 
     def next_remote(self) -> str | None:
-        """The node whose turn it is; one with twice the members has twice the turns."""
+        """Return the next node with members; a node with twice the members is returned twice as often."""
         total = sum(remote.count for remote in self.remotes if remote.is_up)
         if not total:
             return None
@@ -182,21 +184,21 @@ class QueueGroup:
 
 
 class Deliverable(Protocol):
-    """What the streaming service delivers to."""
+    """A receiver of the streaming service's deliveries."""
 
     @property
     def connection(self) -> Any:
-        """Which has room, or hasn't."""
+        """The connection, which shows whether there is capacity."""
 
     def deliver(self, subject: bytes, payload: bytes) -> None:
         """Send one message."""
 
 
 FAN_OUT_MAX = 4096
-"""Subscriptions and queue groups that get a message at once. To more it goes in steps."""
+"""Maximum number of subscriptions and queue groups to which a message is sent at once, not in steps."""
 
 COPIES_MAX = 16
-"""Of one message of the node itself for one connection, where more than ``FAN_OUT_MAX`` listen."""
+"""Copies of one message of the node itself per connection, if it has more than ``FAN_OUT_MAX`` receivers."""
 
 
 def _few(subscriptions: Sequence[LocalSubscription]) -> tuple[LocalSubscription, ...]:
@@ -254,24 +256,24 @@ class Route:
         """Every plain subscription here, and of each queue group one member that may hear ``subject``."""
         self.is_large = len(self.plain) + len(self.groups) > FAN_OUT_MAX
         self.listeners, self.listening_groups = self.plain, self.groups
-        """Who gets what the node itself sends, to an inbox as a rule. Others may listen to all inboxes, and
-        a thousand times each: if very many listen, each connection gets a few copies and a part of the
-        groups one. """
+        """The receivers of a message that the node itself sends, usually to an inbox. A client may subscribe
+        to all inboxes, even a thousand times. So if there are very many receivers, each connection gets only
+        a few copies, and only some of the groups get one."""
         listening = self.receivers
         if self.is_large:
             self.listeners, self.listening_groups = _few(self.plain), self.groups[:FAN_OUT_MAX]
             listening = _few(self.receivers)
         self.deliverable: tuple[Deliverable, ...] = (*listening, *remote_clients)
-        """Those of them that the streaming service delivers to: subscriptions here, of a queue group one
-        member, and foreign nodes with plain interest. """
+        """The receivers of the streaming service's deliveries: subscriptions of this node, one member of each
+        queue group, and nodes of other clusters with plain interest."""
         self.gateways = tuple(gateways)
-        """Foreign nodes whose cluster serves it."""
+        """Gateway nodes: nodes of other clusters that serve the subject."""
         self.is_local = not (plain or groups or remotes or gateways)
-        """Only services want it: the usual case of a streaming client's publishes and acks."""
+        """True if only services receive it, as usual for publishes and acks of streaming clients."""
 
 
-def nobody() -> Route:
-    """The plan of a subject that nobody wants. As quick as can be, for there is no end of such subjects."""
+def empty_route() -> Route:
+    """Return the route of a subject without receivers. Fast, because there are very many such subjects."""
     route = object.__new__(Route)
     route.as_of = 0
     route.handlers = route.announced = ()

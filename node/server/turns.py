@@ -1,10 +1,10 @@
-"""The loop's time, shared between client connections.
+"""Shares the time of the event loop between client connections.
 
-Each connection carries out what it was sent in steps of a few milliseconds (`connection.STEP_COST`). A
-hundred connections that do so in one round of the loop would still be half a second in which consensus, peers
-and timers wait. So all connections together have a share of each round. As long as it isn't spent, a read is
-carried out where it was read. After that connections queue, and a task carries out one step of each in turn,
-a share's worth in each round. A connection that has a step left goes to the end of the queue.
+Each connection processes its input in steps of a few milliseconds (`connection.STEP_COST`). If a hundred
+connections did so in one round of the loop, consensus, peers and timers would wait for half a second. So all
+connections together have a share of each round. Until it is used up, a connection processes its input as soon
+as it was read. After that connections queue, and a task runs one step of each in turn, up to the share in
+each round. A connection with more steps to run goes to the end of the queue.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ import trio
 from node.server.loop_watch import LoopWatch
 
 SHARE_S: Final = 0.004
-"""What client connections may spend of one round. The step that reaches it is finished."""
+"""Time of one round for all client connections. The step that exceeds it is still finished."""
 
 
 class Worker(Protocol):
-    """What is needed of a connection."""
+    """The part of a connection that is needed here."""
 
     @property
     def resting(self) -> bool: ...
@@ -40,16 +40,16 @@ class _Waiting:
     def __init__(self, connection: Worker, data: bytes | bytearray | None) -> None:
         self.connection = connection
         self.data = data
-        """What it has read and not taken yet; None if it rests."""
+        """Input that it has not processed yet; None if it rests."""
         self.done = trio.Event()
 
 
 class Turns:
-    """Whose turn it is.
+    """The queue of connections that have input to process.
 
     Args:
-        loop: tells rounds apart.
-        clock: seconds that only elapse.
+        loop: counts the rounds of the event loop.
+        clock: monotonic seconds.
     """
 
     def __init__(self, loop: LoopWatch, clock: Callable[[], float] = trio.current_time) -> None:
@@ -62,7 +62,7 @@ class Turns:
         self._wake = trio.Event()
 
     def __len__(self) -> int:
-        """The number of connections that wait."""
+        """Return the number of waiting connections."""
         return len(self._queue)
 
     @property
@@ -74,8 +74,9 @@ class Turns:
         return self._spent_s >= SHARE_S
 
     async def received(self, connection: Worker, data: bytes | bytearray) -> None:
-        """Have ``connection`` carry out what it has read: at once if nobody waits. Returns when it has begun,
-        or rests no more.
+        """Have ``connection`` process its input, at once if no connection waits.
+
+        Returns when it has processed it, or begun to and has no step left that could run now.
         """
         if self._queue or self._is_spent:
             await self._wait(_Waiting(connection, data))
@@ -85,10 +86,10 @@ class Turns:
             self._spent_s += self._clock() - began_s
 
     async def go_on(self, connection: Worker) -> None:
-        """Have ``connection``, which is resting, carry on until it rests no more, or until some later time.
+        """Let ``connection``, which rests, continue until it has finished or rests until a later time.
 
-        Waits for its ``rests_until_s`` first. Without `run` there is no queue: it takes one step in the next
-        round.
+        Waits for its ``rests_until_s`` first. If `run` is not running there is no queue: the connection runs
+        one step in the next round.
         """
         if connection.rests_until_s > self._clock():
             await trio.sleep_until(connection.rests_until_s)
@@ -104,14 +105,14 @@ class Turns:
         await waiting.done.wait()
 
     async def run(self) -> None:
-        """Carry out what waits, until cancelled. In a loop that is watched."""
+        """Run the steps of waiting connections until cancelled. The loop must be watched by `LoopWatch`."""
         self._runs = True
         try:
             while True:
                 if not self._queue:
                     self._wake = trio.Event()
                     await self._wake.wait()
-                await trio.lowlevel.checkpoint()  # a round for everybody else
+                await trio.lowlevel.checkpoint()  # a round for all other tasks
                 while self._queue and not self._is_spent:
                     began_s = self._clock()
                     self._step(self._queue.popleft())

@@ -9,18 +9,18 @@ from hypothesis import strategies as st
 from node.protocol.subjects import has_wildcard, matches
 from node.server import route_cache
 from node.server.route_cache import RECENT_MAX, SUBJECT_MAX, RouteCache
-from node.server.subscriptions import nobody
+from node.server.subscriptions import empty_route
 
 
 def remembering(*subjects: bytes) -> RouteCache:
     known = RouteCache()
     for subject in subjects:
-        known.remember(subject, nobody())
+        known.remember(subject, empty_route())
     return known
 
 
 def true(known: RouteCache, *subjects: bytes) -> list[bytes]:
-    return [subject for subject in subjects if known.true_route(subject) is not None]
+    return [subject for subject in subjects if known.valid_route(subject) is not None]
 
 
 tokens = st.sampled_from([b"a", b"b", b"_INBOX"])
@@ -43,8 +43,8 @@ def test_what_a_changed_pattern_matches_is_not_true_any_more(
         concerned = any(
             matches(pattern, subject) if has_wildcard(pattern) else pattern == subject for pattern in changed
         )
-        assert (remembered.true_route(subject) is None) == concerned
-        remembered.remember(subject, nobody())
+        assert (remembered.valid_route(subject) is None) == concerned
+        remembered.remember(subject, empty_route())
         assert true(remembered, subject) == [subject]
 
 
@@ -62,7 +62,7 @@ def test_plans_of_clients_that_have_left_do_not_stay() -> None:
     most = 0
     for number in range(5000):
         known.forget(b"_INBOX.%d.*" % number)
-        known.remember(b"_INBOX.%d.1" % number, nobody())
+        known.remember(b"_INBOX.%d.1" % number, empty_route())
         known.forget(b"_INBOX.%d.*" % number)
         assert true(known, b"said") == [b"said"]
         most = max(most, len(known))
@@ -83,7 +83,7 @@ def test_of_too_many_the_oldest_go(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(route_cache, "CACHED_ROUTES_MAX", 16)
     known = remembering(*(b"%d" % number for number in range(16)))
     assert len(known) == 16
-    known.remember(b"new", nobody())
+    known.remember(b"new", empty_route())
     assert [*known] == [*(b"%d" % number for number in range(3, 16)), b"new"]
 
 

@@ -50,7 +50,7 @@ def test_a_file_that_differs_is_a_warning(caplog: pytest.LogCaptureFixture) -> N
     here.begin()
     assert here.different() == ["max_msgs"]
     assert not origin.proposed
-    assert "says otherwise than the cluster has agreed on: max_msgs" in caplog.text
+    assert "differs from the cluster's settings, which stay in force: max_msgs" in caplog.text
 
 
 def test_a_file_that_says_the_same_is_nothing_to_talk_about(caplog: pytest.LogCaptureFixture) -> None:
@@ -68,4 +68,4 @@ def test_a_node_that_proposes_does_so_at_its_start() -> None:
 
 def test_a_refusal_is_logged(caplog: pytest.LogCaptureFixture) -> None:
     agreement(Origin(Refused("no sense")), MINE).propose(only_if_unset=False)
-    assert "refused this node's limits: no sense" in caplog.text
+    assert "refused this node's settings: no sense" in caplog.text
