@@ -267,7 +267,7 @@ def test_one_directory_of_three_becomes_a_cluster_of_its_own(mine: Cluster, port
         cluster.kill(name)
     before = command(cluster, "recover", "--name", "n1", "--force-new")
     assert before.returncode == 1
-    assert "the new cluster needs another id" in before.stderr
+    assert "the new cluster needs another ID" in before.stderr
     document = json.loads(cluster.config.read_text())
     document["cluster"]["id"] = cluster.cluster_id = "after"
     cluster.config.write_text(json.dumps(document))

@@ -1,9 +1,9 @@
-"""Writing what was applied to the store, behind the log (architecture, "The store").
+"""Writes the applied state to the store, behind the log (architecture, "Where the state is").
 
-The journal makes entries durable; the store is a checkpoint of what they led to. Every few hundred
-milliseconds, or few MiB, what changed is taken on the loop and written in a worker thread. A
-checkpoint is written only once this node's own journal has it on the disk: the store never holds
-what the journal might lose. Behind a checkpoint the journal's older segments may go.
+The journal makes entries durable; the store is a checkpoint of the state that they led to. Every few hundred
+milliseconds, or few MiB, the changes are collected on the event loop and written in a worker thread. A
+checkpoint is written only when this node's own journal is durable up to its index: the store never holds an
+entry that the journal might lose. After a checkpoint the journal may delete its older segments.
 """
 
 from __future__ import annotations
@@ -22,22 +22,22 @@ from node.store.messages import OVERHEAD
 log = logging.getLogger("stanchion.store")
 
 PENDING_BYTES_MAX = 4 * 1024 * 1024
-"""A checkpoint begins early when this many bytes of memory hold what the store doesn't have yet."""
+"""A checkpoint starts early when memory holds this many bytes that the store doesn't have yet."""
 
 JOURNAL_BYTES_MAX = 1024 * 1024 * 1024
-"""What the journal keeps behind a checkpoint, at most: neither ``trailing_logs`` nor a follower that lags
-makes it keep more. A follower that needs what went will need a snapshot. One segment more may be there, and
-whatever isn't in a checkpoint yet."""
+"""The most that the journal keeps before a checkpoint, whatever ``trailing_logs`` says and however far a
+follower lags. A follower that needs older entries needs a snapshot. The journal may have one segment more,
+and has every entry that isn't in a checkpoint yet."""
 
 
 class Sweep(Protocol):
-    """Deletes files of the journal that hold nothing any more."""
+    """Deletes the journal's unused files."""
 
     def run(self) -> None: ...
 
 
 class Journal(Protocol):
-    """What is needed of the journal."""
+    """The journal, as used here."""
 
     @property
     def durable_index(self) -> int: ...
@@ -56,15 +56,12 @@ class Journal(Protocol):
 class Checkpointer:
     """Writes checkpoints while the node runs.
 
-    Args:
-        store: where to; replaced when a snapshot is installed.
-        journal: this node's log.
-        state: the replicated state.
-        applied: index of the last applied entry, the engine's own included.
-        matches: for each connected peer, the last entry known to be on its disk.
-        durable: waits until the journal has an index on the disk.
-        interval_s: the longest time between two checkpoints.
-        trailing_entries: kept in the journal behind the checkpoint, for followers that lag a little.
+    Args: store: is written to; replaced when a snapshot is installed. journal: this node's log. state:
+        returns the replicated state. applied: index of the last applied entry, including the engine's own
+        entries. matches: for each connected peer, the last entry that is known to be on its disk. durable:
+        waits until the journal has an index on disk. interval_s: the longest time between two checkpoints.
+        trailing_entries: number of entries that the journal keeps before the checkpoint, for lagging
+        followers.
     """
 
     def __init__(
@@ -91,7 +88,7 @@ class Checkpointer:
         self._lock = trio.Lock()
 
     def pressed(self) -> None:
-        """An entry was applied: begin early if a lot waits in memory."""
+        """Start a checkpoint early if memory holds much. Called after an entry was applied."""
         if self.store.pending_bytes + OVERHEAD * self.store.pending_messages >= PENDING_BYTES_MAX:
             self._pressed.set()
 
@@ -99,7 +96,7 @@ class Checkpointer:
         """Write checkpoints until cancelled.
 
         Raises:
-            DiskError: the disk refused; the node stops.
+            DiskError: a write failed; the node stops.
         """
         while True:
             with trio.move_on_after(self._interval_s):
@@ -108,7 +105,7 @@ class Checkpointer:
             await self.checkpoint()
 
     async def checkpoint(self) -> None:
-        """Write one now, if anything was applied since the last."""
+        """Write a checkpoint now, if an entry was applied since the last one."""
         async with self._lock:
             index = self._applied()
             if index <= self.store.applied[0] and not self.store.has_garbage:
@@ -125,9 +122,9 @@ class Checkpointer:
             await self._drop()
 
     async def shrink(self) -> None:
-        """Let the journal drop what it may, although nothing was applied: the disk is nearly full.
+        """Delete journal segments that are no longer needed, without a checkpoint: the disk is nearly full.
 
-        A checkpoint that is running drops the same when it has ended, so this does not wait for it.
+        A running checkpoint does the same at its end, so this method doesn't wait for it.
         """
         if self._lock.locked():
             return
@@ -141,7 +138,7 @@ class Checkpointer:
             await trio.to_thread.run_sync(sweep.run)
 
     def paused(self) -> trio.Lock:
-        """Held while a snapshot is installed: no checkpoint runs meanwhile."""
+        """Return the lock that prevents checkpoints, to be held while a snapshot is installed."""
         return self._lock
 
     def _trim(self) -> None:

@@ -1,8 +1,9 @@
-"""Whether a journal and a store belong together, and how the one goes on behind the other.
+"""Checks that a journal and a store belong together, and continues the log after an installed snapshot.
 
-The store is a checkpoint of what the log led to, so it is somewhere within the log: not before its
-beginning, nor beyond its end. But for one moment: a snapshot that was put in the store's place is beyond the
-log until the journal follows it. Such a store has a note (`node.store.snapshot.heartbeat_payload_of`).
+The store is a checkpoint of the log, so its index lies within the log: not before its first entry and not
+after its last. There is one exception: a snapshot that has just replaced the store is ahead of the log until
+the journal is reset to it. Such a store has a note with the snapshot's membership
+(`node.store.snapshot.heartbeat_payload_of`).
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ Note: TypeAlias = Callable[[], bytes]
 
 
 class Journal(Protocol):
-    """What is needed of it."""
+    """The journal, as used here."""
 
     @property
     def first_index(self) -> Index: ...
@@ -31,7 +32,7 @@ class Journal(Protocol):
 
 
 class Store(Protocol):
-    """What is needed of it."""
+    """The store, as used here."""
 
     @property
     def applied(self) -> tuple[Index, Term]: ...
@@ -40,19 +41,19 @@ class Store(Protocol):
 
 
 def contradiction(journal: Journal, store: Store, note: Note, *, relaxed: bool = False) -> str | None:
-    """Why they don't belong together, one being gone or an older copy; None: they do.
+    """Return why journal and store don't belong together: one is missing or an older copy. None if they do.
 
     Args:
-        journal: as it was read.
-        store: likewise.
-        note: reads the store's; empty: it is no snapshot that was just installed.
-        relaxed: the journal doesn't wait for the disk, and a power cut may have left it behind the store.
+        journal: opened and read.
+        store: opened.
+        note: reads the store's note; empty if the store is not a just installed snapshot.
+        relaxed: the journal doesn't wait for the disk, so a power failure may have left it behind the store.
     """
     index, term = store.applied
     first = max(journal.first_index, journal.first_readable - 1)
     if max(index, 1) < first:  # entry 1 is the same in every log
         has = f"has nothing beyond entry {index}" if index else "is empty"
-        return f"the store {has}, but the journal goes on only behind entry {first}"
+        return f"the store {has}, but the journal starts after entry {first}"
     if not index or relaxed or journal.term_at(index) == term or note():
         return None
     if index > journal.last_index:
@@ -61,9 +62,9 @@ def contradiction(journal: Journal, store: Store, note: Note, *, relaxed: bool =
 
 
 def follow(journal: Journal, store: Store, note: Note) -> bool:
-    """Let the log go on behind a snapshot that was installed, if it doesn't yet.
+    """Reset the log to an installed snapshot, if that has not been done. Returns True if it was done now.
 
-    The members are those of the snapshot then. What the journal says is of a log that is gone, and
+    The membership then is that of the snapshot. The one in the journal belongs to a log that is dropped, and
     may never have been committed.
     """
     index, term = store.applied

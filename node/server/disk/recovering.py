@@ -1,11 +1,13 @@
-"""One node's data as the beginning of another cluster, when a majority of its own is lost for good.
+"""Makes one node's data the beginning of another cluster, after a majority of its own cluster was lost for
+good.
 
-Nothing can be repaired there: what the lost nodes alone had acknowledged is gone. So the rest becomes another
-cluster, by another name and founding id, and no node of the old one can take it for its own, nor this
-one theirs. One step makes it so, the identity of the directory: before it everything is as it was, after it
-the next start of the node does the rest (`joining.claim_log`, and the command `RecoverCluster` in the log).
+The old cluster can't be repaired: entries that only the lost nodes had acknowledged are gone. So the
+remaining data becomes another cluster, with another name and cluster UUID. Nodes of the old and the new
+cluster therefore refuse each other. One atomic step changes the cluster: writing the new identity of the
+directory. Before this step nothing has changed; after it, the next start of the node does the rest
+(`node_identity.claim_log`, and the command `RecoverCluster` in the log).
 
-The node is stopped: its directory is locked while this runs. Blocks on the disk.
+The node must be stopped: its directory is locked meanwhile. Blocks on the disk.
 """
 
 from __future__ import annotations
@@ -32,7 +34,7 @@ from node.server.system import System
 
 @dataclass(frozen=True, slots=True)
 class Recovered:
-    """What there is."""
+    """The recovered data: its node, clusters and last entries."""
 
     node: str
     old_cluster: str
@@ -40,25 +42,25 @@ class Recovered:
     index: int
     """The last entry of the log."""
     applied: int
-    """The last entry in the store; what follows in the log is applied at the next start."""
+    """The last entry in the store; later entries of the log are applied at the next start."""
     timestamp_ns: int
-    """Unix time of the last entry that has one; 0 if none has."""
+    """Unix time of the last entry that has a time; 0 if none has."""
 
 
 def recover(config: Config, name: str, *, pretend: bool = False) -> Recovered:
-    """Make what the directory of ``name`` holds the beginning of cluster ``config.cluster.id``.
+    """Make the data in the directory of ``name`` the beginning of cluster ``config.cluster.id``.
 
     Args:
-        config: the new cluster's, for this node.
+        config: the new cluster's configuration, for this node.
         name: the node; it keeps its name.
-        pretend: only look, as far as opening a directory is looking: the end of a write that a power cut
-            tore is cut off, and a snapshot half installed becomes whole, as at a start.
+        pretend: change nothing, except what opening a directory changes, as at every start: a write that was
+            torn by a power failure is truncated, and a half installed snapshot is completed.
 
     Raises:
-        IdentityError: a process uses the directory, or it is another node's, or nobody's.
-        RefusedError: the new cluster has the old one's id.
-        ConfigError: it is encrypted with another pass phrase.
-        CorruptionError, DiskError: its journal or store can't be used.
+        IdentityError: a process uses the directory, or it belongs to another node or to none.
+        RefusedError: the new cluster has the ID of the old one.
+        ConfigError: the directory is encrypted with another pass phrase.
+        CorruptionError, DiskError: the journal or store can't be used.
     """
     directory = config.store.dir
     if not directory.is_dir():
@@ -70,11 +72,13 @@ def recover(config: Config, name: str, *, pretend: bool = False) -> Recovered:
         if identity is None or not identity.cluster_uuid:
             raise IdentityError(f"{directory}: there is no cluster's data in this directory")
         if identity.node != name:
-            raise IdentityError(f"{directory}: this is node {identity.node}'s, and it keeps its name")
+            raise IdentityError(
+                f"{directory}: this is data of node {identity.node}, which must keep its name"
+            )
         if identity.cluster_id == config.cluster.id and not pretend:
             raise RefusedError(
-                f"{directory} holds data of cluster {identity.cluster_id}, and so says the file: the new "
-                f"cluster needs another id, or nodes of the old one could be taken for its own"
+                f"{directory} holds data of cluster {identity.cluster_id}, which is also the ID in the file: "
+                f"the new cluster needs another ID, or nodes of the old one could be taken for its own"
             )
         storage = open_directory(config, identity, stack)
         state = restore(storage.store.records())
@@ -102,7 +106,7 @@ def recover(config: Config, name: str, *, pretend: bool = False) -> Recovered:
 
 
 def _last_timestamp(journal: Journal) -> int:
-    """Of the last batch in the log; 0 if it holds none."""
+    """Return the time of the last batch in the log; 0 if it has none."""
     for index in range(journal.last_index, journal.first_readable - 1, -1):
         payload = journal.payload_at(index)
         if payload[:1] == bytes([EntryType.BATCH]):

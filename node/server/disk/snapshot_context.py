@@ -1,4 +1,4 @@
-"""What comes with a snapshot, beside the copy of the store."""
+"""The context of a snapshot, sent with the copy of the store."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from node.raft.membership import Membership
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """What the copy itself doesn't hold."""
+    """What a snapshot's receiver needs and the copy of the store does not contain."""
 
     membership: Membership
-    """In force at its entry."""
+    """In force at the snapshot's entry."""
     keys: bytes
-    """What it takes to read it (`encryption.Keyring.export`); empty: nothing."""
+    """The encrypted data keys of the copy (`encryption.Keyring.export`); empty if it is not encrypted."""
 
     def encode(self) -> bytes:
         members = self.membership.encode()
@@ -22,6 +22,6 @@ class Context:
 
     @classmethod
     def decode(cls, data: bytes) -> Context:
-        """Read it back; RemoteProtocolError: it is none."""
+        """Decode an encoded context. Raises RemoteProtocolError if it is malformed."""
         size = int.from_bytes(data[:4])
         return cls(Membership.decode(data[4 : 4 + size]), data[4 + size :])

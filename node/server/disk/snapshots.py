@@ -1,18 +1,18 @@
-"""Snapshots for nodes that fell behind the journal: sent beside the log, installed all or nothing.
+"""Snapshots for nodes that fell behind the journal: sent on their own connection, installed atomically.
 
-The leader's engine finds that a follower needs entries which the journal no longer has. A copy of
-the last checkpoint is made in a worker thread and sent on a connection of its own, so that it delays
-no heartbeat. The follower keeps it in its own directory until it is whole and verified; then applying
-and checkpoints are suspended, the store is replaced, the state is read back from it, and the log
-continues behind it. A crash at any point leaves the old state or the new.
+The leader's engine reports that a follower needs entries which the journal no longer has. A copy of the last
+checkpoint is made in a worker thread and sent on its own connection, so that it delays no heartbeat. The
+follower keeps it in its own directory until it is complete and verified. Then applying and checkpoints are
+suspended, the store is replaced, the state is read from it, and the log continues after it. A crash at any
+point leaves the old state or the new one.
 
-With the offer comes what the copy itself doesn't hold (`Context`): who the members were at that entry, which
-is the log's to know; and, as a store that is encrypted travels as it is, what it takes to read it
-(`node.encryption`), so that one that can't be read here is refused before it is sent.
+The offer contains what the copy itself does not (`Context`): the membership at its entry, and the data keys
+if the store is encrypted (`node.encryption`), because it is sent as it is on disk. So a receiver that can't
+decrypt the copy refuses it before it is sent.
 
-Both ends give up on a peer that is connected and silent: a process that was stopped, with a kernel that
-answers for it. Else no other member got one from this leader, or this node none from another. And a disk
-without room for what is received stops nobody: this node votes with the log that it has.
+Both ends give up on a peer that is connected but does not respond, for example a stopped process. Otherwise
+this leader could send no snapshot to another member, and this node could receive none from another. A disk
+without space for the received copy does not stop the node: it votes with the log that it has.
 """
 
 from __future__ import annotations
@@ -47,14 +47,14 @@ if TYPE_CHECKING:
 log = logging.getLogger("stanchion.snapshots")
 
 SILENCE_S = 30.0
-"""So long a peer may take over what costs it nothing."""
+"""Longest wait for a peer that has no expensive work to do."""
 VERIFIED_BYTES_S = 50_000_000
-"""How fast, at least, a receiver reads again what it has before its first answer, and syncs it before its
-last."""
+"""Lowest assumed speed, in bytes per second, at which a receiver reads its partial copy before its first
+answer and syncs the copy before its last one."""
 
 
 class Engine(Protocol):
-    """What is needed of the consensus engine."""
+    """The consensus engine, as used here."""
 
     @property
     def applied_index(self) -> int: ...
@@ -76,18 +76,13 @@ class Channel(Protocol):
 class Snapshots:
     """Sends and receives snapshots.
 
-    Args:
-        directory: this node's; snapshots are made in ``snapshots`` and received in ``received`` under it.
-        checkpointer: has the store.
-        engine: knows who needs one.
-        replica: has the state.
-        open_channel: opens a snapshot connection to a member.
-        membership_at: who belonged to the cluster at an entry. Raises UnavailableError if the log is past it.
-        first_readable: the first entry that can be sent from the log.
-        replaced: told of the store that a snapshot brought.
-        kick: asks the driver for an iteration.
-        keyring: of this node's directory; None if it isn't encrypted.
-        fits: whether a file of so many bytes leaves enough free space; called in a worker thread.
+    Args: directory: this node's; snapshots are made in ``snapshots`` and received in ``received`` under it.
+        checkpointer: has the store. engine: checks whether an offered snapshot is needed. replica: has the
+        state. open_channel: opens a snapshot connection to a member. membership_at: returns the membership at
+        an entry. Raises UnavailableError if the log no longer has it. first_readable: the first entry that
+        can be sent from the log. replaced: called with the new store after a snapshot was installed. kick:
+        requests an iteration of the driver. keyring: of this node's directory; None if it isn't encrypted.
+        fits: whether a file of this many bytes leaves enough free space; called in a worker thread.
     """
 
     def __init__(
@@ -123,7 +118,7 @@ class Snapshots:
         self._unfinished: Unfinished[Snapshot] = Unfinished(first_readable)
 
     def wanted(self, peer: str) -> None:
-        """The engine has found that ``peer`` needs one. Told again while it does."""
+        """Send a snapshot to ``peer``. The engine calls this repeatedly while the peer needs one."""
         self._wanted.add(peer)
         self._asked.set()
 
@@ -145,7 +140,7 @@ class Snapshots:
                 self._wanted.discard(peer)
 
     async def _copy(self, peer: str, keys: bytes) -> Snapshot:
-        """What ``peer`` has a part of, or a new copy of the store."""
+        """Return the copy that was partly sent to ``peer``, or make a new copy of the store."""
         begun = self._unfinished.of(peer)
         if begun is not None and begun.manifest.context == keys and begun.data.exists():
             return begun
@@ -161,7 +156,7 @@ class Snapshots:
         try:
             return await trio.to_thread.run_sync(partial(produce, store, self._made, context=keys))
         except DiskError as error:
-            # Nothing of ours depends on a copy. If the leader stopped for want of it, so would the next.
+            # This node does not need the copy. If the leader stopped because of it, so would the next leader.
             raise UnavailableError(str(error)) from error
 
     async def _send(self, peer: str) -> None:
@@ -183,11 +178,11 @@ class Snapshots:
                     with _within(SILENCE_S + manifest.size / VERIFIED_BYTES_S):
                         answers = await channel.receive()
                     if not answers:
-                        raise UnavailableError("the connection was closed before the snapshot was whole")
+                        raise UnavailableError("the connection was closed before the snapshot was complete")
                     for answer in answers:
                         sender.receive(answer)
         except CorruptionError as error:
-            # The copy's, not the store's: that was verified when it was made.
+            # The copy is corrupt, not the store: the store was verified when the copy was made.
             self._unfinished.ended(peer)
             await trio.to_thread.run_sync(partial(shutil.rmtree, snapshot.path, ignore_errors=True))
             raise UnavailableError(str(error)) from error
@@ -199,7 +194,7 @@ class Snapshots:
         """Receive a snapshot from ``peer`` and install it.
 
         Raises:
-            UnavailableError, RemoteProtocolError: nothing came of it.
+            UnavailableError, RemoteProtocolError: no snapshot was installed.
         """
         if self._receiving:
             raise UnavailableError("another snapshot is being received")
@@ -227,21 +222,21 @@ class Snapshots:
             raise UnavailableError(str(error)) from error
 
     def _refusal(self, manifest: Manifest) -> str | None:
-        """For the receiver, in its worker thread: the engine is asked on the loop.
+        """Return why an offered snapshot is refused; None if it is accepted. Called in a worker thread.
 
         Raises:
             UnavailableError: there is not enough free space for it now.
         """
         if not trio.from_thread.run_sync(self._engine.offered_snapshot, manifest.index, manifest.term):
-            return "the log brings as much"
+            return "not needed: the log already covers it"
         try:
             why = self._unreadable(Context.decode(manifest.context).keys)
         except RemoteProtocolError as error:
             why = str(error)
         if why is not None:
-            log.error("a snapshot of entry %d can't be taken: %s", manifest.index, why)
+            log.error("a snapshot of entry %d is refused: %s", manifest.index, why)
             return why
-        size = manifest.size - _bytes_in(self._received)  # a part may be here
+        size = manifest.size - _bytes_in(self._received)  # part of it may have been received already
         if not self._fits(size):
             raise UnavailableError(
                 f"{self._received}: a snapshot of {manifest.size >> 20} MiB would leave less free space than "
@@ -250,11 +245,13 @@ class Snapshots:
         return None
 
     def _unreadable(self, keys: bytes) -> str | None:
-        """Why a store with these keys can't be read here; if it can, it can from now on."""
+        """Add a store's keys to the keyring. Returns why the store can't be decrypted here; None if it
+        can.
+        """
         if self._keyring is None:
             return "it is encrypted, and this node has no store.encryption" if keys else None
         if not keys:
-            return "it is not encrypted, and this node takes nothing that isn't"
+            return "it is not encrypted, and this node accepts only encrypted snapshots"
         try:
             self._keyring.adopt(keys)
         except RemoteProtocolError as error:
@@ -266,11 +263,11 @@ class Snapshots:
         membership = Context.decode(manifest.context).membership
         value_cipher = None if self._keyring is None else self._keyring.value_cipher("store")
         try:
-            # While there is a store to go on with: if this release can't read it, that one is still there.
+            # Before the old store is replaced: if this release can't read the new one, the old one remains.
             state = await trio.to_thread.run_sync(_readable, received, value_cipher)
         except DiskError as error:
             raise UnavailableError(str(error)) from error
-        # No await from here until applying is suspended: what is wanted now is then still wanted.
+        # No await from here until applying is suspended: a snapshot that is needed now is still needed then.
         if not self._engine.offered_snapshot(manifest.index, manifest.term):
             return
         since = self._engine.applied_index
@@ -294,7 +291,7 @@ class Snapshots:
 
 
 def _bytes_in(directory: Path) -> int:
-    """Bytes that all files in a directory take. A file that is deleted meanwhile counts nothing."""
+    """Return the bytes that all files in a directory take. A file that is deleted meanwhile counts as 0."""
     total = 0
     for path in directory.rglob("*"):
         with suppress(OSError):
@@ -303,11 +300,11 @@ def _bytes_in(directory: Path) -> int:
 
 
 def _readable(received: Snapshot, value_cipher: ValueCipher | None) -> State:
-    """The state in a received snapshot.
+    """Return the state in a received snapshot.
 
     Raises:
-        RemoteProtocolError: it is no store, another than its manifest says, or its records contradict each
-        other. UnsupportedVersionError: a newer release has written it.
+        RemoteProtocolError: the copy is not a store, differs from its manifest, or has contradictory records.
+        UnsupportedVersionError: a newer release has written it.
     """
     records = verified_records(received, value_cipher)
     try:
@@ -324,12 +321,12 @@ def _replace(
 
 @contextmanager
 def _within(seconds: float) -> Iterator[None]:
-    """Wait so long, no longer.
+    """Limit a wait to ``seconds``.
 
     Raises:
-        UnavailableError: it took longer.
+        UnavailableError: the time is over.
     """
     with trio.move_on_after(seconds) as scope:
         yield
     if scope.cancelled_caught:
-        raise UnavailableError(f"the other end has been silent for {seconds:g} s")
+        raise UnavailableError(f"the other end has not responded for {seconds:g} s")

@@ -1,18 +1,18 @@
-"""How much room the disk of a node has left, and a reserve with which it can start when there is none.
+"""Free space on a node's disk, and a reserve file with which the node can start on a full disk.
 
-Below the *mark* a disk is nearly full: `node.server.low_space` says what follows. Room is what the file
-system has for this user, and what the store's file has within: a purge makes the latter, for the file never
-shrinks. But the journal needs some of the former, so less than half a mark of that is too little, whatever
-the store has. What is accepted and not written yet is subtracted: segments that the journal has not created,
-messages that no checkpoint has stored.
+Below the *mark* a disk is nearly full; `node.server.low_space` says what happens then. Free space has two
+parts: the file system's, for this user, and free pages within the store's file, which never shrinks. A purge
+adds to the latter. But the journal needs the file system's part: if that is below half a mark, the disk is
+nearly full, however many free pages the store has. Accepted but unwritten bytes are subtracted: segments that
+the journal has not created yet, and messages that no checkpoint has stored yet.
 
 The mark is at least what a node still writes after publishes are refused (``needed_bytes``), so the node does
-not run out of space below it. Between two looks the free space is projected from the bytes that the journal
-was given (``SpaceWatch`` in `node.server.disk.space_watch`).
+not run out of space below it. Between two measurements the free space is projected from the bytes that the
+journal was given (``SpaceWatch`` in `node.server.disk.space_watch`).
 
-The *reserve* is a file that holds nothing. It is made while there is plenty, and deleted at a start that
-finds less than it takes: so a node whose disk is full of other things can write its next segment of the
-journal and its next checkpoint, and be told to purge.
+The *reserve* is an empty file with allocated space. It is created while there is enough free space, and
+deleted at a start that finds less free space than its size. So a node whose disk was filled by other programs
+can write its next journal segment and its next checkpoint, and an operator can purge channels.
 """
 
 from __future__ import annotations
@@ -29,50 +29,50 @@ log = logging.getLogger("stanchion.store")
 
 RESERVE_FILE: Final = "reserve"
 CHECKPOINT_BYTES: Final = 16 * 1024 * 1024
-"""What a checkpoint may take: 4 MiB of messages begin one, as many may come while it runs, and LMDB writes
+"""Most bytes of a checkpoint: 4 MiB of messages start one, as many may arrive while it runs, and LMDB writes
 whole new pages."""
 IN_FLIGHT_BYTES: Final = 24 * 1024 * 1024
-"""What is written after publishes are refused: three nodes have accepted 4 MiB each at most
+"""Most bytes written after publishes are refused: three nodes have accepted at most 4 MiB each
 (`node.server.origin.UNAPPLIED_BYTES_MAX`), which go to the journal and to the store."""
 MARK_PART: Final = 10
-"""``store.min_free`` is never more than this part of the file system (one tenth)."""
+"""``store.min_free`` is limited to this part of the file system (one tenth)."""
 NEEDED_PART: Final = 5
-"""What a node needs is never counted as more than this part of the file system (one fifth): neither in the
-mark nor in the reserve."""
+"""The bytes that a node needs are limited to this part of the file system (one fifth), in the mark and in the
+reserve."""
 LEFT_MIN_PART: Final = 16
 """A disk with less than this part of a mark above the mark (one sixteenth) is nearly full: the next
 projection would end there."""
 ENOUGH: Final = 1.25
-"""So many marks have to be free again before a disk that was nearly full isn't any more."""
+"""A disk that was nearly full needs this many marks of free space before it no longer is."""
 
 
 @dataclass(frozen=True, slots=True)
 class Free:
-    """Bytes of a file system."""
+    """Size and free space of a file system, in bytes."""
 
     total: int
     available: int
 
 
 def free_at(directory: Path) -> Free:
-    """Ask the file system of a directory. Blocks on the disk, if it hangs.
+    """Return the free space of a directory's file system. Blocks if the disk hangs.
 
     Raises:
-        OSError: it doesn't answer.
+        OSError: the file system doesn't answer.
     """
     status = os.statvfs(directory)
     return Free(status.f_blocks * status.f_frsize, status.f_bavail * status.f_frsize)
 
 
 class Space:
-    """One node's disk.
+    """The free space of one node's disk.
 
     Args:
         directory: the node's.
-        min_free: bytes of the mark, unless a node needs more (``needed_bytes``); 0: a disk is never nearly
+        min_free: bytes of the mark, unless a node needs more (``needed_bytes``); 0: the disk is never nearly
             full.
-        segment_bytes: size of a file of the journal.
-        free: asks the file system.
+        segment_bytes: size of a journal segment.
+        free: measures a file system.
     """
 
     def __init__(
@@ -87,20 +87,21 @@ class Space:
         self._min_free = min_free
         self._reserve_bytes = segment_bytes + CHECKPOINT_BYTES
         self.needed_bytes = self._reserve_bytes + IN_FLIGHT_BYTES
-        """What a node writes after publishes are refused, at most."""
+        """Most bytes that a node writes after publishes are refused."""
         self._free = free
         self.is_low = False
         self.is_tight = False
         self.left: float = 0
-        """Bytes that may be written before the disk is nearly full, as of the last look. At most 0: it is."""
+        """Bytes that may be written before the disk is nearly full, at the last look. Nearly full if at most
+        0."""
         self.answered = True
         """Whether the file system answered the last look."""
         self.available = 0
-        """Bytes, when it was looked at last."""
+        """Free bytes of the file system at the last look."""
 
     @property
     def warning(self) -> str:
-        """What to tell an operator; empty while there is room."""
+        """The warning for an operator; empty while there is enough free space."""
         if not self.is_low:
             return ""
         return (
@@ -109,19 +110,19 @@ class Space:
         )
 
     def begin(self) -> None:
-        """Before anything is written: give the reserve back if there is less left than it takes."""
+        """Delete the reserve if there is less free space than its size. Called before anything is written."""
         path = self._directory / RESERVE_FILE
         with contextlib.suppress(OSError):
             free = self._free(self._directory)
             if path.exists() and free.available < self._reserve(free):
                 path.unlink()
-                log.warning("the disk of %s is full: its reserve was given back to start", self._directory)
+                log.warning("the disk of %s is full: its reserve file was deleted to start", self._directory)
 
     def look(self, reusable: int, *, unstored: int = 0, unallocated: int = 0) -> bool:
         """Measure the free space and return whether the disk is nearly full. In a worker thread.
 
         Args:
-            reusable: bytes that the store's file has within.
+            reusable: bytes of free pages within the store's file.
             unstored: bytes of messages that the store's file does not have yet.
             unallocated: bytes of journal segments that do not exist yet.
         """
@@ -136,9 +137,9 @@ class Space:
         mark = self._mark(free)
         reserve = self._reserve(free)
         allocatable = free.available - unallocated
-        low_space = allocatable + reusable - unstored
+        total = allocatable + reusable - unstored
         wanted = mark * ENOUGH if self.is_low else mark
-        self.left = min(low_space - wanted, allocatable - wanted / 2)
+        self.left = min(total - wanted, allocatable - wanted / 2)
         if mark and not self.is_low and self.left < mark / LEFT_MIN_PART:
             self.left = 0
         self.is_low = mark > 0 and self.left <= 0
@@ -148,9 +149,10 @@ class Space:
         return self.is_low
 
     def exhausted(self) -> bool:
-        """Take note that as much was accepted since the last look as there was left.
+        """Record that as many bytes were accepted since the last look as were left then.
 
-        The disk is nearly full until a look finds more. Returns whether it is: never if there is no mark.
+        The disk counts as nearly full until a look finds more. Returns ``is_low``: always False without a
+        mark.
         """
         if self._min_free:
             self.is_low = self.is_tight = True
@@ -160,7 +162,7 @@ class Space:
     def fits(self, size: int) -> bool:
         """Return whether a file of ``size`` bytes leaves the mark free. In a worker thread.
 
-        A file system that does not answer is no reason to refuse: writing the file will show.
+        Returns True if the file system does not answer: writing the file will show.
         """
         try:
             free = self._free(self._directory)
@@ -180,7 +182,10 @@ class Space:
         return min(self._reserve_bytes, free.total // NEEDED_PART)
 
     def _keep_reserve(self, size: int) -> bool:
-        """Have the reserve; returns whether it was made now. Without it there is none: no reason to stop."""
+        """Create the reserve file if it is missing. Returns True if it was created now.
+
+        A failure is not an error: the node runs without a reserve.
+        """
         path = self._directory / RESERVE_FILE
         if path.exists():
             return False
@@ -193,7 +198,7 @@ class Space:
                 os.close(descriptor)
             draft.rename(path)
         except OSError as error:
-            log.debug("no reserve at %s: %s", path, error)
+            log.debug("no reserve file at %s: %s", path, error)
             draft.unlink(missing_ok=True)
             return False
         return True

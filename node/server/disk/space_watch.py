@@ -1,11 +1,11 @@
-"""Decides when the free space of a node's disk is measured: by the clock and by the bytes that were accepted.
+"""Decides when the free space of a node's disk is measured: by time and by the number of accepted bytes.
 
-A clock alone is too slow: a disk that takes 100 MB a second is past any mark between two looks. So the watch
-sums the bytes that the journal was given, once an entry. When half of what was left at the last look may be
-used up, it looks again at once. When all of it may be, the disk counts as nearly full without waiting for
-that look, so publishes are refused before the mark can be passed at any rate of writing.
+Time alone is too slow: a disk that takes 100 MB/s passes any mark between two looks. So the watch counts the
+bytes that the journal was given, once per entry. When half of the space left at the last look may be used, it
+looks again at once. When all of it may be used, the disk counts as nearly full before that look, so publishes
+are refused before the mark is passed, at any write rate.
 
-Owns the task that looks. `Space` owns the measuring, `node.server.low_space` what follows.
+Owns the task that looks. `Space` owns the measurement, `node.server.low_space` the consequences.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ import trio
 from node.server.disk.space import Space
 
 LOOK_INTERVAL_S: Final = 1.0
-"""The longest time between two looks: other programs fill disks too."""
+"""The longest time between two looks, because other programs fill disks too."""
 
 WRITTEN_PER_BYTE: Final = 2.5
-"""Bytes that the disk loses at most for one byte in the journal: that byte, and one and a half in the store,
-which writes whole pages."""
+"""Most bytes of disk used for one byte in the journal: that byte, and one and a half in the store, which
+writes whole pages."""
 
 
 _NEVER: Final = 1 << 63
@@ -44,10 +44,10 @@ class SpaceWatch:
 
     Args:
         space: measures it.
-        bytes_put: bytes that the journal was given so far; never falls.
-        unwritten: see `Unwritten`; called on the loop.
-        looked: told whether the disk is nearly full, after each look and whenever the projection says so.
-        shrink: called after a look that found little room.
+        bytes_put: bytes that the journal was given so far; never decreases.
+        unwritten: see `Unwritten`; called on the event loop.
+        looked: called with whether the disk is nearly full, after each look and when the projection says so.
+        shrink: called after a look that found little free space.
     """
 
     def __init__(
@@ -65,14 +65,14 @@ class SpaceWatch:
         self._looked = looked
         self._shrink = shrink
         self._look_at = 0
-        """``bytes_put`` from which on a look is wanted."""
+        """Value of ``bytes_put`` at which the next look is due."""
         self._low_at = 0
-        """``bytes_put`` from which on all that was left may be used up."""
+        """Value of ``bytes_put`` at which all the space that was left may be used."""
         self._wanted = trio.Event()
         self.looks = 0
 
     def accepted(self) -> None:
-        """Compare the bytes accepted since the last look with what was left then. Called once an entry."""
+        """Compare the bytes accepted since the last look with the space left then. Called once per entry."""
         put = self._bytes_put()
         if put >= self._look_at:
             self._wanted.set()
@@ -97,7 +97,7 @@ class SpaceWatch:
         if self._space.answered:
             left = max(0.0, self._space.left) / WRITTEN_PER_BYTE
             self._low_at = put + int(left)
-            # A disk that is nearly full is looked at by the clock: nothing can be refused earlier.
+            # A nearly full disk is looked at by time only: publishes are refused already.
             self._look_at = _NEVER if is_low else put + int(left / 2)
         self._looked(is_low)
         self.accepted()

@@ -1,7 +1,7 @@
-"""What a node keeps, and where: its identity, journal and store, in a directory or nowhere.
+"""Opens the data of a node: its identity, journal and store, in a directory or in memory.
 
-A node in memory has all of them too, so that everything else is the same for it; it starts empty each
-time, as the Go server does with its memory store.
+A node in memory has all three too, so that it needs no other code. It starts empty each time, like the Go
+server with its memory store.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ if TYPE_CHECKING:
 log = logging.getLogger("stanchion.node")
 
 MEMORY_SEGMENT_BYTES = 1024 * 1024
-"""Of a journal in memory: it forgets by whole segments, and shall forget soon."""
+"""Segment size of a journal in memory: small, because the journal frees memory by whole segments."""
 MEMORY_CACHE_BYTES = 256 * 1024
-"""Payloads such a journal holds twice."""
+"""Payload cache of a journal in memory; its bytes are held twice."""
 
 
 PRIVATE = ("store", "snapshots", "received")
-"""Directories whose files were made readable for the group once."""
+"""Directories whose files earlier releases made readable for the group."""
 
 RELAXED = (
     "raft.durability is relaxed: publishes are acknowledged before they are on any disk. If machines lose "
@@ -48,10 +48,10 @@ RELAXED = (
 
 @dataclass(slots=True)
 class Storage:
-    """Opened and read; the store may be replaced by a snapshot's."""
+    """Opened data of a node. The store may later be replaced by a snapshot."""
 
     disk: Disk
-    """Where the identity is kept."""
+    """Holds the identity."""
     identity: Identity | None
     """None: this node has never been part of a cluster."""
     journal: Journal
@@ -60,18 +60,18 @@ class Storage:
     """None: the directory isn't encrypted."""
 
     def close(self) -> None:
-        """Close what is open now: the store is perhaps not the one that was opened."""
+        """Close journal and store; the store may have been replaced since it was opened."""
         self.store.close()
         self.journal.close()
 
 
 def open_storage(config: Config, name: str, stack: ExitStack) -> Storage:
-    """Open what node ``name`` keeps; ``stack`` closes it.
+    """Open the data of node ``name``; ``stack`` closes it.
 
     Raises:
-        IdentityError: the directory belongs to another node, or another process holds it.
-        ConfigError: it is encrypted with another pass phrase, or without one, or isn't and should be.
-        CorruptionError, DiskError: its journal or store can't be used.
+        IdentityError: the directory belongs to another node, or another process has locked it.
+        ConfigError: the pass phrase is wrong or missing, or the directory isn't encrypted but should be.
+        CorruptionError, DiskError: the journal or store can't be used.
     """
     if config.store.store == "memory":
         storage = _in_memory()
@@ -91,19 +91,19 @@ def open_storage(config: Config, name: str, stack: ExitStack) -> Storage:
 
 
 def space_of(config: Config) -> Space:
-    """The disk of a node's directory."""
+    """Return the free space of a node's directory."""
     store = config.store
     return Space(store.dir, min_free=store.min_free, segment_bytes=config.raft.journal_segment)
 
 
 def _keep_private(directory: Path) -> None:
-    """Take from others what they may do with the store and its copies: earlier releases let the group read
-    them.
+    """Remove the permissions of group and others from the store and its copies.
 
-    The node's directory itself, and whatever else lies there, is as its owner made it.
+    Earlier releases let the group read them. The node's directory itself, and other files in it, keep the
+    permissions that their owner gave them.
 
     Raises:
-        DiskError: the disk refused.
+        DiskError: a change of permissions failed.
     """
     try:
         for name in PRIVATE:
@@ -124,12 +124,12 @@ def _in_memory() -> Storage:
 
 
 def open_directory(config: Config, identity: Identity | None, stack: ExitStack) -> Storage:
-    """Open what is in a directory that this process has locked; ``stack`` closes it.
+    """Open the data in a directory that this process has locked; ``stack`` closes it.
 
     Raises:
-        ConfigError: it is encrypted with another pass phrase, or without one, or isn't and should be.
-        IdentityError: it is a node's, and the journal is gone.
-        CorruptionError, DiskError: its journal or store can't be used.
+        ConfigError: the pass phrase is wrong or missing, or the directory isn't encrypted but should be.
+        IdentityError: the directory has an identity but no journal.
+        CorruptionError, DiskError: the journal or store can't be used.
     """
     from node.store.snapshot import heartbeat_payload_of
     from node.store.store import Store
@@ -166,9 +166,9 @@ def open_directory(config: Config, identity: Identity | None, stack: ExitStack) 
 
 
 def _check_journal(path: Path, node: str) -> None:
-    """Refuse a node whose journal is gone: an empty one would vote again in terms it has voted in.
+    """Refuse a node without a journal: with an empty one it would vote again in terms in which it has voted.
 
-    A journal is made before the identity is, and always has a file: whatever else was interrupted.
+    The journal is created before the identity and always has a file, whenever the node was interrupted.
     """
     if not path.is_dir() or not any(segment_number(file.name) is not None for file in path.iterdir()):
         raise IdentityError(
@@ -181,10 +181,10 @@ def _check_journal(path: Path, node: str) -> None:
 def _check_store(
     journal: Journal, store: StoreInterface, note: Note, directory: Path, *, relaxed: bool
 ) -> None:
-    """Refuse a store and a journal that don't belong together: one is gone, or is an older copy.
+    """Refuse a store and a journal that don't belong together: one is missing or an older copy.
 
     Raises:
-        CorruptionError: they don't.
+        CorruptionError: they don't belong together.
     """
     problem = contradiction(journal, store, note, relaxed=relaxed)
     if problem is None:
@@ -196,7 +196,7 @@ def _check_store(
 
 
 def _keyring(directory: Path, encryption: Encryption | None, *, empty: bool) -> Keyring | None:
-    """The directory's keys: made before there is anything else in it, and never for data that is there."""
+    """Open the directory's keys. They are created only in a directory without other data."""
     from node.encryption.keyring import Keyring, refuse_encrypted
 
     if encryption is None:
@@ -207,8 +207,8 @@ def _keyring(directory: Path, encryption: Encryption | None, *, empty: bool) -> 
     empty = empty and not any((directory / name).exists() for name in ("journal", "store"))
     keyring = Keyring.open(directory, phrases, cipher=encryption.cipher, empty=empty)
     if keyring.changed:
-        log.info("%s: what is written from now on is sealed with key %s", directory, keyring.key_ids[-1])
-        # Copies for other nodes, or from them, still open with pass phrases that may be no longer ours.
+        log.info("%s: new data is encrypted with key %s", directory, keyring.key_ids[-1])
+        # Copies for other nodes, or from them, may still be encrypted with a pass phrase that was removed.
         for copies in (directory / "snapshots", directory / "received"):
             try:
                 if copies.exists():

@@ -1,7 +1,7 @@
-"""Snapshots whose sending was cut off: the same one is offered again, or nothing of it could be gone on with.
+"""Snapshots whose transfer was interrupted. The same copy is offered again, so that the transfer can resume.
 
-A copy made anew is another one as soon as anything was published meanwhile, and of a large store and a
-poor link no copy would ever arrive. But a copy is of use only while the log goes on behind it.
+A new copy differs as soon as a message was published meanwhile. With a large store and a poor link no copy
+would ever arrive. A copy is useful only while the log continues after it.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ Copy = TypeVar("Copy")
 
 
 class Unfinished(Generic[Copy]):
-    """Which copy each peer has a part of.
+    """Records the copy of which each peer has a part.
 
     Args:
         first_readable: the first entry that can be sent from the log.
@@ -24,15 +24,15 @@ class Unfinished(Generic[Copy]):
         self._copies: dict[str, tuple[int, Copy]] = {}
 
     def begun(self, peer: str, index: int, copy: Copy) -> None:
-        """``peer`` is being sent a copy of entry ``index``."""
+        """Record that the copy of entry ``index`` is being sent to ``peer``."""
         self._copies[peer] = (index, copy)
 
     def ended(self, peer: str) -> None:
-        """It has it, or is to get another."""
+        """Forget the copy of ``peer``: it is complete, or the peer needs another one."""
         self._copies.pop(peer, None)
 
     def of(self, peer: str) -> Copy | None:
-        """The copy to go on with; None: a new one is needed."""
+        """Return the copy to continue with; None if a new one is needed."""
         index, copy = self._copies.get(peer, (-1, None))
         if index + 1 < self._first_readable():
             self.ended(peer)

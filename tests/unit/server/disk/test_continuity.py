@@ -48,7 +48,7 @@ def test_a_store_is_within_its_log(last: int, dropped: int, applied: int) -> Non
 def test_before_its_beginning_there_is_a_gap(applied: int) -> None:
     problem = contradiction(journal(90, dropped=60), store(applied), bytes)
     assert problem is not None
-    assert "only behind entry" in problem
+    assert "starts after entry" in problem
 
 
 def test_beyond_its_end_it_is_a_snapshot_or_a_journal_that_lost_what_it_had() -> None:

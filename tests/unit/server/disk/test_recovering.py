@@ -96,7 +96,7 @@ def test_the_data_becomes_another_clusters(folder: Path) -> None:
 
 def test_once_more_is_another_cluster_again(folder: Path) -> None:
     recover(config(folder), "n1")
-    with pytest.raises(RefusedError, match="needs another id"):
+    with pytest.raises(RefusedError, match="needs another ID"):
         recover(config(folder), "n1")
     recover(config(folder, "later"), "n1")
     new = identity(folder)
@@ -135,7 +135,7 @@ def test_what_the_log_said_before_is_not_about_this_node(folder: Path) -> None:
 
 def test_the_old_id_is_refused(folder: Path) -> None:
     """Nodes of the old cluster that come back would take it for their own."""
-    with pytest.raises(RefusedError, match="the new cluster needs another id"):
+    with pytest.raises(RefusedError, match="the new cluster needs another ID"):
         recover(config(folder, "before"), "n1")
     assert identity(folder) == Identity("before", "f", "tag", "n1")
     assert recover(config(folder, "before"), "n1", pretend=True).index == 4
@@ -147,7 +147,7 @@ def test_a_running_node_is_left_alone(folder: Path) -> None:
 
 
 def test_a_node_keeps_its_name(folder: Path) -> None:
-    with pytest.raises(IdentityError, match="this is node n1's"):
+    with pytest.raises(IdentityError, match="this is data of node n1"):
         recover(config(folder), "n2")
 
 

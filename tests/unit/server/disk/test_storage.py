@@ -363,7 +363,7 @@ def test_a_changed_pass_phrase_takes_copies_of_the_old_keys_along(
             (copy / "1-1" / "manifest").write_bytes(b"keys")
         caplog.clear()
         check(config(tmp_path, "file", *phrases), 1)
-        assert "is sealed with key" in caplog.text
+        assert "is encrypted with key" in caplog.text
         assert not any(copy.exists() for copy in copies)
     write(config(tmp_path, "file", "new"), 2)
     check(config(tmp_path, "file", "new"), 2)
