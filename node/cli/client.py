@@ -51,8 +51,8 @@ def _table(answer: Any) -> str:
 
 
 def _state(shown: Any) -> str:
-    words = {"absent": "unreachable", "silent": "unresponsive"}
-    return " ".join(word for key, word in words.items() if shown[key]) or "ok"
+    words = ("unreachable", "unresponsive")
+    return " ".join(word for word in words if shown[word]) or "ok"
 
 
 def _details(shown: Any) -> str:

@@ -173,6 +173,6 @@ def _channels(status: NodeStatus) -> list[str]:
 def _subscription(channel: str, shown: dict[str, Any]) -> tuple[str, ...]:
     name = shown.get("queue_name") or shown.get("durable_name") or ""
     numbers = (str(shown[key]) for key in ("last_sent", "pending_count", "max_inflight"))
-    words = {"offline": "offline", "absent": "unreachable", "stalled": "stalled", "paused": "paused"}
-    marks = " ".join(word for key, word in words.items() if shown.get(f"is_{key}"))
+    words = ("offline", "unreachable", "stalled", "paused")
+    marks = " ".join(word for word in words if shown.get(f"is_{word}"))
     return channel, shown["client_id"], name, *numbers, marks

@@ -122,9 +122,9 @@ def _named(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _state(shown: Any) -> str:
-    words = {"absent": "unreachable", "stalled": "stalled", "paused": "paused"}
+    words = ("unreachable", "stalled", "paused")
     marks = [] if shown["online"] else ["offline"]
-    return " ".join([*marks, *(word for key, word in words.items() if shown[key])]) or "online"
+    return " ".join([*marks, *(word for word in words if shown[word])]) or "online"
 
 
 def _table(answer: Any) -> str:

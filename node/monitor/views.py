@@ -254,7 +254,7 @@ def _subscription(source: Source, subscription: Subscription) -> View:
         "last_sent": subscription.last_sent,
         "pending_count": len(subscription.unacked),
         "is_stalled": subscription.stalled,
-        "is_absent": subscription.online and not subscription.reachable,
+        "is_unreachable": subscription.online and not subscription.reachable,
         "is_paused": group.paused_ns is not None,
         "unacked": _unacked(source, subscription),
     }

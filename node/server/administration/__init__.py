@@ -1,5 +1,6 @@
-"""What operators ask of a running cluster, at any node.
+"""Requests of operators to a running cluster, at any node.
 
-``requests`` takes what they ask, ``verbs`` has all there is to ask for, ``views`` and ``peeking`` are what
-they are shown, and ``asking`` brings to the leader what only it can do.
+``requests`` accepts and checks them, and ``verbs`` has the requests about channels, subscriptions, clients
+and settings. ``views`` and ``peeking`` build the answers. ``asking`` forwards requests that only the leader
+can execute.
 """

@@ -1,15 +1,15 @@
-"""Requests that only the leader can carry out, from whichever node they came in at.
+"""Forwards requests that only the leader can execute, from the node that received them.
 
-Any node may be asked (`administration`), but some things only a leader can do, and leaders change. So the
-node that was asked keeps the request and puts it to the leader, and to the next one, again and again until
-one has answered; the answers come back over the same link. Whatever is asked for like this must be safe to
-do twice: a leader may have done it and died before it said so. Who asks for the very same again while it is
-under way takes no more room: both are told the answer.
+An operator may ask any node (`administration`), but some requests only a leader can execute, and leaders
+change. So the node that was asked keeps the request and sends it to the leader, and to each next leader,
+until one has answered. The answers come back over the same link. Such a request must be idempotent: a leader
+may execute it and die before it has answered. An identical request made meanwhile is not sent again: all its
+callers get the same answer.
 
 Frames of the raft link; the payloads are JSON::
 
-    ("ask", number, verb, fields)    to the leader; again every second, or when there is another
-    ("told", number, answer)         {"ok": …} or {"error": …}, or any number of {"progress": …} before it
+    ("ask", number, verb, fields)    to the leader; repeated every second, and to each new leader
+    ("told", number, answer)         {"ok": …} or {"error": …}, after any number of {"progress": …}
 
 A plain object without I/O; ``now_s`` is the driver's clock.
 """
@@ -29,41 +29,42 @@ log = logging.getLogger("stanchion.administration")
 
 Answer: TypeAlias = Callable[[dict[str, Any]], None]
 Gone: TypeAlias = Callable[[], bool]
-"""Whether nobody waits for an answer any more."""
+"""Returns True if the caller no longer waits for an answer."""
 Handler: TypeAlias = Callable[[dict[str, Any], Answer], None]
-"""Carries a request out, on the leader: at once or later, and more than once if it is asked again. May raise
-a `NodeError`, whose text is the answer."""
+"""Executes a request on the leader: at once or later, and again if it is repeated. May raise a `NodeError`,
+whose text is the answer."""
 
 AGAIN_S = 1.0
-"""How long the leader may be silent before it is asked again. Silence is normal: it works on it."""
+"""How long to wait for the leader's answer before repeating the request. A leader may need longer to execute
+it."""
 NO_LEADER_S = 10.0
-"""After so long without a leader the answer is that there is none."""
+"""After this time without a leader the request is answered with an error."""
 GIVE_UP_S = 600.0
-"""After so long nobody waits for the answer any more: the request is forgotten, here and by the leader."""
+"""After this time the request is forgotten, here and by the leader."""
 WAITING_MAX = 64
-"""Requests of one node that wait for a leader. One more is refused."""
+"""Requests of one node that may wait for the leader. A further one is refused."""
 SHARED_MAX = 8
-"""So many may wait for the answer to the very same request. One more, and the first is told to ask again."""
+"""Callers that may wait for the answer to identical requests. A further one makes the first one fail."""
 
 
 @dataclass(slots=True)
 class _Waiting:
-    """A request that came in here."""
+    """A request that this node has received and forwards."""
 
     verb: str
     fields: str
     answers: list[tuple[Answer, Gone]]
-    """Whoever asked for the very same."""
+    """The callers of identical requests."""
     asked_s: float
     until_s: float
-    """Nobody waits any longer."""
+    """When it is answered with an error."""
     within_s: float
     leaderless_since_s: float | None = None
     progress: Any = None
-    """As told last. Each leader in turn may begin with the same."""
+    """Last reported progress. Each new leader may begin with the same."""
 
     def answer(self, value: dict[str, Any]) -> None:
-        """Tell everybody; progress only if it is another."""
+        """Answer all callers; progress only if it has changed."""
         if "progress" in value:
             if value["progress"] == self.progress:
                 return
@@ -73,12 +74,12 @@ class _Waiting:
 
 
 class Asking:
-    """One node's part: what it asks of leaders, and what it is asked while it leads.
+    """Forwards this node's requests to the leader, and executes requests while this node is the leader.
 
     Args:
         node: this node's name.
         send: sends a frame to a member; False if the link is down.
-        first_number: random, so that answers to an earlier process of this node are told from those to this.
+        first_number: random, so that answers to an earlier process of this node match no request.
     """
 
     def __init__(self, node: str, send: Callable[[str, Any], bool], first_number: int) -> None:
@@ -93,24 +94,24 @@ class Asking:
         self._now_s = 0.0
 
     def register(self, verb: str, handler: Handler) -> None:
-        """Have ``handler`` carry out ``verb`` while this node leads."""
+        """Register ``handler`` to execute ``verb`` while this node is the leader."""
         assert verb not in self._handlers, verb
         self._handlers[verb] = handler
 
     def ask(self, verb: str, fields: dict[str, Any], answer: Answer, gone: Gone = lambda: False) -> None:
-        """Have the leader carry out ``verb``, whoever that is by then; ``answer`` is told in the end. Unless
-        whoever waits for it has ``gone``: then it is asked for no more.
+        """Have the leader execute ``verb``, whichever node it is then, and call ``answer`` with the result.
 
-        A field ``within`` says for how many seconds somebody waits for the answer, up to `GIVE_UP_S`.
+        The request is dropped when ``gone`` returns True. A field ``within`` limits the wait, in seconds, up
+        to `GIVE_UP_S`.
         """
         within_s = waited_for_s(fields)
         text = json.dumps(fields, sort_keys=True)
         answers = [*self._withdraw(verb, text), (answer, gone)]
         if len(answers) > SHARED_MAX:
-            answers.pop(0)[0]({"error": f"{verb} is asked for by others too; ask again"})
+            answers.pop(0)[0]({"error": f"{SHARED_MAX} others have made the same request {verb}; ask again"})
         if len(self._waiting) >= WAITING_MAX:
-            for told, _ in answers:
-                told({"error": f"{WAITING_MAX} requests wait for the leader; try again later"})
+            for refuse, _ in answers:
+                refuse({"error": f"{WAITING_MAX} requests wait for the leader; try again later"})
             return
         number, self._next = self._next, self._next + 1
         until_s = self._now_s + within_s
@@ -118,9 +119,9 @@ class Asking:
         self._put(number)
 
     def _withdraw(self, verb: str, fields: str) -> list[tuple[Answer, Gone]]:
-        """Forget the same request, if it waits. Returns who waits for its answer.
+        """Forget an identical waiting request. Returns its callers.
 
-        An answer that the leader found before must not be that to a later question.
+        The new request gets another number, so that it is not answered with an earlier result.
         """
         for number, waiting in self._waiting.items():
             if (waiting.verb, waiting.fields) == (verb, fields):
@@ -129,19 +130,19 @@ class Asking:
         return []
 
     def leader_is(self, leader: str | None, term: int) -> None:
-        """Who leads, if it can be reached; this node only once it is ready. Called whenever that changes."""
+        """Set the leader, if it is linked; this node only once it is ready. Called at each change."""
         if (leader, term) == (self._leader, self._term):
             return
         self._leader, self._term = leader, term
-        self._serving.clear()  # whoever asked asks the next one, or this one again
+        self._serving.clear()  # the nodes that asked will ask the next leader, or this one again
         for number in list(self._waiting):
             self._put(number)
 
     def frame(self, peer: str, frame: tuple[Any, ...]) -> None:
-        """Take a frame of another member.
+        """Handle a frame of another member.
 
         Raises:
-            RemoteProtocolError: it is malformed.
+            RemoteProtocolError: the frame is malformed.
         """
         match frame:
             case ("ask", int(number), str(verb), str(fields)):
@@ -152,7 +153,7 @@ class Asking:
                 raise RemoteProtocolError(f"{peer}: not a request to the leader: {shown(frame)}")
 
     def pump(self, now_s: float) -> float:
-        """Ask again what has not been answered. Returns when to be called again."""
+        """Repeat unanswered requests. Returns when to be called again."""
         self._now_s = now_s
         for number, waiting in list(self._waiting.items()):
             waiting.answers = [(answer, gone) for answer, gone in waiting.answers if not gone()]
@@ -182,7 +183,7 @@ class Asking:
 
     def _asked(self, peer: str, number: int, verb: str, fields: dict[str, Any]) -> None:
         if self._leader != self._node or (peer, number) in self._serving:
-            return  # not the leader, or not yet ready: it will be asked again; or at work on it
+            return  # not the leader, or not ready yet: it will be asked again; or already executing it
         self._serving.add((peer, number))
         handler = self._handlers.get(verb)
 
@@ -217,7 +218,7 @@ class Asking:
 
 
 def waited_for_s(fields: dict[str, Any]) -> float:
-    """For how many seconds somebody waits for the answer to a request with these fields."""
+    """Return for how many seconds the caller of a request waits for the answer."""
     within = fields.get("within", GIVE_UP_S)
     if type(within) in (int, float) and 0 <= within < GIVE_UP_S:  # not NaN
         return float(within)

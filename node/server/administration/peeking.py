@@ -1,6 +1,7 @@
-"""Messages of a channel as operators are shown them: read from this node's store, consumed by nobody.
+"""Messages of a channel for operators: read from this node's store, without consuming them.
 
-What is read and what is shown are bounded. Data that is text is shown as text, other data as base64.
+The number of bytes that are read and returned is bounded. Data is returned as text if it is UTF-8, otherwise
+as base64.
 """
 
 from __future__ import annotations
@@ -14,30 +15,30 @@ from node.errors import RefusedError
 from node.protocol.streaming import decode_message
 
 COUNT_MAX: Final = 500
-"""Messages of one answer."""
+"""Messages in one answer."""
 DATA_MAX: Final = 64 * 1024
-"""Bytes of one message's data that can be shown."""
+"""Bytes that can be returned of one message's data."""
 SHOWN_MAX: Final = 128 * 1024
-"""Bytes of data in one answer; as JSON a byte may take six."""
+"""Bytes of data in one answer; a byte may take six bytes of JSON."""
 READ_MAX: Final = 8 * 1024 * 1024
 """Bytes read for one answer, unless the first message is larger."""
 
 
 class Messages(Protocol):
-    """What is needed of the store."""
+    """The store, as used here."""
 
     def get_many(self, channel: int, seqs: Sequence[int]) -> list[bytes | None]: ...
 
 
 def peek(messages: Messages, channel: Channel, *, start: int, count: int, data_max: int) -> dict[str, Any]:
-    """Up to ``count`` messages from sequence ``start`` on, and ``next``: where to go on, None at the end.
+    """Return up to ``count`` messages from sequence ``start`` on, and ``next``: the sequence to continue
+    with.
 
-    Args:
-        messages: the store.
-        channel: whose messages.
-        start: a sequence; below the first one means that, below 0 counts from the end (-1: the last).
-        count: 1 to ``COUNT_MAX``.
-        data_max: bytes of each message's data that are shown, 0 to ``DATA_MAX``.
+    ``next`` is None at the end of the channel.
+
+    Args: messages: the store. channel: the channel to read. start: a sequence; below the first one it means
+        the first one, below 0 it counts from the end (-1: the last). count: 1 to ``COUNT_MAX``. data_max:
+        bytes of each message's data to return, 0 to ``DATA_MAX``.
 
     Raises:
         RefusedError: a number is out of its range.

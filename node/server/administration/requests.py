@@ -1,20 +1,20 @@
-"""Administration: requests of operators, taken by every node, as JSON over NATS.
+"""Administration: requests of operators, accepted by every node, as JSON over NATS.
 
 A request is a message to ``_STANCHION.admin.<cluster id>.<verb>`` with a JSON object (or nothing, for
-an empty one) and a reply subject. What comes back is one JSON object::
+an empty one) and a reply subject. The answer is one JSON object::
 
-    {"ok": …}            done; what it holds depends on the verb
-    {"error": "…"}       not done; why, in words for a human being
+    {"ok": …}            done; the value depends on the verb
+    {"error": "…"}       not done; the reason, as text for people
 
-and before it, of what takes long, any number of ``{"progress": "…"}``. What a verb does, and whether it
-asks the leader for it, is the business of who registers it; here it is decided who may ask, whether
-the request is well formed, and what goes back.
+A long request may send any number of ``{"progress": "…"}`` before it. This module checks that the client may
+ask and that the request is well formed, and sends the answers. The registered handlers execute the verbs, and
+forward them to the leader if necessary.
 
-*Who may ask.* The node a client is connected to decides, for it alone knows the connection: requests are
-never routed, neither to other nodes nor to who subscribes to them here (see ``routing``). Who has shown the
-operator token may (`operator_token`), and who has shown a password or token that is right, if their
-permissions let them publish to the subject. Nobody else: that a client connects from this very machine says
-nothing, for a proxy there makes all its clients look local.
+*Authorization.* The node that the client is connected to decides, because only it has the connection:
+requests are never routed, neither to other nodes nor to local subscribers (see ``routing``). A client may ask
+if it has shown the operator token (`operator_token`), or a correct password or token and its permissions
+allow it to publish to the subject. A connection from this machine gives no rights: a local proxy makes all
+its clients look local.
 
 A plain object without I/O.
 """
@@ -33,32 +33,32 @@ from node.server.auth import Identity
 
 log = logging.getLogger("stanchion.administration")
 complaints = LimitedLog(log)
-"""Of those who may not ask: as often as they like."""
+"""Limits the log lines about refused clients, which may repeat their requests at any rate."""
 
 PREFIX = "_STANCHION.admin"
 
 REQUEST_SIZE_MAX = 64 * 1024
-"""Bytes of a request."""
+"""Largest request, in bytes."""
 
 ANSWER_SIZE_MAX = 1024 * 1024
-"""Bytes of an answer. More is an error that says so: the verb has to let itself be asked for less."""
+"""Largest answer, in bytes. A larger one is replaced by an error: the caller must ask for less at a time."""
 
 UNANSWERED_MAX = 256
-"""Requests a node works on. One more is refused."""
+"""Requests that a node may have in progress. A further one is refused."""
 
 Answer: TypeAlias = Callable[[dict[str, Any]], None]
-"""Takes ``{"ok": …}`` or ``{"error": …}``, once, or before it ``{"progress": …}``. What comes later is
+"""Takes ``{"ok": …}`` or ``{"error": …}`` once, after any number of ``{"progress": …}``. Later calls are
 ignored."""
 
 Handler: TypeAlias = Callable[[dict[str, Any], Answer], None]
-"""Called with the fields of a request, checked, and how to answer, which has to happen in the end. May
+"""Called with the checked fields of a request and its answer callback, which it must call in the end. May
 raise a `NodeError` instead; its text is the answer."""
 
 Kind: TypeAlias = type | tuple[type, ...]
 
 
 class Source(Protocol):
-    """What is needed of the connection that a request came from."""
+    """The client connection that a request came from, as used here."""
 
     @property
     def address(self) -> tuple[str, int]: ...
@@ -67,7 +67,7 @@ class Source(Protocol):
 
 
 class Routing(Protocol):
-    """What is needed of routing."""
+    """The routing of messages, as used here."""
 
     def serve(self, pattern: bytes, handler: Callable[..., None]) -> Any: ...
     def publish(
@@ -91,16 +91,16 @@ class _Verb:
 
 
 def subject(cluster_id: str, verb: str) -> bytes:
-    """Where ``verb`` is asked for."""
+    """Return the subject of requests for ``verb``."""
     return f"{PREFIX}.{cluster_id}.{verb}".encode()
 
 
 class Administration:
-    """The verbs of one node, and the requests for them.
+    """Accepts the requests to one node, and calls the handlers of their verbs.
 
     Args:
-        cluster_id: part of the subjects, so that nobody asks the wrong cluster.
-        routing: where requests come from and answers go.
+        cluster_id: part of the subjects, so that a request can't reach the wrong cluster.
+        routing: delivers requests and answers.
     """
 
     def __init__(self, cluster_id: str, routing: Routing) -> None:
@@ -118,10 +118,10 @@ class Administration:
         required: Mapping[str, Kind] | None = None,
         optional: Mapping[str, Kind] | None = None,
     ) -> None:
-        """Have ``handler`` called for ``verb``: tokens, with dots between them.
+        """Register ``handler`` for ``verb``: tokens, separated by dots.
 
-        ``required`` and ``optional`` are the fields it knows, with their types as JSON has them; a request
-        without the first, with others, or with values of other types is refused before it comes that far.
+        ``required`` and ``optional`` are its fields, with their JSON types. A request without a required
+        field, with an unknown field, or with a value of another type is refused before the handler is called.
         """
         assert verb not in self._verbs, verb
         self._verbs[verb] = _Verb(handler, dict(required or {}), dict(optional or {}))
@@ -129,38 +129,38 @@ class Administration:
     def _on_request(self, source: Source | None, subject: bytes, reply: bytes, payload: bytes) -> None:
         name = subject[self._verb_start :].decode(errors="replace")
         if not reply:
-            complaints.warning("a request %.80r without a reply subject: ignored", name)
+            complaints.warning("request %.80r has no reply subject: ignored", name)
             return
         answer = _Request(self, reply)
         try:
             verb, fields = self._admitted(source, name, payload)
-            log.info("%s asked for by %s: %.200s", name, _who(source), payload.decode(errors="replace"))
+            log.info("%s requested by %s: %.200s", name, _described(source), payload.decode(errors="replace"))
             verb.handler(fields, answer)
         except NodeError as error:
             answer({"error": str(error)})
 
     def _admitted(self, source: Source | None, name: str, payload: bytes) -> tuple[_Verb, dict[str, Any]]:
-        """The verb and its fields.
+        """Check a request. Returns its verb and fields.
 
         Raises:
-            RefusedError: this is not a request, or not by somebody who may make it.
+            RefusedError: the request is malformed, or the client may not make it.
         """
         if not may_administer(source):
             complaints.warning(
-                "%.80s: refused to %s, who has shown no credentials",
+                "%.80s: refused to %s, which has shown no credentials",
                 name,
-                _who(source),
+                _described(source),
                 source=source.address[0] if source else "",
             )
             raise RefusedError(
                 "administration needs the operator token, or a user or token of the configuration, and "
-                f"{_who(source)} has shown none. The token is in operator.token in the node's directory: "
-                "--config FILE finds it there if it may be read; --token gives it, --user a user"
+                f"{_described(source)} has shown none. The token is in operator.token in the node directory: "
+                "--config FILE reads it there, if it is readable; --token gives a token, --user a user"
             )
         verb = self._verbs.get(name)
         if verb is None:
-            known = ", ".join(sorted(self._verbs))
-            raise RefusedError(f"unknown request {name!r}; this node knows {known}")
+            verbs = ", ".join(sorted(self._verbs))
+            raise RefusedError(f"unknown request {name!r}; this node has {verbs}")
         if self._unanswered > UNANSWERED_MAX:
             raise RefusedError(f"this node is busy with {UNANSWERED_MAX} requests; try again later")
         return verb, _fields(name, verb, payload)
@@ -174,22 +174,23 @@ class Administration:
         self._routing.publish(None, reply, b"", b"", payload, to_services=False)
 
     def is_given_up(self, answer: Answer) -> bool:
-        """Whether nobody listens for this answer any more, which is then done with. For what takes long: who
-        has asked may have been interrupted, and doesn't say so.
+        """Cancel a request if its reply subject has no subscriber. Returns True if the request is finished.
+
+        For requests that take long: their caller may have been interrupted, which causes no message.
         """
         return isinstance(answer, _Request) and answer.give_up(self._routing)
 
     def began(self) -> None:
-        """A request waits for its answer."""
+        """Count a request in progress."""
         self._unanswered += 1
 
     def ended(self) -> None:
-        """It has been answered."""
+        """Uncount an answered request."""
         self._unanswered -= 1
 
 
 class _Request:
-    """One request, as its handler answers it."""
+    """A request in progress; its handler calls it with the answers."""
 
     __slots__ = ("_administration", "_answered", "_reply")
 
@@ -200,7 +201,7 @@ class _Request:
         administration.began()
 
     def give_up(self, routing: Routing) -> bool:
-        """Be done if nobody listens. Whether it is done."""
+        """Cancel the request if its reply subject has no subscriber. Returns True if it is finished."""
         if not self._answered and not routing.reachable(self._reply):
             self._answered = True
             self._administration.ended()
@@ -217,7 +218,7 @@ class _Request:
 
 
 def may_administer(source: Source | None) -> bool:
-    """Whether who is behind ``source`` may ask for anything at all. Permissions have been looked at."""
+    """Return True if the client has shown valid credentials. Its permissions are checked before."""
     return source is not None and source.identity is not None and source.identity.proven
 
 
@@ -252,7 +253,7 @@ def _kind_of(value: Any) -> str:
     return names.get(type(value), "null" if value is None else "a number")
 
 
-def _who(source: Source | None) -> str:
+def _described(source: Source | None) -> str:
     if source is None:
         return "this node itself"
     host, port = source.address

@@ -1,14 +1,14 @@
-"""What operators may ask of channels, subscriptions, clients and settings, at any node.
+"""The operators' requests about channels, subscriptions, clients and settings, served by any node.
 
-*Looking* is answered from what this node has applied: it may be a moment behind the leader, never ahead of
-what is committed. *Changing* is one replicated command in this node's own session, like a client's request:
-done once, whoever leads meanwhile, and answered when this node has applied it. If nobody leads it
-waits, but not for longer than whoever asked (``timeout_s``): then it is refused when its turn comes.
+A *read* is answered from what this node has applied: it may be a moment behind the leader, but shows only
+committed state. A *change* is one replicated command in this node's own session, like a client's request. It
+is executed once, whichever node leads meanwhile, and answered when this node has applied it. Without a leader
+it waits, but at most ``timeout_s``: an entry that applies it later refuses it.
 
-A subscription is named by its number, or by what it is called: channel, durable, queue, client. What is
-meant for a cursor (moving it, pausing it) takes any of those that share it.
+A subscription is selected by its number, or by its names: channel, durable, queue, client. A request about a
+cursor (seek, pause) accepts any of the subscriptions that share it.
 
-A plain object without I/O, but for reads from the store.
+A plain object without I/O, except for reads from the store.
 """
 
 from __future__ import annotations
@@ -49,14 +49,14 @@ _CHANGE: Final[dict[str, Kind]] = {"timeout_s": (int, float)}
 
 
 class Requests(Protocol):
-    """What is needed of the session: `server.origin.Origin`."""
+    """This node's session, `server.origin.Origin`, as used here."""
 
     def submit(self, command: Command, answer: Callable[[Outcome], None] | None = None) -> None: ...
     def flush(self) -> None: ...
 
 
 class Registry(Protocol):
-    """What is needed of `server.administration.requests.Administration`."""
+    """`server.administration.requests.Administration`, as used here."""
 
     def register(
         self,
@@ -69,14 +69,14 @@ class Registry(Protocol):
 
 
 class Administering:
-    """The verbs, each taking its fields and how to answer.
+    """The verbs. Each handler takes the request's fields and the answer callback.
 
     Args:
-        state: the replicated state.
+        state: returns the replicated state.
         requests: this node's session.
         clock: cluster time.
-        wall_clock_ns: Unix time, for places in time.
-        messages: the store, or `UnavailableError` while it can't be read.
+        wall_clock_ns: Unix time, for a seek to a duration ago.
+        messages: returns the store. Raises `UnavailableError` while it can't be read.
     """
 
     def __init__(
@@ -95,7 +95,7 @@ class Administering:
         self._messages = messages
 
     def register(self, registry: Registry) -> None:
-        """Take requests from there."""
+        """Register all verbs."""
         named: dict[str, Kind] = {"channel": str}
         add = registry.register
         add("channel.ls", self._list_channels, optional={**_PAGE, "after": str})
@@ -144,12 +144,12 @@ class Administering:
         channel = self._channel(fields)
         up_to = fields.get("up_to")
         if up_to is not None and not 0 < up_to < 1 << 63:
-            raise RefusedError(f"{up_to} is no sequence")
+            raise RefusedError(f"{up_to} is not a sequence")
         command = ChannelPurge(channel.name, up_to or 0, self._valid_until(fields))
 
         def purged() -> Any:
-            known = self._state().channels.get(channel.name)
-            return views.channel(known) if known is not None else None
+            after = self._state().channels.get(channel.name)
+            return views.channel(after) if after is not None else None
 
         self._change(command, answer, purged)
 
@@ -193,13 +193,13 @@ class Administering:
         subscription = self._subscription(fields, shared=True)
         to, value = self._place(fields["to"], fields.get("value"))
         command = SubscriptionSeek(subscription.id, int(to), value, self._valid_until(fields))
-        self._change(command, answer, self._as_it_is_then(subscription))
+        self._change(command, answer, self._view_later(subscription))
 
     def _place(self, to: str, value: int | None) -> tuple[SeekTo, int]:
-        """A place as a command has it: how long ago becomes a time."""
-        known = {"end": SeekTo.END, "first": SeekTo.FIRST, "last": SeekTo.LAST}
-        if to in known and value is None:
-            return known[to], 0
+        """Return the target of a seek as the command has it: a duration ago becomes a time."""
+        targets = {"end": SeekTo.END, "first": SeekTo.FIRST, "last": SeekTo.LAST}
+        if to in targets and value is None:
+            return targets[to], 0
         if value is not None and 0 <= value < 1 << 63:
             if to == "sequence":
                 return SeekTo.SEQUENCE, value
@@ -212,28 +212,32 @@ class Administering:
         )
 
     def _pause(self, fields: Fields, answer: Answer) -> None:
-        self._let_go_on(fields, answer, paused=True)
+        self._set_paused(fields, answer, paused=True)
 
     def _resume(self, fields: Fields, answer: Answer) -> None:
-        self._let_go_on(fields, answer, paused=False)
+        self._set_paused(fields, answer, paused=False)
 
-    def _let_go_on(self, fields: Fields, answer: Answer, *, paused: bool) -> None:
+    def _set_paused(self, fields: Fields, answer: Answer, *, paused: bool) -> None:
         subscription = self._subscription(fields, shared=True)
         command = SubscriptionPause(subscription.id, paused, self._valid_until(fields))
-        self._change(command, answer, self._as_it_is_then(subscription))
+        self._change(command, answer, self._view_later(subscription))
 
     def _subscription(self, fields: Fields, *, shared: bool) -> Subscription:
-        """The one that is named. ``shared``: any of those that share the cursor will do.
+        """Return the selected subscription. With ``shared`` any one of those that share its cursor.
 
         Raises:
-            RefusedError: there is none, or there are several.
+            RefusedError: no subscription matches, or several do.
         """
         names = {key: fields[key] for key in _NAMES if key in fields}
         if not names:
-            raise RefusedError("which subscription? Its id, or its channel, durable, queue or client")
-        everyone = self._state().subscriptions
+            raise RefusedError(
+                "no subscription selected: give its id, or its channel, durable, queue or client"
+            )
+        subscriptions = self._state().subscriptions
         number = names.get("id")
-        among = [everyone[number]] if number in everyone else [] if number else list(everyone.values())
+        among = list(subscriptions.values()) if not number else []
+        if number in subscriptions:
+            among = [subscriptions[number]]
         found = [each for each in among if _matches(each, names)]
         if not found:
             given = ", ".join(f"{key} {value}" for key, value in names.items())
@@ -243,10 +247,10 @@ class Administering:
             raise RefusedError(f"{len(found)} subscriptions match, {ids} among them: name one by its id")
         return found[0]
 
-    def _as_it_is_then(self, subscription: Subscription) -> Callable[[], Any]:
+    def _view_later(self, subscription: Subscription) -> Callable[[], Any]:
         def show() -> Any:
-            known = self._state().subscriptions.get(subscription.id)
-            return views.subscription(known) if known is not None else None
+            after = self._state().subscriptions.get(subscription.id)
+            return views.subscription(after) if after is not None else None
 
         return show
 
@@ -277,7 +281,7 @@ class Administering:
         answer({"ok": self._state().settings.values()})
 
     def _configure(self, fields: Fields, answer: Answer) -> None:
-        """Have the cluster agree on other settings, or only say what would change."""
+        """Change the replicated settings; with ``dry_run`` only report the differences."""
         wanted = Settings.of(fields["settings"])
         changes = changes_of(self._state().settings, wanted)
         if fields.get("dry_run", False) or not changes:
@@ -308,7 +312,7 @@ class Administering:
 
 
 def changes_of(old: Settings, new: Settings) -> dict[str, Any]:
-    """What differs, by name: ``[old, new]``; of channels' own limits by pattern."""
+    """Return the differences by name, as ``[old, new]``; of channels' own limits by pattern."""
     changes: dict[str, Any] = {}
     for name in (field.name for field in fields_of(Settings) if field.name not in ("set", "channels")):
         was, becomes = getattr(old, name), getattr(new, name)

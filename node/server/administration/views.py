@@ -1,10 +1,11 @@
-"""What operators are shown of the state: plain values, a page at a time.
+"""Views of the state for operators: plain values, one page at a time.
 
-Pure functions. A page is bounded in what it shows, begins behind the name or number given (``after``),
-and says where the next one begins (``next``; None: there is nothing more). So whoever pages through a
-state that changes sees everything that was there all the time, once.
+Pure functions. A page has a bounded number of rows, starts after a given name or number (``after``), and says
+where the next page starts (``next``; None at the end). A caller that pages through a changing state sees each
+item that existed all the time exactly once.
 
-Never shown: ack inboxes, connection IDs, the cluster's tag; who knows them can speak for others (R18).
+Never shown: ack inboxes, connection IDs, the cluster's tag. With them a client could impersonate others
+(R18).
 """
 
 from __future__ import annotations
@@ -20,9 +21,10 @@ from node.units import SECOND
 View = dict[str, Any]
 
 PAGE_MAX: Final = 500
-"""Rows of a page."""
+"""Most rows of a page."""
 PARTS_SHOWN_MAX: Final = 100
-"""Of one thing: subscriptions of a channel or client, members of a group, unacked messages."""
+"""Most parts shown of one item: subscriptions of a channel or client, members of a group, unacked
+messages."""
 
 T = TypeVar("T")
 K = TypeVar("K", int, str)
@@ -31,10 +33,10 @@ K = TypeVar("K", int, str)
 def page(
     things: Iterable[tuple[K, T]], after: K | None, limit: int, show: Callable[[T], View], name: str
 ) -> View:
-    """The ``limit`` things with the lowest keys above ``after``.
+    """Return the ``limit`` things with the lowest keys above ``after``.
 
     Raises:
-        RefusedError: the limit is no number of rows.
+        RefusedError: the limit is out of range.
     """
     if not 1 <= limit <= PAGE_MAX:
         raise RefusedError(f"a page has 1 to {PAGE_MAX} rows, not {limit}")
@@ -48,7 +50,7 @@ def page(
 
 
 def channel(shown: Channel) -> View:
-    """A row of ``channel ls``."""
+    """Return a row of ``channel ls``."""
     log = shown.log
     return {
         "name": shown.name,
@@ -62,7 +64,7 @@ def channel(shown: Channel) -> View:
 
 
 def channel_in_full(state: State, shown: Channel) -> View:
-    """All there is to say of a channel."""
+    """Return the answer of ``channel info``."""
     log, limits = shown.log, shown.limits
     expires_ns = shown.expires_ns
     return {
@@ -82,7 +84,7 @@ def channel_in_full(state: State, shown: Channel) -> View:
 
 
 def subscriptions_of(shown: Channel) -> Iterator[Subscription]:
-    """Its subscriptions, those that share a cursor beside each other."""
+    """Yield the channel's subscriptions, with those that share a cursor next to each other."""
     for group in shown.groups.values():
         yield from group.holders
 
@@ -91,7 +93,7 @@ def subscriptions_of(shown: Channel) -> Iterator[Subscription]:
 
 
 def subscription(shown: Subscription) -> View:
-    """A row of ``subscription ls``."""
+    """Return a row of ``subscription ls``."""
     group = shown.group
     return {
         "id": int(shown.id),
@@ -100,7 +102,7 @@ def subscription(shown: Subscription) -> View:
         "durable": group.durable,
         "queue": group.queue,
         "online": shown.online,
-        "absent": shown.online and not shown.reachable,
+        "unreachable": shown.online and not shown.reachable,
         "stalled": shown.online and shown.stalled,
         "paused": group.paused_ns is not None,
         "cursor": group.cursor,
@@ -111,7 +113,7 @@ def subscription(shown: Subscription) -> View:
 
 
 def subscription_in_full(state: State, shown: Subscription) -> View:
-    """All there is to say of a subscription, and with whom it shares its cursor."""
+    """Return the answer of ``subscription info``, with the members of its group."""
     group = shown.group
     paused_ns = group.paused_ns
     return {
@@ -127,7 +129,7 @@ def subscription_in_full(state: State, shown: Subscription) -> View:
 
 
 def _unacked(state: State, group: Group, shown: Subscription) -> Iterator[View]:
-    """What it holds, those first that fall due first. An AckWait of a pause shows what is left of it."""
+    """Yield the unacked messages, the next due one first. While paused, the AckWait left is shown."""
     now_ns = group.clock(state.time_ns)
     due = set(shown.due)
     for seq, record in shown.unacked.items():
@@ -139,18 +141,18 @@ def _unacked(state: State, group: Group, shown: Subscription) -> Iterator[View]:
 
 
 def client(shown: Client) -> View:
-    """A row of ``client ls``."""
+    """Return a row of ``client ls``."""
     return {
         "id": shown.id,
-        "absent": shown.unreachable,
-        "silent": shown.unresponsive,
+        "unreachable": shown.unreachable,
+        "unresponsive": shown.unresponsive,
         "subscriptions": len(shown.subscriptions),
         "heartbeat_inbox": shown.heartbeat_inbox,
     }
 
 
 def client_in_full(shown: Client) -> View:
-    """All there is to say of a client."""
+    """Return the answer of ``client info``."""
     return {
         **client(shown),
         "protocol": shown.protocol,

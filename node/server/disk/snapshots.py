@@ -228,7 +228,7 @@ class Snapshots:
             UnavailableError: there is not enough free space for it now.
         """
         if not trio.from_thread.run_sync(self._engine.offered_snapshot, manifest.index, manifest.term):
-            return "not needed: the log already covers it"
+            return "the log already contains it"
         try:
             why = self._unreadable(Context.decode(manifest.context).keys)
         except RemoteProtocolError as error:

@@ -43,7 +43,7 @@ def row(**values: Any) -> dict[str, Any]:
         "durable": "d",
         "queue": "",
         "online": True,
-        "absent": False,
+        "unreachable": False,
         "stalled": False,
         "paused": False,
         "cursor": 7,

@@ -19,15 +19,15 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> Asked:
 def me(**values: Any) -> dict[str, Any]:
     return {
         "id": "me",
-        "absent": False,
-        "silent": False,
+        "unreachable": False,
+        "unresponsive": False,
         "subscriptions": 2,
         "heartbeat_inbox": "hb",
     } | values
 
 
 def test_a_list(asked: Asked, capsys: pytest.CaptureFixture[str]) -> None:
-    asked.answers = [{"clients": [me(), me(id="you", absent=True, silent=True)], "next": None}]
+    asked.answers = [{"clients": [me(), me(id="you", unreachable=True, unresponsive=True)], "next": None}]
     assert main(["client", "ls"]) == 0
     assert capsys.readouterr().out == (
         "client  subscriptions  state                     heartbeat inbox\n"

@@ -55,7 +55,7 @@ CHANNEL = {
             "pending_count": 2,
             "max_inflight": 2,
             "is_offline": False,
-            "is_absent": False,
+            "is_unreachable": False,
             "is_stalled": True,
             "is_paused": True,
         }

@@ -190,7 +190,7 @@ def test_a_subscription_shows_what_it_holds_and_how_long_its_ack_wait_still_runs
         "last_sent": 6,
         "pending_count": 3,
         "is_stalled": True,
-        "is_absent": False,
+        "is_unreachable": False,
         "is_paused": False,
         "unacked": [
             {"seq": 4, "deliveries": 1, "remaining_ms": 10_000},
@@ -236,7 +236,7 @@ def test_an_offline_durable_keeps_its_client_and_its_messages(source: FakeSource
     source.sent(subscription, 1, at_ns=90 * SECOND)
     view = the_subscription(source)
     assert (view["client_id"], view["durable_name"]) == ("bob", "d")
-    assert (view["is_durable"], view["is_offline"], view["is_absent"]) == (True, True, False)
+    assert (view["is_durable"], view["is_offline"], view["is_unreachable"]) == (True, True, False)
     assert view["unacked"] == [{"seq": 1, "deliveries": 1, "remaining_ms": None}]
 
 
@@ -263,7 +263,7 @@ def test_a_client_that_nobody_hears_is_absent(source: FakeSource) -> None:
     ann = source.client("ann")
     source.subscription(source.channel("orders"), ann)
     ann.unreachable = True
-    assert the_subscription(source)["is_absent"]
+    assert the_subscription(source)["is_unreachable"]
 
 
 def test_a_channel_that_goes_while_the_page_is_made_is_left_out(source: FakeSource) -> None:

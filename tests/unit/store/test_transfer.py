@@ -71,11 +71,9 @@ def test_checksums_that_do_not_fit_into_an_offer_follow_it(
 
 @pytest.mark.usefixtures("small_frames")
 def test_refusal_ends_the_checksums(sender: SnapshotSender, tmp_path: Path) -> None:
-    receiver = SnapshotReceiver(
-        tmp_path / "incoming", wanted=lambda manifest: "not needed: the log already covers it"
-    )
+    receiver = SnapshotReceiver(tmp_path / "incoming", wanted=lambda manifest: "the log already contains it")
     assert exchange(sender, receiver) == 1
-    assert sender.refused == "not needed: the log already covers it"
+    assert sender.refused == "the log already contains it"
 
 
 @pytest.mark.usefixtures("small_frames")

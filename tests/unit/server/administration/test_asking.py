@@ -181,7 +181,7 @@ def test_the_same_request_again_takes_no_more_room(cluster: Cluster) -> None:
     """A script that adds a node which never comes; what others ask for is not refused because of it."""
     for _ in range(3 * WAITING_MAX):
         cluster.ask(name="n4")
-    again = {"error": "add is asked for by others too; ask again"}
+    again = {"error": f"{SHARED_MAX} others have made the same request add; ask again"}
     assert cluster.answers == [again] * (3 * WAITING_MAX - SHARED_MAX)
     cluster.ask(verb="unknown")
     assert "doesn't know the request" in cluster.answers.pop()["error"]

@@ -126,7 +126,7 @@ def test_numbers_are_numbers(node: Node) -> None:
 
 
 def test_an_unknown_verb_is_told_what_there_is(node: Node) -> None:
-    assert node.ask({}, verb="gret") == {"error": "unknown request 'gret'; this node knows greet"}
+    assert node.ask({}, verb="gret") == {"error": "unknown request 'gret'; this node has greet"}
     assert "unknown request '*'" in node.ask({}, verb="*")["error"]
 
 

@@ -175,10 +175,10 @@ def test_secrets_are_not_shown(node: Node) -> None:
     [
         ("channel.info", {"channel": "zoo"}, "there is no channel 'zoo'"),
         ("channel.purge", {"channel": "zoo"}, "there is no channel 'zoo'"),
-        ("channel.purge", {"channel": "foo", "up_to": 0}, "0 is no sequence"),
+        ("channel.purge", {"channel": "foo", "up_to": 0}, "0 is not a sequence"),
         ("channel.purge", {"channel": "foo", "timeout_s": 0}, "waiting is for up to 300 s, not 0"),
         ("channel.purge", {"channel": "foo", "timeout_s": TIMEOUT_MAX_S + 1}, "waiting is for up to"),
-        ("subscription.info", {}, "which subscription"),
+        ("subscription.info", {}, "no subscription selected"),
         ("subscription.info", {"id": 0}, "there is no subscription with id 0"),
         ("subscription.info", {"id": 1, "durable": "e"}, "there is no subscription with id 1, durable e"),
         ("subscription.pause", {"channel": "foo"}, "3 subscriptions match, 1, 2, 3 among them"),

@@ -53,11 +53,11 @@ def test_a_subscription_and_how_it_is() -> None:
     talk.subscribe("A", durable="d", mif=2)
     talk.publish(5)
     shown = views.subscription(talk.find("A"))
-    marks = ("online", "absent", "stalled", "paused")
+    marks = ("online", "unreachable", "stalled", "paused")
     assert [shown[mark] for mark in marks] == [True, False, True, False]
     assert (shown["cursor"], shown["behind"], shown["unacked"]) == (2, 3, 2)
     talk.away("me")
-    assert views.subscription(talk.find("A"))["absent"]
+    assert views.subscription(talk.find("A"))["unreachable"]
     talk.close("A")
     shown = views.subscription(talk.find("A"))
     assert [shown[mark] for mark in marks] == [False, False, False, False]
