@@ -757,8 +757,8 @@ class Replica:
             for client_id in _clients_opened(effects.opened):
                 self.duties.opened(client_id)
 
-    def _interest_changed(self, node: str, reconfiguration: Iterable[Any]) -> None:
-        self.presence.changed(node, reconfiguration)
+    def _interest_changed(self, node: str, changes: Iterable[Any]) -> None:
+        self.presence.changed(node, changes)
         if self.streaming.moving is not None:
             self.streaming.moving.interest_changed()
 
