@@ -33,7 +33,7 @@ OFFSET_WINDOW_NS = 5 * SECOND
 """Time for which a difference counts as recent: the monotonic clocks of two machines drift apart."""
 
 TIME_SURE_NS = 10 * MILLISECOND
-"""Two nodes' clocks that differ by less may not differ: the frame that told the time was delayed."""
+"""A smaller difference between the clocks of two nodes may be only the delay of the frame with the time."""
 
 JUMP_MAX_NS = 7 * 24 * 3600 * SECOND
 """A median further than this from the expected timestamp is used only if it is confirmed."""

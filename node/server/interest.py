@@ -1,30 +1,30 @@
-"""Which subjects each node's clients listen on, told by every node to every other.
+"""Exchange subject interest: every node sends every other node the subjects its clients subscribe to.
 
-An *item* is ``(subject, queue, count, epoch)``: a pattern, the queue group or nothing, how many
-subscriptions the node has on it, and the epoch of the newest connection that *hears* it, 0 if none
-does. Announced services of the node itself count but don't hear; nor does a connection that is stuck
-(rule R3). ``count`` is what routing goes by, ``epoch`` what the keeper goes by (rule R15): an inbox
-whose epoch changed has moved to another connection.
+An *item* is ``(subject, queue, count, epoch)``: a pattern, the queue group or empty, the number of the node's
+subscriptions to it, and the epoch of the newest connection that *receives* it, 0 if none does. Services that
+the node itself announces count but don't receive; nor does a stuck connection (rule R3). Routing uses
+``count``. The leader duties use ``epoch`` (rule R15): an inbox whose epoch has changed has moved to another
+connection.
 
-On link-up each node sends its whole interest, then numbered changes. Frames, plain values::
+When a link comes up, each node sends its whole interest, then numbered changes. The frames are plain values::
 
-    ["whole", n, is_last, [item, …]]   n = 0, 1, 2 …: everything, in parts
-    ["change", n, [item, …]]           n goes on; with count 0 the item is gone
-    ["mark", n]                        the number the next frame will have, sent now and then
-    ["again"]                          frames were missed: send the whole again
+    ["whole", n, is_last, [item, …]]   n = 0, 1, 2 …: the whole interest, in parts
+    ["change", n, [item, …]]           n goes on; with count 0 the item is removed
+    ["mark", n]                        the number of the next frame, sent about once a second
+    ["again"]                          frames were lost: send the whole interest again
 
-A receiver that meets a number it didn't expect asks for the whole again and ignores changes until
-it comes; meanwhile the old table holds. ``mark`` finds a lost frame that nothing follows.
+If a frame has an unexpected number, the receiver requests the whole interest again and ignores changes until
+it arrives. Until then the old table stays in use. ``mark`` reveals a lost frame that no other frame follows.
 
-*Steps.* A client may have a hundred thousand subscriptions. So interest is sent in small parts, the next when
-the link has room for it (``work``); what changes while the whole is under way goes ahead of what is left of
-it, as another part. What can't be sent yet is kept by key, so that it is never more than there are keys, and
-the newest state is what is sent. Each part is taken as it comes; what the whole didn't name goes after its
-last part. What a node told goes in steps too when the link to it breaks, but isn't heard from then on.
+*Steps.* A client may have a hundred thousand subscriptions. So interest is sent in small parts, each when the
+link has capacity for it (``work``). Changes made while the whole interest is being sent go ahead of its rest,
+as parts of it. Items that can't be sent yet are kept by key: there are never more than there are keys, and
+the newest state is sent. The receiver applies each part on arrival. After the last part it removes the items
+that the whole interest didn't contain. If the link breaks, the node's items no longer count, and are removed
+in steps.
 
-Plain objects without I/O. Nothing is assumed of a link but that frames come in order; they may be
-lost, and a send may find the link broken and say so, by ``peer_down``, before it returns. What is
-malformed is `RemoteProtocolError`.
+Plain objects without I/O. Links deliver frames in order but may lose them. A send may find that the link is
+broken, and then calls ``peer_down`` before it returns. Malformed frames raise `RemoteProtocolError`.
 """
 
 from __future__ import annotations
@@ -39,26 +39,27 @@ from node.protocol.subjects import valid_subject
 from node.server.steps import STEP, ends
 
 ITEMS_MAX = 250
-"""Items in one frame: to take one is a step of some milliseconds."""
+"""Maximum items in one frame. Receiving a frame is a step of some milliseconds."""
 
 ITEM_BYTES_MAX = 128 * 1024
-"""Bytes of the patterns in one frame, for those who set ``max_control_line`` high. One item more is taken."""
+"""Bytes of patterns after which a frame is full; the last item may exceed them. It matters if
+``max_control_line`` is large."""
 
 PARTS_MAX = 4
-"""Parts sent to one node in one step."""
+"""Maximum parts sent to one node in one step."""
 
 ROOM_S = 0.02
-"""A link without room is looked at again after so long."""
+"""Interval at which a link without capacity is checked again."""
 
 Key: TypeAlias = tuple[bytes, bytes]
 """(subject pattern, queue group or empty)."""
 
 
 class InterestChange(NamedTuple):
-    """Who hears ``subject`` on a node has changed.
+    """A change of the connection that receives ``subject`` on a node.
 
-    ``before`` and ``now`` are connection epochs: 0 before means it is new, 0 now that it is gone, and
-    otherwise it has moved to another connection.
+    ``before`` and ``now`` are connection epochs. If ``before`` is 0 the interest is new; if ``now`` is 0 it
+    has ended; otherwise it has moved to another connection.
     """
 
     subject: bytes
@@ -70,19 +71,19 @@ class InterestChange(NamedTuple):
 class _Own:
     """One item of this node's own interest."""
 
-    __slots__ = ("deaf", "epochs", "told")
+    __slots__ = ("epochs", "sent", "services")
 
     def __init__(self) -> None:
         self.epochs: dict[int, int] = {}
-        """Subscriptions of each connection by its epoch; who came last is last."""
-        self.deaf = 0
-        """Subscriptions that count but don't hear: announced services."""
-        self.told = (0, 0)
-        """Count and epoch as last told to others."""
+        """Number of subscriptions by connection epoch; the newest connection is last."""
+        self.services = 0
+        """Number of announced services, which count but don't receive."""
+        self.sent = (0, 0)
+        """Count and epoch as last sent to other nodes."""
 
 
 class OwnInterest:
-    """What this node's clients and announced services listen on, and what of it changed lately."""
+    """The interest of this node's clients and announced services, and its recent changes."""
 
     def __init__(self) -> None:
         self._items: dict[Key, _Own] = {}
@@ -94,25 +95,25 @@ class OwnInterest:
         return bool(self._dirty)
 
     def add(self, key: Key, epoch: int) -> None:
-        """One more subscription. ``epoch`` 0: of a service."""
+        """Add a subscription of the connection ``epoch``, or of a service if 0."""
         own = self._items.get(key)
         if own is None:
             own = self._items[key] = _Own()
         if epoch:
             own.epochs[epoch] = own.epochs.get(epoch, 0) + 1
         else:
-            own.deaf += 1
+            own.services += 1
         self._dirty[key] = None
 
     def remove(self, key: Key, epoch: int) -> None:
-        """One less.
+        """Remove a subscription of the connection ``epoch``, or of a service if 0.
 
         Raises:
-            KeyError: there is none.
+            KeyError: there is no such subscription.
         """
         own = self._items[key]
         if not epoch:
-            own.deaf -= 1
+            own.services -= 1
         elif own.epochs[epoch] == 1:
             del own.epochs[epoch]
         else:
@@ -120,18 +121,18 @@ class OwnInterest:
         self._dirty[key] = None
 
     def set_stuck(self, epoch: int, stuck: bool) -> None:
-        """The connection ``epoch`` hears nothing any longer, or again; `touch` its keys."""
+        """Set whether the connection ``epoch`` is stuck: it receives nothing. Then `touch` its keys."""
         if stuck:
             self._stuck.add(epoch)
         else:
             self._stuck.discard(epoch)
 
     def touch(self, key: Key) -> None:
-        """Who hears ``key`` may have changed."""
+        """Note that the connection that receives ``key`` may have changed."""
         self._dirty[key] = None
 
     def epoch(self, key: Key) -> int:
-        """The newest connection that hears ``key`` now; 0 if none does."""
+        """Return the epoch of the newest connection that receives ``key``; 0 if none does."""
         own = self._items.get(key)
         return 0 if own is None else self._epoch(own)
 
@@ -142,32 +143,32 @@ class OwnInterest:
         return 0
 
     def take_changes(self) -> tuple[list[list[Any]], list[InterestChange]]:
-        """What changed since the last call: items to tell, and who hears what now."""
+        """Return what changed since the last call: items to send, and changes of receiving connections."""
         items: list[list[Any]] = []
         changes: list[InterestChange] = []
         for key in self._dirty:
             own = self._items.get(key)
             if own is None:
                 continue
-            now = (own.deaf + sum(own.epochs.values()), self._epoch(own))
-            if now != own.told:
+            now = (own.services + sum(own.epochs.values()), self._epoch(own))
+            if now != own.sent:
                 items.append([*key, *now])
-                if now[1] != own.told[1]:
-                    changes.append(InterestChange(*key, own.told[1], now[1]))
-                own.told = now
+                if now[1] != own.sent[1]:
+                    changes.append(InterestChange(*key, own.sent[1], now[1]))
+                own.sent = now
             if not now[0]:
                 del self._items[key]
         self._dirty.clear()
         return items, changes
 
     def keys(self) -> list[Key]:
-        """All there are."""
+        """Return all keys."""
         return list(self._items)
 
     def item(self, key: Key) -> list[Any]:
-        """An item as last told; with count 0 if there is none."""
+        """Return an item as last sent; with count 0 if there is none."""
         own = self._items.get(key)
-        return [*key, *(own.told if own is not None and own.told[0] else (0, 0))]
+        return [*key, *(own.sent if own is not None and own.sent[0] else (0, 0))]
 
 
 class Remote:
@@ -183,47 +184,47 @@ class Remote:
         self.count = count
         self.epoch = epoch
         self.seen = node.wholes
-        """Which of the node's wholes named it last."""
+        """Number of the node's whole interest that last contained this item."""
 
     @property
     def is_up(self) -> bool:
-        """The link over which it was told stands. Else nobody hears it, and it goes by and by."""
+        """True while the link it came over is up. Otherwise it doesn't count, and is removed in steps."""
         return self._node.is_up
 
 
 class _Peer:
-    """The conversation with one other node."""
+    """The state of the exchange with one other node."""
 
     __slots__ = ("expected", "is_up", "items", "pending", "receiving", "sent", "sweeping", "unsent", "wholes")
 
     def __init__(self) -> None:
         self.is_up = True
         self.sent = 0
-        """The number of the next frame to it."""
+        """Number of the next frame to send to it."""
         self.unsent: deque[Key] | None = None
-        """What is left to be sent of the whole interest; None when it is sent."""
+        """Keys of the whole interest still to be sent; None when all are sent."""
         self.pending: dict[Key, None] = {}
-        """What has changed and is not sent yet, for want of room."""
+        """Keys that have changed and are not sent yet, because the link has no capacity."""
         self.expected: int | None = None
-        """The number of its next frame; ``None`` while its whole interest is awaited."""
+        """Number of its next frame; ``None`` while its whole interest is awaited."""
         self.receiving = False
-        """Its whole interest is coming in."""
+        """Its whole interest is being received."""
         self.sweeping = False
-        """It has come, and what it didn't name is going."""
+        """Its whole interest was received, and items it didn't contain are being removed."""
         self.wholes = 0
-        """How often its whole interest has begun to come in."""
+        """Number of times that its whole interest has started to arrive."""
         self.items: dict[Key, Remote] = {}
 
 
 class Exchange:
-    """Tells this node's interest to the others, and keeps theirs.
+    """Sends this node's interest to the other nodes, and keeps theirs.
 
     Args:
         node: this node's name.
-        send: puts a frame on the link to a peer; it may get lost, not overtake another.
-        came, went: told each item of another node as it comes and goes.
-        changed: told who hears what: the node, and its changes. This node's own are told too.
-        has_capacity: whether the link to a peer takes more now without queueing much. By default it does.
+        send: puts a frame on the link to a peer. Frames may be lost but stay in order.
+        came, went: called with each item of another node when it is added or removed.
+        changed: called with a node's name, this node's included, and its changes of receiving connections.
+        has_capacity: returns True if the link to a peer takes more without queueing much; default: always.
     """
 
     def __init__(
@@ -247,29 +248,32 @@ class Exchange:
         self._jobs: deque[Iterator[None]] = deque()
 
     def complete(self, peer: str) -> bool:
-        """``peer`` is connected, has sent its whole interest, and no change since is known to be lost."""
+        """Return True if ``peer`` is connected and all of its interest has been received and applied.
+
+        A change may have been lost without being noticed yet.
+        """
         state = self._peers.get(peer)
         return state is not None and state.expected is not None and not (state.receiving or state.sweeping)
 
     def size(self, peer: str) -> int:
-        """The number of items known of ``peer``."""
+        """Return the number of items of ``peer``."""
         state = self._peers.get(peer)
         return 0 if state is None else len(state.items)
 
     def items(self, peer: str) -> list[Key]:
-        """What ``peer`` is interested in."""
+        """Return the keys of ``peer``'s items."""
         state = self._peers.get(peer)
         return [] if state is None else list(state.items)
 
     def peer_up(self, peer: str) -> None:
-        """The link to ``peer`` is there, new or anew: nothing sent on an earlier one comes any more."""
+        """Start the exchange over a new link to ``peer``. Frames of an earlier link no longer arrive."""
         state = self._peers.setdefault(peer, _Peer())
         state.expected, state.receiving = None, False
         self.flush()
         self._send_whole(peer, state)
 
     def peer_down(self, peer: str) -> None:
-        """The link is gone, and with it all that ``peer`` would hear."""
+        """End the exchange with ``peer``, whose link is down, and remove its items."""
         state = self._peers.pop(peer, None)
         if state is None:
             return
@@ -277,7 +281,7 @@ class Exchange:
         self._begin(self._remove(peer, state, list(state.items.values())), len(state.items))
 
     def flush(self) -> None:
-        """Tell what changed on this node. Many changes of one read buffer are one frame."""
+        """Send what has changed on this node. All changes of one read buffer go into one frame."""
         if not self.own.is_dirty:
             return
         items, changes = self.own.take_changes()
@@ -290,7 +294,7 @@ class Exchange:
         self._notify(self._node, changes)
 
     def tick(self) -> None:
-        """Once a second or so: lets the others notice what they missed."""
+        """Send ``mark`` frames, by which other nodes notice lost frames. To be called about once a second."""
         for peer, state in list(self._peers.items()):
             self._send(peer, ["mark", state.sent])
 
@@ -298,11 +302,11 @@ class Exchange:
 
     @property
     def works(self) -> bool:
-        """There is something to send as soon as there is room, or to do in steps: call `work`."""
+        """True if items are waiting to be sent or steps are left: call `work`."""
         return bool(self._jobs) or any(state.pending or state.unsent for state in self._peers.values())
 
     def work(self) -> bool:
-        """Take one step of what goes in steps. Returns whether there is more to do at once."""
+        """Do one step. Returns True if the next step can be done at once."""
         if self._jobs and ends(self._jobs[0]):
             self._jobs.popleft()
         more = bool(self._jobs)
@@ -316,7 +320,7 @@ class Exchange:
         return more
 
     def _begin(self, job: Iterator[None], size: int) -> None:
-        """Do what is little at once, else in steps."""
+        """Run a small job at once, a larger one in steps."""
         if size <= STEP:
             for _ in job:
                 pass
@@ -324,7 +328,7 @@ class Exchange:
             self._jobs.append(job)
 
     def _send_next(self, peer: str, state: _Peer) -> None:
-        """Send one part: of what has changed, else of the whole."""
+        """Send one part: first of the changes, then of the whole interest."""
         part: list[list[Any]] = []
         size = 0
         while len(part) < ITEMS_MAX and size < ITEM_BYTES_MAX:
@@ -359,17 +363,17 @@ class Exchange:
             if state.unsent and state.is_up and self._has_capacity(peer):
                 self._send_next(peer, state)
 
-    # --- what comes in ----------------------------------------------------------------------------
+    # --- receiving --------------------------------------------------------------------------------
 
     def received(self, peer: str, frame: Sequence[Any]) -> None:
-        """A frame of this exchange came from ``peer``.
+        """Handle a frame of this exchange from ``peer``.
 
         Raises:
-            RemoteProtocolError: it is malformed.
+            RemoteProtocolError: the frame is malformed.
         """
         state = self._peers.get(peer)
         if state is None:
-            return  # the link has gone since
+            return  # the link has gone down since
         match frame:
             case ["whole", int(number), bool(is_last), [*items]]:
                 self._received_whole(peer, state, number, is_last, items)
@@ -377,13 +381,13 @@ class Exchange:
                 self._received_change(peer, state, number, items)
             case ["mark", int(number)]:
                 if number != state.expected:
-                    self._ask_again(peer, state)
+                    self._request_whole(peer, state)
             case ["again"]:
                 self._send_whole(peer, state)
             case _:
                 raise RemoteProtocolError(f"{peer}: not a frame of the interest exchange")
 
-    def _ask_again(self, peer: str, state: _Peer) -> None:
+    def _request_whole(self, peer: str, state: _Peer) -> None:
         state.expected, state.receiving = None, False
         self._send(peer, ["again"])
 
@@ -393,7 +397,7 @@ class Exchange:
             state.receiving = True
         elif not state.receiving or number != state.expected:
             if state.expected is not None:
-                self._ask_again(peer, state)
+                self._request_whole(peer, state)
             return
         state.expected = number + 1
         self._take(peer, state, _parsed(peer, items))
@@ -405,9 +409,9 @@ class Exchange:
     def _received_change(self, peer: str, state: _Peer, number: int, items: list[Any]) -> None:
         changes = _parsed(peer, items)
         if state.expected is None:
-            return  # the whole was asked for; it will hold these changes
+            return  # the whole interest was requested and will contain these changes
         if number != state.expected or state.receiving:
-            self._ask_again(peer, state)
+            self._request_whole(peer, state)
             return
         state.expected += 1
         self._take(peer, state, changes)
@@ -431,7 +435,7 @@ class Exchange:
         self._notify(peer, changes)
 
     def _sweep(self, peer: str, state: _Peer, remotes: list[Remote]) -> Iterator[None]:
-        """Remove what the whole that has come in didn't name, unless another has begun meanwhile."""
+        """Remove items that the whole interest didn't contain, unless another one has begun to arrive."""
         whole = state.wholes
         for remote in remotes:
             if not state.is_up or state.wholes != whole:
@@ -445,7 +449,7 @@ class Exchange:
         state.sweeping = False
 
     def _remove(self, peer: str, state: _Peer, remotes: list[Remote]) -> Iterator[None]:
-        """Remove what a node has told that isn't linked any more."""
+        """Remove the items of a node whose link is down."""
         changes: list[InterestChange] = []
         for remote in remotes:
             self._went(remote)

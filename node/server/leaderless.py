@@ -1,15 +1,15 @@
-"""What a node does for its clients while it has no leader (R25).
+"""Serve clients while this node has no leader (R25).
 
-It goes on as a NATS server: connections and port stay open, and messages that are not streaming requests are
-routed as ever. Streaming requests are refused (R8). After ``ALONE_S``:
+The node goes on as a NATS server: connections and port stay open, and messages that are not streaming
+requests are routed as usual. Streaming requests are refused (R8). After ``ALONE_S``:
 
-- Clients are told by INFO, in lame duck mode, which other nodes there are. Some move by themselves.
-- The connections of streaming clients are drained if they may find another node that serves them: the
-libraries
-  connect to the next node and go on. The node finds out as a client would: does the client port of another
-  node answer, and not in lame duck mode itself? Where all others refuse connections, as machines do whose
-  node has ended, nobody is sent away. A client that comes back is sent away again, after pauses that double.
-- A node that has never caught up since its start serves core NATS too from then on.
+- Clients are sent an INFO in lame duck mode with the addresses of the other nodes. Some clients move by
+  themselves.
+- The connections of streaming clients are drained if another node may serve them: the client libraries then
+  connect to the next node. To find out, this node connects to the client ports of the others: does one
+  answer, and is it not in lame duck mode itself? If all refuse the connection, as a machine does whose node
+  has ended, no client is sent away. A client that returns is sent away again, after pauses that double.
+- A node that has never caught up since its start begins to serve core NATS.
 """
 
 from __future__ import annotations
@@ -29,33 +29,33 @@ if TYPE_CHECKING:
 log = logging.getLogger("stanchion.node")
 
 ALONE_S: Final = 5.0
-"""After so long without a leader a node of a cluster tells its clients to try others."""
+"""After this time without a leader, a node of a cluster sends its clients to other nodes."""
 LOOK_S: Final = 0.25
-"""Between two looks whether there is a leader."""
+"""Interval of the checks whether there is a leader."""
 ANSWER_S: Final = 1.0
-"""How long another node may take to say that it takes clients."""
+"""Maximum time for another node to answer with its INFO."""
 INFO_BYTES_MAX: Final = 4096
 PAUSE_S: Final = 5.0
-"""Between the first two times that streaming clients are sent away."""
+"""Time between the first two times that streaming clients are sent away."""
 PAUSE_S_MAX: Final = 60.0
 
 
 class Leaderless:
-    """Watches whether there is a leader, and tells clients.
+    """Watches whether there is a leader, and sends clients to other nodes if there is none.
 
     Args:
-        node: whose clients they are.
+        node: the node whose clients are served.
     """
 
     def __init__(self, node: Node) -> None:
         self._node = node
         self.alone = False
-        """There has been no leader for ``ALONE_S``."""
+        """True when there has been no leader for ``ALONE_S``."""
         self._next_s = 0.0
         self._pause_s = PAUSE_S
 
     async def run(self) -> None:
-        """Watch until cancelled. Returns at once on a node that can have no others."""
+        """Watch until cancelled. Returns at once on a single node."""
         if self._node.is_alone:
             return
         while True:
@@ -80,13 +80,13 @@ class Leaderless:
         self._node.clients.announce(self._node.other_addresses(), lame_duck=True)
 
     async def _send_away(self) -> None:
-        """Drain the connections of streaming clients if they may be better off elsewhere."""
+        """Drain the connections of streaming clients if another node may serve them."""
         node = self._node
         self._next_s = node.monotonic_s() + self._pause_s
         if not node.replica.streaming_connections() or not await any_takes_clients(node.other_addresses()):
             return
         if node.replica.leaderless_since_s is None or node.stopping:
-            return  # meanwhile
+            return  # a leader has appeared, or the node is stopping, in the meantime
         self._pause_s = min(2 * self._pause_s, PAUSE_S_MAX)
         streaming = node.replica.streaming_connections()
         log.warning("no leader: sending %d streaming clients to other nodes", len(streaming))
@@ -95,12 +95,12 @@ class Leaderless:
 
     def _end(self) -> None:
         self.alone = False
-        log.info("a leader is heard: serving streaming clients again")
+        log.info("there is a leader again: serving streaming clients")
         self._node.announce()
 
 
 async def any_takes_clients(addresses: Sequence[str]) -> bool:
-    """Whether one of these nodes may serve streaming clients: it says so, or can't be asked."""
+    """Return True if one of these nodes may serve streaming clients, or can't be asked."""
     found = [False]
 
     async def ask(address: str) -> None:
@@ -113,10 +113,10 @@ async def any_takes_clients(addresses: Sequence[str]) -> bool:
 
 
 async def may_take_clients(address: str) -> bool:
-    """Whether a client that goes to ``address`` (``host:port``) may be better off there.
+    """Return True if the node at ``address`` (``host:port``) may serve a client.
 
-    False only if that is known: nobody listens there, or the node says in its INFO that it is in lame duck
-    mode. A machine that doesn't answer may still answer the clients, who may be elsewhere.
+    Returns False only if the connection is refused or the node's INFO says lame duck mode. If the node
+    doesn't answer, the result is True: clients on other machines may still reach it.
     """
     with trio.move_on_after(ANSWER_S):
         try:
@@ -138,7 +138,7 @@ async def may_take_clients(address: str) -> bool:
 
 
 def _refused(error: Exception) -> bool:
-    """Whether all addresses of a host refused the connection: trio puts their errors into a group."""
+    """Return True if all addresses of a host refused the connection; trio puts their errors into a group."""
     cause = error.__cause__
     errors = cause.exceptions if isinstance(cause, BaseExceptionGroup) else (cause,)
     return all(isinstance(one, ConnectionRefusedError) for one in errors)

@@ -1,6 +1,6 @@
-"""Whether the other end of a connection is still there: when to send a PING, and when to give up.
+"""Detect dead connections: when to send a PING, and when to give up.
 
-A plain object without I/O; times are seconds of any clock that only goes forward.
+A plain object without I/O; times are seconds of any monotonic clock.
 
 Source: the NATS client protocol, "Liveness and slow consumers".
 """
@@ -9,12 +9,12 @@ from __future__ import annotations
 
 
 class Liveness:
-    """PINGs of one connection.
+    """The PINGs of one connection.
 
     Args:
-        now_s: when it began.
-        interval_s: a PING is due after so long a silence.
-        ping_max: PINGs that may be unanswered.
+        now_s: when the connection began.
+        interval_s: a PING is due when the connection has been idle for this long.
+        ping_max: maximum number of unanswered PINGs.
     """
 
     __slots__ = (
@@ -35,28 +35,28 @@ class Liveness:
         self._pinged_s = now_s
         self._rtt_from_s: float | None = None
         self.came_s = now_s
-        """When bytes last came. The owner sets it."""
+        """Time when bytes were last received. The owner sets it."""
         self.left_s = now_s
-        """When bytes last left. The owner sets it."""
+        """Time when bytes were last sent. The owner sets it."""
         self.rtt_s = 0.0
-        """Between the last PING and its PONG; before the first, as `answered` estimates it, or 0."""
+        """Time between the last PING and its PONG; before the first PONG the estimate of `answered`, or 0."""
 
     @property
     def due_s(self) -> float:
-        """When the next PING is due.
+        """Time when the next PING is due.
 
-        Traffic in either direction puts it off; but what only leaves proves nothing, or heartbeats
-        into a dead connection would keep it for ever: it does so no longer than one interval.
+        Traffic in either direction postpones it. Sent bytes postpone it by at most one interval, because they
+        don't prove that the client is there: heartbeats into a dead connection would keep it open for ever.
         """
         proven = max(self.came_s, self._pinged_s)
         return min(max(proven, self.left_s) + self._interval_s, proven + 2 * self._interval_s)
 
     def skip(self, now_s: float) -> None:
-        """A PING was due that may not be sent: try again after another interval."""
+        """Postpone a PING that is due but must not be sent now, by one interval."""
         self._pinged_s = now_s
 
     def ping(self, now_s: float) -> bool:
-        """A PING is due: send it. False: too many were not answered, nobody is there."""
+        """Count a PING that is due. Returns True to send it, False if too many are unanswered."""
         self._pinged_s = now_s
         if self._pings_out >= self._ping_max:
             return False
@@ -65,7 +65,7 @@ class Liveness:
         return True
 
     def answered(self, now_s: float, asked_s: float) -> None:
-        """INFO went out at ``asked_s``, and CONNECT answers it: an estimate until there is a PONG.
+        """Estimate the round trip time from INFO, sent at ``asked_s``, to CONNECT, until there is a PONG.
 
         Source: nats-server, which shows this in /connz.
         """
@@ -73,7 +73,7 @@ class Liveness:
             self.rtt_s = max(now_s - asked_s, 1e-9)
 
     def pong(self, now_s: float) -> None:
-        """A PONG came."""
+        """Note that a PONG was received."""
         self._pings_out = 0
         if self._rtt_from_s is not None:
             self.rtt_s = now_s - self._rtt_from_s

@@ -1,19 +1,19 @@
-"""What a node says: one line an event, as text for eyes or as JSON for machines.
+"""Logging: one line for each event, as text or JSON.
 
-Each room has a logger, ``logging.getLogger("stanchion.<low_space>")``, and says what happened in a few fixed
-words; what varies goes into ``extra``, so that both formats keep it apart::
+Each component has a logger, ``logging.getLogger("stanchion.<component>")``. Messages are short and fixed;
+values go into ``extra``, so that both formats keep them separate::
 
     log.info("became leader", extra={"term": 4})
 
-    2026-11-22T14:52:01.123Z INF ordering: became leader term=4
-    {"time": "2026-11-22T14:52:01.123Z", "level": "info", "room": "ordering", …, "term": 4}
+    2026-11-22T14:52:01.123Z INF proposer: became leader term=4
+    {"time": "2026-11-22T14:52:01.123Z", "level": "info", "component": "proposer", …, "term": 4}
 
-``nats-streaming-server`` writes lines as the Go server does, for those who search its logs::
+``nats-streaming-server`` writes lines in the format of the Go server, for existing log searches::
 
     [4711] 2026/11/22 15:52:01.123456 [INF] STREAM: became leader term=4
 
-A line stays a line, whatever names clients choose for themselves: control characters are escaped.
-Fields that are named like secrets are masked, though nobody should pass them.
+Control characters are escaped, so that names chosen by clients can't break a line. Fields that are named like
+secrets are masked, although no caller should pass them.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from typing import Any, Final
 from node.errors import ConfigError
 
 ROOT: Final = "stanchion"
-"""The logger above every room's."""
+"""The parent of all component loggers."""
 
 LEVELS: Final = {
     "error": logging.ERROR,
@@ -45,7 +45,7 @@ LEVELS: Final = {
 _SHORT: Final = {"ERROR": "ERR", "WARNING": "WRN", "INFO": "INF", "DEBUG": "DBG", "CRITICAL": "FTL"}
 
 _STANDARD: Final = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
-"""What every record has; anything else came in by ``extra``."""
+"""Attributes of every record; any other attribute comes from ``extra``."""
 
 _SECRET = re.compile(r"password|token|secret|key|passphrase", re.IGNORECASE)
 _CONTROL: Final = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160))} | {
@@ -58,23 +58,23 @@ _CONTROL: Final = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 1
 
 
 FILE_MODE: Final = 0o640
-"""Of a log file that is made. One that is there keeps its mode."""
+"""Mode of a new log file. An existing file keeps its mode."""
 
-NATS_ROOMS: Final = frozenset({"clients"})
-"""Rooms whose lines the Go server writes as its NATS part, without ``STREAM:``."""
+NATS_COMPONENTS: Final = frozenset({"clients"})
+"""Components whose lines the Go server writes as its NATS part, without ``STREAM:``."""
 
 
 def set_up(
     level: str, style: str, file: Path | None = None, *, node: str = "", with_time: bool = True
 ) -> None:
-    """Make all loggers write to standard error or to ``file``. Replaces what was set up before.
+    """Make all loggers write to standard error or to ``file``. Replaces an earlier setup.
 
     Args:
-        level: the least grave lines that are written, one of `LEVELS`. Libraries only warn.
-        style: ``text``, ``json``, or ``nats``: the Go server's.
-        file: opened anew once it was moved away, as log rotation does.
-        node: the node's name, which every JSON line carries.
-        with_time: whether a line of style ``nats`` says when.
+        level: the lowest level that is written, one of `LEVELS`. Libraries log warnings and errors only.
+        style: ``text``, ``json``, or ``nats`` for the format of the Go server.
+        file: the log file; it is reopened when log rotation has moved it away.
+        node: the node's name, added to every JSON line.
+        with_time: lines of style ``nats`` contain the time.
 
     Raises:
         ConfigError: the file can't be written.
@@ -106,11 +106,10 @@ def set_up(
 
 
 def _file_handler(file: Path) -> logging.Handler:
-    """A handler of a file that its owner writes and its group reads: log shippers have a group, others no
-    business.
+    """Return a handler for a file that its owner can write and its group, for log shippers, can read.
 
     Raises:
-        OSError: it can't be opened.
+        OSError: the file can't be opened.
     """
     from logging.handlers import WatchedFileHandler
 
@@ -124,16 +123,16 @@ def _file_handler(file: Path) -> logging.Handler:
     return LogFile(file, encoding="utf-8")
 
 
-def set_level(level: str, full: Mapping[str, str] | None = None) -> None:
-    """Write lines from ``level`` on, and from another level on in some ``full``."""
+def set_level(level: str, components: Mapping[str, str] | None = None) -> None:
+    """Set the lowest level that is written; ``components`` contains the levels of some `NATS_COMPONENTS`."""
     logging.getLogger(ROOT).setLevel(LEVELS[level])
-    for low_space in NATS_ROOMS:
-        chosen = (full or {}).get(low_space)
-        logging.getLogger(f"{ROOT}.{low_space}").setLevel(LEVELS[chosen] if chosen else logging.NOTSET)
+    for component in NATS_COMPONENTS:
+        chosen = (components or {}).get(component)
+        logging.getLogger(f"{ROOT}.{component}").setLevel(LEVELS[chosen] if chosen else logging.NOTSET)
 
 
 def reopen() -> None:
-    """Open the log file anew if it was moved away, without waiting for a line to be written."""
+    """Reopen the log file if it was moved away, without waiting for the next line."""
     from logging.handlers import WatchedFileHandler
 
     for handler in logging.getLogger().handlers:
@@ -147,7 +146,7 @@ def _time(record: logging.LogRecord) -> str:
     return at.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-def _room(record: logging.LogRecord) -> str:
+def _component(record: logging.LogRecord) -> str:
     return record.name.removeprefix(f"{ROOT}.")
 
 
@@ -158,10 +157,10 @@ def _fields(record: logging.LogRecord) -> Iterator[tuple[str, Any]]:
 
 
 class _Line(logging.Formatter):
-    """One of ours."""
+    """Base class of the formatters of this module."""
 
     def _text(self, prefix: str, record: logging.LogRecord) -> str:
-        """Prefix, words, fields. A traceback follows, indented."""
+        """Return prefix, message and fields as one line. A traceback follows, indented."""
         fields = "".join(f" {name}={_word(value)}" for name, value in _fields(record))
         line = f"{prefix}{record.getMessage()}{fields}".translate(_CONTROL)
         if record.exc_info:
@@ -175,14 +174,14 @@ def _level(record: logging.LogRecord) -> str:
 
 
 class TextFormatter(_Line):
-    """Time, level, room, words, fields."""
+    """Writes time, level, component, message, fields."""
 
     def format(self, record: logging.LogRecord) -> str:
-        return self._text(f"{_time(record)} {_level(record)} {_room(record)}: ", record)
+        return self._text(f"{_time(record)} {_level(record)} {_component(record)}: ", record)
 
 
 class NatsFormatter(_Line):
-    """As the Go server writes them: process, local time, level, part, words, fields."""
+    """Writes lines in the format of the Go server: process, local time, level, part, message, fields."""
 
     def __init__(self, *, with_time: bool = True) -> None:
         super().__init__()
@@ -193,7 +192,7 @@ class NatsFormatter(_Line):
         if self._with_time:
             second = time.strftime("%Y/%m/%d %H:%M:%S", time.localtime(record.created))
             at = f"{second}.{int(record.created % 1 * 1_000_000):06d} "
-        part = "" if _room(record) in NATS_ROOMS else "STREAM: "
+        part = "" if _component(record) in NATS_COMPONENTS else "STREAM: "
         return self._text(f"[{os.getpid()}] {at}[{_level(record)}] {part}", record)
 
 
@@ -203,7 +202,7 @@ def _word(value: object) -> str:
 
 
 class JsonFormatter(_Line):
-    """One object a line. What JSON can't hold is shown as text."""
+    """Writes one JSON object for each line. Values that JSON doesn't support are written as text."""
 
     def __init__(self, node: str = "") -> None:
         super().__init__()
@@ -213,7 +212,7 @@ class JsonFormatter(_Line):
         line = {
             "time": _time(record),
             "level": record.levelname.lower(),
-            "room": _room(record),
+            "component": _component(record),
             **self._node,
             "message": record.getMessage(),
             **dict(_fields(record)),

@@ -1,9 +1,9 @@
-"""How long the rounds of the event loop take, and when this process did not run.
+"""Measure how long the rounds of the event loop take, and how long this process did not run.
 
-A round is what trio does between two waits for I/O: it runs every task that is ready, once. A round's length
-is the delay that everybody else sees. The watch also adds up the time in which the process *stood still*: it
-wanted to run and was stopped, swapped out, or waited for a processor. The time that the process worked itself
-is not part of it, however long a round takes.
+In a round, trio runs every ready task once, between two waits for I/O. The length of a round is the delay
+that all other tasks see. The watch also adds up the time in which the process *stood still*: it was ready to
+run but was stopped, swapped out, or waiting for a processor. The process's own work is not included, however
+long a round takes.
 """
 
 from __future__ import annotations
@@ -18,21 +18,21 @@ import trio
 
 WINDOW_S: Final = 10.0
 WINDOWS: Final = 6
-"""Rounds are counted by windows of so many seconds, of which so many are kept: the last minute."""
+"""Rounds are counted in windows of `WINDOW_S` seconds. The last `WINDOWS` of them are kept: one minute."""
 
 BUCKETS: Final = 256
 """Rounds are counted by whole milliseconds; the last bucket is for all longer ones."""
 
 SHORT_S: Final = 0.02
-"""In a round that took no longer nobody stood still for long. The processor's clock, which takes a system
-call, isn't asked then."""
+"""In a shorter round the process can't have stood still for long. Then the CPU clock is not read, which would
+take a system call."""
 
 BASE_S: Final = 0.05
-"""How old what that clock showed may be when a round begins. So much of the time that the process stood still
-in one round may be missed."""
+"""Maximum age of the last CPU clock reading when a round begins. Up to this much standing still per round may
+be missed."""
 
 OVERSLEPT_S: Final = 0.005
-"""A wait that ends so much too late was not the timer's fault: it counts as standing still."""
+"""A wait that ends later than this after its timeout counts as standing still: timers are more exact."""
 
 
 class _Window:
@@ -43,16 +43,16 @@ class _Window:
     def __init__(self, began_s: float) -> None:
         self.began_s = began_s
         self.counts = [0] * BUCKETS
-        """How many rounds took so many milliseconds."""
+        """Number of rounds by their length in milliseconds."""
         self.longest_s = 0.0
 
 
 class LoopWatch(trio.abc.Instrument):
-    """Measures the loop it is installed in (`installed`).
+    """Measures the event loop in which it is installed (`installed`).
 
     Args:
-        clock: seconds that only elapse.
-        cpu: processor seconds of this process.
+        clock: monotonic seconds.
+        cpu: CPU seconds of this process.
     """
 
     def __init__(
@@ -61,10 +61,10 @@ class LoopWatch(trio.abc.Instrument):
         self._clock = clock
         self._cpu = cpu
         self.rounds = 0
-        """Rounds that have ended."""
+        """Number of rounds that have ended."""
         self._windows = deque([_Window(clock())], maxlen=WINDOWS)
         self._window = self._windows[0]
-        """The last of them, in which rounds are counted."""
+        """The current window, in which rounds are counted."""
         self._stood_s = 0.0
         self._woke_s = self._slept_s = clock()
         self._base_s, self._base_cpu_s = clock(), cpu()
@@ -72,7 +72,7 @@ class LoopWatch(trio.abc.Instrument):
 
     @contextmanager
     def installed(self) -> Iterator[None]:
-        """Watch the running loop within this block. Nothing more if it is watched already."""
+        """Watch the running loop within this block. Does nothing if it is watched already."""
         if self._is_installed:
             yield
             return
@@ -110,11 +110,11 @@ class LoopWatch(trio.abc.Instrument):
             self._base_s, self._base_cpu_s = now, self._cpu()
 
     def _waited_s(self, took_s: float) -> float:
-        """How long the process stood still in a round that has taken so long."""
+        """Return how long the process stood still in a round that has taken ``took_s``."""
         return max(0.0, took_s - (self._cpu() - self._base_cpu_s)) if took_s > SHORT_S else 0.0
 
     def stood_s(self) -> float:
-        """For how many seconds the process has stood still so far, the present round included."""
+        """Return the total seconds that the process has stood still, the current round included."""
         return self._stood_s + self._waited_s(self._clock() - self._woke_s)
 
     def _begin_window(self, now_s: float) -> _Window:
@@ -123,7 +123,7 @@ class LoopWatch(trio.abc.Instrument):
         return self._window
 
     def _recent(self) -> list[_Window]:
-        """The windows that begin within the last minute."""
+        """Return the windows that began within the last minute."""
         since_s = self._clock() - WINDOWS * WINDOW_S
         return [window for window in self._windows if window.began_s > since_s]
 
@@ -133,9 +133,9 @@ class LoopWatch(trio.abc.Instrument):
         return max((window.longest_s for window in self._recent()), default=0.0)
 
     def quantile_ms(self, part: float) -> int:
-        """Return within how many milliseconds ``part`` of the last minute's rounds ended; 0 without rounds.
+        """Return the ``part`` quantile of the last minute's round lengths in milliseconds; 0 without rounds.
 
-        Rounded up; `BUCKETS` stands for everything longer.
+        Rounded up; `BUCKETS` stands for all longer rounds.
         """
         counts = [sum(column) for column in zip(*(window.counts for window in self._recent()), strict=True)]
         wanted = part * sum(counts)

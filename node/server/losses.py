@@ -1,7 +1,7 @@
-"""What a connection that has ended may not have been sent: evidence for the leader's findings (R10, R15).
+"""Find deliveries that an ended connection may have missed, for the leader's commands (R10, R15).
 
-Kept by every node, for any may lead next: what all nodes last said of their deliveries
-(``delivery_progress``), and which entries lately changed leaders before they were committed.
+Every node keeps what is needed, because any node may lead next: the last delivery report of each node
+(``delivery_progress``), and which entries were not committed when the leader changed.
 
 A plain object without I/O.
 """
@@ -18,20 +18,21 @@ from node.server.presence import MOVED_MAX_NS, Where
 
 NEVER = float("inf")
 
-TAKE_OVERS_MAX = 64
-"""Take-overs that are remembered; of more, those within ``MOVED_MAX_NS``, the oldest are forgotten."""
+NEW_TERMS_MAX = 64
+"""Maximum number of leader changes remembered. The oldest are forgotten first, even if they are recent."""
 
 
 class Losses:
-    """The evidence, and this node's own share of it.
+    """Collects delivery reports and leader changes, and sends this node's reports.
 
     Args:
         node: this node's name.
-        first_epoch: below the epochs of all its connections, and above those of its earlier processes.
+        first_epoch: a number below the epochs of all connections of this process, and above those of its
+            earlier processes.
         take: returns this node's report (`DeliveryProgress.take`).
-        is_busy: whether it would say something new of deliveries.
-        links_up: members whose link stands.
-        send: sends a frame to a member; False if the link is down.
+        is_busy: returns True if a report would contain new deliveries.
+        links_up: returns the members whose link is up.
+        send: sends a frame to a member; returns False if the link is down.
     """
 
     def __init__(
@@ -52,16 +53,17 @@ class Losses:
         self._send = send
         self._reports = ProgressReports()
         self._last: tuple[Any, ...] = ()
-        self._told_s = -NEVER
-        self._take_overs: deque[tuple[int, int, int]] = deque(maxlen=TAKE_OVERS_MAX)
-        """(cluster time, known commit index, index of the take-over), the latest last."""
+        self._reported_s = -NEVER
+        self._new_terms: deque[tuple[int, int, int]] = deque(maxlen=NEW_TERMS_MAX)
+        """For each `NewTerm`: (cluster time, commit index the new leader knew, index of the entry); latest
+        last."""
 
     def pump(self, now_s: float) -> float:
-        """Tell the others how far this node has come, if it is time. Returns when to be called again."""
+        """Send this node's report to the other members if one is due. Returns when to be called again."""
         every_s = REPORT_EVERY_S if self._is_busy() else IDLE_REPORT_EVERY_S
-        if now_s - self._told_s < every_s:
-            return self._told_s + every_s
-        self._told_s = now_s
+        if now_s - self._reported_s < every_s:
+            return self._reported_s + every_s
+        self._reported_s = now_s
         report = (self._first_epoch, *self._take())
         if report != self._last:
             self._last = report
@@ -71,54 +73,56 @@ class Losses:
         return now_s + (REPORT_EVERY_S if self._is_busy() else IDLE_REPORT_EVERY_S)
 
     def peer_up(self, peer: str) -> None:
-        """The link to a member stands: what was told while it did not is told again."""
+        """Send the last report to a member whose link has come up."""
         if self._last:
             self._send(peer, ("written", *self._last))
 
     def received(self, peer: str, report: Sequence[Any]) -> None:
-        """Take in what follows the kind of a member's frame.
+        """Store a member's report, given as the values behind the kind of its frame.
 
         Raises:
-            RemoteProtocolError: it is malformed.
+            RemoteProtocolError: the report is malformed.
         """
         self._reports.received(peer, report)
 
     def forget(self, members: Iterable[str]) -> None:
-        """Forget what others said than ``members``."""
+        """Forget the reports of all nodes except ``members``."""
         self._reports.forget(members)
 
     def began_term(self, time_ns: int, known_commit: int, index: int) -> None:
-        """Note a `NewTerm` that was applied: entries between the two indexes are dated anew (R10)."""
-        self._take_overs.append((time_ns, known_commit, index))
+        """Note an applied `NewTerm`. Messages sent by entries between the indexes got a new AckWait (R10)."""
+        self._new_terms.append((time_ns, known_commit, index))
 
     def unwritten(
         self, before: Iterable[Where | None], now: Where | None, now_ns: int, reachable_ns: int
     ) -> Unwritten:
-        """Return what may not have been sent to an inbox that is heard through another connection now.
+        """Return the deliveries that an inbox may have missed when it moved to another connection.
 
         Args:
-            before: connections that it was heard through before, as far as is known.
-            now: the connection it is heard through now; None if it is not.
+            before: earlier connections of the inbox, as far as they were recorded.
+            now: its present connection; None if it has none.
             now_ns: cluster time.
-            reachable_ns: cluster time since when it is reachable through ``now``. What an earlier take-over
-                dated anew counts as sent before by its date, and what was sent since then has arrived.
+            reachable_ns: cluster time since when the inbox is reachable through ``now``. Messages sent since
+                then have arrived. A `NewTerm` before it is ignored: the send times it set are before it too,
+                so they already show that those messages may be lost.
         """
         written = min(
             (self._reports.written(where) for where in before if where != now), default=NOTHING_UNWRITTEN
         )
-        if written == NOTHING_UNWRITTEN:  # it was stuck, or only the link to its node was away
+        if written == NOTHING_UNWRITTEN:  # it was stuck, or only the link to its node was down
             return Unwritten(NOTHING_UNWRITTEN, 0, 0)
-        while self._take_overs and now_ns - self._take_overs[0][0] > 2 * MOVED_MAX_NS:
-            self._take_overs.popleft()
-        later = [(known, index) for time_ns, known, index in self._take_overs if time_ns >= reachable_ns]
+        while self._new_terms and now_ns - self._new_terms[0][0] > 2 * MOVED_MAX_NS:
+            self._new_terms.popleft()
+        later = [(known, index) for time_ns, known, index in self._new_terms if time_ns >= reachable_ns]
         after = min((known for known, _ in later), default=0)
         to = max((index for _, index in later), default=0)
         return Unwritten(written, after, to)
 
     def written_at_end(self, where: Where | None, linked: Container[str]) -> int:
-        """Return the entry up to which deliveries were written to a connection that hears no longer.
+        """Return the entry up to which deliveries were written to a connection that no longer receives.
 
-        ``NOTHING_UNWRITTEN`` if it may hear again: its node lives and has not said that it ended (R3).
+        Returns ``NOTHING_UNWRITTEN`` if the connection may receive again: its node is linked and has not
+        reported its end (R3).
         """
         if where is None:
             return NOTHING_UNWRITTEN

@@ -1,17 +1,17 @@
-"""Whether the cluster has room for more messages, and what publishers are told when it has not.
+"""Refuse publishes while the disks of too many voters are nearly full.
 
-Replicas fill together. A node whose disk is full has to stop, so a cluster that took every publish would
-end with all of its nodes stopped and nobody there to purge anything. Each node tells the members it is
-linked with whether its own disk is nearly full, in its hello and with a frame at each change::
+Replicas fill at the same rate, and a node whose disk is full has to stop. If the cluster accepted every
+publish, all nodes would stop, and none could purge messages. So each node reports to linked members whether
+its own disk is nearly full, in its hello and in a frame at each change::
 
     ["space", whether the sender's disk is nearly full]
 
-Publishes are refused while a disk is nearly full and fewer than a majority of the voters are linked and
-have room. What a minority lacks is no reason: the others go on without it. Everything else goes on:
-deliveries, acknowledgements, purges.
+Publishes are refused while a disk is nearly full and fewer than a majority of the voters are linked and have
+free space. A minority without free space is no reason to refuse: the others continue without it. Deliveries,
+acknowledgements and purges always continue.
 
-Each node decides for the requests of its own clients. It is no decision of the log, and may differ for a
-moment. The frame is sent only to members whose hello says that they know it.
+Each node decides for the requests of its own clients. The decision is not in the log, so nodes may differ for
+a moment. The frame is sent only to members whose hello contains ``low_space``.
 
 A plain object without I/O.
 """
@@ -28,13 +28,13 @@ log = logging.getLogger("stanchion.store")
 
 
 class LowSpace:
-    """What this node knows of all voters' disks.
+    """Tracks which voters' disks are nearly full.
 
     Args:
         node: this node's name.
-        voters: those in force.
-        send: puts a frame on the raft link to a member.
-        refuse: told with what text publishes are refused from now on; empty: they aren't.
+        voters: returns the voters of the membership in force.
+        send: puts a frame on the Raft link to a member.
+        refuse: called with the text to refuse publishes with from now on; empty: publishes are accepted.
     """
 
     def __init__(
@@ -50,40 +50,40 @@ class LowSpace:
         self._send = send
         self._refuse = refuse
         self._linked: dict[str, bool] = {}
-        """Members that are linked: whether their disks are nearly full, as far as they say."""
-        self._knowing: set[str] = set()
-        """Those of them that know the frame."""
+        """Linked members, with True for those that have reported that their disk is nearly full."""
+        self._capable: set[str] = set()
+        """Linked members that understand the frame."""
         self.is_low = False
         """This node's own disk is nearly full."""
         self.refusal = ""
-        """With what text publishes are refused; empty: they aren't."""
+        """The text that publishes are refused with; empty: publishes are accepted."""
 
     def looked(self, *, is_low: bool) -> None:
-        """Take note of how this node's disk is now. To be called now and then: voters may change."""
+        """Set whether this node's disk is nearly full. To be called regularly, because voters may change."""
         if is_low != self.is_low:
             self.is_low = is_low
-            for peer in sorted(self._knowing):
+            for peer in sorted(self._capable):
                 self._send(peer, ("space", is_low))
         self._decide()
 
     def peer_up(self, peer: str, hello: Mapping[str, Any]) -> None:
-        """A member is linked."""
-        told = hello.get("low_space")
-        self._linked[peer] = told is True
-        if isinstance(told, bool):
-            self._knowing.add(peer)
+        """Note that the link to a member is up."""
+        is_low = hello.get("low_space")
+        self._linked[peer] = is_low is True
+        if isinstance(is_low, bool):
+            self._capable.add(peer)
             if self.is_low:
-                self._send(peer, ("space", True))  # this node's hello may be older than that
+                self._send(peer, ("space", True))  # this node's hello may have been sent before it was low
         self._decide()
 
     def peer_down(self, peer: str) -> None:
-        """It is linked no more."""
+        """Note that the link to a member is down."""
         self._linked.pop(peer, None)
-        self._knowing.discard(peer)
+        self._capable.discard(peer)
         self._decide()
 
-    def told(self, peer: str, *, is_low: bool) -> None:
-        """A member says how its disk is."""
+    def received(self, peer: str, *, is_low: bool) -> None:
+        """Take a member's report whether its disk is nearly full."""
         if peer in self._linked:
             self._linked[peer] = is_low
             self._decide()
@@ -92,15 +92,15 @@ class LowSpace:
         voters = list(self._voters())
         disks = {**self._linked, self._node: self.is_low}
         low = [name for name in voters if disks.get(name)]
-        roomy = [name for name in voters if disks.get(name) is False]
+        with_space = [name for name in voters if disks.get(name) is False]
         refusal = ""
-        if low and len(roomy) < len(voters) // 2 + 1:
+        if low and len(with_space) < len(voters) // 2 + 1:
             refusal = refusals.no_space(sorted(low))
         if refusal == self.refusal:
             return
         if refusal:
-            log.error("publishes are refused: %s; purge or delete channels, or add space", refusal)
+            log.error("publishes are refused: %s; purge or delete channels, or add disk space", refusal)
         else:
-            log.warning("there is room again: publishes are taken")
+            log.warning("enough nodes have free disk space again: publishes are accepted")
         self.refusal = refusal
         self._refuse(refusal)

@@ -52,7 +52,7 @@ from node.core.versions import too_new
 from node.errors import RemoteProtocolError
 from node.server.clock import ClusterClock, WallClock
 
-log = logging.getLogger("stanchion.ordering")
+log = logging.getLogger("stanchion.proposer")
 
 ENTRY_BYTES = 64 * 1024
 """Bytes of leader commands in one entry, and of batches; a larger command or batch is alone in its entry."""

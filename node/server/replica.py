@@ -482,7 +482,7 @@ class Replica:
             case ("state", list(milestones) | tuple(milestones)):
                 self.divergence.frame(peer, milestones)
             case ("space", bool(is_low)):
-                self.low_space.told(peer, is_low=is_low)
+                self.low_space.received(peer, is_low=is_low)
             case ("written", *report):
                 self.losses.received(peer, report)
             case ("lost", int(), int()) if peer != self.leader:

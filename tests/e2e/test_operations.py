@@ -319,7 +319,7 @@ def test_logs_for_machines(make_cluster: MakeCluster) -> None:
     lines = [json.loads(line) for line in cluster.log("n1").read_text().splitlines()]
     assert {line["node"] for line in lines} == {"n1"}
     for line in lines:
-        assert line.keys() >= {"time", "level", "room", "message"}
+        assert line.keys() >= {"time", "level", "component", "message"}
         assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", line["time"])
     assert any("role leader term 1" in line["message"] for line in lines)
 

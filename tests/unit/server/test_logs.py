@@ -15,7 +15,7 @@ from node.config.values import Secret
 from node.errors import ConfigError
 from node.server.logs import reopen, set_level, set_up
 
-log = logging.getLogger("stanchion.ordering")
+log = logging.getLogger("stanchion.proposer")
 
 
 @pytest.fixture(autouse=True)
@@ -32,12 +32,12 @@ def _restored() -> Iterator[None]:
     logging.captureWarnings(False)
 
 
-def test_text_is_time_level_room_words_and_fields(capsys: pytest.CaptureFixture[str]) -> None:
+def test_text_has_time_level_component_message_and_fields(capsys: pytest.CaptureFixture[str]) -> None:
     set_up("info", "text")
-    log.info("became leader", extra={"term": 4, "cause": "n2 is silent"})
+    log.info("became leader", extra={"term": 4, "cause": "n2 is unreachable"})
     time, rest = capsys.readouterr().err.split(" ", 1)
     assert len(time) == len("2026-11-22T14:52:01.123Z")
-    assert rest == 'INF ordering: became leader term=4 cause="n2 is silent"\n'
+    assert rest == 'INF proposer: became leader term=4 cause="n2 is unreachable"\n'
 
 
 def test_json_is_one_object_a_line(capsys: pytest.CaptureFixture[str]) -> None:
@@ -48,7 +48,7 @@ def test_json_is_one_object_a_line(capsys: pytest.CaptureFixture[str]) -> None:
     assert found.pop("time").endswith("Z")
     assert found == {
         "level": "warning",
-        "room": "ordering",
+        "component": "proposer",
         "node": "n1",
         "message": "client a\nb is slow",
         "pending_bytes": 7,
@@ -81,7 +81,7 @@ def test_less_grave_lines_are_left_out_and_libraries_only_warn(capsys: pytest.Ca
     logging.getLogger("library").info("no")
     logging.getLogger("library").warning("also")
     lines = [line.split(" ", 1)[1] for line in capsys.readouterr().err.splitlines()]
-    assert lines == ["DBG ordering: yes", "WRN library: also"]
+    assert lines == ["DBG proposer: yes", "WRN library: also"]
 
 
 def test_a_traceback_follows_its_line(capsys: pytest.CaptureFixture[str]) -> None:
@@ -91,7 +91,7 @@ def test_a_traceback_follows_its_line(capsys: pytest.CaptureFixture[str]) -> Non
     except ValueError:
         log.exception("it failed")
     lines = capsys.readouterr().err.splitlines()
-    assert lines[0].endswith("ERR ordering: it failed")
+    assert lines[0].endswith("ERR proposer: it failed")
     assert lines[-1] == "    ValueError: boom"
 
 

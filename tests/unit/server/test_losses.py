@@ -6,7 +6,7 @@ from typing import Any
 
 from node.core.commands import NOTHING_UNWRITTEN, Unwritten
 from node.server.delivery_progress import IDLE_REPORT_EVERY_S, REPORT_EVERY_S
-from node.server.losses import TAKE_OVERS_MAX, Losses
+from node.server.losses import NEW_TERMS_MAX, Losses
 from node.server.presence import MOVED_MAX_NS
 
 
@@ -111,9 +111,9 @@ def test_take_overs_are_remembered_as_long_as_moves_are() -> None:
     assert node.losses.unwritten([before], now, MOVED_MAX_NS, 0)[1:] == (10, 20)
     assert node.losses.unwritten([before], now, 2 * MOVED_MAX_NS + 1, 0)[1:] == (12, 20)
     assert node.losses.unwritten([before], now, 4 * MOVED_MAX_NS, 0)[1:] == (0, 0)
-    for number in range(2 * TAKE_OVERS_MAX):
+    for number in range(2 * NEW_TERMS_MAX):
         node.losses.began_term(0, number, number)
-    assert len(node.losses._take_overs) == TAKE_OVERS_MAX
+    assert len(node.losses._new_terms) == NEW_TERMS_MAX
 
 
 def test_a_connection_that_may_go_on_has_lost_nothing_yet() -> None:

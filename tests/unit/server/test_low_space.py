@@ -39,9 +39,9 @@ def test_minority_without_room_stops_nobody() -> None:
     node.link("n2", "n3", low_space=False)
     node.low_space.looked(is_low=True)
     assert node.texts == []
-    node.low_space.told("n2", is_low=True)
+    node.low_space.received("n2", is_low=True)
     assert node.texts == ["stan: no space left: the disks of n1, n2 are nearly full"]
-    node.low_space.told("n2", is_low=False)
+    node.low_space.received("n2", is_low=False)
     assert node.texts[-1] == ""
 
 
@@ -65,7 +65,7 @@ def test_a_lost_quorum_alone_refuses_nothing() -> None:
 def test_learners_do_not_count() -> None:
     node = Node("n1", "n2", "n3")
     node.link("n2", "n3", "n4", low_space=True)
-    node.low_space.told("n2", is_low=False)
+    node.low_space.received("n2", is_low=False)
     node.low_space.looked(is_low=False)
     assert node.low_space.refusal == ""
     node.voters.append("n4")
@@ -90,5 +90,5 @@ def test_changes_are_told_to_those_that_know_the_frame() -> None:
 
 def test_stranger_is_not_heard() -> None:
     node = Node("n1")
-    node.low_space.told("n9", is_low=True)
+    node.low_space.received("n9", is_low=True)
     assert node.low_space.refusal == ""
