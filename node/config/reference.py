@@ -1,8 +1,7 @@
-"""The Go server's command line and files, read into our configuration.
+"""Convert the Go server's command line and files into a `Config`.
 
-In two steps, because the port shall be bound before anything that takes time is imported: `read` finds out
-what was asked for, with nothing but the table of options; `configuration` makes our `Config` of it,
-with our own checks. The command line beats the files.
+This has two steps, because the port must be bound before slow imports: `read` finds out what is requested,
+using only the table of options; `configuration` builds the `Config` and checks it. Flags override the files.
 
 Wrong types, unknown flags and unknown keys are refused by name; all mistakes are reported at once.
 
@@ -19,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from node.config.reference_cluster import cluster, drawn_name
+from node.config.reference_cluster import cluster, generated_name
 from node.config.reference_external import external_nats
 from node.config.reference_flags import BOOL, MAP, SECONDS, by_key
 from node.config.reference_input import BOOLEANS, Given, Input, hint, is_on, wrong
@@ -32,15 +31,15 @@ if TYPE_CHECKING:
     from node.config.model import Config
 
 NODE: Final = "n1"
-"""What a node is called that is alone."""
+"""The name of a single node."""
 KEY_VARIABLE: Final = "NATS_STREAMING_ENCRYPTION_KEY"
 TOKEN_VARIABLE: Final = "STANCHION_MONITORING_TOKEN"  # noqa: S105  # a name
-"""The token for monitoring, for which the Go server has no option."""
+"""Variable of the monitoring token; the Go server has no option for it."""
 DEFAULT_PORT: Final = 4222
 PAYLOAD_MAX: Final = 8 * 1024 * 1024
-"""Bytes: the most that `clients.max_payload` can be. A test holds the two together."""
+"""Bytes: the maximum of `clients.max_payload`. A test compares the two."""
 GO_PAYLOAD_MAX: Final = 64 * 1024 * 1024
-"""Bytes: the most that the Go server takes."""
+"""Bytes: the maximum of the Go server."""
 
 _CIPHERS: Final = {"AES": "aes-256-gcm", "CHACHA": "chacha20-poly1305"}
 _INTEL: Final = frozenset({"x86_64", "amd64", "i386", "i686"})
@@ -50,45 +49,45 @@ _CREDENTIALS: Final = frozenset({"clients.user", "clients.password", "clients.to
 
 @dataclass(slots=True)
 class Invocation:
-    """What one start of the command asks for."""
+    """The request of one command line."""
 
     action: str = ""
     """``help``, ``version``, ``check`` or ``signal``; empty: run."""
     signal: str = ""
-    """The word and perhaps the process: ``quit=4711``."""
+    """The signal, optionally with a process ID: ``quit=4711``."""
     host: str = "0.0.0.0"  # noqa: S104  # the reference's default, which drop-in users rely on
     port: int = DEFAULT_PORT
-    """0: any that is free."""
+    """0: any free port."""
     http: Address | None = None
-    """Where monitoring is served."""
+    """Address of the monitoring pages."""
     advertise: str = ""
-    """Where clients are told to connect, perhaps without a port."""
+    """Address that clients are given; the port is optional."""
     node: str = NODE
     name_file: str = ""
-    """Where ``node`` is to be kept, which was drawn; empty: it was given, or is kept already."""
+    """File in which to keep the generated name ``node``; empty if it was given or is already kept."""
     is_clustered: bool = False
     is_external: bool = False
-    """Clients connect to another NATS server: nothing listens at ``host`` and ``port``."""
+    """Clients connect to an external NATS server: nothing listens at ``host`` and ``port``."""
     tree: Mapping = field(default_factory=lambda: Mapping("the command line"))
-    """Our configuration, but for ports that aren't known yet."""
+    """The configuration, without ports that are not bound yet."""
     peers: dict[str, Address | None] = field(default_factory=dict)
-    """The other members, and where they are; None: that is learnt on the routes."""
+    """The other members and their addresses; None: the routes provide the address."""
     notes: list[str] = field(default_factory=list)
-    """Lines for the log: what applies instead of what was given."""
+    """Lines for the log: what applies instead of an ignored option."""
     warnings: list[str] = field(default_factory=list)
     debug_nats: bool = False
     debug_streaming: bool = False
     log_time: bool = True
     pid_file: str = ""
     encryption: tuple[str, str] | None = None
-    """Cipher and pass phrase; an empty one is in `KEY_VARIABLE`."""
+    """Cipher and pass phrase; if the latter is empty, it is in `KEY_VARIABLE`."""
 
 
 def read(argv: Sequence[str], environ: AbstractMapping[str, str] | None = None) -> Invocation:
-    """What the command line ``argv`` and the files it names ask for.
+    """Parse the command line ``argv`` and the files it names.
 
     Raises:
-        ConfigError: with every mistake there is.
+        ConfigError: with all mistakes.
     """
     environ = os.environ if environ is None else environ
     reader = Input()
@@ -107,25 +106,25 @@ def _text(given: Given | None) -> str:
     return given.value.text
 
 
-# --- what it means --------------------------------------------------------------------------------
+# --- meaning of the options -----------------------------------------------------------------------
 
 
 class Digest:
-    """Makes an `Invocation` of what was given."""
+    """Builds an `Invocation` from the given options."""
 
     def __init__(self, problems: list[str], environ: AbstractMapping[str, str]) -> None:
         self.problems = problems
         self._environ = environ
         self.made = Invocation()
         self.last: dict[str, Given] = {}
+        """The effective value of each option, by the option's name."""
         self._name = ""
-        """By the option's own name, what counts."""
 
     def invocation(self, in_files: list[Given], flags: list[Given]) -> Invocation:
-        """All of it.
+        """Build the invocation.
 
         Raises:
-            ConfigError: with every mistake there is.
+            ConfigError: with all mistakes.
         """
         if any(given.option.to in _CREDENTIALS for given in flags):
             in_files = [given for given in in_files if given.option.to not in _CREDENTIALS]
@@ -150,7 +149,7 @@ class Digest:
         return self.last.get(name)
 
     def word(self, name: str) -> str:
-        """The text of a scalar option; empty if it wasn't given."""
+        """Return the text of a scalar option; empty if it was not given."""
         given = self.last.get(name)
         return given.value.text if given is not None and isinstance(given.value, Scalar) else ""
 
@@ -166,7 +165,7 @@ class Digest:
         )
 
     def mapping(self, path: str, place: str) -> Mapping:
-        """The map at ``path`` of our configuration, made if it isn't there."""
+        """Return the mapping at ``path`` of the configuration; create it if needed."""
         tree = self.made.tree
         for step in path.split("."):
             below = tree.values.get(step)
@@ -203,7 +202,7 @@ class Digest:
             return
         if option.to == "clients.max_payload" and PAYLOAD_MAX < parse_size(text) <= GO_PAYLOAD_MAX:
             self.made.warnings.append(
-                f"{given.name}: {text} is more than an entry of the log holds: {PAYLOAD_MAX >> 20}MB applies"
+                f"{given.name}: {text} does not fit into a log entry; using {PAYLOAD_MAX >> 20}MB"
             )
             text = f"{PAYLOAD_MAX >> 20}MB"
         self.put(option.to, given.place, text)
@@ -243,7 +242,7 @@ class Digest:
         self.made.pid_file = self.word("-pid")
 
     def _command_line_beats_files(self) -> None:
-        """Where several options say the same thing, a flag beats the others' keys."""
+        """Drop keys that a flag overrides although it is another option."""
         for winners, losers in (
             (("-net", "-port"), ("nats.listen",)),
             (("-http_port",), ("nats.http",)),
@@ -262,7 +261,7 @@ class Digest:
             self.last[name].name for name in ("-trace", "-stan_trace", "-VV", "-DVV") if self.flag(name)
         ]
         if traces:
-            made.notes.append(f"{', '.join(traces)}: the wire is not traced; debug lines are written")
+            made.notes.append(f"{', '.join(traces)}: protocol tracing is not supported; writing debug lines")
 
     # --- addresses --------------------------------------------------------------------------------
 
@@ -293,20 +292,20 @@ class Digest:
         self._monitoring()
 
     def name(self) -> str:
-        """This node's name; ``cluster_node_id`` if there is one."""
+        """Return this node's name: ``cluster_node_id``, a generated name, or `NODE`."""
         if not self._name:
-            self._name = self.word("-cluster_node_id") or drawn_name(self) or NODE
+            self._name = self.word("-cluster_node_id") or generated_name(self) or NODE
         return self._name
 
     def _port(self, given: Given) -> int:
         assert isinstance(given.value, Scalar)
         port = int(given.value.text)
         if not -1 <= port <= 65535:
-            self.fail(given, f"expected a port from 1 to 65535, or -1 for any, not {port}")
+            self.fail(given, f"expected a port from 1 to 65535, or -1 for any free port, not {port}")
         return 0 if port == -1 else port or DEFAULT_PORT
 
     def _host_port(self, given: Given, text: str) -> tuple[str, int]:
-        """``host:port`` or only a port; port 0 for -1."""
+        """Parse ``host:port`` or a port; -1 becomes port 0."""
         host, _, port = text.rpartition(":")
         if not re.fullmatch(r"-1|\d{1,5}", port) or int(port) > 65535:
             self.fail(given, f"expected host:port or a port, not {text!r}")
@@ -319,7 +318,7 @@ class Digest:
             return
         host, port = self._host_port(given, given.value.text)
         if port == 0:
-            self.fail(given, "expected the port for monitoring; it can't be any that is free")
+            self.fail(given, "expected a fixed port for monitoring, not -1")
             return
         address = Address(host or self.made.host, port)
         self.put(f"cluster.nodes.{self.name()}.http", given.place, str(address))
@@ -331,13 +330,15 @@ class Digest:
             return
         if host and not has_token:
             self.put("monitoring.open", given.place, "true")
-            self.made.warnings.append(f"{given.name}: whoever reaches {address} can read the monitoring")
+            self.made.warnings.append(
+                f"{given.name}: everyone who can reach {address} can read all monitoring"
+            )
             return
         self.put("monitoring.figures_open", given.place, "true")
         if not has_token:
             self.made.notes.append(
-                f"{given.name}: off the loopback, pages that name clients or channels are not shown; set"
-                f' {TOKEN_VARIABLE} to ask for a token there, or open them by http: "HOST:{port}" in a file'
+                f"{given.name}: off the loopback, pages with names of clients or channels are refused; set"
+                f' {TOKEN_VARIABLE} to require a token, or http: "HOST:{port}" in a file to allow everyone'
             )
 
     # --- the store --------------------------------------------------------------------------------
@@ -347,7 +348,9 @@ class Digest:
         kind = self.word("-store").upper() or "MEMORY"
         if kind == "SQL":
             assert given is not None
-            self.fail(given, "there is no SQL store: use FILE with --dir, replicated with --clustered")
+            self.fail(
+                given, "the SQL store is not supported: use FILE with --dir, replicated with --clustered"
+            )
         elif kind not in ("MEMORY", "FILE"):
             assert given is not None
             self.fail(given, f"expected MEMORY or FILE, not {kind}")
@@ -355,17 +358,19 @@ class Digest:
         self.put("store.store", place, "file" if kind == "FILE" else "memory")
         if kind == "FILE":
             if directory is None or not self.word("-dir"):
-                self.problems.append(f"{place}: the FILE store needs its directory: --dir DIR")
+                self.problems.append(f"{place}: the FILE store needs a directory: --dir DIR")
                 return
             if Path(self.word("-dir"), _GO_STORE).exists():
                 self.fail(
                     directory,
-                    f"{self.word('-dir')} holds the store of a Go server, which this server does not read;"
-                    " give an empty directory",
+                    f"{self.word('-dir')} has the store of a Go server, which this server can't read;"
+                    " use an empty directory",
                 )
             self.put("store.dir", directory.place, self.word("-dir"))
         elif directory is not None and is_on(directory.value):
-            self.made.notes.append(f"{directory.name}: the MEMORY store keeps nothing; --store FILE does")
+            self.made.notes.append(
+                f"{directory.name}: unused by the MEMORY store; use --store FILE to keep data"
+            )
 
     def _encryption(self) -> None:
         key = self.word("-encryption_key")
@@ -378,23 +383,23 @@ class Digest:
             return
         in_environment = bool(self._environ.get(KEY_VARIABLE))
         if not key and not in_environment:
-            self.fail(given, f"encryption key required: set {KEY_VARIABLE} or give --encryption_key")
+            self.fail(given, f"encryption key required: set {KEY_VARIABLE} or --encryption_key")
             return
         if self.word("-store").upper() != "FILE":
-            self.made.notes.append(f"{given.name}: the MEMORY store writes nothing that could be encrypted")
+            self.made.notes.append(f"{given.name}: the MEMORY store writes nothing to encrypt")
             return
         default = "AES" if os.uname().machine in _INTEL else "CHACHA"
         self.made.encryption = (_CIPHERS[cipher or default], "" if in_environment else key)
 
 
-# --- our configuration ----------------------------------------------------------------------------
+# --- the resulting configuration ------------------------------------------------------------------
 
 
 def configuration(made: Invocation, port: int) -> Config:
-    """Our configuration for an invocation whose clients connect to ``port``.
+    """Return the configuration of an invocation whose clients connect to ``port``.
 
     Raises:
-        ConfigError: with every mistake that our own checks find.
+        ConfigError: with all mistakes that the checks find.
     """
     from dataclasses import replace
     from types import MappingProxyType
@@ -414,7 +419,7 @@ def configuration(made: Invocation, port: int) -> Config:
     def complete(config: Config) -> Config:
         nodes = dict(config.cluster.nodes)
         for name, address in made.peers.items():
-            # Where the others take clients is learnt from themselves.
+            # The other nodes report their client addresses themselves.
             nodes[name] = replace(nodes[name], client=Address(address.host if address else "127.0.0.1", 0))
         config = replace(config, cluster=replace(config.cluster, nodes=MappingProxyType(nodes)))
         if made.encryption is not None:
@@ -440,7 +445,7 @@ def _branch(tree: Mapping, path: Sequence[str], place: str) -> Mapping:
 
 
 def _advertised(made: Invocation, client: Address) -> Address | None:
-    """Where clients are told to connect, if that isn't where the node listens."""
+    """Return the address that clients are given, if it differs from the listen address."""
     given = made.advertise
     if given:
         host, colon, port = given.rpartition(":")

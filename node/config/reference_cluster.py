@@ -1,13 +1,13 @@
-"""``--clustered``, ``--cluster``, ``--routes`` and what belongs to them, as our ``cluster``.
+"""Convert ``--clustered``, ``--cluster``, ``--routes`` and related options into the section ``cluster``.
 
-``--cluster`` is where this node listens for others, ``--routes`` where they are. They may be of this cluster
-or of another; who is there says so. A cluster is founded in one of two ways. By all its nodes, which know
-each other's names: ``--cluster_peers n2,n3``. Their addresses are learnt on the routes, or given:
-``n2=10.0.0.2:6222``, where the port is that of the peer's own ``--cluster``. Or by its first node alone, with
-``--cluster_bootstrap`` and no peers; a node with neither joins one that was founded so, at one of its routes.
-Where the others take clients is learnt from themselves.
+``--cluster`` is this node's listen address for other nodes, ``--routes`` has the addresses of other nodes.
+These may belong to this cluster or to another; each node reports its cluster. There are two ways to bootstrap
+a cluster. Either all its nodes do it together and know each other's names: ``--cluster_peers n2,n3``. The
+routes provide their addresses, or they are given: ``n2=10.0.0.2:6222``, with the port of the peer's own
+``--cluster``. Or its first node does it alone, with ``--cluster_bootstrap`` and without peers; a node with
+neither joins such a cluster through one of its routes. Nodes report their client addresses themselves.
 
-A node that founds alone or joins needs no name: one is drawn, and kept in its directory.
+A node that bootstraps alone or joins needs no name: a name is generated and kept in its directory.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from node.config.reference import Digest
 
 ROUTE_PORT: Final = 6222
-"""Where routes lead that don't name a port."""
+"""The port of routes without one."""
 
 _CLUSTER_ONLY: Final = frozenset({"cluster_node_id", "cluster_peers", "cluster_bootstrap"})
 
@@ -35,13 +35,13 @@ EVERYWHERE: Final = "0.0.0.0"  # noqa: S104  # the reference's default for a por
 _HAS_PORT: Final = re.compile(r"(^[^:]*|\]):\d{1,5}$")
 
 NAME_FILE: Final = "node_id"
-"""In the node's directory: the name that was drawn for it."""
+"""File in the node's directory with its generated name."""
 NAME_BYTES: Final = 11
-"""So many random ones, in hexadecimal, are a name."""
+"""Random bytes of a generated name, which is their hexadecimal form."""
 
 
 def cluster(digest: Digest) -> None:
-    """Whether this is a node of a cluster, and of which; whom it has routes to."""
+    """Build the section ``cluster``: whether this node is clustered, its peers and its routes."""
     made = digest.made
     wanted = _wanted(digest)
     made.is_clustered = _is_clustered(digest)
@@ -74,9 +74,11 @@ def _is_clustered(digest: Digest) -> bool:
     return digest.flag("-clustered") or any(not given.by_flag for given in _wanted(digest))
 
 
-def drawn_name(digest: Digest) -> str:
-    """The name of a node of a cluster that was given none: its directory has it, or will have it. Empty: that
-    is no such node.
+def generated_name(digest: Digest) -> str:
+    """Return the generated name of a clustered node without a name; empty if a name was given or none is
+    needed.
+
+    The name is read from the node's directory. A new name is kept there later (``name_file``).
     """
     if not _is_clustered(digest) or _is_named(digest):
         return ""
@@ -90,20 +92,20 @@ def drawn_name(digest: Digest) -> str:
         kept = ""
     if kept:
         return kept
-    import secrets  # nobody else needs it before the port is open
+    import secrets  # only needed here; the import is slow
 
     digest.made.name_file = str(file)
     return secrets.token_hex(NAME_BYTES)
 
 
 def _is_named(digest: Digest) -> bool:
-    """The nodes are named to each other."""
+    """Return whether the nodes have names for each other (``--cluster_peers``)."""
     given = digest.get("-cluster_peers")
     return given is not None and bool(_words(given.value))
 
 
 def _routes(digest: Digest) -> None:
-    """Who is dialed. A node that listens for others takes those that dial it, too."""
+    """Set the routes to dial. A node that listens for other nodes also accepts their routes."""
     given = digest.get("-routes")
     if given is None and not _listening(digest):
         return
@@ -116,14 +118,14 @@ def _routes(digest: Digest) -> None:
             digest.fail(given, str(error))
             continue
         if url.user or url.token:
-            digest.made.notes.append(f"{given.name}: nodes know each other by certificates, not by passwords")
+            digest.made.notes.append(f"{given.name}: nodes authenticate by certificates; password ignored")
         addresses.append(Scalar(given.place, "word", str(Address(url.host, url.port))))
     place = given.place if given is not None else digest.last[_listening(digest)].place
     digest.mapping("cluster", place).put("routes", place, Items(place, addresses))
 
 
 def _listening(digest: Digest) -> str:
-    """The option that says where this node listens for others; empty if none does."""
+    """Return the option with this node's listen address for other nodes; empty if there is none."""
     for name in ("-cluster_listen", "cluster.port"):
         given = digest.get(name)
         if given is not None and is_on(given.value):
@@ -137,11 +139,11 @@ def _members(digest: Digest) -> None:
         (digest.last[n].place for n in ("-cluster_node_id", "-clustered") if n in digest.last), "cluster"
     )
     if not digest.word("-cluster_node_id") and _is_named(digest):
-        digest.problems.append(f"{place}: a node that others name needs a name: --cluster_node_id NAME")
+        digest.problems.append(f"{place}: a node in --cluster_peers needs a name: --cluster_node_id NAME")
         return
     made.node = digest.name()
     if digest.word("-store").upper() not in ("FILE", "SQL"):
-        digest.problems.append(f"{place}: the MEMORY store can't be clustered: use --store FILE --dir DIR")
+        digest.problems.append(f"{place}: a clustered node needs the FILE store: --store FILE --dir DIR")
     digest.put("store.dir", place, digest.word("-dir") or ".")
     peers = _peers(digest)
     own = _own_peer_address(digest) or peers.pop(made.node, None)
@@ -151,19 +153,19 @@ def _members(digest: Digest) -> None:
         example = ",".join(f"{name}=HOST:PORT" for name in missing)
         digest.fail(
             digest.last["-cluster_peers"],
-            f"{', '.join(missing)}: no address. Give --routes, so that it can be found, or each as"
-            f" NAME=HOST:PORT, the PORT being that of its own --cluster: --cluster_peers {example}",
+            f"{', '.join(missing)}: address missing. Add --routes to find it, or use NAME=HOST:PORT with the"
+            f" port of that node's own --cluster: --cluster_peers {example}",
         )
     if own is None:
         digest.problems.append(
-            f"{place}: this node needs an address where the others reach it: --cluster nats://HOST:PORT"
+            f"{place}: this node needs an address for the other nodes: --cluster nats://HOST:PORT"
         )
     if not _is_named(digest):
-        _begins(digest, place)
+        _set_start(digest, place)
     elif not peers:
         digest.problems.append(
-            f"{place}: a cluster needs its other nodes: --cluster_peers NAME=HOST:PORT,…; or its first node"
-            " --cluster_bootstrap and no peers, which founds it alone"
+            f"{place}: a cluster needs its other nodes: --cluster_peers NAME=HOST:PORT,…; or, for its first"
+            " node, --cluster_bootstrap without peers"
         )
     made.peers = peers
     if own is not None:
@@ -178,17 +180,17 @@ def _members(digest: Digest) -> None:
     _peer_security(digest)
 
 
-def _begins(digest: Digest, place: str) -> None:
-    """How a node becomes one of a cluster whose nodes don't name each other."""
+def _set_start(digest: Digest, place: str) -> None:
+    """Set how a node without ``--cluster_peers`` starts: it bootstraps a cluster alone or joins one."""
     if digest.flag("-cluster_bootstrap"):
         digest.put("cluster.bootstrap", digest.last["-cluster_bootstrap"].place, "true")
-        digest.made.notes.append(f"{digest.made.node} founds the cluster alone; others join it by --routes")
+        digest.made.notes.append(f"{digest.made.node} bootstraps the cluster alone; others join by --routes")
     elif _is_routed(digest):
         digest.put("cluster.join", place, "true")
     else:
         digest.problems.append(
-            f"{place}: a cluster needs its other nodes: --routes nats://HOST:PORT to one of them, to join it;"
-            " --cluster_peers NAME=HOST:PORT,…; or its first node --cluster_bootstrap, which founds it alone"
+            f"{place}: a cluster needs its other nodes: --routes nats://HOST:PORT of a node, to join it;"
+            " --cluster_peers NAME=HOST:PORT,…; or, for its first node, --cluster_bootstrap"
         )
 
 
@@ -214,11 +216,11 @@ def _peers(digest: Digest) -> dict[str, Address | None]:
 
 
 def _own_peer_address(digest: Digest) -> Address | None:
-    """Return where the others reach this node, and put down where it listens, if that is elsewhere.
+    """Return the address at which other nodes reach this node; also set its listen address if that differs.
 
-    As in the Go server a port alone, or a wildcard, listens on every address, and ``cluster_advertise``
-    says what the others dial. Without that they dial the address from which this machine reaches its
-    first route. Without certificates nothing but the loopback is listened on.
+    As in the Go server, a port without a host, or a wildcard, listens on every address, and
+    ``cluster_advertise`` is the address that other nodes dial. Without it they dial the address from which
+    this machine reaches its first route. Without certificates the node listens only on the loopback.
     """
     option = _listening(digest)
     if not option:
@@ -230,15 +232,15 @@ def _own_peer_address(digest: Digest) -> Address | None:
         return listen
     is_secured = digest.get("cluster.tls") is not None
     if advertised is None and is_secured and not digest.made.is_clustered:
-        return listen  # routing peers dial the address that a connection was seen to come from
+        return listen  # the other clusters dial the source address of the connection
     local = listen if advertised is not None else Address(_local_host(digest), listen.port)
     peer = advertised or local
     if listen.is_unspecified and not is_secured:
         if not peer.is_loopback:
             digest.fail(
                 given,
-                f"listening on every address needs certificates, cluster {{ tls {{}} }}; without them give a"
-                f" loopback address: nats://127.0.0.1:{listen.port}",
+                f"to listen on every address, add certificates, cluster {{ tls {{}} }}, or use a loopback"
+                f" address: nats://127.0.0.1:{listen.port}",
             )
             return None
         listen = Address("127.0.0.1", listen.port)
@@ -249,7 +251,7 @@ def _own_peer_address(digest: Digest) -> Address | None:
 
 def _listen_address(digest: Digest, given: Given) -> Address | None:
     if "@" in digest.word("-cluster_listen"):
-        digest.fail(given, "nodes know each other by certificates, not by passwords: see cluster { tls {} }")
+        digest.fail(given, "nodes authenticate by certificates, not by passwords: see cluster { tls {} }")
     text = _without_scheme(
         digest.word("-cluster_listen") or f"{digest.word('cluster.host')}:{digest.word('cluster.port')}"
     )
@@ -262,7 +264,7 @@ def _listen_address(digest: Digest, given: Given) -> Address | None:
 
 
 def _advertised(digest: Digest, listen: Address) -> Address | None:
-    """Return the address in ``cluster_advertise``: a host, perhaps with a port."""
+    """Return the address in ``cluster_advertise``: a host, optionally with a port."""
     text = digest.word("-cluster_advertise")
     if not text:
         return None
@@ -278,17 +280,17 @@ def _advertised(digest: Digest, listen: Address) -> Address | None:
 
 
 def _local_host(digest: Digest) -> str:
-    """The address from which this machine reaches its first route; the loopback without one."""
+    """Return the local address of connections to the first route; the loopback without a route."""
     given = digest.get("-routes")
     for word in _words(given.value) if given is not None else ():
         try:
             url = parse_url(word, default_port=ROUTE_PORT)
             found = socket.getaddrinfo(url.host, url.port, type=socket.SOCK_DGRAM)
             with socket.socket(found[0][0], socket.SOCK_DGRAM) as probe:
-                probe.connect(found[0][4])  # sends nothing: it asks the kernel for a way there
+                probe.connect(found[0][4])  # UDP: sends nothing, but selects a local address
                 host: str = probe.getsockname()[0]
         except (ValueError, OSError):
-            continue  # a wrong URL is reported by `_routes`; a name that isn't known yet says nothing
+            continue  # `_routes` reports an invalid URL; an unknown host may be resolvable later
         return host
     return "127.0.0.1"
 
@@ -303,16 +305,16 @@ def _peer_security(digest: Digest) -> None:
         if key.lower() in ("verify", "timeout", "insecure", "verify_and_map"):
             if key.lower() == "insecure" and is_on(value):
                 digest.problems.append(f"{place}: nodes always check each other's certificates")
-            continue  # both sides are always verified
+            continue  # certificates are always verified on both sides
         if key.lower() not in names or not isinstance(value, Scalar):
-            digest.problems.append(f"{place}: unknown key; known: {', '.join(names)}")
+            digest.problems.append(f"{place}: unknown key; expected one of {', '.join(names)}")
             continue
         digest.put(f"cluster.peer_security.{names[key.lower()]}", place, value.text)
     digest.put("cluster.peer_security.mode", given.place, "mtls")
 
 
 def _words(value: Tree) -> list[str]:
-    """The words of a list, or of a text with commas."""
+    """Return the words of a list, or of a text with commas."""
     if isinstance(value, Items):
         return [item.text for item in value.values if isinstance(item, Scalar)]
     assert isinstance(value, Scalar)
@@ -320,5 +322,5 @@ def _words(value: Tree) -> list[str]:
 
 
 def _without_scheme(text: str) -> str:
-    """``host:port`` of ``nats://user:password@host:port``."""
+    """Return ``host:port`` of ``nats://user:password@host:port``."""
     return text.rpartition("//")[2].rpartition("@")[2].rstrip("/")

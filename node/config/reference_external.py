@@ -1,8 +1,8 @@
-"""``-ns`` and what belongs to it, as our ``streaming.nats_server``.
+"""Convert ``-ns`` and related options into ``streaming.nats_server``.
 
-With it clients connect to another NATS server, so what says how *they* connect here has no effect and is
-noted; ``-user``, ``-pass`` and ``-auth`` say who we are at that server, as in the Go server. Without it all
-that is about the connection to NATS is noted: there is none.
+With ``-ns``, clients connect to an external NATS server. Options about connections of clients to this node
+have no effect then, and the log says so. ``-user``, ``-pass`` and ``-auth`` are credentials for that server,
+as in the Go server. Without ``-ns``, options about that connection have no effect, and the log says so.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ if TYPE_CHECKING:
     from node.config.reference import Digest
     from node.config.reference_input import Given
 
-_ALONE: Final = "one process has no connection of its own to NATS, the two are one"
+_ALONE: Final = "no effect without -ns: there is no connection to an external NATS server"
 _REFUSED: Final = {
-    "streaming.credentials": "files of credentials are not in this release: give the URL user:password@",
-    "streaming.nkey_seed_file": "nkeys are not in this release: give the URL user:password@ or token@",
+    "streaming.credentials": "credentials files are not supported: use user:password@ in the URL",
+    "streaming.nkey_seed_file": "nkeys are not supported: use user:password@ or token@ in the URL",
 }
 _TLS: Final = {
     "-tls_client_cert": "cert",
@@ -35,7 +35,7 @@ _SECTION: Final = "streaming.nats_server"
 
 
 def external_nats(digest: Digest) -> None:
-    """Whether clients connect to another NATS server, to which, and as whom we do."""
+    """Set whether clients connect to an external NATS server, its URLs and the credentials for it."""
     wanted = digest.get("-nats_server")
     about = [given for given in digest.last.values() if given.option.to == "(external)" and given != wanted]
     if wanted is None or not is_on(wanted.value):
@@ -52,7 +52,7 @@ def external_nats(digest: Digest) -> None:
     unused = [given.name for given in digest.last.values() if _is_for_clients(given)]
     if unused:
         digest.made.notes.append(
-            f"{', '.join(unused)}: no effect, for clients connect to the NATS server of -ns"
+            f"{', '.join(unused)}: no effect with -ns: clients connect to that NATS server"
         )
     clients = digest.made.tree.values.get("clients")
     if isinstance(clients, Mapping):
@@ -81,7 +81,7 @@ def _urls(digest: Digest, wanted: Given) -> None:
 
 
 def _credentials(digest: Digest) -> None:
-    """As in the Go server: those of the NATS part, else those of the streaming part."""
+    """Set the credentials: as in the Go server those of the NATS part, else those of the streaming part."""
     given = {
         key: digest.word(name) for key, name in (("user", "-user"), ("password", "-pass"), ("token", "-auth"))
     }
@@ -99,6 +99,6 @@ def _tls(digest: Digest, wanted: Given) -> None:
             digest.put(f"{_SECTION}.tls.{key}", digest.last[name].place, digest.word(name))
     if digest.flag(*_INSECURE):
         digest.put(f"{_SECTION}.tls.skip_verify", wanted.place, "true")
-        digest.made.warnings.append("the certificate of the NATS server at -ns is not checked")
+        digest.made.warnings.append("the certificate of the NATS server at -ns is not verified")
     elif "tls://" in digest.word("-nats_server").lower():
         digest.mapping(f"{_SECTION}.tls", wanted.place)

@@ -1,12 +1,12 @@
-"""Every option of the Go server ``nats-streaming-server``, and what becomes of it here.
+"""All options of the Go server ``nats-streaming-server``, and how this server treats them.
 
-An option has flags, keys in a section of the file, or both. It is *mapped* onto an option of ours
-(``to``), or *noted*: accepted with one line in the log that says what applies instead; or *refused*,
-with what to use instead, when accepting it would quietly leave somebody less safe than they asked to
-be, or without something they rely on. A refused switch may still be given as off.
+An option has flags, keys in a section of the file, or both. It is *mapped* to an option of this server
+(``to``); or *noted*: accepted, with a log line that says what applies instead; or *refused*, with an
+alternative. An option is refused if ignoring it would silently make the server less secure than requested, or
+remove something that its user relies on. A refused switch may be given as off.
 
-The table is plain data and imports nothing that takes time: the port is bound when it has been read.
-``docs/reference-server.md`` shows it, and a test keeps the two alike.
+The table is plain data and imports nothing slow: it is read before the port is bound.
+``docs/reference-server.md`` shows it; a test compares the two.
 
 Source: nats-streaming-server v0.25, its usage text, and its configuration file.
 """
@@ -29,25 +29,25 @@ class Option(NamedTuple):
     """One option."""
 
     flags: tuple[str, ...]
-    """Its flags, without dashes, the longest meaning last; they take one dash or two."""
+    """Flags without dashes, the full name last; they take one dash or two."""
     keys: tuple[str, ...]
-    """Its keys in the file, in lower case."""
+    """Keys in the file, in lower case."""
     section: str
-    """Which map of the file they stand in: see `SECTIONS`."""
+    """The map of the file with these keys: see `SECTIONS`."""
     kind: str
-    """What it holds."""
+    """Type of the value."""
     to: str = ""
-    """Mapped: the path of our option; or a word in brackets for what needs more than a new name."""
+    """Mapped: the path of this server's option; or a word in brackets if it needs code of its own."""
     note: str = ""
     """Noted: what applies instead."""
     refused: str = ""
-    """Refused: why, and what to use instead."""
+    """Refused: the reason and the alternative."""
     about: str = ""
-    """What it is, for the usage text; mapped ones only."""
+    """Description for the usage text; only of mapped options."""
 
     @property
     def name(self) -> str:
-        """How it is called when we speak of it."""
+        """The name in messages and tables."""
         return f"-{self.flags[-1]}" if self.flags else f"{self.section}.{self.keys[-1]}"
 
 
@@ -63,7 +63,7 @@ SECTIONS: Final = {
     "cluster": "`cluster` there",
     "command": "",
 }
-"""The sections, and where they are in the file."""
+"""The sections, and their places in the file."""
 
 SECTION_KEYS: Final = {
     "limits": "limits",
@@ -76,13 +76,13 @@ SECTION_KEYS: Final = {
     "tls": "streaming.tls",
     "cluster": "streaming.cluster",
 }
-"""Keys of the streaming part that are sections themselves."""
+"""Keys in the streaming part that are sections."""
 
-_SPACE = "the store gives space back by itself"
-_CLIENT_TLS = "TLS for clients is not in this release; let them connect on a private network or through a VPN"
-_RAFT = "elections follow raft.election_timeout of this server, 1 to 1.5 s"
-_SQL = "there is no SQL store: use --store FILE --dir DIR, replicated with --clustered"
-_SYSLOG = "log lines go to standard error, which systemd and containers pass on, or to --log FILE"
+_SPACE = "the store reclaims space automatically"
+_CLIENT_TLS = "TLS for clients is not supported; use a private network or a VPN"
+_RAFT = "elections use raft.election_timeout of this server, 1 to 1.5 s"
+_SQL = "the SQL store is not supported: use --store FILE --dir DIR, replicated with --clustered"
+_SYSLOG = "the log goes to standard error, which systemd and containers collect, or to --log FILE"
 _ENCRYPTS = "(encryption)"
 
 OPTIONS: Final[tuple[Option, ...]] = (
@@ -102,7 +102,7 @@ OPTIONS: Final[tuple[Option, ...]] = (
         "streaming",
         TEXT,
         "(store)",
-        about="MEMORY (nothing is kept) or FILE",
+        about="MEMORY (nothing is stored) or FILE",
     ),
     Option(("dir",), ("dir", "datastore"), "streaming", TEXT, "(dir)", about="directory of the FILE store"),
     Option(
@@ -111,12 +111,12 @@ OPTIONS: Final[tuple[Option, ...]] = (
         "streaming",
         TEXT,
         "(external)",
-        about="URLs of NATS servers that clients connect to instead of to this one",
+        about="URLs of an external NATS server for clients to connect to",
     ),
     Option((), ("credentials",), "streaming", TEXT, "(external)", about="refused with `-ns`; see below"),
-    Option((), ("username", "user"), "streaming", TEXT, "(external)", about="who we are at `-ns`"),
-    Option((), ("password", "pass"), "streaming", TEXT, "(external)", about="with it"),
-    Option((), ("token",), "streaming", TEXT, "(external)", about="the token for `-ns`"),
+    Option((), ("username", "user"), "streaming", TEXT, "(external)", about="user name for `-ns`"),
+    Option((), ("password", "pass"), "streaming", TEXT, "(external)", about="password for `-ns`"),
+    Option((), ("token",), "streaming", TEXT, "(external)", about="token for `-ns`"),
     Option((), ("nkey_seed_file",), "streaming", TEXT, "(external)", about="refused with `-ns`; see below"),
     Option(
         ("secure",),
@@ -124,7 +124,7 @@ OPTIONS: Final[tuple[Option, ...]] = (
         "streaming",
         BOOL,
         "(external)",
-        about="TLS to -ns, its certificate not checked",
+        about="TLS to -ns without verifying its certificate",
     ),
     Option(
         ("tls_client_cert",),
@@ -132,16 +132,23 @@ OPTIONS: Final[tuple[Option, ...]] = (
         "streaming.tls",
         TEXT,
         "(external)",
-        about="our certificate for -ns",
+        about="client certificate for -ns",
     ),
-    Option(("tls_client_key",), ("client_key",), "streaming.tls", TEXT, "(external)", about="its key"),
+    Option(
+        ("tls_client_key",),
+        ("client_key",),
+        "streaming.tls",
+        TEXT,
+        "(external)",
+        about="private key of the client certificate",
+    ),
     Option(
         ("tls_client_cacert",),
         ("client_ca", "client_cacert"),
         "streaming.tls",
         TEXT,
         "(external)",
-        about="the authority of -ns's certificate",
+        about="authority of -ns's certificate",
     ),
     Option(
         (),
@@ -149,7 +156,7 @@ OPTIONS: Final[tuple[Option, ...]] = (
         "streaming.tls",
         TEXT,
         "(external)",
-        about="the name in `-ns`'s certificate",
+        about="name in `-ns`'s certificate",
     ),
     Option(
         (),
@@ -157,7 +164,7 @@ OPTIONS: Final[tuple[Option, ...]] = (
         "streaming.tls",
         BOOL,
         "(external)",
-        about="`-ns`'s certificate is not checked",
+        about="do not verify `-ns`'s certificate",
     ),
     Option(
         ("hbi", "hb_interval"),
@@ -165,7 +172,7 @@ OPTIONS: Final[tuple[Option, ...]] = (
         "streaming",
         DURATION,
         "streaming.hb_interval",
-        about="how often a client is sent a heartbeat",
+        about="interval of heartbeats to a client",
     ),
     Option(
         ("hbt", "hb_timeout"),
@@ -173,7 +180,7 @@ OPTIONS: Final[tuple[Option, ...]] = (
         "streaming",
         DURATION,
         "streaming.hb_timeout",
-        about="how long it may take to answer",
+        about="how long a client may take to answer",
     ),
     Option(
         ("hbf", "hb_fail_count"),
@@ -181,7 +188,7 @@ OPTIONS: Final[tuple[Option, ...]] = (
         "streaming",
         INT,
         "streaming.hb_fail_count",
-        about="how many in a row it may miss",
+        about="consecutive heartbeats that a client may miss",
     ),
     Option(
         ("replace_durable",),
@@ -189,25 +196,25 @@ OPTIONS: Final[tuple[Option, ...]] = (
         "streaming",
         BOOL,
         "streaming.replace_durable",
-        about="a second subscriber takes an online durable over",
+        about="a second subscriber takes over an online durable",
     ),
     Option(
         ("ft_group",),
         ("ft_group", "ft_group_name"),
         "streaming",
         TEXT,
-        refused="there is no fault-tolerant mode with a shared store: use three nodes with --clustered",
+        refused="fault tolerance with a shared store is not supported: use three nodes with --clustered",
     ),
     Option(
         (),
         ("partitioning",),
         "streaming",
         BOOL,
-        refused="channels are not partitioned between servers: use one cluster, or cluster IDs of their own",
+        refused="partitioning of channels is not supported: use one cluster, or several with different IDs",
     ),
-    Option(("io_batch_size",), (), "streaming", INT, note="batches adapt to the load by themselves"),
-    Option(("io_sleep_time",), (), "streaming", INT, note="batches adapt to the load by themselves"),
-    Option(("encrypt",), ("encrypt",), "streaming", BOOL, _ENCRYPTS, about="encrypt what is on the disk"),
+    Option(("io_batch_size",), (), "streaming", INT, note="batches adapt to the load automatically"),
+    Option(("io_sleep_time",), (), "streaming", INT, note="batches adapt to the load automatically"),
+    Option(("encrypt",), ("encrypt",), "streaming", BOOL, _ENCRYPTS, about="encrypt data on disk"),
     Option(
         ("encryption_cipher",),
         ("encryption_cipher",),
@@ -222,15 +229,13 @@ OPTIONS: Final[tuple[Option, ...]] = (
         "streaming",
         TEXT,
         _ENCRYPTS,
-        about="pass phrase; better NATS_STREAMING_ENCRYPTION_KEY in the environment",
+        about="pass phrase; better in the variable NATS_STREAMING_ENCRYPTION_KEY",
     ),
     Option(
-        ("SD", "stan_debug"), ("sd", "stan_debug"), "streaming", BOOL, "(log)", about="debug lines, streaming"
+        ("SD", "stan_debug"), ("sd", "stan_debug"), "streaming", BOOL, "(log)", about="streaming debug lines"
     ),
-    Option(
-        ("SV", "stan_trace"), ("sv", "stan_trace"), "streaming", BOOL, "(log)", about="the same as -SD here"
-    ),
-    Option(("SDV",), (), "streaming", BOOL, "(log)", about="both"),
+    Option(("SV", "stan_trace"), ("sv", "stan_trace"), "streaming", BOOL, "(log)", about="same as -SD"),
+    Option(("SDV",), (), "streaming", BOOL, "(log)", about="-SD and -SV"),
     Option(("syslog_name",), ("syslog_name",), "streaming", TEXT, note=_SYSLOG),
     # --- limits
     Option(
@@ -239,7 +244,7 @@ OPTIONS: Final[tuple[Option, ...]] = (
         "limits",
         INT,
         "limits.max_channels",
-        about="channels",
+        about="max number of channels",
     ),
     Option(
         ("msu", "max_subs"),
@@ -247,7 +252,7 @@ OPTIONS: Final[tuple[Option, ...]] = (
         "limits",
         INT,
         "limits.max_subs",
-        about="subscriptions of a channel",
+        about="max subscriptions per channel",
     ),
     Option(
         ("mm", "max_msgs"),
@@ -255,7 +260,7 @@ OPTIONS: Final[tuple[Option, ...]] = (
         "limits",
         INT,
         "limits.max_msgs",
-        about="messages kept of a channel",
+        about="max messages kept per channel",
     ),
     Option(
         ("mb", "max_bytes"),
@@ -263,7 +268,7 @@ OPTIONS: Final[tuple[Option, ...]] = (
         "limits",
         SIZE,
         "limits.max_bytes",
-        about="bytes kept of a channel",
+        about="max bytes kept per channel",
     ),
     Option(
         ("ma", "max_age"),
@@ -279,7 +284,7 @@ OPTIONS: Final[tuple[Option, ...]] = (
         "limits",
         DURATION,
         "limits.max_inactivity",
-        about="how long a channel that nobody uses is kept",
+        about="how long an unused channel is kept",
     ),
     Option(
         (),
@@ -293,7 +298,7 @@ OPTIONS: Final[tuple[Option, ...]] = (
     Option(("file_compact_frag",), ("compact_frag", "compact_fragmentation"), "file", INT, note=_SPACE),
     Option(("file_compact_interval",), ("compact_interval",), "file", INT, note=_SPACE),
     Option(("file_compact_min_size",), ("compact_min_size",), "file", SIZE, note=_SPACE),
-    Option(("file_buffer_size",), ("buffer_size",), "file", SIZE, note="writes are gathered by themselves"),
+    Option(("file_buffer_size",), ("buffer_size",), "file", SIZE, note="writes are batched automatically"),
     Option(
         ("file_read_buffer_size",),
         ("read_buffer_size", "file_read_buffer_size"),
@@ -306,7 +311,7 @@ OPTIONS: Final[tuple[Option, ...]] = (
         ("crc", "do_crc"),
         "file",
         BOOL,
-        note="what is stored is always checked when it is read",
+        note="stored data is always checked when it is read",
     ),
     Option(("file_crc_poly",), ("crc_poly",), "file", INT, note="checksums are CRC-32C"),
     Option(
@@ -314,14 +319,14 @@ OPTIONS: Final[tuple[Option, ...]] = (
         ("sync", "do_sync", "sync_on_flush"),
         "file",
         BOOL,
-        note="a publish is always on the disk before it is acknowledged",
+        note="a publish is always on disk before it is acknowledged",
     ),
     Option(
         ("file_auto_sync",),
         ("auto_sync", "file_auto_sync"),
         "file",
         DURATION,
-        note="a publish is always on the disk before it is acknowledged",
+        note="a publish is always on disk before it is acknowledged",
     ),
     Option(
         ("file_slice_max_msgs",),
@@ -349,19 +354,19 @@ OPTIONS: Final[tuple[Option, ...]] = (
         ("slice_archive_script", "slice_archive", "slice_script"),
         "file",
         TEXT,
-        refused="there are no slices that a script could archive: archive with a durable subscriber",
+        refused="there are no slices to archive: archive with a durable subscriber",
     ),
     Option(
-        ("file_fds_limit",), ("fds_limit", "file_descriptors_limit"), "file", INT, note="few files are opened"
+        ("file_fds_limit",), ("fds_limit", "file_descriptors_limit"), "file", INT, note="few files are open"
     ),
     Option(
         ("file_parallel_recovery",),
         ("parallel_recovery",),
         "file",
         INT,
-        note="recovery does not go by channels",
+        note="recovery does not depend on channels",
     ),
-    Option(("file_truncate_bad_eof",), (), "file", BOOL, note="a torn end is found and cut off by itself"),
+    Option(("file_truncate_bad_eof",), (), "file", BOOL, note="a torn end is truncated automatically"),
     # --- SQL store
     Option(("sql_driver",), ("driver",), "sql", TEXT, refused=_SQL),
     Option(("sql_source",), ("source",), "sql", TEXT, refused=_SQL),
@@ -369,14 +374,14 @@ OPTIONS: Final[tuple[Option, ...]] = (
     Option(("sql_max_open_conns",), ("max_open_conns", "max_conns"), "sql", INT, refused=_SQL),
     Option(("sql_bulk_insert_limit",), ("bulk_insert_limit",), "sql", INT, refused=_SQL),
     # --- clustering
-    Option(("clustered",), (), "streaming.cluster", BOOL, "(cluster)", about="one node of a cluster"),
+    Option(("clustered",), (), "streaming.cluster", BOOL, "(cluster)", about="run a node of a cluster"),
     Option(
         ("cluster_node_id",),
         ("node_id",),
         "streaming.cluster",
         TEXT,
         "(cluster)",
-        about="this node's name; without --cluster_peers one is drawn, and kept in --dir",
+        about="this node's name; without --cluster_peers it may be generated, and is kept in --dir",
     ),
     Option(
         ("cluster_peers",),
@@ -384,7 +389,7 @@ OPTIONS: Final[tuple[Option, ...]] = (
         "streaming.cluster",
         LIST,
         "(cluster)",
-        about="the other nodes' names; NAME=HOST:PORT for those not found by --routes",
+        about="names of the other nodes; NAME=HOST:PORT for nodes that --routes do not find",
     ),
     Option(
         ("cluster_bootstrap",),
@@ -392,20 +397,22 @@ OPTIONS: Final[tuple[Option, ...]] = (
         "streaming.cluster",
         BOOL,
         "(cluster)",
-        about="without --cluster_peers: found a cluster alone, which others join by --routes",
+        about="without --cluster_peers: bootstrap a cluster alone; others join it by --routes",
     ),
     Option(("cluster_log_path",), ("log_path",), "streaming.cluster", TEXT, note="the log is in --dir"),
     Option(
-        ("cluster_log_cache_size",), ("log_cache_size",), "streaming.cluster", INT, note="sized by itself"
+        ("cluster_log_cache_size",), ("log_cache_size",), "streaming.cluster", INT, note="sized automatically"
     ),
-    Option(("cluster_log_snapshots",), ("log_snapshots",), "streaming.cluster", INT, note="one is kept"),
+    Option(
+        ("cluster_log_snapshots",), ("log_snapshots",), "streaming.cluster", INT, note="one snapshot is kept"
+    ),
     Option(
         ("cluster_trailing_logs",),
         ("trailing_logs",),
         "streaming.cluster",
         INT,
         "raft.trailing_logs",
-        about="entries kept for nodes that were away",
+        about="entries kept for nodes that were disconnected",
     ),
     Option(
         ("cluster_sync",),
@@ -414,13 +421,13 @@ OPTIONS: Final[tuple[Option, ...]] = (
         BOOL,
         note="a publish is always on the disks of a majority before it is acknowledged",
     ),
-    Option(("cluster_raft_logging",), ("raft_logging",), "streaming.cluster", BOOL, note="see -SD"),
+    Option(("cluster_raft_logging",), ("raft_logging",), "streaming.cluster", BOOL, note="use -SD"),
     Option(
         ("cluster_proceed_on_restore_failure",),
         ("proceed_on_restore_failure",),
         "streaming.cluster",
         BOOL,
-        note="a node whose data can't be trusted stops, and is given a copy by the others",
+        note="a node with damaged data stops; replace it, and the other nodes send it a copy",
     ),
     Option(
         ("cluster_allow_add_remove_node",),
@@ -434,17 +441,21 @@ OPTIONS: Final[tuple[Option, ...]] = (
     Option((), ("raft_election_timeout",), "streaming.cluster", DURATION, note=_RAFT),
     Option((), ("raft_lease_timeout",), "streaming.cluster", DURATION, note=_RAFT),
     Option(
-        (), ("raft_commit_timeout",), "streaming.cluster", DURATION, note="followers hear of commits at once"
+        (), ("raft_commit_timeout",), "streaming.cluster", DURATION, note="followers learn of commits at once"
     ),
-    Option((), ("bolt_free_list_sync",), "streaming.cluster", BOOL, note="there is no such database"),
-    Option((), ("bolt_free_list_map",), "streaming.cluster", BOOL, note="there is no such database"),
+    Option((), ("bolt_free_list_sync",), "streaming.cluster", BOOL, note="this server does not use bolt"),
+    Option((), ("bolt_free_list_map",), "streaming.cluster", BOOL, note="this server does not use bolt"),
     Option(
-        (), ("nodes_connections",), "streaming.cluster", BOOL, note="nodes always have links of their own"
+        (),
+        ("nodes_connections",),
+        "streaming.cluster",
+        BOOL,
+        note="nodes always have connections of their own",
     ),
     # --- NATS
     Option(("a", "addr", "net"), ("host", "net"), "nats", TEXT, "(host)", about="address to listen on"),
-    Option(("p", "port"), ("port",), "nats", INT, "(port)", about="port for clients, -1 for any"),
-    Option((), ("listen",), "nats", TEXT, "(listen)", about="host and port of clients in one"),
+    Option(("p", "port"), ("port",), "nats", INT, "(port)", about="port for clients, -1 for any free port"),
+    Option((), ("listen",), "nats", TEXT, "(listen)", about="host and port for clients"),
     Option(
         ("n", "name", "server_name"),
         ("server_name",),
@@ -459,7 +470,7 @@ OPTIONS: Final[tuple[Option, ...]] = (
         "nats",
         TEXT,
         "(advertise)",
-        about="where clients are told to connect",
+        about="address that clients are given",
     ),
     Option(
         ("m", "http_port"),
@@ -467,7 +478,7 @@ OPTIONS: Final[tuple[Option, ...]] = (
         "nats",
         INT,
         "(monitor)",
-        about="port for monitoring, on the address of clients",
+        about="port for monitoring, on the same host as clients",
     ),
     Option(
         (),
@@ -475,14 +486,14 @@ OPTIONS: Final[tuple[Option, ...]] = (
         "nats",
         TEXT,
         "(monitor)",
-        about="the same, or `HOST:PORT`: whoever reaches that may read all of it",
+        about="the same, or `HOST:PORT`: everyone who can reach it may read all pages",
     ),
     Option(
         ("ms", "https_port"),
         ("https_port", "https"),
         "nats",
         TEXT,
-        refused="monitoring over TLS is not in this release: use -m, behind an HTTPS proxy",
+        refused="monitoring over TLS is not supported: use -m behind an HTTPS proxy",
     ),
     Option((), ("http_base_path",), "nats", TEXT, "monitoring.http_base_path"),
     Option(("user",), ("user", "username"), "authorization", TEXT, "clients.user", about="the only user"),
@@ -498,7 +509,7 @@ OPTIONS: Final[tuple[Option, ...]] = (
         "authorization",
         MAP,
         "(users)",
-        about="of users that have none of their own",
+        about="permissions of users without their own",
     ),
     Option((), ("no_auth_user",), "nats", TEXT, "clients.no_auth_user"),
     Option(("tls",), (), "nats", BOOL, refused=_CLIENT_TLS),
@@ -507,20 +518,26 @@ OPTIONS: Final[tuple[Option, ...]] = (
     Option(("tlskey",), (), "nats", TEXT, refused=_CLIENT_TLS),
     Option(("tlscacert",), (), "nats", TEXT, refused=_CLIENT_TLS),
     Option(("tlsverify",), (), "nats", BOOL, refused=_CLIENT_TLS),
-    Option((), ("allow_non_tls",), "nats", BOOL, note="there is no TLS for clients in this release"),
+    Option((), ("allow_non_tls",), "nats", BOOL, note="TLS for clients is not supported"),
     Option((), ("max_payload",), "nats", SIZE, "clients.max_payload"),
     Option((), ("max_control_line",), "nats", SIZE, "clients.max_control_line"),
     Option((), ("max_pending",), "nats", SIZE, "clients.max_pending"),
     Option((), ("max_connections", "max_conn"), "nats", INT, "clients.max_connections"),
     Option((), ("max_subscriptions", "max_subs"), "nats", INT, "clients.max_subscriptions"),
-    Option((), ("max_sub_tokens",), "nats", INT, refused="subjects are bounded by max_control_line only"),
+    Option(
+        (), ("max_sub_tokens",), "nats", INT, refused="not supported: only max_control_line limits subjects"
+    ),
     Option((), ("ping_interval",), "nats", SECONDS, "clients.ping_interval"),
     Option((), ("ping_max",), "nats", INT, "clients.ping_max"),
     Option((), ("write_deadline",), "nats", SECONDS, "clients.write_deadline"),
     Option((), ("lame_duck_duration",), "nats", SECONDS, "clients.lame_duck_duration"),
     Option((), ("lame_duck_grace_period",), "nats", SECONDS, "clients.lame_duck_grace_period"),
     Option(
-        (), ("no_header_support",), "nats", BOOL, note="headers stay; clients that use none notice nothing"
+        (),
+        ("no_header_support",),
+        "nats",
+        BOOL,
+        note="headers stay enabled; clients that use none are unaffected",
     ),
     Option(
         ("cluster", "cluster_listen"),
@@ -528,26 +545,26 @@ OPTIONS: Final[tuple[Option, ...]] = (
         "cluster",
         TEXT,
         "(peer)",
-        about="where this node listens for the others, nats://HOST:PORT",
+        about="listen address for other nodes, nats://HOST:PORT",
     ),
-    Option((), ("host",), "cluster", TEXT, "(peer)", about="the host in `-cluster`"),
-    Option((), ("port",), "cluster", INT, "(peer)", about="the port in `-cluster`"),
+    Option((), ("host",), "cluster", TEXT, "(peer)", about="host of `-cluster`"),
+    Option((), ("port",), "cluster", INT, "(peer)", about="port of `-cluster`"),
     Option(
         ("routes",),
         ("routes",),
         "cluster",
         LIST,
         "(routes)",
-        about="where others are, of this cluster or another, nats://HOST:PORT,…",
+        about="addresses of nodes of this cluster or another, nats://HOST:PORT,…",
     ),
-    Option(("cluster_name",), ("name",), "cluster", TEXT, note="the cluster is called like its cluster ID"),
+    Option(("cluster_name",), ("name",), "cluster", TEXT, note="the name of the cluster is its cluster ID"),
     Option(
         ("cluster_advertise",),
         ("advertise", "cluster_advertise"),
         "cluster",
         TEXT,
         "(peer)",
-        about="where the others reach this node, HOST or HOST:PORT",
+        about="address at which other nodes reach this node, HOST or HOST:PORT",
     ),
     Option(
         ("no_advertise",),
@@ -555,21 +572,21 @@ OPTIONS: Final[tuple[Option, ...]] = (
         "cluster",
         BOOL,
         "cluster.no_advertise",
-        about="clients of routing peers are not told of this server",
+        about="hide this cluster's client addresses from clients of other clusters",
     ),
     Option(
         ("connect_retries",),
         ("connect_retries",),
         "cluster",
         INT,
-        note="what --routes names is dialed for ever",
+        note="routes are dialled forever",
     ),
     Option(
         (),
         ("authorization",),
         "cluster",
         MAP,
-        refused="nodes know each other by certificates: cluster { tls { cert_file, key_file, ca_file } }",
+        refused="nodes authenticate by certificates: cluster { tls { cert_file, key_file, ca_file } }",
     ),
     Option(
         (),
@@ -584,7 +601,7 @@ OPTIONS: Final[tuple[Option, ...]] = (
         ("permissions",),
         "cluster",
         MAP,
-        refused="routes have no permissions here: clusters that share an authority trust each other",
+        refused="permissions of routes are not supported: clusters with the same authority trust each other",
     ),
     Option(
         ("l", "log"),
@@ -599,14 +616,14 @@ OPTIONS: Final[tuple[Option, ...]] = (
         ("log_size_limit", "logfile_size_limit"),
         "nats",
         SIZE,
-        note="rotate with logrotate or by hand; SIGUSR1 opens the file anew",
+        note="rotate with logrotate or by hand; SIGUSR1 reopens the file",
     ),
-    Option(("T", "logtime"), ("logtime",), "nats", BOOL, "(log)", about="log lines say when"),
-    Option(("D", "debug"), ("debug",), "nats", BOOL, "(log)", about="debug lines, NATS"),
-    Option(("V", "trace"), ("trace",), "nats", BOOL, "(log)", about="the same as -D here"),
-    Option(("DV",), (), "nats", BOOL, "(log)", about="both"),
-    Option(("VV",), ("trace_verbose",), "nats", BOOL, "(log)", about="the same as -D here"),
-    Option(("DVV",), (), "nats", BOOL, "(log)", about="both"),
+    Option(("T", "logtime"), ("logtime",), "nats", BOOL, "(log)", about="log lines have a time"),
+    Option(("D", "debug"), ("debug",), "nats", BOOL, "(log)", about="NATS debug lines"),
+    Option(("V", "trace"), ("trace",), "nats", BOOL, "(log)", about="same as -D"),
+    Option(("DV",), (), "nats", BOOL, "(log)", about="-D and -V"),
+    Option(("VV",), ("trace_verbose",), "nats", BOOL, "(log)", about="same as -D"),
+    Option(("DVV",), (), "nats", BOOL, "(log)", about="-D and -VV"),
     Option(("s", "syslog"), ("syslog",), "nats", BOOL, note=_SYSLOG),
     Option(("r", "remote_syslog"), ("remote_syslog",), "nats", TEXT, note=_SYSLOG),
     Option(
@@ -617,7 +634,7 @@ OPTIONS: Final[tuple[Option, ...]] = (
         "(pid)",
         about="write the process ID to this file",
     ),
-    Option(("ports_file_dir",), ("ports_file_dir",), "nats", TEXT, note="the log says which ports are used"),
+    Option(("ports_file_dir",), ("ports_file_dir",), "nats", TEXT, note="the log has the ports"),
     Option(("profile",), ("prof_port",), "nats", INT, note="there is no Go runtime to profile"),
     Option(("max_traced_msg_len",), ("max_traced_msg_len",), "nats", INT, note="messages are not traced"),
     # --- the command itself
@@ -628,33 +645,33 @@ OPTIONS: Final[tuple[Option, ...]] = (
         "command",
         TEXT,
         "(file)",
-        about="its streaming part, if that is another file",
+        about="configuration file of the streaming part, if it is another one",
     ),
     Option(("t",), (), "command", BOOL, "(action)", about="check the configuration and exit"),
-    Option(("v", "version"), (), "command", BOOL, "(action)", about="say the version and exit"),
-    Option(("h", "help"), (), "command", BOOL, "(action)", about="say this and exit"),
-    Option(("help_tls",), (), "command", BOOL, "(action)", about="the same"),
+    Option(("v", "version"), (), "command", BOOL, "(action)", about="print the version and exit"),
+    Option(("h", "help"), (), "command", BOOL, "(action)", about="print this help and exit"),
+    Option(("help_tls",), (), "command", BOOL, "(action)", about="same as -h"),
     Option(
         ("sl", "signal"),
         (),
         "command",
         TEXT,
         "(action)",
-        about="quit, stop, reopen, reload or ldm a running server, =PID if there are several",
+        about="send quit, stop, reopen, reload or ldm to a running server; =PID if there are several",
     ),
 )
-"""All of them, in the order of the documentation."""
+"""All options, in the order of the documentation."""
 
 NOTE, REFUSED, MAPPED = "noted", "refused", "mapped"
 
 
 def fate(option: Option) -> str:
-    """What becomes of it."""
+    """Return how the option is treated."""
     return REFUSED if option.refused else NOTE if option.note else MAPPED
 
 
 def row(option: Option) -> str:
-    """Its row in the documentation: flags, keys, fate, and why or whereto."""
+    """Return the option's row in the documentation: flags, keys, treatment, and the reason or target."""
     flags = ", ".join(f"`-{flag}`" for flag in option.flags) or "–"
     keys = ", ".join(f"`{key}`" for key in option.keys) or "–"
     text = option.refused or option.note or option.about
@@ -664,20 +681,20 @@ def row(option: Option) -> str:
 
 
 def by_flag() -> dict[str, Option]:
-    """The options by each of their flags."""
+    """Return the options by flag."""
     return {flag: option for option in OPTIONS for flag in option.flags}
 
 
 def by_key(section: str) -> dict[str, Option]:
-    """The options of one section of the file by each of their keys."""
+    """Return the options of one section of the file by key."""
     return {key: option for option in OPTIONS if option.section == section for key in option.keys}
 
 
 def usage() -> str:
-    """What ``-h`` says."""
+    """Return the usage text of ``-h``."""
     titles = {
         "streaming": "Streaming server",
-        "limits": "Limits, 0 for none",
+        "limits": "Limits, 0 for unlimited",
         "streaming.cluster": "Cluster",
         "nats": "Connections and log",
         "command": "This command",
@@ -697,7 +714,7 @@ def usage() -> str:
                 flags = ", ".join(f"-{flag}" for flag in option.flags)
                 lines.append(f"    {flags:32} {option.about}")
     others = [f"-{flag}" for option in OPTIONS if option.note for flag in option.flags]
-    lines += ["", "Accepted without effect, each with a line in the log: " + ", ".join(others)]
+    lines += ["", "Accepted without effect, with a line in the log: " + ", ".join(others)]
     refused = [f"-{flag}" for option in OPTIONS if option.refused for flag in option.flags]
-    lines += ["Refused, with what to use instead: " + ", ".join(refused)]
+    lines += ["Refused, with an alternative: " + ", ".join(refused)]
     return "\n".join(lines)

@@ -1,7 +1,7 @@
-"""The Go server's options as somebody gave them: on the command line, in files; each of the right type.
+"""Read the Go server's options from the command line and from files, and check their types.
 
-A value of a wrong type, an unknown flag and an unknown key are mistakes, and are named. What the options
-mean is `reference`'s business.
+A value of a wrong type, an unknown flag and an unknown key are mistakes, reported by name. `reference` gives
+the options their meaning.
 """
 
 from __future__ import annotations
@@ -31,36 +31,36 @@ from node.config.values import parse_duration, parse_size
 from node.errors import ConfigError
 
 BOOLEANS: Final = {"1": True, "t": True, "true": True, "0": False, "f": False, "false": False}
-"""As Go reads them, in lower case."""
+"""Boolean words of Go, in lower case."""
 
 
 class Given(NamedTuple):
-    """An option that somebody gave."""
+    """An option in the command line or a file."""
 
     option: Option
     name: str
-    """As they wrote it: ``-mc`` or ``max_channels``."""
+    """The name that was used: ``-mc`` or ``max_channels``."""
     place: str
-    """Where: ``flag -mc`` or ``stan.conf:3:5: max_channels``."""
+    """The place: ``flag -mc`` or ``stan.conf:3:5: max_channels``."""
     value: Tree
     by_flag: bool
 
 
 class Input:
-    """Finds options on the command line and in files, each with its value checked for its type."""
+    """Finds options on the command line and in files, and checks the types of their values."""
 
     def __init__(self) -> None:
         self.problems: list[str] = []
 
     def flags(self, argv: Sequence[str]) -> list[Given]:
-        """The flags, in order. One dash or two; ``-flag=value`` or ``-flag value``."""
+        """Parse flags, in order. They have one dash or two; ``-flag=value`` or ``-flag value``."""
         known = by_flag()
         found = []
         words = iter(argv)
         for word in words:
             name, equals, text = word.lstrip("-").partition("=")
             if not word.startswith("-") or not name or word.startswith("---"):
-                self.problems.append(f"unexpected argument {word!r}: flags begin with one dash or two")
+                self.problems.append(f"unexpected argument {word!r}: flags start with one dash or two")
                 continue
             option = known.get(name)
             if option is None:
@@ -70,7 +70,7 @@ class Input:
             if not equals:
                 value = "true" if option.kind == BOOL else next(words, None)
                 if value is None:
-                    self.problems.append(f"{place}: expected {option.kind} after it")
+                    self.problems.append(f"{place}: expected {option.kind} as its value")
                     continue
                 text = value
             given = self._checked(option, f"-{name}", place, Scalar(place, "word", text), by_flag=True)
@@ -78,7 +78,7 @@ class Input:
         return found
 
     def files(self, config: str, streaming: str, environ: AbstractMapping[str, str]) -> list[Given]:
-        """The keys of the NATS file and of the streaming file, perhaps one and the same."""
+        """Read the keys of the NATS file and of the streaming file, which may be the same file."""
         try:
             nats = read_conf(config, environ)
             stan = nats if streaming == config else read_conf(streaming, environ)
@@ -110,12 +110,12 @@ class Input:
         *,
         shared: bool = False,
     ) -> list[Given]:
-        """The options of one map.
+        """Read the options of one map.
 
         Args:
             tree: the map.
-            section: which it is.
-            others: keys that mean something to somebody else; None: somebody else refuses unknown ones.
+            section: its section.
+            others: valid keys of other parts; None: another call refuses unknown keys.
             variables: places of keys that are used as variables.
             shared: the streaming part and the NATS part read the same map.
         """
@@ -155,7 +155,7 @@ class Input:
 
 
 def _beside(section: str) -> set[str] | None:
-    """Where two parts read maps of one name: the keys of the other one, or None if it looks itself."""
+    """Return the other part's keys in a map that both parts read; None if that part checks the map itself."""
     if section == "streaming.cluster":
         return set(by_key("cluster"))
     return None if section in ("cluster", "streaming.tls") else set()
@@ -167,7 +167,7 @@ def _is_streaming_tls(value: Mapping) -> bool:
 
 
 def _below(section: str) -> dict[str, str]:
-    """The maps within a section, by their keys."""
+    """Return the maps within a section, by key."""
     if section == "streaming":
         return SECTION_KEYS
     if section == "nats":
@@ -176,7 +176,7 @@ def _below(section: str) -> dict[str, str]:
 
 
 def wrong(option: Option, value: Tree) -> str:
-    """What is wrong with the type of a value; empty: nothing."""
+    """Return what is wrong with the type of a value; empty if nothing is."""
     kind = option.kind
     expected = f"expected {kind}, not "
     if isinstance(value, Mapping):
@@ -224,14 +224,14 @@ def _fits(kind: str, text: str) -> bool:
 
 
 def hint(word: str, known: Iterable[str]) -> str:
-    """``; did you mean …?`` with the closest of ``known``, or nothing."""
-    from node.config.overrides import hint as of_all_options  # it brings the model along; this is a mistake
+    """Return ``; did you mean …?`` with the most similar word, or nothing."""
+    from node.config.overrides import hint as of_all_options  # slow: it imports the model
 
     return of_all_options(word, known)
 
 
 def is_on(value: Tree) -> bool:
-    """Whether it asks for anything: false, 0 and nothing don't."""
+    """Return whether a value enables something: false, 0 and an empty value do not."""
     if isinstance(value, Mapping | Items):
         return bool(value.values)
     if value.text.lower() in BOOLEANS:

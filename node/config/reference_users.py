@@ -1,4 +1,4 @@
-"""``authorization { users, default_permissions }`` of the Go server's file, as our ``clients.users``."""
+"""Convert ``authorization { users, default_permissions }`` of the Go server's file into ``clients.users``."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def credentials(digest: Digest) -> None:
-    """The users of the file, those without permissions with the default ones."""
+    """Set the users of the file; users without permissions get the default permissions."""
     users, everyones = digest.get("authorization.users"), digest.get("authorization.default_permissions")
     default = None
     if everyones is not None and isinstance(everyones.value, Mapping):
@@ -39,7 +39,7 @@ def _user(digest: Digest, user: Mapping, place: str, default: Mapping | None) ->
         if name == "permissions" and isinstance(value, Mapping):
             made.put("permissions", value.place, _permissions(digest, value))
         elif name not in names:
-            digest.problems.append(f"{user.key_places[key]}: {key}: unknown key, or none of this release")
+            digest.problems.append(f"{user.key_places[key]}: {key}: unknown or unsupported key")
         elif not isinstance(value, Scalar) or value.type not in ("text", "word"):
             digest.problems.append(f"{user.key_places[key]}: {key}: expected text, not {describe(value)}")
         else:
@@ -63,13 +63,13 @@ def _permissions(digest: Digest, given: Mapping) -> Mapping:
         place = given.key_places[key]
         verb = verbs.get(key.lower())
         if verb is None:
-            digest.problems.append(f"{place}: {key}: unknown key, or none of this release")
+            digest.problems.append(f"{place}: {key}: unknown or unsupported key")
             continue
         subjects = Mapping(place)
         parts = value.values if isinstance(value, Mapping) else {"allow": value}
         for part, patterns in parts.items():
             if part.lower() not in ("allow", "deny"):
-                digest.problems.append(f"{place}: {key}: unknown key {part}; known: allow, deny")
+                digest.problems.append(f"{place}: {key}: unknown key {part}; expected allow or deny")
                 continue
             items = patterns if isinstance(patterns, Items) else Items(patterns.place, [patterns])
             subjects.put(part.lower(), place, items)

@@ -91,7 +91,7 @@ def test_flags_reach_the_server(start: Start) -> None:
         assert [publish(wire, subjects, "me", name, b"x") for name in "abc"] == ["", "", "too many channels"]
     said = server.said()
     assert re.search(r"^\[\d+\] \d{4}/\d\d/\d\d \d\d:\d\d:\d\d\.\d{6} \[INF\] STREAM: Starting ", said, re.M)
-    assert "[INF] STREAM: -file_crc: what is stored is always checked" in said
+    assert "[INF] STREAM: -file_crc: stored data is always checked" in said
     until("a debug line of the NATS part", lambda: re.search(r" \[DBG\] client 1 at ", server.said()))
 
 

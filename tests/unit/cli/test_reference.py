@@ -110,7 +110,7 @@ def test_the_node_gets_the_socket_and_behaves_as_the_reference(
     assert int(pid.read_text()) > 0
     said = log.read_text()
     assert "[INF] STREAM: Starting nats-streaming-server[test-cluster] version 0.25" in said
-    assert "[INF] STREAM: -file_crc: what is stored is always checked when it is read" in said
+    assert "[INF] STREAM: -file_crc: stored data is always checked when it is read" in said
     assert launch.reload is not None
     file.write_text("streaming { limits { mm: 7 } }")
     assert launch.reload().limits.max_msgs == 7

@@ -149,7 +149,7 @@ def test_actions(words: str, action: str) -> None:
         ("-max_chanels 5", "unknown flag -max_chanels; did you mean max_channels?"),
         ("--nothing", "unknown flag -nothing"),
         ("serve", "unexpected argument 'serve'"),
-        ("-mc", "flag -mc: expected an integer after it"),
+        ("-mc", "flag -mc: expected an integer as its value"),
         ("-mc five", "flag -mc: expected an integer, not 'five'"),
         ("-mc=-1", "flag -mc: limits.max_channels: max channels limit cannot be negative (-1)"),
         ("-ma 5", "flag -ma: expected a duration such as 30s, not '5'"),
@@ -159,8 +159,11 @@ def test_actions(words: str, action: str) -> None:
         ("-p 70000", "flag -p: expected a port"),
         ("-a no/host", "flag -a: expected a host name"),
         ("-st DISK", "flag -st: expected MEMORY or FILE, not DISK"),
-        ("-st SQL", "flag -st: there is no SQL store: use FILE with --dir, replicated with --clustered"),
-        ("-st FILE", "flag -st: the FILE store needs its directory: --dir DIR"),
+        (
+            "-st SQL",
+            "flag -st: the SQL store is not supported: use FILE with --dir, replicated with --clustered",
+        ),
+        ("-st FILE", "flag -st: the FILE store needs a directory: --dir DIR"),
         ("-ft_group g", "use three nodes with --clustered"),
         ("-ns nats://ann:pw@ho/st:4222", "flag -ns: invalid address in the URL: expected a host name"),
         (
@@ -173,15 +176,15 @@ def test_actions(words: str, action: str) -> None:
             "-cluster nats://host:5222",
             "flag -cluster: cluster.nodes.n1.peer: host:5222 is not on the loopback",
         ),
-        ("-cluster nats://u:p@127.0.0.1:5222", "flag -cluster: nodes know each other by certificates"),
+        ("-cluster nats://u:p@127.0.0.1:5222", "flag -cluster: nodes authenticate by certificates"),
         ("-routes nats://u:p@ho/st:5222", "flag -routes: invalid address in the URL"),
         ("-ns h -routes nats://127.0.0.1:1", "cluster.routes: has no effect with streaming.nats_server"),
-        ("-tls", "TLS for clients is not in this release"),
-        ("-sql_driver mysql", "there is no SQL store"),
+        ("-tls", "TLS for clients is not supported"),
+        ("-sql_driver mysql", "the SQL store is not supported"),
         ("-file_slice_archive_script x.sh", "archive with a durable subscriber"),
         ("-encrypt", "flag -encrypt: encryption key required"),
         ("-encryption_key k -encryption_cipher DES", "encryption cipher not supported"),
-        ("-m -1", "flag -m: expected the port for monitoring"),
+        ("-m -1", "flag -m: expected a fixed port for monitoring"),
         ("-user ann", "clients.user: has no effect without password"),
         ("-c nowhere.conf", "nowhere.conf: can't be read"),
     ],
@@ -359,18 +362,18 @@ def test_two_files(conf: Any) -> None:
             "mm: limits.max_msgs: max messages limit cannot be negative (-1)",
         ),
         ("streaming { clusterid: x }", "unknown key clusterid; did you mean cluster_id?"),
-        ("tls { cert_file: x }", "tls: TLS for clients is not in this release"),
-        ("streaming { sql { driver: mysql } }", "driver: there is no SQL store"),
+        ("tls { cert_file: x }", "tls: TLS for clients is not supported"),
+        ("streaming { sql { driver: mysql } }", "driver: the SQL store is not supported"),
         ("authorization { users: [ 5 ] }", "users[0]: expected a map"),
-        ("authorization { users: [ {user: a, password: b, nkey: c} ] }", "nkey: unknown key"),
+        ("authorization { users: [ {user: a, password: b, nkey: c} ] }", "nkey: unknown or unsupported key"),
         (
             "authorization { users: [ {user: a, password: b, permissions {publsh: x}} ] }",
-            "publsh: unknown key",
+            "publsh: unknown or unsupported key",
         ),
         ("authorization { users: [ {user: a, password: b, permissions {pub: {al: x}}} ] }", "unknown key al"),
         ("authorization { default_permissions {} }", "has no effect without users"),
         ("listen: 'x:y'", "listen: expected host:port"),
-        ("cluster { authorization { user: a } , port: 1}", "nodes know each other by certificates"),
+        ("cluster { authorization { user: a } , port: 1}", "nodes authenticate by certificates"),
         ("max_payload: 100MB", "max_payload: clients.max_payload: expected at most"),
     ],
 )
@@ -392,7 +395,7 @@ def test_monitoring_listens_where_clients_do(monkeypatch: pytest.MonkeyPatch) ->
     invocation, found = made("-m", "8222")
     assert found.cluster.nodes["n1"].http == Address("0.0.0.0", 8222)
     assert (found.monitoring.open, found.monitoring.figures_open) == (False, True)
-    assert "off the loopback, pages that name clients or channels are not shown" in invocation.notes[0]
+    assert "off the loopback, pages with names of clients or channels are refused" in invocation.notes[0]
     monkeypatch.setenv("STANCHION_MONITORING_TOKEN", "t")
     invocation, found = made("-m", "8222", STANCHION_MONITORING_TOKEN="t")
     assert (found.monitoring.figures_open, invocation.notes) == (True, [])
@@ -406,7 +409,7 @@ def test_an_address_that_somebody_wrote_out_is_open(conf: Any) -> None:
     invocation, found = made("-c", conf('http: "0.0.0.0:8222"'))
     assert found.cluster.nodes["n1"].http == Address("0.0.0.0", 8222)
     assert found.monitoring.open
-    assert "whoever reaches 0.0.0.0:8222" in invocation.warnings[0]
+    assert "everyone who can reach 0.0.0.0:8222" in invocation.warnings[0]
     assert config("-m", "0").cluster.nodes["n1"].http is None
 
 
@@ -420,8 +423,8 @@ def test_the_file_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     assert (found.store.store, found.store.dir) == ("file", tmp_path / "data")
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "server.dat").touch()
-    assert "holds the store of a Go server" in problems("-store", "file", "-dir", "data")
-    assert "MEMORY store keeps nothing" in made("-dir", "data")[0].notes[0]
+    assert "has the store of a Go server" in problems("-store", "file", "-dir", "data")
+    assert "unused by the MEMORY store" in made("-dir", "data")[0].notes[0]
 
 
 def test_encryption(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -439,7 +442,7 @@ def test_encryption(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert config(*words).store.encryption is None
     invocation, found = made("-encryption_key", "k")
     assert found.store.encryption is None
-    assert "writes nothing that could be encrypted" in invocation.notes[0]
+    assert "writes nothing to encrypt" in invocation.notes[0]
 
 
 # --- an external NATS server ----------------------------------------------------------------------
@@ -460,8 +463,8 @@ def test_an_external_server() -> None:
     assert server.tls is not None, "tls:// asks for it"
     assert "p@w" not in repr(found)
     assert "s3same" not in repr(server)
-    assert [note for note in invocation.notes if "clients connect to the NATS server of -ns" in note] == [
-        "-p, -a: no effect, for clients connect to the NATS server of -ns"
+    assert [note for note in invocation.notes if "clients connect to that NATS server" in note] == [
+        "-p, -a: no effect with -ns: clients connect to that NATS server"
     ] or "-a, -p: no effect" in invocation.notes[0]
     assert config().streaming.nats_server is None
 
@@ -505,7 +508,7 @@ def test_tls_to_an_external_server(conf: Any) -> None:
     assert found.streaming.nats_server is not None
     assert found.streaming.nats_server.tls is not None
     assert found.streaming.nats_server.tls.skip_verify
-    assert "is not checked" in invocation.warnings[0]
+    assert "is not verified" in invocation.warnings[0]
     for key in ("credentials", "nkey_seed_file"):
         assert f"{key}: " in problems("-c", conf(f"streaming {{ ns: 'h:1', {key}: x }}"))
 
@@ -517,7 +520,7 @@ def test_without_one_there_is_no_connection_to_nats(conf: Any) -> None:
     assert sorted(note.split(":")[0] for note in invocation.notes) == [
         "-secure", "client_ca", "password", "username",
     ]  # fmt: skip
-    assert all("no connection of its own to NATS" in note for note in invocation.notes)
+    assert all("no connection to an external NATS server" in note for note in invocation.notes)
 
 
 # --- clusters -------------------------------------------------------------------------------------
@@ -564,7 +567,7 @@ def test_routes_of_a_server_alone(conf: Any) -> None:
     assert config("-routes", "nats://127.0.0.1:6222").cluster.nodes["n1"].peer is None
     assert config().cluster.routes is None
     invocation, _ = made("-routes", "nats://u:pw@127.0.0.1:6222")
-    assert "-routes: nodes know each other by certificates, not by passwords" in invocation.notes
+    assert "-routes: nodes authenticate by certificates; password ignored" in invocation.notes
 
 
 @pytest.mark.parametrize(
@@ -602,7 +605,7 @@ def test_a_clustered_node_is_reached_where_it_reaches_its_route(conf: Any) -> No
     [
         ("port: 6222, cluster_advertise: '0.0.0.0'", "the other nodes can't connect to 0.0.0.0:6222"),
         ("port: 6222, cluster_advertise: 'n1:port'", "expected an address"),
-        ("port: 6222, cluster_advertise: n1", "listening on every address needs certificates"),
+        ("port: 6222, cluster_advertise: n1", "to listen on every address, add certificates"),
     ],
 )
 def test_a_wrong_address_for_routes_is_refused(conf: Any, cluster: str, problem: str) -> None:
@@ -679,23 +682,23 @@ def test_a_node_without_a_name_gets_one_and_keeps_it(tmp_path: Path) -> None:
         ("-clustered", "a cluster needs its other nodes"),
         (
             "-clustered -cluster_peers n2=127.0.0.1:1",
-            "a node that others name needs a name: --cluster_node_id",
+            "a node in --cluster_peers needs a name: --cluster_node_id",
         ),
-        (f"{NODE} -cluster_peers n2,n3", "n2, n3: no address. Give --routes, so that"),
+        (f"{NODE} -cluster_peers n2,n3", "n2, n3: address missing. Add --routes"),
         (f"{NODE} -cluster_peers n2=nowhere", "n2: expected an address"),
-        (NODE, "a cluster needs its other nodes: --routes nats://HOST:PORT to one of them, to join it"),
+        (NODE, "a cluster needs its other nodes: --routes nats://HOST:PORT of a node, to join it"),
         (f"{NODE} -cluster_peers n1", "a cluster needs its other nodes: --cluster_peers"),
         ("-cluster_bootstrap", "flag -cluster_bootstrap: has no effect without --clustered"),
         (
             "-clustered -cluster_node_id n1 -st FILE -dir d -cluster_bootstrap",
-            "needs an address where the others",
+            "needs an address for the other nodes",
         ),
         (f"{NODE} -cluster_peers n2=10.0.0.2:6222", "is not on the loopback, so cluster.peer_security.mode"),
         (
             "-clustered -cluster_node_id n1 -st FILE -dir d -cluster_peers n2=127.0.0.1:6002",
-            "needs an address where the others reach it: --cluster",
+            "needs an address for the other nodes: --cluster",
         ),
-        (NODE.replace("-st FILE -dir d1", "-cluster_peers n2=h:1"), "MEMORY store can't be clustered"),
+        (NODE.replace("-st FILE -dir d1", "-cluster_peers n2=h:1"), "a clustered node needs the FILE store"),
         ("-cluster_peers a,b", "flag -cluster_peers: has no effect without --clustered"),
     ],
 )
