@@ -1,35 +1,36 @@
-"""Who gets a published message: clients here, services here, clients on other nodes.
+"""Routes published messages: to clients of this node, services of this node, and clients of other nodes.
 
-Owns subscriptions and the node's picture of who listens where (``interest`` keeps that picture
-in step between nodes). It never sees a socket: clients are `Receiver`s, other nodes are names to
-``send`` frames to, and a frame from one comes in through ``peer_frame``.
+Owns the subscriptions and this node's view of the interest of other nodes (``interest`` keeps it up to date
+between nodes). It never sees a socket: clients are `Receiver`s, other nodes are names to ``send`` frames to,
+and their frames arrive in ``peer_frame``.
 
-Every node is linked to every other, so a message takes one hop at most. Published here, it goes to
-services and plain subscriptions here, to one member of each queue group (a member here if there
-is one, else one on another node, which is told the group), and once to each node with plain interest
-in it. Coming from another node it goes to client subscriptions and announced services only. *Services*
-are subscriptions of the node itself; one that is not announced serves what comes from here.
+Every node is linked to every other, so a message takes at most one hop. A message that is published here goes
+to services and plain subscriptions here, to one member of each queue group (a member here if there is one,
+else one on another node, which gets the name of the group), and once to each node with plain interest in it.
+A message from another node goes only to client subscriptions and announced services. *Services* are
+subscriptions of the node itself. A service that is not announced only serves messages from this node.
 
-Who gets a subject's messages is worked out once and kept as a `Route` until a subscription that
-matters to it comes or goes. A publish is then a dictionary hit and a loop over a tuple.
+The receivers of a subject are computed once and cached as a `Route`, until a matching subscription is added
+or removed. Then a publish is a dictionary look-up and a loop over a tuple.
 
-Nodes of other clusters are nodes like those of the own one, but for services: see ``remote_routes``.
+Nodes of other clusters are treated like nodes of this cluster, except for services: see ``remote_routes``.
 
-Requests of operators go to services here and to nobody else, whoever listens: who hears one could answer it.
+Requests of operators go only to services of this node, whatever subscriptions match: a client that receives
+one could answer it.
 
-Frame of a message, beside those of ``interest``; ``queues`` are pairs of (pattern, queue)::
+Frame of a message, besides those of ``interest``; ``queues`` are pairs of (pattern, queue)::
 
     ["msg", subject, reply, headers, payload, to_plain, queues]
 
-A message for more queue groups of one node than a frame may name (``GROUPS_MAX``, ``GROUP_BYTES_MAX``) is
-sent in several frames, each with the payload; only the first has ``to_plain``. Other groups get what later
-frames bring, so nobody gets a message twice.
+If a message is for more queue groups of a node than a frame may name (``GROUPS_MAX``, ``GROUP_BYTES_MAX``),
+it is sent in several frames, each with the payload. Only the first has ``to_plain``. Each group is named in
+one frame, so no client gets a message twice.
 
-The node's own answers and requests to clients (``to_services=False``) never reach a service, whatever subject
-the client has named: a service that answers would stand in for the client.
+Answers and requests of the node itself to clients (``to_services=False``) never reach a service, whatever
+subject the client has named: a service that answers would take the client's place.
 
-A plain object without I/O. Not reentrant where it matters: handlers and deliveries may publish,
-subscribe and close connections while a publish is under way; it goes on with the plan it began with.
+A plain object without I/O. Reentrant: handlers and deliveries may publish, subscribe and close connections
+during a publish, which continues with the route it began with.
 """
 
 from __future__ import annotations
@@ -69,46 +70,46 @@ log = logging.getLogger("stanchion.routes")
 _WORD = re.compile(rb"\S+")
 
 ROUTE_COST = 8
-"""Of a plan that has to be made, in deliveries to clients, besides one for each 16 bytes of its subject."""
+"""Cost of computing a route, in deliveries to clients, besides one for each 16 bytes of its subject."""
 
 GROUPS_MAX, GROUPS_SMALL = 1000, 128
-"""Queue groups that one message frame names: with a large payload, which each frame repeats, and with none.
-Its receiver takes a number of frames in one step, and delivers to all groups of each."""
+"""Maximum number of queue groups named in one message frame: with a large payload, which each frame repeats,
+and without payload. The receiver handles several frames in one step, and delivers to all groups of each."""
 
 GROUP_BYTES_MAX, GROUP_BYTES_SMALL = 1024 * 1024, 64 * 1024
-"""Bytes of their names (patterns and queues) in one frame, likewise. One group more is always taken: its
-name is a part of a control line."""
+"""Maximum bytes of their names (patterns and queues) in one frame, likewise. The group that exceeds it is
+still included: its name is no longer than a control line."""
 
 LEAVE_STEP = STEP // 2
-"""Subscriptions of ended connections that are removed in one step: removing one and telling the other nodes
-of it takes some 20 µs."""
+"""Subscriptions of ended connections that are removed in one step: removing one and notifying the other nodes
+takes about 20 µs."""
 
 CROWDED_BYTES = 8 * 1024 * 1024
-"""Bytes queued for a node from which on whoever publishes to it is not read from, until there is room
-again."""
+"""Bytes queued for a node above which its publishers are not read from, until the link has capacity again."""
 
 FULL_BYTES = 32 * 1024 * 1024
-"""Bytes queued for a node from which on clients' messages to it are dropped. Queued, they would break the
-link in the end, and with it everything else that is on its way."""
+"""Bytes queued for a node above which clients' messages to it are dropped. Queueing more would finally break
+the link, and lose everything else that is queued."""
 
-DROPS_TOLD_S = 60.0
-"""How often that is said in the log, of one node."""
+DROPS_LOGGED_S = 60.0
+"""Minimum time between two log lines about dropped messages to the same node."""
 
 SERVICES_ONLY = administration.PREFIX.encode() + b"."
-"""What such subjects begin with isn't for clients' subscriptions, nor for other nodes."""
+"""Prefix of subjects whose messages go neither to clients' subscriptions nor to other nodes."""
 
 
 class Routing:
-    """Subscriptions of this node, and what is published to them.
+    """The subscriptions of this node, and the routing of messages to them.
 
     Args:
         node: this node's name.
-        send: puts a frame on the link to another node. Frames may get lost, not overtake one another.
-        on_interest_change: told who hears what on which node: the node's name and its changes.
-        cluster: its ID.
-        offers: whether a cluster's service at a pattern is for clients of other clusters; by default none is.
-        has_capacity: whether the link to a node takes more interest now; by default it does.
-        queued_bytes: what waits for a node to read it.
+        send: puts a frame on the link to another node. Frames may be lost but not reordered.
+        on_interest_change: called with a node's name and its changes of interest.
+        cluster: the cluster ID.
+        offers: returns whether a cluster's service at a pattern is for clients of other clusters; by default
+            none is.
+        has_capacity: returns whether the link to a node accepts more interest now; by default it does.
+        queued_bytes: returns the bytes queued on the link to a node.
         clock: monotonic seconds.
     """
 
@@ -154,7 +155,7 @@ class Routing:
         self._left_count = 0
         self._leave_s = 0.0
         self.interest_rate = InterestRate(clock)
-        """How fast clients may change their subscriptions."""
+        """Limits how fast clients may change their subscriptions."""
         self.inserts = 0
         self.removes = 0
         self.routes_made = 0
@@ -162,15 +163,15 @@ class Routing:
         self._queued_bytes = queued_bytes
         self._clock = clock
         self._held_up: dict[Receiver, str] = {}
-        """Publishers, and the node that their messages wait for."""
+        """Publishers, and the node for which their messages wait."""
         self._fanning_out: dict[Receiver, None] = {}
         """Publishers of messages that are being sent in steps."""
-        self._drops_told_s: dict[str, float] = {}
+        self._drops_logged_s: dict[str, float] = {}
         self.dropped: dict[str, int] = {}
-        """By node: messages of clients that were not sent to it, or not to all queue groups there, for too
-        much waited for it. A node is here once that has happened."""
+        """By node: messages of clients that were not sent to it, or not to all its queue groups, because too
+        much was queued for it. Contains only nodes to which that has happened."""
         self.spent = 0
-        """What publishing has cost so far beyond deliveries, counted as so many deliveries to clients."""
+        """Cost of publishing so far, besides deliveries; in deliveries to clients."""
 
     # --- subscriptions ----------------------------------------------------------------------------
 
@@ -193,15 +194,15 @@ class Routing:
         *,
         denied: Sequence[bytes] = (),
     ) -> LocalSubscription:
-        """Start delivering. The other nodes learn of it at the next ``flush``.
+        """Add a client subscription. The other nodes are notified at the next ``flush``.
 
         Args:
-            connection: where to; the caller keeps its ``subscriptions``.
+            connection: the receiver; the caller keeps its ``subscriptions``.
             subject: a valid subject or pattern.
             queue: the queue group; empty for none.
-            sid: the client's name for it.
-            max_msgs: it ends after so many deliveries; 0: never. Counting is the connection's work.
-            denied: patterns within ``subject`` whose messages are not for it.
+            sid: the client's ID of the subscription.
+            max_msgs: it ends after this many deliveries; 0: never. The connection counts them.
+            denied: patterns within ``subject`` whose messages it must not receive.
         """
         subscription = LocalSubscription(connection, subject, queue, sid, max_msgs, denied)
         if queue:
@@ -215,7 +216,7 @@ class Routing:
         return subscription
 
     def unsubscribe(self, subscription: LocalSubscription) -> None:
-        """Deliver nothing more to it. Once more does nothing."""
+        """Remove a client subscription. Calling it again does nothing."""
         if subscription.gone:
             return
         subscription.gone = True
@@ -231,10 +232,10 @@ class Routing:
         self._exchange.own.remove(subscription.key, subscription.connection.epoch)
 
     def remove(self, connection: Receiver) -> None:
-        """The connection has ended: all its subscriptions go, and everybody is told.
+        """Remove all subscriptions of a connection that has ended, and notify the other nodes.
 
-        Many go in steps (`work`), at the pace of `interest_rate`; nothing is delivered to them from now on,
-        and they hear nothing.
+        Many subscriptions are removed in steps (`work`), at the pace of `interest_rate`. From now on nothing
+        is delivered to them, and they do not count as reachable.
         """
         subscriptions = list(connection.subscriptions.values())
         connection.has_left = True
@@ -261,9 +262,9 @@ class Routing:
         self._set_stuck(epoch, False)
 
     def set_stuck(self, connection: Receiver, stuck: bool) -> None:
-        """A connection that takes nothing any more counts as not listening, until it does again (R3).
+        """Set whether a connection is stuck: it reads nothing, so it does not count as reachable (R3).
 
-        Nothing else changes: what is published for it is still delivered.
+        Nothing else changes: messages for it are still delivered.
         """
         if connection.has_left:
             return
@@ -286,7 +287,7 @@ class Routing:
     # --- steps ------------------------------------------------------------------------------------
 
     def _begin(self, job: Iterator[None], size: int) -> None:
-        """Do what is little at once, else in steps."""
+        """Run a small job at once, a large one in steps."""
         if size <= STEP:
             for _ in job:
                 pass
@@ -296,15 +297,15 @@ class Routing:
 
     @property
     def works(self) -> bool:
-        """There is something to do in steps: call `work`."""
+        """True if there is work to do in steps: call `work`."""
         return bool(self._jobs or self._leaving) or self._exchange.works
 
     def work(self) -> float | None:
-        """Take one step of what goes in steps. Returns in how many seconds the next is due; None: never."""
+        """Run one step of the jobs. Returns the seconds until the next step; None: no work is left."""
         if self._jobs and ends(self._jobs[0]):
             self._jobs.popleft()
         pause_s = self._work_off_leaving() if self._leaving else None
-        self._exchange.flush()  # nothing is left to be told, unless a job has just changed something
+        self._exchange.flush()  # only does something if a job has just changed interest
         if self._exchange.work() or self._jobs:
             return 0.0
         if self._exchange.works:
@@ -312,9 +313,9 @@ class Routing:
         return pause_s
 
     def _work_off_leaving(self) -> float | None:
-        """Remove a step's worth of ended connections' subscriptions, if it is time.
+        """Remove one step of the subscriptions of ended connections, if it is time.
 
-        Returns in how many seconds to do so again; None: there are no more.
+        Returns the seconds until the next step; None: there are no more.
         """
         now_s = self._clock()
         if now_s < self._leave_s:
@@ -330,12 +331,12 @@ class Routing:
         return pause_s if self._leaving else None
 
     def serve(self, pattern: bytes, handler: Handler, *, announce: bool = False) -> InternalSubscription:
-        """Have ``handler`` called for every message to ``pattern``.
+        """Call ``handler`` for every message to ``pattern``.
 
         Args:
             pattern: a valid subject or pattern.
             handler: called with (connection or None, subject, reply, payload).
-            announce: other nodes send theirs too.
+            announce: receive the messages published on other nodes too.
         """
         assert valid_subject(pattern)
         service = InternalSubscription(pattern, handler, announce, self._service_ended)
@@ -385,22 +386,22 @@ class Routing:
         as_written: bool = False,
         to_services: bool = True,
     ) -> int:
-        """Send a message to whoever wants it.
+        """Send a message to its receivers.
 
         Args:
             source: the connection it came from; None: this node itself.
-            subject: where to. A message to a subject with wildcards or empty tokens goes to services
-                alone, which may refuse it in words (PUB-05).
-            reply: empty for none.
+            subject: the subject. A message to a subject with wildcards or empty tokens goes only to services,
+                which may answer with an error (PUB-05).
+            reply: the reply subject; empty for none.
             headers: a header block; empty for none. Services don't get it.
             payload: the message.
-            echo: False: not to subscriptions of ``source``.
-            as_written: route a subject that isn't literal all the same, token by token.
-            to_services: False: only to clients, not to services of this node or of other clusters. For what
-                the node itself sends to a subject that a client has named.
+            echo: False: do not send it to subscriptions of ``source``.
+            as_written: route a subject that isn't literal too, token by token.
+            to_services: False: send it only to clients, not to services of this node or of other clusters.
+                For messages of the node itself to a subject that a client has named.
 
         Returns:
-            The number of receivers known: services, subscriptions, queue groups, other nodes.
+            The number of receivers: services, subscriptions, queue groups, other nodes.
         """
         route_cache = self._routes
         route = route_cache.get(subject)
@@ -423,16 +424,17 @@ class Routing:
         return count + receivers
 
     def is_served(self, subject: bytes) -> bool:
-        """A service of this node, or of another cluster that this node passes requests to, takes
-        ``subject``.
+        """Return True if a service subscribes to ``subject``: of this node, or of another cluster to which
+        this node passes requests.
         """
         route = self._cached_route(subject)
         return bool(route.handlers or route.gateways)
 
     def local_receivers(self, inbox: bytes) -> Sequence[Deliverable]:
-        """Client subscriptions of this node on ``inbox``, of a queue group one member, and guests.
+        """Return the receivers of a delivery to ``inbox``: client subscriptions of this node, one member of
+        each queue group, and remote clients.
 
-        It never changes; ask again for the next message. Cost: a dictionary hit.
+        The result never changes; call this again for the next message. Cost: a dictionary look-up.
         """
         route = self._routes.get(inbox)
         if route is None or route.as_of != self._routes.number:
@@ -440,7 +442,7 @@ class Routing:
         return route.deliverable
 
     def matching(self, subject: bytes) -> list[LocalSubscription]:
-        """All client subscriptions of this node that match, every member of queue groups too."""
+        """Return all matching client subscriptions of this node, with every member of queue groups."""
         found = self._clients.find(subject)
         for group in self._groups.find(subject):
             found += group.members
@@ -501,7 +503,7 @@ class Routing:
     ) -> Iterator[None]:
         """Do what `_route` does, in steps.
 
-        Meanwhile ``source`` is held up, or what it says next would come before this.
+        Meanwhile ``source`` is held up; otherwise its next message could be delivered before this one.
         """
         for subscription in route.plain:
             if echo or subscription.connection is not source:
@@ -528,7 +530,9 @@ class Routing:
         self._fanning_out.pop(source, None)
 
     def _is_full(self, peer: str, source: Receiver) -> bool:
-        """Whether nothing more of clients may be sent to ``peer``. ``source`` waits if much is queued."""
+        """Return True if a message of a client to ``peer`` must be dropped. Holds up ``source`` if much is
+        queued.
+        """
         queued = self._queued_bytes(peer)
         if queued >= CROWDED_BYTES:
             self._held_up[source] = peer
@@ -536,18 +540,19 @@ class Routing:
             return False
         dropped = self.dropped[peer] = self.dropped.get(peer, 0) + 1
         now_s = self._clock()
-        if now_s - self._drops_told_s.get(peer, -DROPS_TOLD_S) >= DROPS_TOLD_S:
-            self._drops_told_s[peer] = now_s
+        if now_s - self._drops_logged_s.get(peer, -DROPS_LOGGED_S) >= DROPS_LOGGED_S:
+            self._drops_logged_s[peer] = now_s
             log.warning(
-                "node %s does not take messages as fast as clients publish them: %d bytes are queued for it, "
+                "node %s does not read messages as fast as clients publish them: %d bytes are queued for it, "
                 "and messages to its clients are dropped (%d so far)",
                 peer, queued, dropped,
             )  # fmt: skip
         return True
 
     def is_held_up(self, source: Receiver) -> bool:
-        """What ``source`` has published isn't sent yet, or waits for a node to which much is queued:
-        nothing more of it may be carried out.
+        """Return True if messages of ``source`` are not sent yet, or wait for a node to which much is queued.
+
+        Then no further input of ``source`` may be processed.
         """
         if source in self._fanning_out:
             return True
@@ -560,7 +565,7 @@ class Routing:
         return True
 
     def _cached_route(self, subject: bytes) -> Route:
-        """The plan that is remembered, if it is true, else a new one."""
+        """Return the cached route, if it is valid, else a new one."""
         route = self._routes.valid_route(subject)
         if route is None:
             route = self._make_route(subject) if literal(subject) else self._make_service_route(subject)
@@ -597,20 +602,20 @@ class Routing:
             remote_clients=tuple(remote_clients),
         )
 
-    # --- who hears what ---------------------------------------------------------------------------
+    # --- interest ---------------------------------------------------------------------------
 
     def reachable(self, subject: bytes) -> bool:
-        """A client somewhere in the cluster has a subscription that matches ``subject``."""
+        """Return True if a client in the cluster has a subscription that matches ``subject``."""
         return self.where_any(subject) is not None
 
     def where(self, subject: bytes) -> tuple[str, int] | None:
-        """Return the node and connection epoch of the client that subscribed to just ``subject``, if one did.
+        """Return node and connection epoch of the client that subscribes to exactly ``subject``, if any.
 
-        A subscription to a pattern says nothing of whose inbox the subject is (R15). Of several the newest
-        counts: a connection whose client has left without a word may go on for a while beside the client's
-        next one.
+        A subscription to a pattern does not show whose inbox the subject is (R15). Of several connections the
+        newest counts: if a client left without closing its connection, the connection may exist for a while
+        beside the client's next one.
         """
-        # No plan is made or asked for: a leader asks for a hundred thousand inboxes, one after the other.
+        # Uses no route: a leader calls this for a hundred thousand inboxes, one after the other.
         own = self._exchange.own
         best = (own.epoch((subject, b"")), self.node)
         for remote in self._remotes.exactly(subject):
@@ -624,17 +629,17 @@ class Routing:
         return (best[1], best[0]) if best[0] else None
 
     def where_any(self, subject: bytes) -> tuple[str, int] | None:
-        """Return the same, patterns included: an exact subscription comes first, then the newest."""
+        """Return the same, including patterns: prefers an exact subscription, then the newest."""
         best = max(self._hearing(self._cached_route(subject), subject), default=None)
         return None if best is None else (best[2], best[1])
 
     def hears(self, subject: bytes, where: tuple[str, int]) -> bool:
-        """Return True if that connection has a subscription that matches ``subject``, be it to a pattern."""
+        """Return True if that connection has a subscription that matches ``subject``, exactly or not."""
         route = self._cached_route(subject)
         return any((node, epoch) == where for _, epoch, node in self._hearing(route, subject))
 
     def reachable_by_owner(self, inbox: bytes) -> bool:
-        """Whether a client that listens to ``inbox`` as its owner would is connected somewhere."""
+        """Return True if some client in the cluster subscribes to ``inbox`` in the way its owner does."""
         route = self._cached_route(inbox)
         remotes = (*route.remotes, *(remote for group in route.groups for remote in group.remotes))
         return any(owners_pattern(subscription.subject, inbox) for subscription in route.receivers) or any(
@@ -651,11 +656,11 @@ class Routing:
                 yield remote.subject == subject, remote.epoch, remote.peer
 
     def complete(self, peer: str) -> bool:
-        """``peer`` is linked and has sent its whole interest."""
+        """Return True if ``peer`` is linked and has sent its whole interest."""
         return self._exchange.complete(peer)
 
     def flush(self) -> None:
-        """Tell the others what was subscribed and unsubscribed. After every read buffer, and by itself."""
+        """Send changes of interest to the other nodes. Called after every read, and by routing itself."""
         self._exchange.flush()
 
     def _interest_changed(self, node: str, changes: list[InterestChange]) -> None:
@@ -665,30 +670,30 @@ class Routing:
     # --- other nodes ------------------------------------------------------------------------------
 
     def peer_up(self, peer: str) -> None:
-        """The link to ``peer`` is there, new or anew."""
+        """Note that the link to ``peer`` is up, for the first time or again."""
         self._exchange.peer_up(peer)
 
     def peer_down(self, peer: str) -> None:
-        """The link to ``peer`` is gone: nobody there is heard any more."""
+        """Note that the link to ``peer`` is down: its clients are unreachable."""
         self._exchange.peer_down(peer)
         self._routes.clear()
 
     def remote_up(self, peer: str, link: Link) -> None:
-        """The link to a node of another cluster is there, new or anew."""
+        """Note that the link to a node of another cluster is up, for the first time or again."""
         self._exchange.peer_up(peer)
         self.remote_routes.up(peer, link)
 
     def remote_down(self, peer: str) -> None:
-        """The link to a node of another cluster is gone."""
+        """Note that the link to a node of another cluster is down."""
         self.remote_routes.down(peer)
         self._exchange.peer_down(peer)
         self._routes.clear()
 
     def remote_frame(self, peer: str, value: Any) -> None:
-        """A frame came from a node of another cluster.
+        """Handle a frame from a node of another cluster.
 
         Raises:
-            RemoteProtocolError: it is malformed.
+            RemoteProtocolError: the frame is malformed.
         """
         match value:
             case [
@@ -701,7 +706,7 @@ class Routing:
                 [*keys],
             ] if _are_words(subject, reply):
                 route = self._cached_route(subject)
-                if any(matches(pattern, subject) for pattern in self._offered):  # else it guesses at others
+                if any(matches(pattern, subject) for pattern in self._offered):  # only offered services
                     for handler in route.handlers:
                         if not (plain and handler in route.announced):
                             handler(None, subject, reply, payload)
@@ -715,22 +720,22 @@ class Routing:
         self._routes.clear()
 
     def tick(self) -> None:
-        """Once a second or so: lets the others notice that they missed something."""
+        """Let the other nodes notice that they missed changes of interest. Called about once a second."""
         self._exchange.tick()
 
     def peer_interest_count(self, peer: str) -> int:
-        """The number of patterns ``peer`` has told."""
+        """Return the number of subjects and patterns in the interest of ``peer``."""
         return self._exchange.size(peer)
 
     def peer_interest(self, peer: str) -> list[bytes]:
-        """Those patterns."""
+        """Return the subjects and patterns in the interest of ``peer``."""
         return [subject for subject, _ in self._exchange.items(peer)]
 
     def peer_frame(self, peer: str, value: Any) -> None:
-        """A frame came from ``peer``.
+        """Handle a frame from ``peer``.
 
         Raises:
-            RemoteProtocolError: it is malformed.
+            RemoteProtocolError: the frame is malformed.
         """
         match value:
             case [
@@ -746,7 +751,7 @@ class Routing:
             case [str(), *_]:
                 self._exchange.received(peer, value)
             case _:
-                raise RemoteProtocolError(f"{peer}: not a routing frame")
+                raise RemoteProtocolError(f"{peer}: malformed routing frame")
 
     def _from_peer(
         self, subject: bytes, reply: bytes, headers: bytes, payload: bytes, plain: bool, keys: Sequence[Key]
@@ -760,7 +765,7 @@ class Routing:
         for key in keys:
             group = self._group_by_key.get(key)
             member = group.next_member(subject, None, True) if group is not None else None
-            if member is not None:  # else the last has just left, and the message is lost like others then
+            if member is not None:  # else the last member has just left, and the message is lost
                 member.connection.deliver(member, subject, reply, headers, payload)
 
     def _came(self, remote: Remote) -> None:
@@ -781,7 +786,7 @@ class Routing:
 
 
 def _parts(keys: list[Key], payload_size: int) -> Iterator[list[Key]]:
-    """Cut the queue groups of one message into as many frames as it takes; at least one."""
+    """Split the queue groups of one message into parts of one frame each; at least one part."""
     if len(keys) < 2:
         yield keys
         return
@@ -800,7 +805,7 @@ def _parts(keys: list[Key], payload_size: int) -> Iterator[list[Key]]:
 
 
 def _are_words(subject: bytes, reply: bytes) -> bool:
-    """They may stand in a control line. With white space in it, one would be read by clients as two."""
+    """Return True if both may be used in a control line. Clients split a subject with white space in two."""
     return _WORD.fullmatch(subject) is not None and (not reply or _WORD.fullmatch(reply) is not None)
 
 
@@ -811,5 +816,5 @@ def _queue_keys(peer: str, values: Sequence[Any]) -> list[Key]:
             case [bytes(pattern), bytes(queue)]:
                 keys.append((pattern, queue))
             case _:
-                raise RemoteProtocolError(f"{peer}: not a queue group: {shown(value)}")
+                raise RemoteProtocolError(f"{peer}: malformed queue group: {shown(value)}")
     return keys

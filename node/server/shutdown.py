@@ -1,11 +1,11 @@
-"""How a node stops: at a signal or because it was removed, at once or slowly, in steps and with a deadline.
+"""How a node stops: on a signal or after its removal, at once or slowly, in steps and with a deadline.
 
-Leadership is handed over first, so that nobody waits for an election. Clients are told where the others are.
-Then nothing more is read from them until everything that was read is answered; then their connections are
-drained: our half ends, and what a client sends until it has noticed is carried out like everything before.
-Its answers reach the client at the node it connects to next (``moving``); where there is none it is refused.
-A last checkpoint makes the next start short. Whatever of that takes too long is left: nothing depends on it,
-a killed node loses nothing either.
+Leadership is transferred first, so that no election is needed. Clients get the addresses of the other nodes.
+Then the node reads nothing more from clients until every request that it read is answered. Then it drains
+their connections: it ends its half, and requests that a client sends until it notices are still carried out.
+Their answers reach the client at the node it connects to next (``moving``); if there is no other node, the
+requests are refused. A last checkpoint makes the next start short. Steps that take too long are skipped: they
+are not needed for safety, because a killed node loses nothing either.
 """
 
 from __future__ import annotations
@@ -29,22 +29,22 @@ if TYPE_CHECKING:
 log = logging.getLogger("stanchion.node")
 
 HAND_OVER_S: Final = 1.0
-"""How long a leaving leader waits for a follower that has everything."""
+"""How long a stopping leader waits for a follower that has all entries."""
 ANSWER_S: Final = 1.0
-"""How long what was read from clients may take to be answered before their connections are drained."""
+"""Maximum time to answer requests that were read from clients, before their connections are drained."""
 MOVE_S: Final = 3.0
-"""How long answers wait for clients that went to other nodes. Some pause for 2 s before they connect
-again."""
+"""How long answers wait for clients that move to other nodes. Some client libraries wait 2 s before they
+reconnect."""
 CHECKPOINT_S: Final = 0.5
-"""Kept of ``LEAVE_S`` for the last checkpoint."""
+"""The part of ``LEAVE_S`` that is reserved for the last checkpoint."""
 LEAVE_S: Final = 5.0
-"""A node that was asked to stop has ended after this, whatever happens."""
+"""A node that was asked to stop ends after this time at the latest."""
 POLL_S: Final = 0.001
-"""Between two looks whether everything is answered."""
+"""Time between two checks whether everything is answered."""
 
 
 class Shutdown:
-    """The end of one node."""
+    """Stops one node."""
 
     def __init__(self, node: Node) -> None:
         self._node = node
@@ -53,17 +53,17 @@ class Shutdown:
         self._clients_gone = trio.Event()
         self._clients_gone.set()
         self.begun = False
-        """It was asked to stop."""
+        """True if the node was asked to stop."""
         self.status = 0
         """The exit code."""
 
     def at_once(self) -> None:
-        """Stop, in steps."""
+        """Stop now, in steps, without the slow phase of a lame duck."""
         self.begun = True
         self._stop.set()
 
     async def serve_clients(self, task_status: trio.TaskStatus[int]) -> None:
-        """Run the part that takes clients: a node that stops waits for it."""
+        """Run the client listener and connections. A stopping node waits for their end."""
         self._clients_gone = trio.Event()
         try:
             await self._node.clients.run(task_status=task_status)
@@ -71,7 +71,7 @@ class Shutdown:
             self._clients_gone.set()
 
     async def heed_signals(self) -> None:
-        """Do what signals say, until cancelled."""
+        """Handle signals until cancelled."""
         ends = (signal.SIGTERM, signal.SIGINT)
         others = (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
         with trio.open_signal_receiver(*ends, *others) as received:
@@ -89,15 +89,15 @@ class Shutdown:
         elif number == signal.SIGHUP:
             await reload(self._node)
         elif number == signal.SIGUSR2:
-            log.info("%s: leaving slowly", name)
+            log.info("%s: stopping slowly (lame duck)", name)
             self.begun = True
             self._slowly.set()
         else:
             logs.reopen()
-            log.info("%s: the log file is opened anew", name)
+            log.info("%s: log file reopened", name)
 
     async def stop_when_asked(self, scope: trio.CancelScope) -> None:
-        """Wait until the node is asked to stop; do so, and cancel ``scope``."""
+        """Wait until the node is asked to stop, stop it, and cancel ``scope``."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._leave_slowly)
             await self._stop.wait()
@@ -115,7 +115,7 @@ class Shutdown:
         scope.cancel()
 
     async def _leave_external(self, external_nats: ExternalNats) -> None:
-        """Answer what clients have asked through the external NATS server, and leave it."""
+        """Answer the requests that arrived through the external NATS server, and disconnect from it."""
         if not self._node.is_alone:
             with trio.move_on_after(ANSWER_S):
                 await external_nats.drained()
@@ -123,7 +123,7 @@ class Shutdown:
         await external_nats.stop()
 
     async def _leave_clients(self) -> None:
-        """Answer what clients have asked, end their connections, and see that later answers find them."""
+        """Answer clients' requests, end their connections, and wait until later answers have reached them."""
         node = self._node
         moving = self._others_take_over
         node.clients.leave(node.other_addresses())
@@ -138,36 +138,36 @@ class Shutdown:
         with trio.move_on_after(MOVE_S):
             await self._clients_gone.wait()
             await self._answered()
-            # Interest of other nodes, and that a write is done, are no events of ours.
-            while self._unheard or self._unwritten:  # noqa: ASYNC110
+            # There is no event to wait for: neither for interest of other nodes nor for finished writes.
+            while self._undelivered or self._unwritten:  # noqa: ASYNC110
                 await trio.sleep(POLL_S)
-        if self._unheard:
+        if self._undelivered:
             log.warning(
-                "%d answers were not delivered: their clients have connected to no other node within %g s",
-                self._unheard, MOVE_S,
+                "%d answers were not delivered: their clients did not connect to another node within %g s",
+                self._undelivered, MOVE_S,
             )  # fmt: skip
 
     @property
     def _others_take_over(self) -> bool:
-        """Whether clients have somewhere to go, and requests somebody who carries them out.
+        """Whether clients can move to other nodes, and there is a leader for their requests.
 
-        Clients of an external NATS server stay where they are.
+        Clients of an external NATS server stay connected to it.
         """
         node = self._node
         return node.external_nats is None and node.replica.takes_requests and bool(node.other_addresses())
 
     @property
-    def _unheard(self) -> int:
+    def _undelivered(self) -> int:
         moving = self._node.replica.streaming.moving
         return 0 if moving is None else moving.count
 
     @property
     def _unwritten(self) -> bool:
-        """Whether answers for clients of other nodes have not left yet."""
+        """Whether answers to clients of other nodes are still queued on links."""
         return any(link.queued_bytes for link in self._node.transport.connections(ROUTE))
 
     async def _answered(self) -> None:
-        """Wait until everything that was read so far is answered, unless there is no leader to do it."""
+        """Wait until every request that was read so far is answered. Returns at once without a leader."""
         replica = self._node.replica
         asked = replica.asked()
         while replica.takes_requests and not replica.is_answered(asked):  # noqa: ASYNC110  # no event of ours
@@ -178,7 +178,7 @@ class Shutdown:
             await self._answered()
 
     async def _leave_slowly(self) -> None:
-        """Lame duck: others lead, clients are told, and drained one by one while there is time."""
+        """Stop as a lame duck: transfer leadership, inform clients, and drain them one by one."""
         await self._slowly.wait()
         node = self._node
         with trio.move_on_after(LEAVE_S):
@@ -194,13 +194,13 @@ class Shutdown:
         self._stop.set()
 
     async def hand_over(self) -> None:
-        """Ask a follower to take over, though this node does not stop; lead on if none does."""
+        """Transfer leadership without stopping. If no follower takes over, this node continues to lead."""
         await self._hand_over()
         if self._node.engine.role == "leader":
             self._node.replica.proposer.go_on()
 
     async def _hand_over(self) -> None:
-        """A leader that leaves asks a follower to take over, and waits until it has."""
+        """If this node leads, ask a follower to take over and wait until it has."""
         node = self._node
         if node.engine.role != "leader" or len(node.engine.membership.voters) == 1:
             return

@@ -1,22 +1,22 @@
-"""The streaming service, on every node: requests to commands, outcomes to replies.
+"""The streaming service of a node: turns requests into commands, and outcomes into replies.
 
-A request comes in as an ordinary NATS message on one of seven subjects, or as an acknowledgement
-under the cluster's tag. It is decoded and checked for what no state could make valid (R26); everything
-else becomes a command of this node's session (``origin``) and is decided in ``apply``. The outcome
-comes back as an effect and leaves as a reply.
+A request arrives as an ordinary NATS message on one of seven subjects, or as an acknowledgement under the
+cluster's tag. It is decoded and checked for errors that make it invalid in any state (R26). Everything else
+becomes a command of this node's session (``origin``) and is decided in ``apply``. The outcome comes back as
+an effect and is sent as a reply.
 
-Order: requests of one connection are given serials in the order they came. Acknowledgements of one
-read are gathered by subscription, but always go before a close, an unsubscribe or a disconnect that
-the client sent after them.
+Order: requests of one connection get serials in the order they arrived. The acknowledgements of one read are
+gathered by subscription, but always precede a close, an unsubscribe or a disconnect that the client sent
+after them.
 
-*Names* that a client gives have at most ``NAME_SIZE_MAX`` bytes; what would register or create something
-with a longer one is refused here. An earlier release took any: what it registered can still be used and
-closed.
+*Names* given by a client have at most ``NAME_SIZE_MAX`` bytes. A request that would register or create
+something with a longer name is refused here. Earlier releases had no limit: what they registered can still be
+used and closed.
 
-A client must not name a subject that a service takes (this node's, or one of another cluster) as its inbox:
-the service would answer heartbeats in its place, and the client would never be found dead. Nothing that is
-sent to a subject of a client's choice reaches a service either (``to_services``), for such clients may be
-in the state.
+A client must not use as its inbox a subject that a service subscribes to (of this node or of another
+cluster). The service would answer heartbeats in its place, and the client would never be found unresponsive.
+Such clients of earlier releases may be in the state, so nothing that is sent to a subject of a client's
+choice reaches a service either (``to_services``).
 
 A plain object without I/O.
 
@@ -71,36 +71,35 @@ from node.units import MILLISECOND, SECOND, Generation
 log = logging.getLogger("stanchion.streaming")
 
 PROBE_S = 0.5
-"""How long a registered client may take to answer when another asks for its ID (R17)."""
+"""How long a registered client has to answer when another client connects with its ID (R17)."""
 
 RETRY_NS = 250 * MILLISECOND
-"""A client that asks again for a durable that has been opening for so long waits for that answer no more."""
+"""If a client opens the same durable again after this time, it no longer waits for the first answer."""
 
 PAYLOAD_SIZE_MAX = 8 * 1024 * 1024
-"""Bytes of a request: the largest ``clients.max_payload``. A node of another cluster could send a longer
-one."""
+"""Maximum bytes of a request: the largest ``clients.max_payload``. A node of another cluster could send a
+longer one."""
 
 PUBLISH_OVERHEAD = 32
-"""Bytes that an encoded publish has at most beside its names and its body."""
+"""Maximum bytes of an encoded publish besides its names and its body."""
 
 ACK_INBOX_SIZE_MAX = 128
-"""Bytes. Ack inboxes have some 50."""
+"""Bytes. Ack inboxes have about 50."""
 
 ACKS_GATHERED_MAX = 4096
-"""Acknowledgements of one read that are gathered; with so many they are submitted. They make a command of a
-few dozen KB."""
+"""Acknowledgements gathered from one read. At the maximum they are submitted: a command of a few dozen KB."""
 
 CLIENTS_PER_CONNECTION_MAX = 1000
-"""Client IDs that one connection has registered and that still are. Applications register one or a few."""
+"""Maximum number of client IDs that one connection has registered. Applications register one or a few."""
 
 RESERVED = (b"_STAN.", b"_STANCHION.")
-"""What subjects of our own begin with, served here or not."""
+"""Prefixes of the service's own subjects, whether this node serves them or not."""
 
 START_POSITIONS = frozenset(int(position) for position in StartPosition)
 
 
 class Routing(Protocol):
-    """What is needed of routing."""
+    """The part of routing that is needed here."""
 
     def serve(self, pattern: bytes, handler: Callable[..., None], *, announce: bool = False) -> Any: ...
     def publish(
@@ -148,15 +147,15 @@ class Streaming:
     """The service on one node.
 
     Args:
-        subjects: of this cluster.
-        state: the replicated state, to read.
+        subjects: the subjects of this cluster.
+        state: the replicated state, for reading only.
         origin: this node's session.
-        routing: where requests come from and replies go.
-        requests: how a client is asked whether it is alive.
+        routing: delivers requests and sends replies.
+        requests: sends a client a request, to find out whether it is alive.
         clock: cluster time.
-        leader_known: whether a leader is heard now.
-        client_pinged: told of a client that pinged although it is silent, for the leader (HBT-06).
-        nuid: for ack inboxes (R18).
+        leader_known: returns whether a leader is known now.
+        client_pinged: called for the leader when an unresponsive client has pinged (HBT-06).
+        nuid: makes the random part of ack inboxes (R18).
     """
 
     def __init__(
@@ -182,24 +181,24 @@ class Streaming:
         self._client_pinged = client_pinged
         self._nuid = nuid
         self._opening: dict[tuple[str, str, str], tuple[str, int]] = {}
-        """Durables (client, channel, name) being opened: the ack inbox that it will have, and since when."""
+        """Durables (client, channel, name) being opened: the ack inbox it will have, and since when."""
         self._acks: dict[tuple[str, bytes], dict[int, None]] = {}
         self._ack_count = 0
         self.unknown_acks = UnknownAcks()
         self._registered: dict[object, dict[str, bool]] = {}
-        """Client IDs by the connection that has asked for them; True once it has them."""
+        """Client IDs by the connection that requested them; True once they are registered."""
         self._looked_ns = 0
         self._channel_start = len(subjects.publish) + 1
         self._ack_handle: Any = None
-        self._held: list[tuple[bytes, bytes]] | None = None  # answers to publishes, while this node holds
+        self._held: list[tuple[bytes, bytes]] | None = None  # answers to publishes, while deliveries are held
         self.body_size_max: Callable[[], int | None] | None = None
-        """What can be delivered, where another NATS server decides that; of more than that none."""
+        """Returns the largest body that can be delivered, if an external NATS server limits it."""
         self.answer_behind: Callable[[bytes, bytes], bool] = lambda _inbox, _payload: False
-        """Sends an answer behind deliveries that wait for room on the same connection, if there are any."""
+        """Queues an answer behind waiting deliveries of the same connection; False if there are none."""
         self.moving: MovingReplies | None = None
-        """Takes all answers while this node stops: clients leave it before they are answered."""
+        """Sends all answers while this node stops, because clients leave it before they are answered."""
         self.publishes_refused = ""
-        """Why, in words for the publisher: the cluster's disks are nearly full. Empty: they aren't."""
+        """The error for publishers while the cluster's disks are nearly full; else empty."""
         self.published = 0
         self.published_bytes = 0
         origin.publish_answered = self._publish_answered
@@ -213,37 +212,38 @@ class Streaming:
         serve(subjects.close.encode(), self._on_close)
 
     def bootstrapped(self) -> None:
-        """The cluster has its tag: take acknowledgements under it (R18)."""
+        """Subscribe to acknowledgements once the cluster has its tag (R18)."""
         if self._ack_handle is None and self._state().cluster_tag:
             pattern = f"_INBOX.{self._state().cluster_tag}.*"
             self._ack_handle = self._routing.serve(pattern.encode(), self._on_ack)
 
     def hold(self) -> None:
-        """Deliveries are held until this node has caught up (R4): answers to publishes wait behind them.
+        """Hold answers to publishes, because deliveries are held until this node has caught up (R4).
 
-        Else who publishes and subscribes on one connection saw its publish acknowledged first (PUB-09).
+        Otherwise a client that publishes and subscribes on one connection would get the acknowledgement
+        before the message (PUB-09).
         """
         if self._held is None:
             self._held = []
 
     @property
     def holds_answers(self) -> bool:
-        """Whether answers wait until this node has caught up."""
+        """True if answers wait until this node has caught up."""
         return bool(self._held)
 
     def resume(self) -> None:
-        """What was held has been delivered."""
+        """Send the held answers: the held deliveries have been sent."""
         held, self._held = self._held, None
         for reply, payload in held or ():
             self._send(reply, payload)
 
     def read_done(self, _connection: object = None) -> None:
-        """Everything of one read was handled: what it asked for goes to the leader as one batch."""
+        """Submit the requests of one read as one batch."""
         self._submit_acks()
         self._origin.flush()
 
     def closed(self, connection: object) -> None:
-        """A client's connection has ended. Its client IDs stay registered."""
+        """Forget a client's connection: it has ended. Its client IDs stay registered."""
         self._registered.pop(connection, None)
 
     # --- publishing and acknowledging -------------------------------------------------------------
@@ -282,7 +282,7 @@ class Streaming:
         )
 
     def _may_publish(self, request: stan.PublishRequest) -> bool:
-        """Whether some state could know the client, and the guid is one that can be kept."""
+        """Return False if no state can contain the client, or if the guid is too long."""
         if len(request.guid) > NAME_SIZE_MAX:
             return False
         conn_id, client_id = request.conn_id, request.client_id
@@ -291,7 +291,7 @@ class Streaming:
         return bool(client_id) and client_id.isascii() and not self._is_too_long_client(client_id)
 
     def _is_too_long_client(self, client_id: str) -> bool:
-        """It names no client: it is too long, and none that an earlier release has registered."""
+        """Return True if the ID is too long and no earlier release has registered it."""
         return is_too_long(client_id) and client_id not in self._state().clients
 
     def _publish_answered(self, pending: tuple[Any, ...], outcome: Outcome) -> None:
@@ -308,7 +308,7 @@ class Streaming:
         try:
             channel, seq = stan.decode_ack(payload)
         except RemoteProtocolError:
-            return  # an ack is never answered, not even a broken one
+            return  # an ack is never answered, not even a malformed one
         if not seq or len(subject) > ACK_INBOX_SIZE_MAX or not valid_channel(channel):
             return
         key = (channel, subject)
@@ -332,22 +332,22 @@ class Streaming:
             subscription = known.get(name)
             acked = Acked(channel, name, list(seqs))
             if subscription is not None and subscription.channel.name != channel:
-                # An inbox belongs to one subscription for ever, so no later state could take this one either.
+                # An inbox belongs to one subscription for ever, so this ack is invalid in any later state.
                 self.unknown_acks.dropped += len(seqs)
             elif subscription is None and self._leader_known():
-                # This node may be behind the one whose delivery is acknowledged (R26).
+                # This node may be behind the node that delivered the message (R26).
                 self.unknown_acks.hold(acked, self._clock.now())
             else:
                 self._origin.submit(acked)
 
     def opened(self, ack_inbox: str) -> None:
-        """An entry has opened a subscription with this ack inbox: send what was held for it."""
+        """Submit the acknowledgements held for this ack inbox: an entry has opened its subscription."""
         for acked in self.unknown_acks.opened(ack_inbox):
             self._origin.submit(acked)
         self._origin.flush()
 
     def replaced(self) -> None:
-        """A snapshot has replaced the state: the same for every subscription in it."""
+        """Submit the acknowledgements held for the subscriptions of a snapshot's state."""
         if self.unknown_acks:
             for acked in self.unknown_acks.replaced(self._state().by_ack_inbox):
                 self._origin.submit(acked)
@@ -403,11 +403,10 @@ class Streaming:
                 self._reply(reply, _connect_error(outcome.text))
 
     def _registered_by(self, source: object) -> dict[str, bool]:
-        """The client IDs of a connection. What doesn't come over a connection of a client here is not
-        counted.
+        """Return the client IDs of a connection. Requests not from a client of this node are not counted.
 
-        If it seems to have too many, those that ended without its asking are taken out, once a second at
-        most.
+        If a connection seems to have too many, those that ended without its request are removed, at most once
+        a second.
         """
         if source is None:
             return {}
@@ -438,7 +437,7 @@ class Streaming:
         )
 
     def _probe(self, taken: Probing, request: ClientOpen, answer: Callable[[Outcome], None]) -> None:
-        """The ID is taken: the one who has it may answer for 500 ms, whoever listens (R17)."""
+        """Ask the client that has the ID. It has 500 ms to answer, whoever subscribes to its inbox (R17)."""
 
         def keep() -> None:
             self._submit(ClientKeep(taken.client_id, taken.generation), answer)
@@ -483,7 +482,7 @@ class Streaming:
 
     def _pinged(self, reply: bytes, outcome: Outcome) -> None:
         text = outcome.text if isinstance(outcome, Refused) else ""
-        if text not in (refusals.NO_LEADER, refusals.STOPPING):  # of any error a client makes that it is lost
+        if text not in (refusals.NO_LEADER, refusals.STOPPING):  # an error makes a client give up
             self._reply(reply, stan.encode_ping_response(text))
 
     def _on_close(self, source: object, _subject: bytes, reply: bytes, payload: bytes) -> None:
@@ -505,7 +504,7 @@ class Streaming:
         self._submit(ClientClose(client_id, self._generation_at(source, client_id)), answer)
 
     def _generation_at(self, source: object, client_id: str) -> Generation:
-        """Which generation of a client asks: the one whose heartbeats its connection hears, if it does."""
+        """Return the generation of the client that asks: the present one if its heartbeats go there."""
         client = self._state().clients.get(client_id)
         if client is not None and source is not None:
             for receiver in self._routing.local_receivers(client.heartbeat_inbox.encode()):
@@ -523,7 +522,7 @@ class Streaming:
             return
         refusal = self._refuse_subscription(request)
         if not refusal and not self._state().cluster_tag:
-            refusal = refusals.NO_LEADER  # without the tag nobody would know the acknowledgements (R18)
+            refusal = refusals.NO_LEADER  # acknowledgements are not recognised without the tag (R18)
         if refusal:
             self._reply(reply, _subscription_error(refusal))
             return
@@ -551,7 +550,7 @@ class Streaming:
     def _subscribe_decided(
         self, opened: SubscriptionOpen, ack_inbox: str, reply: bytes, outcome: Outcome
     ) -> None:
-        """Answer a request to subscribe. ``ack_inbox``: of the command that was submitted for it."""
+        """Answer a request to subscribe. ``ack_inbox`` is that of the submitted command."""
         if opened.durable and not opened.queue:
             durable = (opened.client_id, opened.channel, opened.durable)
             if self._opening.get(durable, ("", 0))[0] == ack_inbox:
@@ -566,9 +565,9 @@ class Streaming:
     def _retried(
         self, durable: tuple[str, str, str], command: SubscriptionOpen
     ) -> SubscriptionOpen | SubscriptionReplace:
-        """Have a second attempt replace the first, for the client waits for that answer no longer.
+        """Let a second attempt replace the first, whose answer the client no longer waits for.
 
-        Only if the durable has been opening for ``RETRY_NS``: what is opened twice at once is a duplicate.
+        Only if the durable has been opening for ``RETRY_NS``: earlier the second request is a duplicate.
         """
         now_ns = self._clock.now()
         first, since_ns = self._opening.setdefault(durable, (command.ack_inbox, now_ns))
@@ -584,7 +583,7 @@ class Streaming:
         answer: Callable[[Outcome], None],
         reply: bytes,
     ) -> None:
-        """The durable is online: replace it if nobody hears its inbox, else it is a duplicate."""
+        """Replace a durable that is online if its inbox has no subscriber; else refuse a duplicate."""
         if self._routing.where(taken.inbox.encode()) is not None:
             self._reply(reply, _subscription_error(refusals.DUPLICATE_DURABLE))
             return
@@ -638,11 +637,11 @@ class Streaming:
             self.send_now(reply, payload)
 
     def send_now(self, reply: bytes, payload: bytes) -> None:
-        """Send an answer, whatever waits for room on its connection."""
+        """Send an answer without waiting for earlier deliveries on its connection."""
         self._routing.publish(None, reply, b"", b"", payload, to_services=False)
 
     def expect_moves(self) -> None:
-        """This node stops: keep answers whose clients are not heard until they are, at other nodes."""
+        """Keep answers to unreachable clients until they connect to other nodes: this node stops."""
 
         def send(inbox: bytes, payload: bytes) -> None:
             self._routing.publish(None, inbox, b"", b"", payload, to_services=False)
@@ -651,14 +650,20 @@ class Streaming:
             self.moving = MovingReplies(self._routing.reachable_by_owner, send)
 
     def _may_be_asked(self, inbox: str) -> bool:
-        """It may be somebody's inbox; a service would answer every heartbeat in its place."""
+        """Return True if ``inbox`` is valid and no service subscribes to it.
+
+        A service would answer every heartbeat in the client's place.
+        """
         if is_too_long(inbox):
             return False
         subject = inbox.encode()
         return literal(subject) and not subject.startswith(RESERVED) and not self._routing.is_served(subject)
 
     def _refuse_subscription(self, request: stan.SubscriptionRequest) -> str:
-        """What no state could make valid, in the protocol's order (section 5.1, checks 2 to 7 and 9)."""
+        """Return the error of a request that is invalid in any state; else an empty string.
+
+        The order is that of the protocol (section 5.1, checks 2 to 7 and 9).
+        """
         if not request.client_id:
             return refusals.CLIENT_ID_MISSING
         if request.ack_wait_s < 1:
@@ -680,7 +685,7 @@ class Streaming:
         return ""
 
     def _refuse_end(self, request: stan.UnsubscribeRequest) -> str:
-        """Why no state has such a subscription to end; empty if one could."""
+        """Return the error if no state can contain the subscription to end; else an empty string."""
         client_id, channel, inbox, durable = request
         if not valid_channel(channel):
             return refusals.UNKNOWN_CHANNEL
@@ -698,10 +703,10 @@ class Streaming:
 
 
 def _may_be_answered(reply: bytes) -> bool:
-    """Not on subjects of the service itself.
+    """Return False for subjects of the service itself.
 
-    An answer has words of its asker in it. That to a publish, sent to where clients are closed, is a request
-    to close the client whose ID was the guid: permissions would not have allowed it.
+    An answer contains text of the requester. Sent to the subject for closing clients, the answer to a publish
+    would be a request to close the client whose ID is the guid, which permissions may forbid.
     """
     return bool(reply) and (not reply.startswith(RESERVED) or reply.startswith(b"_STAN.acks."))
 

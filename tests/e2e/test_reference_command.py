@@ -245,7 +245,7 @@ def test_the_log_file_is_reopened_and_the_process_found(start: Start, tmp_path: 
     until("the ready line", lambda: log.exists() and READY in log.read_text())
     assert pid.read_text() == str(server.pid)
     log.rename(tmp_path / "server.1")
-    for word, expected in (("reopen", "opened anew"), ("reload", "configuration reloaded")):
+    for word, expected in (("reopen", "log file reopened"), ("reload", "configuration reloaded")):
         subprocess.run([COMMAND, "-sl", f"{word}={server.pid}"], check=True, timeout=20)
         until(expected, lambda expected=expected: log.exists() and expected in log.read_text())
     subprocess.run([COMMAND, "--signal", f"quit={server.pid}"], check=True, timeout=20)
