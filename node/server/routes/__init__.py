@@ -1,5 +1,6 @@
-"""Nodes of other cluster IDs, and plain NATS traffic between them and us (``cluster.routes``, ``--routes``).
+"""Routes to nodes of other clusters, which carry plain NATS traffic (``cluster.routes``, ``--routes``).
 
-``links`` finds them and keeps a link with each ``peer``; ``traffic`` is what goes over the links, ``offered``
-which services others may use, and ``peers`` what ``server.routing`` sees of all of it.
+``route_links`` finds these nodes and keeps a link with each ``route_peer``. ``route_traffic`` dispatches
+their frames, ``offered_services`` says which services they may use, and ``remote_routes`` is what
+``server.routing`` uses of them.
 """

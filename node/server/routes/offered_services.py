@@ -1,8 +1,8 @@
-"""Which services of a cluster are for clients of other clusters too: that of streaming, none of operators.
+"""The services of a cluster that clients of other clusters may use: streaming, but not administration.
 
-The same rule says what a node offers its routing peers and what it takes from them. A peer that claimed more
-would be asked what isn't meant for it: a cluster serves what has its own name in it, and the inbox of
-acknowledgements, whose 22 letters and digits are drawn at its founding.
+The same rule limits what a node offers its routing peers and what it accepts from them. A peer that claimed
+more could receive requests that are not meant for it. Allowed are patterns that contain the cluster's own
+name, and the inbox for acknowledgements, whose 22 letters and digits are random for each cluster.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ _REQUESTS = (
     "_STAN.raft.{}.node.add",
     "_STAN.raft.{}.node.remove",
 )
-"""The last two are answered, if they are served: that only clients of the cluster's own nodes may ask."""
+"""The last two, if they are served, answer that only clients of the cluster's own nodes may ask."""
 
 
 def is_offered(cluster: str, pattern: bytes, discover_prefix: str = "_STAN.discover") -> bool:
-    """Whether clients of other clusters may use what ``cluster`` serves at ``pattern``.
+    """Return True if clients of other clusters may use the service of ``cluster`` at ``pattern``.
 
     Args:
-        cluster: its ID, as it says; one that couldn't be an ID has no services.
-        pattern: what it serves.
-        discover_prefix: before the ID in the subjects of connect requests.
+        cluster: its ID, from a peer; an invalid ID has no services.
+        pattern: the subjects that it serves.
+        discover_prefix: the part before the ID in the subjects of connect requests.
     """
     if not valid_client_id(cluster):  # the same characters
         return False
@@ -41,7 +41,7 @@ def is_offered(cluster: str, pattern: bytes, discover_prefix: str = "_STAN.disco
 
 
 def is_ack_inbox(pattern: bytes) -> bool:
-    """Of the patterns that are offered, the one that hasn't the cluster's name in it."""
+    """Return True for the pattern of ack inboxes, the only offered one without the cluster's name."""
     return _ACKS.fullmatch(pattern) is not None
 
 

@@ -1,22 +1,23 @@
-"""Routing peers: nodes of other clusters, with plain NATS traffic both ways, and each other's services.
+"""Routing peers: nodes of other clusters, with plain NATS traffic both ways and each other's services.
 
-To ``routing`` a foreign node is one more node, called ``CLUSTER/NODE``: its clients' interest is told in the
-same frames, messages go there in the same frames. What differs is the streaming service. Each node of a
-cluster serves its own clients itself; but a request that a foreign node's client makes must be served by one
-of them only, in order, and a delivery to that client must be made by one of them only. So every node chooses
-of each other cluster one node that it has a link with, its *home* there. What its clients ask of that cluster
-goes home, and the home delivers to them, as if the whole node were one of its client connections: it is the
-home's *guest*. If the link home breaks, another node of that cluster becomes the home. What was on its way
-then is lost, as when a client's connection breaks, and comes again after its AckWait.
+``routing`` treats a remote node as one more node, named ``CLUSTER/NODE``: interest and messages are exchanged
+in the same frames. The streaming service differs. Each node of a cluster serves its own clients itself; but a
+request of a remote node's client must be served by exactly one of them, in order, and a delivery to that
+client must be made by exactly one. So every node chooses one linked node of each other cluster as its
+*gateway* there. Requests of its clients to that cluster go to the gateway, and the gateway delivers to them
+as if the whole node were one of its client connections: a *remote client*. If the link to the gateway breaks,
+another node of that cluster becomes the gateway. Messages in transit are then lost, as when a client's
+connection breaks, and redelivered after their AckWait.
 
 Frames, beside those of ``routing`` and ``interest``::
 
-    ["serves", [pattern, …]]   what this node's cluster serves, all of it, each time it changes
-    ["home", whether]          whether the receiver is the sender's home in the receiver's cluster
-    ["ask", subject, reply, headers, payload, to_plain, queues]   like "msg"; services take it too
+    ["serves", [pattern, …]]   all patterns that this node's cluster serves, after each change
+    ["home", bool]             whether the receiver is the sender's gateway to the receiver's cluster
+    ["ask", subject, reply, headers, payload, to_plain, queues]   like "msg", but services receive it too
 
-A peer serves what `offered` grants its cluster; what else it claims is left out. What this node serves itself
-no other is asked. No entry of the log and nothing of the replicated state goes to a foreign node.
+Patterns that a peer claims and `offered_services` does not grant its cluster are ignored. Requests to
+patterns that this node serves itself go to no peer. A remote node receives no log entry and nothing of the
+replicated state.
 
 A plain object without I/O.
 """
@@ -34,21 +35,22 @@ from node.server.routes.offered_services import is_ack_inbox
 log = logging.getLogger("stanchion.routes")
 
 PATTERNS_MAX = 64
-"""Of one cluster's services: there are eight."""
+"""Most patterns of one cluster's services; there are eight."""
 
 
 STARTED, BOOTSTRAPPED = "started", "founded"
-"""What a hello says of a cluster that one node founds alone: its sender was started to, or another has."""
+"""Values in the hello of a cluster that one node bootstraps alone: the sender was started to do so, or
+another was."""
 
 
 def cluster_of(peer: str) -> str:
-    """The cluster of a foreign node; empty for a member of the own one."""
+    """Return the cluster of a remote node; empty for a member of this node's cluster."""
     cluster, separator, _ = peer.partition("/")
     return cluster if separator else ""
 
 
 class Link(Protocol):
-    """The link to a foreign node, as far as deliveries need it."""
+    """The link to a remote node, as used for deliveries."""
 
     @property
     def writable(self) -> bool: ...
@@ -60,7 +62,7 @@ class Link(Protocol):
 
 
 class RemoteClient:
-    """All clients of a foreign node whose home this node is, as one receiver of deliveries."""
+    """All clients of a remote node that has this node as its gateway, as one receiver of deliveries."""
 
     __slots__ = ("connection",)
 
@@ -68,17 +70,17 @@ class RemoteClient:
         self.connection = connection
 
     def deliver(self, subject: bytes, payload: bytes) -> None:
-        """Send one message to whoever listens there."""
+        """Send one message to the subscribers at the remote node."""
         self.connection.send(["msg", subject, b"", b"", payload, True, []])
 
 
 class RemoteRoutes:
-    """Which foreign nodes there are, what their clusters serve, and who is whose home.
+    """The linked remote nodes, the services of their clusters, and the gateways in both directions.
 
     Args:
-        send: puts a frame on the link to a foreign node.
-        changed: told when requests or deliveries go another way than before.
-        offers: whether a cluster's service at a pattern is for clients of other clusters.
+        send: sends a frame to a remote node.
+        changed: called when requests or deliveries take another route.
+        offers: returns whether clients of other clusters may use a cluster's service at a pattern.
     """
 
     def __init__(
@@ -92,20 +94,20 @@ class RemoteRoutes:
         self._offers = offers
         self._links: dict[str, Link] = {}
         self._served: dict[str, tuple[bytes, ...]] = {}
-        """By node, what its cluster serves."""
+        """For each node, the patterns that its cluster serves."""
         self._gateways: dict[str, str] = {}
-        """By cluster, the node that is this node's home there."""
+        """For each cluster, the node that is this node's gateway to it."""
         self._remote_clients: dict[str, RemoteClient] = {}
         self._remote_routes: Interest[str] = Interest()
-        """Clusters by the patterns their homes serve."""
+        """Clusters by the patterns that their gateways serve."""
         self._own: tuple[bytes, ...] = ()
         self._warned: set[str] = set()
-        """Whose claims were complained of since their links came up."""
+        """Peers whose claims have been logged since their links came up."""
 
     # --- this node's part -------------------------------------------------------------------------
 
     def offer(self, patterns: Iterable[bytes]) -> None:
-        """These are what this node's cluster serves now."""
+        """Set the patterns that this node's cluster serves."""
         own = tuple(patterns)
         if own != self._own:
             self._own = own
@@ -113,24 +115,24 @@ class RemoteRoutes:
                 self._send(peer, ["serves", list(own)])
 
     def up(self, peer: str, link: Link) -> None:
-        """The link to a foreign node is there, new or anew."""
+        """Record a new link to a remote node, also if it replaces another."""
         self._forget(peer)
         self._links[peer] = link
         self._send(peer, ["serves", list(self._own)])
 
     def down(self, peer: str) -> None:
-        """It is gone."""
+        """Forget a remote node: its link is down."""
         self._forget(peer)
 
     def received(self, peer: str, frame: Sequence[Any]) -> bool:
-        """Take a frame of a foreign node if it is one of those above. Whether it was.
+        """Handle a frame of a remote node if it is ``serves`` or ``home``. Returns True if it was.
 
         Raises:
-            RemoteProtocolError: it is malformed.
+            RemoteProtocolError: the frame is malformed.
         """
         match frame:
             case ["serves", [*patterns]] if len(patterns) <= PATTERNS_MAX and all(map(_is_pattern, patterns)):
-                self._note_served(peer, tuple(patterns))
+                self._set_served(peer, tuple(patterns))
             case ["home", bool(is_gateway)]:
                 self._add_remote_client(peer, is_gateway)
             case ["serves" | "home", *_]:
@@ -139,29 +141,29 @@ class RemoteRoutes:
                 return False
         return True
 
-    # --- where things go --------------------------------------------------------------------------
+    # --- routes -----------------------------------------------------------------------------------
 
     def serving(self, subject: bytes) -> tuple[str, ...]:
-        """The nodes that requests to ``subject`` go to: this node's homes in the clusters serving it."""
+        """Return the nodes that requests to ``subject`` go to: the gateways to the clusters that serve it."""
         found = dict.fromkeys(self._remote_routes.match(subject))
         return tuple(self._gateways[cluster] for cluster in found if cluster in self._gateways)
 
     def remote_clients(self, peers: Iterable[str]) -> Iterator[RemoteClient]:
-        """Those of ``peers`` that this node delivers to."""
+        """Yield the remote clients for those of ``peers`` that have this node as their gateway."""
         for peer in peers:
             remote_client = self._remote_clients.get(peer)
             if remote_client is not None:
                 yield remote_client
 
     def home(self, cluster: str) -> str | None:
-        """This node's home in another cluster."""
+        """Return this node's gateway to another cluster."""
         return self._gateways.get(cluster)
 
     # --- inside -----------------------------------------------------------------------------------
 
-    def _note_served(self, peer: str, patterns: tuple[bytes, ...]) -> None:
+    def _set_served(self, peer: str, patterns: tuple[bytes, ...]) -> None:
         if peer not in self._links:
-            return  # the link has gone since
+            return  # the link is down since
         cluster = cluster_of(peer)
         patterns = self._granted(peer, cluster, patterns)
         is_gateway = self._gateways.get(cluster) == peer
@@ -175,14 +177,14 @@ class RemoteRoutes:
             self._choose(cluster)
 
     def _granted(self, peer: str, cluster: str, patterns: tuple[bytes, ...]) -> tuple[bytes, ...]:
-        """Of what a peer claims to serve, what it may: once each, and of inboxes one."""
+        """Return the patterns that a peer may serve, of those it claims: each once, and only one inbox."""
         own = [pattern for pattern in dict.fromkeys(patterns) if self._offers(cluster, pattern)]
         inboxes = [pattern for pattern in own if is_ack_inbox(pattern)]
         granted = tuple(pattern for pattern in own if pattern not in inboxes[1:] and pattern not in self._own)
         refused = sorted({*patterns} - {*granted})
         if refused and peer not in self._warned:
             self._warned.add(peer)
-            log.warning("routing peer %s claims to serve %.100r, which isn't its service's", peer, refused[0])
+            log.warning("routing peer %s claims to serve %.100r, which it may not: ignored", peer, refused[0])
         return granted
 
     def _add_remote_client(self, peer: str, is_gateway: bool) -> None:
@@ -194,7 +196,7 @@ class RemoteRoutes:
         self._changed()
 
     def _choose(self, cluster: str) -> None:
-        """A home among the nodes of ``cluster``: the first that has a link and serves."""
+        """Choose a gateway to ``cluster``: its first node that is linked and serves."""
         peer = next((peer for peer in self._served if cluster_of(peer) == cluster), None)
         if peer is not None:
             self._gateways[cluster] = peer
@@ -203,7 +205,7 @@ class RemoteRoutes:
         self._changed()
 
     def _forget(self, peer: str) -> None:
-        known = self._links.pop(peer, None) is not None
+        was_linked = self._links.pop(peer, None) is not None
         cluster = cluster_of(peer)
         if self._gateways.get(cluster) == peer:
             self._remove_patterns(cluster)
@@ -213,7 +215,7 @@ class RemoteRoutes:
         self._served.pop(peer, None)
         self._remote_clients.pop(peer, None)
         self._warned.discard(peer)
-        if known:
+        if was_linked:
             self._changed()
 
     def _add_patterns(self, cluster: str) -> None:

@@ -1,25 +1,25 @@
-"""The links to routing peers: finding them, dialing, who stays of two, telling each other of others.
+"""The links to routing peers: finds them, connects to them, and keeps one connection to each.
 
-The addresses that are configured (``cluster.routes``) are dialed for ever; who is there says so in its hello,
-with the address it can be dialed at. One of the two has to be told of the other, no matter which.
-Every hello, and every ``peers`` frame later, tells whom else one knows; those are dialed too, so that in the
-end every node of one cluster is linked with every node of the other, for messages go one hop. An address that
-was only heard of is forgotten when nobody answers there.
+The configured addresses (``cluster.routes``) are dialed forever. The node there names itself in its hello,
+with the address at which it can be dialed. So only one of two nodes needs the other's address. Every hello,
+and later every ``peers`` frame, contains the addresses of other nodes that its sender knows. Those are dialed
+too, so that in the end every node of one cluster is linked with every node of the other, because messages go
+one hop. An address that was only learned is forgotten if no node answers there.
 
-Who turns out to be a member of the own cluster is no routing peer: only its address is passed on, for members
-whose addresses aren't configured. Who has the own cluster's ID without being a member would answer the same
-requests: it is declined. If both have founded the cluster alone (``bootstrap``), one of them by mistake, then
-whoever was started to do so and is still alone ends: `RivalError`. Nobody else can say which is wanted. So
-does one that has lost its directory, when it meets those that had joined it.
+A member of this node's own cluster is not a routing peer: only its address is used, if it isn't configured. A
+node that has this cluster's ID and is not a member would answer the same requests, so it is declined. If both
+have bootstrapped the cluster alone (``bootstrap``), one of them by mistake, then a node that was started to
+do so and has no other members yet stops with `RivalError`, because only an operator can decide which is
+wanted. So does a node that has lost its directory and meets the nodes that had joined it.
 
-Two connections of one pair may come up at a time. Both ends keep the one that the node with the smaller name
-has dialed, and of two in one direction the later; a node that was started anew replaces what it had.
+Two connections between two nodes may come up at a time. Both ends keep the one that the node with the smaller
+name dialed, and of two in the same direction the later one. A restarted node replaces its earlier connection.
 
-Under mutual TLS both have to show a certificate of the same authority, for the name in the hello. Without it
-every address has to be on the loopback, and both have to know the same peer secret.
+With mutual TLS both ends must show a certificate of the same authority for the name in the hello. Without it
+every address must be on the loopback interface, and both ends must have the same peer secret.
 
-Each end says something at least once a second. Who says nothing for five is taken for gone although its
-socket stands: a process that was stopped must not stay anybody's home.
+Each end sends at least one frame a second. A peer that sends nothing for five seconds is disconnected even
+though its socket is open: a stopped process must not remain a gateway.
 
 Frames, beside those of ``remote_routes``: ``["peers", [[cluster, node, address], …]]`` and ``["alive"]``.
 """
@@ -52,61 +52,57 @@ log = logging.getLogger("stanchion.routes")
 WIRE_VERSION = 1
 
 ANYBODY = "?"
-"""Whom a hello is to when the dialer doesn't know who is there."""
+"""Receiver in a hello whose sender doesn't know which node it has dialed."""
 
 PEERS_LEARNED_MAX = 200
-"""Nodes told of, and addresses dialed, at most."""
+"""Most nodes that one frame may announce, and most addresses that are dialed."""
 
 REACHABLE_TRIES = 20
-"""Attempts at an address that was only heard of."""
+"""Attempts at an address that was only learned from a peer."""
 
 PAUSE_MIN_S, PAUSE_MAX_S = 0.05, 2.0
-"""Between two attempts; doubles from the first to the second, half of it random."""
+"""Pause between two attempts; doubles from the first to the second, half of it random."""
 
 DECLINED_PAUSE_S = 5.0
-"""When the other end has declined us, or is one of us."""
+"""Pause after the other end has declined this node, or is a member of this cluster."""
 
 ALIVE_S = 1.0
-"""How often every peer is told that this node lives."""
+"""How often each peer is sent a sign of life."""
 
 _FAULTS = (LostError, RemoteProtocolError, IdentityError, CollisionError)
 
 
 class RivalError(IdentityError):
-    """Another node has founded the same cluster, or is of those that have: this one must not go on."""
+    """Another node has bootstrapped the same cluster: this node must stop."""
 
 
 @dataclass(slots=True)
 class _Route:
-    """An address that is dialed."""
+    """A dialed address."""
 
     address: Address
     is_configured: bool
     found: str = ""
-    """Who was there."""
+    """The node that answered there, as ``CLUSTER/NODE``."""
     problem: str = ""
     free: trio.Event = field(default_factory=trio.Event)
-    """Set whenever a link ends: another attempt may be due."""
+    """Set when a link ends, because another attempt may be due."""
 
 
 class RouteLinks:
     """All links to routing peers.
 
-    Args:
-        cluster: this cluster's ID.
-        node: this node's name.
-        listen: where others can dial this node; None: nowhere.
-        client: where it takes clients, to be told to the others' clients; empty: that is not to be told.
-        routes: configured addresses.
-        security: how nodes know one another.
-        members: the members of this cluster by name, with their addresses as far as known.
-        listener: told of everything.
-        bootstrap: ``STARTED`` if this node was started to found its cluster alone, ``BOOTSTRAPPED`` if
-        somebody else has; else empty.
-        exclusive: whether this node was started to found it, and nobody has joined it yet.
+    Args: cluster: this cluster's ID. node: this node's name. listen: the address at which others can dial
+        this node; None: they can't. client: the address for clients, announced to the clients of peers;
+        empty: not announced. routes: configured addresses. security: how nodes authenticate each other.
+        members: returns the members of this cluster by name, with their addresses as far as known. listener:
+        called for every event. bootstrap: returns ``STARTED`` if this node was started to bootstrap its
+        cluster alone, ``BOOTSTRAPPED``
+            if another node was; else an empty string.
+        exclusive: returns whether this node was started to bootstrap it, and no other node has joined yet.
 
     Raises:
-        ConfigError: addresses that the security is too weak for.
+        ConfigError: the security doesn't allow one of the addresses.
     """
 
     def __init__(
@@ -130,7 +126,7 @@ class RouteLinks:
         self._node = node
         self._key = f"{cluster}/{node}"
         self.listen = listen
-        """Where others can dial this node."""
+        """The address at which others can dial this node."""
         self._client = client
         self._security = security
         self._members = members
@@ -144,38 +140,38 @@ class RouteLinks:
         self._nursery: trio.Nursery | None = None
         self._routes = {address: _Route(address, True) for address in routes}
         self.peers: dict[str, Peer] = {}
-        """By ``CLUSTER/NODE``."""
+        """Linked peers by ``CLUSTER/NODE``."""
 
     def send(self, peer: str, value: Any) -> None:
-        """Queue a frame to a peer; nothing happens if its link is gone."""
+        """Queue a frame to a peer; does nothing if its link is down."""
         found = self.peers.get(peer)
         if found is not None:
             found.send(value)
 
     def has_capacity(self, peer: str) -> bool:
-        """The link to a peer takes more now without queueing much, or is gone."""
+        """Return True if a peer's queue is short, or its link is down."""
         found = self.peers.get(peer)
         return found is None or found.writable or found.closed
 
     def queued_bytes(self, peer: str) -> int:
-        """What waits for a peer to read it; 0 when its link is gone."""
+        """Return the number of bytes queued to a peer; 0 if its link is down."""
         found = self.peers.get(peer)
         return 0 if found is None else found.connection.queued_bytes
 
     def client_addresses(self) -> list[str]:
-        """Where the routing peers take clients, as they said."""
+        """Return the addresses for clients that the linked peers have announced."""
         found = (peer.hello.fields.get("client") for _, peer in sorted(self.peers.items()))
         return [address for address in found if isinstance(address, str) and address]
 
     def is_configured(self, key: str) -> bool:
-        """This node was told where that peer is."""
+        """Return True if this node's configuration has the address of that peer."""
         return any(route.is_configured and route.found == key for route in self._routes.values())
 
     async def run(self) -> None:
-        """Dial and hold links until cancelled.
+        """Dial the addresses and keep the links until cancelled.
 
         Raises:
-            RivalError: another node has founded the same cluster (in an exception group).
+            RivalError: another node has bootstrapped the same cluster (in an exception group).
         """
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
@@ -204,11 +200,11 @@ class RouteLinks:
             "listen": "" if self.listen is None else str(self.listen),
             "client": self._client,
             "bootstrap": self._bootstrap(),
-            "peers": self._known(),
+            "peers": self._known_nodes(),
         }
 
-    def _known(self) -> list[list[str]]:
-        """The nodes of all clusters whose addresses are known, this one's too."""
+    def _known_nodes(self) -> list[list[str]]:
+        """Return the nodes of all clusters whose addresses this node has, its own cluster's too."""
         members = [
             [self._cluster, name, str(address)]
             for name, address in self._members().items()
@@ -221,12 +217,13 @@ class RouteLinks:
         ]
         return (members + others)[:PEERS_LEARNED_MAX]
 
-    def _judge(self, hello: Hello, where: str) -> str:
-        """Who has said this hello: its key; empty for this very node or a member, who need no link.
+    def _check_hello(self, hello: Hello, where: str) -> str:
+        """Check a hello. Returns its sender's key; empty for this node itself or a member, which need no
+        link.
 
         Raises:
-            IdentityError: it can't be a routing peer.
-            RivalError: nor can this node go on beside it.
+            IdentityError: the sender can't be a routing peer.
+            RivalError: this node must stop because of the sender.
         """
         cluster = hello.fields.get("cluster")
         if hello.fields.get("wire") != WIRE_VERSION:
@@ -234,10 +231,10 @@ class RouteLinks:
                 f"{hello.node} speaks wire version {shown(hello.fields.get('wire'))}, not {WIRE_VERSION}"
             )
         if not isinstance(cluster, str) or not cluster or "/" in cluster or "/" in hello.node:
-            raise IdentityError(f"{hello.node} belongs to no cluster")
+            raise IdentityError(f"{hello.node} names no valid cluster")
         if hello.instance == self._instance:
             return ""
-        self._hear(hello.fields.get("peers"))
+        self._learn(hello.fields.get("peers"))
         if cluster != self._cluster:
             return f"{cluster}/{hello.node}"
         if hello.node == self._node or hello.node not in self._members():
@@ -248,23 +245,23 @@ class RouteLinks:
             self._listener.member(hello.node, address)
         return ""
 
-    def _hear(self, told: Any) -> None:
-        """Dial whom others know."""
-        if not isinstance(told, list | tuple) or self._nursery is None:
+    def _learn(self, nodes: Any) -> None:
+        """Dial the nodes that a peer has announced."""
+        if not isinstance(nodes, list | tuple) or self._nursery is None:
             return
-        for each in told[:PEERS_LEARNED_MAX]:
+        for each in nodes[:PEERS_LEARNED_MAX]:
             match each:
                 case [str(cluster), str(node), str(text)]:
-                    self._hear_of(cluster, node, text)
+                    self._learn_node(cluster, node, text)
                 case _:
                     raise RemoteProtocolError(f"not a node's address: {shown(each)}")
 
-    def _hear_of(self, cluster: str, node: str, text: str) -> None:
+    def _learn_node(self, cluster: str, node: str, text: str) -> None:
         try:
             address = parse_address(text)
             self._security.check_addresses([address])
         except (ValueError, ConfigError):
-            return  # of no use to this node, whatever it is to others
+            return  # not usable by this node
         if cluster == self._cluster:
             if node in self._members() and node != self._node:
                 self._listener.member(node, address)
@@ -275,10 +272,10 @@ class RouteLinks:
             self._nursery.start_soon(self._keep_dialed, route)
 
     def _check_rival(self, node: str, bootstrap: Any, where: str) -> None:
-        """Whether this node can't go on beside one of the same cluster that is no member.
+        """Check that this node may go on beside a node with this cluster's ID that is not a member.
 
         Raises:
-            RivalError: so it is.
+            RivalError: it may not.
         """
         if not self._exclusive():
             return
@@ -293,15 +290,15 @@ class RouteLinks:
     # --- accepting --------------------------------------------------------------------------------
 
     async def accept(self, stream: ByteStream, hello: Hello, tcp: trio.SocketStream) -> None:
-        """Serve a connection that somebody has dialed, from behind its hello to its end.
+        """Serve an accepted connection, from its hello to its end.
 
         Raises:
-            RivalError: this node must not go on beside who has dialed it, which knows that by then.
+            RivalError: this node must stop because of the dialing node, which has been informed.
         """
         where = "an unknown address"
         try:
             where = remote(tcp)
-            key = self._judge(hello, where)
+            key = self._check_hello(hello, where)
             connection = Connection(stream, hello, where, tcp.socket)
             if key:
                 self._check_duplicate(key, connection)
@@ -329,7 +326,7 @@ class RouteLinks:
         with trio.move_on_after(self._limits.handshake_s):
             try:
                 await send(stream, answer)
-                await stream.receive_some(1)  # else closing might overtake what was said
+                await stream.receive_some(1)  # else closing might discard the answer
             except (LostError, trio.BrokenResourceError, trio.ClosedResourceError, OSError):
                 log.debug("a declined routing peer did not wait for the answer")
 
@@ -355,21 +352,21 @@ class RouteLinks:
                 raise
             except _FAULTS as error:
                 failures += 1
-                self._complain(route, error)
+                self._log_problem(route, error)
                 pause = DECLINED_PAUSE_S if isinstance(error, IdentityError) else 0.0
             pause = pause or min(PAUSE_MIN_S * 2.0 ** min(failures, 16), PAUSE_MAX_S)
             await trio.sleep(pause * (0.5 + 0.5 * random.random()))  # noqa: S311  # keeps no secret
-        log.info("nobody answers at %s any more, which was only heard of", route.address)
+        log.info("no node answers at %s, an address learned from a peer: forgotten", route.address)
         del self._routes[route.address]
 
-    def _complain(self, route: _Route, error: Exception) -> None:
-        if str(error) != route.problem:  # what stays as it was is told once
+    def _log_problem(self, route: _Route, error: Exception) -> None:
+        if str(error) != route.problem:  # log an unchanged problem once
             route.problem = str(error)
             level = logging.INFO if isinstance(error, LostError) else logging.WARNING
             self._limited.log(level, "no routing peer at %s: %s", route.address, error)
 
     async def _dial(self, route: _Route) -> bool:
-        """Dial once, and hold the link while it lasts. False: who is there needs none.
+        """Dial once, and hold the link while it lasts. Returns False if the node there needs no link.
 
         Raises:
             one of ``_FAULTS``: there is no link.
@@ -378,7 +375,7 @@ class RouteLinks:
         try:
             where = remote(tcp)
             stream, hello = await self._introduced(tcp, route)
-            key = self._judge(hello, where)
+            key = self._check_hello(hello, where)
             route.found, route.problem = key, ""
             if not key:
                 return False
@@ -395,7 +392,7 @@ class RouteLinks:
             stream, certificate = await secure(tcp, contexts, server_side=False, unanswered_s=unanswered_s)
             answer = await introduce(stream, self._own_hello(ANYBODY), self._security)
             if isinstance(answer, dict) and isinstance(key := answer.get("key"), str):
-                route.found = key  # it declines us, but if we are linked already we know what for
+                route.found = key  # it declines us, perhaps because we are linked already
                 cluster, _, node = key.partition("/")
                 if cluster == self._cluster:
                     self._security.check_peer(certificate, node)
@@ -411,23 +408,23 @@ class RouteLinks:
     # --- both -------------------------------------------------------------------------------------
 
     def _check_duplicate(self, key: str, new: Connection) -> None:
-        """Of two connections with one peer, may this one be the link?
+        """Check whether a connection may become the link, if there is another one with the same peer.
 
         Raises:
-            CollisionError: the other stays.
+            CollisionError: the other one stays.
         """
         old = self.peers.get(key)
         if old is None or old.hello.instance != new.hello.instance:
             return
-        smaller_dialled = self._key < key  # we are the smaller, so what we have dialed stays
+        smaller_dialled = self._key < key  # this node's name is the smaller one: its connection stays
         if old.connection.dialled == new.dialled:
             if new.hello.epoch <= old.hello.epoch:
                 raise CollisionError("overtaken by a later connection")
         elif new.dialled != smaller_dialled:
-            raise CollisionError("the other connection is ahead")
+            raise CollisionError("the other connection takes precedence")
 
     async def _hold(self, key: str, connection: Connection) -> None:
-        """Let this connection be the link until it ends."""
+        """Use this connection as the link until it ends."""
         peer = Peer(key, connection, self._limits)
         old = self.peers.pop(key, None)
         if old is not None:
@@ -438,7 +435,7 @@ class RouteLinks:
         log.info("routing peer %s is linked (%s)", key, connection.remote)
         try:
             self._listener.up(peer)
-            self._notify_others(peer)
+            self._announce(peer)
             await connection.run(self._limits, lambda values: self._take(peer, values))
         finally:
             connection.close("this node stops")
@@ -449,21 +446,21 @@ class RouteLinks:
             for route in self._routes.values():
                 route.free.set()
 
-    def _notify_others(self, new: Peer) -> None:
-        """Those who were there before hear of the new one; it has heard of them in our hello."""
+    def _announce(self, new: Peer) -> None:
+        """Announce a new peer to the other peers. The new one has them from our hello."""
         address = listen_of(new.hello, new.connection.remote)
         if address is not None:
-            told = [[*new.key.split("/", 1), str(address)]]
+            announced = [[*new.key.split("/", 1), str(address)]]
             for key, peer in self.peers.items():
                 if key != new.key:
-                    peer.send(["peers", told])
+                    peer.send(["peers", announced])
 
     def _take(self, peer: Peer, values: list[Any]) -> None:
         others = []
         for value in values:
             match value:
-                case ["peers", [*told]]:
-                    self._hear(told)
+                case ["peers", [*nodes]]:
+                    self._learn(nodes)
                 case ["alive"]:
                     pass
                 case _:
@@ -473,7 +470,9 @@ class RouteLinks:
 
 
 def listen_of(hello: Hello, where: str) -> Address | None:
-    """The address a node can be dialed at; where it listens everywhere, that it was seen to come from."""
+    """Return the address at which a node can be dialed. If it listens everywhere, its connection's host is
+    used.
+    """
     text = hello.fields.get("listen")
     if not isinstance(text, str) or not text:
         return None

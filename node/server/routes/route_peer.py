@@ -1,4 +1,4 @@
-"""One routing peer, for as long as the link to it stands; and who is told of it."""
+"""A linked routing peer, and the listener for the events of routing peers."""
 
 from __future__ import annotations
 
@@ -10,33 +10,33 @@ from node.raft.connection import Connection
 from node.raft.links import Hello, Limits
 
 SOFT_BYTES = 1024 * 1024
-"""Queued to one peer from which on deliveries wait."""
+"""Bytes queued to one peer above which deliveries wait."""
 
 UNRESPONSIVE_MAX = 5
-"""So many times in a row nothing may have come from a peer when it is looked at."""
+"""Closes the link after so many checks in a row without bytes from the peer."""
 
 
 class Peer:
-    """The link to one routing peer, for as long as it stands.
+    """A routing peer, while it is linked.
 
-    To ``replica`` and ``execute`` it is a connection as a client's is: it has room or hasn't, and reading can
-    be paused while this node has too much unapplied.
+    ``replica`` and ``effect_executor`` use it like a client connection: it may be not writable, and reading
+    is paused while this node has too many unapplied requests.
     """
 
     def __init__(self, key: str, connection: Connection, limits: Limits) -> None:
         self.key = key
         self.connection = connection
         self.epoch = -connection.number
-        """No client's."""
+        """Negative, so it differs from every client's epoch."""
         self.subscriptions: dict[bytes, Any] = {}
-        """None: what its clients listen to is in the exchange of interest."""
+        """Always empty: its clients' subscriptions are exchanged as interest."""
         self._limits = limits
-        self._bytes_heard = 0
+        self._bytes_received = 0
         self._unresponsive = 0
 
     @property
     def written(self) -> int:
-        """See `delivery_progress`: what is handed over counts as written."""
+        """0, see `delivery_progress`: a delivery counts as written when it is queued."""
         return 0
 
     @property
@@ -56,46 +56,46 @@ class Peer:
         return not self.closed and self.connection.queued_bytes < SOFT_BYTES
 
     def send(self, value: Any) -> None:
-        """Queue a frame; too much, and the link is closed."""
+        """Queue a frame. Closes the link if too many bytes are queued."""
         self.connection.push(encode_frame(value), self._limits.outbox_bytes_max)
 
     def watch(self) -> None:
-        """Say that this node lives, and give the peer up if it has said nothing for long."""
+        """Send a sign of life, and close the link if the peer has sent nothing for too long."""
         self.send(["alive"])
         received = self.connection.counted.in_bytes
-        is_unresponsive = received == self._bytes_heard and not self.connection.is_paused
+        is_unresponsive = received == self._bytes_received and not self.connection.is_paused
         self._unresponsive = self._unresponsive + 1 if is_unresponsive else 0
-        self._bytes_heard = received
+        self._bytes_received = received
         if self._unresponsive >= UNRESPONSIVE_MAX:
-            self.connection.close("it says nothing any more")
+            self.connection.close("the peer no longer sends anything")
 
     def pause_reading(self) -> None:
-        """Leave further bytes in the socket (R21)."""
+        """Stop reading; further bytes stay in the socket (R21)."""
         self.connection.pause_reading()
 
     def resume_reading(self) -> None:
-        """Read again."""
+        """Resume reading."""
         self.connection.resume_reading()
 
 
 class Listener(Protocol):
-    """Who is told of routing peers. Called on the loop; must not wait."""
+    """Receives the events of routing peers. Called on the event loop; must not wait."""
 
     def up(self, peer: Peer) -> None:
-        """The link is there, both ways."""
+        """The link is up, in both directions."""
 
     def down(self, peer: Peer) -> None:
-        """It is gone, and what was on its way is lost."""
+        """The link is down; messages in transit are lost."""
 
     def frames(self, peer: Peer, values: list[Any]) -> None:
-        """Everything that one read brought.
+        """All frames of one read have arrived.
 
         Raises:
             RemoteProtocolError: the peer broke its protocol; the link is closed.
         """
 
     def drained(self, peer: Peer) -> None:
-        """There is room again."""
+        """The link is writable again."""
 
     def member(self, name: str, address: Address) -> None:
-        """A member of this cluster is to be found at this address."""
+        """A member of this cluster was found at this address."""

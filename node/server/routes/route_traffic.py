@@ -1,7 +1,7 @@
-"""What comes over the links to routing peers, handed to routing and to the streaming service.
+"""Passes the frames of routing peers to routing and to the streaming service.
 
-A routing peer's clients use this cluster's service as this node's own clients do: what they asked for in one
-read goes to the leader as one batch, and reading stops when too much is unapplied (R21).
+Clients of a routing peer use this cluster's service like this node's own clients: the requests of one read go
+to the leader as one batch, and reading stops while too many are unapplied (R21).
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from node.server.routing import Routing
 
 
 class RouteTraffic(Listener):
-    """Told of routing peers by `route_links`.
+    """The listener that `route_links` calls.
 
     Args:
-        routing: where messages and interest go.
-        replica: the service, and who delivers.
-        member: told where a member of this cluster was found.
-        announce: called when there may be other addresses for clients.
+        routing: receives messages and interest.
+        replica: the streaming service, which also executes deliveries.
+        member: called with the address at which a member of this cluster was found.
+        announce: called when the addresses for clients may have changed.
     """
 
     def __init__(

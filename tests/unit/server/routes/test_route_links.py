@@ -148,7 +148,7 @@ async def test_both_dial_and_one_link_stays() -> None:
         async with again.running():
             pass
         for _ in range(5):
-            one.links._hear([["b", "n1", str(two.address)]])
+            one.links._learn([["b", "n1", str(two.address)]])
             two.links.peers["a/n1"].connection.close("a test")
             await one.received.until(lambda: one.received.events[-1] == ("up", "b/n1"))
             await two.received.until(lambda: two.received.events[-1] == ("up", "a/n1"))
@@ -200,7 +200,7 @@ async def test_an_address_nobody_answers_at_is_forgotten(monkeypatch: pytest.Mon
     async with Node("a", "n1").running() as one:
         async with Node("b", "n1").running() as gone:
             nowhere = gone.address
-        one.links._hear([["b", "n1", str(nowhere)], ["c", "n1", "no address"], ["d", "n1", "10.0.0.1:1"]])
+        one.links._learn([["b", "n1", str(nowhere)], ["c", "n1", "no address"], ["d", "n1", "10.0.0.1:1"]])
         assert list(one.links._routes) == [nowhere], "of use is only what may be dialed without TLS"
         with trio.fail_after(SOON):
             while one.links._routes:  # noqa: ASYNC110
