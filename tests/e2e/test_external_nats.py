@@ -386,7 +386,7 @@ def test_tls(started: tuple[Start, Start], tmp_path: Path) -> None:
         assert "certificate verify failed" in wrong.said()
     plain = service(f"nats://{server.address}", "-cid", "plain")
     assert plain.child.wait(15) == 1
-    assert "it wants TLS" in plain.said()
+    assert "it requires TLS" in plain.said()
 
 
 def test_another_service_of_the_same_id(server: Nats, service: Start) -> None:

@@ -1,4 +1,5 @@
-"""The streaming service behind somebody else's NATS server (``streaming.nats_server``, ``-ns``).
+"""The streaming service behind an external NATS server (``streaming.nats_server``, ``-ns``).
 
-``routing`` stands in for this node's own; ``link`` keeps a ``connection`` to one of the ``servers``.
+``routing`` replaces this node's own routing; ``link`` keeps a ``connection`` to one of the ``servers``;
+``serving`` opens and closes the service with this node's leadership.
 """

@@ -1,8 +1,8 @@
-"""One connection to somebody else's NATS server: its outbox, whether it is read from, and what ends it.
+"""One connection to an external NATS server: its outbox, flow control, and the conditions that end it.
 
-Reading stops while this node has too much unapplied (R21): the NATS server then holds the rest, and its own
-bound decides. What is to be written is bounded too: above the soft limit deliveries wait as numbers (R3),
-above the hard one the connection is given up. So is one whose server takes nothing, or answers no PINGs.
+Reading stops while this node has too many unapplied requests (R21): the NATS server then buffers the rest, up
+to its own limit. The outbox is bounded too: above the soft limit deliveries wait as numbers (R3), above the
+hard limit the connection is closed. It is also closed if the server does not read or does not answer PINGs.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ READ_BYTES_MAX = 256 * 1024
 WRITE_BYTES_MAX = 256 * 1024
 
 WRITE_S = 10.0
-"""For one write of at most ``WRITE_BYTES_MAX``. Longer, and the server doesn't read."""
+"""Limit for one write of at most ``WRITE_BYTES_MAX``. If it takes longer, the server does not read."""
 
 PING_S = 5.0
-"""How often the server has to answer a PING; three that it hasn't are too many."""
+"""Interval of the PINGs; the connection is closed when ``PINGS_MAX`` of them and one more are unanswered."""
 PINGS_MAX = 2
 
 STREAM_ERRORS = (trio.BrokenResourceError, trio.ClosedResourceError, OSError, ssl.SSLError)
@@ -34,20 +34,20 @@ STREAM_ERRORS = (trio.BrokenResourceError, trio.ClosedResourceError, OSError, ss
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Bytes waiting to be written."""
+    """Limits of the bytes that wait to be written."""
 
     pending_soft: int = 1024 * 1024
-    """From which on deliveries wait."""
+    """Above this, deliveries wait."""
 
     pending_max: int = 64 * 1024 * 1024
-    """More, and the connection is given up."""
+    """Above this, the connection is closed."""
 
 
 class Service(Protocol):
-    """The streaming service, as far as it is needed here."""
+    """The streaming service, as used here."""
 
     def read_done(self, connection: Any) -> None:
-        """Everything in one read was handled."""
+        """All operations of one read were handled."""
 
     def drained(self, connection: Any) -> None:
         """The connection is writable again."""
@@ -57,7 +57,7 @@ class Service(Protocol):
 
 
 class Link:
-    """One connection that stands: its outbox, and whether it may be read from."""
+    """One open connection: its outbox, and whether it may be read from."""
 
     __slots__ = (
         "_finishing",
@@ -88,7 +88,7 @@ class Link:
         self.reason = ""
         self.pings_out = 0
         self.ended = trio.Event()
-        """Set when nothing is read or written any more."""
+        """Set when reading and writing have ended."""
         self._limits = limits
         self._outbox: list[bytes] = []
         self._outbox_bytes = 0
@@ -101,12 +101,12 @@ class Link:
 
     @property
     def writable(self) -> bool:
-        """There is room for deliveries."""
+        """Return True if deliveries may be queued."""
         return self._outbox_bytes < self._limits.pending_soft and not self.closed
 
     @property
     def written(self) -> int:
-        """See `delivery_progress`: what is handed over counts as written."""
+        """0, see `delivery_progress`: a delivery counts as written when it is queued."""
         return 0
 
     @property
@@ -129,37 +129,37 @@ class Link:
         self._wake.set()
 
     def close(self, reason: str) -> None:
-        """End it; the first reason stands."""
+        """Close the connection. The first reason is kept."""
         if not self.closed:
             self.closed = True
             self.reason = reason
             self._scope.cancel()
 
     def ping(self, answered: Callable[[], None] | None = None) -> None:
-        """Ask the server; ``answered`` is told when it has handled all that was written before."""
+        """Send a PING; ``answered`` is called when the server has handled everything written before it."""
         self.pings_out += 1
         self._pings.append(answered)
         self.write(nats.PING)
 
     def pong(self) -> None:
-        """It has answered the oldest question, and so it lives."""
+        """Handle a PONG, the answer to the oldest PING."""
         self.pings_out = 0
         answered = self._pings.popleft() if self._pings else None
         if answered is not None:
             answered()
 
     def finish(self) -> None:
-        """Read nothing more, write what is queued, and end."""
+        """Stop reading, write what is queued, then close."""
         self.pause_reading()
         self._finishing = True
         self._wake.set()
 
     def pause_reading(self) -> None:
-        """Leave further bytes in the socket (R21)."""
+        """Stop reading; further bytes stay in the socket (R21)."""
         self._reading = trio.Event()
 
     def resume_reading(self) -> None:
-        """Read again, unless it is to end."""
+        """Resume reading, unless `finish` was called."""
         if not self._finishing:
             self._reading.set()
 
@@ -170,7 +170,7 @@ class Link:
         handle: Callable[[list[nats.Reply]], None],
         service: Service,
     ) -> None:
-        """Read and write until it is closed."""
+        """Read and write until the connection is closed."""
         try:
             with self._scope:
                 async with trio.open_nursery() as nursery:
@@ -192,7 +192,7 @@ class Link:
                 while ops := parser.ops():
                     handle(ops)
                     service.read_done(self)
-                    await trio.lowlevel.checkpoint()  # one read brings thousands: others have their turn
+                    await trio.lowlevel.checkpoint()  # one read may contain thousands: let other tasks run
                     await self._reading.wait()
                 await self._reading.wait()
                 data = await stream.receive_some(READ_BYTES_MAX)
@@ -240,7 +240,7 @@ class Link:
 
 
 def why(error: BaseException) -> str:
-    while isinstance(error, BaseExceptionGroup):  # one for each address that was tried
+    while isinstance(error, BaseExceptionGroup):  # contains one error per address
         error = error.exceptions[0]
     cause = error.__cause__ if isinstance(error, trio.BrokenResourceError) else None
     if isinstance(error, OSError) and isinstance(error.__cause__, BaseExceptionGroup):

@@ -1,12 +1,12 @@
-"""The link with somebody else's NATS server, kept up: dial, log in, let it work, dial again.
+"""Keeps a connection to an external NATS server: dials, logs in, runs it, and dials again.
 
-One connection at a time (`external_connection`) carries everything, so that what a client sends keeps its
-order: an acknowledgement before the close that follows it.
+One connection at a time (`connection`) carries everything, so that a client's messages keep their order: an
+acknowledgement before the close that follows it.
 
 When a connection breaks, all other servers are tried at once, one after the other, the lost one last; then
-all by turns, with a pause after each round (`external_servers`).
-Nothing of a client's state changes meanwhile: see `external_nats`. Credentials that are refused end the node
-if none ever worked, for then the configuration is wrong; later they are only complained of.
+all in turn, with a pause after each round (`servers`). The state of clients does not change meanwhile: see
+`routing`. If every server refuses the credentials and none has ever accepted them, the configuration is wrong
+and the node stops; later refusals are only logged.
 """
 
 from __future__ import annotations
@@ -31,20 +31,21 @@ from node.server.external_nats.servers import Servers
 log = logging.getLogger("stanchion.external")
 
 CONNECT_S = 2.0
-"""For TCP; and again for TLS and login."""
+"""Limit for the TCP connection, and another time for TLS and login."""
 
 STOP_S = 1.0
-"""How long what is queued may take to be written when this node stops."""
+"""How long writing the queued data may take when this node stops."""
 
 PAUSE_MIN_S, PAUSE_MAX_S = 0.05, 1.0
-"""After a round in which no server was reached; doubles from the first to the second, half of it random."""
+"""Pause after a round in which no server was reached; doubles from the first to the second, half of it
+random."""
 
 STOOD_S = 1.0
-"""A connection that ended sooner counts as an attempt that failed: else a server that takes connections and
-drops them is dialed without a pause."""
+"""A connection that ended sooner counts as a failed attempt. Otherwise a server that accepts connections and
+drops them would be dialed without a pause."""
 
 DISCOVER_S = 0.25
-"""How long another service of this cluster ID may take to show itself."""
+"""How long another service with this cluster ID has to answer."""
 
 BEAT_S = 0.1
 """How often `ExternalNatsRouting.beat` is called."""
@@ -53,27 +54,28 @@ _REFUSALS = ("authorization violation", "authentication", "user authentication")
 
 
 class LostError(NodeError):
-    """There is no connection; the text says why."""
+    """There is no connection; the text is the reason."""
 
 
 class RejectedError(LostError):
-    """The server doesn't take our credentials."""
+    """The server refuses our credentials, or requires something that this node can't do."""
 
 
 class ExternalNats:
-    """The service's place behind a NATS server, with whatever connection there is.
+    """The connection of the streaming service to an external NATS server.
 
     Args:
-        routing: told of connections, and of every message.
-        service: told when a read was handled, and when there is room again.
-        servers: where to try, in order. Credentials of the first are used for those learnt of.
-        name: what we call ourselves there.
-        discover: the subject another service of this cluster ID would answer on.
-        cluster_id: for the complaint about that.
-        tls: how servers that want TLS are trusted; None: those are not connected to.
+        routing: receives connections and messages.
+        service: called when a read was handled, and when the connection is writable again.
+        servers: to try, in this order. The credentials of the first are used for servers that it announces.
+        name: this node's name in the server's connection list.
+        discover: the subject on which another service of this cluster ID would answer.
+        cluster_id: for the error about such a service.
+        tls: verifies servers that require TLS; None: those are not connected to.
         server_name: the name in their certificates; empty: the host.
         is_clustered: other nodes of this cluster may be connected to the same servers.
-        went, came: told when the last connection ended, and when one stands again.
+        went, came: called when a connection ended, and when one is up.
+        epoch: returns the epoch of a new connection.
     """
 
     def __init__(
@@ -110,7 +112,7 @@ class ExternalNats:
         self._epoch = epoch
         self._limits = limits or Limits()
         self._unsubscribed: list[Callable[[], None]] = []
-        """To be called once a server has all subscriptions of this node."""
+        """Callbacks that wait until a server has all subscriptions of this node."""
         self._is_closed = trio.Event()
         self._is_closed.set()
         self._connected_once = False
@@ -119,26 +121,26 @@ class ExternalNats:
 
     @property
     def problem(self) -> str:
-        """Why there is no connection; empty: there is one."""
+        """The reason why there is no connection; empty if there is one."""
         return "" if self.link is not None else self._problem or "not connected to the NATS server yet"
 
     def open(self, queue: bytes = b"") -> None:
-        """The node can serve: subscribe to what clients send, in a queue group if one is named."""
+        """Start to serve: subscribe to the clients' requests, in a queue group if one is named."""
         self.routing.open(queue)
         self._is_closed = trio.Event()
 
     def close(self) -> None:
-        """Another node serves, or none: take nothing more of what clients send."""
+        """Stop to serve: accept no more requests of clients. Another node serves, or none."""
         if not self.routing.is_open:
             return
         self.take_held()
         self.routing.close()
         self._is_closed.set()
         if self.link is not None:
-            self._service.closed(self.link)  # deliveries that wait for room are the next leader's now
+            self._service.closed(self.link)  # the next leader sends the deliveries that still wait
 
     def take_held(self) -> None:
-        """Handle requests that had to wait, if they are this node's now, like those of one read."""
+        """Handle waiting requests like those of one read, if this node may take them now."""
         if self.routing.take_held() and self.link is not None:
             self._service.read_done(self.link)
 
@@ -149,7 +151,7 @@ class ExternalNats:
         self._ask_whether_served(served)
 
     def _ask_whether_served(self, served: Callable[[], None]) -> None:
-        """The PONG to a PING behind the subscriptions says that the server has them."""
+        """Send a PING after the subscriptions; its PONG shows that the server has them."""
 
         def answered() -> None:
             if served in self._unsubscribed:
@@ -160,18 +162,18 @@ class ExternalNats:
             self.link.ping(answered)
 
     async def drained(self) -> None:
-        """Wait until another node serves, and what the server had sent to this one before is read.
+        """Wait until another node serves, and everything that the server sent to this one before is read.
 
-        Takes for ever if no other node serves, or the connection breaks.
+        Never returns if no other node serves, or if the connection breaks.
         """
         await self._is_closed.wait()
         if self.link is not None:
             read = trio.Event()
-            self.link.ping(read.set)  # its PONG comes behind what was on its way when `close` unsubscribed
+            self.link.ping(read.set)  # its PONG follows what was in transit when `close` unsubscribed
             await read.wait()
 
     async def stop(self) -> None:
-        """Take nothing any more, say what is left to say, for at most ``STOP_S``, and connect no more."""
+        """Accept nothing more, write what is queued, for at most ``STOP_S``, and do not reconnect."""
         self._stopped = True
         link = self.link
         if link is not None:
@@ -181,10 +183,10 @@ class ExternalNats:
             link.close("this node stops")
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Keep a connection until cancelled. Started with the first one.
+        """Keep a connection until cancelled. Reports started when the first one is up.
 
         Raises:
-            ConfigError: every server refuses our credentials, and none has ever taken them.
+            ConfigError: every server refuses our credentials, and none has ever accepted them.
             IdentityError: another service has this cluster ID.
         """
         async with trio.open_nursery() as nursery:
@@ -222,7 +224,7 @@ class ExternalNats:
 
     def _complain(self, server: ServerURL, problem: str) -> None:
         text = f"no connection with NATS server {server}: {problem}"
-        if text != self._problem:  # what stays as it was is told once
+        if text != self._problem:  # log an unchanged problem once
             self._problem = text
             log.warning("%s", text)
 
@@ -234,10 +236,10 @@ class ExternalNats:
     # --- one connection ---------------------------------------------------------------------------
 
     async def _connection(self, server: ServerURL, task_status: trio.TaskStatus[None]) -> None:
-        """One connection, from dialing to its end.
+        """Run one connection, from dialing to its end.
 
         Raises:
-            LostError: it never stood.
+            LostError: the login did not succeed.
         """
         try:
             with trio.fail_after(CONNECT_S):
@@ -270,7 +272,7 @@ class ExternalNats:
                 tcp, server, offered=bool(info.get("tls_required") or info.get("tls_available"))
             )
         if info.get("nonce") and not (server.user or server.token):
-            raise RejectedError("it wants an nkey, which this release does not have")
+            raise RejectedError("it requires an nkey, which this release does not support")
         headers = info.get("headers") is True
         options: dict[str, Any] = {
             "verbose": False,
@@ -294,20 +296,19 @@ class ExternalNats:
 
     async def _secured(self, tcp: trio.SocketStream, server: ServerURL, *, offered: bool) -> trio.abc.Stream:
         if self._tls is None:
-            raise RejectedError("it wants TLS: see streaming.nats_server.tls")
+            raise RejectedError("it requires TLS: see streaming.nats_server.tls")
         if not offered:
-            raise RejectedError("TLS is wanted, and it offers none")
+            raise RejectedError("TLS is required, and the server does not offer it")
         name = self._server_name or server.host
         stream = trio.SSLStream(tcp, self._tls, server_hostname=name, https_compatible=True)
         await stream.do_handshake()
         return stream
 
     async def _look_for_others(self, stream: trio.abc.Stream, parser: nats.ClientParser) -> None:
-        """Before the first time: does another service have our cluster ID? Two would both answer.
+        """Before the first use: refuse to start if another service has our cluster ID, for both would answer.
 
-        Not asked by a node of a cluster: the one that leads it would answer.
-
-        What is sent is refused by whoever gets it, so it leaves nothing behind.
+        A node of a cluster skips this, because the leader of its own cluster would answer. The request is
+        invalid, so whichever service receives it refuses it and keeps nothing.
         """
         if self._connected_once or self._is_clustered:
             return
@@ -368,7 +369,7 @@ class ExternalNats:
             case nats.Info(fields=fields):
                 self._servers.learn(fields, link.server)
             case nats.Err(text=text):
-                # One that ends the connection is followed by its end; of permissions an operator has to know.
+                # An error that ends the connection is followed by its end; the others concern permissions.
                 log.error("NATS server %s: %s", link.server, text)
                 link.reason = link.reason or text
             case _:
@@ -378,11 +379,11 @@ class ExternalNats:
 async def _until(
     stream: trio.abc.Stream, parser: nats.ClientParser, kind: type[nats.Reply]
 ) -> list[nats.Reply]:
-    """What came up to the first of ``kind``; what came behind it in one read is there too.
+    """Return the operations up to the first of ``kind``, and those after it in the same read.
 
     Raises:
-        RejectedError: the server has refused us.
-        LostError: it has closed the connection.
+        RejectedError: the server has refused our credentials.
+        LostError: the server has closed the connection, or sent another error.
     """
     ops: list[nats.Reply] = []
     while True:

@@ -1,24 +1,25 @@
-"""The streaming service behind somebody else's NATS server: what stands in for ``routing`` then.
+"""Replaces ``routing`` for a streaming service behind an external NATS server.
 
-Services become subscriptions at that server, publishes go to it, and of who listens to what nothing
-can be seen. What can be known of a client is whether it answers:
+Services become subscriptions at that server, and publishes go to it. Its subscriptions can't be seen. A
+client is known only by its answers:
 
-* A request (a heartbeat, a duplicate check) that nobody listens to comes back at once as a 503, if the server
-  has headers. That client counts as absent (rule R15), and is asked again and again until it answers.
-* When the connection is new, every client is asked. One is absent until it answers, nobody having been told
-  that its inbox is gone. If somebody listens and doesn't answer within ``PROBE_S``, that may be a bystander
-  who listens to everything: the client is asked again, like one that nobody listens for.
-* A server without headers tells nothing: while it is connected everyone is present, and missed heartbeats
-  decide, as they do of clients that hang.
-* While it isn't connected everyone is absent, and nobody misses heartbeats: `Requests` is suspended.
+* A request (a heartbeat, a duplicate check) without a subscriber comes back at once as a 503, if the server
+  supports headers. Then the client is unreachable (rule R15), and the request is repeated until the client
+  answers.
+* On a new connection every client gets a probe. A client is unreachable until it answers, but nothing is
+  reported about its inbox. If there is a subscriber but no answer within ``PROBE_S``, the subscriber may be
+  one that receives all subjects: the probe is repeated, as if there were none.
+* A server without headers reports nothing: while it is connected every client is reachable, and missed
+  heartbeats decide, as they do for clients that hang.
+* Without a connection every client is unreachable, and no heartbeat counts as missed: `Requests` is
+  suspended.
 
-A request nobody heard is sent again, with the same reply subject, for as long as anybody may still wait for
-its answer: a client that reconnects within the heartbeat's time-out has missed none.
+A request without a subscriber is repeated, with the same reply subject, for as long as its answer may be
+awaited. So a client that reconnects within the heartbeat's timeout has missed no heartbeat.
 
-A plain object without I/O. `external_nats_link` gives it an `Outlet` for as long as a connection stands.
-Answers that are published while none does are kept for the next, up to ``BUFFER_BYTES_MAX``; more are
-dropped, like what is on its way when a connection breaks. Requests are not kept but asked again, deliveries
-made again.
+A plain object without I/O. `external_nats.link` gives it an `Outlet` for each connection. Answers that are
+published without a connection are kept for the next one, up to ``BUFFER_BYTES_MAX``; more are dropped, like
+data in transit when a connection breaks. Requests are not kept but repeated, and deliveries are made again.
 
 Source: the NATS client protocol, "Headers and no-responders".
 """
@@ -42,47 +43,47 @@ from node.server.subscriptions import Handler, InternalSubscription
 log = logging.getLogger("stanchion.external")
 
 BUFFER_BYTES_MAX = 8 * 1024 * 1024
-"""Of what is published while there is no connection; and of requests that wait."""
+"""Limit for the answers kept while there is no connection, and for the requests that wait."""
 
 _INBOXES = (b"_INBOX.", b"_STAN.acks.")
-"""Where nearly every answer goes. What this node serves there takes no harm from one."""
+"""Prefixes of the subjects of nearly all answers. This node's services there are not harmed by an answer."""
 
 PROBE_S = 0.5
-"""A client that doesn't answer for so long, though somebody listens, is asked again."""
+"""A probe with a subscriber but without an answer is repeated after this time."""
 
 AGAIN_MIN_S, AGAIN_MAX_S = 0.25, 4.0
-"""When somebody that nobody hears is asked again; the pause doubles from the first to the second."""
+"""Pause before a request without a subscriber is repeated; doubles from the first to the second."""
 
 ASKED_S = 60.0
-"""How long a request is remembered whose answer hasn't come; longer than anybody waits for one."""
+"""How long an unanswered request is remembered; longer than any wait for its answer."""
 
 ASKED_MAX = 65_536
-"""Requests remembered at a time. More go out all the same, but their answers tell nothing."""
+"""Most requests that are remembered. Further ones are sent too, but their answers show nothing."""
 
 PAYLOAD_MAX = 8 * 1024 * 1024
-"""Bytes of a message that comes in. One must fit into an entry of the log; a longer one is dropped."""
+"""Largest incoming message, in bytes. It must fit into a log entry; a longer one is dropped."""
 
 ENVELOPE_SIZE_MAX = message_size(2**64 - 1, 2**63 - 1, 0) + len(redelivered(b"", 2**32 - 1))
-"""Bytes that a delivery has beyond the message's body."""
+"""Bytes of a delivery in addition to the message's body."""
 
-TOO_LONG_TOLD_MAX = 256
-"""Messages too long for the server that are told of in the log, of one connection."""
+TOO_LONG_LOGGED_MAX = 256
+"""Messages too long for the server that are logged, for each connection."""
 
 
 class Outlet(Protocol):
-    """The connection to the NATS server, as far as it is needed here."""
+    """The connection to the NATS server, as used here."""
 
     @property
     def epoch(self) -> int:
-        """Grows from connection to connection."""
+        """Increases with each connection."""
 
     @property
     def has_headers(self) -> bool:
-        """Requests that nobody listens to come back."""
+        """Requests without a subscriber come back."""
 
     @property
     def max_payload(self) -> int:
-        """Bytes. The server would end the connection for a longer one."""
+        """In bytes. The server would close the connection for a longer message."""
 
     @property
     def writable(self) -> bool: ...
@@ -94,7 +95,7 @@ class Outlet(Protocol):
 
 
 class Inbox:
-    """A client's subscription, which can't be seen: what is sent goes out, if anybody is there or not."""
+    """A client's subscription at the external server. Messages are sent whether or not it exists."""
 
     __slots__ = ("_routing", "connection")
 
@@ -109,37 +110,37 @@ class Inbox:
 
 @dataclass(slots=True)
 class _Asked:
-    """A request that is out."""
+    """A request that waits for its answer."""
 
     inbox: bytes
     data: bytes
     sent_s: float
     until_s: float
-    is_unheard: bool = False
-    """Nobody listened when it was last sent."""
+    is_unreceived: bool = False
+    """It had no subscriber when it was last sent."""
     pause_s: float = AGAIN_MIN_S
 
 
 class ExternalNatsRouting:
-    """What ``replica`` needs of routing, over one connection to a NATS server.
+    """The routing that ``replica`` uses, over one connection to a NATS server.
 
-    In a cluster one node at a time *serves*: the leader, from when it is ready (`open`) until it loses its
-    office (`close`). Only it subscribes to what clients send; `serving` says in which queue group and what
-    becomes of requests at a change of leader. All nodes subscribe to their own reply inboxes. A follower
-    takes every client to be connected to the leader (`follow`): when another leads, all inboxes have moved,
-    and what clients may have missed is sent again (rule R15).
+    In a cluster one node at a time *serves*: the leader, from when it is ready (`open`) until it is no longer
+    the leader (`close`). Only it subscribes to the clients' requests; `serving` chooses the queue group and
+    handles requests at a change of leader. All nodes subscribe to their own reply inboxes. A follower treats
+    every client as connected to the leader (`follow`): at a change of leader all inboxes move, and what
+    clients may have missed is sent again (rule R15).
 
     Args:
         node: this node's name.
         clock: monotonic seconds.
-        nuid: 22 characters nobody can guess.
-        clients: the heartbeat inboxes of all clients there are.
-        inboxes: the same, and those of all subscriptions that are online.
+        nuid: returns 22 random characters that can't be guessed.
+        clients: returns the heartbeat inboxes of all clients.
+        inboxes: returns the same, and the inboxes of all online subscriptions.
         is_clustered: whether this node has peers.
-        may_take: whether a request that comes in now is this node's, for sure. One that comes in while it is
-            not waits until it is, or until `close`.
-        may_deliver: whether this node delivers what it applies. Not if another leads already, though this
-            node has not been closed yet: that one delivers, too.
+        may_take: whether this node certainly may handle an incoming request now. Until then it waits, or
+            until `close`.
+        may_deliver: whether this node delivers what it applies. Not if another node leads already, although
+            this node has not been closed yet: the other one delivers too.
     """
 
     def __init__(
@@ -156,7 +157,7 @@ class ExternalNatsRouting:
     ) -> None:
         self.node = node
         self.sees_connections = False
-        """Whether it is known when a client's connection closes."""
+        """Whether the end of a client's connection can be seen."""
         self.on_interest_change: Callable[[str, list[InterestChange]], None] | None = None
         self._clock = clock
         self._clients = clients
@@ -167,12 +168,12 @@ class ExternalNatsRouting:
         self.may_take = may_take
         self.may_deliver = may_deliver
         self._queue = b""
-        """The queue group in which clients' requests are subscribed to."""
+        """The queue group of the subscriptions to clients' requests."""
         self._held: deque[nats.Msg] = deque()
         self._held_bytes = 0
         self._is_open = False
         self._followed: tuple[str, int] | None = None
-        """Which node serves, and in which term, while this one doesn't."""
+        """The node that serves, and its term, while this one doesn't."""
         self._stuck = False
         self._services: dict[bytes, InternalSubscription] = {}
         self._sid = 0
@@ -180,14 +181,14 @@ class ExternalNatsRouting:
         self._buffered_bytes = 0
         self._dropping = False
         self._too_long: set[tuple[bytes, int]] = set()
-        """Inbox and sequence of what this connection can't deliver."""
+        """Inbox and sequence of messages that this connection can't deliver."""
         self._asked: dict[bytes, _Asked] = {}
         self._awaited: dict[bytes, bytes] = {}
-        """Heartbeat inboxes nobody is known to listen to, and the reply subject of what was asked there."""
+        """Heartbeat inboxes that are unreachable, and the reply subject of the request sent there."""
         self._prefix = b"_INBOX." + nuid().encode() + b"."
         self._probes = 0
         self.dropped = 0
-        """Messages that were not sent: too long for the server, or too many while it was away."""
+        """Messages that were not sent: too long for the server, or too many without a connection."""
         self.in_msgs = self.in_bytes = self.out_msgs = self.out_bytes = 0
         self.inserts = 0
         self.removes = 0
@@ -197,23 +198,23 @@ class ExternalNatsRouting:
 
     @property
     def is_open(self) -> bool:
-        """This node serves."""
+        """Return True if this node serves."""
         return self._is_open
 
     @property
     def subscription_count(self) -> int:
-        """What this node has subscribed to."""
+        """Return the number of this node's subscriptions."""
         return len(self._services)
 
     @property
     def body_size_max(self) -> int | None:
-        """Bytes of a published message's body that can be delivered; None: not connected, nobody knows."""
+        """Bytes of a published message's body that can be delivered; None without a connection."""
         return None if self._outlet is None else max(self._outlet.max_payload - ENVELOPE_SIZE_MAX, 1)
 
     def serve(self, pattern: bytes, handler: Handler, *, announce: bool = False) -> InternalSubscription:
-        """See `Routing.serve`. Once `open`, or else then, it is subscribed to at the server.
+        """See `Routing.serve`. The subscription is made at the server, when this node is `open`.
 
-        With ``announce`` it is this node's own inbox: every node of a cluster subscribes to its own.
+        With ``announce`` it is this node's own inbox, to which every node of a cluster subscribes at once.
         """
         assert valid_subject(pattern)
         self._sid += 1
@@ -232,7 +233,7 @@ class ExternalNatsRouting:
             self._outlet.write(nats.unsub(sid))
 
     def _is_wanted(self, service: InternalSubscription) -> bool:
-        """Whether it is to be subscribed to at the server now."""
+        """Return True if it must be subscribed to at the server now."""
         return self._is_open or (self._is_clustered and service.announced)
 
     def _subscribe(self, outlet: Outlet, sid: bytes, service: InternalSubscription) -> None:
@@ -248,11 +249,11 @@ class ExternalNatsRouting:
         *,
         to_services: bool = True,
     ) -> int:
-        """Send a message. Whether anybody wants it isn't known: counts as one."""
+        """Send a message. Returns 1 if it was sent, because its subscribers can't be seen."""
         if not literal(subject) or (reply and not literal(reply)):
-            return 0  # a client may have named anything as its inbox; the server would end the connection
+            return 0  # a client may name any text as its inbox; the server would close the connection
         if not (to_services or subject.startswith(_INBOXES)) and self.is_served(subject):
-            return 0  # the server would bring it back
+            return 0  # the server would send it back to this node
         outlet = self._outlet
         if outlet is not None and len(payload) + len(headers) > outlet.max_payload:
             self._drop_too_long(subject, payload, outlet.max_payload)
@@ -270,29 +271,28 @@ class ExternalNatsRouting:
         return 1
 
     def is_served(self, subject: bytes) -> bool:
-        """One of this node's services takes ``subject``."""
+        """Return True if one of this node's services takes ``subject``."""
         return any(matches(service.pattern, subject) for service in self._services.values())
 
     def is_held_up(self, _source: object) -> bool:
-        """No client is connected here."""
+        """Return False: no client is connected to this node."""
         return False
 
     def local_receivers(self, inbox: bytes) -> Sequence[Inbox]:
-        """Whoever listens there, once for all of them; nobody while there is no connection.
+        """Return one receiver for all subscribers; none without a connection, or before this node serves.
 
-        Nobody, too, before this node serves: what it applies then may have been delivered before it stopped
-        (R4).
+        What a node applies before it serves may have been delivered before it stopped (R4).
         """
         if self._inbox is None or not self._is_open or not self.may_deliver():
             return ()
         return (self._inbox,) if literal(inbox) else ()
 
     def reachable(self, subject: bytes) -> bool:
-        """As far as is known, somebody listens to ``subject``."""
+        """Return True unless ``subject`` is known to have no subscriber."""
         return self.where(subject) is not None
 
     def where(self, subject: bytes) -> tuple[str, int] | None:
-        """This node and the present connection, unless nobody is known to listen to ``subject``.
+        """Return this node and its connection's epoch; None if ``subject`` is known to have no subscriber.
 
         While another node serves: that node and its term, for every subject.
         """
@@ -303,17 +303,17 @@ class ExternalNatsRouting:
         return self.node, self._outlet.epoch
 
     where_any = where
-    """Nothing of who subscribes to what can be seen: whoever answers is heard."""
+    """The same: a subscriber of any owner counts, because subscribers can't be seen."""
 
     def reachable_by_owner(self, _inbox: bytes) -> bool:
-        """Return True: an answer leaves for the server, or is kept for the next connection, by `publish`.
+        """Return True: `publish` sends an answer to the server, or keeps it for the next connection.
 
-        So a node that stops keeps no answers of its own: its clients stay where they are connected.
+        So a node that stops keeps no answers of its own: its clients stay connected to the server.
         """
         return True
 
     def hears(self, subject: bytes, where: tuple[str, int]) -> bool:
-        """Return True unless nobody is known to listen there through the present connection."""
+        """Return True unless ``subject`` is known to have no subscriber on the connection ``where``."""
         return self.where(subject) == where
 
     def matching(self, _subject: bytes) -> Sequence[Any]:
@@ -321,38 +321,38 @@ class ExternalNatsRouting:
         return ()
 
     def set_stuck(self, _connection: object, stuck: bool) -> None:
-        """The server takes nothing any more, or does again (R3)."""
+        """Record whether the server reads (R3)."""
         self._stuck = stuck
         self._changed()
 
     def complete(self, _peer: str) -> bool:
-        """Other nodes have no clients of their own."""
+        """Return True: other nodes have no clients of their own."""
         return True
 
     works = False
-    """Nothing goes in steps: see `routing.Routing.works`."""
+    """No work is done in steps: see `routing.Routing.works`."""
 
     def work(self) -> float | None:
-        """There is nothing to do."""
+        """Return None: there is no work."""
         return None
 
     def flush(self) -> None:
-        """Nobody else is told."""
+        """Do nothing: no other node is informed."""
 
     def tick(self) -> None:
-        """Once a second or so: forgets what nobody can still wait for."""
+        """Forget requests whose answers are no longer awaited. To be called about once a second."""
         now = self._clock()
         for reply in [reply for reply, asked in self._asked.items() if asked.until_s <= now]:
             del self._asked[reply]
         if self._awaited:
-            known = {inbox.encode() for inbox in self._clients()}
-            for inbox in [inbox for inbox in self._awaited if inbox not in known]:
+            inboxes = {inbox.encode() for inbox in self._clients()}
+            for inbox in [inbox for inbox in self._awaited if inbox not in inboxes]:
                 del self._awaited[inbox]
 
     # --- the connection ---------------------------------------------------------------------------
 
     def open(self, queue: bytes = b"") -> None:
-        """The node can serve: subscribe, here and on every connection to come, in this queue group."""
+        """Start to serve: subscribe in this queue group, now and on every later connection."""
         if not self._is_open:
             self.follow(None)
             self._queue = queue
@@ -360,17 +360,15 @@ class ExternalNatsRouting:
             self._begin()
 
     def close(self) -> None:
-        """This node no longer serves: another one does, or nobody. The connection stays.
+        """Stop to serve; the connection stays. Another node serves, or none.
 
-        Requests that still wait are another node's: they are dropped, unless `may_take` says otherwise.
+        Waiting requests are dropped, because they are another node's, unless `may_take` still allows them.
         """
         if not self._is_open:
             return
         self.take_held()
         if self._held:
-            log.info(
-                "%d requests came in after this node could still be sure to lead: dropped", len(self._held)
-            )
+            log.info("%d requests arrived when this node was not certain to lead: dropped", len(self._held))
         self._held.clear()
         self._held_bytes = 0
         outlet = self._outlet
@@ -383,7 +381,7 @@ class ExternalNatsRouting:
         self._is_open = False
 
     def follow(self, leader: tuple[str, int] | None) -> None:
-        """The node of this name serves, in this term; None: none is known. For who does not serve itself."""
+        """Set the node that serves and its term; None if there is none. Ignored while this node serves."""
         if self._is_open or leader == self._followed:
             return
         before, self._followed = self._followed, leader
@@ -393,7 +391,7 @@ class ExternalNatsRouting:
             self._changed()
 
     def up(self, outlet: Outlet) -> None:
-        """A connection stands, and is the one from now on."""
+        """Use a new connection."""
         assert self._outlet is None
         self._outlet = outlet
         self._inbox = Inbox(self, outlet)
@@ -402,12 +400,12 @@ class ExternalNatsRouting:
         for sid, service in self._services.items() if self._is_clustered else ():
             if service.announced:
                 self._subscribe(outlet, sid, service)
-        if self._is_clustered:  # answers to what came in here while this node served
+        if self._is_clustered:  # answers to requests that this node accepted while it served
             self._send_kept(outlet)
         self._begin()
 
     def down(self, outlet: Outlet) -> None:
-        """That connection is gone. What it had not written may be lost."""
+        """Handle the end of a connection. What it had not written may be lost."""
         if self._outlet is not outlet:
             return
         self._outlet = self._inbox = None
@@ -417,25 +415,25 @@ class ExternalNatsRouting:
             self._notify_gone(self.node, outlet.epoch)
 
     def _notify_gone(self, node: str, epoch: int) -> None:
-        """Nobody is heard any more through what stood for all clients' connections."""
+        """Report that no inbox is reachable any more over a connection that stood for all clients."""
         if self.on_interest_change is not None:
             gone = [InterestChange(inbox.encode(), b"", epoch, 0) for inbox in self._inboxes()]
             self.on_interest_change(node, gone)
 
     def received(self, message: nats.Msg) -> None:
-        """The server sent a message."""
+        """Handle a message from the server."""
         self.in_msgs += 1
         self.in_bytes += len(message.payload)
         service = self._services.get(message.sid)
         asked = self._asked.get(message.subject)
         if message.headers.startswith(b"NATS/1.0 503") and not message.payload:
             if asked is not None:
-                asked.is_unheard = True
-                self._absent(asked.inbox, message.subject)
+                asked.is_unreceived = True
+                self._set_unreachable(asked.inbox, message.subject)
             return
         if asked is not None:
             del self._asked[message.subject]
-            self._present(asked.inbox)
+            self._set_reachable(asked.inbox)
         if len(message.payload) > PAYLOAD_MAX:
             self._drop(f"{len(message.payload)} bytes on {message.subject.decode(errors='replace')} came in")
         elif service is None:
@@ -449,7 +447,7 @@ class ExternalNatsRouting:
             self._hold(message)
 
     def take_held(self) -> bool:
-        """Handle requests that had to wait, if they are this node's now. Returns whether there were any."""
+        """Handle waiting requests, if this node may take them now. Returns whether there were any."""
         count = len(self._held)
         while self._held and self.may_take():
             message = self._held.popleft()
@@ -461,19 +459,19 @@ class ExternalNatsRouting:
 
     def _hold(self, message: nats.Msg) -> None:
         if self._held_bytes + len(message.payload) > BUFFER_BYTES_MAX:
-            self.dropped += 1  # its client sees a time-out
+            self.dropped += 1  # its client gets a timeout
             return
         self._held.append(message)
         self._held_bytes += len(message.payload)
 
     def beat(self) -> None:
-        """Several times a second: asks those again that nobody heard."""
+        """Repeat requests that had no subscriber. To be called several times a second."""
         outlet, now = self._outlet, self._clock()
         if outlet is None:
             return
         for asked in self._asked.values():
-            if asked.is_unheard and now - asked.sent_s >= asked.pause_s:
-                asked.is_unheard, asked.sent_s = False, now
+            if asked.is_unreceived and now - asked.sent_s >= asked.pause_s:
+                asked.is_unreceived, asked.sent_s = False, now
                 asked.pause_s = min(2 * asked.pause_s, AGAIN_MAX_S)
                 outlet.write(asked.data)
         for inbox, reply in list(self._awaited.items()):
@@ -481,19 +479,19 @@ class ExternalNatsRouting:
             if probe is None:
                 self._probe(inbox)
             elif now - probe.sent_s >= PROBE_S:
-                probe.is_unheard = True
+                probe.is_unreceived = True
 
     def _probe(self, inbox: bytes) -> None:
-        """Ask a client whether it is there; it answers like to a heartbeat."""
+        """Send a client a probe, which it answers like a heartbeat."""
         self._probes += 1
         reply = self._prefix + b"%d" % self._probes
         if self.publish(None, inbox, reply, b"", b"", to_services=False) and reply in self._asked:
             self._awaited[inbox] = reply
         else:
-            self._awaited.pop(inbox, None)  # it can't be asked: heartbeats decide
+            self._awaited.pop(inbox, None)  # it can't be probed: heartbeats decide
 
     def _begin(self) -> None:
-        """Both open and connected: subscribe, send what was kept, ask who is there."""
+        """When both open and connected: subscribe, send kept answers, probe the clients."""
         outlet = self._outlet
         if outlet is None or not self._is_open:
             return
@@ -511,12 +509,12 @@ class ExternalNatsRouting:
         for data in kept:
             outlet.write(data)
 
-    def _absent(self, inbox: bytes, reply: bytes) -> None:
+    def _set_unreachable(self, inbox: bytes, reply: bytes) -> None:
         if inbox not in self._awaited and self._outlet is not None and self._is_open:
             self._awaited[inbox] = reply
             self._changed([InterestChange(inbox, b"", self._outlet.epoch, 0)])
 
-    def _present(self, inbox: bytes) -> None:
+    def _set_reachable(self, inbox: bytes) -> None:
         if self._awaited.pop(inbox, None) is not None:
             self._changed()
 
@@ -529,24 +527,24 @@ class ExternalNatsRouting:
             self.dropped += 1
             if not self._dropping:
                 self._dropping = True
-                log.warning("no NATS server for long: answers to clients are dropped now")
+                log.warning("no connection to a NATS server: further answers to clients are dropped")
             return
         self._buffer.append(data)
         self._buffered_bytes += len(data)
 
     def _drop_too_long(self, subject: bytes, payload: bytes, size_max: int) -> None:
-        """A delivery is tried again at each AckWait: it is told once of each message and inbox."""
+        """Log a dropped delivery, once for each message and inbox, because it is repeated at each AckWait."""
         self.dropped += 1
         try:
             found = decode_message(payload)
         except RemoteProtocolError:
             found = None
         key = (subject, found.seq if found is not None else len(payload))
-        if key in self._too_long or len(self._too_long) > TOO_LONG_TOLD_MAX:
+        if key in self._too_long or len(self._too_long) > TOO_LONG_LOGGED_MAX:
             return
         self._too_long.add(key)
-        if len(self._too_long) > TOO_LONG_TOLD_MAX:
-            log.error("dropped: many messages are too long for the server; no more are told of")
+        if len(self._too_long) > TOO_LONG_LOGGED_MAX:
+            log.error("dropped: many messages are too long for the server; further ones are not logged")
             return
         what = f"message {found.seq} of channel {found.channel}, " if found is not None else ""
         where = subject.decode(errors="replace")
@@ -561,4 +559,4 @@ class ExternalNatsRouting:
 
 
 def _ignore(_source: Any, _subject: bytes, _reply: bytes, _payload: bytes) -> None:
-    """That an answer came is all that counts."""
+    """Do nothing: only the arrival of the answer counts, which `received` has recorded."""

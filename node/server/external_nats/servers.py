@@ -1,11 +1,11 @@
-"""Which servers of somebody else's NATS cluster there are, who we are there, and whom we say it to.
+"""The servers of an external NATS cluster to connect to, and the credentials for each of them.
 
-The servers that were given are tried by turns, and those they tell of (``connect_urls``). One that was only
-told of is shown our credentials over TLS whose certificates are checked, or where they were to be shown
-anyway: on a host that was given, or on this machine. Else it isn't tried. Who shows credentials to whomever
-a server names shows them to whoever can speak for a server.
+The configured servers are tried in turn, and those that they announce (``connect_urls``). An announced server
+gets our credentials only over TLS with verified certificates, or if they would go there anyway: on a
+configured host, or on this machine. Otherwise it is not tried, because a forged announcement could obtain the
+credentials.
 
-Plain objects without I/O, but for reading certificates.
+Plain objects without I/O, except for reading certificates.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from node.errors import ConfigError
 log = logging.getLogger("stanchion.external")
 
 SERVERS_MAX = 64
-"""A server that tells of more is not believed."""
+"""Most servers; further announced ones are ignored."""
 
 
 def servers(config: NatsServer) -> list[ServerURL]:
-    """Where to connect, and as whom.
+    """Return the configured servers, with the credentials for each.
 
     Raises:
-        ConfigError: a secret isn't where it should be.
+        ConfigError: a secret can't be read.
     """
     user = config.user or ""
     password = config.password.reveal() if config.password else ""
@@ -42,7 +42,7 @@ def servers(config: NatsServer) -> list[ServerURL]:
 
 
 def trust(config: NatsTLS) -> ssl.SSLContext:
-    """How a server is known, and we to it.
+    """Return the TLS settings to verify servers, and our certificate for them.
 
     Raises:
         ConfigError: the certificates can't be used.
@@ -61,11 +61,10 @@ def trust(config: NatsTLS) -> ssl.SSLContext:
 
 
 class Servers:
-    """Those to try, by turns.
+    """The servers to try, in turn.
 
-    Args:
-        given: in this order first. The credentials of who tells of another are used for that.
-        is_checked: over TLS, who a server is is made sure of.
+    Args: given: tried first, in this order. A server that another one announces gets the credentials of that
+        one. is_checked: the certificates of TLS servers are verified.
     """
 
     def __init__(self, given: Iterable[ServerURL], *, is_checked: bool) -> None:
@@ -73,28 +72,28 @@ class Servers:
         self._is_checked = is_checked
         self._hosts = {server.host for server in self._servers}
         self._passed_over: set[ServerURL] = set()
-        """Told of, but not to be shown our credentials."""
+        """Announced servers that must not get our credentials."""
 
     def next(self) -> ServerURL:
-        """Whose turn it is."""
+        """Return the server to try next."""
         server = self._servers.pop(0)
         self._servers.append(server)
         return server
 
     def put_last(self, server: ServerURL) -> None:
-        """Try this one after all the others: its connection was lost."""
+        """Try this server after all the others, because its connection was lost."""
         self._servers.sort(key=lambda each: (each.host, each.port) == (server.host, server.port))
 
     def known(self) -> set[ServerURL]:
-        """All that are tried."""
+        """Return all servers that are tried."""
         return set(self._servers)
 
     def learn(self, info: Mapping[str, Any], teller: ServerURL) -> None:
-        """Take up other servers of the same NATS cluster, to be tried when this one is gone.
+        """Add other servers of the same NATS cluster, to be tried when this one is lost.
 
         Args:
-            info: what the server has said.
-            teller: that server, and whether it was reached over TLS: then so are the others.
+            info: the INFO of the server.
+            teller: the server, and whether it was reached over TLS: then so are the others.
         """
         for url in info.get("connect_urls") or ():
             host, colon, port = str(url).rpartition(":")
@@ -116,10 +115,10 @@ class Servers:
 
     def _pass_over(self, server: ServerURL, teller: ServerURL) -> None:
         if server in self._passed_over or len(self._passed_over) >= SERVERS_MAX:
-            return  # told once
+            return  # logged once
         self._passed_over.add(server)
         log.warning(
-            "NATS server %s, which %s tells of, is not tried: our credentials would go there unprotected",
+            "NATS server %s, announced by %s, is not tried: our credentials would be sent there unprotected",
             server,
             teller,
         )

@@ -1,22 +1,22 @@
-"""Which node of a cluster serves clients behind an external NATS server: the leader, and no other.
+"""Decides which node of a cluster serves clients behind an external NATS server: the leader, and no other.
 
-All nodes are connected to the NATS server, or to servers of one NATS cluster. The leader serves from when
-it is ready until it loses its office; the others take every client to be connected to it, so that what
+All nodes are connected to the NATS server, or to servers of one NATS cluster. The leader serves from when it
+is ready until it is no longer the leader. The others treat every client as connected to it, so that what
 clients may have missed at a change of leader is sent again (rule R15). A leader that can't reach any NATS
 server hands over.
 
 *No request is handled twice, and few are lost*, while both an old and a new leader are subscribed:
 
-* A leader that hands over is alive. Its successor subscribes in the same queue group, so each request
-  reaches one of the two, and what the old one still gets it forwards like any node of a cluster. It stays
-  subscribed until its successor is (``SUCCESSOR_S`` at most); if it stops, it first answers what it was sent.
-* A leader that was elected otherwise subscribes in a queue group of its own: the old leader may hang, and
-  then it would keep its share of the requests. So both get each request. The new one handles it; the old
-  one must not. It takes a request only while it is sure to lead: a majority has followed it within half the
-  shortest election timeout (*lease*), its links to a majority are up, and it did not stand still. What comes
-  in while it isn't sure waits, and is dropped when another leads.
+* A leader that hands over is alive. Its successor subscribes in the same queue group, so each request reaches
+  one of the two, and the old one forwards its share like any node of a cluster. It stays subscribed until its
+  successor is (``SUCCESSOR_S`` at most); if it stops, it first answers the requests it has received.
+* A leader that was elected otherwise subscribes in a new queue group: the old leader may hang, and would keep
+  its share of the requests. So both get each request. The new leader handles it; the old one must not. A
+  leader takes a request only while it is certain to lead: a majority has followed it within half the shortest
+  election timeout (*lease*), its links to a majority are up, and its process did not stand still. Requests
+  that arrive while it is not certain wait, and are dropped when another node leads.
 
-The group is named by a term, and a leader tells the others which one it uses.
+The group's name contains a term, and the leader reports to the others which one it uses.
 """
 
 from __future__ import annotations
@@ -33,19 +33,20 @@ from node.server.external_nats.link import ExternalNats
 log = logging.getLogger("stanchion.external")
 
 CUT_OFF_S: Final = 2.0
-"""After so long without a NATS server a leader hands over. Servers that are there are reached within
-milliseconds; a whole NATS cluster that restarts takes longer, and then it helps nobody."""
+"""After this time without a NATS server a leader hands over. Available servers are reached within
+milliseconds; a restart of the whole NATS cluster takes longer, and then handing over is useless."""
 
 
 SUCCESSOR_S: Final = 1.0
-"""How long a leader that handed over stays subscribed if its successor doesn't say that it is."""
+"""How long a leader that handed over stays subscribed if its successor doesn't report that it is."""
 
 LEADERLESS_S: Final = 1.0
-"""How long requests may wait for a leader here. Then their clients are told that nobody serves."""
+"""How long requests may wait for a leader here. Then this node unsubscribes, and clients see that no node
+serves."""
 
 
 class Engine(Protocol):
-    """What is needed to know of the consensus engine."""
+    """The consensus engine, as used here."""
 
     @property
     def was_handed_over(self) -> bool: ...
@@ -54,7 +55,7 @@ class Engine(Protocol):
 
 
 class Leadership(Protocol):
-    """What is needed to know of the replica."""
+    """The replica, as used here."""
 
     @property
     def node(self) -> str: ...
@@ -65,7 +66,7 @@ class Leadership(Protocol):
 
     @property
     def is_serving(self) -> bool:
-        """This node leads, and has applied the first entry of its term."""
+        """This node is the leader, and has applied the first entry of its term."""
 
     @property
     def caught_up(self) -> bool:
@@ -81,13 +82,13 @@ class Serving:
 
     Args:
         external_nats: this node's connection, with the service behind it.
-        leadership: who leads.
-        engine: how sure that is.
+        leadership: the current leader.
+        engine: shows how certain the leadership is.
         cluster_id: part of the queue groups' names.
         lease_s: half the shortest election timeout.
-        tell: sends a frame to every peer that is linked: the leader's term, the one that names the group, and
+        tell: sends a frame to every linked peer: the leader's term, the term that names the group, and
             whether its NATS server has the leader's subscriptions.
-        kick: has `run` look again.
+        kick: wakes `run`.
     """
 
     def __init__(
@@ -109,18 +110,18 @@ class Serving:
         self._notify = tell
         self._kick = kick
         self._group: tuple[int, int] | None = None
-        """The term of the last leader that served, as far as is known, and the one that names its group."""
+        """The term of the last leader known to have served, and the term that names its group."""
         self._cut_off_s: float | None = None
         self._leaderless_s = 0.0  # since when; 0: there is a leader
         self._subscribed_term = 0
-        """The last leader's whose subscriptions its NATS server has, as far as is known."""
+        """The term of the last leader whose NATS server is known to have its subscriptions."""
         self._succeeded_s: float | None = None
-        """When this node was first seen to have a successor that is not known to be subscribed."""
+        """When this node first had a successor that is not known to be subscribed."""
         external_nats.routing.may_take = self._may_take
         external_nats.routing.may_deliver = self._may_deliver
 
     def told(self, term: int, group: int, *, is_subscribed: bool) -> None:
-        """The leader of ``term`` serves in the queue group named by the term ``group``.
+        """Record that the leader of ``term`` serves in the queue group named by the term ``group``.
 
         ``is_subscribed``: its NATS server has its subscriptions.
         """
@@ -131,7 +132,7 @@ class Serving:
             self._kick()
 
     def peer_up(self) -> None:
-        """A link is up: its node may not know the group yet."""
+        """Report the group to a newly linked peer, which may not have it yet."""
         if self._leadership.is_serving and self._group is not None:
             self._notify(("serving", *self._group, self._subscribed_term == self._group[0]))
 
@@ -146,19 +147,19 @@ class Serving:
         """Follow the leadership until cancelled.
 
         Args:
-            changed: waits until it may be another.
-            hand_over: has another node lead, if one can.
+            changed: waits until the leadership may have changed.
+            hand_over: transfers the leadership to another node, if possible.
         """
         while True:
             self.update()
             if self._is_cut_off():
-                log.warning("%s for %g s: another node shall lead", self._external.problem, CUT_OFF_S)
+                log.warning("%s for %g s: handing over leadership", self._external.problem, CUT_OFF_S)
                 await hand_over()
             with trio.move_on_after(CUT_OFF_S / 4):
                 await changed()
 
     def update(self) -> None:
-        """Open, close, or follow another leader: whatever is right now."""
+        """Open, close, or follow another leader, as the leadership requires."""
         external_nats, leadership = self._external, self._leadership
         if leadership.is_serving:
             self._leaderless_s = 0.0
@@ -168,7 +169,7 @@ class Serving:
             external_nats.take_held()
             return
         leader = leadership.leader
-        if leader is None or leader == leadership.node:  # nobody yet, or this node will soon serve
+        if leader is None or leader == leadership.node:  # no leader yet, or this node will serve soon
             self._leaderless_s = self._leaderless_s or time.monotonic()
             if time.monotonic() - self._leaderless_s >= LEADERLESS_S:
                 external_nats.close()
@@ -182,7 +183,7 @@ class Serving:
         external_nats.routing.follow((leader, leadership.term))
 
     def _waits_for(self, successor: str) -> bool:
-        """Whether this node stays subscribed, for its successor is not known to be: requests were lost."""
+        """Return True if this node stays subscribed until its successor is, so that no request is lost."""
         term = self._leadership.term
         if (
             not self._external.routing.is_open
@@ -198,7 +199,7 @@ class Serving:
     def _choose_group(self) -> bytes:
         term = self._leadership.term
         before = self._group
-        # A predecessor that never served has named no group, and an earlier leader may hang in the last one.
+        # A predecessor that never served reported no group, and an earlier leader may hang in the last one.
         goes_on = before is not None and (
             before[0] == term or (before[0] == term - 1 and self._engine.was_handed_over)
         )
@@ -218,7 +219,7 @@ class Serving:
         return leader is not None and self._engine.is_successor(leader, leadership.term)
 
     def _may_deliver(self) -> bool:
-        """No other node leads: that one delivers."""
+        """Return True unless another node leads, which delivers then."""
         return self._leadership.leader in {None, self._leadership.node}
 
     def _is_cut_off(self) -> bool:

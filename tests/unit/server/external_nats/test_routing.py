@@ -158,7 +158,7 @@ def test_what_can_not_be_delivered_is_complained_of_once(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """It is tried again at every AckWait; the server may take more one day."""
-    monkeypatch.setattr(external, "TOO_LONG_TOLD_MAX", 2)
+    monkeypatch.setattr(external, "TOO_LONG_LOGGED_MAX", 2)
     behind = Behind()
     behind.routing.open()
     pipe = behind.up(has_headers=False, max_payload=40)
