@@ -1,4 +1,4 @@
-"""The configuration's users, token and permissions decide who may connect, and what they may do."""
+"""Conversion of the configured users, token and permissions into an authenticator."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ def user(name: str, password: str, permissions: model.Permissions | None = None)
     return model.User(name, Secret("text", password), permissions)
 
 
-def test_nobody_is_asked_without_users_and_token() -> None:
+def test_no_authentication_without_users_and_token() -> None:
     assert not authenticator(model.Clients()).required
 
 
-def test_the_only_user_and_the_token() -> None:
+def test_a_single_user_and_a_token() -> None:
     only = authenticator(model.Clients(user="ann", password=Secret("text", "hunter2")))
     assert isinstance(only.begin({"user": "ann", "pass": "hunter2"}), Identity)
     assert only.begin({"user": "ann", "pass": "hunter"}) is None
@@ -47,14 +47,14 @@ def test_users_have_their_permissions() -> None:
     assert bob.permissions is None
 
 
-def test_who_presents_nothing_is_the_user_for_that() -> None:
+def test_a_client_without_credentials_is_the_no_auth_user() -> None:
     access = authenticator(model.Clients(users=(user("guest", "g"),), no_auth_user="guest"))
     found = access.begin({})
     assert isinstance(found, Identity)
     assert found.name == "guest"
 
 
-def test_a_secret_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_secret_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("NO_SUCH_VARIABLE", raising=False)
     with pytest.raises(ConfigError, match="NO_SUCH_VARIABLE is not set"):
         authenticator(model.Clients(token=Secret("environment", "NO_SUCH_VARIABLE")))

@@ -1,4 +1,4 @@
-"""Who gets in, with what, and what they may then do."""
+"""Authentication of clients, and their permissions."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ def hashed(password: str) -> str:
 
 
 def outcome(authenticator: Authenticator, **options: object) -> Identity | None:
-    """What comes of a CONNECT, the slow way included."""
+    """Return the result of a CONNECT, after its bcrypt check if there is one."""
     found = authenticator.begin({key.rstrip("_"): value for key, value in options.items()})
     return found.run() if isinstance(found, Check) else found
 
 
-def test_without_credentials_anybody_may_connect() -> None:
+def test_without_users_and_token_any_client_may_connect() -> None:
     authenticator = Authenticator()
     assert not authenticator.required
     assert outcome(authenticator, user="who", pass_="ever") is ANONYMOUS
@@ -43,7 +43,7 @@ def test_a_user_needs_the_right_password() -> None:
         assert outcome(authenticator, **options) is None
 
 
-def test_a_token_opens_and_nothing_else_does() -> None:
+def test_only_the_token_is_accepted() -> None:
     """AUT-02."""
     authenticator = Authenticator(token="tok")
     assert outcome(authenticator, auth_token="tok") is BEARER
@@ -53,7 +53,7 @@ def test_a_token_opens_and_nothing_else_does() -> None:
 
 
 @pytest.mark.parametrize("users", [[], [User("ann", "s3cret")], [User("ann", hashed("s3cret"))]])
-def test_the_operator_token_opens_whatever_else_is_asked_for(users: list[User]) -> None:
+def test_the_operator_token_is_accepted_in_every_mode(users: list[User]) -> None:
     authenticator = Authenticator(users, operator_token="operators only")
     assert outcome(authenticator, auth_token="operators only") is OPERATOR
     assert authenticator.required == bool(users)
@@ -63,8 +63,8 @@ def test_the_operator_token_opens_whatever_else_is_asked_for(users: list[User]) 
     assert outcome(Authenticator(users), auth_token="") is (None if users else ANONYMOUS)
 
 
-def test_a_bcrypt_password_is_compared_in_a_thread_once() -> None:
-    """AUT-07. The second connection with the same password doesn't cost the processor again."""
+def test_a_bcrypt_password_is_compared_once_in_a_thread() -> None:
+    """AUT-07. A second connection with the same password costs no second comparison."""
     authenticator = Authenticator([User("ann", hashed("s3cret"), Permissions())])
     first = authenticator.begin({"user": "ann", "pass": "s3cret"})
     assert isinstance(first, Check)
@@ -76,13 +76,13 @@ def test_a_bcrypt_password_is_compared_in_a_thread_once() -> None:
     assert outcome(authenticator, user="ann", pass_="other") is None
 
 
-def test_bcrypt_hashes_of_other_writers_work() -> None:
-    """AUT-07. ``$2a$`` and ``$2y$`` are the same computation; a token may be hashed as well."""
+def test_bcrypt_hashes_of_other_programs_work() -> None:
+    """AUT-07. ``$2a$`` and ``$2y$`` are computed alike; a token may be hashed too."""
     for prefix in ("$2a$", "$2y$"):
         assert outcome(Authenticator(token=prefix + hashed("tok")[4:]), auth_token="tok") is BEARER
 
 
-def test_a_password_longer_than_bcrypt_reads_is_cut_and_not_an_error() -> None:
+def test_a_password_longer_than_bcrypt_supports_is_truncated() -> None:
     authenticator = Authenticator([User("ann", hashed("x" * 72))])
     assert outcome(authenticator, user="ann", pass_="x" * 500) == Identity("ann")
 
@@ -98,7 +98,7 @@ def test_an_unknown_name_takes_as_long_as_a_wrong_password() -> None:
     )
 
 
-def test_clients_without_credentials_may_be_a_certain_user() -> None:
+def test_clients_without_credentials_can_be_mapped_to_a_user() -> None:
     authenticator = Authenticator([User("guest", "x"), User("ann", "y")], no_auth_user="guest")
     assert outcome(authenticator) == Identity("guest")
     assert not outcome(authenticator).proven, "nobody has shown anything"
@@ -118,7 +118,7 @@ def test_clients_without_credentials_may_be_a_certain_user() -> None:
         lambda: Permissions(publish_allow=(b"a..b",)),
     ],
 )
-def test_what_can_not_work_is_refused_at_start(make: object) -> None:
+def test_invalid_settings_are_refused_at_start(make: object) -> None:
     with pytest.raises(ConfigError):
         make()  # type: ignore[operator]
 
@@ -128,7 +128,7 @@ def test_secrets_are_not_shown() -> None:
 
 
 def test_publish_permissions() -> None:
-    """AUT-05: a list alone means allow; deny wins."""
+    """AUT-05: a plain list means allow; deny overrides allow."""
     permissions = Permissions(publish_allow=(b"a.>", b"b"), publish_deny=(b"a.secret.*",))
     for _ in range(2):  # computed, then remembered
         assert permissions.may_publish(b"a.b.c")
@@ -139,8 +139,8 @@ def test_publish_permissions() -> None:
     assert not Permissions(publish_allow=()).may_publish(b"y")
 
 
-def test_subscribe_permissions_hold_for_whole_patterns() -> None:
-    """AUT-06: a pattern wider than what is allowed is denied; what it may not hear is named."""
+def test_subscribe_permissions_apply_to_whole_patterns() -> None:
+    """AUT-06: a pattern wider than the allowed ones is denied; denied patterns within it are returned."""
     permissions = Permissions(subscribe_allow=(b"a.*", b"_INBOX.>"), subscribe_deny=(b"a.secret", b"x"))
     assert permissions.may_subscribe(b"a.b")
     assert permissions.may_subscribe(b"a.*")
@@ -150,8 +150,8 @@ def test_subscribe_permissions_hold_for_whole_patterns() -> None:
     assert permissions.denied_within(b"_INBOX.x.*") == ()
 
 
-def test_a_user_is_still_known_by_the_same_password_and_rights_only() -> None:
-    """The configuration is read again: whoever came in by another password is shown the door."""
+def test_an_identity_is_valid_only_with_unchanged_password_and_permissions() -> None:
+    """After a reload, clients that authenticated with a password that has changed are disconnected."""
     before = Authenticator([User("ann", "s3cret")])
     ann = outcome(before, user="ann", pass_="s3cret")
     assert ann is not None

@@ -1,4 +1,4 @@
-"""Who is held up, and who holds up (R3, R8, R21)."""
+"""Connections that are paused, and stuck connections (R3, R8, R21)."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Connection:
 
 
 class Node:
-    """As full, and with such connections stuck, as the test says."""
+    """The test sets whether the origin is full, and which connections are stuck."""
 
     def __init__(self) -> None:
         self.full = self.relaxed = False
@@ -38,7 +38,7 @@ class Node:
         self.kicks += 1
 
 
-def test_nobody_is_read_from_while_too_much_waits() -> None:
+def test_no_connection_is_read_from_while_the_origin_is_full() -> None:
     node, a, b = Node(), Connection("a"), Connection("b")
     node.backpressure.read_done(a)
     assert a.reads
@@ -51,8 +51,8 @@ def test_nobody_is_read_from_while_too_much_waits() -> None:
     assert not a.reads, "a little room is not enough, or they would stop and go all the time"
 
 
-def test_they_go_on_by_turns() -> None:
-    """R21: the second one once the first has had its read, if there is room then."""
+def test_paused_connections_resume_one_at_a_time() -> None:
+    """R21: the second connection resumes after the first has read, if there is capacity then."""
     node, a, b = Node(), Connection("a"), Connection("b")
     node.full = True
     for connection in (a, b):
@@ -69,8 +69,8 @@ def test_they_go_on_by_turns() -> None:
     assert (a.reads, b.reads) == (False, True)
 
 
-def test_who_crowds_a_link_is_not_read_from_until_it_has_room() -> None:
-    """Nobody tells that it has: it is looked at again and again."""
+def test_a_connection_that_fills_a_link_is_paused_until_the_link_has_capacity() -> None:
+    """The link is polled, because it doesn't report that it has capacity."""
     node, a, b, c = Node(), Connection("a"), Connection("b"), Connection("c")
     assert node.backpressure.next_s == float("inf")
     node.held_up = [a, b]
@@ -96,7 +96,7 @@ def test_who_crowds_a_link_is_not_read_from_until_it_has_room() -> None:
     assert node.backpressure.next_s == float("inf")
 
 
-def test_who_has_ended_has_no_turn() -> None:
+def test_an_ended_connection_is_not_resumed() -> None:
     node, a = Node(), Connection("a")
     node.full = True
     node.backpressure.read_done(a)
@@ -106,7 +106,7 @@ def test_who_has_ended_has_no_turn() -> None:
     assert not a.reads
 
 
-def test_a_connection_is_said_to_be_stuck_once_and_once_that_it_is_not() -> None:
+def test_stuck_is_announced_once_and_its_end_once() -> None:
     """R3."""
     node, a, b = Node(), Connection("a"), Connection("b")
     node.stuck = [a, b]

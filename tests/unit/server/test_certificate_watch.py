@@ -1,4 +1,4 @@
-"""Certificates that run out are told of ahead, once a day, and what members showed is kept."""
+"""Expiring certificates are logged in advance, once a day; certificates of members are saved."""
 
 from __future__ import annotations
 
@@ -24,24 +24,24 @@ class Watched:
         self.watch = CertificateWatch(lambda: self.expiries, now=lambda: self.now)
 
 
-def test_nothing_is_said_while_there_is_time(caplog: pytest.LogCaptureFixture) -> None:
+def test_no_warning_long_before_the_expiry(caplog: pytest.LogCaptureFixture) -> None:
     watched = Watched(31 * DAY, 400 * DAY)
     watched.watch.warn()
     assert (watched.watch.warnings, watched.watch.problem, caplog.records) == ([], "", [])
 
 
-def test_each_is_told_once_a_day_and_when_it_has_expired(caplog: pytest.LogCaptureFixture) -> None:
+def test_each_certificate_is_logged_once_a_day_and_at_its_expiry(caplog: pytest.LogCaptureFixture) -> None:
     watched = Watched(3 * DAY, 400 * DAY)
     for _ in range(4 * 24):
         watched.watch.warn()
         watched.now += DAY / 24
     levels = [record.levelno for record in caplog.records]
     assert levels == [logging.WARNING] * 3 + [logging.ERROR]
-    assert "0.pem has expired" in watched.watch.problem
+    assert "0.pem expired" in watched.watch.problem
     assert watched.watch.warnings == [watched.watch.problem]
 
 
-def test_reload_with_another_certificate_ends_it() -> None:
+def test_a_reload_with_another_certificate_ends_the_warning() -> None:
     watched = Watched(-DAY)
     assert watched.watch.problem
     watched.expiries = [Expiry(Path("0.pem"), NOW + 365 * DAY)]
@@ -49,8 +49,8 @@ def test_reload_with_another_certificate_ends_it() -> None:
     assert not watched.watch.warnings
 
 
-class ToldDisk(MemoryDisk):
-    """Says when something is durable."""
+class NotifyingDisk(MemoryDisk):
+    """Sets an event when data is durable."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -61,10 +61,10 @@ class ToldDisk(MemoryDisk):
         trio.from_thread.run_sync(self.synced.set)
 
 
-async def test_what_members_showed_is_written_down() -> None:
-    disk = ToldDisk()
+async def test_certificates_of_members_are_saved() -> None:
+    disk = NotifyingDisk()
     members = MemberCertificates("south", disk)
-    members.noted({"serialNumber": "01", "issuer": ()})
+    members.add({"serialNumber": "01", "issuer": ()})
     with trio.fail_after(5):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(CertificateWatch(lambda: (), members).run)

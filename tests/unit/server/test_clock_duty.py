@@ -1,4 +1,4 @@
-"""What the leader does about wall clocks (R13)."""
+"""Leader duties for wall clocks (R13)."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ WALL_NS = 1_700_000_000 * SECOND
 
 
 class Leader:
-    """A leader of three, and what it does to hand over."""
+    """A leader of three nodes that records its hand-overs."""
 
     is_changing = False
 
     def __init__(self) -> None:
         self.now_s = 100.0
         self.ready: set[str] = set()
-        """Who has everything, and takes over when told."""
+        """Nodes that have all entries, and take over when asked."""
         self.told: list[str | None] = []
         self.stopped = False
         self.wall_clock = WallClock(self._now_ns, lambda: WALL_NS + self._now_ns())
@@ -54,7 +54,7 @@ class Leader:
 
 
 def test_a_leader_whose_clock_is_wrong_hands_over() -> None:
-    """To one whose clock is right: else it would hand over for ever."""
+    """The new leader must have a right clock, or nodes would hand over for ever."""
     leader = Leader()
     leader.peers = {"n2": -3600, "n3": -3600}
     leader.later(PATIENCE_S - 1)
@@ -65,8 +65,8 @@ def test_a_leader_whose_clock_is_wrong_hands_over() -> None:
     assert leader.told[:2] == ["n2", "n3"]
 
 
-def test_a_hand_over_that_comes_to_nothing_is_given_up() -> None:
-    """Publishes are not held up for longer than that; and not again at once."""
+def test_a_failed_hand_over_is_given_up() -> None:
+    """Publishes are held up no longer than ``TRY_S``, and the next attempt doesn't follow at once."""
     leader = Leader()
     leader.peers = {"n2": -3600, "n3": -3600}
     leader.later(PATIENCE_S + 1)
@@ -80,7 +80,7 @@ def test_a_hand_over_that_comes_to_nothing_is_given_up() -> None:
     assert len(leader.told) > told
 
 
-def test_a_right_clock_stays() -> None:
+def test_a_leader_with_a_right_clock_keeps_leading() -> None:
     leader = Leader()
     leader.peers = {"n2": 0, "n3": -3600}
     leader.later(60)
@@ -90,7 +90,7 @@ def test_a_right_clock_stays() -> None:
     assert leader.told == [], "nobody else is there"
 
 
-def test_a_clock_that_is_set_right_in_time_stays() -> None:
+def test_a_leader_whose_clock_is_corrected_in_time_keeps_leading() -> None:
     leader = Leader()
     leader.peers = {"n2": -3600, "n3": -3600}
     leader.later(PATIENCE_S - 1)
@@ -99,7 +99,7 @@ def test_a_clock_that_is_set_right_in_time_stays() -> None:
     assert leader.told == []
 
 
-def test_nobody_hands_over_while_members_change() -> None:
+def test_no_hand_over_during_a_membership_change() -> None:
     leader = Leader()
     leader.is_changing = True
     leader.peers = {"n2": -3600, "n3": -3600}
@@ -107,7 +107,7 @@ def test_nobody_hands_over_while_members_change() -> None:
     assert leader.told == []
 
 
-def test_an_operator_sees_and_confirms_the_clocks() -> None:
+def test_an_operator_can_show_and_confirm_the_clocks() -> None:
     leader = Leader()
     leader.wall_clock.seen(WALL_NS - 30 * 24 * 3600 * SECOND, 0)
     answers: list[dict[str, Any]] = []
@@ -121,8 +121,8 @@ def test_an_operator_sees_and_confirms_the_clocks() -> None:
     assert leader.wall_clock.stamp(0, free=False) >= WALL_NS
 
 
-def test_a_leader_looks_at_the_clocks_though_nothing_is_stamped(caplog: pytest.LogCaptureFixture) -> None:
-    """A node alone, without clients: a clock that had jumped was no warning until somebody published."""
+def test_a_leader_reads_the_clocks_even_if_no_entry_is_stamped(caplog: pytest.LogCaptureFixture) -> None:
+    """Without this, a single node without clients logged a clock jump only at the next publish."""
     leader = Leader()
     leader.wall_clock.seen(WALL_NS, 0)
     leader.now_s += 30 * 24 * 3600

@@ -1,4 +1,4 @@
-"""All objects are looked at seldom, and not by a leader that has very many."""
+"""Full garbage collections are rare, and rarer on a leader with very many objects."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class World:
         return self.collector.look()
 
 
-def test_it_takes_a_small_share_of_the_time() -> None:
+def test_full_collections_take_a_small_share_of_the_time() -> None:
     world = World(20_000)
     pause_s = world.objects * OBJECT_S / SHARE
     assert not world.wait(0.9 * pause_s)
@@ -39,8 +39,8 @@ def test_it_takes_a_small_share_of_the_time() -> None:
     assert world.looks == 2
 
 
-def test_a_leader_with_very_many_objects_goes_on() -> None:
-    """A look took one to two seconds with 40,000 subscriptions, and the next leader had one before it."""
+def test_a_leader_with_very_many_objects_postpones_full_collections() -> None:
+    """With 40,000 subscriptions a full collection took one to two seconds, on the next leader too."""
     world = World(2 * round(LEADING_S / OBJECT_S), leads=True)
     assert not world.wait(LEADING_EVERY_S / 2)
     world.leads = False
@@ -49,14 +49,14 @@ def test_a_leader_with_very_many_objects_goes_on() -> None:
     assert world.wait(10)
 
 
-def test_a_leader_that_is_never_replaced_keeps_no_garbage_for_ever() -> None:
+def test_a_leader_that_is_never_replaced_collects_garbage_too() -> None:
     world = World(2 * round(LEADING_S / OBJECT_S), leads=True)
     assert not world.wait(0.9 * LEADING_EVERY_S)
     assert world.wait(0.2 * LEADING_EVERY_S)
     assert not world.wait(0.9 * LEADING_EVERY_S)
 
 
-async def test_python_does_it_no_more_by_itself(autojump_clock: trio.testing.MockClock) -> None:
+async def test_python_starts_no_full_collections_itself(autojump_clock: trio.testing.MockClock) -> None:
     before = gc.get_threshold()
     world = World(10)
     try:

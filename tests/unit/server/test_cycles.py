@@ -1,4 +1,4 @@
-"""Reference counts free connections that have ended: all objects are looked at seldom (`collecting`)."""
+"""Ended connections are freed by reference counts, because full collections are rare (`collecting`)."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Service:
 
 @contextmanager
 def garbage() -> Iterator[Counter[str]]:
-    """Counts what is only freed by a search for cycles, by type, of what is let go within this block."""
+    """Count, by type, the objects released within this block that only the cycle collector frees."""
     found: Counter[str] = Counter()
     gc.collect()
     gc.disable()
@@ -74,7 +74,7 @@ async def _is_aborted(stream: trio.SocketStream, clients: Clients) -> None:
 @pytest.mark.parametrize(
     "end", [_leaves, _resets, _talks_nonsense, _talks_nonsense_at_length, _is_closed, _is_aborted]
 )
-async def test_connections_that_have_ended_are_freed_at_once(
+async def test_ended_connections_are_freed_at_once(
     end: Callable[[trio.SocketStream, Clients], Awaitable[None]],
 ) -> None:
     context = Context(
@@ -85,7 +85,7 @@ async def test_connections_that_have_ended_are_freed_at_once(
         limits=ClientLimits(),
     )
     clients = Clients(context, host="127.0.0.1", port=0)
-    clients.closed = deque(maxlen=0)  # what monitoring shows of them isn't garbage
+    clients.closed = deque(maxlen=0)  # ended connections kept for monitoring are not garbage
 
     async def one(port: int) -> None:
         with trio.fail_after(10):
@@ -101,17 +101,17 @@ async def test_connections_that_have_ended_are_freed_at_once(
             except trio.BrokenResourceError:
                 pass  # it was aborted
             await trio.aclose_forcefully(stream)
-            while clients.connections:  # noqa: ASYNC110  # nothing tells of the last
+            while clients.connections:  # noqa: ASYNC110  # there is no event for the last one
                 await trio.sleep(0.001)
 
     async with trio.open_nursery() as nursery:
         port = await nursery.start(clients.run)
-        await one(port)  # so that what is made once is made
+        await one(port)  # creates objects that are created only once
         with garbage() as found:
             for _ in range(CONNECTIONS):
                 await one(port)
             left = sum(type(thing) in (Connection, LocalSubscription) for thing in gc.get_objects())
         clients.stop("the test is over")
-    assert left <= 2  # a plan remembers the last ones
-    # the test's own stream and exceptions may be a little; one thing a connection would be a leak of the node
+    assert left <= 2  # a route remembers the last ones
+    # The test's own stream and exceptions may leave a few objects. One object per connection would be a leak.
     assert all(count < CONNECTIONS for count in found.values()), found

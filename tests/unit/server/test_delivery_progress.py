@@ -1,4 +1,4 @@
-"""How far deliveries were written, connection by connection, and what nodes say of it (R10, R15)."""
+"""How far deliveries were written, by connection, and the reports about it (R10, R15)."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from node.server.delivery_progress import (
 
 
 class Connection:
-    """A connection whose outbox is written when the test says so."""
+    """A connection whose outbox is written when the test calls `write`."""
 
     def __init__(self, epoch: int) -> None:
         self.epoch = epoch
@@ -47,11 +47,11 @@ class Node:
         return self.progress.take(applied, waiting)
 
 
-def test_nothing_delivered_is_everything_written() -> None:
+def test_without_deliveries_everything_is_written() -> None:
     assert Node().take(7) == (7, [], [])
 
 
-def test_what_waits_in_the_outbox_is_not_written() -> None:
+def test_deliveries_in_the_outbox_are_not_written() -> None:
     node, first, second = Node(), Connection(1), Connection(2)
     node.deliver(first, 5)
     node.deliver(second, 6)
@@ -63,8 +63,8 @@ def test_what_waits_in_the_outbox_is_not_written() -> None:
     assert node.take(9) == (9, [], [])
 
 
-def test_what_waits_for_room_is_not_written() -> None:
-    """R3: deliveries are numbers until there is room."""
+def test_deliveries_waiting_for_capacity_are_not_written() -> None:
+    """R3: deliveries stay numbers until the connection has capacity."""
     node, connection = Node(), Connection(1)
     assert node.take(9, (connection, 4)) == (9, [[1, 3]], [])
     node.deliver(connection, 3)
@@ -79,7 +79,7 @@ def test_other_bytes_in_the_outbox_do_not_count() -> None:
     assert node.take(8) == (8, [], [])
 
 
-def test_an_entry_is_written_when_all_of_it_is() -> None:
+def test_an_entry_is_written_when_all_its_deliveries_are() -> None:
     node, connection = Node(), Connection(1)
     node.deliver(connection, 5)
     node.deliver(connection, 5)
@@ -87,8 +87,8 @@ def test_an_entry_is_written_when_all_of_it_is() -> None:
     assert node.take(8) == (8, [[1, 4]], [])
 
 
-def test_after_a_snapshot_entries_may_come_out_of_order() -> None:
-    """Each subscription's own follow one another; then what is lowest is what counts."""
+def test_after_a_snapshot_entries_may_be_out_of_order() -> None:
+    """Only the entries of each subscription are in order; the lowest unwritten entry counts."""
     node, connection = Node(), Connection(1)
     for entry in (5, 9, 6):
         node.deliver(connection, entry)
@@ -100,8 +100,8 @@ def test_after_a_snapshot_entries_may_come_out_of_order() -> None:
     assert node.take(9) == (9, [], [])
 
 
-def test_a_connection_ends_once() -> None:
-    """A planned stop ends our half first, then the connection: what is applied in between was not written."""
+def test_a_drained_connection_ends_once() -> None:
+    """A planned stop ends our half first, then the connection. Entries applied in between are not written."""
     node, connection = Node(), Connection(1)
     node.progress.ended(connection, None, 5)
     node.progress.ended(connection, None, 6)
@@ -109,7 +109,7 @@ def test_a_connection_ends_once() -> None:
 
 
 def test_marks_are_bounded() -> None:
-    """However many entries wait in an outbox: the last ones go together, and none counts too early."""
+    """If many entries wait in an outbox, the last ones are merged, and none counts as written too early."""
     node, connection = Node(), Connection(1)
     for entry in range(1, 3 * MARKS_MAX + 1):
         node.deliver(connection, entry)
@@ -121,7 +121,7 @@ def test_marks_are_bounded() -> None:
     assert node.take(1000) == (1000, [], [])
 
 
-def test_a_connection_that_ended_says_how_far_it_was_served() -> None:
+def test_an_ended_connection_is_reported_with_its_last_written_entry() -> None:
     node, served, not_served, waited = Node(), Connection(1), Connection(2), Connection(3)
     node.deliver(served, 5)
     served.write(10)
@@ -134,7 +134,7 @@ def test_a_connection_that_ended_says_how_far_it_was_served() -> None:
     assert node.take(9) == (9, [], [])
 
 
-def test_lists_are_bounded_and_nothing_counts_as_written_that_is_not() -> None:
+def test_lists_are_bounded_without_counting_unwritten_deliveries() -> None:
     node = Node()
     connections = [Connection(number) for number in range(1, 2 * LISTED_MAX + 1)]
     for connection in connections:
@@ -145,7 +145,7 @@ def test_lists_are_bounded_and_nothing_counts_as_written_that_is_not() -> None:
     assert ended == []
 
 
-def test_ended_connections_are_bounded_and_losses_go_first() -> None:
+def test_ended_connections_are_bounded_and_lossy_ones_come_first() -> None:
     node, lost = Node(), Connection(1)
     node.deliver(lost, 5)
     node.progress.ended(lost, None, 9)
@@ -159,7 +159,7 @@ def test_ended_connections_are_bounded_and_losses_go_first() -> None:
     assert len(node.progress._ended) == ENDED_MAX
 
 
-def test_there_is_something_to_tell_while_something_is_on_its_way() -> None:
+def test_a_node_is_busy_while_deliveries_are_unwritten() -> None:
     node, connection = Node(), Connection(1)
     assert not node.progress.is_busy
     node.deliver(connection, 5)
@@ -172,10 +172,10 @@ def test_there_is_something_to_tell_while_something_is_on_its_way() -> None:
     assert node.progress.is_busy
 
 
-# --- what others are told --------------------------------------------------------------------------
+# --- reports ---------------------------------------------------------------------------------------
 
 
-def test_a_report_holds_for_all_connections_but_those_listed() -> None:
+def test_a_report_applies_to_all_connections_except_listed_ones() -> None:
     reports = ProgressReports()
     reports.received("n1", [100, 50, [[101, 40]], [[102, 30]]])
     assert [reports.written(("n1", epoch)) for epoch in (101, 102, 103)] == [40, 30, 50]
@@ -184,7 +184,7 @@ def test_a_report_holds_for_all_connections_but_those_listed() -> None:
     assert not reports.has_ended(("n1", 103))
 
 
-def test_nothing_is_known_of_who_said_nothing() -> None:
+def test_without_a_report_everything_may_be_lost() -> None:
     reports = ProgressReports()
     reports.received("n1", [100, 50, [], []])
     assert reports.written(("n2", 1)) == 0
@@ -192,8 +192,8 @@ def test_nothing_is_known_of_who_said_nothing() -> None:
     assert reports.written(None) == NOTHING_UNWRITTEN
 
 
-def test_what_a_process_said_holds_for_its_connections_when_there_is_another() -> None:
-    """The node was restarted before anybody acted on its clients' moves."""
+def test_the_report_of_a_previous_process_applies_to_its_connections() -> None:
+    """The node was restarted before the leader acted on its clients' moves."""
     reports = ProgressReports()
     reports.received("n1", [100, 50, [[101, 40]], []])
     reports.received("n1", [200, 70, [], []])
@@ -204,7 +204,7 @@ def test_what_a_process_said_holds_for_its_connections_when_there_is_another() -
     assert reports.written(("n1", 99)) == 0
 
 
-def test_of_some_connection_of_a_node_only_the_least_is_sure() -> None:
+def test_for_any_connection_of_a_node_the_lowest_entry_applies() -> None:
     reports = ProgressReports()
     reports.received("n1", [100, 50, [[101, 40]], [[102, 30]]])
     assert reports.written(("n1", ANY_EPOCH)) == 30
@@ -214,7 +214,7 @@ def test_of_some_connection_of_a_node_only_the_least_is_sure() -> None:
     assert reports.written(("n1", FORMER_EPOCH)) == 30
 
 
-def test_who_is_no_member_is_forgotten() -> None:
+def test_reports_of_removed_members_are_forgotten() -> None:
     reports = ProgressReports()
     reports.received("n1", [100, 50, [], []])
     reports.received("n1", [200, 50, [], []])
@@ -237,6 +237,6 @@ def test_who_is_no_member_is_forgotten() -> None:
         [1, 2, 3, []],
     ],
 )
-def test_what_is_no_report_is_refused(report: Any) -> None:
+def test_a_malformed_report_is_refused(report: Any) -> None:
     with pytest.raises(RemoteProtocolError):
         ProgressReports().received("n1", report)

@@ -1,4 +1,4 @@
-"""What of a process's files and sockets clients may have."""
+"""How many of a process's files and sockets clients may use."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from node.server.descriptors import RESERVED, connections_max, raise_limit
 
 
 class System:
-    """What the system allows."""
+    """The limits that the operating system allows."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.limits = (1024, 524_288)
@@ -30,7 +30,7 @@ def system(monkeypatch: pytest.MonkeyPatch) -> System:
     return System(monkeypatch)
 
 
-def test_as_many_as_may_be_asked_for_are(system: System) -> None:
+def test_the_soft_limit_is_raised_to_the_hard_limit(system: System) -> None:
     raise_limit()
     assert system.limits == (524_288, 524_288)
     assert connections_max(65_536) == 65_536
@@ -39,10 +39,10 @@ def test_as_many_as_may_be_asked_for_are(system: System) -> None:
 
 
 @pytest.mark.parametrize("refusal", [ValueError("above the kernel's"), PermissionError("no")])
-def test_where_the_limit_stays_clients_get_less(
+def test_if_the_limit_can_not_be_raised_fewer_connections_are_accepted(
     system: System, refusal: Exception, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A segment of the journal must always find a descriptor."""
+    """A descriptor for a journal segment must always be free."""
     system.refuses = refusal
     raise_limit()
     assert connections_max(65_536) == 1024 - RESERVED
@@ -54,6 +54,6 @@ def test_where_the_limit_stays_clients_get_less(
     assert connections_max(100) == 1
 
 
-def test_without_a_limit_what_is_wanted_holds(system: System) -> None:
+def test_without_a_limit_the_configured_number_applies(system: System) -> None:
     system.limits = (resource.RLIM_INFINITY, resource.RLIM_INFINITY)
     assert connections_max(65_536) == 65_536

@@ -1,4 +1,4 @@
-"""Nodes compare what they have come to (R30)."""
+"""Nodes compare their state digests (R30)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from node.server.divergence import REMEMBERED, DivergenceCheck
 
 
 class Nodes:
-    """Some nodes, whose frames arrive when the test says so."""
+    """Nodes whose frames arrive when the test calls `arrive`."""
 
     def __init__(self, *names: str, voters: tuple[str, ...] | None = None) -> None:
         self.frames: list[tuple[str, str, Any]] = []
@@ -31,7 +31,7 @@ class Nodes:
         self.nodes[name].applied(State(milestone=(index, digest)))
 
     def arrive(self) -> list[str]:
-        """Everything that was sent; the nodes that stop."""
+        """Deliver everything that was sent. Returns the nodes that stop."""
         stopped = []
         frames, self.frames = self.frames, []
         for sender, peer, (kind, milestones) in frames:
@@ -43,7 +43,7 @@ class Nodes:
         return sorted(set(stopped))
 
 
-def test_equal_nodes_go_on() -> None:
+def test_equal_nodes_continue() -> None:
     nodes = Nodes("n1", "n2", "n3")
     for index in (4096, 8192):
         for name in ("n1", "n2", "n3"):
@@ -52,7 +52,7 @@ def test_equal_nodes_go_on() -> None:
     assert nodes.nodes["n1"].agreed == 8192
 
 
-def test_the_one_that_differs_stops(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_node_that_differs_stops(caplog: pytest.LogCaptureFixture) -> None:
     nodes = Nodes("n1", "n2", "n3")
     nodes.apply("n1", 4096)
     nodes.apply("n3", 4096, b"wrong")
@@ -64,8 +64,8 @@ def test_the_one_that_differs_stops(caplog: pytest.LogCaptureFixture) -> None:
         nodes.nodes["n3"].frame("n1", [(4096, b"right")])
 
 
-def test_one_that_lags_stops_when_it_gets_there() -> None:
-    """The others' milestones are remembered, and told again when its link comes up."""
+def test_a_lagging_node_stops_when_it_reaches_the_milestone() -> None:
+    """The others' milestones are remembered, and sent again when its link comes up."""
     nodes = Nodes("n1", "n2", "n3")
     nodes.links.discard("n3")
     for index in (4096, 8192, 12288):
@@ -80,15 +80,15 @@ def test_one_that_lags_stops_when_it_gets_there() -> None:
         nodes.apply("n3", 8192, b"wrong")
 
 
-def test_if_nobody_agrees_all_stop() -> None:
-    """Also two nodes with one another: going on would be a guess."""
+def test_without_an_agreeing_majority_all_nodes_stop() -> None:
+    """Two nodes that differ stop too, because either may be right."""
     nodes = Nodes("n1", "n2")
     nodes.apply("n1", 4096)
     nodes.apply("n2", 4096, b"wrong")
     assert nodes.arrive() == ["n1", "n2"]
 
 
-def test_five_nodes_wait_for_the_third_that_agrees() -> None:
+def test_five_nodes_wait_for_a_majority() -> None:
     names = ("n1", "n2", "n3", "n4", "n5")
     nodes = Nodes(*names)
     for name in ("n1", "n2"):
@@ -100,8 +100,8 @@ def test_five_nodes_wait_for_the_third_that_agrees() -> None:
     assert nodes.arrive() == ["n4", "n5"]
 
 
-def test_a_learner_has_no_say(caplog: pytest.LogCaptureFixture) -> None:
-    """It stops if it differs; if voters differ, it is not asked."""
+def test_a_learner_does_not_count_for_the_majority(caplog: pytest.LogCaptureFixture) -> None:
+    """It stops if it differs; if voters differ, its digest doesn't count."""
     nodes = Nodes("n1", "n2", "n3", "n4", voters=("n1", "n2", "n3"))
     for name in ("n1", "n2", "n3"):
         nodes.apply(name, 4096)
@@ -109,13 +109,13 @@ def test_a_learner_has_no_say(caplog: pytest.LogCaptureFixture) -> None:
     assert nodes.arrive() == ["n4"]
 
 
-def test_a_node_alone_compares_with_nobody() -> None:
+def test_a_single_node_compares_nothing() -> None:
     nodes = Nodes("n1")
     nodes.apply("n1", 4096)
     assert nodes.frames == []
 
 
-def test_a_snapshot_begins_anew() -> None:
+def test_a_snapshot_clears_the_own_digests() -> None:
     nodes = Nodes("n1", "n2", "n3")
     for name in ("n1", "n2"):
         nodes.apply(name, 4096)

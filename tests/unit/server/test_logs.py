@@ -32,7 +32,7 @@ def _restored() -> Iterator[None]:
     logging.captureWarnings(False)
 
 
-def test_text_has_time_level_component_message_and_fields(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_text_line_has_time_level_component_message_and_fields(capsys: pytest.CaptureFixture[str]) -> None:
     set_up("info", "text")
     log.info("became leader", extra={"term": 4, "cause": "n2 is unreachable"})
     time, rest = capsys.readouterr().err.split(" ", 1)
