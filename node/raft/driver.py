@@ -1,30 +1,31 @@
-"""What makes a node go round: one task that iterates, one that flushes, and the order between them.
+"""Runs the engine, the server and the journal: one task that iterates, one that flushes.
 
-One iteration, never with an await inside::
+One iteration never awaits::
 
     tick        commit, apply, timers
     pump        the server proposes what is now possible
-    replicate   new entries and a new commit index leave for the followers
-    flush       the journal's writer is woken if there is something to write
+    replicate   send new entries and a new commit index to the followers
+    flush       wake the flusher if the journal has something to write
 
-Frames are handed to the engine by whoever read them; then, as after a proposal, a `Driver.kick` asks
-for an iteration. However many kicks one step of trio brings, one iteration answers them. Without
-any, the next one comes at the earliest deadline of engine and server.
+Readers pass frames to the engine. Then, as after a proposal, `Driver.kick` requests an iteration. All kicks
+of one trio step are answered by one iteration. Without a kick the next iteration runs at the earliest
+deadline of engine and server.
 
-The flusher writes and syncs in a worker thread, one flush at a time, while the loop goes on
-gathering the next; what was promised leaves when its flush is done, and offers never wait for one
-(the engine's business: `Engine.on_durable`). A failed flush is never retried: `DiskError` leaves
-`Driver.run` and ends the node before anything that depended on it was said.
+The flusher writes and syncs in a worker thread, one flush at a time, while the loop collects the next one.
+Messages that depend on a flush are sent when it is done (`Engine.on_durable`); appends and heartbeats never
+wait for one. A failed flush is never retried: `DiskError` propagates out of `Driver.run` and ends the node
+before any message that depended on the flush is sent.
 
-When this process stood still (stopped, swapped out, a paused machine), its timers have run out
-and its sockets are full of the reasons why they shouldn't have. So after every wait that a timer
-ended the readers go first, and a wait that ended far too late is told to the engine before anything else; to
-the server too, unless the process was at work all the while: then it knows what it did meanwhile.
+If the process was paused (stopped, swapped out, a paused virtual machine), its timers have expired while
+unread frames wait in its sockets. So after every wait that a timer ended, the readers run first. If the wait
+took far too long, the engine is informed of the pause before anything else. The server is informed too,
+unless the process was running all the time.
 
-Links may stand before this runs: a node that waits to be admitted has them, and must not vote or acknowledge
-anything yet, for its directory doesn't say whose it is. What comes in until then is kept, up to a bound.
+Links may be up before `Driver.run`: a node that waits to join has them, but must not vote or acknowledge
+anything yet, because its directory does not name its cluster. Frames received until then are kept, up to a
+bound.
 
-Source: raft-engine.md §6.3, §6.4; architecture rule R4.
+Source: raft-engine.md, The durability contract; architecture rule R4.
 """
 
 from __future__ import annotations
@@ -41,15 +42,16 @@ from node.raft.links import RAFT, LinkListener
 from node.raft.ports import Message
 
 GROUP: Final = 0
-"""The only Raft group. Every frame names its group, so that there can be more one day."""
+"""The only Raft group. Every frame names its group, so that more groups can be added later."""
 
 
-HELD_MAX: Final = 1024
-"""Frames kept until `Driver.run`, of all peers. One more ends the connection it came over."""
+EARLY_FRAMES_MAX: Final = 1024
+"""Maximum number of frames kept until `Driver.run`, of all peers. One more ends the connection it came
+from."""
 
 
 class Engine(Protocol):
-    """What is driven: see `node.raft.engine.Engine`."""
+    """The engine: see `node.raft.engine.Engine`."""
 
     def connected(self, peer: str, directory: str | None = None, term: int | None = None) -> None: ...
     def disconnected(self, peer: str) -> None: ...
@@ -66,7 +68,7 @@ class Flush(Protocol):
 
 
 class Journal(Protocol):
-    """What is flushed: see `node.raft.journal.Journal`."""
+    """The journal: see `node.raft.journal.Journal`."""
 
     @property
     def written(self) -> int: ...
@@ -77,26 +79,28 @@ class Journal(Protocol):
 
 
 class Server(Protocol):
-    """Who lives on top. All of it is called on the loop and must not wait."""
+    """The server above the engine. All methods are called on the loop and must not wait."""
 
     def peer_up(self, peer: str, hello: Mapping[str, Any]) -> None:
-        """The raft link to a member is there."""
+        """The raft link to a member is up."""
 
     def peer_down(self, peer: str) -> None:
-        """It is gone; what was on its way may be lost."""
+        """The raft link to a member is down; frames in flight may be lost."""
 
     def frame(self, peer: str, value: Any) -> None:
-        """Take a frame that a member's server has sent with `Outlet.to_server`.
+        """Handle a frame that a member's server has sent with `Outlet.to_server`.
 
         Raises:
-            RemoteProtocolError: no such frame; the connection is dropped.
+            RemoteProtocolError: the frame is invalid; the connection is dropped.
         """
 
     def paused(self, gap_s: float) -> None:
-        """This process stood still for ``gap_s``; the engine knows, and nothing was applied since."""
+        """This process was paused for ``gap_s``. The engine is informed already; nothing was applied
+        since.
+        """
 
     def pump(self) -> float:
-        """Do what is due. Returns when to be called again at the latest, on the driver's clock."""
+        """Do the work that is due. Returns the time of the next call at the latest, on the driver's clock."""
 
 
 class Transport(Protocol):
@@ -107,9 +111,9 @@ class Transport(Protocol):
 
 
 class Outlet:
-    """The way out on the raft link: what the engine and the server are given to send with.
+    """Sends frames of the engine and the server on the raft link.
 
-    The engine sends the same message to each follower; it is encoded once.
+    The engine sends the same message object to several followers; it is encoded once.
     """
 
     def __init__(self, transport: Transport) -> None:
@@ -117,40 +121,42 @@ class Outlet:
         self._encoded: dict[int, tuple[Message, bytes]] = {}
 
     def to_engine(self, peer: str, message: Message) -> None:
-        """Send a message of the engine. It must not be changed afterwards; it may be lost."""
+        """Send a message of the engine. It must not be modified afterwards; it may be lost."""
         if not self._transport.is_up(peer, RAFT):
             return
-        known = self._encoded.get(id(message))
-        if known is None:
-            # The message is kept beside its bytes, for as long as its id stands for it.
-            known = self._encoded[id(message)] = (message, encode_frame((GROUP, message)))
-        self._transport.send_encoded(peer, RAFT, known[1])
+        cached = self._encoded.get(id(message))
+        if cached is None:
+            # Keep the message beside its bytes, so that its id is not reused.
+            cached = self._encoded[id(message)] = (message, encode_frame((GROUP, message)))
+        self._transport.send_encoded(peer, RAFT, cached[1])
 
     def to_server(self, peer: str, value: Any) -> bool:
-        """Send an array of plain values to the peer's server (maps are the engine's). False: no link."""
+        """Send an array of plain values to the peer's server. Maps are messages of the engine. Returns False
+        if there is no link.
+        """
         assert isinstance(value, tuple | list)
         if not self._transport.is_up(peer, RAFT):
             return False
         return self._transport.send_encoded(peer, RAFT, encode_frame((GROUP, value)))
 
     def forget(self) -> None:
-        """The messages sent so far are not sent again."""
+        """Drop the encodings of the messages sent so far."""
         self._encoded.clear()
 
 
 class Driver:
-    """Drives one engine over one journal and one transport, whose raft link it listens on.
+    """Drives one engine, one journal and one transport, whose raft link it listens on.
 
     Args:
         engine: sends through ``outlet``.
-        journal: the engine's.
+        journal: the engine's journal.
         transport: not running yet.
-        outlet: made before the engine, which needs it.
-        server: who lives on top.
-        election_min_s: the minimum election timeout; standing still for half of it matters.
-        clock: the engine's clock: seconds that only elapse.
-        stood_s: for how many seconds this process has not run although it wanted to, so far; None: that isn't
-            known, and every wait that ended too late counts.
+        outlet: created before the engine, which needs it.
+        server: the server above the engine.
+        election_min_s: the minimum election timeout; a pause of half of it is reported.
+        clock: the engine's clock, in monotonic seconds.
+        stood_s: returns for how many seconds in total this process was runnable but did not run. None: not
+            measured; every wait that ended too late counts as a pause.
     """
 
     def __init__(
@@ -175,22 +181,23 @@ class Driver:
         self._stood_s = stood_s
         self._stood_before_s = 0.0
         self._due = float("inf")
-        self._held: list[tuple[str, Any]] | None = []
+        self._early: list[tuple[str, Any]] | None = []
         self._kicked = trio.Event()
         self._dirty = trio.Event()
         self._flushed = trio.Event()
-        self._limiter = trio.CapacityLimiter(1)  # a flush never queues behind other work in threads
+        self._limiter = trio.CapacityLimiter(1)  # a flush must not wait for other work in threads
         transport.attach(RAFT, self)
 
     def kick(self) -> None:
-        """Ask for an iteration in trio's next step: something was proposed, or became possible."""
+        """Request an iteration in trio's next step."""
         self._kicked.set()
 
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Drive until cancelled.
+        """Run until cancelled.
 
         Raises:
-            DiskError: a flush failed (in an exception group, as whatever engine or server raise).
+            DiskError: a flush failed. Like all errors of engine and server it is raised in an exception
+                group.
         """
         self._due = self._clock()
         self._release()
@@ -214,7 +221,7 @@ class Driver:
             with trio.move_on_after(max(0.0, self._due - self._clock())):
                 await self._kicked.wait()
             if not self._kicked.is_set():
-                # The readers that have something to read run in this step, timers in the next.
+                # Readers with data run in this step, timers in the next.
                 await trio.lowlevel.checkpoint()
             self._kicked = trio.Event()
 
@@ -232,7 +239,7 @@ class Driver:
     def _notice_gap(self) -> None:
         late_s = self._clock() - self._due
         if late_s > self._gap_s:
-            self._due = self._clock()  # told once
+            self._due = self._clock()  # report it once
             self._engine.paused(late_s)
             stood_s = late_s if self._stood_s is None else self._stood_s() - self._stood_before_s
             if stood_s > self._gap_s:
@@ -244,7 +251,8 @@ class Driver:
 
     async def _flush_forever(self) -> None:
         while True:
-            # Begun is ended: the thread is waited for when this is cancelled, but would not be started.
+            # No checkpoint between begin and end: a cancelled task waits for a running thread, but would not
+            # start it.
             await trio.lowlevel.checkpoint_if_cancelled()
             flush = self._journal.begin_flush()
             if flush is None:
@@ -262,8 +270,8 @@ class Driver:
     # --- the raft link ----------------------------------------------------------------------------
 
     def on_up(self, peer: str, link: str, hello: Mapping[str, Any]) -> None:
-        """See `LinkListener`. A hello says with which directory its sender comes, "" for a founder's, and
-        in which term it is.
+        """See `LinkListener`. The hello carries the sender's directory id ("" for an initial voter) and its
+        term.
         """
         directory, term = hello.get("directory"), hello.get("term")
         self._engine.connected(
@@ -276,18 +284,18 @@ class Driver:
 
     def on_down(self, peer: str, link: str) -> None:
         """See `LinkListener`."""
-        if self._held is not None:
-            self._held = [(sender, value) for sender, value in self._held if sender != peer]
+        if self._early is not None:
+            self._early = [(sender, value) for sender, value in self._early if sender != peer]
         self._engine.disconnected(peer)
         self._server.peer_down(peer)
         self.kick()
 
     def on_frames(self, peer: str, link: str, values: list[Any]) -> None:
-        """See `LinkListener`: a map is the engine's, an array the server's."""
-        if self._held is not None:
-            if len(self._held) + len(values) > HELD_MAX:
-                raise RemoteProtocolError(f"{peer}: too many frames for a node that isn't admitted yet")
-            self._held += [(peer, value) for value in values]
+        """See `LinkListener`. A map is a message of the engine, an array one of the server."""
+        if self._early is not None:
+            if len(self._early) + len(values) > EARLY_FRAMES_MAX:
+                raise RemoteProtocolError(f"{peer}: too many frames for a node that has not joined yet")
+            self._early += [(peer, value) for value in values]
             return
         self._notice_gap()
         self.kick()
@@ -295,10 +303,10 @@ class Driver:
             self._take(peer, value)
 
     def _release(self) -> None:
-        """Take what came in before this ran."""
-        held, self._held = self._held or [], None
+        """Handle the frames that arrived before `run`."""
+        early, self._early = self._early or [], None
         dropped = set()
-        for peer, value in held:
+        for peer, value in early:
             try:
                 if peer not in dropped:
                     self._take(peer, value)
@@ -313,4 +321,4 @@ class Driver:
             case (int(group), tuple() as forwarded) if group == GROUP:
                 self._server.frame(peer, forwarded)
             case _:
-                raise RemoteProtocolError(f"a frame for no raft group that we know: {shown(value)}")
+                raise RemoteProtocolError(f"frame of an unknown raft group: {shown(value)}")

@@ -1,26 +1,29 @@
-"""The Raft engine of one node: pysyncobj's role machine and commit rule, with everything around them ours.
+"""The Raft engine of one node: the roles and the commit rule of pysyncobj, all other parts implemented here.
 
-Sans-IO: it is told what arrived, what became durable and that time has passed; it sends through a
-function it was given and tells a `Listener` what happened. Production and simulator run this same
-code. The parts: `frames` (what goes over the wire), `following` and `inbound` (what a leader's frames
-mean for our log), `applying` (what is committed), `progress` (how our log reaches the peers),
-`election` and `voting` (when to campaign, when to stop), `durable_outbox` (what waits for the disk),
-`reconfiguration` (who the members are), `compat` (the library, held by its private names).
+The engine does no I/O. Its caller passes in received frames, completed flushes and the passing of time; the
+engine sends through a function it was given and reports events to a `Listener`. Production and simulator run
+the same code. The parts: `frames` (the wire format), `following` and `append_check` (what a leader's frames
+mean for this log), `applying` (committed entries), `progress` (replication to the peers), `election` and
+`voting` (when to campaign, when to step down), `durable_outbox` (messages that wait for the disk),
+`active_membership` (the members), `pysyncobj_adapter` (the library and its private names).
 
-The order of work in one round, which the driver keeps (durability contract):
+The order of work in one iteration of the driver (durability contract):
 
-1. `receive` every frame that is there. 2. `tick`: commit, apply, timers. 3. `propose` what is now
-possible. 4. `replicate`: new entries, or else the new commit index, leave at once, beside our own
-sync. 5. Start a flush of the journal if none runs. When it is done: `on_durable`, which releases
-what was promised and ticks; then again from 3.
+1. `receive` all frames that have arrived.
+2. `tick`: commit, apply, timers.
+3. `propose` what is possible now.
+4. `replicate`: new entries, or a new commit index alone, are sent at once, in parallel with this node's own
+   sync.
+5. Start a flush of the journal if none is running. When it is done call `on_durable`, which releases the
+   messages that waited for it, and ticks. Then continue at 3.
 
-`next_deadline` says how long nothing need be called if nothing arrives.
+If no frame arrives, no call is needed until `next_deadline`.
 
-Safety in short. A frame of a later term makes us step down, whatever it is, except a pre-vote, a vote request
-that stickiness ignores, and a term too far ahead to be believed (`terms`). What is appended was compared
-with our log first. A promise leaves when it is durable. Our own copy counts when it is durable. What is
-applied is committed, in order, once. What contradicts this is a `CorruptionError`, after which the engine
-refuses to go on; so it does when applying fails.
+Safety in short: A frame of a later term makes this node step down, except a pre-vote, a vote request that
+stickiness ignores, and a term too far ahead to be believed (`terms`). Entries are compared with this log
+before they are appended. Acks and votes are sent when they are durable. This node's own copy counts when it
+is durable. Committed entries are applied in order, each once. A violation raises `CorruptionError`, after
+which the engine refuses all calls. An error while applying has the same effect.
 """
 
 from __future__ import annotations
@@ -68,7 +71,7 @@ from node.units import Index, Term
 _BATCH = bytes([EntryType.BATCH])
 _MEMBERSHIP = bytes([EntryType.MEMBERSHIP])
 _SNAPSHOT_REMINDER = 4
-"""A missing snapshot is called for again after this many longest election timeouts."""
+"""The listener is asked again for a missing snapshot after this many longest election timeouts."""
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -77,7 +80,7 @@ R = TypeVar("R")
 def _stops_for_good(
     method: Callable[Concatenate[Engine, P], R],
 ) -> Callable[Concatenate[Engine, P], R]:
-    """Let no call through after one that failed: what it left half done must not be built upon.
+    """Refuse all calls after one that failed: the engine's state may be inconsistent.
 
     The library would apply the entry again, or the next one without it (PS-13).
     """
@@ -100,27 +103,28 @@ def _stops_for_good(
 class Engine:
     """One member of one Raft group.
 
-    All methods are called from one thread, and none from within a callback of another.
+    All methods must be called from one thread, and not from within a callback of another method.
 
     Args:
         node: this node's name.
-        members: who founded the cluster: the names of its voters, this node's among them; or a
-            membership, in which this node may be a learner or missing. Counts until the log says better.
-        journal: log, term and vote. An empty one is given entry 1, a no-op of term 0.
-        applied: the index up to which the state machine has applied; 0 if it is new.
+        members: the initial members: the names of the voters, including this node; or a membership, in which
+            this node may be a learner or missing. In force until the log names members.
+        journal: log, term and vote. An empty journal receives entry 1, a no-op of term 0.
+        applied: the applied index of the state machine; 0 if it is new.
         timing: the election timeouts and the heartbeat.
-        clock: seconds that only elapse.
+        clock: monotonic seconds.
         rng: for the election timeout.
-        send: gives a frame to the transport. It may be lost; it must not be changed, for peers share it.
-        apply: called with each committed batch, once, in order. What it raises stops the engine.
-        listener: who is told.
-        limits: bounds on what is done at once.
-        directory: the id of this node's directory, as its hello says it; "" if it is a founder's. Voters
-            in the log that have this node's name and another directory are not this node. None: they are.
+        send: passes a frame to the transport. The frame may be lost; it must not be modified, because peers
+            share it.
+        apply: called with each committed batch, once, in order. If it raises, the engine stops.
+        listener: is notified of events.
+        limits: bounds of the work done at once.
+        directory: the id of this node's directory, as in its hello; "" for an initial voter. A voter in the
+            log with this node's name and another directory is not this node. None: compare names only.
 
     Raises:
-        NodeError: the installed pysyncobj isn't the one this was built on.
-        CorruptionError: journal and state machine don't fit together.
+        NodeError: the installed pysyncobj is not the supported release.
+        CorruptionError: the journal does not continue from the state machine's applied index.
     """
 
     def __init__(
@@ -144,7 +148,7 @@ class Engine:
         limits = limits or Limits()
         self.name = node
         self.commit_when_elected = 0
-        """The commit index this node knew when it became leader last."""
+        """The commit index of this node when it last became leader."""
         self._journal, self._timing, self._clock = journal, timing, clock
         self._send, self._listener = send, listener
         self._broken: BaseException | None = None
@@ -211,12 +215,12 @@ class Engine:
         )
         self._library.start_from(self._applier.start_from(applied))
         self._notified: tuple[Role, int, str | None] = (self.role, self.term, self.leader)
-        self._asked_term = 0  # in which this node campaigned because the leader asked it to
-        self._handed_to: tuple[str, int] | None = None  # whom this node asked, and in which term
-        self._told_membership = self.membership
+        self._asked_term = 0  # term in which this node campaigned on the leader's request
+        self._transferred_to: tuple[str, int] | None = None  # peer asked to campaign, and in which term
+        self._notified_membership = self.membership
         listener.membership_changed(self.membership, self.membership_index)
 
-    # --- what is known ------------------------------------------------------------------------------
+    # --- state --------------------------------------------------------------------------------------
 
     @property
     def role(self) -> Role:
@@ -228,7 +232,7 @@ class Engine:
 
     @property
     def leader(self) -> str | None:
-        """Who leads the current term, as far as this node knows; itself included."""
+        """The leader of the current term, if this node knows it; it may be this node."""
         return self._library.leader
 
     @property
@@ -237,12 +241,12 @@ class Engine:
 
     @property
     def applied_index(self) -> int:
-        """The last entry given to ``apply``, or passed."""
+        """The last entry that was applied, or skipped because it is no batch."""
         return self._applier.index
 
     @property
     def applied_term(self) -> int:
-        """That entry's term."""
+        """The term of the last applied entry."""
         return self._journal.term_at(self._applier.index) or 0
 
     @property
@@ -251,47 +255,49 @@ class Engine:
 
     @property
     def is_ready(self) -> bool:
-        """Leader, and everything committed before its term is applied: it may propose."""
+        """True if this node leads and has applied the no-op of its own term, so that it may propose."""
         no_op = self._library.no_op_index
         return self.role is Role.LEADER and no_op is not None and self._applier.index >= no_op
 
     @property
     def membership(self) -> Membership:
-        """Who belongs to the cluster, by the last entry of this node's log that says so."""
+        """The membership in force: that of the last membership entry in this node's log, committed or not."""
         return self._reconfiguration.membership
 
     @property
     def membership_index(self) -> Index:
-        """That entry, or that of the snapshot it came with; 0: those who founded the cluster."""
+        """The index of that entry, or of the snapshot the membership came with; 0 for the initial members."""
         return self._reconfiguration.index
 
     @property
     def is_changing(self) -> bool:
-        """Whether the membership in force isn't known to be committed."""
+        """Whether the membership in force is not yet known to be committed."""
         return self._reconfiguration.index > self.commit_index
 
     def membership_at(self, index: int) -> Membership:
-        """Who belonged to it at entry ``index``, one that the log holds: what a snapshot must carry.
+        """Return the membership in force at entry ``index``, which the log must hold. A snapshot of that
+        entry carries it.
 
-        Before the first entry that says so, and behind no snapshot, those that the constructor was given.
-        For a node that was invited they are those of a later entry: it makes no snapshot before that.
+        Before the first membership entry, and without a snapshot, it is the constructor's. For a joining node
+        that is the membership of a later entry: it takes no snapshot before it has reached that entry.
         """
         return self._reconfiguration.at(index)
 
     def caught_up(self, name: str) -> bool:
-        """Whether the member ``name`` has acknowledged nearly everything to this leader, just now.
+        """Return whether the member ``name`` has acknowledged nearly everything to this leader.
 
-        For a learner: on the connection that is up, so it is whom its hello there said it is.
+        Only acks on the present connection count for a learner, so they come from the directory named in its
+        hello.
         """
         return self._replicator.caught_up(name)
 
     @property
     def peers(self) -> list[str]:
-        """The other members, and those who left but may not know it yet."""
+        """The other members, and removed members that may not have learned of their removal."""
         return sorted(self._replicator.progress_by_peer)
 
     def peer_states(self) -> list[PeerState]:
-        """How every peer stands, by name."""
+        """Return the replication state of every peer, sorted by name."""
         leading = self.role is Role.LEADER
         return [
             PeerState(
@@ -308,27 +314,28 @@ class Engine:
         ]
 
     def next_deadline(self) -> float:
-        """When `tick` must be called at the latest, in seconds of the clock; infinity for never."""
+        """Return when `tick` must be called at the latest, in seconds of the clock; infinity for never."""
         if self._applier.index < self.commit_index and not self._applier.suspended:
             return self._clock()
         if self.role is Role.LEADER:
             return self._beat_at if self._replicator.progress_by_peer else float("inf")
         return self._election.deadline
 
-    # --- what happens ---------------------------------------------------------------------------------
+    # --- inputs --------------------------------------------------------------------------------------
 
     @_stops_for_good
     def connected(self, peer: str, directory: str | None = None, term: int | None = None) -> None:
-        """A connection to ``peer`` is up, perhaps in place of an earlier one.
+        """Register a new connection to ``peer``, which may replace an earlier one.
 
-        Not only to members that this log names: it may be behind, and the leader one it doesn't know.
+        The peer need not be a member in this log: the log may be behind, and the leader may be a node it does
+        not name.
 
         Args:
-            peer: its name.
-            directory: the id of its directory, as its hello says. If the log says that this name votes
-                with another one, it is sent the log and its votes and acks don't count: it is another
-                copy of the log than the one that voted. None: it is whom its name says.
-            term: the term it is in, as its hello says; None if the hello doesn't.
+            peer: the peer's name.
+            directory: the id of the peer's directory, from its hello. If the log names another directory for
+                the voter of this name, the peer is another copy of the log: it receives the log, but its
+                votes and acks do not count. None: compare names only.
+            term: the peer's term, from its hello; None if the hello has none.
         """
         self._terms.connected(peer, term)
         self._library.connect(peer)
@@ -336,7 +343,7 @@ class Engine:
 
     @_stops_for_good
     def disconnected(self, peer: str) -> None:
-        """No connection to ``peer`` is left."""
+        """Register that the connection to ``peer`` has ended."""
         self._terms.disconnected(peer)
         self._library.disconnect(peer)
         self._replicator.disconnected(peer)
@@ -346,13 +353,14 @@ class Engine:
 
     @_stops_for_good
     def receive(self, peer: str, message: Message) -> None:
-        """Take a frame of ``peer``, whose identity the transport has verified.
+        """Handle a frame of ``peer``, whose identity the transport has verified.
 
         Raises:
-            RemoteProtocolError: neither a member nor connected (PS-18), or not a frame: drop the connection.
-            CorruptionError: logs contradict each other where they are committed.
+            RemoteProtocolError: the peer is neither a member nor connected (PS-18), or the frame is invalid:
+                drop the connection.
+            CorruptionError: the logs differ in a committed entry.
         """
-        self._known(peer)
+        self._check_is_peer(peer)
         frame = frames.parse(message)
         if not self._terms.believes(peer, spoken(frame)):
             return
@@ -370,10 +378,10 @@ class Engine:
 
     @_stops_for_good
     def propose(self, payload: bytes) -> Index:
-        """Append a batch to the log; `replicate` sends it. Whether it commits, `apply` will tell.
+        """Append a batch to the log; `replicate` sends it. When it is committed, `apply` is called with it.
 
         Raises:
-            UnavailableError: this node doesn't lead.
+            UnavailableError: this node is not the leader.
         """
         if self.role is not Role.LEADER:
             raise UnavailableError(f"{self.name} is not the leader")
@@ -383,23 +391,24 @@ class Engine:
 
     @_stops_for_good
     def change_membership(self, new: Membership) -> Index:
-        """Append another membership, in force at once; `replicate` sends it. `is_changing` until committed.
+        """Append another membership, which is in force at once; `replicate` sends it. `is_changing` is True
+        until it is committed.
 
-        It may be undone: when another leader is elected that doesn't have it.
+        Another leader that does not have the entry may remove it from the log again.
 
         Raises:
             UnavailableError: this node is not a ready leader.
-            ConflictError: an earlier change isn't committed: try again.
-            RefusedError: this one can't be made, now or later.
+            ConflictError: an earlier change is not committed: try again.
+            RefusedError: this change is not allowed.
         """
         if not self.is_ready:
             raise UnavailableError(f"{self.name} is not a ready leader")
-        # Ready means: an entry of this leader's own term is committed. Else a change of an earlier
-        # leader might be too, that this one never saw (the bug of 2015).
+        # A ready leader has committed an entry of its own term. Without that, a change of an earlier leader
+        # that this one never received might also be committed (the single-server bug of 2015).
         no_op = self._library.no_op_index
         assert no_op is not None
         assert no_op <= self.commit_index
-        assert self._journal.term_at(no_op) in {None, self.term}  # None: dropped behind a checkpoint
+        assert self._journal.term_at(no_op) in {None, self.term}  # None: dropped after a checkpoint
         self._reconfiguration.check(new, self.commit_index)
         index = Index(self._journal.last_index + 1)
         self._journal.append(index, self.term, _MEMBERSHIP + new.encode())
@@ -409,34 +418,42 @@ class Engine:
 
     @_stops_for_good
     def replicate(self) -> None:
-        """Send the peers what is new, as far as their windows admit: entries, or a commit index alone."""
+        """Send new entries to the peers, as far as their windows allow, or a new commit index alone."""
         self._replicator.replicate(self.commit_index)
 
     @_stops_for_good
     def tick(self) -> None:
-        """Let time pass: timers, commit, apply."""
+        """Run the timers, commit and apply."""
         self._tick()
         self._settle()
 
     @_stops_for_good
     def on_durable(self) -> None:
-        """A flush of the journal is done: promises leave, our own copy counts. `replicate` after it."""
+        """Handle a completed flush: send the messages that waited for it and count this node's own copy. Call
+        `replicate` next.
+        """
         self._durable_outbox.release()
         self._tick()
         self._settle()
 
     @_stops_for_good
     def paused(self, gap_s: float) -> None:
-        """This process stood still for ``gap_s``: judge nobody by it, and hear what has arrived first."""
+        """Handle a pause of this process: restart the election timer and do not count the pause against the
+        peers.
+        """
         self._election.rearm()
         self._election.forgive(gap_s)
 
     @_stops_for_good
     def transfer_leadership(self, to: str | None = None) -> bool:
-        """Ask a voter that has everything to take over; it needs one round of votes.
+        """Ask a voter that has the whole log to campaign at once (`TimeoutNow`). Returns True if one was
+        asked.
 
-        Stop proposing first and wait until this returns True: under load nobody ever has
-        everything (PS-30). True means that it was asked.
+        Stop proposing first and call this until it returns True: under load no follower ever has the whole
+        log (PS-30).
+
+        Args:
+            to: the voter to ask; None: any.
         """
         if self.role is not Role.LEADER:
             return False
@@ -451,23 +468,23 @@ class Engine:
         ready.sort(key=self._election.contact_age)
         if not ready or not self._library.hand_over(ready[0]):
             return False
-        self._handed_to = (ready[0], self.term)
+        self._transferred_to = (ready[0], self.term)
         return True
 
     @property
     def was_handed_over(self) -> bool:
-        """Whether this node leads because the leader before it asked it to."""
+        """Whether this node leads because the previous leader asked it to campaign."""
         return self._asked_term == self.term
 
     def is_successor(self, peer: str, term: int) -> bool:
-        """Whether ``peer`` leads in ``term`` because this node, as leader, asked it to."""
-        return self._handed_to == (peer, term - 1)
+        """Return whether ``peer`` leads in ``term`` because this node, as leader, asked it to campaign."""
+        return self._transferred_to == (peer, term - 1)
 
     def majority_age_s(self) -> float:
-        """Seconds since a majority of the voters was last known to follow this node, if it leads.
+        """Return the seconds since a majority of the voters was last known to follow this node, if it leads.
 
-        No other node can be elected before the shortest election timeout has passed since, unless this
-        node asked it to, or its links broke.
+        No other node can be elected before the shortest election timeout has passed since then, unless this
+        node asked it to campaign or its links broke.
         """
         return self._election.majority_age_s()
 
@@ -475,11 +492,11 @@ class Engine:
 
     @_stops_for_good
     def offered_snapshot(self, index: int, term: int) -> bool:
-        """A peer offers a snapshot up to that entry: is it wanted?
+        """Return whether a snapshot of entry ``index`` and ``term``, offered by a peer, is needed.
 
-        It isn't if the log has that entry (PS-10). Then the log needn't be thrown away: what the
-        snapshot contains is committed, so everything up to there is now known to be, and the
-        leader is told.
+        It is not needed if the log has that entry (PS-10), so the log is kept. The content of a snapshot is
+        committed: in that case everything up to ``index`` is now known to be committed, and the leader gets
+        an ack.
         """
         if index > self.commit_index and self._journal.term_at(index) != term:
             return True
@@ -488,7 +505,7 @@ class Engine:
         return False
 
     def suspend_applying(self) -> None:
-        """A snapshot is being put in place of the state: apply nothing until it is done or given up."""
+        """Apply nothing until the snapshot that replaces the state is installed or given up."""
         self._applier.suspended = True
 
     def resume_applying(self) -> None:
@@ -498,18 +515,18 @@ class Engine:
     def snapshot_installed(
         self, index: int, term: int, previous: tuple[int, int], membership: Membership | None = None
     ) -> None:
-        """The state machine is now that of entry ``index``, durably; let the log follow.
+        """Let the log continue from entry ``index``, to which the state machine was set durably.
 
-        Call it after `offered_snapshot`, with applying suspended meanwhile, when the store's new
-        content is complete and in place (PS-6: anything less is never acknowledged). The ack leaves
-        when the journal's new base is durable. Applying is resumed.
+        Call it after `offered_snapshot`, with applying suspended meanwhile, when the store's new content is
+        complete and in place (PS-6: an incomplete snapshot is never acknowledged). The ack is sent when the
+        journal's new base is durable. Applying is resumed.
 
         Args:
             index: the last entry that the snapshot contains.
-            term: that entry's term.
+            term: the term of that entry.
             previous: index and term of the entry before it.
-            membership: `membership_at` this entry, where the snapshot was made. None: the one in force
-                stays, which is right only if it never changed.
+            membership: `membership_at` this entry, on the node that made the snapshot. None: keep the one in
+                force, which is right only if it never changed.
         """
         if index <= self._applier.index:
             raise CorruptionError(
@@ -532,10 +549,10 @@ class Engine:
         if self._voting.overtaken(peer, answer.term):
             return
         if answer.term < self.term or self.role is not Role.LEADER:
-            return  # PS-5: it was meant for an earlier leadership
+            return  # PS-5: an answer to an earlier leadership
         peer_progress = self._replicator.progress_by_peer.get(peer)
         if peer_progress is None:
-            return  # it left
+            return  # it was removed
         if peer_progress.counts or not peer_progress.voter:
             self._election.contact(peer)
         self._listener.follower_payload_received(peer, answer.heartbeat_payload)
@@ -543,7 +560,7 @@ class Engine:
             case Ack(match=match):
                 if match > self._journal.last_index:
                     raise RemoteProtocolError(
-                        f"{peer} acknowledges entry {match}, the log of this term ends at "
+                        f"{peer} acknowledged entry {match}, but the leader's log ends at "
                         f"{self._journal.last_index}"
                     )
                 if peer_progress.acked(match) and peer_progress.counts:
@@ -570,29 +587,29 @@ class Engine:
             self._library.no_transfer()
         if not quorum:
             self._voting.cause = "no acks of a majority"
-        self._part()
+        self._remove_left()
 
-    def _part(self) -> None:
-        """Let those go who left; go if this node is one of them."""
+    def _remove_left(self) -> None:
+        """Forget removed members that need nothing more; step down if this node was removed."""
         for name in self._replicator.gone(self.commit_index):
             self._election.forget(name)
             self._listener.member_left(name)
         if self.role is Role.LEADER and self._reconfiguration.is_over(self.commit_index):
             self.transfer_leadership()
-            self._voting.cause = "it left the cluster"
+            self._voting.cause = "this node was removed from the cluster"
             self._library.resign()
 
     def _readable(self) -> int:
-        """How far the library may read to commit and apply."""
+        """Return the last entry that the library may commit and apply."""
         if self._applier.suspended:
             return self._applier.index
         return self._journal.durable_index if self.role is Role.LEADER else self._journal.last_index
 
     def _settle(self) -> None:
-        """Tell of a change once, when the call that brought it is over."""
+        """Notify the listener of changed membership, role, term or leader, once per call."""
         membership = self._reconfiguration.membership
-        if membership is not self._told_membership and membership != self._told_membership:
-            self._told_membership = membership
+        if membership is not self._notified_membership and membership != self._notified_membership:
+            self._notified_membership = membership
             self._listener.membership_changed(membership, self.membership_index)
         library = self._library
         now = (library.role, library.current_term, library.leader)
@@ -604,14 +621,14 @@ class Engine:
         peer_progress = self._replicator.progress_by_peer.get(peer)
         return peer_progress is not None and peer_progress.counts
 
-    def _known(self, peer: str) -> None:
+    def _check_is_peer(self, peer: str) -> None:
         if peer not in self._replicator.progress_by_peer and not self._replicator.is_linked(peer):
             raise RemoteProtocolError(f"{peer!r:.60} is not a member")
 
     # --- what the library reports -----------------------------------------------------------------------
 
     def library_sent(self, peer: str, message: dict[str, Any]) -> None:
-        """Send what the library means, in our own words."""
+        """Send the frame that corresponds to a message of the library."""
         match message:
             case {"type": "next_node_idx"}:
                 self._library.answered(message)
@@ -627,7 +644,7 @@ class Engine:
                 raise AssertionError(f"the library sends {message.get('type')}")
 
     def library_beat(self) -> None:
-        """A leader's heartbeat is due, or its leadership begins."""
+        """Send heartbeats: one is due, or the leadership begins."""
         self._beat_at = self._clock() + self._timing.heartbeat_s
         self._replicator.replicate(self.commit_index, beat=True)
 
@@ -641,14 +658,14 @@ class Engine:
                 self._election.campaigning()
         if old is Role.LEADER:
             self._replicator.stop()
-            self._election.rearm()  # PS-27: don't campaign at once against the successor
+            self._election.rearm()  # PS-27: do not campaign at once against the successor
 
     def library_applies(self, index: int, payload: bytes) -> None:
-        """Entry ``index`` is committed and next."""
+        """Apply entry ``index``, which is committed and follows the last applied one."""
         try:
             self._applier.apply(index, payload)
         except BaseException as error:
-            self._broken = error  # whatever it is: half an entry may be applied
+            self._broken = error  # whatever the error is, the entry may be half applied
             raise
 
 
@@ -656,5 +673,5 @@ def _initial_voters(node: str, members: Sequence[str] | Membership) -> Membershi
     if isinstance(members, Membership):
         return members
     if node not in members or len(set(members)) != len(members):
-        raise NodeError(f"{node} can't be a member of {list(members)}: expected it once, every name once")
+        raise NodeError(f"members {list(members)}: expected {node} among them, and every name once")
     return Membership.initial_voters(members)

@@ -1,9 +1,8 @@
-"""The frames of the Raft engine: their fields, how they are written and how they are read.
+"""The frames of the Raft engine: fields, encoding and validation.
 
-Every frame carries the term of its sender, so an answer that was meant for an earlier leadership
-is recognised as such (the library's own acknowledgements carry none: PS-5). Whatever comes in,
-`RemoteProtocolError` is the only error: a frame is checked here once, completely, and the rest of
-the engine trusts it.
+Every frame carries its sender's term, so an answer to an earlier leadership is recognised (the library's own
+acks carry no term: PS-5). `RemoteProtocolError` is the only error that malformed input raises: a frame is
+validated here once, completely, and the rest of the engine trusts it.
 """
 
 from __future__ import annotations
@@ -18,11 +17,11 @@ from node.units import Index, Term
 
 _LIMIT = 1 << 63
 _TERM_LIMIT = 1 << 64
-"""Terms take the 64 bits that the journal has for them; see `node.raft.terms`."""
+"""Terms have 64 bits, as in the journal; see `node.raft.terms`."""
 
 
 class Append(NamedTuple):
-    """Entries that follow ``prev``; without entries a heartbeat or news of a commit."""
+    """Entries that follow ``prev``; without entries a heartbeat or a new commit index."""
 
     term: int
     prev: int
@@ -45,9 +44,10 @@ class Append(NamedTuple):
 
 
 class Alive(NamedTuple):
-    """A leader's heartbeat to a peer whose place in the log it can't name: that peer needs a snapshot.
+    """A leader's heartbeat to a peer that needs a snapshot, so that the leader can't name an entry of its
+    log.
 
-    ``commit`` is told for the peer's information; it moves nothing there (PS-2).
+    ``commit`` is informational; the receiver does not advance its commit index by it (PS-2).
     """
 
     term: int
@@ -70,7 +70,7 @@ class Ack(NamedTuple):
 
 
 class Refusal(NamedTuple):
-    """An append whose ``prev`` was ``refused`` doesn't fit; ``next`` is where to try."""
+    """The append after entry ``refused`` does not match the sender's log; ``next`` is the entry to try."""
 
     term: int
     refused: int
@@ -84,7 +84,7 @@ class Refusal(NamedTuple):
 
 
 class Stale(NamedTuple):
-    """The answer to a leader or candidate of an earlier term: there is a later one (PS-25)."""
+    """The answer to a leader or candidate of an earlier term; ``term`` is the later one (PS-25)."""
 
     term: int
 
@@ -97,7 +97,7 @@ class VoteRequest(NamedTuple):
     last_index: int
     last_term: int
     transfer: bool
-    """The leader asked for this election: stickiness doesn't protect it."""
+    """The leader asked for this election, so stickiness does not apply."""
 
     def encode(self) -> Message:
         return {"type": "vote", "term": self.term, "transfer": self.transfer} | {
@@ -107,7 +107,7 @@ class VoteRequest(NamedTuple):
 
 
 class Vote(NamedTuple):
-    """The sender's vote, given in ``term`` to the receiver."""
+    """The sender's vote for the receiver in ``term``."""
 
     term: int
     heartbeat_payload: Any = None
@@ -117,7 +117,7 @@ class Vote(NamedTuple):
 
 
 class PreVoteRequest(NamedTuple):
-    """Would you vote for me in ``term``? Nothing is promised and nothing changes."""
+    """Asks whether the receiver would vote for the sender in ``term``. It changes no state."""
 
     term: int
     last_index: int
@@ -146,7 +146,7 @@ class PreVote(NamedTuple):
 
 
 class TimeoutNow(NamedTuple):
-    """The leader asks the receiver to campaign now."""
+    """The leader asks the receiver to campaign now. Source: Raft thesis, 3.10."""
 
     term: int
 
@@ -155,16 +155,16 @@ class TimeoutNow(NamedTuple):
 
 
 Answer: TypeAlias = Ack | Refusal | Vote | PreVote
-"""What carries a follower's note."""
+"""Frames that carry the follower's heartbeat payload."""
 
 Frame: TypeAlias = Append | Alive | Stale | VoteRequest | PreVoteRequest | TimeoutNow | Answer
 
 
 def parse(message: Message) -> Frame:
-    """Check a message of a peer and give it its type.
+    """Validate a message of a peer and return its typed frame.
 
     Raises:
-        RemoteProtocolError: a field is missing, has the wrong type or can't be.
+        RemoteProtocolError: a field is missing, has the wrong type or an impossible value.
     """
     fields = _Fields(message)
     match message.get("type"):
@@ -202,7 +202,7 @@ def parse(message: Message) -> Frame:
 
 
 class _Fields:
-    """One message's fields, each checked when it is asked for."""
+    """The fields of one message, each validated on access."""
 
     __slots__ = ("_message",)
 
@@ -250,7 +250,7 @@ def _parse_append(fields: _Fields) -> Append:
                 index, entry_term = at, of
                 entries.append((Index(at), Term(of), payload))
             case _:
-                # PS-12: the library would put a hole into its log.
+                # PS-12: the library would leave a gap in its log.
                 raise RemoteProtocolError(f"append of term {term}: {shown(item)} can't follow entry {index}")
     return Append(
         term,

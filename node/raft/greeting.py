@@ -1,12 +1,13 @@
-"""The connections that have not shown yet who they are, and which of them goes when there are too many.
+"""Connections that have not completed their handshake, and which of them is evicted when there are too many.
 
-Anybody can open connections to the peer port and say nothing. So there is a bound on them, for each address
-and for all, and a new connection is never turned away: an older one goes. It is one of the address that has
-the most, if it can be one that hasn't sent a byte, and of those the oldest. A peer needs a few milliseconds
-for its handshake, so whoever would keep peers out has to open a whole set of connections in that time,
-again and again; and from another address than the peer's that doesn't help.
+Any process can open connections to the peer port and send nothing. So their number is limited, per address
+and in total. A new connection is never refused: an older one is evicted, the oldest of the address that has
+the most, preferably one that has not sent a byte. A peer needs a few milliseconds for its handshake. To keep
+peers out, an attacker must open a whole set of connections within that time, again and again, and this has no
+effect from another address than the peer's.
 
-A connection leaves this as soon as its hello is judged. What it holds then is bounded by who it is.
+A connection is no longer counted here once its hello is accepted or refused. After that its sender is known,
+and other bounds apply.
 """
 
 from __future__ import annotations
@@ -18,25 +19,25 @@ import trio
 
 
 class Greeting:
-    """One connection that is being greeted."""
+    """One connection that has not completed its handshake."""
 
     __slots__ = ("address", "has_spoken", "scope", "was_evicted")
 
     def __init__(self, address: str) -> None:
         self.address = address
         self.has_spoken = False
-        """It has sent something."""
+        """True if it has sent at least one byte."""
         self.was_evicted = False
-        """It had to make room."""
+        """True if it was closed in favour of a newer connection."""
         self.scope = trio.CancelScope()
 
 
 class Greetings:
-    """All of them, oldest first.
+    """All connections in their handshake, oldest first.
 
     Args:
-        total_max: at most so many at a time.
-        address_max: at most so many of one address.
+        total_max: maximum number at a time.
+        address_max: maximum number at a time from one address.
     """
 
     def __init__(self, total_max: int, address_max: int) -> None:
@@ -50,7 +51,7 @@ class Greetings:
 
     @contextmanager
     def admitted(self, address: str) -> Iterator[Greeting]:
-        """Count a connection from ``address`` during the block, which another one may cancel."""
+        """Count a connection from ``address`` during the block. A newer connection may cancel the block."""
         if self._counts.get(address, 0) >= self._address_max:
             self._evict(address)
         elif len(self._present) >= self._total_max:
@@ -65,7 +66,9 @@ class Greetings:
             self._forget(greeting)
 
     def _evict(self, address: str) -> None:
-        """End the oldest of an address, a silent one if there is any. It counts no more from now on."""
+        """Cancel the oldest connection of an address, preferably one that has sent nothing, and stop counting
+        it.
+        """
         own = [greeting for greeting in self._present if greeting.address == address]
         gone = next((greeting for greeting in own if not greeting.has_spoken), own[0])
         gone.was_evicted = True

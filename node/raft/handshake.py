@@ -1,22 +1,23 @@
-"""The first frames of a connection between nodes: a hello each way, and the proofs of the peer secret.
+"""The handshake of a connection between nodes: a hello each way, and proofs of the peer secret.
 
-Under TLS the certificates say who is there, and the dialer's hello is answered by the acceptor's. Without TLS
-both ends prove first that they know the peer secret (`secret`)::
+With TLS the certificates identify both ends, and the acceptor's hello answers the dialer's. Without TLS both
+ends first prove that they know the peer secret (`secret`)::
 
     dialer      hello + {challenge: D, must_prove: whether the acceptor has to prove itself}
     acceptor    {challenge: A, proof: HMAC(acceptor, D, A, the dialer's hello)}
     dialer      {proof: HMAC(dialer, D, A, the dialer's hello)}
     acceptor    hello, or a refusal
 
-An end that requires proofs sends nothing about itself to one that has shown none, and believes nothing that
-such a one says: a process that holds the port of a stopped node can't make a peer stop or take a frame.
+An end that requires proofs sends nothing about itself to a peer that has not proved itself, and ignores what
+that peer states. So a process that occupies the port of a stopped node can't make a peer stop or accept a
+frame.
 
-Releases before this one know no challenge. Their hellos are taken, and sent to them, only by nodes that don't
-require proofs (``peer_security.mode: none``): that is for a rolling upgrade. Such a node still proves
-itself to one that wants it.
+Earlier releases have no challenge. Their hellos are accepted, and answered, only by nodes that do not require
+proofs (``peer_security.mode: none``), for a rolling upgrade. Such a node still proves itself to a peer that
+requires it.
 
-A proof covers the establishment of a connection. What follows on it is not signed: on a loopback nobody but
-root gets between two sockets.
+A proof covers the establishment of a connection. The frames that follow are not signed: on the loopback only
+root can intercept a connection.
 """
 
 from __future__ import annotations
@@ -32,73 +33,74 @@ from node.raft.secret import ACCEPTOR, CHALLENGE_BYTES, DIALER, PeerSecret
 from node.raft.tls import ByteStream
 
 ADVICE: Final = (
-    "it runs an earlier release, or its peer_security is another: see Upgrading in docs/operations.md"
+    "it runs an earlier release, or has another peer_security: see Upgrading in docs/operations.md"
 )
 
 
-class Knowledge(Protocol):
-    """What is asked of a node's security."""
+class PeerAuth(Protocol):
+    """The part of a node's security that a handshake needs."""
 
     @property
     def secret(self) -> PeerSecret | None:
-        """What peers share; None: there is TLS, or nothing."""
+        """The shared secret; None with TLS, or if there is none."""
 
     @property
     def requires_proof(self) -> bool:
-        """Whether a peer must know the secret."""
+        """Whether a peer must prove that it knows the secret."""
 
 
-async def introduce(stream: ByteStream, hello: Mapping[str, Any], knows: Knowledge) -> Any:
-    """Say hello on a connection that this node has dialed; return the answer, a hello or a refusal.
+async def introduce(stream: ByteStream, hello: Mapping[str, Any], auth: PeerAuth) -> Any:
+    """Send a hello on a connection that this node has dialed; return the answer, a hello or a refusal.
 
     Raises:
-        IdentityError: the acceptor doesn't know the secret, and has to.
+        IdentityError: the acceptor did not prove that it knows the secret, although it is required.
         LostError: the connection has ended.
-        FrameError: no frame of a handshake.
+        FrameError: the answer is no handshake frame.
     """
-    secret = knows.secret
+    secret = auth.secret
     if secret is None:
         await send(stream, hello)
         return await receive_hello(stream)
     ours = secrets.token_bytes(CHALLENGE_BYTES)
-    frame = encode_frame({**hello, "challenge": ours, "must_prove": knows.requires_proof})
+    frame = encode_frame({**hello, "challenge": ours, "must_prove": auth.requires_proof})
     await send_encoded(stream, frame)
     answer = await receive_hello(stream)
     match answer:
         case {"challenge": bytes(theirs), "proof": bytes(proof)} if len(theirs) == CHALLENGE_BYTES:
             shown = {"dialer": ours, "acceptor": theirs, "hello": frame[HEADER_BYTES:]}
             if not secret.is_proof(proof, ACCEPTOR, **shown):
-                raise IdentityError("who answers there doesn't know this cluster's peer secret")
+                raise IdentityError("the node at this address doesn't know this cluster's peer secret")
             await send(stream, {"proof": secret.proof(DIALER, **shown)})
             return await receive_hello(stream)
-        case {"refused": str(text)} if knows.requires_proof:
+        case {"refused": str(text)} if auth.requires_proof:
             raise IdentityError(f"refused by the peer: {text[:255]}")
-        case _ if knows.requires_proof:
-            raise IdentityError(f"who answers there shows no proof of the peer secret: {ADVICE}")
+        case _ if auth.requires_proof:
+            raise IdentityError(f"the node at this address shows no proof of the peer secret: {ADVICE}")
         case _:
             return answer
 
 
-async def receive_introduction(stream: ByteStream, knows: Knowledge) -> Any:
-    """Receive the hello on a connection that a peer has dialed, and have it proven.
+async def receive_introduction(stream: ByteStream, auth: PeerAuth) -> Any:
+    """Receive and verify the hello on a connection that a peer has dialed.
 
     Raises:
-        IdentityError: the dialer doesn't know the secret, and has to. The caller tells it so.
+        IdentityError: the dialer did not prove that it knows the secret, although it is required. The caller
+            sends it the refusal.
         LostError: the connection has ended.
-        NoHelloError: before anything was said.
-        FrameError: no frame of a handshake.
+        NoHelloError: the connection ended before a byte was received.
+        FrameError: the frame is no handshake frame.
     """
     body = bytes(await receive_first(stream))
     hello = decode_body(body, HELLO_ITEMS_MAX)
-    secret = knows.secret
+    secret = auth.secret
     if secret is None or not isinstance(hello, Mapping):
         return hello
     theirs = hello.get("challenge")
     if not isinstance(theirs, bytes) or len(theirs) != CHALLENGE_BYTES:
-        if knows.requires_proof:
+        if auth.requires_proof:
             raise IdentityError(f"the dialer shows no proof of the peer secret: {ADVICE}")
         return hello
-    if not (knows.requires_proof or hello.get("must_prove") is True):
+    if not (auth.requires_proof or hello.get("must_prove") is True):
         return hello
     ours = secrets.token_bytes(CHALLENGE_BYTES)
     shown = {"dialer": theirs, "acceptor": ours, "hello": body}
@@ -108,5 +110,5 @@ async def receive_introduction(stream: ByteStream, knows: Knowledge) -> Any:
             if not secret.is_proof(proof, DIALER, **shown):
                 raise IdentityError("the dialer doesn't know this cluster's peer secret")
         case _:
-            raise FrameError("no proof where one has to be")
+            raise FrameError("expected a proof of the peer secret")
     return hello

@@ -1,8 +1,8 @@
-"""Whose directory this is: the identity file, and the lock that keeps a second process out.
+"""The identity of a node's directory, and the lock that keeps a second process out.
 
-A node that lost its disk must not come back as if nothing had happened: it would vote a second time
-and acknowledge what it no longer has (PS-17). So a directory says which node of which founding of
-which cluster it belongs to, and an empty one is a new member, which somebody has to want.
+A node that lost its disk must not simply start again: it would vote a second time and acknowledge entries
+that it no longer has (PS-17). So a directory states its node, its cluster and the cluster's UUID. A node with
+an empty directory is a new member, which an operator or the cluster must add.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ IDENTITY_FILE = "identity.json"
 LOCK_FILE = "lock"
 _FORMAT = 2
 _BEFORE = {1: frozenset({"cluster_id", "founding_id", "cluster_tag", "node"})}
-"""The fields of earlier formats. What they lack is empty."""
+"""The fields of earlier formats. Missing fields are empty."""
 _KEYS = {"cluster_uuid": "founding_id"}
 """Fields whose key in the file is an earlier name, so that directories of earlier releases can be read."""
 _SIZE_MAX = 1 << 16
@@ -31,37 +31,38 @@ _SIZE_MAX = 1 << 16
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """What a node's directory belongs to."""
+    """The cluster and node that a directory belongs to."""
 
     cluster_id: str
     cluster_uuid: str
-    """Random, drawn when the cluster was founded: two clusters of one name are still two. Empty from
-    a node's admission to a founding until it has learnt what the founder drew."""
+    """Random, drawn when the cluster was bootstrapped: it distinguishes two clusters of the same name. Empty
+    on a node that takes part in the bootstrap until it has received the UUID."""
     cluster_tag: str
     """Random; part of every ack inbox (R18). Never shown in monitoring."""
     node: str
     directory: str = ""
-    """Random, drawn by a node that was added at run time: says which copy of the log this is. Empty for
-    those who founded the cluster, whose directories nothing has come before."""
+    """Random, drawn by a node that was added at run time; identifies this copy of the log. Empty for the
+    initial members, whose directories are the first of their names."""
     membership: str = ""
-    """The members this directory started with, as founders agreed or the member said that invited it: the
-    index of the entry, a colon, and the bytes of `node.raft.membership` in hexadecimal. It holds until the
-    log names others; so a changed configuration never changes who votes."""
+    """The membership this directory started with, as agreed at bootstrap or sent by the member that admitted
+    the node: the index of the entry, a colon, and the bytes of `node.raft.membership` in hexadecimal. It
+    applies until the log names others, so a changed configuration never changes the voters."""
     recovered_from: str = ""
-    """The founding whose data this is, until the log says as much (`recover_identity`)."""
+    """The UUID of the cluster that the data came from, until the log contains the recovery
+    (`recover_identity`)."""
 
 
 def load_identity(disk: Disk, *, cluster_id: str, node: str) -> Identity | None:
-    """What the directory says it belongs to; None if it says nothing, as a new one does.
+    """Read and check the identity of a directory; None for a new directory, which has none.
 
     Args:
         disk: the node's directory.
-        cluster_id: the cluster this node is configured for.
-        node: its configured name.
+        cluster_id: the configured cluster ID.
+        node: the configured node name.
 
     Raises:
         IdentityError: it belongs to another node or cluster, or the file is damaged.
-        DiskError: the disk refused.
+        DiskError: it can't be read.
     """
     identity = read_identity(disk)
     if identity is None:
@@ -80,27 +81,29 @@ def load_identity(disk: Disk, *, cluster_id: str, node: str) -> Identity | None:
 
 
 def save_identity(disk: Disk, identity: Identity) -> None:
-    """Write the identity, at once or not at all, durable on return.
+    """Write the identity atomically; it is durable on return.
 
     Raises:
-        IdentityError: the directory already has another one, with a founding of its own.
-        DiskError: the disk refused.
+        IdentityError: the directory has a different identity with a cluster UUID.
+        DiskError: the write failed.
     """
     existing = load_identity(disk, cluster_id=identity.cluster_id, node=identity.node)
     if existing == identity:
         return
     if existing is not None and existing.cluster_uuid and not _same_copy(existing, identity):
         where = disk.describe(IDENTITY_FILE)
-        raise IdentityError(f"{where}: this directory belongs to another founding of the same cluster")
+        raise IdentityError(
+            f"{where}: this directory belongs to another cluster of the same name (its cluster UUID differs)"
+        )
     replace_file(disk, IDENTITY_FILE, _encode(identity))
 
 
 def read_identity(disk: Disk) -> Identity | None:
-    """What the directory says it belongs to, whatever that is; None if it says nothing.
+    """Read the identity of a directory without comparing it with a configuration; None if it has none.
 
     Raises:
         IdentityError: the file is damaged.
-        DiskError: the disk refused.
+        DiskError: it can't be read.
     """
     if IDENTITY_FILE not in disk.names():
         return None
@@ -111,18 +114,18 @@ def read_identity(disk: Disk) -> Identity | None:
 def recover_identity(
     disk: Disk, cluster_id: str, cluster_uuid: str, directory: str, membership: str = ""
 ) -> Identity:
-    """Make the directory's data that of another cluster, at once or not at all; the identity it has now.
+    """Assign the directory's data to another cluster, atomically; return the new identity.
 
-    ``recovered_from`` says whose it was: log and state still say so themselves. A new ``directory`` id tells
-    memberships of the new cluster from those of the old, and ``membership`` says since which entry it is.
+    ``recovered_from`` keeps the previous cluster UUID, because log and state still contain it. The new
+    ``directory`` id distinguishes memberships of the new cluster from those of the old one. ``membership``
+    states since which entry the new one applies.
 
     Raises:
-        IdentityError: it belongs to nobody yet, or the file is damaged.
-        DiskError: the disk refused.
+        IdentityError: the directory has no identity with a cluster UUID, or the file is damaged.
     """
     existing = read_identity(disk)
     if existing is None or not existing.cluster_uuid:
-        raise IdentityError(f"{disk.describe(IDENTITY_FILE)}: there is no cluster's data in this directory")
+        raise IdentityError(f"{disk.describe(IDENTITY_FILE)}: this directory has no data of a cluster")
     was = existing.recovered_from or existing.cluster_uuid
     identity = replace(
         existing,
@@ -137,7 +140,9 @@ def recover_identity(
 
 
 def _same_copy(existing: Identity, identity: Identity) -> bool:
-    """One copy of one log: it has learnt the cluster's tag, its founders, or of its recovery."""
+    """Return whether both describe the same copy of the log, which may have learned its tag, membership or
+    recovery.
+    """
     return (
         existing.cluster_uuid == identity.cluster_uuid
         and existing.cluster_tag in {"", identity.cluster_tag}
@@ -159,7 +164,7 @@ def _encode(identity: Identity) -> bytes:
 
 def _decode(data: bytes, where: str) -> Identity:
     damaged = IdentityError(
-        f"{where}: the identity of this directory is damaged, so whose data this is can't be known. "
+        f"{where}: the identity of this directory is damaged, so its cluster and node are unknown. "
         "Restore the directory from a copy, or replace the node (stanchion cluster replace)."
     )
     try:
@@ -172,7 +177,9 @@ def _decode(data: bytes, where: str) -> Identity:
             if checksum != _checksum([version, values]):
                 raise damaged
             if version != _FORMAT and version not in _BEFORE:
-                raise IdentityError(f"{where}: format {version}, this program reads formats 1 to {_FORMAT}")
+                raise IdentityError(
+                    f"{where}: format {version} is not supported, this release reads formats 1 to {_FORMAT}"
+                )
             if set(values) != _BEFORE.get(version, names.keys()) or not all(
                 isinstance(value, str) for value in values.values()
             ):
@@ -185,8 +192,8 @@ def _decode(data: bytes, where: str) -> Identity:
 class DirectoryLock:
     """Keeps other processes out of a node's directory, until `release` or the end of the process.
 
-    The lock is the kernel's (flock), so a killed process leaves none behind; the file stays and
-    names the last holder. Use it as a context manager.
+    The lock is held by the kernel (flock), so a killed process leaves none behind. The file remains and names
+    the last holder. Use it as a context manager.
     """
 
     def __init__(self, directory: Path | str) -> None:
@@ -194,11 +201,11 @@ class DirectoryLock:
         self._fd = -1
 
     def acquire(self) -> None:
-        """Take the lock, without waiting.
+        """Acquire the lock without waiting.
 
         Raises:
-            IdentityError: another process has it.
-            DiskError: the directory is not there or can't be written.
+            IdentityError: another process holds it.
+            DiskError: the directory does not exist or can't be written.
         """
         assert self._fd < 0
         try:
@@ -215,7 +222,7 @@ class DirectoryLock:
     def _lock(self, fd: int) -> None:
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            # The block that is there is kept, for a full disk may not give it back.
+            # Keep the file's block: a full disk might not provide another one.
             os.ftruncate(fd, os.pwrite(fd, f"{os.getpid()}\n".encode(), 0))
         except BlockingIOError:
             holder = os.pread(fd, 32, 0).decode("ascii", "replace").strip() or "unknown"

@@ -1,28 +1,28 @@
 """The Raft log, the term and the vote on disk: one log of records in segments of equal size.
 
-The journal is used from one thread and never waits for the disk: changes go to memory and to a
-buffer at once, and the owner carries the buffer to the disk in a worker thread::
+The journal is used from one thread and never waits for the disk. Changes go to memory and to a buffer at
+once, and the owner writes the buffer in a worker thread::
 
     flush = journal.begin_flush()
     if flush is not None:
         await in_a_thread(flush.run)      # one gathered write, one fdatasync
-        journal.end_flush(flush)          # durable, durable_index have moved
-    sweep = journal.begin_sweep()         # now and then: files that were dropped
+        journal.end_flush(flush)          # advances durable and durable_index
+    sweep = journal.begin_sweep()         # now and then: deletes dropped segments
     if sweep is not None:
         await in_a_thread(sweep.run)      # may run beside a flush
 
-Meanwhile the journal may be read and changed; what is new goes into the next flush. There is one
-flush at a time, which is what lets recovery tell a torn end from damage (`node.raft.records`).
+The journal may be read and changed during a flush; new records go into the next one. There is one flush at a
+time. Recovery depends on that to distinguish a torn end from damage (`node.raft.records`).
 
-Every record has a sequence number, ``written`` is the last one's, and a promise made when
-``written`` was s may leave when ``durable >= s`` (the hold rule of the engine).
+Every record has a sequence number, and ``written`` is the last one. A message that depends on the records up
+to ``written`` == s may be sent when ``durable`` >= s (`durable_outbox`).
 
-Memory: 20 bytes an entry, and the payloads of the newest entries up to ``cache_bytes``; those not
-yet written are always held, whatever they take. Older ones are read from disk, and each read is
-checked against its checksum.
+Memory: 20 bytes per entry, and the payloads of the newest entries up to ``cache_bytes``. Payloads that are
+not written yet are always kept, whatever their size. Older ones are read from disk, and each read verifies
+the checksum.
 
-Not here: how records reach the disk (`node.raft.writer`), the commit index (learned again after a
-restart, PS-3), what an entry means, but for one thing: which membership is in force where.
+Not here: how records reach the disk (`node.raft.writer`), the commit index (learned again after a restart,
+PS-3), and the meaning of entries, except which membership is in force where.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ from node.units import Index, Term
 
 SEGMENT_BYTES = 64 << 20
 READ_ENTRIES_MAX = 8192
-"""Entries of one `Journal.read`, however small. A frame between nodes holds no more than 65,536 items."""
+"""Maximum number of entries of one `Journal.read`. A frame between nodes holds at most 65,536 items."""
 
 CACHE_BYTES = 64 << 20
 _NOTHING = b""
@@ -53,21 +53,19 @@ _MEMBERSHIP = bytes([EntryType.MEMBERSHIP])
 
 
 class ValueCipher(Protocol):
-    """Encrypts payloads at rest (`node.encryption`). The checksum covers what is on disk: the sealed
-    bytes.
-    """
+    """Encrypts payloads at rest (`node.encryption`). The record checksum covers the encrypted bytes."""
 
     def encrypt(self, payload: bytes, context: bytes) -> bytes: ...
 
     def open(self, closed_segment: bytes, context: bytes) -> bytes:
-        """The payload again; a CorruptionError if it isn't what was sealed in this context."""
+        """Decrypt a payload; raises CorruptionError if it was not encrypted in this context."""
 
 
 class Journal:
-    """The log, term and vote of one node. Open it with `open`.
+    """The log, term and vote of one node. Create it with `open`.
 
-    Invariant: ``durable <= written``, and ``durable_index <= last_index``; an entry beyond the
-    latter is in the cache.
+    Invariant: ``durable <= written`` and ``durable_index <= last_index``; entries after ``durable_index`` are
+    in the cache.
     """
 
     def __init__(
@@ -86,7 +84,7 @@ class Journal:
         value_cipher: ValueCipher | None,
     ) -> None:
         self.torn = torn
-        """What a power cut tore, found by `open`; None if the end was clean."""
+        """The torn end that `open` found and cut off; None if the end was clean."""
         self._state = state
         self._places = places
         self._value_cipher = value_cipher
@@ -115,20 +113,20 @@ class Journal:
         value_cipher: ValueCipher | None = None,
         journal_id: bytes | None = None,
     ) -> Journal:
-        """Read the journal back, or begin a new one in a directory that has none.
+        """Read the journal, or create one in an empty directory.
 
         Args:
             disk: the journal's own directory.
-            segment_bytes: size of a file; preallocated. A larger record gets a file of its own.
-            cache_bytes: payloads of durable entries held in memory.
-            relaxed: don't sync before calling a flush durable: a power cut loses acknowledged data.
+            segment_bytes: preallocated size of a segment. A larger record gets a segment of its own.
+            cache_bytes: payloads of durable entries kept in memory.
+            relaxed: treat a flush as durable without a sync: a power failure loses acknowledged data.
             value_cipher: encrypts the payloads of entries. Term, vote and memberships stay readable.
-            journal_id: 16 bytes for a new journal; drawn if None.
+            journal_id: 16 bytes for a new journal; None: random.
 
         Raises:
-            CorruptionError: damage that no power cut explains, entries sealed and no sealer, or entries
-                that should be sealed and aren't.
-            DiskError: the disk refused.
+            CorruptionError: damage that a power failure can't cause, encrypted entries without a cipher, or
+                unencrypted entries with one.
+            DiskError: a read or write failed.
         """
         found = recover(disk)
         if found is None:
@@ -155,12 +153,15 @@ class Journal:
             value_cipher=value_cipher,
         )
         if segments[-1].header.capacity is None and segments[-1].exists:
-            # An earlier release made it, so a lost end can't be noticed while it is the last one.
+            # Created by an earlier release, without its size: a lost end can't be detected while it is the
+            # last one.
             journal._writer.roll()
         return journal
 
     def close(self) -> None:
-        """Close the files. What was not flushed is lost, also if its flush was begun; none may be running."""
+        """Close the files. Records that were not flushed are lost, even if their flush was begun; none may be
+        running.
+        """
         self._writer.close()
 
     # --- reading ----------------------------------------------------------------------------------
@@ -172,7 +173,7 @@ class Journal:
 
     @property
     def durable(self) -> int:
-        """The last record that is durable, and all before it."""
+        """The number of the last durable record; all before it are durable too."""
         return self._writer.durable
 
     @property
@@ -181,23 +182,23 @@ class Journal:
 
     @property
     def voted_for(self) -> str | None:
-        """Who got this node's vote in `term`."""
+        """The candidate that got this node's vote in `term`."""
         return self._state.voted_for
 
     @property
     def membership(self) -> Placed | None:
-        """What is in force at the end of the log, and since which entry; None: nothing the log says."""
+        """The membership in force at the end of the log, with its index; None if the log contains none."""
         return self._state.membership
 
     def membership_at(self, index: int) -> Placed | None:
-        """What is in force at entry ``index``, one that the log holds, and not before the snapshot's."""
+        """Return the membership in force at entry ``index``, which the log must hold, not before the base."""
         base = self._state.base
         assert base is None or index >= base.index, f"entry {index} is in a snapshot, of entry {base.index}"
         return self._state.membership_at(index)
 
     @property
     def base(self) -> Base | None:
-        """The snapshot the log starts behind; None if it starts with a real entry."""
+        """The snapshot after which the log starts; None if it starts with a real entry."""
         return self._state.base
 
     @property
@@ -212,16 +213,16 @@ class Journal:
 
     @property
     def first_readable(self) -> Index:
-        """The first entry whose payload is here; beyond ``last_index`` if there is none.
+        """The first entry whose payload is stored; greater than ``last_index`` if there is none.
 
-        A follower that needs an earlier one needs a snapshot.
+        A follower that needs an earlier entry needs a snapshot.
         """
         base = self._state.base
         return Index(self._state.first if base is None else base.index + 1)
 
     @property
     def durable_index(self) -> Index:
-        """The last entry that is durable as it stands in the log; 0 if none is."""
+        """The last entry whose present version is durable; 0 if there is none."""
         return self._durable_index
 
     @property
@@ -231,20 +232,20 @@ class Journal:
 
     @property
     def bytes_put(self) -> int:
-        """Bytes of all records put since the journal was opened, durable or not. Never falls."""
+        """Bytes of all records since the journal was opened, durable or not. Never decreases."""
         return self._writer.bytes_put
 
     @property
     def unallocated_bytes(self) -> int:
-        """Size of the segments that don't exist yet: the running flush or the next one creates them."""
+        """Size of the segments that do not exist yet: the running or next flush creates them."""
         return sum(segment.capacity for segment in self._writer.segments if not segment.exists)
 
     def term_at(self, index: int) -> Term | None:
-        """The term of an entry; None if the log does not hold it."""
+        """Return the term of an entry; None if the log does not hold it."""
         return self._state.term_at(index)
 
     def first_index_of_term_at(self, index: int) -> Index:
-        """The first entry in the log that has the term of entry ``index``.
+        """Return the first entry of this log that has the same term as entry ``index``.
 
         Raises:
             IndexError: the log does not hold it.
@@ -252,9 +253,9 @@ class Journal:
         return self._state.first_index_of_term_at(index)
 
     def first_index_within(self, bytes_max: int) -> Index:
-        """The first entry of as many of the newest segments as take no more than ``bytes_max``.
+        """Return the first entry of the newest segments that together take at most ``bytes_max``.
 
-        At least the newest one counts. For dropping entries that cost too much to keep.
+        At least the newest segment counts. It is used to drop entries that take too much space.
         """
         *older, tail = self._writer.segments
         number, total = tail.number, tail.capacity
@@ -266,12 +267,12 @@ class Journal:
         return self._state.first_at_or_after(self._places.position(number))
 
     def payload_at(self, index: int) -> bytes:
-        """The payload of an entry; empty for the two entries that stand for a snapshot.
+        """Return the payload of an entry; empty for the two entries that represent a snapshot.
 
         Raises:
             IndexError: the log does not hold it.
-            CorruptionError: the bytes on disk are not those that were written.
-            DiskError: the disk refused, now or earlier.
+            CorruptionError: the checksum of the stored bytes is wrong.
+            DiskError: a disk operation failed, now or earlier.
         """
         self._writer.check()
         payload = self._entry_cache.get(index)
@@ -282,8 +283,7 @@ class Journal:
         return self._read(index)
 
     def length_at(self, index: int) -> int:
-        """Bytes that the payload of an entry takes in the journal: with encryption a few dozen more than it
-        has.
+        """Return the stored size of an entry's payload in bytes; encryption adds a few dozen bytes.
 
         Raises:
             IndexError: the log does not hold it.
@@ -291,17 +291,18 @@ class Journal:
         return self._state.length(index)
 
     def read(self, index: int, max_bytes: int) -> list[tuple[Index, Term, bytes]]:
-        """Entries from ``index`` on, about ``max_bytes`` of payload; at least one if there is any, at most
-        ``READ_ENTRIES_MAX``.
+        """Return entries from ``index`` on, with about ``max_bytes`` of payload.
+
+        Returns at least one entry if there is any, and at most ``READ_ENTRIES_MAX``.
 
         Raises:
             IndexError: ``index`` is below `first_readable`.
-            CorruptionError: the bytes on disk are not those that were written.
-            DiskError: the disk refused, now or earlier.
+            CorruptionError: the checksum of the stored bytes is wrong.
+            DiskError: a disk operation failed, now or earlier.
         """
         if index < self.first_readable:
             raise IndexError(
-                f"entry {index} has no payload here, the first that has is {self.first_readable}"
+                f"entry {index} has no payload here: the first one with a payload is {self.first_readable}"
             )
         state = self._state
         entries: list[tuple[Index, Term, bytes]] = []
@@ -325,23 +326,25 @@ class Journal:
         assert term is not None
         kinds = (self._entry_kind, Kind.MEMBERSHIP)
         if record is None or record.kind not in kinds or (record.index, record.term) != (index, term):
-            raise segment.damage("a damaged entry", offset=offset, index=index)
+            raise segment.damage("the entry is damaged", offset=offset, index=index)
         if self._value_cipher is None or record.kind == Kind.MEMBERSHIP:
             return record.payload
         try:
             return self._value_cipher.open(record.payload, _context(index, term))
         except CorruptionError as error:
-            raise segment.damage(f"an entry can't be opened: {error}", offset=offset, index=index) from error
+            raise segment.damage(
+                f"the entry can't be decrypted: {error}", offset=offset, index=index
+            ) from error
 
     # --- changing ---------------------------------------------------------------------------------
 
     def append(self, index: int, term: int, payload: bytes) -> None:
         """Append the entry after the last one. Terms never decrease.
 
-        If its type is `EntryType.MEMBERSHIP`, what follows the type is in force from here on.
+        If its type is `EntryType.MEMBERSHIP`, the membership after the type byte is in force from here on.
 
         Raises:
-            DiskError: the disk refused earlier.
+            DiskError: a disk operation failed earlier.
         """
         state = self._state
         assert index == state.next_index, f"entry {index} cannot follow {state.next_index - 1}"
@@ -359,32 +362,32 @@ class Journal:
         self._entry_cache.add(index, payload, self._durable_index)
 
     def truncate(self, from_index: int) -> None:
-        """Remove entry ``from_index`` and all later ones; nothing if there are none.
+        """Remove entry ``from_index`` and all later ones, if there are any.
 
         Raises:
-            DiskError: the disk refused earlier.
+            DiskError: a disk operation failed earlier.
         """
         state = self._state
         if from_index >= state.next_index:
             return
         keep = (
             0 if self._writer.segments[0].number == 1 else state.first
-        )  # else entries were dropped before it
+        )  # otherwise earlier entries were dropped
         keep = keep if state.base is None else state.base.index
-        assert from_index > keep, f"truncating from {from_index}, but all up to {keep} is committed"
-        again = state.membership_at(from_index - 1)
+        assert from_index > keep, f"truncating from {from_index}, but entries up to {keep} are committed"
+        restored = state.membership_at(from_index - 1)
         self._writer.put(
-            Kind.TRUNCATE, from_index, 0, pack_placed(again if again != state.membership else None)
+            Kind.TRUNCATE, from_index, 0, pack_placed(restored if restored != state.membership else None)
         )
         self._entry_cache.discard_from(from_index)
         state.truncate(from_index)
         self._limit_durable(from_index - 1)
 
     def set_term(self, term: int, voted_for: str | None) -> None:
-        """Store the term and, once in a term, the vote. No record if nothing changes.
+        """Store the term and the vote, which is set once per term. Writes no record if nothing changes.
 
         Raises:
-            DiskError: the disk refused earlier.
+            DiskError: a disk operation failed earlier.
         """
         now = (self._state.term, self._state.voted_for)
         if (term, voted_for) == now:
@@ -397,17 +400,17 @@ class Journal:
     def reset(
         self, base: tuple[int, int], previous: tuple[int, int], membership: bytes | None = None
     ) -> None:
-        """Start over behind a snapshot: the log is these two (index, term), without payloads.
+        """Restart the log after a snapshot: it then holds these two entries, without payloads.
 
-        Durable with the next flush; older segments go with the next `begin_sweep` after it.
+        Durable with the next flush. Older segments are deleted by the next `begin_sweep` after it.
 
         Args:
-            base: the last entry that the snapshot contains.
-            previous: the entry before it.
-            membership: the one that the snapshot was taken with, encoded. None: the one in force stays.
+            base: index and term of the last entry that the snapshot contains.
+            previous: index and term of the entry before it.
+            membership: the encoded membership of the snapshot. None: keep the one in force.
 
         Raises:
-            DiskError: the disk refused earlier.
+            DiskError: a disk operation failed earlier.
         """
         assert base[0] == previous[0] + 1 > 1, (base, previous)
         assert base[1] >= previous[1], (base, previous)
@@ -421,13 +424,13 @@ class Journal:
         self._writer.doom_before(self._writer.segments[-1].number)
 
     def drop_before(self, index: int) -> None:
-        """Let segments go that hold only entries before ``index``; at least two entries stay.
+        """Drop the segments that hold only entries before ``index``; at least two entries stay.
 
-        Only whole segments go, so `first_index` moves to the first entry of the oldest one left, or
-        not at all. The files go with the next `begin_sweep`.
+        Only whole segments are dropped, so `first_index` moves to the first entry of the oldest remaining
+        segment, or not at all. The next `begin_sweep` deletes the files.
 
         Raises:
-            DiskError: the disk refused earlier.
+            DiskError: a disk operation failed earlier.
         """
         self._writer.check()
         state = self._state
@@ -440,14 +443,14 @@ class Journal:
         self._writer.doom_before(number)
 
     def _limit_durable(self, index: int) -> None:
-        # Entries behind it were replaced: neither what is durable nor what is just being
-        # written says anything about those that took their place.
+        # Later entries were replaced: neither the durable index nor the running flush says anything about the
+        # entries that replaced them.
         self._durable_index = min(self._durable_index, Index(index))
         if self._writer.running is not None:
             self._writer.running.last_index = min(self._writer.running.last_index, index)
 
     def _header(self, number: int, first_seq: int) -> Header:
-        """What a new segment must say, so that all before it may go."""
+        """Return the header of a new segment, which holds all state that must survive the older segments."""
         state = self._state
         return Header(
             journal_id=self._writer.segments[0].header.journal_id,
@@ -462,31 +465,32 @@ class Journal:
     # --- flushing ---------------------------------------------------------------------------------
 
     def begin_flush(self) -> Flush | None:
-        """Take what is buffered; None if nothing is, or a flush is running.
+        """Return a flush of the buffered records; None if there are none, or a flush is running.
 
         Raises:
-            DiskError: the disk refused earlier.
+            DiskError: a disk operation failed earlier.
         """
         return self._writer.begin_flush(self._state.last_index)
 
     def end_flush(self, flush: Flush) -> None:
-        """Take note that ``flush`` ran: what it carried is durable.
+        """Mark the records of ``flush``, which has run, as durable.
 
         Raises:
-            DiskError: it failed, or the disk refused earlier.
+            DiskError: it failed, or a disk operation failed earlier.
         """
         self._writer.end_flush(flush)
         self._durable_index = max(self._durable_index, Index(flush.last_index))
         self._entry_cache.shrink(self._durable_index)
 
     def begin_sweep(self) -> Sweep | None:
-        """The deletion of what `drop_before` and `reset` left behind, for another thread.
+        """Return the deletion of dropped segments, to be run in another thread.
 
-        None if there is nothing to delete, or not yet, or a sweep is running. It may run beside a
-        flush, and needs no end. If nobody asks, flushes delete the files when they become many.
+        None if there is nothing to delete, the drop is not durable yet, or a sweep is running. It may run
+        beside a flush and needs no call at its end. If this is not called, flushes delete the segments once
+        there are many.
 
         Raises:
-            DiskError: the disk refused earlier.
+            DiskError: a disk operation failed earlier.
         """
         return self._writer.begin_sweep()
 
@@ -495,10 +499,10 @@ def _check_closed(found: Recovered, value_cipher: ValueCipher | None) -> None:
     if value_cipher is None:
         wrong, problem = (
             Kind.ENCRYPTED,
-            "the journal's entries are encrypted, and this node has no key for them",
+            "the journal's entries are encrypted, but this node has no key",
         )
     else:
-        wrong, problem = Kind.ENTRY, "the journal has entries that aren't encrypted, and this node takes none"
+        wrong, problem = Kind.ENTRY, "the journal has entries that aren't encrypted, but this node has a key"
     if wrong in found.kinds:
         for segment in found.segments:
             segment.close()

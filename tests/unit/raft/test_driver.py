@@ -19,7 +19,7 @@ from node.config.values import Address
 from node.errors import DiskError, RemoteProtocolError
 from node.protocol.peer import WIRE_VERSION, FrameDecoder, decode_body
 from node.raft.disk import RealDisk
-from node.raft.driver import HELD_MAX, Driver, Outlet
+from node.raft.driver import EARLY_FRAMES_MAX, Driver, Outlet
 from node.raft.engine import Engine
 from node.raft.journal import Journal
 from node.raft.links import RAFT, LinkListener
@@ -316,8 +316,8 @@ async def test_nothing_is_heard_before_it_runs(still_clock: trio.testing.MockClo
 async def test_what_is_kept_until_it_runs_has_a_bound(still_clock: trio.testing.MockClock) -> None:
     world = World(trio.current_time)
     world.driver()
-    world.listener.on_frames("n2", RAFT, [(0, ("x",))] * HELD_MAX)
-    with pytest.raises(RemoteProtocolError, match="isn't admitted yet"):
+    world.listener.on_frames("n2", RAFT, [(0, ("x",))] * EARLY_FRAMES_MAX)
+    with pytest.raises(RemoteProtocolError, match="has not joined yet"):
         world.listener.on_frames("n2", RAFT, [(0, ("x",))])
     world.listener.on_down("n2", RAFT)
     world.listener.on_frames("n2", RAFT, [(0, ("x",))])
@@ -563,7 +563,7 @@ async def test_a_frame_for_nobody_is_refused_and_what_came_before_counts(
 ) -> None:
     world = World(trio.current_time)
     async with driven(world):
-        with pytest.raises(RemoteProtocolError, match="no raft group"):
+        with pytest.raises(RemoteProtocolError, match="unknown raft group"):
             world.listener.on_frames("n2", RAFT, [(0, {"type": "ack"}), value, (0, {"type": "late"})])
         await settle()
     assert world.words() == ["receive", "tick", "pump", "replicate"]

@@ -146,7 +146,7 @@ def test_ps_5_ack_of_an_earlier_leadership_counts_for_nothing(group) -> None:
 
 def test_ps_5_ack_of_more_than_there_is_breaks_the_protocol(group) -> None:
     leader = group("abc").elect("a")
-    with pytest.raises(RemoteProtocolError, match="acknowledges entry 99"):
+    with pytest.raises(RemoteProtocolError, match="acknowledged entry 99"):
         leader.engine.receive("b", Ack(leader.engine.term, 99).encode())
     leader.write(b"x")  # the engine lives on, the connection doesn't
 

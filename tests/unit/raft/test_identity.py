@@ -51,7 +51,7 @@ def test_directory_of_another_is_refused(tmp_path: Path, cluster_id: str, node: 
 def test_another_founding_never_overwrites(tmp_path: Path) -> None:
     disk = RealDisk(tmp_path)
     save_identity(disk, WHO)
-    with pytest.raises(IdentityError, match="another founding"):
+    with pytest.raises(IdentityError, match="another cluster of the same name"):
         save_identity(disk, Identity("shop", "f2", "t" * 22, "a"))
     assert load_identity(disk, cluster_id="shop", node="a") == WHO
 
@@ -103,14 +103,14 @@ def test_who_was_let_in_learns_the_tag_later(tmp_path: Path) -> None:
         replace(joined, cluster_tag="t", membership="00"),
         replace(joined, cluster_tag="t", recovered_from="f0"),
     ):
-        with pytest.raises(IdentityError, match="another founding"):
+        with pytest.raises(IdentityError, match="another cluster of the same name"):
             save_identity(disk, other)
 
 
 def test_recovered_data_belongs_to_another_cluster(tmp_path: Path) -> None:
     """What it was is remembered until the log has learnt of it; once more starts from the same."""
     disk = RealDisk(tmp_path)
-    with pytest.raises(IdentityError, match="no cluster's data"):
+    with pytest.raises(IdentityError, match="no data of a cluster"):
         recover_identity(disk, "new", "g1", "y")
     save_identity(disk, WHO)
     recovered = recover_identity(disk, "new", "g1", "y")

@@ -255,7 +255,7 @@ def test_unwritten_payloads_are_held_whatever_they_take(disk: SimulatedDisk) -> 
 def test_rotten_payload_is_noticed_when_read(disk: SimulatedDisk) -> None:
     journal = filled(opened(disk, cache_bytes=0), 3)
     disk.rot("segment-0000000000000001.log", HEADER_BYTES + RECORD_BYTES + 5, 1)
-    with pytest.raises(CorruptionError, match=r"damaged entry \(byte 4096, log index 1\)"):
+    with pytest.raises(CorruptionError, match=r"the entry is damaged \(byte 4096, log index 1\)"):
         journal.payload_at(1)
     assert journal.payload_at(2) == payload(2)
 
