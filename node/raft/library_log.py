@@ -1,18 +1,18 @@
-"""The journal as the library sees it: a sequence of (command, index, term) that is read lazily.
+"""The journal as pysyncobj sees it: a sequence of (command, index, term), read lazily.
 
-The library reads its log as if it were a list, copies tails of it and loads an entry to look at
-its term (PS-35, PS-37). Here a slice is a window and an entry reads its payload only when it is applied.
+The library uses its log like a list, copies tails of it and loads an entry to read its term (PS-35, PS-37).
+Here a slice is a window, and an entry reads its payload only when it is applied.
 
-Two rules live here because the library's commit and apply loops both read through bounded slices:
+Two rules are enforced here, because the library's commit and apply loops both read through bounded slices:
 
-- A slice ends at ``readable()``. On a leader that is its durable index, so its own copy counts only
-  when it is on the disk (PS-14), in a group of one member too.
-- Applying stops after a while (``budget_s``), so that a long backlog doesn't silence the node.
+- A slice ends at ``readable()``. On a leader that is its durable index, so its own copy counts only when it
+  is on the disk (PS-14), also in a group of one member.
+- Applying stops after ``budget_s``, so that a long backlog does not keep the node from sending heartbeats.
 
-The entry the library adds on its own account is a no-op; it is stored under our own type byte.
+The library's own entry is a no-op; it is stored with our type byte.
 """
 
-# The names of the methods below are the library's.
+# The library prescribes the names of the methods below.
 # ruff: noqa: N802
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ NO_OP = bytes([EntryType.NO_OP])
 
 
 class Received(NamedTuple):
-    """A payload that came from the leader, as opposed to a command the library made."""
+    """A payload received from the leader, as opposed to a command created by the library."""
 
     payload: bytes
 
@@ -47,7 +47,7 @@ class LibraryEntry:
 
 
 class Window:
-    """Entries ``first`` to ``end`` exclusive, without holding any."""
+    """The entries from ``first`` up to, but not including, ``end``; it stores none of them."""
 
     __slots__ = ("_budget_s", "_clock", "_end", "_first", "_journal")
 
@@ -67,7 +67,7 @@ class Window:
         return LibraryEntry(self._journal, self._first + position)
 
     def __iter__(self) -> Iterator[LibraryEntry]:
-        """Entries in order, until the time is up; the library comes back for the rest."""
+        """Yield entries in order until the time budget is used up; the library continues later."""
         until = self._clock() + self._budget_s
         for index in range(self._first, self._end):
             yield LibraryEntry(self._journal, index)
@@ -76,13 +76,13 @@ class Window:
 
 
 class LibraryLog:
-    """What stands where the library believes its own journal to be. Names are the library's."""
+    """Takes the place of the library's journal. The library prescribes the method names."""
 
     def __init__(
         self, journal: JournalView, *, readable: Callable[[], int], clock: Clock, budget_s: float
     ) -> None:
         self.readable = readable
-        """How far slices reach at most."""
+        """Returns the last index that a slice may contain."""
         self._journal = journal
         self._clock = clock
         self._budget_s = budget_s
@@ -101,7 +101,7 @@ class LibraryLog:
         return LibraryEntry(self._journal, index)
 
     def add(self, command: bytes | Received, index: int, term: int) -> None:
-        assert index == self._journal.last_index + 1, f"entry {index} would leave a hole"
+        assert index == self._journal.last_index + 1, f"entry {index} would leave a gap"
         payload = command.payload if isinstance(command, Received) else NO_OP
         self._journal.append(index, term, payload)
 
@@ -118,11 +118,13 @@ class LibraryLog:
         return self._journal.voted_for
 
     def getRaftCommitIndex(self) -> int:
-        """A stored commit index may lie beyond what survived (PS-3): it is always learned again."""
+        """Return 1: a stored commit index may be greater than what survived (PS-3), so it is always learned
+        again.
+        """
         return 1
 
     def setRaftCommitIndex(self, index: int) -> None:
-        """Not stored, for the same reason."""
+        """Ignore the index, for the same reason."""
 
     def onOneSecondTimer(self) -> None:
-        """The library would write its commit index now."""
+        """Do nothing; the library would store its commit index here."""

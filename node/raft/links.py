@@ -1,17 +1,17 @@
-"""What a link to a peer is: its kinds, its hello, and which connection is the link. No I/O.
+"""Links between peers: their kinds, the hello, and the choice between two connections. No I/O.
 
-Two nodes hold one TCP connection for each kind of link, used in both directions. *Both* dial, so
-that whoever starts last is reached at once and one blocked direction does no harm; hence two
-connections for the same link can come up at the same time, or a new one while the old is not known
-to be dead. `Slot` decides which one stays, by three rules that both ends apply alike:
+Two nodes have one TCP connection for each kind of link, used in both directions. *Both* dial, so that a node
+that starts last is reached at once and a connection blocked in one direction does no harm. Therefore two
+connections for the same link can be established at the same time, or a new one while the old one is not yet
+known to be broken. `Slot` chooses one of them by three rules, which both ends apply alike:
 
-* A node dials only while it holds no connection, and says hello only if it still holds none.
-* Every hello carries the sender's *instance* (drawn when the process started) and its *epoch* (a
-  count of hellos). A hello that is not newer than the present connection's was overtaken and is
-  refused. A newer one, or another instance, replaces it: the peer would not have dialed while it
-  still held the old one. Frames of a replaced connection are dropped.
-* If both wait for the answer to their own hello, the connection that the node with the smaller name
-  has dialed wins.
+* A node dials only while it has no connection, and sends its hello only if it still has none.
+* Every hello carries the sender's *instance* (drawn when the process started) and its *epoch* (a count of
+  hellos). A hello that is not newer than that of the present connection was overtaken and is refused. A newer
+  hello, or one of another instance, replaces the connection: the peer would not have dialed while it still
+  had the old one. Frames of a replaced connection are dropped.
+* If both nodes wait for the answer to their own hello, the connection dialed by the node with the smaller
+  name wins.
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ from node.errors import IdentityError, NodeError
 from node.protocol.peer import FRAME_BYTES_MAX, FrameError
 
 RAFT: Final = "raft"
-"""Consensus and forwarded batches: never behind bulk."""
+"""Consensus and forwarded batches, never delayed by bulk data."""
 
 ROUTE: Final = "route"
 """Interest and plain NATS traffic."""
 
 SNAPSHOT: Final = "snapshot"
-"""A snapshot on its way; opened on demand, any number at a time."""
+"""One snapshot. Opened on demand, any number at a time."""
 
 REMOTE_ROUTE: Final = "foreign"
-"""Interest and plain NATS traffic with a node of another cluster, which need not be known before."""
+"""Interest and plain NATS traffic with a node of another cluster, which need not be configured here."""
 
 JOIN: Final = "join"
-"""One question: whether a node that has an empty directory is let into the cluster."""
+"""One request of a node with an empty directory to join the cluster."""
 
 LINKS: Final = frozenset({RAFT, ROUTE, SNAPSHOT, REMOTE_ROUTE, JOIN})
 
@@ -45,11 +45,11 @@ NAME_LENGTH_MAX: Final = 255
 
 
 class CollisionError(NodeError):
-    """The other of two connections for one link stays. Nobody's fault."""
+    """The other of two connections for one link is kept. This is not an error of either node."""
 
 
 class Address(Protocol):
-    """Where to listen or to dial. ``str()`` of it is ``host:port``."""
+    """An address to listen on or to dial. ``str()`` of it is ``host:port``."""
 
     @property
     def host(self) -> str: ...
@@ -62,16 +62,16 @@ class Address(Protocol):
 
 
 class LinkListener(Protocol):
-    """Who is told about one kind of link. Called on the loop; must not wait."""
+    """Receives the events of one kind of link. Called on the loop; must not wait."""
 
     def on_up(self, peer: str, link: str, hello: Mapping[str, Any]) -> None:
-        """The link is there, both ways. A reconnect is always told as down, then up."""
+        """The link is up in both directions. A reconnect is reported as down, then up."""
 
     def on_down(self, peer: str, link: str) -> None:
-        """The link is gone; what was queued or on its way is lost. Told once for each ``on_up``."""
+        """The link is down; queued frames and frames in flight are lost. Called once for each ``on_up``."""
 
     def on_frames(self, peer: str, link: str, values: list[Any]) -> None:
-        """Everything that one read brought.
+        """Handle all frames that one read completed.
 
         Raises:
             RemoteProtocolError: the peer broke its protocol; its connection is dropped.
@@ -83,69 +83,69 @@ class Limits:
     """Bounds of the transport: bytes and seconds."""
 
     frame_bytes_max: int = FRAME_BYTES_MAX
-    """A longer frame breaks the protocol."""
+    """Maximum length of a frame; a longer one is a protocol error."""
 
     snapshot_frame_bytes_max: int = 1024 * 1024
-    """The same on a snapshot's connection."""
+    """The same on a snapshot connection."""
 
     outbox_bytes_max: int = 64 * 1024 * 1024
-    """Bytes queued to one peer on one link; beyond it the connection is dropped and dialed again."""
+    """Maximum bytes queued to one peer on one link; beyond it the connection is dropped and dialed again."""
 
     write_bytes: int = 1024 * 1024
-    """Frames up to about this many bytes leave in one write. More costs more than it saves."""
+    """Frames of about this many bytes are sent in one write. Larger writes are slower."""
 
     read_bytes: int = 256 * 1024
-    """The most one read takes."""
+    """Maximum bytes of one read."""
 
     handshakes_max: int = 64
-    """Connections at a time that have not said who they are; for a new one an older one goes (`greeting`)."""
+    """Maximum number of connections in their handshake; a new one evicts an older one (`greeting`)."""
 
     handshakes_address_max: int = 32
-    """The same of one address."""
+    """The same for one address."""
 
     connect_s: float = 1.0
-    """A connect may take this long. The kernel's own first repeat comes after 1 s, the next after 3."""
+    """Timeout of a TCP connect. The kernel repeats its SYN after 1 s and after 3 s."""
 
     handshake_s: float = 2.0
-    """TLS and hello, both ways."""
+    """Timeout of TLS handshake and hellos together."""
 
     backoff_min_s: float = 0.02
     backoff_max_s: float = 0.5
-    """The pause before the next attempt: doubles from the first to the second, half of it random."""
+    """The pause before the next attempt doubles from the minimum to the maximum; half of it is random."""
 
     settled_s: float = 1.0
-    """A connection that held this long starts the pauses from the beginning."""
+    """After a connection that lasted this long, pauses start again from the minimum."""
 
     unanswered_s: float = 3.0
-    """Sent bytes or keepalives unacknowledged for this long end a connection (half-open peers)."""
+    """Bytes or keepalives that are not acknowledged for this long end the connection (half-open peers)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Hello:
-    """What the two ends of a connection tell each other first."""
+    """The first message of each end of a connection."""
 
     link: str
     node: str
     to: str
-    """Whom the sender believes it is talking to."""
+    """The node that the sender intends to talk to."""
     instance: bytes
-    """Drawn by the sender when it started."""
+    """Random, drawn when the sender started."""
     epoch: int
-    """The sender's count of hellos: later is larger within an instance."""
+    """The sender's count of hellos: a later hello of one instance has a greater epoch."""
     fields: Mapping[str, Any]
-    """All of it, the server's own fields included."""
+    """All fields, including those of the server."""
 
     @classmethod
     def of(cls, value: Any) -> Hello:
-        """Read a peer's hello.
+        """Parse a peer's hello.
 
         Raises:
-            IdentityError: the peer has declined us, and says why.
-            CollisionError: the peer holds, or will hold, another connection with us.
-            FrameError: no hello.
+            IdentityError: the peer has refused the connection, for the reason in the text.
+            CollisionError: the peer keeps another connection with this node.
+            FrameError: the value is no hello.
         """
         if not isinstance(value, dict):
-            raise FrameError("the first frame is no hello")
+            raise FrameError("the first frame is not a hello")
         if isinstance(refusal := value.get("refused"), str):
             if value.get("collision") is True:
                 raise CollisionError(refusal[:NAME_LENGTH_MAX])
@@ -153,7 +153,7 @@ class Hello:
         link, node, to = (value.get(key) for key in ("link", "node", "to"))
         instance, epoch = value.get("instance"), value.get("epoch")
         if not (isinstance(link, str) and link in LINKS):
-            raise FrameError("a hello for no link that we know")
+            raise FrameError("a hello for an unknown kind of link")
         if not (_is_name(node) and _is_name(to)):
             raise FrameError("a hello without the names of its sender and receiver")
         if not (isinstance(instance, bytes) and len(instance) == INSTANCE_BYTES):
@@ -166,7 +166,7 @@ class Hello:
 
 
 def refusal(error: NodeError) -> dict[str, Any]:
-    """Make what is sent instead of a hello to one whose hello was declined."""
+    """Return the frame that refuses a hello."""
     text = str(error)[:NAME_LENGTH_MAX]
     return {"refused": text, "collision": True} if isinstance(error, CollisionError) else {"refused": text}
 
@@ -179,11 +179,11 @@ C = TypeVar("C")
 
 
 class Slot(Generic[C]):
-    """The one place for a link to one peer, and the connection that holds it.
+    """The state of one link to one peer, with the connection that is the link.
 
     Args:
-        node: our own name.
-        peer: the peer's name; never ours.
+        node: this node's name.
+        peer: the peer's name, different from ``node``.
         link: the kind of link.
     """
 
@@ -197,13 +197,13 @@ class Slot(Generic[C]):
         self.hello: Hello | None = None
         """The peer's hello on the present connection."""
         self.dialing = False
-        """Our own hello is out on a connection of ours, and its answer is not here."""
+        """True while a hello on a connection dialed by this node waits for its answer."""
 
     def check_append(self, hello: Hello) -> None:
-        """Decide whether a connection that the peer has dialed may become the link.
+        """Check that a connection dialed by the peer may become the link.
 
         Raises:
-            CollisionError: another one stays.
+            CollisionError: another connection is kept.
         """
         if self.dialing and self.node < self.peer:
             raise CollisionError("our own connection is ahead")
@@ -212,12 +212,12 @@ class Slot(Generic[C]):
             raise CollisionError("overtaken by a later connection")
 
     def take(self, connection: C, hello: Hello) -> C | None:
-        """Make this connection the link; return the one it replaces."""
+        """Make this connection the link; return the one that it replaces."""
         replaced, self.current, self.hello = self.current, connection, hello
         return replaced
 
     def release(self, connection: C) -> bool:
-        """Note that a connection has ended. Returns whether it was the link; a replaced one is not."""
+        """Handle the end of a connection. Returns True if it was the link, False if it had been replaced."""
         if self.current is not connection:
             return False
         self.current = self.hello = None

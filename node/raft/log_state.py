@@ -1,10 +1,9 @@
-"""What a journal says, without the payloads: one small state, changed by one record at a time.
+"""The content of a journal without payloads: one state, changed by one record at a time. No I/O.
 
-Replaying the records at start-up and appending them later go through the same methods, so that a
-restart can't come to another result than the life before it. No I/O.
+Replaying records at start-up and appending them later use the same methods, so a restart leads to the same
+state.
 
-Twenty bytes an entry: 16 million entries take 320 MB, a log of one GiB in batches of 64 KiB takes
-330 kB.
+An entry takes twenty bytes: 16 million entries take 320 MB, a log of 1 GiB in batches of 64 KiB takes 330 kB.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from node.units import Index, Term
 
 @dataclass(frozen=True, slots=True)
 class Base:
-    """The log starts behind a snapshot: it holds this entry and the one before, without payloads."""
+    """The base of a log after a snapshot: this entry and the one before are in the log without payloads."""
 
     index: Index
     term: Term
@@ -30,8 +29,7 @@ class Base:
 class LogState:
     """Entries by index (term, position, length), term, vote, memberships, base.
 
-    A *position* says where an entry's record is; the owner chooses the numbers, and they grow from
-    entry to entry.
+    A *position* locates an entry's record. The owner assigns the numbers, which grow from entry to entry.
 
     Invariant: entries are contiguous from ``first`` to ``next_index - 1``; terms never decrease.
     """
@@ -53,12 +51,13 @@ class LogState:
         self._positions = array("Q")
         self._lengths = array("I")
         self.first = 1
-        """Index of the first entry, if there is one."""
+        """Index of the first entry, if the log is not empty."""
         self.next_index = 1
         self.term = Term(0)
         self.voted_for: str | None = None
         self.memberships: list[Placed] = []
-        """By index: what is in force at the first entry, and every later one. Empty if the log has none."""
+        """Sorted by index: the membership in force at the first entry, and every later one. Empty if the log
+        has none."""
         self.base: Base | None = None
 
     def __len__(self) -> int:
@@ -78,8 +77,8 @@ class LogState:
         """Remove entry ``index`` and all later ones.
 
         Args:
-            index: the first that goes; after older segments went, perhaps one from before them.
-            membership: what is in force again, in case that was written before them too.
+            index: the first entry to remove. It may precede ``first`` if older segments were dropped.
+            membership: the membership in force after that, in case its entry is in a dropped segment too.
         """
         keep = max(0, index - self.first)
         del self._terms[keep:], self._positions[keep:], self._lengths[keep:]
@@ -90,7 +89,7 @@ class LogState:
             self.memberships.append(membership)
 
     def change_members(self, index: int, membership: bytes) -> None:
-        """Entry ``index``, which was just appended, brings another membership."""
+        """Register the membership of entry ``index``, which was just appended."""
         self.memberships.append((index, membership))
 
     def vote(self, term: Term, voted_for: str | None) -> None:
@@ -98,7 +97,7 @@ class LogState:
         self.voted_for = voted_for
 
     def start_over(self, base: Base, position: int, membership: bytes | None) -> None:
-        """Hold nothing but the base and the entry before it, both at ``position``, without payload."""
+        """Keep only the base and the entry before it, both at ``position``, without payloads."""
         self.memberships = [(base.index, membership)] if membership else []
         self._terms = array("Q", (base.previous_term, base.term))
         self._positions = array("Q", (position, position))
@@ -110,7 +109,7 @@ class LogState:
     # --- dropping the beginning; no record says so ------------------------------------------------
 
     def drop_positions_below(self, position: int) -> None:
-        """Forget the entries before ``position``: their bytes are about to go."""
+        """Remove the entries before ``position``, whose segments are about to be deleted."""
         count = bisect_left(self._positions, position)
         del self._terms[:count], self._positions[:count], self._lengths[:count]
         self.first += count
@@ -134,24 +133,26 @@ class LogState:
 
     @property
     def membership(self) -> Placed | None:
-        """What is in force at the end of the log."""
+        """The membership in force at the end of the log."""
         return self.memberships[-1] if self.memberships else None
 
     def membership_at(self, index: int) -> Placed | None:
-        """What is in force up to entry ``index``, one that the log holds."""
+        """Return the membership in force at entry ``index``, which the log must hold."""
         at = self._in_force(index)
         return self.memberships[at] if at >= 0 else None
 
     def _in_force(self, index: int) -> int:
-        """Where in ``memberships`` the one for entry ``index`` is; -1 if none is."""
+        """Return the position in ``memberships`` of the one in force at entry ``index``; -1 if there is
+        none.
+        """
         return bisect_right(self.memberships, index, key=itemgetter(0)) - 1
 
     def first_index_of_term_at(self, index: int) -> Index:
-        """The first entry that has the term of entry ``index``, as far back as the log goes."""
+        """Return the first entry of the log with the same term as entry ``index``."""
         return Index(bisect_left(self._terms, self._terms[self.offset(index)]) + self.first)
 
     def first_at_or_after(self, position: int) -> Index:
-        """The first entry whose record is not before ``position``; ``next_index`` if none."""
+        """Return the first entry whose record is not before ``position``; ``next_index`` if there is none."""
         return Index(self.first + bisect_left(self._positions, position))
 
     def position(self, index: int) -> int:
@@ -161,7 +162,7 @@ class LogState:
         return self._lengths[self.offset(index)]
 
     def offset(self, index: int) -> int:
-        """Where entry ``index`` is in the arrays.
+        """Return the position of entry ``index`` in the arrays.
 
         Raises:
             IndexError: the log does not hold it.

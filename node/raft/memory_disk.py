@@ -1,10 +1,10 @@
-"""A directory of files that is nowhere but in memory, for a node that is to forget everything.
+"""A directory of files in memory, for a node that stores nothing.
 
-It passes the tests of the real one and keeps its promises for as long as the process lives; a sync has
-nothing to do. Space that is only reserved costs nothing.
+It passes the tests of the real disk and keeps its content until the process ends; a sync has nothing to do.
+Space that is only reserved takes no memory.
 
-Beside `node.simulator.disk.SimulatedDisk`, which loses power on purpose, this is for use: reads and
-writes may come from two threads, as the journal's do.
+`node.simulator.disk.SimulatedDisk` simulates power failures; this class is for production. Reads and writes
+may come from two threads, as the journal's do.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from node.errors import DiskError
 
 
 class MemoryDisk:
-    """A `Disk` without a disk."""
+    """A `Disk` in memory."""
 
     def __init__(self, name: str = "memory") -> None:
         self._name = name
@@ -53,7 +53,7 @@ class MemoryDisk:
 
 
 class _Content:
-    """The bytes that were written, and the size the file claims: what is between reads as zeros."""
+    """The bytes that were written, and the size of the file; the space between reads as zeros."""
 
     __slots__ = ("size", "written")
 
@@ -63,7 +63,7 @@ class _Content:
 
 
 class MemoryFile:
-    """An open file; closing it does nothing, for the content belongs to the directory."""
+    """An open file. Closing it does nothing, because the directory owns the content."""
 
     __slots__ = ("_content",)
 

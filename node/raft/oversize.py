@@ -1,14 +1,13 @@
-"""Entries that no frame between nodes can hold: what the first release could leave in a log.
+"""Removes uncommitted log entries that are larger than a frame between nodes.
 
-Its leaders proposed entries of any size, and ended themselves when they had to send one larger than a
-frame. By then it was in their own log, where it kept every later leader from getting on: it could neither
-be sent nor be left out. This release proposes no such entry (`server.proposer`), and must go on with what
-is there:
+Leaders of the first release proposed entries of any size, and stopped when they had to send one larger than a
+frame. The entry was already in their own log, where it blocked every later leader: it could neither be sent
+nor skipped. This release proposes no such entry (`server.proposer`), and must handle existing ones:
 
-* One that is committed was proposed by a node that was its cluster's only voter. A peer that needs it is sent
-  a snapshot instead (`progress`).
-* One that isn't can never be: nobody else has it. It is removed when the node starts, as if the write had
-  failed. Nothing depends on it, for its own node is not a majority.
+* A committed one was proposed by the only voter of its cluster. A peer that needs it receives a snapshot
+  instead (`progress`).
+* An uncommitted one can never be committed: no other node has it. It is removed when the node starts, as if
+  the write had failed. Nothing depends on it, because its node alone is not a majority.
 """
 
 from __future__ import annotations
@@ -22,12 +21,12 @@ from node.raft.membership import Membership
 log = logging.getLogger("stanchion.raft")
 
 SURELY_UNSENT_BYTES: Final = FRAME_BYTES_MAX
-"""An entry that takes more bytes in the journal was never sent: a frame has more than it around an entry, and
-encryption adds a few dozen bytes to one."""
+"""An entry that takes more bytes in the journal was never sent. A frame adds more to an entry than
+encryption, which adds a few dozen bytes."""
 
 
 class Journal(Protocol):
-    """What is needed of the journal."""
+    """The part of the journal that this module uses."""
 
     @property
     def first_readable(self) -> int: ...
@@ -41,19 +40,19 @@ class Journal(Protocol):
 
 
 def drop_uncommitted(journal: Journal, initial_voters: Membership, applied: int) -> int | None:
-    """Remove from the log the first entry that no frame can hold, and what follows it, if it isn't committed.
+    """Remove the first entry that is larger than a frame, and all that follow it, if it is not committed.
 
     Args:
-        journal: the node's, before an engine uses it.
-        initial_voters: in force as long as the log names no members.
+        journal: the node's journal, before an engine uses it.
+        initial_voters: in force while the log names no members.
         applied: index of the last entry in the store: everything up to it is committed.
 
     Returns:
         The index of that entry; None if nothing was removed.
 
     Raises:
-        RemoteProtocolError: the log says what is no membership.
-        DiskError: the disk refused earlier.
+        RemoteProtocolError: the log contains an invalid membership.
+        DiskError: a disk operation failed earlier.
     """
     first = max(applied + 1, journal.first_readable)
     for index in range(first, journal.last_index + 1):

@@ -1,7 +1,8 @@
-"""Positions of records in a journal: a segment's number and an offset in it, as one number that grows.
+"""Positions of records in a journal: segment number and offset, combined in one increasing number.
 
-Segment numbers grow for as long as a directory lives, and 64 bits have room for one and an offset only if the
-number is counted from where this process began: so it is. A position never leaves the process.
+Segment numbers grow for as long as a directory exists. 64 bits have enough space for a segment number and an
+offset only if numbers are counted from the oldest segment at the start of this process. A position is never
+stored or sent.
 """
 
 from __future__ import annotations
@@ -9,16 +10,16 @@ from __future__ import annotations
 from typing import Final
 
 OFFSET_BITS: Final = 32
-"""A segment is far smaller than 4 GiB: 1 GiB, or one record."""
+"""A segment is smaller than 4 GiB: at most 1 GiB, or one record."""
 
 _OFFSETS: Final = (1 << OFFSET_BITS) - 1
 
 
 class Places:
-    """Makes positions and takes them apart.
+    """Encodes and decodes positions.
 
     Args:
-        origin: the number of the oldest segment there is.
+        origin: the number of the oldest segment.
     """
 
     __slots__ = ("_origin",)
@@ -35,5 +36,5 @@ class Places:
         return (position >> OFFSET_BITS) + self._origin
 
     def offset(self, position: int) -> int:
-        """Return where in its segment ``position`` is, in bytes."""
+        """Return the offset of ``position`` in its segment, in bytes."""
         return position & _OFFSETS

@@ -1,8 +1,8 @@
-"""What the engine needs from the world and what it tells it: names, values and protocols.
+"""The interfaces of the engine: values, limits, and the protocols of what it uses and notifies.
 
-The engine (`engine.py`) is sans-IO: it is handed a journal, a clock, a random generator, a way to
-send and somebody to tell. Production gives it a journal on a disk, the monotonic clock and a
-transport; the simulator gives it a world of its own. Both run the same engine.
+The engine (`engine.py`) does no I/O. It receives a journal, a clock, a random generator, a function that
+sends, and a listener. Production passes a journal on a disk, the monotonic clock and a transport; the
+simulator passes simulated ones. Both run the same engine.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from node.raft.membership import Membership
 from node.units import Index, Term
 
 Message: TypeAlias = dict[str, Any]
-"""One frame between engines: plain values that msgpack can carry. `frames.py` knows the fields."""
+"""One frame between engines: plain values that msgpack can encode. `frames.py` defines the fields."""
 
 Entry: TypeAlias = tuple[Index, Term, bytes]
 """One log entry; its first payload byte is an `EntryType`."""
 
 Clock: TypeAlias = Callable[[], float]
-"""Seconds that only elapse."""
+"""Returns monotonic seconds."""
 
 
 class Role(enum.StrEnum):
@@ -34,31 +34,31 @@ class Role(enum.StrEnum):
 
 
 class EntryType(enum.IntEnum):
-    """The byte in front of every entry's payload."""
+    """The first byte of every entry's payload."""
 
     NO_OP = 0
-    """The entry that opens a term, and entry 1 of every log."""
+    """The first entry of a term, and entry 1 of every log."""
     BATCH = 1
-    """What was proposed."""
+    """A proposed batch."""
     MEMBERSHIP = 2
-    """The whole new membership (`node.raft.membership`), in force from when it is appended."""
+    """The whole new membership (`node.raft.membership`), in force from its append on."""
 
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """The three times of Raft, in seconds.
+    """The timeouts of Raft, in seconds.
 
     Raises:
-        ConfigError: the times don't fit each other.
+        ConfigError: the values contradict each other.
     """
 
     election_min_s: float = 1.0
-    """A follower that heard no leader for this long may be asked for its vote; it also asks for
-    votes itself after a random time between this and ``election_max_s``."""
+    """A follower without contact with a leader for this long grants pre-votes and votes. It asks for
+    pre-votes itself after a random time between this and ``election_max_s``."""
     election_max_s: float = 1.5
-    """Also how long a leader leads without acks of a majority."""
+    """Also the time after which a leader without acks of a majority steps down."""
     heartbeat_s: float = 0.075
-    """How often a leader makes itself heard; under a third of ``election_min_s``."""
+    """Interval of a leader's heartbeats; less than a third of ``election_min_s``."""
 
     def __post_init__(self) -> None:
         problems = []
@@ -80,27 +80,29 @@ class Timing:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Bounds on what the engine does at once."""
+    """Bounds of the work that the engine does at once."""
 
     frame_bytes: int = 256 * 1024
-    """Payload bytes of one append; one entry always fits, however large."""
+    """Payload bytes of one append; one entry is always sent, whatever its size."""
     entry_bytes_max: int = FRAME_BYTES_MAX - 1024
-    """Bytes of an entry that a frame can hold. A larger one is never sent: who needs it is sent a
+    """Maximum bytes of an entry in a frame. A larger one is never sent: a peer that needs it receives a
     snapshot."""
     window_bytes: int = 8 * 1024 * 1024
-    """Payload bytes sent to one peer and not yet acknowledged."""
+    """Maximum payload bytes sent to one peer and not yet acknowledged."""
     apply_s: float = 0.01
-    """A tick stops applying after this long (at least one entry), and wants the next tick at once."""
+    """A tick stops applying after this long (at least one entry) and requests the next tick at once."""
 
 
 class PeerState(NamedTuple):
-    """How one peer stands, for monitoring. ``match`` and ``next`` mean something on a leader only."""
+    """The replication state of one peer, for monitoring. ``match`` and ``next`` are meaningful on a leader
+    only.
+    """
 
     name: str
     state: str
     """``probe``, ``replicate``, ``snapshot`` or ``lost`` (it misses entries that it acknowledged)."""
     match: int
-    """The last entry known to be durable there."""
+    """The last entry known to be durable at the peer."""
     next: int
     """The next entry that will be sent."""
     connected: bool
@@ -108,16 +110,17 @@ class PeerState(NamedTuple):
     """Seconds since its last ack in this term; None on a follower."""
     inflight_bytes: int
     voter: bool = True
-    """False: a learner, or a removed member that is still served."""
+    """False: a learner, or a removed member that still receives the log."""
 
 
 class JournalView(Protocol):
-    """The part of the journal that the engine uses. What it writes is durable only after a flush.
+    """The part of the journal that the engine uses. Changes are durable only after a flush.
 
-    ``written`` counts records: entries, truncations, terms. A promise made now may leave when
-    ``durable`` has reached what ``written`` is now. Entries from ``first_index`` on have a term,
-    those from ``first_readable`` on a payload too. An entry of type `EntryType.MEMBERSHIP` is in
-    force from its append on; ``membership`` is what is in force at the end, and the entry it came with.
+    ``written`` counts records: entries, truncations, terms and votes. A message that depends on the present
+    state may be sent when ``durable`` has reached the present value of ``written``. Entries from
+    ``first_index`` on have a term, those from ``first_readable`` on also a payload. A membership
+    (`EntryType.MEMBERSHIP`) is in force from its append on; ``membership`` is the index and bytes of the one
+    in force at the end of the log.
     """
 
     @property
@@ -153,49 +156,55 @@ class JournalView(Protocol):
 
 
 class Listener(Protocol):
-    """Who is told what happens. None of these may raise or call back into the engine's methods.
+    """Receives the events of an engine. No method may raise or call the engine's methods.
 
-    Notes are plain values that ride on the engine's own frames: a leader's on every append and
-    heartbeat, a follower's on every ack, refusal, vote and pre-vote answer.
+    Heartbeat payloads are plain values attached to the engine's own frames: a leader's to every append and
+    heartbeat, a follower's to every ack, refusal, vote and pre-vote answer.
     """
 
     def role_changed(self, role: Role, term: int, leader: str | None, cause: str) -> None:
-        """Role, term or known leader are no longer what was told last."""
+        """Role, term or known leader have changed since the last call."""
 
     def applied_to(self, index: Index, term: Term) -> None:
-        """An entry that carries no batch was passed: the next batch has a higher index."""
+        """An entry without a batch was skipped: the next batch has a higher index."""
 
     def leader_payload(self) -> Any:
-        """Asked when a frame leaves, so it may carry clocks."""
+        """Return the heartbeat payload of this leader; called when a frame is sent, so it may contain clock
+        values.
+        """
 
     def follower_payload(self) -> Any:
-        """Asked when a frame leaves, after it waited for the disk."""
+        """Return the heartbeat payload of this follower; called when a frame is sent, after it waited for the
+        disk.
+        """
 
     def leader_payload_received(self, peer: str, payload: Any) -> None:
-        """A frame of the current term's leader carried this."""
+        """A frame of the current term's leader carried ``payload``."""
 
     def follower_payload_received(self, peer: str, payload: Any) -> None:
-        """An answer of ``peer`` to this node, in this node's term, carried this."""
+        """An answer of ``peer`` to this node, in this node's term, carried ``payload``."""
 
     def needs_snapshot(self, peer: str) -> None:
-        """The log no longer reaches back to what ``peer`` needs. Told again from time to time."""
+        """The log no longer holds what ``peer`` needs. Repeated from time to time."""
 
     def lost_entries(self, peer: str, acknowledged: int, last: int) -> None:
-        """``peer`` now lacks entries that it acknowledged in this term: its storage is broken."""
+        """``peer`` lacks entries that it acknowledged in this term: its storage is broken."""
 
     def commit_learned(self, commit: int, term: int) -> None:
-        """The leader of the current term said how far it has committed."""
+        """The leader of the current term sent its commit index."""
 
     def membership_changed(self, membership: Membership, index: Index) -> None:
-        """Another membership is in force on this node, since entry ``index``.
+        """The membership in force on this node has changed to that of entry ``index``.
 
-        Told when its entry was appended, when the entry of the one before was removed from the log,
-        with a snapshot, and at the start, then from within the engine's constructor. It may not be
-        committed yet, and may be undone.
+        Called when its entry was appended, when a later membership was removed from the log, with a snapshot,
+        and at the start, from within the engine's constructor. The membership may not be committed yet, and
+        may be undone.
         """
 
     def membership_committed(self, membership: Membership, index: Index) -> None:
-        """The entry of that membership is applied, or a snapshot taken with it: it stays."""
+        """The membership is committed: its entry was applied, or a snapshot with it was installed."""
 
     def member_left(self, name: str) -> None:
-        """A removed member has learnt that it is removed, or was given time to: its links may go."""
+        """A removed member has learned of its removal, or its time for that is over: its links may be
+        closed.
+        """

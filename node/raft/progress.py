@@ -1,25 +1,26 @@
-"""How a leader brings its log to its peers: one state, one window and one place in the log for each.
+"""Replication of a leader's log to its peers: one `Progress` per peer, as in etcd-io/raft.
 
-The library sends each peer the rest of the log every period, resends what is in flight after each
-partial ack (PS-36), knows no window (PS-38), and obeys every refusal, also the stale ones of a burst, so
-that one divergent entry and a lag of more than a batch keep a follower from ever catching up (PS-21).
-This replaces its sending. A peer is in one of four states:
+The library sends each peer the rest of the log every period, resends entries in flight after each partial ack
+(PS-36), has no window (PS-38), and follows every refusal, also the outdated ones of a burst. One divergent
+entry and a lag of more than a batch then keep a follower from ever catching up (PS-21). This module replaces
+its sending. A peer is in one of four states:
 
 ``probe``
-    where its log agrees with ours isn't known: one frame is out, and its answer decides.
+    The entry up to which its log agrees with the leader's is unknown: one frame is in flight, and its answer
+    decides.
 ``replicate``
-    it is: frames follow each other without waiting, up to a window of bytes; a commit is told at once.
+    It is known: frames are sent without waiting, up to a window of bytes; a new commit index is sent at once.
 ``snapshot``
-    what it needs is no longer in the log: it only hears that a leader is alive.
+    The log no longer holds what it needs: it only receives heartbeats.
 ``lost``
-    it refuses again and again what it had acknowledged in this very term: its disk lost something.
-    It is asked once a heartbeat and counted for what it acknowledged: that can't be taken back.
+    It repeatedly refuses entries that it acknowledged in this term: its disk lost data. It is probed once per
+    heartbeat, and what it acknowledged still counts, because an ack can't be withdrawn.
 
-A learner is sent what a voter is, and counts for nothing. Who is no member any more is served until
-it was told so, or for a while.
+A learner is sent the same as a voter but is not counted. A removed member still receives the log until it has
+learned of its removal, or for ``FAREWELL_S``.
 
-A success never moves ``next`` back (PS-1); a refusal is believed only if it refuses what is being
-asked now. Nothing here decides what is committed: the library does, from ``match``.
+An ack never moves ``next`` back (PS-1). A refusal is accepted only if it refuses the present probe. The
+library, not this module, decides what is committed, from ``match``.
 """
 
 from __future__ import annotations
@@ -32,13 +33,14 @@ from node.raft.frames import Alive, Append
 from node.raft.ports import Clock, Entry, JournalView, Limits, Message
 
 FAREWELL_S = 5.0
-"""So long a removed member is served after its removal was committed, if it can't be reached sooner."""
+"""Seconds for which a removed member receives the log after its removal was committed, if it can't be reached
+sooner."""
 
 CAUGHT_UP_ENTRIES = 16
-"""A learner that lacks no more than this is as good as up to date: about a MiB at the very most."""
+"""A learner that lacks at most this many entries is caught up: about 1 MiB at most."""
 
 _DOUBTS = 3
-"""So many refusals of what was acknowledged, one after the other, mean that it is lost."""
+"""After this many consecutive refusals of acknowledged entries, the peer has lost them."""
 
 
 class ProgressState(enum.StrEnum):
@@ -49,13 +51,13 @@ class ProgressState(enum.StrEnum):
 
 
 class Progress:
-    """What a leader knows about one peer, and what is on the way to it."""
+    """The leader's view of one peer, and the frames in flight to it."""
 
     __slots__ = (
         "_doubts",
         "_inflight",
         "asked",
-        "commit_told",
+        "commit_sent",
         "connected",
         "counts",
         "directory",
@@ -74,39 +76,40 @@ class Progress:
         self.name = name
         self.connected = False
         self.voter = True
-        """By the membership in force."""
+        """True if it is a voter in the membership in force."""
         self.directory = ""
-        """The one it votes with."""
+        """The directory id of that voter."""
         self.counts = True
-        """It is that voter: not a learner, and not another copy of the log under a voter's name."""
+        """True if it is connected as that voter: not a learner, and not another copy of the log under the
+        voter's name."""
         self.leaving: int | None = None
-        """The entry that removed it; None for a member."""
+        """Index of the entry that removed it; None for a member."""
         self.leaves_at: float | None = None
-        """When it is served no more; None until its removal is committed."""
+        """When it stops receiving the log; None until its removal is committed."""
         self.match = 0
         self.next = 1
         self.reminded_at = 0.0
-        """When a snapshot was last called for."""
+        """When the listener was last asked for a snapshot."""
         self._doubts = 0
         self.probe(1)
 
     def probe(self, next_index: int) -> None:
-        """Start again from a place in the log that has to be agreed upon."""
+        """Probe from ``next_index``: whether the peer's log agrees there is unknown."""
         self.state = ProgressState.PROBE
         self.next = next_index
         self.asked: int | None = None
         """In ``probe``: the ``prev`` of the frame whose answer is awaited."""
-        self.commit_told = 0
+        self.commit_sent = 0
         self._inflight: deque[tuple[int, int]] = deque()
         self.inflight_bytes = 0
 
     @property
     def place(self) -> int:
-        """The entry that the next frame follows: in a probe that is out, what it asked about."""
+        """The entry that the next frame follows; while a probe is in flight, its ``prev``."""
         return self.next - 1 if self.asked is None else self.asked
 
     def sent(self, last: int, size_bytes: int) -> None:
-        """Entries up to ``last`` left for the peer."""
+        """Register that entries up to ``last`` were sent."""
         if self.state is not ProgressState.REPLICATE:
             self.asked = self.next - 1
         self.next = last + 1
@@ -114,38 +117,42 @@ class Progress:
         self.inflight_bytes += size_bytes
 
     def may_send(self, last: int, window_bytes: int) -> bool:
-        """Whether another frame of entries may leave; ``last`` is the end of our log."""
+        """Return whether another frame of entries may be sent; ``last`` is the end of the leader's log."""
         if self.state is ProgressState.REPLICATE:
             return self.next <= last and self.inflight_bytes < window_bytes
         return self.next <= last and self.asked is None
 
     def acked(self, match: int) -> bool:
-        """The peer's log is ours up to ``match``. True if that is news."""
+        """Handle an ack: the peer's log equals the leader's up to ``match``. Returns True if ``match``
+        advanced.
+        """
         while self._inflight and self._inflight[0][0] <= match:
             self.inflight_bytes -= self._inflight.popleft()[1]
         self._doubts = 0
-        news = match > self.match
+        advanced = match > self.match
         self.match = max(self.match, match)
         if self.state is ProgressState.REPLICATE:
             self.next = max(self.next, self.match + 1)
         elif self.state is ProgressState.SNAPSHOT or self.asked is None or match >= self.asked:
             self.probe(self.match + 1)
             self.state = ProgressState.REPLICATE
-        return news
+        return advanced
 
     def refused(self, refused: int, hint: int, last: int) -> bool:
-        """The peer can't take what follows ``refused``. True if it lost what it had acknowledged."""
+        """Handle a refusal of entries after ``refused``. Returns True if the peer lost entries that it
+        acknowledged.
+        """
         probing = self.state in {ProgressState.PROBE, ProgressState.LOST}
         if (
             self.state is ProgressState.SNAPSHOT
             or refused < self.match
             or (probing and refused != self.asked)
         ):
-            return False  # an old frame that arrived late, or one of a burst: its neighbour was believed
+            return False  # the answer to an outdated frame, or one of a burst of which another was accepted
         self.probe(max(self.match + 1, min(hint, refused, last + 1)))
         if hint > self.match or not probing or refused > self.match:
             return False
-        self.asked = self.match  # it would only refuse again: wait for the heartbeat
+        self.asked = self.match  # it would refuse again: wait for the heartbeat
         self._doubts += 1
         if self._doubts >= _DOUBTS:
             self.state = ProgressState.LOST
@@ -153,7 +160,7 @@ class Progress:
 
 
 class Replicator:
-    """Sends a leader's log. Idle (`stop`) on every other node."""
+    """Sends the leader's log to its peers. Idle (`stop`) on every other node."""
 
     def __init__(
         self,
@@ -184,12 +191,12 @@ class Replicator:
     # --- members ------------------------------------------------------------------------------------
 
     def set_members(self, peers: Sequence[str], voters: Mapping[str, str], *, since: int) -> None:
-        """Go by another membership.
+        """Use another membership.
 
         Args:
-            peers: the members but for this node.
-            voters: those of them that count, and the directory each votes with.
-            since: the entry that brought it.
+            peers: the members without this node.
+            voters: the voters among them, with the directory of each.
+            since: the index of its entry.
         """
         for name in peers:
             if name not in self.progress_by_peer:
@@ -212,7 +219,7 @@ class Replicator:
         return peer_progress.voter and self._linked.get(peer_progress.name) in {None, peer_progress.directory}
 
     def gone(self, commit: int) -> list[str]:
-        """Forget the removed members that need nothing more; return their names."""
+        """Remove the removed members that need no more frames; return their names."""
         if not self._some_leave:
             return []
         gone = [
@@ -229,19 +236,19 @@ class Replicator:
             return False
         if peer_progress.leaves_at is None:
             peer_progress.leaves_at = self._clock() + FAREWELL_S
-        told = (
+        is_informed = (
             self._leading
-            and peer_progress.commit_told >= peer_progress.leaving
+            and peer_progress.commit_sent >= peer_progress.leaving
             and not peer_progress.connected
         )
-        return told or self._clock() >= peer_progress.leaves_at
+        return is_informed or self._clock() >= peer_progress.leaves_at
 
     def is_linked(self, peer: str) -> bool:
-        """Whether there is a connection to ``peer``, a member or not."""
+        """Return whether there is a connection to ``peer``, a member or not."""
         return peer in self._linked
 
     def caught_up(self, peer: str) -> bool:
-        """Whether ``peer`` has nearly everything, acknowledged on the present connection."""
+        """Return whether ``peer`` has nearly the whole log, acknowledged on the present connection."""
         peer_progress = self.progress_by_peer.get(peer)
         return (
             self._leading
@@ -254,7 +261,7 @@ class Replicator:
     # --- leading ------------------------------------------------------------------------------------
 
     def lead(self, term: int) -> None:
-        """Leadership of ``term`` begins, before its no-op is in the log."""
+        """Start leading ``term``, before its no-op is in the log."""
         self._term, self._leading = term, True
         for peer_progress in self.progress_by_peer.values():
             peer_progress.match = 0
@@ -265,11 +272,11 @@ class Replicator:
         self._leading = False
 
     def connected(self, peer: str, commit: int, directory: str | None = None) -> None:
-        """A new connection: what was on the way in the old one may be lost.
+        """Handle a new connection: frames in flight on the old one may be lost.
 
-        A learner's acks count on the connection they came on, no longer: who comes back may have lost
-        its disk meanwhile, and be admitted all the same. So it is with another directory than the
-        voter's of that name. None: it is whom its name says.
+        The acks of a learner count only on the connection on which they came: a learner that reconnects may
+        have lost its disk meanwhile and is admitted nevertheless. The same applies to a peer whose directory
+        differs from that of the voter of its name. Directory None: compare names only.
         """
         self._linked[peer] = directory
         peer_progress = self.progress_by_peer.get(peer)
@@ -286,7 +293,7 @@ class Replicator:
             self._fill(peer_progress, commit, {}, beat=True)
 
     def disconnected(self, peer: str) -> None:
-        """No connection is left; see `connected` on what becomes of a learner's acks."""
+        """Handle the end of the connection; see `connected` on the acks of a learner."""
         peer_progress = self.progress_by_peer.get(peer)
         if peer_progress is not None:
             peer_progress.connected = False
@@ -295,9 +302,9 @@ class Replicator:
         self._linked.pop(peer, None)
 
     def replicate(self, commit: int, *, beat: bool = False) -> None:
-        """Send every peer what its window admits, and the commit index if that is news.
+        """Send every peer the entries that its window allows, and the commit index if it has changed.
 
-        Peers at the same place get the very same message object, so it need be encoded only once.
+        Peers at the same index get the same message object, so that it is encoded only once.
 
         Args:
             commit: the commit index.
@@ -309,7 +316,7 @@ class Replicator:
                 self._fill(peer_progress, commit, frames, beat=beat)
 
     def feed(self, peer: str, commit: int) -> None:
-        """Send one peer what its window admits now."""
+        """Send one peer the entries that its window allows now."""
         if self._leading and peer in self.progress_by_peer:
             self._fill(self.progress_by_peer[peer], commit, {}, beat=False)
 
@@ -335,19 +342,19 @@ class Replicator:
             peer_progress.sent(end, size_bytes)
             sent = True
         if sent:
-            peer_progress.commit_told = commit
+            peer_progress.commit_sent = commit
         elif beat:
             prev = peer_progress.place
             if peer_progress.state is not ProgressState.REPLICATE:
                 peer_progress.asked = prev
             self._send(peer_progress.name, self._append(prev, commit, [], ask=True))
-            peer_progress.commit_told = commit
-        elif peer_progress.state is ProgressState.REPLICATE and peer_progress.commit_told < commit:
+            peer_progress.commit_sent = commit
+        elif peer_progress.state is ProgressState.REPLICATE and peer_progress.commit_sent < commit:
             self._send(peer_progress.name, self._append(peer_progress.next - 1, commit, [], ask=False))
-            peer_progress.commit_told = commit
+            peer_progress.commit_sent = commit
 
     def _has(self, prev: int) -> bool:
-        """Whether a frame can follow ``prev``: its term and what comes after it are in the log."""
+        """Return whether a frame can follow ``prev``: the log holds its term and the entries after it."""
         return prev >= self._journal.first_index and prev + 1 >= self._journal.first_readable
 
     def _keep_alive(self, peer_progress: Progress, commit: int, *, beat: bool) -> None:

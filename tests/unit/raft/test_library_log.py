@@ -29,7 +29,7 @@ def test_commands_of_the_library_become_no_ops() -> None:
 
 
 def test_holes_are_impossible() -> None:
-    with pytest.raises(AssertionError, match="hole"):
+    with pytest.raises(AssertionError, match="gap"):
         Desk(3).log.add(Received(b"\x01"), 5, 1)
 
 

@@ -43,11 +43,11 @@ def test_what_makes_no_sense_is_refused() -> None:
         THREE.without("d")
     with pytest.raises(RefusedError, match="only voting member"):
         Membership.initial_voters("a").with_learner("b", "host:1").without("a")
-    with pytest.raises(RefusedError, match="no name"):
+    with pytest.raises(RefusedError, match="not a valid name"):
         THREE.with_learner("", "host:1")
     with pytest.raises(RefusedError, match="no address"):
         THREE.with_learner("d", "host\n:1")
-    with pytest.raises(RefusedError, match="no id of a directory"):
+    with pytest.raises(RefusedError, match="not a valid directory id"):
         THREE.with_learner("d", "host:1").with_voter("d", "x" * 65)
     full = Membership.initial_voters(f"n{number}" for number in range(MEMBERS_MAX))
     with pytest.raises(RefusedError, match="64 are allowed"):

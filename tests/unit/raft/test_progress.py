@@ -228,7 +228,7 @@ def test_who_left_is_served_until_it_knows() -> None:
     assert bench.replicator.gone(9) == []
     bench.peer_progress.acked(10)
     bench.replicator.replicate(10)
-    assert bench.peer_progress.commit_told == 10
+    assert bench.peer_progress.commit_sent == 10
     assert bench.replicator.gone(10) == []  # it may not have read it
     bench.replicator.disconnected("b")
     assert bench.replicator.gone(10) == ["b"]
