@@ -138,4 +138,4 @@ def write_segment_end(segment: Segment, end: int, seq: int) -> None:
         DiskError: the write failed.
     """
     if end + RECORD_BYTES <= segment.capacity:
-        segment.file.write(end, [segment.frame.encrypt(seq)])
+        segment.file.write(end, [segment.frame.encode_segment_end(seq)])

@@ -57,7 +57,7 @@ class ValueCipher(Protocol):
 
     def encrypt(self, payload: bytes, context: bytes) -> bytes: ...
 
-    def open(self, closed_segment: bytes, context: bytes) -> bytes:
+    def open(self, encrypted: bytes, context: bytes) -> bytes:
         """Decrypt a payload; raises CorruptionError if it was not encrypted in this context."""
 
 

@@ -1,17 +1,17 @@
-"""The only place that knows the private names of pysyncobj 0.3.17.
+"""The adapter to pysyncobj 0.3.17: the only module that uses its private names.
 
-The library keeps the role state machine, the vote rule, the append handler, the commit rule and
-the apply loop. Everything that decides *when* is taken from it: its election deadline, its
-heartbeat time and its table of responses are properties of this subclass that answer by what the
-engine allows, so its clock and its random generator are never decisive and several engines in one
-process can't meet through them. Its journal, serializer, poller, transport and command queue are
-replaced by ours or by nothing. No thread, socket or pickle of the library's comes into being.
+The library keeps the role state machine, the vote rule, the append handler, the commit rule and the apply
+loop. Everything that decides *when* is taken from it: its election deadline, its heartbeat time and its table
+of responses are properties of this subclass that return what the engine allows. So its clock and random
+generator have no influence, and several engines can run in one process. Its journal, serializer, poller,
+transport and command queue are replaced by ours or removed. The library creates no thread or socket, and
+pickles nothing.
 
-A library used like this is a particular file, not a range of versions: `verify` compares version,
-names, parameters and the files themselves, and refuses anything else.
+Because private names are used, one exact release is required, not a range of versions. `verify` compares the
+version, names, parameters and source files, and refuses any other.
 """
 
-# The names of the methods below are the library's.
+# The library prescribes the names of the methods below.
 # ruff: noqa: N802, N803
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, Protocol
 
-# The library would import `cryptography` for its own transport, which is not used here: a thirtieth of
-# a node's start. Its module says so itself where that package is missing: HAS_CRYPTO is false.
+# The library would import `cryptography` for its own transport, which is not used here and takes a thirtieth
+# of a node's start. Without that package the library's own module sets HAS_CRYPTO to false, as here.
 _encryptor = ModuleType("pysyncobj.encryptor")
 _encryptor.HAS_CRYPTO, _encryptor.getEncryptor = False, None  # type: ignore[attr-defined]
 sys.modules.setdefault("pysyncobj.encryptor", _encryptor)
@@ -75,7 +75,7 @@ METHODS = {
     "_SyncObj__tryLogCompaction": (),
     "transferLeadership": ("node", "callback"),
 }
-"""Methods called or overridden, with their parameters."""
+"""Methods that are called or overridden, with their parameters."""
 
 ATTRIBUTES = (
     "_SyncObj__lastResponseTime",
@@ -96,21 +96,22 @@ ATTRIBUTES = (
     "_SyncObj__transferInProgress",
     "_poller",
 )
-"""Attributes read, written or replaced by properties; the library's constructor sets each."""
+"""Attributes that are read, written or replaced by properties; the library's constructor sets each."""
 
 _ROLES = {0: Role.FOLLOWER, 1: Role.CANDIDATE, 2: Role.LEADER}
 _FOLLOWER = 0
 _FAR_S = 1e12
-_NOBODY = ""
-"""A voter that never answers: it makes up for the library's counting this node when it is none."""
+_PHANTOM = ""
+"""A phantom voter that never answers. It compensates for the library's counting this node when it is no
+voter."""
 
 
 @functools.cache
 def verify() -> None:
-    """Check that the installed pysyncobj is the one this module was written against.
+    """Check that the installed pysyncobj is the release this module was written for.
 
     Raises:
-        NodeError: it isn't; the text says what differs.
+        NodeError: it is not; the text says what differs.
     """
     problems = _differences()
     if problems:
@@ -145,7 +146,7 @@ def _differences() -> list[str]:
 
 
 class Timer(Protocol):
-    """Who decides when the library may campaign."""
+    """Decides when the library may campaign."""
 
     @property
     def authorised(self) -> bool: ...
@@ -154,7 +155,7 @@ class Timer(Protocol):
 
 
 class Owner(Protocol):
-    """What the library reports, through the subclass. None of it may raise, but for a failed apply."""
+    """Receives what the library does. No method may raise, except for a failed apply."""
 
     def library_sent(self, peer: str, message: dict[str, Any]) -> None: ...
     def library_beat(self) -> None: ...
@@ -163,7 +164,9 @@ class Owner(Protocol):
 
 
 class _Member(Node):  # type: ignore[misc]  # the library is untyped
-    """A node known by name. The hash is fixed, so the library's sets iterate alike in every process."""
+    """A node identified by its name. The hash is fixed, so that the library's sets iterate in the same order
+    in every process.
+    """
 
     def __init__(self, name: str) -> None:
         super().__init__(name)
@@ -176,29 +179,29 @@ class _Member(Node):  # type: ignore[misc]  # the library is untyped
         return self._hash
 
 
-class _Gate(Transport):  # type: ignore[misc]  # the library is untyped
-    """The library's way out: what it sends goes to the engine, which sends what it means."""
+class _LibraryTransport(Transport):  # type: ignore[misc]  # the library is untyped
+    """The library's transport: it passes messages to the engine, which sends the corresponding frames."""
 
     def __init__(self, owner: Owner) -> None:
         super().__init__(None, None, [])
         self._owner = owner
 
     def send(self, node: _Member, message: dict[str, Any]) -> bool:
-        if node.id == _NOBODY:
+        if node.id == _PHANTOM:
             return True
         self._owner.library_sent(node.id, message)
         return True
 
 
 class _NoPoller:
-    """The library polls its sockets through this: it has none."""
+    """The library's poller: there are no sockets to poll."""
 
     def poll(self, timeout: float) -> None:
         pass
 
 
 class _Responses:
-    """The library's table of last responses. It answers what check-quorum (ours) found."""
+    """The library's table of last responses. It returns the result of the engine's check-quorum."""
 
     def __init__(self) -> None:
         self.quorum = True
@@ -232,7 +235,7 @@ def _conf(timing: Timing) -> Any:
 
 
 class Library(SyncObj):  # type: ignore[misc]  # the library is untyped
-    """One pysyncobj engine, held by its private names. The rest of `raft` sees only its typed face."""
+    """One pysyncobj engine, used through its private names. Other modules use only its typed interface."""
 
     def __init__(
         self, *, node: str, peers: Sequence[str], log: LibraryLog, timing: Timing, timer: Timer, owner: Owner
@@ -240,19 +243,19 @@ class Library(SyncObj):  # type: ignore[misc]  # the library is untyped
         self._log = log
         self._timer = timer
         self._owner = owner
-        self._gate = _Gate(owner)
+        self._transport_stub = _LibraryTransport(owner)
         self._responses = _Responses()
         self._answers: list[dict[str, Any]] = []
         self._members: dict[str, _Member] = {}
         self.beat_due = False
-        """The next tick of a leader sends heartbeats."""
+        """True if the next tick of a leader sends heartbeats."""
         self.role = Role.FOLLOWER
         super().__init__(
             _Member(node),
             [self._member(name) for name in peers],
             conf=_conf(timing),
             nodeClass=_Member,
-            transport=self._gate,
+            transport=self._transport_stub,
         )
         self._SyncObj__needLoadDumpFile = False
 
@@ -280,55 +283,55 @@ class Library(SyncObj):  # type: ignore[misc]  # the library is untyped
 
     @property
     def alone(self) -> bool:
-        """The group has no other voter."""
+        """True if the group has no other voter."""
         return not self._SyncObj__otherNodes
 
     @property
     def no_op_index(self) -> int | None:
-        """Where the no-op of the latest leadership of this node is."""
+        """The index of the no-op of this node's latest leadership."""
         index = self._SyncObj__noopIDx
         return None if index is None else int(index)
 
     # --- what the engine makes it do ------------------------------------------------------------------
 
     def set_voters(self, matches: Mapping[str, int], *, counts: bool) -> None:
-        """Count other voters from now on: for votes, for commits.
+        """Count these voters from now on, for votes and commits.
 
-        The library adds one for itself and wants more than half of its others and itself. That is a
-        majority of the voters if this node is one. If it isn't, an other that never answers makes it
-        one: of n voters more than n / 2 must have answered then.
+        The library adds itself and requires more than half of its peers and itself. If this node is a voter,
+        that is a majority of the voters. If it is not, a phantom peer that never answers corrects the count:
+        of n voters, more than n / 2 must then have answered.
 
         Args:
-            matches: the voters but for this node, and on a leader how far each one's log is known.
-            counts: this node is a voter.
+            matches: the voters without this node; on a leader, with the match index of each.
+            counts: True if this node is a voter.
         """
-        found = dict(matches) if counts else {**matches, _NOBODY: 0}
+        found = dict(matches) if counts else {**matches, _PHANTOM: 0}
         others = {self._member(name): match for name, match in found.items()}
         self._SyncObj__otherNodes = set(others)
         self._SyncObj__raftMatchIndex = others
         self._SyncObj__raftNextIndex = {node: match + 1 for node, match in others.items()}
 
     def _member(self, name: str) -> _Member:
-        """The library's idea of a node; the same object each time."""
-        known = self._members.get(name)
-        if known is None:
-            known = self._members[name] = _Member(name)
-        return known
+        """Return the library's object for a node; always the same object for one name."""
+        member = self._members.get(name)
+        if member is None:
+            member = self._members[name] = _Member(name)
+        return member
 
     def start_from(self, applied: int) -> None:
-        """Everything up to ``applied`` is in the state already, and committed."""
+        """Start with everything up to ``applied`` in the state, and therefore committed."""
         self._SyncObj__raftLastApplied = applied
         self.commit_to(max(applied, self.commit))
 
     def commit_to(self, index: int) -> None:
-        """Everything up to ``index``, which is in the log, is known to be committed."""
+        """Mark everything up to ``index``, which must be in the log, as committed."""
         self._SyncObj__raftCommitIndex = index
 
     def tick(self, *, quorum: bool) -> None:
         """Campaign if authorised; as a leader commit, and step down without a quorum; apply.
 
-        A tick of the library's looks at everything, however little there is to do; most have nothing,
-        and are left out.
+        A tick of the library checks everything, even if there is nothing to do. Such ticks, the most, are
+        skipped.
         """
         commit = self._SyncObj__raftCommitIndex
         idle = (
@@ -349,13 +352,13 @@ class Library(SyncObj):  # type: ignore[misc]  # the library is untyped
         self._SyncObj__onNodeDisconnected(self._member(peer))
 
     def hear(self, peer: str, term: int) -> None:
-        """``peer`` leads ``term``: a frame that says this and moves nothing in the log."""
+        """Register that ``peer`` leads ``term``, without changing the log."""
         self._receive(peer, {"type": "append_entries", "term": term, "commit_index": 0, "serialized": None})
 
     def append(
         self, peer: str, *, term: int, prev: int, prev_term: int, entries: list[Entry], commit: int
     ) -> None:
-        """``peer`` leads ``term``, and its log goes on after ``prev`` with ``entries``."""
+        """Append ``entries`` after ``prev``, on behalf of ``peer``, the leader of ``term``."""
         self._answers.clear()
         self._receive(
             peer,
@@ -377,7 +380,7 @@ class Library(SyncObj):  # type: ignore[misc]  # the library is untyped
         )
 
     def ask_vote(self, peer: str, *, term: int, last_index: int, last_term: int) -> None:
-        """``peer`` asks for this node's vote."""
+        """Handle a vote request of ``peer``."""
         self._receive(
             peer,
             {
@@ -392,32 +395,32 @@ class Library(SyncObj):  # type: ignore[misc]  # the library is untyped
         self._receive(peer, {"type": "response_vote", "term": term})
 
     def begin_term(self, peer: str, term: int) -> None:
-        """The leader ``peer`` asks this node to campaign: the timer is told."""
+        """Handle the leader's request to campaign: the library authorises the timer."""
         self._receive(peer, {"type": "timeout_now", "term": term})
 
     def hand_over(self, peer: str) -> bool:
-        """Ask ``peer`` to campaign; False unless it has everything."""
+        """Ask ``peer`` to campaign; returns False unless it has the whole log."""
         results: list[object] = []
         self.transferLeadership(self._member(peer), lambda _, reason: results.append(reason))
         return results == [0]
 
     def no_transfer(self) -> None:
-        """No campaign came of a transfer: the leader is heard again as before."""
+        """End a leadership transfer that led to no campaign: frames of the leader are accepted as before."""
         self._SyncObj__transferInProgress = False
 
     def forget_leader(self) -> None:
-        """The leader was silent too long; a candidate's campaign led nowhere."""
+        """Forget the leader after the election timeout; a candidate becomes a follower."""
         self._SyncObj__raftLeader = None
         if self.role is Role.CANDIDATE:
             self._SyncObj__setState(_FOLLOWER)
 
     def resign(self) -> None:
-        """Lead no more, in the same term."""
+        """Step down in the same term."""
         self._SyncObj__setState(_FOLLOWER)
         self._SyncObj__raftLeader = None
 
     def step_down(self, term: int) -> None:
-        """There is a later term, and nobody known leads it."""
+        """Become a follower of a later term, without a known leader."""
         self._SyncObj__setCurrentTerm(term, None)
         self._SyncObj__setState(_FOLLOWER)
         self._SyncObj__raftLeader = None
@@ -427,7 +430,7 @@ class Library(SyncObj):  # type: ignore[misc]  # the library is untyped
         self._SyncObj__onMessageReceived(self._member(peer), message)
 
     def answered(self, message: dict[str, Any]) -> None:
-        """The library answered an append. Ours says more; this one is only compared."""
+        """Record the library's answer to an append. It is only checked; the engine sends its own ack."""
         self._answers.append(message)
 
     # --- properties in the place of the library's attributes --------------------------------------------
@@ -438,7 +441,7 @@ class Library(SyncObj):  # type: ignore[misc]  # the library is untyped
 
     @_SyncObj__raftLog.setter
     def _SyncObj__raftLog(self, journal: object) -> None:
-        """The library's own journal is dropped as soon as it is made."""
+        """Discard the library's own journal."""
 
     @property
     def _SyncObj__raftElectionDeadline(self) -> float:
@@ -446,7 +449,7 @@ class Library(SyncObj):  # type: ignore[misc]  # the library is untyped
 
     @_SyncObj__raftElectionDeadline.setter
     def _SyncObj__raftElectionDeadline(self, deadline: float) -> None:
-        if deadline == 0:  # only a transfer of leadership assigns zero
+        if deadline == 0:  # only a leadership transfer assigns zero
             self._timer.authorise(transfer=True)
         else:
             self._timer.rearm()
@@ -457,7 +460,7 @@ class Library(SyncObj):  # type: ignore[misc]  # the library is untyped
 
     @_SyncObj__newAppendEntriesTime.setter
     def _SyncObj__newAppendEntriesTime(self, at: float) -> None:
-        """The engine keeps this time."""
+        """Ignored: the engine keeps this time."""
 
     @property
     def _SyncObj__lastResponseTime(self) -> _Responses:
@@ -465,11 +468,11 @@ class Library(SyncObj):  # type: ignore[misc]  # the library is untyped
 
     @_SyncObj__lastResponseTime.setter
     def _SyncObj__lastResponseTime(self, table: object) -> None:
-        """The engine keeps these times."""
+        """Ignored: the engine keeps these times."""
 
     @property
     def _SyncObj__serializer(self) -> None:
-        """Nothing: snapshots are the store's."""
+        """None: the store handles snapshots."""
 
     @_SyncObj__serializer.setter
     def _SyncObj__serializer(self, serializer: object) -> None:
@@ -502,13 +505,13 @@ class Library(SyncObj):  # type: ignore[misc]  # the library is untyped
             self._owner.library_role(old, self.role)
 
     def _SyncObj__parseChangeClusterRequest(self, command: object) -> None:
-        """Membership is not the library's (PS-8, PS-9)."""
+        """Do nothing: the engine manages the membership (PS-8, PS-9)."""
 
     def _SyncObj__tryLogCompaction(self) -> None:
-        """The journal drops its own prefix."""
+        """Do nothing: the journal drops its own entries."""
 
     def _SyncObj__loadDumpFile(self, clearJournal: bool) -> None:
         raise AssertionError("the library never loads a snapshot")
 
     def _checkCommandsToApply(self) -> None:
-        """Proposals go straight to the journal."""
+        """Do nothing: proposals are appended to the journal directly."""

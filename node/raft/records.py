@@ -1,28 +1,29 @@
-"""The bytes of the journal: records, and the header in front of each segment. No I/O.
+"""The bytes of the journal: records, and the header of each segment. No I/O.
 
 A record is::
 
     marker 4 | crc32c 4 | length 4 | kind 1 | delta 4 | seq 8 | index 8 | term 8 | payload
 
-all little-endian. The checksum covers everything behind it and is seeded with the journal's id and
-the segment's number, so a record found in another segment or another journal is no record.
+all little-endian. The checksum covers everything after it and is seeded with the journal's id and the
+segment's number, so a record of another segment or journal is invalid.
 
-Two numbers make damage tell its story. ``seq`` counts the records of a journal from its first day,
-without gaps. ``seq - delta`` is the first record of the same flush, and flushes follow each other:
-when a record was written, *everything before the first record of its flush was already synced*. So
-if a record is bad and a later one is good, the later one knows: had the bad one been synced, it is
-damage; were both in one flush, a power cut tore that flush, and nobody was promised anything.
+Two numbers distinguish damage from a torn write. ``seq`` counts the records of a journal from its creation,
+without gaps. ``seq - delta`` is the first record of the same flush, and flushes are sequential: when a record
+was written, *everything before the first record of its flush was already synced*. If a record is bad and a
+later one is good, the later one decides. If the bad record precedes the later record's flush, it was synced,
+and is damaged. If both belong to the same flush, a power failure tore that flush, and no message that
+depended on it was sent.
 
-Of the last flush no later record tells. So once it is synced a *seal* is written behind it, without
-a sync of its own: a record that says nothing, is no part of the log, and lies where the next flush
-begins, which overwrites it. It may be missing after a power cut, as long as the kernel hadn't written
-it yet; where it is, the flush before it was whole.
+No later record covers the last flush. So after its sync a ``SEGMENT_END`` record is written behind it,
+without a sync of its own. It carries no data, is not part of the log, and is overwritten by the next flush.
+After a power failure it may be missing, if the kernel had not written it yet; if it is present, the flush
+before it was complete.
 
-The header is written and synced before its segment gets its name, so it is never torn. It carries
-what must outlive the segments before it: term, vote, and the membership in force.
+The header is written and synced before its segment gets its name, so it is never torn. It contains what must
+survive the segments before it: term, vote, and the membership in force.
 
-An entry that changes the members is a kind of its own, so that recovery knows without decrypting
-anything which membership is in force where.
+An entry that changes the membership has its own record kind, so that recovery knows the memberships without
+decrypting anything.
 """
 
 from __future__ import annotations
@@ -38,13 +39,14 @@ from google_crc32c import extend  # 6 times faster than zlib.crc32, and CRC32C f
 from node.units import Index, Term
 
 FORMAT = 2
-"""What is written. Format 1 knew no changes of members; it is read, and goes as segments are dropped."""
+"""The format that is written. Format 1 had no membership changes; it is still read, and disappears as
+segments are dropped."""
 _FORMATS = (1, 2)
 RECORD_BYTES = 41
-"""What a record takes in front of its payload."""
+"""Bytes of a record before its payload."""
 
 HEADER_BYTES = 4096
-"""A header takes this much, or a multiple: no later write shares a disk block with it."""
+"""The size of a header is a multiple of this, so that no later write shares a disk block with it."""
 
 _LEAD = struct.Struct("<4sI")
 _BODY = struct.Struct("<IBIQQQ")
@@ -55,38 +57,38 @@ assert _LEAD.size + _BODY.size == RECORD_BYTES
 
 
 class Kind(IntEnum):
-    """What a record says."""
+    """The kind of a record."""
 
     ENTRY = 1
-    """Entry ``index`` of ``term`` is appended; the payload is the entry's."""
+    """Entry ``index`` of ``term`` was appended; the payload is the entry's."""
     TRUNCATE = 2
-    """Entry ``index`` and all later ones are removed. Payload: the membership that is in force again, if
-    one of those was a membership and the log knows an earlier one."""
+    """Entry ``index`` and all later ones were removed. Payload: the membership in force again, if a
+    membership was removed and the log contains an earlier one."""
     VOTE = 3
     """The node is in ``term``; ``index`` is 1 if it voted, for the node named by the payload."""
     BASE = 5
-    """The log starts over behind a snapshot at ``index``, ``term``. Payload: term of the entry before, and
-    the membership that the snapshot was taken with, if it is known."""
+    """The log restarts after a snapshot at ``index`` and ``term``. Payload: the term of the entry before it,
+    and the membership of the snapshot, if known."""
     ENCRYPTED = 6
-    """As ``ENTRY``, and the payload is encrypted. A journal has only the one or only the other."""
+    """As ``ENTRY``, with an encrypted payload. A journal contains only one of the two kinds."""
     MEMBERSHIP = 7
-    """As ``ENTRY``, and the payload is an entry type byte and a membership. Never encrypted."""
+    """As ``ENTRY``; the payload is an entry type byte and a membership. Never encrypted."""
     SEGMENT_END = 8
-    """Nothing: what is before it was synced. ``seq`` is the next record's, which takes its place."""
+    """Everything before this record was synced. ``seq`` is that of the next record, which overwrites it."""
 
 
 Placed: TypeAlias = tuple[int, bytes]
-"""An encoded membership, and the index of the entry that brought it, or of a snapshot taken with it."""
+"""An index and an encoded membership: that of its entry, or of a snapshot that contains it."""
 
 
 @dataclass(slots=True)
 class Record:
-    """A record as it was found; not frozen, for millions are made at a start."""
+    """A decoded record. Not frozen, because millions are created at a start."""
 
     kind: int
     seq: int
     flush_first: int
-    """The first record of the flush that wrote this one."""
+    """The ``seq`` of the first record of the same flush."""
     index: Index
     term: Term
     payload: bytes
@@ -99,29 +101,29 @@ class Frame:
 
     def __init__(self, journal_id: bytes, number: int) -> None:
         self._seed = extend(0, journal_id + number.to_bytes(8, "little"))
-        # No zero in it: preallocated space never looks like a record. Different in each segment, so
-        # that nobody can publish a payload full of markers to slow down the search after a crash.
+        # No zero byte, so preallocated space never looks like a record. Different in each segment, so that a
+        # client can't publish a payload full of markers to slow down recovery.
         noise = extend(self._seed, b"marker").to_bytes(4, "little")
         self.marker = bytes(byte | 1 for byte in noise)
 
     def encode(self, kind: int, seq: int, delta: int, index: int, term: int, payload: bytes) -> bytes:
-        """The bytes in front of the payload."""
+        """Return the bytes of a record before its payload."""
         body = _BODY.pack(len(payload), kind, delta, seq, index, term)
         crc: int = extend(extend(self._seed, body), payload)
         return self.marker + crc.to_bytes(4, "little") + body
 
-    def encrypt(self, seq: int) -> bytes:
-        """What says that all before record ``seq``, which is yet to come, was synced."""
+    def encode_segment_end(self, seq: int) -> bytes:
+        """Return the record that marks everything before record ``seq``, the next one, as synced."""
         return self.encode(Kind.SEGMENT_END, seq, 0, 0, 0, b"")
 
     def length(self, data: bytes, at: int = 0) -> int | None:
-        """How many bytes the record at ``at`` claims, payload included; None if none starts there."""
+        """Return the length of the record at ``at``, payload included; None if no record starts there."""
         if not data.startswith(self.marker, at):
             return None
         return RECORD_BYTES + int.from_bytes(data[at + 8 : at + 12], "little")
 
     def decode(self, data: bytes, at: int = 0) -> Record | None:
-        """The record at ``at``, or None if it is not whole there."""
+        """Return the record at ``at``; None if it is incomplete or invalid."""
         if at + RECORD_BYTES > len(data):
             return None
         marker, crc = _LEAD.unpack_from(data, at)
@@ -137,11 +139,11 @@ class Frame:
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """What stands in front of a segment: whose it is, and what was true when it began."""
+    """The header of a segment: its identity, and the state when it began."""
 
     journal_id: bytes
     number: int
-    """1, 2, 3 …, without gaps but for old segments that were dropped."""
+    """1, 2, 3 …, without gaps; old segments are dropped."""
     first_seq: int
     """The number of the segment's first record."""
     next_index: Index
@@ -149,17 +151,17 @@ class Header:
     term: Term
     voted_for: str | None
     membership: Placed | None
-    """What is in force when the segment begins, and since which entry; None: nothing the log says."""
+    """The membership in force when the segment begins, with its index; None if the log contains none."""
     capacity: int | None = None
-    """Bytes that the file was made with; None: an earlier release made it."""
+    """Size of the file when it was created; None if an earlier release created it."""
 
     @property
     def size(self) -> int:
-        """Bytes that the header takes, the same whatever ``capacity`` is."""
+        """Size of the header in bytes, independent of ``capacity``."""
         return len(self.encode())
 
     def encode(self) -> bytes:
-        """The header's bytes. An earlier release reads the fields, and not what follows them."""
+        """Encode the header. An earlier release reads the fields and ignores what follows them."""
         fields = (
             self.journal_id,
             self.number,
@@ -178,24 +180,24 @@ class Header:
 
 
 class HeaderError(Exception):
-    """Bytes that are no header of ours; the text says why. For `node.raft.segments` only."""
+    """The bytes are no valid header; the text says why. For `node.raft.segments` only."""
 
 
 def header_bytes(lead: bytes) -> int:
-    """How many bytes the header takes, from the first ones of a segment.
+    """Return the size of the header, from the first bytes of a segment.
 
     Raises:
-        HeaderError: it is no segment, or one of another format.
+        HeaderError: the file is no segment, or has an unsupported format.
     """
     if len(lead) < _HEADER.size:
         raise HeaderError("the segment has no header")
     magic, version, size, _crc = _HEADER.unpack_from(lead)
     if magic != _MAGIC:
-        raise HeaderError("this is no segment of a journal")
+        raise HeaderError("the file is not a segment of a journal")
     if version not in _FORMATS:
         raise HeaderError(
-            f"the segment has format {version}, this program reads format {FORMAT}: use the release that "
-            "wrote it, or replace the node (stanchion cluster replace)"
+            f"the segment has format {version}, this release reads up to format {FORMAT}: use the release "
+            "that wrote it, or replace the node (stanchion cluster replace)"
         )
     if size == 0 or size % HEADER_BYTES:
         raise HeaderError("the segment's header is damaged")
@@ -206,7 +208,7 @@ def decode_header(data: bytes) -> Header:
     """Decode a header from exactly its bytes.
 
     Raises:
-        HeaderError: a checksum that does not fit.
+        HeaderError: the checksum is wrong.
     """
     magic, version, size, crc = _HEADER.unpack_from(data)
     body = data[_HEADER.size :]
@@ -216,7 +218,7 @@ def decode_header(data: bytes) -> Header:
     unpacker = msgpack.Unpacker()
     unpacker.feed(body)
     journal_id, number, first_seq, next_index, term, voted_for, membership = unpacker.unpack()
-    more = unpacker.unpack() if unpacker.tell() < len(body) else 0  # the zeros behind are the number 0
+    more = unpacker.unpack() if unpacker.tell() < len(body) else 0  # the padding zeros decode as the number 0
     capacity = int.from_bytes(more[_CAPACITY], "little") if isinstance(more, dict) else 0
     return Header(
         journal_id,
@@ -231,7 +233,7 @@ def decode_header(data: bytes) -> Header:
 
 
 def pack_placed(membership: Placed | None) -> bytes:
-    """The payload of a ``TRUNCATE``."""
+    """Return the payload of a ``TRUNCATE`` record."""
     return b"" if membership is None else cast(bytes, msgpack.packb(membership))
 
 
@@ -243,10 +245,10 @@ def unpack_placed(payload: bytes) -> Placed | None:
 
 
 def pack_base(previous_term: int, membership: bytes | None) -> bytes:
-    """The payload of a ``BASE``."""
+    """Return the payload of a ``BASE`` record."""
     return previous_term.to_bytes(8, "little") + (membership or b"")
 
 
 def unpack_base(payload: bytes) -> tuple[Term, bytes | None]:
-    """The term of the entry before the base, and the membership at it, if it is known."""
+    """Return the term of the entry before the base, and the membership of the base, if known."""
     return Term(int.from_bytes(payload[:8], "little")), payload[8:] or None

@@ -1,15 +1,14 @@
-"""Reading a journal back: what counts, what a power cut tore, and what is damage.
+"""Recovery of a journal: replay, cut a torn end, detect damage.
 
-Records are replayed in order. What may be wrong at the end of the *last* segment is one flush, the
-one a power cut interrupted: it is cut off, and the report says so, unless a seal behind it tells that it
-was whole. Everything else that is wrong is
-damage to bytes that were synced, and perhaps promised to others: the node must not start. How the
-two are told apart: `node.raft.records`.
+Records are replayed in order. At the end of the *last* segment one flush may be incomplete, because a power
+failure interrupted it. It is cut off and reported, unless a ``SEGMENT_END`` record behind it shows that it
+was complete. Any other error is damage to bytes that were synced, and possibly acknowledged: the node must
+not start. `node.raft.records` explains how the two are distinguished.
 
-What was read may still sit in the kernel's memory only: the process may have been killed between a
-write and its sync, or have died because the sync failed, after which the kernel may call pages clean
-that never reached the disk. So the last flush is written once more, as it was read, and everything
-is synced before anyone may rely on it.
+The bytes that were read may be only in the kernel's memory: the process may have been killed between a write
+and its sync, or stopped because the sync failed, after which the kernel may mark pages clean that never
+reached the disk. So the last flush is written again as it was read, and everything is synced before the
+journal is used.
 """
 
 from __future__ import annotations
@@ -29,44 +28,46 @@ _ZEROS = bytes(_COPY_BYTES)
 
 
 class TornTail(NamedTuple):
-    """The end of a flush that a power cut interrupted. It was cut off: no one was promised it."""
+    """The end of a flush that a power failure interrupted. It was cut off; no message that depended on it was
+    sent.
+    """
 
     file: str
     offset: int
     garbage: int
-    """Bytes from there to the last one that was not zero."""
+    """Bytes from ``offset`` to the last non-zero one."""
     next_index: int
-    """Entries from this index on are not in the log, if they were being written."""
+    """Entries from this index on, if any were being written, are not in the log."""
 
     def __str__(self) -> str:
         return (
-            f"{self.file}: a write that never ended was cut off at {self.offset}, {self.garbage} bytes; "
-            f"entries from {self.next_index} on come from the other nodes"
+            f"{self.file}: an incomplete write was cut off at byte {self.offset} ({self.garbage} bytes); "
+            f"entries from {self.next_index} on will come from the other nodes"
         )
 
 
 @dataclass(slots=True)
 class Recovered:
-    """What a journal's directory holds."""
+    """The content of a journal's directory."""
 
     segments: list[Segment]
     state: LogState
     next_seq: int
     end: int
-    """Offset in the last segment where the next record goes."""
+    """Offset in the last segment at which the next record is written."""
     torn: TornTail | None
     kinds: set[int]
-    """The kinds of records there are."""
+    """The kinds of records that were found."""
     places: Places
-    """What the positions in ``state`` mean."""
+    """Decodes the positions in ``state``."""
 
 
 def recover(disk: Disk) -> Recovered | None:
-    """Replay all segments, cut a torn end, make the rest durable; None if there is no journal.
+    """Replay all segments, cut a torn end, make the rest durable; returns None if there is no journal.
 
     Raises:
-        CorruptionError: damage that no power cut explains.
-        DiskError: the disk refused.
+        CorruptionError: damage that a power failure can't cause.
+        DiskError: a disk operation failed.
     """
     for name in disk.names():
         if is_temporary(name):
@@ -81,7 +82,7 @@ def recover(disk: Disk) -> Recovered | None:
         for segment in segments:
             replay.read(segment, last=segment is segments[-1])
         torn = _settle(replay, segments)
-        disk.sync_dir()  # the last process may have died between a rename and this
+        disk.sync_dir()  # the previous process may have died between a rename and its sync
     except BaseException:
         for segment in segments:
             segment.close()
@@ -107,7 +108,7 @@ def _open_all(disk: Disk, numbers: list[int]) -> list[Segment]:
 
 
 class _Replay:
-    """Follows the records through all segments."""
+    """Replays the records of all segments."""
 
     def __init__(self, first: Segment, places: Places) -> None:
         header = first.header
@@ -117,28 +118,28 @@ class _Replay:
         state.vote(header.term, header.voted_for)
         state.memberships = [] if header.membership is None else [header.membership]
         self.seq = header.first_seq
-        """The number the next record must have."""
+        """The ``seq`` that the next record must have."""
         self.end = first.start
-        """Where the last record of the segment read last ends."""
+        """The end of the last valid record, in the segment read last."""
         self.flush_at = first.start
-        """Where the last flush of that segment begins."""
-        self.closed_segment = False
-        """Where it ends, a seal says that it did."""
+        """The beginning of the last flush in that segment."""
+        self.has_end_record = False
+        """True if a ``SEGMENT_END`` record follows at ``end``."""
         self.torn: TornTail | None = None
         self.kinds: set[int] = set()
 
     def read(self, segment: Segment, *, last: bool) -> None:
-        """Apply a segment's records; in the last one the end may be torn."""
+        """Apply the records of a segment; in the last one the end may be torn."""
         self._check_header(segment)
         self.end = self.flush_at = segment.start
-        self.closed_segment = False
+        self.has_end_record = False
         place = self._places.position(segment.number)
         for offset, record in segment.records():
             if record.seq != self.seq:
                 problem = f"record {record.seq} is where record {self.seq} must be"
                 raise segment.damage(problem, offset=offset, index=self.state.next_index)
             if record.kind == Kind.SEGMENT_END:
-                self.closed_segment = True
+                self.has_end_record = True
                 break
             if record.flush_first == record.seq:
                 self.flush_at = offset
@@ -156,15 +157,13 @@ class _Replay:
             raise segment.damage(problem, offset=0, index=state.next_index)
 
     def _check_end(self, segment: Segment, *, last: bool) -> None:
-        """Behind the last whole record: nothing, or a torn flush, or damage."""
-        tail = segment.tail(self.end + RECORD_BYTES if self.closed_segment else self.end)
+        """Check what follows the last valid record: nothing, a torn flush, or damage."""
+        tail = segment.tail(self.end + RECORD_BYTES if self.has_end_record else self.end)
         if tail.garbage == 0:
-            return  # records missing here are missed by the next segment's header
+            return  # the header of the next segment detects missing records
         index = self.state.next_index
         if not last:
-            raise segment.damage(
-                "a damaged record, and not in the last segment", offset=self.end, index=index
-            )
+            raise segment.damage("a damaged record before the last segment", offset=self.end, index=index)
         if tail.latest_flush_first > self.seq:
             problem = "a damaged record, and records written after it was synced follow"
             raise segment.damage(problem, offset=self.end, index=index)
@@ -193,24 +192,24 @@ class _Replay:
                 previous, membership = unpack_base(record.payload)
                 state.start_over(Base(record.index, record.term, previous), position, membership)
             case unknown:
-                problem = f"a record of kind {unknown}, which this program does not know"
+                problem = f"a record of kind {unknown}, which this release does not know"
                 raise segment.damage(problem, offset=offset, index=state.next_index)
 
 
 def _settle(replay: _Replay, segments: list[Segment]) -> TornTail | None:
-    """Leave nothing behind the end, write the last flush again, sync. Returns what was cut.
+    """Clear everything behind the end, write the last flush again, and sync. Returns the torn end.
 
-    The file keeps its size, by which the next start knows that it has all of it; and a disk that has no room
-    left is no reason not to start.
+    The file keeps its size, by which the next start verifies that it is complete. This also works on a full
+    disk.
     """
     last = segments[-1]
     if segments[0].number > 1 and len(replay.state) == 0:
-        # Older segments are dropped only while at least two later entries are synced.
-        problem = "every entry of the log is gone"
+        # Older segments are dropped only if at least two later entries are synced.
+        problem = "all entries of the log are missing"
         raise last.damage(problem, offset=replay.end, index=replay.state.next_index)
     file = last.file
     if replay.torn is not None:
-        # Whole records of the torn flush may lie behind the gap: they must never be met again.
+        # Valid records of the torn flush may lie behind the gap: they must not be read later.
         _blank(last, replay.end)
     for at in range(replay.flush_at, replay.end, _COPY_BYTES):
         file.write(at, [file.read(at, min(_COPY_BYTES, replay.end - at))])
@@ -220,7 +219,7 @@ def _settle(replay: _Replay, segments: list[Segment]) -> TornTail | None:
 
 
 def _blank(segment: Segment, end: int) -> None:
-    """Write zeros over what isn't zero behind ``end``."""
+    """Overwrite all non-zero bytes after ``end`` with zeros."""
     file, size = segment.file, segment.file.size()
     for at in range(end, size, _COPY_BYTES):
         window = file.read(at, min(_COPY_BYTES, size - at))

@@ -1,12 +1,11 @@
-"""How two nodes know that they talk to each other: mutual TLS, or on the loopback a shared secret.
+"""Authentication of peers: mutual TLS, or a shared secret on the loopback.
 
-TLS 1.3 only. Both sides show a certificate that the cluster's authority signed, and a peer is who
-its certificate says: the ``DNS:<node name>`` among its alternative names must be, letter for letter,
-the name in its hello. Hosts and addresses are not looked at, for nodes move; wildcards and common
-names count for nothing.
+TLS 1.3 only. Both sides present a certificate signed by the cluster's authority. The name in a peer's hello
+must equal, byte for byte, one of the ``DNS:<node name>`` entries of its certificate. Hosts and addresses are
+not checked, because nodes move; wildcards and common names are ignored.
 
 Plaintext is refused unless every address involved is on the loopback. There both ends prove that they know
-the peer secret (`handshake`), unless the configuration says that proofs are not required.
+the peer secret (`handshake`), unless the configuration does not require proofs.
 
 Source: RFC 8446; raft-engine.md PS-46, PS-18.
 """
@@ -30,29 +29,29 @@ log = logging.getLogger("stanchion.peers")
 
 @dataclass(frozen=True, slots=True)
 class Contexts:
-    """What OpenSSL needs for either end of a connection."""
+    """The OpenSSL contexts for both ends of a connection."""
 
     accept: ssl.SSLContext
     dial: ssl.SSLContext
 
 
 class Security(Protocol):
-    """What the transport asks."""
+    """The security of a node, as the transport uses it."""
 
     @property
     def contexts(self) -> Contexts | None:
-        """None: no TLS."""
+        """The TLS contexts; None without TLS."""
 
     @property
     def secret(self) -> PeerSecret | None:
-        """What peers without TLS share; None: there is TLS, or nothing."""
+        """The secret that peers without TLS share; None with TLS, or if there is none."""
 
     @property
     def requires_proof(self) -> bool:
         """Whether a peer must prove that it knows the secret."""
 
     def check_addresses(self, addresses: Iterable[Address]) -> None:
-        """Refuse addresses that this kind of security is too weak for.
+        """Refuse addresses for which this kind of security is too weak.
 
         Raises:
             ConfigError: one line for each of them.
@@ -62,25 +61,25 @@ class Security(Protocol):
         """Compare the name in a hello with the certificate (as `ssl` decodes it; None without TLS).
 
         Raises:
-            IdentityError: it is another's.
+            IdentityError: the certificate is for another name.
         """
 
     def check_remote_route(self, certificate: Mapping[str, Any] | None, node: str, cluster: Any) -> None:
-        """Refuse a node of another cluster whose certificate is a member's of this one.
+        """Refuse a node of another cluster that uses the certificate of a member of this one.
 
         Raises:
-            IdentityError: it is.
+            IdentityError: it uses such a certificate.
         """
 
     def member_linked(self, certificate: Mapping[str, Any] | None, hello: Mapping[str, Any]) -> None:
-        """A member has linked with this certificate and this hello."""
+        """Register the certificate and the hello of a member's link."""
 
     def hello(self) -> Mapping[str, Any]:
-        """What this node's hellos to members say besides."""
+        """Return the additional fields of this node's hellos to members."""
 
     @property
     def expiries(self) -> Sequence[Expiry]:
-        """When this node's certificates run out."""
+        """The expiries of this node's certificates."""
 
     def reload(self) -> None:
         """Read certificates again, if there are any, for new connections.
@@ -91,7 +90,7 @@ class Security(Protocol):
 
 
 class Plaintext:
-    """No security but the loopback's: any process that reaches the port may claim any name."""
+    """No authentication: any process on the loopback that reaches the port may claim any name."""
 
     @property
     def contexts(self) -> None:
@@ -124,7 +123,7 @@ class Plaintext:
         """See `Security`: there is nothing to compare with."""
 
     def member_linked(self, certificate: Mapping[str, Any] | None, hello: Mapping[str, Any]) -> None:
-        """See `Security`: there is nothing to note."""
+        """See `Security`: nothing is registered."""
 
     def hello(self) -> Mapping[str, Any]:
         """See `Security`: nothing."""
@@ -132,7 +131,7 @@ class Plaintext:
 
     @property
     def expiries(self) -> Sequence[Expiry]:
-        """See `Security`: nothing runs out."""
+        """See `Security`: nothing expires."""
         return ()
 
     def reload(self) -> None:
@@ -140,12 +139,12 @@ class Plaintext:
 
 
 class SharedSecret(Plaintext):
-    """Plaintext on the loopback between nodes that know one secret.
+    """Plaintext on the loopback between nodes that share a secret.
 
     Args:
         load: reads the secret; raises ConfigError if it can't be used.
-        required: whether peers must prove that they know it. If not, this node proves itself to those that
-            want it, and takes any peer: for a rolling upgrade.
+        required: whether peers must prove that they know it. If False, this node accepts any peer, and proves
+            itself to peers that require it: for a rolling upgrade.
 
     Raises:
         ConfigError: as ``load``.
@@ -179,14 +178,14 @@ class MutualTLS:
     """TLS 1.3 with certificates on both sides.
 
     Args:
-        node: our own name; our own certificate must carry it, or no peer would take us.
-        ca: the authority's certificate, PEM; several may stand in one file while it is replaced.
-        cert: our certificate, PEM.
+        node: this node's name; its certificate must contain it, or peers would refuse the node.
+        ca: the authority's certificate, PEM; the file may hold several while the authority is replaced.
+        cert: this node's certificate, PEM.
         key: its private key, PEM, not encrypted.
-        members: what members' certificates are noted in; None: they aren't.
+        members: stores the certificates of members; None: they are not stored.
 
     Raises:
-        ConfigError: a file is missing or no PEM, the key is another certificate's, the certificate
+        ConfigError: a file is missing or not PEM, the key does not match the certificate, or the certificate
             is not for this node.
     """
 
@@ -207,7 +206,7 @@ class MutualTLS:
 
     @property
     def secret(self) -> None:
-        """See `Security`: certificates are all that counts."""
+        """See `Security`: certificates replace the secret."""
         return None
 
     @property
@@ -216,22 +215,22 @@ class MutualTLS:
         return False
 
     def reload(self) -> None:
-        """Read the files again, for new connections; those that stand are not touched.
+        """Read the files again, for new connections; present connections are not affected.
 
         Raises:
-            ConfigError: as at start; the old certificates stay in use then.
+            ConfigError: as at start; the old certificates then stay in use.
         """
         self._contexts = self._load()
 
     def check_addresses(self, addresses: Iterable[Address]) -> None:
-        """See `Security`: good for any address."""
+        """See `Security`: any address is allowed."""
 
     def check_peer(self, certificate: Mapping[str, Any] | None, node: str) -> None:
         """See `Security`."""
         names = [value for kind, value in (certificate or {}).get("subjectAltName", ()) if kind == "DNS"]
         if node not in names:
             raise IdentityError(
-                f"says it is {node!r}, but its certificate is for {', '.join(names) or 'nobody'}"
+                f"says it is {node!r}, but its certificate is for {', '.join(names) or 'no node'}"
             )
 
     def check_remote_route(self, certificate: Mapping[str, Any] | None, node: str, cluster: Any) -> None:
@@ -277,7 +276,7 @@ class MutualTLS:
         try:
             authority_expires = last_expires(contents[self._ca], self._ca)
         except ConfigError as error:
-            raise ConfigError([f"{self._ca}: no certificate of an authority in PEM: {error}"]) from error
+            raise ConfigError([f"{self._ca}: expected an authority's certificate in PEM: {error}"]) from error
         return [
             Expiry(self._cert, expires(contents[self._cert], self._cert)),
             Expiry(self._ca, authority_expires),
@@ -288,21 +287,21 @@ class MutualTLS:
 
         names = dns_names(content, self._cert)
         if self._node not in names:
-            known = ", ".join(names) or "nobody"
-            raise ConfigError([f"{self._cert}: a certificate for {known}, where DNS:{self._node} is needed"])
+            found = ", ".join(names) or "no node"
+            raise ConfigError([f"{self._cert}: the certificate is for {found}, expected DNS:{self._node}"])
 
     def _context(self, protocol: int) -> ssl.SSLContext:
         context = ssl.SSLContext(protocol)
         context.minimum_version = ssl.TLSVersion.TLSv1_3
-        context.check_hostname = False  # the name of the node is compared, in check_peer, not its host
+        context.check_hostname = False  # check_peer compares the node's name, not its host
         context.verify_mode = ssl.CERT_REQUIRED
         if protocol == ssl.PROTOCOL_TLS_SERVER:
-            # No tickets: every connection shows its certificates anew, so a reload takes effect.
+            # No tickets: every connection presents its certificates again, so a reload takes effect.
             context.num_tickets = 0
         try:
             context.load_verify_locations(self._ca)
         except (ssl.SSLError, OSError) as error:
-            raise ConfigError([f"{self._ca}: no certificate of an authority in PEM: {error}"]) from error
+            raise ConfigError([f"{self._ca}: expected an authority's certificate in PEM: {error}"]) from error
         try:
             context.load_cert_chain(self._cert, self._key, password=_refuse_password)
         except (ssl.SSLError, OSError, _EncryptedKeyError) as error:
@@ -315,5 +314,5 @@ class _EncryptedKeyError(Exception):
 
 
 def _refuse_password() -> NoReturn:
-    # Without this OpenSSL would ask on the terminal, and a service would wait there for ever.
+    # Otherwise OpenSSL would prompt on the terminal, and a service would wait forever.
     raise _EncryptedKeyError("the key is encrypted")

@@ -1,13 +1,13 @@
-"""The files of the journal: their names, their birth, how they are read, what damage looks like.
+"""The files of the journal: names, creation, reading, damage.
 
-A segment is created under a temporary name, gets its space and its header, is synced, renamed, and
-the directory is synced. Only then is the first record written. So a file with a segment's name has
-a whole header and belongs to the journal, whatever happened later; a temporary file is nothing.
+A segment is created under a temporary name. Space is allocated, the header is written and synced, the file is
+renamed, and the directory is synced. Only then is the first record written. So a file with a segment's name
+has a complete header and belongs to the journal, whatever happened later. A temporary file is ignored.
 
-The header says how large the file was made, and nobody makes it smaller: one that is shorter has lost its
-end. Without that the last segment, cut where a record ends, would look like one that was never written
-further. Segments that an earlier release made don't say it. So the journal writes nothing more to such a
-segment: what comes goes into a new one, whose header says how far the one before it was written.
+The header states the size with which the file was created, and no operation makes it smaller: a file that is
+shorter has lost its end. Without that, a last segment that was cut at the end of a record would look like one
+that was not written further. Segments of an earlier release do not state it. So the journal writes no more to
+such a segment: new records go into a new one, whose header states how far the one before was written.
 """
 
 from __future__ import annotations
@@ -46,8 +46,8 @@ class JournalDamageError(CorruptionError):
 
     Args:
         problem: what is wrong.
-        file: the file it is in, as the operator knows it.
-        offset: where in the file, in bytes.
+        file: the file, as named in messages to the operator.
+        offset: position in the file, in bytes.
         index: the log index expected or stored there.
     """
 
@@ -63,13 +63,13 @@ def segment_name(number: int) -> str:
 
 
 def segment_number(name: str) -> int | None:
-    """The number of the segment called so; None if it is no segment's name."""
+    """Return the number of the segment with this file name; None if it is no segment's name."""
     match = _NAME.fullmatch(name)
     return None if match is None else int(match[1], 16)
 
 
 def is_temporary(name: str) -> bool:
-    """Whether the file is a segment that was never finished."""
+    """Return whether this is the name of a segment whose creation was not finished."""
     return _TEMPORARY.fullmatch(name) is not None
 
 
@@ -79,13 +79,13 @@ class Segment:
     __slots__ = ("_disk", "_file", "capacity", "frame", "header", "number", "start")
 
     def __init__(self, disk: Disk, header: Header, *, capacity: int, record_bytes: int = 0) -> None:
-        """A segment that does not exist yet; `create` makes it.
+        """Describe a segment that does not exist yet; `create` creates it.
 
         Args:
-            disk: where it will be.
-            header: what stands in front of its records.
-            capacity: size of the file in bytes, all preallocated; more if the first record needs it.
-            record_bytes: what the first record takes.
+            disk: the directory of the segment.
+            header: written before its records.
+            capacity: size of the file in bytes, preallocated; larger if the first record needs it.
+            record_bytes: size of the first record.
         """
         self._disk = disk
         self._file: File | None = None
@@ -100,7 +100,7 @@ class Segment:
         """Open an existing segment.
 
         Raises:
-            JournalDamageError: its header is not what a header of that segment must be.
+            JournalDamageError: its header is invalid or belongs to another segment, or the file is too short.
         """
         name = segment_name(number)
         file = disk.open(name)
@@ -131,10 +131,10 @@ class Segment:
         return self._file
 
     def create(self) -> None:
-        """Make the file, durably: see the module's text.
+        """Create the file, durably; see the module docstring.
 
         Raises:
-            DiskError: the disk refused.
+            DiskError: a disk operation failed.
         """
         name = segment_name(self.number)
         temporary = name.replace(".log", ".tmp")
@@ -151,7 +151,7 @@ class Segment:
         """Delete the file, durably.
 
         Raises:
-            DiskError: the disk refused.
+            DiskError: a disk operation failed.
         """
         self.close()
         self._disk.unlink(segment_name(self.number))
@@ -163,20 +163,22 @@ class Segment:
             self._file = None
 
     def damage(self, problem: str, *, offset: int, index: int) -> JournalDamageError:
-        """The error that says what is wrong in this segment."""
+        """Return the error for damage in this segment."""
         where = self._disk.describe(segment_name(self.number))
         return JournalDamageError(problem, file=where, offset=offset, index=index)
 
     # --- reading ----------------------------------------------------------------------------------
 
     def record(self, offset: int, length: int) -> Record | None:
-        """The record at ``offset`` with a payload of ``length`` bytes; None if it is not whole."""
+        """Return the record at ``offset`` with a payload of ``length`` bytes; None if it is incomplete or
+        invalid.
+        """
         return self.frame.decode(self.file.read(offset, RECORD_BYTES + length))
 
     def records(self) -> Iterator[tuple[int, Record]]:
-        """(offset, record) from the first record on, up to where none is whole.
+        """Yield (offset, record) from the first record on, up to the first invalid one.
 
-        Holds one window of a MiB in memory, or one record if that is longer.
+        Keeps one window of 1 MiB in memory, or one record if that is longer.
         """
         file, frame, size = self.file, self.frame, self.file.size()
         at = origin = self.start
@@ -196,7 +198,7 @@ class Segment:
             at += length
 
     def tail(self, at: int) -> Tail:
-        """What follows ``at``, where the last whole record ends."""
+        """Return what follows ``at``, the end of the last valid record."""
         file = self.file
         size = file.size()
         end = at
@@ -223,9 +225,9 @@ class Segment:
 
 
 class Tail(NamedTuple):
-    """The rest of a segment behind its last whole record."""
+    """The rest of a segment after its last valid record."""
 
     garbage: int
-    """Bytes up to the last one that is not zero: 0 means the clean, preallocated end."""
+    """Bytes up to the last non-zero one; 0 if only preallocated space follows."""
     latest_flush_first: int
-    """The greatest ``flush_first`` of all whole records found there; 0 if there are none."""
+    """The greatest ``flush_first`` of all valid records found there; 0 if there are none."""

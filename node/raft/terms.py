@@ -1,19 +1,19 @@
-"""How far ahead of its own a node believes a term that a peer speaks of.
+"""Limits how far ahead of its own term a node accepts a peer's term.
 
-Raft has a node adopt any later term. A single frame with the largest number there is would then end elections
-for good, because no term follows that one, and restarts don't help, because the term is on the disk. Terms
-grow by one with each election that a majority has wanted (pre-vote), so a term far ahead needs evidence:
+Raft requires a node to adopt any later term. A single frame with the greatest possible number would then end
+all elections, because no later term exists, and a restart does not help, because the term is on the disk.
+Terms grow by one with each election that a majority has granted (pre-vote), so a term far ahead needs
+evidence:
 
-- A term up to `LEAP_MAX` ahead is believed at once, as in Raft.
-- A later term is believed only if a majority of the voters, each on its own connection, has shown a term
-  from which it is no further. A hello shows a term, and so does every frame. One peer is never a majority of
-  three.
+- A term up to `LEAP_MAX` ahead is accepted at once, as in Raft.
+- A later term is accepted only if a majority of the voters, each on its own connection, has shown a term that
+  is at most `LEAP_MAX` behind it. Hellos and frames show terms. One peer is never a majority of three.
 
-A frame that is not believed is ignored, and the log says so at most once a minute for each peer. Its link
-stays: what it goes on to say is evidence too.
+A frame with a term that is not accepted is ignored, and this is logged at most once a minute for each peer.
+Its link stays up, because later frames are evidence too.
 
-Terms take 64 bits in journal, store and frames. Releases before this module took 63 bits, so a directory
-whose term such a frame raised to 2**63 - 1 still has as many terms ahead of it.
+Terms have 64 bits in journal, store and frames. Releases before this module used 63 bits, so a directory
+whose term was raised to 2**63 - 1 by such a frame still has as many terms left.
 
 Source: raft-engine.md, Elections.
 """
@@ -30,14 +30,14 @@ from node.raft.ports import Clock
 log = logging.getLogger("stanchion.raft")
 
 LEAP_MAX: Final = 1 << 24
-"""Terms. An election every 0.3 s takes 58 days to get this far."""
+"""Number of terms. With an election every 0.3 s it takes 58 days to get this far."""
 
 REPEAT_S: Final = 60.0
-"""How often an unbelievable term of one peer is logged."""
+"""Interval at which an ignored term of one peer is logged."""
 
 
 def spoken(frame: Frame) -> int:
-    """Return the term that the sender of ``frame`` says it is in."""
+    """Return the term that the sender of ``frame`` is in."""
     match frame:
         case PreVoteRequest(term=wanted):
             return wanted - 1
@@ -51,11 +51,11 @@ class TermEvidence:
     """The latest term that each connected peer has shown.
 
     Args:
-        clock: seconds that only elapse.
+        clock: monotonic seconds.
         own: returns this node's term.
-        voters: returns the voters in force, this node included if it is one.
-        counts: whether a peer is such a voter, with the directory that the log names.
-        name: this node's.
+        voters: returns the voters in force, including this node if it is one.
+        counts: returns whether a peer is such a voter, with the directory that the log names.
+        name: this node's name.
     """
 
     def __init__(
@@ -76,15 +76,15 @@ class TermEvidence:
         self._logged_at: dict[str, float] = {}
 
     def connected(self, peer: str, term: int | None) -> None:
-        """A connection is up; its hello shows ``term``, or none if an earlier release sent it."""
+        """Register a connection, and the term in its hello; None if an earlier release sent it."""
         self._shown[peer] = term or 0
 
     def disconnected(self, peer: str) -> None:
-        """The connection has ended, and what was shown on it counts no more."""
+        """Forget a connection and the term shown on it."""
         self._shown.pop(peer, None)
 
     def believes(self, peer: str, term: int) -> bool:
-        """Note the term of a frame, and return whether the frame may be taken."""
+        """Record the term of a frame; return whether the frame may be processed."""
         if term > self._shown.get(peer, 0):
             self._shown[peer] = term
         own = self._own()
@@ -94,7 +94,7 @@ class TermEvidence:
         return False
 
     def _reached_by_majority(self, own: int) -> int:
-        """Return the greatest term that a majority of the voters has reached, as far as they have shown."""
+        """Return the greatest term that a majority of the voters has reached, as far as shown."""
         terms = sorted(
             (
                 own if name == self._name else self._shown.get(name, 0) if self._counts(name) else 0
@@ -110,8 +110,8 @@ class TermEvidence:
             return
         self._logged_at[peer] = now
         log.error(
-            "%s speaks of term %d, but this node is in term %d and no majority of the voters is near that: "
-            "its frames are ignored. If this goes on, its directory is damaged: stop it, and run "
+            "%s sent term %d, but this node is in term %d and no majority of the voters is near the former: "
+            "its frames are ignored. If this continues, its directory is damaged: stop it, and run "
             "stanchion cluster replace %s %s",
             peer,
             term,

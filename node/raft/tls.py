@@ -1,11 +1,11 @@
 """TLS over a byte stream, for peer connections.
 
-Not trio's own `SSLStream`, for two reasons. That one hands out one record (16 KiB) a call, where we want
-everything that has arrived, so that one read makes one iteration. And when a handshake fails it keeps
-the alert to itself; here the refused side is sent it and can log why.
+This replaces trio's `SSLStream` for two reasons. `SSLStream` returns one record (16 KiB) per call, whereas
+here one read must return everything that has arrived, so that one read causes one iteration. And when a
+handshake fails it does not send the alert; here the refused side receives it and can log the reason.
 
-One reader and one writer may work at the same time. Closing is the plain stream's business: frames
-have lengths, so that an end in the wrong place is noticed without TLS's own closing.
+One reader and one writer may work at the same time. TLS is not closed separately: frames have lengths, so a
+truncated stream is detected without TLS's own closing.
 """
 
 from __future__ import annotations
@@ -15,25 +15,25 @@ from collections.abc import Mapping
 from typing import Any, Protocol
 
 RECORD_BYTES = 16 * 1024
-"""The most that one record holds. Source: RFC 8446, 5.1."""
+"""Maximum size of one record. Source: RFC 8446, 5.1."""
 
 
 class ByteStream(Protocol):
-    """What a connection needs of a stream, plain or TLS; errors are trio's, or `OSError`."""
+    """The stream interface of a connection, plain or TLS; errors are trio's, or `OSError`."""
 
     async def send_all(self, data: bytes) -> None: ...
 
     async def receive_some(self, max_bytes: int) -> bytes | bytearray:
-        """Wait for bytes; b"" at the end."""
+        """Wait for bytes; returns b"" at the end."""
 
 
 class TlsStream:
     """One end of a TLS connection.
 
     Args:
-        stream: carries it.
-        context: ours.
-        server_side: whether we were dialed.
+        stream: carries the connection.
+        context: the context of this end.
+        server_side: whether this end accepted the connection.
     """
 
     def __init__(self, stream: ByteStream, context: ssl.SSLContext, *, server_side: bool) -> None:
@@ -43,11 +43,11 @@ class TlsStream:
         self._tls = context.wrap_bio(self._incoming, self._outgoing, server_side=server_side)
 
     async def do_handshake(self) -> None:
-        """Must be done before anything else.
+        """Perform the handshake; required before any other call.
 
         Raises:
-            ssl.SSLError: we refuse the peer, or it refuses us. In TLS 1.3 a client may learn that
-                only from its first `receive_some`.
+            ssl.SSLError: one side refuses the other. In TLS 1.3 a client may learn of that only from its
+                first `receive_some`.
         """
         while True:
             try:
@@ -62,7 +62,7 @@ class TlsStream:
                 return await self._flush()
 
     def peer_certificate(self) -> Mapping[str, Any] | None:
-        """Give the peer's verified certificate as `ssl` decodes it."""
+        """Return the peer's verified certificate as `ssl` decodes it."""
         return self._tls.getpeercert()
 
     async def send_all(self, data: bytes) -> None:
@@ -73,24 +73,24 @@ class TlsStream:
         await self._flush()
 
     async def receive_some(self, max_bytes: int) -> bytes:
-        """Wait for bytes and return what there is, many records at once; b"" at the end."""
+        """Wait for bytes and return all that have arrived, of many records at once; b"" at the end."""
         while True:
             records: list[bytes] = []
-            room = max_bytes
+            space = max_bytes
             try:
-                while room and (record := self._tls.read(min(room, RECORD_BYTES))):
+                while space and (record := self._tls.read(min(space, RECORD_BYTES))):
                     records.append(record)
-                    room -= len(record)
+                    space -= len(record)
             except ssl.SSLWantReadError:
                 if not records:
                     await self._fill(max_bytes)
                     continue
             except (ssl.SSLEOFError, ssl.SSLZeroReturnError):
-                pass  # said again by the next call, if there were records before it
+                pass  # raised again by the next call, if records were returned
             return b"".join(records)
 
     async def _fill(self, max_bytes: int) -> None:
-        # No less than a record, lest a short hello be read in drops.
+        # At least one record, so that a small ``max_bytes`` does not cause many reads.
         if data := await self._stream.receive_some(max(max_bytes, RECORD_BYTES)):
             self._incoming.write(data)
         else:

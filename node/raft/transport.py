@@ -1,21 +1,21 @@
-"""Frames between nodes over trio streams: dialing, accepting, hello, queues. One connection a link.
+"""Links between nodes over trio streams: dialing, accepting, hello, queues. One connection per link.
 
-Each peer is held on two links, ``raft`` and ``route``, for as long as this runs; ``snapshot`` connections
-are opened on demand. Which of several connections is the link is decided in `links`, who a
-peer is in `security`, what a frame is in `node.protocol.peer`. This module moves bytes and knows
-nothing of what they mean.
+This node keeps two links with each peer, ``raft`` and ``route``, while `run` is active; ``snapshot``
+connections are opened on demand. `links` decides which of several connections is the link, `security`
+authenticates the peer, and `node.protocol.peer` defines the frames. This module moves bytes and does not
+interpret them.
 
-Order of a connection: TCP, TLS, one hello each way (the dialer's first; nothing else is read before
-it), then frames. Between ``on_up`` and ``on_down`` frames arrive complete and in order, or the link
-goes down. Nothing is promised about the order between links, and nothing is kept for a peer that
-is down: `Transport.send` says False, and whoever sent sends again after ``on_up``.
+Order of a connection: TCP, TLS, one hello each way (the dialer's first; nothing else is read before it), then
+frames. Between ``on_up`` and ``on_down`` frames arrive complete and in order, or the link goes down. There is
+no order between links, and nothing is kept for a peer whose link is down: `Transport.send` returns False, and
+the sender sends again after ``on_up``.
 
-Bounds: an outbox that outgrows its limit costs the connection, for its peer does not read; a dead
-host is found out by the kernel (unacknowledged data, keepalives), a peer that lives but says nothing
-is the business of those who expect something from it.
+Bounds: if an outbox exceeds its limit the connection is closed, because its peer does not read. The kernel
+detects a dead host (unacknowledged data, keepalives). A peer that is alive but sends nothing must be detected
+by the modules that expect its frames.
 
-A peer can cause nothing but a log line and the end of its own connection. Errors of the listeners'
-own (anything but `RemoteProtocolError`) are not caught here: they end the node.
+A peer can cause only a log line and the end of its own connection. Errors of the listeners other than
+`RemoteProtocolError` are not caught here: they end the node.
 """
 
 from __future__ import annotations
@@ -70,82 +70,87 @@ from node.sockets import listen
 log = logging.getLogger("stanchion.peers")
 
 _PEER_FAULTS: Final = (LostError, RemoteProtocolError, IdentityError, CollisionError)
-TOLD_S: Final = 60.0
-"""How often a node that is refused again and again is mentioned in the log."""
-_TOLD_MAX: Final = 256
+REFUSAL_LOG_S: Final = 60.0
+"""Interval at which a node that is refused again and again is logged."""
+_REFUSALS_LOGGED_MAX: Final = 256
 _KINDS: Final = {
     CollisionError: (logging.DEBUG, "peer connection from %s dropped: %s"),
-    NoHelloError: (logging.INFO, "silent peer connection from %s dropped: %s"),
-    LostError: (logging.WARNING, "unfinished peer connection from %s dropped: %s"),
-    TlsError: (logging.WARNING, "insecure peer connection from %s dropped: %s"),
-    CertificateRefusedError: (logging.WARNING, "uncertified peer connection from %s dropped: %s"),
+    NoHelloError: (logging.INFO, "peer connection without a hello from %s dropped: %s"),
+    LostError: (logging.WARNING, "peer connection with a failed handshake from %s dropped: %s"),
+    TlsError: (logging.WARNING, "peer connection without valid TLS from %s dropped: %s"),
+    CertificateRefusedError: (
+        logging.WARNING,
+        "peer connection without a valid certificate from %s dropped: %s",
+    ),
     IdentityError: (logging.WARNING, "refused peer connection from %s dropped: %s"),
 }
 _BROKEN: Final = (logging.WARNING, "peer connection from %s dropped: %s")
-"""How a connection to us that came to nothing is logged. Each kind is limited by itself and for each host, so
-that a stranger's noise doesn't hide that a node is refused, nor that another stranger is."""
+"""How a connection that failed before it became a link is logged. Each kind and each host has its own log
+limit, so that the attempts of an unknown process hide neither the refusal of a node nor another unknown
+process."""
 
 
 @dataclass(frozen=True, slots=True)
 class LinkStatus:
-    """How one link stands, for monitoring."""
+    """The state of one link, for monitoring."""
 
     peer: str
     link: str
     connected: bool
     queued_bytes: int
     address: str
-    """The remote end of the present connection; "" without one."""
+    """The remote address of the present connection; "" without one."""
     problem: str
-    """Why there is no connection, as far as known; "" with one."""
+    """The reason why there is no connection, if known; "" with one."""
 
 
 class _Dialed(Slot[Connection]):
-    """A slot with what dialing it takes."""
+    """A slot with the state needed to dial the peer."""
 
     __slots__ = ("address", "addressed", "attempt", "limited", "problem", "scope", "vacant")
 
     def __init__(self, node: str, peer: str, link: str, address: Address | None) -> None:
         super().__init__(node, peer, link)
         self.address = address
-        """None: not known yet. Then it isn't dialed, but may dial."""
+        """None: not known yet. The peer is then not dialed, but may dial."""
         self.addressed = trio.Event()
         self.attempt: trio.CancelScope | None = None
-        """Our attempt to dial, until it has become the link."""
+        """The attempt to dial, until it has become the link."""
         self.vacant = trio.Event()
         self.vacant.set()
         self.scope = trio.CancelScope()
-        """Of the task that dials it, for as long as the peer is one."""
-        self.problem = "not dialed yet" if address is not None else "its address isn't known"
+        """Cancels the task that dials the peer, when it is no longer a peer."""
+        self.problem = "not dialed yet" if address is not None else "its address is unknown"
         self.limited = LimitedLog(log)
-        """Who answers at the peer's address may give another reason each time."""
+        """Limits the log lines: the process at the peer's address may give a different reason each time."""
 
 
 ServeSnapshot = Callable[[str, SnapshotChannel], Awaitable[None]]
-"""Serves a snapshot connection that a peer has opened. It ends when this returns."""
+"""Serves a snapshot connection that a peer has opened. The connection ends when this returns."""
 
 ServeRemoteRoute = Callable[[ByteStream, Hello, trio.SocketStream], Awaitable[None]]
-"""Serves a connection that no member has opened: answers its hello, or declines. The last is its socket. The
-connection ends when this returns."""
+"""Serves a connection opened by a node that is no member: answers or refuses its hello. The last argument is
+its socket. The connection ends when this returns."""
 
 
 class Transport:
     """The links to all peers.
 
     Args:
-        node: our own name.
-        peers: the members, dialed on ``raft`` and ``route``, until `set_members` names others. Our own
-            name among them is passed over.
-        listen: where peers reach us.
-        security: how peers prove who they are.
-        hello: makes the server's part of our hello on a kind of link.
-        check_hello: looks at a peer's (link, hello), names and certificate being right already.
-            Raises IdentityError to decline; the peer is told its text.
+        node: this node's name.
+        peers: the members, dialed on ``raft`` and ``route``, until `set_members` replaces them. This node's
+            own name is ignored.
+        listen: the address on which peers are accepted.
+        security: authenticates peers.
+        hello: returns the server's fields of the hello on a kind of link.
+        check_hello: checks a peer's (link, hello), after names and certificate were verified. Raises
+            IdentityError to refuse; the text is sent to the peer.
         limits: bounds.
-        routes: nodes of other clusters, dialed on ``route`` only. Their names must differ from ours.
+        routes: nodes of other clusters, dialed on ``route`` only. Their names must differ from the members'
+            names.
 
     Raises:
-        ConfigError: addresses that the security is too weak for, or one name in both lists.
+        ConfigError: an address for which the security is too weak, or one name in both lists.
     """
 
     def __init__(
@@ -162,10 +167,10 @@ class Transport:
         jitter: Callable[[], float] = random.random,
     ) -> None:
         members = {name: address for name, address in peers.items() if name != node}
-        strangers = dict(routes or {})
-        if both := sorted(strangers.keys() & {node, *members}):
+        routes_by_name = dict(routes or {})
+        if both := sorted(routes_by_name.keys() & {node, *members}):
             raise ConfigError([f"{name}: both a node of this cluster and a routing peer" for name in both])
-        security.check_addresses([listen, *members.values(), *strangers.values()])
+        security.check_addresses([listen, *members.values(), *routes_by_name.values()])
         self._node = node
         self._listen = listen
         self._security = security
@@ -177,15 +182,15 @@ class Transport:
         self._epoch = 0
         self._greetings = Greetings(self._limits.handshakes_max, self._limits.handshakes_address_max)
         self._limited = LimitedLog(log)
-        self._notified: dict[str, float] = {}
+        self._logged_at: dict[str, float] = {}
         self._slots = {
             (peer, link): _Dialed(node, peer, link, address)
-            for links, addresses in (((RAFT, ROUTE), members), ((ROUTE,), strangers))
+            for links, addresses in (((RAFT, ROUTE), members), ((ROUTE,), routes_by_name))
             for peer, address in addresses.items()
             for link in links
         }
         self._members: dict[str, Address | None] = {**members}
-        self._strangers = frozenset(strangers)
+        self._route_names = frozenset(routes_by_name)
         self._dialers: trio.Nursery | None = None
         self._listeners: dict[str, LinkListener] = {}
         self._serve_snapshot: ServeSnapshot | None = None
@@ -195,24 +200,24 @@ class Transport:
         self.listening: list[tuple[str, int]] = []
         """(address, port) of each listening socket, once `run` has opened them."""
 
-    # --- for those above --------------------------------------------------------------------------
+    # --- for the server --------------------------------------------------------------------------
 
     def attach(self, link: str, listener: LinkListener) -> None:
-        """Say who is told about a kind of link. One each for raft and route, before `run`."""
+        """Set the listener of a kind of link: one each for raft and route, before `run`."""
         assert link in (RAFT, ROUTE)
         assert link not in self._listeners
         self._listeners[link] = listener
 
     def serve_snapshots(self, serve: ServeSnapshot) -> None:
-        """Say who serves snapshot connections. It may raise UnavailableError and RemoteProtocolError."""
+        """Set the handler of snapshot connections. It may raise UnavailableError and RemoteProtocolError."""
         self._serve_snapshot = serve
 
     def serve_remote_route(self, serve: ServeRemoteRoute) -> None:
-        """Say who serves nodes of other clusters; by default they are declined."""
+        """Set the handler of nodes of other clusters; without one they are refused."""
         self._serve_others[REMOTE_ROUTE] = serve
 
     def serve_joiners(self, serve: ServeRemoteRoute) -> None:
-        """Say who answers nodes that ask to be let in; by default they are declined."""
+        """Set the handler of nodes that ask to join; without one they are refused."""
         self._serve_others[JOIN] = serve
 
     def notify_refused(
@@ -220,24 +225,25 @@ class Transport:
         explanation: Callable[[Mapping[str, Any]], dict[str, Any]],
         refused: Callable[[str, Mapping[str, Any]], None],
     ) -> None:
-        """Say what else is told to a node whose hello is declined, and who hears what others told this one.
-        Both ends are who they say they are by then. ``refused`` may raise RemoteProtocolError.
+        """Set what is added to a refusal, and the handler of refusals that this node receives.
+
+        Both are called after the peer was authenticated. ``refused`` may raise RemoteProtocolError.
         """
         self._explanation, self._refused = explanation, refused
 
     def set_members(self, members: Mapping[str, Address | None]) -> None:
-        """Hold links with these from now on: dial who is new, close with who is gone, and refuse it.
+        """Keep links with these members: dial new ones, and disconnect and refuse removed ones.
 
-        A new address of a member counts from the next attempt on. One whose address isn't known (None) is not
-        dialed, and is taken for a member when it dials. ``on_down`` of a link that is closed
-        is told after this has returned. In ``run`` or before it.
+        A new address of a member is used from the next attempt on. A member without a known address (None) is
+        not dialed, but is accepted when it dials. ``on_down`` of a closed link is called after this has
+        returned. May be called during ``run`` or before it.
 
         Raises:
-            ConfigError: addresses that the security is too weak for, or a routing peer's name; nothing
-                has changed.
+            ConfigError: an address for which the security is too weak, or a routing peer's name; nothing has
+                changed.
         """
         members = {name: address for name, address in members.items() if name != self._node}
-        if both := sorted(self._strangers & members.keys()):
+        if both := sorted(self._route_names & members.keys()):
             raise ConfigError([f"{name}: both a node of this cluster and a routing peer" for name in both])
         self._security.check_addresses(
             [
@@ -264,15 +270,15 @@ class Transport:
 
     def _close_slot(self, slot: _Dialed) -> None:
         if slot.current is not None:
-            slot.current.close(f"{slot.peer} is no member any more")
+            slot.current.close(f"{slot.peer} was removed from the cluster")
         slot.scope.cancel()
 
     def send(self, peer: str, link: str, value: Any) -> bool:
-        """Queue one frame. False: the link is down, or just went down because its queue was full."""
+        """Queue one frame. Returns False if the link is down, or is closed now because its queue is full."""
         return self.is_up(peer, link) and self.send_encoded(peer, link, encode_frame(value))
 
     def send_encoded(self, peer: str, link: str, frame: bytes) -> bool:
-        """Queue a frame as `encode_frame` made it: one encoding may go to many peers."""
+        """Queue a frame that `encode_frame` has encoded, so that one encoding can be sent to many peers."""
         slot = self._slots.get((peer, link))
         if slot is None or slot.current is None:
             return False
@@ -283,18 +289,18 @@ class Transport:
         return slot is not None and slot.current is not None
 
     def queued_bytes(self, peer: str, link: str) -> int:
-        """What waits for this peer to read; 0 when the link is down."""
+        """Return the bytes queued for this peer; 0 if the link is down."""
         slot = self._slots.get((peer, link))
         return slot.current.queued_bytes if slot and slot.current else 0
 
     def drop(self, peer: str, link: str, reason: str) -> None:
-        """End the present connection, if there is one; it is dialed again."""
+        """Close the present connection, if there is one; the peer is dialed again."""
         slot = self._slots.get((peer, link))
         if slot is not None and slot.current is not None:
             slot.current.close(reason)
 
     def status(self) -> list[LinkStatus]:
-        """How every link stands, by peer."""
+        """Return the state of every link, sorted by peer."""
         return [
             LinkStatus(peer, link, True, now.queued_bytes, now.remote, "")
             if (now := slot.current)
@@ -303,7 +309,7 @@ class Transport:
         ]
 
     def connections(self, link: str) -> list[Connection]:
-        """The connections that hold a kind of link now, by peer."""
+        """Return the present connections of a kind of link, sorted by peer."""
         return [
             slot.current for (_, kind), slot in sorted(self._slots.items()) if kind == link and slot.current
         ]
@@ -311,7 +317,7 @@ class Transport:
     # --- running ----------------------------------------------------------------------------------
 
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Listen, dial and hold the links until cancelled. Started once the port is open.
+        """Listen, dial and keep the links until cancelled. ``task_status`` is started once the port is open.
 
         Raises:
             ConfigError: the port can't be opened.
@@ -333,7 +339,7 @@ class Transport:
             self._dialers = None
 
     async def _hold(self, slot: _Dialed, connection: Connection) -> None:
-        """Let this connection be the link until it ends."""
+        """Use this connection as the link until it ends."""
         peer, link, hello = slot.peer, slot.link, connection.hello
         listener = self._listeners.get(link)
         replaced = slot.take(connection, hello)
@@ -371,10 +377,10 @@ class Transport:
         try:
             try:
                 where = remote(stream)
-                secured, hello, slot = await self._greeted(stream)
+                secured, hello, slot = await self._receive_hello(stream)
             except _PEER_FAULTS as error:
-                # Whoever waits to be let in comes several times a second.
-                if not (isinstance(error, IdentityError) and self._told_lately(str(error))):
+                # A node that waits to be added dials several times a second.
+                if not (isinstance(error, IdentityError) and self._was_logged(str(error))):
                     level, text = _KINDS.get(type(error), _BROKEN)
                     self._limited.log(level, text, where, error, source=where.rpartition(":")[0])
                 return
@@ -383,7 +389,7 @@ class Transport:
                 await serve(secured, hello, stream)
                 return
             answer = encode_frame(self._own_hello(hello.link, hello.node))
-            # No await from the judgement of the hello to here: the connection is the link, or none, at once.
+            # No await between `_slot_for` and here: the connection becomes the link at once, or not at all.
             if slot is not None:
                 connection = Connection(secured, hello, where, stream.socket, dialled=False)
                 connection.push(answer, self._limits.outbox_bytes_max)
@@ -393,18 +399,18 @@ class Transport:
         finally:
             await trio.aclose_forcefully(stream)
 
-    def _told_lately(self, text: str) -> bool:
-        """Whether the same has been logged within ``TOLD_S``."""
+    def _was_logged(self, text: str) -> bool:
+        """Return whether the same text has been logged within ``REFUSAL_LOG_S``."""
         now = trio.current_time()
-        if len(self._notified) >= _TOLD_MAX:
-            self._notified.clear()
-        if now - self._notified.get(text, -TOLD_S) < TOLD_S:
+        if len(self._logged_at) >= _REFUSALS_LOGGED_MAX:
+            self._logged_at.clear()
+        if now - self._logged_at.get(text, -REFUSAL_LOG_S) < REFUSAL_LOG_S:
             return True
-        self._notified[text] = now
+        self._logged_at[text] = now
         return False
 
-    async def _greeted(self, stream: trio.SocketStream) -> tuple[ByteStream, Hello, _Dialed | None]:
-        """Learn who has dialed us, and judge it."""
+    async def _receive_hello(self, stream: trio.SocketStream) -> tuple[ByteStream, Hello, _Dialed | None]:
+        """Perform the handshake of an accepted connection, and check its hello."""
         with self._greetings.admitted(host_of(stream)) as greeting:
             with trio.move_on_after(self._limits.handshake_s):
                 await trio.lowlevel.wait_readable(stream.socket)
@@ -427,7 +433,7 @@ class Transport:
                     await send(secured, refusal(error) | more)
                     raise
         if greeting.was_evicted:
-            raise NoHelloError("it had to make room for others that have not said hello yet")
+            raise NoHelloError("closed to accept newer connections: too many are waiting for their handshake")
         silent = LostError if greeting.has_spoken else NoHelloError
         raise silent(f"no hello within {self._limits.handshake_s} s")
 
@@ -441,12 +447,12 @@ class Transport:
             log.warning("snapshot connection from %s dropped: %s", channel.peer, error)
 
     def _slot_for(self, hello: Hello) -> _Dialed | None:
-        """Judge a hello; None for a snapshot or who is no member, which need no slot."""
+        """Check a hello; returns None for a snapshot or a node that is no member, which need no slot."""
         if hello.link in self._serve_others:
             return None
         slot = self._slots.get((hello.node, hello.link))
         if slot is None and not (hello.link == SNAPSHOT and hello.node in self._members):
-            raise IdentityError(self._stranger(hello))
+            raise IdentityError(self._not_a_peer(hello))
         if hello.to != self._node:
             raise IdentityError(f"this is {self._node!r}, not {hello.to!r}: a wrong peer address")
         self._check_hello(hello.link, hello.fields)
@@ -454,9 +460,9 @@ class Transport:
             slot.check_append(hello)
         return slot
 
-    def _stranger(self, hello: Hello) -> str:
+    def _not_a_peer(self, hello: Hello) -> str:
         text = f"{hello.node!r} is no {hello.link} peer of {self._node!r}"
-        if hello.node == self._node or hello.node in self._strangers:
+        if hello.node == self._node or hello.node in self._route_names:
             return text
         return f"{text}: it was never added, or was removed (stanchion cluster add {hello.node})"
 
@@ -475,7 +481,7 @@ class Transport:
                 await slot.addressed.wait()
                 continue
             if slot.current is not None:
-                continue  # taken between the event and this task's turn
+                continue  # became connected between the event and this step
             # No await from here until the attempt can be cancelled.
             began = trio.current_time()
             established = await self._dial_once(slot)
@@ -488,7 +494,7 @@ class Transport:
         return longest * (0.5 + 0.5 * self._jitter())
 
     async def _dial_once(self, slot: _Dialed) -> bool:
-        """Dial, and hold the link while it lasts. Returns whether it ever was the link."""
+        """Dial, and keep the link while it lasts. Returns whether it became the link."""
         attempt = slot.attempt = trio.CancelScope()
         stream: trio.SocketStream | None = None
         try:
@@ -513,7 +519,7 @@ class Transport:
 
     def _note_problem(self, slot: _Dialed, error: Exception) -> None:
         if slot.current is not None or isinstance(error, CollisionError) or slot.problem == str(error):
-            return  # what stays as it was is told once, not twice a second
+            return  # an unchanged problem is logged once, not twice a second
         slot.problem = str(error)
         level = logging.INFO if isinstance(error, LostError) else logging.WARNING
         slot.limited.log(level, "no %s link with %s (%s): %s", slot.link, slot.peer, slot.address, error)
@@ -521,10 +527,10 @@ class Transport:
     async def _introduced(
         self, stream: trio.SocketStream, peer: str, link: str, slot: _Dialed | None
     ) -> tuple[ByteStream, Hello]:
-        """Say hello on a connection that we have dialed, and judge the answer."""
+        """Perform the handshake of a dialed connection, and check the answer."""
         with trio.move_on_after(self._limits.handshake_s):
             secured, certificate = await self._secured(stream, server_side=False)
-            # Nobody learns anything about us from an address that isn't our peer's.
+            # Send nothing about this node to an address that is not the peer's.
             self._security.check_peer(certificate, peer)
             if slot is not None:
                 slot.dialing = True
@@ -544,16 +550,16 @@ class Transport:
         """Open a snapshot connection to a member; closed at the end of the block.
 
         Raises:
-            UnavailableError: the peer can't be reached, or declines.
+            UnavailableError: the peer can't be reached, or refuses.
         """
         if peer not in self._members:
-            raise UnavailableError(f"no snapshot connection with {peer}: {peer} is no member")
+            raise UnavailableError(f"no snapshot connection with {peer}: {peer} is not a member")
         stream: trio.SocketStream | None = None
         try:
             try:
                 address = self._members[peer]
                 if address is None:
-                    raise LostError("its address isn't known")
+                    raise LostError("its address is unknown")
                 stream = await dialed(address.host, address.port, self._limits.connect_s)
                 secured, _hello = await self._introduced(stream, peer, SNAPSHOT, None)
             except _PEER_FAULTS as error:

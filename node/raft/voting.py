@@ -1,14 +1,16 @@
-"""How a node takes part in elections: asking, answering, and giving in to a later term.
+"""The part of a node in elections: asking for votes, answering, and accepting a later term.
 
-`Election` keeps times and counts; the library gives votes and becomes leader. This is what lies
-between them and the peers' frames, and where each rule of an election is written down:
+`Election` keeps times and counts; the library grants votes and becomes leader. This module connects them with
+the peers' frames, and enforces the rules of an election:
 
-- Who hears no leader asks for *pre-votes* first. That costs nobody a term.
-- A leader, and who hears one, wants no other (stickiness), unless the leader itself asked for it.
-- Whoever speaks of a later term is believed, and nobody of an earlier term goes unanswered (PS-25).
-- A learner asks nobody and is not counted. But whoever asks for a vote is answered by its log, member
-  or not: who is behind may not know the voters of today, itself among them.
-- Two who ask at the same moment don't encourage each other: the better log goes first.
+- A node without contact with a leader first asks for *pre-votes*, which do not increase the term.
+- A leader, and a node in contact with one, denies them (stickiness), unless the leader itself asked for the
+  election.
+- A later term is adopted from any peer, and a frame of an earlier term is always answered (PS-25).
+- A learner does not ask, and is not counted. A vote request is answered by comparing the logs, whether the
+  candidate is a member or not: a node that is behind may not have the present membership, which may include
+  itself.
+- Of two nodes that ask at the same moment, only the one with the better log gets the other's pre-vote.
 """
 
 from __future__ import annotations
@@ -29,16 +31,16 @@ class Voting:
     """The part of an engine that campaigns and votes.
 
     Args:
-        name: this node's.
-        library: changes roles and gives votes.
-        journal: the log that is compared, and who got this term's vote.
+        name: this node's name.
+        library: changes roles and grants votes.
+        journal: the log to compare, and the vote of this term.
         election: times and counts.
-        connected: the voters that can be asked.
-        counts: whether a peer is a voter, and the very copy of the log that is.
-        may_campaign: whether this node may be a candidate at all.
-        ask: sends what promises nothing.
-        durable_send: sends what must be durable first.
-        payload_received: is told of notes on answers.
+        connected: returns the voters that can be asked.
+        counts: returns whether a peer is a voter, with the directory that the log names.
+        may_campaign: returns whether this node may be a candidate.
+        ask: sends a message that need not be durable.
+        durable_send: sends a message when it is durable.
+        payload_received: is called with the heartbeat payloads of answers.
     """
 
     def __init__(
@@ -56,7 +58,7 @@ class Voting:
         payload_received: Callable[[str, Any], None],
     ) -> None:
         self.cause = "start"
-        """Why role, term or leader changed last."""
+        """The reason of the latest change of role, term or leader, for the log."""
         self._name = name
         self._library = library
         self._journal = journal
@@ -74,14 +76,16 @@ class Voting:
 
     @property
     def _last(self) -> tuple[int, int]:
-        """Term and index of the last entry: the better log has the greater."""
+        """Term and index of the last entry: the greater pair is the better log."""
         last = self._journal.last_index
         return self._journal.term_at(last) or 0, last
 
     def ask(self) -> None:
-        """The timer ended: ask for pre-votes. Alone, there is nobody to ask; a learner doesn't ask."""
+        """Ask for pre-votes when the timer has expired. A single voter campaigns at once; a learner does
+        nothing.
+        """
         self._election.rearm()
-        self.cause = "no leader was heard"
+        self.cause = "no contact with a leader"
         self._library.forget_leader()
         if not self._may_campaign():
             return
@@ -95,7 +99,7 @@ class Voting:
             self._ask(peer, request)
 
     def receive(self, peer: str, ballot: Ballot) -> bool:
-        """Take a frame. True if the library may campaign now: tick."""
+        """Handle a frame. Returns True if the library may campaign now, so that `tick` must be called."""
         match ballot:
             case VoteRequest():
                 self._on_vote_request(peer, ballot)
@@ -106,16 +110,16 @@ class Voting:
             case PreVote():
                 return self._on_pre_vote(peer, ballot)
             case TimeoutNow():
-                return self._on_take_over(peer, ballot)
+                return self._on_timeout_now(peer, ballot)
             case Stale():
                 self.overtaken(peer, ballot.term)
         return False
 
     def overtaken(self, peer: str, term: int) -> bool:
-        """Step down before a later term, whoever speaks of it. True if it is later."""
+        """Step down if ``term`` is later than this node's, whichever peer sent it. Returns whether it is."""
         if term <= self._term:
             return False
-        self.cause = f"{peer} knows of term {term}"
+        self.cause = f"{peer} sent the later term {term}"
         self._library.step_down(term)
         self._election.rearm()
         return True
@@ -129,7 +133,7 @@ class Voting:
         ):
             return
         if request.term == self._term and self._journal.voted_for == peer:
-            self._send_durably(peer, Vote(self._term))  # PS-28: the first answer may be lost
+            self._send_durably(peer, Vote(self._term))  # PS-28: the first answer may have been lost
             return
         self.cause = f"{peer} campaigns"
         self._library.ask_vote(
@@ -172,9 +176,9 @@ class Voting:
         self._election.authorise(transfer=False)
         return True
 
-    def _on_take_over(self, peer: str, order: TimeoutNow) -> bool:
-        if order.term != self._term or self._library.leader != peer or not self._may_campaign():
+    def _on_timeout_now(self, peer: str, request: TimeoutNow) -> bool:
+        if request.term != self._term or self._library.leader != peer or not self._may_campaign():
             return False
-        self.cause = f"{peer} hands leadership over"
-        self._library.begin_term(peer, order.term)
+        self.cause = f"{peer} transferred leadership"
+        self._library.begin_term(peer, request.term)
         return True

@@ -1,11 +1,12 @@
-"""The writing half of a journal: records become buffers, buffers trips to the disk, old files go.
+"""The write side of a journal: records are buffered, buffers are flushed to the disk, old segments are
+deleted.
 
-What a record says is the journal's business. Here it gets its number and its place, and is carried
-there: one flush at a time, which is what lets recovery tell a torn end from damage
-(`node.raft.records`), while deleting files may go on beside it.
+The journal decides what a record contains. The writer assigns its number and position and writes it, one
+flush at a time. Recovery depends on that to distinguish a torn end from damage (`node.raft.records`).
+Segments may be deleted beside a flush.
 
-After a write or a sync failed everything is refused: nobody knows what is on the disk, and trying
-again may find a kernel that thinks all is well (PS-4, and `node.raft.disk`).
+After a failed write or sync all operations are refused: the content of the disk is unknown, and a repeated
+sync may succeed although data was lost (PS-4, and `node.raft.disk`).
 """
 
 from __future__ import annotations
@@ -21,21 +22,21 @@ from node.raft.segments import Segment
 
 _ENTRIES = frozenset({Kind.ENTRY, Kind.ENCRYPTED})
 _DOOMED_MAX = 4
-"""So many segments wait for a sweep; more, and a flush takes them along."""
+"""At most this many dropped segments wait for a sweep; beyond that a flush deletes them."""
 
 
 class Writer:
-    """The segments of one journal, and what is on its way to them.
+    """The segments of one journal, and the records that are not written yet.
 
     Args:
         disk: the journal's own directory.
-        segments: what there is, oldest first; at least one.
+        segments: the existing segments, oldest first; at least one.
         next_seq: the number of the next record.
-        end: where it goes in the last segment.
-        segment_bytes: size of a file. A larger record gets a file of its own.
-        relaxed: don't sync before calling a flush durable that carries entries alone.
-        header: makes the header of a new segment from its number and its first record's.
-        places: makes positions.
+        end: its offset in the last segment.
+        segment_bytes: size of a segment. A larger record gets a segment of its own.
+        relaxed: do not sync a flush that contains only entries.
+        header: returns the header of a new segment, given its number and the number of its first record.
+        places: encodes positions.
 
     Invariant: ``durable <= written``.
     """
@@ -55,11 +56,11 @@ class Writer:
         self.segments = segments
         self.written = self.durable = next_seq - 1
         self.bytes_put = 0
-        """Bytes of all records put since this was made, on the disk or on their way there."""
+        """Bytes of all records since this was created, on the disk or not yet."""
         self._disk = disk
         self._segment_bytes = segment_bytes
         self._relaxed = relaxed
-        self._must_sync = False  # something waits that isn't an entry
+        self._must_sync = False  # a record other than an entry is buffered
         self._header = header
         self._places = places
         self._tail = segments[-1]
@@ -73,16 +74,18 @@ class Writer:
         self._failure: DiskError | None = None
 
     def close(self) -> None:
-        """Close the files. What was not flushed is lost, also if its flush was begun; none may be running."""
+        """Close the files. Records that were not flushed are lost, even if their flush was begun; none may be
+        running.
+        """
         assert self._running is None or not self._running.running
         for segment in (*self.segments, *self._doomed):
             segment.close()
 
     def check(self) -> None:
-        """Refuse if the disk did.
+        """Raise an error if a disk operation failed earlier.
 
         Raises:
-            DiskError: it did, earlier.
+            DiskError: a disk operation failed earlier.
         """
         if self._failure is not None:
             raise DiskError(f"the journal stopped after: {self._failure}") from self._failure
@@ -93,12 +96,13 @@ class Writer:
         """Buffer a record; returns its position.
 
         Raises:
-            DiskError: the disk refused earlier.
+            DiskError: a disk operation failed earlier.
         """
         if self._failure is not None:
             self.check()
         if kind not in _ENTRIES:
-            # A node that forgets its vote may give two in one term. They are few, so they cost nothing.
+            # A node that forgets its vote may vote twice in one term. These records are few, so a sync costs
+            # little.
             self._must_sync = True
         size = RECORD_BYTES + len(payload)
         at = self._end
@@ -116,9 +120,9 @@ class Writer:
         return self._places.position(tail.number, at)
 
     def roll(self, size: int = 0) -> None:
-        """Go on in a new segment whose first record takes ``size`` bytes.
+        """Begin a new segment whose first record takes ``size`` bytes.
 
-        The next flush creates it, after syncing the old one. If nothing is put, no flush follows.
+        The next flush creates it, after syncing the old one. Without further records there is no flush.
         """
         header = self._header(self._tail.number + 1, self.written + 1)
         self._tail = tail = Segment(self._disk, header, capacity=self._segment_bytes, record_bytes=size)
@@ -131,14 +135,16 @@ class Writer:
 
     @property
     def running(self) -> Flush | None:
-        """The flush that was begun and isn't ended."""
+        """The flush that was begun and not ended."""
         return self._running
 
     def begin_flush(self, last_index: int) -> Flush | None:
-        """Take what is buffered, entries up to ``last_index``; None if nothing is, or a flush is running.
+        """Return a flush of the buffered records, with entries up to ``last_index``.
+
+        None if there are none, or a flush is running.
 
         Raises:
-            DiskError: the disk refused earlier.
+            DiskError: a disk operation failed earlier.
         """
         self.check()
         if self._running is not None or self.written == self.durable:
@@ -158,10 +164,10 @@ class Writer:
         return flush
 
     def end_flush(self, flush: Flush) -> None:
-        """Take note that ``flush`` ran: what it carried is durable.
+        """Mark the records of ``flush``, which has run, as durable.
 
         Raises:
-            DiskError: it failed, or the disk refused earlier.
+            DiskError: it failed, or a disk operation failed earlier.
         """
         self.check()
         assert flush is self._running
@@ -172,17 +178,18 @@ class Writer:
     # --- deleting ---------------------------------------------------------------------------------
 
     def doom_before(self, number: int) -> None:
-        """Let the segments before this one go, once everything written so far is durable."""
+        """Drop the segments before number ``number``, once everything written so far is durable."""
         self._doomed_at = self.written
         count = number - self.segments[0].number
         self._doomed += self.segments[:count]
         del self.segments[:count]
 
     def begin_sweep(self) -> Sweep | None:
-        """The deletion of what is doomed; None if there is nothing, or not yet, or one is running.
+        """Return the deletion of dropped segments; None if there are none, the drop is not durable, or a
+        sweep is running.
 
         Raises:
-            DiskError: the disk refused earlier.
+            DiskError: a disk operation failed earlier.
         """
         self.check()
         return self._sweep() if self._doomed and self._doomed_at <= self.durable else None
@@ -196,5 +203,5 @@ class Writer:
         return self._sweeping
 
     def _stop(self, error: DiskError) -> None:
-        """Refuse everything from now on. Called in the thread of a flush."""
+        """Refuse all further operations. Called in the thread of a flush."""
         self._failure = error

@@ -162,7 +162,7 @@ def test_node_with_another_s_certificate_does_not_start(secured: Cluster, certif
     give_certificate(secured, certificates / "good/n2")
     secured.start("n3")
     assert secured.children["n3"].wait(20) == 2
-    assert "where DNS:n3 is needed" in secured.tail("n3")
+    assert "expected DNS:n3" in secured.tail("n3")
 
 
 def give_certificate(cluster: Cluster, certificate: Path) -> None:

@@ -218,7 +218,7 @@ def test_ps_30_leadership_is_handed_over_when_the_successor_has_everything(group
     assert leader.engine.role is Role.FOLLOWER
     assert table["c"].engine.leader == "b"
     assert table.now == before
-    assert "a hands leadership over" in [cause for *_, cause in table["b"].received.roles]
+    assert "a transferred leadership" in [cause for *_, cause in table["b"].received.roles]
     assert table["b"].engine.was_handed_over
     assert not leader.engine.was_handed_over
     assert leader.engine.is_successor("b", table["b"].engine.term)

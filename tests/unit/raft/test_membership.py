@@ -45,7 +45,7 @@ def test_what_makes_no_sense_is_refused() -> None:
         Membership.initial_voters("a").with_learner("b", "host:1").without("a")
     with pytest.raises(RefusedError, match="not a valid name"):
         THREE.with_learner("", "host:1")
-    with pytest.raises(RefusedError, match="no address"):
+    with pytest.raises(RefusedError, match="not a valid address"):
         THREE.with_learner("d", "host\n:1")
     with pytest.raises(RefusedError, match="not a valid directory id"):
         THREE.with_learner("d", "host:1").with_voter("d", "x" * 65)

@@ -73,7 +73,7 @@ def test_header_of_another_format_says_so() -> None:
     data = bytearray(HEADER.encode())
     data[8] = 9
     with pytest.raises(
-        HeaderError, match=r"format 9, this program reads format 2: use .* or replace the node"
+        HeaderError, match=r"format 9, this release reads up to format 2: use .* or replace the node"
     ):
         header_bytes(bytes(data))
 

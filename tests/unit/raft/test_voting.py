@@ -33,7 +33,7 @@ def test_later_term_is_believed_whoever_speaks_of_it(group) -> None:
     leader = table.elect("a")
     leader.engine.receive("b", Stale(9).encode())
     assert (leader.engine.role, leader.engine.term) == (Role.FOLLOWER, 9)
-    assert leader.received.roles[-1] == (Role.FOLLOWER, 9, None, "b knows of term 9")
+    assert leader.received.roles[-1] == (Role.FOLLOWER, 9, None, "b sent the later term 9")
 
 
 def test_leader_grants_no_pre_vote(group) -> None:
