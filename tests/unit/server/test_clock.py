@@ -29,7 +29,7 @@ def wall_clock(machine: Machine) -> WallClock:
 
 
 def test_a_follower_reads_the_leaders_time_from_its_fastest_frame() -> None:
-    """R11: of several frames the one that was least delayed says most."""
+    """R11: the frame with the least delay is the most exact one."""
     machine = Machine(monotonic_ns=1000 * SECOND)
     clock = cluster_clock(machine)
     clock.received(50 * SECOND - 40 * MILLISECOND)  # 40 ms on its way
@@ -40,7 +40,7 @@ def test_a_follower_reads_the_leaders_time_from_its_fastest_frame() -> None:
     assert clock.now() == 50 * SECOND - 1 * MILLISECOND
 
 
-def test_time_goes_on_while_nobody_leads() -> None:
+def test_time_goes_on_without_a_leader() -> None:
     """R11: deadlines neither jump nor start again when a follower becomes leader."""
     machine = Machine(monotonic_ns=7 * SECOND)
     clock = cluster_clock(machine)
@@ -55,8 +55,8 @@ def test_time_goes_on_while_nobody_leads() -> None:
     assert clock.now() == 106 * SECOND
 
 
-def test_a_later_leader_has_the_last_word() -> None:
-    """R12: what the second leader lost of the first one's time, a third may not find again.
+def test_the_estimate_of_a_later_leader_replaces_an_earlier_one() -> None:
+    """R12: a third leader must not use the time of the first one if the second leader was behind it.
 
     The simulator saw deadlines of messages that the second had sent pass too early under the third.
     """
@@ -71,7 +71,7 @@ def test_a_later_leader_has_the_last_word() -> None:
     assert clock.now() == 101 * SECOND - 200 * MILLISECOND
 
 
-def test_a_leader_that_was_goes_by_its_successor_at_once() -> None:
+def test_a_deposed_leader_uses_its_successors_time_at_once() -> None:
     """R12: it hears the later leader's first frame before it knows that it doesn't lead any more.
 
     It would else run ahead by as much as that leader knew less, and keep from its clients what that decides.
@@ -91,7 +91,7 @@ def test_a_leader_that_was_goes_by_its_successor_at_once() -> None:
 
 
 def test_a_new_leader_without_an_offset_continues_from_the_last_stamp() -> None:
-    """R12: replayed entries say no more than that it is at least so late."""
+    """R12: replayed entries only give a lower bound of the time."""
     machine = Machine(monotonic_ns=5)
     clock = cluster_clock(machine)
     clock.seen(77 * SECOND)
@@ -101,8 +101,8 @@ def test_a_new_leader_without_an_offset_continues_from_the_last_stamp() -> None:
     assert clock.now() == 78 * SECOND
 
 
-def test_a_new_leader_without_an_offset_goes_by_a_voters_word() -> None:
-    """R12: a process that was just started and is elected loses nothing of the time while nobody led."""
+def test_a_new_leader_without_an_offset_uses_a_voters_estimate() -> None:
+    """R12: a node elected just after its start also counts the time without a leader."""
     voter_machine, machine = Machine(monotonic_ns=900 * SECOND), Machine(monotonic_ns=5)
     voter, clock = cluster_clock(voter_machine), cluster_clock(machine)
     assert voter.time_and_term() is None
@@ -121,8 +121,8 @@ def test_a_new_leader_without_an_offset_goes_by_a_voters_word() -> None:
     assert clock.time_and_term() == (84 * SECOND, 4)
 
 
-def test_the_word_of_a_leader_before_the_last_runs_ahead() -> None:
-    """The last one lost time; what it had sent would be redelivered early."""
+def test_an_estimate_of_an_earlier_leader_is_not_used() -> None:
+    """The last leader's time was behind: messages it sent would be redelivered early."""
     machine = Machine(monotonic_ns=5)
     clock = cluster_clock(machine)
     clock.seen(77 * SECOND)
@@ -132,7 +132,7 @@ def test_the_word_of_a_leader_before_the_last_runs_ahead() -> None:
     assert clock.now() == 77 * SECOND
 
 
-def test_who_has_heard_a_leader_itself_asks_nobody() -> None:
+def test_a_node_with_its_own_estimate_ignores_those_of_voters() -> None:
     machine = Machine(monotonic_ns=5)
     clock = cluster_clock(machine)
     clock.offered(90 * SECOND, 3)
@@ -143,7 +143,7 @@ def test_who_has_heard_a_leader_itself_asks_nobody() -> None:
     assert clock.now() == 80 * SECOND
 
 
-def test_the_word_of_the_latest_leader_counts() -> None:
+def test_the_estimate_of_the_latest_leader_counts() -> None:
     machine = Machine(monotonic_ns=5)
     clock = cluster_clock(machine)
     clock.seen(70 * SECOND)
@@ -157,7 +157,7 @@ def test_the_word_of_the_latest_leader_counts() -> None:
 
 
 def test_a_leader_that_is_still_applying_its_log_does_not_stand_still() -> None:
-    """Followers would take the frame after the halt for a fast one, and run ahead when they lead."""
+    """Otherwise followers would take the next frame for one without delay, and run ahead when they lead."""
     machine = Machine(monotonic_ns=5)
     clock = cluster_clock(machine)
     clock.seen(70 * SECOND)
@@ -227,7 +227,7 @@ def test_an_old_report_no_longer_counts() -> None:
 
 
 def test_only_voters_clocks_count() -> None:
-    """R13: learners and removed members are no part of a majority."""
+    """R13: learners and removed members don't count for a majority."""
     machine = Machine(wall_clock_ns=SECOND)
     wall_time = wall_clock(machine)
     wall_time.voters_are(["n1", "n2", "n3"])
@@ -240,8 +240,8 @@ def test_only_voters_clocks_count() -> None:
     assert wall_time.stamp(0, free=True) == SECOND
 
 
-def test_a_wrong_clock_is_told_once_and_once_that_it_is_right(caplog: pytest.LogCaptureFixture) -> None:
-    """R13: on any node, by what the leader says; being near the limit is not told again and again."""
+def test_a_wrong_clock_is_logged_once_and_its_end_once(caplog: pytest.LogCaptureFixture) -> None:
+    """R13: on any node, by the leader's median; a clock near the limit is not logged again and again."""
     machine = Machine(wall_clock_ns=1000 * SECOND)
     wall_time = wall_clock(machine)
     for ahead_s, wrong in (
@@ -265,13 +265,13 @@ def test_a_wrong_clock_is_told_once_and_once_that_it_is_right(caplog: pytest.Log
     ]
 
 
-# --- clocks that are not to be believed -----------------------------------------------------------
+# --- clocks that are not believed -----------------------------------------------------------------
 
 DAY = 24 * 3600 * SECOND
 
 
 def test_a_clock_set_back_stops_neither_timestamps_nor_ages() -> None:
-    """8 h back: nothing expired for 8 h, and all that was published then had one and the same timestamp."""
+    """8 h back: nothing expired for 8 h, and all messages published meanwhile had the same timestamp."""
     machine = Machine(wall_clock_ns=100 * DAY)
     wall_time = wall_clock(machine)
     start = wall_time.stamp(0, free=True)
@@ -297,7 +297,7 @@ def test_a_clock_far_ahead_at_the_start_deletes_nothing(caplog: pytest.LogCaptur
     assert "agree" not in caplog.text or "again" in caplog.text
 
 
-def test_a_new_cluster_goes_by_its_clock() -> None:
+def test_a_new_cluster_uses_its_clock() -> None:
     """Its state has no timestamp yet, and nothing contradicts the clock."""
     machine = Machine(wall_clock_ns=130 * DAY)
     wall_time = wall_clock(machine)
@@ -306,7 +306,7 @@ def test_a_new_cluster_goes_by_its_clock() -> None:
     assert wall_time.stamp(0, free=False) == 130 * DAY
 
 
-def test_a_cluster_that_was_down_for_days_goes_by_its_clock() -> None:
+def test_a_cluster_that_was_down_for_days_uses_its_clock() -> None:
     """Up to a week, at a cold start."""
     machine = Machine(wall_clock_ns=106 * DAY)
     wall_time = wall_clock(machine)
@@ -346,8 +346,8 @@ def test_an_operator_confirms_a_clock() -> None:
     )
 
 
-def test_a_machine_that_was_suspended_is_right_at_once() -> None:
-    """Hours of suspension aren't in its monotonic clock: messages were dated hours behind for days."""
+def test_timestamps_are_right_at_once_after_a_suspension() -> None:
+    """The monotonic clock doesn't include a suspension: timestamps were hours behind for days."""
     machine = Machine(wall_clock_ns=100 * DAY)
     suspended_ns = 0
     wall_time = WallClock(
@@ -363,8 +363,8 @@ def test_a_machine_that_was_suspended_is_right_at_once() -> None:
     assert wall_time.off_ns(SECOND) == 0
 
 
-def test_what_was_known_before_a_suspension_is_out_of_date() -> None:
-    """The median that was read then was held against the time since: a false warning until the next entry."""
+def test_a_median_from_before_a_suspension_is_out_of_date() -> None:
+    """It was compared with the time since: a false warning until the next entry."""
     machine = Machine(wall_clock_ns=100 * DAY)
     suspended_ns = 0
     wall_time = WallClock(
@@ -379,12 +379,12 @@ def test_what_was_known_before_a_suspension_is_out_of_date() -> None:
     suspended_ns = 5 * 3600 * SECOND
     machine.wall_clock_ns += suspended_ns
     assert wall_time.off_ns(0) == 0
-    assert wall_time.right_peers == [], "nobody was heard for 5 hours"
+    assert wall_time.right_peers == [], "no report for 5 hours"
     assert wall_time.median() == machine.wall_clock_ns
     assert not wall_time.wrong
 
 
-def test_a_clock_that_jumps_is_noticed_by_a_leader_that_stamps_nothing(
+def test_a_leader_that_stamps_nothing_notices_a_clock_jump(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     machine = Machine(wall_clock_ns=100 * DAY)

@@ -1,4 +1,4 @@
-"""Heartbeats: who is asked when, and what a missed one means (streaming protocol, "Heartbeats")."""
+"""Heartbeats: when they are sent, and the effect of a missed one (streaming protocol, "Heartbeats")."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ FAIL_COUNT = 10
 
 
 class Asked:
-    """Clients that were asked and have neither answered nor missed yet."""
+    """Heartbeats that were sent and have neither been answered nor missed yet."""
 
     def __init__(self) -> None:
         self.open: list[tuple[str, Callable[[], None], Callable[[], None]]] = []
@@ -66,20 +66,20 @@ class Leader:
         return self.talk.state.clients[client].generation
 
     def apply(self) -> None:
-        """What was proposed takes effect."""
+        """Apply the proposed commands."""
         proposed, self.proposed[:] = list(self.proposed), []
         self.talk.say(leader_commands=proposed)
 
 
-def test_every_client_is_asked_once_an_interval() -> None:
-    """HBT-01: the first time one interval after it was registered, then one interval after each answer."""
+def test_every_client_gets_one_heartbeat_per_interval() -> None:
+    """HBT-01: the first one interval after registration, the next one interval after each reply."""
     leader = Leader("a", "b")
     assert leader.heartbeats.next_deadline() == 1000.0 + INTERVAL_S
     leader.later(INTERVAL_S - 1)
     assert leader.asked.inboxes == []
     leader.later(1)
     assert leader.asked.inboxes == ["hb.a", "hb.b"]
-    leader.later()  # neither has answered: nobody is asked twice at a time
+    leader.later()  # neither has answered: no client gets a second heartbeat meanwhile
     assert leader.asked.inboxes == ["hb.a", "hb.b"]
     leader.asked.answer()
     leader.later()
@@ -87,8 +87,8 @@ def test_every_client_is_asked_once_an_interval() -> None:
     assert leader.proposed == []
 
 
-def test_the_first_miss_makes_silent_and_an_answer_clears_it() -> None:
-    """D15, D25, D29: one missed heartbeat is enough to be passed over, one answer to be back."""
+def test_the_first_miss_makes_unresponsive_and_a_reply_clears_it() -> None:
+    """D15, D25, D29: one missed heartbeat makes a client unresponsive, one reply ends that."""
     leader = Leader("a")
     leader.later()
     leader.asked.miss()
@@ -108,9 +108,9 @@ def test_the_first_miss_makes_silent_and_an_answer_clears_it() -> None:
     assert leader.proposed == []
 
 
-def test_an_answer_clears_a_miss_that_is_not_applied_yet() -> None:
-    """HBT-03, HBT-06: a ping may bring the answer before the miss is in the log; the client stayed silent
-    for an interval then, and nothing was redelivered to it."""
+def test_a_reply_clears_a_miss_that_is_not_applied_yet() -> None:
+    """HBT-03, HBT-06: after a ping the reply may arrive before the miss is in the log. The client then stayed
+    unresponsive for an interval, and nothing was redelivered to it."""
     leader = Leader("a")
     leader.later()
     leader.asked.miss()
@@ -121,7 +121,7 @@ def test_an_answer_clears_a_miss_that_is_not_applied_yet() -> None:
     assert not leader.talk.state.clients["a"].unresponsive
 
 
-def test_who_has_subscribed_since_is_silent_again_with_the_next_miss() -> None:
+def test_a_client_that_subscribed_is_unresponsive_again_after_the_next_miss() -> None:
     """D46, R15: subscribing clears the flag although no heartbeat was answered; the next miss sets it."""
     leader = Leader("a")
     leader.later()
@@ -135,8 +135,8 @@ def test_who_has_subscribed_since_is_silent_again_with_the_next_miss() -> None:
     assert leader.talk.state.clients["a"].unresponsive
 
 
-def test_removed_with_the_miss_after_the_last_that_is_allowed() -> None:
-    """HBT-02, HBT-03: the eleventh in a row at the defaults, not the tenth; an answer starts over."""
+def test_a_client_is_removed_after_one_miss_too_many() -> None:
+    """HBT-02, HBT-03: with the defaults after the eleventh miss in a row; a reply restarts the count."""
     leader = Leader("a")
 
     def miss(times: int) -> None:
@@ -157,8 +157,8 @@ def test_removed_with_the_miss_after_the_last_that_is_allowed() -> None:
     assert leader.heartbeats.next_deadline() is None
 
 
-def test_a_new_leader_goes_on_counting() -> None:
-    """HBT-05: else clients that are gone stayed for ever where elections are frequent.
+def test_a_new_leader_continues_the_count_of_misses() -> None:
+    """HBT-05: otherwise clients that are gone would stay for ever if elections are frequent.
 
     It counts no miss before it has asked, so nobody is declared dead because of an election.
     """
@@ -176,7 +176,7 @@ def test_a_new_leader_goes_on_counting() -> None:
     assert [type(command) for command in next_one.proposed] == [ClientRemove]
 
 
-def test_an_answer_ends_the_count_for_the_next_leader_too() -> None:
+def test_a_reply_ends_the_count_for_the_next_leader_too() -> None:
     leader = Leader("a")
     leader.later()
     leader.asked.miss()
@@ -187,7 +187,7 @@ def test_an_answer_ends_the_count_for_the_next_leader_too() -> None:
     assert leader.talk.state.clients["a"].missed == 0
 
 
-def test_a_new_leader_asks_one_interval_after_the_last_miss() -> None:
+def test_a_new_leader_sends_a_heartbeat_one_interval_after_the_last_miss() -> None:
     """With an election every 20 s no leader would ever count a miss at an interval of 30 s."""
     leader = Leader("a", "b", "c")
     leader.talk.say(leader_commands=[HeartbeatMissed(1, "a", leader.generation("a"), 1)], at=100)
@@ -204,8 +204,8 @@ def test_a_new_leader_asks_one_interval_after_the_last_miss() -> None:
     assert next_one.asked.inboxes == ["hb.b", "hb.a", "hb.c"]
 
 
-def test_one_whose_connection_has_closed_misses_at_once() -> None:
-    """The Go server's request comes back with "no responders"; it waits for no time-out."""
+def test_a_client_whose_connection_has_closed_misses_at_once() -> None:
+    """The Go server's request is answered with "no responders" at once, without a timeout."""
     leader = Leader("a", "b")
     leader.gone = {"a"}
     leader.later()
@@ -217,7 +217,7 @@ def test_one_whose_connection_has_closed_misses_at_once() -> None:
     assert leader.proposed == [ClientRemove(1, "a", leader.generation("a"))]
 
 
-def test_version_1_counts_in_the_leader_alone() -> None:
+def test_in_version_1_only_the_leader_counts_misses() -> None:
     """R24."""
     leader = Leader(talk=Conversation(version=1))
     leader.talk.connect("a")
@@ -231,8 +231,8 @@ def test_version_1_counts_in_the_leader_alone() -> None:
     assert leader.proposed == [], "it is silent already"
 
 
-def test_what_is_answered_after_the_term_means_nothing() -> None:
-    """R16: the keeper's findings die with its term."""
+def test_replies_after_the_term_are_ignored() -> None:
+    """R16: commands of a leader are valid in its term only."""
     leader = Leader("a", "b")
     leader.later()
     leader.heartbeats.stop()
@@ -241,8 +241,8 @@ def test_what_is_answered_after_the_term_means_nothing() -> None:
     assert leader.proposed == []
 
 
-def test_a_ping_of_a_silent_client_asks_it_at_once() -> None:
-    """HBT-06: so that its flag clears soon after it reconnected."""
+def test_a_ping_of_an_unresponsive_client_sends_a_heartbeat_at_once() -> None:
+    """HBT-06: so that the client is not unresponsive for long after it has reconnected."""
     leader = Leader("a")
     leader.heartbeats.pinged("a")
     leader.later(0)
@@ -255,11 +255,11 @@ def test_a_ping_of_a_silent_client_asks_it_at_once() -> None:
     assert leader.asked.inboxes == ["hb.a"]
     leader.asked.answer()
     leader.later(INTERVAL_S - 1)
-    assert leader.asked.inboxes == []  # what was due before the ping is not asked in addition
+    assert leader.asked.inboxes == []  # the heartbeat that was due before the ping is not sent in addition
 
 
-def test_a_client_that_came_again_has_a_pulse_of_its_own() -> None:
-    """R16: the misses of the one it replaced are not its own."""
+def test_a_client_registered_again_has_a_new_count() -> None:
+    """R16: the misses of the client it replaced don't count."""
     leader = Leader("a")
     leader.later()
     leader.asked.miss()
@@ -273,15 +273,15 @@ def test_a_client_that_came_again_has_a_pulse_of_its_own() -> None:
     assert leader.proposed == [HeartbeatMissed(1, "a", leader.generation("a"), 1)]
 
 
-def test_one_that_left_meanwhile_is_forgotten() -> None:
+def test_a_client_that_closed_in_between_is_forgotten() -> None:
     leader = Leader("a", "b")
     leader.talk.leave("a")
     leader.later()
     assert leader.asked.inboxes == ["hb.b"]
 
 
-def test_one_that_is_connected_elsewhere_is_asked_again() -> None:
-    """D25: the request died with its node; unanswered it would keep redeliveries back for an interval."""
+def test_a_client_that_moved_gets_its_heartbeat_again() -> None:
+    """D25: the request was lost with its node; a miss would hold back redeliveries for an interval."""
     leader = Leader("a", "b")
     leader.later()
     assert leader.asked.inboxes == ["hb.a", "hb.b"]
@@ -297,7 +297,7 @@ def test_one_that_is_connected_elsewhere_is_asked_again() -> None:
     assert leader.asked.inboxes == ["hb.a"]
 
 
-def test_one_that_missed_heartbeats_and_is_connected_elsewhere_is_asked_at_once() -> None:
+def test_a_client_that_missed_heartbeats_and_moved_gets_one_at_once() -> None:
     leader = Leader("a")
     leader.later()
     leader.asked.miss()
@@ -308,7 +308,7 @@ def test_one_that_missed_heartbeats_and_is_connected_elsewhere_is_asked_at_once(
     assert leader.proposed == [ClientUnresponsive(1, "a", leader.generation("a"), False)]
 
 
-def test_one_that_is_heard_elsewhere_and_owes_nothing_has_its_turn() -> None:
+def test_a_client_that_moved_without_misses_keeps_its_interval() -> None:
     leader = Leader("a")
     leader.heartbeats.moved(leader.talk.state.clients["a"])
     leader.later(0.0)

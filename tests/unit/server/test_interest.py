@@ -1,4 +1,4 @@
-"""The exchange of interest between two nodes, whatever its size. That it converges: tests/property."""
+"""The exchange of interest between two nodes, with small and large interest. Convergence: tests/property."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from node.server.steps import STEP
 
 
 class End:
-    """One node's exchange, and what is on its way to the other."""
+    """One node's exchange, and its frames on the way to the other node."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -50,14 +50,14 @@ class Pair:
         self.b.exchange.peer_up("a")
 
     def deliver(self) -> None:
-        """Everything that is on its way."""
+        """Deliver all frames that are on the way."""
         while self.a.wire or self.b.wire:
             for one, other in ((self.a, self.b), (self.b, self.a)):
                 while one.wire:
                     other.exchange.received(one.name, one.wire.popleft())
 
     def settle(self) -> None:
-        """Until nobody has anything to do."""
+        """Run until neither node has work left."""
         for _ in range(10_000):
             self.deliver()
             if not [end for end in (self.a, self.b) if end.exchange.works]:
@@ -76,7 +76,7 @@ def many(count: int) -> list[bytes]:
     return [b"s.%d" % number for number in range(count)]
 
 
-def test_little_interest_is_there_when_the_link_is(pair: Pair) -> None:
+def test_a_small_interest_is_sent_when_the_link_comes_up(pair: Pair) -> None:
     pair.a.subscribe(b"x", b"y")
     pair.up()
     pair.deliver()
@@ -84,8 +84,8 @@ def test_little_interest_is_there_when_the_link_is(pair: Pair) -> None:
     assert [key for key, _ in pair.b.exchange.items("a")] == [b"x", b"y"]
 
 
-def test_much_interest_goes_in_parts_as_there_is_room(pair: Pair) -> None:
-    """72 MB of it never got through a link with an outbox of 64 MB, which broke, again and again."""
+def test_a_large_interest_is_sent_in_parts_as_the_link_has_capacity(pair: Pair) -> None:
+    """72 MB of interest broke a link with an outbox of 64 MB again and again."""
     subjects = many(20 * ITEMS_MAX)
     pair.a.subscribe(*subjects)
     pair.a.has_capacity = False
@@ -106,8 +106,8 @@ def test_much_interest_goes_in_parts_as_there_is_room(pair: Pair) -> None:
     assert set(pair.b.known) == {(subject, b"") for subject in subjects}
 
 
-def test_what_changes_while_the_whole_is_under_way_goes_ahead(pair: Pair) -> None:
-    """A request's reply must not come before the interest in it."""
+def test_changes_go_ahead_of_the_rest_of_the_whole_interest(pair: Pair) -> None:
+    """A request must not overtake the interest in its reply."""
     pair.a.subscribe(*many(20 * ITEMS_MAX))
     pair.up()
     pair.a.subscribe(b"inbox")
@@ -121,8 +121,8 @@ def test_what_changes_while_the_whole_is_under_way_goes_ahead(pair: Pair) -> Non
     assert set(pair.b.known) == {(subject, b"") for subject in [b"inbox", *many(4999)[1:]]}
 
 
-def test_without_room_changes_are_kept_by_key(pair: Pair) -> None:
-    """However often a client comes and goes: what is sent is what is true then."""
+def test_without_capacity_changes_are_kept_by_key(pair: Pair) -> None:
+    """If a client subscribes and unsubscribes many times, only the latest state is sent."""
     pair.up()
     pair.settle()
     pair.a.has_capacity = False
@@ -138,7 +138,7 @@ def test_without_room_changes_are_kept_by_key(pair: Pair) -> None:
     assert [(remote.subject, remote.epoch) for remote in pair.b.known.values()] == [(b"x", 1000)]
 
 
-def test_a_frame_is_a_small_step_for_whoever_takes_it(pair: Pair) -> None:
+def test_receiving_a_frame_is_a_small_step(pair: Pair) -> None:
     pair.up()
     pair.settle()
     pair.a.subscribe(*many(3 * ITEMS_MAX))
@@ -150,7 +150,7 @@ def test_a_frame_is_a_small_step_for_whoever_takes_it(pair: Pair) -> None:
     )
 
 
-def test_what_a_new_whole_does_not_name_goes_in_steps(pair: Pair) -> None:
+def test_items_missing_from_a_new_whole_interest_are_removed_in_steps(pair: Pair) -> None:
     pair.a.subscribe(*many(2000))
     pair.up()
     pair.settle()
@@ -167,7 +167,7 @@ def test_what_a_new_whole_does_not_name_goes_in_steps(pair: Pair) -> None:
     assert len(pair.b.changes) == 1500
 
 
-def test_whoever_is_not_linked_any_more_is_not_heard_and_goes_in_steps(pair: Pair) -> None:
+def test_the_items_of_an_unlinked_node_do_not_count_and_are_removed_in_steps(pair: Pair) -> None:
     pair.a.subscribe(*many(1000))
     pair.up()
     pair.settle()
@@ -185,7 +185,7 @@ def test_whoever_is_not_linked_any_more_is_not_heard_and_goes_in_steps(pair: Pai
     assert len(pair.b.changes) == 1000
 
 
-def test_a_link_that_comes_back_while_the_old_interest_goes(pair: Pair) -> None:
+def test_a_link_returns_while_the_old_interest_is_being_removed(pair: Pair) -> None:
     gone: list[Remote] = []
     pair.a.subscribe(*many(1000))
     pair.up()
@@ -201,8 +201,8 @@ def test_a_link_that_comes_back_while_the_old_interest_goes(pair: Pair) -> None:
     assert len(pair.b.known) == 1000
 
 
-def test_a_release_that_takes_the_whole_at_once_is_told_nothing_new(pair: Pair) -> None:
-    """Parts are numbered without a gap and only the last says so; changes never come between them."""
+def test_an_older_release_can_receive_a_whole_interest_in_parts(pair: Pair) -> None:
+    """Parts are numbered without gaps, only the last is marked as last, and no change comes between them."""
     pair.a.subscribe(*many(4 * ITEMS_MAX))
     pair.a.has_capacity = False
     pair.up()

@@ -1,4 +1,4 @@
-"""Changes of subscriptions have a rate, and applications don't notice it."""
+"""The rate limit for changes of subscriptions, which typical applications don't notice."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def rate(clock: Clock) -> InterestRate:
     return InterestRate(clock)
 
 
-def test_a_burst_is_free_and_comes_back(rate: InterestRate, clock: Clock) -> None:
+def test_a_burst_is_free_again_after_a_pause(rate: InterestRate, clock: Clock) -> None:
     assert rate.spend(BURST) == 0.0
     assert rate.spend(200) == pytest.approx(200 / CHANGES_PER_S)
     clock.now_s += (BURST + 200) / CHANGES_PER_S
@@ -46,7 +46,7 @@ def test_a_burst_is_free_and_comes_back(rate: InterestRate, clock: Clock) -> Non
     assert rate.spend(1) > 0.0
 
 
-def test_over_time_no_more_than_the_rate(rate: InterestRate, clock: Clock) -> None:
+def test_the_average_is_at_most_the_rate(rate: InterestRate, clock: Clock) -> None:
     began_s, changed = clock.now_s, 0
     while clock.now_s < began_s + 5.0:
         clock.now_s += rate.spend(120) + 1e-6
@@ -54,7 +54,7 @@ def test_over_time_no_more_than_the_rate(rate: InterestRate, clock: Clock) -> No
     assert changed <= BURST + 5.01 * CHANGES_PER_S + 120
 
 
-def test_twenty_who_change_at_once_share_the_rate(rate: InterestRate, clock: Clock) -> None:
+def test_twenty_connections_share_the_rate(rate: InterestRate, clock: Clock) -> None:
     until_s = dict.fromkeys(range(20), clock.now_s)
     changed = dict.fromkeys(range(20), 0)
     began_s = clock.now_s
@@ -69,7 +69,7 @@ def test_twenty_who_change_at_once_share_the_rate(rate: InterestRate, clock: Clo
 
 
 def test_a_connection_that_changes_little_never_waits(rate: InterestRate, clock: Clock) -> None:
-    """Beside others who have spent everything, too."""
+    """Also while other connections have used all tokens."""
     one = Allowance()
     rate.spend(10 * BURST)
     assert rate.is_in_debt
@@ -103,7 +103,9 @@ def test_on_a_busy_machine_changes_take_a_quarter_of_the_time(rate: InterestRate
 
 
 @pytest.mark.parametrize("left", [1_000, 50_000, 1_000_000])
-def test_those_who_left_are_removed_in_time(rate: InterestRate, clock: Clock, left: int) -> None:
+def test_subscriptions_of_ended_connections_are_removed_in_time(
+    rate: InterestRate, clock: Clock, left: int
+) -> None:
     began_s, begun = clock.now_s, left
     while left > begun // 3:
         removed = min(128, left)
@@ -112,13 +114,13 @@ def test_those_who_left_are_removed_in_time(rate: InterestRate, clock: Clock, le
     assert clock.now_s - began_s <= LEAVE_S * 1.2
 
 
-def test_removal_leaves_half_the_rate_to_those_who_subscribe(rate: InterestRate) -> None:
+def test_removal_leaves_half_the_rate_to_new_subscriptions(rate: InterestRate) -> None:
     rate.spend(2 * BURST)
     assert rate.leave_pause_s(100, 10_000, 0.0) == pytest.approx(100 / (CHANGES_PER_S / 2))
 
 
-def test_what_has_ended_does_not_pile_up_on_a_slow_machine(rate: InterestRate, clock: Clock) -> None:
-    """A client that comes and goes on a machine at load 30 took 170 MB in 75 s."""
+def test_ended_subscriptions_do_not_accumulate_on_a_slow_machine(rate: InterestRate, clock: Clock) -> None:
+    """A client that connected and disconnected on a machine at load 30 used 170 MB in 75 s."""
     one, due_s, leave_s, live, ended, most = Allowance(), clock.now_s, clock.now_s, 0, 0, 0
     until_s = clock.now_s + 300.0
     while clock.now_s < until_s:

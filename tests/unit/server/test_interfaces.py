@@ -1,4 +1,4 @@
-"""What clients are told to dial."""
+"""The addresses announced to clients."""
 
 from __future__ import annotations
 
@@ -14,25 +14,27 @@ from node.server.interfaces import reachable_addresses
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "10.1.2.3", "n1.example.com", "fe80::1"])
-def test_an_address_that_can_be_dialed_is_told_as_it_is(host: str) -> None:
+def test_a_specific_address_is_announced_unchanged(host: str) -> None:
     assert reachable_addresses(Address(host, 4222)) == [Address(host, 4222)]
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::"])  # not listened on
-def test_all_interfaces_are_told_by_their_addresses(host: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As the Go server does: no loopback, no link-local ones."""
+def test_unspecified_addresses_are_announced_as_interface_addresses(
+    host: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in the Go server: no loopback and no link-local addresses."""
     own = ["127.0.0.1", "2001:db8::7", "fe80::1", "::1", "192.168.1.5", "10.0.0.9", "10.0.0.9", "169.254.3.3"]
     monkeypatch.setattr(interfaces, "_interface_addresses", lambda: own)
     told = [str(one) for one in reachable_addresses(Address(host, 4222))]
     assert told == ["192.168.1.5:4222", "10.0.0.9:4222", "[2001:db8::7]:4222"]
 
 
-def test_a_machine_with_nothing_but_the_loopback_tells_that(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_machine_with_only_the_loopback_announces_that(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(interfaces, "_interface_addresses", lambda: ["127.0.0.1", "::1"])
     assert reachable_addresses(Address("0.0.0.0", 1)) == [Address("127.0.0.1", 1)]  # not listened on
 
 
-def test_a_kernel_that_does_not_tell_costs_a_warning(
+def test_a_failed_request_to_the_kernel_is_logged(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def refuse() -> list[str]:
@@ -43,13 +45,13 @@ def test_a_kernel_that_does_not_tell_costs_a_warning(
     assert "not here" in caplog.text
 
 
-def test_the_kernel_tells_the_loopback_at_least() -> None:
+def test_the_kernel_returns_at_least_the_loopback() -> None:
     found = interfaces._interface_addresses()
     assert "127.0.0.1" in found
     assert all(ipaddress.ip_address(one) for one in found)
 
 
-def test_of_a_point_to_point_link_the_own_end_is_taken() -> None:
+def test_the_local_address_of_a_point_to_point_link_is_used() -> None:
     def attribute(kind: int, host: str) -> bytes:
         return struct.pack("=HH", 8, kind) + socket.inet_aton(host)
 
@@ -60,5 +62,5 @@ def test_of_a_point_to_point_link_the_own_end_is_taken() -> None:
 
 
 @pytest.mark.parametrize("data", [b"", b"\x00" * 40, b"\xff" * 10, struct.pack("=IHHII", 400, 20, 0, 1, 0)])
-def test_a_broken_answer_ends(data: bytes) -> None:
+def test_parsing_a_malformed_reply_ends(data: bytes) -> None:
     list(interfaces.messages(data))

@@ -1,4 +1,4 @@
-"""Where clients of a node without a leader may be better off."""
+"""Whether another node may serve the clients of a node without a leader."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from node.server.leaderless import any_takes_clients, may_take_clients
 
 
 async def answering(line: bytes) -> bool:
-    """What is thought of a node that greets with ``line``."""
+    """Return the result for a node whose first line is ``line``."""
 
     async def greet(stream: trio.SocketStream) -> None:
         async with stream:
@@ -33,26 +33,26 @@ def unused() -> str:
         return f"127.0.0.1:{listener.getsockname()[1]}"
 
 
-async def test_a_node_that_greets_takes_clients() -> None:
+async def test_a_node_that_sends_info_may_take_clients() -> None:
     assert await answering(b'INFO {"server_id":"X"}\r\n')
 
 
-async def test_a_node_in_lame_duck_mode_is_no_better() -> None:
+async def test_a_node_in_lame_duck_mode_takes_no_clients() -> None:
     assert not await answering(b'INFO {"ldm":true}\r\n')
 
 
-async def test_where_nobody_listens_nobody_is_better_off() -> None:
+async def test_a_refused_connection_means_no_clients() -> None:
     assert not await may_take_clients(unused())
     assert not await any_takes_clients([unused(), unused()])
     assert not await any_takes_clients([])
 
 
-async def test_what_is_no_greeting_may_still_be_a_node() -> None:
-    """A proxy perhaps: it is not known that nobody takes clients there."""
+async def test_an_unexpected_greeting_may_come_from_a_node() -> None:
+    """It may be a proxy: a node behind it may take clients."""
     assert await answering(b"INFO {broken\r\n")
 
 
-async def test_a_machine_that_says_nothing_may_still_answer_clients(
+async def test_a_machine_that_does_not_answer_may_take_clients(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     listener = socket.create_server(("127.0.0.1", 0))

@@ -1,4 +1,4 @@
-"""A line an event, for eyes or for machines, and never a secret."""
+"""Log lines as text and JSON, without secrets."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_json_is_one_object_a_line(capsys: pytest.CaptureFixture[str]) -> None:
     }
 
 
-def test_a_line_stays_a_line_whatever_clients_call_themselves(capsys: pytest.CaptureFixture[str]) -> None:
+def test_client_names_can_not_break_a_line(capsys: pytest.CaptureFixture[str]) -> None:
     set_up("info", "text")
     log.info("client %s left", "evil\r\n2026 ERR all is lost\x1b[2J")
     (line,) = capsys.readouterr().err.splitlines()
@@ -73,7 +73,7 @@ def test_secrets_are_masked(style: str, capsys: pytest.CaptureFixture[str]) -> N
     assert "***" in printed
 
 
-def test_less_grave_lines_are_left_out_and_libraries_only_warn(capsys: pytest.CaptureFixture[str]) -> None:
+def test_lower_levels_are_left_out_and_libraries_only_warn(capsys: pytest.CaptureFixture[str]) -> None:
     set_up("warning", "text")
     log.info("no")
     set_up("debug", "text")
@@ -95,7 +95,7 @@ def test_a_traceback_follows_its_line(capsys: pytest.CaptureFixture[str]) -> Non
     assert lines[-1] == "    ValueError: boom"
 
 
-def test_a_file_that_was_moved_away_is_opened_anew(tmp_path: Path) -> None:
+def test_a_file_that_was_moved_away_is_reopened(tmp_path: Path) -> None:
     file = tmp_path / "logs" / "n1.log"
     set_up("info", "text", file)
     log.info("before")
@@ -106,8 +106,8 @@ def test_a_file_that_was_moved_away_is_opened_anew(tmp_path: Path) -> None:
     assert "before" not in file.read_text()
 
 
-def test_a_file_is_for_its_owner_and_group(tmp_path: Path) -> None:
-    """Also the next one, after the first was moved away."""
+def test_a_log_file_is_readable_by_owner_and_group_only(tmp_path: Path) -> None:
+    """Also a new file, after the first was moved away."""
     before = os.umask(0)
     try:
         file = tmp_path / "n1.log"
@@ -126,7 +126,7 @@ def test_a_file_that_cannot_be_written_is_named(tmp_path: Path) -> None:
         set_up("info", "text", tmp_path / "file" / "n1.log")
 
 
-def test_lines_as_the_go_server_writes_them(capsys: pytest.CaptureFixture[str]) -> None:
+def test_lines_in_the_format_of_the_go_server(capsys: pytest.CaptureFixture[str]) -> None:
     """Tools search for ``STREAM:`` and the level in brackets."""
     set_up("info", "nats")
     log.info("Streaming Server is ready")
@@ -141,8 +141,8 @@ def test_lines_as_the_go_server_writes_them(capsys: pytest.CaptureFixture[str]) 
     assert capsys.readouterr().err == f"[{os.getpid()}] [ERR] STREAM: no time\n"
 
 
-def test_a_room_may_have_a_level_of_its_own(capsys: pytest.CaptureFixture[str]) -> None:
-    """The reference has one flag for debug lines of its NATS part, another for the streaming part."""
+def test_a_component_may_have_its_own_level(capsys: pytest.CaptureFixture[str]) -> None:
+    """The Go server has one flag for debug lines of its NATS part, another for the streaming part."""
     clients = logging.getLogger("stanchion.clients")
     set_up("info", "text")
     set_level("info", {"clients": "debug"})
@@ -156,8 +156,8 @@ def test_a_room_may_have_a_level_of_its_own(capsys: pytest.CaptureFixture[str]) 
     assert [line.rsplit(": ")[1] for line in capsys.readouterr().err.splitlines()] == ["shown", "shown too"]
 
 
-def test_a_moved_file_is_back_before_the_next_line(tmp_path: Path) -> None:
-    """Whoever rotates logs sends SIGUSR1 and expects the file."""
+def test_a_moved_file_is_recreated_before_the_next_line(tmp_path: Path) -> None:
+    """Log rotation sends SIGUSR1 and expects the file."""
     file = tmp_path / "node.log"
     set_up("info", "text", file)
     log.info("before")

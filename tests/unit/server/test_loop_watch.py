@@ -1,4 +1,4 @@
-"""How long rounds take, and which time the process did not spend itself."""
+"""The length of event loop rounds, and the time in which the process did not run."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ def sleep(watch: LoopWatch, clocks: Clocks, timeout_s: float, took_s: float) -> 
     watch.after_io_wait(timeout_s)
 
 
-def test_work_is_no_standing_still(watch: LoopWatch, clocks: Clocks) -> None:
-    """However long it takes: that is for those who wait to mind."""
+def test_own_work_does_not_count_as_standing_still(watch: LoopWatch, clocks: Clocks) -> None:
+    """However long the work takes: it only shows in the length of the round."""
     clocks.work(5.0)
     assert watch.stood_s() == pytest.approx(0)
     sleep(watch, clocks, 1.0, 1.001)
@@ -45,7 +45,7 @@ def test_work_is_no_standing_still(watch: LoopWatch, clocks: Clocks) -> None:
     assert watch.longest_s == pytest.approx(5.0)
 
 
-def test_a_round_in_which_others_had_the_processor(watch: LoopWatch, clocks: Clocks) -> None:
+def test_a_round_in_which_other_processes_had_the_processor(watch: LoopWatch, clocks: Clocks) -> None:
     clocks.work(0.1, waited_s=0.3)
     assert watch.stood_s() == pytest.approx(0.3), "in the middle of the round"
     sleep(watch, clocks, 0.0, 0.0)
@@ -53,13 +53,13 @@ def test_a_round_in_which_others_had_the_processor(watch: LoopWatch, clocks: Clo
 
 
 def test_a_wait_that_ends_too_late(watch: LoopWatch, clocks: Clocks) -> None:
-    """As after SIGSTOP: the timer had run out long ago."""
+    """As after SIGSTOP: the timer had expired long before."""
     sleep(watch, clocks, 0.5, 2.5)
     sleep(watch, clocks, 60.0, 59.0)
     assert watch.stood_s() == pytest.approx(2.0)
 
 
-def test_threads_that_work_meanwhile_take_nothing_away(watch: LoopWatch, clocks: Clocks) -> None:
+def test_work_of_threads_does_not_reduce_the_time(watch: LoopWatch, clocks: Clocks) -> None:
     clocks.work(0.1, waited_s=0.3)
     sleep(watch, clocks, 0.0, 0.0)
     clocks.cpu_s += 10
@@ -81,7 +81,7 @@ def test_quantiles_of_rounds(watch: LoopWatch, clocks: Clocks) -> None:
 
 
 def test_rounds_of_the_last_minute_count(watch: LoopWatch, clocks: Clocks) -> None:
-    """A figure since the node started would tell nothing of now."""
+    """A figure since the start of the node would not show the present."""
     clocks.work(0.1505)
     sleep(watch, clocks, 0.0, 0.0)
     assert (watch.quantile_ms(0.99), watch.longest_s) == (151, pytest.approx(0.1505))
@@ -96,7 +96,7 @@ def test_rounds_of_the_last_minute_count(watch: LoopWatch, clocks: Clocks) -> No
     assert (watch.quantile_ms(0.99), watch.longest_s) == (0, 0.0)
 
 
-async def test_it_watches_a_loop_once() -> None:
+async def test_a_loop_is_watched_only_once() -> None:
     watch = LoopWatch()
     with watch.installed():
         with watch.installed():

@@ -1,4 +1,4 @@
-"""Evidence of what a connection that ended was not sent (R10, R15)."""
+"""Deliveries that an ended connection may have missed (R10, R15)."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Node:
         return True
 
     def pump(self, seconds: float = 0.0) -> list[Any]:
-        """What was told meanwhile, pumped when it wants to be."""
+        """Let time pass, calling `pump` when it is due. Returns the frames sent."""
         end = self.now + seconds
         self.told.clear()
         while True:
@@ -44,7 +44,7 @@ class Node:
         return list(self.told)
 
 
-def test_every_member_is_told_how_far_this_node_came() -> None:
+def test_every_member_is_sent_the_report() -> None:
     node = Node()
     frame = ("written", 100, 1, [], [])
     assert node.pump() == [("n2", frame), ("n3", frame)]
@@ -53,7 +53,7 @@ def test_every_member_is_told_how_far_this_node_came() -> None:
     assert [peer for peer, _ in node.pump(IDLE_REPORT_EVERY_S)] == ["n2", "n3"]
 
 
-def test_a_node_that_delivers_tells_more_often_but_not_more_often_than_that() -> None:
+def test_a_delivering_node_reports_more_often_within_a_limit() -> None:
     node = Node()
     node.links = ["n2"]
     node.busy = True
@@ -65,7 +65,7 @@ def test_a_node_that_delivers_tells_more_often_but_not_more_often_than_that() ->
     assert 0.9 <= told * REPORT_EVERY_S <= 1.0
 
 
-def test_a_member_that_was_not_linked_is_told_what_it_missed() -> None:
+def test_a_member_that_was_not_linked_is_sent_the_last_report() -> None:
     node = Node()
     node.losses.peer_up("n3")
     assert node.told == []
@@ -75,7 +75,7 @@ def test_a_member_that_was_not_linked_is_told_what_it_missed() -> None:
     assert node.told == [("n3", ("written", 100, 1, [], []))]
 
 
-def test_what_a_connection_was_not_sent() -> None:
+def test_the_deliveries_that_a_connection_missed() -> None:
     node = Node()
     node.losses.received("n2", [200, 40, [[201, 30]], []])
     node.pump()
@@ -91,8 +91,8 @@ def test_what_a_connection_was_not_sent() -> None:
     )
 
 
-def test_what_was_sent_between_a_take_over_and_the_next_has_arrived() -> None:
-    """R10: only what was dated anew after its client had come may have been left out there."""
+def test_messages_sent_between_two_leader_changes_have_arrived() -> None:
+    """R10: only messages that got a new send time after their client had come may have been left out."""
     node = Node()
     before, now = ("n2", 201), ("n3", 1)
     node.losses.began_term(1000, 10, 15)
@@ -102,8 +102,8 @@ def test_what_was_sent_between_a_take_over_and_the_next_has_arrived() -> None:
     assert node.losses.unwritten([before], now, 4000, 3001)[1:] == (0, 0)
 
 
-def test_take_overs_are_remembered_as_long_as_moves_are() -> None:
-    """R10: what they dated anew may have been left out where its client had moved meanwhile."""
+def test_leader_changes_are_remembered_as_long_as_moves() -> None:
+    """R10: messages that got a new send time may have been left out if their client had moved meanwhile."""
     node = Node()
     before, now = ("n2", 201), ("n3", 1)
     node.losses.began_term(0, 10, 15)
@@ -116,8 +116,8 @@ def test_take_overs_are_remembered_as_long_as_moves_are() -> None:
     assert len(node.losses._new_terms) == NEW_TERMS_MAX
 
 
-def test_a_connection_that_may_go_on_has_lost_nothing_yet() -> None:
-    """R3: one that takes nothing counts as not listening, and what waits for it is still written later."""
+def test_a_connection_that_may_receive_again_has_lost_nothing() -> None:
+    """R3: a stuck connection counts as not listening, but its waiting deliveries may still be written."""
     node = Node()
     node.losses.received("n2", [200, 40, [[201, 30]], [[202, 20]]])
     linked = {"n2"}
@@ -127,7 +127,7 @@ def test_a_connection_that_may_go_on_has_lost_nothing_yet() -> None:
     assert node.losses.written_at_end(None, linked) == NOTHING_UNWRITTEN
 
 
-def test_what_members_said_that_were_removed_is_forgotten() -> None:
+def test_reports_of_members_that_were_removed_are_forgotten() -> None:
     node = Node()
     node.losses.received("n2", [200, 40, [], []])
     node.losses.forget(["n1", "n3"])

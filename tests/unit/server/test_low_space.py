@@ -1,4 +1,4 @@
-"""When publishes are refused for want of room: while no majority of the voters has any."""
+"""Publishes are refused while no majority of the voters has free disk space."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Node:
             self.low_space.peer_up(peer, hello)
 
 
-def test_alone_its_own_disk_decides() -> None:
+def test_a_single_node_decides_by_its_own_disk() -> None:
     node = Node("n1")
     node.low_space.looked(is_low=False)
     assert node.texts == []
@@ -34,7 +34,7 @@ def test_alone_its_own_disk_decides() -> None:
     assert node.texts == ["stan: no space left: the disk of n1 is nearly full", ""]
 
 
-def test_minority_without_room_stops_nobody() -> None:
+def test_a_minority_without_space_refuses_nothing() -> None:
     node = Node("n1", "n2", "n3")
     node.link("n2", "n3", low_space=False)
     node.low_space.looked(is_low=True)
@@ -45,8 +45,8 @@ def test_minority_without_room_stops_nobody() -> None:
     assert node.texts[-1] == ""
 
 
-def test_who_is_not_linked_brings_no_room() -> None:
-    """n3 is down, and n2 alone can't store anything."""
+def test_an_unlinked_voter_does_not_count_as_having_space() -> None:
+    """n3 is down, and n2 alone is no majority."""
     node = Node("n1", "n2", "n3")
     node.link("n2", "n3", low_space=False)
     node.low_space.looked(is_low=True)
@@ -56,7 +56,7 @@ def test_who_is_not_linked_brings_no_room() -> None:
     assert node.texts[-1] == ""
 
 
-def test_a_lost_quorum_alone_refuses_nothing() -> None:
+def test_a_lost_quorum_without_low_space_refuses_nothing() -> None:
     node = Node("n1", "n2", "n3")
     node.low_space.looked(is_low=False)
     assert node.texts == []
@@ -73,8 +73,8 @@ def test_learners_do_not_count() -> None:
     assert node.low_space.refusal == "stan: no space left: the disks of n3, n4 are nearly full"
 
 
-def test_changes_are_told_to_those_that_know_the_frame() -> None:
-    """An earlier release would drop the link for a frame that it doesn't know."""
+def test_changes_are_sent_to_members_that_support_the_frame() -> None:
+    """An earlier release would drop the link because of an unknown frame."""
     node = Node("n1", "n2", "n3")
     node.link("n2", low_space=False)
     node.link("n3")
@@ -88,7 +88,7 @@ def test_changes_are_told_to_those_that_know_the_frame() -> None:
     assert node.sent[-1] == ("n2", ("space", True))
 
 
-def test_stranger_is_not_heard() -> None:
+def test_an_unlinked_sender_is_ignored() -> None:
     node = Node("n1")
     node.low_space.received("n9", is_low=True)
     assert node.low_space.refusal == ""
