@@ -44,7 +44,7 @@ class Proposer(Protocol):
     """The part of the proposer used here."""
 
     def stop(self) -> None: ...
-    def go_on(self) -> None: ...
+    def resume(self) -> None: ...
 
 
 class ClockDuty:
@@ -110,7 +110,7 @@ class ClockDuty:
         if now_s >= ends_s:
             log.warning("no node has taken over within %g s: this node continues to lead", TRY_S)
             self._ends_s = None
-            self._proposer.go_on()
+            self._proposer.resume()
             return
         for peer in self._wall_clock.right_peers:
             if self._engine.transfer_leadership(peer):

@@ -36,7 +36,7 @@ from node.core.versions import too_new
 from node.server.clock import ClusterClock, WallClock
 from node.server.delivery_progress import FORMER_EPOCH
 from node.server.heartbeats import Heartbeats, Requests
-from node.server.presence import Presence, Sight, Where
+from node.server.presence import InboxPresence, Presence, Where
 from node.server.steps import ends
 from node.units import MILLISECOND, SECOND, Generation, SubscriptionID
 
@@ -270,7 +270,7 @@ class LeaderDuties:
             self._asked = {key: where for key, where in self._asked.items() if key in present}
         self._unsettled, self._in_grace = {}, {}
         self._grace_checked_s = now_s
-        yield from self._presence.looking(users)
+        yield from self._presence.scan_in_steps(users)
         if self._grace_from_ns is None and self._complete():
             self._grace_from_ns = self._clock.now()
         for client in clients:
@@ -279,7 +279,7 @@ class LeaderDuties:
 
     def _check_changed(self, now_s: float) -> Iterator[None]:
         """Run a quick check: examine the inboxes whose interest has changed, and their clients, in steps."""
-        state, see = self._state(), self._presence.see
+        state, scan_one = self._state(), self._presence.scan_one
         to_check, self._unsettled = self._unsettled, {}
         if now_s - self._grace_checked_s >= LOOK_AT_LEAST_S:
             self._grace_checked_s = now_s
@@ -287,7 +287,7 @@ class LeaderDuties:
             self._in_grace = {}
         for inbox in self._presence.take_changed():
             yield
-            see(inbox)
+            scan_one(inbox)
             for user in self._users.get(inbox, ()):
                 if isinstance(user, str):
                     to_check[user] = None
@@ -295,9 +295,9 @@ class LeaderDuties:
                 sub = state.subscriptions.get(user)
                 if sub is None or sub.client is None or sub.inbox != inbox:
                     continue
-                client_sight = see(sub.client.heartbeat_inbox)
-                if self._is_steady(sub.client, client_sight):
-                    self._check_subscription(sub, self._sight_of(sub, client_sight))
+                client_presence = scan_one(sub.client.heartbeat_inbox)
+                if self._is_steady(sub.client, client_presence):
+                    self._check_subscription(sub, self._presence_of(sub, client_presence))
                 else:
                     to_check[sub.client.id] = None
         for client_id in to_check:
@@ -305,15 +305,15 @@ class LeaderDuties:
             if client is not None:
                 yield from self._check_client(client)
 
-    def _is_steady(self, client: Client, sight: Sight) -> bool:
+    def _is_steady(self, client: Client, presence: InboxPresence) -> bool:
         """Return True if the client is reachable and has not moved: its subscriptions are checked singly.
 
         If the log names another connection, the client has moved, even if this node has not seen it move:
         this node may have started later, and the leader that recorded an earlier move may have died before
         this one.
         """
-        where = sight.where
-        if where is None or client.unreachable or sight.moved:
+        where = presence.where
+        if where is None or client.unreachable or presence.moved:
             return False
         if client.reachable_at == (where[0], ANY_EPOCH):
             return not self._is_restarted(client)
@@ -335,35 +335,35 @@ class LeaderDuties:
         """
         yield
         now_ns, now_s = self._clock.now(), self._monotonic_s()
-        sight = self._presence.sight(client.heartbeat_inbox)
-        if sight.where is None:
+        presence = self._presence.get(client.heartbeat_inbox)
+        if presence.where is None:
             self._ask_by_pattern(client)
             if client.unreachable:
                 return
             self._in_grace[client.id] = None
-            if self._grace_is_over(sight, now_ns):
-                since = sight.gone_since_ns or self._elected_ns
-                self._propose_once(self._away(client, sight, since), now_s)
+            if self._grace_is_over(presence, now_ns):
+                since = presence.gone_since_ns or self._elected_ns
+                self._propose_once(self._away(client, presence, since), now_s)
             return
-        if not self._is_steady(client, sight):
-            online = [(sub, self._sight_of(sub, sight)) for sub in client.subscriptions.values()]
-            if not self._is_settled(sight, [sub_sight for _, sub_sight in online], now_ns):
+        if not self._is_steady(client, presence):
+            online = [(sub, self._presence_of(sub, presence)) for sub in client.subscriptions.values()]
+            if not self._is_settled(presence, [sub_presence for _, sub_presence in online], now_ns):
                 self._presence.dirty = True
                 self._unsettled[client.id] = None
                 return
-            since = self._elected_ns if sight.gone_since_ns is None else sight.gone_since_ns
+            since = self._elected_ns if presence.gone_since_ns is None else presence.gone_since_ns
             # A subscription that is unreachable itself gets a command of its own if its inbox returns.
             awaited = [its for sub, its in online if its.where is not None or not sub.unreachable]
-            reachable_ns = self._reachable_since_ns(sight, awaited)
-            if self._propose_once(self._back(client, sight, since, reachable_ns), now_s):
+            reachable_ns = self._reachable_since_ns(presence, awaited)
+            if self._propose_once(self._back(client, presence, since, reachable_ns), now_s):
                 self.heartbeats.moved(client)
                 self.heartbeats.pinged(client.id)  # heartbeats it missed while unreachable: it can reply now
-                for sub, sub_sight in online:
-                    self._back_with_client(sub, sub_sight, since, now_s)
+                for sub, sub_presence in online:
+                    self._back_with_client(sub, sub_presence, since, now_s)
             return
         for sub in list(client.subscriptions.values()):
             if sub.client is client:  # otherwise it has ended meanwhile
-                self._check_subscription(sub, self._sight_of(sub, sight))
+                self._check_subscription(sub, self._presence_of(sub, presence))
             yield
 
     def _ask_by_pattern(self, client: Client) -> None:
@@ -385,58 +385,62 @@ class LeaderDuties:
         Returns False if the connection was to a node whose link is down: it may still be open.
         """
         inbox = client.heartbeat_inbox
-        sight = self._presence.sight(inbox)
+        presence = self._presence.get(inbox)
         if (
-            sight.where is not None
-            or sight.last is None
+            presence.where is not None
+            or presence.last is None
             or self._presence.reachable_by_pattern(inbox) is not None
         ):
             return False
-        node = sight.last[0]
+        node = presence.last[0]
         return self._complete() and (node == self._node or node in self._linked)
 
     def _take_reply(self, client: Client) -> None:
         """Take a client's heartbeat reply: the connection subscribed to its inbox is the client's."""
-        if self._presence.sight(client.heartbeat_inbox).where is None:
+        if self._presence.get(client.heartbeat_inbox).where is None:
             where = self._presence.reachable_by_pattern(client.heartbeat_inbox)
             if where is not None:
                 self._presence.vouch(client.heartbeat_inbox, where)
 
-    def _sight_of(self, sub: Subscription, client: Sight) -> Sight:
-        """Return the sight of a subscription's inbox, which the client may subscribe to by a pattern."""
-        sight = self._presence.sight(sub.inbox)
-        if sight.where is None and client.where is not None and self._presence.vouch(sub.inbox, client.where):
-            return self._presence.see(sub.inbox)
-        return sight
+    def _presence_of(self, sub: Subscription, client: InboxPresence) -> InboxPresence:
+        """Return the presence of a subscription's inbox, which the client may subscribe to by a pattern."""
+        presence = self._presence.get(sub.inbox)
+        if (
+            presence.where is None
+            and client.where is not None
+            and self._presence.vouch(sub.inbox, client.where)
+        ):
+            return self._presence.scan_one(sub.inbox)
+        return presence
 
-    def _reachable_since_ns(self, client: Sight, subscriptions: list[Sight]) -> int:
+    def _reachable_since_ns(self, client: InboxPresence, subscriptions: list[InboxPresence]) -> int:
         """Return since when all deliveries arrive on the client's new connection, or `UNREACHABLE_NS`."""
         if any(each.where != client.where for each in subscriptions):
             return UNREACHABLE_NS
         return max((each.reachable_since_ns for each in subscriptions), default=client.reachable_since_ns)
 
-    def _back_with_client(self, sub: Subscription, sight: Sight, since: int, now_s: float) -> None:
+    def _back_with_client(self, sub: Subscription, presence: InboxPresence, since: int, now_s: float) -> None:
         """Propose that a returning client's subscription is reachable, in the same entry as the client."""
-        if sub.unreachable and sight.where is not None:
-            self._propose_once(self._back(sub, sight, since, sight.reachable_since_ns), now_s)
+        if sub.unreachable and presence.where is not None:
+            self._propose_once(self._back(sub, presence, since, presence.reachable_since_ns), now_s)
 
-    def _check_subscription(self, sub: Subscription, sight: Sight) -> None:
+    def _check_subscription(self, sub: Subscription, presence: InboxPresence) -> None:
         now_ns, now_s = self._clock.now(), self._monotonic_s()
-        if sight.where is None:
+        if presence.where is None:
             if sub.unreachable:
                 return
             self._in_grace[sub.client_id] = None
-            if self._grace_is_over(sight, now_ns):
-                since = sight.gone_since_ns or self._elected_ns
-                self._propose_once(self._away(sub, sight, since), now_s)
-        elif sub.unreachable or sight.moved:
-            since = self._elected_ns if sight.gone_since_ns is None else sight.gone_since_ns
-            self._propose_once(self._back(sub, sight, since, sight.reachable_since_ns), now_s)
+            if self._grace_is_over(presence, now_ns):
+                since = presence.gone_since_ns or self._elected_ns
+                self._propose_once(self._away(sub, presence, since), now_s)
+        elif sub.unreachable or presence.moved:
+            since = self._elected_ns if presence.gone_since_ns is None else presence.gone_since_ns
+            self._propose_once(self._back(sub, presence, since, presence.reachable_since_ns), now_s)
 
-    def _away(self, user: Client | Subscription, sight: Sight, since_ns: int) -> LeaderCommand:
+    def _away(self, user: Client | Subscription, presence: InboxPresence, since_ns: int) -> LeaderCommand:
         """Return the command that ``user`` is unreachable, in the form of the machine version in effect."""
         term, version = self._term, self._state().version
-        written = self._losses.written_at_end(sight.before, self._linked)
+        written = self._losses.written_at_end(presence.before, self._linked)
         if isinstance(user, Client):
             if too_new(ClientUnreachable, version):
                 return ClientAway(term, user.id, user.generation, since_ns)
@@ -446,15 +450,15 @@ class LeaderDuties:
         return SubscriptionUnreachable(term, user.id, user.generation, since_ns, written)
 
     def _back(
-        self, user: Client | Subscription, sight: Sight, since_ns: int, reachable_ns: int
+        self, user: Client | Subscription, presence: InboxPresence, since_ns: int, reachable_ns: int
     ) -> LeaderCommand:
         """Return the command that ``user`` is reachable again since ``reachable_ns``, likewise."""
         term, version = self._term, self._state().version
-        before, reachable_at = [sight.before], sight.where or ("", 0)
+        before, reachable_at = [presence.before], presence.where or ("", 0)
         if isinstance(user, Client):
             # The connection in the log is an earlier one if a leader died before it recorded a move.
-            before.append(self._logged_connection(user, sight))
-        unwritten = self._losses.unwritten(before, sight.where, self._clock.now(), reachable_ns)
+            before.append(self._logged_connection(user, presence))
+        unwritten = self._losses.unwritten(before, presence.where, self._clock.now(), reachable_ns)
         lost = (*unwritten, *reachable_at)
         if isinstance(user, Client):
             if too_new(ClientReachable, version):
@@ -464,33 +468,33 @@ class LeaderDuties:
             return SubscriptionBack(term, user.id, user.generation, since_ns, reachable_ns)
         return SubscriptionReachable(term, user.id, user.generation, since_ns, reachable_ns, *lost)
 
-    def _logged_connection(self, client: Client, sight: Sight) -> Where | None:
+    def _logged_connection(self, client: Client, presence: InboxPresence) -> Where | None:
         """Return the client's connection according to the log; None if this node has seen it more exactly."""
         logged = client.reachable_at
         if logged is None or logged[1] != ANY_EPOCH:
             return logged
         if self._is_restarted(client):
             return logged[0], FORMER_EPOCH
-        nodes = {where[0] for where in (sight.before, sight.where) if where is not None}
+        nodes = {where[0] for where in (presence.before, presence.where) if where is not None}
         return None if logged[0] in nodes else logged
 
-    def _grace_is_over(self, sight: Sight, now_ns: int) -> bool:
+    def _grace_is_over(self, presence: InboxPresence, now_ns: int) -> bool:
         if self._grace_from_ns is None:
             return False
-        since = max(sight.gone_since_ns or self._elected_ns, self._grace_from_ns)
+        since = max(presence.gone_since_ns or self._elected_ns, self._grace_from_ns)
         return now_ns - since >= self._state().settings.member_grace_ns
 
-    def _is_settled(self, sight: Sight, subscriptions: list[Sight], now_ns: int) -> bool:
+    def _is_settled(self, presence: InboxPresence, subscriptions: list[InboxPresence], now_ns: int) -> bool:
         """Return True if a returning client's subscriptions are all reachable through its new connection.
 
         Also returns True after ``SETTLE_NS``.
         """
-        if all(each.where == sight.where for each in subscriptions):
-            sight.settling_ns = None
+        if all(each.where == presence.where for each in subscriptions):
+            presence.settling_ns = None
             return True
-        if sight.settling_ns is None:
-            sight.settling_ns = now_ns
-        return now_ns - sight.settling_ns >= SETTLE_NS
+        if presence.settling_ns is None:
+            presence.settling_ns = now_ns
+        return now_ns - presence.settling_ns >= SETTLE_NS
 
     def _propose_once(self, command: LeaderCommand, now_s: float) -> bool:
         """Propose a command unless it was proposed less than `REPEAT_S` ago. Returns True if proposed."""

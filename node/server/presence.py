@@ -54,7 +54,7 @@ FORGET_NS = 10 * SECOND
 """How long this node remembers when a subject that is no registered client's inbox lost its subscriber. It
 may become one: a client that connects may be gone before its request is applied, an election later."""
 
-STRANGERS_MAX = 10_000
+GONE_OTHERS_MAX = 10_000
 """Maximum number of such subjects. Programs with an inbox for each request drop thousands a second."""
 
 
@@ -67,7 +67,7 @@ class Interest(Protocol):
     def where_any(self, subject: bytes) -> Where | None:
         """Return the connection that subscribes to ``subject`` or to a pattern that matches it."""
 
-    def hears(self, subject: bytes, where: Where) -> bool:
+    def receives(self, subject: bytes, where: Where) -> bool:
         """Return True if that connection receives ``subject``, through a pattern or not."""
 
 
@@ -81,13 +81,13 @@ MOVED_MAX_NS = 5 * SECOND
 leader."""
 
 
-LOOK_COST_S = 0.000_2
+SCAN_COST_S = 0.000_2
 """Pause after a scan of all inboxes, for each inbox. Scanning one takes a few microseconds, so scanning takes
 a few percent of the time, however many inboxes there are and however often they change."""
 
 
 @dataclass(slots=True)
-class Sight:
+class InboxPresence:
     """The presence of one inbox."""
 
     where: Where | None
@@ -125,13 +125,13 @@ class Presence:
     def __init__(self, interest: Interest, now_ns: Callable[[], int]) -> None:
         self._interest = interest
         self._now_ns = now_ns
-        self._sights: dict[str, Sight] = {}
+        self._inboxes: dict[str, InboxPresence] = {}
         self._gone: dict[bytes, tuple[int, Where]] = {}
         """By inbox: when its connection ended, and which one; since the last scan of that inbox."""
         self._came: dict[bytes, tuple[int, Where]] = {}
         """By inbox: when this node learned of its newest subscription, and the connection; since the last
         scan of that inbox."""
-        self._strangers: OrderedDict[bytes, tuple[int, Where]] = OrderedDict()
+        self._gone_others: OrderedDict[bytes, tuple[int, Where]] = OrderedDict()
         """Like ``_gone``, for subjects that are not inboxes, or not yet; the oldest first."""
         self._changed: dict[str, None] = {}
         """Inboxes in this table whose interest has changed since their last scan."""
@@ -147,7 +147,7 @@ class Presence:
 
     def pause_s(self, least_s: float) -> float:
         """Return the time to wait between two scans of all inboxes."""
-        return max(least_s, len(self._sights) * LOOK_COST_S)
+        return max(least_s, len(self._inboxes) * SCAN_COST_S)
 
     def changed(self, node: str, changes: Iterable[Change]) -> None:
         """Note that interest in these subjects or patterns began, ended or moved on ``node``.
@@ -158,17 +158,17 @@ class Presence:
         now = self._now_ns()
         for change in changes:
             inbox = change.subject.decode(errors="replace")
-            sight = self._sights.get(inbox)
-            if sight is not None:
+            presence = self._inboxes.get(inbox)
+            if presence is not None:
                 self._changed[inbox] = None
                 if change.now:
                     self._came[change.subject] = (now, (node, change.now))
             reachable = (node, change.before) if change.before else None
-            if sight is not None and reachable != sight.where:
+            if presence is not None and reachable != presence.where:
                 # Either an older connection ended and the present one was seen; or a second one subscribed.
-                reachable = None if change.before else sight.where
+                reachable = None if change.before else presence.where
             if reachable is not None:
-                gone = self._strangers if sight is None else self._gone
+                gone = self._gone_others if presence is None else self._gone
                 gone.setdefault(change.subject, (now, reachable))
         self.dirty = True
         self._forget(now)
@@ -178,8 +178,8 @@ class Presence:
 
         Deliveries that were decided before are not sent to these clients (`EffectExecutor.learn_time`).
         """
-        for sight in self._sights.values():
-            sight.reachable_since_ns = max(sight.reachable_since_ns, now_ns)
+        for presence in self._inboxes.values():
+            presence.reachable_since_ns = max(presence.reachable_since_ns, now_ns)
         self._came = {subject: (max(at, now_ns), where) for subject, (at, where) in self._came.items()}
 
     def acted(self, returned: Iterable[tuple[str, str, int]], time_ns: int) -> None:
@@ -191,14 +191,14 @@ class Presence:
             time_ns: cluster time.
         """
         for inbox, node, epoch in returned:
-            sight = self._sights.get(inbox)
-            if sight is None:
+            presence = self._inboxes.get(inbox)
+            if presence is None:
                 continue
             if node:
-                sight.acted_at = (node, epoch)
+                presence.acted_at = (node, epoch)
             else:
-                sight.acted_ns = time_ns
-            sight.moved = sight.moved and self._is_news(sight)
+                presence.acted_ns = time_ns
+            presence.moved = presence.moved and self._is_new_move(presence)
 
     def reachable_by_pattern(self, inbox: str) -> Where | None:
         """Return the newest connection that receives ``inbox``, also by a pattern; maybe another client's."""
@@ -209,32 +209,32 @@ class Presence:
 
         Returns False if the connection doesn't. Only this node remembers it; another leader finds out again.
         """
-        if not self._interest.hears(inbox.encode(), where):
+        if not self._interest.receives(inbox.encode(), where):
             return False
         self._vouched[inbox] = where
         self.dirty = True
         return True
 
-    def look(self, inboxes: Collection[str]) -> dict[str, Sight]:
+    def scan(self, inboxes: Collection[str]) -> dict[str, InboxPresence]:
         """Scan ``inboxes``, drop all others, and return the table."""
-        for _ in self.looking(inboxes):
+        for _ in self.scan_in_steps(inboxes):
             pass
-        return self._sights
+        return self._inboxes
 
-    def looking(self, inboxes: Collection[str]) -> Iterator[None]:
+    def scan_in_steps(self, inboxes: Collection[str]) -> Iterator[None]:
         """Scan ``inboxes``, one in each step, and then drop the inboxes that are not among them.
 
         Between two steps any other method may be called.
         """
         self.dirty = False
-        before = dict.fromkeys(self._sights)
+        before = dict.fromkeys(self._inboxes)
         for inbox in inboxes:
             before.pop(inbox, None)
             self._changed.pop(inbox, None)
-            self._sights[inbox] = self._look(inbox, self._sights.get(inbox), self._now_ns())
+            self._inboxes[inbox] = self._scan(inbox, self._inboxes.get(inbox), self._now_ns())
             yield
         for inbox in before:
-            self._sights.pop(inbox, None)
+            self._inboxes.pop(inbox, None)
             self._changed.pop(inbox, None)
             self._gone.pop(inbox.encode(), None)
             self._came.pop(inbox.encode(), None)
@@ -242,61 +242,61 @@ class Presence:
             yield
 
     def take_changed(self) -> list[str]:
-        """Take the inboxes whose interest has changed since their last scan. The caller will ``see`` them."""
+        """Take the inboxes whose interest has changed since their last scan. The caller scans them."""
         changed, self._changed = self._changed, {}
         return list(changed)
 
-    def sight(self, inbox: str) -> Sight:
+    def get(self, inbox: str) -> InboxPresence:
         """Return the presence of an inbox as of its last scan. Scans it now if it never was."""
-        sight = self._sights.get(inbox)
-        return self.see(inbox) if sight is None else sight
+        presence = self._inboxes.get(inbox)
+        return self.scan_one(inbox) if presence is None else presence
 
-    def see(self, inbox: str) -> Sight:
+    def scan_one(self, inbox: str) -> InboxPresence:
         """Scan one inbox, between two scans of all, and return its presence."""
-        sight = self._sights[inbox] = self._look(inbox, self._sights.get(inbox), self._now_ns())
-        return sight
+        presence = self._inboxes[inbox] = self._scan(inbox, self._inboxes.get(inbox), self._now_ns())
+        return presence
 
-    def _look(self, inbox: str, sight: Sight | None, now: int) -> Sight:
+    def _scan(self, inbox: str, presence: InboxPresence | None, now: int) -> InboxPresence:
         subject = inbox.encode()
         where = self._interest.where(subject)
         if inbox in self._vouched:
             where = where or self._by_pattern(inbox, subject)
-        gone = self._strangers if sight is None else self._gone
+        gone = self._gone_others if presence is None else self._gone
         gone_ns, last = gone.pop(subject, (now, None))
         came_ns, came_at = self._came.pop(subject, (now, None))
-        if sight is None:
-            sight = Sight(None, gone_ns if last or not where else None, last=last, before=last)
-        if sight.moved and now - sight.moved_ns > MOVED_MAX_NS:
-            sight.moved = False
-        if where == sight.where:
-            return sight
-        if sight.where is not None:  # it became unreachable, or moved between two scans
-            sight.last = sight.where
-            if not sight.moved:
-                sight.gone_since_ns, sight.before = gone_ns, sight.where
-        sight.where = where
+        if presence is None:
+            presence = InboxPresence(None, gone_ns if last or not where else None, last=last, before=last)
+        if presence.moved and now - presence.moved_ns > MOVED_MAX_NS:
+            presence.moved = False
+        if where == presence.where:
+            return presence
+        if presence.where is not None:  # it became unreachable, or moved between two scans
+            presence.last = presence.where
+            if not presence.moved:
+                presence.gone_since_ns, presence.before = gone_ns, presence.where
+        presence.where = where
         # Entries stamped before its node accepted the client are not sent there; its clock may be ahead.
-        sight.reachable_since_ns = (came_ns if came_at == where else now) + TIME_SURE_NS
-        if where is not None and sight.last not in (None, where) and self._is_news(sight):
-            sight.moved, sight.moved_ns = True, now
-        return sight
+        presence.reachable_since_ns = (came_ns if came_at == where else now) + TIME_SURE_NS
+        if where is not None and presence.last not in (None, where) and self._is_new_move(presence):
+            presence.moved, presence.moved_ns = True, now
+        return presence
 
     def _by_pattern(self, inbox: str, subject: bytes) -> Where | None:
         where = self._vouched[inbox]
-        if self._interest.hears(subject, where):
+        if self._interest.receives(subject, where):
             return where
         del self._vouched[inbox]
         return None
 
-    def _is_news(self, sight: Sight) -> bool:
-        if sight.where == sight.acted_at:
+    def _is_new_move(self, presence: InboxPresence) -> bool:
+        if presence.where == presence.acted_at:
             return False
-        return sight.gone_since_ns is not None and sight.gone_since_ns > sight.acted_ns + ACTED_NS
+        return presence.gone_since_ns is not None and presence.gone_since_ns > presence.acted_ns + ACTED_NS
 
     def _forget(self, now: int) -> None:
-        strangers = self._strangers
-        while strangers:
-            at, _ = next(iter(strangers.values()))
-            if now - at < FORGET_NS and len(strangers) <= STRANGERS_MAX:
+        others = self._gone_others
+        while others:
+            at, _ = next(iter(others.values()))
+            if now - at < FORGET_NS and len(others) <= GONE_OTHERS_MAX:
                 return
-            strangers.popitem(last=False)
+            others.popitem(last=False)

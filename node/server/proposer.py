@@ -208,7 +208,7 @@ class Proposer:
         """Propose nothing more in this term: leadership is being transferred to another node."""
         self._stopped = True
 
-    def go_on(self) -> None:
+    def resume(self) -> None:
         """Propose again: no node has taken over."""
         self._stopped = False
 

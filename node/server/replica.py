@@ -200,10 +200,10 @@ class Replica:
         self._recovered = recovered
         self._members_that_served: dict[str, bool] = {}
         self._opened_ready = False
-        self._look_s = 0.0
-        self._looked_at_all_s = 0.0
-        self._look_job: Iterator[None] | None = None
-        self._looked_around_s = 0.0
+        self._scan_begun_s = 0.0
+        self._scanned_all_s = 0.0
+        self._scan_job: Iterator[None] | None = None
+        self._neighbours_checked_s = 0.0
         self.leaderless_since_s: float | None = host.monotonic_s()
         self._has_caught_up = False
         self._unreached_since_s: float | None = host.monotonic_s()  # since when no leader takes requests
@@ -218,7 +218,7 @@ class Replica:
             kick=kick,
             is_held_up=routing.is_held_up,
         )
-        self._marked_s = 0.0
+        self._ticked_s = 0.0
         routing.on_interest_change = self._interest_changed
 
     def attach(self, engine: Engine) -> None:
@@ -436,7 +436,7 @@ class Replica:
         self.low_space.peer_up(peer, hello)
         self.maintenance.peer_up(peer, hello)
         self.divergence.peer_up(peer)
-        if self._tells_progress:
+        if self._sends_progress:
             self.losses.peer_up(peer)
         if self.serving is not None:
             self.serving.peer_up()
@@ -611,30 +611,30 @@ class Replica:
         self.backpressure.pump(now_s)
         self.routing.flush()
         work_s = self.routing.work() if self.routing.works else None
-        if now_s - self._marked_s >= 1.0:
-            self._marked_s = now_s
+        if now_s - self._ticked_s >= 1.0:
+            self._ticked_s = now_s
             self.routing.tick()
         asking_s = self.asking.pump(now_s)
         duties_s = self._pump_leader(now_s)
-        if now_s - self._looked_around_s >= 0.5:
-            self._looked_around_s = now_s
+        if now_s - self._neighbours_checked_s >= 0.5:
+            self._neighbours_checked_s = now_s
             self.neighbours.look()
         if self.duties is not None:
-            self._look_job = None  # leader duties scan the inboxes
-        elif self._look_job is None and now_s - self._look_s >= 0.5:
-            self._look_s = now_s
-            self._look_around(now_s)
-        if self._look_job is not None and ends(self._look_job):
-            self._look_job = None
+            self._scan_job = None  # leader duties scan the inboxes
+        elif self._scan_job is None and now_s - self._scan_begun_s >= 0.5:
+            self._scan_begun_s = now_s
+            self._scan_inboxes(now_s)
+        if self._scan_job is not None and ends(self._scan_job):
+            self._scan_job = None
         self.backpressure.go_on()
         return min(
-            now_s + (0.5 if self._look_job is None else 0.0),
+            now_s + (0.5 if self._scan_job is None else 0.0),
             self.requests.next_deadline() or NEVER,
             NEVER if work_s is None else now_s + work_s,
             now_s + self.backpressure.next_s,
             duties_s,
             asking_s,
-            self.losses.pump(now_s) if self._tells_progress else NEVER,
+            self.losses.pump(now_s) if self._sends_progress else NEVER,
             self.read_index.pump(now_s),
             self._pump_refusal(now_s),
             self.executor.order.next_deadline() or NEVER,
@@ -642,7 +642,7 @@ class Replica:
         )
 
     @property
-    def _tells_progress(self) -> bool:
+    def _sends_progress(self) -> bool:
         """True if every member supports the frame: it came with the commands that need it (R24)."""
         return not too_new(ClientReachable, self.state.version)
 
@@ -704,21 +704,21 @@ class Replica:
 
     # --- inside -----------------------------------------------------------------------------------
 
-    def _look_around(self, now_s: float) -> None:
+    def _scan_inboxes(self, now_s: float) -> None:
         """Keep the presence of inboxes current on a follower: it may be the next leader."""
-        if now_s - self._looked_at_all_s < self.presence.pause_s(0.5):
-            self._look_job = self._see(self.presence.take_changed())
+        if now_s - self._scanned_all_s < self.presence.pause_s(0.5):
+            self._scan_job = self._scan_each(self.presence.take_changed())
             return
-        self._looked_at_all_s = now_s
+        self._scanned_all_s = now_s
         state = self.state
-        self._look_job = self.presence.looking(
+        self._scan_job = self.presence.scan_in_steps(
             [client.heartbeat_inbox for client in state.clients.values()]
             + [sub.inbox for sub in state.subscriptions.values() if sub.online]
         )
 
-    def _see(self, inboxes: Iterable[str]) -> Iterator[None]:
+    def _scan_each(self, inboxes: Iterable[str]) -> Iterator[None]:
         for inbox in inboxes:
-            self.presence.see(inbox)
+            self.presence.scan_one(inbox)
             yield
 
     def _held(self) -> None:

@@ -633,7 +633,7 @@ class Routing:
         best = max(self._hearing(self._cached_route(subject), subject), default=None)
         return None if best is None else (best[2], best[1])
 
-    def hears(self, subject: bytes, where: tuple[str, int]) -> bool:
+    def receives(self, subject: bytes, where: tuple[str, int]) -> bool:
         """Return True if that connection has a subscription that matches ``subject``, exactly or not."""
         route = self._cached_route(subject)
         return any((node, epoch) == where for _, epoch, node in self._hearing(route, subject))

@@ -197,7 +197,7 @@ class Shutdown:
         """Transfer leadership without stopping. If no follower takes over, this node continues to lead."""
         await self._hand_over()
         if self._node.engine.role == "leader":
-            self._node.replica.proposer.go_on()
+            self._node.replica.proposer.resume()
 
     async def _hand_over(self) -> None:
         """If this node leads, ask a follower to take over and wait until it has."""

@@ -187,7 +187,7 @@ class Streaming:
         self.unknown_acks = UnknownAcks()
         self._registered: dict[object, dict[str, bool]] = {}
         """Client IDs by the connection that requested them; True once they are registered."""
-        self._looked_ns = 0
+        self._registered_checked_ns = 0
         self._channel_start = len(subjects.publish) + 1
         self._ack_handle: Any = None
         self._held: list[tuple[bytes, bytes]] | None = None  # answers to publishes, while deliveries are held
@@ -412,8 +412,8 @@ class Streaming:
             return {}
         registered = self._registered.setdefault(source, {})
         now_ns = self._clock.now()
-        if len(registered) >= CLIENTS_PER_CONNECTION_MAX and now_ns - self._looked_ns >= SECOND:
-            self._looked_ns = now_ns
+        if len(registered) >= CLIENTS_PER_CONNECTION_MAX and now_ns - self._registered_checked_ns >= SECOND:
+            self._registered_checked_ns = now_ns
             clients = self._state().clients
             for client_id in [name for name, has in registered.items() if has and name not in clients]:
                 del registered[client_id]

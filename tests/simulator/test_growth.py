@@ -116,4 +116,4 @@ def test_what_clients_leave_behind_does_not_grow(nodes: int) -> None:
 
 def test_what_does_grow_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(presence, "FORGET_NS", 3600 * SECOND)
-    assert grown(1).keys() - BOUNDED - BOUNDED == {"Presence._strangers"}
+    assert grown(1).keys() - BOUNDED - BOUNDED == {"Presence._gone_others"}

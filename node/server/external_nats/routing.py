@@ -312,7 +312,7 @@ class ExternalNatsRouting:
         """
         return True
 
-    def hears(self, subject: bytes, where: tuple[str, int]) -> bool:
+    def receives(self, subject: bytes, where: tuple[str, int]) -> bool:
         """Return True unless ``subject`` is known to have no subscriber on the connection ``where``."""
         return self.where(subject) == where
 

@@ -81,7 +81,7 @@ class Proposer(Protocol):
     """The proposer of entries, as used here."""
 
     def stop(self) -> None: ...
-    def go_on(self) -> None: ...
+    def resume(self) -> None: ...
 
 
 class Neighbours(Protocol):
@@ -474,7 +474,7 @@ class Reconfigurer:
             request.hand_over_until_s = now_s + HAND_OVER_S
             self._proposer.stop()
         if now_s >= request.hand_over_until_s:
-            self._proposer.go_on()
+            self._proposer.resume()
             return {
                 "error": f"{request.name} leads, and no node took over within {HAND_OVER_S:g} s; try again"
             }

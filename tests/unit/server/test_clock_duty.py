@@ -39,7 +39,7 @@ class Leader:
     def stop(self) -> None:
         self.stopped = True
 
-    def go_on(self) -> None:
+    def resume(self) -> None:
         self.stopped = False
 
     def later(self, seconds: float, term: int = 7) -> None:

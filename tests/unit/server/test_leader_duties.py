@@ -140,7 +140,7 @@ class Leader:
     def where_any(self, subject: bytes) -> Where | None:
         return self.table.get(subject) or self.by_pattern
 
-    def hears(self, subject: bytes, where: Where) -> bool:
+    def receives(self, subject: bytes, where: Where) -> bool:
         return where in (self.table.get(subject), self.by_pattern)
 
     def reachable(self, *inboxes: str, node: str = "n1", epoch: int = 1) -> None:
@@ -234,8 +234,8 @@ def test_a_client_that_hears_its_inboxes_by_a_pattern_shows_that_it_does() -> No
     leader.by_pattern = ("n1", 1)
     leader.lost("hb.me", "A")
     assert leader.wait(10) == []
-    assert leader.presence.sight("hb.me").where == ("n1", 1)
-    assert leader.presence.sight("A").where == ("n1", 1)
+    assert leader.presence.get("hb.me").where == ("n1", 1)
+    assert leader.presence.get("A").where == ("n1", 1)
     leader.by_pattern = None
     leader.presence.dirty = True
     assert [type(found) for found in leader.wait(3.3)] == [ClientUnreachable]
@@ -282,7 +282,7 @@ def test_a_client_that_may_be_there_is_asked(why: str) -> None:
         case "a bystander":
             leader.by_pattern = ("n2", 9)
         case _:
-            leader.presence.look([])
+            leader.presence.scan([])
             leader.table.clear()
     if leader.table:
         leader.lost("hb.me")
@@ -522,8 +522,8 @@ def just_started() -> Leader:
     """It hears nobody when it begins to lead, and has heard nobody before."""
     leader = Leader()
     del leader.table[b"hb.me"]
-    leader.presence._sights.clear()
-    leader.presence._strangers.clear()
+    leader.presence._inboxes.clear()
+    leader.presence._gone_others.clear()
     leader.talk.state.clients["me"].reachable_at = ("n1", ANY_EPOCH)
     leader.wait(1.0)
     return leader
@@ -573,11 +573,11 @@ def test_what_it_missed_ends_when_the_last_of_its_inboxes_is_heard() -> None:
     leader.wait(0.5)
     leader.reachable("hb.me", epoch=2)
     assert leader.wait(SETTLE_NS / SECOND / 2) == []
-    client_ns = leader.presence.sight("hb.me").reachable_since_ns
+    client_ns = leader.presence.get("hb.me").reachable_since_ns
     leader.reachable("in", epoch=2)
     (back,) = leader.wait(2 * STEP_S)
     assert isinstance(back, ClientReachable)
-    assert back.back_ns == leader.presence.sight("in").reachable_since_ns > client_ns
+    assert back.back_ns == leader.presence.get("in").reachable_since_ns > client_ns
 
 
 def test_it_is_not_waited_for_any_longer_than_that() -> None:
@@ -709,7 +709,7 @@ def test_nothing_is_found_after_the_term() -> None:
 @pytest.fixture
 def costly(monkeypatch: pytest.MonkeyPatch) -> None:
     """As if there were so many inboxes that a look at all of them is for once in ages."""
-    monkeypatch.setattr(presence, "LOOK_COST_S", 1000.0)
+    monkeypatch.setattr(presence, "SCAN_COST_S", 1000.0)
 
 
 @pytest.mark.usefixtures("costly")

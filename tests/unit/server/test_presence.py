@@ -8,11 +8,11 @@ from node.server.interest import InterestChange
 from node.server.presence import (
     ACTED_NS,
     FORGET_NS,
-    LOOK_COST_S,
+    GONE_OTHERS_MAX,
     MOVED_MAX_NS,
-    STRANGERS_MAX,
+    SCAN_COST_S,
+    InboxPresence,
     Presence,
-    Sight,
     Where,
 )
 from node.units import SECOND
@@ -36,7 +36,7 @@ class World:
     def where_any(self, subject: bytes) -> Where | None:
         return self.table.get(subject) or self.by_pattern
 
-    def hears(self, subject: bytes, where: Where) -> bool:
+    def receives(self, subject: bytes, where: Where) -> bool:
         return where in (self.table.get(subject), self.by_pattern)
 
     def comes(self, inbox: str, node: str = "n1", epoch: int = 1, *, moves: bool = False) -> None:
@@ -48,8 +48,8 @@ class World:
         node, epoch = self.table.pop(inbox.encode())
         self.presence.changed(node, [InterestChange(inbox.encode(), b"", epoch, 0)])
 
-    def look(self, inbox: str = "hb.a") -> Sight:
-        return self.presence.look([inbox])[inbox]
+    def look(self, inbox: str = "hb.a") -> InboxPresence:
+        return self.presence.scan([inbox])[inbox]
 
 
 def test_a_heard_inbox_is_where_its_connection_is() -> None:
@@ -185,13 +185,13 @@ def test_what_came_before_the_time_was_known_is_reachable_since_then() -> None:
     world = World()
     for inbox in "hb.a", "hb.b":
         world.comes(inbox, "n1", 1)
-    world.presence.look(["hb.a", "hb.b"])
+    world.presence.scan(["hb.a", "hb.b"])
     for inbox in "hb.a", "hb.b":
         world.comes(inbox, "n2", 7, moves=True)
-    world.presence.see("hb.a")
+    world.presence.scan_one("hb.a")
     world.now += 5
     world.presence.learn_time(world.now * SECOND)
-    sights = world.presence.look(["hb.a", "hb.b"])
+    sights = world.presence.scan(["hb.a", "hb.b"])
     assert sights["hb.a"].reachable_since_ns >= world.now * SECOND
     assert sights["hb.b"].reachable_since_ns >= world.now * SECOND
 
@@ -284,16 +284,16 @@ def test_only_what_is_looked_at_is_kept() -> None:
     world = World()
     world.comes("hb.a")
     world.comes("hb.b")
-    world.presence.look(["hb.a", "hb.b"])
+    world.presence.scan(["hb.a", "hb.b"])
     world.goes("hb.a")
-    assert set(world.presence.look(["hb.b"])) == {"hb.b"}
+    assert set(world.presence.scan(["hb.b"])) == {"hb.b"}
     world.comes("hb.a", "n1", 2)
     assert not world.look("hb.a").moved
 
 
 def test_change_is_noticed_until_somebody_looks() -> None:
     world = World()
-    world.presence.look([])
+    world.presence.scan([])
     assert not world.presence.dirty
     world.comes("hb.a")
     assert world.presence.dirty
@@ -340,14 +340,14 @@ def test_inboxes_of_passing_requests_are_forgotten() -> None:
     world.comes("hb.a")
     world.look()
     world.goes("hb.a")
-    for number in range(STRANGERS_MAX + 10):
+    for number in range(GONE_OTHERS_MAX + 10):
         world.comes(f"_INBOX.{number}")
         world.goes(f"_INBOX.{number}")
-    assert len(world.presence._strangers) == STRANGERS_MAX
+    assert len(world.presence._gone_others) == GONE_OTHERS_MAX
     world.now += FORGET_NS // SECOND
     world.comes("_INBOX.last")
     world.goes("_INBOX.last")
-    assert len(world.presence._strangers) == 1
+    assert len(world.presence._gone_others) == 1
     assert world.look().gone_since_ns == START_S * SECOND
     assert not world.presence._gone
 
@@ -360,16 +360,16 @@ def test_between_two_looks_at_all_only_what_changed_is_seen() -> None:
     world = World()
     world.comes("hb.a", "n1", 1)
     world.comes("hb.b", "n1", 2)
-    world.presence.look(["hb.a", "hb.b"])
+    world.presence.scan(["hb.a", "hb.b"])
     assert not world.presence.has_changed
     world.now += 1
     world.goes("hb.a")
     world.comes("hb.c", "n1", 3)
     assert world.presence.take_changed() == ["hb.a"]
     assert world.presence.take_changed() == []
-    assert world.presence.sight("hb.a").where == ("n1", 1)
-    assert world.presence.see("hb.a").gone_since_ns == 101 * SECOND
-    assert world.presence.sight("hb.a").where is None
+    assert world.presence.get("hb.a").where == ("n1", 1)
+    assert world.presence.scan_one("hb.a").gone_since_ns == 101 * SECOND
+    assert world.presence.get("hb.a").where is None
     world.comes("hb.a", "n2", 9)
     assert world.look("hb.a").moved
     assert not world.presence.has_changed
@@ -378,12 +378,12 @@ def test_between_two_looks_at_all_only_what_changed_is_seen() -> None:
 def test_an_inbox_that_was_never_looked_at_is_seen_when_asked_for() -> None:
     world = World()
     world.comes("hb.a", "n1", 1)
-    assert world.presence.sight("hb.a").where == ("n1", 1)
+    assert world.presence.get("hb.a").where == ("n1", 1)
 
 
 def test_the_more_inboxes_the_longer_the_pause() -> None:
     """Looking takes a part of the time that doesn't grow with their number."""
     world = World()
     assert world.presence.pause_s(0.5) == 0.5
-    world.presence.look(f"hb.{n}" for n in range(10_000))
-    assert world.presence.pause_s(0.5) == 10_000 * LOOK_COST_S
+    world.presence.scan(f"hb.{n}" for n in range(10_000))
+    assert world.presence.pause_s(0.5) == 10_000 * SCAN_COST_S

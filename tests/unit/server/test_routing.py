@@ -714,10 +714,10 @@ def test_where_prefers_who_subscribed_to_just_this_then_the_newest() -> None:
     assert one.where(b"inbox") == ("n1", new.epoch)
     one.remove(new)
     assert one.where(b"inbox") == one.where_any(b"inbox") == ("n2", old.epoch)
-    assert one.hears(b"inbox", ("n1", watcher.epoch))
-    assert not one.hears(b"inbox", ("n1", new.epoch))
+    assert one.receives(b"inbox", ("n1", watcher.epoch))
+    assert not one.receives(b"inbox", ("n1", new.epoch))
     one.remove(watcher)
-    assert not one.hears(b"inbox", ("n1", watcher.epoch))
+    assert not one.receives(b"inbox", ("n1", watcher.epoch))
 
 
 def test_a_moved_inbox_is_noticed_everywhere() -> None:

@@ -76,7 +76,7 @@ class Leader:
     def stop(self) -> None:
         self.stopped = True
 
-    def go_on(self) -> None:
+    def resume(self) -> None:
         self.stopped = False
 
     # the test
