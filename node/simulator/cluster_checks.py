@@ -114,9 +114,9 @@ class ClusterChecker:
             if other != node.name:
                 raise ViolationError("election safety", f"term {term} is led by {other} and by {node.name}")
         commit = node.engine.commit_index
-        known = self._commits.get(node.name, 0)
-        if commit > known:
-            self.log.committed(node.name, node.engine.term, node.journal, known, commit)
+        previous = self._commits.get(node.name, 0)
+        if commit > previous:
+            self.log.committed(node.name, node.engine.term, node.journal, previous, commit)
             if node.leads:
                 self._check_majority(node, commit)
         self._commits[node.name] = commit
@@ -180,10 +180,10 @@ class ClusterChecker:
         for fields in decode_entry(payload).leader_commands:
             command = decode_leader_command(fields)
             if isinstance(command, NewTerm):
-                known = self._elected_with.get(command.term, 0)
-                if command.known_commit < known:
+                expected_commit = self._elected_with.get(command.term, 0)
+                if command.known_commit < expected_commit:
                     raise ViolationError(
-                        "new term", f"{node.name} names a lower commit index than {known}, which it knew"
+                        "new term", f"{node.name} names a lower commit index than {expected_commit}"
                     )
 
     def applying(self, node: SimNode, index: int, payload: bytes) -> None:
@@ -194,8 +194,8 @@ class ClusterChecker:
     def applied(self, node: SimNode, payload: bytes, effects: Effects, state: State) -> None:
         """Check that equal entries give equal effects and equal states."""
         index = effects.index
-        known = self._effects.get(index)
-        if known is None:
+        expected = self._effects.get(index)
+        if expected is None:
             if index <= self.reference.applied:
                 raise ViolationError("state machine safety", f"entry {index} was skipped before")
             self._effects[index] = effects
@@ -210,7 +210,7 @@ class ClusterChecker:
                 self._world.record(
                     f"entry {index}, first applied by {node.name}: {self.reference.summary(payload, effects)}"
                 )
-        elif known != effects:
+        elif expected != effects:
             raise ViolationError("state machine safety", f"{node.name} has other effects of entry {index}")
         if index % DIGEST_EVERY == 0:
             self._same_state(node, index, state)

@@ -53,14 +53,14 @@ class Case:
 
     def command(self) -> str:
         """Return the command that repeats this run with a trace."""
-        known = PROFILES.get(self.profile.name, self.profile)
+        standard = PROFILES.get(self.profile.name, self.profile)
         words = [f"stanchion simulate --first-seed {self.seed} --seeds 1 --profile {self.profile.name}"]
         words.append(f"--nodes {self.size}")
-        if self.profile.seconds != known.seconds:
+        if self.profile.seconds != standard.seconds:
             words.append(f"--seconds {self.profile.seconds:g}")
-        for kind in sorted({*self.profile.rates, *known.rates}):
+        for kind in sorted({*self.profile.rates, *standard.rates}):
             rate = self.profile.rates.get(kind, 0.0)
-            if rate != known.rates.get(kind, 0.0):
+            if rate != standard.rates.get(kind, 0.0):
                 words.append(f"--rate '{kind}={rate!r}'")
         for option, numbers in (("acts", self.acts), ("clients", self.clients)):
             if numbers is not None:

@@ -29,19 +29,19 @@ class LogChecker:
 
     def appended(self, name: str, index: int, term: int, payload: bytes, before: int | None) -> None:
         """Check a new entry of a journal; the previous entry has term ``before`` (None: it was dropped)."""
-        known = self._entries.setdefault((index, term), (payload, before))
-        if known[0] != payload:
+        recorded = self._entries.setdefault((index, term), (payload, before))
+        if recorded[0] != payload:
             raise ViolationError(
                 "log matching", f"{name} has another entry {index} of term {term} than others had"
             )
-        if known[1] != before:
-            if known[1] is not None and before is not None:
+        if recorded[1] != before:
+            if recorded[1] is not None and before is not None:
                 raise ViolationError(
                     "log matching",
                     f"{name} has entry {index} of term {term} behind one of term {before}, "
-                    f"others had it behind one of term {known[1]}",
+                    f"others had it behind one of term {recorded[1]}",
                 )
-            self._entries[index, term] = (payload, known[1] if before is None else before)
+            self._entries[index, term] = (payload, recorded[1] if before is None else before)
 
     def stopped(self, name: str, journal: JournalView) -> None:
         """Record what a process that ends knew to be durable; it must be there after a restart."""
@@ -66,13 +66,13 @@ class LogChecker:
         for index in range(journal.first_readable, journal.last_index + 1):
             term = journal.term_at(index)
             assert term is not None
-            known = self._entries.get((index, term))
-            if known is None:
+            recorded = self._entries.get((index, term))
+            if recorded is None:
                 raise ViolationError(
                     "durability", f"{name} finds entry {index} of term {term}: no journal ever had it"
                 )
             before = journal.term_at(index - 1)
-            if before is not None and known[1] not in {None, before}:
+            if before is not None and recorded[1] not in {None, before}:
                 raise ViolationError(
                     "log matching", f"{name} finds entry {index} after a different entry than before"
                 )

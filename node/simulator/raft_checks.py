@@ -94,12 +94,12 @@ class RaftChecker:
         self._commit_terms.setdefault(index, at_term)
         if index not in self.committed and payload[:1] == b"\x02":
             self._members_committed(index, Membership.decode(payload[1:]))
-        known = self.committed.setdefault(index, (term, payload))
-        if known != (term, payload):
+        expected = self.committed.setdefault(index, (term, payload))
+        if expected != (term, payload):
             raise ViolationError(
                 "state machine safety",
                 f"{name} commits {payload[:12]!r} of term {term} at {index}, where "
-                f"{known[1][:12]!r} of term {known[0]} was committed",
+                f"{expected[1][:12]!r} of term {expected[0]} was committed",
             )
 
     @property

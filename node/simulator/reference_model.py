@@ -244,8 +244,8 @@ class ReferenceModel:
             asked = entries.decode_session_open(batch.commands)
             for opened in effects.sessions:
                 if (opened.node, opened.nonce) == asked:
-                    known = self._sessions.get(opened.node)
-                    if known is None or known[0] != opened.session:
+                    current = self._sessions.get(opened.node)
+                    if current is None or current[0] != opened.session:
                         self._sessions[opened.node] = (opened.session, 0)
             return 0
         node = next((name for name, (number, _) in self._sessions.items() if number == batch.session), None)
@@ -331,11 +331,11 @@ class ReferenceModel:
         for subscription in state.subscriptions.values():
             if not subscription.online:
                 continue
-            known = before.get(subscription.id)
-            if known is None or known.generation != subscription.generation:
-                known = self._new_member(subscription)
-            self.members[known.id] = known
-            self._by_ack_inbox[known.ack_inbox] = known
+            current = before.get(subscription.id)
+            if current is None or current.generation != subscription.generation:
+                current = self._new_member(subscription)
+            self.members[current.id] = current
+            self._by_ack_inbox[current.ack_inbox] = current
         for number, member in before.items():
             now = self.members.get(number)
             if now is None or now.generation != member.generation:
@@ -490,7 +490,7 @@ class ReferenceModel:
                     ]  # an orphan is due at once: no AckWait runs, and none is restarted
                     found[seq] = (held.holder, held.sent_at_ns, record.deliveries)
                 present = {member.id for member in holders}
-                known = {
+                expected = {
                     # The shadow has taken over what a member left behind, and so has its resumed member.
                     seq: (
                         held.holder if held.holder in present or seq not in found else found[seq][0],
@@ -499,12 +499,12 @@ class ReferenceModel:
                     )
                     for seq, held in reference.held.items()
                 }
-                if found != known:
-                    wrong = {seq for seq in {*found, *known} if found.get(seq) != known.get(seq)}
+                if found != expected:
+                    wrong = {seq for seq in {*found, *expected} if found.get(seq) != expected.get(seq)}
                     raise ViolationError(
                         "unacked",
                         f"{group.name or group.durable or group.id} at entry {self.applied}: "
-                        + ", ".join(f"{s}: {found.get(s)} not {known.get(s)}" for s in sorted(wrong)[:3]),
+                        + ", ".join(f"{s}: {found.get(s)} not {expected.get(s)}" for s in sorted(wrong)[:3]),
                     )
 
 

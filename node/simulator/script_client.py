@@ -135,7 +135,7 @@ class ScriptedClient:
         """The node it is or was last connected to."""
         return self._node
 
-    def say(self, text: str, subject: str = "") -> None:
+    def report(self, text: str, subject: str = "") -> None:
         """Report an event as text."""
         self._on_event(Remark(self._world.now, self.name, subject or self.name, text))
 
@@ -181,7 +181,7 @@ class ScriptedClient:
         self._connection = None
         self._asked.clear()
         if reason and not self.quiet:
-            self.say("disconnected")
+            self.report("disconnected")
         if self.roams:
             self._world.after(ROAM_S, self._roam)
 
@@ -193,7 +193,7 @@ class ScriptedClient:
             else:
                 self.open(node)
                 if not self.quiet:
-                    self.say("connected again")
+                    self.report("connected again")
 
     def freeze(self) -> None:
         """Neither read nor write until `thaw`; the connection stays open."""
@@ -242,18 +242,18 @@ class ScriptedClient:
             case nats.Msg(sid=sid) if sid in self._sids:
                 self._message(op)
             case nats.Msg():
-                self.say(_message_line(op))
+                self.report(_message_line(op))
             case nats.Err(text=text):
-                self.say(f"-ERR '{text}'")
+                self.report(f"-ERR '{text}'")
             case nats.Info(fields=fields) if self._raw:
-                self.say(f"INFO with {', '.join(fields)}")
+                self.report(f"INFO with {', '.join(fields)}")
             case nats.Ok():
-                self.say("+OK")
+                self.report("+OK")
             case nats.Pong():
                 if self._handshakes:
                     self._handshakes = 0
                 else:
-                    self.say("PONG")
+                    self.report("PONG")
             case nats.Ping():
                 self.send(nats.PONG)
 
@@ -271,7 +271,7 @@ class ScriptedClient:
         def answered(payload: bytes) -> None:
             self.response = stan.decode_connect_response(payload)
             error = self.response.error
-            self.say(f"refused: {error}" if error else "connected")
+            self.report(f"refused: {error}" if error else "connected")
 
         self.request(f"_STAN.discover.{cluster_id}", stan.encode_connect(request), answered)
 
@@ -283,10 +283,10 @@ class ScriptedClient:
         def answered(payload: bytes) -> None:
             response = stan.decode_subscription_response(payload)
             if response.error:
-                self.say(f"refused: {response.error}", consumer.handle)
+                self.report(f"refused: {response.error}", consumer.handle)
             else:
                 consumer.ack_inbox = response.ack_inbox
-                self.say("subscribed", consumer.handle)
+                self.report("subscribed", consumer.handle)
 
         self.request(f"_STAN.sub.{CLUSTER_ID}", stan.encode_subscription(request), answered)
 
@@ -310,7 +310,7 @@ class ScriptedClient:
         subject = message.subject.decode()
         if subject == self.heartbeat_inbox:
             if self.shows_heartbeats:
-                self.say(f"heartbeat of {len(message.payload)} bytes, to be answered")
+                self.report(f"heartbeat of {len(message.payload)} bytes, to be answered")
             if message.reply and self.answers:
                 self.send(nats.pub(message.reply, b"", b""))
         elif subject == f"_STAN.acks.{self.name}":
@@ -320,19 +320,19 @@ class ScriptedClient:
         elif subject in self._asked:
             to, answered = self._asked.pop(subject)
             if message.headers:
-                self.say(f"no responders for {to}")
+                self.report(f"no responders for {to}")
             else:
                 answered(message.payload)
 
     def _publish_answered(self, message: nats.Msg) -> None:
         if message.headers:
-            self.say("no responders for its publishes")
+            self.report("no responders for its publishes")
             return
         guid, error = stan.decode_pub_ack(message.payload)
         if error:
-            self.say(f"publish refused: {error}")
+            self.report(f"publish refused: {error}")
         elif self.guids.get(guid):
-            self.say(f"!! {guid} is acknowledged twice")
+            self.report(f"!! {guid} is acknowledged twice")
         else:
             self.guids[guid] = True
             if not self.quiet:

@@ -132,7 +132,7 @@ class ClientCommands:
         client = self._client(words)
 
         def answered(payload: bytes) -> None:
-            client.say(_reply_text("closed", stan.decode_close_response(payload), payload))
+            client.report(_reply_text("closed", stan.decode_close_response(payload), payload))
 
         request = stan.CloseRequest(words.after("as", client.client_id))
         client.request(SUBJECTS["close"], stan.encode_close(request), answered)
@@ -141,7 +141,7 @@ class ClientCommands:
         client = self._client(words)
 
         def answered(payload: bytes) -> None:
-            client.say(_reply_text("pong", stan.decode_ping_response(payload), payload))
+            client.report(_reply_text("pong", stan.decode_ping_response(payload), payload))
 
         conn_id = words.after("conn").encode() or client.conn_id
         client.request(SUBJECTS["ping"], stan.encode_ping(stan.PingRequest(conn_id)), answered)
@@ -159,7 +159,7 @@ class ClientCommands:
         }
 
         def answered(data: bytes) -> None:
-            client.say(_reply_text("done", decode[kind](data), data))
+            client.report(_reply_text("done", decode[kind](data), data))
 
         client.request(SUBJECTS[kind], payload, answered)
 
@@ -239,7 +239,9 @@ class ClientCommands:
         channel = words.after("channel", consumer.channel)
 
         def answered(payload: bytes) -> None:
-            client.say(_reply_text(done, stan.decode_unsubscribe_response(payload), payload), consumer.handle)
+            client.report(
+                _reply_text(done, stan.decode_unsubscribe_response(payload), payload), consumer.handle
+            )
 
         request = stan.UnsubscribeRequest(client_id, channel, inbox)
         client.request(SUBJECTS[kind], stan.encode_unsubscribe(request), answered)
@@ -256,7 +258,7 @@ class ClientCommands:
         durable = words.after("durable")
 
         def answered(payload: bytes) -> None:
-            client.say(_reply_text("forgotten", stan.decode_unsubscribe_response(payload), payload))
+            client.report(_reply_text("forgotten", stan.decode_unsubscribe_response(payload), payload))
 
         request = stan.UnsubscribeRequest(client.client_id, channel, "", durable)
         client.request(SUBJECTS["unsubscribe"], stan.encode_unsubscribe(request), answered)

@@ -49,18 +49,18 @@ class Ledger:
             del self._messages[key]
 
 
-def state(known: State, consumers: Iterable[Consumer]) -> Iterator[str]:
+def state(state: State, consumers: Iterable[Consumer]) -> Iterator[str]:
     """Yield clients, channels, subscriptions and their unacknowledged messages, by name."""
     handles = {consumer.inbox: consumer.handle for consumer in consumers}
-    clients = [_client(name, known) for name in sorted(known.clients)]
+    clients = [_client(name, state) for name in sorted(state.clients)]
     yield f"clients: {', '.join(clients) or 'none'}"
-    for _, channel in sorted(known.channels.items()):
+    for _, channel in sorted(state.channels.items()):
         yield f"{channel.name}: {_span(channel.log.first, channel.log.last)}"
         yield from sorted(f"  {_group(group, handles)}" for group in channel.groups.values())
 
 
-def _client(name: str, known: State) -> str:
-    client = known.clients[name]
+def _client(name: str, state: State) -> str:
+    client = state.clients[name]
     marks = [mark for mark in ("unreachable", "unresponsive") if getattr(client, mark)]
     return f"{name} ({', '.join(marks)})" if marks else name
 
@@ -86,19 +86,19 @@ def _group(group: Group, handles: dict[str, str]) -> str:
     return f"{name}: sent up to {group.cursor}; {offline}{members_text}"
 
 
-def channels(known: State) -> Iterator[str]:
+def channels(state: State) -> Iterator[str]:
     """Yield the name and the stored range of each channel."""
-    for _, channel in sorted(known.channels.items()):
+    for _, channel in sorted(state.channels.items()):
         yield f"{channel.name}: {_span(channel.log.first, channel.log.last)}"
-    if not known.channels:
+    if not state.channels:
         yield "no channels"
 
 
-def count(known: State) -> str:
+def count(state: State) -> str:
     """Return the numbers of clients, channels and subscriptions."""
-    online = sum(subscription.online for subscription in known.subscriptions.values())
-    offline = len(known.subscriptions) - online
-    return f"{len(known.clients)} clients, {len(known.channels)} channels, {online} online, {offline} offline"
+    online = sum(subscription.online for subscription in state.subscriptions.values())
+    offline = len(state.subscriptions) - online
+    return f"{len(state.clients)} clients, {len(state.channels)} channels, {online} online, {offline} offline"
 
 
 def received(consumer: Consumer) -> str:
@@ -110,11 +110,11 @@ def received(consumer: Consumer) -> str:
     return f"{text}; {ranges(again)} again"
 
 
-def complete(consumer: Consumer, known: State) -> str:
+def complete(consumer: Consumer, state: State) -> str:
     """Return whether a subscription got its whole channel, in order, with flags on all redeliveries."""
     new = [message.seq for message in consumer.received if not message.redelivered]
     seen = {message.seq for message in consumer.received}
-    missing = set(range(1, known.channels[consumer.channel].log.last + 1)) - seen
+    missing = set(range(1, state.channels[consumer.channel].log.last + 1)) - seen
     if missing:
         return f"{consumer.handle}: NEVER GOT {ranges(sorted(missing))}"
     if new != sorted(set(new)):

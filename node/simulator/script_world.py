@@ -240,9 +240,9 @@ class ScriptWorld:
             self.world.run(0.005)
 
 
-def _setting(name: str, value: str, known: dict[str, Any]) -> tuple[str, Any]:
-    if f"{name}_ns" in known:
+def _setting(name: str, value: str, defaults: dict[str, Any]) -> tuple[str, Any]:
+    if f"{name}_ns" in defaults:
         return f"{name}_ns", round(seconds(value) * 1e9)
-    if name not in known:
+    if name not in defaults:
         raise ScriptError(f"unknown setting {name}")
-    return name, value == "yes" if isinstance(known[name], bool) else int(value)
+    return name, value == "yes" if isinstance(defaults[name], bool) else int(value)

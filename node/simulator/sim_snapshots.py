@@ -200,7 +200,7 @@ class SimSnapshots:
             self._node.count("chunks")
         elif receiver.progress[0]:
             self._node.count("snapshots resumed")
-            self._node.record(f"goes on with a snapshot at byte {receiver.progress[0]}")
+            self._node.record(f"resumes a snapshot at byte {receiver.progress[0]}")
 
     # --- installing ---------------------------------------------------------------------------------
 

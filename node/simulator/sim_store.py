@@ -235,7 +235,7 @@ class MemoryMachineStore(WorkUnderWay):
         manifest = received.manifest
         store = RottingStore.unpacked(self._disk.content(str(received.path)))
         if (store.applied, store.previous) != ((manifest.index, manifest.term), manifest.previous):
-            raise RemoteProtocolError(f"snapshot {manifest.snapshot_id} holds another index than it says")
+            raise RemoteProtocolError(f"snapshot {manifest.snapshot_id} has another index than its manifest")
 
         def write_note() -> None:
             self._note = (store.applied, note)

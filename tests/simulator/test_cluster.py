@@ -90,7 +90,7 @@ def test_there_are_so_many() -> None:
 @pytest.mark.parametrize(
     ("profile", "nodes", "seeds"), BLOCKS, ids=lambda value: f"{value[0]}…" if type(value) is range else None
 )
-def test_promises_hold(profile: str, nodes: int, seeds: range) -> None:
+def test_invariants_hold(profile: str, nodes: int, seeds: range) -> None:
     for seed in seeds:
         expect_well(Case(seed, changed(PROFILES[profile], SECONDS), nodes))
 

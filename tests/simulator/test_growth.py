@@ -58,53 +58,55 @@ def attributes(thing: object) -> Iterable[tuple[str, Any]]:
             yield name, getattr(thing, name)
 
 
-def play(story: Script, *commands: str) -> None:
-    story.play(Block(0, list(commands)))
+def play(script: Script, *commands: str) -> None:
+    script.play(Block(0, list(commands)))
 
 
-def come_and_go(story: Script, generation: str, nodes: int) -> None:
+def come_and_go(script: Script, generation: str, nodes: int) -> None:
     """Let clients use every node, with a subscription of each kind, with and without acknowledgements."""
     for number in range(6):
         name = f"{generation}{number}"
-        play(story, f"connect {name} to n{number % nodes + 1}")
+        play(script, f"connect {name} to n{number % nodes + 1}")
         for kind, words in enumerate(KINDS):
             play(
-                story, f"subscribe {name} foo.{kind} as {name}s{kind} {words}", f"publish {name} foo.{kind} 3"
+                script,
+                f"subscribe {name} foo.{kind} as {name}s{kind} {words}",
+                f"publish {name} foo.{kind} 3",
             )
         if number % 2:
-            play(story, f"drop {name}")
-            play(story, f"reconnect {name} to n{(number + 1) % nodes + 1}")
+            play(script, f"drop {name}")
+            play(script, f"reconnect {name} to n{(number + 1) % nodes + 1}")
         for kind, words in enumerate(KINDS):
             if words.startswith("durable"):  # it outlives its client's connection unless it is unsubscribed
-                play(story, f"close {name}s{kind}")
-                play(story, f"subscribe {name} foo.{kind} as {name}t{kind} {words}")
-                play(story, f"unsubscribe {name}t{kind}")
+                play(script, f"close {name}s{kind}")
+                play(script, f"subscribe {name} foo.{kind} as {name}t{kind} {words}")
+                play(script, f"unsubscribe {name}t{kind}")
             else:
-                play(story, f"{'unsubscribe' if 'durable' in words else 'close'} {name}s{kind}")
-        play(story, f"quit {name}")
-        play(story, f"drop {name}")
-    play(story, f"wait {PASSED_S}s")
+                play(script, f"{'unsubscribe' if 'durable' in words else 'close'} {name}s{kind}")
+        play(script, f"quit {name}")
+        play(script, f"drop {name}")
+    play(script, f"wait {PASSED_S}s")
     for command in ("connect {} to n1", "quit {}", "drop {}"):  # a leaving client triggers the cleanup
-        play(story, command.format(generation))
+        play(script, command.format(generation))
 
 
 def grown(nodes: int) -> dict[str, tuple[int, int]]:
     """Return the counts that grew during three more generations of clients: before and after."""
-    story = Script()
-    play(story, f"nodes {nodes} max_msgs=5")
-    come_and_go(story, "first", nodes)
-    come_and_go(story, "second", nodes)
-    before = census(story)
+    script = Script()
+    play(script, f"nodes {nodes} max_msgs=5")
+    come_and_go(script, "first", nodes)
+    come_and_go(script, "second", nodes)
+    before = census(script)
     for generation in ("third", "fourth", "fifth"):
-        come_and_go(story, generation, nodes)
-    after = census(story)
+        come_and_go(script, generation, nodes)
+    after = census(script)
     return {where: (before[where], now) for where, now in after.items() if now > before[where]}
 
 
-def census(story: Script) -> Counter[str]:
-    assert story._script_world is not None
+def census(script: Script) -> Counter[str]:
+    assert script._script_world is not None
     found: Counter[str] = Counter()
-    for node in story._script_world.cluster.nodes:
+    for node in script._script_world.cluster.nodes:
         found += entries(node.replica)
     return found
 

@@ -135,7 +135,7 @@ def _cold_starts_are_not_announced(patch: Patch) -> None:
     patch.setattr(Proposer, "ready", never)
 
 
-def _promises_leave_at_once(patch: Patch) -> None:
+def _votes_and_acks_leave_at_once(patch: Patch) -> None:
     patch.setattr(DurableOutbox, "send", DurableOutbox._leave)
 
 
@@ -505,7 +505,7 @@ MUTATIONS = [
     Mutation("waiting acks come before new time (R9)", _time_before_waiting_acks, "kills", 20),
     Mutation("all waiting acks come before new time (R9)", _time_before_the_last_waiting_acks, "kills", 40),
     Mutation("cold starts are announced (R14)", _cold_starts_are_not_announced, "kills", 20),
-    Mutation("promises wait for the disk", _promises_leave_at_once, "disks", 5),
+    Mutation("votes and acks wait for the disk", _votes_and_acks_leave_at_once, "disks", 5),
     Mutation("a leader's copy counts when it is durable", _own_copy_counts_at_once, "disks", 5),
     Mutation("AckWait restarts at failover", _ackwait_restarts_at_failover, "kills", 20),
     Mutation("AckWait runs for unsent messages", _ackwait_runs_for_unsent_messages, "kills", 20),
@@ -542,7 +542,7 @@ MUTATIONS = [
     Mutation("equal entries stay (PS-1)", _the_log_is_cut_as_the_library_does, "storms", 20),
     Mutation("the store never outruns the journal", _checkpoints_outrun_the_journal, "disks", 20),
     Mutation("a failed sync is the end (PS-4)", _a_failed_sync_is_ignored, "disks", 20),
-    Mutation("promises are synced", _nothing_is_synced, "disks", 20),
+    Mutation("journal writes are synced", _nothing_is_synced, "disks", 20),
     Mutation("damage is no torn write", _damage_is_a_torn_end, "disks", 120, rates=ROT),
     Mutation("entries are verified when read", _checksums_are_not_looked_at, "disks", 20),
     Mutation("values of the store are verified", _the_store_is_read_unverified, "disks", 60),

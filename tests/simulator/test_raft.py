@@ -54,7 +54,7 @@ REAL = RaftRun(Faults(power=True, checkpoints=True), real_journal=True)
 
 @pytest.mark.parametrize("seed", range(9))
 @pytest.mark.parametrize("mix", MIXES)
-def test_promises_hold(mix: str, seed: int) -> None:
+def test_invariants_hold(mix: str, seed: int) -> None:
     lines: list[str] = []
     try:
         counts = run_raft(seed, MIXES[mix], trace=lines)
@@ -66,7 +66,7 @@ def test_promises_hold(mix: str, seed: int) -> None:
 
 @pytest.mark.parametrize("seed", range(5))
 @pytest.mark.parametrize("mix", MEMBERS)
-def test_promises_hold_while_members_change(mix: str, seed: int) -> None:
+def test_invariants_hold_while_members_change(mix: str, seed: int) -> None:
     lines: list[str] = []
     try:
         counts = run_raft(seed, MEMBERS[mix], trace=lines)
@@ -83,7 +83,7 @@ def test_members_change_on_the_real_journal(seed: int) -> None:
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_promises_hold_with_the_real_journal(seed: int) -> None:
+def test_invariants_hold_with_the_real_journal(seed: int) -> None:
     """The disk tears writes that were under way when the power failed."""
     counts = run_raft(seed, REAL)
     assert counts["committed"] > 50
@@ -91,13 +91,13 @@ def test_promises_hold_with_the_real_journal(seed: int) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("mix", MIXES)
-def test_promises_hold_for_many_seeds(mix: str, soak_seconds: float) -> None:
+def test_invariants_hold_for_many_seeds(mix: str, soak_seconds: float) -> None:
     _run_seeds(MIXES[mix], 8, soak_seconds)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("mix", MEMBERS)
-def test_promises_hold_while_members_change_for_many_seeds(mix: str, soak_seconds: float) -> None:
+def test_invariants_hold_while_members_change_for_many_seeds(mix: str, soak_seconds: float) -> None:
     _run_seeds(MEMBERS[mix], 4, soak_seconds)
 
 

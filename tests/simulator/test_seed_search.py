@@ -15,9 +15,9 @@ def test_a_seed_is_found_whatever_the_hint_says(hint: int, monkeypatch: pytest.M
 
     def broken(seed: int) -> str | None:
         tried.append(seed)
-        return {4: "another promise", 9: "this promise"}.get(seed)
+        return {4: "another invariant", 9: "this invariant"}.get(seed)
 
-    SeedSearch("test", lambda _, value: found.append(value)).find(10, broken, kinds={"this promise"})
+    SeedSearch("test", lambda _, value: found.append(value)).find(10, broken, kinds={"this invariant"})
     assert found == [["test", 9]]
     assert tried[0] == (hint if hint < 10 else 0)
     assert len(tried) == len({*tried})
@@ -28,7 +28,7 @@ def test_a_bound_is_a_claim(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(seed_search, "recorded", lambda: {"test": 10})
     search = SeedSearch("test", lambda name, value: None)
     with pytest.raises(pytest.fail.Exception, match="none of 10 seeds"):
-        search.find(10, lambda seed: "this promise" if seed == 10 else None)
+        search.find(10, lambda seed: "this invariant" if seed == 10 else None)
 
 
 def test_hints_are_of_tests() -> None:

@@ -519,7 +519,7 @@ def _small_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("block", range(6))
-def test_promises_hold(block: int) -> None:
+def test_invariants_hold(block: int) -> None:
     for seed in range(block * 5, block * 5 + 5):
         try:
             run(seed)

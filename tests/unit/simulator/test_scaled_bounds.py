@@ -32,7 +32,7 @@ def test_they_are_in_force_wherever_they_were_imported_to_and_then_no_more() -> 
 def test_they_are_put_back_when_a_run_fails() -> None:
     def fail() -> None:
         with scaled():
-            raise ViolationError("a promise", "broken")
+            raise ViolationError("an invariant", "violated")
 
     before = proposer.ENTRY_SIZE_MAX
     with pytest.raises(ViolationError):
