@@ -373,10 +373,10 @@ class RaftServer:
     def follower_payload(self) -> None:
         return None
 
-    def leader_payload_received(self, peer: str, note: Any) -> None:
+    def leader_payload_received(self, peer: str, payload: Any) -> None:
         pass
 
-    def follower_payload_received(self, peer: str, note: Any) -> None:
+    def follower_payload_received(self, peer: str, payload: Any) -> None:
         pass
 
     def lost_entries(self, peer: str, acknowledged: int, last: int) -> None:
@@ -386,7 +386,7 @@ class RaftServer:
         pass
 
     def membership_changed(self, membership: Membership, index: int) -> None:
-        self._world.record(f"{self.name} goes by {describe(membership)}, of entry {index}")
+        self._world.record(f"{self.name} uses {describe(membership)}, of entry {index}")
 
     def membership_committed(self, membership: Membership, index: int) -> None:
         checker, journal = self._group.checker, self.journal

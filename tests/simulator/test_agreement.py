@@ -57,7 +57,7 @@ def versions(cluster: Cluster) -> set[int]:
     return {node.state.version for node in cluster.nodes if node.up}
 
 
-def test_the_version_is_raised_once_the_last_node_knows_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_version_is_raised_when_the_last_node_supports_it(monkeypatch: pytest.MonkeyPatch) -> None:
     """R24: in a rolling upgrade nothing changes while any node, leader or not, runs the older release."""
     monkeypatch.setattr(Machine, "version", 1)
     cluster = started()
@@ -78,7 +78,7 @@ def test_the_version_is_raised_once_the_last_node_knows_it(monkeypatch: pytest.M
     until(cluster, lambda: versions(cluster) == {2})
 
 
-def test_a_new_cluster_begins_with_the_version_that_all_know() -> None:
+def test_a_new_cluster_starts_with_the_version_that_all_nodes_support() -> None:
     """R24: the first entry raises the version unless a member is missing or runs an older release."""
     cluster = started()
     until(cluster, lambda: any(node.state.cluster_uuid for node in cluster.nodes))
@@ -90,7 +90,7 @@ def test_a_new_cluster_begins_with_the_version_that_all_know() -> None:
     assert versions(mixed) == {1}
 
 
-def test_a_node_that_goes_back_stops_before_it_applies(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_downgraded_node_stops_before_it_applies_an_entry(monkeypatch: pytest.MonkeyPatch) -> None:
     """R24: the older release doesn't touch a newer state, in its store or in its log."""
     cluster = started()
     until(cluster, lambda: versions(cluster) == {2})
@@ -120,7 +120,7 @@ def test_a_node_whose_state_differs_stops(monkeypatch: pytest.MonkeyPatch, victi
         cluster.world.run(10.0)
 
 
-def test_ages_wait_while_the_leaders_clock_is_wrong() -> None:
+def test_expiry_is_paused_while_the_leaders_clock_is_wrong() -> None:
     """R13: on every node, and no longer."""
     cluster = started()
     until(cluster, lambda: leader(cluster) is not None)

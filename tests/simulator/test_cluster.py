@@ -83,7 +83,7 @@ BLOCKS = [
 ]
 
 
-def test_there_are_so_many() -> None:
+def test_there_are_300_seeds() -> None:
     assert sum(len(seeds) for _, _, seeds in BLOCKS) == 300
 
 
@@ -124,7 +124,7 @@ def until_seen(profile: str, *names: str, runs: int) -> Counter[str]:
     pytest.fail(f"{runs} runs of {profile!r} without {[name for name in names if not total[name]]}")
 
 
-def test_runs_differ_and_things_do_break() -> None:
+def test_all_kinds_of_faults_happen() -> None:
     """The adversary works: each kind of fault happens within a few seeds."""
     total = until_seen(
         "brutal",
@@ -136,12 +136,12 @@ def test_runs_differ_and_things_do_break() -> None:
     assert total["delivered"] > 500
 
 
-def test_a_disk_that_rots_is_found_out() -> None:
+def test_damaged_data_is_found() -> None:
     """The node stops; the others continue."""
     until_seen("disks", "damage found", runs=12)
 
 
-def test_snapshots_are_hit_on_their_way() -> None:
+def test_faults_hit_snapshots_in_transit() -> None:
     """Faults hit snapshots in transit: cut links, crashes of sender or receiver, full disks, damage."""
     hits = [f"snapshots hit: {what}" for what in ("cut", "fill", "rot", "die")]
     until_seen("snapshots", *hits, "snapshots installed", "snapshots resumed", "snapshots given up", runs=24)

@@ -112,10 +112,10 @@ def census(script: Script) -> Counter[str]:
 
 
 @pytest.mark.parametrize("nodes", [1, 3])
-def test_what_clients_leave_behind_does_not_grow(nodes: int) -> None:
+def test_data_left_by_clients_does_not_grow(nodes: int) -> None:
     assert grown(nodes).keys() <= BOUNDED
 
 
-def test_what_does_grow_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_growth_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(presence, "FORGET_NS", 3600 * SECOND)
     assert grown(1).keys() - BOUNDED - BOUNDED == {"Presence._gone_others"}

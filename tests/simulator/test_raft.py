@@ -277,16 +277,12 @@ def test_a_membership_that_counts_only_when_it_is_committed_makes_two_majorities
     )
 
 
-def test_learners_that_are_counted_make_majorities_of_nothing(
-    seeds: SeedSearch, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_counted_learners_make_false_majorities(seeds: SeedSearch, monkeypatch: pytest.MonkeyPatch) -> None:
     learners_count(monkeypatch)
     seeds.find(40, _broken_by(HASTY), kinds={"commit rule", "election rule", "durability"})
 
 
-def test_changes_on_top_of_each_other_make_two_majorities(
-    seeds: SeedSearch, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_overlapping_changes_make_two_majorities(seeds: SeedSearch, monkeypatch: pytest.MonkeyPatch) -> None:
     changes_overlap(monkeypatch)
     seeds.find(60, _broken_by(HASTY))
 
@@ -324,7 +320,7 @@ def test_a_change_that_outlives_its_entry_is_noticed(
     seeds.find(40, _broken_by(HASTY), kinds={"membership"})
 
 
-def test_a_name_that_votes_with_any_directory_elects_who_lacks_what_is_committed(
+def test_a_vote_from_another_directory_elects_a_leader_without_committed_entries(
     seeds: SeedSearch,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -368,7 +364,7 @@ def test_an_ack_of_an_entry_that_the_leader_does_not_have_is_noticed(
     seeds.find(40, _broken_by(MIXES["rough"]), kinds={"matching rule"})
 
 
-def test_a_change_before_the_one_before_is_committed_is_noticed_when_it_begins(
+def test_an_overlapping_change_is_noticed_when_it_begins(
     seeds: SeedSearch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The model finds it before there are two majorities."""

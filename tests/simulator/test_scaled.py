@@ -36,7 +36,7 @@ def test_bounds_are_met_in_nearly_every_run(profile: str) -> None:
     assert {name: met[name] for name in MET if met[name] < NEARLY_EVERY} == {}
 
 
-def test_logs_are_cut_by_several_entries() -> None:
+def test_logs_lose_several_entries_at_once() -> None:
     """The log of a former leader loses more than the one entry that it appended before it was cut off."""
     total: Counter[str] = Counter()
     for seed in range(20):

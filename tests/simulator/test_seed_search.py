@@ -8,7 +8,7 @@ from seed_search import SeedSearch
 
 
 @pytest.mark.parametrize("hint", [0, 3, 4, 9, 10, 500])
-def test_a_seed_is_found_whatever_the_hint_says(hint: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_seed_is_found_with_any_hint(hint: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(seed_search, "recorded", lambda: {"test": hint})
     tried: list[int] = []
     found: list[object] = []
@@ -31,5 +31,5 @@ def test_a_bound_is_a_claim(monkeypatch: pytest.MonkeyPatch) -> None:
         search.find(10, lambda seed: "this invariant" if seed == 10 else None)
 
 
-def test_hints_are_of_tests() -> None:
+def test_hints_belong_to_existing_test_files() -> None:
     assert {name.partition(": ")[0] for name in seed_search.recorded()} == {"test_mutations", "test_raft"}

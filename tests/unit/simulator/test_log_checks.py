@@ -52,7 +52,7 @@ def test_a_leader_without_a_committed_entry() -> None:
         checker.elected("n2", 3, journal(checker, "n2", (1, b"a")))
 
 
-def test_a_leader_of_an_earlier_term_is_not_asked_for_what_came_later() -> None:
+def test_a_leader_of_an_earlier_term_needs_no_later_entries() -> None:
     checker = LogChecker()
     checker.committed("n1", 4, journal(checker, "n1", (4, b"a")), 0, 1)
     checker.elected("n2", 3, journal(checker, "n2"))

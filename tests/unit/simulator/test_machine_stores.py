@@ -57,7 +57,7 @@ def found(machine_store: MachineStore) -> int:
 
 
 @pytest.mark.parametrize("power", [False, True])
-def test_a_checkpoint_that_was_being_written_is_there_or_is_not(make: Make, power: bool) -> None:
+def test_an_interrupted_checkpoint_is_complete_or_absent(make: Make, power: bool) -> None:
     left = set()
     for seed in range(12):
         machine_store = make(seed)
@@ -95,7 +95,7 @@ def carry(copied: Copied, machine_store: MachineStore, values_max: int = 10_000)
 
 
 @pytest.mark.parametrize("power", [False, True])
-def test_a_snapshot_that_was_being_received_is_gone_on_with(make: Make, power: bool) -> None:
+def test_an_interrupted_snapshot_transfer_is_resumed(make: Make, power: bool) -> None:
     """Whatever part of it survived, the transfer completes in the end."""
     copied = snapshot(make)
     assert copied.manifest.size > 2 * copied.manifest.chunk_bytes
@@ -118,7 +118,7 @@ def test_a_snapshot_that_was_being_received_is_gone_on_with(make: Make, power: b
 
 
 @pytest.mark.parametrize("power", [False, True])
-def test_a_snapshot_that_was_being_installed_is_there_or_is_not(make: Make, power: bool) -> None:
+def test_an_interrupted_installation_is_complete_or_absent(make: Make, power: bool) -> None:
     """If it is there, so is its note."""
     copied = snapshot(make)
     left = set()
@@ -135,7 +135,7 @@ def test_a_snapshot_that_was_being_installed_is_there_or_is_not(make: Make, powe
     assert left == {20, 100}
 
 
-def test_what_rots_is_found_and_not_copied(make: Make) -> None:
+def test_damage_is_found_and_not_copied(make: Make) -> None:
     machine_store = make(1)
     machine_store.open()
     assert not machine_store.rot(random.Random(1))
@@ -152,7 +152,7 @@ def test_what_rots_is_found_and_not_copied(make: Make) -> None:
             found(machine_store)
 
 
-def test_what_rots_of_a_part_is_sent_again(make: Make) -> None:
+def test_damaged_parts_of_a_snapshot_are_sent_again(make: Make) -> None:
     copied = snapshot(make)
     machine_store = make(2)
     machine_store.open()
@@ -168,7 +168,7 @@ def test_what_rots_of_a_part_is_sent_again(make: Make) -> None:
     assert found(machine_store) == 100
 
 
-def test_a_full_disk_takes_nothing(make: Make) -> None:
+def test_a_full_disk_accepts_no_writes(make: Make) -> None:
     copied = snapshot(make)
     machine_store = make(2)
     machine_store.open()

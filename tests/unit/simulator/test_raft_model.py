@@ -69,7 +69,7 @@ def cluster() -> Cluster:
     return cluster
 
 
-def test_a_vote_is_given_once_a_term_and_to_a_log_as_good_as_its_own(cluster: Cluster) -> None:
+def test_one_vote_per_term_and_only_for_a_log_at_least_as_good(cluster: Cluster) -> None:
     log = journal(0, 1)
     for candidate, last in (("n2", (1, 2)), ("n3", (1, 2))):
         cluster.asks(candidate, 2, last)
@@ -110,7 +110,7 @@ def test_a_leader_has_the_votes_of_a_majority_in_its_term(cluster: Cluster) -> N
     cluster.elected(3, journal(0, 2, 3))
 
 
-def test_a_leader_commits_what_a_majority_has_acknowledged_in_its_term(cluster: Cluster) -> None:
+def test_a_leader_commits_entries_acknowledged_by_a_majority_in_its_term(cluster: Cluster) -> None:
     log = journal(0, 1, 2)
     cluster.model.received("n1", "n2", Ack(1, 3).encode(), log)
     cluster.elected(2, log)
@@ -139,7 +139,7 @@ def test_an_entry_of_an_earlier_term_is_committed_by_a_later_one_only(cluster: C
 
 def test_a_follower_commits_only_reported_and_verified_entries(cluster: Cluster) -> None:
     log = journal(0, 1, 1, 1)
-    cluster.model.received("n1", "n2", Append(1, 2, 1, 9, [], ask=True, note=None).encode(), log)
+    cluster.model.received("n1", "n2", Append(1, 2, 1, 9, [], ask=True, heartbeat_payload=None).encode(), log)
     cluster.model.stepped("n1", engine(1, commit=2), log)
     with broken("only 2 was reported"):
         cluster.model.stepped("n1", engine(1, commit=3), log)
@@ -147,7 +147,7 @@ def test_a_follower_commits_only_reported_and_verified_entries(cluster: Cluster)
     cluster.model.stepped("n1", engine(1, commit=3), log)
 
 
-def test_a_commit_index_does_not_fall_nor_a_term(cluster: Cluster) -> None:
+def test_commit_index_and_term_never_fall(cluster: Cluster) -> None:
     log = journal(0, 1, 1)
     cluster.model.installed("n1", 3)
     cluster.model.stepped("n1", engine(1, commit=3), log)
@@ -159,13 +159,13 @@ def test_a_commit_index_does_not_fall_nor_a_term(cluster: Cluster) -> None:
         cluster.model.stepped("n1", engine(1, commit=3), log)
 
 
-def test_a_leader_only_adds_to_its_log(cluster: Cluster) -> None:
+def test_a_leader_only_appends_to_its_log(cluster: Cluster) -> None:
     cluster.elected(2, journal(0, 1, 2))
     with broken("append-only"):
         cluster.model.stepped("n1", engine(2, leads=True), journal(0, 1))
 
 
-def test_an_ack_names_what_is_durable(cluster: Cluster) -> None:
+def test_an_ack_names_durable_entries(cluster: Cluster) -> None:
     cluster.model.stepped("n1", engine(1), journal(0, 1))
     cluster.model.sent("n1", "n2", Ack(1, 2).encode(), journal(0, 1, durable=2))
     with broken("ack rule"):
@@ -175,7 +175,7 @@ def test_an_ack_names_what_is_durable(cluster: Cluster) -> None:
 def test_an_ack_names_an_entry_of_the_leaders_log(cluster: Cluster) -> None:
     """Log matching starts here: an acknowledged entry is the one that the leader has at that index."""
     log = journal(0, 1, 1)
-    heartbeat = Append(2, 3, 2, 1, [], ask=True, note=None).encode()
+    heartbeat = Append(2, 3, 2, 1, [], ask=True, heartbeat_payload=None).encode()
     cluster.model.received("n1", "n2", heartbeat, log)
     cluster.model.stepped("n1", engine(2), log)
     with broken("matching rule: n1 acknowledges entry 3 of term 2 to n2, it has one of term 1"):
@@ -184,7 +184,7 @@ def test_an_ack_names_an_entry_of_the_leaders_log(cluster: Cluster) -> None:
     cluster.model.sent("n1", "n2", Ack(2, 2).encode(), log)
 
 
-def test_members_are_those_of_the_log(cluster: Cluster) -> None:
+def test_the_members_are_those_in_the_log(cluster: Cluster) -> None:
     two = THREE.without("n3")
     with broken("membership rule"):
         cluster.model.stepped("n1", engine(1), journal(0, 1, members=(2, two)))

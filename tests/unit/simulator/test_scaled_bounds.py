@@ -13,12 +13,12 @@ from node.simulator.scaled_bounds import BOUNDS, MESSAGE_BYTES_MAX, scaled
 
 
 @pytest.mark.parametrize("home", BOUNDS)
-def test_production_has_these_bounds_and_larger_ones(home: str) -> None:
+def test_the_bounds_of_production_exist_and_are_larger(home: str) -> None:
     for name, bound in BOUNDS[home].items():
         assert getattr(import_module(home), name) > bound, name
 
 
-def test_they_are_in_force_wherever_they_were_imported_to_and_then_no_more() -> None:
+def test_scaled_bounds_apply_in_every_importing_module_during_the_run_only() -> None:
     def now() -> tuple[int, int, int]:
         return proposer.ENTRY_SIZE_MAX, origin.BATCH_COMMANDS_MAX, peer.FRAME_BYTES_MAX
 
@@ -29,7 +29,7 @@ def test_they_are_in_force_wherever_they_were_imported_to_and_then_no_more() -> 
     assert now() == before
 
 
-def test_they_are_put_back_when_a_run_fails() -> None:
+def test_bounds_are_restored_when_a_run_fails() -> None:
     def fail() -> None:
         with scaled():
             raise ViolationError("an invariant", "violated")
@@ -40,7 +40,7 @@ def test_they_are_put_back_when_a_run_fails() -> None:
     assert before == proposer.ENTRY_SIZE_MAX
 
 
-def test_they_follow_from_one_another_as_in_production() -> None:
+def test_scaled_bounds_keep_the_relations_of_production() -> None:
     entries = BOUNDS["node.core.entries"]
     assert MESSAGE_BYTES_MAX < entries["BATCH_SIZE_MAX"] < entries["ENTRY_SIZE_MAX"]
     assert entries["ENTRY_SIZE_MAX"] < BOUNDS["node.protocol.peer"]["FRAME_BYTES_MAX"]

@@ -8,7 +8,7 @@ from node.simulator.profiles import PROFILES
 from node.simulator.schedule import KINDS, NEED_OTHERS, draw, rates
 
 
-def test_acts_come_as_often_as_they_should() -> None:
+def test_acts_happen_at_their_rates() -> None:
     wanted = rates(2.0, crash=3, slow_disk=1)
     found = Counter(act.kind for seed in range(100) for act in draw(seed, wanted, 3, 10.0))
     assert set(found) == {"crash", "slow disk"}
@@ -28,13 +28,13 @@ def test_an_act_has_its_own_generator() -> None:
     assert act.rng(1).random() != act.rng(2).random()
 
 
-def test_a_node_alone_is_spared_what_takes_others() -> None:
+def test_a_single_node_has_no_acts_that_need_other_nodes() -> None:
     found = {act.kind for seed in range(50) for act in draw(seed, PROFILES["brutal"].rates, 1, 20.0)}
     assert found
     assert not found & NEED_OTHERS
 
 
-def test_nothing_goes_wrong_in_quiet() -> None:
+def test_quiet_has_no_acts() -> None:
     assert draw(1, PROFILES["quiet"].rates, 3, 100.0) == []
 
 

@@ -14,7 +14,7 @@ def failed(kind: str = "order", executed_acts: tuple[int, ...] = ACTS) -> Failur
     return Failure(kind, "", 5.0, executed_acts)
 
 
-def test_what_has_no_part_in_it_is_left_out() -> None:
+def test_unneeded_acts_and_clients_are_left_out() -> None:
     """Two acts and one client are what it takes."""
 
     def run(case: Case, so_far: float) -> Failure | None:
@@ -28,14 +28,14 @@ def test_what_has_no_part_in_it_is_left_out() -> None:
     assert (case.seed, case.profile, case.nodes) == (CASE.seed, CASE.profile, CASE.nodes)
 
 
-def test_another_breach_is_not_the_same() -> None:
+def test_another_violation_does_not_count() -> None:
     def run(case: Case, so_far: float) -> Failure | None:
         return failed(kind="order" if case.acts is not None and 2 in case.acts else "time")
 
     assert Shrinker(CASE, failed(), seconds=60, run=run).shrink().acts == (2,)
 
 
-def test_what_comes_after_the_breach_goes_at_once() -> None:
+def test_acts_after_the_violation_are_left_out_at_once() -> None:
     runs = []
 
     def run(case: Case, so_far: float) -> Failure | None:
@@ -46,7 +46,7 @@ def test_what_comes_after_the_breach_goes_at_once() -> None:
     assert runs[0].acts == (0, 1)
 
 
-def test_it_ends_in_time() -> None:
+def test_shrinking_ends_in_time() -> None:
     """The run under way is the last."""
     now = 0.0
 

@@ -6,7 +6,7 @@ from node.simulator.scaled_bounds import BOUNDS
 from node.simulator.sim_messages import guid_of, is_whole, message_of
 
 
-def test_a_message_is_known_by_itself() -> None:
+def test_a_message_identifies_itself() -> None:
     sizes = set()
     for number in range(200):
         guid = f"c1/2/{number}"

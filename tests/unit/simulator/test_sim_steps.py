@@ -22,7 +22,7 @@ class Process:
         self.steps.take(step)
 
 
-def test_what_arrives_during_a_step_waits_for_its_turn() -> None:
+def test_input_during_a_step_waits_for_its_turn() -> None:
     process = Process()
     process.take("a", 0.2)
     process.take("b", 0.1)
@@ -33,7 +33,7 @@ def test_what_arrives_during_a_step_waits_for_its_turn() -> None:
     assert abs(process.steps.late_s - 0.3) < 1e-9
 
 
-def test_a_slow_machine_takes_longer_and_one_without_costs_no_time() -> None:
+def test_steps_take_longer_on_a_slow_machine_and_no_time_at_scale_0() -> None:
     slow, quick = Process(3.0), Process(0.0)
     for process in (slow, quick):
         process.take("a", 0.1)
@@ -43,7 +43,7 @@ def test_a_slow_machine_takes_longer_and_one_without_costs_no_time() -> None:
     assert quick.done[1] == ("b", 0.0)
 
 
-def test_a_part_of_a_step_is_done_within_it() -> None:
+def test_a_nested_step_runs_within_the_outer_one() -> None:
     process = Process()
     process.steps.take(lambda: process.take("within", 0.1))
     process.take("after")
@@ -51,7 +51,7 @@ def test_a_part_of_a_step_is_done_within_it() -> None:
     assert process.done == [("within", 0.0), ("after", 0.1)]
 
 
-def test_a_process_that_stands_still_does_what_has_waited_when_it_goes_on() -> None:
+def test_a_paused_process_runs_waiting_steps_after_it_resumes() -> None:
     process = Process()
     process.take("a", 0.1)
     process.take("b")
@@ -63,7 +63,7 @@ def test_a_process_that_stands_still_does_what_has_waited_when_it_goes_on() -> N
     assert process.done[1:] == [("b", 0.5), ("c", 0.5)]
 
 
-def test_what_waits_dies_with_the_process() -> None:
+def test_waiting_steps_are_dropped_when_the_process_dies() -> None:
     process = Process()
     process.take("a", 0.1)
     process.take("b")

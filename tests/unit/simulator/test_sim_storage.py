@@ -43,14 +43,14 @@ def read(store: RottingStore) -> None:
 
 
 @pytest.mark.parametrize("power", [False, True])
-def test_what_was_flushed_is_found_again(power: bool) -> None:
+def test_flushed_entries_survive(power: bool) -> None:
     storage = SimStorage(World(1), "n1")
     written(storage, 200)
     storage.stop(power=power)
     assert opened(storage).last_index == 200
 
 
-def test_what_was_not_flushed_may_be_lost_with_the_power() -> None:
+def test_unflushed_entries_may_be_lost_in_a_power_cut() -> None:
     left = set()
     for seed in range(20):
         storage = SimStorage(World(seed), "n1")
@@ -61,7 +61,7 @@ def test_what_was_not_flushed_may_be_lost_with_the_power() -> None:
     assert len(left) > 1
 
 
-def test_a_disk_that_fails_or_is_full_says_so_until_it_is_mended() -> None:
+def test_a_failing_or_full_disk_raises_until_it_is_mended() -> None:
     for trouble in (SimStorage.fail_sync, SimStorage.fail_write, lambda storage: storage.fill(0)):
         storage = SimStorage(World(1), "n1")
         written(storage, 200, flush=False)
@@ -74,7 +74,7 @@ def test_a_disk_that_fails_or_is_full_says_so_until_it_is_mended() -> None:
         assert opened(storage).last_index <= 200
 
 
-def test_a_full_disk_takes_no_checkpoint() -> None:
+def test_a_full_disk_accepts_no_checkpoint() -> None:
     storage = SimStorage(World(1), "n1")
     storage.fill(0)
     kept = storage.machine_store
@@ -83,7 +83,7 @@ def test_a_full_disk_takes_no_checkpoint() -> None:
         kept.run_checkpoint(kept.store.begin_checkpoint((1, 1), (0, 0), []))
 
 
-def test_rot_in_the_journal_is_found_at_the_next_start() -> None:
+def test_damage_in_the_journal_is_found_at_the_next_start() -> None:
     """Damage in the last flush is found too: its end is marked in the journal."""
     for seed in range(20):
         storage = SimStorage(World(1), "n1")
@@ -99,7 +99,7 @@ def test_rot_in_the_journal_is_found_at_the_next_start() -> None:
             opened(storage)
 
 
-def test_the_last_flush_does_not_rot_and_lose_its_seal() -> None:
+def test_the_last_flush_is_not_damaged_together_with_its_end_record() -> None:
     """Otherwise it would be cut off like a torn flush."""
     for seed in range(40):
         storage = SimStorage(World(seed), "n1")
@@ -109,7 +109,7 @@ def test_the_last_flush_does_not_rot_and_lose_its_seal() -> None:
         assert opened(storage).last_index == 5
 
 
-def test_rot_in_the_store_is_noticed_by_the_next_process_and_never_copied() -> None:
+def test_damage_in_the_store_is_found_by_the_next_process_and_never_copied() -> None:
     store = RottingStore()
     assert not store.rot(random.Random(1))
     checkpointed(store, 5, [b"a", b"b"])
