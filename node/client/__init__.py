@@ -1,7 +1,8 @@
-"""A small resilient NATS Streaming client on trio: for ``stanchion pub`` and ``sub``, the demo and tests.
+"""A small NATS Streaming client on trio that reconnects, for ``stanchion pub`` and ``sub``, the demo and
+tests.
 
-It speaks the public protocol only, so it works with any server of that protocol. ``nats`` keeps one
-NATS connection alive across nodes, ``streaming`` is the client that applications see.
+It uses only the public protocol, so it works with every server of that protocol. ``nats`` keeps a NATS
+connection to one of the nodes, ``streaming`` is the client for applications.
 """
 
 from node.client.streaming import Client, Message, Subscription, connect

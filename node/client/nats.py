@@ -1,8 +1,8 @@
-"""One NATS connection that outlives the nodes it is connected to.
+"""A NATS connection that reconnects to other nodes.
 
-When the connection breaks, the next server that was given or learnt from INFO ``connect_urls`` is
-tried; subscriptions are made again with the same sids. What was written into the dead connection is
-lost, as in every NATS client: whoever needs an answer asks again or gives up.
+When the connection breaks, the next server is tried: one that was given, or advertised in INFO
+``connect_urls``. Subscriptions are repeated with the same sids. Bytes written into the broken connection are
+lost, as in every NATS client: a caller that needs an answer repeats its request or gives up.
 """
 
 from __future__ import annotations
@@ -27,19 +27,19 @@ HANDSHAKE_TIMEOUT_S = 2.0
 Handler = Callable[[nats.Msg], None]
 
 LATE_MAX = 64
-"""So many requests that were given up are remembered, in case their answers come after all."""
+"""Number of abandoned requests that are remembered, to handle late answers."""
 
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """Where a node takes clients."""
+    """The client address of a node."""
 
     host: str
     port: int
 
     @classmethod
     def parse(cls, address: str) -> Server:
-        """``host:port``, with or without ``nats://``.
+        """Parse ``host:port``, with or without ``nats://``.
 
         Raises:
             ValueError: not an address.
@@ -52,10 +52,10 @@ class Server:
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """How to connect.
+    """Options of a connection.
 
-    ``reconnect_s`` is the longest pause before the next server is tried; the first try is at once.
-    Without ``learns`` no server is tried but those that were given: the credentials are for nobody else.
+    ``reconnect_s`` is the longest pause before the next server is tried; the first attempt follows at once.
+    Without ``learns``, advertised servers are not used: the credentials must be sent to the given ones only.
     """
 
     name: str = ""
@@ -80,11 +80,11 @@ class Sub:
 class Nats:
     """A NATS connection to one node of a cluster at a time.
 
-    Args:
-        servers: where to try, in random order.
-        options: credentials and pauses.
+    Run ``run`` in a nursery; call other methods after ``connected`` is set.
 
-    Use ``run`` in a nursery; everything else may be called once ``connected`` is set.
+    Args:
+        servers: servers to try, in random order.
+        options: credentials and pauses.
     """
 
     def __init__(self, servers: Sequence[Server], options: Options | None = None) -> None:
@@ -107,14 +107,14 @@ class Nats:
         self._inbox = b"_INBOX." + secrets.token_hex(11).encode() + b"."
         self._replies: dict[bytes, Callable[[nats.Msg], None]] = {}
         self._late: deque[bytes] = deque()
-        """Replies that `request` has given up, oldest first."""
+        """Reply subjects of abandoned requests, oldest first."""
         self._reply_numbers = count(1)
         self._pings_out = 0
         self._move_to: Server | None = None
         self._serving: trio.CancelScope | None = None
         self.subscribe(self._inbox + b"*", self._on_reply)
 
-    # --- talking ----------------------------------------------------------------------------------
+    # --- operations -------------------------------------------------------------------------------
 
     def publish(self, subject: bytes, payload: bytes, reply: bytes = b"") -> None:
         """Send a message.
@@ -127,7 +127,7 @@ class Nats:
         self._write(nats.pub(subject, reply, payload))
 
     def subscribe(self, subject: bytes, handler: Handler, queue: bytes = b"") -> bytes:
-        """Call ``handler`` for every message on ``subject``, on every connection from now on."""
+        """Call ``handler`` for every message on ``subject``, also after reconnects. Returns the sid."""
         sid = str(next(self._sids)).encode()
         self._subs[sid] = Sub(subject, queue, handler, sid)
         if self.connected.is_set():
@@ -135,12 +135,12 @@ class Nats:
         return sid
 
     def unsubscribe(self, sid: bytes) -> None:
-        """Forget a subscription."""
+        """End a subscription."""
         if self._subs.pop(sid, None) is not None and self.connected.is_set():
             self._write(nats.unsub(sid, None))
 
     def new_inbox(self) -> bytes:
-        """A subject nobody else uses."""
+        """Return a unique subject."""
         return b"_INBOX." + secrets.token_hex(11).encode()
 
     async def request(
@@ -150,13 +150,17 @@ class Nats:
         at_once: Handler | None = None,
         late: Handler | None = None,
     ) -> bytes:
-        """The first answer to ``payload``. The caller bounds the time.
+        """Publish ``payload`` and return the first answer. The caller bounds the time.
 
-        ``at_once`` is told it before anything that came in behind it is handled. ``late`` is told an answer
-        that comes after the caller has given up; of the last `LATE_MAX` such requests.
+        Args:
+            subject: the subject to publish to.
+            payload: the request.
+            at_once: called with the answer before any later message is handled.
+            late: called with an answer that arrives after the caller has given up, for the last `LATE_MAX`
+                requests.
 
         Raises:
-            UnavailableError: the connection broke before the answer came, or nobody listens.
+            UnavailableError: the connection broke before the answer arrived, or there is no responder.
         """
         answers: list[nats.Msg] = []
         done = trio.Event()
@@ -185,16 +189,16 @@ class Nats:
                 if len(self._late) > LATE_MAX:
                     self._replies.pop(self._late.popleft(), None)
         if not answers:
-            raise UnavailableError("the connection broke before the answer came")
+            raise UnavailableError("the connection broke before the answer arrived")
         if answers[0].headers.startswith(b"NATS/1.0 503"):
-            raise UnavailableError("nobody serves this subject")
+            raise UnavailableError(f"no responders on {subject.decode(errors='replace')}")
         return answers[0].payload
 
     async def flush(self) -> None:
-        """Wait until the server has handled everything sent before.
+        """Wait until the server has processed everything sent before.
 
         Raises:
-            UnavailableError: there is no connection, or it broke before the answer came.
+            UnavailableError: there is no connection, or it broke before the answer arrived.
         """
         if not self.connected.is_set():
             raise UnavailableError("not connected")
@@ -203,10 +207,10 @@ class Nats:
         self._write(nats.PING)
         await pong.wait()
         if broken.is_set():
-            raise UnavailableError("the connection broke before the answer came")
+            raise UnavailableError("the connection broke before the answer arrived")
 
     def move(self, server: Server) -> None:
-        """Break the connection, and try ``server`` first for the next."""
+        """Close the connection and try ``server`` first for the next one."""
         self._move_to = server
         if self._serving is not None:
             self._serving.cancel()
@@ -223,13 +227,13 @@ class Nats:
     # --- the connection ---------------------------------------------------------------------------
 
     async def run(self) -> None:
-        """Connect, and connect again, until cancelled.
+        """Connect, and reconnect, until cancelled.
 
         Raises:
-            RefusedError: the credentials were refused.
+            RefusedError: the server refused the credentials.
         """
         order = list(self.servers)
-        random.shuffle(order)  # spreads clients over nodes, keeps no secret
+        random.shuffle(order)  # to spread clients over nodes; not for security
         pause = 0.0
         while True:
             server, self._move_to = self._move_to or order[0], None
@@ -245,7 +249,7 @@ class Nats:
             await trio.sleep(pause)
 
     def _not_in(self, order: list[Server]) -> list[Server]:
-        """Servers learnt of meanwhile, shuffled: else all clients of a dead node went to the same one."""
+        """Return newly advertised servers, shuffled: else all clients of a dead node choose the same."""
         new = [server for server in self.servers if server not in order]
         random.shuffle(new)
         return new
@@ -278,7 +282,7 @@ class Nats:
         self._outbox.clear()
         self._pings_out = 0
         while self._pongs:
-            self._pongs.popleft().set()  # who waits looks at ``broken``
+            self._pongs.popleft().set()  # the waiting task checks ``broken``
         self.on_disconnect()
 
     async def _handshake(self, stream: trio.SocketStream, parser: nats.ClientParser) -> list[nats.Reply]:
@@ -330,7 +334,7 @@ class Nats:
                 self._handle(early)
                 await self._read_all(stream, parser)
             except (RemoteProtocolError, trio.BrokenResourceError):
-                pass  # broken, or no server of this protocol: ``run`` tries the next
+                pass  # broken, or not a NATS server: ``run`` tries the next one
             nursery.cancel_scope.cancel()
 
     async def _read_all(self, stream: trio.SocketStream, parser: nats.ClientParser) -> None:
@@ -340,7 +344,7 @@ class Nats:
                 self._handle(ops)
 
     async def _write_all(self, stream: trio.SocketStream) -> None:
-        """Write what is to be written, until that fails. The reader goes on to the end of what has come."""
+        """Write the outbox until a write fails. The reader continues to the end of the received bytes."""
         while True:
             if not self._outbox:
                 self._wake = trio.Event()
@@ -360,7 +364,7 @@ class Nats:
             await trio.sleep(self.options.ping_s)
             self._pings_out += 1
             self._write(nats.PING)
-        scope.cancel()  # three pings without an answer: the node hangs, try another
+        scope.cancel()  # three unanswered pings: the node hangs, try another one
 
     def _handle(self, ops: list[nats.Reply]) -> None:
         for op in ops:
@@ -394,8 +398,8 @@ async def _then(first: trio.Event, second: trio.Event) -> None:
 
 
 def _nothing() -> None:
-    """Nobody has asked to be told."""
+    """Do nothing: the default of ``on_connect`` and ``on_disconnect``."""
 
 
 def _ignored(_text: str) -> None:
-    """The same, of what a server refuses."""
+    """Ignore an error of the server: the default of ``on_error``."""

@@ -1,7 +1,7 @@
-"""The streaming client: publish, subscribe in every way the protocol offers, acknowledge.
+"""The streaming client: publish, subscribe with all options of the protocol, acknowledge.
 
-The session (client ID, connection ID, subscriptions) belongs to the cluster and outlives connections:
-after a reconnect nothing is asked for again, as in all clients of this protocol.
+The session (client ID, connection ID, subscriptions) belongs to the cluster and outlives connections: after a
+reconnect the client does not register or subscribe again, like all clients of this protocol.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ PUBLISHES_IN_FLIGHT_MAX = 16_384
 
 @dataclass(slots=True)
 class Message:
-    """A message as it was delivered."""
+    """A delivered message."""
 
     subscription: Subscription
     seq: int
@@ -39,24 +39,24 @@ class Message:
     redelivered: bool
     redelivery_count: int
     received_s: float
-    """trio's clock when it came in."""
+    """Time of arrival by trio's clock."""
 
     def ack(self) -> None:
-        """Acknowledge it. Lost if there is no connection now: it will come again."""
+        """Acknowledge the message. Without a connection nothing is sent: the message will be redelivered."""
         self.subscription.ack(self.seq)
 
 
 Callback = Callable[[Message], None] | Callable[[Message], Awaitable[None]]
-"""Handles a message. Messages of one subscription are handled one after the other, in order."""
+"""Handles a message. Messages of one subscription are handled one at a time, in order."""
 
 
 @dataclass(slots=True, eq=False)
 class Subscription:
     """A subscription of a client.
 
-    A callback that returns an awaitable is awaited in a task of the subscription, and its message is
-    acknowledged when it has returned. What waits for it is bounded by the subscription's max in
-    flight: a redelivery of a message that still waits is dropped.
+    If the callback returns an awaitable, a task of the subscription awaits it, and the message is
+    acknowledged when it has returned. The queue of these messages is bounded by max in flight: the redelivery
+    of a message that is still in the queue is dropped.
     """
 
     client: Client
@@ -67,7 +67,7 @@ class Subscription:
     sid: bytes
     ack_inbox: bytes = b""
     _waiting: deque[tuple[Message, Awaitable[None]]] = field(default_factory=deque, repr=False)
-    """Messages whose awaitable has not returned, the one being awaited first."""
+    """Messages whose awaitable has not returned; the first one is being awaited."""
 
     def ack(self, seq: int) -> None:
         """Acknowledge a sequence."""
@@ -75,7 +75,7 @@ class Subscription:
             self.client.nats.publish(self.ack_inbox, stan.encode_ack(stan.Ack(self.channel, seq)))
 
     def received(self, raw: nats.Msg) -> None:
-        """Handle a message that came in on the inbox.
+        """Handle a message that arrived on the inbox.
 
         Raises:
             TypeError: the callback returned an awaitable, and the client has no nursery to await it in.
@@ -119,7 +119,7 @@ class Subscription:
                 if not self.manual_ack:
                     self.ack(message.seq)
         finally:
-            while self._waiting:  # cancelled, or an exception: what is left was not handled, and not acked
+            while self._waiting:  # cancelled, or an exception: the rest is not handled and not acknowledged
                 _drop(self._waiting.popleft()[1])
 
     async def close(self) -> None:
@@ -127,27 +127,27 @@ class Subscription:
         await self.client.end_subscription(self, self.client.session.sub_close_requests)
 
     async def unsubscribe(self) -> None:
-        """End it for good. Raises RefusedError, UnavailableError."""
+        """Unsubscribe: a durable loses its cursor. Raises RefusedError, UnavailableError."""
         await self.client.end_subscription(self, self.client.session.unsub_requests)
 
 
 class Client:
-    """A registered client ID. Made by ``connect``."""
+    """A registered client ID, created by ``connect``."""
 
     def __init__(
         self, connection: Nats, cluster_id: str, client_id: str, nursery: trio.Nursery | None = None
     ) -> None:
         self.nats = connection
         self.nursery = nursery
-        """Where callbacks that return an awaitable are awaited; None: they are refused."""
+        """Runs callbacks that return an awaitable; None: such callbacks are refused."""
         self.cluster_id = cluster_id
         self.client_id = client_id
         self.conn_id = secrets.token_hex(11).encode()
         self.session = stan.ConnectResponse()
         self.lost: str = ""
-        """Why the session ended although nobody closed it; empty while it lives."""
+        """Why the session ended without a call of `close`; empty while it exists."""
         self.ended = trio.Event()
-        """Set when ``lost`` is."""
+        """Set together with ``lost``."""
         self._ack_subject = b"_STAN.acks." + secrets.token_hex(11).encode()
         self._heartbeat_inbox = connection.new_inbox()
         self._guids = count(1)
@@ -162,14 +162,14 @@ class Client:
         """Register the client ID.
 
         Raises:
-            RefusedError: by the cluster; the text says why.
+            RefusedError: the cluster refused it; the text says why.
             UnavailableError: no answer in time.
         """
         request = stan.ConnectRequest(
             self.client_id, self._heartbeat_inbox.decode(), 1, self.conn_id, ping_interval_s, ping_max_out
         )
         await self._connected()
-        # Shielded: a cancelled caller that doesn't know the answer can't end the session it asked for.
+        # Shielded: if a cancelled caller missed the answer, it could not end the session it asked for.
         with trio.CancelScope(shield=True):
             answer = await self._request(f"_STAN.discover.{self.cluster_id}", stan.encode_connect(request))
         self.session = stan.decode_connect_response(answer)
@@ -186,7 +186,7 @@ class Client:
             raise RefusedError(error)
 
     async def ping_for_ever(self) -> None:
-        """Ping the cluster every ``ping_interval_s``; ends when the session is no longer registered."""
+        """Ping the cluster every ``ping_interval_s``. Returns when the session is no longer registered."""
         interval = self.session.ping_interval_s
         while interval > 0:
             await trio.sleep(interval)
@@ -206,9 +206,9 @@ class Client:
         """Publish and wait until the message is stored.
 
         Raises:
-            RefusedError: by the cluster; the text says why.
-            UnavailableError: no answer in time, or the connection broke before it came; the message
-                may or may not be stored.
+            RefusedError: the cluster refused the message; the text says why.
+            UnavailableError: no answer in time, or the connection broke before; the message may or may not
+                be stored.
         """
         done = trio.Event()
         errors: list[str] = []
@@ -237,13 +237,13 @@ class Client:
     def publish_async(
         self, channel: str, data: bytes, answered: Callable[[str], None], *, reply: str = ""
     ) -> str:
-        """Publish; ``answered`` is told the error, empty when the message is stored. Returns the guid.
+        """Publish and return the guid. ``answered`` is called with the error; empty: the message is stored.
 
         Raises:
-            UnavailableError: not connected, or too many unanswered publishes.
+            UnavailableError: not connected, or too many unacknowledged publishes.
         """
         if len(self._publishes) >= PUBLISHES_IN_FLIGHT_MAX:
-            raise UnavailableError("too many publishes wait for their acknowledgement")
+            raise UnavailableError(f"{PUBLISHES_IN_FLIGHT_MAX} publishes are not acknowledged yet; try again")
         guid = f"{self._guid_prefix}{next(self._guids)}"
         request = stan.PublishRequest(self.client_id, guid, channel, reply, data, self.conn_id)
         subject = f"{self.session.pub_prefix}.{channel}".encode()
@@ -253,19 +253,19 @@ class Client:
 
     @property
     def unanswered(self) -> int:
-        """Publishes whose acknowledgement has not come."""
+        """Number of publishes without an acknowledgement."""
         return len(self._publishes)
 
     def _published(self, raw: nats.Msg) -> None:
         if raw.headers:
-            return  # 503: nobody serves the subject now; the acknowledgement may still come
+            return  # 503, no responders: the acknowledgement may still arrive
         ack = stan.decode_pub_ack(raw.payload)
         answered = self._publishes.pop(ack.guid, None)
         if answered is not None:
             answered(ack.error)
 
     def forget_unanswered(self) -> list[str]:
-        """Give up waiting for publishes whose acknowledgement was lost with a node; their guids."""
+        """Stop waiting for all unacknowledged publishes, after a connection broke; return their guids."""
         lost, self._publishes = list(self._publishes), {}
         return lost
 
@@ -285,13 +285,13 @@ class Client:
         ack_wait_s: int = 30,
         manual_ack: bool = False,
     ) -> Subscription:
-        """Subscribe; ``callback`` is called for each message, and the message acknowledged after it.
+        """Subscribe. Each message is acknowledged after ``callback`` has handled it, unless ``manual_ack``.
 
-        If the answer comes after the time for it, the subscription is closed again, as the official clients
-        do: nobody would read what it is sent, and a later attempt gets a subscription of its own.
+        If the answer arrives after the timeout, the subscription is closed again, as official clients do: its
+        messages would have no reader, and a later attempt creates another subscription.
 
         Raises:
-            RefusedError: by the cluster; the text says why.
+            RefusedError: the cluster refused it; the text says why.
             UnavailableError: no answer in time.
         """
         inbox = self.nats.new_inbox()
@@ -329,9 +329,9 @@ class Client:
         _take_ack_inbox(sub, raw)
         if sub.ack_inbox and self.nats.connected.is_set():
             request = stan.UnsubscribeRequest(self.client_id, sub.channel, sub.ack_inbox.decode())
-            # The answer is of no use to anybody: a failure leaves what was there without this.
-            payload, nowhere = stan.encode_unsubscribe(request), self.nats.new_inbox()
-            self.nats.publish(self.session.sub_close_requests.encode(), payload, nowhere)
+            # The answer is ignored: if this fails, the subscription remains, as without this request.
+            payload, ignored = stan.encode_unsubscribe(request), self.nats.new_inbox()
+            self.nats.publish(self.session.sub_close_requests.encode(), payload, ignored)
 
     async def end_subscription(self, sub: Subscription, subject: str) -> None:
         """Send a close or unsubscribe request for ``sub``."""
@@ -342,7 +342,7 @@ class Client:
         if error:
             raise RefusedError(error)
 
-    # --- inside -----------------------------------------------------------------------------------
+    # --- internal ---------------------------------------------------------------------------------
 
     def _heartbeat(self, raw: nats.Msg) -> None:
         if raw.reply and self.nats.connected.is_set():
@@ -359,7 +359,7 @@ class Client:
         at_once: Handler | None = None,
         late: Handler | None = None,
     ) -> bytes:
-        """Ask, and wait for the answer. See `Nats.request`."""
+        """Send a request and return the answer; see `Nats.request`."""
         try:
             with trio.fail_after(REQUEST_TIMEOUT_S):
                 return await self.nats.request(subject.encode(), payload, at_once, late)
@@ -368,7 +368,7 @@ class Client:
 
 
 def _drop(result: Awaitable[None]) -> None:
-    """Close a coroutine that will not be awaited; else Python complains that it never was."""
+    """Close a coroutine that will not be awaited, to avoid Python's warning."""
     if isinstance(result, Coroutine):
         result.close()
 
@@ -379,7 +379,7 @@ async def _then(first: trio.Event, second: trio.Event) -> None:
 
 
 def _take_ack_inbox(sub: Subscription, raw: nats.Msg) -> None:
-    """Before any message can come in behind the answer."""
+    """Set the ack inbox before a message that follows the answer is handled."""
     if not raw.headers:
         sub.ack_inbox = stan.decode_subscription_response(raw.payload).ack_inbox.encode()
 
@@ -393,26 +393,26 @@ async def connect(
     options: Options | None = None,
     attempts_s: float = 10.0,
 ) -> AsyncIterator[Client]:
-    """A registered client, closed at the end of the block, also when that is cancelled.
+    """Yield a registered client. It is closed at the end of the block, also on cancellation.
 
-    Once its registration is asked for, cancelling waits for the answer, `REQUEST_TIMEOUT_S` at most,
-    and as long for the answer to closing: else the client ID stayed registered until heartbeats fail.
+    Once the registration is requested, cancellation waits for the answer, `REQUEST_TIMEOUT_S` at most, and as
+    long for the answer to closing: otherwise the client ID would stay registered until heartbeats fail.
 
     Raises:
-        RefusedError: the cluster declined.
-        UnavailableError: nobody answered within ``attempts_s``.
-        NodeError: whatever the block raises of them, by itself too.
+        RefusedError: the cluster refused the session.
+        UnavailableError: no answer within ``attempts_s``.
+        NodeError: errors of this kind from the block, not wrapped in an exception group.
     """
     connection = Nats([Server.parse(server) for server in servers], options)
     failure: NodeError | None = None
-    connected = trio.CancelScope(shield=True)  # until the session is closed, also if we are cancelled
+    connected = trio.CancelScope(shield=True)  # until the session is closed, also on cancellation
 
     async def keep_connected(client: Client, scope: trio.CancelScope) -> None:
         nonlocal failure
         try:
             with connected:
                 await connection.run()
-        except RefusedError as error:  # the credentials: no other server takes them either
+        except RefusedError as error:  # wrong credentials: other servers would refuse them too
             failure = error
             client.lost = str(error)
             client.ended.set()
@@ -433,7 +433,7 @@ async def connect(
             connected.cancel()
             nursery.cancel_scope.cancel()
     if failure is not None:
-        raise failure  # by itself, not in the nursery's group
+        raise failure  # outside the nursery, which would wrap it in an exception group
 
 
 async def _open(client: Client, attempts_s: float) -> None:
@@ -456,4 +456,4 @@ async def _close(client: Client) -> None:
     try:
         await client.close()
     except (RefusedError, UnavailableError, RemoteProtocolError):
-        return  # closing is a courtesy: the cluster notices by heartbeats too
+        return  # best effort: if the close fails, the cluster removes the client after failed heartbeats

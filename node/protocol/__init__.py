@@ -1,10 +1,12 @@
-"""Bytes to values and back, and the rules of names; no I/O, no clock, no state but a parser's buffer.
+"""Codecs between bytes and values, and the rules of names.
 
-* ``nats`` what NATS clients say, ``nats_replies`` what servers say, ``lines`` what both share
+No I/O and no clock; the only state is a parser's buffer.
+
+* ``nats`` what NATS clients send, ``nats_replies`` what servers send, ``lines`` what both parsers share
 * ``streaming`` the STAN messages as values, over the code generated from ``streaming.proto``
-* ``message`` stored messages as bytes and ``positions``: what the core needs of them, without protobuf
+* ``message`` and ``positions``: stored messages as bytes, and start positions, for the core; without protobuf
 * ``subjects`` subject grammar, wildcards, interest; channel names and client IDs
 * ``peer`` the frames between nodes
 
-Input is judged here only by its form. ``RemoteProtocolError`` is the only error that it can cause.
+Input is checked only for its form here. ``RemoteProtocolError`` is the only error that it can cause.
 """

@@ -1,14 +1,13 @@
-"""Control lines with payloads between them: what both directions of the NATS protocol have in common.
+"""Base of the NATS parsers: control lines with payloads between them, in both directions of the protocol.
 
-This owns the bytes that were fed and not used yet. Its two users, the server's ``nats.Parser`` and
-the client's ``nats_replies.ClientParser``, only know how to take operations from the front of a
-buffer, ``_scan``.
+`LineParser` owns the bytes that were fed and not parsed yet. Its subclasses, the server's ``nats.Parser`` and
+the client's ``nats_replies.ClientParser``, take operations from the front of a buffer (``_scan``).
 
-Speed decides the shape. One call works through as much of a read buffer as makes a list of `OPS_MAX`
-operations; nothing is copied but their arguments and payloads, and what lies behind the last of them. A
-rest that is not yet a whole operation moves to a ``bytearray`` and is looked at again only when the bytes it
-lacks have come: for a payload their number is known, and in a line only the new bytes are searched. So
-neither a client that sends single bytes nor one that sends eight megabytes makes the node do work twice over.
+The design is for speed. One call parses up to `OPS_MAX` operations of a read buffer. It copies only their
+arguments and payloads, and the bytes after the last operation. An incomplete operation is moved to a
+``bytearray`` and scanned again only when enough bytes have arrived: for a payload their number is known, and
+in a line only the new bytes are searched. So neither single bytes nor messages of eight megabytes are parsed
+twice.
 """
 
 from __future__ import annotations
@@ -21,21 +20,21 @@ from typing import Any, Generic, NoReturn, TypeVar
 from node.errors import RemoteProtocolError
 
 NUMBER_MAX = 10**18
-"""Larger numbers count as this one; every bound they are held against is far below."""
+"""Larger numbers are read as this one; all limits are far below."""
 
 OPS_MAX = 512
-"""Operations that one call of `LineParser.ops` returns at most: a read of 256 KiB has room for 43,690 of the
-shortest, and to parse them all takes 60 ms."""
+"""Most operations that one call of `LineParser.ops` returns. A read of 256 KiB can hold 43,690 of the
+shortest; parsing them all takes 60 ms."""
 
 OpT = TypeVar("OpT")
 
 
-class ProtocolViolation(RemoteProtocolError):  # noqa: N818  # the name says whose fault it is
-    """The other end broke the NATS protocol; nothing that it sends after this can be understood.
+class ProtocolViolation(RemoteProtocolError):  # noqa: N818  # says which side is wrong
+    """The other side violated the NATS protocol; the rest of its bytes can't be parsed.
 
     Args:
-        message: what was wrong, for the log.
-        wire: a whole ``-ERR`` line to send before closing, or nothing: then just close.
+        message: the violation, for the log.
+        wire: a complete ``-ERR`` line to send before closing; empty: close without one.
     """
 
     def __init__(self, message: str, wire: bytes = b"") -> None:
@@ -44,14 +43,14 @@ class ProtocolViolation(RemoteProtocolError):  # noqa: N818  # the name says who
 
 
 class LineParser(ABC, Generic[OpT]):
-    """Bytes of one connection in, operations out. Does no I/O.
+    """Parses the bytes of one connection into operations. Does no I/O.
 
-    ``feed`` it whatever the socket gave, then call ``ops`` until it returns an empty list. How the
-    bytes were cut never changes what comes out. Whatever they are, ``ProtocolViolation`` is the only
-    error; it comes after all operations that were complete before it, and then every time.
+    Call ``feed`` with whatever the socket returned, then ``ops`` until it returns an empty list. The result
+    does not depend on how the bytes were split. ``ProtocolViolation`` is the only error. It is raised after
+    all operations before the violation were returned, and then by every call.
 
     Args:
-        max_payload: bytes; a larger payload is refused at its control line, unread.
+        max_payload: bytes; a larger payload is refused at its control line, before it is read.
         max_control_line: bytes of a line without its line ending.
     """
 
@@ -59,19 +58,19 @@ class LineParser(ABC, Generic[OpT]):
         self._max_payload = max_payload
         self._max_control_line = max_control_line
         self._fresh = b""
-        """What was fed last, not looked at yet; then ``_rest`` is empty."""
+        """The last bytes that were fed, not parsed yet; if there are any, ``_rest`` is empty."""
         self._rest = bytearray()
         self._needed = 0
-        """Bytes that ``_rest`` must have before another look can find anything."""
+        """Size that ``_rest`` must reach before it is worth parsing again."""
         self._searched = 0
-        """Bytes at the front of the next buffer that hold no line end."""
+        """Bytes at the front of the next buffer that contain no line end."""
         self._ready: deque[OpT] = deque()
         self._violation: tuple[str, bytes] | None = None
-        """The arguments of the error to raise. The error itself would refer to the frames that it went
-        through, and so to this parser and its connection: only a search for cycles would free them. """
+        """The arguments of the error to raise. A stored error would refer to its traceback's frames, and so
+        to this parser and its connection: only the cycle collector would free them."""
 
     def feed(self, data: bytes | bytearray) -> None:
-        """Take more bytes; after a violation they are dropped."""
+        """Add bytes. After a violation they are dropped."""
         if self._violation is not None:
             return
         if self._rest or self._fresh:
@@ -82,10 +81,10 @@ class LineParser(ABC, Generic[OpT]):
             self._fresh = bytes(data)
 
     def ops(self) -> list[OpT]:
-        """The next operations that are complete, in order; at most about `OPS_MAX`. Empty: there are no more.
+        """Return the next complete operations, in order, about `OPS_MAX` at most; empty if there are none.
 
         Raises:
-            ProtocolViolation: and nothing was complete before it.
+            ProtocolViolation: if there is no complete operation before the violation.
         """
         ops = list(self._ready)
         self._ready.clear()
@@ -95,10 +94,10 @@ class LineParser(ABC, Generic[OpT]):
         return ops
 
     def next_op(self) -> OpT | None:
-        """The next operation, or None: "more bytes, please". Slower than ``ops``.
+        """Return the next operation, or None if more bytes are needed. Slower than ``ops``.
 
         Raises:
-            ProtocolViolation: and nothing was complete before it.
+            ProtocolViolation: if there is no complete operation before the violation.
         """
         if not self._ready:
             self._ready.extend(self.ops())
@@ -127,15 +126,15 @@ class LineParser(ABC, Generic[OpT]):
 
     @abstractmethod
     def _scan(self, data: bytes, ops: list[OpT]) -> int:
-        """Append up to `OPS_MAX` operations that are complete in ``data``; return how many bytes they took.
+        """Append up to `OPS_MAX` complete operations of ``data``; return the number of bytes they used.
 
         The search for the first line end may skip ``_searched`` bytes. Calls ``_lacks_line_end``, or
-        ``_lacks`` with the bytes that have to be there before there can be more; 0: only room was lacking.
+        ``_lacks`` with the number of bytes needed for the next operation; 0 if `OPS_MAX` was reached.
         """
 
     @abstractmethod
     def _check_name(self, line: bytes) -> None:
-        """Raise if no operation starts like ``line``, which may be the beginning of one."""
+        """Raise if no operation starts with ``line``, which may be incomplete."""
 
     def _lacks(self, needed: int) -> None:
         self._needed = needed
@@ -143,13 +142,13 @@ class LineParser(ABC, Generic[OpT]):
 
     def _lacks_line_end(self, line: bytes) -> None:
         self._check_name(line)
-        if len(line) > self._max_control_line + 1:  # one more may be the CR
+        if len(line) > self._max_control_line + 1:  # the last byte may be CR
             self._refuse_long_line()
         self._needed = len(line) + 1
         self._searched = len(line)
 
     def _check_length(self, line: bytes) -> None:
-        """For a line that, before its LF, is longer than ``max_control_line``."""
+        """Check a line that, without its LF, is longer than ``max_control_line``: it may end with CR."""
         self._check_name(line)
         if len(line) > self._max_control_line + 1 or not line.endswith(b"\r"):
             self._refuse_long_line()
@@ -159,10 +158,10 @@ class LineParser(ABC, Generic[OpT]):
 
 
 def number(digits: bytes) -> int:
-    """A decimal number without sign, at most ``NUMBER_MAX``.
+    """Parse a decimal number without sign; at most ``NUMBER_MAX``.
 
     Raises:
-        ProtocolViolation: anything else than ASCII digits.
+        ProtocolViolation: anything except ASCII digits.
     """
     if not digits.isdigit():
         raise ProtocolViolation(f"not a number: {digits[:40]!r}")
@@ -171,12 +170,12 @@ def number(digits: bytes) -> int:
 
 
 def name_prefixes(names: frozenset[bytes]) -> frozenset[bytes]:
-    """Every beginning of every name, the names included."""
+    """Return all prefixes of all names, including the names."""
     return frozenset(name[:size] for name in names for size in range(1, len(name) + 1))
 
 
 def may_start(line: bytes, names: frozenset[bytes], prefixes: frozenset[bytes]) -> bool:
-    """The first word of ``line``, or what there is of it, can be one of ``names`` in any case."""
+    """Return whether the first, maybe incomplete, word of ``line`` can be one of ``names``, in any case."""
     start = line[:16]
     words = start.split(None, 1)
     if not words:
@@ -186,17 +185,17 @@ def may_start(line: bytes, names: frozenset[bytes], prefixes: frozenset[bytes]) 
 
 
 def json_object(text: bytes) -> dict[str, Any]:
-    """The JSON object in ``text``.
+    """Parse a JSON object.
 
     Raises:
-        ProtocolViolation: anything else, also bytes that are no UTF-8 and half surrogate pairs,
-            which would fail later, wherever the text is first encoded.
+        ProtocolViolation: anything else, including bytes that are not UTF-8 and unpaired surrogates, which
+            would otherwise fail later, when the text is encoded.
     """
     try:
         value = _JSON.decode(text.decode())
         if b"\\u" in text:
             json.dumps(value, ensure_ascii=False).encode()
-    except (ValueError, RecursionError) as error:  # a line has room for thousands of brackets
+    except (ValueError, RecursionError) as error:  # a line can hold thousands of nested brackets
         raise ProtocolViolation(f"not JSON: {type(error).__name__}") from error
     if not isinstance(value, dict):
         raise ProtocolViolation("not a JSON object")

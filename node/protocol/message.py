@@ -1,15 +1,15 @@
-"""A stored message as bytes: the wire form of MsgProto, put together and never taken apart.
+"""Encode stored messages: the wire form of MsgProto, assembled from parts and never parsed.
 
-A message is written once, when it is published, and read by every subscriber. What its publisher
-decided (subject, reply, data) is its *body*; the sequence and the timestamp are known only after
-the cluster ordered it. Protobuf allows fields in any order and lets a later one replace an earlier
-one, so the parts are simply joined::
+A message is encoded once, when it is published, and read by every subscriber. The part set by its publisher
+(subject, reply, data) is its *body*; sequence and timestamp are known only after the cluster has ordered it.
+Protobuf allows fields in any order, and a later field replaces an earlier one, so the parts are
+concatenated::
 
     1 sequence │ body: 2 subject, 3 reply, 4 data │ 5 timestamp │ 6 redelivered, 7 redeliveryCount
-               └ made by the origin               │ by apply    └ only on a redelivery
+               └ made by the origin               │ by apply    └ only in a redelivery
 
-Pure functions over bytes; the core uses them, so there is no protobuf runtime here. Decoding is in
-``streaming``.
+Pure functions over bytes. The core uses them, so they need no protobuf runtime. ``streaming`` decodes
+messages.
 
 Source: the streaming protocol's MsgProto; protobuf encoding, "Last One Wins".
 """
@@ -19,11 +19,11 @@ from __future__ import annotations
 from functools import lru_cache
 
 _TIMESTAMPS_CACHED = 256
-"""All messages of an entry share one timestamp, and entries are delivered near each other."""
+"""All messages of an entry have the same timestamp, and are usually delivered together."""
 
 
 def varint(value: int) -> bytes:
-    """The protobuf varint of ``value``, which is 0 to 2**64 - 1."""
+    """Return the protobuf varint of ``value``, 0 to 2**64 - 1."""
     if value < 0x80:
         return bytes((value,))
     if value < 0x4000:
@@ -35,14 +35,14 @@ def varint(value: int) -> bytes:
 
 
 def varint_size(value: int) -> int:
-    """The length of ``varint(value)`` in bytes, 1 to 10."""
+    """Return the length of ``varint(value)`` in bytes, 1 to 10."""
     return (value.bit_length() + 6) // 7 or 1
 
 
 def message_body(subject: str, reply: str, data: bytes) -> bytes:
-    """The part of a message that its publisher decides: MsgProto fields 2, 3 and 4."""
+    """Return the part of a message that its publisher sets: MsgProto fields 2, 3 and 4."""
     name = subject.encode()
-    if len(name) < 0x80 and len(data) < 0x80 and not reply and name and data:  # nearly every message
+    if len(name) < 0x80 and len(data) < 0x80 and not reply and name and data:  # nearly all messages
         return b"\x12%c%b\x22%c%b" % (len(name), name, len(data), data)
     parts: list[bytes] = []
     for tag, value in ((b"\x12", name), (b"\x1a", reply.encode()), (b"\x22", data)):
@@ -52,7 +52,7 @@ def message_body(subject: str, reply: str, data: bytes) -> bytes:
 
 
 def message(seq: int, timestamp_ns: int, body: bytes) -> bytes:
-    """A complete MsgProto, as delivered for the first time.
+    """Return a complete MsgProto for the first delivery.
 
     Args:
         seq: 0 to 2**64 - 1.
@@ -70,7 +70,7 @@ def _timestamp(timestamp_ns: int) -> bytes:
 
 
 def message_size(seq: int, timestamp_ns: int, body_size: int) -> int:
-    """``len(message(seq, timestamp_ns, body))`` for a body of ``body_size`` bytes, without making it."""
+    """Return ``len(message(seq, timestamp_ns, body))`` for a body of ``body_size`` bytes."""
     size = body_size
     if seq:
         size += 1 + (seq.bit_length() + 6) // 7
@@ -80,8 +80,8 @@ def message_size(seq: int, timestamp_ns: int, body_size: int) -> int:
 
 
 def redelivered(message: bytes, count: int) -> bytes:
-    """``message`` marked as its redelivery number ``count``, 1 to 2**32 - 1.
+    """Return ``message`` marked as redelivery number ``count``, 1 to 2**32 - 1.
 
-    A message that is already marked takes the new count: the last field wins.
+    An already marked message gets the new count: the last field wins.
     """
     return b"%b\x30\x01\x38%b" % (message, varint(count))

@@ -1,11 +1,11 @@
-"""What NATS clients say: the server's parser, and the encoders that a client uses.
+"""The client side of the NATS protocol: the server's parser, and the encoders of a client.
 
-The other direction, what servers say, is ``nats_replies``; its names are here too, so that users
-need one import. What is common to both, the buffer and its bounds, is ``lines``.
+``nats_replies`` has the server side; its names are exported here too, so that users need one import.
+``lines`` has what both share: the buffer and its bounds.
 
-The parser knows how operations look, not what they do: whether a subject may be subscribed to,
-whether ``+OK`` is due, who is allowed what belongs to the connection. All arguments are
-split at white space, so none ever holds any: a subject is safe to write into another control line.
+The parser knows the form of operations, not their effect: the connection decides whether a subject may be
+subscribed to, whether ``+OK`` is due, and what is permitted. Arguments are split at white space, so they
+contain none: a subject can be written into another control line safely.
 
 Source: the NATS client protocol, "Operations" and "Parse rules".
 """
@@ -87,7 +87,7 @@ class Connect(NamedTuple):
 
 
 class Pub(NamedTuple):
-    """``reply`` is empty for none. The subject is not validated."""
+    """``reply`` is empty if there is none. The subject is not validated."""
 
     subject: bytes
     reply: bytes
@@ -95,7 +95,7 @@ class Pub(NamedTuple):
 
 
 class Hpub(NamedTuple):
-    """``headers`` is the header block as it came, not validated."""
+    """``headers`` is the header block as received, not validated."""
 
     subject: bytes
     reply: bytes
@@ -104,7 +104,7 @@ class Hpub(NamedTuple):
 
 
 class Sub(NamedTuple):
-    """``queue`` is empty for none. The subject is not validated."""
+    """``queue`` is empty if there is none. The subject is not validated."""
 
     subject: bytes
     queue: bytes
@@ -112,7 +112,7 @@ class Sub(NamedTuple):
 
 
 class Unsub(NamedTuple):
-    """``max_msgs`` counts from the first delivery on; None for at once."""
+    """``max_msgs`` counts from the first delivery; None: unsubscribe at once."""
 
     sid: bytes
     max_msgs: int | None
@@ -125,13 +125,13 @@ _PREFIXES = name_prefixes(_NAMES)
 
 
 class Parser(LineParser[Op]):
-    """Operations of one client; see ``LineParser``. A CONNECT is the last of its list.
+    """Parses the operations of one client; see ``LineParser``. A CONNECT is always the last one of a list.
 
     Args:
-        max_payload: bytes; for HPUB the total counts.
+        max_payload: bytes; for HPUB, headers included.
         max_control_line: bytes of a line without its line ending.
-        connect_first: authentication is on, so that anything that does not start like CONNECT is
-            refused at its first byte: a stranger gets no payload into memory.
+        connect_first: authentication is required: anything except CONNECT is refused at its first byte, so
+            an unauthenticated client can't store a payload in memory.
     """
 
     def __init__(
@@ -145,8 +145,8 @@ class Parser(LineParser[Op]):
             if data[:1] not in (b"c", b"C"):
                 raise ProtocolViolation("not authenticated", err(AUTHORIZATION_VIOLATION))
             self._connect_first = b"\n" not in data
-        # From here to the end of the loop, nearly all of a busy node's parsing time is spent: names
-        # are bound to locals, and PUB in its usual spelling is handled in place.
+        # A busy node spends nearly all of its parsing time from here to the end of the loop: names are bound
+        # to locals, and PUB in its usual form is handled inline.
         length = len(data)
         max_payload, max_control_line = self._max_payload, self._max_control_line
         find, append, make = data.find, ops.append, tuple.__new__
@@ -185,15 +185,15 @@ class Parser(LineParser[Op]):
                 append(op)
                 start = searched = following
                 if type(op) is Connect:
-                    break  # the one that takes long: whoever carries it out may rest before the next
+                    break  # CONNECT is slow to execute: the caller may pause before the next operation
         self._lacks(0)
         return start
 
     def _other(self, args: list[bytes], data: bytes, start: int, after: int) -> tuple[Op | None, int]:
-        """One operation, however it is spelt, and where the next one starts.
+        """Parse one operation of any form; return it and the start of the next one.
 
-        Its line is ``data[start:after]``. The operation is None if its payload is not there yet; the
-        number is then where it would end.
+        Its line is ``data[start:after]``. If its payload is incomplete, the operation is None and the number
+        is where the payload would end.
         """
         name = args[0].upper() if args else b""
         match name, len(args) - 1:
@@ -257,21 +257,21 @@ def connect(options: dict[str, Any]) -> bytes:
 
 
 def pub(subject: bytes, reply: bytes, payload: bytes) -> bytes:
-    """``reply`` is empty for none."""
+    """``reply`` is empty if there is none."""
     if reply:
         return b"PUB %b %b %d\r\n%b\r\n" % (subject, reply, len(payload), payload)
     return b"PUB %b %d\r\n%b\r\n" % (subject, len(payload), payload)
 
 
 def hpub(subject: bytes, reply: bytes, headers: bytes, payload: bytes) -> bytes:
-    """``reply`` is empty for none; ``headers`` is a whole block, from ``NATS/1.0`` to the empty line."""
+    """``reply`` is empty if there is none; ``headers`` is the block from ``NATS/1.0`` to the empty line."""
     total = len(headers) + len(payload)
     to = b"%b %b" % (subject, reply) if reply else subject
     return b"HPUB %b %d %d\r\n%b%b\r\n" % (to, len(headers), total, headers, payload)
 
 
 def sub(subject: bytes, queue: bytes, sid: bytes) -> bytes:
-    """``queue`` is empty for none."""
+    """``queue`` is empty if there is none."""
     if queue:
         return b"SUB %b %b %b\r\n" % (subject, queue, sid)
     return b"SUB %b %b\r\n" % (subject, sid)

@@ -1,7 +1,7 @@
-"""What NATS servers say: the encoders that the server uses, and the client's parser.
+"""The server side of the NATS protocol: the encoders of the server, and the client's parser.
 
-The texts of ``-ERR`` are here with their exact case: clients compare them, and most clients
-end their session for good on any text they do not know. So an error that need not be sent is not.
+The texts of ``-ERR`` are here in their exact case: clients compare them, and most clients end their session
+on any text they do not expect. So an error is sent only if it is necessary.
 
 Source: the NATS client protocol, "Operations", "INFO fields" and "Errors and how each client reacts".
 """
@@ -22,10 +22,10 @@ from node.protocol.lines import (
 )
 
 INFO_LINE_SIZE_MAX = 4096
-"""Bytes with CRLF: the Node client never looks further and would wait for ever."""
+"""Bytes with CRLF: the Node.js client reads no further and would wait forever."""
 
 ERR_TEXT_SIZE_MAX = 1024
-"""Bytes. A text may quote what a client sent, and the line must not outgrow its reader."""
+"""Bytes. A text may quote what a client sent; the line must stay short enough for its reader."""
 
 PING = b"PING\r\n"
 PONG = b"PONG\r\n"
@@ -65,7 +65,7 @@ class Info(NamedTuple):
 
 
 class Msg(NamedTuple):
-    """``reply`` and ``headers`` are empty for none."""
+    """``reply`` and ``headers`` are empty if there are none."""
 
     subject: bytes
     sid: bytes
@@ -75,7 +75,7 @@ class Msg(NamedTuple):
 
 
 class Err(NamedTuple):
-    """``text`` without its quotes."""
+    """``text`` is without its quotes."""
 
     text: str
 
@@ -84,12 +84,12 @@ Reply: TypeAlias = Info | Msg | Ok | Err | Ping | Pong
 
 
 def info(fields: dict[str, Any]) -> bytes:
-    """The INFO line of ``fields``.
+    """Return an INFO line with these fields.
 
-    If it is too long for the Node client, addresses at the end of ``connect_urls`` are left out.
+    If it is too long for the Node.js client, addresses at the end of ``connect_urls`` are omitted.
 
     Raises:
-        ValueError: it is too long without them too.
+        ValueError: it is too long even without them.
     """
     urls = list(fields.get("connect_urls", ()))
     line = _info(fields)
@@ -106,7 +106,7 @@ def _info(fields: dict[str, Any]) -> bytes:
 
 
 def err(text: str) -> bytes:
-    """``-ERR`` with ``text`` in single quotes, on one line whatever it quotes."""
+    """Return ``-ERR`` with ``text`` in single quotes, on one line even if it contains line breaks."""
     one_line = " ".join(text.split()).encode("utf-8", "backslashreplace")
     if len(one_line) > ERR_TEXT_SIZE_MAX:
         one_line = one_line[:ERR_TEXT_SIZE_MAX].decode("utf-8", "ignore").encode()
@@ -114,12 +114,12 @@ def err(text: str) -> bytes:
 
 
 def publish_denied(subject: bytes) -> str:
-    """What a client is told of a publish that its user may not make."""
+    """Return the error text of a publish that the user is not permitted to make."""
     return f"Permissions Violation for Publish to {quoted(subject)}"
 
 
 def subscription_denied(subject: bytes, queue: bytes) -> str:
-    """What a client is told of a subscription that its user may not make. Clients find it by both names."""
+    """Return the error text of a denied subscription. Clients identify it by subject and queue."""
     using = f" using queue {quoted(queue)}" if queue else ""
     return f"Permissions Violation for Subscription to {quoted(subject)}{using}"
 
@@ -128,7 +128,7 @@ _ESCAPED: Final = {ord(c): f"\\{e}" for c, e in zip('\a\b\f\n\r\t\v"\\', 'abfnrt
 
 
 def quoted(name: bytes) -> str:
-    """``name`` in double quotes as Go writes it. Source: strconv.Quote."""
+    """Return ``name`` in double quotes, as Go writes it. Source: strconv.Quote."""
     letters = (_letter(c) for c in name.decode("utf-8", "surrogateescape"))
     return f'"{"".join(letters)}"'
 
@@ -139,7 +139,7 @@ def _letter(letter: str) -> str:
         return _ESCAPED[code]
     if letter.isprintable():
         return letter
-    if 0xDC80 <= code <= 0xDCFF:  # a byte that is no UTF-8
+    if 0xDC80 <= code <= 0xDCFF:  # a byte that is not UTF-8
         return f"\\x{code - 0xDC00:02x}"
     if code < 0x20 or code == 0x7F:
         return f"\\x{code:02x}"
@@ -147,14 +147,14 @@ def _letter(letter: str) -> str:
 
 
 def msg(subject: bytes, sid: bytes, reply: bytes, payload: bytes) -> bytes:
-    """``reply`` is empty for none."""
+    """``reply`` is empty if there is none."""
     if reply:
         return b"MSG %b %b %b %d\r\n%b\r\n" % (subject, sid, reply, len(payload), payload)
     return b"MSG %b %b %d\r\n%b\r\n" % (subject, sid, len(payload), payload)
 
 
 def hmsg(subject: bytes, sid: bytes, reply: bytes, headers: bytes, payload: bytes) -> bytes:
-    """``reply`` is empty for none; ``headers`` is a whole block. Only for who enabled headers."""
+    """``reply`` is empty if there is none; ``headers`` is a block. Only for clients with headers enabled."""
     total = len(headers) + len(payload)
     to = b"%b %b %b" % (subject, sid, reply) if reply else b"%b %b" % (subject, sid)
     return b"HMSG %b %d %d\r\n%b%b\r\n" % (to, len(headers), total, headers, payload)
@@ -165,9 +165,9 @@ _PREFIXES = name_prefixes(_NAMES)
 
 
 class ClientParser(LineParser[Reply]):
-    """What a server sent; see ``LineParser``.
+    """Parses the operations of a server; see ``LineParser``.
 
-    The bounds are wide: other servers' INFO lines and payloads are larger than ours.
+    The limits are wide: INFO lines and payloads of other servers are larger than this server's.
     """
 
     def __init__(self, max_payload: int = 64 * 1024 * 1024, max_control_line: int = 32 * 1024) -> None:
@@ -259,7 +259,7 @@ class ClientParser(LineParser[Reply]):
 
 
 def _text(line: bytes) -> bytes:
-    """What follows the first word."""
+    """Return the line without its first word."""
     words = line.split(None, 1)
     return words[1].strip() if len(words) > 1 else b""
 

@@ -1,16 +1,16 @@
-"""Frames between nodes: values in, bytes out, and back.
+"""Frames between nodes: values to bytes and back.
 
 A frame is a length, a version and a body::
 
     u32 length (big endian; of what follows) | u8 version | one msgpack value
 
-The body holds msgpack's plain values only: nil, booleans, integers, floats, strings, bytes, arrays
-and maps whose keys are strings or bytes. Arrays come out as tuples. Extension types are refused, so
-that no frame can name a class; nothing here is ever pickled.
+The body contains only msgpack's plain values: nil, booleans, integers, floats, strings, bytes, arrays, and
+maps whose keys are strings or bytes. Arrays are decoded as tuples. Extension types are refused, so no frame
+can name a class; nothing is ever pickled.
 
-What comes in is judged before it is believed: a length over the limit is refused from its four
-bytes alone, whatever a body claims to contain is bounded by its size, and the only error that bytes
-can cause is `FrameError`. What a value *means* is for its reader to check.
+Input is not trusted: a length above the limit is refused from its four bytes alone, the sizes that a body
+claims are limited by its actual size, and `FrameError` is the only error that bytes can cause. The reader of
+a value checks its meaning.
 """
 
 from __future__ import annotations
@@ -24,20 +24,20 @@ import msgpack
 from node.errors import RemoteProtocolError
 
 WIRE_VERSION: Final = 1
-"""The version byte of every frame. Another one means another way of framing or of packing."""
+"""The version byte of every frame. Another version means another framing or packing."""
 
 FRAME_BYTES_MAX: Final = 16 * 1024 * 1024
-"""The longest frame on an established link, header included: far above the largest entry."""
+"""Maximum size of a frame on an established link, header included: far above the largest entry."""
 
 HELLO_BYTES_MAX: Final = 64 * 1024
-"""The longest frame from somebody who has not said who it is."""
+"""Maximum size of a frame from a peer that has not identified itself."""
 
 ITEMS_MAX: Final = 65_536
-"""The most items one array or map may hold. The unpacker makes room for as many items as a header
-claims, at every level of nesting, before it has seen one; this keeps that room small."""
+"""Maximum items of one array or map. The unpacker allocates as many items as a header claims, at every level
+of nesting, before it has read one; this limit keeps the allocation small."""
 
 HELLO_ITEMS_MAX: Final = 256
-"""The same for a hello."""
+"""`ITEMS_MAX` for a hello."""
 
 HEADER_BYTES: Final = 4
 
@@ -49,11 +49,11 @@ _packer = msgpack.Packer(use_bin_type=True, autoreset=True)
 
 
 class FrameError(RemoteProtocolError):
-    """A peer sent what is no frame of ours."""
+    """A peer sent bytes that are not a valid frame."""
 
 
 class _Shown(reprlib.Repr):
-    """A value in a few words, however large it is and however deep."""
+    """Represents a value briefly, however large and deep it is."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -68,47 +68,45 @@ _shown = _Shown()
 
 
 def shown(value: Any) -> str:
-    """The beginning of what a peer sent, for a complaint.
+    """Return the beginning of a peer's value, for an error text.
 
-    Not ``repr``: that fails on what is nested a thousand deep, as a frame may be, and a failure that isn't
-    a `FrameError` would be taken for one of this node's own and end it.
+    ``repr`` fails on deeply nested values, which a frame may contain. That failure would not be a
+    `FrameError`: it would look like a bug of this node and end it.
     """
     return _shown.repr(value)
 
 
 def encode_frame(value: Any) -> bytes:
-    """Make one frame. Not for worker threads: all callers share one packer and its buffer.
+    """Encode one frame. Not for worker threads: all callers share one packer and its buffer.
 
     Raises:
-        TypeError, ValueError: a value of ours that msgpack can't hold.
+        TypeError, ValueError: the value is not encodable with msgpack.
     """
     body: bytes = _packer.pack(value)
-    assert HEADER_BYTES + 1 + len(body) <= FRAME_BYTES_MAX, "no peer would take this frame"
+    assert HEADER_BYTES + 1 + len(body) <= FRAME_BYTES_MAX, "no peer would accept this frame"
     return _LENGTH_AND_VERSION.pack(len(body) + 1, WIRE_VERSION) + body
 
 
 def frame_length(header: Bytes, frame_bytes_max: int) -> int:
-    """Say how many bytes follow the first four of a frame.
+    """Return the number of bytes that follow the first four bytes of a frame.
 
     Raises:
-        FrameError: not a length, or a longer frame than allowed.
+        FrameError: the length is invalid or above the limit.
     """
     (length,) = _LENGTH.unpack(header)
-    if not 2 <= length <= frame_bytes_max - HEADER_BYTES:  # a version byte, and no value takes no bytes
-        raise FrameError(
-            f"a frame of {length} bytes, where 2 to {frame_bytes_max - HEADER_BYTES} are allowed"
-        )
+    if not 2 <= length <= frame_bytes_max - HEADER_BYTES:  # at least a version byte and one byte of value
+        raise FrameError(f"a frame of {length} bytes; expected 2 to {frame_bytes_max - HEADER_BYTES}")
     return int(length)
 
 
 def decode_body(body: Bytes, items_max: int = ITEMS_MAX) -> Any:
-    """Read what follows a frame's length: the version byte and one value.
+    """Decode the part of a frame after its length: the version byte and one value.
 
     Raises:
-        FrameError: another version, no msgpack, more than one value, or more items than allowed.
+        FrameError: another version, invalid msgpack, more than one value, or too many items.
     """
     if body[0] != WIRE_VERSION:
-        raise FrameError(f"frame version {body[0]}, where this node speaks {WIRE_VERSION}")
+        raise FrameError(f"frame version {body[0]}; this node supports {WIRE_VERSION}")
     with memoryview(body) as view, view[1:] as packed:
         items = min(len(packed), items_max)
         try:
@@ -120,8 +118,8 @@ def decode_body(body: Bytes, items_max: int = ITEMS_MAX) -> Any:
                 max_ext_len=0,
                 ext_hook=_refuse_extension,
             )
-        except ValueError as error:  # every way in which msgpack refuses bytes
-            raise FrameError(f"a frame that is not msgpack as we speak it: {error}") from error
+        except ValueError as error:  # base class of all errors of msgpack
+            raise FrameError(f"invalid msgpack in a frame: {error}") from error
 
 
 def _refuse_extension(code: int, _data: bytes) -> Any:
@@ -129,14 +127,14 @@ def _refuse_extension(code: int, _data: bytes) -> Any:
 
 
 class FrameDecoder:
-    """Bytes of one connection in, values out. Does no I/O.
+    """Decodes the bytes of one connection into values. Does no I/O.
 
-    How the bytes were cut never changes what comes out: the frames ahead of a broken one are always
-    delivered first, and `error` then says what is wrong. Nothing comes out after that.
+    The result does not depend on how the bytes were split: frames before an invalid one are always returned
+    first; then `error` has the reason. Nothing is returned after that.
 
     Args:
-        frame_bytes_max: the longest frame taken, header included.
-        items_max: the most items in one array or map.
+        frame_bytes_max: maximum size of a frame, header included.
+        items_max: maximum items of one array or map.
     """
 
     __slots__ = ("_frame_bytes_max", "_items_max", "_rest", "_wanted", "error")
@@ -145,18 +143,18 @@ class FrameDecoder:
         self._frame_bytes_max = frame_bytes_max
         self._items_max = items_max
         self._rest = bytearray()
-        self._wanted = HEADER_BYTES  # with fewer bytes than this there is nothing to look at
+        self._wanted = HEADER_BYTES  # with fewer bytes there is nothing to decode
         self.error: FrameError | None = None
 
     @property
     def buffered_bytes(self) -> int:
-        """How much of an incomplete frame is held: at most the frame limit and one feed."""
+        """Bytes of an incomplete frame in the buffer: at most the frame limit and one feed."""
         return len(self._rest)
 
     def feed(self, data: Bytes) -> list[Any]:
-        """Take whatever the socket gave; return the values that are complete now.
+        """Add bytes; return the values that are complete now.
 
-        Look at `error` afterwards: a broken frame ends the connection.
+        Check `error` afterwards: after an invalid frame, close the connection.
         """
         if self.error is not None:
             return []
@@ -164,10 +162,10 @@ class FrameDecoder:
             self._rest += data
             if len(self._rest) < self._wanted:
                 return []
-            data = self._rest  # else a read began where a frame does, as a rule: nothing is copied then
+            data = self._rest  # usually a read starts with a frame: then nothing is copied
         values, used, self.error = self._decode(data)
         if self.error is not None:
-            self._rest = bytearray()  # a new one: the error's traceback still looks into the old
+            self._rest = bytearray()  # not cleared: the error's traceback still has a view of the old one
         elif data is self._rest:
             del self._rest[:used]
         else:

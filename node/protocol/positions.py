@@ -1,4 +1,4 @@
-"""Where a new cursor starts: its own module, so that the core needs no protobuf to name it."""
+"""Start positions of cursors. A module of its own, so that the core does not import protobuf."""
 
 from __future__ import annotations
 

@@ -1,12 +1,12 @@
-"""The messages of the STAN protocol as values: bytes in, tuples out, and back.
+"""Codecs of the STAN messages: protobuf bytes to NamedTuples and back.
 
-The one user of the generated protobuf code. Both directions are here: a server decodes requests and
-encodes responses, a client the other way round. Absent fields have their type's default, so an empty
-payload is a valid message of every kind; unknown fields are ignored; text that is no UTF-8 makes
-a message undecodable. What values *mean*, and which are refused, is the server's.
+The only module that uses the generated protobuf code. It has both directions: a server decodes requests and
+encodes responses, a client the reverse. An absent field has its type's default, so an empty payload is valid
+for every message; unknown fields are ignored; text that is not UTF-8 makes a message undecodable. The server
+checks the meaning of the values.
 
-Fields carry our words and units (``channel`` for ``subject``, ``queue`` for ``qGroup``). Values are
-NamedTuples: a node makes tens of thousands a second.
+Fields have this project's names and units (``channel`` for ``subject``, ``queue`` for ``qGroup``). Values are
+NamedTuples because a node creates tens of thousands per second.
 
 Source: the streaming protocol, "Messages".
 """
@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 
 
 class _LateModule(ModuleType):
-    """A module that is imported when something of it is first used."""
+    """A module that is imported when one of its attributes is first used."""
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
@@ -30,13 +30,13 @@ class _LateModule(ModuleType):
         return getattr(importlib.import_module(self.__name__), name)
 
 
-# protobuf imports its implementation in Python, and what that needs, though it uses the one in C: a twentieth
-# of a node's start.
+# protobuf imports its Python implementation although it uses the one in C. That takes a twentieth of the time
+# that a node needs to start.
 sys.modules.setdefault(
     "google.protobuf.internal.python_message", _LateModule("google.protobuf.internal.python_message")
 )
 
-# ruff: noqa: E402  # imports below that line need it
+# ruff: noqa: E402  # the imports below depend on it
 from google.protobuf.message import DecodeError
 
 from node.errors import RemoteProtocolError
@@ -95,7 +95,7 @@ __all__ = [
 
 
 class PublishRequest(NamedTuple):
-    """PubMsg. ``conn_id`` says who publishes if it is not empty, else ``client_id``."""
+    """PubMsg. The publisher is ``conn_id`` if it is not empty, else ``client_id``."""
 
     client_id: str = ""
     guid: str = ""
@@ -106,7 +106,7 @@ class PublishRequest(NamedTuple):
 
 
 class PubAck(NamedTuple):
-    """``error`` is empty for success, here and in every response."""
+    """``error`` is empty on success, here and in all responses."""
 
     guid: str = ""
     error: str = ""
@@ -130,7 +130,7 @@ class Ack(NamedTuple):
 
 
 class ConnectRequest(NamedTuple):
-    """The last two may be negative, and are echoed so."""
+    """``ping_interval_s`` and ``ping_max_out`` may be negative, and are echoed unchanged."""
 
     client_id: str = ""
     heartbeat_inbox: str = ""
@@ -158,7 +158,7 @@ class PingRequest(NamedTuple):
 
 
 class SubscriptionRequest(NamedTuple):
-    """``start`` may be any int32, and every other number is unchecked too."""
+    """No number is checked: ``start`` may be any int32."""
 
     client_id: str = ""
     channel: str = ""
@@ -178,7 +178,7 @@ class SubscriptionResponse(NamedTuple):
 
 
 class UnsubscribeRequest(NamedTuple):
-    """Of unsubscribe and of close. ``inbox`` is the ack inbox, or the message inbox."""
+    """A request to unsubscribe or close. ``inbox`` is the ack inbox or the message inbox."""
 
     client_id: str = ""
     channel: str = ""
@@ -191,10 +191,10 @@ class CloseRequest(NamedTuple):
 
 
 _make = tuple.__new__
-"""Makes a NamedTuple of a tuple, a third faster than calling its class: for what comes with every message."""
+"""Makes a NamedTuple from a tuple, a third faster than calling its class; used for every message."""
 
 _UNDECODABLE = (DecodeError, UnicodeDecodeError)
-"""The second one only where protobuf runs without its C part."""
+"""The second error occurs only if protobuf runs without its C part."""
 
 
 def _refused(kind: str) -> RemoteProtocolError:
@@ -202,8 +202,8 @@ def _refused(kind: str) -> RemoteProtocolError:
 
 
 # --- requests --------------------------------------------------------------------------------------
-# Every decode_… raises RemoteProtocolError for what is no such message. Parsing is in C; no
-# hand-written decoder of the common forms was measurably faster.
+# All decode_… functions raise RemoteProtocolError for bytes that are not such a message. Protobuf parses in
+# C; hand-written decoders of the common forms were not measurably faster.
 
 
 def decode_publish(data: bytes) -> PublishRequest:
@@ -344,7 +344,7 @@ def decode_pub_ack(data: bytes) -> PubAck:
 
 
 def decode_message(data: bytes) -> Message:
-    """MsgProto; its encoder is ``message.message``."""
+    """Decode a MsgProto; ``message.message`` encodes it."""
     try:
         m = pb.MsgProto.FromString(data)
     except _UNDECODABLE as error:
@@ -389,12 +389,12 @@ def decode_connect_response(data: bytes) -> ConnectResponse:
 
 
 def encode_ping_response(error: str = "") -> bytes:
-    """Zero bytes long for success, as every response that is only an error."""
+    """Encode to zero bytes on success, like all responses that have only an error."""
     return pb.PingResponse(error=error).SerializeToString()
 
 
 def decode_ping_response(data: bytes) -> str:
-    """The error text; empty for success."""
+    """Return the error text; empty on success."""
     try:
         return pb.PingResponse.FromString(data).error
     except _UNDECODABLE as error:
@@ -414,12 +414,12 @@ def decode_subscription_response(data: bytes) -> SubscriptionResponse:
 
 
 def encode_unsubscribe_response(error: str = "") -> bytes:
-    """On the wire a SubscriptionResponse, whatever the name says."""
+    """Encode a SubscriptionResponse: the protocol has no other response to unsubscribe."""
     return encode_subscription_response(error=error)
 
 
 def decode_unsubscribe_response(data: bytes) -> str:
-    """The error text; empty for success."""
+    """Return the error text; empty on success."""
     return decode_subscription_response(data).error
 
 
@@ -428,7 +428,7 @@ def encode_close_response(error: str = "") -> bytes:
 
 
 def decode_close_response(data: bytes) -> str:
-    """The error text; empty for success."""
+    """Return the error text; empty on success."""
     try:
         return pb.CloseResponse.FromString(data).error
     except _UNDECODABLE as error:

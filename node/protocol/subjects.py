@@ -1,11 +1,11 @@
-"""Names: NATS subjects and patterns, channel names, client IDs; and who is interested in a subject.
+"""NATS subjects and patterns, channel names, client IDs; and the interest in subjects.
 
-A subject is tokens separated by ``.``. In a pattern the token ``*`` stands for exactly one token and
-``>``, at the end only, for one or more. Inside a longer token both are ordinary characters. A
-subject without those two tokens is *literal*.
+A subject consists of tokens separated by ``.``. In a pattern, the token ``*`` matches exactly one token, and
+``>`` as the last token matches one or more. Within a longer token both are ordinary characters. A subject
+without these two tokens is *literal*.
 
-NATS subjects are ``bytes``, as they stand on the wire: nothing says they are UTF-8. Channel names and
-client IDs come from protobuf strings, are replicated and shown, and are ``str``.
+NATS subjects are ``bytes``, as on the wire: they need not be UTF-8. Channel names and client IDs come from
+protobuf strings, are replicated and shown, and are ``str``.
 
 Source: the NATS client protocol, "Subjects"; the streaming protocol, "Names".
 """
@@ -18,15 +18,15 @@ from functools import lru_cache
 from typing import Generic, TypeVar
 
 CHANNEL_NAME_SIZE_MAX = 255
-"""Bytes of UTF-8. A channel name is also the tail of a NATS subject, which has to fit a control line."""
+"""Bytes of UTF-8. A channel name is also the tail of a NATS subject, which must fit into a control line."""
 
 NAME_SIZE_MAX = 1024
-"""Bytes of a name that a streaming client gives: client ID, connection ID, guid, durable name, queue group,
-inbox. Each is kept in memory and replicated for as long as what it names. Applications use a few dozen
+"""Bytes of a name that a streaming client chooses: client ID, connection ID, guid, durable name, queue group,
+inbox. Each is kept in memory and replicated as long as its object exists. Applications use a few dozen
 bytes."""
 
 MATCHES_CACHED_MAX = 4096
-"""Subjects whose matches an ``Interest`` remembers. It is emptied when it is full."""
+"""Number of cached subjects of an ``Interest``. A full cache is cleared."""
 
 _SUBJECT = re.compile(rb"[^\s.]+(?:\.[^\s.]+)*")
 _CHANNEL = re.compile(r"[^\s\x00-\x1f\x7f-\x9f/*>.]+(?:\.[^\s\x00-\x1f\x7f-\x9f/*>.]+)*")
@@ -36,27 +36,27 @@ T = TypeVar("T", bound=Hashable)
 
 
 def valid_subject(subject: bytes) -> bool:
-    """May be subscribed to: no empty token, no white space, ``>`` only as the last token."""
+    """Return whether it can be subscribed to: no empty token, no white space, ``>`` only as last token."""
     if _SUBJECT.fullmatch(subject) is None:
         return False
     return b">" not in subject or b">" not in subject.split(b".")[:-1]
 
 
 def literal(subject: bytes) -> bool:
-    """May be published to: a valid subject, none of its tokens a wildcard."""
+    """Return whether clients may publish to it: a valid subject without wildcard tokens."""
     if _SUBJECT.fullmatch(subject) is None:
         return False
     return (b"*" not in subject and b">" not in subject) or not has_wildcard(subject)
 
 
 def has_wildcard(subject: bytes) -> bool:
-    """One of the tokens is ``*`` or ``>``."""
+    """Return whether a token is ``*`` or ``>``."""
     tokens = subject.split(b".")
     return b"*" in tokens or b">" in tokens
 
 
 def matches(pattern: bytes, subject: bytes) -> bool:
-    """``pattern`` matches ``subject``, whose tokens are all taken literally."""
+    """Return whether ``pattern`` matches ``subject``, whose tokens are all taken literally."""
     wanted, tokens = pattern.split(b"."), subject.split(b".")
     if wanted[-1] == b">":
         wanted.pop()
@@ -68,9 +68,9 @@ def matches(pattern: bytes, subject: bytes) -> bool:
 
 
 def covers(pattern: bytes, narrower: bytes) -> bool:
-    """Every subject that matches the pattern ``narrower`` matches ``pattern`` too.
+    """Return whether every subject that matches ``narrower`` also matches ``pattern``.
 
-    For permissions: someone allowed ``a.*`` must not subscribe to ``a.>``.
+    For permissions: a user with ``a.*`` must not subscribe to ``a.>``.
     """
     wanted, others = pattern.split(b"."), narrower.split(b".")
     if wanted[-1] == b">":
@@ -86,7 +86,10 @@ def covers(pattern: bytes, narrower: bytes) -> bool:
 
 
 def overlap(pattern: bytes, other: bytes) -> bool:
-    """Some subject matches both patterns. For permissions: someone denied ``a.b`` must not hear ``a.*``."""
+    """Return whether a subject matches both patterns.
+
+    For permissions: a user denied ``a.b`` must not receive it by ``a.*``.
+    """
     left, right = pattern.split(b"."), other.split(b".")
     for want, have in zip(left, right, strict=False):
         if b">" in (want, have):
@@ -97,34 +100,32 @@ def overlap(pattern: bytes, other: bytes) -> bool:
 
 
 def valid_channel(name: str) -> bool:
-    """A channel may be called ``name``.
+    """Return whether a channel may have this name.
 
-    Not empty, no empty token, no ``/``, no ``*`` or ``>`` anywhere, no white space or control
-    character, at most 255 bytes of UTF-8. (The reference takes white space and any length; such a
-    name cannot be published to, for it does not fit a NATS subject.)
+    Not empty, no empty token, no ``/``, ``*`` or ``>`` anywhere, no white space or control character, at most
+    255 bytes of UTF-8. (The reference accepts white space and any length; such a channel can't be published
+    to, because its name is not part of a valid NATS subject.)
     """
     return len(name) <= CHANNEL_NAME_SIZE_MAX and _valid_channel(name)
 
 
-@lru_cache(maxsize=1024)  # asked for every message; the names are short, for the caller has measured them
+@lru_cache(maxsize=1024)  # called for every message; the caller has checked the length of the name
 def _valid_channel(name: str) -> bool:
     return _CHANNEL.fullmatch(name) is not None and len(name.encode()) <= CHANNEL_NAME_SIZE_MAX
 
 
 def valid_client_id(client_id: str) -> bool:
-    """ASCII letters, digits, ``-`` and ``_``; at least one, at most ``NAME_SIZE_MAX``."""
+    """Return whether it is one to ``NAME_SIZE_MAX`` ASCII letters, digits, ``-`` and ``_``."""
     return len(client_id) <= NAME_SIZE_MAX and _CLIENT_ID.fullmatch(client_id) is not None
 
 
 def is_too_long(name: str) -> bool:
-    """A streaming client may not call anything ``name``: it has more than ``NAME_SIZE_MAX`` bytes of
-    UTF-8.
-    """
+    """Return whether a name of a streaming client has more than ``NAME_SIZE_MAX`` bytes of UTF-8."""
     return len(name) > NAME_SIZE_MAX or (not name.isascii() and len(name.encode()) > NAME_SIZE_MAX)
 
 
 class _Level(Generic[T]):
-    """A node of the trie of wildcard patterns: what may follow one prefix of tokens."""
+    """A node of the trie of wildcard patterns: the possible continuations of a prefix of tokens."""
 
     __slots__ = ("any_one", "any_tail", "here", "tokens")
 
@@ -132,9 +133,9 @@ class _Level(Generic[T]):
         self.tokens: dict[bytes, _Level[T]] = {}
         self.any_one: _Level[T] | None = None
         self.here: dict[T, int] = {}
-        """Values whose pattern ends here, each with the number of its insertion."""
+        """Values whose pattern ends here, each with its insertion number."""
         self.any_tail: dict[T, int] = {}
-        """Values whose pattern goes on with ``>`` and ends."""
+        """Values whose pattern continues with ``>`` and ends."""
 
     def child(self, token: bytes) -> _Level[T] | None:
         return self.any_one if token == b"*" else self.tokens.get(token)
@@ -159,76 +160,75 @@ class _Level(Generic[T]):
 
 
 class Interest(Generic[T]):
-    """Which values belong to the patterns that match a subject.
+    """Maps subjects to the values of all matching patterns.
 
-    Literal patterns, by far the most, are in a dictionary; the others in a trie by token. The
-    matches of recently asked subjects are remembered: a literal pattern that comes or goes
-    concerns one of them, a wildcard pattern makes all forgotten. No step recurses, for a control
-    line has room for two thousand tokens.
+    Literal patterns, by far the most, are in a dictionary, the others in a trie by token. The matches of
+    recent subjects are cached: a change of a literal pattern invalidates one of them, a change of a wildcard
+    pattern all. No method recurses, because a control line can hold two thousand tokens.
     """
 
     def __init__(self) -> None:
         self._literals: dict[bytes, dict[T, int]] = {}
         self._root: _Level[T] = _Level()
-        self._known: dict[bytes, list[T]] = {}
+        self._cached: dict[bytes, list[T]] = {}
         self._inserted = 0
         self._size = 0
 
     def __len__(self) -> int:
-        """The number of pairs of pattern and value."""
+        """The number of pairs of a pattern and a value."""
         return self._size
 
     def insert(self, pattern: bytes, value: T) -> None:
-        """Add ``value`` under ``pattern``; a pair that is already there keeps its place."""
+        """Add ``value`` under ``pattern``; an existing pair keeps its position."""
         if has_wildcard(pattern):
             values = self._wildcard_values(pattern)
-            self._known.clear()
+            self._cached.clear()
         else:
             values = self._literals.setdefault(pattern, {})
-            self._known.pop(pattern, None)
+            self._cached.pop(pattern, None)
         if value not in values:
             self._inserted += 1
             self._size += 1
             values[value] = self._inserted
 
     def remove(self, pattern: bytes, value: T) -> None:
-        """Take ``value`` from ``pattern``.
+        """Remove ``value`` from ``pattern``.
 
         Raises:
             KeyError: it is not there.
         """
         if has_wildcard(pattern):
             self._remove_wildcard(pattern, value)
-            self._known.clear()
+            self._cached.clear()
         else:
             values = self._literals[pattern]
             del values[value]
             if not values:
                 del self._literals[pattern]
-            self._known.pop(pattern, None)
+            self._cached.pop(pattern, None)
         self._size -= 1
 
     def match(self, subject: bytes) -> list[T]:
-        """The values of all patterns that match, oldest insertion first, once for each pattern.
+        """Return the values of all matching patterns, oldest insertion first, once per pattern.
 
-        The caller must not change the list. It is never changed here either, so it stays as it was
-        when interest changes while it is worked through.
+        The caller must not change the list. It is not changed here either, so the caller may iterate over it
+        while the interest changes.
         """
-        found = self._known.get(subject)
+        found = self._cached.get(subject)
         if found is None:
-            if len(self._known) >= MATCHES_CACHED_MAX:
-                self._known.clear()
-            found = self._known[subject] = self.find(subject)
+            if len(self._cached) >= MATCHES_CACHED_MAX:
+                self._cached.clear()
+            found = self._cached[subject] = self.find(subject)
         return found
 
     def exactly(self, subject: bytes) -> Iterable[T]:
-        """The values of the literal pattern ``subject``, oldest insertion first."""
+        """Return the values of the literal pattern ``subject``, oldest insertion first."""
         return self._literals.get(subject, ())
 
     def find(self, subject: bytes) -> list[T]:
-        """The same, and nothing is remembered: for subjects that are asked once, and for who remembers more.
+        """Like `match` without the cache, for subjects that are looked up once or cached by the caller.
 
-        The list is the caller's.
+        The list belongs to the caller.
         """
         numbered = list(self._literals.get(subject, {}).items())
         if self._root.is_empty:
@@ -271,5 +271,5 @@ class Interest(Generic[T]):
             path.append(level)
         values = path[-1].any_tail if tail else path[-1].here
         del values[value]
-        while tokens and path.pop().is_empty:  # leave nothing behind for patterns that come and go
+        while tokens and path.pop().is_empty:  # remove empty levels
             path[-1].drop_child(tokens.pop())

@@ -228,7 +228,7 @@ def test_interest_remembers_a_bounded_number_of_subjects() -> None:
     interest.insert(b"a.*", 1)
     for number in range(subjects.MATCHES_CACHED_MAX + 10):
         assert interest.match(b"a.%d" % number) == [1]
-    assert len(interest._known) == 10
+    assert len(interest._cached) == 10
 
 
 def test_interest_deep_patterns() -> None:
