@@ -1,1 +1,1 @@
-"""Monitoring: state to plain values (`views`, `nats_views`), and the HTTP server that shows them (`http`)."""
+"""Monitoring pages: `views` and `nats_views` turn the state into plain values, `http` serves them."""

@@ -1,7 +1,7 @@
-"""The NATS server's pages about accounts, and about parts that this node doesn't have.
+"""The NATS server's pages about accounts, and about features that this node doesn't have.
 
-All clients belong to one account, the global one. Gateways, leaf nodes and JetStream are not there, and the
-pages say so in the reference's shapes: tools that read every page find nothing missing.
+All clients belong to one account, the global one. There are no gateways, leaf nodes or JetStream, and the
+pages say so in the reference's format, so that tools which read every page find it.
 
 Source: the monitoring pages of the NATS server 2.9.
 """
@@ -22,7 +22,7 @@ def _head(source: Source) -> View:
 
 
 def accountz(source: Source, query: Query) -> View:
-    """``/accountz``: the names of accounts, or with ``acc`` one of them.
+    """``/accountz``: the names of all accounts, or with ``acc`` one account.
 
     Raises:
         BadQueryError: there is no account of that name.
@@ -50,7 +50,7 @@ def accountz(source: Source, query: Query) -> View:
 
 
 def accstatz(source: Source, query: Query) -> View:
-    """``/accstatz``: connections and traffic by account; ``unused=1`` also shows one that nobody uses."""
+    """``/accstatz``: connections and traffic by account; with ``unused=1`` also of an unused account."""
     with_unused, connected = query.flag("unused"), source.connection_count
     wanted: list[str] = [name for name in query.text("accs").split(",") if name]
     is_shown = (connected or with_unused) and (not wanted or GLOBAL_ACCOUNT in wanted)
@@ -71,18 +71,18 @@ def _statistics(source: Source, connected: int) -> dict[str, Any]:
 
 
 def gatewayz(source: Source) -> View:
-    """``/gatewayz``: there are none."""
+    """``/gatewayz``: always empty."""
     return {**_head(source), "outbound_gateways": {}, "inbound_gateways": {}}
 
 
 def leafz(source: Source, query: Query) -> View:
-    """``/leafz``: there are none."""
+    """``/leafz``: always empty."""
     query.flag("subs")
     return {**_head(source), "leafnodes": 0, "leafs": None}
 
 
 def jsz(source: Source, query: Query) -> View:
-    """``/jsz``: JetStream is not there."""
+    """``/jsz``: JetStream is disabled."""
     for name in ("accounts", "streams", "consumers", "config", "leader-only"):
         query.flag(name)
     return {
@@ -97,5 +97,5 @@ def jsz(source: Source, query: Query) -> View:
 
 
 def ipqueuesz() -> View:
-    """``/ipqueuesz``: the reference's queues between its own parts, of which this node has none."""
+    """``/ipqueuesz``: the reference's internal queues, of which this node has none."""
     return {}

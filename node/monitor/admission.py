@@ -1,9 +1,9 @@
-"""Which connections to the monitoring port are kept when there are too many.
+"""Limits the connections to the monitoring port, and chooses those to close when there are too many.
 
-A new connection is always taken. If its address or all together hold as many as they may, another one is
-closed for it, of the address that holds the most: the one that has been idle for longest; if none is idle,
-the one whose page has taken longest; and only then one that has just come, or whose probe is being
-answered. So connections that are merely held open, or that don't read what they have asked for, shut nobody
+A new connection is always accepted. If its address, or all addresses together, have reached the limit,
+another connection is closed, of the address that has the most: the one that has been idle for longest; if
+none is idle, the one whose page has taken longest; and only then a new one, or one whose health probe is
+being answered. So connections that are only held open, or that don't read their answers, can't keep others
 out.
 """
 
@@ -17,25 +17,25 @@ from typing import Final
 from node.monitor.gate import HEALTH
 
 CONNECTIONS_MAX: Final = 64
-"""At a time."""
+"""Most connections at a time."""
 
 ADDRESS_MAX: Final = 48
-"""Of one address: others find places even if it takes as many as it can get."""
+"""Most connections of one address, so that others can connect even if it opens as many as possible."""
 
 FRESH_S: Final = 0.5
-"""So long a new connection may take to send its request before it counts as idle."""
+"""How long a new connection may take to send its request before it counts as idle."""
 
 PROBES: Final = HEALTH.encode()
-"""What load balancers and container health checks ask for: their connections are closed last."""
+"""The page of load balancers and container health checks: their connections are closed last."""
 
 
-class Seat:
-    """One connection.
+class Slot:
+    """One admitted connection.
 
     Args:
-        address: where it comes from.
-        close: called when its place is needed.
-        clock: seconds that only elapse.
+        address: of the other end.
+        close: called to close the connection for another one.
+        clock: monotonic seconds.
     """
 
     __slots__ = ("_clock", "_is_new", "_rank", "_since_s", "address", "close")
@@ -49,61 +49,63 @@ class Seat:
         self._since_s = clock()
 
     def begin(self, target: bytes) -> None:
-        """A request for ``target`` has come, and is being answered."""
+        """A request for ``target`` has arrived, and is being answered."""
         self._is_new = False
         self._rank = 2 if target.partition(b"?")[0].endswith(PROBES) else 1
         self._since_s = self._clock()
 
     def end(self) -> None:
-        """The answer is written."""
+        """The answer has been written."""
         self._rank = 0
         self._since_s = self._clock()
 
     @property
     def order(self) -> tuple[int, float]:
-        """Those with the lowest are closed first."""
+        """Sort key: the connection with the lowest one is closed first."""
         is_fresh = self._is_new and self._clock() - self._since_s < FRESH_S
         return 2 if is_fresh else self._rank, self._since_s
 
 
 class Admission:
-    """The connections there are.
+    """All admitted connections.
 
     Args:
-        clock: seconds that only elapse.
+        clock: monotonic seconds.
     """
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
-        self._seats: set[Seat] = set()
+        self._slots: set[Slot] = set()
 
-    def admit(self, host: str, close: Callable[[], None]) -> Seat:
-        """Take a connection from ``host``; another one is closed if there are too many.
+    def admit(self, host: str, close: Callable[[], None]) -> Slot:
+        """Admit a connection from ``host``, and close another one if there are too many.
 
-        ``close`` is called when it is this one's turn to go.
+        ``close`` is called if this connection must be closed for another one.
         """
         address = address_key(host)
-        held = Counter(seat.address for seat in self._seats)
+        held = Counter(slot.address for slot in self._slots)
         if held[address] >= ADDRESS_MAX:
             self._close_one(address)
-        elif len(self._seats) >= CONNECTIONS_MAX:
+        elif len(self._slots) >= CONNECTIONS_MAX:
             self._close_one(held.most_common(1)[0][0])
-        seat = Seat(address, close, self._clock)
-        self._seats.add(seat)
-        return seat
+        slot = Slot(address, close, self._clock)
+        self._slots.add(slot)
+        return slot
 
-    def leave(self, seat: Seat) -> None:
-        """It has ended."""
-        self._seats.discard(seat)
+    def leave(self, slot: Slot) -> None:
+        """Forget a connection that has ended."""
+        self._slots.discard(slot)
 
     def _close_one(self, address: str) -> None:
-        seat = min((seat for seat in self._seats if seat.address == address), key=lambda seat: seat.order)
-        self._seats.remove(seat)
-        seat.close()
+        slot = min((slot for slot in self._slots if slot.address == address), key=lambda slot: slot.order)
+        self._slots.remove(slot)
+        slot.close()
 
 
 def address_key(host: str) -> str:
-    """What counts as one address: one of IPv4, or a network of 64 bits of IPv6, for a machine may own it."""
+    """Return what counts as one address: an IPv4 address, or a /64 network of IPv6, which one machine may
+    own.
+    """
     try:
         address = ipaddress.ip_address(host.partition("%")[0])
     except ValueError:

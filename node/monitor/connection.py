@@ -1,13 +1,13 @@
-"""One connection to the monitoring port: bytes to requests, an application's answers to bytes.
+"""One connection to the monitoring port: parses requests, and writes the answers of an application.
 
-What arrives here comes from anybody, in a process that also keeps a cluster's log. So it is little that is
-spoken: HTTP/1.1 as h11 has it, one request after the other. A head has a size and a time in which it has to
-come; nobody reads a body, and a connection that has one ends behind the answer; whoever asks for another
-protocol is answered in this one. What breaks the rules of HTTP is told so and closed. (Hypercorn's handler
-stood here before: its WebSockets and its HTTP/2 answered some broken requests with errors of their own, and
-those ended the node.)
+Anyone may send bytes to this port, in a process that also has a cluster's log. So only little is supported:
+HTTP/1.1 as implemented by h11, one request after the other. The head of a request is limited in size and
+time. No body is read, and a connection that sends one ends after the answer. A request for another protocol
+is answered in this one. A violation of HTTP is answered with an error, and the connection is closed.
+(Hypercorn was used here before: its WebSockets and HTTP/2 answered some malformed requests with exceptions
+that ended the node.)
 
-The application is ASGI, as far as pages need it: no lifespan, no streams of requests.
+The application is ASGI, as far as pages need it: no lifespan, no request streams.
 
 Source: RFC 9112; the ASGI specification 3.0, "HTTP".
 """
@@ -25,42 +25,42 @@ import trio
 if TYPE_CHECKING:
     import h11
 
-    from node.monitor.admission import Seat
+    from node.monitor.admission import Slot
 
 App: TypeAlias = Callable[[Any, Any, Any], Awaitable[None]]
 """An ASGI application."""
 
 HEAD_BYTES_MAX: Final = 16 * 1024
-"""Of a request: its first line and its headers."""
+"""Largest head of a request: its first line and its headers."""
 READ_TIMEOUT_S: Final = 15.0
-"""For a whole head, from the connection's beginning or the last answer's end."""
+"""Limit for a whole head, from the start of the connection or the end of the last answer."""
 WRITE_TIMEOUT_S: Final = 10.0
-"""For one write. A reader that takes longer is cut off."""
+"""Limit for one write. A slower reader is disconnected."""
 _READ_BYTES: Final = 16 * 1024
 
 _AUTHORITY = re.compile(rb"[A-Za-z][A-Za-z0-9+.-]*://[^/?]*")
 
 
 async def serve_connection(
-    stream: trio.SocketStream, app: App, seat: Seat | None = None, reader: str = ""
+    stream: trio.SocketStream, app: App, slot: Slot | None = None, reader: str = ""
 ) -> None:
-    """Answer requests until either end has enough. The ``seat`` is told when a request is being answered.
+    """Answer requests until either end closes the connection. ``slot`` is informed of each request.
 
-    ``reader`` is the IP address at the other end.
+    ``reader`` is the IP address of the other end.
 
     Raises:
-        trio.BrokenResourceError: the reader has gone, or takes too little.
+        trio.BrokenResourceError: the reader has disconnected, or reads too slowly.
     """
     import h11
 
     wire = h11.Connection(h11.SERVER, max_incomplete_event_size=HEAD_BYTES_MAX)
     try:
         while (request := await _request(stream, wire)) is not None:
-            if seat is not None:
-                seat.begin(request.target)
+            if slot is not None:
+                slot.begin(request.target)
             await _Answer(stream, wire, request, reader).of(app)
-            if seat is not None:
-                seat.end()
+            if slot is not None:
+                slot.end()
             if wire.states != {h11.SERVER: h11.DONE, h11.CLIENT: h11.DONE}:
                 return
             wire.start_next_cycle()
@@ -73,10 +73,10 @@ async def serve_connection(
 
 
 async def _request(stream: trio.SocketStream, wire: h11.Connection) -> h11.Request | None:
-    """The head of the next request; None if none comes.
+    """Return the head of the next request; None if there is none.
 
     Raises:
-        h11.RemoteProtocolError: what comes is none.
+        h11.RemoteProtocolError: the bytes are not an HTTP/1 request.
     """
     import h11
 
@@ -92,7 +92,7 @@ async def _request(stream: trio.SocketStream, wire: h11.Connection) -> h11.Reque
 
 
 class _Answer:
-    """The answer to one request, on its way from the application to the stream."""
+    """The answer to one request, which passes from the application to the stream."""
 
     def __init__(
         self, stream: trio.SocketStream, wire: h11.Connection, request: h11.Request, reader: str
@@ -107,7 +107,7 @@ class _Answer:
         self._is_head = request.method == b"HEAD"
 
     async def of(self, app: App) -> None:
-        """Have it made, and send it."""
+        """Let the application answer, and send the answer."""
         await app(self._scope(), self._receive, self._send)
 
     def _scope(self) -> dict[str, Any]:

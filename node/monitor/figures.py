@@ -1,7 +1,7 @@
-"""What monitoring needs to know, as plain values, and who tells it: the `Source`.
+"""The data that monitoring shows, as plain values, and the `Source` that provides it.
 
-The shell implements `Source` over its real objects; tests over fakes. Everything is read in one go
-or between the steps of a view, on the node's own event loop, and never changed.
+The server implements `Source` with its real objects, tests with fakes. All data is read on the node's own
+event loop, at once or between the steps of a view, and never changed.
 """
 
 from __future__ import annotations
@@ -15,34 +15,34 @@ from node.core.state import State
 
 @dataclass(frozen=True, slots=True)
 class Peering:
-    """Where a node listens for others, and whom it was told of."""
+    """A node's address for other nodes, and the configured addresses of others."""
 
     host: str
     port: int
-    """0: it listens for nobody."""
+    """0: it does not listen."""
     urls: Sequence[str]
-    """``host:port`` of members and routing peers that are configured."""
+    """``host:port`` of the configured members and routing peers."""
     is_tls: bool
 
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """What stays the same while the process lives. Times are Unix nanoseconds."""
+    """Values that are constant for the process. Times are Unix nanoseconds."""
 
     name: str
     """The node's name."""
     cluster_id: str
     server_id: str
-    """Of the NATS server; random for each process."""
+    """ID of the NATS server; random for each process."""
     streaming_id: str
-    """Of the streaming server; random for each process, and another one."""
+    """ID of the streaming server; random for each process, and different from ``server_id``."""
     version: str
     start_ns: int
     is_clustered: bool
     """The cluster has more than one member."""
     host: str
     port: int
-    """Where clients connect."""
+    """The address for clients."""
     http_host: str
     http_port: int
     auth_required: bool
@@ -55,11 +55,11 @@ class Identity:
     ping_max: int
     write_deadline_ns: int
     peers: Peering | None = None
-    """How other nodes are reached; None: this node has nothing to do with any."""
+    """The addresses for other nodes; None: this node has no contact with others."""
     durability: str = "fsync"
-    """When a publish is acknowledged: see ``raft.durability``."""
+    """When a publish is acknowledged; see ``raft.durability``."""
     store: str = "file"
-    """Where messages are kept: ``file`` or ``memory``."""
+    """Where messages are stored: ``file`` or ``memory``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,9 +67,9 @@ class Traffic:
     """Counters of this node since the process started."""
 
     connections_total: int = 0
-    """Client connections there have been, closed ones included."""
+    """All client connections, including closed ones."""
     slow_consumers: int = 0
-    """Client connections that were cut off because they read too slowly."""
+    """Client connections that were closed because they read too slowly."""
     in_msgs: int = 0
     in_bytes: int = 0
     out_msgs: int = 0
@@ -77,10 +77,10 @@ class Traffic:
     """NATS messages from and to clients; bytes of payload."""
     streaming_in_msgs: int = 0
     streaming_in_bytes: int = 0
-    """Publishes to the streaming service that came in at this node; bytes of payload."""
+    """Publishes to the streaming service that this node received; bytes of payload."""
     streaming_out_msgs: int = 0
     streaming_out_bytes: int = 0
-    """Messages this node sent to streaming subscriptions, redeliveries included; bytes of MsgProto."""
+    """Messages that this node sent to streaming subscriptions, including redeliveries; bytes of MsgProto."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +88,7 @@ class Interest:
     """The routing table of this node."""
 
     subscriptions: int = 0
-    """Of clients here, of other nodes and of the node's own services."""
+    """Subscriptions of local clients, of other nodes and of the node's own services."""
     cached: int = 0
     inserts: int = 0
     removes: int = 0
@@ -109,7 +109,7 @@ class NatsSubscription:
     msgs: int = 0
     """Messages delivered to it."""
     max_msgs: int = 0
-    """It ends after so many; 0: never."""
+    """It ends after this many messages; 0: never."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +132,7 @@ class Connection:
     lang: str = ""
     version: str = ""
     user: str = ""
-    """Whom it authenticated as; shown only when asked for."""
+    """Its authenticated user; shown only on request."""
     stop_ns: int | None = None
     """When it closed; None: it is open."""
     reason: str = ""
@@ -152,11 +152,11 @@ class Route:
     start_ns: int
     last_activity_ns: int
     subscriptions: int = 0
-    """Subjects the other node is interested in."""
+    """Number of subjects that the other node is interested in."""
     subjects: Callable[[], Iterable[str]] = tuple
-    """Which those are."""
+    """Returns these subjects."""
     is_configured: bool = True
-    """Where it is, this node was told; else it came by itself, or was heard of."""
+    """Its address is configured here; else it connected to this node, or was learned from others."""
     pending_bytes: int = 0
     in_msgs: int = 0
     out_msgs: int = 0
@@ -164,7 +164,8 @@ class Route:
     out_bytes: int = 0
     rtt_ns: int | None = None
     dropped_msgs: int = 0
-    """Messages of clients that were not sent to it since this node started: too much waited for it."""
+    """Clients' messages that were not sent to it since this node started, because too much was queued for
+    it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,24 +175,24 @@ class Peer:
     name: str
     is_connected: bool
     last_contact_ns: int | None
-    """How long ago it was last heard; None: not since this process started."""
+    """Time since it last sent something; None: it has not since this process started."""
     match_index: int = 0
-    """The last entry known to be on its disk; only a leader knows."""
+    """The last entry known to be on its disk; only on a leader."""
     next_index: int = 0
-    """The next entry to send it; only a leader knows."""
+    """The next entry to send it; only on a leader."""
     state: str = ""
-    """How it is being sent entries: ``probe``, ``replicate``, ``snapshot``; only a leader knows."""
+    """Its replication state: ``probe``, ``replicate``, ``snapshot``; only on a leader."""
 
 
 @dataclass(frozen=True, slots=True)
 class Raft:
-    """How this node stands in its group."""
+    """The state of this node in its Raft group."""
 
     role: Literal["leader", "follower", "candidate"]
     term: int
     leader: str | None
     is_ready: bool
-    """It leads and has applied an entry of its own term."""
+    """It is the leader and has applied an entry of its own term."""
     first_index: int
     last_index: int
     durable_index: int
@@ -206,12 +207,12 @@ class Raft:
 
 @dataclass(frozen=True, slots=True)
 class Agreement:
-    """What this node knows of how far it and the others agree."""
+    """How far this node's clock and state agree with those of the other nodes."""
 
     clock_offset_ns: int | None = None
-    """How far its wall clock is ahead of the median of the cluster's; None: nobody has said yet."""
+    """How far its wall clock is ahead of the cluster's median; None: not known yet."""
     clock_is_wrong: bool = False
-    """That is more than is allowed."""
+    """The offset is larger than allowed."""
     timestamps_behind_ns: int = 0
     """How far timestamps are behind the median; ahead if negative."""
     state_agreed_index: int = 0
@@ -220,35 +221,35 @@ class Agreement:
 
 @dataclass(frozen=True, slots=True)
 class EventLoop:
-    """The lengths of the event loop's rounds in the last minute: so long everybody else waits for a turn."""
+    """Durations of the event loop's iterations in the last minute, which other tasks wait for."""
 
     p50_ms: int = 0
     p99_ms: int = 0
-    """Rounded up; 256 stands for everything longer."""
+    """Rounded up; 256 means 256 or more."""
     longest_ms: float = 0.0
 
 
 class Source(Protocol):
-    """A running node, as monitoring sees it."""
+    """A running node, as monitoring uses it."""
 
     @property
     def identity(self) -> Identity: ...
 
     @property
     def state(self) -> State:
-        """What this node has applied."""
+        """The state that this node has applied."""
 
     def now_ns(self) -> int:
         """Unix time in nanoseconds."""
 
     def cluster_time_ns(self) -> int:
-        """The best estimate of cluster time at this moment, for AckWaits that count down."""
+        """The best estimate of the current cluster time, for the AckWaits left."""
 
     def unhealthy(self) -> str:
-        """Why the node can't serve: it hears no leader, it is restoring. Empty: it can."""
+        """The reason why the node can't serve, such as no leader or a running restore. Empty if it can."""
 
     def warnings(self) -> Sequence[str]:
-        """What of this node and its machine an operator should look after, although it serves."""
+        """Problems of this node and its machine that an operator should look after, although it serves."""
 
     def raft(self) -> Raft: ...
 
@@ -261,22 +262,22 @@ class Source(Protocol):
     def interest(self) -> Interest: ...
 
     def connect_urls(self) -> Sequence[str]:
-        """``host:port`` of every node that takes clients."""
+        """``host:port`` of every node that accepts clients."""
 
     @property
     def connection_count(self) -> int:
         """Open client connections."""
 
     def connections(self, *, closed: bool) -> Iterator[Connection]:
-        """The open client connections, oldest first, or the last closed ones as far as they are remembered.
+        """Yield the open client connections, oldest first, or the last closed ones that are remembered.
 
-        Each is looked at when it is taken; taking one costs some microseconds.
+        Each is read when it is yielded, which costs some microseconds.
         """
 
     def subscriptions(self, cid: int | None = None) -> Iterator[NatsSubscription]:
-        """Those of one client connection, or all of this node's clients; made one by one when taken."""
+        """Yield the subscriptions of one client connection, or of all; each is made when it is yielded."""
 
     def subscription_count(self) -> int:
-        """How many `subscriptions` there are of all connections."""
+        """Return the number of `subscriptions` of all connections."""
 
     def routes(self) -> Sequence[Route]: ...

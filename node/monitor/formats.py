@@ -1,4 +1,4 @@
-"""Times and durations as the tools that read monitoring expect them."""
+"""Times and durations in the formats that monitoring tools expect."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ _EPOCH: Final = datetime.datetime(1970, 1, 1)
 
 
 def time_text(unix_ns: int) -> str:
-    """RFC 3339 in UTC, with nanoseconds."""
+    """Format a time as RFC 3339 in UTC, with nanoseconds."""
     seconds, nanoseconds = divmod(unix_ns, SECOND)
     return f"{(_EPOCH + datetime.timedelta(seconds=seconds)).isoformat()}.{nanoseconds:09}Z"
 
 
 def uptime_text(duration_ns: int) -> str:
-    """``5s``, ``3m5s``, ``1d0h0m5s``: from the largest unit that isn't 0 down to seconds."""
+    """Format ``5s``, ``3m5s``, ``1d0h0m5s``: from the largest unit that isn't 0 down to seconds."""
     left = max(0, duration_ns) // SECOND
     parts: list[str] = []
     for unit, seconds in _UPTIME_UNITS:
@@ -29,7 +29,7 @@ def uptime_text(duration_ns: int) -> str:
 
 
 def round_trip_text(duration_ns: int) -> str:
-    """A Go duration: ``412µs``, ``1.5ms``, ``2.25s``."""
+    """Format a Go duration: ``412µs``, ``1.5ms``, ``2.25s``."""
     for unit, size in (("s", SECOND), ("ms", 1_000_000), ("µs", 1_000)):
         if duration_ns >= size:
             return f"{duration_ns / size:.6f}".rstrip("0").rstrip(".") + unit

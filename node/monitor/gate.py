@@ -1,14 +1,14 @@
-"""Who may read monitoring: tokens, and the names under which this node may be asked.
+"""Access to monitoring: tokens, and the host names that requests may use.
 
-*Names.* A page in a browser may have a name of its own resolve to this node's address (DNS rebinding),
-and would then read everything as if it were its own server. Its requests say that name as their ``Host``.
-So without a token a request must name an IP address, a name that nobody can register (``localhost``, one
-without a dot, one below a domain of `PRIVATE`), or one that the configuration knows.
+*Host names.* A page in a browser may resolve a name of its own to this node's address (DNS rebinding), and
+could then read everything as if from its own server. Its requests have that name as their ``Host``. So
+without a token a request must use an IP address, a name that can't be registered (``localhost``, one without
+a dot, one below a domain of `PRIVATE`), or a configured name.
 
-``/healthz`` says no more than that the node is well or isn't: it is answered whatever the name.
+``/healthz`` shows only whether the node is healthy, so it is served under every name.
 
-*Figures.* Where the configuration says so, pages that name no client and no channel (`FIGURES`) need no
-token; readers on the loopback are shown the others too where there is no token.
+*Figures.* If so configured, pages that contain no client and no channel names (`FIGURES`) need no token.
+Where there is no token, readers on the loopback interface may read the other pages too.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from collections.abc import Iterable, Mapping
 from typing import Final
 
 HEALTH: Final = "/healthz"
-"""The page that is answered under any name."""
+"""The page that is served under every name."""
 
 
 FIGURES: Final = frozenset(
@@ -34,23 +34,21 @@ FIGURES: Final = frozenset(
         "/streaming/isFTActive",
     }
 )
-"""Pages that name no client and no channel."""
+"""Pages without names of clients and channels."""
 
 PRIVATE: Final = ("localhost", "local", "internal", "svc", "lan", "test", "home.arpa")
-"""Domains that no registrar gives out. Source: RFC 6761, 6762 and 8375; ``svc`` is Kubernetes'."""
+"""Domains that can't be registered. Source: RFC 6761, 6762 and 8375; ``svc`` is used by Kubernetes."""
 
 EVERY_NAME: Final = "*"
-"""As a known name: requests may come under any."""
+"""As a configured name: every name is allowed."""
 
 
 class Gate:
-    """Decides who is answered.
+    """Decides which requests are answered.
 
-    Args:
-        token: what a request must carry as ``Authorization: Bearer``; empty: nothing.
-        names: host names under which requests may come, besides those that nobody can register.
-        base_path: what stands before every path.
-        figures_open: whether `FIGURES` need no token; the other pages then do, off the loopback.
+    Args: token: required as ``Authorization: Bearer``; empty: none is required. names: allowed host names, in
+        addition to those that can't be registered. base_path: the prefix of every path. figures_open: whether
+        `FIGURES` need no token; the other pages then do, except on the loopback interface.
     """
 
     def __init__(
@@ -64,18 +62,18 @@ class Gate:
         self._expected = f"Bearer {token}".encode() if token else b""
         self._names = {_folded(name) for name in names}
         self._prefix = base_path.rstrip("/")
-        self._any_name = self._prefix + HEALTH
+        self._health_path = self._prefix + HEALTH
         self._figures_open = figures_open
 
     def refusal(
         self, path: str, headers: Mapping[bytes, bytes], reader: str = "127.0.0.1"
     ) -> tuple[int, str] | None:
-        """Status and text for who isn't answered; None for who is.
+        """Return status and text of a refusal; None if the request may be answered.
 
         Args:
             path: of the page.
             headers: of the request, names in lower case.
-            reader: the IP address that it came from.
+            reader: the IP address of the other end.
         """
         is_figures = self._figures_open and (path.removeprefix(self._prefix) or "/") in FIGURES
         if self._expected and not is_figures:
@@ -85,14 +83,14 @@ class Gate:
         if self._figures_open and not is_figures and not _is_loopback(reader):
             return 403, "off the loopback this page needs a token, and none is configured (monitoring.token)"
         host = headers.get(b"host", b"").decode("ascii", "replace")
-        if not host or path == self._any_name or self._knows(host):
+        if not host or path == self._health_path or self._is_allowed(host):
             return None
         return 403, (
             f"monitoring is not served under the name {_name(host)[:80]!r}: ask by IP address, or list "
             "the name in monitoring.hosts"
         )
 
-    def _knows(self, host: str) -> bool:
+    def _is_allowed(self, host: str) -> bool:
         name = _folded(_name(host))
         if name in self._names or EVERY_NAME in self._names:
             return True
@@ -113,7 +111,7 @@ def _is_loopback(address: str) -> bool:
 
 
 def _name(host: str) -> str:
-    """``host`` without its port."""
+    """Return ``host`` without its port."""
     if host.startswith("["):
         return host[1:].partition("]")[0]
     return host.rpartition(":")[0] if host.count(":") == 1 else host

@@ -1,12 +1,12 @@
 """The monitoring pages over HTTP: paths, queries, JSON.
 
-What a page says is made by `views` and `nats_views`. Here a page's breaks become checkpoints, and its JSON is
-encoded and sent piece by piece, all under one `Pacer`: nobody's curiosity holds up the cluster. Which
-connections are kept is `admission`'s business, who may read `gate`'s.
+`views` and `nats_views` make the content of a page. Here the yields of a page become checkpoints, and its
+JSON is encoded and sent piece by piece, all under one `Pacer`, so that readers don't delay the cluster.
+`admission` limits the connections, and `gate` checks the access.
 
-Starlette takes a while to import, so it is imported when a server is started. Bytes and requests are
-`connection`'s. A page that fails is a mistake of ours and is logged as one; it costs the connection that
-asked for it, not the node, which has more to do than to be looked at.
+Importing Starlette takes a while, so it is imported when a server is started. `connection` handles bytes and
+requests. An exception in a page is a bug and is logged as one. It ends the connection that requested the
+page, but not the node, which has more important tasks.
 """
 
 from __future__ import annotations
@@ -41,18 +41,18 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("stanchion.monitor")
 complaints = LimitedLog(log)
-"""Of what readers can cause as often as they like."""
+"""Limits the log lines that readers can cause at any rate."""
 
 CHUNK_CHARS: Final = 32 * 1024
-"""About so much of a page is encoded before it is sent."""
+"""About this much of a page is encoded before it is sent."""
 
 REQUEST_S: Final = 0.0003
-"""What a request costs beside its page: reading it, finding the page, writing the head. Measured."""
+"""Cost of a request in addition to its page: reading it, finding the page, writing the head. Measured."""
 
 _CALLBACK = re.compile(r"[A-Za-z_$][A-Za-z0-9_$.]{0,127}", re.ASCII)
 
 _HEADERS: Final = {"X-Content-Type-Options": "nosniff", "Cross-Origin-Resource-Policy": "same-origin"}
-"""Of every page: browsers show it to nobody but this server's own pages."""
+"""Headers of every page: browsers show it only to pages of this server."""
 
 Page: TypeAlias = Callable[[Query], View | Steps]
 
@@ -66,14 +66,14 @@ def application(
     jsonp: bool = False,
     figures_open: bool = False,
 ) -> ASGIApp:
-    """The pages of ``source`` as an ASGI application.
+    """Return the pages of ``source`` as an ASGI application.
 
     Args:
         source: the node.
-        token: what a request must carry as ``Authorization: Bearer``; empty: nothing.
-        base_path: what stands before every path.
-        names: host names under which requests may come; see `gate`.
-        jsonp: whether ``callback`` gets JavaScript, which any page in a browser can read.
+        token: required as ``Authorization: Bearer``; empty: none is required.
+        base_path: the prefix of every path.
+        names: host names that requests may use; see `gate`.
+        jsonp: whether ``callback`` returns JavaScript, which any page in a browser can read.
         figures_open: whether some pages need no token; see `gate`.
     """
     from starlette.applications import Starlette
@@ -104,7 +104,7 @@ def application(
     }
 
     class Sent(Response):
-        """A view, encoded while it is sent."""
+        """Encodes a view while it is sent."""
 
         def __init__(self, view: View, callback: str) -> None:
             media_type = "application/javascript" if callback else "application/json"
@@ -131,7 +131,7 @@ def application(
             await send({"type": "http.response.body", "body": f"{chunk}{closing}".encode()})
 
         async def _chunk(self) -> tuple[str, bool]:
-            """The next text, and whether there is more."""
+            """Return the next part of the text, and whether there is more."""
             gathered: list[str] = []
             size = 0
             more = True
@@ -193,14 +193,14 @@ def application(
 
 
 def prepare() -> None:
-    """Import what `serve` needs. In a worker thread, so that a node that serves goes on serving."""
+    """Import what `serve` needs. Runs in a worker thread, so that a running node is not delayed."""
     import starlette.applications
     import starlette.responses
     import starlette.routing  # noqa: F401
 
 
 async def _made(steps: Steps, pacer: Pacer) -> View:
-    """The view, made in steps."""
+    """Return the view, made in steps."""
     made: list[View] = []
 
     def parts() -> Iterator[None]:
@@ -218,7 +218,7 @@ def _index(name: str, links: list[str]) -> str:
 
 
 class _Guarded:
-    """Lets requests through that may pass the `Gate`, each in its turn. Probes wait for probes only."""
+    """Passes requests that the `Gate` allows, in order. Health probes wait only for other probes."""
 
     def __init__(self, app: ASGIApp, gate: Gate, pacer: Pacer, probes: Pacer) -> None:
         self._app = app
@@ -258,16 +258,16 @@ async def serve(
     Args:
         source: the node.
         address: host and port to listen on; port 0 for any.
-        token: what a request must carry as ``Authorization: Bearer``; empty: nothing.
-        base_path: what stands before every path.
-        names: host names under which requests may come; see `gate`.
-        jsonp: whether ``callback`` gets JavaScript.
+        token: required as ``Authorization: Bearer``; empty: none is required.
+        base_path: the prefix of every path.
+        names: host names that requests may use; see `gate`.
+        jsonp: whether ``callback`` returns JavaScript.
         figures_open: whether some pages need no token; see `gate`.
-        sockets: what to listen on; it listens already. Empty, or closed: the address is bound.
-        task_status: told the address once it listens.
+        sockets: sockets that already listen. If empty or closed, the address is bound.
+        task_status: reports the address once it listens.
 
     Raises:
-        NodeError: it can't listen there.
+        NodeError: it can't listen on the address.
     """
     app = application(
         source, token=token, base_path=base_path, names=names, jsonp=jsonp, figures_open=figures_open
@@ -277,20 +277,20 @@ async def serve(
     async def handle(stream: trio.SocketStream) -> None:
         try:
             host = str(stream.socket.getpeername()[0])
-        except OSError:  # it has left already
+        except OSError:  # the reader has disconnected already
             await trio.aclose_forcefully(stream)
             return
         scope = trio.CancelScope()
-        seat = admission.admit(host, scope.cancel)
+        slot = admission.admit(host, scope.cancel)
         try:
             with scope:
-                await serve_connection(stream, app, seat, host)
+                await serve_connection(stream, app, slot, host)
         except* trio.BrokenResourceError as gone:
             log.debug("a reader of monitoring has gone: %s", gone.exceptions[0])
         except* Exception:
             complaints.exception("a request to monitoring failed")
         finally:
-            admission.leave(seat)
+            admission.leave(slot)
             await trio.aclose_forcefully(stream)
 
     host, port = address

@@ -1,8 +1,8 @@
-"""How monitoring shares the event loop with the node: one short step at a time, and rests between.
+"""Shares the event loop between monitoring and the node: one short step at a time, with pauses between.
 
-Readers may be many, and a page may be long. All of them together get one step at a time, in the order in
-which they ask, and after a step as much rest as keeps monitoring below a fixed share of the processor. So a
-publish waits for one step at most, however many readers there are.
+There may be many readers, and a page may be long. All of them together get one step at a time, in the order
+of their requests. After a step follows a pause that keeps monitoring below a fixed share of the processor. So
+a publish waits for one step at most, however many readers there are.
 """
 
 from __future__ import annotations
@@ -16,28 +16,28 @@ import trio
 T = TypeVar("T")
 
 STEP_S: Final = 0.001
-"""How long a step of many parts may take before the next reader or the node has its turn."""
+"""Limit of a step with many parts, after which the next reader or the node runs."""
 
 REST: Final = 3
-"""Times the length of a step is rested after it: monitoring takes a quarter of the event loop at most."""
+"""Pause after a step, as a multiple of its duration: monitoring takes at most a quarter of the event loop."""
 
 
 class Pacer:
-    """Takes turns among those who make pages.
+    """Runs the steps of all pages, one after the other.
 
     Args:
-        clock: seconds that only elapse, fine enough to measure a step.
+        clock: monotonic seconds, precise enough to measure a step.
     """
 
     def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
         self._clock = clock
-        self._turn = trio.Lock()  # it serves those who wait in their order
+        self._turn = trio.Lock()  # first come, first served
         self._free_s = -float("inf")
 
     async def step(self, work: Callable[[], T], besides_s: float = 0.0) -> T:
-        """Do ``work``, which must be short, when it is its turn. Returns what it returns.
+        """Run ``work``, which must be short, when it is its turn. Returns its result.
 
-        ``besides_s`` is what the same step costs elsewhere: the rest is as long as for both.
+        ``besides_s`` is the cost of the same step elsewhere: the pause is long enough for both.
         """
         async with self._turn:
             if self._free_s > trio.current_time():
@@ -49,7 +49,7 @@ class Pacer:
                 self._free_s = trio.current_time() + REST * (self._clock() - began_s + besides_s)
 
     async def some(self, parts: Iterator[T]) -> tuple[list[T], bool]:
-        """Take from ``parts`` for one step. Returns what was taken, and whether there is more."""
+        """Take from ``parts`` for one step. Returns the parts taken, and whether there may be more."""
 
         def take() -> tuple[list[T], bool]:
             taken: list[T] = []

@@ -1,7 +1,7 @@
 """The pages of the NATS server: this node, its connections, its routes, its subscriptions.
 
-Tools decode these into fixed types, so a number is always a number and a time always a time; what
-may be left out is left out when it is empty.
+Tools decode these pages into fixed types, so a number is always a number and a time always a time. Optional
+fields are omitted when they are empty.
 
 Source: the monitoring pages of the NATS server; the types that nats-top and the Prometheus exporter
 read.
@@ -25,11 +25,11 @@ from node.units import SECOND
 MAX_PROTOCOL: Final = 1
 
 GLOBAL_ACCOUNT: Final = "$G"
-"""The account of all clients, where a NATS server has no others."""
+"""The account of all clients of a NATS server without other accounts."""
 
 
 def varz(source: Source, process: Process, requests: Mapping[str, int], base_path: str) -> View:
-    """``/varz``: the node at a glance. ``requests`` counts what was asked of each page."""
+    """``/varz``: an overview of the node. ``requests`` has the number of requests for each page."""
     identity, traffic = source.identity, source.traffic()
     now_ns, routes = source.now_ns(), source.routes()
     view: View = {
@@ -84,7 +84,7 @@ def varz(source: Source, process: Process, requests: Mapping[str, int], base_pat
 
 
 def _cluster(identity: Identity) -> View:
-    """Of the routes; what is empty is left out."""
+    """Return the addresses for routes; empty fields are omitted."""
     peers = identity.peers
     view: View = {"name": identity.cluster_id} if identity.is_clustered or peers is not None else {}
     if peers is None:
@@ -113,7 +113,7 @@ _SORTS: Final[dict[str, Callable[[Connection], Any]]] = {
     "stop": lambda c: c.stop_ns or 0,
     "reason": lambda c: c.reason,
 }
-"""What a list of connections is sorted by; all but ``cid`` from the largest down."""
+"""Sort orders of the connection list; all but ``cid`` are descending."""
 
 _ASCENDING: Final = ("", "cid")
 
@@ -122,7 +122,7 @@ def connz(source: Source, query: Query) -> Steps:
     """``/connz``: client connections, open or closed.
 
     Raises:
-        BadQueryError: a parameter that can't be read, or nothing it could mean.
+        BadQueryError: a parameter is invalid.
     """
     limit, offset = query.page()
     sort, state, details = query.text("sort"), query.text("state") or "open", query.text("subs")
@@ -157,10 +157,10 @@ def connz(source: Source, query: Query) -> Steps:
 def _chosen(
     source: Source, query: Query, state: str
 ) -> Generator[None, None, tuple[Iterator[Connection], int]]:
-    """The connections that are asked for, and how many there are."""
+    """Return the requested connections and their number."""
     cid, user, account = query.integer("cid", 0), query.text("user"), query.text("acc")
-    everybody = not (cid or user or account)
-    if state == "open" and everybody:  # none but those of the page are looked at
+    is_unfiltered = not (cid or user or account)
+    if state == "open" and is_unfiltered:  # only the connections on the page are read
         return source.connections(closed=False), source.connection_count
     found = []
     for closed in (False, True):
@@ -288,7 +288,7 @@ def subsz(source: Source, query: Query) -> Steps:
     """``/subsz``: the routing table, with ``subs=1`` its entries, with ``test`` those that match.
 
     Raises:
-        BadQueryError: a parameter that can't be read.
+        BadQueryError: a parameter is invalid.
     """
     limit, offset = query.page()
     with_list, test, account = query.flag("subs"), query.text("test"), query.text("acc")
@@ -330,7 +330,7 @@ def _matching(
 
 
 def table(interest: Interest) -> View:
-    """Figures of the routing table, as the reference names them."""
+    """Return the routing table's values under the reference's names."""
     return {
         "num_subscriptions": interest.subscriptions,
         "num_cache": interest.cached,

@@ -1,4 +1,4 @@
-"""Sorting in steps, for lists whose length nobody bounds."""
+"""Sorting in steps, for lists of unbounded length."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from typing import Any, Final, TypeVar
 T = TypeVar("T")
 
 RUN: Final = 1024
-"""So many values are sorted, or passed over, between two breaks."""
+"""Number of values that are sorted, or skipped, between two yields."""
 
 
 def in_order(
     values: Iterable[T], key: Callable[[T], Any] = lambda value: value, *, reverse: bool = False
 ) -> Generator[None, None, Iterator[T]]:
-    """Sort ``values``; equal ones stay in their order. Yields where others may run.
+    """Sort ``values``, stably. Yields where other tasks may run.
 
-    Returns an iterator over them: each value costs some microseconds when it is taken.
+    Returns an iterator over them; taking a value from it costs some microseconds.
     """
     runs: list[list[T]] = []
     source = iter(values)
@@ -30,7 +30,7 @@ def in_order(
 
 
 def page(values: Iterable[T], offset: int, limit: int) -> Generator[None, None, list[T]]:
-    """The values from ``offset`` on, ``limit`` at most. Yields where others may run."""
+    """Return at most ``limit`` values from ``offset`` on. Yields where other tasks may run."""
     source = iter(values)
     left = offset
     while left > 0:

@@ -1,4 +1,4 @@
-"""Memory, processor and files of this process, as Linux tells them; 0 where it doesn't."""
+"""Memory, processor time and files of this process, as reported by Linux; 0 elsewhere."""
 
 from __future__ import annotations
 
@@ -10,27 +10,27 @@ from dataclasses import dataclass
 from pathlib import Path
 
 SAMPLE_SECONDS_MIN = 0.5
-"""Processor use is measured over at least this long: two pages asked for at once agree."""
+"""Processor use is measured over at least this time, so that two requests at the same time agree."""
 
 
 @dataclass(frozen=True, slots=True)
 class Process:
-    """One look at it."""
+    """One measurement."""
 
     memory: int = 0
     """Resident bytes."""
     cpu: float = 0.0
-    """Percent of one core, since the look before."""
+    """Percent of one core, since the previous measurement."""
     cores: int = 1
     open_fds: int = 0
     max_fds: int = 0
 
 
 class ProcessMeter:
-    """Looks at this process when asked. Reads ``/proc``, which never blocks.
+    """Measures this process on request. Reads ``/proc``, which never blocks.
 
     Args:
-        clock: seconds that only elapse.
+        clock: monotonic seconds.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -40,7 +40,7 @@ class ProcessMeter:
         self._cpu = 0.0
 
     def look(self) -> Process:
-        """The figures of now; ``cpu`` since half a second ago at the latest."""
+        """Return the current values; ``cpu`` is the average of at least half a second."""
         now, used = self._clock(), _processor_seconds()
         if now - self._looked_at >= SAMPLE_SECONDS_MIN:
             self._cpu = round(100 * (used - self._used) / (now - self._looked_at), 1)
@@ -70,7 +70,7 @@ def _resident_bytes() -> int:
 def _open_files() -> int:
     try:
         counted = os.stat("/proc/self/fd").st_size  # noqa: PTH116  (as the next one)
-        if counted:  # Linux since 6.2: without naming twenty thousand
+        if counted:  # Linux since 6.2: without listing twenty thousand files
             return counted
         return len(os.listdir("/proc/self/fd"))  # noqa: PTH208  (names only: no object for each)
     except OSError:

@@ -1,4 +1,6 @@
-"""The query of a monitoring request. What the streaming pages forgive, the NATS pages refuse."""
+"""The query of a monitoring request. The streaming pages ignore invalid values, the NATS pages refuse
+them.
+"""
 
 from __future__ import annotations
 
@@ -10,21 +12,21 @@ from node.errors import RefusedError
 
 LIMIT_DEFAULT: Final = 1024
 LIMIT_MAX: Final = 65_536
-"""The most rows of one page. Whoever wants more asks for the next page."""
+"""Most rows of one page. Readers that want more request the next page."""
 
 _INTEGER = re.compile(r"[+-]?[0-9]{1,18}", re.ASCII)
 
 
 class NotFoundError(RefusedError):
-    """There is no such thing: 404, with the text as body."""
+    """The requested item does not exist: 404, with the text as body."""
 
 
 class BadQueryError(RefusedError):
-    """The query can't be read: 400, with the text as body."""
+    """The query is invalid: 400, with the text as body."""
 
 
 class Query:
-    """Names and values as they came; the first of several with one name."""
+    """Names and values of a query; the first value of each name."""
 
     __slots__ = ("_values",)
 
@@ -35,19 +37,19 @@ class Query:
         return self._values.get(name, "")
 
     def forgiving_page(self) -> tuple[int, int]:
-        """``(limit, offset)``; what can't be used has its default. Source: monitoring, "clientsz"."""
+        """Return ``(limit, offset)``, with defaults for invalid values. Source: monitoring, "clientsz"."""
         limit, offset = (_integer(self.text(name)) for name in ("limit", "offset"))
         return _limit(limit or 0), max(offset or 0, 0)
 
     def is_one(self, name: str) -> bool:
-        """Whether it is exactly ``1``."""
+        """Return True if the value is exactly ``1``."""
         return self.text(name) == "1"
 
     def integer(self, name: str, default: int) -> int:
-        """A whole number.
+        """Return an integer.
 
         Raises:
-            BadQueryError: something else.
+            BadQueryError: the value is not an integer.
         """
         text = self.text(name)
         value = _integer(text) if text else default
@@ -56,16 +58,18 @@ class Query:
         return value
 
     def page(self) -> tuple[int, int]:
-        """``(limit, offset)`` of a NATS page.
+        """Return ``(limit, offset)`` of a NATS page.
 
         Raises:
-            BadQueryError: not whole numbers.
+            BadQueryError: one of them is not an integer.
         """
         limit, offset = self.integer("limit", LIMIT_DEFAULT), self.integer("offset", 0)
         return _limit(limit), max(offset, 0)
 
     def flag(self, name: str) -> bool:
-        """Raise BadQueryError unless it is one of 1, 0, true and false, in any case, or absent."""
+        """Return a boolean. Raises BadQueryError unless it is 1, 0, true or false, in any case, or
+        missing.
+        """
         text = self.text(name).lower()
         if text not in ("", "1", "0", "true", "false", "t", "f"):
             raise BadQueryError(f"Error decoding boolean for '{name}': parsing \"{text}\": invalid syntax")

@@ -1,11 +1,11 @@
-"""Views as JSON, indented by two spaces, in pieces: no page is ever encoded in one go.
+"""Renders views as JSON, indented by two spaces, in pieces: no page is encoded in one step.
 
-A view is a dict of plain values. Where it may be long it holds `Rows` or `Fields`: what they bring is made
-when it is asked for, a piece at a time, and dropped when it has been encoded. So neither the event loop nor
-the memory has to do with a whole page.
+A view is a dict of plain values. Where it may be long it contains `Rows` or `Fields`. Their items are made
+when they are needed, one piece at a time, and dropped when they have been encoded. So neither the event loop
+nor the memory has to handle a whole page at once.
 
-The standard library's fast encoder doesn't indent. A dict without others in it is encoded by it all the same,
-with line breaks and spaces as its separators.
+The standard library's fast encoder doesn't indent. But it can encode a dict without nested ones, with line
+breaks and spaces as its separators.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from typing import Any, Final, TypeAlias
 
 View: TypeAlias = dict[str, Any]
 Steps: TypeAlias = Generator[None, None, View]
-"""A view in the making: done when it returns; others may run whenever it yields."""
+"""A view in steps: complete when it returns. Other tasks may run whenever it yields."""
 
 
 class Rows:
-    """A list that is made while it is shown. A ``None`` among the rows is none: others may run then."""
+    """A list whose rows are made while it is sent. A ``None`` is not a row: other tasks may run then."""
 
     __slots__ = ("rows",)
 
@@ -30,7 +30,7 @@ class Rows:
 
 
 class Fields:
-    """An object that is made while it is shown: names and values. ``None`` as in `Rows`."""
+    """An object whose names and values are made while it is sent. ``None`` as in `Rows`."""
 
     __slots__ = ("fields",)
 
@@ -42,7 +42,7 @@ _NESTED: Final = (dict, list, tuple, Rows, Fields)
 
 
 def finished(made: View | Steps) -> View:
-    """The whole view at once, with lists and dicts for `Rows` and `Fields`."""
+    """Return the whole view at once, with lists and dicts instead of `Rows` and `Fields`."""
     view: View = _resolved(made if isinstance(made, dict) else _returned(made))
     return view
 
@@ -67,7 +67,7 @@ def _resolved(value: Any) -> Any:
 
 
 def pieces(view: View) -> Iterator[str]:
-    """JSON text of ``view``. A piece is short, and takes some ten microseconds; it may be empty."""
+    """Yield the JSON text of ``view``. A piece is short and costs some ten microseconds; it may be empty."""
     return _pieces(view, "\n")
 
 
@@ -77,7 +77,9 @@ def _encoder(pad: str) -> json.JSONEncoder:
 
 
 def _pieces(value: Any, pad: str) -> Iterator[str]:
-    """``pad``: a line break and the indentation of the line on which ``value`` begins."""
+    """Yield the pieces of ``value``. ``pad``: a line break and the indentation of the line where it
+    begins.
+    """
     if isinstance(value, dict):
         if any(isinstance(each, _NESTED) for each in value.values()):
             yield from _object(value.items(), pad)

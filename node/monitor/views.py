@@ -1,12 +1,12 @@
-"""The streaming pages: what the cluster has agreed on, and how this node stands in its group.
+"""The streaming pages: the replicated state, and this node's Raft group.
 
-Pure functions from a `Source` and a `Query` to plain values; `http` makes JSON of them. Pages whose
-length nobody bounds are generators: they yield where the event loop may take a breath, since a
-node that stood still for long would be taken for dead. Their long lists are `rendering.Rows`, made while
-they are sent. So two rows of a page may be of two moments; what one row shows is of one.
+Pure functions from a `Source` and a `Query` to plain values, which `http` turns into JSON. Pages of unbounded
+length are generators: they yield where other tasks may run, because other nodes would take a blocked node for
+dead. Their long lists are `rendering.Rows`, made while they are sent. So two rows of a page may show
+different moments; one row shows one.
 
-Every field and type of the reference's pages is there. Beside them a subscription shows the messages
-it holds (``unacked``: how often each was sent and how long its AckWait still runs) and its queue group.
+All fields and types of the reference's pages are present. In addition a subscription shows its unacked
+messages (``unacked``: how often each was sent and how long its AckWait still runs) and its queue group.
 
 Source: the monitoring pages of the reference server, section "Streaming endpoints".
 """
@@ -32,14 +32,14 @@ from node.protocol.subjects import covers
 from node.units import MILLISECOND, SECOND
 
 UNACKED_SHOWN_MAX: Final = 100
-"""Of one subscription: those that fall due first."""
+"""Most unacked messages shown of one subscription: those that are due first."""
 MEMBERS_SHOWN_MAX: Final = 100
-"""Of one queue group."""
+"""Most members shown of one queue group."""
 STEP_ROWS: Final = 512
-"""Of what isn't shown but summed or sorted: so many between two breaks."""
+"""Number of items that are summed or sorted, but not shown, between two yields."""
 
 TIMESTAMPS_OFF_MAX_NS = 10 * SECOND
-"""Timestamps that are further from the nodes' wall clocks are a warning."""
+"""Larger differences of timestamps from the nodes' wall clocks are a warning."""
 
 
 def _head(source: Source) -> View:
@@ -85,7 +85,7 @@ def serverz(source: Source, process: Process) -> Steps:
 
 
 def python_version() -> str:
-    """What stands where the reference names its Go."""
+    """Return the value for the reference's Go version."""
     return f"python{platform.python_version()}"
 
 
@@ -100,7 +100,7 @@ def _stored(state: State) -> Steps:
 
 
 def storez(source: Source) -> Steps:
-    """``/streaming/storez``: what is kept, and within which limits."""
+    """``/streaming/storez``: the amount of stored messages, and the limits."""
     settings = source.state.settings
     kind = "MEMORY" if source.identity.store == "memory" else "FILE"
     stored = yield from _stored(source.state)
@@ -117,7 +117,9 @@ def storez(source: Source) -> Steps:
 
 
 def _limits_of(settings: Settings, pattern: str) -> Limits:
-    """What ``pattern`` inherits, from those that match all it matches, and gives itself."""
+    """Return the limits of ``pattern``: its own, and those inherited from patterns that match all it
+    matches.
+    """
     wider = {
         other: limits
         for other, limits in settings.channels.items()
@@ -139,7 +141,7 @@ def _limits(limits: Limits | Settings) -> View:
 def _page(
     source: Source, query: Query, names: Iterable[str]
 ) -> Generator[None, None, tuple[View, list[str]]]:
-    """The head of a page, and which of the ``names`` are on it."""
+    """Return the head of a page, and those of the ``names`` that are on it."""
     limit, offset = query.forgiving_page()
     every = list(names)
     ordered = yield from in_order(every)
@@ -158,7 +160,7 @@ def clientsz(source: Source, query: Query) -> Steps:
     """``/streaming/clientsz``: all registered clients, or one.
 
     Raises:
-        NotFoundError: there is no client of the name asked for.
+        NotFoundError: there is no client of that name.
     """
     with_subscriptions = query.is_one("subs")
     wanted = query.text("client")
@@ -200,7 +202,7 @@ def channelsz(source: Source, query: Query) -> Steps:
     """``/streaming/channelsz``: names, or with ``subs=1`` everything about all channels, or one.
 
     Raises:
-        NotFoundError: there is no channel of the name asked for.
+        NotFoundError: there is no channel of that name.
     """
     with_subscriptions = query.is_one("subs")
     wanted = query.text("channel")
@@ -267,12 +269,12 @@ def _subscription(source: Source, subscription: Subscription) -> View:
 
 
 def _masked(inbox: str, tag: str) -> str:
-    """Whoever knows the cluster's tag can forge acks of inboxes yet to come; it is never shown."""
+    """Hide the cluster's tag in an inbox: with the tag, acks of future inboxes could be forged."""
     return inbox.replace(tag, "***") if tag else inbox
 
 
 def _unacked(source: Source, subscription: Subscription) -> list[View]:
-    """What it holds, what falls due next first; ``remaining_ms`` is null while nothing counts down."""
+    """Return its unacked messages, the next due one first; ``remaining_ms`` is null while no AckWait runs."""
     now_ns = subscription.group.clock(source.cluster_time_ns())
     listed = dict(islice(subscription.unacked.items(), UNACKED_SHOWN_MAX))
     due = listed.keys() & subscription.due
@@ -293,7 +295,7 @@ def _unacked(source: Source, subscription: Subscription) -> list[View]:
 
 
 def _group(group: Group) -> View:
-    """The queue group of a subscription: its cursor, its members in the order of their turns."""
+    """Return a subscription's queue group: its cursor, and its members in dispatch order."""
     return {
         "last_sent": group.cursor,
         "members": [member.client_id for member in group.members[:MEMBERS_SHOWN_MAX]],
@@ -345,7 +347,7 @@ def _peer(peer: Peer) -> View:
 
 
 def healthz(source: Source) -> tuple[bool, View]:
-    """``/healthz``: whether the node can serve, and if not, why; and what an operator should look after."""
+    """``/healthz``: whether the node can serve, and if not, why; and warnings for an operator."""
     error = source.unhealthy()
     view: View = {"status": "error", "error": error} if error else {"status": "ok"}
     warnings = _warnings(source)
@@ -355,7 +357,7 @@ def healthz(source: Source) -> tuple[bool, View]:
 
 
 def _warnings(source: Source) -> list[str]:
-    """What is not well although the node serves."""
+    """Return problems of a node that serves."""
     warnings = []
     agreement = source.agreement()
     if agreement.clock_is_wrong:

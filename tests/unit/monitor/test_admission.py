@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from node.monitor.admission import ADDRESS_MAX, CONNECTIONS_MAX, FRESH_S, Admission, Seat, address_key
+from node.monitor.admission import ADDRESS_MAX, CONNECTIONS_MAX, FRESH_S, Admission, Slot, address_key
 
 
 class Port:
@@ -13,13 +13,13 @@ class Port:
     def __init__(self) -> None:
         self.now_s = 0.0
         self.admission = Admission(lambda: self.now_s)
-        self.seats: list[Seat] = []
+        self.slots: list[Slot] = []
         self.closed: list[int] = []
 
-    def admit(self, host: str = "10.0.0.1") -> Seat:
-        number = len(self.seats)
-        self.seats.append(self.admission.admit(host, lambda: self.closed.append(number)))
-        return self.seats[-1]
+    def admit(self, host: str = "10.0.0.1") -> Slot:
+        number = len(self.slots)
+        self.slots.append(self.admission.admit(host, lambda: self.closed.append(number)))
+        return self.slots[-1]
 
 
 @pytest.fixture
@@ -33,17 +33,17 @@ def full() -> Port:
 
 
 def test_the_one_idle_for_longest_goes_first(full: Port) -> None:
-    full.seats[0].begin(b"/varz")
-    full.seats[0].end()
+    full.slots[0].begin(b"/varz")
+    full.slots[0].end()
     full.admit()
     assert full.closed == [1]
 
 
 def test_pages_go_before_probes_and_idle_ones_before_both(full: Port) -> None:
-    for seat in full.seats:
-        seat.begin(b"/healthz?x=1")
-    full.seats[5].begin(b"/connz")
-    full.seats[6].end()
+    for slot in full.slots:
+        slot.begin(b"/healthz?x=1")
+    full.slots[5].begin(b"/connz")
+    full.slots[6].end()
     for expected in ([6], [6, 5]):
         full.admit().begin(b"/healthz")
         assert full.closed == expected
@@ -51,8 +51,8 @@ def test_pages_go_before_probes_and_idle_ones_before_both(full: Port) -> None:
 
 def test_who_has_just_come_has_time_to_ask(full: Port) -> None:
     """Readers that don't read hold all places but one: it isn't the one that another takes."""
-    for seat in full.seats:
-        seat.begin(b"/connz")
+    for slot in full.slots:
+        slot.begin(b"/connz")
         full.now_s += 1
     probe = full.admit()
     full.admit().begin(b"/connz")
@@ -62,7 +62,7 @@ def test_who_has_just_come_has_time_to_ask(full: Port) -> None:
     late = full.admit()
     full.now_s += FRESH_S
     full.admit()
-    assert full.closed[-1] == full.seats.index(late)
+    assert full.closed[-1] == full.slots.index(late)
 
 
 def test_an_address_that_takes_all_it_can_get_leaves_places_to_others(full: Port) -> None:
@@ -75,7 +75,7 @@ def test_an_address_that_takes_all_it_can_get_leaves_places_to_others(full: Port
 
 
 def test_who_has_left_holds_no_place(full: Port) -> None:
-    full.admission.leave(full.seats[3])
+    full.admission.leave(full.slots[3])
     full.admit()
     assert full.closed == []
 
