@@ -90,7 +90,7 @@ async def bench(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
                     await cluster.start(name)
                 await cluster.leader_after(0)
                 for name in cluster.nodes:
-                    await cluster.wait_well(name)
+                    await cluster.wait_healthy(name)
             found = await _measure(args, cluster, program)
             await cluster.stop()
         finally:

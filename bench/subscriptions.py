@@ -166,7 +166,7 @@ async def bench(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
                     await cluster.start(name)
                 await cluster.leader_after(0)
                 for name in cluster.nodes:
-                    await cluster.wait_well(name)
+                    await cluster.wait_healthy(name)
             async with trio.open_nursery() as clients:
                 found = await _measure(args, cluster, clients)
                 clients.cancel_scope.cancel()

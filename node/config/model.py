@@ -137,7 +137,7 @@ class Raft:
     If the leader's process dies, its connections close, and the followers act after one or two heartbeats."""
 
     heartbeat_ns: Annotated[int, Duration(minimum=MILLISECOND, maximum=10 * SECOND)] = 75 * MILLISECOND
-    """How often an idle leader sends heartbeats to its followers."""
+    """Interval of an idle leader's heartbeats to its followers."""
 
     durability: Annotated[str, Choice(("fsync", "relaxed"))] = "fsync"
     """``fsync``: a publish is acknowledged when it is on the disks of a majority. ``relaxed``: when the
@@ -146,8 +146,8 @@ class Raft:
     max_clock_offset_ns: Annotated[int, Duration(minimum=100 * MILLISECOND, maximum=24 * 60 * MINUTE)] = (
         10 * SECOND
     )
-    """How far a node's wall clock may differ from the median of the cluster before it counts as wrong. While
-    the leader's clock is wrong, no message is dropped for its age (R13)."""
+    """Maximum difference of a node's wall clock from the median of the cluster. With more it counts as wrong.
+    While the leader's clock is wrong, no message is dropped for its age (R13)."""
 
     journal_segment: Annotated[int, Size(minimum=64 * 1024, maximum=1024 * 1024 * 1024)] = 64 * 1024 * 1024
     """Bytes of one journal file. Old entries are deleted a file at a time."""
@@ -194,8 +194,8 @@ class Store:
     checkpoint_interval_ns: Annotated[int, Duration(minimum=10 * MILLISECOND, maximum=MINUTE)] = (
         300 * MILLISECOND
     )
-    """How often the applied state is written to the store. Longer intervals mean fewer writes, more memory
-    and a longer replay after a crash. Nothing is lost in between: the journal has it."""
+    """Interval at which the applied state is written to the store. Longer intervals mean fewer writes, more
+    memory and a longer replay after a crash. Nothing is lost in between: the journal has it."""
 
     min_free: Annotated[int, Size()] = 256 * 1024 * 1024
     """Bytes that must stay free on the disk of ``dir``, or a tenth of the disk if that is less; at least what
@@ -408,7 +408,7 @@ class Streaming:
     """The streaming service: sessions of clients with the cluster."""
 
     hb_interval_ns: Annotated[int, Duration(minimum=10 * MILLISECOND, maximum=24 * HOUR)] = 30 * SECOND
-    """How often a streaming client is sent a heartbeat."""
+    """Interval of the heartbeats to a streaming client."""
 
     hb_timeout_ns: Annotated[int, Duration(minimum=10 * MILLISECOND, maximum=HOUR)] = 10 * SECOND
     """How long a client has to answer a heartbeat."""

@@ -171,7 +171,9 @@ def _members(digest: Digest) -> None:
     if own is not None:
         digest.put(f"cluster.nodes.{made.node}.peer", place, str(own))
         if Address(made.host, 1).is_unspecified and not digest.word("-client_advertise"):
-            made.notes.append(f"clients are told to connect to {own.host}; see --client_advertise")
+            made.notes.append(
+                f"clients are given the address of {own.host}; set another one with --client_advertise"
+            )
     for name, address in made.peers.items():
         at = digest.last["-cluster_peers"].place
         if address is not None:

@@ -57,7 +57,7 @@ def picture(show: Show, now_s: float, *, lines: int = LINES_SHOWN, width: int = 
             _countdowns(show, now_s, NARROW_ROWS),
         )
     halves.add_row(
-        _panel("redeliveries: to whom and why", _redeliveries(show, lines)),
+        _panel("redeliveries: subscriber and reason", _redeliveries(show, lines)),
         _panel("events", _timeline(show, lines)),
     )
     return Group(_head(show, now_s, wide=wide), halves, _countdowns(show, now_s))
