@@ -165,7 +165,7 @@ def test_configure_settles_what_its_entry_has_published() -> None:
     assert (log.first, log.last) == (5, 6)
 
 
-def test_ages_wait_while_the_leaders_clock_is_wrong() -> None:
+def test_expiry_is_paused_while_the_leaders_clock_is_wrong() -> None:
     """R13: nothing goes for its age meanwhile; counts and sizes still let messages go."""
     talk = Conversation(max_age_ns=5 * SECOND, max_msgs=3)
     talk.connect("me")

@@ -85,7 +85,7 @@ REPAIRED: dict[str, list[tuple[str, str]]] = {
     "PS-26": [(LIVENESS, "test_ps_26_node_that_was_cut_off_deposes_nobody")],
     "PS-27": [(LIVENESS, "test_ps_27_leader_that_lost_its_majority_does_not_campaign_at_once")],
     "PS-28": [(LIVENESS, "test_ps_28_vote_is_repeated_for_the_same_candidate")],
-    "PS-29": [("unit/server/test_origin.py", "test_what_is_not_applied_goes_again_to_a_new_leader_in_order")],
+    "PS-29": [("unit/server/test_origin.py", "test_unapplied_batches_are_resent_to_a_new_leader_in_order")],
     "PS-30": [
         (LIVENESS, "test_ps_30_leadership_is_handed_over_when_the_successor_has_everything"),
         ("unit/server/test_proposer.py", "test_one_who_hands_over_proposes_nothing_more"),

@@ -1,4 +1,4 @@
-"""What a leader sets right that concerns no client (R13, R24)."""
+"""Commands of a leader for the machine version and the pause of expiry (R13, R24)."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ class Leader:
         return found
 
 
-def test_the_version_is_raised_when_all_members_know_it() -> None:
-    """R24: also one that isn't connected must have said so."""
+def test_the_version_is_raised_when_all_members_support_it() -> None:
+    """R24: a member that isn't connected must have reported it too."""
     leader = Leader(known=3)
     leader.maintenance.peer_up("n2", {"machine": 2})
     assert leader.look() == [], "n3 was never met"
@@ -51,7 +51,7 @@ def test_the_version_is_raised_when_all_members_know_it() -> None:
     assert leader.look() == []
 
 
-def test_who_went_back_to_an_older_release_counts_as_such() -> None:
+def test_a_downgraded_member_counts_with_its_older_version() -> None:
     leader = Leader(known=2)
     leader.maintenance.peer_up("n2", {"machine": 2})
     leader.maintenance.peer_up("n3", {"machine": 2})
@@ -68,14 +68,14 @@ def test_a_removed_member_is_not_waited_for() -> None:
     assert leader.look() == [], "the membership isn't known"
 
 
-def test_a_release_that_knows_less_raises_nothing() -> None:
+def test_an_older_release_raises_nothing() -> None:
     leader = Leader()
     leader.maintenance.peer_up("n2", {"machine": 2})
     leader.maintenance.peer_up("n3", {"machine": 2})
     assert leader.look() == []
 
 
-def test_ages_wait_while_the_leaders_clock_is_wrong() -> None:
+def test_expiry_is_paused_while_the_leaders_clock_is_wrong() -> None:
     """R13."""
     leader = Leader()
     for peer in ("n2", "n3"):
@@ -90,7 +90,7 @@ def test_ages_wait_while_the_leaders_clock_is_wrong() -> None:
     assert leader.look() == [PauseExpiry(7, False)]
 
 
-def test_it_looks_now_and_then() -> None:
+def test_it_checks_once_a_second() -> None:
     leader = Leader(known=2)
     leader.members = ["n1"]
     assert len(leader.look()) == 1

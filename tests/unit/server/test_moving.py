@@ -1,4 +1,4 @@
-"""Answers to clients on their way to another node."""
+"""Answers to clients that move to another node."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Routing:
         return MovingReplies(self.reachable_by_owner, self.send)
 
 
-def test_an_answer_waits_until_its_client_is_heard_again() -> None:
+def test_an_answer_waits_until_its_client_is_reachable() -> None:
     routing = Routing()
     moving = routing.moving()
     for number in range(3):
@@ -37,7 +37,7 @@ def test_an_answer_waits_until_its_client_is_heard_again() -> None:
     assert moving.count == 1
 
 
-def test_whoever_is_heard_is_answered_once() -> None:
+def test_a_reachable_client_is_answered_once() -> None:
     routing = Routing()
     routing.reachable.add(b"a")
     moving = routing.moving()
@@ -46,7 +46,7 @@ def test_whoever_is_heard_is_answered_once() -> None:
     assert (routing.sent, moving.count) == ([(b"a", b"1")], 0)
 
 
-def test_answers_of_clients_that_never_come_are_bounded() -> None:
+def test_answers_to_clients_that_never_return_are_bounded() -> None:
     moving = Routing().moving()
     for number in range(KEPT_MAX + 10):
         moving.send(b"%d" % (number % 7), b"")
@@ -69,5 +69,5 @@ def test_answers_of_clients_that_never_come_are_bounded() -> None:
         (b"inbox", b"inbox", True),
     ],
 )
-def test_a_bystander_is_not_taken_for_the_owner(pattern: bytes, inbox: bytes, is_owners: bool) -> None:
+def test_another_client_is_not_taken_for_the_owner(pattern: bytes, inbox: bytes, is_owners: bool) -> None:
     assert owners_pattern(pattern, inbox) is is_owners

@@ -62,7 +62,7 @@ def close(origin: Origin, answers: list[Outcome]) -> None:
 
 
 def test_a_session_is_opened_before_anything_else() -> None:
-    """R5: what was asked before is forwarded once the session is open."""
+    """R5: earlier requests are forwarded once the session is open."""
     wire = Wire()
     origin = Origin("n1", wire.frames.append, secrets.token_bytes)
     close(origin, [])
@@ -82,8 +82,8 @@ def test_serials_follow_each_other_without_gaps() -> None:
     assert wire.serials() == [(1, 3), (4, 4)]
 
 
-def test_what_is_not_applied_goes_again_to_a_new_leader_in_order() -> None:
-    """R8: an origin never abandons a request it has given a serial."""
+def test_unapplied_batches_are_resent_to_a_new_leader_in_order() -> None:
+    """R8: an origin never abandons a request that has a serial."""
     origin, wire = opened_origin()
     answers: list[Outcome] = []
     close(origin, answers)
@@ -99,8 +99,8 @@ def test_what_is_not_applied_goes_again_to_a_new_leader_in_order() -> None:
     assert answers == [OK]
 
 
-def test_what_is_applied_while_nobody_leads_is_not_sent_again() -> None:
-    """R8: it had reached the log before the link broke; only what comes later is for the next leader."""
+def test_batches_applied_without_a_leader_are_not_resent() -> None:
+    """R8: it reached the log before the link broke; only later requests are for the next leader."""
     origin, wire = opened_origin()
     close(origin, [])
     close(origin, [])
@@ -118,7 +118,7 @@ def test_what_is_applied_while_nobody_leads_is_not_sent_again() -> None:
     assert wire.serials() == [(4, 4)]
 
 
-def test_held_says_that_everything_was_sent() -> None:
+def test_all_forwarded_follows_the_last_batch() -> None:
     """R9: the new leader's first entry waits for it."""
     origin, wire = opened_origin()
     close(origin, [])
@@ -128,8 +128,8 @@ def test_held_says_that_everything_was_sent() -> None:
     assert wire.take("held")[0][1:] == (2, SESSION, 2)
 
 
-def test_held_without_a_session_says_how_much_there_is() -> None:
-    """R9: the leader goes on waiting until that much has come in the session which is being opened."""
+def test_all_forwarded_without_a_session_counts_the_kept_commands() -> None:
+    """R9: the leader waits until as many commands have arrived in the session that is being opened."""
     wire = Wire()
     origin = Origin("n1", wire.frames.append, secrets.token_bytes)
     close(origin, [])
@@ -138,7 +138,7 @@ def test_held_without_a_session_says_how_much_there_is() -> None:
     assert wire.take("held")[0][1:] == (2, None, 3)
 
 
-def test_held_without_a_session_counts_what_waits_and_not_what_was_applied() -> None:
+def test_all_forwarded_without_a_session_does_not_count_applied_commands() -> None:
     origin, wire = opened_origin()
     close(origin, [])
     close(origin, [])
@@ -149,7 +149,7 @@ def test_held_without_a_session_counts_what_waits_and_not_what_was_applied() -> 
     assert wire.take("held")[0][1:] == (2, None, 2)
 
 
-def test_outcomes_reach_who_asked_once() -> None:
+def test_a_request_gets_its_outcome_once() -> None:
     origin, _ = opened_origin()
     answers: list[Outcome] = []
     close(origin, answers)
@@ -170,7 +170,7 @@ def test_publishes_are_answered_in_bulk() -> None:
     assert answered == [((b"reply", "a"), OK), ((b"reply", "b"), Refused("too many channels"))]
 
 
-def test_another_nodes_and_another_sessions_outcomes_are_not_ours() -> None:
+def test_outcomes_of_other_nodes_and_sessions_are_ignored() -> None:
     origin, _ = opened_origin()
     answers: list[Outcome] = []
     close(origin, answers)
@@ -179,7 +179,7 @@ def test_another_nodes_and_another_sessions_outcomes_are_not_ours() -> None:
     assert answers == []
 
 
-def test_the_leader_can_ask_for_what_it_lacks() -> None:
+def test_the_leader_can_request_a_resend() -> None:
     """R7: a gap is filled by the origin, not by the log."""
     origin, wire = opened_origin()
     for _ in range(3):
@@ -187,12 +187,12 @@ def test_the_leader_can_ask_for_what_it_lacks() -> None:
     wire.frames.clear()
     origin.resend(1, 2)
     assert wire.serials() == [(2, 2), (3, 3)]
-    origin.resend(9, 1)  # another term's leader
+    origin.resend(9, 1)  # the leader of another term
     assert wire.serials() == []
 
 
 def test_a_session_ended_by_another_process_is_replaced_and_renumbered() -> None:
-    """R5: what the old session had not applied is sent in the new one, from serial 1."""
+    """R5: unapplied commands of the old session are sent in the new one, from serial 1."""
     origin, wire = opened_origin()
     answers: list[Outcome] = []
     for _ in range(3):
@@ -228,8 +228,8 @@ def test_a_session_that_was_ended_is_followed_by_another() -> None:
     assert answers == [OK, OK]
 
 
-def test_a_session_asked_for_twice_is_opened_once() -> None:
-    """The simulator saw requests lost: told of its session again, the origin counted from 1 again."""
+def test_a_session_requested_twice_is_opened_once() -> None:
+    """Notified of its session again, the origin counted from 1 again and lost requests (the simulator)."""
     origin, wire = opened_origin()
     answers: list[Outcome] = []
     close(origin, answers)
@@ -245,8 +245,8 @@ def test_a_session_asked_for_twice_is_opened_once() -> None:
     assert answers == [OK, Refused("no")]
 
 
-def test_sessions_of_earlier_processes_in_the_log_are_passed_over() -> None:
-    """R5: a node that restarts catches up with entries in which its earlier selves opened sessions."""
+def test_sessions_of_earlier_processes_are_ignored() -> None:
+    """R5: a restarted node applies entries in which earlier processes of it opened sessions."""
     wire = Wire()
     origin = Origin("n1", wire.frames.append, secrets.token_bytes)
     origin.leader_changed(1)
@@ -257,8 +257,8 @@ def test_sessions_of_earlier_processes_in_the_log_are_passed_over() -> None:
     assert origin.session == SESSION
 
 
-def test_outcomes_kept_in_a_snapshot_are_collected() -> None:
-    """R6: what was applied in entries this node skipped is answered from the session's outcomes."""
+def test_outcomes_in_a_snapshot_answer_requests() -> None:
+    """R6: requests applied by skipped entries are answered from the session's outcomes."""
     origin, wire = opened_origin()
     answers: list[Outcome] = []
     close(origin, answers)
@@ -271,7 +271,7 @@ def test_outcomes_kept_in_a_snapshot_are_collected() -> None:
     assert wire.serials() == [(2, 2)]
 
 
-def test_a_full_table_says_so_until_half_of_it_is_applied() -> None:
+def test_a_full_origin_is_relaxed_when_half_is_applied() -> None:
     """R21: credit."""
     origin, _ = opened_origin()
     for _ in range(UNAPPLIED_COMMANDS_MAX):
@@ -284,7 +284,7 @@ def test_a_full_table_says_so_until_half_of_it_is_applied() -> None:
 
 
 def test_a_batch_closes_before_it_would_be_too_large() -> None:
-    """The largest publish behind a nearly full batch made one that no leader took, forwarded for ever."""
+    """The largest publish behind a nearly full batch made a batch that no leader accepted."""
     origin, wire = opened_origin()
     for _ in range(100):
         origin.submit(ClientClose("c" * 500), None)
@@ -297,7 +297,7 @@ def test_a_batch_closes_before_it_would_be_too_large() -> None:
 
 
 def test_a_batch_has_a_bounded_number_of_commands() -> None:
-    """However small they are: each is work for every node that applies it."""
+    """However small they are: applying each takes time on every node."""
     origin, wire = opened_origin()
     for _ in range(5000):
         origin.submit(ClientClose(""), None)
@@ -306,7 +306,7 @@ def test_a_batch_has_a_bounded_number_of_commands() -> None:
 
 
 def test_requests_count_with_their_real_sizes() -> None:
-    """With 256 bytes for each, a client's requests of megabytes made an entry that no frame can hold."""
+    """Counted as 256 bytes each, requests of megabytes made an entry that no frame can hold."""
     origin, wire = opened_origin()
     for _ in range(3):
         origin.submit(ClientClose("c" * 1_000_000), None)
@@ -321,7 +321,7 @@ def test_requests_count_with_their_real_sizes() -> None:
     assert origin.relaxed
 
 
-def test_who_waits_for_an_answer_counts_too() -> None:
+def test_waiting_answers_count_too() -> None:
     """A publish's reply subject and guid are kept until it is applied."""
     origin, _ = opened_origin()
     count = 0
@@ -332,7 +332,7 @@ def test_who_waits_for_an_answer_counts_too() -> None:
     assert count < UNAPPLIED_BYTES_MAX // 5000 + 1
 
 
-def test_the_lowest_serial_waited_for_travels_with_each_batch() -> None:
+def test_each_batch_carries_the_lowest_waiting_serial() -> None:
     """R6: the session forgets the outcomes below it."""
     origin, wire = opened_origin()
     close(origin, [])
@@ -343,8 +343,8 @@ def test_the_lowest_serial_waited_for_travels_with_each_batch() -> None:
     assert [frame[5] for frame in wire.take("batch")] == [3]
 
 
-def test_a_command_that_not_every_member_knows_is_not_proposed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """R24: it is refused at once, and takes no serial."""
+def test_a_command_that_some_member_does_not_support_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """R24: it is refused at once, and gets no serial."""
     monkeypatch.setitem(versions.SINCE, ClientClose, 2)
     origin, wire = opened_origin()
     answers: list[Outcome] = []
@@ -365,8 +365,8 @@ def publish(origin: Origin, number: int) -> None:
     origin.submit_publish(Publish("c", b"", "foo", b"%d" % number), (b"%d" % number, ""), 64)
 
 
-def test_what_never_left_this_node_can_be_refused() -> None:
-    """R8: its serials are given out again; what was forwarded waits for its outcome."""
+def test_requests_that_never_left_this_node_can_be_refused() -> None:
+    """R8: its serials are assigned again; forwarded requests wait for their outcomes."""
     origin, wire = opened_origin()
     answered: list[tuple[Any, Outcome]] = []
     origin.publish_answered = lambda pending, outcome: answered.append((int(pending[0]), outcome))
@@ -414,7 +414,7 @@ def test_with_a_leader_nothing_is_refused() -> None:
 
 
 def test_acknowledgements_outlive_a_refusal() -> None:
-    """Nobody would send them again: they are kept, in their order, up to a bound."""
+    """Clients don't send them again: they are kept in order, up to a limit."""
     origin, wire = opened_origin()
     origin.leader_changed(None)
     origin.submit(Acked("foo", "a", [1]))
@@ -439,7 +439,7 @@ def test_a_flood_of_acknowledgements_without_a_leader_is_bounded() -> None:
 
 
 def test_batches_keep_their_size_over_a_time_without_a_leader() -> None:
-    """R21: what was kept leaves in batches that fill entries evenly."""
+    """R21: kept commands are sent in batches that fill entries evenly."""
     origin, wire = opened_origin()
     origin.leader_changed(None)
     for _ in range(64):
@@ -451,7 +451,7 @@ def test_batches_keep_their_size_over_a_time_without_a_leader() -> None:
     assert max(sizes) <= BATCH_BYTES
 
 
-def test_a_node_that_stops_refuses_what_comes_later() -> None:
+def test_a_stopping_node_refuses_later_requests() -> None:
     origin, _wire = opened_origin()
     answered: list[tuple[Any, Outcome]] = []
     origin.publish_answered = lambda pending, outcome: answered.append((int(pending[0]), outcome))

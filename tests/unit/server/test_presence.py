@@ -1,4 +1,4 @@
-"""Who is heard, since when not, and through which connection (R15)."""
+"""Which inboxes are reachable, since when not, and through which connection (R15)."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class World:
     def __init__(self) -> None:
         self.table: dict[bytes, Where] = {}
         self.by_pattern: Where | None = None
-        """Somebody who hears everything."""
+        """Subscribe another client to everything."""
         self.now = START_S
         self.presence = Presence(self, lambda: self.now * SECOND)
 
@@ -52,7 +52,7 @@ class World:
         return self.presence.scan([inbox])[inbox]
 
 
-def test_a_heard_inbox_is_where_its_connection_is() -> None:
+def test_a_reachable_inbox_is_where_its_connection_is() -> None:
     world = World()
     world.comes("hb.a", "n2", 7)
     sight = world.look()
@@ -61,8 +61,8 @@ def test_a_heard_inbox_is_where_its_connection_is() -> None:
     assert not sight.moved
 
 
-def test_a_gone_inbox_is_gone_since_its_interest_went() -> None:
-    """Not since somebody looked: what was sent in between went nowhere."""
+def test_an_inbox_is_unreachable_since_its_interest_ended() -> None:
+    """Not since its scan: deliveries in between were lost."""
     world = World()
     world.comes("hb.a")
     world.look()
@@ -75,7 +75,7 @@ def test_a_gone_inbox_is_gone_since_its_interest_went() -> None:
 
 
 def test_an_inbox_that_comes_through_another_connection_has_moved() -> None:
-    """R15: what went into the dead connection needn't wait for its AckWait."""
+    """R15: deliveries to the dead connection needn't wait for their AckWait."""
     world = World()
     world.comes("hb.a", "n1", 1)
     world.look()
@@ -89,8 +89,8 @@ def test_an_inbox_that_comes_through_another_connection_has_moved() -> None:
     assert sight.gone_since_ns == 101 * SECOND
 
 
-def test_what_counts_is_when_it_went_not_when_it_came_back() -> None:
-    """R15: gone at 101 s, back at 103 s, and nobody looked meanwhile."""
+def test_the_end_of_the_old_connection_counts() -> None:
+    """R15: gone at 101 s, back at 103 s, without a scan in between."""
     world = World()
     world.comes("hb.a", "n1", 1)
     world.look()
@@ -104,7 +104,7 @@ def test_what_counts_is_when_it_went_not_when_it_came_back() -> None:
 
 
 def test_a_second_connection_beside_the_first_has_moved_it() -> None:
-    """The half-open one is not noticed for minutes; the client has been on the other since it came."""
+    """The half-open one is not noticed for minutes; the client uses the second one from its start."""
     world = World()
     world.comes("hb.a", "n1", 1)
     world.look()
@@ -115,8 +115,8 @@ def test_a_second_connection_beside_the_first_has_moved_it() -> None:
     assert sight.gone_since_ns == 101 * SECOND
 
 
-def test_one_that_came_back_through_its_old_connection_has_not_moved() -> None:
-    """Only the link to its node was away: nothing went into a dead connection."""
+def test_an_inbox_back_on_its_old_connection_has_not_moved() -> None:
+    """Only the link to its node was down: nothing was sent to a dead connection."""
     world = World()
     world.comes("hb.a", "n2", 4)
     world.look()
@@ -126,7 +126,7 @@ def test_one_that_came_back_through_its_old_connection_has_not_moved() -> None:
     assert not world.look().moved
 
 
-def test_one_that_was_never_away_has_not_moved() -> None:
+def test_an_inbox_that_was_always_reachable_has_not_moved() -> None:
     world = World()
     world.comes("hb.a", "n1", 1)
     for _ in range(3):
@@ -134,8 +134,8 @@ def test_one_that_was_never_away_has_not_moved() -> None:
         assert not world.look().moved
 
 
-def test_what_a_restarted_node_hears_for_the_first_time_has_not_moved() -> None:
-    """It learns everybody's interest anew, and knows of no connection before."""
+def test_an_inbox_new_to_a_restarted_node_has_not_moved() -> None:
+    """It learns all interest again, and knows no earlier connection."""
     world = World()
     world.look()
     world.now += 1
@@ -144,7 +144,7 @@ def test_what_a_restarted_node_hears_for_the_first_time_has_not_moved() -> None:
 
 
 def test_an_inbox_is_reachable_since_its_subscription_came() -> None:
-    """Not since somebody looked: what was sent in between has arrived, and must not be sent again early."""
+    """Not since its scan: deliveries in between have arrived, and must not be repeated early."""
     world = World()
     world.comes("hb.a", "n1", 1)
     world.look()
@@ -169,8 +169,8 @@ def test_an_inbox_that_moved_twice_is_reachable_since_the_last_of_them() -> None
     assert world.look().reachable_since_ns == (START_S + 2) * SECOND + TIME_SURE_NS
 
 
-def test_an_inbox_is_reachable_since_the_look_if_nobody_saw_its_connection_come() -> None:
-    """The newest subscription went before anybody looked; an older connection still has the inbox."""
+def test_an_inbox_with_an_unseen_connection_is_reachable_since_the_scan() -> None:
+    """The newest subscription ended before a scan; an older connection still subscribes."""
     world = World()
     world.comes("hb.a", "n1", 1)
     world.look()
@@ -180,8 +180,8 @@ def test_an_inbox_is_reachable_since_the_look_if_nobody_saw_its_connection_come(
     assert world.look().reachable_since_ns == (START_S + 5) * SECOND + TIME_SURE_NS
 
 
-def test_what_came_before_the_time_was_known_is_reachable_since_then() -> None:
-    """A node that was just started doesn't send its clients what was decided before it had caught up."""
+def test_subscriptions_before_cluster_time_was_known_count_from_then() -> None:
+    """A node that has just started doesn't send clients deliveries decided before it caught up."""
     world = World()
     for inbox in "hb.a", "hb.b":
         world.comes(inbox, "n1", 1)
@@ -197,7 +197,7 @@ def test_what_came_before_the_time_was_known_is_reachable_since_then() -> None:
 
 
 def test_a_move_that_was_acted_on_is_forgotten() -> None:
-    """Else the next leader would act on it again, and messages come long before their AckWait."""
+    """Otherwise the next leader would act on it again, and redeliver long before AckWait."""
     world = World()
     world.comes("hb.a", "n1", 1)
     world.look()
@@ -209,11 +209,11 @@ def test_a_move_that_was_acted_on_is_forgotten() -> None:
     world.now += 1
     world.goes("hb.a")
     world.comes("hb.a", "n1", 3)
-    assert world.look().moved  # another move is news
+    assert world.look().moved  # another move counts
 
 
-def test_a_move_is_news_only_if_it_went_after_it_was_acted_on() -> None:
-    """Interest and log take different links: the same move may be noticed after its command was applied."""
+def test_a_move_counts_only_if_it_began_after_the_last_action() -> None:
+    """Interest and log use different links: a move may be seen after its command was applied."""
     world = World()
     world.comes("hb.a", "n1", 1)
     world.look()
@@ -222,8 +222,8 @@ def test_a_move_is_news_only_if_it_went_after_it_was_acted_on() -> None:
     assert not world.look().moved
 
 
-def test_a_move_that_was_acted_on_as_another_is_news() -> None:
-    """R15: the leader died with the connection it had found the client on; its entry was committed later."""
+def test_a_move_acted_on_with_another_connection_still_counts() -> None:
+    """R15: the leader died with the client's connection that it knew; its entry was committed later."""
     world = World()
     world.comes("hb.a", "n1", 1)
     world.look()
@@ -240,8 +240,8 @@ def test_a_move_that_was_acted_on_as_another_is_news() -> None:
     assert not world.look().moved
 
 
-def test_one_that_was_not_heard_yet_when_its_client_returned_is_news() -> None:
-    """R15: what was sent to it again with its client went nowhere."""
+def test_an_inbox_unreachable_when_its_client_returned_still_counts() -> None:
+    """R15: deliveries repeated for its client were lost."""
     world = World()
     world.comes("hb.a", "n1", 1)
     world.look()
@@ -253,8 +253,8 @@ def test_one_that_was_not_heard_yet_when_its_client_returned_is_news() -> None:
     assert world.look().moved
 
 
-def test_a_move_seen_after_it_was_acted_on_is_no_news() -> None:
-    """The log was quicker than the interest."""
+def test_a_move_seen_after_it_was_acted_on_does_not_count() -> None:
+    """The log arrived before the interest."""
     world = World()
     world.comes("hb.a", "n1", 1)
     world.look()
@@ -265,22 +265,22 @@ def test_a_move_seen_after_it_was_acted_on_is_no_news() -> None:
     assert not world.look().moved
 
 
-def test_a_new_leader_knows_when_an_inbox_fell_silent() -> None:
-    """Every node keeps what it saw, so the one that leads next needn't guess."""
+def test_a_new_leader_knows_when_an_inbox_became_unreachable() -> None:
+    """Every node keeps the table, so the next leader needn't guess."""
     world = World()
     world.comes("hb.a")
     world.now += 3
     world.goes("hb.a")
     world.now += 2
-    assert world.look().gone_since_ns == 103 * SECOND  # its first look
+    assert world.look().gone_since_ns == 103 * SECOND  # its first scan
 
 
-def test_what_nobody_saw_go_is_gone_from_now_on() -> None:
+def test_an_inbox_without_history_is_unreachable_from_now_on() -> None:
     assert World().look().gone_since_ns == START_S * SECOND
 
 
-def test_only_what_is_looked_at_is_kept() -> None:
-    """A client that closes and one that opens later with its inbox are two."""
+def test_only_scanned_inboxes_are_kept() -> None:
+    """A closed client and a later one with the same inbox are different clients."""
     world = World()
     world.comes("hb.a")
     world.comes("hb.b")
@@ -291,7 +291,7 @@ def test_only_what_is_looked_at_is_kept() -> None:
     assert not world.look("hb.a").moved
 
 
-def test_change_is_noticed_until_somebody_looks() -> None:
+def test_a_change_is_pending_until_the_next_scan() -> None:
     world = World()
     world.presence.scan([])
     assert not world.presence.dirty
@@ -301,8 +301,8 @@ def test_change_is_noticed_until_somebody_looks() -> None:
     assert not world.presence.dirty
 
 
-def test_one_that_moved_before_the_first_look_has_moved() -> None:
-    """A client that had just come when its node died; the next leader didn't see that it had moved."""
+def test_an_inbox_that_moved_before_its_first_scan_has_moved() -> None:
+    """A client had just connected when its node died; the next leader missed the move."""
     world = World()
     world.comes("hb.a", "n1", 1)
     world.now += 1
@@ -313,7 +313,7 @@ def test_one_that_moved_before_the_first_look_has_moved() -> None:
     assert sight.gone_since_ns == 101 * SECOND
 
 
-def test_one_that_was_away_before_the_first_look_has_not() -> None:
+def test_an_inbox_unreachable_before_its_first_scan_has_not_moved() -> None:
     world = World()
     world.comes("hb.a", "n1", 1)
     world.goes("hb.a")
@@ -321,8 +321,8 @@ def test_one_that_was_away_before_the_first_look_has_not() -> None:
     assert not world.look().moved
 
 
-def test_a_move_that_nobody_acts_on_is_forgotten() -> None:
-    """A node that led 21 s later acted on it, and everything sent since came again."""
+def test_a_move_without_action_is_forgotten() -> None:
+    """A node that led 21 s later acted on it, and repeated all deliveries since then."""
     world = World()
     world.comes("hb.a", "n1", 1)
     world.look()
@@ -334,8 +334,8 @@ def test_a_move_that_nobody_acts_on_is_forgotten() -> None:
     assert not world.look().moved
 
 
-def test_inboxes_of_passing_requests_are_forgotten() -> None:
-    """A program that makes an inbox for each of its requests takes bounded memory, and no client its time."""
+def test_inboxes_of_short_requests_are_forgotten() -> None:
+    """A program with an inbox for each request takes bounded memory, and no client loses its time."""
     world = World()
     world.comes("hb.a")
     world.look()
@@ -355,8 +355,8 @@ def test_inboxes_of_passing_requests_are_forgotten() -> None:
 # --- very many inboxes ----------------------------------------------------------------------------
 
 
-def test_between_two_looks_at_all_only_what_changed_is_seen() -> None:
-    """A known inbox that changes is named once; what is a stranger's, or was looked at, isn't."""
+def test_between_two_full_scans_only_changed_inboxes_are_scanned() -> None:
+    """A change of an inbox in the table is reported once; other subjects and scanned inboxes are not."""
     world = World()
     world.comes("hb.a", "n1", 1)
     world.comes("hb.b", "n1", 2)
@@ -375,14 +375,14 @@ def test_between_two_looks_at_all_only_what_changed_is_seen() -> None:
     assert not world.presence.has_changed
 
 
-def test_an_inbox_that_was_never_looked_at_is_seen_when_asked_for() -> None:
+def test_an_inbox_is_scanned_on_its_first_access() -> None:
     world = World()
     world.comes("hb.a", "n1", 1)
     assert world.presence.get("hb.a").where == ("n1", 1)
 
 
 def test_the_more_inboxes_the_longer_the_pause() -> None:
-    """Looking takes a part of the time that doesn't grow with their number."""
+    """The share of time for scans doesn't grow with their number."""
     world = World()
     assert world.presence.pause_s(0.5) == 0.5
     world.presence.scan(f"hb.{n}" for n in range(10_000))

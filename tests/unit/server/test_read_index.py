@@ -1,4 +1,4 @@
-"""Catching up by itself (R4, R14); ``test_replica`` has it among the other parts."""
+"""The read index alone (R4, R14); ``test_replica`` tests it together with the other parts."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ TERM = 4
 
 
 class Engine:
-    """Is where the test says it is."""
+    """An engine whose position the test sets."""
 
     def __init__(self) -> None:
         self.term = self.applied_term = TERM
@@ -23,7 +23,7 @@ class Engine:
 
 
 class Node:
-    """One that follows n2, on a clock that the test moves."""
+    """A follower of n2, with a clock that the test sets."""
 
     def __init__(self) -> None:
         self.now_s = 100.0
@@ -55,8 +55,8 @@ def node() -> Node:
     return Node()
 
 
-def test_a_process_that_starts_believes_the_first_frame(node: Node) -> None:
-    """Nothing can have waited in a buffer of a process that has just begun: nobody need be asked."""
+def test_a_new_process_accepts_the_first_commit_index(node: Node) -> None:
+    """A process that has just started has no old frames in its buffers, so it needs no request."""
     node.read_index.commit_learned(10)
     node.apply(9)
     assert not node.read_index.done
@@ -66,14 +66,14 @@ def test_a_process_that_starts_believes_the_first_frame(node: Node) -> None:
     assert node.sent == []
 
 
-def test_what_it_had_applied_already_is_enough(node: Node) -> None:
+def test_entries_applied_before_the_report_are_enough(node: Node) -> None:
     node.apply(10)
     node.read_index.commit_learned(10)
     assert node.read_index.done
 
 
 def test_an_entry_of_an_earlier_term_proves_nothing(node: Node) -> None:
-    """What is committed is known only from an entry of the leader's own term on."""
+    """Only an entry of the leader's own term shows what is committed."""
     node.engine.applied_term = TERM - 1
     node.read_index.commit_learned(10)
     node.apply(10)
@@ -83,7 +83,7 @@ def test_an_entry_of_an_earlier_term_proves_nothing(node: Node) -> None:
     assert node.read_index.done
 
 
-def test_nobody_is_served_before_the_cluster_is_founded(node: Node) -> None:
+def test_no_client_is_served_before_bootstrap(node: Node) -> None:
     node.bootstrapped = False
     node.read_index.commit_learned(2)
     node.apply(2)
@@ -93,7 +93,7 @@ def test_nobody_is_served_before_the_cluster_is_founded(node: Node) -> None:
     assert node.read_index.done
 
 
-def test_a_silence_of_the_leader_is_a_gap(node: Node) -> None:
+def test_a_pause_of_the_leaders_frames_is_a_gap(node: Node) -> None:
     node.read_index.commit_learned(0)
     node.now_s += GAP_S
     node.read_index.leader_frame()
@@ -105,8 +105,8 @@ def test_a_silence_of_the_leader_is_a_gap(node: Node) -> None:
     assert node.sent == [("n2", ("where", 1))]
 
 
-def test_entries_that_do_not_come_are_a_gap(node: Node) -> None:
-    """It hears the leader and isn't heard: nothing is sent to it, and what it gets later is old."""
+def test_missing_entries_are_a_gap(node: Node) -> None:
+    """It receives the leader's frames, but its answers are lost: it gets no entries, or old ones later."""
     node.read_index.commit_learned(0)
     for _ in range(6):
         node.read_index.commit_learned(10)
@@ -121,8 +121,8 @@ def test_entries_that_do_not_come_are_a_gap(node: Node) -> None:
     assert node.told == ["caught up", "held", "caught up"]
 
 
-def test_who_applies_a_little_later_is_not_behind(node: Node) -> None:
-    """However much there is, and however long it goes on."""
+def test_a_node_that_applies_a_little_later_is_not_behind(node: Node) -> None:
+    """However many entries there are, and however long it takes."""
     node.read_index.commit_learned(0)
     for commit in range(1, 1000, 10):
         node.read_index.commit_learned(commit)
@@ -132,7 +132,7 @@ def test_who_applies_a_little_later_is_not_behind(node: Node) -> None:
     assert node.told == ["caught up"]
 
 
-def test_nothing_is_learnt_while_the_state_is_replaced(node: Node) -> None:
+def test_commit_indexes_are_ignored_while_the_state_is_replaced(node: Node) -> None:
     node.read_index.suspend()
     node.read_index.answered("n2", 1, TERM, 10)
     node.apply(10)
@@ -142,7 +142,7 @@ def test_nothing_is_learnt_while_the_state_is_replaced(node: Node) -> None:
     assert node.read_index.done
 
 
-def test_a_leader_that_stood_still_proves_that_it_leads(node: Node) -> None:
+def test_a_suspended_leader_proves_that_it_leads(node: Node) -> None:
     node.read_index.role_changed(TERM, "n1", still_leads=False)
     node.engine.is_ready, node.engine.last_index = True, 20
     node.read_index.first_entry_applied()
@@ -157,8 +157,8 @@ def test_a_leader_that_stood_still_proves_that_it_leads(node: Node) -> None:
     assert node.read_index.done
 
 
-def test_warm_is_who_applied_what_was_proposed_since(node: Node) -> None:
-    """R14: entries that were there already say nothing of whether clients were served."""
+def test_a_node_has_served_after_a_later_entry(node: Node) -> None:
+    """R14: older entries don't show that clients were served."""
     node.engine.last_index = 12
     node.read_index.commit_learned(10)
     for index in (10, 11, 12):
@@ -169,7 +169,7 @@ def test_warm_is_who_applied_what_was_proposed_since(node: Node) -> None:
     assert node.read_index.has_served
 
 
-def test_it_asks_until_it_is_answered(node: Node) -> None:
+def test_it_repeats_the_request_until_it_is_answered(node: Node) -> None:
     assert node.read_index.pump(node.now_s) == NEVER
     node.read_index.hold()
     assert node.read_index.pump(node.now_s) == node.now_s + GAP_S
