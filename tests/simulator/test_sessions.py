@@ -222,7 +222,7 @@ class World:
             leader.readied = True  # type: ignore[attr-defined]
             leader.proposer.ready(self.now_ns / SECOND, self.nodes, cold=self.term == 1)
         if leader.proposer.open and leader.proposer.idle and self.needs_time(leader):
-            leader.proposer.leader_commands(c.Tick(self.term))
+            leader.proposer.propose_command(c.Tick(self.term))
         leader.proposer.pump(self.now_ns / SECOND)
 
     def needs_time(self, leader: Node) -> bool:
@@ -402,7 +402,7 @@ class World:
             of_sub = sub.generation if rng.random() < 0.8 else (1, 1)
             commands.append(c.SubscriptionAway(term, sub.id, of_sub, since_ns))
             commands.append(c.SubscriptionBack(term, sub.id, of_sub, since_ns, back_ns))
-        leader.proposer.leader_commands(rng.choice(commands))
+        leader.proposer.propose_command(rng.choice(commands))
 
     # --- a run ------------------------------------------------------------------------------------
 
