@@ -1,4 +1,4 @@
-"""Whatever a peer sends, the frame parser has one error."""
+"""The frame parser raises only `RemoteProtocolError`, whatever a peer sends."""
 
 from __future__ import annotations
 

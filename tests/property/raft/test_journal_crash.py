@@ -1,4 +1,5 @@
-"""Wherever the power goes, what was flushed is there, and nothing is there that never was."""
+"""After a power failure at any point the journal holds everything that was flushed, and nothing that was
+never written."""
 
 from __future__ import annotations
 
@@ -21,13 +22,14 @@ View = tuple[Any, ...]
 
 
 def view(journal: Journal) -> View:
-    """All that a journal says, but for old entries that may be dropped or not."""
+    """Return everything a journal contains, except old entries that may or may not be dropped."""
     entries = {i: (t, p) for i, t, p in journal.read(journal.first_readable, 1 << 30)}
     return (journal.last_index, journal.term, journal.voted_for, journal.membership, entries)
 
 
 def agrees(found: View, expected: View, kept_from: int = 1) -> bool:
-    """Whether a journal read back is the expected one; entries before ``kept_from`` may be gone."""
+    """Return whether a recovered journal equals the expected one; entries before ``kept_from`` may be
+    missing."""
     return (
         found[:4] == expected[:4]
         and found[4].keys() >= {index for index in expected[4] if index >= kept_from}
@@ -36,18 +38,18 @@ def agrees(found: View, expected: View, kept_from: int = 1) -> bool:
 
 
 class Masked:
-    """A sealer that is the same each time, and knows where a payload belongs."""
+    """A deterministic value cipher that verifies the context of a payload."""
 
     def encrypt(self, payload: bytes, context: bytes) -> bytes:
         return context + bytes(byte ^ 0x55 for byte in payload)
 
     def open(self, encrypted: bytes, context: bytes) -> bytes:
-        assert encrypted.startswith(context), "sealed for another place"
+        assert encrypted.startswith(context), "encrypted in another context"
         return bytes(byte ^ 0x55 for byte in encrypted[len(context) :])
 
 
 class Life:
-    """A journal, its disk, and what it said after each record; half of them are sealed."""
+    """A journal, its disk, and its content after each record; half of the journals are encrypted."""
 
     def __init__(self, seed: int, *, relaxed: bool = False) -> None:
         self.rng = random.Random(seed)
@@ -177,7 +179,7 @@ LIVES = st.lists(st.tuples(STEPS, st.integers(0, 25), st.booleans()), min_size=1
 def test_any_crash_point(
     seed: int, lives: list[tuple[list[tuple[str, int]], int, bool]], relaxed: bool
 ) -> None:
-    """Several lives in a row, each ended inside some disk operation, with or without the power."""
+    """Run several lives, each ended inside some disk operation, with or without a power failure."""
     life = Life(seed, relaxed=relaxed)
     for steps, operations, power in lives:
         life.disk.stop_after(operations)
@@ -189,7 +191,7 @@ def test_any_crash_point(
 @settings(deadline=None, max_examples=60)
 @given(seed=st.integers(0, 1 << 32), steps=STEPS, cuts=st.lists(st.integers(0, 6), min_size=1, max_size=4))
 def test_crash_during_recovery(seed: int, steps: list[tuple[str, int]], cuts: list[int]) -> None:
-    """A start that is itself interrupted, again and again, loses nothing."""
+    """A start that is interrupted repeatedly loses nothing."""
     life = Life(seed)
     life.disk.stop_after(40)
     with contextlib.suppress(PowerCutError):
@@ -205,9 +207,9 @@ def test_crash_during_recovery(seed: int, steps: list[tuple[str, int]], cuts: li
 @pytest.mark.parametrize("seed", range(2))
 @pytest.mark.parametrize("encrypted", [False, True])
 def test_every_flipped_byte_is_noticed_or_in_the_last_flush(seed: int, encrypted: bool) -> None:
-    """Flip a bit anywhere: refused, or harmless, or nothing but the last flush is cut, and reported.
+    """A flipped bit anywhere is refused, harmless, or cuts only the last flush and is reported.
 
-    And not even that, where its seal is.
+    The last flush is not cut either if its end record is present.
     """
     life = Life(seed)
     life.live([

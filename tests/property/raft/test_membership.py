@@ -1,4 +1,4 @@
-"""Memberships: whatever happened to them, their bytes say it all; and no bytes do harm."""
+"""The bytes of a membership represent it completely, and invalid bytes are refused."""
 
 from __future__ import annotations
 

@@ -23,8 +23,8 @@ from node.simulator.journal import MemoryJournal, Tape
 TIMING = Timing(election_min_s=0.3, election_max_s=0.6, heartbeat_s=0.05)
 
 
-class Heard:
-    """A listener that writes everything down."""
+class Recorder:
+    """A listener that records all events."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -77,7 +77,7 @@ class Heard:
 
 
 class Member:
-    """One engine and what belongs to it. `start` it again after a crash."""
+    """One engine with its journal, clock and state. `start` it again after a crash."""
 
     def __init__(self, group: Group, name: str, initial_voters: Membership) -> None:
         self.group, self.name, self.tape = group, name, Tape()
@@ -89,7 +89,7 @@ class Member:
         self.start()
 
     def start(self) -> None:
-        self.received = Heard(self.name)
+        self.received = Recorder(self.name)
         self.journal = MemoryJournal(self.tape)
         self.engine = Engine(
             node=self.name,
@@ -145,9 +145,9 @@ class Group:
                     self.members[a].engine.connected(b)
 
     def join(self, name: str, directory: str | None = None) -> Member:
-        """Start a node that isn't a member: empty, connected, a learner as far as it knows.
+        """Start an empty, connected node that is not a member; it regards itself as a learner.
 
-        With a directory it says that in its hellos.
+        With a directory, its hellos contain the directory's id.
         """
         initial_voters = Membership.initial_voters(self.names).with_learner(name, f"{name}:1")
         member = self.members[name] = Member(self, name, initial_voters)
@@ -169,7 +169,7 @@ class Group:
         return self.members[name]
 
     def deliver(self, count: int | None = None, *, to: str | None = None) -> int:
-        """Hand over frames in order, through msgpack as the wire would; cut links lose them."""
+        """Deliver frames in order, encoded with msgpack as on the wire; cut links lose them."""
         moved = 0
         kept = deque[tuple[str, str, Message]]()
         while self.wire and (count is None or moved < count):
@@ -185,7 +185,7 @@ class Group:
         return moved
 
     def settle(self) -> None:
-        """Flush, tick and deliver until nothing more happens."""
+        """Flush, tick and deliver until no more frames are sent."""
         for _ in range(100):
             for member in self.members.values():
                 member.flush()
@@ -194,7 +194,7 @@ class Group:
         raise AssertionError("frames without end")
 
     def advance(self, seconds: float, *, step_s: float = 0.01) -> None:
-        """Let time pass, everything settling at every step."""
+        """Advance the clock in steps, and settle at every step."""
         for _ in range(round(seconds / step_s)):
             self.now += step_s
             for member in self.members.values():
@@ -210,7 +210,7 @@ class Group:
         self.cut.clear()
 
     def elect(self, name: str) -> Member:
-        """Let ``name`` be the first whose timer ends."""
+        """Let the election timer of ``name`` expire first."""
         member = self.members[name]
         deadline = max(m.engine._election.deadline for m in self.members.values())
         for other in self.members.values():
@@ -243,7 +243,7 @@ def group() -> Callable[..., Group]:
 
 @pytest.fixture
 def stock(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Stock]]:
-    """The library without its repairs, a node a call."""
+    """The unmodified library: each call creates a node."""
     clock = Clock()
     nodes: list[Stock] = []
 
@@ -261,7 +261,7 @@ def stock(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Stock]]:
 
 @pytest.fixture
 def stock_journal(tmp_path: Path) -> Iterator[Callable[[], FileJournal]]:
-    """The library's log in a file, opened at each call."""
+    """The unmodified library's log in a file, opened at each call."""
     journals: list[FileJournal] = []
 
     def start() -> FileJournal:

@@ -1,4 +1,4 @@
-"""What a membership does to those who count, without an engine around it."""
+"""The effects of a membership on the parts of an engine, without an engine."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from node.raft.ports import Role
 
 
 class Parts:
-    """What a reconfiguration tells of another membership."""
+    """Records the membership that a reconfiguration passes on."""
 
     def __init__(self, **progress_by_peer: Any) -> None:
         self.progress_by_peer = progress_by_peer
@@ -46,7 +46,8 @@ def reconfiguration(parts: Parts, placed: tuple[int, Membership] | None = None, 
 
 
 def test_acks_of_another_copy_of_the_log_are_not_counted() -> None:
-    """A voter's name with another directory, or a learner that becomes a voter elsewhere: not this copy."""
+    """A peer with a voter's name and another directory, or a learner that becomes a voter elsewhere, is not
+    this copy."""
     parts = Parts(b=SimpleNamespace(match=7, counts=True), c=SimpleNamespace(match=9, counts=False))
     reconfiguration(parts)
     assert parts.matches == {"b": 7, "c": 0}
@@ -55,7 +56,7 @@ def test_acks_of_another_copy_of_the_log_are_not_counted() -> None:
 
 @pytest.mark.parametrize(("commit", "over"), [(8, False), (9, True), (10, True)])
 def test_a_leader_that_was_removed_goes_when_its_removal_is_committed(commit: int, over: bool) -> None:
-    """Not with the entry after it: there may never be one."""
+    """It does not wait for the entry after that: there may never be one."""
     parts = Parts(b=SimpleNamespace(match=9, counts=True), c=SimpleNamespace(match=9, counts=True))
     left = reconfiguration(parts, (9, Membership.initial_voters("abc").without("a")))
     assert left.is_over(commit) is over

@@ -1,4 +1,4 @@
-"""What an append means for a log: accepted, refused, or proof that something is broken."""
+"""The check of an append: accepted, refused, or evidence of a broken log."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ def content(directory: Path) -> dict[str, bytes]:
 
 
 def test_init_makes_an_authority_and_a_certificate_for_each_node(tmp_path: Path) -> None:
-    """The directory is made too; nothing else is left in it."""
+    """The directory is created too, and contains no other files."""
     directory = tmp_path / "deep" / "certs"
     written = authority.init(
         directory, ["n1", "n2"], {"n1": ["db1.example.com", "10.0.0.1", "::1"]}, 30, now=NOW
@@ -54,7 +54,7 @@ def test_keys_are_for_their_owner_only(tmp_path: Path) -> None:
 
 
 def test_certificates_hold_as_long_as_asked_and_the_authority_ten_years(tmp_path: Path) -> None:
-    """From an hour ago on, for clocks differ."""
+    """Validity begins one hour ago, because clocks differ."""
     authority.init(tmp_path, ["n1"], {}, 30, now=NOW)
     n1 = certificate(tmp_path / "n1.pem")
     assert n1.not_valid_before_utc == NOW - datetime.timedelta(hours=1)
@@ -64,7 +64,7 @@ def test_certificates_hold_as_long_as_asked_and_the_authority_ten_years(tmp_path
 
 
 def test_nothing_is_overwritten(tmp_path: Path) -> None:
-    """Every file in the way is named, and none of the others is written."""
+    """The error names every existing file, and no file is written."""
     (tmp_path / "n2.key").write_bytes(b"precious")
     (tmp_path / "ca.pem").write_bytes(b"precious too")
     before = content(tmp_path)
@@ -151,7 +151,7 @@ def test_a_directory_that_cannot_be_written_is_reported(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("purpose", [ssl.Purpose.SERVER_AUTH, ssl.Purpose.CLIENT_AUTH])
 def test_openssl_agrees_in_its_strictest_mood(tmp_path: Path, purpose: ssl.Purpose) -> None:
-    """Not only our own reading: what OpenSSL demands of a server, and of a client."""
+    """OpenSSL accepts the certificates for a server and for a client."""
     authority.init(tmp_path, ["n1"], {}, 30)
     checking = ssl.create_default_context(purpose, cafile=str(tmp_path / "ca.pem"))
     checking.check_hostname = False

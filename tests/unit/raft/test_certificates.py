@@ -1,4 +1,4 @@
-"""When certificates run out, and which are members'."""
+"""Expiry of certificates, and the list of members' certificates."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_members_certificate_is_no_other_clusters() -> None:
         members.check_remote_route(certificate("01"), "n3", "north")
 
 
-def test_they_are_remembered_and_told() -> None:
+def test_certificates_are_stored_and_sent() -> None:
     disk = MemoryDisk()
     members = MemberCertificates("south", disk)
     assert not members.is_dirty
@@ -70,7 +70,7 @@ TOO_MANY = b"x" * (ID_BYTES * KNOWN_MAX + ID_BYTES)
 
 
 @pytest.mark.parametrize("told", [None, "text", b"x", TOO_MANY, [b"x" * ID_BYTES]])
-def test_what_is_no_list_of_them_is_passed_over(told: object) -> None:
+def test_a_malformed_list_of_certificates_is_ignored(told: object) -> None:
     members = MemberCertificates("south", MemoryDisk())
     members.add_ids(told)
     assert members.hello() == b""

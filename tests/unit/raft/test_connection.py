@@ -1,4 +1,4 @@
-"""One connection: what leaves in one write, what still counts once it is closed, and its socket."""
+"""One connection: the frames of one write, frames after the close, and the socket options."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ OUTBOX = 1 << 20
 
 
 class FakeStream:
-    """Reads what the test feeds, remembers what was written, waits where it is told to."""
+    """Reads what the test feeds, records what was written, and waits where the test wants."""
 
     def __init__(self) -> None:
         self.written: list[bytes] = []
@@ -56,7 +56,7 @@ def connection() -> tuple[Connection, FakeStream, list[Any]]:
 
 
 async def test_frames_leave_together_up_to_the_limit_of_a_write() -> None:
-    """What was queued during a write goes with the next; a longer frame goes alone."""
+    """Frames queued during a write are sent with the next; a frame longer than the limit is sent alone."""
     link, stream, taken = connection()
     stream.writable = trio.Event()
     async with trio.open_nursery() as nursery:
@@ -77,9 +77,8 @@ async def test_frames_leave_together_up_to_the_limit_of_a_write() -> None:
 async def test_messages_for_clients_are_taken_in_steps(
     kind: str, steps: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each may be for a thousand of them, or 250 items of interest; what one read brings of consensus is one
-    iteration's.
-    """
+    """One frame may concern a thousand clients, or 250 items of interest. A raft link passes on one whole
+    read."""
     stream, taken = FakeStream(), [0]
     link = Connection(stream, replace(HELLO, link=kind), "127.0.0.1:1")
     stream.feed(lambda: b"".join(encode_frame(number) for number in range(70)))
@@ -126,7 +125,7 @@ async def test_between_frames_a_link_may_end_or_pause(ends: bool) -> None:
 
 
 async def test_what_comes_in_after_it_was_closed_does_not_count() -> None:
-    """The step that replaces a connection may already have handed bytes to its reader."""
+    """The step that replaces a connection may already have given bytes to its reader."""
     link, stream, taken = connection()
 
     def read() -> bytes:
@@ -209,7 +208,7 @@ async def test_a_hello_is_read_without_what_follows_it() -> None:
 
 
 def test_sockets_send_at_once_and_notice_dead_hosts() -> None:
-    """No waiting for more bytes; unacknowledged data and keepalives end it after three seconds."""
+    """TCP_NODELAY is set; unacknowledged data and keepalives end the connection after three seconds."""
     with (
         socket.create_server(("127.0.0.1", 0)) as server,
         socket.create_connection(server.getsockname()) as sock,
@@ -245,8 +244,8 @@ async def test_a_snapshot_channel_reports_what_is_lost_and_what_is_wrong() -> No
         await SnapshotChannel("n2", stream, Limits()).receive()
 
 
-def test_reasons_are_those_of_whoever_noticed_first() -> None:
-    """The chain is followed to its start; of several attempts the first one tells."""
+def test_the_reason_is_the_first_cause() -> None:
+    """The first cause of the chain is reported; of several attempts the first one."""
     refused = OSError(errno.ECONNREFUSED, "refused")
     error = trio.BrokenResourceError("all attempts failed")
     error.__cause__ = ExceptionGroup("all attempts failed", [refused, OSError("another")])

@@ -1,4 +1,4 @@
-"""What every disk promises: the real one, the one in memory and the simulated one alike."""
+"""The guarantees of every disk: the real one, the one in memory and the simulated one."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_gathered_write_is_read_back(disk: Disk) -> None:
 
 
 def test_a_whole_file_is_replaced(disk: Disk) -> None:
-    """Also when an earlier attempt was cut short."""
+    """This also works if an earlier attempt was interrupted."""
     disk.open("a.tmp", create=True).close()
     for data in (b"one", b"2"):
         replace_file(disk, "a", data)
@@ -89,7 +89,7 @@ def test_refusals_are_disk_errors_that_name_the_file(disk: Disk) -> None:
 
 
 def test_short_write_is_continued(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A nearly full disk takes a part; the rest is tried again and gives the real error."""
+    """A nearly full disk writes a part; writing the rest raises the real error."""
     monkeypatch.setattr(os, "pwritev", lambda fd, buffers, at: os.pwrite(fd, b"".join(buffers)[:4], at))
     file = RealDisk(tmp_path).open("a", create=True)
     file.write(1, [b"012", b"345", b"678"])

@@ -1,4 +1,4 @@
-"""The driver: what one iteration is, when it runs, and what waits for the disk."""
+"""The driver: one iteration, when it runs, and what waits for the disk."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ ELECTION_MIN_S = 0.3
 
 
 class FakeFlush:
-    """A flush that runs for as long as the test wants, in its worker thread."""
+    """A flush that runs until the test ends it, in its worker thread."""
 
     def __init__(self, journal: FakeJournal) -> None:
         self.seq = journal.written
@@ -70,7 +70,7 @@ class FakeJournal:
 
 
 class World:
-    """Engine, server, journal and transport of a driver, all writing into one diary."""
+    """Engine, server, journal and transport of a driver; all calls are recorded in one list."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self.clock = clock
@@ -171,7 +171,7 @@ class World:
 
 @pytest.fixture
 def still_clock() -> trio.testing.MockClock:
-    """Time stands still unless a test lets it jump; pytest-trio runs the test on it."""
+    """The clock advances only if a test sets it; pytest-trio runs the test on it."""
     return trio.testing.MockClock()
 
 
@@ -194,7 +194,7 @@ async def settle() -> None:
 
 
 async def test_one_iteration_ticks_pumps_and_replicates(still_clock: trio.testing.MockClock) -> None:
-    """Commit and apply first, then what that made possible is proposed, then all of it leaves."""
+    """It commits and applies first, then proposes what became possible, then sends everything."""
     world = World(trio.current_time)
     async with driven(world) as driver:
         driver.kick()
@@ -203,7 +203,7 @@ async def test_one_iteration_ticks_pumps_and_replicates(still_clock: trio.testin
 
 
 async def test_kicks_of_one_step_cost_one_iteration(still_clock: trio.testing.MockClock) -> None:
-    """However many tasks have something, in whatever order trio runs them."""
+    """This holds for any number of tasks, in whatever order trio runs them."""
     world = World(trio.current_time)
     async with driven(world) as driver:
 
@@ -237,7 +237,7 @@ async def test_a_kick_from_within_an_iteration_asks_for_another(still_clock: tri
 async def test_without_events_it_sleeps_until_the_earliest_deadline(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
-    """The engine's or the server's, and no earlier."""
+    """The earlier deadline of engine and server counts."""
     world = World(trio.current_time)
     at: list[float] = []
 
@@ -254,7 +254,7 @@ async def test_without_events_it_sleeps_until_the_earliest_deadline(
 
 
 async def test_work_that_is_due_at_once_leaves_room_for_others(still_clock: trio.testing.MockClock) -> None:
-    """An engine that catches up is always due; readers and clients get their turns all the same."""
+    """An engine that catches up is always due; readers and clients still get to run."""
     world = World(trio.current_time)
     async with driven(world) as driver:
         world.engine_due = trio.current_time()
@@ -266,9 +266,10 @@ async def test_work_that_is_due_at_once_leaves_room_for_others(still_clock: trio
 
 @pytest.mark.parametrize("attempt", range(10))
 async def test_readers_go_before_timers(still_clock: trio.testing.MockClock, attempt: int) -> None:
-    """The election timer has run out and the leader's heartbeat is in the socket: it is heard first.
+    """The election timer has expired while the leader's heartbeat waits in the socket: the heartbeat is read
+    first.
 
-    Trio runs the tasks of a step in any order, hence the attempts.
+    Trio runs the tasks of a step in any order, so the test repeats.
     """
     world = World(trio.current_time)
     world.engine_due = due = trio.current_time() + 0.1
@@ -286,8 +287,8 @@ async def test_readers_go_before_timers(still_clock: trio.testing.MockClock, att
     assert world.words()[:2] == ["receive", "tick"]
 
 
-async def test_nothing_is_heard_before_it_runs(still_clock: trio.testing.MockClock) -> None:
-    """A node that waits to be admitted has links, but no directory that says whose votes it gives."""
+async def test_frames_are_kept_until_it_runs(still_clock: trio.testing.MockClock) -> None:
+    """A node that waits to join has links, but its directory does not name its cluster yet."""
     world = World(trio.current_time)
     driver = world.driver()
     for peer in ("n2", "n3", "n4"):
@@ -334,7 +335,7 @@ async def test_cancelling_ends_it(still_clock: trio.testing.MockClock) -> None:
 
 
 async def test_cancelling_leaves_no_flush_begun(still_clock: trio.testing.MockClock) -> None:
-    """Or the journal could not be closed: a node that was told to stop ended with status 1."""
+    """Otherwise the journal could not be closed: a node that was asked to stop exited with status 1."""
     world = World(trio.current_time)
     with trio.CancelScope() as scope:
         async with driven(world) as driver:
@@ -359,10 +360,10 @@ async def test_a_mistake_in_the_engine_ends_the_driver(still_clock: trio.testing
 # --- standing still ---------------------------------------------------------------------------------
 
 
-async def test_a_process_that_stood_still_is_told_before_anything_else(
+async def test_a_pause_of_the_process_is_reported_first(
     still_clock: trio.testing.MockClock,
 ) -> None:
-    """Engine and server both, once, with how long it was after the time at which it was due."""
+    """Engine and server are both informed, once, of the time since the deadline."""
     world = World(trio.current_time)
     world.engine_due = trio.current_time() + 0.1
     async with driven(world):
@@ -384,7 +385,7 @@ async def test_frames_that_waited_meanwhile_come_after_it(still_clock: trio.test
 
 
 async def test_a_flush_that_ended_meanwhile_comes_after_it(still_clock: trio.testing.MockClock) -> None:
-    """What is durable now may commit and apply: the server must know before."""
+    """Durable entries may now be committed and applied, so the server must be informed before."""
     world = World(trio.current_time)
     world.engine_due = trio.current_time() + 0.1
     async with driven(world) as driver:
@@ -396,10 +397,11 @@ async def test_a_flush_that_ended_meanwhile_comes_after_it(still_clock: trio.tes
     assert world.words()[since : since + 4] == ["durable", "paused", "paused", "on_durable"]
 
 
-async def test_a_process_that_was_at_work_all_the_while_has_not_stood_still(
+async def test_a_process_that_was_running_was_not_paused(
     still_clock: trio.testing.MockClock,
 ) -> None:
-    """The engine judges nobody by it, but nothing is held: every busy step of a flood was a gap."""
+    """The engine ignores the gap, but the server is not informed: otherwise every busy step under load would
+    be a pause."""
     world = World(trio.current_time)
     world.engine_due = trio.current_time() + 0.1
     world.stood_s = 7.0
@@ -411,8 +413,8 @@ async def test_a_process_that_was_at_work_all_the_while_has_not_stood_still(
     assert world.diary[:2] == [("paused", 0.5), ("tick",)]
 
 
-async def test_how_long_it_stood_still_is_told_if_that_is_known(still_clock: trio.testing.MockClock) -> None:
-    """What of a long wait was work is not part of it."""
+async def test_the_length_of_a_pause_is_reported_if_measured(still_clock: trio.testing.MockClock) -> None:
+    """The part of a long wait in which the process ran is not counted."""
     world = World(trio.current_time)
     world.engine_due = trio.current_time() + 0.1
     world.stood_s = 7.0
@@ -425,7 +427,7 @@ async def test_how_long_it_stood_still_is_told_if_that_is_known(still_clock: tri
 
 
 async def test_being_a_little_late_is_no_gap(still_clock: trio.testing.MockClock) -> None:
-    """Half the minimum election timeout is the measure."""
+    """The limit is half the minimum election timeout."""
     world = World(trio.current_time)
     world.engine_due = trio.current_time() + 0.1
     async with driven(world):
@@ -436,7 +438,7 @@ async def test_being_a_little_late_is_no_gap(still_clock: trio.testing.MockClock
 
 
 async def test_a_long_quiet_time_is_no_gap(still_clock: trio.testing.MockClock) -> None:
-    """Nothing was due: nobody has slept."""
+    """Nothing was due, so no time was lost."""
     world = World(trio.current_time)
     world.engine_due = trio.current_time() + 60
     async with driven(world) as driver:
@@ -450,7 +452,7 @@ async def test_a_long_quiet_time_is_no_gap(still_clock: trio.testing.MockClock) 
 
 
 async def test_the_loop_goes_on_while_the_disk_works() -> None:
-    """One flush at a time; what was written meanwhile goes with the next, at once."""
+    """There is one flush at a time; records written meanwhile go with the next, at once."""
     world = World(trio.current_time)
     async with driven(world) as driver:
         world.journal.disk.clear()
@@ -475,7 +477,7 @@ async def test_the_loop_goes_on_while_the_disk_works() -> None:
         assert world.words()[-3:] == ["tick", "pump", "replicate"]
 
 
-async def test_promises_leave_as_soon_as_they_are_durable() -> None:
+async def test_messages_that_wait_are_sent_as_soon_as_they_are_durable() -> None:
     """`on_durable` comes right after the flush, and an iteration after that."""
     world = World(trio.current_time)
     async with driven(world) as driver:
@@ -534,7 +536,7 @@ async def test_flushed_waits_for_all_that_was_written_before() -> None:
 async def test_frames_go_to_engine_or_server_and_ask_for_an_iteration(
     still_clock: trio.testing.MockClock,
 ) -> None:
-    """A map is the engine's, an array the server's; a whole read makes one iteration."""
+    """A map goes to the engine, an array to the server; a whole read causes one iteration."""
     world = World(trio.current_time)
     async with driven(world):
         world.listener.on_frames(
@@ -552,7 +554,7 @@ async def test_frames_go_to_engine_or_server_and_ask_for_an_iteration(
 
 
 DEEP = decode_body(bytes([WIRE_VERSION]) + b"\x91" * 1023 + b"\x01")
-"""As deep as a frame may be, and too deep for ``repr``."""
+"""The maximum depth of a frame, too deep for ``repr``."""
 
 
 @pytest.mark.parametrize(
@@ -619,7 +621,7 @@ def test_a_message_for_several_peers_is_encoded_once() -> None:
 
 
 def test_messages_are_told_apart_even_when_memory_is_used_again() -> None:
-    """An id stands for a message only while that lives; the outlet keeps it alive until it forgets."""
+    """An id identifies a message only while the message exists; the outlet keeps it until `forget`."""
     world = World(lambda: 0.0)
     outlet = Outlet(world)
     for number in range(200):
@@ -631,7 +633,7 @@ def test_messages_are_told_apart_even_when_memory_is_used_again() -> None:
 
 
 async def test_encodings_are_kept_for_one_iteration(still_clock: trio.testing.MockClock) -> None:
-    """Beyond it nobody is sent the same message, and memory is not for keeping."""
+    """The same message is not sent in a later iteration, so its encoding is dropped."""
     world = World(trio.current_time)
     message = {"type": "append"}
     async with driven(world) as driver:
@@ -657,7 +659,7 @@ def test_nothing_is_encoded_for_a_link_that_is_down() -> None:
 
 
 class Member:
-    """A node of a real group: engine, journal on disk, transport, driver; the server only remembers."""
+    """A node of a real group: engine, journal on disk, transport, driver; the server only records."""
 
     def __init__(self, name: str, ports: Mapping[str, Address], directory: Path) -> None:
         self.name = name
@@ -740,14 +742,14 @@ class Member:
 
 
 def free_ports(names: list[str]) -> dict[str, Address]:
-    """Ports that nobody has at the moment, all different."""
+    """Return free ports, all different."""
     with contextlib.ExitStack() as stack:
         sockets = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in names]
         return {name: Address(*sock.getsockname()) for name, sock in zip(names, sockets, strict=True)}
 
 
 async def test_three_real_nodes_agree_and_a_leader_that_leaves_is_replaced(tmp_path: Path) -> None:
-    """Engine, journal, transport and driver together: what was proposed is applied everywhere, in order."""
+    """Engine, journal, transport and driver together: every node applies the proposals in order."""
     ports = free_ports(["n1", "n2", "n3"])
     members = {name: Member(name, ports, tmp_path) for name in ports}
     with trio.fail_after(3 * SOON):
@@ -785,7 +787,7 @@ async def test_three_real_nodes_agree_and_a_leader_that_leaves_is_replaced(tmp_p
 
 
 async def first_ready(members: list[Member]) -> Member:
-    """The first of them that leads and is ready."""
+    """Return the first node that leads and is ready."""
     found: list[Member] = []
     async with trio.open_nursery() as nursery:
 

@@ -1,4 +1,4 @@
-"""What was promised leaves in order, when it is true."""
+"""Messages that wait for the disk are sent in order, when they are durable."""
 
 from __future__ import annotations
 

@@ -34,8 +34,8 @@ def test_timer_ends_between_the_two_timeouts() -> None:
     assert len(waits) > 40
 
 
-def test_alone_nobody_is_waited_for() -> None:
-    """A single server is ready when it has read its disk, not an election timeout later."""
+def test_a_single_node_does_not_wait() -> None:
+    """A single server is ready when it has read its disk, without an election timeout."""
     election, clock = _election("")
     clock.now += 1
     election.rearm()
@@ -43,8 +43,8 @@ def test_alone_nobody_is_waited_for() -> None:
     assert election.expired()
 
 
-def test_who_knows_of_no_leader_tries_again_sooner() -> None:
-    """A failed first attempt after a leader's death must not cost the timeout for hanging leaders."""
+def test_a_node_without_a_known_leader_tries_again_sooner() -> None:
+    """After a leader's death a failed first attempt must not cost a full election timeout."""
     clock = Clock()
     timing = Timing(election_min_s=1.0, election_max_s=1.5, heartbeat_s=0.075)
     election = Election(timing=timing, clock=clock, rng=random.Random(1), peers=["b", "c"])
@@ -169,8 +169,8 @@ def test_only_voters_are_counted() -> None:
     assert election.voted("b")
 
 
-def test_who_does_not_vote_does_not_count_itself() -> None:
-    """Of four others three are needed, of three two."""
+def test_a_node_that_does_not_vote_does_not_count_itself() -> None:
+    """Of four other voters three are needed, of three two."""
     election, clock = _election("bcde")
     election.set_voters("bcde", counts=False)
     election.ask(2)
@@ -205,7 +205,7 @@ def test_new_voter_counts_as_heard_and_an_old_one_as_before() -> None:
 
 
 def test_a_majority_is_as_fresh_as_its_stalest_member() -> None:
-    """A leader is sure to lead only for so long; a node alone always."""
+    """A leader's majority is only as recent as its oldest needed contact; a single node always has one."""
     election, clock = _election("bcde")
     election.leading()
     clock.now += 0.1
@@ -219,7 +219,7 @@ def test_a_majority_is_as_fresh_as_its_stalest_member() -> None:
 
 
 def test_a_campaign_begins_without_votes() -> None:
-    """PS-11: who voted in an earlier campaign votes again in this one, and is counted once."""
+    """PS-11: a voter of an earlier campaign votes again in this one, and is counted once."""
     election, _ = _election()
     election.campaigning()
     assert election.voted("b")

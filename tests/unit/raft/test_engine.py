@@ -1,4 +1,4 @@
-"""The engine in calm weather: electing, replicating, committing, applying; alone and in company."""
+"""The engine without faults: electing, replicating, committing, applying; one node and several."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_batches_are_applied_everywhere_in_order(group, names: str) -> None:
 
 
 def test_followers_hear_of_a_commit_at_once(group) -> None:
-    """No heartbeat is waited for: the clock stands still."""
+    """The commit index is sent without waiting for a heartbeat: the clock does not advance."""
     table = group("abc")
     table.elect("a").write(b"x")
     before = table.now
@@ -114,7 +114,7 @@ def test_survivors_elect_and_go_on(group) -> None:
 
 
 def test_restarted_node_goes_on_where_its_store_was(group) -> None:
-    """Commit and applied index come from the store; what follows is learned again from the leader."""
+    """Commit and applied index come from the store; later entries are received from the leader."""
     table = group("abc")
     leader = table.elect("a")
     leader.write(b"x", b"y", b"z")
@@ -158,8 +158,8 @@ def test_notes_ride_on_frames(group) -> None:
     assert ("a", "from leader a") in table["c"].received.leader_payloads
 
 
-def test_votes_carry_notes(group) -> None:
-    """A candidate hears its voters' notes before it leads."""
+def test_votes_carry_heartbeat_payloads(group) -> None:
+    """A candidate receives the heartbeat payloads of its voters before it leads."""
     table = group("abc")
     table.settle()
     table["a"].engine._election.deadline = table.now
@@ -197,7 +197,7 @@ def test_idle_leader_sleeps_a_heartbeat_and_a_follower_an_election_timeout(group
 
 
 def test_long_backlog_is_applied_in_slices(group) -> None:
-    """A tick gives the loop back after ``apply_s``, wanting the next one at once."""
+    """A tick returns after ``apply_s`` and requests the next one at once."""
     table = group("a", Limits(apply_s=0.01))
     alone = table.elect("a")
 
@@ -228,8 +228,8 @@ def test_peer_states_say_who_has_what(group) -> None:
     assert table["b"].engine.peer_states()[0].contact_age_s is None
 
 
-def test_strangers_are_turned_away(group) -> None:
-    """PS-18: the library would take an unknown node as a reader of the whole log."""
+def test_unknown_nodes_are_refused(group) -> None:
+    """PS-18: the library would send the whole log to an unknown node."""
     table = group("abc")
     with pytest.raises(RemoteProtocolError, match="not a member"):
         table["a"].engine.receive("mallory", {"type": "ack"})

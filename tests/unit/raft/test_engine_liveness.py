@@ -19,7 +19,7 @@ def _sent(table, sender: str, kind: str, to: str | None = None) -> list:
 
 
 def test_ps_21_divergence_and_a_long_lag_are_caught_up_at_once(group) -> None:
-    """One divergent entry and many frames of lag: no storm of refusals, no heartbeat waited for."""
+    """One divergent entry and many frames of lag cause no burst of refusals and no wait for a heartbeat."""
     table = group("abc", Limits(frame_bytes=100))
     table.elect("a")
     table.isolate("a")
@@ -76,7 +76,7 @@ def test_ps_23_refusal_skips_a_whole_term(group) -> None:
 
 
 def test_ps_24_frame_from_before_the_logs_beginning_is_taken(group) -> None:
-    """What the follower has dropped is committed: only the rest of the frame matters."""
+    """Entries that the follower has dropped are committed: only the rest of the frame matters."""
     table = group("abc")
     leader = table.elect("a")
     leader.write(*[b"%d" % number for number in range(10)])
@@ -246,7 +246,7 @@ def test_ps_30_follower_and_lonely_leader_hand_nothing_over(group) -> None:
 
 
 def test_ps_30_order_that_came_to_nothing_leaves_no_authority(group) -> None:
-    """Without any connection the asked node can't campaign now; it must not do so much later."""
+    """Without a connection the asked node can't campaign now, and must not campaign because of it later."""
     table = group("abc")
     leader = table.elect("a")
     assert leader.engine.transfer_leadership("b")
@@ -289,7 +289,7 @@ def test_ps_31_peer_that_needs_a_snapshot_costs_one_frame_a_heartbeat(group) -> 
 
 
 def test_ps_32_entry_leaves_when_it_is_proposed(group) -> None:
-    """And is committed at the answer: nobody waits for a tick."""
+    """It is committed when the ack arrives, without a tick."""
     table = group("abc")
     leader = table.elect("a")
     table.settle()
@@ -379,7 +379,7 @@ def test_ps_39_peers_at_the_same_place_share_a_frame(group) -> None:
 
 
 def test_broken_connection_to_the_leader_shortens_the_wait(group) -> None:
-    """Where the majority lost its connection, a successor is there after a few heartbeats."""
+    """If the majority lost its connection, a successor leads after a few heartbeats."""
     table = group("abc")
     table.elect("a")
     table.advance(0.1)
@@ -435,8 +435,8 @@ def test_answers_to_a_lost_connection_are_forgotten(group) -> None:
     assert _sent(table, "b", "ack") == []
 
 
-def test_two_who_ask_at_the_same_moment_dont_split_the_votes(group) -> None:
-    """Both lost their leader in the same instant: one of them gives way."""
+def test_two_nodes_that_ask_at_the_same_moment_do_not_split_the_votes(group) -> None:
+    """Both lost their leader at the same moment: only one of them gets the other's pre-vote."""
     table = group("abc")
     table.elect("a")
     table.isolate("a")
@@ -464,8 +464,8 @@ def test_the_longer_log_goes_first(group) -> None:
     assert table["b"].engine.role is Role.LEADER
 
 
-def test_who_hears_no_answers_keeps_nobody_from_asking(group) -> None:
-    """c is heard but hears nothing: b gives way to it for a moment, then asks itself."""
+def test_a_node_that_receives_no_answers_does_not_keep_others_from_asking(group) -> None:
+    """The frames of c arrive, but c receives none: b lets it go first for a moment, then asks itself."""
     table = group("abcde")
     table.elect("a")
     table.isolate("a")

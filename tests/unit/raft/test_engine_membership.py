@@ -1,4 +1,5 @@
-"""Members come and go while the group works: who is counted, who may lead, who is sent the log."""
+"""Membership changes while the group works: which votes count, which node may lead, which peers receive the
+log."""
 
 from __future__ import annotations
 
@@ -74,7 +75,8 @@ def test_node_enters_as_a_learner_catches_up_and_votes(group) -> None:
 
 
 def test_learner_counts_for_nothing(group) -> None:
-    """Neither its acks nor its votes: a leader with a learner and no voter commits nothing and stops."""
+    """Neither its acks nor its votes count: a leader with a learner and no other voter commits nothing and
+    steps down."""
     table = group("abc")
     leader = table.elect("a")
     table.join("d")
@@ -111,8 +113,8 @@ def test_learner_never_campaigns(group) -> None:
     assert joining.engine.role is Role.FOLLOWER
 
 
-def test_vote_is_given_to_whom_the_voter_does_not_know(group) -> None:
-    """A node that is behind doesn't know that d votes; d needs it all the same."""
+def test_vote_is_given_to_a_candidate_that_is_not_a_member_here(group) -> None:
+    """A node that is behind does not have the entry that makes d a voter; d needs its vote nevertheless."""
     table = group("abc")
     leader = table.elect("a")
     added(table, leader)
@@ -175,7 +177,7 @@ def test_one_change_at_a_time(group) -> None:
 
 
 def test_only_a_ready_leader_changes_members(group) -> None:
-    """One that has committed nothing in its own term might override a change it never saw."""
+    """A leader that has committed nothing in its own term might override a change that it never received."""
     table = group("abc")
     with pytest.raises(UnavailableError):
         table["b"].engine.change_membership(ABC.without("c"))
@@ -244,7 +246,7 @@ def test_change_is_in_force_when_appended_and_undone_with_its_entry(group) -> No
 
 
 def test_follower_goes_by_an_uncommitted_change(group) -> None:
-    """b was told of a fourth voter before the leader died: it needs three votes from then on."""
+    """b received the entry of a fourth voter before the leader died: from then on it needs three votes."""
     table = group("abc")
     leader = table.elect("a")
     table.join("d")
@@ -281,7 +283,7 @@ def test_membership_is_read_back_at_a_start(group) -> None:
     assert any(member.engine.is_ready for member in table.members.values())
 
 
-def test_candidate_whose_electorate_changes_is_none_any_more(group) -> None:
+def test_candidate_steps_down_when_its_voters_change(group) -> None:
     """A snapshot with another membership arrives while it waits for votes."""
     table = group("abc")
     table["b"].engine._election.authorise(transfer=False)
@@ -297,7 +299,7 @@ def test_candidate_whose_electorate_changes_is_none_any_more(group) -> None:
 
 
 def test_snapshot_carries_the_membership_of_its_index(group) -> None:
-    """Not the one in force where it was made: that may be undone."""
+    """It is not the membership in force on the sender, which may be undone."""
     table = group("abc")
     leader = table.elect("a")
     first = ABC.with_learner("d", "d:1")
@@ -349,7 +351,7 @@ def test_removed_member_that_is_away_is_waited_for_only_so_long(group) -> None:
 
 
 def test_member_that_left_deposes_nobody(group) -> None:
-    """It never heard that it is removed, asks for votes for ever, and nobody's term rises."""
+    """It never received its removal and asks for votes forever, but no other node's term rises."""
     table = group("abc")
     leader = table.elect("a")
     table.isolate("c")
@@ -394,11 +396,12 @@ def test_leader_is_removed_by_its_successor(group) -> None:
     assert table["c"].payloads() == [b"x"]
 
 
-def test_whom_an_uncommitted_change_removes_may_have_to_lead(group) -> None:
-    """Of four, d leaves; only d heard of it before the leader died. The other two can't elect.
+def test_a_node_removed_by_an_uncommitted_change_may_have_to_lead(group) -> None:
+    """Of four voters d is removed, and only d received that before the leader died. The other two can't elect
+    a leader.
 
-    d's log is the newer one, so b and c get no majority of four. d may ask them, without counting
-    itself, commits the change, and is gone.
+    d's log is newer, so b and c get no majority of four. d may campaign, without counting itself. It commits
+    the change and steps down.
     """
     table = group("abcd")
     leader = table.elect("a")
@@ -434,7 +437,7 @@ def test_two_of_a_leaving_leaders_three_voters_are_a_majority_and_one_is_not(gro
 
 
 def test_learner_that_comes_back_is_asked_again_what_it_has(group) -> None:
-    """It may have lost its disk: what it acknowledged before counts for nothing."""
+    """It may have lost its disk, so its earlier acks do not count."""
     table = group("abc")
     leader = table.elect("a")
     table.join("d")
@@ -488,8 +491,8 @@ def test_node_that_knows_it_was_removed_stays_quiet(group) -> None:
     assert gone.engine.role is Role.FOLLOWER
 
 
-def test_voter_of_the_same_name_and_another_directory_is_somebody_else(group) -> None:
-    """c was removed and is added again, empty: the old log says that c votes, and means another."""
+def test_voter_of_the_same_name_and_another_directory_is_another_voter(group) -> None:
+    """c was removed and is added again, empty. The old log names c as a voter, but with another directory."""
     table = group("abc")
     leader = table.elect("a")
     changed(leader, ABC.without("c"))
@@ -522,7 +525,7 @@ def test_voter_of_the_same_name_and_another_directory_is_somebody_else(group) ->
 
 
 def test_acks_of_a_learner_end_with_its_connection(group) -> None:
-    """Made a voter while it is away, it counts for nothing until it has said anew what it has."""
+    """If it becomes a voter while it is disconnected, it does not count until it has acknowledged again."""
     table = group("a")
     leader = table.elect("a")
     table.join("b")
@@ -540,7 +543,7 @@ def test_acks_of_a_learner_end_with_its_connection(group) -> None:
 
 
 def test_node_that_is_made_the_only_voter_offline_goes_on_alone(group) -> None:
-    """What a recovery after the loss of a majority writes into the journal while nothing runs."""
+    """This is what a recovery after the loss of a majority writes into the journal while no node runs."""
     table = group("abc")
     leader = table.elect("a")
     leader.write(b"x")
@@ -568,7 +571,7 @@ def test_node_that_is_made_the_only_voter_offline_goes_on_alone(group) -> None:
 
 
 def _elected_but_unready(table, name: str, others: str) -> None:
-    """Let ``name`` win the votes of ``others``, and nobody get a frame of its leadership."""
+    """Let ``name`` win the votes of ``others``, and drop all frames of its leadership."""
     member = table[name]
     table.now += 0.6
     for other in table.members.values():
@@ -584,7 +587,7 @@ def _elected_but_unready(table, name: str, others: str) -> None:
 
 
 def _leader_of_a_minority_change(table):
-    """Of abcd, a leads and has made e a voter, which only e knows; then b is elected by c and d."""
+    """Of abcd, a leads and has made e a voter, which only e received; then b is elected by c and d."""
     leader = table.elect("a")
     table.join("e")
     changed(leader, leader.engine.membership.with_learner("e", "e:1"))
@@ -601,7 +604,7 @@ def _leader_of_a_minority_change(table):
 
 
 def test_leader_with_nothing_committed_of_its_own_changes_nothing(group) -> None:
-    """The bug of 2015. b and c are three of four no longer, nor two of three yet."""
+    """The bug of 2015. b and c are no longer three of four, and not yet two of three."""
     table = group("abcd")
     second = _leader_of_a_minority_change(table)
     table.advance(0.2)
@@ -670,10 +673,11 @@ def test_two_changes_at_once_would_make_two_majorities(group, monkeypatch: pytes
 
 @pytest.mark.parametrize(("said", "elected"), [("new", False), (None, True)])
 def test_vote_of_another_copy_under_a_voters_name_does_not_count(group, said: str, elected: bool) -> None:
-    """b was away while it left, then c, and c was added again, empty: b's log still names a, b and c.
+    """b was away while it was removed, then c was removed and added again, empty: b's log still names a, b
+    and c.
 
-    The new c votes for b, whose log is better than none. Told only the name, b would lead without
-    what a has committed.
+    The new c votes for b, whose log is better than its own. If votes were compared by name only, b would lead
+    without entries that a has committed.
     """
     table = group("abc")
     leader = table.elect("a")
@@ -695,7 +699,7 @@ def test_vote_of_another_copy_under_a_voters_name_does_not_count(group, said: st
 
 
 def test_acks_of_another_copy_under_a_voters_name_do_not_count(group) -> None:
-    """It is sent the log all the same, for it may have a right to the name that this log doesn't know yet."""
+    """It still receives the log, because it may be a member by an entry that this log does not have yet."""
     table = group("abc")
     leader = table.elect("a")
     table.leave("c")

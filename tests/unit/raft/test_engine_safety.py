@@ -1,6 +1,6 @@
-"""Each safety defect of the library (PS-1 to PS-20) and what the engine does instead.
+"""Each safety defect of the library (PS-1 to PS-20), and what the engine does instead.
 
-What the bare library does in the same situation is in `test_stock_safety`.
+`test_stock_safety` shows what the unmodified library does in the same situation.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ def _sent(table, sender: str, kind: str) -> list:
 
 
 def test_ps_1_copy_of_an_earlier_frame_removes_nothing(group) -> None:
-    """A resent frame, cut at another place, finds its entries there and leaves what follows."""
+    """A resent frame, cut at another place, contains only entries of the log, and removes none after them."""
     table = group("abc")
     follower = table["b"]
     entries = [(index, 1, b"\x01%d" % index) for index in range(2, 12)]
@@ -49,7 +49,8 @@ def test_ps_1_real_conflict_above_commit_is_resolved(group) -> None:
 
 
 def test_ps_2_heartbeat_without_a_place_commits_nothing(group) -> None:
-    """A former leader with writes of its own hears a leader that can't name a place: nothing moves."""
+    """A former leader with uncommitted entries receives the heartbeat of a leader that can't name an entry of
+    its log."""
     table = group("abc")
     former = table.elect("a")
     table.isolate("a")
@@ -63,7 +64,7 @@ def test_ps_2_heartbeat_without_a_place_commits_nothing(group) -> None:
 
 
 def test_ps_3_commit_index_starts_where_the_state_is(group) -> None:
-    """A log that is longer than what is known to be committed is not applied on start."""
+    """Entries that are not known to be committed are not applied at the start."""
     table = group("abc")
     follower = table["b"]
     follower.engine.receive("a", _append(1, (1, 0), 3, (2, 1, b"\x01x"), (3, 1, b"\x01y"), (4, 1, b"\x01z")))
@@ -93,7 +94,8 @@ def test_ps_4_ack_waits_for_the_disk(group) -> None:
 
 
 def test_ps_4_vote_waits_for_the_disk_and_is_given_once(group) -> None:
-    """After a power failure the vote that left is still known, one that didn't leave may be given anew."""
+    """After a power failure a vote that was sent is still stored; one that was not sent may be given to
+    another candidate."""
     table = group("abc")
     voter = table["c"]
     voter.flush()
@@ -179,7 +181,7 @@ def test_ps_6_older_snapshot_over_a_newer_state_stops_the_node(group) -> None:
 
 
 def test_ps_8_membership_entries_are_not_the_librarys(group) -> None:
-    """The library's own commands for it change nothing and stop a node that is asked to apply one."""
+    """The library's own membership commands change nothing and stop a node that would apply one."""
     follower = group("abc")["b"]
     follower.engine.receive("a", _append(1, (1, 0), 0, (2, 1, b"\x03[add, x]")))
     assert [state.name for state in follower.engine.peer_states()] == ["a", "c"]
@@ -196,7 +198,7 @@ def test_what_is_no_membership_is_not_even_appended(group) -> None:
 
 
 def test_ps_10_offered_snapshot_of_what_the_log_has_is_not_taken(group) -> None:
-    """The log stays; what the snapshot contains is known to be committed, and the leader is told."""
+    """The log is kept; the content of the snapshot is known to be committed, and the leader gets an ack."""
     table = group("abc")
     follower = table["b"]
     follower.engine.receive("a", _append(1, (1, 0), 0, (2, 1, b"\x01x"), (3, 1, b"\x01y"), (4, 1, b"\x01z")))
@@ -237,7 +239,7 @@ def test_ps_12_append_with_a_hole_breaks_the_protocol(group) -> None:
 
 @pytest.mark.parametrize("error", [ValueError("broken state"), RemoteProtocolError("of somebody else")])
 def test_ps_13_failed_apply_stops_the_engine_for_good(group, error: Exception) -> None:
-    """The entry is neither applied again nor passed over."""
+    """The entry is neither applied again nor skipped."""
     alone = group("a").elect("a")
     calls = []
 
@@ -257,7 +259,7 @@ def test_ps_13_failed_apply_stops_the_engine_for_good(group, error: Exception) -
 
 
 def test_ps_14_leader_counts_itself_when_its_disk_is_done(group) -> None:
-    """With one follower gone, leader and other follower are the majority: both must be durable."""
+    """With one follower disconnected, leader and other follower are the majority: both must be durable."""
     table = group("abc")
     leader = table.elect("a")
     table.isolate("c")
@@ -292,7 +294,7 @@ def test_ps_16_leader_is_ready_when_everything_before_its_term_is_applied(group)
 
 
 def test_ps_19_commit_ends_where_the_frame_ends(group) -> None:
-    """Entries of a dead leader behind what was verified are not committed by a higher commit index."""
+    """Entries of an earlier leader after the verified ones are not committed by a higher commit index."""
     table = group("abc")
     follower = table["b"]
     follower.engine.receive("a", _append(1, (1, 0), 0, (2, 1, b"\x01x"), (3, 1, b"\x01left over")))
@@ -321,7 +323,7 @@ def test_two_leaders_of_a_term_stop_the_node(group) -> None:
 
 
 def test_broken_disk_of_a_follower_is_reported(group) -> None:
-    """It lost what it acknowledged in this very term, and says so again and again."""
+    """It lost entries that it acknowledged in this term, and refuses repeatedly."""
     table = group("abc")
     leader = table.elect("a")
     leader.write(b"x")
@@ -362,7 +364,7 @@ def test_snapshot_of_what_arrived_in_the_log_meanwhile_keeps_the_log(group) -> N
 
 @pytest.mark.parametrize("kind", ["apply_command", "apply_command_response", "timeout_now", "request_vote"])
 def test_ps_45_messages_of_the_library_are_none(group, kind: str) -> None:
-    """Whoever is a peer orders nothing and wakes nothing by speaking as the library does."""
+    """A peer's message in the library's own format has no effect."""
     table = group("abc")
     leader = table.elect("a")
     table.settle()

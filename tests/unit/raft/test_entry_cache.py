@@ -1,11 +1,11 @@
-"""The newest payloads stay in memory, the unwritten ones whatever they take."""
+"""The cache keeps the newest payloads, and all that are not written yet, whatever their size."""
 
 from __future__ import annotations
 
 from node.raft.entry_cache import OVERHEAD, EntryCache
 
 EACH = 10 + OVERHEAD
-"""What a payload of ten bytes takes."""
+"""Memory of a payload of ten bytes."""
 
 
 def test_the_oldest_written_go_first() -> None:

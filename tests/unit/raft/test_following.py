@@ -1,4 +1,4 @@
-"""What a follower says to a leader, without an engine around it."""
+"""The answers of a follower to a leader, without an engine."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from node.raft.frames import Ack, Alive
 
 
 def test_a_follower_without_a_place_in_its_leaders_log_acknowledges_what_is_committed() -> None:
-    """PS-2, PS-5: the rest of its log may be of a leader that was, and nobody has compared it.
+    """PS-2, PS-5: the rest of its log may come from an earlier leader, and was not compared.
 
-    A leader that takes it for its own would commit what isn't there.
+    A leader that counted it would commit entries that are not there.
     """
     sent: list[tuple[str, Any]] = []
     nothing = SimpleNamespace(

@@ -1,4 +1,4 @@
-"""Frames survive the wire; anything else is refused with the one error."""
+"""Frames decode to what was encoded; anything else raises `RemoteProtocolError`."""
 
 from __future__ import annotations
 

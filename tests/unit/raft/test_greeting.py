@@ -1,4 +1,4 @@
-"""Which of too many unknown connections goes."""
+"""The choice of the connection that is evicted when too many are in their handshake."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ async def test_one_that_speaks_goes_if_all_do() -> None:
 
 
 async def test_address_with_most_makes_room_for_others() -> None:
-    """However many connections one address opens, none of another goes for them."""
+    """An address with many connections evicts none of another address."""
     greetings = Greetings(6, 4)
     with ExitStack() as stack:
         peers = admit(stack, greetings, "peer", "peer")

@@ -1,4 +1,4 @@
-"""The first frames: who proves what to whom, in every pairing of modes and releases."""
+"""The handshake: which end proves the secret, in every pairing of modes and releases."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ OLD = Plaintext()  # as a release before secrets: it looks at nothing that it do
 
 
 async def serve(dialer: Any, acceptor: Any) -> tuple[Any, Any]:
-    """What the dialer makes of the answer, and what the acceptor makes of the hello; or their errors."""
+    """Return the results, or errors, of the dialer and of the acceptor."""
     ours, theirs = trio.testing.memory_stream_pair()
     found: dict[str, Any] = {}
 
@@ -87,7 +87,7 @@ async def test_these_refuse_each_other(dialer: Any, acceptor: Any) -> None:
 
 
 async def against(act: Callable[[trio.StapledStream], Awaitable[None]], knows: Any = REQUIRED) -> Any:
-    """What a dialer makes of an impostor's answer."""
+    """Return the dialer's error for an impostor's answer."""
     ours, theirs = trio.testing.memory_stream_pair()
     found: Any = None
     with trio.fail_after(5):
@@ -100,8 +100,8 @@ async def against(act: Callable[[trio.StapledStream], Awaitable[None]], knows: A
     return found
 
 
-async def test_impostor_is_not_believed_that_this_node_was_removed() -> None:
-    """A process that holds the port of a stopped peer: its refusal is but a text."""
+async def test_refusal_of_an_impostor_is_not_trusted() -> None:
+    """A process occupies the port of a stopped peer: its refusal is not trusted."""
 
     async def refuse(stream: Any) -> None:
         await receive_hello(stream)
@@ -111,7 +111,7 @@ async def test_impostor_is_not_believed_that_this_node_was_removed() -> None:
 
 
 async def test_impostor_cannot_send_a_proof_back() -> None:
-    """It has the dialer's own proofs to learn from, from another connection, and they are the other end's."""
+    """It knows proofs of the dialer from another connection, but those are of the other role."""
 
     async def reflect(stream: Any) -> None:
         hello = await receive_hello(stream)
@@ -121,8 +121,8 @@ async def test_impostor_cannot_send_a_proof_back() -> None:
     assert "doesn't know this cluster's peer secret" in str(await against(reflect))
 
 
-async def test_dialer_is_told_nothing_before_its_proof() -> None:
-    """All that a stranger sees of a node is a random number and what only the secret explains."""
+async def test_dialer_receives_nothing_before_its_proof() -> None:
+    """Without a proof, a process receives only a random number and an HMAC."""
     ours, theirs = trio.testing.memory_stream_pair()
     with trio.fail_after(5):
         async with trio.open_nursery() as nursery:

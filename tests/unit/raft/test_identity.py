@@ -1,4 +1,4 @@
-"""A directory knows whose it is, and lets one process in."""
+"""A directory states its cluster and node, and is locked by one process."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_directory_of_another_is_refused(tmp_path: Path, cluster_id: str, node: 
         load_identity(disk, cluster_id=cluster_id, node=node)
 
 
-def test_another_founding_never_overwrites(tmp_path: Path) -> None:
+def test_another_cluster_uuid_never_overwrites(tmp_path: Path) -> None:
     disk = RealDisk(tmp_path)
     save_identity(disk, WHO)
     with pytest.raises(IdentityError, match="another cluster of the same name"):
@@ -82,7 +82,7 @@ def document(version: int, values: dict[str, str]) -> str:
 
 
 def test_an_earlier_format_is_read(tmp_path: Path) -> None:
-    """Format 1 knew founders only."""
+    """Format 1 has only the fields of initial members."""
     values = {"cluster_id": "shop", "founding_id": "f1", "cluster_tag": "t" * 22, "node": "a"}
     (tmp_path / IDENTITY_FILE).write_text(document(1, values))
     assert load_identity(RealDisk(tmp_path), cluster_id="shop", node="a") == WHO
@@ -91,8 +91,9 @@ def test_an_earlier_format_is_read(tmp_path: Path) -> None:
         load_identity(RealDisk(tmp_path), cluster_id="shop", node="a")
 
 
-def test_who_was_let_in_learns_the_tag_later(tmp_path: Path) -> None:
-    """A node added at run time knows the founding at once, the tag from the log; its directory stays one."""
+def test_a_joining_node_learns_the_tag_later(tmp_path: Path) -> None:
+    """A node added at run time has the cluster UUID at once and receives the tag from the log; it is the same
+    directory."""
     disk = RealDisk(tmp_path)
     joined = Identity("shop", "f1", "", "d", directory="x")
     save_identity(disk, joined)
@@ -108,7 +109,7 @@ def test_who_was_let_in_learns_the_tag_later(tmp_path: Path) -> None:
 
 
 def test_recovered_data_belongs_to_another_cluster(tmp_path: Path) -> None:
-    """What it was is remembered until the log has learnt of it; once more starts from the same."""
+    """The previous cluster is stored until the log contains the recovery; a second recovery keeps it."""
     disk = RealDisk(tmp_path)
     with pytest.raises(IdentityError, match="no data of a cluster"):
         recover_identity(disk, "new", "g1", "y")
@@ -132,7 +133,7 @@ def test_newer_format_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("seed", range(30))
 def test_power_cut_leaves_all_or_nothing(seed: int) -> None:
-    """Wherever it comes, the identity is there whole or not at all, and can be saved again."""
+    """After a power failure at any point the identity is complete or missing, and can be saved again."""
     disk = SimulatedDisk(random.Random(seed))
     disk.stop_after(seed % 6)
     try:

@@ -1,4 +1,4 @@
-"""The journal in ordinary life: append, truncate, vote, flush, roll, drop, start over, read back."""
+"""The journal without faults: append, truncate, vote, flush, roll, drop, reset, read back."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from node.raft.records import HEADER_BYTES, RECORD_BYTES
 from node.simulator.disk import SimulatedDisk
 
 SMALL = HEADER_BYTES + 500
-"""Segments of this size hold four entries of 80 bytes."""
+"""A segment of this size holds four entries of 80 bytes."""
 
 
 @pytest.fixture
@@ -98,7 +98,7 @@ def test_everything_is_read_back(tmp_path: Path) -> None:
 
 
 def test_flush_that_never_ran_keeps_nobody_from_closing(disk: SimulatedDisk) -> None:
-    """The node stops between the two: what it would have carried is as lost as what was not begun."""
+    """The node stops between begin and run: the records are lost like those of a flush that was not begun."""
     journal = opened(disk)
     journal.append(1, 1, b"a")
     assert journal.begin_flush() is not None
@@ -107,7 +107,7 @@ def test_flush_that_never_ran_keeps_nobody_from_closing(disk: SimulatedDisk) -> 
 
 
 def test_failed_flush_keeps_nobody_from_closing(disk: SimulatedDisk) -> None:
-    """Nor does it hide why the node stops."""
+    """It does not hide the reason why the node stops."""
     journal = opened(disk)
     journal.append(1, 1, b"a")
     flush = journal.begin_flush()
@@ -135,7 +135,7 @@ def test_offers_are_visible_before_they_are_durable(disk: SimulatedDisk) -> None
     assert (journal.written, journal.durable, journal.durable_index) == (3, 3, 2)
 
 
-def test_flush_is_one_write_one_sync_and_a_seal(disk: SimulatedDisk) -> None:
+def test_flush_is_one_write_one_sync_and_an_end_record(disk: SimulatedDisk) -> None:
     journal = opened(disk)
     before = disk.operations, disk.syncs
     for index in (1, 2, 3):
@@ -145,7 +145,7 @@ def test_flush_is_one_write_one_sync_and_a_seal(disk: SimulatedDisk) -> None:
 
 
 def test_bytes_put_and_segments_to_come_are_counted(disk: SimulatedDisk) -> None:
-    """The free space is projected from both."""
+    """The forecast of free space uses both."""
     journal = opened(disk)
     assert (journal.bytes_put, journal.unallocated_bytes) == (0, 0)
     count = 3 * SMALL // len(payload(1))
@@ -198,7 +198,7 @@ def test_truncation_and_what_took_its_place(disk: SimulatedDisk) -> None:
 
 
 def test_a_flush_says_nothing_about_entries_replaced_meanwhile(disk: SimulatedDisk) -> None:
-    """It wrote the old entries 3 and 4; the new ones of these indexes are not durable."""
+    """It wrote the old entries 3 and 4; their replacements are not durable."""
     journal = opened(disk)
     for index in (1, 2, 3, 4):
         journal.append(index, 1, b"old")
@@ -231,7 +231,7 @@ def test_read_is_bounded_but_never_empty(disk: SimulatedDisk) -> None:
 
 
 def test_read_is_bounded_in_entries_too(disk: SimulatedDisk, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A frame holds a bounded number of items: entries may be a byte long."""
+    """A frame holds a bounded number of items, and an entry may be one byte long."""
     monkeypatch.setattr(journal_module, "READ_ENTRIES_MAX", 3)
     journal = filled(opened(disk), 10)
     assert [i for i, _, _ in journal.read(2, 1 << 20)] == [2, 3, 4]
@@ -433,7 +433,7 @@ def test_relaxed_syncs_only_full_segments(disk: SimulatedDisk) -> None:
 
 
 def test_relaxed_syncs_terms_and_votes(disk: SimulatedDisk) -> None:
-    """Entries may be lost with the power; a vote that is forgotten is given twice."""
+    """Entries may be lost in a power failure; a node that forgot its vote would vote twice."""
     journal = opened(disk, relaxed=True)
     before = disk.syncs
     journal.append(1, 1, payload(1))
@@ -445,7 +445,7 @@ def test_relaxed_syncs_terms_and_votes(disk: SimulatedDisk) -> None:
 
 
 class Xor:
-    """A sealer that shows that bytes on disk are sealed, and bound to their place."""
+    """A value cipher whose output differs from its input and depends on the context."""
 
     def encrypt(self, payload: bytes, context: bytes) -> bytes:
         return context + bytes(byte ^ 0x55 for byte in payload)
@@ -455,8 +455,8 @@ class Xor:
         return bytes(byte ^ 0x55 for byte in encrypted[len(context) :])
 
 
-def test_relaxed_is_relaxed_for_sealed_entries(disk: SimulatedDisk) -> None:
-    """An entry is one whether its payload is encrypted or not; members and votes are synced."""
+def test_relaxed_is_relaxed_for_encrypted_entries(disk: SimulatedDisk) -> None:
+    """This includes encrypted entries; memberships and votes are synced."""
     journal = opened(disk, relaxed=True, value_cipher=Xor())
     before = disk.syncs
     filled(journal, 2)
@@ -466,8 +466,8 @@ def test_relaxed_is_relaxed_for_sealed_entries(disk: SimulatedDisk) -> None:
     assert disk.syncs == before + 1
 
 
-def test_before_a_snapshot_nobody_knows_the_members(disk: SimulatedDisk) -> None:
-    """Who asks all the same must not get the founders."""
+def test_membership_before_a_snapshot_is_unknown(disk: SimulatedDisk) -> None:
+    """A caller that asks nevertheless must not get the initial voters."""
     journal = filled(opened(disk), 2)
     journal.reset((9, 3), (8, 3), b"members")
     assert journal.membership_at(9) == (9, b"members")
@@ -475,7 +475,7 @@ def test_before_a_snapshot_nobody_knows_the_members(disk: SimulatedDisk) -> None
         journal.membership_at(8)
 
 
-def test_sealed_payloads(disk: SimulatedDisk) -> None:
+def test_encrypted_payloads(disk: SimulatedDisk) -> None:
     journal = Journal.open(disk, segment_bytes=SMALL, value_cipher=Xor())
     journal.append(1, 1, b"secret")
     flushed(journal)
@@ -485,8 +485,8 @@ def test_sealed_payloads(disk: SimulatedDisk) -> None:
 
 
 @pytest.mark.parametrize("cache_bytes", [0, 1 << 20])
-def test_a_sealed_journal_is_a_journal(disk: SimulatedDisk, cache_bytes: int) -> None:
-    """Rolled, truncated, started over, read back: as without encryption."""
+def test_an_encrypted_journal_works_like_any_other(disk: SimulatedDisk, cache_bytes: int) -> None:
+    """Rolled, truncated, reset and read back as without encryption."""
     for life in range(3):
         journal = Journal.open(disk, segment_bytes=SMALL, cache_bytes=cache_bytes, value_cipher=Xor())
         assert journal.last_index == life * 10
@@ -505,8 +505,8 @@ def test_a_sealed_journal_is_a_journal(disk: SimulatedDisk, cache_bytes: int) ->
     assert journal.payload_at(100) == b""
 
 
-def test_entries_that_are_not_sealed_are_refused(disk: SimulatedDisk) -> None:
-    """Nothing is taken for an entry that somebody without the key may have written."""
+def test_unencrypted_entries_are_refused_with_a_key(disk: SimulatedDisk) -> None:
+    """An entry that may have been written without the key is not accepted."""
     filled(opened(disk), 3)
     disk.kill()
     with pytest.raises(CorruptionError, match=r"segment-0+1.log: .*aren't encrypted"):
@@ -514,16 +514,16 @@ def test_entries_that_are_not_sealed_are_refused(disk: SimulatedDisk) -> None:
     assert reopened(disk).last_index == 3
 
 
-def test_sealed_entries_are_refused_without_a_key(disk: SimulatedDisk) -> None:
-    """Ciphertext would be applied as if it were a command."""
+def test_encrypted_entries_are_refused_without_a_key(disk: SimulatedDisk) -> None:
+    """Otherwise ciphertext would be applied as a command."""
     filled(Journal.open(disk, segment_bytes=SMALL, value_cipher=Xor()), 3)
     disk.kill()
     with pytest.raises(CorruptionError, match="no key"):
         opened(disk)
 
 
-def test_an_entry_that_does_not_open_is_damage(disk: SimulatedDisk) -> None:
-    """The error says where, as for any other."""
+def test_an_entry_that_cannot_be_decrypted_is_damage(disk: SimulatedDisk) -> None:
+    """The error names file and offset, as for any other damage."""
     filled(Journal.open(disk, segment_bytes=SMALL, value_cipher=Xor()), 3)
     disk.kill()
 
@@ -549,7 +549,7 @@ def test_given_journal_id_makes_the_bytes_repeatable() -> None:
 
 
 def memberships(journal: Journal) -> list[bytes | None]:
-    """Which one is in force at each entry."""
+    """Return the membership in force at each entry."""
     found = [journal.membership_at(index) for index in range(journal.first_index, journal.last_index + 1)]
     return [None if placed is None else placed[1] for placed in found]
 
@@ -582,8 +582,8 @@ def test_truncation_undoes_a_membership(disk: SimulatedDisk) -> None:
     assert reopened(disk).membership is None
 
 
-def test_truncation_undoes_what_the_segments_left_never_told(disk: SimulatedDisk) -> None:
-    """The oldest segment begins under a membership that its own first records take back."""
+def test_truncation_undoes_a_membership_of_a_dropped_segment(disk: SimulatedDisk) -> None:
+    """The oldest segment begins with a membership that its own first records undo."""
     journal = opened(disk)
     journal.append(1, 1, b"\x02abc")
     for index in range(2, 8):
@@ -616,8 +616,8 @@ def test_snapshot_brings_its_membership(disk: SimulatedDisk) -> None:
     assert reopened(disk).membership == (20, b"abd")
 
 
-def test_membership_is_never_sealed(disk: SimulatedDisk) -> None:
-    """It is known at a start before any key is tried."""
+def test_membership_is_never_encrypted(disk: SimulatedDisk) -> None:
+    """It is read at the start before a key is available."""
     journal = opened(disk, value_cipher=Xor())
     journal.append(1, 1, b"\x01secret")
     journal.append(2, 1, b"\x02members")
@@ -631,7 +631,7 @@ def test_membership_is_never_sealed(disk: SimulatedDisk) -> None:
 
 
 def test_journal_of_the_first_format_still_opens(disk: SimulatedDisk) -> None:
-    """Its segments have no memberships; those that follow are of the present format."""
+    """Its segments have no memberships; new segments have the present format."""
     filled(opened(disk), 3)
     name = "segment-0000000000000001.log"
     lead, body = disk.content(name)[:18], disk.content(name)[18:HEADER_BYTES]

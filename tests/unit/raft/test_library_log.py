@@ -1,4 +1,4 @@
-"""The journal, dressed as the list that the library takes its log for."""
+"""The journal with the interface of the list that the library expects."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def test_payloads_are_read_when_they_are_wanted(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_commit_index_is_not_kept() -> None:
-    """PS-3: what was stored could lie beyond what survived."""
+    """PS-3: a stored commit index could be greater than what survived."""
     desk = Desk(5)
     desk.log.setRaftCommitIndex(5)
     assert desk.log.getRaftCommitIndex() == 1

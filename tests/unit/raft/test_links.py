@@ -1,4 +1,4 @@
-"""Hellos, and which of two connections is the link: the rules of `Slot` played from both ends."""
+"""Hellos, and the choice between two connections: the rules of `Slot` from both ends."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def test_a_vacant_slot_takes_any_connection() -> None:
 
 
 def test_a_later_connection_of_the_same_process_replaces_the_present_one() -> None:
-    """The peer would not have dialed if the present one were alive at its end."""
+    """The peer would not have dialed if its end of the present connection were open."""
     slot: Slot[str] = Slot("n2", "n1", RAFT)
     slot.take("a", hello(3))
     slot.check_append(hello(4))
@@ -85,7 +85,7 @@ def test_a_later_connection_of_the_same_process_replaces_the_present_one() -> No
 
 
 def test_a_connection_that_was_overtaken_is_refused() -> None:
-    """Its hello was delayed; by now the peer holds the present one."""
+    """Its hello was delayed; the peer already holds the present connection."""
     slot: Slot[str] = Slot("n2", "n1", RAFT)
     slot.take("b", hello(4))
     for epoch in (3, 4):
@@ -94,14 +94,14 @@ def test_a_connection_that_was_overtaken_is_refused() -> None:
 
 
 def test_a_peer_that_was_restarted_is_let_in_at_once() -> None:
-    """Its count of hellos begins anew; the old connection may not even have noticed."""
+    """Its epoch restarts; the end of the old connection may not be known yet."""
     slot: Slot[str] = Slot("n2", "n1", RAFT)
     slot.take("a", hello(1000))
     slot.check_append(hello(1, b"j" * INSTANCE_BYTES))
 
 
 def test_when_both_dial_at_once_the_smaller_names_connection_stays() -> None:
-    """Either end comes to the same verdict, so exactly one of the two connections is left."""
+    """Both ends make the same choice, so exactly one of the two connections remains."""
     smaller: Slot[str] = Slot("n1", "n2", RAFT)
     larger: Slot[str] = Slot("n2", "n1", RAFT)
     smaller.dialing = larger.dialing = True

@@ -1,4 +1,4 @@
-"""The state behind a journal, one record at a time."""
+"""The state of a journal, changed one record at a time."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def test_entries_by_index() -> None:
 
 
 def test_truncation_of_entries_never_seen() -> None:
-    """A first segment may begin with entries that later records remove, from before its beginning."""
+    """The first segment may begin with truncations of entries that precede it."""
     state = LogState()
     state.next_index = 100
     state.append(100, 5, 1, 0)

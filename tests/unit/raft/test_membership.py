@@ -1,4 +1,4 @@
-"""The value that says who belongs to the cluster: its changes, its bytes, what it refuses."""
+"""The membership value: changes, bytes, refusals."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_bytes_and_back() -> None:
 
 
 def test_whether_nodes_join_by_themselves_is_kept() -> None:
-    """It is of the founding; without it the bytes are as they always were."""
+    """It is set at bootstrap; without it the bytes are those of format 1."""
     alone = Membership((Member("a", "host:1", True, ""),), joinable=True)
     later = alone.with_learner("b", "host:2", "ab12").with_voter("b", "ab12").without("a")
     assert later.joinable

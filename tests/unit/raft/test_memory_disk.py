@@ -1,4 +1,4 @@
-"""A journal in memory (what a disk promises is in test_disk)."""
+"""A journal in memory. The guarantees of a disk are tested in test_disk."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def flush(journal: Journal) -> None:
 
 
 def test_a_journal_in_memory_takes_no_more_than_what_it_holds() -> None:
-    """Reserved space is free, and what was dropped is given back."""
+    """Reserved space takes no memory, and dropped entries free theirs."""
     disk = MemoryDisk()
     journal = Journal.open(disk, segment_bytes=1 << 20, cache_bytes=0, relaxed=True)
     for index in range(1, 401):

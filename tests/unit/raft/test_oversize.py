@@ -1,4 +1,4 @@
-"""Entries that no frame can hold: only the first release has written any."""
+"""Entries larger than a frame: only the first release wrote any."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def _scaled_down(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_one_that_was_never_committed_goes_with_what_follows_it() -> None:
-    """It kept every later leader from getting on, restarts included."""
+    """It blocked every later leader, also after restarts."""
     journal = journal_of(b"\x01", b"\x01", LARGE, b"\x01")
     assert drop_uncommitted(journal, members("a", "b"), applied=1) == 3
     assert journal.last_index == 2
@@ -56,7 +56,7 @@ def test_a_node_alone_commits_what_it_never_has_to_send() -> None:
 
 
 def test_a_node_that_has_become_its_clusters_only_voter_has_committed_it() -> None:
-    """A majority is reckoned by the last membership in the log."""
+    """A majority is computed from the last membership in the log."""
     alone = bytes([EntryType.MEMBERSHIP]) + members("a").encode()
     journal = journal_of(b"\x01", LARGE, alone)
     assert drop_uncommitted(journal, members("a", "b"), applied=1) is None

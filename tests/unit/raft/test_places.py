@@ -1,4 +1,4 @@
-"""A position is taken apart into what it was made of, and grows with the journal."""
+"""A position decodes to its segment and offset, and grows with the journal."""
 
 from __future__ import annotations
 

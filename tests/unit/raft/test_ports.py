@@ -1,4 +1,4 @@
-"""Times that don't fit each other are refused before a node starts."""
+"""Timeouts that contradict each other are refused before a node starts."""
 
 from __future__ import annotations
 

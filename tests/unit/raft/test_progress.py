@@ -1,4 +1,4 @@
-"""How one peer's place in the log is found, kept and lost."""
+"""Replication progress of one peer: probing, replicating, losing entries."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Bench:
         self.replicator.lead(1)
 
     def took(self) -> list[tuple[int, int]]:
-        """``prev`` and number of entries of each frame since the last look."""
+        """Return ``prev`` and the number of entries of each frame since the last call."""
         frames = [(message["prev"], len(message["entries"])) for message in self.sent]
         self.sent.clear()
         return frames
@@ -130,7 +130,7 @@ def test_place_that_leaves_the_log_needs_a_snapshot() -> None:
 
 
 def test_entries_without_payload_cant_be_sent() -> None:
-    """Behind a snapshot the log has two terms without entries."""
+    """After a snapshot the log has the terms of two entries without payloads."""
     bench = Bench()
     bench.journal.reset((20, 2), (19, 1))
     bench.journal.append(21, 2, b"\x01")
@@ -193,18 +193,18 @@ def test_what_was_acknowledged_is_lost_when_refused_again_and_again() -> None:
 # --- members that come and go ---------------------------------------------------------------------------
 
 
-def test_newcomer_is_asked_and_sent_the_log() -> None:
+def test_a_new_learner_is_probed_and_sent_the_log() -> None:
     bench = Bench()
     bench.replicator.connected("c", 0)  # a stranger, as far as the log goes
     assert "c" not in bench.replicator.progress_by_peer
     bench.replicator.set_members(["b", "c"], {"b": ""}, since=10)
-    newcomer = bench.replicator.progress_by_peer["c"]
-    assert (newcomer.connected, newcomer.voter, newcomer.next) == (True, False, 11)
+    learner = bench.replicator.progress_by_peer["c"]
+    assert (learner.connected, learner.voter, learner.next) == (True, False, 11)
     bench.replicator.replicate(0, beat=True)
-    assert newcomer.refused(10, 1, 10) is False
-    assert newcomer.next == 1
+    assert learner.refused(10, 1, 10) is False
+    assert learner.next == 1
     assert not bench.replicator.caught_up("c")
-    assert newcomer.acked(10)
+    assert learner.acked(10)
     assert bench.replicator.caught_up("c")
 
 
@@ -255,7 +255,7 @@ def test_who_is_back_before_it_was_gone_has_not_left() -> None:
 
 
 def test_an_entry_that_no_frame_can_hold_is_not_sent() -> None:
-    """The first release could leave one in a log: its leader ended itself when it had to send it."""
+    """The first release could leave one in a log: its leader stopped when it had to send it."""
     bench = Bench(frame_bytes=10, entry_bytes_max=50)
     bench.journal.append(11, 1, b"\x01" * 51)
     bench.journal.append(12, 1, b"\x01")

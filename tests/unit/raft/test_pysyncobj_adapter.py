@@ -1,4 +1,4 @@
-"""The library is the one this release was built on, and nothing of it but its role machine is awake."""
+"""The library is the supported release, and only its role machine is active."""
 
 from __future__ import annotations
 
@@ -68,13 +68,13 @@ def test_missing_source_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_every_private_name_in_use_is_checked() -> None:
-    """Whoever reaches for another name of the library has to add it to the lists."""
+    """A newly used private name of the library must be added to the lists."""
     names = set(re.findall(r"_SyncObj__\w+", Path(pysyncobj_adapter.__file__).read_text()))
     assert names <= {*pysyncobj_adapter.METHODS, *pysyncobj_adapter.ATTRIBUTES}
 
 
 def test_import_leaves_the_standard_library_alone() -> None:
-    """PS-47: whoever prints an IPv6 address in a process with the library got a SystemError or TypeError."""
+    """PS-47: formatting an IPv6 address in a process with the library raised SystemError or TypeError."""
     code = (
         "import socket; before = dict(vars(socket)); import node.raft.pysyncobj_adapter; "
         "print(socket.inet_ntop(socket.AF_INET6, bytes(15) + bytes([1])), "
@@ -108,7 +108,7 @@ def test_no_thread_socket_poller_file_or_pickle(group, monkeypatch: pytest.Monke
 
 
 def test_librarys_clock_and_generator_decide_nothing(group, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Several engines live in one process; what they would share through the module is without effect."""
+    """Several engines in one process are not affected by the state that the library's module shares."""
 
     def story() -> list[object]:
         table = group("abc")
@@ -136,8 +136,8 @@ def test_start_overwrites_no_loaded_journal(group) -> None:
 
 
 @pytest.mark.parametrize("others", range(1, 7))
-def test_node_that_is_no_voter_needs_a_majority_of_the_others(group, others: int) -> None:
-    """The library counts itself, always; it is given somebody who never answers."""
+def test_a_node_that_does_not_vote_needs_a_majority_of_the_others(group, others: int) -> None:
+    """The library always counts itself; a phantom voter that never answers corrects the count."""
     table = group("a")
     library = table["a"].engine._library
     names = [f"v{number}" for number in range(others)]

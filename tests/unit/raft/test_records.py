@@ -1,4 +1,4 @@
-"""Records and headers: what was encoded comes back, anything else does not."""
+"""Records and headers: encoded bytes decode to the same values, all other bytes are refused."""
 
 from __future__ import annotations
 

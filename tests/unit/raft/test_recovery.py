@@ -1,4 +1,4 @@
-"""What a start makes of a journal that was hurt: a torn end is cut, damage is refused."""
+"""Recovery of a damaged journal: a torn end is cut, damage is refused."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def filled(journal: Journal, count: int, *, flushes: int = 1) -> Journal:
 
 
 def encode_as_before(header: Header) -> bytes:
-    """What a release wrote that didn't say how large a file was made."""
+    """Encode a header as an earlier release did, without the file's size."""
     fields = (
         header.journal_id,
         header.number,
@@ -67,20 +67,20 @@ def encode_as_before(header: Header) -> bytes:
 
 
 def offset(nth: int) -> int:
-    """Where the nth entry (from 0) of a segment that holds nothing else begins."""
+    """Return the offset of the nth entry (from 0) of a segment without other records."""
     return HEADER_BYTES + nth * ENTRY_BYTES
 
 
-def unsealed(disk: SimulatedDisk, name: str) -> None:
-    """The power went before the kernel had written what says that the last flush was synced."""
+def without_end_record(disk: SimulatedDisk, name: str) -> None:
+    """Simulate a power failure before the kernel wrote the end record of the last flush."""
     content = disk.content(name)
     encrypt = content.rindex(content[HEADER_BYTES : HEADER_BYTES + 4])
     for at in range(encrypt, encrypt + RECORD_BYTES):
         disk.rot(name, at, content[at])
 
 
-def test_damage_in_the_last_flush_is_refused_where_its_seal_is(disk: SimulatedDisk) -> None:
-    """It was synced, and others may have been told: no power cut did that."""
+def test_damage_in_the_last_flush_is_refused_if_its_end_record_is_present(disk: SimulatedDisk) -> None:
+    """It was synced and may have been acknowledged, so a power failure can't have caused the damage."""
     for nth in (0, 1, 2):
         disk = SimulatedDisk(random.Random(1))
         filled(filled(opened(disk), 2), 1)
@@ -89,16 +89,16 @@ def test_damage_in_the_last_flush_is_refused_where_its_seal_is(disk: SimulatedDi
             opened(disk)
 
 
-def test_what_was_read_back_is_sealed_again(disk: SimulatedDisk) -> None:
+def test_what_was_read_back_gets_an_end_record_again(disk: SimulatedDisk) -> None:
     filled(opened(disk), 3, flushes=3)
-    unsealed(disk, FIRST)
+    without_end_record(disk, FIRST)
     assert opened(disk).torn is None
     disk.rot(FIRST, offset(2) + 50, 1)
     with pytest.raises(JournalDamageError, match="records written after it was synced"):
         opened(disk)
 
 
-def test_a_seal_that_rotted_is_garbage(disk: SimulatedDisk) -> None:
+def test_a_damaged_end_record_is_garbage(disk: SimulatedDisk) -> None:
     filled(opened(disk), 3, flushes=3)
     disk.rot(FIRST, offset(3) + 20, 1)
     journal = opened(disk)
@@ -108,8 +108,8 @@ def test_a_seal_that_rotted_is_garbage(disk: SimulatedDisk) -> None:
     assert opened(disk).last_index == 4
 
 
-def test_a_flush_takes_the_place_of_the_seal_before_it(disk: SimulatedDisk) -> None:
-    """Or is torn behind it, and nobody was promised it."""
+def test_a_flush_overwrites_the_end_record_before_it(disk: SimulatedDisk) -> None:
+    """The new flush may also be torn behind the end record; no message that depended on it was sent."""
     journal = filled(opened(disk), 1)
     journal.append(2, 1, b"")
     flush = journal.begin_flush()
@@ -130,16 +130,16 @@ def test_a_flush_takes_the_place_of_the_seal_before_it(disk: SimulatedDisk) -> N
         assert opened(disk).last_index in range(1, 6)
 
 
-def test_damage_in_a_last_flush_without_a_seal_is_cut_and_reported(disk: SimulatedDisk) -> None:
+def test_damage_in_a_last_flush_without_an_end_record_is_cut_and_reported(disk: SimulatedDisk) -> None:
     filled(opened(disk), 3, flushes=3)
-    unsealed(disk, FIRST)
+    without_end_record(disk, FIRST)
     disk.rot(FIRST, offset(2) + 50, 1)
     journal = opened(disk)
     assert journal.last_index == 2
     assert journal.torn is not None
     assert (journal.torn.file, journal.torn.offset) == ("disk/" + FIRST, offset(2))
     assert (journal.torn.garbage, journal.torn.next_index) == (ENTRY_BYTES, 3)
-    assert len(disk.content(FIRST)[offset(2) :].rstrip(b"\0")) <= RECORD_BYTES, "a seal"
+    assert len(disk.content(FIRST)[offset(2) :].rstrip(b"\0")) <= RECORD_BYTES, "an end record"
     assert len(disk.content(FIRST)) == SMALL
     assert opened(disk).torn is None
 
@@ -158,7 +158,7 @@ def test_whole_records_of_the_torn_flush_never_come_back(disk: SimulatedDisk) ->
     """1 | 2 3: record 2 was torn, 3 was whole. A new 2 of the same length must not bring 3 back."""
     journal = filled(opened(disk), 1)
     filled(journal, 2)
-    unsealed(disk, FIRST)
+    without_end_record(disk, FIRST)
     disk.rot(FIRST, offset(1) + 50, 1)
     journal = opened(disk)
     assert journal.last_index == 1
@@ -176,7 +176,7 @@ def test_zeros_where_a_record_was_are_a_gap_too(disk: SimulatedDisk) -> None:
 
 
 def test_damage_in_an_earlier_segment_is_refused(disk: SimulatedDisk) -> None:
-    """Even in its very last record: the segment was synced before the next one existed."""
+    """This includes its last record: the segment was synced before the next one was created."""
     filled(opened(disk), 5)
     disk.rot(FIRST, offset(3) + 50, 1)
     with pytest.raises(JournalDamageError, match="before the last segment") as caught:
@@ -239,14 +239,14 @@ def test_old_bytes_of_another_segment_are_no_records(disk: SimulatedDisk) -> Non
 
 
 def test_every_entry_gone_after_a_drop_is_damage(disk: SimulatedDisk) -> None:
-    """Segments are dropped only behind synced entries, so an empty log can't be a torn end."""
+    """Segments are dropped only if later entries are synced, so an empty log can't be a torn end."""
     journal = filled(opened(disk), 6)
     journal.drop_before(5)
     sweep = journal.begin_sweep()
     assert sweep is not None
     sweep.run()
     assert disk.names() == [SECOND]
-    unsealed(disk, SECOND)
+    without_end_record(disk, SECOND)
     disk.rot(SECOND, offset(0) + 50, 1)
     with pytest.raises(CorruptionError, match="all entries of the log are missing"):
         opened(disk)
@@ -276,7 +276,7 @@ def test_what_a_killed_process_left_unsynced_is_synced_before_use(seed: int) -> 
 
 
 def test_what_a_failed_sync_left_is_written_again(disk: SimulatedDisk) -> None:
-    """The kernel shows the data and calls it clean: only writing it anew makes it durable."""
+    """The kernel returns the data and treats it as clean: only writing it again makes it durable."""
     journal = filled(opened(disk), 1)
     journal.append(2, 1, b"x")
     flush = journal.begin_flush()
@@ -322,7 +322,7 @@ def test_a_drop_cut_short_leaves_no_gap(seed: int) -> None:
 
 @pytest.mark.parametrize("seed", range(8))
 def test_relaxed_files_go_only_behind_synced_entries(seed: int) -> None:
-    """Without a sync at each flush a power cut may take what is new, but never leave no log at all."""
+    """Without a sync at each flush a power failure may lose new entries, but never the whole log."""
     disk = SimulatedDisk(random.Random(seed))
     journal = filled(Journal.open(disk, segment_bytes=SMALL, relaxed=True), 10)
     journal.drop_before(9)
@@ -334,7 +334,7 @@ def test_relaxed_files_go_only_behind_synced_entries(seed: int) -> None:
 
 
 def test_a_bigger_segment_size_counts_from_the_next_segment_on(disk: SimulatedDisk) -> None:
-    """A start takes no room on the disk: it may be full."""
+    """A start allocates no space on the disk, which may be full."""
     filled(opened(disk), 2)
     disk.kill()
     journal = Journal.open(disk, segment_bytes=4 * SMALL)
@@ -352,7 +352,7 @@ def shortened(disk: SimulatedDisk, name: str, size: int) -> None:
 
 @pytest.mark.parametrize("size", [SMALL - 1, offset(3), offset(2) + 7, offset(0), HEADER_BYTES])
 def test_last_segment_that_lost_its_end_is_refused(disk: SimulatedDisk, size: int) -> None:
-    """Cut where a record ends it would look whole: fewer entries, an earlier term, and no vote."""
+    """If it is cut at the end of a record it looks complete: fewer entries, an earlier term, and no vote."""
     journal = opened(disk)
     journal.set_term(3, "b")
     flushed(journal)
@@ -365,14 +365,14 @@ def test_last_segment_that_lost_its_end_is_refused(disk: SimulatedDisk, size: in
 
 
 def test_torn_end_is_blanked_and_not_cut_off(disk: SimulatedDisk) -> None:
-    """Else a power cut right then would leave a file that looks as if it had lost its end."""
+    """Otherwise a power failure at that moment would leave a file that looks as if it had lost its end."""
     filled(filled(opened(disk), 2), 2)
-    unsealed(disk, FIRST)
+    without_end_record(disk, FIRST)
     disk.rot(FIRST, offset(2) + 50, 1)
     assert opened(disk).torn is not None
     content = disk.content(FIRST)
     assert len(content) == SMALL
-    assert not content[offset(2) + RECORD_BYTES :].strip(b"\0")  # but for the seal
+    assert not content[offset(2) + RECORD_BYTES :].strip(b"\0")  # except the end record
     journal = opened(disk)
     assert (journal.torn, journal.last_index) == (None, 2)
 
@@ -380,7 +380,7 @@ def test_torn_end_is_blanked_and_not_cut_off(disk: SimulatedDisk) -> None:
 def test_segment_of_an_earlier_release_says_no_size(
     disk: SimulatedDisk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It is read all the same, and the next one says it."""
+    """It is read, and the next segment states its size."""
     with monkeypatch.context() as patch:
         patch.setattr(Header, "encode", encode_as_before)
         filled(opened(disk), 3)
@@ -393,7 +393,7 @@ def test_segment_of_an_earlier_release_says_no_size(
 def test_last_segment_of_an_earlier_release_is_not_written_any_more(
     disk: SimulatedDisk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its lost end could not be noticed while it is the last one; the first write ends that."""
+    """A lost end can't be detected while it is the last segment; the first write begins a new one."""
     with monkeypatch.context() as patch:
         patch.setattr(Header, "encode", encode_as_before)
         filled(opened(disk), 2)
@@ -476,7 +476,7 @@ def test_long_logs_are_read_in_windows(disk: SimulatedDisk) -> None:
     assert [p for _, _, p in journal.read(1, 1 << 30)] == [
         b"%d" % i * n for i, n in enumerate(sizes, start=1)
     ]
-    unsealed(disk, FIRST)
+    without_end_record(disk, FIRST)
     disk.rot(FIRST, HEADER_BYTES + 3_000_000, 1)
     journal = opened(disk)
     assert journal.torn is not None

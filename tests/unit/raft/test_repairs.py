@@ -65,8 +65,8 @@ REPAIRED: dict[str, list[tuple[str, str]]] = {
     "PS-16": [(SAFETY, "test_ps_16_leader_is_ready_when_everything_before_its_term_is_applied")],
     "PS-17": [(BOOTSTRAP, "test_an_empty_node_among_others_with_state_is_refused")],
     "PS-18": [
-        ("unit/raft/test_engine.py", "test_strangers_are_turned_away"),
-        (TRANSPORT, "test_strangers_are_refused_and_told_why"),
+        ("unit/raft/test_engine.py", "test_unknown_nodes_are_refused"),
+        (TRANSPORT, "test_unknown_nodes_are_refused_with_a_reason"),
         (MEMBERS, "test_vote_of_another_copy_under_a_voters_name_does_not_count"),
     ],
     "PS-19": [(SAFETY, "test_ps_19_commit_ends_where_the_frame_ends")],
@@ -105,7 +105,7 @@ REPAIRED: dict[str, list[tuple[str, str]]] = {
     "PS-38": [(LIVENESS, "test_ps_38_window_bounds_what_is_on_the_way")],
     "PS-39": [
         (LIVENESS, "test_ps_39_peers_at_the_same_place_share_a_frame"),
-        (TRANSPORT, "test_one_encoding_goes_to_everybody"),
+        (TRANSPORT, "test_one_encoding_is_sent_to_all_peers"),
     ],
     "PS-40": [("unit/raft/test_entry_cache.py", "test_the_oldest_written_go_first")],
     "PS-41": [("unit/raft/test_pysyncobj_adapter.py", "test_no_thread_socket_poller_file_or_pickle")],
@@ -113,7 +113,7 @@ REPAIRED: dict[str, list[tuple[str, str]]] = {
         ("unit/test_imports.py", "test_nothing_pickles"),
         ("unit/raft/test_pysyncobj_adapter.py", "test_no_thread_socket_poller_file_or_pickle"),
     ],
-    "PS-43": [(TRANSPORT, "test_strangers_are_refused_and_told_why")],
+    "PS-43": [(TRANSPORT, "test_unknown_nodes_are_refused_with_a_reason")],
     "PS-44": [
         ("unit/protocol/test_peer.py", "test_a_long_frame_is_refused_before_it_arrives"),
         ("unit/protocol/test_peer.py", "test_an_array_holds_so_many_items_at_most"),

@@ -26,7 +26,7 @@ def test_proof_is_good_for_its_end_its_challenges_and_its_hello_only() -> None:
 
 
 def test_nodes_that_start_together_agree_on_one(tmp_path: Path) -> None:
-    """The second one's draft loses: the file that is there is read."""
+    """The second node's draft is discarded: it reads the existing file."""
     path = tmp_path / "state" / "stanchion" / "peer.secret"
     first = obtain([path], lambda: "1" * 64)
     assert first == obtain([path], lambda: "2" * 64) == (path, "1" * 64)

@@ -1,4 +1,4 @@
-"""Who may be a peer: addresses, certificate files and names. The handshakes are in test_transport."""
+"""Checks of peer addresses, certificate files and names. The handshakes are in test_transport."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def tls(certs: Path, node: str = "n1", *, files: str = "n1") -> MutualTLS:
 
 
 def test_plaintext_is_for_the_loopback_only() -> None:
-    """Every other address is named; a name counts only if it is localhost."""
+    """The error names every other address; a host name is accepted only if it is localhost."""
     good = [Address("127.0.0.1", 1), Address("127.8.8.8", 1), Address("::1", 1), Address("localhost", 1)]
     Plaintext().check_addresses(good)
     bad = [Address("0.0.0.0", 1), Address("10.0.0.1", 2), Address("n2", 3), Address("::", 4)]
@@ -77,7 +77,7 @@ def test_only_the_exact_name_is_good_enough(certs: Path, names: tuple[tuple[str,
 
 
 def test_our_own_certificate_must_be_ours(certs: Path) -> None:
-    """Found at start, not by peers that refuse us later."""
+    """The error is found at the start, not by peers that refuse this node later."""
     with pytest.raises(ConfigError, match=r"n1\.pem: the certificate is for n1, db1, expected DNS:n2"):
         tls(certs, "n2")
 

@@ -52,7 +52,7 @@ def journal(monkeypatch: pytest.MonkeyPatch) -> Counting:
 
 @contextmanager
 def wired() -> Iterator[tuple[TcpConnection, Any, socket.socket]]:
-    """One end of a connection in the library's hands, with its poller, and the other in ours."""
+    """One end of a connection, run by the library with its poller; the test runs the other."""
     ours, theirs = socket.socketpair()
     theirs.setblocking(False)
     poller = createPoller("select")
@@ -185,14 +185,14 @@ def test_ps_45_any_peer_puts_any_command_into_the_log(stock) -> None:
 
 
 def test_ps_46_password_is_all_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The same key for everybody who knows it, salted alike everywhere: it says nothing of who speaks."""
+    """All nodes share one key with the same salt: it does not identify the sender."""
     monkeypatch.delitem(sys.modules, "pysyncobj.encryptor")  # `compat` puts nothing in its place
     getEncryptor = importlib.import_module("pysyncobj.encryptor").getEncryptor  # noqa: N806
     assert getEncryptor("shared").decrypt(getEncryptor("shared").encrypt(b"I am b")) == b"I am b"
 
 
 def test_ps_47_import_breaks_a_function_of_the_standard_library() -> None:
-    """In a process of its own, for it is broken for everybody in the process."""
+    """Runs in a separate process, because it affects the whole process."""
     code = "import pysyncobj, socket; print(socket.inet_ntop(socket.AF_INET6, bytes(15) + bytes([1])))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode != 0

@@ -24,7 +24,7 @@ def test_ps_21_every_refusal_of_a_burst_is_obeyed(stock) -> None:
 
 
 def test_ps_22_large_entry_ends_twice(stock) -> None:
-    """The end is looked for in the command, and what is cut is its pickle, which is longer."""
+    """The library searches for the end in the command, but chunks its pickle, which is longer."""
     leader = stock(appendEntriesBatchSizeBytes=1000)
     leader.lead()
     leader.propose(b"." * 4990)

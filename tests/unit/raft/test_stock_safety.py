@@ -68,7 +68,7 @@ def test_ps_3_stored_commit_index_beyond_the_log_commits_newentries(
 def test_ps_4_vote_is_forgotten_with_the_power_and_given_twice(
     stock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Nothing is ever synced: of term and vote, written beside the log, the disk may have nothing."""
+    """Nothing is synced: term and vote, written beside the log, may be missing on the disk."""
     synced: list[int] = []
     monkeypatch.setattr(os, "fsync", synced.append)
     monkeypatch.setattr(os, "fdatasync", synced.append)
@@ -213,7 +213,7 @@ def test_ps_15_kill_in_a_compaction_leaves_almost_nothing(
 
 
 def test_ps_16_leader_is_ready_with_nothing_applied(stock) -> None:
-    """Ten entries may have been committed, and clients told, by the leader before it."""
+    """Ten entries may have been committed and acknowledged to clients by the previous leader."""
     leader = stock()
     leader.follow(*entries(2, 11), commit=0)
     leader.lead()
@@ -256,7 +256,7 @@ def test_ps_18_strangers_votes_count(stock) -> None:
 
 
 def test_ps_19_leftovers_are_committed_only_because_appends_delete_them(stock) -> None:
-    """The commit index goes up to the end of the log, whatever the frame has verified."""
+    """The commit index advances to the end of the log, whatever the frame has verified."""
     follower = stock()
     follower.follow(*entries(2, 5))
     follower.hear("c", "append_entries", term=2, commit_index=40, serialized=None)

@@ -1,4 +1,4 @@
-"""A term that nobody could have reached by elections changes nothing, unless a majority shows it."""
+"""A term that elections can't have reached is ignored, unless a majority shows it."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def test_term_that_a_majority_shows_is_believed(group) -> None:
 
 
 def test_hellos_show_terms(group) -> None:
-    """A learner hears frames of nobody but the leader; the others' hellos say which term they are in."""
+    """A learner receives frames of the leader only; the hellos of the other nodes show their terms."""
     table = group("abc")
     learner = table.join("d")
     learner.engine.receive("a", Append(FAR, 1, 0, 0, [], True, None).encode())
@@ -113,7 +113,7 @@ def test_other_copy_of_the_log_is_no_evidence(group) -> None:
 
 
 def test_cluster_with_poisoned_directories_elects_again(group) -> None:
-    """What an earlier release wrote: every directory is in the last term that it could write."""
+    """As an earlier release left it: every directory is in the last term that it could write."""
     table = group("abc")
     for name in "abc":
         table[name].journal.set_term(FAR, None)

@@ -1,4 +1,4 @@
-"""TLS over a byte stream: handshakes that end well and badly, and reads that take all there is."""
+"""TLS over a byte stream: successful and failed handshakes, and reads that return all data."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ from node.raft.tls import TlsStream
 
 @pytest.fixture(scope="module")
 def contexts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Contexts]:
-    """n1's and n2's; a stranger knows only another authority, an impostor is only known to that one."""
+    """Contexts of n1 and n2; ``stranger`` trusts another authority only, ``impostor`` has a certificate of
+    another one."""
     directory = tmp_path_factory.mktemp("certs")
     authority.init(directory / "own", ["n1", "n2"], {}, 30)
     authority.init(directory / "other", ["n2"], {}, 30)
@@ -77,7 +78,7 @@ async def test_one_read_takes_every_record_that_has_arrived(contexts: dict[str, 
 
 
 async def test_a_read_takes_no_more_than_it_may(contexts: dict[str, Contexts]) -> None:
-    """A hello is read to its last byte and not beyond."""
+    """A hello is read up to its last byte and not further."""
     accepted, dialed, _ = ends(contexts["n1"], contexts["n2"])
     await shake_hands(accepted, dialed)
     await dialed.send_all(b"hello and more")
@@ -107,7 +108,7 @@ async def test_both_directions_at_once(contexts: dict[str, Contexts]) -> None:
 
 
 async def test_an_end_is_an_end_with_or_without_tlss_own(contexts: dict[str, Contexts]) -> None:
-    """What arrived before it is handed over first. Frames have lengths: a cut one is noticed there."""
+    """Data that arrived before it is returned first. Frames have lengths, which reveal a truncated frame."""
     accepted, dialed, plain = ends(contexts["n1"], contexts["n2"])
     await shake_hands(accepted, dialed)
     await dialed.send_all(b"last words")
@@ -117,8 +118,8 @@ async def test_an_end_is_an_end_with_or_without_tlss_own(contexts: dict[str, Con
     assert await accepted.receive_some(100) == b""
 
 
-async def test_the_dialing_side_is_told_why_it_is_refused(contexts: dict[str, Contexts]) -> None:
-    """With its first read: in TLS 1.3 its own handshake is done before its certificate is looked at."""
+async def test_the_dialing_side_receives_the_reason_of_a_refusal(contexts: dict[str, Contexts]) -> None:
+    """It is reported by its first read: in TLS 1.3 its handshake ends before its certificate is verified."""
     accepted, dialed, _ = ends(contexts["n1"], contexts["impostor"])
     async with trio.open_nursery() as nursery:
         nursery.start_soon(error_of, accepted.do_handshake, "CERTIFICATE_VERIFY_FAILED")
@@ -135,7 +136,7 @@ async def test_the_dialed_side_is_told_why_it_is_refused(contexts: dict[str, Con
 
 @pytest.mark.parametrize("said", [b"", b"GET / HTTP/1.1\r\n\r\n", b"\x16\x03\x01\x02\x00\x01\x00"])
 async def test_a_handshake_that_is_none_fails(contexts: dict[str, Contexts], said: bytes) -> None:
-    """It neither waits for ever nor spins."""
+    """It neither waits forever nor spins."""
     accepted, _, plain = ends(contexts["n1"], contexts["n2"])
     await plain.send_all(said)
     await plain.aclose()

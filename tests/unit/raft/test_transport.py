@@ -29,8 +29,8 @@ SOON = 5.0  # seconds until a test that hangs is given up; nothing waits for it
 EAGER = Limits(backoff_min_s=0.001, backoff_max_s=0.005, handshake_s=2.0)
 
 
-class Heard:
-    """A listener that writes everything down, and lets a test wait for it."""
+class Recorder:
+    """A listener that records all events, and lets a test wait for them."""
 
     def __init__(self) -> None:
         self.events: list[tuple[Any, ...]] = []
@@ -59,14 +59,14 @@ class Heard:
     def frames(self, link: str = RAFT) -> list[Any]:
         return [rest[0] for kind, _, on, *rest in self.events if (kind, on) == ("frame", link)]
 
-    async def until(self, satisfied: Callable[[Heard], bool]) -> None:
+    async def until(self, satisfied: Callable[[Recorder], bool]) -> None:
         with trio.fail_after(SOON):
             while not satisfied(self):
                 await self._news.wait()
 
 
 class PeersLog(logging.Handler):
-    """What is logged about peers, to be waited for."""
+    """Records the log lines about peers, and lets a test wait for them."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -99,12 +99,12 @@ def peers_log() -> Iterator[PeersLog]:
     logger.setLevel(level)
 
 
-def is_up(link: str = RAFT) -> Callable[[Heard], bool]:
+def is_up(link: str = RAFT) -> Callable[[Recorder], bool]:
     return lambda received: received.kinds(link).count("up") > received.kinds(link).count("down")
 
 
 class Node:
-    """A transport, who listens to it, and where it can be reached."""
+    """A transport with its listener and its address."""
 
     def __init__(
         self,
@@ -118,7 +118,7 @@ class Node:
         declined: Callable[[str, Mapping[str, Any]], str | None] = lambda link, hello: None,
         routes: Mapping[str, Address] | None = None,
     ) -> None:
-        self.received = Heard()
+        self.received = Recorder()
         self.strangers: list[trio.SocketStream] = []
         self._declined = declined
         self.transport = Transport(
@@ -164,7 +164,7 @@ NOWHERE = Address("127.0.0.1", 1)  # nobody listens on port 1: connections are r
 
 @asynccontextmanager
 async def pair(**options: Any) -> AsyncIterator[tuple[Node, Node]]:
-    """n1 and n2, of which only n2 dials; every link is up."""
+    """n1 and n2, where only n2 dials; all links are up."""
     n1 = Node("n1", {"n2": NOWHERE}, **options)
     async with running(n1), running(n2 := Node("n2", {"n1": n1.address}, **options)):
         for node in (n1, n2):
@@ -179,13 +179,13 @@ def hello(node: str = "n2", to: str = "n1", link: str = RAFT, epoch: int = 1, se
 
 
 async def dial(node: Node) -> trio.SocketStream:
-    """Somebody's connection; closed with the node at the latest."""
+    """Open a connection to a node; closed with the node at the latest."""
     node.strangers.append(await trio.open_tcp_stream(node.address.host, node.address.port))
     return node.strangers[-1]
 
 
 async def answer(stream: trio.abc.ReceiveStream) -> Any:
-    """The first frame that comes, or None at the end of the stream."""
+    """Return the first frame, or None at the end of the stream."""
     decoder = FrameDecoder()
     with trio.fail_after(SOON):
         while data := await stream.receive_some():
@@ -201,7 +201,7 @@ async def is_closed(stream: trio.abc.ReceiveStream) -> None:
 
 
 async def say_all(stream: trio.SocketStream, data: bytes) -> None:
-    """Send, and say that this was all; whoever doesn't like it may have closed already."""
+    """Send everything and close the sending side; the node may have closed the connection already."""
     with contextlib.suppress(trio.BrokenResourceError):
         await stream.send_all(data)
         await stream.send_eof()
@@ -211,7 +211,7 @@ async def say_all(stream: trio.SocketStream, data: bytes) -> None:
 
 
 async def test_links_come_up_with_the_hellos_of_both() -> None:
-    """raft and route each once, told with what the other's server said."""
+    """raft and route come up once each, with the fields of the other's hello."""
     async with pair() as (n1, n2):
         ups = [event for event in n1.received.events if event[0] == "up"]
         assert sorted(link for _, _, link, _ in ups) == [RAFT, ROUTE]
@@ -237,7 +237,7 @@ async def test_links_don_t_mix() -> None:
         assert await n2.frames(1, RAFT) == ["consensus"]
 
 
-async def test_one_encoding_goes_to_everybody() -> None:
+async def test_one_encoding_is_sent_to_all_peers() -> None:
     async with pair() as (n1, n2):
         frame = encode_frame({"entries": [b"x" * 200_000]})
         assert n1.transport.send_encoded("n2", RAFT, frame)
@@ -277,7 +277,7 @@ async def test_when_both_dial_at_once_one_connection_is_left_and_stays() -> None
 
 
 async def test_a_restarted_peer_is_connected_again() -> None:
-    """Told as down, then up; nothing queued for the old one reaches the new one."""
+    """It is reported as down, then up; no frame queued for the old process reaches the new one."""
     async with running(Node("n1", {"n2": NOWHERE})) as n1:
         for life in (1, 2):
             async with running(Node("n2", {"n1": n1.address})) as n2:
@@ -307,7 +307,7 @@ async def test_a_dropped_connection_is_dialed_anew() -> None:
 
 
 async def test_frames_of_a_replaced_connection_are_dropped() -> None:
-    """The peer has dialed again: what still comes through the old connection counts no more."""
+    """The peer has dialed again: frames on the old connection are ignored."""
     async with running(Node("n1", {"n2": NOWHERE})) as n1:
         old, new = await dial(n1), await dial(n1)
         await old.send_all(hello(epoch=1))
@@ -321,7 +321,7 @@ async def test_frames_of_a_replaced_connection_are_dropped() -> None:
 
 
 async def test_bytes_that_came_in_with_the_replacement_are_dropped_too() -> None:
-    """The old connection's reader is handed its bytes in the step in which it is replaced."""
+    """The old connection's reader receives its bytes in the step in which the connection is replaced."""
     async with running(Node("n1", {"n2": NOWHERE})) as n1:
         for epoch in range(1, 40, 2):
             old, new = await dial(n1), await dial(n1)
@@ -353,7 +353,7 @@ async def test_an_overtaken_connection_is_refused_and_the_present_one_stays() ->
 
 
 async def test_a_restarted_process_replaces_a_connection_that_looks_alive() -> None:
-    """A power cut sends no FIN; the new process must not wait for the kernel to notice."""
+    """A power failure sends no FIN; the new process must not wait until the kernel notices."""
     async with running(Node("n1", {"n2": NOWHERE})) as n1:
         dead, fresh = await dial(n1), await dial(n1)
         await dead.send_all(hello(epoch=900))
@@ -392,8 +392,9 @@ async def test_whoever_says_nothing_is_closed_in_time() -> None:
         assert n1.received.events == []
 
 
-async def test_strangers_cannot_use_up_the_node(peers_log: PeersLog) -> None:
-    """For a new connection the oldest goes that is silent; those who have said hello don't count."""
+async def test_unknown_connections_are_bounded(peers_log: PeersLog) -> None:
+    """A new connection evicts the oldest one that has sent nothing; connections after their hello do not
+    count."""
     limits = Limits(handshakes_max=9, handshakes_address_max=3, handshake_s=3600)
     async with running(Node("n1", {"n2": NOWHERE}, limits=limits)) as n1:
         peer = await dial(n1)
@@ -408,8 +409,10 @@ async def test_strangers_cannot_use_up_the_node(peers_log: PeersLog) -> None:
         await n1.received.until(is_up(ROUTE))
 
 
-async def test_peers_are_linked_while_strangers_hold_all_they_can(certs: Path, peers_log: PeersLog) -> None:
-    """64 silent connections, and one more for each that has to go; under TLS and without."""
+async def test_peers_are_linked_while_unknown_connections_are_at_their_limit(
+    certs: Path, peers_log: PeersLog
+) -> None:
+    """64 connections that send nothing, and one more for each that is evicted; with TLS and without."""
     for security in (lambda node: Plaintext(), lambda node: mutual(certs, node)):
         n1 = Node("n1", {"n2": NOWHERE}, security=security("n1"))
         async with running(n1):
@@ -422,7 +425,7 @@ async def test_peers_are_linked_while_strangers_hold_all_they_can(certs: Path, p
 
 
 async def test_log_does_not_grow_by_a_line_an_attempt(peers_log: PeersLog) -> None:
-    """Each kind of failure by itself: garbage doesn't hide that somebody is refused."""
+    """Each kind of failure has its own limit: garbage does not hide that a node is refused."""
     async with running(Node("n1", {"n2": NOWHERE})) as n1:
         for number in range(3 * LINES_MAX):
             stream = await dial(n1)
@@ -452,7 +455,7 @@ async def test_log_does_not_grow_by_a_line_an_attempt(peers_log: PeersLog) -> No
     ],
     ids=["http", "tls", "zero", "little", "array", "instance", "long", "nothing"],
 )
-async def test_garbage_costs_one_log_line_and_nobody_else_anything(
+async def test_garbage_costs_one_log_line_and_no_other_connection(
     garbage: bytes, peers_log: PeersLog
 ) -> None:
     async with pair() as (n1, n2):
@@ -495,7 +498,7 @@ async def test_a_frame_that_the_listener_refuses_ends_the_connection() -> None:
 
 
 async def test_a_mistake_of_our_own_is_not_taken_for_the_peers() -> None:
-    """An error of the listener ends the node: it is not one of the connection."""
+    """An error of the listener ends the node: the connection has not caused it."""
 
     def fail(peer: str, values: list[Any]) -> None:
         raise OSError("the listener's disk, not the socket")
@@ -521,7 +524,7 @@ async def test_a_mistake_of_our_own_is_not_taken_for_the_peers() -> None:
     ],
     ids=["unknown", "ourselves", "routing peer", "routing peer's snapshot", "meant for another"],
 )
-async def test_strangers_are_refused_and_told_why(said: bytes, refusal: str) -> None:
+async def test_unknown_nodes_are_refused_with_a_reason(said: bytes, refusal: str) -> None:
     node = Node("n1", {"n2": NOWHERE}, routes={"r1": NOWHERE})
     async with running(node) as n1:
         stream = await dial(n1)
@@ -566,8 +569,8 @@ async def test_a_member_that_left_is_cut_off_and_refused(peers_log: PeersLog) ->
         assert n1.received.kinds(ROUTE)[:2] == ["up", "down"]
 
 
-async def test_who_is_refused_hears_more_than_the_text(peers_log: PeersLog) -> None:
-    """What the server has to say to this hello; a connection that comes to be hears nothing of it."""
+async def test_a_refusal_carries_additional_fields(peers_log: PeersLog) -> None:
+    """The server adds fields to the refusal of a hello; an accepted connection does not receive them."""
     told: list[tuple[str, Any]] = []
     n1 = Node("n1", {"n3": NOWHERE})
     n1.transport.notify_refused(lambda hello: {"about": hello["from"]}, lambda _peer, _refusal: None)
@@ -603,7 +606,7 @@ async def test_members_that_cannot_be_are_refused_and_nothing_changes() -> None:
 
 
 async def test_member_whose_address_is_not_known_is_taken_when_it_dials(peers_log: PeersLog) -> None:
-    """After a restart the others know where this node is before it knows where they are."""
+    """After a restart the others may have this node's address before it has theirs."""
     n1 = Node("n1", {"n9": NOWHERE})
     n1.transport.set_members({"n2": None})
     async with running(n1), running(n2 := Node("n2", {"n1": n1.address})):
@@ -636,7 +639,7 @@ async def test_members_named_before_it_runs_are_dialed() -> None:
 
 
 async def test_what_the_server_declines_is_declined_and_both_logs_say_why(peers_log: PeersLog) -> None:
-    """Once, however often it is tried: who waits to be let in comes several times a second."""
+    """It is logged once, although a node that waits to be added dials several times a second."""
     tried, often = [], trio.Event()
 
     def declined(link: str, said: Mapping[str, Any]) -> str | None:
@@ -658,8 +661,8 @@ async def test_what_the_server_declines_is_declined_and_both_logs_say_why(peers_
         assert n1.received.events == n2.received.events == []
 
 
-async def test_a_wrong_address_is_noticed_by_whoever_dials(peers_log: PeersLog) -> None:
-    """n3's address leads to n1: n2 says whom it meant, and n1 says who it is."""
+async def test_a_wrong_address_is_noticed_by_the_dialer(peers_log: PeersLog) -> None:
+    """n3's address leads to n1: n2 logs the intended node, and n1 its own name."""
     n1 = Node("n1", {"n2": NOWHERE})
     async with running(n1), running(Node("n2", {"n3": n1.address})):
         (line, _) = await peers_log.until("refused by the peer: this is 'n1', not 'n3'", 2)
@@ -667,7 +670,7 @@ async def test_a_wrong_address_is_noticed_by_whoever_dials(peers_log: PeersLog) 
 
 
 async def test_what_the_dialing_server_declines_is_declined_too(peers_log: PeersLog) -> None:
-    """It judges the answer to its hello as it would judge a hello."""
+    """It checks the answer to its hello like a hello."""
     n1 = Node("n1", {"n2": NOWHERE})
     async with running(n1):
         n2 = Node("n2", {"n1": n1.address}, declined=lambda link, said: f"not {said['from']}")
@@ -678,7 +681,7 @@ async def test_what_the_dialing_server_declines_is_declined_too(peers_log: Peers
 
 @pytest.mark.parametrize("wrong", [{"node": "n3"}, {"to": "n3"}, {"link": ROUTE}])
 async def test_an_answer_that_is_not_for_us_is_none(wrong: dict[str, str], peers_log: PeersLog) -> None:
-    """Something else listens there, which says hello to everybody."""
+    """Another process listens there, which answers every hello."""
     own = {"node": "n1", "to": "n2", "link": RAFT} | wrong
 
     async def listen(stream: trio.SocketStream) -> None:
@@ -732,7 +735,7 @@ async def test_a_port_in_use_is_a_mistake_in_the_configuration() -> None:
 
 @pytest.fixture(scope="module")
 def certs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """``good`` and ``other`` are two authorities; in ``old`` the certificates have run out."""
+    """``good`` and ``other`` are two authorities; the certificates in ``old`` have expired."""
     directory = tmp_path_factory.mktemp("certs")
     for name in ("good", "other"):
         authority.init(directory / name, ["n1", "n2", "n3"], {}, 30)
@@ -779,7 +782,7 @@ async def test_nodes_without_a_good_certificate_are_refused(
     dialed_says: str,
     peers_log: PeersLog,
 ) -> None:
-    """By whichever end finds it out; both say why."""
+    """The end that detects it refuses; both log the reason."""
     n1 = Node("n1", {"n2": NOWHERE}, security=mutual(certs, "n1", **accepting))
     async with running(n1):
         n2 = Node("n2", {"n1": n1.address}, security=mutual(certs, "n2", **dialing))
@@ -790,7 +793,7 @@ async def test_nodes_without_a_good_certificate_are_refused(
 
 
 def client(certs: Path, **files: str) -> ssl.SSLContext:
-    """A client as somebody else would write it, so that the server alone is to judge."""
+    """A client that is implemented independently, so that only the server verifies."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
     context.load_verify_locations(certs / "good" / "ca.pem")
@@ -801,7 +804,7 @@ def client(certs: Path, **files: str) -> ssl.SSLContext:
 
 
 async def outcome(n1: Node, context: ssl.SSLContext, said: bytes) -> Any:
-    """What a client gets for its hello: n1's answer, or the TLS error in words."""
+    """Return what a client receives for its hello: n1's answer, or the TLS error as text."""
     stream = trio.SSLStream(await dial(n1), context, https_compatible=True)
     try:
         await stream.do_handshake()
@@ -812,7 +815,7 @@ async def outcome(n1: Node, context: ssl.SSLContext, said: bytes) -> Any:
 
 
 async def test_a_name_that_is_not_the_certificates_is_refused(certs: Path) -> None:
-    """n3 of the same cluster, with a certificate as good as any, can't be n2."""
+    """n3 of the same cluster, with a valid certificate, can't claim to be n2."""
     async with running(Node("n1", {"n2": NOWHERE, "n3": NOWHERE}, security=mutual(certs, "n1"))) as n1:
         n1.transport.notify_refused(lambda _hello: {"settled": b"of the members"}, lambda *_heard: None)
         context = client(certs, own="good", node="n3")
@@ -823,7 +826,7 @@ async def test_a_name_that_is_not_the_certificates_is_refused(certs: Path) -> No
 
 
 async def test_a_server_under_another_name_learns_nothing_from_us(certs: Path, peers_log: PeersLog) -> None:
-    """n2 dials n1's address and finds n3 there: it says no hello."""
+    """n2 dials n1's address and reaches n3: it sends no hello."""
     n3 = Node("n3", {"n2": NOWHERE}, security=mutual(certs, "n3"))
     async with running(n3):
         n2 = Node("n2", {"n1": n3.address}, security=mutual(certs, "n2"))
@@ -840,8 +843,8 @@ async def test_a_client_without_a_certificate_is_refused(certs: Path) -> None:
 
 
 async def test_no_noise_hides_that_a_certificate_is_refused(certs: Path, peers_log: PeersLog) -> None:
-    """Peers that dial at once drop one of two connections, somebody scans the port: neither is the operator's
-    last line of the minute about strangers."""
+    """Neither a dropped duplicate connection nor a port scan uses up the log limit of refused
+    certificates."""
     async with running(Node("n1", {"n2": NOWHERE}, security=mutual(certs, "n1"))) as n1:
         incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
         with contextlib.suppress(ssl.SSLWantReadError):
@@ -888,7 +891,7 @@ async def test_whoever_stays_in_the_tls_handshake_is_closed_in_time(certs: Path)
 
 
 async def test_reloaded_certificates_are_used_for_the_next_connection(certs: Path, tmp_path: Path) -> None:
-    """Those of an authority that the peer doesn't know: now it is refused."""
+    """The new certificates are of an authority that the peer does not trust, so it refuses them."""
     for file in ("ca.pem", "n1.pem", "n1.key"):
         (tmp_path / file).write_bytes((certs / "good" / file).read_bytes())
     security = MutualTLS("n1", tmp_path / "ca.pem", tmp_path / "n1.pem", tmp_path / "n1.key")

@@ -1,4 +1,4 @@
-"""Elections as frames: which are answered, which are ignored, which lead to a campaign."""
+"""Elections as frames: which are answered, which are ignored, which start a campaign."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def test_order_to_take_over_counts_only_from_the_present_leader(group) -> None:
 
 
 def test_requested_election_passes_stickiness(group) -> None:
-    """The leader wanted it: those who hear it vote nevertheless."""
+    """The leader asked for it, so nodes in contact with the leader vote nevertheless."""
     table = group("abc")
     leader = table.elect("a")
     term = leader.engine.term
