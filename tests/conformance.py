@@ -83,8 +83,8 @@ def table() -> str:
     text = [
         "# Conformance",
         "",
-        "Which tests show which line of the [checklist](checklist.md), and so of the protocol. Written by",
-        "`python tests/conformance.py`; a test fails when it is out of date, or when a line has no test.",
+        "This page lists the tests that show each line of the [checklist](checklist.md). It is written by",
+        "`python tests/conformance.py`. A test fails if the page is out of date or if a line has no test.",
         "",
         f"{len(lines) - len(pending)} of {len(lines)} lines are shown."
         + (f" Pending: {', '.join(pending)}." if pending else ""),
