@@ -1,4 +1,4 @@
-"""A cluster that answers what a test says it does, for the commands that ask one."""
+"""A fake cluster with prepared answers, for the commands that ask one."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from node.cli import channel, client, config, listing, subscription
 
 
 class Asked:
-    """What the command line asks, and what it is answered, in turns."""
+    """Records the requests of the command line and returns prepared answers in turn."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.requests: list[tuple[str, dict[str, Any]]] = []
@@ -35,7 +35,7 @@ class Asked:
 
 
 def row(**values: Any) -> dict[str, Any]:
-    """A subscription as a node shows it."""
+    """Return a subscription as a node shows it."""
     return {
         "id": 3,
         "channel": "foo",

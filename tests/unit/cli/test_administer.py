@@ -1,4 +1,4 @@
-"""A request of the command line, and what becomes of it."""
+"""Administration requests: answers, refusals, timeouts and broken connections."""
 
 from __future__ import annotations
 
@@ -49,19 +49,19 @@ async def test_the_answer_is_what_is_ok() -> None:
     assert said == ["one", "two"]
 
 
-async def test_a_refusal_comes_in_the_nodes_words() -> None:
+async def test_a_refusal_has_the_nodes_text() -> None:
     async with served(answering({"error": "not today"})) as cluster:
         with pytest.raises(RefusedError, match=r"^not today$"):
             await ask(cluster, "greet", {})
 
 
-async def test_nonsense_is_no_answer() -> None:
+async def test_an_invalid_answer_is_an_error() -> None:
     async with served(answering([1])) as cluster:
         with pytest.raises(UnavailableError, match="sent an invalid answer"):
             await ask(cluster, "greet", {})
 
 
-async def test_another_cluster_serves_nobody_there() -> None:
+async def test_a_node_of_another_cluster_is_an_error() -> None:
     def answer(server: ScriptedServer, request: Pub) -> None:
         server.message(request.reply, b"", b"NATS/1.0 503\r\n\r\n")
 
@@ -70,12 +70,12 @@ async def test_another_cluster_serves_nobody_there() -> None:
             await ask(cluster, "greet", {})
 
 
-async def test_nobody_is_there(autojump_clock: trio.testing.MockClock) -> None:
+async def test_no_node_is_reachable(autojump_clock: trio.testing.MockClock) -> None:
     with pytest.raises(UnavailableError, match=r"no node accepted the connection; tried 127\.0\.0\.1:1$"):
         await ask(Cluster(["127.0.0.1:1"], "shop"), "greet", {}, timeout_s=0.5)
 
 
-async def test_no_answer_leaves_it_open(autojump_clock: trio.testing.MockClock) -> None:
+async def test_no_answer_in_time(autojump_clock: trio.testing.MockClock) -> None:
     autojump_clock.autojump_threshold = 0.05
     async with served(answering()) as cluster:
         with pytest.raises(UnavailableError, match=r"within 3 s; it may still be executed"):
@@ -83,7 +83,7 @@ async def test_no_answer_leaves_it_open(autojump_clock: trio.testing.MockClock) 
 
 
 class Breaking:
-    """A node that dies of the first requests."""
+    """A node that closes the connection at the first requests."""
 
     def __init__(self, deaths: int) -> None:
         self.deaths = deaths
@@ -103,7 +103,7 @@ class Breaking:
 
 
 @pytest.mark.parametrize("repeats", [False, True])
-async def test_only_what_may_be_done_twice_is_asked_for_again(repeats: bool) -> None:
+async def test_only_repeatable_requests_are_repeated(repeats: bool) -> None:
     breaking = Breaking(1)
     async with trio.open_nursery() as nursery:
         server = ScriptedServer(breaking)

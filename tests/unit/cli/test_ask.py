@@ -1,4 +1,4 @@
-"""Asking a node's monitoring, and what is said when it doesn't answer."""
+"""Reading a monitoring page, and the errors if a node does not answer."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ async def answering(answer: bytes) -> AsyncIterator[tuple[Address, list[bytes]]]
         nursery.cancel_scope.cancel()
 
 
-async def test_a_page_is_its_value() -> None:
+async def test_a_page_is_decoded() -> None:
     async with answering(b'HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n{"a": 1}') as (address, asked):
         assert await ask(address, "/varz", token="t") == {"a": 1}
     assert asked[0].startswith(b"GET /varz HTTP/1.1\r\n")
     assert b"\r\nAuthorization: Bearer t\r\n" in asked[0]
 
 
-async def test_bad_health_is_an_answer_too() -> None:
+async def test_an_unhealthy_page_is_returned() -> None:
     async with answering(b'HTTP/1.1 503 No\r\nContent-Length: 7\r\n\r\n{"a":1}') as (address, _):
         assert await ask(address, "/healthz") == {"a": 1}
 
@@ -54,13 +54,13 @@ async def test_bad_health_is_an_answer_too() -> None:
         (b"", "can't be reached"),
     ],
 )
-async def test_anything_else_is_no_answer(answer: bytes, problem: str) -> None:
+async def test_other_answers_are_errors(answer: bytes, problem: str) -> None:
     async with answering(answer) as (address, _):
         with pytest.raises(UnavailableError, match=problem):
             await ask(address, "/varz")
 
 
-async def test_nobody_there_is_no_answer() -> None:
+async def test_an_unreachable_node_is_an_error() -> None:
     (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
     port = listener.socket.getsockname()[1]
     await listener.aclose()
@@ -76,9 +76,7 @@ async def test_nobody_there_is_no_answer() -> None:
         ("0.0.0.0:8222", "0.0.0.0:4222", "127.0.0.1:8222"),
     ],
 )
-def test_a_node_that_listens_everywhere_is_asked_where_it_is_known(
-    http: str, client: str, asked: str
-) -> None:
+def test_an_unspecified_address_is_replaced(http: str, client: str, asked: str) -> None:
     node = Node(client=parse_address(client), http=parse_address(http))
     assert str(monitoring_address(node)) == asked
 

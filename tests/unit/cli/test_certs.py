@@ -1,4 +1,4 @@
-"""``stanchion certs`` makes what nodes need, and never replaces it unasked."""
+"""``stanchion certs`` makes certificates and replaces none without ``--force``."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_init_replaces_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert (tmp_path / "n1.pem").read_bytes() != before
 
 
-def test_if_missing_makes_only_what_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_if_missing_makes_only_missing_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A container that runs at every start makes certificates once."""
     command = ["certs", "init", str(tmp_path), "--if-missing", "--nodes"]
     assert main([*command, "n1"]) == 0
@@ -63,7 +63,7 @@ def test_issue_makes_more_with_the_same_authority(tmp_path: Path) -> None:
         (["--nodes", "n1", "--days", "0"], "at least 1 is needed"),
     ],
 )
-def test_what_cannot_be_made_is_refused(
+def test_invalid_arguments_are_refused(
     tmp_path: Path, options: list[str], problem: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["certs", "init", str(tmp_path), *options]) == 2

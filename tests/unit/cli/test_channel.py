@@ -1,4 +1,4 @@
-"""The words of ``stanchion channel``, and how it shows answers."""
+"""The arguments of ``stanchion channel`` and its output."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_a_list(asked: Asked, capsys: pytest.CaptureFixture[str]) -> None:
     )
 
 
-def test_one_in_full(asked: Asked, capsys: pytest.CaptureFixture[str]) -> None:
+def test_info(asked: Asked, capsys: pytest.CaptureFixture[str]) -> None:
     limits = {"max_msgs": 10, "max_bytes": 0, "max_age_ns": 90_500_000_000}
     times = {"first_time_ns": 0, "last_time_ns": None, "inactive_in_s": None}
     asked.answers = [foo(**times, limits=limits, subscriptions=2, subscriptions_shown=[row()])]
@@ -53,7 +53,7 @@ def test_one_in_full(asked: Asked, capsys: pytest.CaptureFixture[str]) -> None:
         (["--last", "3", "--count", "1"], -3, 1),
     ],
 )
-def test_where_to_read(asked: Asked, words: list[str], start: int, count: int) -> None:
+def test_peek_positions(asked: Asked, words: list[str], start: int, count: int) -> None:
     asked.answers = [{"messages": [], "next": None}]
     assert main(["channel", "peek", "foo", *words]) == 0
     fields = {"channel": "foo", "start": start, "count": count, "data_max": 4096}
@@ -61,7 +61,7 @@ def test_where_to_read(asked: Asked, words: list[str], start: int, count: int) -
 
 
 def test_messages(asked: Asked, capsys: pytest.CaptureFixture[str]) -> None:
-    """A line each: what is cut says so, what isn't text is base64, and nothing reaches the terminal raw."""
+    """One line per message: truncation is marked, binary data is base64, control characters are escaped."""
     head = {"time_ns": 0, "reply": ""}
     messages = [
         {**head, "seq": 1, "size": 2, "data": "h\x1b"},
@@ -101,7 +101,7 @@ def test_changes(
     fields: dict[str, Any],
     printed: str,
 ) -> None:
-    """What may have been done is never asked for again by itself."""
+    """A change is not repeated after a broken connection."""
     asked.answers = [foo()]
     assert main(["channel", *words]) == 0
     assert asked.requests == [(verb, {"channel": "foo", "timeout_s": 10.0, **fields})]
@@ -109,13 +109,13 @@ def test_changes(
     assert capsys.readouterr().out.startswith(printed)
 
 
-def test_what_has_gone_since(asked: Asked, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_channel_that_was_removed_meanwhile(asked: Asked, capsys: pytest.CaptureFixture[str]) -> None:
     asked.answers = [None]
     main(["channel", "purge", "foo"])
     assert capsys.readouterr().out == "purged; the channel has been removed since\n"
 
 
-def test_json_is_what_was_answered(asked: Asked, capsys: pytest.CaptureFixture[str]) -> None:
+def test_json_prints_the_answer(asked: Asked, capsys: pytest.CaptureFixture[str]) -> None:
     answers: list[Any] = [{"channels": [foo()], "next": None}, foo(), foo(), foo(), {"messages": []}]
     asked.answers = list(answers)
     for words in (["ls"], ["info", "foo"], ["purge", "foo"], ["rm", "foo"], ["peek", "foo"]):

@@ -1,4 +1,4 @@
-"""The words of ``stanchion client``, and how it shows answers."""
+"""The arguments of ``stanchion client`` and its output."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_a_list(asked: Asked, capsys: pytest.CaptureFixture[str]) -> None:
     )
 
 
-def test_one_in_full(asked: Asked, capsys: pytest.CaptureFixture[str]) -> None:
+def test_info(asked: Asked, capsys: pytest.CaptureFixture[str]) -> None:
     asked.answers = [me(protocol=1, subscriptions_shown=[row()])]
     assert main(["client", "info", "me"]) == 0
     printed = capsys.readouterr().out
@@ -44,8 +44,8 @@ def test_one_in_full(asked: Asked, capsys: pytest.CaptureFixture[str]) -> None:
     assert asked.requests == [("client.info", {"client": "me"})]
 
 
-def test_one_is_kicked(asked: Asked, capsys: pytest.CaptureFixture[str]) -> None:
-    """Never twice by itself: by then it may be another connection's."""
+def test_kick(asked: Asked, capsys: pytest.CaptureFixture[str]) -> None:
+    """It is not repeated: another connection may have the client ID by then."""
     asked.answers = [me(), me()]
     assert main(["client", "kick", "me"]) == 0
     assert capsys.readouterr().out == "closed client me and its 2 subscriptions\n"

@@ -1,4 +1,4 @@
-"""``stanchion cluster up`` starts every node, shows what they say and stops them together."""
+"""``stanchion cluster up`` starts all nodes, shows their output and stops them together."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def script(text: str) -> list[str]:
     return [sys.executable, "-c", text]
 
 
-async def test_what_nodes_say_is_shown_with_their_names(capfd: pytest.CaptureFixture[str]) -> None:
+async def test_output_has_the_names_of_the_nodes(capfd: pytest.CaptureFixture[str]) -> None:
     commands = {"n1": script("print('up'); print('unfinished', end='')"), "node2": script("print('also up')")}
     assert await cluster._up(commands) == 0
     lines = sorted(capfd.readouterr().out.splitlines())
@@ -45,7 +45,7 @@ async def test_a_node_that_fails_is_not_started_again_and_makes_the_status_1(
     assert "n1 | exited with status 3\n" in capfd.readouterr().out
 
 
-async def test_an_interrupt_stops_all_of_them(capfd: pytest.CaptureFixture[str]) -> None:
+async def test_an_interrupt_stops_all_nodes(capfd: pytest.CaptureFixture[str]) -> None:
     (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
     patient = script(PATIENT.format(port=listener.socket.getsockname()[1]))
     statuses: list[int] = []

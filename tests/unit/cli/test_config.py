@@ -1,4 +1,4 @@
-"""``stanchion config`` lists mistakes, or what the file describes, or has a cluster go by it."""
+"""``stanchion config`` lists mistakes, summarizes a file, or applies it to a cluster."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ def test_all_configurations_are_found() -> None:
 
 
 @pytest.mark.parametrize("file", SHIPPED, ids=lambda file: file.name)
-def test_every_configuration_we_ship_is_sound(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_shipped_configuration_is_valid(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["config", "check", str(file)]) == 0
     assert f"{file}: no mistakes\ncluster test-cluster: " in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("file", SHIPPED, ids=lambda file: file.name)
-def test_every_configuration_we_ship_opens_by_saying_what_it_is_for(file: Path) -> None:
+def test_every_shipped_configuration_starts_with_its_purpose(file: Path) -> None:
     assert file.read_text(encoding="utf-8").startswith("# ")
 
 
@@ -40,7 +40,7 @@ def test_mistakes_go_to_standard_error(tmp_path: Path, capsys: pytest.CaptureFix
     ]
 
 
-def test_a_check_as_a_node_looks_at_this_machine(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_check_for_a_node_checks_this_machine(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "c.yaml"
     file.write_text("cluster: {nodes: {n1: {client: 127.0.0.1:1}}}\nclients: {token_file: secret}\n")
     assert main(["config", "check", str(file)]) == 0
@@ -48,7 +48,7 @@ def test_a_check_as_a_node_looks_at_this_machine(tmp_path: Path, capsys: pytest.
     assert f"secret file {tmp_path}/secret can't be read" in capsys.readouterr().err
 
 
-def test_overrides_count(tmp_path: Path) -> None:
+def test_overrides_are_checked(tmp_path: Path) -> None:
     file = tmp_path / "c.yaml"
     file.write_text("cluster: {nodes: {n1: {client: nowhere}}}\n")
     assert main(["config", "check", str(file), "--set", "cluster.nodes.n1.client=127.0.0.1:1"]) == 0
@@ -60,7 +60,7 @@ SINGLE = str(Path(__file__).parents[3] / "cluster-configs" / "single.yaml")
 def test_limits_are_proposed_to_the_cluster(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """R23: what belongs to the whole cluster, under the core's names; and it is said what changes."""
+    """R23: the settings of the whole cluster, under the core's names; the changes are printed."""
     asked = Asked(monkeypatch)
     changes = {"max_msgs": [1, 7], "channels.a.>": [None, {"max_msgs": 2}]}
     asked.answers = [{"changes": changes, "applied": dry == 0} for dry in range(2)]

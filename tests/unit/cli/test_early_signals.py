@@ -1,4 +1,4 @@
-"""What signals do before a command has its own handlers: they end the process, or wait."""
+"""Signals before a command has its own handlers: they end the process or are remembered."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ def run(code: str) -> tuple[int, str]:
 
 
 @pytest.mark.parametrize(("number", "status"), [("SIGTERM", 143), ("SIGINT", 7)])
-def test_a_signal_ends_the_process_where_exceptions_are_ignored(number: str, status: int) -> None:
-    """The old handler raised SystemExit: in a destructor Python ignores it, and the process went on."""
+def test_a_signal_ends_the_process_even_in_a_destructor(number: str, status: int) -> None:
+    """The former handler raised SystemExit, which Python ignores in a destructor: the process continued."""
     code = f"""
 class Ignoring:
     def __del__(self):
@@ -35,7 +35,7 @@ print("went on")
     assert run(code) == (status, "")
 
 
-def test_others_are_remembered_once_and_in_order() -> None:
+def test_remembered_signals_are_unique_and_in_order() -> None:
     code = """
 for number in (signal.SIGUSR1, signal.SIGHUP, signal.SIGUSR1):
     os.kill(os.getpid(), number)

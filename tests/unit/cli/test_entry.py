@@ -1,4 +1,4 @@
-"""The commands' first lines: handlers stand before anything else is imported."""
+"""The entry points install signal handlers before other imports."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 
 
 @pytest.mark.parametrize("command", ["stanchion", "reference"])
-def test_little_is_imported_before_the_handlers_stand(command: str) -> None:
+def test_handlers_are_installed_before_the_imports(command: str) -> None:
     code = (
         "import sys, signal, node.cli.early_signals as early\n"
         "before = set(sys.modules)\n"

@@ -1,4 +1,4 @@
-"""Lists come in pages."""
+"""Lists are requested page by page."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def rows(page: Any) -> list[int]:
     return [row["n"] for row in page["rows"]]
 
 
-def test_page_after_page_until_there_is_no_more(asked: Asked) -> None:
+def test_all_pages_are_requested(asked: Asked) -> None:
     asked.answers = [
         {"rows": [{"n": n} for n in range(PAGE)], "next": "x"},
         {"rows": [{"n": PAGE}], "next": None},
@@ -39,14 +39,14 @@ def test_page_after_page_until_there_is_no_more(asked: Asked) -> None:
     ]
 
 
-def test_no_more_than_were_asked_for(asked: Asked) -> None:
+def test_the_limit_is_kept(asked: Asked) -> None:
     asked.answers = [{"rows": [{"n": 1}, {"n": 2}], "next": "b"}]
     some = listed(arguments("--limit", "2", "--after", "a"), "thing.ls", "rows", {})
     assert (rows(some), some["next"]) == ([1, 2], "b")
     assert asked.requests == [("thing.ls", {"limit": 2, "after": "a"})]
 
 
-def test_a_change_says_how_long_somebody_waits() -> None:
-    """R8: afterwards it must not be done."""
+def test_a_change_has_the_timeout() -> None:
+    """R8: it must not be executed later."""
     fields = changing(arguments("--timeout", "3"), channel="foo", up_to=None, force=False)
     assert fields == {"channel": "foo", "force": False, "timeout_s": 3.0}

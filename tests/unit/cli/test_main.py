@@ -1,4 +1,4 @@
-"""The command line finds its commands, and its exit status says how it went."""
+"""The dispatch of commands, and the exit status."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_every_command_explains_itself(name: str, capsys: pytest.CaptureFixture[
 @pytest.mark.parametrize(
     "argv", [[], ["nope"], ["node"], ["config"], ["config", "check"], ["status", "--no-such"]]
 )
-def test_what_is_asked_wrongly_is_2(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_wrong_usage_is_status_2(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(argv) == 2
     assert "usage: stanchion" in capsys.readouterr().err
 

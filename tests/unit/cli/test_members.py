@@ -1,4 +1,4 @@
-"""What the commands for members ask a cluster, and what they print of its answers."""
+"""The requests of the membership commands, and their output."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from node.errors import RefusedError
 
 
 class Cluster:
-    """Answers as the test says, and keeps what it is asked."""
+    """Returns prepared answers and records the requests."""
 
     def __init__(self) -> None:
         self.asked: list[tuple[str, dict[str, Any]]] = []
@@ -69,7 +69,7 @@ def said(capsys: pytest.CaptureFixture[str], *words: str) -> str:
 
 
 def test_add(cluster: Cluster, capsys: pytest.CaptureFixture[str]) -> None:
-    """The address is the file's, unless it is given."""
+    """The peer address is that of the file unless it is given."""
     assert said(capsys, "add", "n4") == "n4 votes"
     assert cluster.asked == [("cluster.add", {"name": "n4", "peer": "h:64", "wait": True})]
     assert "votes once it has joined" in said(capsys, "add", "n9", "--peer", "i:1", "--no-wait")
@@ -82,7 +82,7 @@ def test_add(cluster: Cluster, capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.parametrize("words", [["add", "n9", "--config", "c.yaml"], ["add", "n9"]])
-def test_a_node_that_nobody_can_find_is_not_added(
+def test_a_node_without_an_address_is_not_added(
     cluster: Cluster, capsys: pytest.CaptureFixture[str], words: list[str]
 ) -> None:
     assert main(["cluster", *words]) == 2
@@ -100,14 +100,14 @@ def test_remove(cluster: Cluster, capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().err.strip() == "stanchion: not now"
 
 
-def test_replace_lets_in_before_it_takes_out(cluster: Cluster, capsys: pytest.CaptureFixture[str]) -> None:
+def test_replace_adds_before_it_removes(cluster: Cluster, capsys: pytest.CaptureFixture[str]) -> None:
     assert said(capsys, "replace", "n3", "n4") == "n3 is removed; n4 votes"
     assert [verb for verb, _ in cluster.asked] == ["cluster.add", "cluster.remove"]
     answer = json.loads(said(capsys, "replace", "n3", "n4", "--json"))
     assert (answer["added"]["name"], answer["removed"]["name"]) == ("n4", "n3")
 
 
-def test_what_could_not_be_let_in_takes_nobodys_place(cluster: Cluster) -> None:
+def test_replace_removes_nothing_if_the_address_is_missing(cluster: Cluster) -> None:
     cluster.refuses = "cluster.add"
     assert main(["cluster", "replace", "n3", "n4", "--config", "c.yaml"]) == 1
     assert main(["cluster", "replace", "n9", "n9", "--config", "c.yaml"]) == 2
@@ -115,7 +115,7 @@ def test_what_could_not_be_let_in_takes_nobodys_place(cluster: Cluster) -> None:
 
 
 def test_replace_by_its_own_name(cluster: Cluster, capsys: pytest.CaptureFixture[str]) -> None:
-    """Only if it doesn't run: else a second command would take out what the first has let in."""
+    """Only if it is stopped: otherwise a second command would remove what the first one added."""
     assert said(capsys, "replace", "n3", "n3") == "n3 is removed; n3 votes"
     assert cluster.asked[0] == ("cluster.remove", {"name": "n3", "absent": True})
     assert cluster.asked[1][0] == "cluster.add"

@@ -1,4 +1,4 @@
-"""What ``stanchion pub`` publishes, and that nothing is forgotten when a node dies."""
+"""The messages of ``stanchion pub``, and repeated publishes after a node died."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from node.cli.main import main
 from node.errors import RefusedError
 
 
-def test_data_so_many_times() -> None:
+def test_count_repeats_the_data() -> None:
     assert list(command.messages("x", 3, 0)) == [b"x"] * 3
 
 
-def test_data_may_stand_behind_options(monkeypatch: pytest.MonkeyPatch) -> None:
-    """argparse by itself takes an optional word only right behind the one before."""
+def test_data_may_follow_options(monkeypatch: pytest.MonkeyPatch) -> None:
+    """argparse alone accepts an optional argument only right after the one before it."""
     said: list[Any] = []
     monkeypatch.setattr(command, "run", lambda args: said.append((args.channel, args.data, args.count)) or 0)
     assert main(["pub", "orders", "--count", "2", "hello"]) == 0
@@ -28,7 +28,7 @@ def test_data_may_stand_behind_options(monkeypatch: pytest.MonkeyPatch) -> None:
     assert said == [("orders", "hello", 2)] * 2
 
 
-def test_made_up_data_has_its_size() -> None:
+def test_generated_data_has_its_size() -> None:
     assert list(command.messages(None, 1, 4)) == [b"...."]
 
 
@@ -38,7 +38,7 @@ def test_lines_of_standard_input(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class Connection:
-    """As much of a client's connection as publishing needs."""
+    """The part of a client's connection that publishing uses."""
 
     def __init__(self) -> None:
         self.connected = trio.Event()
@@ -47,7 +47,7 @@ class Connection:
 
 
 class Client:
-    """Takes publishes; the test answers."""
+    """Records publishes; the test answers them."""
 
     def __init__(self) -> None:
         self.nats = Connection()
@@ -67,7 +67,7 @@ def publisher(client: Any, *messages: bytes) -> command.Publisher:
     return command.Publisher(client, "c", iter(messages))
 
 
-async def test_it_ends_when_everything_is_stored() -> None:
+async def test_run_ends_when_everything_is_stored() -> None:
     client = Client()
     publishing = publisher(client, b"1", b"2")
     async with trio.open_nursery() as nursery:
@@ -79,7 +79,7 @@ async def test_it_ends_when_everything_is_stored() -> None:
     assert publishing.stored == 2
 
 
-async def test_what_a_dead_node_left_unanswered_is_published_again() -> None:
+async def test_unanswered_publishes_are_repeated() -> None:
     client = Client()
     publishing = publisher(client, b"1", b"2")
     async with trio.open_nursery() as nursery:
@@ -95,7 +95,7 @@ async def test_what_a_dead_node_left_unanswered_is_published_again() -> None:
     assert publishing.published_again == 1
 
 
-async def test_a_refusal_is_told() -> None:
+async def test_a_refusal_is_raised() -> None:
     client = Client()
     publishing = publisher(client, b"1")
     async with trio.open_nursery() as nursery:
@@ -114,6 +114,6 @@ def test_a_server_needs_a_port(capsys: pytest.CaptureFixture[str]) -> None:
     assert "expected host:port" in capsys.readouterr().err
 
 
-def test_a_name_that_is_no_channel_is_a_mistake(capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_invalid_channel_name_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["pub", "a..b", "x"]) == 2
     assert "not a valid channel name" in capsys.readouterr().err

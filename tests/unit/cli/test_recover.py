@@ -1,4 +1,4 @@
-"""What ``stanchion cluster recover`` says."""
+"""The output of ``stanchion cluster recover``."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from node.server.disk.recovering import Recovered
 FOUND = Recovered("n1", "before", "after", 1234, 1200, 1_790_000_000_123_456_789)
 
 
-def test_it_says_what_there_is_what_may_be_missing_and_what_to_do() -> None:
+def test_the_text_has_the_data_and_the_next_steps() -> None:
     said = text(FOUND, pretend=False)
     assert said.startswith("node n1 of cluster before has all entries up to 1234, 2026-09-21")
     assert "are missing; their number is unknown" in said

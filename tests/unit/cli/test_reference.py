@@ -1,4 +1,4 @@
-"""``nats-streaming-server``: what it says and how it ends before it is a server; then the node's turn."""
+"""``nats-streaming-server``: its output and exit status before the node starts, and the start."""
 
 from __future__ import annotations
 
@@ -41,8 +41,8 @@ def test_help_and_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out.startswith("nats-streaming-server version 0.25")
 
 
-def test_mistakes_end_with_one(capsys: pytest.CaptureFixture[str]) -> None:
-    """The reference ends a start that fails with 1, where our other commands say 2."""
+def test_mistakes_are_status_1(capsys: pytest.CaptureFixture[str]) -> None:
+    """The reference exits with 1 if it can't start; the other commands exit with 2."""
     assert main(["--nothing", "-mc", "x"]) == 1
     assert capsys.readouterr().err.splitlines() == [
         "nats-streaming-server: unknown flag -nothing",
@@ -51,7 +51,7 @@ def test_mistakes_end_with_one(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_checking_starts_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """-t, with our own checks too; neither port nor directory is touched."""
+    """-t also runs this server's checks; it uses neither port nor directory."""
     directory = tmp_path / "data"
     assert main(["-t", "-st", "FILE", "-dir", str(directory), "-p", "-1"]) == 0
     assert "is valid" in capsys.readouterr().err
@@ -60,7 +60,7 @@ def test_checking_starts_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert "max messages limit cannot be negative" in capsys.readouterr().err
 
 
-def test_a_signal_to_nobody(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_signal_without_a_running_server(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["-sl", "jump=1"]) == 1
     assert "unknown signal 'jump'; expected one of quit, stop, reopen, reload, ldm" in capsys.readouterr().err
 
@@ -74,7 +74,7 @@ def test_a_port_that_is_taken(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_listening() -> None:
-    """Connections are taken before anybody accepts them; every address of a name has the same port."""
+    """The kernel queues connections before they are accepted; all addresses of a name have the same port."""
     sockets = listen("clients", "localhost", 0)
     (port,) = {one.getsockname()[1] for one in sockets}
     socket.create_connection(("127.0.0.1", port)).close()
@@ -120,8 +120,8 @@ def test_the_node_gets_the_socket_and_behaves_as_the_reference(
     assert capsys.readouterr().err == ""
 
 
-def test_the_module_is_light() -> None:
-    """What is imported before the port is bound decides how long a client is refused."""
+def test_the_module_imports_little() -> None:
+    """Imports before the port is bound prolong the time in which clients are refused."""
     import subprocess
 
     heavy = (

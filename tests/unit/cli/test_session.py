@@ -1,4 +1,4 @@
-"""How ``pub`` and ``sub`` end: by themselves, by a signal, by an error."""
+"""The end of ``pub`` and ``sub``: regular, by a signal, by an error."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from node.cli.session import run_until_stopped
 from node.errors import RefusedError
 
 
-def test_its_status_is_the_works() -> None:
+def test_the_exit_status_is_that_of_the_work() -> None:
     async def work() -> int:
         await trio.lowlevel.checkpoint()
         return 7
@@ -20,8 +20,8 @@ def test_its_status_is_the_works() -> None:
     assert run_until_stopped(work) == 7
 
 
-def test_an_error_comes_by_itself() -> None:
-    """In a nursery's group nobody would have caught it, and the user had seen a traceback."""
+def test_an_error_is_not_wrapped_in_a_group() -> None:
+    """In an exception group it would not be caught, and the user would see a traceback."""
 
     async def work() -> int:
         await trio.lowlevel.checkpoint()
@@ -32,7 +32,7 @@ def test_an_error_comes_by_itself() -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_ends_it_after_it_has_cleaned_up(number: signal.Signals) -> None:
+def test_a_signal_ends_it_after_cleanup(number: signal.Signals) -> None:
     cleaned_up = []
 
     async def work() -> int:

@@ -1,4 +1,4 @@
-"""``-sl``: which process, which signal."""
+"""``-sl``: the process and the signal."""
 
 from __future__ import annotations
 
@@ -64,13 +64,13 @@ def test_several_are_listed(tmp_path: Path, sent: list[tuple[int, int]]) -> None
     assert sent == []
 
 
-def test_none_is_said(tmp_path: Path) -> None:
+def test_no_process_is_an_error(tmp_path: Path) -> None:
     folder = processes(tmp_path, **{f"p{os.getpid()}": "nats-streaming-server -sl quit"})
     with pytest.raises(NodeError, match="no nats-streaming-server is running"):
         send("quit", folder)
 
 
-def test_what_makes_no_sense() -> None:
+def test_invalid_signals_are_refused() -> None:
     with pytest.raises(ConfigError, match="unknown signal 'leap'"):
         send("leap=5")
     with pytest.raises(ConfigError, match="expected a process ID"):

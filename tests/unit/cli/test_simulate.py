@@ -1,4 +1,4 @@
-"""``stanchion simulate``: seeds, a summary, and what is told when a promise is broken."""
+"""``stanchion simulate``: seeds, the summary, and the report of a violation."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from node.simulator.profiles import PROFILES, changed
 
 
 def _runs(monkeypatch: pytest.MonkeyPatch, broken: int | None = None) -> list[Case]:
-    """Runs take no time, and one seed breaks a promise for as long as its first act happens."""
+    """Runs take no time, and one seed violates a guarantee as long as its first fault is injected."""
     asked: list[Case] = []
 
     def attempt(case: Case, *, trace: list[str] | None = None) -> Outcome:
@@ -55,7 +55,7 @@ def test_it_runs_the_seeds_and_sums_up(
     assert "story" not in printed
 
 
-def test_all_profiles_by_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_all_cycles_through_the_profiles(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = _runs(monkeypatch)
     assert main(["simulate", "--profile", "all", "--seconds", "15", "--rate", "rot=0.5"]) == 0
     assert len({case.profile.name for case in asked}) > 5
@@ -63,7 +63,7 @@ def test_all_profiles_by_turns(monkeypatch: pytest.MonkeyPatch) -> None:
     assert {case.profile.rates["rot"] for case in asked} == {0.5}
 
 
-def test_a_breach_is_shrunk_and_told_with_its_story_and_how_to_see_it_again(
+def test_a_violation_is_shortened_and_printed_with_its_command(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     asked = _runs(monkeypatch, broken=1)
@@ -79,7 +79,7 @@ def test_a_breach_is_shrunk_and_told_with_its_story_and_how_to_see_it_again(
     )
 
 
-def test_the_command_that_is_printed_asks_for_the_same_run(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_printed_command_repeats_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = _runs(monkeypatch)
     profile = changed(PROFILES["disks"], 12.5, {"slow disk": 0.125, "crash": 0.0})
     case = Case(17, profile, 5, (1, 4), (0, 2))
@@ -87,15 +87,13 @@ def test_the_command_that_is_printed_asks_for_the_same_run(monkeypatch: pytest.M
     assert asked == [case]
 
 
-def test_the_whole_story_on_demand(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_trace_prints_all_events(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     _runs(monkeypatch)
     assert main(["simulate", "--seeds", "2", "--trace"]) == 0
     assert "story of 0\nstory of 1\n2 runs" in capsys.readouterr().out
 
 
-def test_for_so_long(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_for_limits_the_time(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """One run at least."""
     asked = _runs(monkeypatch)
     assert main(["simulate", "--for", "0.000001"]) == 0
@@ -114,5 +112,5 @@ def test_for_so_long(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixt
         ["--acts", "one"],
     ],
 )
-def test_what_is_asked_wrongly(argv: list[str]) -> None:
+def test_wrong_usage(argv: list[str]) -> None:
     assert main(["simulate", *argv]) == 2

@@ -1,4 +1,4 @@
-"""``stanchion status`` says who leads, how far each node is, and who could not be asked."""
+"""``stanchion status`` shows the leader, the progress of the nodes, and the unreachable nodes."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ CHANNEL = {
 
 
 class Asked:
-    """Nodes that answer what a test says, by port."""
+    """Nodes with prepared answers, by port."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.nodes: dict[int, dict[str, Any]] = {}
@@ -114,8 +114,8 @@ def test_the_table_shows_nodes_channels_and_subscriptions(
     assert asked.tokens == {"hunter2"}
 
 
-def test_a_learner_is_shown_as_one(asked: Asked, file: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """It follows, but doesn't vote: a cluster of two and a learner is not one of three."""
+def test_a_learner_is_shown_as_learner(asked: Asked, file: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """A learner follows but does not vote: a cluster of two and a learner has two voters."""
     learner = pages("Follower")
     learner["/nats/raftz"]["learners"] = ["n2"]
     asked.nodes = {3: pages("Leader"), 6: learner}
@@ -123,7 +123,7 @@ def test_a_learner_is_shown_as_one(asked: Asked, file: str, capsys: pytest.Captu
     assert "\nn2    Learner " in capsys.readouterr().out
 
 
-def test_a_node_that_cannot_be_asked_says_why(
+def test_a_node_that_cannot_be_asked_has_the_reason(
     asked: Asked, file: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     asked.nodes = {3: pages("Leader")}
@@ -134,7 +134,7 @@ def test_a_node_that_cannot_be_asked_says_why(
     assert lines[5].endswith("  no http address in the configuration")
 
 
-def test_nobody_there_is_shown_too(asked: Asked, file: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_unreachable_nodes_are_shown(asked: Asked, file: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["status", "--config", file]) == 1
     assert "0 of 3 nodes answer" in capsys.readouterr().out
 
@@ -143,12 +143,12 @@ def test_nobody_there_is_shown_too(asked: Asked, file: str, capsys: pytest.Captu
     "second",
     [pages("Follower", leader=""), pages("Leader", leader="n2"), pages("Follower", health="no leader")],
 )
-def test_bad_news_is_status_1(asked: Asked, file: str, second: dict[str, Any]) -> None:
+def test_problems_are_status_1(asked: Asked, file: str, second: dict[str, Any]) -> None:
     asked.nodes = {3: pages("Leader"), 6: second}
     assert main(["status", "--config", file, "--only", "n1,n2"]) == 1
 
 
-def test_warnings_are_shown_and_are_no_failure(
+def test_warnings_do_not_change_the_status(
     asked: Asked, file: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     warned = pages("Follower")
@@ -158,9 +158,7 @@ def test_warnings_are_shown_and_are_no_failure(
     assert "\n\nn2: durability is relaxed\n\n" in capsys.readouterr().out
 
 
-def test_json_has_everything_that_was_answered(
-    asked: Asked, file: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_json_has_all_answers(asked: Asked, file: str, capsys: pytest.CaptureFixture[str]) -> None:
     asked.nodes = {3: pages("Leader", channels=[CHANNEL])}
     assert main(["status", "--config", file, "--json", "--only", "n1,n2"]) == 1
     printed = json.loads(capsys.readouterr().out)

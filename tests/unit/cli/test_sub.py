@@ -1,4 +1,4 @@
-"""The words of ``stanchion sub``, and how it shows a message."""
+"""The arguments of ``stanchion sub`` and its output."""
 
 from __future__ import annotations
 
@@ -61,6 +61,6 @@ def test_a_message_is_a_line(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out == "12: hello\n12 redelivered 3: hello\n12: b'\\xff'\n"
 
 
-def test_a_name_that_is_no_channel_is_a_mistake(capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_invalid_channel_name_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["sub", "a b"]) == 2
     assert "not a valid channel name" in capsys.readouterr().err

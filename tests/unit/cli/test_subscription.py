@@ -1,4 +1,4 @@
-"""The words of ``stanchion subscription``, and how it shows answers."""
+"""The arguments of ``stanchion subscription`` and its output."""
 
 from __future__ import annotations
 
@@ -31,20 +31,20 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> Asked:
         ("time:1970-01-01T02:00+02:00", {"to": "time", "value": 0}),
     ],
 )
-def test_places(text: str, expected: dict[str, Any]) -> None:
+def test_seek_targets(text: str, expected: dict[str, Any]) -> None:
     assert command.place(text) == expected
 
 
 @pytest.mark.parametrize(
     "text", ["", "seq", "seq:-1", "seq:x", "since:", "since:x", "time:", "time:1970-01-01", "end", "7"]
 )
-def test_other_places_are_refused(text: str) -> None:
+def test_invalid_seek_targets_are_refused(text: str) -> None:
     with pytest.raises(argparse.ArgumentTypeError):
         command.place(text)
 
 
 def test_sub_with_an_action_first_is_subscription(asked: Asked) -> None:
-    """And the command line knows the same actions as the command."""
+    """The dispatcher and the command have the same actions."""
     assert tuple(command.ACTIONS) == SUBSCRIPTION_ACTIONS
     for name in ("sub", "subscription"):
         asked.answers = [{"subscriptions": [], "next": None}]
@@ -82,7 +82,7 @@ def test_a_list(asked: Asked, capsys: pytest.CaptureFixture[str]) -> None:
     assert asked.requests == [("subscription.ls", {"limit": 500, "channel": "foo", "paused": True})]
 
 
-def test_one_in_full(asked: Asked, capsys: pytest.CaptureFixture[str]) -> None:
+def test_info(asked: Asked, capsys: pytest.CaptureFixture[str]) -> None:
     full = row(queue="q", unacked=2, members=[3, 4], orphans=0, ack_wait_s=30.0)
     asked.answers = [{**full, "unacked_shown": [{"seq": 6, "sent": 1, "due_in_s": 2.5}]}]
     assert main(["sub", "info", "--durable", "d", "--queue", "q"]) == 0
@@ -108,14 +108,14 @@ def test_one_in_full(asked: Asked, capsys: pytest.CaptureFixture[str]) -> None:
     ],
 )
 def test_changes(asked: Asked, words: list[str], verb: str, fields: dict[str, Any], repeats: bool) -> None:
-    """Only what does no harm twice is asked for again when a connection breaks."""
+    """Only requests that may be executed twice are repeated after a broken connection."""
     asked.answers = [row()]
     assert main(["sub", *words]) == 0
     assert asked.requests == [(f"subscription.{verb}", {"timeout_s": 10.0, **fields})]
     assert asked.repeatable == [repeats]
 
 
-def test_what_was_done_is_said(asked: Asked, capsys: pytest.CaptureFixture[str]) -> None:
+def test_changes_are_printed(asked: Asked, capsys: pytest.CaptureFixture[str]) -> None:
     asked.answers = [row(), row(), row(paused=True), None]
     for words in (["rm", "3"], ["seek", "3", "--to", "last"], ["pause", "3"], ["resume", "3"]):
         main(["sub", *words])
@@ -127,14 +127,14 @@ def test_what_was_done_is_said(asked: Asked, capsys: pytest.CaptureFixture[str])
     ]
 
 
-def test_json_is_what_was_answered(asked: Asked, capsys: pytest.CaptureFixture[str]) -> None:
+def test_json_prints_the_answer(asked: Asked, capsys: pytest.CaptureFixture[str]) -> None:
     for words in (["info", "3"], ["rm", "3"], ["seek", "3", "--to", "new"], ["pause", "3"], ["resume", "3"]):
         asked.answers = [row()]
         assert main(["sub", *words, "--json"]) == 0
         assert json.loads(capsys.readouterr().out) == row()
 
 
-def test_a_place_is_needed(asked: Asked, capsys: pytest.CaptureFixture[str]) -> None:
+def test_seek_needs_a_target(asked: Asked, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["sub", "seek", "3"]) == 2
     assert main(["sub", "seek", "3", "--to", "nowhere"]) == 2
     assert "expected first, last, new" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""Which cluster a command talks to: what the file says, and what the command line says otherwise."""
+"""The selection of the cluster: by the file and by the command line."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def arguments(words: Iterable[str]) -> argparse.Namespace:
     return parser.parse_args(list(words))
 
 
-def test_whom_to_ask_is_in_the_file_or_on_the_command_line(
+def test_the_file_or_the_command_line_selects_the_nodes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = tmp_path / "c.yaml"
@@ -40,10 +40,10 @@ def operator_of(*words: str) -> Cluster:
     return cluster_of(arguments(words)).as_operator()
 
 
-def test_an_operator_shows_the_token_of_the_nodes_directory_or_of_this_user(
+def test_the_operator_token_of_a_node_directory_is_used(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Without typing, to nodes of this machine, if this user may read it."""
+    """Without an option, for nodes of this machine, if this user may read the file."""
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     assert operator_of().token == ""
     put(tmp_path / "state" / "stanchion" / "operator.token", "this user's")
@@ -64,7 +64,7 @@ def test_an_operator_shows_the_token_of_the_nodes_directory_or_of_this_user(
     assert operator_of("--server", "192.0.2.1:4222").token == ""
 
 
-def test_an_operator_shows_what_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_given_credentials_take_precedence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     put(tmp_path / "state" / "stanchion" / "operator.token", "this user's")
     assert operator_of("--token", "typed").token == "typed"
