@@ -1,4 +1,4 @@
-"""Connections on trio: over memory streams where time matters, over the loopback where sockets do."""
+"""Connections on trio: over memory streams to control time, over the loopback to test sockets."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ class Peer:
         return line
 
     async def rest(self) -> bytes:
-        """Everything until the server closes."""
+        """Return everything until the server closes."""
         while data := await self.stream.receive_some(65536):
             self.buffer += data
         return self.buffer
@@ -97,8 +97,8 @@ async def listening(clients: Clients) -> AsyncIterator[int]:
         clients.stop("the test is over")
 
 
-async def test_a_node_that_is_told_to_stop_before_it_listens_just_ends(nursery: trio.Nursery) -> None:
-    """A signal in the first milliseconds of a start: whoever waits for the port is told that it is over."""
+async def test_a_node_stopped_before_it_listens_ends(nursery: trio.Nursery) -> None:
+    """After a signal in the first milliseconds of a start, the task that waits for the port continues."""
     for stop in (
         lambda clients: clients.stop("early"),
         lambda clients: clients.drain_all("early", quiet_s=0.1),
@@ -155,8 +155,10 @@ async def test_no_connect_within_the_auth_timeout(autojump_clock: trio.testing.M
         assert trio.current_time() == 2
 
 
-async def test_a_silent_client_is_dropped(autojump_clock: trio.testing.MockClock) -> None:
-    """NET-32: two unanswered PINGs cut the client, after six minutes that take no time."""
+async def test_a_client_that_does_not_answer_pings_is_disconnected(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """NET-32: the client is disconnected after two unanswered PINGs: six minutes, which take no time here."""
     clients = make_clients()
     async with memory_peer(clients) as peer:
         await peer.hello()
@@ -166,8 +168,8 @@ async def test_a_silent_client_is_dropped(autojump_clock: trio.testing.MockClock
         assert trio.current_time() == 360
 
 
-async def test_a_client_that_does_not_read_is_cut_off(autojump_clock: trio.testing.MockClock) -> None:
-    """NET-33: after the write deadline, without a word; others are unaffected."""
+async def test_a_client_that_does_not_read_is_disconnected(autojump_clock: trio.testing.MockClock) -> None:
+    """NET-33: after the write deadline, without an error; other clients are unaffected."""
     clients = make_clients()
     async with memory_peer(clients, lockstep=True) as slow, memory_peer(clients) as fine:
         await slow.hello()
@@ -186,8 +188,8 @@ async def test_a_client_that_does_not_read_is_cut_off(autojump_clock: trio.testi
         assert await fine.line() == b"PONG"
 
 
-async def test_a_client_with_too_much_pending_is_cut_off_in_the_middle_of_a_write() -> None:
-    """NET-33: the bound on pending bytes doesn't wait for the write deadline."""
+async def test_a_client_with_too_much_pending_is_disconnected_during_a_write() -> None:
+    """NET-33: the limit on pending bytes applies before the write deadline."""
     clients = make_clients(limits={"max_pending": 10_000, "pending_soft": 1000})
     async with memory_peer(clients, lockstep=True) as slow, memory_peer(clients) as fine:
         await slow.hello()
@@ -201,8 +203,8 @@ async def test_a_client_with_too_much_pending_is_cut_off_in_the_middle_of_a_writ
         assert "pending" in clients.closed[0].close_reason
 
 
-async def test_what_gathers_leaves_in_one_write() -> None:
-    """Replies of one read buffer cost one call, however many they are; large ones go in pieces."""
+async def test_gathered_output_is_sent_in_one_write() -> None:
+    """All replies to one read buffer take one call; large ones are sent in pieces."""
     clients = make_clients()
     sizes: list[int] = []
     ours, theirs = trio.testing.memory_stream_pair()
@@ -227,8 +229,8 @@ async def test_what_gathers_leaves_in_one_write() -> None:
         await ours.aclose()
 
 
-async def test_drained_is_told_when_there_is_room_again() -> None:
-    """R3: who waits with deliveries learns when to go on."""
+async def test_drained_is_reported_when_the_outbox_has_capacity_again() -> None:
+    """R3: the effect executor is notified to continue its deliveries."""
     clients = make_clients(limits={"pending_soft": 1000})
     service = clients.context.service
     assert isinstance(service, Service)
@@ -242,7 +244,7 @@ async def test_drained_is_told_when_there_is_room_again() -> None:
 async def test_a_paused_connection_leaves_its_bytes_in_the_socket(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
-    """R21: what a read that was under way brings is carried out; the next one isn't begun."""
+    """R21: bytes of a read that had begun are carried out; no other read begins."""
     clients = make_clients()
     async with memory_peer(clients) as peer:
         await peer.hello()
@@ -273,7 +275,7 @@ async def test_held_connections_are_released_together() -> None:
         assert await bob.line() == b"PONG"
 
 
-async def test_new_addresses_are_told_to_everybody_once() -> None:
+async def test_new_addresses_are_announced_to_all_clients_once() -> None:
     """NET-36."""
     clients = make_clients()
     clients.announce(["a:1"])
@@ -287,7 +289,7 @@ async def test_new_addresses_are_told_to_everybody_once() -> None:
 
 
 async def test_lame_duck(autojump_clock: trio.testing.MockClock) -> None:
-    """NET-37: everybody is told, nobody is closed within the grace period, then one by one."""
+    """NET-37: all clients get INFO; none is closed within the grace period; then one after the other is."""
     clients = make_clients()
     closed_at: list[float] = []
 
@@ -315,7 +317,9 @@ async def test_lame_duck(autojump_clock: trio.testing.MockClock) -> None:
     assert closed_at == [10, 11, 12]
 
 
-async def test_last_words_do_not_take_for_ever(autojump_clock: trio.testing.MockClock) -> None:
+async def test_writing_the_outbox_of_a_closed_connection_is_limited(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
     """A client that neither reads nor closes can't keep a node from stopping."""
     clients = make_clients()
     async with memory_peer(clients, lockstep=True) as peer:
@@ -344,8 +348,8 @@ async def test_a_broken_stream_ends_its_connection_only() -> None:
         assert await fine.line() == b"PONG"
 
 
-async def test_a_bug_of_ours_gets_out() -> None:
-    """Nothing catches wide: a node with a bug stops rather than limp."""
+async def test_an_unexpected_exception_is_not_caught() -> None:
+    """No handler catches all exceptions: a node with a bug stops."""
     clients = make_clients()
 
     def broken(*_: Any) -> None:
@@ -360,7 +364,7 @@ async def test_a_bug_of_ours_gets_out() -> None:
 
 
 async def test_wrapping_comes_after_info_and_before_connect() -> None:
-    """AUT-08's seam: INFO goes out plain, everything after it through what ``wrap`` returns."""
+    """AUT-08: INFO is sent as plain text, everything after it through the stream that ``wrap`` returns."""
     inner_ours, inner_theirs = trio.testing.memory_stream_pair()
 
     async def wrap(stream: trio.abc.Stream) -> trio.abc.Stream:
@@ -409,8 +413,8 @@ async def test_a_password_hash_is_compared_while_others_are_served() -> None:
             await peer.stream.aclose()
 
 
-async def test_last_words_arrive_though_the_client_goes_on_sending() -> None:
-    """NET-12: closing a socket with unread bytes resets it, and the reason would be lost."""
+async def test_the_last_error_arrives_although_the_client_keeps_sending() -> None:
+    """NET-12: closing a socket with unread bytes resets it, and the error would be lost."""
     clients = make_clients(limits={"max_payload": 1000})
     async with listening(clients) as port:
         for _ in range(5):
@@ -435,8 +439,8 @@ async def test_one_connection_too_many() -> None:
             await peer.stream.aclose()
 
 
-async def test_many_connections_too_many_are_not_even_told() -> None:
-    """Each that is told takes a descriptor for a while, and the journal needs some too."""
+async def test_far_too_many_connections_are_closed_without_an_error() -> None:
+    """A connection that is sent an error takes a descriptor for a while, and the journal needs some too."""
     clients = make_clients(limits={"max_connections": 2})
     async with listening(clients) as port:
         streams = [await trio.open_tcp_stream("127.0.0.1", port) for _ in range(2 + REFUSED_MAX + 5)]
@@ -448,8 +452,8 @@ async def test_many_connections_too_many_are_not_even_told() -> None:
             await stream.aclose()
 
 
-async def test_a_drained_client_is_heard_until_it_has_noticed() -> None:
-    """What it sends before it reads the end of the stream is carried out; then its connection ends."""
+async def test_a_drained_client_is_read_from_until_it_closes() -> None:
+    """Operations it sends before it reads the end of the stream are carried out; then the connection ends."""
     clients = make_clients()
     reachable: list[bytes] = []
     clients.context.routing.serve(b"a", lambda _source, _subject, _reply, payload: reachable.append(payload))
@@ -467,7 +471,7 @@ async def test_a_drained_client_is_heard_until_it_has_noticed() -> None:
     assert [connection.close_reason for connection in clients.closed] == ["this node stops"]
 
 
-async def test_a_client_that_does_not_notice_is_not_waited_for() -> None:
+async def test_a_drained_client_that_does_not_close_is_not_waited_for() -> None:
     clients = make_clients()
     began_s = trio.current_time()
     with trio.fail_after(5):
@@ -492,7 +496,7 @@ async def test_stop_ends_run() -> None:
     assert [connection.close_reason for connection in clients.closed] == ["done"]
 
 
-async def test_a_port_in_use_is_a_mistake_of_configuration() -> None:
+async def test_a_port_in_use_is_a_configuration_error() -> None:
     clients = make_clients()
     async with listening(clients) as port:
         other = make_clients()
@@ -502,7 +506,7 @@ async def test_a_port_in_use_is_a_mistake_of_configuration() -> None:
                 await nursery.start(other.run)
 
 
-async def test_epochs_grow_and_are_never_used_again() -> None:
+async def test_epochs_grow_and_are_never_reused() -> None:
     """R15: also across a restart of the node, where connection numbers start anew."""
     epochs: list[int] = []
     for _ in range(2):

@@ -1,4 +1,4 @@
-"""One client's conversation, bytes in and bytes out."""
+"""One client connection: bytes in, bytes out."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from node.server.routing import Routing
 
 
 class Service:
-    """Counts what it is told."""
+    """Counts the events reported to it."""
 
     def __init__(self) -> None:
         self.told: list[tuple[str, int]] = []
@@ -57,7 +57,7 @@ class World:
         return Client(Connection(self.context, cid=self.count, epoch=self.count, address=("127.0.0.1", 5)))
 
     def client(self, **options: Any) -> Client:
-        """A client that has connected as the libraries do."""
+        """Return a client that has connected like the client libraries."""
         client = self.accept()
         client.read()
         assert client.says(connect(**options), b"PING\r\n") == b"PONG\r\n"
@@ -99,7 +99,7 @@ def info_of(line: bytes) -> dict[str, Any]:
     return found
 
 
-def test_info_comes_first_and_says_what_clients_need(world: World) -> None:
+def test_info_comes_first_with_the_fields_that_clients_need(world: World) -> None:
     """NET-01, NET-03, NET-04, pitfall 2: no nonce, max_payload always, auth_required only if so."""
     fields = info_of(world.accept().read())
     assert fields["server_id"] == "ID"
@@ -121,7 +121,7 @@ def test_auth_required_is_announced() -> None:
 
 
 def test_info_stays_short_with_many_nodes(world: World) -> None:
-    """NET-02: 20 nodes fit whole; of a thousand as many as the Node client can read."""
+    """NET-02: 20 nodes fit completely; of a thousand as many as the Node.js client can read."""
     world.context.connect_urls = tuple(f"node-{number:03}.stanchion.example.org:4222" for number in range(20))
     assert len(info_of(world.accept().read())["connect_urls"]) == 20
     world.context.connect_urls *= 50
@@ -139,7 +139,7 @@ def test_connect_and_ping_are_answered_by_pong_alone(world: World) -> None:
     assert client.connection.phase is Phase.OPEN
 
 
-def test_nothing_but_ok_leaves_in_the_gap(world: World) -> None:
+def test_only_ok_is_sent_in_the_gap(world: World) -> None:
     """NET-07, pitfall 1: an INFO waits for the first PONG, and no PING is sent."""
     client = world.accept()
     client.read()
@@ -156,7 +156,7 @@ def test_nothing_but_ok_leaves_in_the_gap(world: World) -> None:
 
 
 def test_no_ping_in_the_gap_however_short_the_interval() -> None:
-    """NET-07; but a client that never pings is looked after once nobody can be waiting for a PONG."""
+    """NET-07; a client that never pings is sent PINGs once no library can be waiting for a PONG."""
     world = World(limits={"ping_interval_s": 1.0})
     client = world.accept()
     client.read()
@@ -287,7 +287,7 @@ def test_max_payload_is_delivered_and_one_more_closes() -> None:
         (b"PUB a\r\n", b""),
     ],
 )
-def test_violations_close_with_the_right_words(world: World, said: bytes, answer: bytes) -> None:
+def test_violations_close_with_the_prescribed_error(world: World, said: bytes, answer: bytes) -> None:
     """NET-13, NET-14."""
     client = world.client()
     assert client.says(said) == answer
@@ -296,15 +296,15 @@ def test_violations_close_with_the_right_words(world: World, said: bytes, answer
 
 
 @pytest.mark.parametrize("subject", [b"a..b", b".a", b"a.", b"a.>.b"])
-def test_an_invalid_subject_is_told_and_nothing_else_happens(world: World, subject: bytes) -> None:
+def test_an_invalid_subject_is_reported_without_other_effects(world: World, subject: bytes) -> None:
     """NET-17."""
     client = world.client()
     assert client.says(b"SUB " + subject + b" 1\r\nPING\r\n") == b"-ERR 'Invalid Subject'\r\nPONG\r\n"
     assert not client.connection.subscriptions
 
 
-def test_pedantic_publishing_to_a_pattern_is_told_and_routed(world: World) -> None:
-    """NET-18; not pedantic: it goes nowhere, silently."""
+def test_a_pedantic_publish_to_a_pattern_is_reported_and_routed(world: World) -> None:
+    """NET-18; without pedantic it is dropped without an error."""
     listener, pedantic, lax = world.client(), world.client(pedantic=True), world.client()
     listener.says(b"SUB a.* 1\r\n")
     assert pedantic.says(b"PUB a.* 1\r\nx\r\n") == b"-ERR 'Invalid Publish Subject'\r\n"
@@ -351,7 +351,7 @@ def test_pong_means_that_everything_before_is_done(world: World) -> None:
     assert ann.read() == b"MSG a 1 0\r\n\r\n"
 
 
-def test_headers_reach_only_who_enabled_them(world: World) -> None:
+def test_headers_reach_only_clients_that_enabled_them(world: World) -> None:
     """NET-29, pitfall 3."""
     able, unable, publisher = world.client(headers=True), world.client(), world.client(headers=True)
     able.says(b"SUB a 1\r\n")
@@ -371,8 +371,8 @@ def test_headers_switched_off() -> None:
     assert client.says(b"HPUB a 12 12\r\nNATS/1.0\r\n\r\n\r\n") == b"-ERR 'Unknown Protocol Operation'\r\n"
 
 
-def test_no_responders_are_told_at_once(world: World) -> None:
-    """NET-30: on the reply subject, by its sid; not when somebody listens, nor to others."""
+def test_no_responders_are_reported_at_once(world: World) -> None:
+    """NET-30: on the reply subject, by its sid; not if there is a subscriber, and not to other clients."""
     client = world.client(headers=True, no_responders=True)
     other = world.client(headers=True, no_responders=True)
     other.says(b"SUB _INBOX.> 5\r\n")
@@ -419,7 +419,7 @@ def test_max_subscriptions() -> None:
 # --- the service ------------------------------------------------------------------------------------
 
 
-def test_the_service_is_told_once_a_buffer(world: World) -> None:
+def test_the_service_is_notified_once_per_buffer(world: World) -> None:
     client = world.client()
     reachable: list[tuple[Any, ...]] = []
     world.routing.serve(b"_STAN.pub.c.>", lambda *args: reachable.append(args))
@@ -446,7 +446,7 @@ def test_counters(world: World) -> None:
 # --- authentication ---------------------------------------------------------------------------------
 
 
-def test_wrong_credentials_are_refused_with_exact_words() -> None:
+def test_wrong_credentials_are_refused_with_the_prescribed_error() -> None:
     """AUT-01."""
     world = World(authenticator=Authenticator([User("ann", "x")]))
     client = world.accept()
@@ -456,7 +456,7 @@ def test_wrong_credentials_are_refused_with_exact_words() -> None:
     assert client.connection.closed
 
 
-def test_right_credentials_are_taken() -> None:
+def test_correct_credentials_are_accepted() -> None:
     """AUT-02."""
     world = World(authenticator=Authenticator([User("ann", "x")], token="t"))
     ann = world.client(user="ann", **{"pass": "x"})
@@ -466,8 +466,8 @@ def test_right_credentials_are_taken() -> None:
 
 
 @pytest.mark.parametrize("said", [b"PING\r\n", b"SUB a 1\r\n", b"P", b"GET / HTTP/1.1\r\n", b"\r\n"])
-def test_connect_comes_first_where_credentials_are_wanted(said: bytes) -> None:
-    """AUT-03: whatever else it is, and at the first byte."""
+def test_connect_must_come_first_if_credentials_are_required(said: bytes) -> None:
+    """AUT-03: any other operation is refused at its first byte."""
     world = World(authenticator=Authenticator(token="t"))
     client = world.accept()
     client.read()
@@ -493,14 +493,14 @@ def test_no_connect_in_time() -> None:
     assert client.connection.deadline_s() == float("inf")
 
 
-def test_without_credentials_nobody_is_hurried(world: World) -> None:
+def test_without_authentication_connect_has_no_timeout(world: World) -> None:
     client = world.accept()
     client.read()
     assert client.connection.deadline_s() == world.now + 120
 
 
-def test_a_slow_password_check_holds_everything_back_in_order() -> None:
-    """AUT-07: bcrypt is for a thread; what the client has sent on in the meantime waits."""
+def test_operations_wait_in_order_for_a_password_check() -> None:
+    """AUT-07: bcrypt runs in a thread; operations sent in the meantime wait."""
     hashed = bcrypt.hashpw(b"x", bcrypt.gensalt(4)).decode()
     world = World(authenticator=Authenticator([User("ann", hashed)]))
     right, wrong = world.accept(), world.accept()
@@ -522,8 +522,8 @@ def test_a_slow_password_check_holds_everything_back_in_order() -> None:
     assert wrong.read() == b""
 
 
-def test_who_may_no_longer_connect_when_its_password_is_compared_does_not() -> None:
-    """The configuration was read again meanwhile: what another file said counts no more."""
+def test_a_user_removed_during_its_password_check_is_refused() -> None:
+    """The configuration was reloaded during the comparison: the old one no longer counts."""
     hashed = bcrypt.hashpw(b"right", bcrypt.gensalt(4)).decode()
     for users, may in (([User("ann", hashed)], True), ([User("ann", "another")], False), ([], True)):
         world = World(authenticator=Authenticator([User("ann", hashed)]))
@@ -558,7 +558,7 @@ def permitted(**permissions: Any) -> World:
     )
 
 
-def test_a_denied_publish_is_told_and_dropped() -> None:
+def test_a_denied_publish_is_reported_and_dropped() -> None:
     """AUT-05."""
     world = permitted(publish_allow=(b"a.>",), publish_deny=(b"a.b",))
     ann, bob = world.client(user="ann", **{"pass": "x"}), world.client(user="bob", **{"pass": "y"})
@@ -571,7 +571,7 @@ def test_a_denied_publish_is_told_and_dropped() -> None:
     assert bob.read() == b"MSG a.c 1 0\r\n\r\n"
 
 
-def test_a_denied_subscribe_is_told_and_not_made() -> None:
+def test_a_denied_subscribe_is_reported_and_ignored() -> None:
     """AUT-06."""
     world = permitted(subscribe_allow=(b"a.*",), subscribe_deny=(b"a.b",))
     ann, bob = world.client(user="ann", **{"pass": "x"}), world.client(user="bob", **{"pass": "y"})
@@ -588,7 +588,7 @@ def test_a_denied_subscribe_is_told_and_not_made() -> None:
 
 
 def test_the_first_pong_waits_until_the_node_is_ready(world: World) -> None:
-    """R4: CONNECT is taken, the rest waits in order; nobody is closed or pinged meanwhile."""
+    """R4: CONNECT is carried out, the rest waits in order; no client is closed or pinged meanwhile."""
     world.ready = False
     client = world.accept()
     client.read()
@@ -616,7 +616,7 @@ def test_a_node_that_loses_readiness_keeps_its_clients(world: World) -> None:
     assert client.says(b"PING\r\n") == b"PONG\r\n"
 
 
-def test_reading_pauses_for_credit(world: World) -> None:
+def test_reading_can_be_paused(world: World) -> None:
     """R21."""
     client = world.client()
     woken: list[str] = []
@@ -642,7 +642,7 @@ def test_reading_pauses_for_credit(world: World) -> None:
 
 
 def pings(world: World, client: Client, until: float) -> list[tuple[float, bytes]]:
-    """What is sent by itself, and when, until ``until`` or the end."""
+    """Return what the connection sends by itself, and when, until ``until`` or its end."""
     sent: list[tuple[float, bytes]] = []
     while (due := client.connection.deadline_s()) <= until:
         world.now = due
@@ -673,7 +673,7 @@ def test_any_pong_resets_the_count(world: World) -> None:
 
 
 def test_a_round_trip_is_estimated_from_the_first_answer(world: World) -> None:
-    """As nats-server does: /connz shows one before the first PING, two minutes later."""
+    """As in nats-server: /connz shows it before the first PING, which comes after two minutes."""
     client = world.accept()
     assert client.connection.rtt_s == 0
     world.now += 0.125
@@ -684,7 +684,7 @@ def test_a_round_trip_is_estimated_from_the_first_answer(world: World) -> None:
     assert client.connection.rtt_s == 0.125
 
 
-def test_traffic_puts_a_ping_off(world: World) -> None:
+def test_traffic_postpones_a_ping(world: World) -> None:
     client = world.client()
     for _ in range(10):
         world.now += 100
@@ -692,7 +692,7 @@ def test_traffic_puts_a_ping_off(world: World) -> None:
         assert client.says(b"PING\r\n") == b"PONG\r\n"
 
 
-def test_what_only_leaves_proves_nothing_for_long(world: World) -> None:
+def test_sent_bytes_postpone_a_ping_only_once(world: World) -> None:
     """Heartbeats every 30 s into a dead connection must not keep it alive for ever."""
     client = world.client()
     client.says(b"SUB hb 1\r\n")
@@ -712,8 +712,8 @@ def test_what_only_leaves_proves_nothing_for_long(world: World) -> None:
 # --- outbox -----------------------------------------------------------------------------------------
 
 
-def test_the_soft_bound_says_wait_and_drained_says_go_on() -> None:
-    """R3's seam."""
+def test_the_soft_limit_pauses_deliveries_and_drained_resumes_them() -> None:
+    """R3: the interface to the effect executor."""
     world = World(limits={"pending_soft": 100})
     client = world.client()
     client.says(b"SUB a 1\r\n")
@@ -730,8 +730,8 @@ def test_the_soft_bound_says_wait_and_drained_says_go_on() -> None:
     assert world.service.told == [("drained", 1)], "once"
 
 
-def test_a_slow_consumer_is_cut_off_without_a_word() -> None:
-    """NET-33's bound; others are unaffected."""
+def test_a_slow_consumer_is_disconnected_without_an_error() -> None:
+    """NET-33: the limit on pending bytes; other clients are unaffected."""
     world = World(limits={"max_pending": 1000, "pending_soft": 100})
     slow, fine, publisher = world.client(), world.client(), world.client()
     slow.says(b"SUB a 1\r\n")
@@ -747,7 +747,7 @@ def test_a_slow_consumer_is_cut_off_without_a_word() -> None:
     assert ("closed", 1) in world.service.told
 
 
-def test_closing_keeps_last_words_and_aborting_does_not(world: World) -> None:
+def test_close_writes_the_outbox_and_abort_does_not(world: World) -> None:
     for end, rest in ((Connection.close, b"MSG a 1 0\r\n\r\n"), (Connection.abort, b"")):
         client = world.client()
         client.connection.received(b"SUB a 1\r\nPUB a 0\r\n\r\n")
@@ -761,7 +761,7 @@ def test_closing_keeps_last_words_and_aborting_does_not(world: World) -> None:
 
 
 def test_too_many_connections(world: World) -> None:
-    """NET-34: INFO first, for that is what every client reads first."""
+    """NET-34: INFO comes first, because every client reads it first."""
     client = world.accept()
     client.connection.refuse()
     answer = client.read()
@@ -787,8 +787,8 @@ def test_info_parses_as_clients_do(world: World) -> None:
 # --- steps ------------------------------------------------------------------------------------------
 
 
-def test_a_great_fan_out_goes_in_steps() -> None:
-    """256 KiB of small publishes to a thousand subscribers took half a minute, with nobody else served."""
+def test_a_large_fan_out_runs_in_steps() -> None:
+    """256 KiB of small publishes to 1,000 subscribers took half a minute, and no other client was served."""
     world = World()
     reachable = [world.client() for _ in range(STEP_COST // 8 - PUBLISH_COST)]
     for client in reachable:
@@ -810,7 +810,7 @@ def test_a_great_fan_out_goes_in_steps() -> None:
     assert reachable[-1].read() == b"".join(b"MSG a 1 2\r\n%02d\r\n" % number for number in range(20))
 
 
-def test_who_is_closed_or_paused_takes_no_further_step() -> None:
+def test_a_closed_or_paused_connection_runs_no_further_step() -> None:
     world = World()
     reachable = [world.client() for _ in range(STEP_COST // 2)]
     for client in reachable:
@@ -829,7 +829,7 @@ def test_who_is_closed_or_paused_takes_no_further_step() -> None:
         assert busy.connection.resting is not ends
 
 
-def test_long_patterns_go_in_steps_too() -> None:
+def test_long_patterns_run_in_steps_too() -> None:
     """500 of two thousand tokens took eight seconds."""
     client = World().client()
     pattern = b".".join([b"a"] * 600 + [b"*"])
@@ -858,7 +858,7 @@ FLOODS = {
 
 @pytest.mark.parametrize("what", FLOODS)
 def test_every_operation_counts_in_a_step(what: str) -> None:
-    """One read of 256 KiB was one step of up to 380 ms, in which nobody at the node got an answer."""
+    """One read of 256 KiB was one step of up to 380 ms, in which no other client got an answer."""
     operation, most = FLOODS[what]
     client = World().client()
     read = operation * ((256 << 10) // len(operation))
@@ -873,8 +873,8 @@ def test_every_operation_counts_in_a_step(what: str) -> None:
     assert steps >= len(read) // len(operation) // most
 
 
-def test_each_subject_published_to_for_the_first_time_counts_more() -> None:
-    """To find out that nobody hears it takes ten times as long as to remember."""
+def test_the_first_publish_to_a_subject_costs_more() -> None:
+    """Finding that a subject has no subscriber takes ten times as long as remembering it."""
     world = World()
     same, others = world.client(), world.client()
     same.connection.received(b"PUB a 0\r\n\r\n" * 10_000)
@@ -885,8 +885,8 @@ def test_each_subject_published_to_for_the_first_time_counts_more() -> None:
 # --- draining ---------------------------------------------------------------------------------------
 
 
-def test_nothing_is_carried_out_between_the_last_answers_and_draining(world: World) -> None:
-    """What comes meanwhile waits; then it is carried out, and nothing is sent any more."""
+def test_nothing_is_carried_out_between_quiesce_and_drain(world: World) -> None:
+    """Bytes received in between wait, and are carried out after `drain`; nothing more is sent."""
     reachable: list[bytes] = []
     world.routing.serve(b"a", lambda _source, _subject, _reply, payload: reachable.append(payload))
     client = world.client()
@@ -908,7 +908,7 @@ def test_nothing_is_carried_out_between_the_last_answers_and_draining(world: Wor
     assert client.connection.close_reason == "this node stops"
 
 
-def test_last_words_of_a_drained_client_are_written(world: World) -> None:
+def test_the_outbox_of_a_drained_client_is_written(world: World) -> None:
     client = world.client()
     client.connection.received(b"SUB b 1\r\nPUB b 1\r\nx\r\n")
     client.connection.drain("this node stops")
@@ -927,7 +927,7 @@ def test_a_connection_that_is_not_open_is_closed_instead(world: World) -> None:
 
 
 def test_a_client_that_changes_very_many_subscriptions_is_slowed_down() -> None:
-    """50,000 that came and went occupied all nodes: another client's publishes waited 0.9 s."""
+    """50,000 that began and ended occupied all nodes: another client's publishes waited 0.9 s."""
     world = World()
     world.routing = world.context.routing = Routing(
         "n1", send=lambda peer, value: None, clock=lambda: world.now
@@ -961,7 +961,7 @@ def test_small_reads_are_paced_too() -> None:
     assert client.connection.reading
 
 
-def test_a_node_that_stops_does_not_wait_for_the_rate() -> None:
+def test_a_stopping_node_does_not_wait_for_the_rate_limit() -> None:
     world = World()
     world.routing = world.context.routing = Routing(
         "n1", send=lambda peer, value: None, clock=lambda: world.now

@@ -22,7 +22,7 @@ from node.store.memory import MemoryStore
 
 
 class Connection:
-    """A client's connection with room for so many messages."""
+    """A client's connection with capacity for a number of messages."""
 
     def __init__(self, capacity: int = 1000, epoch: int = 1) -> None:
         self.capacity = capacity
@@ -37,7 +37,7 @@ class Connection:
 
 
 class Inbox:
-    """A client's subscription on this node: what arrived, with everything else in the order it left."""
+    """A client's subscription on this node, which records what arrived in order with all other output."""
 
     def __init__(self, connection: Connection, left: list[object]) -> None:
         self.connection = connection
@@ -57,7 +57,7 @@ class Inbox:
 
 
 class Node:
-    """A performer over a core; every entry said is performed at once."""
+    """An effect executor over a core; the effects of every entry are executed at once."""
 
     def __init__(self, *inboxes: str, capacity: int = 1000, **settings: Any) -> None:
         self.talk = Conversation(**settings)
@@ -80,7 +80,7 @@ class Node:
         return answer
 
     def writes(self, connection: Connection | None = None) -> None:
-        """The socket takes what is in the outbox."""
+        """Let the socket take the contents of the outbox."""
         connection = connection or self.connection
         connection.written += connection.outbox_bytes
         connection.outbox_bytes = 0
@@ -89,7 +89,7 @@ class Node:
             self.executor.order.check()
 
     def rounds(self) -> None:
-        """The loop goes round, as it does when it is told to by ``next_deadline``."""
+        """Run one round of the loop, as at ``next_deadline``."""
         for _ in range(LATE_ROUNDS):
             deadline_s = self.executor.order.next_deadline()
             assert deadline_s is not None
@@ -97,7 +97,7 @@ class Node:
             self.executor.order.tick()
 
     def answers(self) -> int:
-        """How many groups of answers have left."""
+        """Number of groups of replies that were sent."""
         return sum(isinstance(one, Replies) for one in self.left)
 
     def subscribes(self, inbox: str, **options: Any) -> Inbox:
@@ -120,8 +120,8 @@ def test_opening_replies_then_deliveries_then_the_rest() -> None:
     assert isinstance(others, Replies)
 
 
-def test_payloads_are_stored_wherever_the_client_is() -> None:
-    """Every node has every message; only where the client listens is one delivered."""
+def test_payloads_are_stored_on_every_node() -> None:
+    """Every node stores every message; only the client's node delivers it."""
     node = Node()
     node.subscribes("elsewhere")
     node.executes(node.talk.publish(2))
@@ -131,7 +131,7 @@ def test_payloads_are_stored_wherever_the_client_is() -> None:
 
 
 def test_a_redelivery_is_marked_and_counted() -> None:
-    """D7, D8: on the wire copy only; what is stored stays as it was."""
+    """D7, D8: only in the bytes sent; the stored message is unchanged."""
     node = Node("in")
     inbox = node.subscribes("in", wait=1)
     node.executes(node.talk.publish())
@@ -144,8 +144,8 @@ def test_a_redelivery_is_marked_and_counted() -> None:
     assert not decode_message(stored or b"").redelivered
 
 
-def test_what_does_not_fit_waits_as_numbers() -> None:
-    """R3: bytes are made only while there is room, in order, and the rest when there is again."""
+def test_deliveries_without_capacity_wait_as_numbers() -> None:
+    """R3: bytes are made in order and only while there is capacity, the rest when there is again."""
     node = Node("in", capacity=1)
     inbox = node.subscribes("in", mif=1000)
     node.executes(node.talk.publish(3 * CHUNK))
@@ -160,9 +160,9 @@ def test_what_does_not_fit_waits_as_numbers() -> None:
     assert inbox.seqs == [*range(1, 3 * CHUNK + 3)]
 
 
-def test_large_messages_go_out_a_few_at_a_time() -> None:
-    """R3: room is asked for after so many bytes, too; 128 of a megabyte each were sent without a look, twice
-    what a connection may hold, and cut its client off as a slow consumer."""
+def test_large_messages_are_written_a_few_at_a_time() -> None:
+    """R3: capacity is also checked by bytes. Without this, 128 messages of 1 MB were sent at once, twice what
+    a connection may hold, and its client was disconnected as a slow consumer."""
     node = Node("in", capacity=1)
     inbox = node.subscribes("in", mif=1000)
     node.executes(node.talk.say(*publishes(CHUNK, size=CHUNK_BYTES // 4)))
@@ -178,7 +178,7 @@ def test_large_messages_go_out_a_few_at_a_time() -> None:
 
 
 def test_a_connection_may_end_while_it_is_written_to() -> None:
-    """What is written may be too much for it: then it is forgotten already when the writing is over.
+    """A write may exceed its limit: then the connection is already forgotten when the write returns.
 
     The node stopped on it, for a backlog that was there no more.
     """
@@ -199,7 +199,7 @@ def test_a_connection_may_end_while_it_is_written_to() -> None:
     assert node.executor.stuck(1000.0) == []
 
 
-def test_what_was_acknowledged_meanwhile_is_not_sent() -> None:
+def test_messages_acknowledged_while_waiting_are_not_sent() -> None:
     """R3: another node's copy of the same message may have been acknowledged while this one waited."""
     node = Node("in", capacity=0)
     inbox = node.subscribes("in", mif=100)
@@ -210,8 +210,8 @@ def test_what_was_acknowledged_meanwhile_is_not_sent() -> None:
     assert inbox.seqs == [1, 3]
 
 
-def test_what_was_redelivered_meanwhile_is_sent_once() -> None:
-    """R3: the record carries a later entry's index, so the earlier decision is void."""
+def test_messages_redelivered_while_waiting_are_sent_once() -> None:
+    """R3: the record contains a later entry's index, so the earlier delivery is skipped."""
     node = Node("in", capacity=0)
     inbox = node.subscribes("in", mif=100, wait=1)
     node.executes(node.talk.publish(2))
@@ -221,8 +221,8 @@ def test_what_was_redelivered_meanwhile_is_sent_once() -> None:
     assert [(m.seq, m.redelivery_count) for m in inbox.got] == [(1, 1), (2, 1)]
 
 
-def test_what_a_limit_dropped_meanwhile_is_skipped() -> None:
-    """R3, DEL-08: its payload has left the log."""
+def test_messages_dropped_by_a_limit_while_waiting_are_skipped() -> None:
+    """R3, DEL-08: the payload is no longer in the log."""
     node = Node("in", capacity=0)
     inbox = node.subscribes("in", mif=100)
     node.executes(node.talk.publish(3))
@@ -233,7 +233,7 @@ def test_what_a_limit_dropped_meanwhile_is_skipped() -> None:
 
 
 def test_nothing_is_sent_to_a_closed_subscription() -> None:
-    """UNS-08: what waited for room when it was closed goes nowhere."""
+    """UNS-08: deliveries that waited for capacity when it was closed are discarded."""
     node = Node("in", capacity=0)
     inbox = node.subscribes("in", mif=100)
     node.executes(node.talk.publish(3))
@@ -244,7 +244,7 @@ def test_nothing_is_sent_to_a_closed_subscription() -> None:
 
 
 def test_nothing_is_sent_to_the_inbox_a_durable_had_before() -> None:
-    """A durable resumed with another inbox: what waited for the old one isn't sent there."""
+    """A durable resumed with another inbox: deliveries waiting for the old inbox aren't sent to it."""
     node = Node("old", "new", capacity=0)
     old = node.subscribes("old", durable="d", mif=100)
     node.executes(node.talk.publish(3))
@@ -256,8 +256,8 @@ def test_nothing_is_sent_to_the_inbox_a_durable_had_before() -> None:
     assert node.inboxes["new"].seqs == [1, 2, 3]
 
 
-def test_nor_what_the_resume_could_not_send_again_yet() -> None:
-    """UNS-08, R19: an entry sends 500 again; the records of the others are as they were for the old inbox."""
+def test_messages_the_resume_has_not_redelivered_yet_are_not_sent() -> None:
+    """UNS-08, R19: one entry redelivers 500; the records of the others still refer to the old inbox."""
     node = Node("old", "new", capacity=0)
     old = node.subscribes("old", durable="d", mif=1000)
     node.executes(node.talk.publish(600))
@@ -273,7 +273,7 @@ def test_nor_what_the_resume_could_not_send_again_yet() -> None:
 
 
 def test_a_dead_connections_backlog_is_forgotten() -> None:
-    """What was not written is unacked, and comes again."""
+    """Its unwritten messages are unacked and will be redelivered."""
     node = Node("in", capacity=0)
     inbox = node.subscribes("in", mif=100)
     node.executes(node.talk.publish(3))
@@ -284,7 +284,7 @@ def test_a_dead_connections_backlog_is_forgotten() -> None:
 
 
 def test_a_connection_that_does_not_move_is_stuck() -> None:
-    """R3, R15: after 5 s it counts as not listening; it isn't sent the same bytes again."""
+    """R3, R15: after 5 s it counts as not listening; its backlog isn't sent a second time."""
     node = Node("in", capacity=0)
     node.subscribes("in", mif=100)
     node.executes(node.talk.publish(3))
@@ -296,8 +296,8 @@ def test_a_connection_that_does_not_move_is_stuck() -> None:
     assert node.executor.stuck(STUCK_S + 1) == []
 
 
-def test_who_moves_slowly_is_not_stuck() -> None:
-    """R3: it counts from the last that it took."""
+def test_a_slow_connection_is_not_stuck() -> None:
+    """R3: the time counts from the last delivery that it took."""
     node = Node("in", capacity=0)
     node.subscribes("in", mif=1000)
     node.executes(node.talk.publish(3 * CHUNK))
@@ -308,8 +308,8 @@ def test_who_moves_slowly_is_not_stuck() -> None:
     assert node.executor.stuck(2 * STUCK_S - 1) == [node.connection]
 
 
-def test_nothing_overtakes_what_waits() -> None:
-    """DEL-05: room that nobody has told of yet isn't for what comes later."""
+def test_new_deliveries_do_not_overtake_waiting_ones() -> None:
+    """DEL-05: capacity that was not announced yet isn't used for later deliveries."""
     node = Node("in", capacity=0)
     inbox = node.subscribes("in", mif=100)
     node.executes(node.talk.publish(2))
@@ -320,7 +320,7 @@ def test_nothing_overtakes_what_waits() -> None:
 
 
 def test_while_held_nothing_is_delivered() -> None:
-    """R4: after a gap this node first applies what it missed, then performs what is still true."""
+    """R4: after a gap this node first applies what it missed, then executes effects that are still valid."""
     node = Node("in")
     inbox = node.subscribes("in", mif=100)
     node.executor.held = True
@@ -332,8 +332,8 @@ def test_while_held_nothing_is_delivered() -> None:
     assert inbox.seqs == [3]
 
 
-def test_after_a_snapshot_what_the_skipped_entries_assigned_is_delivered() -> None:
-    """R6: the entry index of each record tells which were skipped here."""
+def test_deliveries_of_entries_skipped_by_a_snapshot_are_made() -> None:
+    """R6: the entry index of each record shows which ones were skipped on this node."""
     node = Node("in")
     inbox = node.subscribes("in", mif=100)
     node.executes(node.talk.publish(2))
@@ -356,7 +356,7 @@ def test_a_snapshot_brings_another_store() -> None:
 
 
 def test_dropped_messages_and_channels_leave_the_store() -> None:
-    """Drop and DropChannel are every node's."""
+    """Every node executes Drop and DropChannel."""
     node = Node(max_msgs=2, max_inactivity_ns=SECOND)
     node.executes(node.talk.publish(5))
     channel = node.talk.state.channels["foo"]
@@ -365,8 +365,8 @@ def test_dropped_messages_and_channels_leave_the_store() -> None:
     assert node.store.get(channel.id, 5) is None
 
 
-def test_what_was_decided_before_a_client_came_is_left_to_where_it_was() -> None:
-    """A node that lags applies entries that others performed before the client moved to it.
+def test_deliveries_decided_before_a_client_came_are_skipped() -> None:
+    """A lagging node applies entries whose effects other nodes executed before the client moved to it.
 
     The simulator saw such a message twice, the second time without its flag: from the node the client
     had been at, and again from a node that was cut off meanwhile.
@@ -387,8 +387,8 @@ def test_what_was_decided_before_a_client_came_is_left_to_where_it_was() -> None
     assert not node.executor._accepted_ns
 
 
-def test_what_a_leader_decides_that_lost_time_is_not_taken_for_older_than_the_connection() -> None:
-    """R12: a new leader may know cluster time less well than this node did when the client came."""
+def test_deliveries_of_a_leader_whose_time_is_behind_are_not_skipped() -> None:
+    """R12: a new leader's cluster time may be behind that of this node when the client came."""
     node = Node("in")
     inbox = node.subscribes("in", mif=100)
     node.executor.accepted(node.connection, 5 * SECOND)
@@ -401,8 +401,8 @@ def test_what_a_leader_decides_that_lost_time_is_not_taken_for_older_than_the_co
     assert inbox.seqs == [2]
 
 
-def test_a_clock_is_not_gone_by_before_its_leader_has_an_entry() -> None:
-    """The simulator saw a message twice, the second time without its flag: as above, with a term between."""
+def test_a_leaders_time_is_not_used_before_its_first_entry() -> None:
+    """In the simulator a message came twice, the second time unflagged: as above, with a term in between."""
     node = Node("in")
     inbox = node.subscribes("in", mif=100)
     node.executor.accepted(node.connection, 5 * SECOND)
@@ -413,7 +413,7 @@ def test_a_clock_is_not_gone_by_before_its_leader_has_an_entry() -> None:
     assert inbox.seqs == []
 
 
-def test_a_delayed_frame_is_no_lost_time() -> None:
+def test_a_delayed_frame_does_not_change_the_time() -> None:
     node = Node("in")
     inbox = node.subscribes("in")
     node.executor.accepted(node.connection, 5 * SECOND)
@@ -433,10 +433,10 @@ def test_the_time_of_a_connection_that_ended_is_forgotten() -> None:
     assert not node.executor._accepted_ns
 
 
-# --- how far it came (R10, R15) --------------------------------------------------------------------
+# --- how far deliveries were written (R10, R15) ----------------------------------------------------
 
 
-def test_what_is_in_the_outbox_or_waits_for_room_is_not_written() -> None:
+def test_deliveries_in_the_outbox_or_the_backlog_are_not_written() -> None:
     node = Node("in", capacity=1)
     node.subscribes("in", mif=1000)
     node.executes(node.talk.publish(CHUNK))
@@ -452,7 +452,7 @@ def test_what_is_in_the_outbox_or_waits_for_room_is_not_written() -> None:
     assert node.executor.report() == (node.talk.index, [], [])
 
 
-def test_what_a_connection_had_not_been_sent_when_it_ended_is_told() -> None:
+def test_unwritten_deliveries_of_an_ended_connection_are_reported() -> None:
     node = Node("in", capacity=1)
     node.subscribes("in", mif=1000)
     node.executes(node.talk.publish(CHUNK))
@@ -463,8 +463,8 @@ def test_what_a_connection_had_not_been_sent_when_it_ended_is_told() -> None:
     assert node.executor.report()[1:] == ([], [[1, first]])
 
 
-def test_a_connection_that_a_delivery_ends_was_not_sent_that() -> None:
-    """A slow consumer: its outbox, with what was just put into it, is dropped."""
+def test_a_delivery_that_ends_its_connection_is_not_written() -> None:
+    """A slow consumer: its outbox, including the last delivery, is discarded."""
     node = Node("in")
     inbox = node.subscribes("in")
     node.executes(node.talk.publish())
@@ -482,11 +482,11 @@ def test_a_connection_that_a_delivery_ends_was_not_sent_that() -> None:
     assert not node.executor.progress._marks
 
 
-# --- answers behind deliveries (R2) -----------------------------------------------------------------
+# --- replies behind deliveries (R2) -----------------------------------------------------------------
 
 
 def test_a_publish_is_answered_when_its_messages_are_written_to_all_connections() -> None:
-    """CLI-02: who publishes on one connection and reads on another has it all before the last answer."""
+    """CLI-02: a program that publishes on one connection and reads on another has all by the last reply."""
     node = Node("a", "b")
     other = Connection(epoch=2)
     node.inboxes["b"].connection = other
@@ -503,8 +503,8 @@ def test_a_publish_is_answered_when_its_messages_are_written_to_all_connections(
     assert node.answers() == 1
 
 
-def test_answers_keep_their_order() -> None:
-    """Those of a later entry, which waits for nothing, don't overtake."""
+def test_replies_keep_their_order() -> None:
+    """Replies of a later entry that waits for nothing don't overtake."""
     node = Node("a")
     node.subscribes("a", mif=1)
     node.left.clear()
@@ -515,8 +515,8 @@ def test_answers_keep_their_order() -> None:
     assert node.answers() == 2
 
 
-def test_a_client_that_does_not_read_holds_nobody_up() -> None:
-    """It is waited for once, then not before its outbox was empty."""
+def test_a_client_that_does_not_read_delays_no_other_client() -> None:
+    """It is waited for once, and then only after its outbox was empty again."""
     node = Node("a")
     node.subscribes("a")
     node.left.clear()
@@ -534,7 +534,7 @@ def test_a_client_that_does_not_read_holds_nobody_up() -> None:
     assert node.answers() == 3
 
 
-def test_a_burst_is_answered_when_all_of_it_is_sent() -> None:
+def test_a_burst_is_answered_when_all_its_messages_are_sent() -> None:
     """R19: the entry that stores 1,200 messages sends 500 of them."""
     node = Node("a")
     node.connection.capacity = 10_000
@@ -551,7 +551,7 @@ def test_a_burst_is_answered_when_all_of_it_is_sent() -> None:
     assert node.answers() >= 1
 
 
-def test_a_burst_is_not_waited_for_longer_than_its_time() -> None:
+def test_a_burst_is_waited_for_only_for_a_limited_time() -> None:
     node = Node("a")
     node.connection.capacity = 10_000
     node.subscribes("a", mif=5000)
@@ -566,8 +566,8 @@ def test_a_burst_is_not_waited_for_longer_than_its_time() -> None:
     assert node.answers() == 2
 
 
-def test_a_burst_is_answered_when_the_last_part_of_it_is_written_too() -> None:
-    """The entries that send the rest have no answers of their own; their messages were still in outboxes."""
+def test_a_burst_is_answered_when_its_last_part_is_written() -> None:
+    """Entries that send the rest have no replies of their own, but their messages may be in outboxes."""
     node = Node("a")
     node.connection.capacity = 10_000
     node.subscribes("a", mif=5000)
@@ -583,7 +583,7 @@ def test_a_burst_is_answered_when_the_last_part_of_it_is_written_too() -> None:
     assert node.answers() == 1
 
 
-def test_a_burst_is_waited_for_while_more_of_it_is_sent() -> None:
+def test_a_burst_is_waited_for_while_its_parts_are_being_sent() -> None:
     """On a slow disk an entry may take longer than the wait, and a burst takes several."""
     node = Node("a")
     node.connection.capacity = 10_000
@@ -603,8 +603,8 @@ def test_a_burst_is_waited_for_while_more_of_it_is_sent() -> None:
     assert node.answers() == 1, "but not for ever"
 
 
-def test_an_answer_stands_behind_what_has_no_room_on_its_own_connection() -> None:
-    """PUB-09: also where deliveries wait for room."""
+def test_a_reply_queues_behind_waiting_deliveries_of_its_connection() -> None:
+    """PUB-09: also if deliveries wait for capacity."""
     node = Node("a")
     node.subscribes("a")
     node.connection.capacity = 0
@@ -619,8 +619,8 @@ def test_an_answer_stands_behind_what_has_no_room_on_its_own_connection() -> Non
     assert not node.executor.answer_behind(b"a", b"answer"), "nothing waits any more"
 
 
-def test_a_client_that_came_before_the_time_was_known_is_sent_nothing_old() -> None:
-    """R25: the node had not caught up. What was decided before it did, another node may have delivered."""
+def test_a_client_that_came_before_cluster_time_was_available_is_sent_nothing_old() -> None:
+    """R25: another node may have delivered what was decided before this node caught up."""
     node = Node("in")
     inbox = node.subscribes("in")
     node.executor.accepted(node.connection, TIME_UNKNOWN_NS)

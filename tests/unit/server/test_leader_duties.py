@@ -1,4 +1,4 @@
-"""What a ready leader proposes on its own: ticks, who is absent, what has expired (R15, R16, R20)."""
+"""Commands that a ready leader proposes: ticks, reachability of clients, expired channels (R15, R16, R20)."""
 
 from __future__ import annotations
 
@@ -52,8 +52,8 @@ STEP_S = LOOK_EVERY_S
 SURE_S = TIME_SURE_NS / SECOND
 
 
-class Nobody:
-    """Heartbeats that nobody answers and nobody misses, unless told otherwise."""
+class FakeRequests:
+    """Heartbeats that are neither answered nor missed, unless the inbox is in ``answering``."""
 
     def __init__(self) -> None:
         self.asked: list[str] = []
@@ -68,8 +68,8 @@ class Nobody:
             answered()
 
 
-class Known:
-    """What nodes have said of their deliveries."""
+class FakeLosses:
+    """How far deliveries were written, set by the test."""
 
     def __init__(self) -> None:
         self.written: dict[Where, int] = {}
@@ -87,7 +87,7 @@ ALL_WRITTEN = Unwritten(NOTHING_UNWRITTEN, 0, 0)
 
 
 class Leader:
-    """A keeper over a core, a table of interest, and one clock for everything."""
+    """The duties of a leader over a core, with a table of interest and one clock for everything."""
 
     def __init__(self, *clients: str, **settings: Any) -> None:
         self.talk = Conversation(**settings)
@@ -95,14 +95,14 @@ class Leader:
         self.now = 10.0
         self.complete = True
         self.removed: set[str] = set()
-        self.requests = Nobody()
+        self.requests = FakeRequests()
         self.linked = {"n2"}
-        self.known = Known()
+        self.losses = FakeLosses()
         self.table: dict[bytes, Where] = {}
         self.by_pattern: Where | None = None
-        """Somebody who hears everything."""
+        """A connection that subscribes to every subject."""
         self.asked = 0
-        """How often anybody asked where an inbox is heard."""
+        """Number of look-ups of an inbox."""
         self.proposed: list[LeaderCommand] = []
         clock = ClusterClock(lambda: round(self.now * SECOND))
         clock.received(round(self.now * SECOND))
@@ -116,7 +116,7 @@ class Leader:
             lambda: round(self.now * SECOND),
             lambda: EPOCH_NS + round(self.now * SECOND) + self.wall_ahead_ns,
         )
-        self.leader_commands = LeaderDuties(
+        self.duties = LeaderDuties(
             lambda: self.talk.state,
             propose=self.proposed.append,
             presence=self.presence,
@@ -127,7 +127,7 @@ class Leader:
             monotonic_s=lambda: self.now,
             term=TERM,
             is_member=lambda node: node not in self.removed,
-            losses=self.known,
+            losses=self.losses,
             linked=self.linked,
             node="n1",
         )
@@ -160,13 +160,13 @@ class Leader:
         self.reachable(inbox)
 
     def pump(self) -> None:
-        """As the driver does, at once again while there is more to look at."""
-        self.leader_commands.pump()
-        while self.leader_commands._full_check is not None or self.leader_commands._quick_check is not None:
-            self.leader_commands.pump()
+        """Call `pump` like the driver: again at once while a check is running."""
+        self.duties.pump()
+        while self.duties._full_check is not None or self.duties._quick_check is not None:
+            self.duties.pump()
 
     def wait(self, seconds: float) -> list[LeaderCommand]:
-        """Let time pass in steps as the driver would; what was proposed, nothing applied."""
+        """Let time pass in steps, like the driver. Returns what was proposed; nothing is applied."""
         end = self.now + seconds
         while self.now < end - 1e-9:
             self.now = min(end, self.now + STEP_S)
@@ -177,7 +177,7 @@ class Leader:
     def apply(self, *commands: LeaderCommand) -> None:
         answer = self.talk.say(leader_commands=list(commands), at=self.now)
         self.presence.acted(answer.effects.returned, self.talk.state.time_ns)
-        self.leader_commands.applied()
+        self.duties.applied()
 
     def generation(self, client: str = "me") -> tuple[int, int]:
         return self.talk.state.clients[client].generation
@@ -191,7 +191,7 @@ def ns(seconds: float) -> int:
 
 
 def test_a_bystander_is_not_the_client() -> None:
-    """R15: somebody subscribes to everything. The dead client is absent after the grace all the same."""
+    """R15: a dead client is unreachable after the grace period although another client subscribes to all."""
     leader = Leader()
     leader.subscribe("A", queue="q")
     leader.wait(1)
@@ -212,8 +212,8 @@ def test_a_bystander_does_not_keep_a_subscription() -> None:
     assert [type(found) for found in leader.wait(3.3)] == [SubscriptionUnreachable]
 
 
-def test_nobody_is_back_for_a_bystander_at_a_cold_start() -> None:
-    """R14: what a returning durable holds was sent to whoever listened, and waited for AckWait."""
+def test_a_bystander_makes_no_client_reachable_at_a_cold_start() -> None:
+    """R14: messages of a returning durable were sent to the bystander, and waited for their AckWait."""
     leader = Leader()
     leader.subscribe("A", durable="d")
     leader.lost("hb.me", "A")
@@ -225,8 +225,8 @@ def test_nobody_is_back_for_a_bystander_at_a_cold_start() -> None:
     assert {type(found) for found in leader.wait(0.2)} == {ClientReachable, SubscriptionReachable}
 
 
-def test_a_client_that_hears_its_inboxes_by_a_pattern_shows_that_it_does() -> None:
-    """R15: it answers when it is asked; its connection then counts for its subscriptions too."""
+def test_a_client_that_subscribes_by_a_pattern_is_found_by_its_reply() -> None:
+    """R15: it replies to a heartbeat. Then its connection counts for its subscriptions too."""
     leader = Leader()
     leader.requests.answering = {"hb.me"}
     leader.subscribe("A", queue="q")
@@ -241,8 +241,8 @@ def test_a_client_that_hears_its_inboxes_by_a_pattern_shows_that_it_does() -> No
     assert [type(found) for found in leader.wait(3.3)] == [ClientUnreachable]
 
 
-def test_many_clients_are_asked_by_and_by() -> None:
-    """A hundred in a look: a bystander comes while thousands of clients are dead."""
+def test_many_clients_are_asked_over_several_checks() -> None:
+    """A hundred in each full check: a bystander comes while thousands of clients are dead."""
     clients = [f"c{number}" for number in range(2 * ASKED_MAX)]
     leader = Leader(*clients)
     leader.by_pattern = ("n2", 9)
@@ -259,7 +259,7 @@ def test_many_clients_are_asked_by_and_by() -> None:
 
 @pytest.mark.parametrize("node", ["n1", "n2"])
 def test_a_client_whose_connection_closed_misses_its_heartbeat_at_once(node: str) -> None:
-    """HBT-02: it waited out the time-out, 10 s, although its connection had closed."""
+    """HBT-02: without this, the leader waited for the timeout of 10 s although the connection had closed."""
     leader = Leader(heartbeat_interval_ns=SECOND // 2, heartbeat_fail_count=0)
     leader.reachable("hb.me", node=node)
     leader.wait(0.2)
@@ -269,8 +269,8 @@ def test_a_client_whose_connection_closed_misses_its_heartbeat_at_once(node: str
 
 
 @pytest.mark.parametrize("why", ["its node is lost", "interest is incomplete", "a bystander", "a new leader"])
-def test_a_client_that_may_be_there_is_asked(why: str) -> None:
-    """R15: it is reconnecting, perhaps; or somebody might answer."""
+def test_a_client_that_may_be_connected_is_asked(why: str) -> None:
+    """R15: it may be reconnecting, or may receive the request by a pattern."""
     leader = Leader(heartbeat_interval_ns=SECOND // 2, heartbeat_fail_count=0)
     leader.wait(0.2)
     match why:
@@ -290,8 +290,8 @@ def test_a_client_that_may_be_there_is_asked(why: str) -> None:
     assert leader.requests.asked
 
 
-def test_one_that_is_back_is_asked_at_once() -> None:
-    """HBT-06: it missed a heartbeat while it was reconnecting, and is silent until it answers one."""
+def test_a_client_that_returns_gets_a_heartbeat_at_once() -> None:
+    """HBT-06: it missed a heartbeat while reconnecting, and is unresponsive until it replies to one."""
     leader = Leader(heartbeat_interval_ns=2 * SECOND)
     leader.requests.answering = {"hb.me"}
     leader.wait(0.2)
@@ -306,34 +306,34 @@ def test_one_that_is_back_is_asked_at_once() -> None:
 # --- ticks ----------------------------------------------------------------------------------------
 
 
-def test_a_tick_is_proposed_after_a_deadline_never_before() -> None:
-    """R20: a little late, so that neighbours go together."""
+def test_a_tick_is_proposed_after_a_deadline_and_never_before() -> None:
+    """R20: a little late, so that one Tick covers close deadlines."""
     leader = Leader()
     leader.subscribe("in", wait=5)
     leader.talk.publish(at=leader.now)
     sent = leader.now
     assert Tick(TERM) not in leader.wait(5.0)
     leader.now = sent + 5 + TICK_LATE_NS / SECOND - 0.001
-    leader.leader_commands.pump()
+    leader.duties.pump()
     assert Tick(TERM) not in leader.proposed
     leader.now += 0.001
-    leader.leader_commands.pump()
+    leader.duties.pump()
     assert leader.proposed.count(Tick(TERM)) == 1
     assert TICK_LATE_NS <= 15_000_000
 
 
-def test_the_keeper_says_when_it_wants_to_be_called() -> None:
-    """It sleeps until the earliest deadline, whoever else is quiet."""
+def test_pump_returns_the_time_of_the_next_call() -> None:
+    """Without other events, the driver sleeps until the earliest deadline."""
     leader = Leader()
     leader.subscribe("in", wait=1)
     leader.talk.publish(at=leader.now)
     leader.wait(0.9)
-    asked = leader.leader_commands.pump()
+    asked = leader.duties.pump()
     assert abs(asked - (10.0 + 1 + TICK_LATE_NS / SECOND)) < 1e-6
 
 
 def test_one_tick_at_a_time() -> None:
-    """R20: the next waits until the last is applied."""
+    """R20: the next Tick waits until the last one is applied."""
     leader = Leader()
     leader.subscribe("in", wait=1)
     leader.talk.publish(at=leader.now)
@@ -342,7 +342,7 @@ def test_one_tick_at_a_time() -> None:
     assert Tick(TERM) in leader.wait(1.1)
 
 
-def test_work_left_over_is_ticked_at_once() -> None:
+def test_a_tick_follows_at_once_while_work_is_left() -> None:
     """R19: while anything is marked."""
     leader = Leader()
     leader.subscribe("in", mif=5000)
@@ -354,8 +354,8 @@ def test_work_left_over_is_ticked_at_once() -> None:
     assert leader.wait(STEP_S) == []
 
 
-def test_age_is_ticked_at_most_once_a_second() -> None:
-    """R20, LIM-03: a channel whose messages age all the time costs an entry a second."""
+def test_ticks_for_message_age_come_at_most_once_a_second() -> None:
+    """R20, LIM-03: a channel whose messages expire continuously costs one entry a second."""
     leader = Leader(max_age_ns=SECOND)
     leader.talk.publish(at=leader.now)
     ticks = 0
@@ -367,9 +367,9 @@ def test_age_is_ticked_at_most_once_a_second() -> None:
     assert 1 <= ticks <= 3
 
 
-def test_age_is_what_the_majority_says() -> None:
-    """LIM-03, R13: entries are dated by the median. A leader whose own clock was a few seconds behind it
-    let messages stay for so much longer."""
+def test_message_age_follows_the_median_of_the_clocks() -> None:
+    """LIM-03, R13: timestamps follow the median. A leader whose own clock was some seconds behind kept
+    messages for that much longer."""
     leader = Leader(max_age_ns=SECOND)
     leader.wall_ahead_ns = -8 * SECOND
     for peer in ("n2", "n3"):
@@ -385,7 +385,7 @@ def test_an_idle_cluster_needs_no_tick() -> None:
 
 
 def test_a_channel_that_was_idle_for_too_long_expires() -> None:
-    """I4, INA-01, R16: with the generation that is meant; again only if nothing came of it."""
+    """I4, INA-01, R16: the command names the generation; it is repeated only if it isn't applied."""
     leader = Leader(max_inactivity_ns=2 * SECOND)
     leader.talk.publish(at=leader.now)
     generation = leader.talk.state.channels["foo"].generation
@@ -396,11 +396,11 @@ def test_a_channel_that_was_idle_for_too_long_expires() -> None:
     assert leader.wait(3.0) == []
 
 
-# --- who is absent --------------------------------------------------------------------------------
+# --- reachable clients ----------------------------------------------------------------------------
 
 
-def test_a_client_nobody_hears_is_absent_after_the_grace() -> None:
-    """R15: 3 s, above the clients' pause before they reconnect; since when it went, not since now."""
+def test_a_client_without_a_connection_is_unreachable_after_the_grace_period() -> None:
+    """R15: 3 s, longer than the clients' pause before a reconnect, counted from when it disconnected."""
     leader = Leader()
     leader.wait(1.0)
     leader.lost("hb.me")
@@ -411,7 +411,7 @@ def test_a_client_nobody_hears_is_absent_after_the_grace() -> None:
     ]
 
 
-def test_one_that_is_back_in_time_is_not_absent() -> None:
+def test_a_client_that_returns_in_time_is_not_unreachable() -> None:
     leader = Leader()
     leader.wait(1.0)
     leader.lost("hb.me")
@@ -420,25 +420,25 @@ def test_one_that_is_back_in_time_is_not_absent() -> None:
     assert leader.wait(2 * GRACE_S) == []
 
 
-def test_a_new_leader_gives_the_grace_anew() -> None:
-    """R15: from when every connected member has sent its whole interest: till then it hears too few."""
+def test_a_new_leader_restarts_the_grace_period() -> None:
+    """R15: from when every connected member has sent its whole interest; before that, clients are missing."""
     leader = Leader()
-    leader.leader_commands.stop()
+    leader.duties.stop()
     leader.table.clear()
     leader.complete = False
     leader.presence.changed("n1", [])
-    leader.leader_commands = LeaderDuties(
+    leader.duties = LeaderDuties(
         lambda: leader.talk.state,
         propose=leader.proposed.append,
         presence=leader.presence,
         complete=lambda: leader.complete,
-        requests=Nobody(),
-        clock=leader.leader_commands._clock,
-        wall_clock=leader.leader_commands._wall_clock,
+        requests=FakeRequests(),
+        clock=leader.duties._clock,
+        wall_clock=leader.duties._wall_clock,
         monotonic_s=lambda: leader.now,
         term=TERM,
         is_member=lambda node: True,
-        losses=leader.known,
+        losses=leader.losses,
         linked=(),
         node="n1",
     )
@@ -448,8 +448,8 @@ def test_a_new_leader_gives_the_grace_anew() -> None:
     assert [type(command) for command in leader.wait(LOOK_AT_LEAST_S + 2 * STEP_S)] == [ClientUnreachable]
 
 
-def test_a_finding_is_proposed_once_and_again_if_nothing_comes_of_it() -> None:
-    """R16: the entry may have died with its term, or not; twice changes nothing."""
+def test_a_command_is_proposed_once_and_again_if_it_is_not_applied() -> None:
+    """R16: the entry may be lost with its term; a repeated command changes nothing."""
     leader = Leader()
     leader.lost("hb.me")
     found = leader.wait(GRACE_S + REPEAT_S / 2)
@@ -459,8 +459,8 @@ def test_a_finding_is_proposed_once_and_again_if_nothing_comes_of_it() -> None:
     assert leader.wait(5.0) == []
 
 
-def test_one_that_comes_back_says_since_when_it_may_have_missed_something() -> None:
-    """R15: what was first sent after it went is due at once."""
+def test_a_returning_client_is_proposed_with_the_time_since_when_it_may_have_missed_messages() -> None:
+    """R15: messages first sent after it disconnected are due at once."""
     leader = Leader()
     leader.wait(1.0)
     leader.lost("hb.me")
@@ -474,8 +474,8 @@ def test_one_that_comes_back_says_since_when_it_may_have_missed_something() -> N
     ]
 
 
-def test_one_that_comes_back_just_after_it_was_found_absent_does_not_wait() -> None:
-    """Away and back are two findings: the one that was proposed a moment ago doesn't hold up the other."""
+def test_a_client_that_returns_just_after_it_was_found_unreachable_does_not_wait() -> None:
+    """Unreachable and reachable are two commands: one proposed just before doesn't delay the other."""
     leader = Leader()
     leader.wait(1.0)
     leader.lost("hb.me")
@@ -489,8 +489,8 @@ def test_one_that_comes_back_just_after_it_was_found_absent_does_not_wait() -> N
     ]
 
 
-def test_an_inbox_that_merely_moved_is_back_too() -> None:
-    """R15: it was never absent, but what went into the dead connection needn't wait for AckWait."""
+def test_an_inbox_that_moved_is_proposed_as_reachable_too() -> None:
+    """R15: it was never unreachable, but messages lost with its old connection needn't wait for AckWait."""
     leader = Leader()
     leader.wait(1.0)
     leader.reachable("hb.me", epoch=2)
@@ -503,8 +503,8 @@ def test_an_inbox_that_merely_moved_is_back_too() -> None:
     assert leader.wait(5.0) == []
 
 
-def test_what_was_sent_before_a_late_look_is_not_said_to_be_missed() -> None:
-    """R15: a follower looks twice a second, a busy node less often; its client gets messages meanwhile."""
+def test_messages_sent_before_a_late_check_are_not_missed() -> None:
+    """R15: a follower checks twice a second, a busy node less often; its client gets messages meanwhile."""
     leader = Leader()
     leader.subscribe("in")
     leader.wait(1.0)
@@ -519,7 +519,7 @@ def test_what_was_sent_before_a_late_look_is_not_said_to_be_missed() -> None:
 
 
 def just_started() -> Leader:
-    """It hears nobody when it begins to lead, and has heard nobody before."""
+    """It has no interest of any client when it begins to lead, and had none before."""
     leader = Leader()
     del leader.table[b"hb.me"]
     leader.presence._inboxes.clear()
@@ -529,13 +529,13 @@ def just_started() -> Leader:
     return leader
 
 
-def test_a_new_leader_takes_one_that_came_back_to_another_process_of_its_node_for_one_that_was_away() -> None:
-    """R15: the node was started anew since the client registered there, which its session tells (R5).
+def test_a_client_that_returned_to_a_restarted_node_was_unreachable_for_a_new_leader() -> None:
+    """R15: the node's session shows that it was restarted after the client had registered there (R5).
 
     What the process before had not written died with that.
     """
     leader = just_started()
-    leader.known.written["n1", FORMER_EPOCH] = 4
+    leader.losses.written["n1", FORMER_EPOCH] = 4
     leader.talk.state.sessions["n1"].id = (leader.talk.index + 1, 1)
     leader.reachable("hb.me", epoch=2)
     (found,) = leader.wait(2 * STEP_S)
@@ -543,16 +543,16 @@ def test_a_new_leader_takes_one_that_came_back_to_another_process_of_its_node_fo
     assert found.written == 4
 
 
-def test_a_new_leader_does_not_take_one_that_never_left_for_one_that_was_away() -> None:
-    """R10: each new leader that had just been started sent again what it had not seen itself, long before its
+def test_a_client_that_never_left_was_not_unreachable_for_a_new_leader() -> None:
+    """R10: without this, each leader elected just after its start redelivered messages long before their
     AckWait."""
     leader = just_started()
     leader.reachable("hb.me", epoch=1)
     assert leader.wait(5.0) == []
 
 
-def test_a_returning_client_is_waited_for_until_its_inboxes_are_heard() -> None:
-    """Its subscriptions come a moment after its heartbeat inbox: not before them."""
+def test_a_returning_client_is_waited_for_until_its_inboxes_are_reachable() -> None:
+    """It subscribes to the inboxes of its subscriptions a moment after its heartbeat inbox."""
     leader = Leader()
     leader.subscribe("in")
     leader.wait(1.0)
@@ -564,8 +564,8 @@ def test_a_returning_client_is_waited_for_until_its_inboxes_are_heard() -> None:
     assert [type(command) for command in leader.wait(2 * STEP_S)] == [ClientReachable]
 
 
-def test_what_it_missed_ends_when_the_last_of_its_inboxes_is_heard() -> None:
-    """R15: not when its heartbeat inbox is: what was sent to another one meanwhile has arrived nowhere."""
+def test_a_returning_client_misses_messages_until_its_last_inbox_is_reachable() -> None:
+    """R15: not only until its heartbeat inbox is: messages sent to the other inboxes meanwhile are lost."""
     leader = Leader()
     leader.subscribe("in")
     leader.wait(1.0)
@@ -580,8 +580,8 @@ def test_what_it_missed_ends_when_the_last_of_its_inboxes_is_heard() -> None:
     assert back.back_ns == leader.presence.get("in").reachable_since_ns > client_ns
 
 
-def test_it_is_not_waited_for_any_longer_than_that() -> None:
-    """A client may have given up a subscription while it was away."""
+def test_a_returning_client_is_waited_for_only_for_a_limited_time() -> None:
+    """A client may have closed a subscription while it was disconnected."""
     leader = Leader()
     leader.subscribe("in")
     leader.wait(1.0)
@@ -593,8 +593,8 @@ def test_it_is_not_waited_for_any_longer_than_that() -> None:
     assert back.back_ns == UNREACHABLE_NS, "what is sent to the other inbox doesn't arrive yet"
 
 
-def test_an_inbox_that_comes_later_than_its_client_is_found_by_itself() -> None:
-    """R15: what was sent to it after its client's return, and before it came, is due at once."""
+def test_an_inbox_that_returns_later_than_its_client_gets_its_own_command() -> None:
+    """R15: messages sent to it after its client's return, and before its own, are due at once."""
     leader = Leader()
     leader.subscribe("in")
     leader.wait(1.0)
@@ -614,8 +614,8 @@ def test_an_inbox_that_comes_later_than_its_client_is_found_by_itself() -> None:
     assert leader.wait(1.0) == []
 
 
-def test_an_inbox_that_nobody_subscribes_to_any_more_does_not_make_the_others_miss_anything() -> None:
-    """R15: a client whose first subscription was answered too late has another, and never hears the first."""
+def test_an_inbox_without_a_subscriber_does_not_make_other_inboxes_miss_messages() -> None:
+    """R15: a client whose subscription request timed out may have subscribed again, to another inbox."""
     leader = Leader()
     leader.subscribe("left")
     leader.subscribe("in")
@@ -635,7 +635,7 @@ def test_an_inbox_that_nobody_subscribes_to_any_more_does_not_make_the_others_mi
 
 
 def test_one_inbox_of_a_client_can_move_by_itself() -> None:
-    """R15: what went into its dead connection is due, though its client is heard."""
+    """R15: messages lost with its old connection are due although its client is reachable."""
     leader = Leader()
     leader.subscribe("in")
     leader.wait(1.0)
@@ -652,8 +652,8 @@ def test_one_inbox_of_a_client_can_move_by_itself() -> None:
     assert leader.wait(5.0) == []
 
 
-def test_one_inbox_of_a_client_can_be_absent_by_itself() -> None:
-    """R15: a client that unsubscribed on the NATS level only, or whose connection takes nothing."""
+def test_one_inbox_of_a_client_can_be_unreachable_by_itself() -> None:
+    """R15: a client that unsubscribed on the NATS level only, or whose connection is stuck."""
     leader = Leader()
     leader.subscribe("in")
     leader.wait(1.0)
@@ -671,8 +671,8 @@ def test_one_inbox_of_a_client_can_be_absent_by_itself() -> None:
     ]
 
 
-def test_an_inbox_nobody_hears_does_not_come_back_with_its_client() -> None:
-    """R15: it was absent by itself before its client went, and still is."""
+def test_an_unreachable_inbox_does_not_return_with_its_client() -> None:
+    """R15: it was unreachable by itself before its client was, and still is."""
     leader = Leader()
     leader.subscribe("in")
     leader.wait(1.0)
@@ -684,8 +684,8 @@ def test_an_inbox_nobody_hears_does_not_come_back_with_its_client() -> None:
     assert [type(command) for command in found] == [ClientReachable]
 
 
-def test_offline_durables_are_nobodys_absence() -> None:
-    """D44: they are waited for, by nobody in particular."""
+def test_offline_durables_are_not_unreachable() -> None:
+    """D44: no client is expected to subscribe to their inboxes."""
     leader = Leader()
     leader.subscribe("in", durable="d")
     leader.talk.close("in")
@@ -693,13 +693,13 @@ def test_offline_durables_are_nobodys_absence() -> None:
     assert leader.wait(2 * GRACE_S) == []
 
 
-def test_nothing_is_found_after_the_term() -> None:
-    """R16: a keeper that is stopped takes no answer any more."""
+def test_nothing_is_proposed_after_the_term() -> None:
+    """R16: stopped leader duties ignore replies."""
     leader = Leader()
-    leader.leader_commands.stop()
-    leader.leader_commands.opened("me")
-    leader.leader_commands.opened("nobody")
-    leader.leader_commands.heartbeats.beat()
+    leader.duties.stop()
+    leader.duties.opened("me")
+    leader.duties.opened("nobody")
+    leader.duties.heartbeats.beat()
     assert leader.proposed == []
 
 
@@ -708,16 +708,16 @@ def test_nothing_is_found_after_the_term() -> None:
 
 @pytest.fixture
 def costly(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As if there were so many inboxes that a look at all of them is for once in ages."""
+    """Make full checks very rare, as with very many inboxes."""
     monkeypatch.setattr(presence, "SCAN_COST_S", 1000.0)
 
 
 @pytest.mark.usefixtures("costly")
-def test_what_changes_is_noticed_between_two_looks_at_all() -> None:
-    """R15: who goes is absent after the grace, who comes back is so at once, with its subscriptions."""
+def test_changes_are_noticed_between_two_full_checks() -> None:
+    """R15: a client is unreachable after the grace period, and reachable at once with its subscriptions."""
     leader = Leader("you")
     leader.subscribe("A")
-    leader.leader_commands.pump()
+    leader.duties.pump()
     leader.lost("hb.me", "A")
     gone_ns = round(leader.now * SECOND)
     assert leader.wait(GRACE_S - 0.6) == []
@@ -731,11 +731,11 @@ def test_what_changes_is_noticed_between_two_looks_at_all() -> None:
 
 
 @pytest.mark.usefixtures("costly")
-def test_one_inbox_that_goes_and_comes_is_noticed_between_two_looks_at_all() -> None:
+def test_an_inbox_that_goes_and_returns_is_noticed_between_two_full_checks() -> None:
     leader = Leader()
     leader.subscribe("A")
     leader.presence.dirty = True
-    list(leader.leader_commands._check_all(leader.now))  # once in ages, behind the subscription
+    list(leader.duties._check_all(leader.now))  # once in ages, behind the subscription
     leader.lost("A")
     away = leader.wait(GRACE_S + 0.6)
     assert [type(found) for found in away] == [SubscriptionUnreachable]
@@ -745,19 +745,19 @@ def test_one_inbox_that_goes_and_comes_is_noticed_between_two_looks_at_all() -> 
 
 
 @pytest.mark.usefixtures("costly")
-def test_who_settles_is_waited_for_between_two_looks_at_all() -> None:
+def test_a_returning_client_is_waited_for_between_two_full_checks() -> None:
     leader = Leader()
     leader.subscribe("A")
     leader.presence.dirty = True
-    list(leader.leader_commands._check_all(leader.now))
+    list(leader.duties._check_all(leader.now))
     leader.reachable("hb.me", node="n2", epoch=5)
     assert leader.wait(0.1) == []
     leader.reachable("A", node="n2", epoch=5)
     assert [type(found) for found in leader.wait(2 * LOOK_EVERY_S)] == [ClientReachable]
 
 
-def test_who_comes_does_not_have_everybody_looked_at_again() -> None:
-    """2,000 inboxes, one more every 50 ms: all are looked at now and then, not 20 times a second."""
+def test_a_new_client_does_not_start_a_full_check() -> None:
+    """2,000 inboxes, and one more every 50 ms: full checks don't run 20 times a second."""
     leader = Leader()
     leader.talk.checked = False
     for number in range(2000):
@@ -770,8 +770,8 @@ def test_who_comes_does_not_have_everybody_looked_at_again() -> None:
     assert leader.asked < 6 * 2100 + 40 * 10
 
 
-def test_a_look_at_very_many_goes_in_steps() -> None:
-    """A look at 100,000 inboxes took 4 s, in which the leader was silent."""
+def test_a_full_check_of_very_many_inboxes_runs_in_steps() -> None:
+    """A full check of 100,000 inboxes took 4 s, in which the leader sent no heartbeats."""
     leader = Leader()
     leader.talk.checked = False
     for number in range(2000):
@@ -784,10 +784,10 @@ def test_a_look_at_very_many_goes_in_steps() -> None:
     pumps = 0
     while True:
         leader.asked = 0
-        leader.leader_commands.pump()
+        leader.duties.pump()
         assert leader.asked <= 4 * STEP
         pumps += 1
-        if leader.leader_commands._full_check is None and leader.leader_commands._quick_check is None:
+        if leader.duties._full_check is None and leader.duties._quick_check is None:
             break
     assert pumps > 2000 // STEP
     found = leader.wait(GRACE_S + 2 * LOOK_AT_LEAST_S)
@@ -795,7 +795,7 @@ def test_a_look_at_very_many_goes_in_steps() -> None:
 
 
 def test_a_removed_node_has_no_session() -> None:
-    """R5: it ends once the node is no member; proposed again if nothing came of it."""
+    """R5: it ends when the node is no longer a member; the command is repeated if it isn't applied."""
     leader = Leader()
     ((node, session),) = leader.talk.state.sessions.items()
     assert not any(isinstance(command, SessionEnd) for command in leader.wait(2.0))
@@ -807,27 +807,27 @@ def test_a_removed_node_has_no_session() -> None:
     assert not any(isinstance(command, SessionEnd) for command in leader.wait(3.0))
 
 
-# --- how far a connection was served ---------------------------------------------------------------
+# --- how far deliveries were written ---------------------------------------------------------------
 
 
-def test_a_finding_says_how_far_the_lost_connection_was_served() -> None:
-    """R10, R15: what its node had not written yet is due at once when the client is heard elsewhere."""
+def test_a_command_says_how_far_deliveries_to_the_lost_connection_were_written() -> None:
+    """R10, R15: messages its node had not written are due at once when the client is reachable elsewhere."""
     leader = Leader()
     leader.subscribe("in")
     leader.wait(1.0)
-    leader.known.written["n1", 1] = 7
+    leader.losses.written["n1", 1] = 7
     leader.reachable("hb.me", "in", node="n2", epoch=2)
     (found,) = leader.wait(2 * STEP_S)
     assert isinstance(found, ClientReachable)
     assert found.written == 7
 
 
-def test_of_two_connections_lost_in_a_row_the_first_counts() -> None:
-    """R15: nobody has acted on the first move yet, so what was lost then is lost still."""
+def test_the_first_of_two_lost_connections_counts() -> None:
+    """R15: the first move is not in the log yet, so messages lost then are still lost."""
     leader = Leader()
     leader.subscribe("in")
     leader.wait(1.0)
-    leader.known.written.update({("n1", 1): 7, ("n2", 2): 9})
+    leader.losses.written.update({("n1", 1): 7, ("n2", 2): 9})
     leader.reachable("hb.me", node="n2", epoch=2)
     leader.wait(STEP_S)
     leader.lost("hb.me", "in")
@@ -838,12 +838,12 @@ def test_of_two_connections_lost_in_a_row_the_first_counts() -> None:
     assert found.written == 7
 
 
-def test_where_the_log_says_it_is_counts_more_than_what_this_leader_saw() -> None:
-    """R15: this leader was started after the client had moved, and after the last leader had acted on another
-    of its moves."""
+def test_the_connection_in_the_log_overrides_what_this_leader_saw() -> None:
+    """R15: this leader was started after the client had moved, and after the last leader had recorded another
+    move."""
     leader = Leader()
     leader.wait(1.0)
-    leader.known.written.update({("n3", 7): 5})
+    leader.losses.written.update({("n3", 7): 5})
     leader.apply(ClientReachable(TERM, "me", leader.generation(), ns(1.0), ns(1.0), *ALL_WRITTEN, "n3", 7))
     leader.presence.dirty = True
     (found,) = leader.wait(2 * STEP_S)
@@ -853,11 +853,11 @@ def test_where_the_log_says_it_is_counts_more_than_what_this_leader_saw() -> Non
     assert leader.wait(5.0) == []
 
 
-def test_a_leader_that_saw_nothing_knows_where_a_client_was_registered() -> None:
-    """R15: the client has moved since, and neither the leader of then nor its node lives."""
+def test_a_new_leader_uses_the_node_that_registered_a_client() -> None:
+    """R15: the client has moved since, and both the previous leader and the client's node are dead."""
     leader = Leader()
     leader.wait(1.0)
-    leader.known.written["n9", ANY_EPOCH] = 4
+    leader.losses.written["n9", ANY_EPOCH] = 4
     leader.talk.state.clients["me"].reachable_at = ("n9", ANY_EPOCH)
     leader.presence.dirty = True
     (found,) = leader.wait(2 * STEP_S)
@@ -865,12 +865,12 @@ def test_a_leader_that_saw_nothing_knows_where_a_client_was_registered() -> None
     assert (found.written, found.node, found.epoch) == (4, "n1", 1)
 
 
-def test_who_is_away_is_said_to_have_been_served_so_far() -> None:
-    """R15: kept in the state, for the next leader may not know."""
+def test_an_unreachable_client_is_proposed_with_how_far_deliveries_were_written() -> None:
+    """R15: it is kept in the state, because the next leader may have no report."""
     leader = Leader()
     leader.subscribe("in")
     leader.wait(1.0)
-    leader.known.written["n1", 1] = 7
+    leader.losses.written["n1", 1] = 7
     leader.lost("in")
     (inbox,) = leader.wait(GRACE_S + LOOK_AT_LEAST_S)
     leader.lost("hb.me")
@@ -880,19 +880,19 @@ def test_who_is_away_is_said_to_have_been_served_so_far() -> None:
     assert (inbox.written, client.written) == (7, 7)
 
 
-def test_the_same_finding_is_not_another_when_more_was_written() -> None:
-    """R16: reports go on coming in while the entry is on its way."""
+def test_a_command_is_the_same_when_more_was_written() -> None:
+    """R16: reports continue to arrive while the entry is being committed."""
     leader = Leader()
     leader.wait(1.0)
-    leader.known.written["n1", 1] = 7
+    leader.losses.written["n1", 1] = 7
     leader.lost("hb.me")
     assert len(leader.wait(GRACE_S + LOOK_AT_LEAST_S)) == 1
-    leader.known.written["n1", 1] = 8
+    leader.losses.written["n1", 1] = 8
     assert leader.wait(REPEAT_S / 4) == []
 
 
-def test_in_version_1_findings_say_only_since_when() -> None:
-    """R24: a member may run the older release, which does not know the others."""
+def test_in_version_1_commands_contain_only_the_time() -> None:
+    """R24: a member may run an older release without the newer commands."""
     leader = Leader(version=1)
     leader.subscribe("in")
     leader.wait(1.0)
