@@ -23,7 +23,14 @@ CONTAINERS = (dict, list, set, frozenset, tuple, deque)
 PASSED_S = 35
 """Longer than any unused data is remembered, and than the heartbeat interval."""
 
-BOUNDED = {"Interest._cached", "Routing._routes", "Route.receivers", "Route.deliverable", "Route.plain"}
+BOUNDED = {
+    "Interest._cached",
+    "Routing._routes",
+    "Route.receivers",
+    "Route.deliverable",
+    "Route.listeners",
+    "Route.plain",
+}
 """Caches of at most MATCHES_CACHED_MAX subjects and CACHED_ROUTES_MAX routes, which this test never fills."""
 
 KINDS = ("", "durable d", "queue q", "queue q durable d")
