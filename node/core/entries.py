@@ -1,13 +1,13 @@
-"""The bytes of entries and of the commands in them: what stands in the log, on disks and between nodes.
+"""The encoding of entries and of their commands: in the log, on disk and between nodes.
 
 An entry is one batch (architecture, "What is replicated")::
 
-    [machine version, cluster time, timestamp, [keeper command, …],
+    [machine version, cluster time, timestamp, [leader command, …],
      [[session or nil, first serial, lowest serial waited for, bin], …]]
 
-where ``bin`` is an origin's batch as it came: itself a msgpack array of commands. A command is a
-msgpack array ``[type, field, …]`` in the order of its class's fields. The leader puts the ``bin``
-of other nodes into entries undecoded; only ``apply`` decodes, alike on every node.
+where ``bin`` is an origin's batch, unchanged: itself a msgpack array of commands. A command is a msgpack
+array ``[type, field, …]`` in the order of its class's fields. The leader does not decode the ``bin`` of
+other nodes; only ``apply`` does, with the same result on every node.
 """
 
 from __future__ import annotations
@@ -67,14 +67,14 @@ from .commands import (
 )
 
 BATCH_SIZE_MAX = 8 * 1024 * 1024 + 64 * 1024
-"""Bytes of an origin's batch: the largest ``max_payload`` plus room for one command's other fields."""
+"""Maximum bytes of an origin's batch: the largest ``max_payload``, plus one command's other fields."""
 
 BATCH_COMMANDS_MAX = 16_384
-"""Commands in an origin's batch: as many as it may have unapplied (R21)."""
+"""Maximum commands in an origin's batch: as many as an origin may have unapplied (R21)."""
 
 ENTRY_SIZE_MAX = 16 * 1024 * 1024 - 64 * 1024
-"""Bytes of an entry: what one frame between nodes can hold (16 MiB), less what stands around the entry there.
-A leader proposes no larger one: no follower could be sent it, nor could the next leader send it."""
+"""Maximum bytes of an entry: a frame between nodes (16 MiB) less the frame's other contents. A leader
+proposes no larger entry, because neither it nor the next leader could send it to a follower."""
 
 
 TYPES: dict[int, type[Command]] = {
@@ -119,7 +119,7 @@ TYPES: dict[int, type[Command]] = {
     52: SubscriptionUnreachable,
     53: SubscriptionReachable,
 }
-"""Numbers in the log; one is never used again for something else."""
+"""Type numbers in the log. A number is never reused."""
 
 NUMBER_OF = {command: number for number, command in TYPES.items()}
 
@@ -127,17 +127,17 @@ FIRST_LEADER_TYPE = 32
 
 
 def _signature(command: type[Command]) -> tuple[type, ...]:
-    """The types of a command's number and fields as msgpack gives them: arrays are tuples."""
+    """Return the types of a command's number and fields as msgpack decodes them: arrays are tuples."""
     types = [get_origin(hint) or hint for hint in get_type_hints(command).values()]
     return (int, *(tuple if kind is Sequence else kind for kind in types))
 
 
 SIGNATURES: dict[int, tuple[type, ...]] = {number: _signature(command) for number, command in TYPES.items()}
-"""What ``tuple(map(type, fields))`` must be; so a command is checked at the cost of one comparison."""
+"""Required value of ``tuple(map(type, fields))``, so that one comparison checks a command."""
 
 
 class Batch(NamedTuple):
-    """An origin's commands inside an entry; ``session`` is None for a ``SessionOpen``."""
+    """An origin's commands in an entry; ``session`` is None for a ``SessionOpen``."""
 
     session: tuple[int, int] | None
     first_serial: int
@@ -156,14 +156,14 @@ class Entry(NamedTuple):
 
 
 def encode_commands(commands: list[Command]) -> bytes:
-    """An origin's batch: what becomes the ``bin`` of an entry."""
+    """Return an origin's batch, the ``bin`` of an entry."""
     numbers = NUMBER_OF
     packed: bytes = msgpack.packb([(numbers[type(command)], *command) for command in commands])
     return packed
 
 
 def encoded_size(command: Command) -> int:
-    """Bytes that ``command`` takes in a batch, exactly."""
+    """Return the exact number of bytes that ``command`` takes in a batch."""
     return len(msgpack.packb((NUMBER_OF[type(command)], *command)))
 
 
@@ -173,15 +173,15 @@ def encode_entry(entry: Entry) -> bytes:
 
 
 def encode_leader_command(command: LeaderCommand) -> tuple[Any, ...]:
-    """A keeper command as it stands in ``Entry.leader_commands``."""
+    """Return a leader command in the form used in ``Entry.leader_commands``."""
     return (NUMBER_OF[type(command)], *command)
 
 
 def decode_entry(data: bytes) -> Entry:
-    """The entry in ``data``.
+    """Decode an entry down to its batches.
 
     Raises:
-        RemoteProtocolError: not an entry. Every node refuses it alike (R22).
+        RemoteProtocolError: ``data`` is not an entry. Every node refuses it in the same way (R22).
     """
     try:
         version, time_ns, timestamp_ns, leader_commands, batches = _unpack(data)
@@ -207,15 +207,15 @@ def _well_formed(entry: Entry) -> bool:
 
 
 def _unpack(data: bytes) -> Any:
-    # Tuples throughout: cheaper than lists, and generations compare equal to the state's own.
+    # Tuples everywhere: they are cheaper than lists, and generations compare equal to those in the state.
     return msgpack.unpackb(data, use_list=False)
 
 
 def decode_commands(data: bytes) -> list[tuple[Any, ...]]:
-    """The commands in a batch, each still a tuple ``(type, field, …)``; see ``decode_command``.
+    """Decode a batch into commands, each still a tuple ``(type, field, …)``; see ``decode_command``.
 
     Raises:
-        RemoteProtocolError: not a batch of commands.
+        RemoteProtocolError: ``data`` is not a batch of commands.
     """
     try:
         commands = _unpack(data)
@@ -227,9 +227,9 @@ def decode_commands(data: bytes) -> list[tuple[Any, ...]]:
 
 
 def count_commands(data: bytes) -> int:
-    """How many commands a batch claims to hold, for one whose commands can't be decoded; at least 1.
+    """Return how many commands an undecodable batch claims to hold; at least 1.
 
-    Serials must go on behind it, alike on every node (R22).
+    Later serials must follow them, in the same way on every node (R22).
     """
     unpacker = msgpack.Unpacker(max_buffer_size=max(len(data), 1))
     unpacker.feed(data)
@@ -241,10 +241,10 @@ def count_commands(data: bytes) -> int:
 
 
 def claimed_count(data: bytes) -> int | None:
-    """How many commands the head of a batch says that it holds; None if it is not the head of a batch.
+    """Return how many commands the head of a batch claims; None if it is not the head of a batch.
 
-    Looks at five bytes at most. If this is between 1 and the batch's size in bytes, ``apply`` gives the batch
-    exactly so many serials, whether it can decode the commands or not (see ``count_commands``).
+    Examines at most five bytes. If the result is between 1 and the batch's size in bytes, ``apply`` gives
+    the batch exactly that many serials, whether it can decode the commands or not (see ``count_commands``).
     """
     head = data[0] if data else 0
     if head & 0xF0 == _FIXARRAY:
@@ -256,21 +256,19 @@ def claimed_count(data: bytes) -> int | None:
 
 
 def refused_batch(count: int) -> bytes:
-    """A batch that stands for ``count`` commands which can't be proposed: each is refused when it is
-    applied.
-    """
+    """Return a batch of ``count`` commands that can't be proposed: each is refused when applied."""
     return struct.pack(">BI", _ARRAY32, count) + b"\xc0" * count
 
 
 _FIXARRAY, _ARRAY16, _ARRAY32 = 0x90, 0xDC, 0xDD
-"""How msgpack begins an array."""
+"""First bytes of msgpack arrays."""
 
 
 def decode_command(fields: tuple[Any, ...]) -> Command:
-    """The command in ``(type, field, …)``.
+    """Decode ``(type, field, …)`` into a command.
 
     Raises:
-        RemoteProtocolError: an unknown type, or not its fields.
+        RemoteProtocolError: the type is unknown, or the fields are not those of the type.
     """
     if type(fields) is not tuple or not fields or type(fields[0]) is not int:
         raise RemoteProtocolError("not a command")
@@ -281,10 +279,10 @@ def decode_command(fields: tuple[Any, ...]) -> Command:
 
 
 def decode_origin(fields: tuple[Any, ...]) -> OriginCommand:
-    """The command in ``(type, field, …)``, one that an origin's session may carry.
+    """Decode ``(type, field, …)`` into a command that an origin's session may contain.
 
     Raises:
-        RemoteProtocolError: it is not.
+        RemoteProtocolError: it is not such a command.
     """
     command = decode_command(fields)
     if fields[0] >= FIRST_LEADER_TYPE or isinstance(command, SessionOpen):
@@ -295,10 +293,10 @@ def decode_origin(fields: tuple[Any, ...]) -> OriginCommand:
 
 
 def decode_leader_command(fields: tuple[Any, ...]) -> LeaderCommand:
-    """The command in ``(type, field, …)``, one that the keeper may propose.
+    """Decode ``(type, field, …)`` into a leader command.
 
     Raises:
-        RemoteProtocolError: it is not.
+        RemoteProtocolError: it is not a leader command.
     """
     command = decode_command(fields)
     if fields[0] < FIRST_LEADER_TYPE:
@@ -307,10 +305,10 @@ def decode_leader_command(fields: tuple[Any, ...]) -> LeaderCommand:
 
 
 def decode_session_open(data: bytes) -> SessionOpen:
-    """The only command of a batch without a session.
+    """Decode a batch without a session into its only command.
 
     Raises:
-        RemoteProtocolError: it is another, or not alone.
+        RemoteProtocolError: the batch has other or further commands.
     """
     commands = decode_commands(data)
     if len(commands) == 1:

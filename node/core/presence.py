@@ -80,10 +80,12 @@ def client_back(context: ApplyContext, command: ClientBack | ClientReachable) ->
 
 
 def _is_repeated(client: Client, command: ClientBack | ClientReachable) -> bool:
-    """Return True if the leader proposed a finding again before it saw it applied, since machine version 2.
+    """Return True if the leader repeated a finding before it saw the first one applied.
 
-    One that gives no time makes everything due that was sent before its entry: the repetition would make due
-    what the entry of the first one sent again. Of one that gives a time that is left out by itself.
+    Since machine version 2.
+
+    A finding without a time makes everything due that was sent before its entry. So a repetition would make
+    due what the first entry had just sent again. A finding with a time excludes those messages by its time.
     """
     return (
         isinstance(command, ClientReachable)

@@ -1,4 +1,4 @@
-"""Keys and small encodings of the records that ``records`` writes and ``restoring`` reads."""
+"""Keys and small encodings of records, for ``records`` (writes) and ``restoring`` (reads)."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from .effects import ClientOpened, DurableTaken, Ok, Outcome, Probing, Refused, 
 from .state import Record
 
 FORMAT = 3
-"""Version of the records, in ``m``: earlier ones kept less of groups and of what was sent."""
+"""Format version of the records, stored in ``m``. Earlier formats had less of groups and deliveries."""
 
 META = b"m"
 ADDED_META = b"x"
@@ -25,16 +25,16 @@ OUTCOME_TYPES: tuple[type[Outcome], ...] = (
     SubscriptionOpened,
     DurableTaken,
 )
-"""An outcome is written with its place here; new ones are added at the end."""
+"""An outcome is written with its position in this tuple. New types are added at the end."""
 
 PackedRecords = list[tuple[int, int, int, list[int]]]
 
 
 def pack_records(unacked: dict[int, Record]) -> PackedRecords:
-    """Neighbours that share a record, each ``(sent_at, entry, deliveries, runs of sequences)``.
+    """Pack neighbours that share a record, each as ``(sent_at, entry, deliveries, runs of sequences)``.
 
-    A checkpoint does this on the loop for each subscription that was sent or has acknowledged anything,
-    however much it holds; so it is one pass, and what goes on as before costs next to nothing.
+    A checkpoint does this on the event loop for each subscription with new deliveries or acks, whatever its
+    size. So it is a single pass, and a sequence that continues a run costs almost nothing.
     """
     packed: PackedRecords = []
     shared: Record | None = None
@@ -57,7 +57,7 @@ def pack_records(unacked: dict[int, Record]) -> PackedRecords:
 
 
 def unpack_records(packed: PackedRecords) -> dict[int, Record]:
-    """The dict in its order; neighbours share a record again."""
+    """Return the dict in its order; neighbours share a record again."""
     unacked: dict[int, Record] = {}
     for sent_at_ns, entry, deliveries, runs in packed:
         unacked.update(dict.fromkeys(unpack_runs(runs), Record(sent_at_ns, entry, deliveries)))
@@ -65,7 +65,7 @@ def unpack_records(packed: PackedRecords) -> dict[int, Record]:
 
 
 def pack_runs(seqs: list[int], step: int = 1) -> list[int]:
-    """``[start, count, start, count, …]`` of sequences, each run going on by ``step``."""
+    """Return ``[start, count, start, count, …]`` for sequences; within a run they differ by ``step``."""
     runs: list[int] = []
     expected = None
     for seq in seqs:
@@ -78,7 +78,7 @@ def pack_runs(seqs: list[int], step: int = 1) -> list[int]:
 
 
 def unpack_runs(runs: list[int], step: int = 1) -> list[int]:
-    """The sequences in their order."""
+    """Return the sequences in their order."""
     seqs: list[int] = []
     for start, count in zip(runs[::2], runs[1::2], strict=True):
         seqs += range(start, start + count * step, step)

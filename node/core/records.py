@@ -1,22 +1,22 @@
-"""The state as records, keys and values of bytes: what a checkpoint and a snapshot hold.
+"""The state as records (keys and values, in bytes) for checkpoints and snapshots.
 
-A checkpoint writes only what changed since the last one, so the cost is that of the change: each
-object that changed is in ``State.dirty`` (or, a block of a log, in that log's ``dirty``). Keys
-sort in the order in which things were created, and that is the order in which they are restored,
-so a restored state iterates exactly like the one that made it (R30)::
+A checkpoint writes only what changed since the last one, so its cost is that of the changes. Changed objects
+are in ``State.dirty``; changed blocks of a log are in that log's ``dirty``. Keys sort in the order in which
+objects were created, and records are restored in that order. So a restored state iterates exactly like the
+original (R30)::
 
-    m                          time, term, settings, what is marked
+    m                          time, term, settings, marked groups
     n <node name>              the session of a node
     c <generation>             a client
     h <channel id>             a channel
     l <channel id> <block>     a block of its log
     g <group id>               a group: cursor, members in order, orphans
     s <subscription id>        a subscription
-    u <subscription id>        what it was sent: unacked, due, last sent
-    x                          what later machine versions added to m (``added_fields``)
+    u <subscription id>        its deliveries: unacked, due, last sent
+    x                          fields that later machine versions added to m (``added_fields``)
 
-Numbers in keys are big-endian, values msgpack arrays (a block is raw). What follows from other
-records isn't written: deadlines, limits, lookups.
+Numbers in keys are big-endian. Values are msgpack arrays, except raw blocks. Deadlines, the limits of
+channels and lookup dicts are not written: they follow from other records.
 """
 
 from __future__ import annotations
@@ -52,9 +52,9 @@ Change = tuple[bytes, bytes | None]
 
 
 def take_changes(state: State) -> list[Change]:
-    """What changed since the last call: key and value, or None for what is gone.
+    """Return the changes since the last call: each a key with its value, or with None if it was removed.
 
-    Together with all earlier changes it is the state as it is now.
+    All changes together give the present state.
     """
     dirty, state.dirty = state.dirty, Dirty()
     changes: list[Change] = [*_meta(state)]
@@ -90,7 +90,7 @@ def take_changes(state: State) -> list[Change]:
 
 
 def all_records(state: State) -> Iterator[tuple[bytes, bytes]]:
-    """The whole state, not in the order of the keys."""
+    """Return all records of the state, not in the order of their keys."""
     yield from _meta(state)
     yield from map(_session, state.sessions.values())
     yield from map(_client, state.clients.values())
@@ -107,7 +107,7 @@ def all_records(state: State) -> Iterator[tuple[bytes, bytes]]:
 
 
 def digest(state: State) -> bytes:
-    """32 bytes that are equal on nodes whose states are equal."""
+    """Return 32 bytes that are equal on nodes with equal states."""
     hasher = hashlib.blake2b(digest_size=32)
     for key, value in sorted(all_records(state)):
         hasher.update(struct.pack(">II", len(key), len(value)))
@@ -122,9 +122,9 @@ def _pack(*values: Any) -> bytes:
 
 
 def _meta(state: State) -> Iterator[tuple[bytes, bytes]]:
-    """The values of version 1, then those added since.
+    """Return the record of version 1, then the record of fields added since.
 
-    The first record keeps its shape: an older release reads in it which version it lacks.
+    The first record keeps its form, because an older release reads from it which version it lacks.
     """
     yield (
         META,

@@ -48,7 +48,7 @@ message."""
 TOO_LATE = ""
 """A request whose client has given up already (rule R8): the text is not read."""
 TOO_MANY_CLIENTS = "stan: too many clients"
-"""One connection, or the whole cluster, has the maximum number of client IDs."""
+"""The maximum number of client IDs is reached, for one connection or for the cluster."""
 UNDECODABLE = "stan: undecodable request"
 """A command that apply cannot decode (rule R22): a bug of the node that sent it, never of a client."""
 NO_LEADER = (

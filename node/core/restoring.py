@@ -1,4 +1,4 @@
-"""A state from its records: the other direction of ``records``."""
+"""Restoring a state from its records, the inverse of ``records``."""
 
 from __future__ import annotations
 
@@ -34,11 +34,13 @@ from .versions import check_version
 _Fields = tuple[Any, ...]
 
 CLIENT_VALUES = 9
-"""Values of a client's record behind its ID, as version 1 has them."""
+"""Number of values that follow the ID in a client's record of version 1."""
 
 
 def restore(records: Iterable[tuple[bytes, bytes]]) -> State:
-    """The state that made these records. They come in order of their keys; none at all: a new state.
+    """Return the state that these records were made from; a new state if there are none.
+
+    The records must be in the order of their keys.
 
     Raises:
         CorruptionError: they contradict each other, or another release wrote them.
@@ -56,7 +58,7 @@ def restore(records: Iterable[tuple[bytes, bytes]]) -> State:
 
 
 class _Restoring:
-    """A state being put together, kind by kind: each needs only those before it."""
+    """A state under construction, one kind of record after the other. Each kind needs only earlier ones."""
 
     def __init__(self, by_kind: dict[bytes, list[tuple[bytes, bytes]]]) -> None:
         self._by_kind = by_kind
@@ -155,7 +157,7 @@ class _Restoring:
             channel.log.check()
 
     def _subscriptions(self) -> dict[int, tuple[_Fields, _Fields]]:
-        """What is written of each subscription, by its id."""
+        """Return both records of each subscription, by its id."""
         sent = {key[1:]: values for key, values in self._unpacked(b"u")}
         return {NUMBER.unpack(key)[1]: (values, sent[key[1:]]) for key, values in self._unpacked(b"s")}
 
@@ -181,7 +183,7 @@ class _Restoring:
         self.state.subscriptions = {number: found[number] for number in written}
 
     def _derived(self) -> None:
-        """What is not written: who is whose, ack inboxes, deadlines."""
+        """Set what is not written: subscriptions of clients, ack inboxes, deadlines."""
         state = self.state
         online = [member for group in self._groups.values() for member in group.members]
         for member in sorted(online, key=_generation):  # the order in which they came online

@@ -1,7 +1,7 @@
-"""What ``apply`` reads besides its entries: limits, graces, heartbeats (rule R23).
+"""The replicated settings that ``apply`` uses: limits, graces, heartbeats (rule R23).
 
-They are part of the state, and only a ``Configure`` command changes them, so that no two nodes
-decide by different limits. A limit of 0 means none.
+They are part of the state, and only a ``Configure`` command changes them. So no two nodes decide with
+different limits. A limit of 0 means none.
 """
 
 from __future__ import annotations
@@ -17,20 +17,20 @@ from . import refusals
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What one channel may hold. 0 means unlimited."""
+    """Limits of one channel. 0 means unlimited."""
 
     max_msgs: int
     max_bytes: int
-    """Bytes of encoded MsgProto. The newest message is kept even if it alone exceeds this."""
+    """Bytes of encoded MsgProto. The newest message is kept even if it alone is larger."""
     max_age_ns: int
     max_subscriptions: int
-    """Offline durables and offline durable queue groups count."""
+    """Includes offline durables and offline durable queue groups."""
     max_inactivity_ns: int
-    """A channel without online subscriptions and publishes for this long is deleted."""
+    """A channel is deleted after this time without an online subscription and without a publish."""
 
 
 NUMBER_MAX = (1 << 63) - 1
-"""What a configuration can say, and, with any time added, an entry and a checkpoint can hold."""
+"""Largest number in a configuration. With any time added, it still fits into an entry and a checkpoint."""
 
 LIMIT_NAMES = tuple(limit.name for limit in fields(Limits))
 
@@ -40,7 +40,7 @@ class Settings:
     """The replicated settings. ``channels`` holds limits by channel name or pattern, each partial."""
 
     set: bool = False
-    """A ``Configure`` was applied: the defaults below no longer give way to a node's file."""
+    """A ``Configure`` was applied, so a node's configuration file no longer replaces these settings."""
 
     max_channels: int = 100
     max_msgs: int = 1_000_000
@@ -51,22 +51,22 @@ class Settings:
     channels: dict[str, dict[str, int]] = field(default_factory=dict)
 
     replace_durable: bool = False
-    """A second subscription to an online durable takes it over instead of being refused."""
+    """A second subscription to an online durable replaces it instead of being refused."""
 
     member_grace_ns: int = 3 * SECOND
-    """How long an inbox may be unheard before its client or subscription is absent (R15)."""
+    """How long an inbox may have no subscriber before its client or subscription is unreachable (R15)."""
     heartbeat_interval_ns: int = 30 * SECOND
     heartbeat_timeout_ns: int = 10 * SECOND
     heartbeat_fail_count: int = 10
-    """Heartbeats missed in a row before the next miss removes the client."""
+    """Heartbeats that a client may miss in a row. The next miss removes it."""
     request_timeout_ns: int = 2 * SECOND
 
     @classmethod
     def of(cls, given: dict[str, Any]) -> Settings:
-        """The settings that a ``Configure`` command gives, defaults for what it leaves out.
+        """Return the settings of a ``Configure`` command, with defaults for missing ones.
 
         Raises:
-            RefusedError: an unknown name, a wrong type, a number or a text that no entry could hold.
+            RefusedError: a name is unknown, a type is wrong, or a value does not fit into an entry.
         """
         for name, value in given.items():
             default = _DEFAULTS.get(name)
@@ -83,7 +83,7 @@ class Settings:
         return cls(**{**given, "set": True})
 
     def values(self) -> dict[str, Any]:
-        """The fields by name, as plain values; ``of`` takes them back."""
+        """Return the fields by name, as plain values that `of` accepts."""
         return asdict(self)
 
 
@@ -95,13 +95,13 @@ def _are_limits(limits: dict[Any, Any]) -> bool:
 
 
 def _is_text(value: Any) -> bool:
-    """It is one, and of characters: JSON can spell halves of them, which nothing else can hold."""
+    """Return True if ``value`` is a text without lone surrogates: JSON can contain them, entries cannot."""
     return type(value) is str and not any("\ud800" <= character <= "\udfff" for character in value)
 
 
 _AT_LEAST = dict.fromkeys(
     ("heartbeat_interval_ns", "heartbeat_timeout_ns", "request_timeout_ns"), MILLISECOND
 )
-"""With none of it a leader would do nothing but ask, everyone would be too late."""
+"""Minimum values. With 0 a leader would send heartbeats without a break, and every reply would be late."""
 
 _DEFAULTS = Settings().values()

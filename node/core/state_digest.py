@@ -1,19 +1,19 @@
-"""The rolling digest: a few bytes that tell whether two nodes have decided alike, ever (R30).
+"""The rolling digest: a few bytes that show whether two nodes have made the same decisions (R30).
 
-After each entry the digest before it is hashed together with the entry and what came of it: deliveries,
-outcomes, what was stored and dropped. So nodes whose digests are equal after an entry were given the same
-entries and did the same with each. It is part of the state: checkpoints and snapshots carry it, and a node
-that was restored goes on from it.
+After each entry, the previous digest is hashed together with the entry and its results: deliveries,
+outcomes, stored and dropped messages. So nodes with equal digests after an entry have applied the same
+entries with the same results. The digest is part of the state: checkpoints and snapshots contain it, and a
+restored node continues it.
 
-What a node holds and has not acted upon yet doesn't show in that; so each entry also looks at a few
-subscriptions and channels, others each time, so that within ``LOOKED_AT_WITHIN`` entries each had its turn.
-The cost is that of what the entry did, never that of the state.
+State that has not had an effect yet does not appear in the results. So each entry also hashes a few
+subscriptions and channels, in rotation: within ``LOOKED_AT_WITHIN`` entries each is hashed once. The cost
+depends on what the entry did, never on the size of the state.
 
-Every ``MILESTONE`` entries nodes tell each other (``server.divergence``).
+Every ``MILESTONE`` entries nodes compare their digests (``server.divergence``).
 
-What is hashed is part of the machine version (R24): nodes of two releases compare theirs while a cluster is
-upgraded. A release that changes what ``roll`` takes in, the places of it, or the two numbers below raises the
-version, and goes on as before while ``state.version`` is lower.
+What is hashed is part of the machine version (R24), because nodes of two releases compare digests while a
+cluster is upgraded. A release that changes the inputs of ``roll``, their order, or the two numbers below
+must raise the version, and keep the old behaviour while ``state.version`` is lower.
 """
 
 from __future__ import annotations
@@ -32,17 +32,17 @@ from .state import Channel, Subscription
 _Thing = TypeVar("_Thing")
 
 MILESTONE = 4096
-"""Entries between two comparisons."""
+"""Number of entries between two comparisons."""
 
 LOOKED_AT_WITHIN = 4096
-"""Entries within which each subscription and channel is looked at, unless there are very many."""
+"""Number of entries within which each subscription and channel is hashed, unless there are very many."""
 
 LOOKED_AT_MAX = 16
-"""Of each kind, in one entry."""
+"""Maximum number of subscriptions, and of channels, hashed in one entry."""
 
 
 def roll(context: ApplyContext, data: bytes) -> None:
-    """The entry, whose bytes are ``data``, is applied: bring the digest up to it."""
+    """Update the digest after the entry with the bytes ``data`` was applied."""
     state, effects = context.state, context.effects
     decided = (
         context.index,
@@ -72,7 +72,10 @@ def roll(context: ApplyContext, data: bytes) -> None:
 
 
 def _plain(value: Any) -> Any:
-    """Sequences of a queue group's member are a list, of any other subscription a range."""
+    """Convert a range for msgpack.
+
+    Sequences of a delivery are a list in a queue group, and a range in any other subscription.
+    """
     assert isinstance(value, range)
     return (value.start, value.stop)
 
@@ -82,7 +85,7 @@ def _notified(replies: Replies) -> tuple[Any, ...]:
 
 
 def _turns(things: Mapping[int, _Thing], index: int, last: int) -> Iterator[_Thing]:
-    """The things whose turn it is: ids up to ``last``, one in every so many."""
+    """Return the objects to hash in this entry: of ids up to ``last``, one in every ``step``."""
     step = max(LOOKED_AT_WITHIN, last // LOOKED_AT_MAX)
     for number in range(index % step, last + 1, step):
         thing = things.get(number)
@@ -112,7 +115,7 @@ def _subscription(sub: Subscription) -> tuple[Any, ...]:
 
 
 def _channel(channel: Channel, index: int) -> tuple[Any, ...]:
-    """Its ends, and one block of its log: another one in each round."""
+    """Return a channel's values to hash: the ends of its log, and one block, another one in each round."""
     log = channel.log
     numbers = log.block_numbers()
     block = log.block(numbers[index // LOOKED_AT_WITHIN % len(numbers)]) if numbers else None

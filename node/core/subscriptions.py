@@ -1,4 +1,4 @@
-"""Subscriptions: opened, resumed, closed; and groups, which come and go with them."""
+"""Opening, resuming and closing subscriptions; their groups are created and removed with them."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ def open_subscription(
 ) -> SubscriptionOpened | DurableTaken:
     """Create a subscription, or resume a durable or an offline durable queue group.
 
-    A durable that is online is not opened twice. But its client may ask again because it was never answered:
-    asked with the same inbox the answer is given again, and a durable that nobody hears, or whose answer may
-    have been lost, is replaced.
+    A durable that is online is not opened twice. But its client may repeat the request because it got no
+    reply. If the request has the same inbox, the reply is given again. If the durable is unreachable, or its
+    reply may have been lost, the durable is replaced.
 
-    Checks 1 to 6 of the protocol were made by the origin; here are those that need the state.
+    The origin has made checks 1 to 6 of the protocol. Here are those that need the state.
 
     Raises:
-        RefusedError: with its text.
+        RefusedError: the request is refused.
     """
     state = context.state
     if context.time_ns > command.valid_until_ns:
@@ -39,13 +39,15 @@ def open_subscription(
     channel = channels.find_or_create(context, command.channel)
     if command.queue and ":" in command.durable:
         raise RefusedError(refusals.DURABLE_NAME_COLON)
-    if command.ack_inbox in state.by_ack_inbox:  # drawn at random by the origin: its bug
+    # the origin draws it at random, so this is a bug of the origin
+    if command.ack_inbox in state.by_ack_inbox:
         raise RefusedError(refusals.INVALID_SUBSCRIBE)
     group = _find_group(channel, command)
     if group is not None and not group.queue and group.members:
         online = group.members[0]
         if RETRIED_SUBSCRIBE.active(state.version) and online.inbox == command.inbox:
-            due.make_all_due(context, online, here=True)  # without an answer it could acknowledge nothing
+            # without the reply the client could not acknowledge anything
+            due.make_all_due(context, online, here=True)
             presence.client_responded(context, client)
             return SubscriptionOpened(online.ack_inbox)
         if not state.settings.replace_durable and not _may_replace(context, online, command):
@@ -67,7 +69,7 @@ def open_subscription(
 def _may_replace(
     context: ApplyContext, online: Subscription, command: SubscriptionOpen | SubscriptionReplace
 ) -> bool:
-    """Whether a subscribe to an online durable is its client's second attempt, as far as the state shows."""
+    """Return True if a subscribe to an online durable may be its client's second attempt."""
     if not RETRIED_SUBSCRIBE.active(context.state.version):
         return False
     if isinstance(command, SubscriptionReplace) and command.replaces == online.ack_inbox:
@@ -92,12 +94,12 @@ def _create(
     client: Client,
     command: SubscriptionOpen | SubscriptionReplace,
 ) -> None:
-    """A new subscription: the first of a new group, or one more member of ``group`` (D17)."""
+    """Create a subscription: the first of a new group, or another member of ``group`` (D17)."""
     state = context.state
     state.last_subscription += 1
     number = SubscriptionID(state.last_subscription)
     if group is None:
-        channels.settle(context, channel.name)  # "new only" is after what the entry has published so far
+        channels.settle(context, channel.name)  # "new only" starts after what the entry has published so far
         start = start_seq(channel.log, command, context.timestamp_ns)
         group = Group(
             id=number,
@@ -125,7 +127,7 @@ def _create(
 
 
 def start_seq(log: MessageLog, command: SubscriptionOpen | SubscriptionReplace, timestamp_ns: int) -> int:
-    """The first sequence that a new cursor wants. No start position is ever an error.
+    """Return the first sequence to send on a new cursor. No start position is an error.
 
     Source: the streaming protocol, "Start positions".
     """
@@ -139,14 +141,14 @@ def start_seq(log: MessageLog, command: SubscriptionOpen | SubscriptionReplace, 
             return min(max(command.start_seq, log.first), end)
         case StartPosition.TIME_DELTA_START if command.start_delta_ns > 0:
             return log.first_at_or_after(timestamp_ns - command.start_delta_ns)
-        case _:  # new only; a delta of nothing or into the future is that too
+        case _:  # new only; so is a delta of zero or less
             return end
 
 
 def _resume(
     context: ApplyContext, group: Group, client: Client, command: SubscriptionOpen | SubscriptionReplace
 ) -> None:
-    """Take the shadow's place: its cursor and all it holds, due at once (D39, D46)."""
+    """Resume the group's shadow with its cursor; all its unacked messages are due at once (D39, D46)."""
     subscription = group.shadow
     assert subscription is not None
     group.shadow = None
@@ -170,7 +172,7 @@ def _go_online(state: State, subscription: Subscription, client: Client) -> None
     watch(state, subscription)
     if len(group.members) > 1 or group.orphans:
         state.redelivery_due[group.id] = (
-            group  # the others may be absent, or have left, and have something for it
+            group  # other members may be unreachable or have left, and their messages move to it
         )
     state.sendable[group.id] = group
     _touch(state, subscription)
@@ -180,10 +182,10 @@ def _go_online(state: State, subscription: Subscription, client: Client) -> None
 
 
 def close_subscription(context: ApplyContext, command: SubscriptionClose) -> Ok:
-    """Close: a durable goes offline, anything else ends.
+    """Close a subscription: a durable goes offline, any other ends.
 
     Raises:
-        RefusedError: with its text.
+        RefusedError: the request is refused.
     """
     channel = _known_channel(context.state, command.channel)
     end(context, _owned(context.state, channel, command.inbox, command.client_id), for_good=False)
@@ -191,10 +193,10 @@ def close_subscription(context: ApplyContext, command: SubscriptionClose) -> Ok:
 
 
 def unsubscribe(context: ApplyContext, command: Unsubscribe) -> Ok:
-    """End a subscription for good, an offline durable too (by its name).
+    """End a subscription permanently; an offline durable is named by its durable name.
 
     Raises:
-        RefusedError: with its text.
+        RefusedError: the request is refused.
     """
     channel = _known_channel(context.state, command.channel)
     if command.durable and not command.inbox:
@@ -204,7 +206,7 @@ def unsubscribe(context: ApplyContext, command: Unsubscribe) -> Ok:
         if group is None:
             raise RefusedError(refusals.INVALID_SUBSCRIPTION)
         if group.members and UNSUBSCRIBE_BY_NAME_OFFLINE_ONLY.active(context.state.version):
-            # Client IDs and durable names are no secrets, ack inboxes are: anybody could end it.
+            # Client IDs and durable names are not secret, unlike ack inboxes: anyone could end it.
             raise RefusedError(refusals.INVALID_SUBSCRIPTION)
         subscription = group.shadow or group.members[0]
     else:
@@ -221,9 +223,10 @@ def _known_channel(state: State, name: str) -> Channel:
 
 
 def _owned(state: State, channel: Channel, inbox: str, client_id: str) -> Subscription:
-    """The online subscription with that ack inbox, else with that message inbox, of that client.
+    """Return the client's online subscription with that ack inbox, or else with that message inbox.
 
-    Clients choose message inboxes, so two of them may choose alike: the caller's own is found first.
+    Clients choose message inboxes, so two clients may choose the same one: the caller's own subscription is
+    preferred.
     """
     subscription = state.by_ack_inbox.get(inbox)
     if subscription is None or subscription.group.channel is not channel:
@@ -239,7 +242,7 @@ def _owned(state: State, channel: Channel, inbox: str, client_id: str) -> Subscr
 
 
 def end(context: ApplyContext, subscription: Subscription, *, for_good: bool) -> None:
-    """The subscription's end: removed, or (a durable, unless ``for_good``) kept offline."""
+    """End a subscription: remove it, or keep it offline if it is a durable and not ``for_good``."""
     state, group = context.state, subscription.group
     if subscription.client is not None:
         _go_offline(context, subscription)
@@ -249,7 +252,7 @@ def end(context: ApplyContext, subscription: Subscription, *, for_good: bool) ->
         state.redelivery_due[group.id] = group
         state.dirty.groups[group.id] = group.channel.id
     elif group.durable and not for_good:
-        group.shadow = subscription  # orphans stay such, to whoever joins next
+        group.shadow = subscription  # orphans stay orphans, for the next member that joins
         _touch(state, subscription)
     else:
         _forget(state, subscription)
@@ -257,7 +260,10 @@ def end(context: ApplyContext, subscription: Subscription, *, for_good: bool) ->
 
 
 def _leave_behind(group: Group, subscription: Subscription) -> None:
-    """What it holds is the group's now. Of that and what others have left the less is moved."""
+    """Make the subscription's unacked messages orphans of the group.
+
+    The smaller dict is merged into the larger.
+    """
     more, less = group.orphans, subscription.unacked
     if len(more) < len(less):
         more, less = less, more
@@ -266,7 +272,7 @@ def _leave_behind(group: Group, subscription: Subscription) -> None:
 
 
 def end_group(context: ApplyContext, group: Group) -> None:
-    """The end of all that share a cursor, and of what they hold."""
+    """End all subscriptions that share a cursor, and drop their unacked records."""
     for subscription in list(group.holders):
         if subscription.client is not None:
             _go_offline(context, subscription)

@@ -1,8 +1,8 @@
-"""Machine versions: what a release knows, and what an older one must not touch (R24).
+"""Machine versions: which entries a release can apply (R24).
 
-New behaviour takes effect through the log, at one place in it, once every member can do it. So an entry
-names the version it was made for. A node that doesn't know that version stops *before* it applies the entry:
-what it would make of it is not what the others make of it.
+New behaviour takes effect through the log, at one position in it, once every member supports it. So an entry
+names the version it was made for. A node that does not support that version stops *before* it applies the
+entry, because its result would differ from that of the others.
 """
 
 from __future__ import annotations
@@ -25,24 +25,24 @@ from .commands import (
 )
 
 MACHINE_VERSION = 2
-"""The newest machine version this release knows (rule R24).
+"""The newest machine version that this release supports (rule R24).
 
-Version 1 was released: no decision of it changes any more. Version 2 still grows, until a release writes it.
-A command that is added to a version which was released makes the next one.
+Version 1 was released: none of its decisions may change. Version 2 may still change until a release with it
+is published. After that, a new command makes the next version.
 """
 
 
 class Feature(NamedTuple):
-    """A decision that ``apply`` takes in another way from one machine version on.
+    """A decision of ``apply`` that changes with a machine version.
 
-    The code asks ``FEATURE.active(state.version)`` at the place where it decides, and keeps the earlier
+    The code calls ``FEATURE.active(state.version)`` at the place of the decision, and keeps the earlier
     decision for lower versions: nodes of the older release still apply the same entries.
     """
 
     since: int
-    """The first machine version that has it."""
+    """The first machine version with the feature."""
     summary: str
-    """What is decided from then on, for people who read a log of an earlier version."""
+    """The new decision, for readers of a log of an earlier version."""
 
     def active(self, version: int) -> bool:
         """Return True if the machine version in effect has this feature. Costs one comparison."""
@@ -53,21 +53,21 @@ UNSUBSCRIBE_BY_NAME_OFFLINE_ONLY = Feature(
     2, "An unsubscribe by durable name ends an offline durable only; before, also one that is online."
 )
 
-CLIENTS_BOUNDED = Feature(2, "No more than CLIENTS_MAX client IDs are registered; before, any number.")
+CLIENTS_BOUNDED = Feature(2, "At most CLIENTS_MAX client IDs are registered; before, any number.")
 
 FREES_DROPPED = Feature(
-    2, "A stalled member has room when all it was sent has left the log; before, after its AckWait (D24)."
+    2, "A stalled member has capacity when the log has dropped all it holds; before, after AckWait (D24)."
 )
 
-LOCATION = Feature(2, "A client's record says where it is connected, as far as leaders acted on it (R15).")
+LOCATION = Feature(2, "A client's record has its connection, as far as leaders acted on it (R15).")
 
 RETRIED_SUBSCRIBE = Feature(
     2,
-    "A durable whose answer may be lost, or that nobody hears, is replaced; before, refused as a duplicate.",
+    "A durable that is unreachable, or whose reply may be lost, is replaced; before, refused as a duplicate.",
 )
 
 EVEN_BURSTS = Feature(
-    2, "Of a burst a member gets less when it is a second behind the quickest; before, 100 ms (D15)."
+    2, "A member gets less of a burst if it is a second behind the quickest; before, 100 ms (D15)."
 )
 
 SINCE: dict[type[Command], int] = {
@@ -79,39 +79,39 @@ SINCE: dict[type[Command], int] = {
     HeartbeatMissed: 2,
     SubscriptionReplace: 2,
 }
-"""The machine version that brought a command; those not here are of the first.
+"""The first machine version of a command; 1 if it is not listed.
 
-Below that version nobody proposes it, and ``apply`` takes it for one it doesn't know: a node of an older
-release, which really doesn't, must decide alike (R24).
+Below that version no node proposes the command, and ``apply`` treats it as unknown, because a node of an
+older release does not know it and the results must be equal (R24).
 """
 
 
 class UnsupportedVersionError(NodeError):
-    """An entry, or a checkpoint, needs a machine version that this release doesn't know."""
+    """An entry or a checkpoint needs a machine version that this release does not support."""
 
 
 def check_version(needed: int, release: str, known: int | None = None) -> None:
-    """Is ``needed`` a version that this release knows?
+    """Check that this release supports machine version ``needed``.
 
     Args:
-        needed: what an entry or a checkpoint was made for.
-        release: the release that brought it into effect; empty if that isn't known here.
-        known: the newest that is known; None: what this release knows.
+        needed: the version of an entry or a checkpoint.
+        release: the release that raised the cluster to it; empty if not available.
+        known: the newest supported version; None: that of this release.
 
     Raises:
-        UnsupportedVersionError: no; it says what to start instead.
+        UnsupportedVersionError: it is not supported; the text names the release to start.
     """
     known = MACHINE_VERSION if known is None else known
     if needed > known:
         newer = f"stanchion {release} or a newer release" if release else "a newer release"
         raise UnsupportedVersionError(
-            f"the log needs machine version {needed}, this release knows up to {known}: start {newer}. "
-            "Nothing was applied of it, and nothing is lost"
+            f"the log needs machine version {needed}, this release supports up to {known}: start {newer}. "
+            "Nothing of it was applied, and no data is lost"
         )
 
 
 def claimed_version(data: bytes) -> int:
-    """The version that an entry names which can't be decoded otherwise; 0 if not even that."""
+    """Return the version that an undecodable entry names; 0 if that is undecodable too."""
     try:
         fields: Any = msgpack.unpackb(data, strict_map_key=False)
     except (ValueError, msgpack.UnpackException):
@@ -120,6 +120,6 @@ def claimed_version(data: bytes) -> int:
 
 
 def too_new(command: Command | type[Command], version: int) -> bool:
-    """While ``version`` is in effect, nobody proposes this, and who applies it doesn't know it."""
+    """Return True if the command needs a later machine version than ``version``."""
     kind = command if isinstance(command, type) else type(command)
     return SINCE.get(kind, 1) > version

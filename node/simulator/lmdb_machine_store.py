@@ -32,7 +32,7 @@ from node.store import environment
 from node.store.environment import DATA_FILE
 from node.store.interface import CheckpointJob
 from node.store.parts import DirectoryParts, Parts
-from node.store.snapshot import Snapshot, chunks, describe, heartbeat_payload_of, install, produce
+from node.store.snapshot import Snapshot, chunks, describe, install, install_note_of, produce
 from node.store.store import Store
 
 CHUNK_BYTES = 8192
@@ -48,8 +48,8 @@ class _Parts(DirectoryParts):
         super().__init__(directory)
         self._machine_store = machine_store
 
-    def room(self) -> int:
-        return 0 if self._machine_store.full else super().room()
+    def free_bytes(self) -> int:
+        return 0 if self._machine_store.full else super().free_bytes()
 
 
 class LmdbMachineStore(WorkUnderWay):
@@ -93,7 +93,7 @@ class LmdbMachineStore(WorkUnderWay):
 
     def note(self) -> bytes:
         """Return the note with which the store's snapshot was installed; empty if there is none."""
-        return heartbeat_payload_of(self._path, self.store.applied)
+        return install_note_of(self._path, self.store.applied)
 
     def run_checkpoint(self, job: CheckpointJob) -> None:
         """Raises: DiskError: the disk is full."""

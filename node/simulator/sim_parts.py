@@ -72,7 +72,7 @@ class SimulatedParts:
         self._file = self._disk.open(self._part)
         self._file.truncate(size)
 
-    def room(self) -> int:
+    def free_bytes(self) -> int:
         capacity = self._disk.capacity
         return PLENTY if capacity is None else capacity - self._disk.used
 

@@ -1,7 +1,6 @@
-"""The applied state on disk: message payloads, the core's records, and how far they go.
+"""The applied state on disk: message payloads, the core's records, and the applied index.
 
-Nothing here decides anything and nothing here knows a command: keys, values and messages are bytes.
-One LMDB environment holds everything, and one transaction moves it from one applied index to the
-next, so that whatever a crash leaves behind is the exact state at some index, from where the journal
-goes on. Only this package imports LMDB.
+This package makes no decisions and decodes no commands: keys, values and messages are bytes. One LMDB
+environment holds everything. One transaction moves it from one applied index to the next. So a crash leaves
+the exact state at some index, and the journal continues from there. Only this package imports LMDB.
 """

@@ -1,19 +1,19 @@
-"""Blocks: how a run of consecutive messages of one channel lies in the store.
+"""Blocks: the stored form of consecutive messages of one channel.
 
-A message each would be the obvious layout, and it fails under load: py-lmdb lets go of the
-interpreter's lock around every single operation, and a thread beside a busy event loop waits for it
-to come back each time: ten thousand puts, 4 ms alone, took 1.8 s (two cores, one spinning), in blocks
-0.1 s. So messages lie in blocks of up to 64 KiB; a checkpoint of ten thousand messages of 128 bytes is
-some twenty puts, reading them back is as many lookups, and one checksum covers each block.
+One value per message would be the obvious layout, but it fails under load: py-lmdb releases the interpreter
+lock around every operation, and a thread beside a busy event loop waits for it each time. Ten thousand puts,
+4 ms alone, took 1.8 s (two cores, one spinning); in blocks 0.1 s. So messages are stored in blocks of up to
+64 KiB. A checkpoint of ten thousand messages of 128 bytes is about twenty puts, reading them back takes as
+many lookups, and one checksum covers each block.
 
-A block's key is channel and first sequence, both 8 bytes big-endian, so that LMDB's order is theirs.
-Its value, in the machine's byte order as LMDB's own pages are::
+A block's key is channel and first sequence, both 8 bytes big-endian, so LMDB sorts blocks in that order. Its
+value, in the machine's byte order like LMDB's own pages::
 
     u32 crc32 of key and all that follows │ u8 kind │ 3 zero bytes │ u32 count
     u32 end of each message in the data   │ data: the messages, one after the other
 
-Kind 1 is that. In kind 2 the second line is sealed, for this key and this head; the checksum is over what
-is on the disk.
+This is kind 1. In kind 2 the second line is encrypted, bound to this key and this header. The checksum is
+over the bytes on the disk.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ if TYPE_CHECKING:
     from node.encryption.value_cipher import ValueCipher
 
 BLOCK_BYTES_MAX = 64 * 1024 - 16 - 12 - 45
-"""Bytes of messages that fill sixteen pages, with LMDB's head, the block's and a seal. A larger message
-has a block of its own."""
+"""Bytes of messages that fill sixteen pages, together with LMDB's header, the block's header and the
+encryption overhead. A larger message has a block of its own."""
 
 MESSAGE_OVERHEAD = 4
-"""Bytes a message takes in a block besides its own."""
+"""Bytes that a message takes in a block besides its own."""
 
 _KEY = struct.Struct(">QQ")
 _CRC = struct.Struct("=I")
@@ -53,7 +53,7 @@ _CHANNEL_KEY = struct.Struct(">Q")
 
 
 def channel_key(channel: int) -> bytes:
-    """The key of a channel's floor."""
+    """Return the key of a channel's floor."""
     return _CHANNEL_KEY.pack(channel)
 
 
@@ -62,7 +62,7 @@ def split_channel_key(stored: bytes) -> int:
 
 
 class Block:
-    """Messages ``first`` to ``end - 1`` of a channel, as they lie in the store."""
+    """Messages ``first`` to ``end - 1`` of a channel, in stored form."""
 
     __slots__ = ("data", "end", "first", "offsets")
 
@@ -74,7 +74,7 @@ class Block:
 
     @property
     def size(self) -> int:
-        """Bytes of memory, about."""
+        """Approximate bytes of memory."""
         return len(self.data) + 4 * len(self.offsets) + 200
 
     def message(self, seq: int) -> bytes:
@@ -87,7 +87,7 @@ class Block:
 
 
 def encode(block_key: bytes, messages: Sequence[bytes], value_cipher: ValueCipher | None = None) -> bytes:
-    """The value to store under ``block_key``."""
+    """Return the value to store under ``block_key``."""
     ends = array("I", accumulate(map(len, messages)))
     if value_cipher is None:
         body = b"".join((_HEAD.pack(_PLAIN, len(messages)), ends.tobytes(), *messages))
@@ -98,11 +98,11 @@ def encode(block_key: bytes, messages: Sequence[bytes], value_cipher: ValueCiphe
 
 
 def decode(block_key: bytes, value: memoryview | bytes, value_cipher: ValueCipher | None = None) -> Block:
-    """The block stored under ``block_key``; its contents are copied.
+    """Return the block stored under ``block_key``; its contents are copied.
 
     Raises:
-        CorruptionError: it isn't what was written under this key, or it is sealed and there is no key, or
-            it isn't sealed and should be.
+        CorruptionError: it is not the value written under this key, it is encrypted and there is no key, or
+            it is not encrypted although there is a key.
     """
     channel, first = split_key(block_key)
     if len(value) < _PREFIX or _CRC.unpack_from(value)[0] != crc32(value[_CRC.size :], crc32(block_key)):

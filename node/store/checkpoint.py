@@ -1,14 +1,15 @@
-"""A checkpoint: what was applied since the last one goes to the disk, in one transaction.
+"""A checkpoint: write to the disk what was applied since the last one, in one transaction.
 
-It is taken on the loop, run in a worker thread, a few times a second, and ended on the loop; nothing but
-what it was given is its business meanwhile. ``layout`` shows where things lie.
+A checkpoint is created and ended on the event loop, and runs in a worker thread, a few times a second. While
+it runs it uses only its arguments. ``layout`` describes the databases.
 
-A checkpoint's work is bounded by what changed, with one exception: a channel dropped may have a
-million messages. So its floor hides them at once and each checkpoint deletes at most
-``GARBAGE_BLOCKS_MAX`` blocks below the floors; ``unfinished`` says that there is more to do.
+Its work is bounded by the changes, with one exception: a dropped channel may have a million messages. So its
+floor hides them at once, and each checkpoint deletes at most ``GARBAGE_BLOCKS_MAX`` blocks below the floors.
+``unfinished`` has the channels with more to delete.
 
-A channel that gets a message now and then would end up with a block each. A checkpoint therefore takes
-the channel's last block in again if it is smaller than ``MERGE_BELOW``: LMDB writes whole pages anyway.
+A channel that gets a message now and then would have one block per message. So a checkpoint rewrites the
+channel's last block together with new messages if it is smaller than ``MERGE_BELOW``: LMDB writes whole
+pages anyway.
 """
 
 from __future__ import annotations
@@ -27,14 +28,14 @@ from node.store.messages import GONE, Batch, Run
 from node.store.values import Values
 
 GARBAGE_BLOCKS_MAX = 1000
-"""Blocks deleted by one checkpoint at most."""
+"""Maximum number of blocks that one checkpoint deletes."""
 
 MERGE_BELOW = 3000
-"""Bytes. A channel's last block is written again together with what follows while it is smaller."""
+"""Bytes. While a channel's last block is smaller, it is rewritten together with new messages."""
 
 
 class Tail(NamedTuple):
-    """A channel's last block: small enough to be taken in again."""
+    """A channel's last block, if it is small enough to be rewritten."""
 
     first: int
     end: int
@@ -44,12 +45,12 @@ class Checkpoint:
     """One checkpoint.
 
     Args:
-        values: how values are written.
-        environment: where, and ``databases`` in it.
-        meta: what it brings the store to.
-        batch: the messages that came and the floors that moved.
-        changes: records; None for those that go.
-        garbage: floors below which blocks may be left.
+        values: encodes the values.
+        environment: the LMDB environment, with ``databases``.
+        meta: the applied index after this checkpoint.
+        batch: the new messages and the changed floors.
+        changes: records; None deletes one.
+        garbage: floors below which blocks may remain.
         tails: the last blocks of channels that are small.
     """
 
@@ -77,11 +78,11 @@ class Checkpoint:
         self.unfinished: set[int] = set()
         """Channels with more to delete."""
         self.forgotten: list[int] = []
-        """Dropped channels of which nothing is left."""
+        """Dropped channels whose last block was deleted."""
         self.running = self.done = False
 
     def run(self) -> None:
-        """Write and sync it all. In a worker thread, once.
+        """Write and sync everything. Call it once, in a worker thread.
 
         Raises:
             DiskError: the disk is full, or failed.
@@ -115,23 +116,23 @@ class Checkpoint:
             cursor.putmulti(self._encode(channel, tail, runs))
 
     def _take_tail(self, transaction: lmdb.Transaction[bytes], channel: int, first: int) -> list[Run]:
-        """The channel's last block as a run, if it is small and ends where the new messages begin."""
+        """Return the channel's last block as a run, if it is small and new messages follow it directly."""
         tail = self.tails.pop(channel, None)
         if tail is None or tail.end != first:
             return []
         key = blocks.key(channel, tail.first)
         stored = transaction.get(key, db=self._databases.messages)
         if stored is None:
-            return []  # dropped and deleted since
+            return []  # dropped and deleted meanwhile
         return [Run(channel, tail.first, decode_block(self._values, key, stored).messages(), 0)]
 
     def _encode(self, channel: int, tail: list[Run], runs: list[Run]) -> Iterator[tuple[bytes, bytes]]:
-        """The runs as blocks, as few as their size allows."""
+        """Yield the runs as blocks, as few as their size allows."""
         held: list[bytes] = []
         size = 0
         first = (tail or runs)[0].first
         for run in chain(tail, runs):
-            assert run.first == first + len(held), "what a channel drops is its oldest"
+            assert run.first == first + len(held), "a channel drops its oldest messages first"
             for message in run.messages:
                 cost = len(message) + blocks.MESSAGE_OVERHEAD
                 if held and size + cost > blocks.BLOCK_BYTES_MAX:
@@ -173,10 +174,10 @@ class Checkpoint:
     def _garbage_of(
         self, transaction: lmdb.Transaction[bytes], channel: int, floor: int, limit: int
     ) -> tuple[list[bytes], bool]:
-        """Keys of up to ``limit`` blocks that are wholly below the floor, and whether these are all.
+        """Return keys of up to ``limit`` blocks that are wholly below the floor, and True if these are all.
 
-        That a block ends at or below the floor is told by where the next one begins, so that no page of
-        an old block is read from the disk; only a channel's last block must be looked into.
+        The key of the next block shows whether a block ends at or below the floor, so no page of an old
+        block is read from the disk. Only a channel's last block must be read.
         """
         cursor = transaction.cursor(self._databases.messages)
         if not cursor.set_range(blocks.key(channel, 0)):

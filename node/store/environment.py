@@ -1,22 +1,21 @@
-"""One LMDB environment: how it is opened, what its errors mean, how its directory is made durable.
+"""Opening an LMDB environment, translating its errors, and syncing its directory.
 
-What LMDB gives: a copy-on-write B-tree in one file, mapped into memory, with one writer and readers
-that never wait for it. A commit writes new pages, syncs them, then writes one of two meta pages with
-``O_DSYNC``; so a crash at any moment leaves the last committed transaction. Its pages are file-backed
-and don't count as the process's own memory.
+LMDB is a copy-on-write B-tree in one file, mapped into memory, with one writer and readers that never wait
+for it. A commit writes new pages, syncs them, then writes one of two meta pages with ``O_DSYNC``. So a crash
+at any moment leaves the last committed transaction. Its pages are file-backed and don't count as the
+process's own memory.
 
-What it lacks, and what is done about it:
+Three things are missing in LMDB and added here:
 
-* *No checksums.* Every value of ours carries one over key and value (``values``; message blocks have
-  their own header in ``blocks``), checked whenever it is read. Damage to the tree's own pages is found
-  by LMDB where it can; where it can't the process dies of it, which is also a way to stop rather than
-  guess.
-* *A file that lost its end kills the process* (SIGBUS on the first touch of a missing page). The size
-  is held against LMDB's own last page number before any page is touched.
-* *The directory entry of a new file isn't synced.* It is here.
+* *Checksums.* Each value has a checksum over key and value (``values``; message blocks have their own header
+  in ``blocks``), checked whenever it is read. LMDB detects some damage of the tree's own pages. Otherwise
+  the process crashes, which also stops the node.
+* *A truncated file kills the process* (SIGBUS on the first access to a missing page). So the file size is
+  compared with LMDB's own last page number before any page is accessed.
+* *The directory entry of a new file is not synced* by LMDB. It is here.
 
-The map is opened at its full size once and for all. Growing it in use would invalidate every reader,
-and costs nothing to avoid: the file is as large as its contents, the map is address space.
+The map is opened at its full size. Growing it later would invalidate all readers. A large map costs nothing:
+the file is as large as its contents, the map is only address space.
 
 Don't put the environment on a network file system: LMDB's locks and its map need a local one.
 """
@@ -33,27 +32,27 @@ import lmdb
 from node.errors import CorruptionError, DiskError, NodeError
 
 MAP_SIZE = 1 << 40
-"""Bytes of address space for the map: the most a store may ever hold."""
+"""Bytes of address space for the map: the maximum size of a store."""
 
 KEY_SIZE_MAX = 511
-"""Bytes. LMDB's limit for a key."""
+"""LMDB's maximum key size in bytes."""
 
 FULL_BYTES = 1024 * 1024
-"""A disk with less free space than this has refused a write for want of it: LMDB writes up to a few hundred
-KiB at once, and gives nothing back when that fails."""
+"""A write failed for lack of space if the disk has less free bytes than this: LMDB writes up to a few
+hundred KiB at once, and frees nothing when that fails."""
 
 DATA_FILE = "data.mdb"
 LOCK_FILE = "lock.mdb"
 
 ADVICE = (
-    "Stop here rather than guess: keep the directory for inspection and replace this node"
-    " (`stanchion cluster replace`); it gets everything again from the others."
+    "The node stops: keep the directory for inspection and replace this node"
+    " (`stanchion cluster replace`); it receives all data again from the other nodes."
 )
 
 Database: TypeAlias = lmdb._Database
 
 fsync = os.fsync
-"""Every sync of ours. The simulator's processes die in one now and then."""
+"""All syncs of this package use it. The simulator replaces it to crash a process in a sync."""
 
 _DAMAGED = (
     lmdb.CorruptedError,
@@ -66,23 +65,23 @@ _DAMAGED = (
 
 
 def translate(path: Path, error: lmdb.Error) -> NodeError:
-    """The error of ours that says what LMDB's means for the node."""
+    """Return the node's error for an LMDB error."""
     if isinstance(error, _DAMAGED):
         return CorruptionError(f"{path}: the store is damaged: {error}. {ADVICE}")
     if isinstance(error, lmdb.MapFullError):
         return DiskError(
-            f"{path}: the store has {MAP_SIZE >> 40} TiB, the most it can: lower the limits, or purge"
+            f"{path}: the store has its maximum size of {MAP_SIZE >> 40} TiB: lower limits or purge channels"
         )
     if isinstance(error, lmdb.DiskError) or _is_full(path):
         return DiskError(f"{path}: no space left on the disk of the store: {error}")
-    return DiskError(f"{path}: the store's disk refused an operation: {error}")
+    return DiskError(f"{path}: an operation on the store's disk failed: {error}")
 
 
 def _is_full(path: Path) -> bool:
-    """Whether the file system of ``path`` has no space left.
+    """Return True if the file system of ``path`` has no space left.
 
-    LMDB reports a write that a full disk cut short as EIO, the error of a broken disk
-    (``mdb_page_flush``: "short write, filesystem full?").
+    LMDB reports a write that a full disk cut short as EIO, the error of a broken disk (``mdb_page_flush``:
+    "short write, filesystem full?").
     """
     with contextlib.suppress(OSError):
         status = os.statvfs(path)
@@ -91,10 +90,10 @@ def _is_full(path: Path) -> bool:
 
 
 def open_environment(path: Path, map_size: int) -> lmdb.Environment:
-    """Open the environment in the directory ``path``; make both if they are not there.
+    """Open the environment in the directory ``path``; create both if they don't exist.
 
     Raises:
-        CorruptionError: what is there is no environment, or has lost its end.
+        CorruptionError: the directory has no valid environment, or its file is truncated.
         DiskError: it can't be created, opened or mapped.
     """
     try:
@@ -103,7 +102,7 @@ def open_environment(path: Path, map_size: int) -> lmdb.Environment:
         if new:
             sync_directory(path.parent)
     except OSError as error:
-        raise DiskError(f"{path}: the store's directory can't be made: {error}") from error
+        raise DiskError(f"{path}: the store's directory can't be created: {error}") from error
     try:
         environment = lmdb.open(str(path), map_size=map_size, max_dbs=4, max_spare_txns=1, mode=0o600)
     except lmdb.MemoryError as error:
@@ -123,10 +122,10 @@ def open_environment(path: Path, map_size: int) -> lmdb.Environment:
 
 
 def check_size(path: Path, environment: lmdb.Environment) -> None:
-    """Refuse an environment whose file is shorter than its last page: touching that would kill us.
+    """Refuse an environment whose file is shorter than its last page, which would crash the process.
 
     Raises:
-        CorruptionError: it is.
+        CorruptionError: the file is too short.
     """
     needed = (environment.info()["last_pgno"] + 1) * environment.stat()["psize"]
     size = (path / DATA_FILE).stat().st_size
@@ -135,7 +134,7 @@ def check_size(path: Path, environment: lmdb.Environment) -> None:
 
 
 def sync_directory(path: Path) -> None:
-    """Make the names in a directory durable."""
+    """Make the entries of a directory durable."""
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     try:
         fsync(descriptor)

@@ -1,9 +1,9 @@
-"""What the shell needs of a store; ``Store`` and its fake ``MemoryStore`` both have it.
+"""The interface of a store, implemented by ``Store`` and its fake ``MemoryStore``.
 
-The order of calls is the shell's duty: effects of an entry are put and dropped as it is applied, and a
-checkpoint names the last entry whose effects are in. ``begin_checkpoint`` and ``end_checkpoint`` are
-called on the loop, ``run`` between them in a worker thread; one checkpoint at a time. If ``run``
-raises, the store is not to be used any more: the node stops.
+The caller is responsible for the order of calls: the effects of an entry are put and dropped when it is
+applied, and a checkpoint names the last entry whose effects are in the store. ``begin_checkpoint`` and
+``end_checkpoint`` are called on the event loop, ``run`` between them in a worker thread; one checkpoint at a
+time. If ``run`` raises, the store must not be used any more: the node stops.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from node.units import Index, Term
 
 class CheckpointJob(Protocol):
     def run(self) -> None:
-        """Make the checkpoint durable. In a worker thread, once.
+        """Make the checkpoint durable. Call it once, in a worker thread.
 
         Raises:
-            DiskError: nothing is known of what is on the disk now; the node stops.
-            CorruptionError: so does it here.
+            DiskError: the contents of the disk are unknown now; the node stops.
+            CorruptionError: LMDB's pages are damaged; the node stops.
         """
         ...
 
@@ -38,7 +38,7 @@ class StoreInterface(Protocol):
 
     @property
     def pending_bytes(self) -> int:
-        """Payload bytes that the next checkpoint would write: the reason to begin one."""
+        """Payload bytes that the next checkpoint would write. They are the reason to begin one."""
         ...
 
     @property
@@ -46,11 +46,11 @@ class StoreInterface(Protocol):
 
     @property
     def has_garbage(self) -> bool:
-        """Dropped messages still take space; each checkpoint gives a bounded part of it back."""
+        """True while dropped messages still take space; each checkpoint frees a bounded part of it."""
         ...
 
     def records(self) -> Iterator[tuple[bytes, bytes]]:
-        """The core's records as of the last durable checkpoint, in the order of their keys.
+        """Return the core's records of the last durable checkpoint, in the order of their keys.
 
         Raises:
             CorruptionError: a record fails its checksum.
@@ -58,26 +58,27 @@ class StoreInterface(Protocol):
         ...
 
     def put(self, channel: int, first: int, messages: Sequence[bytes]) -> None:
-        """Keep messages ``first``, ``first + 1``, ….
+        """Store messages ``first``, ``first + 1``, ….
 
-        Any that the channel already had are ignored (S4); a gap above them is a bug of the caller (S1).
+        Messages that the channel already had are ignored (S4). A gap before ``first`` is a bug of the caller
+        (S1).
         """
         ...
 
     def drop(self, channel: int, up_to: int) -> None:
-        """Forget a channel's messages up to and including ``up_to``."""
+        """Drop a channel's messages up to and including ``up_to``."""
         ...
 
     def drop_channel(self, channel: int) -> None:
-        """Forget everything of a channel. Its id never comes again."""
+        """Drop a channel. Its id is never used again."""
         ...
 
     def get(self, channel: int, seq: int) -> bytes | None:
-        """One message; None if it was dropped or never stored."""
+        """Return one message; None if it was dropped or never stored."""
         ...
 
     def get_many(self, channel: int, seqs: Sequence[int]) -> list[bytes | None]:
-        """A message for each of ``seqs``, None where there is none; ascending order is fastest.
+        """Return a message for each of ``seqs``, None if it does not exist. Ascending order is fastest.
 
         Raises:
             CorruptionError: stored messages fail their checksum.
@@ -90,11 +91,11 @@ class StoreInterface(Protocol):
         previous: tuple[int, int],
         changes: Iterable[tuple[bytes, bytes | None]],
     ) -> CheckpointJob:
-        """Take everything put and dropped until now, and the records that changed (None deletes)."""
+        """Begin a checkpoint of all puts and drops until now, and of the changed records (None deletes)."""
         ...
 
     def end_checkpoint(self, job: CheckpointJob) -> None:
-        """The job ran: ``applied`` and ``records`` are what it made durable."""
+        """End a checkpoint that ran: ``applied`` and ``records`` now return what it made durable."""
         ...
 
     def close(self) -> None: ...

@@ -1,4 +1,4 @@
-"""How the environment is laid out, and what of it is read when it is opened.
+"""The databases of the environment, and what is read from them when it is opened.
 
 ::
 
@@ -7,7 +7,7 @@
     state      the core's keys          →  the core's values
     meta       "checkpoint"             →  format, applied and previous (index, term)
 
-All four are made in one transaction: a crash leaves a whole new store or none.
+All four are created in one transaction: a crash leaves a complete new store or none.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _FLOOR = struct.Struct(">Q")
 
 
 class Meta(NamedTuple):
-    """How far the store goes."""
+    """Index and term of the last applied entry, and of the entry before it."""
 
     applied: tuple[Index, Term]
     previous: tuple[Index, Term]
@@ -44,11 +44,11 @@ class Meta(NamedTuple):
 def _decode_meta(values: Values, stored: bytes) -> Meta:
     path, value = values.path, values.decode(META, META_KEY, stored)
     if len(value) < 10 or not value.startswith(_MAGIC):
-        raise CorruptionError(f"{path}: not a store of ours, or an encrypted one. {ADVICE}")
+        raise CorruptionError(f"{path}: not a Stanchion store, or an encrypted one. {ADVICE}")
     version = int.from_bytes(value[8:10], "big")
     if version != _FORMAT or len(value) != _META.size:
         raise CorruptionError(
-            f"{path}: a store of format {version}, and this release reads format {_FORMAT} only:"
+            f"{path}: the store has format {version}, and this release reads format {_FORMAT} only:"
             " use the release that wrote it, or replace the node (stanchion cluster replace)"
         )
     _, _, index, term, previous_index, previous_term = _META.unpack(value)
@@ -63,16 +63,16 @@ class Databases(NamedTuple):
 
 
 def floor_record(values: Values, channel: int, floor: int) -> tuple[bytes, bytes]:
-    """Key and value of a channel's floor."""
+    """Return key and value of a channel's floor."""
     key = blocks.channel_key(channel)
     return key, values.encode(FLOORS, key, _FLOOR.pack(floor))
 
 
 def decode_block(values: Values, key: bytes, stored: memoryview | bytes) -> blocks.Block:
-    """The block stored under ``key``.
+    """Return the block stored under ``key``.
 
     Raises:
-        CorruptionError: it isn't what was written there; the text says what to do.
+        CorruptionError: it is not the value written there; the text says what to do.
     """
     try:
         return blocks.decode(key, stored, values.value_cipher)
@@ -81,14 +81,16 @@ def decode_block(values: Values, key: bytes, stored: memoryview | bytes) -> bloc
 
 
 def applied_in(values: Values, *, whole: bool = False) -> tuple[tuple[Index, Term], tuple[Index, Term]]:
-    """Applied and previous (index, term) of a store that nobody has open, such as a copy; it stays as it is.
+    """Return applied and previous (index, term) of a store that no process has open, such as a copy.
+
+    The store is not changed.
 
     Args:
         values: of that store.
-        whole: read all the rest, too, and see whether it is what was written.
+        whole: also read and verify all other records and messages.
 
     Raises:
-        CorruptionError: it is no store, or a damaged one.
+        CorruptionError: it is not a store, or it is damaged.
         DiskError: it can't be read.
     """
     path = values.path
@@ -109,10 +111,12 @@ def applied_in(values: Values, *, whole: bool = False) -> tuple[tuple[Index, Ter
 
 
 def records_in(values: Values) -> list[tuple[bytes, bytes]]:
-    """The core's records in a store that nobody has open, in the order of their keys; it stays as it is.
+    """Return the core's records of a store that no process has open, in the order of their keys.
+
+    The store is not changed.
 
     Raises:
-        CorruptionError: it is no store, or a damaged one.
+        CorruptionError: it is not a store, or it is damaged.
         DiskError: it can't be read.
     """
     path = values.path
@@ -143,10 +147,10 @@ def _verify(values: Values, environment: lmdb.Environment, databases: Databases)
 
 
 def load(values: Values, environment: lmdb.Environment) -> tuple[Databases, Meta, dict[int, int]]:
-    """Open the databases, made if the environment is new; read how far it goes and the floors.
+    """Open the databases, or create them in a new environment; read applied index and floors.
 
     Raises:
-        CorruptionError: something of it is missing, damaged or of another format.
+        CorruptionError: a part is missing, damaged or of another format.
     """
     path = values.path
     if environment.stat()["entries"] == 0:
@@ -171,7 +175,7 @@ def load(values: Values, environment: lmdb.Environment) -> tuple[Databases, Meta
 
 def _make(values: Values, environment: lmdb.Environment) -> tuple[Databases, Meta, dict[int, int]]:
     if environment.flags()["readonly"]:
-        raise CorruptionError(f"{values.path}: an empty store. {ADVICE}")
+        raise CorruptionError(f"{values.path}: the store is empty. {ADVICE}")
     meta = Meta((Index(0), Term(0)), (Index(0), Term(0)))
     with environment.begin(write=True) as transaction:
         databases = Databases(

@@ -1,7 +1,7 @@
-"""A store without a disk, for tests and the simulator. It passes the tests of the real one.
+"""A store without a disk, for tests and the simulator. It passes the tests of the real store.
 
-It keeps what is durable apart from what is not, so that a simulated power loss leaves exactly what the
-real store would find: ``after_crash`` is that.
+It keeps durable data apart from other data. So after a simulated power loss, ``after_crash`` has exactly
+what the real store would find.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from node.units import Index, Term
 
 
 class Contents:
-    """Messages and floors; the same operations change what is in memory and, later, what is durable."""
+    """Messages and floors. The same operations change those in memory and, later, the durable ones."""
 
     def __init__(self) -> None:
         self.messages: dict[int, dict[int, bytes]] = {}
@@ -23,7 +23,7 @@ class Contents:
         self.lasts: dict[int, int] = {}
 
     def put(self, channel: int, first: int, messages: Sequence[bytes]) -> int:
-        """Returns how many were new."""
+        """Store messages and return how many were new."""
         last = max(self.lasts.get(channel, 0), self.floors.get(channel, 0))
         assert first <= last + 1, "a gap in a channel"
         new = {seq: message for seq, message in enumerate(messages, first) if seq > last}
@@ -44,7 +44,7 @@ class Contents:
                 kept.pop(seq, None)
 
     def forget(self, channel: int) -> None:
-        """Everything of a channel that never comes again; not even a floor is left."""
+        """Remove all data of a dropped channel, including its floor."""
         for kept in (self.messages, self.floors, self.lasts):
             kept.pop(channel, None)
 
@@ -64,7 +64,7 @@ class _Durable:
 
 
 class MemoryCheckpoint:
-    """Changes on their way to what is durable. ``fail`` is the error its ``run`` is to raise instead."""
+    """Changes that ``run`` makes durable, unless ``fail`` is set: then ``run`` raises that error."""
 
     def __init__(
         self,
@@ -110,7 +110,7 @@ class MemoryStore:
         self._applied = self._previous = (Index(0), Term(0))
 
     def after_crash(self) -> Self:
-        """What a process that starts now would open; independent of this one."""
+        """Return the store that a process would open now; it is independent of this one."""
         other = type(self)()
         other._durable.contents = self._durable.contents.copy()
         other._durable.records = dict(self._durable.records)
@@ -174,7 +174,7 @@ class MemoryStore:
         changes: Iterable[tuple[bytes, bytes | None]],
     ) -> MemoryCheckpoint:
         assert self._job is None, "one checkpoint at a time"
-        assert applied >= self._applied, "what is applied never goes back"
+        assert applied >= self._applied, "the applied index never goes back"
         self._job = MemoryCheckpoint(
             self._durable,
             (Index(applied[0]), Term(applied[1])),
@@ -188,7 +188,7 @@ class MemoryStore:
 
     def end_checkpoint(self, job: CheckpointJob) -> None:
         assert job is self._job, "not the checkpoint that was begun"
-        assert self._job.done, "a checkpoint that failed is the end of the node"
+        assert self._job.done, "after a failed checkpoint the node must stop"
         self._job = None
         self._applied, self._previous = self._durable.applied, self._durable.previous
 

@@ -1,19 +1,19 @@
-"""Payloads by channel and sequence, as far as they are in memory.
+"""The payloads in memory, by channel and sequence.
 
-Three kinds of messages are here, in this order of age within a channel:
+Within a channel there are three kinds of messages, from old to new:
 
-* *cached*: already in the store, kept so that a fresh message is delivered without reading it back;
-  the oldest go when all cached ones together exceed their bound;
-* *sealed*: handed to the checkpoint that runs now;
-* *pending*: put since then; the next checkpoint takes them.
+* *cached*: already in the store, kept so that a new message is delivered without reading it back. The oldest
+  are dropped when all cached ones together exceed their bound.
+* *frozen*: part of the running checkpoint.
+* *pending*: put since that checkpoint began; the next one writes them.
 
-All are kept as runs, lists of consecutive messages, for a run costs a few hundred bytes where a
-dictionary entry a message would cost as much as the message. Only the newest pending run of a channel
-still grows; a sealed run never changes again, so the worker thread may read it without a lock.
+All are kept in runs, which are lists of consecutive messages. A run costs a few hundred bytes, whereas a
+dictionary entry per message would cost as much as the message. Only the newest pending run of a channel
+grows. A frozen run never changes, so the worker thread may read it without a lock.
 
-A channel's *floor* is the last sequence dropped. It hides messages at once, wherever they still are,
-and is stored with the next checkpoint; the store's space behind it is given back bit by bit. A channel
-that is dropped altogether has the highest possible floor, ``GONE``, until nothing of it is left.
+A channel's *floor* is the last dropped sequence. It hides messages at once, wherever they are, and is stored
+by the next checkpoint. The store frees their space bit by bit. A dropped channel has the highest possible
+floor, ``GONE``, until all its data is deleted.
 """
 
 from __future__ import annotations
@@ -24,29 +24,29 @@ from collections.abc import Callable, Iterable, Sequence
 from enum import Enum, auto
 
 GONE = (1 << 64) - 1
-"""The floor of a channel that was dropped. Its id never comes again."""
+"""The floor of a dropped channel. Its id is never used again."""
 
 OVERHEAD = 41
-"""Bytes that a message takes in memory besides its own: an object's head and a place in a list."""
+"""Bytes that a message takes in memory besides its own: an object header and a list element."""
 
 RUN_OVERHEAD = 240
-"""Bytes that a run takes besides its messages: the object, its list, its place among the others. Measured:
-170 to 240. Many channels with a few messages each have nearly as many runs as messages. (A channel's own
-list of runs is not counted: some 300 bytes a channel.)"""
+"""Bytes that a run takes besides its messages: the object, its list, its list element. Measured: 170 to 240.
+Many channels with a few messages each have nearly as many runs as messages. (A channel's own list of runs
+is not counted: about 300 bytes per channel.)"""
 
 _RUN_MESSAGES = 256
-"""A run takes no more messages once it has this many: a run is freed as a whole."""
+"""Number of messages at which a run stops growing, because a run is freed as a whole."""
 
 
 class _Stage(Enum):
     PENDING = auto()
-    ENCRYPTED = auto()
+    FROZEN = auto()
     CACHED = auto()
     DROPPED = auto()
 
 
 class Run:
-    """Consecutive messages of one channel, ``first`` the sequence of the first."""
+    """Consecutive messages of one channel; ``first`` is the sequence of the first."""
 
     __slots__ = ("channel", "first", "messages", "size", "stage")
 
@@ -64,15 +64,15 @@ class Run:
 
     @property
     def memory(self) -> int:
-        """Bytes, about."""
+        """Approximate bytes of memory."""
         return self.size + OVERHEAD * len(self.messages) + RUN_OVERHEAD
 
 
 class _Log:
     """The runs of one channel, without gaps up to ``last``.
 
-    Invariant: any sequence above the floor and up to ``last`` is in a run or in the store. The first
-    ``head`` runs are gone, and cut off now and then.
+    Invariant: each sequence above the floor and up to ``last`` is in a run or in the store. The first
+    ``head`` elements are empty, and are deleted now and then.
     """
 
     __slots__ = ("firsts", "head", "last", "runs")
@@ -106,7 +106,7 @@ class _Log:
 
 
 class Batch:
-    """What one checkpoint makes durable: runs in the order they were put, and floors that moved."""
+    """The data of one checkpoint: runs in the order in which they were put, and changed floors."""
 
     __slots__ = ("floors", "runs")
 
@@ -119,9 +119,9 @@ class Messages:
     """The messages in memory, and the floors of all channels.
 
     Args:
-        cache_bytes: how much is kept of what is already in the store, overhead included.
+        cache_bytes: maximum memory for messages that are already in the store, overhead included.
         floors: every channel's floor, as stored.
-        last_stored: the last sequence the store holds of a channel, 0 if none; asked once a channel.
+        last_stored: returns the last sequence of a channel in the store, 0 if none; called once per channel.
     """
 
     def __init__(self, cache_bytes: int, floors: dict[int, int], last_stored: Callable[[int], int]) -> None:
@@ -137,14 +137,14 @@ class Messages:
         self.cached_bytes = 0
         self.pending_bytes = 0
         self.pending_messages = 0
-        self.sealed_bytes = 0
-        """Of the checkpoint that runs now."""
+        self.frozen_bytes = 0
+        """Payload bytes of the running checkpoint."""
 
     def put(self, channel: int, first: int, messages: Sequence[bytes]) -> None:
-        """Add messages ``first``, ``first + 1``, …; those not above the channel's last are ignored.
+        """Add messages ``first``, ``first + 1``, …; those not above the channel's last sequence are ignored.
 
-        That makes an entry applied twice harmless (rule S4). There are no gaps (rule S1), so that a
-        message found missing in the store is known to be lost.
+        So applying an entry twice is harmless (rule S4). There are no gaps (rule S1), so a message that is
+        missing in the store is lost.
         """
         log = self._log(channel)
         assert first <= log.last + 1, "a gap in a channel"
@@ -167,7 +167,7 @@ class Messages:
         self.pending_messages += len(messages)
 
     def drop(self, channel: int, up_to: int) -> None:
-        """Forget everything up to and including ``up_to``. Dropped once, a sequence never returns."""
+        """Drop everything up to and including ``up_to``. A dropped sequence never returns."""
         if up_to <= self._floor(channel):
             return
         self._floors[channel] = self._moved[channel] = up_to
@@ -182,52 +182,52 @@ class Messages:
             del self._logs[channel]
 
     def drop_channel(self, channel: int) -> None:
-        """Forget everything of a channel, for good."""
+        """Drop a channel permanently."""
         self.drop(channel, GONE)
 
     def find(self, channel: int, seqs: Sequence[int]) -> tuple[list[bytes | None], list[int]]:
-        """The messages that are here, and the positions in ``seqs`` of those that the store must have."""
+        """Return the messages in memory, and the positions in ``seqs`` of those in the store."""
         found: list[bytes | None] = []
-        absent: list[int] = []
+        in_store: list[int] = []
         floor = self._floor(channel)
         if floor == GONE:
             return [None] * len(seqs), []
         log = self._log(channel)
         base = start = end = 0
-        here: list[bytes] = []
+        messages: list[bytes] = []
         for seq in seqs:
             if start <= seq < end:
-                found.append(here[seq - base])
+                found.append(messages[seq - base])
                 continue
             run = log.run_with(seq) if seq > floor else None
             if run is None:
                 found.append(None)
                 if floor < seq <= log.last:
-                    absent.append(len(found) - 1)
+                    in_store.append(len(found) - 1)
                 continue
-            here, base, end = run.messages, run.first, run.last + 1
+            messages, base, end = run.messages, run.first, run.last + 1
             start = max(base, floor + 1)
-            found.append(here[seq - base])
-        return found, absent
+            found.append(messages[seq - base])
+        return found, in_store
 
-    def encrypt(self) -> Batch:
-        """Everything pending, for the checkpoint that begins now; from here on it doesn't change."""
+    def freeze(self) -> Batch:
+        """Freeze all pending runs and return them for the checkpoint that begins now."""
         runs = [run for run in self._pending if run.stage is _Stage.PENDING]
         for run in runs:
-            run.stage = _Stage.ENCRYPTED
+            run.stage = _Stage.FROZEN
         batch = Batch(runs, self._moved)
         self._pending = []
         self._growing = {}
         self._moved = {}
-        self.sealed_bytes = self.pending_bytes
+        self.frozen_bytes = self.pending_bytes
         self.pending_bytes = self.pending_messages = 0
         return batch
 
     def settle(self, batch: Batch) -> None:
-        """The batch is in the store: what of it is still wanted is now only cached."""
-        self.sealed_bytes = 0
+        """Turn the runs of a stored batch into cached ones, unless they were dropped meanwhile."""
+        self.frozen_bytes = 0
         for run in batch.runs:
-            if run.stage is _Stage.ENCRYPTED:
+            if run.stage is _Stage.FROZEN:
                 run.stage = _Stage.CACHED
                 self._cached.append(run)
                 self.cached_bytes += run.memory
@@ -237,7 +237,7 @@ class Messages:
                 self._cached_dropped -= 1
                 continue
             log = self._logs[run.channel]
-            assert log.oldest() is run, "runs leave a channel in the order they came"
+            assert log.oldest() is run, "runs are removed from a channel in the order of adding"
             log.pop_oldest()
             self.cached_bytes -= run.memory
         if self._cached_dropped * 2 > len(self._cached):
@@ -245,11 +245,11 @@ class Messages:
             self._cached_dropped = 0
 
     def floors_of(self, channels: Iterable[int]) -> dict[int, int]:
-        """The floors of some channels, in ascending order of the channels."""
+        """Return the floors of some channels, in ascending order of the channels."""
         return {channel: self._floors[channel] for channel in sorted(set(channels))}
 
     def forget(self, channel: int) -> None:
-        """Nothing of a dropped channel is left in the store, nor its floor."""
+        """Remove the floor of a dropped channel, whose data was deleted from the store."""
         del self._floors[channel]
 
     def _floor(self, channel: int) -> int:
@@ -263,8 +263,8 @@ class Messages:
 
     def _release(self, run: Run) -> None:
         stage, run.stage = run.stage, _Stage.DROPPED
-        if stage is _Stage.ENCRYPTED:
-            return  # the checkpoint still stores it: the drop belongs to the next one
+        if stage is _Stage.FROZEN:
+            return  # the running checkpoint still stores it, and the next one has the drop
         if stage is _Stage.PENDING:
             self.pending_bytes -= run.size
             self.pending_messages -= len(run.messages)
@@ -273,4 +273,4 @@ class Messages:
         else:
             self.cached_bytes -= run.memory
             self._cached_dropped += 1
-        run.messages = []  # the queue it stands in may hold it for a while
+        run.messages = []  # the queue of cached runs may still contain it for a while

@@ -1,10 +1,11 @@
-"""Where a snapshot is received: a directory that holds the part of one, or a whole one, and nothing else.
+"""The directory in which a snapshot is received. It holds one snapshot, whole or in part, and nothing else.
 
-A part is a directory ``<id>.part`` with the manifest, which is durable before the first chunk is written,
-and the file as far as it has come, which isn't until the end: so what a crash left of it is verified chunk
-by chunk before it is relied on. When it is whole, it is synced and gets the name of its id.
+A partial snapshot is a directory ``<id>.part`` with the manifest, which is durable before the first chunk is
+written, and the received part of the file, which is not durable until the end. So after a crash each chunk
+is verified before it is used. When the file is complete, it is synced and the directory is renamed to the
+snapshot's id.
 
-`SnapshotReceiver` knows it as `Parts`; the simulator has another behind it, on the disk that it breaks.
+`SnapshotReceiver` uses it through the protocol `Parts`. The simulator implements `Parts` on its faulty disk.
 """
 
 from __future__ import annotations
@@ -20,38 +21,41 @@ from node.store.snapshot import Manifest, Snapshot, chunks, load_manifest, write
 
 
 class Parts(Protocol):
-    """At most one snapshot, or a part of it. What it raises: OSError, DiskError."""
+    """At most one snapshot, whole or in part. Methods raise OSError or DiskError."""
 
     def begin(self, manifest: Manifest) -> None:
-        """Keep what is here of this snapshot, and nothing else. A whole one becomes a part again."""
+        """Keep existing data of this snapshot and delete everything else.
+
+        A whole snapshot becomes partial again.
+        """
 
     def chunks(self) -> Iterator[bytes]:
-        """What is here of it, ``manifest.chunk_bytes`` at a time. Nobody has looked at it."""
+        """Yield the existing data, ``manifest.chunk_bytes`` at a time, unverified."""
 
     def cut(self, size: int) -> None:
-        """Keep the first ``size`` bytes; what follows is to be written."""
+        """Keep the first ``size`` bytes and continue to write there."""
 
-    def room(self) -> int:
-        """Bytes that can still be written."""
+    def free_bytes(self) -> int:
+        """Return the number of bytes that can still be written."""
 
     def write(self, offset: int, data: bytes) -> None:
-        """Write at the end."""
+        """Write ``data`` at the end."""
 
     def close(self) -> None:
-        """Let go of it; it stays."""
+        """Close the file and keep the data."""
 
     def finish(self) -> Snapshot:
-        """All of it is here and verified: make it durable. Returns the whole snapshot."""
+        """Make the complete, verified snapshot durable and return it."""
 
     def discard(self) -> None:
-        """It is worth nothing."""
+        """Delete the data."""
 
     def describe(self) -> str:
-        """How messages to the operator call the place."""
+        """Return the name of the place, for error texts."""
 
 
 class DirectoryParts:
-    """`Parts` in a directory of the operating system, which is made when there is something to receive."""
+    """`Parts` in a directory of the operating system, created when a snapshot is received."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
@@ -65,7 +69,7 @@ class DirectoryParts:
         for other in self._directory.iterdir():
             if other not in {part, whole}:
                 shutil.rmtree(other)
-        if whole.exists():  # the peer didn't hear that it was done
+        if whole.exists():  # the peer did not receive "done"
             shutil.rmtree(part, ignore_errors=True)
             whole.rename(part)
         if load_manifest(part, manifest.chunk_bytes) != manifest:
@@ -81,7 +85,7 @@ class DirectoryParts:
         self._file = os.open(self._part / DATA_FILE, os.O_WRONLY)
         os.ftruncate(self._file, size)
 
-    def room(self) -> int:
+    def free_bytes(self) -> int:
         status = os.statvfs(self._part)
         return status.f_bavail * status.f_frsize
 

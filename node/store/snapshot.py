@@ -1,16 +1,16 @@
-"""Snapshots: a consistent copy of the store, its manifest, and putting one in the store's place.
+"""Snapshots: copy the store, describe the copy in a manifest, and install a snapshot.
 
-A snapshot is a directory ``<term>-<index>`` that holds a copy of the environment's file and a manifest:
-what it is a copy of, how long the file is, its SHA-256 and the CRC-32 of every 256 KiB of it. It is
-made under another name and renamed when it is on the disk, so that a snapshot that has its name is whole.
-LMDB copies while checkpoints go on. Everything here blocks on the disk: it is for a worker thread.
+A snapshot is a directory ``<term>-<index>`` with a copy of the environment's file and a manifest: applied
+index and term, file size, SHA-256, and the CRC-32 of each 256 KiB. It is created under another name and
+renamed when it is durable. So a directory with a snapshot's name is complete. LMDB makes a consistent copy
+while checkpoints continue. All functions here block on the disk: call them in a worker thread.
 
-Installing needs no more than one rename. The environment is one file; its lock file has no meaning
-once nobody has the environment open, and is made anew. So a crash leaves the old store or the new
-one, and in between, at most, the old one without its lock file. Whoever installs has closed the old
-store, and tells the journal afterwards where the log now begins. If the process dies before that is
-durable, the next start has to tell it; what it needs and no store knows lies beside the store from
-before the rename on, as a *note* (`heartbeat_payload_of`).
+Installing needs one rename only. The environment is one file. Its lock file has no meaning while no process
+has the environment open, and is created again. So a crash leaves the old store or the new one; in between,
+at most, the old one without its lock file. The caller has closed the old store, and afterwards resets the
+journal to the new first index. If the process crashes before that reset is durable, the next start must do
+it. The data that it needs for that, and that no store contains, is written beside the store before the
+rename, as an *install note* (`install_note_of`).
 """
 
 from __future__ import annotations
@@ -44,42 +44,42 @@ if TYPE_CHECKING:
     from node.encryption.value_cipher import ValueCipher
 
 CHUNK_BYTES = 256 * 1024
-"""Bytes that are verified, sent and resumed as one."""
+"""Bytes that are verified, sent and resumed as a unit."""
 
 CONTEXT_BYTES_MAX = 64 * 1024
-"""Bytes of what the shell adds to a manifest."""
+"""Maximum bytes of the caller's data in a manifest."""
 
 MANIFEST_FILE = "manifest"
 NOTE_FILE = "installed"
-"""Beside the environment's file: the note of the snapshot installed last."""
+"""Beside the environment's file: the install note of the last installed snapshot."""
 _MANIFEST_VERSION = 1
 _HEAD_VERSION = 2
-"""Of what is offered of a snapshot whose checksums take more than a frame: all but those."""
+"""Version of an offer without checksums, used if they take more than a frame."""
 _NAME = re.compile(r"(\d+)-(\d+)")
 
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """What a snapshot is, and how to know that one has all of it."""
+    """The description of a snapshot, with the checksums that verify its file."""
 
     index: Index
-    """Of the last entry applied in it."""
+    """Index of the last entry that is applied in it."""
     term: Term
     previous: tuple[Index, Term]
-    """Of the entry before."""
+    """Index and term of the entry before."""
     size: int
-    """Bytes of the file."""
+    """Bytes of its file."""
     sha256: bytes
     crcs: bytes
     """CRC-32, 4 bytes big-endian, of each ``CHUNK_BYTES`` of the file."""
     context: bytes = b""
-    """The shell's own: what it takes to read it, if it is encrypted. Opaque here."""
+    """Data of the caller, opaque here: the keys needed to read the snapshot if it is encrypted."""
     chunk_bytes: int = CHUNK_BYTES
-    """Both sides know: it is no part of what travels."""
+    """The same on both sides, so it is not sent."""
 
     @property
     def snapshot_id(self) -> str:
-        """Names exactly these bytes: two nodes' copies of the same state differ in theirs."""
+        """Identifies these exact bytes: two nodes' copies of the same state have different ids."""
         return f"{self.term}-{self.index}-{self.sha256[:12].hex()}"
 
     def chunk_size(self, offset: int) -> int:
@@ -90,7 +90,7 @@ class Manifest:
         return int.from_bytes(self.crcs[at : at + 4], "big")
 
     def to_plain(self) -> list[Any]:
-        """Values that msgpack takes."""
+        """Return the manifest as plain values for msgpack."""
         return [
             _MANIFEST_VERSION,
             self.index,
@@ -103,7 +103,7 @@ class Manifest:
         ]
 
     def head_to_plain(self) -> list[Any]:
-        """The same without the checksums of its parts, which follow by themselves."""
+        """Return the plain values without the checksums of the chunks, which are sent separately."""
         _, *before, _crcs, context = self.to_plain()
         return [_HEAD_VERSION, *before, context]
 
@@ -111,10 +111,10 @@ class Manifest:
     def head_from_plain(
         cls, value: object, size_max: int = MAP_SIZE, chunk_bytes: int = CHUNK_BYTES
     ) -> tuple[Manifest, int]:
-        """A manifest that lacks its checksums, and how many bytes they take.
+        """Return a manifest without its checksums, and the number of bytes that they take.
 
         Raises:
-            RemoteProtocolError: it is none, or of a file larger than ``size_max`` bytes.
+            RemoteProtocolError: it is not a manifest, or its file is larger than ``size_max`` bytes.
         """
         match value:
             case [2, index, term, previous, int(size), sha, context] if 0 < size <= size_max:
@@ -122,14 +122,14 @@ class Manifest:
                 plain = [_MANIFEST_VERSION, index, term, previous, size, sha, bytes(crcs_bytes), context]
                 return cls.from_plain(plain, size_max, chunk_bytes), crcs_bytes
             case _:
-                raise RemoteProtocolError("the head of a snapshot's manifest that is none")
+                raise RemoteProtocolError("not the head of a snapshot's manifest")
 
     @classmethod
     def from_plain(cls, value: object, size_max: int = MAP_SIZE, chunk_bytes: int = CHUNK_BYTES) -> Manifest:
-        """The manifest that became ``value``.
+        """Return the manifest that `to_plain` converted to ``value``.
 
         Raises:
-            RemoteProtocolError: it is none, or of a file larger than ``size_max`` bytes.
+            RemoteProtocolError: it is not a manifest, or its file is larger than ``size_max`` bytes.
         """
         match value:
             case [
@@ -144,20 +144,20 @@ class Manifest:
             ]:
                 pass
             case _:
-                raise RemoteProtocolError("a snapshot's manifest that is none")
+                raise RemoteProtocolError("not a snapshot's manifest")
         if min(index, term, before, term_before) < 0 or before > index or len(sha) != 32:
             raise RemoteProtocolError("a snapshot's manifest that contradicts itself")
         if not 0 < size <= size_max:
-            raise RemoteProtocolError(f"a snapshot of {size} bytes; at most {size_max} are taken")
+            raise RemoteProtocolError(f"a snapshot of {size} bytes; at most {size_max} are accepted")
         if len(crcs) != -(-size // chunk_bytes) * 4 or len(context) > CONTEXT_BYTES_MAX:
-            raise RemoteProtocolError("a snapshot's manifest whose parts don't fit its size")
+            raise RemoteProtocolError("a snapshot's manifest whose checksums don't match its size")
         previous = (Index(before), Term(term_before))
         return cls(Index(index), Term(term), previous, size, sha, crcs, context, chunk_bytes)
 
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """A whole snapshot on this node's disk."""
+    """A complete snapshot on this node's disk."""
 
     path: Path
     """The directory with the copy and its manifest."""
@@ -169,13 +169,13 @@ class Snapshot:
 
 
 def produce(store: Store, directory: Path, *, context: bytes = b"", keep: int = 2) -> Snapshot:
-    """Copy the store's last durable checkpoint into ``directory``; keep the newest ``keep`` there.
+    """Copy the store's last durable checkpoint into ``directory``; keep the newest ``keep`` snapshots there.
 
-    In a worker thread. Costs one reading and one writing of all the store holds. If there is a snapshot
-    of the same index and context already, that one is returned.
+    In a worker thread. Costs one read and one write of the whole store. If a snapshot of the same index and
+    context exists, it is returned instead.
 
     Raises:
-        DiskError: there is no room for the copy, or it can't be written. Nothing is left of it.
+        DiskError: there is no space for the copy, or it can't be written. No part of it remains.
         CorruptionError: the store is damaged.
     """
     assert len(context) <= CONTEXT_BYTES_MAX
@@ -191,10 +191,10 @@ def produce(store: Store, directory: Path, *, context: bytes = b"", keep: int = 
 
 
 def _produce(store: Store, directory: Path, temporary: Path, context: bytes, keep: int) -> Snapshot:
-    # As much again must be left: a copy that fills the disk would stop the node.
+    # The same amount must remain free: a copy that fills the disk would stop the node.
     status = os.statvfs(directory)
     if status.f_bavail * status.f_frsize < 2 * store.bytes_on_disk:
-        raise DiskError(f"{directory}: no room for a snapshot of {store.bytes_on_disk} bytes")
+        raise DiskError(f"{directory}: no space for a snapshot of {store.bytes_on_disk} bytes")
     temporary.mkdir(mode=0o700)
     store.copy_to(temporary)
     manifest = _describe(store.values_in(temporary), context)
@@ -213,7 +213,7 @@ def _produce(store: Store, directory: Path, temporary: Path, context: bytes, kee
 
 
 def find_all(directory: Path) -> list[Snapshot]:
-    """The whole snapshots in a directory, newest first; anything else is passed over."""
+    """Return the complete snapshots in a directory, newest first, and ignore everything else."""
     if not directory.is_dir():
         return []
     loaded = [load(path) for path in directory.iterdir() if _NAME.fullmatch(path.name)]
@@ -222,7 +222,7 @@ def find_all(directory: Path) -> list[Snapshot]:
 
 
 def load(path: Path) -> Snapshot | None:
-    """The snapshot in a directory, or None if there is no whole one."""
+    """Return the snapshot in a directory, or None if there is no complete one."""
     manifest = load_manifest(path)
     data = path / DATA_FILE
     if manifest is None or not data.exists() or data.stat().st_size != manifest.size:
@@ -231,7 +231,10 @@ def load(path: Path) -> Snapshot | None:
 
 
 def load_manifest(path: Path, chunk_bytes: int = CHUNK_BYTES) -> Manifest | None:
-    """The manifest in a snapshot's directory, or None if there is no good one: it is only a copy's."""
+    """Return the manifest in a snapshot's directory, or None if there is no valid one.
+
+    An invalid manifest is no error, because a snapshot is only a copy.
+    """
     try:
         stored = (path / MANIFEST_FILE).read_bytes()
         plain = msgpack.unpackb(verified(path, b"", stored))
@@ -241,10 +244,10 @@ def load_manifest(path: Path, chunk_bytes: int = CHUNK_BYTES) -> Manifest | None
 
 
 def verify(received: Snapshot, value_cipher: ValueCipher | None = None) -> None:
-    """See whether a received snapshot is a store, and the one its manifest speaks of. In a worker thread.
+    """Check that a received snapshot is a valid store with the index of its manifest. In a worker thread.
 
     Raises:
-        RemoteProtocolError: it isn't. That is the fault of who has sent it: no store of ours is damaged.
+        RemoteProtocolError: it is not. This is the sender's fault: no store of this node is damaged.
     """
     _verified_records(received, value_cipher, records=False)
 
@@ -252,7 +255,7 @@ def verify(received: Snapshot, value_cipher: ValueCipher | None = None) -> None:
 def verified_records(
     received: Snapshot, value_cipher: ValueCipher | None = None
 ) -> list[tuple[bytes, bytes]]:
-    """`verify`, and return the core's records: whether they can be read is for the core to say.
+    """Verify a snapshot like `verify` and return the core's records, which only the core can check.
 
     Raises:
         RemoteProtocolError: as `verify`.
@@ -270,9 +273,9 @@ def _verified_records(
         if records:
             found_records = records_in(values)
     except CorruptionError as error:
-        raise RemoteProtocolError(f"snapshot {manifest.snapshot_id} is none: {error}") from error
+        raise RemoteProtocolError(f"snapshot {manifest.snapshot_id} is not a valid store: {error}") from error
     if found != ((manifest.index, manifest.term), manifest.previous):
-        raise RemoteProtocolError(f"snapshot {manifest.snapshot_id} holds another index than it says")
+        raise RemoteProtocolError(f"snapshot {manifest.snapshot_id} has another index than its manifest")
     return found_records
 
 
@@ -285,14 +288,14 @@ def install(
     value_cipher: ValueCipher | None = None,
     note: bytes = b"",
 ) -> Store:
-    """Put a received snapshot in the place of the store, and open it.
+    """Replace the store by a received snapshot, and open it.
 
-    The store at ``store_path``, if there is one, is closed; it lies on the same file system. In a worker
-    thread. A crash at any point leaves the old store or the new, and the new one not without its note.
+    The store at ``store_path``, if there is one, is closed and on the same file system. In a worker thread.
+    A crash at any point leaves the old store, or the new one with its install note.
 
     Raises:
-        RemoteProtocolError: the snapshot isn't what its manifest says; the old store is untouched.
-        DiskError: the disk refused.
+        RemoteProtocolError: the snapshot does not match its manifest; the old store is unchanged.
+        DiskError: a disk operation failed.
     """
     manifest = received.manifest
     verify(received, value_cipher)
@@ -301,7 +304,7 @@ def install(
         store_path.mkdir(mode=0o700, exist_ok=True)
         sync_directory(store_path.parent)
         if note:
-            _write_note(store_path, (manifest.index, manifest.term), note)
+            _write_install_note(store_path, (manifest.index, manifest.term), note)
         (store_path / LOCK_FILE).unlink(missing_ok=True)
         received.data.rename(store_path / DATA_FILE)
         sync_directory(store_path)
@@ -311,7 +314,7 @@ def install(
     return Store.open(store_path, map_size=map_size, cache_bytes=cache_bytes, value_cipher=value_cipher)
 
 
-def _write_note(store_path: Path, of: tuple[Index, Term], note: bytes) -> None:
+def _write_install_note(store_path: Path, of: tuple[Index, Term], note: bytes) -> None:
     temporary = store_path / f"{NOTE_FILE}.tmp"
     temporary.write_bytes(with_checksum(b"", msgpack.packb([*of, note])))
     sync_file(temporary)
@@ -319,11 +322,11 @@ def _write_note(store_path: Path, of: tuple[Index, Term], note: bytes) -> None:
     sync_directory(store_path)
 
 
-def heartbeat_payload_of(store_path: Path, applied: tuple[Index, Term]) -> bytes:
-    """The note that the snapshot of this index and term was installed with; empty if there is none.
+def install_note_of(store_path: Path, applied: tuple[Index, Term]) -> bytes:
+    """Return the install note of the snapshot with this index and term; empty if there is none.
 
     Raises:
-        CorruptionError: it isn't what was written.
+        CorruptionError: it is not what was written.
     """
     path = store_path / NOTE_FILE
     if not path.exists():
@@ -341,14 +344,14 @@ def write_manifest(path: Path, manifest: Manifest) -> None:
 
 
 def chunks(path: Path, chunk_bytes: int = CHUNK_BYTES) -> Iterator[bytes]:
-    """A file, so many bytes at a time."""
+    """Yield a file's contents, ``chunk_bytes`` at a time."""
     with path.open("rb", buffering=0) as file:
         while chunk := file.read(chunk_bytes):
             yield chunk
 
 
 def _describe(values: Values, context: bytes) -> Manifest:
-    # All of it is read first: damage in a leader's store must not travel to those who have none.
+    # Read all of it first: damage in a leader's store must not spread to nodes without one.
     applied, previous = applied_in(values, whole=True)
     return describe(chunks(values.path / DATA_FILE), applied, previous, context)
 
@@ -360,7 +363,7 @@ def describe(
     context: bytes,
     chunk_bytes: int = CHUNK_BYTES,
 ) -> Manifest:
-    """The manifest of a file that consists of these chunks."""
+    """Return the manifest of a file that consists of these chunks."""
     sha, crcs, size = hashlib.sha256(), bytearray(), 0
     for chunk in chunks:
         sha.update(chunk)
@@ -370,16 +373,16 @@ def describe(
 
 
 def open_reader(snapshot: Snapshot) -> SnapshotReader:
-    """A reader that stays good even if the snapshot is pruned meanwhile.
+    """Return a reader that stays valid if the snapshot is deleted meanwhile.
 
     Raises:
-        DiskError: the snapshot is gone.
+        DiskError: the snapshot no longer exists.
     """
     return SnapshotReader(snapshot.data)
 
 
 class SnapshotReader:
-    """Reads a snapshot's file at any offset: what a ``SnapshotSender`` wants. Close it, or use ``with``."""
+    """Reads a snapshot's file at any offset, for ``SnapshotSender``. Close it, or use ``with``."""
 
     def __init__(self, path: Path) -> None:
         self._path = path

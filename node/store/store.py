@@ -1,7 +1,7 @@
 """The store: messages and records in LMDB, moved from one applied index to the next as a whole.
 
-What is applied changes memory at once (``messages``) and the disk only at a checkpoint (``checkpoint``). The
-journal has every entry above the applied index, so that a crash costs nothing but their replay.
+Applying an entry changes memory at once (``messages``), and the disk only at a checkpoint (``checkpoint``).
+The journal has every entry above the applied index, so after a crash these entries are replayed.
 """
 
 from __future__ import annotations
@@ -34,16 +34,16 @@ if TYPE_CHECKING:
     from node.encryption.value_cipher import ValueCipher
 
 CACHE_BYTES = 32 * 1024 * 1024
-"""Bytes of memory for messages that are already stored: the newest, so that delivery needs no read."""
+"""Bytes of memory for messages that are already stored: the newest, so that delivering them needs no read."""
 
 BLOCK_CACHE_BYTES = 4 * 1024 * 1024
-"""Bytes of memory for blocks read back, so that a slow reader doesn't verify one again and again."""
+"""Bytes of memory for blocks read back, so that a slow reader does not verify a block repeatedly."""
 
 
 class Store:
-    """The applied state of one node: in memory what is new, on disk what was checkpointed.
+    """The applied state of one node: recent changes in memory, checkpoints on disk.
 
-    Opened with ``Store.open``; everything but ``Checkpoint.run`` and ``copy_to`` belongs to one thread.
+    Opened with ``Store.open``. All methods except ``Checkpoint.run`` and ``copy_to`` belong to one thread.
     """
 
     def __init__(self, values: Values, environment: lmdb.Environment, cache_bytes: int) -> None:
@@ -68,17 +68,17 @@ class Store:
         cache_bytes: int = CACHE_BYTES,
         value_cipher: ValueCipher | None = None,
     ) -> Store:
-        """Open the store in the directory ``path``, or make a new one there.
+        """Open the store in the directory ``path``, or create a new one there.
 
         Args:
-            path: a directory that is the store's alone; its parent exists.
-            map_size: bytes of address space, the most the store can ever hold.
+            path: a directory for the store only; its parent exists.
+            map_size: bytes of address space, the maximum size of the store.
             cache_bytes: bytes of memory for messages already stored; 0 keeps none.
             value_cipher: encrypts every value on the disk; None: nothing is encrypted.
 
         Raises:
-            CorruptionError: what is there is damaged, of another format, or encrypted otherwise.
-            DiskError: it can't be opened, made or mapped.
+            CorruptionError: the store is damaged, has another format, or is encrypted with other keys.
+            DiskError: it can't be opened, created or mapped.
         """
         environment = open_environment(path, map_size)
         try:
@@ -90,7 +90,7 @@ class Store:
             raise
 
     def close(self) -> None:
-        """Let go of the environment. What is pending is lost: it is in the journal."""
+        """Close the environment. Pending changes are lost: the journal has them."""
         assert self._job is None or not self._job.running, "a checkpoint is running"
         self.closed = True
         self._environment.close()
@@ -113,8 +113,8 @@ class Store:
 
     @property
     def unwritten_bytes(self) -> int:
-        """Payload bytes that the file may not have yet: of the running checkpoint and of the next one."""
-        return self._messages.sealed_bytes + self._messages.pending_bytes
+        """Payload bytes that the file may not have yet, of the running and the next checkpoint."""
+        return self._messages.frozen_bytes + self._messages.pending_bytes
 
     @property
     def has_garbage(self) -> bool:
@@ -128,7 +128,7 @@ class Store:
 
     @property
     def reusable_bytes(self) -> int:
-        """Bytes of the environment's file that hold nothing: what was dropped has left them."""
+        """Unused bytes of the environment's file, left by dropped data."""
         page_bytes = self._environment.stat()["psize"]
         with self._environment.begin() as transaction:
             stats = [transaction.stat(database) for database in self._databases]
@@ -159,9 +159,9 @@ class Store:
         return self.get_many(channel, (seq,))[0]
 
     def get_many(self, channel: int, seqs: Sequence[int]) -> list[bytes | None]:
-        found, absent = self._messages.find(channel, seqs)
-        if absent:
-            self._read(channel, seqs, found, absent)
+        found, in_store = self._messages.find(channel, seqs)
+        if in_store:
+            self._read(channel, seqs, found, in_store)
         return found
 
     def begin_checkpoint(
@@ -171,10 +171,10 @@ class Store:
         changes: Iterable[tuple[bytes, bytes | None]],
     ) -> Checkpoint:
         assert self._job is None, "one checkpoint at a time"
-        assert applied >= self._meta.applied, "what is applied never goes back"
+        assert applied >= self._meta.applied, "the applied index never goes back"
         written = dict(changes)
         assert all(0 < len(key) <= KEY_SIZE_MAX for key in written), "a key LMDB can't hold"
-        batch = self._messages.encrypt()
+        batch = self._messages.freeze()
         garbage = self._messages.floors_of(chain(self._garbage, batch.floors))
         meta = Meta(
             (Index(applied[0]), Term(applied[1])),
@@ -195,7 +195,7 @@ class Store:
 
     def end_checkpoint(self, job: CheckpointJob) -> None:
         assert job is self._job, "not the checkpoint that was begun"
-        assert self._job.done, "a checkpoint that failed is the end of the node"
+        assert self._job.done, "after a failed checkpoint the node must stop"
         job, self._job = self._job, None
         self._meta = job.meta
         self._tails = job.tails
@@ -208,7 +208,7 @@ class Store:
     def copy_to(self, directory: Path) -> None:
         """Write a consistent, compact copy of the last durable checkpoint into an empty directory.
 
-        In a worker thread; readers and checkpoints go on meanwhile.
+        In a worker thread; reads and checkpoints continue meanwhile.
 
         Raises:
             DiskError: it can't be written.
@@ -220,7 +220,7 @@ class Store:
             raise translate(self.path, error) from error
 
     def values_in(self, copy: Path) -> Values:
-        """How the values of a copy of this store are read."""
+        """Return the `Values` that decode a copy of this store."""
         return Values(copy, self._values.value_cipher)
 
     def _last_stored(self, channel: int) -> int:
@@ -237,13 +237,15 @@ class Store:
         except lmdb.Error as error:
             raise translate(self.path, error) from error
 
-    def _read(self, channel: int, seqs: Sequence[int], found: list[bytes | None], absent: list[int]) -> None:
-        """Fill in what only the store has, block by block."""
+    def _read(
+        self, channel: int, seqs: Sequence[int], found: list[bytes | None], in_store: list[int]
+    ) -> None:
+        """Read the in_store messages from the store into ``found``, block by block."""
         try:
             with self._environment.begin(self._databases.messages, buffers=True) as transaction:
                 cursor = transaction.cursor()
                 block = None
-                for position in absent:
+                for position in in_store:
                     seq = seqs[position]
                     if block is None or not block.first <= seq < block.end:
                         block = self._block_with(cursor, channel, seq)
@@ -256,7 +258,7 @@ class Store:
             raise translate(self.path, error) from error
 
     def _block_with(self, cursor: lmdb.Cursor[memoryview], channel: int, seq: int) -> blocks.Block | None:
-        """The block that holds a sequence, verified when it is read and not when it is found cached."""
+        """Return the block with a sequence. It is verified when read, not when found in the cache."""
         key = blocks.key(channel, seq)
         if not cursor.set_range(key):
             if not cursor.last():
@@ -267,7 +269,7 @@ class Store:
         if blocks.split_key(key)[0] != channel:
             return None
         block = self._blocks.get(key)
-        if block is None or seq >= block.end:  # it may have grown since: see MERGE_BELOW
+        if block is None or seq >= block.end:  # it may have grown meanwhile: see MERGE_BELOW
             block = decode_block(self._values, key, cursor.value())
             self._keep(key, block)
         else:

@@ -1,4 +1,4 @@
-"""How a snapshot travels: two state machines that exchange plain values, and no connection.
+"""Snapshot transfer: two state machines that exchange plain values, without I/O to the peer.
 
 ::
 
@@ -11,17 +11,17 @@
                                         ◄──  ["done", id]              verified and on the disk
                                         ◄──  ["refuse", id, why]
 
-A manifest holds a checksum for each part. Those of 32 GiB and more don't fit into a frame beside the rest:
-then the offer is the manifest without them, and they follow. An earlier release could not offer such a
-snapshot at all, and refuses the offer.
+A manifest has a checksum for each chunk. For 32 GiB and more they don't fit into one frame with the rest.
+Then the offer is the manifest without them, and they are sent in separate frames. An earlier release could
+not offer such a snapshot at all, and refuses the offer.
 
-At most ``WINDOW_CHUNKS`` are under way beyond the last ``need``. After a cut both sides start with new
-machines; what the receiver has on its disk is verified again, chunk by chunk, and is not sent twice.
-A transfer belongs to the snapshot's id, not to a term: another leader with the same bytes may go on,
-one with others begins anew. Whatever a peer sends, ``RemoteProtocolError`` is the only error it
-causes.
+At most ``WINDOW_CHUNKS`` are sent beyond the last ``need``. When a connection is lost, both sides start with
+new state machines. The receiver verifies the data on its disk again, chunk by chunk, and it is not sent
+twice. A transfer belongs to the snapshot's id, not to a term: another leader with the same bytes may
+continue it, a leader with others starts again. Whatever a peer sends, ``RemoteProtocolError`` is the only
+error that it causes.
 
-``receive`` writes to the disk: both machines are driven in a worker thread.
+``receive`` writes to the disk: call both state machines in a worker thread.
 """
 
 from __future__ import annotations
@@ -39,19 +39,22 @@ from node.store.parts import DirectoryParts, Parts
 from node.store.snapshot import CHUNK_BYTES, Manifest, Snapshot
 
 WINDOW_CHUNKS = 16
-"""Sent ahead of what the receiver said it has: 4 MiB."""
+"""Maximum number of chunks sent beyond what the receiver has confirmed: 4 MiB."""
 
 CRCS_BYTES_MAX = 512 * 1024
-"""Of checksums in one frame: with the rest of an offer it stays below the 1 MiB of a snapshot connection."""
+"""Bytes of checksums in one frame: with the rest of an offer they stay below the 1 MiB of a snapshot
+connection."""
 
 _REPORT_CHUNKS = 4
 
 Value: TypeAlias = list[Any]
-"""A plain value, as msgpack gives it."""
+"""A plain value, as decoded by msgpack."""
 
 
 class SnapshotSender:
-    """Sends one snapshot: give it what the peer says, send what ``next_value`` returns until None.
+    """Sends one snapshot.
+
+    Pass the peer's values to ``receive``, and send what ``next_value`` returns until None.
 
     Args:
         read: ``read(offset, size) -> bytes`` of the snapshot's file.
@@ -64,20 +67,22 @@ class SnapshotSender:
         self._crcs_sent = 0
         self._acknowledged = self._sent = 0
         self.done = False
-        """The receiver has all of it on its disk."""
+        """The receiver has the complete snapshot on its disk."""
         self.refused: str | None = None
-        """Why the receiver doesn't want it."""
+        """The receiver's reason for refusing the snapshot."""
 
     @property
     def progress(self) -> tuple[int, int]:
-        """Bytes that the receiver has, and bytes in all."""
+        """Bytes that the receiver has, and total bytes."""
         return self._acknowledged, self._manifest.size
 
     def next_value(self) -> Value | None:
-        """What to send now; None: nothing before the peer is heard again, or ever.
+        """Return the next value to send.
+
+        None: nothing until the peer sends something, or the transfer has ended.
 
         Raises:
-            CorruptionError: the snapshot's file isn't what its manifest says; delete it.
+            CorruptionError: the snapshot's file does not match its manifest; delete it.
             DiskError: it can't be read.
         """
         manifest = self._manifest
@@ -108,10 +113,10 @@ class SnapshotSender:
         return self._offered and self._crcs_sent == len(self._manifest.crcs)
 
     def receive(self, value: object) -> None:
-        """Take what the peer said.
+        """Process a value from the peer.
 
         Raises:
-            RemoteProtocolError: it makes no sense here.
+            RemoteProtocolError: the value is invalid here.
         """
         manifest = self._manifest
         match value:
@@ -119,12 +124,14 @@ class SnapshotSender:
                 if not 0 <= offset <= manifest.size or (
                     offset % manifest.chunk_bytes and offset != manifest.size
                 ):
-                    raise RemoteProtocolError(f"a snapshot needed from byte {offset}")
+                    raise RemoteProtocolError(f"the peer requests a snapshot from the invalid byte {offset}")
                 self._needed = True
                 self._acknowledged = self._sent = offset
             case ["need", manifest.snapshot_id, int(offset)] if self._needed:
                 if not self._acknowledged <= offset <= self._sent:
-                    raise RemoteProtocolError(f"a snapshot acknowledged at byte {offset}")
+                    raise RemoteProtocolError(
+                        f"the peer acknowledges a snapshot to the invalid byte {offset}"
+                    )
                 self._acknowledged = offset
             case ["done", manifest.snapshot_id] if self._needed and self._sent == manifest.size:
                 self._acknowledged = manifest.size
@@ -132,17 +139,17 @@ class SnapshotSender:
             case ["refuse", manifest.snapshot_id, str(why)] if self._offered:
                 self.refused = why[:200]
             case _:
-                raise RemoteProtocolError("an answer to a snapshot that doesn't fit")
+                raise RemoteProtocolError("the peer sent an unexpected reply to a snapshot")
 
 
 class SnapshotReceiver:
-    """Receives one snapshot; a part of it may be there already.
+    """Receives one snapshot. Part of it may be on the disk already.
 
     Args:
-        parts: where parts and whole snapshots are kept, at most one of them; or a directory for that.
-        size_max: bytes; a larger snapshot is garbage.
-        wanted: says why a snapshot isn't wanted, or None if it is.
-        chunk_bytes: of the sender, too.
+        parts: where the snapshot is kept, whole or in part; or a directory for it.
+        size_max: bytes; a larger snapshot is refused as invalid.
+        wanted: returns the reason for refusing a snapshot, or None to accept it.
+        chunk_bytes: the same as the sender's.
     """
 
     def __init__(
@@ -159,25 +166,25 @@ class SnapshotReceiver:
         self._wanted = wanted
         self._manifest: Manifest | None = None
         self._head: Manifest | None = None
-        """What is offered, while its checksums are on their way."""
+        """The offered manifest, while its checksums are still being received."""
         self._crcs = bytearray()
         self._open = False
         self._sha = hashlib.sha256()
         self._position = self._reported = 0
         self.received: Snapshot | None = None
-        """The whole snapshot, once it is verified and on the disk: for ``install``."""
+        """The complete snapshot, when it is verified and durable: for ``install``."""
 
     @property
     def progress(self) -> tuple[int, int]:
-        """Bytes here, and bytes in all; (0, 0) before there is an offer."""
+        """Received bytes and total bytes; (0, 0) before there is an offer."""
         return self._position, 0 if self._manifest is None else self._manifest.size
 
     def receive(self, value: object) -> list[Value]:
-        """Take what the peer sent; returns what to answer.
+        """Process a value from the peer and return the replies.
 
         Raises:
-            RemoteProtocolError: it makes no sense here, or isn't what the manifest promised.
-            DiskError: the disk has no room for it, or refused.
+            RemoteProtocolError: the value is invalid here, or does not match the manifest.
+            DiskError: the disk has not enough free space, or failed.
         """
         try:
             match value:
@@ -191,12 +198,12 @@ class SnapshotReceiver:
                 case ["data", str(which), int(offset), int(crc), bytes(chunk)] if self._open:
                     return self._data(which, offset, crc, chunk)
                 case _:
-                    raise RemoteProtocolError("a part of a snapshot that doesn't fit")
+                    raise RemoteProtocolError("the peer sent an unexpected part of a snapshot")
         except OSError as error:
             raise DiskError(f"{self._parts.describe()}: a snapshot can't be received: {error}") from error
 
     def close(self) -> None:
-        """Let go of the file; what was received of it stays, for another receiver to go on with."""
+        """Close the file. The received part is kept, and another receiver can continue with it."""
         self._open = False
         self._parts.close()
 
@@ -209,7 +216,7 @@ class SnapshotReceiver:
 
     def _checksums(self, head: Manifest, offset: int, part: bytes) -> list[Value]:
         if offset != len(self._crcs) or not 0 < len(part) <= len(head.crcs) - offset:
-            raise RemoteProtocolError(f"checksums of a snapshot from {offset}, expected {len(self._crcs)}")
+            raise RemoteProtocolError(f"checksums of a snapshot at {offset}, expected at {len(self._crcs)}")
         self._crcs += part
         if len(self._crcs) < len(head.crcs):
             return []
@@ -226,8 +233,8 @@ class SnapshotReceiver:
         self._manifest = manifest
         self._parts.begin(manifest)
         self._verify(manifest)
-        if self._parts.room() < manifest.size - self._position:
-            raise DiskError(f"{self._parts.describe()}: no room for a snapshot of {manifest.size} bytes")
+        if self._parts.free_bytes() < manifest.size - self._position:
+            raise DiskError(f"{self._parts.describe()}: no space for a snapshot of {manifest.size} bytes")
         self._parts.cut(self._position)
         self._open = True
         self._reported = self._position
@@ -235,7 +242,7 @@ class SnapshotReceiver:
         return needed + self._finish_if_whole()
 
     def _verify(self, manifest: Manifest) -> None:
-        """Go on behind as much as is still what the manifest says."""
+        """Set the position after the existing chunks that match the manifest."""
         for chunk in self._parts.chunks():
             at = self._position
             if (
@@ -253,7 +260,7 @@ class SnapshotReceiver:
         if which != manifest.snapshot_id or offset != self._position or offset >= manifest.size:
             raise RemoteProtocolError(f"byte {offset} of snapshot {which[:80]}, expected {self._position}")
         if len(chunk) != manifest.chunk_size(offset) or not crc == crc32(chunk) == manifest.crc(offset):
-            raise RemoteProtocolError(f"snapshot {which}: the bytes at {offset} aren't what was promised")
+            raise RemoteProtocolError(f"snapshot {which}: the bytes at {offset} don't match its manifest")
         self._parts.write(offset, chunk)
         self._sha.update(chunk)
         self._position += len(chunk)
@@ -271,6 +278,6 @@ class SnapshotReceiver:
         self._open = False
         if self._sha.digest() != manifest.sha256:
             self._parts.discard()
-            raise RemoteProtocolError(f"snapshot {manifest.snapshot_id} isn't what was promised")
+            raise RemoteProtocolError(f"snapshot {manifest.snapshot_id} doesn't match its manifest")
         self.received = self._parts.finish()
         return [["done", manifest.snapshot_id]]

@@ -1,10 +1,10 @@
-"""How a value lies in the store: with a checksum behind it and, if the node encrypts, sealed.
+"""The stored form of a value: a checksum behind it, and encrypted if the node encrypts.
 
-LMDB checks nothing, so every value of ours carries a CRC-32 over key and value, verified whenever it is
-read. On a sealed value it covers what is on the disk: damage is told from a wrong key. (Blocks of
-messages have their own head, see ``blocks``.)
+LMDB has no checksums. So every value has a CRC-32 over key and value, verified whenever it is read. For an
+encrypted value it covers the encrypted bytes, so damage is distinguished from a wrong key. (Blocks of
+messages have their own header, see ``blocks``.)
 
-All values are sealed or none is. Their keys are not: they are numbers, and names of nodes.
+Either all values are encrypted or none. Keys are not encrypted: they are numbers, and names of nodes.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ _CRC = struct.Struct(">I")
 
 
 def with_checksum(key: bytes, value: bytes) -> bytes:
-    """``value`` with the checksum that ``verified`` looks at."""
+    """Return ``value`` with the checksum that ``verified`` checks."""
     return value + _CRC.pack(crc32(value, crc32(key)))
 
 
 def verified(path: Path, key: bytes, stored: bytes) -> bytes:
-    """The value that was stored under ``key``, without its checksum.
+    """Return the value that was stored under ``key``, without its checksum.
 
     Raises:
-        CorruptionError: what is stored isn't what was written under this key.
+        CorruptionError: the stored bytes are not what was written under this key.
     """
     value = stored[:-4]
     if len(stored) < 4 or _CRC.unpack_from(stored, len(stored) - 4)[0] != crc32(value, crc32(key)):
@@ -47,7 +47,7 @@ class Values:
 
     Args:
         path: of the store, for errors.
-        value_cipher: None: values are stored as they are.
+        value_cipher: None: values are not encrypted.
     """
 
     __slots__ = ("path", "value_cipher")
@@ -57,16 +57,16 @@ class Values:
         self.value_cipher = value_cipher
 
     def encode(self, database: bytes, key: bytes, value: bytes) -> bytes:
-        """What to store under ``key`` in a database."""
+        """Return the bytes to store under ``key`` in a database."""
         if self.value_cipher is not None:
             value = self.value_cipher.encrypt(value, database + b"/" + key)
         return with_checksum(key, value)
 
     def decode(self, database: bytes, key: bytes, stored: bytes) -> bytes:
-        """The value again.
+        """Return the value of stored bytes.
 
         Raises:
-            CorruptionError: what is stored isn't what was written there, or it isn't sealed and should be.
+            CorruptionError: they are not what was written there, or should be encrypted and are not.
         """
         value = verified(self.path, key, stored)
         if self.value_cipher is None:

@@ -1,7 +1,7 @@
-"""The store of a node that keeps nothing: messages in memory until they are dropped, and no records.
+"""The store of a node without a disk: messages in memory until they are dropped, and no records.
 
-A checkpoint is what lets the journal forget, so there are checkpoints here too; they write nothing. There
-is no next life to read records back in. (`memory` is the fake that does have one, for tests.)
+The journal is truncated by checkpoints, so there are checkpoints here too; they write nothing. No later
+process reads records back. (`memory` is the fake with durable data, for tests.)
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from node.units import Index, Term
 
 
 class NoCheckpoint:
-    """A checkpoint of nothing, up to an entry."""
+    """A checkpoint up to an entry that writes nothing."""
 
     __slots__ = ("applied", "previous")
 
@@ -28,7 +28,7 @@ class NoCheckpoint:
 
 
 class VolatileStore:
-    """``StoreInterface`` for as long as the process lives."""
+    """``StoreInterface`` that lasts as long as the process."""
 
     def __init__(self) -> None:
         self._contents = Contents()
@@ -47,7 +47,7 @@ class VolatileStore:
 
     @property
     def pending_bytes(self) -> int:
-        """Never a reason to hurry: nothing will be written."""
+        """Always 0: nothing will be written."""
         return 0
 
     @property

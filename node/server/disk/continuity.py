@@ -3,7 +3,7 @@
 The store is a checkpoint of the log, so its index lies within the log: not before its first entry and not
 after its last. There is one exception: a snapshot that has just replaced the store is ahead of the log until
 the journal is reset to it. Such a store has a note with the snapshot's membership
-(`node.store.snapshot.heartbeat_payload_of`).
+(`node.store.snapshot.install_note_of`).
 """
 
 from __future__ import annotations

@@ -131,7 +131,7 @@ def open_directory(config: Config, identity: Identity | None, stack: ExitStack) 
         IdentityError: the directory has an identity but no journal.
         CorruptionError, DiskError: the journal or store can't be used.
     """
-    from node.store.snapshot import heartbeat_payload_of
+    from node.store.snapshot import install_note_of
     from node.store.store import Store
 
     directory = config.store.dir
@@ -157,7 +157,7 @@ def open_directory(config: Config, identity: Identity | None, stack: ExitStack) 
         raise
     storage = Storage(RealDisk(directory), identity, journal, store, keyring)
     stack.callback(storage.close)
-    note = partial(heartbeat_payload_of, directory / "store", store.applied)
+    note = partial(install_note_of, directory / "store", store.applied)
     if identity is not None:
         _check_store(journal, store, note, directory, relaxed=config.raft.durability == "relaxed")
     if follow(journal, store, note):

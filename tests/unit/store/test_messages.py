@@ -8,7 +8,7 @@ from node.store.messages import GONE, OVERHEAD, RUN_OVERHEAD, Messages
 
 
 def settled(messages: Messages) -> None:
-    messages.settle(messages.encrypt())
+    messages.settle(messages.freeze())
 
 
 def empty(cache_bytes: int = 1 << 20) -> Messages:
@@ -91,14 +91,14 @@ def test_a_sealed_run_never_changes() -> None:
     """The worker reads it while the loop puts and drops."""
     messages = empty()
     messages.put(1, 1, [b"a"])
-    batch = messages.encrypt()
+    batch = messages.freeze()
     messages.put(1, 2, [b"b"])
     messages.drop(1, 2)
     assert [(run.first, run.messages) for run in batch.runs] == [(1, [b"a"])]
     assert batch.floors == {}
     messages.settle(batch)
     assert messages.cached_bytes == 0
-    assert messages.encrypt().floors == {1: 2}
+    assert messages.freeze().floors == {1: 2}
 
 
 def test_many_small_puts_share_runs() -> None:
@@ -108,5 +108,5 @@ def test_many_small_puts_share_runs() -> None:
         messages.put(1, seq, [b"x"])
         if seq > 1000:
             messages.drop(1, seq - 1000)
-    assert 4 <= len(messages.encrypt().runs) <= 6
+    assert 4 <= len(messages.freeze().runs) <= 6
     assert messages.find(1, [4000, 4001, 5000]) == ([None, b"x", b"x"], [])

@@ -102,10 +102,10 @@ def test_there_is_room() -> None:
     disk = SimulatedDisk(random.Random(1), capacity=1_000)
     parts = SimulatedParts(disk, CHUNK_BYTES)
     parts.begin(MANIFEST)
-    assert 0 < parts.room() < 1_000
+    assert 0 < parts.free_bytes() < 1_000
     parts.cut(0)
     with pytest.raises(DiskError, match="No space"):
-        parts.write(0, bytes(parts.room() + 1))
+        parts.write(0, bytes(parts.free_bytes() + 1))
 
 
 def test_a_manifest_that_was_torn_is_none(tmp_path: Path) -> None:

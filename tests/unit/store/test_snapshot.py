@@ -17,8 +17,8 @@ from node.store.snapshot import (
     Manifest,
     Snapshot,
     find_all,
-    heartbeat_payload_of,
     install,
+    install_note_of,
     load,
     open_reader,
     produce,
@@ -147,7 +147,7 @@ def test_a_copy_that_would_fill_the_disk_is_not_begun(
         f_bavail, f_frsize = little, status.f_frsize
 
     monkeypatch.setattr(os, "statvfs", lambda path: Status)
-    with pytest.raises(DiskError, match="no room for a snapshot"):
+    with pytest.raises(DiskError, match="no space for a snapshot"):
         produce(store, tmp_path / "snapshots")
     assert not list((tmp_path / "snapshots").iterdir())
 
@@ -296,8 +296,8 @@ def test_a_note_lies_beside_the_store_before_it_is_the_new_one(
                 crashed = True
         if (path / "data.mdb").exists():
             installed = Store.open(path)
-            assert heartbeat_payload_of(path, installed.applied) == b"note"
-            assert heartbeat_payload_of(path, (installed.applied[0] + 1, installed.applied[1])) == b""
+            assert install_note_of(path, installed.applied) == b"note"
+            assert install_note_of(path, (installed.applied[0] + 1, installed.applied[1])) == b""
             installed.close()
         seen.add((path / "data.mdb").exists())
         if not crashed:
@@ -305,7 +305,7 @@ def test_a_note_lies_beside_the_store_before_it_is_the_new_one(
     else:
         pytest.fail("more steps than expected")
     assert seen == {False, True}
-    assert heartbeat_payload_of(tmp_path / "nowhere", (1, 1)) == b""
+    assert install_note_of(tmp_path / "nowhere", (1, 1)) == b""
 
 
 def test_the_rename_is_made_durable(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

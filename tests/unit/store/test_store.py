@@ -63,7 +63,7 @@ def test_a_full_map_is_a_disk_error(tmp_path: Path) -> None:
     with opened(tmp_path / "store", map_size=1 << 20) as store:
         store.put(1, 1, [b"x" * 1000] * 2000)
         job = store.begin_checkpoint((1, 1), (0, 0), [])
-        with pytest.raises(DiskError, match=r"lower the limits, or purge"):
+        with pytest.raises(DiskError, match=r"lower limits or purge channels"):
             job.run()
         with pytest.raises(AssertionError):
             store.end_checkpoint(job)
@@ -90,7 +90,7 @@ def test_write_cut_short_by_a_full_disk_is_no_broken_disk(
 ) -> None:
     """LMDB says EIO for a short write: an operator would look for a broken disk."""
     error = lmdb.Error("mdb_txn_commit: Input/output error")
-    assert "refused an operation" in str(environment.translate(tmp_path, error))
+    assert "an operation on the store's disk failed" in str(environment.translate(tmp_path, error))
     full = os.statvfs_result((4096, 4096, 1000, 255, 255, 0, 0, 0, 0, 255))
     monkeypatch.setattr(os, "statvfs", lambda _path: full)
     assert "no space left on the disk" in str(environment.translate(tmp_path, error))

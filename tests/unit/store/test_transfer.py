@@ -109,7 +109,7 @@ class Nowhere(Parts):
     def chunks(self) -> Iterator[bytes]:
         return iter(())
 
-    def room(self) -> int:
+    def free_bytes(self) -> int:
         return 1 << 60
 
     def cut(self, size: int) -> None:
@@ -277,7 +277,7 @@ def test_no_room_on_the_disk(snapshot: Snapshot, tmp_path: Path, monkeypatch: py
 
     monkeypatch.setattr(module.os, "statvfs", lambda path: Full)
     receiver = SnapshotReceiver(tmp_path)
-    with pytest.raises(DiskError, match="no room"):
+    with pytest.raises(DiskError, match="no space"):
         receiver.receive(["offer", snapshot.manifest.to_plain()])
 
 
@@ -332,7 +332,7 @@ def test_the_hash_of_the_whole_decides(snapshot: Snapshot, tmp_path: Path) -> No
     values = data_values(snapshot, chunk_count(snapshot))
     for value in values[:-1]:
         receiver.receive([value[0], need[1], *value[2:]])
-    with pytest.raises(RemoteProtocolError, match="isn't what was promised"):
+    with pytest.raises(RemoteProtocolError, match="doesn't match its manifest"):
         receiver.receive([values[-1][0], need[1], *values[-1][2:]])
     assert receiver.received is None
     assert list(tmp_path.iterdir()) == []
