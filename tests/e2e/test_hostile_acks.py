@@ -37,9 +37,7 @@ async def make_up(cluster: Cluster, address: str, channel: str) -> None:
 
 
 @pytest.mark.parametrize("where", ["leader", "follower"])
-def test_acks_on_inboxes_that_nobody_has_are_not_replicated(
-    cluster: Cluster, unique: str, where: str
-) -> None:
+def test_acks_on_unknown_inboxes_are_not_replicated(cluster: Cluster, unique: str, where: str) -> None:
     """R18: with the tag of one ack inbox a client could order an entry with each read."""
     name = cluster.leader() if where == "leader" else cluster.follower()
     before = cluster.page(name, "/raftz")["last_index"]

@@ -74,7 +74,7 @@ async def test_a_durable_is_not_refused_to_the_client_that_asks_again(cluster: C
         assert client.subscribe("inbox.3", listens=False) == "stan: duplicate durable registration"
 
 
-async def test_a_durable_that_nobody_hears_is_replaced(cluster: Cluster, unique: str) -> None:
+async def test_a_durable_without_a_subscribed_inbox_is_replaced(cluster: Cluster, unique: str) -> None:
     with Wire(cluster.ports["n1"]["client"]) as wire, Wire(cluster.ports["n2"]["client"]) as bystander:
         bystander.hello()
         bystander.send(nats.sub(f"{unique}.>".encode(), b"", b"1"))

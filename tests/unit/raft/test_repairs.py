@@ -88,7 +88,7 @@ REPAIRED: dict[str, list[tuple[str, str]]] = {
     "PS-29": [("unit/server/test_origin.py", "test_unapplied_batches_are_resent_to_a_new_leader_in_order")],
     "PS-30": [
         (LIVENESS, "test_ps_30_leadership_is_handed_over_when_the_successor_has_everything"),
-        ("unit/server/test_proposer.py", "test_one_who_hands_over_proposes_nothing_more"),
+        ("unit/server/test_proposer.py", "test_a_leader_that_hands_over_proposes_nothing_more"),
     ],
     "PS-31": [(LIVENESS, "test_ps_31_peer_that_needs_a_snapshot_costs_one_frame_a_heartbeat")],
     "PS-32": [(LIVENESS, "test_ps_32_entry_leaves_when_it_is_proposed")],

@@ -1,4 +1,4 @@
-"""What waits to be written; when a connection is ended for it is in test_connection."""
+"""Bytes that wait to be written; test_connection tests when a slow connection is closed."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from node.server.outbox import SOFT_BYTES, Outbox, bounds
 
 
 class Filled(Outbox):
-    """As a connection puts into it."""
+    """Add bytes as a connection does."""
 
     def put(self, data: bytes) -> None:
         if not self.outbox:
@@ -64,7 +64,7 @@ def test_what_is_dropped_is_never_written() -> None:
     assert outbox.take() == []
 
 
-def test_who_takes_what_it_is_sent_is_not_cut_off_for_it() -> None:
+def test_a_client_that_reads_everything_is_not_disconnected() -> None:
     """Below the soft bound a chunk of deliveries and the largest message may go in at once.
 
     With ``max_pending`` below a megabyte every delivery of a backlog went beyond it, again and again.

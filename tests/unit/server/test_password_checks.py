@@ -1,4 +1,4 @@
-"""Wrong passwords of many don't keep others from logging in."""
+"""Many wrong passwords don't prevent other logins."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_a_full_line_gives_up_the_oldest_of_whoever_has_most() -> None:
 
 
 class SlowCheck(Check):
-    """A comparison that ends when the test says so."""
+    """A comparison that ends when the test lets it."""
 
     def __init__(self, authenticator: Authenticator, given: str, user: str = "ann") -> None:
         super().__init__(authenticator, "hash", given, Identity(user), user)
@@ -124,7 +124,7 @@ async def test_the_same_password_is_compared_once_for_all() -> None:
 
 
 async def test_too_many_of_one_address_and_one_is_given_up(caplog: pytest.LogCaptureFixture) -> None:
-    """And not those of others."""
+    """Not one of another address."""
     checks, authenticator = PasswordChecks(1, address_max=2), Authenticator()
     running = SlowCheck(authenticator, "running")
     refused, let_in = [], []
@@ -164,7 +164,7 @@ async def test_a_comparison_that_fails_is_raised_where_it_is_waited_for() -> Non
 
 
 def test_a_wrong_password_is_compared_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Who repeats it costs nothing more; nor does that tell who else was tried."""
+    """Repeating it costs nothing; timing doesn't reveal other tried names."""
     hashed = bcrypt.hashpw(b"right", bcrypt.gensalt(4)).decode()
     authenticator = Authenticator([User("ann", hashed)])
     unknown = authenticator.begin({"user": "nobody", "pass": "guess"})

@@ -1,4 +1,4 @@
-"""What the leader does with batches: order, sequence, time, entries (R7, R9, R21)."""
+"""The leader's proposer: order and sequence of batches, time, entries (R7, R9, R21)."""
 
 from __future__ import annotations
 
@@ -50,11 +50,11 @@ from node.units import Index
 
 TERM = 3
 SESSION = (1, 1)
-"""Node n1's, as `Conversation` opens it."""
+"""The session of node n1, as `Conversation` opens it."""
 
 
 class Engine:
-    """Takes every proposal, and says when it is applied only when told so."""
+    """An engine that accepts every proposal; the test decides when it is applied."""
 
     def __init__(self) -> None:
         self.is_ready = True
@@ -76,7 +76,7 @@ class Engine:
 
 
 class Leader:
-    """A node that leads term 3, over a core in which n1 has a session."""
+    """The leader of term 3, with a state in which n1 has a session."""
 
     def __init__(self, state: State | None = None) -> None:
         self.state = Conversation().state if state is None else state
@@ -100,7 +100,7 @@ class Leader:
         self.proposer.ready(self.now, connected or ("n1",), cold=cold)
 
     def opened(self) -> Leader:
-        """Past the first entry of the term, with nothing in flight."""
+        """Return a leader after the first entry of its term, with nothing in flight."""
         self.ready()
         self.held("n1")
         self.pump()
@@ -114,7 +114,7 @@ class Leader:
         return self.proposer.pump(self.now)
 
     def applied(self) -> None:
-        """All that was proposed is applied."""
+        """Apply every proposed entry."""
         self.proposer.applied(1000)
 
     def held(self, *nodes: str, session: tuple[int, int] | None = None, next_serial: int = 1) -> None:
@@ -138,7 +138,7 @@ class Leader:
 
 
 def message(size: int, channel: str = "foo") -> bytes:
-    """A batch of one publish, ``size`` bytes in all."""
+    """Return a batch of one publish with ``size`` bytes in total."""
     empty = len(encode_commands([Publish("", b"c", channel, b"m" * 70_000)])) - 70_000
     return encode_commands([Publish("", b"c", channel, b"m" * (size - empty))])
 
@@ -155,7 +155,7 @@ def serials(entry: Entry) -> list[int]:
 
 
 def test_the_first_entry_waits_until_all_have_forwarded_what_they_held() -> None:
-    """R9: what was acknowledged while nobody led is in it, so it isn't due."""
+    """R9: messages acknowledged without a leader are in it, so they aren't due."""
     leader = Leader()
     leader.ready("n1", "n2")
     leader.batch(1)
@@ -168,7 +168,7 @@ def test_the_first_entry_waits_until_all_have_forwarded_what_they_held() -> None
 
 
 def test_it_waits_150_ms_at_most() -> None:
-    """R9: a member that is connected and says nothing holds up nobody for longer."""
+    """R9: a connected member that sends nothing delays the entry no longer."""
     leader = Leader()
     leader.ready("n1", "n2")
     leader.held("n1")
@@ -179,8 +179,8 @@ def test_it_waits_150_ms_at_most() -> None:
     assert leader.proposer.open
 
 
-def test_one_who_is_told_to_send_again_has_not_forwarded_all() -> None:
-    """R9: its frame says up to where it held something."""
+def test_an_origin_that_must_resend_has_not_forwarded_all() -> None:
+    """R9: its frame names the last serial it had kept."""
     leader = Leader()
     leader.ready("n1")
     leader.batch(2)
@@ -194,8 +194,8 @@ def test_one_who_is_told_to_send_again_has_not_forwarded_all() -> None:
 
 
 @pytest.mark.parametrize("origins", [1, 3])
-def test_nothing_is_sent_again_before_all_that_was_held_is_applied(origins: int) -> None:
-    """R9 above 64 KiB: the acknowledgement stands in the last of several entries, and its message is due."""
+def test_no_redelivery_before_all_kept_batches_are_applied(origins: int) -> None:
+    """R9 above 64 KiB: the ack is in the last of several entries, and its message is due."""
     talk = Conversation()
     talk.connect("me")
     talk.subscribe("A", wait=1)
@@ -204,7 +204,7 @@ def test_nothing_is_sent_again_before_all_that_was_held_is_applied(origins: int)
     leader = Leader(talk.state)
     nodes = [f"n{number}" for number in range(1, origins + 1)]
     leader.ready(*nodes)
-    for number, node in enumerate(nodes, 1):  # of which only n1 has a session that is known
+    for number, node in enumerate(nodes, 1):  # only n1 has a session in the state
         first = talk.serial if node == "n1" else 1
         for serial in range(first, first + 6):
             data = encode_commands(publishes(1, size=30_000))
@@ -223,7 +223,7 @@ def test_nothing_is_sent_again_before_all_that_was_held_is_applied(origins: int)
 
 
 def test_nothing_is_sent_again_before_a_process_without_a_session_has_forwarded_what_it_held() -> None:
-    """R9: it was started while nobody led. It forwards an acknowledgement when its session is in the log."""
+    """R9: it started without a leader, and forwards an ack when its session is in the log."""
     talk = Conversation()
     talk.connect("me")
     talk.subscribe("A", wait=1)
@@ -261,7 +261,7 @@ def test_nothing_is_sent_again_before_a_process_without_a_session_has_forwarded_
 
 
 def test_a_process_without_a_session_is_waited_for_500_ms_at_most() -> None:
-    """R9: whatever it says that it holds. One that holds nothing is not waited for."""
+    """R9: however much it reports to keep. A node that keeps nothing is not waited for."""
     leader = Leader()
     leader.ready("n1", "n2", "n3")
     leader.held("n1", "n3")
@@ -279,8 +279,8 @@ def test_a_process_without_a_session_is_waited_for_500_ms_at_most() -> None:
     assert not leader.pump(1)
 
 
-def test_nothing_is_sent_again_while_acks_are_read_after_a_pause() -> None:
-    """R9: all nodes stood still for 12 s. What was acknowledged meanwhile is in sockets."""
+def test_no_redelivery_while_acks_are_read_after_a_suspension() -> None:
+    """R9: all nodes were suspended for 12 s. Acks sent meanwhile are in sockets."""
     talk = Conversation()
     talk.connect("me")
     talk.subscribe("A", wait=5)
@@ -332,7 +332,7 @@ def test_a_leader_elected_after_a_pause_waits_for_acks_too() -> None:
 
 
 def test_a_leader_of_version_1_pauses_nothing() -> None:
-    """R24: the older release doesn't know the command."""
+    """R24: the older release doesn't support the command."""
     leader = Leader(Conversation(version=1).state)
     leader.ready("n1")
     for serial in range(1, 5):
@@ -344,8 +344,8 @@ def test_a_leader_of_version_1_pauses_nothing() -> None:
     assert PauseRedelivery(TERM, True) not in keepers(leader.engine.entries[0])
 
 
-def test_it_founds_a_cluster_that_has_no_identity() -> None:
-    """R18: its first leader draws the founding id and the cluster's tag; never again."""
+def test_it_bootstraps_a_cluster_without_identity() -> None:
+    """R18: its first leader draws the cluster UUID and the cluster's tag, once."""
     leader = Leader()
     leader.ready()
     leader.held("n1")
@@ -359,8 +359,8 @@ def test_it_founds_a_cluster_that_has_no_identity() -> None:
     assert keepers(bootstrapped.engine.last) == [NewTerm(TERM, 7)]
 
 
-def test_it_says_cold_start_when_nobody_was_warm() -> None:
-    """R14: behind NewTerm, which opens the term; not in the entries after it."""
+def test_it_proposes_a_cold_start_if_no_member_has_served() -> None:
+    """R14: after NewTerm, which begins the term; not in later entries."""
     leader = Leader()
     leader.ready(cold=True)
     leader.held("n1")
@@ -384,7 +384,7 @@ def test_nothing_is_proposed_before_the_leader_is_ready() -> None:
 
 
 def test_what_came_before_it_was_ready_is_not_lost() -> None:
-    """Origins forward as soon as they hear of a leader, which may be before its no-op is applied."""
+    """Origins forward as soon as a leader is known, which may be before its no-op is applied."""
     leader = Leader()
     leader.batch(1)
     leader.held("n1")
@@ -397,7 +397,7 @@ def test_what_came_before_it_was_ready_is_not_lost() -> None:
 
 
 def test_a_batch_is_taken_in_sequence_only() -> None:
-    """R7: a gap never reaches the log; the origin is told from where to send again."""
+    """R7: a gap never reaches the log; the origin gets the serial to resend from."""
     leader = Leader().opened()
     leader.batch(1, 2)
     leader.batch(4)
@@ -409,7 +409,7 @@ def test_a_batch_is_taken_in_sequence_only() -> None:
 
 
 def test_a_batch_that_was_taken_is_not_taken_again() -> None:
-    """Origins forward again after every broken link."""
+    """Origins resend after every broken link."""
     leader = Leader().opened()
     leader.batch(1, 2)
     leader.batch(1, 2)
@@ -419,7 +419,7 @@ def test_a_batch_that_was_taken_is_not_taken_again() -> None:
 
 
 def test_what_the_session_had_applied_before_is_not_taken() -> None:
-    """The state says how far a session is when the term begins."""
+    """The state has the last applied serial of a session when the term begins."""
     talk = Conversation()
     talk.connect("me")
     leader = Leader(talk.state).opened()
@@ -430,7 +430,7 @@ def test_what_the_session_had_applied_before_is_not_taken() -> None:
 
 
 def test_another_terms_frames_are_dropped() -> None:
-    """R7: a batch is meant for one term; the origin sends it again for the next."""
+    """R7: a batch is meant for one term; the origin resends it for the next."""
     leader = Leader().opened()
     leader.batch(1, term=TERM - 1)
     leader.batch(1, term=TERM + 1)
@@ -441,7 +441,7 @@ def test_another_terms_frames_are_dropped() -> None:
 
 
 def test_a_session_that_opened_in_this_term_counts_from_one() -> None:
-    """R5: a node that came back has another session; whether it is open is for apply to say."""
+    """R5: a restarted node has another session; apply decides whether it is open."""
     leader = Leader().opened()
     leader.batch(1)
     leader.batch(1, session=(9, 0))
@@ -472,7 +472,7 @@ def test_a_node_opens_a_session_for_itself_only() -> None:
 
 
 def test_the_requests_of_a_batch_over_the_limit_are_refused_through_the_log() -> None:
-    """R22: an older release makes such batches. Dropped, they would be forwarded again for ever."""
+    """R22: an older release makes such batches. If dropped, they would be resent for ever."""
     conversation = Conversation()
     leader = Leader(conversation.state).opened()
     commands = encode_commands([Publish("", b"c", "foo", b"m" * BATCH_SIZE_MAX), ClientClose("c")])
@@ -505,7 +505,7 @@ def test_the_requests_of_a_batch_over_the_limit_are_refused_through_the_log() ->
     ],
 )
 def test_a_batch_holds_just_the_serials_it_says(first: int, last: int, commands: bytes) -> None:
-    """R7: one that didn't would leave a gap in its session, at which every node would stop, for good."""
+    """R7: otherwise it would leave a gap in its session, at which every node would stop for good."""
     leader = Leader().opened()
     with pytest.raises(RemoteProtocolError):
         leader.proposer.frame("n1", ("batch", TERM, SESSION, first, last, 1, commands))
@@ -513,14 +513,14 @@ def test_a_batch_holds_just_the_serials_it_says(first: int, last: int, commands:
 
 
 def test_a_node_forwards_nothing_in_the_session_of_another() -> None:
-    """It would take the other's serials away."""
+    """It would use up serials of the other node."""
     leader = Leader().opened()
     with pytest.raises(RemoteProtocolError):
         leader.batch(1, node="n2")
 
 
-def test_what_came_too_early_and_was_too_much_is_asked_for_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A link that breaks again and again before the leader is ready brings the same batches each time."""
+def test_a_resend_is_requested_for_too_many_early_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A link that breaks repeatedly before the leader is ready brings the same batches each time."""
     monkeypatch.setattr(proposer, "EARLY_BYTES_MAX", 100)
     leader = Leader()
     for _ in range(3):
@@ -538,7 +538,7 @@ def test_what_came_too_early_and_was_too_much_is_asked_for_again(monkeypatch: py
 
 
 def test_an_idle_leader_proposes_at_once_and_a_busy_one_gathers() -> None:
-    """Group commit that adapts itself: one entry in flight, then what came meanwhile in one."""
+    """Adaptive group commit: one entry in flight, then one with the batches gathered meanwhile."""
     leader = Leader().opened()
     leader.batch(1)
     assert leader.pump()
@@ -552,7 +552,8 @@ def test_an_idle_leader_proposes_at_once_and_a_busy_one_gathers() -> None:
 
 
 def test_it_serves_once_its_first_entry_is_applied_whatever_is_in_flight() -> None:
-    """Under load something always is: the keeper began seconds late, and nobody was missed meanwhile."""
+    """Under load some entry always is: leader duties began seconds late, and no unresponsive client was
+    found."""
     leader = Leader()
     leader.ready()
     leader.held("n1")
@@ -570,7 +571,7 @@ def test_it_serves_once_its_first_entry_is_applied_whatever_is_in_flight() -> No
 
 
 def test_a_full_entry_does_not_wait() -> None:
-    """64 KiB are enough to be worth an entry of their own, as long as few are in flight."""
+    """64 KiB justify an entry, as long as few are in flight."""
     leader = Leader().opened()
     leader.batch(1)
     leader.pump()
@@ -583,7 +584,7 @@ def test_a_full_entry_does_not_wait() -> None:
 
 
 def test_origins_take_turns() -> None:
-    """R21: one that sends a lot doesn't keep the others out."""
+    """R21: an origin that sends a lot doesn't delay the others."""
     leader = Leader().opened()
     for serial in (1, 2, 3):
         leader.batch(serial, data=message(20_000))
@@ -595,7 +596,7 @@ def test_origins_take_turns() -> None:
 
 
 def test_one_large_batch_goes_alone() -> None:
-    """The largest message there may be fits, whatever an entry's usual size."""
+    """The largest possible message fits into an entry, whatever its usual size."""
     leader = Leader().opened()
     leader.batch(1, data=message(1_000_000))
     leader.batch(2)
@@ -603,8 +604,8 @@ def test_one_large_batch_goes_alone() -> None:
     assert serials(leader.engine.last) == [1]
 
 
-def test_the_keepers_commands_go_ahead_in_bounded_numbers() -> None:
-    """R19: a take-over may find thousands of clients to speak of."""
+def test_leader_commands_go_first_in_bounded_numbers() -> None:
+    """R19: a new leader may have commands for thousands of clients."""
     leader = Leader().opened()
     for _ in range(LEADER_COMMANDS_MAX + 1):
         leader.proposer.propose_command(Tick(TERM))
@@ -615,7 +616,7 @@ def test_the_keepers_commands_go_ahead_in_bounded_numbers() -> None:
     assert [len(entry.leader_commands) for entry in leader.engine.entries] == [LEADER_COMMANDS_MAX, 1]
 
 
-def test_the_keepers_commands_go_ahead_in_bounded_bytes() -> None:
+def test_leader_commands_go_first_in_bounded_bytes() -> None:
     """Twenty silent clients with IDs of 1 MB, registered by an older release, made an entry no frame can
     hold.
     """
@@ -635,7 +636,7 @@ def test_the_keepers_commands_go_ahead_in_bounded_bytes() -> None:
 
 
 def test_the_largest_command_an_older_release_left_fits_an_entry() -> None:
-    """A client ID of 8 MB was possible: its payload was all that bounded it."""
+    """A client ID of 8 MB was possible: only the maximum payload limited it."""
     leader = Leader().opened()
     leader.proposer.propose_command(ClientUnresponsive(TERM, "c" * (8 << 20), (1, 1), True))
     leader.batch(1, data=message(BATCH_SIZE_MAX))
@@ -660,8 +661,8 @@ def test_an_entry_carries_the_time_at_which_it_was_made() -> None:
     assert second.timestamp_ns > first.timestamp_ns
 
 
-def test_one_who_hands_over_proposes_nothing_more() -> None:
-    """Its origins keep what they have; the next leader gets it."""
+def test_a_leader_that_hands_over_proposes_nothing_more() -> None:
+    """Origins keep their batches for the next leader."""
     leader = Leader().opened()
     leader.proposer.stop()
     leader.batch(1)
@@ -669,7 +670,7 @@ def test_one_who_hands_over_proposes_nothing_more() -> None:
 
 
 def test_what_was_queued_is_gone_with_the_term() -> None:
-    """Nothing of an earlier leadership leaks into a later one: origins send again."""
+    """Nothing of an earlier term gets into a later one: origins resend."""
     leader = Leader().opened()
     leader.batch(1)
     leader.proposer.propose_command(Tick(TERM))
@@ -684,8 +685,8 @@ def test_what_was_queued_is_gone_with_the_term() -> None:
     assert leader.pump()
 
 
-def test_who_was_elected_again_proposes_again() -> None:
-    """A leader that handed over and failed, or came back, isn't stopped for ever."""
+def test_a_leader_elected_again_proposes_again() -> None:
+    """A leader whose transfer failed, or that leads again, isn't stopped for ever."""
     leader = Leader().opened()
     leader.proposer.stop()
     leader.batch(1)

@@ -1,4 +1,4 @@
-"""SIGHUP: what changes at once, what is proposed, what has to wait, and that mistakes change nothing."""
+"""SIGHUP: options that change at once, are proposed or need a restart; errors change nothing."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Connection:
 
 
 class FakeNode:
-    """As much of a node as reload touches."""
+    """The parts of a node that a reload uses."""
 
     def __init__(self, old: Config, read: Callable[[], Config] | None) -> None:
         self.config = old
@@ -63,8 +63,8 @@ async def reloaded(old: Config, new: Config) -> FakeNode:
     return node
 
 
-async def test_users_change_and_who_may_stay_stays() -> None:
-    """CFG-05: nobody loses a connection who would still be let in; who wouldn't, does."""
+async def test_users_change_and_authorized_connections_stay() -> None:
+    """CFG-05: clients that are still authorized keep their connections, the others lose them."""
     old = Config(clients=Clients(users=(ANN, BOB)))
     node: Any = FakeNode(old, lambda: Config(clients=Clients(users=(ANN, User("eve", Secret("text", "e"))))))
     ann, bob, nobody = node.connect("ann"), node.connect("bob"), Connection(None)
@@ -91,7 +91,7 @@ async def test_users_change_and_who_may_stay_stays() -> None:
         (Clients(), Clients(users=(ANN,)), "ann", False),
     ],
 )
-async def test_who_stays(old: Clients, new: Clients, name: str, stays: bool) -> None:
+async def test_which_connections_stay(old: Clients, new: Clients, name: str, stays: bool) -> None:
     node: Any = FakeNode(Config(clients=old), lambda: Config(clients=new))
     connection = node.connect(name)
     await reload(node)
@@ -99,7 +99,7 @@ async def test_who_stays(old: Clients, new: Clients, name: str, stays: bool) -> 
 
 
 async def test_limits_are_proposed_as_one_command() -> None:
-    """R23: they are the cluster's, and all nodes change at the same entry."""
+    """R23: they belong to the cluster, and all nodes change at the same entry."""
     node = await reloaded(Config(), Config(limits=Limits(max_msgs=5)))
     assert node.proposed == [False]
     assert node.config.limits.max_msgs == 5
@@ -145,14 +145,14 @@ async def test_without_a_file_there_is_nothing_to_read(caplog: pytest.LogCapture
 
 
 def test_secrets_are_compared_and_not_opened() -> None:
-    """The path is named, never what is in it."""
+    """The path is named, never the secret."""
     old, new = Config(clients=Clients(users=(ANN,))), Config(clients=Clients(users=(BOB,)))
     assert restart_needed(old, new) == ["clients.users"]
     assert restart_needed(old, old) == []
 
 
 async def test_an_external_server_waits_for_a_restart(caplog: pytest.LogCaptureFixture) -> None:
-    """The connection stands; who we are at its other end was said there."""
+    """The connection stays, with the credentials that it was opened with."""
     caplog.set_level(logging.WARNING)
     there = NatsServer(urls=(ServerURL("a", 4222, password="s3cret"),))
     elsewhere = replace(there, urls=(ServerURL("b", 4222, password="s3cret"),))

@@ -1,4 +1,4 @@
-"""The parts of a node together: catching up (R4), and what a leader and its followers tell one another."""
+"""The parts of a node together: catching up (R4), and frames between a leader and its followers."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ TERM = 4
 
 
 class Engine:
-    """Is where the test says it is."""
+    """An engine whose position the test sets."""
 
     def __init__(self) -> None:
         self.term = self.applied_term = TERM
@@ -67,7 +67,7 @@ class Engine:
 
 
 class Node:
-    """A replica on a clock that the test moves."""
+    """A replica with a clock that the test sets."""
 
     def __init__(
         self, *, recovered: tuple[str, str] | None = None, bootstrapped: list[str] | None = None
@@ -107,7 +107,7 @@ class Node:
         self.replica.role_changed("follower", term, leader, "the test says so")
 
     def frame(self, commit: int, leader: str = "n2") -> None:
-        """An append of the leader: everything up to ``commit`` is applied on the way."""
+        """Receive an append of the leader, which applies everything up to ``commit``."""
         self.replica.leader_payload_received(leader, (int(self.now_s * 1e9), int(self.now_s * 1e9)))
         self.replica.commit_learned(commit, self.engine.term)
         self.engine.applied_index = self.engine.commit_index = commit
@@ -120,7 +120,7 @@ class Node:
 
 @pytest.fixture
 def node() -> Node:
-    """It follows n2, and has caught up."""
+    """A follower of n2 that has caught up."""
     node = Node()
     for peer in ("n2", "n3"):
         node.replica.peer_up(peer, {})
@@ -131,8 +131,8 @@ def node() -> Node:
     return node
 
 
-def test_frames_of_a_pause_say_nothing_about_its_end(node: Node) -> None:
-    """A process that stood still finds its sockets full of old frames: it asks how far the leader is."""
+def test_frames_from_before_a_suspension_do_not_end_it(node: Node) -> None:
+    """A suspended process finds old frames in its sockets, so it asks for the leader's commit index."""
     node.now_s += 3
     node.replica.paused(3)
     ((peer, question),) = node.questions
@@ -147,8 +147,8 @@ def test_frames_of_a_pause_say_nothing_about_its_end(node: Node) -> None:
     assert not node.replica.executor.held
 
 
-def test_a_silent_clients_ping_at_the_leader_is_acted_on_at_once(node: Node) -> None:
-    """HBT-06: it comes with a client's bytes; a follower's word would have woken the driver by itself."""
+def test_an_unresponsive_clients_ping_at_the_leader_is_handled_at_once(node: Node) -> None:
+    """HBT-06: the ping comes over a client's connection; a follower's frame would have woken the driver."""
     pinged: list[str] = []
     duties: Any = SimpleNamespace(heartbeats=SimpleNamespace(pinged=pinged.append))
     node.replica.duties = duties
@@ -161,8 +161,8 @@ def test_a_silent_clients_ping_at_the_leader_is_acted_on_at_once(node: Node) -> 
     assert node.kicks > before
 
 
-def test_in_a_pause_nobodys_time_to_answer_runs(node: Node) -> None:
-    """R17: a client that is asked whether it is alive may have answered into a socket not read yet."""
+def test_timeouts_do_not_run_while_the_process_is_suspended(node: Node) -> None:
+    """R17: the client's answer may be in a socket that was not read yet."""
     missed: list[str] = []
     node.replica.requests.ask("hb", lambda: None, lambda: missed.append("hb"), 0.5)
     node.now_s += 3
@@ -197,7 +197,7 @@ def test_answer_to_an_earlier_question_is_none(node: Node) -> None:
 
 
 def test_question_is_put_again(node: Node) -> None:
-    """To the next leader at once; to the same when its link is back, or no answer has come."""
+    """To the next leader at once; to the same one when its link is back, or without an answer."""
     node.replica.paused(3)
     node.follow("n3", TERM + 1)
     node.replica.peer_down("n3")
@@ -214,7 +214,7 @@ def test_question_is_put_again(node: Node) -> None:
 
 
 def test_deposed_leader_forgets_what_it_meant_to_prove(node: Node) -> None:
-    """It was paused as a leader; the index it waited for is another leader's entry now, and an old one."""
+    """It was suspended as a leader; the index it waited for is now an old entry of another leader."""
     node.engine.leader, node.engine.is_ready = "n1", True
     node.replica.role_changed("leader", TERM + 1, "n1", "elected")
     node.engine.term = TERM + 1
@@ -241,14 +241,14 @@ def test_only_a_leader_that_knows_answers(node: Node) -> None:
     assert len(answers()) == 1, "it may have been deposed while it stood still"
 
 
-def test_a_follower_that_lost_what_it_promised_stops(node: Node) -> None:
-    """Only the leader can know. A node that goes on would help to elect one with less than was acked."""
+def test_a_follower_that_lost_acknowledged_entries_stops(node: Node) -> None:
+    """Only the leader can detect it. The node's vote could elect a leader that lacks acknowledged entries."""
     node.replica.lost_entries("n3", 12, 10)
     assert node.sent[-1] == ("n3", ("lost", 12, 10))
     node.replica.role_changed("follower", TERM, "n2", "a leader")
-    node.replica.frame("n3", ("lost", 12, 10))  # it doesn't lead, so how would it know?
+    node.replica.frame("n3", ("lost", 12, 10))  # not the leader
     node.engine.last_index = 12
-    node.replica.frame("n2", ("lost", 12, 10))  # this node looks for itself
+    node.replica.frame("n2", ("lost", 12, 10))  # this node's log has the entry
     node.engine.last_index = 10
     with pytest.raises(
         CorruptionError, match=r"entry 12 to the leader n2, but its log ends at 10: .*cluster replace n1 NEW"
@@ -257,15 +257,15 @@ def test_a_follower_that_lost_what_it_promised_stops(node: Node) -> None:
 
 
 def test_followers_know_how_wrong_their_wall_clock_is(node: Node) -> None:
-    """R13: the leader's frames say what the median is."""
+    """R13: the leader's frames carry the median."""
     now_ns = int(node.now_s * 1e9)
     node.replica.leader_payload_received("n2", (now_ns, now_ns - 20_000_000_000))
     assert node.replica.wall_clock.wrong
     assert node.replica.wall_clock.offset_ns == 20_000_000_000
 
 
-def test_a_leader_that_heard_none_goes_by_its_voters(node: Node) -> None:
-    """R12: what they say of the time while it was not elected yet, not what they have from itself."""
+def test_a_leader_without_an_earlier_leaders_time_uses_its_voters_times(node: Node) -> None:
+    """R12: the times that they had before its election, not those from its own frames."""
     fresh = Node()
     fresh.engine.term = TERM + 1
     fresh.replica.follower_payload_received("n2", (0, True, (50_000_000_000, TERM)))
@@ -284,8 +284,8 @@ def test_a_leader_that_heard_none_goes_by_its_voters(node: Node) -> None:
 THREE = Membership.initial_voters(["n1", "n2", "n3"])
 
 
-def test_what_only_a_leader_does_is_asked_of_it(node: Node) -> None:
-    """And of the next one, as soon as it can be reached; this node's own handlers wait until it serves."""
+def test_requests_for_the_leader_are_sent_to_it(node: Node) -> None:
+    """The next leader is asked as soon as it is reachable; this node's own handlers wait until it serves."""
     answers: list[Any] = []
     node.replica.asking.ask("cluster.remove", {"name": "n9"}, answers.append)
     peer, (kind, number, verb, _) = node.sent[-1]
@@ -301,15 +301,15 @@ def test_what_only_a_leader_does_is_asked_of_it(node: Node) -> None:
             node.replica.frame("n3", frame)
 
 
-def test_a_note_that_says_nothing_is_passed_over(node: Node) -> None:
-    """However deep it is."""
+def test_a_malformed_heartbeat_payload_is_ignored(node: Node) -> None:
+    """However deeply nested it is."""
     for note in (None, (), DEEP):
         node.replica.leader_payload_received("n2", note)
         node.replica.follower_payload_received("n2", note)
 
 
-def test_only_members_say_whether_the_cluster_is_warm(node: Node) -> None:
-    """R13, R14: nor do the clocks of others count."""
+def test_only_members_decide_whether_the_start_is_cold(node: Node) -> None:
+    """R13, R14: the clocks of other nodes don't count either."""
     node.replica.follower_payload_received("n3", (0, True, None))
     node.replica.membership_changed(THREE, Index(0))
     node.replica.follower_payload_received("n4", (0, True, None))
@@ -319,7 +319,8 @@ def test_only_members_say_whether_the_cluster_is_warm(node: Node) -> None:
 
 
 def test_a_member_whose_session_was_ended_opens_another(node: Node) -> None:
-    """R5: it was no member for a while. The simulator saw such a node's clients unheard for ever."""
+    """R5: it was removed for a while. In the simulator the clients of such a node stayed unreachable for
+    ever."""
 
     def apply(index: int, duties: list[LeaderCommand], batches: list[Batch]) -> None:
         entry = Entry(
@@ -348,7 +349,7 @@ def test_a_member_whose_session_was_ended_opens_another(node: Node) -> None:
 
 
 def lead(node: Node) -> list[list[Any]]:
-    """Have it elected and serve; the keeper's commands of each entry it proposes, as they are applied."""
+    """Elect the node and let it serve. Returns the leader commands of its entries, as they are applied."""
     entries: list[list[Any]] = []
     node.engine.leader, node.engine.is_ready, node.engine.term = "n1", True, TERM + 1
     node.replica.role_changed("leader", TERM + 1, "n1", "elected")
@@ -364,8 +365,8 @@ def lead(node: Node) -> list[list[Any]]:
     return entries
 
 
-def test_recovered_data_is_given_its_new_founding_once() -> None:
-    """The leader proposes it with its second entry, and the shell hears of it when it is applied."""
+def test_recovered_data_gets_its_new_cluster_uuid_once() -> None:
+    """The leader proposes it with its second entry, and the shell is notified when it is applied."""
     bootstrapped: list[str] = []
     node = Node(recovered=("new", "founded"), bootstrapped=bootstrapped)
     assert bootstrapped == ["founded"]
@@ -395,7 +396,7 @@ MEMBERS = Membership.initial_voters(["n1", "n2", "n3"])
 
 
 def test_requests_are_kept_through_an_election_and_refused_after_it(node: Node) -> None:
-    """A majority is linked: a leader may come any moment."""
+    """A majority is linked: a leader may be elected any moment."""
     node.replica.membership_changed(MEMBERS, Index(1))
     node.follow(None, TERM + 1)
     node.now_s += HOLD_S - 0.1
@@ -421,7 +422,7 @@ def test_without_a_majority_requests_are_refused_soon(node: Node) -> None:
 
 
 def test_a_leader_without_a_majority_takes_no_requests(node: Node) -> None:
-    """What it proposed now could be committed later, whatever its clients were told."""
+    """Its proposals could be committed later, although its clients got an error."""
     node.replica.membership_changed(MEMBERS, Index(1))
     lead(node)
     assert node.replica.takes_requests
@@ -438,7 +439,7 @@ def test_a_leader_without_a_majority_takes_no_requests(node: Node) -> None:
 
 
 def test_a_snapshot_brings_another_past_to_compare(node: Node) -> None:
-    """R30: what this node came to before it isn't this node's any more."""
+    """R30: digests from before the snapshot are not of this state."""
     node.replica.membership_changed(Membership.initial_voters(["n1", "n2", "n3"]), Index(0))
     node.replica.divergence.applied(State(milestone=(4096, b"never compared")))
     node.replica.installed(State(cluster_uuid="founded", cluster_tag="tag"), MemoryStore(), since=0)
@@ -447,7 +448,7 @@ def test_a_snapshot_brings_another_past_to_compare(node: Node) -> None:
 
 
 def test_a_snapshot_leaves_no_delivery_to_its_ack_wait(node: Node) -> None:
-    """R6: what the skipped entries have assigned to clients here is delivered at once."""
+    """R6: messages that skipped entries dispatched to clients of this node are delivered at once."""
     talk = Conversation()
     talk.connect("me")
     talk.subscribe("in", mif=100)
@@ -459,7 +460,7 @@ def test_a_snapshot_leaves_no_delivery_to_its_ack_wait(node: Node) -> None:
     got: list[bytes] = []
 
     class Receiver:
-        """A client here that listens on every inbox, and its connection."""
+        """A client of this node that subscribes to every inbox, and its connection."""
 
         writable, closed, written, outbox_bytes = True, False, 0, 0
 

@@ -1,4 +1,4 @@
-"""What a node asks of clients: exactly one of answered and missed comes of it."""
+"""Requests of a node to clients: each is either answered or missed."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from node.server.system import System
 
 
 class Wire:
-    """Routing with nobody on it but the requests."""
+    """Routing that only the requests use."""
 
     def __init__(self) -> None:
         self.handler: Callable[..., None] | None = None
@@ -56,7 +56,7 @@ class Asking:
         self.kicks += 1
 
     def ask(self, name: str, timeout_s: float) -> bytes:
-        """Ask the inbox ``name``; the reply subject of the request."""
+        """Send a request to the inbox ``name``. Returns its reply subject."""
         self.requests.ask(
             name, lambda: self.came.append(f"{name} answered"), lambda: self.came.append(f"{name} missed"),
             timeout_s,
@@ -66,7 +66,7 @@ class Asking:
         return reply
 
 
-def test_answers_come_in_under_one_prefix_that_is_known_everywhere() -> None:
+def test_answers_arrive_under_one_announced_prefix() -> None:
     """The client may be connected to another node: the prefix is announced."""
     asking = Asking()
     reply = asking.ask("hb.a", 1.0)
@@ -77,8 +77,8 @@ def test_answers_come_in_under_one_prefix_that_is_known_everywhere() -> None:
     assert len(asking.wire.pattern.split(b".")[1]) == 22
 
 
-def test_nobody_can_answer_for_another() -> None:
-    """Who is asked learns the prefix and its own reply subject, and nothing of the others'."""
+def test_a_client_cannot_answer_for_another() -> None:
+    """A client learns the prefix and its own reply subject, but not those of others."""
     asking = Asking()
     replies = [asking.ask(f"hb.{number}", 1.0) for number in range(100)]
     tails = {reply.rpartition(b".")[2] for reply in replies}
@@ -112,7 +112,7 @@ def test_no_answer_in_time_is_a_miss_and_a_later_one_nothing() -> None:
 
 
 def test_the_driver_knows_when_to_look_again() -> None:
-    """The earliest of those that are still open; each new one asks for an iteration, and each answer."""
+    """It is the earliest of the open requests. Each new request and each answer wakes the driver."""
     asking = Asking()
     assert asking.requests.next_deadline() is None
     asking.ask("slow", 10.0)
@@ -133,14 +133,14 @@ def test_requests_are_told_apart() -> None:
     assert asking.came == ["hb.b answered", "hb.a missed"]
 
 
-def test_what_nobody_asked_is_ignored() -> None:
+def test_an_answer_without_a_request_is_ignored() -> None:
     asking = Asking()
     asking.wire.answer(asking.wire.pattern[:-1] + b"99")
     assert asking.came == []
 
 
-def test_who_cannot_be_asked_misses_nothing() -> None:
-    """While the NATS server is away nobody's time runs out; then everybody is asked again, in full time."""
+def test_unreachable_clients_miss_nothing() -> None:
+    """While the NATS server is away no timeout runs; then all requests are repeated with full timeouts."""
     asking = Asking()
     reply = asking.ask("hb.a", 1.0)
     asking.requests.suspend()
@@ -160,8 +160,8 @@ def test_who_cannot_be_asked_misses_nothing() -> None:
     assert asking.came == ["hb.a answered"]
 
 
-def test_a_pause_of_this_process_takes_nobodys_time() -> None:
-    """R17, R4: a live client was replaced when its node stood still for the half second it had."""
+def test_a_suspension_of_this_process_extends_timeouts() -> None:
+    """R17, R4: a live client was replaced because its node was suspended for its half second."""
     asking = Asking()
     reply = asking.ask("hb.a", 0.5)
     asking.ask("hb.b", 0.7)
@@ -177,8 +177,8 @@ def test_a_pause_of_this_process_takes_nobodys_time() -> None:
     assert asking.came == ["hb.a answered", "hb.b missed"]
 
 
-def test_who_answers_at_once_disturbs_nobody() -> None:
-    """As this node's own services do, if a client says that its inbox is there."""
+def test_an_immediate_answer_is_handled() -> None:
+    """Like services of this node, if a client names such a subject as its inbox."""
     asking = Asking()
     asking.requests.suspend()
     for name in ("hb.a", "hb.b"):

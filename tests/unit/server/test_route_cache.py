@@ -1,4 +1,4 @@
-"""Which plans are remembered, and which are true when interest has changed."""
+"""Which routes are cached, and which are still valid when interest has changed."""
 
 from __future__ import annotations
 
@@ -32,10 +32,8 @@ patterns = st.tuples(
 
 
 @given(st.lists(subjects, max_size=12), st.lists(patterns, max_size=6))
-def test_what_a_changed_pattern_matches_is_not_true_any_more(
-    known: list[bytes], changed: list[bytes]
-) -> None:
-    """And everything else is."""
+def test_a_changed_pattern_invalidates_matching_routes(known: list[bytes], changed: list[bytes]) -> None:
+    """All other routes stay valid."""
     remembered = remembering(*known)
     for pattern in changed:
         remembered.forget(pattern)
@@ -48,16 +46,16 @@ def test_what_a_changed_pattern_matches_is_not_true_any_more(
         assert true(remembered, subject) == [subject]
 
 
-def test_patterns_of_others_spare_a_plan() -> None:
-    """However many there are: who connects brings a pattern of its own."""
+def test_other_patterns_keep_a_route() -> None:
+    """However many there are: each new connection adds a pattern."""
     many = [b"_INBOX.%d.1" % number for number in range(5000)]
     known = remembering(*many, b"_INBOX.mine.1", b"_INBOX.mine")
     known.forget(b"_INBOX.mine.*")
     assert true(known, *many, b"_INBOX.mine.1", b"_INBOX.mine") == [*many, b"_INBOX.mine"]
 
 
-def test_plans_of_clients_that_have_left_do_not_stay() -> None:
-    """Nobody asks for them again; what others still use stays."""
+def test_routes_of_clients_that_have_left_are_dropped() -> None:
+    """They are never used again; routes that others use stay."""
     known = remembering(b"said")
     most = 0
     for number in range(5000):
@@ -69,7 +67,7 @@ def test_plans_of_clients_that_have_left_do_not_stay() -> None:
     assert most < 2 * RECENT_MAX
 
 
-def test_a_plan_that_is_too_old_to_tell_is_made_anew() -> None:
+def test_a_route_that_is_too_old_to_check_is_computed_again() -> None:
     known = remembering(b"a", b"b")
     for number in range(RECENT_MAX):
         known.forget(b"x.%d.*" % number)
@@ -78,8 +76,8 @@ def test_a_plan_that_is_too_old_to_tell_is_made_anew() -> None:
     assert true(known, b"a", b"b") == [b"a"]
 
 
-def test_of_too_many_the_oldest_go(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Not all: a client that publishes to ever new subjects must not cost everybody their plans."""
+def test_the_oldest_of_too_many_routes_are_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not all: a client that publishes to ever new subjects must not cost others all their routes."""
     monkeypatch.setattr(route_cache, "CACHED_ROUTES_MAX", 16)
     known = remembering(*(b"%d" % number for number in range(16)))
     assert len(known) == 16
@@ -87,8 +85,8 @@ def test_of_too_many_the_oldest_go(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [*known] == [*(b"%d" % number for number in range(3, 16)), b"new"]
 
 
-def test_a_very_long_subject_is_not_remembered() -> None:
-    """Thirty thousand of them would take as many times four KiB, for whoever sends each just once."""
+def test_the_route_of_a_very_long_subject_is_not_cached() -> None:
+    """A client that sends to thirty thousand of them once would take 4 KiB for each."""
     known = remembering(b"a." + b"x" * (SUBJECT_MAX - 2), b"a." + b"x" * (SUBJECT_MAX - 1))
     assert [len(subject) for subject in known] == [SUBJECT_MAX]
     known.forget(b"a." + b"x" * (SUBJECT_MAX - 1))

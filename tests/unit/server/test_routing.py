@@ -1,4 +1,4 @@
-"""Who gets a published message, here and across nodes."""
+"""Routing of published messages, on one node and across nodes."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from node.server.subscriptions import COPIES_MAX
 
 
 class Client:
-    """A connection that keeps what it is given."""
+    """A connection that keeps its deliveries."""
 
     def __init__(self, routing: Routing, epoch: int) -> None:
         self.routing = routing
@@ -68,7 +68,7 @@ class Cluster:
         self.frames: list[tuple[str, str, Any]] = []
         self.changes: dict[str, list[tuple[str, InterestChange]]] = {name: [] for name in names}
         self.queued = 0
-        """Bytes that wait on each link."""
+        """Bytes queued on each link."""
         self.nodes = {name: self._node(name) for name in names}
         self.epochs = 0
         self.lose: bool = False
@@ -106,7 +106,7 @@ def alone() -> Routing:
 # --- one node ---------------------------------------------------------------------------------------
 
 
-def test_a_message_reaches_who_subscribed_and_nobody_else(alone: Routing) -> None:
+def test_a_message_reaches_only_its_subscribers(alone: Routing) -> None:
     """NET-16, NET-27: subjects are case-sensitive; the reply subject is passed on."""
     ann, bob = Client(alone, 1), Client(alone, 2)
     ann.sub(b"orders.new")
@@ -198,7 +198,7 @@ def test_what_is_denied_within_a_pattern_is_not_heard(alone: Routing) -> None:
 
 
 def test_what_is_denied_within_a_pattern_is_not_delivered_either(alone: Routing) -> None:
-    """Deliveries of the streaming service take no other way around permissions than publishes."""
+    """Deliveries of the streaming service obey permissions like publishes."""
     ann, bob = Client(alone, 1), Client(alone, 2)
     ann.sub(b">", denied=(b"_INBOX.bob.>",))
     ann.sub(b">", b"q", denied=(b"_INBOX.bob.>",))
@@ -210,7 +210,7 @@ def test_what_is_denied_within_a_pattern_is_not_delivered_either(alone: Routing)
 
 
 def test_a_subject_that_is_no_literal_goes_nowhere_unless_asked(alone: Routing) -> None:
-    """NET-18's routing: only a pedantic client's is routed, after it was told."""
+    """NET-18's routing: only a pedantic client's is routed, after an error."""
     ann = Client(alone, 1)
     ann.sub(b"a.*")
     for _ in range(2):
@@ -220,7 +220,7 @@ def test_a_subject_that_is_no_literal_goes_nowhere_unless_asked(alone: Routing) 
 
 
 def test_a_service_hears_what_is_no_literal(alone: Routing) -> None:
-    """PUB-05: a publish to ``a.>`` is a request that the service refuses in words; nobody else gets it."""
+    """PUB-05: a publish to ``a.>`` is a request that the service refuses with an error; no client gets it."""
     reachable: list[bytes] = []
     alone.serve(b"s.>", lambda _source, subject, _reply, _payload: reachable.append(subject))
     ann = Client(alone, 1)
@@ -231,8 +231,8 @@ def test_a_service_hears_what_is_no_literal(alone: Routing) -> None:
     assert ann.pub(b"t.*") == 0
 
 
-def test_plans_follow_every_change(alone: Routing) -> None:
-    """A remembered plan must not outlive the subscriptions it was made of."""
+def test_routes_follow_every_change(alone: Routing) -> None:
+    """A cached route must not outlive the subscriptions it was made of."""
     ann, bob = Client(alone, 1), Client(alone, 2)
     assert ann.pub(b"a.b") == 0
     steps: list[tuple[bytes, bytes]] = [
@@ -256,7 +256,7 @@ def test_plans_follow_every_change(alone: Routing) -> None:
         assert ann.pub(b"a.b") == 5 - number
 
 
-def test_plans_are_bounded(alone: Routing, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_routes_are_bounded(alone: Routing, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("node.server.route_cache.CACHED_ROUTES_MAX", 10)
     ann = Client(alone, 1)
     ann.sub(b"s.>")
@@ -274,7 +274,7 @@ def reachable_at(routing: Routing, *subjects: bytes) -> list[bytes]:
 
 
 def test_who_leaves_with_many_subscriptions_does_so_in_steps(alone: Routing) -> None:
-    """100,000 took 0.9 s in one go. Nothing is delivered to them meanwhile, and nobody hears through them."""
+    """100,000 took 0.9 s in one go. Meanwhile they get no deliveries and don't make an inbox reachable."""
     bob, ann = Client(alone, 1), Client(alone, 2)
     for number in range(3 * STEP):
         ann.sub(b"a.%d" % number)
@@ -302,7 +302,7 @@ def test_who_leaves_with_many_subscriptions_does_so_in_steps(alone: Routing) -> 
 
 
 def test_very_many_subscriptions_leave_at_a_pace() -> None:
-    """Each is work for every node. A message in steps doesn't wait for that."""
+    """Each removal costs time on every node. A message sent in steps doesn't wait for it."""
     now_s = 1000.0
     routing = Routing("n1", send=lambda peer, value: None, clock=lambda: now_s)
     ann = Client(routing, 1)
@@ -334,7 +334,7 @@ def test_a_few_subscriptions_go_at_once(alone: Routing) -> None:
 
 
 def test_leaving_a_great_queue_group_looks_at_nobody_else(alone: Routing) -> None:
-    """The youngest of 50,000 members took 2.7 s to unsubscribe 50,000 times: each was searched for."""
+    """The newest of 50,000 members took 2.7 s to unsubscribe 50,000 times, because of a linear search."""
 
     class Counted(list[LocalSubscription]):
         looked_at = 0
@@ -356,8 +356,8 @@ def test_leaving_a_great_queue_group_looks_at_nobody_else(alone: Routing) -> Non
     assert alone._group_by_key == {}
 
 
-def test_to_look_for_inboxes_makes_no_plans(alone: Routing) -> None:
-    """A leader looks for all of them: with more of them than plans are kept, each look made all anew."""
+def test_looking_up_inboxes_computes_no_routes(alone: Routing) -> None:
+    """A leader checks all inboxes: with more inboxes than cached routes, each scan computed all again."""
     ann = Client(alone, 1)
     ann.sub(b"_INBOX.a")
     made = alone.routes_made
@@ -489,7 +489,7 @@ def test_one_frame_carries_plain_copies_and_queue_turns() -> None:
 
 
 def test_more_queue_groups_than_a_frame_can_name_get_the_message_in_several() -> None:
-    """4,600 groups with names of 3.9 KB made a frame that no peer takes: the node ended itself."""
+    """4,600 groups with names of 3.9 KB made a frame that no peer accepts, and the node failed."""
     cluster = Cluster("n1", "n2")
     ann, bob = cluster.client("n1"), cluster.client("n2")
     bob.sub(b"a")
@@ -519,7 +519,7 @@ def test_a_frame_names_a_bounded_number_of_queue_groups() -> None:
 
 
 def test_who_publishes_more_than_a_link_takes_is_held_up() -> None:
-    """A message for many groups with long names is megabytes of frames: they would break the link."""
+    """A message for many groups with long names makes megabytes of frames, which would break the link."""
     cluster = Cluster("n1", "n2")
     ann, bob, eve = cluster.client("n1"), cluster.client("n2"), cluster.client("n1")
     bob.sub(b"a")
@@ -537,7 +537,7 @@ def test_who_publishes_more_than_a_link_takes_is_held_up() -> None:
 
 
 def test_a_message_for_very_many_goes_in_steps(monkeypatch: pytest.MonkeyPatch) -> None:
-    """70,000 queue groups are a third of a second's work, in which a leader would say nothing."""
+    """70,000 queue groups take a third of a second, in which a leader would send nothing."""
     monkeypatch.setattr(subscriptions, "FAN_OUT_MAX", 2 * STEP)
     cluster = Cluster("n1", "n2")
     one = cluster.nodes["n1"]
@@ -566,7 +566,7 @@ def test_a_message_for_very_many_goes_in_steps(monkeypatch: pytest.MonkeyPatch) 
 def test_who_listens_a_thousand_times_to_all_inboxes_is_answered_a_few_times(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The node's own messages reach whoever they are for, and cost a bounded number of deliveries."""
+    """The node's own messages reach their client, with a limited number of deliveries."""
     monkeypatch.setattr(subscriptions, "FAN_OUT_MAX", 100)
     cluster = Cluster("n1", "n2")
     eve, ann = cluster.client("n1"), cluster.client("n1")
@@ -584,7 +584,7 @@ def test_who_listens_a_thousand_times_to_all_inboxes_is_answered_a_few_times(
 
 
 def test_a_full_link_is_spared_clients_messages(caplog: pytest.LogCaptureFixture) -> None:
-    """The node's own go on, and all others are said to be lost, once in a while."""
+    """The node's own messages are sent; others are dropped, with a log line now and then."""
     cluster = Cluster("n1", "n2")
     ann, bob = cluster.client("n1"), cluster.client("n2")
     bob.sub(b"a")
@@ -630,7 +630,7 @@ def test_a_queue_member_that_just_left_loses_the_message() -> None:
 
 
 def test_only_announced_services_are_known_elsewhere() -> None:
-    """Every node serves the streaming subjects itself; an answer may come in anywhere."""
+    """Every node serves the streaming subjects itself; answers may arrive at any node."""
     cluster = Cluster("n1", "n2")
     reachable: list[tuple[Any, ...]] = []
     for name, node in cluster.nodes.items():
@@ -653,7 +653,7 @@ def test_only_announced_services_are_known_elsewhere() -> None:
 
 
 def test_interest_travels_before_the_request_that_needs_it() -> None:
-    """A request published in the buffer that subscribed to its reply must find its way back."""
+    """A request in the same read as the subscription to its reply subject must get its answer."""
     cluster = Cluster("n1", "n2")
     ann, bob = cluster.client("n1"), cluster.client("n2")
     bob.sub(b"ask")
@@ -665,7 +665,7 @@ def test_interest_travels_before_the_request_that_needs_it() -> None:
     assert bob.pub(b"_INBOX.1", b"answer") == 1
 
 
-def test_a_lost_node_is_heard_no_more_and_comes_back_whole() -> None:
+def test_a_lost_nodes_interest_ends_and_returns_complete() -> None:
     cluster = Cluster("n1", "n2")
     one = cluster.nodes["n1"]
     bob = cluster.client("n2")
@@ -688,7 +688,7 @@ def test_a_lost_node_is_heard_no_more_and_comes_back_whole() -> None:
     assert cluster.client("n1").pub(b"work") == 1
 
 
-def test_wildcards_count_for_being_heard() -> None:
+def test_wildcard_subscriptions_make_a_subject_reachable() -> None:
     cluster = Cluster("n1", "n2")
     cluster.client("n2").sub(b"_INBOX.abc.*")
     cluster.client("n2").sub(b"group", b"q")
@@ -700,7 +700,7 @@ def test_wildcards_count_for_being_heard() -> None:
 
 
 def test_where_prefers_who_subscribed_to_just_this_then_the_newest() -> None:
-    """A watcher of everything must not look like the client; a dead connection not like its next."""
+    """A subscriber of everything must not count as the client, nor a dead connection as its next one."""
     cluster = Cluster("n1", "n2")
     one = cluster.nodes["n1"]
     old, new, watcher = cluster.client("n2"), cluster.client("n1"), cluster.client("n1")
@@ -721,7 +721,7 @@ def test_where_prefers_who_subscribed_to_just_this_then_the_newest() -> None:
 
 
 def test_a_moved_inbox_is_noticed_everywhere() -> None:
-    """R15: the count stays one, the epoch tells."""
+    """R15: the count stays one, the epoch shows it."""
     cluster = Cluster("n1", "n2")
     first, second = cluster.client("n2"), cluster.client("n2")
     subscription = first.sub(b"inbox")
@@ -751,8 +751,8 @@ def test_the_change_feed_tells_what_came_and_went() -> None:
     assert cluster.changes == {"n1": expected, "n2": expected}
 
 
-def test_a_stuck_connection_is_not_heard_but_still_served() -> None:
-    """R3: its interest is reported as lost, and comes back when it moves again."""
+def test_a_stuck_connection_is_unreachable_but_still_served() -> None:
+    """R3: its interest is reported as ended, and returns when it reads again."""
     cluster = Cluster("n1", "n2")
     one, two = cluster.nodes["n1"], cluster.nodes["n2"]
     ann, bob = cluster.client("n2"), cluster.client("n1")
@@ -809,7 +809,7 @@ def test_a_lost_change_that_nothing_follows_is_noticed_by_a_tick() -> None:
 
 
 def test_a_send_may_find_its_link_broken() -> None:
-    """The transport gives a link up when its queue is full, and says so from within the send."""
+    """The transport closes a link when its queue is full, and reports it within the send."""
     broken = False
 
     def send(peer: str, _value: Any) -> None:
@@ -909,7 +909,7 @@ def test_malformed_frames_are_the_peers_fault(value: Any) -> None:
 
 
 def test_frames_may_arrive_as_tuples() -> None:
-    """That is how the peers' decoder hands out arrays."""
+    """The decoder of peer frames returns arrays as tuples."""
     cluster = Cluster("n1", "n2")
     one, ann = cluster.nodes["n1"], cluster.client("n1")
     ann.sub(b"b")
@@ -920,7 +920,7 @@ def test_frames_may_arrive_as_tuples() -> None:
 
 
 def test_counts_by_subject_do_not_leak() -> None:
-    """Connections that come and go leave nothing behind."""
+    """Short connections leave nothing behind."""
     cluster = Cluster("n1", "n2")
     for _ in range(20):
         client = cluster.client("n1")
@@ -935,7 +935,7 @@ def test_counts_by_subject_do_not_leak() -> None:
 
 
 def test_requests_of_operators_go_to_services_alone() -> None:
-    """Neither to who listens to everything here, nor to other nodes; replies go as usual."""
+    """Neither to subscribers of everything on this node, nor to other nodes; replies go as usual."""
     cluster = Cluster("n1", "n2")
     spies = [cluster.client("n1"), cluster.client("n2")]
     for spy in spies:

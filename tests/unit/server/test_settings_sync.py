@@ -1,4 +1,4 @@
-"""R23: whose file counts, and when."""
+"""R23: when the settings of a node's file are proposed."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def agreement(origin: Origin, agreed: Config | None, **options: Any) -> Agreemen
     return Agreement(lambda: state, lambda: MINE, origin, **{"proposes": False, **options})
 
 
-def test_a_cluster_without_settings_is_told_this_files() -> None:
+def test_a_cluster_without_settings_gets_those_of_the_file() -> None:
     origin = Origin()
     agreement(origin, None).begin()
     assert origin.proposed == [(7, True)]
@@ -53,7 +53,7 @@ def test_a_file_that_differs_is_a_warning(caplog: pytest.LogCaptureFixture) -> N
     assert "differs from the cluster's settings, which stay in force: max_msgs" in caplog.text
 
 
-def test_a_file_that_says_the_same_is_nothing_to_talk_about(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_file_with_the_same_settings_logs_nothing(caplog: pytest.LogCaptureFixture) -> None:
     origin = Origin()
     agreement(origin, MINE, proposes=True).begin()
     assert not origin.proposed

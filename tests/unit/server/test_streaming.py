@@ -54,7 +54,7 @@ NOW_NS = 77_000_000_000
 
 
 class Origin:
-    """Notes what is submitted; the test says what came of it."""
+    """Records submitted commands; the test sets their outcomes."""
 
     def __init__(self) -> None:
         self.commands: list[Any] = []
@@ -75,7 +75,7 @@ class Origin:
         self.flushes += 1
 
     def outcome(self, outcome: Outcome, place: int = -1) -> None:
-        """What came of the command at ``place``."""
+        """Answer the command at ``place`` with an outcome."""
         answer = self.answers[place]
         if isinstance(answer, tuple):
             self.publish_answered(answer, outcome)
@@ -84,7 +84,7 @@ class Origin:
 
 
 class Service:
-    """The service of one node; cluster id ``c``, cluster tag ``tag``."""
+    """The service of one node; cluster ID ``c``, cluster tag ``tag``."""
 
     def __init__(self, state: State | None = None, subjects: Subjects | None = None) -> None:
         self.state = State() if state is None else state
@@ -96,7 +96,7 @@ class Service:
         self.leader_known = True
         self.pinged: list[str] = []
         self.reachable: dict[bytes, list[object]] = {}
-        """The connections here that hear an inbox."""
+        """The connections of this node that subscribe to an inbox."""
         self.name = "random"
         self.clock = clock = ClusterClock(lambda: 0)
         clock.seen(NOW_NS)
@@ -158,7 +158,7 @@ class Service:
 
     @property
     def reply(self) -> bytes:
-        """The payload of the only reply, which is taken."""
+        """Take the only reply and return its payload."""
         ((subject, payload),) = self.replies
         assert subject == b"reply"
         self.replies.clear()
@@ -201,7 +201,7 @@ class Service:
         self.gets("_STAN.sub.c", stan.encode_subscription(request))
 
     def knows(self, *ack_inboxes: str) -> None:
-        """This node has applied the entries that opened subscriptions of ``foo`` with these."""
+        """Apply entries that open subscriptions of ``foo`` with these ack inboxes."""
         for inbox in ack_inboxes:
             self.state.by_ack_inbox[inbox] = subscription_of("foo")
 
@@ -234,7 +234,8 @@ def registered() -> State:
 
 
 def test_seven_subjects_are_served_and_the_acks_once_there_is_a_tag() -> None:
-    """MON-13. Streaming protocol 1; R18: acknowledgements are known by the cluster's tag, on every node."""
+    """MON-13. Streaming protocol 1; R18: acknowledgements are recognised by the cluster's tag on every
+    node."""
     service = Service()
     assert len(service.handlers) == 7
     service.state.cluster_tag = ""
@@ -248,14 +249,14 @@ def test_seven_subjects_are_served_and_the_acks_once_there_is_a_tag() -> None:
 
 
 def test_another_discover_prefix() -> None:
-    """CON-11: it is where clients connect and ping; all else they learn from the answer."""
+    """CON-11: clients connect and ping there; they learn the other subjects from the answer."""
     subjects, usual = Subjects.of("c", "_OURS.here"), Subjects.of("c")
     assert (subjects.discover, subjects.pings) == ("_OURS.here.c", "_OURS.here.c.pings")
     assert replace(subjects, discover=usual.discover, pings=usual.pings) == usual
 
 
 def test_requests_leave_no_cycles() -> None:
-    """Reference counts free what waited for an outcome: a full collection is seldom (`collecting`)."""
+    """Waiting requests are freed by reference counts: full collections are rare (`collecting`)."""
     service = Service(registered())
     requests: list[tuple[Callable[[], None], Outcome]] = [
         (service.connects, ClientOpened("me")),
@@ -313,7 +314,7 @@ def test_an_old_client_is_told_nothing_of_pings() -> None:
 
 @pytest.mark.parametrize("client", ["", "a.b", "a b", "a:b", "a*", "ä"])
 def test_what_no_state_could_make_valid_is_refused_here(client: str) -> None:
-    """R26, CON-05: an origin refuses by itself only what apply would refuse in any state."""
+    """R26, CON-05: an origin refuses only what apply would refuse in any state."""
     service = Service()
     service.connects(client)
     assert stan.decode_connect_response(service.reply).error == refusals.INVALID_CLIENT_ID
@@ -343,7 +344,7 @@ def test_garbage_is_answered_as_the_protocol_says() -> None:
 
 
 def test_a_taken_id_is_probed_for_half_a_second() -> None:
-    """R17, DUP-01: the one who has it answers, so it keeps it."""
+    """R17, DUP-01: the client that has it answers, so it keeps it."""
     service = Service()
     service.connects()
     service.origin.outcome(Probing("me", (4, 0), "hb.old"))
@@ -371,7 +372,7 @@ def test_one_that_does_not_answer_is_replaced() -> None:
 
 
 def test_a_request_that_came_too_late_is_not_answered() -> None:
-    """R8: its client has given up; a refusal without a text is nobody's business."""
+    """R8: its client has given up; a refusal without a text is not sent."""
     service = Service()
     service.connects()
     service.origin.outcome(Refused(""))
@@ -394,7 +395,7 @@ def test_a_publish_becomes_a_command_and_is_acked_when_it_is_applied() -> None:
 
 
 def test_what_could_not_be_delivered_is_refused_at_once() -> None:
-    """Through another NATS server that takes less; it would be tried for ever."""
+    """An external NATS server has a lower limit; the delivery would be retried for ever."""
     service = Service()
     service.streaming.body_size_max = lambda: 10
     service.publishes("foo", data=b"123")
@@ -415,7 +416,7 @@ def test_a_refused_publish_says_why() -> None:
 
 
 def test_while_deliveries_are_held_so_are_the_answers_to_publishes() -> None:
-    """PUB-09, R4: who publishes and subscribes on one connection sees the message first."""
+    """PUB-09, R4: a client that publishes and subscribes on one connection gets the message first."""
     service = Service()
     service.streaming.hold()
     for _ in range(2):
@@ -460,7 +461,7 @@ def test_a_publish_that_can_not_be_valid_is_refused_at_once(fields: dict[str, An
 
 
 LONG = "n" * (NAME_SIZE_MAX + 1)
-"""Longer than any name may be; an earlier release took it."""
+"""Longer than the maximum for names; an earlier release accepted it."""
 
 MULTIBYTE = "\u00e4" * (NAME_SIZE_MAX // 2 + 1)
 """Short enough in characters, too long in bytes."""
@@ -511,7 +512,7 @@ def test_names_of_the_greatest_length_are_taken() -> None:
 
 
 def test_requests_that_name_what_is_too_long_to_exist_are_not_replicated() -> None:
-    """A request of a megabyte for nothing: every node would have to take it."""
+    """Otherwise every node would get a request of a megabyte without effect."""
     service = Service()
     for fields in ({"conn_id": LONG.encode()}, {"conn_id": b"", "client_id": LONG}, {"guid": LONG}):
         service.publishes(**fields)
@@ -535,7 +536,7 @@ def test_requests_that_name_what_is_too_long_to_exist_are_not_replicated() -> No
 
 
 def test_a_publish_of_another_clusters_node_is_no_longer_than_one_of_a_client() -> None:
-    """Its frame has room for more than a batch and an entry have."""
+    """Its frame may be larger than a batch and an entry."""
     service = Service()
     service.publishes(data=b"m" * (PAYLOAD_SIZE_MAX - 100))
     assert len(service.origin.commands) == 1
@@ -563,7 +564,7 @@ def test_long_names_that_an_earlier_release_took_can_still_be_used_and_ended() -
 
 
 def test_one_connection_registers_a_bounded_number_of_clients(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A client that registers and registers must not fill every node's memory."""
+    """A client that keeps registering must not fill every node's memory."""
     monkeypatch.setattr(streaming, "CLIENTS_PER_CONNECTION_MAX", 2)
     service = Service()
     registered = registered_client()
@@ -616,7 +617,7 @@ def test_one_connection_registers_a_bounded_number_of_clients(monkeypatch: pytes
     ],
 )
 def test_an_inbox_is_no_subject_of_a_service(inbox: str) -> None:
-    """The service would answer the client's heartbeats for it: such a client never dies."""
+    """The service would answer heartbeats for the client, which would never be unresponsive."""
     service = Service(subjects=Subjects.of("c", "_OWN.discover"))
     service.streaming.bootstrapped()
     service.gets(
@@ -639,7 +640,7 @@ def test_an_answer_is_no_request(reply: bytes) -> None:
 
 
 def test_what_is_no_ack_is_not_gathered() -> None:
-    """Its subject and channel have the lengths that acks have: each is kept, and replicated."""
+    """Acks are kept and replicated, so their subject and channel have limited lengths."""
     service = Service()
     service.streaming.bootstrapped()
     service.acks(1, "_INBOX.tag." + "a" * ACK_INBOX_SIZE_MAX)
@@ -662,8 +663,8 @@ def test_an_ack_that_no_state_could_take_is_not_replicated() -> None:
     assert service.streaming.unknown_acks.dropped == 1
 
 
-def test_acks_on_inboxes_that_nobody_has_are_not_replicated() -> None:
-    """R18: any client that knows the tag could have the cluster write an entry for each."""
+def test_acks_on_unknown_inboxes_are_not_replicated() -> None:
+    """R18: any client that knows the tag could make the cluster write an entry for each."""
     service = Service()
     service.streaming.bootstrapped()
     for number in range(HELD_MAX + 10):
@@ -675,7 +676,7 @@ def test_acks_on_inboxes_that_nobody_has_are_not_replicated() -> None:
 
 
 def test_ack_on_an_inbox_that_this_node_does_not_know_yet_goes_through() -> None:
-    """R18: the node is behind the one whose delivery is acknowledged."""
+    """R18: this node is behind the node that delivered the message."""
     service = Service()
     service.streaming.bootstrapped()
     service.acks(3, "_INBOX.tag.a", channel="bar")
@@ -702,7 +703,7 @@ def test_snapshot_that_knows_the_inbox_lets_its_acks_go() -> None:
 
 
 def test_node_without_a_leader_sends_unknown_acks_on() -> None:
-    """It can't tell how far behind it is."""
+    """It doesn't know how far behind it is."""
     service = Service()
     service.leader_known = False
     service.streaming.bootstrapped()
@@ -728,7 +729,7 @@ def subscription_of(name: str) -> Subscription:
 
 
 def test_acks_of_one_read_are_gathered_up_to_a_number() -> None:
-    """A command with all of them would be of any size."""
+    """A command with all of them would have no maximum size."""
     service = Service()
     service.knows("_INBOX.tag.a")
     service.streaming.bootstrapped()
@@ -778,7 +779,7 @@ def test_acks_go_ahead_of_the_request_that_follows_them() -> None:
 
 
 def test_a_close_names_the_client_whose_connection_asks() -> None:
-    """R8: then it can't close another that has the ID by the time it is applied."""
+    """R8: then it can't close a later client with the same ID."""
     talk = Conversation()
     talk.connect("me")
     service = Service(talk.state)
@@ -797,7 +798,7 @@ def test_a_close_names_the_client_whose_connection_asks() -> None:
 
 
 def test_the_service_is_not_made_to_ask_itself() -> None:
-    """The answer to a publish would have closed the client that its guid names, whatever its asker may do."""
+    """The answer to a publish would have closed the client that its guid names, despite permissions."""
     service = Service()
     service.gets("_STAN.pub.c.>", b"dummy", subject="_STAN.pub.c.foo", reply=b"_STAN.close.c")
     request = stan.encode_publish(stan.PublishRequest("me", "victim", "foo", "", b"", b"conn"))
@@ -850,7 +851,7 @@ def test_a_subscription_gets_an_ack_inbox_nobody_can_guess() -> None:
     ],
 )
 def test_the_first_check_that_fails_is_the_answer(fields: dict[str, Any], text: str) -> None:
-    """SUB-02 to SUB-06: the protocol's order, and nothing reaches the log."""
+    """SUB-02 to SUB-06: in the protocol's order; nothing reaches the log."""
     service = Service()
     service.subscribes(**fields)
     assert stan.decode_subscription_response(service.reply).error == text
@@ -858,7 +859,7 @@ def test_the_first_check_that_fails_is_the_answer(fields: dict[str, Any], text: 
 
 
 def test_closing_and_unsubscribing_are_told_apart() -> None:
-    """UNS-01: both are answered with nothing when all is well."""
+    """UNS-01: both succeed with an empty answer."""
     for for_good, kind in ((True, Unsubscribe), (False, SubscriptionClose)):
         service = Service()
         service.closes_subscription(for_good=for_good)
@@ -876,7 +877,7 @@ def test_a_refused_close_says_why() -> None:
 
 
 def test_unsubscribing_by_name_too_late_is_not_answered() -> None:
-    """R8, UNS-12: no bytes would say that the durable is gone."""
+    """R8, UNS-12: an empty answer would mean that the durable is gone."""
     service = Service()
     service.closes_subscription(for_good=True)
     assert service.command.valid_until_ns == NOW_NS + service.state.settings.request_timeout_ns
@@ -888,15 +889,15 @@ def test_unsubscribing_by_name_too_late_is_not_answered() -> None:
 
 
 def test_a_known_client_is_answered_from_what_is_applied() -> None:
-    """PNG-01, R26: without a round through the log, while a leader is heard."""
+    """PNG-01, R26: without a command in the log, while a leader is known."""
     service = Service(registered())
     service.pings()
     assert service.reply == b""
     assert service.origin.commands == []
 
 
-def test_without_a_leader_nobody_is_told_anything() -> None:
-    """PNG-04: silence costs a client a ping; an error would cost it its session."""
+def test_without_a_leader_pings_are_not_answered() -> None:
+    """PNG-04: a missing answer costs a client one ping; an error would end its session."""
     service = Service(registered())
     service.leader_known = False
     service.pings()
@@ -922,8 +923,8 @@ def test_a_ping_that_says_nothing_is_ignored() -> None:
     assert service.origin.commands == []
 
 
-def test_a_silent_clients_ping_is_told_to_the_leader() -> None:
-    """HBT-06: who asks it at once, so that it counts as heard again."""
+def test_an_unresponsive_clients_ping_is_reported_to_the_leader() -> None:
+    """HBT-06: the leader sends a heartbeat at once, so that the client is responsive again."""
     state = registered()
     service = Service(state)
     service.pings()
@@ -940,7 +941,7 @@ def version_2() -> Service:
     return Service(Conversation().state)
 
 
-def test_a_durable_that_somebody_hears_is_a_duplicate() -> None:
+def test_a_durable_with_a_subscribed_inbox_is_a_duplicate() -> None:
     service = version_2()
     service.reachable[b"old"] = [object()]
     service.subscribes(durable="d", inbox="new")
@@ -949,8 +950,8 @@ def test_a_durable_that_somebody_hears_is_a_duplicate() -> None:
     assert len(service.origin.commands) == 1
 
 
-def test_a_durable_that_nobody_hears_is_replaced() -> None:
-    """Its client gave up waiting, unsubscribed from the inbox and asks with another."""
+def test_a_durable_without_a_subscribed_inbox_is_replaced() -> None:
+    """Its client gave up waiting, unsubscribed from the inbox and opens it again with another."""
     service = version_2()
     service.subscribes(durable="d", inbox="new")
     opened = service.command
@@ -963,7 +964,7 @@ def test_a_durable_that_nobody_hears_is_replaced() -> None:
 
 
 def test_a_second_attempt_replaces_the_first() -> None:
-    """An election: the client has given up, but goes on hearing the first inbox, as stan.py does."""
+    """After an election: the client has given up, but keeps its first inbox, as stan.py does."""
     service = version_2()
     fresh = iter(range(100))
 

@@ -21,7 +21,7 @@ class Clock:
 
 
 class Busy:
-    """A connection whose every step takes so long; what it does is noted with the round."""
+    """A connection with steps of a fixed duration; records each step with its round."""
 
     def __init__(self, name: str, world: World, *, steps: int, step_s: float) -> None:
         self.name = name
@@ -59,14 +59,14 @@ class World:
         return Busy(name, self, steps=steps, step_s=step_s)
 
     async def serve(self, connection: Busy) -> None:
-        """As a connection's reader does."""
+        """Run like the reader of a connection."""
         await self.turns.received(connection, b"data")
         while connection.resting:
             await self.turns.go_on(connection)
 
     @property
     def by_round(self) -> list[int]:
-        """How many steps each round had, in those that had any."""
+        """Return the number of steps of each round that had any."""
         rounds = [number for number, _ in self.diary]
         return [rounds.count(number) for number in dict.fromkeys(rounds)]
 
@@ -89,7 +89,7 @@ async def serve_all(world: World, *connections: Busy) -> None:
                 nursery.start_soon(world.serve, connection)
 
 
-async def test_who_comes_while_there_is_time_is_served_at_once() -> None:
+async def test_a_connection_runs_at_once_while_there_is_time() -> None:
     async with running() as world:
         round_now = world.loop.rounds
         await world.turns.received(world.busy("a"), b"data")
@@ -97,7 +97,7 @@ async def test_who_comes_while_there_is_time_is_served_at_once() -> None:
 
 
 async def test_all_together_have_one_share_of_a_round() -> None:
-    """A hundred of them in one round were half a second in which nobody else had a turn."""
+    """A hundred steps in one round took half a second, in which no other task ran."""
     async with running() as world:
         await serve_all(world, *(world.busy(f"c{number}") for number in range(100)))
     assert sum(world.by_round) == 100
@@ -110,7 +110,7 @@ async def test_a_step_that_takes_longer_than_the_share_is_the_only_one() -> None
     assert world.by_round == [1] * 5
 
 
-async def test_who_has_much_to_do_waits_behind_who_has_little() -> None:
+async def test_a_connection_with_many_steps_waits_behind_one_with_few() -> None:
     async with running() as world:
         flood = world.busy("flood", steps=500)
         async with trio.open_nursery() as nursery:
@@ -139,7 +139,7 @@ async def test_who_has_gone_leaves_its_place() -> None:
         assert len(world.turns) == 0
 
 
-async def test_without_its_task_nobody_waits_for_ever() -> None:
+async def test_without_its_task_no_connection_waits_for_ever() -> None:
     world = World()
     await serve_all(world, *(world.busy(f"c{number}", steps=4, step_s=SHARE_S) for number in range(3)))
     assert len(world.diary) == 12
@@ -151,7 +151,7 @@ async def test_a_pause_is_waited_for(autojump_clock: trio.testing.MockClock) -> 
     turns = Turns(loop)
 
     class Paced:
-        """Each of its steps is followed by a pause of a second."""
+        """A connection that rests for a second after each step."""
 
         resting, rests_until_s = True, 0.0
         steps_s: ClassVar[list[float]] = []
