@@ -101,7 +101,7 @@ def test_an_unknown_name_takes_as_long_as_a_wrong_password() -> None:
 def test_clients_without_credentials_can_be_mapped_to_a_user() -> None:
     authenticator = Authenticator([User("guest", "x"), User("ann", "y")], no_auth_user="guest")
     assert outcome(authenticator) == Identity("guest")
-    assert not outcome(authenticator).proven, "nobody has shown anything"
+    assert not outcome(authenticator).proven, "no secret was presented"
     assert outcome(authenticator, user="ann", pass_="y").proven
     assert outcome(authenticator, user="ann", pass_="y") == Identity("ann")
     assert outcome(authenticator, user="ann", pass_="x") is None

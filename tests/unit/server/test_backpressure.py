@@ -24,12 +24,12 @@ class Node:
         self.full = self.relaxed = False
         self.kicks = 0
         self.stuck: list[Connection] = []
-        self.told: list[tuple[str, bool]] = []
+        self.reported: list[tuple[str, bool]] = []
         self.held_up: list[Connection] = []
         self.backpressure = Backpressure(
             self,
             stuck=lambda now_s: self.stuck,
-            set_stuck=lambda connection, stuck: self.told.append((connection.name, stuck)),
+            set_stuck=lambda connection, stuck: self.reported.append((connection.name, stuck)),
             kick=self.kick,
             is_held_up=lambda connection: connection in self.held_up,
         )
@@ -48,7 +48,7 @@ def test_no_connection_is_read_from_while_the_origin_is_full() -> None:
     assert not a.reads
     node.full = False
     node.backpressure.go_on()
-    assert not a.reads, "a little room is not enough, or they would stop and go all the time"
+    assert not a.reads, "a little capacity is not enough, or connections would pause and resume all the time"
 
 
 def test_paused_connections_resume_one_at_a_time() -> None:
@@ -112,8 +112,8 @@ def test_stuck_is_announced_once_and_its_end_once() -> None:
     node.stuck = [a, b]
     node.backpressure.pump(1.0)
     node.backpressure.pump(2.0)
-    assert node.told == [("a", True), ("b", True)]
+    assert node.reported == [("a", True), ("b", True)]
     node.backpressure.closed(b)
     node.stuck = []
     node.backpressure.pump(3.0)
-    assert node.told[2:] == [("a", False)]
+    assert node.reported[2:] == [("a", False)]

@@ -312,7 +312,7 @@ async def test_lame_duck(autojump_clock: trio.testing.MockClock) -> None:
         await clients.lame_duck(["b:2"], answered=trio.lowlevel.checkpoint)
         clients.stop("the node has left")
         ours, theirs = trio.testing.memory_stream_pair()
-        await clients.serve(theirs, ("127.0.0.1", 5))  # accepted just before: told, then closed
+        await clients.serve(theirs, ("127.0.0.1", 5))  # accepted just before: sent INFO, then closed
         assert b'"ldm":true' in await Peer(ours).rest()
     assert closed_at == [10, 11, 12]
 

@@ -72,7 +72,7 @@ def test_the_estimate_of_a_later_leader_replaces_an_earlier_one() -> None:
 
 
 def test_a_deposed_leader_uses_its_successors_time_at_once() -> None:
-    """R12: it hears the later leader's first frame before it knows that it doesn't lead any more.
+    """R12: it receives the later leader's first frame before it knows that it no longer leads.
 
     It would else run ahead by as much as that leader knew less, and keep from its clients what that decides.
     """

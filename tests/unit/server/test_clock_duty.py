@@ -23,7 +23,7 @@ class Leader:
         self.now_s = 100.0
         self.ready: set[str] = set()
         """Nodes that have all entries, and take over when asked."""
-        self.told: list[str | None] = []
+        self.asked: list[str | None] = []
         self.stopped = False
         self.wall_clock = WallClock(self._now_ns, lambda: WALL_NS + self._now_ns())
         self.peers: dict[str, int] = {}
@@ -33,7 +33,7 @@ class Leader:
         return int(self.now_s * SECOND)
 
     def transfer_leadership(self, to: str | None = None) -> bool:
-        self.told.append(to)
+        self.asked.append(to)
         return to in self.ready
 
     def stop(self) -> None:
@@ -58,11 +58,11 @@ def test_a_leader_whose_clock_is_wrong_hands_over() -> None:
     leader = Leader()
     leader.peers = {"n2": -3600, "n3": -3600}
     leader.later(PATIENCE_S - 1)
-    assert leader.told == []
+    assert leader.asked == []
     leader.ready = {"n3"}
     leader.later(2)
     assert leader.stopped
-    assert leader.told[:2] == ["n2", "n3"]
+    assert leader.asked[:2] == ["n2", "n3"]
 
 
 def test_a_failed_hand_over_is_given_up() -> None:
@@ -73,21 +73,21 @@ def test_a_failed_hand_over_is_given_up() -> None:
     assert leader.stopped
     leader.later(TRY_S + 0.5)
     assert not leader.stopped
-    told = len(leader.told)
+    asked = len(leader.asked)
     leader.later(AGAIN_S - TRY_S - 3)
-    assert len(leader.told) == told
+    assert len(leader.asked) == asked
     leader.later(4)
-    assert len(leader.told) > told
+    assert len(leader.asked) > asked
 
 
 def test_a_leader_with_a_right_clock_keeps_leading() -> None:
     leader = Leader()
     leader.peers = {"n2": 0, "n3": -3600}
     leader.later(60)
-    assert leader.told == []
+    assert leader.asked == []
     leader.peers = {}
     leader.later(60)
-    assert leader.told == [], "nobody else is there"
+    assert leader.asked == [], "no other node has a right clock"
 
 
 def test_a_leader_whose_clock_is_corrected_in_time_keeps_leading() -> None:
@@ -96,7 +96,7 @@ def test_a_leader_whose_clock_is_corrected_in_time_keeps_leading() -> None:
     leader.later(PATIENCE_S - 1)
     leader.peers = {"n2": 0, "n3": 0}
     leader.later(60)
-    assert leader.told == []
+    assert leader.asked == []
 
 
 def test_no_hand_over_during_a_membership_change() -> None:
@@ -104,7 +104,7 @@ def test_no_hand_over_during_a_membership_change() -> None:
     leader.is_changing = True
     leader.peers = {"n2": -3600, "n3": -3600}
     leader.later(PATIENCE_S + 5)
-    assert leader.told == []
+    assert leader.asked == []
 
 
 def test_an_operator_can_show_and_confirm_the_clocks() -> None:

@@ -150,7 +150,7 @@ def test_deliveries_without_capacity_wait_as_numbers() -> None:
     inbox = node.subscribes("in", mif=1000)
     node.executes(node.talk.publish(3 * CHUNK))
     node.executes(node.talk.publish())
-    assert inbox.seqs == [*range(1, CHUNK + 1)]  # room is asked for once a chunk
+    assert inbox.seqs == [*range(1, CHUNK + 1)]  # capacity is checked once per chunk
     node.connection.capacity = CHUNK + 1
     node.executor.drained(node.connection)
     assert inbox.seqs == [*range(1, 3 * CHUNK + 1)]
@@ -444,7 +444,7 @@ def test_deliveries_in_the_outbox_or_the_backlog_are_not_written() -> None:
     node.executes(node.talk.publish())
     assert node.executor.report() == (node.talk.index, [[1, first - 1]], [])
     node.connection.written, node.connection.outbox_bytes = node.connection.outbox_bytes, 0
-    assert node.executor.report() == (node.talk.index, [[1, first]], []), "the second waits for room"
+    assert node.executor.report() == (node.talk.index, [[1, first]], []), "the second waits for capacity"
     node.connection.capacity = 10
     node.executor.drained(node.connection)
     assert node.executor.report() == (node.talk.index, [[1, first]], []), "the second is in the outbox"

@@ -160,7 +160,7 @@ def test_a_client_is_removed_after_one_miss_too_many() -> None:
 def test_a_new_leader_continues_the_count_of_misses() -> None:
     """HBT-05: otherwise clients that are gone would stay for ever if elections are frequent.
 
-    It counts no miss before it has asked, so nobody is declared dead because of an election.
+    It counts no miss before it has sent a heartbeat, so no client is declared dead because of an election.
     """
     leader = Leader("a")
     for _ in range(FAIL_COUNT):
@@ -197,7 +197,7 @@ def test_a_new_leader_sends_a_heartbeat_one_interval_after_the_last_miss() -> No
     next_one.later(4.9)
     assert next_one.asked.inboxes == []
     next_one.later(0.2)
-    assert next_one.asked.inboxes == ["hb.b"], "absent for as long"
+    assert next_one.asked.inboxes == ["hb.b"], "unreachable for as long"
     next_one.later(5)
     assert next_one.asked.inboxes == ["hb.b", "hb.a"]
     next_one.later(INTERVAL_S)
@@ -228,7 +228,7 @@ def test_in_version_1_only_the_leader_counts_misses() -> None:
     leader.apply()
     leader.later()
     leader.asked.miss()
-    assert leader.proposed == [], "it is silent already"
+    assert leader.proposed == [], "it is unresponsive already"
 
 
 def test_replies_after_the_term_are_ignored() -> None:
@@ -250,7 +250,7 @@ def test_a_ping_of_an_unresponsive_client_sends_a_heartbeat_at_once() -> None:
     leader.later()
     leader.asked.miss()
     leader.heartbeats.pinged("a")
-    leader.heartbeats.pinged("nobody")
+    leader.heartbeats.pinged("unknown")
     leader.later(0)
     assert leader.asked.inboxes == ["hb.a"]
     leader.asked.answer()

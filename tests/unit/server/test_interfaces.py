@@ -25,8 +25,8 @@ def test_unspecified_addresses_are_announced_as_interface_addresses(
     """As in the Go server: no loopback and no link-local addresses."""
     own = ["127.0.0.1", "2001:db8::7", "fe80::1", "::1", "192.168.1.5", "10.0.0.9", "10.0.0.9", "169.254.3.3"]
     monkeypatch.setattr(interfaces, "_interface_addresses", lambda: own)
-    told = [str(one) for one in reachable_addresses(Address(host, 4222))]
-    assert told == ["192.168.1.5:4222", "10.0.0.9:4222", "[2001:db8::7]:4222"]
+    announced = [str(one) for one in reachable_addresses(Address(host, 4222))]
+    assert announced == ["192.168.1.5:4222", "10.0.0.9:4222", "[2001:db8::7]:4222"]
 
 
 def test_a_machine_with_only_the_loopback_announces_that(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -698,7 +698,7 @@ def test_nothing_is_proposed_after_the_term() -> None:
     leader = Leader()
     leader.duties.stop()
     leader.duties.opened("me")
-    leader.duties.opened("nobody")
+    leader.duties.opened("unknown")
     leader.duties.heartbeats.beat()
     assert leader.proposed == []
 

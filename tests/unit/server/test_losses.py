@@ -16,7 +16,7 @@ class Node:
         self.index = 1
         self.busy = False
         self.links: list[str] = ["n2", "n3"]
-        self.told: list[tuple[str, Any]] = []
+        self.sent: list[tuple[str, Any]] = []
         self.losses = Losses(
             "n1",
             100,
@@ -27,13 +27,13 @@ class Node:
         )
 
     def send(self, peer: str, frame: Any) -> bool:
-        self.told.append((peer, frame))
+        self.sent.append((peer, frame))
         return True
 
     def pump(self, seconds: float = 0.0) -> list[Any]:
         """Let time pass, calling `pump` when it is due. Returns the frames sent."""
         end = self.now + seconds
-        self.told.clear()
+        self.sent.clear()
         while True:
             due = self.losses.pump(self.now)
             if due > end:
@@ -41,7 +41,7 @@ class Node:
             assert due > self.now
             self.now = due
         self.now = end
-        return list(self.told)
+        return list(self.sent)
 
 
 def test_every_member_is_sent_the_report() -> None:
@@ -58,21 +58,21 @@ def test_a_delivering_node_reports_more_often_within_a_limit() -> None:
     node.links = ["n2"]
     node.busy = True
     node.pump()
-    told = 0
+    sent = 0
     for _ in range(1000):
         node.index += 1
-        told += len(node.pump(0.001))
-    assert 0.9 <= told * REPORT_EVERY_S <= 1.0
+        sent += len(node.pump(0.001))
+    assert 0.9 <= sent * REPORT_EVERY_S <= 1.0
 
 
 def test_a_member_that_was_not_linked_is_sent_the_last_report() -> None:
     node = Node()
     node.losses.peer_up("n3")
-    assert node.told == []
+    assert node.sent == []
     node.pump()
-    node.told.clear()
+    node.sent.clear()
     node.losses.peer_up("n3")
-    assert node.told == [("n3", ("written", 100, 1, [], []))]
+    assert node.sent == [("n3", ("written", 100, 1, [], []))]
 
 
 def test_the_deliveries_that_a_connection_missed() -> None:
@@ -87,7 +87,7 @@ def test_the_deliveries_that_a_connection_missed() -> None:
     assert node.losses.unwritten([None], ("n2", 201), 0, 0) == nothing
     assert node.losses.unwritten([("n2", 201), ("n2", 202), None], ("n3", 1), 0, 0) == Unwritten(30, 0, 0)
     assert node.losses.unwritten([("n2", 202), ("n4", 1)], ("n3", 1), 0, 0) == Unwritten(0, 0, 0), (
-        "n4 told nothing"
+        "n4 has reported nothing"
     )
 
 
