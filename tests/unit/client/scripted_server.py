@@ -1,4 +1,4 @@
-"""A NATS server of a few lines, for tests of our own client: it does what the test tells it."""
+"""A small scripted NATS server for tests of the client."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Answer = Callable[["ScriptedServer", nats.Pub], None]
 
 
 class ScriptedServer:
-    """Takes one client at a time; every publish goes to ``answer``."""
+    """Accepts one client at a time; passes every publish to ``answer``."""
 
     def __init__(self, answer: Answer | None = None, info: dict[str, object] | None = None) -> None:
         self.ops: list[nats.Op] = []
@@ -36,7 +36,7 @@ class ScriptedServer:
         await trio.serve_listeners(self._serve, listeners)
 
     def message(self, subject: bytes, payload: bytes, headers: bytes = b"") -> None:
-        """Send a message to whoever subscribed to ``subject``."""
+        """Send a message to the subscriptions of ``subject``."""
         for sid, pattern in self.subs.items():
             if pattern == subject or (pattern.endswith(b".*") and subject.startswith(pattern[:-1])):
                 if headers:

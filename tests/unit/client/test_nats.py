@@ -1,4 +1,4 @@
-"""One NATS connection that outlives the nodes it is connected to."""
+"""The NATS connection that reconnects to other nodes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def test_an_address_is_host_and_port(text: str) -> None:
 
 
 @pytest.mark.parametrize("text", ["localhost", "localhost:", "localhost:http", "a:0", "a:70000"])
-def test_what_is_no_address_is_refused(text: str) -> None:
+def test_other_texts_are_refused(text: str) -> None:
     with pytest.raises(ValueError, match="expected host:port"):
         Server.parse(text)
 
@@ -36,7 +36,7 @@ async def test_a_request_gets_its_answer(nursery: trio.Nursery) -> None:
     assert await client.request(b"ask", b"this") == b"you said this"
 
 
-async def test_nobody_serving_a_subject_is_told_at_once(nursery: trio.Nursery) -> None:
+async def test_no_responders_fail_at_once(nursery: trio.Nursery) -> None:
     server = ScriptedServer(lambda here, pub: here.message(pub.reply, b"", b"NATS/1.0 503\r\n\r\n"))
     await nursery.start(server.run)
     client = Nats([server.server])
@@ -81,10 +81,10 @@ async def test_a_request_under_way_when_the_connection_breaks_fails(nursery: tri
         await client.request(b"ask", b"this")
 
 
-async def test_what_a_server_wrote_before_it_died_is_read(
+async def test_the_last_bytes_of_a_dead_server_are_read(
     nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A write that fails ended the connection while messages were still in the socket: they were lost."""
+    """A failed write ended the connection while the socket still had messages: they were lost."""
     monkeypatch.setattr("node.client.nats.READ_BYTES", 512)
     server = ScriptedServer()
     await nursery.start(server.run)
@@ -114,8 +114,8 @@ async def _drop_when_asked(server: ScriptedServer) -> None:
     await server.drop()
 
 
-async def test_credentials_for_some_are_not_shown_to_others(nursery: trio.Nursery) -> None:
-    """What INFO names is not tried by a client that is told not to learn."""
+async def test_credentials_are_not_sent_to_advertised_servers(nursery: trio.Nursery) -> None:
+    """Without ``learns``, a client does not try the servers of INFO."""
     server = ScriptedServer(info={"connect_urls": ["192.0.2.1:4222"]})
     await nursery.start(server.run)
     client = Nats([server.server], Options(token="secret", learns=False))
@@ -125,7 +125,7 @@ async def test_credentials_for_some_are_not_shown_to_others(nursery: trio.Nurser
 
 
 async def test_other_nodes_are_learnt_from_info(nursery: trio.Nursery) -> None:
-    """When the first node is gone, the client goes on with one that it was told of."""
+    """When the first node is gone, the client connects to an advertised one."""
     second = ScriptedServer()
     await nursery.start(second.run)
     address = f"127.0.0.1:{second.server.port}"

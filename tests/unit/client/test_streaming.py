@@ -1,4 +1,4 @@
-"""The streaming client against a server that answers as the protocol says."""
+"""The streaming client with a server that follows the protocol."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ SESSION = stan.ConnectResponse(
 
 
 class Service:
-    """A streaming service that says yes, unless told otherwise."""
+    """A streaming service that accepts all requests by default."""
 
     def __init__(self) -> None:
         self.subscribed: stan.SubscriptionRequest | None = None
@@ -80,7 +80,7 @@ async def test_a_refused_publish_says_why(nursery: trio.Nursery) -> None:
 
 
 async def test_the_first_message_can_be_acknowledged(nursery: trio.Nursery) -> None:
-    """It comes right behind the response that names the ack inbox, in the same bytes."""
+    """It follows the response with the ack inbox directly, in the same bytes."""
     service = Service()
     client = await opened(service, nursery)
     got: list[Message] = []
@@ -213,7 +213,7 @@ async def test_a_connect_that_is_cancelled_while_its_answer_is_on_the_way_closes
 async def test_a_subscription_whose_answer_comes_too_late_is_closed(
     refusal: str, nursery: trio.Nursery, autojump_clock: trio.testing.MockClock
 ) -> None:
-    """Nobody reads what it is sent; the application subscribes again, and has both."""
+    """Its messages have no reader, and the application would have two subscriptions."""
     service = Service()
     answer, held = service.answer, []
 
@@ -256,7 +256,7 @@ async def _subscribe_in_vain(client: Client) -> None:
 
 
 async def test_an_async_callback_is_awaited_and_acknowledged_afterwards(nursery: trio.Nursery) -> None:
-    """It was never awaited, and its message acknowledged: lost."""
+    """It was not awaited, but its message was acknowledged: the message was lost."""
     service = Service()
     await nursery.start(service.server.run)
     may_end, handled = trio.Event(), trio.Event()

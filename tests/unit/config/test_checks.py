@@ -1,4 +1,4 @@
-"""Mistakes that take two options to see."""
+"""Mistakes in the combination of options."""
 
 from __future__ import annotations
 
@@ -40,13 +40,15 @@ def problems(tmp_path: Path, *overrides: str, text: str = TWO) -> str:
         (("cluster.bootstrap=true", "cluster.nodes.n1.peer=0.0.0.0:1"), "can't connect to 0.0.0.0:1"),
     ],
 )
-def test_a_cluster_that_begins_with_one(tmp_path: Path, overrides: tuple[str, ...], problem: str) -> None:
+def test_a_cluster_that_starts_with_one_node(
+    tmp_path: Path, overrides: tuple[str, ...], problem: str
+) -> None:
     one = "cluster: {nodes: {n1: {client: 127.0.0.1:4221, peer: 127.0.0.1:6221}}}"
     found = problems(tmp_path, *overrides, text=one)
     assert problem in found if problem else found == ""
 
 
-def test_a_sound_cluster_has_no_problems(tmp_path: Path) -> None:
+def test_a_valid_cluster_has_no_problems(tmp_path: Path) -> None:
     assert problems(tmp_path) == ""
 
 
@@ -95,7 +97,7 @@ def test_a_sound_cluster_has_no_problems(tmp_path: Path) -> None:
         ("monitoring={open: true, token: t}", "monitoring.token: has no effect with open: true"),
     ],
 )  # fmt: skip
-def test_what_cannot_work_is_refused(tmp_path: Path, override: str, problem: str) -> None:
+def test_invalid_combinations_are_refused(tmp_path: Path, override: str, problem: str) -> None:
     assert problem in problems(tmp_path, override)
 
 
@@ -109,7 +111,7 @@ def test_what_cannot_work_is_refused(tmp_path: Path, override: str, problem: str
         "cluster.nodes.n2.advertise=n2.example.com:4222",
     ],
 )
-def test_what_can_work_is_taken(tmp_path: Path, override: str) -> None:
+def test_valid_combinations_are_accepted(tmp_path: Path, override: str) -> None:
     assert problems(tmp_path, override) == ""
 
 
@@ -126,7 +128,7 @@ monitoring: {open: true}
     assert problems(tmp_path, text=text) == ""
 
 
-def test_one_word_that_is_wrong_brings_no_further_complaints_about_it(tmp_path: Path) -> None:
+def test_an_invalid_value_is_reported_once(tmp_path: Path) -> None:
     assert problems(tmp_path, "raft.heartbeat=soon").count("\n") == 0
 
 

@@ -1,4 +1,4 @@
-"""The NATS configuration language, and that nothing in a file can hurt who reads it."""
+"""The NATS configuration language; no file can crash or block its reader."""
 
 from __future__ import annotations
 
@@ -93,8 +93,8 @@ def test_a_variable_that_names_itself(tmp_path: Path) -> None:
         conf(tmp_path, "a: $A", A="[ $A ]")
 
 
-def test_keys_used_as_variables_are_told(tmp_path: Path) -> None:
-    """They need no meaning of their own."""
+def test_keys_used_as_variables_are_returned(tmp_path: Path) -> None:
+    """They need not be options."""
     file = tmp_path / "test.conf"
     file.write_text("  MINE: 5\nport: $MINE\n")
     tree, variables = read_conf(file, {})
@@ -102,7 +102,7 @@ def test_keys_used_as_variables_are_told(tmp_path: Path) -> None:
 
 
 def test_includes(tmp_path: Path) -> None:
-    """Relative to the file that includes; what is said later counts; variables reach into it."""
+    """Paths are relative to the including file; the last value counts; variables are visible in includes."""
     (tmp_path / "sub").mkdir()
     (tmp_path / "sub" / "more.conf").write_text("port: 1\nhost: $HOST\ninclude 'rest.conf'\n")
     (tmp_path / "sub" / "rest.conf").write_text("debug: true")
@@ -142,14 +142,14 @@ def test_mistakes_say_where(tmp_path: Path, text: str, problem: str) -> None:
     assert problem in caught.value.problems[0]
 
 
-def test_an_included_mistake_says_both_places(tmp_path: Path) -> None:
+def test_a_mistake_in_an_include_has_both_places(tmp_path: Path) -> None:
     (tmp_path / "more.conf").write_text("\na: ]")
     with pytest.raises(ConfigError, match=r"more.conf:2:4: .*\(included at .*test.conf:1:9\)"):
         conf(tmp_path, "include more.conf")
 
 
 def test_a_name_that_no_file_can_have_is_a_mistake_like_others(tmp_path: Path) -> None:
-    """Found by random text: a NUL in the name of an include was no OSError."""
+    """Found by random text: a NUL in the name of an include raises ValueError, not OSError."""
     with pytest.raises(ConfigError, match="can't be read"):
         conf(tmp_path, 'include "a\x00b"')
 

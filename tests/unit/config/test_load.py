@@ -36,7 +36,7 @@ def mistakes(file: Path, **how: Any) -> list[str]:
     return [problem.removeprefix(f"{file.parent}/") for problem in caught.value.problems]
 
 
-def test_what_is_not_given_has_its_default(write: Write) -> None:
+def test_missing_options_have_defaults(write: Write) -> None:
     config = load(write(ONE_NODE), environ={})
     defaults = Config()
     assert config.raft == defaults.raft
@@ -237,7 +237,7 @@ def test_variables_that_kubernetes_makes_of_a_service_are_ignored(
     assert {name for name in KUBERNETES if f"environment variable {name}:" in caplog.text} == {*KUBERNETES}
 
 
-def test_what_only_looks_like_a_services_variable_is_a_mistake(write: Any) -> None:
+def test_similar_variables_are_mistakes(write: Any) -> None:
     (mistake,) = mistakes(write(ONE_NODE), environ={"STANCHION_MONITORING_PORT": "8222"})
     assert mistake.startswith("environment variable STANCHION_MONITORING_PORT: no such option")
 

@@ -190,7 +190,7 @@ def test_actions(words: str, action: str) -> None:
     ],
 )
 def test_what_is_refused(words: str, problem: str) -> None:
-    """CFG-03: the flag is named, and what was wrong with it, or what to use instead."""
+    """CFG-03: the error names the flag, the mistake, or the alternative."""
     assert problem in problems(*words.split())
 
 
@@ -207,13 +207,13 @@ def test_all_mistakes_are_reported_at_once(conf: Any) -> None:
         assert part in found
 
 
-def test_secrets_are_in_no_complaint(conf: Any) -> None:
+def test_no_error_shows_a_secret(conf: Any) -> None:
     file = conf("authorization { users: [ {user: ann, password: 12345678} ] }")
     assert "12345678" not in problems("-c", file)
 
 
 @pytest.mark.parametrize("option", [option for option in OPTIONS if option.note], ids=lambda o: o.name)
-def test_what_has_no_meaning_gives_one_line(option: Any, conf: Any) -> None:
+def test_a_noted_option_gives_one_log_line(option: Any, conf: Any) -> None:
     """Accepted, with what applies instead."""
     value = {"a boolean": "true", "an integer": "5", "a size such as 64MB": "5"}.get(option.kind, "x")
     value = '"5s"' if option.kind.startswith("a duration") else value
@@ -231,7 +231,7 @@ def test_what_has_no_meaning_gives_one_line(option: Any, conf: Any) -> None:
     assert len([note for note in invocation.notes if option.note in note]) == 1
 
 
-def test_what_is_refused_may_be_given_as_off(conf: Any) -> None:
+def test_a_refused_option_may_be_off(conf: Any) -> None:
     """Files list defaults: a switch that is off asks for nothing."""
     file = conf(
         "tls: {}\nhttps: 0\nstreaming { partitioning: false, ft_group: '', sql { max_open_conns: 0 } }"
@@ -391,7 +391,7 @@ def test_a_larger_max_payload_starts_with_what_the_log_can_hold(conf: Any) -> No
 
 
 def test_monitoring_listens_where_clients_do(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As in the Go server. Off the loopback figures are for all, the rest for who has the token."""
+    """As in the Go server. Off the loopback, statistics are open and the other pages need the token."""
     invocation, found = made("-m", "8222")
     assert found.cluster.nodes["n1"].http == Address("0.0.0.0", 8222)
     assert (found.monitoring.open, found.monitoring.figures_open) == (False, True)
@@ -405,7 +405,7 @@ def test_monitoring_listens_where_clients_do(monkeypatch: pytest.MonkeyPatch) ->
     assert (found.monitoring.open, found.monitoring.figures_open) == (False, False)
 
 
-def test_an_address_that_somebody_wrote_out_is_open(conf: Any) -> None:
+def test_an_explicit_address_is_open(conf: Any) -> None:
     invocation, found = made("-c", conf('http: "0.0.0.0:8222"'))
     assert found.cluster.nodes["n1"].http == Address("0.0.0.0", 8222)
     assert found.monitoring.open
@@ -449,7 +449,7 @@ def test_encryption(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_an_external_server() -> None:
-    """Several URLs, each with who we are there; what is for clients here has no effect, and is noted."""
+    """Several URLs with credentials; options for clients of this node are noted as without effect."""
     invocation, found = made(
         "-ns", "nats://ann:p%40w@a:4333,s3same@b,tls://[::1]:1", "-p", "4555", "-a", "1.2.3.4"
     )
@@ -480,7 +480,7 @@ def test_an_external_server() -> None:
         ],
     ],
 )
-def test_who_we_are_at_an_external_server(words: list[str], conf: Any) -> None:
+def test_credentials_for_an_external_server(words: list[str], conf: Any) -> None:
     """The NATS part's credentials are for that connection then, and beat the streaming part's."""
     words = [conf(word) if "{" in word else word for word in words]
     found = config(*words)
@@ -529,7 +529,7 @@ NODE = "-clustered -cluster_node_id n1 -st FILE -dir d1 -cluster nats://127.0.0.
 
 
 def test_a_node_of_a_cluster() -> None:
-    """Peers come with their addresses; where they take clients is theirs to say."""
+    """Peers have addresses; they report their client addresses themselves."""
     peers = "-cluster_peers n2=127.0.0.1:6002,n3=nats-route://u:p@127.0.0.1:6003"
     invocation, found = made(*NODE.split(), *peers.split(), "-routes", "nats://127.0.0.1:6002")
     assert invocation.node == "n1"
@@ -554,7 +554,7 @@ def test_peers_are_found_on_routes() -> None:
 
 
 def test_routes_of_a_server_alone(conf: Any) -> None:
-    """Where it listens, and whom it dials; who only listens takes those that dial it."""
+    """Its listen address and the routes it dials; a server that only listens accepts routes."""
     found = config("-cluster", "nats://127.0.0.1:6222")
     assert found.cluster.nodes["n1"].peer == Address("127.0.0.1", 6222)
     assert (found.cluster.routes, found.cluster.no_advertise) == ((), False)
@@ -639,8 +639,8 @@ def test_a_cluster_in_a_file(conf: Any) -> None:
     assert found.cluster.nodes["n1"].peer == Address("10.0.0.1", 6222)
 
 
-def test_the_first_node_may_found_a_cluster_alone() -> None:
-    """Others join it; where peers are named they found it together, bootstrap or not."""
+def test_the_first_node_may_bootstrap_alone() -> None:
+    """Other nodes join it; with named peers, all bootstrap together, with or without the flag."""
     found = config(*NODE.split(), "-cluster_bootstrap")
     assert {name: node.peer for name, node in found.cluster.nodes.items()} == {
         "n1": Address("127.0.0.1", 6001)
@@ -660,7 +660,7 @@ def test_others_join_it_by_their_routes() -> None:
 
 
 def test_a_node_without_a_name_gets_one_and_keeps_it(tmp_path: Path) -> None:
-    """What is kept in its directory is its name; until then each start draws another."""
+    """The name is kept in its directory; until then each start generates another."""
     words = ["-clustered", "-cluster_bootstrap", "-st", "FILE", "-dir", str(tmp_path / "d")]
     words += ["-cluster", "nats://127.0.0.1:6001", "-m", "8222"]
     first, found = made(*words)

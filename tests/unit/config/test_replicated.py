@@ -17,7 +17,7 @@ def test_every_setting_of_the_core_is_given() -> None:
     assert {*settings(Config())} == {*Settings().values()} - {"set"}
 
 
-def test_a_channel_carries_only_what_was_given_for_it() -> None:
+def test_a_channel_has_only_its_given_limits() -> None:
     config = Config(
         limits=Limits(channels={"a.>": ChannelLimits(max_subs=3, max_age_ns=0)}),
         streaming=Streaming(hb_fail_count=0),

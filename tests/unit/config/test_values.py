@@ -1,4 +1,4 @@
-"""Words of a configuration: what they mean, and what isn't one."""
+"""Parsers of configuration values: valid and invalid texts."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def test_an_address_is_a_host_and_a_port(text: str, host: str, port: int) -> Non
     ["", "4222", ":4222", "host", "host:", "host:0", "host:65536", "host:-1", "::1:4222", "[n1]:4222",
      "1.2.3:4222", "256.0.0.1:1", "a b:1", "-n1:1", "[::1]", "host:4222222222222", "host:٣"],
 )  # fmt: skip
-def test_what_is_no_address_is_refused(text: str) -> None:
+def test_other_texts_are_refused(text: str) -> None:
     with pytest.raises(ValueError, match="expected"):
         parse_address(text)
 
@@ -114,7 +114,7 @@ def test_what_is_no_address_is_refused(text: str) -> None:
         ("localhost.example.com", False, False),
     ],
 )
-def test_who_can_reach_an_address(host: str, loopback: bool, unspecified: bool) -> None:
+def test_loopback_and_unspecified_addresses(host: str, loopback: bool, unspecified: bool) -> None:
     address = Address(host, 1)
     assert (address.is_loopback, address.is_unspecified) == (loopback, unspecified)
 

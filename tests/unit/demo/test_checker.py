@@ -1,4 +1,4 @@
-"""The checker finds what is wrong, and leaves alone what the rules excuse."""
+"""The checker finds violations and accepts what the rules excuse."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def test_a_quiet_history_breaks_nothing() -> None:
     assert recorded.rules() == []
 
 
-def test_stored_and_never_received_is_lost() -> None:
+def test_a_stored_message_that_never_arrives_is_lost() -> None:
     recorded = Recorded().stored("m1", 1.0).stored("m2", 1.1)
     recorded.got(1.01)
     recorded.acked(1.02)
@@ -87,7 +87,7 @@ def test_a_publish_that_was_never_acknowledged_may_be_lost() -> None:
     assert recorded.rules() == []
 
 
-def test_a_sequence_left_out_is_lost() -> None:
+def test_a_skipped_sequence_is_lost() -> None:
     recorded = Recorded()
     for seq in (1, 3):
         recorded.got(1.0, seq=seq)
@@ -103,14 +103,14 @@ def test_two_messages_under_one_sequence_diverge() -> None:
     assert recorded.rules() == ["diverged"]
 
 
-def test_a_refused_publish_is_told() -> None:
+def test_a_refused_publish_is_reported() -> None:
     recorded = Recorded()
     recorded.history.answered(CHANNEL, "m1", "no", 1.0)
     assert recorded.rules() == ["refused"]
 
 
 def test_a_publish_that_is_declined_without_a_leader_is_never_stored() -> None:
-    """R8: declining is allowed, and means that nothing was stored."""
+    """R8: a publish may be refused without a leader; then it must not be stored."""
     recorded = Recorded()
     recorded.history.was_declined(CHANNEL, "m2")
     recorded.got(1.0)
@@ -120,14 +120,14 @@ def test_a_publish_that_is_declined_without_a_leader_is_never_stored() -> None:
     assert recorded.rules() == ["refused"]
 
 
-def test_what_is_held_back_and_never_comes_again_is_lost() -> None:
+def test_an_unacknowledged_message_without_redelivery_is_lost() -> None:
     recorded = Recorded(5)
     recorded.got(1.0)
     assert recorded.rules(end_s=9.0) == ["lost"]
 
 
-def test_what_is_held_back_and_comes_again_far_too_late_is_late() -> None:
-    """It is not lost: on a machine that stood still, everything comes."""
+def test_a_redelivery_that_is_far_too_late_is_late() -> None:
+    """It is late, not lost: on a busy machine it arrives later."""
     recorded = Recorded()
     recorded.got(1.0)
     recorded.got(9.0, 1)
@@ -135,28 +135,28 @@ def test_what_is_held_back_and_comes_again_far_too_late_is_late() -> None:
     assert recorded.rules(end_s=10.0) == ["late"]
 
 
-def test_what_is_acknowledged_when_it_should_have_come_again_was_late() -> None:
+def test_an_overdue_redelivery_is_late_even_if_acknowledged() -> None:
     recorded = Recorded()
     recorded.got(1.0)
     recorded.acked(9.0)
     assert recorded.rules(end_s=10.0) == ["late"]
 
 
-def test_what_was_held_back_and_is_not_there_any_more_is_lost() -> None:
+def test_an_unacknowledged_message_that_no_node_has_is_lost() -> None:
     recorded = Recorded(5)
     recorded.got(1.0)
     assert recorded.rules(end_s=7.9) == ["lost"]
 
 
-def test_what_is_held_back_need_not_come_before_its_time() -> None:
+def test_an_unacknowledged_message_may_wait_for_its_ack_wait() -> None:
     recorded = Recorded(5)
     recorded.history.is_settled = False
     recorded.got(1.0)
     assert recorded.rules(end_s=7.9) == []
 
 
-def test_what_a_node_still_has_as_unacknowledged_is_not_lost() -> None:
-    """Two messages of a queue group were called lost; they came an AckWait later, when the demo had ended."""
+def test_a_message_that_a_node_has_as_unacknowledged_is_not_lost() -> None:
+    """Two messages of a queue group counted as lost: they arrived one AckWait after the end of the demo."""
     recorded = Recorded(30).stored("m1", 1.0).stored("m2", 1.1)
     recorded.history.is_settled = False
     recorded.got(1.2)
@@ -166,14 +166,14 @@ def test_what_a_node_still_has_as_unacknowledged_is_not_lost() -> None:
     assert recorded.rules(end_s=10) == ["lost"]
 
 
-def test_what_a_dead_member_held_and_nobody_gets_is_lost() -> None:
+def test_a_message_of_a_dead_member_without_redelivery_is_lost() -> None:
     recorded = Recorded(30, is_group=True)
     recorded.got(1.0)
     recorded.history.ended["sub"] = 1.2
     assert recorded.rules(end_s=10) == ["lost"]
 
 
-def test_what_a_dead_member_held_comes_to_another() -> None:
+def test_a_message_of_a_dead_member_goes_to_another() -> None:
     recorded = Recorded(30, is_group=True)
     recorded.got(1.0)
     recorded.history.ended["sub"] = 1.2
@@ -187,7 +187,7 @@ def test_what_a_dead_member_held_comes_to_another() -> None:
 # --- duplicates -----------------------------------------------------------------------------------
 
 
-def test_again_without_its_flag_is_a_duplicate() -> None:
+def test_a_redelivery_without_the_flag_is_a_duplicate() -> None:
     recorded = Recorded(5)
     recorded.got(1.0)
     recorded.got(6.1, 0)
@@ -196,7 +196,7 @@ def test_again_without_its_flag_is_a_duplicate() -> None:
 
 
 def test_a_group_shares_the_flag() -> None:
-    """The other member never saw it, but the group did."""
+    """The flag counts for the group: another member received the message before."""
     recorded = Recorded(5, is_group=True)
     recorded.got(1.0)
     other = Link("other", 0, "n2")
@@ -205,7 +205,7 @@ def test_a_group_shares_the_flag() -> None:
     assert recorded.rules() == ["duplicate"]
 
 
-def test_what_a_paused_node_had_in_its_buffers_may_be_stale() -> None:
+def test_the_buffers_of_a_paused_node_may_be_stale() -> None:
     """Until it has acknowledged a publish that was sent when it had gone on."""
     recorded = Recorded(1, is_group=True)
     recorded.paused("n1", 1.0, resumed_s=4.0, ready_s=1.5)
@@ -222,7 +222,7 @@ def test_what_a_paused_node_had_in_its_buffers_may_be_stale() -> None:
     assert recorded.rules() == ["duplicate", "duplicate"]  # without its flag, and after its acknowledgement
 
 
-def test_again_after_its_ack_was_committed_is_a_duplicate() -> None:
+def test_a_redelivery_after_a_committed_ack_is_a_duplicate() -> None:
     recorded = Recorded(5).receipts(1.2, 1.3)
     recorded.got(1.0)
     recorded.acked(1.1)
@@ -232,7 +232,7 @@ def test_again_after_its_ack_was_committed_is_a_duplicate() -> None:
 
 
 def test_one_receipt_shows_that_an_ack_was_read_the_next_that_it_is_committed() -> None:
-    """A node puts what one read brought together in another order."""
+    """A node may reorder the operations of one read."""
     recorded = Recorded(5).receipts(1.05, 1.2)
     recorded.got(1.0)
     recorded.acked(1.1)
@@ -280,7 +280,7 @@ def test_acks_that_are_forgotten_at_a_failover_are_noticed() -> None:
 
 
 def test_a_node_that_may_be_behind_is_excused() -> None:
-    """It had decided to send the message before it learned of the ack."""
+    """The node sent the message before it had applied the ack."""
     recorded = Recorded(5, is_group=True).receipts(1.2, 1.3)
     recorded.got(1.0)
     recorded.acked(1.1)
@@ -291,7 +291,7 @@ def test_a_node_that_may_be_behind_is_excused() -> None:
     assert recorded.rules() == ["duplicate"]
 
 
-def test_what_leaves_a_connection_after_the_last_ack_was_committed_is_not_lost() -> None:
+def test_a_delivery_after_the_last_committed_ack_is_not_lost() -> None:
     recorded = Recorded(5).receipts(6.05, 6.2)
     recorded.got(1.0)
     recorded.acked(5.99)
@@ -330,17 +330,17 @@ def back_at(made_s: float, came_s: float) -> Recorded:
     return recorded
 
 
-def test_what_a_dead_node_had_not_written_comes_within_a_second() -> None:
+def test_unwritten_messages_of_a_dead_node_arrive_within_a_second() -> None:
     assert back_at(2.3, 3.2).rules() == []
     assert back_at(2.3, 31.9).rules() == ["late"]
 
 
-def test_it_cannot_come_before_somebody_leads() -> None:
+def test_unwritten_messages_wait_for_a_leader() -> None:
     assert back_at(2.05, 3.15).rules() == []
     assert back_at(2.05, 3.25).rules() == ["late"]
 
 
-def test_a_machine_that_holds_up_publishes_holds_that_up_too() -> None:
+def test_a_slow_machine_excuses_unwritten_messages() -> None:
     recorded = back_at(2.3, 4.2)
     assert recorded.rules() == ["late"]
     recorded.history.waits[3.9] = 1.0
@@ -350,7 +350,7 @@ def test_a_machine_that_holds_up_publishes_holds_that_up_too() -> None:
 # --- early ----------------------------------------------------------------------------------------
 
 
-def test_before_its_ack_wait_is_early() -> None:
+def test_a_redelivery_before_ack_wait_is_early() -> None:
     recorded = Recorded(5)
     recorded.got(1.0)
     recorded.got(5.9, 1)
@@ -368,7 +368,7 @@ def test_fifty_milliseconds_are_not_early(at_s: float) -> None:
 
 
 def test_a_delivery_that_was_slow_makes_no_redelivery_early() -> None:
-    """It was sent at once and seen late; its AckWait ran from when it was sent."""
+    """It was sent at once and arrived late; its AckWait started when it was sent."""
     recorded = Recorded(5)
     recorded.history.publishing(CHANNEL, "m1", 1.0)
     recorded.got(1.5)
@@ -395,7 +395,7 @@ def test_the_second_redelivery_waits_as_well() -> None:
     assert recorded.rules() == ["early"]
 
 
-def test_a_timer_that_began_anew_with_a_new_leader_is_not_early_but_late() -> None:
+def test_a_timer_restarted_by_a_new_leader_is_late() -> None:
     recorded = Recorded(5, is_measured=True)
     recorded.got(1.0)
     recorded.killed("n2", 2.0, ready_s=2.2)
@@ -404,7 +404,7 @@ def test_a_timer_that_began_anew_with_a_new_leader_is_not_early_but_late() -> No
     assert recorded.rules() == ["late"]
 
 
-def test_everything_at_once_at_a_take_over_is_early() -> None:
+def test_redelivering_everything_at_an_election_is_early() -> None:
     recorded = Recorded(5)
     recorded.got(1.0)
     recorded.killed("n2", 3.0, ready_s=3.2)
@@ -413,7 +413,7 @@ def test_everything_at_once_at_a_take_over_is_early() -> None:
     assert recorded.rules() == ["early"]
 
 
-def test_what_went_into_a_dead_connection_may_come_at_once() -> None:
+def test_messages_to_a_dead_connection_may_be_redelivered_at_once() -> None:
     recorded = Recorded(5)
     recorded.got(2.5)
     recorded.killed("n1", 3.0, ready_s=3.2)
@@ -424,7 +424,7 @@ def test_what_went_into_a_dead_connection_may_come_at_once() -> None:
     assert recorded.rules() == []
 
 
-def test_what_was_sent_long_before_the_link_broke_may_not() -> None:
+def test_messages_sent_long_before_the_link_broke_may_not() -> None:
     recorded = Recorded(5)
     recorded.got(1.0)
     recorded.killed("n1", 3.0, ready_s=3.2)
@@ -435,8 +435,8 @@ def test_what_was_sent_long_before_the_link_broke_may_not() -> None:
     assert recorded.rules() == ["early"]
 
 
-def test_what_was_sent_to_a_client_just_back_may_come_at_once() -> None:
-    """The cluster notices that a client is back a moment after it is."""
+def test_messages_to_a_reconnected_client_may_be_redelivered_at_once() -> None:
+    """The cluster notices a reconnected client after a moment."""
     recorded = Recorded(5)
     recorded.history.link_broke(AT_N1, 3.0)
     recorded.history.link_made(AT_N2, 3.1)
@@ -446,7 +446,7 @@ def test_what_was_sent_to_a_client_just_back_may_come_at_once() -> None:
     assert recorded.rules() == []
 
 
-def test_a_client_that_has_been_back_for_long_is_as_any_other() -> None:
+def test_a_client_that_reconnected_long_ago_has_no_excuse() -> None:
     recorded = Recorded(5)
     recorded.history.link_broke(AT_N1, 3.0)
     recorded.history.link_made(AT_N2, 3.1)
@@ -478,7 +478,7 @@ def test_a_living_members_messages_stay_with_it() -> None:
 # --- late -----------------------------------------------------------------------------------------
 
 
-def test_ack_wait_runs_on_across_a_kill() -> None:
+def test_ack_wait_continues_across_a_kill() -> None:
     recorded = Recorded(5, is_measured=True)
     recorded.got(1.0)
     recorded.killed("n2", 3.0, ready_s=3.2)
@@ -496,7 +496,7 @@ def test_without_a_hit_nothing_is_measured() -> None:
     assert recorded.errors_ms() == []
 
 
-def test_due_while_nobody_leads_counts_from_the_new_leader() -> None:
+def test_a_message_due_without_a_leader_counts_from_the_new_leader() -> None:
     recorded = Recorded(5, is_measured=True)
     recorded.got(1.0)
     recorded.killed("n2", 5.9, ready_s=6.5)
@@ -505,7 +505,7 @@ def test_due_while_nobody_leads_counts_from_the_new_leader() -> None:
     assert recorded.errors_ms() == [50]
 
 
-def test_due_just_before_the_kill_may_not_have_been_carried_out() -> None:
+def test_a_message_due_just_before_the_kill_may_not_have_been_sent() -> None:
     recorded = Recorded(5, is_measured=True)
     recorded.got(1.0)
     recorded.killed("n2", 6.02, ready_s=6.5)
@@ -514,7 +514,7 @@ def test_due_just_before_the_kill_may_not_have_been_carried_out() -> None:
     assert recorded.errors_ms() == [10]
 
 
-def test_seen_just_before_the_kill_may_begin_anew() -> None:
+def test_ack_wait_of_a_message_seen_just_before_the_kill_may_restart() -> None:
     recorded = Recorded(5, is_measured=True)
     recorded.got(2.95)
     recorded.killed("n2", 3.0, ready_s=3.5)
@@ -523,7 +523,7 @@ def test_seen_just_before_the_kill_may_begin_anew() -> None:
     assert recorded.errors_ms() == [30]
 
 
-def test_seen_earlier_may_not_begin_anew() -> None:
+def test_ack_wait_of_a_message_seen_earlier_may_not_restart() -> None:
     recorded = Recorded(5, is_measured=True)
     recorded.got(2.8)
     recorded.killed("n2", 3.0, ready_s=3.5)
@@ -533,7 +533,7 @@ def test_seen_earlier_may_not_begin_anew() -> None:
     assert recorded.rules() == ["late"]
 
 
-def test_who_was_at_the_node_that_was_hit_is_not_measured() -> None:
+def test_subscribers_at_the_killed_node_are_not_measured() -> None:
     recorded = Recorded(5)
     first = recorded.got(1.0)
     recorded.killed("n1", 3.0, ready_s=3.2)
@@ -556,7 +556,7 @@ def test_reasons() -> None:
     assert why(recorded.history, recorded.cursor, None, given) == "came back"
 
 
-def test_reason_of_what_went_into_a_dead_connection() -> None:
+def test_reason_of_a_message_sent_to_a_dead_connection() -> None:
     recorded = Recorded(5)
     first = recorded.got(2.5)
     recorded.history.link_broke(AT_N1, 3.0)
@@ -574,8 +574,8 @@ def test_silence_is_the_longest_gap_around_the_hit() -> None:
     assert silence([9.99], hit, 20.0) == pytest.approx(10.01)
 
 
-def test_a_long_history_is_judged_in_little_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    """How long publishes waited is looked for only where something was late."""
+def test_a_long_history_is_checked_in_little_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The delay of publishes is computed only for late messages."""
     looks = 0
     longest_wait = History.longest_wait
 

@@ -1,4 +1,4 @@
-"""What the demo's cluster is configured with, and what it reads in the nodes' logs."""
+"""The configuration of the demo's cluster, and the log lines it recognizes."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_two_demonstrations_use_other_ports(claims: Claims) -> None:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="abstract sockets")
 def test_a_port_of_a_node_that_is_down_is_not_taken(claims: Claims) -> None:
-    """Nobody listens there, but the node is started again: another demonstration's had its port by then."""
+    """The port is free, but its node is restarted; another demo had taken the port by then."""
     other = Claims()
     try:
         port = next(port for port in range(*demo.PORTS) if other.take(port))
@@ -64,12 +64,12 @@ def test_other_ports_where_one_is_taken(tmp_path: Path, claims: Claims) -> None:
     assert list(load(tmp_path / "c.yaml").cluster.nodes) == ["n1", "n2", "n3"]
 
 
-def test_what_a_line_of_a_log_says() -> None:
+def test_the_message_of_a_log_line() -> None:
     assert said(b'{"level": "info", "message": "ready to lead term 3"}') == "ready to lead term 3"
     assert said(b"Traceback (most recent call last):") == "Traceback (most recent call last):"
 
 
-def test_the_words_of_the_nodes_logs() -> None:
+def test_the_log_lines_of_nodes_are_recognized() -> None:
     """As ``server.replica`` writes them."""
     found = demo.ROLE.fullmatch("role leader term 4 leader n2: elected, last by n3")
     assert found is not None

@@ -1,4 +1,4 @@
-"""Clients of the demonstration go on as applications do: what is not answered is asked for again."""
+"""The demo's clients repeat unanswered requests, as applications do."""
 
 from __future__ import annotations
 

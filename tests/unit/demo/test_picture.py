@@ -1,4 +1,4 @@
-"""The screen shows what the show knows, within the screen."""
+"""The picture shows the whole model and fits the screen."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ def a_show() -> Show:
     return show
 
 
-def test_everything_is_there() -> None:
+def test_the_picture_has_all_parts() -> None:
     text = drawn(a_show(), 110.0)
     for word in ("leader", "killed", "paused", "demo.orders", "kill -9 n2", "2 messages → holder-1", "1.0 s"):
         assert word in text
 
 
-def test_without_a_leader_what_is_due_waits() -> None:
+def test_due_messages_wait_for_a_leader() -> None:
     show = a_show()
     show.leaderless_since_s = 110.9
     text = drawn(show, 111.1)
@@ -60,7 +60,7 @@ def test_it_fits_a_small_screen() -> None:
 
 
 def test_a_message_keeps_its_slot_while_it_is_unacknowledged() -> None:
-    """Else nobody could see it count down."""
+    """Otherwise its countdown could not be followed."""
     slots = Slots(2)
     first = slots.choose("a", 5, dict.fromkeys(range(1, 10), 1))
     assert len(first) == 2

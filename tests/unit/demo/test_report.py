@@ -1,4 +1,4 @@
-"""The figures at the end, and when the verdict is good."""
+"""The figures of the report, and the verdict."""
 
 from __future__ import annotations
 
