@@ -129,7 +129,7 @@ class Reconfiguration:
             return False
         return self._votes_in(self.at(commit))
 
-    def is_over(self, commit: int) -> bool:
+    def is_removed(self, commit: int) -> bool:
         """Return whether the removal of this node is committed, so that it must not lead any more."""
         return not self._votes and self.index <= commit
 

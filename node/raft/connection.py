@@ -84,13 +84,13 @@ class Counted:
         self.start_ns = self.last_ns = start_ns
         self.in_bytes = self.in_frames = self.out_bytes = self.out_frames = 0
 
-    def came(self, size: int, frames: int) -> None:
+    def count_read(self, size: int, frames: int) -> None:
         """Count bytes that were read and the frames they completed."""
         self.last_ns = time.time_ns()
         self.in_bytes += size
         self.in_frames += frames
 
-    def left(self, size: int) -> None:
+    def count_written(self, size: int) -> None:
         """Count bytes that were written."""
         self.last_ns = time.time_ns()
         self.out_bytes += size
@@ -207,7 +207,7 @@ class Connection:
             if not data:
                 return self.close("closed by the peer")
             values = decoder.feed(data)
-            self.counted.came(len(data), len(values))
+            self.counted.count_read(len(data), len(values))
             if self.closed is not None:  # replaced after the bytes had come in
                 return None
             try:
@@ -258,7 +258,7 @@ class Connection:
                 return self.close(reason(error))
             before = self.queued_bytes
             self.queued_bytes -= len(data)
-            self.counted.left(len(data))
+            self.counted.count_written(len(data))
             if self._drained is not None and before >= self._soft > self.queued_bytes:
                 self._drained()
 

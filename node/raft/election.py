@@ -119,7 +119,7 @@ class Election:
         soon = self._clock() + self._timing.heartbeat_s * (1 + self._rng.random())
         self.deadline = min(self.deadline, soon)
 
-    def give_way(self) -> None:
+    def yield_to_candidate(self) -> None:
         """Let a peer that was granted a pre-vote campaign first: postpone this node's own attempt by two
         heartbeats.
 
@@ -205,7 +205,7 @@ class Election:
         recent = sum(self._contacts[peer] > oldest for peer in self._others)
         return recent + self._counts >= self._majority
 
-    def forgive(self, gap_s: float) -> None:
+    def ignore_pause(self, gap_s: float) -> None:
         """Ignore the time for which this node itself was paused: move all contact times forward by
         ``gap_s``.
         """

@@ -64,7 +64,7 @@ from node.raft.ports import (
 )
 from node.raft.progress import Replicator
 from node.raft.pysyncobj_adapter import Library, verify
-from node.raft.terms import TermEvidence, spoken
+from node.raft.terms import TermEvidence, term_of
 from node.raft.voting import Voting
 from node.units import Index, Term
 
@@ -362,7 +362,7 @@ class Engine:
         """
         self._check_is_peer(peer)
         frame = frames.parse(message)
-        if not self._terms.believes(peer, spoken(frame)):
+        if not self._terms.accepts(peer, term_of(frame)):
             return
         match frame:
             case Append() as append:
@@ -442,7 +442,7 @@ class Engine:
         peers.
         """
         self._election.rearm()
-        self._election.forgive(gap_s)
+        self._election.ignore_pause(gap_s)
 
     @_stops_for_good
     def transfer_leadership(self, to: str | None = None) -> bool:
@@ -466,7 +466,7 @@ class Engine:
             and to in {None, name}
         ]
         ready.sort(key=self._election.contact_age)
-        if not ready or not self._library.hand_over(ready[0]):
+        if not ready or not self._library.transfer_to(ready[0]):
             return False
         self._transferred_to = (ready[0], self.term)
         return True
@@ -584,7 +584,7 @@ class Engine:
         self._library.beat_due = False
         if self._election.authorised or self._election.transfer:
             self._election.revoke()
-            self._library.no_transfer()
+            self._library.end_transfer()
         if not quorum:
             self._voting.cause = "no acks of a majority"
         self._remove_left()
@@ -594,7 +594,7 @@ class Engine:
         for name in self._replicator.gone(self.commit_index):
             self._election.forget(name)
             self._listener.member_left(name)
-        if self.role is Role.LEADER and self._reconfiguration.is_over(self.commit_index):
+        if self.role is Role.LEADER and self._reconfiguration.is_removed(self.commit_index):
             self.transfer_leadership()
             self._voting.cause = "this node was removed from the cluster"
             self._library.resign()

@@ -28,20 +28,20 @@ class Sweep:
     flush.
     """
 
-    __slots__ = ("_doomed", "_failed", "_kept", "finished")
+    __slots__ = ("_dropped", "_failed", "_kept", "finished")
 
     def __init__(
-        self, doomed: Sequence[Segment], kept: Sequence[Segment], *, failed: Callable[[DiskError], None]
+        self, dropped: Sequence[Segment], kept: Sequence[Segment], *, failed: Callable[[DiskError], None]
     ) -> None:
         """Create a sweep.
 
         Args:
-            doomed: the segments to delete, in this order: a crash must not leave a gap.
+            dropped: the segments to delete, in this order: a crash must not leave a gap.
             kept: the remaining segments, to be synced first if no flush has synced them. Only the last
                 existing one may be unsynced.
             failed: called with an error before it is raised.
         """
-        self._doomed = tuple(doomed)
+        self._dropped = tuple(dropped)
         self._kept = tuple(kept)
         self._failed = failed
         self.finished = False
@@ -56,7 +56,7 @@ class Sweep:
             newest = next((segment for segment in reversed(self._kept) if segment.exists), None)
             if newest is not None:
                 newest.file.sync()  # it may hold what a start without the old segments needs
-            for segment in self._doomed:
+            for segment in self._dropped:
                 segment.remove()
         except DiskError as error:
             self._failed(error)

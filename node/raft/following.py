@@ -54,7 +54,7 @@ class Follower:
         verdict = check_append(append, self._journal, self._library.commit)
         match verdict:
             case Refuse(refused=refused, next=following):
-                self._library.hear(peer, append.term)
+                self._library.leader_contacted(peer, append.term)
                 self._durable_outbox.send(peer, Refusal(append.term, refused, following))
             case Accept(match=match, prev=prev, entries=entries, commit=commit):
                 if not entries:  # nothing new: keep the library from deleting what follows
@@ -82,7 +82,7 @@ class Follower:
         """
         if self._is_stale(peer, alive.term):
             return
-        self._library.hear(peer, alive.term)
+        self._library.leader_contacted(peer, alive.term)
         # Every committed entry of this log is in the log of the present leader.
         self._durable_outbox.send(peer, Ack(alive.term, self._library.commit))
         self._leader_contacted(peer, alive.term, alive.commit, alive.heartbeat_payload)

@@ -21,11 +21,11 @@ import trio
 class Greeting:
     """One connection that has not completed its handshake."""
 
-    __slots__ = ("address", "has_spoken", "scope", "was_evicted")
+    __slots__ = ("address", "has_sent", "scope", "was_evicted")
 
     def __init__(self, address: str) -> None:
         self.address = address
-        self.has_spoken = False
+        self.has_sent = False
         """True if it has sent at least one byte."""
         self.was_evicted = False
         """True if it was closed in favour of a newer connection."""
@@ -70,7 +70,7 @@ class Greetings:
         it.
         """
         own = [greeting for greeting in self._present if greeting.address == address]
-        gone = next((greeting for greeting in own if not greeting.has_spoken), own[0])
+        gone = next((greeting for greeting in own if not greeting.has_sent), own[0])
         gone.was_evicted = True
         gone.scope.cancel()
         self._forget(gone)

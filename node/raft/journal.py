@@ -421,7 +421,7 @@ class Journal:
         self._state.start_over(value, position, membership)
         self._entry_cache.clear()
         self._limit_durable(0)
-        self._writer.doom_before(self._writer.segments[-1].number)
+        self._writer.drop_segments_before(self._writer.segments[-1].number)
 
     def drop_before(self, index: int) -> None:
         """Drop the segments that hold only entries before ``index``; at least two entries stay.
@@ -440,7 +440,7 @@ class Journal:
         number = self._places.segment(state.position(keep))
         state.drop_positions_below(self._places.position(number))
         self._entry_cache.discard_before(state.first)
-        self._writer.doom_before(number)
+        self._writer.drop_segments_before(number)
 
     def _limit_durable(self, index: int) -> None:
         # Later entries were replaced: neither the durable index nor the running flush says anything about the

@@ -351,7 +351,7 @@ class Library(SyncObj):  # type: ignore[misc]  # the library is untyped
     def disconnect(self, peer: str) -> None:
         self._SyncObj__onNodeDisconnected(self._member(peer))
 
-    def hear(self, peer: str, term: int) -> None:
+    def leader_contacted(self, peer: str, term: int) -> None:
         """Register that ``peer`` leads ``term``, without changing the log."""
         self._receive(peer, {"type": "append_entries", "term": term, "commit_index": 0, "serialized": None})
 
@@ -398,13 +398,13 @@ class Library(SyncObj):  # type: ignore[misc]  # the library is untyped
         """Handle the leader's request to campaign: the library authorises the timer."""
         self._receive(peer, {"type": "timeout_now", "term": term})
 
-    def hand_over(self, peer: str) -> bool:
+    def transfer_to(self, peer: str) -> bool:
         """Ask ``peer`` to campaign; returns False unless it has the whole log."""
         results: list[object] = []
         self.transferLeadership(self._member(peer), lambda _, reason: results.append(reason))
         return results == [0]
 
-    def no_transfer(self) -> None:
+    def end_transfer(self) -> None:
         """End a leadership transfer that led to no campaign: frames of the leader are accepted as before."""
         self._SyncObj__transferInProgress = False
 

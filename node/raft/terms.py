@@ -36,7 +36,7 @@ REPEAT_S: Final = 60.0
 """Interval at which an ignored term of one peer is logged."""
 
 
-def spoken(frame: Frame) -> int:
+def term_of(frame: Frame) -> int:
     """Return the term that the sender of ``frame`` is in."""
     match frame:
         case PreVoteRequest(term=wanted):
@@ -83,14 +83,14 @@ class TermEvidence:
         """Forget a connection and the term shown on it."""
         self._shown.pop(peer, None)
 
-    def believes(self, peer: str, term: int) -> bool:
+    def accepts(self, peer: str, term: int) -> bool:
         """Record the term of a frame; return whether the frame may be processed."""
         if term > self._shown.get(peer, 0):
             self._shown[peer] = term
         own = self._own()
         if term <= own + LEAP_MAX or term <= self._reached_by_majority(own) + LEAP_MAX:
             return True
-        self._complain(peer, term, own)
+        self._log_ignored(peer, term, own)
         return False
 
     def _reached_by_majority(self, own: int) -> int:
@@ -104,7 +104,7 @@ class TermEvidence:
         )
         return terms[len(terms) // 2] if terms else 0
 
-    def _complain(self, peer: str, term: int, own: int) -> None:
+    def _log_ignored(self, peer: str, term: int, own: int) -> None:
         now = self._clock()
         if now - self._logged_at.get(peer, -REPEAT_S) < REPEAT_S:
             return

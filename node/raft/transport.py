@@ -85,7 +85,7 @@ _KINDS: Final = {
     IdentityError: (logging.WARNING, "refused peer connection from %s dropped: %s"),
 }
 _BROKEN: Final = (logging.WARNING, "peer connection from %s dropped: %s")
-"""How a connection that failed before it became a link is logged. Each kind and each host has its own log
+"""How an accepted connection that failed before it became a link is logged. Each kind and each host has its own log
 limit, so that the attempts of an unknown process hide neither the refusal of a node nor another unknown
 process."""
 
@@ -414,7 +414,7 @@ class Transport:
         with self._greetings.admitted(host_of(stream)) as greeting:
             with trio.move_on_after(self._limits.handshake_s):
                 await trio.lowlevel.wait_readable(stream.socket)
-                greeting.has_spoken = True
+                greeting.has_sent = True
                 secured, certificate = await self._secured(stream, server_side=True)
                 more: dict[str, Any] = {}
                 try:
@@ -434,7 +434,7 @@ class Transport:
                     raise
         if greeting.was_evicted:
             raise NoHelloError("closed to accept newer connections: too many are waiting for their handshake")
-        silent = LostError if greeting.has_spoken else NoHelloError
+        silent = LostError if greeting.has_sent else NoHelloError
         raise silent(f"no hello within {self._limits.handshake_s} s")
 
     async def _answer_snapshot(self, channel: SnapshotChannel, answer: bytes) -> None:

@@ -10,7 +10,8 @@ the peers' frames, and enforces the rules of an election:
 - A learner does not ask, and is not counted. A vote request is answered by comparing the logs, whether the
   candidate is a member or not: a node that is behind may not have the present membership, which may include
   itself.
-- Of two nodes that ask at the same moment, only the one with the better log gets the other's pre-vote.
+- Of two nodes that ask at the same moment, only the one with the better log (or the greater name) gets the
+  other's pre-vote.
 """
 
 from __future__ import annotations
@@ -161,7 +162,7 @@ class Voting:
         if granted and self._election.asks(request.term):
             granted = (theirs, peer) > (ours, self._name)
         if granted:
-            self._election.give_way()
+            self._election.yield_to_candidate()
         self._send_durably(peer, PreVote(request.term, granted, self._term))
 
     def _on_pre_vote(self, peer: str, answer: PreVote) -> bool:

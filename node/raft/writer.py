@@ -21,7 +21,7 @@ from node.raft.records import RECORD_BYTES, Header, Kind
 from node.raft.segments import Segment
 
 _ENTRIES = frozenset({Kind.ENTRY, Kind.ENCRYPTED})
-_DOOMED_MAX = 4
+_DROPPED_MAX = 4
 """At most this many dropped segments wait for a sweep; beyond that a flush deletes them."""
 
 
@@ -68,8 +68,8 @@ class Writer:
         self._parts = [Part(self._tail, end)]
         self._flush_first = next_seq  # the first record of the flush now being filled
         self._running: Flush | None = None
-        self._doomed: list[Segment] = []  # to be deleted, oldest first
-        self._doomed_at = 0  # once this record is durable
+        self._dropped: list[Segment] = []  # to be deleted, oldest first
+        self._dropped_at = 0  # once this record is durable
         self._sweeping: Sweep | None = None
         self._failure: DiskError | None = None
 
@@ -78,7 +78,7 @@ class Writer:
         running.
         """
         assert self._running is None or not self._running.running
-        for segment in (*self.segments, *self._doomed):
+        for segment in (*self.segments, *self._dropped):
             segment.close()
 
     def check(self) -> None:
@@ -153,7 +153,7 @@ class Writer:
         relaxed, self._must_sync = self._relaxed and not self._must_sync, False
         self._running = flush = Flush(
             parts,
-            self._sweep() if len(self._doomed) > _DOOMED_MAX else None,
+            self._sweep() if len(self._dropped) > _DROPPED_MAX else None,
             seq=self.written,
             last_index=last_index,
             relaxed=relaxed,
@@ -177,11 +177,11 @@ class Writer:
 
     # --- deleting ---------------------------------------------------------------------------------
 
-    def doom_before(self, number: int) -> None:
+    def drop_segments_before(self, number: int) -> None:
         """Drop the segments before number ``number``, once everything written so far is durable."""
-        self._doomed_at = self.written
+        self._dropped_at = self.written
         count = number - self.segments[0].number
-        self._doomed += self.segments[:count]
+        self._dropped += self.segments[:count]
         del self.segments[:count]
 
     def begin_sweep(self) -> Sweep | None:
@@ -192,14 +192,14 @@ class Writer:
             DiskError: a disk operation failed earlier.
         """
         self.check()
-        return self._sweep() if self._doomed and self._doomed_at <= self.durable else None
+        return self._sweep() if self._dropped and self._dropped_at <= self.durable else None
 
     def _sweep(self) -> Sweep | None:
         if self._sweeping is not None and not self._sweeping.finished:
             return None
         kept = self.segments if self._relaxed else ()
-        self._sweeping = Sweep(self._doomed, kept, failed=self._stop)
-        self._doomed = []
+        self._sweeping = Sweep(self._dropped, kept, failed=self._stop)
+        self._dropped = []
         return self._sweeping
 
     def _stop(self, error: DiskError) -> None:

@@ -26,7 +26,7 @@ class Parts:
         """See `progress.Replicator`."""
 
     def set_voters(self, voters: Any, *, counts: bool) -> None:
-        """See `compat.Library`, and `election.Election`."""
+        """See `pysyncobj_adapter.Library` and `election.Election`."""
         if isinstance(voters, Mapping) and all(type(value) is int for value in voters.values()):
             self.matches, self.counts = dict(voters), counts
 
@@ -59,10 +59,10 @@ def test_a_leader_that_was_removed_goes_when_its_removal_is_committed(commit: in
     """It does not wait for the entry after that: there may never be one."""
     parts = Parts(b=SimpleNamespace(match=9, counts=True), c=SimpleNamespace(match=9, counts=True))
     left = reconfiguration(parts, (9, Membership.initial_voters("abc").without("a")))
-    assert left.is_over(commit) is over
+    assert left.is_removed(commit) is over
     assert not parts.counts
 
 
 def test_a_leader_that_is_a_voter_does_not_go() -> None:
     parts = Parts(b=SimpleNamespace(match=9, counts=True), c=SimpleNamespace(match=9, counts=True))
-    assert not reconfiguration(parts).is_over(99)
+    assert not reconfiguration(parts).is_removed(99)

@@ -124,7 +124,7 @@ def test_own_standstill_counts_against_nobody() -> None:
     election.leading()
     clock.now += 9.0
     assert not election.has_quorum()
-    election.forgive(9.0)
+    election.ignore_pause(9.0)
     assert election.has_quorum()
 
 
@@ -147,11 +147,11 @@ def test_giving_way_is_short_and_ends_the_own_round() -> None:
     election, clock = _election()
     election.deadline = clock.now
     election.ask(7)
-    election.give_way()
+    election.yield_to_candidate()
     assert 0.09 < election.deadline - clock.now < 0.11
     assert not election.pre_voted("b", 7)
     election.deadline = clock.now + 5
-    election.give_way()
+    election.yield_to_candidate()
     assert election.deadline == clock.now + 5
 
 

@@ -107,7 +107,7 @@ def test_ps_25_leader_of_the_past_is_told_and_steps_down(group) -> None:
     table = group("abc")
     old = table.elect("a")
     table.isolate("a")
-    old.engine._election.forgive(10.0)
+    old.engine._election.ignore_pause(10.0)
     table.now += 0.31
     table["c"].engine._election.rearm()
     table["b"].engine._election.deadline = table.now

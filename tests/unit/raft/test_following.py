@@ -23,7 +23,9 @@ def test_a_follower_without_a_place_in_its_leaders_log_acknowledges_what_is_comm
     )
     follower = Follower(
         name="n2",
-        library=SimpleNamespace(current_term=3, leader="n1", commit=5, hear=lambda peer, term: None),
+        library=SimpleNamespace(
+            current_term=3, leader="n1", commit=5, leader_contacted=lambda peer, term: None
+        ),
         journal=SimpleNamespace(last_index=9),
         election=nothing,
         voting=nothing,

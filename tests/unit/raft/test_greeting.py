@@ -19,10 +19,10 @@ async def test_oldest_silent_one_of_the_same_address_goes() -> None:
     greetings = Greetings(10, 3)
     with ExitStack() as stack:
         own = admit(stack, greetings, "a", "a", "a", "b")
-        own[0].has_spoken = True
+        own[0].has_sent = True
         admit(stack, greetings, "a")
         assert evicted(own) == [1]
-        own[2].has_spoken = True
+        own[2].has_sent = True
         admit(stack, greetings, "a", "a")
         assert evicted(own) == [1]
         assert len(greetings) == 4
@@ -34,7 +34,7 @@ async def test_one_that_speaks_goes_if_all_do() -> None:
     with ExitStack() as stack:
         own = admit(stack, greetings, "a", "a")
         for greeting in own:
-            greeting.has_spoken = True
+            greeting.has_sent = True
         admit(stack, greetings, "a")
         assert evicted(own) == [0]
 

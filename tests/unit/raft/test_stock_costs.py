@@ -186,7 +186,9 @@ def test_ps_45_any_peer_puts_any_command_into_the_log(stock) -> None:
 
 def test_ps_46_password_is_all_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
     """All nodes share one key with the same salt: it does not identify the sender."""
-    monkeypatch.delitem(sys.modules, "pysyncobj.encryptor")  # `compat` puts nothing in its place
+    monkeypatch.delitem(
+        sys.modules, "pysyncobj.encryptor"
+    )  # `pysyncobj_adapter` replaces it by an empty module
     getEncryptor = importlib.import_module("pysyncobj.encryptor").getEncryptor  # noqa: N806
     assert getEncryptor("shared").decrypt(getEncryptor("shared").encrypt(b"I am b")) == b"I am b"
 

@@ -19,7 +19,7 @@ from node.raft.frames import (
     VoteRequest,
 )
 from node.raft.ports import Role
-from node.raft.terms import LEAP_MAX, spoken
+from node.raft.terms import LEAP_MAX, term_of
 
 FAR = (1 << 63) - 1
 END = (1 << 64) - 1
@@ -39,7 +39,7 @@ POISON = [
 ]
 
 
-@pytest.mark.parametrize("frame", POISON, ids=lambda frame: f"{type(frame).__name__}-{spoken(frame)}")
+@pytest.mark.parametrize("frame", POISON, ids=lambda frame: f"{type(frame).__name__}-{term_of(frame)}")
 def test_one_frame_of_a_far_term_neither_deposes_a_leader_nor_ends_elections(group, frame) -> None:
     table = group("abc")
     leader = table.elect("a")
