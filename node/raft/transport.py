@@ -85,9 +85,9 @@ _KINDS: Final = {
     IdentityError: (logging.WARNING, "refused peer connection from %s dropped: %s"),
 }
 _BROKEN: Final = (logging.WARNING, "peer connection from %s dropped: %s")
-"""How an accepted connection that failed before it became a link is logged. Each kind and each host has its own log
-limit, so that the attempts of an unknown process hide neither the refusal of a node nor another unknown
-process."""
+"""How an accepted connection that failed before it became a link is logged. Each kind and each host has
+its own log limit, so that the attempts of an unknown process hide neither the refusal of a node nor another
+unknown process."""
 
 
 @dataclass(frozen=True, slots=True)
