@@ -68,8 +68,8 @@ class Leaderless:
                 self._end()
             if alone and now_s >= self._next_s:
                 await self._send_away()
-            if self._node.agreement.waits and self._node.replica.takes_requests:
-                self._node.agreement.repeat()
+            if self._node.settings_sync.waits and self._node.replica.takes_requests:
+                self._node.settings_sync.repeat()
             await trio.sleep(LOOK_S)
 
     def _begin(self, now_s: float) -> None:

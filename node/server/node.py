@@ -64,7 +64,7 @@ from node.server.replica import Replica
 from node.server.routes.offered_services import is_offered
 from node.server.routes.remote_routes import BOOTSTRAPPED, STARTED, cluster_of
 from node.server.routing import Routing
-from node.server.settings_sync import Agreement
+from node.server.settings_sync import SettingsSync
 from node.server.shutdown import Shutdown
 from node.server.streaming import Subjects
 from node.server.system import System, boot_time_ns
@@ -239,7 +239,7 @@ class Node:
         )
         node_identity.refuse_removed(self.engine, name, since)
         self.replica.attach(self.engine)
-        self.agreement = Agreement(
+        self.settings_sync = SettingsSync(
             lambda: self.replica.state, lambda: self.config, self.replica.origin, proposes=launch.proposes
         )
         self._serve_operators()
@@ -668,7 +668,7 @@ class Node:
 
     async def _configure(self) -> None:
         await self.until(lambda: self.replica.caught_up)
-        self.agreement.begin()
+        self.settings_sync.begin()
 
     async def _serve_http(self) -> None:
         if self.addresses.http is None:

@@ -61,9 +61,9 @@ async def reload(node: Node) -> None:
         clients=replace(old.clients, **{name: getattr(config.clients, name) for name in _CREDENTIALS}),
         logging=replace(old.logging, level=config.logging.level),
     )
-    changed = node.agreement.different()
+    changed = node.settings_sync.different()
     if changed:
-        node.agreement.propose(only_if_unset=False)
+        node.settings_sync.propose(only_if_unset=False)
         log.info("SIGHUP: proposed to the cluster: %s", ", ".join(changed))
     waiting = restart_needed(node.config, config)
     if waiting:

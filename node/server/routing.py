@@ -585,7 +585,7 @@ class Routing:
         self.routes_made += 1
         self.spent += ROUTE_COST + (len(subject) >> 4)
         services = self._services.find(subject)
-        plain = [found for found in self._clients.find(subject) if found.may_hear(subject)]
+        plain = [found for found in self._clients.find(subject) if found.may_receive(subject)]
         groups = self._groups.find(subject)
         remotes = [remote for remote in self._remotes.find(subject) if remote.is_up]
         gateways = () if services else self.remote_routes.serving(subject)
@@ -630,13 +630,13 @@ class Routing:
 
     def where_any(self, subject: bytes) -> tuple[str, int] | None:
         """Return the same, including patterns: prefers an exact subscription, then the newest."""
-        best = max(self._hearing(self._cached_route(subject), subject), default=None)
+        best = max(self._receiving(self._cached_route(subject), subject), default=None)
         return None if best is None else (best[2], best[1])
 
     def receives(self, subject: bytes, where: tuple[str, int]) -> bool:
         """Return True if that connection has a subscription that matches ``subject``, exactly or not."""
         route = self._cached_route(subject)
-        return any((node, epoch) == where for _, epoch, node in self._hearing(route, subject))
+        return any((node, epoch) == where for _, epoch, node in self._receiving(route, subject))
 
     def reachable_by_owner(self, inbox: bytes) -> bool:
         """Return True if some client in the cluster subscribes to ``inbox`` in the way its owner does."""
@@ -646,7 +646,7 @@ class Routing:
             remote.is_up and owners_pattern(remote.subject, inbox) for remote in remotes
         )
 
-    def _hearing(self, route: Route, subject: bytes) -> Iterator[tuple[bool, int, str]]:
+    def _receiving(self, route: Route, subject: bytes) -> Iterator[tuple[bool, int, str]]:
         for subscription in route.receivers:
             epoch = subscription.connection.epoch
             if epoch not in self._stuck:

@@ -28,7 +28,7 @@ class Origin(Protocol):
     def flush(self) -> None: ...
 
 
-class Agreement:
+class SettingsSync:
     """Proposes this node's settings to the cluster, and reports differences.
 
     Args:

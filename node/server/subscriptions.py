@@ -86,7 +86,7 @@ class LocalSubscription:
     def key(self) -> Key:
         return self.subject, self.queue
 
-    def may_hear(self, subject: bytes) -> bool:
+    def may_receive(self, subject: bytes) -> bool:
         return not (self.denied and any(matches(pattern, subject) for pattern in self.denied))
 
     def deliver(self, subject: bytes, payload: bytes) -> None:
@@ -148,7 +148,7 @@ class QueueGroup:
     def first(self, subject: bytes) -> LocalSubscription | None:
         """Return a member on this node that may receive ``subject``, regardless of turns."""
         members = (member for member in self.members if not member.connection.has_left)
-        return next((member for member in members if member.may_hear(subject)), None)
+        return next((member for member in members if member.may_receive(subject)), None)
 
     def next_member(self, subject: bytes, source: Receiver | None, echo: bool) -> LocalSubscription | None:
         """Return the next member on this node that may receive the message.
@@ -163,7 +163,7 @@ class QueueGroup:
             member = members[self.turn % len(members)]
             if member.connection.has_left:
                 self.leave(member)
-            elif (echo or member.connection is not source) and member.may_hear(subject):
+            elif (echo or member.connection is not source) and member.may_receive(subject):
                 return member
         return None
 

@@ -43,7 +43,7 @@ class FakeNode:
         self.context = SimpleNamespace(authenticator=authenticator(old.clients))
         self.clients = SimpleNamespace(connections={})
         self._agreed = (old.limits, old.streaming)
-        self.agreement = SimpleNamespace(different=self.different, propose=self.propose)
+        self.settings_sync = SimpleNamespace(different=self.different, propose=self.propose)
 
     def connect(self, name: str) -> Connection:
         connection = Connection(Identity(name))

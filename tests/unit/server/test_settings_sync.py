@@ -13,7 +13,7 @@ from node.core.commands import Configure
 from node.core.effects import OK, Outcome, Refused
 from node.core.settings import Settings
 from node.core.state import State
-from node.server.settings_sync import Agreement
+from node.server.settings_sync import SettingsSync
 
 MINE = Config(limits=Limits(max_msgs=7))
 
@@ -31,22 +31,22 @@ class Origin:
         pass
 
 
-def agreement(origin: Origin, agreed: Config | None, **options: Any) -> Agreement:
+def settings_sync(origin: Origin, agreed: Config | None, **options: Any) -> SettingsSync:
     state = State()
     if agreed is not None:
         state.settings = Settings.of(settings(agreed))
-    return Agreement(lambda: state, lambda: MINE, origin, **{"proposes": False, **options})
+    return SettingsSync(lambda: state, lambda: MINE, origin, **{"proposes": False, **options})
 
 
 def test_a_cluster_without_settings_gets_those_of_the_file() -> None:
     origin = Origin()
-    agreement(origin, None).begin()
+    settings_sync(origin, None).begin()
     assert origin.proposed == [(7, True)]
 
 
 def test_a_file_that_differs_is_a_warning(caplog: pytest.LogCaptureFixture) -> None:
     origin = Origin()
-    here = agreement(origin, Config(limits=Limits(max_msgs=8)))
+    here = settings_sync(origin, Config(limits=Limits(max_msgs=8)))
     here.begin()
     assert here.different() == ["max_msgs"]
     assert not origin.proposed
@@ -55,17 +55,17 @@ def test_a_file_that_differs_is_a_warning(caplog: pytest.LogCaptureFixture) -> N
 
 def test_a_file_with_the_same_settings_logs_nothing(caplog: pytest.LogCaptureFixture) -> None:
     origin = Origin()
-    agreement(origin, MINE, proposes=True).begin()
+    settings_sync(origin, MINE, proposes=True).begin()
     assert not origin.proposed
     assert not caplog.records
 
 
 def test_a_node_that_proposes_does_so_at_its_start() -> None:
     origin = Origin()
-    agreement(origin, Config(), proposes=True).begin()
+    settings_sync(origin, Config(), proposes=True).begin()
     assert origin.proposed == [(7, False)]
 
 
 def test_a_refusal_is_logged(caplog: pytest.LogCaptureFixture) -> None:
-    agreement(Origin(Refused("no sense")), MINE).propose(only_if_unset=False)
+    settings_sync(Origin(Refused("no sense")), MINE).propose(only_if_unset=False)
     assert "refused this node's settings: no sense" in caplog.text
