@@ -48,7 +48,7 @@ ITEM_BYTES_MAX = 128 * 1024
 PARTS_MAX = 4
 """Maximum parts sent to one node in one step."""
 
-ROOM_S = 0.02
+CAPACITY_POLL_S = 0.02
 """Interval at which a link without capacity is checked again."""
 
 Key: TypeAlias = tuple[bytes, bytes]

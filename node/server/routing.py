@@ -46,7 +46,7 @@ from node.errors import RemoteProtocolError
 from node.protocol.peer import shown
 from node.protocol.subjects import Interest, literal, matches, valid_subject
 from node.server.administration import requests as administration
-from node.server.interest import ROOM_S, Exchange, InterestChange, Key, Remote
+from node.server.interest import CAPACITY_POLL_S, Exchange, InterestChange, Key, Remote
 from node.server.interest_rate import InterestRate
 from node.server.moving import owners_pattern
 from node.server.route_cache import RouteCache
@@ -309,7 +309,7 @@ class Routing:
         if self._exchange.work() or self._jobs:
             return 0.0
         if self._exchange.works:
-            pause_s = ROOM_S if pause_s is None else min(pause_s, ROOM_S)
+            pause_s = CAPACITY_POLL_S if pause_s is None else min(pause_s, CAPACITY_POLL_S)
         return pause_s
 
     def _work_off_leaving(self) -> float | None:
