@@ -1,25 +1,25 @@
 """Stanchion: a Raft-replicated cluster node that speaks the NATS Streaming protocol.
 
-One screen of the architecture; docs/architecture.md says what must hold::
+The architecture on one screen; docs/architecture.md has the details::
 
        clients: NATS + STAN                    peers: frames
               │                                      │
     ┌─ shell ─▼──────────────────────────────────────▼─────┐  trio, sockets, files,
-    │ protocol parses ─► streaming proposes ─► raft orders │  the clocks, randomness
+    │ protocol parses ─► streaming proposes ─► raft orders │  clocks, randomness
     │                                           │ Entry    │
     │ ┌─ core ──────────────────────────────────▼────────┐ │  no I/O, no await,
     │ │ apply(state, entry) ─► effects                   │ │  no clock, no randomness;
     │ │   log · limits · dispatch · deadlines            │ │  the same on every node
     │ └───────────┬──────────────────────────────────────┘ │
     │             ▼                                        │
-    │ perform, in order: deliver, reply; checkpoint behind │
+    │ execute effects in order: deliver, reply; checkpoint │
     └──────────────────────────────────────────────────────┘
 
-Everything that is decided is decided in ``core``, on every node alike; the leader only orders
-entries and notices that time has passed. Rooms, each with its own docstring: ``protocol`` (bytes to
-values), ``core`` (the replicated state machine), ``raft`` (consensus and journal), ``store`` (the
-applied state on disk), ``server`` (sockets, and how the parts meet), ``monitor``, ``config``,
-``client``, ``demo``, ``simulator``, ``cli``.
+All decisions are made in ``core``, in the same way on every node. The leader only orders entries and adds
+the time. Packages: ``protocol`` (bytes to values), ``core`` (the replicated state machine), ``raft``
+(consensus and journal), ``store`` (the applied state on disk), ``encryption`` (encryption at rest),
+``server`` (sockets, and the assembly of a node), ``monitor``, ``config``, ``client``, ``demo``,
+``simulator``, ``cli``.
 """
 
 from typing import TYPE_CHECKING
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 
 def __getattr__(name: str) -> str:
-    """``__version__`` is looked up when somebody asks: it takes a tenth of a node's start."""
+    """Look up ``__version__`` on first use, because that takes a tenth of a node's start time."""
     if name != "__version__":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from importlib.metadata import version

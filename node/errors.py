@@ -1,27 +1,27 @@
-"""Every error family of Stanchion.
+"""All error classes of Stanchion.
 
-Four families say whose fault it is and what happens now; anything else that escapes is a bug of
-ours and may stop the node. Translate at the boundary, once, with ``from``: an ``OSError`` in
-``store`` or ``raft``, a trio error in ``server``.
+Each class says which side is at fault and how to react. Any other exception is a bug and may stop the node.
+Translate errors at the boundary, once, with ``from``: an ``OSError`` in ``store`` or ``raft``, a trio error
+in ``server``.
 """
 
 from __future__ import annotations
 
 
 class NodeError(Exception):
-    """The root of all errors that this package raises on purpose."""
+    """The base class of all errors that this package raises on purpose."""
 
 
 class RemoteProtocolError(NodeError):
-    """A client or peer broke its protocol: tell it if we can, then drop it."""
+    """A client or peer broke its protocol: report it to the remote side if possible, then disconnect."""
 
 
 class RefusedError(NodeError):
-    """A well-formed request that we decline; ``str(error)`` is the text on the wire."""
+    """A well-formed request is refused; ``str(error)`` is the text on the wire."""
 
 
 class ConflictError(RefusedError):
-    """Refused because something of its kind is under way: ask again when that is done."""
+    """Refused because a similar operation is in progress: try again when it has finished."""
 
 
 class UnavailableError(NodeError):
@@ -29,15 +29,15 @@ class UnavailableError(NodeError):
 
 
 class CorruptionError(NodeError):
-    """Stored bytes fail their checksum or contradict each other: stop rather than guess."""
+    """Stored bytes fail their checksum or contradict each other: the node stops."""
 
 
 class DiskError(NodeError):
-    """The disk refused a write or a sync. It is never retried: the node stops at once."""
+    """A write or sync failed. It is never retried: the node stops at once."""
 
 
 class ConfigError(NodeError):
-    """A configuration that can't be used.
+    """An invalid configuration.
 
     Args:
         problems: every mistake found, one line each: file, line, column, what is wrong, what was expected.
@@ -49,4 +49,4 @@ class ConfigError(NodeError):
 
 
 class IdentityError(NodeError):
-    """A directory, certificate or peer that belongs to another node or another cluster."""
+    """A directory, certificate or peer belongs to another node or another cluster."""

@@ -1,13 +1,14 @@
-"""A logger for lines that others can cause: at most so many of a kind in a while.
+"""A logger with a rate limit, for lines that clients or peers can cause.
 
-A client or a stranger may repeat what draws a line a thousand times a second. The first lines of each kind
-are written, the others are counted, and the first line of the next while says how many were left out. A
-line's kind is its format string, so the number of kinds is bounded by the code, whatever the arguments are.
+A client or an unknown host may cause the same line a thousand times a second. The first lines of each kind
+in a period are written, and the others are counted. The first line of the next period reports how many were
+left out. The kind of a line is its format string, so the code bounds the number of kinds, whatever the
+arguments are.
 
-Lines of one kind that name their source, the address of a stranger for example, are limited for each source
-apart, so that one stranger who repeats himself does not hide another one. At most `SOURCES_MAX` sources of a
-kind are counted apart at a time; all further ones share the limit of the lines without a source. So a kind
-writes at most ``(SOURCES_MAX + 1) * LINES_MAX`` lines in each while, however many addresses there are.
+Lines that name their source, such as a remote address, are limited separately for each source, so that one
+busy source does not hide the others. At most `SOURCES_MAX` sources of a kind are counted separately at a
+time; all further ones share the limit of lines without a source. So a kind writes at most ``(SOURCES_MAX +
+1) * LINES_MAX`` lines in each period, however many addresses there are.
 """
 
 from __future__ import annotations
@@ -18,16 +19,16 @@ from collections.abc import Callable
 from typing import Final
 
 LINES_MAX: Final = 5
-"""Lines of one kind written in each `PER_S`."""
+"""Maximum number of lines of one kind in each `PER_S`."""
 
 PER_S: Final = 60.0
 
 SOURCES_MAX: Final = 16
-"""Sources of one kind of line that are counted apart at a time."""
+"""Maximum number of sources of one kind that are counted separately at a time."""
 
 
 class _Count:
-    """Lines of one kind and source: when the present while began, and how many lines came since."""
+    """Start of the current period, and number of lines since, for one kind and source."""
 
     __slots__ = ("began_s", "lines")
 
@@ -45,7 +46,7 @@ class _Kind:
         self.shared = _Count(now_s)
         self.sources: dict[str, _Count] = {}
         self.left_out = 0
-        """Lines of forgotten sources that were left out, and not reported yet."""
+        """Left-out lines that are not reported yet."""
 
     def count_of(self, source: str, now_s: float, per_s: float, lines_max: int) -> _Count:
         """Return the count that limits a line of ``source`` ("" for a line without one)."""
@@ -66,13 +67,13 @@ class _Kind:
 class LimitedLog:
     """Writes at most ``lines_max`` lines of each kind and source in ``per_s`` seconds.
 
-    Lines that are not written to the log at their level are not counted.
+    Lines below the logger's level are not counted.
 
     Args:
-        logger: where lines go.
-        lines_max: lines of one kind in a while.
-        per_s: how long a while is, from its first line on.
-        clock: seconds that only elapse.
+        logger: the logger that writes the lines.
+        lines_max: maximum number of lines of one kind and source in a period.
+        per_s: length of a period, from its first line on.
+        clock: monotonic seconds.
     """
 
     def __init__(
@@ -93,14 +94,14 @@ class LimitedLog:
         """Write ``text % args``, unless too many lines of this kind and source were written lately.
 
         Args:
-            level: of ``logging``.
-            text: a format string of the code, never anything from outside: it is the kind.
-            args: what it is filled with.
-            source: whose lines are limited apart from those of others: a host, without a port, which
-                changes with each connection. "" limits the line with all others of its kind that have none.
+            level: a level of ``logging``.
+            text: a constant format string, never external input: it identifies the kind.
+            args: the format arguments.
+            source: lines of this source are limited separately: a host without port, because each connection
+                has another port. "" shares one limit with all lines of its kind without a source.
 
         Returns:
-            Whether the line was written.
+            True if the line was written.
         """
         return self._write(level, text, args, source)
 

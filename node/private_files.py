@@ -1,7 +1,7 @@
-"""Small files with a secret in them, which only their owner may read.
+"""Small files with a secret that only their owner may read.
 
-Two processes that start at the same moment agree on one: a file is written under another name and linked to
-its own. What others may read, or somebody else owns, is refused rather than used.
+A file is written under a temporary name and then linked to its own, so two processes that start at the same
+moment use the same secret. A file that others can read, or that belongs to another user, is refused.
 
 Source: XDG Base Directory Specification.
 """
@@ -21,7 +21,7 @@ FILE_BYTES_MAX: Final = 4096
 
 
 def home() -> Path | None:
-    """The user's home directory; None where there is neither ``HOME`` nor an entry for the user."""
+    """Return the user's home directory; None if there is neither ``HOME`` nor an entry for the user."""
     try:
         return Path.home()
     except RuntimeError:
@@ -29,7 +29,7 @@ def home() -> Path | None:
 
 
 def state_paths(environment: Mapping[str, str], home: Path | None, name: str) -> list[Path]:
-    """Return where file ``name`` of this user lies: in the state directory, if there is one.
+    """Return the path of this user's file ``name`` in the state directory; no path if there is none.
 
     Args:
         environment: of this process.
@@ -47,16 +47,16 @@ def state_paths(environment: Mapping[str, str], home: Path | None, name: str) ->
 def obtain(
     paths: Iterable[Path], what: str, draw: Callable[[], str] = lambda: secrets.token_hex(32)
 ) -> tuple[Path, str]:
-    """Read the secret at the first of ``paths`` that is there or can be made; return the path and the secret.
+    """Read the secret in the first of ``paths`` that exists or can be created; return path and secret.
 
     Args:
-        paths: where it may be, the preferred place first.
-        what: how to call it in errors.
-        draw: makes a new one.
+        paths: possible paths, the preferred one first.
+        what: name of the secret in errors.
+        draw: creates a new secret.
 
     Raises:
-        ConfigError: one is readable by others or belongs to somebody else.
-        OSError: none can be read or made.
+        ConfigError: a file is readable by others or belongs to another user.
+        OSError: no file can be read or created.
     """
     problems = []
     for path in paths:
@@ -76,10 +76,10 @@ def read(path: Path, what: str) -> str:
 
     Args:
         path: the file.
-        what: how to call it in errors.
+        what: name of the secret in errors.
 
     Raises:
-        ConfigError: others can read it, or it belongs to somebody else.
+        ConfigError: others can read it, or it belongs to another user.
         OSError: it can't be read.
     """
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
@@ -98,10 +98,10 @@ def read(path: Path, what: str) -> str:
 
 
 def make(path: Path, text: str) -> None:
-    """Make the file, readable by its owner only, unless somebody else has done so meanwhile.
+    """Create the file, readable by its owner only, unless it exists meanwhile.
 
     Raises:
-        OSError: it can't be made.
+        OSError: it can't be created.
     """
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     draft = _draft(path, text)
@@ -114,10 +114,10 @@ def make(path: Path, text: str) -> None:
 
 
 def put(path: Path, text: str) -> None:
-    """Make the file, or put another in its place.
+    """Create or replace the file.
 
     Raises:
-        OSError: it can't be made.
+        OSError: it can't be created.
     """
     _draft(path, text).replace(path)
 

@@ -1,7 +1,7 @@
-"""Listening sockets. A wildcard address takes IPv4 and IPv6 alike, as it does in Go.
+"""Listening sockets. A wildcard address covers IPv4 and IPv6, as in Go.
 
-``localhost`` is ``::1`` first for many programs (Node.js from 17 on): a server that listens on ``0.0.0.0``
-alone refuses them. Standard library only: a command binds its port before it imports anything else.
+``localhost`` is ``::1`` first for many programs (Node.js since 17). A server that listens on ``0.0.0.0``
+only would refuse them. Standard library only: a command binds its port before it imports anything else.
 """
 
 from __future__ import annotations
@@ -14,17 +14,17 @@ WILDCARDS: Final = frozenset({"", "0.0.0.0", "::"})  # noqa: S104  # names for a
 
 _BACKLOG: Final = 4096
 _DRAWS_MAX: Final = 16
-"""How many ports may be drawn until one is free in both families."""
+"""Maximum number of attempts to find a port that is free in both families."""
 _NO_IPV6: Final = frozenset({errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL, errno.EPROTONOSUPPORT})
-"""A machine without IPv6 listens on IPv4 alone."""
+"""Errors on a machine without IPv6, which listens on IPv4 only."""
 
 
 def listen(host: str, port: int) -> list[socket.socket]:
-    """Sockets that listen on every address of ``host``.
+    """Return sockets that listen on every address of ``host``.
 
     Args:
         host: a name or an address. ``0.0.0.0``, ``::`` or empty: all addresses of both families.
-        port: of all of them; 0 draws one that is free in each family.
+        port: of all sockets; 0 chooses one that is free in each family.
 
     Raises:
         OSError: the name can't be resolved, or an address can't be bound.

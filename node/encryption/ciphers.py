@@ -1,4 +1,4 @@
-"""The two ciphers, the sizes of all that is made with them, and a key wrapped in another."""
+"""The two ciphers, their sizes, and wrapping a key in another key."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import secrets
 from typing import Final, Protocol
 
 FORMAT: Final = 1
-"""Of what is derived and written here."""
+"""Format version of derived keys and of the key file."""
 
 CIPHERS: Final = {"aes-256-gcm": 1, "chacha20-poly1305": 2}
 NAMES: Final = {code: name for name, code in CIPHERS.items()}
@@ -26,7 +26,7 @@ def aead(cipher: int, key: bytes) -> Aead:
 
 
 def wrap(key: bytes, secret: bytes, context: bytes) -> bytes:
-    """A key wraps a few times in its life, at starts and for new keys: random nonces are plenty."""
+    """Encrypt ``secret``. Random nonces are safe: a key wraps only at starts and for new keys."""
     nonce = secrets.token_bytes(NONCE_BYTES)
     return nonce + aead(CIPHERS["aes-256-gcm"], key).encrypt(nonce, secret, b"stanchion keys " + context)
 

@@ -1,6 +1,6 @@
-"""``encryption.json``: the master under each pass phrase, and the data keys under the master.
+"""The key file `ENCRYPTION_FILE`: the master under each pass phrase, and the data keys under the master.
 
-A file may come from another node, so nothing in it is trusted: neither sizes nor what a pass phrase costs.
+A file may come from another node, so nothing in it is trusted, neither sizes nor the cost of a pass phrase.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ from .ciphers import FORMAT, ID_BYTES, KEY_BYTES, unwrap, wrap
 ENCRYPTION_FILE: Final = "sealing.json"
 
 KEYS_MAX: Final = 500
-"""Data keys one directory may read: one for each change of the pass phrase, of every node there ever was."""
+"""Maximum data keys of a directory: one for each change of the pass phrase, of every node there ever was."""
 
 SLOTS_MAX = 16
 _N, _R, _P = 1 << 15, 8, 3
-"""scrypt: 32 MiB, three times, a quarter of a second: what OWASP asks for, in its form for little memory."""
+"""scrypt parameters: 32 MiB, three passes, 0.25 s; OWASP's recommendation for little memory."""
 _SCRYPT_BYTES_MAX = 1 << 28
 
 
 @dataclass(frozen=True, slots=True)
 class Slot:
-    """The master under one pass phrase."""
+    """The master, encrypted under one pass phrase."""
 
     n: int
     r: int
@@ -42,12 +42,12 @@ class Slot:
         return blank.holding(master, blank.stretch(phrase))
 
     def holding(self, master: bytes, key: bytes) -> Slot:
-        """The same for another master."""
+        """Return the slot with another master."""
         return replace(self, master=wrap(key, master, b"master"))
 
     def stretch(self, phrase: str) -> bytes:
-        """The key that the pass phrase is here. This is what takes its time."""
-        # hashlib's scrypt, for it lets other threads run meanwhile
+        """Derive the slot's key from the pass phrase, which takes a quarter of a second."""
+        # hashlib's scrypt, because it releases the interpreter lock
         return hashlib.scrypt(
             phrase.encode(),
             salt=self.salt,
@@ -61,7 +61,7 @@ class Slot:
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Opened:
-    """A slot, opened by a pass phrase."""
+    """A slot that a pass phrase has decrypted."""
 
     at: int
     slot: Slot
@@ -71,13 +71,13 @@ class Opened:
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """What ``encryption.json`` says."""
+    """The contents of the key file."""
 
     slots: tuple[Slot, ...]
     ids: tuple[bytes, ...]
-    """Of the data keys; the last one writes."""
+    """Ids of the data keys; the last one encrypts."""
     ring: bytes
-    """The data keys, one behind the other, under the master."""
+    """The data keys, concatenated and encrypted under the master."""
 
     @classmethod
     def make(cls, slots: Sequence[Slot], master: bytes, keys: Mapping[bytes, bytes]) -> Document:
@@ -85,7 +85,7 @@ class Document:
         return cls(tuple(slots), tuple(keys), ring)
 
     def opened_by(self, phrase: str, likely: int = 0) -> Opened | None:
-        """The slot that the pass phrase opens; slot ``likely`` is tried first."""
+        """Return the slot that the pass phrase decrypts, None if none; slot ``likely`` is tried first."""
         for at in sorted(range(len(self.slots)), key=lambda at: at != likely):
             slot = self.slots[at]
             key = slot.stretch(phrase)
@@ -95,10 +95,10 @@ class Document:
         return None
 
     def keys(self, master: bytes) -> dict[bytes, bytes]:
-        """The data keys by id.
+        """Return the data keys by id.
 
         Raises:
-            ValueError: master and ring don't fit.
+            ValueError: master and keys don't match.
         """
         ring = unwrap(master, self.ring, b"".join(self.ids))
         if ring is None or len(ring) != KEY_BYTES * len(self.ids):
@@ -127,10 +127,10 @@ class Document:
 
     @classmethod
     def decode(cls, data: bytes) -> Document:
-        """What the bytes of a file say.
+        """Decode the bytes of a key file.
 
         Raises:
-            ValueError: it is none, a damaged one, or one of a later format.
+            ValueError: it is not a key file, it is damaged, or it has a later format.
         """
         try:
             document = json.loads(data)

@@ -1,4 +1,4 @@
-"""The keys of one directory: opened with a pass phrase, renewed when that changes, joined by other nodes'."""
+"""The keys of one directory: opening them, renewing them for new pass phrases, adopting other nodes' keys."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ _SIZE_MAX = 1 << 16
 
 
 class Keyring:
-    """The keys of one directory, opened. Neither it nor its sealers show a secret in any text."""
+    """The opened keys of one directory. Neither it nor its ciphers show a secret in any text."""
 
     def __init__(
         self, path: Path, phrases: Sequence[str], cipher: str, document: Document, master: bytes
     ) -> None:
         self.path = path
         self.changed = False
-        """The pass phrases were changed with this start: copies made for others before are out of date."""
+        """The pass phrases changed with this start, so earlier exports of the keys are out of date."""
         self._phrases = tuple(phrases)
         self._cipher = cipher
         self._document = document
@@ -38,22 +38,21 @@ class Keyring:
 
     @classmethod
     def open(cls, directory: Path, phrases: Sequence[str], *, cipher: str, empty: bool) -> Keyring:
-        """Open the keys of a node's directory, or make them in a new one.
+        """Open the keys of a node's directory, or create them in a new one.
 
-        If the pass phrases aren't those of the last time, the file is written anew for exactly these,
-        and a new data key writes. Takes a quarter of a second for each pass phrase, twice that when one is
-        new.
+        If the pass phrases differ from those of the last start, the file is rewritten for exactly these,
+        with a new data key. Takes a quarter of a second for each pass phrase, twice that for a new one.
 
         Args:
-            directory: the node's own; nobody else uses it.
-            phrases: the current pass phrase, then those before that may still be needed.
-            cipher: ``aes-256-gcm`` or ``chacha20-poly1305``: what new values are sealed with.
+            directory: the node's own; no other process uses it.
+            phrases: the current pass phrase, then earlier ones that may still be needed.
+            cipher: ``aes-256-gcm`` or ``chacha20-poly1305``, for new values.
             empty: there is no data in the directory yet.
 
         Raises:
-            ConfigError: none of the pass phrases is the right one, or there is data that isn't sealed.
+            ConfigError: none of the pass phrases is correct, or there is data that is not encrypted.
             CorruptionError: the file is damaged.
-            DiskError: the disk refused.
+            DiskError: a disk operation failed.
         """
         phrases = list(dict.fromkeys(phrases))
         path = directory / ENCRYPTION_FILE
@@ -82,7 +81,7 @@ class Keyring:
             raise ConfigError(
                 [
                     f"{path}: the pass phrase of store.encryption is not the one that this directory is "
-                    "sealed with. If it was changed, name the one before in store.encryption.previous_keys."
+                    "encrypted with. If it was changed, add the old one to store.encryption.previous_keys."
                 ]
             )
         if [found and found.at for found in opened] == list(range(len(document.slots))):
@@ -115,32 +114,32 @@ class Keyring:
 
     @property
     def key_ids(self) -> list[str]:
-        """Of all data keys that are read; the last one writes."""
+        """Ids of all data keys that decrypt; the last one encrypts."""
         return [key_id.hex() for key_id in self._document.ids]
 
     def value_cipher(self, purpose: str) -> ValueCipher:
-        """A sealer in a session of its own; what was sealed for one purpose opens for no other."""
+        """Return a cipher with its own session. A value of one purpose cannot be decrypted for another."""
         return ValueCipher(self._keys, self._writing, self._cipher, purpose)
 
     def export(self) -> bytes:
-        """What a node with one of our pass phrases needs to read our store. Not secret."""
+        """Return what a node with a common pass phrase needs to read this node's store. Not secret."""
         return self._document.encode()
 
     def adopt(self, exported: bytes) -> None:
-        """Read from now on, and after a restart, what another node sealed. In a worker thread.
+        """Add the keys of another node, durably, to decrypt what it encrypted. In a worker thread.
 
         Args:
-            exported: what its `export` said.
+            exported: the other node's `export`.
 
         Raises:
-            RemoteProtocolError: it is none of ours: no pass phrase in common, or garbage.
-            DiskError: the disk refused.
+            RemoteProtocolError: there is no common pass phrase, or ``exported`` is invalid.
+            DiskError: a disk operation failed.
         """
         try:
             document = Document.decode(exported)
             opened = next(filter(None, map(document.opened_by, self._phrases)), None)
             if opened is None:
-                raise RemoteProtocolError("it is sealed with another pass phrase than this node's")
+                raise RemoteProtocolError("it is encrypted with another pass phrase than this node's")
             theirs = document.keys(opened.master)
         except ValueError as error:
             raise RemoteProtocolError(f"its keys can't be read: {error}") from error
@@ -153,14 +152,14 @@ class Keyring:
         keys = {**others, **new, self._writing: self._keys[self._writing]}
         self._document = document = Document.make(self._document.slots, self._master, keys)
         _write(self.path, document.encode())
-        self._keys.update(new)  # sealers look into it, in other threads too: it only ever grows
+        self._keys.update(new)  # ciphers in other threads read it: keys are only ever added
 
 
 def refuse_encrypted(directory: Path) -> None:
-    """For a node that doesn't encrypt.
+    """Check that the directory of a node without encryption is not encrypted.
 
     Raises:
-        ConfigError: its directory is sealed.
+        ConfigError: it is encrypted.
     """
     path = directory / ENCRYPTION_FILE
     if path.exists():
@@ -183,11 +182,11 @@ def _read(path: Path) -> bytes | None:
 
 
 def _write(path: Path, content: bytes) -> None:
-    """Replace the file, at once or not at all, durably."""
+    """Replace the file atomically and durably."""
     draft = path.with_name(path.name + ".tmp")
     try:
         with contextlib.suppress(FileNotFoundError):
-            draft.unlink()  # of a process that did not come to its end
+            draft.unlink()  # left by a process that crashed
         descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         with os.fdopen(descriptor, "wb") as file:
             file.write(content)

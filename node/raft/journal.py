@@ -57,7 +57,7 @@ class ValueCipher(Protocol):
 
     def encrypt(self, payload: bytes, context: bytes) -> bytes: ...
 
-    def open(self, encrypted: bytes, context: bytes) -> bytes:
+    def decrypt(self, encrypted: bytes, context: bytes) -> bytes:
         """Decrypt a payload; raises CorruptionError if it was not encrypted in this context."""
 
 
@@ -330,7 +330,7 @@ class Journal:
         if self._value_cipher is None or record.kind == Kind.MEMBERSHIP:
             return record.payload
         try:
-            return self._value_cipher.open(record.payload, _context(index, term))
+            return self._value_cipher.decrypt(record.payload, _context(index, term))
         except CorruptionError as error:
             raise segment.damage(
                 f"the entry can't be decrypted: {error}", offset=offset, index=index

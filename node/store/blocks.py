@@ -114,7 +114,9 @@ def decode(block_key: bytes, value: memoryview | bytes, value_cipher: ValueCiphe
             pass
         case 2 if value_cipher is not None:
             try:
-                contents = value_cipher.open(contents, _context(block_key, bytes(value[_CRC.size : _PREFIX])))
+                contents = value_cipher.decrypt(
+                    contents, _context(block_key, bytes(value[_CRC.size : _PREFIX]))
+                )
             except CorruptionError as error:
                 raise CorruptionError(f"messages of channel {channel} from {first} on: {error}") from error
         case 1 | 2:

@@ -72,6 +72,6 @@ class Values:
         if self.value_cipher is None:
             return value
         try:
-            return self.value_cipher.open(value, database + b"/" + key)
+            return self.value_cipher.decrypt(value, database + b"/" + key)
         except CorruptionError as error:
             raise CorruptionError(f"{self.path}: the record {key!r}: {error}. {ADVICE}") from error

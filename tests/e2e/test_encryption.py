@@ -109,7 +109,7 @@ def test_a_disk_tells_nothing_and_opens_with_its_key_only(make_cluster: MakeClus
     before = shutil.copytree(cluster.data("n1"), cluster.folder / "before")
 
     give(cluster, "key", "a guess")
-    assert "not the one that this directory is sealed with" in refused(cluster, "n1")
+    assert "not the one that this directory is encrypted with" in refused(cluster, "n1")
     document = json.loads(cluster.config.read_text())
     encryption = document["store"].pop("encryption")
     cluster.config.write_text(json.dumps(document))
@@ -167,4 +167,4 @@ def test_a_snapshot_and_a_changed_pass_phrase(make_cluster: MakeCluster) -> None
         cluster.kill(name)
     check_disks(cluster, "the first phrase", "the second phrase")
     configure(cluster, key_file="key")
-    assert "not the one that this directory is sealed with" in refused(cluster, away)
+    assert "not the one that this directory is encrypted with" in refused(cluster, away)

@@ -43,7 +43,7 @@ class Masked:
     def encrypt(self, payload: bytes, context: bytes) -> bytes:
         return context + bytes(byte ^ 0x55 for byte in payload)
 
-    def open(self, encrypted: bytes, context: bytes) -> bytes:
+    def decrypt(self, encrypted: bytes, context: bytes) -> bytes:
         assert encrypted.startswith(context), "encrypted in another context"
         return bytes(byte ^ 0x55 for byte in encrypted[len(context) :])
 

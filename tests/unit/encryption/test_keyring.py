@@ -35,18 +35,18 @@ def test_the_file_is_for_its_owner_and_holds_no_secret(tmp_path: Path, keyring: 
 
 def test_a_wrong_pass_phrase_is_refused_at_once(tmp_path: Path, keyring: Keyring) -> None:
     before = (tmp_path / ENCRYPTION_FILE).read_bytes()
-    with pytest.raises(ConfigError, match=r"not the one that this directory is sealed with.*previous_keys"):
+    with pytest.raises(ConfigError, match=r"not the one .* is encrypted with.*previous_keys"):
         opened(tmp_path, "another", "a third")
     assert (tmp_path / ENCRYPTION_FILE).read_bytes() == before
 
 
-def test_data_that_is_not_sealed_is_not_taken(tmp_path: Path) -> None:
+def test_data_that_is_not_encrypted_is_not_taken(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"can't be encrypted where it is.*from a copy"):
         opened(tmp_path)
     assert not list(tmp_path.iterdir())
 
 
-def test_a_sealed_directory_is_not_opened_without_a_key(tmp_path: Path) -> None:
+def test_an_encrypted_directory_is_not_opened_without_a_key(tmp_path: Path) -> None:
     refuse_encrypted(tmp_path)
     opened(tmp_path, empty=True)
     with pytest.raises(ConfigError, match=r"encrypted, but .* no store.encryption"):
@@ -89,7 +89,9 @@ def test_a_changed_pass_phrase(tmp_path: Path, keyring: Keyring) -> None:
         assert not again.changed
         value_cipher = again.value_cipher("store")
         stored.append(value_cipher.encrypt(b"%d" % number, b""))
-        assert [value_cipher.open(value, b"") for value in stored] == [b"%d" % n for n in range(number + 1)]
+        assert [value_cipher.decrypt(value, b"") for value in stored] == [
+            b"%d" % n for n in range(number + 1)
+        ]
     assert len({value[1:9] for value in stored}) == 3
     with pytest.raises(ConfigError, match="not the one"):
         opened(tmp_path, "pass")
@@ -101,7 +103,7 @@ def test_who_knew_the_old_pass_phrase_reads_nothing_new(tmp_path: Path, keyring:
     value = opened(tmp_path, "new", "pass").value_cipher("store").encrypt(b"value", b"")
     (tmp_path / ENCRYPTION_FILE).write_bytes(old)
     with pytest.raises(CorruptionError, match="doesn't have"):
-        opened(tmp_path).value_cipher("store").open(value, b"")
+        opened(tmp_path).value_cipher("store").decrypt(value, b"")
 
 
 def test_the_order_of_pass_phrases_and_one_given_twice(tmp_path: Path) -> None:
@@ -139,7 +141,7 @@ def test_another_nodes_values_open_once_its_keys_are_adopted(tmp_path: Path) -> 
     again = opened(tmp_path / "n1")
     assert not again.changed
     for value_cipher in (reader, ours.value_cipher("store"), again.value_cipher("store")):
-        assert value_cipher.open(value, b"place") == b"theirs"
+        assert value_cipher.decrypt(value, b"place") == b"theirs"
         assert value_cipher.encrypt(b"", b"")[1:9].hex() == before[-1]
     content = (tmp_path / "n1" / ENCRYPTION_FILE).read_bytes()
     ours.adopt(theirs.export())
@@ -152,7 +154,7 @@ def test_keys_travel_on(tmp_path: Path) -> None:
     value = one.value_cipher("store").encrypt(b"value", b"")
     two.adopt(one.export())
     three.adopt(two.export())
-    assert three.value_cipher("store").open(value, b"") == b"value"
+    assert three.value_cipher("store").decrypt(value, b"") == b"value"
 
 
 def test_while_the_pass_phrase_is_changed_node_by_node(tmp_path: Path) -> None:
@@ -175,7 +177,7 @@ def test_a_pass_phrase_is_changed_where_others_keys_are(tmp_path: Path) -> None:
     value = theirs.value_cipher("store").encrypt(b"theirs", b"")
     ours.adopt(theirs.export())
     changed = opened(tmp_path / "n1", "new", "pass")
-    assert changed.value_cipher("store").open(value, b"") == b"theirs"
+    assert changed.value_cipher("store").decrypt(value, b"") == b"theirs"
 
 
 def test_no_text_shows_a_secret(tmp_path: Path) -> None:
@@ -190,7 +192,7 @@ def test_no_text_shows_a_secret(tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as refused:
         opened(tmp_path, "the-wrong-phrase")
     with pytest.raises(CorruptionError) as damaged:
-        keyring.value_cipher("store").open(os.urandom(100), b"")
+        keyring.value_cipher("store").decrypt(os.urandom(100), b"")
     texts += [str(refused.value), repr(refused.value), str(damaged.value)]
     secrets = [keyring._master, *keyring._keys.values()]
     for text in texts:

@@ -450,7 +450,7 @@ class Xor:
     def encrypt(self, payload: bytes, context: bytes) -> bytes:
         return context + bytes(byte ^ 0x55 for byte in payload)
 
-    def open(self, encrypted: bytes, context: bytes) -> bytes:
+    def decrypt(self, encrypted: bytes, context: bytes) -> bytes:
         assert encrypted.startswith(context)
         return bytes(byte ^ 0x55 for byte in encrypted[len(context) :])
 
@@ -528,7 +528,7 @@ def test_an_entry_that_cannot_be_decrypted_is_damage(disk: SimulatedDisk) -> Non
     disk.kill()
 
     class Another(Xor):
-        def open(self, encrypted: bytes, context: bytes) -> bytes:
+        def decrypt(self, encrypted: bytes, context: bytes) -> bytes:
             raise CorruptionError("another key")
 
     journal = Journal.open(disk, segment_bytes=SMALL, cache_bytes=0, value_cipher=Another())

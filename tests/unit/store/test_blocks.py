@@ -50,7 +50,7 @@ def test_every_flipped_bit_is_found() -> None:
             blocks.decode(key, value[:size])
 
 
-def test_a_sealed_block_gives_back_its_messages(keyring: Callable[..., Keyring]) -> None:
+def test_an_encrypted_block_gives_back_its_messages(keyring: Callable[..., Keyring]) -> None:
     """And shows nothing of them."""
     value_cipher = keyring("n1").value_cipher("store")
     messages = [b"one and more", b"", b"three" * 1000]
@@ -61,7 +61,7 @@ def test_a_sealed_block_gives_back_its_messages(keyring: Callable[..., Keyring])
     assert blocks.decode(key, memoryview(stored), value_cipher).messages() == messages
 
 
-def test_a_sealed_block_is_bound_to_key_and_head(keyring: Callable[..., Keyring]) -> None:
+def test_an_encrypted_block_is_bound_to_key_and_head(keyring: Callable[..., Keyring]) -> None:
     """With its checksum made right, elsewhere or with another count it doesn't open."""
     value_cipher = keyring("n1").value_cipher("store")
     key, other = blocks.key(7, 41), blocks.key(7, 42)
@@ -72,7 +72,7 @@ def test_a_sealed_block_is_bound_to_key_and_head(keyring: Callable[..., Keyring]
             blocks.decode(block_key, value, value_cipher)
 
 
-def test_sealed_and_plain_blocks_are_not_mixed(keyring: Callable[..., Keyring]) -> None:
+def test_encrypted_and_plain_blocks_are_not_mixed(keyring: Callable[..., Keyring]) -> None:
     """A plain block could be anybody's; a sealed one is nothing without the key."""
     value_cipher = keyring("n1").value_cipher("store")
     key = blocks.key(1, 1)

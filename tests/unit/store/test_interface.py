@@ -34,7 +34,7 @@ class Disk:
         self.store.end_checkpoint(job)
 
 
-@pytest.fixture(params=["lmdb", "lmdb without cache", "lmdb sealed", "lmdb sealed without cache", "memory"])
+@pytest.fixture(params=["lmdb", "lmdb without cache", "encrypted", "encrypted without cache", "memory"])
 def disk(request: pytest.FixtureRequest, tmp_path: Path, keyring: Callable[..., Keyring]) -> Iterator[Disk]:
     if request.param == "memory":
         made = Disk(MemoryStore(), lambda store: store.after_crash())
@@ -42,7 +42,7 @@ def disk(request: pytest.FixtureRequest, tmp_path: Path, keyring: Callable[..., 
         cache_bytes = 0 if "without" in request.param else 1 << 20
 
         def opened() -> Store:
-            value_cipher = keyring("n1").value_cipher("store") if "sealed" in request.param else None
+            value_cipher = keyring("n1").value_cipher("store") if "encrypted" in request.param else None
             return Store.open(tmp_path / "store", cache_bytes=cache_bytes, value_cipher=value_cipher)
 
         def reopened(store: StoreInterface) -> Store:

@@ -87,7 +87,7 @@ def test_a_floor_inside_a_run_hides_its_beginning() -> None:
     assert messages.find(1, [3, 2, 1, 3]) == ([b"c", None, None, b"c"], [])
 
 
-def test_a_sealed_run_never_changes() -> None:
+def test_a_frozen_run_never_changes() -> None:
     """The worker reads it while the loop puts and drops."""
     messages = empty()
     messages.put(1, 1, [b"a"])

@@ -348,20 +348,20 @@ def test_what_is_no_store_is_not_installed(store: Store, tmp_path: Path, damage:
     assert not (tmp_path / "store").exists()
 
 
-# --- sealed ----------------------------------------------------------------------------------------
+# --- encrypted ----------------------------------------------------------------------------------------
 
 
-def sealed_store(path: Path, keyring: Keyring) -> Store:
+def encrypted_store(path: Path, keyring: Keyring) -> Store:
     store = Store.open(path, value_cipher=keyring.value_cipher("store"))
     store.put(1, 1, [b"the payload %d" % seq for seq in range(1, 2001)])
     run(store, 10)
     return store
 
 
-def test_a_sealed_snapshot_is_read_by_another_node(tmp_path: Path, keyring: Callable[..., Keyring]) -> None:
+def test_another_node_reads_an_encrypted_snapshot(tmp_path: Path, keyring: Callable[..., Keyring]) -> None:
     """Whose directory has other keys: those of the origin travel with it."""
     theirs, ours = keyring("n1"), keyring("n2")
-    origin = sealed_store(tmp_path / "origin", theirs)
+    origin = encrypted_store(tmp_path / "origin", theirs)
     made = produce(origin, tmp_path / "snapshots", context=theirs.export())
     expected = contents(origin)
     origin.close()
@@ -380,7 +380,7 @@ def test_a_sealed_snapshot_is_read_by_another_node(tmp_path: Path, keyring: Call
 def test_a_snapshot_without_its_keys_is_not_installed(
     tmp_path: Path, keyring: Callable[..., Keyring]
 ) -> None:
-    origin = sealed_store(tmp_path / "origin", keyring("n1"))
+    origin = encrypted_store(tmp_path / "origin", keyring("n1"))
     made = produce(origin, tmp_path / "snapshots")
     origin.close()
     for value_cipher in (None, keyring("n2").value_cipher("store")):

@@ -31,18 +31,18 @@ def test_values_are_read_back(keyring: Callable[..., Keyring], value: bytes) -> 
     assert Values(PATH, keyring("n1").value_cipher("store")).decode(b"state", b"key", stored) == value
 
 
-def test_a_sealed_value_stays_in_its_place(keyring: Callable[..., Keyring]) -> None:
+def test_an_encrypted_value_is_bound_to_its_place(keyring: Callable[..., Keyring]) -> None:
     """Even if whoever moves it makes its checksum right."""
     values = Values(PATH, keyring("n1").value_cipher("store"))
     stored = values.encode(b"state", b"key", b"value")
     moved = with_checksum(b"other", stored[:-4])
-    with pytest.raises(CorruptionError, match=r"b'other': it isn't what was sealed .*replace"):
+    with pytest.raises(CorruptionError, match=r"b'other': it isn't what was encrypted .*replace"):
         values.decode(b"state", b"other", moved)
     with pytest.raises(CorruptionError, match="for this place"):
         values.decode(b"floors", b"key", stored)
 
 
-def test_a_plain_value_is_refused_where_all_are_sealed(keyring: Callable[..., Keyring]) -> None:
+def test_a_plain_value_is_refused_where_all_are_encrypted(keyring: Callable[..., Keyring]) -> None:
     plain = Values(PATH).encode(b"state", b"key", b"value")
-    with pytest.raises(CorruptionError, match="not sealed"):
+    with pytest.raises(CorruptionError, match="not encrypted"):
         Values(PATH, keyring("n1").value_cipher("store")).decode(b"state", b"key", plain)
