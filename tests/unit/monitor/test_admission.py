@@ -49,7 +49,7 @@ def test_pages_go_before_probes_and_idle_ones_before_both(full: Port) -> None:
         assert full.closed == expected
 
 
-def test_who_has_just_come_has_time_to_ask(full: Port) -> None:
+def test_a_new_connection_has_time_to_send_its_request(full: Port) -> None:
     """Readers that don't read hold all places but one: it isn't the one that another takes."""
     for slot in full.slots:
         slot.begin(b"/connz")
@@ -74,7 +74,7 @@ def test_an_address_that_takes_all_it_can_get_leaves_places_to_others(full: Port
     assert full.closed == [0, 1, 2]
 
 
-def test_who_has_left_holds_no_place(full: Port) -> None:
+def test_a_closed_connection_holds_no_slot(full: Port) -> None:
     full.admission.leave(full.slots[3])
     full.admit()
     assert full.closed == []

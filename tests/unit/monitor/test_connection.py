@@ -110,7 +110,7 @@ async def test_no_other_protocol_is_spoken(more: bytes) -> None:
         b"GET /page HTTP/1.1\r\nHost: n1\r\nX: " + b"x" * HEAD_BYTES_MAX,
     ],
 )
-async def test_what_is_no_http_is_told_so(nonsense: bytes) -> None:
+async def test_bytes_that_are_not_http_get_an_error(nonsense: bytes) -> None:
     answer = await say(nonsense)
     assert answer.startswith((b"HTTP/1.1 4", b"HTTP/1.1 501"))
     assert answer.endswith(b"not HTTP as this server speaks it\n")
@@ -125,7 +125,7 @@ async def test_nonsense_behind_a_request_costs_the_connection() -> None:
     assert body.startswith(b"GET /page HTTP/1.1 400")
 
 
-async def test_who_says_nothing_is_let_go(mock_clock: trio.testing.MockClock) -> None:
+async def test_a_connection_without_request_is_closed(mock_clock: trio.testing.MockClock) -> None:
     """Or too little too slowly: a head has to be whole in time."""
     for said in (b"", b"GET /pa", GET):
         here, there = await pair()
@@ -136,7 +136,7 @@ async def test_who_says_nothing_is_let_go(mock_clock: trio.testing.MockClock) ->
             mock_clock.jump(READ_TIMEOUT_S)
 
 
-async def test_who_does_not_read_is_cut_off(mock_clock: trio.testing.MockClock) -> None:
+async def test_a_slow_reader_is_disconnected(mock_clock: trio.testing.MockClock) -> None:
     async def endless(scope: Any, receive: Any, send: Any) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": []})
         while True:

@@ -28,7 +28,7 @@ def test_a_token_is_compared_whole() -> None:
         b"n.local.",
     ],
 )
-def test_names_that_are_known(host: bytes) -> None:
+def test_allowed_host_names(host: bytes) -> None:
     assert Gate(names=["N1.example"]).refusal("/varz", {b"host": host}) is None
 
 
@@ -45,7 +45,7 @@ def test_a_star_is_every_name() -> None:
     assert Gate(names=["*"]).refusal("/varz", {b"host": b"any.example"}) is None
 
 
-def test_health_is_told_under_any_name_below_the_base_path() -> None:
+def test_health_is_served_under_any_name_below_the_base_path() -> None:
     gate = Gate(base_path="/nats/")
     assert gate.refusal("/nats/healthz", {b"host": b"balancer.example"}) is None
     assert gate.refusal("/healthz", {b"host": b"balancer.example"}) is not None

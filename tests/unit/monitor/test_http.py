@@ -99,13 +99,13 @@ async def test_health_is_a_status(serving: Serving, source: FakeSource) -> None:
         assert (await get(address, "/healthz"))[::2] == (503, '{"status":"error","error":"no leader"}')
 
 
-async def test_nobody_is_ft_active(serving: Serving) -> None:
+async def test_no_node_is_ft_active(serving: Serving) -> None:
     """MON-16."""
     async with serving() as address:
         assert (await get(address, "/streaming/isFTActive"))[::2] == (204, "")
 
 
-async def test_what_is_not_there_is_404(serving: Serving) -> None:
+async def test_an_unknown_item_is_404(serving: Serving) -> None:
     """MON-05."""
     async with serving() as address:
         assert (await get(address, "/nope")).status == 404
@@ -114,7 +114,7 @@ async def test_what_is_not_there_is_404(serving: Serving) -> None:
         assert answer.headers["content-type"].startswith("text/plain")
 
 
-async def test_what_cannot_be_read_is_400(serving: Serving) -> None:
+async def test_an_invalid_query_is_400(serving: Serving) -> None:
     async with serving() as address:
         assert (await get(address, "/connz?limit=x")).status == 400
         assert (await get(address, "/varz?callback=alert(1)//")).status == 400
@@ -190,7 +190,7 @@ async def test_cancelling_ends_idle_and_stalled_connections_at_once(
     stalled.close()
 
 
-async def test_idle_connections_shut_nobody_out(serving: Serving) -> None:
+async def test_idle_connections_do_not_keep_others_out(serving: Serving) -> None:
     """64 of them kept everybody else out. Now the one that has been idle for longest makes room."""
     async with serving() as address:
         streams = [await trio.open_tcp_stream(*address) for _ in range(CONNECTIONS_MAX + 1)]
@@ -227,7 +227,9 @@ async def test_a_token_may_come_under_any_name(serving: Serving) -> None:
         assert (await get(address, "/varz", host="any.example", token="hunter2")).status == 200
 
 
-async def test_long_pages_come_whole_in_chunks_to_many_readers(serving: Serving, source: FakeSource) -> None:
+async def test_long_pages_arrive_complete_in_chunks_for_many_readers(
+    serving: Serving, source: FakeSource
+) -> None:
     for number in range(500):
         source.subscription(source.channel(f"channel.{number:03}"), source.client(f"client.{number:03}"))
     answers: list[Answer] = []

@@ -35,7 +35,7 @@ async def test_a_step_of_many_parts_ends_when_its_time_is_over() -> None:
     assert await pacer.some(each) == ([8, 9], False)
 
 
-async def test_after_a_step_nobody_has_another_for_three_times_as_long(
+async def test_a_step_is_followed_by_a_pause_three_times_as_long(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     clock, began = Clock(), []
@@ -51,7 +51,7 @@ async def test_after_a_step_nobody_has_another_for_three_times_as_long(
     assert [each - began[0] for each in began] == pytest.approx([0, REST, 2 * REST])
 
 
-async def test_what_a_step_costs_elsewhere_is_rested_for_as_well(
+async def test_the_cost_of_a_step_elsewhere_lengthens_the_pause(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     pacer, began_s = Pacer(Clock()), trio.current_time()

@@ -60,7 +60,7 @@ def test_varz_has_the_types_that_tools_decode(source: FakeSource) -> None:
     }  # fmt: skip
 
 
-def test_a_connection_leaves_out_what_is_not_set(source: FakeSource) -> None:
+def test_a_connection_omits_unset_fields(source: FakeSource) -> None:
     source.opened = [connection(1)]
     (view,) = shown(source)["connections"]
     assert view == {
@@ -159,7 +159,7 @@ def test_subscriptions_of_a_connection_by_subject_or_in_detail(source: FakeSourc
         {"state": "ajar"},
     ],
 )
-def test_what_cannot_be_read_is_refused(source: FakeSource, query: dict[str, str]) -> None:
+def test_invalid_parameters_are_refused(source: FakeSource, query: dict[str, str]) -> None:
     """MON-12: a sort that isn't one."""
     with pytest.raises(BadQueryError):
         shown(source, **query)

@@ -43,6 +43,6 @@ def test_a_break_is_an_empty_piece() -> None:
     assert "" in list(pieces({"rows": Rows(iter([None]))}))
 
 
-def test_what_json_does_not_know_is_a_mistake() -> None:
+def test_a_value_without_json_form_is_an_error() -> None:
     with pytest.raises(ValueError, match="not JSON compliant"):
         list(pieces({"contact": float("inf")}))

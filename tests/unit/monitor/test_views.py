@@ -102,7 +102,7 @@ def test_a_page_has_a_bound(source: FakeSource) -> None:
 @pytest.mark.parametrize(
     "values", [{"limit": "0", "offset": "-1"}, {"limit": "-5"}, {"limit": "x", "offset": "y"}]
 )
-def test_what_a_page_cannot_use_has_its_default(source: FakeSource, values: dict[str, str]) -> None:
+def test_invalid_parameters_have_their_defaults(source: FakeSource, values: dict[str, str]) -> None:
     """MON-09."""
     view = shown(clientsz(source, Query(values)))
     assert (view["limit"], view["offset"]) == (1024, 0)
@@ -173,7 +173,7 @@ def the_subscription(source: FakeSource) -> dict[str, Any]:
     return found
 
 
-def test_a_subscription_shows_what_it_holds_and_how_long_its_ack_wait_still_runs(source: FakeSource) -> None:
+def test_a_subscription_shows_its_unacked_messages_and_remaining_ack_waits(source: FakeSource) -> None:
     subscription = source.subscription(source.channel("orders", [1] * 9), source.client("ann"))
     source.sent(subscription, 4, at_ns=80 * SECOND)
     source.sent(subscription, 5, at_ns=95 * SECOND, deliveries=3)
@@ -206,7 +206,7 @@ def test_the_tag_of_the_cluster_is_never_shown(source: FakeSource) -> None:
     assert TAG not in str(raftz(source))
 
 
-def test_what_is_due_at_once_has_no_time_left(source: FakeSource) -> None:
+def test_a_due_message_has_no_time_left(source: FakeSource) -> None:
     subscription = source.subscription(source.channel("orders", [1] * 9), source.client("ann"))
     source.sent(subscription, 4, at_ns=99 * SECOND)
     subscription.due = [4]
@@ -222,7 +222,7 @@ def test_nothing_counts_down_in_a_pause(source: FakeSource) -> None:
     assert view["unacked"][0]["remaining_ms"] is None
 
 
-def test_only_what_falls_due_first_is_listed(source: FakeSource) -> None:
+def test_only_the_first_due_messages_are_listed(source: FakeSource) -> None:
     subscription = source.subscription(source.channel("orders", [1] * 200), source.client("ann"))
     for seq in range(1, 151):
         source.sent(subscription, seq, at_ns=90 * SECOND)
@@ -259,7 +259,7 @@ def test_members_of_a_queue_group_show_their_own_cursor_and_the_groups(source: F
     }
 
 
-def test_a_client_that_nobody_hears_is_absent(source: FakeSource) -> None:
+def test_a_client_without_reachable_inbox_is_unreachable(source: FakeSource) -> None:
     ann = source.client("ann")
     source.subscription(source.channel("orders"), ann)
     ann.unreachable = True
@@ -308,7 +308,7 @@ def test_health_names_its_reason(source: FakeSource) -> None:
     assert healthz(source) == (False, {"status": "error", "error": "no leader"})
 
 
-def test_health_tells_what_to_look_after(source: FakeSource) -> None:
+def test_health_has_warnings(source: FakeSource) -> None:
     """R13: a node whose clock is wrong serves all the same."""
     source.agreed = Agreement(clock_offset_ns=-12_300_000_000, clock_is_wrong=True)
     source.state.expiry_paused = True
@@ -341,7 +341,7 @@ def test_raftz_shows_how_far_nodes_agree(source: FakeSource) -> None:
 
 
 @pytest.mark.parametrize(("behind_s", "side"), [(3600, "behind"), (-3600, "ahead of")])
-def test_health_tells_of_timestamps_far_from_the_clocks(source: FakeSource, behind_s: int, side: str) -> None:
+def test_health_warns_of_timestamps_far_from_the_clocks(source: FakeSource, behind_s: int, side: str) -> None:
     """R13: a clock was set, or was wrong from the start; nothing said so."""
     source.agreed = Agreement(timestamps_behind_ns=behind_s * SECOND)
     assert healthz(source)[1]["warnings"] == [

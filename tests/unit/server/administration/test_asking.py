@@ -115,7 +115,7 @@ def test_a_leader_at_work_isn_t_asked_to_begin_again(cluster: Cluster) -> None:
     assert len(cluster.members["n2"].asked) == 2
 
 
-def test_the_next_leader_is_asked_what_the_last_did_not_answer(cluster: Cluster) -> None:
+def test_unanswered_requests_are_sent_to_the_next_leader(cluster: Cluster) -> None:
     """What the last one still says doesn't count: it may not be true any more."""
     cluster.ask(name="n4")
     cluster.leader_is(None)
@@ -144,7 +144,7 @@ def test_without_a_leader_for_long_that_is_the_answer(cluster: Cluster) -> None:
     assert cluster.answers == [{"error": "there has been no leader for 10 s"}]
 
 
-def test_nobody_waits_for_ever(cluster: Cluster) -> None:
+def test_every_request_is_answered_in_the_end(cluster: Cluster) -> None:
     """Else a node that never comes, added again and again, used up the room for requests."""
     cluster.ask(name="n4")
     cluster.pump(GIVE_UP_S - 1)
@@ -156,7 +156,7 @@ def test_nobody_waits_for_ever(cluster: Cluster) -> None:
     assert len(cluster.members["n2"].asked) == asked
 
 
-def test_who_waits_is_bounded(cluster: Cluster) -> None:
+def test_number_of_waiting_requests_is_bounded(cluster: Cluster) -> None:
     cluster.leader_is(None)
     for number in range(WAITING_MAX + 1):
         cluster.ask(name=f"n{number}")
@@ -166,9 +166,7 @@ def test_who_waits_is_bounded(cluster: Cluster) -> None:
 @pytest.mark.parametrize(
     ("within", "waited_s"), [(30, 30), (0.5, 0.5), (1e9, GIVE_UP_S), (math.nan, GIVE_UP_S)]
 )
-def test_who_asks_says_how_long_the_answer_is_of_use(
-    cluster: Cluster, within: float, waited_s: float
-) -> None:
+def test_within_limits_the_wait_for_an_answer(cluster: Cluster, within: float, waited_s: float) -> None:
     cluster.pump(100)
     cluster.ask(name="n4", within=within)
     cluster.pump(100 + waited_s - 0.25)
@@ -177,7 +175,7 @@ def test_who_asks_says_how_long_the_answer_is_of_use(
     assert cluster.answers == [{"error": f"add took longer than {waited_s:g} s; ask again"}]
 
 
-def test_the_same_request_again_takes_no_more_room(cluster: Cluster) -> None:
+def test_identical_requests_are_merged(cluster: Cluster) -> None:
     """A script that adds a node which never comes; what others ask for is not refused because of it."""
     for _ in range(3 * WAITING_MAX):
         cluster.ask(name="n4")
@@ -204,12 +202,12 @@ def test_the_same_request_again_takes_no_more_room(cluster: Cluster) -> None:
         ("told", 1, "[" * 100_000),
     ],
 )
-def test_what_is_no_such_frame(cluster: Cluster, frame: tuple[Any, ...]) -> None:
+def test_malformed_frames(cluster: Cluster, frame: tuple[Any, ...]) -> None:
     with pytest.raises(RemoteProtocolError):
         cluster.members["n2"].asking.frame("n1", frame)
 
 
-def test_progress_that_the_next_leader_repeats_is_told_once(cluster: Cluster) -> None:
+def test_progress_repeated_by_the_next_leader_is_reported_once(cluster: Cluster) -> None:
     """A leader that is removed says that it hands over; should it lead again, it says so again."""
     cluster.ask(name="n4")
     for leader, term in (("n2", 1), ("n3", 2), ("n2", 3)):
@@ -221,7 +219,7 @@ def test_progress_that_the_next_leader_repeats_is_told_once(cluster: Cluster) ->
     assert cluster.answers == [{"progress": "n hands over first"}, {"progress": "removed"}]
 
 
-def test_what_nobody_waits_for_is_asked_no_more(cluster: Cluster) -> None:
+def test_a_request_without_caller_is_dropped(cluster: Cluster) -> None:
     """Of two who asked for the same, one may still be there."""
     gone: set[str] = set()
     answers: list[Any] = []

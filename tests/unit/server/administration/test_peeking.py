@@ -44,7 +44,7 @@ class Stored:
         return [shown["seq"] for shown in seen["messages"]], seen["next"]
 
 
-def test_a_message_is_shown_with_what_it_carries() -> None:
+def test_a_message_is_shown_with_its_fields() -> None:
     seen = Stored(b"hello", reply="r").peek()
     shown = {"seq": 1, "time_ns": 10, "reply": "r", "size": 5, "data": "hello"}
     assert seen == {"channel": "foo", "messages": [shown], "next": None}
@@ -82,7 +82,7 @@ def test_an_answer_is_bounded() -> None:
     assert large.seqs() == ([1], 2)
 
 
-def test_what_is_gone_from_the_store_is_left_out() -> None:
+def test_messages_missing_in_the_store_are_omitted() -> None:
     stored = Stored(b"a", b"b")
     stored.payloads[1] = None
     assert stored.seqs() == ([2], None)

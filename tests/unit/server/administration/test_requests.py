@@ -114,7 +114,7 @@ def test_a_handler_refuses_by_raising(node: Node) -> None:
         ({"name": "x" * REQUEST_SIZE_MAX}, f"at most {REQUEST_SIZE_MAX}"),
     ],
 )
-def test_what_is_no_request_is_refused_in_words(node: Node, payload: Any, said: str) -> None:
+def test_malformed_requests_are_refused_with_a_reason(node: Node, payload: Any, said: str) -> None:
     assert said in node.ask(payload)["error"]
     assert node.requests == []
 
@@ -125,7 +125,7 @@ def test_numbers_are_numbers(node: Node) -> None:
     assert node.ask({"name": "a", "factor": 3.5}) is None
 
 
-def test_an_unknown_verb_is_told_what_there_is(node: Node) -> None:
+def test_refusal_of_an_unknown_verb_lists_the_verbs(node: Node) -> None:
     assert node.ask({}, verb="gret") == {"error": "unknown request 'gret'; this node has greet"}
     assert "unknown request '*'" in node.ask({}, verb="*")["error"]
 
@@ -145,7 +145,7 @@ def test_an_unknown_verb_is_told_what_there_is(node: Node) -> None:
         (None, False),  # published by a node itself
     ],
 )
-def test_who_may_ask(node: Node, client: Client | None, may: bool) -> None:
+def test_authorized_clients(node: Node, client: Client | None, may: bool) -> None:
     node.handler(client, subject("shop", "greet"), b"r", b'{"name": "a"}')
     assert bool(node.requests) == may
     if not may:
@@ -160,7 +160,7 @@ def test_refusals_are_a_few_lines_in_the_log(node: Node, caplog: pytest.LogCaptu
     assert len(caplog.records) <= 2 * LINES_MAX
 
 
-def test_what_asks_for_no_answer_gets_nothing_done(node: Node) -> None:
+def test_a_request_without_reply_subject_is_ignored(node: Node) -> None:
     node.handler(Client(), subject("shop", "greet"), b"", b'{"name": "a"}')
     assert node.requests == node.published == []
 
@@ -171,7 +171,7 @@ def test_an_answer_too_large_says_so(node: Node) -> None:
     assert "ask for less" in node.published[-1][1]["error"]
 
 
-def test_who_never_gets_answers_can_not_ask_for_ever(node: Node) -> None:
+def test_number_of_unanswered_requests_is_bounded(node: Node) -> None:
     """Requests that wait for a leader who doesn't come are bounded, and room comes back."""
     for _ in range(UNANSWERED_MAX):
         assert node.ask({"name": "ann"}) is None
@@ -180,7 +180,7 @@ def test_who_never_gets_answers_can_not_ask_for_ever(node: Node) -> None:
     assert node.ask({"name": "ann"}) is None
 
 
-def test_an_answer_that_nobody_waits_for_is_done_with(node: Node) -> None:
+def test_a_request_whose_caller_is_gone_is_finished(node: Node) -> None:
     """Then it counts for nothing any more, and nothing is published."""
     node.ask({"name": "ann"})
     ((_, answer),) = node.requests

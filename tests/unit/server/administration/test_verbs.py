@@ -130,7 +130,7 @@ def test_pages_follow_each_other(node: Node) -> None:
             node.ask("client.ls", limit=limit)
 
 
-def test_subscriptions_are_listed_by_what_they_are(node: Node) -> None:
+def test_subscriptions_are_listed_by_filter(node: Node) -> None:
     def ids(**wanted: Any) -> list[int]:
         return [row["id"] for row in node.ask("subscription.ls", **wanted)["subscriptions"]]
 
@@ -195,7 +195,7 @@ def test_secrets_are_not_shown(node: Node) -> None:
         ("config.apply", {"settings": {"channels": {"\ud800": {"max_msgs": 1}}}}, r"channels: '\\ud800'"),
     ],
 )
-def test_what_makes_no_sense_is_refused(node: Node, verb: str, fields: dict[str, Any], text: str) -> None:
+def test_invalid_requests_are_refused(node: Node, verb: str, fields: dict[str, Any], text: str) -> None:
     """Nothing is proposed for it."""
     node.holds = True
     with pytest.raises(RefusedError, match=text):
@@ -292,7 +292,7 @@ def test_settings_are_shown_compared_and_changed() -> None:
     assert node.ask("config.apply", settings=wanted) == {"changes": {}, "applied": False}
 
 
-def test_settings_nobody_has_set_are_a_change_in_themselves() -> None:
+def test_setting_the_defaults_for_the_first_time_is_a_change() -> None:
     """They stop giving way to the file of the next node that starts."""
     settings = Node().talk.state.settings
     assert changes_of(settings, settings) == {"set": [False, True]}

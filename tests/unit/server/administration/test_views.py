@@ -63,7 +63,7 @@ def test_a_subscription_and_how_it_is() -> None:
     assert [shown[mark] for mark in marks] == [False, False, False, False]
 
 
-def test_what_is_left_of_an_ack_wait() -> None:
+def test_remaining_ack_wait() -> None:
     """It runs; what is due has none left; in a pause it stands still."""
     talk = talk_of()
     talk.subscribe("A", wait=10)

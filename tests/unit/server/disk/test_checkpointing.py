@@ -146,7 +146,7 @@ async def test_the_store_never_holds_what_the_journal_might_lose() -> None:
     assert node.store.after_crash().applied[0] == node.talk.index
 
 
-async def test_what_comes_while_one_is_written_is_the_next_ones() -> None:
+async def test_changes_during_a_checkpoint_belong_to_the_next() -> None:
     """The changes were taken on the loop; what is applied meanwhile isn't among them, nor lost."""
     node = Node()
     node.enter(durable=False)

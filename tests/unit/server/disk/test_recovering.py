@@ -104,7 +104,7 @@ def test_once_more_is_another_cluster_again(folder: Path) -> None:
     assert (new.cluster_id, new.recovered_from) == ("later", "f")
 
 
-def test_what_the_log_said_before_is_not_about_this_node(folder: Path) -> None:
+def test_earlier_log_entries_are_ignored(folder: Path) -> None:
     """Its last entry, never committed, removed n1: that is applied as well, and must not end the node."""
     with ExitStack() as stack:
         journal = open_storage(config(folder, "before"), "n1", stack).journal

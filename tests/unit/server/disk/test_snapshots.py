@@ -299,7 +299,7 @@ async def test_a_cut_leaves_the_old_state_and_the_next_attempt_ends_well(
 
 
 @pytest.mark.parametrize("dropped", [False, True])
-async def test_what_was_cut_off_is_gone_on_with_though_more_was_published(
+async def test_an_interrupted_snapshot_resumes_after_more_publishes(
     sender: Node, receiver: Node, talk: Conversation, *, dropped: bool
 ) -> None:
     """Else nothing large would ever arrive; but for a copy behind which the log no longer goes on."""
@@ -324,7 +324,7 @@ async def test_what_was_cut_off_is_gone_on_with_though_more_was_published(
     assert receiver.store.applied == (talk.index, TERM), "and then a new one is made"
 
 
-async def test_a_damaged_copy_is_thrown_away_and_stops_nobody(
+async def test_a_damaged_copy_is_deleted_and_does_not_stop_the_node(
     sender: Node, receiver: Node, talk: Conversation, caplog: pytest.LogCaptureFixture
 ) -> None:
     """It is not the store that is damaged; and the next leader may have the same trouble."""
@@ -341,7 +341,7 @@ async def test_a_damaged_copy_is_thrown_away_and_stops_nobody(
     assert receiver.store.applied == (talk.index, TERM)
 
 
-async def test_who_can_not_be_reached_is_given_up_for_now(
+async def test_an_unreachable_receiver_is_given_up_for_now(
     sender: Node, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with trio.open_nursery() as nursery:
@@ -353,7 +353,7 @@ async def test_who_can_not_be_reached_is_given_up_for_now(
     assert "n2 can't be reached" in caplog.text
 
 
-async def test_a_copy_that_can_not_be_made_stops_nobody(
+async def test_a_failed_copy_does_not_stop_the_node(
     sender: Node, receiver: Node, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Or the leader's full disk would take one leader after the other from the cluster."""
@@ -403,7 +403,7 @@ async def test_one_at_a_time_is_received(receiver: Node) -> None:
         nursery.cancel_scope.cancel()
 
 
-async def test_who_is_silent_keeps_nobody_from_another_snapshot(
+async def test_an_unresponsive_sender_does_not_block_other_snapshots(
     receiver: Node, mock_clock: trio.testing.MockClock
 ) -> None:
     """A leader that was stopped in the middle of one: its kernel still answers for it."""
@@ -417,7 +417,7 @@ async def test_who_is_silent_keeps_nobody_from_another_snapshot(
     await receiver.snapshots.serve("n3", Channel(out, into))  # not refused
 
 
-async def test_the_others_do_not_wait_for_one_that_is_silent(
+async def test_other_receivers_do_not_wait_for_an_unresponsive_one(
     sender: Node, mock_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:
     """n2 was stopped when it had been offered one."""
@@ -453,7 +453,7 @@ async def test_the_others_do_not_wait_for_one_that_is_silent(
 
 
 @pytest.mark.parametrize("damage", [None, b"", b"garbage" * 5000])
-async def test_what_is_not_what_it_says_is_found_out_while_there_is_a_store(
+async def test_a_wrong_snapshot_is_detected_before_the_store_is_replaced(
     sender: Node, receiver: Node, tmp_path: Path, damage: bytes | None
 ) -> None:
     """A leader's mistake, or worse: this node goes on with what it has."""
@@ -490,7 +490,7 @@ async def test_one_of_a_newer_release_leaves_the_store_that_is_there(
     again.close()
 
 
-async def test_no_room_for_a_snapshot_stops_nobody(sender: Node, receiver: Node) -> None:
+async def test_no_space_for_a_snapshot_does_not_stop_the_node(sender: Node, receiver: Node) -> None:
     """A voter without a state is of more use than none."""
     (receiver.directory / "received").write_bytes(b"in the way")
     with pytest.RaisesGroup(
@@ -556,7 +556,7 @@ async def test_a_store_that_can_not_be_read_is_refused_before_it_is_sent(
     assert not (receiver.directory / "received").exists()
 
 
-def test_what_comes_with_a_snapshot_is_read_back() -> None:
+def test_context_of_a_snapshot_is_decoded() -> None:
     """The members, and the keys that open it."""
     for keys in (b"", b"keys"):
         assert Context.decode(Context(MEMBERS, keys).encode()) == Context(MEMBERS, keys)
@@ -565,7 +565,7 @@ def test_what_comes_with_a_snapshot_is_read_back() -> None:
 @pytest.mark.parametrize(
     "data", [b"", b"\0\0", b"\0\0\0\1\xc0", b"\xff\xff\xff\xff", b"keys of an older release"]
 )
-def test_what_names_no_members_is_refused(data: bytes) -> None:
+def test_a_context_without_membership_is_refused(data: bytes) -> None:
     """A node that took it would go by its own idea of who votes."""
     with pytest.raises(RemoteProtocolError):
         Context.decode(data)

@@ -46,7 +46,7 @@ def test_less_than_a_sixteenth_of_a_mark_above_it_is_nearly_full(disk: Disk) -> 
     assert disk.space.left == 0
 
 
-def test_what_is_accepted_and_not_written_yet_is_not_free(disk: Disk) -> None:
+def test_accepted_but_unwritten_bytes_are_not_free(disk: Disk) -> None:
     assert not disk.look(400 * MIB, unstored=100 * MIB)
     assert disk.space.left == 44 * MIB
     assert disk.look(400 * MIB, unstored=130 * MIB)
@@ -55,7 +55,7 @@ def test_what_is_accepted_and_not_written_yet_is_not_free(disk: Disk) -> None:
     assert disk.look(400 * MIB, unallocated=150 * MIB)
 
 
-def test_pages_that_the_store_has_take_what_is_not_stored_yet(disk: Disk) -> None:
+def test_free_pages_of_the_store_count_for_unstored_messages(disk: Disk) -> None:
     assert not disk.look(300 * MIB, 200 * MIB, unstored=200 * MIB)
 
 
@@ -89,7 +89,7 @@ def test_tight_comes_before_nearly_full(disk: Disk) -> None:
     assert tight == [(False, False), (True, False), (True, True), (True, False), (False, False)]
 
 
-def test_what_a_purge_leaves_in_the_store_is_room(disk: Disk) -> None:
+def test_pages_freed_by_a_purge_are_free_space(disk: Disk) -> None:
     """The store's file never shrinks."""
     assert disk.look(200 * MIB)
     assert disk.look(200 * MIB, 100 * MIB)
@@ -131,7 +131,7 @@ def test_warning_says_how_much_is_left(disk: Disk) -> None:
     assert "is nearly full: 100 MiB are left" in disk.space.warning
 
 
-def test_reserve_is_made_with_plenty_and_given_back_at_a_start_without_room(disk: Disk) -> None:
+def test_reserve_is_created_with_enough_space_and_deleted_at_a_start_without(disk: Disk) -> None:
     reserve = disk.path / RESERVE_FILE
     disk.look(400 * MIB)
     assert not reserve.exists()

@@ -143,7 +143,7 @@ async def test_nearly_full_disk_is_looked_at_by_the_clock_alone(
         await machine.looked(3)
 
 
-async def test_what_waits_to_be_written_is_subtracted(machine: Machine, mock_clock: MockClock) -> None:
+async def test_unwritten_bytes_are_subtracted(machine: Machine, mock_clock: MockClock) -> None:
     async with machine.running():
         machine.unwritten = Unwritten(0, LEFT, 0)
         mock_clock.jump(1.1)

@@ -247,7 +247,7 @@ def test_in_memory_nothing_is_written_and_nothing_is_found(tmp_path: Path) -> No
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_was_opened_is_closed_when_something_after_it_fails(tmp_path: Path) -> None:
+def test_opened_storage_is_closed_when_a_later_step_fails(tmp_path: Path) -> None:
     """A store that can't be opened leaves neither a lock nor an open journal behind."""
     (tmp_path / "store").write_text("not a directory")
     for _ in range(2):

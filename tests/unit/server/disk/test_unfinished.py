@@ -19,7 +19,7 @@ def test_a_copy_is_good_while_the_log_goes_on_behind_it() -> None:
     assert unfinished.of("n2") is None, "it may be gone"
 
 
-def test_who_has_it_all_needs_another_next_time() -> None:
+def test_a_complete_copy_is_forgotten() -> None:
     unfinished: Unfinished[str] = Unfinished(lambda: 1)
     unfinished.begun("n2", 10, "copy")
     unfinished.begun("n2", 20, "newer")

@@ -80,7 +80,7 @@ async def test_a_server_that_does_not_read_is_given_up(autojump_clock: trio.test
     assert trio.current_time() == external_connection.WRITE_S
 
 
-async def test_what_waits_is_bounded() -> None:
+async def test_queued_bytes_are_bounded() -> None:
     """Above the soft bound deliveries wait and are told when there is room; above the hard one it ends."""
     talk = Talk(pending_soft=10, pending_max=30)
     talk.link.write(b"x" * 20)
@@ -302,7 +302,7 @@ async def test_a_server_that_drops_connections_at_once_is_not_dialed_without_a_p
         assert trio.current_time() - began_s > 3 * external_nats_link.PAUSE_MIN_S / 2
 
 
-async def test_another_server_that_it_was_told_of_is_tried() -> None:
+async def test_an_announced_server_is_tried() -> None:
     other = FakeServer()
     async with serving(other) as nursery:
         first = FakeServer(connect_urls=[f"127.0.0.1:{other.url.port}", "nonsense", "x:0"])
@@ -342,7 +342,7 @@ async def test_refused_credentials_end_the_start_when_all_refuse() -> None:
         assert "pw" not in str(caught.value.exceptions)
 
 
-async def test_who_else_answers_ends_the_start() -> None:
+async def test_another_service_with_the_cluster_id_stops_the_start() -> None:
     fake = FakeServer()
     async with serving(fake):
         fake.answers = [nats.msg(b"_INBOX.x", b"0", b"", b"an answer")]

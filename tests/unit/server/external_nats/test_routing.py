@@ -100,7 +100,7 @@ def test_services_are_subscribed_to_once_the_node_serves_and_on_every_connection
     assert behind.routing.subscription_count == 2, "one is the node's own"
 
 
-def test_what_comes_goes_to_the_service_it_is_for() -> None:
+def test_messages_go_to_the_service_of_their_subscription() -> None:
     behind = Behind()
     behind.routing.serve(b"a", behind.hear)
     behind.up()
@@ -154,7 +154,7 @@ def test_nothing_is_sent_that_would_end_the_connection() -> None:
     assert behind.routing.dropped == 1
 
 
-def test_what_can_not_be_delivered_is_complained_of_once(
+def test_an_undeliverable_message_is_logged_once(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """It is tried again at every AckWait; the server may take more one day."""
@@ -193,7 +193,7 @@ def test_how_long_a_message_may_be() -> None:
     assert behind.routing.body_size_max is None
 
 
-def test_a_server_without_headers_tells_nothing_of_clients() -> None:
+def test_without_headers_every_client_is_reachable() -> None:
     """Connected: everybody counts as there, and heartbeats decide. Not connected: nobody does (R15)."""
     behind = Behind()
     behind.routing.open()
@@ -222,7 +222,7 @@ def test_clients_are_asked_for_on_a_new_connection() -> None:
     assert behind.routing.where(b"hb") == ("n1", 7)
 
 
-def test_one_who_listens_and_says_nothing_is_asked_until_it_answers() -> None:
+def test_a_client_that_does_not_answer_is_probed_again() -> None:
     """R15: whoever listens to everything is not the client. A client that hangs answers when it goes on."""
     behind = Behind()
     behind.routing.open()
@@ -237,7 +237,7 @@ def test_one_who_listens_and_says_nothing_is_asked_until_it_answers() -> None:
     assert behind.routing.where(b"hb") == ("n1", 7)
 
 
-def test_a_request_that_nobody_hears_makes_absent_and_is_sent_again() -> None:
+def test_a_request_without_subscriber_makes_unreachable_and_is_repeated() -> None:
     """R15, HBT-06: found at a heartbeat; it is back at the same one if it comes in time."""
     behind = Behind()
     behind.routing.serve(b"replies.*", behind.hear)
@@ -275,7 +275,7 @@ def test_nothing_is_remembered_for_ever() -> None:
     assert not behind.routing._awaited
 
 
-def test_a_stuck_connection_reaches_nobody() -> None:
+def test_a_stuck_connection_reaches_no_client() -> None:
     """R3: its backlog has not moved for 5 s."""
     behind = Behind()
     behind.routing.open()
@@ -289,7 +289,7 @@ def test_a_stuck_connection_reaches_nobody() -> None:
 # --- a node of a cluster --------------------------------------------------------------------------
 
 
-def test_a_node_of_a_cluster_always_hears_answers_and_requests_only_while_it_serves() -> None:
+def test_a_clustered_node_always_gets_answers_and_requests_only_while_it_serves() -> None:
     behind = Behind(is_clustered=True)
     behind.routing.serve(b"_STAN.pub.c.>", behind.hear)
     behind.routing.serve(b"_INBOX.own.*", behind.hear, announce=True)
@@ -329,7 +329,7 @@ def test_a_follower_takes_all_clients_to_be_where_the_leader_is() -> None:
     assert behind.routing.where(b"hb") == ("n3", 5)
 
 
-def test_requests_wait_while_it_is_not_sure_who_leads() -> None:
+def test_requests_wait_while_the_leadership_is_uncertain() -> None:
     behind = Behind(is_clustered=True)
     behind.routing.serve(b"a", behind.hear)
     behind.up(has_headers=False)
@@ -349,7 +349,7 @@ def test_requests_wait_while_it_is_not_sure_who_leads() -> None:
     assert len(behind.reachable) == 3, "another node has it"
 
 
-def test_what_a_handed_over_leader_still_gets_is_taken() -> None:
+def test_requests_after_a_hand_over_are_taken() -> None:
     behind = Behind(is_clustered=True)
     behind.routing.serve(b"a", behind.hear)
     behind.up(has_headers=False)

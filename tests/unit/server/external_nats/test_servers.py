@@ -38,7 +38,7 @@ def test_a_server_that_was_lost_is_tried_last() -> None:
     assert [found.next().host for _ in range(4)] == ["b", "c", "a", "b"]
 
 
-def test_a_password_is_not_shown_in_plain_text_to_whoever_a_server_names(
+def test_a_password_is_not_sent_in_plain_text_to_an_announced_server(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     """Only where it was to be shown anyway, on this machine, or to whom a certificate is asked of."""

@@ -113,7 +113,7 @@ def test_a_leader_that_was_elected_otherwise_has_a_group_of_its_own() -> None:
     assert node.done[-1] == b"_STANCHION-c-5"
 
 
-def test_peers_are_told_the_group_when_their_link_is_up() -> None:
+def test_the_group_is_reported_to_newly_linked_peers() -> None:
     node = Node()
     node.serving.peer_up()
     assert node.told == []
@@ -134,7 +134,7 @@ def test_requests_are_taken_only_with_a_lease() -> None:
     assert node.may_take()
 
 
-def test_what_comes_after_a_hand_over_is_taken_and_after_another_election_not() -> None:
+def test_requests_are_taken_after_a_hand_over_but_not_after_another_election() -> None:
     node = Node()
     node.leads(2)
     node.follows(None, 3)
@@ -149,7 +149,7 @@ def test_what_comes_after_a_hand_over_is_taken_and_after_another_election_not() 
     assert not node.may_take()
 
 
-def test_who_hands_over_stays_subscribed_until_its_successor_is(monkeypatch: Any) -> None:
+def test_a_leader_that_hands_over_stays_subscribed_until_its_successor_is(monkeypatch: Any) -> None:
     """Else nobody was, and what clients sent meanwhile was lost."""
     now = [100.0]
     monkeypatch.setattr(module.time, "monotonic", lambda: now[0])
@@ -181,7 +181,7 @@ def test_who_hands_over_stays_subscribed_until_its_successor_is(monkeypatch: Any
     assert not unresponsive.is_open, "it reaches no NATS server, perhaps"
 
 
-def test_peers_are_told_when_the_server_has_the_subscriptions() -> None:
+def test_subscriptions_at_the_server_are_reported_to_peers() -> None:
     node = Node()
     node.leads(2)
     node.subscribed()
@@ -200,7 +200,7 @@ def test_the_group_of_a_predecessor_that_never_served_is_not_known() -> None:
     assert node.done[-1] == b"_STANCHION-c-5"
 
 
-def test_without_a_leader_clients_are_told_soon_that_nobody_serves(monkeypatch: Any) -> None:
+def test_without_a_leader_the_service_is_closed_soon(monkeypatch: Any) -> None:
     now = [100.0]
     monkeypatch.setattr(module.time, "monotonic", lambda: now[0])
     node = Node()

@@ -66,7 +66,7 @@ def test_a_cluster_is_founded_when_all_have_met_empty() -> None:
     assert n1.bootstrap.refused is None
 
 
-def test_who_comes_last_is_admitted_by_having_been_met() -> None:
+def test_last_bootstrapping_node_is_admitted_because_others_met_it() -> None:
     """The others notice the founding first and aren't empty any more; they say whom they met."""
     n1, n2, n3 = (Member(name) for name in MEMBERS)
     n1.hears(n2, n3)
@@ -97,7 +97,7 @@ def test_an_empty_node_among_others_with_state_is_refused() -> None:
     assert "n3 has an empty directory" in str(n3.bootstrap.refused)
 
 
-def test_a_node_with_state_waits_for_nobody() -> None:
+def test_a_node_with_state_waits_for_no_other_node() -> None:
     n1 = Member("n1", cluster_uuid="f")
     assert n1.admissions == 0  # it need not be admitted
     n1.hears(Member("n2"), Member("n3"))
@@ -137,7 +137,7 @@ def test_strangers_are_refused_by_name(hello: dict[str, Any], why: str) -> None:
         ({"cluster": None}, IdentityError),
     ],
 )
-def test_only_a_founder_may_not_know_the_founding_yet(
+def test_only_a_bootstrapping_node_may_lack_the_cluster_uuid(
     hello: dict[str, Any], refused: type[Exception] | None
 ) -> None:
     """It was stopped before it applied what was drawn, and has to learn it. Who was added was told."""
@@ -150,13 +150,13 @@ def test_only_a_founder_may_not_know_the_founding_yet(
             n1.bootstrap.check_hello("raft", said)
 
 
-def test_what_a_hello_tells_is_kept() -> None:
+def test_client_address_of_a_hello_is_recorded() -> None:
     n1 = Member("n1")
     n1.hears(Member("n2"))
     assert n1.bootstrap.client_addresses == {"n2": "n2:4222"}
 
 
-def test_the_identity_is_told_once_it_is_known() -> None:
+def test_hello_has_the_cluster_uuid_once_it_is_set() -> None:
     n1 = Member("n1", members=("n1",))
     assert n1.hello()["founding"] == ""
     n1.bootstrap.identify(Identity("test", "f", "tag", "n1"))
@@ -186,14 +186,14 @@ def test_an_empty_node_that_was_added_is_invited() -> None:
 
 
 @pytest.mark.parametrize("cluster_uuid", ["", None])
-def test_nobody_is_invited_to_what_is_not_founded(cluster_uuid: str | None) -> None:
+def test_no_invitation_without_a_cluster_uuid(cluster_uuid: str | None) -> None:
     n1 = Member("n1", cluster_uuid=cluster_uuid, membership=WITH_LEARNER)
     n4 = Member("n4", members=FOUR)
     n4.hears(n1)
     assert n4.bootstrap.invitation is None
 
 
-def test_an_empty_node_whose_name_votes_is_not_invited() -> None:
+def test_an_empty_node_with_the_name_of_a_voter_is_not_invited() -> None:
     """PS-17: it has promised something, and has forgotten what."""
     n3 = Member("n3")
     n3.hears(Member("n1", cluster_uuid="f", membership=THREE))
@@ -201,7 +201,7 @@ def test_an_empty_node_whose_name_votes_is_not_invited() -> None:
     assert "stanchion cluster replace n3 NEW" in str(n3.bootstrap.refused)
 
 
-def test_who_is_no_member_is_told_how_to_become_one() -> None:
+def test_refusal_of_a_non_member_says_how_to_add_it() -> None:
     """Added never, or removed: the answer is the same."""
     n1 = Member("n1", cluster_uuid="f", membership=THREE)
     for name in ("n4", "n5"):
@@ -226,7 +226,7 @@ def test_a_voter_comes_with_its_directory_and_no_other() -> None:
     n1.hears(Member("n2", cluster_uuid="f"))
 
 
-def test_who_is_ahead_may_have_the_name_by_right() -> None:
+def test_a_peer_with_a_later_membership_is_accepted_with_another_directory() -> None:
     """n3 left and was added again, empty, while n1 was away: by n1's log it is the founder that votes."""
     n1 = Member("n1", cluster_uuid="f", membership=THREE)
     later = THREE.without("n3").with_learner("n3", "h:1").with_voter("n3", "y")
@@ -246,7 +246,7 @@ def test_who_is_ahead_may_have_the_name_by_right() -> None:
         n1.hears(lost)
 
 
-def test_who_is_ahead_is_not_cut_off_by_what_the_log_still_has_to_tell() -> None:
+def test_a_peer_with_a_later_membership_stays_linked_while_the_log_catches_up() -> None:
     """n3 isn't known here when it comes: by n1's log it was just removed. Then the log adds one of its name,
     which was replaced since, and only in the end the one that came."""
     none = THREE.without("n3")
@@ -262,7 +262,7 @@ def test_who_is_ahead_is_not_cut_off_by_what_the_log_still_has_to_tell() -> None
     assert n1.bootstrap.set_membership(earlier, 60) == ["n3"]
 
 
-def test_an_invitation_is_of_what_is_committed() -> None:
+def test_an_invitation_is_a_committed_membership() -> None:
     """An entry that isn't may be undone, and is no place in the log to begin with. Who is told of one comes
     again a little later."""
     n1 = Member("n1", cluster_uuid="f", membership=THREE)
@@ -277,7 +277,7 @@ def test_an_invitation_is_of_what_is_committed() -> None:
     assert n4.bootstrap.invitation == Invitation("f", 12, WITH_LEARNER)
 
 
-def test_who_has_asked_is_known_by_its_directory() -> None:
+def test_a_joining_node_is_identified_by_its_directory() -> None:
     """Another with an empty directory isn't let in under its name, nor one with another directory."""
     asked = THREE.with_learner("n4", "h:6", "x")
     n1 = Member("n1", cluster_uuid="f", membership=asked)
@@ -290,7 +290,7 @@ def test_who_has_asked_is_known_by_its_directory() -> None:
         n1.hears(Member("n4", cluster_uuid="f", directory="y"))
 
 
-def test_who_is_refused_is_told_what_is_committed() -> None:
+def test_a_refusal_contains_the_committed_membership() -> None:
     """Only somebody of the same founding, and it believes nobody else."""
     n1 = Member("n1", cluster_uuid="f", membership=THREE)
     n1.bootstrap.set_membership(WITH_LEARNER, 9)
@@ -307,7 +307,7 @@ def test_who_is_refused_is_told_what_is_committed() -> None:
         n4.bootstrap.statement({**told, "settled": b"nonsense"})
 
 
-def test_who_would_found_alone_what_is_there_has_lost_its_directory() -> None:
+def test_bootstrapping_an_existing_cluster_alone_is_refused() -> None:
     """The first node of a cluster that others have joined: it knows none of them, but they dial it."""
     identity = Identity("test", "f", "tag", "n2")
     n2 = Bootstrap("n2", "test", ["n1", "n2"], identity, "n2:4222", lambda: None)
@@ -324,7 +324,7 @@ def test_who_would_found_alone_what_is_there_has_lost_its_directory() -> None:
     assert together.refused is None, "it is no member there, as far as the file says"
 
 
-def test_links_of_who_turns_out_to_be_another_are_named() -> None:
+def test_peers_with_another_directory_are_returned() -> None:
     """It was let in while this node lagged behind; now its log says that the name has another directory."""
     n1 = Member("n1", cluster_uuid="f", membership=WITH_LEARNER)
     n1.hears(Member("n4", cluster_uuid="f", directory="y"), Member("n2", cluster_uuid="f"))
@@ -333,7 +333,7 @@ def test_links_of_who_turns_out_to_be_another_are_named() -> None:
     assert n1.bootstrap.set_membership(WITH_LEARNER.with_voter("n4", "x"), 5) == ["n4"]
 
 
-def test_nothing_is_kept_of_who_has_left() -> None:
+def test_records_of_removed_members_are_dropped() -> None:
     """Clients aren't sent to a removed node."""
     n1 = Member("n1", cluster_uuid="f", membership=THREE)
     n1.hears(Member("n2", cluster_uuid="f"), Member("n3", cluster_uuid="f"))
@@ -343,7 +343,7 @@ def test_nothing_is_kept_of_who_has_left() -> None:
     assert set(n1.bootstrap.client_addresses) == {"n2"}
 
 
-def test_who_was_away_hears_of_members_from_those_it_knows() -> None:
+def test_a_later_membership_is_learned_from_members() -> None:
     """Else it refused the very leader whose log would tell it that there is such a member."""
     n3 = Member("n3", cluster_uuid="f", membership=THREE)
     n4 = Member("n4", cluster_uuid="f", membership=WITH_LEARNER.with_voter("n4", "x"), directory="x")
@@ -364,7 +364,7 @@ def test_members_of_an_identity_are_read_back() -> None:
             unpack_membership(wrong)
 
 
-def test_an_empty_node_invites_nobody() -> None:
+def test_an_empty_node_invites_no_node() -> None:
     """What it takes for the membership is only its file."""
     n1 = Member("n1", membership=WITH_LEARNER)
     assert n1.hello()["members"] == b""

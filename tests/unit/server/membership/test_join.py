@@ -79,7 +79,7 @@ async def enter(*routes: Address, within_s: float = SOON, directory: str = "d") 
     return await JoinClient("a", "n4", LISTEN, directory, Plaintext()).enter(routes, within_s)
 
 
-async def test_who_asks_is_told_whom_it_begins_with(leader: Leader) -> None:
+async def test_a_joining_node_gets_its_first_membership(leader: Leader) -> None:
     """And the leader, who it is, where, and by which directory it asks."""
     async with member(leader) as where:
         invitation = await enter(where)
@@ -90,7 +90,7 @@ async def test_who_asks_is_told_whom_it_begins_with(leader: Leader) -> None:
     ]
 
 
-async def test_it_asks_on_until_somebody_answers(leader: Leader) -> None:
+async def test_join_is_repeated_until_a_member_answers(leader: Leader) -> None:
     """One route leads nowhere, one to another cluster; the member has no leader at first, nor does it know
     the founding; once it says nothing at all."""
     others = Leader()
@@ -112,7 +112,7 @@ async def test_it_asks_on_until_somebody_answers(leader: Leader) -> None:
     assert others.asked == []
 
 
-async def test_who_is_declined_asks_no_more(leader: Leader) -> None:
+async def test_a_declined_node_does_not_ask_again(leader: Leader) -> None:
     leader.says = lambda _fields: {"ok": {"declined": "n4 is a member already"}}
     async with member(leader) as where:
         with pytest.raises(IdentityError, match=r"^failed to join Raft group a: n4 is a member already$"):
@@ -120,13 +120,13 @@ async def test_who_is_declined_asks_no_more(leader: Leader) -> None:
     assert len(leader.asked) == 1
 
 
-async def test_who_finds_nobody_gives_up() -> None:
+async def test_join_without_an_answer_gives_up() -> None:
     """In the Go server's words."""
     with pytest.raises(UnavailableError, match=r"^failed to join Raft group a$"):
         await enter(Address("127.0.0.1", 1), within_s=0.1)
 
 
-async def test_an_answer_for_somebody_else_is_none(leader: Leader) -> None:
+async def test_an_answer_for_another_node_is_refused(leader: Leader) -> None:
     leader.says = lambda fields: leader.lets_in({**fields, "directory": "other"})
     async with member(leader) as where:
         with pytest.raises(UnavailableError):
@@ -134,7 +134,7 @@ async def test_an_answer_for_somebody_else_is_none(leader: Leader) -> None:
     assert leader.asked
 
 
-async def test_a_member_that_lets_nobody_ask_is_passed_over() -> None:
+async def test_a_member_without_join_server_is_skipped() -> None:
     """An earlier release, or one that isn't ready: its refusal settles nothing."""
     transport = Transport(
         "n1", {}, Address("127.0.0.1", 0), Plaintext(), lambda _link: {}, lambda _link, _hello: None
@@ -165,7 +165,7 @@ async def test_with_certificates_the_name_is_the_certificates(leader: Leader, tm
             await JoinClient("a", "n4", LISTEN, "d", mutual("n4")).enter([where], 0.3)
 
 
-def test_the_directory_has_one_id_until_it_is_let_in() -> None:
+def test_directory_id_is_kept_until_the_node_has_joined() -> None:
     """So that a process that was killed goes on as who it was."""
     disk = MemoryDisk()
     first = drawn(disk)

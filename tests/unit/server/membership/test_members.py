@@ -132,7 +132,7 @@ def test_an_address_in_the_file_wins() -> None:
 
 
 @pytest.mark.parametrize("peer", ["", "10.0.0.1:6004"])
-def test_who_can_not_be_reached_is_named_once(peer: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_an_unreachable_member_is_logged_once(peer: str, caplog: pytest.LogCaptureFixture) -> None:
     """Without TLS only the loopback counts, whatever the log says."""
     node = Node()
     node.members.membership_changed(THREE.with_learner("n4", peer), 10)
@@ -171,7 +171,7 @@ def told(by: str, membership: Membership, index: int, bootstrap: str = "f") -> d
     return other.explanation({"founding": bootstrap})
 
 
-def test_a_node_that_was_removed_while_it_was_away_is_told() -> None:
+def test_a_node_removed_while_it_was_down_stops() -> None:
     """By a member, of its own cluster, and of what came after it; not by one that is behind."""
     node = Node("n4", directory="x", since=20)
     member = WITH_LEARNER.with_voter("n4", "x")
@@ -192,7 +192,7 @@ def test_a_node_that_was_removed_while_it_was_away_is_told() -> None:
     assert node.removed_by == [40, 60]
 
 
-def test_a_node_that_does_not_know_what_is_committed_goes_by_when_it_came() -> None:
+def test_a_removal_before_the_node_was_added_is_ignored() -> None:
     """It was restarted. What others know of the time before it came is not about it."""
     node = Node("n4", directory="x", since=20)
     node.members.membership_changed(WITH_LEARNER.with_voter("n4", "x"), 50)
@@ -202,7 +202,7 @@ def test_a_node_that_does_not_know_what_is_committed_goes_by_when_it_came() -> N
     assert node.removed_by == [40], "and its entry 50 was never committed"
 
 
-def test_what_the_log_says_of_earlier_nodes_of_the_name_is_not_about_this_one() -> None:
+def test_log_entries_before_the_node_was_added_are_ignored() -> None:
     """n2 was added, removed and added again: the third has all of that in its log."""
     node = Node("n2", directory="y", since=30)
     earlier = THREE.without("n2").with_learner("n2", "").with_voter("n2", "x")
@@ -217,7 +217,7 @@ def test_what_the_log_says_of_earlier_nodes_of_the_name_is_not_about_this_one() 
         node.members.membership_changed(mine.with_voter("n2", "z"), 40)
 
 
-def test_who_comes_back_comes_empty() -> None:
+def test_a_node_added_again_must_be_empty() -> None:
     """Added again, n2 would never vote with the directory it founded the cluster with."""
     node = Node("n2")
     node.members.membership_changed(THREE, 0)
@@ -237,7 +237,7 @@ def test_links_with_another_of_the_name_are_cut() -> None:
 @pytest.mark.parametrize(
     "text", ["", "h", "h:", ":1", "h:0", "h:65536", "h:x", "h:²", "0.0.0.0:6001", "[::]:1"]
 )
-def test_what_is_no_address(text: str) -> None:
+def test_invalid_addresses(text: str) -> None:
     with pytest.raises(ConfigError):
         parse(text)
 

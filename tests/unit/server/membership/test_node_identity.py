@@ -43,7 +43,7 @@ def test_an_edited_file_changes_no_members() -> None:
     assert first_members(Identity("shop", "f", "t", "n1"), THREE) == (0, THREE)
 
 
-def test_who_is_invited_starts_with_whom_the_invitation_names() -> None:
+def test_an_invited_node_starts_with_the_members_of_the_invitation() -> None:
     """Its directory gets an id of its own."""
     identity = invited("shop", "n4", Invitation("f", 12, WITH_LEARNER))
     assert first_members(identity, Membership.initial_voters(["n4"])) == (12, WITH_LEARNER)
@@ -52,7 +52,7 @@ def test_who_is_invited_starts_with_whom_the_invitation_names() -> None:
     assert identity.directory != invited("shop", "n4", Invitation("f", 12, WITH_LEARNER)).directory
 
 
-def test_who_founds_alone_says_where_it_is_and_lets_others_in() -> None:
+def test_a_node_that_bootstraps_alone_names_its_address_and_is_joinable() -> None:
     """A file's nodes found together, and let nobody in who asks."""
     nodes = {"n1": Node(Address("h", 1), peer=Address("h", 2))}
     assert initial_voters(Cluster(nodes=nodes), "n1") == Membership.initial_voters(["n1"])
@@ -66,11 +66,11 @@ def test_a_name_that_was_drawn_is_kept(tmp_path: Path) -> None:
     assert (tmp_path / "d" / "node_id").read_text() == "ab12"
 
 
-def test_who_asked_keeps_the_directory_it_asked_by() -> None:
+def test_a_joined_node_keeps_its_directory_id() -> None:
     assert invited("shop", "n4", Invitation("f", 12, WITH_LEARNER), "drawn").directory == "drawn"
 
 
-def test_the_state_says_what_was_drawn() -> None:
+def test_identity_is_completed_from_the_state() -> None:
     state = State(cluster_uuid="f", cluster_tag="tag")
     assert learnt(None, "shop", "n1", state) == Identity("shop", "f", "tag", "n1")
     identity = learnt(invited("shop", "n4", Invitation("f", 12, WITH_LEARNER)), "shop", "n4", state)
@@ -146,7 +146,7 @@ class Past:
         return WITH_LEARNER
 
 
-def test_who_belonged_to_the_cluster_at_an_entry() -> None:
+def test_membership_at_an_entry() -> None:
     """A log that begins behind it doesn't say; nor one that has only terms of what a snapshot took the place
     of, though it knows them."""
     assert members_at(Past(), Past(), 39) == WITH_LEARNER

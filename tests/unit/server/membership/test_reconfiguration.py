@@ -122,7 +122,7 @@ class Leader:
         self.pump()
 
 
-def test_a_newcomer_learns_before_it_votes() -> None:
+def test_a_joining_node_is_a_learner_before_it_votes() -> None:
     """Each step is told, and the answer comes when its vote is committed."""
     leader = Leader()
     answers = leader.add()
@@ -146,7 +146,7 @@ def test_a_newcomer_learns_before_it_votes() -> None:
     assert leader.pump() == float("inf")
 
 
-def test_who_need_not_wait_is_answered_when_it_is_a_learner() -> None:
+def test_add_without_wait_is_answered_when_the_node_is_a_learner() -> None:
     """And it votes all the same once it has caught up."""
     leader = Leader()
     answers = leader.add(wait=False)
@@ -156,7 +156,7 @@ def test_who_need_not_wait_is_answered_when_it_is_a_learner() -> None:
     assert leader.in_force.is_voter("n4")
 
 
-def test_who_is_not_there_is_called_for() -> None:
+def test_progress_asks_to_start_an_unreachable_node() -> None:
     """Told once, and again now and then if it changes; an empty node has no directory yet."""
     leader = Leader()
     answers = leader.add()
@@ -210,7 +210,7 @@ def test_changes_wait_for_one_another() -> None:
     assert second[-1]["ok"]["role"] == "learner"
 
 
-def test_nobody_votes_whom_the_cluster_would_stop_for() -> None:
+def test_no_promotion_that_would_stop_the_cluster() -> None:
     """Of four three are needed: the newcomer makes three with two that are there, and not with one."""
     leader = Leader()
     leader.add()
@@ -254,7 +254,7 @@ def test_a_leader_hands_over_before_it_is_removed() -> None:
 
 
 @pytest.mark.parametrize(("name", "dead"), [("n2", "n3"), ("n1", "n3")])
-def test_what_would_stop_the_cluster_is_refused(name: str, dead: str) -> None:
+def test_a_removal_that_would_stop_the_cluster_is_refused(name: str, dead: str) -> None:
     leader = Leader()
     leader.peers[dead].connected = False
     (answer,) = leader.remove(name)
@@ -268,7 +268,7 @@ def test_the_last_one_stays() -> None:
     assert answer == {"error": "n1 is the only voting member"}
 
 
-def test_only_who_is_gone_is_replaced_by_its_own_name() -> None:
+def test_only_a_stopped_node_is_replaced_under_its_own_name() -> None:
     leader = Leader()
     with pytest.raises(RefusedError, match="n2 is running, with its directory: stop it first"):
         leader.remove("n2", absent=True)
@@ -289,7 +289,7 @@ def test_a_request_that_comes_to_nothing_is_forgotten() -> None:
     assert len(answers) == count
 
 
-def test_a_request_comes_to_its_end_when_nobody_waits_any_more() -> None:
+def test_a_request_ends_when_its_caller_no_longer_waits() -> None:
     leader = Leader()
     answers = leader.add(within=30)
     leader.commit()
@@ -315,7 +315,7 @@ def test_the_same_request_again_is_the_one_under_way() -> None:
     assert (first[-1], second[-1]) == (done, done)
 
 
-def test_who_was_removed_meanwhile_is_not_added_again() -> None:
+def test_a_node_removed_meanwhile_is_not_added_again() -> None:
     leader = Leader()
     added = leader.add()
     leader.commit()
@@ -327,7 +327,7 @@ def test_who_was_removed_meanwhile_is_not_added_again() -> None:
 @pytest.mark.parametrize(
     "fields", [{"name": "a b", "peer": "h:1"}, {"name": "n4"}, {"peer": "h:1"}, {"name": "n4", "peer": "h"}]
 )
-def test_what_can_not_be_added(fields: dict[str, Any]) -> None:
+def test_nodes_that_can_not_be_added(fields: dict[str, Any]) -> None:
     with pytest.raises(RefusedError):
         Leader().reconfiguration.add(fields, lambda answer: None)
 
@@ -364,7 +364,7 @@ def test_members_as_the_leader_sees_them() -> None:
 OPEN = Membership((Member("n1", "h:1", True, ""),), joinable=True)
 
 
-def test_who_asks_is_let_in_once_that_is_committed() -> None:
+def test_a_join_is_answered_when_it_is_committed() -> None:
     """It is told with which membership, and since which entry; asking again changes nothing."""
     leader = Leader(OPEN)
     answers = leader.join()
@@ -382,7 +382,7 @@ def test_who_asks_is_let_in_once_that_is_committed() -> None:
     assert leader.in_force.joinable
 
 
-def test_several_at_once_are_let_in_one_after_the_other() -> None:
+def test_several_nodes_join_one_after_the_other() -> None:
     leader = Leader(OPEN)
     answers = [leader.join(name, f"h:{name[1:]}", name) for name in ("n4", "n5", "n6")]
     for _ in range(3):
@@ -417,7 +417,7 @@ def test_one_that_was_added_and_never_came_may_ask() -> None:
     assert leader.in_force.get("n4") == Member("n4", "h:6", False, "x")
 
 
-def test_who_was_removed_meanwhile_is_told() -> None:
+def test_a_join_of_a_node_removed_meanwhile_is_declined() -> None:
     leader = Leader(OPEN)
     answers = leader.join()
     leader.pump()
@@ -434,6 +434,6 @@ def test_who_was_removed_meanwhile_is_told() -> None:
         (OPEN, "n4", "nowhere", "is no address"),
     ],
 )
-def test_who_is_declined_at_once(membership: Membership, name: str, peer: str, why: str) -> None:
+def test_joins_that_are_declined_at_once(membership: Membership, name: str, peer: str, why: str) -> None:
     (answer,) = Leader(membership).join(name, peer)
     assert re.search(why, answer["ok"]["declined"])

@@ -81,7 +81,7 @@ def node() -> Node:
     return Node()
 
 
-def test_what_the_go_server_says(node: Node) -> None:
+def test_requests_of_the_go_server(node: Node) -> None:
     """CLU-18: its words, to its subjects; the address comes from this node's file."""
     assert node.go("add", b"n4", {"progress": "…"}, {"ok": {}}) == [b"+OK"]
     assert node.asked[0][:2] == ("cluster.add", {"name": "n4", "peer": "h:6", "wait": False})
@@ -97,7 +97,7 @@ def test_what_the_go_server_says(node: Node) -> None:
         assert reply.endswith(b"invalid node ID")
 
 
-def test_who_was_interrupted_is_waited_for_no_more(node: Node) -> None:
+def test_a_request_without_subscriber_is_cancelled(node: Node) -> None:
     """Its inbox is gone, and with it the request: else 64 of them would be in the others' way for minutes."""
 
     admin = subject("shop", "cluster.remove")
@@ -115,7 +115,7 @@ def test_who_was_interrupted_is_waited_for_no_more(node: Node) -> None:
     assert node.published == []
 
 
-def test_who_wants_no_reply_gets_none(node: Node) -> None:
+def test_a_request_without_reply_subject_gets_no_answer(node: Node) -> None:
     subject = b"_STAN.raft.shop.node.remove"
     node.served[subject](CLIENT, subject, b"", b"n2")
     node.asked[0][2]({"ok": {}})
@@ -141,7 +141,7 @@ def test_operators_requests_have_their_verbs(node: Node) -> None:
 
 
 @pytest.mark.parametrize("what", ["add", "remove"])
-def test_who_shows_no_credentials_where_others_do_changes_no_members(node: Node, what: str) -> None:
+def test_a_client_without_credentials_can_not_change_members(node: Node, what: str) -> None:
     subject = f"_STAN.raft.shop.node.{what}".encode()
     node.served[subject](Client(Identity("guest")), subject, b"r", b"n4")
     ((_, reply),) = node.published

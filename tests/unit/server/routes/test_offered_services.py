@@ -38,6 +38,6 @@ def test_nothing_else_is(pattern: bytes) -> None:
 
 
 @pytest.mark.parametrize("cluster", ["", "*", ">", "a.b", "a b", "east/n1"])
-def test_what_can_not_be_a_cluster_serves_nothing(cluster: str) -> None:
+def test_an_invalid_cluster_id_serves_nothing(cluster: str) -> None:
     for pattern in (f"_STAN.pub.{cluster}.>", f"_STAN.sub.{cluster}", f"_INBOX.{TAG.decode()}.*"):
         assert not is_offered(cluster, pattern.encode())

@@ -154,7 +154,7 @@ def test_an_invalid_channel_is_for_the_other_cluster_to_refuse(world: World) -> 
     assert world.served == [("B/n1", b"_STAN.pub.B.a.>", b"x")]
 
 
-def test_who_listens_to_requests_hears_them_too(world: World) -> None:
+def test_subscribers_to_request_subjects_receive_requests_too(world: World) -> None:
     """Test suites of clients listen to the service's own subjects."""
     spies = [world.client("A/n1"), world.client("B/n1"), world.client("B/n3")]
     for spy in spies:
@@ -178,7 +178,7 @@ def test_only_the_service_is_offered(world: World) -> None:
     assert world.served == [*before, ("A/n1", b"", b"")], "a node that guesses"
 
 
-def test_the_home_delivers_and_no_other(world: World) -> None:
+def test_only_the_gateway_delivers(world: World) -> None:
     """A delivery is made by every node for its own clients; for a guest's by its home alone."""
     client = world.client("A/n2")
     client.sub(b"inbox")
@@ -193,7 +193,7 @@ def test_the_home_delivers_and_no_other(world: World) -> None:
     assert all(routing.reachable(b"inbox") for routing in world.nodes.values())
 
 
-def test_another_becomes_the_home(world: World) -> None:
+def test_another_node_becomes_the_gateway(world: World) -> None:
     """When the link breaks, or its node dies: requests and deliveries go another way from then on."""
     client = world.client("A/n2")
     client.sub(b"inbox")
@@ -251,7 +251,7 @@ def test_a_peer_claims_its_own_service_and_nothing_else(
     assert caplog.text.count("routing peer B/n1 claims to serve") == 1
 
 
-def test_what_is_served_here_goes_nowhere_else(world: World) -> None:
+def test_requests_served_here_go_to_no_peer(world: World) -> None:
     """Whoever comes first: a peer that drew our inbox of acknowledgements would hear of every one."""
     node, tag = world.nodes["A/n1"], b"_INBOX.abcdefABCDEF0123456789"
     node.remote_frame("B/n1", ["serves", [tag + b".*"]])

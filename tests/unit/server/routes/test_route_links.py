@@ -113,7 +113,7 @@ class Node:
         await self.received.until(lambda: self.links.peers.keys() == set(keys))
 
 
-async def test_who_is_dialed_learns_who_dials() -> None:
+async def test_the_dialed_node_learns_the_dialing_node() -> None:
     """One of two is told; frames flow both ways, and both know where the other takes clients."""
     async with Node("a", "n1").running() as one, Node("b", "n1", one).running() as two:
         await one.linked("b/n1")
@@ -194,7 +194,7 @@ async def test_the_same_cluster_id_is_declined(caplog: pytest.LogCaptureFixture)
         assert not two.links.peers
 
 
-async def test_an_address_nobody_answers_at_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_learned_address_without_answer_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
     """One that was only heard of; a configured one is dialed for ever."""
     monkeypatch.setattr(route_links, "REACHABLE_TRIES", 2)
     async with Node("a", "n1").running() as one:
@@ -217,7 +217,7 @@ async def test_a_bad_frame_ends_the_link() -> None:
         await one.received.until(lambda: one.received.of("down") == ["b/n1"] * 2)
 
 
-async def test_who_does_not_read_is_cut_off() -> None:
+async def test_a_slow_reader_is_disconnected() -> None:
     """Above the soft bound deliveries wait, above the hard one the link ends."""
     limits = Limits(outbox_bytes_max=4 * route_peer.SOFT_BYTES)
     async with Node("a", "n1", limits=limits).running() as one, Node("b", "n1", one).running() as two:
@@ -238,7 +238,7 @@ async def test_who_does_not_read_is_cut_off() -> None:
         await one.received.until(lambda: one.received.of("down") == ["b/n1"])
 
 
-async def test_who_says_nothing_is_gone(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_unresponsive_peer_is_disconnected(monkeypatch: pytest.MonkeyPatch) -> None:
     """A process that was stopped keeps its sockets; nobody may wait for it."""
     monkeypatch.setattr(route_links, "ALIVE_S", 0.01)
     async with Node("a", "n1").running() as one, Node("b", "n1", one).running() as two:
@@ -315,7 +315,7 @@ async def test_two_that_have_founded_the_same_cluster_both_end() -> None:
     assert second == ["Server n1 was also started with -cluster_bootstrap"]
 
 
-async def test_one_whom_others_have_joined_stays() -> None:
+async def test_a_bootstrapping_node_with_members_stays() -> None:
     texts: list[str] = []
     async with Node("a", "n1", members=("n3",), bootstrap=STARTED).running() as one:
         with trio.fail_after(SOON):
@@ -323,7 +323,7 @@ async def test_one_whom_others_have_joined_stays() -> None:
     assert texts == ["Server n1 was also started with -cluster_bootstrap"]
 
 
-async def test_one_that_meets_those_who_had_joined_it_ends() -> None:
+async def test_a_bootstrapping_node_that_meets_its_former_members_stops() -> None:
     """It has lost its directory, and founds what is there already."""
     texts: list[str] = []
     async with Node("a", "n2", members=("n3",), bootstrap=BOOTSTRAPPED).running() as two:
@@ -332,7 +332,7 @@ async def test_one_that_meets_those_who_had_joined_it_ends() -> None:
     assert texts == [f'discovered another streaming server with cluster ID "a" at {two.address}']
 
 
-async def test_who_has_founded_nothing_is_only_declined() -> None:
+async def test_a_node_that_has_not_bootstrapped_is_only_declined() -> None:
     """It doesn't end, and ends nobody."""
     async with Node("a", "n1", bootstrap=STARTED).running() as one, Node("a", "n2", one).running() as two:
         (route,) = two.links._routes.values()
