@@ -221,14 +221,18 @@ class ServerURL:
 NATS_PORT: Final = 4222
 
 
+_SCHEME = re.compile(r"([a-z][a-z0-9+.-]*)://(.*)", re.IGNORECASE | re.DOTALL)
+
+
 def parse_url(text: str, default_port: int = NATS_PORT) -> ServerURL:
     """Parse ``nats://user:password@host:port``; scheme, credentials and port are optional.
 
     Raises:
         ValueError: not such a URL. The text never contains the part before ``@``.
     """
-    scheme, separator, rest = text.strip().rpartition("://")
-    if separator and scheme.lower() not in ("nats", "tls", "nats-route"):
+    found = _SCHEME.match(text.strip())
+    scheme, rest = (found[1], found[2]) if found else ("", text.strip())  # a password may contain "://"
+    if scheme and scheme.lower() not in ("nats", "tls", "nats-route"):
         raise ValueError(f"expected a URL that starts with nats:// or tls://, not {scheme}://")
     credentials, _, address = rest.rstrip("/").rpartition("@")
     user, colon, password = (unquote(part) for part in credentials.partition(":"))

@@ -15,6 +15,7 @@ from node.config.values import (
     parse_address,
     parse_duration,
     parse_size,
+    parse_url,
 )
 from node.errors import ConfigError
 
@@ -151,3 +152,12 @@ def test_a_secret_file_without_a_secret_is_refused(
         file.write_bytes(content)
     with pytest.raises(ConfigError, match=problem):
         Secret("file", str(file)).reveal()
+
+
+def test_the_error_of_a_url_shows_no_password() -> None:
+    """A password may contain what separates a scheme from the rest."""
+    assert parse_url("nats://ann:a://b@host").password == "a://b"
+    assert parse_url("ann:a://b@host").password == "a://b"
+    with pytest.raises(ValueError, match=r"not http://") as refused:
+        parse_url("http://ann:a://b@host")
+    assert "a://b" not in str(refused.value)
