@@ -27,7 +27,7 @@ CLIENTS_MAX = 100_000
 every node each takes 1 KB of memory with names of usual length, 4 KB with the longest names."""
 
 PROBE_NS = 3 * SECOND
-"""How long an ID stays reserved for the request whose origin is probing the ID's old connection."""
+"""Period for which an ID is reserved for the request that caused the probe of its old connection."""
 
 
 def open_client(context: ApplyContext, command: ClientOpen) -> ClientOpened | Probing:

@@ -43,7 +43,7 @@ def find_client(state: State, client_id: str, generation: Generation) -> Client 
 
 
 NEVER_NS = 1 << 62
-"""A cluster time that is never reached. As ``back_ns``: not all inboxes of the client are heard yet."""
+"""A cluster time that is never reached. As ``back_ns``: some inboxes of the client have no subscriber yet."""
 
 
 def client_away(context: ApplyContext, command: ClientAway | ClientUnreachable) -> None:

@@ -54,7 +54,7 @@ class Settings:
     """A second subscription to an online durable replaces it instead of being refused."""
 
     member_grace_ns: int = 3 * SECOND
-    """How long an inbox may have no subscriber before its client or subscription is unreachable (R15)."""
+    """Period without a subscriber after which an inbox's client or subscription is unreachable (R15)."""
     heartbeat_interval_ns: int = 30 * SECOND
     heartbeat_timeout_ns: int = 10 * SECOND
     heartbeat_fail_count: int = 10

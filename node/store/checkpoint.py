@@ -42,7 +42,7 @@ class Tail(NamedTuple):
 
 
 class Checkpoint:
-    """One checkpoint.
+    """A checkpoint.
 
     Args:
         values: encodes the values.

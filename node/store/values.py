@@ -19,7 +19,7 @@ from node.store.environment import ADVICE
 
 if TYPE_CHECKING:
     from node.encryption.value_cipher import (
-        ValueCipher,  # imported by who has a key, and by nobody else: it takes time
+        ValueCipher,  # imported by callers with a key only: it takes time
     )
 
 _CRC = struct.Struct(">I")
