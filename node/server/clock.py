@@ -302,9 +302,9 @@ class WallClock:
     def _believes(self, off: int, target: int) -> bool:
         if abs(off) <= JUMP_MAX_NS or self._is_confirmed:
             return True
-        agreeing = len(self.right_peers) + (abs(self._wall_clock_ns() - target) <= self._offset_max_ns)
+        in_agreement = len(self.right_peers) + (abs(self._wall_clock_ns() - target) <= self._offset_max_ns)
         voters = len(self._voters) if self._voters is not None else len(self._reports) + 1
-        return agreeing > 1 and agreeing > voters // 2
+        return in_agreement > 1 and in_agreement > voters // 2
 
     def _notify_off(self, off: int, target: int) -> None:
         """Log when timestamps become far from the clocks or near again, or the clocks become believed."""

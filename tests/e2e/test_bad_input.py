@@ -118,7 +118,7 @@ def test_undecodable_ping_is_not_answered(wire: Wire) -> None:
     assert wire.nothing_came()
 
 
-def test_foreign_cluster_id(wire: Wire) -> None:
+def test_other_cluster_id(wire: Wire) -> None:
     assert wire.ask("_STAN.discover.elsewhere", b"") == b"NATS/1.0 503\r\n\r\n"
 
 

@@ -280,7 +280,7 @@ def test_refusals_reach_the_application(
     client.publish(unique, 1)
 
 
-def test_foreign_cluster_is_not_answered(
+def test_another_cluster_id_is_not_answered(
     cluster: Cluster, kind: str, at: str, program: MakeProgram, unique: str
 ) -> None:
     client = program(kind)

@@ -229,7 +229,7 @@ def told_by(cluster: Cluster, name: str, hello: dict[str, Any], own: str) -> Any
     return None
 
 
-def foreign(node: str, cluster: str = "north") -> dict[str, Any]:
+def remote_route(node: str, cluster: str = "north") -> dict[str, Any]:
     return {
         "link": "foreign",
         "wire": 1,
@@ -268,9 +268,9 @@ def test_certificate_of_a_removed_node_links_no_more(make_cluster: MakeCluster) 
         for name in others:
             for link in ("raft", "route", "snapshot"):
                 until(f"{name} to refuse {removed} on {link}", lambda: is_refused(name, link))  # noqa: B023
-            answer = told_by(cluster, name, foreign(removed), removed)
+            answer = told_by(cluster, name, remote_route(removed), removed)
             assert "is or was a member of 'test-cluster'" in answer["refused"], answer
-            assert told_by(cluster, name, foreign("far"), "far")["node"] == name
+            assert told_by(cluster, name, remote_route("far"), "far")["node"] == name
         if round_ == 0:
             for name in others:
                 cluster.ask_to_stop(name)

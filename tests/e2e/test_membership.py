@@ -123,7 +123,7 @@ async def test_a_node_is_added_under_load_and_votes(mine: Cluster, ports: Ports)
     assert {data for _, data in found} >= history.acked_s.keys()
 
 
-def test_a_newcomer_whose_log_is_gone_gets_a_snapshot(
+def test_a_joining_node_behind_the_log_gets_a_snapshot(
     make_cluster: MakeCluster, ports: Ports, tmp_path: Path
 ) -> None:
     """CLU-14, CLU-18: it is a learner until it has it, also if it comes long after it was added.

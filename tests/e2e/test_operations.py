@@ -221,7 +221,7 @@ def test_directory_of_another_node_is_refused(single: Cluster) -> None:
     assert "'n7'" in said
 
 
-def test_directory_of_another_founding_is_refused(make_cluster: MakeCluster) -> None:
+def test_directory_of_another_cluster_uuid_is_refused(make_cluster: MakeCluster) -> None:
     """Two clusters of one name and one node each of the other's: they stay two."""
     cluster = make_cluster()
     cluster.start()

@@ -260,7 +260,7 @@ class Bootstrap:
         bootstrap, empty = hello.get("founding"), hello.get("empty")
         if not isinstance(bootstrap, str) or not isinstance(empty, bool):
             raise RemoteProtocolError(
-                f"{peer}: malformed founding or empty in its hello: {shown(bootstrap)}, {shown(empty)}"
+                f'{peer}: malformed "founding" or "empty" in its hello: {shown(bootstrap)}, {shown(empty)}'
             )
         ours = self._identity.cluster_uuid if self._identity else ""
         if not ours or bootstrap == ours or (empty and not bootstrap):

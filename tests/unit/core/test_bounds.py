@@ -190,7 +190,7 @@ def test_a_large_group_costs_more_a_message(monkeypatch: pytest.MonkeyPatch) -> 
     assert talk.find("Q0").group.cursor == 1000
 
 
-def test_a_deadline_outlives_what_was_overdue_before_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_deadline_outlives_messages_that_were_due_before_it(monkeypatch: pytest.MonkeyPatch) -> None:
     """More is due than an entry sends. The last one's due messages are acked before it has its turn; it
     holds a younger message, whose AckWait was forgotten."""
     monkeypatch.setattr(dispatch, "ENTRY_MESSAGES_MAX", 4)
@@ -223,7 +223,7 @@ def test_a_deadline_outlives_a_purge(monkeypatch: pytest.MonkeyPatch, queue: str
     assert talk.tick(at=50).sent == {"A": [6]}
 
 
-def test_who_is_overdue_already_isnt_found_again(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_due_subscription_is_not_found_again(monkeypatch: pytest.MonkeyPatch) -> None:
     """A restored node arms everyone's deadline. Those of overdue groups were counted, and left others for
     the next entry whom the live nodes found in this one."""
     monkeypatch.setattr(dispatch, "ENTRY_MESSAGES_MAX", 1)

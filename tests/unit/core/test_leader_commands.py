@@ -20,7 +20,7 @@ def test_a_client_is_removed_once_and_only_the_one_that_was_meant() -> None:
     assert "me" in talk.state.clients
 
 
-def test_a_cluster_is_founded_once() -> None:
+def test_a_cluster_is_bootstrapped_once() -> None:
     """Its first leader draws the identity; a later one's is ignored, and so is a deposed one's."""
     talk = Conversation()
     talk.say(leader_commands=[InitCluster(0, "zero", "0")])

@@ -47,7 +47,7 @@ def test_acks_that_waited_are_ahead_of_what_fell_due() -> None:
     assert answer.sent == {"A": [2, 4]}
 
 
-def test_overdue_messages_come_in_sequence_order_after_an_election() -> None:
+def test_due_messages_come_in_sequence_order_after_an_election() -> None:
     """T3: whatever their deadlines were."""
     talk = Conversation()
     talk.connect("me", "a")

@@ -135,7 +135,7 @@ def test_a_redelivery_that_is_far_too_late_is_late() -> None:
     assert recorded.rules(end_s=10.0) == ["late"]
 
 
-def test_an_overdue_redelivery_is_late_even_if_acknowledged() -> None:
+def test_a_due_redelivery_is_late_even_if_acknowledged() -> None:
     recorded = Recorded()
     recorded.got(1.0)
     recorded.acked(9.0)

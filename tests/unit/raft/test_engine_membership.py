@@ -32,7 +32,7 @@ def added(table, leader, name: str = "d") -> None:
     assert not leader.engine.is_changing
 
 
-def test_founders_are_in_force_until_the_log_says_better(group) -> None:
+def test_initial_voters_are_in_force_until_the_log_names_others(group) -> None:
     table = group("abc")
     leader = table.elect("a")
     assert leader.engine.membership == ABC

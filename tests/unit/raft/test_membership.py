@@ -11,7 +11,7 @@ from node.raft.membership import MEMBERS_MAX, Member, Membership
 THREE = Membership.initial_voters(["c", "a", "b"])
 
 
-def test_founders_are_voters_in_order_of_names() -> None:
+def test_initial_voters_are_in_order_of_names() -> None:
     assert THREE.names == THREE.voters == ("a", "b", "c")
     assert THREE.learners == ()
     assert THREE.get("b") == Member("b", "", True, "")

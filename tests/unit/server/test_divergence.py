@@ -80,7 +80,7 @@ def test_a_lagging_node_stops_when_it_reaches_the_milestone() -> None:
         nodes.apply("n3", 8192, b"wrong")
 
 
-def test_without_an_agreeing_majority_all_nodes_stop() -> None:
+def test_without_a_majority_of_equal_digests_all_nodes_stop() -> None:
     """Two nodes that differ stop too, because either may be right."""
     nodes = Nodes("n1", "n2")
     nodes.apply("n1", 4096)

@@ -371,8 +371,10 @@ def test_recovered_data_gets_its_new_cluster_uuid_once() -> None:
     node = Node(recovered=("new", "founded"), bootstrapped=bootstrapped)
     assert bootstrapped == ["founded"]
     entries = lead(node)
-    refound = [command for entry in entries for command in entry if isinstance(command, RecoverCluster)]
-    assert refound == [RecoverCluster(TERM + 1, "new", "founded")]
+    recover_commands = [
+        command for entry in entries for command in entry if isinstance(command, RecoverCluster)
+    ]
+    assert recover_commands == [RecoverCluster(TERM + 1, "new", "founded")]
     assert bootstrapped == ["founded", "new"]
     assert node.replica.state.cluster_tag == "tag"
     again = Node()

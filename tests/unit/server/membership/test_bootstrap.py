@@ -56,7 +56,7 @@ class Member:
             self.bootstrap.check_hello("raft", other.hello())
 
 
-def test_a_cluster_is_founded_when_all_have_met_empty() -> None:
+def test_a_cluster_is_bootstrapped_when_all_are_connected_and_empty() -> None:
     """Two of three are not enough: the third may have the state of years."""
     n1, n2, n3 = (Member(name) for name in MEMBERS)
     n1.hears(n2)

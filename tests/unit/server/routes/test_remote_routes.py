@@ -212,7 +212,7 @@ def test_another_node_becomes_the_gateway(world: World) -> None:
     assert world.nodes["A/n2"].remote_routes.home("B") is None
 
 
-def test_a_node_founded_later_offers_its_ack_inboxes_then(world: World) -> None:
+def test_a_node_bootstrapped_later_offers_its_ack_inboxes_then(world: World) -> None:
     """The tag of ack inboxes is drawn when a cluster is founded."""
     acks = []
     for key in ("B/n1", "B/n2", "B/n3"):

@@ -300,7 +300,7 @@ async def _ended(node: Node, started: trio.Event, texts: list[str]) -> None:
         texts += _texts(group)
 
 
-async def test_two_that_have_founded_the_same_cluster_both_end() -> None:
+async def test_two_nodes_that_bootstrapped_the_same_cluster_both_end() -> None:
     """Whoever dials, and each says which other one."""
     one = Node("a", "n1", bootstrap=STARTED)
     up, there = trio.Event(), trio.Event()
