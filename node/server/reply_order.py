@@ -16,7 +16,7 @@ A plain object without I/O.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Collection, Container, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -97,6 +97,8 @@ class ReplyOrder:
         self._slow: dict[Connection, int] = {}  # until ``written`` reaches the value
         self._behind: set[int] = set()
         self._awaited: set[int] = set()
+        self._sent: dict[Connection, int] = {}  # since answers wait: the value ``written`` has to reach
+        self._sent_full: dict[Connection, None] = {}
         self._checking = False
 
     @property
@@ -129,7 +131,7 @@ class ReplyOrder:
             self._behind &= sendable
             self._awaited &= sendable
         writes = list(writes)
-        self._also_await(writes, full)
+        self._note_sent(writes, full)
         now_s = self._clock()
         on_time = [(group, seq) for group, seq in groups if group.id not in self._behind]
         waiting = _Waiting(
@@ -153,25 +155,30 @@ class ReplyOrder:
             writes: connections, and the value that ``written`` has to reach for each.
             full: connections whose deliveries wait for capacity since this entry.
         """
-        self._also_await(list(writes), full)
+        self._note_sent(writes, full)
         self.check()
 
-    def _also_await(self, writes: Collection[tuple[Connection, int]], full: Sequence[Connection]) -> None:
-        """Make answers that wait for the rest of a burst wait also for the messages of this entry.
+    def _note_sent(self, writes: Iterable[tuple[Connection, int]], full: Iterable[Connection]) -> None:
+        if self._queue:
+            self._sent.update(writes)
+            self._sent_full.update(dict.fromkeys(full))
 
-        When a group's cursor reaches the end of the burst, its last messages are still in outboxes.
+    def _await_rest(self, head: _Waiting, now_s: float) -> None:
+        """Make ``head``, whose groups have reached the end of their burst, wait until all of it is written.
+
+        Entries without answers sent the rest of the burst, and its last messages are still in outboxes.
         """
-        if not (writes or full):
-            return
-        for waiting in self._queue:
-            if waiting.groups:
-                waiting.writes.update(
-                    (connection, end)
-                    for connection, end in writes
-                    if connection not in self._slow and not connection.closed
-                )
-                waiting.full += [one for one in full if one not in self._slow and one not in waiting.full]
-                waiting.written_s = self._clock()
+        self._sent = {
+            connection: end
+            for connection, end in self._sent.items()
+            if not connection.closed and connection.written < end
+        }
+        self._sent_full = dict.fromkeys(one for one in self._sent_full if one in self._full_connections)
+        head.writes.update(
+            (connection, end) for connection, end in self._sent.items() if connection not in self._slow
+        )
+        head.full += [one for one in self._sent_full if one not in self._slow and one not in head.full]
+        head.written_s = now_s
 
     def tick(self) -> None:
         """Count a round of the loop, and `check`."""
@@ -188,6 +195,8 @@ class ReplyOrder:
             now_s = self._clock()
             while self._queue and self._is_over(self._queue[0], now_s):
                 self._queue.popleft().act()
+            if not self._queue:
+                self._sent, self._sent_full = {}, {}
         finally:
             self._checking = False
 
@@ -211,6 +220,8 @@ class ReplyOrder:
     def forget(self, connection: Connection) -> None:
         """Stop waiting for ``connection``: it has ended."""
         self._slow.pop(connection, None)
+        self._sent.pop(connection, None)
+        self._sent_full.pop(connection, None)
         self.check()
 
     def _is_quick(self, connection: Connection, end: int) -> bool:
@@ -225,30 +236,39 @@ class ReplyOrder:
         return False
 
     def _is_over(self, head: _Waiting, now_s: float) -> bool:
-        if head.writes or head.full:
-            for connection in [one for one, end in head.writes.items() if one.closed or one.written >= end]:
-                del head.writes[connection]
-            head.full = [one for one in head.full if one in self._full_connections and not one.closed]
-            is_late = now_s >= head.written_s + WRITE_WAIT_S and head.late_rounds >= LATE_ROUNDS
-            if (head.writes or head.full) and is_late:
-                head.late_rounds = 0
-                self._slow.update(head.writes)
-                self._slow.update({one: one.written + one.outbox_bytes for one in head.full})
-                head.writes, head.full = {}, []
-            for connection in head.writes:
-                connection.watched = True
         if head.groups:
-            sendable = self._sendable()
-            head.groups = [
-                (group, seq) for group, seq in head.groups if group.id in sendable and group.cursor < seq
-            ]
-            cursors = sum(group.cursor for group, _ in head.groups)
-            if cursors != head.cursors:
-                head.cursors, head.moved_s, head.late_rounds = cursors, now_s, 0
-            due_s = min(head.moved_s + GROUP_WAIT_S, head.since_s + GROUP_WAIT_MAX_S)
-            if head.groups and now_s >= due_s and head.late_rounds >= LATE_ROUNDS:
-                late = {group.id for group, _ in head.groups}
-                self._behind |= late
-                self._awaited -= late
-                head.groups = []
+            self._look_at_groups(head, now_s)
+        if head.writes or head.full:
+            self._look_at_writes(head, now_s)
         return not (head.writes or head.full or head.groups)
+
+    def _look_at_groups(self, head: _Waiting, now_s: float) -> None:
+        sendable = self._sendable()
+        head.groups = [
+            (group, seq) for group, seq in head.groups if group.id in sendable and group.cursor < seq
+        ]
+        if not head.groups:
+            self._await_rest(head, now_s)
+            return
+        cursors = sum(group.cursor for group, _ in head.groups)
+        if cursors != head.cursors:
+            head.cursors, head.moved_s, head.late_rounds = cursors, now_s, 0
+        due_s = min(head.moved_s + GROUP_WAIT_S, head.since_s + GROUP_WAIT_MAX_S)
+        if now_s >= due_s and head.late_rounds >= LATE_ROUNDS:
+            late = {group.id for group, _ in head.groups}
+            self._behind |= late
+            self._awaited -= late
+            head.groups = []
+
+    def _look_at_writes(self, head: _Waiting, now_s: float) -> None:
+        for connection in [one for one, end in head.writes.items() if one.closed or one.written >= end]:
+            del head.writes[connection]
+        head.full = [one for one in head.full if one in self._full_connections and not one.closed]
+        is_late = now_s >= head.written_s + WRITE_WAIT_S and head.late_rounds >= LATE_ROUNDS
+        if (head.writes or head.full) and is_late:
+            head.late_rounds = 0
+            self._slow.update(head.writes)
+            self._slow.update({one: one.written + one.outbox_bytes for one in head.full})
+            head.writes, head.full = {}, []
+        for connection in head.writes:
+            connection.watched = True
