@@ -20,7 +20,7 @@ import pytest
 from conversation import check_invariants
 
 from node.core import commands as c
-from node.core import dispatch, entries, leader_commands, presence, sessions
+from node.core import dispatch, entries, machine, presence, sessions
 from node.core.effects import OK, ClientOpened, Effects, Outcome, Probing, Refused, SubscriptionOpened
 from node.core.machine import Machine
 from node.core.records import digest, restore, take_changes
@@ -599,12 +599,12 @@ def _outcomes_are_not_kept(patch: pytest.MonkeyPatch) -> None:
 
 
 def _past_leaders_are_obeyed(patch: pytest.MonkeyPatch) -> None:
-    apply = leader_commands.apply
+    apply = machine.apply_leader_command
 
     def obey(turn: Any, command: Any) -> None:
         apply(turn, command if isinstance(command, c.NewTerm) else command._replace(term=turn.state.term))
 
-    patch.setattr(leader_commands, "apply", obey)
+    patch.setattr(machine, "apply_leader_command", obey)
 
 
 def _generations_are_not_compared(patch: pytest.MonkeyPatch) -> None:
