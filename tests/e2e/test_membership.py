@@ -166,7 +166,7 @@ def test_a_follower_and_then_the_leader_are_removed(mine: Cluster, ports: Ports)
     assert result.stdout == f"{leader} is removed\n", result.stderr
     assert result.stderr.count("hands over first") <= 1, result.stderr
     ended(cluster, leader, 0)
-    assert done(cluster, "remove", leader) == f"{leader} is no member"
+    assert done(cluster, "remove", leader) == f"{leader} is not a member"
     trio.run(publish, cluster, "foo", 51, 100)
     assert sorted(roles(cluster).values()) == ["voter", "voter"]
     for name in (follower, leader):
