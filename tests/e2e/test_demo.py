@@ -61,13 +61,13 @@ def test_interrupted_it_leaves_no_process_and_no_file(tmp_path: Path) -> None:
 
 
 FORGETFUL = '''
-"""A state machine that forgets at a take-over what was acknowledged lately."""
+"""A state machine that forgets at a new term what was acknowledged lately."""
 from node.core import acks, machine, new_term
 from node.core.due import make_all_due
 
 KEPT = 400
 forgotten = []
-apply_acks, take_over = acks.apply_acks, taking_over.take_over
+apply_acks, begin_term = acks.apply_acks, new_term.begin_term
 
 
 def remember(turn, command):
@@ -88,10 +88,10 @@ def forget(turn, command):
         records = sorted({**member.unacked, **lost}.items(), key=lambda each: (each[1].entry, each[0]))
         member.unacked = dict(records)
         make_all_due(turn, member)
-    take_over(turn, command)
+    begin_term(turn, command)
 
 
-acks.apply_acks, taking_over.take_over = remember, forget
+acks.apply_acks, new_term.begin_term = remember, forget
 '''
 
 
