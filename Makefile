@@ -25,7 +25,7 @@ $(VENV)/.dev: $(VENV)/.run
 demo: $(VENV)/.run ## a real three-node cluster, its leader killed under load, and what happened
 	$(BIN)/stanchion demo $(ARGS)
 
-test: lint unit e2e ## everything, in under 20 minutes on 2 cores
+test: lint unit e2e ## everything, in about 20 minutes on 2 cores
 
 quick: lint unit ## everything that needs no real processes
 

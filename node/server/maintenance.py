@@ -1,4 +1,4 @@
-"""What a ready leader corrects in the replicated state that concerns no client (rules R13, R24).
+"""Corrections of the replicated state by a ready leader that concern no client (rules R13, R24).
 
 * *The machine version* is raised once **all** members have reported that they support a higher one. That
   includes members that are away: one that returned with an older release could apply nothing more.

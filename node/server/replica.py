@@ -284,10 +284,13 @@ class Replica:
 
     @property
     def has_majority_linked(self) -> bool:
-        """Whether the links to a majority of the voters, this node included, are up."""
+        """True if this node is linked to a majority of the voters, itself included, or has no voters yet.
+
+        Without a majority nothing can be committed.
+        """
         voters = self.membership.voters if self.membership is not None else ()
         up = sum(name == self.node or name in self.links_up for name in voters)
-        return 2 * up > len(voters)
+        return not voters or 2 * up > len(voters)
 
     @property
     def is_serving(self) -> bool:
@@ -450,7 +453,7 @@ class Replica:
         """Note that the raft link to a member broke. Lost frames are sent again when it is back."""
         self.links_up.discard(peer)
         self.low_space.peer_down(peer)
-        if peer == self.leader or (self.leader == self.node and not self.majority_linked):
+        if peer == self.leader or (self.leader == self.node and not self.has_majority_linked):
             self._notify_origin()
 
     def frame(self, peer: str, value: Any) -> None:
@@ -777,16 +780,9 @@ class Replica:
         self.streaming.bootstrapped()
         self._bootstrapped(state)
 
-    @property
-    def majority_linked(self) -> bool:
-        """Whether this node and the voters it is linked to are a majority: else nothing can be committed."""
-        voters = self.membership.voters if self.membership is not None else ()
-        linked = sum(voter == self.node or voter in self.links_up for voter in voters)
-        return not voters or 2 * linked > len(voters)
-
     def _notify_origin(self) -> None:
         # Without a majority a leader keeps leading for a moment. Requests stay out of its log meanwhile.
-        reached = self.majority_linked if self.leader == self.node else self.leader in self.links_up
+        reached = self.has_majority_linked if self.leader == self.node else self.leader in self.links_up
         if not reached:
             self._unreached_since_s = self._unreached_since_s or self.host.monotonic_s()
         else:
@@ -798,7 +794,7 @@ class Replica:
         """Refuse requests if no leader was reachable for too long. Returns when to call this again."""
         if self._unreached_since_s is None or self.origin.refusal is not None:
             return NEVER
-        due_s = self._unreached_since_s + (HOLD_S if self.majority_linked else HOLD_ALONE_S)
+        due_s = self._unreached_since_s + (HOLD_S if self.has_majority_linked else HOLD_ALONE_S)
         if now_s < due_s:
             return due_s
         refused = self.origin.refuse(Refused(refusals.NO_LEADER))

@@ -2,7 +2,7 @@
 
 A file reads like this::
 
-    # What the script shows, and the rules that it covers.
+    # A comment: the subject of the script, and the rules that it covers.
 
     subscribe a foo as s
     publish a foo 2

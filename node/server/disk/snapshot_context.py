@@ -9,7 +9,7 @@ from node.raft.membership import Membership
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """What a snapshot's receiver needs and the copy of the store does not contain."""
+    """Data that the receiver of a snapshot needs beside the copy of the store."""
 
     membership: Membership
     """In force at the snapshot's entry."""

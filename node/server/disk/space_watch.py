@@ -29,7 +29,7 @@ _NEVER: Final = 1 << 63
 
 
 class Unwritten(NamedTuple):
-    """What the file system's free space does not show, in bytes."""
+    """Corrections, in bytes, to the free space that the file system reports."""
 
     reusable: int
     """Free pages within the store's file."""

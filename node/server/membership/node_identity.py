@@ -1,4 +1,4 @@
-"""What a node's directory says about its place in the cluster, from its first start on.
+"""The identity in a node's directory: its place in the cluster, from its first start on.
 
 The first membership of a node depends on how it started. A bootstrapping node has the members of its
 configuration, which agree because they have met (`bootstrap`), or only itself, if others are to join

@@ -153,7 +153,7 @@ class History:
     troubles: list[Trouble] = field(default_factory=list)
     pace: Pace = field(default_factory=Pace)
     slowest_s: float = 0.0
-    """Of what the rule **late** speaks of, the slowest delivery of a client whose node had died."""
+    """The slowest delivery that the rule **late** checks, to a client whose node had died."""
     found: list[Violation] = field(default_factory=list)
     """What was seen to be wrong at once."""
 
@@ -279,7 +279,7 @@ class History:
         return f"{took_s:.3f} s, of at most {bound_s:.1f}" if took_s > bound_s else ""
 
     def _slow(self, bound_s: float) -> float:
-        """What a bound for a quiet machine is on this one."""
+        """Return a bound for a quiet machine, scaled to this machine."""
         return bound_s * self.pace.factor
 
     # --- excuses ----------------------------------------------------------------------------------

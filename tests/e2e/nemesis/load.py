@@ -24,8 +24,8 @@ PUBLISHERS = 3
 RATE = 50  # publishes a second and publisher
 ACK_WAIT_S = 2
 ALONE_ACK_WAIT_S = 6
-"""Of subscriptions that are no group's: longer than `history.PROMPT_S` times the greatest factor, so that a
-message which waited for it is late (`pace.py`)."""
+"""AckWait of subscriptions outside queue groups: longer than `history.PROMPT_S` times the greatest factor,
+so that a message which waited for it is late (`pace.py`)."""
 HELD = 0.10  # of the messages are acknowledged late
 FORGOTTEN = 0.03  # not at all, so they come again
 HELD_MAX_S = 1.5
